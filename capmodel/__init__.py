@@ -1,0 +1,1 @@
+"""The model: images, encoders, tokenizers, decoders, generation, metrics, training. Never imports Beam."""

@@ -1,0 +1,1 @@
+"""Beam: find images, plan shards, encode, tokenize, caption, publish."""

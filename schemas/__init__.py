@@ -1,0 +1,1 @@
+"""What lies on disk and travels between jobs: records, Arrow schemas, the HDF5 layout, the store, the error tree."""

@@ -1,0 +1,82 @@
+"""The error tree, and the codes of failures of single images.
+
+CaptionbeamError
+├── RequestError(ValueError)   a wrong request: one sentence, exit status 2
+│   ├── SourceError            a source that cannot be listed or read
+│   ├── StoreError             no such store or snapshot, or one written by a newer version
+│   ├── FingerprintError       rows, weights or a bundle made with something else
+│   └── BundleError            a folder that is not a whole bundle
+├── SystemicError              credentials, a full disk, a broken device: stops the job, exit status 1
+├── TooManyFailures            more failed images than --max-failures allows: nothing is published, exit status 1
+├── OutOfMemory                a batch did not fit the device: the caller halves it and goes on
+└── ImageError                 one image could not be processed: becomes one failure row
+"""
+
+from __future__ import annotations
+
+TRANSIENT_CODES = frozenset({"timeout", "unavailable"})
+PERMANENT_CODES = frozenset(
+    {"not_found", "denied", "truncated", "unsupported", "too_large", "decode", "empty", "model"}
+)
+FAILURE_CODES = TRANSIENT_CODES | PERMANENT_CODES
+
+
+class CaptionbeamError(Exception):
+    """Base of all errors that this project raises on purpose."""
+
+    exit_status = 1
+
+
+class RequestError(CaptionbeamError, ValueError):
+    """The request is wrong. The message names the value and says what was expected."""
+
+    exit_status = 2
+
+
+class SourceError(RequestError):
+    """A source cannot be listed or read."""
+
+
+class StoreError(RequestError):
+    """There is no such store or snapshot, or a newer version wrote it."""
+
+
+class FingerprintError(RequestError):
+    """Two things that have to agree (rows and encoder, features and bundle) do not."""
+
+
+class BundleError(RequestError):
+    """A folder is not a whole bundle."""
+
+
+class SystemicError(CaptionbeamError):
+    """Not one image's fault: the job stops and commits nothing."""
+
+
+class TooManyFailures(CaptionbeamError):
+    """More images failed than the caller allows; the snapshot is not published."""
+
+
+class OutOfMemory(CaptionbeamError):
+    """A batch did not fit the device's memory."""
+
+
+class ImageError(CaptionbeamError):
+    """One image could not be processed.
+
+    ``code`` is one of FAILURE_CODES, ``stage`` is ``fetch``, ``decode`` or ``model``.
+    """
+
+    def __init__(self, code: str, stage: str, message: str) -> None:
+        if code not in FAILURE_CODES:
+            raise ValueError(f"unknown failure code {code!r}; expected one of {sorted(FAILURE_CODES)}")
+        super().__init__(code, stage, message)
+        self.code, self.stage, self.message = code, stage, message
+
+    def __str__(self) -> str:
+        return f"{self.stage}: {self.code}: {self.message}"
+
+
+def is_transient(code: str) -> bool:
+    """True for failures that may go away by themselves, so that the next run does them again."""
+    return code in TRANSIENT_CODES

@@ -1,0 +1,76 @@
+"""The small records that travel between steps and jobs.
+
+They are NamedTuples with plain types, so that Beam codes them as rows: deterministic as keys, and small.
+"""
+
+from typing import NamedTuple, Optional
+
+
+class ImageRef(NamedTuple):
+    """Where one image lies: a few dozen bytes, never the image itself.
+
+    ``kind`` says how to read it, and gives the coordinates their meaning:
+
+    ======== ============================ =============================== ====================
+    kind     offset                       length                          method, size, column
+    ======== ============================ =============================== ====================
+    file     0                            bytes, or -1 where unknown      -
+    zip      of the local header, bytes   compressed bytes                method (0, 8), bytes
+    tar      of the data, bytes           bytes                           -
+    parquet  row group                    row within the row group        column
+    row      row in a features data file  -                               -
+    ======== ============================ =============================== ====================
+    """
+
+    image_id: str
+    uri: str
+    source: str
+    version: Optional[str]
+    kind: str = "file"
+    offset: int = 0
+    length: int = -1
+    method: int = 0
+    size: int = -1
+    column: str = ""
+    replaces: str = ""
+
+    @property
+    def location(self) -> str:
+        """One string that finds the image again, in fsspec's chained form where it has one."""
+        if self.kind in ("zip", "tar"):
+            return f"{self.kind}://{self.image_id}::{self.uri}"
+        if self.kind == "parquet":
+            return f"{self.uri}#row_group={self.offset}&row={self.length}&column={self.column}"
+        return self.uri
+
+
+class Shard(NamedTuple):
+    """The unit of work, by pointer: row group ``row_group`` of the plan file ``plan`` holds its references."""
+
+    shard_id: str
+    plan: str
+    row_group: int
+    images: int
+
+
+class Failure(NamedTuple):
+    """One image that could not be processed."""
+
+    image_id: str
+    uri: str
+    version: Optional[str]
+    source: str
+    stage: str
+    code: str
+    message: str
+    replaces: str = ""
+
+
+class ShardReport(NamedTuple):
+    """What became of one shard. ``fresh`` is False where its commit was there already."""
+
+    shard_id: str
+    rows: int
+    failures: int
+    bytes_written: int
+    fresh: bool
