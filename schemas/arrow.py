@@ -1,0 +1,163 @@
+"""Arrow schemas of everything that a store keeps in Parquet, with version and fingerprint in their metadata.
+
+Grids are one ``FixedSizeBinary`` value a row, dtype and shape in the field's metadata: any Parquet reader opens
+that, and ``as_tensor`` gives it back as Arrow's ``fixed_shape_tensor`` without copying.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from schemas.errors import StoreError
+
+SCHEMA_VERSION = 1
+VERSION_KEY, FINGERPRINT_KEY, KIND_KEY = b"captionbeam.version", b"captionbeam.fingerprint", b"captionbeam.kind"
+DTYPE_KEY, SHAPE_KEY = b"captionbeam.dtype", b"captionbeam.shape"
+
+IDENTITY = (
+    pa.field("image_id", pa.string(), nullable=False),
+    pa.field("uri", pa.string(), nullable=False),
+    pa.field("version", pa.string()),
+    pa.field("source", pa.string(), nullable=False),
+)
+IDENTITY_NAMES = tuple(field.name for field in IDENTITY)
+
+FAILURES = pa.schema(
+    [
+        *IDENTITY,
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("code", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+    ]
+)
+INDEX = pa.schema(
+    [
+        *IDENTITY,
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("failed", pa.bool_(), nullable=False),
+        pa.field("code", pa.string()),
+        pa.field("content", pa.string()),
+        pa.field("replaces", pa.string(), nullable=False),
+    ]
+)
+MANIFEST = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("data", pa.string(), nullable=False),
+        pa.field("failures", pa.string(), nullable=False),
+        pa.field("index", pa.string(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("failed", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("data_sha256", pa.string(), nullable=False),
+        pa.field("failures_sha256", pa.string(), nullable=False),
+        pa.field("index_sha256", pa.string(), nullable=False),
+    ]
+)
+DELETES = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("failed", pa.bool_(), nullable=False),
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+PLAN = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("version", pa.string()),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("length", pa.int64(), nullable=False),
+        pa.field("method", pa.int32(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("column", pa.string(), nullable=False),
+        pa.field("replaces", pa.string(), nullable=False),
+    ]
+)
+
+
+def grid_field(name: str, shape: Sequence[int], dtype: str = "float16") -> pa.Field:
+    """A column of arrays of one ``shape`` (``(H, W, C)`` or ``(C,)``) and ``dtype``, a row an array."""
+    width = math.prod(shape) * np.dtype(dtype).itemsize
+    metadata = {DTYPE_KEY: np.dtype(dtype).name, SHAPE_KEY: json.dumps(list(shape))}
+    return pa.field(name, pa.binary(width), nullable=False, metadata=metadata)
+
+
+def captions_field(keep_attention: bool = False) -> pa.Field:
+    """``captions``: a list, best first, of text, log-probability and tokens; with ``attention`` ``[T][H*W]``."""
+    parts = [
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("logprob", pa.float32(), nullable=False),
+        pa.field("tokens", pa.list_(pa.string()), nullable=False),
+    ]
+    if keep_attention:
+        parts.append(pa.field("attention", pa.list_(pa.list_(pa.float32()))))
+    return pa.field("captions", pa.list_(pa.struct(parts)), nullable=False)
+
+
+def row_schema(columns: pa.Schema, kind: str, fingerprint: str) -> pa.Schema:
+    """The identity columns, then a processor's own; ``kind`` is ``features`` or ``captions``."""
+    return stamp(pa.schema([*IDENTITY, *columns]), kind, fingerprint)
+
+
+def stamp(schema: pa.Schema, kind: str, fingerprint: str) -> pa.Schema:
+    """``schema`` with its kind, version and fingerprint in the metadata."""
+    metadata = {KIND_KEY: kind, VERSION_KEY: str(SCHEMA_VERSION), FINGERPRINT_KEY: fingerprint}
+    return schema.with_metadata(metadata)
+
+
+def check_version(metadata: Mapping[bytes, bytes] | None, where: str) -> None:
+    """Refuse what a newer version wrote, or nothing of ours. Raises StoreError."""
+    written = (metadata or {}).get(VERSION_KEY)
+    if written is None or not written.isdigit():
+        raise StoreError(f"{where} is not a captionbeam file; expected {VERSION_KEY.decode()} in its metadata")
+    if int(written) > SCHEMA_VERSION:
+        raise StoreError(
+            f"{where} has schema version {int(written)}; this captionbeam reads up to {SCHEMA_VERSION}: upgrade it"
+        )
+
+
+def is_grid(field: pa.Field) -> bool:
+    """Whether ``field`` is one that ``grid_field`` made."""
+    return field.metadata is not None and SHAPE_KEY in field.metadata
+
+
+def grid_shape(field: pa.Field) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of one row of a grid column."""
+    shape = tuple(json.loads(field.metadata[SHAPE_KEY]))
+    return shape, np.dtype(field.metadata[DTYPE_KEY].decode())
+
+
+def pack_grid(values: np.ndarray, field: pa.Field) -> pa.Array:
+    """``values`` ``[n, *shape]`` as FixedSizeBinary, without copying where they are contiguous already."""
+    shape, dtype = grid_shape(field)
+    if values.shape[1:] != shape:
+        raise ValueError(f"rows of {field.name} have shape {values.shape[1:]}; expected {shape}")
+    flat = np.ascontiguousarray(values, dtype=dtype)
+    return pa.Array.from_buffers(field.type, len(flat), [None, pa.py_buffer(flat)])
+
+
+def as_tensor(column: pa.Array, field: pa.Field) -> pa.ExtensionArray:
+    """FixedSizeBinary of a grid column as a ``fixed_shape_tensor``, without copying."""
+    shape, dtype = grid_shape(field)
+    size = math.prod(shape)
+    kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(dtype), list(shape))
+    start = column.offset * size * dtype.itemsize
+    data = column.buffers()[1].slice(start, len(column) * size * dtype.itemsize)
+    flat = pa.Array.from_buffers(kind.value_type, len(column) * size, [None, data])
+    return pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(flat, size))
+
+
+def from_numpy(values: np.ndarray, field: pa.Field) -> pa.ExtensionArray:
+    """``values`` ``[n, *shape]`` as the same tensor column that ``as_tensor`` gives."""
+    return as_tensor(pack_grid(values, field), field)

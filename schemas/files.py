@@ -1,0 +1,172 @@
+"""The few file operations that everything else stands on, for local disks and any fsspec URL.
+
+``create`` (create-if-absent) is the one primitive that makes commits first-come and snapshots atomic. It is
+atomic on ``file`` (a hard link), ``gs`` (``ifGenerationMatch=0``), ``s3`` (``If-None-Match``) and ``memory``; on
+other filesystems it is a check followed by a write, so that only one writer may be at work there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import uuid
+from typing import Any
+
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+
+ATOMIC_CREATE = frozenset({"file", "local", "gs", "gcs", "s3", "s3a", "memory"})
+_memory_lock = threading.Lock()
+
+
+def split(url: str) -> tuple[AbstractFileSystem, str]:
+    """The filesystem and the path on it that a local path or fsspec URL names."""
+    return url_to_fs(os.fspath(url))
+
+
+def protocol(url: str) -> str:
+    """``file``, ``gs``, ``s3``, ... : the first protocol of the URL's filesystem."""
+    name = split(url)[0].protocol
+    return name if isinstance(name, str) else name[0]
+
+
+def is_local(fs: AbstractFileSystem) -> bool:
+    """Whether ``fs`` is this machine's own disk."""
+    return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
+
+
+def has_atomic_create(url: str) -> bool:
+    """Whether several writers may share a store at ``url``."""
+    return protocol(url) in ATOMIC_CREATE
+
+
+def join(url: str, *parts: str) -> str:
+    """``url`` and ``parts`` with one slash between each."""
+    return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def absolute(url: str) -> str:
+    """``url`` as every worker understands it: local paths made absolute, no slash at the end."""
+    if "://" in url:
+        return url.rstrip("/")
+    return os.path.abspath(os.path.expanduser(url))
+
+
+def exists(url: str) -> bool:
+    """Whether there is a file or folder at ``url``, asked of the storage and not of a cached listing."""
+    fs, path = split(url)
+    fs.invalidate_cache(fs._parent(path))
+    return fs.exists(path)
+
+
+def read_bytes(url: str) -> bytes:
+    """The whole file. Raises FileNotFoundError."""
+    fs, path = split(url)
+    return fs.cat_file(path)
+
+
+def read_json(url: str) -> Any:
+    """The file, parsed. Raises FileNotFoundError, json.JSONDecodeError."""
+    return json.loads(read_bytes(url))
+
+
+def names(url: str) -> list[str]:
+    """Sorted base names of what lies in the folder ``url``; empty where there is no such folder."""
+    fs, path = split(url)
+    fs.invalidate_cache(path)
+    try:
+        return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False))
+    except FileNotFoundError:
+        return []
+
+
+def create(url: str, data: bytes) -> bool:
+    """Write ``data`` to ``url`` if nothing is there, whole or not at all; False where something is."""
+    fs, path = split(url)
+    if is_local(fs):
+        return _create_local(path, data)
+    if "memory" in fs.protocol:
+        with _memory_lock:
+            return _create_checked(fs, path, data)
+    if protocol(url) in ATOMIC_CREATE:
+        try:
+            fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    return _create_checked(fs, path, data)
+
+
+def write_atomic(url: str, data: bytes) -> None:
+    """Write ``data`` to ``url``, over what is there; a reader sees the old or the new, never a half."""
+    fs, path = split(url)
+    if not is_local(fs):
+        fs.pipe_file(path, data)
+        return
+    os.replace(_write_beside(path, data), path)
+
+
+def json_bytes(value: Any) -> bytes:
+    """``value`` as indented, sorted JSON, as every record on disk is written."""
+    return json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def copy_file(source: str, target: str) -> None:
+    """Copy one file between any two filesystems; the target appears whole."""
+    source_fs, source_path = split(source)
+    target_fs, target_path = split(target)
+    local = is_local(target_fs)
+    landing = _beside(target_path) if local else target_path
+    if local:
+        os.makedirs(os.path.dirname(target_path) or ".", exist_ok=True)
+    with source_fs.open(source_path, "rb") as reader, target_fs.open(landing, "wb") as writer:
+        while block := reader.read(1 << 22):
+            writer.write(block)
+    if local:
+        os.replace(landing, target_path)
+
+
+def copy_tree(source: str, target: str) -> None:
+    """Copy every file below ``source`` to the same place below ``target``."""
+    fs, root = split(source)
+    for path in sorted(fs.find(root)):
+        copy_file(fs.unstrip_protocol(path), join(target, path[len(root) :]))
+
+
+def _create_checked(fs: AbstractFileSystem, path: str, data: bytes) -> bool:
+    if fs.exists(path):
+        return False
+    fs.pipe_file(path, data)
+    return True
+
+
+def _create_local(path: str, data: bytes) -> bool:
+    temporary = _write_beside(path, data)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+    return True
+
+
+def _beside(path: str) -> str:
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def _write_beside(path: str, data: bytes) -> str:
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    temporary = _beside(path)
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+    return temporary
