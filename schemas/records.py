@@ -74,3 +74,12 @@ class ShardReport(NamedTuple):
     failures: int
     bytes_written: int
     fresh: bool
+
+
+class WrittenFile(NamedTuple):
+    """One finished file of an attempt: base name, size in bytes, SHA-256 in hexadecimal, rows."""
+
+    name: str
+    bytes: int
+    sha256: str
+    rows: int

@@ -1,0 +1,128 @@
+"""Shard data in HDF5: dataset ``grid`` (or ``pooled``) ``[N, ...]``, one image a chunk, its identity beside it.
+
+h5py cannot write to object stores, so a file is written on the local disk and uploaded whole; it is read in place,
+through fsspec where it is remote. Version and fingerprint are attributes of the file.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+
+from schemas import arrow, files
+from schemas.fingerprint import sha256_file
+from schemas.parquet import rows_per_group
+from schemas.records import WrittenFile
+
+_TEXT = h5py.string_dtype("utf-8")
+
+
+class Hdf5Writer:
+    """Writes one data file: ``write`` batches, then ``close`` for its record, or ``abort``."""
+
+    def __init__(self, url: str, schema: pa.Schema) -> None:
+        self._url, self._schema, self._rows = url, schema, 0
+        fs, path = files.split(url)
+        self._local = files.is_local(fs)
+        if self._local:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            self._path = path
+        else:
+            handle, self._path = tempfile.mkstemp(suffix=".h5")
+            os.close(handle)
+        self._file = h5py.File(self._path, "w", libver=("v108", "v110"))
+        self._file.attrs.update({key.decode(): value.decode() for key, value in schema.metadata.items()})
+        self._datasets = {field.name: self._dataset(field) for field in schema}
+
+    def _dataset(self, field: pa.Field) -> h5py.Dataset:
+        if not arrow.is_grid(field):
+            return self._file.create_dataset(field.name, (0,), _TEXT, maxshape=(None,), chunks=(1024,))
+        shape, dtype = arrow.grid_shape(field)
+        return self._file.create_dataset(
+            field.name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(1, *shape)
+        )
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Add rows."""
+        end = self._rows + batch.num_rows
+        for field, column in zip(self._schema, batch.columns, strict=True):
+            dataset = self._datasets[field.name]
+            dataset.resize(end, axis=0)
+            dataset[self._rows : end] = _values(field, column)
+        self._rows = end
+
+    def close(self) -> WrittenFile:
+        """Finish the file and upload it where its place is remote. Raises OSError."""
+        self._file.close()
+        record = WrittenFile(
+            self._url.rsplit("/", 1)[-1], os.path.getsize(self._path), sha256_file(self._path), self._rows
+        )
+        if not self._local:
+            fs, path = files.split(self._url)
+            fs.put_file(self._path, path)
+            os.unlink(self._path)
+        return record
+
+    def abort(self) -> None:
+        """Give the file up."""
+        self._file.close()
+        os.unlink(self._path)
+
+
+def _values(field: pa.Field, column: pa.Array) -> Any:
+    if arrow.is_grid(field):
+        return arrow.as_tensor(column, field).to_numpy_ndarray()
+    return ["" if value is None else value for value in column.to_pylist()]
+
+
+class Hdf5Data:
+    """Reads one data file by groups of rows."""
+
+    def __init__(self, url: str) -> None:
+        fs, path = files.split(url)
+        source = path if files.is_local(fs) else fs.open(path, "rb")
+        self._file = h5py.File(source, "r")
+        metadata = {key.encode(): str(value).encode() for key, value in self._file.attrs.items()}
+        arrow.check_version(metadata, url)
+        self.schema = pa.schema([self._field(name) for name in self._names()], metadata)
+
+    def _names(self) -> list[str]:
+        grids = [name for name in self._file if name not in arrow.IDENTITY_NAMES]
+        return [*arrow.IDENTITY_NAMES, *sorted(grids)]
+
+    def _field(self, name: str) -> pa.Field:
+        dataset = self._file[name]
+        if dataset.ndim > 1:
+            return arrow.grid_field(name, dataset.shape[1:], dataset.dtype.name)
+        return next(field for field in arrow.IDENTITY if field.name == name)
+
+    @property
+    def group_rows(self) -> list[int]:
+        """Rows of each group: HDF5 has none of its own, so they are as many as Parquet's."""
+        rows, size = len(self._file["image_id"]), rows_per_group(self.schema)
+        return [min(size, rows - start) for start in range(0, rows, size)]
+
+    def read(self, group: int, columns: Sequence[str]) -> pa.RecordBatch:
+        """One group of rows, grids as FixedSizeBinary."""
+        size = rows_per_group(self.schema)
+        rows = slice(group * size, (group + 1) * size)
+        fields = [self.schema.field(name) for name in columns]
+        arrays = [self._column(field, rows) for field in fields]
+        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, self.schema.metadata))
+
+    def _column(self, field: pa.Field, rows: slice) -> pa.Array:
+        if arrow.is_grid(field):
+            return arrow.pack_grid(np.asarray(self._file[field.name][rows]), field)
+        values = list(self._file[field.name].asstr()[rows])
+        return pa.array([None if field.nullable and not value else value for value in values], field.type)
+
+    def close(self) -> None:
+        self._file.close()
+
+
