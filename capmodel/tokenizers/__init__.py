@@ -1,0 +1,32 @@
+"""Text to token ids and back: byte pair encoding, or words. No torch here, so that Beam workers stay light.
+
+Example::
+
+    counts = Counter(word for caption in captions for word in splitter("bpe")(caption))
+    tokenizer = BpeTokenizer.learn(counts, merges=4000)
+    tokenizer.save("tokens/tokenizer")
+    load_tokenizer("tokens/tokenizer").encode("Two dogs.")
+"""
+
+from capmodel.tokenizers.base import END, PAD, SPECIALS, START, UNK, Tokenizer, check_max_length
+from capmodel.tokenizers.bpe import BpeTokenizer
+from capmodel.tokenizers.folder import KINDS, load_tokenizer, tokenizer_from_files
+from capmodel.tokenizers.learn import learn_tokenizer, splitter
+from capmodel.tokenizers.words import WordTokenizer
+
+__all__ = [
+    "END",
+    "KINDS",
+    "PAD",
+    "SPECIALS",
+    "START",
+    "UNK",
+    "BpeTokenizer",
+    "Tokenizer",
+    "WordTokenizer",
+    "check_max_length",
+    "learn_tokenizer",
+    "load_tokenizer",
+    "splitter",
+    "tokenizer_from_files",
+]
