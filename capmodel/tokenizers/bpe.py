@@ -1,8 +1,8 @@
-"""Byte pair encoding by subword-nmt (Sennrich, Haddow and Birch, 2016): frequent words whole, rare ones spelled.
+"""Byte pair encoding by subword-nmt (Sennrich, Haddow, Birch 2016): common words whole, rare ones spelled.
 
 How text becomes words: Unicode NFC, lower case, curly quotes made straight; then every character of
 punctuation or symbol is a word of its own, as in the Penn Treebank, except within a word: an apostrophe or
-hyphen between letters (``man's``, ``t-shirt``) and ``.`` ``,`` ``:`` between digits (``3.5``, ``10:30``) stay.
+hyphen between letters (``man's``, ``t-shirt``), ``.`` ``,`` ``:`` between digits (``3.5``, ``10:30``) stay.
 So ``"A man's dog."`` reads ``a man's dog .``, and ``@`` and ``<`` are never part of a longer word, which
 leaves subword-nmt's marks ``@@`` (the word goes on) and ``</w>`` (the word ends) without a second meaning.
 

@@ -24,7 +24,7 @@ def check_kind(kind: str) -> str:
 
 
 def load_tokenizer(url: str) -> Tokenizer:
-    """The tokenizer in the folder ``url``, a path or fsspec URL. Raises RequestError where it is not whole."""
+    """The tokenizer in the folder ``url``, a path or fsspec URL. Raises RequestError if it is not whole."""
     header = _read_header(url)
     contents = {"tokenizer.json": files.json_bytes(header)}
     for name in header["sha256"]:
@@ -36,7 +36,7 @@ def load_tokenizer(url: str) -> Tokenizer:
 
 
 def tokenizer_from_files(contents: Mapping[str, bytes], name: str = "tokenizer") -> Tokenizer:
-    """The inverse of ``Tokenizer.to_files``; ``name`` stands in errors for the folder. Raises RequestError."""
+    """The inverse of ``Tokenizer.to_files``; ``name`` is what errors call the folder. Raises RequestError."""
     header = _check_header(json.loads(contents["tokenizer.json"]), name)
     for file_name, expected in header["sha256"].items():
         if sha256_bytes(contents[file_name]) != expected:
