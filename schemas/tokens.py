@@ -2,12 +2,12 @@
 
     TOKENS/tokenizer/      the tokenizer's folder
     TOKENS/tokens.arrow    one row an image, sorted by image_id
-    TOKENS/record.json     options, counts, the SHA-256 of tokens.arrow: written last; without it nothing is there
+    TOKENS/record.json     options, counts, SHA-256 of tokens.arrow; written last: without it nothing is there
 
 ``image_id`` is the file name where the caption file has one, since that is what a folder or a zip of images
-calls it; else the caption file's own id. ``schemas.join.match_images`` finds its image in a store. ``coco_id``
-is the id that the caption file itself gives (a COCO number as text), null where it has none; it need not be
-unique, because every COCO file may count from nought.
+calls it; else the caption file's own id. ``schemas.join.match_images`` finds its image in a store.
+``coco_id`` is the id that the caption file itself gives (a COCO number as text), null where it has none; it
+need not be unique, because every COCO file may count from nought.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def table_bytes(rows: Sequence[Mapping[str, Any]], fingerprint: str) -> bytes:
 class TokenTable:
     """A token table opened for reading.
 
-    ``table`` has the columns of TOKENS (``tokens``: START..END, unpadded), memory-mapped where the disk is local;
+    ``table`` has the columns of TOKENS (``tokens``: START..END, unpadded), memory-mapped where local;
     ``record`` is what ``record.json`` says.
     """
 
