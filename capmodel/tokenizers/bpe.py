@@ -33,13 +33,13 @@ _LETTERS = r"[^ \p{P}\p{S}]"
 _WORD = regex.compile(
     rf"{_LETTERS}+(?:['-]{_LETTERS}+|(?<=\p{{N}})[.,:](?=\p{{N}}){_LETTERS}+)*|[\p{{P}}\p{{S}}]"
 )
-_STRAIGHT_QUOTES = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"'})
+_STRAIGHT_QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'})
 
 
 def split_words(text: str) -> list[str]:
     """The words of ``text``, lower-cased, punctuation apart.
 
-    >>> split_words("A man’s T-shirt, 3.5 ft!")
+    >>> split_words("A man's T-shirt, 3.5 ft!")
     ['a', "man's", 't-shirt', ',', '3.5', 'ft', '!']
     """
     text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -45,7 +44,7 @@ class TestWords:
         ("text", "words"),
         [
             ("A man's dog.", ["a", "man's", "dog", "."]),
-            ("A man’s “dog”", ["a", "man's", '"', "dog", '"']),
+            ("A man\u2019s \u201cdog\u201d", ["a", "man's", '"', "dog", '"']),
             ("t-shirt - shirt-", ["t-shirt", "-", "shirt", "-"]),
             ("at 10:30, 3.5 or 1,000.", ["at", "10:30", ",", "3.5", "or", "1,000", "."]),
             ("black&white", ["black", "&", "white"]),
@@ -84,7 +83,7 @@ class TestBytePairs:
     def test_the_default_is_four_thousand_merges(self):
         assert BpeTokenizer.learn({"ab": 3}).options == {"merges": 4000}
 
-    @given(st.text(alphabet="aAdgot. ,'-@<é1:’/w>\\", max_size=60))
+    @given(st.text(alphabet="aAdgot. ,'-@<é1:\u2019/w>\\", max_size=60))
     def test_any_text_over_the_learned_alphabet_comes_back(self, text):
         tokenizer = LEARNED
         assert tokenizer.decode(tokenizer.encode_whole(text)) == tokenizer.normalise(text)
@@ -183,7 +182,7 @@ class TestFolder:
         tokenizer.save(str(tmp_path / "t"))
         again = load_tokenizer(str(tmp_path / "t"))
         assert (type(again), again.vocab, again.max_length) == (type(tokenizer), tokenizer.vocab, 9)
-        assert again == tokenizer and again.fingerprint == tokenizer.fingerprint
+        assert (again, again.fingerprint) == (tokenizer, tokenizer.fingerprint)
         assert again.encode("two dogs at 10:30") == tokenizer.encode("two dogs at 10:30")
 
     def test_any_filesystem_will_do(self):
@@ -209,24 +208,23 @@ class TestFolder:
         assert len({tokenizer.fingerprint for tokenizer in variants}) == len(variants)
 
     def test_a_tokenizer_can_travel(self):
-        assert pickle.loads(pickle.dumps(learned())) == learned()
         assert tokenizer_from_files(learned().to_files()) == learned()
 
     def test_no_folder(self, tmp_path):
-        with pytest.raises(RequestError, match="is not a tokenizer; expected a folder with tokenizer.json"):
+        with pytest.raises(RequestError, match=r"is not a tokenizer; expected a folder with tokenizer.json"):
             load_tokenizer(str(tmp_path / "nothing"))
 
     def test_a_lost_file(self, tmp_path):
         learned().save(str(tmp_path))
         (tmp_path / "codes.bpe").unlink()
-        with pytest.raises(RequestError, match="lacks its file 'codes.bpe'"):
+        with pytest.raises(RequestError, match=r"lacks its file 'codes.bpe'"):
             load_tokenizer(str(tmp_path))
 
     def test_a_changed_file(self, tmp_path):
         learned().save(str(tmp_path))
         (tmp_path / "vocab.json").write_text("[]")
         with pytest.raises(
-            RequestError, match="'vocab.json' of the tokenizer .* is not the file that was saved"
+            RequestError, match=r"'vocab.json' of the tokenizer .* is not the file that was saved"
         ):
             load_tokenizer(str(tmp_path))
 
@@ -250,7 +248,7 @@ class TestFolder:
 
     def test_a_header_that_is_not_json(self, tmp_path):
         (tmp_path / "tokenizer.json").write_text("{")
-        with pytest.raises(RequestError, match="tokenizer.json in .* is not JSON"):
+        with pytest.raises(RequestError, match=r"tokenizer.json in .* is not JSON"):
             load_tokenizer(str(tmp_path))
 
     @pytest.mark.parametrize("codes", ["", "a b\n", "#version: 0.2\na b c\n", "#version: 0.2\nab\n"])
