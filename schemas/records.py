@@ -11,15 +11,15 @@ class ImageRef(NamedTuple):
 
     ``kind`` says how to read it, and gives the coordinates their meaning:
 
-    ======== ============================ =============================== ====================
+    ======== ============================ =============================== =====================================
     kind     offset                       length                          method, size, column
-    ======== ============================ =============================== ====================
+    ======== ============================ =============================== =====================================
     file     0                            bytes, or -1 where unknown      -
     zip      of the local header, bytes   compressed bytes                method (0, 8), bytes
     tar      of the data, bytes           bytes                           -
     parquet  row group                    row within the row group        column
-    row      row in a features data file  -                               -
-    ======== ============================ =============================== ====================
+    row      row in a features data file  -                               column: the image's own location
+    ======== ============================ =============================== =====================================
     """
 
     image_id: str
@@ -41,7 +41,7 @@ class ImageRef(NamedTuple):
             return f"{self.kind}://{self.image_id}::{self.uri}"
         if self.kind == "parquet":
             return f"{self.uri}#row_group={self.offset}&row={self.length}&column={self.column}"
-        return self.uri
+        return self.column if self.kind == "row" else self.uri
 
 
 class Shard(NamedTuple):
@@ -83,3 +83,14 @@ class WrittenFile(NamedTuple):
     bytes: int
     sha256: str
     rows: int
+
+
+def address(shard: str, row: int, failed: bool) -> str:
+    """Names one row of a store: ``<shard>/12`` for a row of data, ``<shard>/f3`` for a failure."""
+    return f"{shard}/{'f' if failed else ''}{row}"
+
+
+def parse_address(text: str) -> tuple[str, int, bool]:
+    """Shard, row and whether it is a failure: what ``address`` put together."""
+    shard, row = text.split("/")
+    return shard, int(row.removeprefix("f")), row.startswith("f")

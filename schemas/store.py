@@ -117,13 +117,24 @@ class Store:
 
     def index(self) -> Iterator[tuple[str, pa.Table]]:
         """For each shard its id and its live index rows, data and failures (``schemas.arrow.INDEX``)."""
-        shards, names = (self.manifest.column(name).to_pylist() for name in ("shard", "index"))
+        shards = self.manifest.column("shard").to_pylist()
         with ThreadPoolExecutor(8) as pool:
-            yield from zip(shards, pool.map(self._live_index, shards, names), strict=True)
+            yield from zip(shards, pool.map(self.shard_index, shards), strict=True)
 
-    def _live_index(self, shard: str, name: str) -> pa.Table:
+    def shard_index(self, shard: str) -> pa.Table:
+        """The live index rows of one shard."""
+        name = self._files[shard][0]
         table = parquet.read_table(files.join(self.url, "index", name))
         return live_index(table, self.dead.get(shard, Dead()))
+
+    def data_url(self, shard: str) -> str:
+        """Where one shard's data file is."""
+        return files.join(self.url, "data", self._files[shard][1])
+
+    @cached_property
+    def _files(self) -> dict[str, tuple[str, str]]:
+        columns = (self.manifest.column(name).to_pylist() for name in ("shard", "index", "data"))
+        return {shard: (index, data) for shard, index, data in zip(*columns, strict=True)}
 
     def ids(self) -> list[str]:
         """The live images' ids, from the index alone."""
@@ -150,11 +161,8 @@ class Store:
         ``columns`` picks columns, ``ids`` images. Raises RequestError for a column that is not there.
         """
         for group, wanted in self._wanted(ids):
-            batch = self.read_row_group(group, columns)
-            if wanted is not None:
-                live = _alive(group.rows, group.dead)
-                batch = batch.take(pa.array(np.flatnonzero(np.isin(live + group.start, wanted))))
-            yield batch
+            keep = None if wanted is None else frozenset((wanted - group.start).tolist())
+            yield self._read(group, columns, keep)
 
     def _wanted(self, ids: Iterable[str] | None) -> Iterator[tuple[RowGroup, np.ndarray | None]]:
         if ids is None:
@@ -169,25 +177,20 @@ class Store:
 
     def _rows_of(self, ids: set[str]) -> dict[str, np.ndarray]:
         wanted, found = pa.array(sorted(ids), pa.string()), {}
-        data = dict(zip(*(self.manifest.column(name).to_pylist() for name in ("shard", "data")), strict=True))
         for shard, table in self.index():
             hit = pc.and_(pc.is_in(table.column("image_id"), wanted), pc.invert(table.column("failed")))
             if rows := table.filter(hit).column("row").to_pylist():
-                found[files.join(self.url, "data", data[shard])] = np.array(rows)
+                found[self.data_url(shard)] = np.array(rows)
         return found
 
     def row_groups(self, only: set[str] | None = None) -> list[RowGroup]:
         """Every row group of every data file, in the manifest's order; ``only`` names data files."""
-        shards = [(shard, files.join(self.url, "data", data)) for shard, data in self._data_files()]
+        table = self.manifest.filter(pc.greater(self.manifest.column("rows"), 0))
+        shards = [(shard, self.data_url(shard)) for shard in table.column("shard").to_pylist()]
         shards = [(shard, url) for shard, url in shards if only is None or url in only]
         with ThreadPoolExecutor(8) as pool:
             sizes = pool.map(_group_rows, [url for _, url in shards])
             return [g for (shard, url), rows in zip(shards, sizes, strict=True) for g in self._groups(shard, url, rows)]
-
-    def _data_files(self) -> Iterator[tuple[str, str]]:
-        for shard in self.manifest.select(["shard", "data", "rows"]).to_pylist():
-            if shard["rows"]:
-                yield shard["shard"], shard["data"]
 
     def _groups(self, shard: str, url: str, sizes: Sequence[int]) -> Iterator[RowGroup]:
         dead, start = self.dead.get(shard, Dead()).rows, 0
@@ -198,14 +201,16 @@ class Store:
 
     def read_row_group(self, group: RowGroup, columns: Sequence[str] | None = None) -> pa.RecordBatch:
         """The live rows of one row group. Raises RequestError for a column that is not there."""
+        return self._read(group, columns, None)
+
+    def _read(self, group: RowGroup, columns: Sequence[str] | None, keep: frozenset[int] | None) -> pa.RecordBatch:
         data = open_data(group.url)
         try:
             batch = data.read(group.group, checked_columns(data, columns))
         finally:
             data.close()
-        if group.dead:
-            batch = batch.take(pa.array(_alive(group.rows, group.dead)))
-        return with_tensors(batch)
+        rows = [row for row in _alive(group.rows, group.dead).tolist() if keep is None or row in keep]
+        return with_tensors(batch if len(rows) == group.rows else batch.take(pa.array(rows, pa.int64())))
 
 
 def dead_rows(deletes: pa.Table) -> dict[str, Dead]:

@@ -1,0 +1,61 @@
+"""Errors across the worker boundary.
+
+Runners hand a worker's exception to the launcher as text, each in its own wrapping. An error of ours is therefore
+put between marks that survive it, and the launcher finds the sentence again.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from schemas import errors
+from schemas.errors import CaptionbeamError
+
+_MARKED = re.compile(r"<captionbeam (\w+)>(.*?)</captionbeam>", re.DOTALL)
+
+
+class WorkerError(RuntimeError):
+    """An error of ours on its way from a worker to the launcher."""
+
+
+def marked(error: CaptionbeamError) -> WorkerError:
+    """``error`` in the form that survives a runner."""
+    return WorkerError(f"<captionbeam {type(error).__name__}>{error}</captionbeam>")
+
+
+def unmarked(error: BaseException) -> CaptionbeamError | None:
+    """The first error of ours inside a runner's exception, or None."""
+    if isinstance(error, CaptionbeamError):
+        return error
+    found = _MARKED.search(str(error).replace("\\n", "\n"))
+    if found is None:
+        return None
+    kind = getattr(errors, found[1], CaptionbeamError)
+    return kind(found[2])
+
+
+def across_workers(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` (or generator function), raising errors of ours so that the launcher can find them."""
+    if inspect.isgeneratorfunction(function):
+
+        @functools.wraps(function)
+        def generating(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            try:
+                yield from function(*args, **kwargs)
+            except CaptionbeamError as err:
+                raise marked(err) from err
+
+        return generating
+
+    @functools.wraps(function)
+    def calling(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except CaptionbeamError as err:
+            raise marked(err) from err
+
+    return calling

@@ -1,0 +1,142 @@
+"""PlanShards: references become shards, contiguous in their container, by a plan that is written once.
+
+A runner may compute a step twice, its listing included. What is written first is the plan; whoever comes second
+reads it. That holds for the number of partitions of loose files, and for each partition's shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.boundary import across_workers
+from pipelines.run import Run
+from schemas import arrow, files
+from schemas.records import ImageRef, Shard
+
+SHARDS_PER_PARTITION = 16
+
+
+def shard_id(refs: Iterable[ImageRef], fingerprint: str) -> str:
+    """40 hexadecimal digits: the hash of the sorted (image_id, version, replaced rows) and the fingerprint.
+
+    The replaced rows are part of it, so that doing an image again is not taken for having done it.
+    """
+    digest = hashlib.sha256(fingerprint.encode())
+    for line in sorted(json.dumps([ref.image_id, ref.version, ref.replaces]) for ref in refs):
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()[:40]
+
+
+def partition_of(ref: ImageRef, partitions: int) -> str:
+    """A container's name; for a loose file one of ``partitions`` names, by the hash of its id."""
+    if ref.kind != "file":
+        return ref.uri
+    number = int.from_bytes(hashlib.blake2b(ref.image_id.encode(), digest_size=8).digest(), "big")
+    return f"loose-{number % partitions}"
+
+
+def partitions_for(images: int, shard_size: int) -> int:
+    """How many partitions loose files go to: about 16 shards in each."""
+    return max(1, -(-images // (shard_size * SHARDS_PER_PARTITION)))
+
+
+def cut(refs: Iterable[ImageRef], shard_size: int) -> list[list[ImageRef]]:
+    """One partition's references in reading order, in pieces of nearly equal size, at most ``shard_size``."""
+    ordered = sorted(refs, key=lambda ref: (ref.uri if ref.kind != "file" else "", ref.offset, ref.length, ref.image_id))
+    pieces = -(-len(ordered) // shard_size)
+    bounds = [round(piece * len(ordered) / pieces) for piece in range(pieces + 1)] if pieces else []
+    return [ordered[start:end] for start, end in itertools.pairwise(bounds)]
+
+
+def write_plan(run: Run, partition: str, refs: Iterable[ImageRef], shard_size: int) -> list[Shard]:
+    """The shards of one partition: as planned now, or as whoever came first planned them."""
+    name = hashlib.sha256(partition.encode()).hexdigest()[:24]
+    url = files.join(run.folder, "parts", f"{name}.parquet")
+    if files.exists(url):
+        return read_plan(url)
+    shards = cut(refs, shard_size)
+    files.create(url, _plan_bytes(shards, run.fingerprint))
+    return read_plan(url)
+
+
+def read_plan(url: str) -> list[Shard]:
+    """The shards of one plan file."""
+    with _open_plan(url) as plan:
+        shards = []
+        for group in range(plan.metadata.num_row_groups):
+            ids = plan.read_row_group(group, columns=["shard"]).column("shard")
+            shards.append(Shard(ids[0].as_py(), url, group, len(ids)))
+        return shards
+
+
+def read_shard(shard: Shard) -> list[ImageRef]:
+    """The references of one shard, from its plan."""
+    with _open_plan(shard.plan) as plan:
+        table = plan.read_row_group(shard.row_group, columns=list(ImageRef._fields))
+        return [ImageRef(**row) for row in table.to_pylist()]
+
+
+def planned_shards(run: Run) -> list[Shard]:
+    """Every shard of the run's plan."""
+    folder = files.join(run.folder, "parts")
+    return [shard for name in files.names(folder) if name.endswith(".parquet") for shard in read_plan(files.join(folder, name))]
+
+
+def _open_plan(url: str) -> pq.ParquetFile:
+    fs, path = files.split(url)
+    plan = pq.ParquetFile(fs.open(path, "rb"))
+    arrow.check_version(plan.schema_arrow.metadata, url)
+    return plan
+
+
+def _plan_bytes(shards: Sequence[Sequence[ImageRef]], fingerprint: str) -> bytes:
+    schema = arrow.stamp(arrow.PLAN, "plan", fingerprint)
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        for refs in shards:
+            name = shard_id(refs, fingerprint)
+            rows = [{"shard": name, **ref._asdict()} for ref in refs]
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema), row_group_size=len(rows))
+    return sink.getvalue().to_pybytes()
+
+
+class PlanShards(beam.PTransform):
+    """References in, ``Shard`` pointers out, spread over the workers."""
+
+    def __init__(self, run: Run, shard_size: int) -> None:
+        super().__init__()
+        self._run, self._size = run, shard_size
+
+    def expand(self, refs: beam.PCollection) -> beam.PCollection:
+        run, size = self._run, self._size
+        partitions = (
+            refs
+            | "CountImages" >> beam.combiners.Count.Globally()
+            | "FixPartitions" >> beam.Map(across_workers(fix_partitions), run=run, shard_size=size)
+        )
+        return (
+            refs
+            | "KeyByPartition"
+            >> beam.Map(lambda ref, n: (partition_of(ref, n), ref), beam.pvalue.AsSingleton(partitions))
+            | beam.GroupByKey()
+            | "WritePlan" >> beam.FlatMapTuple(across_workers(_planned), run=run, shard_size=size).with_output_types(Shard)
+            | "SpreadShards" >> beam.Reshuffle()
+        )
+
+
+def fix_partitions(images: int, run: Run, shard_size: int) -> int:
+    """The number of partitions for loose files, the same whoever asks and however often."""
+    url = files.join(run.folder, "partitions.json")
+    files.create(url, files.json_bytes({"images": images, "partitions": partitions_for(images, shard_size)}))
+    return files.read_json(url)["partitions"]
+
+
+def _planned(partition: str, refs: Iterable[ImageRef], run: Run, shard_size: int) -> Iterator[Shard]:
+    yield from write_plan(run, partition, refs, shard_size)

@@ -1,0 +1,138 @@
+"""A run: one launch of a job on one store. Its base is frozen and written down before anything starts.
+
+Nothing here needs Beam.
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from schemas import arrow, files, layout
+from schemas.datafile import check_format
+from schemas.errors import FingerprintError, RequestError
+from schemas.layout import Snapshot
+from schemas.store import Store
+
+PACKAGES = ("captionbeam", "apache-beam", "torch", "torchvision", "pyarrow", "numpy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every step of a run has to know; small, and the same wherever it is pickled to.
+
+    ``column`` and ``shape`` describe the processor's output, ``parent`` is the base snapshot's number (None for a
+    new store), ``spec`` is what ``fingerprint`` is the hash of.
+    """
+
+    url: str
+    run_id: str
+    kind: str
+    format: str
+    fingerprint: str
+    spec: Mapping[str, Any]
+    column: str
+    shape: tuple[int, ...]
+    parent: int | None
+
+    @property
+    def folder(self) -> str:
+        """``plans/<run>``, where the run's record, base and plan are."""
+        return files.join(self.url, "plans", self.run_id)
+
+
+def start_run(
+    url: str,
+    kind: str,
+    spec: Mapping[str, Any],
+    fingerprint: str,
+    field: Any,
+    file_format: str = "parquet",
+    options: Mapping[str, Any] | None = None,
+) -> Run:
+    """Freeze the base of a new run on the store at ``url``, and write its record.
+
+    ``field`` is the one output column's Arrow field. Raises RequestError, FingerprintError where the store holds
+    something else, StoreError where a newer version wrote it.
+    """
+    url = files.absolute(url)
+    newest = layout.newest_snapshot(url)
+    _check_same(url, newest, kind, check_format(file_format), fingerprint)
+    shape = arrow.grid_shape(field)[0] if arrow.is_grid(field) else ()
+    parent = newest.id if newest else None
+    run = Run(url, _new_id(), kind, file_format, fingerprint, dict(spec), field.name, shape, parent)
+    adopted = _unpublished(run, newest)
+    name = f"plans/{run.run_id}/base.parquet"
+    layout.write_table(url, name, [commit.manifest_row() for commit in adopted], arrow.MANIFEST)
+    record = {
+        "run": run.run_id,
+        "started": now(),
+        "kind": kind,
+        "fingerprint": fingerprint,
+        "spec": run.spec,
+        "options": dict(options or {}),
+        "versions": versions(),
+        "base": {"snapshot": parent, "adopted_shards": len(adopted)},
+    }
+    if not files.create(files.join(run.folder, "run.json"), files.json_bytes(record)):
+        raise RequestError(f"run {run.run_id} exists in {url}; expected a new one")
+    return run
+
+
+def base_manifest(run: Run) -> list[dict[str, Any]]:
+    """The frozen base's shards as manifest rows: the parent snapshot's, then the adopted ones."""
+    published = Store.open(run.url, run.parent).manifest.to_pylist() if run.parent is not None else []
+    return published + adopted_manifest(run)
+
+
+def adopted_manifest(run: Run) -> list[dict[str, Any]]:
+    """Commits that killed runs left unpublished, as manifest rows."""
+    name = f"plans/{run.run_id}/base.parquet"
+    return layout.read_tables(run.url, [name], arrow.MANIFEST).to_pylist()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _new_id() -> str:
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+    return f"{stamp}-{uuid.uuid4().hex[:8]}"
+
+
+def _check_same(url: str, newest: Snapshot | None, kind: str, file_format: str, fingerprint: str) -> None:
+    if newest is None:
+        return
+    if newest.kind != kind:
+        raise RequestError(f"{url} is a store of {newest.kind}; expected one of {kind}, or a new folder")
+    if newest.format != file_format:
+        raise RequestError(f"{url} holds {newest.format} shards; expected --format {newest.format}, not {file_format}")
+    if newest.fingerprint != fingerprint:
+        raise FingerprintError(
+            f"{url} was made with fingerprint {newest.fingerprint}, these options give {fingerprint}; "
+            "expected the same encoder, weights, preprocessing and options, or a new --output"
+        )
+
+
+def _unpublished(run: Run, newest: Snapshot | None) -> list[layout.Commit]:
+    published = set(Store(run.url, newest).manifest.column("shard").to_pylist()) if newest else set()
+    waiting = sorted(layout.committed_shards(run.url) - published)
+    commits = layout.load_commits(run.url, waiting)
+    return [commit for commit in commits if commit.fingerprint == run.fingerprint]

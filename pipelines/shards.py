@@ -1,0 +1,237 @@
+"""``process_shard``: from references to a commit, in one worker. Needs neither Beam nor torch.
+
+Bytes are fetched a window at a time, a few windows ahead; prepared (decoded, resized) by a pool of threads; run in
+batches on this thread; written by another. Queues between them are bounded, so that memory does not grow with the
+number of images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.output import Done, ShardOutput
+from pipelines.run import Run
+from schemas import layout
+from schemas.errors import ImageError, OutOfMemory, SystemicError
+from schemas.records import Failure, ImageRef, ShardReport
+
+WINDOW = 32
+WINDOWS_AHEAD = 2
+MODEL_ERRORS = (RuntimeError, ValueError, ArithmeticError, IndexError)
+
+Item = bytes | np.ndarray
+Fetch = Callable[[Sequence[ImageRef]], Sequence[Item | ImageError]]
+
+
+class Processor(Protocol):
+    """What turns images into columns: an encoder, a captioner. Several threads may share one.
+
+    ``schema`` describes the output columns; ``prepare`` may raise ImageError; ``run`` takes at most ``batch_size``
+    prepared items with their ids and gives one value a column and item. It may raise ImageError (for a batch of
+    one), OutOfMemory, SystemicError; anything else is put down to an image by halving the batch.
+    """
+
+    fingerprint: str
+    schema: pa.Schema
+    batch_size: int
+
+    def prepare(self, item: Any) -> Any: ...
+
+    def run(self, batch: list[Any], image_ids: list[str]) -> dict[str, Any]: ...
+
+
+class Prepared:
+    """One image on its way: its reference, the hash of its bytes, and what ``prepare`` made of them."""
+
+    __slots__ = ("content", "ref", "value")
+
+    def __init__(self, ref: ImageRef, content: str, value: Any) -> None:
+        self.ref, self.content, self.value = ref, content, value
+
+
+class Tally:
+    """What a shard cost: images, bytes, and milliseconds by stage, the unit in each name."""
+
+    def __init__(self, seen: Callable[[int], None] | None = None) -> None:
+        self.counts: Counter[str] = Counter()
+        self._seen = seen
+
+    @contextmanager
+    def timing(self, name: str) -> Iterator[None]:
+        """Add the time that the block takes."""
+        start = time.perf_counter_ns()
+        try:
+            yield
+        finally:
+            self.counts[name] += (time.perf_counter_ns() - start) // 1_000_000
+
+    def done(self, images: int) -> None:
+        """Images that are through the model, or failed."""
+        self.counts["images"] += images
+        if self._seen is not None:
+            self._seen(images)
+
+
+def process_shard(
+    shard: str,
+    refs: Sequence[ImageRef],
+    processor: Processor,
+    run: Run,
+    fetch: Fetch,
+    threads: int | None = None,
+    seen: Callable[[int], None] | None = None,
+) -> tuple[ShardReport, Counter[str]]:
+    """Read, prepare, run and commit one shard; at once where its commit exists.
+
+    ``fetch`` gives a window of references' items in order; ``seen`` hears how many images went through. Raises
+    SystemicError for what is no single image's fault; then nothing is committed.
+    """
+    earlier = layout.load_commit(run.url, shard)
+    if earlier is not None:
+        return ShardReport(shard, earlier.rows, earlier.failed, earlier.bytes, fresh=False), Counter()
+    tally = Tally(seen)
+    with ShardOutput(run, shard, processor.schema) as output, _pools(threads) as (reader, preparers):
+        fetched = _fetched(refs, fetch, reader, tally)
+        prepared = _prepared(fetched, processor, preparers, output, tally)
+        _run_all(prepared, processor, output, tally)
+        commit = output.commit(dict(tally.counts))
+    report = ShardReport(shard, commit.rows, commit.failed, commit.bytes, fresh=True)
+    return report, tally.counts
+
+
+@contextmanager
+def _pools(threads: int | None) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor]]:
+    reader = ThreadPoolExecutor(1, "fetch")
+    preparers = ThreadPoolExecutor(threads or os.cpu_count() or 1, "prepare")
+    try:
+        yield reader, preparers
+    finally:
+        reader.shutdown(cancel_futures=True)
+        preparers.shutdown(cancel_futures=True)
+
+
+def _fetched(
+    refs: Sequence[ImageRef], fetch: Fetch, reader: ThreadPoolExecutor, tally: Tally
+) -> Iterator[tuple[ImageRef, Item | ImageError]]:
+    def read(window: Sequence[ImageRef]) -> Sequence[Item | ImageError]:
+        with tally.timing("fetch_msecs"):
+            return fetch(window)
+
+    windows = [refs[start : start + WINDOW] for start in range(0, len(refs), WINDOW)]
+    for window, items in _ahead(windows, lambda window: reader.submit(read, window), WINDOWS_AHEAD):
+        for ref, item in zip(window, items, strict=True):
+            tally.counts["bytes_read"] += getattr(item, "nbytes", 0) or (len(item) if isinstance(item, bytes) else 0)
+            yield ref, item
+
+
+def _prepared(
+    fetched: Iterable[tuple[ImageRef, Item | ImageError]],
+    processor: Processor,
+    preparers: ThreadPoolExecutor,
+    output: ShardOutput,
+    tally: Tally,
+) -> Iterator[Prepared]:
+    def prepare(pair: tuple[ImageRef, Item | ImageError]) -> Prepared | ImageError:
+        ref, item = pair
+        if isinstance(item, ImageError):
+            return item
+        content = hashlib.sha256(item).hexdigest() if isinstance(item, bytes) else ""
+        try:
+            return Prepared(ref, content, processor.prepare(item))
+        except ImageError as err:
+            return err
+
+    ahead = max(2 * processor.batch_size, WINDOW)
+    for (ref, _), result in _ahead(fetched, lambda pair: preparers.submit(prepare, pair), ahead):
+        if isinstance(result, ImageError):
+            _fail(output, ref, result, tally)
+        else:
+            yield result
+
+
+def _ahead(
+    items: Iterable[Any], submit: Callable[[Any], Future[Any]], depth: int
+) -> Iterator[tuple[Any, Any]]:
+    """Each item with its future's result, in order, ``depth`` futures ahead."""
+    waiting: deque[tuple[Any, Future[Any]]] = deque()
+    try:
+        for item in items:
+            waiting.append((item, submit(item)))
+            if len(waiting) > depth:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        for _, future in waiting:
+            future.cancel()
+
+
+def _run_all(prepared: Iterator[Prepared], processor: Processor, output: ShardOutput, tally: Tally) -> None:
+    while batch := list(islice(prepared, processor.batch_size)):
+        with tally.timing("model_msecs"):
+            results = run_batch(batch, processor)
+        for part, result in results:
+            if isinstance(result, ImageError):
+                _fail(output, part[0].ref, result, tally)
+            else:
+                output.add([Done(item.ref, item.content) for item in part], result)
+                tally.done(len(part))
+
+
+Result = tuple[Sequence[Prepared], dict[str, Any] | ImageError]
+
+
+def run_batch(batch: Sequence[Prepared], processor: Processor) -> list[Result]:
+    """Columns for the images of a batch, or an ImageError for one that the model cannot do.
+
+    A batch that does not fit the device is halved, for good; one that fails otherwise is bisected down to the
+    image. Raises SystemicError where the device is broken, or where every image of a batch fails.
+    """
+    results = _bisect(batch, processor)
+    failed = [result for _, result in results if isinstance(result, ImageError)]
+    if len(batch) > 1 and len(failed) == len(batch):
+        raise SystemicError(f"the model failed on all {len(batch)} images of a batch: {failed[0].message}")
+    return results
+
+
+def _bisect(batch: Sequence[Prepared], processor: Processor) -> list[Result]:
+    try:
+        return [(batch, processor.run([item.value for item in batch], [item.ref.image_id for item in batch]))]
+    except OutOfMemory as err:
+        if processor.batch_size == 1:
+            raise SystemicError(f"one image does not fit the device: {err}") from err
+        processor.batch_size = max(1, processor.batch_size // 2)
+        halves = [batch[start : start + processor.batch_size] for start in range(0, len(batch), processor.batch_size)]
+        return [result for half in halves for result in _bisect(half, processor)]
+    except (ImageError, *MODEL_ERRORS) as err:
+        if len(batch) == 1:
+            return [(batch, err if isinstance(err, ImageError) else ImageError("model", "model", _sentence(err)))]
+        middle = len(batch) // 2
+        return _bisect(batch[:middle], processor) + _bisect(batch[middle:], processor)
+
+
+def _sentence(err: BaseException) -> str:
+    return f"{type(err).__name__}: {str(err).strip().splitlines()[0] if str(err).strip() else 'no message'}"
+
+
+def _fail(output: ShardOutput, ref: ImageRef, error: ImageError, tally: Tally) -> None:
+    output.fail(
+        Failure(
+            ref.image_id, ref.location, ref.version, ref.source, error.stage, error.code, error.message, ref.replaces
+        )
+    )
+    tally.counts[f"failed_{error.code}"] += 1
+    tally.done(1)

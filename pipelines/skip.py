@@ -1,0 +1,95 @@
+"""SkipDone: the listing minus the run's frozen base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Optional
+
+import apache_beam as beam
+
+from pipelines.boundary import across_workers
+from pipelines.run import Run, base_manifest
+from schemas import files, parquet
+from schemas.errors import RequestError, is_transient
+from schemas.records import ImageRef, address
+from schemas.store import Dead, Store, live_index
+
+
+class BaseRow(NamedTuple):
+    """One row of the base: its image's version, and where it is, should it have to be replaced."""
+
+    version: Optional[str]
+    failed: bool
+    code: Optional[str]
+    address: str
+
+
+def decide(refs: Sequence[ImageRef], base: Sequence[BaseRow], retry_failures: bool = False) -> ImageRef | None:
+    """What is to be done of one image id: None, or its reference, with the addresses of the rows it replaces.
+
+    An image is done if the base has a row of the same version (any version, where the source cannot tell its own),
+    or a permanent failure of it. Raises RequestError for two images with one id.
+    """
+    if not refs:
+        return None
+    if len(refs) > 1:
+        first, second = sorted(f"{ref.location} (in {ref.source})" for ref in refs)[:2]
+        raise RequestError(f"two images have the id {refs[0].image_id!r}: {first} and {second}; expected one")
+    ref = refs[0]
+    if any(_settles(row, ref, retry_failures) for row in base):
+        return None
+    return ref._replace(replaces=",".join(sorted(row.address for row in base)))
+
+
+def _settles(row: BaseRow, ref: ImageRef, retry_failures: bool) -> bool:
+    same = ref.version is None or row.version == ref.version
+    if not row.failed:
+        return same
+    return same and not retry_failures and not is_transient(row.code or "")
+
+
+class SkipDone(beam.PTransform):
+    """Images in, those to be done out: an anti-join on (image_id, version) with the run's base."""
+
+    def __init__(self, run: Run, retry_failures: bool = False) -> None:
+        super().__init__()
+        self._run, self._retry = run, retry_failures
+
+    def expand(self, images: beam.PCollection) -> beam.PCollection:
+        base = (
+            images.pipeline
+            | "ListBase" >> beam.Create(_index_files(self._run))
+            | "SpreadBase" >> beam.Reshuffle()
+            | "ReadBase" >> beam.FlatMapTuple(across_workers(read_base))
+        )
+        keyed = images | "KeyByImage" >> beam.Map(lambda ref: (ref.image_id, ref))
+        joined = {"images": keyed, "base": base} | beam.CoGroupByKey()
+        return joined | "Decide" >> beam.FlatMapTuple(across_workers(_decided), retry=self._retry).with_output_types(
+            ImageRef
+        )
+
+
+def read_base(url: str, shard: str, dead_rows: Sequence[int], dead_failed: Sequence[int]) -> Iterator[tuple]:
+    """``(image_id, BaseRow)`` for each live row of one shard's index."""
+    dead = Dead(frozenset(dead_rows), frozenset(dead_failed))
+    table = live_index(parquet.read_table(url), dead)
+    for row in table.select(["image_id", "version", "row", "failed", "code"]).to_pylist():
+        yield (
+            row["image_id"],
+            BaseRow(row["version"], row["failed"], row["code"], address(shard, row["row"], row["failed"])),
+        )
+
+
+def _decided(_: str, found: dict, retry: bool) -> Iterable[ImageRef]:
+    ref = decide(list(found["images"]), list(found["base"]), retry)
+    return () if ref is None else (ref,)
+
+
+def _index_files(run: Run) -> list[tuple[str, str, list[int], list[int]]]:
+    deletes = Store.open(run.url, run.parent).dead if run.parent is not None else {}
+    tasks = []
+    for shard in base_manifest(run):
+        dead = deletes.get(shard["shard"], Dead())
+        url = files.join(run.url, "index", shard["index"])
+        tasks.append((url, shard["shard"], sorted(dead.rows), sorted(dead.failed)))
+    return tasks

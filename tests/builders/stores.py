@@ -1,0 +1,95 @@
+"""Tiny real stores, made by the code that makes large ones: plan, process_shard, publish."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.plan import planned_shards, read_shard, write_plan
+from pipelines.publish import publish
+from pipelines.run import Run, start_run
+from pipelines.shards import process_shard
+from schemas import Store, arrow
+from schemas.errors import ImageError
+from schemas.fingerprint import fingerprint
+from schemas.records import ImageRef
+
+
+class Echo:
+    """A processor that gives each item back: grids for features, a list of captions for captions."""
+
+    def __init__(self, field: pa.Field, batch_size: int = 4) -> None:
+        self.schema, self.batch_size = pa.schema([field]), batch_size
+        self.fingerprint = ""
+
+    def prepare(self, item: Any) -> Any:
+        return item
+
+    def run(self, batch: list[Any], image_ids: list[str]) -> dict[str, Any]:
+        field = self.schema.field(0)
+        return {field.name: np.stack(batch) if arrow.is_grid(field) else pa.array(batch, field.type)}
+
+
+def make_store(
+    url: str,
+    kind: str,
+    field: pa.Field,
+    items: Mapping[str, Any],
+    spec: Mapping[str, Any] | None = None,
+    file_format: str = "parquet",
+    shard_size: int = 4,
+    locations: Mapping[str, str] | None = None,
+) -> Store:
+    """A store with one row for each of ``items`` (an ImageError makes a failure row), published."""
+    spec = dict(spec or {"made": "by hand"})
+    run = start_run(url, kind, spec, fingerprint(spec), field, file_format)
+    refs = [ImageRef(name, (locations or {}).get(name, f"/images/{name}"), "/images", "v1") for name in items]
+    write_plan(run, "loose-0", refs, shard_size)
+
+    def fetch(window: Sequence[ImageRef]) -> list[Any]:
+        return [items[ref.image_id] for ref in window]
+
+    commit_all(run, Echo(field), fetch)
+    publish(run)
+    return Store.open(url)
+
+
+def commit_all(run: Run, processor: Any, fetch: Any) -> None:
+    """Process every shard of a run's plan."""
+    for shard in planned_shards(run):
+        process_shard(shard.shard_id, read_shard(shard), processor, run, fetch, threads=2)
+
+
+def make_features(
+    url: str,
+    image_ids: Sequence[str],
+    shape: tuple[int, ...] = (2, 2, 3),
+    seed: int = 0,
+    failing: Sequence[str] = (),
+    **options: Any,
+) -> Store:
+    """A features store of random float16 grids (``pooled`` for a shape of one dimension)."""
+    random = np.random.default_rng(seed)
+    items: dict[str, Any] = {name: random.random(shape).astype(np.float16) for name in image_ids}
+    items.update((name, ImageError("decode", "decode", "made to fail")) for name in failing)
+    field = arrow.grid_field("grid" if len(shape) == 3 else "pooled", shape)
+    return make_store(url, "features", field, items, **options)
+
+
+def make_captions(
+    url: str, captions: Mapping[str, str], keep_attention: bool = False, cells: int = 4, **options: Any
+) -> Store:
+    """A captions store with one caption an image; attention, if any, looks at one cell after the other."""
+    items = {name: [_caption(text, keep_attention, cells)] for name, text in captions.items()}
+    return make_store(url, "captions", arrow.captions_field(keep_attention), items, **options)
+
+
+def _caption(text: str, keep_attention: bool, cells: int) -> dict[str, Any]:
+    tokens = text.split()
+    caption: dict[str, Any] = {"text": text, "logprob": -float(len(tokens)), "tokens": tokens}
+    if keep_attention:
+        caption["attention"] = [np.eye(cells)[at % cells].tolist() for at in range(len(tokens))]
+    return caption

@@ -1,0 +1,135 @@
+"""A store, as its readers see it: Parquet and HDF5, on a local disk and elsewhere."""
+
+from __future__ import annotations
+
+import uuid
+
+import h5py
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from schemas import Store
+from schemas.errors import RequestError, StoreError
+from tests.builders.stores import make_captions, make_features
+
+IDS = [f"folder/{number:02d}.jpg" for number in range(11)]
+
+
+@pytest.fixture(params=["parquet", "hdf5"])
+def file_format(request):
+    return request.param
+
+
+@pytest.fixture(params=["local", "memory"])
+def url(request, tmp_path):
+    return str(tmp_path / "store") if request.param == "local" else f"memory://{uuid.uuid4().hex}/store"
+
+
+def grids(store, **options):
+    return {
+        name: grid
+        for batch in store.scan(**options)
+        for name, grid in zip(
+            batch.column("image_id").to_pylist(), batch.column(store.column).to_numpy_ndarray(), strict=True
+        )
+    }
+
+
+def test_scan_gives_every_row_once_with_its_own_grid(url, file_format):
+    store = make_features(url, IDS, shape=(2, 3, 4), file_format=file_format)
+    random = np.random.default_rng(0)
+    expected = {name: random.random((2, 3, 4)).astype(np.float16) for name in IDS}
+    found = grids(store)
+    assert sorted(found) == IDS
+    assert all(np.array_equal(found[name], expected[name]) for name in IDS)
+    assert next(iter(store.scan())).column("grid").to_numpy_ndarray().shape[1:] == (2, 3, 4)
+
+
+def test_scan_by_ids_and_columns_gives_just_those(url, file_format):
+    store = make_features(url, IDS, file_format=file_format)
+    wanted = [IDS[3], IDS[7], "not there"]
+    batches = list(store.scan(columns=["image_id"], ids=wanted))
+    assert sorted(name for batch in batches for name in batch.column("image_id").to_pylist()) == [IDS[3], IDS[7]]
+    assert all(batch.schema.names == ["image_id"] for batch in batches)
+    everything = grids(store)
+    assert np.array_equal(grids(store, ids=wanted)[IDS[7]], everything[IDS[7]])
+
+
+def test_pooled_features_are_rows_of_one_dimension(url, file_format):
+    store = make_features(url, IDS, shape=(5,), file_format=file_format)
+    assert store.column == "pooled"
+    assert store.shape == (5,)
+    assert grids(store)[IDS[0]].shape == (5,)
+
+
+def test_failures_are_rows_of_their_own(url, file_format):
+    store = make_features(url, IDS, failing=["bad.jpg"], file_format=file_format)
+    assert store.failures().to_pylist() == [
+        {
+            "image_id": "bad.jpg",
+            "uri": "/images/bad.jpg",
+            "version": "v1",
+            "source": "/images",
+            "stage": "decode",
+            "code": "decode",
+            "message": "made to fail",
+        }
+    ]
+    assert sorted(store.ids()) == IDS
+    assert (store.totals["rows"], store.totals["failed"]) == (11, 1)
+
+
+def test_a_column_that_is_not_there_is_named(url):
+    store = make_features(url, IDS)
+    with pytest.raises(RequestError, match="no column 'grids'.*expected some of image_id, uri"):
+        list(store.scan(columns=["grids"]))
+
+
+def test_opening_a_place_without_a_snapshot_says_so(tmp_path):
+    with pytest.raises(StoreError, match="no published snapshot"):
+        Store.open(str(tmp_path / "nothing"))
+    make_features(str(tmp_path / "store"), IDS)
+    with pytest.raises(StoreError, match="has no snapshot 7; it has 1"):
+        Store.open(str(tmp_path / "store"), snapshot=7)
+
+
+def test_a_newer_version_is_refused(tmp_path):
+    make_features(str(tmp_path / "store"), IDS)
+    path = tmp_path / "store/snapshots/00000001.json"
+    path.write_text(path.read_text().replace('"version": 1', '"version": 99'))
+    with pytest.raises(StoreError, match=r"has version 99; this captionbeam reads up to 1"):
+        Store.open(str(tmp_path / "store"))
+
+
+def test_captions_come_back_as_structs(tmp_path):
+    store = make_captions(str(tmp_path / "store"), {"a": "one red circle", "b": "two squares"}, keep_attention=True)
+    rows = {row["image_id"]: row for batch in store.scan() for row in batch.to_pylist()}
+    assert rows["b"]["captions"][0]["text"] == "two squares"
+    assert rows["b"]["captions"][0]["attention"] == [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]
+
+
+def test_other_tools_open_the_files(tmp_path):
+    """Grids are plain FixedSizeBinary in Parquet, and datasets in HDF5."""
+    make_features(str(tmp_path / "p"), IDS[:3], shard_size=8)
+    (path,) = (tmp_path / "p/data").iterdir()
+    table = pq.read_table(path)
+    assert str(table.schema.field("grid").type) == "fixed_size_binary[24]"
+    assert table.schema.field("grid").metadata[b"captionbeam.shape"] == b"[2, 2, 3]"
+    assert table.schema.metadata[b"captionbeam.fingerprint"]
+    make_features(str(tmp_path / "h"), IDS[:3], shard_size=8, file_format="hdf5")
+    (path,) = (tmp_path / "h/data").iterdir()
+    with h5py.File(path) as file:
+        assert file["grid"].shape == (3, 2, 2, 3)
+        assert file["grid"].chunks == (1, 2, 2, 3)
+        assert file["grid"].dtype == np.float16
+        assert [name.decode() for name in file["image_id"]] == IDS[:3]
+        assert file.attrs["captionbeam.version"] == "1"
+
+
+def test_row_groups_are_read_one_by_one(url, file_format):
+    store = make_features(url, IDS, file_format=file_format, shard_size=4)
+    groups = store.row_groups()
+    assert [group.rows for group in groups] == [4, 3, 4]
+    names = [name for group in groups for name in store.read_row_group(group).column("image_id").to_pylist()]
+    assert sorted(names) == IDS
