@@ -33,7 +33,7 @@ ROW_COLUMNS = ("image_id", "file_name", "caption", "captions", "split")
 
 
 class CaptionRecord(NamedTuple):
-    """One caption. ``image_id`` is the file's own id as text, ``split`` train, val or test; '' where unsaid."""
+    """One caption. ``image_id`` is the file's own id, ``split`` train, val or test; '' where unsaid."""
 
     image_id: str
     file_name: str
@@ -51,7 +51,8 @@ def _read_json(stream: BinaryIO, where: str) -> Iterator[CaptionRecord]:
     if isinstance(content, dict) and isinstance(content.get("images"), list):
         if isinstance(content.get("annotations"), list):
             return _read_coco(content, where)
-        if all(isinstance(image, dict) and "sentences" in image for image in content["images"]):
+        images = content["images"]
+        if images and all(isinstance(image, dict) and "sentences" in image for image in images):
             return _read_karpathy(content, where)
     raise RequestError(
         f"{where} is neither COCO's captions (images, annotations) nor Karpathy's (images with sentences)"

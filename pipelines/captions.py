@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from posixpath import basename
@@ -73,8 +75,9 @@ def _choose(url: str, member: str | None) -> CaptionFile:
     if not files.exists(url):
         raise RequestError(f"there is no caption file {url!r}; expected .json, .jsonl, .parquet or .zip")
     if not _is_zip(url):
+        _reader_for(CaptionFile(url))
         return CaptionFile(url)
-    with _open_zip(url) as archive:
+    with _opened_zip(url) as archive:
         names = [name for name in archive.namelist() if _is_caption_like(name)]
     return CaptionFile(url, _choose_member(url, names, member))
 
@@ -86,16 +89,24 @@ def _choose_member(url: str, names: list[str], member: str | None) -> str:
         fitting = [name for name in names if "caption" in basename(name).lower()] or names
     if len(fitting) == 1:
         return fitting[0]
-    listed = ", ".join(repr(name) for name in fitting or names) or "none"
-    if member is None:
-        raise RequestError(
-            f"{url!r} holds several caption files or none ({listed}); choose one with --member"
-        )
-    raise RequestError(f"{url!r} holds no single member {member!r}; its caption files: {listed}")
+    listed = ", ".join(repr(name) for name in fitting or names)
+    if not listed:
+        raise RequestError(f"{url!r} holds no caption file; expected a {', '.join(READERS)} in it")
+    if member is not None:
+        raise RequestError(f"{url!r} holds no single member {member!r}; its caption files: {listed}")
+    raise RequestError(
+        f"{url!r} holds several caption files ({listed}); "
+        f"choose one with --member, or give its URL: zip://{fitting[0]}::{url}"
+    )
+
+
+def _suffixed(url: str) -> str:
+    """The part of ``url`` that ends as the file is called: in ``zip://c.json::a.zip`` the first."""
+    return url.split("::")[0].lower()
 
 
 def _is_zip(url: str) -> bool:
-    return url.lower().endswith(".zip")
+    return _suffixed(url).endswith(".zip")
 
 
 def _is_caption_like(name: str) -> bool:
@@ -103,27 +114,31 @@ def _is_caption_like(name: str) -> bool:
 
 
 @contextmanager
-def _open_zip(url: str) -> Iterator[zipfile.ZipFile]:
-    with fsspec.open(url, "rb") as stream:
-        try:
-            with zipfile.ZipFile(stream) as archive:
-                yield archive
-        except zipfile.BadZipFile as err:
-            raise RequestError(f"{url!r} is not a readable zip ({err}); expected one with captions") from err
+def _opened_zip(url: str) -> Iterator[zipfile.ZipFile]:
+    with _readable(url), fsspec.open(url, "rb") as stream, zipfile.ZipFile(stream) as archive:
+        yield archive
 
 
 @contextmanager
 def _opened(found: CaptionFile) -> Iterator[BinaryIO]:
     if found.member:
-        with _open_zip(found.url) as archive, archive.open(found.member) as member:
+        with _opened_zip(found.url) as archive, archive.open(found.member) as member:
             yield member  # type: ignore[misc]
     else:
-        with fsspec.open(found.url, "rb", compression="infer") as stream:
+        with _readable(found.url), fsspec.open(found.url, "rb", compression="infer") as stream:
             yield stream
 
 
+@contextmanager
+def _readable(url: str) -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as err:
+        raise RequestError(f"{url!r} cannot be unpacked ({err}); expected a whole zip or gzip file") from err
+
+
 def _reader_for(found: CaptionFile) -> Callable[[BinaryIO, str], Iterator[CaptionRecord]]:
-    name = (found.member or found.url).lower().removesuffix(".gz")
+    name = (found.member.lower() or _suffixed(found.url)).removesuffix(".gz")
     for suffix, reader in READERS.items():
         if name.endswith(suffix):
             return reader
