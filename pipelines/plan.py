@@ -126,7 +126,7 @@ class PlanShards(beam.PTransform):
             | "KeyByPartition"
             >> beam.Map(lambda ref, n: (partition_of(ref, n), ref), beam.pvalue.AsSingleton(partitions))
             | beam.GroupByKey()
-            | "WritePlan" >> beam.FlatMapTuple(across_workers(_planned), run=run, shard_size=size).with_output_types(Shard)
+            | "WritePlan" >> beam.FlatMap(across_workers(_planned), run=run, shard_size=size).with_output_types(Shard)
             | "SpreadShards" >> beam.Reshuffle()
         )
 
@@ -138,5 +138,5 @@ def fix_partitions(images: int, run: Run, shard_size: int) -> int:
     return files.read_json(url)["partitions"]
 
 
-def _planned(partition: str, refs: Iterable[ImageRef], run: Run, shard_size: int) -> Iterator[Shard]:
-    yield from write_plan(run, partition, refs, shard_size)
+def _planned(group: tuple[str, Iterable[ImageRef]], run: Run, shard_size: int) -> Iterator[Shard]:
+    yield from write_plan(run, *group, shard_size)

@@ -208,14 +208,17 @@ def run_batch(batch: Sequence[Prepared], processor: Processor) -> list[Result]:
 
 
 def _bisect(batch: Sequence[Prepared], processor: Processor) -> list[Result]:
+    size = processor.batch_size
+    if len(batch) > size:
+        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
+        return [result for part in parts for result in _bisect(part, processor)]
     try:
         return [(batch, processor.run([item.value for item in batch], [item.ref.image_id for item in batch]))]
     except OutOfMemory as err:
-        if processor.batch_size == 1:
+        if size == 1:
             raise SystemicError(f"one image does not fit the device: {err}") from err
-        processor.batch_size = max(1, processor.batch_size // 2)
-        halves = [batch[start : start + processor.batch_size] for start in range(0, len(batch), processor.batch_size)]
-        return [result for half in halves for result in _bisect(half, processor)]
+        processor.batch_size = size // 2
+        return _bisect(batch, processor)
     except (ImageError, *MODEL_ERRORS) as err:
         if len(batch) == 1:
             return [(batch, err if isinstance(err, ImageError) else ImageError("model", "model", _sentence(err)))]

@@ -64,7 +64,7 @@ class SkipDone(beam.PTransform):
         )
         keyed = images | "KeyByImage" >> beam.Map(lambda ref: (ref.image_id, ref))
         joined = {"images": keyed, "base": base} | beam.CoGroupByKey()
-        return joined | "Decide" >> beam.FlatMapTuple(across_workers(_decided), retry=self._retry).with_output_types(
+        return joined | "Decide" >> beam.FlatMap(across_workers(_decided), retry=self._retry).with_output_types(
             ImageRef
         )
 
@@ -80,7 +80,8 @@ def read_base(url: str, shard: str, dead_rows: Sequence[int], dead_failed: Seque
         )
 
 
-def _decided(_: str, found: dict, retry: bool) -> Iterable[ImageRef]:
+def _decided(joined: tuple[str, dict], retry: bool) -> Iterable[ImageRef]:
+    _, found = joined
     ref = decide(list(found["images"]), list(found["base"]), retry)
     return () if ref is None else (ref,)
 

@@ -1,0 +1,90 @@
+"""``captionbeam NAME ...``: one parser a job, one sentence an error, one exit status."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from schemas.errors import CaptionbeamError, RequestError
+
+JOBS = ("encode", "tokenize", "train", "caption", "evaluate", "report", "demo")
+DONE, ERROR, WRONG_REQUEST, WARNED = 0, 1, 2, 3
+OVERVIEW = """\
+  captionbeam demo --output demo          # everything below, on a small set that it draws
+
+image captioning as a batch data pipeline; each NAME --help opens with a command to paste:
+
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, like every other error here."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise RequestError(f"{message} (captionbeam {self.prog.split()[-1]} --help shows what is expected)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one job. Gives 0 done, 1 an error, 2 a wrong request, 3 done with many failures."""
+    try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except CaptionbeamError as err:
+        print(f"captionbeam: {one_line(err)}", file=sys.stderr)
+        return err.exit_status
+    except KeyboardInterrupt:
+        print("captionbeam: interrupted; the same command goes on from here", file=sys.stderr)
+        return ERROR
+    except BrokenPipeError:
+        sys.stderr.close()
+        return ERROR
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message as one line."""
+    return " ".join(str(error).split())
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("captionbeam NAME ...\n\n" + OVERVIEW + "\n".join(_overview()))
+        return DONE
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("captionbeam"))
+        return DONE
+    name, *rest = arguments
+    if name not in JOBS:
+        raise RequestError(f"no job {name!r}; expected one of {', '.join(JOBS)}")
+    job = importlib.import_module(f"jobs.{name}")
+    return job.run(*_parse(name, job, rest))
+
+
+def _overview() -> list[str]:
+    return [f"  {name:10} {importlib.import_module(f'jobs.{name}').__doc__.splitlines()[0]}" for name in JOBS]
+
+
+def _parse(name: str, job: ModuleType, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = _Parser(
+        prog=f"captionbeam {name}",
+        usage=argparse.SUPPRESS,
+        description=job.HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    job.add_options(parser)
+    if not getattr(job, "BEAM", False):
+        return parser.parse_args(arguments), []
+    options, beam_args = parser.parse_known_args(arguments)
+    if beam_args:
+        from pipelines.runner import check_beam_args
+
+        check_beam_args(beam_args)
+    return options, beam_args
+
+
+if __name__ == "__main__":
+    sys.exit(main())

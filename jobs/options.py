@@ -1,0 +1,91 @@
+"""Options that several jobs share, and the checks of their values."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from schemas.errors import RequestError
+
+
+def positive(text: str) -> int:
+    """A whole number above zero."""
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """A whole number, zero allowed."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
+    return value
+
+
+def share_or_number(text: str) -> float:
+    """A share below 1, or a whole number."""
+    value = _number(text)
+    if value < 0 or (value >= 1 and value != int(value)):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a share below 1 nor a whole number")
+    return value
+
+
+def price(text: str) -> float:
+    """An amount of money, zero or more."""
+    value = _number(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an amount of 0 or more")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from err
+    if value != value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """What is listed, and how much of it."""
+    group = parser.add_argument_group("images")
+    group.add_argument("--image-root", metavar="URL", help="where the images of a COCO file or of a list's relative paths are")
+    group.add_argument("--id-column", metavar="NAME", help="column of a list or a Parquet file with the images' ids")
+    group.add_argument("--uri-column", metavar="NAME", help="column of a list with the images' URIs")
+    group.add_argument("--bytes-column", metavar="NAME", help="column of a Parquet file with the images' bytes")
+    group.add_argument("--sample", type=share, default=1.0, metavar="RATE", help="this share of the images, chosen by a hash of their ids")
+    group.add_argument("--seed", type=natural, default=0, metavar="N", help="of --sample and --limit; another seed, other images (default 0)")
+    group.add_argument("--limit", type=positive, metavar="N", help="at most this many images, the same ones each time")
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """How the work is cut, when it fails, and what it costs."""
+    group = parser.add_argument_group("run")
+    group.add_argument("--shard-size", type=positive, default=1024, metavar="N", help="images a shard: the unit of work and of resuming (default 1024)")
+    group.add_argument("--batch-size", type=positive, metavar="N", help="images a forward pass (default: by device)")
+    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
+    group.add_argument("--retry-failures", action="store_true", help="do permanent failures again too; transient ones are anyhow")
+    group.add_argument("--max-failures", type=share_or_number, metavar="N", help="fail, and publish nothing, if more images than this share or number failed")
+    group.add_argument("--warn-failures", type=share, default=0.05, metavar="SHARE", help="exit with status 3 if a larger share failed (default 0.05)")
+    group.add_argument("--price-per-hour", type=price, metavar="MONEY", help="of the machines together; the summary then says what a million images cost")
+
+
+def as_record(options: argparse.Namespace) -> dict[str, Any]:
+    """The options as the run's record keeps them."""
+    return {name: value for name, value in vars(options).items() if not callable(value)}
+
+
+def require(condition: bool, sentence: str) -> None:
+    """Raise RequestError with ``sentence`` unless ``condition`` holds."""
+    if not condition:
+        raise RequestError(sentence)

@@ -1,0 +1,150 @@
+"""Watching a run from the launcher: commits of plan, rate, failures; then the totals."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow.compute as pc
+
+from jobs.progress import Progress, clock
+from jobs.summary import cost_per_million, print_table, size
+from pipelines import live
+from pipelines.plan import planned_shards
+from pipelines.run import Run, now
+from schemas import files, layout, parquet
+from schemas.layout import Commit
+from schemas.records import Shard
+from schemas.store import Store
+
+LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 10.0
+
+
+class Watch:
+    """A thread that reads a run's plan and commits, and shows how far they are. A context manager.
+
+    Nothing is asked of the runner, whose metrics retries would inflate. ``totals`` has the end's figures.
+    """
+
+    def __init__(self, run: Run, description: str) -> None:
+        self._run, self._description = run, description
+        self._parts: list[str] = []
+        self._shards: list[Shard] = []
+        self._commits: dict[str, Commit] = {}
+        self._stop, self._start = threading.Event(), time.monotonic()
+        self._thread = threading.Thread(target=self._loop, name="progress", daemon=True)
+        self._earlier = layout.committed_shards(run.url)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.seconds = time.monotonic() - self._start
+
+    def _loop(self) -> None:
+        pause = LOCAL_SECONDS if files.is_local(files.split(self._run.url)[0]) else REMOTE_SECONDS
+        with Progress(self._description) as progress:
+            while not self._stop.wait(pause):
+                self._look(progress)
+            self._look(progress)
+
+    def _look(self, progress: Progress) -> None:
+        parts = files.names(files.join(self._run.folder, "parts"))
+        if parts != self._parts:
+            self._parts, self._shards = parts, planned_shards(self._run)
+        waiting = {shard.shard_id for shard in self._shards} - self._commits.keys() - self._earlier
+        fresh = waiting & layout.committed_shards(self._run.url) if waiting else set()
+        self._commits.update((commit.shard, commit) for commit in layout.load_commits(self._run.url, fresh))
+        if self._shards:
+            progress.update(
+                max(sum(self.images(commit) for commit in self._commits.values()), live.count(self._run.run_id)),
+                self.planned,
+                failures=sum(commit.failed for commit in self._commits.values()),
+                shards_committed=f"{len(self._commits)}/{len(self._shards)}",
+            )
+
+    @staticmethod
+    def images(commit: Commit) -> int:
+        """Images that a commit settles."""
+        return commit.rows + commit.failed
+
+    @property
+    def planned(self) -> int:
+        """Images in the plan."""
+        return sum(shard.images for shard in self._shards)
+
+    @property
+    def commits(self) -> list[Commit]:
+        """Commits that this run made."""
+        return list(self._commits.values())
+
+
+def finish(run: Run, watch: Watch, price_per_hour: float | None, warn_failures: float) -> int:
+    """Write the run's totals, print them, and give the exit status: 0, or 3 for many failures."""
+    store = Store.open(run.url)
+    totals = run_totals(run, watch, store, price_per_hour)
+    files.write_atomic(files.join(run.folder, "totals.json"), files.json_bytes(totals))
+    print_table(f"{run.kind}: {run.url}", _rows(run, totals))
+    if not totals["images"]:
+        print(f"nothing to do: all {store.totals['rows'] + store.totals['failed']:,} images of {run.url} are done")
+    failed = store.totals["failed"]
+    images = failed + store.totals["rows"]
+    if images and failed / images > warn_failures:
+        print(f"warning: {failed:,} of {images:,} images failed, over the warning share of {warn_failures:g}")
+        return 3
+    return 0
+
+
+def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | None) -> dict[str, Any]:
+    """What a run did, as its record keeps it."""
+    images = sum(watch.images(commit) for commit in watch.commits)
+    rate = images / max(watch.seconds, 1e-9)
+    totals: dict[str, Any] = {
+        "run": run.run_id,
+        "finished": now(),
+        "snapshot": store.snapshot_id,
+        "images": images,
+        "rows": sum(commit.rows for commit in watch.commits),
+        "failed": sum(commit.failed for commit in watch.commits),
+        "failures_by_code": dict(_failures_by_code(run, watch.commits)),
+        "shards": len(watch.commits),
+        "bytes_written": sum(commit.bytes for commit in watch.commits),
+        "bytes_read": sum(commit.timings.get("bytes_read", 0) for commit in watch.commits),
+        "seconds": round(watch.seconds, 3),
+        "images_per_second": round(rate, 3),
+        "store": dict(store.totals),
+    }
+    if price_per_hour is not None and images:
+        totals["cost_per_million_images"] = round(cost_per_million(rate, price_per_hour), 2)
+    return totals
+
+
+def _failures_by_code(run: Run, commits: list[Commit]) -> Counter[str]:
+    codes: Counter[str] = Counter()
+    for commit in commits:
+        if commit.failed:
+            table = parquet.read_table(files.join(run.url, "failures", commit.failures))
+            codes.update({row["values"]: row["counts"] for row in pc.value_counts(table.column("code")).to_pylist()})
+    return codes
+
+
+def _rows(run: Run, totals: dict[str, Any]) -> dict[str, Any]:
+    rows = {
+        "images": f"{totals['images']:,} in {clock(totals['seconds'])}, {totals['images_per_second']:.1f} images/s",
+        "rows": f"{totals['rows']:,} in {totals['shards']:,} shards",
+        "failures": ", ".join(f"{n:,} {code}" for code, n in totals["failures_by_code"].items()) or "none",
+        "read": size(totals["bytes_read"]),
+        "written": size(totals["bytes_written"]),
+        "store now": f"{totals['store']['rows']:,} rows, {totals['store']['failed']:,} failures",
+        "snapshot": totals["snapshot"],
+        "record": files.join(run.folder, "totals.json"),
+    }
+    if "cost_per_million_images" in totals:
+        rows["cost per million images"] = totals["cost_per_million_images"]
+    return rows

@@ -1,0 +1,92 @@
+"""Planning: every image in exactly one shard, contiguous in its container, the same whoever asks."""
+
+from __future__ import annotations
+
+import apache_beam as beam
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.plan import (
+    PlanShards,
+    cut,
+    fix_partitions,
+    partition_of,
+    planned_shards,
+    read_shard,
+    shard_id,
+    write_plan,
+)
+from pipelines.runner import make_pipeline
+from schemas.records import ImageRef
+from tests.builders.runs import features_run
+
+
+def loose(number: int) -> ImageRef:
+    return ImageRef(f"{number}.jpg", f"/images/{number}.jpg", "/images", f"v{number}")
+
+
+def member(number: int, archive: str = "/a.zip") -> ImageRef:
+    return ImageRef(f"{archive}/{number}.jpg", archive, archive, "crc", "zip", offset=number * 100, length=90)
+
+
+@given(st.sets(st.integers(0, 10_000), max_size=300), st.integers(1, 64))
+def test_cut_keeps_every_image_once_in_pieces_no_larger_than_asked(numbers, size):
+    refs = [loose(number) for number in numbers]
+    pieces = cut(refs, size)
+    assert sorted(ref for piece in pieces for ref in piece) == sorted(refs)
+    assert all(0 < len(piece) <= size for piece in pieces)
+    assert len(pieces) == -(-len(refs) // size)
+
+
+@given(st.permutations(range(40)), st.integers(1, 16))
+def test_cut_does_not_depend_on_the_listing_order(order, size):
+    assert cut([member(n) for n in order], size) == cut([member(n) for n in range(40)], size)
+
+
+@given(st.sets(st.integers(0, 1000), min_size=1, max_size=100), st.integers(1, 16))
+def test_pieces_are_contiguous_in_their_container(numbers, size):
+    pieces = cut([member(number) for number in numbers], size)
+    offsets = [ref.offset for piece in pieces for ref in piece]
+    assert offsets == sorted(offsets)
+
+
+@given(st.permutations([loose(n) for n in range(5)]))
+def test_a_shard_id_is_of_the_set_and_the_fingerprint(refs):
+    assert shard_id(refs, "f") == shard_id([loose(n) for n in range(5)], "f")
+    assert shard_id(refs, "f") != shard_id(refs, "g")
+    assert shard_id(refs, "f") != shard_id([*refs[:-1], refs[-1]._replace(version="other")], "f")
+    assert shard_id(refs, "f") != shard_id([*refs[:-1], refs[-1]._replace(replaces="s/f0")], "f")
+
+
+@given(st.text(min_size=1), st.integers(1, 50))
+def test_loose_files_go_by_their_id_and_members_by_their_container(image_id, partitions):
+    ref = ImageRef(image_id, "/x", "/", None)
+    assert partition_of(ref, partitions) in {f"loose-{n}" for n in range(partitions)}
+    assert partition_of(ref._replace(kind="zip", uri="/a.zip"), partitions) == "/a.zip"
+
+
+def test_who_comes_second_reads_what_the_first_planned(tmp_path):
+    run = features_run(tmp_path)
+    first = write_plan(run, "loose-0", [loose(n) for n in range(10)], 4)
+    second = write_plan(run, "loose-0", [loose(n) for n in range(12)], 4)
+    assert first == second == planned_shards(run)
+    assert [shard.images for shard in first] == [3, 4, 3]
+    assert [ref for shard in first for ref in read_shard(shard)] == sorted(loose(n) for n in range(10))
+
+
+def test_the_number_of_partitions_is_fixed_by_whoever_comes_first(tmp_path):
+    run = features_run(tmp_path)
+    assert fix_partitions(1000, run, 10) == 7
+    assert fix_partitions(5000, run, 10) == 7
+
+
+@pytest.mark.parametrize("size", [1, 7, 1024])
+def test_the_pipeline_plans_each_reference_once(tmp_path, size):
+    refs = [*(loose(n) for n in range(50)), *(member(n) for n in range(30)), *(member(n, "/b.zip") for n in range(5))]
+    run = features_run(tmp_path)
+    with make_pipeline() as pipeline:
+        _ = pipeline | beam.Create(refs).with_output_types(ImageRef) | PlanShards(run, size)
+    shards = planned_shards(run)
+    assert sorted(ref for shard in shards for ref in read_shard(shard)) == sorted(refs)
+    assert all(shard.shard_id == shard_id(read_shard(shard), run.fingerprint) for shard in shards)
