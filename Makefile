@@ -1,0 +1,35 @@
+# make demo and make test set everything up by themselves, in .venv; nothing has to be installed by hand.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+DEMO   ?= demo-output
+PYTEST_ARGS ?=
+
+.PHONY: setup demo test check clean
+
+setup: $(VENV)/.ready
+
+# uv, itself from the package index, installs in a fraction of pip's time and hard-links later environments.
+$(VENV)/.ready: setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not ((3, 11) <= v < (3, 14)) and f"make: $(PYTHON) is Python {v[0]}.{v[1]}; expected 3.11 to 3.13: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5,<1" "setuptools>=75"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-build-isolation-package captionbeam -e ".[test]"
+	touch $@
+
+demo: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/captionbeam demo --output $(DEMO)
+
+test: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The same in CI and by hand: style, types, and which package may import which.
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_house.py
+
+clean:
+	rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache

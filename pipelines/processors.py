@@ -1,0 +1,31 @@
+"""The one place where pipelines touch the model: what a worker loads, from settings that travel as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.shards import Processor
+
+
+def load_encoder(settings: Mapping[str, Any]) -> Processor:
+    """The encoder of ``settings``: its ``spec``, the ``weights`` in the store's ``models/``, and how to run it."""
+    from capmodel.encoders import Encoder, EncoderSpec
+
+    spec = EncoderSpec.from_dict(settings["spec"])
+    return Encoder.load(spec, settings["weights"], settings["batch_size"], settings["device"])
+
+
+def load_captioner(settings: Mapping[str, Any]) -> Processor:
+    """The captioner of ``settings``: its ``bundle`` in the store's ``models/``, decoding options, and how to run it."""
+    from capmodel.captioner import Captioner
+    from capmodel.generate import DecodeOptions
+
+    return Captioner.load(
+        settings["bundle"],
+        DecodeOptions(**settings["decode"]),
+        from_features=settings["from_features"],
+        batch_size=settings["batch_size"],
+        precision=settings["precision"],
+        device=settings["device"],
+    )

@@ -1,0 +1,122 @@
+"""kill -9 at any moment, then the same command again: no row lost, none twice, no committed shard done again."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from schemas import Store, files, layout
+from tests.builders.commands import ROOT, captionbeam, environment
+
+IMAGES, SHARD = 42, 2
+POINTS = ("while planning", "between data and index", "between index and commit", "between the last commit and the snapshot")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for number in range(IMAGES):
+        Image.fromarray(random.integers(0, 255, (48, 64, 3), np.uint8)).save(folder / f"{number:03d}.jpg")
+    (folder / "broken.jpg").write_bytes(b"not a picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(photos, tmp_path_factory):
+    """The rows of a run that nobody killed."""
+    store = tmp_path_factory.mktemp("unbroken") / "store"
+    captionbeam(*command(photos, store))
+    return rows(Store.open(str(store)))
+
+
+def command(photos, store):
+    return ["encode", photos, "--output", store, "--encoder", "efficientnet_lite0", "--pooled",
+            "--shard-size", SHARD, "--precision", "fp32", "--batch-size", 2]  # fmt: skip
+
+
+def rows(store):
+    found = {}
+    for batch in store.scan(["image_id", "pooled"]):
+        for name, row in zip(batch.column(0).to_pylist(), batch.column(1).to_numpy_ndarray(), strict=True):
+            assert name not in found, f"{name} is there twice"
+            found[name] = row.tobytes()
+    return found
+
+
+def check(store_url, unbroken, committed_before):
+    store = Store.open(str(store_url))
+    assert rows(store) == unbroken
+    assert [row["image_id"] for row in store.failures().to_pylist()] == ["broken.jpg"]
+    assert committed_before.keys() <= set(store.manifest.column("shard").to_pylist())
+    assert commits(store_url).items() >= committed_before.items()
+
+
+def commits(store):
+    """Each commit's bytes: whoever does a committed shard again would change them."""
+    return {shard: files.read_bytes(layout.commit_url(str(store), shard)) for shard in layout.committed_shards(str(store))}
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_between_two_writes(photos, unbroken, tmp_path, point):
+    store = tmp_path / "store"
+    killed = subprocess.run(
+        [sys.executable, ROOT / "tests/builders/killed.py", point, "9", *map(str, command(photos, store))],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert layout.snapshot_ids(str(store)) == []
+    before = commits(store)
+    expected = {"while planning": 0, "between the last commit and the snapshot": 22}.get(point, 8)
+    assert len(before) == expected
+    done = captionbeam(*command(photos, store))
+    check(store, unbroken, before)
+    assert f"in {22 - expected} shards" in done.stdout
+    assert captionbeam(*command(photos, store)).stdout.count("nothing to do") == 1
+
+
+@pytest.mark.parametrize("moment", [0.3, 0.6, 0.9])
+def test_killed_whenever(photos, unbroken, tmp_path, moment):
+    """From outside, when this share of the shards is committed."""
+    store = tmp_path / "store"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", *map(str, command(photos, store))],
+        env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while len(layout.committed_shards(str(store))) < 22 * moment and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    before = commits(store)
+    captionbeam(*command(photos, store))
+    check(store, unbroken, before)
+
+
+def test_two_at_once(photos, unbroken, tmp_path):
+    """Two writers with the same command: both finish, and the store has each row once."""
+    store = tmp_path / "store"
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "jobs.cli", *map(str, command(photos, store))],
+            env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    for process in both:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    check(store, unbroken, {})
+
+
+def test_what_an_attempt_left_is_never_read(photos, unbroken, tmp_path):
+    store = tmp_path / "store"
+    captionbeam(*command(photos, store))
+    Path(store, "data", "zombie-0123.parquet").write_bytes(b"half a file")
+    assert rows(Store.open(str(store))) == unbroken
