@@ -1,0 +1,75 @@
+"""What a tokenizing run reads: which caption file serves which split, and which version of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from pipelines.captions import CaptionRecord, find_captions, read_captions
+from pipelines.sources.spec import version_of
+from schemas import files
+from schemas.errors import RequestError
+
+
+class InputFile(NamedTuple):
+    """One caption file. ``role``: ``train`` or ``val`` as it was named, ``both`` where it was named for both.
+
+    ``order`` is its place among the run's files, so that an image's captions keep one order on every runner.
+    """
+
+    order: int
+    role: str
+    url: str
+    member: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.url}: {self.member}" if self.member else self.url
+
+
+class SplitCaption(NamedTuple):
+    """One caption and the split it belongs to; ``split`` is '' for one that this run leaves out."""
+
+    split: str
+    order: int
+    row: int
+    record: CaptionRecord
+
+
+def list_inputs(train: Sequence[str], val: Sequence[str], member: str | None = None) -> list[InputFile]:
+    """The files that ``train`` and ``val`` name (paths, URLs, wildcards), each once. Raises RequestError."""
+    roles: dict[tuple[str, str], list[str]] = {}
+    for role, urls in (("train", train), ("val", val)):
+        for found in (found for url in urls for found in find_captions(url, member)):
+            named = roles.setdefault((files.absolute(found.url), found.member), [])
+            if role not in named:
+                named.append(role)
+    return [
+        InputFile(order, "both" if len(named) == 2 else named[0], url, inside, _version(url))
+        for order, ((url, inside), named) in enumerate(roles.items())
+    ]
+
+
+def split_captions(source: InputFile) -> Iterator[SplitCaption]:
+    """The captions of ``source``, each with its split. Raises RequestError.
+
+    A file's own splits hold (Karpathy's do); of a file named for validation only its ``val`` rows are taken.
+    """
+    for row, record in enumerate(read_captions(source.url, source.member or None)):
+        yield SplitCaption(_split_of(record, source), source.order, row, record)
+
+
+def _split_of(record: CaptionRecord, source: InputFile) -> str:
+    if source.role == "val" and record.split:
+        return "val" if record.split == "val" else ""
+    if source.role == "both" and not record.split:
+        raise RequestError(
+            f"{source} is named for both --train and --val, but does not say which images are which; "
+            "expected a file with splits of its own, or one file each"
+        )
+    return record.split or source.role
+
+
+def _version(url: str) -> str:
+    fs, path = files.split(url)
+    return version_of(fs.info(path)) or ""
