@@ -1,7 +1,7 @@
 """Reading a features snapshot for training: row group by row group, never all grids at once.
 
-Shapes: B images of a rank's part of a step, L places of a grid (H*W; 1 where features are pooled), C channels,
-N captions an image, T tokens a caption (START..END, then PAD).
+Shapes: B images of a rank's part of a step, L cells of a grid (H*W; 1 where features are pooled), C
+channels, N captions an image, T tokens a caption (START..END, then PAD).
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ T = TypeVar("T")
 class Batch(NamedTuple):
     """One rank's part of one step.
 
-    ``features`` float16 [B, L, C], ``tokens`` int64 [B, N, T], ``rows`` [B] of the token table. A part without
-    images has one blank image with an empty caption, so that its rank can take part in the step all the same;
-    ``rows`` is empty then, and whoever counts words must count none.
+    ``features`` float16 [B, L, C], ``tokens`` int64 [B, N, T], ``rows`` [B] of the token table. A part
+    without images has one blank image with an empty caption, so that its rank can take part in the step
+    all the same; ``rows`` is empty then, and whoever counts words must count none.
     """
 
     features: torch.Tensor
@@ -146,13 +146,12 @@ class GroupWindow:
 
 
 def prefetched(items: Generator[T], depth: int) -> Generator[T]:
-    """``items``, made in a background thread, at most ``depth`` of them ahead of the one in use."""
-    end = object()
+    """``items`` (none of them None), made in a background thread, at most ``depth`` ahead of use."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
     try:
-        ahead = deque(pool.submit(next, items, end) for _ in range(depth))
-        while (item := ahead.popleft().result()) is not end:
-            ahead.append(pool.submit(next, items, end))
+        ahead = deque(pool.submit(next, items, None) for _ in range(depth))
+        while (item := ahead.popleft().result()) is not None:
+            ahead.append(pool.submit(next, items, None))
             yield item
     finally:
         pool.shutdown(cancel_futures=True)

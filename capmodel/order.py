@@ -3,15 +3,18 @@
 The order is a pure function of (seed, epoch, number of images a step): not of the number of ranks. Two ranks
 with a batch of B see, step by step, the images that one rank with a batch of 2B sees.
 
-Row groups are put in random order; the images of the group at place p are spread at random over the stretch
-[p + 1/2 - mix/2, p + 1/2 + mix/2] of the epoch, cut off at its ends. So at most ``mix`` groups are open at any
-moment, every step draws about evenly from all of them, and each image comes exactly once an epoch. An epoch of N
-images has ceil(N / batch) steps whose sizes differ by at most one: no remainder is dropped, repeated or left in
-a tiny last step. A step is dealt to ranks sorted by the open groups' slots, in equal runs (again differing by at
-most one), so that a group is read by one rank, and only those on a border by two.
+Row groups are put in random order; the images of the group at place p are spread at random over the
+stretch [p + 1/2 - mix/2, p + 1/2 + mix/2] of the epoch, cut off at its ends. So at most ``mix`` groups are
+open at any moment, every step draws about evenly from all of them, and each image comes exactly once an
+epoch. An epoch of N images has ceil(N / batch) steps whose sizes differ by at most one: no remainder is
+dropped, repeated or left in a tiny last step. A step is dealt to ranks sorted by the open groups' slots, in
+equal runs (again differing by at most one), so that a group is read by one rank, and only those on a border
+by two.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 
@@ -21,8 +24,8 @@ def shuffled_steps(
 ) -> list[np.ndarray]:
     """For each step of ``epoch`` the indexes of the samples that ``rank`` of ``world`` computes.
 
-    ``group`` [N]: the row group of each sample; ``batch``: images a step over all ranks; ``mix``: groups open at
-    once, over all ranks. Every rank gets the same number of steps; a rank's part may be empty.
+    ``group`` [N]: the row group of each sample; ``batch``: images a step over all ranks; ``mix``: groups open
+    at once, over all ranks. Every rank gets the same number of steps; a rank's part may be empty.
     """
     order, slot = _spread(group, mix, np.random.default_rng([seed, epoch]))
     steps = even_parts(order, -(-len(order) // batch))
@@ -42,7 +45,7 @@ def sequential_steps(count: int, batch: int, rank: int = 0, world: int = 1) -> l
 def even_parts(values: np.ndarray, parts: int) -> list[np.ndarray]:
     """``values`` in ``parts`` runs whose lengths differ by at most one."""
     cuts = np.arange(parts + 1) * len(values) // parts
-    return [values[start:end] for start, end in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [values[start:end] for start, end in pairwise(cuts)]
 
 
 def _spread(group: np.ndarray, mix: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

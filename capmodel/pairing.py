@@ -21,7 +21,7 @@ from schemas.tokens import TokenTable
 
 @dataclass(frozen=True)
 class Places:
-    """Where a snapshot's live images lie: for image ``ids[i]`` row group ``group[i]`` and ``position[i]`` in it.
+    """Where a snapshot's live images lie: image ``ids[i]`` in row group ``group[i]`` at ``position[i]``.
 
     A position counts live rows only, as ``Store.read_row_group`` gives them.
     """
@@ -34,7 +34,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Samples:
-    """The images of one split, sorted by place: ``group[i]``, ``position[i]`` there, ``row[i]`` of the table."""
+    """The images of one split, by place: ``group[i]``, ``position[i]`` there, ``row[i]`` of the table."""
 
     groups: tuple[RowGroup, ...]
     group: np.ndarray
@@ -102,7 +102,7 @@ def _locate(rows: np.ndarray, url: str, groups: Sequence[RowGroup]) -> tuple[np.
 
 
 def _matched(table: TokenTable, places: Places) -> dict[str, str]:
-    """``{the table's image id: the store's}``. Raises RequestError where two of the table's share one image."""
+    """``{the table's image id: the store's}``. Raises RequestError where two of them share one image."""
     matched = match_images(table.rows, places.ids)
     taken: dict[str, str] = {}
     for image_id, partner in matched.items():
@@ -125,9 +125,9 @@ def _check_halves(
     if len(blind) + len(mute) <= max_missing * images:
         return
     reasons = [
-        f"{len(blind)} captioned images have no features in {store.url}, snapshot {store.snapshot_id}"
+        f"{len(blind)} with captions but no features in {store.url}, snapshot {store.snapshot_id}"
         f"{_example(blind)}",
-        f"{len(mute)} images there have no captions in {table.url}{_example(mute)}",
+        f"{len(mute)} with features but no captions in {table.url}{_example(mute)}",
     ]
     raise RequestError(
         f"{len(blind) + len(mute)} of {images} images lack their other half: {', '.join(reasons)}; "

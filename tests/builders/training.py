@@ -41,11 +41,12 @@ def _row(name: str, split: str, texts: Sequence[str], tokenizer: Tokenizer) -> d
 def numbered_captions(train: int, val: int, each: int = 2) -> dict[str, tuple[str, list[str]]]:
     """``train`` + ``val`` images named by number, val ones among the others, ``each`` captions each."""
     every = max(1, (train + val) // val) if val else 0
-    splits = [
-        "val" if val and number % every == 0 and number // every < val else "train"
-        for number in range(train + val)
-    ]
+    held = {number * every for number in range(val)}
     return {
-        f"{number:04d}.jpg": (split, [f"picture {number} seen {time} times" for time in range(each)])
-        for number, split in enumerate(splits)
+        f"{number:04d}.jpg": ("val" if number in held else "train", _texts(number, each))
+        for number in range(train + val)
     }
+
+
+def _texts(number: int, each: int) -> list[str]:
+    return [f"picture {number} seen {time} times" for time in range(each)]

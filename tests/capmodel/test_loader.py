@@ -219,9 +219,9 @@ def test_images_without_their_other_half_are_refused_beyond_a_share(tmp_path, ta
     with pytest.raises(RequestError) as caught:
         pair(store, table, 0.01)
     assert str(caught.value) == (
-        f"2 of 58 images lack their other half: 1 captioned images have no features in {store.url}, snapshot 1 "
-        f"('0011.jpg' for one), 1 images there have no captions in {table.url} ('other.jpg' for one); "
-        "expected at most a share of 0.01 (--max-missing)"
+        f"2 of 58 images lack their other half: 1 with captions but no features in {store.url}, "
+        f"snapshot 1 ('0011.jpg' for one), 1 with features but no captions in {table.url} "
+        "('other.jpg' for one); expected at most a share of 0.01 (--max-missing)"
     )
     assert len(pair(store, table, 0.04)["train"]) == 49
 
@@ -235,7 +235,7 @@ def test_test_images_need_no_features_but_count_as_captioned(tmp_path):
 
 def test_an_empty_split_and_a_store_of_captions_are_refused(tmp_path, table):
     store = make_features(str(tmp_path / "store"), table.image_ids("train"))
-    with pytest.raises(RequestError, match="no val image of .* has features in .*, snapshot 1"):
+    with pytest.raises(RequestError, match=r"no val image of .* has features in .*, snapshot 1"):
         pair(store, table, 1.0)
     with pytest.raises(RequestError, match="is a store of captions; expected one of features"):
         pair(make_captions(str(tmp_path / "c"), {"0001.jpg": "a"}), table, 1.0)
