@@ -1,0 +1,109 @@
+"""Captions from features: greedy, beam search or sampling, with a prefix, n best and attention.
+
+Example::
+
+    options = DecodeOptions(method="beam", beam=3)
+    best = [captions[0].text for captions in generate(decoder, grids, options, image_ids, tokenizer)]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from capmodel.decoder import AttentiveDecoder
+from capmodel.generation.choices import Draw, Forced, Likeliest, uniforms
+from capmodel.generation.options import DecodeOptions
+from capmodel.generation.walk import NEVER, Choose, Rules, Trace, attended, write, written
+from capmodel.tokenizers import Tokenizer
+from schemas.errors import RequestError
+
+__all__ = ["Caption", "DecodeOptions", "check_options", "generate"]
+
+
+class Caption(NamedTuple):
+    """One caption of one image.
+
+    ``logprob`` is the sum of the natural log-probabilities of all its tokens, a prefix's and END included.
+    ``tokens`` are without START and END; ``attention`` float32 [len(tokens), L] has one row for each of them,
+    the weights over the grid's cells (row by row) with which it was written.
+    """
+
+    text: str
+    logprob: float
+    tokens: list[str]
+    attention: np.ndarray | None = None
+
+
+def check_options(options: DecodeOptions, decoder: AttentiveDecoder, tokenizer: Tokenizer) -> list[int]:
+    """The ids of the prefix. Raises RequestError where the model cannot write what the options ask for."""
+    ids = tokenizer.encode_whole(options.prefix)[1:-1]
+    if tokenizer.unk in ids and not options.allow_unk:
+        raise RequestError(
+            f"prefix {options.prefix!r} has a word that the model does not know; expected others"
+        )
+    most = options.max_length or decoder.config.max_length
+    if len(ids) + 2 > most:
+        raise RequestError(f"prefix {options.prefix!r} has {len(ids)} tokens; expected at most {most - 2}")
+    if options.method == "beam" and options.beam > decoder.config.vocab_size:
+        raise RequestError(f"beam is {options.beam}; expected at most the {decoder.config.vocab_size} tokens")
+    return ids
+
+
+@torch.inference_mode()
+def generate(
+    decoder: AttentiveDecoder,
+    features: Tensor,
+    options: DecodeOptions,
+    image_ids: Sequence[str],
+    tokenizer: Tokenizer,
+) -> list[list[Caption]]:
+    """``n_best`` captions for each image, best first; fewer where the maximum length leaves room for fewer.
+
+    ``features`` ``[B, L, C]``, ``[B, H, W, C]`` or ``[B, C]`` lie on the decoder's device. Under a fixed B
+    an image's captions are the same to the last bit whatever its batch-mates are. Raises RequestError.
+    """
+    prefix = check_options(options, decoder, tokenizer)
+    was_training = decoder.training
+    decoder.eval()
+    try:
+        traces = _write(decoder, features, options, image_ids, prefix)
+    finally:
+        decoder.train(was_training)
+    return _captions(traces, options, tokenizer)
+
+
+def _write(
+    decoder: AttentiveDecoder,
+    features: Tensor,
+    options: DecodeOptions,
+    image_ids: Sequence[str],
+    prefix: Sequence[int],
+) -> Trace:
+    steps = (options.max_length or decoder.config.max_length) - 1
+    state = decoder.begin(features)
+    first = torch.full((len(features), 1), decoder.config.start, device=features.device)
+    rules = Rules(decoder.config, options.allow_unk, features.device)
+    choose: Choose = Likeliest(options.rows)
+    if options.method == "sample":
+        numbers = uniforms(options.seed, image_ids, options.n_best, steps - len(prefix))
+        choose = Draw(options, torch.from_numpy(numbers).to(features.device))
+    return write(decoder, state, first, rules, Forced(prefix, choose), steps, options.keep_attention)
+
+
+def _captions(trace: Trace, options: DecodeOptions, tokenizer: Tokenizer) -> list[list[Caption]]:
+    """The best captions of each image by score, those of beams that never found a continuation left out."""
+    scores, tokens = trace.scores.cpu().numpy(), written(trace)
+    weights = attended(trace) if options.keep_attention else None
+    order = np.argsort(-scores, axis=1, kind="stable")[:, : options.n_best]
+
+    def caption(image: int, row: int) -> Caption:
+        ids = tokens[image, row, : int(np.argmax(tokens[image, row] == tokenizer.end))].tolist()
+        kept = None if weights is None else weights[image, row, : len(ids)]
+        return Caption(tokenizer.decode(ids), float(scores[image, row]), tokenizer.tokens(ids), kept)
+
+    return [[caption(i, row) for row in rows if scores[i, row] > NEVER] for i, rows in enumerate(order)]

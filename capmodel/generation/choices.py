@@ -1,0 +1,98 @@
+"""How the next words are chosen: the likeliest continuations, or a draw.
+
+Shapes: B images, n captions an image before a step and K after it, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from capmodel.generation.options import DecodeOptions
+from capmodel.generation.walk import Choose
+
+
+class Likeliest:
+    """Beam search: of all continuations of an image's captions the K likeliest.
+
+    Finished captions stay in the race. As a caption only loses by going on, an image is done when its K best
+    are finished. One beam is greedy search.
+    """
+
+    def __init__(self, beam: int) -> None:
+        self.beam = beam
+
+    def __call__(self, logprobs: Tensor, scores: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        total = (scores.unsqueeze(-1) + logprobs).flatten(1)
+        best, place = total.topk(min(self.beam, total.shape[1]), dim=1)
+        vocabulary = logprobs.shape[-1]
+        return place // vocabulary, place % vocabulary, best
+
+
+class Forced:
+    """The words of a prefix, one caption an image; after the last of them ``then`` chooses."""
+
+    def __init__(self, prefix: Sequence[int], then: Choose) -> None:
+        self.prefix, self.then = prefix, then
+
+    def __call__(self, logprobs: Tensor, scores: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        if step >= len(self.prefix):
+            return self.then(logprobs, scores, step - len(self.prefix))
+        token = self.prefix[step]
+        parents = torch.zeros_like(scores, dtype=torch.int64)
+        return parents, torch.full_like(parents, token), scores + logprobs[..., token]
+
+
+class Draw:
+    """Sampling: K captions an image, each going on with a word drawn by a number of its own.
+
+    Scores add up the model's own log-probabilities, before temperature, top-k and top-p.
+    """
+
+    def __init__(self, options: DecodeOptions, numbers: Tensor) -> None:
+        """``numbers`` ``[B, K, steps]`` in [0, 1), as ``uniforms`` draws them."""
+        self.options, self.numbers = options, numbers
+
+    def __call__(self, logprobs: Tensor, scores: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        images, captions, _ = self.numbers.shape
+        parents = torch.arange(captions, device=scores.device) % scores.shape[1]
+        logprobs, scores = (part.expand(images, captions, *part.shape[2:]) for part in (logprobs, scores))
+        tokens = draw(logprobs, self.numbers[..., step], self.options)
+        gained = logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+        return parents.expand(images, captions), tokens, scores + gained
+
+
+def draw(logprobs: Tensor, numbers: Tensor, options: DecodeOptions) -> Tensor:
+    """One token id a row of ``logprobs`` ``[..., V]``: the distribution inverted at ``numbers`` ``[...]``."""
+    values, ids = logprobs / options.temperature, None
+    if options.top_k or options.top_p < 1:
+        values, ids = values.topk(min(options.top_k or values.shape[-1], values.shape[-1]), dim=-1)
+    chances = torch.softmax(values, dim=-1)
+    if options.top_p < 1:
+        chances = chances * (chances.cumsum(-1) - chances < options.top_p)
+    heights = chances.cumsum(-1)
+    top = heights[..., -1]
+    at = torch.minimum(numbers * top, torch.nextafter(top, torch.zeros_like(top)))
+    place = (heights <= at.unsqueeze(-1)).sum(-1)
+    return place if ids is None else ids.gather(-1, place.unsqueeze(-1)).squeeze(-1)
+
+
+def uniforms(seed: int, image_ids: Sequence[str], captions: int, steps: int) -> np.ndarray:
+    """``[B, captions, steps]`` float32 in [0, 1): row (b, i) depends on (seed, image_ids[b], i) only.
+
+    More captions or steps leave the numbers of the others as they are.
+    """
+    numbers = np.empty((len(image_ids), captions, steps), np.float32)
+    for image, name in enumerate(image_ids):
+        for caption in range(captions):
+            numbers[image, caption] = _stream(seed, name, caption).random(steps, np.float32)
+    return numbers
+
+
+def _stream(seed: int, image_id: str, caption: int) -> np.random.Generator:
+    digest = hashlib.sha256(f"{seed}/{caption}/{image_id}".encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
