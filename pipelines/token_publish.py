@@ -27,12 +27,9 @@ def check_output(url: str, spec: Mapping[str, Any], overwrite: bool) -> bool:
         return True
     if record is None:
         return True
-    changed = [
-        name for name in sorted({*spec, *record["spec"]}) if spec.get(name) != record["spec"].get(name)
-    ]
-    if changed:
+    if record["spec"] != spec:
         raise RequestError(
-            f"{url!r} holds a token table made with other {_listed(changed)}; "
+            f"{url!r} holds another token table ({_difference(record['spec'], spec)}); "
             "expected the same request, a new --output or --overwrite"
         )
     return False
@@ -101,5 +98,8 @@ def _remove(url: str) -> None:
             fs.rm(path, recursive=True)
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(name.replace("_", " ") for name in names)
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What the table that is there was made with, where that differs."""
+    options = {name: value for name, value in old["options"].items() if new["options"].get(name) != value}
+    said = [f"{name.replace('_', ' ')} {value}" for name, value in options.items()]
+    return ", ".join(said + ["other captions"] * (old["captions"] != new["captions"]))

@@ -17,6 +17,7 @@ import apache_beam as beam
 from apache_beam.pvalue import AsDict, AsIter, AsSingleton, PBegin, PCollection
 
 from capmodel.tokenizers import Tokenizer, check_max_length, learn_tokenizer, splitter
+from pipelines import live
 from pipelines.boundary import across_workers
 from pipelines.runner import run_pipeline
 from pipelines.token_inputs import InputFile, split_captions
@@ -35,18 +36,31 @@ class TokenizeOptions:
     """How captions become ids. ``merges`` is for byte pairs, ``min_count`` for words. Raises RequestError."""
 
     kind: str = "bpe"
-    merges: int = 4000
-    min_count: int = 5
     max_length: int = 64
+    merges: int | None = 4000
+    min_count: int | None = None
 
     def __post_init__(self) -> None:
         splitter(self.kind)
         check_max_length(self.max_length)
+        spare, other = ("min_count", "words") if self.kind == "bpe" else ("merges", "bpe")
+        if getattr(self, spare) is not None:
+            raise RequestError(
+                f"--{spare.replace('_', '-')} is for --kind {other}; this is --kind {self.kind}"
+            )
+
+    @classmethod
+    def of(
+        cls, kind: str, max_length: int = 64, merges: int | None = None, min_count: int | None = None
+    ) -> "TokenizeOptions":
+        """The options of ``kind``, its own default where the one that it needs is None."""
+        if kind == "bpe":
+            return cls(kind, max_length, 4000 if merges is None else merges, min_count)
+        return cls(kind, max_length, merges, 5 if min_count is None else min_count)
 
     def spec(self) -> dict[str, Any]:
         """What shapes the result, and nothing else."""
-        unused = "min_count" if self.kind == "bpe" else "merges"
-        return {name: value for name, value in asdict(self).items() if name != unused}
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def tokenize(
@@ -55,38 +69,54 @@ def tokenize(
     options: TokenizeOptions,
     beam_args: Sequence[str] = (),
     overwrite: bool = False,
+    run_id: str = "tokenize",
 ) -> TokenTable | None:
-    """Make the token table at ``url``; None where it is there already. Raises RequestError, SystemicError."""
+    """Make the token table at ``url``; None where it is there already. Raises RequestError, SystemicError.
+
+    ``run_id`` is what ``counts_so_far`` is asked for meanwhile.
+    """
     url = files.absolute(url)
     spec = {"options": options.spec(), "captions": [source._asdict() for source in inputs]}
     if not check_output(url, spec, overwrite):
         return None
-    run_pipeline(beam_args, lambda p: p | "Tokenize" >> TokenizeCaptions(url, inputs, options, spec))
+    run_pipeline(beam_args, lambda p: p | "Tokenize" >> TokenizeCaptions(url, inputs, options, spec, run_id))
     return TokenTable.open(url)
+
+
+def counts_so_far(run_id: str) -> tuple[int, int]:
+    """Captions encoded and captions read, as far as workers are threads of this process."""
+    return live.count(f"{run_id} encoded"), live.count(f"{run_id} read")
 
 
 class TokenizeCaptions(beam.PTransform):
     """Reads ``inputs`` and publishes the token table at ``url``."""
 
     def __init__(
-        self, url: str, inputs: Sequence[InputFile], options: TokenizeOptions, spec: Mapping[str, Any]
+        self,
+        url: str,
+        inputs: Sequence[InputFile],
+        options: TokenizeOptions,
+        spec: Mapping[str, Any],
+        run_id: str = "tokenize",
     ) -> None:
         super().__init__()
         self._url, self._inputs, self._options, self._spec = url, list(inputs), options, dict(spec)
+        self._run_id = run_id
 
     def expand(self, start: PBegin) -> PCollection:
         captions = (
             start
             | "ListFiles" >> beam.Create(self._inputs)
             | "SpreadFiles" >> beam.Reshuffle()
-            | "ReadCaptions" >> beam.FlatMap(across_workers(read_keyed)).with_output_types(Keyed)
+            | "ReadCaptions"
+            >> beam.FlatMap(across_workers(read_keyed), self._run_id).with_output_types(Keyed)
             | "SpreadCaptions" >> beam.Reshuffle()
         )
         tokenizer = AsSingleton(captions | "Learn" >> _LearnTokenizer(self._options))
         rows = (
             captions
             | "GroupByImage" >> beam.GroupByKey()
-            | "EncodeImages" >> beam.Map(across_workers(encode_image), tokenizer)
+            | "EncodeImages" >> beam.Map(across_workers(encode_image), tokenizer, self._run_id)
         )
         return (
             start
@@ -115,9 +145,10 @@ class _LearnTokenizer(beam.PTransform):
         )
 
 
-def read_keyed(source: InputFile) -> Iterator[Keyed]:
+def read_keyed(source: InputFile, run_id: str) -> Iterator[Keyed]:
     """The captions of one file by image, those of other splits too. Raises RequestError."""
     for split, order, row, record in split_captions(source):
+        live.seen(f"{run_id} read", 1)
         yield record.key, (split, order, row, record.image_id, record.file_name, record.caption)
 
 
@@ -131,16 +162,12 @@ def learn(options: TokenizeOptions, counts: Mapping[str, int]) -> Tokenizer:
     """The tokenizer of these word counts. Raises RequestError where there are none."""
     if not counts:
         raise RequestError("no word was found in the captions named for learning; expected some with --train")
-    return learn_tokenizer(
-        options.kind,
-        counts,
-        merges=options.merges,
-        min_count=options.min_count,
-        max_length=options.max_length,
-    )
+    return learn_tokenizer(word_counts=counts, **options.spec())
 
 
-def encode_image(image: tuple[str, Iterable[Caption]], tokenizer: Tokenizer) -> dict[str, Any]:
+def encode_image(
+    image: tuple[str, Iterable[Caption]], tokenizer: Tokenizer, run_id: str = "tokenize"
+) -> dict[str, Any]:
     """One row of the token table; beside its columns, how many captions were cut and why others are left out.
 
     Left out are those of a split that was not asked for, and those without a word. Raises RequestError for an
@@ -148,6 +175,7 @@ def encode_image(image: tuple[str, Iterable[Caption]], tokenizer: Tokenizer) -> 
     """
     key, captions = image
     everything = sorted(captions)
+    live.seen(f"{run_id} encoded", len(everything))
     wanted = [caption for caption in everything if caption[0]]
     splits = {split for split, *_ in wanted}
     if len(splits) > 1:

@@ -106,7 +106,7 @@ def read_record(url: str) -> dict[str, Any] | None:
     """``record.json`` of the token table at ``url``; None where there is no (whole) token table."""
     try:
         return files.read_json(files.join(url, RECORD))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as err:
         raise StoreError(f"{RECORD} in {url!r} is not JSON: {err}") from err

@@ -1,0 +1,121 @@
+"""Captions to a tokenizer and a token table, which train reads."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from jobs.options import natural, positive
+from jobs.progress import Progress, clock
+from jobs.summary import print_table, size
+from schemas.tokens import SPLITS, read_record
+
+BEAM = True
+HELP = """\
+  captionbeam tokenize --train captions_train2014.json --val captions_val2014.json --output tokens
+  captionbeam tokenize --train dataset_coco.json --output tokens               # has its own splits
+  captionbeam tokenize --train captions.parquet --output tokens --kind words --min-count 5
+
+Turns captions into token ids. CAPTIONS is COCO's JSON (also inside its zip), Karpathy's split JSON, JSON
+lines (.jsonl) or Parquet, on this disk or any fsspec URL, wildcards allowed. The tokenizer learns from the
+captions of --train alone. Splits that a file itself names hold; of a --val file with such splits only the val
+rows are taken.
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of ``captionbeam tokenize``."""
+    parser.add_argument(
+        "--train", nargs="+", required=True, metavar="CAPTIONS", help="captions to learn from"
+    )
+    parser.add_argument("--val", nargs="+", default=[], metavar="CAPTIONS", help="captions to validate with")
+    parser.add_argument(
+        "--output", required=True, metavar="TOKENS", help="folder for the table and the tokenizer"
+    )
+    parser.add_argument("--member", metavar="NAME", help="the caption file inside a zip that holds several")
+    parser.add_argument(
+        "--kind",
+        choices=("bpe", "words", "whitespace"),
+        default="bpe",
+        help="bpe: byte pairs; words: lower-cased, no punctuation; whitespace: as they stand (default bpe)",
+    )
+    parser.add_argument("--merges", type=natural, metavar="N", help="of bpe (default 4000)")
+    parser.add_argument(
+        "--min-count", type=positive, metavar="N", help="of words: rarer ones become UNK (default 5)"
+    )
+    parser.add_argument(
+        "--max-length", type=positive, default=64, metavar="N", help="tokens with START and END (default 64)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace another token table at TOKENS")
+
+
+def run(options: argparse.Namespace, beam_args: list[str]) -> int:
+    """Make the token table, or say that it is there."""
+    from pipelines.token_inputs import list_inputs
+    from pipelines.tokenize import TokenizeOptions, tokenize
+
+    inputs = list_inputs(options.train, options.val, options.member)
+    wanted = TokenizeOptions.of(options.kind, options.max_length, options.merges, options.min_count)
+    start, run_id = time.monotonic(), uuid.uuid4().hex
+    with _progress(run_id):
+        table = tokenize(options.output, inputs, wanted, beam_args, options.overwrite, run_id)
+    if table is None:
+        print(f"nothing to do: {options.output} holds this very token table")
+    record = table.record if table else read_record(options.output)
+    if record is not None:
+        print_table(f"tokens: {options.output}", _rows(record, time.monotonic() - start if table else None))
+    return 0
+
+
+@contextmanager
+def _progress(run_id: str) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=_watch, args=(run_id, stop), name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _watch(run_id: str, stop: threading.Event) -> None:
+    from pipelines.tokenize import counts_so_far
+
+    with Progress("tokenize", unit="captions", stream=sys.stderr) as progress:
+        while not stop.wait(1.0):
+            progress.update(*counts_so_far(run_id))
+
+
+def _rows(record: Mapping[str, Any], seconds: float | None) -> dict[str, Any]:
+    tokenizer = record["tokenizer"]
+    options = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in tokenizer["options"].items())
+    rows = {
+        "tokenizer": f"{tokenizer['kind']}, {options}",
+        "vocabulary": f"{tokenizer['vocab_size']:,} tokens",
+    }
+    for split in SPLITS:
+        counts = record["splits"][split]
+        if counts["images"] or split != "test":
+            rows[split] = _split_line(counts)
+    left_out = {name: count for name, count in record["left_out"].items() if count}
+    if left_out:
+        rows["left out"] = ", ".join(
+            f"{count:,} {name.replace('_', ' ')}" for name, count in left_out.items()
+        )
+    rows["table"] = size(record["bytes"])
+    if seconds is not None:
+        rows["time"] = clock(seconds)
+    return rows
+
+
+def _split_line(counts: Mapping[str, Any]) -> str:
+    captions = f"{counts['captions']:,} captions of {counts['images']:,} images"
+    lengths = f"{counts['mean_tokens']:.1f} tokens each, longest {counts['longest']}, {counts['cut']:,} cut"
+    return f"{captions}, {lengths}, {counts['unknown_share']:.2%} UNK"

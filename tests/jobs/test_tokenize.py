@@ -1,0 +1,91 @@
+"""``captionbeam tokenize`` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from capmodel.tokenizers import load_tokenizer
+from jobs.cli import main
+from schemas.tokens import TokenTable
+from tests.builders.captions import coco, write_json, write_zip
+
+TRAIN = {"a.jpg": ["A dog runs.", "Two dogs."], "b.jpg": ["A cat runs."]}
+VAL = {"c.jpg": ["A zebra runs."]}
+
+
+@pytest.fixture
+def request_(tmp_path) -> list[str]:
+    train = write_json(tmp_path / "train.json", coco(TRAIN))
+    val = write_json(tmp_path / "val.json", coco(VAL))
+    return ["tokenize", "--train", train, "--val", val, "--output", str(tmp_path / "tokens")]
+
+
+def test_a_table_and_a_summary(request_, tmp_path, capsys):
+    assert main([*request_, "--kind", "words", "--min-count", "1"]) == 0
+    assert TokenTable.open(str(tmp_path / "tokens")).image_ids("train") == ["a.jpg", "b.jpg"]
+    said = capsys.readouterr().out
+    assert "words, min count 1" in said
+    assert "10 tokens" in said
+    assert "3 captions of 2 images, 2.7 tokens each, longest 3, 0 cut, 0.00% UNK" in said
+    assert "1 captions of 1 images, 3.0 tokens each, longest 3, 0 cut, 33.33% UNK" in said
+
+
+def test_again_there_is_nothing_to_do(request_, tmp_path, capsys):
+    main(request_)
+    capsys.readouterr()
+    assert main(request_) == 0
+    assert capsys.readouterr().out.startswith(
+        f"nothing to do: {tmp_path / 'tokens'} holds this very token table\n"
+    )
+
+
+def test_options_reach_the_tokenizer(request_, tmp_path):
+    assert main([*request_, "--kind", "words", "--min-count", "2", "--max-length", "5"]) == 0
+    tokenizer = load_tokenizer(str(tmp_path / "tokens" / "tokenizer"))
+    assert (tokenizer.kind, tokenizer.vocab[4:], tokenizer.max_length) == ("words", ("a", "runs"), 5)
+
+
+def test_a_member_of_a_zip_is_chosen(tmp_path):
+    url = write_zip(tmp_path / "c.zip", {"captions_train.json": coco(TRAIN), "captions_val.json": coco(VAL)})
+    output = str(tmp_path / "tokens")
+    assert main(["tokenize", "--train", url, "--member", "captions_train.json", "--output", output]) == 0
+    assert TokenTable.open(output).image_ids("train") == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (["--kind", "words"], "holds another token table (kind bpe, merges 4000); expected the same request"),
+        (
+            ["--train", "none.json"],
+            "there is no caption file 'none.json'; expected .json, .jsonl, .parquet or .zip",
+        ),
+        (["--member", "x"], "--member x chooses from a zip; expected one among the caption files"),
+        (["--max-length", "2"], "a maximum length of 2 is too short; expected 3 or more"),
+        (["--min-count", "5"], "--min-count is for --kind words; this is --kind bpe"),
+        (["--kind", "chars"], "invalid choice: 'chars'"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence_and_status_2(change, sentence, request_, tmp_path, capsys):
+    main(request_)
+    before = Path(tmp_path, "tokens", "record.json").read_bytes()
+    capsys.readouterr()
+    assert main([*request_, *change]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+    assert Path(tmp_path, "tokens", "record.json").read_bytes() == before
+
+
+def test_a_broken_row_is_one_sentence_too(request_, tmp_path, capsys):
+    content = coco(VAL)
+    content["annotations"][0]["image_id"] = 99
+    Path(request_[4]).write_text(json.dumps(content))
+    assert main(request_) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("captionbeam: ")
+    assert said[-1].endswith("val.json: annotations[0] has image_id 99; expected one of the file's 1 images")
+    assert not (tmp_path / "tokens").exists()
