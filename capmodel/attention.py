@@ -29,9 +29,9 @@ class AdditiveAttention(nn.Module):
     def forward(self, keys: Tensor, values: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """Context ``[B, N, F]`` and weights ``[B, N, L]``.
 
-        From ``keys [B, L, A]``, ``values [B, L, F]`` and ``query [B, N, A]``. The weights sum to 1 over L;
-        under autocast they are float32.
+        From ``keys [B, L, A]``, ``values [B, L, F]`` and ``query [B, N, A]``. The weights are float32
+        and sum to 1 over L.
         """
         match = torch.sigmoid_(keys.unsqueeze(1) + (2 * query).unsqueeze(2))
-        weights = torch.softmax(2 * self.score(match).squeeze(-1), dim=-1)
+        weights = torch.softmax(2 * self.score(match).squeeze(-1), dim=-1, dtype=torch.float32)
         return torch.bmm(weights.to(values.dtype), values), weights

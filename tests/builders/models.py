@@ -1,0 +1,38 @@
+"""Tiny decoders and tokenizers, with weights large enough that their captions differ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from capmodel.decoder import AttentiveDecoder, DecoderConfig
+from capmodel.tokenizers import WordTokenizer
+
+WORDS = ("a", "dog", "runs", "on", "grass", "two", "cats", "sleep")
+
+
+def make_tokenizer(words: int = len(WORDS), max_length: int = 8) -> WordTokenizer:
+    """A tokenizer of the first ``words`` of WORDS; ids from 4 on."""
+    counts = {word: 10 + len(WORDS) - place for place, word in enumerate(WORDS[:words])}
+    return WordTokenizer.learn(counts, min_count=1, max_length=max_length)
+
+
+def make_decoder(
+    tokenizer: WordTokenizer, shape: tuple[int, ...] = (2, 3, 5), seed: int = 0, **settings: Any
+) -> AttentiveDecoder:
+    """A decoder for ``tokenizer`` in evaluation mode, random by ``seed`` and far from uniform."""
+    sizes = {"embed_dim": 6, "hidden_dim": 7, "attention_dim": 4, "feature_dim": 5} | settings
+    config = DecoderConfig(tokenizer.vocab_size, shape, max_length=tokenizer.max_length, **sizes)
+    generator = torch.Generator().manual_seed(seed)
+    decoder = AttentiveDecoder(config)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return decoder.eval()
+
+
+def make_features(images: int, shape: tuple[int, ...] = (2, 3, 5), seed: int = 0) -> torch.Tensor:
+    """``[images, *shape]`` float16, as a features store keeps them."""
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal((images, *shape), np.float32)).half()
