@@ -1,0 +1,111 @@
+"""BLEU, ROUGE-L and CIDEr of captions against references, as the published COCO evaluation computes them.
+
+Torch-free. ``score`` for one evaluation; ``References`` where the same references are used again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from capmodel.metrics.bleu import ORDERS, BleuCounts, add_counts, bleu, count_image
+from capmodel.metrics.cider import CiderReferences
+from capmodel.metrics.ptb import tokenize
+from capmodel.metrics.rouge import rouge_l
+from schemas.errors import RequestError
+
+SCORES = (
+    *(f"Bleu_{order}" for order in range(1, ORDERS + 1)),
+    "ROUGE_L",
+    "CIDEr",
+    "CIDEr_D",
+    "CIDEr_original",
+)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores over all images, the counts that BLEU is made of, and every image's own scores."""
+
+    scores: dict[str, float]
+    counts: BleuCounts
+    images: dict[str, dict[str, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Scores and counts, as JSON has them."""
+        return {**self.scores, "counts": asdict(self.counts)}
+
+
+class References:
+    """The references of a fixed set of images, tokenized once.
+
+    >>> references = References({"1": ["A dog runs.", "The dog is running"], "2": ["Two cats"]})
+    >>> round(references.cider({"1": "a dog runs", "2": "two cats"}), 3)
+    4.553
+    """
+
+    def __init__(self, captions: Mapping[str, Sequence[str]]) -> None:
+        """``captions``: image id to its captions, as written. Raises RequestError for an image with none."""
+        if not captions or not all(captions.values()):
+            bare = next((image for image, texts in captions.items() if not texts), None)
+            what = "there are no references at all" if bare is None else f"image {bare!r} has no reference"
+            raise RequestError(
+                f"{what}; every image that is scored needs at least one caption to compare with"
+            )
+        tokens = iter(tokenize([text for texts in captions.values() for text in texts]))
+        self._tokens = {image: [next(tokens) for _ in texts] for image, texts in captions.items()}
+        self._words = {image: [_words(one) for one in texts] for image, texts in self._tokens.items()}
+        self._cider = CiderReferences(self._words)
+
+    def cider(self, hypotheses: Mapping[str, str]) -> float:
+        """CIDEr (that is, CIDEr-D) of one caption for each image: what to watch during training."""
+        captions = self._tokenized(hypotheses)
+        return sum(self._cider.cider_d(image, _words(one)) for image, one in captions.items()) / len(captions)
+
+    def evaluate(self, hypotheses: Mapping[str, str]) -> Evaluation:
+        """All scores. Raises RequestError unless ``hypotheses`` has a caption for each image and no other."""
+        captions = self._tokenized(hypotheses)
+        counts = {image: count_image(_words(one), self._words[image]) for image, one in captions.items()}
+        images = {image: self._score_image(image, one, counts[image]) for image, one in captions.items()}
+        total = add_counts(counts.values())
+        means = {name: sum(one[name] for one in images.values()) / len(images) for name in SCORES[ORDERS:]}
+        return Evaluation({**_by_order(bleu(total)), **means}, total, images)
+
+    def _tokenized(self, hypotheses: Mapping[str, str]) -> dict[str, list[str]]:
+        if odd := sorted(self._tokens.keys() ^ hypotheses.keys()):
+            lacks = "no caption to score" if odd[0] in self._tokens else "no reference"
+            raise RequestError(
+                f"{len(odd)} images are not on both sides (image {odd[0]!r} has {lacks}); expected the same"
+            )
+        ordered = [hypotheses[image] for image in self._tokens]
+        return dict(zip(self._tokens, tokenize(ordered), strict=True))
+
+    def _score_image(self, image: str, tokens: list[str], counts: BleuCounts) -> dict[str, float]:
+        words = _words(tokens)
+        cider_d = self._cider.cider_d(image, words)
+        return {
+            **_by_order(bleu(counts)),
+            "ROUGE_L": rouge_l(tokens, self._tokens[image]),
+            "CIDEr": cider_d,
+            "CIDEr_D": cider_d,
+            "CIDEr_original": self._cider.cider_original(image, words),
+        }
+
+
+def score(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Scores of one caption an image against its references, by the names of SCORES, and ``counts``.
+
+    ``CIDEr`` is what coco-caption publishes under that name, which is CIDEr-D; see ``cider``. Its idf comes
+    from ``references``. Both sides must have the same images: leave out the others first.
+    """
+    return References(references).evaluate(hypotheses).to_dict()
+
+
+def _words(tokens: Sequence[str]) -> list[str]:
+    """Words as the published BLEU and CIDEr count them: ``23 3/4``, one token to ROUGE-L, is two here."""
+    return " ".join(tokens).split()
+
+
+def _by_order(scores: Sequence[float]) -> dict[str, float]:
+    return dict(zip(SCORES, scores, strict=False))
