@@ -52,7 +52,7 @@ def check_options(options: DecodeOptions, decoder: AttentiveDecoder, tokenizer: 
     return ids
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: under it autocast casts every weight anew at each step
 def generate(
     decoder: AttentiveDecoder,
     features: Tensor,
