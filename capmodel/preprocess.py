@@ -1,0 +1,161 @@
+"""Pixels of any size to the tensor an encoder was trained on.
+
+Shapes: H, W the picture's height and width; S the encoder's image size; B a batch.
+
+Two steps, because only the first is worth doing on every decode thread and only its result is small:
+``pixels`` crops and resizes to uint8 ``[3, S, S]``; ``scale`` makes floats of a whole batch, on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+from schemas.errors import RequestError
+
+VERSION = 1  # raise it by hand whenever decode_image or this module gives other numbers for the same options
+
+CROPS = ("resize-crop", "crop-resize")
+INTERPOLATIONS = ("bilinear", "bicubic")
+CHANNELS = ("rgb", "bgr")
+
+# Mean and standard deviation of red, green, blue on the 0..255 scale. torch, tf and caffe are what
+# keras.applications.imagenet_utils.preprocess_input calls them; lite is EfficientNet-Lite's own (x - 127) / 128.
+SCALINGS: Mapping[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "torch": ((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255)),
+    "tf": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    "caffe": ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
+    "lite": ((127.0, 127.0, 127.0), (128.0, 128.0, 128.0)),
+}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How pixels become an encoder's input; all of it is part of the fingerprint.
+
+    ``size``: S. ``crop``: ``resize-crop`` brings the shorter side to ``resize`` and cuts out the middle S x S, as
+    torchvision does; ``crop-resize`` cuts out the middle square, ``size / resize`` of the shorter side wide, and
+    brings it to S x S, as EfficientNet does (``resize == size``: the whole shorter side). ``scaling``: one of
+    SCALINGS. ``channels``: the order in the tensor; each colour keeps its own mean in either order.
+
+    Raises RequestError for a value that is none of these.
+    """
+
+    size: int
+    resize: int
+    crop: str = "resize-crop"
+    interpolation: str = "bilinear"
+    channels: str = "rgb"
+    scaling: str = "torch"
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        _one_of("crop", self.crop, CROPS)
+        _one_of("interpolation", self.interpolation, INTERPOLATIONS)
+        _one_of("channel order", self.channels, CHANNELS)
+        _one_of("scaling", self.scaling, tuple(SCALINGS))
+        if not 1 <= self.size <= self.resize:
+            raise RequestError(
+                f"image size {self.size} with resize {self.resize}; expected 1 <= image size <= resize"
+            )
+        if self.version != VERSION:
+            raise RequestError(
+                f"preprocessing version {self.version}; this captionbeam has version {VERSION}: "
+                "use the one that the features were made with, or encode again"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON keeps it."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(spec: Mapping[str, Any]) -> Preprocess:
+        """What ``to_dict`` gave."""
+        return Preprocess(**spec)
+
+    def override(
+        self,
+        scaling: str | None = None,
+        image_size: int | None = None,
+        crop: str | None = None,
+        interpolation: str | None = None,
+        channels: str | None = None,
+    ) -> Preprocess:
+        """A copy with the user's choices in it.
+
+        Another image size keeps the share of the picture that is seen; another kind of crop sees all of the
+        shorter side; ``caffe`` comes with its BGR order. What is None stays.
+        """
+        size = image_size or self.size
+        resize = round(size * self.resize / self.size)
+        if crop is not None and crop != self.crop:
+            resize = size
+        if channels is None and scaling is not None and scaling != self.scaling:
+            channels = "bgr" if scaling == "caffe" else "rgb"
+        chosen = {"scaling": scaling, "crop": crop, "interpolation": interpolation, "channels": channels}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        return replace(self, size=size, resize=resize, **given)
+
+    def __call__(self, image: np.ndarray) -> torch.Tensor:
+        """uint8 ``[H, W, 3]`` RGB to float32 ``[3, S, S]``."""
+        return self.scale(self.pixels(image)[None])[0]
+
+    def pixels(self, image: np.ndarray) -> torch.Tensor:
+        """uint8 ``[H, W, 3]`` RGB to uint8 ``[3, S, S]``, in the order ``channels``, channels last in memory.
+
+        Antialiased, by torch's uint8 kernel: the same pixels as torchvision's transforms of a tensor, within one
+        level of Pillow's. It runs on one thread and without the GIL.
+        """
+        picture = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)
+        square = self._resize_then_crop(picture) if self.crop == "resize-crop" else self._crop_then_resize(picture)
+        rows = square.permute(1, 2, 0).numpy()  # [S, S, 3]; numpy copies on this thread, torch would on all
+        return torch.from_numpy(rows[..., ::-1].copy() if self.channels == "bgr" else rows.copy()).permute(2, 0, 1)
+
+    def scale(self, batch: torch.Tensor) -> torch.Tensor:
+        """uint8 ``[B, 3, S, S]`` of ``pixels`` to float32, on the batch's device, channels last in memory.
+
+        ``(x - mean) / std``, computed as ``x * (1 / std) - mean / std``.
+        """
+        factor, offset = self._table(batch.device, batch.shape[-1])
+        rows = batch.permute(0, 2, 3, 1).flatten(2).float()  # [B, S, S * 3]: long rows, for vector instructions
+        return torch.addcmul(offset, rows, factor).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
+
+    def _table(self, device: torch.device, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Factor and offset of each value of a row of pixels: float32 ``[width * 3]`` each."""
+        mean, std = (np.array(values) for values in SCALINGS[self.scaling])
+        if self.channels == "bgr":
+            mean, std = mean[::-1], std[::-1]
+        pair = np.tile(np.stack([1 / std, -mean / std]), width).astype(np.float32)
+        factor, offset = torch.from_numpy(pair).to(device)
+        return factor, offset
+
+    def _resize_then_crop(self, picture: torch.Tensor) -> torch.Tensor:
+        """``Resize(resize)`` and ``CenterCrop(size)`` of torchvision, its rounding included."""
+        height, width = picture.shape[1:]
+        short, long = min(height, width), max(height, width)
+        longer = int(self.resize * long / short)
+        resized = self._resize(picture, (longer, self.resize) if height > width else (self.resize, longer))
+        top, left = (round((side - self.size) / 2.0) for side in resized.shape[1:])
+        return resized[:, top : top + self.size, left : left + self.size]
+
+    def _crop_then_resize(self, picture: torch.Tensor) -> torch.Tensor:
+        """The centre crop of EfficientNet's ``_decode_and_center_crop``, its rounding included."""
+        height, width = picture.shape[1:]
+        side = max(1, min(height, width) * self.size // self.resize)
+        top, left = (height - side + 1) // 2, (width - side + 1) // 2
+        return self._resize(picture[:, top : top + side, left : left + side], (self.size, self.size))
+
+    def _resize(self, picture: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        if tuple(picture.shape[1:]) == size:
+            return picture
+        return interpolate(picture[None], size, mode=self.interpolation, antialias=True)[0]
+
+
+def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise RequestError(f"unknown {what} {value!r}; expected one of {', '.join(known)}")
