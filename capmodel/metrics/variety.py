@@ -1,0 +1,25 @@
+"""How much a set of captions has to say: distinct captions, words used, length."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from capmodel.metrics.ptb import tokenize
+
+
+def variety(captions: Collection[str]) -> dict[str, Any]:
+    """Counts of captions, of distinct ones, of distinct words; words a caption. Words as scores count them.
+
+    >>> variety(["A dog runs.", "a dog runs"])
+    {'captions': 2, 'distinct': 1, 'distinct_share': 0.5, 'mean_words': 3.0, 'vocabulary': 3}
+    """
+    tokens = tokenize(list(captions))
+    distinct = len({tuple(words) for words in tokens})
+    return {
+        "captions": len(tokens),
+        "distinct": distinct,
+        "distinct_share": distinct / max(1, len(tokens)),
+        "mean_words": sum(map(len, tokens)) / max(1, len(tokens)),
+        "vocabulary": len({word for words in tokens for word in words}),
+    }

@@ -1,0 +1,199 @@
+"""captionbeam evaluate: captions of a store or a results file, joined to references, scored and said."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from capmodel.metrics import SCORES, score
+from jobs.cli import main
+from jobs.scoring import join_references, read_captions
+from pipelines.captions import Reference
+from schemas.errors import RequestError, StoreError
+from tests.builders.captions import coco, karpathy, write_json
+from tests.builders.commands import captionbeam
+from tests.builders.stores import make_captions, make_features
+
+CAPTIONS = {"val/1.jpg": "a dog runs", "val/2.jpg": "two cats sleep", "val/3.jpg": "a red car"}
+REFERENCES = {
+    "1.jpg": ["A dog is running.", "The dog runs"],
+    "2.jpg": ["Two cats are asleep."],
+    "3.jpg": ["A red car on a road"],
+}
+
+
+@pytest.fixture
+def store(tmp_path):
+    make_captions(str(tmp_path / "captions"), CAPTIONS)
+    return str(tmp_path / "captions")
+
+
+@pytest.fixture
+def references(tmp_path):
+    return write_json(tmp_path / "references.json", coco(REFERENCES, first_id=1))
+
+
+def results(tmp_path, rows) -> str:
+    return write_json(tmp_path / "results.json", rows)
+
+
+def evaluate(capsys, *arguments: str) -> dict:
+    assert main(["evaluate", "--json", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_store_and_a_results_file_with_the_same_captions_score_the_same(
+    capsys, tmp_path, store, references
+):
+    rows = [{"image_id": number, "caption": text} for number, text in enumerate(CAPTIONS.values(), start=1)]
+    by_store = evaluate(capsys, "--captions", store, "--references", references)
+    by_file = evaluate(capsys, "--captions", results(tmp_path, rows), "--references", references)
+    expected = score({name: CAPTIONS[f"val/{name}"] for name in REFERENCES}, REFERENCES)
+    for name in SCORES:
+        assert by_store[name] == by_file[name] == pytest.approx(expected[name])
+    assert by_store["counts"] == by_file["counts"]
+    assert by_store["counts"]["testlen"] == 9
+
+
+def test_json_is_one_object_with_scores_counts_and_what_the_captions_are_like(capsys, store, references):
+    record = evaluate(capsys, "--captions", store, "--references", references)
+    assert set(record) == {
+        *SCORES,
+        "counts",
+        "images",
+        "references",
+        "variety",
+        "captions",
+        "references_from",
+    } | {
+        "images_without_caption",
+        "captions_without_references",
+    }
+    assert (record["images"], record["references"]) == (3, 4)
+    assert record["variety"] == {
+        "captions": 3,
+        "distinct": 3,
+        "distinct_share": 1.0,
+        "mean_words": 3.0,
+        "vocabulary": 8,
+    }
+
+
+def test_leftovers_on_either_side_are_counted_said_and_left_out(capsys, tmp_path, store):
+    some = {"1.jpg": REFERENCES["1.jpg"], "2.jpg": REFERENCES["2.jpg"], "9.jpg": ["Nobody described this"]}
+    path = write_json(tmp_path / "some.json", coco(some))
+    assert main(["evaluate", "--captions", store, "--references", path, "--json"]) == 0
+    printed = capsys.readouterr()
+    record = json.loads(printed.out)
+    assert (record["images"], record["images_without_caption"], record["captions_without_references"]) == (
+        2,
+        1,
+        1,
+    )
+    assert printed.err == (
+        "left out: references of 1 image (such as '9.jpg') without a caption, "
+        "and captions of 1 image (such as 'val/3.jpg') without references\n"
+    )
+    known = {name: texts for name, texts in some.items() if name != "9.jpg"}
+    assert record["CIDEr"] == pytest.approx(score({k: CAPTIONS[f"val/{k}"] for k in known}, known)["CIDEr"])
+
+
+def test_the_table_says_scores_and_leftovers(capsys, tmp_path, references):
+    rows = [{"image_id": "1.jpg", "caption": "a dog runs"}, {"image_id": 2, "caption": "A dog runs."}]
+    assert main(["evaluate", "--captions", results(tmp_path, rows), "--references", references]) == 0
+    said = capsys.readouterr().out
+    for part in ("BLEU-4", "ROUGE-L", "CIDEr", "2, with 3 references", "1 (50.0%)", "3 words, 3.0 a caption"):
+        assert part in said
+    assert "left out: references of 1 image (such as '3.jpg') without a caption" in said
+
+
+def test_a_split_of_karpathys_file_alone(capsys, tmp_path, store):
+    rows = [
+        ("1.jpg", "test", REFERENCES["1.jpg"]),
+        ("2.jpg", "test", REFERENCES["2.jpg"]),
+        ("3.jpg", "val", REFERENCES["3.jpg"]),
+    ]
+    path = write_json(tmp_path / "dataset.json", karpathy(rows, filepath="val2014"))
+    record = evaluate(capsys, "--captions", store, "--references", path, "--split", "test")
+    assert (record["images"], record["captions_without_references"]) == (2, 1)
+
+
+def test_each_images_scores_on_request(capsys, tmp_path, store, references):
+    path = tmp_path / "images.jsonl"
+    record = evaluate(capsys, "--captions", store, "--references", references, "--per-image", str(path))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(row["image_id"], row["caption"]) for row in rows] == list(CAPTIONS.items())
+    assert sum(row["CIDEr"] for row in rows) / 3 == pytest.approx(record["CIDEr"])
+
+
+def test_nothing_in_common_is_a_wrong_request(tmp_path, store):
+    path = write_json(tmp_path / "other.json", coco({"x.jpg": ["Something else"]}, first_id=77))
+    done = captionbeam("evaluate", "--captions", store, "--references", path, status=2)
+    assert done.stdout == ""
+    assert done.stderr == (
+        "captionbeam: 3 captions and the references of 1 images have no image in common "
+        "(captions have 'val/1.jpg', references 'x.jpg'); expected the same ids or file names\n"
+    )
+
+
+def test_a_features_store_is_a_wrong_request(tmp_path, references):
+    make_features(str(tmp_path / "features"), ["1.jpg"])
+    with pytest.raises(RequestError, match="is a store of features; expected one of captions"):
+        read_captions(str(tmp_path / "features"))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('{"a": 1}', "holds no list; expected COCO results"),
+        ("[1", "is not JSON"),
+        ('[{"image_id": 1}]', r"row 0 is .* expected an object with image_id and caption"),
+        ('[{"image_id": true, "caption": ""}]', "expected an object with image_id and caption"),
+        (
+            '[{"image_id": 1, "caption": "a"}, {"image_id": "1", "caption": "b"}]',
+            "row 1 is the second of image '1'",
+        ),
+    ],
+)
+def test_broken_results_are_named_in_one_sentence(tmp_path, content, sentence):
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    with pytest.raises(RequestError, match=sentence):
+        read_captions(str(path))
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    with pytest.raises(RequestError, match="there is no file"):
+        read_captions(str(tmp_path / "results.json"))
+    with pytest.raises(StoreError, match="no published snapshot"):
+        read_captions(str(tmp_path / "captions"))
+
+
+def test_one_caption_cannot_have_two_images_references():
+    references = [Reference("1", "a/1.jpg", ["x"]), Reference("2", "b/1.jpg", ["y"])]
+    with pytest.raises(RequestError, match=r"'a/1.jpg' and 'b/1.jpg' both fit the caption of '1.jpg'"):
+        join_references({"1.jpg": "a dog"}, references)
+
+
+def test_a_base_name_that_fits_several_captions_is_an_error():
+    with pytest.raises(RequestError, match=r"'1.jpg' fits 2 images"):
+        join_references({"a/1.jpg": "a dog", "b/1.jpg": "a cat"}, [Reference("7", "1.jpg", ["x"])])
+
+
+def test_numbers_join_by_id_and_names_by_name():
+    references = [
+        Reference("1", "one.jpg", ["x"]),
+        Reference("2", "two.jpg", ["y"]),
+        Reference("3", "", ["z"]),
+    ]
+    pairs = join_references({"2": "b", "val/one.jpg": "a", "3": "c"}, references)
+    assert pairs.references == {"val/one.jpg": ["x"], "2": ["y"], "3": ["z"]}
+    assert pairs.captions == {"val/one.jpg": "a", "2": "b", "3": "c"}
+    assert pairs.leftovers() == ""
+
+
+def test_a_file_that_cannot_be_written_is_a_wrong_request(tmp_path, store, references):
+    (tmp_path / "file").write_text("")
+    arguments = ("--captions", store, "--references", references, "--per-image", f"{tmp_path}/file/x.jsonl")
+    assert "cannot be written" in captionbeam("evaluate", *arguments, status=2).stderr
