@@ -1,0 +1,96 @@
+"""Find the images of all sources: references only, containers listed side by side."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
+from pipelines.sources.listing import list_images, split_source
+from pipelines.sources.spec import Ignored, SourceSpec
+from schemas.errors import RequestError
+from schemas.records import ImageRef
+
+_HASH_BYTES = 8
+
+
+def draw(image_id: str, seed: int) -> float:
+    """A number in [0, 1) that depends on ``seed`` and ``image_id`` alone: BLAKE2b, evenly spread."""
+    digest = hashlib.blake2b(f"{seed}\0{image_id}".encode(), digest_size=_HASH_BYTES).digest()
+    # 53 bits, the most that a float tells apart: rounding more could give 1.0.
+    return (int.from_bytes(digest, "big") >> 11) / (1 << 53)
+
+
+def is_sampled(image_id: str, rate: float, seed: int) -> bool:
+    """Whether the image is in the sample. A sample of a lower rate is part of one of a higher rate."""
+    return draw(image_id, seed) < rate
+
+
+class FindImages(beam.PTransform):
+    """PBegin -> PCollection[ImageRef]: every image of ``sources``, or of a sample of them.
+
+    Counters ``find/images_listed`` (before sampling), ``find/files_ignored`` (no image, by its name).
+    Raises RequestError for a rate outside (0, 1].
+    """
+
+    def __init__(self, sources: Sequence[SourceSpec], sample: float = 1.0, seed: int = 0) -> None:
+        super().__init__()
+        if not 0 < sample <= 1:
+            raise RequestError(f"sample {sample!r} is no share of the images; expected above 0, at most 1")
+        self._sources, self._sample, self._seed = list(sources), sample, seed
+
+    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[ImageRef]:
+        found = (
+            begin
+            | "NameSources" >> beam.Create(self._sources).with_output_types(SourceSpec)
+            | "SplitSources" >> beam.FlatMap(split_source).with_output_types(SourceSpec)
+            | "SpreadContainers" >> beam.Reshuffle()
+            | "ListImages" >> beam.ParDo(_ListImages()).with_output_types(ImageRef)
+        )
+        if self._sample == 1:
+            return found
+        return found | "SampleImages" >> beam.Filter(_ref_is_sampled, self._sample, self._seed)
+
+
+class LimitImages(beam.PTransform):
+    """PCollection[ImageRef] -> the ``count`` images with the smallest draws: the same ones in every run.
+
+    They pass through one worker's memory, about 1 KB each. Raises RequestError for a count below 1.
+    """
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        super().__init__()
+        if count < 1:
+            raise RequestError(f"limit {count!r} leaves no image; expected 1 or more")
+        self._count, self._seed = count, seed
+
+    def expand(self, refs: beam.PCollection[ImageRef]) -> beam.PCollection[ImageRef]:
+        seed = self._seed
+        return (
+            refs
+            | "TakeSmallestDraws"
+            >> beam.combiners.Top.Smallest(self._count, key=lambda ref: _order(ref, seed))
+            | "Unlist" >> beam.FlatMap(lambda smallest: smallest).with_output_types(ImageRef)
+        )
+
+
+class _ListImages(beam.DoFn):
+    def __init__(self) -> None:
+        self._listed = Metrics.counter("find", "images_listed")
+        self._ignored = Metrics.counter("find", "files_ignored")
+
+    def process(self, spec: SourceSpec) -> Iterator[ImageRef]:
+        for found in list_images(spec):
+            if isinstance(found, Ignored):
+                self._ignored.inc()
+            else:
+                self._listed.inc()
+                yield found
+
+
+def _ref_is_sampled(ref: ImageRef, rate: float, seed: int) -> bool:
+    return is_sampled(ref.image_id, rate, seed)
+
+
+def _order(ref: ImageRef, seed: int) -> tuple[float, str, str]:
+    return draw(ref.image_id, seed), ref.image_id, ref.source

@@ -1,0 +1,230 @@
+"""Bytes from any filesystem, many reads at a time, each with a time limit and a few tries.
+
+Everything remote runs in one gather on fsspec's own event loop: coroutines where the filesystem has them,
+threads where it has not. Local files are read by a few threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, NamedTuple
+
+from fsspec import AbstractFileSystem
+from fsspec.asyn import AsyncFileSystem, get_loop, sync
+from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from pipelines.sources.spec import filesystem, is_http, local_path
+from pipelines.sources.trouble import HttpStatusError, image_error, is_worth_retrying
+from schemas.errors import ImageError, RequestError, SourceError
+
+LOCAL_THREADS = 8  # enough for a network disk's latency; a local one is served by two
+_HTTP_BLOCK = 1 << 18
+_FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0  # seconds between tries, drawn at random below a doubling limit
+_RANGE_STATUS, _RANGE_PAST_END = 206, 416
+# Some sites refuse the names of HTTP libraries.
+_HEADERS = {"User-Agent": "captionbeam (batch image reader)", "Accept-Encoding": "identity"}
+
+
+@dataclass(frozen=True)
+class FetchOptions:
+    """Limits of reading. Photographs are below 64 MiB; what is longer is a failure, not a worker's memory.
+
+    ``timeout`` is seconds for one try, ``connections`` how many remote reads are under way in one call.
+    """
+
+    max_bytes: int = 64 << 20
+    timeout: float = 60.0
+    attempts: int = 4
+    connections: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "timeout", "attempts", "connections"):
+            if getattr(self, name) <= 0:
+                raise RequestError(f"{name} is {getattr(self, name)!r}; expected a number above 0")
+
+
+class Span(NamedTuple):
+    """Bytes ``start`` to before ``end`` of a file, fewer where it ends; without ``end``, the whole file."""
+
+    url: str
+    start: int = 0
+    end: int | None = None
+
+
+def read_spans(spans: Sequence[Span], options: FetchOptions) -> list[bytes | ImageError]:
+    """The bytes of each span, or why there are none. A whole file above ``max_bytes`` is ``too_large``.
+
+    Raises SystemicError (credentials, a broken disk) and SourceError (a server without byte ranges).
+    """
+    found = sync(get_loop(), _gather, list(spans), options)
+    for result in found:
+        if isinstance(result, BaseException) and not isinstance(result, ImageError):
+            raise result
+    return found
+
+
+def with_retries(options: FetchOptions) -> Retrying:
+    """Calls a function again, a few times and ever later, while its errors may go away by themselves."""
+    return Retrying(**_retrying(options))
+
+
+def check_ranges(url: str) -> None:
+    """Raises SourceError where the HTTP server of ``url`` ignores byte ranges."""
+    found = read_spans([Span(url, 0, 1)], FetchOptions(attempts=2, timeout=30))[0]
+    if isinstance(found, ImageError):
+        raise SourceError(f"source {url!r} cannot be read ({found.code}): {found.message}")
+
+
+async def _gather(spans: list[Span], options: FetchOptions) -> list[Any]:
+    local = [i for i, span in enumerate(spans) if is_local(span.url)]
+    remote = [i for i, span in enumerate(spans) if not is_local(span.url)]
+    gate = asyncio.Semaphore(options.connections)
+    groups = [local[i::LOCAL_THREADS] for i in range(min(LOCAL_THREADS, len(local)))]
+    jobs: list[Any] = [
+        asyncio.to_thread(_read_local, [spans[i] for i in group], options.max_bytes) for group in groups
+    ]
+    jobs += [_read_remote(spans[i], gate, options) for i in remote]
+    done = await asyncio.gather(*jobs, return_exceptions=True)
+    return _in_order(len(spans), groups, done[: len(groups)], zip(remote, done[len(groups) :], strict=True))
+
+
+def _in_order(count: int, groups: list[list[int]], local: Sequence[Any], remote: Iterable) -> list[Any]:
+    found: list[Any] = [None] * count
+    per_group = (
+        zip(group, [result] * len(group) if isinstance(result, BaseException) else result, strict=True)
+        for group, result in zip(groups, local, strict=True)
+    )
+    for i, result in chain(remote, *per_group):
+        found[i] = result
+    return found
+
+
+def is_local(url: str) -> bool:
+    """Whether ``url`` is a plain path of this machine."""
+    return "://" not in url or url.startswith("file://")
+
+
+def _read_local(spans: list[Span], max_bytes: int) -> list[bytes | ImageError]:
+    return [_read_file(span, max_bytes) for span in spans]
+
+
+def _read_file(span: Span, max_bytes: int) -> bytes | ImageError:
+    try:
+        # Not blocking: opening a pipe would wait for its writer for ever.
+        descriptor = os.open(local_path(span.url.removeprefix("file://")), os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as err:
+        return image_error(err, span.url)
+    except ValueError as err:  # a NUL or a lone surrogate in the name
+        return ImageError("not_found", "fetch", f"{span.url!r}: {err}")
+    try:
+        return _read_descriptor(descriptor, span, max_bytes)
+    except OSError as err:
+        return image_error(err, span.url)
+    finally:
+        os.close(descriptor)
+
+
+def _read_descriptor(descriptor: int, span: Span, max_bytes: int) -> bytes | ImageError:
+    found = os.fstat(descriptor)
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(f"{span.url} is a folder")
+    if not stat.S_ISREG(found.st_mode):
+        return ImageError("unsupported", "fetch", f"{span.url}: is no regular file")
+    if span.end is None and found.st_size > max_bytes:
+        return too_large(span.url, max_bytes)
+    end = found.st_size if span.end is None else min(span.end, found.st_size)
+    return _pread(descriptor, span.start, end - span.start)
+
+
+def _pread(descriptor: int, start: int, count: int) -> bytes:
+    data = os.pread(descriptor, max(count, 0), start)
+    while len(data) < count and (more := os.pread(descriptor, count - len(data), start + len(data))):
+        data += more
+    return data
+
+
+async def _read_remote(span: Span, gate: asyncio.Semaphore, options: FetchOptions) -> bytes | ImageError:
+    try:
+        fs, path = filesystem(span.url)
+        data: bytes = await AsyncRetrying(**_retrying(options))(_read_once, fs, path, span, gate, options)
+    except SourceError:
+        raise
+    except RequestError as err:
+        return ImageError("unsupported", "fetch", str(err))
+    except Exception as err:  # noqa: BLE001 (image_error raises again what is not about input)
+        return image_error(err, span.url)
+    if span.end is None and len(data) > options.max_bytes:
+        return too_large(span.url, options.max_bytes)
+    return data
+
+
+def _retrying(options: FetchOptions) -> dict[str, Any]:
+    return {
+        "stop": stop_after_attempt(options.attempts),
+        "wait": wait_random_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT),
+        "retry": retry_if_exception(is_worth_retrying),
+        "reraise": True,
+    }
+
+
+async def _read_once(
+    fs: AbstractFileSystem, path: str, span: Span, gate: asyncio.Semaphore, options: FetchOptions
+) -> bytes:
+    # One byte more than allowed tells a file at the limit from one above it.
+    end = options.max_bytes + 1 if span.end is None else span.end
+    async with gate, asyncio.timeout(options.timeout):  # waiting at the gate is not on the clock
+        if is_http(span.url):
+            return await _read_http(fs, span, end)
+        try:
+            if isinstance(fs, AsyncFileSystem):
+                return await fs._cat_file(path, start=span.start, end=end)
+            return await asyncio.to_thread(fs.cat_file, path, start=span.start, end=end)
+        except Exception as err:
+            if str(getattr(err, "code", "")) == str(_RANGE_PAST_END):  # gcsfs, for an empty object
+                return b""
+            raise
+
+
+async def _read_http(fs: Any, span: Span, end: int) -> bytes:
+    """fsspec's own HTTP reads take what a server sends: all of it where it ignores ranges, however long."""
+    session = await fs.set_session()
+    headers = dict(_HEADERS)
+    if span.end is not None:
+        headers["Range"] = f"bytes={span.start}-{end - 1}"
+    async with session.get(_address(fs, span.url), headers=headers, **fs.kwargs) as response:
+        if response.status == _RANGE_PAST_END:
+            return b""
+        if not response.ok:
+            raise HttpStatusError(response.status, response.reason or "")
+        if span.end is not None and response.status != _RANGE_STATUS:
+            raise SourceError(f"source {span.url!r}: its server sends no byte ranges; expected one that does")
+        if span.end is None and (response.content_length or 0) >= end:
+            raise too_large(span.url, end - 1)
+        return await _read_body(response, end - span.start)
+
+
+async def _read_body(response: Any, limit: int) -> bytes:
+    blocks, length = [], 0
+    async for block in response.content.iter_chunked(_HTTP_BLOCK):
+        blocks.append(block)
+        length += len(block)
+        if length >= limit:
+            break
+    return b"".join(blocks)[:limit]
+
+
+def _address(fs: Any, url: str) -> Any:
+    try:
+        return fs.encode_url(url)
+    except ValueError as err:
+        raise ImageError("unsupported", "fetch", f"{url}: {err}") from err
+
+
+def too_large(where: str, max_bytes: int) -> ImageError:
+    """The failure of an image that is longer than anything that is read."""
+    return ImageError("too_large", "fetch", f"{where}: has more than the {max_bytes} bytes that are read")

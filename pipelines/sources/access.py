@@ -1,0 +1,137 @@
+"""Opening containers and walking folders: the local disk fast, everything else through fsspec."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, NamedTuple
+
+from fsspec import AbstractFileSystem
+
+from pipelines.reads import check_ranges
+from pipelines.sources.spec import filesystem, is_http, local_path, printable, version_of
+from pipelines.sources.trouble import reading
+from schemas import files
+
+
+class FileInfo(NamedTuple):
+    """One file as a listing shows it. ``size`` is -1 and ``version`` None where the listing does not say."""
+
+    url: str
+    size: int
+    version: str | None
+    is_folder: bool = False
+    is_special: bool = False
+
+
+def stat_url(url: str) -> FileInfo:
+    """What is at ``url`` now, asked of the storage. Raises what the filesystem raises."""
+    fs, path = filesystem(url)
+    if files.is_local(fs):
+        return _local_info(local_path(path))
+    fs.invalidate_cache(fs._parent(path))
+    return _remote_info(url, fs.info(path))
+
+
+def canonical(url: str) -> str:
+    """``url`` as listings spell it, so that ids can be cut from paths: local paths without a protocol."""
+    fs, path = filesystem(url)
+    return path if files.is_local(fs) else _url(fs, path)
+
+
+def file_version(url: str) -> str | None:
+    """The version of a container, or None where its storage tells none. Raises SourceError."""
+    with reading(url):
+        return stat_url(url).version
+
+
+def open_stream(url: str, block: int) -> BinaryIO:
+    """A seekable stream over ``url`` that reads ahead ``block`` bytes. Raises what the filesystem raises."""
+    if is_http(url):
+        check_ranges(url)
+    fs, path = filesystem(url)
+    return open(local_path(path), "rb") if files.is_local(fs) else fs.open(path, "rb", block_size=block)
+
+
+@contextmanager
+def open_container(url: str, block: int) -> Iterator[BinaryIO]:
+    """``open_stream``, and whatever goes wrong while it is open raises SourceError or SystemicError."""
+    with reading(url), open_stream(url, block) as stream:
+        yield stream
+
+
+def walk(url: str, enters: Callable[[str], bool] = lambda folder: True) -> Iterator[FileInfo]:
+    """Files below ``url``, and the folders that ``enters`` refuses.
+
+    Local folders are streamed; of others one folder's listing is in memory. A folder that cannot be listed
+    raises: what looks like a complete listing is one. (fsspec's ``walk`` leaves such folders out, unsaid.)
+    """
+    fs, path = filesystem(url)
+    if files.is_local(fs):
+        yield from _walk_local(local_path(path), enters, ())
+    else:
+        yield from _walk_remote(fs, path, enters)
+
+
+def _walk_local(folder: str, enters: Callable, above: tuple[tuple[int, int], ...]) -> Iterator[FileInfo]:
+    here = os.stat(folder)
+    identity = (here.st_dev, here.st_ino)
+    if identity in above:  # a symbolic link that leads back up
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_dir():
+                yield _local_info(entry.path)
+            elif enters(printable(entry.path)):
+                yield from _walk_local(entry.path, enters, (*above, identity))
+            else:
+                yield FileInfo(printable(entry.path), -1, None, is_folder=True)
+
+
+def _walk_remote(fs: AbstractFileSystem, root: str, enters: Callable) -> Iterator[FileInfo]:
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        fs.invalidate_cache(folder)  # an old listing may lie there
+        found = fs.ls(folder, detail=True)
+        fs.invalidate_cache(folder)  # nor is this one kept: a million folders would fill the memory
+        for entry in found:
+            info = _remote_info(_url(fs, entry["name"]), entry)
+            if entry["name"].rstrip("/") == folder.rstrip("/"):  # the marker object of an empty folder
+                continue
+            if info.is_folder and enters(info.url):
+                folders.append(entry["name"])
+            else:
+                yield info
+
+
+def _local_info(path: str) -> FileInfo:
+    found = _stat(path)
+    if found is None:
+        return FileInfo(printable(path), -1, None)
+    is_folder = stat.S_ISDIR(found.st_mode)
+    is_special = not is_folder and not stat.S_ISREG(found.st_mode)
+    return FileInfo(
+        printable(path), found.st_size, f"{found.st_size}-{found.st_mtime_ns}", is_folder, is_special
+    )
+
+
+def _stat(path: str) -> os.stat_result | None:
+    """None for a broken link, which is listed: fetching it says that it leads nowhere."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        if os.path.islink(path):
+            return None
+        raise
+
+
+def _remote_info(url: str, info: dict[str, Any]) -> FileInfo:
+    size = info.get("size")
+    return FileInfo(url, -1 if size is None else int(size), version_of(info), info.get("type") == "directory")
+
+
+def _url(fs: AbstractFileSystem, path: str) -> str:
+    return path if is_http(path) else fs.unstrip_protocol(path)

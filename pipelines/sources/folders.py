@@ -1,0 +1,106 @@
+"""Folders, bucket prefixes, globs and single files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from fsspec.utils import glob_translate
+
+from pipelines.sources import access
+from pipelines.sources.access import FileInfo
+from pipelines.sources.spec import Ignored, SourceSpec, is_http, is_image_name, relative
+from pipelines.sources.trouble import reading
+from schemas.records import ImageRef
+
+_MAGIC = re.compile(r"[*?\[]")
+
+
+def is_glob(url: str) -> bool:
+    """Whether ``url`` is a pattern. Never over HTTP, where ``?`` and ``[`` are part of addresses."""
+    return not is_http(url) and _MAGIC.search(url) is not None
+
+
+def glob_root(pattern: str) -> str:
+    """The folder above the first part of ``pattern`` that is a pattern."""
+    parts = pattern.split("/")
+    first = next(i for i, part in enumerate(parts) if _MAGIC.search(part))
+    return "/".join(parts[:first])
+
+
+def split_folder(spec: SourceSpec) -> Iterator[SourceSpec]:
+    """The folder as parts that workers list side by side: its own files, and each folder in it."""
+    yield spec._replace(kind="files")
+    with reading(spec.url):
+        for found in access.walk(spec.url, enters=_never):
+            if found.is_folder:
+                yield spec._replace(url=found.url.rstrip("/"))
+
+
+def list_folder(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
+    """Images at any depth below ``spec.url``, or (kind ``files``) right in it."""
+    with reading(spec.url):
+        for found in access.walk(spec.url, enters=_never if spec.kind == "files" else _always):
+            if not found.is_folder:
+                yield _ref_or_ignored(found, spec)
+
+
+def list_glob(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
+    """Images that match the pattern ``spec.url``."""
+    for found in matches(spec.url):
+        yield Ignored(found.url) if found.is_folder else _ref_or_ignored(found, spec)
+
+
+def list_file(spec: SourceSpec) -> Iterator[ImageRef]:
+    """The one image at ``spec.url``, whatever its name."""
+    with reading(spec.url):
+        yield _ref(access.stat_url(spec.url), spec)
+
+
+def matches(pattern: str) -> Iterator[FileInfo]:
+    """Files and folders that match ``pattern``; only folders that can hold matches are listed."""
+    root = glob_root(pattern)
+    fits = re.compile(glob_translate(pattern)).match
+    with reading(pattern):
+        for found in access.walk(root or "/", enters=_can_hold(pattern)):
+            if fits(found.url.rstrip("/")):
+                yield found
+
+
+def _can_hold(pattern: str) -> Callable[[str], bool]:
+    """Whether a folder fits the beginning of ``pattern`` and has parts of the pattern below it."""
+    parts = pattern.split("/")
+    deepest = parts.index("**") if "**" in parts else None
+    prefixes = [re.compile(glob_translate("/".join(parts[:n]))).match for n in range(1, len(parts))]
+
+    def enters(folder: str) -> bool:
+        depth = folder.rstrip("/").count("/") + 1
+        if deepest is not None and depth > deepest:
+            return bool(prefixes[deepest - 1]("/".join(folder.split("/")[:deepest])))
+        return depth < len(parts) and bool(prefixes[depth - 1](folder.rstrip("/")))
+
+    return enters
+
+
+def _ref_or_ignored(found: FileInfo, spec: SourceSpec) -> ImageRef | Ignored:
+    if found.is_special or not is_image_name(found.url):
+        return Ignored(found.url)
+    return _ref(found, spec)
+
+
+def _ref(found: FileInfo, spec: SourceSpec) -> ImageRef:
+    return ImageRef(
+        image_id=relative(found.url, spec.root),
+        uri=found.url,
+        source=spec.name,
+        version=found.version,
+        length=found.size,
+    )
+
+
+def _always(folder: str) -> bool:
+    return True
+
+
+def _never(folder: str) -> bool:
+    return False

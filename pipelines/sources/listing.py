@@ -1,0 +1,34 @@
+"""From a source to its images: split it into containers, list each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from pipelines.sources import coco, folders, lists, parquet, tars, zips
+from pipelines.sources.spec import Ignored, SourceSpec
+from schemas.records import ImageRef
+
+_LISTERS: dict[str, Callable[[SourceSpec], Iterator[ImageRef | Ignored]]] = {
+    "folder": folders.list_folder,
+    "files": folders.list_folder,
+    "glob": folders.list_glob,
+    "file": folders.list_file,
+    "zip": zips.list_zip,
+    "tar": tars.list_tar,
+    "parquet": parquet.list_parquet,
+    "list": lists.list_rows,
+    "coco": coco.list_coco,
+}
+
+
+def split_source(spec: SourceSpec) -> Iterator[SourceSpec]:
+    """The parts of a source that can be listed side by side; together they hold what it holds."""
+    if spec.kind == "folder":
+        yield from folders.split_folder(spec)
+    else:
+        yield spec
+
+
+def list_images(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
+    """The images of one container, and what else is in it. Raises SourceError, SystemicError."""
+    return _LISTERS[spec.kind](spec)

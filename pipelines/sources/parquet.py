@@ -1,0 +1,120 @@
+"""Parquet files with a column of image bytes: plain binary, or Hugging Face's struct of bytes and path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.sources import access
+from pipelines.sources.spec import SourceSpec, printable, relative
+from schemas.errors import SourceError
+from schemas.records import ImageRef
+
+BYTES_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "webp", "img", "content")
+ID_COLUMNS = ("image_id", "id", "__key__", "key", "file_name", "filename", "name")
+_BLOCK = 64 << 10  # footers are small
+_LISTED_ROWS = 1 << 16
+
+
+def list_parquet(spec: SourceSpec) -> Iterator[ImageRef]:
+    """One image a row. Ids: the id column, else ``FILE#ROW``. Only the id column's pages are read."""
+    version = access.file_version(spec.url)
+    with opened(spec.url) as parquet:
+        first = 0
+        for group in range(parquet.num_row_groups):
+            for row, image_id in enumerate(_ids(parquet, group, first, spec)):
+                yield ImageRef(
+                    image_id=image_id,
+                    uri=spec.url,
+                    source=spec.name,
+                    version=None if version is None else f"{version}:{first + row}",
+                    kind="parquet",
+                    offset=group,
+                    length=row,
+                    column=spec.bytes_column,
+                )
+            first += parquet.metadata.row_group(group).num_rows
+
+
+class opened:  # noqa: N801  (a context manager, named like a function)
+    """``with opened(url) as parquet_file``. Raises SourceError where it is no Parquet."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._container = url, access.open_container(url, _BLOCK)
+
+    def __enter__(self) -> pq.ParquetFile:
+        stream = self._container.__enter__()
+        try:
+            return pq.ParquetFile(stream)
+        except pa.ArrowInvalid as err:
+            self._container.__exit__(None, None, None)
+            raise SourceError(f"source {self._url!r} is not a readable Parquet file: {err}") from err
+
+    def __exit__(self, *error) -> None:
+        self._container.__exit__(*error)
+
+
+def find_bytes_column(schema: pa.Schema, wanted: str | None = None) -> str:
+    """The column path of image bytes (``image``, or ``image.bytes`` in a struct); '' where there is none."""
+    for name in BYTES_COLUMNS if wanted is None else (wanted,):
+        found = _type_at(schema, name)
+        if found is not None and _is_bytes(found):
+            return name
+        if found is not None and _type_at(schema, f"{name}.bytes") is not None:
+            return f"{name}.bytes"
+    return ""
+
+
+def find_column(schema: pa.Schema, candidates: Sequence[str]) -> str:
+    """The first of ``candidates`` that is a column of text or whole numbers; '' where none is."""
+    for name in candidates:
+        found = _type_at(schema, name)
+        if found is not None and (_is_text(found) or pa.types.is_integer(found)):
+            return name
+    return ""
+
+
+def column_at(table: pa.Table | pa.RecordBatch, path: str) -> pa.ChunkedArray | pa.Array:
+    """The column ``path`` of a table that was read with that column alone; ``a.b`` is inside struct ``a``."""
+    name, _, inside = path.partition(".")
+    if path in table.schema.names:
+        return table.column(path)
+    return pc.struct_field(table.column(name), inside.split("."))
+
+
+def _ids(parquet: pq.ParquetFile, group: int, first: int, spec: SourceSpec) -> Iterator[str]:
+    stem = printable(relative(spec.url, spec.root))
+    if not spec.id_column:
+        rows = parquet.metadata.row_group(group).num_rows
+        yield from (f"{stem}#{first + row}" for row in range(rows))
+        return
+    row = first
+    for batch in parquet.iter_batches(_LISTED_ROWS, row_groups=[group], columns=[spec.id_column]):
+        for value in column_at(batch, spec.id_column).to_pylist():
+            yield f"{stem}#{row}" if value is None else str(value)
+            row += 1
+
+
+def _type_at(schema: pa.Schema, path: str) -> pa.DataType | None:
+    if path in schema.names:
+        return schema.field(path).type
+    name, _, inside = path.partition(".")
+    if not inside or name not in schema.names or not pa.types.is_struct(schema.field(name).type):
+        return None
+    struct = schema.field(name).type
+    index = struct.get_field_index(inside)
+    return struct.field(index).type if index >= 0 else None
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    tests = (
+        pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view,
+    )  # fmt: skip
+    return any(test(kind) for test in tests)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)

@@ -1,0 +1,241 @@
+"""On the launcher: what each SOURCE is, and whether it can be read. What is wrong is said before all else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from pipelines.reads import is_local
+from pipelines.sources import access, coco, folders, lists, parquet, tars, zips
+from pipelines.sources.access import FileInfo
+from pipelines.sources.spec import (
+    SourceOptions,
+    SourceSpec,
+    filesystem,
+    is_http,
+    is_image_name,
+    source_name,
+    suffix,
+)
+from pipelines.sources.trouble import reading
+from schemas.errors import RequestError, SourceError
+
+_EXPECTED = (
+    "a folder, a glob, an image, .zip, .tar, .parquet, a list (.txt, .csv, .tsv, .jsonl) or COCO's .json"
+)
+# How many files of a remote folder are looked at to learn what it holds: enough to skip a few readmes.
+_LOOKED_AT = 1000
+AS_FOUND = SourceOptions()
+
+
+def parse_sources(urls: Sequence[str], options: SourceOptions = AS_FOUND) -> list[SourceSpec]:
+    """What to list, in order; a glob or folder of archives gives one entry for each, of the same name.
+
+    Raises SourceError or RequestError, one sentence, for what cannot be read or does not fit the options.
+    """
+    if not urls:
+        raise RequestError(f"no source is named; expected {_EXPECTED}")
+    names = [source_name(url) for url in urls]
+    for name in names:
+        if names.count(name) > 1:
+            raise RequestError(f"source {name!r} is named twice; expected it once")
+    specs = [spec for name in names for spec in _parse_source(name, options)]
+    _refuse_idle_options(specs, options)
+    return specs
+
+
+def _parse_source(name: str, options: SourceOptions) -> list[SourceSpec]:
+    with reading(name):
+        url = access.canonical(name)
+        found = _stat(url)
+    if found is None and folders.is_glob(url):
+        return _parse_glob(name, url, options)
+    if found is None:
+        raise SourceError(f"source {name!r} does not exist; expected {_EXPECTED}")
+    if found.is_folder:
+        return _parse_folder(name, url, options)
+    return [_checked(_container(name, url, _kind(url, name), options, root=""), options)]
+
+
+def _stat(url: str) -> FileInfo | None:
+    try:
+        found = access.stat_url(url)
+    except FileNotFoundError as err:
+        if is_http(url) and err.__cause__ is not None:  # over HTTP everything that fails is called so
+            raise
+        return None
+    if found.version is None and is_local(url):  # a link that leads nowhere
+        return None
+    return found._replace(is_folder=True) if _is_web_folder(url) else found
+
+
+def _is_web_folder(url: str) -> bool:
+    """A page of links stands for a folder: an address without a suffix of ours that answers with HTML."""
+    if not is_http(url) or _kind_of_suffix(url):
+        return False
+    fs, path = filesystem(url)
+    return fs.info(path).get("mimetype") == "text/html"
+
+
+def _kind(url: str, name: str) -> str:
+    if url.lower().endswith(tars.COMPRESSED_SUFFIXES):
+        raise SourceError(
+            f"source {name!r} is a compressed tar, without random access; expected a plain .tar or a .zip"
+        )
+    kind = _kind_of_suffix(url)
+    if not kind and is_http(url):
+        fs, path = filesystem(url)
+        kind = "file" if str(fs.info(path).get("mimetype")).startswith("image/") else ""
+    if not kind:
+        raise SourceError(f"source {name!r} is of no known kind; expected {_EXPECTED}")
+    return kind
+
+
+def _kind_of_suffix(url: str) -> str:
+    if is_image_name(url):
+        return "file"
+    kind = {".zip": "zip", ".tar": "tar", ".parquet": "parquet", ".json": "coco"}.get(suffix(url), "")
+    return kind or ("list" if lists.list_suffix(url) else "")
+
+
+def _container(name: str, url: str, kind: str, options: SourceOptions, root: str) -> SourceSpec:
+    """``root``: what ids of files are relative to; for lists and COCO, where relative paths start."""
+    if kind in ("list", "coco") or (kind == "parquet" and options.uri_column):
+        root = _image_root(options.image_root) if options.image_root else url.rpartition("/")[0]
+    return SourceSpec(name, kind, url, root or url.rpartition("/")[0])
+
+
+def _image_root(url: str) -> str:
+    root = access.canonical(source_name(url))
+    if is_http(root):  # a server need not answer for a folder
+        return root
+    with reading(url):
+        found = _stat(root)
+    if found is None or not found.is_folder:
+        raise RequestError(f"image root {url!r} is not a folder; expected the one that the images lie in")
+    return root
+
+
+def _checked(spec: SourceSpec, options: SourceOptions) -> SourceSpec:
+    """``spec`` with its columns settled, after a look into the container."""
+    match spec.kind:
+        case "zip":
+            zips.check_zip(spec)
+        case "tar":
+            tars.check_tar(spec)
+        case "coco":
+            coco.check_coco(spec)
+        case "list":
+            return lists.settle_list(spec, options.uri_column, options.id_column)
+        case "parquet":
+            return _settle_parquet(spec, options)
+    return spec
+
+
+def _settle_parquet(spec: SourceSpec, options: SourceOptions) -> SourceSpec:
+    """Image bytes if there are, else URIs: then the file is a list."""
+    with parquet.opened(spec.url) as file:
+        schema, rows = file.schema_arrow, file.metadata.num_rows
+    if not rows:
+        raise SourceError(f"source {spec.url!r} has no rows; expected one image or more")
+    bytes_column = "" if options.uri_column else parquet.find_bytes_column(schema, options.bytes_column)
+    if bytes_column:
+        id_column = _id_column(spec, schema, options, parquet.ID_COLUMNS)
+        return spec._replace(id_column=id_column, bytes_column=bytes_column)
+    uris = (options.uri_column,) if options.uri_column else lists.URI_COLUMNS
+    uri_column = "" if options.bytes_column else parquet.find_column(schema, uris)
+    if not uri_column:
+        wanted = options.bytes_column or options.uri_column
+        expected = repr(wanted) if wanted else f"{parquet.BYTES_COLUMNS[0]!r} (bytes) or {uris[0]!r} (text)"
+        raise SourceError(f"source {spec.url!r} has the columns {_names(schema)}; expected {expected}")
+    id_column = _id_column(spec, schema, options, lists.ID_COLUMNS)
+    spec = _container(spec.name, spec.url, "list", options, spec.root)
+    return spec._replace(id_column=id_column, uri_column=uri_column)
+
+
+def _id_column(spec: SourceSpec, schema: pa.Schema, options: SourceOptions, usual: Sequence[str]) -> str:
+    found = parquet.find_column(schema, (options.id_column,) if options.id_column else usual)
+    if options.id_column and not found:
+        raise SourceError(
+            f"source {spec.url!r} has the columns {_names(schema)}; expected {options.id_column!r} for ids, "
+            "text or whole numbers"
+        )
+    return found
+
+
+def _names(schema: pa.Schema) -> str:
+    return ", ".join(repr(name) for name in schema.names)
+
+
+def _parse_folder(name: str, url: str, options: SourceOptions) -> list[SourceSpec]:
+    """Images make it a folder of images; without any, its zips, tars or Parquet files are the source."""
+    archives, is_whole = [], False
+    with reading(name):
+        for number, found in enumerate(access.walk(url)):
+            if is_image_name(found.url) and not found.is_special:
+                return [SourceSpec(name, "folder", url, url)]
+            if _is_archive(found.url):
+                archives.append(found.url)
+            if number == _LOOKED_AT and not is_local(url):
+                break
+        else:
+            is_whole = True
+    if archives:
+        return _archives(name, url, sorted(archives), options)
+    if is_whole:
+        raise SourceError(f"source {name!r} is a folder without images; expected {_EXPECTED}")
+    return [SourceSpec(name, "folder", url, url)]
+
+
+def _is_archive(url: str) -> bool:
+    return _kind_of_suffix(url) in ("zip", "tar", "parquet") or url.lower().endswith(tars.COMPRESSED_SUFFIXES)
+
+
+def _parse_glob(name: str, url: str, options: SourceOptions) -> list[SourceSpec]:
+    root = folders.glob_root(url)
+    with reading(name):
+        found = list(folders.matches(url))
+    archives = [f.url for f in found if not f.is_folder and _is_container(f.url)]
+    if any(not f.is_folder and is_image_name(f.url) for f in found):
+        if archives:
+            raise SourceError(f"source {name!r} matches images and {archives[0]!r}; expected one kind")
+        return [SourceSpec(name, "glob", url, root)]
+    if archives:
+        return _archives(name, root, sorted(archives), options)
+    subfolders = sorted(f.url.rstrip("/") for f in found if f.is_folder)
+    if not subfolders:
+        raise SourceError(f"source {name!r} matches nothing that holds images; expected {_EXPECTED}")
+    parts = (spec for folder in subfolders for spec in _parse_folder(name, folder, options))
+    return [spec._replace(root=root) for spec in parts]
+
+
+def _is_container(url: str) -> bool:
+    return _is_archive(url) or _kind_of_suffix(url) in ("list", "coco")
+
+
+def _archives(name: str, root: str, urls: list[str], options: SourceOptions) -> list[SourceSpec]:
+    """One entry an archive. The first of a kind is looked into; workers say what is wrong with another."""
+    settled: dict[str, SourceSpec] = {}
+    specs = []
+    for url in urls:
+        spec = _container(name, url, _kind(url, name), options, root)
+        example = settled.get(spec.kind) or settled.setdefault(spec.kind, _checked(spec, options))
+        specs.append(example._replace(url=url, root=_container(name, url, example.kind, options, root).root))
+    return specs
+
+
+def _refuse_idle_options(specs: Sequence[SourceSpec], options: SourceOptions) -> None:
+    """An option that no source can use is a mistake, and said."""
+    kinds = {spec.kind for spec in specs}
+    uses = {
+        "id_column": kinds & {"list", "parquet"},
+        "uri_column": kinds & {"list"},
+        "bytes_column": kinds & {"parquet"},
+        "image_root": kinds & {"list", "coco"},
+    }
+    for option, used_by in uses.items():
+        value = getattr(options, option)
+        if value and not used_by:
+            flag = f"--{option.replace('_', '-')}"
+            raise RequestError(f"{flag} {value!r} fits none of the sources; expected one it is about")

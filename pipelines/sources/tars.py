@@ -1,0 +1,102 @@
+"""Tar archives, read in place. A tar has no directory: listing walks from header to header."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from pipelines.sources import access
+from pipelines.sources.spec import Ignored, SourceSpec, is_image_name, printable
+from schemas.errors import ImageError, SourceError
+from schemas.records import ImageRef
+
+COMPRESSED_SUFFIXES = (
+    ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4",
+)  # fmt: skip
+# Headers stand between the images: a remote tar is streamed once to be listed. Large blocks, few requests.
+_BLOCK = 8 << 20
+_HEADER_BLOCK = 64 << 10
+_TYPES = {
+    tarfile.SYMTYPE: "a symbolic link",
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.GNUTYPE_SPARSE: "a sparse file",
+}
+
+
+def check_tar(spec: SourceSpec) -> None:
+    """Raises SourceError unless ``spec.url`` begins like a tar."""
+    with access.open_container(spec.url, _HEADER_BLOCK) as stream, _opened(stream, spec.url):
+        return
+
+
+def list_tar(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
+    """Images among the members, in the archive's order.
+
+    Links and sparse files are listed too (``method`` holds their type): fetching them says so.
+    """
+    with access.open_container(spec.url, _BLOCK) as stream, _opened(stream, spec.url) as archive:
+        for info in _members(archive, spec.url):
+            if info.isdir():
+                continue
+            yield _ref(info, spec) if is_image_name(info.name) else Ignored(printable(info.name))
+        _check_end(archive, stream, spec.url)
+
+
+def refusal(ref: ImageRef, max_bytes: int) -> ImageError | None:
+    """Why the member need not even be read, if so."""
+    if ref.method:
+        what = _TYPES.get(bytes([ref.method]), f"of type {chr(ref.method)!r}")
+        return ImageError("unsupported", "fetch", f"{ref.location}: is {what}; expected a regular file")
+    if ref.length > max_bytes:
+        message = f"{ref.location}: has {ref.length} bytes; at most {max_bytes} are read"
+        return ImageError("too_large", "fetch", message)
+    return None
+
+
+def unpack(ref: ImageRef, raw: memoryview) -> bytes:
+    """The member's content. Raises ImageError (``truncated``)."""
+    if len(raw) < ref.length:
+        message = f"{ref.location}: {len(raw)} of {ref.length} bytes are there"
+        raise ImageError("truncated", "fetch", message)
+    return bytes(raw[: ref.length])
+
+
+def _opened(stream: BinaryIO, url: str) -> tarfile.TarFile:
+    try:
+        return tarfile.open(fileobj=stream, mode="r:", errors="surrogateescape")
+    except tarfile.TarError as err:
+        raise SourceError(f"source {url!r} is not a readable tar: {err}") from err
+
+
+def _members(archive: tarfile.TarFile, url: str) -> Iterator[tarfile.TarInfo]:
+    try:
+        while (info := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]  # it would keep a million members
+            yield info
+    except tarfile.TarError as err:
+        raise SourceError(f"source {url!r} is cut short or damaged: {err}") from err
+
+
+def _check_end(archive: tarfile.TarFile, stream: BinaryIO, url: str) -> None:
+    """tarfile takes a damaged header for the end. The end is a block of zeros, nothing else."""
+    stream.seek(archive.offset)
+    block = stream.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE or block.strip(b"\0"):
+        what = "a damaged header" if block else "no end marker"
+        raise SourceError(f"source {url!r} has {what} at byte {archive.offset}; expected a whole tar")
+
+
+def _ref(info: tarfile.TarInfo, spec: SourceSpec) -> ImageRef:
+    regular = info.isreg() and not info.issparse()
+    kind = info.type if not info.issparse() else tarfile.GNUTYPE_SPARSE
+    return ImageRef(
+        image_id=printable(info.name.removeprefix("./")),
+        uri=spec.url,
+        source=spec.name,
+        version=f"{info.size}-{info.mtime}",
+        kind="tar",
+        offset=info.offset_data,
+        length=info.size,
+        method=0 if regular else kind[0],
+    )

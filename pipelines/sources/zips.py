@@ -1,0 +1,137 @@
+"""Zip archives, read in place: the directory at the end once, then members by byte range.
+
+A member (PKWARE's APPNOTE 4.3): a local header of 30 bytes, the name, extra fields of their own length (not
+the directory's), the stored or deflated bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+
+from pipelines.sources import access
+from pipelines.sources.spec import Ignored, SourceSpec, is_image_name, printable
+from schemas.errors import ImageError, SourceError
+from schemas.records import ImageRef
+
+STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+ENCRYPTED = 99  # the method that AES-encrypted members declare; here for every encrypted member
+_METHOD_NAMES = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstd", 95: "xz", ENCRYPTED: "encrypted"}
+_SIGNATURE = b"PK\3\4"
+_LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+_FLAG_ENCRYPTED = 0x1
+# Extra fields in use (times, owner, zip64, NTFS) take 20 to 100 bytes; longer ones cost a second read.
+_EXTRA_GUESS = 256
+# The tail is a few kilobytes and the directory is read in one piece: reading ahead further is waste.
+_BLOCK = 64 << 10
+
+
+def check_zip(spec: SourceSpec) -> None:
+    """Raises SourceError unless ``spec.url`` ends like a zip. Reads its last bytes only."""
+    with access.open_container(spec.url, _BLOCK) as stream:
+        if not zipfile.is_zipfile(stream):
+            raise SourceError(f"source {spec.url!r} is not a zip or is cut short; expected a whole .zip")
+
+
+def list_zip(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
+    """Images among the members, in the archive's order; about 0.7 KB of memory a member while listing.
+
+    Encrypted members and unknown compressions are listed too: fetching them says so.
+    """
+    with access.open_container(spec.url, _BLOCK) as stream:
+        members = _directory(stream, spec.url)
+    for info in members:
+        if not info.is_dir():
+            yield _ref(info, spec) if is_image_name(info.filename) else Ignored(info.filename)
+
+
+def likely_span(ref: ImageRef) -> int:
+    """How many bytes from ``ref.offset`` most likely hold the whole member."""
+    return _LOCAL_HEADER.size + len(ref.image_id.encode()) + _EXTRA_GUESS + ref.length
+
+
+def whole_span(ref: ImageRef, raw: memoryview) -> int:
+    """The same for certain, by the member's local header at the start of ``raw``; 0 where there is none."""
+    if len(raw) < _LOCAL_HEADER.size or raw[:4] != _SIGNATURE:
+        return 0
+    return _data_start(raw) + ref.length
+
+
+def unpack(ref: ImageRef, raw: memoryview) -> bytes:
+    """The member's content. ``raw`` starts at its local header.
+
+    Raises ImageError: ``truncated``, or ``decode`` where the bytes are not what the directory says.
+    """
+    start = _data_start(raw)
+    packed = raw[start : start + ref.length]
+    if len(packed) < ref.length:
+        raise _failure("truncated", ref, f"{len(packed)} of {ref.length} bytes are there")
+    data = bytes(packed) if ref.method == STORED else _inflate(ref, packed)
+    if len(data) != ref.size:
+        raise _failure("decode", ref, f"holds {len(data)} bytes, not {ref.size} as the archive says")
+    if f"{zlib.crc32(data):08x}" != (ref.version or "").partition("-")[0]:
+        raise _failure("decode", ref, "its checksum is not the one in the archive's directory")
+    return data
+
+
+def refusal(ref: ImageRef, max_bytes: int) -> ImageError | None:
+    """Why the member need not even be read, if so."""
+    if ref.method not in (STORED, DEFLATED):
+        name = _METHOD_NAMES.get(ref.method, f"of method {ref.method}")
+        return _failure("unsupported", ref, f"is {name}; expected stored or deflated")
+    if max(ref.size, ref.length) > max_bytes:
+        return _failure("too_large", ref, f"has {ref.size} bytes; at most {max_bytes} are read")
+    return None
+
+
+def _directory(stream, url: str) -> list[zipfile.ZipInfo]:
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            return archive.infolist()
+    except (zipfile.BadZipFile, struct.error) as err:
+        raise SourceError(f"source {url!r} is not a readable zip: {err}") from err
+    except UnicodeDecodeError as err:
+        raise SourceError(f"source {url!r} has a name that is not the UTF-8 it claims: {err}") from err
+    except NotImplementedError as err:
+        raise SourceError(f"source {url!r} is a zip of a kind that Python cannot read: {err}") from err
+
+
+def _ref(info: zipfile.ZipInfo, spec: SourceSpec) -> ImageRef:
+    return ImageRef(
+        image_id=printable(info.filename),
+        uri=spec.url,
+        source=spec.name,
+        version=f"{info.CRC:08x}-{info.file_size}",
+        kind="zip",
+        offset=info.header_offset,
+        length=info.compress_size,
+        method=ENCRYPTED if info.flag_bits & _FLAG_ENCRYPTED else info.compress_type,
+        size=info.file_size,
+    )
+
+
+def _data_start(raw: memoryview) -> int:
+    if len(raw) < _LOCAL_HEADER.size:
+        raise ImageError("truncated", "fetch", "the archive ends before the member")
+    signature, *_, name_length, extra_length = _LOCAL_HEADER.unpack_from(raw)
+    if signature != _SIGNATURE:
+        raise ImageError("decode", "fetch", "no member begins where the archive's directory says")
+    return _LOCAL_HEADER.size + name_length + extra_length
+
+
+def _inflate(ref: ImageRef, packed: memoryview) -> bytes:
+    """At most one byte more than declared is ever produced, whatever the stream holds."""
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        data = stream.decompress(packed, ref.size + 1)
+    except zlib.error as err:
+        raise _failure("decode", ref, f"cannot be inflated: {err}") from err
+    if len(data) < ref.size and not stream.eof:
+        raise _failure("truncated", ref, f"its deflated stream stops after {len(data)} of {ref.size} bytes")
+    return data
+
+
+def _failure(code: str, ref: ImageRef, message: str) -> ImageError:
+    return ImageError(code, "fetch", f"{ref.location}: {message}")
