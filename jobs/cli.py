@@ -60,11 +60,15 @@ def _run(arguments: list[str]) -> int:
     if name not in JOBS:
         raise RequestError(f"no job {name!r}; expected one of {', '.join(JOBS)}")
     job = importlib.import_module(f"jobs.{name}")
-    return job.run(*_parse(name, job, rest))
+    options, beam_args = _parse(name, job, rest)
+    return job.run(options, beam_args)
 
 
 def _overview() -> list[str]:
-    return [f"  {name:10} {importlib.import_module(f'jobs.{name}').__doc__.splitlines()[0]}" for name in JOBS]
+    return [
+        f"  {name:10} {(importlib.import_module(f'jobs.{name}').__doc__ or '').splitlines()[0]}"
+        for name in JOBS
+    ]
 
 
 def _parse(name: str, job: ModuleType, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -75,6 +79,7 @@ def _parse(name: str, job: ModuleType, arguments: list[str]) -> tuple[argparse.N
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.set_defaults(job=name)
     job.add_options(parser)
     if not getattr(job, "BEAM", False):
         return parser.parse_args(arguments), []

@@ -59,25 +59,84 @@ def _number(text: str) -> float:
 def add_source_options(parser: argparse.ArgumentParser) -> None:
     """What is listed, and how much of it."""
     group = parser.add_argument_group("images")
-    group.add_argument("--image-root", metavar="URL", help="where the images of a COCO file or of a list's relative paths are")
-    group.add_argument("--id-column", metavar="NAME", help="column of a list or a Parquet file with the images' ids")
+    group.add_argument(
+        "--image-root",
+        metavar="URL",
+        help="where the images of a COCO file or of a list's relative paths are",
+    )
+    group.add_argument(
+        "--id-column", metavar="NAME", help="column of a list or a Parquet file with the images' ids"
+    )
     group.add_argument("--uri-column", metavar="NAME", help="column of a list with the images' URIs")
-    group.add_argument("--bytes-column", metavar="NAME", help="column of a Parquet file with the images' bytes")
-    group.add_argument("--sample", type=share, default=1.0, metavar="RATE", help="this share of the images, chosen by a hash of their ids")
-    group.add_argument("--seed", type=natural, default=0, metavar="N", help="of --sample and --limit; another seed, other images (default 0)")
-    group.add_argument("--limit", type=positive, metavar="N", help="at most this many images, the same ones each time")
+    group.add_argument(
+        "--bytes-column", metavar="NAME", help="column of a Parquet file with the images' bytes"
+    )
+    group.add_argument(
+        "--sample",
+        type=share,
+        default=1.0,
+        metavar="RATE",
+        help="this share of the images, chosen by a hash of their ids",
+    )
+    group.add_argument(
+        "--seed",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="of --sample and --limit; another seed, other images (default 0)",
+    )
+    group.add_argument(
+        "--limit", type=positive, metavar="N", help="at most this many images, the same ones each time"
+    )
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """How the work is cut, when it fails, and what it costs."""
     group = parser.add_argument_group("run")
-    group.add_argument("--shard-size", type=positive, default=1024, metavar="N", help="images a shard: the unit of work and of resuming (default 1024)")
-    group.add_argument("--batch-size", type=positive, metavar="N", help="images a forward pass (default: by device)")
-    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)")
-    group.add_argument("--retry-failures", action="store_true", help="do permanent failures again too; transient ones are anyhow")
-    group.add_argument("--max-failures", type=share_or_number, metavar="N", help="fail, and publish nothing, if more images than this share or number failed")
-    group.add_argument("--warn-failures", type=share, default=0.05, metavar="SHARE", help="exit with status 3 if a larger share failed (default 0.05)")
-    group.add_argument("--price-per-hour", type=price, metavar="MONEY", help="of the machines together; the summary then says what a million images cost")
+    group.add_argument(
+        "--shard-size",
+        type=positive,
+        default=1024,
+        metavar="N",
+        help="images a shard: the unit of work and of resuming (default 1024)",
+    )
+    group.add_argument(
+        "--batch-size", type=positive, metavar="N", help="images a forward pass (default: by device)"
+    )
+    group.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)"
+    )
+    group.add_argument(
+        "--retry-failures",
+        action="store_true",
+        help="do permanent failures again too; transient ones are anyhow",
+    )
+    group.add_argument(
+        "--max-failures",
+        type=share_or_number,
+        metavar="N",
+        help="fail, and publish nothing, if more images than this share or number failed",
+    )
+    group.add_argument(
+        "--warn-failures",
+        type=share,
+        default=0.05,
+        metavar="SHARE",
+        help="exit with status 3 if a larger share failed (default 0.05)",
+    )
+    group.add_argument(
+        "--price-per-hour",
+        type=price,
+        metavar="MONEY",
+        help="of the machines together; the summary then says what a million images cost",
+    )
+
+
+def source_options(options: argparse.Namespace) -> Any:
+    """The group ``images``, as ``parse_sources`` takes it."""
+    from pipelines.sources.spec import SourceOptions
+
+    return SourceOptions(options.id_column, options.uri_column, options.bytes_column, options.image_root)
 
 
 def as_record(options: argparse.Namespace) -> dict[str, Any]:

@@ -27,7 +27,9 @@ class Progress:
     ``total`` may become known later; the rate counts from the start, less what was done before it.
     """
 
-    def __init__(self, description: str, total: int | None = None, unit: str = "images", stream: TextIO = sys.stderr):
+    def __init__(
+        self, description: str, total: int | None = None, unit: str = "images", stream: TextIO = sys.stderr
+    ):
         self._description, self._total, self._unit, self._stream = description, total, unit, stream
         self._start = self._said = time.monotonic()
         self._line = ""
@@ -39,7 +41,9 @@ class Progress:
             self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bars:
             self._bars.stop()
         elif kind is None and self._line:
@@ -52,14 +56,19 @@ class Progress:
         if self._bars and self._task is not None:
             self._bars.update(self._task, completed=done, total=self._total, note=note)
             return
-        self._line = f"{self._description}: {done:,} of {self._total or 0:,} {self._unit}{note}{self._left(done)}"
+        self._line = (
+            f"{self._description}: {done:,} of {self._total or 0:,} {self._unit}{note}{self._left(done)}"
+        )
         if time.monotonic() - self._said >= PLAIN_SECONDS:
             self._said = time.monotonic()
             print(self._line, file=self._stream, flush=True)
 
     def _note(self, done: int, fields: dict[str, Any]) -> str:
         rate = done / max(time.monotonic() - self._start, 1e-9)
-        said = [f"{rate:.1f} {self._unit}/s", *(f"{value} {name.replace('_', ' ')}" for name, value in fields.items())]
+        said = [
+            f"{rate:.1f} {self._unit}/s",
+            *(f"{value} {name.replace('_', ' ')}" for name, value in fields.items()),
+        ]
         return ", " + ", ".join(said)
 
     def _left(self, done: int) -> str:
@@ -70,5 +79,10 @@ class Progress:
 
 
 def _bars(stream: TextIO) -> Bars:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     return Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(file=stream))

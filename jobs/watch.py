@@ -42,7 +42,9 @@ class Watch:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join()
         self.seconds = time.monotonic() - self._start
@@ -63,7 +65,10 @@ class Watch:
         self._commits.update((commit.shard, commit) for commit in layout.load_commits(self._run.url, fresh))
         if self._shards:
             progress.update(
-                max(sum(self.images(commit) for commit in self._commits.values()), live.count(self._run.run_id)),
+                max(
+                    sum(self.images(commit) for commit in self._commits.values()),
+                    live.count(self._run.run_id),
+                ),
                 self.planned,
                 failures=sum(commit.failed for commit in self._commits.values()),
                 shards_committed=f"{len(self._commits)}/{len(self._shards)}",
@@ -92,7 +97,9 @@ def finish(run: Run, watch: Watch, price_per_hour: float | None, warn_failures: 
     files.write_atomic(files.join(run.folder, "totals.json"), files.json_bytes(totals))
     print_table(f"{run.kind}: {run.url}", _rows(run, totals))
     if not totals["images"]:
-        print(f"nothing to do: all {store.totals['rows'] + store.totals['failed']:,} images of {run.url} are done")
+        print(
+            f"nothing to do: all {store.totals['rows'] + store.totals['failed']:,} images of {run.url} are done"
+        )
     failed = store.totals["failed"]
     images = failed + store.totals["rows"]
     if images and failed / images > warn_failures:
@@ -130,7 +137,9 @@ def _failures_by_code(run: Run, commits: list[Commit]) -> Counter[str]:
     for commit in commits:
         if commit.failed:
             table = parquet.read_table(files.join(run.url, "failures", commit.failures))
-            codes.update({row["values"]: row["counts"] for row in pc.value_counts(table.column("code")).to_pylist()})
+            codes.update(
+                {row["values"]: row["counts"] for row in pc.value_counts(table.column("code")).to_pylist()}
+            )
     return codes
 
 

@@ -53,7 +53,9 @@ class ShardOutput:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop()
         if self._writer is not None:
             self._writer.abort()
@@ -83,7 +85,9 @@ class ShardOutput:
             raise storage_error(self._run.url, err) from err
         winner = layout.load_commit(self._run.url, self._shard)
         if winner is None:
-            raise SystemicError(f"the commit of shard {self._shard} appeared and went away; expected it to stay")
+            raise SystemicError(
+                f"the commit of shard {self._shard} appeared and went away; expected it to stay"
+            )
         return winner
 
     def _write_all(self) -> None:
@@ -126,10 +130,18 @@ class ShardOutput:
 
     def _index_rows(self) -> list[dict[str, Any]]:
         rows = [
-            {**_identity(done.ref), "row": row, "failed": False, "code": None, "content": done.content or None}
+            {
+                **_identity(done.ref),
+                "row": row,
+                "failed": False,
+                "code": None,
+                "content": done.content or None,
+            }
             for row, done in enumerate(self._done)
         ]
-        replaces = [done.ref.replaces for done in self._done] + [failure.replaces for failure in self._failures]
+        replaces = [done.ref.replaces for done in self._done] + [
+            failure.replaces for failure in self._failures
+        ]
         rows += [
             {**failure._asdict(), "row": row, "failed": True, "content": None}
             for row, failure in enumerate(self._failures)
@@ -169,7 +181,9 @@ class ShardOutput:
 
 def storage_error(url: str, error: OSError) -> SystemicError:
     """The storage's refusal as the one sentence that stops a job."""
-    return SystemicError(f"cannot write to {url}: {error.strerror or error}; expected a writable place with room")
+    return SystemicError(
+        f"cannot write to {url}: {error.strerror or error}; expected a writable place with room"
+    )
 
 
 def _identity(ref: ImageRef) -> dict[str, Any]:

@@ -49,7 +49,9 @@ def partitions_for(images: int, shard_size: int) -> int:
 
 def cut(refs: Iterable[ImageRef], shard_size: int) -> list[list[ImageRef]]:
     """One partition's references in reading order, in pieces of nearly equal size, at most ``shard_size``."""
-    ordered = sorted(refs, key=lambda ref: (ref.uri if ref.kind != "file" else "", ref.offset, ref.length, ref.image_id))
+    ordered = sorted(
+        refs, key=lambda ref: (ref.uri if ref.kind != "file" else "", ref.offset, ref.length, ref.image_id)
+    )
     pieces = -(-len(ordered) // shard_size)
     bounds = [round(piece * len(ordered) / pieces) for piece in range(pieces + 1)] if pieces else []
     return [ordered[start:end] for start, end in itertools.pairwise(bounds)]
@@ -86,7 +88,12 @@ def read_shard(shard: Shard) -> list[ImageRef]:
 def planned_shards(run: Run) -> list[Shard]:
     """Every shard of the run's plan."""
     folder = files.join(run.folder, "parts")
-    return [shard for name in files.names(folder) if name.endswith(".parquet") for shard in read_plan(files.join(folder, name))]
+    return [
+        shard
+        for name in files.names(folder)
+        if name.endswith(".parquet")
+        for shard in read_plan(files.join(folder, name))
+    ]
 
 
 def _open_plan(url: str) -> pq.ParquetFile:
@@ -126,7 +133,8 @@ class PlanShards(beam.PTransform):
             | "KeyByPartition"
             >> beam.Map(lambda ref, n: (partition_of(ref, n), ref), beam.pvalue.AsSingleton(partitions))
             | beam.GroupByKey()
-            | "WritePlan" >> beam.FlatMap(across_workers(_planned), run=run, shard_size=size).with_output_types(Shard)
+            | "WritePlan"
+            >> beam.FlatMap(across_workers(_planned), run=run, shard_size=size).with_output_types(Shard)
             | "SpreadShards" >> beam.Reshuffle()
         )
 

@@ -58,7 +58,9 @@ def publish(run: Run, max_failures: float | None = None) -> Snapshot:
         _check_failures(snapshot, max_failures)
         if layout.create_snapshot(run.url, snapshot):
             return snapshot
-    raise SystemicError(f"{ATTEMPTS} others published to {run.url} first, one after the other; expected a turn")
+    raise SystemicError(
+        f"{ATTEMPTS} others published to {run.url} first, one after the other; expected a turn"
+    )
 
 
 def _added(run: Run, newest: Snapshot | None) -> list[dict[str, Any]]:
@@ -69,7 +71,9 @@ def _added(run: Run, newest: Snapshot | None) -> list[dict[str, Any]]:
     if len(commits) < len(shards):
         missing = sorted(set(shards) - {commit.shard for commit in commits})
         raise SystemicError(f"{len(missing)} planned shards have no commit ({missing[0]}, ...); expected all")
-    rows = {row["shard"]: row for row in [*adopted_manifest(run), *(commit.manifest_row() for commit in commits)]}
+    rows = {
+        row["shard"]: row for row in [*adopted_manifest(run), *(commit.manifest_row() for commit in commits)]
+    }
     return [row for shard, row in rows.items() if shard not in known]
 
 
@@ -146,7 +150,9 @@ def _published(run: Run, newest: Snapshot | None, indexes: dict[str, pa.Table]) 
     return found
 
 
-def _totals(newest: Snapshot | None, added: list[dict[str, Any]], deletes: list[dict[str, Any]]) -> dict[str, int]:
+def _totals(
+    newest: Snapshot | None, added: list[dict[str, Any]], deletes: list[dict[str, Any]]
+) -> dict[str, int]:
     totals = Counter(newest.totals if newest else {})
     gone = Counter("failed" if delete["failed"] else "rows" for delete in deletes)
     for name, column in (("rows", "rows"), ("failed", "failed"), ("bytes", "bytes")):

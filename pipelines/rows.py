@@ -28,7 +28,9 @@ class FindRows(beam.PTransform):
             start
             | beam.Create(self._shards)
             | beam.Reshuffle()
-            | beam.FlatMap(across_workers(find_rows), url=self._url, snapshot=self._snapshot).with_output_types(ImageRef)
+            | beam.FlatMap(
+                across_workers(find_rows), url=self._url, snapshot=self._snapshot
+            ).with_output_types(ImageRef)
         )
 
 
@@ -38,7 +40,16 @@ def find_rows(shard: str, url: str, snapshot: int) -> Iterator[ImageRef]:
     for row in store.shard_index(shard).to_pylist():
         if not row["failed"]:
             yield ImageRef(
-                row["image_id"], store.data_url(shard), row["source"], row["version"], "row", row["row"], -1, 0, -1, row["uri"]
+                row["image_id"],
+                store.data_url(shard),
+                row["source"],
+                row["version"],
+                "row",
+                row["row"],
+                -1,
+                0,
+                -1,
+                row["uri"],
             )
 
 

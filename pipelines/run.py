@@ -123,7 +123,9 @@ def _check_same(url: str, newest: Snapshot | None, kind: str, file_format: str, 
     if newest.kind != kind:
         raise RequestError(f"{url} is a store of {newest.kind}; expected one of {kind}, or a new folder")
     if newest.format != file_format:
-        raise RequestError(f"{url} holds {newest.format} shards; expected --format {newest.format}, not {file_format}")
+        raise RequestError(
+            f"{url} holds {newest.format} shards; expected --format {newest.format}, not {file_format}"
+        )
     if newest.fingerprint != fingerprint:
         raise FingerprintError(
             f"{url} was made with fingerprint {newest.fingerprint}, these options give {fingerprint}; "

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Sequence
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, _BeamArgumentParser
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipelines.boundary import unmarked
@@ -49,13 +49,13 @@ def check_beam_args(beam_args: Sequence[str]) -> None:
         if flag not in known:
             near = difflib.get_close_matches(flag, sorted(known), 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise RequestError(f"unknown option {flag!r}; expected one of this job's or of Beam's PipelineOptions{hint}")
+            raise RequestError(
+                f"unknown option {flag!r}; expected one of this job's or of Beam's PipelineOptions{hint}"
+            )
 
 
 def _beam_flags() -> set[str]:
-    import argparse
-
-    parser = argparse.ArgumentParser(add_help=False, conflict_handler="resolve")
+    parser = _BeamArgumentParser(add_help=False, conflict_handler="resolve")
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)
     return set(parser._option_string_actions)

@@ -131,7 +131,9 @@ def _fetched(
     windows = [refs[start : start + WINDOW] for start in range(0, len(refs), WINDOW)]
     for window, items in _ahead(windows, lambda window: reader.submit(read, window), WINDOWS_AHEAD):
         for ref, item in zip(window, items, strict=True):
-            tally.counts["bytes_read"] += getattr(item, "nbytes", 0) or (len(item) if isinstance(item, bytes) else 0)
+            tally.counts["bytes_read"] += getattr(item, "nbytes", 0) or (
+                len(item) if isinstance(item, bytes) else 0
+            )
             yield ref, item
 
 
@@ -221,7 +223,9 @@ def _bisect(batch: Sequence[Prepared], processor: Processor) -> list[Result]:
         return _bisect(batch, processor)
     except (ImageError, *MODEL_ERRORS) as err:
         if len(batch) == 1:
-            return [(batch, err if isinstance(err, ImageError) else ImageError("model", "model", _sentence(err)))]
+            return [
+                (batch, err if isinstance(err, ImageError) else ImageError("model", "model", _sentence(err)))
+            ]
         middle = len(batch) // 2
         return _bisect(batch[:middle], processor) + _bisect(batch[middle:], processor)
 
@@ -233,7 +237,14 @@ def _sentence(err: BaseException) -> str:
 def _fail(output: ShardOutput, ref: ImageRef, error: ImageError, tally: Tally) -> None:
     output.fail(
         Failure(
-            ref.image_id, ref.location, ref.version, ref.source, error.stage, error.code, error.message, ref.replaces
+            ref.image_id,
+            ref.location,
+            ref.version,
+            ref.source,
+            error.stage,
+            error.code,
+            error.message,
+            ref.replaces,
         )
     )
     tally.counts[f"failed_{error.code}"] += 1

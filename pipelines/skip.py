@@ -24,7 +24,9 @@ class BaseRow(NamedTuple):
     address: str
 
 
-def decide(refs: Sequence[ImageRef], base: Sequence[BaseRow], retry_failures: bool = False) -> ImageRef | None:
+def decide(
+    refs: Sequence[ImageRef], base: Sequence[BaseRow], retry_failures: bool = False
+) -> ImageRef | None:
     """What is to be done of one image id: None, or its reference, with the addresses of the rows it replaces.
 
     An image is done if the base has a row of the same version (any version, where the source cannot tell its own),
@@ -64,9 +66,9 @@ class SkipDone(beam.PTransform):
         )
         keyed = images | "KeyByImage" >> beam.Map(lambda ref: (ref.image_id, ref))
         joined = {"images": keyed, "base": base} | beam.CoGroupByKey()
-        return joined | "Decide" >> beam.FlatMap(across_workers(_decided), retry=self._retry).with_output_types(
-            ImageRef
-        )
+        return joined | "Decide" >> beam.FlatMap(
+            across_workers(_decided), retry=self._retry
+        ).with_output_types(ImageRef)
 
 
 def read_base(url: str, shard: str, dead_rows: Sequence[int], dead_failed: Sequence[int]) -> Iterator[tuple]:

@@ -38,12 +38,13 @@ class ProcessShards(beam.PTransform):
 class _ProcessShard(beam.DoFn):
     def __init__(self, run: Run, load: Any, settings: Mapping[str, Any], fetch: Fetch) -> None:
         self._run, self._load, self._settings, self._fetch = run, load, settings, fetch
-        self._shared, self._processor = Shared(), None
+        self._shared = Shared()
+        self._processor: Processor | None = None
 
     def setup(self) -> None:
         """Get the process's one processor, loading it the first time."""
         try:
-            self._processor: Processor | None = self._shared.acquire(self._make, tag=self._run.run_id)
+            self._processor = self._shared.acquire(self._make, tag=self._run.run_id)
         except CaptionbeamError as err:
             raise marked(err) from err
 
@@ -52,6 +53,10 @@ class _ProcessShard(beam.DoFn):
 
     def process(self, shard: Shard) -> Iterator[ShardReport]:
         """One shard, from its references to its commit."""
+        if self._processor is None:
+            raise RuntimeError(
+                "process() before setup(); expected a runner that keeps to Beam's DoFn life cycle"
+            )
         try:
             report, counts = process_shard(
                 shard.shard_id,

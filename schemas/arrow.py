@@ -16,7 +16,11 @@ import pyarrow as pa
 from schemas.errors import StoreError
 
 SCHEMA_VERSION = 1
-VERSION_KEY, FINGERPRINT_KEY, KIND_KEY = b"captionbeam.version", b"captionbeam.fingerprint", b"captionbeam.kind"
+VERSION_KEY, FINGERPRINT_KEY, KIND_KEY = (
+    b"captionbeam.version",
+    b"captionbeam.fingerprint",
+    b"captionbeam.kind",
+)
 DTYPE_KEY, SHAPE_KEY = b"captionbeam.dtype", b"captionbeam.shape"
 
 IDENTITY = (
@@ -120,7 +124,9 @@ def check_version(metadata: Mapping[bytes, bytes] | None, where: str) -> None:
     """Refuse what a newer version wrote, or nothing of ours. Raises StoreError."""
     written = (metadata or {}).get(VERSION_KEY)
     if written is None or not written.isdigit():
-        raise StoreError(f"{where} is not a captionbeam file; expected {VERSION_KEY.decode()} in its metadata")
+        raise StoreError(
+            f"{where} is not a captionbeam file; expected {VERSION_KEY.decode()} in its metadata"
+        )
     if int(written) > SCHEMA_VERSION:
         raise StoreError(
             f"{where} has schema version {int(written)}; this captionbeam reads up to {SCHEMA_VERSION}: upgrade it"

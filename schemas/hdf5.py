@@ -124,5 +124,3 @@ class Hdf5Data:
 
     def close(self) -> None:
         self._file.close()
-
-

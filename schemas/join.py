@@ -17,7 +17,8 @@ def match_images(wanted: Iterable[str], available: Iterable[str]) -> dict[str, s
 
     Ids without a partner are left out. Raises RequestError where a base name fits several.
     """
-    exact, by_name = set(), {}
+    exact: set[str] = set()
+    by_name: dict[str, list[str]] = {}
     for image_id in available:
         exact.add(image_id)
         by_name.setdefault(basename(image_id), []).append(image_id)

@@ -1,11 +1,11 @@
 """Where things lie in a store, and the records that name them.
 
-    data/ failures/ index/      written once by an attempt, under names unique to it, never modified
-    commits/<shard>.json        names an attempt's three files; created if absent, so that the first attempt wins
-    plans/<run>/                the run's record, its frozen base and its plan
-    manifests/ deletes/         Parquet: one row a shard; one row a row that is no longer live
-    snapshots/00000003.json     names manifests and deletes; created if absent
-    models/                     weights and bundles, named by their content hash
+data/ failures/ index/      written once by an attempt, under names unique to it, never modified
+commits/<shard>.json        names an attempt's three files; created if absent, so that the first attempt wins
+plans/<run>/                the run's record, its frozen base and its plan
+manifests/ deletes/         Parquet: one row a shard; one row a row that is no longer live
+snapshots/00000003.json     names manifests and deletes; created if absent
+models/                     weights and bundles, named by their content hash
 """
 
 from __future__ import annotations

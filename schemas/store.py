@@ -190,7 +190,11 @@ class Store:
         shards = [(shard, url) for shard, url in shards if only is None or url in only]
         with ThreadPoolExecutor(8) as pool:
             sizes = pool.map(_group_rows, [url for _, url in shards])
-            return [g for (shard, url), rows in zip(shards, sizes, strict=True) for g in self._groups(shard, url, rows)]
+            return [
+                g
+                for (shard, url), rows in zip(shards, sizes, strict=True)
+                for g in self._groups(shard, url, rows)
+            ]
 
     def _groups(self, shard: str, url: str, sizes: Sequence[int]) -> Iterator[RowGroup]:
         dead, start = self.dead.get(shard, Dead()).rows, 0
@@ -203,7 +207,9 @@ class Store:
         """The live rows of one row group. Raises RequestError for a column that is not there."""
         return self._read(group, columns, None)
 
-    def _read(self, group: RowGroup, columns: Sequence[str] | None, keep: frozenset[int] | None) -> pa.RecordBatch:
+    def _read(
+        self, group: RowGroup, columns: Sequence[str] | None, keep: frozenset[int] | None
+    ) -> pa.RecordBatch:
         data = open_data(group.url)
         try:
             batch = data.read(group.group, checked_columns(data, columns))
@@ -227,7 +233,9 @@ def live_index(table: pa.Table, dead: Dead) -> pa.Table:
     if not dead.rows and not dead.failed:
         return table
     pairs = zip(table.column("row").to_pylist(), table.column("failed").to_pylist(), strict=True)
-    return table.filter(pa.array([row not in (dead.failed if failed else dead.rows) for row, failed in pairs]))
+    return table.filter(
+        pa.array([row not in (dead.failed if failed else dead.rows) for row, failed in pairs])
+    )
 
 
 def checked_columns(data: DataFile, columns: Sequence[str] | None) -> list[str]:

@@ -41,7 +41,9 @@ def test_imports_go_one_way(package):
 
 
 def test_the_model_never_imports_beam():
-    assert not [path for path in modules("capmodel") if any(n.startswith("apache_beam") for n in imports(path))]
+    assert not [
+        path for path in modules("capmodel") if any(n.startswith("apache_beam") for n in imports(path))
+    ]
 
 
 def test_pipelines_touch_the_model_in_one_adapter():
@@ -50,7 +52,8 @@ def test_pipelines_touch_the_model_in_one_adapter():
         path.name
         for path in modules("pipelines")
         for name in imports(path)
-        if name == "torch" or (name.startswith("capmodel.") and not any(name.startswith(free) for free in TORCH_FREE))
+        if name == "torch"
+        or (name.startswith("capmodel.") and not any(name.startswith(free) for free in TORCH_FREE))
     }
     assert wrong <= {"processors.py"}
 

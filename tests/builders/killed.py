@@ -16,7 +16,9 @@ from pipelines import output
 from schemas import files, layout
 
 
-def dying(function: Callable[..., Any], times: int, when: Callable[..., bool] = lambda *_: True) -> Callable[..., Any]:
+def dying(
+    function: Callable[..., Any], times: int, when: Callable[..., bool] = lambda *_: True
+) -> Callable[..., Any]:
     """``function``, which kills the process before its ``times``-th call for which ``when`` holds."""
     passed = 0
 

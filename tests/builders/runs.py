@@ -52,10 +52,14 @@ class Mean:
         return {"grid": np.stack(batch)}
 
 
-def fetch_from(items: Mapping[str, bytes | ImageError]) -> Callable[[Sequence[ImageRef]], list[bytes | ImageError]]:
+def fetch_from(
+    items: Mapping[str, bytes | ImageError],
+) -> Callable[[Sequence[ImageRef]], list[bytes | ImageError]]:
     """A fetch that looks the ids up in ``items``."""
 
     def fetch(refs: Sequence[ImageRef]) -> list[bytes | ImageError]:
-        return [items.get(ref.image_id, ImageError("not_found", "fetch", f"no {ref.image_id}")) for ref in refs]
+        return [
+            items.get(ref.image_id, ImageError("not_found", "fetch", f"no {ref.image_id}")) for ref in refs
+        ]
 
     return fetch

@@ -16,7 +16,12 @@ from schemas import Store, files, layout
 from tests.builders.commands import ROOT, captionbeam, environment
 
 IMAGES, SHARD = 42, 2
-POINTS = ("while planning", "between data and index", "between index and commit", "between the last commit and the snapshot")
+POINTS = (
+    "while planning",
+    "between data and index",
+    "between index and commit",
+    "between the last commit and the snapshot",
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +66,10 @@ def check(store_url, unbroken, committed_before):
 
 def commits(store):
     """Each commit's bytes: whoever does a committed shard again would change them."""
-    return {shard: files.read_bytes(layout.commit_url(str(store), shard)) for shard in layout.committed_shards(str(store))}
+    return {
+        shard: files.read_bytes(layout.commit_url(str(store), shard))
+        for shard in layout.committed_shards(str(store))
+    }
 
 
 @pytest.mark.parametrize("point", POINTS)

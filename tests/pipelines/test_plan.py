@@ -83,7 +83,11 @@ def test_the_number_of_partitions_is_fixed_by_whoever_comes_first(tmp_path):
 
 @pytest.mark.parametrize("size", [1, 7, 1024])
 def test_the_pipeline_plans_each_reference_once(tmp_path, size):
-    refs = [*(loose(n) for n in range(50)), *(member(n) for n in range(30)), *(member(n, "/b.zip") for n in range(5))]
+    refs = [
+        *(loose(n) for n in range(50)),
+        *(member(n) for n in range(30)),
+        *(member(n, "/b.zip") for n in range(5)),
+    ]
     run = features_run(tmp_path)
     with make_pipeline() as pipeline:
         _ = pipeline | beam.Create(refs).with_output_types(ImageRef) | PlanShards(run, size)

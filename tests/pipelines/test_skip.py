@@ -33,7 +33,11 @@ def ref(name, version="v1"):
         ([BaseRow("2", True, "decode", "s/f0")], True, REF._replace(replaces="s/f0")),
         ([BaseRow("2", True, "timeout", "s/f0")], False, REF._replace(replaces="s/f0")),
         ([BaseRow("1", True, "decode", "s/f0")], False, REF._replace(replaces="s/f0")),
-        ([BaseRow("1", False, None, "s/0"), BaseRow("2", True, "timeout", "t/f0")], False, REF._replace(replaces="s/0,t/f0")),
+        (
+            [BaseRow("1", False, None, "s/0"), BaseRow("2", True, "timeout", "t/f0")],
+            False,
+            REF._replace(replaces="s/0,t/f0"),
+        ),
     ],
 )
 def test_an_image_is_done_by_its_version(base, retry, expected):
@@ -48,7 +52,9 @@ def test_without_a_version_done_means_done():
 
 def test_two_images_with_one_id_are_both_named():
     other = REF._replace(uri="/more/a.jpg", source="/more")
-    with pytest.raises(RequestError, match="two images have the id 'a.jpg': /images/a.jpg .* and /more/a.jpg"):
+    with pytest.raises(
+        RequestError, match="two images have the id 'a.jpg': /images/a.jpg .* and /more/a.jpg"
+    ):
         decide([REF, other], [])
 
 
@@ -175,7 +181,9 @@ def test_a_planned_shard_without_commit_is_never_published(tmp_path):
 
 def test_too_many_failures_publish_nothing(tmp_path):
     items = {**ITEMS, "1.jpg": b"bad", "2.jpg": b"bad"}
-    with pytest.raises(TooManyFailures, match=r"2 of 9 images failed; expected at most 0.1 \(--max-failures\)"):
+    with pytest.raises(
+        TooManyFailures, match=r"2 of 9 images failed; expected at most 0.1 \(--max-failures\)"
+    ):
         encode(tmp_path, REFS, items, max_failures=0.1)
     assert layout.newest_snapshot(f"{tmp_path}/store") is None
     _, store = encode(tmp_path, REFS, items, max_failures=2)

@@ -50,7 +50,10 @@ def test_scan_by_ids_and_columns_gives_just_those(url, file_format):
     store = make_features(url, IDS, file_format=file_format)
     wanted = [IDS[3], IDS[7], "not there"]
     batches = list(store.scan(columns=["image_id"], ids=wanted))
-    assert sorted(name for batch in batches for name in batch.column("image_id").to_pylist()) == [IDS[3], IDS[7]]
+    assert sorted(name for batch in batches for name in batch.column("image_id").to_pylist()) == [
+        IDS[3],
+        IDS[7],
+    ]
     assert all(batch.schema.names == ["image_id"] for batch in batches)
     everything = grids(store)
     assert np.array_equal(grids(store, ids=wanted)[IDS[7]], everything[IDS[7]])
@@ -103,7 +106,9 @@ def test_a_newer_version_is_refused(tmp_path):
 
 
 def test_captions_come_back_as_structs(tmp_path):
-    store = make_captions(str(tmp_path / "store"), {"a": "one red circle", "b": "two squares"}, keep_attention=True)
+    store = make_captions(
+        str(tmp_path / "store"), {"a": "one red circle", "b": "two squares"}, keep_attention=True
+    )
     rows = {row["image_id"]: row for batch in store.scan() for row in batch.to_pylist()}
     assert rows["b"]["captions"][0]["text"] == "two squares"
     assert rows["b"]["captions"][0]["attention"] == [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]

@@ -1,0 +1,127 @@
+"""Images/s of the real encode job against the bare model's forward pass, in one run.
+
+    python benchmarks/encode.py IMAGES --encoder inception_v3 --weights FILE --preprocess tf
+
+The bare loop runs the same model on the same number of prepared batches, same batch size and precision, before and
+after the job, so that a machine that drifts does not favour either. The job runs in a process of its own, as a user
+runs it; its rate is the one in the run's record: listing, planning, reading, decoding, model, compression, commits
+and publishing included, only the interpreter's start not. Peak resident memory is taken for a quarter of the images
+and for all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+
+def main() -> None:
+    """Print one JSON object."""
+    options, rest = _parser().parse_known_args()
+    bare = [bare_rate(options)]
+    few, few_rss = job_rate(options, rest, options.images // 4)
+    many, many_rss = job_rate(options, rest, options.images)
+    bare.append(bare_rate(options))
+    figures = {
+        "images": options.images,
+        "bare_images_per_second": [round(rate, 2) for rate in bare],
+        "job_images_per_second": round(many, 2),
+        "ratio": round(many / statistics.mean(bare), 3),
+        "quarter_images_per_second": round(few, 2),
+        "peak_rss_mb": {"quarter": few_rss >> 20, "all": many_rss >> 20},
+    }
+    print(json.dumps(figures, indent=1))
+
+
+def bare_rate(options: argparse.Namespace) -> float:
+    """Images/s of the model alone, in a process of its own: batches of noise, already prepared."""
+    command = [sys.executable, __file__, options.source, "--bare", *_encoder_arguments(options)]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
+
+
+def run_bare(options: argparse.Namespace) -> None:
+    """What ``bare_rate`` starts."""
+    from capmodel.encoders import Encoder, resolve_encoder, store_weights
+
+    spec, state = resolve_encoder(
+        options.encoder, options.weights, preprocess=options.preprocess, precision=options.precision
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        encoder = Encoder.load(spec, store_weights(state, folder), options.batch_size)
+        forward = encoder.bare_forward()
+    for _ in range(2):
+        forward()
+    rates = []
+    end = time.perf_counter() + options.seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        forward()
+        rates.append(encoder.batch_size / (time.perf_counter() - start))
+    print(statistics.median(rates))
+
+
+def job_rate(options: argparse.Namespace, rest: list[str], limit: int) -> tuple[float, int]:
+    """Images/s of the job, and its peak resident bytes."""
+    with tempfile.TemporaryDirectory(dir=options.scratch) as store:
+        command = [sys.executable, "-m", "jobs.cli", "encode", options.source, "--output", store,
+                   "--limit", str(limit), *_encoder_arguments(options), *rest]  # fmt: skip
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, _resident(process.pid))
+            time.sleep(0.2)
+        if process.returncode:
+            raise SystemExit(process.returncode)
+        (totals,) = Path(store).glob("plans/*/totals.json")
+        return json.loads(totals.read_text())["images_per_second"], peak
+
+
+def _resident(pid: int) -> int:
+    try:
+        return psutil.Process(pid).memory_info().rss
+    except psutil.Error:
+        return 0
+
+
+def _encoder_arguments(options: argparse.Namespace) -> list[str]:
+    pairs = {
+        "--encoder": options.encoder,
+        "--weights": options.weights,
+        "--preprocess": options.preprocess,
+        "--precision": options.precision,
+        "--batch-size": options.batch_size,
+    }
+    return [str(part) for name, value in pairs.items() if value is not None for part in (name, value)]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help="images: a folder, a zip, ...")
+    parser.add_argument("--images", type=int, default=1024, help="how many of them (default 1024)")
+    parser.add_argument("--encoder", default="inception_v3")
+    parser.add_argument("--weights")
+    parser.add_argument("--preprocess")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--seconds", type=float, default=20, help="how long each bare loop runs (default 20)")
+    parser.add_argument("--scratch", help="folder for the stores that the job writes")
+    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    known = _parser().parse_known_args()[0]
+    if known.bare:
+        run_bare(known)
+    else:
+        main()

@@ -1,0 +1,165 @@
+"""Images, or a store of features, become captions: a store of Parquet, or one line at once."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from jobs.options import (
+    add_run_options,
+    add_source_options,
+    as_record,
+    natural,
+    positive,
+    require,
+    source_options,
+)
+from schemas import Store, files
+from schemas.errors import FingerprintError
+
+HELP = """\
+  captionbeam caption new_photos/ --bundle bundle --output captions --beam 3
+  captionbeam caption --features features --bundle bundle --output captions
+  captionbeam caption --bundle bundle one.jpg
+
+Writes captions for the images of every SOURCE (as for encode), encoder and decoder in one pass, or for the rows of a
+features store; what the store has already is not done again. Without --output the captions are printed.
+"""
+BEAM = True
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What is captioned, by whom, how, to where."""
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", help="where the images are")
+    parser.add_argument("--bundle", required=True, metavar="BUNDLE", help="the trained captioner")
+    parser.add_argument("--output", metavar="STORE", help="the captions store, new or with earlier snapshots")
+    parser.add_argument("--features", metavar="STORE", help="a features store, instead of SOURCE")
+    parser.add_argument(
+        "--precision",
+        default=None,
+        metavar="NAME",
+        help="of the encoder and decoder: fp32 or bf16 (default: as the bundle's features were made)",
+    )
+    _add_decoding(parser.add_argument_group("decoding"))
+    add_source_options(parser)
+    add_run_options(parser)
+
+
+def _add_decoding(group: Any) -> None:
+    group.add_argument(
+        "--method", default="beam", metavar="NAME", help="greedy, beam or sample (default beam)"
+    )
+    group.add_argument(
+        "--beam", type=positive, metavar="N", help="beginnings kept by beam search (default 3)"
+    )
+    group.add_argument(
+        "--n-best", type=positive, default=1, metavar="N", help="captions an image, best first (default 1)"
+    )
+    group.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="of --method sample, whose draws come from --seed and the image's id (default 1)",
+    )
+    group.add_argument(
+        "--top-k",
+        type=natural,
+        default=0,
+        metavar="K",
+        help="sample from the K likeliest words (default 0: all)",
+    )
+    group.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="sample from the likeliest words that make up P (default 1: all)",
+    )
+    group.add_argument(
+        "--max-length",
+        type=positive,
+        metavar="N",
+        help="tokens, start and end counted (default: the bundle's)",
+    )
+    group.add_argument("--prefix", default="", metavar="WORDS", help="that every caption starts with")
+    group.add_argument("--allow-unk", action="store_true", help="let the word for unknown words be written")
+    group.add_argument(
+        "--keep-attention", action="store_true", help="keep each word's attention over the grid"
+    )
+
+
+def decode_options(options: argparse.Namespace) -> Any:
+    """The group ``decoding``. Raises RequestError where the options exclude each other."""
+    from capmodel.generation.options import DecodeOptions
+
+    usual = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if options.method != "sample" else {}
+    idle = [name for name, value in usual.items() if getattr(options, name) != value]
+    idle += ["beam"] if options.beam and options.method != "beam" else []
+    named = " and ".join(f"--{name.replace('_', '-')}" for name in idle)
+    require(
+        not idle,
+        f"{named} would do nothing with --method {options.method}; expected another method, or to leave it out",
+    )
+    return DecodeOptions(
+        method=options.method,
+        beam=options.beam or 3,
+        n_best=options.n_best,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+        max_length=options.max_length,
+        prefix=options.prefix,
+        allow_unk=options.allow_unk,
+        keep_attention=options.keep_attention,
+    )
+
+
+def run(options: argparse.Namespace, beam_args: list[str]) -> int:
+    """Print a few captions, or freeze the base, run the pipeline, report."""
+    require(
+        bool(options.sources) != bool(options.features),
+        "captions need one of SOURCE and --features; expected exactly one",
+    )
+    decode = decode_options(options)
+    if options.output is None:
+        require(not options.features, "--features needs --output; expected a folder for the captions")
+        return _print_captions(options, decode)
+    return _caption_store(options, decode, beam_args)
+
+
+def _images(options: argparse.Namespace, features: Store | None) -> tuple[Any, Any]:
+    """What finds the images (or rows) and what fetches them."""
+    if features is not None:
+        from pipelines.rows import FindRows, fetch_rows
+
+        return FindRows(features), fetch_rows
+    from pipelines.fetch import fetch
+    from pipelines.find import FindImages
+    from pipelines.sources.parse import parse_sources
+
+    sources = parse_sources(options.sources, source_options(options))
+    return FindImages(sources, options.sample, options.seed), fetch
+
+
+def _caption_store(options: argparse.Namespace, decode: Any, beam_args: list[str]) -> int:
+    from jobs.bulk import Work, process_images
+    from pipelines.processors import load_captioner, settle_captioner
+    from pipelines.run import start_run
+
+    features = Store.open(options.features) if options.features else None
+    find, fetch = _images(options, features)
+    plan = settle_captioner(options.bundle, decode, features, options.precision)
+    run = start_run(
+        options.output, "captions", plan.spec, plan.fingerprint, plan.field, options=as_record(options)
+    )
+    settings = {
+        "bundle": plan.store_bundle(files.join(run.url, "models")),
+        "decode": decode.to_dict(),
+        "from_features": features is not None,
+        "precision": options.precision,
+        "batch_size": options.batch_size,
+        "device": options.device,
+    }
+    return process_images(run, Work(find, load_captioner, settings, fetch), options, beam_args)

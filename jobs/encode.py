@@ -1,0 +1,106 @@
+"""Images become features: grids or pooled vectors of a CNN, in a store of sharded Parquet or HDF5."""
+
+from __future__ import annotations
+
+import argparse
+
+from jobs.options import add_run_options, add_source_options, as_record, source_options
+from schemas import files
+
+HELP = """\
+  captionbeam encode photos.zip --output features --encoder efficientnet_lite0
+
+Encodes the images of every SOURCE and publishes them as the store's next snapshot. What the store has already is
+not done again, so the same command goes on where a killed one was, and adds what is new. A SOURCE is a folder, a
+glob, a zip (read in place), a tar, Parquet with images in it, a list of URIs (.txt .csv .jsonl .parquet) or a COCO
+annotation file with --image-root; on a local disk, gs://, s3:// or http(s)://. Flags that are not below go to
+Beam's PipelineOptions (--runner, ...).
+"""
+BEAM = True
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What is encoded, with what, to where."""
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="where the images are")
+    parser.add_argument(
+        "--output", required=True, metavar="STORE", help="the store: a folder, new or with earlier snapshots"
+    )
+    parser.add_argument(
+        "--format",
+        default="parquet",
+        metavar="NAME",
+        help="of a new store's shards: parquet or hdf5 (default parquet)",
+    )
+    group = parser.add_argument_group("encoder")
+    group.add_argument(
+        "--encoder", required=True, metavar="NAME", help="inception_v3, resnet50 or efficientnet_lite0"
+    )
+    group.add_argument(
+        "--weights",
+        metavar="WEIGHTS",
+        help="a torchvision name (IMAGENET1K_V1), or a .safetensors or .pth file or URL, with #sha256=HEX if it is to be checked (default: the encoder's own)",
+    )
+    group.add_argument("--pooled", action="store_true", help="one vector an image instead of a grid")
+    group.add_argument(
+        "--preprocess",
+        metavar="NAME",
+        help="scaling as the weights were trained with: torch, tf or caffe (default: the encoder's)",
+    )
+    group.add_argument(
+        "--crop",
+        metavar="NAME",
+        help="resize-crop (torchvision) or square-crop, before resizing (default: the encoder's)",
+    )
+    group.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="side of the square that the network sees (default: the encoder's)",
+    )
+    group.add_argument(
+        "--precision",
+        default="auto",
+        metavar="NAME",
+        help="auto, fp32 or bf16; auto is bf16 where this machine has it (default auto)",
+    )
+    add_source_options(parser)
+    add_run_options(parser)
+
+
+def run(options: argparse.Namespace, beam_args: list[str]) -> int:
+    """Settle sources and encoder, freeze the base, run the pipeline, report."""
+    from capmodel.encoders import resolve_encoder, store_weights
+    from jobs.bulk import Work, process_images
+    from pipelines.find import FindImages
+    from pipelines.fetch import fetch
+    from pipelines.processors import load_encoder
+    from pipelines.run import start_run
+    from pipelines.sources.parse import parse_sources
+
+    sources = parse_sources(options.sources, source_options(options))
+    spec, state = resolve_encoder(
+        options.encoder,
+        options.weights,
+        preprocess=options.preprocess,
+        pooled=options.pooled,
+        precision=options.precision,
+        image_size=options.image_size,
+        crop=options.crop,
+    )
+    run = start_run(
+        options.output,
+        "features",
+        spec.to_dict(),
+        spec.fingerprint,
+        spec.field,
+        options.format,
+        as_record(options),
+    )
+    settings = {
+        "spec": spec.to_dict(),
+        "weights": store_weights(state, files.join(run.url, "models")),
+        "batch_size": options.batch_size,
+        "device": options.device,
+    }
+    find = FindImages(sources, options.sample, options.seed)
+    return process_images(run, Work(find, load_encoder, settings, fetch), options, beam_args)
