@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from capmodel.bundle import Bundle
 from capmodel.decoder import AttentiveDecoder, DecoderConfig
 from capmodel.tokenizers import WordTokenizer
+from schemas.fingerprint import fingerprint
 
 WORDS = ("a", "dog", "runs", "on", "grass", "two", "cats", "sleep")
 
@@ -36,3 +38,19 @@ def make_decoder(
 def make_features(images: int, shape: tuple[int, ...] = (2, 3, 5), seed: int = 0) -> torch.Tensor:
     """``[images, *shape]`` float16, as a features store keeps them."""
     return torch.from_numpy(np.random.default_rng(seed).standard_normal((images, *shape), np.float32)).half()
+
+
+def make_bundle(encoder: tuple[dict[str, Any], str] | None = None, **changes: Any) -> Bundle:
+    """A bundle of a tiny decoder; ``encoder``: its spec and the URL of its weights."""
+    tokenizer = make_tokenizer()
+    spec, weights = encoder or ({"name": "none", "weights_sha256": "0" * 64}, None)
+    values = {
+        "decoder": make_decoder(tokenizer),
+        "tokenizer": tokenizer,
+        "features_fingerprint": fingerprint(spec),
+        "encoder_spec": spec,
+        "encoder_weights": weights,
+        "scores": {"CIDEr": 0.5},
+        "history": [{"epoch": 1, "val_loss": 3.5}],
+    }
+    return Bundle(**(values | changes))

@@ -1,0 +1,116 @@
+"""What lies in a bundle's folder, read and checked without torch: so a launcher knows a bundle in no time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from schemas import files
+from schemas.errors import BundleError
+from schemas.fingerprint import sha256_bytes
+
+FORMAT, VERSION = "captionbeam bundle", 1
+CONFIG, MODEL, TOKENIZER, ENCODER, HISTORY, CARD = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer",
+    "encoder.safetensors",
+    "history.json",
+    "README.md",
+)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``config.json`` says.
+
+    sha256:   of all that decides a caption.
+    decoder:  ``DecoderConfig.to_dict()``.
+    features: the fingerprint of the features that it expects; encoder: the spec that made them, or None.
+    files:    name -> SHA-256, of all but the card.
+    """
+
+    sha256: str
+    decoder: dict[str, Any]
+    features: str
+    encoder: dict[str, Any] | None
+    scores: dict[str, float]
+    files: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON that ``read_manifest`` reads."""
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+    def identity(self) -> str:
+        """The SHA-256 that ``sha256`` has to be: of everything here but scores and history."""
+        deciding = {name: value for name, value in self.files.items() if name != HISTORY}
+        whole = {
+            "decoder": self.decoder,
+            "features": self.features,
+            "encoder": self.encoder,
+            "files": deciding,
+        }
+        return sha256_bytes(json.dumps(whole, sort_keys=True, separators=(",", ":")).encode())
+
+
+def read_manifest(url: str) -> Manifest:
+    """The manifest of the bundle in the folder ``url``. Raises BundleError."""
+    try:
+        values = files.read_json(files.join(url, CONFIG))
+    except (FileNotFoundError, NotADirectoryError) as err:
+        raise BundleError(
+            f"{url!r} is not a bundle: it has no {CONFIG}; expected a folder that captionbeam train wrote"
+        ) from err
+    except ValueError as err:
+        raise BundleError(
+            f"{CONFIG} of the bundle {url!r} is not JSON ({err}); expected it as saved"
+        ) from err
+    return _checked(url, values)
+
+
+def read_checked(url: str, manifest: Manifest, name: str) -> bytes:
+    """The file ``name`` of the bundle ``url``. Raises BundleError where it is not the one that was saved."""
+    try:
+        data = files.read_bytes(files.join(url, name))
+    except FileNotFoundError as err:
+        raise BundleError(f"the bundle {url!r} lacks {name}; expected the files that were saved") from err
+    found, expected = sha256_bytes(data), manifest.files[name]
+    if found != expected:
+        raise BundleError(f"{name} of the bundle {url!r} has SHA-256 {found}; expected {expected}, as saved")
+    return data
+
+
+def keep_bundle(url: str, models_url: str) -> str:
+    """Copy a bundle below ``models_url`` under its content hash, unless it is there; gives its URL there.
+
+    Raises BundleError.
+    """
+    manifest = read_manifest(url)
+    target = files.join(models_url, manifest.sha256)
+    if not files.exists(files.join(target, CONFIG)):
+        for name in (*manifest.files, CONFIG):
+            files.copy_file(files.join(url, name), files.join(target, name))
+    return target
+
+
+def _checked(url: str, values: Any) -> Manifest:
+    if not isinstance(values, Mapping) or values.get("format") != FORMAT:
+        raise BundleError(f"{CONFIG} in {url!r} is not a bundle's; expected format {FORMAT!r}")
+    version = values.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise BundleError(
+            f"the bundle {url!r} has version {version!r}; this captionbeam reads up to {VERSION}: upgrade it"
+        )
+    try:
+        manifest = Manifest(
+            **{key: value for key, value in values.items() if key not in ("format", "version")}
+        )
+    except TypeError as err:
+        raise BundleError(f"{CONFIG} of the bundle {url!r} lacks a field or has one too many: {err}") from err
+    if manifest.identity() != manifest.sha256:
+        raise BundleError(
+            f"{CONFIG} of the bundle {url!r} was changed after it was saved: its SHA-256 differs"
+        )
+    return manifest

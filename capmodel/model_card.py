@@ -1,0 +1,107 @@
+"""The README of a bundle: what it is, how good, how to use it, what it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from capmodel.bundle import Bundle
+
+CARD = """\
+---
+library_name: captionbeam
+pipeline_tag: image-to-text
+tags:
+- image-captioning
+- show-attend-and-tell
+license: other
+---
+
+# Image captioner
+
+Writes English sentences about photographs: a {encoder_name} encoder, and an LSTM that attends to the cells of
+its {shape} features ({parameters:.1f} million parameters of its own). Trained with captionbeam.
+
+## Scores
+
+{scores}
+
+Of the validation split, at the epoch that was kept; CIDEr, BLEU and ROUGE as coco-caption computes them, of
+greedy captions.
+
+## Use
+
+```
+captionbeam caption photos/ --bundle {url} --output captions --beam 3
+captionbeam caption --bundle {url} one.jpg
+```
+
+{encoder_note}
+
+```python
+from capmodel.bundle import Bundle
+from capmodel.generate import DecodeOptions, generate
+
+bundle = Bundle.load("{url}")
+found = generate(bundle.decoder, features, DecodeOptions(beam=3), image_ids, bundle.tokenizer)
+```
+
+`features` are float tensors `[n, {sizes}]` with the fingerprint below.
+
+## What it came from
+
+| | |
+|---|---|
+| features | fingerprint `{features}` |
+| words | {tokenizer}, {vocabulary} tokens, at most {max_length} a caption with START and END |
+| decoder | {settings} |
+| content | SHA-256 `{sha256}` |
+
+Encoder:
+
+```json
+{encoder}
+```
+
+## To be completed by whoever publishes it
+
+- Licence of these weights: (state it; it depends on the licences of the encoder's weights and of the data)
+- Licence and source of the encoder's weights: (state them)
+- Images and captions it was trained on, and their terms: (state them)
+- Known limits: it says what is common in its captions, also where it is not in the picture; it was not made
+  to tell who a person is, and should not be used to.
+"""
+WITH_ENCODER = "The encoder's weights are in this folder: nothing else is needed."
+WITHOUT_ENCODER = "The encoder's weights are not in this folder: it captions a features store (`--features`)."
+SIZES = ("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "dropout", "grid_dropout")
+
+
+def model_card(bundle: Bundle, url: str) -> str:
+    """The card of a bundle that is being saved to ``url``."""
+    config = bundle.config
+    encoder: Mapping[str, Any] = bundle.encoder_spec or {}
+    return CARD.format(
+        url=url,
+        encoder_name=encoder.get("name", "(not recorded)"),
+        shape=" x ".join(map(str, config.feature_shape)),
+        sizes=", ".join(map(str, config.feature_shape)),
+        parameters=sum(value.numel() for value in bundle.decoder.parameters()) / 1e6,
+        scores=_table(bundle.scores),
+        encoder_note=WITH_ENCODER if bundle.encoder_weights else WITHOUT_ENCODER,
+        features=bundle.features_fingerprint,
+        tokenizer=bundle.tokenizer.kind,
+        vocabulary=config.vocab_size,
+        encoder=json.dumps(encoder, indent=1, sort_keys=True),
+        sha256=bundle.sha256,
+        max_length=config.max_length,
+        settings=", ".join(f"{name} {getattr(config, name)}" for name in SIZES),
+    )
+
+
+def _table(scores: Mapping[str, float]) -> str:
+    if not scores:
+        return "Not recorded."
+    rows = [f"| {name} | {value:.4g} |" for name, value in scores.items()]
+    return "\n".join(["| score | value |", "|---|---|", *rows])
