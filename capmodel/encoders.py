@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
 from torch import Tensor
 
 from capmodel.backbones import BACKBONES, Backbone, exclude_pool_padding, fold_batch_norm
@@ -110,7 +109,7 @@ def resolve_encoder(
         name=name,
         output="pooled" if pooled else "grid",
         weights_sha256=sha256_bytes(weights_bytes(state)),
-        preprocess=_preprocess(backbone.preset(weights), preprocess, image_size, crop),
+        preprocess=backbone.preset(weights).override(preprocess, image_size, crop),
         precision=settle_precision(precision, pick_device(device)),
         pool_padding=pool_padding,
     )
@@ -122,17 +121,6 @@ def _state(backbone: Backbone, weights: str | None) -> State:
     named = wanted.replace("_", "").isalnum() and wanted.isupper()
     state = backbone.load(wanted) if named else read_weights(wanted)
     return {key: value for key, value in state.items() if not key.startswith(backbone.classifier)}
-
-
-def _preprocess(preset: Preprocess, scaling: str | None, size: int | None, crop: str | None) -> Preprocess:
-    changes: dict[str, Any] = {}
-    if size is not None and size != preset.size:
-        changes.update(size=size, resize=max(size, round(preset.resize * size / preset.size)))
-    if scaling is not None:
-        changes["scaling"] = scaling
-    if crop is not None:
-        changes["crop"] = crop
-    return dataclasses.replace(preset, **changes)
 
 
 class Encoder:
@@ -175,7 +163,7 @@ class Encoder:
 
     def prepare(self, item: bytes) -> Tensor:
         """A file's bytes as uint8 ``[3, size, size]``. Raises ImageError."""
-        return self.spec.preprocess.pixels(Image.fromarray(decode_image(item)))
+        return self.spec.preprocess.pixels(decode_image(item))
 
     def run(self, batch: Sequence[Tensor], image_ids: Sequence[str]) -> dict[str, np.ndarray]:
         """``{"grid": float16 [n, H, W, C]}`` or ``{"pooled": float16 [n, C]}``.

@@ -20,7 +20,7 @@ from schemas.errors import RequestError
 
 VERSION = 1  # raise it by hand whenever decode_image or this module gives other numbers for the same options
 
-CROPS = ("resize-crop", "crop-resize")
+CROPS = ("resize-crop", "square-crop")
 INTERPOLATIONS = ("bilinear", "bicubic")
 CHANNELS = ("rgb", "bgr")
 
@@ -39,7 +39,7 @@ class Preprocess:
     """How pixels become an encoder's input; all of it is part of the fingerprint.
 
     ``size``: S. ``crop``: ``resize-crop`` brings the shorter side to ``resize`` and cuts out the middle S x S, as
-    torchvision does; ``crop-resize`` cuts out the middle square, ``size / resize`` of the shorter side wide, and
+    torchvision does; ``square-crop`` cuts out the middle square, ``size / resize`` of the shorter side wide, and
     brings it to S x S, as EfficientNet does (``resize == size``: the whole shorter side). ``scaling``: one of
     SCALINGS. ``channels``: the order in the tensor; each colour keeps its own mean in either order.
 
@@ -123,7 +123,7 @@ class Preprocess:
         """
         factor, offset = self._table(batch.device, batch.shape[-1])
         rows = batch.permute(0, 2, 3, 1).flatten(2).float()  # [B, S, S * 3]: long rows, for vector instructions
-        return torch.addcmul(offset, rows, factor).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
+        return torch.addcmul(offset, rows, factor, out=rows).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
 
     def _table(self, device: torch.device, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Factor and offset of each value of a row of pixels: float32 ``[width * 3]`` each."""
