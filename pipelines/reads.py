@@ -48,6 +48,10 @@ class FetchOptions:
                 raise RequestError(f"{name} is {getattr(self, name)!r}; expected a number above 0")
 
 
+# How listings read: what they hold up is one worker, so that one more try costs little.
+LISTING = FetchOptions(attempts=5)
+
+
 class Span(NamedTuple):
     """Bytes ``start`` to before ``end`` of a file, fewer where it ends; without ``end``, the whole file."""
 
@@ -75,7 +79,7 @@ def with_retries(options: FetchOptions) -> Retrying:
 
 def check_ranges(url: str) -> None:
     """Raises SourceError where the HTTP server of ``url`` ignores byte ranges."""
-    found = read_spans([Span(url, 0, 1)], FetchOptions(attempts=2, timeout=30))[0]
+    found = read_spans([Span(url, 0, 1)], LISTING)[0]
     if isinstance(found, ImageError):
         raise SourceError(f"source {url!r} cannot be read ({found.code}): {found.message}")
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from fsspec import AbstractFileSystem
 
-from pipelines.reads import check_ranges
+from pipelines.reads import LISTING, check_ranges, with_retries
 from pipelines.sources.spec import filesystem, is_http, local_path, printable, version_of
 from pipelines.sources.trouble import reading
 from schemas import files
@@ -32,7 +32,7 @@ def stat_url(url: str) -> FileInfo:
     if files.is_local(fs):
         return _local_info(local_path(path))
     fs.invalidate_cache(fs._parent(path))
-    return _remote_info(url, fs.info(path))
+    return _remote_info(url, with_retries(LISTING)(fs.info, path))
 
 
 def canonical(url: str) -> str:
@@ -95,7 +95,7 @@ def _walk_remote(fs: AbstractFileSystem, root: str, enters: Callable) -> Iterato
     while folders:
         folder = folders.pop()
         fs.invalidate_cache(folder)  # an old listing may lie there
-        found = fs.ls(folder, detail=True)
+        found = with_retries(LISTING)(fs.ls, folder, detail=True)
         fs.invalidate_cache(folder)  # nor is this one kept: a million folders would fill the memory
         for entry in found:
             info = _remote_info(_url(fs, entry["name"]), entry)

@@ -134,7 +134,7 @@ def version_of(info: Mapping[str, Any]) -> str | None:
     for key in ("generation", "ETag", "etag"):
         if info.get(key):
             return str(info[key]).strip('"')
-    for key in ("mtime", "LastModified", "last_modified", "updated", "created"):
+    for key in ("mtime", "LastModified", "Last-Modified", "last_modified", "updated", "created"):
         if info.get(key) is not None and info.get("size") is not None:
             return f"{info['size']}-{_stamp(info[key])}"
     return None

@@ -11,8 +11,10 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 
+from pipelines.reads import LISTING, with_retries
 from pipelines.sources import access
 from pipelines.sources.spec import Ignored, SourceSpec, is_image_name, printable
+from pipelines.sources.trouble import reading
 from schemas.errors import ImageError, SourceError
 from schemas.records import ImageRef
 
@@ -40,8 +42,8 @@ def list_zip(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
 
     Encrypted members and unknown compressions are listed too: fetching them says so.
     """
-    with access.open_container(spec.url, _BLOCK) as stream:
-        members = _directory(stream, spec.url)
+    with reading(spec.url):
+        members = with_retries(LISTING)(_directory, spec.url)
     for info in members:
         if not info.is_dir():
             yield _ref(info, spec) if is_image_name(info.filename) else Ignored(info.filename)
@@ -86,9 +88,9 @@ def refusal(ref: ImageRef, max_bytes: int) -> ImageError | None:
     return None
 
 
-def _directory(stream, url: str) -> list[zipfile.ZipInfo]:
+def _directory(url: str) -> list[zipfile.ZipInfo]:
     try:
-        with zipfile.ZipFile(stream) as archive:
+        with access.open_stream(url, _BLOCK) as stream, zipfile.ZipFile(stream) as archive:
             return archive.infolist()
     except (zipfile.BadZipFile, struct.error) as err:
         raise SourceError(f"source {url!r} is not a readable zip: {err}") from err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import struct
 import tarfile
@@ -19,6 +20,7 @@ from typing import ClassVar
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pipelines.sources.listing import list_images, split_source
@@ -142,6 +144,41 @@ class _CountingFile(io.RawIOBase):
         self._reads["bytes"] += len(data)
         self._reads["reads"] += 1
         return len(data)
+
+
+class DistantFileSystem(AsyncFileSystem):
+    """``distant://``: memory behind coroutines, as gs and s3 are, each read taking ``delay`` seconds.
+
+    ``errors`` holds, by path, what its next reads raise; ``busiest`` the most reads at one time.
+    """
+
+    protocol = "distant"
+    errors: ClassVar[dict[str, list[Exception]]] = {}
+    delay: ClassVar[float] = 0.0
+    busiest: ClassVar[int] = 0
+    _busy: ClassVar[int] = 0
+
+    async def _cat_file(self, path, start=None, end=None, **kwargs):
+        kind = type(self)
+        kind._busy += 1
+        kind.busiest = max(kind.busiest, kind._busy)
+        try:
+            await asyncio.sleep(kind.delay)
+            if kind.errors.get(path):
+                raise kind.errors[path].pop(0)
+            return fsspec.filesystem("memory").cat_file("/" + path, start=start, end=end)
+        finally:
+            kind._busy -= 1
+
+
+@contextmanager
+def distant(contents: Mapping[str, bytes], delay: float = 0.0) -> Iterator[type[DistantFileSystem]]:
+    """``distant://`` with these files."""
+    fsspec.register_implementation("distant", DistantFileSystem, clobber=True)
+    fsspec.filesystem("memory").pipe({f"/{name}": data for name, data in contents.items()})
+    DistantFileSystem.errors, DistantFileSystem.delay, DistantFileSystem.busiest = {}, delay, 0
+    yield DistantFileSystem
+    fsspec.filesystem("memory").rm([f"/{name}" for name in contents])
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from schemas.records import ImageRef
 from tests.builders.sources import (
     Web,
     counted,
+    distant,
     listed,
     make_folder,
     make_parquet,
@@ -222,6 +223,12 @@ class TestWeb:
             (ref,) = listed(f"{web.url}/x.csv")[0]
             assert (ref.uri, fetch([ref])) == (f"{web.url}/a.jpg", [PICTURES["a.jpg"]])
 
+    def test_a_server_that_recovers_is_listed(self, tmp_path):
+        archive = make_zip(tmp_path / "x.zip", PICTURES).read_bytes()
+        with Web({"x.zip": archive}, ranges=True) as web:
+            refs, _ = listed(f"{web.url}/flaky/3/x.zip")
+            assert fetch(refs) == list(PICTURES.values())
+
     def test_a_server_without_ranges_is_refused_for_archives(self, tmp_path):
         archive = make_zip(tmp_path / "x.zip", PICTURES).read_bytes()
         with Web({"x.zip": archive}, ranges=False) as web:
@@ -236,6 +243,52 @@ class TestWeb:
                 listed(f"{web.url}/status/403/x.zip")
             with pytest.raises(SourceError, match=r"/x\.zip' cannot be read \(not_found\)"):
                 listed(f"{web.url}/x.zip")
+
+
+class TestObjectStores:
+    def test_reads_go_side_by_side_but_no_more_than_allowed(self):
+        contents = {f"side/{i}.jpg": picture(str(i)) for i in range(40)}
+        with distant(contents, delay=0.05) as filesystem:
+            begin = time.monotonic()
+            results = fetch([ref_to(f"distant://{name}") for name in contents], FetchOptions(connections=10))
+            assert results == list(contents.values())
+            assert filesystem.busiest == 10
+            assert time.monotonic() - begin < 40 * 0.05 / 2
+
+    def test_waiting_for_a_turn_is_no_timeout(self):
+        contents = {f"turn/{i}.jpg": picture(str(i)) for i in range(8)}
+        with distant(contents, delay=0.1):
+            refs = [ref_to(f"distant://{name}") for name in contents]
+            assert codes(fetch(refs, FetchOptions(connections=1, timeout=0.3, attempts=1))) == ["ok"] * 8
+
+    def test_passing_errors_are_tried_again_and_lasting_ones_are_not(self):
+        contents = {f"try/{name}.jpg": picture(name) for name in "abc"}
+        with distant(contents) as filesystem:
+            filesystem.errors["try/a.jpg"] = [ConnectionResetError("reset"), TimeoutError()]
+            filesystem.errors["try/b.jpg"] = [ConnectionResetError("reset")] * 3
+            filesystem.errors["try/c.jpg"] = [PermissionError("no")]
+            results = fetch([ref_to(f"distant://{name}") for name in contents], FetchOptions(attempts=3))
+        assert codes(results) == ["ok", "unavailable", "denied"]
+        assert results[1].message == "distant://try/b.jpg: reset"
+
+    def test_members_that_share_a_read_share_its_passing_failure(self, tmp_path):
+        archive = make_zip(tmp_path / "x.zip", PICTURES)
+        refs = [ref._replace(uri="distant://share/x.zip") for ref in listed(archive)[0]]
+        with distant({"share/x.zip": archive.read_bytes()}) as filesystem:
+            filesystem.errors["share/x.zip"] = [TimeoutError("slow")] * 2
+            assert codes(fetch(refs, QUICK)) == ["timeout"] * 6
+            assert fetch(refs, QUICK) == list(PICTURES.values())
+
+    def test_expired_credentials_stop_the_job_whatever_else_is_under_way(self):
+        from google.auth.exceptions import RefreshError
+
+        contents = {f"cred/{name}.jpg": picture(name) for name in "ab"}
+        with distant(contents) as filesystem:
+            filesystem.errors["cred/b.jpg"] = [RefreshError("token has expired")]
+            with pytest.raises(
+                SystemicError, match=r"'distant://cred/b\.jpg' cannot be read: token has expired"
+            ):
+                fetch([ref_to(f"distant://{name}") for name in contents])
 
 
 class TestDamagedArchives:
