@@ -63,6 +63,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="auto, fp32 or bf16; auto is bf16 where this machine has it (default auto)",
     )
+    group.add_argument(
+        "--exclude-pool-padding",
+        action="store_true",
+        help="let inception_v3's average pools leave padding out, as weights that come from TensorFlow want it",
+    )
     add_source_options(parser)
     add_run_options(parser)
 
@@ -86,6 +91,8 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
         precision=options.precision,
         image_size=options.image_size,
         crop=options.crop,
+        pool_padding=not options.exclude_pool_padding,
+        device=options.device,
     )
     run = start_run(
         options.output,
