@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capmodel.decoder import AttentiveDecoder
+from capmodel.decoder import AttentiveDecoder, DecoderConfig
 from capmodel.generation.choices import Draw, Forced, Likeliest, uniforms
 from capmodel.generation.options import DecodeOptions
 from capmodel.generation.walk import NEVER, Choose, Rules, Trace, attended, write, written
@@ -39,14 +39,14 @@ class Caption(NamedTuple):
     attention: np.ndarray | None = None
 
 
-def check_options(options: DecodeOptions, decoder: AttentiveDecoder, tokenizer: Tokenizer) -> list[int]:
+def check_options(options: DecodeOptions, config: DecoderConfig, tokenizer: Tokenizer) -> list[int]:
     """The ids of the prefix. Raises RequestError where the model cannot write what the options ask for."""
     ids = tokenizer.encode_whole(options.prefix)[1:-1]
     if tokenizer.unk in ids and not options.allow_unk:
         raise RequestError(
             f"prefix {options.prefix!r} has a word that the model does not know; expected others"
         )
-    most = options.max_length or decoder.config.max_length
+    most = options.max_length or config.max_length
     if len(ids) + 2 > most:
         raise RequestError(f"prefix {options.prefix!r} has {len(ids)} tokens; expected at most {most - 2}")
     return ids
@@ -65,7 +65,7 @@ def generate(
     ``features`` ``[B, L, C]``, ``[B, H, W, C]`` or ``[B, C]`` lie on the decoder's device. Under a fixed B
     an image's captions are the same to the last bit whatever its batch-mates are. Raises RequestError.
     """
-    prefix = check_options(options, decoder, tokenizer)
+    prefix = check_options(options, decoder.config, tokenizer)
     was_training = decoder.training
     decoder.eval()
     try:
