@@ -86,6 +86,12 @@ def pair(store: Store, table: TokenTable, max_missing: float) -> dict[str, Sampl
     return {split: _samples(split, store, table, places, matched) for split in ("train", "val")}
 
 
+def identity_of(store: Store, table: TokenTable) -> dict[str, str]:
+    """What tells these data from others."""
+    snapshot = f"{store.snapshot_id} of run {store.snapshot.run}"
+    return {"features": store.fingerprint, "snapshot": snapshot, "tokens": table.sha256}
+
+
 def _live_rows(store: Store) -> Iterator[tuple[str, np.ndarray, list[str]]]:
     """For each shard its live data rows, ascending, and their image ids."""
     for shard, table in store.index():

@@ -1,0 +1,68 @@
+"""What a run tells while it goes on: events for whoever watches, and TensorBoard's scalars."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from torch.utils.tensorboard import SummaryWriter
+
+Report = Callable[[Mapping[str, Any]], None]
+EVENT_SECONDS = 0.5
+SCALAR_STEPS = 10
+
+
+class Journal:
+    """Written by the first rank alone; on the others (``on`` False) it does nothing.
+
+    ``report`` gets events: plain dicts whose ``event`` is ``begin``, ``step``, ``epoch``, ``stopped`` or
+    ``saved``.
+    """
+
+    def __init__(self, folder: str, report: Report, on: bool = True) -> None:
+        self._folder, self._report, self._on = folder, report, on
+        self._writer: SummaryWriter | None = None
+        self._said = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer:
+            self._writer.close()
+
+    def begin(self, count: int, **facts: Any) -> None:
+        """Start after ``count`` steps of the whole run; later points of an earlier process are dropped."""
+        if self._on:
+            self._writer = SummaryWriter(self._folder, purge_step=count)
+            self.tell("begin", **facts)
+
+    def step(self, count: int, facts: Mapping[str, float], **place: Any) -> None:
+        """A finished step, the ``count``-th of the whole run: told now and then."""
+        if not self._on:
+            return
+        if count % SCALAR_STEPS == 0:
+            self._draw("train", facts, count)
+        if time.monotonic() - self._said >= EVENT_SECONDS:
+            self._said = time.monotonic()
+            self.tell("step", **facts, **place)
+
+    def epoch(self, count: int, entry: Mapping[str, Any], best: int) -> None:
+        """A finished epoch, the ``count`` of steps until its end, and the ``best`` so far."""
+        if self._on:
+            self._draw("epoch", {key: entry[key] for key in entry if isinstance(entry[key], float)}, count)
+            self.tell("epoch", **{**entry, "best": best})
+
+    def _draw(self, group: str, facts: Mapping[str, float], step: int) -> None:
+        if self._writer:
+            for name, value in facts.items():
+                self._writer.add_scalar(f"{group}/{name}", value, step)
+
+    def tell(self, event: str, **facts: Any) -> None:
+        """Report an event."""
+        if self._on:
+            self._report({"event": event, **facts})

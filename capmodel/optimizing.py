@@ -1,0 +1,71 @@
+"""Adam, its learning rate, and its state as plain arrays."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Adam
+
+from capmodel.checkpoints import Tensors
+from schemas.errors import RequestError
+
+BETAS = (0.9, 0.98)
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
+    """Up to ``peak`` over the first ``warmup`` share of ``steps``, then down half a cosine."""
+    rising = math.ceil(warmup * steps)
+    if step < rising:
+        return peak * (step + 1) / rising
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def make_optimizer(model: nn.Module, rate: float) -> Adam:
+    """Adam over all parameters, in one fused pass a step."""
+    return Adam(model.parameters(), lr=rate, betas=BETAS, fused=True)
+
+
+def parameters_of(model: nn.Module) -> dict[str, np.ndarray]:
+    """The model's parameters as arrays."""
+    return {name: value.detach().cpu().numpy() for name, value in model.named_parameters()}
+
+
+def load_parameters(model: nn.Module, tensors: Tensors) -> None:
+    """Set the parameters. Raises RequestError where names or shapes differ."""
+    expected = {name: tuple(value.shape) for name, value in model.named_parameters()}
+    found = {name: value.shape for name, value in tensors.items()}
+    if found != expected:
+        odd = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+        raise RequestError(
+            f"the weights kept differ from the model's in {odd[0]!r}; expected the same names and shapes"
+        )
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.copy_(torch.from_numpy(tensors[name]))
+
+
+def full_state(model: nn.Module, optimizer: Adam) -> dict[str, np.ndarray]:
+    """Parameters as ``model.NAME`` and Adam's state as ``adam.KEY.NAME``."""
+    state = {f"model.{name}": value for name, value in parameters_of(model).items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state[parameter].items():
+            state[f"adam.{key}.{name}"] = value.detach().cpu().numpy()
+    return state
+
+
+def load_state(model: nn.Module, optimizer: Adam, tensors: Tensors) -> None:
+    """What ``full_state`` gave, back into a model and a new optimizer. Raises RequestError."""
+    load_parameters(model, _below("model.", tensors))
+    moments = _below("adam.", tensors)
+    for name, parameter in model.named_parameters():
+        keys = {key.partition(".")[0] for key in moments if key.partition(".")[2] == name}
+        optimizer.state[parameter] = {
+            key: torch.from_numpy(moments[f"{key}.{name}"]).to(parameter.device) for key in keys
+        }
+
+
+def _below(prefix: str, tensors: Tensors) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

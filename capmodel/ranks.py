@@ -1,0 +1,113 @@
+"""The processes of one training run, and the few things they tell each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from schemas.errors import RequestError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """``rank`` of ``world`` processes, computing on ``device``. One process needs no group."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.rank == 0
+
+    def total(self, *values: float) -> list[float]:
+        """Each of ``values`` summed over all ranks, in float64."""
+        sums = torch.tensor(values, dtype=torch.float64)
+        if self.world > 1:
+            dist.all_reduce(sums)
+        return sums.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's ``value``, in the order of ranks, on all of them."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What ``make`` gives on the first rank, the only one that calls it, on all of them."""
+        if self.world == 1:
+            return make()
+        values = [make() if self.first else None]
+        dist.broadcast_object_list(values)
+        return cast(T, values[0])
+
+    def share(self, model: nn.Module) -> nn.Module:
+        """``model`` with gradients averaged over the ranks."""
+        if self.world == 1:
+            return model
+        device_ids = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=device_ids)
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """``auto`` is bf16 where the processor computes in it, else fp32. Raises RequestError."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    able = torch.cpu.get_capabilities()
+    return "bf16" if able.get("avx512_bf16") or able.get("sve_bf16") else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which a model computes in ``precision``."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def local_world() -> int:
+    """How many processes of the run are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is this process's GPU where there is one, else the CPU. Raises RequestError."""
+    try:
+        device = torch.device(
+            "cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu")
+        )
+    except RuntimeError as err:
+        raise RequestError(f"device is {name!r}; expected auto, cpu or cuda") from err
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RequestError(f"device is {name!r}, but this machine has no CUDA device; expected auto or cpu")
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return device
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """The ranks that torchrun's environment describes: gloo between CPUs, nccl between GPUs."""
+    chosen, world = choose_device(device), int(os.environ.get("WORLD_SIZE", "1"))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if world == 1:
+        yield Ranks(0, 1, chosen)
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), world, chosen)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,63 @@
+"""What a training run reads: a pinned features snapshot and a token table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from capmodel.decoder import DecoderConfig
+from capmodel.loader import CaptionTokens, FeatureReader
+from capmodel.pairing import Samples, identity_of, pair
+from capmodel.tokenizers import Tokenizer, load_tokenizer
+from capmodel.train_options import TrainOptions
+from schemas import files
+from schemas.store import Store
+from schemas.tokens import TokenTable
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run reads: a pinned snapshot, a token table, and which of their rows belong together."""
+
+    store: Store
+    table: TokenTable
+    tokenizer: Tokenizer
+    samples: Mapping[str, Samples]
+
+    @classmethod
+    def open(cls, options: TrainOptions) -> Data:
+        """Raises RequestError, StoreError."""
+        store, table = Store.open(options.features, options.snapshot), TokenTable.open(options.tokens)
+        samples = pair(store, table, options.max_missing)
+        return cls(store, table, load_tokenizer(table.tokenizer_url), samples)
+
+    @cached_property
+    def train(self) -> FeatureReader:
+        """The training split."""
+        return self._reader(self.samples["train"])
+
+    def val(self, images: int) -> FeatureReader:
+        """Of the val split at most so many ``images``, always the same ones."""
+        return self._reader(self.samples["val"].sample(images, seed=0))
+
+    def _reader(self, samples: Samples) -> FeatureReader:
+        return FeatureReader(self.store, CaptionTokens(self.table.table["tokens"]), samples)
+
+    def identity(self) -> dict[str, Any]:
+        """What tells these data from others."""
+        return identity_of(self.store, self.table)
+
+    def encoder_weights(self) -> str | None:
+        """URL of the weights that made the features; None where the store does not have them."""
+        sha256 = self.store.spec.get("weights_sha256")
+        url = files.join(self.store.models_url, f"{sha256}.safetensors")
+        return url if sha256 and files.exists(url) else None
+
+    def decoder_config(self, options: TrainOptions) -> DecoderConfig:
+        """The decoder that fits the features and the tokenizer."""
+        words = self.tokenizer
+        ids = {"pad": words.pad, "unk": words.unk, "start": words.start, "end": words.end}
+        sizes = {"vocab_size": words.vocab_size, "max_length": words.max_length}
+        return DecoderConfig(feature_shape=self.store.shape, **sizes, **ids, **options.decoder())

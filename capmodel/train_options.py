@@ -1,0 +1,119 @@
+"""What a training run may choose. No torch here, so that a launcher checks a request in no time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from math import inf
+from typing import Any
+
+from schemas.errors import RequestError
+
+PRECISIONS = ("auto", "fp32", "bf16")
+DECODER_FIELDS = ("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "dropout", "grid_dropout")
+PLACES = ("features", "tokens", "output", "checkpoints", "logs")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of one training run. Raises RequestError where a value makes no sense.
+
+    features, snapshot:  the features store and the snapshot of it that is read.
+    tokens:              the token table's folder.
+    output:              the bundle; checkpoints: the folder a stopped run goes on from; logs: TensorBoard's.
+    epochs:              passes over the training split.
+    batch_size:          images a step on each worker, every one with all its captions.
+    learning_rate:       Adam's, at its highest: reached after the first ``warmup`` share of all steps, from
+                         there along half a cosine down to nothing.
+    clip:                largest norm of the gradients.
+    mix:                 row groups that are open at once, over all workers.
+    val_images:          how many images of the val split each epoch is scored on, always the same ones.
+    max_missing:         share of the images that may lack features or captions.
+    checkpoint_minutes:  longest time between checkpoints; there is one after each epoch anyway.
+    keep_epochs:         keep the weights of each epoch beside the checkpoint.
+    threads:             of each worker; None: the machine's cores, shared out.
+    The others are the decoder's (capmodel.decoder.DecoderConfig).
+    """
+
+    features: str
+    snapshot: int
+    tokens: str
+    output: str
+    checkpoints: str
+    logs: str
+    epochs: int = 8
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    warmup: float = 0.05
+    label_smoothing: float = 0.0
+    clip: float = 5.0
+    seed: int = 0
+    embed_dim: int = 256
+    hidden_dim: int = 512
+    attention_dim: int = 256
+    feature_dim: int = 512
+    dropout: float = 0.5
+    grid_dropout: float = 0.0
+    mix: int = 16
+    val_images: int = 2000
+    max_missing: float = 0.01
+    precision: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    checkpoint_minutes: float = 10.0
+    keep_epochs: bool = False
+    restart: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "mix", "val_images", "threads"):
+            value = getattr(self, name)
+            _expect(value is None or value >= 1, name, value, "1 or more")
+        for name in ("learning_rate", "clip"):
+            _expect(0 < getattr(self, name) < inf, name, getattr(self, name), "a number above 0")
+        for name in ("warmup", "max_missing"):
+            _expect(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
+        for name in ("dropout", "grid_dropout", "label_smoothing"):
+            _expect(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
+        _expect(self.checkpoint_minutes >= 0, "checkpoint_minutes", self.checkpoint_minutes, "0 or more")
+        _expect(self.seed >= 0, "seed", self.seed, "0 or more")
+        _expect(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
+
+    def decoder(self) -> dict[str, Any]:
+        """The part of a DecoderConfig that is chosen."""
+        return {name: getattr(self, name) for name in DECODER_FIELDS}
+
+    def to_json(self) -> str:
+        """All options; ``from_json`` reads them back."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> TrainOptions:
+        """The options that ``to_json`` wrote."""
+        return cls(**json.loads(text))
+
+    def identity(self) -> dict[str, Any]:
+        """The options that decide what comes out, without places and without what only decides how fast."""
+        free = {*PLACES, "batch_size", "threads", "device", "precision", "max_missing"}
+        free |= {"snapshot", "checkpoint_minutes", "keep_epochs", "restart"}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in free}
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    usable = getattr(os, "sched_getaffinity", None)
+    return len(usable(0)) if usable else os.cpu_count() or 1
+
+
+def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+    """``epochs 8, not 4`` for the first of ``ours`` that ``theirs`` has otherwise; None where they agree."""
+    for name in sorted(ours):
+        if ours.get(name) != theirs.get(name):
+            return f"{name.replace('_', ' ')} {theirs.get(name)!r}, not {ours.get(name)!r}"
+    return None
+
+
+def _expect(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise RequestError(f"{name.replace('_', '-')} is {value!r}; expected {expected}")

@@ -1,0 +1,70 @@
+"""Checking a request to train before any process starts. No torch here, so that it takes no time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from capmodel.bundle_files import CONFIG, Manifest, read_manifest
+from capmodel.checkpoints import Checkpoints
+from capmodel.pairing import identity_of, pair
+from capmodel.train_options import TrainOptions
+from schemas import files
+from schemas.errors import RequestError
+from schemas.store import Store
+from schemas.tokens import TokenTable
+
+
+def settle(wanted: Mapping[str, Any], workers: int) -> tuple[TrainOptions, bool]:
+    """The options, places made absolute and the snapshot pinned, and whether there is anything to do.
+
+    ``wanted`` has TrainOptions' fields; ``snapshot``, ``checkpoints`` and ``logs`` may be None. Raises
+    RequestError, StoreError, BundleError.
+    """
+    store = Store.open(wanted["features"], wanted["snapshot"])
+    options = TrainOptions(**{**wanted, **_places(wanted), "snapshot": store.snapshot_id})
+    table = TokenTable.open(options.tokens)
+    pair(store, table, options.max_missing)
+    return options, not _is_done(options, store, table, workers)
+
+
+def _places(wanted: Mapping[str, Any]) -> dict[str, str]:
+    """The folders, absolute; those that were not named lie beside the bundle."""
+    output = files.absolute(wanted["output"])
+    checkpoints = files.absolute(wanted["checkpoints"] or f"{output}-checkpoints")
+    local = files.is_local(files.split(checkpoints)[0])
+    beside = files.join(checkpoints, "logs") if local else f"{output.rsplit('/', 1)[-1]}-logs"
+    logs = files.absolute(wanted["logs"] or beside)
+    if not files.is_local(files.split(logs)[0]):
+        raise RequestError(f"logs is {logs!r}; expected a local folder (TensorBoard appends to its files)")
+    places = {"features": files.absolute(wanted["features"]), "tokens": files.absolute(wanted["tokens"])}
+    return {**places, "output": output, "checkpoints": checkpoints, "logs": logs}
+
+
+def _is_done(options: TrainOptions, store: Store, table: TokenTable, workers: int) -> bool:
+    """Whether the bundle is there. Raises RequestError where it is another run's."""
+    if options.restart or not files.exists(files.join(options.output, CONFIG)):
+        return False
+    manifest = read_manifest(options.output)
+    checkpoints = Checkpoints(options.checkpoints, _identity(options, store, table, workers))
+    record = checkpoints.record()
+    if record is None or record["bundle"] not in (None, manifest.sha256):
+        _check_features(options, store, manifest)
+        return True
+    checkpoints.check_same(record)
+    return record["bundle"] is not None
+
+
+def _identity(options: TrainOptions, store: Store, table: TokenTable, workers: int) -> dict[str, Any]:
+    """As much of a run's identity as is known before it runs."""
+    precision = {} if options.precision == "auto" else {"precision": options.precision}
+    steps = {"images_per_step": options.batch_size * workers}
+    return {**options.identity(), **identity_of(store, table), **steps, **precision}
+
+
+def _check_features(options: TrainOptions, store: Store, manifest: Manifest) -> None:
+    if manifest.features != store.fingerprint:
+        raise RequestError(
+            f"{options.output} holds a bundle for features {manifest.features}, not {store.fingerprint}; "
+            "expected another --output (--restart writes over it)"
+        )

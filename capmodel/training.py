@@ -1,0 +1,245 @@
+"""The training loop: what torchrun's processes do together.
+
+The loss of a step is the sum over all its words, on all ranks, divided by their number: DDP averages
+gradients, so each rank's sum is multiplied by the number of ranks and divided by the number of words of all.
+A step that two ranks compute is therefore the step of one rank with twice the batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import cached_property, partial
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from capmodel.checkpoints import Checkpoints, Position, Tensors
+from capmodel.decoder import AttentiveDecoder
+from capmodel.journal import Journal
+from capmodel.loader import Batch
+from capmodel.losses import masked_cross_entropy
+from capmodel.optimizing import (
+    full_state,
+    learning_rate,
+    load_parameters,
+    load_state,
+    make_optimizer,
+    parameters_of,
+)
+from capmodel.order import shuffled_steps
+from capmodel.ranks import Ranks, autocast, choose_precision
+from capmodel.tokenizers import PAD
+from capmodel.train_data import Data
+from capmodel.train_options import TrainOptions
+from capmodel.validation import Validation
+from schemas.errors import SystemicError
+
+
+class Stopped(Exception):  # noqa: N818 - not an error
+    """The run was asked to stop; ``position`` is in its checkpoint."""
+
+    def __init__(self, position: Position) -> None:
+        super().__init__(position)
+        self.position = position
+
+
+class Trainer:
+    """One rank's part of a run. ``wants_stop`` says whether this process was asked to stop."""
+
+    def __init__(
+        self,
+        options: TrainOptions,
+        data: Data,
+        ranks: Ranks,
+        wants_stop: Callable[[], bool],
+        journal: Journal,
+    ) -> None:
+        self.options, self.data, self.ranks = options, data, ranks
+        self.wants_stop, self.journal = wants_stop, journal
+        self.precision = ranks.from_first(lambda: choose_precision(options.precision, ranks.device))
+        torch.manual_seed(options.seed)
+        self.decoder = AttentiveDecoder(data.decoder_config(options)).to(ranks.device)
+        self.model: nn.Module = self.decoder
+        self.optimizer = make_optimizer(self.decoder, options.learning_rate)
+        self.images_per_step = options.batch_size * ranks.world
+        self.steps = -(-len(data.train.samples) // self.images_per_step)
+        self.checkpoints = Checkpoints(options.checkpoints, self.identity())
+        self.lapped = self.saved = time.monotonic()
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the result, up to rounding."""
+        own = {"images_per_step": self.images_per_step, "precision": self.precision}
+        return {**self.options.identity(), **self.data.identity(), **own}
+
+    def run(self) -> Position:
+        """Train to the end and leave the best epoch's parameters in ``decoder``. Raises Stopped."""
+        position = self._resumed()
+        self.model = self.ranks.share(self.decoder)
+        self.journal.begin(self._count(position), **self._facts(position))
+        self.lapped = self.saved = time.monotonic()
+        while position.epoch < self.options.epochs:
+            position = self._validated(self._stepped(position))
+        if self.ranks.first:
+            load_parameters(self.decoder, self.checkpoints.load_best())
+        return position
+
+    def _resumed(self) -> Position:
+        found = self.ranks.from_first(self._found)
+        if found is None:
+            return Position()
+        position, tensors = found
+        load_state(self.decoder, self.optimizer, tensors)
+        return position
+
+    def _found(self) -> tuple[Position, Tensors] | None:
+        if not self.options.restart:
+            return self.checkpoints.load()
+        self.checkpoints.clear()
+        return None
+
+    def _facts(self, position: Position) -> dict[str, Any]:
+        return {
+            "epoch": position.epoch,
+            "step": position.step,
+            "epochs": self.options.epochs,
+            "steps": self.steps,
+            "train_images": len(self.data.samples["train"]),
+            "val_images": len(self.validation.reader.samples),
+            "workers": self.ranks.world,
+            "device": str(self.ranks.device),
+            "precision": self.precision,
+            "parameters": sum(value.numel() for value in self.decoder.parameters()),
+        }
+
+    def _stepped(self, position: Position) -> Position:
+        """The steps of an epoch that are left."""
+        settings = (self.images_per_step, self.options.mix, self.options.seed, position.epoch)
+        ranks, group = self.ranks, self.data.train.samples.group
+        steps = shuffled_steps(group, *settings, ranks.rank, ranks.world)[position.step :]
+        self.model.train()
+        with closing(self.data.train.batches(steps)) as batches:
+            for batch in batches:
+                position = self._step(batch, position)
+                if time.monotonic() - self.saved > 60 * self.options.checkpoint_minutes:
+                    self._save(position)
+        return position
+
+    def _step(self, batch: Batch, position: Position) -> Position:
+        """One step of the optimizer, all ranks together."""
+        tokens = batch.tokens.to(self.ranks.device)
+        targets = tokens[..., 1:]
+        own = int((targets != PAD).sum()) if len(batch.rows) else 0
+        words = self._agreed(position, own)
+        torch.manual_seed(self._draw(position))
+        loss = self._loss(batch.features.to(self.ranks.device), tokens[..., :-1], targets)
+        (loss * (self.ranks.world / words if own else 0.0)).backward()
+        rate = self._descend(position)
+        (total,) = self.ranks.total(loss.item() if own else 0.0)
+        if not isfinite(total):
+            place = f"step {position.step + 1} of epoch {position.epoch + 1}"
+            raise SystemicError(f"the loss is {total} at {place}; expected a number: lower the learning rate")
+        after = replace(position, loss=position.loss + total, words=position.words + words)
+        return self._told(replace(after, step=position.step + 1), total / words, rate)
+
+    def _agreed(self, position: Position, own: int) -> int:
+        """The words of this step on all ranks; where one of them was asked to stop, all stop here."""
+        words, stopping = self.ranks.total(own, self.wants_stop())
+        if stopping:
+            self._save(position)
+            raise Stopped(position)
+        return int(words)
+
+    def _draw(self, position: Position) -> int:
+        """The seed of what is drawn at random in this step on this rank."""
+        parts = (self.options.seed, position.epoch, position.step, self.ranks.rank)
+        return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+    def _loss(self, features: Tensor, tokens: Tensor, targets: Tensor) -> Tensor:
+        """The sum over this rank's words."""
+        with autocast(self.ranks.device, self.precision):
+            logits = self.model(features, tokens, targets)
+        flat = targets[targets != PAD]
+        return masked_cross_entropy(logits, flat, PAD, self.options.label_smoothing)[0]
+
+    def _descend(self, position: Position) -> float:
+        """Follow the gradients; gives the learning rate back."""
+        options = self.options
+        nn.utils.clip_grad_norm_(self.decoder.parameters(), options.clip)
+        total = options.epochs * self.steps
+        rate = learning_rate(self._count(position), total, options.learning_rate, options.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return rate
+
+    def _told(self, position: Position, loss: float, rate: float) -> Position:
+        """``position`` with the time since the last step, said aloud."""
+        now = time.monotonic()
+        spent, self.lapped = now - self.lapped, now
+        facts = {"loss": loss, "learning_rate": rate, "images_per_second": self.images_per_step / spent}
+        self.journal.step(self._count(position), facts, epoch=position.epoch, step=position.step)
+        return replace(position, seconds=position.seconds + spent)
+
+    def _validated(self, position: Position) -> Position:
+        """The end of an epoch: scores, the best parameters so far, a checkpoint."""
+        scores = self.validation.scores(self.decoder, self._all_stop)
+        if scores is None:
+            self._save(position)
+            raise Stopped(position)
+        entry = {**self._entry(position), **scores, "val_seconds": time.monotonic() - self.lapped}
+        history = (*position.history, entry)
+        after = Position(position.epoch + 1, history=history)
+        if self.ranks.first:
+            self._keep(after, entry is best_of(history))
+        self._save(after)
+        self.journal.epoch(self._count(after), entry, best=best_of(history)["epoch"])
+        self.lapped = time.monotonic()
+        return after
+
+    @cached_property
+    def validation(self) -> Validation:
+        """The scores of an epoch, of the val split."""
+        reader, size = self.data.val(self.options.val_images), self.options.batch_size
+        words = partial(autocast, self.ranks.device, self.precision)
+        return Validation(reader, self.data.table, self.data.tokenizer, self.ranks, size, words)
+
+    def _all_stop(self) -> bool:
+        return self.ranks.total(self.wants_stop())[0] > 0
+
+    def _entry(self, position: Position) -> dict[str, Any]:
+        images = len(self.data.train.samples)
+        return {
+            "epoch": position.epoch + 1,
+            "train_loss": position.loss / position.words,
+            "seconds": position.seconds,
+            "images_per_second": images / position.seconds,
+        }
+
+    def _keep(self, position: Position, best: bool) -> None:
+        parameters = parameters_of(self.decoder)
+        if best:
+            self.checkpoints.save_best(parameters)
+        if self.options.keep_epochs:
+            self.checkpoints.save_epoch(position.epoch, parameters)
+
+    def _save(self, position: Position) -> None:
+        """Write a checkpoint, on the first rank."""
+        if self.ranks.first:
+            self.checkpoints.save(position, full_state(self.decoder, self.optimizer))
+        self.saved = time.monotonic()
+
+    def _count(self, position: Position) -> int:
+        """Steps since the run began."""
+        return position.epoch * self.steps + position.step
+
+
+def best_of(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The epoch with the highest CIDEr; among equals that of the lowest loss, then the first."""
+    return max(history, key=lambda entry: (entry["CIDEr"], -entry["val_loss"]))

@@ -1,0 +1,105 @@
+"""Running a module of ours in torchrun's processes: events come out, a request to stop goes in.
+
+Events are dicts with an ``event``; ``error`` (with ``message`` and ``status``) and ``crash`` (with
+``message``) are raised here, all others are passed on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import capmodel
+from schemas.errors import CaptionbeamError, RequestError, SystemicError
+
+Watch = Callable[[Mapping[str, Any]], None]
+
+
+def run_workers(command: Sequence[str], workers: int, threads: int, log: Path, watch: Watch) -> None:
+    """Run ``command``, a module and its arguments, in ``workers`` processes here until all are done.
+
+    Each line of JSON that they print is an event for ``watch``; what they and torchrun write to standard
+    error goes to the file ``log``. SIGTERM and SIGINT become the line ``stop`` on their standard input, which
+    also tells them by its end that this process was killed. Raises RequestError, SystemicError.
+    """
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as errors:
+        child = subprocess.Popen(
+            [*torchrun, "-m", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=_environment(threads),
+            start_new_session=True,
+        )
+        with child, _stopping(child):
+            bad = _watch_lines(child, watch)
+    if child.returncode or bad:
+        raise _error(bad, child.returncode, log)
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """This process's, with the threads settled and with this project on the path."""
+    root = str(Path(capmodel.__file__).parents[1])
+    path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
+
+
+@contextmanager
+def _stopping(child: subprocess.Popen[str]) -> Iterator[None]:
+    """SIGTERM and SIGINT ask the child to stop."""
+
+    def ask(*_: object) -> None:
+        if child.stdin and not child.stdin.closed and child.poll() is None:
+            with suppress(BrokenPipeError):
+                child.stdin.write("stop\n")
+                child.stdin.flush()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch_lines(child: subprocess.Popen[str], watch: Watch) -> list[Mapping[str, Any]]:
+    """Pass events on until the child has gone; gives those back that say what went wrong."""
+    bad: list[Mapping[str, Any]] = []
+    for line in child.stdout or ():
+        event = _event(line)
+        if event is None:
+            sys.stdout.write(line)
+        elif event["event"] in ("error", "crash"):
+            bad.append(event)
+        else:
+            watch(event)
+    child.wait()
+    return bad
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) and "event" in value else None
+
+
+def _error(bad: Sequence[Mapping[str, Any]], status: int, log: Path) -> CaptionbeamError:
+    """The first error; a crash only where there is none, since a process crashes when another has left it."""
+    for event in sorted(bad, key=lambda event: event["event"] == "crash"):
+        if event["event"] == "crash":
+            return SystemicError(f"a worker crashed: {event['message']} (all of it is in {log})")
+        kind = RequestError if event["status"] == RequestError.exit_status else SystemicError
+        return kind(event["message"])
+    return SystemicError(f"the workers ended with status {status} and no word why; expected one in {log}")

@@ -1,0 +1,110 @@
+"""Features and token ids become a captioner: a bundle. A job of its own, in torchrun's processes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from jobs.options import natural, positive, require, share
+
+HELP = """\
+  captionbeam train --features features --tokens tokens --output bundle --epochs 8 --workers 2
+
+Trains the attentive decoder on the newest snapshot of a features store and on a token table, in --workers
+processes that torchrun starts on this machine, and saves the epoch with the best CIDEr on the val split as a
+bundle. Stopped at any moment, by SIGTERM, Ctrl-C or kill -9, the same command goes on from the last
+checkpoint to the same result. On several machines, torchrun's own processes are the workers:
+
+  torchrun --nnodes 2 --nproc-per-node 8 --rdzv-endpoint HOST:29500 --no-python captionbeam train ...
+"""
+INSIDE_TORCHRUN = "TORCHELASTIC_RUN_ID"
+GROUPS: dict[str, dict[str, tuple[Any, str, str]]] = {
+    "training": {
+        "epochs": (positive, "N", "passes over the train split"),
+        "batch_size": (positive, "N", "images a step on each worker, each with all its captions"),
+        "learning_rate": (float, "RATE", "Adam's, at its highest; down half a cosine from there"),
+        "warmup": (share, "SHARE", "of all steps, in which the learning rate rises"),
+        "label_smoothing": (share, "SHARE", "of each target spread over all words"),
+        "clip": (float, "NORM", "largest norm of the gradients"),
+        "seed": (natural, "N", "of the first weights, the order of images and dropout"),
+        "mix": (positive, "N", "row groups (of about 8 MiB) that images are mixed from, over all workers"),
+        "val_images": (positive, "N", "images of the val split that each epoch is scored on"),
+        "max_missing": (share, "SHARE", "of the images that may lack features or captions"),
+    },
+    "decoder": {
+        "embed_dim": (positive, "N", "word embedding"),
+        "hidden_dim": (positive, "N", "LSTM state"),
+        "attention_dim": (positive, "N", "attention"),
+        "feature_dim": (positive, "N", "grid features after their projection"),
+        "dropout": (share, "SHARE", "of the words and of the output"),
+        "grid_dropout": (share, "SHARE", "of the projected grid"),
+    },
+    "processes": {
+        "threads": (positive, "N", "of each worker (default: the cores, shared out)"),
+        "precision": (str, "NAME", "auto, fp32 or bf16; auto is bf16 where the first worker has it"),
+        "device": (str, "NAME", "auto, cpu or cuda; one GPU a worker"),
+        "checkpoint_minutes": (float, "MINUTES", "at most so long between checkpoints"),
+    },
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What is read, how it is learned, and where it goes."""
+    from capmodel.train_options import TrainOptions
+
+    add = parser.add_argument
+    add("--features", required=True, metavar="STORE", help="the features store that encode wrote")
+    add("--snapshot", type=positive, metavar="N", help="of the features store (default: the newest)")
+    add("--tokens", required=True, metavar="TOKENS", help="the token table that tokenize wrote")
+    add("--output", required=True, metavar="BUNDLE", help="the folder of the trained captioner")
+    add("--checkpoints", metavar="URL", help="where a stopped run goes on from (default BUNDLE-checkpoints)")
+    add("--logs", metavar="DIR", help="TensorBoard's folder, local (default CHECKPOINTS/logs)")
+    add("--workers", type=positive, metavar="N", help="processes on this machine (default 1)")
+    add("--keep-epochs", action="store_true", help="keep the weights of each epoch beside the checkpoint")
+    add("--restart", action="store_true", help="forget the checkpoints and a finished bundle; start over")
+    for title, group in GROUPS.items():
+        add_one = parser.add_argument_group(title).add_argument
+        for name, (kind, metavar, text) in group.items():
+            default = getattr(TrainOptions, name)
+            said = text if default is None else f"{text} (default {default:g})" if kind is not str else text
+            add_one(f"--{name.replace('_', '-')}", type=kind, default=default, metavar=metavar, help=said)
+
+
+def run(options: argparse.Namespace, beam_args: list[str]) -> int:
+    """Check the request, train, report. Gives 0 also where the bundle is there already, 1 where stopped."""
+    from capmodel.train_options import TrainOptions, cores
+    from capmodel.train_request import settle
+    from jobs.torchrun import run_workers
+    from jobs.training_view import TrainingView
+
+    wanted = {field.name: getattr(options, field.name) for field in fields(TrainOptions)}
+    workers = _settle_workers(options.workers)
+    chosen, anything_to_do = settle(wanted, workers)
+    if not anything_to_do:
+        print(f"nothing to do: {chosen.output} holds the finished bundle (--restart trains anew)")
+        return 0
+    with TrainingView(chosen) as view:
+        if INSIDE_TORCHRUN in os.environ:
+            from capmodel.train_worker import StopRequest, train
+
+            train(chosen, StopRequest().heed_signals(), view.show)
+        else:
+            threads = chosen.threads or max(1, cores() // workers)
+            command = ["capmodel.train_worker", chosen.to_json()]
+            run_workers(command, workers, threads, Path(chosen.logs) / "workers.log", view.show)
+    return view.finish()
+
+
+def _settle_workers(wanted: int | None) -> int:
+    """How many processes there are. Raises RequestError where an outer torchrun has settled it otherwise."""
+    if INSIDE_TORCHRUN not in os.environ:
+        return wanted or 1
+    world = int(os.environ["WORLD_SIZE"])
+    require(
+        wanted in (None, world),
+        f"--workers is {wanted} inside a torchrun of {world} processes; expected {world}, or nothing",
+    )
+    return world

@@ -1,0 +1,101 @@
+"""What a person sees of a training run: a bar, a line for each epoch, a table at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from capmodel.train_options import TrainOptions
+from jobs.progress import Progress, clock
+from jobs.summary import print_table
+
+DONE, STOPPED = 0, 1
+
+
+class TrainingView:
+    """Shows the events of one run (capmodel.journal) as they come. A context manager."""
+
+    def __init__(self, options: TrainOptions) -> None:
+        self._options, self._start = options, time.monotonic()
+        self._begin: Mapping[str, Any] = {}
+        self._end: Mapping[str, Any] = {}
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(kind, error, trace)
+
+    def show(self, event: Mapping[str, Any]) -> None:
+        """One event."""
+        getattr(self, f"_show_{event['event']}")(event)
+
+    def finish(self) -> int:
+        """Say how it ended; gives the exit status."""
+        if not self._end:  # not the first process of an outer torchrun
+            return DONE
+        if self._end["event"] == "stopped":
+            place = f"after {self._end['step']} steps of epoch {self._end['epoch'] + 1}"
+            print(f"stopped {place}; the same command goes on from {self._options.checkpoints}")
+            return STOPPED
+        print_table(f"train: {self._options.output}", self._rows(self._end))
+        return DONE
+
+    def _show_begin(self, event: Mapping[str, Any]) -> None:
+        self._begin = event
+        going_on = event["epoch"] or event["step"]
+        where = f", going on after {event['step']} steps of epoch {event['epoch'] + 1}" if going_on else ""
+        print(
+            f"{event['train_images']:,} images to train on, {event['val_images']:,} to validate with; "
+            f"{event['parameters']:,} parameters, {event['workers']} workers on {event['device']} "
+            f"in {event['precision']}{where}",
+            flush=True,
+        )
+
+    def _show_step(self, event: Mapping[str, Any]) -> None:
+        if self._bar is None:
+            self._bar = Progress("training", self._images(self._begin["epochs"], 0)).__enter__()
+        where = f"{event['epoch'] + 1} of {self._begin['epochs']}"
+        done = self._images(event["epoch"], event["step"])
+        self._bar.update(done, epoch=where, loss=f"{event['loss']:.3f}")
+
+    def _images(self, epoch: int, step: int) -> int:
+        """Images from where this process began until there."""
+        steps, images = self._begin["steps"], self._begin["train_images"]
+        begun = self._begin["epoch"] * steps + self._begin["step"]
+        return (epoch * steps + step - begun) * images // steps
+
+    def _show_epoch(self, event: Mapping[str, Any]) -> None:
+        best = " (best so far)" if event["best"] == event["epoch"] else ""
+        print(
+            f"epoch {event['epoch']} of {self._begin['epochs']}: loss {event['train_loss']:.3f}, "
+            f"val loss {event['val_loss']:.3f}, next word {event['val_accuracy']:.1%}, "
+            f"CIDEr {event['CIDEr']:.3f}{best}, {event['images_per_second']:.1f} images/s, "
+            f"{clock(event['seconds'])} and {clock(event['val_seconds'])} of validation",
+            flush=True,
+        )
+
+    def _show_stopped(self, event: Mapping[str, Any]) -> None:
+        self._end = event
+
+    def _show_saved(self, event: Mapping[str, Any]) -> None:
+        self._end = event
+
+    def _rows(self, best: Mapping[str, Any]) -> dict[str, str]:
+        options = self._options
+        return {
+            "features": f"{options.features}, snapshot {options.snapshot}",
+            "images": f"{self._begin['train_images']:,} + {self._begin['val_images']:,} of val",
+            "best epoch": f"{best['epoch']} of {options.epochs}",
+            "val loss, next word": f"{best['val_loss']:.3f}, {best['val_accuracy']:.1%}",
+            "CIDEr, BLEU-4 (greedy)": f"{best['CIDEr']:.3f}, {best['Bleu_4']:.3f}",
+            "time": clock(time.monotonic() - self._start),
+            "checkpoints": options.checkpoints,
+            "logs": options.logs,
+        }
