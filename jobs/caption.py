@@ -15,7 +15,6 @@ from jobs.options import (
     source_options,
 )
 from schemas import Store, files
-from schemas.errors import FingerprintError
 
 HELP = """\
   captionbeam caption new_photos/ --bundle bundle --output captions --beam 3
@@ -125,7 +124,9 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     decode = decode_options(options)
     if options.output is None:
         require(not options.features, "--features needs --output; expected a folder for the captions")
-        return _print_captions(options, decode)
+        from jobs.caption_now import print_captions
+
+        return print_captions(_sources(options), decode, options)
     return _caption_store(options, decode, beam_args)
 
 
@@ -137,15 +138,20 @@ def _images(options: argparse.Namespace, features: Store | None) -> tuple[Any, A
         return FindRows(features), fetch_rows
     from pipelines.fetch import fetch
     from pipelines.find import FindImages
+
+    return FindImages(_sources(options), options.sample, options.seed), fetch
+
+
+def _sources(options: argparse.Namespace) -> Any:
     from pipelines.sources.parse import parse_sources
 
-    sources = parse_sources(options.sources, source_options(options))
-    return FindImages(sources, options.sample, options.seed), fetch
+    return parse_sources(options.sources, source_options(options))
 
 
 def _caption_store(options: argparse.Namespace, decode: Any, beam_args: list[str]) -> int:
+    from capmodel.captioner import settle_captioner
     from jobs.bulk import Work, process_images
-    from pipelines.processors import load_captioner, settle_captioner
+    from pipelines.processors import load_captioner
     from pipelines.run import start_run
 
     features = Store.open(options.features) if options.features else None
@@ -158,7 +164,7 @@ def _caption_store(options: argparse.Namespace, decode: Any, beam_args: list[str
         "bundle": plan.store_bundle(files.join(run.url, "models")),
         "decode": decode.to_dict(),
         "from_features": features is not None,
-        "precision": options.precision,
+        "precision": plan.spec["precision"],
         "batch_size": options.batch_size,
         "device": options.device,
     }

@@ -1,0 +1,79 @@
+"""Captions at once: no store, no plan, one line an image on standard output."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from capmodel.captioner import Captioner
+from capmodel.generate import DecodeOptions
+from pipelines.fetch import fetch
+from pipelines.find import is_sampled
+from pipelines.shards import Prepared, run_batch
+from pipelines.sources.listing import list_images
+from pipelines.sources.spec import SourceSpec
+from schemas.errors import ImageError
+from schemas.records import ImageRef
+
+
+def print_captions(sources: Sequence[SourceSpec], decode: DecodeOptions, options: argparse.Namespace) -> int:
+    """Caption the images of ``sources`` in the order they are listed, and print them as they come.
+
+    With one caption an image, and one image, the line is the caption alone; else id, log-probability and caption,
+    with tabs between. Failures go to standard error. Gives 0, or 3 if an image failed.
+    """
+    captioner = Captioner.load(
+        options.bundle,
+        decode,
+        batch_size=options.batch_size or 1,
+        precision=options.precision,
+        device=options.device,
+    )
+    refs = islice(_listed(sources, options), options.limit)
+    first = list(islice(refs, 2))
+    alone, failed = len(first) == 1 and decode.n_best == 1, 0
+    for batch in _batches(iter([*first, *refs]), captioner.batch_size):
+        for ref, result in _captioned(batch, captioner):
+            failed += isinstance(result, ImageError)
+            _say(ref, result, alone)
+    return 3 if failed else 0
+
+
+def _listed(sources: Sequence[SourceSpec], options: argparse.Namespace) -> Iterator[ImageRef]:
+    for source in sources:
+        for ref in list_images(source):
+            if isinstance(ref, ImageRef) and is_sampled(ref.image_id, options.sample, options.seed):
+                yield ref
+
+
+def _batches(refs: Iterator[ImageRef], size: int) -> Iterator[list[ImageRef]]:
+    while batch := list(islice(refs, size)):
+        yield batch
+
+
+def _captioned(
+    refs: list[ImageRef], captioner: Captioner
+) -> Iterator[tuple[ImageRef, list[dict[str, Any]] | ImageError]]:
+    prepared = []
+    for ref, item in zip(refs, fetch(refs), strict=True):
+        try:
+            if isinstance(item, ImageError):
+                raise item
+            prepared.append(Prepared(ref, "", captioner.prepare(item)))
+        except ImageError as err:
+            yield ref, err
+    for part, result in run_batch(prepared, captioner) if prepared else ():
+        captions = [result] if isinstance(result, ImageError) else result["captions"].to_pylist()
+        yield from ((one.ref, found) for one, found in zip(part, captions, strict=True))
+
+
+def _say(ref: ImageRef, result: list[dict[str, Any]] | ImageError, alone: bool) -> None:
+    if isinstance(result, ImageError):
+        print(f"captionbeam: {ref.location}: {result}", file=sys.stderr)
+        return
+    for caption in result:
+        line = caption["text"] if alone else f"{ref.image_id}\t{caption['logprob']:.3f}\t{caption['text']}"
+        print(line, flush=True)
