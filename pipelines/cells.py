@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from pipelines.reads import FetchOptions, Span, read_spans, too_large, with_retries
 from pipelines.sources import access
-from pipelines.sources.parquet import column_at
+from pipelines.sources.parquet import column_at, is_damage
 from pipelines.sources.trouble import image_error, raise_if_gone
 from schemas.errors import ImageError, SourceError
 from schemas.records import ImageRef
@@ -73,57 +73,53 @@ def _kept_column(group: _Group, options: FetchOptions) -> pa.ChunkedArray | Imag
 
 
 def _read_column(group: _Group, options: FetchOptions) -> pa.ChunkedArray | ImageError:
-    metadata = _read_footer(group, options)
-    if isinstance(metadata, ImageError):
-        return metadata
-    span = _column_span(metadata, group)
-    if span is None:
-        return ImageError("not_found", "fetch", f"{group.uri}: has no such column and row group: {group}")
-    raw = read_spans([span], options)[0]
-    if isinstance(raw, ImageError):
-        raise_if_gone(raw, group.uri)
-        return raw
+    """pyarrow finds the column's pages itself: asked where they are, it aborts on a damaged footer."""
+    footer = _read_footer(group, options)
+    if isinstance(footer, ImageError):
+        return footer
+    if group.row_group >= footer.metadata.num_row_groups:
+        return ImageError("not_found", "fetch", f"{group.uri}: has no row group {group.row_group}")
+    stream = pa.PythonFile(_Spans(group.uri, footer.size, options), mode="r")
     try:
-        parquet = pq.ParquetFile(pa.PythonFile(_Window(raw, span.start)), metadata=metadata)
-        return column_at(parquet.read_row_group(group.row_group, columns=[group.column]), group.column)
-    except (pa.ArrowException, OSError) as err:  # read from memory: this OSError is pyarrow's, of bad pages
+        parquet = pq.ParquetFile(stream, metadata=footer.metadata, pre_buffer=True)
+        table = parquet.read_row_group(group.row_group, columns=[group.column])
+        if not table.num_columns:
+            return ImageError("not_found", "fetch", f"{group.uri}: has no column {group.column!r}")
+        return column_at(table, group.column)
+    except ImageError as err:
+        raise_if_gone(err, group.uri)
+        return err
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as err:
         return ImageError("decode", "fetch", f"{group.uri}: row group {group.row_group} is damaged: {err}")
 
 
-def _column_span(metadata: pq.FileMetaData, group: _Group) -> Span | None:
-    if group.row_group >= metadata.num_row_groups:
-        return None
-    row_group = metadata.row_group(group.row_group)
-    for i in range(row_group.num_columns):
-        chunk = row_group.column(i)
-        if chunk.path_in_schema == group.column:
-            start = min(o for o in (chunk.dictionary_page_offset, chunk.data_page_offset) if o is not None)
-            return Span(group.uri, start, start + chunk.total_compressed_size)
-    return None
+class _Footer(NamedTuple):
+    metadata: pq.FileMetaData
+    size: int
 
 
-def _read_footer(group: _Group, options: FetchOptions) -> pq.FileMetaData | ImageError:
+def _read_footer(group: _Group, options: FetchOptions) -> _Footer | ImageError:
     try:
         return with_retries(options)(_footer, group.uri, group.file_version)
-    except pa.ArrowInvalid as err:
-        raise SourceError(f"source {group.uri!r} is no longer a readable Parquet file: {err}") from err
-    except Exception as err:  # noqa: BLE001 (image_error raises again what is not about input)
+    except Exception as err:  # image_error raises again what is not about input
+        if isinstance(err, pa.ArrowException | OSError) and is_damage(err):
+            raise SourceError(f"source {group.uri!r} is no longer a readable Parquet file: {err}") from err
         failure = image_error(err, group.uri)
     raise_if_gone(failure, group.uri)
     return failure
 
 
 @lru_cache(maxsize=32)
-def _footer(uri: str, version: str) -> pq.FileMetaData:
+def _footer(uri: str, version: str) -> _Footer:
     with access.open_stream(uri, _BLOCK) as stream:
-        return pq.read_metadata(stream)
+        return _Footer(pq.read_metadata(stream), stream.seek(0, io.SEEK_END))
 
 
-class _Window(io.RawIOBase):
-    """The bytes ``raw`` of a larger file, which begin at ``start`` of it."""
+class _Spans(io.RawIOBase):
+    """A file of ``size`` bytes whose every read is one span, with its tries and its time limit."""
 
-    def __init__(self, raw: bytes, start: int) -> None:
-        self._raw, self._start, self._position = memoryview(raw), start, 0
+    def __init__(self, url: str, size: int, options: FetchOptions) -> None:
+        self._url, self._size, self._options, self._position = url, size, options, 0
 
     def readable(self) -> bool:
         return True
@@ -135,16 +131,19 @@ class _Window(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        end = self._start + len(self._raw)
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: end}[whence]
+        self._position = offset + (0, self._position, self._size)[whence]
         return self._position
 
-    def readinto(self, buffer) -> int:
-        begin = self._position - self._start
-        piece = self._raw[begin : begin + len(buffer)] if begin >= 0 else b""
-        buffer[: len(piece)] = piece
-        self._position += len(piece)
-        return len(piece)
+    def read(self, size: int = -1) -> bytes:
+        """Raises ImageError."""
+        end = self._size if size < 0 else min(self._position + size, self._size)
+        if end <= self._position:
+            return b""
+        data = read_spans([Span(self._url, self._position, end)], self._options)[0]
+        if isinstance(data, ImageError):
+            raise data
+        self._position += len(data)
+        return data
 
 
 class _Columns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -39,22 +40,21 @@ def list_parquet(spec: SourceSpec) -> Iterator[ImageRef]:
             first += parquet.metadata.row_group(group).num_rows
 
 
-class opened:  # noqa: N801  (a context manager, named like a function)
-    """``with opened(url) as parquet_file``. Raises SourceError where it is no Parquet."""
-
-    def __init__(self, url: str) -> None:
-        self._url, self._container = url, access.open_container(url, _BLOCK)
-
-    def __enter__(self) -> pq.ParquetFile:
-        stream = self._container.__enter__()
+@contextmanager
+def opened(url: str) -> Iterator[pq.ParquetFile]:
+    """``with opened(url) as file``. Raises SourceError where it is no Parquet or is found damaged."""
+    with access.open_container(url, _BLOCK) as stream:
         try:
-            return pq.ParquetFile(stream)
-        except pa.ArrowInvalid as err:
-            self._container.__exit__(None, None, None)
-            raise SourceError(f"source {self._url!r} is not a readable Parquet file: {err}") from err
+            yield pq.ParquetFile(stream)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as err:
+            if not is_damage(err):
+                raise
+            raise SourceError(f"source {url!r} is not a readable Parquet file: {err}") from err
 
-    def __exit__(self, *error) -> None:
-        self._container.__exit__(*error)
+
+def is_damage(error: Exception) -> bool:
+    """Whether ``error`` is pyarrow's about a file's content: some of them are OSErrors, without a number."""
+    return not isinstance(error, OSError) or (type(error) is OSError and error.errno is None)
 
 
 def find_bytes_column(schema: pa.Schema, wanted: str | None = None) -> str:

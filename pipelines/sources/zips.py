@@ -45,7 +45,7 @@ def list_zip(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
     with reading(spec.url):
         members = with_retries(LISTING)(_directory, spec.url)
     for info in members:
-        if not info.is_dir():
+        if not info.filename.endswith("/"):  # is_dir() fails on a member without a name
             yield _ref(info, spec) if is_image_name(info.filename) else Ignored(info.filename)
 
 

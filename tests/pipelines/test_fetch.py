@@ -17,6 +17,7 @@ from pipelines.fetch import FetchOptions, fetch, fetch_location, fetch_locations
 from schemas.errors import ImageError, SourceError, SystemicError
 from schemas.records import ImageRef
 from tests.builders.sources import (
+    CountingFileSystem,
     Web,
     counted,
     distant,
@@ -373,6 +374,30 @@ class TestParquetReads:
             assert 1_000_000 < count["bytes"] < 1_200_000
             assert fetch(refs[50:]) == columns["image"][50:]
             assert 2_000_000 < count["bytes"] < 2_300_000
+
+    @pytest.mark.parametrize(
+        ("error", "expected"),
+        [
+            (TimeoutError("slow"), "timeout"),
+            (OSError(errno.EIO, "broken"), SystemicError),
+            (KeyError("bug"), KeyError),
+        ],
+    )
+    def test_errors_under_a_read_keep_their_meaning(self, tmp_path, monkeypatch, error, expected):
+        raw = make_parquet(tmp_path / "x.parquet", self.images(4)).read_bytes()
+
+        def fail(self, path, **kwargs):
+            raise error
+
+        with counted({"fails.parquet": raw}) as count:
+            refs, _ = listed("counted://fails.parquet")
+            monkeypatch.setattr(CountingFileSystem, "cat_file", fail)
+            if isinstance(expected, str):
+                assert codes(fetch(refs, QUICK)) == [expected] * 4
+            else:
+                with pytest.raises(expected):
+                    fetch(refs, QUICK)
+            assert count["bytes"] > 0
 
     def test_what_is_kept_has_a_limit_and_the_oldest_goes_first(self, tmp_path):
         kept = cells._Columns(limit=50_000)
