@@ -38,7 +38,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--weights",
         metavar="WEIGHTS",
-        help="a torchvision name (IMAGENET1K_V1), or a .safetensors or .pth file or URL, with #sha256=HEX if it is to be checked (default: the encoder's own)",
+        help="a torchvision name (IMAGENET1K_V1), or a .safetensors or .pth file or URL, "
+        "with #sha256=HEX after it if it is to be checked (default: the encoder's own)",
     )
     group.add_argument("--pooled", action="store_true", help="one vector an image instead of a grid")
     group.add_argument(
@@ -76,8 +77,8 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Settle sources and encoder, freeze the base, run the pipeline, report."""
     from capmodel.encoders import resolve_encoder, store_weights
     from jobs.bulk import Work, process_images
-    from pipelines.find import FindImages
     from pipelines.fetch import fetch
+    from pipelines.find import FindImages
     from pipelines.processors import load_encoder
     from pipelines.run import start_run
     from pipelines.sources.parse import parse_sources

@@ -81,7 +81,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path):
             raise OutOfMemory("no room")
 
     processor = Mean(batch_size=8, breaks=breaks)
-    run, (report,) = process(tmp_path, ITEMS, processor)
+    _, (report,) = process(tmp_path, ITEMS, processor)
     assert report.rows == 10
     assert processor.batch_size == 2
     assert [len(batch) for batch in processor.batches] == [8, 4, 2, 2, 2, 2, 2]
