@@ -18,6 +18,7 @@ from pipelines.runner import run_pipeline
 from pipelines.shards import Fetch, Processor
 from pipelines.skip import SkipDone
 from pipelines.transforms import ProcessShards
+from schemas import files
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ def process_images(run: Run, work: Work, options: argparse.Namespace, beam_args:
         reports = shards | ProcessShards(run, work.load, work.settings, work.fetch)
         return reports | PublishSnapshot(run, options.max_failures)
 
+    if not files.has_atomic_create(run.url):
+        print(
+            f"note: {files.protocol(run.url)} cannot create a file only if it is absent; one writer at a time"
+        )
     with Watch(run, options.job) as watch:
         run_pipeline(beam_args, build)
     return finish(run, watch, options.price_per_hour, options.warn_failures)

@@ -34,11 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CaptionbeamError as err:
         print(f"captionbeam: {one_line(err)}", file=sys.stderr)
         return err.exit_status
-    except KeyboardInterrupt:
-        print("captionbeam: interrupted; the same command goes on from here", file=sys.stderr)
-        return ERROR
     except BrokenPipeError:
         sys.stderr.close()
+        return ERROR
+    except OSError as err:  # a disk or a network that refuses: its own words say what and where
+        print(f"captionbeam: {one_line(err)}", file=sys.stderr)
+        return ERROR
+    except KeyboardInterrupt:
+        print("captionbeam: interrupted; the same command goes on from here", file=sys.stderr)
         return ERROR
 
 

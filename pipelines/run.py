@@ -57,31 +57,39 @@ def start_run(
 ) -> Run:
     """Freeze the base of a new run on the store at ``url``, and write its record.
 
-    ``field`` is the one output column's Arrow field. Raises RequestError, FingerprintError where the store holds
-    something else, StoreError where a newer version wrote it.
+    ``field`` is the one output column's Arrow field. Raises RequestError where nothing can be written there,
+    FingerprintError where the store holds something else, StoreError where a newer version wrote it.
     """
     url = files.absolute(url)
-    newest = layout.newest_snapshot(url)
-    _check_same(url, newest, kind, check_format(file_format), fingerprint)
-    shape = arrow.grid_shape(field)[0] if arrow.is_grid(field) else ()
-    parent = newest.id if newest else None
-    run = Run(url, _new_id(), kind, file_format, fingerprint, dict(spec), field.name, shape, parent)
-    adopted = _unpublished(run, newest)
-    name = f"plans/{run.run_id}/base.parquet"
-    layout.write_table(url, name, [commit.manifest_row() for commit in adopted], arrow.MANIFEST)
+    try:
+        newest = layout.newest_snapshot(url)
+        _check_same(url, newest, kind, check_format(file_format), fingerprint)
+        shape = arrow.grid_shape(field)[0] if arrow.is_grid(field) else ()
+        parent = newest.id if newest else None
+        run = Run(url, _new_id(), kind, file_format, fingerprint, dict(spec), field.name, shape, parent)
+        _write_record(run, options or {}, _unpublished(run, newest))
+    except (OSError, ImportError) as err:
+        raise RequestError(
+            f"{url} cannot be used as a store: {err}; expected a writable folder or URL"
+        ) from err
+    return run
+
+
+def _write_record(run: Run, options: Mapping[str, Any], adopted: list[layout.Commit]) -> None:
+    rows = [commit.manifest_row() for commit in adopted]
+    layout.write_table(run.url, f"plans/{run.run_id}/base.parquet", rows, arrow.MANIFEST)
     record = {
         "run": run.run_id,
         "started": now(),
-        "kind": kind,
-        "fingerprint": fingerprint,
+        "kind": run.kind,
+        "fingerprint": run.fingerprint,
         "spec": run.spec,
-        "options": dict(options or {}),
+        "options": dict(options),
         "versions": versions(),
-        "base": {"snapshot": parent, "adopted_shards": len(adopted)},
+        "base": {"snapshot": run.parent, "adopted_shards": len(adopted)},
     }
     if not files.create(files.join(run.folder, "run.json"), files.json_bytes(record)):
-        raise RequestError(f"run {run.run_id} exists in {url}; expected a new one")
-    return run
+        raise RequestError(f"run {run.run_id} exists in {run.url}; expected a new one")
 
 
 def base_manifest(run: Run) -> list[dict[str, Any]]:

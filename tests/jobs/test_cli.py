@@ -1,0 +1,78 @@
+"""The command line: help to paste, one sentence an error, the exit statuses."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from jobs import cli
+from schemas.errors import RequestError
+from tests.builders.commands import captionbeam
+
+BULK = ["--output", "out", "--encoder", "efficientnet_lite0"]
+
+
+@pytest.mark.parametrize("name", cli.JOBS)
+def test_each_help_opens_with_a_command_that_the_parser_takes(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([name, "--help"])
+    assert stopped.value.code == 0
+    first = next(line.strip() for line in capsys.readouterr().out.splitlines() if line.strip())
+    program, job, *arguments = shlex.split(first.partition("#")[0])
+    assert (program, job) == ("captionbeam", name)
+    module = __import__(f"jobs.{name}", fromlist=["run"])
+    cli._parse(name, module, arguments)
+
+
+def test_the_overview_names_every_job(capsys):
+    assert cli.main([]) == 0
+    said = capsys.readouterr().out
+    assert all(f"\n  {name} " in said for name in cli.JOBS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["encod"], "no job 'encod'; expected one of encode, tokenize, train"),
+        (["encode", "x.zip"], "the following arguments are required: --output, --encoder"),
+        (["encode", "x.zip", *BULK, "--shard-sise", "3"], "unknown option '--shard-sise'; expected one of"),
+        (["encode", "x.zip", *BULK, "--shard-size", "0"], "'0' is not a whole number above 0"),
+        (
+            ["encode", "x.zip", *BULK, "--max-failures", "1.5"],
+            "'1.5' is neither a share below 1 nor a whole number",
+        ),
+        (["encode", "x.zip", *BULK, "--sample", "nan"], "'nan' is not a number"),
+        (["encode", "/not/there.zip", *BULK], "'/not/there.zip' does not exist"),
+        (["caption", "--bundle", "b"], "captions need one of SOURCE and --features"),
+        (
+            ["caption", "x.jpg", "--bundle", "b", "--beam", "2", "--method", "greedy"],
+            "--beam would do nothing with",
+        ),
+        (
+            ["caption", "x.jpg", "--bundle", "b", "--top-k", "2"],
+            "--top-k would do nothing with --method beam",
+        ),
+    ],
+)
+def test_a_wrong_request_is_one_sentence_and_status_2(arguments, sentence, capsys):
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert sentence in err
+    assert err.startswith("captionbeam: ")
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+def test_a_misspelt_option_is_told_the_nearest():
+    from pipelines.runner import check_beam_args
+
+    with pytest.raises(RequestError, match="'--runer'.*did you mean --runner"):
+        check_beam_args(["--runer", "SparkRunner"])
+    check_beam_args(["--runner", "SparkRunner", "--spark_master_url=local[2]"])
+
+
+def test_the_console_script_gives_its_status_to_the_shell():
+    done = captionbeam("encode", "/not/there", *BULK, status=2)
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,175 @@
+"""``captionbeam encode`` through the console script, on pictures of every kind and on broken ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from schemas import Store, layout
+from tests.builders.commands import captionbeam
+
+ENCODER = ["--encoder", "efficientnet_lite0", "--precision", "fp32", "--batch-size", 4]
+
+
+def picture(seed: int, mode: str = "RGB") -> Image.Image:
+    random = np.random.default_rng(seed)
+    return Image.fromarray(random.integers(0, 255, (60, 80, 3), np.uint8)).convert(mode)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder with good pictures in many formats, and bad ones."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "deep").mkdir()
+    for number in range(5):
+        picture(number).save(folder / "deep" / f"{number}.jpg")
+    picture(5, "L").save(folder / "grey.png")
+    picture(6, "CMYK").save(folder / "cmyk.jpg")
+    picture(7, "P").save(folder / "palette.gif")
+    picture(8, "RGBA").save(folder / "alpha.webp")
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("not a picture")
+    (folder / "cut.jpg").write_bytes((folder / "deep" / "0.jpg").read_bytes()[:900])
+    (folder / "notes.txt").write_text("no image by its name")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoded(photos, tmp_path_factory):
+    store = tmp_path_factory.mktemp("encoded") / "store"
+    done = captionbeam(
+        "encode", photos, "--output", store, *ENCODER, "--warn-failures", 0.9, "--price-per-hour", 2
+    )
+    return store, done
+
+
+def test_every_image_is_a_row_or_a_failure(encoded):
+    store = Store.open(str(encoded[0]))
+    assert sorted(store.ids()) == sorted(
+        [*(f"deep/{n}.jpg" for n in range(5)), "grey.png", "cmyk.jpg", "palette.gif", "alpha.webp"]
+    )
+    assert {row["image_id"]: row["code"] for row in store.failures().to_pylist()} == {
+        "empty.jpg": "empty",
+        "text.jpg": "unsupported",
+        "cut.jpg": "truncated",
+    }
+    assert store.shape == (7, 7, 1280)
+    for batch in store.scan(["grid"]):
+        grids = batch.column("grid").to_numpy_ndarray()
+        assert grids.dtype == np.float16
+        assert np.isfinite(grids).all()
+
+
+def test_the_summary_and_the_record_agree(encoded):
+    store, done = encoded
+    (record,) = Path(store).glob("plans/*/totals.json")
+    totals = json.loads(record.read_text())
+    assert (totals["images"], totals["rows"], totals["failed"]) == (12, 9, 3)
+    assert totals["failures_by_code"] == {"empty": 1, "truncated": 1, "unsupported": 1}
+    assert totals["cost_per_million_images"] > 0
+    for said in ("12 in ", "9 in 1 shards", "1 empty", "cost per million images"):
+        assert said in done.stdout
+    run = json.loads((record.parent / "run.json").read_text())
+    assert run["options"]["encoder"] == "efficientnet_lite0"
+    assert {"python", "torch", "apache-beam", "pyarrow"} <= run["versions"].keys()
+    assert run["base"] == {"snapshot": None, "adopted_shards": 0}
+
+
+def test_the_same_command_again_has_nothing_to_do(encoded, photos):
+    store, _ = encoded
+    done = captionbeam("encode", photos, "--output", store, *ENCODER, "--warn-failures", 0.9)
+    assert "nothing to do: all 12 images" in done.stdout
+    assert layout.snapshot_ids(str(store)) == [1]
+
+
+def test_many_failures_are_status_3_and_too_many_status_1(photos, tmp_path):
+    command = ["encode", photos, "--output", tmp_path / "s", *ENCODER, "--pooled"]
+    done = captionbeam(*command, "--max-failures", 2, status=1)
+    assert "3 of 12 images failed; expected at most 2 (--max-failures): not published" in done.stderr
+    assert layout.snapshot_ids(str(tmp_path / "s")) == []
+    done = captionbeam(*command, status=3)
+    assert "over the warning share of 0.05" in done.stdout
+    assert layout.snapshot_ids(str(tmp_path / "s")) == [1]
+
+
+def test_another_encoder_on_the_same_store_is_refused(encoded, photos):
+    done = captionbeam("encode", photos, "--output", encoded[0], "--encoder", "efficientnet_lite0",
+                       "--preprocess", "caffe", status=2)  # fmt: skip
+    assert "was made with fingerprint" in done.stderr
+    done = captionbeam("encode", photos, "--output", encoded[0], *ENCODER, "--format", "hdf5", status=2)
+    assert "expected --format parquet" in done.stderr
+
+
+def test_a_changed_image_replaces_its_row(photos, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(6):
+        picture(number).save(folder / f"{number}.jpg")
+    command = ["encode", folder, "--output", tmp_path / "s", *ENCODER, "--pooled"]
+    captionbeam(*command)
+    before = vectors(tmp_path / "s")
+    picture(77).save(folder / "3.jpg")
+    os.utime(folder / "3.jpg", (1, 1))
+    assert "1 in 0:0" in captionbeam(*command).stdout
+    after = vectors(tmp_path / "s")
+    assert {name for name in before if before[name] != after[name]} == {"3.jpg"}
+    assert sorted(after) == sorted(before)
+
+
+def vectors(store):
+    return {
+        name: row.tobytes()
+        for batch in Store.open(str(store)).scan(["image_id", "pooled"])
+        for name, row in zip(batch.column(0).to_pylist(), batch.column(1).to_numpy_ndarray(), strict=True)
+    }
+
+
+def test_a_zip_gives_the_same_rows_as_its_folder_in_parquet_and_hdf5(photos, tmp_path):
+    archive = tmp_path / "photos.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        for path in sorted(photos.rglob("*.*")):
+            made.write(path, path.relative_to(photos).as_posix(), zipfile.ZIP_DEFLATED)
+    found = {}
+    for name, source, file_format in (("folder", photos, "parquet"), ("zip", archive, "hdf5")):
+        captionbeam("encode", source, "--output", tmp_path / name, *ENCODER, "--pooled", "--format", file_format,
+                    "--warn-failures", 1, "--shard-size", 5)  # fmt: skip
+        found[name] = vectors(tmp_path / name)
+    assert len(found["zip"]) == 9
+    assert found["zip"] == found["folder"]
+    assert {Path(path).suffix for path in (tmp_path / "zip/data").iterdir()} == {".h5"}
+
+
+def test_a_sample_and_a_limit_are_the_same_images_each_time(photos, tmp_path):
+    ids = []
+    for name in ("a", "b"):
+        captionbeam("encode", photos, "--output", tmp_path / name, *ENCODER, "--pooled", "--limit", 4, "--seed", 1,
+                    "--warn-failures", 1)  # fmt: skip
+        store = Store.open(str(tmp_path / name))
+        ids.append(sorted([*store.ids(), *store.failures().column("image_id").to_pylist()]))
+    assert ids[0] == ids[1]
+    assert len(ids[0]) == 4
+
+
+def test_an_unwritable_store_is_one_sentence(photos, tmp_path):
+    (tmp_path / "s").write_text("a file")
+    done = captionbeam("encode", photos, "--output", tmp_path / "s", *ENCODER, status=None)
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    assert str(tmp_path / "s") in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(
+    "CAPTIONBEAM_DATA" not in os.environ, reason="CAPTIONBEAM_DATA is not set: no real photographs"
+)
+def test_real_photographs_all_become_rows(tmp_path):
+    images = Path(os.environ["CAPTIONBEAM_DATA"], "coco-mini/images")
+    captionbeam("encode", images, "--output", tmp_path / "s", "--encoder", "efficientnet_lite0", "--pooled")
+    store = Store.open(str(tmp_path / "s"))
+    assert sorted(store.ids()) == sorted(path.name for path in images.iterdir())
+    assert store.totals["failed"] == 0
