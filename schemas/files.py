@@ -72,11 +72,15 @@ def read_json(url: str) -> Any:
 
 
 def names(url: str) -> list[str]:
-    """Sorted base names of what lies in the folder ``url``; empty where there is no such folder."""
+    """Sorted base names of what lies in the folder ``url``; empty where there is no such folder.
+
+    Names with a dot in front are left out: what a killed writer left, or one is writing just now.
+    """
     fs, path = split(url)
     fs.invalidate_cache(path)
     try:
-        return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False))
+        found = (entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False))
+        return sorted(name for name in found if not name.startswith("."))
     except FileNotFoundError:
         return []
 
