@@ -18,17 +18,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-import psutil
+from job_rates import job_rate
 
 
 def main() -> None:
     """Print one JSON object."""
     options, rest = _parser().parse_known_args()
     bare = [bare_rate(options)]
-    few, few_rss = job_rate(options, rest, options.images // 4)
-    many, many_rss = job_rate(options, rest, options.images)
+    command = ["encode", options.source, *_encoder_arguments(options), *rest]
+    few, few_rss = job_rate([*command, "--limit", str(options.images // 4)], options.scratch)
+    many, many_rss = job_rate([*command, "--limit", str(options.images)], options.scratch)
     bare.append(bare_rate(options))
     figures = {
         "images": options.images,
@@ -52,7 +52,11 @@ def run_bare(options: argparse.Namespace) -> None:
     from capmodel.encoders import Encoder, resolve_encoder, store_weights
 
     spec, state = resolve_encoder(
-        options.encoder, options.weights, preprocess=options.preprocess, precision=options.precision
+        options.encoder,
+        options.weights,
+        preprocess=options.preprocess,
+        precision=options.precision,
+        pool_padding=not options.exclude_pool_padding,
     )
     with tempfile.TemporaryDirectory() as folder:
         encoder = Encoder.load(spec, store_weights(state, folder), options.batch_size)
@@ -68,29 +72,6 @@ def run_bare(options: argparse.Namespace) -> None:
     print(statistics.median(rates))
 
 
-def job_rate(options: argparse.Namespace, rest: list[str], limit: int) -> tuple[float, int]:
-    """Images/s of the job, and its peak resident bytes."""
-    with tempfile.TemporaryDirectory(dir=options.scratch) as store:
-        command = [sys.executable, "-m", "jobs.cli", "encode", options.source, "--output", store,
-                   "--limit", str(limit), *_encoder_arguments(options), *rest]  # fmt: skip
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        peak = 0
-        while process.poll() is None:
-            peak = max(peak, _resident(process.pid))
-            time.sleep(0.2)
-        if process.returncode:
-            raise SystemExit(process.returncode)
-        (totals,) = Path(store).glob("plans/*/totals.json")
-        return json.loads(totals.read_text())["images_per_second"], peak
-
-
-def _resident(pid: int) -> int:
-    try:
-        return psutil.Process(pid).memory_info().rss
-    except psutil.Error:
-        return 0
-
-
 def _encoder_arguments(options: argparse.Namespace) -> list[str]:
     pairs = {
         "--encoder": options.encoder,
@@ -99,7 +80,8 @@ def _encoder_arguments(options: argparse.Namespace) -> list[str]:
         "--precision": options.precision,
         "--batch-size": options.batch_size,
     }
-    return [str(part) for name, value in pairs.items() if value is not None for part in (name, value)]
+    flags = ["--exclude-pool-padding"] if options.exclude_pool_padding else []
+    return flags + [str(part) for name, value in pairs.items() if value is not None for part in (name, value)]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--encoder", default="inception_v3")
     parser.add_argument("--weights")
     parser.add_argument("--preprocess")
+    parser.add_argument("--exclude-pool-padding", action="store_true")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--seconds", type=float, default=20, help="how long each bare loop runs (default 20)")
