@@ -127,11 +127,12 @@ def test_each_images_scores_on_request(capsys, tmp_path, store, references):
     assert sum(row["CIDEr"] for row in rows) / 3 == pytest.approx(record["CIDEr"])
 
 
-def test_nothing_in_common_is_a_wrong_request(tmp_path, store):
+def test_nothing_in_common_is_a_wrong_request(capsys, tmp_path, store):
     path = write_json(tmp_path / "other.json", coco({"x.jpg": ["Something else"]}, first_id=77))
-    done = captionbeam("evaluate", "--captions", store, "--references", path, status=2)
-    assert done.stdout == ""
-    assert done.stderr == (
+    assert main(["evaluate", "--captions", store, "--references", path]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == (
         "captionbeam: 3 captions and the references of 1 images have no image in common "
         "(captions have 'val/1.jpg', references 'x.jpg'); expected the same ids or file names\n"
     )
@@ -193,7 +194,13 @@ def test_numbers_join_by_id_and_names_by_name():
     assert pairs.leftovers() == ""
 
 
-def test_a_file_that_cannot_be_written_is_a_wrong_request(tmp_path, store, references):
+def test_a_file_that_cannot_be_written_is_a_wrong_request(capsys, tmp_path, store, references):
     (tmp_path / "file").write_text("")
-    arguments = ("--captions", store, "--references", references, "--per-image", f"{tmp_path}/file/x.jsonl")
-    assert "cannot be written" in captionbeam("evaluate", *arguments, status=2).stderr
+    arguments = ["--captions", store, "--references", references, "--per-image", f"{tmp_path}/file/x.jsonl"]
+    assert main(["evaluate", *arguments]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_the_command_prints_json_alone_on_standard_output(store, references):
+    done = captionbeam("evaluate", "--captions", store, "--references", references, "--json")
+    assert json.loads(done.stdout)["images"] == 3

@@ -1,0 +1,210 @@
+"""From a captions store and references to a page: what is read, chosen and said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from capmodel.bundle_files import HISTORY, Manifest, read_checked, read_manifest
+from capmodel.metrics import Evaluation
+from capmodel.metrics.variety import variety
+from jobs.evaluate import TITLES
+from jobs.progress import Progress
+from jobs.reporting.page import (
+    Card,
+    Page,
+    Section,
+    caption_charts,
+    failure_kinds,
+    frequent_captions,
+    make_card,
+    training_curves,
+)
+from jobs.reporting.pictures import read_pictures
+from jobs.reporting.rows import Brief, Choice, choose, read_briefs, read_rows
+from jobs.scoring import Pairs, join_references
+from pipelines.captions import Reference
+from pipelines.run import now
+from schemas import Store, files
+from schemas.errors import BundleError
+
+FILMS = 6  # images of the sample that are shown word by word
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Captions with their references and scores; empty without references."""
+
+    pairs: Pairs
+    evaluation: Evaluation | None
+
+    def cider(self) -> dict[str, float]:
+        """CIDEr of each scored image."""
+        images = self.evaluation.images if self.evaluation else {}
+        return {image: scores["CIDEr"] for image, scores in images.items()}
+
+    def ranking(self) -> dict[str, list[float]]:
+        """CIDEr of each scored image, then ROUGE-L, since many have no CIDEr at all."""
+        images = self.evaluation.images if self.evaluation else {}
+        return {image: [scores["CIDEr"], scores["ROUGE_L"]] for image, scores in images.items()}
+
+
+def make_page(store: Store, references: Sequence[Reference] | None, images: int) -> Page:
+    """The page of ``store``, with a sample of ``images``."""
+    briefs = read_briefs(store)
+    scored = _score(briefs, references)
+    cider = scored.cider()
+    ranking = (
+        scored.ranking() if references else {image: [brief.certainty] for image, brief in briefs.items()}
+    )
+    bundle = _bundle(store)
+    choice = choose(briefs, ranking, images)
+    cards = _cards(store, choice, scored, bundle)
+    return Page(
+        title=store.url.rsplit("/", 1)[-1],
+        made=now(),
+        tiles=_tiles(store, briefs, scored),
+        sections=_sections(choice, cards, references is not None),
+        scores=_scores(scored),
+        charts=caption_charts(briefs.values(), cider.values()),
+        curves=training_curves(_history(store, bundle)),
+        frequent=frequent_captions(briefs.values()),
+        failures=failure_kinds(store.failures()),
+        facts=_facts(store, bundle),
+        note=scored.pairs.leftovers(),
+        has_references=references is not None,
+    )
+
+
+def _score(briefs: Mapping[str, Brief], references: Sequence[Reference] | None) -> Scored:
+    if references is None:
+        return Scored(Pairs({}, {}, [], []), None)
+    pairs = join_references({image: brief.text for image, brief in briefs.items()}, references)
+    return Scored(pairs, pairs.evaluate())
+
+
+def _cards(store: Store, choice: Choice, scored: Scored, bundle: Manifest | None) -> dict[str, Card]:
+    rows = read_rows(store, choice.ids)
+    preprocess = ((bundle.encoder if bundle else None) or {}).get("preprocess")
+    pictures = read_pictures([rows[image].uri for image in choice.ids])
+    references, cards = scored.pairs.references, {}
+    images = scored.evaluation.images if scored.evaluation else {}
+    with Progress("report", len(choice.ids), "pictures") as progress:
+        for image, picture in zip(choice.ids, pictures, strict=True):
+            given = references.get(image, ())
+            cards[image] = make_card(rows[image], picture, preprocess, given, images.get(image))
+            progress.update(len(cards))
+    return cards
+
+
+def _sections(choice: Choice, cards: Mapping[str, Card], has_references: bool) -> list[Section]:
+    seen = [image for image in choice.sample if cards[image].looks and cards[image].picture.data_uri][:FILMS]
+    rest = [image for image in choice.sample if image not in seen]
+    measure = "CIDEr against the references" if has_references else "mean log-probability of a token"
+    ends = ("Best", "Worst") if has_references else ("Surest", "Least sure")
+    sections = [
+        ("looks", "Where the model looked", "Attention over the picture while each word was written.", seen),
+        ("sample", "A sample", "Drawn by a hash of the images' ids: the same ones each time.", rest),
+        ("best", f"{ends[0]} {len(choice.best)}", f"Highest {measure}.", choice.best),
+        ("worst", f"{ends[1]} {len(choice.worst)}", f"Lowest {measure}.", choice.worst),
+    ]
+    return [
+        Section(name, title, note, [cards[image] for image in ids])
+        for name, title, note, ids in sections
+        if ids
+    ]
+
+
+def _tiles(store: Store, briefs: Mapping[str, Brief], scored: Scored) -> dict[str, str]:
+    said = variety([brief.text for brief in briefs.values()])
+    scores = scored.evaluation.scores if scored.evaluation else {}
+    main = {name: f"{scores[key]:.3f}" for name, key in _MAIN_SCORES.items() if key in scores}
+    return {
+        **main,
+        "captioned": f"{store.count():,}",
+        "failed": f"{store.totals['failed']:,}",
+        "distinct captions": f"{said['distinct_share']:.0%}",
+        "words a caption": f"{said['mean_words']:.1f}",
+        "vocabulary": f"{said['vocabulary']:,}",
+    }
+
+
+_MAIN_SCORES = {"CIDEr": "CIDEr", "BLEU-4": "Bleu_4", "ROUGE-L": "ROUGE_L"}
+
+
+def _scores(scored: Scored) -> dict[str, str]:
+    if scored.evaluation is None:
+        return {}
+    found = {title: f"{scored.evaluation.scores[name]:.4f}" for name, title in TITLES.items()}
+    pairs = scored.pairs
+    count = sum(map(len, pairs.references.values()))
+    return {**found, "images scored": f"{len(pairs.captions):,}", "references": f"{count:,}"}
+
+
+def _bundle(store: Store) -> Manifest | None:
+    """The bundle that wrote the captions, as the store keeps it; None where it has none."""
+    try:
+        return read_manifest(_bundle_url(store))
+    except BundleError:
+        return None
+
+
+def _bundle_url(store: Store) -> str:
+    return files.join(store.models_url, str(store.spec.get("bundle")))
+
+
+def _history(store: Store, bundle: Manifest | None) -> list[dict[str, Any]]:
+    if bundle is None or HISTORY not in bundle.files:
+        return []
+    return json.loads(read_checked(_bundle_url(store), bundle, HISTORY))
+
+
+def _facts(store: Store, bundle: Manifest | None) -> dict[str, dict[str, str]]:
+    """How everything was made: of the store, its captioner, its newest run."""
+    spec, encoder = store.spec, (bundle.encoder if bundle else None) or {}
+    folder = files.join(store.url, "plans", store.snapshot.run)
+    record, totals = _json(files.join(folder, "run.json")), _json(files.join(folder, "totals.json"))
+    groups: dict[str, dict[str, Any]] = {
+        "store": {
+            "url": store.url,
+            "snapshot": store.snapshot_id,
+            "published": store.snapshot.created,
+            "fingerprint": store.fingerprint,
+            "rows": f"{store.totals['rows']:,}",
+            "failures": f"{store.totals['failed']:,}",
+            "shards": f"{store.totals['shards']:,}",
+            "bytes": f"{store.totals['bytes']:,}",
+        },
+        "captioner": {
+            "bundle": spec.get("bundle"),
+            "encoder": encoder.get("name"),
+            **{f"encoder, {name}": value for name, value in encoder.get("preprocess", {}).items()},
+            **{f"decoding, {name}": value for name, value in spec.get("decode", {}).items()},
+            "precision": spec.get("precision"),
+        },
+        "run": {
+            "run": record.get("run"),
+            "started": record.get("started"),
+            "finished": totals.get("finished"),
+            "images": totals.get("images"),
+            "images a second": totals.get("images_per_second"),
+            **record.get("options", {}),
+        },
+        "versions": record.get("versions", {}),
+    }
+    shown = {group: {k: _shown(v) for k, v in facts.items()} for group, facts in groups.items()}
+    return {
+        group: {k: v for k, v in facts.items() if v} for group, facts in shown.items() if any(facts.values())
+    }
+
+
+def _json(url: str) -> dict[str, Any]:
+    return files.read_json(url) if files.exists(url) else {}
+
+
+def _shown(value: Any) -> str:
+    if value is None or value in ("", [], {}):
+        return ""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,71 @@
+"""Attention as heat maps: one for each word, to be laid over the picture."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from jobs.reporting.pictures import data_uri
+
+SIDE, LEVELS = 32, 64
+# Red, green, blue, alpha where attention is none, half and most: the dark hides, the light lets through.
+_STOPS = np.array([(6, 8, 26, 175), (170, 40, 90, 125), (255, 200, 80, 90)], dtype=float)
+_CONTINUES = "@@"
+
+
+@dataclass(frozen=True)
+class Look:
+    """One word and where the model looked while writing it: a heat map as a data URI."""
+
+    word: str
+    heat: str
+
+
+def looks(tokens: Sequence[str], attention: Sequence[Sequence[float]] | None) -> list[Look]:
+    """A heat map for each word; nothing where no attention was kept, or not over a square grid.
+
+    ``attention`` is [T][H * W], a row a token. Pieces of one word (``gi@@ raffe``) are joined, and their
+    attention averaged.
+    """
+    cells = len(attention[0]) if attention else 0
+    side = math.isqrt(cells)
+    if not attention or len(attention) != len(tokens) or side * side != cells or side < 2:
+        return []
+    grids = np.asarray(attention, dtype=float).reshape(len(tokens), side, side)
+    return [Look(word, _heat_map(grids[start:end].mean(0))) for word, start, end in _words(tokens)]
+
+
+def _words(tokens: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Each word with the tokens it is made of, as a range."""
+    words, start = [], 0
+    for at, token in enumerate(tokens):
+        if not token.endswith(_CONTINUES) or at == len(tokens) - 1:
+            pieces = [piece.removesuffix(_CONTINUES) for piece in tokens[start : at + 1]]
+            words.append(("".join(pieces), start, at + 1))
+            start = at + 1
+    return words
+
+
+def _heat_map(grid: np.ndarray) -> str:
+    """Attention ``[H, W]`` of one word, its peak the brightest, as a small PNG with a palette."""
+    levels = grid / max(float(grid.max()), 1e-9)
+    wide = Image.fromarray(levels.astype(np.float32)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    image = Image.fromarray((np.clip(np.asarray(wide), 0, 1) * (LEVELS - 1)).round().astype(np.uint8), "P")
+    image.putpalette(_PALETTE[:, :3].tobytes())
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True, transparency=_PALETTE[:, 3].tobytes())
+    return data_uri(file.getvalue(), "image/png")
+
+
+def _palette() -> np.ndarray:
+    at = np.linspace(0, 1, LEVELS)
+    columns = [np.interp(at, np.linspace(0, 1, len(_STOPS)), _STOPS[:, channel]) for channel in range(4)]
+    return np.stack(columns, axis=1).round().astype(np.uint8)
+
+
+_PALETTE = _palette()

@@ -1,0 +1,180 @@
+"""The page: everything put together for the template, and rendered."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from capmodel.metrics.ptb import tokenize
+from jobs.reporting.charts import histogram, line_chart
+from jobs.reporting.heat import Look, looks
+from jobs.reporting.pictures import Picture, Window, seen_window
+from jobs.reporting.rows import Brief, Row
+from schemas.errors import is_transient
+
+LENGTH_BINS = tuple(range(22))
+CIDER_BINS = tuple(step / 4 for step in range(14))
+EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Said:
+    """One caption: its words, each with whether a reference has it (None where there are no references)."""
+
+    words: list[tuple[str, bool | None]]
+    logprob: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image on the page."""
+
+    image_id: str
+    uri: str
+    picture: Picture
+    captions: list[Said]
+    references: Sequence[str] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
+    looks: Sequence[Look] = ()
+    window: Window | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """Cards under a heading. ``name`` is its anchor."""
+
+    name: str
+    title: str
+    note: str
+    cards: list[Card]
+
+
+@dataclass(frozen=True)
+class FailureKind:
+    """Failures of one stage and code, with a few examples as (image id, message)."""
+
+    stage: str
+    code: str
+    count: int
+    transient: bool
+    examples: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing with a title; ``legend`` names its lines in order."""
+
+    title: str
+    drawing: Markup
+    legend: Sequence[str] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that the template shows."""
+
+    title: str
+    made: str
+    tiles: Mapping[str, str]
+    sections: list[Section]
+    scores: Mapping[str, str]
+    charts: list[Chart]
+    curves: list[Chart]
+    frequent: list[tuple[str, int]]
+    failures: list[FailureKind]
+    facts: Mapping[str, Mapping[str, str]]
+    note: str = ""
+    has_references: bool = False
+    has_attention: bool = False
+
+
+def render(page: Page) -> str:
+    """The page as one HTML document that asks nothing of the network and runs no script."""
+    loader = PackageLoader("jobs", "templates")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters["thousands"] = "{:,}".format
+    return environment.get_template("report.html.j2").render(page=page)
+
+
+def make_card(
+    row: Row,
+    picture: Picture,
+    preprocess: Mapping[str, Any] | None,
+    references: Sequence[str] = (),
+    scores: Mapping[str, float] | None = None,
+) -> Card:
+    """One row as a card. ``preprocess``: of the encoder, which says what part of the picture it saw."""
+    known = {word for words in tokenize(references) for word in words} if references else None
+    captions = [_said(caption, known) for caption in row.captions]
+    best = row.captions[0] if row.captions else {"tokens": [], "attention": None}
+    seen = looks(best["tokens"], best.get("attention"))
+    window = seen_window(picture, preprocess or {"size": 1, "resize": 1}) if seen else None
+    return Card(row.image_id, row.uri, picture, captions, references, scores or {}, seen, window)
+
+
+def failure_kinds(failures: pa.Table) -> list[FailureKind]:
+    """Failure rows (``schemas.arrow.FAILURES``) by stage and code, the most frequent first."""
+    kinds = []
+    for group in failures.group_by(["stage", "code"]).aggregate([([], "count_all")]).to_pylist():
+        stage, code = group["stage"], group["code"]
+        same = pc.and_(pc.equal(failures.column("stage"), stage), pc.equal(failures.column("code"), code))
+        rows = failures.filter(same).slice(0, EXAMPLES).to_pylist()
+        examples = [(row["image_id"], row["message"]) for row in rows]
+        kinds.append(FailureKind(stage, code, group["count_all"], is_transient(code), examples))
+    return sorted(kinds, key=lambda kind: (-kind.count, kind.stage, kind.code))
+
+
+def frequent_captions(briefs: Iterable[Brief], most: int = 8) -> list[tuple[str, int]]:
+    """The captions written for more than one image, with how many."""
+    counts = Counter(brief.text for brief in briefs)
+    return [(text, count) for text, count in counts.most_common(most) if count > 1]
+
+
+def caption_charts(briefs: Iterable[Brief], cider: Iterable[float]) -> list[Chart]:
+    """Histograms over all captions, and over the scored ones."""
+    lengths = [len(brief.text.split()) for brief in briefs]
+    scores = list(cider)
+    charts = [Chart("Words a caption", histogram(lengths, LENGTH_BINS, "words"))] if lengths else []
+    if scores:
+        charts.insert(0, Chart("CIDEr of single images", histogram(scores, CIDER_BINS, "CIDEr")))
+    return charts
+
+
+def training_curves(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """Charts of a bundle's history, over its epochs; the best one (highest CIDEr) marked."""
+    if not history:
+        return []
+    best = max(history, key=lambda entry: (entry.get("CIDEr", 0.0), -entry.get("val_loss", 0.0)))
+    groups = {
+        "Loss, nats a word": {"training": "train_loss", "validation": "val_loss"},
+        "CIDEr of greedy captions": {"CIDEr": "CIDEr"},
+        "Right next words": {"validation": "val_accuracy"},
+        "BLEU-4 and ROUGE-L": {"BLEU-4": "Bleu_4", "ROUGE-L": "ROUGE_L"},
+    }
+    charts = [_curves(title, names, history, best["epoch"]) for title, names in groups.items()]
+    return [chart for chart in charts if chart.drawing]
+
+
+def _curves(title: str, names: Mapping[str, str], history: Sequence[Mapping[str, Any]], best: float) -> Chart:
+    lines = {
+        label: [(entry["epoch"], float(entry[key])) for entry in history if entry.get(key) is not None]
+        for label, key in names.items()
+    }
+    lines = {label: points for label, points in lines.items() if points}
+    return Chart(title, line_chart(lines, best), list(lines) if len(lines) > 1 else [])
+
+
+def _said(caption: Mapping[str, Any], known: set[str] | None) -> Said:
+    words = caption["text"].split()
+    tokens = tokenize(words) if known is not None else []
+    hits = [known.issuperset(one) for one in tokens] if known is not None else [None] * len(words)
+    return Said(list(zip(words, hits, strict=True)), caption["logprob"], len(caption["tokens"]) + 1)

@@ -1,0 +1,88 @@
+"""Pictures as the page has them: small JPEGs inside the HTML, or the reason why there is none."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from capmodel.images import decode_image
+from pipelines.fetch import fetch_location, fetch_locations
+from schemas.errors import ImageError, RequestError, SystemicError
+
+LONGEST_SIDE, QUALITY = 400, 80
+AT_ONCE = 32  # originals in memory
+Trouble = (ImageError, SystemicError, RequestError, OSError)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A thumbnail as a data URI, its size in pixels, or ``trouble`` in its place."""
+
+    data_uri: str = ""
+    width: int = 4
+    height: int = 3
+    trouble: str = ""
+
+    @property
+    def ratio(self) -> str:
+        """CSS ``aspect-ratio``: what is extremely tall or wide is cut by the frame."""
+        return f"{min(max(self.width / self.height, 0.75), 2.0):.4f}"
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of a picture that the encoder saw, as CSS places it: ``background-size`` and ``-position``."""
+
+    size: str
+    position: str
+
+
+def read_pictures(locations: Sequence[str]) -> Iterator[Picture]:
+    """The pictures at ``locations``, in order, as they are ready."""
+    for start in range(0, len(locations), AT_ONCE):
+        yield from map(_thumbnail, _fetch(locations[start : start + AT_ONCE]))
+
+
+def seen_window(picture: Picture, preprocess: Mapping[str, Any]) -> Window:
+    """Both ways of cropping see the middle square, ``size / resize`` of the shorter side wide."""
+    side = min(picture.width, picture.height) * preprocess["size"] / preprocess["resize"]
+    size = f"{100 * picture.width / side:.2f}% {100 * picture.height / side:.2f}%"
+    return Window(size, "50% 50%")
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """``data`` of the MIME type ``kind`` as a URI."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _fetch(locations: Sequence[str]) -> Sequence[bytes | Exception]:
+    """All at once; one by one where a broken source stops the whole, so that the others are still seen."""
+    try:
+        return fetch_locations(locations)
+    except Trouble:
+        return [_fetch_one(location) for location in locations]
+
+
+def _fetch_one(location: str) -> bytes | Exception:
+    try:
+        return fetch_location(location)
+    except Trouble as err:
+        return err
+
+
+def _thumbnail(data: bytes | Exception) -> Picture:
+    if not isinstance(data, bytes):
+        return Picture(trouble=str(data))
+    try:
+        image = Image.fromarray(decode_image(data))
+    except ImageError as err:
+        return Picture(trouble=str(err))
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=QUALITY, optimize=True)
+    return Picture(data_uri(file.getvalue(), "image/jpeg"), *image.size)
