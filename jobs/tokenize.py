@@ -90,7 +90,9 @@ def _watch(run_id: str, stop: threading.Event) -> None:
 
     with Progress("tokenize", unit="captions", stream=sys.stderr) as progress:
         while not stop.wait(1.0):
-            progress.update(*counts_so_far(run_id))
+            encoded, read = counts_so_far(run_id)
+            if read:
+                progress.update(encoded, read)
 
 
 def _rows(record: Mapping[str, Any], seconds: float | None) -> dict[str, Any]:

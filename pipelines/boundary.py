@@ -15,7 +15,8 @@ from typing import Any
 from schemas import errors
 from schemas.errors import CaptionbeamError
 
-_MARKED = re.compile(r"<captionbeam (\w+)>(.*?)</captionbeam>", re.DOTALL)
+MARK = "<captionbeam "
+_MARKED = re.compile(MARK + r"(\w+)>(.*?)</captionbeam>", re.DOTALL)
 
 
 class WorkerError(RuntimeError):
@@ -24,7 +25,7 @@ class WorkerError(RuntimeError):
 
 def marked(error: CaptionbeamError) -> WorkerError:
     """``error`` in the form that survives a runner."""
-    return WorkerError(f"<captionbeam {type(error).__name__}>{error}</captionbeam>")
+    return WorkerError(f"{MARK}{type(error).__name__}>{error}</captionbeam>")
 
 
 def unmarked(error: BaseException) -> CaptionbeamError | None:

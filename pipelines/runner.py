@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable, Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, _BeamArgumentParser
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from pipelines.boundary import unmarked
+from pipelines.boundary import MARK, unmarked
 from schemas.errors import RequestError
+
+# Beam logs a traceback of what a worker raised; an error of ours comes to the launcher, which says it once
+logging.getLogger("apache_beam.runners.common").addFilter(lambda record: MARK not in record.getMessage())
 
 IN_PROCESS = (None, "DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
 

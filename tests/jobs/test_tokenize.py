@@ -80,12 +80,14 @@ def test_a_wrong_request_is_one_sentence_and_status_2(change, sentence, request_
     assert Path(tmp_path, "tokens", "record.json").read_bytes() == before
 
 
-def test_a_broken_row_is_one_sentence_too(request_, tmp_path, capsys):
+def test_a_broken_row_is_one_sentence_too(request_, tmp_path, capfd, caplog):
     content = coco(VAL)
     content["annotations"][0]["image_id"] = 99
     Path(request_[4]).write_text(json.dumps(content))
     assert main(request_) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert said[-1].startswith("captionbeam: ")
-    assert said[-1].endswith("val.json: annotations[0] has image_id 99; expected one of the file's 1 images")
+    said = capfd.readouterr().err
+    sentence = "annotations[0] has image_id 99; expected one of the file's 1 images"
+    assert said.splitlines()[-1] == f"captionbeam: {request_[4]}: {sentence}"
+    assert "Traceback" not in said
+    assert not caplog.records
     assert not (tmp_path / "tokens").exists()
