@@ -1,4 +1,4 @@
-"""Encoders: what one is (``EncoderSpec``, settled on the launcher), and what runs it on a worker (``Encoder``).
+"""Encoders: what one is (``EncoderSpec``, settled on the launcher), and what a worker runs (``Encoder``).
 
 Shapes: n images; B the batch; S the image size; H, W, C the grid's height, width and channels.
 """
