@@ -1,0 +1,133 @@
+"""Everything once, on a small set of scenes that it draws itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.options import natural, positive
+from jobs.progress import clock
+from jobs.summary import print_table
+from schemas import files
+from schemas.errors import RequestError, SystemicError
+
+HELP = """\
+  captionbeam demo --output demo
+
+Draws scenes of coloured shapes, five captions each, and runs encode, tokenize, train, caption, evaluate and report
+on them, in a few minutes on two cores and without any download. Each command is printed as it is run, ready to be
+pasted. At the end it says how many captions of held-out scenes are right in number, colour, shape and relation.
+"""
+# what each job is given; {0} is the demo's folder
+COMMANDS = {
+    "encode": "{0}/scenes/train.zip {0}/scenes/val.zip --output {0}/features --encoder efficientnet_lite0",
+    "tokenize": "--train {0}/scenes/captions_train.json --val {0}/scenes/captions_val.json --output {0}/tokens",
+    "train": (
+        "--features {0}/features --tokens {0}/tokens --output {0}/bundle --epochs 12 --learning-rate 0.002 "
+        "--dropout 0.2 --embed-dim 128 --hidden-dim 256 --attention-dim 128 --feature-dim 256"
+    ),
+    "caption": "{0}/scenes/test.zip --bundle {0}/bundle --output {0}/captions --beam 3 --keep-attention",
+    "evaluate": (
+        "--captions {0}/captions --references {0}/scenes/captions_test.json --per-image {0}/scores.jsonl"
+    ),
+    "report": "--captions {0}/captions --references {0}/scenes/captions_test.json --output {0}/report.html",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Where the demo goes, and how much it draws."""
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="a local folder for all that the demo makes"
+    )
+    parser.add_argument(
+        "--images", type=positive, default=1200, metavar="N", help="scenes to learn from (default 1200)"
+    )
+    parser.add_argument(
+        "--held-out", type=positive, default=120, metavar="N", help="and to be tried on (default 120)"
+    )
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="other scenes (default 0)")
+
+
+def run(options: argparse.Namespace, beam_args: list[str]) -> int:
+    """Draw, run every job, and say how many captions are right."""
+    folder, start = options.output.rstrip("/"), time.monotonic()
+    counts = {"train": options.images, "val": options.held_out, "test": options.held_out}
+    took = {"draw": draw(folder, counts, options.seed)}
+    for name, arguments in commands(folder).items():
+        took[name] = run_job(name, arguments)
+    print_table("demo", {**summary(folder), **times(took, time.monotonic() - start)})
+    return 0
+
+
+def draw(folder: str, counts: Mapping[str, int], seed: int) -> float:
+    """Draw the scenes unless they are there; seconds. Raises RequestError where there are others."""
+    from jobs.scenes import write_scenes
+
+    start = time.monotonic()
+    wanted = {"pictures": dict(counts), "seed": seed}
+    record = files.join(folder, "demo.json")
+    if files.exists(record):
+        found = files.read_json(record)
+        if found != wanted:
+            raise RequestError(f"{folder!r} holds a demo of {found}; expected the same, or a new --output")
+    else:
+        print(f"drawing {sum(counts.values()):,} scenes into {folder}/scenes", flush=True)
+        write_scenes(files.join(folder, "scenes"), counts, seed)
+        files.write_atomic(record, files.json_bytes(wanted))
+    return time.monotonic() - start
+
+
+def commands(folder: str) -> dict[str, list[str]]:
+    """The demo's commands, in order: a job's name -> everything after it."""
+    return {name: [part.format(folder) for part in text.split()] for name, text in COMMANDS.items()}
+
+
+def run_job(name: str, arguments: Sequence[str]) -> float:
+    """Print one command, run it in a process of its own; seconds. Raises SystemicError where it fails."""
+    print(f"\n$ {shlex.join(['captionbeam', name, *arguments])}", flush=True)
+    start = time.monotonic()
+    root = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
+    command = [sys.executable, "-m", "jobs.cli", name, *arguments]
+    status = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False).returncode
+    if status:
+        raise SystemicError(f"{name} ended with status {status}; the same demo command goes on from there")
+    return time.monotonic() - start
+
+
+def summary(folder: str) -> dict[str, Any]:
+    """What came out: right captions, CIDEr, a few of the captions, where the report is."""
+    from jobs.scenes import count_right
+
+    held_out = files.read_json(files.join(folder, "scenes", "captions_test.json"))
+    scored = read_scores(files.join(folder, "scores.jsonl"))
+    captions = {row["image_id"]: row["caption"] for row in scored}
+    right, images = count_right(captions, held_out)
+    examples = [
+        captions[image["file_name"]] for image in held_out["images"] if image["file_name"] in captions
+    ]
+    return {
+        "held-out captions": f"{right} of {images} right in number, colour, shape and relation ({right / images:.0%})",
+        "CIDEr": f"{sum(row['CIDEr'] for row in scored) / max(len(scored), 1):.3f}",
+        "for example": "\n".join(examples[:5]),
+        "report": files.join(folder, "report.html"),
+    }
+
+
+def read_scores(url: str) -> Sequence[Mapping[str, Any]]:
+    """The lines that ``evaluate --per-image`` wrote."""
+    return [json.loads(line) for line in files.read_bytes(url).splitlines()]
+
+
+def times(took: Mapping[str, float], total: float) -> dict[str, str]:
+    """How long it took, and each part of it."""
+    parts = ", ".join(f"{name} {clock(seconds)}" for name, seconds in took.items())
+    return {"time": f"{clock(total)} ({parts})"}
