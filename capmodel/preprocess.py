@@ -115,8 +115,8 @@ class Preprocess:
     def pixels(self, image: np.ndarray) -> torch.Tensor:
         """uint8 ``[H, W, 3]`` RGB to uint8 ``[3, S, S]``, in the order ``channels``, channels last in memory.
 
-        Antialiased, by torch's uint8 kernel: the same pixels as torchvision's transforms of a tensor, within
-        one level of Pillow's. It runs on one thread and without the GIL.
+        Antialiased, by torch's integer kernel: the same on every CPU, the same as torchvision's on tensors, and
+        within one level of Pillow's. It runs on one thread and without the GIL.
         """
         picture = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)
         fit = self._resize_then_crop if self.crop == "resize-crop" else self._crop_then_resize
