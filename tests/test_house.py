@@ -78,3 +78,13 @@ def test_reading_a_store_needs_neither_beam_nor_torch():
 
 def test_starting_the_command_is_quick():
     light("import jobs.cli", "torch", "apache_beam")
+
+
+def test_the_readme_has_a_line_for_every_file():
+    tree = (ROOT / "README.md").read_text().partition("## The tree")[2]
+    files = {path.name for package in ORDER for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
+    folders = {f"{path.parent.name}/" for package in ORDER for path in (ROOT / package).glob("*/__init__.py")}
+    said = set(tree.split())
+    assert files | folders <= said
+    named = {word for line in tree.splitlines() if line.startswith("  ") for word in line.split()[:1]}
+    assert {name for name in named if name.endswith(".py")} <= files
