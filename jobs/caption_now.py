@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from heapq import nsmallest
 from itertools import islice
 from typing import Any
 
 from capmodel.captioner import Captioner
 from capmodel.generate import DecodeOptions
 from pipelines.fetch import fetch
-from pipelines.find import is_sampled
+from pipelines.find import draw, is_sampled
 from pipelines.shards import Prepared, run_batch
 from pipelines.sources.listing import list_images
 from pipelines.sources.spec import SourceSpec
@@ -20,7 +21,7 @@ from schemas.records import ImageRef
 
 
 def print_captions(sources: Sequence[SourceSpec], decode: DecodeOptions, options: argparse.Namespace) -> int:
-    """Caption the images of ``sources`` in the order they are listed, and print them as they come.
+    """Caption the images of ``sources``, by id, and print them as they come.
 
     With one caption an image, and one image, the line is the caption alone; else id, log-probability and caption,
     with tabs between. Failures go to standard error. Gives 0, or 3 if an image failed.
@@ -32,21 +33,22 @@ def print_captions(sources: Sequence[SourceSpec], decode: DecodeOptions, options
         precision=options.precision,
         device=options.device,
     )
-    refs = islice(_listed(sources, options), options.limit)
-    first = list(islice(refs, 2))
-    alone, failed = len(first) == 1 and decode.n_best == 1, 0
-    for batch in _batches(iter([*first, *refs]), captioner.batch_size):
+    refs = _chosen(sources, options)
+    alone, failed = len(refs) == 1 and decode.n_best == 1, 0
+    for batch in _batches(iter(refs), captioner.batch_size):
         for ref, result in _captioned(batch, captioner):
             failed += isinstance(result, ImageError)
             _say(ref, result, alone)
     return 3 if failed else 0
 
 
-def _listed(sources: Sequence[SourceSpec], options: argparse.Namespace) -> Iterator[ImageRef]:
-    for source in sources:
-        for ref in list_images(source):
-            if isinstance(ref, ImageRef) and is_sampled(ref.image_id, options.sample, options.seed):
-                yield ref
+def _chosen(sources: Sequence[SourceSpec], options: argparse.Namespace) -> list[ImageRef]:
+    """The images that a captions store would get from the same options, by id."""
+    listed = (ref for source in sources for ref in list_images(source) if isinstance(ref, ImageRef))
+    refs = [ref for ref in listed if is_sampled(ref.image_id, options.sample, options.seed)]
+    if options.limit:
+        refs = nsmallest(options.limit, refs, key=lambda ref: draw(ref.image_id, options.seed))
+    return sorted(refs, key=lambda ref: ref.image_id)
 
 
 def _batches(refs: Iterator[ImageRef], size: int) -> Iterator[list[ImageRef]]:
