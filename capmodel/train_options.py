@@ -55,7 +55,7 @@ class TrainOptions:
     attention_dim: int = 256
     feature_dim: int = 512
     dropout: float = 0.5
-    grid_dropout: float = 0.0
+    grid_dropout: float = 0.1
     mix: int = 16
     val_images: int = 2000
     max_missing: float = 0.01

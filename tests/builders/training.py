@@ -1,16 +1,27 @@
-"""Tiny token tables and feature stores to train on."""
+"""Tiny token tables and feature stores to train on, and runs on them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import torch
+
+from capmodel.journal import Journal
+from capmodel.ranks import Ranks
 from capmodel.tokenizers import Tokenizer, WordTokenizer
+from capmodel.train_data import Data
+from capmodel.train_options import TrainOptions
+from capmodel.training import Stopped, Trainer
 from schemas import files
 from schemas.fingerprint import sha256_bytes
 from schemas.tokens import RECORD, TABLE, TOKENIZER, TokenTable, table_bytes
+from tests.builders.stores import make_features
 
 Captions = Mapping[str, tuple[str, Sequence[str]]]
+SMALL = {"embed_dim": 12, "hidden_dim": 16, "attention_dim": 8, "feature_dim": 10, "threads": 1}
 
 
 def make_tokens(url: str, captions: Captions, max_length: int = 20) -> TokenTable:
@@ -49,4 +60,41 @@ def numbered_captions(train: int, val: int, each: int = 2) -> dict[str, tuple[st
 
 
 def _texts(number: int, each: int) -> list[str]:
-    return [f"picture {number} seen {time} times" for time in range(each)]
+    return [f"picture {number} seen {time} times" + " again" * (number % 5) for time in range(each)]
+
+
+def make_data(
+    folder: Path, train: int = 50, val: int = 6, shape: tuple[int, ...] = (2, 2, 3)
+) -> dict[str, str]:
+    """A features store and a token table for it: the options that name them."""
+    captions = numbered_captions(train, val)
+    make_features(str(folder / "features"), list(captions), shape=shape, shard_size=8)
+    make_tokens(str(folder / "tokens"), captions)
+    return {"features": str(folder / "features"), "tokens": str(folder / "tokens")}
+
+
+def tiny_options(data: Mapping[str, str], folder: Path, **chosen: Any) -> TrainOptions:
+    """Options of a run of a few steps; its bundle is ``folder/bundle``."""
+    places = {name: str(folder / name) for name in ("checkpoints", "logs")}
+    sizes = {"epochs": 3, "batch_size": 8, "device": "cpu", **SMALL}
+    return TrainOptions(
+        **{**data, **places, "output": str(folder / "bundle"), "snapshot": 1, **sizes, **chosen}
+    )
+
+
+def train_alone(
+    options: TrainOptions, wants_stop: Callable[[], bool] = lambda: False
+) -> tuple[Trainer, list[dict[str, Any]]]:
+    """Train in this process, one rank; the trainer, and the events that were told."""
+    events: list[dict[str, Any]] = []
+    torch.set_num_threads(1)
+    with Journal(options.logs, lambda event: events.append(dict(event))) as journal:
+        ranks = Ranks(0, 1, torch.device("cpu"))
+        trainer = Trainer(options, Data.open(options), ranks, wants_stop, journal)
+        try:
+            trainer.run()
+        except Stopped as stopped:
+            events.append(
+                {"event": "stopped", "epoch": stopped.position.epoch, "step": stopped.position.step}
+            )
+    return trainer, events
