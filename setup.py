@@ -16,6 +16,7 @@ EXTRAS["test"] = [
     "psutil>=6,<8",
     "pytest>=8,<10",
     "pytest-timeout>=2.3,<3",
+    "pytest-xdist>=3.6,<4",
     "ruff>=0.8,<1",
 ]
 
