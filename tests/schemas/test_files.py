@@ -1,0 +1,129 @@
+"""Create-if-absent, atomic writes, joins and addresses: the small things that everything stands on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.boundary import across_workers, marked, unmarked
+from schemas import errors, files
+from schemas.errors import ImageError, RequestError, SystemicError
+from schemas.join import match_images
+from schemas.records import address, parse_address
+from tests.builders.commands import ROOT
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request, tmp_path):
+    return str(tmp_path) if request.param == "local" else f"memory://{uuid.uuid4().hex}"
+
+
+def test_of_many_creators_one_wins_and_its_bytes_stay(folder):
+    url = files.join(folder, "commits/a.json")
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda n: files.create(url, b"%d" % n), range(32)))
+    assert sum(won) == 1
+    assert files.read_bytes(url) == b"%d" % won.index(True)
+    assert files.names(files.join(folder, "commits")) == ["a.json"]
+
+
+def test_of_many_processes_one_wins(tmp_path):
+    code = f"from schemas import files; print(files.create({str(tmp_path / 'a')!r}, b'x' * 100000))"
+    running = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) for _ in range(4)
+    ]
+    assert sorted(process.communicate()[0].split()[0] for process in running) == [b"False"] * 3 + [b"True"]
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_what_a_killed_writer_left_has_no_name(tmp_path):
+    (tmp_path / ".a.json.0123.tmp").write_bytes(b"half")
+    assert files.names(str(tmp_path)) == []
+    assert files.names(str(tmp_path / "nothing")) == []
+
+
+def test_writing_over_shows_the_old_or_the_new(folder):
+    url = files.join(folder, "totals.json")
+    for data in (b"old", b"new"):
+        files.write_atomic(url, data)
+        assert files.read_bytes(url) == data
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        files.create(str(tmp_path / "file/below"), b"x")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_tree_is_copied_whole(tmp_path, folder):
+    source = tmp_path / "source"
+    (source / "in").mkdir(parents=True)
+    (source / "a").write_bytes(b"1")
+    (source / "in/b").write_bytes(b"2")
+    files.copy_tree(str(source), files.join(folder, "copy"))
+    assert files.read_bytes(files.join(folder, "copy/a")) == b"1"
+    assert files.read_bytes(files.join(folder, "copy/in/b")) == b"2"
+
+
+@given(st.from_regex(r"[0-9a-f]{40}", fullmatch=True), st.integers(0, 10**9), st.booleans())
+def test_addresses_round_trip(shard, row, failed):
+    assert parse_address(address(shard, row, failed)) == (shard, row, failed)
+
+
+def test_images_are_joined_by_id_or_by_the_one_base_name():
+    available = ["train/a.jpg", "val/b.jpg", "b.jpg", "x/c.jpg", "y/c.jpg"]
+    assert match_images(["a.jpg", "b.jpg", "nowhere.jpg"], available) == {
+        "a.jpg": "train/a.jpg",
+        "b.jpg": "b.jpg",
+    }
+    with pytest.raises(RequestError, match=r"'c.jpg' fits 2 images \('x/c.jpg', 'y/c.jpg'\); expected one"):
+        match_images(["c.jpg"], available)
+
+
+@given(st.sets(st.text(min_size=1)))
+def test_equal_ids_always_join(ids):
+    assert match_images(ids, ids) == {name: name for name in ids}
+
+
+@given(st.text().filter(lambda text: "</captionbeam>" not in text and "\\n" not in text))
+def test_an_error_of_ours_survives_a_runner(sentence):
+    wrapped = RuntimeError(f"Traceback ... {marked(RequestError(sentence))} [while running 'Decide']")
+    found = unmarked(wrapped)
+    assert type(found) is RequestError
+    assert str(found) == sentence
+
+
+def test_workers_mark_what_they_raise_and_leave_the_rest():
+    def refuse():
+        raise SystemicError("the disk is full")
+        yield
+
+    with pytest.raises(RuntimeError, match="<captionbeam SystemicError>the disk is full</captionbeam>"):
+        list(across_workers(refuse)())
+    assert unmarked(RuntimeError("something else")) is None
+
+
+def test_the_error_tree_stands_as_it_is_drawn():
+    drawn = errors.__doc__ or ""
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert all(kind.__name__ in drawn for kind in kinds)
+    assert {kind.__name__ for kind in kinds if getattr(kind, "exit_status", 0) == 2} == {
+        "RequestError", "SourceError", "StoreError", "FingerprintError", "BundleError",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="unknown failure code 'odd'"):
+        ImageError("odd", "decode", "")
+
+
+def test_absolute_names_a_store_as_every_worker_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert files.absolute("store/") == str(Path(tmp_path, "store"))
+    assert files.absolute("gs://bucket/store/") == "gs://bucket/store"
