@@ -105,7 +105,12 @@ def _sections(choice: Choice, cards: Mapping[str, Card], has_references: bool) -
     measure = "CIDEr against the references" if has_references else "mean log-probability of a token"
     ends = ("Best", "Worst") if has_references else ("Surest", "Least sure")
     sections = [
-        ("looks", "Where the model looked", "Attention over the picture while each word was written.", seen),
+        (
+            "looks",
+            "Where the model looked",
+            "Attention while each word was written: bright is where it was most, each word by its own scale.",
+            seen,
+        ),
         ("sample", "A sample", "Drawn by a hash of the images' ids: the same ones each time.", rest),
         ("best", f"{ends[0]} {len(choice.best)}", f"Highest {measure}.", choice.best),
         ("worst", f"{ends[1]} {len(choice.worst)}", f"Lowest {measure}.", choice.worst),

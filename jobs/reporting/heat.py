@@ -52,8 +52,12 @@ def _words(tokens: Sequence[str]) -> list[tuple[str, int, int]]:
 
 
 def _heat_map(grid: np.ndarray) -> str:
-    """Attention ``[H, W]`` of one word, its peak the brightest, as a small PNG with a palette."""
-    levels = grid / max(float(grid.max()), 1e-9)
+    """Attention ``[H, W]`` of one word as a small PNG with a palette: each word from its own least to its most.
+
+    Where the most is less than a mean above the least, the model looked nowhere in particular: all stays dark.
+    """
+    above = grid - grid.min()
+    levels = above / max(float(above.max()), float(grid.mean()), 1e-9)
     wide = Image.fromarray(levels.astype(np.float32)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     image = Image.fromarray((np.clip(np.asarray(wide), 0, 1) * (LEVELS - 1)).round().astype(np.uint8), "P")
     image.putpalette(_PALETTE[:, :3].tobytes())
