@@ -196,6 +196,7 @@ class Encoder:
             return self._forward(pixels.to(self.device))
         rows = torch.empty((len(pixels), *self.spec.shape), dtype=torch.float16)
 
+        @torch.inference_mode()
         def fill(part: slice) -> None:
             rows[part] = self._forward(pixels[part])
 

@@ -193,6 +193,13 @@ def test_threads_share_an_encoder(lite):
         np.testing.assert_array_equal(rows, alone[number % 2])
 
 
+def test_a_caller_may_be_in_inference_mode_or_not(lite):
+    encoder = Encoder.load(*lite, batch_size=2)
+    with torch.inference_mode():
+        inside = features(encoder, PHOTOS[:2])
+    np.testing.assert_array_equal(inside, features(encoder, PHOTOS[:2]))
+
+
 # What it says of itself
 
 
