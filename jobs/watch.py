@@ -8,14 +8,12 @@ from collections import Counter
 from types import TracebackType
 from typing import Any, Self
 
-import pyarrow.compute as pc
-
 from jobs.progress import Progress, clock
 from jobs.summary import cost_per_million, print_table, size
 from pipelines import live
 from pipelines.plan import planned_shards
-from pipelines.run import Run, now
-from schemas import files, layout, parquet
+from pipelines.run import Run, adopted_manifest, now
+from schemas import files, layout
 from schemas.layout import Commit
 from schemas.records import Shard
 from schemas.store import Store
@@ -111,6 +109,7 @@ def finish(run: Run, watch: Watch, price_per_hour: float | None, warn_failures: 
 def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | None) -> dict[str, Any]:
     """What a run did, as its record keeps it."""
     images = sum(watch.images(commit) for commit in watch.commits)
+    adopted = adopted_manifest(run)
     rate = images / max(watch.seconds, 1e-9)
     totals: dict[str, Any] = {
         "run": run.run_id,
@@ -119,12 +118,13 @@ def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | Non
         "images": images,
         "rows": sum(commit.rows for commit in watch.commits),
         "failed": sum(commit.failed for commit in watch.commits),
-        "failures_by_code": dict(_failures_by_code(run, watch.commits)),
+        "failures_by_code": dict(_failures_by_code(watch.commits)),
         "shards": len(watch.commits),
         "bytes_written": sum(commit.bytes for commit in watch.commits),
-        "bytes_read": sum(commit.timings.get("bytes_read", 0) for commit in watch.commits),
+        "bytes_read": sum(commit.counts.get("bytes_read", 0) for commit in watch.commits),
         "seconds": round(watch.seconds, 3),
         "images_per_second": round(rate, 3),
+        "adopted": {name: sum(row[name] for row in adopted) for name in ("rows", "failed")},
         "store": dict(store.totals),
     }
     if price_per_hour is not None and images:
@@ -132,14 +132,11 @@ def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | Non
     return totals
 
 
-def _failures_by_code(run: Run, commits: list[Commit]) -> Counter[str]:
+def _failures_by_code(commits: list[Commit]) -> Counter[str]:
     codes: Counter[str] = Counter()
     for commit in commits:
-        if commit.failed:
-            table = parquet.read_table(files.join(run.url, "failures", commit.failures))
-            codes.update(
-                {row["values"]: row["counts"] for row in pc.value_counts(table.column("code")).to_pylist()}
-            )
+        failed = {name: count for name, count in commit.counts.items() if name.startswith("failed_")}
+        codes.update({name.removeprefix("failed_"): count for name, count in failed.items()})
     return codes
 
 
@@ -154,6 +151,9 @@ def _rows(run: Run, totals: dict[str, Any]) -> dict[str, Any]:
         "snapshot": totals["snapshot"],
         "record": files.join(run.folder, "totals.json"),
     }
+    if any(totals["adopted"].values()):
+        said = f"{totals['adopted']['rows']:,} rows and {totals['adopted']['failed']:,} failures"
+        rows["adopted"] = f"{said} that an earlier run committed and did not publish"
     if "cost_per_million_images" in totals:
         rows["cost per million images"] = totals["cost_per_million_images"]
     return rows

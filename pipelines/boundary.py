@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from schemas import errors
-from schemas.errors import CaptionbeamError
+from schemas.errors import CaptionbeamError, ImageError
 
 MARK = "<captionbeam "
 _MARKED = re.compile(MARK + r"(\w+)>(.*?)</captionbeam>", re.DOTALL)
@@ -36,7 +36,7 @@ def unmarked(error: BaseException) -> CaptionbeamError | None:
     if found is None:
         return None
     kind = getattr(errors, found[1], CaptionbeamError)
-    return kind(found[2])
+    return CaptionbeamError(found[2]) if kind is ImageError else kind(found[2])
 
 
 def across_workers(function: Callable[..., Any]) -> Callable[..., Any]:

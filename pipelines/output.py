@@ -70,7 +70,7 @@ class ShardOutput:
         """One image that could not be processed."""
         self._failures.append(failure)
 
-    def commit(self, timings: dict[str, int]) -> Commit:
+    def commit(self, counts: dict[str, int]) -> Commit:
         """Finish the three files and create the commit; gives the commit that counts, ours or an earlier one."""
         self._stop()
         self._raise()
@@ -78,7 +78,7 @@ class ShardOutput:
             data = self._finish_data()
             failures = self._put("failures", self._failure_rows(), arrow.FAILURES)
             index = self._put("index", self._index_rows(), arrow.INDEX)
-            ours = self._commit_record(data, failures, index, timings)
+            ours = self._commit_record(data, failures, index, counts)
             if layout.create_commit(self._run.url, ours):
                 return ours
         except OSError as err:
@@ -149,7 +149,7 @@ class ShardOutput:
         return [{**row, "replaces": value} for row, value in zip(rows, replaces, strict=True)]
 
     def _commit_record(
-        self, data: WrittenFile, failures: WrittenFile, index: WrittenFile, timings: dict[str, int]
+        self, data: WrittenFile, failures: WrittenFile, index: WrittenFile, counts: dict[str, int]
     ) -> Commit:
         return Commit(
             shard=self._shard,
@@ -164,7 +164,7 @@ class ShardOutput:
             data_sha256=data.sha256,
             failures_sha256=failures.sha256,
             index_sha256=index.sha256,
-            timings=timings,
+            counts=counts,
         )
 
     def _stop(self) -> None:

@@ -14,7 +14,7 @@ from pipelines.boundary import across_workers
 from pipelines.plan import planned_shards
 from pipelines.run import Run, adopted_manifest, now
 from schemas import arrow, files, layout, parquet
-from schemas.errors import SystemicError, TooManyFailures
+from schemas.errors import SystemicError, TooManyFailures, is_transient
 from schemas.layout import Snapshot
 from schemas.records import address, parse_address
 from schemas.store import Store
@@ -55,7 +55,7 @@ def publish(run: Run, max_failures: float | None = None) -> Snapshot:
         if newest is not None and not added:
             return newest
         snapshot = _next(run, newest, added)
-        _check_failures(snapshot, max_failures)
+        _check_failures(run, snapshot, added, max_failures)
         if layout.create_snapshot(run.url, snapshot):
             return snapshot
     raise SystemicError(
@@ -105,13 +105,17 @@ def _next(run: Run, newest: Snapshot | None, added: list[dict[str, Any]]) -> Sna
 
 
 def replaced(indexes: Iterable[pa.Table]) -> list[dict[str, Any]]:
-    """Deletes of the rows that new rows replace. A new failure leaves an old row of data in place."""
+    """Deletes of the rows that new rows replace.
+
+    A transient failure leaves the row of the image's earlier version in place until it is known what became of the
+    new one; a permanent failure does not: that image is gone.
+    """
     deletes = []
     for table in indexes:
-        for row in table.select(["image_id", "failed", "replaces"]).to_pylist():
+        for row in table.select(["image_id", "code", "replaces"]).to_pylist():
             for place in filter(None, row["replaces"].split(",")):
                 delete = _delete(place, row["image_id"], "replaced")
-                if delete["failed"] or not row["failed"]:
+                if delete["failed"] or row["code"] is None or not is_transient(row["code"]):
                     deletes.append(delete)
     return deletes
 
@@ -162,12 +166,28 @@ def _totals(
     return dict(totals)
 
 
-def _check_failures(snapshot: Snapshot, max_failures: float | None) -> None:
+def _check_failures(
+    run: Run, snapshot: Snapshot, added: list[dict[str, Any]], max_failures: float | None
+) -> None:
     failed, images = snapshot.totals["failed"], snapshot.totals["failed"] + snapshot.totals["rows"]
-    if max_failures is None:
+    if max_failures is None or failed <= (max_failures if max_failures >= 1 else max_failures * images):
         return
-    allowed = max_failures if max_failures >= 1 else max_failures * images
-    if failed > allowed:
-        raise TooManyFailures(
-            f"{failed} of {images} images failed; expected at most {max_failures:g} (--max-failures): not published"
-        )
+    raise TooManyFailures(
+        f"{failed} of {images} images failed ({_examples(run, added)}); expected at most {max_failures:g} "
+        f"(--max-failures): not published; the rows are kept, and a run that allows more publishes them"
+    )
+
+
+def _examples(run: Run, added: list[dict[str, Any]]) -> str:
+    """The new failures by code, and one image of each."""
+    failures = [
+        failure
+        for row in added
+        if row["failed"]
+        for failure in parquet.read_table(files.join(run.url, "failures", row["failures"])).to_pylist()
+    ]
+    counts = Counter(failure["code"] for failure in failures)
+    first = {failure["code"]: failure["image_id"] for failure in reversed(failures)}
+    return (
+        ", ".join(f"{count} {code}, as {first[code]!r}" for code, count in counts.most_common()) or "none new"
+    )

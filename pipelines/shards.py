@@ -193,10 +193,10 @@ def _run_all(prepared: Iterator[Prepared], processor: Processor, output: ShardOu
                 tally.done(len(part))
 
 
-Result = tuple[Sequence[Prepared], dict[str, Any] | ImageError]
+BatchResult = tuple[Sequence[Prepared], dict[str, Any] | ImageError]
 
 
-def run_batch(batch: Sequence[Prepared], processor: Processor) -> list[Result]:
+def run_batch(batch: Sequence[Prepared], processor: Processor) -> list[BatchResult]:
     """Columns for the images of a batch, or an ImageError for one that the model cannot do.
 
     A batch that does not fit the device is halved, for good; one that fails otherwise is bisected down to the
@@ -209,7 +209,7 @@ def run_batch(batch: Sequence[Prepared], processor: Processor) -> list[Result]:
     return results
 
 
-def _bisect(batch: Sequence[Prepared], processor: Processor) -> list[Result]:
+def _bisect(batch: Sequence[Prepared], processor: Processor) -> list[BatchResult]:
     size = processor.batch_size
     if len(batch) > size:
         parts = [batch[start : start + size] for start in range(0, len(batch), size)]

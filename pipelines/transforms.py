@@ -1,4 +1,4 @@
-"""ProcessShards: the Beam side of ``process_shard``; EncodeShards and CaptionShards are this with their processor."""
+"""ProcessShards: the Beam side of ``process_shard``, for every processor: encoders, captioners."""
 
 from __future__ import annotations
 

@@ -27,7 +27,10 @@ KINDS = ("features", "captions")
 
 @dataclass(frozen=True)
 class Commit:
-    """One finished shard: the files of the attempt that won, what is in them, and how long it took."""
+    """One finished shard: the files of the attempt that won, and what is in them.
+
+    ``counts`` has images, ``failed_<code>``, bytes read, and milliseconds by stage, the unit in each name.
+    """
 
     shard: str
     run: str
@@ -41,7 +44,7 @@ class Commit:
     data_sha256: str
     failures_sha256: str
     index_sha256: str
-    timings: dict[str, int] = dataclasses.field(default_factory=dict)
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
     version: int = arrow.SCHEMA_VERSION
 
     def manifest_row(self) -> dict[str, Any]:

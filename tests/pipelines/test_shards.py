@@ -152,7 +152,7 @@ def test_the_commit_names_its_files_with_their_hashes(tmp_path):
     for kind in ("data", "failures", "index"):
         assert sha256_file(f"{run.url}/{kind}/{commit[kind]}") == commit[f"{kind}_sha256"]
     assert (commit["rows"], commit["failed"], commit["run"]) == (10, 0, run.run_id)
-    assert commit["timings"]["bytes_read"] == 10
+    assert commit["counts"]["bytes_read"] == 10
 
 
 def test_rows_stay_in_order_whatever_the_batch_size(tmp_path):

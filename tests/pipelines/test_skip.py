@@ -182,7 +182,7 @@ def test_a_planned_shard_without_commit_is_never_published(tmp_path):
 def test_too_many_failures_publish_nothing(tmp_path):
     items = {**ITEMS, "1.jpg": b"bad", "2.jpg": b"bad"}
     with pytest.raises(
-        TooManyFailures, match=r"2 of 9 images failed; expected at most 0.1 \(--max-failures\)"
+        TooManyFailures, match=r"2 of 9 images failed \(2 decode, as .1.jpg.\); expected at most 0.1 \(--max-failures\)"
     ):
         encode(tmp_path, REFS, items, max_failures=0.1)
     assert layout.newest_snapshot(f"{tmp_path}/store") is None
@@ -205,3 +205,14 @@ def test_another_fingerprint_is_refused(tmp_path):
     encode(tmp_path, REFS, ITEMS)
     with pytest.raises(FingerprintError, match="was made with fingerprint .* these options give"):
         features_run(tmp_path, spec={"model": "median"})
+
+
+def test_a_changed_image_that_fails_for_good_has_no_row_any_more(tmp_path):
+    encode(tmp_path, REFS, ITEMS)
+    changed = [ref("3.jpg", "v2"), *(r for r in REFS if r.image_id != "3.jpg")]
+    _, store = encode(tmp_path, changed, {**ITEMS, "3.jpg": ImageError("timeout", "fetch", "slow")})
+    assert "3.jpg" in store.ids()
+    _, store = encode(tmp_path, changed, {**ITEMS, "3.jpg": b"bad"})
+    assert "3.jpg" not in store.ids()
+    assert [row["image_id"] for row in store.failures().to_pylist()] == ["3.jpg"]
+    assert (store.totals["rows"], store.totals["failed"]) == (8, 1)
