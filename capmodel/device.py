@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -44,8 +44,10 @@ def has_bf16(device: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def exact_cudnn() -> AbstractContextManager[None]:
-    """The same kernels every time, and float32 that is float32: no TF32."""
+def exact_kernels(device: torch.device) -> AbstractContextManager[None]:
+    """On CUDA the same kernels every time, and float32 that is float32: no TF32. Settings of the whole process."""
+    if device.type != "cuda":
+        return nullcontext()
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from capmodel.backbones import BACKBONES, ready
-from capmodel.device import DTYPES, device_errors, exact_cudnn, pick_device, settle_precision
+from capmodel.device import DTYPES, device_errors, exact_kernels, pick_device, settle_precision
 from capmodel.images import decode_image
 from capmodel.preprocess import Preprocess
 from capmodel.streams import Streams
@@ -178,7 +178,7 @@ class Encoder:
         scaled = self._scaled(pixels.to(self.device).contiguous(memory_format=torch.channels_last))
 
         def forward(part: slice = slice(None)) -> None:
-            with torch.inference_mode(), exact_cudnn():
+            with torch.inference_mode(), exact_kernels(self.device):
                 self._network(scaled[part]).sum().item()
 
         return forward if plain or streams is None else lambda: streams.run(forward, len(scaled))
@@ -205,7 +205,7 @@ class Encoder:
 
     @torch.inference_mode()
     def _forward(self, pixels: Tensor) -> Tensor:
-        with exact_cudnn():
+        with exact_kernels(self.device):
             grid = self._network(self._scaled(pixels)).permute(0, 2, 3, 1)
         features = grid if self.spec.output == "grid" else grid.mean((1, 2), dtype=torch.float32)
         return features.to(torch.float16)
