@@ -81,7 +81,8 @@ def store_weights(state: State, models_url: str) -> str:
     URL."""
     data = weights_bytes(state)
     url = files.join(models_url, f"{sha256_bytes(data)}.safetensors")
-    files.create(url, data)
+    if not files.exists(url):
+        files.create(url, data)
     return url
 
 

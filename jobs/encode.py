@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from jobs.options import add_run_options, add_source_options, as_record, source_options
+from jobs.options import add_run_options, add_source_options, as_record, side, source_options
 from schemas import files
 
 HELP = """\
@@ -54,7 +54,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--image-size",
-        type=int,
+        type=side,
         metavar="PIXELS",
         help="side of the square that the network sees (default: the encoder's)",
     )

@@ -22,6 +22,13 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def side(text: str) -> int:
+    """Pixels of an image's side that networks are made for."""
+    if not text.isascii() or not text.isdigit() or not 32 <= int(text) <= 2048:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of pixels from 32 to 2048")
+    return int(text)
+
+
 def share(text: str) -> float:
     """A number from 0 to 1."""
     value = _number(text)
@@ -33,7 +40,7 @@ def share(text: str) -> float:
 def share_or_number(text: str) -> float:
     """A share below 1, or a whole number."""
     value = _number(text)
-    if value < 0 or (value >= 1 and value != int(value)):
+    if not 0 <= value < float("inf") or (value >= 1 and value != int(value)):
         raise argparse.ArgumentTypeError(f"{text!r} is neither a share below 1 nor a whole number")
     return value
 

@@ -10,10 +10,11 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from schemas import errors
-from schemas.errors import CaptionbeamError, ImageError
+from schemas.errors import CaptionbeamError, ImageError, SystemicError
 
 MARK = "<captionbeam "
 _MARKED = re.compile(MARK + r"(\w+)>(.*?)</captionbeam>", re.DOTALL)
@@ -39,24 +40,35 @@ def unmarked(error: BaseException) -> CaptionbeamError | None:
     return CaptionbeamError(found[2]) if kind is ImageError else kind(found[2])
 
 
+@contextmanager
+def crossing() -> Iterator[None]:
+    """Raise what is raised inside so that the launcher can read it; a refusing storage as a SystemicError."""
+    try:
+        yield
+    except CaptionbeamError as err:
+        raise marked(err) from err
+    except OSError as err:
+        place = f" ({err.filename})" if err.filename else ""
+        said = SystemicError(
+            f"the storage refused: {err.strerror or err}{place}; expected it to be there, with room"
+        )
+        raise marked(said) from err
+
+
 def across_workers(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` (or generator function), raising errors of ours so that the launcher can find them."""
+    """``function`` (or generator function), its errors ``crossing``."""
     if inspect.isgeneratorfunction(function):
 
         @functools.wraps(function)
         def generating(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            try:
+            with crossing():
                 yield from function(*args, **kwargs)
-            except CaptionbeamError as err:
-                raise marked(err) from err
 
         return generating
 
     @functools.wraps(function)
     def calling(*args: Any, **kwargs: Any) -> Any:
-        try:
+        with crossing():
             return function(*args, **kwargs)
-        except CaptionbeamError as err:
-            raise marked(err) from err
 
     return calling

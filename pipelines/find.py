@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
+from pipelines.boundary import across_workers, crossing
 from pipelines.sources.listing import list_images, split_source
 from pipelines.sources.spec import Ignored, SourceSpec
 from schemas.errors import RequestError
@@ -43,7 +44,7 @@ class FindImages(beam.PTransform):
         found = (
             begin
             | "NameSources" >> beam.Create(self._sources).with_output_types(SourceSpec)
-            | "SplitSources" >> beam.FlatMap(split_source).with_output_types(SourceSpec)
+            | "SplitSources" >> beam.FlatMap(across_workers(split_source)).with_output_types(SourceSpec)
             | "SpreadContainers" >> beam.Reshuffle()
             | "ListImages" >> beam.ParDo(_ListImages()).with_output_types(ImageRef)
         )
@@ -80,12 +81,13 @@ class _ListImages(beam.DoFn):
         self._ignored = Metrics.counter("find", "files_ignored")
 
     def process(self, spec: SourceSpec) -> Iterator[ImageRef]:
-        for found in list_images(spec):
-            if isinstance(found, Ignored):
-                self._ignored.inc()
-            else:
-                self._listed.inc()
-                yield found
+        with crossing():
+            for found in list_images(spec):
+                if isinstance(found, Ignored):
+                    self._ignored.inc()
+                else:
+                    self._listed.inc()
+                    yield found
 
 
 def _ref_is_sampled(ref: ImageRef, rate: float, seed: int) -> bool:

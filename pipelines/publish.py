@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 
 from pipelines.boundary import across_workers
 from pipelines.plan import planned_shards
-from pipelines.run import Run, adopted_manifest, now
+from pipelines.run import Run, adopted_manifest, check_same, now
 from schemas import arrow, files, layout, parquet
-from schemas.errors import SystemicError, TooManyFailures, is_transient
+from schemas.errors import SystemicError, TooManyFailures
 from schemas.layout import Snapshot
-from schemas.records import address, parse_address
-from schemas.store import Store
+from schemas.records import address, named_places, parse_address, superseded
+from schemas.store import Dead, Store
 
 ATTEMPTS = 100
 
@@ -47,12 +47,15 @@ def publish(run: Run, max_failures: float | None = None) -> Snapshot:
     Whoever published since this run's base was frozen is joined again: shards that are in the newest snapshot
     already are left out, and of an image that is there twice the newer row is deleted, so that no writer loses
     another's rows. ``max_failures`` below 1 is a share of the snapshot's images, else a number. Raises
-    TooManyFailures, SystemicError where a planned shard has no commit.
+    TooManyFailures; FingerprintError where somebody published other rows first; SystemicError where a planned shard
+    has no commit.
     """
     for _ in range(ATTEMPTS):
         newest = layout.newest_snapshot(run.url)
         added = _added(run, newest)
+        check_same(run.url, newest, run.kind, run.format, run.fingerprint)
         if newest is not None and not added:
+            _check_failures(run, newest, added, max_failures)
             return newest
         snapshot = _next(run, newest, added)
         _check_failures(run, snapshot, added, max_failures)
@@ -81,7 +84,7 @@ def _next(run: Run, newest: Snapshot | None, added: list[dict[str, Any]]) -> Sna
     number = newest.id + 1 if newest else 1
     name = f"{number:08d}-{run.run_id}.parquet"
     indexes = {row["shard"]: parquet.read_table(files.join(run.url, "index", row["index"])) for row in added}
-    deletes = [*replaced(indexes.values()), *duplicates(indexes, _published(run, newest, indexes))]
+    deletes = _new_deletes(run, newest, settle(indexes, _published(run, newest, indexes)))
     manifests = (*newest.manifests, f"manifests/{name}") if newest else (f"manifests/{name}",)
     layout.write_table(run.url, f"manifests/{name}", added, arrow.MANIFEST)
     delete_files = newest.deletes if newest else ()
@@ -104,42 +107,49 @@ def _next(run: Run, newest: Snapshot | None, added: list[dict[str, Any]]) -> Sna
     )
 
 
-def replaced(indexes: Iterable[pa.Table]) -> list[dict[str, Any]]:
-    """Deletes of the rows that new rows replace.
+def settle(indexes: Mapping[str, pa.Table], published: Mapping[str, set[str]]) -> dict[str, dict[str, Any]]:
+    """The deletes, by address, that leave each image of the new shards what became of it last, once.
 
-    A transient failure leaves the row of the image's earlier version in place until it is known what became of the
-    new one; a permanent failure does not: that image is gone.
+    A new row deletes those that it replaces; one whose image has another row already that it does not replace is
+    a duplicate (of another writer's), and goes itself. A transient failure leaves the row of the image's earlier
+    version in place until it is known what became of the new one; a permanent failure does not: that image is
+    gone. ``published`` has the addresses of the newest snapshot's rows by image; the new shards come in order.
     """
-    deletes = []
-    for table in indexes:
-        for row in table.select(["image_id", "code", "replaces"]).to_pylist():
-            for place in filter(None, row["replaces"].split(",")):
-                delete = _delete(place, row["image_id"], "replaced")
-                if delete["failed"] or row["code"] is None or not is_transient(row["code"]):
-                    deletes.append(delete)
-    return deletes
-
-
-def duplicates(indexes: dict[str, pa.Table], published: Mapping[str, set[str]]) -> list[dict[str, Any]]:
-    """Deletes of new rows whose image has a row already that they do not replace.
-
-    ``published`` has the addresses of the newest snapshot's rows by image; the new shards come in order.
-    """
-    seen, deletes = {image_id: set(places) for image_id, places in published.items()}, []
+    live = {image_id: set(places) for image_id, places in published.items()}
+    deletes: dict[str, dict[str, Any]] = {}
     for shard, table in indexes.items():
-        for row in table.select(["image_id", "row", "failed", "replaces"]).to_pylist():
+        for row in table.select(["image_id", "row", "failed", "code", "replaces"]).to_pylist():
             place = address(shard, row["row"], row["failed"])
-            places = seen.setdefault(row["image_id"], set())
-            if places - set(row["replaces"].split(",")):
-                deletes.append(_delete(place, row["image_id"], "duplicate"))
-            else:
-                places.add(place)
+            places, replaced = live.setdefault(row["image_id"], set()), named_places(row["replaces"])
+            if places - replaced:
+                deletes[place] = _delete(place, row["image_id"], "duplicate")
+                continue
+            gone = superseded(row["code"], replaced)
+            deletes.update((old, _delete(old, row["image_id"], "replaced")) for old in gone)
+            places -= gone
+            places.add(place)
     return deletes
 
 
 def _delete(place: str, image_id: str, reason: str) -> dict[str, Any]:
     shard, row, failed = parse_address(place)
     return {"shard": shard, "row": row, "failed": failed, "image_id": image_id, "reason": reason}
+
+
+def _new_deletes(
+    run: Run, newest: Snapshot | None, deletes: Mapping[str, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Those deletes that no earlier snapshot has made, so that a row is never counted out twice."""
+    earlier = Store(run.url, newest).dead if newest else {}
+    return [
+        delete
+        for delete in deletes.values()
+        if delete["row"] not in _dead_of(earlier.get(delete["shard"], Dead()), delete["failed"])
+    ]
+
+
+def _dead_of(dead: Dead, failed: bool) -> frozenset[int]:
+    return dead.failed if failed else dead.rows
 
 
 def _published(run: Run, newest: Snapshot | None, indexes: dict[str, pa.Table]) -> dict[str, set[str]]:

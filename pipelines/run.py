@@ -11,10 +11,11 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from os.path import splitext
 from typing import Any
 
 from schemas import arrow, files, layout
-from schemas.datafile import check_format
+from schemas.datafile import SUFFIX, check_format
 from schemas.errors import FingerprintError, RequestError
 from schemas.layout import Snapshot
 from schemas.store import Store
@@ -63,7 +64,7 @@ def start_run(
     url = files.absolute(url)
     try:
         newest = layout.newest_snapshot(url)
-        _check_same(url, newest, kind, check_format(file_format), fingerprint)
+        check_same(url, newest, kind, check_format(file_format), fingerprint)
         shape = arrow.grid_shape(field)[0] if arrow.is_grid(field) else ()
         parent = newest.id if newest else None
         run = Run(url, _new_id(), kind, file_format, fingerprint, dict(spec), field.name, shape, parent)
@@ -125,7 +126,8 @@ def _new_id() -> str:
     return f"{stamp}-{uuid.uuid4().hex[:8]}"
 
 
-def _check_same(url: str, newest: Snapshot | None, kind: str, file_format: str, fingerprint: str) -> None:
+def check_same(url: str, newest: Snapshot | None, kind: str, file_format: str, fingerprint: str) -> None:
+    """Refuse to add to a store of another kind, format or fingerprint. Raises RequestError, FingerprintError."""
     if newest is None:
         return
     if newest.kind != kind:
@@ -145,4 +147,9 @@ def _unpublished(run: Run, newest: Snapshot | None) -> list[layout.Commit]:
     published = set(Store(run.url, newest).manifest.column("shard").to_pylist()) if newest else set()
     waiting = sorted(layout.committed_shards(run.url) - published)
     commits = layout.load_commits(run.url, waiting)
-    return [commit for commit in commits if commit.fingerprint == run.fingerprint]
+    suffixes = ("", SUFFIX[run.format])  # a shard in which every image failed has no data file
+    return [
+        commit
+        for commit in commits
+        if commit.fingerprint == run.fingerprint and splitext(commit.data)[1] in suffixes
+    ]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, _BeamArgumentParser
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.runner import create_runner
 
 from pipelines.boundary import MARK, unmarked
 from schemas.errors import RequestError
@@ -47,7 +48,7 @@ def run_pipeline(beam_args: Sequence[str], build: Callable[[beam.Pipeline], obje
 
 
 def check_beam_args(beam_args: Sequence[str]) -> None:
-    """Refuse a flag that neither this job nor Beam knows. Raises RequestError."""
+    """Refuse a flag that neither this job nor Beam knows, and a runner that there is not. Raises RequestError."""
     known = _beam_flags()
     for flag in (arg.split("=", 1)[0] for arg in beam_args if arg.startswith("--")):
         if flag not in known:
@@ -56,6 +57,17 @@ def check_beam_args(beam_args: Sequence[str]) -> None:
             raise RequestError(
                 f"unknown option {flag!r}; expected one of this job's or of Beam's PipelineOptions{hint}"
             )
+    _check_runner(beam_args)
+
+
+def _check_runner(beam_args: Sequence[str]) -> None:
+    name = PipelineOptions(list(beam_args)).view_as(StandardOptions).runner
+    if name in IN_PROCESS:
+        return
+    try:
+        create_runner(name)
+    except (ValueError, ImportError) as err:
+        raise RequestError(f"no runner {name!r}: {' '.join(str(err).split())}") from err
 
 
 def _beam_flags() -> set[str]:

@@ -11,7 +11,7 @@ from pipelines.boundary import across_workers
 from pipelines.run import Run, base_manifest
 from schemas import files, parquet
 from schemas.errors import RequestError, is_transient
-from schemas.records import ImageRef, address
+from schemas.records import ImageRef, address, named_places, superseded
 from schemas.store import Dead, Store, live_index
 
 
@@ -22,6 +22,7 @@ class BaseRow(NamedTuple):
     failed: bool
     code: Optional[str]
     address: str
+    replaces: str = ""
 
 
 def decide(
@@ -37,10 +38,16 @@ def decide(
     if len(refs) > 1:
         first, second = sorted(f"{ref.location} (in {ref.source})" for ref in refs)[:2]
         raise RequestError(f"two images have the id {refs[0].image_id!r}: {first} and {second}; expected one")
-    ref = refs[0]
-    if any(_settles(row, ref, retry_failures) for row in base):
+    ref, live = refs[0], _live(base)
+    if any(_settles(row, ref, retry_failures) for row in live):
         return None
-    return ref._replace(replaces=",".join(sorted(row.address for row in base)))
+    return ref._replace(replaces=",".join(sorted(row.address for row in live)))
+
+
+def _live(base: Sequence[BaseRow]) -> list[BaseRow]:
+    """Without the rows that adopted ones replace: no snapshot says so yet."""
+    dead = {place for row in base for place in superseded(row.code, named_places(row.replaces))}
+    return [row for row in base if row.address not in dead]
 
 
 def _settles(row: BaseRow, ref: ImageRef, retry_failures: bool) -> bool:
@@ -75,11 +82,9 @@ def read_base(url: str, shard: str, dead_rows: Sequence[int], dead_failed: Seque
     """``(image_id, BaseRow)`` for each live row of one shard's index."""
     dead = Dead(frozenset(dead_rows), frozenset(dead_failed))
     table = live_index(parquet.read_table(url), dead)
-    for row in table.select(["image_id", "version", "row", "failed", "code"]).to_pylist():
-        yield (
-            row["image_id"],
-            BaseRow(row["version"], row["failed"], row["code"], address(shard, row["row"], row["failed"])),
-        )
+    for row in table.to_pylist():
+        place = address(shard, row["row"], row["failed"])
+        yield row["image_id"], BaseRow(row["version"], row["failed"], row["code"], place, row["replaces"])
 
 
 def _decided(joined: tuple[str, dict], retry: bool) -> Iterable[ImageRef]:

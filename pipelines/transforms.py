@@ -12,11 +12,10 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
 from pipelines import live
-from pipelines.boundary import marked
+from pipelines.boundary import crossing
 from pipelines.plan import read_shard
 from pipelines.run import Run
 from pipelines.shards import Fetch, Processor, process_shard
-from schemas.errors import CaptionbeamError
 from schemas.records import Shard, ShardReport
 
 
@@ -43,10 +42,8 @@ class _ProcessShard(beam.DoFn):
 
     def setup(self) -> None:
         """Get the process's one processor, loading it the first time."""
-        try:
+        with crossing():
             self._processor = self._shared.acquire(self._make, tag=self._run.run_id)
-        except CaptionbeamError as err:
-            raise marked(err) from err
 
     def _make(self) -> Processor:
         return self._load(self._settings)
@@ -57,7 +54,7 @@ class _ProcessShard(beam.DoFn):
             raise RuntimeError(
                 "process() before setup(); expected a runner that keeps to Beam's DoFn life cycle"
             )
-        try:
+        with crossing():
             report, counts = process_shard(
                 shard.shard_id,
                 read_shard(shard),
@@ -67,8 +64,6 @@ class _ProcessShard(beam.DoFn):
                 threads=os.cpu_count(),
                 seen=lambda images: live.seen(self._run.run_id, images),
             )
-        except CaptionbeamError as err:
-            raise marked(err) from err
         _count(counts, report)
         yield report
 

@@ -16,13 +16,20 @@ from typing import Any
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
+from schemas.errors import RequestError
+
 ATOMIC_CREATE = frozenset({"file", "local", "gs", "gcs", "s3", "s3a", "memory"})
 _memory_lock = threading.Lock()
 
 
 def split(url: str) -> tuple[AbstractFileSystem, str]:
-    """The filesystem and the path on it that a local path or fsspec URL names."""
-    return url_to_fs(os.fspath(url))
+    """The filesystem and the path on it that a local path or fsspec URL names. Raises RequestError."""
+    try:
+        return url_to_fs(os.fspath(url))
+    except (ValueError, ImportError) as err:
+        raise RequestError(
+            f"{url!r} cannot be opened: {err}; expected a path, or a URL of a known protocol"
+        ) from err
 
 
 def protocol(url: str) -> str:

@@ -60,6 +60,9 @@ class Hdf5Writer:
     def close(self) -> WrittenFile:
         """Finish the file and upload it where its place is remote. Raises OSError."""
         self._file.close()
+        if self._local:  # the commit that names it must not outlive it
+            with open(self._path, "rb") as stream:
+                os.fsync(stream.fileno())
         record = WrittenFile(
             self._url.rsplit("/", 1)[-1], os.path.getsize(self._path), sha256_file(self._path), self._rows
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from typing import BinaryIO
 
@@ -91,6 +92,9 @@ class ParquetWriter:
         if rest:
             self._flush(rest)
         self._writer.close()
+        self._raw.flush()
+        if files.is_local(self._fs):  # the commit that names it must not outlive it
+            os.fsync(self._raw.fileno())
         self._raw.close()
         return WrittenFile(self._name, self._stream.bytes, self._stream.sha256, self._rows)
 

@@ -5,6 +5,8 @@ They are NamedTuples with plain types, so that Beam codes them as rows: determin
 
 from typing import NamedTuple, Optional
 
+from schemas.errors import is_transient
+
 
 class ImageRef(NamedTuple):
     """Where one image lies: a few dozen bytes, never the image itself.
@@ -94,3 +96,18 @@ def parse_address(text: str) -> tuple[str, int, bool]:
     """Shard, row and whether it is a failure: what ``address`` put together."""
     shard, row = text.split("/")
     return shard, int(row.removeprefix("f")), row.startswith("f")
+
+
+def named_places(replaces: str) -> set[str]:
+    """The addresses that a reference's, or an index row's, ``replaces`` names."""
+    return set(filter(None, replaces.split(",")))
+
+
+def superseded(code: str | None, replaces: set[str]) -> set[str]:
+    """Of the rows that an outcome replaces, those that are no longer live because of it.
+
+    ``code`` is the outcome's failure code, or None. A transient failure ends earlier failures only.
+    """
+    if code is None or not is_transient(code):
+        return replaces
+    return {place for place in replaces if parse_address(place)[2]}
