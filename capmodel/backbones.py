@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision import models
 
-from capmodel import efficientnet, inception
+from capmodel import efficientnet
 from capmodel.preprocess import Preprocess
 from capmodel.weights import State, load_into
 
@@ -44,14 +45,30 @@ class Backbone:
         return {key: value for key, value in state.items() if not key.startswith(self.ignored)}
 
 
-class ResNet50(nn.Sequential):
+def resnet50() -> nn.Module:
     """torchvision's ResNet-50 (He et al. 2016) up to ``layer4``: ``[n, 2048, 7, 7]`` for images of 224."""
+    from torchvision.models import resnet50  # torchvision takes seconds, and not every encoder needs it
 
-    def __init__(self) -> None:
-        super().__init__()
-        for name, child in models.resnet50(weights=None).named_children():
-            if name not in ("avgpool", "fc"):
-                self.add_module(name, child)
+    children = resnet50(weights=None).named_children()
+    return nn.Sequential(
+        OrderedDict((name, child) for name, child in children if name not in ("avgpool", "fc"))
+    )
+
+
+def inception_v3() -> nn.Module:
+    """torchvision's InceptionV3 up to ``Mixed_7c``: ``[n, 2048, 8, 8]`` for images of 299."""
+    from capmodel.inception import InceptionV3
+
+    return InceptionV3()
+
+
+def inception_cells(size: int) -> int:
+    """Side of InceptionV3's grid for images of ``size`` x ``size`` pixels: 8 for 299."""
+    side = (size - 3) // 2 + 1  # Conv2d_1a
+    side = (side - 2 - 3) // 2 + 1  # Conv2d_2a, maxpool1
+    side = (side - 2 - 3) // 2 + 1  # Conv2d_4a, maxpool2
+    side = (side - 3) // 2 + 1  # Mixed_6a
+    return (side - 3) // 2 + 1  # Mixed_7a
 
 
 def half_five_times(size: int) -> int:
@@ -62,14 +79,14 @@ def half_five_times(size: int) -> int:
 BACKBONES = {
     # torchvision scales this one to ImageNet's mean and std, and then back to [-1, 1]: tf, in one step.
     "inception_v3": Backbone(
-        inception.InceptionV3,
-        inception.CHANNELS,
-        inception.cells,
+        inception_v3,
+        2048,
+        inception_cells,
         ("fc.", "AuxLogits."),
         {"IMAGENET1K_V1": Preprocess(299, 342, scaling="tf")},
     ),
     "resnet50": Backbone(
-        ResNet50,
+        resnet50,
         2048,
         half_five_times,
         ("fc.",),
@@ -91,10 +108,10 @@ def ready(name: str, state: State, pool_padding: bool, dtype: torch.dtype, devic
     Raises RequestError where keys or shapes of ``state`` are not the network's.
     """
     with torch.device("meta"):
-        network = BACKBONES[name].build()
+        network: Any = BACKBONES[name].build()
     load_into(network, state, name)
     network.eval().requires_grad_(False)
-    if isinstance(network, inception.InceptionV3):
+    if not pool_padding:
         network.count_pool_padding(pool_padding)
     fold_batch_norm(network)
     network.to(device=device, dtype=dtype)

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import inception
 
-CHANNELS = 2048
-
 
 class PooledConv2d(nn.Module):
     """``BasicConv2d`` of a 3 x 3 average pool: ``relu(bn(conv(pool(x))))``.
@@ -103,12 +101,3 @@ class InceptionV3(nn.Sequential):
         for module in self.modules():
             if isinstance(module, PooledConv2d):
                 module.count_padding = counted
-
-
-def cells(size: int) -> int:
-    """Side of the grid for images of ``size`` x ``size`` pixels: 8 for 299."""
-    side = (size - 3) // 2 + 1  # Conv2d_1a
-    side = (side - 2 - 3) // 2 + 1  # Conv2d_2a, maxpool1
-    side = (side - 2 - 3) // 2 + 1  # Conv2d_4a, maxpool2
-    side = (side - 3) // 2 + 1  # Mixed_6a
-    return (side - 3) // 2 + 1  # Mixed_7a

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -14,13 +15,15 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torchvision.models import get_model_weights
 
 from schemas import files
 from schemas.errors import FingerprintError, RequestError
 from schemas.fingerprint import sha256_bytes
 
 State = dict[str, Tensor]
+# What safetensors and torch's unpickler raise for bytes that are neither's.
+NOT_WEIGHTS = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError,
+               AttributeError, ArithmeticError, struct.error)  # fmt: skip
 SHA256_MARK = "#sha256="
 
 
@@ -88,6 +91,8 @@ def store_weights(state: State, models_url: str) -> str:
 
 def _hub_weights(model: str, name: str) -> State:
     """torchvision's published weights, downloaded once to torch's hub folder, their hash checked."""
+    from torchvision.models import get_model_weights  # takes seconds, and files need none of it
+
     try:
         return dict(get_model_weights(model)[name].get_state_dict(progress=False, check_hash=True))
     except (OSError, RuntimeError) as err:
@@ -115,7 +120,7 @@ def _parse(url: str, data: bytes) -> State:
         if data[8:9] == b"{":  # safetensors begin with the length of a JSON header, then the header
             return safetensors.torch.load(data)
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as err:
+    except NOT_WEIGHTS as err:
         reason = (str(err).strip() or type(err).__name__).splitlines()[0]
         raise RequestError(
             f"weights {url!r} cannot be read ({reason}); expected .safetensors or a .pth of tensors alone"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from jobs.options import (
@@ -25,6 +26,7 @@ Writes captions for the images of every SOURCE (as for encode), encoder and deco
 features store; what the store has already is not done again. Without --output the captions are printed.
 """
 BEAM = True
+RUN_OPTIONS = ("shard_size", "retry_failures", "max_failures", "warn_failures", "price_per_hour")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +90,14 @@ def _add_decoding(group: Any) -> None:
     )
 
 
+def _refuse(options: argparse.Namespace, names: Sequence[str], where: str) -> None:
+    """An option that would do nothing is a mistake, and said."""
+    usual = {"shard_size": 1024, "warn_failures": 0.05, "retry_failures": False}
+    idle = [name for name in names if getattr(options, name) != usual.get(name)]
+    said = " and ".join(f"--{name.replace('_', '-')}" for name in idle)
+    require(not idle, f"{said} would do nothing {where}; expected to leave it out")
+
+
 def decode_options(options: argparse.Namespace) -> Any:
     """The group ``decoding``. Raises RequestError where the options exclude each other."""
     from capmodel.generation.options import DecodeOptions
@@ -122,8 +132,15 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
         "captions need one of SOURCE and --features; expected exactly one",
     )
     decode = decode_options(options)
+    if options.features:
+        _refuse(options, ("image_root", "id_column", "uri_column", "bytes_column"), "with --features")
     if options.output is None:
         require(not options.features, "--features needs --output; expected a folder for the captions")
+        _refuse(options, RUN_OPTIONS, "without --output")
+        require(
+            not beam_args,
+            f"{' '.join(beam_args)} would do nothing without --output; expected to leave it out",
+        )
         from jobs.caption_now import print_captions
 
         return print_captions(_sources(options), decode, options)
@@ -135,7 +152,7 @@ def _images(options: argparse.Namespace, features: Store | None) -> tuple[Any, A
     if features is not None:
         from pipelines.rows import FindRows, fetch_rows
 
-        return FindRows(features), fetch_rows
+        return FindRows(features, options.sample, options.seed), fetch_rows
     from pipelines.fetch import fetch
     from pipelines.find import FindImages
 

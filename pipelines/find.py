@@ -50,7 +50,7 @@ class FindImages(beam.PTransform):
         )
         if self._sample == 1:
             return found
-        return found | "SampleImages" >> beam.Filter(_ref_is_sampled, self._sample, self._seed)
+        return found | "SampleImages" >> beam.Filter(ref_is_sampled, self._sample, self._seed)
 
 
 class LimitImages(beam.PTransform):
@@ -90,7 +90,8 @@ class _ListImages(beam.DoFn):
                     yield found
 
 
-def _ref_is_sampled(ref: ImageRef, rate: float, seed: int) -> bool:
+def ref_is_sampled(ref: ImageRef, rate: float, seed: int) -> bool:
+    """``is_sampled`` for a reference."""
     return is_sampled(ref.image_id, rate, seed)
 
 

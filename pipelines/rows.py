@@ -8,48 +8,60 @@ import apache_beam as beam
 import numpy as np
 
 from pipelines.boundary import across_workers
-from schemas import arrow
+from pipelines.find import ref_is_sampled
+from schemas import arrow, files, parquet
 from schemas.datafile import open_data
 from schemas.errors import ImageError
 from schemas.records import ImageRef
-from schemas.store import Store
+from schemas.store import Dead, Store, live_index
 
 
 class FindRows(beam.PTransform):
-    """A features snapshot's live rows as references of kind ``row``, each with its image's id and version."""
+    """A features snapshot's live rows as references of kind ``row``, each with its image's id and version.
 
-    def __init__(self, store: Store) -> None:
+    ``sample`` and ``seed`` choose the same images that ``FindImages`` would.
+    """
+
+    def __init__(self, store: Store, sample: float = 1.0, seed: int = 0) -> None:
         super().__init__()
-        self._url, self._snapshot = store.url, store.snapshot_id
-        self._shards = store.manifest.column("shard").to_pylist()
+        self._sample, self._seed = sample, seed
+        self._tasks = [
+            (
+                files.join(store.url, "index", shard["index"]),
+                store.data_url(shard["shard"]),
+                sorted(store.dead.get(shard["shard"], Dead()).rows),
+            )
+            for shard in store.manifest.to_pylist()
+            if shard["rows"]
+        ]
 
     def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection:
-        return (
+        rows = (
             start
-            | beam.Create(self._shards)
-            | beam.Reshuffle()
-            | beam.FlatMap(
-                across_workers(find_rows), url=self._url, snapshot=self._snapshot
-            ).with_output_types(ImageRef)
+            | "NameShards" >> beam.Create(self._tasks)
+            | "SpreadShards" >> beam.Reshuffle()
+            | "ListRows" >> beam.FlatMap(across_workers(_listed)).with_output_types(ImageRef)
         )
+        return rows | "SampleRows" >> beam.Filter(ref_is_sampled, self._sample, self._seed)
 
 
-def find_rows(shard: str, url: str, snapshot: int) -> Iterator[ImageRef]:
-    """References to the live rows of one shard."""
-    store = Store.open(url, snapshot)
-    for row in store.shard_index(shard).to_pylist():
+def _listed(task: tuple[str, str, list[int]]) -> Iterator[ImageRef]:
+    yield from find_rows(*task)
+
+
+def find_rows(index: str, data: str, dead: Sequence[int]) -> Iterator[ImageRef]:
+    """References to the live rows of one shard, from its index, its data file and its dead rows."""
+    table = live_index(parquet.read_table(index), Dead(rows=frozenset(dead)))
+    for row in table.to_pylist():
         if not row["failed"]:
             yield ImageRef(
-                row["image_id"],
-                store.data_url(shard),
-                row["source"],
-                row["version"],
-                "row",
-                row["row"],
-                -1,
-                0,
-                -1,
-                row["uri"],
+                image_id=row["image_id"],
+                uri=data,
+                source=row["source"],
+                version=row["version"],
+                kind="row",
+                offset=row["row"],
+                column=row["uri"],
             )
 
 

@@ -18,14 +18,14 @@ UNKNOWN = 1
 def check_output(url: str, spec: Mapping[str, Any], overwrite: bool) -> bool:
     """Whether ``url`` lacks the token table that ``spec`` describes.
 
-    With ``overwrite`` one that is there is removed, its record first, so that a killed run leaves none.
-    Raises RequestError where another one is there.
+    With ``overwrite`` another one may be there; it stays until the new one is ready. Raises RequestError where
+    another one is there, or something that is no token table.
     """
     record = read_record(url)
-    if overwrite:
-        _remove(url)
-        return True
     if record is None:
+        _refuse_foreign(url)
+        return True
+    if overwrite:
         return True
     if record["spec"] != spec:
         raise RequestError(
@@ -38,10 +38,14 @@ def check_output(url: str, spec: Mapping[str, Any], overwrite: bool) -> bool:
 def publish(
     url: str, rows: Sequence[Mapping[str, Any]], tokenizer: Mapping[str, bytes], record: dict[str, Any]
 ) -> None:
-    """Write the tokenizer's files, the table and, last, the record. Raises SystemicError."""
+    """Write the tokenizer's files, the table and, last, the record. Raises SystemicError.
+
+    The record of a table that is replaced goes first, so that a killed run leaves a whole one or none.
+    """
     data = table_bytes(rows, record["tokenizer"]["fingerprint"])
     record = {**record, "sha256": sha256_bytes(data), "bytes": len(data)}
     try:
+        _unpublish(url)
         for name, content in tokenizer.items():
             files.write_atomic(files.join(url, TOKENIZER, name), content)
         files.write_atomic(files.join(url, TABLE), data)
@@ -91,11 +95,22 @@ def count_split(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _remove(url: str) -> None:
-    for name in (RECORD, TABLE, TOKENIZER):
+def _unpublish(url: str) -> None:
+    """Take an earlier table's record away, then its tokenizer: another kind's has other files."""
+    if not files.exists(files.join(url, RECORD)):
+        return
+    for name in (RECORD, TOKENIZER):
         fs, path = files.split(files.join(url, name))
         if fs.exists(path):
             fs.rm(path, recursive=True)
+
+
+def _refuse_foreign(url: str) -> None:
+    """A folder with something else in it (a bundle has a tokenizer too) is not written into."""
+    known = {TABLE, TOKENIZER, RECORD}
+    others = [name for name in files.names(url) if name not in known] if files.exists(url) else []
+    if others:
+        raise RequestError(f"{url!r} holds {others[0]!r}, and no token table; expected a new or empty folder")
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -62,22 +62,25 @@ def open_container(url: str, block: int) -> Iterator[BinaryIO]:
         yield stream
 
 
-def walk(url: str, enters: Callable[[str], bool] = lambda folder: True) -> Iterator[FileInfo]:
+def walk(
+    url: str, enters: Callable[[str], bool] = lambda folder: True, root: str = ""
+) -> Iterator[FileInfo]:
     """Files below ``url``, and the folders that ``enters`` refuses.
 
     Local folders are streamed; of others one folder's listing is in memory. A folder that cannot be listed
     raises: what looks like a complete listing is one. (fsspec's ``walk`` leaves such folders out, unsaid.)
+    A link back to a folder above, or to ``root`` where the walk is of a part of it, is not followed.
     """
     fs, path = filesystem(url)
     if files.is_local(fs):
-        yield from _walk_local(local_path(path), enters, ())
+        part = root and root.rstrip("/") != url.rstrip("/")
+        yield from _walk_local(local_path(path), enters, (_identity(root),) if part else ())
     else:
         yield from _walk_remote(fs, path, enters)
 
 
 def _walk_local(folder: str, enters: Callable, above: tuple[tuple[int, int], ...]) -> Iterator[FileInfo]:
-    here = os.stat(folder)
-    identity = (here.st_dev, here.st_ino)
+    identity = _identity(folder)
     if identity in above:  # a symbolic link that leads back up
         return
     with os.scandir(folder) as entries:
@@ -88,6 +91,11 @@ def _walk_local(folder: str, enters: Callable, above: tuple[tuple[int, int], ...
                 yield from _walk_local(entry.path, enters, (*above, identity))
             else:
                 yield FileInfo(printable(entry.path), -1, None, is_folder=True)
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
 
 
 def _walk_remote(fs: AbstractFileSystem, root: str, enters: Callable) -> Iterator[FileInfo]:

@@ -40,7 +40,7 @@ def split_folder(spec: SourceSpec) -> Iterator[SourceSpec]:
 def list_folder(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
     """Images at any depth below ``spec.url``, or (kind ``files``) right in it."""
     with reading(spec.url):
-        for found in access.walk(spec.url, enters=_never if spec.kind == "files" else _always):
+        for found in access.walk(spec.url, _never if spec.kind == "files" else _always, spec.root):
             if not found.is_folder:
                 yield _ref_or_ignored(found, spec)
 

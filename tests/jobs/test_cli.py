@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shlex
+import tempfile
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from jobs import cli
 from schemas.errors import RequestError
@@ -31,6 +34,14 @@ def test_the_overview_names_every_job(capsys):
     assert all(f"\n  {name} " in said for name in cli.JOBS)
 
 
+PHOTO = str(Path(tempfile.gettempdir(), "captionbeam-test.jpg"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def photo():
+    Image.new("RGB", (64, 64), "red").save(PHOTO)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -44,6 +55,26 @@ def test_the_overview_names_every_job(capsys):
         ),
         (["encode", "x.zip", *BULK, "--sample", "nan"], "'nan' is not a number"),
         (["encode", "/not/there.zip", *BULK], "'/not/there.zip' does not exist"),
+        (
+            ["encode", "x.zip", *BULK, "--max-failures", "inf"],
+            "'inf' is neither a share below 1 nor a whole number",
+        ),
+        (
+            ["encode", "x.zip", *BULK, "--image-size", "100000"],
+            "'100000' is not a whole number of pixels from 32",
+        ),
+        (["encode", "x.zip", *BULK, "--runner", "NoSuch"], "no runner 'NoSuch'"),
+        (["encode", __file__, *BULK], "is of no known kind"),
+        (["encode", PHOTO, "--output", "foo://bar", *BULK[2:]], "'foo://bar/snapshots' cannot be opened"),
+        (["encode", PHOTO, *BULK, "--weights", "/etc/passwd"], "weights '/etc/passwd'"),
+        (
+            ["caption", "x.jpg", "--bundle", "b", "--shard-size", "9"],
+            "--shard-size would do nothing without --output",
+        ),
+        (
+            ["caption", "--features", "f", "--bundle", "b", "--output", "o", "--image-root", "r"],
+            "--image-root would do",
+        ),
         (["caption", "--bundle", "b"], "captions need one of SOURCE and --features"),
         (
             ["caption", "x.jpg", "--bundle", "b", "--beam", "2", "--method", "greedy"],

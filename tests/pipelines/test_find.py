@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.find import FindImages, LimitImages, draw, is_sampled
+from pipelines.sources.listing import list_images, split_source
 from pipelines.sources.parse import parse_sources
 from schemas.errors import RequestError
 from schemas.records import ImageRef
@@ -107,3 +108,13 @@ def test_a_rate_that_is_no_share_is_refused_before_anything_runs(rate):
 def test_a_limit_that_leaves_nothing_is_refused(count):
     with pytest.raises(RequestError, match="leaves no image; expected 1 or more"):
         LimitImages(count)
+
+
+def test_a_link_back_to_the_source_lists_no_image_twice(tmp_path):
+    (tmp_path / "photos/sub").mkdir(parents=True)
+    (tmp_path / "photos/a.jpg").write_bytes(b"a")
+    (tmp_path / "photos/sub/b.jpg").write_bytes(b"b")
+    (tmp_path / "photos/sub/loop").symlink_to(tmp_path / "photos")
+    (spec,) = parse_sources([str(tmp_path / "photos")])
+    listed = [ref.image_id for part in split_source(spec) for ref in list_images(part)]
+    assert sorted(listed) == ["a.jpg", "sub/b.jpg"]
