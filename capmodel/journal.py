@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from torch.utils.tensorboard import SummaryWriter
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 Report = Callable[[Mapping[str, Any]], None]
 EVENT_SECONDS = 0.5
@@ -38,6 +39,8 @@ class Journal:
     def begin(self, count: int, **facts: Any) -> None:
         """Start after ``count`` steps of the whole run; later points of an earlier process are dropped."""
         if self._on:
+            from torch.utils.tensorboard import SummaryWriter  # here, since other ranks need not wait for it
+
             self._writer = SummaryWriter(self._folder, purge_step=count)
             self.tell("begin", **facts)
 

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,6 +42,7 @@ def run_workers(command: Sequence[str], workers: int, threads: int, log: Path, w
             env=_environment(threads),
             start_new_session=True,
         )
+        threading.Thread(target=_cut_line, args=(child,), daemon=True).start()
         with child, _stopping(child):
             bad = _watch_lines(child, watch)
     if child.returncode or bad:
@@ -54,13 +56,20 @@ def _environment(threads: int) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
 
 
+def _cut_line(child: subprocess.Popen[str]) -> None:
+    """Once torchrun is gone, however it went, its workers' standard input ends."""
+    child.wait()
+    if child.stdin:
+        child.stdin.close()
+
+
 @contextmanager
 def _stopping(child: subprocess.Popen[str]) -> Iterator[None]:
     """SIGTERM and SIGINT ask the child to stop."""
 
     def ask(*_: object) -> None:
         if child.stdin and not child.stdin.closed and child.poll() is None:
-            with suppress(BrokenPipeError):
+            with suppress(BrokenPipeError, ValueError):
                 child.stdin.write("stop\n")
                 child.stdin.flush()
 

@@ -1,0 +1,21 @@
+"""A worker that ends badly, for the launcher's tests: ``error``, ``crash`` or ``silent``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from capmodel.train_worker import tell, tell_crash
+
+how, rank = sys.argv[1], os.environ["RANK"]
+sys.excepthook = tell_crash
+if rank == "1":
+    print("a line of rank 1 that is no event", flush=True)
+if how == "silent" and rank == "1":
+    os._exit(7)
+if rank == "1" or how == "crash":
+    raise RuntimeError("connection closed by peer")
+time.sleep(0.5 if how == "error" else 60)
+tell({"event": "error", "message": "the value is 3; expected 4", "status": 2})
+sys.exit(2)
