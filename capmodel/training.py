@@ -41,7 +41,7 @@ from capmodel.validation import Validation
 from schemas.errors import SystemicError
 
 
-class Stopped(Exception):  # noqa: N818 - not an error
+class Stopped(Exception):
     """The run was asked to stop; ``position`` is in its checkpoint."""
 
     def __init__(self, position: Position) -> None:

@@ -182,7 +182,8 @@ def test_a_planned_shard_without_commit_is_never_published(tmp_path):
 def test_too_many_failures_publish_nothing(tmp_path):
     items = {**ITEMS, "1.jpg": b"bad", "2.jpg": b"bad"}
     with pytest.raises(
-        TooManyFailures, match=r"2 of 9 images failed \(2 decode, as .1.jpg.\); expected at most 0.1 \(--max-failures\)"
+        TooManyFailures,
+        match=r"2 of 9 images failed \(2 decode, as .1.jpg.\); expected at most 0.1 \(--max-failures\)",
     ):
         encode(tmp_path, REFS, items, max_failures=0.1)
     assert layout.newest_snapshot(f"{tmp_path}/store") is None

@@ -1,0 +1,85 @@
+"""``captionbeam demo``: its commands are real ones, and what it says at the end is counted."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+
+import pytest
+
+from jobs import demo
+from jobs.cli import JOBS, main
+from schemas.errors import RequestError, SystemicError
+from tests.builders.commands import captionbeam
+
+SMALL = {"train": 3, "val": 2, "test": 2}
+
+
+def test_the_commands_are_those_of_the_other_jobs_in_order():
+    commands = demo.commands("some dir")
+    assert list(commands) == [job for job in JOBS if job != "demo"]
+    assert commands["tokenize"][:2] == ["--train", "some dir/scenes/captions_train.json"]
+
+
+def test_scenes_are_drawn_once(tmp_path):
+    demo.draw(str(tmp_path), SMALL, 0)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert sorted(path.name for path in (tmp_path / "scenes").iterdir()) == [
+        "captions_test.json", "captions_train.json", "captions_val.json", "test.zip", "train.zip", "val.zip",
+    ]  # fmt: skip
+    demo.draw(str(tmp_path), SMALL, 0)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_another_demo_is_not_mixed_with_the_one_that_is_there(tmp_path):
+    demo.draw(str(tmp_path), SMALL, 0)
+    with pytest.raises(
+        RequestError, match=r"holds a demo of .*'seed': 0.*; expected the same, or a new --output"
+    ):
+        demo.draw(str(tmp_path), SMALL, 1)
+
+
+def test_right_captions_are_counted_and_scores_averaged(tmp_path):
+    demo.draw(str(tmp_path), SMALL, 0)
+    held_out = json.loads((tmp_path / "scenes" / "captions_test.json").read_text())
+    names = [image["file_name"] for image in held_out["images"]]
+    said = [held_out["annotations"][0]["caption"], "a picture of nothing"]
+    rows = [
+        {"image_id": name, "caption": caption, "CIDEr": score}
+        for name, caption, score in zip(names, said, (1.0, 2.0), strict=True)
+    ]
+    (tmp_path / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = demo.summary(str(tmp_path))
+    assert summary["held-out captions"] == "1 of 2 right in number, colour, shape and relation (50%)"
+    assert summary["CIDEr"] == "1.500"
+    assert summary["for example"] == "\n".join(said)
+
+
+def test_a_job_that_fails_ends_the_demo(tmp_path, capfd):
+    with pytest.raises(SystemicError, match="tokenize ended with status 2; the same demo command goes on"):
+        demo.run_job("tokenize", ["--train", "none.json", "--output", str(tmp_path / "a b")])
+    said = capfd.readouterr()
+    assert (
+        said.out
+        == f"\n$ captionbeam tokenize --train none.json --output {shlex.quote(str(tmp_path / 'a b'))}\n"
+    )
+    assert "there is no caption file 'none.json'" in said.err
+
+
+@pytest.mark.slow
+def test_from_nothing_to_a_report_and_again(tmp_path):
+    request = ["demo", "--output", str(tmp_path / "demo"), "--images", "24", "--held-out", "6"]
+    done = captionbeam(*request)
+    assert re.findall(r"^\$ captionbeam (\w+) ", done.stdout, re.MULTILINE) == list(demo.COMMANDS)
+    assert re.search(r"held-out captions .*\d of 6 right in number, colour, shape and relation", done.stdout)
+    assert (tmp_path / "demo" / "report.html").stat().st_size > 10_000
+    again = captionbeam(*request)
+    assert again.stdout.count("nothing to do") == 4
+
+
+def test_help_opens_with_a_command(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["demo", "--help"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith("  captionbeam demo --output demo\n")
