@@ -6,10 +6,12 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +99,26 @@ def run_job(name: str, arguments: Sequence[str]) -> float:
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
     command = [sys.executable, "-m", "jobs.cli", name, *arguments]
-    status = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False).returncode
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}) as child, _passing_on(child):
+        status = child.wait()
     if status:
         raise SystemicError(f"{name} ended with status {status}; the same demo command goes on from there")
     return time.monotonic() - start
+
+
+@contextmanager
+def _passing_on(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """SIGTERM and SIGINT are for the job, which knows how to stop; the demo ends when it has."""
+
+    def pass_on(number: int, _: object) -> None:
+        child.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def summary(folder: str) -> dict[str, Any]:

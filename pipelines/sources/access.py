@@ -62,9 +62,7 @@ def open_container(url: str, block: int) -> Iterator[BinaryIO]:
         yield stream
 
 
-def walk(
-    url: str, enters: Callable[[str], bool] = lambda folder: True, root: str = ""
-) -> Iterator[FileInfo]:
+def walk(url: str, enters: Callable[[str], bool] = lambda folder: True, root: str = "") -> Iterator[FileInfo]:
     """Files below ``url``, and the folders that ``enters`` refuses.
 
     Local folders are streamed; of others one folder's listing is in memory. A folder that cannot be listed
