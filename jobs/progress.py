@@ -28,12 +28,13 @@ class Progress:
     """
 
     def __init__(
-        self, description: str, total: int | None = None, unit: str = "images", stream: TextIO = sys.stderr
+        self, description: str, total: int | None = None, unit: str = "images", stream: TextIO | None = None
     ):
-        self._description, self._total, self._unit, self._stream = description, total, unit, stream
+        self._description, self._total, self._unit = description, total, unit
+        self._stream = stream or sys.stderr
         self._start = self._said = time.monotonic()
         self._line = ""
-        self._bars = _bars(stream) if stream.isatty() else None
+        self._bars = _bars(self._stream) if self._stream.isatty() else None
         self._task = self._bars.add_task(description, total=total, note="") if self._bars else None
 
     def __enter__(self) -> Self:
