@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 from job_rates import job_rate
 
@@ -25,30 +26,36 @@ from job_rates import job_rate
 def main() -> None:
     """Print one JSON object."""
     options, rest = _parser().parse_known_args()
-    bare = [bare_rate(options)]
+    bare = [bare_rates(options)]
     command = ["encode", options.source, *_encoder_arguments(options), *rest]
     few, few_rss = job_rate([*command, "--limit", str(options.images // 4)], options.scratch)
     many, many_rss = job_rate([*command, "--limit", str(options.images)], options.scratch)
-    bare.append(bare_rate(options))
+    bare.append(bare_rates(options))
+    plain, streams = (statistics.mean(rates) for rates in zip(*bare, strict=True))
     figures = {
         "images": options.images,
-        "bare_images_per_second": [round(rate, 2) for rate in bare],
+        "bare_images_per_second": {"torch": round(plain, 2), "side by side": round(streams, 2)},
         "job_images_per_second": round(many, 2),
-        "ratio": round(many / statistics.mean(bare), 3),
+        "ratio": {"torch": round(many / plain, 3), "side by side": round(many / streams, 3)},
         "quarter_images_per_second": round(few, 2),
         "peak_rss_mb": {"quarter": few_rss >> 20, "all": many_rss >> 20},
     }
     print(json.dumps(figures, indent=1))
 
 
-def bare_rate(options: argparse.Namespace) -> float:
-    """Images/s of the model alone, in a process of its own: batches of noise, already prepared."""
+def bare_rates(options: argparse.Namespace) -> tuple[float, float]:
+    """Images/s of the model alone, in a process of its own, on batches of noise, already prepared.
+
+    First as torch runs it (one forward pass, torch's threads), then as the encoder does (parts of a batch side by
+    side, which is faster).
+    """
     command = [sys.executable, __file__, options.source, "--bare", *_encoder_arguments(options)]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
+    words = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+    return float(words[-2]), float(words[-1])
 
 
 def run_bare(options: argparse.Namespace) -> None:
-    """What ``bare_rate`` starts."""
+    """What ``bare_rates`` starts."""
     from capmodel.encoders import Encoder, resolve_encoder, store_weights
 
     spec, state = resolve_encoder(
@@ -60,16 +67,19 @@ def run_bare(options: argparse.Namespace) -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         encoder = Encoder.load(spec, store_weights(state, folder), options.batch_size)
-        forward = encoder.bare_forward()
+        forwards = [encoder.bare_forward(plain=True), encoder.bare_forward()]
+    print(*(_rate(forward, encoder.batch_size, options.seconds) for forward in forwards))
+
+
+def _rate(forward: Callable[[], object], batch_size: int, seconds: float) -> float:
     for _ in range(2):
         forward()
-    rates = []
-    end = time.perf_counter() + options.seconds
+    rates, end = [], time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
         forward()
-        rates.append(encoder.batch_size / (time.perf_counter() - start))
-    print(statistics.median(rates))
+        rates.append(batch_size / (time.perf_counter() - start))
+    return statistics.median(rates)
 
 
 def _encoder_arguments(options: argparse.Namespace) -> list[str]:
