@@ -41,7 +41,7 @@ class Journal:
         if self._on:
             from torch.utils.tensorboard import SummaryWriter  # here, since other ranks need not wait for it
 
-            self._writer = SummaryWriter(self._folder, purge_step=count)
+            self._writer = SummaryWriter(self._folder, purge_step=count + 1)
             self.tell("begin", **facts)
 
     def step(self, count: int, facts: Mapping[str, float], **place: Any) -> None:

@@ -20,6 +20,9 @@ from typing import Any
 import capmodel
 from schemas.errors import CaptionbeamError, RequestError, SystemicError
 
+# Batches have many shapes, and oneDNN, and what torch puts on top of it, keep code for 1,024 of them each: 2 GB
+# after 1,000 steps, for nothing (making the code anew takes 4% of a step).
+SMALL_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "1"}
 Watch = Callable[[Mapping[str, Any]], None]
 
 
@@ -53,7 +56,7 @@ def _environment(threads: int) -> dict[str, str]:
     """This process's, with the threads settled and with this project on the path."""
     root = str(Path(capmodel.__file__).parents[1])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
-    return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
+    return {**SMALL_CACHES, **os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
 
 
 def _cut_line(child: subprocess.Popen[str]) -> None:

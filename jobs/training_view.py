@@ -53,8 +53,8 @@ class TrainingView:
         where = f", going on after {event['step']} steps of epoch {event['epoch'] + 1}" if going_on else ""
         print(
             f"{event['train_images']:,} images to train on, {event['val_images']:,} to validate with; "
-            f"{event['parameters']:,} parameters, {event['workers']} workers on {event['device']} "
-            f"in {event['precision']}{where}",
+            f"{event['parameters']:,} parameters, {event['precision']} on {event['device']}, "
+            f"workers: {event['workers']}{where}",
             flush=True,
         )
 

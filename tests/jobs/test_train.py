@@ -119,6 +119,8 @@ def test_ended_in_the_middle_of_an_epoch_the_same_command_goes_on_to_the_same_bi
     out, _ = finish(start(words))
     assert f"going on {place}" in out
     assert same(parameters_of(output), unbroken)
+    scalars = EventAccumulator(str(tmp_path / "bundle-checkpoints" / "logs")).Reload()
+    assert [point.step for point in scalars.Scalars("epoch/val_loss")] == [13, 26, 39]
 
 
 def start_nothing():
@@ -218,7 +220,7 @@ def test_inside_an_outer_torchrun_its_processes_are_the_workers(data, tmp_path):
     with torch_run(2, *arguments(data, tmp_path / "bundle", epochs=1)) as done:
         assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 1 of 1: ") == 1
-    assert "2 workers on cpu" in done.stdout
+    assert "on cpu, workers: 2" in done.stdout
     assert len(Bundle.load(str(tmp_path / "bundle")).history) == 1
 
 
