@@ -50,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--output", required=True, metavar="DIR", help="a local folder for all that the demo makes"
     )
     parser.add_argument(
-        "--images", type=positive, default=1200, metavar="N", help="scenes to learn from (default 1200)"
+        "--images", type=positive, default=2400, metavar="N", help="scenes to learn from (default 2400)"
     )
     parser.add_argument(
         "--held-out", type=positive, default=120, metavar="N", help="and to be tried on (default 120)"
