@@ -140,7 +140,8 @@ class AttentiveDecoder(nn.Module):
     def begin(self, features: Tensor) -> DecoderState:
         """One caption (N = 1) of each image, before its first word. Features as in ``forward``."""
         flat = features.reshape(len(features), self.config.cells, self.config.channels)
-        values = self.normalise(self.project(flat.to(self.project.weight.dtype)))
+        kept = flat.dtype if torch.is_autocast_enabled(flat.device.type) else self.project.weight.dtype
+        values = self.normalise(self.project(flat.to(kept)))  # autocast's own conversion is enough
         values = self.drop_grid(values)
         zeros = values.new_zeros(len(features), 1, self.config.hidden_dim, dtype=torch.float32)
         return DecoderState(self.attention.keys(values), values, zeros, zeros)

@@ -90,7 +90,9 @@ def _write(
     if options.method == "sample":
         numbers = uniforms(options.seed, image_ids, options.n_best, steps - len(prefix))
         choose = Draw(options, torch.from_numpy(numbers).to(features.device))
-    return write(decoder, state, first, rules, Forced(prefix, choose), steps, options.keep_attention)
+    return write(
+        decoder, state, first, rules, Forced(prefix, choose), steps, options.n_best, options.keep_attention
+    )
 
 
 def _captions(trace: Trace, options: DecodeOptions, tokenizer: Tokenizer) -> list[list[Caption]]:

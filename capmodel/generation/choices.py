@@ -27,10 +27,11 @@ class Likeliest:
         self.beam = beam
 
     def __call__(self, logprobs: Tensor, scores: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        total = (scores.unsqueeze(-1) + logprobs).flatten(1)
+        each = min(self.beam, logprobs.shape[-1])
+        gained, tokens = logprobs.topk(each, dim=-1)  # each caption's own best, then the best of those
+        total = (scores.unsqueeze(-1) + gained).flatten(1)
         best, place = total.topk(min(self.beam, total.shape[1]), dim=1)
-        vocabulary = logprobs.shape[-1]
-        return place // vocabulary, place % vocabulary, best
+        return place // each, tokens.flatten(1).gather(1, place), best
 
 
 class Forced:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from capmodel.decoder import AttentiveDecoder, DecoderConfig, DecoderState
 
@@ -26,7 +27,7 @@ class Rules:
     def __init__(self, config: DecoderConfig, allow_unk: bool, device: torch.device) -> None:
         self.pad, self.end = config.pad, config.end
         banned = [config.pad, config.start, *([] if allow_unk else [config.unk])]
-        self.free = _vocabulary(config, device, 0.0, dict.fromkeys(banned, NEVER))
+        self.banned = torch.tensor(banned, device=device)
         self.only_end = _vocabulary(config, device, NEVER, {config.end: 0.0})
         self.only_pad = _vocabulary(config, device, NEVER, {config.pad: 0.0})
 
@@ -35,8 +36,12 @@ class Rules:
 
         They are the model's own, over its whole vocabulary: banning a word makes no other one likelier.
         """
-        own = torch.log_softmax(logits.float(), dim=-1) + (self.only_end if last else self.free)
-        return torch.where(finished.unsqueeze(-1), self.only_pad, own)
+        own = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+        own[..., self.banned] = NEVER
+        if last:
+            own += self.only_end
+        own[finished] = self.only_pad
+        return own
 
 
 @dataclass
@@ -56,30 +61,45 @@ def write(
     rules: Rules,
     choose: Choose,
     steps: int,
+    n_best: int = 1,
     keep_attention: bool = False,
 ) -> Trace:
     """Continue one caption of each image, from the words ``first`` ``[B, 1]``, for at most ``steps`` tokens.
 
+    As a caption only loses by going on, an image is done when its ``n_best`` likeliest captions are finished.
     The shape of a step never depends on what was written, so that an image's captions do not depend on its
-    batch-mates: one whose captions are all finished is carried along, unchanged, until the last image is.
+    batch-mates: one that is done is carried along, unchanged, until the last image is.
     """
     tokens, scores = first, torch.zeros(first.shape, device=first.device)
     finished = torch.zeros_like(first, dtype=torch.bool)
+    done = finished
     trace = Trace([], [], [], scores)
     for step in range(steps):
         logits, state, weights = decoder.step(state, tokens)
         logprobs = rules.logprobs(logits, finished, last=step == steps - 1)
-        parents, tokens, scores = choose(logprobs, scores, step)
+        parents, tokens, scores = _unless(done, choose(logprobs, scores, step), scores, rules.pad)
         state = state.select(parents)
         finished = finished.gather(1, parents) | (tokens == rules.end) | (scores == NEVER)
+        done = finished.gather(1, scores.topk(min(n_best, scores.shape[1])).indices).all(1, keepdim=True)
         trace.parents.append(parents)
         trace.tokens.append(tokens)
         if keep_attention:
             trace.weights.append(weights)
-        if bool(finished.all()):
+        if bool(done.all()):
             break
     trace.scores = scores
     return trace
+
+
+def _unless(
+    done: Tensor, chosen: tuple[Tensor, Tensor, Tensor], scores: Tensor, pad: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What was chosen; for images that are ``done`` ``[B, 1]`` the captions that they have, and PAD."""
+    parents, tokens, gained = chosen
+    before, after = scores.shape[1], parents.shape[1]
+    same = torch.arange(after, device=parents.device).clamp(max=before - 1)
+    kept = functional.pad(scores, (0, after - before), value=NEVER)
+    return torch.where(done, same, parents), torch.where(done, pad, tokens), torch.where(done, kept, gained)
 
 
 def backtrack(parents: Sequence[Tensor]) -> list[np.ndarray]:

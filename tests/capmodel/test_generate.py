@@ -188,6 +188,30 @@ def test_the_maximum_length_is_the_models_where_none_is_asked_for():
     assert {len(found[0].tokens) for found in captions(decoder, features, max_length=30)} == {28}
 
 
+@given(SEEDS, st.integers(2, 6), st.data())
+@settings(max_examples=25, deadline=None)
+def test_fewer_captions_asked_for_are_the_first_of_more(seed, beam, data):
+    """An image is done early when the captions asked for are finished: what they are does not change."""
+    n_best = data.draw(st.integers(1, beam - 1))
+    decoder, features = make_decoder(SMALL, seed=seed), make_features(3, seed=seed)
+    every = captions(decoder, features, SMALL, beam=beam, n_best=beam)
+    assert captions(decoder, features, SMALL, beam=beam, n_best=n_best) == [found[:n_best] for found in every]
+
+
+def test_a_beam_stops_when_no_other_caption_can_be_better():
+    decoder, features = make_decoder(TOKENIZER), make_features(4)
+    steps = []
+    step = decoder.step
+    decoder.step = lambda state, tokens: steps.append(tokens.shape) or step(state, tokens)
+    with torch.no_grad():
+        decoder.out_bias[TOKENIZER.end] = 30.0
+    best = captions(decoder, features, beam=3, max_length=50)
+    assert (texts(best), steps) == ([[""]] * 4, [(4, 1)])
+    every = captions(decoder, features, beam=3, n_best=3, max_length=50)
+    assert [found[:1] for found in every] == best
+    assert steps == [(4, 1), (4, 1), (4, 3)], "the other two captions take a word each"
+
+
 def test_writing_stops_when_all_captions_are_finished():
     decoder, features = make_decoder(TOKENIZER), make_features(4)
     steps = []
