@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from job_rates import job_rate
 
@@ -46,8 +47,8 @@ def main() -> None:
 def bare_rates(options: argparse.Namespace) -> tuple[float, float]:
     """Images/s of the model alone, in a process of its own, on batches of noise, already prepared.
 
-    First as torch runs it (one forward pass, torch's threads), then as the encoder does (parts of a batch side by
-    side, which is faster).
+    First as torch runs it (one batch at a time, on torch's threads), then as the encoder does (batches side by side,
+    a thread each, which is faster).
     """
     command = [sys.executable, __file__, options.source, "--bare", *_encoder_arguments(options)]
     words = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
@@ -57,6 +58,7 @@ def bare_rates(options: argparse.Namespace) -> tuple[float, float]:
 def run_bare(options: argparse.Namespace) -> None:
     """What ``bare_rates`` starts."""
     from capmodel.encoders import Encoder, resolve_encoder, store_weights
+    from capmodel.streams import Streams
 
     spec, state = resolve_encoder(
         options.encoder,
@@ -67,8 +69,14 @@ def run_bare(options: argparse.Namespace) -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         encoder = Encoder.load(spec, store_weights(state, folder), options.batch_size)
-        forwards = [encoder.bare_forward(plain=True), encoder.bare_forward()]
-    print(*(_rate(forward, encoder.batch_size, options.seconds) for forward in forwards))
+        forward, streams = encoder.bare_forward(), Streams(encoder.batch_size, encoder.device.type)
+        alone = _rate(forward, encoder.batch_size, options.seconds)
+        with ThreadPoolExecutor(streams.count) as callers:
+            rates = [
+                callers.submit(_rate, lambda: streams.run(forward), encoder.batch_size, options.seconds)
+                for _ in range(streams.count)
+            ]
+            print(alone, sum(rate.result() for rate in rates))
 
 
 def _rate(forward: Callable[[], object], batch_size: int, seconds: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from capmodel.bundle import Bundle
 from capmodel.bundle_files import keep_bundle
 from capmodel.device import device_errors, pick_device, settle_precision
 from capmodel.generate import Caption, DecodeOptions, check_options, generate
+from capmodel.streams import Streams
 from schemas import arrow
 from schemas.errors import BundleError, FingerprintError, ImageError
 from schemas.fingerprint import fingerprint
@@ -24,7 +24,7 @@ from schemas.store import Store
 if TYPE_CHECKING:
     from capmodel.encoders import Encoder
 
-BATCH = {"cpu": 32, "cuda": 256}
+BATCH = {"cpu": 16, "cuda": 256}
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Captioner:
 
     Batches are padded to ``batch_size``, so that on one device a row does not depend on its batch-mates.
     Images go through float16 features, as a features snapshot keeps them: either way gives the same captions.
-    Threads may share a captioner; the decoder runs under one lock.
+    Threads may share a captioner; it computes ``streams`` batches at a time.
     """
 
     def __init__(
@@ -115,10 +115,11 @@ class Captioner:
         batch_size: int,
         device: torch.device,
     ) -> None:
-        self.takes = "row" if encoder is None else "image"
         self.batch_size, self.device = batch_size, device
         self.spec, self.fingerprint, self.schema = plan.spec, plan.fingerprint, pa.schema([plan.field])
-        self._options, self._encoder, self._lock = plan.options, encoder, threading.Lock()
+        self._options, self._encoder = plan.options, encoder
+        self._streams = Streams(batch_size, device.type)
+        self.streams = self._streams.count
         self._decoder, self._tokenizer = bundle.decoder.to(device).eval(), bundle.tokenizer
 
     @classmethod
@@ -159,12 +160,15 @@ class Captioner:
         """
         features = self._features(batch, image_ids)
         names = [*image_ids, *[""] * (self.batch_size - len(batch))]
-        with self._lock, device_errors(), self._precision():
-            found = generate(self._decoder, features.to(self.device), self._options, names, self._tokenizer)
+        found = self._streams.run(lambda: self._written(features, names))
         silent = [name for name, captions in zip(image_ids, found, strict=False) if not captions]
         if silent:
             raise ImageError("model", "model", f"the model's output for {silent[0]!r} is not finite")
         return {"captions": captions_array(found[: len(batch)], self.schema.field(0).type)}
+
+    def _written(self, features: Tensor, names: Sequence[str]) -> list[list[Caption]]:
+        with device_errors(), self._precision():
+            return generate(self._decoder, features.to(self.device), self._options, names, self._tokenizer)
 
     def _features(self, batch: Sequence[Any], image_ids: Sequence[str]) -> Tensor:
         """``[batch_size, *shape]`` float16; the rows that are missing repeat the first."""

@@ -5,7 +5,6 @@ Shapes: n images; B the batch; S the image size; H, W, C the grid's height, widt
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -27,7 +26,7 @@ from schemas.fingerprint import fingerprint, sha256_bytes
 
 __all__ = ["Encoder", "EncoderSpec", "resolve_encoder", "store_weights"]
 
-CPU_ROWS, MOST_ROWS = 16, 128  # default batch: on a CPU 16 a thread; never more than 128
+BATCH = {"cpu": 16, "cuda": 128}  # by default; on a CPU there are several at a time
 
 
 @dataclass(frozen=True)
@@ -122,16 +121,14 @@ class Encoder:
     """A processor: images in, float16 grids ``[n, H, W, C]`` or vectors ``[n, C]`` out.
 
     Batches are padded to ``batch_size``, so that on one device a row does not depend on its batch-mates.
-    Threads may share an encoder; the network runs under one lock.
+    Threads may share an encoder; it computes ``streams`` batches at a time.
     """
-
-    takes = "image"
 
     def __init__(self, spec: EncoderSpec, network: nn.Module, batch_size: int, device: torch.device) -> None:
         self.spec, self.batch_size, self.device = spec, batch_size, device
         self.fingerprint, self.schema = spec.fingerprint, pa.schema([spec.field])
-        self._network, self._lock = network, threading.Lock()
-        self._streams = Streams(batch_size) if device.type == "cpu" else None
+        self._network, self._streams = network, Streams(batch_size, device.type)
+        self.streams = self._streams.count
 
     @classmethod
     def load(
@@ -145,7 +142,7 @@ class Encoder:
         target = pick_device(device)
         state = read_weights(f"{weights_url}{SHA256_MARK}{spec.weights_sha256}")
         network = ready(spec.name, state, spec.pool_padding, DTYPES[spec.precision], target)
-        return cls(spec, network, batch_size or _default_batch(target), target)
+        return cls(spec, network, batch_size or BATCH[target.type], target)
 
     def prepare(self, item: bytes) -> Tensor:
         """A file's bytes as uint8 ``[3, S, S]``. Raises ImageError."""
@@ -157,10 +154,7 @@ class Encoder:
         Raises ImageError where a row is not finite in float16, OutOfMemory, SystemicError.
         """
         pixels = self._padded(batch)
-        with self._lock, device_errors():
-            features = self._features(pixels)[: len(batch)]
-            finite = features.flatten(1).sum(1, dtype=torch.float32).isfinite().tolist()
-            rows = features.cpu().numpy()
+        rows, finite = self._streams.run(lambda: self._computed(pixels, len(batch)))
         bad = [name for name, good in zip(image_ids, finite, strict=True) if not good]
         if bad:
             raise ImageError(
@@ -168,20 +162,18 @@ class Encoder:
             )
         return {self.spec.output: rows}
 
-    def bare_forward(self, plain: bool = False) -> Callable[[], object]:
-        """For benchmarks: a call of what comes back is one forward pass of a full batch of scaled noise.
-
-        ``plain``: on the calling thread, with torch's own threads, instead of in streams.
-        """
-        size, streams = self.spec.preprocess.size, self._streams
+    def bare_forward(self) -> Callable[[], object]:
+        """For benchmarks: a call of what comes back is one forward pass of a full batch of scaled noise, on the
+        calling thread."""
+        size = self.spec.preprocess.size
         pixels = torch.randint(0, 256, (self.batch_size, 3, size, size), dtype=torch.uint8)
         scaled = self._scaled(pixels.to(self.device).contiguous(memory_format=torch.channels_last))
 
-        def forward(part: slice = slice(None)) -> None:
+        def forward() -> None:
             with torch.inference_mode(), exact_kernels(self.device):
-                self._network(scaled[part]).sum().item()
+                self._network(scaled).sum().item()
 
-        return forward if plain or streams is None else lambda: streams.run(forward, len(scaled))
+        return forward
 
     def _padded(self, batch: Sequence[Tensor]) -> Tensor:
         """uint8 ``[B, 3, S, S]``, channels last in memory, black after the images that there are."""
@@ -190,29 +182,15 @@ class Encoder:
         np.stack([image.permute(1, 2, 0).numpy() for image in batch], out=rows[: len(batch)])
         return torch.from_numpy(rows).permute(0, 3, 1, 2)
 
-    def _features(self, pixels: Tensor) -> Tensor:
-        """float16 ``[B, *shape]`` on the device."""
-        if self._streams is None:
-            return self._forward(pixels.to(self.device))
-        rows = torch.empty((len(pixels), *self.spec.shape), dtype=torch.float16)
-
-        @torch.inference_mode()
-        def fill(part: slice) -> None:
-            rows[part] = self._forward(pixels[part])
-
-        self._streams.run(fill, len(pixels))
-        return rows
-
     @torch.inference_mode()
-    def _forward(self, pixels: Tensor) -> Tensor:
-        with exact_kernels(self.device):
-            grid = self._network(self._scaled(pixels)).permute(0, 2, 3, 1)
-        features = grid if self.spec.output == "grid" else grid.mean((1, 2), dtype=torch.float32)
-        return features.to(torch.float16)
+    def _computed(self, pixels: Tensor, count: int) -> tuple[np.ndarray, list[bool]]:
+        """Features of the first ``count`` rows, float16 ``[count, *shape]``, and which of them are finite."""
+        with device_errors(), exact_kernels(self.device):
+            grid = self._network(self._scaled(pixels.to(self.device))).permute(0, 2, 3, 1)[:count]
+            features = grid if self.spec.output == "grid" else grid.mean((1, 2), dtype=torch.float32)
+            features = features.to(torch.float16).contiguous()
+            finite = features.flatten(1).sum(1, dtype=torch.float32).isfinite().tolist()
+            return features.cpu().numpy(), finite
 
     def _scaled(self, pixels: Tensor) -> Tensor:
         return self.spec.preprocess.scale(pixels).to(DTYPES[self.spec.precision])
-
-
-def _default_batch(device: torch.device) -> int:
-    return min(MOST_ROWS, CPU_ROWS * torch.get_num_threads()) if device.type == "cpu" else MOST_ROWS

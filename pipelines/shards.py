@@ -1,21 +1,22 @@
 """``process_shard``: from references to a commit, in one worker. Needs neither Beam nor torch.
 
 Bytes are fetched a window at a time, a few windows ahead; prepared (decoded, resized) by a pool of threads; run in
-batches on this thread; written by another. Queues between them are bounded, so that memory does not grow with the
-number of images.
+batches, as many side by side as the processor computes; written by another thread. Queues between them are bounded,
+so that memory does not grow with the number of images.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -37,14 +38,16 @@ Fetch = Callable[[Sequence[ImageRef]], Sequence[Item | ImageError]]
 class Processor(Protocol):
     """What turns images into columns: an encoder, a captioner. Several threads may share one.
 
-    ``schema`` describes the output columns; ``prepare`` may raise ImageError; ``run`` takes at most ``batch_size``
-    prepared items with their ids and gives one value a column and item. It may raise ImageError (for a batch of
-    one), OutOfMemory, SystemicError; anything else is put down to an image by halving the batch.
+    ``schema`` describes the output columns; ``prepare`` may raise ImageError; ``run``, of which ``streams`` calls may
+    be under way at a time, takes at most ``batch_size`` prepared items with their ids and gives one value a column
+    and item. It may raise ImageError (for a batch of one), OutOfMemory, SystemicError; anything else is put down to
+    an image by halving the batch.
     """
 
     fingerprint: str
     schema: pa.Schema
     batch_size: int
+    streams: int
 
     def prepare(self, item: Any) -> Any: ...
 
@@ -65,16 +68,17 @@ class Tally:
 
     def __init__(self, seen: Callable[[int], None] | None = None) -> None:
         self.counts: Counter[str] = Counter()
-        self._seen = seen
+        self._seen, self._lock = seen, threading.Lock()
 
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
-        """Add the time that the block takes."""
+        """Add the time that the block takes; that of several threads adds up."""
         start = time.perf_counter_ns()
         try:
             yield
         finally:
-            self.counts[name] += (time.perf_counter_ns() - start) // 1_000_000
+            with self._lock:
+                self.counts[name] += (time.perf_counter_ns() - start) // 1_000_000
 
     def done(self, images: int) -> None:
         """Images that are through the model, or failed."""
@@ -101,24 +105,33 @@ def process_shard(
     if earlier is not None:
         return ShardReport(shard, earlier.rows, earlier.failed, earlier.bytes, fresh=False), Counter()
     tally = Tally(seen)
-    with ShardOutput(run, shard, processor.schema) as output, _pools(threads) as (reader, preparers):
-        fetched = _fetched(refs, fetch, reader, tally)
-        prepared = _prepared(fetched, processor, preparers, output, tally)
-        _run_all(prepared, processor, output, tally)
+    with ShardOutput(run, shard, processor.schema) as output, _pools(threads, processor.streams) as pools:
+        fetched = _fetched(refs, fetch, pools.reader, tally)
+        prepared = _prepared(fetched, processor, pools.preparers, output, tally)
+        _run_all(prepared, processor, pools.runners, output, tally)
         commit = output.commit(dict(tally.counts))
     report = ShardReport(shard, commit.rows, commit.failed, commit.bytes, fresh=True)
     return report, tally.counts
 
 
+class _Pools(NamedTuple):
+    reader: ThreadPoolExecutor
+    preparers: ThreadPoolExecutor
+    runners: ThreadPoolExecutor
+
+
 @contextmanager
-def _pools(threads: int | None) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor]]:
-    reader = ThreadPoolExecutor(1, "fetch")
-    preparers = ThreadPoolExecutor(threads or os.cpu_count() or 1, "prepare")
+def _pools(threads: int | None, streams: int) -> Iterator[_Pools]:
+    pools = _Pools(
+        ThreadPoolExecutor(1, "fetch"),
+        ThreadPoolExecutor(threads or os.cpu_count() or 1, "prepare"),
+        ThreadPoolExecutor(streams, "run"),
+    )
     try:
-        yield reader, preparers
+        yield pools
     finally:
-        reader.shutdown(cancel_futures=True)
-        preparers.shutdown(cancel_futures=True)
+        for pool in pools:
+            pool.shutdown(cancel_futures=True)
 
 
 def _fetched(
@@ -154,7 +167,7 @@ def _prepared(
         except ImageError as err:
             return err
 
-    ahead = max(2 * processor.batch_size, WINDOW)
+    ahead = max(2 * processor.streams * processor.batch_size, WINDOW)
     for (ref, _), result in _ahead(fetched, lambda pair: preparers.submit(prepare, pair), ahead):
         if isinstance(result, ImageError):
             _fail(output, ref, result, tally)
@@ -181,10 +194,19 @@ def _ahead(
             future.cancel()
 
 
-def _run_all(prepared: Iterator[Prepared], processor: Processor, output: ShardOutput, tally: Tally) -> None:
-    while batch := list(islice(prepared, processor.batch_size)):
+def _run_all(
+    prepared: Iterator[Prepared],
+    processor: Processor,
+    runners: ThreadPoolExecutor,
+    output: ShardOutput,
+    tally: Tally,
+) -> None:
+    def run(batch: Sequence[Prepared]) -> list[BatchResult]:
         with tally.timing("model_msecs"):
-            results = run_batch(batch, processor)
+            return run_batch(batch, processor)
+
+    batches = iter(lambda: list(islice(prepared, processor.batch_size)), [])
+    for _, results in _ahead(batches, lambda batch: runners.submit(run, batch), processor.streams):
         for part, result in results:
             if isinstance(result, ImageError):
                 _fail(output, part[0].ref, result, tally)

@@ -34,8 +34,10 @@ class Mean:
     schema = pa.schema([FIELD])
     fingerprint = ""
 
-    def __init__(self, batch_size: int = 4, breaks: Callable[[list[str]], None] | None = None) -> None:
-        self.batch_size, self.breaks = batch_size, breaks
+    def __init__(
+        self, batch_size: int = 4, breaks: Callable[[list[str]], None] | None = None, streams: int = 1
+    ) -> None:
+        self.batch_size, self.breaks, self.streams = batch_size, breaks, streams
         self.batches: list[list[str]] = []
         self.lock = threading.Lock()
 

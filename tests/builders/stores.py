@@ -23,7 +23,7 @@ class Echo:
 
     def __init__(self, field: pa.Field, batch_size: int = 4) -> None:
         self.schema, self.batch_size = pa.schema([field]), batch_size
-        self.fingerprint = ""
+        self.fingerprint, self.streams = "", 1
 
     def prepare(self, item: Any) -> Any:
         return item

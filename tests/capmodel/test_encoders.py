@@ -21,6 +21,7 @@ from capmodel.device import has_bf16, pick_device, settle_precision
 from capmodel.efficientnet import SameConv2d
 from capmodel.encoders import Encoder, EncoderSpec, resolve_encoder, store_weights
 from capmodel.preprocess import Preprocess
+from capmodel.streams import ROWS
 from capmodel.weights import find_weights
 from schemas import arrow
 from schemas.errors import FingerprintError, ImageError, OutOfMemory, RequestError, SystemicError
@@ -184,8 +185,10 @@ def test_a_row_is_the_same_alone_in_a_full_batch_and_at_any_place(
         np.testing.assert_array_equal(rows([batch[place]] * batch_size)[1], full[place])
 
 
-def test_threads_share_an_encoder(lite):
-    encoder = Encoder.load(*lite, batch_size=2)
+@pytest.mark.parametrize("batch_size", [2, ROWS])
+def test_threads_share_an_encoder(lite, batch_size):
+    encoder = Encoder.load(*lite, batch_size=batch_size)
+    assert (encoder.streams > 1) == (batch_size == ROWS and torch.get_num_threads() > 1)
     alone = features(encoder, PHOTOS[:1]), features(encoder, PHOTOS[1:2])
     with ThreadPoolExecutor(4) as pool:
         seen = list(pool.map(lambda number: features(encoder, [PHOTOS[number % 2]]), range(16)))
@@ -209,7 +212,7 @@ def test_its_column_is_what_the_store_writes(lite):
     assert arrow.pack_grid(features(encoder, PHOTOS[:3]), encoder.schema.field("grid")).type == pa.binary(
         10240
     )
-    assert (encoder.batch_size, encoder.fingerprint, encoder.takes) == (4, lite[0].fingerprint, "image")
+    assert (encoder.batch_size, encoder.fingerprint) == (4, lite[0].fingerprint)
 
 
 def test_a_spec_travels_as_json(lite):
@@ -372,9 +375,8 @@ def test_a_halved_batch_goes_on(lite):
     np.testing.assert_allclose(features(encoder, PHOTOS[:2]), whole[:2], rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("plain", [False, True])
-def test_the_bare_forward_pass_can_be_timed(lite, plain):
-    Encoder.load(*lite, batch_size=2).bare_forward(plain)()
+def test_the_bare_forward_pass_can_be_timed(lite):
+    Encoder.load(*lite, batch_size=2).bare_forward()()
 
 
 # Real eyes

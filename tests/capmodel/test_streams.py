@@ -1,4 +1,4 @@
-"""Streams: equal parts of a batch, side by side, torch's threads divided among them."""
+"""Streams: batches side by side, torch's threads divided among them."""
 
 from __future__ import annotations
 
@@ -8,57 +8,61 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from capmodel.streams import ROWS, Streams
-
-
-def slices(streams: Streams, rows: int) -> list[tuple[int, int]]:
-    seen: list[tuple[int, int]] = []
-    streams.run(lambda part: seen.append((part.start, part.stop)), rows)
-    return sorted(seen)
-
-
-def test_parts_are_equal_and_cover_the_batch():
-    streams = Streams(4 * ROWS, threads=4)
-    assert slices(streams, 4 * ROWS) == [(0, 8), (8, 16), (16, 24), (24, 32)]
-    assert slices(streams, 10) == [(0, 5), (5, 10)]
-    assert slices(streams, 7) == [(0, 7)]
+from capmodel.streams import MOST, ROWS, Streams
 
 
 @pytest.mark.parametrize(
-    ("rows", "threads", "count"), [(1, 4, 1), (2 * ROWS, 4, 2), (2 * ROWS - 1, 4, 1), (9 * ROWS, 4, 4)]
+    ("rows", "device", "threads", "count"),
+    [
+        (ROWS, "cpu", 2, 2),
+        (ROWS - 1, "cpu", 2, 1),
+        (99, "cpu", 1, 1),
+        (99, "cpu", 64, MOST),
+        (99, "cuda", 4, 1),
+    ],
 )
-def test_no_more_parts_than_threads_or_worthwhile_rows(rows, threads, count):
-    assert Streams(rows, threads).count == count
+def test_there_are_as_many_as_threads_where_batches_are_worth_it(rows, device, threads, count):
+    assert Streams(rows, device, threads).count == count
 
 
 def test_torchs_threads_are_divided_and_other_threads_keep_theirs():
     before = torch.get_num_threads()
     try:
-        torch.set_num_threads(4)
-        streams = Streams(2 * ROWS)
-        seen: list[int] = []
-        streams.run(lambda _: seen.append(torch.get_num_threads()), 2)
-        assert seen == [2, 2]
+        torch.set_num_threads(2 * MOST)
+        streams = Streams(ROWS)
+        with ThreadPoolExecutor(streams.count) as callers:
+            seen = callers.map(lambda _: streams.run(torch.get_num_threads), range(streams.count))
+            assert list(seen) == [2] * MOST
         with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(torch.get_num_threads).result() == 4
-        assert torch.get_num_threads() == 4
+            assert pool.submit(torch.get_num_threads).result() == 2 * MOST
+        assert torch.get_num_threads() == 2 * MOST
     finally:
         torch.set_num_threads(before)
 
 
-def test_parts_run_side_by_side():
-    both = threading.Barrier(2, timeout=30)
-    Streams(2 * ROWS, threads=2).run(lambda _: both.wait(), 2)
+def test_as_many_batches_as_streams_run_side_by_side_and_no_more():
+    streams, both = Streams(ROWS, threads=2), threading.Barrier(2, timeout=30)
+    under_way, most, lock = [0], [0], threading.Lock()
+
+    def work() -> None:
+        with lock:
+            under_way[0] += 1
+            most[0] = max(most[0], under_way[0])
+        both.wait()
+        with lock:
+            under_way[0] -= 1
+
+    with ThreadPoolExecutor(8) as callers:
+        list(callers.map(lambda _: streams.run(work), range(8)))
+    assert most == [2]
 
 
-def test_an_error_is_raised_after_all_parts_are_done():
-    done = []
+def test_what_the_work_gives_or_raises_reaches_the_caller():
+    streams = Streams(ROWS, threads=2)
+    assert streams.run(lambda: "rows") == "rows"
 
-    def work(part: slice) -> None:
-        if part.start == 0:
-            raise ValueError("the first part")
-        done.append(part.start)
+    def fail() -> None:
+        raise ValueError("no rows")
 
-    with pytest.raises(ValueError, match="the first part"):
-        Streams(4 * ROWS, threads=4).run(work, 4)
-    assert sorted(done) == [1, 2, 3]
+    with pytest.raises(ValueError, match="no rows"):
+        streams.run(fail)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +76,12 @@ def test_a_batch_that_the_model_fails_on_is_bisected_to_the_image(tmp_path):
     (failure,) = store.failures().to_pylist()
     assert (failure["image_id"], failure["code"]) == ("06.jpg", "model")
     assert failure["message"] == "RuntimeError: shape mismatch"
+
+
+def test_as_many_batches_run_side_by_side_as_the_processor_computes(tmp_path):
+    meeting = threading.Barrier(2, timeout=30)
+    _, (report,) = process(tmp_path, ITEMS, Mean(batch_size=5, breaks=lambda _: meeting.wait(), streams=2))
+    assert report.rows == 10
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path):
@@ -155,9 +164,13 @@ def test_the_commit_names_its_files_with_their_hashes(tmp_path):
     assert commit["counts"]["bytes_read"] == 10
 
 
-def test_rows_stay_in_order_whatever_the_batch_size(tmp_path):
-    for size in (1, 3, 64):
-        run, _ = process(tmp_path / str(size), ITEMS, Mean(batch_size=size))
+def test_rows_stay_in_order_whatever_the_batch_size_and_however_many_run_at_once(tmp_path):
+    def dawdle(ids):
+        time.sleep(0.02 * ("00.jpg" in ids))
+
+    for size, streams in product((1, 3, 64), (1, 4)):
+        processor = Mean(batch_size=size, breaks=dawdle, streams=streams)
+        run, _ = process(tmp_path / f"{size}-{streams}", ITEMS, processor)
         publish(run)
         (batch,) = Store.open(run.url).scan()
         assert batch.column("image_id").to_pylist() == sorted(ITEMS)
