@@ -68,7 +68,7 @@ def start_run(
         shape = arrow.grid_shape(field)[0] if arrow.is_grid(field) else ()
         parent = newest.id if newest else None
         run = Run(url, _new_id(), kind, file_format, fingerprint, dict(spec), field.name, shape, parent)
-        _write_record(run, options or {}, _unpublished(run, newest))
+        _write_record(run, options or {}, _unpublished(run))
     except (OSError, ImportError) as err:
         raise RequestError(
             f"{url} cannot be used as a store: {err}; expected a writable folder or URL"
@@ -143,8 +143,11 @@ def check_same(url: str, newest: Snapshot | None, kind: str, file_format: str, f
         )
 
 
-def _unpublished(run: Run, newest: Snapshot | None) -> list[layout.Commit]:
-    published = set(Store(run.url, newest).manifest.column("shard").to_pylist()) if newest else set()
+def _unpublished(run: Run) -> list[layout.Commit]:
+    """Commits that no snapshot ever had; one that a later snapshot dropped (a rollback) was left out on purpose."""
+    manifests = {name for snapshot in layout.load_snapshots(run.url) for name in snapshot.manifests}
+    rows = layout.read_tables(run.url, sorted(manifests), arrow.MANIFEST)
+    published = set(rows.column("shard").to_pylist())
     waiting = sorted(layout.committed_shards(run.url) - published)
     commits = layout.load_commits(run.url, waiting)
     suffixes = ("", SUFFIX[run.format])  # a shard in which every image failed has no data file

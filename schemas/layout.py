@@ -54,7 +54,11 @@ class Commit:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The published state of a store at one moment."""
+    """The published state of a store at one moment.
+
+    ``operation`` is what made it: ``add``, ``refresh``, ``rollback``, ``compact`` or ``purge``; ``note`` says more
+    where there is more to say.
+    """
 
     id: int
     parent: int | None
@@ -69,6 +73,8 @@ class Snapshot:
     deletes: tuple[str, ...]
     totals: dict[str, int]
     created: str
+    operation: str = "add"
+    note: str = ""
     version: int = arrow.SCHEMA_VERSION
 
 
@@ -102,6 +108,12 @@ def load_snapshot(url: str, number: int) -> Snapshot:
     _check_version(values, where)
     lists = {name: tuple(values[name]) for name in ("shape", "manifests", "deletes")}
     return Snapshot(**{**values, **lists})
+
+
+def load_snapshots(url: str) -> list[Snapshot]:
+    """Every snapshot of the store at ``url``, oldest first."""
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(lambda number: load_snapshot(url, number), snapshot_ids(url)))
 
 
 def create_snapshot(url: str, snapshot: Snapshot) -> bool:
