@@ -89,12 +89,15 @@ def resolve_encoder(
     crop: str | None = None,
     pool_padding: bool = True,
     device: str = "auto",
+    resize: int | None = None,
+    interpolation: str | None = None,
+    channels: str | None = None,
 ) -> tuple[EncoderSpec, State]:
     """On the launcher: the spec, everything settled, and its weights, tried in the network.
 
     ``weights``: a published name, a path or a URL; None for the encoder's own. ``preprocess``: a scaling;
-    with ``image_size`` and ``crop`` it changes the preset of the weights. Raises RequestError for what does
-    not fit.
+    it, ``image_size``, ``crop``, ``resize``, ``interpolation`` and ``channels`` change the preset of the
+    weights, as ``Preprocess.override`` says. Raises RequestError for what does not fit.
     """
     if name not in BACKBONES:
         raise RequestError(f"no encoder {name!r}; expected one of {', '.join(BACKBONES)}")
@@ -103,7 +106,7 @@ def resolve_encoder(
     backbone = BACKBONES[name]
     wanted = weights or backbone.default
     preset = backbone.presets.get(wanted, backbone.presets[backbone.default])
-    prepared = preset.override(preprocess, image_size, crop)
+    prepared = preset.override(preprocess, image_size, crop, interpolation, channels, resize)
     smallest = next(size for size in range(1, preset.size) if backbone.cells(size) >= 1)
     if prepared.size < smallest:
         raise RequestError(

@@ -86,22 +86,21 @@ class Preprocess:
         crop: str | None = None,
         interpolation: str | None = None,
         channels: str | None = None,
+        resize: int | None = None,
     ) -> Preprocess:
         """A copy with the user's choices in it.
 
-        Another image size keeps the share of the picture that is seen; another kind of crop sees all of the
-        shorter side; ``caffe`` comes with its BGR order. What is None stays.
+        Without a ``resize`` another image size keeps the share of the picture that is seen, and another kind of
+        crop sees all of the shorter side; ``caffe`` comes with its BGR order. What is None stays.
         """
         size = self.size if image_size is None else image_size
-        resize = round(size * self.resize / self.size)
-        if crop is not None and crop != self.crop:
-            resize = size
+        kept = size if crop not in (None, self.crop) else round(size * self.resize / self.size)
         if channels is None and scaling is not None and scaling != self.scaling:
             channels = "bgr" if scaling == "caffe" else "rgb"
         return replace(
             self,
             size=size,
-            resize=resize,
+            resize=resize or kept,
             crop=crop or self.crop,
             interpolation=interpolation or self.interpolation,
             channels=channels or self.channels,

@@ -45,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--preprocess",
         metavar="NAME",
-        help="scaling as the weights were trained with: torch, tf or caffe (default: the encoder's)",
+        help="scaling as the weights were trained with: torch, tf, caffe or lite (default: the encoder's)",
     )
     group.add_argument(
         "--crop",
@@ -58,6 +58,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="PIXELS",
         help="side of the square that the network sees (default: the encoder's)",
     )
+    group.add_argument(
+        "--resize",
+        type=side,
+        metavar="PIXELS",
+        help="shorter side from which that square is cut (default: as much of the picture as the encoder sees)",
+    )
+    group.add_argument("--interpolation", metavar="NAME", help="bilinear or bicubic (default: the encoder's)")
+    group.add_argument("--channels", metavar="ORDER", help="rgb or bgr (default: as --preprocess has it)")
     group.add_argument(
         "--precision",
         default="auto",
@@ -94,6 +102,9 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
         crop=options.crop,
         pool_padding=not options.exclude_pool_padding,
         device=options.device,
+        resize=options.resize,
+        interpolation=options.interpolation,
+        channels=options.channels,
     )
     run = start_run(
         options.output,

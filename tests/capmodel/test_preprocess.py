@@ -166,6 +166,8 @@ def test_the_users_choices_over_a_preset():
     assert INCEPTION.override() == INCEPTION
     assert INCEPTION.override(image_size=224) == Preprocess(224, 256, scaling="tf")
     assert INCEPTION.override(crop="square-crop") == Preprocess(299, 299, "square-crop", scaling="tf")
+    assert INCEPTION.override(resize=299) == Preprocess(299, 299, scaling="tf")
+    assert INCEPTION.override(image_size=224, resize=232) == Preprocess(224, 232, scaling="tf")
     assert INCEPTION.override("caffe") == Preprocess(299, 342, channels="bgr", scaling="caffe")
     assert INCEPTION.override("caffe").override("torch") == Preprocess(299, 342)
     assert INCEPTION.override("caffe", channels="rgb").channels == "rgb"
