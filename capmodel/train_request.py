@@ -25,7 +25,11 @@ def settle(wanted: Mapping[str, Any], workers: int) -> tuple[TrainOptions, bool]
     options = TrainOptions(**{**wanted, **_places(wanted), "snapshot": store.snapshot_id})
     table = TokenTable.open(options.tokens)
     pair(store, table, options.max_missing)
-    return options, not _is_done(options, store, table, workers)
+    if _is_done(options, store, table, workers):
+        return options, False
+    for place in (options.output, options.checkpoints, options.logs):
+        files.check_writable(place)
+    return options, True
 
 
 def _places(wanted: Mapping[str, Any]) -> dict[str, str]:

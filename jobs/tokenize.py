@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from jobs.options import natural, positive
+from jobs.options import natural, positive, share
 from jobs.progress import Progress, clock
 from jobs.summary import print_table, size
 from schemas.tokens import SPLITS, read_record
@@ -20,7 +20,7 @@ BEAM = True
 HELP = """\
   captionbeam tokenize --train captions_train2014.json --val captions_val2014.json --output tokens
   captionbeam tokenize --train dataset_coco.json --output tokens               # has its own splits
-  captionbeam tokenize --train captions.parquet --output tokens --kind words --min-count 5
+  captionbeam tokenize --train captions.parquet --val-share 0.05 --output tokens --kind words --min-count 5
 
 Turns captions into token ids. CAPTIONS is COCO's JSON (also inside its zip), Karpathy's split JSON, JSON
 lines (.jsonl) or Parquet, on this disk or any fsspec URL, wildcards allowed. The tokenizer learns from the
@@ -35,6 +35,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--train", nargs="+", required=True, metavar="CAPTIONS", help="captions to learn from"
     )
     parser.add_argument("--val", nargs="+", default=[], metavar="CAPTIONS", help="captions to validate with")
+    parser.add_argument(
+        "--val-share",
+        type=share,
+        default=0.0,
+        metavar="SHARE",
+        help="instead of --val: this share of the images of --train, by a hash of their ids",
+    )
     parser.add_argument(
         "--output", required=True, metavar="TOKENS", help="folder for the table and the tokenizer"
     )
@@ -60,7 +67,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     from pipelines.token_inputs import list_inputs
     from pipelines.tokenize import TokenizeOptions, tokenize
 
-    inputs = list_inputs(options.train, options.val, options.member)
+    inputs = list_inputs(options.train, options.val, options.member, options.val_share)
     wanted = TokenizeOptions.of(options.kind, options.max_length, options.merges, options.min_count)
     start, run_id = time.monotonic(), uuid.uuid4().hex
     with _progress(run_id):
@@ -70,6 +77,8 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     record = table.record if table else read_record(options.output)
     if record is not None:
         print_table(f"tokens: {options.output}", _rows(record, time.monotonic() - start if table else None))
+        if not record["splits"]["val"]["captions"]:
+            print("note: no captions to validate with; train wants some: --val CAPTIONS or --val-share 0.05")
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -114,4 +115,14 @@ def _error(bad: Sequence[Mapping[str, Any]], status: int, log: Path) -> Captionb
             return SystemicError(f"a worker crashed: {event['message']} (all of it is in {log})")
         kind = RequestError if event["status"] == RequestError.exit_status else SystemicError
         return kind(event["message"])
-    return SystemicError(f"the workers ended with status {status} and no word why; expected one in {log}")
+    return SystemicError(f"the workers ended {_end(status, log)} and no word why; expected one in {log}")
+
+
+def _end(status: int, log: Path) -> str:
+    """How the first worker ended, in torchrun's report, else how torchrun itself did."""
+    found = re.search(r"exitcode\s*:\s*(-?\d+)", log.read_text(errors="replace"))
+    code = int(found[1]) if found else status
+    if code >= 0:
+        return f"with status {code}"
+    hint = " (a want of memory, more often than not)" if -code == signal.SIGKILL else ""
+    return f"by {signal.Signals(-code).name}{hint}"

@@ -143,7 +143,7 @@ def _failures_by_code(commits: list[Commit]) -> Counter[str]:
 def _rows(run: Run, totals: dict[str, Any]) -> dict[str, Any]:
     rows = {
         "images": f"{totals['images']:,} in {clock(totals['seconds'])}, {totals['images_per_second']:.1f} images/s",
-        "rows": f"{totals['rows']:,} in {totals['shards']:,} shards",
+        "rows": f"{totals['rows']:,} in {totals['shards']:,} shard{'s' * (totals['shards'] != 1)}",
         "failures": ", ".join(f"{n:,} {code}" for code, n in totals["failures_by_code"].items()) or "none",
         "read": size(totals["bytes_read"]),
         "written": size(totals["bytes_written"]),

@@ -157,7 +157,7 @@ READERS = {
 def _parse(data: bytes, where: str) -> Any:
     try:
         return json.loads(data)
-    except ValueError as err:  # UnicodeDecodeError is one too
+    except (ValueError, RecursionError) as err:  # UnicodeDecodeError is a ValueError
         raise RequestError(f"{where} is not JSON: {err}") from err
 
 

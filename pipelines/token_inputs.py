@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipelines.captions import CaptionRecord, find_captions, read_captions
+from pipelines.find import is_sampled
 from pipelines.sources.spec import version_of
 from schemas import files
 from schemas.errors import RequestError
@@ -15,6 +16,7 @@ class InputFile(NamedTuple):
     """One caption file. ``role``: ``train`` or ``val`` as it was named, ``both`` where it was named for both.
 
     ``order`` is its place among the run's files, so that an image's captions keep one order on every runner.
+    ``val_share`` of a training file's images are for validation.
     """
 
     order: int
@@ -22,6 +24,11 @@ class InputFile(NamedTuple):
     url: str
     member: str
     version: str
+    val_share: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """What shapes the result; a share of nothing is left out."""
+        return {name: value for name, value in self._asdict().items() if name != "val_share" or value}
 
     def __str__(self) -> str:
         return f"{self.url}: {self.member}" if self.member else self.url
@@ -36,8 +43,15 @@ class SplitCaption(NamedTuple):
     record: CaptionRecord
 
 
-def list_inputs(train: Sequence[str], val: Sequence[str], member: str | None = None) -> list[InputFile]:
-    """The files that ``train`` and ``val`` name (paths, URLs, wildcards), each once. Raises RequestError."""
+def list_inputs(
+    train: Sequence[str], val: Sequence[str], member: str | None = None, val_share: float = 0.0
+) -> list[InputFile]:
+    """The files that ``train`` and ``val`` name (paths, URLs, wildcards), each once. Raises RequestError.
+
+    ``val_share`` of the images, by a hash of their ids, are taken out of ``train`` for validation.
+    """
+    if val and val_share:
+        raise RequestError(f"--val-share {val_share:g} beside --val; expected one of the two")
     roles: dict[tuple[str, str], list[str]] = {}
     for role, urls in (("train", train), ("val", val)):
         for found in (found for url in urls for found in find_captions(url, member)):
@@ -47,7 +61,7 @@ def list_inputs(train: Sequence[str], val: Sequence[str], member: str | None = N
     if member is not None and not any(inside for _, inside in roles):
         raise RequestError(f"--member {member} chooses from a zip; expected one among the caption files")
     return [
-        InputFile(order, "both" if len(named) == 2 else named[0], url, inside, _version(url))
+        InputFile(order, "both" if len(named) == 2 else named[0], url, inside, _version(url), val_share)
         for order, ((url, inside), named) in enumerate(roles.items())
     ]
 
@@ -69,6 +83,12 @@ def _split_of(record: CaptionRecord, source: InputFile) -> str:
             f"{source} is named for both --train and --val, but does not say which images are which; "
             "expected a file with splits of its own, or one file each"
         )
+    if source.val_share and record.split:
+        raise RequestError(
+            f"{source} says itself which images are for validation; expected no --val-share {source.val_share:g}"
+        )
+    if source.val_share and is_sampled(record.key, source.val_share, seed=0):
+        return "val"
     return record.split or source.role
 
 

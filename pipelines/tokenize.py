@@ -76,9 +76,10 @@ def tokenize(
     ``run_id`` is what ``counts_so_far`` is asked for meanwhile.
     """
     url = files.absolute(url)
-    spec = {"options": options.spec(), "captions": [source._asdict() for source in inputs]}
+    spec = {"options": options.spec(), "captions": [source.to_dict() for source in inputs]}
     if not check_output(url, spec, overwrite):
         return None
+    files.check_writable(url)
     run_pipeline(beam_args, lambda p: p | "Tokenize" >> TokenizeCaptions(url, inputs, options, spec, run_id))
     return TokenTable.open(url)
 

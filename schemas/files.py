@@ -75,7 +75,10 @@ def read_bytes(url: str) -> bytes:
 
 def read_json(url: str) -> Any:
     """The file, parsed. Raises FileNotFoundError, json.JSONDecodeError."""
-    return json.loads(read_bytes(url))
+    try:
+        return json.loads(read_bytes(url))
+    except (UnicodeDecodeError, RecursionError) as err:
+        raise json.JSONDecodeError(str(err), "", 0) from err
 
 
 def names(url: str) -> list[str]:
@@ -116,6 +119,22 @@ def write_atomic(url: str, data: bytes) -> None:
         fs.pipe_file(path, data)
         return
     os.replace(_write_beside(path, data), path)
+
+
+def check_writable(url: str) -> None:
+    """Raises RequestError where nothing can be written below ``url``: before the work, not after it."""
+    fs, folder = split(url)
+    while is_local(fs) and not os.path.exists(folder):  # a folder made here would look like a result
+        folder = os.path.dirname(folder)
+    probe = f"{folder}/.{uuid.uuid4().hex[:12]}.tmp"
+    try:
+        fs.pipe_file(probe, b"")
+        fs.rm_file(probe)
+    except OSError as err:
+        reason = err.strerror or err
+        raise RequestError(
+            f"{url!r} cannot be written to ({reason}); expected a writable folder or URL"
+        ) from err
 
 
 def json_bytes(value: Any) -> bytes:

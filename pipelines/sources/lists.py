@@ -126,7 +126,7 @@ def _text_rows(stream: Iterable[str], suffix: str, url: str) -> Iterator[Mapping
 def _json_row(line: str, number: int, url: str) -> Mapping[str, Any]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as err:
+    except (ValueError, RecursionError) as err:
         raise SourceError(f"source {url!r}: line {number} is not JSON: {err}") from err
     if not isinstance(row, dict):
         raise SourceError(f"source {url!r}: line {number} is {line.strip()[:80]!r}; expected a JSON object")

@@ -197,7 +197,8 @@ def test_one_of_two_workers_killed_the_same_command_goes_on_to_the_same_bits(dat
     torchrun = processes_of(output, "torch.distributed.run")
     os.kill(next(number for number in processes_of(output) if number not in torchrun), signal.SIGKILL)
     _, err = finish(process, status=1)
-    assert "no word why; expected one in" in err or "a worker crashed" in err
+    killed = "the workers ended by SIGKILL (a want of memory, more often than not) and no word why"
+    assert killed in err or "a worker crashed" in err
     assert not processes_of(output)
     assert not output.exists()
     finish(start(words))
@@ -212,7 +213,7 @@ def test_with_torchrun_killed_nobody_trains_on(data, tmp_path):
     (torchrun,) = processes_of(output, "torch.distributed.run")
     os.kill(torchrun, signal.SIGKILL)
     _, err = finish(process, status=1)
-    assert "the workers ended with status -9" in err
+    assert "the workers ended by SIGKILL" in err
     wait_for(lambda: not processes_of(output), start_nothing())
 
 
@@ -233,7 +234,7 @@ def test_inside_an_outer_torchrun_its_processes_are_the_workers(data, tmp_path):
             SystemicError,
             "a worker crashed: RuntimeError: connection closed by peer (all of it is in ",
         ),
-        ("silent", SystemicError, "the workers ended with status 1 and no word why; expected one in "),
+        ("silent", SystemicError, "the workers ended with status 7 and no word why; expected one in "),
     ],
 )
 def test_what_goes_wrong_in_a_worker_is_one_sentence(tmp_path, capfd, how, kind, sentence):

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capmodel.tokenizers import END, START, UNK, load_tokenizer
+from pipelines.find import is_sampled
 from pipelines.token_inputs import InputFile, list_inputs
+from pipelines.token_publish import publish
 from pipelines.tokenize import TokenizeOptions, encode_image, learn, tokenize, train_words
 from schemas.errors import RequestError, StoreError, SystemicError
 from schemas.tokens import TokenTable, table_bytes
@@ -165,6 +167,26 @@ class TestSplits:
         ):
             tokenize(output, list_inputs([url], [url]), WORDS)
 
+    def test_a_share_of_the_images_is_for_validation_whatever_the_files_order(self, tmp_path, output):
+        many = {f"{i}.jpg": [f"a dog and {i} cats", "a cat"] for i in range(400)}
+        url = write_json(tmp_path / "c.json", coco(many))
+        table = tokenize(output, list_inputs([url], [], val_share=0.1), WORDS)
+        drawn = sorted(name for name in many if is_sampled(name, 0.1, seed=0))
+        assert table.image_ids("val") == drawn
+        assert 20 <= len(drawn) <= 60
+        assert len(table.image_ids("train")) == 400 - len(drawn)
+        turned = write_json(tmp_path / "d.json", coco(dict(reversed(many.items()))))
+        again = tokenize(str(tmp_path / "again"), list_inputs([turned], [], val_share=0.1), WORDS)
+        assert again.image_ids("val") == drawn
+
+    def test_a_share_beside_validation_captions_is_refused(self, tmp_path, output):
+        train = write_json(tmp_path / "t.json", coco(TRAIN))
+        with pytest.raises(RequestError, match=r"--val-share 0.1 beside --val; expected one of the two"):
+            list_inputs([train], [train], val_share=0.1)
+        split = write_json(tmp_path / "k.json", karpathy(SPLIT_ROWS))
+        with pytest.raises(RequestError, match=r"says itself which images are for validation"):
+            tokenize(output, list_inputs([split], [], val_share=0.1), WORDS)
+
     def test_one_zip_may_hold_both(self, tmp_path):
         url = write_zip(
             tmp_path / "c.zip", {"captions_train.json": coco(TRAIN), "captions_val.json": coco(VAL)}
@@ -220,10 +242,16 @@ class TestRequests:
         with pytest.raises(RequestError, match="no word was found in the captions named for learning"):
             tokenize(output, inputs(tmp_path, {"a.jpg": ["..."]}), WORDS)
 
-    def test_storage_that_refuses(self, tmp_path):
+    def test_storage_that_refuses_is_known_before_the_work(self, tmp_path):
         (tmp_path / "file").write_text("")
-        with pytest.raises(SystemicError, match=r"cannot write to .*file/tokens"):
+        with pytest.raises(RequestError, match=r"file/tokens' cannot be written to"):
             tokenize(str(tmp_path / "file" / "tokens"), inputs(tmp_path), WORDS)
+
+    def test_storage_that_refuses_in_the_middle(self, tmp_path, output):
+        (tmp_path / "tokens").mkdir()
+        (tmp_path / "tokens" / "tokenizer").write_text("in the way")
+        with pytest.raises(SystemicError, match=r"cannot write to .*tokens.*; expected a writable place"):
+            publish(output, [], {"vocab.json": b"[]"}, {"tokenizer": {"fingerprint": "f"}})
 
     @pytest.mark.parametrize(
         ("options", "sentence"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -62,6 +63,23 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="file"):
         files.create(str(tmp_path / "file/below"), b"x")
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_place_that_cannot_be_written_is_known_before_the_work(tmp_path, folder):
+    files.check_writable(files.join(folder, "new"))
+    assert files.names(files.join(folder, "new")) == []
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(
+        RequestError, match=r"file/x' cannot be written to \(.*\); expected a writable folder or URL"
+    ):
+        files.check_writable(str(tmp_path / "file" / "x"))
+
+
+@pytest.mark.parametrize("text", [b"{", b"\xff", b"[" * 100_000])
+def test_what_is_no_json_is_said_to_be_none(tmp_path, text):
+    (tmp_path / "x.json").write_bytes(text)
+    with pytest.raises(json.JSONDecodeError):
+        files.read_json(str(tmp_path / "x.json"))
 
 
 def test_a_tree_is_copied_whole(tmp_path, folder):
