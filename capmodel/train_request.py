@@ -22,7 +22,8 @@ def settle(wanted: Mapping[str, Any], workers: int) -> tuple[TrainOptions, bool]
     RequestError, StoreError, BundleError.
     """
     store = Store.open(wanted["features"], wanted["snapshot"])
-    options = TrainOptions(**{**wanted, **_places(wanted), "snapshot": store.snapshot_id})
+    wanted = {**wanted, "features": store.url, "snapshot": store.snapshot_id}  # STORE@prod may move meanwhile
+    options = TrainOptions(**{**wanted, **_places(wanted)})
     table = TokenTable.open(options.tokens)
     pair(store, table, options.max_missing)
     if _is_done(options, store, table, workers):

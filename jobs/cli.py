@@ -10,7 +10,7 @@ from types import ModuleType
 
 from schemas.errors import CaptionbeamError, RequestError
 
-JOBS = ("encode", "tokenize", "train", "caption", "evaluate", "report", "demo")
+JOBS = ("encode", "tokenize", "train", "caption", "evaluate", "report", "store", "demo")
 DONE, ERROR, WRONG_REQUEST, WARNED = 0, 1, 2, 3
 OVERVIEW = """\
   captionbeam demo --output demo          # everything below, on a small set that it draws
@@ -24,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, like every other error here."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        raise RequestError(f"{message} (captionbeam {self.prog.split()[-1]} --help shows what is expected)")
+        raise RequestError(f"{message} ({self.prog} --help shows what is expected)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

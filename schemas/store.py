@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas import arrow, files, layout, parquet
+from schemas import arrow, files, layout, parquet, tags
 from schemas.datafile import DataFile, open_data
 from schemas.errors import RequestError, StoreError
 
@@ -52,11 +52,19 @@ class Store:
         self.url, self.snapshot = url, snapshot
 
     @classmethod
-    def open(cls, url: str, snapshot: int | None = None) -> Store:
-        """The newest snapshot of the store at ``url``, or the one with that number. Raises StoreError."""
-        url = files.absolute(url)
-        if snapshot is not None:
-            return cls(url, layout.load_snapshot(url, snapshot))
+    def open(cls, url: str, snapshot: int | str | None = None) -> Store:
+        """The newest snapshot of the store at ``url``, or the one with that number, or tag: ``STORE@prod``.
+
+        Raises StoreError, RequestError where both ``url`` and ``snapshot`` name one.
+        """
+        url, selector = tags.split_selector(files.absolute(url))
+        if selector is not None and snapshot is not None:
+            raise RequestError(
+                f"{url}@{selector} and snapshot {snapshot} name one each; expected one of them"
+            )
+        wanted = selector if snapshot is None else snapshot
+        if wanted is not None:
+            return cls(url, layout.load_snapshot(url, _number(url, wanted)))
         newest = layout.newest_snapshot(url)
         if newest is None:
             raise StoreError(f"{url} has no published snapshot; expected a store that a finished job wrote")
@@ -217,6 +225,10 @@ class Store:
             data.close()
         rows = [row for row in _alive(group.rows, group.dead).tolist() if keep is None or row in keep]
         return with_tensors(batch if len(rows) == group.rows else batch.take(pa.array(rows, pa.int64())))
+
+
+def _number(url: str, wanted: int | str) -> int:
+    return int(wanted) if str(wanted).isdigit() else tags.read_tag(url, str(wanted))
 
 
 def dead_rows(deletes: pa.Table) -> dict[str, Dead]:

@@ -1,0 +1,70 @@
+"""What is in a store, and keeping it: snapshots, tags, exports, checks, cleaning up."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jobs.upkeep import diff, ls, show, tags
+from schemas.errors import RequestError
+
+HELP = """\
+  captionbeam store ls features           # each COMMAND --help opens with a command to paste
+
+Looks after a store of features or captions, on a local disk or any fsspec URL.
+"""
+BEAM = True  # retry-failures runs a pipeline
+
+
+class Command(NamedTuple):
+    """One command: what it does, its help, its options, and what runs it."""
+
+    about: str
+    help: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+COMMANDS = {
+    "ls": Command("the snapshots", ls.HELP, ls.add_options, ls.run),
+    "show": Command("one snapshot", show.HELP, show.add_options, show.run),
+    "diff": Command("how two snapshots differ", diff.HELP, diff.add_options, diff.run),
+    "tag": Command("name a snapshot", tags.TAG_HELP, tags.add_tag_options, tags.run_tag),
+    "promote": Command(
+        "move a name to a snapshot", tags.PROMOTE_HELP, tags.add_tag_options, tags.run_promote
+    ),
+    "rollback": Command(
+        "publish an earlier snapshot's content again",
+        tags.ROLLBACK_HELP,
+        tags.add_rollback_options,
+        tags.run_rollback,
+    ),
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """One parser a command."""
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True, prog=parser.prog
+    )
+    for name, command in COMMANDS.items():
+        one = commands.add_parser(
+            name,
+            help=command.about,
+            description=command.help,
+            usage=argparse.SUPPRESS,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.add_options(one)
+
+
+def run(options: argparse.Namespace, beam_args: list[str]) -> int:
+    """Run the command that was named."""
+    command = COMMANDS[options.command]
+    if beam_args:
+        raise RequestError(
+            f"{' '.join(beam_args)} would do nothing in store {options.command}; expected to leave it out"
+        )
+    return command.run(options)

@@ -1,0 +1,1 @@
+"""The commands of `captionbeam store`, one file each (`tags.py` has three)."""
