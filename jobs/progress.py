@@ -64,6 +64,13 @@ class Progress:
             self._said = time.monotonic()
             print(self._line, file=self._stream, flush=True)
 
+    def say(self, text: str) -> None:
+        """What is going on while there is nothing to count."""
+        if self._bars and self._task is not None:
+            self._bars.update(self._task, note=text)
+        else:
+            print(f"{self._description}: {text}", file=self._stream, flush=True)
+
     def _note(self, done: int, fields: dict[str, Any]) -> str:
         rate = done / max(time.monotonic() - self._start, 1e-9)
         said = [

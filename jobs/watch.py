@@ -50,6 +50,7 @@ class Watch:
     def _loop(self) -> None:
         pause = LOCAL_SECONDS if files.is_local(files.split(self._run.url)[0]) else REMOTE_SECONDS
         with Progress(self._description) as progress:
+            progress.say("listing images")
             while not self._stop.wait(pause):
                 self._look(progress)
             self._look(progress)

@@ -73,7 +73,7 @@ def test_the_summary_and_the_record_agree(encoded):
     assert (totals["images"], totals["rows"], totals["failed"]) == (12, 9, 3)
     assert totals["failures_by_code"] == {"empty": 1, "truncated": 1, "unsupported": 1}
     assert totals["cost_per_million_images"] > 0
-    for said in ("12 in ", "9 in 1 shards", "1 empty", "cost per million images"):
+    for said in ("12 in ", "9 in 1 shard", "1 empty", "cost per million images"):
         assert said in done.stdout
     run = json.loads((record.parent / "run.json").read_text())
     assert run["options"]["encoder"] == "efficientnet_lite0"
