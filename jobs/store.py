@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jobs.upkeep import diff, ls, show, tags
+from jobs.upkeep import diff, export, ls, show, tags
 from schemas.errors import RequestError
 
 HELP = """\
@@ -40,6 +40,7 @@ COMMANDS = {
         tags.add_rollback_options,
         tags.run_rollback,
     ),
+    "export": Command("live rows for other tools", export.HELP, export.add_options, export.run),
 }
 
 

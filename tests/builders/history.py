@@ -25,12 +25,12 @@ CAPTIONS = arrow.captions_field()
 SPEC = {"made": "by hand"}
 
 
-def value_of(name: str, version: str, field: pa.Field) -> Any:
+def value_of(name: str, version: str | None, field: pa.Field) -> Any:
     """What an image's row holds: a grid or vector, or captions, that its name and version decide."""
     if arrow.is_grid(field):
         seed = [*f"{name}\0{version}".encode()]
         return np.random.default_rng(seed).random(arrow.grid_shape(field)[0]).astype(np.float16)
-    words = ["a", *name.split("/"), version]
+    words = ["a", *name.split("/"), str(version)]
     return [{"text": " ".join(words), "logprob": -1.5, "tokens": words}]
 
 
