@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jobs.upkeep import diff, export, ls, show, tags
+from jobs.upkeep import diff, export, ls, show, tags, verify
 from schemas.errors import RequestError
 
 HELP = """\
@@ -41,6 +41,7 @@ COMMANDS = {
         tags.run_rollback,
     ),
     "export": Command("live rows for other tools", export.HELP, export.add_options, export.run),
+    "verify": Command("check every file", verify.HELP, verify.add_options, verify.run),
 }
 
 

@@ -21,8 +21,10 @@ import pyarrow as pa
 
 from schemas import arrow, files, parquet
 from schemas.errors import StoreError
+from schemas.fingerprint import sha256_bytes
 
 KINDS = ("features", "captions")
+SEAL, HASHES = "sha256", "file_sha256"
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ def load_snapshot(url: str, number: int) -> Snapshot:
     except json.JSONDecodeError as err:
         raise StoreError(f"{where} is not a snapshot: {err}; expected JSON") from err
     _check_version(values, where)
+    for name in (SEAL, HASHES):
+        values.pop(name, None)
     lists = {name: tuple(values[name]) for name in ("shape", "manifests", "deletes")}
     return Snapshot(**{**values, **lists})
 
@@ -118,8 +122,29 @@ def load_snapshots(url: str) -> list[Snapshot]:
 
 def create_snapshot(url: str, snapshot: Snapshot) -> bool:
     """Publish; False where another writer took the number first."""
-    data = files.json_bytes(dataclasses.asdict(snapshot))
-    return files.create(files.join(url, snapshot_name(snapshot.id)), data)
+    return files.create(files.join(url, snapshot_name(snapshot.id)), snapshot_bytes(url, snapshot))
+
+
+def snapshot_bytes(url: str, snapshot: Snapshot) -> bytes:
+    """The snapshot's file: its fields, the SHA-256 of each manifest and delete file, and its own over all that."""
+    values = json.loads(files.json_bytes(dataclasses.asdict(snapshot)))
+    values[HASHES] = _hashes(url, snapshot)
+    return files.json_bytes({**values, SEAL: seal_of(values)})
+
+
+def seal_of(values: dict[str, Any]) -> str:
+    """The SHA-256 of all that stands in a snapshot's file but itself."""
+    return sha256_bytes(files.json_bytes({name: value for name, value in values.items() if name != SEAL}))
+
+
+def _hashes(url: str, snapshot: Snapshot) -> dict[str, str]:
+    """Files that the parent names too are not read again."""
+    try:
+        known = files.read_json(files.join(url, snapshot_name(snapshot.parent or 0))).get(HASHES, {})
+    except FileNotFoundError:
+        known = {}
+    names = (*snapshot.manifests, *snapshot.deletes)
+    return {name: known.get(name) or sha256_bytes(files.read_bytes(files.join(url, name))) for name in names}
 
 
 def commit_url(url: str, shard: str) -> str:

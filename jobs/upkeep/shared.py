@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from schemas import files, tags
-from schemas.errors import RequestError
+from schemas import files, layout, tags
+from schemas.errors import RequestError, StoreError
 from schemas.store import Store
 
 
@@ -29,10 +29,17 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def whole_store(url: str) -> str:
     """The store's absolute URL. Raises StoreError where nothing is published, RequestError for ``STORE@...``."""
+    return Store.open(store_folder(url)).url
+
+
+def store_folder(url: str) -> str:
+    """The same, though its newest snapshot need not be readable."""
     base, selector = tags.split_selector(files.absolute(url))
     if selector is not None:
         raise RequestError(f"{url!r} names one snapshot; expected the store alone, {base}")
-    return Store.open(base).url
+    if not layout.snapshot_ids(base):
+        raise StoreError(f"{base} has no published snapshot; expected a store that a finished job wrote")
+    return base
 
 
 def print_json(value: Any) -> None:

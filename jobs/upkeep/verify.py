@@ -1,0 +1,35 @@
+"""Checking that a store is whole."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = """\
+  captionbeam store verify features
+
+Reads every file that the snapshots of STORE name and compares all of it: SHA-256, sizes, row counts, the index with
+data and failures, deletes with the rows they name, totals, one live row an image, the weights or bundle in models/,
+tags. Status 0 where all is well; else 1, and one line a problem.
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of ``store verify``."""
+    from jobs.upkeep.shared import add_store
+
+    add_store(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the problems, or that there are none."""
+    from jobs.summary import size
+    from jobs.upkeep.shared import store_folder
+    from pipelines.upkeep.verifying import verify
+
+    url = store_folder(options.store)
+    report = verify(url)
+    for problem in report.problems:
+        print(problem)
+    checked = f"{report.snapshots:,} snapshots, {report.shards:,} shards, {size(report.bytes)}"
+    print(f"{url}: {len(report.problems) or 'no'} problem{'s' * (len(report.problems) != 1)}; {checked} read")
+    return 1 if report.problems else 0
