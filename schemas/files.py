@@ -3,6 +3,8 @@
 ``create`` (create-if-absent) is the one primitive that makes commits first-come and snapshots atomic. It is
 atomic on ``file`` (a hard link), ``gs`` (``ifGenerationMatch=0``), ``s3`` (``If-None-Match``) and ``memory``; on
 other filesystems it is a check followed by a write, so that only one writer may be at work there.
+
+Whatever a storage refuses is raised as an OSError, and listings are never taken from a cache.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from typing import Any
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
+from schemas import remote
 from schemas.errors import RequestError
+from schemas.remote import refusals
 
 ATOMIC_CREATE = frozenset({"file", "local", "gs", "gcs", "s3", "s3a", "memory"})
 _memory_lock = threading.Lock()
@@ -24,8 +28,12 @@ _memory_lock = threading.Lock()
 
 def split(url: str) -> tuple[AbstractFileSystem, str]:
     """The filesystem and the path on it that a local path or fsspec URL names. Raises RequestError."""
+    if (
+        "STORAGE_EMULATOR_HOST" in os.environ
+    ):  # gcsfs, once loaded, would ask it by gRPC and wait a minute in vain
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
-        return url_to_fs(os.fspath(url))
+        return url_to_fs(os.fspath(url), use_listings_cache=False)
     except (ValueError, ImportError) as err:
         raise RequestError(
             f"{url!r} cannot be opened: {err}; expected a path, or a URL of a known protocol"
@@ -63,14 +71,15 @@ def absolute(url: str) -> str:
 def exists(url: str) -> bool:
     """Whether there is a file or folder at ``url``, asked of the storage and not of a cached listing."""
     fs, path = split(url)
-    fs.invalidate_cache(fs._parent(path))
-    return fs.exists(path)
+    with refusals(url):
+        return fs.exists(path)
 
 
 def read_bytes(url: str) -> bytes:
     """The whole file. Raises FileNotFoundError."""
     fs, path = split(url)
-    return fs.cat_file(path)
+    with refusals(url):
+        return fs.cat_file(path)
 
 
 def read_json(url: str) -> Any:
@@ -87,12 +96,16 @@ def names(url: str) -> list[str]:
     Names with a dot in front are left out: what a killed writer left, or one is writing just now.
     """
     fs, path = split(url)
-    fs.invalidate_cache(path)
     try:
-        found = (entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False))
-        return sorted(name for name in found if not name.startswith("."))
+        with refusals(url):
+            listing = fs.ls(path, detail=False)
     except FileNotFoundError:
         return []
+    inside = (entry.rstrip("/") for entry in listing)
+    found = (
+        entry.rsplit("/", 1)[-1] for entry in inside if entry != path.rstrip("/")
+    )  # a folder's own marker
+    return sorted(name for name in found if not name.startswith("."))
 
 
 def create(url: str, data: bytes) -> bool:
@@ -104,11 +117,7 @@ def create(url: str, data: bytes) -> bool:
         with _memory_lock:
             return _create_checked(fs, path, data)
     if protocol(url) in ATOMIC_CREATE:
-        try:
-            fs.pipe_file(path, data, mode="create")
-        except FileExistsError:
-            return False
-        return True
+        return remote.create(fs, path, data)
     return _create_checked(fs, path, data)
 
 
@@ -116,7 +125,8 @@ def write_atomic(url: str, data: bytes) -> None:
     """Write ``data`` to ``url``, over what is there; a reader sees the old or the new, never a half."""
     fs, path = split(url)
     if not is_local(fs):
-        fs.pipe_file(path, data)
+        with refusals(url):
+            fs.pipe_file(path, data)
         return
     os.replace(_write_beside(path, data), path)
 
@@ -128,8 +138,9 @@ def check_writable(url: str) -> None:
         folder = os.path.dirname(folder)
     probe = f"{folder}/.{uuid.uuid4().hex[:12]}.tmp"
     try:
-        fs.pipe_file(probe, b"")
-        fs.rm_file(probe)
+        with refusals(url):
+            fs.pipe_file(probe, b"")
+            fs.rm_file(probe)
     except OSError as err:
         reason = err.strerror or err
         raise RequestError(
@@ -150,7 +161,11 @@ def copy_file(source: str, target: str) -> None:
     landing = _beside(target_path) if local else target_path
     if local:
         os.makedirs(os.path.dirname(target_path) or ".", exist_ok=True)
-    with source_fs.open(source_path, "rb") as reader, target_fs.open(landing, "wb") as writer:
+    with (
+        refusals(source),
+        source_fs.open(source_path, "rb") as reader,
+        target_fs.open(landing, "wb") as writer,
+    ):
         while block := reader.read(1 << 22):
             writer.write(block)
     if local:

@@ -19,6 +19,7 @@ from schemas import arrow, files
 from schemas.fingerprint import sha256_file
 from schemas.parquet import rows_per_group
 from schemas.records import WrittenFile
+from schemas.remote import refusals
 
 _TEXT = h5py.string_dtype("utf-8")
 
@@ -68,7 +69,8 @@ class Hdf5Writer:
         )
         if not self._local:
             fs, path = files.split(self._url)
-            fs.put_file(self._path, path)
+            with refusals(self._url):
+                fs.put_file(self._path, path)
             os.unlink(self._path)
         return record
 
