@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.options import (
     add_run_options,
     add_source_options,
-    as_record,
+    listing,
     natural,
+    parsed_sources,
     positive,
+    refuse,
     require,
-    source_options,
 )
-from schemas import Store, files
+from schemas import Store
+
+if TYPE_CHECKING:
+    from jobs.bulk import Work
 
 HELP = """\
   captionbeam caption new_photos/ --bundle bundle --output captions --beam 3
@@ -26,7 +29,14 @@ Writes captions for the images of every SOURCE (as for encode), encoder and deco
 features store; what the store has already is not done again. Without --output the captions are printed.
 """
 BEAM = True
-RUN_OPTIONS = ("shard_size", "retry_failures", "max_failures", "warn_failures", "price_per_hour")
+RUN_OPTIONS = (
+    "shard_size",
+    "retry_failures",
+    "max_failures",
+    "warn_failures",
+    "price_per_hour",
+    "publish_anyway",
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -41,12 +51,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="of the encoder and decoder: fp32 or bf16 (default: as the bundle's features were made)",
     )
-    _add_decoding(parser.add_argument_group("decoding"))
+    add_decoding_options(parser.add_argument_group("decoding"))
     add_source_options(parser)
     add_run_options(parser)
 
 
-def _add_decoding(group: Any) -> None:
+def add_decoding_options(group: Any) -> None:
+    """How captions are written."""
     group.add_argument(
         "--method", default="beam", metavar="NAME", help="greedy, beam or sample (default beam)"
     )
@@ -90,14 +101,6 @@ def _add_decoding(group: Any) -> None:
     )
 
 
-def _refuse(options: argparse.Namespace, names: Sequence[str], where: str) -> None:
-    """An option that would do nothing is a mistake, and said."""
-    usual = {"shard_size": 1024, "warn_failures": 0.05, "retry_failures": False}
-    idle = [name for name in names if getattr(options, name) != usual.get(name)]
-    said = " and ".join(f"--{name.replace('_', '-')}" for name in idle)
-    require(not idle, f"{said} would do nothing {where}; expected to leave it out")
-
-
 def decode_options(options: argparse.Namespace) -> Any:
     """The group ``decoding``. Raises RequestError where the options exclude each other."""
     from capmodel.generation.options import DecodeOptions
@@ -127,62 +130,60 @@ def decode_options(options: argparse.Namespace) -> Any:
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Print a few captions, or freeze the base, run the pipeline, report."""
-    require(
-        bool(options.sources) != bool(options.features),
-        "captions need one of SOURCE and --features; expected exactly one",
-    )
+    check_sources(options)
     decode = decode_options(options)
-    if options.features:
-        _refuse(options, ("image_root", "id_column", "uri_column", "bytes_column"), "with --features")
     if options.output is None:
         require(not options.features, "--features needs --output; expected a folder for the captions")
-        _refuse(options, RUN_OPTIONS, "without --output")
+        refuse(options, RUN_OPTIONS, "without --output")
         require(
             not beam_args,
             f"{' '.join(beam_args)} would do nothing without --output; expected to leave it out",
         )
         from jobs.caption_now import print_captions
 
-        return print_captions(_sources(options), decode, options)
-    return _caption_store(options, decode, beam_args)
+        return print_captions(parsed_sources(options), decode, options)
+    from jobs.bulk import gates_of, process_images, start
+
+    work = captioning(options, decode)
+    return process_images(start(work, options.output, options), work, options, beam_args, gates_of(options))
 
 
-def _images(options: argparse.Namespace, features: Store | None) -> tuple[Any, Any]:
-    """What finds the images (or rows) and what fetches them."""
-    if features is not None:
-        from pipelines.rows import FindRows, fetch_rows
-
-        return FindRows(features, options.sample, options.seed), fetch_rows
-    from pipelines.fetch import fetch
-    from pipelines.find import FindImages
-
-    return FindImages(_sources(options), options.sample, options.seed), fetch
+def check_sources(options: argparse.Namespace) -> None:
+    """Refuse anything but images or features. Raises RequestError."""
+    require(
+        bool(options.sources) != bool(options.features),
+        "captions need one of SOURCE and --features; expected exactly one",
+    )
+    if options.features:
+        refuse(options, ("image_root", "id_column", "uri_column", "bytes_column"), "with --features")
 
 
-def _sources(options: argparse.Namespace) -> Any:
-    from pipelines.sources.parse import parse_sources
-
-    return parse_sources(options.sources, source_options(options))
-
-
-def _caption_store(options: argparse.Namespace, decode: Any, beam_args: list[str]) -> int:
+def captioning(options: argparse.Namespace, decode: Any) -> Work:
+    """What the options have captioned, by whom and how. Raises RequestError."""
     from capmodel.captioner import settle_captioner
-    from jobs.bulk import Work, process_images
+    from jobs.bulk import Work
     from pipelines.processors import load_captioner
-    from pipelines.run import start_run
 
     features = Store.open(options.features) if options.features else None
-    find, fetch = _images(options, features)
+    found = listing(options, () if features else parsed_sources(options), features)
     plan = settle_captioner(options.bundle, decode, features, options.precision)
-    run = start_run(
-        options.output, "captions", plan.spec, plan.fingerprint, plan.field, options=as_record(options)
+
+    def keep(models_url: str) -> dict[str, Any]:
+        return {
+            "bundle": plan.store_bundle(models_url),
+            "decode": decode.to_dict(),
+            "from_features": features is not None,
+            "precision": plan.spec["precision"],
+            "batch_size": options.batch_size,
+            "device": options.device,
+        }
+
+    return Work(
+        kind="captions",
+        spec=plan.spec,
+        fingerprint=plan.fingerprint,
+        field=plan.field,
+        load=load_captioner,
+        keep=keep,
+        **found,
     )
-    settings = {
-        "bundle": plan.store_bundle(files.join(run.url, "models")),
-        "decode": decode.to_dict(),
-        "from_features": features is not None,
-        "precision": plan.spec["precision"],
-        "batch_size": options.batch_size,
-        "device": options.device,
-    }
-    return process_images(run, Work(find, load_captioner, settings, fetch), options, beam_args)

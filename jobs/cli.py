@@ -10,7 +10,7 @@ from types import ModuleType
 
 from schemas.errors import CaptionbeamError, RequestError
 
-JOBS = ("encode", "tokenize", "train", "caption", "evaluate", "report", "store", "demo")
+JOBS = ("encode", "tokenize", "train", "caption", "evaluate", "report", "refresh", "store", "demo")
 DONE, ERROR, WRONG_REQUEST, WARNED = 0, 1, 2, 3
 OVERVIEW = """\
   captionbeam demo --output demo          # everything below, on a small set that it draws

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
-from jobs.options import add_run_options, add_source_options, as_record, side, source_options
-from schemas import files
+from jobs.options import add_run_options, add_source_options, listing, parsed_sources, side
+
+if TYPE_CHECKING:
+    from jobs.bulk import Work
 
 HELP = """\
   captionbeam encode photos.zip --output features --encoder efficientnet_lite0
@@ -32,8 +35,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of a new store's shards: parquet or hdf5 (default parquet)",
     )
     group = parser.add_argument_group("encoder")
+    add_encoder_options(group, required=True)
     group.add_argument(
-        "--encoder", required=True, metavar="NAME", help="inception_v3, resnet50 or efficientnet_lite0"
+        "--precision",
+        default="auto",
+        metavar="NAME",
+        help="auto, fp32 or bf16; auto is bf16 where this machine has it (default auto)",
+    )
+    add_source_options(parser)
+    add_run_options(parser)
+
+
+def add_encoder_options(group: Any, required: bool = False) -> None:
+    """What encodes."""
+    group.add_argument(
+        "--encoder", required=required, metavar="NAME", help="inception_v3, resnet50 or efficientnet_lite0"
     )
     group.add_argument(
         "--weights",
@@ -67,31 +83,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--interpolation", metavar="NAME", help="bilinear or bicubic (default: the encoder's)")
     group.add_argument("--channels", metavar="ORDER", help="rgb or bgr (default: as --preprocess has it)")
     group.add_argument(
-        "--precision",
-        default="auto",
-        metavar="NAME",
-        help="auto, fp32 or bf16; auto is bf16 where this machine has it (default auto)",
-    )
-    group.add_argument(
         "--exclude-pool-padding",
         action="store_true",
         help="let inception_v3's average pools leave padding out, as weights that come from TensorFlow want it",
     )
-    add_source_options(parser)
-    add_run_options(parser)
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Settle sources and encoder, freeze the base, run the pipeline, report."""
-    from capmodel.encoders import resolve_encoder, store_weights
-    from jobs.bulk import Work, process_images
-    from pipelines.fetch import fetch
-    from pipelines.find import FindImages
-    from pipelines.processors import load_encoder
-    from pipelines.run import start_run
-    from pipelines.sources.parse import parse_sources
+    from jobs.bulk import gates_of, process_images, start
 
-    sources = parse_sources(options.sources, source_options(options))
+    work = encoding(options)
+    run = start(work, options.output, options, options.format)
+    return process_images(run, work, options, beam_args, gates_of(options))
+
+
+def encoding(options: argparse.Namespace) -> Work:
+    """What the options have encoded, and with what. Raises RequestError."""
+    from capmodel.encoders import resolve_encoder, store_weights
+    from jobs.bulk import Work
+    from pipelines.processors import load_encoder
+
+    sources = parsed_sources(options)
     spec, state = resolve_encoder(
         options.encoder,
         options.weights,
@@ -106,20 +119,18 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
         interpolation=options.interpolation,
         channels=options.channels,
     )
-    run = start_run(
-        options.output,
-        "features",
-        spec.to_dict(),
-        spec.fingerprint,
-        spec.field,
-        options.format,
-        as_record(options),
+
+    def keep(models_url: str) -> dict[str, Any]:
+        weights = store_weights(state, models_url)
+        common = {"batch_size": options.batch_size, "device": options.device}
+        return {"spec": spec.to_dict(), "weights": weights, **common}
+
+    return Work(
+        kind="features",
+        spec=spec.to_dict(),
+        fingerprint=spec.fingerprint,
+        field=spec.field,
+        load=load_encoder,
+        keep=keep,
+        **listing(options, sources),
     )
-    settings = {
-        "spec": spec.to_dict(),
-        "weights": store_weights(state, files.join(run.url, "models")),
-        "batch_size": options.batch_size,
-        "device": options.device,
-    }
-    find = FindImages(sources, options.sample, options.seed)
-    return process_images(run, Work(find, load_encoder, settings, fetch), options, beam_args)

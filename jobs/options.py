@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from schemas.errors import RequestError
+
+if TYPE_CHECKING:
+    from pipelines.sources.spec import SourceSpec
+    from schemas.store import Store
 
 
 def positive(text: str) -> int:
@@ -132,6 +137,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="exit with status 3 if a larger share failed (default 0.05)",
     )
     group.add_argument(
+        "--publish-anyway",
+        action="store_true",
+        help="publish also what looks wrong beside the store's newest snapshot: many more failures, captions that "
+        "collapsed",
+    )
+    group.add_argument(
         "--price-per-hour",
         type=price,
         metavar="MONEY",
@@ -144,6 +155,49 @@ def source_options(options: argparse.Namespace) -> Any:
     from pipelines.sources.spec import SourceOptions
 
     return SourceOptions(options.id_column, options.uri_column, options.bytes_column, options.image_root)
+
+
+def parsed_sources(options: argparse.Namespace) -> Sequence[SourceSpec]:
+    """What each SOURCE is. Raises RequestError."""
+    from pipelines.sources.parse import parse_sources
+
+    return parse_sources(options.sources, source_options(options))
+
+
+def listing(
+    options: argparse.Namespace, sources: Sequence[SourceSpec], features: Store | None = None
+) -> dict[str, Any]:
+    """What finds the images of ``sources`` (or the rows of ``features``) and what fetches them, as ``Work`` has it."""
+    names = tuple(dict.fromkeys(source.name for source in sources))
+    if features is not None:
+        from pipelines.rows import FindRows, fetch_rows
+
+        find: Any = FindRows(features, options.sample, options.seed)
+        return {"find": find, "fetch": fetch_rows, "names": names, "features": features}
+    from pipelines.fetch import fetch
+    from pipelines.find import FindImages
+
+    find = FindImages(sources, options.sample, options.seed)
+    return {"find": find, "fetch": fetch, "names": names, "features": None}
+
+
+def refuse(options: argparse.Namespace, names: Sequence[str], where: str) -> None:
+    """An option that would do nothing is a mistake, and said. Raises RequestError."""
+    usual = {"shard_size": 1024, "warn_failures": 0.05, "retry_failures": False, "publish_anyway": False}
+    _refuse_changed(options, {name: usual.get(name) for name in names}, where)
+
+
+def refuse_group(options: argparse.Namespace, add: Callable[[Any], None], where: str) -> None:
+    """Likewise for every option that ``add`` adds to a parser."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add(parser)
+    _refuse_changed(options, vars(parser.parse_args([])), where)
+
+
+def _refuse_changed(options: argparse.Namespace, usual: dict[str, Any], where: str) -> None:
+    idle = [name for name, value in usual.items() if getattr(options, name) != value]
+    said = " and ".join(f"--{name.replace('_', '-')}" for name in idle)
+    require(not idle, f"{said} would do nothing {where}; expected to leave it out")
 
 
 def as_record(options: argparse.Namespace) -> dict[str, Any]:

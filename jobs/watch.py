@@ -11,6 +11,7 @@ from typing import Any, Self
 from jobs.progress import Progress, clock
 from jobs.summary import cost_per_million, print_table, size
 from pipelines import live
+from pipelines.compare import read_counts
 from pipelines.plan import planned_shards
 from pipelines.run import Run, adopted_manifest, now
 from schemas import files, layout
@@ -95,7 +96,7 @@ def finish(run: Run, watch: Watch, price_per_hour: float | None, warn_failures: 
     totals = run_totals(run, watch, store, price_per_hour)
     files.write_atomic(files.join(run.folder, "totals.json"), files.json_bytes(totals))
     print_table(f"{run.kind}: {run.url}", _rows(run, totals))
-    if not totals["images"]:
+    if not totals["images"] and not totals["listing"].get("gone"):
         print(
             f"nothing to do: all {store.totals['rows'] + store.totals['failed']:,} images of {run.url} are done"
         )
@@ -117,6 +118,7 @@ def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | Non
         "finished": now(),
         "snapshot": store.snapshot_id,
         "images": images,
+        "listing": read_counts(run),
         "rows": sum(commit.rows for commit in watch.commits),
         "failed": sum(commit.failed for commit in watch.commits),
         "failures_by_code": dict(_failures_by_code(watch.commits)),
@@ -152,9 +154,17 @@ def _rows(run: Run, totals: dict[str, Any]) -> dict[str, Any]:
         "snapshot": totals["snapshot"],
         "record": files.join(run.folder, "totals.json"),
     }
+    if totals["listing"]:
+        rows["listing"] = _listing(totals["listing"])
     if any(totals["adopted"].values()):
         said = f"{totals['adopted']['rows']:,} rows and {totals['adopted']['failed']:,} failures"
         rows["adopted"] = f"{said} that an earlier run committed and did not publish"
     if "cost_per_million_images" in totals:
         rows["cost per million images"] = totals["cost_per_million_images"]
     return rows
+
+
+def _listing(counts: dict[str, int]) -> str:
+    """What a refresh found: ``3 new, 1 changed, 0 gone, 96 unchanged``."""
+    named = [f"{counts[kind]:,} {kind}" for kind in ("new", "changed", "gone", "unchanged")]
+    return ", ".join([*named, f"{counts['again']:,} failures again"] if counts["again"] else named)

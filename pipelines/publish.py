@@ -11,59 +11,82 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.boundary import across_workers
+from pipelines.compare import read_counts, read_gone
+from pipelines.gates import Gates, check_failures, check_gates
 from pipelines.plan import planned_shards
 from pipelines.run import Run, adopted_manifest, check_same, now
 from schemas import arrow, files, layout, parquet
-from schemas.errors import SystemicError, TooManyFailures
+from schemas.errors import FingerprintError, SystemicError
 from schemas.layout import Snapshot
 from schemas.records import address, named_places, parse_address, superseded
 from schemas.store import Dead, Store
 
 ATTEMPTS = 100
+OPEN = Gates()
 
 
 class PublishSnapshot(beam.PTransform):
-    """Shard reports in, one ``(snapshot number, totals)`` out, once all of them are there."""
+    """Shard reports (and whatever else is waited for) in, one snapshot number out, once all of them are there."""
 
-    def __init__(self, run: Run, max_failures: float | None = None) -> None:
+    def __init__(self, run: Run, gates: Gates = OPEN) -> None:
         super().__init__()
-        self._run, self._max = run, max_failures
+        self._run, self._gates = run, gates
 
     def expand(self, reports: beam.PCollection) -> beam.PCollection:
         return (
             reports
             | "AwaitShards" >> beam.CombineGlobally(beam.combiners.CountCombineFn())
-            | "Publish" >> beam.Map(across_workers(_publish_run), run=self._run, max_failures=self._max)
+            | "Publish" >> beam.Map(across_workers(_publish_run), run=self._run, gates=self._gates)
         )
 
 
-def _publish_run(_: int, run: Run, max_failures: float | None) -> int:
-    return publish(run, max_failures).id
+def _publish_run(_: int, run: Run, gates: Gates) -> int:
+    return publish(run, gates).id
 
 
-def publish(run: Run, max_failures: float | None = None) -> Snapshot:
-    """Publish the run's snapshot, or give the newest back where there is nothing to add.
+def publish(run: Run, gates: Gates = OPEN) -> Snapshot:
+    """Publish the run's snapshot, or give the newest back where there is nothing to add or to delete.
 
     Whoever published since this run's base was frozen is joined again: shards that are in the newest snapshot
-    already are left out, and of an image that is there twice the newer row is deleted, so that no writer loses
-    another's rows. ``max_failures`` below 1 is a share of the snapshot's images, else a number. Raises
-    TooManyFailures; FingerprintError where somebody published other rows first; SystemicError where a planned shard
-    has no commit.
+    already are left out, of an image that is there twice the newer row is deleted, and a gone row is deleted only
+    if it is live yet, so that no writer loses another's rows. Raises TooManyFailures and HeldBack (see Gates);
+    FingerprintError where somebody published other rows first; SystemicError where a planned shard has no commit.
     """
     for _ in range(ATTEMPTS):
         newest = layout.newest_snapshot(run.url)
-        added = _added(run, newest)
-        check_same(run.url, newest, run.kind, run.format, run.fingerprint)
-        if newest is not None and not added:
-            _check_failures(run, newest, added, max_failures)
+        kept = _kept(run, newest)
+        added = _added(run, kept)
+        deletes = _deletes(run, kept, added)
+        if newest is not None and not added and not deletes:
+            check_failures(gates.max_failures, run, newest, added)
             return newest
-        snapshot = _next(run, newest, added)
-        _check_failures(run, snapshot, added, max_failures)
+        snapshot = _next(run, newest, kept, added, deletes)
+        gone = sum(delete["reason"] == "gone" for delete in deletes)
+        check_gates(gates, run, newest, snapshot, added, gone, read_counts(run).get("known", 0))
+        _write_tables(run, snapshot, added, deletes)
         if layout.create_snapshot(run.url, snapshot):
             return snapshot
     raise SystemicError(
         f"{ATTEMPTS} others published to {run.url} first, one after the other; expected a turn"
     )
+
+
+def _kept(run: Run, newest: Snapshot | None) -> Snapshot | None:
+    """The snapshot that the run adds to: none where it set out to do all of ``newest`` again.
+
+    Raises FingerprintError, RequestError where ``newest`` is not what this run can add to.
+    """
+    other = newest is not None and newest.fingerprint != run.fingerprint
+    if run.redo and newest is not None and other and newest.id == run.parent:
+        check_same(run.url, newest, run.kind, run.format, None)
+        return None
+    if run.redo and newest is not None and other:
+        raise FingerprintError(
+            f"somebody published snapshot {newest.id} of {run.url} with fingerprint {newest.fingerprint} while all "
+            "was done again; expected nobody to: the same command again keeps what is done"
+        )
+    check_same(run.url, newest, run.kind, run.format, run.fingerprint)
+    return newest
 
 
 def _added(run: Run, newest: Snapshot | None) -> list[dict[str, Any]]:
@@ -80,16 +103,17 @@ def _added(run: Run, newest: Snapshot | None) -> list[dict[str, Any]]:
     return [row for shard, row in rows.items() if shard not in known]
 
 
-def _next(run: Run, newest: Snapshot | None, added: list[dict[str, Any]]) -> Snapshot:
+def _next(
+    run: Run,
+    newest: Snapshot | None,
+    kept: Snapshot | None,
+    added: list[dict[str, Any]],
+    deletes: list[dict[str, Any]],
+) -> Snapshot:
+    """The snapshot after ``newest``: what is ``kept`` of it, and what is new."""
     number = newest.id + 1 if newest else 1
     name = f"{number:08d}-{run.run_id}.parquet"
-    indexes = {row["shard"]: parquet.read_table(files.join(run.url, "index", row["index"])) for row in added}
-    deletes = _new_deletes(run, newest, settle(indexes, _published(run, newest, indexes)))
-    manifests = (*newest.manifests, f"manifests/{name}") if newest else (f"manifests/{name}",)
-    layout.write_table(run.url, f"manifests/{name}", added, arrow.MANIFEST)
-    delete_files = newest.deletes if newest else ()
-    if deletes:
-        delete_files = (*delete_files, layout.write_table(run.url, f"deletes/{name}", deletes, arrow.DELETES))
+    manifests, earlier = (kept.manifests, kept.deletes) if kept else ((), ())
     return Snapshot(
         id=number,
         parent=newest.id if newest else None,
@@ -100,11 +124,40 @@ def _next(run: Run, newest: Snapshot | None, added: list[dict[str, Any]]) -> Sna
         spec=dict(run.spec),
         column=run.column,
         shape=run.shape,
-        manifests=manifests,
-        deletes=delete_files,
-        totals=_totals(newest, added, deletes),
+        manifests=(*manifests, f"manifests/{name}") if added or not manifests else manifests,
+        deletes=(*earlier, f"deletes/{name}") if deletes else earlier,
+        totals=_totals(kept, added, deletes),
         created=now(),
+        operation=run.operation,
     )
+
+
+def _write_tables(
+    run: Run, snapshot: Snapshot, added: list[dict[str, Any]], deletes: list[dict[str, Any]]
+) -> None:
+    name = f"{snapshot.id:08d}-{run.run_id}.parquet"
+    if f"manifests/{name}" in snapshot.manifests:
+        layout.write_table(run.url, f"manifests/{name}", added, arrow.MANIFEST)
+    if deletes:
+        layout.write_table(run.url, f"deletes/{name}", deletes, arrow.DELETES)
+
+
+def _deletes(run: Run, kept: Snapshot | None, added: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that the new shards end, and those that left the listing: each once, and only if it is live."""
+    indexes = {row["shard"]: parquet.read_table(files.join(run.url, "index", row["index"])) for row in added}
+    gone = {place: _delete(place, image_id, "gone") for place, image_id in read_gone(run).items()}
+    wanted = {**gone, **settle(indexes, _published(run, kept, indexes))}
+    if not wanted:
+        return []
+    store = Store(run.url, kept) if kept else None
+    there = {*indexes, *(store.manifest.column("shard").to_pylist() if store else ())}
+    dead = store.dead if store else {}
+    return [
+        delete
+        for delete in wanted.values()
+        if delete["shard"] in there
+        and delete["row"] not in _dead_of(dead.get(delete["shard"], Dead()), delete["failed"])
+    ]
 
 
 def settle(indexes: Mapping[str, pa.Table], published: Mapping[str, set[str]]) -> dict[str, dict[str, Any]]:
@@ -136,25 +189,13 @@ def _delete(place: str, image_id: str, reason: str) -> dict[str, Any]:
     return {"shard": shard, "row": row, "failed": failed, "image_id": image_id, "reason": reason}
 
 
-def _new_deletes(
-    run: Run, newest: Snapshot | None, deletes: Mapping[str, dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Those deletes that no earlier snapshot has made, so that a row is never counted out twice."""
-    earlier = Store(run.url, newest).dead if newest else {}
-    return [
-        delete
-        for delete in deletes.values()
-        if delete["row"] not in _dead_of(earlier.get(delete["shard"], Dead()), delete["failed"])
-    ]
-
-
 def _dead_of(dead: Dead, failed: bool) -> frozenset[int]:
     return dead.failed if failed else dead.rows
 
 
 def _published(run: Run, newest: Snapshot | None, indexes: dict[str, pa.Table]) -> dict[str, set[str]]:
     """Addresses of the newest snapshot's rows of the new shards' images; none where it is the run's own base."""
-    if newest is None or (newest.id == run.parent and not adopted_manifest(run)):
+    if newest is None or not indexes or (newest.id == run.base and not adopted_manifest(run)):
         return {}
     columns = [chunk for table in indexes.values() for chunk in table.column("image_id").chunks]
     wanted, found = pa.chunked_array(columns, pa.string()), defaultdict(set)
@@ -174,30 +215,3 @@ def _totals(
     totals["shards"] += len(added)
     totals["deleted"] += len(deletes)
     return dict(totals)
-
-
-def _check_failures(
-    run: Run, snapshot: Snapshot, added: list[dict[str, Any]], max_failures: float | None
-) -> None:
-    failed, images = snapshot.totals["failed"], snapshot.totals["failed"] + snapshot.totals["rows"]
-    if max_failures is None or failed <= (max_failures if max_failures >= 1 else max_failures * images):
-        return
-    raise TooManyFailures(
-        f"{failed} of {images} images failed ({_examples(run, added)}); expected at most {max_failures:g} "
-        f"(--max-failures): not published; the rows are kept, and a run that allows more publishes them"
-    )
-
-
-def _examples(run: Run, added: list[dict[str, Any]]) -> str:
-    """The new failures by code, and one image of each."""
-    failures = [
-        failure
-        for row in added
-        if row["failed"]
-        for failure in parquet.read_table(files.join(run.url, "failures", row["failures"])).to_pylist()
-    ]
-    counts = Counter(failure["code"] for failure in failures)
-    first = {failure["code"]: failure["image_id"] for failure in reversed(failures)}
-    return (
-        ", ".join(f"{count} {code}, as {first[code]!r}" for code, count in counts.most_common()) or "none new"
-    )

@@ -9,7 +9,7 @@ import datetime
 import platform
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from os.path import splitext
 from typing import Any
@@ -27,8 +27,10 @@ PACKAGES = ("captionbeam", "apache-beam", "torch", "torchvision", "pyarrow", "nu
 class Run:
     """What every step of a run has to know; small, and the same wherever it is pickled to.
 
-    ``column`` and ``shape`` describe the processor's output, ``parent`` is the base snapshot's number (None for a
-    new store), ``spec`` is what ``fingerprint`` is the hash of.
+    ``column`` and ``shape`` describe the processor's output, ``parent`` is the newest snapshot's number at launch
+    (None for a new store), ``spec`` is what ``fingerprint`` is the hash of. ``redo``: the parent's rows were made
+    with something else, and none of them is kept. ``place`` is the folder of the run's own record and plan; where
+    that is not the store, the run is a trial that leaves no trace in it.
     """
 
     url: str
@@ -40,11 +42,19 @@ class Run:
     column: str
     shape: tuple[int, ...]
     parent: int | None
+    operation: str = "add"
+    redo: bool = False
+    place: str = ""
 
     @property
     def folder(self) -> str:
         """``plans/<run>``, where the run's record, base and plan are."""
-        return files.join(self.url, "plans", self.run_id)
+        return files.join(self.place or self.url, "plans", self.run_id)
+
+    @property
+    def base(self) -> int | None:
+        """The snapshot whose rows count as done, if any."""
+        return None if self.redo else self.parent
 
 
 def start_run(
@@ -55,19 +65,24 @@ def start_run(
     field: Any,
     file_format: str = "parquet",
     options: Mapping[str, Any] | None = None,
+    operation: str = "add",
+    place: str = "",
 ) -> Run:
-    """Freeze the base of a new run on the store at ``url``, and write its record.
+    """Freeze the base of a new run on the store at ``url``, and write its record (below ``place``, if given).
 
-    ``field`` is the one output column's Arrow field. Raises RequestError where nothing can be written there,
-    FingerprintError where the store holds something else, StoreError where a newer version wrote it.
+    ``field`` is the one output column's Arrow field; ``operation`` is ``add`` or ``refresh``. Raises RequestError
+    where nothing can be written there, StoreError where a newer version wrote it, and FingerprintError where the
+    store holds something else; a refresh does all of it again instead.
     """
     url = files.absolute(url)
     try:
         newest = layout.newest_snapshot(url)
-        check_same(url, newest, kind, check_format(file_format), fingerprint)
+        redo = operation == "refresh" and newest is not None and newest.fingerprint != fingerprint
+        check_same(url, newest, kind, check_format(file_format), None if redo else fingerprint)
         shape = arrow.grid_shape(field)[0] if arrow.is_grid(field) else ()
         parent = newest.id if newest else None
-        run = Run(url, _new_id(), kind, file_format, fingerprint, dict(spec), field.name, shape, parent)
+        made = Run(url, _new_id(), kind, file_format, fingerprint, dict(spec), field.name, shape, parent)
+        run = replace(made, operation=operation, redo=redo, place=place)
         _write_record(run, options or {}, _unpublished(run))
     except (OSError, ImportError) as err:
         raise RequestError(
@@ -78,16 +93,17 @@ def start_run(
 
 def _write_record(run: Run, options: Mapping[str, Any], adopted: list[layout.Commit]) -> None:
     rows = [commit.manifest_row() for commit in adopted]
-    layout.write_table(run.url, f"plans/{run.run_id}/base.parquet", rows, arrow.MANIFEST)
+    layout.write_table(run.place or run.url, f"plans/{run.run_id}/base.parquet", rows, arrow.MANIFEST)
     record = {
         "run": run.run_id,
         "started": now(),
         "kind": run.kind,
+        "operation": run.operation,
         "fingerprint": run.fingerprint,
         "spec": run.spec,
         "options": dict(options),
         "versions": versions(),
-        "base": {"snapshot": run.parent, "adopted_shards": len(adopted)},
+        "base": {"snapshot": run.base, "adopted_shards": len(adopted)},
     }
     if not files.create(files.join(run.folder, "run.json"), files.json_bytes(record)):
         raise RequestError(f"run {run.run_id} exists in {run.url}; expected a new one")
@@ -95,14 +111,13 @@ def _write_record(run: Run, options: Mapping[str, Any], adopted: list[layout.Com
 
 def base_manifest(run: Run) -> list[dict[str, Any]]:
     """The frozen base's shards as manifest rows: the parent snapshot's, then the adopted ones."""
-    published = Store.open(run.url, run.parent).manifest.to_pylist() if run.parent is not None else []
+    published = Store.open(run.url, run.base).manifest.to_pylist() if run.base is not None else []
     return published + adopted_manifest(run)
 
 
 def adopted_manifest(run: Run) -> list[dict[str, Any]]:
     """Commits that killed runs left unpublished, as manifest rows."""
-    name = f"plans/{run.run_id}/base.parquet"
-    return layout.read_tables(run.url, [name], arrow.MANIFEST).to_pylist()
+    return layout.read_tables(run.folder, ["base.parquet"], arrow.MANIFEST).to_pylist()
 
 
 def versions() -> dict[str, str]:
@@ -126,8 +141,13 @@ def _new_id() -> str:
     return f"{stamp}-{uuid.uuid4().hex[:8]}"
 
 
-def check_same(url: str, newest: Snapshot | None, kind: str, file_format: str, fingerprint: str) -> None:
-    """Refuse to add to a store of another kind, format or fingerprint. Raises RequestError, FingerprintError."""
+def check_same(
+    url: str, newest: Snapshot | None, kind: str, file_format: str, fingerprint: str | None
+) -> None:
+    """Refuse to add to a store of another kind, format or fingerprint (None: any will do).
+
+    Raises RequestError, FingerprintError.
+    """
     if newest is None:
         return
     if newest.kind != kind:
@@ -136,10 +156,11 @@ def check_same(url: str, newest: Snapshot | None, kind: str, file_format: str, f
         raise RequestError(
             f"{url} holds {newest.format} shards; expected --format {newest.format}, not {file_format}"
         )
-    if newest.fingerprint != fingerprint:
+    if fingerprint is not None and newest.fingerprint != fingerprint:
         raise FingerprintError(
             f"{url} was made with fingerprint {newest.fingerprint}, these options give {fingerprint}; "
-            "expected the same encoder, weights, preprocessing and options, or a new --output"
+            "expected the same encoder, weights, preprocessing and options, or a new --output "
+            "(captionbeam refresh does all of it again)"
         )
 
 

@@ -106,9 +106,10 @@ def process_shard(
         return ShardReport(shard, earlier.rows, earlier.failed, earlier.bytes, fresh=False), Counter()
     tally = Tally(seen)
     with ShardOutput(run, shard, processor.schema) as output, _pools(threads, processor.streams) as pools:
-        fetched = _fetched(refs, fetch, pools.reader, tally)
-        prepared = _prepared(fetched, processor, pools.preparers, output, tally)
-        _run_all(prepared, processor, pools.runners, output, tally)
+        with tally.timing("shard_msecs"):
+            fetched = _fetched(refs, fetch, pools.reader, tally)
+            prepared = _prepared(fetched, processor, pools.preparers, output, tally)
+            _run_all(prepared, processor, pools.runners, output, tally)
         commit = output.commit(dict(tally.counts))
     report = ShardReport(shard, commit.rows, commit.failed, commit.bytes, fresh=True)
     return report, tally.counts

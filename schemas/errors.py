@@ -8,6 +8,7 @@ CaptionbeamError
 │   └── BundleError            a folder that is not a whole bundle
 ├── SystemicError              credentials, a full disk, a broken device: stops the job, exit status 1
 ├── TooManyFailures            more failed images than --max-failures allows: nothing is published, exit status 1
+├── HeldBack                   a snapshot looks wrong beside its parent: it is not published, exit status 1
 ├── OutOfMemory                a batch did not fit the device: the caller halves it and goes on
 └── ImageError                 one image could not be processed: becomes one failure row
 """
@@ -55,6 +56,10 @@ class SystemicError(CaptionbeamError):
 
 class TooManyFailures(CaptionbeamError):
     """More images failed than the caller allows; the snapshot is not published."""
+
+
+class HeldBack(CaptionbeamError):
+    """A publish gate: the snapshot looks wrong beside its parent, and is not published."""
 
 
 class OutOfMemory(CaptionbeamError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import apache_beam as beam
 import pytest
 
+from pipelines.gates import Gates
 from pipelines.plan import PlanShards, planned_shards
 from pipelines.publish import PublishSnapshot, publish
 from pipelines.runner import run_pipeline
@@ -78,7 +79,7 @@ def encode(folder, refs, items, retry=False, shard_size=4, max_failures=None):
     def build(pipeline):
         todo = pipeline | beam.Create(refs).with_output_types(ImageRef) | SkipDone(run, retry)
         reports = todo | PlanShards(run, shard_size) | ProcessShards(run, load, {}, fetch_from(items))
-        return reports | PublishSnapshot(run, max_failures)
+        return reports | PublishSnapshot(run, Gates(max_failures))
 
     run_pipeline([], build)
     return run, Store.open(run.url)

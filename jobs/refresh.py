@@ -1,0 +1,211 @@
+"""A store is brought up to date: new and changed images done, gone ones deleted, unchanged ones only listed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from jobs.caption import add_decoding_options, captioning, check_sources, decode_options
+from jobs.encode import add_encoder_options, encoding
+from jobs.options import (
+    add_run_options,
+    add_source_options,
+    positive,
+    refuse_group,
+    require,
+    share_or_number,
+)
+from schemas import files, layout
+
+if TYPE_CHECKING:
+    from jobs.bulk import Work
+    from schemas.layout import Snapshot
+
+HELP = """\
+  captionbeam refresh photos/ --output features --encoder efficientnet_lite0
+  captionbeam refresh photos/ --output captions --bundle bundle --beam 3
+  captionbeam refresh --features features --output captions --bundle bundle
+
+Compares the listing of every SOURCE with the store's newest snapshot and publishes the next one. Images that are new
+or changed are done; images that left the listing of their source are deleted (old snapshots keep them), at most
+--max-deletes of them; unchanged ones cost a listing. Rows of sources that are not named stay as they are. With
+another encoder, bundle or option than the store was made with, everything is done again. --plan says what would be
+done and what it costs, --canary N tries it on N images; neither writes to the store.
+"""
+BEAM = True
+MAX_DELETES = 0.1
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What is compared with the store, what does the work, and how far it may go."""
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", help="where the images are")
+    parser.add_argument("--output", required=True, metavar="STORE", help="the store to bring up to date")
+    parser.add_argument("--bundle", metavar="BUNDLE", help="the trained captioner, for a store of captions")
+    parser.add_argument(
+        "--features", metavar="STORE", help="with --bundle: a features store, instead of SOURCE"
+    )
+    parser.add_argument(
+        "--precision", metavar="NAME", help="as for encode (default auto) or caption (default the bundle's)"
+    )
+    _add_refresh_options(parser.add_argument_group("refresh"))
+    _add_encoding(parser.add_argument_group("encoder"))
+    add_decoding_options(parser.add_argument_group("decoding"))
+    add_source_options(parser)
+    add_run_options(parser)
+
+
+def _add_refresh_options(group: Any) -> None:
+    group.add_argument(
+        "--max-deletes",
+        type=share_or_number,
+        default=MAX_DELETES,
+        metavar="N",
+        help="publish nothing if more images than this share (of those that the store has of the sources) or number "
+        "are gone, or as many rows less would be left (default 0.1)",
+    )
+    group.add_argument(
+        "--retire",
+        action="append",
+        default=[],
+        metavar="SOURCE",
+        help="a source that is no more, or has another name now: what no SOURCE lists of its images is deleted",
+    )
+    group.add_argument("--plan", action="store_true", help="print what would be done, and stop")
+    group.add_argument(
+        "--canary",
+        type=positive,
+        metavar="N",
+        help="try N images elsewhere, print rate and cost of all, and stop",
+    )
+    group.add_argument(
+        "--scratch",
+        metavar="URL",
+        help="where --plan and --canary put what goes away afterwards (default: this machine's temporary folder)",
+    )
+
+
+def _add_encoding(group: Any) -> None:
+    add_encoder_options(group)
+    group.add_argument(
+        "--format", metavar="NAME", help="of a new store's shards: parquet or hdf5 (default: the store's)"
+    )
+
+
+def run(options: argparse.Namespace, beam_args: list[str]) -> int:
+    """Settle what is to be done with what, say so where it is all, then plan, try or do it."""
+    _check(options)
+    work = _work(options)
+    newest = layout.newest_snapshot(files.absolute(options.output))
+    _check_sources_of_store(options, work, newest)
+    for line in redo_lines(options.output, newest, work.fingerprint, work.spec):
+        print(line, flush=True)
+    options.format = options.format or (newest.format if newest else "parquet")
+    if options.plan or options.canary:
+        from jobs.trial import try_out
+
+        return try_out(work, options, beam_args, _retired(options))
+    from jobs.bulk import gates_of, lists_all, process_images, start
+
+    run = start(work, options.output, options, options.format, operation="refresh")
+    if not lists_all(options):
+        print("note: --sample and --limit list a part of the images, so none is taken for gone")
+    gates = gates_of(options, options.max_deletes)
+    return process_images(run, work, options, beam_args, gates, _retired(options))
+
+
+def _check(options: argparse.Namespace) -> None:
+    require(
+        bool(options.encoder) != bool(options.bundle),
+        "a refresh needs one of --encoder (for features) and --bundle (for captions); expected exactly one",
+    )
+    require(
+        not (options.plan and options.canary), "--plan and --canary exclude each other; expected one of them"
+    )
+    if options.bundle:
+        check_sources(options)
+        refuse_group(options, _add_encoding, "with --bundle")
+    else:
+        require(bool(options.sources), "no source is named; expected one SOURCE or more")
+        require(
+            not options.features, "--features would do nothing without --bundle; expected to leave it out"
+        )
+        refuse_group(options, add_decoding_options, "without --bundle")
+    idle = options.scratch and not (options.plan or options.canary)
+    require(not idle, "--scratch would do nothing without --plan or --canary; expected to leave it out")
+
+
+def _work(options: argparse.Namespace) -> Work:
+    if options.bundle:
+        return captioning(options, decode_options(options))
+    options.precision = options.precision or "auto"
+    return encoding(options)
+
+
+def _retired(options: argparse.Namespace) -> list[str]:
+    from pipelines.sources.spec import source_name
+
+    return [source_name(name) for name in options.retire]
+
+
+def _check_sources_of_store(options: argparse.Namespace, work: Work, newest: Snapshot | None) -> None:
+    """Refuse to retire what is not there, and to lose other sources' rows by doing all again."""
+    from pipelines.compare import sources_ever, sources_of
+    from schemas.store import Store
+
+    redo = newest is not None and newest.fingerprint != work.fingerprint
+    if newest is None or not (redo or options.retire):
+        require(not options.retire, f"{options.output} is new; expected no --retire")
+        return
+    there, retired = sources_of(Store(files.absolute(options.output), newest)), _retired(options)
+    for name in retired:
+        require(name in there, f"{name} is no source of {options.output}; expected one of {_listed(there)}")
+    if not redo:
+        return
+    kept = {*work.names, *retired, *(sources_ever(work.features) if work.features else ())}
+    require(
+        there <= kept,
+        f"all of {options.output} would be done again, and the rows of {_listed(there - kept)} lost; expected these "
+        "sources too, or --retire with each that may go",
+    )
+    require(
+        options.sample == 1 and not options.limit,
+        f"all of {options.output} would be done again, but --sample and --limit list a part; expected neither, or "
+        "the options that the store was made with",
+    )
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def redo_lines(url: str, newest: Snapshot | None, fingerprint: str, spec: Mapping[str, Any]) -> Iterator[str]:
+    """The sentence that says why all is done again, if it is."""
+    if newest is None or newest.fingerprint == fingerprint:
+        return
+    images = newest.totals["rows"] + newest.totals["failed"]
+    yield f"all {images:,} images of {url} are done again: {', '.join(changes(newest.spec, spec))}"
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What two specifications differ in, as ``precision fp32 -> bf16``, by name."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    return [
+        f"{name} {_shown(before.get(name))} -> {_shown(after.get(name))}"
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _flat(spec: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in spec.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+def _shown(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    is_hash = len(text) >= 32 and set(text) <= set("0123456789abcdef")
+    return text[:12] if is_hash else text

@@ -1,0 +1,159 @@
+"""A refresh without its consequences: planned (``--plan``), or tried on a few images (``--canary N``)."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import apache_beam as beam
+import pyarrow.parquet as pq
+
+from jobs.bulk import Work, start, to_do
+from jobs.options import require
+from jobs.progress import clock
+from jobs.summary import print_table, size
+from pipelines.compare import read_counts
+from pipelines.find import LimitImages
+from pipelines.plan import PlanShards, planned_shards
+from pipelines.run import Run
+from pipelines.runner import run_pipeline, runs_in_process
+from pipelines.transforms import ProcessShards
+from schemas import files, layout
+
+LATEST_RUNS = 5
+
+
+def try_out(work: Work, options: argparse.Namespace, beam_args: Sequence[str], retired: Sequence[str]) -> int:
+    """Plan the refresh, with ``--canary`` do a few of its images too, and say what all would take; gives 0."""
+    require(
+        options.scratch or runs_in_process(beam_args),
+        "the workers of this runner cannot reach this machine's temporary folder; expected --scratch with a URL",
+    )
+    with _scratch(options.scratch) as place:
+        look = start(work, options.output, options, options.format, operation="refresh", place=place)
+        trial = start(work, files.join(place, "store"), options, options.format) if options.canary else None
+        run_pipeline(beam_args, lambda pipeline: _build(pipeline, look, trial, work, options, retired))
+        rows = plan_rows(look)
+        left = to_be_done(look)
+        if trial is None:
+            rate = earlier_rate(look.url)
+            rows |= cost_rows(left, rate, options.price_per_hour, "as earlier runs of this store")
+            if not rate:
+                rows["time"] = "unknown: this store has no earlier run; --canary N measures one"
+        else:
+            rows |= canary_rows(trial, left, options.price_per_hour)
+    print_table(f"{'canary' if trial else 'plan'}: {look.url}", rows)
+    if not left:
+        print("nothing to do but deleting" if read_counts(look).get("gone") else "nothing to do")
+    return 0
+
+
+@contextmanager
+def _scratch(url: str | None) -> Iterator[str]:
+    """A folder that goes away afterwards."""
+    if url is None:
+        with tempfile.TemporaryDirectory(prefix="captionbeam-") as folder:
+            yield folder
+        return
+    place = files.join(files.absolute(url), f"captionbeam-{uuid.uuid4().hex[:12]}")
+    try:
+        yield place
+    finally:
+        fs, path = files.split(place)
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+
+
+def _build(
+    pipeline: beam.Pipeline,
+    look: Run,
+    trial: Run | None,
+    work: Work,
+    options: argparse.Namespace,
+    retired: Sequence[str],
+) -> None:
+    todo, _ = to_do(pipeline, look, work, options, retired)
+    _ = todo | "PlanAll" >> PlanShards(look, options.shard_size)
+    if trial is not None:
+        settings = work.keep(files.join(trial.url, "models"))
+        few = todo | "Canary" >> LimitImages(options.canary, options.seed)
+        shards = few | "PlanCanary" >> PlanShards(trial, options.shard_size)
+        _ = shards | ProcessShards(trial, work.load, settings, work.fetch)
+
+
+def plan_rows(look: Run) -> dict[str, Any]:
+    """What a plan has to say: images by what becomes of them, bytes, shards."""
+    counts, shards = read_counts(look), planned_shards(look)
+    rows = {name: f"{counts.get(name, 0):,}" for name in ("new", "changed", "gone", "unchanged")}
+    if counts.get("again"):
+        rows["failures done again"] = f"{counts['again']:,}"
+    known, unknown = planned_bytes(look)
+    rows["bytes to read"] = size(known) + (f", and {unknown:,} images of unknown size" if unknown else "")
+    done = len({shard.shard_id for shard in shards} & layout.committed_shards(look.url))
+    rows["shards"] = f"{len(shards):,}" + (f", {done:,} of them done already" if done else "")
+    return rows
+
+
+def planned_bytes(run: Run) -> tuple[int, int]:
+    """Bytes of the planned images, as their listing has them, and how many images it does not say it of."""
+    known = unknown = 0
+    folder = files.join(run.folder, "parts")
+    for name in files.names(folder):
+        fs, path = files.split(files.join(folder, name))
+        with fs.open(path, "rb") as stream:
+            table = pq.read_table(stream, columns=["kind", "length"]).to_pydict()
+        # of a cell of Parquet, and of a row of features, length is none in bytes
+        sizes = [n if kind in ("file", "zip", "tar") else -1 for kind, n in zip(*table.values(), strict=True)]
+        known += sum(n for n in sizes if n >= 0)
+        unknown += sum(n < 0 for n in sizes)
+    return known, unknown
+
+
+def to_be_done(look: Run) -> int:
+    """Images in the plan's shards that nobody has committed."""
+    committed = layout.committed_shards(look.url)
+    return sum(shard.images for shard in planned_shards(look) if shard.shard_id not in committed)
+
+
+def earlier_rate(url: str) -> float:
+    """Images a second of the store's latest runs that did any; 0 where there is none."""
+    images, seconds, runs = 0, 0.0, 0
+    for run in reversed(files.names(files.join(url, "plans"))):
+        try:
+            totals = files.read_json(files.join(url, "plans", run, "totals.json"))
+        except FileNotFoundError:  # killed, or at work
+            continue
+        if totals["images"]:
+            images, seconds, runs = images + totals["images"], seconds + totals["seconds"], runs + 1
+        if runs == LATEST_RUNS:
+            break
+    return images / seconds if seconds else 0.0
+
+
+def cost_rows(images: int, rate: float, price_per_hour: float | None, whose: str) -> dict[str, Any]:
+    """Time and money for ``images`` at ``rate`` images a second, where that is known."""
+    if not rate:
+        return {}
+    rows = {"time": f"{clock(images / rate)} at {rate:.1f} images/s, {whose}"}
+    if price_per_hour is not None:
+        rows["cost"] = f"{images / rate / 3600 * price_per_hour:,.2f}"
+    return rows
+
+
+def canary_rows(trial: Run, left: int, price_per_hour: float | None) -> dict[str, Any]:
+    """What a canary found out: its rate without loading the model, failures by code, and what that makes for all."""
+    commits = layout.load_commits(trial.url, [shard.shard_id for shard in planned_shards(trial)])
+    images = sum(commit.rows + commit.failed for commit in commits)
+    counts = sum((Counter(commit.counts) for commit in commits), Counter())
+    seconds = max(counts["shard_msecs"], 1) / 1000
+    failed = {name.removeprefix("failed_"): n for name, n in counts.items() if name.startswith("failed_")}
+    rows = {
+        "canary": f"{images:,} images in {seconds:.1f} s of one worker, {images / seconds:.1f} images/s",
+        "its failures": ", ".join(f"{n:,} {code}" for code, n in sorted(failed.items())) or "none",
+    }
+    return rows | cost_rows(left, images / seconds, price_per_hour, "of one worker like the canary's")
