@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jobs.upkeep import diff, export, ls, show, tags, verify
+from jobs.upkeep import diff, export, ls, show, tags, vacuum, verify
 from schemas.errors import RequestError
 
 HELP = """\
@@ -42,6 +42,7 @@ COMMANDS = {
     ),
     "export": Command("live rows for other tools", export.HELP, export.add_options, export.run),
     "verify": Command("check every file", verify.HELP, verify.add_options, verify.run),
+    "vacuum": Command("remove what nobody needs", vacuum.HELP, vacuum.add_options, vacuum.run),
 }
 
 

@@ -13,7 +13,7 @@ from pipelines.plan import write_plan
 from pipelines.publish import publish
 from pipelines.run import Run, start_run
 from pipelines.skip import _index_files, decide, read_base
-from schemas import Store, arrow
+from schemas import Store, arrow, files
 from schemas.errors import ImageError
 from schemas.fingerprint import fingerprint
 from schemas.records import ImageRef
@@ -79,8 +79,14 @@ def advance(
     run = start(url, field, file_format)
     plan(run, images, shard_size)
     process(run, field, fails)
-    publish(run)
+    finish(run)
     return Store.open(url)
+
+
+def finish(run: Run) -> None:
+    """Publish, and write the end of the run down."""
+    publish(run)
+    files.write_atomic(files.join(run.folder, "totals.json"), files.json_bytes({}))
 
 
 def content(store: Store) -> dict[str, tuple[str, Any]]:
