@@ -102,8 +102,8 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """How the work is cut, when it fails, and what it costs."""
+def add_run_options(parser: argparse.ArgumentParser, retry: bool = True) -> None:
+    """How the work is cut, when it fails, and what it costs; ``retry``: whether failures are a thing to choose."""
     group = parser.add_argument_group("run")
     group.add_argument(
         "--shard-size",
@@ -118,11 +118,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)"
     )
-    group.add_argument(
-        "--retry-failures",
-        action="store_true",
-        help="do permanent failures again too; transient ones are anyhow",
-    )
+    if retry:
+        group.add_argument(
+            "--retry-failures",
+            action="store_true",
+            help="do permanent failures again too; transient ones are anyhow",
+        )
     group.add_argument(
         "--max-failures",
         type=share_or_number,

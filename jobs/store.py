@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jobs.upkeep import diff, export, ls, show, tags, vacuum, verify
+from jobs.upkeep import diff, export, ls, retry, show, tags, vacuum, verify
 from schemas.errors import RequestError
 
 HELP = """\
@@ -23,7 +23,8 @@ class Command(NamedTuple):
     about: str
     help: str
     add_options: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
+    run: Callable[..., int]
+    beam: bool = False
 
 
 COMMANDS = {
@@ -43,6 +44,7 @@ COMMANDS = {
     "export": Command("live rows for other tools", export.HELP, export.add_options, export.run),
     "verify": Command("check every file", verify.HELP, verify.add_options, verify.run),
     "vacuum": Command("remove what nobody needs", vacuum.HELP, vacuum.add_options, vacuum.run),
+    "retry-failures": Command("do failed images again", retry.HELP, retry.add_options, retry.run, beam=True),
 }
 
 
@@ -66,6 +68,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Run the command that was named."""
     command = COMMANDS[options.command]
+    if command.beam:
+        return command.run(options, beam_args)
     if beam_args:
         raise RequestError(
             f"{' '.join(beam_args)} would do nothing in store {options.command}; expected to leave it out"

@@ -1,0 +1,121 @@
+"""Doing failed images again, with what the store itself holds."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from schemas import Store, arrow, files
+from schemas.errors import FingerprintError, StoreError
+from schemas.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from jobs.bulk import Work
+
+HELP = """\
+  captionbeam store retry-failures features
+  captionbeam store retry-failures captions --all
+
+Does the images of STORE again whose failure is transient (timeout, unavailable), or all failed ones, and publishes the
+next snapshot. Sources are not listed again and nothing else is needed: the encoder or bundle is the one in the store's
+models/, where each image is stands in the plan of the run that failed on it. Members of zips are looked up again.
+Flags that are not below go to Beam's PipelineOptions.
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of ``store retry-failures``."""
+    from jobs.options import add_run_options
+    from jobs.upkeep.shared import add_store
+
+    add_store(parser)
+    parser.add_argument(
+        "--all", action="store_true", dest="retry_failures", help="permanent failures too, not only transient"
+    )
+    add_run_options(parser, retry=False)
+    parser.set_defaults(limit=None, sample=1.0, seed=0)
+
+
+def run(options: argparse.Namespace, beam_args: list[str]) -> int:
+    """Find the failures, run the pipeline over them, report."""
+    from jobs.bulk import gates_of, process_images, start
+    from jobs.upkeep.shared import whole_store
+    from pipelines.retry import failed_images, find_failed
+
+    store = Store.open(whole_store(options.store))
+    failures = failed_images(store, options.retry_failures)
+    refs, lost = find_failed(store, failures)
+    if lost:
+        print(
+            f"note: {len(lost):,} failed images (such as {lost[0]!r}) are left alone: where they are stands in no "
+            "plan any more; a run that lists their source does them again"
+        )
+    if not refs:
+        kind = "" if options.retry_failures else "transient "
+        print(
+            f"nothing to do: {len(failures):,} {kind}failures in snapshot {store.snapshot_id} of {store.url}"
+        )
+        return 0
+    options.job = "retry-failures"
+    work = _work(store, refs, options)
+    again = start(work, store.url, options, store.snapshot.format)
+    return process_images(again, work, options, beam_args, gates_of(options))
+
+
+def _work(store: Store, refs: list[Any], options: argparse.Namespace) -> Work:
+    """The store's own encoder or captioner over ``refs``. Raises StoreError, FingerprintError."""
+    import apache_beam as beam
+
+    from jobs.bulk import Work
+    from pipelines.fetch import fetch
+    from pipelines.rows import fetch_rows
+    from schemas.records import ImageRef
+
+    if fingerprint(store.spec) != store.fingerprint:
+        raise FingerprintError(
+            f"the specification of {store.url} has fingerprint {fingerprint(store.spec)}; expected {store.fingerprint}"
+        )
+    field, load, settings = _captioner(store) if store.kind == "captions" else _encoder(store)
+    settings = {**settings, "batch_size": options.batch_size, "device": options.device}
+    from_features = settings.get("from_features", False)
+    return Work(
+        kind=store.kind,
+        spec=store.spec,
+        fingerprint=store.fingerprint,
+        field=field,
+        find=beam.Create(refs, reshuffle=False).with_output_types(ImageRef),
+        names=(),
+        features=None,
+        fetch=fetch_rows if from_features else fetch,
+        load=load,
+        keep=lambda models_url: settings,
+    )
+
+
+def _encoder(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:
+    from pipelines.processors import load_encoder
+
+    weights = _model(store, f"{store.spec.get('weights_sha256')}.safetensors")
+    field = arrow.grid_field(store.column, store.shape)
+    return field, load_encoder, {"spec": dict(store.spec), "weights": weights}
+
+
+def _captioner(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:
+    from pipelines.processors import load_captioner
+
+    decode = dict(store.spec.get("decode", {}))
+    settings = {
+        "bundle": _model(store, str(store.spec.get("bundle"))),
+        "decode": decode,
+        "from_features": store.spec.get("encoder") is None,
+        "precision": store.spec.get("precision"),
+    }
+    return arrow.captions_field(bool(decode.get("keep_attention"))), load_captioner, settings
+
+
+def _model(store: Store, name: str) -> str:
+    url = files.join(store.models_url, name)
+    if not files.exists(url):
+        raise StoreError(f"{url} is not there; expected the weights or bundle that made {store.url}")
+    return url
