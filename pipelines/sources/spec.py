@@ -21,6 +21,7 @@ IMAGE_SUFFIXES = frozenset({
     ".avif", ".avifs", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".ico",
     ".tga",
 })  # fmt: skip
+_ALIASES = {"file://": "", "local://": "", "gcs://": "gs://", "s3a://": "s3://"}
 _INVALID_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
 
 
@@ -65,7 +66,7 @@ class SourceOptions:
 
 
 def source_name(url: str) -> str:
-    """``url`` as rows remember it: absolute for local paths, without a slash at the end.
+    """``url`` as rows remember it: absolute for local paths, one name a protocol, no slash at the end.
 
     Raises SourceError for fsspec's chained URLs, whose ``::`` would make locations of members ambiguous.
     """
@@ -73,8 +74,9 @@ def source_name(url: str) -> str:
         raise SourceError("source '' is empty; expected a path or URL")
     if "::" in url:
         raise SourceError(f"source {url!r} is a chained URL; expected a plain path or URL")
-    if url.startswith("file://"):
-        url = url.removeprefix("file://")
+    for alias, protocol in _ALIASES.items():
+        if url.startswith(alias):
+            url = protocol + url.removeprefix(alias)
     return url if url.endswith("://") else files.absolute(url)
 
 

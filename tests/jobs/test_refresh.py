@@ -1,0 +1,364 @@
+"""``captionbeam refresh`` through the console script: folders, zips and features that changed, kill -9."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from jobs import cli
+from jobs.refresh import changes
+from pipelines.sources.spec import source_name
+from schemas import Store, layout
+from tests.builders.commands import ROOT, captionbeam, environment
+from tests.builders.images import drawn, encoded
+from tests.builders.models import make_bundle, make_decoder, make_tokenizer
+
+IMAGES = 24
+ENCODER = ["--encoder", "efficientnet_lite0", "--precision", "fp32", "--pooled", "--shard-size", 4,
+           "--warn-failures", 1]  # fmt: skip
+
+
+def jpeg(number: int) -> bytes:
+    return encoded(drawn(40 + number, 32), "JPEG")
+
+
+def make_photos(folder: Path, prefix: str = "", images: int = IMAGES) -> Path:
+    folder.mkdir(parents=True)
+    for number in range(images):
+        (folder / f"{prefix}{number:02d}.jpg").write_bytes(jpeg(number))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Photographs, two of them broken, and a store of their features."""
+    folder = tmp_path_factory.mktemp("made")
+    photos = make_photos(folder / "photos")
+    for name in ("broken-0.jpg", "broken-1.jpg"):
+        (photos / name).write_bytes(b"not a picture")
+    captionbeam("encode", photos, "--output", folder / "store", *ENCODER)
+    return folder
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    """A copy of the photographs at the place that the store knows, and of the store."""
+    shutil.copytree(made / "store", tmp_path / "store")
+    kept = tmp_path / "kept"
+    shutil.copytree(made / "photos", kept)
+    yield made / "photos", tmp_path / "store"
+    shutil.rmtree(made / "photos")
+    shutil.copytree(kept, made / "photos")
+
+
+def refresh(source, store, *arguments, status=0, job=captionbeam):
+    return job("refresh", source, "--output", store, *ENCODER, *arguments, status=status)
+
+
+def here(*arguments, status=0):
+    """What ``captionbeam`` of the builders does, in this process, which has everything loaded."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        found = cli.main([str(argument) for argument in arguments])
+    assert found == status, f"{found}:\n{out.getvalue()}\n{err.getvalue()}"
+    return subprocess.CompletedProcess(arguments, found, out.getvalue(), err.getvalue())
+
+
+def versions(store, number=None):
+    """What a reader sees: version by image, each once."""
+    found = [
+        row
+        for batch in Store.open(str(store), number).scan(["image_id", "version"])
+        for row in batch.to_pylist()
+    ]
+    assert len(found) == len({row["image_id"] for row in found})
+    return {row["image_id"]: row["version"] for row in found}
+
+
+def failed(store):
+    return sorted(Store.open(str(store)).failures().column("image_id").to_pylist())
+
+
+def tree(folder):
+    """Every file below ``folder`` with its hash."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in Path(folder).rglob("*")
+        if path.is_file()
+    }
+
+
+def shown(output: str) -> dict[str, str]:
+    """The rows of the table that a job prints."""
+    rows = [[cell.strip() for cell in line.split("│")[1:3]] for line in output.splitlines() if "│" in line]
+    return {name: value for name, value in rows if name}
+
+
+def test_a_folder_that_changed(copied):
+    photos, store = copied
+    before = versions(store)
+    data = tree(store / "data")
+
+    relative = os.path.relpath(photos, ROOT) + "/"
+    assert "nothing to do: all 26 images" in refresh(relative, store).stdout
+    assert layout.snapshot_ids(str(store)) == [1]
+
+    (photos / "03.jpg").unlink()
+    (photos / "broken-0.jpg").unlink()
+    (photos / "05.jpg").write_bytes(jpeg(50))
+    (photos / "new.jpg").write_bytes(jpeg(60))
+    reading = Store.open(str(store)).scan(["image_id"])
+    seen = next(reading).column(0).to_pylist()
+
+    there = tree(store)
+    planned = shown(refresh(photos, store, "--plan", "--price-per-hour", 3, job=here).stdout)
+    assert [planned[kind] for kind in ("new", "changed", "gone", "unchanged")] == ["1", "1", "2", "23"]
+    assert planned["shards"] == "1"
+    assert planned["bytes to read"] == f"{(len(jpeg(50)) + len(jpeg(60))) / 1000:.1f} kB"
+    assert {"time", "cost"} <= planned.keys()
+    assert tree(store) == there
+
+    done = shown(refresh(photos, store).stdout)
+    assert done["listing"] == "1 new, 1 changed, 2 gone, 23 unchanged"
+    assert done["rows"] == "2 in 1 shard"
+    after = versions(store)
+    assert {name for name in before if after.get(name) != before[name]} == {"03.jpg", "05.jpg"}
+    assert after.keys() - before.keys() == {"new.jpg"}
+    assert failed(store) == ["broken-1.jpg"]
+    assert Store.open(str(store)).snapshot.operation == "refresh"
+    assert tree(store / "data").items() >= data.items(), "data files are never rewritten"
+
+    seen += [name for batch in reading for name in batch.column(0).to_pylist()]
+    assert sorted(seen) == sorted(before), "a reader keeps its snapshot"
+    assert versions(store, 1) == before
+
+    (photos / "new.jpg").unlink()
+    done = refresh(photos, store, job=here).stdout
+    assert shown(done)["listing"] == "0 new, 0 changed, 1 gone, 24 unchanged"
+    assert "nothing to do" not in done
+    assert "new.jpg" not in versions(store)
+
+    (photos / "03.jpg").write_bytes(jpeg(3))
+    refresh(photos, store, job=here)
+    assert sorted(versions(store)) == sorted(before), "what came back is there again"
+
+
+def test_a_sample_deletes_nothing(copied):
+    photos, store = copied
+    (photos / "03.jpg").unlink()
+    done = refresh(photos, store, "--limit", 3, job=here)
+    assert "none is taken for gone" in done.stdout
+    assert "03.jpg" in versions(store)
+
+
+def test_more_gone_than_allowed_is_held_back_and_published_on_request(copied):
+    photos, store = copied
+    for number in range(6):
+        (photos / f"{number:02d}.jpg").unlink()
+    (photos / "new.jpg").write_bytes(jpeg(60))
+    held = refresh(photos, store, status=1, job=here)
+    assert (
+        "6 of 26 images are gone from the listing; expected at most 0.1 to go (--max-deletes)" in held.stderr
+    )
+    assert "Traceback" not in held.stderr
+    assert layout.snapshot_ids(str(store)) == [1]
+    done = refresh(photos, store, "--max-deletes", 6, job=here)
+    assert shown(done.stdout)["images"].startswith("0 in"), "the new image was kept"
+    assert len(versions(store)) == IMAGES - 6 + 1
+
+
+def zip_of(path: Path, numbers, compression=zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for number in numbers:
+            archive.writestr(
+                zipfile.ZipInfo(f"in-zip/{number}.jpg", (1999 + compression, 1, 1, 0, 0, 0)), jpeg(number)
+            )
+    return path
+
+
+def test_a_zip_beside_a_folder(copied, tmp_path):
+    """Packed again with the same pictures it is the same; what goes from it leaves the folder's rows alone."""
+    photos, store = copied
+    archive = zip_of(tmp_path / "more.zip", range(20))
+    refresh(archive, store, job=here)
+    assert len(versions(store)) == IMAGES + 20
+    zip_of(archive, reversed(range(20)), zipfile.ZIP_DEFLATED)
+    assert "nothing to do" in refresh(archive, store, job=here).stdout
+    (photos / "03.jpg").unlink()
+    zip_of(archive, range(1, 20))
+    assert (
+        shown(refresh(archive, store, job=here).stdout)["listing"] == "0 new, 0 changed, 1 gone, 19 unchanged"
+    )
+    assert {"03.jpg", "04.jpg"} <= versions(store).keys()
+    assert "in-zip/0.jpg" not in versions(store)
+    refused = refresh(archive, store, "--image-size", 96, status=2, job=here)
+    assert f"and the rows of {photos} lost" in refused.stderr
+    moved = shutil.copytree(photos, tmp_path / "moved")
+    (moved / "04.jpg").write_bytes(jpeg(70))
+    refused = refresh(moved, store, status=2, job=here)
+    assert f"image '04.jpg' of {moved} would replace one of {photos}" in refused.stderr
+    refresh(moved, store, "--retire", photos, job=here)
+    assert "03.jpg" not in versions(store)
+    assert len(versions(store)) == IMAGES - 1 + 19
+
+
+def test_another_option_does_all_again_whatever_kills_it(copied):
+    photos, store = copied
+    before, spec = versions(store), Store.open(str(store)).spec
+    command = ["refresh", photos, "--output", store, *ENCODER, "--image-size", 96]
+    killed = subprocess.run(
+        [sys.executable, ROOT / "tests/builders/killed.py", "between index and commit", "4", *map(str, command)],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    size = spec["preprocess"]["size"]
+    assert f"all 26 images of {store} are done again: " in killed.stdout
+    assert f"preprocess.size {size} -> 96" in killed.stdout
+    assert versions(store) == before
+    done = shown(captionbeam(*command).stdout)
+    assert done["rows"].endswith("in 4 shards")
+    assert versions(store) == before
+    new = Store.open(str(store))
+    assert (new.snapshot_id, new.snapshot.parent, new.spec["preprocess"]["size"]) == (2, 1, 96)
+    assert len(new.snapshot.manifests) == 1
+    assert failed(store) == ["broken-0.jpg", "broken-1.jpg"]
+    assert Store.open(str(store), 1).spec == spec
+    assert versions(store, 1) == before
+    assert "nothing to do" in captionbeam(*command).stdout
+
+
+@pytest.mark.parametrize("point", ["while planning", "between the last commit and the snapshot"])
+def test_killed_and_started_again(copied, point):
+    photos, store = copied
+    before = versions(store)
+    (photos / "03.jpg").unlink()
+    (photos / "05.jpg").write_bytes(jpeg(50))
+    command = ["refresh", photos, "--output", store, *ENCODER]
+    killed = subprocess.run(
+        [sys.executable, ROOT / "tests/builders/killed.py", point, "1", *map(str, command)],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert layout.snapshot_ids(str(store)) == [1]
+    assert versions(store) == before
+    captionbeam(*command)
+    after = versions(store)
+    assert {name for name in before if after.get(name) != before[name]} == {"03.jpg", "05.jpg"}
+    assert Store.open(str(store)).totals["rows"] == len(after) == IMAGES - 1
+
+
+def test_a_canary_says_what_all_would_cost_and_leaves_no_trace(copied):
+    photos, store = copied
+    there, places = tree(store), set(Path("/tmp").glob("captionbeam-*"))
+    done = refresh(photos, store, "--image-size", 96, "--canary", 6, "--price-per-hour", 3600, job=here)
+    rows = shown(done.stdout)
+    assert rows["canary"].startswith("6 images in ")
+    assert rows["new"] == "26"
+    rate = float(rows["canary"].split()[-2])
+    assert rows["time"].endswith("of one worker like the canary's")
+    assert float(rows["cost"]) == pytest.approx(26 / rate, rel=0.1)
+    assert tree(store) == there
+    assert set(Path("/tmp").glob("captionbeam-*")) <= places
+
+
+def test_captions_follow_their_images_and_their_features(made, tmp_path):
+    photos = make_photos(tmp_path / "photos")
+    features, captions, direct = tmp_path / "features", tmp_path / "captions", tmp_path / "direct"
+    encoder = ["--encoder", "efficientnet_lite0", "--precision", "fp32", "--image-size", 96]
+    here("encode", photos, "--output", features, *encoder)
+    store = Store.open(str(features))
+    (weights,) = Path(store.models_url).glob("*.safetensors")
+    tokenizer = make_tokenizer()
+    bundle = make_bundle(
+        (dict(store.spec), str(weights)),
+        decoder=make_decoder(tokenizer, store.shape),
+        tokenizer=tokenizer,
+        features_fingerprint=store.fingerprint,
+    )
+    bundle.save(str(tmp_path / "bundle"))
+    of_features = ["refresh", "--features", features, "--bundle", tmp_path / "bundle", "--output", captions]
+    of_images = ["refresh", photos, "--bundle", tmp_path / "bundle", "--output", direct, "--publish-anyway"]
+    for command in (of_features, of_images):
+        assert shown(here(*command).stdout)["listing"] == f"{IMAGES} new, 0 changed, 0 gone, 0 unchanged"
+
+    (photos / "03.jpg").unlink()
+    (photos / "05.jpg").write_bytes(jpeg(50))
+    here("refresh", photos, "--output", features, *encoder)
+    for command, found in ((of_features, captions), (of_images, direct)):
+        done = shown(here(*command).stdout)
+        assert done["listing"] == f"0 new, 1 changed, 1 gone, {IMAGES - 2} unchanged"
+        assert versions(found) == versions(features)
+    done = here(*of_images, "--beam", 2, "--plan").stdout
+    assert "are done again: decode.beam 3 -> 2" in done
+    assert layout.snapshot_ids(str(direct)) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["x"], "a refresh needs one of --encoder (for features) and --bundle (for captions)"),
+        (["x", "--encoder", "resnet50", "--bundle", "b"], "expected exactly one"),
+        (["x", "--encoder", "resnet50", "--beam", "3"], "--beam would do nothing without --bundle"),
+        (["x", "--bundle", "b", "--pooled"], "--pooled would do nothing with --bundle"),
+        (["--encoder", "resnet50"], "no source is named"),
+        (["x", "--encoder", "resnet50", "--features", "f"], "--features would do nothing without --bundle"),
+        (
+            ["x", "--encoder", "resnet50", "--scratch", "s"],
+            "--scratch would do nothing without --plan or --canary",
+        ),
+        (["x", "--encoder", "resnet50", "--plan", "--canary", "2"], "--plan and --canary exclude each other"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence(arguments, sentence, capsys):
+    assert cli.main(["refresh", "--output", "store", *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_what_changed_is_named_from_the_specifications():
+    old = {"encoder": {"name": "resnet50", "size": 224}, "bundle": "ab" * 32, "precision": "fp32"}
+    new = {
+        "encoder": {"name": "resnet50", "size": 96, "crop": "square"},
+        "bundle": "cd" * 32,
+        "precision": "fp32",
+    }
+    assert changes(old, new) == [
+        "bundle abababababab -> cdcdcdcdcdcd",
+        "encoder.crop none -> square",
+        "encoder.size 224 -> 96",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "photos",
+        "photos/",
+        "./photos",
+        "x/../photos",
+        "{cwd}/photos/",
+        "file://{cwd}/photos",
+        "local://{cwd}/photos",
+    ],
+)
+def test_a_source_has_one_name_however_it_is_written(name):
+    assert source_name(name.format(cwd=os.getcwd())) == f"{os.getcwd()}/photos"
+
+
+@pytest.mark.parametrize(("name", "same"), [("gcs://b/x/", "gs://b/x"), ("s3a://b/x", "s3://b/x")])
+def test_protocols_of_two_names_are_one(name, same):
+    assert source_name(name) == source_name(same) == same
+
+
+def test_the_record_has_what_the_listing_found(made):
+    (record,) = Path(made / "store").glob("plans/*/totals.json")
+    assert json.loads(record.read_text())["listing"] == {}
