@@ -19,6 +19,7 @@ from jobs.progress import clock
 from jobs.summary import print_table, size
 from pipelines.compare import read_counts
 from pipelines.find import LimitImages
+from pipelines.gates import allowed
 from pipelines.plan import PlanShards, planned_shards
 from pipelines.run import Run
 from pipelines.runner import run_pipeline, runs_in_process
@@ -38,7 +39,7 @@ def try_out(work: Work, options: argparse.Namespace, beam_args: Sequence[str], r
         look = start(work, options.output, options, options.format, operation="refresh", place=place)
         trial = start(work, files.join(place, "store"), options, options.format) if options.canary else None
         run_pipeline(beam_args, lambda pipeline: _build(pipeline, look, trial, work, options, retired))
-        rows = plan_rows(look)
+        rows, counts = plan_rows(look), read_counts(look)
         left = to_be_done(look)
         if trial is None:
             rate = earlier_rate(look.url)
@@ -49,7 +50,11 @@ def try_out(work: Work, options: argparse.Namespace, beam_args: Sequence[str], r
             rows |= canary_rows(trial, left, options.price_per_hour)
     print_table(f"{'canary' if trial else 'plan'}: {look.url}", rows)
     if not left:
-        print("nothing to do but deleting" if read_counts(look).get("gone") else "nothing to do")
+        print("nothing to do but deleting" if counts["gone"] else "nothing to do")
+    if counts["gone"] > allowed(options.max_deletes, counts["known"]) and not options.publish_anyway:
+        print(
+            f"note: more images are gone than --max-deletes {options.max_deletes:g} lets go: held back as it is"
+        )
     return 0
 
 

@@ -69,7 +69,7 @@ def check_failures(
 ) -> None:
     """Raise TooManyFailures where more than ``limit`` of the snapshot's images, share or number, failed."""
     failed, images = snapshot.totals["failed"], snapshot.totals["failed"] + snapshot.totals["rows"]
-    if limit is None or failed <= _allowed(limit, images):
+    if limit is None or failed <= allowed(limit, images):
         return
     raise TooManyFailures(
         f"{failed} of {images} images failed ({_examples(run, added)}); expected at most {limit:g} "
@@ -92,7 +92,8 @@ def _examples(run: Run, added: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _allowed(limit: float, images: int) -> float:
+def allowed(limit: float, images: int) -> float:
+    """How many of ``images`` a limit lets through: a share below 1, else a number."""
     return limit if limit >= 1 else limit * images
 
 
@@ -101,9 +102,9 @@ def _check_deletes(limit: float | None, parent: Snapshot, snapshot: Snapshot, go
         return
     before, after = parent.totals["rows"], snapshot.totals["rows"]
     said = ""
-    if gone > _allowed(limit, known):
+    if gone > allowed(limit, known):
         said = f"{gone:,} of {known:,} images are gone from the listing"
-    elif before - after > _allowed(limit, before):
+    elif before - after > allowed(limit, before):
         said = f"the snapshot would have {after:,} rows, its parent has {before:,}"
     if said:
         raise HeldBack(

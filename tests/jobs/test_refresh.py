@@ -166,6 +166,7 @@ def test_more_gone_than_allowed_is_held_back_and_published_on_request(copied):
     for number in range(6):
         (photos / f"{number:02d}.jpg").unlink()
     (photos / "new.jpg").write_bytes(jpeg(60))
+    assert "more images are gone than --max-deletes 0.1" in refresh(photos, store, "--plan", job=here).stdout
     held = refresh(photos, store, status=1, job=here)
     assert (
         "6 of 26 images are gone from the listing; expected at most 0.1 to go (--max-deletes)" in held.stderr
