@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jobs.upkeep import diff, export, ls, retry, show, tags, vacuum, verify
+from jobs.upkeep import compact, diff, export, ls, retry, show, tags, vacuum, verify
 from schemas.errors import RequestError
 
 HELP = """\
@@ -45,6 +45,7 @@ COMMANDS = {
     "verify": Command("check every file", verify.HELP, verify.add_options, verify.run),
     "vacuum": Command("remove what nobody needs", vacuum.HELP, vacuum.add_options, vacuum.run),
     "retry-failures": Command("do failed images again", retry.HELP, retry.add_options, retry.run, beam=True),
+    "compact": Command("the same rows in fewer files", compact.HELP, compact.add_options, compact.run),
 }
 
 
