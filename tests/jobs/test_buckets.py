@@ -1,0 +1,132 @@
+"""From photographs to a report with everything in a bucket, on GCS and on S3, by the commands that a user types."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jobs.scenes import coco_format, draw_scenes
+from schemas import Store, files, layout
+from schemas.tokens import TokenTable
+from tests.builders.commands import ROOT, captionbeam, environment
+from tests.builders.sources import make_zip
+
+pytestmark = [pytest.mark.engines, pytest.mark.slow]
+COUNTS = {"train": 12, "val": 4, "test": 4}
+SMALL = ["--embed-dim", 16, "--hidden-dim", 16, "--attention-dim", 16, "--feature-dim", 16]
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return {split: list(draw_scenes(split, count)) for split, count in COUNTS.items()}
+
+
+def upload(url, scenes):
+    """``<url>/photos/<split>/*.jpg`` and ``<url>/captions_<split>.json``."""
+    first = 1
+    for split, drawn in scenes.items():
+        for each in drawn:
+            files.write_atomic(files.join(url, "photos", split, each.name), each.jpeg)
+        content = files.json_bytes(coco_format(drawn, first))
+        files.write_atomic(files.join(url, f"captions_{split}.json"), content)
+        first += len(drawn)
+
+
+def encode(url, *arguments, store="features"):
+    return ["encode", files.join(url, "photos/train"), files.join(url, "photos/val"), "--output",
+            files.join(url, store), "--encoder", "efficientnet_lite0", "--shard-size", 4, "--batch-size", 4,
+            "--precision", "fp32", *arguments]  # fmt: skip
+
+
+def grids(store):
+    return {
+        name: grid.tobytes()
+        for batch in store.scan(["image_id", "grid"])
+        for name, grid in zip(batch.column(0).to_pylist(), batch.column(1).to_numpy_ndarray(), strict=True)
+    }
+
+
+def test_the_whole_path(bucket, scenes, tmp_path):
+    url = bucket.url
+    names = {split: [each.name for each in drawn] for split, drawn in scenes.items()}
+    upload(url, scenes)
+    captionbeam(*encode(url))
+    features = Store.open(files.join(url, "features"))
+    assert sorted(features.ids()) == sorted(names["train"] + names["val"])
+    assert {
+        np.frombuffer(grid, np.float16).reshape(features.shape).any() for grid in grids(features).values()
+    } == {True}
+    assert f"nothing to do: all 16 images of {url}/features are done" in captionbeam(*encode(url)).stdout
+    assert layout.snapshot_ids(features.url) == [1]
+
+    captionbeam("tokenize", "--train", f"{url}/captions_train.json", "--val", f"{url}/captions_val.json",
+                "--output", f"{url}/tokens")  # fmt: skip
+    assert TokenTable.open(f"{url}/tokens").table.num_rows == 16
+    captionbeam("train", "--features", f"{url}/features", "--tokens", f"{url}/tokens", "--output", f"{url}/bundle",
+                "--epochs", 1, "--batch-size", 4, "--logs", tmp_path, *SMALL)  # fmt: skip
+    assert "config.json" in files.names(f"{url}/bundle")
+
+    captionbeam("caption", f"{url}/photos/test", "--bundle", f"{url}/bundle", "--output", f"{url}/captions",
+                "--keep-attention", "--precision", "fp32")  # fmt: skip
+    captioned = Store.open(f"{url}/captions")
+    rows = [row for batch in captioned.scan() for row in batch.to_pylist()]
+    assert sorted(row["image_id"] for row in rows) == names["test"]
+    assert {row["uri"] for row in rows} == {f"{url}/photos/test/{name}" for name in names["test"]}
+
+    captionbeam("evaluate", "--captions", f"{url}/captions", "--references", f"{url}/captions_test.json",
+                "--per-image", f"{url}/scores.jsonl")  # fmt: skip
+    scored = [json.loads(line) for line in files.read_bytes(f"{url}/scores.jsonl").splitlines()]
+    assert sorted(line["image_id"] for line in scored) == names["test"]
+    captionbeam("report", "--captions", f"{url}/captions", "--references", f"{url}/captions_test.json",
+                "--output", f"{url}/report.html")  # fmt: skip
+    page = files.read_bytes(f"{url}/report.html").decode()
+    assert all(name in page for name in names["test"])
+    assert page.count("data:image/") >= len(names["test"])
+
+
+def test_a_zip_in_a_bucket_becomes_hdf5_in_a_bucket(bucket, scenes, tmp_path):
+    upload(bucket.url, scenes)
+    pictures = {each.name: each.jpeg for split in ("train", "val") for each in scenes[split]}
+    files.copy_file(str(make_zip(tmp_path / "photos.zip", pictures)), files.join(bucket.url, "photos.zip"))
+    captionbeam(*encode(bucket.url))
+    captionbeam("encode", f"{bucket.url}/photos.zip", "--output", f"{bucket.url}/hdf5", "--format", "hdf5",
+                "--encoder", "efficientnet_lite0", "--batch-size", 4, "--precision", "fp32")  # fmt: skip
+    found = grids(Store.open(f"{bucket.url}/hdf5"))
+    expected = grids(Store.open(f"{bucket.url}/features"))
+    assert found.keys() == expected.keys()
+    for name, grid in found.items():
+        same = np.frombuffer(grid, np.float16), np.frombuffer(expected[name], np.float16)
+        assert np.allclose(*same, atol=1e-2)
+    assert all(name.endswith(".h5") for name in files.names(f"{bucket.url}/hdf5/data"))
+
+
+@pytest.mark.parametrize(
+    ("point", "committed"), [("between index and commit", 2), ("between the last commit and the snapshot", 4)]
+)
+def test_killed_and_the_same_command_again(bucket, scenes, point, committed):
+    upload(bucket.url, scenes)
+    store = files.join(bucket.url, "features")
+    killed = subprocess.run(
+        [sys.executable, ROOT / "tests/builders/killed.py", point, "3", *map(str, encode(bucket.url))],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert layout.snapshot_ids(store) == []
+    before = {
+        shard: files.read_bytes(layout.commit_url(store, shard)) for shard in layout.committed_shards(store)
+    }
+    assert len(before) == committed
+    captionbeam(*encode(bucket.url))
+    done = Store.open(store)
+    assert sorted(done.ids()) == sorted(each.name for split in ("train", "val") for each in scenes[split])
+    assert len(grids(done)) == done.count() == 16
+    assert before.keys() <= set(done.manifest.column("shard").to_pylist())
+    after = {
+        shard: files.read_bytes(layout.commit_url(store, shard)) for shard in layout.committed_shards(store)
+    }
+    assert before.items() <= after.items()
