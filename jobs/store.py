@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jobs.upkeep import compact, diff, export, ls, retry, show, tags, vacuum, verify
+from jobs.upkeep import compact, diff, export, ls, purge, retry, show, tags, vacuum, verify
 from schemas.errors import RequestError
 
 HELP = """\
@@ -46,6 +46,7 @@ COMMANDS = {
     "vacuum": Command("remove what nobody needs", vacuum.HELP, vacuum.add_options, vacuum.run),
     "retry-failures": Command("do failed images again", retry.HELP, retry.add_options, retry.run, beam=True),
     "compact": Command("the same rows in fewer files", compact.HELP, compact.add_options, compact.run),
+    "purge": Command("take images out of every snapshot", purge.HELP, purge.add_options, purge.run),
 }
 
 

@@ -103,7 +103,9 @@ class _Look:
         makers = {snapshot.run for snapshot in self.kept} | {run.name for run in self.runs}
         makers |= {commit.run for commit in [*needed, *layout.load_commits(self.url, shards)]}
         if any(row["failed"] and shard not in self.commits for shard, row in shards.items()):
-            makers |= set(files.names(files.join(self.url, "plans")))  # of compacted failures: any may say where
+            makers |= set(
+                files.names(files.join(self.url, "plans"))
+            )  # of compacted failures: any may say where
         return {
             *(f"commits/{shard}.json" for shard in (*shards, *(commit.shard for commit in needed))),
             *(f"{folder}/{row[folder]}" for row in rows for folder in ("data", "failures", "index")),

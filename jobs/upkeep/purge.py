@@ -1,0 +1,56 @@
+"""Images physically gone from a store: takedowns."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = """\
+  captionbeam store purge features --ids takedown.txt
+
+Takes the images whose ids stand in --ids, one a line, out of STORE for good: out of the data, index, failures and
+deletes of every snapshot, tagged ones too, out of plans, and out of what killed runs left. All other rows stay as they
+are, under the same snapshot numbers. Jobs that are at work on STORE may have to be started again. Their sources are
+not touched: take the images out there too, or the next run brings them back. Stopped at any moment, run it again.
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of ``store purge``."""
+    from jobs.upkeep.shared import add_store
+
+    add_store(parser)
+    parser.add_argument(
+        "--ids", required=True, metavar="FILE", help="a text file or URL with an image id a line"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Purge, and say what was found."""
+    from jobs.options import require
+    from jobs.upkeep.shared import whole_store
+    from pipelines.upkeep.purging import purge
+
+    url, ids = whole_store(options.store), _read_ids(options.ids)
+    require(bool(ids), f"{options.ids} names no image; expected an id a line")
+    done = purge(url, ids)
+    print(
+        f"{url}: {len(done.ids):,} of {len(ids):,} ids found, {len(done.snapshots):,} snapshots written without "
+        f"them, {done.files:,} files removed"
+    )
+    if done.unreadable:
+        print(
+            f"note: {len(done.unreadable):,} files of killed writers (such as {done.unreadable[0]}) cannot be read and "
+            "may hold anything; captionbeam store vacuum removes them"
+        )
+    return 0
+
+
+def _read_ids(where: str) -> set[str]:
+    from schemas import files
+    from schemas.errors import RequestError
+
+    try:
+        text = files.read_bytes(where).decode()
+    except (OSError, UnicodeDecodeError) as err:
+        raise RequestError(f"{where!r} cannot be read ({err}); expected a text file of ids") from err
+    return {line.rstrip("\r") for line in text.split("\n") if line.strip()}
