@@ -13,14 +13,14 @@ from pipelines.compare import judge, read_gone, write_counts, write_gone
 from pipelines.gates import Gates, check_captions, new_captions, parent_captions
 from pipelines.plan import planned_shards, read_shard, write_plan
 from pipelines.publish import publish
-from pipelines.run import base_manifest
+from pipelines.run import base_manifest, start_run
 from pipelines.shards import process_shard
 from pipelines.skip import _index_files, decide, read_base
-from schemas import Store, layout
+from schemas import Store, arrow, layout
 from schemas.errors import FingerprintError, HeldBack, ImageError, TooManyFailures
 from schemas.records import ImageRef
 from tests.builders.runs import Mean, features_run, fetch_from
-from tests.builders.stores import make_captions
+from tests.builders.stores import Echo, commit_all, make_captions
 
 OUTCOMES = {"ok": b"\x05", "bad": b"bad", "slow": ImageError("timeout", "fetch", "slow")}
 SOURCES = {"/i": "abc", "/j": "de"}
@@ -313,3 +313,20 @@ def test_captions_that_collapse_are_held_back(tmp_path, after, said):
     assert said in str(raised.value)
     check_captions(TEXTS, TEXTS[:20])
     check_captions(TEXTS, after[:19])
+
+
+@pytest.mark.parametrize("keep_attention", [False, True])
+def test_a_captions_store_is_held_to_its_parents_captions(tmp_path, keep_attention):
+    store = make_captions(
+        f"{tmp_path}/store", {f"{n}.jpg": text for n, text in enumerate(TEXTS)}, keep_attention, cells=9
+    )
+    field = arrow.captions_field(keep_attention)
+    run = start_run(store.url, "captions", store.spec, store.fingerprint, field, operation="refresh")
+    write_plan(run, "loose-0", [ImageRef(f"new-{n}", "/i", "/i", "v1") for n in range(30)], 10)
+    poor = {"text": "a", "logprob": -1.0, "tokens": ["a"]} | (
+        {"attention": [[1.0] * 9]} if keep_attention else {}
+    )
+    commit_all(run, Echo(field), lambda refs: [[poor] for _ in refs])
+    with pytest.raises(HeldBack, match=r"words a caption fell from 8.0 to 1.0, .* \(of 24 of each\)"):
+        publish(run, Gates(compared=True))
+    assert publish(run, Gates(compared=True, anyway=True)).totals["rows"] == 54
