@@ -7,6 +7,7 @@ import pyarrow as pa
 from schemas.errors import RequestError
 from schemas.hdf5 import Hdf5Data, Hdf5Writer
 from schemas.parquet import ParquetData, ParquetWriter
+from schemas.remote import refusals
 
 FORMATS = ("parquet", "hdf5")
 SUFFIX = {"parquet": ".parquet", "hdf5": ".h5"}
@@ -28,5 +29,6 @@ def open_writer(url: str, schema: pa.Schema) -> DataWriter:
 
 
 def open_data(url: str) -> DataFile:
-    """A reader for the format that the URL's suffix names. Raises FileNotFoundError, StoreError."""
-    return Hdf5Data(url) if url.endswith(SUFFIX["hdf5"]) else ParquetData(url)
+    """A reader for the format that the URL's suffix names. Raises OSError, StoreError."""
+    with refusals(url):
+        return Hdf5Data(url) if url.endswith(SUFFIX["hdf5"]) else ParquetData(url)

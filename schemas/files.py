@@ -52,8 +52,19 @@ def is_local(fs: AbstractFileSystem) -> bool:
 
 
 def has_atomic_create(url: str) -> bool:
-    """Whether several writers may share a store at ``url``."""
-    return protocol(url) in ATOMIC_CREATE
+    """Whether several writers may share a store at ``url``; tried out on s3, as not every server of it can."""
+    kind = protocol(url)
+    return _creates_once(url) if kind in ("s3", "s3a") else kind in ATOMIC_CREATE
+
+
+def _creates_once(url: str) -> bool:
+    probe = join(url, f".{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        return create(probe, b"") and not create(probe, b"")
+    finally:
+        fs, path = split(probe)
+        with refusals(probe):
+            fs.rm_file(path)
 
 
 def join(url: str, *parts: str) -> str:

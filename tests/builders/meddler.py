@@ -15,15 +15,15 @@ Plan = Callable[[str, str], "int | None"]
 
 
 @contextmanager
-def meddling(address: str, plan: Plan) -> Iterator[str]:
+def meddling(address: str, plan: Plan, without: str = "") -> Iterator[str]:
     """The address of a server in front of ``address``.
 
     ``plan`` is asked about each request's method and path: None passes it on, ``LOSE_THE_ANSWER`` passes it on and
-    hangs up, and a status is the answer itself.
+    hangs up, and a status is the answer itself. The header ``without`` is not passed on.
     """
 
     class Handler(_Handler):
-        target, decide = urlsplit(address).netloc, staticmethod(plan)
+        target, decide, left_out = urlsplit(address).netloc, staticmethod(plan), {"expect", without.lower()}
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -38,6 +38,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # clients that ask before they send (Expect) get their answer
     target: str
     decide: Plan
+    left_out: set[str]
 
     def log_message(self, *_: Any) -> None: ...
 
@@ -62,7 +63,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass_on(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         onward = http.client.HTTPConnection(self.target, timeout=30)
         try:
-            headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+            headers = {
+                name: value for name, value in self.headers.items() if name.lower() not in self.left_out
+            }
             onward.request(self.command, self.path, body, headers)
             answer = onward.getresponse()
             return answer.status, answer.getheaders(), answer.read()

@@ -27,6 +27,11 @@ def python(code, *arguments):
     return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
 
 
+def everything(url):
+    fs, path = files.split(url)
+    return fs.find(path)
+
+
 @pytest.fixture
 def meddled(bucket, monkeypatch):
     """The bucket behind a server that does to one object's writes, one after the other, what the list says."""
@@ -119,6 +124,20 @@ def test_what_the_storage_forbids_is_a_permission_error(meddled):
     with pytest.raises(PermissionError):
         files.write_atomic(files.join(url, "a.json"), b"x")
     assert files.names(url) == []
+
+
+def test_whether_writers_may_share_a_store_is_tried_out(bucket):
+    assert files.has_atomic_create(files.join(bucket.url, "store"))
+    assert everything(bucket.url) == []
+
+
+def test_a_server_that_writes_over_what_is_there_is_for_one_writer(s3, monkeypatch):
+    """Some S3-compatible servers take no notice of If-None-Match."""
+    with meddling(s3.server.address, lambda *_: None, without="If-None-Match") as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        assert not files.has_atomic_create(s3.url)
+        assert everything(s3.url) == []
 
 
 def test_a_bucket_that_is_not_there_is_known_before_the_work(bucket):
