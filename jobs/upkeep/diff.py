@@ -39,7 +39,12 @@ def run(options: argparse.Namespace) -> int:
         ids = {"ids": found} if options.ids else {}
         print_json({"store": url, "before": before, "after": after, **counts, **ids})
         return 0
-    print_table(f"snapshot {before} to {after} of {url}", {name: f"{n:,}" for name, n in counts.items()})
+    rows = {
+        "store": url,
+        "snapshots": f"{before} to {after}",
+        **{name: f"{n:,}" for name, n in counts.items()},
+    }
+    print_table("difference", rows)
     if options.ids:
         for name, ids in found.items():
             print(*(f"{name}\t{image_id}" for image_id in ids), sep="\n", end="\n" if ids else "")

@@ -43,10 +43,10 @@ def run(options: argparse.Namespace) -> int:
             print(entry.name)
     else:
         gone = vacuum(url, options.keep, options.grace)
-    rows = {}
+    rows = {"store": url}
     for folder in dict.fromkeys(entry.name.split("/")[0] for entry in gone):
         inside = [entry.bytes for entry in gone if entry.name.startswith(f"{folder}/")]
         rows[folder] = f"{len(inside):,}, {size(sum(inside))}"
     said = "would go" if options.dry_run else "removed"
-    print_table(f"{said} from {url}", rows or {"nothing": "all is needed"})
+    print_table(said, rows if gone else {**rows, "nothing": "all is needed"})
     return 0

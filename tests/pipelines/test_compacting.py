@@ -112,3 +112,19 @@ def test_the_command_says_what_it_did(tmp_path, capsys):
     assert "published snapshot 4" in capsys.readouterr().out
     assert cli.main(["store", "compact", url]) == 0
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_what_a_run_at_work_changed_in_a_rewritten_shard_is_done_by_the_next_run(tmp_path):
+    """Its new row replaces one that is elsewhere now: no image is there twice, and none is lost."""
+    url = history(str(tmp_path / "store"))
+    run = start(url)
+    plan(run, {"f": "2", "late": "1"})
+    process(run)
+    compact(url, 0.2, 256)
+    finish(run)
+    rows, _ = outcomes(Store.open(url))
+    assert (rows["f"][0], rows["late"][0]) == ("1", "1")
+    assert verify(url).problems == []
+    advance(url, {"f": "2", "late": "1"})
+    assert outcomes(Store.open(url))[0]["f"][0] == "2"
+    assert verify(url).problems == []
