@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from jobs.options import (
+    add_fetch_options,
     add_run_options,
     add_source_options,
     listing,
@@ -13,6 +14,7 @@ from jobs.options import (
     parsed_sources,
     positive,
     refuse,
+    refuse_group,
     require,
 )
 from schemas import Store
@@ -156,6 +158,7 @@ def check_sources(options: argparse.Namespace) -> None:
     )
     if options.features:
         refuse(options, ("image_root", "id_column", "uri_column", "bytes_column"), "with --features")
+        refuse_group(options, add_fetch_options, "with --features")
 
 
 def captioning(options: argparse.Namespace, decode: Any) -> Work:

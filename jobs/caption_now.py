@@ -11,6 +11,7 @@ from typing import Any
 
 from capmodel.captioner import Captioner
 from capmodel.generate import DecodeOptions
+from jobs.options import fetch_options
 from pipelines.fetch import fetch
 from pipelines.find import draw, is_sampled
 from pipelines.shards import Prepared, run_batch
@@ -35,8 +36,9 @@ def print_captions(sources: Sequence[SourceSpec], decode: DecodeOptions, options
     )
     refs = _chosen(sources, options)
     alone, failed = len(refs) == 1 and decode.n_best == 1, 0
+    reading = fetch_options(options)
     for batch in _batches(iter(refs), captioner.batch_size):
-        for ref, result in _captioned(batch, captioner):
+        for ref, result in _captioned(batch, fetch(batch, reading), captioner):
             failed += isinstance(result, ImageError)
             _say(ref, result, alone)
     return 3 if failed else 0
@@ -57,10 +59,10 @@ def _batches(refs: Iterator[ImageRef], size: int) -> Iterator[list[ImageRef]]:
 
 
 def _captioned(
-    refs: list[ImageRef], captioner: Captioner
+    refs: list[ImageRef], items: Sequence[bytes | ImageError], captioner: Captioner
 ) -> Iterator[tuple[ImageRef, list[dict[str, Any]] | ImageError]]:
     prepared = []
-    for ref, item in zip(refs, fetch(refs), strict=True):
+    for ref, item in zip(refs, items, strict=True):
         try:
             if isinstance(item, ImageError):
                 raise item

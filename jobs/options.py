@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from schemas.errors import RequestError
 
 if TYPE_CHECKING:
+    from pipelines.reads import FetchOptions
     from pipelines.sources.spec import SourceSpec
     from schemas.store import Store
 
@@ -58,6 +60,14 @@ def price(text: str) -> float:
     return value
 
 
+def seconds(text: str) -> float:
+    """A time above zero."""
+    value = _number(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
 def _number(text: str) -> float:
     try:
         value = float(text)
@@ -99,6 +109,33 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--limit", type=positive, metavar="N", help="at most this many images, the same ones each time"
+    )
+
+    add_fetch_options(parser.add_argument_group("reading"))
+
+
+def add_fetch_options(group: Any) -> None:
+    """How much of an image is read, how long, and how often it is tried."""
+    group.add_argument(
+        "--max-image-bytes",
+        type=positive,
+        default=64 << 20,
+        metavar="N",
+        help="a longer image is a failure, too_large, and not a worker's memory (default 64 MiB)",
+    )
+    group.add_argument(
+        "--fetch-timeout",
+        type=seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="of one try at reading an image, or a container's range (default 60)",
+    )
+    group.add_argument(
+        "--fetch-tries",
+        type=positive,
+        default=4,
+        metavar="N",
+        help="at what may pass by itself: timeouts, 429, 5xx; ever later, at random (default 4)",
     )
 
 
@@ -179,7 +216,15 @@ def listing(
     from pipelines.find import FindImages
 
     find = FindImages(sources, options.sample, options.seed)
-    return {"find": find, "fetch": fetch, "names": names, "features": None}
+    read = functools.partial(fetch, options=fetch_options(options))
+    return {"find": find, "fetch": read, "names": names, "features": None}
+
+
+def fetch_options(options: argparse.Namespace) -> FetchOptions:
+    """The group ``reading``."""
+    from pipelines.reads import FetchOptions
+
+    return FetchOptions(options.max_image_bytes, options.fetch_timeout, options.fetch_tries)
 
 
 def refuse(options: argparse.Namespace, names: Sequence[str], where: str) -> None:

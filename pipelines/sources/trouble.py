@@ -12,7 +12,8 @@ from contextlib import contextmanager
 
 from schemas.errors import CaptionbeamError, ImageError, SourceError, SystemicError, is_transient
 
-# The first class of an error's MRO that stands here decides.
+# The first class of an error's MRO that stands here decides. An answer that broke off is the network's fault, and
+# passes; a file that is short is "truncated" for good.
 _CODES = {
     "builtins.FileNotFoundError": "not_found",
     "builtins.IsADirectoryError": "not_found",
@@ -21,20 +22,20 @@ _CODES = {
     "builtins.TimeoutError": "timeout",
     "builtins.ConnectionError": "unavailable",
     "aiohttp.client_exceptions.ServerTimeoutError": "timeout",
-    "aiohttp.client_exceptions.ClientPayloadError": "truncated",
+    "aiohttp.client_exceptions.ClientPayloadError": "unavailable",
     "aiohttp.client_exceptions.InvalidURL": "unsupported",
     "aiohttp.client_exceptions.TooManyRedirects": "not_found",
     "aiohttp.client_exceptions.ClientError": "unavailable",
     "requests.exceptions.Timeout": "timeout",
     "requests.exceptions.RequestException": "unavailable",
-    "http.client.IncompleteRead": "truncated",
+    "http.client.IncompleteRead": "unavailable",
     "botocore.exceptions.ReadTimeoutError": "timeout",
     "botocore.exceptions.ConnectTimeoutError": "timeout",
-    "botocore.exceptions.IncompleteReadError": "truncated",
+    "botocore.exceptions.IncompleteReadError": "unavailable",
     "botocore.exceptions.ConnectionError": "unavailable",
     "botocore.exceptions.HTTPClientError": "unavailable",
     "google.auth.exceptions.TransportError": "unavailable",
-    "gcsfs.retry.ChecksumError": "truncated",
+    "gcsfs.retry.ChecksumError": "unavailable",
 }
 _CREDENTIALS = {
     "google.auth.exceptions.DefaultCredentialsError",
@@ -86,7 +87,7 @@ def is_worth_retrying(error: BaseException) -> bool:
     if isinstance(error, CaptionbeamError) or not isinstance(error, Exception) or _systemic(error):
         return False
     code = _known_code(error)
-    return code is not None and (is_transient(code) or code == "truncated")
+    return code is not None and is_transient(code)
 
 
 @contextmanager

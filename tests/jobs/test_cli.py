@@ -72,6 +72,14 @@ def photo():
             "--shard-size would do nothing without --output",
         ),
         (
+            ["caption", "--features", "f", "--bundle", "b", "--output", "o", "--fetch-tries", "9"],
+            "--fetch-tries would do nothing with --features",
+        ),
+        (
+            ["encode", "x.zip", *BULK, "--fetch-timeout", "0"],
+            "'0' is not a number of seconds above 0",
+        ),
+        (
             ["caption", "--features", "f", "--bundle", "b", "--output", "o", "--image-root", "r"],
             "--image-root would do",
         ),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipelines import cells, reads
 from pipelines import fetch as fetching
 from pipelines.fetch import FetchOptions, fetch, fetch_location, fetch_locations, parse_location
-from schemas.errors import ImageError, SourceError, SystemicError
+from schemas.errors import ImageError, SourceError, SystemicError, is_transient
 from schemas.records import ImageRef
 from tests.builders.sources import (
     CountingFileSystem,
@@ -182,9 +182,10 @@ class TestWeb:
             assert codes(fetch(refs, FetchOptions(attempts=3))) == ["ok", "ok"]
             assert web.requests["flaky/2/a.jpg"] == 3
 
-    def test_a_body_that_breaks_off_is_truncated(self):
+    def test_a_body_that_breaks_off_is_the_networks_fault_and_is_done_again_by_the_next_run(self):
         with Web(PICTURES, ranges=False) as web:
-            assert codes(fetch([ref_to(f"{web.url}/cut/a.jpg")], QUICK)) == ["truncated"]
+            assert codes(fetch([ref_to(f"{web.url}/cut/a.jpg")], QUICK)) == ["unavailable"]
+        assert is_transient("unavailable")
 
     def test_a_server_that_does_not_answer_in_time_is_a_timeout_and_holds_up_no_one(self):
         with Web(PICTURES, ranges=False) as web:

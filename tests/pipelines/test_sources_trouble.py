@@ -47,8 +47,8 @@ CODES = [
     (botocore.exceptions.EndpointConnectionError(endpoint_url="u"), "unavailable", True),
     (google.auth.exceptions.TransportError("no route"), "unavailable", True),
     (OSError("something else"), "unavailable", True),
-    (aiohttp.ClientPayloadError("cut"), "truncated", True),
-    (ChecksumError("md5"), "truncated", True),
+    (aiohttp.ClientPayloadError("cut"), "unavailable", True),
+    (ChecksumError("md5"), "unavailable", True),
     (aiohttp.InvalidURL("http://["), "unsupported", False),
 ]
 
