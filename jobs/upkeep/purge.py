@@ -6,11 +6,13 @@ import argparse
 
 HELP = """\
   captionbeam store purge features --ids takedown.txt
+  captionbeam store purge tokens --ids takedown.txt
 
 Takes the images whose ids stand in --ids, one a line, out of STORE for good: out of the data, index, failures and
 deletes of every snapshot, tagged ones too, out of plans, and out of what killed runs left. All other rows stay as they
 are, under the same snapshot numbers. Jobs that are at work on STORE may have to be started again. Their sources are
 not touched: take the images out there too, or the next run brings them back. Stopped at any moment, run it again.
+Of a token table it takes out the images and their captions; a tokenizer keeps the words that it learned.
 """
 
 
@@ -29,9 +31,16 @@ def run(options: argparse.Namespace) -> int:
     from jobs.options import require
     from jobs.upkeep.shared import whole_store
     from pipelines.upkeep.purging import purge
+    from pipelines.upkeep.token_purging import purge_tokens
+    from schemas.tokens import read_record
 
-    url, ids = whole_store(options.store), _read_ids(options.ids)
+    ids = _read_ids(options.ids)
     require(bool(ids), f"{options.ids} names no image; expected an id a line")
+    if read_record(options.store) is not None:
+        gone = purge_tokens(options.store, ids)
+        print(f"{options.store}: {len(gone):,} of {len(ids):,} ids found, token table written without them")
+        return 0
+    url = whole_store(options.store)
     done = purge(url, ids)
     print(
         f"{url}: {len(done.ids):,} of {len(ids):,} ids found, {len(done.snapshots):,} snapshots written without "
