@@ -120,6 +120,7 @@ def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | Non
         "images": images,
         "listing": read_counts(run),
         "rows": sum(commit.rows for commit in watch.commits),
+        "copies": sum(commit.counts.get("copies", 0) for commit in watch.commits),
         "failed": sum(commit.failed for commit in watch.commits),
         "failures_by_code": dict(_failures_by_code(watch.commits)),
         "shards": len(watch.commits),
@@ -154,6 +155,8 @@ def _rows(run: Run, totals: dict[str, Any]) -> dict[str, Any]:
         "snapshot": totals["snapshot"],
         "record": files.join(run.folder, "totals.json"),
     }
+    if totals["copies"]:
+        rows["copies"] = f"{totals['copies']:,} rows of images with the same bytes as another, computed once"
     if totals["listing"]:
         rows["listing"] = _listing(totals["listing"])
     if any(totals["adopted"].values()):

@@ -35,10 +35,11 @@ def shard_id(refs: Iterable[ImageRef], fingerprint: str) -> str:
 
 
 def partition_of(ref: ImageRef, partitions: int) -> str:
-    """A container's name; for a loose file one of ``partitions`` names, by the hash of its id."""
+    """A container's name; for a loose file one of ``partitions`` names, by the hash of its digest, or of its id."""
     if ref.kind != "file":
         return ref.uri
-    number = int.from_bytes(hashlib.blake2b(ref.image_id.encode(), digest_size=8).digest(), "big")
+    key = (ref.digest or ref.image_id).encode()
+    number = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
     return f"loose-{number % partitions}"
 
 
@@ -48,13 +49,29 @@ def partitions_for(images: int, shard_size: int) -> int:
 
 
 def cut(refs: Iterable[ImageRef], shard_size: int) -> list[list[ImageRef]]:
-    """One partition's references in reading order, in pieces of nearly equal size, at most ``shard_size``."""
-    ordered = sorted(
-        refs, key=lambda ref: (ref.uri if ref.kind != "file" else "", ref.offset, ref.length, ref.image_id)
-    )
+    """One partition's references in pieces of nearly equal size, at most ``shard_size``.
+
+    They are in reading order, but for copies: what the listing says has the same content as an earlier one is next
+    to it. So copies share a shard, unless a piece ends between them.
+    """
+    ordered = _copies_together(sorted(refs, key=_place))
     pieces = -(-len(ordered) // shard_size)
     bounds = [round(piece * len(ordered) / pieces) for piece in range(pieces + 1)] if pieces else []
     return [ordered[start:end] for start, end in itertools.pairwise(bounds)]
+
+
+def _place(ref: ImageRef) -> tuple[str, int, int, str]:
+    return ref.uri if ref.kind != "file" else "", ref.offset, ref.length, ref.image_id
+
+
+def _copies_together(ordered: list[ImageRef]) -> list[ImageRef]:
+    groups: dict[object, list[ImageRef]] = {}
+    for position, ref in enumerate(ordered):
+        content = (
+            (ref.uri, ref.version) if ref.kind == "zip" else ref.digest
+        )  # a member's version is CRC and size
+        groups.setdefault(content or position, []).append(ref)
+    return list(itertools.chain.from_iterable(groups.values()))
 
 
 def write_plan(run: Run, partition: str, refs: Iterable[ImageRef], shard_size: int) -> list[Shard]:

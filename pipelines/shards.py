@@ -32,6 +32,9 @@ WINDOWS_AHEAD = 2
 MODEL_ERRORS = (RuntimeError, ValueError, ArithmeticError, IndexError)
 
 Item = bytes | np.ndarray
+Fetched = tuple[
+    list[ImageRef], Item | ImageError
+]  # images of the same bytes, and these, or why there are none
 Fetch = Callable[[Sequence[ImageRef]], Sequence[Item | ImageError]]
 
 
@@ -55,12 +58,20 @@ class Processor(Protocol):
 
 
 class Prepared:
-    """One image on its way: its reference, the hash of its bytes, and what ``prepare`` made of them."""
+    """One image on its way: its reference, the hash of its bytes, and what ``prepare`` made of them.
 
-    __slots__ = ("content", "ref", "value")
+    ``copies`` are other images with the same bytes: they get the same row.
+    """
 
-    def __init__(self, ref: ImageRef, content: str, value: Any) -> None:
-        self.ref, self.content, self.value = ref, content, value
+    __slots__ = ("content", "copies", "ref", "value")
+
+    def __init__(self, ref: ImageRef, content: str, value: Any, copies: Sequence[ImageRef] = ()) -> None:
+        self.ref, self.content, self.value, self.copies = ref, content, value, copies
+
+    @property
+    def refs(self) -> list[ImageRef]:
+        """All images of these bytes."""
+        return [self.ref, *self.copies]
 
 
 class Tally:
@@ -107,7 +118,7 @@ def process_shard(
     tally = Tally(seen)
     with ShardOutput(run, shard, processor.schema) as output, _pools(threads, processor.streams) as pools:
         with tally.timing("shard_msecs"):
-            fetched = _fetched(refs, fetch, pools.reader, tally)
+            fetched = _alike(_fetched(refs, fetch, pools.reader, tally), run.kind == "features")
             prepared = _prepared(fetched, processor, pools.preparers, output, tally)
             _run_all(prepared, processor, pools.runners, output, tally)
         commit = output.commit(dict(tally.counts))
@@ -151,27 +162,42 @@ def _fetched(
             yield ref, item
 
 
+def _alike(fetched: Iterable[tuple[ImageRef, Item | ImageError]], joining: bool) -> Iterator[Fetched]:
+    """Neighbours of the same bytes as one, if ``joining``: not for captions, whose draws depend on the image's id."""
+    refs: list[ImageRef] = []
+    content: Item | ImageError = b""
+    for ref, item in fetched:
+        if joining and refs and isinstance(item, bytes) and isinstance(content, bytes) and item == content:
+            refs.append(ref)
+            continue
+        if refs:
+            yield refs, content
+        refs, content = [ref], item
+    if refs:
+        yield refs, content
+
+
 def _prepared(
-    fetched: Iterable[tuple[ImageRef, Item | ImageError]],
+    fetched: Iterable[Fetched],
     processor: Processor,
     preparers: ThreadPoolExecutor,
     output: ShardOutput,
     tally: Tally,
 ) -> Iterator[Prepared]:
-    def prepare(pair: tuple[ImageRef, Item | ImageError]) -> Prepared | ImageError:
-        ref, item = pair
+    def prepare(pair: Fetched) -> Prepared | ImageError:
+        (ref, *copies), item = pair
         if isinstance(item, ImageError):
             return item
         content = hashlib.sha256(item).hexdigest() if isinstance(item, bytes) else ""
         try:
-            return Prepared(ref, content, processor.prepare(item))
+            return Prepared(ref, content, processor.prepare(item), copies)
         except ImageError as err:
             return err
 
     ahead = max(2 * processor.streams * processor.batch_size, WINDOW)
-    for (ref, _), result in _ahead(fetched, lambda pair: preparers.submit(prepare, pair), ahead):
+    for (refs, _), result in _ahead(fetched, lambda pair: preparers.submit(prepare, pair), ahead):
         if isinstance(result, ImageError):
-            _fail(output, ref, result, tally)
+            _fail(output, refs, result, tally)
         else:
             yield result
 
@@ -210,10 +236,23 @@ def _run_all(
     for _, results in _ahead(batches, lambda batch: runners.submit(run, batch), processor.streams):
         for part, result in results:
             if isinstance(result, ImageError):
-                _fail(output, part[0].ref, result, tally)
+                _fail(output, part[0].refs, result, tally)
             else:
-                output.add([Done(item.ref, item.content) for item in part], result)
-                tally.done(len(part))
+                done = [Done(ref, item.content) for item in part for ref in item.refs]
+                output.add(done, _for_all(part, result))
+                tally.counts["copies"] += len(done) - len(part)
+                tally.done(len(done))
+
+
+def _for_all(part: Sequence[Prepared], columns: dict[str, Any]) -> dict[str, Any]:
+    """A batch's rows, each as often as there are images of its bytes."""
+    if not any(item.copies for item in part):
+        return columns
+    rows = np.repeat(np.arange(len(part)), [len(item.refs) for item in part])
+    return {
+        name: values[rows] if isinstance(values, np.ndarray) else values.take(pa.array(rows))
+        for name, values in columns.items()
+    }
 
 
 BatchResult = tuple[Sequence[Prepared], dict[str, Any] | ImageError]
@@ -257,18 +296,9 @@ def _sentence(err: BaseException) -> str:
     return f"{type(err).__name__}: {str(err).strip().splitlines()[0] if str(err).strip() else 'no message'}"
 
 
-def _fail(output: ShardOutput, ref: ImageRef, error: ImageError, tally: Tally) -> None:
-    output.fail(
-        Failure(
-            ref.image_id,
-            ref.location,
-            ref.version,
-            ref.source,
-            error.stage,
-            error.code,
-            error.message,
-            ref.replaces,
-        )
-    )
-    tally.counts[f"failed_{error.code}"] += 1
-    tally.done(1)
+def _fail(output: ShardOutput, refs: Sequence[ImageRef], error: ImageError, tally: Tally) -> None:
+    why = (error.stage, error.code, error.message)
+    for ref in refs:
+        output.fail(Failure(ref.image_id, ref.location, ref.version, ref.source, *why, ref.replaces))
+    tally.counts[f"failed_{error.code}"] += len(refs)
+    tally.done(len(refs))

@@ -22,6 +22,9 @@ class ImageRef(NamedTuple):
     parquet  row group                    row within the row group        column
     row      row in a features data file  -                               column: the image's own location
     ======== ============================ =============================== =====================================
+
+    ``digest``: of the file's content, where the listing has one. It brings copies together in the plan, which does
+    not keep it; that they are copies is decided by their bytes.
     """
 
     image_id: str
@@ -35,6 +38,7 @@ class ImageRef(NamedTuple):
     size: int = -1
     column: str = ""
     replaces: str = ""
+    digest: str = ""
 
     @property
     def location(self) -> str:

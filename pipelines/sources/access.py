@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 from fsspec import AbstractFileSystem
 
 from pipelines.reads import LISTING, check_ranges, with_retries
-from pipelines.sources.spec import filesystem, is_http, local_path, printable, version_of
+from pipelines.sources.spec import digest_of, filesystem, is_http, local_path, printable, version_of
 from pipelines.sources.trouble import reading
 from schemas import files
 
@@ -24,6 +24,7 @@ class FileInfo(NamedTuple):
     version: str | None
     is_folder: bool = False
     is_special: bool = False
+    digest: str = ""
 
 
 def stat_url(url: str) -> FileInfo:
@@ -136,7 +137,9 @@ def _stat(path: str) -> os.stat_result | None:
 
 def _remote_info(url: str, info: dict[str, Any]) -> FileInfo:
     size = info.get("size")
-    return FileInfo(url, -1 if size is None else int(size), version_of(info), info.get("type") == "directory")
+    known = -1 if size is None else int(size)
+    is_folder = info.get("type") == "directory"
+    return FileInfo(url, known, version_of(info), is_folder, digest=digest_of(info))
 
 
 def _url(fs: AbstractFileSystem, path: str) -> str:

@@ -95,6 +95,7 @@ def _ref(found: FileInfo, spec: SourceSpec) -> ImageRef:
         source=spec.name,
         version=found.version,
         length=found.size,
+        digest=found.digest,
     )
 
 

@@ -22,6 +22,7 @@ IMAGE_SUFFIXES = frozenset({
     ".tga",
 })  # fmt: skip
 _ALIASES = {"file://": "", "local://": "", "gcs://": "gs://", "s3a://": "s3://"}
+_MD5 = re.compile(r"[0-9a-f]{32}")
 _INVALID_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
 
 
@@ -140,6 +141,12 @@ def version_of(info: Mapping[str, Any]) -> str | None:
         if info.get(key) is not None and info.get("size") is not None:
             return f"{info['size']}-{_stamp(info[key])}"
     return None
+
+
+def digest_of(info: Mapping[str, Any]) -> str:
+    """The MD5 of a file's content, where its listing has it: on gs, and on s3 unless it was uploaded in parts."""
+    etag = str(info.get("ETag") or "").strip('"')
+    return str(info.get("md5Hash") or (etag if _MD5.fullmatch(etag) else ""))
 
 
 def _stamp(value: Any) -> str:

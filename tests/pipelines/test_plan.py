@@ -27,7 +27,9 @@ def loose(number: int) -> ImageRef:
 
 
 def member(number: int, archive: str = "/a.zip") -> ImageRef:
-    return ImageRef(f"{archive}/{number}.jpg", archive, archive, "crc", "zip", offset=number * 100, length=90)
+    return ImageRef(
+        f"{archive}/{number}.jpg", archive, archive, f"crc-{number}", "zip", offset=number * 100, length=90
+    )
 
 
 @given(st.sets(st.integers(0, 10_000), max_size=300), st.integers(1, 64))
@@ -49,6 +51,28 @@ def test_pieces_are_contiguous_in_their_container(numbers, size):
     pieces = cut([member(number) for number in numbers], size)
     offsets = [ref.offset for piece in pieces for ref in piece]
     assert offsets == sorted(offsets)
+
+
+def test_copies_are_planned_side_by_side():
+    """Loose files by the digest of their listing, members of a zip by CRC and size; others where they lie."""
+    copies = [loose(n)._replace(digest="same" if n in (1, 4) else f"md5-{n}") for n in range(6)]
+    assert [ref.image_id for ref in cut(copies, 10)[0]] == [f"{n}.jpg" for n in (0, 1, 4, 2, 3, 5)]
+    assert len({partition_of(ref, 64) for ref in copies if ref.digest == "same"}) == 1
+    members = [member(n)._replace(version="crc" if n in (0, 3) else f"crc-{n}") for n in range(5)]
+    assert [ref.offset for ref in cut(members, 10)[0]] == [0, 300, 100, 200, 400]
+    assert [ref.image_id for ref in cut([loose(n) for n in (2, 0, 1)], 10)[0]] == ["0.jpg", "1.jpg", "2.jpg"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=60), st.integers(1, 16))
+def test_copies_change_nothing_about_what_is_planned(kinds, size):
+    refs = [
+        loose(n)._replace(digest=f"md5-{content}" if known else "")
+        for n, (content, known) in enumerate(kinds)
+    ]
+    pieces = cut(refs, size)
+    assert sorted(ref for piece in pieces for ref in piece) == sorted(refs)
+    assert all(0 < len(piece) <= size for piece in pieces)
+    assert cut(list(reversed(refs)), size) == pieces
 
 
 @given(st.permutations([loose(n) for n in range(5)]))

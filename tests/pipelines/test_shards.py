@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipelines.plan import planned_shards, read_shard, write_plan
 from pipelines.publish import publish
@@ -175,3 +179,56 @@ def test_rows_stay_in_order_whatever_the_batch_size_and_however_many_run_at_once
         (batch,) = Store.open(run.url).scan()
         assert batch.column("image_id").to_pylist() == sorted(ITEMS)
         assert np.array_equal(batch.column("grid").to_numpy_ndarray()[:, 0, 0, 0], np.arange(10))
+
+
+def test_images_of_the_same_bytes_are_computed_once_and_have_a_row_each(tmp_path):
+    items = {"a.jpg": b"\1", "b.jpg": b"\2", "c.jpg": b"\2", "d.jpg": b"\2", "e.jpg": b"\3"}
+    processor = Mean(batch_size=2)
+    run, (report,) = process(tmp_path, items, processor)
+    publish(run)
+    store = Store.open(run.url)
+    assert processor.batches == [["a.jpg", "b.jpg"], ["e.jpg"]]
+    assert (report.rows, report.failures) == (5, 0)
+    assert rows(store) == {"a.jpg": 1, "b.jpg": 2, "c.jpg": 2, "d.jpg": 2, "e.jpg": 3}
+    ((_, index),) = store.index()
+    by_content = (
+        index.group_by("content").aggregate([("image_id", "list")]).column("image_id_list").to_pylist()
+    )
+    assert sorted(by_content) == [["a.jpg"], ["b.jpg", "c.jpg", "d.jpg"], ["e.jpg"]]
+    assert layout.load_commit(run.url, report.shard_id).counts["copies"] == 2
+
+
+def test_copies_of_what_cannot_be_read_fail_like_it(tmp_path):
+    items = {"a.jpg": b"bad", "b.jpg": b"bad", "c.jpg": b"\1"}
+    run, (report,) = process(tmp_path, items)
+    publish(run)
+    store = Store.open(run.url)
+    assert [(row["image_id"], row["code"]) for row in store.failures().to_pylist()] == [
+        ("a.jpg", "decode"), ("b.jpg", "decode"),
+    ]  # fmt: skip
+    assert layout.load_commit(run.url, report.shard_id).counts["failed_decode"] == 2
+
+
+@given(
+    st.lists(st.sampled_from([b"\1", b"\2", b"\3", b"bad", None]), min_size=1, max_size=20), st.integers(1, 5)
+)
+@settings(max_examples=25, deadline=None)
+def test_whatever_the_copies_every_image_has_its_own_outcome(contents, batch_size):
+    missing = ImageError("not_found", "fetch", "no such image")
+    items = {f"{n:02d}.jpg": missing if item is None else item for n, item in enumerate(contents)}
+    with TemporaryDirectory() as folder:
+        run, _ = process(folder, items, Mean(batch_size))
+        publish(run)
+        store = Store.open(run.url)
+        good = {name: float(item[0]) for name, item in items.items() if item not in (b"bad", missing)}
+        assert rows(store) == good
+        assert {row["image_id"] for row in store.failures().to_pylist()} == items.keys() - good.keys()
+
+
+def test_captions_of_the_same_bytes_are_drawn_apart(tmp_path):
+    """What a caption draws depends on the image's id."""
+    run = replace(features_run(tmp_path), kind="captions")
+    refs = [ImageRef(name, f"/images/{name}", "/images", "v") for name in ("a.jpg", "b.jpg")]
+    processor = Mean()
+    process_shard("0" * 40, refs, processor, run, fetch_from(dict.fromkeys(("a.jpg", "b.jpg"), b"\1")))
+    assert processor.batches == [["a.jpg", "b.jpg"]]

@@ -9,6 +9,7 @@ import pytest
 from pipelines.sources import access
 from pipelines.sources.listing import list_images, split_source
 from pipelines.sources.parse import parse_sources
+from schemas import files
 from schemas.errors import SourceError
 from schemas.records import ImageRef
 from tests.builders.sources import Web, listed, make_folder, picture
@@ -106,7 +107,7 @@ def test_a_folder_that_may_not_be_read_is_an_error_and_no_shorter_listing(tmp_pa
 
 
 def test_a_folder_that_fails_on_a_remote_filesystem_is_an_error_and_no_shorter_listing(monkeypatch):
-    filesystem = fsspec.filesystem("memory")
+    filesystem, _ = files.split("memory://")  # the one that listings use
     filesystem.pipe({"/part/a.jpg": b"1", "/part/sub/b.jpg": b"1"})
     whole = filesystem.ls
 
@@ -168,7 +169,7 @@ def test_a_glob_lists_what_it_matches_by_the_path_from_where_it_begins(tmp_path,
 
 
 def test_a_glob_looks_only_into_folders_that_can_match(monkeypatch):
-    filesystem = fsspec.filesystem("memory")
+    filesystem, _ = files.split("memory://")  # the one that listings use
     filesystem.pipe({"/g/2024/a.jpg": b"1", "/g/2023/b.jpg": b"1", "/g/2024/deep/er/c.jpg": b"1"})
     asked, whole = [], filesystem.ls
     monkeypatch.setattr(filesystem, "ls", lambda path, **kwargs: asked.append(path) or whole(path, **kwargs))
