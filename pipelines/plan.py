@@ -21,6 +21,7 @@ from schemas import arrow, files
 from schemas.records import ImageRef, Shard
 
 SHARDS_PER_PARTITION = 16
+REF_COLUMNS = [name for name in ImageRef._fields if name in arrow.PLAN.names]
 
 
 def shard_id(refs: Iterable[ImageRef], fingerprint: str) -> str:
@@ -98,7 +99,7 @@ def read_plan(url: str) -> list[Shard]:
 def read_shard(shard: Shard) -> list[ImageRef]:
     """The references of one shard, from its plan."""
     with _open_plan(shard.plan) as plan:
-        table = plan.read_row_group(shard.row_group, columns=list(ImageRef._fields))
+        table = plan.read_row_group(shard.row_group, columns=REF_COLUMNS)
         return [ImageRef(**row) for row in table.to_pylist()]
 
 

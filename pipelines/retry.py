@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.fetch import parse_location
+from pipelines.plan import REF_COLUMNS
 from pipelines.sources.listing import list_images
 from pipelines.sources.spec import SourceSpec
 from schemas import files, layout, parquet
@@ -58,7 +59,7 @@ def _planned(store: Store, run: str, wanted: Mapping[str, Mapping[str, Any]]) ->
     parts = files.join(store.url, "plans", run, "parts")
     ids = pa.array(list(wanted), pa.string())
     for name in files.names(parts):
-        table = parquet.read_table(files.join(parts, name), list(ImageRef._fields))
+        table = parquet.read_table(files.join(parts, name), REF_COLUMNS)
         for row in table.filter(pc.is_in(table.column("image_id"), ids)).to_pylist():
             ref, failure = ImageRef(**row), wanted[row["image_id"]]
             if (ref.version, ref.location) == (failure["version"], failure["uri"]):
