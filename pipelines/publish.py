@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import apache_beam as beam
@@ -21,7 +22,8 @@ from schemas.layout import Snapshot
 from schemas.records import address, named_places, parse_address, superseded
 from schemas.store import Dead, Store
 
-ATTEMPTS = 100
+ATTEMPTS, READERS = 100, 16
+SETTLED = ["image_id", "row", "failed", "code", "replaces"]
 OPEN = Gates()
 
 
@@ -144,9 +146,10 @@ def _write_tables(
 
 def _deletes(run: Run, kept: Snapshot | None, added: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows that the new shards end, and those that left the listing: each once, and only if it is live."""
-    indexes = {row["shard"]: parquet.read_table(files.join(run.url, "index", row["index"])) for row in added}
+    alone = (kept is None or kept.id == run.base) and not adopted_manifest(run)
+    indexes = _read_indexes(run, added, replacing=alone)
     gone = {place: _delete(place, image_id, "gone") for place, image_id in read_gone(run).items()}
-    wanted = {**gone, **settle(indexes, _published(run, kept, indexes))}
+    wanted = {**gone, **settle(indexes, {} if alone or kept is None else _published(run, kept, indexes))}
     if not wanted:
         return []
     store = Store(run.url, kept) if kept else None
@@ -160,6 +163,20 @@ def _deletes(run: Run, kept: Snapshot | None, added: list[dict[str, Any]]) -> li
     ]
 
 
+def _read_indexes(run: Run, added: list[dict[str, Any]], replacing: bool) -> dict[str, pa.Table]:
+    """What ``settle`` reads of each new shard's index: all rows, or only those that replace others.
+
+    Where nobody else published, an image is in one new shard: the others cannot be duplicates, and are not kept.
+    """
+
+    def read(row: dict[str, Any]) -> pa.Table:
+        table = parquet.read_table(files.join(run.url, "index", row["index"]), SETTLED)
+        return table.filter(pc.not_equal(table.column("replaces"), "")) if replacing else table
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return dict(zip((row["shard"] for row in added), pool.map(read, added), strict=True))
+
+
 def settle(indexes: Mapping[str, pa.Table], published: Mapping[str, set[str]]) -> dict[str, dict[str, Any]]:
     """The deletes, by address, that leave each image of the new shards what became of it last, once.
 
@@ -171,7 +188,7 @@ def settle(indexes: Mapping[str, pa.Table], published: Mapping[str, set[str]]) -
     live = {image_id: set(places) for image_id, places in published.items()}
     deletes: dict[str, dict[str, Any]] = {}
     for shard, table in indexes.items():
-        for row in table.select(["image_id", "row", "failed", "code", "replaces"]).to_pylist():
+        for row in table.select(SETTLED).to_pylist():
             place = address(shard, row["row"], row["failed"])
             places, replaced = live.setdefault(row["image_id"], set()), named_places(row["replaces"])
             if places - replaced:
@@ -193,9 +210,9 @@ def _dead_of(dead: Dead, failed: bool) -> frozenset[int]:
     return dead.failed if failed else dead.rows
 
 
-def _published(run: Run, newest: Snapshot | None, indexes: dict[str, pa.Table]) -> dict[str, set[str]]:
-    """Addresses of the newest snapshot's rows of the new shards' images; none where it is the run's own base."""
-    if newest is None or not indexes or (newest.id == run.base and not adopted_manifest(run)):
+def _published(run: Run, newest: Snapshot, indexes: dict[str, pa.Table]) -> dict[str, set[str]]:
+    """Addresses of the newest snapshot's rows of the new shards' images."""
+    if not indexes:
         return {}
     columns = [chunk for table in indexes.values() for chunk in table.column("image_id").chunks]
     wanted, found = pa.chunked_array(columns, pa.string()), defaultdict(set)
