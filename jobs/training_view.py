@@ -57,10 +57,11 @@ class TrainingView:
             f"workers: {event['workers']}{where}",
             flush=True,
         )
+        self._bar = Progress("training", self._images(self._begin["epochs"], 0)).__enter__()
 
     def _show_step(self, event: Mapping[str, Any]) -> None:
         if self._bar is None:
-            self._bar = Progress("training", self._images(self._begin["epochs"], 0)).__enter__()
+            return
         where = f"{event['epoch'] + 1} of {self._begin['epochs']}"
         done = self._images(event["epoch"], event["step"])
         self._bar.update(done, epoch=where, loss=f"{event['loss']:.3f}")
@@ -72,6 +73,8 @@ class TrainingView:
         return (epoch * steps + step - begun) * images // steps
 
     def _show_epoch(self, event: Mapping[str, Any]) -> None:
+        if self._bar is not None:
+            self._bar.update(self._images(event["epoch"], 0), loss=f"{event['train_loss']:.3f}")
         best = " (best so far)" if event["best"] == event["epoch"] else ""
         print(
             f"epoch {event['epoch']} of {self._begin['epochs']}: loss {event['train_loss']:.3f}, "
