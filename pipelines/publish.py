@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,7 +23,7 @@ from schemas.records import address, named_places, parse_address, superseded
 from schemas.store import Dead, Store
 
 ATTEMPTS, READERS = 100, 16
-SETTLED = ["image_id", "row", "failed", "code", "replaces"]
+SETTLED = ["image_id", "version", "row", "failed", "code", "replaces"]
 OPEN = Gates()
 
 
@@ -63,7 +63,7 @@ def publish(run: Run, gates: Gates = OPEN) -> Snapshot:
             check_failures(gates.max_failures, run, newest, added)
             return newest
         snapshot = _next(run, newest, kept, added, deletes)
-        gone = sum(delete["reason"] == "gone" for delete in deletes)
+        gone = [delete["image_id"] for delete in deletes if delete["reason"] == "gone"]
         check_gates(gates, run, newest, snapshot, added, gone, read_counts(run).get("known", 0))
         _write_tables(run, snapshot, added, deletes)
         if layout.create_snapshot(run.url, snapshot):
@@ -149,11 +149,12 @@ def _deletes(run: Run, kept: Snapshot | None, added: list[dict[str, Any]]) -> li
     alone = (kept is None or kept.id == run.base) and not adopted_manifest(run)
     indexes = _read_indexes(run, added, replacing=alone)
     gone = {place: _delete(place, image_id, "gone") for place, image_id in read_gone(run).items()}
-    wanted = {**gone, **settle(indexes, {} if alone or kept is None else _published(run, kept, indexes))}
-    if not wanted:
-        return []
     store = Store(run.url, kept) if kept else None
     there = {*indexes, *(store.manifest.column("shard").to_pylist() if store else ())}
+    published = {} if alone or store is None else _published(store, indexes)
+    wanted = {**gone, **settle(indexes, published, there)}
+    if not wanted:
+        return []
     dead = store.dead if store else {}
     return [
         delete
@@ -177,28 +178,44 @@ def _read_indexes(run: Run, added: list[dict[str, Any]], replacing: bool) -> dic
         return dict(zip((row["shard"] for row in added), pool.map(read, added), strict=True))
 
 
-def settle(indexes: Mapping[str, pa.Table], published: Mapping[str, set[str]]) -> dict[str, dict[str, Any]]:
+def settle(
+    indexes: Mapping[str, pa.Table], published: Mapping[str, Mapping[str, str | None]], there: Collection[str]
+) -> dict[str, dict[str, Any]]:
     """The deletes, by address, that leave each image of the new shards what became of it last, once.
 
     A new row deletes those that it replaces; one whose image has another row already that it does not replace is
     a duplicate (of another writer's), and goes itself. A transient failure leaves the row of the image's earlier
     version in place until it is known what became of the new one; a permanent failure does not: that image is
-    gone. ``published`` has the addresses of the newest snapshot's rows by image; the new shards come in order.
+    gone. Where a row that it replaces is in a shard that is not ``there`` any more, compacting or purging has moved
+    it: then it replaces the image's rows of other versions, and its failures, wherever they are.
+
+    ``published`` has the addresses of the newest snapshot's rows by image, and the version of each; the new shards
+    come in order.
     """
-    live = {image_id: set(places) for image_id, places in published.items()}
+    live = {image_id: dict(places) for image_id, places in published.items()}
     deletes: dict[str, dict[str, Any]] = {}
     for shard, table in indexes.items():
         for row in table.select(SETTLED).to_pylist():
             place = address(shard, row["row"], row["failed"])
-            places, replaced = live.setdefault(row["image_id"], set()), named_places(row["replaces"])
-            if places - replaced:
+            places = live.setdefault(row["image_id"], {})
+            replaced = named_places(row["replaces"])
+            if any(parse_address(old)[0] not in there for old in replaced):
+                replaced |= {old for old, version in places.items() if _yields(old, version, row["version"])}
+            if places.keys() - replaced:
                 deletes[place] = _delete(place, row["image_id"], "duplicate")
                 continue
             gone = superseded(row["code"], replaced)
             deletes.update((old, _delete(old, row["image_id"], "replaced")) for old in gone)
-            places -= gone
-            places.add(place)
+            live[row["image_id"]] = {
+                **{old: version for old, version in places.items() if old not in gone},
+                place: row["version"],
+            }
     return deletes
+
+
+def _yields(place: str, version: str | None, newer: str | None) -> bool:
+    """Whether the row at ``place`` is of another version than ``newer``, or a failure."""
+    return version != newer or parse_address(place)[2]
 
 
 def _delete(place: str, image_id: str, reason: str) -> dict[str, Any]:
@@ -210,15 +227,15 @@ def _dead_of(dead: Dead, failed: bool) -> frozenset[int]:
     return dead.failed if failed else dead.rows
 
 
-def _published(run: Run, newest: Snapshot, indexes: dict[str, pa.Table]) -> dict[str, set[str]]:
-    """Addresses of the newest snapshot's rows of the new shards' images."""
+def _published(store: Store, indexes: dict[str, pa.Table]) -> dict[str, dict[str, str | None]]:
+    """Addresses and versions of the newest snapshot's rows of the new shards' images."""
     if not indexes:
         return {}
     columns = [chunk for table in indexes.values() for chunk in table.column("image_id").chunks]
-    wanted, found = pa.chunked_array(columns, pa.string()), defaultdict(set)
-    for shard, table in Store(run.url, newest).index():
+    wanted, found = pa.chunked_array(columns, pa.string()), defaultdict[str, dict[str, str | None]](dict)
+    for shard, table in store.index():
         for row in table.filter(pc.is_in(table.column("image_id"), wanted)).to_pylist():
-            found[row["image_id"]].add(address(shard, row["row"], row["failed"]))
+            found[row["image_id"]][address(shard, row["row"], row["failed"])] = row["version"]
     return found
 
 

@@ -11,8 +11,7 @@ HELP = """\
 Publishes a snapshot of STORE with the same rows and failures as the newest in fewer and fuller files: shards of which
 more than --dead is superseded or deleted are written again without that, shards with fewer than --small live rows are
 merged, with their index files, into ones of about 1,024 rows, and the manifests become one. Earlier snapshots keep
-their files until `captionbeam store vacuum` removes them. Others may publish meanwhile; of images in rewritten shards
-that a run at work has changed, the old rows stay until the next run.
+their files until `captionbeam store vacuum` removes them. Others may publish meanwhile.
 """
 
 

@@ -114,8 +114,8 @@ def test_the_command_says_what_it_did(tmp_path, capsys):
     assert "nothing to do" in capsys.readouterr().out
 
 
-def test_what_a_run_at_work_changed_in_a_rewritten_shard_is_done_by_the_next_run(tmp_path):
-    """Its new row replaces one that is elsewhere now: no image is there twice, and none is lost."""
+def test_what_a_run_at_work_changed_replaces_rows_that_were_moved_meanwhile(tmp_path):
+    """It knows their old places; what they are of is told by image and version."""
     url = history(str(tmp_path / "store"))
     run = start(url)
     plan(run, {"f": "2", "late": "1"})
@@ -123,8 +123,32 @@ def test_what_a_run_at_work_changed_in_a_rewritten_shard_is_done_by_the_next_run
     compact(url, 0.2, 256)
     finish(run)
     rows, _ = outcomes(Store.open(url))
-    assert (rows["f"][0], rows["late"][0]) == ("1", "1")
+    assert (rows["f"][0], rows["late"][0]) == ("2", "1")
     assert verify(url).problems == []
-    advance(url, {"f": "2", "late": "1"})
+
+
+def test_what_a_killed_run_changed_is_adopted_after_compacting(tmp_path):
+    url = history(str(tmp_path / "store"))
+    killed = start(url)
+    plan(killed, {"f": "2", "g": "2"})
+    process(killed)
+    compact(url, 0.2, 256)
+    run = start(url)
+    assert plan(run, {"f": "2", "g": "2", "late": "1"})[0].image_id == "late"
+    process(run)
+    finish(run)
+    rows, _ = outcomes(Store.open(url))
+    assert {name: rows[name][0] for name in ("f", "g", "late")} == {"f": "2", "g": "2", "late": "1"}
+    assert verify(url).problems == []
+
+
+def test_another_writers_row_of_the_same_version_stays_the_only_one(tmp_path):
+    url = history(str(tmp_path / "store"))
+    slow = start(url)
+    plan(slow, {"f": "2"})
+    process(slow)
+    advance(url, {"f": "2"}, shard_size=1)
+    compact(url, 0.0, 256)
+    finish(slow)
     assert outcomes(Store.open(url))[0]["f"][0] == "2"
     assert verify(url).problems == []
