@@ -18,9 +18,8 @@ from apache_beam.transforms.window import GlobalWindows
 
 from pipelines.boundary import across_workers
 from pipelines.run import Run, base_manifest
-from pipelines.skip import BaseRow, JoinBase, decide, live_rows
+from pipelines.skip import BaseRow, JoinBase, check_others, decide, live_rows
 from schemas import arrow, files, parquet
-from schemas.errors import RequestError
 from schemas.records import ImageRef
 from schemas.store import Store
 
@@ -52,21 +51,19 @@ def judge(
 ) -> Verdict:
     """One image id of a listing of ``sources``, which is all they have if it is ``complete``.
 
-    Raises RequestError for two images with one id, and where a row of another source would be replaced.
+    An image that another of the sources had is done again, so that its row says where it is now. Raises
+    RequestError for two images with one id, and where a row of another source would be replaced.
     """
     todo, live = decide(refs, base, retry_failures), live_rows(base)
     ours = [row for row in live if row.source in sources]
     if not refs:
         places = [row.address for row in ours] if complete else []
         return Verdict("gone" if places else "", bool(ours), gone=sorted(places))
+    if todo is None and any(row.source != refs[0].source for row in ours):
+        todo = refs[0]._replace(replaces=",".join(sorted(row.address for row in live)))
     if todo is None:
         return Verdict("unchanged", bool(ours))
-    others = sorted({row.source for row in live} - set(sources))
-    if others:
-        raise RequestError(
-            f"image {todo.image_id!r} of {todo.source} would replace one of {others[0]}; expected that source "
-            f"to be given too, or --retire {others[0]} if it is no more"
-        )
+    check_others(todo, live, sources)
     return Verdict(_why(todo, live), bool(ours), todo)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional
 
 import apache_beam as beam
@@ -110,8 +110,22 @@ def read_base(url: str, shard: str, dead_rows: Sequence[int], dead_failed: Seque
 
 def _decided(joined: tuple[str, dict], retry: bool) -> Iterable[ImageRef]:
     _, found = joined
-    ref = decide(list(found["images"]), list(found["base"]), retry)
-    return () if ref is None else (ref,)
+    base = list(found["base"])
+    ref = decide(list(found["images"]), base, retry)
+    if ref is None:
+        return ()
+    check_others(ref, live_rows(base), {ref.source})
+    return (ref,)
+
+
+def check_others(todo: ImageRef, live: Sequence[BaseRow], sources: Collection[str]) -> None:
+    """Raises RequestError where ``todo`` would replace a row of a source that is none of ``sources``."""
+    others = sorted({row.source for row in live} - set(sources))
+    if others:
+        raise RequestError(
+            f"image {todo.image_id!r} of {todo.source} would replace another one of {others[0]}; expected a store of "
+            f"its own, or a refresh to which that source is given too, or --retire {others[0]} if it is no more"
+        )
 
 
 def _index_files(run: Run) -> list[tuple[str, str, list[int], list[int]]]:

@@ -167,10 +167,13 @@ def test_more_gone_than_allowed_is_held_back_and_published_on_request(copied):
         (photos / f"{number:02d}.jpg").unlink()
     (photos / "new.jpg").write_bytes(jpeg(60))
     assert "more images are gone than --max-deletes 0.1" in refresh(photos, store, "--plan", job=here).stdout
+    redo = refresh(photos, store, "--plan", "--image-size", 96, job=here).stdout
+    assert "more images are gone than --max-deletes 0.1" in redo
     held = refresh(photos, store, status=1, job=here)
     assert (
-        "6 of 26 images are gone from the listing; expected at most 0.1 to go (--max-deletes)" in held.stderr
-    )
+        "6 of 26 images are gone from the listing ('00.jpg', '01.jpg', '02.jpg', ...); expected at most 0.1 to go "
+        "(--max-deletes)"
+    ) in held.stderr
     assert "Traceback" not in held.stderr
     assert layout.snapshot_ids(str(store)) == [1]
     done = refresh(photos, store, "--max-deletes", 6, job=here)
@@ -207,10 +210,12 @@ def test_a_zip_beside_a_folder(copied, tmp_path):
     moved = shutil.copytree(photos, tmp_path / "moved")
     (moved / "04.jpg").write_bytes(jpeg(70))
     refused = refresh(moved, store, status=2, job=here)
-    assert f"image '04.jpg' of {moved} would replace one of {photos}" in refused.stderr
+    assert f"image '04.jpg' of {moved} would replace another one of {photos}" in refused.stderr
     refresh(moved, store, "--retire", photos, job=here)
     assert "03.jpg" not in versions(store)
     assert len(versions(store)) == IMAGES - 1 + 19
+    (moved / "05.jpg").unlink()
+    assert "1 gone" in refresh(moved, store, job=here).stdout, "its rows are the new source's now"
 
 
 def test_another_option_does_all_again_whatever_kills_it(copied):

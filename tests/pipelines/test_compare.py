@@ -57,9 +57,14 @@ def test_an_image_that_came_back_replaces_its_dead_rows():
 
 
 def test_another_sources_row_is_never_replaced():
-    with pytest.raises(RequestError, match="image 'a.jpg' of /i would replace one of /other"):
+    with pytest.raises(RequestError, match="image 'a.jpg' of /i would replace another one of /other"):
         judge([REF], [row("1", source="/other")], {"/i"})
     assert judge([REF], [row("1", source="/other")], {"/i", "/other"}).kind == "changed"
+
+
+def test_an_image_that_another_of_the_sources_had_is_done_again_so_that_its_row_says_where_it_is():
+    moved = judge([REF], [row(source="/old")], {"/i", "/old"})
+    assert (moved.kind, moved.todo) == ("again", REF._replace(replaces="s/0"))
 
 
 def compare(run, images, names):

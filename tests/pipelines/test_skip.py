@@ -15,7 +15,7 @@ from schemas import Store, layout
 from schemas.errors import FingerprintError, ImageError, RequestError, SystemicError, TooManyFailures
 from schemas.records import ImageRef
 from tests.builders.runs import Mean, features_run, fetch_from
-from tests.builders.stores import commit_all
+from tests.builders.stores import commit_all, make_features
 
 REF = ImageRef("a.jpg", "/images/a.jpg", "/images", "2")
 
@@ -43,6 +43,17 @@ def ref(name, version="v1"):
 )
 def test_an_image_is_done_by_its_version(base, retry, expected):
     assert decide([REF], base, retry) == expected
+
+
+def test_another_sources_image_of_the_same_id_is_not_replaced_in_silence(tmp_path):
+    make_features(f"{tmp_path}/store", ["a.jpg"], (2, 2, 1), spec={"model": "mean"})
+    other = ref("a.jpg", "v2")._replace(uri="/more/a.jpg", source="/more")
+
+    def build(pipeline):
+        _ = pipeline | beam.Create([other]).with_output_types(ImageRef) | SkipDone(features_run(tmp_path))
+
+    with pytest.raises(RequestError, match="image 'a.jpg' of /more would replace another one of "):
+        run_pipeline([], build)
 
 
 def test_without_a_version_done_means_done():
