@@ -6,7 +6,7 @@ import argparse
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +26,7 @@ from pipelines.runner import run_pipeline, runs_in_process
 from pipelines.transforms import ProcessShards
 from schemas import files, layout
 
-LATEST_RUNS = 5
+LATEST_RUNS = 50
 
 
 def try_out(work: Work, options: argparse.Namespace, beam_args: Sequence[str], retired: Sequence[str]) -> int:
@@ -43,7 +43,9 @@ def try_out(work: Work, options: argparse.Namespace, beam_args: Sequence[str], r
         left = to_be_done(look)
         if trial is None:
             rate = earlier_rate(look.url)
-            rows |= cost_rows(left, rate, options.price_per_hour, "as earlier runs of this store")
+            rows |= cost_rows(
+                left, rate, options.price_per_hour, "as the largest of this store's latest runs"
+            )
             if not rate:
                 rows["time"] = "unknown: this store has no earlier run; --canary N measures one"
         else:
@@ -51,7 +53,8 @@ def try_out(work: Work, options: argparse.Namespace, beam_args: Sequence[str], r
     print_table(f"{'canary' if trial else 'plan'}: {look.url}", rows)
     if not left:
         print("nothing to do but deleting" if counts["gone"] else "nothing to do")
-    if counts["gone"] > allowed(options.max_deletes, counts["known"]) and not options.publish_anyway:
+    gone, known = leaving(look, counts)
+    if gone > allowed(options.max_deletes, known) and not options.publish_anyway:
         print(
             f"note: more images are gone than --max-deletes {options.max_deletes:g} lets go: held back as it is"
         )
@@ -104,6 +107,14 @@ def plan_rows(look: Run) -> dict[str, Any]:
     return rows
 
 
+def leaving(look: Run, counts: Mapping[str, int]) -> tuple[int, int]:
+    """Images that would be gone, and of how many: where all is done again, of all rows that there are."""
+    if not look.redo or look.parent is None:
+        return counts["gone"], counts["known"]
+    rows = layout.load_snapshot(look.url, look.parent).totals["rows"]
+    return max(0, rows - sum(shard.images for shard in planned_shards(look))), rows
+
+
 def planned_bytes(run: Run) -> tuple[int, int]:
     """Bytes of the planned images, as their listing has them, and how many images it does not say it of."""
     known = unknown = 0
@@ -126,18 +137,19 @@ def to_be_done(look: Run) -> int:
 
 
 def earlier_rate(url: str) -> float:
-    """Images a second of the store's latest runs that did any; 0 where there is none."""
-    images, seconds, runs = 0, 0.0, 0
+    """Images a second of the largest of the store's latest runs: what a run does once weighs least there; or 0."""
+    largest, rate, runs = 0, 0.0, 0
     for run in reversed(files.names(files.join(url, "plans"))):
         try:
             totals = files.read_json(files.join(url, "plans", run, "totals.json"))
         except FileNotFoundError:  # killed, or at work
             continue
-        if totals["images"]:
-            images, seconds, runs = images + totals["images"], seconds + totals["seconds"], runs + 1
+        if totals["images"] > largest:
+            largest, rate = totals["images"], totals["images_per_second"]
+        runs += 1
         if runs == LATEST_RUNS:
             break
-    return images / seconds if seconds else 0.0
+    return rate
 
 
 def cost_rows(images: int, rate: float, price_per_hour: float | None, whose: str) -> dict[str, Any]:

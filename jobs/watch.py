@@ -86,8 +86,8 @@ class Watch:
 
     @property
     def commits(self) -> list[Commit]:
-        """Commits that this run made."""
-        return list(self._commits.values())
+        """Commits that this run made, and not another at the same work."""
+        return [commit for commit in self._commits.values() if commit.run == self._run.run_id]
 
 
 def finish(run: Run, watch: Watch, price_per_hour: float | None, warn_failures: float) -> int:
@@ -96,7 +96,7 @@ def finish(run: Run, watch: Watch, price_per_hour: float | None, warn_failures: 
     totals = run_totals(run, watch, store, price_per_hour)
     files.write_atomic(files.join(run.folder, "totals.json"), files.json_bytes(totals))
     print_table(f"{run.kind}: {run.url}", _rows(run, totals))
-    if not totals["images"] and not totals["listing"].get("gone"):
+    if not totals["images"] and store.snapshot_id == run.parent:
         print(
             f"nothing to do: all {store.totals['rows'] + store.totals['failed']:,} images of {run.url} are done"
         )

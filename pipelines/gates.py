@@ -47,12 +47,13 @@ def check_gates(
     parent: Snapshot | None,
     snapshot: Snapshot,
     added: Sequence[dict[str, Any]],
-    gone: int,
+    gone: Sequence[str],
     known: int,
 ) -> None:
     """Raise TooManyFailures or HeldBack where ``snapshot`` must not be published on top of ``parent``.
 
-    ``added`` are its new shards' manifest rows, ``gone`` of ``known`` images of the run's sources left their listing.
+    ``added`` are its new shards' manifest rows, ``gone`` are those of ``known`` images of the run's sources that left
+    their listing.
     """
     check_failures(gates.max_failures, run, snapshot, added)
     if parent is None or gates.anyway:
@@ -97,13 +98,16 @@ def allowed(limit: float, images: int) -> float:
     return limit if limit >= 1 else limit * images
 
 
-def _check_deletes(limit: float | None, parent: Snapshot, snapshot: Snapshot, gone: int, known: int) -> None:
+def _check_deletes(
+    limit: float | None, parent: Snapshot, snapshot: Snapshot, gone: Sequence[str], known: int
+) -> None:
     if limit is None:
         return
     before, after = parent.totals["rows"], snapshot.totals["rows"]
     said = ""
-    if gone > allowed(limit, known):
-        said = f"{gone:,} of {known:,} images are gone from the listing"
+    if len(gone) > allowed(limit, known):
+        named = ", ".join(map(repr, sorted(gone)[:3])) + (", ..." if len(gone) > 3 else "")
+        said = f"{len(gone):,} of {known:,} images are gone from the listing ({named})"
     elif before - after > allowed(limit, before):
         said = f"the snapshot would have {after:,} rows, its parent has {before:,}"
     if said:

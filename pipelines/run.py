@@ -19,6 +19,7 @@ from schemas.datafile import SUFFIX, check_format
 from schemas.errors import FingerprintError, RequestError
 from schemas.layout import Snapshot
 from schemas.store import Store
+from schemas.tags import split_selector
 
 PACKAGES = ("captionbeam", "apache-beam", "torch", "torchvision", "pyarrow", "numpy")
 
@@ -75,6 +76,7 @@ def start_run(
     store holds something else; a refresh does all of it again instead.
     """
     url = files.absolute(url)
+    check_no_snapshot(url)
     try:
         newest = layout.newest_snapshot(url)
         redo = operation == "refresh" and newest is not None and newest.fingerprint != fingerprint
@@ -89,6 +91,13 @@ def start_run(
             f"{url} cannot be used as a store: {err}; expected a writable folder or URL"
         ) from err
     return run
+
+
+def check_no_snapshot(url: str) -> None:
+    """Raises RequestError for an output ``STORE@prod``: a folder of that name would hide the snapshot."""
+    store, selector = split_selector(url)
+    if selector is not None and layout.snapshot_ids(store):
+        raise RequestError(f"{url} is a snapshot of {store}, to be read; expected {store}, or another output")
 
 
 def _write_record(run: Run, options: Mapping[str, Any], adopted: list[layout.Commit]) -> None:

@@ -12,14 +12,14 @@ import re
 from schemas import files
 from schemas.errors import RequestError, StoreError
 
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+NAME = re.compile(r"(?!\d+$)[A-Za-z0-9][A-Za-z0-9._-]*")  # digits alone are a snapshot's number
 
 
 def check_name(name: str) -> str:
     """``name`` if a tag may be called so. Raises RequestError."""
     if not NAME.fullmatch(name):
         raise RequestError(
-            f"{name!r} is no name of a tag; expected a letter, then letters, digits, '.', '_', '-'"
+            f"{name!r} is no name of a tag; expected letters, digits, '.', '_', '-', not digits alone"
         )
     return name
 

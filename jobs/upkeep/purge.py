@@ -46,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
         f"{url}: {len(done.ids):,} of {len(ids):,} ids found, {len(done.snapshots):,} snapshots written without "
         f"them, {done.files:,} files removed"
     )
+    print("note: an image that its source still has comes back with the next run")
     if done.unreadable:
         print(
             f"note: {len(done.unreadable):,} files of killed writers (such as {done.unreadable[0]}) cannot be read and "

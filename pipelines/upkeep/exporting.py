@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.run import now
+from pipelines.run import check_no_snapshot, now
 from pipelines.upkeep import tables
 from pipelines.upkeep.file_writers import TABLE_WRITERS, FileWriter, NpyWriter, Part, TarWriter
 from schemas import files
@@ -44,6 +44,7 @@ def export(store: Store, output: str, file_format: str, rows_per_file: int | Non
     """
     check_export(store, file_format, rows_per_file)
     output = files.absolute(output)
+    check_no_snapshot(output)
     with _appearing(output) as folder:
         scanned = _Counted(store.scan())
         parts = [

@@ -13,6 +13,7 @@ from capmodel.train_data import Data
 from capmodel.train_request import settle
 from jobs import cli, store
 from pipelines.publish import publish
+from pipelines.upkeep.exporting import export
 from schemas import Store, layout, tags
 from schemas.errors import RequestError, StoreError
 from tests.builders.history import advance, content, plan, process, start
@@ -108,7 +109,8 @@ def test_a_tag_stays_and_promote_moves(three, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["tag", "STORE", "3x"], "'3x' is no name of a tag; expected a letter"),
+        (["tag", "STORE", "3"], "'3' is no name of a tag; expected letters, digits"),
+        (["tag", "STORE", "x y"], "'x y' is no name of a tag; expected letters, digits"),
         (["tag", "STORE", "x", "9"], "has no snapshot 9; it has 1, 2, 3"),
         (["promote", "STORE", "x", "nope"], "has no tag 'nope'; it has none"),
         (["rollback", "STORE@1", "1"], "names one snapshot; expected the store alone"),
@@ -176,6 +178,13 @@ def test_an_at_in_the_path_itself_is_no_tag(tmp_path):
         Store.open(f"{folder}@prod", 1)
     with pytest.raises(StoreError, match="no tag 'dev'; it has prod"):
         Store.open(f"{folder}@dev")
+
+
+def test_a_snapshot_is_nothing_to_write_to(three):
+    with pytest.raises(RequestError, match=r"@1 is a snapshot of .*, to be read; expected"):
+        start(f"{three}@1")
+    with pytest.raises(RequestError, match=r"@prod is a snapshot of"):
+        export(Store.open(str(three)), f"{three}@prod", "parquet")
 
 
 def test_training_pins_the_snapshot_that_a_tag_names(tmp_path):
