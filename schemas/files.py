@@ -110,12 +110,11 @@ def names(url: str) -> list[str]:
     try:
         with refusals(url):
             listing = fs.ls(path, detail=False)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     inside = (entry.rstrip("/") for entry in listing)
-    found = (
-        entry.rsplit("/", 1)[-1] for entry in inside if entry != path.rstrip("/")
-    )  # a folder's own marker
+    own_marker = path.rstrip("/")
+    found = (entry.rsplit("/", 1)[-1] for entry in inside if entry != own_marker)
     return sorted(name for name in found if not name.startswith("."))
 
 

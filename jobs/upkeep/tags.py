@@ -70,10 +70,21 @@ def run_promote(options: argparse.Namespace) -> int:
     from schemas import tags
 
     url, number = _wanted(options)
-    before = tags.read_tags(url).get(tags.check_name(options.name))
+    before = _stood_for(url, tags.check_name(options.name))
     tags.set_tag(url, options.name, number)
     print(f"{url}@{options.name} is snapshot {number}" + (f", was {before}" if before is not None else ""))
     return 0
+
+
+def _stood_for(url: str, name: str) -> int | None:
+    """The snapshot of a tag; None where there is none, or a broken one, which is written over."""
+    from schemas.errors import StoreError
+    from schemas.tags import read_tag
+
+    try:
+        return read_tag(url, name)
+    except StoreError:
+        return None
 
 
 def run_rollback(options: argparse.Namespace) -> int:

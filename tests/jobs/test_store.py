@@ -14,7 +14,7 @@ from capmodel.train_request import settle
 from jobs import cli, store
 from pipelines.publish import publish
 from pipelines.upkeep.exporting import export
-from schemas import Store, layout, tags
+from schemas import Store, files, layout, tags
 from schemas.errors import RequestError, StoreError
 from tests.builders.history import advance, content, plan, process, start
 from tests.builders.training import make_data, tiny_options
@@ -178,6 +178,19 @@ def test_an_at_in_the_path_itself_is_no_tag(tmp_path):
         Store.open(f"{folder}@prod", 1)
     with pytest.raises(StoreError, match="no tag 'dev'; it has prod"):
         Store.open(f"{folder}@dev")
+
+
+def test_a_broken_tag_is_mended_by_promoting(three, capsys):
+    files.write_atomic(tags.tag_url(three, "prod"), b'["x"]')
+    assert cli.main(["store", "ls", three]) == 2
+    assert "is not a tag" in capsys.readouterr().err
+    assert said(capsys, "promote", three, "prod", 2).endswith("@prod is snapshot 2\n")
+
+
+def test_a_file_is_no_store(tmp_path, capsys):
+    (tmp_path / "x").write_text("")
+    assert cli.main(["store", "ls", str(tmp_path / "x")]) == 2
+    assert "has no published snapshot" in capsys.readouterr().err
 
 
 def test_a_snapshot_is_nothing_to_write_to(three):
