@@ -105,11 +105,11 @@ LISTS = {
     "x.csv": "\ufeffuri,note\nhttp://h/a/1.jpg,x\ntwo.jpg,\n/abs/3.jpg,z\n",
     "x.tsv": "note\turl\nx\thttp://h/a/1.jpg\n\ttwo.jpg\nz\t/abs/3.jpg\n",
     "x.jsonl": '{"path": "http://h/a/1.jpg"}\n{"path": "two.jpg"}\n\n{"path": "/abs/3.jpg"}\n',
-    "x.txt.gz": gzip.compress(b"http://h/a/1.jpg\ntwo.jpg\n/abs/3.jpg\n"),
+    "x.txt.gz": gzip.compress(b"http://h/a/1.jpg\ntwo.jpg\n/abs/3.jpg\n", mtime=0),
 }
 
 
-@pytest.mark.parametrize(("name", "content"), LISTS.items())
+@pytest.mark.parametrize(("name", "content"), LISTS.items(), ids=LISTS)
 def test_lists_of_every_kind_give_the_same_images(tmp_path, name, content):
     make_folder(tmp_path, {name: content if isinstance(content, bytes) else content.encode()})
     refs, _ = listed(tmp_path / name)
