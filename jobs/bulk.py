@@ -13,6 +13,7 @@ import pyarrow as pa
 from jobs.options import as_record
 from jobs.watch import Watch, finish
 from pipelines.compare import CompareStore, NameSources
+from pipelines.copies import HashContents
 from pipelines.find import LimitImages
 from pipelines.gates import Gates
 from pipelines.plan import PlanShards
@@ -32,7 +33,8 @@ class Work:
 
     ``kind``, ``spec``, ``fingerprint`` and ``field`` say what rows come of it. ``names``: of the sources that
     ``find`` lists; ``features``: the snapshot that it lists instead. ``keep`` copies weights or a bundle to a
-    store's ``models/`` and gives the settings that ``load`` makes a processor from.
+    store's ``models/`` and gives the settings that ``load`` makes a processor from. ``dedup``: read everything ahead,
+    so that copies are planned together.
     """
 
     kind: str
@@ -45,6 +47,7 @@ class Work:
     fetch: Fetch
     load: Callable[[Mapping[str, Any]], Processor]
     keep: Callable[[str], Mapping[str, Any]]
+    dedup: bool = False
 
 
 def start(work: Work, url: str, options: argparse.Namespace, file_format: str = "parquet", **how: str) -> Run:
@@ -67,6 +70,8 @@ def process_images(
 
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
         todo, written = to_do(pipeline, run, work, options, retired)
+        if work.dedup:
+            todo = todo | HashContents(work.fetch)
         shards = todo | PlanShards(run, options.shard_size)
         reports = shards | ProcessShards(run, work.load, settings, work.fetch)
         awaited = (reports | "Report" >> beam.Map(lambda _: 1), *written) | "Await" >> beam.Flatten()

@@ -87,6 +87,7 @@ def add_encoder_options(group: Any, required: bool = False) -> None:
         action="store_true",
         help="let inception_v3's average pools leave padding out, as weights that come from TensorFlow want it",
     )
+    _add_dedup(group)
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
@@ -96,6 +97,15 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     work = encoding(options)
     run = start(work, options.output, options, options.format)
     return process_images(run, work, options, beam_args, gates_of(options))
+
+
+def _add_dedup(group: Any) -> None:
+    group.add_argument(
+        "--dedup-content",
+        action="store_true",
+        help="read all that is to be done once more, first, so that images with the same bytes are computed once "
+        "wherever they lie (without it: where the listing tells, and they are neighbours)",
+    )
 
 
 def encoding(options: argparse.Namespace) -> Work:
@@ -132,5 +142,6 @@ def encoding(options: argparse.Namespace) -> Work:
         field=spec.field,
         load=load_encoder,
         keep=keep,
+        dedup=options.dedup_content,
         **listing(options, sources),
     )

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pipelines.boundary import across_workers
 from pipelines.run import Run
 from schemas import arrow, files
-from schemas.records import ImageRef, Shard
+from schemas.records import CONTENT_MARK, ImageRef, Shard
 
 SHARDS_PER_PARTITION = 16
 REF_COLUMNS = [name for name in ImageRef._fields if name in arrow.PLAN.names]
@@ -36,8 +36,11 @@ def shard_id(refs: Iterable[ImageRef], fingerprint: str) -> str:
 
 
 def partition_of(ref: ImageRef, partitions: int) -> str:
-    """A container's name; for a loose file one of ``partitions`` names, by the hash of its digest, or of its id."""
-    if ref.kind != "file":
+    """A container's name; for a loose file one of ``partitions`` names, by the hash of its digest, or of its id.
+
+    So it is for whatever has the digest of its content: copies meet that lie in different containers.
+    """
+    if ref.kind != "file" and not ref.digest.startswith(CONTENT_MARK):
         return ref.uri
     key = (ref.digest or ref.image_id).encode()
     number = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
@@ -68,10 +71,10 @@ def _place(ref: ImageRef) -> tuple[str, int, int, str]:
 def _copies_together(ordered: list[ImageRef]) -> list[ImageRef]:
     groups: dict[object, list[ImageRef]] = {}
     for position, ref in enumerate(ordered):
-        content = (
-            (ref.uri, ref.version) if ref.kind == "zip" else ref.digest
+        known = (
+            (ref.uri, ref.version) if ref.kind == "zip" else position
         )  # a member's version is CRC and size
-        groups.setdefault(content or position, []).append(ref)
+        groups.setdefault(ref.digest or known, []).append(ref)
     return list(itertools.chain.from_iterable(groups.values()))
 
 

@@ -7,6 +7,8 @@ from typing import NamedTuple, Optional
 
 from schemas.errors import is_transient
 
+CONTENT_MARK = "sha256:"  # before a digest that was had by reading the content
+
 
 class ImageRef(NamedTuple):
     """Where one image lies: a few dozen bytes, never the image itself.

@@ -1,0 +1,39 @@
+"""HashContents: the content of every image that is to be done, read ahead, so that copies are planned together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import apache_beam as beam
+
+from pipelines.boundary import across_workers
+from pipelines.shards import WINDOW, Fetch
+from schemas.records import CONTENT_MARK, ImageRef
+
+
+class HashContents(beam.PTransform):
+    """References in, the same with the SHA-256 of their content as ``digest`` out.
+
+    Everything is read once more for it. An image that cannot be read stays as it is: its shard says why.
+    """
+
+    def __init__(self, fetch: Fetch) -> None:
+        super().__init__()
+        self._fetch = fetch
+
+    def expand(self, refs: beam.PCollection) -> beam.PCollection:
+        return (
+            refs
+            | "BatchRefs" >> beam.BatchElements(min_batch_size=WINDOW, max_batch_size=WINDOW)
+            | "Hash"
+            >> beam.FlatMap(across_workers(hash_contents), fetch=self._fetch).with_output_types(ImageRef)
+        )
+
+
+def hash_contents(refs: Sequence[ImageRef], fetch: Fetch) -> Iterator[ImageRef]:
+    """One window of references with their contents' digests."""
+    for ref, item in zip(refs, fetch(refs), strict=True):
+        if isinstance(item, bytes):
+            ref = ref._replace(digest=CONTENT_MARK + hashlib.sha256(item).hexdigest())
+        yield ref
