@@ -11,6 +11,7 @@ twice, ``captionbeam store verify`` clean. Ends with status 1 where that is not 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -56,7 +57,9 @@ def main() -> None:
     draw, wrong, counts = random.Random(options.seed), [], Counter()
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         jobs = [job for job in make_jobs(Path(folder)) if job.name in options.jobs.split(",")]
-        for number in range(options.kills):
+        for number in itertools.count():
+            if sum(count for name, count in counts.items() if name.endswith(" killed")) >= options.kills:
+                break
             job = jobs[number % len(jobs)]
             said = kill_trial(job, Path(folder) / f"trial-{number}", draw, counts)
             wrong += [f"kill {number}, {job.name}: {said}"] if said else []
@@ -152,7 +155,7 @@ def kill_trial(job: Job, output: Path, draw: random.Random, counts: Counter[str]
     expected, seconds = _unbroken[job.name]
     job.prepare(output)
     for _ in range(draw.choice([1, 1, 2])):
-        counts[f"{job.name} {kill_once(job, output, draw.uniform(0, seconds))}"] += 1
+        counts[f"{job.name} {kill_once(job, output, draw.uniform(0, 0.8 * seconds))}"] += 1
     done = subprocess.run(job.command(output), cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         return f"status {done.returncode}: {done.stderr[-500:]}"
@@ -307,7 +310,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--kills", type=int, default=100, help="until so many were at work (default 100)")
     parser.add_argument("--jobs", default="encode,caption,train,refresh", help="those that are killed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scratch")
