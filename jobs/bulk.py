@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from jobs.options import as_record
 from jobs.watch import Watch, finish
+from pipelines.batches import Processor
 from pipelines.compare import CompareStore, NameSources
 from pipelines.copies import HashContents
 from pipelines.find import LimitImages
@@ -20,7 +21,7 @@ from pipelines.plan import PlanShards
 from pipelines.publish import PublishSnapshot
 from pipelines.run import Run, start_run
 from pipelines.runner import run_pipeline
-from pipelines.shards import Fetch, Processor
+from pipelines.shards import Fetch
 from pipelines.skip import SkipDone
 from pipelines.transforms import ProcessShards
 from schemas import files

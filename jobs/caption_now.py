@@ -12,9 +12,9 @@ from typing import Any
 from capmodel.captioner import Captioner
 from capmodel.generate import DecodeOptions
 from jobs.options import fetch_options
+from pipelines.batches import Prepared, run_batch
 from pipelines.fetch import fetch
 from pipelines.find import draw, is_sampled
-from pipelines.shards import Prepared, run_batch
 from pipelines.sources.listing import list_images
 from pipelines.sources.spec import SourceSpec
 from schemas.errors import ImageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.shards import Processor
+from pipelines.batches import Processor
 
 
 def load_encoder(settings: Mapping[str, Any]) -> Processor:

@@ -16,62 +16,26 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from pipelines.batches import BatchResult, Prepared, Processor, run_batch
 from pipelines.output import Done, ShardOutput
 from pipelines.run import Run
 from schemas import layout
-from schemas.errors import ImageError, OutOfMemory, SystemicError
+from schemas.errors import ImageError
 from schemas.records import Failure, ImageRef, ShardReport
 
 WINDOW = 32
 WINDOWS_AHEAD = 2
-MODEL_ERRORS = (RuntimeError, ValueError, ArithmeticError, IndexError)
 
 Item = bytes | np.ndarray
 Fetched = tuple[
     list[ImageRef], Item | ImageError
 ]  # images of the same bytes, and these, or why there are none
 Fetch = Callable[[Sequence[ImageRef]], Sequence[Item | ImageError]]
-
-
-class Processor(Protocol):
-    """What turns images into columns: an encoder, a captioner. Several threads may share one.
-
-    ``schema`` describes the output columns; ``prepare`` may raise ImageError; ``run``, of which ``streams`` calls may
-    be under way at a time, takes at most ``batch_size`` prepared items with their ids and gives one value a column
-    and item. It may raise ImageError (for a batch of one), OutOfMemory, SystemicError; anything else is put down to
-    an image by halving the batch.
-    """
-
-    fingerprint: str
-    schema: pa.Schema
-    batch_size: int
-    streams: int
-
-    def prepare(self, item: Any) -> Any: ...
-
-    def run(self, batch: list[Any], image_ids: list[str]) -> dict[str, Any]: ...
-
-
-class Prepared:
-    """One image on its way: its reference, the hash of its bytes, and what ``prepare`` made of them.
-
-    ``copies`` are other images with the same bytes: they get the same row.
-    """
-
-    __slots__ = ("content", "copies", "ref", "value")
-
-    def __init__(self, ref: ImageRef, content: str, value: Any, copies: Sequence[ImageRef] = ()) -> None:
-        self.ref, self.content, self.value, self.copies = ref, content, value, copies
-
-    @property
-    def refs(self) -> list[ImageRef]:
-        """All images of these bytes."""
-        return [self.ref, *self.copies]
 
 
 class Tally:
@@ -253,47 +217,6 @@ def _for_all(part: Sequence[Prepared], columns: dict[str, Any]) -> dict[str, Any
         name: values[rows] if isinstance(values, np.ndarray) else values.take(pa.array(rows))
         for name, values in columns.items()
     }
-
-
-BatchResult = tuple[Sequence[Prepared], dict[str, Any] | ImageError]
-
-
-def run_batch(batch: Sequence[Prepared], processor: Processor) -> list[BatchResult]:
-    """Columns for the images of a batch, or an ImageError for one that the model cannot do.
-
-    A batch that does not fit the device is halved, for good; one that fails otherwise is bisected down to the
-    image. Raises SystemicError where the device is broken, or where every image of a batch fails.
-    """
-    results = _bisect(batch, processor)
-    failed = [result for _, result in results if isinstance(result, ImageError)]
-    if len(batch) > 1 and len(failed) == len(batch):
-        raise SystemicError(f"the model failed on all {len(batch)} images of a batch: {failed[0].message}")
-    return results
-
-
-def _bisect(batch: Sequence[Prepared], processor: Processor) -> list[BatchResult]:
-    size = processor.batch_size
-    if len(batch) > size:
-        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
-        return [result for part in parts for result in _bisect(part, processor)]
-    try:
-        return [(batch, processor.run([item.value for item in batch], [item.ref.image_id for item in batch]))]
-    except OutOfMemory as err:
-        if size == 1:
-            raise SystemicError(f"one image does not fit the device: {err}") from err
-        processor.batch_size = size // 2
-        return _bisect(batch, processor)
-    except (ImageError, *MODEL_ERRORS) as err:
-        if len(batch) == 1:
-            return [
-                (batch, err if isinstance(err, ImageError) else ImageError("model", "model", _sentence(err)))
-            ]
-        middle = len(batch) // 2
-        return _bisect(batch[:middle], processor) + _bisect(batch[middle:], processor)
-
-
-def _sentence(err: BaseException) -> str:
-    return f"{type(err).__name__}: {str(err).strip().splitlines()[0] if str(err).strip() else 'no message'}"
 
 
 def _fail(output: ShardOutput, refs: Sequence[ImageRef], error: ImageError, tally: Tally) -> None:

@@ -12,10 +12,11 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
 from pipelines import live
+from pipelines.batches import Processor
 from pipelines.boundary import crossing
 from pipelines.plan import read_shard
 from pipelines.run import Run
-from pipelines.shards import Fetch, Processor, process_shard
+from pipelines.shards import Fetch, process_shard
 from schemas.records import Shard, ShardReport
 
 
