@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jobs.upkeep import compact, diff, export, ls, purge, retry, show, tags, vacuum, verify
+from jobs.upkeep import compact, diff, export, failures, ls, purge, retry, show, tags, vacuum, verify
 from schemas.errors import RequestError
 
 HELP = """\
@@ -30,6 +30,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "ls": Command("the snapshots", ls.HELP, ls.add_options, ls.run),
     "show": Command("one snapshot", show.HELP, show.add_options, show.run),
+    "failures": Command("which images failed, and why", failures.HELP, failures.add_options, failures.run),
     "diff": Command("how two snapshots differ", diff.HELP, diff.add_options, diff.run),
     "tag": Command("name a snapshot", tags.TAG_HELP, tags.add_tag_options, tags.run_tag),
     "promote": Command(

@@ -78,6 +78,15 @@ def test_show_says_what_a_snapshot_is(three, capsys):
     assert "1 timeout" in said(capsys, "show", f"{three}@1")
 
 
+def test_failures_are_listed_with_their_reasons(three, capsys):
+    line = said(capsys, "failures", f"{three}@1")
+    assert line.split("\t")[:3] == ["timeout", "fetch", "c"]
+    assert "made to fail" in line
+    (failure,) = json.loads(said(capsys, "failures", f"{three}@1", "--json"))
+    assert (failure["image_id"], failure["code"]) == ("c", "timeout")
+    assert said(capsys, "failures", three) == said(capsys, "failures", f"{three}@1", "--code", "decode") == ""
+
+
 def test_diff_names_what_changed(three, capsys):
     found = json.loads(said(capsys, "diff", three, 1, 2, "--ids", "--json"))
     assert found["ids"] == {
@@ -115,6 +124,7 @@ def test_a_tag_stays_and_promote_moves(three, capsys):
         (["promote", "STORE", "x", "nope"], "has no tag 'nope'; it has none"),
         (["rollback", "STORE@1", "1"], "names one snapshot; expected the store alone"),
         (["show", "STORE@nope"], "has no tag 'nope'"),
+        (["failures", "STORE", "--code", "x"], "no failure code 'x'; expected one of"),
         (["ls", "STORE/nothing"], "has no published snapshot"),
         (["ls", "STORE", "--runner", "DirectRunner"], "would do nothing in store ls"),
         (["lss", "STORE"], "invalid choice: 'lss'"),
