@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pictures", help="a folder of photographs (.jpg)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=1800, help="the job's time (default 1800)")
-    parser.add_argument("--memory", type=int, default=4096, help="MB that the job may take (default 4096)")
+    parser.add_argument("--memory", type=int, default=6144, help="MB that the job may take (default 6144)")
     parser.add_argument("--scratch")
     return parser
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import warnings
 import zlib
+from contextlib import nullcontext
 from typing import Literal
 
 import numpy as np
@@ -18,6 +20,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from schemas.errors import ImageError
 
 MAX_PIXELS = 100_000_000
+GIANT_PIXELS = 16_000_000  # above it, pictures are decoded one at a time: one near the limit takes up to 2 GB
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 BACKGROUND = (255, 255, 255)
 
@@ -54,6 +57,8 @@ _TURNS = {  # the EXIF orientations that are not upright already
     8: Image.Transpose.ROTATE_90,
 }
 
+_giant = threading.Lock()
+
 # Pillow warns of odd metadata and, at a limit below ours, of large images; what matters is raised here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 Image.init()  # Image.open(formats=...) knows only the plugins that are loaded already
@@ -69,8 +74,10 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     if not data:
         raise ImageError("empty", "decode", "the file has no bytes")
     image = _open(data, max_pixels)
+    alone = _giant if image.width * image.height > GIANT_PIXELS else nullcontext()
     try:
-        return np.array(_to_rgb(_upright(image)))
+        with alone:
+            return np.array(_to_rgb(_upright(image)))
     except BROKEN as err:
         if _lacks_strips(image, len(data)):
             raise ImageError(
