@@ -58,7 +58,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         jobs = [job for job in make_jobs(Path(folder)) if job.name in options.jobs.split(",")]
         for number in itertools.count():
-            if sum(count for name, count in counts.items() if name.endswith(" killed")) >= options.kills:
+            killed = sum(count for name, count in counts.items() if name.endswith(" killed"))
+            if number >= len(jobs) and killed >= options.kills:  # each job once at least
                 break
             job = jobs[number % len(jobs)]
             said = kill_trial(job, Path(folder) / f"trial-{number}", draw, counts)
