@@ -5,8 +5,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   ?= demo-output
 PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test test-fast test-clusters check clean
 
 setup: $(VENV)/.ready
 
@@ -22,8 +23,14 @@ $(VENV)/.ready: setup.py pyproject.toml
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/captionbeam demo --output $(DEMO)
 
-test: setup
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PYTEST_ARGS)
+test: test-fast test-clusters
+
+test-fast: setup
+	$(PYTEST) $(PYTEST_ARGS) -m "not cluster"
+
+# Spark, Flink, Airflow and Slurm take all cores: one after the other. What they need is fetched once, into ~/.cache.
+test-clusters: setup
+	$(PYTEST) -m cluster
 
 # The same in CI and by hand: style, types, and which package may import which.
 check: setup
