@@ -10,7 +10,7 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from jobs.options import as_record
+from jobs.options import as_record, clear_totals
 from jobs.watch import Watch, finish
 from pipelines.batches import Processor
 from pipelines.compare import CompareStore, NameSources
@@ -67,6 +67,7 @@ def process_images(
     retired: Sequence[str] = (),
 ) -> int:
     """Run the pipeline and report; gives the exit status. ``retired``: a refresh's sources that are no more."""
+    clear_totals(options)
     settings = work.keep(files.join(run.url, "models"))
 
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
@@ -84,7 +85,7 @@ def process_images(
         )
     with Watch(run, options.job) as watch:
         run_pipeline(beam_args, build)
-    return finish(run, watch, options.price_per_hour, options.warn_failures)
+    return finish(run, watch, options)
 
 
 def to_do(

@@ -38,6 +38,7 @@ RUN_OPTIONS = (
     "warn_failures",
     "price_per_hour",
     "publish_anyway",
+    "totals",
 )
 
 

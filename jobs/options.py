@@ -157,6 +157,11 @@ def add_run_options(parser: argparse.ArgumentParser, retry: bool = True) -> None
     )
     if retry:
         group.add_argument(
+            "--totals",
+            metavar="FILE",
+            help="also write the run's totals there, as JSON: snapshot, rows, failures, ...; empty until then",
+        )
+        group.add_argument(
             "--retry-failures",
             action="store_true",
             help="do permanent failures again too; transient ones are anyhow",
@@ -186,6 +191,18 @@ def add_run_options(parser: argparse.ArgumentParser, retry: bool = True) -> None
         metavar="MONEY",
         help="of the machines together; the summary then says what a million images cost",
     )
+
+
+def clear_totals(options: argparse.Namespace) -> None:
+    """Make the file of --totals empty, so that nobody takes an earlier run's for this one's. Raises RequestError."""
+    from schemas import files
+
+    if options.totals:
+        try:
+            files.write_in_place(options.totals, b"")
+        except OSError as err:
+            said = f"--totals {options.totals!r} cannot be written ({err.strerror or err})"
+            raise RequestError(f"{said}; expected a file in a folder that is there") from err
 
 
 def source_options(options: argparse.Namespace) -> Any:

@@ -131,6 +131,11 @@ def _check(options: argparse.Namespace) -> None:
             not options.features, "--features would do nothing without --bundle; expected to leave it out"
         )
         refuse_group(options, add_decoding_options, "without --bundle")
+    trial = f"with {'--plan' if options.plan else '--canary'}"
+    require(
+        not (options.totals and (options.plan or options.canary)),
+        f"--totals would do nothing {trial}; expected to leave it out",
+    )
     idle = options.scratch and not (options.plan or options.canary)
     require(not idle, "--scratch would do nothing without --plan or --canary; expected to leave it out")
 

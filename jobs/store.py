@@ -34,7 +34,7 @@ COMMANDS = {
     "diff": Command("how two snapshots differ", diff.HELP, diff.add_options, diff.run),
     "tag": Command("name a snapshot", tags.TAG_HELP, tags.add_tag_options, tags.run_tag),
     "promote": Command(
-        "move a name to a snapshot", tags.PROMOTE_HELP, tags.add_tag_options, tags.run_promote
+        "move a name to a snapshot", tags.PROMOTE_HELP, tags.add_promote_options, tags.run_promote
     ),
     "rollback": Command(
         "publish an earlier snapshot's content again",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import threading
 import time
 from collections import Counter
@@ -90,10 +91,10 @@ class Watch:
         return [commit for commit in self._commits.values() if commit.run == self._run.run_id]
 
 
-def finish(run: Run, watch: Watch, price_per_hour: float | None, warn_failures: float) -> int:
+def finish(run: Run, watch: Watch, options: argparse.Namespace) -> int:
     """Write the run's totals, print them, and give the exit status: 0, or 3 for many failures."""
     store = Store.open(run.url)
-    totals = run_totals(run, watch, store, price_per_hour)
+    totals = run_totals(run, watch, store, options.price_per_hour)
     files.write_atomic(files.join(run.folder, "totals.json"), files.json_bytes(totals))
     print_table(f"{run.kind}: {run.url}", _rows(run, totals))
     if not totals["images"] and store.snapshot_id == run.parent:
@@ -102,10 +103,13 @@ def finish(run: Run, watch: Watch, price_per_hour: float | None, warn_failures: 
         )
     failed = store.totals["failed"]
     images = failed + store.totals["rows"]
-    if images and failed / images > warn_failures:
-        print(f"warning: {failed:,} of {images:,} images failed, over the warning share of {warn_failures:g}")
-        return 3
-    return 0
+    warned = bool(images) and failed / images > options.warn_failures
+    if options.totals:
+        files.write_in_place(options.totals, files.json_bytes({**totals, "warned": warned}))
+    if warned:
+        said = f"over the warning share of {options.warn_failures:g}"
+        print(f"warning: {failed:,} of {images:,} images failed, {said}")
+    return 3 if warned else 0
 
 
 def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from fsspec.asyn import AsyncFileSystem, get_loop, sync
 from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from pipelines.sources.spec import filesystem, is_http, local_path
-from pipelines.sources.trouble import HttpStatusError, image_error, is_worth_retrying
+from pipelines.sources.trouble import HttpStatusError, image_error, is_worth_retrying, source_error
 from schemas.errors import ImageError, RequestError, SourceError
 
 LOCAL_THREADS = 8  # enough for a network disk's latency; a local one is served by two
@@ -81,7 +81,7 @@ def check_ranges(url: str) -> None:
     """Raises SourceError where the HTTP server of ``url`` ignores byte ranges."""
     found = read_spans([Span(url, 0, 1)], LISTING)[0]
     if isinstance(found, ImageError):
-        raise SourceError(f"source {url!r} cannot be read ({found.code}): {found.message}")
+        raise source_error(url, found.code, found.message)
 
 
 async def _gather(spans: list[Span], options: FetchOptions) -> list[Any]:

@@ -3,6 +3,7 @@
 CaptionbeamError
 ├── RequestError(ValueError)   a wrong request: one sentence, exit status 2
 │   ├── SourceError            a source that cannot be listed or read
+│   │   └── SourceUnavailable  its server does not answer just now: exit status 1, so that schedules try again
 │   ├── StoreError             no such store or snapshot, or one written by a newer version
 │   ├── FingerprintError       rows, weights or a bundle made with something else
 │   └── BundleError            a folder that is not a whole bundle
@@ -36,6 +37,12 @@ class RequestError(CaptionbeamError, ValueError):
 
 class SourceError(RequestError):
     """A source cannot be listed or read."""
+
+
+class SourceUnavailable(SourceError):
+    """A source's server does not answer, or answers 429 or 5xx: nothing is wrong with the request."""
+
+    exit_status = 1
 
 
 class StoreError(RequestError):

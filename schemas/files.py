@@ -9,6 +9,7 @@ Whatever a storage refuses is raised as an OSError, and listings are never taken
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -23,6 +24,7 @@ from schemas.errors import RequestError
 from schemas.remote import refusals
 
 ATOMIC_CREATE = frozenset({"file", "local", "gs", "gcs", "s3", "s3a", "memory"})
+_PASSING = frozenset({errno.EIO, errno.EBUSY, errno.ETIMEDOUT})  # as remote.refusals and s3fs name 5xx
 _memory_lock = threading.Lock()
 
 
@@ -141,8 +143,18 @@ def write_atomic(url: str, data: bytes) -> None:
     os.replace(_write_beside(path, data), path)
 
 
+def write_in_place(url: str, data: bytes) -> None:
+    """Write ``data`` to ``url`` itself, so that it may be a pipe, a device, or a file mounted by itself."""
+    fs, path = split(url)
+    with refusals(url), fs.open(path, "wb") as stream:
+        stream.write(data)
+
+
 def check_writable(url: str) -> None:
-    """Raises RequestError where nothing can be written below ``url``: before the work, not after it."""
+    """Raises RequestError where nothing can be written below ``url``: before the work, not after it.
+
+    Where the storage does not answer, raises its OSError: that is not the request's fault.
+    """
     fs, folder = split(url)
     while is_local(fs) and not os.path.exists(folder):  # a folder made here would look like a result
         folder = os.path.dirname(folder)
@@ -152,6 +164,8 @@ def check_writable(url: str) -> None:
             fs.pipe_file(probe, b"")
             fs.rm_file(probe)
     except OSError as err:
+        if err.errno in _PASSING:
+            raise
         reason = err.strerror or err
         raise RequestError(
             f"{url!r} cannot be written to ({reason}); expected a writable folder or URL"

@@ -34,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--all", action="store_true", dest="retry_failures", help="permanent failures too, not only transient"
     )
     add_run_options(parser, retry=False)
-    parser.set_defaults(limit=None, sample=1.0, seed=0)
+    parser.set_defaults(limit=None, sample=1.0, seed=0, totals=None)
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:

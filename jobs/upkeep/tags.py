@@ -16,7 +16,8 @@ PROMOTE_HELP = """\
 
 Moves the tag NAME to a snapshot of STORE (the newest, unless SNAPSHOT names one), or makes it: from then on readers
 of STORE@NAME get that snapshot; those that have it open keep what they opened. Unlike `captionbeam store tag`, which
-refuses a name that is given already.
+refuses a name that is given already. With --forward a tag that stands for a later snapshot stays there, so that of two
+schedules that overlap the slower one does not take it back.
 """
 ROLLBACK_HELP = """\
   captionbeam store rollback features 3
@@ -35,6 +36,14 @@ def add_tag_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="of the tag, such as prod")
     parser.add_argument(
         "snapshot", metavar="SNAPSHOT", nargs="?", help="a number or tag (default: the newest)"
+    )
+
+
+def add_promote_options(parser: argparse.ArgumentParser) -> None:
+    """The options of ``store promote``."""
+    add_tag_options(parser)
+    parser.add_argument(
+        "--forward", action="store_true", help="leave the tag alone where it stands for a later snapshot"
     )
 
 
@@ -71,6 +80,9 @@ def run_promote(options: argparse.Namespace) -> int:
 
     url, number = _wanted(options)
     before = _stood_for(url, tags.check_name(options.name))
+    if options.forward and before is not None and before > number:
+        print(f"nothing to do: {url}@{options.name} is snapshot {before}, later than {number}")
+        return 0
     tags.set_tag(url, options.name, number)
     print(f"{url}@{options.name} is snapshot {number}" + (f", was {before}" if before is not None else ""))
     return 0

@@ -10,7 +10,14 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from schemas.errors import CaptionbeamError, ImageError, SourceError, SystemicError, is_transient
+from schemas.errors import (
+    CaptionbeamError,
+    ImageError,
+    SourceError,
+    SourceUnavailable,
+    SystemicError,
+    is_transient,
+)
 
 # The first class of an error's MRO that stands here decides. An answer that broke off is the network's fault, and
 # passes; a file that is short is "truncated" for good.
@@ -76,6 +83,12 @@ def image_error(error: BaseException, where: str) -> ImageError:
     return ImageError(code, "fetch", f"{where}: {_sentence(error)}")
 
 
+def source_error(source: str, code: str, said: str) -> SourceError:
+    """That ``source`` cannot be listed or read; SourceUnavailable where it may go away by itself."""
+    kind = SourceUnavailable if is_transient(code) else SourceError
+    return kind(f"source {source!r} cannot be read ({code}): {said}")
+
+
 def raise_if_gone(error: ImageError, container: str) -> None:
     """Raises SourceError where ``error`` says that the container is gone: not the fault of any one image."""
     if error.code in ("not_found", "denied"):
@@ -103,7 +116,7 @@ def reading(source: str) -> Iterator[None]:
         code = _known_code(err)
         if code is None:
             raise
-        raise SourceError(f"source {source!r} cannot be read ({code}): {_sentence(err)}") from err
+        raise source_error(source, code, _sentence(err)) from err
 
 
 def _code(error: BaseException, where: str) -> str:

@@ -98,6 +98,21 @@ def test_many_failures_are_status_3_and_too_many_status_1(photos, tmp_path):
     assert layout.snapshot_ids(str(tmp_path / "s")) == [1]
 
 
+def test_the_totals_are_told_to_who_asks(photos, tmp_path):
+    told = tmp_path / "totals.json"
+    told.write_text("an earlier run's")
+    command = ["encode", photos, "--output", tmp_path / "s", *ENCODER, "--pooled", "--totals", told]
+    captionbeam(*command, "--max-failures", "0", status=1)
+    assert told.read_bytes() == b""
+    captionbeam(*command, status=3)
+    totals = json.loads(told.read_text())
+    assert (totals["snapshot"], totals["warned"]) == (1, True)
+    record = json.loads(Path(tmp_path, "s", "plans", totals["run"], "totals.json").read_text())
+    assert {**record, "warned": True} == totals
+    missing = captionbeam(*command[:-1], tmp_path / "nowhere" / "totals.json", status=2)
+    assert "nowhere/totals.json' cannot be written (No such file or directory)" in missing.stderr
+
+
 def test_another_encoder_on_the_same_store_is_refused(encoded, photos):
     done = captionbeam("encode", photos, "--output", encoded[0], "--encoder", "efficientnet_lite0",
                        "--preprocess", "caffe", status=2)  # fmt: skip

@@ -115,6 +115,14 @@ def test_a_tag_stays_and_promote_moves(three, capsys):
     assert said(capsys, "promote", three, "new", "prod").endswith("@new is snapshot 3\n")
 
 
+def test_promoting_forward_never_takes_a_tag_back(three, capsys):
+    assert said(capsys, "promote", three, "prod", 2, "--forward").endswith("@prod is snapshot 2\n")
+    assert "@prod is snapshot 2, later than 1" in said(capsys, "promote", three, "prod", 1, "--forward")
+    assert Store.open(f"{three}@prod").snapshot_id == 2
+    assert "is snapshot 3, was 2" in said(capsys, "promote", three, "prod", "--forward")
+    assert "is snapshot 1, was 3" in said(capsys, "promote", three, "prod", 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

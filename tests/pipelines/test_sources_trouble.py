@@ -10,7 +10,7 @@ import requests
 from gcsfs.retry import ChecksumError, HttpError
 
 from pipelines.sources.trouble import HttpStatusError, image_error, is_worth_retrying, reading
-from schemas.errors import ImageError, RequestError, SourceError, SystemicError
+from schemas.errors import ImageError, RequestError, SourceError, SourceUnavailable, SystemicError
 
 
 def http_error(code: int) -> HttpError:
@@ -97,6 +97,14 @@ def test_what_is_not_about_input_stays_what_it_is(error):
 def test_a_failure_that_is_one_already_is_kept():
     failure = ImageError("empty", "fetch", "a.jpg: has no bytes")
     assert image_error(failure, "other") is failure
+
+
+@pytest.mark.parametrize(("error", "code", "again"), CODES, ids=lambda value: repr(value)[:50])
+def test_a_source_whose_trouble_may_pass_is_no_wrong_request(error, code, again):
+    """A schedule tries again after exit status 1, and never after 2."""
+    with pytest.raises(SourceError, match=rf"cannot be read \({code}\): ") as caught, reading("gs://bucket"):
+        raise error
+    assert (type(caught.value) is SourceUnavailable, caught.value.exit_status) == (again, 1 if again else 2)
 
 
 def test_an_unreadable_source_is_one_sentence_with_its_cause():
