@@ -28,6 +28,11 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def use_threads(count: int) -> None:
+    """Let torch compute on this many threads, in this thread and those that it starts."""
+    torch.set_num_threads(count)
+
+
 def settle_precision(name: str = "auto", device: torch.device | None = None) -> str:
     """``fp32`` or ``bf16``; ``auto`` is bf16 where the device computes in it. Raises RequestError."""
     if name in PRECISIONS:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from math import inf
 from typing import Any
 
 from schemas.errors import RequestError
+from schemas.machine import cores
+
+__all__ = ["TrainOptions", "cores", "difference"]
 
 PRECISIONS = ("auto", "fp32", "bf16")
 DECODER_FIELDS = ("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "dropout", "grid_dropout")
@@ -98,12 +100,6 @@ class TrainOptions:
         free = {*PLACES, "batch_size", "threads", "device", "precision", "max_missing"}
         free |= {"snapshot", "checkpoint_minutes", "keep_epochs", "restart"}
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in free}
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    usable = getattr(os, "sched_getaffinity", None)
-    return len(usable(0)) if usable else os.cpu_count() or 1
 
 
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:

@@ -20,7 +20,7 @@ from pipelines.gates import Gates
 from pipelines.plan import PlanShards
 from pipelines.publish import PublishSnapshot
 from pipelines.run import Run, start_run
-from pipelines.runner import run_pipeline
+from pipelines.runner import run_pipeline, worker_processes
 from pipelines.shards import Fetch
 from pipelines.skip import SkipDone
 from pipelines.transforms import ProcessShards
@@ -69,13 +69,14 @@ def process_images(
     """Run the pipeline and report; gives the exit status. ``retired``: a refresh's sources that are no more."""
     clear_totals(options)
     settings = work.keep(files.join(run.url, "models"))
+    sharing = options.threads, worker_processes(beam_args)
 
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
         todo, written = to_do(pipeline, run, work, options, retired)
         if work.dedup:
             todo = todo | HashContents(work.fetch)
         shards = todo | PlanShards(run, options.shard_size)
-        reports = shards | ProcessShards(run, work.load, settings, work.fetch)
+        reports = shards | ProcessShards(run, work.load, settings, work.fetch, *sharing)
         awaited = (reports | "Report" >> beam.Map(lambda _: 1), *written) | "Await" >> beam.Flatten()
         return awaited | PublishSnapshot(run, gates)
 

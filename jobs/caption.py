@@ -33,6 +33,7 @@ features store; what the store has already is not done again. Without --output t
 BEAM = True
 RUN_OPTIONS = (
     "shard_size",
+    "threads",
     "retry_failures",
     "max_failures",
     "warn_failures",

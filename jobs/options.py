@@ -155,6 +155,13 @@ def add_run_options(parser: argparse.ArgumentParser, retry: bool = True) -> None
     group.add_argument(
         "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)"
     )
+    group.add_argument(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="of each worker process, for decoding and the model (default: OMP_NUM_THREADS, else the cores it may use, "
+        "divided by the worker processes on its machine as far as Beam's options tell them)",
+    )
     if retry:
         group.add_argument(
             "--totals",

@@ -12,6 +12,7 @@ from jobs.options import (
     add_run_options,
     add_source_options,
     positive,
+    refuse,
     refuse_group,
     require,
     share_or_number,
@@ -122,6 +123,8 @@ def _check(options: argparse.Namespace) -> None:
     require(
         not (options.plan and options.canary), "--plan and --canary exclude each other; expected one of them"
     )
+    if options.plan:
+        refuse(options, ("threads",), "with --plan")
     if options.bundle:
         check_sources(options)
         refuse_group(options, _add_encoding, "with --bundle")

@@ -22,7 +22,7 @@ from pipelines.find import LimitImages
 from pipelines.gates import allowed
 from pipelines.plan import PlanShards, planned_shards
 from pipelines.run import Run
-from pipelines.runner import run_pipeline, runs_in_process
+from pipelines.runner import run_pipeline, runs_in_process, worker_processes
 from pipelines.transforms import ProcessShards
 from schemas import files, layout
 
@@ -38,7 +38,10 @@ def try_out(work: Work, options: argparse.Namespace, beam_args: Sequence[str], r
     with _scratch(options.scratch) as place:
         look = start(work, options.output, options, options.format, operation="refresh", place=place)
         trial = start(work, files.join(place, "store"), options, options.format) if options.canary else None
-        run_pipeline(beam_args, lambda pipeline: _build(pipeline, look, trial, work, options, retired))
+        sharing = options.threads, worker_processes(beam_args)
+        run_pipeline(
+            beam_args, lambda pipeline: _build(pipeline, look, trial, work, options, retired, sharing)
+        )
         rows, counts = plan_rows(look), read_counts(look)
         left = to_be_done(look)
         if trial is None:
@@ -84,6 +87,7 @@ def _build(
     work: Work,
     options: argparse.Namespace,
     retired: Sequence[str],
+    sharing: tuple[int | None, int],
 ) -> None:
     todo, _ = to_do(pipeline, look, work, options, retired)
     _ = todo | "PlanAll" >> PlanShards(look, options.shard_size)
@@ -91,7 +95,7 @@ def _build(
         settings = work.keep(files.join(trial.url, "models"))
         few = todo | "Canary" >> LimitImages(options.canary, options.seed)
         shards = few | "PlanCanary" >> PlanShards(trial, options.shard_size)
-        _ = shards | ProcessShards(trial, work.load, settings, work.fetch)
+        _ = shards | ProcessShards(trial, work.load, settings, work.fetch, *sharing)
 
 
 def plan_rows(look: Run) -> dict[str, Any]:

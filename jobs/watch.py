@@ -19,6 +19,7 @@ from schemas import files, layout
 from schemas.layout import Commit
 from schemas.records import Shard
 from schemas.store import Store
+from schemas.workers import read_workers, summary
 
 LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 10.0
 
@@ -134,6 +135,7 @@ def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | Non
         "images_per_second": round(rate, 3),
         "adopted": {name: sum(row[name] for row in adopted) for name in ("rows", "failed")},
         "store": dict(store.totals),
+        "workers": summary(read_workers(run.folder)),
     }
     if price_per_hour is not None and images:
         totals["cost_per_million_images"] = round(cost_per_million(rate, price_per_hour), 2)
@@ -159,6 +161,8 @@ def _rows(run: Run, totals: dict[str, Any]) -> dict[str, Any]:
         "snapshot": totals["snapshot"],
         "record": files.join(run.folder, "totals.json"),
     }
+    if totals["workers"]:
+        rows["workers"] = _workers(totals["workers"])
     if totals["copies"]:
         rows["copies"] = f"{totals['copies']:,} rows of images with the same bytes as another, computed once"
     if totals["listing"]:
@@ -169,6 +173,17 @@ def _rows(run: Run, totals: dict[str, Any]) -> dict[str, Any]:
     if "cost_per_million_images" in totals:
         rows["cost per million images"] = totals["cost_per_million_images"]
     return rows
+
+
+def _workers(held: dict[str, int]) -> str:
+    """``4 processes on 2 machines, 1 model and 6 threads each, 1.2 GB at most``."""
+    processes, hosts, models = held["processes"], held["hosts"], held["models_each"]
+    where = f" on {hosts} machines" if hosts > 1 else ""
+    each = f"{models} model{'s' * (models != 1)} and {held['threads_each']} thread{'s' * (held['threads_each'] != 1)}"
+    each += " each" * (processes > 1)
+    return (
+        f"{processes} process{'es' * (processes != 1)}{where}, {each}, {size(held['peak_rss_bytes'])} at most"
+    )
 
 
 def _listing(counts: dict[str, int]) -> str:

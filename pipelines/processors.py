@@ -1,4 +1,7 @@
-"""The one place where pipelines touch the model: what a worker loads, from settings that travel as plain values."""
+"""The one place where pipelines touch the model: what a worker loads, from settings that travel as plain values.
+
+``threads`` among the settings is what is due to this process; the engine puts it there.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ from pipelines.batches import Processor
 
 def load_encoder(settings: Mapping[str, Any]) -> Processor:
     """The encoder of ``settings``: its ``spec``, the ``weights`` in the store's ``models/``, and how to run it."""
+    from capmodel.device import use_threads
     from capmodel.encoders import Encoder, EncoderSpec
 
+    use_threads(settings["threads"])
     spec = EncoderSpec.from_dict(settings["spec"])
     return Encoder.load(spec, settings["weights"], settings["batch_size"], settings["device"])
 
@@ -19,8 +24,10 @@ def load_encoder(settings: Mapping[str, Any]) -> Processor:
 def load_captioner(settings: Mapping[str, Any]) -> Processor:
     """The captioner of ``settings``: its ``bundle`` in the store's ``models/``, decoding options, and how to run it."""
     from capmodel.captioner import Captioner
+    from capmodel.device import use_threads
     from capmodel.generate import DecodeOptions
 
+    use_threads(settings["threads"])
     return Captioner.load(
         settings["bundle"],
         DecodeOptions(**settings["decode"]),

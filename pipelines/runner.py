@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 from collections.abc import Callable, Sequence
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, _BeamArgumentParser
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    DirectOptions,
+    PipelineOptions,
+    PortableOptions,
+    PrismRunnerOptions,
+    StandardOptions,
+    _BeamArgumentParser,
+)
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import create_runner
 
 from pipelines.boundary import MARK, unmarked
 from schemas.errors import RequestError
+from schemas.machine import cores
 
 # Beam logs a traceback of what a worker raised; an error of ours comes to the launcher, which says it once
 logging.getLogger("apache_beam.runners.common").addFilter(lambda record: MARK not in record.getMessage())
 
 IN_PROCESS = (None, "DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
+DATAFLOW = ("DataflowRunner",)
+ONE_WORKER = ("PrismRunner",)  # one process of each environment, whatever is asked for
 
 
 def make_pipeline(beam_args: Sequence[str] = ()) -> beam.Pipeline:
@@ -32,6 +44,23 @@ def make_pipeline(beam_args: Sequence[str] = ()) -> beam.Pipeline:
 def runs_in_process(beam_args: Sequence[str]) -> bool:
     """Whether ``make_pipeline`` would take the in-process runner."""
     return PipelineOptions(list(beam_args)).view_as(StandardOptions).runner in IN_PROCESS
+
+
+def worker_processes(beam_args: Sequence[str]) -> int:
+    """How many worker processes share a machine, as far as Beam's options tell it: 0 is one for each core, and 1
+    stands for unknown too (several worker pools, or several task managers, on one machine)."""
+    options = PipelineOptions(list(beam_args))
+    runner, portable = options.view_as(StandardOptions).runner, options.view_as(PortableOptions)
+    if runner in IN_PROCESS:
+        direct = options.view_as(DirectOptions)
+        apart = direct.direct_running_mode == "multi_processing"
+        return (direct.direct_num_workers or cores()) if apart else 1
+    if runner in DATAFLOW:
+        alone = options.view_as(DebugOptions).lookup_experiment("no_use_multiple_sdk_containers")
+        return 1 if alone else 0
+    if runner in ONE_WORKER or portable.environment_type == "LOOPBACK":
+        return 1
+    return int(portable.sdk_worker_parallelism)
 
 
 def run_pipeline(beam_args: Sequence[str], build: Callable[[beam.Pipeline], object]) -> None:
@@ -58,6 +87,39 @@ def check_beam_args(beam_args: Sequence[str]) -> None:
                 f"unknown option {flag!r}; expected one of this job's or of Beam's PipelineOptions{hint}"
             )
     _check_runner(beam_args)
+    _check_idle(beam_args)
+
+
+def _check_idle(beam_args: Sequence[str]) -> None:
+    """An option that would do nothing with this runner is a mistake. Raises RequestError."""
+    options = PipelineOptions(list(beam_args))
+    runner, direct = options.view_as(StandardOptions).runner, options.view_as(DirectOptions)
+    given = {arg.split("=", 1)[0] for arg in beam_args if arg.startswith("--")}
+    named = f"--runner {runner}" if runner else "the in-process runner"
+    for owners, flags in (
+        (IN_PROCESS, [flag for flag in _flags(DirectOptions) if flag.startswith("--direct")]),
+        (ONE_WORKER, _flags(PrismRunnerOptions)),
+    ):
+        idle = sorted(given & set(flags)) if runner not in owners else []
+        if idle:
+            raise RequestError(f"{idle[0]} would do nothing with {named}; expected to leave it out")
+    idle = sorted(given & {"--sdk_worker_parallelism", "--environment_type", "--environment_config"})
+    if idle and runner in IN_PROCESS:
+        raise RequestError(f"{idle[0]} would do nothing with {named}; expected to leave it out")
+    _check_workers(direct, "--direct_num_workers" in given)
+    prism = options.view_as(PrismRunnerOptions).prism_location
+    if prism and "://" not in prism and not os.path.isfile(prism):
+        raise RequestError(f"there is no Prism at {prism!r}; expected its binary, or a URL of it")
+
+
+def _check_workers(direct: DirectOptions, given: bool) -> None:
+    if direct.direct_num_workers < 0:
+        raise RequestError(f"--direct_num_workers is {direct.direct_num_workers}; expected 0 or more")
+    if given and direct.direct_num_workers != 1 and direct.direct_running_mode == "in_memory":
+        raise RequestError(
+            f"--direct_num_workers {direct.direct_num_workers} would do nothing by itself; expected "
+            "--direct_running_mode multi_processing with it, or multi_threading"
+        )
 
 
 def _check_runner(beam_args: Sequence[str]) -> None:
@@ -68,6 +130,12 @@ def _check_runner(beam_args: Sequence[str]) -> None:
         create_runner(name)
     except (ValueError, ImportError) as err:
         raise RequestError(f"no runner {name!r}: {' '.join(str(err).split())}") from err
+
+
+def _flags(options: type[PipelineOptions]) -> list[str]:
+    parser = _BeamArgumentParser(add_help=False)
+    options._add_argparse_args(parser)
+    return list(parser._option_string_actions)
 
 
 def _beam_flags() -> set[str]:

@@ -2,34 +2,32 @@
 
 Bytes are fetched a window at a time, a few windows ahead; prepared (decoded, resized) by a pool of threads; run in
 batches, as many side by side as the processor computes; written by another thread. Queues between them are bounded,
-so that memory does not grow with the number of images.
+so that memory does not grow with the number of images; the pools are the engine's, so that it does not grow with the
+number of shards at once either.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipelines.batches import BatchResult, Prepared, Processor, run_batch
+from pipelines.batches import BatchResult, Prepared, run_batch
+from pipelines.engine import WINDOW, WINDOWS_AHEAD, Engine, Gauge
 from pipelines.output import Done, ShardOutput
 from pipelines.run import Run
 from schemas import layout
 from schemas.errors import ImageError
 from schemas.records import Failure, ImageRef, ShardReport
-
-WINDOW = 32
-WINDOWS_AHEAD = 2
 
 Item = bytes | np.ndarray
 Fetched = tuple[
@@ -39,11 +37,24 @@ Fetch = Callable[[Sequence[ImageRef]], Sequence[Item | ImageError]]
 
 
 class Tally:
-    """What a shard cost: images, bytes, and milliseconds by stage, the unit in each name."""
+    """What a shard cost: images, bytes, and milliseconds by stage, the unit in each name.
 
-    def __init__(self, seen: Callable[[int], None] | None = None) -> None:
+    ``held`` is the engine's gauge of images in memory; what this shard adds to it, it takes back at its end.
+    """
+
+    def __init__(self, held: Gauge, seen: Callable[[int], None] | None = None) -> None:
         self.counts: Counter[str] = Counter()
+        self._held, self._holding = held, 0
         self._seen, self._lock = seen, threading.Lock()
+
+    def close(self) -> None:
+        """Nothing of the shard is in memory any more."""
+        self.hold(-self._holding)
+
+    def hold(self, images: int) -> None:
+        """Images whose bytes or tensors are in memory from now on, or, below zero, are not any more."""
+        self._holding += images
+        self._held.add(images)
 
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
@@ -55,8 +66,9 @@ class Tally:
             with self._lock:
                 self.counts[name] += (time.perf_counter_ns() - start) // 1_000_000
 
-    def done(self, images: int) -> None:
-        """Images that are through the model, or failed."""
+    def done(self, images: int, held: int) -> None:
+        """Images that are through the model, or failed, and how many of them were in memory: of copies one."""
+        self.hold(-held)
         self.counts["images"] += images
         if self._seen is not None:
             self._seen(images)
@@ -65,60 +77,55 @@ class Tally:
 def process_shard(
     shard: str,
     refs: Sequence[ImageRef],
-    processor: Processor,
+    engine: Engine,
     run: Run,
     fetch: Fetch,
-    threads: int | None = None,
     seen: Callable[[int], None] | None = None,
 ) -> tuple[ShardReport, Counter[str]]:
-    """Read, prepare, run and commit one shard; at once where its commit exists.
+    """Read, prepare, run and commit one shard, when it is its turn; at once where its commit exists.
 
     ``fetch`` gives a window of references' items in order; ``seen`` hears how many images went through. Raises
     SystemicError for what is no single image's fault; then nothing is committed.
     """
-    earlier = layout.load_commit(run.url, shard)
-    if earlier is not None:
-        return ShardReport(shard, earlier.rows, earlier.failed, earlier.bytes, fresh=False), Counter()
-    tally = Tally(seen)
-    with ShardOutput(run, shard, processor.schema) as output, _pools(threads, processor.streams) as pools:
-        with tally.timing("shard_msecs"):
-            fetched = _alike(_fetched(refs, fetch, pools.reader, tally), run.kind == "features")
-            prepared = _prepared(fetched, processor, pools.preparers, output, tally)
-            _run_all(prepared, processor, pools.runners, output, tally)
-        commit = output.commit(dict(tally.counts))
-    report = ShardReport(shard, commit.rows, commit.failed, commit.bytes, fresh=True)
-    return report, tally.counts
+    with engine.turn():
+        earlier = layout.load_commit(run.url, shard)
+        if earlier is not None:
+            return ShardReport(shard, earlier.rows, earlier.failed, earlier.bytes, fresh=False), Counter()
+        with (
+            closing(Tally(engine.images, seen)) as tally,
+            ShardOutput(run, shard, engine.processor.schema) as output,
+        ):
+            with tally.timing("shard_msecs"):
+                _run_shard(refs, engine, run, fetch, output, tally)
+            commit = output.commit(dict(tally.counts))
+    return ShardReport(shard, commit.rows, commit.failed, commit.bytes, fresh=True), tally.counts
 
 
-class _Pools(NamedTuple):
-    reader: ThreadPoolExecutor
-    preparers: ThreadPoolExecutor
-    runners: ThreadPoolExecutor
-
-
-@contextmanager
-def _pools(threads: int | None, streams: int) -> Iterator[_Pools]:
-    pools = _Pools(
-        ThreadPoolExecutor(1, "fetch"),
-        ThreadPoolExecutor(threads or os.cpu_count() or 1, "prepare"),
-        ThreadPoolExecutor(streams, "run"),
-    )
-    try:
-        yield pools
-    finally:
-        for pool in pools:
-            pool.shutdown(cancel_futures=True)
+def _run_shard(
+    refs: Sequence[ImageRef], engine: Engine, run: Run, fetch: Fetch, output: ShardOutput, tally: Tally
+) -> None:
+    """All of it; on an error nothing that waits in the engine's pools is begun any more."""
+    with (
+        closing(_fetched(refs, fetch, engine, tally)) as fetched,
+        closing(_alike(fetched, run.kind == "features", tally)) as unlike,
+        closing(_prepared(unlike, engine, output, tally)) as prepared,
+    ):
+        _run_all(prepared, engine, output, tally)
 
 
 def _fetched(
-    refs: Sequence[ImageRef], fetch: Fetch, reader: ThreadPoolExecutor, tally: Tally
-) -> Iterator[tuple[ImageRef, Item | ImageError]]:
+    refs: Sequence[ImageRef], fetch: Fetch, engine: Engine, tally: Tally
+) -> Generator[tuple[ImageRef, Item | ImageError]]:
     def read(window: Sequence[ImageRef]) -> Sequence[Item | ImageError]:
         with tally.timing("fetch_msecs"):
             return fetch(window)
 
+    def submit(window: Sequence[ImageRef]) -> Future[Any]:
+        tally.hold(len(window))
+        return engine.reader.submit(read, window)
+
     windows = [refs[start : start + WINDOW] for start in range(0, len(refs), WINDOW)]
-    for window, items in _ahead(windows, lambda window: reader.submit(read, window), WINDOWS_AHEAD):
+    for window, items in _ahead(windows, submit, WINDOWS_AHEAD):
         for ref, item in zip(window, items, strict=True):
             tally.counts["bytes_read"] += getattr(item, "nbytes", 0) or (
                 len(item) if isinstance(item, bytes) else 0
@@ -126,13 +133,16 @@ def _fetched(
             yield ref, item
 
 
-def _alike(fetched: Iterable[tuple[ImageRef, Item | ImageError]], joining: bool) -> Iterator[Fetched]:
+def _alike(
+    fetched: Iterable[tuple[ImageRef, Item | ImageError]], joining: bool, tally: Tally
+) -> Generator[Fetched]:
     """Neighbours of the same bytes as one, if ``joining``: not for captions, whose draws depend on the image's id."""
     refs: list[ImageRef] = []
     content: Item | ImageError = b""
     for ref, item in fetched:
         if joining and refs and isinstance(item, bytes) and isinstance(content, bytes) and item == content:
             refs.append(ref)
+            tally.hold(-1)
             continue
         if refs:
             yield refs, content
@@ -142,24 +152,22 @@ def _alike(fetched: Iterable[tuple[ImageRef, Item | ImageError]], joining: bool)
 
 
 def _prepared(
-    fetched: Iterable[Fetched],
-    processor: Processor,
-    preparers: ThreadPoolExecutor,
-    output: ShardOutput,
-    tally: Tally,
-) -> Iterator[Prepared]:
+    fetched: Iterable[Fetched], engine: Engine, output: ShardOutput, tally: Tally
+) -> Generator[Prepared]:
     def prepare(pair: Fetched) -> Prepared | ImageError:
         (ref, *copies), item = pair
         if isinstance(item, ImageError):
             return item
         content = hashlib.sha256(item).hexdigest() if isinstance(item, bytes) else ""
         try:
-            return Prepared(ref, content, processor.prepare(item), copies)
+            with engine.preparing.one():
+                return Prepared(ref, content, engine.processor.prepare(item), copies)
         except ImageError as err:
             return err
 
-    ahead = max(2 * processor.streams * processor.batch_size, WINDOW)
-    for (refs, _), result in _ahead(fetched, lambda pair: preparers.submit(prepare, pair), ahead):
+    for (refs, _), result in _ahead(
+        fetched, lambda pair: engine.preparers.submit(prepare, pair), engine.prepared_ahead
+    ):
         if isinstance(result, ImageError):
             _fail(output, refs, result, tally)
         else:
@@ -185,19 +193,15 @@ def _ahead(
             future.cancel()
 
 
-def _run_all(
-    prepared: Iterator[Prepared],
-    processor: Processor,
-    runners: ThreadPoolExecutor,
-    output: ShardOutput,
-    tally: Tally,
-) -> None:
+def _run_all(prepared: Iterator[Prepared], engine: Engine, output: ShardOutput, tally: Tally) -> None:
+    processor = engine.processor
+
     def run(batch: Sequence[Prepared]) -> list[BatchResult]:
-        with tally.timing("model_msecs"):
+        with tally.timing("model_msecs"), engine.batches.one():
             return run_batch(batch, processor)
 
     batches = iter(lambda: list(islice(prepared, processor.batch_size)), [])
-    for _, results in _ahead(batches, lambda batch: runners.submit(run, batch), processor.streams):
+    for _, results in _ahead(batches, lambda batch: engine.runners.submit(run, batch), processor.streams):
         for part, result in results:
             if isinstance(result, ImageError):
                 _fail(output, part[0].refs, result, tally)
@@ -205,7 +209,7 @@ def _run_all(
                 done = [Done(ref, item.content) for item in part for ref in item.refs]
                 output.add(done, _for_all(part, result))
                 tally.counts["copies"] += len(done) - len(part)
-                tally.done(len(done))
+                tally.done(len(done), held=len(part))
 
 
 def _for_all(part: Sequence[Prepared], columns: dict[str, Any]) -> dict[str, Any]:
@@ -224,4 +228,4 @@ def _fail(output: ShardOutput, refs: Sequence[ImageRef], error: ImageError, tall
     for ref in refs:
         output.fail(Failure(ref.image_id, ref.location, ref.version, ref.source, *why, ref.replaces))
     tally.counts[f"failed_{error.code}"] += len(refs)
-    tally.done(len(refs))
+    tally.done(len(refs), held=1)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -12,8 +12,8 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
 from pipelines import live
-from pipelines.batches import Processor
 from pipelines.boundary import crossing
+from pipelines.engine import Engine, load_engine
 from pipelines.plan import read_shard
 from pipelines.run import Run
 from pipelines.shards import Fetch, process_shard
@@ -23,50 +23,67 @@ from schemas.records import Shard, ShardReport
 class ProcessShards(beam.PTransform):
     """``Shard`` pointers in, ``ShardReport`` out; each shard read, run and committed by one worker.
 
-    ``load`` makes the processor from ``settings`` on a worker; a process shares one, however many bundles it runs.
+    ``load`` makes the processor from ``settings`` on a worker; a process has one engine with it, however many bundles
+    it runs. The engine has ``threads``, else the share of the machine's cores that is due to one of ``processes``
+    (0: one for each core).
     """
 
-    def __init__(self, run: Run, load: Any, settings: Mapping[str, Any], fetch: Fetch) -> None:
+    def __init__(
+        self,
+        run: Run,
+        load: Any,
+        settings: Mapping[str, Any],
+        fetch: Fetch,
+        threads: int | None = None,
+        processes: int = 1,
+    ) -> None:
         super().__init__()
-        self._run, self._load, self._settings, self._fetch = run, load, dict(settings), fetch
+        self._run, self._fetch = run, fetch
+        self._load = partial(load_engine, run, load, dict(settings), threads, processes)
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
-        work = _ProcessShard(self._run, self._load, self._settings, self._fetch)
+        work = _ProcessShard(self._run, self._load, self._fetch)
         return shards | "Process" >> beam.ParDo(work).with_output_types(ShardReport)
 
 
 class _ProcessShard(beam.DoFn):
-    def __init__(self, run: Run, load: Any, settings: Mapping[str, Any], fetch: Fetch) -> None:
-        self._run, self._load, self._settings, self._fetch = run, load, settings, fetch
+    def __init__(self, run: Run, load: Callable[[], Engine], fetch: Fetch) -> None:
+        self._run, self._load, self._fetch = run, load, fetch
         self._shared = Shared()
-        self._processor: Processor | None = None
+        self._engine: Engine | None = None
 
     def setup(self) -> None:
-        """Get the process's one processor, loading it the first time."""
+        """Get the process's one engine, loading it the first time."""
         with crossing():
-            self._processor = self._shared.acquire(self._make, tag=self._run.run_id)
-
-    def _make(self) -> Processor:
-        return self._load(self._settings)
+            self._engine = self._shared.acquire(self._load, tag=self._run.run_id)
 
     def process(self, shard: Shard) -> Iterator[ShardReport]:
         """One shard, from its references to its commit."""
-        if self._processor is None:
-            raise RuntimeError(
-                "process() before setup(); expected a runner that keeps to Beam's DoFn life cycle"
-            )
+        engine = self._ready()
         with crossing():
             report, counts = process_shard(
                 shard.shard_id,
                 read_shard(shard),
-                self._processor,
+                engine,
                 self._run,
                 self._fetch,
-                threads=os.cpu_count(),
                 seen=lambda images: live.seen(self._run.run_id, images),
             )
+        if report.fresh:
+            engine.did(report.rows + report.failures)
         _count(counts, report)
         yield report
+
+    def finish_bundle(self) -> None:
+        """What the process held is on record when its bundle is."""
+        self._ready().write_record()
+
+    def _ready(self) -> Engine:
+        if self._engine is None:
+            raise RuntimeError(
+                "process() before setup(); expected a runner that keeps to Beam's DoFn life cycle"
+            )
+        return self._engine
 
 
 def _count(counts: Counter[str], report: ShardReport) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipelines.engine import Engine
 from pipelines.plan import planned_shards, read_shard, write_plan
 from pipelines.publish import publish
 from pipelines.run import Run, start_run
@@ -59,8 +60,9 @@ def make_store(
 
 def commit_all(run: Run, processor: Any, fetch: Any) -> None:
     """Process every shard of a run's plan."""
+    engine = Engine(processor, threads=2)
     for shard in planned_shards(run):
-        process_shard(shard.shard_id, read_shard(shard), processor, run, fetch, threads=2)
+        process_shard(shard.shard_id, read_shard(shard), engine, run, fetch)
 
 
 def make_features(

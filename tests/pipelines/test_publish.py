@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.compare import judge, read_gone, write_counts, write_gone
+from pipelines.engine import Engine
 from pipelines.gates import Gates, check_captions, new_captions, parent_captions
 from pipelines.plan import planned_shards, read_shard, write_plan
 from pipelines.publish import publish
@@ -68,8 +69,9 @@ def launch(folder, images, shard_size, refreshed=()):
 
 def process(run, images, shards):
     fetch = fetch_from({name: OUTCOMES[outcome] for name, (_, outcome) in images.items()})
+    engine = Engine(Mean(), 1)
     for shard in shards:
-        process_shard(shard.shard_id, read_shard(shard), Mean(), run, fetch, threads=1)
+        process_shard(shard.shard_id, read_shard(shard), engine, run, fetch)
 
 
 def check(url):

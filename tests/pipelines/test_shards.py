@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.engine import Engine
 from pipelines.plan import planned_shards, read_shard, write_plan
 from pipelines.publish import publish
 from pipelines.shards import process_shard
@@ -30,9 +31,9 @@ def process(tmp_path, items, processor=None, shard_size=100):
     run = features_run(tmp_path)
     refs = [ImageRef(name, f"/images/{name}", "/images", "v") for name in items]
     write_plan(run, "loose-0", refs, shard_size)
-    processor = processor or Mean()
+    engine = Engine(processor or Mean())
     reports = [
-        process_shard(shard.shard_id, read_shard(shard), processor, run, fetch_from(items))[0]
+        process_shard(shard.shard_id, read_shard(shard), engine, run, fetch_from(items))[0]
         for shard in planned_shards(run)
     ]
     return run, reports
@@ -123,7 +124,7 @@ def test_a_committed_shard_is_not_done_again(tmp_path):
     run, (first,) = process(tmp_path, ITEMS)
     processor = Mean()
     (shard,) = planned_shards(run)
-    second, counts = process_shard(shard.shard_id, read_shard(shard), processor, run, fetch_from({}))
+    second, counts = process_shard(shard.shard_id, read_shard(shard), Engine(processor), run, fetch_from({}))
     assert second == first._replace(fresh=False)
     assert processor.batches == []
     assert not counts
@@ -137,10 +138,10 @@ def test_of_two_attempts_the_first_commit_counts(tmp_path):
 
     def overtaken(window):
         if not late:
-            late["report"] = process_shard(shard.shard_id, refs, Mean(), run, fetch_from(ITEMS))[0]
+            late["report"] = process_shard(shard.shard_id, refs, Engine(Mean()), run, fetch_from(ITEMS))[0]
         return fetch_from(ITEMS)(window)
 
-    report, _ = process_shard(shard.shard_id, refs, Mean(), run, overtaken)
+    report, _ = process_shard(shard.shard_id, refs, Engine(Mean()), run, overtaken)
     publish(run)
     assert (report.rows, late["report"].rows) == (10, 10)
     assert len(list(Path(tmp_path, "store/data").iterdir())) == 2
@@ -152,7 +153,7 @@ def test_a_full_disk_is_one_sentence_and_commits_nothing(tmp_path, monkeypatch):
     Path(tmp_path, "store/data").write_text("a file where the folder should be")
     refs = [ImageRef(name, name, "/", "v") for name in ITEMS]
     with pytest.raises(SystemicError, match="cannot write to .*store.*expected a writable place"):
-        process_shard("a" * 40, refs, Mean(), run, fetch_from(ITEMS))
+        process_shard("a" * 40, refs, Engine(Mean()), run, fetch_from(ITEMS))
     assert layout.committed_shards(run.url) == set()
 
 
@@ -230,5 +231,6 @@ def test_captions_of_the_same_bytes_are_drawn_apart(tmp_path):
     run = replace(features_run(tmp_path), kind="captions")
     refs = [ImageRef(name, f"/images/{name}", "/images", "v") for name in ("a.jpg", "b.jpg")]
     processor = Mean()
-    process_shard("0" * 40, refs, processor, run, fetch_from(dict.fromkeys(("a.jpg", "b.jpg"), b"\1")))
+    items = dict.fromkeys(("a.jpg", "b.jpg"), b"\1")
+    process_shard("0" * 40, refs, Engine(processor), run, fetch_from(items))
     assert processor.batches == [["a.jpg", "b.jpg"]]
