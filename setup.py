@@ -12,6 +12,7 @@ EXTRAS["test"] = [
     *EXTRAS["efficientnet"],
     *EXTRAS["s3"],
     "hypothesis>=6.100,<7",
+    "kubernetes-validate>=1.31",
     "moto[server]>=5.1,<6",
     "mypy>=1.11,<3",
     "psutil>=6,<8",

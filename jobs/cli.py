@@ -10,7 +10,18 @@ from types import ModuleType
 
 from schemas.errors import CaptionbeamError, RequestError
 
-JOBS = ("encode", "tokenize", "train", "caption", "evaluate", "report", "refresh", "store", "demo")
+JOBS = (
+    "encode",
+    "tokenize",
+    "train",
+    "caption",
+    "evaluate",
+    "report",
+    "refresh",
+    "store",
+    "schedule",
+    "demo",
+)
 DONE, ERROR, WRONG_REQUEST, WARNED = 0, 1, 2, 3
 OVERVIEW = """\
   captionbeam demo --output demo          # everything below, on a small set that it draws
@@ -59,12 +70,14 @@ def _run(arguments: list[str]) -> int:
 
         print(version("captionbeam"))
         return DONE
-    name, *rest = arguments
+    options, beam_args = parse(arguments)
+    return _job(arguments[0]).run(options, beam_args)
+
+
+def _job(name: str) -> ModuleType:
     if name not in JOBS:
         raise RequestError(f"no job {name!r}; expected one of {', '.join(JOBS)}")
-    job = importlib.import_module(f"jobs.{name}")
-    options, beam_args = _parse(name, job, rest)
-    return job.run(options, beam_args)
+    return importlib.import_module(f"jobs.{name}")
 
 
 def _overview() -> list[str]:
@@ -74,7 +87,10 @@ def _overview() -> list[str]:
     ]
 
 
-def _parse(name: str, job: ModuleType, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of a command line behind ``captionbeam``, and the flags that are Beam's. Raises RequestError."""
+    name, *rest = arguments
+    job = _job(name)
     parser = _Parser(
         prog=f"captionbeam {name}",
         usage=argparse.SUPPRESS,
@@ -85,8 +101,8 @@ def _parse(name: str, job: ModuleType, arguments: list[str]) -> tuple[argparse.N
     parser.set_defaults(job=name)
     job.add_options(parser)
     if not getattr(job, "BEAM", False):
-        return parser.parse_args(arguments), []
-    options, beam_args = parser.parse_known_args(arguments)
+        return parser.parse_args(rest), []
+    options, beam_args = parser.parse_known_args(rest)
     if beam_args:
         from pipelines.runner import check_beam_args
 

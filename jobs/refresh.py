@@ -95,7 +95,7 @@ def _add_encoding(group: Any) -> None:
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Settle what is to be done with what, say so where it is all, then plan, try or do it."""
-    _check(options)
+    check_options(options)
     work = _work(options)
     newest = layout.newest_snapshot(files.absolute(options.output))
     _check_sources_of_store(options, work, newest)
@@ -115,7 +115,8 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     return process_images(run, work, options, beam_args, gates, _retired(options))
 
 
-def _check(options: argparse.Namespace) -> None:
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse what excludes each other or would do nothing. Raises RequestError."""
     require(
         bool(options.encoder) != bool(options.bundle),
         "a refresh needs one of --encoder (for features) and --bundle (for captions); expected exactly one",

@@ -24,8 +24,7 @@ def test_each_help_opens_with_a_command_that_the_parser_takes(name, capsys):
     first = next(line.strip() for line in capsys.readouterr().out.splitlines() if line.strip())
     program, job, *arguments = shlex.split(first.partition("#")[0])
     assert (program, job) == ("captionbeam", name)
-    module = __import__(f"jobs.{name}", fromlist=["run"])
-    cli._parse(name, module, arguments)
+    cli.parse([name, *arguments])
 
 
 def test_the_overview_names_every_job(capsys):

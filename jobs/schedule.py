@@ -1,0 +1,142 @@
+"""A nightly refresh as Airflow, Kubernetes or Cloud Scheduler takes it: printed, checked, ready to be put there."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import zoneinfo
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jobs.options import natural, positive, seconds
+from jobs.schedules import airflow, cronjob
+from jobs.schedules.steps import check_cron, check_night, night_of
+
+HELP = """\
+  captionbeam schedule airflow photos/ --name photos --features features --features-options='--encoder resnet50'
+
+Prints a schedule that keeps a features store, a captions store or both up to date: refresh, verify, promote a tag
+every night; vacuum and verify every week. What the jobs would refuse is refused here.
+Each SCHEDULER --help opens with a command to paste.
+"""
+
+
+class Scheduler(NamedTuple):
+    """One scheduler: what it takes, its help, its own options, and what prints it."""
+
+    about: str
+    help: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    text: Callable[..., str]
+
+
+SCHEDULERS = {
+    "airflow": Scheduler("DAGs in one file", airflow.HELP, airflow.add_options, airflow.text),
+    "cronjob": Scheduler("Kubernetes CronJobs", cronjob.HELP, cronjob.add_options, cronjob.text),
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """One parser a scheduler."""
+    schedulers = parser.add_subparsers(
+        title="schedulers", dest="scheduler", metavar="SCHEDULER", required=True, prog=parser.prog
+    )
+    for name, scheduler in SCHEDULERS.items():
+        one = schedulers.add_parser(
+            name,
+            help=scheduler.about,
+            description=scheduler.help,
+            usage=argparse.SUPPRESS,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        _add_stores(one)
+        _add_times(one.add_argument_group("when"))
+        scheduler.add_options(one)
+
+
+def _add_stores(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", help="where the images are")
+    parser.add_argument("--name", type=_name, required=True, metavar="NAME", help="of the schedule")
+    parser.add_argument("--features", metavar="STORE", help="the features store to keep up to date")
+    parser.add_argument(
+        "--features-options",
+        default="",
+        metavar="'OPTIONS'",
+        help="of `captionbeam refresh` for it, in one word: --features-options='--encoder efficientnet_lite0'",
+    )
+    parser.add_argument(
+        "--captions",
+        metavar="STORE",
+        help="the captions store to keep up to date, from the features if there are any, else from SOURCE",
+    )
+    parser.add_argument("--bundle", metavar="BUNDLE", help="the trained captioner")
+    parser.add_argument(
+        "--captions-options",
+        default="",
+        metavar="'OPTIONS'",
+        help="likewise for the captions: --captions-options='--beam 3'",
+    )
+    parser.add_argument(
+        "--promote", metavar="TAG", help="of the last store: moved to its snapshot when all went well"
+    )
+    parser.add_argument(
+        "--verify",
+        choices=("nightly", "weekly"),
+        default="nightly",
+        metavar="WHEN",
+        help="the last store is read whole before the tag moves: nightly, or only weekly (default nightly)",
+    )
+    parser.add_argument(
+        "--keep", type=positive, default=14, metavar="N", help="snapshots that vacuum leaves (default 14)"
+    )
+
+
+def _add_times(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--cron", type=check_cron, default="0 2 * * *", metavar="'M H D M W'", help="(default '0 2 * * *')"
+    )
+    group.add_argument(
+        "--upkeep-cron",
+        type=check_cron,
+        default="0 12 * * 0",
+        metavar="'M H D M W'",
+        help="of vacuum and verify (default '0 12 * * 0')",
+    )
+    group.add_argument(
+        "--time-zone", type=_time_zone, default="UTC", metavar="ZONE", help="of both (default UTC)"
+    )
+    group.add_argument(
+        "--timeout", type=seconds, default=12 * 3600, metavar="SECONDS", help="of a night (default 12 hours)"
+    )
+    group.add_argument(
+        "--retries",
+        type=natural,
+        default=3,
+        metavar="N",
+        help="of what fails but is no wrong request (default 3)",
+    )
+
+
+def run(options: argparse.Namespace, beam_args: list[str]) -> int:
+    """Check, then print; there are no ``beam_args``, as no pipeline is run."""
+    night = night_of(options)
+    check_night(night)
+    print(SCHEDULERS[options.scheduler].text(night, options), end="")
+    return 0
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no name of a schedule; expected up to 40 of a-z, 0-9 and '-', a letter first"
+        )
+    return text
+
+
+def _time_zone(text: str) -> str:
+    if text != "UTC" and text not in zoneinfo.available_timezones():
+        raise argparse.ArgumentTypeError(
+            f"no time zone {text!r}; expected a name such as UTC or Europe/Berlin"
+        )
+    return text

@@ -1,0 +1,1 @@
+"""What a schedule runs, and the files that Airflow, Kubernetes and Cloud Scheduler take."""

@@ -1,0 +1,92 @@
+"""CronJobs for Kubernetes: the night's steps as containers of one pod, one after the other."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from jobs.options import natural
+from jobs.schedules.steps import Night, Steps, nightly_steps, upkeep_steps
+from schemas.errors import RequestError
+
+HELP = """\
+  captionbeam schedule cronjob gs://bucket/photos --name photos --features gs://bucket/features \\
+    --features-options='--encoder efficientnet_lite0' --captions gs://bucket/captions --bundle gs://bucket/bundle \\
+    --promote prod --image registry/captionbeam:1 --service-account captionbeam | kubectl apply -f -
+
+Prints two CronJobs: NAME every night, NAME-upkeep every week. A wrong request is not tried again, a lost node does not
+count, and many failed images are no failure (add --warn-failures to the options to make them one, or --max-failures).
+Needs Kubernetes 1.31 or newer. Paths are URLs, or lie on the volume claim that is mounted at --mount.
+"""
+TOTALS = "/dev/termination-log"  # every container has it; the kubelet shows what is in there
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What only Kubernetes takes."""
+    group = parser.add_argument_group("kubernetes")
+    group.add_argument("--image", required=True, metavar="IMAGE", help="with captionbeam on its PATH")
+    group.add_argument("--namespace", metavar="NAME", help="(default: kubectl's)")
+    group.add_argument("--service-account", metavar="NAME", help="whose rights the pods have")
+    group.add_argument("--secret", metavar="NAME", help="that becomes environment variables (S3's keys, ...)")
+    group.add_argument(
+        "--claim", metavar="NAME", help="a persistent volume claim, for paths that are no URLs"
+    )
+    group.add_argument("--mount", default="/data", metavar="PATH", help="where it is (default /data)")
+    group.add_argument("--cpu", type=_quantity, default="4", metavar="N", help="of each pod (default 4)")
+    group.add_argument("--memory", type=_quantity, default="8Gi", metavar="SIZE", help="(default 8Gi)")
+    group.add_argument("--gpus", type=natural, default=0, metavar="N", help="of each refresh (default 0)")
+
+
+def text(night: Night, options: argparse.Namespace) -> str:
+    """The manifest, in YAML."""
+    import jinja2
+
+    _check_paths(night, options)
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("jobs"), undefined=jinja2.StrictUndefined)
+    environment.filters["json"] = json.dumps
+    jobs = [
+        _job(options.name, "nightly", options.cron, nightly_steps(night)),
+        _job(f"{options.name}-upkeep", "upkeep", options.upkeep_cron, upkeep_steps(night)),
+    ]
+    values = {**vars(options), "jobs": jobs, "timeout": int(options.timeout)}
+    return environment.get_template("cronjob.yaml.j2").render(values) + "\n"
+
+
+def _job(name: str, component: str, cron: str, steps: Steps) -> dict[str, Any]:
+    return {"name": name, "component": component, "cron": cron, "steps": list(_containers(steps))}
+
+
+def _containers(steps: Steps) -> Iterator[dict[str, Any]]:
+    for name, arguments in steps.items():
+        computes = arguments[0] == "refresh"
+        command = ["captionbeam", *arguments, *(_told(arguments) if computes else ())]
+        yield {
+            "name": name.replace("_", "-"),
+            "command": [word.replace("$(", "$$(") for word in command],  # else the kubelet would fill it in
+            "computes": computes,
+        }
+
+
+def _told(arguments: list[str]) -> list[str]:
+    """Exit status 3 would end the night: it has to be asked for."""
+    asked = any(word.split("=")[0] == "--warn-failures" for word in arguments)
+    return ["--totals", TOTALS, *([] if asked else ["--warn-failures", "1"])]
+
+
+def _check_paths(night: Night, options: argparse.Namespace) -> None:
+    for path in (*night.sources, *night.stores, *([night.bundle] if night.bundle else [])):
+        on_claim = options.claim and path.startswith(options.mount.rstrip("/") + "/")
+        if "://" not in path and not on_claim:
+            raise RequestError(
+                f"{path!r} is on this machine, where no pod finds it; expected a URL, or --claim and a path below "
+                f"{options.mount}"
+            )
+
+
+def _quantity(text: str) -> str:
+    if not re.fullmatch(r"\d+(\.\d+)?(m|[kMGT]i?)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no quantity; expected one such as 500m, 4 or 8Gi")
+    return text

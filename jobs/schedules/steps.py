@@ -1,0 +1,163 @@
+"""What every schedule runs: captionbeam's own commands, one after the other.
+
+A step is what stands behind ``captionbeam`` on a command line. Each may be run late, twice at once or again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from schemas import files
+from schemas.errors import RequestError
+
+Steps = Mapping[str, list[str]]
+TEMPLATE = "{{"  # of Airflow's, filled in when the task runs
+
+
+@dataclass(frozen=True)
+class Night:
+    """Which stores are kept up to date, from what, by what.
+
+    Either ``features`` (with ``features_options``: the encoder) or ``captions`` (with ``bundle``), or both: then the
+    captions are made from the features.
+    """
+
+    sources: tuple[str, ...]
+    features: str | None
+    features_options: tuple[str, ...]
+    captions: str | None
+    bundle: str | None
+    captions_options: tuple[str, ...]
+    promote: str | None
+    verify_nightly: bool
+    keep: int
+
+    @property
+    def stores(self) -> list[str]:
+        """The stores, in the order in which they are made."""
+        return [store for store in (self.features, self.captions) if store]
+
+
+def night_of(options: argparse.Namespace) -> Night:
+    """What the options ask for, its local paths made absolute. Raises RequestError."""
+    return Night(
+        sources=tuple(map(absolute, options.sources)),
+        features=options.features and absolute(options.features),
+        features_options=_words("--features-options", options.features_options),
+        captions=options.captions and absolute(options.captions),
+        bundle=options.bundle and absolute(options.bundle),
+        captions_options=_words("--captions-options", options.captions_options),
+        promote=options.promote,
+        verify_nightly=options.verify == "nightly",
+        keep=options.keep,
+    )
+
+
+def absolute(url: str) -> str:
+    """As ``files.absolute``, but for what Airflow fills in."""
+    return url if TEMPLATE in url else files.absolute(url)
+
+
+def nightly_steps(night: Night, snapshot: str | None = None) -> dict[str, list[str]]:
+    """Refresh, check, promote. ``snapshot``: what to promote, where a schedule can say it, else the newest."""
+    steps = refresh_steps(night)
+    last = night.stores[-1]
+    if night.verify_nightly:
+        steps["verify"] = ["store", "verify", last]
+    if night.promote:
+        number = [snapshot] if snapshot else []
+        steps["promote"] = ["store", "promote", last, night.promote, *number, "--forward"]
+    return steps
+
+
+def refresh_steps(night: Night) -> dict[str, list[str]]:
+    """What makes each store."""
+    steps = {}
+    if night.features:
+        made = ["refresh", *night.sources, "--output", night.features, *night.features_options]
+        steps["features"] = made
+    if night.captions:
+        what = ["--features", night.features] if night.features else list(night.sources)
+        steps["captions"] = ["refresh", *what, "--output", night.captions, "--bundle", str(night.bundle),
+                             *night.captions_options]  # fmt: skip
+    return steps
+
+
+def upkeep_steps(night: Night) -> dict[str, list[str]]:
+    """What a week asks for: remove what nobody needs, then read all that is left."""
+    kinds = {night.features: "features", night.captions: "captions"}
+    steps = {}
+    for store in night.stores:
+        steps[f"vacuum_{kinds[store]}"] = ["store", "vacuum", store, "--keep", str(night.keep)]
+    for store in night.stores:
+        steps[f"verify_{kinds[store]}"] = ["store", "verify", store]
+    return steps
+
+
+def bulk_steps(night: Night, output: str) -> dict[str, list[str]]:
+    """Captions of images that somebody names, into a store ``output``; empty without a bundle."""
+    if not night.bundle:
+        return {}
+    captions = ["caption", "--output", output, "--bundle", night.bundle, *night.captions_options]
+    return {"captions": captions, "verify": ["store", "verify", output]}
+
+
+def check_night(night: Night) -> None:
+    """Refuse what the jobs themselves would refuse before they look at any file. Raises RequestError."""
+    from jobs.refresh import check_options
+
+    _check_stores(night)
+    for arguments in refresh_steps(night).values():
+        check_options(parsed(arguments))
+    for arguments in [*nightly_steps(night).values(), *upkeep_steps(night).values()]:
+        parsed(arguments)
+    if night.promote:
+        from schemas.tags import check_name
+
+        check_name(night.promote)
+
+
+def parsed(arguments: list[str]) -> argparse.Namespace:
+    """The step as its job reads it. Raises RequestError."""
+    from jobs.cli import parse
+
+    try:
+        return parse(arguments)[0]
+    except RequestError as err:
+        raise RequestError(f"`captionbeam {shlex.join(arguments)}` is refused: {err}") from err
+
+
+def _check_stores(night: Night) -> None:
+    wrong = None
+    if not night.stores:
+        wrong = "no store is named; expected --features, --captions or both"
+    elif not night.sources:
+        wrong = "no source is named; expected one SOURCE or more"
+    elif bool(night.captions) != bool(night.bundle):
+        wrong = "--captions and --bundle need each other; expected both or neither"
+    elif night.features_options and not night.features:
+        wrong = "--features-options would do nothing without --features; expected to leave it out"
+    elif night.captions_options and not night.captions:
+        wrong = "--captions-options would do nothing without --captions; expected to leave it out"
+    if wrong:
+        raise RequestError(wrong)
+
+
+def _words(option: str, text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as err:
+        raise RequestError(f"{option} {text!r} is no command line: {err}") from err
+
+
+def check_cron(text: str) -> str:
+    """``text`` if it is a cron expression of five fields that all schedulers read alike. Raises ArgumentTypeError."""
+    if not re.fullmatch(r"[0-9*/,A-Za-z-]+( [0-9*/,A-Za-z-]+){4}", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no cron expression; expected five fields, as '0 2 * * *'"
+        )
+    return text

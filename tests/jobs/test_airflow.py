@@ -1,0 +1,253 @@
+"""The DAGs of ``captionbeam schedule airflow``, run by a real Airflow: scheduler, DAG processor, API server."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import shutil
+import sys
+import threading
+import urllib.error
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from schemas import Store, layout
+from tests.builders.airflow_server import Airflow
+from tests.builders.commands import captionbeam
+from tests.builders.nights import ENCODER, check_store, data_files, draw, make_place
+from tests.builders.servers import free_port
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+COMMAND = ["--command", Path(sys.executable).with_name("captionbeam"), "--retries", "1"]
+ALL = ("features", "captions", "verify", "promote")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return make_place(tmp_path_factory.mktemp("nights"))
+
+
+@pytest.fixture(scope="module")
+def port():
+    """Where a server of images will be, and is not yet."""
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def airflow(place, port, tmp_path_factory):
+    """Airflow with four files of DAGs: two for the same stores, and one each that is wrong, late, slow."""
+    airflow = Airflow(tmp_path_factory.mktemp("airflow"))
+
+    def add(name, *options, delay=1):
+        made = captionbeam("schedule", "airflow", "--name", name, *options, "--retry-delay", delay, *COMMAND)
+        (airflow.dags / f"{name}.py").write_text(made.stdout)
+
+    def features(source, name, shards):
+        encode = f"{ENCODER} --shard-size {shards} --batch-size 1"
+        return [
+            source,
+            "--features",
+            place.folder / name,
+            f"--features-options={encode}",
+            "--verify",
+            "weekly",
+        ]
+
+    add("photos", *place.options())
+    add("twin", *place.options())
+    add("wrong", place.photos, "--captions", place.folder / "none", "--bundle", place.folder / "nowhere")
+    add("late", *features(f"http://127.0.0.1:{port}/list.txt", "late", 2), delay=4)
+    add("slow", *features(place.folder / "many", "slow", 1))
+    with airflow.running():
+        yield airflow
+
+
+@pytest.fixture(scope="module")
+def first_night(airflow, place):
+    """Two schedules of the same stores at once."""
+    runs = {dag: airflow.trigger(dag) for dag in ("captionbeam_photos", "captionbeam_twin")}
+    for dag, run in runs.items():
+        assert airflow.finished(dag, run) == "success", airflow.log(dag, run, "features")
+    return runs
+
+
+def run(airflow, dag, **conf):
+    """A run to its end: its id, its state, its tasks."""
+    started = airflow.trigger(dag, **conf)
+    state = airflow.finished(dag, started)
+    return started, state, airflow.tasks(dag, started)
+
+
+def processes(*words):
+    """Running captionbeam commands with all of ``words``."""
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if any(word.endswith("/captionbeam") for word in line[:2]) and {*map(str, words)} <= {*line}:
+            yield process
+
+
+def test_airflow_takes_the_files(airflow):
+    said = airflow.command("dags", "list-import-errors", "--output", "json").stdout
+    assert "No data found" in said or json.loads(said.strip().splitlines()[-1]) == []
+    dags = airflow.python(
+        """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag()
+assert not bag.import_errors, bag.import_errors
+loaded = [name for name in ("apache_beam", "torch", "pyarrow", "jobs", "schemas") if name in sys.modules]
+print(json.dumps({"loaded": loaded, "seconds": max(s.duration.total_seconds() for s in bag.dagbag_stats), "dags": {
+    dag.dag_id: {"cron": getattr(dag.timetable, "expression", None), "runs": dag.max_active_runs, "catchup": dag.catchup,
+        "tags": sorted(dag.tags), "params": sorted(dag.params),
+        "tasks": {t.task_id: [sorted(t.upstream_task_ids), t.retries, t.retry_exponential_backoff > 1,
+            t.execution_timeout.total_seconds()] for t in dag.tasks}}
+    for dag in bag.dags.values()}}))
+"""
+    )
+    assert dags["loaded"] == []
+    found = dags["dags"]
+    names = ("photos", "twin", "wrong", "late", "slow")
+    by_hand = {f"captionbeam_{name}_bulk" for name in ("photos", "twin", "wrong")}
+    weekly = {f"captionbeam_{name}_upkeep" for name in names}
+    assert found.keys() == {f"captionbeam_{name}" for name in names} | weekly | by_hand
+    for dag in found.values():
+        assert (dag["runs"], dag["catchup"]) == (1, False)
+        assert all(task[1:] == [1, True, 43200] for task in dag["tasks"].values())
+    nightly = found["captionbeam_photos"]
+    assert (nightly["cron"], nightly["tags"]) == ("0 2 * * *", ["captionbeam", "photos"])
+    assert nightly["params"] == ["max_deletes", "publish_anyway", "retry_failures"]
+    assert {name: task[0] for name, task in nightly["tasks"].items()} == {
+        "features": [], "captions": ["features"], "verify": ["captions"], "promote": ["verify"]
+    }  # fmt: skip
+    assert list(found["captionbeam_late"]["tasks"]) == ["features"]
+    assert found["captionbeam_photos_upkeep"]["cron"] == "0 12 * * 0"
+    assert (found["captionbeam_photos_bulk"]["cron"], found["captionbeam_photos_bulk"]["params"]) == (
+        None, ["output", "sources"],
+    )  # fmt: skip
+
+
+def test_two_schedules_of_the_same_stores_at_once(airflow, place, first_night):
+    """Both end well, each image is there once, and the tag stands for the newest snapshot."""
+    place.check()
+    for dag, started in first_night.items():
+        assert airflow.tasks(dag, started) == dict.fromkeys(ALL, ("success", 1))
+        assert airflow.result(dag, started, "features")["store"]["rows"] == 8
+    newest = layout.snapshot_ids(str(place.captions))[-1]
+    assert Store.open(f"{place.captions}@prod").snapshot_id == newest
+
+
+def test_the_nights_after(airflow, place, first_night):
+    """Nothing new; then one image new, one changed, one gone; then too many gone, which somebody allows."""
+    photos = "captionbeam_photos"
+    before = {store: data_files(store) for store in (place.features, place.captions)}
+    started, state, tasks = run(airflow, photos)
+    assert (state, tasks) == ("success", dict.fromkeys(ALL, ("success", 1)))
+    assert airflow.result(photos, started, "captions")["images"] == 0
+    assert {store: data_files(store) for store in before} == before
+
+    names = sorted(place.names())
+    (fresh,) = draw(place.folder / "fresh", 1, "val")
+    shutil.copy(fresh, place.photos / "new.jpg")
+    shutil.copy(fresh, place.photos / names[1])
+    (place.photos / names[0]).unlink()
+    started, state, tasks = run(airflow, photos, max_deletes=1)
+    assert (state, tasks) == ("success", dict.fromkeys(ALL, ("success", 1)))
+    for task, store in (("features", place.features), ("captions", place.captions)):
+        totals = airflow.result(photos, started, task)
+        listing = {name: totals["listing"][name] for name in ("new", "changed", "gone", "unchanged")}
+        assert listing == {"new": 1, "changed": 1, "gone": 1, "unchanged": 6}
+        assert (totals["images"], totals["warned"]) == (2, False)
+        assert data_files(store).items() > before[store].items()
+    place.check()
+    promoted = Store.open(f"{place.captions}@prod").snapshot_id
+    assert promoted == airflow.result(photos, started, "captions")["snapshot"]
+
+    for name in names[2:7]:
+        (place.photos / name).unlink()
+    started, state, tasks = run(airflow, photos)
+    assert (state, tasks["features"]) == ("failed", ("failed", 2))
+    assert tasks["captions"][0] == tasks["promote"][0] == "upstream_failed"
+    assert "--max-deletes" in airflow.log(photos, started, "features", 2)
+    assert Store.open(f"{place.captions}@prod").snapshot_id == promoted
+    _, state, _ = run(airflow, photos, max_deletes=0.9)
+    assert state == "success"
+    place.check()
+
+
+def test_a_wrong_request_fails_at_once(airflow, place):
+    """No retry, though there is one left; and the log has the sentence."""
+    started, state, tasks = run(airflow, "captionbeam_wrong")
+    assert (state, tasks["captions"]) == ("failed", ("failed", 1))
+    assert f"{place.folder}/nowhere" in airflow.log("captionbeam_wrong", started, "captions")
+
+
+@contextmanager
+def serving(folder, port):
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_server_that_is_down_is_asked_again(airflow, place, port):
+    folder = place.folder / "web"
+    drawn = draw(folder, 2)
+    lines = [f"http://127.0.0.1:{port}/{path.name}\n" for path in drawn]
+    (folder / "list.txt").write_text("".join(lines))
+    started = airflow.trigger("captionbeam_late")
+    airflow.wait_for(lambda: airflow.tasks("captionbeam_late", started)["features"][0] == "up_for_retry")
+    assert "cannot be read (unavailable)" in airflow.log("captionbeam_late", started, "features", 1)
+    with serving(folder, port):
+        assert airflow.finished("captionbeam_late", started) == "success"
+    assert airflow.tasks("captionbeam_late", started) == {"features": ("success", 2)}
+    check_store(place.folder / "late", {line.strip() for line in lines})
+
+
+def test_a_task_that_is_killed_goes_on(airflow, place):
+    """kill -9 in the middle: the retry does what is left, and no committed shard again."""
+    draw(place.folder / "many", 40)
+    store = place.folder / "slow"
+    started = airflow.trigger("captionbeam_slow")
+    airflow.wait_for(lambda: len(layout.committed_shards(str(store))) >= 4)
+    (process,) = processes("refresh", store)
+    process.kill()
+    committed = data_files(store)
+    assert airflow.finished("captionbeam_slow", started) == "success"
+    assert airflow.tasks("captionbeam_slow", started) == {"features": ("success", 2)}
+    assert "return code -9" in airflow.log("captionbeam_slow", started, "features", 1)
+    totals = airflow.result("captionbeam_slow", started, "features")
+    assert 0 < totals["images"] <= 36
+    assert totals["images"] + totals["adopted"]["rows"] == 40
+    assert data_files(store).items() >= committed.items()
+    check_store(store, {path.name for path in (place.folder / "many").iterdir()})
+
+
+def test_a_week_s_upkeep(airflow, place, first_night):
+    _, state, tasks = run(airflow, "captionbeam_photos_upkeep")
+    steps = ("vacuum_features", "vacuum_captions", "verify_features", "verify_captions")
+    assert (state, tasks) == ("success", dict.fromkeys(steps, ("success", 1)))
+    place.check()
+
+
+def test_bulk_captions_by_hand(airflow, place):
+    output = place.folder / "bulk"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        airflow.trigger("captionbeam_photos_bulk", sources=[], output=str(output))
+    assert refused.value.code == 400
+    sources = [
+        draw(place.folder / name, 1, split)[0].parent for name, split in (("a", "val"), ("b b", "test"))
+    ]
+    _, state, tasks = run(
+        airflow, "captionbeam_photos_bulk", sources=list(map(str, sources)), output=str(output)
+    )
+    assert (state, tasks) == ("success", {"captions": ("success", 1), "verify": ("success", 1)})
+    check_store(output, {path.name for source in sources for path in source.iterdir()})

@@ -1,0 +1,107 @@
+"""``captionbeam schedule``: what it prints, and what it refuses."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from jobs import cli
+from jobs.schedule import SCHEDULERS
+
+STORES = ["gs://b/photos", "--name", "photos", "--features", "gs://b/features",
+          "--features-options=--encoder efficientnet_lite0 --pooled"]  # fmt: skip
+CAPTIONS = ["--captions", "gs://b/captions", "--bundle", "gs://b/bundle", "--promote", "prod"]
+OF = {"airflow": [], "cronjob": ["--image", "registry/captionbeam:1"]}
+
+
+def printed(capsys, scheduler, *arguments):
+    capsys.readouterr()
+    assert cli.main(["schedule", scheduler, *arguments, *OF[scheduler]]) == 0
+    return capsys.readouterr().out
+
+
+def settings(source):
+    """SCHEDULE of a file of DAGs, read without Airflow."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.AnnAssign) and node.target.id == "SCHEDULE":
+            return ast.literal_eval(node.value)
+    raise AssertionError("no SCHEDULE")
+
+
+def test_the_steps_of_a_night(capsys):
+    said = settings(printed(capsys, "airflow", *STORES, *CAPTIONS, "--captions-options=--prefix 'a b'"))
+    assert said["nightly"] == {
+        "features": ["refresh", "gs://b/photos", "--output", "gs://b/features", "--encoder", "efficientnet_lite0",
+                     "--pooled"],
+        "captions": ["refresh", "--features", "gs://b/features", "--output", "gs://b/captions", "--bundle",
+                     "gs://b/bundle", "--prefix", "a b"],
+        "verify": ["store", "verify", "gs://b/captions"],
+        "promote": ["store", "promote", "gs://b/captions", "prod", "{{ ti.xcom_pull('captions')['snapshot'] }}",
+                    "--forward"],
+    }  # fmt: skip
+    assert said["upkeep"] == {
+        "vacuum_features": ["store", "vacuum", "gs://b/features", "--keep", "14"],
+        "vacuum_captions": ["store", "vacuum", "gs://b/captions", "--keep", "14"],
+        "verify_features": ["store", "verify", "gs://b/features"],
+        "verify_captions": ["store", "verify", "gs://b/captions"],
+    }
+    assert said["bulk"]["captions"][:3] == ["caption", "--output", "{{ params.output }}"]
+
+
+def test_captions_without_features(capsys):
+    said = settings(printed(capsys, "airflow", *STORES[:3], *CAPTIONS, "--verify", "weekly"))
+    assert list(said["nightly"]) == ["captions", "promote"]
+    assert said["nightly"]["captions"][:2] == ["refresh", "gs://b/photos"]
+
+
+def test_features_alone_have_nothing_to_caption_with(capsys):
+    said = settings(printed(capsys, "airflow", *STORES, "--promote", "prod"))
+    assert (list(said["nightly"]), said["bulk"]) == (["features", "verify", "promote"], {})
+    assert said["nightly"]["promote"][4] == "{{ ti.xcom_pull('features')['snapshot'] }}"
+
+
+def test_paths_are_made_absolute_and_what_airflow_fills_in_stays(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = settings(printed(capsys, "airflow", "photos", "{{ var.value.more }}", *STORES[1:]))
+    assert said["nightly"]["features"][1:3] == [str(tmp_path / "photos"), "{{ var.value.more }}"]
+
+
+WRONG = [
+    (["x", "--name", "n"], "no store is named; expected --features, --captions or both"),
+    (["--name", "n", "--features", "f"], "no source is named"),
+    ([*STORES, "--bundle", "b"], "--captions and --bundle need each other"),
+    ([*STORES, "--captions", "c"], "--captions and --bundle need each other"),
+    ([*STORES, "--captions-options=--beam 3"], "--captions-options would do nothing without --captions"),
+    ([*STORES[:3], *CAPTIONS, STORES[-1]], "--features-options would do nothing without --features"),
+    (STORES[:5], "needs one of --encoder (for features) and --bundle"),
+    ([*STORES[:5], "--features-options=--encoder x --beam 3"], "--beam would do nothing without --bundle"),
+    ([*STORES[:5], "--features-options=--encoder x --typo"], "`captionbeam refresh gs://b/photos --output"),
+    ([*STORES[:5], "--features-options=--encoder 'x"], "is no command line: No closing quotation"),
+    ([*STORES, "--promote", "3"], "'3' is no name of a tag"),
+    ([*STORES, "--cron", "@daily"], "'@daily' is no cron expression; expected five fields"),
+    ([*STORES, "--time-zone", "Berlin"], "no time zone 'Berlin'"),
+    ([*STORES, "--name", "Photos"], "'Photos' is no name of a schedule"),
+    ([*STORES, "--keep", "0"], "'0' is not a whole number above 0"),
+]
+
+
+@pytest.mark.parametrize("scheduler", OF)
+@pytest.mark.parametrize(("arguments", "sentence"), WRONG, ids=lambda value: str(value)[-40:])
+def test_what_a_job_would_refuse_is_refused_when_it_is_scheduled(capsys, scheduler, arguments, sentence):
+    assert cli.main(["schedule", scheduler, *arguments, *OF[scheduler]]) == 2
+    said = capsys.readouterr()
+    assert sentence in said.err
+    assert said.out == ""
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_each_help_opens_with_a_command_that_can_be_pasted(capsys, scheduler):
+    import shlex
+
+    with pytest.raises(SystemExit):
+        cli.main(["schedule", scheduler, "--help"])
+    command = capsys.readouterr().out.strip().partition("\n\n")[0].replace("\\\n", " ")
+    words = shlex.split(command.partition(">")[0].partition("|")[0])
+    assert words[:3] == ["captionbeam", "schedule", scheduler]
+    assert cli.main(words[1:]) == 0
