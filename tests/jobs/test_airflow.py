@@ -100,9 +100,9 @@ from airflow.dag_processing.dagbag import DagBag
 bag = DagBag()
 assert not bag.import_errors, bag.import_errors
 loaded = [name for name in ("apache_beam", "torch", "pyarrow", "jobs", "schemas") if name in sys.modules]
-print(json.dumps({"loaded": loaded, "seconds": max(s.duration.total_seconds() for s in bag.dagbag_stats), "dags": {
-    dag.dag_id: {"cron": getattr(dag.timetable, "expression", None), "runs": dag.max_active_runs, "catchup": dag.catchup,
-        "tags": sorted(dag.tags), "params": sorted(dag.params),
+print(json.dumps({"loaded": loaded, "dags": {
+    dag.dag_id: {"cron": getattr(dag.timetable, "expression", None), "runs": dag.max_active_runs,
+        "catchup": dag.catchup, "tags": sorted(dag.tags), "params": sorted(dag.params),
         "tasks": {t.task_id: [sorted(t.upstream_task_ids), t.retries, t.retry_exponential_backoff > 1,
             t.execution_timeout.total_seconds()] for t in dag.tasks}}
     for dag in bag.dags.values()}}))
