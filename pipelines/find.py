@@ -7,7 +7,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from pipelines.boundary import across_workers, crossing
-from pipelines.sources.listing import list_images, split_source
+from pipelines.sources.listing import list_images, split_part, split_source
 from pipelines.sources.spec import Ignored, SourceSpec
 from schemas.errors import RequestError
 from schemas.records import ImageRef
@@ -45,6 +45,8 @@ class FindImages(beam.PTransform):
             begin
             | "NameSources" >> beam.Create(self._sources).with_output_types(SourceSpec)
             | "SplitSources" >> beam.FlatMap(across_workers(split_source)).with_output_types(SourceSpec)
+            | "SpreadParts" >> beam.Reshuffle()
+            | "SplitParts" >> beam.FlatMap(across_workers(split_part)).with_output_types(SourceSpec)
             | "SpreadContainers" >> beam.Reshuffle()
             | "ListImages" >> beam.ParDo(_ListImages()).with_output_types(ImageRef)
         )

@@ -11,6 +11,8 @@ from typing import Any, BinaryIO, NamedTuple
 from fsspec import AbstractFileSystem
 
 from pipelines.reads import LISTING, check_ranges, with_retries
+from pipelines.sources import buckets
+from pipelines.sources.buckets import Keys
 from pipelines.sources.spec import digest_of, filesystem, is_http, local_path, printable, version_of
 from pipelines.sources.trouble import reading
 from schemas import files
@@ -63,19 +65,62 @@ def open_container(url: str, block: int) -> Iterator[BinaryIO]:
         yield stream
 
 
-def walk(url: str, enters: Callable[[str], bool] = lambda folder: True, root: str = "") -> Iterator[FileInfo]:
-    """Files below ``url``, and the folders that ``enters`` refuses.
+def walk(url: str, enters: Callable[[str], bool] | None = None, root: str = "") -> Iterator[FileInfo]:
+    """Files below ``url``, and the folders that ``enters`` refuses; all files, where it is None.
 
-    Local folders are streamed; of others one folder's listing is in memory. A folder that cannot be listed
-    raises: what looks like a complete listing is one. (fsspec's ``walk`` leaves such folders out, unsaid.)
+    Local folders and buckets are streamed; of others one folder's listing is in memory. A folder that cannot be
+    listed raises: what looks like a complete listing is one. (fsspec's ``walk`` leaves such folders out, unsaid.)
     A link back to a folder above, or to ``root`` where the walk is of a part of it, is not followed.
     """
     fs, path = filesystem(url)
     if files.is_local(fs):
         part = root and root.rstrip("/") != url.rstrip("/")
-        yield from _walk_local(local_path(path), enters, (_identity(root),) if part else ())
+        yield from _walk_local(local_path(path), enters or _always, (_identity(root),) if part else ())
+    elif not buckets.has_keys(fs):
+        yield from _walk_remote(fs, path, enters or _always)
+    elif enters is None:
+        yield from list_keys(fs, buckets.keys_below(fs, path))
     else:
-        yield from _walk_remote(fs, path, enters)
+        yield from _walk_levels(fs, buckets.keys_below(fs, path), enters)
+
+
+def list_keys(fs: AbstractFileSystem, keys: Keys) -> Iterator[FileInfo]:
+    """Every object of a range of keys, but those that stand for folders. Raises what the filesystem raises."""
+    for page in buckets.pages(fs, keys):
+        yield from _objects(fs, keys.bucket, page)
+
+
+def has_keys_below(url: str) -> bool:
+    """Whether ``url`` is a folder of a bucket too, where it is an object."""
+    fs, path = filesystem(url)
+    if not buckets.has_keys(fs):
+        return False
+    with reading(url):
+        return bool(next(buckets.pages(fs, buckets.keys_below(fs, path), size=1)).objects)
+
+
+def _walk_levels(fs: AbstractFileSystem, keys: Keys, enters: Callable[[str], bool]) -> Iterator[FileInfo]:
+    levels = [keys]
+    while levels:
+        level = levels.pop()
+        for page in buckets.pages(fs, level, delimiter="/"):
+            yield from _objects(fs, keys.bucket, page)
+            for prefix in page.prefixes:
+                url = _url(fs, f"{keys.bucket}/{prefix.removesuffix('/')}")
+                if enters(url):
+                    levels.append(level._replace(prefix=prefix))
+                else:
+                    yield FileInfo(url, -1, None, is_folder=True)
+
+
+def _objects(fs: AbstractFileSystem, bucket: str, page: buckets.Page) -> Iterator[FileInfo]:
+    for item in page.objects:
+        if not buckets.is_marker(item["key"]):
+            yield _remote_info(_url(fs, f"{bucket}/{item['key']}"), item)
+
+
+def _always(folder: str) -> bool:
+    return True
 
 
 def _walk_local(folder: str, enters: Callable, above: tuple[tuple[int, int], ...]) -> Iterator[FileInfo]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
+from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
-from pipelines.sources import access
+from pipelines.sources import access, buckets, ranges
 from pipelines.sources.access import FileInfo
-from pipelines.sources.spec import Ignored, SourceSpec, is_http, is_image_name, relative
+from pipelines.sources.buckets import Keys
+from pipelines.sources.spec import Ignored, SourceSpec, filesystem, is_http, is_image_name, relative
 from pipelines.sources.trouble import reading
 from schemas.records import ImageRef
 
@@ -29,7 +31,11 @@ def glob_root(pattern: str) -> str:
 
 
 def split_folder(spec: SourceSpec) -> Iterator[SourceSpec]:
-    """The folder as parts that workers list side by side: its own files, and each folder in it."""
+    """The folder as parts that workers list side by side: ranges of a bucket's keys, or own files and each folder."""
+    fs, path = filesystem(spec.url)
+    if buckets.has_keys(fs):
+        yield from _ranges(spec, fs, buckets.keys_below(fs, path))
+        return
     yield spec._replace(kind="files")
     with reading(spec.url):
         for found in access.walk(spec.url, enters=_never):
@@ -37,12 +43,36 @@ def split_folder(spec: SourceSpec) -> Iterator[SourceSpec]:
                 yield spec._replace(url=found.url.rstrip("/"))
 
 
+def split_range(spec: SourceSpec) -> Iterator[SourceSpec]:
+    """A range of keys as smaller ones, where it is more than a page: one folder may hold most of a bucket."""
+    fs, path = filesystem(spec.url)
+    yield from _ranges(spec, fs, _keys(spec, fs, path))
+
+
+def _ranges(spec: SourceSpec, fs: AbstractFileSystem, keys: Keys) -> Iterator[SourceSpec]:
+    with reading(spec.url):
+        for part in ranges.cut(fs, keys):
+            yield spec._replace(kind="keys", first=part.start, last=part.end)
+
+
+def _keys(spec: SourceSpec, fs: AbstractFileSystem, path: str) -> Keys:
+    return buckets.keys_below(fs, path)._replace(start=spec.first, end=spec.last)
+
+
 def list_folder(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
     """Images at any depth below ``spec.url``, or (kind ``files``) right in it."""
     with reading(spec.url):
-        for found in access.walk(spec.url, _never if spec.kind == "files" else _always, spec.root):
+        for found in access.walk(spec.url, _never if spec.kind == "files" else None, spec.root):
             if not found.is_folder:
                 yield _ref_or_ignored(found, spec)
+
+
+def list_range(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
+    """Images of a range of a bucket's keys."""
+    fs, path = filesystem(spec.url)
+    with reading(spec.url):
+        for found in access.list_keys(fs, _keys(spec, fs, path)):
+            yield _ref_or_ignored(found, spec)
 
 
 def list_glob(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
@@ -97,10 +127,6 @@ def _ref(found: FileInfo, spec: SourceSpec) -> ImageRef:
         length=found.size,
         digest=found.digest,
     )
-
-
-def _always(folder: str) -> bool:
-    return True
 
 
 def _never(folder: str) -> bool:

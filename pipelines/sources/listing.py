@@ -11,6 +11,7 @@ from schemas.records import ImageRef
 _LISTERS: dict[str, Callable[[SourceSpec], Iterator[ImageRef | Ignored]]] = {
     "folder": folders.list_folder,
     "files": folders.list_folder,
+    "keys": folders.list_range,
     "glob": folders.list_glob,
     "file": folders.list_file,
     "zip": zips.list_zip,
@@ -25,6 +26,14 @@ def split_source(spec: SourceSpec) -> Iterator[SourceSpec]:
     """The parts of a source that can be listed side by side; together they hold what it holds."""
     if spec.kind == "folder":
         yield from folders.split_folder(spec)
+    else:
+        yield spec
+
+
+def split_part(spec: SourceSpec) -> Iterator[SourceSpec]:
+    """The parts of a part: on another worker than the one that split its source, as many of these may be large."""
+    if spec.kind == "keys":
+        yield from folders.split_range(spec)
     else:
         yield spec
 

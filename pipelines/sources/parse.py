@@ -53,7 +53,7 @@ def _parse_source(name: str, options: SourceOptions) -> list[SourceSpec]:
         return _parse_glob(name, url, options)
     if found is None:
         raise SourceError(f"source {name!r} does not exist; expected {_EXPECTED}")
-    if found.is_folder:
+    if found.is_folder or (not _kind_of_suffix(url) and access.has_keys_below(url)):
         return _parse_folder(name, url, options)
     return [_checked(_container(name, url, _kind(url, name), options, root=""), options)]
 

@@ -29,9 +29,9 @@ _INVALID_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
 class SourceSpec(NamedTuple):
     """One source, or one container of it: what a worker needs to list its images.
 
-    ``kind``: ``folder`` (all below ``url``), ``files`` (right in ``url``), ``glob``, ``file``, ``zip``,
-    ``tar``, ``parquet``, ``list`` or ``coco``. ``root``: what image ids of files are relative to; for lists
-    and COCO, where relative paths start.
+    ``kind``: ``folder`` (all below ``url``), ``files`` (right in ``url``), ``keys`` (below ``url``, from ``first`` to
+    ``last``), ``glob``, ``file``, ``zip``, ``tar``, ``parquet``, ``list`` or ``coco``. ``root``: what image ids of
+    files are relative to; for lists and COCO, where relative paths start.
     """
 
     name: str
@@ -41,6 +41,8 @@ class SourceSpec(NamedTuple):
     id_column: str = ""
     uri_column: str = ""
     bytes_column: str = ""
+    first: str = ""
+    last: str = ""
 
 
 class Ignored(NamedTuple):
@@ -107,8 +109,11 @@ def is_image_name(name: str) -> bool:
 
 
 def relative(path: str, root: str) -> str:
-    """``path`` as seen from ``root``; its last part where ``root`` is the file itself."""
-    inside = path.removeprefix(root).lstrip("/") if path.startswith(root) else path
+    """``path`` as seen from ``root``; its last part where ``root`` is the file itself.
+
+    One slash alone is left out: ``photos/a.jpg`` and ``photos//a.jpg`` are two keys.
+    """
+    inside = path.removeprefix(root).removeprefix("/") if path.startswith(root) else path
     return inside or path.rstrip("/").rsplit("/", 1)[-1]
 
 

@@ -115,9 +115,9 @@ def _answers(server: subprocess.Popen, url: str) -> bool:
     return False
 
 
-@pytest.fixture(scope="session")
-def gcs_server() -> Iterator[Server]:
-    """A GCS server for the session."""
+@contextmanager
+def gcs_serving() -> Iterator[Server]:
+    """A GCS server, until the block ends."""
     command = [str(fake_gcs_server()), "-scheme", "http", "-host", "127.0.0.1", "-port", "{port}",
                "-backend", "memory", "-public-host", "127.0.0.1:{port}",
                "-external-url", "http://127.0.0.1:{port}"]  # fmt: skip
@@ -125,9 +125,9 @@ def gcs_server() -> Iterator[Server]:
         yield Server("gs", address, {"STORAGE_EMULATOR_HOST": address, "FSSPEC_GS_TOKEN": "anon"})
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[Server]:
-    """An S3 server for the session."""
+@contextmanager
+def s3_serving() -> Iterator[Server]:
+    """An S3 server, until the block ends."""
     command = [sys.executable, str(Path(__file__).with_name("s3_server.py")), "{port}"]
     credentials = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
     with serving(command, "/") as address:
@@ -136,6 +136,20 @@ def s3_server() -> Iterator[Server]:
             address,
             {"AWS_ENDPOINT_URL": address, "AWS_DEFAULT_REGION": "us-east-1", **credentials},
         )
+
+
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[Server]:
+    """A GCS server for the session."""
+    with gcs_serving() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Server]:
+    """An S3 server for the session."""
+    with s3_serving() as server:
+        yield server
 
 
 @pytest.fixture
@@ -158,19 +172,26 @@ def bucket(request: pytest.FixtureRequest) -> Bucket:
     return request.getfixturevalue({"gs": "gcs", "s3": "s3"}[request.param])
 
 
+@pytest.fixture
+def both_buckets(gcs: Bucket, s3: Bucket) -> list[str]:
+    """The URLs of an empty bucket on each, at the same time."""
+    return [gcs.url, s3.url]
+
+
 @contextmanager
 def _bucket(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     name = f"test-{uuid.uuid4().hex[:12]}"
-    _make_bucket(server, name)
+    make_bucket(server, name)
     try:
         yield Bucket(f"{server.protocol}://{name}", server)
     finally:  # what is opened later must not lead to this server
         fsspec.get_filesystem_class(server.protocol).clear_instance_cache()
 
 
-def _make_bucket(server: Server, name: str) -> None:
+def make_bucket(server: Server, name: str) -> None:
+    """An empty bucket."""
     if server.protocol == "gs":
         request = urllib.request.Request(
             f"{server.address}/storage/v1/b?project=test",
