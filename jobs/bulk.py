@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from jobs.options import as_record, clear_totals
 from jobs.watch import Watch, finish
+from pipelines import clusters
 from pipelines.batches import Processor
 from pipelines.compare import CompareStore, NameSources
 from pipelines.copies import HashContents
@@ -84,6 +85,13 @@ def process_images(
         print(
             f"note: {files.protocol(run.url)} cannot create a file only if it is absent; one writer at a time"
         )
+    for note in clusters.notes(run.url, beam_args):
+        print(note, flush=True)
+    jar = clusters.executable_path(beam_args)
+    if jar is not None:
+        run_pipeline(beam_args, build)
+        print(clusters.submit_line(jar, beam_args))
+        return 0
     with Watch(run, options.job) as watch:
         run_pipeline(beam_args, build)
     return finish(run, watch, options)

@@ -20,6 +20,7 @@ JOBS = (
     "refresh",
     "store",
     "schedule",
+    "workers",
     "demo",
 )
 DONE, ERROR, WRONG_REQUEST, WARNED = 0, 1, 2, 3

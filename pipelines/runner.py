@@ -11,21 +11,26 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import (
     DebugOptions,
     DirectOptions,
+    FlinkRunnerOptions,
+    JobServerOptions,
     PipelineOptions,
     PortableOptions,
     PrismRunnerOptions,
+    SparkRunnerOptions,
     StandardOptions,
     _BeamArgumentParser,
 )
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import create_runner
 
+from pipelines import clusters
 from pipelines.boundary import MARK, unmarked
 from schemas.errors import RequestError
 from schemas.machine import cores
 
 # Beam logs a traceback of what a worker raised; an error of ours comes to the launcher, which says it once
-logging.getLogger("apache_beam.runners.common").addFilter(lambda record: MARK not in record.getMessage())
+for _name in ("apache_beam.runners.common", None):
+    logging.getLogger(_name).addFilter(lambda record: MARK not in record.getMessage())
 
 IN_PROCESS = (None, "DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
 DATAFLOW = ("DataflowRunner",)
@@ -38,7 +43,7 @@ def make_pipeline(beam_args: Sequence[str] = ()) -> beam.Pipeline:
     runner = options.view_as(StandardOptions).runner
     if runner in IN_PROCESS:
         return beam.Pipeline(runner=FnApiRunner(), options=options)
-    return beam.Pipeline(options=options)
+    return beam.Pipeline(options=PipelineOptions(clusters.settled(beam_args)))
 
 
 def runs_in_process(beam_args: Sequence[str]) -> bool:
@@ -64,16 +69,24 @@ def worker_processes(beam_args: Sequence[str]) -> int:
 
 
 def run_pipeline(beam_args: Sequence[str], build: Callable[[beam.Pipeline], object]) -> None:
-    """Build a pipeline, run it and wait. Raises the first error of ours that a worker raised, as it was."""
+    """Build a pipeline, run it and wait. Raises the first error of ours that a worker raised, as it was.
+
+    Raises SystemicError where a cluster fails otherwise.
+    """
+    on_cluster = clusters.on_cluster(beam_args)
     try:
         pipeline = make_pipeline(beam_args)
         build(pipeline)
-        pipeline.run().wait_until_finish()
+        if on_cluster:
+            clusters.quiet()
+            clusters.wait(pipeline.run())
+        else:
+            pipeline.run().wait_until_finish()
     except Exception as err:  # runners wrap workers' errors each in a type of its own
         ours = unmarked(err)
-        if ours is None:
+        if ours is None and not on_cluster:
             raise
-        raise ours from err
+        raise ours or clusters.failure(err) from err
 
 
 def check_beam_args(beam_args: Sequence[str]) -> None:
@@ -88,6 +101,7 @@ def check_beam_args(beam_args: Sequence[str]) -> None:
             )
     _check_runner(beam_args)
     _check_idle(beam_args)
+    clusters.check_cluster(beam_args)
 
 
 def _check_idle(beam_args: Sequence[str]) -> None:
@@ -99,6 +113,9 @@ def _check_idle(beam_args: Sequence[str]) -> None:
     for owners, flags in (
         (IN_PROCESS, [flag for flag in _flags(DirectOptions) if flag.startswith("--direct")]),
         (ONE_WORKER, _flags(PrismRunnerOptions)),
+        (clusters.SPARK, _flags(SparkRunnerOptions)),
+        (clusters.FLINK, _flags(FlinkRunnerOptions)),
+        (clusters.CLUSTERS, ["--output_executable_path", clusters.CACHE_FLAG, *_flags(JobServerOptions)]),
     ):
         idle = sorted(given & set(flags)) if runner not in owners else []
         if idle:

@@ -1,0 +1,92 @@
+"""The Python side of Spark and Flink on one machine: Beam's external worker pool, for several JVMs at once.
+
+Beam's own pool knows its processes by the id that a JVM gave them, and each JVM counts from 1: where two executors
+or task managers share a machine, the one that is done stops the other's process, and that one waits for ever. Here
+nobody is stopped by id. A process ends by itself when its JVM closes the connection, or is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
+from apache_beam.runners.worker.sdk_worker import SdkHarness
+
+from schemas.errors import RequestError
+
+BUFFER_MILLIS = -1
+STARTERS = 8
+
+
+class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
+    """Starts a process of this Python for each JVM that asks. A context manager; ``port`` 0 takes a free one.
+
+    Raises RequestError where the port is taken.
+    """
+
+    def __init__(self, port: int = 0, host: str = "localhost") -> None:
+        self._processes: set[subprocess.Popen] = set()
+        self._server = grpc.server(ThreadPoolExecutor(STARTERS), options=[("grpc.so_reuseport", 0)])
+        beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(self, self._server)
+        try:
+            self.port = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as err:
+            raise RequestError(
+                f"port {port} of {host} cannot be listened on; expected one that nobody has"
+            ) from err
+
+    def __enter__(self) -> WorkerPool:
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop(0)
+        for process in list(self._processes):
+            process.kill()
+
+    def StartWorker(  # noqa: N802
+        self, request: beam_fn_api_pb2.StartWorkerRequest, context: Any
+    ) -> beam_fn_api_pb2.StartWorkerResponse:
+        """Start a process that works for the JVM at the request's control endpoint."""
+        command = [sys.executable, "-m", __name__, request.control_endpoint.url, request.worker_id]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        self._processes.add(process)
+        print(f"worker {process.pid} starts for {request.control_endpoint.url}", flush=True)
+        threading.Thread(target=self._reap, args=(process,), daemon=True).start()
+        return beam_fn_api_pb2.StartWorkerResponse()
+
+    def StopWorker(  # noqa: N802
+        self, request: beam_fn_api_pb2.StopWorkerRequest, context: Any
+    ) -> beam_fn_api_pb2.StopWorkerResponse:
+        """Nothing: the JVM closes its connection too, and by that it means the one process that is its own."""
+        return beam_fn_api_pb2.StopWorkerResponse()
+
+    def _reap(self, process: subprocess.Popen) -> None:
+        status = process.wait()
+        self._processes.discard(process)
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        print(f"worker {process.pid} {how}", flush=True)
+
+
+def work(control: str, worker_id: str) -> None:
+    """Work for the JVM at ``control`` until it closes the connection; drop all at once if it is gone."""
+    logging.getLogger().setLevel(logging.WARNING)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pool's, which stops its workers
+    try:
+        SdkHarness(control, worker_id=worker_id, data_buffer_time_limit_ms=BUFFER_MILLIS).run()
+    except grpc.RpcError as err:
+        print(f"worker {os.getpid()}: {control} is gone: {err.code().name}", flush=True)
+    sys.stdout.flush()
+    os._exit(0)  # a shard that nobody awaits any more holds a model and the cores
+
+
+if __name__ == "__main__":
+    work(*sys.argv[1:])

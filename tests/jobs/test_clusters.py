@@ -1,0 +1,186 @@
+"""On real Spark and Flink clusters: the same command and a few flags give the rows of the in-process runner.
+
+Two JVMs of the engine stand for two machines, each with Python processes of its own; the kills are kill -9.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.scenes import coco_format, draw_scenes
+from schemas import Store, files, layout
+from schemas.tokens import RECORD, TABLE
+from tests.builders.clusters import Cluster
+from tests.builders.commands import ROOT, captionbeam, environment
+from tests.builders.models import make_bundle, make_decoder, make_tokenizer
+from tests.builders.workers import one_engine_a_process
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
+ENCODER = ["--encoder", "efficientnet_lite0", "--precision", "fp32", "--batch-size", 4]
+COMMON = ["--shard-size", 4, "--warn-failures", 1]
+BROKEN = "broken.jpg"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Drawn scenes, one file that is no picture, captions, a bundle; and what the in-process runner makes of them."""
+    folder = tmp_path_factory.mktemp("made")
+    drawn = list(draw_scenes("train", 14))
+    for name in ("photos", "moving"):
+        for each in drawn:
+            files.write_atomic(str(folder / name / each.name), each.jpeg)
+        (folder / name / BROKEN).write_bytes(b"not a picture")
+    (folder / "captions.json").write_bytes(files.json_bytes(coco_format(drawn)))
+    captionbeam(*encode(folder, folder / "features"))
+    make_tiny_bundle(folder)
+    captionbeam(*caption(folder, folder / "captions"))
+    captionbeam(*tokenize(folder, folder / "tokens"))
+    captionbeam(*refresh(folder, folder / "before"))
+    change(folder / "moving", drawn)
+    shutil.copytree(folder / "before", folder / "after")
+    captionbeam(*refresh(folder, folder / "after"))
+    return folder
+
+
+def make_tiny_bundle(folder):
+    """A captioner for the features store in ``folder``."""
+    store, tokenizer = Store.open(str(folder / "features")), make_tokenizer()
+    (weights,) = Path(store.models_url).glob("*.safetensors")
+    decoder = make_decoder(tokenizer, store.shape)
+    about = {"tokenizer": tokenizer, "features_fingerprint": store.fingerprint}
+    make_bundle((dict(store.spec), str(weights)), decoder=decoder, **about).save(str(folder / "bundle"))
+
+
+def change(photos, drawn):
+    """One more picture, one that changed, one that is gone."""
+    (photos / "new.jpg").write_bytes(drawn[3].jpeg)
+    (photos / drawn[0].name).write_bytes(drawn[1].jpeg)
+    (photos / drawn[2].name).unlink()
+
+
+def encode(folder, store, *flags):
+    return ["encode", folder / "photos", "--output", store, *ENCODER, *COMMON, *flags]
+
+
+def caption(folder, store, *flags):
+    return ["caption", folder / "photos", "--bundle", folder / "bundle", "--output", store, "--batch-size", 4,
+            "--keep-attention", *COMMON, *flags]  # fmt: skip
+
+
+def tokenize(folder, tokens, *flags):
+    return ["tokenize", "--train", folder / "captions.json", "--val-share", 0.2, "--output", tokens, *flags]
+
+
+def refresh(folder, store, *flags):
+    return ["refresh", folder / "moving", "--output", store, *ENCODER, "--pooled", "--max-deletes", 1, *COMMON,
+            *flags]  # fmt: skip
+
+
+def content(url):
+    """Every row of a store's newest snapshot by image, and every failure; each image is there once."""
+    store = Store.open(str(url))
+    rows = [row for batch in store.scan() for row in batch.to_pylist()]
+    failures = store.failures().to_pylist()
+    assert len({row["image_id"] for row in rows + failures}) == len(rows) + len(failures)
+    order = {"key": lambda row: row["image_id"]}
+    return sorted(rows, **order), sorted(failures, **order)
+
+
+def test_encode(cluster: Cluster, made, tmp_path):
+    done = captionbeam(*encode(made, tmp_path / "store", *cluster.flags))
+    assert content(tmp_path / "store") == content(made / "features")
+    rows, (failure,) = content(tmp_path / "store")
+    assert (len(rows), failure["image_id"], failure["code"]) == (14, BROKEN, "unsupported")
+    assert f"note: {tmp_path}/store is a path" in done.stdout
+    assert "15 of 15 images" in done.stderr
+    assert "WARNING" not in done.stderr
+    assert len(one_engine_a_process(tmp_path / "store")) <= 2
+    assert "nothing to do" in captionbeam(*encode(made, tmp_path / "store")).stdout  # the local runner agrees
+    assert layout.snapshot_ids(str(tmp_path / "store")) == [1]
+
+
+def test_caption(cluster: Cluster, made, tmp_path):
+    captionbeam(*caption(made, tmp_path / "store", *cluster.flags))
+    assert content(tmp_path / "store") == content(made / "captions")
+    assert one_engine_a_process(tmp_path / "store")
+
+
+def test_tokenize(cluster: Cluster, made, tmp_path):
+    captionbeam(*tokenize(made, tmp_path / "tokens", *cluster.flags))
+    found, expected = (
+        files.read_json(f"{place}/{RECORD}") for place in (tmp_path / "tokens", made / "tokens")
+    )
+    assert {**found, "finished": ""} == {**expected, "finished": ""}
+    assert (tmp_path / "tokens" / TABLE).read_bytes() == (made / "tokens" / TABLE).read_bytes()
+
+
+def test_refresh(cluster: Cluster, made, tmp_path):
+    shutil.copytree(made / "before", tmp_path / "store")
+    done = captionbeam(*refresh(made, tmp_path / "store", *cluster.flags))
+    assert "1 new, 1 changed, 1 gone, 13 unchanged" in done.stdout
+    assert content(tmp_path / "store") == content(made / "after") != content(made / "before")
+
+
+def test_a_wrong_request_that_a_worker_finds(cluster: Cluster, made, tmp_path):
+    """Two sources have the same ids: only the job sees it."""
+    wrong = captionbeam(
+        "encode", made / "moving", *encode(made, tmp_path / "store", *cluster.flags)[1:], status=2
+    )
+    *_, last = wrong.stderr.splitlines()
+    assert last.startswith("captionbeam: two images have the id 'broken.jpg': ")
+    assert last.endswith("; expected one")
+    assert not [word for word in ("Traceback", "java.", "WorkerError") if word in wrong.stderr]
+
+
+@pytest.mark.parametrize("victim", ["python worker", "machine"])
+def test_killed_in_the_middle(cluster: Cluster, made, tmp_path, victim):
+    """kill -9 when some shards are committed and some are not: the job goes on by itself and loses nothing."""
+    store = str(tmp_path / "store")
+    command = [*encode(made, store, *cluster.flags), "--shard-size", 1]
+    job = subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", *map(str, command)],
+        env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    committed = await_commits(job, store, 3)
+    (cluster.pool.workers() if victim == "python worker" else cluster.machines())[0].kill()
+    said, _ = job.communicate()
+    assert job.returncode == 0, said
+    assert len(committed) < 15, "too late to count"
+    assert content(store) == content(made / "features")
+    assert commits(store).items() >= committed.items()
+    assert len(commits(store)) == 15
+    assert "no problems" in captionbeam("store", "verify", store).stdout
+    assert one_engine_a_process(store, killed=True)
+
+
+def commits(store):
+    """Each commit's bytes: whoever does a committed shard again would change them."""
+    return {
+        shard: files.read_bytes(layout.commit_url(store, shard)) for shard in layout.committed_shards(store)
+    }
+
+
+def await_commits(job, store, number):
+    """The first commits of ``job``, ``number`` or a few more."""
+    while job.poll() is None:
+        if len(found := commits(store)) >= number:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"the job ended first:\n{job.stdout.read()}")
+
+
+def test_a_jar_to_submit(cluster: Cluster, made, tmp_path):
+    """With ``--output_executable_path`` nothing runs until the jar is submitted, which publishes by itself."""
+    jar, store = tmp_path / "job.jar", str(tmp_path / "store")
+    done = captionbeam(*encode(made, store, *cluster.flags, "--output_executable_path", jar))
+    assert done.stdout.splitlines()[-1].startswith(f"wrote {jar}: nothing has run")
+    assert layout.snapshot_ids(store) == []
+    cluster.submit(jar)
+    assert content(store) == content(made / "features")
+    assert layout.snapshot_ids(store) == [1]
