@@ -45,8 +45,9 @@ class Bundle:
     encoder_spec:         what made them (``EncoderSpec.to_dict()``); None where that is not known.
     encoder_weights:      URL of the encoder's safetensors; None where the bundle captions features only.
     scores:               of the epoch that was kept; history: one mapping an epoch.
-    sha256:               of what decides a caption: decoder, tokenizer, features and encoder; scores and
-                          history change nothing about it.
+    trained_on:           platform, job, and what computed; empty where that is not known.
+    sha256:               of what decides a caption: decoder, tokenizer, features and encoder; scores,
+                          history and place change nothing about it.
     """
 
     decoder: AttentiveDecoder
@@ -56,6 +57,7 @@ class Bundle:
     encoder_weights: str | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
     sha256: str = ""
 
     def __post_init__(self) -> None:
@@ -98,6 +100,7 @@ class Bundle:
             encoder_weights=files.join(url, ENCODER) if ENCODER in manifest.files else None,
             scores=manifest.scores,
             history=json.loads(contents[HISTORY]),
+            trained_on=manifest.trained_on,
             sha256=manifest.sha256,
         )
 
@@ -118,6 +121,7 @@ class Bundle:
             encoder=dict(self.encoder_spec) if self.encoder_spec is not None else None,
             scores=dict(self.scores),
             files=hashes,
+            trained_on=dict(self.trained_on),
         )
         return replace(manifest, sha256=manifest.identity())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from schemas import files
@@ -30,6 +30,7 @@ class Manifest:
     decoder:  ``DecoderConfig.to_dict()``.
     features: the fingerprint of the features that it expects; encoder: the spec that made them, or None.
     files:    name -> SHA-256, of all but the card.
+    trained_on: where, and by how many (capmodel.train_worker); empty where that was not recorded.
     """
 
     sha256: str
@@ -38,13 +39,14 @@ class Manifest:
     encoder: dict[str, Any] | None
     scores: dict[str, float]
     files: dict[str, str]
+    trained_on: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON that ``read_manifest`` reads."""
         return {"format": FORMAT, "version": VERSION, **asdict(self)}
 
     def identity(self) -> str:
-        """The SHA-256 that ``sha256`` has to be: of everything here but scores and history."""
+        """The SHA-256 that ``sha256`` has to be: of everything here but scores, history and place."""
         deciding = {name: value for name, value in self.files.items() if name != HISTORY}
         whole = {
             "decoder": self.decoder,

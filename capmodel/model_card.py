@@ -57,6 +57,7 @@ found = generate(bundle.decoder, features, DecodeOptions(beam=3), image_ids, bun
 | features | fingerprint `{features}` |
 | words | {tokenizer}, {vocabulary} tokens, at most {max_length} a caption with START and END |
 | decoder | {settings} |
+| trained on | {place} |
 | content | SHA-256 `{sha256}` |
 
 Encoder:
@@ -97,7 +98,16 @@ def model_card(bundle: Bundle, url: str) -> str:
         sha256=bundle.sha256,
         max_length=config.max_length,
         settings=", ".join(f"{name} {getattr(config, name)}" for name in SIZES),
+        place=_place(bundle.trained_on),
     )
+
+
+def _place(facts: Mapping[str, Any]) -> str:
+    """``Slurm, job 12 on birch, 2 workers on cuda``."""
+    if not facts:
+        return "(not recorded)"
+    job = f", job {facts['job']}" if facts.get("job") else ""
+    return f"{facts['platform']}{job}, workers: {facts['workers']}, on {facts['device']}"
 
 
 def _table(scores: Mapping[str, float]) -> str:

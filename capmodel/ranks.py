@@ -82,6 +82,11 @@ def local_world() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
+def local_rank() -> int:
+    """Which of the run's processes on this machine this is."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def choose_device(name: str) -> torch.device:
     """``auto`` is this process's GPU where there is one, else the CPU. Raises RequestError."""
     try:
@@ -93,7 +98,7 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RequestError(f"device is {name!r}, but this machine has no CUDA device; expected auto or cpu")
     if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        device = torch.device("cuda", local_rank() % torch.cuda.device_count())
     return device
 
 

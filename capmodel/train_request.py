@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from capmodel.bundle_files import CONFIG, Manifest, read_manifest
@@ -14,12 +14,17 @@ from schemas.errors import RequestError
 from schemas.store import Store
 from schemas.tokens import TokenTable
 
+WRITTEN = ("output", "checkpoints", "logs")
 
-def settle(wanted: Mapping[str, Any], workers: int) -> tuple[TrainOptions, bool]:
+
+def settle(
+    wanted: Mapping[str, Any], workers: int, written: Sequence[str] = WRITTEN
+) -> tuple[TrainOptions, bool]:
     """The options, places made absolute and the snapshot pinned, and whether there is anything to do.
 
-    ``wanted`` has TrainOptions' fields; ``snapshot``, ``checkpoints`` and ``logs`` may be None. Raises
-    RequestError, StoreError, BundleError.
+    ``wanted`` has TrainOptions' fields; ``snapshot``, ``checkpoints`` and ``logs`` may be None. ``workers`` are
+    those of all machines; of the places ``written`` it is tried whether they can be. Raises RequestError,
+    StoreError, BundleError.
     """
     store = Store.open(wanted["features"], wanted["snapshot"])
     wanted = {**wanted, "features": store.url, "snapshot": store.snapshot_id}  # STORE@prod may move meanwhile
@@ -28,9 +33,17 @@ def settle(wanted: Mapping[str, Any], workers: int) -> tuple[TrainOptions, bool]
     pair(store, table, options.max_missing)
     if _is_done(options, store, table, workers):
         return options, False
-    for place in (options.output, options.checkpoints, options.logs):
-        files.check_writable(place)
+    for name in written:
+        files.check_writable(getattr(options, name))
     return options, True
+
+
+def forget(options: TrainOptions) -> None:
+    """Make the next run start over: a finished bundle is one no longer, and the checkpoints are gone."""
+    fs, config = files.split(files.join(options.output, CONFIG))
+    if fs.exists(config):
+        fs.rm_file(config)
+    Checkpoints(options.checkpoints, {}).clear()
 
 
 def _places(wanted: Mapping[str, Any]) -> dict[str, str]:

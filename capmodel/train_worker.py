@@ -21,10 +21,11 @@ import torch
 from capmodel import metrics
 from capmodel.bundle import Bundle
 from capmodel.journal import Journal
-from capmodel.ranks import joined, local_world
+from capmodel.ranks import joined, local_rank, local_world
 from capmodel.train_data import Data
 from capmodel.train_options import TrainOptions, cores
 from capmodel.training import Stopped, Trainer, best_of
+from capmodel.workplace import workplace
 from schemas.errors import CaptionbeamError, SystemicError
 
 SCORES = ("val_loss", "val_accuracy", *metrics.SCORES)
@@ -63,7 +64,8 @@ class StopRequest:
 
 
 def train(options: TrainOptions, stop: StopRequest, report: Report) -> None:
-    """Train, and save the bundle. ``report`` gets the first rank's events (capmodel.journal).
+    """Train, and save the bundle. ``report`` gets the first rank's events (capmodel.journal), and ``stopped``
+    on the first process of each machine.
 
     Raises RequestError, SystemicError.
     """
@@ -74,19 +76,25 @@ def train(options: TrainOptions, stop: StopRequest, report: Report) -> None:
         try:
             position = trainer.run()
         except Stopped as stopped:
-            journal.tell("stopped", epoch=stopped.position.epoch, step=stopped.position.step)
+            if local_rank() == 0:  # every machine's watcher has to know
+                place = stopped.position
+                report({"event": "stopped", "epoch": place.epoch, "step": place.step})
             return
         except torch.OutOfMemoryError as err:
             raise SystemicError(
                 f"{options.batch_size} images do not fit {ranks.device}; lower --batch-size"
             ) from err
-        if ranks.first:
-            bundle = save_bundle(trainer, position.history)
-            trainer.checkpoints.finish(bundle.sha256)
-            encoder = (
-                "with its encoder" if bundle.encoder_weights else "without an encoder: for features only"
-            )
-            journal.tell("saved", encoder=encoder, **best_of(position.history))
+        # No rank leaves before the bundle is there: a platform may end a job with its first process to end.
+        encoded = ranks.from_first(lambda: _saved(trainer, position.history))
+        encoder = "with its encoder" if encoded else "without an encoder: for features only"
+        journal.tell("saved", encoder=encoder, **best_of(position.history))
+
+
+def _saved(trainer: Trainer, history: Sequence[Mapping[str, Any]]) -> bool:
+    """Save the bundle and close the checkpoints; gives back whether the encoder is in it."""
+    bundle = save_bundle(trainer, history)
+    trainer.checkpoints.finish(bundle.sha256)
+    return bundle.encoder_weights is not None
 
 
 def save_bundle(trainer: Trainer, history: Sequence[Mapping[str, Any]]) -> Bundle:
@@ -100,6 +108,7 @@ def save_bundle(trainer: Trainer, history: Sequence[Mapping[str, Any]]) -> Bundl
         encoder_weights=data.encoder_weights(),
         scores={name: value for name, value in best.items() if name in SCORES},
         history=list(history),
+        trained_on={**workplace(), "workers": trainer.ranks.world, "device": trainer.ranks.device.type},
     )
     bundle.save(trainer.options.output)
     return bundle

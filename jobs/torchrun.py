@@ -1,5 +1,7 @@
 """Running a module of ours in torchrun's processes: events come out, a request to stop goes in.
 
+On several machines each runs its own torchrun, and they find each other at a rendezvous (jobs/nodes.py).
+
 Events are dicts with an ``event``; ``error`` (with ``message`` and ``status``) and ``crash`` (with
 ``message``) are raised here, all others are passed on.
 """
@@ -16,9 +18,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import capmodel
+from jobs.nodes import ALONE, Node
 from schemas.errors import CaptionbeamError, RequestError, SystemicError
 
 # Batches have many shapes, and oneDNN, and what torch puts on top of it, keep code for 1,024 of them each: 2 GB
@@ -27,30 +30,50 @@ SMALL_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": 
 Watch = Callable[[Mapping[str, Any]], None]
 
 
-def run_workers(command: Sequence[str], workers: int, threads: int, log: Path, watch: Watch) -> None:
+def torchrun_command(command: Sequence[str], workers: int, node: Node = ALONE) -> list[str]:
+    """What runs ``command``, a module and its arguments, in ``workers`` processes here, as one of node's nodes."""
+    gathering = node.rendezvous() if node.nodes > 1 else ["--standalone"]
+    return [sys.executable, "-m", "torch.distributed.run", *gathering,
+            f"--nproc-per-node={workers}", "-m", *command]  # fmt: skip
+
+
+def run_workers(
+    command: Sequence[str], workers: int, threads: int, log: Path, watch: Watch, node: Node = ALONE
+) -> None:
     """Run ``command``, a module and its arguments, in ``workers`` processes here until all are done.
 
     Each line of JSON that they print is an event for ``watch``; what they and torchrun write to standard
-    error goes to the file ``log``. SIGTERM and SIGINT become the line ``stop`` on their standard input, which
-    also tells them by its end that this process was killed. Raises RequestError, SystemicError.
+    error goes to the file ``log``, and to standard error too where a platform keeps that (``node.echo``).
+    SIGTERM and SIGINT become the line ``stop`` on their standard input, which also tells them by its end that
+    this process was killed; a second one goes to torchrun itself. Raises RequestError, SystemicError.
     """
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as errors:
         child = subprocess.Popen(
-            [*torchrun, "-m", *command],
+            torchrun_command(command, workers, node),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=errors,
+            stderr=subprocess.PIPE if node.echo else errors,
             text=True,
             env=_environment(threads),
             start_new_session=True,
         )
         threading.Thread(target=_cut_line, args=(child,), daemon=True).start()
+        copying = threading.Thread(target=_echo, args=(child, errors), daemon=True)
+        copying.start()
         with child, _stopping(child):
-            bad = _watch_lines(child, watch)
-    if child.returncode or bad:
+            bad, stopped = _watch_lines(child, watch)
+            copying.join()
+    if bad or (child.returncode and not stopped):
         raise _error(bad, child.returncode, log)
+
+
+def _echo(child: subprocess.Popen[str], log: TextIO) -> None:
+    """Copy the child's standard error, if it comes here, to both."""
+    for line in child.stderr or ():
+        for stream in (log, sys.stderr):
+            stream.write(line)
+            stream.flush()
 
 
 def _environment(threads: int) -> dict[str, str]:
@@ -69,9 +92,14 @@ def _cut_line(child: subprocess.Popen[str]) -> None:
 
 @contextmanager
 def _stopping(child: subprocess.Popen[str]) -> Iterator[None]:
-    """SIGTERM and SIGINT ask the child to stop."""
+    """SIGTERM and SIGINT ask the child to stop; the second time, without patience for a rendezvous."""
+    asked = False
 
     def ask(*_: object) -> None:
+        nonlocal asked
+        if asked and child.poll() is None:
+            child.terminate()
+        asked = True
         if child.stdin and not child.stdin.closed and child.poll() is None:
             with suppress(BrokenPipeError, ValueError):
                 child.stdin.write("stop\n")
@@ -85,9 +113,12 @@ def _stopping(child: subprocess.Popen[str]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _watch_lines(child: subprocess.Popen[str], watch: Watch) -> list[Mapping[str, Any]]:
-    """Pass events on until the child has gone; gives those back that say what went wrong."""
+def _watch_lines(child: subprocess.Popen[str], watch: Watch) -> tuple[list[Mapping[str, Any]], bool]:
+    """Pass events on until the child has gone; gives back those that say what went wrong, and whether the
+    workers stopped because they were asked to (a platform may ask torchrun too, which then ends in anger).
+    """
     bad: list[Mapping[str, Any]] = []
+    stopped = False
     for line in child.stdout or ():
         event = _event(line)
         if event is None:
@@ -95,9 +126,10 @@ def _watch_lines(child: subprocess.Popen[str], watch: Watch) -> list[Mapping[str
         elif event["event"] in ("error", "crash"):
             bad.append(event)
         else:
+            stopped |= event["event"] == "stopped"
             watch(event)
     child.wait()
-    return bad
+    return bad, stopped
 
 
 def _event(line: str) -> dict[str, Any] | None:

@@ -1,14 +1,18 @@
-"""Features and token ids become a captioner: a bundle. A job of its own, in torchrun's processes."""
+"""Features and token ids become a captioner: a bundle. In torchrun's processes, here or on a cluster."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
+from jobs.nodes import find_node
 from jobs.options import natural, positive, require, share
+from jobs.training_targets import find_target
+from jobs.training_targets.base import run_name
+from jobs.training_targets.flags import add_target_options, refuse_others
+from schemas import files
 
 HELP = """\
   captionbeam train --features features --tokens tokens --output bundle --epochs 8 --workers 2
@@ -16,9 +20,13 @@ HELP = """\
 Trains the attentive decoder on the newest snapshot of a features store and on a token table, in --workers
 processes that torchrun starts on this machine, and saves the epoch with the best CIDEr on the val split as a
 bundle. Stopped at any moment, by SIGTERM, Ctrl-C or kill -9, the same command goes on from the last
-checkpoint to the same result. On several machines, torchrun's own processes are the workers:
+checkpoint to the same result. Elsewhere (docs/training.md), each with --dry-run to see what would be sent:
 
-  torchrun --nnodes 2 --nproc-per-node 8 --rdzv-endpoint HOST:29500 --no-python captionbeam train ...
+  captionbeam train ... --on slurm --nodes 2 --gpus 8 --partition gpu --max-hours 12
+  captionbeam train ... --on kubernetes --nodes 2 --gpus 8 --image IMAGE --volume CLAIM:/data
+  captionbeam train ... --on vertex --region us-central1 --machine-type g2-standard-12 --accelerator NVIDIA_L4 \\
+      --image IMAGE
+  captionbeam train ... --nodes 2 --workers 8 --rendezvous HOST:29500     # the same on both machines
 """
 INSIDE_TORCHRUN = "TORCHELASTIC_RUN_ID"
 GROUPS: dict[str, dict[str, tuple[Any, str, str]]] = {
@@ -62,7 +70,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--output", required=True, metavar="BUNDLE", help="the folder of the trained captioner")
     add("--checkpoints", metavar="URL", help="where a stopped run goes on from (default BUNDLE-checkpoints)")
     add("--logs", metavar="DIR", help="TensorBoard's folder, local (default CHECKPOINTS/logs)")
-    add("--workers", type=positive, metavar="N", help="processes on this machine (default 1)")
+    add(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="processes on each machine (default: its --gpus, else 1)",
+    )
     add("--keep-epochs", action="store_true", help="keep the weights of each epoch beside the checkpoint")
     add("--restart", action="store_true", help="forget the checkpoints and a finished bundle; start over")
     for title, group in GROUPS.items():
@@ -71,20 +84,35 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             default = getattr(TrainOptions, name)
             said = text if default is None else f"{text} (default {default:g})" if kind is not str else text
             add_one(f"--{name.replace('_', '-')}", type=kind, default=default, metavar=metavar, help=said)
+    add_target_options(parser)
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Check the request, train, report. Gives 0 also where the bundle is there already, 1 where stopped."""
-    from capmodel.train_options import TrainOptions, cores
-    from capmodel.train_request import settle
-    from jobs.torchrun import run_workers
-    from jobs.training_view import TrainingView
+    from capmodel.train_options import TrainOptions
 
     wanted = {field.name: getattr(options, field.name) for field in fields(TrainOptions)}
-    workers = _settle_workers(options.workers)
-    chosen, anything_to_do = settle(wanted, workers)
+    refuse_others(options, options.on)
+    if options.on == "local":
+        return _train_here(options, wanted)
+    from jobs.training_targets.submit import submit
+
+    return submit(find_target(options.on), options, wanted)
+
+
+def _train_here(options: argparse.Namespace, wanted: dict[str, Any]) -> int:
+    from capmodel.train_request import WRITTEN, settle
+    from jobs.training_targets.local import describe, train_here
+    from jobs.training_view import TrainingView
+
+    node = find_node(options.nodes, options.rendezvous, run_name(files.absolute(options.output)))
+    workers = _settle_workers(options)
+    chosen, anything_to_do = settle(wanted, workers * node.nodes, () if options.dry_run else WRITTEN)
     if not anything_to_do:
-        print(f"nothing to do: {chosen.output} holds the finished bundle (--restart trains anew)")
+        print(nothing_to_do(chosen.output))
+        return 0
+    if options.dry_run:
+        print(describe(chosen, workers, node))
         return 0
     with TrainingView(chosen) as view:
         if INSIDE_TORCHRUN in os.environ:
@@ -92,16 +120,24 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
 
             train(chosen, StopRequest().heed_signals(), view.show)
         else:
-            threads = chosen.threads or max(1, cores() // workers)
-            command = ["capmodel.train_worker", chosen.to_json()]
-            run_workers(command, workers, threads, Path(chosen.logs) / "workers.log", view.show)
+            train_here(chosen, workers, node, view)
     return view.finish()
 
 
-def _settle_workers(wanted: int | None) -> int:
+def nothing_to_do(output: str) -> str:
+    """Said where the bundle is there."""
+    return f"nothing to do: {output} holds the finished bundle (--restart trains anew)"
+
+
+def _settle_workers(options: argparse.Namespace) -> int:
     """How many processes there are. Raises RequestError where an outer torchrun has settled it otherwise."""
+    wanted = options.workers
     if INSIDE_TORCHRUN not in os.environ:
         return wanted or 1
+    require(
+        options.rendezvous is None,
+        "--rendezvous would do nothing inside a torchrun; expected to leave it out",
+    )
     world = int(os.environ["WORLD_SIZE"])
     require(
         wanted in (None, world),

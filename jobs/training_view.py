@@ -75,14 +75,7 @@ class TrainingView:
     def _show_epoch(self, event: Mapping[str, Any]) -> None:
         if self._bar is not None:
             self._bar.update(self._images(event["epoch"], 0), loss=f"{event['train_loss']:.3f}")
-        best = " (best so far)" if event["best"] == event["epoch"] else ""
-        print(
-            f"epoch {event['epoch']} of {self._begin['epochs']}: loss {event['train_loss']:.3f}, "
-            f"val loss {event['val_loss']:.3f}, next word {event['val_accuracy']:.1%}, "
-            f"CIDEr {event['CIDEr']:.3f}{best}, {event['images_per_second']:.1f} images/s, "
-            f"{clock(event['seconds'])} and {clock(event['val_seconds'])} of validation",
-            flush=True,
-        )
+        print(epoch_line(event, self._begin["epochs"], event["best"]), flush=True)
 
     def _show_stopped(self, event: Mapping[str, Any]) -> None:
         self._end = event
@@ -102,3 +95,14 @@ class TrainingView:
             "checkpoints": options.checkpoints,
             "logs": options.logs,
         }
+
+
+def epoch_line(entry: Mapping[str, Any], epochs: int, best: int) -> str:
+    """One finished epoch of ``epochs``, of which number ``best`` is the best so far."""
+    mark = " (best so far)" if best == entry["epoch"] else ""
+    return (
+        f"epoch {entry['epoch']} of {epochs}: loss {entry['train_loss']:.3f}, "
+        f"val loss {entry['val_loss']:.3f}, next word {entry['val_accuracy']:.1%}, "
+        f"CIDEr {entry['CIDEr']:.3f}{mark}, {entry['images_per_second']:.1f} images/s, "
+        f"{clock(entry['seconds'])} and {clock(entry['val_seconds'])} of validation"
+    )

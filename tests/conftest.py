@@ -10,4 +10,4 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # gcsfs reads this once, when it is loaded; a GCS server of a test never answers what it would ask otherwise.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
-pytest_plugins = ("tests.builders.servers", "tests.builders.clusters")
+pytest_plugins = ("tests.builders.servers", "tests.builders.clusters", "tests.builders.slurm")

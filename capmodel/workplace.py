@@ -1,0 +1,26 @@
+"""Where a run takes place, from the environment that a platform gives its jobs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+JOB = "CAPTIONBEAM_JOB"  # `PLATFORM/JOB`, set by whoever submits to a platform that tells its jobs no name
+
+
+def workplace(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """``platform`` and ``job``: Slurm, Vertex AI, Kubernetes, or local, which has no job.
+
+    >>> workplace({"SLURM_JOB_ID": "12", "SLURM_CLUSTER_NAME": "birch"})
+    {'platform': 'Slurm', 'job': '12 on birch'}
+    """
+    if JOB in environment:
+        platform, _, job = environment[JOB].partition("/")
+        return {"platform": platform, "job": job}
+    if "CLOUD_ML_JOB_ID" in environment:
+        job, project = environment["CLOUD_ML_JOB_ID"], environment.get("CLOUD_ML_PROJECT_ID")
+        return {"platform": "Vertex AI", "job": f"{job} of project {project}" if project else job}
+    if "SLURM_JOB_ID" in environment:
+        job, cluster = environment["SLURM_JOB_ID"], environment.get("SLURM_CLUSTER_NAME")
+        return {"platform": "Slurm", "job": f"{job} on {cluster}" if cluster else job}
+    return {"platform": "local"}

@@ -1,0 +1,98 @@
+"""Waiting for a submitted job: the platform says how it is, the checkpoints how far it is."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from capmodel.bundle_files import CONFIG, HISTORY, read_manifest
+from capmodel.checkpoints import Checkpoints
+from jobs.progress import clock
+from jobs.summary import print_table
+from jobs.training_targets.base import Job, Order, Phase, State, Target
+from jobs.training_view import epoch_line
+from schemas import files
+from schemas.errors import RequestError, SystemicError
+
+POLL_SECONDS = 15.0
+PATIENCE = 20
+
+
+def follow(target: Target, job: Job, order: Order) -> int:
+    """Wait until the job is over. Gives 0; raises SystemicError where it failed or left no bundle."""
+    start, poll = time.monotonic(), order.flags.poll or POLL_SECONDS
+    seen = _Seen(order)
+    said = ""
+    while (state := _state(target, job, order, poll)).phase in (Phase.WAITING, Phase.RUNNING):
+        if state.said != said:
+            said = state.said
+            print(f"{job.id}: {said}", flush=True)
+        seen.look()
+        time.sleep(poll)
+    if state.phase is Phase.FAILED:
+        raise SystemicError(
+            f"{target.title} ended {job.id}: {state.said}; its log says why: {job.look} (the same command goes on "
+            f"from {order.options.checkpoints})"
+        )
+    output = order.options.output
+    if not files.exists(files.join(output, CONFIG)):
+        raise SystemicError(
+            f"{target.title} says that {job.id} is done, but {output} holds no bundle: {job.look}"
+        )
+    seen.finish()
+    _report(target, job, order, time.monotonic() - start)
+    return 0
+
+
+def _state(target: Target, job: Job, order: Order, poll: float) -> State:
+    """How the job is; a platform that does not answer is asked again for a while. Raises SystemicError."""
+    for left in reversed(range(PATIENCE)):
+        try:
+            return target.state(job, order)
+        except SystemicError as err:
+            if not left:
+                raise
+            print(f"{job.id}: {err}; asking again", file=sys.stderr, flush=True)
+            time.sleep(poll)
+    raise AssertionError("unreachable")
+
+
+class _Seen:
+    """The epochs that were told so far."""
+
+    def __init__(self, order: Order) -> None:
+        self._options, self._told = order.options, 0
+
+    def look(self) -> None:
+        """Tell the epochs that the newest checkpoint has and were not told yet."""
+        try:
+            record = Checkpoints(self._options.checkpoints, {}).record()
+        except (OSError, RequestError):  # the storage has a bad moment: the next look will do
+            return
+        position = (record or {}).get("position") or {}
+        self._tell(position.get("history", []))
+
+    def finish(self) -> None:
+        """The rest, from the bundle."""
+        self._tell(files.read_json(files.join(self._options.output, HISTORY)))
+
+    def _tell(self, history: Sequence[Mapping[str, Any]]) -> None:
+        for count in range(self._told, len(history)):
+            best = max(history[: count + 1], key=lambda entry: (entry["CIDEr"], -entry["val_loss"]))
+            print(epoch_line(history[count], self._options.epochs, best["epoch"]), flush=True)
+        self._told = max(self._told, len(history))
+
+
+def _report(target: Target, job: Job, order: Order, seconds: float) -> None:
+    manifest, options = read_manifest(order.options.output), order.options
+    scores = manifest.scores
+    print_table(f"train: {options.output}", {
+        "features": f"{options.features}, snapshot {options.snapshot}",
+        "trained on": f"{target.title}, {job.id}: workers: {order.nodes * order.workers}",
+        "val loss, next word": f"{scores['val_loss']:.3f}, {scores['val_accuracy']:.1%}",
+        "CIDEr, BLEU-4 (greedy)": f"{scores['CIDEr']:.3f}, {scores['Bleu_4']:.3f}",
+        "waited": clock(seconds),
+        "checkpoints": options.checkpoints,
+    })  # fmt: skip

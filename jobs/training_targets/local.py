@@ -1,0 +1,27 @@
+"""torchrun on this machine, or on several by hand."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+from pathlib import Path
+
+from capmodel.train_options import TrainOptions, cores
+from jobs.nodes import Node
+from jobs.torchrun import run_workers, torchrun_command
+from jobs.training_view import TrainingView
+
+WORKER = "capmodel.train_worker"
+
+
+def describe(chosen: TrainOptions, workers: int, node: Node) -> str:
+    """The command that ``train`` would start."""
+    return shlex.join(torchrun_command([WORKER, chosen.to_json()], workers, node))
+
+
+def train_here(chosen: TrainOptions, workers: int, node: Node, view: TrainingView) -> None:
+    """Train in ``workers`` processes of this machine. Raises RequestError, SystemicError."""
+    threads = chosen.threads or max(1, cores() // workers)
+    own = "" if node.nodes == 1 else f"-{socket.gethostname() if node.rank is None else node.rank}"
+    log = Path(chosen.logs) / f"workers{own}.log"
+    run_workers([WORKER, chosen.to_json()], workers, threads, log, view.show, node)

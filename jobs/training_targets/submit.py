@@ -1,0 +1,72 @@
+"""Submitting a run to a platform, and waiting for it: the same for every target but ``local``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from capmodel.train_options import TrainOptions
+from capmodel.train_request import forget, settle
+from jobs.options import require
+from jobs.train import GROUPS, nothing_to_do
+from jobs.training_targets.base import Order, Target, run_name
+from jobs.training_targets.follow import follow
+from schemas import files
+
+
+def submit(target: Target, flags: argparse.Namespace, wanted: Mapping[str, Any]) -> int:
+    """Check, submit or find the job that is there, wait. Gives 0 where the bundle is there (or, with --no-wait,
+    where the job is submitted). Raises RequestError before anything is sent, SystemicError where the job fails.
+    """
+    target.check(flags)
+    nodes, workers = flags.nodes or 1, flags.workers or flags.gpus or 1
+    logs = {"logs": wanted["logs"] if target.logs_are_seen else None}
+    written = ("output", "checkpoints", *(["logs"] if target.logs_are_seen else []))
+    chosen, anything_to_do = settle({**wanted, **logs}, nodes * workers, () if flags.dry_run else written)
+    if not anything_to_do:
+        print(nothing_to_do(chosen.output))
+        return 0
+    order = _order(target, flags, chosen, nodes, workers)
+    if flags.dry_run:
+        print(target.request(order))
+        return 0
+    job = target.live(order)
+    require(
+        job is None or not flags.restart,
+        f"{job and job.id} on {target.title} trains {chosen.output} just now; expected no --restart until it is over",
+    )
+    if job is None:
+        if flags.restart:
+            forget(chosen)
+        job = target.submit(order)
+        print(f"submitted to {target.title}: {job.id} ({job.look})", flush=True)
+    else:
+        print(f"on {target.title} already: {job.id} ({job.look})", flush=True)
+    return 0 if flags.no_wait else follow(target, job, order)
+
+
+def _order(
+    target: Target, flags: argparse.Namespace, chosen: TrainOptions, nodes: int, workers: int
+) -> Order:
+    names = ("features", "tokens", "output", "checkpoints")
+    places: dict[str, Any] = {name: target.on_workers(getattr(chosen, name), flags) for name in names}
+    name = run_name(places["output"])
+    logs = target.logs_on_workers(files.absolute(flags.logs) if flags.logs else None, name, flags)
+    if logs is not None:
+        places["logs"] = logs
+    there = replace(chosen, **places)
+    machines = ["--workers", str(workers), "--nodes", str(nodes), *target.gathering]
+    command = (*words_of(there, [*places]), *machines)
+    return Order(chosen, flags, nodes, workers, command, name)
+
+
+def words_of(options: TrainOptions, places: list[str]) -> list[str]:
+    """``captionbeam train`` and the options that say the same; of places only those named."""
+    values = {name: getattr(options, name) for name in [*places, "snapshot"]}
+    usual = {name: getattr(TrainOptions, name) for group in GROUPS.values() for name in group}
+    changed = {name: getattr(options, name) for name in usual if getattr(options, name) != usual[name]}
+    pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in {**values, **changed}.items()]
+    switches = ["--keep-epochs"] if options.keep_epochs else []
+    return ["captionbeam", "train", *(word for pair in pairs for word in pair), *switches]
