@@ -38,7 +38,7 @@ setup(
         "pyarrow>=18,<26",
         "fsspec>=2025.3",
         "gcsfs>=2025.3",
-        "aiohttp>=3.10,<4",
+        "aiohttp>=3.12,<4",
         "h5py>=3.12,<4",
         "subword-nmt>=0.3.8,<0.4",
         "safetensors>=0.5,<1",

@@ -5,18 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from jobs.options import (
-    add_fetch_options,
-    add_run_options,
-    add_source_options,
-    listing,
-    natural,
-    parsed_sources,
-    positive,
-    refuse,
-    refuse_group,
-    require,
-)
+from jobs.options import add_run_options, natural, positive, refuse, refuse_group, require
+from jobs.source_options import add_fetch_options, add_source_options, listing, parsed_sources
 from schemas import Store
 
 if TYPE_CHECKING:

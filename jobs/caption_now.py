@@ -11,7 +11,7 @@ from typing import Any
 
 from capmodel.captioner import Captioner
 from capmodel.generate import DecodeOptions
-from jobs.options import fetch_options
+from jobs.source_options import fetch_options
 from pipelines.batches import Prepared, run_batch
 from pipelines.fetch import fetch
 from pipelines.find import draw, is_sampled

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+from jobs.storage_options import add_storage_options
 from schemas.errors import CaptionbeamError, RequestError
 
 JOBS = (
@@ -23,6 +24,8 @@ JOBS = (
     "workers",
     "demo",
 )
+# of store each command has it itself; what schedule prints is given it in the jobs' own options
+OPEN_STORAGE = ("encode", "tokenize", "train", "caption", "evaluate", "report", "refresh")
 DONE, ERROR, WRONG_REQUEST, WARNED = 0, 1, 2, 3
 OVERVIEW = """\
   captionbeam demo --output demo          # everything below, on a small set that it draws
@@ -101,6 +104,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.set_defaults(job=name)
     job.add_options(parser)
+    if name in OPEN_STORAGE:
+        add_storage_options(parser)
     if not getattr(job, "BEAM", False):
         return parser.parse_args(rest), []
     options, beam_args = parser.parse_known_args(rest)

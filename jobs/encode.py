@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from jobs.options import add_run_options, add_source_options, listing, parsed_sources, side
+from jobs.options import add_run_options, side
+from jobs.source_options import add_source_options, listing, parsed_sources
 
 if TYPE_CHECKING:
     from jobs.bulk import Work

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from schemas.errors import RequestError
-
-if TYPE_CHECKING:
-    from pipelines.reads import FetchOptions
-    from pipelines.sources.spec import SourceSpec
-    from schemas.store import Store
 
 
 def positive(text: str) -> int:
@@ -76,67 +70,6 @@ def _number(text: str) -> float:
     if value != value:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return value
-
-
-def add_source_options(parser: argparse.ArgumentParser) -> None:
-    """What is listed, and how much of it."""
-    group = parser.add_argument_group("images")
-    group.add_argument(
-        "--image-root",
-        metavar="URL",
-        help="where the images of a COCO file or of a list's relative paths are",
-    )
-    group.add_argument(
-        "--id-column", metavar="NAME", help="column of a list or a Parquet file with the images' ids"
-    )
-    group.add_argument("--uri-column", metavar="NAME", help="column of a list with the images' URIs")
-    group.add_argument(
-        "--bytes-column", metavar="NAME", help="column of a Parquet file with the images' bytes"
-    )
-    group.add_argument(
-        "--sample",
-        type=share,
-        default=1.0,
-        metavar="RATE",
-        help="this share of the images, chosen by a hash of their ids",
-    )
-    group.add_argument(
-        "--seed",
-        type=natural,
-        default=0,
-        metavar="N",
-        help="of --sample and --limit; another seed, other images (default 0)",
-    )
-    group.add_argument(
-        "--limit", type=positive, metavar="N", help="at most this many images, the same ones each time"
-    )
-
-    add_fetch_options(parser.add_argument_group("reading"))
-
-
-def add_fetch_options(group: Any) -> None:
-    """How much of an image is read, how long, and how often it is tried."""
-    group.add_argument(
-        "--max-image-bytes",
-        type=positive,
-        default=64 << 20,
-        metavar="N",
-        help="a longer image is a failure, too_large, and not a worker's memory (default 64 MiB)",
-    )
-    group.add_argument(
-        "--fetch-timeout",
-        type=seconds,
-        default=60.0,
-        metavar="SECONDS",
-        help="of one try at reading an image, or a container's range (default 60)",
-    )
-    group.add_argument(
-        "--fetch-tries",
-        type=positive,
-        default=4,
-        metavar="N",
-        help="at what may pass by itself: timeouts, 429, 5xx; ever later, at random (default 4)",
-    )
 
 
 def add_run_options(parser: argparse.ArgumentParser, retry: bool = True) -> None:
@@ -210,45 +143,6 @@ def clear_totals(options: argparse.Namespace) -> None:
         except OSError as err:
             said = f"--totals {options.totals!r} cannot be written ({err.strerror or err})"
             raise RequestError(f"{said}; expected a file in a folder that is there") from err
-
-
-def source_options(options: argparse.Namespace) -> Any:
-    """The group ``images``, as ``parse_sources`` takes it."""
-    from pipelines.sources.spec import SourceOptions
-
-    return SourceOptions(options.id_column, options.uri_column, options.bytes_column, options.image_root)
-
-
-def parsed_sources(options: argparse.Namespace) -> Sequence[SourceSpec]:
-    """What each SOURCE is. Raises RequestError."""
-    from pipelines.sources.parse import parse_sources
-
-    return parse_sources(options.sources, source_options(options))
-
-
-def listing(
-    options: argparse.Namespace, sources: Sequence[SourceSpec], features: Store | None = None
-) -> dict[str, Any]:
-    """What finds the images of ``sources`` (or the rows of ``features``) and what fetches them, as ``Work`` has it."""
-    names = tuple(dict.fromkeys(source.name for source in sources))
-    if features is not None:
-        from pipelines.rows import FindRows, fetch_rows
-
-        find: Any = FindRows(features, options.sample, options.seed)
-        return {"find": find, "fetch": fetch_rows, "names": names, "features": features}
-    from pipelines.fetch import fetch
-    from pipelines.find import FindImages
-
-    find = FindImages(sources, options.sample, options.seed)
-    read = functools.partial(fetch, options=fetch_options(options))
-    return {"find": find, "fetch": read, "names": names, "features": None}
-
-
-def fetch_options(options: argparse.Namespace) -> FetchOptions:
-    """The group ``reading``."""
-    from pipelines.reads import FetchOptions
-
-    return FetchOptions(options.max_image_bytes, options.fetch_timeout, options.fetch_tries)
 
 
 def refuse(options: argparse.Namespace, names: Sequence[str], where: str) -> None:

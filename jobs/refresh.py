@@ -10,13 +10,13 @@ from jobs.caption import add_decoding_options, captioning, check_sources, decode
 from jobs.encode import add_encoder_options, encoding
 from jobs.options import (
     add_run_options,
-    add_source_options,
     positive,
     refuse,
     refuse_group,
     require,
     share_or_number,
 )
+from jobs.source_options import add_source_options
 from schemas import files, layout
 
 if TYPE_CHECKING:

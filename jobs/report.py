@@ -6,6 +6,7 @@ import argparse
 
 from jobs.evaluate import add_reference_options
 from jobs.options import natural, require
+from jobs.source_options import add_private_option
 
 HELP = """\
   captionbeam report --captions captions --references captions_val2014.json --output report.html
@@ -30,12 +31,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="pictures in the sample, beside ten best and ten worst (default 24)",
     )
+    add_private_option(parser)
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Read, choose, score, render, write."""
     from jobs.scoring import open_captions, write_output
     from pipelines.captions import read_references
+    from pipelines.reads import FetchOptions
 
     _check(options)
     store = open_captions(options.captions)
@@ -45,7 +48,8 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     from jobs.reporting.gather import make_page
     from jobs.reporting.page import render
 
-    page = make_page(store, references, options.images)
+    reading = FetchOptions(allow_private=options.allow_private_addresses)
+    page = make_page(store, references, options.images, reading)
     data = render(page).encode()
     write_output(options.output, data)
     shown = sum(len(section.cards) for section in page.sections)

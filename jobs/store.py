@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
+from jobs.storage_options import add_storage_options
 from jobs.upkeep import compact, diff, export, failures, ls, purge, retry, show, tags, vacuum, verify
 from schemas.errors import RequestError
 
@@ -66,6 +67,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             allow_abbrev=False,
         )
         command.add_options(one)
+        add_storage_options(one)
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:

@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 import capmodel
 from jobs.nodes import ALONE, Node
+from schemas import storage
 from schemas.errors import CaptionbeamError, RequestError, SystemicError
 
 # Batches have many shapes, and oneDNN, and what torch puts on top of it, keep code for 1,024 of them each: 2 GB
@@ -80,7 +81,7 @@ def _environment(threads: int) -> dict[str, str]:
     """This process's, with the threads settled and with this project on the path."""
     root = str(Path(capmodel.__file__).parents[1])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
-    return {**SMALL_CACHES, **os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
+    return {**SMALL_CACHES, **storage.as_environment(), "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
 
 
 def _cut_line(child: subprocess.Popen[str]) -> None:

@@ -1,4 +1,4 @@
-"""Errors across the worker boundary.
+"""Across the worker boundary: the storage's options to workers, their errors back.
 
 Runners hand a worker's exception to the launcher as text, each in its own wrapping. An error of ours is therefore
 put between marks that survive it, and the launcher finds the sentence again.
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from schemas import errors
+from schemas import errors, storage
 from schemas.errors import CaptionbeamError, ImageError, SystemicError
 
 MARK = "<captionbeam "
@@ -41,8 +41,12 @@ def unmarked(error: BaseException) -> CaptionbeamError | None:
 
 
 @contextmanager
-def crossing() -> Iterator[None]:
-    """Raise what is raised inside so that the launcher can read it; a refusing storage as a SystemicError."""
+def crossing(options: storage.Options) -> Iterator[None]:
+    """Open filesystems with the job's ``options``, as ``storage.current()`` had them on the launcher.
+
+    Raises what is raised inside so that the launcher can read it; a refusing storage as a SystemicError.
+    """
+    storage.use(options)
     try:
         yield
     except CaptionbeamError as err:
@@ -56,19 +60,20 @@ def crossing() -> Iterator[None]:
 
 
 def across_workers(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` (or generator function), its errors ``crossing``."""
+    """``function`` (or generator function) ``crossing``, with the options that the launcher has now."""
+    options = storage.current()
     if inspect.isgeneratorfunction(function):
 
         @functools.wraps(function)
         def generating(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            with crossing():
+            with crossing(options):
                 yield from function(*args, **kwargs)
 
         return generating
 
     @functools.wraps(function)
     def calling(*args: Any, **kwargs: Any) -> Any:
-        with crossing():
+        with crossing(options):
             return function(*args, **kwargs)
 
     return calling

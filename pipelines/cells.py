@@ -9,6 +9,7 @@ import io
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
@@ -119,7 +120,8 @@ class _Spans(io.RawIOBase):
     """A file of ``size`` bytes whose every read is one span, with its tries and its time limit."""
 
     def __init__(self, url: str, size: int, options: FetchOptions) -> None:
-        self._url, self._size, self._options, self._position = url, size, options, 0
+        self._url, self._size, self._position = url, size, 0
+        self._options = replace(options, allow_private=True)  # the file is a source, named on purpose
 
     def readable(self) -> bool:
         return True

@@ -16,10 +16,10 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.transforms.window import GlobalWindows
 
-from pipelines.boundary import across_workers
+from pipelines.boundary import across_workers, crossing
 from pipelines.run import Run, base_manifest
 from pipelines.skip import BaseRow, JoinBase, check_others, decide, live_rows
-from schemas import arrow, files, parquet
+from schemas import arrow, files, parquet, storage
 from schemas.records import ImageRef
 from schemas.store import Store
 
@@ -114,16 +114,17 @@ class CompareStore(beam.PTransform):
 
 class _Judge(beam.DoFn):
     def __init__(self, complete: bool, retry_failures: bool) -> None:
-        self._complete, self._retry = complete, retry_failures
+        self._complete, self._retry, self._storage = complete, retry_failures, storage.current()
 
     def start_bundle(self) -> None:
         self._counts: Counter[str] = Counter()
 
     def process(self, joined: tuple[str, dict[str, Iterable[Any]]], sources: list[str]) -> Iterator[Any]:
         image_id, found = joined
-        verdict = _judge(
-            list(found["images"]), list(found["base"]), set(sources), self._complete, self._retry
-        )
+        with crossing(self._storage):
+            verdict = judge(
+                list(found["images"]), list(found["base"]), set(sources), self._complete, self._retry
+            )
         self._counts.update(name for name in (verdict.kind, "known" if verdict.known else "") if name)
         yield from (beam.pvalue.TaggedOutput("gone", (place, image_id)) for place in verdict.gone)
         if verdict.todo is not None:
@@ -132,9 +133,6 @@ class _Judge(beam.DoFn):
     def finish_bundle(self) -> Iterator[Any]:
         counts = GlobalWindows.windowed_value(dict(self._counts))
         yield beam.pvalue.TaggedOutput("counts", counts)
-
-
-_judge = across_workers(judge)
 
 
 def _sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

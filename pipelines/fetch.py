@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from fsspec.utils import merge_offset_ranges
 
+from pipelines import addresses
 from pipelines.cells import read_cells
 from pipelines.reads import FetchOptions, Span, read_spans, too_large
 from pipelines.sources import tars, zips
@@ -90,7 +92,7 @@ def _fetch_files(refs: Sequence[ImageRef], options: FetchOptions) -> list[Result
         found = read_spans([Span(ref.uri) for ref in wanted], options)
         return [_whole(ref, data) for ref, data in zip(wanted, found, strict=True)]
 
-    return _fetch_wanted(refs, lambda ref: _file_refusal(ref, options.max_bytes), read)
+    return _fetch_wanted(refs, lambda ref: _file_refusal(ref, options), read)
 
 
 def _fetch_zipped(refs: Sequence[ImageRef], options: FetchOptions) -> list[Result]:
@@ -120,12 +122,14 @@ def _fetch_wanted(
     return [refusal or next(found) for refusal in refusals]
 
 
-def _file_refusal(ref: ImageRef, max_bytes: int) -> ImageError | None:
+def _file_refusal(ref: ImageRef, options: FetchOptions) -> ImageError | None:
     if not ref.uri:
         return ImageError("not_found", "fetch", f"{ref.image_id}: its list names no URI for it")
     if ref.length == 0:
         return _empty(ref)
-    return too_large(ref.uri, max_bytes) if ref.length > max_bytes else None
+    if ref.length > options.max_bytes:
+        return too_large(ref.uri, options.max_bytes)
+    return None if options.allow_private else addresses.refusal(ref, options.trusted)
 
 
 def _whole(ref: ImageRef, data: Result) -> Result:
@@ -175,7 +179,9 @@ def _read_ranges(
         [ref.uri for ref in refs], [ref.offset for ref in refs], ends, max_gap=_GAP, max_block=_LONGEST_READ
     )
     spans = [Span(*span) for span in zip(*merged, strict=True)]
-    read = read_spans(spans, options)
+    read = read_spans(
+        spans, replace(options, allow_private=True)
+    )  # a container is a source, named on purpose
     for span, data in zip(spans, read, strict=True):
         if isinstance(data, ImageError):
             raise_if_gone(data, span.url)

@@ -9,6 +9,7 @@ from apache_beam.metrics import Metrics
 from pipelines.boundary import across_workers, crossing
 from pipelines.sources.listing import list_images, split_part, split_source
 from pipelines.sources.spec import Ignored, SourceSpec
+from schemas import storage
 from schemas.errors import RequestError
 from schemas.records import ImageRef
 
@@ -81,9 +82,10 @@ class _ListImages(beam.DoFn):
     def __init__(self) -> None:
         self._listed = Metrics.counter("find", "images_listed")
         self._ignored = Metrics.counter("find", "files_ignored")
+        self._storage = storage.current()
 
     def process(self, spec: SourceSpec) -> Iterator[ImageRef]:
-        with crossing():
+        with crossing(self._storage):
             for found in list_images(spec):
                 if isinstance(found, Ignored):
                     self._ignored.inc()

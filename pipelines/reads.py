@@ -14,33 +14,35 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
-from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem, get_loop, sync
-from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt
 
+from pipelines import web
 from pipelines.sources.spec import filesystem, is_http, local_path
-from pipelines.sources.trouble import HttpStatusError, image_error, is_worth_retrying, source_error
+from pipelines.sources.trouble import image_error, is_worth_retrying, source_error
+from pipelines.web import too_large as too_large
 from schemas.errors import ImageError, RequestError, SourceError
+from schemas.patience import one_try, wait
 
 LOCAL_THREADS = 8  # enough for a network disk's latency; a local one is served by two
-_HTTP_BLOCK = 1 << 18
-_FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0  # seconds between tries, drawn at random below a doubling limit
-_RANGE_STATUS, _RANGE_PAST_END = 206, 416
-# Some sites refuse the names of HTTP libraries.
-_HEADERS = {"User-Agent": "captionbeam (batch image reader)", "Accept-Encoding": "identity"}
+_RANGE_PAST_END = 416
 
 
 @dataclass(frozen=True)
 class FetchOptions:
     """Limits of reading. Photographs are below 64 MiB; what is longer is a failure, not a worker's memory.
 
-    ``timeout`` is seconds for one try, ``connections`` how many remote reads are under way in one call.
+    ``timeout`` is seconds for one try, ``connections`` how many remote reads are under way in one call. Addresses that
+    are not for everybody are refused by HTTP unless ``allow_private``, or their ``http://host:port`` is ``trusted``;
+    so are this machine's files, of lists that lie elsewhere, but below a folder that is ``trusted``.
     """
 
     max_bytes: int = 64 << 20
     timeout: float = 60.0
     attempts: int = 4
     connections: int = 32
+    allow_private: bool = False
+    trusted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("max_bytes", "timeout", "attempts", "connections"):
@@ -49,7 +51,7 @@ class FetchOptions:
 
 
 # How listings read: what they hold up is one worker, so that one more try costs little.
-LISTING = FetchOptions(attempts=5)
+LISTING = FetchOptions(attempts=5, allow_private=True)  # of a source that somebody named on purpose
 
 
 class Span(NamedTuple):
@@ -154,8 +156,7 @@ def _pread(descriptor: int, start: int, count: int) -> bytes:
 
 async def _read_remote(span: Span, gate: asyncio.Semaphore, options: FetchOptions) -> bytes | ImageError:
     try:
-        fs, path = filesystem(span.url)
-        data: bytes = await AsyncRetrying(**_retrying(options))(_read_once, fs, path, span, gate, options)
+        data: bytes = await AsyncRetrying(**_retrying(options))(_read_once, span, gate, options)
     except SourceError:
         raise
     except RequestError as err:
@@ -170,65 +171,25 @@ async def _read_remote(span: Span, gate: asyncio.Semaphore, options: FetchOption
 def _retrying(options: FetchOptions) -> dict[str, Any]:
     return {
         "stop": stop_after_attempt(options.attempts),
-        "wait": wait_random_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT),
+        "wait": wait,
         "retry": retry_if_exception(is_worth_retrying),
         "reraise": True,
     }
 
 
-async def _read_once(
-    fs: AbstractFileSystem, path: str, span: Span, gate: asyncio.Semaphore, options: FetchOptions
-) -> bytes:
+async def _read_once(span: Span, gate: asyncio.Semaphore, options: FetchOptions) -> bytes:
     # One byte more than allowed tells a file at the limit from one above it.
     end = options.max_bytes + 1 if span.end is None else span.end
     async with gate, asyncio.timeout(options.timeout):  # waiting at the gate is not on the clock
         if is_http(span.url):
-            return await _read_http(fs, span, end)
+            return await web.read(span, end, options)
+        fs, path = filesystem(span.url)
         try:
-            if isinstance(fs, AsyncFileSystem):
-                return await fs._cat_file(path, start=span.start, end=end)
-            return await asyncio.to_thread(fs.cat_file, path, start=span.start, end=end)
+            with one_try():  # the tries are counted here
+                if isinstance(fs, AsyncFileSystem):
+                    return await fs._cat_file(path, start=span.start, end=end)
+                return await asyncio.to_thread(fs.cat_file, path, start=span.start, end=end)
         except Exception as err:
             if str(getattr(err, "code", "")) == str(_RANGE_PAST_END):  # gcsfs, for an empty object
                 return b""
             raise
-
-
-async def _read_http(fs: Any, span: Span, end: int) -> bytes:
-    """fsspec's own HTTP reads take what a server sends: all of it where it ignores ranges, however long."""
-    session = await fs.set_session()
-    headers = dict(_HEADERS)
-    if span.end is not None:
-        headers["Range"] = f"bytes={span.start}-{end - 1}"
-    async with session.get(_address(fs, span.url), headers=headers, **fs.kwargs) as response:
-        if response.status == _RANGE_PAST_END:
-            return b""
-        if not response.ok:
-            raise HttpStatusError(response.status, response.reason or "")
-        if span.end is not None and response.status != _RANGE_STATUS:
-            raise SourceError(f"source {span.url!r}: its server sends no byte ranges; expected one that does")
-        if span.end is None and (response.content_length or 0) >= end:
-            raise too_large(span.url, end - 1)
-        return await _read_body(response, end - span.start)
-
-
-async def _read_body(response: Any, limit: int) -> bytes:
-    blocks, length = [], 0
-    async for block in response.content.iter_chunked(_HTTP_BLOCK):
-        blocks.append(block)
-        length += len(block)
-        if length >= limit:
-            break
-    return b"".join(blocks)[:limit]
-
-
-def _address(fs: Any, url: str) -> Any:
-    try:
-        return fs.encode_url(url)
-    except ValueError as err:
-        raise ImageError("unsupported", "fetch", f"{url}: {err}") from err
-
-
-def too_large(where: str, max_bytes: int) -> ImageError:
-    """The failure of an image that is longer than anything that is read."""
-    return ImageError("too_large", "fetch", f"{where}: has more than the {max_bytes} bytes that are read")

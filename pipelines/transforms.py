@@ -17,6 +17,7 @@ from pipelines.engine import Engine, load_engine
 from pipelines.plan import read_shard
 from pipelines.run import Run
 from pipelines.shards import Fetch, process_shard
+from schemas import storage
 from schemas.records import Shard, ShardReport
 
 
@@ -49,18 +50,18 @@ class ProcessShards(beam.PTransform):
 class _ProcessShard(beam.DoFn):
     def __init__(self, run: Run, load: Callable[[], Engine], fetch: Fetch) -> None:
         self._run, self._load, self._fetch = run, load, fetch
-        self._shared = Shared()
+        self._shared, self._storage = Shared(), storage.current()
         self._engine: Engine | None = None
 
     def setup(self) -> None:
         """Get the process's one engine, loading it the first time."""
-        with crossing():
+        with crossing(self._storage):
             self._engine = self._shared.acquire(self._load, tag=self._run.run_id)
 
     def process(self, shard: Shard) -> Iterator[ShardReport]:
         """One shard, from its references to its commit."""
         engine = self._ready()
-        with crossing():
+        with crossing(self._storage):
             report, counts = process_shard(
                 shard.shard_id,
                 read_shard(shard),

@@ -16,10 +16,11 @@ import threading
 import uuid
 from typing import Any
 
+import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
-from schemas import remote
+from schemas import remote, storage  # noqa: F401 (storage says which classes fsspec opens gs and s3 by)
 from schemas.errors import RequestError
 from schemas.remote import refusals
 
@@ -35,6 +36,10 @@ def split(url: str) -> tuple[AbstractFileSystem, str]:
     ):  # gcsfs, once loaded, would ask it by gRPC and wait a minute in vain
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
+        kind, separator, rest = os.fspath(url).partition("://")
+        if separator and "::" in rest and "::" not in kind:  # a key may hold what chains URLs elsewhere
+            fs = fsspec.filesystem(kind, use_listings_cache=False)
+            return fs, fs._strip_protocol(url)
         return url_to_fs(os.fspath(url), use_listings_cache=False)
     except (ValueError, ImportError) as err:
         raise RequestError(

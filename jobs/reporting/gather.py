@@ -26,6 +26,7 @@ from jobs.reporting.pictures import read_pictures
 from jobs.reporting.rows import Brief, Choice, choose, read_briefs, read_rows
 from jobs.scoring import Pairs, join_references
 from pipelines.captions import Reference
+from pipelines.reads import FetchOptions
 from pipelines.run import now
 from schemas import Store, files
 from schemas.errors import BundleError
@@ -51,7 +52,9 @@ class Scored:
         return {image: [scores["CIDEr"], scores["ROUGE_L"]] for image, scores in images.items()}
 
 
-def make_page(store: Store, references: Sequence[Reference] | None, images: int) -> Page:
+def make_page(
+    store: Store, references: Sequence[Reference] | None, images: int, reading: FetchOptions
+) -> Page:
     """The page of ``store``, with a sample of ``images``."""
     briefs = read_briefs(store)
     scored = _score(briefs, references)
@@ -61,7 +64,7 @@ def make_page(store: Store, references: Sequence[Reference] | None, images: int)
     )
     bundle = _bundle(store)
     choice = choose(briefs, ranking, images)
-    cards = _cards(store, choice, scored, bundle)
+    cards = _cards(store, choice, scored, bundle, reading)
     return Page(
         title=store.url.rsplit("/", 1)[-1],
         made=now(),
@@ -85,10 +88,12 @@ def _score(briefs: Mapping[str, Brief], references: Sequence[Reference] | None) 
     return Scored(pairs, pairs.evaluate())
 
 
-def _cards(store: Store, choice: Choice, scored: Scored, bundle: Manifest | None) -> dict[str, Card]:
+def _cards(
+    store: Store, choice: Choice, scored: Scored, bundle: Manifest | None, reading: FetchOptions
+) -> dict[str, Card]:
     rows = read_rows(store, choice.ids)
     preprocess = ((bundle.encoder if bundle else None) or {}).get("preprocess")
-    pictures = read_pictures([rows[image].uri for image in choice.ids])
+    pictures = read_pictures([rows[image].uri for image in choice.ids], reading)
     references, cards = scored.pairs.references, {}
     images = scored.evaluation.images if scored.evaluation else {}
     with Progress("report", len(choice.ids), "pictures") as progress:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from capmodel.images import decode_image
 from pipelines.fetch import fetch_location, fetch_locations
+from pipelines.reads import FetchOptions
 from schemas.errors import ImageError, RequestError, SystemicError
 
 LONGEST_SIDE, QUALITY = 400, 80
@@ -42,10 +43,10 @@ class Window:
     position: str
 
 
-def read_pictures(locations: Sequence[str]) -> Iterator[Picture]:
+def read_pictures(locations: Sequence[str], reading: FetchOptions) -> Iterator[Picture]:
     """The pictures at ``locations``, in order, as they are ready."""
     for start in range(0, len(locations), AT_ONCE):
-        yield from map(_thumbnail, _fetch(locations[start : start + AT_ONCE]))
+        yield from map(_thumbnail, _fetch(locations[start : start + AT_ONCE], reading))
 
 
 def seen_window(picture: Picture, preprocess: Mapping[str, Any]) -> Window:
@@ -60,17 +61,17 @@ def data_uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _fetch(locations: Sequence[str]) -> Sequence[bytes | Exception]:
+def _fetch(locations: Sequence[str], reading: FetchOptions) -> Sequence[bytes | Exception]:
     """All at once; one by one where a broken source stops the whole, so that the others are still seen."""
     try:
-        return fetch_locations(locations)
+        return fetch_locations(locations, reading)
     except Trouble:
-        return [_fetch_one(location) for location in locations]
+        return [_fetch_one(location, reading) for location in locations]
 
 
-def _fetch_one(location: str) -> bytes | Exception:
+def _fetch_one(location: str, reading: FetchOptions) -> bytes | Exception:
     try:
-        return fetch_location(location)
+        return fetch_location(location, reading)
     except Trouble as err:
         return err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ Flags that are not below go to Beam's PipelineOptions.
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``store retry-failures``."""
     from jobs.options import add_run_options
+    from jobs.source_options import add_fetch_options
     from jobs.upkeep.shared import add_store
 
     add_store(parser)
@@ -34,6 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--all", action="store_true", dest="retry_failures", help="permanent failures too, not only transient"
     )
     add_run_options(parser, retry=False)
+    add_fetch_options(parser.add_argument_group("reading"))
     parser.set_defaults(limit=None, sample=1.0, seed=0, totals=None)
 
 
@@ -68,6 +71,7 @@ def _work(store: Store, refs: list[Any], options: argparse.Namespace) -> Work:
     import apache_beam as beam
 
     from jobs.bulk import Work
+    from jobs.source_options import fetch_options
     from pipelines.fetch import fetch
     from pipelines.rows import fetch_rows
     from schemas.records import ImageRef
@@ -87,7 +91,7 @@ def _work(store: Store, refs: list[Any], options: argparse.Namespace) -> Work:
         find=beam.Create(refs, reshuffle=False).with_output_types(ImageRef),
         names=(),
         features=None,
-        fetch=fetch_rows if from_features else fetch,
+        fetch=fetch_rows if from_features else functools.partial(fetch, options=fetch_options(options)),
         load=load,
         keep=lambda models_url: settings,
     )

@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 
 from fsspec import AbstractFileSystem
 
-from pipelines.reads import LISTING, with_retries
-
 PAGE = 1000  # entries, the most that both give at a time
 
 
@@ -79,9 +77,7 @@ def _gcs_pages(fs: Any, keys: Keys, delimiter: str, size: int) -> Iterator[Page]
     }
     wanted: dict[str, Any] = {name: value for name, value in asked.items() if value}
     while True:
-        found = with_retries(LISTING)(
-            fs.call, "GET", "b/{}/o", keys.bucket, json_out=True, maxResults=size, **wanted
-        )
+        found = fs.call("GET", "b/{}/o", keys.bucket, json_out=True, maxResults=size, **wanted)
         objects = [_object(item, "name", "size") for item in found.get("items", [])]
         token = found.get("nextPageToken")
         yield Page(objects, list(found.get("prefixes", [])), not token)
@@ -94,9 +90,7 @@ def _s3_pages(fs: Any, keys: Keys, delimiter: str, size: int) -> Iterator[Page]:
     asked = {"Prefix": keys.prefix, "StartAfter": keys.start, "Delimiter": delimiter}
     wanted: dict[str, Any] = {name: value for name, value in asked.items() if value}
     while True:
-        found = with_retries(LISTING)(
-            fs.call_s3, "list_objects_v2", Bucket=keys.bucket, MaxKeys=size, **wanted
-        )
+        found = fs.call_s3("list_objects_v2", Bucket=keys.bucket, MaxKeys=size, **wanted)
         page = Page(
             [_object(item, "Key", "Size") for item in found.get("Contents", [])],
             [each["Prefix"] for each in found.get("CommonPrefixes", [])],

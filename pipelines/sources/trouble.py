@@ -18,6 +18,8 @@ from schemas.errors import (
     SystemicError,
     is_transient,
 )
+from schemas.patience import passes_by
+from schemas.remote import status_of
 
 # The first class of an error's MRO that stands here decides. An answer that broke off is the network's fault, and
 # passes; a file that is short is "truncated" for good.
@@ -131,7 +133,7 @@ def _code(error: BaseException, where: str) -> str:
 
 
 def _systemic(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in _BROKEN_MACHINE:
+    if isinstance(error, OSError) and error.errno in _BROKEN_MACHINE and not passes_by(status_of(error)):
         return True
     return any(_is_about_credentials(cause) for cause in _causes(error))
 
@@ -169,6 +171,8 @@ def _status(error: BaseException) -> int | None:
         status = getattr(error, "status", None)
     elif name == "HttpError":
         status = getattr(error, "code", None)
+    elif passes_by(status_of(error)):  # s3fs's, whose own words for 429 and 5xx are those of a broken disk
+        status = status_of(error)
     return int(status) if status is not None and str(status).isdigit() else None
 
 

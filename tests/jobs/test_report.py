@@ -23,6 +23,7 @@ from jobs.reporting.charts import histogram, line_chart, nice_ticks
 from jobs.reporting.heat import looks
 from jobs.reporting.pictures import LONGEST_SIDE, Picture, read_pictures, seen_window
 from jobs.reporting.rows import choose, read_briefs
+from pipelines.reads import FetchOptions
 from schemas import arrow
 from schemas.errors import ImageError
 from tests.builders.captions import coco, write_json
@@ -175,7 +176,7 @@ def test_a_picture_that_is_gone_leaves_a_frame_that_says_why(store, tmp_path):
 def test_pictures_are_small_jpegs_inside_the_page(tmp_path):
     big, broken = jpeg(tmp_path / "big.png", (2000, 1000)), tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff nothing")
-    whole, bad, gone = read_pictures([big, str(broken), str(tmp_path / "gone.jpg")])
+    whole, bad, gone = read_pictures([big, str(broken), str(tmp_path / "gone.jpg")], FetchOptions())
     image = Image.open(io.BytesIO(base64.b64decode(whole.data_uri.partition(",")[2])))
     assert (image.format, image.size) == ("JPEG", (LONGEST_SIDE, LONGEST_SIDE // 2))
     assert image.getpixel((9, 9)) == pytest.approx((200, 40, 40), abs=4)
@@ -187,7 +188,8 @@ def test_a_container_that_is_gone_does_not_take_the_other_pictures_with_it(tmp_p
     here = jpeg(tmp_path / "here.jpg")
     pictures = list(
         read_pictures(
-            [f"zip://a.jpg::{tmp_path}/no.zip", here, f"{tmp_path}/no.parquet#row_group=0&row=1&column=b"]
+            [f"zip://a.jpg::{tmp_path}/no.zip", here, f"{tmp_path}/no.parquet#row_group=0&row=1&column=b"],
+            FetchOptions(),
         )
     )
     assert [bool(one.data_uri) for one in pictures] == [False, True, False]

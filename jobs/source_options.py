@@ -1,0 +1,142 @@
+"""Options that say which images are listed and how they are read, and what comes of them."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from jobs.options import natural, positive, seconds, share
+from schemas import files
+
+if TYPE_CHECKING:
+    from pipelines.reads import FetchOptions
+    from pipelines.sources.spec import SourceSpec
+    from schemas.store import Store
+
+
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """What is listed, and how much of it."""
+    group = parser.add_argument_group("images")
+    group.add_argument(
+        "--image-root",
+        metavar="URL",
+        help="where the images of a COCO file or of a list's relative paths are",
+    )
+    group.add_argument(
+        "--id-column", metavar="NAME", help="column of a list or a Parquet file with the images' ids"
+    )
+    group.add_argument("--uri-column", metavar="NAME", help="column of a list with the images' URIs")
+    group.add_argument(
+        "--bytes-column", metavar="NAME", help="column of a Parquet file with the images' bytes"
+    )
+    group.add_argument(
+        "--sample",
+        type=share,
+        default=1.0,
+        metavar="RATE",
+        help="this share of the images, chosen by a hash of their ids",
+    )
+    group.add_argument(
+        "--seed",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="of --sample and --limit; another seed, other images (default 0)",
+    )
+    group.add_argument(
+        "--limit", type=positive, metavar="N", help="at most this many images, the same ones each time"
+    )
+
+    add_fetch_options(parser.add_argument_group("reading"))
+
+
+def add_fetch_options(group: Any) -> None:
+    """How much of an image is read, how long, and how often it is tried."""
+    group.add_argument(
+        "--max-image-bytes",
+        type=positive,
+        default=64 << 20,
+        metavar="N",
+        help="a longer image is a failure, too_large, and not a worker's memory (default 64 MiB)",
+    )
+    group.add_argument(
+        "--fetch-timeout",
+        type=seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="of one try at reading an image, or a container's range (default 60)",
+    )
+    group.add_argument(
+        "--fetch-tries",
+        type=positive,
+        default=4,
+        metavar="N",
+        help="at what may pass by itself: timeouts, 429, 5xx; ever later, at random (default 4)",
+    )
+    add_private_option(group)
+
+
+def add_private_option(group: Any) -> None:
+    """Whether a list may lead anywhere."""
+    group.add_argument(
+        "--allow-private-addresses",
+        action="store_true",
+        help="read images that a list has at addresses inside a network (this machine, 10.0.0.0/8, ...), and by any "
+        "protocol; else they are failures, denied",
+    )
+
+
+def source_options(options: argparse.Namespace) -> Any:
+    """The group ``images``, as ``parse_sources`` takes it."""
+    from pipelines.sources.spec import SourceOptions
+
+    return SourceOptions(options.id_column, options.uri_column, options.bytes_column, options.image_root)
+
+
+def parsed_sources(options: argparse.Namespace) -> Sequence[SourceSpec]:
+    """What each SOURCE is. Raises RequestError."""
+    from pipelines.sources.parse import parse_sources
+
+    return parse_sources(options.sources, source_options(options))
+
+
+def listing(
+    options: argparse.Namespace, sources: Sequence[SourceSpec], features: Store | None = None
+) -> dict[str, Any]:
+    """What finds the images of ``sources`` (or the rows of ``features``) and what fetches them, as ``Work`` has it."""
+    names = tuple(dict.fromkeys(source.name for source in sources))
+    if features is not None:
+        from pipelines.rows import FindRows, fetch_rows
+
+        find: Any = FindRows(features, options.sample, options.seed)
+        return {"find": find, "fetch": fetch_rows, "names": names, "features": features}
+    from pipelines.fetch import fetch
+    from pipelines.find import FindImages
+
+    find = FindImages(sources, options.sample, options.seed)
+    read = functools.partial(fetch, options=fetch_options(options))
+    return {"find": find, "fetch": read, "names": names, "features": None}
+
+
+def fetch_options(options: argparse.Namespace) -> FetchOptions:
+    """The group ``reading``."""
+    from pipelines.reads import FetchOptions
+
+    return FetchOptions(
+        options.max_image_bytes,
+        options.fetch_timeout,
+        options.fetch_tries,
+        allow_private=options.allow_private_addresses,
+        trusted=_trusted(options),
+    )
+
+
+def _trusted(options: argparse.Namespace) -> tuple[str, ...]:
+    """What the user has named: the servers of sources, the server or folder of the images."""
+    from pipelines.addresses import origins
+
+    named = [*getattr(options, "sources", ()), *filter(None, [getattr(options, "image_root", None)])]
+    folders = [files.absolute(named[-1])] if getattr(options, "image_root", None) else []
+    return (*origins(named), *(folder for folder in folders if "://" not in folder))

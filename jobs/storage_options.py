@@ -1,0 +1,74 @@
+"""--storage-options: how each protocol's storage is opened, on the launcher and on every worker."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import json
+from typing import Any
+
+from jobs.options import require
+from schemas import files, storage
+from schemas.errors import RequestError
+
+# Taken by every fsspec filesystem, or (profile) passed on by s3fs to what makes its session.
+_COMMON = {"asynchronous", "listings_expiry_time", "max_paths", "skip_instance_cache", "use_listings_cache"}
+_PASSED_ON = {"s3": {"profile"}}
+EXAMPLE = '{"gs": {"requester_pays": "my-project"}}'
+
+
+def add_storage_options(parser: argparse.ArgumentParser) -> None:
+    """One option, for whatever a job opens."""
+    parser.add_argument(
+        "--storage-options",
+        metavar="JSON",
+        help=f"fsspec's options by protocol, as {EXAMPLE}, or a .json file of them, kept out of the run's record; "
+        "they travel to the workers",
+    )
+
+
+def use_storage_options(options: argparse.Namespace) -> None:
+    """Open storage as the options say from now on, and leave in them what a record may show. Raises RequestError."""
+    given = getattr(options, "storage_options", None)
+    settled = parsed(given) if given else {}
+    storage.use(settled)
+    if given:
+        options.storage_options = storage.for_record(settled)
+
+
+def parsed(text: str) -> storage.Options:
+    """The options in ``text``, JSON or the name of a file of it. Raises RequestError."""
+    where = "--storage-options" if text.lstrip().startswith("{") else f"--storage-options {text}"
+    try:
+        found = json.loads(text if text.lstrip().startswith("{") else files.read_bytes(text))
+    except (OSError, ValueError) as err:
+        raise RequestError(
+            f"{where} cannot be read: {err}; expected JSON like {EXAMPLE}, or a file of it"
+        ) from err
+    is_nested = isinstance(found, dict) and all(isinstance(values, dict) for values in found.values())
+    require(is_nested, f"{where} is not an object of objects; expected one like {EXAMPLE}")
+    for protocol, values in found.items():
+        _check(protocol, values)
+    return storage.plain(found)
+
+
+def _check(protocol: str, values: dict[str, Any]) -> None:
+    import fsspec
+
+    try:
+        kind = fsspec.get_filesystem_class(protocol)
+    except (ValueError, ImportError) as err:
+        raise RequestError(
+            f"--storage-options names {protocol!r}: {err}; expected one like 'gs' or 's3'"
+        ) from err
+    if not storage.is_patient(kind):
+        return  # http passes on whatever it is given; of others nobody here can tell
+    known = {name for base in kind.__mro__[1:3] for name in inspect.signature(base).parameters}
+    known |= _COMMON | _PASSED_ON.get(storage.name_of(protocol), set())
+    for name in values.keys() - known:
+        near = difflib.get_close_matches(name, sorted(known), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise RequestError(
+            f"--storage-options has {name!r} for {protocol!r}; expected an option of its fsspec class{hint}"
+        )

@@ -1,0 +1,115 @@
+"""Which addresses a URI out of a list may lead to: what a stranger writes must not reach a network's inside.
+
+An address is looked at when a socket is made for it, after every name has become a number: odd spellings, names that
+resolve to something else the second time, and redirects all come to that.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import posixpath
+import socket
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from schemas.errors import ImageError
+from schemas.records import ImageRef
+
+HOW = "--allow-private-addresses reads it"
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+# Protocols of fsspec whose URLs name a host, as http's do, but that nobody looks at the address of.
+_NAME_HOSTS = frozenset({
+    "arrow_hdfs", "dask", "ftp", "git", "github", "gist", "hdfs", "jlab", "jupyter", "lakefs", "reference", "root",
+    "sftp", "smb", "ssh", "webdav", "webhdfs",
+})  # fmt: skip
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class PrivateAddress(Exception):
+    """A connection to an address that is not for everybody."""
+
+
+def is_public(address: str) -> bool:
+    """Whether ``address`` (of a socket: digits, and perhaps a zone) is for everybody on the internet.
+
+    Not so are private, shared, loopback, link-local, multicast, unspecified and reserved ones, nor IPv6 addresses that
+    stand for one of these.
+    """
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    return all(_is_everybodys(each) for each in (ip, *_embedded(ip)))
+
+
+def _is_everybodys(ip: Address) -> bool:
+    return ip.is_global and not ip.is_multicast and not getattr(ip, "is_site_local", False)
+
+
+def _embedded(ip: Address) -> list[Address]:
+    if ip.version == 4:
+        return []
+    found = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
+    if ip in _NAT64:
+        found.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
+    return [each for each in found if each is not None]
+
+
+def public_socket(address: tuple[Any, ...]) -> socket.socket:
+    """A socket for one of ``getaddrinfo``'s answers. Raises PrivateAddress."""
+    family, kind, protocol, _, place = address
+    if not is_public(place[0]):
+        raise PrivateAddress(place[0])
+    return socket.socket(family=family, type=kind, proto=protocol)
+
+
+async def guarded_client(**settings: Any) -> aiohttp.ClientSession:
+    """A session of which no connection leads to a private address."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=public_socket), **settings)
+
+
+def origin(url: str) -> str:
+    """``http://host:8000`` of an HTTP URL: what is trusted, or not, as one; '' of what is none."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    return f"{parts.scheme.lower()}://{parts.netloc.rpartition('@')[2].lower()}"
+
+
+def origins(urls: Iterable[str]) -> tuple[str, ...]:
+    """Those of the HTTP URLs among ``urls``."""
+    return tuple(dict.fromkeys(origin(url) for url in urls if url.startswith(("http://", "https://"))))
+
+
+def refusal(ref: ImageRef, trusted: Iterable[str]) -> ImageError | None:
+    """Why a file that a list names is not read, whatever is there.
+
+    A list that lies elsewhere may not name this machine's files, but below a folder among ``trusted``, nor may any list
+    choose a protocol that names hosts, or chain protocols (``simplecache::http://...``).
+    """
+    protocol = ref.uri.partition("://")[0].lower() if "://" in ref.uri else "file"
+    if protocol in ("http", "https"):
+        return None  # looked at when it is connected to
+    if "::" in protocol or (protocol in _NAME_HOSTS and protocol != _protocol(ref.source)):
+        return _denied(ref, f"a list may not choose the protocol {protocol!r}")
+    if protocol in ("file", "local") and _protocol(ref.source) != "file" and not _is_below(ref.uri, trusted):
+        return _denied(
+            ref, f"a list at {ref.source} may not name this machine's files, but below --image-root"
+        )
+    return None
+
+
+def _protocol(url: str) -> str:
+    return url.partition("://")[0].lower() if "://" in url else "file"
+
+
+def _is_below(uri: str, folders: Iterable[str]) -> bool:
+    path = posixpath.normpath(uri.removeprefix("file://").removeprefix("local://"))
+    return any("://" not in folder and path.startswith(f"{folder.rstrip('/')}/") for folder in folders)
+
+
+def _denied(ref: ImageRef, why: str) -> ImageError:
+    return ImageError("denied", "fetch", f"{ref.uri}: {why}; {HOW}")
