@@ -13,10 +13,10 @@ from apache_beam.options.pipeline_options import (
     PipelineOptions,
     PortableOptions,
     SparkRunnerOptions,
-    StandardOptions,
 )
 from apache_beam.runners.runner import PipelineResult
 
+from pipelines.runner_names import runner_of
 from schemas import files
 from schemas.errors import RequestError, SystemicError
 
@@ -30,7 +30,7 @@ _FAILED = re.compile(r"Pipeline \S+ failed in state \w+: ")
 
 def on_cluster(beam_args: Sequence[str]) -> bool:
     """Whether the runner that ``beam_args`` name hands the job to a cluster by Beam's job server."""
-    return PipelineOptions(list(beam_args)).view_as(StandardOptions).runner in CLUSTERS
+    return runner_of(PipelineOptions(list(beam_args))) in CLUSTERS
 
 
 def settled(beam_args: Sequence[str]) -> list[str]:
@@ -51,7 +51,7 @@ def check_cluster(beam_args: Sequence[str]) -> None:
     if not on_cluster(beam_args):
         return
     portable = PipelineOptions(list(beam_args)).view_as(PortableOptions)
-    runner, jar = portable.view_as(StandardOptions).runner, portable.output_executable_path
+    runner, jar = runner_of(portable), portable.output_executable_path
     if jar and _loops_back(beam_args):
         raise RequestError(
             f"{jar} would look for workers in this process, which is gone by then; expected --environment_type "
@@ -77,7 +77,7 @@ def notes(url: str, beam_args: Sequence[str]) -> Iterator[str]:
 def submit_line(path: str, beam_args: Sequence[str]) -> str:
     """What was written in place of running the job, and how to run it."""
     options = PipelineOptions(list(beam_args))
-    if options.view_as(StandardOptions).runner in FLINK:
+    if runner_of(options) in FLINK:
         how = f"flink run {path}"
     else:
         master = options.view_as(SparkRunnerOptions).spark_master_url
@@ -88,14 +88,14 @@ def submit_line(path: str, beam_args: Sequence[str]) -> str:
 def _loops_back(beam_args: Sequence[str]) -> bool:
     """Whether the workers are threads of the launcher: by request, or as Beam has it for a local engine."""
     options = PipelineOptions(list(beam_args))
-    portable, runner = options.view_as(PortableOptions), options.view_as(StandardOptions).runner
+    portable, runner = options.view_as(PortableOptions), runner_of(options)
     if portable.environment_type or runner in PORTABLE:
         return portable.environment_type in ("LOOPBACK", "EMBEDDED")
     masters = {
         "SparkRunner": options.view_as(SparkRunnerOptions).spark_master_url,
         "FlinkRunner": options.view_as(FlinkRunnerOptions).flink_master,
     }
-    return bool(_LOCAL.fullmatch(masters[runner])) and not portable.output_executable_path
+    return bool(_LOCAL.fullmatch(masters[str(runner)])) and not portable.output_executable_path
 
 
 def wait(result: PipelineResult) -> None:

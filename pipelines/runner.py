@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import (
@@ -16,50 +17,64 @@ from apache_beam.options.pipeline_options import (
     PipelineOptions,
     PortableOptions,
     PrismRunnerOptions,
+    SetupOptions,
     SparkRunnerOptions,
     StandardOptions,
     _BeamArgumentParser,
 )
+from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
+from apache_beam.runners.portability.portable_runner import JobServiceHandle
+from apache_beam.runners.portability.prism_runner import PrismRunner
 from apache_beam.runners.runner import create_runner
 
-from pipelines import clusters
-from pipelines.boundary import MARK, unmarked
+from pipelines import clusters, quiet
+from pipelines.boundary import unmarked
+from pipelines.runner_names import DATAFLOW, IN_PROCESS, ONE_WORKER, runner_of
 from schemas.errors import RequestError
 from schemas.machine import cores
 
-# Beam logs a traceback of what a worker raised; an error of ours comes to the launcher, which says it once
-for _name in ("apache_beam.runners.common", None):
-    logging.getLogger(_name).addFilter(lambda record: MARK not in record.getMessage())
-
-IN_PROCESS = (None, "DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
-DATAFLOW = ("DataflowRunner",)
-ONE_WORKER = ("PrismRunner",)  # one process of each environment, whatever is asked for
+# that a server is "really" started is no warning
+logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)
 
 
 def make_pipeline(beam_args: Sequence[str] = ()) -> beam.Pipeline:
     """A pipeline on the runner that ``beam_args`` name; by default the in-process one, which downloads nothing."""
     options = PipelineOptions(list(beam_args))
-    runner = options.view_as(StandardOptions).runner
-    if runner in IN_PROCESS:
-        return beam.Pipeline(runner=FnApiRunner(), options=options)
+    if runner_of(options) in IN_PROCESS:
+        if _is_apart(options):
+            setup = options.view_as(SetupOptions)
+            setup.beam_plugins = [*(setup.beam_plugins or []), quiet.PLUGIN]
+        return beam.Pipeline(runner=_fn_api_runner(options), options=options)
     return beam.Pipeline(options=PipelineOptions(clusters.settled(beam_args)))
+
+
+def _fn_api_runner(options: PipelineOptions) -> FnApiRunner:
+    """The in-process runner, whose workers get the options even where they are processes of their own."""
+    encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
+    return FnApiRunner(
+        provision_info=ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded))
+    )
+
+
+def _is_apart(options: PipelineOptions) -> bool:
+    """Whether the in-process runner's workers are processes of their own."""
+    return options.view_as(DirectOptions).direct_running_mode == "multi_processing"
 
 
 def runs_in_process(beam_args: Sequence[str]) -> bool:
     """Whether ``make_pipeline`` would take the in-process runner."""
-    return PipelineOptions(list(beam_args)).view_as(StandardOptions).runner in IN_PROCESS
+    return runner_of(PipelineOptions(list(beam_args))) in IN_PROCESS
 
 
 def worker_processes(beam_args: Sequence[str]) -> int:
     """How many worker processes share a machine, as far as Beam's options tell it: 0 is one for each core, and 1
     stands for unknown too (several worker pools, or several task managers, on one machine)."""
     options = PipelineOptions(list(beam_args))
-    runner, portable = options.view_as(StandardOptions).runner, options.view_as(PortableOptions)
+    runner, portable = runner_of(options), options.view_as(PortableOptions)
     if runner in IN_PROCESS:
-        direct = options.view_as(DirectOptions)
-        apart = direct.direct_running_mode == "multi_processing"
-        return (direct.direct_num_workers or cores()) if apart else 1
+        return (options.view_as(DirectOptions).direct_num_workers or cores()) if _is_apart(options) else 1
     if runner in DATAFLOW:
         alone = options.view_as(DebugOptions).lookup_experiment("no_use_multiple_sdk_containers")
         return 1 if alone else 0
@@ -76,17 +91,31 @@ def run_pipeline(beam_args: Sequence[str], build: Callable[[beam.Pipeline], obje
     on_cluster = clusters.on_cluster(beam_args)
     try:
         pipeline = make_pipeline(beam_args)
-        build(pipeline)
-        if on_cluster:
-            clusters.quiet()
-            clusters.wait(pipeline.run())
-        else:
-            pipeline.run().wait_until_finish()
+        with quiet.said_once() as stderr, _stopping_prism(pipeline, stderr):
+            build(pipeline)
+            if on_cluster:
+                clusters.quiet()
+                clusters.wait(pipeline.run())
+            else:
+                pipeline.run().wait_until_finish()
     except Exception as err:  # runners wrap workers' errors each in a type of its own
         ours = unmarked(err)
         if ours is None and not on_cluster:
             raise
         raise ours or clusters.failure(err) from err
+
+
+@contextmanager
+def _stopping_prism(pipeline: beam.Pipeline, stderr: quiet.Unmarked) -> Iterator[None]:
+    """A failed job's bundles would go on arriving while this process ends; so Prism stops first, and what the
+    worker says of that is nobody's business."""
+    try:
+        yield
+    finally:
+        if isinstance(pipeline.runner, PrismRunner):
+            stderr.over = True
+            logging.getLogger("apache_beam.runners.worker").setLevel(logging.CRITICAL)
+            pipeline.runner.default_job_server(pipeline.options).stop()
 
 
 def check_beam_args(beam_args: Sequence[str]) -> None:
@@ -107,7 +136,7 @@ def check_beam_args(beam_args: Sequence[str]) -> None:
 def _check_idle(beam_args: Sequence[str]) -> None:
     """An option that would do nothing with this runner is a mistake. Raises RequestError."""
     options = PipelineOptions(list(beam_args))
-    runner, direct = options.view_as(StandardOptions).runner, options.view_as(DirectOptions)
+    runner, direct = runner_of(options), options.view_as(DirectOptions)
     given = {arg.split("=", 1)[0] for arg in beam_args if arg.startswith("--")}
     named = f"--runner {runner}" if runner else "the in-process runner"
     for owners, flags in (
@@ -140,9 +169,10 @@ def _check_workers(direct: DirectOptions, given: bool) -> None:
 
 
 def _check_runner(beam_args: Sequence[str]) -> None:
-    name = PipelineOptions(list(beam_args)).view_as(StandardOptions).runner
-    if name in IN_PROCESS:
+    options = PipelineOptions(list(beam_args))
+    if runner_of(options) in IN_PROCESS:
         return
+    name = options.view_as(StandardOptions).runner
     try:
         create_runner(name)
     except (ValueError, ImportError) as err:
