@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jobs.options import natural, positive, seconds
-from jobs.schedules import airflow, cronjob
+from jobs.schedules import airflow, cloud_scheduler, cronjob
 from jobs.schedules.steps import check_cron, check_night, night_of
 
 HELP = """\
@@ -33,6 +33,12 @@ class Scheduler(NamedTuple):
 SCHEDULERS = {
     "airflow": Scheduler("DAGs in one file", airflow.HELP, airflow.add_options, airflow.text),
     "cronjob": Scheduler("Kubernetes CronJobs", cronjob.HELP, cronjob.add_options, cronjob.text),
+    "cloud-scheduler": Scheduler(
+        "gcloud commands that launch a Dataflow Flex Template",
+        cloud_scheduler.HELP,
+        cloud_scheduler.add_options,
+        cloud_scheduler.text,
+    ),
 }
 
 

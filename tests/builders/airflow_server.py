@@ -23,6 +23,7 @@ import pytest
 from tests.builders.servers import cache_folder, free_port
 
 AIRFLOW_VERSION = "3.3.2"
+WANTED = [f"apache-airflow=={AIRFLOW_VERSION}", "apache-airflow-providers-cncf-kubernetes"]
 SECONDS_TO_START, SECONDS_TO_RUN = 180, 300
 ENDED = {"success", "failed"}
 
@@ -30,7 +31,7 @@ ENDED = {"success", "failed"}
 def airflow_environment() -> Path:
     """The environment's ``bin``, installed the first time; skips the test where that cannot be."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    folder = cache_folder() / f"airflow-{AIRFLOW_VERSION}-python{python}"
+    folder = cache_folder() / f"airflow-{AIRFLOW_VERSION}-kubernetes-python{python}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes want it at once
@@ -44,14 +45,13 @@ def _install(environment: Path) -> None:
     if importlib.util.find_spec("uv") is None:
         pytest.skip("no Airflow: uv, which installs it into an environment of its own, is not installed")
     uv = [sys.executable, "-m", "uv"]
-    wanted = f"apache-airflow=={AIRFLOW_VERSION}"
     into = ["--python", str(environment / "bin" / "python"), "--compile-bytecode"]
     for command in ([*uv, "venv", "--clear", "--python", sys.executable, str(environment)],
-                    [*uv, "pip", "install", *into, wanted]):  # fmt: skip
+                    [*uv, "pip", "install", *into, *WANTED]):  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             said = (done.stderr.strip() or "nothing said").splitlines()[-1]
-            pytest.skip(f"no Airflow: {wanted} could not be installed: {said}")
+            pytest.skip(f"no Airflow: {' '.join(WANTED)} could not be installed: {said}")
 
 
 class Airflow:
@@ -86,7 +86,8 @@ class Airflow:
         }
         told = {f"AIRFLOW__{name}": value for name, value in settings.items()}
         path = f"{self.bin}{os.pathsep}{mine['PATH']}"
-        return {**mine, **told, "AIRFLOW_HOME": str(self.home), "PATH": path}
+        return {**mine, **told, "AIRFLOW_HOME": str(self.home), "PATH": path,
+                "KUBECONFIG": str(self.home / "kubeconfig")}  # fmt: skip
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """``airflow ARGUMENTS``, ended well."""
@@ -95,10 +96,10 @@ class Airflow:
             env=self.environment, capture_output=True, text=True, check=True, timeout=SECONDS_TO_START,
         )  # fmt: skip
 
-    def python(self, code: str) -> Any:
+    def python(self, code: str, *arguments: object) -> Any:
         """What Python ``code`` prints as JSON in Airflow's environment, on its last line."""
         done = subprocess.run(
-            [self.bin / "python", "-c", code],
+            [self.bin / "python", "-c", code, *map(str, arguments)],
             env=self.environment, capture_output=True, text=True, check=False, timeout=SECONDS_TO_START,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import re
 import shutil
 import sys
 import threading
@@ -12,12 +13,13 @@ import urllib.error
 from contextlib import contextmanager
 from pathlib import Path
 
+import kubernetes_validate
 import psutil
 import pytest
 
 from schemas import Store, layout
 from tests.builders.airflow_server import Airflow
-from tests.builders.commands import captionbeam
+from tests.builders.commands import ROOT, captionbeam
 from tests.builders.nights import ENCODER, check_store, data_files, draw, make_place
 from tests.builders.servers import free_port
 
@@ -130,6 +132,26 @@ print(json.dumps({"loaded": loaded, "dags": {
     )  # fmt: skip
 
 
+def test_pods_instead_of_processes(airflow, place):
+    """What the guide says to put in place of the operator: its pods, and what it makes of exit statuses."""
+    guide = (ROOT / "docs" / "schedules.md").read_text()
+    operator = re.search(r"```python\n(.*?class Captionbeam.*?)```", guide, re.DOTALL)[1]
+    source = (airflow.dags / "photos.py").read_text()
+    before, _, rest = source.partition("class Captionbeam(BaseOperator)")
+    made = airflow.home / "pods.py"
+    made.write_text(before + operator + "\n\ndef as_arguments" + rest.partition("\ndef as_arguments")[2])
+    program = (Path(__file__).parent.parent / "builders" / "airflow_pods.py").read_text()
+    found = airflow.python(program, made)
+    assert found["fails"]["1"][0] == "AirflowException"
+    assert found["fails"]["2"] == ["AirflowFailException", "a sentence"]
+    assert list(found["pods"]) == list(ALL)
+    for pod in found["pods"].values():
+        kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
+    (base, *_) = found["pods"]["features"]["spec"]["containers"]
+    assert (base["command"], base["args"][:2]) == (["captionbeam"], ["refresh", str(place.photos)])
+    assert base["args"][-4:] == ["--totals", "/airflow/xcom/return.json", "--warn-failures", "1"]
+
+
 def test_two_schedules_of_the_same_stores_at_once(airflow, place, first_night):
     """Both end well, each image is there once, and the tag stands for the newest snapshot."""
     place.check()
@@ -209,7 +231,7 @@ def test_a_server_that_is_down_is_asked_again(airflow, place, port):
     with serving(folder, port):
         assert airflow.finished("captionbeam_late", started) == "success"
     assert airflow.tasks("captionbeam_late", started) == {"features": ("success", 2)}
-    check_store(place.folder / "late", {line.strip() for line in lines})
+    check_store(place.folder / "late", {path.name for path in drawn})
 
 
 def test_a_task_that_is_killed_goes_on(airflow, place):

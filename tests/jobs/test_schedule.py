@@ -12,7 +12,10 @@ from jobs.schedule import SCHEDULERS
 STORES = ["gs://b/photos", "--name", "photos", "--features", "gs://b/features",
           "--features-options=--encoder efficientnet_lite0 --pooled"]  # fmt: skip
 CAPTIONS = ["--captions", "gs://b/captions", "--bundle", "gs://b/bundle", "--promote", "prod"]
-OF = {"airflow": [], "cronjob": ["--image", "registry/captionbeam:1"]}
+IMAGE = ["--image", "registry/captionbeam:1"]
+GOOGLE = ["--project", "p", "--region", "r", "--template", "gs://b/t.json", "--temp", "gs://b/tmp",
+          "--service-account", "me@p.iam.gserviceaccount.com"]  # fmt: skip
+OF = {"airflow": [], "cronjob": IMAGE, "cloud-scheduler": [*IMAGE, *GOOGLE]}
 
 
 def printed(capsys, scheduler, *arguments):

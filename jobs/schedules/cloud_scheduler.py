@@ -1,0 +1,160 @@
+"""Cloud Scheduler: at its times it launches the Flex Template on Dataflow, and a Cloud Run job for what is small."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from jobs.schedules.steps import Night, Steps, check_cron, nightly_steps, refresh_steps, upkeep_steps
+from schemas.errors import RequestError
+
+HELP = """\
+  captionbeam schedule cloud-scheduler gs://bucket/photos --name photos --features gs://bucket/features \\
+    --features-options='--encoder efficientnet_lite0' --captions gs://bucket/captions \\
+    --bundle gs://bucket/bundle --promote prod --project my-project \\
+    --region europe-west4 --template gs://bucket/templates/captionbeam.json --temp gs://bucket/tmp \\
+    --image europe-west4-docker.pkg.dev/my-project/captionbeam/cpu:1 \\
+    --service-account captionbeam@my-project.iam.gserviceaccount.com | bash
+
+Prints a script of gcloud commands: each store's refresh is a launch of the Flex Template at a time of its own; verify,
+promote and the weekly upkeep are Cloud Run jobs. A launch does what is not done yet, so one that comes before the one
+it waits for has ended leaves the rest to the next night.
+"""
+DATAFLOW = "https://dataflow.googleapis.com/v1b3/projects/{project}/locations/{region}/flexTemplates:launch"
+RUN = "https://run.googleapis.com/v2/projects/{project}/locations/{region}/jobs/{name}:run"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What only Google's services take."""
+    group = parser.add_argument_group("google cloud")
+    group.add_argument("--project", type=_plain, required=True, metavar="ID", help="where all of it runs")
+    group.add_argument("--region", type=_plain, required=True, metavar="NAME", help="likewise")
+    group.add_argument("--template", type=_bucket, required=True, metavar="URL", help="the template's spec")
+    group.add_argument("--temp", type=_bucket, required=True, metavar="URL", help="for Dataflow's own files")
+    group.add_argument("--image", type=_plain, required=True, metavar="IMAGE", help="of the Cloud Run jobs")
+    group.add_argument(
+        "--service-account", type=_plain, required=True, metavar="EMAIL", help="who launches, and runs"
+    )
+    for step, cron in (("captions", "0 6 * * *"), ("promote", "0 10 * * *")):
+        group.add_argument(
+            f"--{step}-cron",
+            type=check_cron,
+            default=cron,
+            metavar="'M H D M W'",
+            help=f"of {step} (default '{cron}'); --cron is that of the first store",
+        )
+
+
+def text(night: Night, options: argparse.Namespace) -> str:
+    """The script."""
+    import jinja2
+
+    _check_paths(night)
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("jobs"), undefined=jinja2.StrictUndefined)
+    environment.filters["json"] = lambda value: json.dumps(value, indent=1)
+    values = {
+        **vars(options),
+        "launches": list(launches(night, options)),
+        "tasks": list(tasks(night, options)),
+    }
+    return environment.get_template("cloud_scheduler.sh.j2").render(values) + "\n"
+
+
+def launches(night: Night, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A launch a store: its name, its time, and the request that Cloud Scheduler sends to Dataflow."""
+    for step, arguments in refresh_steps(night).items():
+        follows = step == "captions" and night.features
+        parameter = {
+            "jobName": f"{options.name}-{step}",  # Dataflow refuses a second one of this name while one is at work
+            "containerSpecGcsPath": options.template,
+            "parameters": template_parameters(arguments),
+            "environment": {
+                "serviceAccountEmail": options.service_account,
+                "tempLocation": options.temp,
+                "stagingLocation": options.temp,
+            },
+        }
+        yield {
+            "name": parameter["jobName"],
+            "about": comment(f"captionbeam {shlex.join(arguments)}"),
+            "cron": options.captions_cron if follows else options.cron,
+            "uri": DATAFLOW.format(project=options.project, region=options.region),
+            "body": {"launchParameter": parameter},
+        }
+
+
+def template_parameters(arguments: list[str]) -> dict[str, str]:
+    """A refresh as the Flex Template's parameters, each a word or words as a shell has them."""
+    at = arguments.index("--output")
+    listed, output, more = arguments[1:at], arguments[at + 1], arguments[at + 2 :]
+    sources, more = ([], [*listed, *more]) if listed[0] == "--features" else (listed, more)
+    found = {
+        "job": arguments[0],
+        "output": output,
+        "sources": shlex.join(sources),
+        "arguments": shlex.join(more),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def tasks(night: Night, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What needs no pipeline, as Cloud Run jobs."""
+    made = refresh_steps(night)
+    after = {name: step for name, step in nightly_steps(night).items() if name not in made}
+    if after:
+        yield _task(options, "promote", options.promote_cron, after)
+    yield _task(options, "upkeep", options.upkeep_cron, upkeep_steps(night))
+
+
+def _task(options: argparse.Namespace, suffix: str, cron: str, steps: Steps) -> dict[str, Any]:
+    name = f"{options.name}-{suffix}"
+    commands = " && ".join(shlex.join(["captionbeam", *step]) for step in steps.values())
+    container = {
+        "image": options.image,
+        "command": ["sh", "-c", commands],
+        "resources": {"limits": {"cpu": "2", "memory": "4Gi"}},
+    }
+    task = {
+        "containers": [container],
+        "maxRetries": min(options.retries, 10),
+        "serviceAccountName": options.service_account,
+        "timeoutSeconds": str(int(options.timeout)),
+    }
+    body = {
+        "apiVersion": "run.googleapis.com/v1",
+        "kind": "Job",
+        "metadata": {"name": name},
+        "spec": {"template": {"spec": {"taskCount": 1, "template": {"spec": task}}}},
+    }
+    uri = RUN.format(project=options.project, region=options.region, name=name)
+    return {"name": name, "about": comment(commands), "cron": cron, "uri": uri, "body": body}
+
+
+def comment(text: str) -> str:
+    """``text`` as one line, which cannot end a comment and begin a command."""
+    return " ".join(text.split())
+
+
+def _check_paths(night: Night) -> None:
+    for path in (*night.sources, *night.stores, *([night.bundle] if night.bundle else [])):
+        if "://" not in path:
+            raise RequestError(f"{path!r} is on this machine, where no worker finds it; expected a URL")
+    for store in night.stores:
+        if not store.startswith("gs://"):
+            raise RequestError(f"the store {store!r} is not on gs://; expected what the template takes")
+
+
+def _plain(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._:/@-]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name; expected letters, digits and . _ : / @ -")
+    return text
+
+
+def _bucket(text: str) -> str:
+    if not re.fullmatch(r"gs://[A-Za-z0-9._/-]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no gs:// URL; expected one")
+    return text
