@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
-import importlib.util
 import json
 import os
 import secrets
-import signal
 import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.builders.servers import cache_folder, free_port
+from tests.builders.cached import cached, fetch, need
+from tests.builders.processes import await_true, running
+from tests.builders.servers import free_port
 
 AIRFLOW_VERSION = "3.3.2"
 WANTED = [f"apache-airflow=={AIRFLOW_VERSION}", "apache-airflow-providers-cncf-kubernetes"]
@@ -31,27 +26,18 @@ ENDED = {"success", "failed"}
 def airflow_environment() -> Path:
     """The environment's ``bin``, installed the first time; skips the test where that cannot be."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    folder = cache_folder() / f"airflow-{AIRFLOW_VERSION}-kubernetes-python{python}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes want it at once
-        if not (folder / "ready").exists():
-            _install(folder / "env")
-            (folder / "ready").touch()
-    return folder / "env" / "bin"
+    return cached(f"airflow-{AIRFLOW_VERSION}-kubernetes-python{python}", _install) / "bin"
 
 
 def _install(environment: Path) -> None:
-    if importlib.util.find_spec("uv") is None:
-        pytest.skip("no Airflow: uv, which installs it into an environment of its own, is not installed")
-    uv = [sys.executable, "-m", "uv"]
+    uv = need("uv", "Airflow")
+    # Relocatable, as it moves to its place when it is whole
+    fetch(
+        [uv, "venv", "--allow-existing", "--relocatable", "--python", sys.executable, str(environment)],
+        "Airflow",
+    )
     into = ["--python", str(environment / "bin" / "python"), "--compile-bytecode"]
-    for command in ([*uv, "venv", "--clear", "--python", sys.executable, str(environment)],
-                    [*uv, "pip", "install", *into, *WANTED]):  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            said = (done.stderr.strip() or "nothing said").splitlines()[-1]
-            pytest.skip(f"no Airflow: {' '.join(WANTED)} could not be installed: {said}")
+    fetch([uv, "pip", "install", *into, *WANTED], "Airflow")
 
 
 class Airflow:
@@ -111,33 +97,24 @@ class Airflow:
         self.command("db", "migrate")
         with ExitStack() as stack:
             for part in ("api-server", "dag-processor", "scheduler"):
-                stack.enter_context(self._part(part))
-            self.wait_for(lambda: self.get("monitor/health")["scheduler"]["status"] == "healthy")
+                command = [str(self.bin / "airflow"), part]
+                stack.enter_context(running(command, self.home / f"{part}.log", self.environment))
+            self.wait_for("a healthy scheduler", self._is_healthy, SECONDS_TO_START)
             yield self
 
-    @contextmanager
-    def _part(self, name: str) -> Iterator[None]:
-        with (self.home / f"{name}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [self.bin / "airflow", name],
-                env=self.environment, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-            try:
-                yield
-            finally:
-                _end(process)
+    def wait_for(self, what: str, is_so: Callable[[], bool], seconds: float = SECONDS_TO_RUN) -> None:
+        """Return once ``is_so()``, asked of an API that may not be up yet."""
 
-    def wait_for(self, holds: Any, limit: float = SECONDS_TO_START) -> None:
-        deadline = time.monotonic() + limit
-        while True:
+        def answered() -> bool:
             try:
-                if holds():
-                    return
+                return is_so()
             except (OSError, KeyError):
-                pass
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"waited {limit} s; the logs are in {self.home}")
-            time.sleep(0.3)
+                return False
+
+        await_true(f"{what} (logs: {self.home})", answered, seconds)
+
+    def _is_healthy(self) -> bool:
+        return self.get("monitor/health")["scheduler"]["status"] == "healthy"
 
     def get(self, path: str) -> Any:
         """GET of Airflow's REST API."""
@@ -158,13 +135,13 @@ class Airflow:
 
     def trigger(self, dag: str, **conf: Any) -> str:
         """Start a run of ``dag`` as soon as Airflow has read its file; gives the run's id."""
-        self.wait_for(lambda: self.get(f"dags/{dag}")["is_paused"] is False)
+        self.wait_for(f"DAG {dag}", lambda: self.get(f"dags/{dag}")["is_paused"] is False)
         made = self._ask(f"dags/{dag}/dagRuns", "POST", {"logical_date": None, "conf": conf})
         return made["dag_run_id"]
 
     def finished(self, dag: str, run: str) -> str:
         """Wait for a run; its state, ``success`` or ``failed``."""
-        self.wait_for(lambda: self.get(f"dags/{dag}/dagRuns/{run}")["state"] in ENDED, SECONDS_TO_RUN)
+        self.wait_for(f"the end of {run}", lambda: self.get(f"dags/{dag}/dagRuns/{run}")["state"] in ENDED)
         return self.get(f"dags/{dag}/dagRuns/{run}")["state"]
 
     def tasks(self, dag: str, run: str) -> dict[str, tuple[str, int]]:
@@ -182,15 +159,3 @@ class Airflow:
         """What a task's try wrote into its log."""
         found = self.get(f"dags/{dag}/dagRuns/{run}/taskInstances/{task}/logs/{attempt}")
         return "\n".join(str(line.get("event", line)) for line in found["content"])
-
-
-def _end(process: subprocess.Popen) -> None:
-    """End a process and all of its group."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(5)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue

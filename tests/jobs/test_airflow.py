@@ -226,7 +226,9 @@ def test_a_server_that_is_down_is_asked_again(airflow, place, port):
     lines = [f"http://127.0.0.1:{port}/{path.name}\n" for path in drawn]
     (folder / "list.txt").write_text("".join(lines))
     started = airflow.trigger("captionbeam_late")
-    airflow.wait_for(lambda: airflow.tasks("captionbeam_late", started)["features"][0] == "up_for_retry")
+    airflow.wait_for(
+        "a first try", lambda: airflow.tasks("captionbeam_late", started)["features"][0] == "up_for_retry"
+    )
     assert "cannot be read (unavailable)" in airflow.log("captionbeam_late", started, "features", 1)
     with serving(folder, port):
         assert airflow.finished("captionbeam_late", started) == "success"
@@ -239,7 +241,7 @@ def test_a_task_that_is_killed_goes_on(airflow, place):
     draw(place.folder / "many", 40)
     store = place.folder / "slow"
     started = airflow.trigger("captionbeam_slow")
-    airflow.wait_for(lambda: len(layout.committed_shards(str(store))) >= 4)
+    airflow.wait_for("some commits", lambda: len(layout.committed_shards(str(store))) >= 4)
     (process,) = processes("refresh", store)
     process.kill()
     committed = data_files(store)
