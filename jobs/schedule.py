@@ -113,7 +113,11 @@ def _add_times(group: argparse._ArgumentGroup) -> None:
         "--time-zone", type=_time_zone, default="UTC", metavar="ZONE", help="of both (default UTC)"
     )
     group.add_argument(
-        "--timeout", type=seconds, default=12 * 3600, metavar="SECONDS", help="of a night (default 12 hours)"
+        "--timeout",
+        type=seconds,
+        default=12 * 3600,
+        metavar="SECONDS",
+        help="after which a task, on Kubernetes a whole night, is ended (default 12 hours)",
     )
     group.add_argument(
         "--retries",

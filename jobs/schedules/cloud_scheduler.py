@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+from jobs.options import require
 from jobs.schedules.steps import Night, Steps, check_cron, nightly_steps, refresh_steps, upkeep_steps
 from schemas.errors import RequestError
 
@@ -25,6 +26,7 @@ promote and the weekly upkeep are Cloud Run jobs. A launch does what is not done
 it waits for has ended leaves the rest to the next night.
 """
 DATAFLOW = "https://dataflow.googleapis.com/v1b3/projects/{project}/locations/{region}/flexTemplates:launch"
+CRONS = {"captions": "0 6 * * *", "promote": "0 10 * * *"}
 RUN = "https://run.googleapis.com/v2/projects/{project}/locations/{region}/jobs/{name}:run"
 
 
@@ -39,11 +41,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--service-account", type=_plain, required=True, metavar="EMAIL", help="who launches, and runs"
     )
-    for step, cron in (("captions", "0 6 * * *"), ("promote", "0 10 * * *")):
+    for step, cron in CRONS.items():
         group.add_argument(
             f"--{step}-cron",
             type=check_cron,
-            default=cron,
             metavar="'M H D M W'",
             help=f"of {step} (default '{cron}'); --cron is that of the first store",
         )
@@ -54,6 +55,7 @@ def text(night: Night, options: argparse.Namespace) -> str:
     import jinja2
 
     _check_paths(night)
+    _check_crons(night, options)
     environment = jinja2.Environment(loader=jinja2.PackageLoader("jobs"), undefined=jinja2.StrictUndefined)
     environment.filters["json"] = lambda value: json.dumps(value, indent=1)
     values = {
@@ -81,7 +83,7 @@ def launches(night: Night, options: argparse.Namespace) -> Iterator[dict[str, An
         yield {
             "name": parameter["jobName"],
             "about": comment(f"captionbeam {shlex.join(arguments)}"),
-            "cron": options.captions_cron if follows else options.cron,
+            "cron": (options.captions_cron or CRONS["captions"]) if follows else options.cron,
             "uri": DATAFLOW.format(project=options.project, region=options.region),
             "body": {"launchParameter": parameter},
         }
@@ -106,7 +108,7 @@ def tasks(night: Night, options: argparse.Namespace) -> Iterator[dict[str, Any]]
     made = refresh_steps(night)
     after = {name: step for name, step in nightly_steps(night).items() if name not in made}
     if after:
-        yield _task(options, "promote", options.promote_cron, after)
+        yield _task(options, "promote", options.promote_cron or CRONS["promote"], after)
     yield _task(options, "upkeep", options.upkeep_cron, upkeep_steps(night))
 
 
@@ -137,6 +139,18 @@ def _task(options: argparse.Namespace, suffix: str, cron: str, steps: Steps) -> 
 def comment(text: str) -> str:
     """``text`` as one line, which cannot end a comment and begin a command."""
     return " ".join(text.split())
+
+
+def _check_crons(night: Night, options: argparse.Namespace) -> None:
+    follows = night.features and night.captions
+    require(
+        bool(follows or not options.captions_cron),
+        "--captions-cron would do nothing without --features and --captions; expected to leave it out",
+    )
+    require(
+        bool(night.promote or night.verify_nightly or not options.promote_cron),
+        "--promote-cron would do nothing without --promote and with --verify weekly; expected to leave it out",
+    )
 
 
 def _check_paths(night: Night) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from jobs.options import natural
+from jobs.options import natural, require
 from jobs.schedules.steps import Night, Steps, nightly_steps, upkeep_steps
 from schemas.errors import RequestError
 
@@ -21,6 +21,7 @@ Prints two CronJobs: NAME every night, NAME-upkeep every week. A wrong request i
 count, and many failed images are no failure (add --warn-failures to the options to make them one, or --max-failures).
 Needs Kubernetes 1.31 or newer. Paths are URLs, or lie on the volume claim that is mounted at --mount.
 """
+MOUNT = "/data"
 TOTALS = "/dev/termination-log"  # every container has it; the kubelet shows what is in there
 
 
@@ -34,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--claim", metavar="NAME", help="a persistent volume claim, for paths that are no URLs"
     )
-    group.add_argument("--mount", default="/data", metavar="PATH", help="where it is (default /data)")
+    group.add_argument("--mount", metavar="PATH", help=f"where it is (default {MOUNT})")
     group.add_argument("--cpu", type=_quantity, default="4", metavar="N", help="of each pod (default 4)")
     group.add_argument("--memory", type=_quantity, default="8Gi", metavar="SIZE", help="(default 8Gi)")
     group.add_argument("--gpus", type=natural, default=0, metavar="N", help="of each refresh (default 0)")
@@ -44,14 +45,19 @@ def text(night: Night, options: argparse.Namespace) -> str:
     """The manifest, in YAML."""
     import jinja2
 
-    _check_paths(night, options)
+    require(
+        bool(options.claim or not options.mount),
+        "--mount would do nothing without --claim; expected to leave it out",
+    )
+    mount = options.mount or MOUNT
+    _check_paths(night, mount, bool(options.claim))
     environment = jinja2.Environment(loader=jinja2.PackageLoader("jobs"), undefined=jinja2.StrictUndefined)
     environment.filters["json"] = json.dumps
     jobs = [
         _job(options.name, "nightly", options.cron, nightly_steps(night)),
         _job(f"{options.name}-upkeep", "upkeep", options.upkeep_cron, upkeep_steps(night)),
     ]
-    values = {**vars(options), "jobs": jobs, "timeout": int(options.timeout)}
+    values = {**vars(options), "jobs": jobs, "timeout": int(options.timeout), "mount": mount}
     return environment.get_template("cronjob.yaml.j2").render(values) + "\n"
 
 
@@ -76,13 +82,13 @@ def _told(arguments: list[str]) -> list[str]:
     return ["--totals", TOTALS, *([] if asked else ["--warn-failures", "1"])]
 
 
-def _check_paths(night: Night, options: argparse.Namespace) -> None:
+def _check_paths(night: Night, mount: str, claimed: bool) -> None:
     for path in (*night.sources, *night.stores, *([night.bundle] if night.bundle else [])):
-        on_claim = options.claim and path.startswith(options.mount.rstrip("/") + "/")
+        on_claim = claimed and path.startswith(mount.rstrip("/") + "/")
         if "://" not in path and not on_claim:
             raise RequestError(
                 f"{path!r} is on this machine, where no pod finds it; expected a URL, or --claim and a path below "
-                f"{options.mount}"
+                f"{mount}"
             )
 
 

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from jobs.options import require
 from schemas import files
 from schemas.errors import RequestError
 
@@ -112,7 +113,12 @@ def check_night(night: Night) -> None:
 
     _check_stores(night)
     for arguments in refresh_steps(night).values():
-        check_options(parsed(arguments))
+        options = parsed(arguments)
+        check_options(options)
+        require(
+            not (options.plan or options.canary),
+            "--plan and --canary publish nothing; expected neither in what a schedule runs",
+        )
     for arguments in [*nightly_steps(night).values(), *upkeep_steps(night).values()]:
         parsed(arguments)
     if night.promote:

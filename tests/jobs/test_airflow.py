@@ -41,7 +41,7 @@ def port():
 
 @pytest.fixture(scope="module")
 def airflow(place, port, tmp_path_factory):
-    """Airflow with four files of DAGs: two for the same stores, and one each that is wrong, late, slow."""
+    """Airflow with files of DAGs: two for the same stores, and one each that is wrong, late, slow, out of time."""
     airflow = Airflow(tmp_path_factory.mktemp("airflow"))
 
     def add(name, *options, delay=1):
@@ -64,6 +64,7 @@ def airflow(place, port, tmp_path_factory):
     add("wrong", place.photos, "--captions", place.folder / "none", "--bundle", place.folder / "nowhere")
     add("late", *features(f"http://127.0.0.1:{port}/list.txt", "late", 2), delay=4)
     add("slow", *features(place.folder / "many", "slow", 1))
+    add("brief", *features(place.photos, "brief", 1), "--timeout", "3")
     with airflow.running():
         yield airflow
 
@@ -112,20 +113,28 @@ print(json.dumps({"loaded": loaded, "dags": {
     )
     assert dags["loaded"] == []
     found = dags["dags"]
-    names = ("photos", "twin", "wrong", "late", "slow")
+    names = ("photos", "twin", "wrong", "late", "slow", "brief")
     by_hand = {f"captionbeam_{name}_bulk" for name in ("photos", "twin", "wrong")}
     weekly = {f"captionbeam_{name}_upkeep" for name in names}
     assert found.keys() == {f"captionbeam_{name}" for name in names} | weekly | by_hand
     for dag in found.values():
         assert (dag["runs"], dag["catchup"]) == (1, False)
-        assert all(task[1:] == [1, True, 43200] for task in dag["tasks"].values())
+        assert all(task[1:3] == [1, True] for task in dag["tasks"].values())
+    (only,) = found["captionbeam_brief"]["tasks"].values()
+    assert only[3] == 3
     nightly = found["captionbeam_photos"]
+    assert {task[3] for task in nightly["tasks"].values()} == {12 * 3600}
     assert (nightly["cron"], nightly["tags"]) == ("0 2 * * *", ["captionbeam", "photos"])
     assert nightly["params"] == ["max_deletes", "publish_anyway", "retry_failures"]
     assert {name: task[0] for name, task in nightly["tasks"].items()} == {
         "features": [], "captions": ["features"], "verify": ["captions"], "promote": ["verify"]
     }  # fmt: skip
     assert list(found["captionbeam_late"]["tasks"]) == ["features"]
+    airflow.wait_for(
+        "a time", lambda: airflow.get("dags/captionbeam_twin")["next_dagrun_run_after"] is not None
+    )
+    assert airflow.get("dags/captionbeam_twin")["next_dagrun_run_after"].endswith("T02:00:00Z")
+    assert airflow.get("dags/captionbeam_twin/dagRuns?run_type=scheduled")["total_entries"] == 0
     assert found["captionbeam_photos_upkeep"]["cron"] == "0 12 * * 0"
     assert (found["captionbeam_photos_bulk"]["cron"], found["captionbeam_photos_bulk"]["params"]) == (
         None, ["output", "sources"],
@@ -253,6 +262,13 @@ def test_a_task_that_is_killed_goes_on(airflow, place):
     assert totals["images"] + totals["adopted"]["rows"] == 40
     assert data_files(store).items() >= committed.items()
     check_store(store, {path.name for path in (place.folder / "many").iterdir()})
+
+
+def test_a_task_out_of_time_takes_its_command_along(airflow, place):
+    _, state, tasks = run(airflow, "captionbeam_brief")
+    assert (state, tasks) == ("failed", {"features": ("failed", 2)})
+    gone = place.folder / "brief"
+    airflow.wait_for("an end of both commands", lambda: not list(processes("refresh", gone)), 30)
 
 
 def test_a_week_s_upkeep(airflow, place, first_night):

@@ -16,7 +16,7 @@ import yaml
 
 from jobs import cli
 from schemas import Store, layout
-from tests.builders.kubelet import BACKOFF, run_job
+from tests.builders.kubelet import run_job
 from tests.builders.nights import check_store, data_files, draw, make_place
 
 pytestmark = pytest.mark.slow
@@ -88,6 +88,8 @@ def test_what_only_this_machine_has_is_refused(capsys):
     assert said in capsys.readouterr().err
     assert cli.main(["schedule", "cronjob", *EVERYTHING, "--memory", "much"]) == 2
     assert "'much' is no quantity" in capsys.readouterr().err
+    assert cli.main(["schedule", "cronjob", *EVERYTHING[:6], "--image", "i", "--mount", "/x"]) == 2
+    assert "--mount would do nothing without --claim" in capsys.readouterr().err
 
 
 def test_kubernetes_fills_nothing_in(capsys):
@@ -169,15 +171,3 @@ def kill_at_work(store, shards):
     for process in psutil.Process(os.getpid()).children(recursive=True):
         if store in process.cmdline():
             process.kill()
-
-
-def test_what_fails_again_and_again_is_given_up(capsys, place, tmp_path):
-    """Too many gone: held back, and tried as often as it says."""
-    (nightly, _) = manifests(capsys, "--name", "held", place.photos, "--features", place.folder / "held",
-                             "--features-options=--encoder efficientnet_lite0 --pooled --max-failures 0",
-                             "--verify", "weekly", *on_claim(place.folder))  # fmt: skip
-    broken = place.photos / "broken.jpg"
-    broken.write_bytes(b"no picture")
-    ended = run_job(nightly, tmp_path)
-    broken.unlink()
-    assert (ended.why, ended.pods) == (BACKOFF, [{"features": 1}] * 2)
