@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from jobs.storage_options import add_storage_options
+from jobs.storage_options import add_storage_options, use_storage_options
 from schemas.errors import CaptionbeamError, RequestError
 
 JOBS = (
@@ -24,7 +24,7 @@ JOBS = (
     "workers",
     "demo",
 )
-# of store each command has it itself; what schedule prints is given it in the jobs' own options
+# of store each command has it itself; schedule passes it on
 OPEN_STORAGE = ("encode", "tokenize", "train", "caption", "evaluate", "report", "refresh")
 DONE, ERROR, WRONG_REQUEST, WARNED = 0, 1, 2, 3
 OVERVIEW = """\
@@ -75,6 +75,8 @@ def _run(arguments: list[str]) -> int:
         print(version("captionbeam"))
         return DONE
     options, beam_args = parse(arguments)
+    if arguments[0] in (*OPEN_STORAGE, "store"):
+        use_storage_options(options)
     return _job(arguments[0]).run(options, beam_args)
 
 

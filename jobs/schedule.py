@@ -11,6 +11,7 @@ from typing import NamedTuple
 from jobs.options import natural, positive, seconds
 from jobs.schedules import airflow, cloud_scheduler, cronjob
 from jobs.schedules.steps import check_cron, check_night, night_of
+from jobs.storage_options import add_storage_options
 
 HELP = """\
   captionbeam schedule airflow photos/ --name photos --features features --features-options='--encoder resnet50'
@@ -57,6 +58,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             allow_abbrev=False,
         )
         _add_stores(one)
+        add_storage_options(one)
         _add_times(one.add_argument_group("when"))
         scheduler.add_options(one)
 

@@ -64,7 +64,9 @@ def _check(protocol: str, values: dict[str, Any]) -> None:
         ) from err
     if not storage.is_patient(kind):
         return  # http passes on whatever it is given; of others nobody here can tell
-    known = {name for base in kind.__mro__[1:3] for name in inspect.signature(base).parameters}
+    # Not of the class itself: fsspec's metaclass takes anything
+    made = [vars(base)["__init__"] for base in kind.__mro__[:-1] if "__init__" in vars(base)]
+    known = {name for each in made for name in inspect.signature(each).parameters}
     known |= _COMMON | _PASSED_ON.get(storage.name_of(protocol), set())
     for name in values.keys() - known:
         near = difflib.get_close_matches(name, sorted(known), 1)

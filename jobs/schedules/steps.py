@@ -35,6 +35,7 @@ class Night:
     captions_options: tuple[str, ...]
     promote: str | None
     verify_nightly: bool
+    storage: tuple[str, ...]
     keep: int
 
     @property
@@ -54,6 +55,7 @@ def night_of(options: argparse.Namespace) -> Night:
         captions_options=_words("--captions-options", options.captions_options),
         promote=options.promote,
         verify_nightly=options.verify == "nightly",
+        storage=_storage(options.storage_options),
         keep=options.keep,
     )
 
@@ -68,10 +70,10 @@ def nightly_steps(night: Night, snapshot: str | None = None) -> dict[str, list[s
     steps = refresh_steps(night)
     last = night.stores[-1]
     if night.verify_nightly:
-        steps["verify"] = ["store", "verify", last]
+        steps["verify"] = ["store", "verify", last, *night.storage]
     if night.promote:
         number = [snapshot] if snapshot else []
-        steps["promote"] = ["store", "promote", last, night.promote, *number, "--forward"]
+        steps["promote"] = ["store", "promote", last, night.promote, *number, "--forward", *night.storage]
     return steps
 
 
@@ -79,12 +81,19 @@ def refresh_steps(night: Night) -> dict[str, list[str]]:
     """What makes each store."""
     steps = {}
     if night.features:
-        made = ["refresh", *night.sources, "--output", night.features, *night.features_options]
+        made = [
+            "refresh",
+            *night.sources,
+            "--output",
+            night.features,
+            *night.features_options,
+            *night.storage,
+        ]
         steps["features"] = made
     if night.captions:
         what = ["--features", night.features] if night.features else list(night.sources)
         steps["captions"] = ["refresh", *what, "--output", night.captions, "--bundle", str(night.bundle),
-                             *night.captions_options]  # fmt: skip
+                             *night.captions_options, *night.storage]  # fmt: skip
     return steps
 
 
@@ -93,9 +102,16 @@ def upkeep_steps(night: Night) -> dict[str, list[str]]:
     kinds = {night.features: "features", night.captions: "captions"}
     steps = {}
     for store in night.stores:
-        steps[f"vacuum_{kinds[store]}"] = ["store", "vacuum", store, "--keep", str(night.keep)]
+        steps[f"vacuum_{kinds[store]}"] = [
+            "store",
+            "vacuum",
+            store,
+            "--keep",
+            str(night.keep),
+            *night.storage,
+        ]
     for store in night.stores:
-        steps[f"verify_{kinds[store]}"] = ["store", "verify", store]
+        steps[f"verify_{kinds[store]}"] = ["store", "verify", store, *night.storage]
     return steps
 
 
@@ -103,8 +119,16 @@ def bulk_steps(night: Night, output: str) -> dict[str, list[str]]:
     """Captions of images that somebody names, into a store ``output``; empty without a bundle."""
     if not night.bundle:
         return {}
-    captions = ["caption", "--output", output, "--bundle", night.bundle, *night.captions_options]
-    return {"captions": captions, "verify": ["store", "verify", output]}
+    captions = [
+        "caption",
+        "--output",
+        output,
+        "--bundle",
+        night.bundle,
+        *night.captions_options,
+        *night.storage,
+    ]
+    return {"captions": captions, "verify": ["store", "verify", output, *night.storage]}
 
 
 def check_night(night: Night) -> None:
@@ -112,6 +136,7 @@ def check_night(night: Night) -> None:
     from jobs.refresh import check_options
 
     _check_stores(night)
+    _check_storage(night)
     for arguments in refresh_steps(night).values():
         options = parsed(arguments)
         check_options(options)
@@ -137,6 +162,14 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
         raise RequestError(f"`captionbeam {shlex.join(arguments)}` is refused: {err}") from err
 
 
+def _check_storage(night: Night) -> None:
+    from jobs.storage_options import parsed as parse_storage
+
+    for text in night.storage[1:]:
+        if text.lstrip().startswith("{") and TEMPLATE not in text:  # a file need not be on this machine
+            parse_storage(text)
+
+
 def _check_stores(night: Night) -> None:
     wrong = None
     if not night.stores:
@@ -151,6 +184,13 @@ def _check_stores(night: Night) -> None:
         wrong = "--captions-options would do nothing without --captions; expected to leave it out"
     if wrong:
         raise RequestError(wrong)
+
+
+def _storage(given: str | None) -> tuple[str, ...]:
+    """--storage-options for every step; the name of a file as every step finds it."""
+    if not given:
+        return ()
+    return ("--storage-options", given if given.lstrip().startswith("{") else absolute(given))
 
 
 def _words(option: str, text: str) -> tuple[str, ...]:

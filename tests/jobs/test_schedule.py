@@ -70,6 +70,16 @@ def test_paths_are_made_absolute_and_what_airflow_fills_in_stays(capsys, tmp_pat
     assert said["nightly"]["features"][1:3] == [str(tmp_path / "photos"), "{{ var.value.more }}"]
 
 
+def test_storage_options_reach_every_step(capsys):
+    options = ["--storage-options", '{"gs": {"requester_pays": true}}']
+    said = settings(printed(capsys, "airflow", *STORES, *CAPTIONS, *options))
+    steps = [step for dag in ("nightly", "upkeep", "bulk") for step in said[dag].values()]
+    assert len(steps) == 10
+    assert all(step[-2:] == options for step in steps)
+    assert cli.main(["schedule", "airflow", *STORES, "--storage-options", '{"gs": {"requester": 1}}']) == 2
+    assert "did you mean 'requester_pays'?" in capsys.readouterr().err
+
+
 WRONG = [
     (["x", "--name", "n"], "no store is named; expected --features, --captions or both"),
     (["--name", "n", "--features", "f"], "no source is named"),
