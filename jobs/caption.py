@@ -149,7 +149,9 @@ def check_sources(options: argparse.Namespace) -> None:
         "captions need one of SOURCE and --features; expected exactly one",
     )
     if options.features:
-        refuse(options, ("image_root", "id_column", "uri_column", "bytes_column"), "with --features")
+        refuse(
+            options, ("image_root", "id_column", "uri_column", "bytes_column", "inventory"), "with --features"
+        )
         refuse_group(options, add_fetch_options, "with --features")
 
 

@@ -147,7 +147,13 @@ def clear_totals(options: argparse.Namespace) -> None:
 
 def refuse(options: argparse.Namespace, names: Sequence[str], where: str) -> None:
     """An option that would do nothing is a mistake, and said. Raises RequestError."""
-    usual = {"shard_size": 1024, "warn_failures": 0.05, "retry_failures": False, "publish_anyway": False}
+    usual = {
+        "shard_size": 1024,
+        "warn_failures": 0.05,
+        "retry_failures": False,
+        "publish_anyway": False,
+        "inventory": [],
+    }
     _refuse_changed(options, {name: usual.get(name) for name in names}, where)
 
 

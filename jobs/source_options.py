@@ -32,6 +32,14 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         "--bytes-column", metavar="NAME", help="column of a Parquet file with the images' bytes"
     )
     group.add_argument(
+        "--inventory",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="list a SOURCE that is a bucket, or a folder of one, by its inventory: the manifest of a Cloud Storage "
+        "inventory report or of an S3 Inventory, or the folder above it, whose newest is taken",
+    )
+    group.add_argument(
         "--sample",
         type=share,
         default=1.0,
@@ -92,14 +100,19 @@ def source_options(options: argparse.Namespace) -> Any:
     """The group ``images``, as ``parse_sources`` takes it."""
     from pipelines.sources.spec import SourceOptions
 
-    return SourceOptions(options.id_column, options.uri_column, options.bytes_column, options.image_root)
+    columns = (options.id_column, options.uri_column, options.bytes_column)
+    return SourceOptions(*columns, options.image_root, tuple(options.inventory))
 
 
 def parsed_sources(options: argparse.Namespace) -> Sequence[SourceSpec]:
     """What each SOURCE is. Raises RequestError."""
+    from pipelines.sources.inventory import report_time
     from pipelines.sources.parse import parse_sources
 
-    return parse_sources(options.sources, source_options(options))
+    specs = parse_sources(options.sources, source_options(options))
+    for name, as_of in dict.fromkeys((spec.name, report_time(spec)) for spec in specs if spec.report):
+        print(f"note: {name} is listed as its inventory of {as_of or 'an unknown time'} has it")
+    return specs
 
 
 def listing(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
-from pipelines.sources import access, buckets, ranges
+from pipelines.sources import access, buckets, inventory, ranges
 from pipelines.sources.access import FileInfo
 from pipelines.sources.buckets import Keys
 from pipelines.sources.spec import Ignored, SourceSpec, filesystem, is_http, is_image_name, relative
@@ -73,6 +73,12 @@ def list_range(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
     with reading(spec.url):
         for found in access.list_keys(fs, _keys(spec, fs, path)):
             yield _ref_or_ignored(found, spec)
+
+
+def list_inventory(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
+    """Images that one file of an inventory report names."""
+    for found in inventory.list_report(spec):
+        yield _ref_or_ignored(found, spec)
 
 
 def list_glob(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:

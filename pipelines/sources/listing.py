@@ -12,6 +12,7 @@ _LISTERS: dict[str, Callable[[SourceSpec], Iterator[ImageRef | Ignored]]] = {
     "folder": folders.list_folder,
     "files": folders.list_folder,
     "keys": folders.list_range,
+    "inventory": folders.list_inventory,
     "glob": folders.list_glob,
     "file": folders.list_file,
     "zip": zips.list_zip,

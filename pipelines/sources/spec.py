@@ -30,8 +30,9 @@ class SourceSpec(NamedTuple):
     """One source, or one container of it: what a worker needs to list its images.
 
     ``kind``: ``folder`` (all below ``url``), ``files`` (right in ``url``), ``keys`` (below ``url``, from ``first`` to
-    ``last``), ``glob``, ``file``, ``zip``, ``tar``, ``parquet``, ``list`` or ``coco``. ``root``: what image ids of
-    files are relative to; for lists and COCO, where relative paths start.
+    ``last``), ``inventory`` (below ``root``, as a file of a report, read as ``report`` says, names it), ``glob``,
+    ``file``, ``zip``, ``tar``, ``parquet``, ``list`` or ``coco``. ``root``: what image ids of files are relative to;
+    for lists and COCO, where relative paths start.
     """
 
     name: str
@@ -43,6 +44,7 @@ class SourceSpec(NamedTuple):
     bytes_column: str = ""
     first: str = ""
     last: str = ""
+    report: str = ""
 
 
 class Ignored(NamedTuple):
@@ -59,6 +61,7 @@ class SourceOptions:
     uri_column: str | None = None
     bytes_column: str | None = None
     image_root: str | None = None
+    inventories: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.uri_column and self.bytes_column:
