@@ -153,7 +153,6 @@ def refuse(options: argparse.Namespace, names: Sequence[str], where: str) -> Non
         "retry_failures": False,
         "publish_anyway": False,
         "inventory": [],
-        "dry_run": False,
     }
     _refuse_changed(options, {name: usual.get(name) for name in names}, where)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +21,6 @@ from schemas.errors import RequestError, SystemicError
 
 SPARK, FLINK, PORTABLE = ("SparkRunner",), ("FlinkRunner",), ("PortableRunner",)
 CLUSTERS = (*SPARK, *FLINK, *PORTABLE)
-# Without it a Python process, and the model in it, starts anew for every stage of a job.
-CACHE_FLAG, CACHE_MILLIS = "--environment_cache_millis", 10 * 60 * 1000
 _LOCAL = re.compile(r"local(\[.+\])?|\[local\]|\[auto\]")
 _FAILED = re.compile(r"Pipeline \S+ failed in state \w+: ")
 
@@ -31,14 +28,6 @@ _FAILED = re.compile(r"Pipeline \S+ failed in state \w+: ")
 def on_cluster(beam_args: Sequence[str]) -> bool:
     """Whether the runner that ``beam_args`` name hands the job to a cluster by Beam's job server."""
     return runner_of(PipelineOptions(list(beam_args))) in CLUSTERS
-
-
-def settled(beam_args: Sequence[str]) -> list[str]:
-    """``beam_args``, and for a cluster what makes a Python process last as long as the job."""
-    given = any(arg.split("=", 1)[0] == CACHE_FLAG for arg in beam_args)
-    if given or not on_cluster(beam_args):
-        return list(beam_args)
-    return [*beam_args, f"{CACHE_FLAG}={CACHE_MILLIS}"]
 
 
 def executable_path(beam_args: Sequence[str]) -> str | None:
@@ -129,9 +118,3 @@ def _interruptible() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, earlier, strict=True):
             signal.signal(number, handler)
-
-
-def quiet() -> None:
-    """Keep what Beam says of its job server's coming and going off the terminal."""
-    logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)
-    logging.getLogger().addFilter(lambda record: "Waiting for grpc channel" not in record.getMessage())

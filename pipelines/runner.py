@@ -27,7 +27,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.portability.prism_runner import PrismRunner
-from apache_beam.runners.runner import PipelineResult, create_runner
+from apache_beam.runners.runner import create_runner
 
 from pipelines import clusters, quiet
 from pipelines.boundary import unmarked
@@ -35,8 +35,9 @@ from pipelines.runner_names import DATAFLOW, IN_PROCESS, ONE_WORKER, runner_of
 from schemas.errors import RequestError
 from schemas.machine import cores
 
-# that a server is "really" started is no warning
+# that a server is "really" started is no warning, nor that it takes a second
 logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)
+logging.getLogger().addFilter(lambda record: "Waiting for grpc channel" not in record.getMessage())
 
 
 def make_pipeline(beam_args: Sequence[str] = ()) -> beam.Pipeline:
@@ -47,7 +48,7 @@ def make_pipeline(beam_args: Sequence[str] = ()) -> beam.Pipeline:
             setup = options.view_as(SetupOptions)
             setup.beam_plugins = [*(setup.beam_plugins or []), quiet.PLUGIN]
         return beam.Pipeline(runner=_fn_api_runner(options), options=options)
-    return beam.Pipeline(options=PipelineOptions(clusters.settled(beam_args)))
+    return beam.Pipeline(options=options)
 
 
 def _fn_api_runner(options: PipelineOptions) -> FnApiRunner:
@@ -83,35 +84,20 @@ def worker_processes(beam_args: Sequence[str]) -> int:
     return int(portable.sdk_worker_parallelism)
 
 
-def is_handed_over(beam_args: Sequence[str]) -> bool:
-    """Whether a pipeline is only written down (a template, an executable), for somebody else to start."""
-    options = PipelineOptions(list(beam_args)).get_all_options()
-    return any(options.get(name) for name in ("template_location", "output_executable_path"))
-
-
-def run_pipeline(
-    beam_args: Sequence[str],
-    build: Callable[[beam.Pipeline], object],
-    submitted: Callable[[PipelineResult], None] | None = None,
-) -> None:
+def run_pipeline(beam_args: Sequence[str], build: Callable[[beam.Pipeline], object]) -> None:
     """Build a pipeline, run it and wait. Raises the first error of ours that a worker raised, as it was.
 
-    ``submitted`` gets the runner's result before it is waited for. Raises SystemicError where a cluster fails.
+    Raises SystemicError where a cluster fails otherwise.
     """
     on_cluster = clusters.on_cluster(beam_args)
-    if on_cluster:
-        clusters.quiet()
     try:
         pipeline = make_pipeline(beam_args)
         with quiet.said_once() as stderr, _stopping_prism(pipeline, stderr):
             build(pipeline)
-            result = pipeline.run()
-            if submitted is not None:
-                submitted(result)
             if on_cluster:
-                clusters.wait(result)
+                clusters.wait(pipeline.run())
             else:
-                result.wait_until_finish()
+                pipeline.run().wait_until_finish()
     except Exception as err:  # runners wrap workers' errors each in a type of its own
         ours = unmarked(err)
         if ours is None and not on_cluster:
@@ -158,7 +144,10 @@ def _check_idle(beam_args: Sequence[str]) -> None:
         (ONE_WORKER, _flags(PrismRunnerOptions)),
         (clusters.SPARK, _flags(SparkRunnerOptions)),
         (clusters.FLINK, _flags(FlinkRunnerOptions)),
-        (clusters.CLUSTERS, ["--output_executable_path", clusters.CACHE_FLAG, *_flags(JobServerOptions)]),
+        (
+            clusters.CLUSTERS,
+            ["--output_executable_path", "--environment_cache_millis", *_flags(JobServerOptions)],
+        ),
     ):
         idle = sorted(given & set(flags)) if runner not in owners else []
         if idle:

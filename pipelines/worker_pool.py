@@ -3,17 +3,21 @@
 Beam's own pool knows its processes by the id that a JVM gave them, and each JVM counts from 1: where two executors
 or task managers share a machine, the one that is done stops the other's process, and that one waits for ever. Here
 nobody is stopped by id. A process ends by itself when its JVM closes the connection, or is gone.
+
+Engines ask for a new process for every stage of a job, and after each failure. So it is forked from one that has
+everything imported, which takes no time.
 """
 
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import grpc
@@ -22,8 +26,8 @@ from apache_beam.runners.worker.sdk_worker import SdkHarness
 
 from schemas.errors import RequestError
 
-BUFFER_MILLIS = -1
-STARTERS = 8
+STARTERS, TRIES = 8, 3
+IMPORTED = [__name__, "pipelines.transforms", "torch", "torchvision"]
 
 
 class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
@@ -33,7 +37,10 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     """
 
     def __init__(self, port: int = 0, host: str = "localhost") -> None:
-        self._processes: set[subprocess.Popen] = set()
+        self._processes: set[BaseProcess] = set()
+        self._closed = False
+        self._fork, self._forking = multiprocessing.get_context("forkserver"), threading.Lock()
+        self._fork.set_forkserver_preload(IMPORTED)
         self._server = grpc.server(ThreadPoolExecutor(STARTERS), options=[("grpc.so_reuseport", 0)])
         beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(self, self._server)
         try:
@@ -48,6 +55,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closed = True
         self._server.stop(0)
         for process in list(self._processes):
             process.kill()
@@ -56,11 +64,8 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         self, request: beam_fn_api_pb2.StartWorkerRequest, context: Any
     ) -> beam_fn_api_pb2.StartWorkerResponse:
         """Start a process that works for the JVM at the request's control endpoint."""
-        command = [sys.executable, "-m", __name__, request.control_endpoint.url, request.worker_id]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        self._processes.add(process)
-        print(f"worker {process.pid} starts for {request.control_endpoint.url}", flush=True)
-        threading.Thread(target=self._reap, args=(process,), daemon=True).start()
+        wanted = request.control_endpoint.url, request.worker_id
+        threading.Thread(target=self._look_after, args=(wanted, self._start(wanted)), daemon=True).start()
         return beam_fn_api_pb2.StartWorkerResponse()
 
     def StopWorker(  # noqa: N802
@@ -69,24 +74,38 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         """Nothing: the JVM closes its connection too, and by that it means the one process that is its own."""
         return beam_fn_api_pb2.StopWorkerResponse()
 
-    def _reap(self, process: subprocess.Popen) -> None:
-        status = process.wait()
-        self._processes.discard(process)
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        print(f"worker {process.pid} {how}", flush=True)
+    def _start(self, wanted: tuple[str, str]) -> BaseProcess:
+        process = self._fork.Process(target=work, args=wanted)
+        with self._forking:
+            process.start()
+        self._processes.add(process)
+        print(f"worker {process.pid} starts for {wanted[0]}", flush=True)
+        return process
+
+    def _look_after(self, wanted: tuple[str, str], process: BaseProcess) -> None:
+        """Start a killed process again: a JVM that it had not reached yet would wait for it for ever.
+
+        One that lost it in the middle of its work has closed the address by then, and asks anew.
+        """
+        for tries in range(TRIES):
+            process.join()
+            self._processes.discard(process)
+            status = process.exitcode or 0
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+            print(f"worker {process.pid} {how}", flush=True)
+            if status >= 0 or self._closed or tries == TRIES - 1:
+                return
+            process = self._start(wanted)
 
 
 def work(control: str, worker_id: str) -> None:
     """Work for the JVM at ``control`` until it closes the connection; drop all at once if it is gone."""
-    logging.getLogger().setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pool's, which stops its workers
     try:
-        SdkHarness(control, worker_id=worker_id, data_buffer_time_limit_ms=BUFFER_MILLIS).run()
+        SdkHarness(control, worker_id=worker_id, data_buffer_time_limit_ms=-1).run()
     except grpc.RpcError as err:
         print(f"worker {os.getpid()}: {control} is gone: {err.code().name}", flush=True)
     sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(0)  # a shard that nobody awaits any more holds a model and the cores
-
-
-if __name__ == "__main__":
-    work(*sys.argv[1:])

@@ -30,8 +30,9 @@ class WorkerPool:
         return ["--environment_type", "EXTERNAL", "--environment_config", f"localhost:{self.port}"]
 
     def workers(self) -> list[psutil.Process]:
-        """The Python processes that it has started and that live."""
-        return children_of(self.process, "pipelines.worker_pool")
+        """The Python processes that it has started and that live, each forked from its fork server."""
+        below = children_of(self.process, "multiprocessing.forkserver")
+        return [worker for worker in below if worker.ppid() != self.process.pid]
 
 
 @contextmanager
