@@ -89,7 +89,7 @@ def _whole_pod(order: Order) -> dict[str, Any]:
         "image": order.flags.image,
         "command": list(order.command),
         "env": [*_variables(order), *_gathering(order)],
-        "ports": [{"containerPort": PORT}],
+        "ports": [{"containerPort": PORT, "protocol": "TCP"}],
         "resources": _resources(order.flags),
         "volumeMounts": mounts,
     }

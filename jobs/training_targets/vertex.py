@@ -59,7 +59,7 @@ class Vertex(Target):
 
         project = order.flags.project or os.environ.get("GOOGLE_CLOUD_PROJECT", "(of the credentials)")
         body = json.loads(CustomJob.to_json(custom_job(order), use_integers_for_enums=False,
-                                            including_default_value_fields=False))  # fmt: skip
+                                            always_print_fields_with_no_presence=False))  # fmt: skip
         return json.dumps({"parent": _parent(project, order.flags), "customJob": body}, indent=2)
 
     def live(self, order: Order) -> Job | None:
