@@ -11,7 +11,9 @@ EXTRAS = {
 EXTRAS["test"] = [
     *EXTRAS["efficientnet"],
     *EXTRAS["s3"],
+    "google-api-python-client>=2.150,<3",
     "hypothesis>=6.100,<7",
+    "jsonschema>=4.20,<5",
     "kubernetes-validate>=1.31",
     "moto[server]>=5.1,<6",
     "mypy>=1.11,<3",

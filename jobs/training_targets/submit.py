@@ -54,6 +54,8 @@ def _order(
     places: dict[str, Any] = {name: target.on_workers(getattr(chosen, name), flags) for name in names}
     name = run_name(places["output"])
     logs = target.logs_on_workers(files.absolute(flags.logs) if flags.logs else None, name, flags)
+    if logs is None and "://" in places["checkpoints"]:  # a machine's own disk, where any user may write
+        logs = f"/tmp/{name}-logs"
     if logs is not None:
         places["logs"] = logs
     there = replace(chosen, **places)

@@ -68,7 +68,7 @@ class FakeVertex:
         while self.hold.is_set():
             time.sleep(0.05)
         spec = job["jobSpec"]
-        machines = self.machines[name] = Machines(self.folder / name, {"/gcs": str(self.folder / "gcs")})
+        machines = self.machines[name] = Machines(self.folder / name, self._disks())
         status = self._run(name, machines, spec)
         while self._lost.pop(name, False) and spec["scheduling"]["restartJobOnWorkerRestart"]:
             machines.end()
@@ -80,6 +80,10 @@ class FakeVertex:
                 "message": f"The replica workerpool0-0 exited with a non-zero status of {status}.",
             }
         job["state"] = "JOB_STATE_FAILED" if status else "JOB_STATE_SUCCEEDED"
+
+    def _disks(self) -> dict[str, str]:
+        """Where a machine sees buckets, and what it has for itself."""
+        return {"/gcs": str(self.folder / "gcs"), "/tmp": str(self.folder / "tmp")}
 
     def _run(self, name: str, machines: Machines, spec: Mapping[str, Any]) -> int:
         """One try: the first machine's end is the end, or that of any which is lost."""
