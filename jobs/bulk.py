@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +13,9 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from jobs.options import as_record, clear_totals
+from jobs.launching.running import print_dry, run_on
+from jobs.launching.target import Target
+from jobs.options import as_record, clear_totals, require
 from jobs.watch import Watch, finish
 from pipelines import clusters
 from pipelines.batches import Processor
@@ -21,7 +26,7 @@ from pipelines.gates import Gates
 from pipelines.plan import PlanShards
 from pipelines.publish import PublishSnapshot
 from pipelines.run import Run, start_run
-from pipelines.runner import run_pipeline, worker_processes
+from pipelines.runner import is_handed_over, worker_processes
 from pipelines.shards import Fetch
 from pipelines.skip import SkipDone
 from pipelines.transforms import ProcessShards
@@ -52,25 +57,93 @@ class Work:
     dedup: bool = False
 
 
-def start(work: Work, url: str, options: argparse.Namespace, file_format: str = "parquet", **how: str) -> Run:
+def start(work: Work, url: str, options: argparse.Namespace, file_format: str = "parquet", **how: Any) -> Run:
     """A new run of ``work`` on the store at ``url``; ``how`` as ``start_run`` takes it."""
     return start_run(
         url, work.kind, work.spec, work.fingerprint, work.field, file_format, as_record(options), **how
     )
 
 
+def launch(
+    work: Work,
+    url: str,
+    options: argparse.Namespace,
+    target: Target,
+    gates: Gates,
+    file_format: str = "parquet",
+    operation: str = "add",
+    retired: Sequence[str] = (),
+) -> int:
+    """A new run on the store at ``url``, from its record to its report; or with --dry-run a look at it.
+
+    Gives the exit status. ``retired``: a refresh's sources that are no more.
+    """
+    begin = functools.partial(
+        start, work, url, options, file_format, operation=operation, runner=target.record
+    )
+    if options.dry_run:
+        look(begin, work, options, target, gates, retired)
+        return 0
+    require(
+        not (options.totals and is_handed_over(target.beam_args)),
+        "--totals would do nothing where the pipeline is only written down; expected to leave it out",
+    )
+    return process_images(begin(), work, options, target, gates, retired)
+
+
 def process_images(
     run: Run,
     work: Work,
     options: argparse.Namespace,
-    beam_args: Sequence[str],
+    target: Target,
     gates: Gates,
     retired: Sequence[str] = (),
 ) -> int:
-    """Run the pipeline and report; gives the exit status. ``retired``: a refresh's sources that are no more."""
+    """Run the pipeline and report; gives the exit status."""
     clear_totals(options)
-    settings = work.keep(files.join(run.url, "models"))
-    sharing = options.threads, worker_processes(beam_args)
+    build = builder(run, work, options, target, gates, retired, files.join(run.url, "models"))
+    if not files.has_atomic_create(run.url):
+        print(
+            f"note: {files.protocol(run.url)} cannot create a file only if it is absent; one writer at a time"
+        )
+    for note in clusters.notes(run.url, target.beam_args):
+        print(note, flush=True)
+    if is_handed_over(target.beam_args):
+        run_on(target, build, options.job, run.run_id, run.url, run.folder)
+        return 0
+    with Watch(run, options.job) as watch:
+        run_on(target, build, options.job, run.run_id, run.url, run.folder)
+    return finish(run, watch, options)
+
+
+def look(
+    begin: Callable[..., Run],
+    work: Work,
+    options: argparse.Namespace,
+    target: Target,
+    gates: Gates,
+    retired: Sequence[str],
+) -> None:
+    """Print what would run. Record and weights are in a folder that goes away, the store is only read."""
+    with tempfile.TemporaryDirectory(prefix="captionbeam-") as folder:
+        run = begin(place=folder)
+        build = builder(run, work, options, target, gates, retired, folder)
+        about = {"job": options.job, "run": dataclasses.asdict(dataclasses.replace(run, place=""))}
+        print_dry(target, build, options.job, run.run_id, run.url, about)
+
+
+def builder(
+    run: Run,
+    work: Work,
+    options: argparse.Namespace,
+    target: Target,
+    gates: Gates,
+    retired: Sequence[str],
+    models_url: str,
+) -> Callable[[beam.Pipeline], beam.PCollection]:
+    """What builds the one shape of a pipeline, once weights or a bundle are kept at ``models_url``."""
+    settings = {**work.keep(models_url), **target.settings}
+    sharing = options.threads, worker_processes(target.beam_args)
 
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
         todo, written = to_do(pipeline, run, work, options, retired)
@@ -81,20 +154,7 @@ def process_images(
         awaited = (reports | "Report" >> beam.Map(lambda _: 1), *written) | "Await" >> beam.Flatten()
         return awaited | PublishSnapshot(run, gates)
 
-    if not files.has_atomic_create(run.url):
-        print(
-            f"note: {files.protocol(run.url)} cannot create a file only if it is absent; one writer at a time"
-        )
-    for note in clusters.notes(run.url, beam_args):
-        print(note, flush=True)
-    jar = clusters.executable_path(beam_args)
-    if jar is not None:
-        run_pipeline(beam_args, build)
-        print(clusters.submit_line(jar, beam_args))
-        return 0
-    with Watch(run, options.job) as watch:
-        run_pipeline(beam_args, build)
-    return finish(run, watch, options)
+    return build
 
 
 def to_do(

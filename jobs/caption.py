@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from jobs.launching.options import add_launch_options
 from jobs.options import add_run_options, natural, positive, refuse, refuse_group, require
 from jobs.source_options import add_fetch_options, add_source_options, listing, parsed_sources
 from schemas import Store
@@ -29,6 +30,8 @@ RUN_OPTIONS = (
     "warn_failures",
     "price_per_hour",
     "publish_anyway",
+    "dry_run",
+    "gpu",
     "totals",
 )
 
@@ -48,6 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_decoding_options(parser.add_argument_group("decoding"))
     add_source_options(parser)
     add_run_options(parser)
+    add_launch_options(parser)
 
 
 def add_decoding_options(group: Any) -> None:
@@ -136,10 +140,11 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
         from jobs.caption_now import print_captions
 
         return print_captions(parsed_sources(options), decode, options)
-    from jobs.bulk import gates_of, process_images, start
+    from jobs.bulk import gates_of, launch
+    from jobs.launching.target import settle_job
 
-    work = captioning(options, decode)
-    return process_images(start(work, options.output, options), work, options, beam_args, gates_of(options))
+    target = settle_job(options, beam_args)
+    return launch(captioning(options, decode), options.output, options, target, gates_of(options))
 
 
 def check_sources(options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from jobs.launching.options import add_launch_options
 from jobs.options import add_run_options, side
 from jobs.source_options import add_source_options, listing, parsed_sources
 
@@ -45,6 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_source_options(parser)
     add_run_options(parser)
+    add_launch_options(parser)
 
 
 def add_encoder_options(group: Any, required: bool = False) -> None:
@@ -93,11 +95,11 @@ def add_encoder_options(group: Any, required: bool = False) -> None:
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Settle sources and encoder, freeze the base, run the pipeline, report."""
-    from jobs.bulk import gates_of, process_images, start
+    from jobs.bulk import gates_of, launch
+    from jobs.launching.target import settle_job
 
-    work = encoding(options)
-    run = start(work, options.output, options, options.format)
-    return process_images(run, work, options, beam_args, gates_of(options))
+    target = settle_job(options, beam_args)
+    return launch(encoding(options), options.output, options, target, gates_of(options), options.format)
 
 
 def _add_dedup(group: Any) -> None:

@@ -153,6 +153,7 @@ def refuse(options: argparse.Namespace, names: Sequence[str], where: str) -> Non
         "retry_failures": False,
         "publish_anyway": False,
         "inventory": [],
+        "dry_run": False,
     }
     _refuse_changed(options, {name: usual.get(name) for name in names}, where)
 

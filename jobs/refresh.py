@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.caption import add_decoding_options, captioning, check_sources, decode_options
 from jobs.encode import add_encoder_options, encoding
+from jobs.launching.options import add_launch_options
 from jobs.options import (
     add_run_options,
     positive,
@@ -54,6 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_decoding_options(parser.add_argument_group("decoding"))
     add_source_options(parser)
     add_run_options(parser)
+    add_launch_options(parser)
 
 
 def _add_refresh_options(group: Any) -> None:
@@ -95,7 +97,11 @@ def _add_encoding(group: Any) -> None:
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Settle what is to be done with what, say so where it is all, then plan, try or do it."""
+    from jobs.launching.target import settle_job
+
     check_options(options)
+    options.precision = options.precision or (None if options.bundle else "auto")
+    target = settle_job(options, beam_args)
     work = _work(options)
     newest = layout.newest_snapshot(files.absolute(options.output))
     _check_sources_of_store(options, work, newest)
@@ -105,14 +111,13 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     if options.plan or options.canary:
         from jobs.trial import try_out
 
-        return try_out(work, options, beam_args, _retired(options))
-    from jobs.bulk import gates_of, lists_all, process_images, start
+        return try_out(work, options, target, _retired(options))
+    from jobs.bulk import gates_of, launch, lists_all
 
-    run = start(work, options.output, options, options.format, operation="refresh")
     if not lists_all(options):
         print("note: --sample and --limit list a part of the images, so none is taken for gone")
-    gates = gates_of(options, options.max_deletes)
-    return process_images(run, work, options, beam_args, gates, _retired(options))
+    gates, retired = gates_of(options, options.max_deletes), _retired(options)
+    return launch(work, options.output, options, target, gates, options.format, "refresh", retired)
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -135,6 +140,10 @@ def check_options(options: argparse.Namespace) -> None:
             not options.features, "--features would do nothing without --bundle; expected to leave it out"
         )
         refuse_group(options, add_decoding_options, "without --bundle")
+    require(
+        not (options.dry_run and (options.plan or options.canary)),
+        "--dry-run excludes --plan and --canary; expected one of them",
+    )
     trial = f"with {'--plan' if options.plan else '--canary'}"
     require(
         not (options.totals and (options.plan or options.canary)),
@@ -147,7 +156,6 @@ def check_options(options: argparse.Namespace) -> None:
 def _work(options: argparse.Namespace) -> Work:
     if options.bundle:
         return captioning(options, decode_options(options))
-    options.precision = options.precision or "auto"
     return encoding(options)
 
 

@@ -7,14 +7,19 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from jobs.launching.options import add_launch_options
 from jobs.options import natural, positive, share
 from jobs.progress import Progress, clock
 from jobs.summary import print_table, size
-from schemas.tokens import SPLITS, read_record
+from schemas import files
+from schemas.tokens import SPLITS, TokenTable, read_record
+
+if TYPE_CHECKING:
+    from jobs.launching.target import Target
 
 BEAM = True
 HELP = """\
@@ -60,23 +65,51 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--max-length", type=positive, default=64, metavar="N", help="tokens with START and END (default 64)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace another token table at TOKENS")
+    add_launch_options(parser, gpu=False)
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Make the token table, or say that it is there."""
+    from jobs.launching.target import settle_target
     from pipelines.token_inputs import list_inputs
-    from pipelines.tokenize import TokenizeOptions, tokenize
+    from pipelines.tokenize import TokenizeOptions, tokenizing
 
+    places = {"--train": options.train, "--val": options.val, "--output": [options.output]}
+    target = settle_target(options, beam_args, places, models=False)
     inputs = list_inputs(options.train, options.val, options.member, options.val_share)
     wanted = TokenizeOptions.of(options.kind, options.max_length, options.merges, options.min_count)
-    start, run_id = time.monotonic(), uuid.uuid4().hex
-    with _progress(run_id):
-        table = tokenize(options.output, inputs, wanted, beam_args, options.overwrite, run_id)
-    if table is None:
+    start, run_id, url = time.monotonic(), uuid.uuid4().hex, files.absolute(options.output)
+    build = tokenizing(url, inputs, wanted, options.overwrite, run_id)
+    if build is None:
         print(f"nothing to do: {options.output} holds this very token table")
-    record = table.record if table else read_record(options.output)
+        return _report(url, options.output, None)
+    if options.dry_run:
+        _look(target, build, run_id, url, wanted, inputs)
+        return 0
+    files.check_writable(url)
+    with _progress(run_id):
+        done = _run_on(target, build, run_id, url)
+    return _report(url, options.output, time.monotonic() - start) if done else 0
+
+
+def _run_on(target: Target, build: Any, run_id: str, url: str) -> bool:
+    from jobs.launching.running import run_on
+
+    return run_on(target, build, "tokenize", run_id, url, url)
+
+
+def _look(target: Target, build: Any, run_id: str, url: str, wanted: Any, inputs: Sequence[Any]) -> None:
+    from jobs.launching.running import print_dry
+
+    about = {"job": "tokenize", "output": url, "options": wanted.spec()}
+    captions = [source.to_dict() for source in inputs]
+    print_dry(target, build, "tokenize", run_id, url, {**about, "captions": captions})
+
+
+def _report(url: str, named: str, seconds: float | None) -> int:
+    record = TokenTable.open(url).record if seconds is not None else read_record(url)
     if record is not None:
-        print_table(f"tokens: {options.output}", _rows(record, time.monotonic() - start if table else None))
+        print_table(f"tokens: {named}", _rows(record, seconds))
         if not record["splits"]["val"]["captions"]:
             print("note: no captions to validate with; train wants some: --val CAPTIONS or --val-share 0.05")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import tempfile
 import uuid
 from collections import Counter
@@ -14,6 +15,8 @@ import apache_beam as beam
 import pyarrow.parquet as pq
 
 from jobs.bulk import Work, start, to_do
+from jobs.launching.running import run_on
+from jobs.launching.target import Target
 from jobs.options import require
 from jobs.progress import clock
 from jobs.summary import print_table, size
@@ -22,26 +25,30 @@ from pipelines.find import LimitImages
 from pipelines.gates import allowed
 from pipelines.plan import PlanShards, planned_shards
 from pipelines.run import Run
-from pipelines.runner import run_pipeline, runs_in_process, worker_processes
+from pipelines.runner import is_handed_over, runs_in_process, worker_processes
 from pipelines.transforms import ProcessShards
 from schemas import files, layout
 
 LATEST_RUNS = 50
 
 
-def try_out(work: Work, options: argparse.Namespace, beam_args: Sequence[str], retired: Sequence[str]) -> int:
+def try_out(work: Work, options: argparse.Namespace, target: Target, retired: Sequence[str]) -> int:
     """Plan the refresh, with ``--canary`` do a few of its images too, and say what all would take; gives 0."""
     require(
-        options.scratch or runs_in_process(beam_args),
+        options.scratch or runs_in_process(target.beam_args),
         "the workers of this runner cannot reach this machine's temporary folder; expected --scratch with a URL",
+    )
+    require(
+        not is_handed_over(target.beam_args),
+        "--plan and --canary wait for what they print; expected a pipeline that is run, and not only written down",
     )
     with _scratch(options.scratch) as place:
         look = start(work, options.output, options, options.format, operation="refresh", place=place)
         trial = start(work, files.join(place, "store"), options, options.format) if options.canary else None
-        sharing = options.threads, worker_processes(beam_args)
-        run_pipeline(
-            beam_args, lambda pipeline: _build(pipeline, look, trial, work, options, retired, sharing)
+        build = functools.partial(
+            _build, look=look, trial=trial, work=work, options=options, retired=retired, target=target
         )
+        run_on(target, build, options.job, look.run_id, look.url, look.folder)
         rows, counts = plan_rows(look), read_counts(look)
         left = to_be_done(look)
         if trial is None:
@@ -87,12 +94,13 @@ def _build(
     work: Work,
     options: argparse.Namespace,
     retired: Sequence[str],
-    sharing: tuple[int | None, int],
+    target: Target,
 ) -> None:
     todo, _ = to_do(pipeline, look, work, options, retired)
     _ = todo | "PlanAll" >> PlanShards(look, options.shard_size)
     if trial is not None:
-        settings = work.keep(files.join(trial.url, "models"))
+        settings = {**work.keep(files.join(trial.url, "models")), **target.settings}
+        sharing = options.threads, worker_processes(target.beam_args)
         few = todo | "Canary" >> LimitImages(options.canary, options.seed)
         shards = few | "PlanCanary" >> PlanShards(trial, options.shard_size)
         _ = shards | ProcessShards(trial, work.load, settings, work.fetch, *sharing)

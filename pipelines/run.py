@@ -68,10 +68,12 @@ def start_run(
     options: Mapping[str, Any] | None = None,
     operation: str = "add",
     place: str = "",
+    runner: Mapping[str, Any] | None = None,
 ) -> Run:
     """Freeze the base of a new run on the store at ``url``, and write its record (below ``place``, if given).
 
-    ``field`` is the one output column's Arrow field; ``operation`` is ``add`` or ``refresh``. Raises RequestError
+    ``field`` is the one output column's Arrow field; ``operation`` is ``add`` or ``refresh``; ``runner`` is for the
+    record: what runs it, and how. Raises RequestError
     where nothing can be written there, StoreError where a newer version wrote it, and FingerprintError where the
     store holds something else; a refresh does all of it again instead.
     """
@@ -85,7 +87,7 @@ def start_run(
         parent = newest.id if newest else None
         made = Run(url, _new_id(), kind, file_format, fingerprint, dict(spec), field.name, shape, parent)
         run = replace(made, operation=operation, redo=redo, place=place)
-        _write_record(run, options or {}, _unpublished(run))
+        _write_record(run, options or {}, _unpublished(run), runner or {})
     except (OSError, ImportError) as err:
         raise RequestError(
             f"{url} cannot be used as a store: {err}; expected a writable folder or URL"
@@ -100,7 +102,9 @@ def check_no_snapshot(url: str) -> None:
         raise RequestError(f"{url} is a snapshot of {store}, to be read; expected {store}, or another output")
 
 
-def _write_record(run: Run, options: Mapping[str, Any], adopted: list[layout.Commit]) -> None:
+def _write_record(
+    run: Run, options: Mapping[str, Any], adopted: list[layout.Commit], runner: Mapping[str, Any]
+) -> None:
     rows = [commit.manifest_row() for commit in adopted]
     layout.write_table(run.place or run.url, f"plans/{run.run_id}/base.parquet", rows, arrow.MANIFEST)
     record = {
@@ -111,6 +115,7 @@ def _write_record(run: Run, options: Mapping[str, Any], adopted: list[layout.Com
         "fingerprint": run.fingerprint,
         "spec": run.spec,
         "options": dict(options),
+        "runner": dict(runner),
         "versions": versions(),
         "base": {"snapshot": run.base, "adopted_shards": len(adopted)},
     }

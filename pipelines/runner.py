@@ -27,7 +27,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.portability.prism_runner import PrismRunner
-from apache_beam.runners.runner import create_runner
+from apache_beam.runners.runner import PipelineResult, create_runner
 
 from pipelines import clusters, quiet
 from pipelines.boundary import unmarked
@@ -84,20 +84,33 @@ def worker_processes(beam_args: Sequence[str]) -> int:
     return int(portable.sdk_worker_parallelism)
 
 
-def run_pipeline(beam_args: Sequence[str], build: Callable[[beam.Pipeline], object]) -> None:
+def is_handed_over(beam_args: Sequence[str]) -> bool:
+    """Whether a pipeline is only written down (a template, an executable), for somebody else to start."""
+    options = PipelineOptions(list(beam_args)).get_all_options()
+    return any(options.get(name) for name in ("template_location", "output_executable_path"))
+
+
+def run_pipeline(
+    beam_args: Sequence[str],
+    build: Callable[[beam.Pipeline], object],
+    submitted: Callable[[PipelineResult], None] | None = None,
+) -> None:
     """Build a pipeline, run it and wait. Raises the first error of ours that a worker raised, as it was.
 
-    Raises SystemicError where a cluster fails otherwise.
+    ``submitted`` gets the runner's result before it is waited for. Raises SystemicError where a cluster fails.
     """
     on_cluster = clusters.on_cluster(beam_args)
     try:
         pipeline = make_pipeline(beam_args)
         with quiet.said_once() as stderr, _stopping_prism(pipeline, stderr):
             build(pipeline)
+            result = pipeline.run()
+            if submitted is not None:
+                submitted(result)
             if on_cluster:
-                clusters.wait(pipeline.run())
+                clusters.wait(result)
             else:
-                pipeline.run().wait_until_finish()
+                result.wait_until_finish()
     except Exception as err:  # runners wrap workers' errors each in a type of its own
         ours = unmarked(err)
         if ours is None and not on_cluster:

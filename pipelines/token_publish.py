@@ -10,7 +10,7 @@ from pipelines.run import now, versions
 from schemas import files
 from schemas.errors import RequestError
 from schemas.fingerprint import sha256_bytes
-from schemas.tokens import RECORD, SPLITS, TABLE, TOKENIZER, read_record, table_bytes
+from schemas.tokens import LAUNCH, RECORD, SPLITS, TABLE, TOKENIZER, read_record, table_bytes
 
 UNKNOWN = 1
 
@@ -107,7 +107,7 @@ def _unpublish(url: str) -> None:
 
 def _refuse_foreign(url: str) -> None:
     """A folder with something else in it (a bundle has a tokenizer too) is not written into."""
-    known = {TABLE, TOKENIZER, RECORD}
+    known = {TABLE, TOKENIZER, RECORD, LAUNCH}
     others = [name for name in files.names(url) if name not in known] if files.exists(url) else []
     if others:
         raise RequestError(f"{url!r} holds {others[0]!r}, and no token table; expected a new or empty folder")

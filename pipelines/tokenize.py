@@ -75,13 +75,23 @@ def tokenize(
 
     ``run_id`` is what ``counts_so_far`` is asked for meanwhile.
     """
+    build = tokenizing(url, inputs, options, overwrite, run_id)
+    if build is None:
+        return None
+    files.check_writable(files.absolute(url))
+    run_pipeline(beam_args, build)
+    return TokenTable.open(files.absolute(url))
+
+
+def tokenizing(
+    url: str, inputs: Sequence[InputFile], options: TokenizeOptions, overwrite: bool, run_id: str
+) -> Callable[[beam.Pipeline], PCollection] | None:
+    """What builds the pipeline that makes the token table; None where it is there already. Raises RequestError."""
     url = files.absolute(url)
     spec = {"options": options.spec(), "captions": [source.to_dict() for source in inputs]}
     if not check_output(url, spec, overwrite):
         return None
-    files.check_writable(url)
-    run_pipeline(beam_args, lambda p: p | "Tokenize" >> TokenizeCaptions(url, inputs, options, spec, run_id))
-    return TokenTable.open(url)
+    return lambda pipeline: pipeline | "Tokenize" >> TokenizeCaptions(url, inputs, options, spec, run_id)
 
 
 def counts_so_far(run_id: str) -> tuple[int, int]:

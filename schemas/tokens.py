@@ -24,7 +24,7 @@ from schemas import files
 from schemas.arrow import FINGERPRINT_KEY, check_version, stamp
 from schemas.errors import StoreError
 
-TABLE, RECORD, TOKENIZER = "tokens.arrow", "record.json", "tokenizer"
+TABLE, RECORD, TOKENIZER, LAUNCH = "tokens.arrow", "record.json", "tokenizer", "launch.json"
 SPLITS = ("train", "val", "test")
 ROWS_PER_BATCH = 16_384
 

@@ -27,6 +27,7 @@ Flags that are not below go to Beam's PipelineOptions.
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``store retry-failures``."""
+    from jobs.launching.options import add_launch_options
     from jobs.options import add_run_options
     from jobs.source_options import add_fetch_options
     from jobs.upkeep.shared import add_store
@@ -37,12 +38,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_run_options(parser, retry=False)
     add_fetch_options(parser.add_argument_group("reading"))
+    add_launch_options(parser)
     parser.set_defaults(limit=None, sample=1.0, seed=0, totals=None)
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Find the failures, run the pipeline over them, report."""
-    from jobs.bulk import gates_of, process_images, start
+    from jobs.bulk import gates_of, launch
+    from jobs.launching.target import settle_job
     from jobs.upkeep.shared import whole_store
     from pipelines.retry import failed_images, find_failed
 
@@ -61,9 +64,9 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
         )
         return 0
     options.job = "retry-failures"
+    target = settle_job(options, beam_args, "STORE")
     work = _work(store, refs, options)
-    again = start(work, store.url, options, store.snapshot.format)
-    return process_images(again, work, options, beam_args, gates_of(options))
+    return launch(work, store.url, options, target, gates_of(options), store.snapshot.format)
 
 
 def _work(store: Store, refs: list[Any], options: argparse.Namespace) -> Work:

@@ -1,0 +1,33 @@
+# A CPU worker: Beam's own image of the launcher's versions, torch, captionbeam.
+# From the project's root:  docker build -f containers/cpu.Dockerfile -t IMAGE .
+
+ARG PYTHON_VERSION=3.11
+ARG BEAM_VERSION=2.77.0
+FROM apache/beam_python${PYTHON_VERSION}_sdk:${BEAM_VERSION}
+
+ARG BEAM_VERSION=2.77.0
+ARG TORCH_VERSION=2.15.0
+ARG TORCHVISION_VERSION=0.29.2
+# An index of torch's CPU wheels (see its install page) makes the image 4 GB smaller; else it carries unused CUDA.
+ARG TORCH_INDEX=
+ENV UV_NO_CACHE=1
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+
+# What is heavy and seldom changes first, so that a change of ours leaves these layers as they are.
+RUN python -m pip install --no-cache-dir uv==0.13.9
+RUN uv pip install --python "$(command -v python)" ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} \
+      "torch==${TORCH_VERSION}" "torchvision==${TORCHVISION_VERSION}"
+WORKDIR /opt/captionbeam
+COPY setup.py pyproject.toml ./
+RUN uv pip install --python "$(command -v python)" -r setup.py --extra s3 "apache-beam[gcp]==${BEAM_VERSION}"
+
+# The launcher sends its own captionbeam along, which wins over this one where they differ.
+COPY schemas schemas
+COPY capmodel capmodel
+COPY pipelines pipelines
+COPY jobs jobs
+RUN uv pip install --python "$(command -v python)" --no-deps . && \
+    uv pip check --python "$(command -v python)" && \
+    python -c "import apache_beam, jobs.cli, pipelines.processors; assert apache_beam.__version__ == '${BEAM_VERSION}'"
+
+ENTRYPOINT ["/opt/apache/beam/boot"]

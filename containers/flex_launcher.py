@@ -1,0 +1,8 @@
+"""What Google's Flex Template launcher runs; its parameters are in flex_template.json."""
+
+import sys
+
+from jobs.launching.flex import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,68 @@
+"""This very code as a wheel, for workers: what the launcher runs, and nothing that it does not.
+
+A wheel and no source archive: a worker then builds nothing, and needs no network where its image has what we need.
+It is made from the files that are imported here, be they a checkout or an installed wheel.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from schemas.errors import RequestError
+
+NAME, EPOCH = "captionbeam", (1980, 1, 1, 0, 0, 0)  # the same files give the same bytes
+KEPT = {"METADATA": "PKG-INFO", "entry_points.txt": "", "top_level.txt": ""}  # and what a checkout calls it
+WHEEL = "Wheel-Version: 1.0\nGenerator: captionbeam\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+
+
+def build_wheel(folder: str) -> str:
+    """Write the wheel below ``folder``; gives its path. Raises RequestError where captionbeam is not installed."""
+    try:
+        about = metadata.distribution(NAME)
+    except metadata.PackageNotFoundError as err:
+        raise RequestError(
+            f"{NAME} is not installed here, so that it cannot be sent to workers; expected pip install of it, "
+            "or --setup_file"
+        ) from err
+    stem = f"{NAME}-{about.version}"
+    target = Path(folder) / f"{stem}-py3-none-any.whl"
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as wheel:
+        record = [_add(wheel, name, data) for name, data in _contents(about, f"{stem}.dist-info")]
+        _add(wheel, f"{stem}.dist-info/RECORD", "".join([*record, f"{stem}.dist-info/RECORD,,\n"]).encode())
+    return str(target)
+
+
+def _contents(about: metadata.Distribution, info: str) -> Iterator[tuple[str, bytes]]:
+    for package in (about.read_text("top_level.txt") or "").split():
+        root = _folder(package)
+        for path in sorted(root.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield f"{package}/{path.relative_to(root).as_posix()}", path.read_bytes()
+    for name, other in KEPT.items():
+        yield (
+            f"{info}/{name}",
+            (about.read_text(name) or (about.read_text(other) if other else "") or "").encode(),
+        )
+    yield f"{info}/WHEEL", WHEEL.encode()
+
+
+def _folder(package: str) -> Path:
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise RequestError(f"the package {package} of {NAME} is not here; expected a whole installation")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _add(wheel: zipfile.ZipFile, name: str, data: bytes) -> str:
+    """Write one member; gives its line of RECORD."""
+    member = zipfile.ZipInfo(name, EPOCH)
+    member.external_attr, member.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
+    wheel.writestr(member, data)
+    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+    return f"{name},sha256={digest},{len(data)}\n"

@@ -1,0 +1,86 @@
+"""As much of ``docker`` as Beam's runner asks for, without containers: ``docker.py IMAGE FOLDER COMMAND ...``.
+
+IMAGE is a virtual environment that holds what a worker image holds; ``run`` starts Beam's boot program in it, with
+nothing of ours on any path, as the image's entry point does.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+PASSED = (
+    "STORAGE_",
+    "FSSPEC_",
+    "GCSFS_",
+    "OMP_",
+    "PIP_",
+    "SSL_",
+)  # where storage and packages are found here
+
+
+def run(image: Path, folder: Path, arguments: list[str]) -> str:
+    """Start a container; gives its id."""
+    name = uuid.uuid4().hex
+    named = next(number for number, word in enumerate(arguments) if word.startswith("--id="))
+    (folder / "image").write_text(arguments[named - 1])
+    environment = {
+        "PATH": f"{image / 'bin'}:/usr/bin:/bin",
+        "HOME": str(folder),
+        "RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT": "1",  # boot's own environment lies below /opt, one for all
+        **{
+            key: value
+            for key, value in os.environ.items()
+            if key.startswith(("STORAGE_", "FSSPEC_", "GCSFS_", "OMP_"))
+        },
+        **{key: value for key, value in os.environ.items() if key.startswith(("PIP_", "UV_", "SSL_"))},
+    }
+    with (folder / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [image / "boot", *arguments[named:], f"--semi_persist_dir={folder}"],
+            env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    (folder / f"{name}.pid").write_text(str(process.pid))
+    return name
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process is there, and not only its grave."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def kill(folder: Path) -> None:
+    """End every process of every container: boot, and the Python that it started in a group of its own."""
+    for pid in Path("/proc").iterdir():
+        if not pid.name.isdigit():
+            continue
+        try:
+            if f"HOME={folder}".encode() in (pid / "environ").read_bytes().split(b"\0"):
+                os.kill(int(pid.name), signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+
+
+def main(image: Path, folder: Path, command: str, *arguments: str) -> int:
+    """Do as docker does."""
+    if command == "run":
+        print(run(image, folder, list(arguments)))
+    elif command == "inspect":
+        pid = int((folder / f"{arguments[-1]}.pid").read_text())
+        print("running" if is_running(pid) else "exited")
+    elif command == "container":
+        print((folder / f"{arguments[-1]}.log").read_text(errors="replace")[-4000:])
+    elif command == "kill":
+        kill(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))

@@ -1,0 +1,306 @@
+"""What a launcher settles before anything is written: presets, labels, names, places, and the code that workers get."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import unicodedata
+import zipfile
+from pathlib import Path
+
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.launching.gpus import GPUS
+from jobs.launching.images import check_image
+from jobs.launching.labels import job_name, own_labels, user_labels
+from jobs.launching.packages import build_wheel
+from jobs.launching.target import protocol_of, settle_job, settle_target
+from schemas.errors import RequestError
+from tests.builders.commands import ROOT
+
+CLOUD = ["--runner", "DataflowRunner", "--project", "a-project", "--region", "us-central1",
+         "--temp_location", "gs://bucket/tmp"]  # fmt: skip
+IMAGE = ["--sdk_container_image", "europe-docker.pkg.dev/a-project/images/captionbeam:1"]
+PLACES = {"SOURCE": ["gs://bucket/photos"], "--output": ["gs://bucket/store"]}
+
+
+def options(gpu=None, **more):
+    return argparse.Namespace(gpu=gpu, device="auto", precision="auto", dry_run=False, **more)
+
+
+def settled(beam_args, gpu=None, places=PLACES, models=True):
+    target = settle_target(options(gpu), [*CLOUD, *beam_args], places, models)
+    return target, PipelineOptions(
+        target.arguments("encode", "20260102-030405-0a1b2c3d", "gs://bucket/store")
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "accelerator", "machine", "threads"),
+    [
+        ("t4", "nvidia-tesla-t4", "n1-standard-8", 4),
+        ("l4", "nvidia-l4", "g2-standard-8", 4),
+        ("a100", "nvidia-tesla-a100", "a2-highgpu-1g", 4),
+        ("h100", "nvidia-h100-80gb", "a3-highgpu-1g", 8),
+    ],
+)
+def test_a_preset_sets_everything_that_a_gpu_worker_needs(name, accelerator, machine, threads):
+    target, found = settled(IMAGE, name)
+    every = found.get_all_options()
+    assert every["dataflow_service_options"] == [
+        f"worker_accelerator=type:{accelerator};count:1;install-nvidia-driver:5xx"
+    ]
+    assert (every["machine_type"], every["number_of_worker_harness_threads"]) == (machine, threads)
+    assert every["disk_size_gb"] == 100
+    assert every["experiments"] == ["use_runner_v2", "no_use_multiple_sdk_containers"]
+    assert every["save_main_session"] is False
+    assert (target.settings, target.notes) == ({"device": "cuda"}, ())
+
+
+def test_every_preset_is_tested_above():
+    assert list(GPUS) == ["t4", "l4", "a100", "h100"]
+
+
+def test_the_users_own_flags_win_and_are_said():
+    own = ["--machine_type", "g2-standard-24", "--disk_size_gb", "200", "--number_of_worker_harness_threads", "2",
+           "--dataflow_service_options", "worker_accelerator=type:nvidia-l4;count:2;install-nvidia-driver",
+           "--dataflow_service_options", "enable_dynamic_thread_scaling",
+           "--experiments", "use_multiple_sdk_containers"]  # fmt: skip
+    target, found = settled([*IMAGE, *own], "l4")
+    every = found.get_all_options()
+    assert (every["machine_type"], every["disk_size_gb"], every["number_of_worker_harness_threads"]) == (
+        "g2-standard-24", 200, 2,
+    )  # fmt: skip
+    assert every["dataflow_service_options"] == [
+        "worker_accelerator=type:nvidia-l4;count:2;install-nvidia-driver",
+        "enable_dynamic_thread_scaling",
+    ]
+    assert every["experiments"] == ["use_multiple_sdk_containers", "use_runner_v2"]
+    assert target.notes == (
+        "--machine_type g2-standard-24 instead of g2-standard-8 of --gpu l4",
+        "--number_of_worker_harness_threads 2 instead of 4 of --gpu l4",
+        "--disk_size_gb 200 instead of 100 of --gpu l4",
+        "--experiments use_multiple_sdk_containers: each process of a worker loads a model of its own",
+        "--dataflow_service_options worker_accelerator=type:nvidia-l4;count:2;install-nvidia-driver instead of the "
+        "accelerator of --gpu l4",
+    )
+
+
+def test_other_service_options_do_not_keep_the_accelerator_away():
+    _, found = settled([*IMAGE, "--dataflow_service_options", "enable_dynamic_thread_scaling"], "t4")
+    assert found.get_all_options()["dataflow_service_options"] == [
+        "enable_dynamic_thread_scaling",
+        "worker_accelerator=type:nvidia-tesla-t4;count:1;install-nvidia-driver:5xx",
+    ]
+
+
+def test_without_a_gpu_a_worker_has_one_process_all_the_same():
+    target, found = settled([])
+    assert found.get_all_options()["experiments"] == ["use_runner_v2", "no_use_multiple_sdk_containers"]
+    assert found.get_all_options()["number_of_worker_harness_threads"] == 2
+    assert target.settings == {}
+
+
+def test_where_no_model_is_loaded_workers_are_as_the_service_has_them():
+    every = settled([], models=False)[1].get_all_options()
+    assert (every["experiments"], every["number_of_worker_harness_threads"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precision"), [("t4", "fp32"), ("l4", "bf16"), ("a100", "bf16"), ("h100", "bf16")]
+)
+def test_a_preset_settles_the_precision_that_was_left_to_the_hardware(gpu, precision):
+    chosen = options(gpu, output="gs://bucket/store", sources=["gs://bucket/photos"])
+    settle_job(chosen, [*CLOUD, *IMAGE])
+    assert chosen.precision == precision
+    chosen.precision = "fp32"
+    settle_job(chosen, [*CLOUD, *IMAGE])
+    assert chosen.precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "beam_args", "places", "sentence"),
+    [
+        ("k80", [*CLOUD, *IMAGE], PLACES, "no GPU preset 'k80'; expected one of t4, l4, a100, h100"),
+        (
+            "l4",
+            [],
+            PLACES,
+            "--gpu l4 would do nothing with FnApiRunner; expected --runner DataflowRunner, or to leave it out",
+        ),
+        (
+            "l4",
+            ["--runner", "PrismRunner"],
+            PLACES,
+            "--gpu l4 would do nothing with PrismRunner; expected --runner DataflowRunner, or to leave it out",
+        ),
+        (
+            "l4",
+            CLOUD,
+            PLACES,
+            "--gpu l4 needs workers with torch and CUDA; expected --sdk_container_image with an image of containers/",
+        ),
+        (None, CLOUD[:2], PLACES, "DataflowRunner needs a project; expected --project"),
+        (
+            None,
+            CLOUD[:6],
+            PLACES,
+            "DataflowRunner needs a place for what it sends; expected --temp_location gs://BUCKET/FOLDER",
+        ),
+        (
+            None,
+            [*CLOUD[:6], "--temp_location", "/tmp/here"],
+            PLACES,
+            "--temp_location /tmp/here is not in a bucket; expected gs://BUCKET/FOLDER",
+        ),
+        (
+            None,
+            CLOUD,
+            {"SOURCE": ["gs://bucket/photos", "photos/more"]},
+            "SOURCE photos/more is on this machine, where workers on Dataflow do not see it; expected gs://... or "
+            "another URL",
+        ),
+        (
+            None,
+            CLOUD,
+            {"--output": ["file:///tmp/store"]},
+            "--output file:///tmp/store is on this machine, where workers on Dataflow do not see it; expected gs://... "
+            "or another URL",
+        ),
+        (
+            None,
+            [*CLOUD, "--labels", "Team=vision"],
+            PLACES,
+            "Team=vision is not a label of Google Cloud; expected lower-case letters, digits, _ and -, at most 63 in "
+            "key and value, and a letter first in the key",
+        ),
+        (
+            None,
+            [*CLOUD, "--labels", "{team"],
+            PLACES,
+            """--labels '{team' is no label; expected KEY=VALUE or '{"KEY": "VALUE"}'""",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_in_one_sentence(gpu, beam_args, places, sentence):
+    with pytest.raises(RequestError) as refusal:
+        settle_target(options(gpu), beam_args, places) if gpu != "k80" else settle_job(
+            options(gpu), beam_args
+        )
+    assert str(refusal.value) == sentence
+
+
+@pytest.mark.parametrize("name", ["dataflow", "DataflowRunner", "dataflowrunner"])
+def test_the_runner_may_be_spelt_as_beam_allows(name):
+    assert settle_target(options(), ["--runner", name, *CLOUD[2:]], PLACES).on_dataflow
+
+
+def test_where_the_bytes_of_a_chained_url_are():
+    assert protocol_of("zip://a.jpg::gs://bucket/photos.zip") == "gs"
+    assert protocol_of("zip://a.jpg::photos.zip") == ""
+    assert protocol_of("photos") == ""
+    assert protocol_of("https://example.org/list.txt") == "https"
+
+
+def test_a_device_beside_a_gpu_is_refused():
+    chosen = options("l4")
+    chosen.device = "cpu"
+    with pytest.raises(
+        RequestError, match="--device cpu contradicts --gpu l4, whose workers use their GPU; expected"
+    ):
+        settle_job(chosen, [*CLOUD, *IMAGE])
+
+
+@given(st.sampled_from(["encode", "retry-failures"]), st.text(max_size=80), st.text(max_size=200))
+def test_names_and_labels_keep_to_google_clouds_syntax(job, run_id, store):
+    name = job_name(job, run_id)
+    assert 0 < len(name) <= 63
+    assert name[0].isalpha()
+    assert name[-1].isalnum()
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+    found = own_labels(job, run_id, store)
+    assert user_labels([f"{key}={value}" for key, value in found.items()]) == found
+
+
+@given(st.text(min_size=1, max_size=70), st.text(max_size=70))
+def test_a_label_is_taken_exactly_if_google_would(key, value):
+    kinds = {"Ll", "Lo", "Nd", "Nl", "No"}
+    fine = all(unicodedata.category(one) in kinds or one in "_-" for one in key + value)
+    fine = fine and unicodedata.category(key[0]) in ("Ll", "Lo") and max(len(key), len(value)) <= 63
+    fine = fine and max(len(key.encode()), len(value.encode())) <= 128
+    pair = repr({key: value})
+    if fine:
+        assert user_labels([pair]) == {key: value}
+    else:
+        with pytest.raises(RequestError):
+            user_labels([pair])
+
+
+def test_the_users_labels_win_in_both_of_beams_forms():
+    pairs = ["--labels", "team=vision", "--labels", '{"captionbeam-run": "mine", "cost": "low"}']
+    _, found = settled(pairs)
+    assert found.get_all_options()["labels"] == [
+        "team=vision",
+        '{"captionbeam-run": "mine", "cost": "low"}',
+        "captionbeam-job=encode",
+        "captionbeam-store=bucket_store",
+    ]
+    assert found.get_all_options()["job_name"] == "captionbeam-encode-20260102-030405-0a1b2c3d"
+    assert settled(["--job_name", "mine"])[1].get_all_options()["job_name"] == "mine"
+
+
+def test_an_image_named_after_other_versions_is_refused():
+    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    other = "3.12" if here != "3.12" else "3.13"
+    check_image(None)
+    check_image("registry/captionbeam:latest")
+    check_image(f"registry/captionbeam-gpu:0.1.0-py{here}")
+    with pytest.raises(
+        RequestError, match=f"the image .* has Python {other}, this launcher {here}; expected the same"
+    ):
+        check_image(f"registry/captionbeam-gpu:0.1.0-py{other}")
+    with pytest.raises(RequestError, match="has Beam 2.60.0, this launcher"):
+        check_image(f"registry/captionbeam-gpu:beam2.60.0-py{here}")
+    with pytest.raises(RequestError, match="has Beam 2.60.0, this launcher"):
+        check_image(f"apache/beam_python{here}_sdk:2.60.0")
+
+
+def test_the_wheel_of_the_launcher_is_that_of_setup_py(tmp_path):
+    """The same modules, templates and requirements, without tests; twice the same bytes."""
+    ours = build_wheel(str(tmp_path))
+    (tmp_path / "again").mkdir()
+    again = build_wheel(str(tmp_path / "again"))
+    assert Path(ours).read_bytes() == Path(again).read_bytes()
+    source = tmp_path / "source"
+    subprocess.run(["git", "clone", "--quiet", "--shared", ROOT, source], check=True)
+    for package in ("schemas", "capmodel", "pipelines", "jobs"):
+        subprocess.run(["cp", "-r", ROOT / package, source], check=True)
+    subprocess.run(["cp", ROOT / "setup.py", ROOT / "pyproject.toml", source], check=True)
+    build = "from setuptools import build_meta; print(build_meta.build_wheel('..'))"
+    (tmp_path / "built").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", build.replace("'..'", repr(str(tmp_path / "built")))],
+        cwd=source, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    theirs = tmp_path / "built" / done.stdout.splitlines()[-1]
+    assert contents(ours) == contents(theirs)
+    assert theirs.name == "captionbeam-0.1.0-py3-none-any.whl" == ours.rpartition("/")[2]
+    assert "jobs/templates/report.html.j2" in contents(ours)
+    assert not [name for name in contents(ours) if name.startswith("tests")]
+
+
+def contents(wheel):
+    """Each file but those that name the builder, with what is in it; code only by name, as bytecode may lie beside."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if "dist-info" not in name and "__pycache__" not in name]
+        packed = {name: archive.read(name) for name in names}
+        about = next(name for name in archive.namelist() if name.endswith("/METADATA"))
+        lines = archive.read(about).decode().splitlines()
+        packed["METADATA"] = sorted(
+            line for line in lines if line.startswith(("Name", "Version", "Requires"))
+        )
+    return packed
