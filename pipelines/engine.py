@@ -45,6 +45,11 @@ class Gauge:
             self.now += count
             self.most = max(self.most, self.now)
 
+    def see(self, count: int) -> None:
+        """There are so many now."""
+        with self._lock:
+            self.now, self.most = count, max(self.most, count)
+
     @contextmanager
     def one(self) -> Iterator[None]:
         """One more while the block runs."""
@@ -84,7 +89,7 @@ class Engine:
         """The block runs when it is its turn: at most SHARDS at a time."""
         with self.bundles.one(), self._turns, self.shards.one():
             yield
-            self.os_threads.add(os_threads() - self.os_threads.now)
+            self.os_threads.see(os_threads())
 
     def did(self, images: int) -> None:
         """Note a shard that was done here in the process's record, if it keeps one."""

@@ -70,14 +70,15 @@ class _ProcessShard(beam.DoFn):
                 self._fetch,
                 seen=lambda images: live.seen(self._run.run_id, images),
             )
-        if report.fresh:
-            engine.did(report.rows + report.failures)
+            if report.fresh:
+                engine.did(report.rows + report.failures)
         _count(counts, report)
         yield report
 
     def finish_bundle(self) -> None:
         """What the process held is on record when its bundle is."""
-        self._ready().write_record()
+        with crossing(self._storage):
+            self._ready().write_record()
 
     def _ready(self) -> Engine:
         if self._engine is None:

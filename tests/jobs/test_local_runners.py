@@ -238,8 +238,28 @@ def test_threads_do_nothing_where_nothing_is_computed(tmp_path, capsys):
     assert "--threads would do nothing with --plan; expected to leave it out" in capsys.readouterr().err
 
 
+def test_threads_are_what_each_worker_gets(made, tmp_path):
+    done = captionbeam("encode", made / "photos", "--output", tmp_path / "store", "--encoder", "efficientnet_lite0",
+                       "--limit", 2, "--threads", 3)  # fmt: skip
+    (record,) = one_engine_a_process(tmp_path / "store")
+    assert (record.threads, record.limits["preparing"]) == (3, 3)
+    assert "1 process, 1 model and 3 threads, " in done.stdout
+
+
 def test_the_summary_and_the_record_say_what_the_workers_held(made):
     (totals,) = (made / "expected/captions").glob("plans/*/totals.json")
     workers = json.loads(totals.read_text())["workers"]
     assert workers.pop("peak_rss_bytes") > 0
     assert workers == {"processes": 1, "hosts": 1, "models_each": 1, "threads_each": 1}
+
+
+def test_the_benchmark_compares_the_runners():
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks/runners.py", "--planned", "300", "--workers", "2"],
+        env=environment(), cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    figures = json.loads(done.stdout)
+    assert figures["plan"].keys() == {"in-process", "2 threads", "2 processes"}
+    for found in figures["plan"].values():
+        assert found.keys() == {"ratio", "images_per_second", "seconds", "cpu_seconds", "peak_rss_mb"}
+        assert all(value > 0 for value in found.values())
