@@ -15,9 +15,10 @@ from schemas.errors import RequestError
 
 HELP = """\
   captionbeam schedule cloud-scheduler gs://bucket/photos --name photos --features gs://bucket/features \\
-    --features-options='--encoder efficientnet_lite0' --captions gs://bucket/captions \\
-    --bundle gs://bucket/bundle --promote prod --project my-project \\
-    --region europe-west4 --template gs://bucket/templates/captionbeam.json --temp gs://bucket/tmp \\
+    --features-options='--encoder efficientnet_lite0 --gpu l4' --captions gs://bucket/captions \\
+    --captions-options='--gpu l4' --bundle gs://bucket/bundle --promote prod --project my-project \\
+    --region europe-west4 --worker-image europe-west4-docker.pkg.dev/my-project/captionbeam/flex:1 \\
+    --template gs://bucket/templates/captionbeam.json --temp gs://bucket/tmp \\
     --image europe-west4-docker.pkg.dev/my-project/captionbeam/cpu:1 \\
     --service-account captionbeam@my-project.iam.gserviceaccount.com | bash
 
@@ -38,6 +39,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--template", type=_bucket, required=True, metavar="URL", help="the template's spec")
     group.add_argument("--temp", type=_bucket, required=True, metavar="URL", help="for Dataflow's own files")
     group.add_argument("--image", type=_plain, required=True, metavar="IMAGE", help="of the Cloud Run jobs")
+    group.add_argument(
+        "--worker-image",
+        type=_plain,
+        metavar="IMAGE",
+        help="of Dataflow's workers; --gpu in the options needs it",
+    )
     group.add_argument(
         "--service-account", type=_plain, required=True, metavar="EMAIL", help="who launches, and runs"
     )
@@ -73,7 +80,7 @@ def launches(night: Night, options: argparse.Namespace) -> Iterator[dict[str, An
         parameter = {
             "jobName": f"{options.name}-{step}",  # Dataflow refuses a second one of this name while one is at work
             "containerSpecGcsPath": options.template,
-            "parameters": template_parameters(arguments),
+            "parameters": template_parameters(arguments, options.worker_image),
             "environment": {
                 "serviceAccountEmail": options.service_account,
                 "tempLocation": options.temp,
@@ -89,7 +96,7 @@ def launches(night: Night, options: argparse.Namespace) -> Iterator[dict[str, An
         }
 
 
-def template_parameters(arguments: list[str]) -> dict[str, str]:
+def template_parameters(arguments: list[str], worker_image: str | None = None) -> dict[str, str]:
     """A refresh as the Flex Template's parameters, each a word or words as a shell has them."""
     at = arguments.index("--output")
     listed, output, more = arguments[1:at], arguments[at + 1], arguments[at + 2 :]
@@ -100,7 +107,8 @@ def template_parameters(arguments: list[str]) -> dict[str, str]:
         "sources": shlex.join(sources),
         "arguments": shlex.join(more),
     }
-    return {name: value for name, value in found.items() if value}
+    image = {"sdk_container_image": worker_image} if worker_image else {}
+    return {name: value for name, value in found.items() if value} | image
 
 
 def tasks(night: Night, options: argparse.Namespace) -> Iterator[dict[str, Any]]:

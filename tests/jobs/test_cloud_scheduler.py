@@ -1,0 +1,189 @@
+"""The script of ``captionbeam schedule cloud-scheduler``: what Google gets, field by field, and its launches run."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+import sys
+from urllib.parse import urlsplit
+
+import pytest
+
+from jobs import cli
+from schemas import Store, files, layout
+from tests.builders.commands import ROOT, environment
+from tests.builders.discovery import complaints, find_call
+from tests.builders.gcloud import install, kept, run_script
+from tests.builders.nights import ENCODER, check_store, make_place
+
+TEMPLATE = json.loads((ROOT / "containers" / "flex_template.json").read_text())
+GOOGLE = ["--project", "my-project", "--region", "europe-west4", "--template", "gs://b/templates/captionbeam.json",
+          "--temp", "gs://b/tmp", "--image", "europe-west4-docker.pkg.dev/my-project/captionbeam/cpu:1",
+          "--service-account", "me@my-project.iam.gserviceaccount.com"]  # fmt: skip
+NIGHT = ["gs://b/my photos", "gs://b/more.zip", "--name", "photos", "--features", "gs://b/features",
+         "--features-options=--encoder efficientnet_lite0", "--captions", "gs://b/captions", "--bundle",
+         "gs://b/bundle", "--captions-options=--beam 2 --prefix 'it'\\''s a'", "--promote", "prod"]  # fmt: skip
+
+
+@pytest.fixture
+def gcloud(tmp_path):
+    return install(tmp_path / "gcloud")
+
+
+def printed(capsys, *arguments):
+    capsys.readouterr()
+    assert cli.main(["schedule", "cloud-scheduler", *map(str, arguments)]) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def applied(capsys, gcloud, *arguments):
+    """Cloud Scheduler's jobs and Cloud Run's, once the script has run."""
+    done = run_script(printed(capsys, *arguments, *GOOGLE), gcloud)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return kept(gcloud, "scheduler"), kept(gcloud, "run")
+
+
+def body(job):
+    """What Cloud Scheduler would send."""
+    return json.loads(base64.b64decode(job["httpTarget"]["body"]))
+
+
+def test_what_google_gets_is_what_its_services_describe(capsys, gcloud):
+    for _ in range(2):  # again replaces
+        scheduled, tasks = applied(capsys, gcloud, *NIGHT, "--time-zone", "Europe/Berlin")
+        names = ("photos-features", "photos-captions", "photos-promote", "photos-upkeep")
+        assert scheduled.keys() == {*names}
+        assert tasks.keys() == {*names[2:]}
+    times = [(scheduled[name]["schedule"], scheduled[name]["timeZone"]) for name in names]
+    assert times == [
+        (cron, "Europe/Berlin") for cron in ("0 2 * * *", "0 6 * * *", "0 10 * * *", "0 12 * * 0")
+    ]
+    for job in scheduled.values():
+        assert complaints(job, "Job", "cloudscheduler.v1") == []
+    for task in tasks.values():
+        assert complaints(task, "Job", "run.v1") == []
+        assert complaints({**task, "spec": {"x": 1}}, "Job", "run.v1")
+    for name in names[:2]:
+        assert complaints(body(scheduled[name]), "LaunchFlexTemplateRequest") == []
+        call = find_call("POST", urlsplit(scheduled[name]["httpTarget"]["uri"]).path, {})
+        assert (call.id, call.body) == (
+            "dataflow.projects.locations.flexTemplates.launch",
+            "LaunchFlexTemplateRequest",
+        )
+    for name in names[2:]:
+        call = find_call("POST", urlsplit(scheduled[name]["httpTarget"]["uri"]).path, {}, "run.v2")
+        assert call.id == "run.projects.locations.jobs.run"
+        assert complaints(body(scheduled[name]), call.body, "run.v2") == []
+
+
+def test_the_launches_are_what_the_template_takes(capsys, gcloud):
+    scheduled, _ = applied(capsys, gcloud, *NIGHT)
+    declared = {each["name"]: each for each in TEMPLATE["parameters"]}
+    found = [body(scheduled[f"photos-{step}"])["launchParameter"] for step in ("features", "captions")]
+    for launch in found:
+        given = launch["parameters"]
+        assert given.keys() <= declared.keys()
+        assert {name for name, each in declared.items() if not each.get("isOptional")} <= given.keys()
+        for name, value in given.items():
+            assert all(re.fullmatch(pattern, value) for pattern in declared[name].get("regexes", []))
+    assert [launch["jobName"] for launch in found] == ["photos-features", "photos-captions"]
+    assert [launch["parameters"] for launch in found] == [
+        {
+            "job": "refresh",
+            "sources": "'gs://b/my photos' gs://b/more.zip",
+            "output": "gs://b/features",
+            "arguments": "--encoder efficientnet_lite0",
+        },
+        {
+            "job": "refresh",
+            "output": "gs://b/captions",
+            "arguments": "--features gs://b/features --bundle gs://b/bundle --beam 2 --prefix 'it'\"'\"'s a'",
+        },
+    ]
+
+
+def test_a_line_break_in_an_option_is_no_command(capsys, gcloud):
+    script = printed(capsys, *NIGHT[:-2], "--captions-options=--prefix 'a\ntouch b'", *GOOGLE)
+    assert not [line for line in script.splitlines() if line.startswith("touch")]
+    assert run_script(script, gcloud).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["/photos", *NIGHT[2:]], "'/photos' is on this machine, where no worker finds it; expected a URL"),
+        ([*NIGHT, "--features", "s3://b/features"], "the store 's3://b/features' is not on gs://"),
+        ([*NIGHT, "--project", "a; b"], "'a; b' is no name"),
+        (
+            [*NIGHT[:7], "--captions-cron", "0 1 * * *"],
+            "--captions-cron would do nothing without --features and",
+        ),
+        (
+            [*NIGHT[:7], "--verify", "weekly", "--promote-cron", "0 1 * * *"],
+            "--promote-cron would do nothing",
+        ),
+        ([*NIGHT, "--template", "file.json"], "'file.json' is no gs:// URL"),
+    ],
+)
+def test_what_google_cannot_reach_is_refused(capsys, arguments, sentence):
+    assert cli.main(["schedule", "cloud-scheduler", *GOOGLE, *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def launch(job):
+    """What Dataflow's launcher would start for it, here and on the local runner: a process."""
+    parameters = body(job)["launchParameter"]["parameters"]
+    told = [f"--{name}={value}" for name, value in parameters.items()]
+    return start([sys.executable, ROOT / "containers" / "flex_launcher.py", *told])
+
+
+def run_task(task):
+    """A task of a Cloud Run job: a process."""
+    (container,) = task["spec"]["template"]["spec"]["template"]["spec"]["containers"]
+    return start(container["command"])
+
+
+def start(command):
+    return subprocess.Popen(
+        list(map(str, command)),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def status(process):
+    said, _ = process.communicate(timeout=300)
+    return process.returncode, said
+
+
+@pytest.mark.engines
+@pytest.mark.slow
+def test_a_night_whose_launches_come_twice(capsys, gcloud, gcs, tmp_path):
+    """Cloud Scheduler calls at least once: both launches end well, and no image is there twice."""
+    place, url = make_place(tmp_path / "place", images=4), gcs.url
+    for name in ("photos", "bundle"):
+        files.copy_tree(str(place.folder / name), files.join(url, name))
+    night = [f"{url}/photos", "--name", "photos", "--features", f"{url}/features",
+             f"--features-options={ENCODER} --shard-size 2", "--captions", f"{url}/captions",
+             "--bundle", f"{url}/bundle", "--promote", "prod"]  # fmt: skip
+    scheduled, tasks = applied(capsys, gcloud, *night)
+    for launched in [launch(scheduled["photos-features"]) for _ in range(2)]:
+        assert status(launched)[0] == 0
+    assert status(launch(scheduled["photos-captions"]))[0] == 0
+    assert status(run_task(tasks["photos-promote"]))[0] == 0
+    for store in ("features", "captions"):
+        check_store(f"{url}/{store}", place.names())
+    newest = layout.snapshot_ids(f"{url}/captions")[-1]
+    assert Store.open(f"{url}/captions@prod").snapshot_id == newest
+    again, said = status(launch(scheduled["photos-captions"]))
+    assert (again, "nothing to do: all 4 images" in said) == (0, True)
+
+    wrong = [f"{url}/photos", "--name", "wrong", "--captions", f"{url}/none", "--bundle", f"{url}/nowhere"]
+    scheduled, _ = applied(capsys, gcloud, *wrong)
+    refused, said = status(launch(scheduled["wrong-captions"]))
+    assert refused == 2
+    assert f"{url}/nowhere" in said.splitlines()[-1]
