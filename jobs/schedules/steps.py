@@ -141,8 +141,8 @@ def check_night(night: Night) -> None:
         options = parsed(arguments)
         check_options(options)
         require(
-            not (options.plan or options.canary),
-            "--plan and --canary publish nothing; expected neither in what a schedule runs",
+            not (options.plan or options.canary or options.dry_run),
+            "--plan, --canary and --dry-run publish nothing; expected none of them in what a schedule runs",
         )
     for arguments in [*nightly_steps(night).values(), *upkeep_steps(night).values()]:
         parsed(arguments)

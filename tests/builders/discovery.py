@@ -57,13 +57,13 @@ def _strict(schema: Mapping[str, Any]) -> dict[str, Any]:
     return strict
 
 
-def find_call(verb: str, path: str, query: Mapping[str, str]) -> Call:
+def find_call(verb: str, path: str, query: Mapping[str, str], name: str = "dataflow.v1b3") -> Call:
     """The method that a request means. Raises LookupError where there is none, or its query is not the method's."""
-    for method in _methods(document()["resources"]):
+    for method in _methods(document(name)["resources"]):
         pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/:]+)", method["flatPath"])
         match = re.fullmatch(pattern, path.strip("/"))
         if match and method["httpMethod"] == verb:
-            known = method.get("parameters", {}).keys() | document()["parameters"].keys() | {"$alt"}
+            known = method.get("parameters", {}).keys() | document(name)["parameters"].keys() | {"$alt"}
             if unknown := query.keys() - known:
                 raise LookupError(f"{method['id']} knows no parameter {sorted(unknown)}")
             return Call(method["id"], match.groupdict(), method.get("request", {}).get("$ref"))

@@ -91,7 +91,10 @@ WRONG = [
     ([*STORES[:5], "--features-options=--encoder x --beam 3"], "--beam would do nothing without --bundle"),
     ([*STORES[:5], "--features-options=--encoder x --typo"], "`captionbeam refresh gs://b/photos --output"),
     ([*STORES[:5], "--features-options=--encoder 'x"], "is no command line: No closing quotation"),
-    ([*STORES[:5], "--features-options=--encoder x --plan"], "--plan and --canary publish nothing"),
+    (
+        [*STORES[:5], "--features-options=--encoder x --dry-run"],
+        "and --dry-run publish nothing; expected none",
+    ),
     ([*STORES, "--promote", "3"], "'3' is no name of a tag"),
     ([*STORES, "--cron", "@daily"], "'@daily' is no cron expression; expected five fields"),
     ([*STORES, "--time-zone", "Berlin"], "no time zone 'Berlin'"),
