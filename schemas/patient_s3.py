@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from botocore.exceptions import ClientError
+from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 from s3fs.core import S3_RETRYABLE_ERRORS
 
@@ -49,6 +50,8 @@ class PatientS3FileSystem(S3FileSystem):
                 raise
 
         return await patience.patiently(ask, _passes)
+
+    call_s3 = sync_wrapper(_call_s3)  # s3fs's is bound to its own
 
     async def _completed(self, asked: dict[str, Any]) -> Any:
         """The upload that an earlier try completed, its answer lost. Raises FileNotFoundError where it did not."""

@@ -90,7 +90,9 @@ def for_record(options: Options) -> Options:
 
 
 def _is_harmless(name: str, value: Any) -> bool:
-    return name in _HARMLESS or isinstance(value, bool) or (name == "token" and value in _NO_SECRET_TOKENS)
+    return (
+        name in _HARMLESS or isinstance(value, bool) or (name == "token" and str(value) in _NO_SECRET_TOKENS)
+    )
 
 
 def plain(options: Mapping[str, Mapping[str, Any]]) -> Options:

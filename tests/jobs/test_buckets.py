@@ -14,6 +14,7 @@ from jobs.scenes import coco_format, draw_scenes
 from schemas import Store, files, layout
 from schemas.tokens import TokenTable
 from tests.builders.commands import ROOT, captionbeam, environment
+from tests.builders.inventories import gcs_report, objects, s3_report
 from tests.builders.sources import make_zip
 
 pytestmark = [pytest.mark.engines, pytest.mark.slow]
@@ -117,6 +118,41 @@ def test_a_zip_in_a_bucket_becomes_hdf5_in_a_bucket(bucket, scenes, tmp_path):
         same = np.frombuffer(grid, np.float16), np.frombuffer(expected[name], np.float16)
         assert np.allclose(*same, atol=1e-2)
     assert all(name.endswith(".h5") for name in files.names(f"{bucket.url}/hdf5/data"))
+
+
+def test_a_store_moves_between_listing_and_inventory(bucket, scenes):
+    """No image is done again for it; what the report no longer has is deleted, what it has anew is done."""
+    photos, store = f"{bucket.url}/photos", f"{bucket.url}/features"
+    for each in scenes["train"][:6]:
+        files.write_atomic(f"{photos}/{each.name}", each.jpeg)
+    small = [
+        "--output",
+        store,
+        "--encoder",
+        "efficientnet_lite0",
+        "--image-size",
+        64,
+        "--pooled",
+        "--precision",
+        "fp32",
+    ]
+    captionbeam("encode", photos, *small)
+    report = gcs_report if bucket.server.protocol == "gs" else s3_report
+    said = captionbeam(
+        "refresh", photos, *small, "--inventory", report(bucket.url, objects(bucket.url))
+    ).stdout
+    assert f"note: {photos} is listed as its inventory of 20" in said
+    assert layout.snapshot_ids(store) == [1]
+    fs, path = files.split(photos)
+    fs.rm_file(f"{path}/{scenes['train'][0].name}")
+    files.write_atomic(f"{photos}/new.jpg", scenes["val"][0].jpeg)
+    manifest = report(bucket.url, objects(bucket.url))
+    captionbeam("refresh", photos, *small, "--inventory", manifest, "--max-deletes", 1)
+    expected = sorted(["new.jpg", *(each.name for each in scenes["train"][1:6])])
+    assert sorted(Store.open(store).ids()) == expected
+    captionbeam("refresh", photos, *small)
+    assert layout.snapshot_ids(store) == [1, 2]
+    captionbeam("store", "verify", store)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,130 @@
+"""--storage-options: what reaches the servers, from the launcher and from workers in processes of their own."""
+
+from __future__ import annotations
+
+import json
+
+import fsspec
+import pytest
+from fsspec.config import conf
+
+from jobs.scenes import draw_scenes
+from jobs.storage_options import parsed
+from schemas import files, layout, storage
+from schemas.errors import RequestError
+from tests.builders.commands import captionbeam
+from tests.builders.key_servers import ADDRESS
+from tests.builders.meddler import meddling
+
+PAYS = {"gs": {"requester_pays": "who-pays", "token": "anon"}, "s3": {"requester_pays": True}}
+SECRETS = {"s3": {"key": "test", "secret": "test"}}
+ANONYMOUS = {"gs": {"token": "anon"}, "s3": {"anon": True}}
+
+
+@pytest.fixture
+def own_options():
+    before = dict(storage.current())
+    yield
+    storage.use(before)
+
+
+@pytest.fixture
+def overheard(bucket, monkeypatch):
+    """The bucket, and what its server is asked."""
+    heard = []
+    with meddling(bucket.server.address, lambda *_: None, heard=heard) as address:
+        monkeypatch.setenv(ADDRESS[bucket.server.protocol], address)
+        fsspec.get_filesystem_class(bucket.server.protocol).clear_instance_cache()
+        yield bucket, heard
+
+
+def pays(request):
+    _, path, headers = request
+    return "userProject=who-pays" in path or headers.get("x-amz-request-payer") == "requester"
+
+
+@pytest.mark.engines
+@pytest.mark.slow
+def test_who_pays_is_said_by_the_launcher_and_by_every_worker(overheard):
+    """Workers are processes that know nothing but the pipeline. The run's record keeps the options, but no secret."""
+    bucket, heard = overheard
+    for drawn in draw_scenes("val", 6):
+        files.write_atomic(f"{bucket.url}/photos/{drawn.name}", drawn.jpeg)
+    heard.clear()
+    mine = {**PAYS[bucket.server.protocol], **SECRETS.get(bucket.server.protocol, {})}
+    given = {bucket.server.protocol: mine}
+    captionbeam("encode", f"{bucket.url}/photos", "--output", f"{bucket.url}/store", "--encoder", "efficientnet_lite0",
+                "--image-size", 64, "--pooled", "--shard-size", 2, "--storage-options", json.dumps(given),
+                "--direct_running_mode", "multi_processing", "--direct_num_workers", 2)  # fmt: skip
+    assert len(heard) > 30
+    images = [request for request in heard if ".jpg" in request[1] and request[0] == "GET"]
+    assert len(images) >= 6
+    assert [request[:2] for request in heard if not pays(request) and "/upload/" not in request[1]] == []
+    (run,) = files.names(f"{bucket.url}/store/plans")
+    kept = files.read_json(f"{bucket.url}/store/plans/{run}/run.json")["options"]["storage_options"]
+    assert kept[bucket.server.protocol]["requester_pays"] == given[bucket.server.protocol]["requester_pays"]
+    assert kept[bucket.server.protocol].get("secret") in (None, "(not kept)")
+    assert layout.snapshot_ids(f"{bucket.url}/store") == [1]
+
+
+@pytest.mark.engines
+def test_who_is_anonymous_signs_nothing(overheard, monkeypatch, tmp_path):
+    bucket, heard = overheard
+    monkeypatch.delenv("FSSPEC_GS_TOKEN", raising=False)
+    fs, path = files.split(f"{bucket.url}/captions.jsonl")
+    public = {"ACL": "public-read"} if bucket.server.protocol == "s3" else {}
+    fs.pipe_file(path, b'{"image_id": "a", "caption": "a dog"}\n' * 3, **public)
+    heard.clear()
+    (tmp_path / "options.json").write_text(
+        json.dumps({bucket.server.protocol: ANONYMOUS[bucket.server.protocol]})
+    )
+    captionbeam("tokenize", "--train", f"{bucket.url}/captions.jsonl", "--output", tmp_path / "tokens",
+                "--kind", "words", "--min-count", 1, "--storage-options", tmp_path / "options.json")  # fmt: skip
+    assert heard
+    assert [request for request in heard if "authorization" in request[2]] == []
+
+
+def test_options_are_put_on_top_of_the_environments_and_taken_off_again(own_options, monkeypatch):
+    monkeypatch.setitem(storage._found, "s3", {"anon": True, "use_ssl": False})
+    storage.use({"s3": {"anon": False}})
+    assert conf["s3"] == conf["s3a"] | {"use_ssl": False, "anon": False}
+    assert json.loads(storage.as_environment()["FSSPEC_S3"]) == {"anon": False, "use_ssl": False}
+    storage.use({})
+    assert conf["s3"] == {"anon": True, "use_ssl": False}
+
+
+def test_what_may_be_a_secret_is_not_kept():
+    given = {
+        "gs": {"token": {"private_key": "x"}, "project": "p"},
+        "s3": {"key": "k", "secret": "s", "anon": False},
+    }
+    assert storage.for_record(given) == {
+        "gs": {"token": "(not kept)", "project": "p"},
+        "s3": {"key": "(not kept)", "secret": "(not kept)", "anon": False},
+    }
+    assert storage.for_record({"gs": {"token": "anon"}}) == {"gs": {"token": "anon"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "cannot be read"),
+        ("nothing.json", "cannot be read"),
+        ("[1]", "cannot be read"),
+        ('{"gs": 1}', "is not an object of objects"),
+        ('{"nowhere": {}}', "names 'nowhere'"),
+        ('{"gs": {"requester_pay": true}}', "did you mean 'requester_pays'?"),
+        ('{"s3": {"anno": true}}', "did you mean 'anon'?"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(text, said):
+    with pytest.raises(RequestError, match=said.replace("?", r"\?")):
+        parsed(text)
+
+
+def test_a_protocol_has_one_name():
+    assert parsed('{"gcs": {"project": "p"}, "https": {"headers": {"a": "b"}}, "s3": {"profile": "me"}}') == {
+        "gs": {"project": "p"},
+        "http": {"headers": {"a": "b"}},
+        "s3": {"profile": "me"},
+    }
