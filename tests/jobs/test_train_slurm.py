@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from capmodel.bundle_files import read_manifest
@@ -16,7 +19,7 @@ from tests.builders.slurm import ask, wait_until
 from tests.builders.training import SMALL, make_data
 
 pytestmark = pytest.mark.cluster
-MODEL = {**SMALL, "device": "cpu", "precision": "fp32", "batch_size": 4, "epochs": 6}
+MODEL = {**SMALL, "device": "cpu", "precision": "fp32", "batch_size": 4, "epochs": 8}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,9 @@ def waiting_for(words, said):
 
 
 @pytest.mark.timeout(400)
-def test_queued_again_twice_it_gives_the_bundle_of_an_unbroken_run_here(data, tmp_path, slurm, capfd):
+def test_queued_again_stopped_and_killed_it_gives_the_bundle_of_an_unbroken_run_here(
+    data, tmp_path, slurm, capfd
+):
     output = tmp_path / "there"
     there = arguments(data, output, "--on", "slurm", nodes=2, poll=0.5, max_hours=0.5)
     with waiting_for(there, tmp_path / "said") as waiting:
@@ -56,15 +61,18 @@ def test_queued_again_twice_it_gives_the_bundle_of_an_unbroken_run_here(data, tm
         _after_epoch(3, tmp_path / "said")
         # What Slurm sends to the script some time before the limit is up.
         subprocess.run(["scancel", "--signal=USR1", "--batch", job], check=True)
+        _after_epoch(5, tmp_path / "said")
+        os.kill(_workers(output)[0], signal.SIGKILL)
         assert waiting.wait(timeout=200) == 0, (tmp_path / "said").read_text()
     log = Path(f"{output}-checkpoints/slurm-{job}.log").read_text()
-    assert log.count("workers: 2, going on after") == 2
-    # the first node's process and the second's, each time
+    assert log.count("workers: 2, going on after") == 3
+    # the first node's process and the second's, each time; not where a worker was killed
     assert log.count("; the same command goes on from") == 4
+    assert Path(f"{output}-checkpoints/slurm-{job}.failures").read_text() == "1\n"
     said = (tmp_path / "said").read_text()
     assert f"submitted to Slurm: {job} " in said
     assert [line.split(":")[0] for line in said.splitlines() if line.startswith("epoch ")] == [
-        f"epoch {epoch} of 6" for epoch in range(1, 7)
+        f"epoch {epoch} of 8" for epoch in range(1, 9)
     ]
     assert main(arguments(data, tmp_path / "here", workers=2)) == 0
     here, found = read_manifest(str(tmp_path / "here")), read_manifest(str(output))
@@ -77,6 +85,18 @@ def test_queued_again_twice_it_gives_the_bundle_of_an_unbroken_run_here(data, tm
     )
     assert main(there) == 0
     assert f"nothing to do: {output} holds the finished bundle" in capfd.readouterr().out
+
+
+def _workers(output):
+    """The processes that train for ``output``."""
+    ours = [process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"]]
+    return [
+        process.pid
+        for process in ours
+        if "capmodel.train_worker" in (words := process.info["cmdline"])
+        and "torch.distributed.run" not in words
+        and f'"output": "{output}"' in words[-1]
+    ]
 
 
 def _after_epoch(epoch, said):

@@ -180,6 +180,8 @@ def test_a_run_is_submitted_once_and_its_request_is_what_dry_run_printed(there, 
         "--rendezvous",
         "auto",
     ]
+    command = first["containerSpec"]["command"]
+    assert command[command.index("--logs") + 1] == f"/tmp/{job['displayName']}-logs"
     assert main([*words, "--restart"]) == 2
     assert "trains gs://" in capsys.readouterr().err
 
