@@ -1,0 +1,118 @@
+"""``--dry-run`` on every runner: what would run as JSON on standard output, and nothing else anywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs import cli
+from jobs.scenes import coco_format, draw_scenes
+from schemas import Store
+
+ENCODER = ["--encoder", "efficientnet_lite0", "--pooled", "--precision", "fp32"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dry")
+    drawn = list(draw_scenes("train", 3))
+    (folder / "photos").mkdir()
+    for each in drawn:
+        (folder / "photos" / each.name).write_bytes(each.jpeg)
+    (folder / "captions.json").write_text(json.dumps(coco_format(drawn, 1)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(photos):
+    """A store that has them, and a failure."""
+    (photos / "photos" / "broken.jpg").write_bytes(b"no picture")
+    assert cli.main(["encode", f"{photos}/photos", "--output", f"{photos}/store", *ENCODER,
+                     "--warn-failures", "1"]) == 0  # fmt: skip
+    return photos / "store"
+
+
+def everything(folder):
+    return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*")}
+
+
+def dry(capsys, *arguments):
+    status = cli.main([*map(str, arguments), "--dry-run"])
+    out, err = capsys.readouterr()
+    assert status == 0, err
+    assert err.endswith("dry run: nothing was written, sent or run\n")
+    return json.loads(out)
+
+
+def test_a_new_store_is_not_even_made(photos, capsys):
+    before = everything(photos)
+    found = dry(capsys, "encode", photos / "photos", "--output", photos / "new", *ENCODER)
+    assert everything(photos) == before
+    assert found["job"] == "encode"
+    assert found["runner"] == {"name": "FnApiRunner", "beam_args": [], "gpu": None}
+    run = found["run"]
+    assert (run["url"], run["kind"], run["operation"], run["parent"]) == (
+        f"{photos}/new",
+        "features",
+        "add",
+        None,
+    )
+    assert (run["place"], run["spec"]["name"]) == ("", "efficientnet_lite0")
+    assert [step for step in found["steps"] if step in ("FindImages", "Process", "Await")] == [
+        "FindImages",
+        "Await",
+    ]
+    assert any(step.startswith("PublishSnapshot") for step in found["steps"])
+
+
+def test_a_store_stays_as_it_is(photos, store, capsys):
+    before = everything(photos)
+    found = dry(capsys, "refresh", photos / "photos", "--output", store, *ENCODER, "--runner", "PrismRunner")
+    assert everything(photos) == before
+    assert (found["job"], found["run"]["operation"], found["run"]["parent"]) == ("refresh", "refresh", 1)
+    assert found["run"]["fingerprint"] == Store.open(str(store)).snapshot.fingerprint
+    assert found["runner"] == {"name": "PrismRunner", "beam_args": ["--runner", "PrismRunner"], "gpu": None}
+
+
+def test_failures_are_not_tried_again_either(store, capsys):
+    before = everything(store)
+    found = dry(capsys, "store", "retry-failures", store, "--all")
+    assert everything(store) == before
+    assert found["job"] == "retry-failures"
+
+
+def test_no_token_table_is_made(photos, capsys):
+    before = everything(photos)
+    found = dry(
+        capsys,
+        "tokenize",
+        "--train",
+        photos / "captions.json",
+        "--output",
+        photos / "tokens",
+        "--kind",
+        "words",
+    )
+    assert everything(photos) == before
+    assert (found["job"], found["output"]) == ("tokenize", f"{photos}/tokens")
+    assert found["options"] == {"kind": "words", "max_length": 64, "min_count": 5}
+    assert "Tokenize" in found["steps"]
+
+
+@pytest.mark.parametrize("other", [["--plan"], ["--canary", "2"]])
+def test_beside_another_way_of_looking_it_is_refused(photos, store, capsys, other):
+    assert (
+        cli.main(["refresh", f"{photos}/photos", "--output", str(store), *ENCODER, *other, "--dry-run"]) == 2
+    )
+    assert capsys.readouterr().err == (
+        "captionbeam: --dry-run excludes --plan and --canary; expected one of them\n"
+    )
+
+
+def test_where_captions_are_only_printed_it_would_do_nothing(photos, capsys):
+    assert cli.main(["caption", f"{photos}/photos", "--bundle", "none", "--dry-run"]) == 2
+    assert capsys.readouterr().err == (
+        "captionbeam: --dry-run would do nothing without --output; expected to leave it out\n"
+    )
