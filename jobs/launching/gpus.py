@@ -1,8 +1,7 @@
 """GPU presets of Dataflow workers: one GPU a worker, and a machine that keeps it busy.
 
-The accelerator is the job's service option and no resource hint: all stages run on one pool of workers of a known
-machine type. With hints the service would pick the machine of the GPU stage itself, and start a second pool for the
-rest, which is listing and publishing.
+The accelerator is the job's service option and no resource hint: with hints the service starts a second pool of workers
+for the stages without a GPU, which are listing and publishing.
 """
 
 from __future__ import annotations

@@ -1,0 +1,227 @@
+"""Jobs on Dataflow, run: a worker has its image and what was staged, and Beam's own boot program puts it together.
+
+The service of these tests takes the pipeline from the bucket. What its workers know of captionbeam they were sent.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs.scenes import coco_format, draw_scenes
+from schemas import Store, files, layout
+from schemas.tokens import TokenTable
+from tests.builders.commands import ROOT, captionbeam, environment
+from tests.builders.dataflow import ENDPOINT, dataflow_service, running
+from tests.builders.models import WORDS, make_bundle, make_decoder, make_tokenizer
+from tests.builders.worker_image import image_copy, prepared_image, run_in
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
+IMAGE = "europe-docker.pkg.dev/a-project/images/captionbeam:1"
+FLAGS = ["--runner", "DataflowRunner", "--project", "a-project", "--region", "us-central1",
+         "--sdk_container_image", IMAGE, "--dataflow_endpoint", ENDPOINT]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shared_image():
+    with image_copy(prepared_image()) as copy:
+        yield copy
+
+
+@pytest.fixture
+def image(shared_image, tmp_path):
+    """The image of containers/cpu.Dockerfile without captionbeam, which a worker is sent anyway."""
+    run_in(shared_image, ["python", "-m", "pip", "uninstall", "--quiet", "--yes", "captionbeam"], tmp_path)
+    return shared_image
+
+
+@pytest.fixture
+def service(image, gcs, tmp_path):
+    with dataflow_service(running(image, tmp_path / "machines")) as service:
+        yield service
+
+
+@pytest.fixture
+def start(service, gcs, tmp_path):
+    """Starts a command as a user would, with Dataflow's flags."""
+
+    def run(*arguments):
+        return subprocess.Popen(
+            [sys.executable, "-m", "jobs.cli", *map(str, arguments), *FLAGS, "--temp_location", f"{gcs.url}/tmp"],
+            env={**environment(), **service.environment(tmp_path)}, cwd=ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture
+def launch(start, tmp_path):
+    """Runs it to its end; gives what it printed."""
+
+    def run(*arguments, status=0):
+        started = start(*arguments)
+        out, err = started.communicate()
+        logs = [path.read_text(errors="replace")[-3000:] for path in (tmp_path / "machines").glob("*/*log")]
+        assert started.returncode == status, "\n".join([out, err, *logs])
+        return out, err
+
+    return run
+
+
+def names(split="train", count=6):
+    return sorted(each.name for each in draw_scenes(split, count))
+
+
+@pytest.fixture
+def photos(gcs):
+    drawn = list(draw_scenes("train", 6))
+    for each in drawn:
+        files.write_atomic(f"{gcs.url}/photos/{each.name}", each.jpeg)
+    files.write_atomic(f"{gcs.url}/photos/broken.jpg", b"not a picture")
+    files.write_atomic(f"{gcs.url}/captions.json", files.json_bytes(coco_format(drawn, 1)))
+    return gcs.url
+
+
+def encode(url, *more, store=None):
+    return ["encode", f"{url}/photos", "--output", store or f"{url}/features", "--encoder", "efficientnet_lite0",
+            "--precision", "fp32", "--batch-size", 2, "--shard-size", 1, "--warn-failures", 1, *more]  # fmt: skip
+
+
+def grids(store):
+    return {
+        name: grid
+        for batch in store.scan(["image_id", "grid"])
+        for name, grid in zip(batch.column(0).to_pylist(), batch.column(1).to_numpy_ndarray(), strict=True)
+    }
+
+
+def cancel(service, job):
+    """As ``gcloud dataflow jobs cancel`` does."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{service.server_port}/v1b3/projects/a-project/locations/us-central1/jobs/{job.id}",
+        data=json.dumps({"requestedState": "JOB_STATE_CANCELLED"}).encode(), method="PUT",
+    )  # fmt: skip
+    with urllib.request.urlopen(request, timeout=30):
+        pass
+
+
+def make_captioner(features, folder):
+    """A bundle of a tiny decoder for these features, on this machine's disk."""
+    tokenizer = make_tokenizer()
+    (weights,) = files.names(features.models_url)
+    files.copy_file(f"{features.models_url}/{weights}", str(folder / weights))
+    make_bundle(
+        (dict(features.spec), str(folder / weights)),
+        decoder=make_decoder(tokenizer, features.shape),
+        tokenizer=tokenizer,
+        features_fingerprint=features.fingerprint,
+    ).save(str(folder / "bundle"))
+    return folder / "bundle"
+
+
+def test_encode_goes_on_after_a_cancel_and_caption_and_refresh_follow(
+    photos, start, launch, service, image, tmp_path
+):
+    asked = "import importlib.util as u; print([u.find_spec(n) for n in ('jobs', 'pipelines', 'capmodel', 'schemas')])"
+    assert run_in(image, ["python", "-c", asked], tmp_path).strip() == "[None, None, None, None]"
+    store = f"{photos}/features"
+
+    cancelled = start(*encode(photos))
+    while not layout.committed_shards(store) and cancelled.poll() is None:
+        time.sleep(0.1)
+    cancel(service, service.job)
+    _, err = cancelled.communicate()
+    assert cancelled.returncode == 1, err
+    assert f"captionbeam: Dataflow job {service.job.id} was cancelled; see " in err
+    before = {
+        shard: files.read_bytes(layout.commit_url(store, shard)) for shard in layout.committed_shards(store)
+    }
+    assert 1 <= len(before) <= 7
+    assert layout.snapshot_ids(store) == []
+
+    out, err = launch(*encode(photos))
+    features = Store.open(store)
+    assert sorted(features.ids()) == names()
+    after = {
+        shard: files.read_bytes(layout.commit_url(store, shard)) for shard in layout.committed_shards(store)
+    }
+    assert before.items() <= after.items()
+    assert len(after) == 7
+    (failure,) = features.failures().to_pylist()
+    assert (failure["image_id"], failure["code"]) == ("broken.jpg", "unsupported")
+    assert failure["uri"] == f"{photos}/photos/broken.jpg"
+    assert "1 process, 1 model" in out
+    run = files.read_json(f"{store}/plans/{features.snapshot.run}/launch.json")
+    assert run["job_id"] == service.job.id
+    machine = tmp_path / "machines" / service.job.id
+    assert (machine / "image").read_text() == IMAGE
+
+    captionbeam(*encode(photos, store=tmp_path / "here"))
+    expected, found = grids(Store.open(str(tmp_path / "here"))), grids(features)
+    assert all(np.allclose(found[name], expected[name], atol=1e-2) for name in names())
+
+    launch("caption", f"{photos}/photos", "--bundle", make_captioner(features, tmp_path), "--output",
+           f"{photos}/captions", "--warn-failures", 1)  # fmt: skip
+    captions = Store.open(f"{photos}/captions")
+    assert sorted(captions.ids()) == names()
+    texts = [row["captions"][0]["text"] for batch in captions.scan(["captions"]) for row in batch.to_pylist()]
+    assert {word for text in texts for word in text.split()} <= {*WORDS, "<unk>"}
+    assert len(texts) == 6
+
+    fs, path = files.split(f"{photos}/photos/{names()[0]}")
+    fs.rm_file(path)
+    _, *rest = encode(photos, "--max-deletes", 1)
+    out, _ = launch("refresh", *rest)
+    assert "0 new, 0 changed, 1 gone, 6 unchanged" in out
+    assert sorted(Store.open(store).ids()) == names()[1:]
+
+
+def test_a_gpu_worker_without_a_gpu_stops_the_job_in_one_sentence(photos, launch):
+    """It does not go on for hours on the CPU of a machine that is paid for its GPU."""
+    _, err = launch(*encode(photos, "--gpu", "l4"), status=2)
+    assert err.splitlines()[-1] == "captionbeam: no device 'cuda': this machine has 0 CUDA devices"
+    assert layout.snapshot_ids(f"{photos}/features") == []
+
+
+def test_the_users_own_setup_file_is_staged_built_and_enough(photos, launch, image, tmp_path):
+    """``--setup_file``, as Beam's guides have it; nothing that the image has is installed again."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("setup.py", "pyproject.toml", "schemas", "capmodel", "pipelines", "jobs"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, source / name)
+    before = packages(image, tmp_path)
+    launch("tokenize", "--train", f"{photos}/captions.json", "--output", f"{photos}/tokens", "--kind", "words",
+           "--min-count", 1, "--setup_file", source / "setup.py")  # fmt: skip
+    table = TokenTable.open(f"{photos}/tokens")
+    assert table.record["splits"]["train"]["images"] == 6
+    assert files.read_json(f"{photos}/tokens/launch.json")["runner"]["name"] == "DataflowRunner"
+    assert packages(image, tmp_path) - before == {"captionbeam==0.1.0"}
+    assert before <= packages(image, tmp_path)
+    (machine,) = (tmp_path / "machines").iterdir()
+    staged = {path.name for path in (machine / "staged").iterdir()}
+    assert "workflow.tar.gz" in staged
+    assert not [name for name in staged if name.endswith(".whl")]
+    with tarfile.open(machine / "staged" / "workflow.tar.gz") as archive:
+        inside = {Path(*Path(member.name).parts[1:]).as_posix() for member in archive if member.isfile()}
+    assert {"setup.py", "pyproject.toml", "jobs/templates/report.html.j2", "pipelines/shards.py"} <= inside
+    assert not [name for name in inside if name.startswith("tests/")]
+    imported = run_in(
+        image, ["python", "-c", "import jobs.cli, pipelines.processors; print(jobs.__file__)"], tmp_path
+    )
+    assert imported.strip().startswith(str(image))
+
+
+def packages(image, folder):
+    listed = run_in(image, ["python", "-m", "pip", "list", "--format", "freeze"], folder)
+    return {line for line in listed.splitlines() if "==" in line}
