@@ -86,12 +86,7 @@ def test_the_templates_metadata_is_as_published():
         assert {"name", "label", "helpText"} <= parameter.keys()
         for pattern in parameter.get("regexes", ()):
             re.compile(pattern)
-    assert [parameter["name"] for parameter in found["parameters"]] == [
-        "job",
-        "sources",
-        "output",
-        "arguments",
-    ]
+    assert [parameter["name"] for parameter in found["parameters"]] == PARAMETERS
 
 
 def test_the_templates_rules_let_through_what_works_and_nothing_else():
