@@ -103,11 +103,8 @@ def _compare(runners: Mapping[str, list[str]], run: Run) -> dict[str, dict[str, 
 
 
 def _runners(options: argparse.Namespace) -> dict[str, list[str]]:
-    direct = ["--direct_num_workers", str(options.workers), "--direct_running_mode"]
-    runners = {
-        f"{options.workers} threads": [*direct, "multi_threading"],
-        f"{options.workers} processes": [*direct, "multi_processing"],
-    }
+    workers = ["--direct_num_workers", str(options.workers), "--direct_running_mode", "multi_processing"]
+    runners = {f"{options.workers} processes": workers}
     if options.prism:
         runners["prism"] = ["--runner", "PrismRunner", "--prism_location", options.prism]
     return runners

@@ -177,10 +177,15 @@ def _check_idle(beam_args: Sequence[str]) -> None:
 def _check_workers(direct: DirectOptions, given: bool) -> None:
     if direct.direct_num_workers < 0:
         raise RequestError(f"--direct_num_workers is {direct.direct_num_workers}; expected 0 or more")
+    if direct.direct_running_mode == "multi_threading":
+        raise RequestError(
+            "--direct_running_mode multi_threading garbles what passes between steps, from some ten thousand images "
+            "on; expected multi_processing, or no --direct_running_mode"
+        )
     if given and direct.direct_num_workers != 1 and direct.direct_running_mode == "in_memory":
         raise RequestError(
             f"--direct_num_workers {direct.direct_num_workers} would do nothing by itself; expected "
-            "--direct_running_mode multi_processing with it, or multi_threading"
+            "--direct_running_mode multi_processing with it"
         )
 
 

@@ -24,17 +24,16 @@ from tests.builders.prism import prism_binary
 from tests.builders.workers import one_engine_a_process
 
 pytestmark = [pytest.mark.engines, pytest.mark.slow]
-PROCESSES = {"processes": 2, "threads": 1, "prism": 1}
+PROCESSES = {"processes": 2, "prism": 1}
 SHARD, BATCH = 2, 2
 
 
 @pytest.fixture(scope="module", params=PROCESSES)
 def runner(request):
     """A runner's name and its flags."""
-    direct = ["--direct_num_workers", 2, "--direct_running_mode"]
     if request.param == "prism":
         return "prism", ["--runner", "PrismRunner", "--prism_location", prism_binary()]
-    return request.param, [*direct, f"multi_{'processing' if request.param == 'processes' else 'threading'}"]
+    return "processes", ["--direct_num_workers", 2, "--direct_running_mode", "multi_processing"]
 
 
 @pytest.fixture(scope="module")
@@ -144,8 +143,6 @@ def test_a_wrong_request_that_a_worker_finds_is_one_sentence(made, runner, tmp_p
 
 def test_killed_and_the_same_command_again(made, runner, tmp_path):
     name, flags = runner
-    if name == "threads":
-        pytest.skip("one process, as tests/jobs/test_kill.py has it")
     store = tmp_path / "features"
     command = ["encode", made / "photos", "--output", store, "--encoder", "efficientnet_lite0", "--precision", "fp32",
                "--shard-size", SHARD, "--batch-size", BATCH, "--warn-failures", 1, *flags]  # fmt: skip
@@ -204,6 +201,10 @@ def clean_up(group):
             ["--direct_num_workers", "4"],
             "--direct_num_workers 4 would do nothing by itself; expected --direct_running_mode multi_processing",
         ),
+        (
+            ["--direct_num_workers", "2", "--direct_running_mode", "multi_threading"],
+            "--direct_running_mode multi_threading garbles what passes between steps",
+        ),
         (["--direct_num_workers", "-1"], "--direct_num_workers is -1; expected 0 or more"),
         (
             ["--runner", "PrismRunner", "--direct_running_mode", "multi_processing"],
@@ -259,7 +260,7 @@ def test_the_benchmark_compares_the_runners():
         env=environment(), cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     figures = json.loads(done.stdout)
-    assert figures["plan"].keys() == {"in-process", "2 threads", "2 processes"}
+    assert figures["plan"].keys() == {"in-process", "2 processes"}
     for found in figures["plan"].values():
         assert found.keys() == {"ratio", "images_per_second", "seconds", "cpu_seconds", "peak_rss_mb"}
         assert all(value > 0 for value in found.values())
