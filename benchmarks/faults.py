@@ -291,6 +291,7 @@ def bad_source(folder: Path, counts: Counter[str]) -> str:
             "1",
             "--fetch-tries",
             "2",
+            "--allow-private-addresses",
         )
         for _ in range(10):
             run(*command)
