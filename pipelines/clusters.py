@@ -35,6 +35,14 @@ def executable_path(beam_args: Sequence[str]) -> str | None:
     return PipelineOptions(list(beam_args)).view_as(PortableOptions).output_executable_path
 
 
+def check_runs_now(beam_args: Sequence[str], why: str) -> None:
+    """Refuse to write a jar in place of running. Raises RequestError."""
+    if executable_path(beam_args) is not None:
+        raise RequestError(
+            f"--output_executable_path would leave it for later, and {why}; expected to leave it out"
+        )
+
+
 def check_cluster(beam_args: Sequence[str]) -> None:
     """Refuse a job whose workers could not be had. Raises RequestError."""
     if not on_cluster(beam_args):

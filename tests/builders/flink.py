@@ -81,6 +81,11 @@ class FlinkCluster:
         """The JVMs that run tasks: the task managers."""
         return [psutil.Process(manager.pid) for manager in self.managers if manager.poll() is None]
 
+    def jobs(self) -> int:
+        """How many jobs run."""
+        over = ("FINISHED", "FAILED", "CANCELED")
+        return sum(job["state"] not in over for job in self.ask("jobs/overview")["jobs"])
+
     def submit(self, jar: Path) -> None:
         """Run an executable jar, as ``flink run`` does."""
         frontend = _java(self.home, self.folder, "-Xmx384m")

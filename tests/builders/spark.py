@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +33,7 @@ class SparkCluster:
     pool: WorkerPool
     folder: Path
     stack: ExitStack
+    ui: int
     workers: list[subprocess.Popen] = field(default_factory=list)
 
     name = "spark"
@@ -52,6 +55,11 @@ class SparkCluster:
     def machines(self) -> list[psutil.Process]:
         """The JVMs that run tasks: the executors."""
         return [jvm for worker in self.workers for jvm in children_of(worker, "CoarseGrainedExecutorBackend")]
+
+    def jobs(self) -> int:
+        """How many jobs run."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ui}/json/", timeout=10) as answer:
+            return len(json.load(answer)["activeapps"])
 
     def submit(self, jar: Path) -> None:
         """Run an executable jar, as docs/spark.md says."""
@@ -93,13 +101,13 @@ def spark_cluster(folder: Path) -> Iterator[SparkCluster]:
     """Start all of it; its logs are in ``folder``."""
     need("java", "Spark")
     jar, home = job_server("spark"), source_distribution("pyspark", SPARK_VERSION) / "deps"
-    port, log = free_port(), folder / "master.log"
+    port, ui, log = free_port(), free_port(), folder / "master.log"
     command = [str(home / "bin/spark-class"), "org.apache.spark.deploy.master.Master", "--host", "127.0.0.1",
-               "--port", str(port), "--webui-port", str(free_port())]  # fmt: skip
+               "--port", str(port), "--webui-port", str(ui)]  # fmt: skip
     with ExitStack() as stack:
         stack.enter_context(running(command, log, spark_environment(home)))
         await_true("Spark's master", lambda: listens(port), log=log)
         pool = stack.enter_context(worker_pool(folder))
-        cluster = SparkCluster(f"spark://127.0.0.1:{port}", home, jar, pool, folder, stack)
+        cluster = SparkCluster(f"spark://127.0.0.1:{port}", home, jar, pool, folder, stack, ui)
         cluster.mend()
         yield cluster

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from schemas.tokens import RECORD, TABLE
 from tests.builders.clusters import Cluster
 from tests.builders.commands import ROOT, captionbeam, environment
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer
+from tests.builders.processes import await_true
 from tests.builders.workers import one_engine_a_process
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -141,15 +143,20 @@ def test_a_wrong_request_that_a_worker_finds(cluster: Cluster, made, tmp_path):
     assert not [word for word in ("Traceback", "java.", "WorkerError") if word in wrong.stderr]
 
 
+def start(made, store, cluster):
+    """Encode with a shard for each image, in the background; what it says comes out of one pipe."""
+    command = encode(made, store, *cluster.flags, "--shard-size", 1)
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", *map(str, command)],
+        env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("victim", ["python worker", "machine"])
 def test_killed_in_the_middle(cluster: Cluster, made, tmp_path, victim):
     """kill -9 when some shards are committed and some are not: the job goes on by itself and loses nothing."""
     store = str(tmp_path / "store")
-    command = [*encode(made, store, *cluster.flags), "--shard-size", 1]
-    job = subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", *map(str, command)],
-        env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    job = start(made, store, cluster)
     committed = await_commits(job, store, 3)
     (cluster.pool.workers() if victim == "python worker" else cluster.machines())[0].kill()
     said, _ = job.communicate()
@@ -160,6 +167,23 @@ def test_killed_in_the_middle(cluster: Cluster, made, tmp_path, victim):
     assert len(commits(store)) == 15
     assert "no problems" in captionbeam("store", "verify", store).stdout
     assert one_engine_a_process(store, killed=True)
+
+
+def test_interrupted(cluster: Cluster, made, tmp_path):
+    """Ctrl-C: the cluster's job ends too; the same command goes on, here on the local runner."""
+    store = str(tmp_path / "store")
+    job = start(made, store, cluster)
+    committed = await_commits(job, store, 2)
+    job.send_signal(signal.SIGINT)
+    said, _ = job.communicate()
+    assert job.returncode == 1
+    assert said.splitlines()[-1] == "captionbeam: interrupted; the same command goes on from here"
+    assert "Traceback" not in said
+    await_true("the end of the cluster's job", lambda: cluster.jobs() == 0)
+    assert layout.snapshot_ids(store) == []
+    captionbeam(*encode(made, store), "--shard-size", 1)
+    assert content(store) == content(made / "features")
+    assert commits(store).items() >= committed.items()
 
 
 def commits(store):

@@ -1,0 +1,92 @@
+"""What is said and refused before a job goes to Spark or Flink; the clusters themselves are in tests/jobs."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines import clusters
+from pipelines.runner import check_beam_args
+from schemas.errors import RequestError
+
+SPARK = ["--runner", "SparkRunner", "--spark_master_url", "spark://master:7077"]
+FLINK = ["--runner", "FlinkRunner", "--flink_master", "master:8081"]
+POOL = ["--environment_type", "EXTERNAL", "--environment_config", "localhost:50000"]
+JAR = ["--output_executable_path", "job.jar"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [*SPARK, *POOL],
+        [*FLINK, *POOL, "--parallelism", "4"],
+        [*SPARK, *POOL, *JAR],
+        [*SPARK, "--environment_type", "LOOPBACK"],
+        ["--runner", "SparkRunner", "--spark_master_url", "local[2]"],
+        ["--runner", "SparkRunner"],
+        ["--runner", "FlinkRunner", "--flink_master", "[local]"],
+        [*SPARK, "--environment_type", "DOCKER", "--environment_config", "example.com/captionbeam"],
+        ["--runner", "PortableRunner", "--job_endpoint", "localhost:8099", *POOL],
+    ],
+)
+def test_what_has_workers_is_taken(flags):
+    check_beam_args(flags)
+
+
+@pytest.mark.parametrize("engine", [SPARK, FLINK, ["--runner", "PortableRunner"]])
+def test_a_cluster_without_workers_is_refused(engine):
+    """Beam's default is an image of its own, which has no captionbeam."""
+    with pytest.raises(RequestError, match="is not told where its Python workers come from; expected"):
+        check_beam_args(engine)
+
+
+@pytest.mark.parametrize(
+    ("flags", "idle"),
+    [
+        (["--spark_master_url", "spark://master:7077"], "--spark_master_url"),
+        ([*SPARK, *POOL, "--flink_master", "master:8081"], "--flink_master"),
+        ([*FLINK, *POOL, "--spark_job_server_jar", "jar"], "--spark_job_server_jar"),
+        (JAR, "--output_executable_path"),
+        (["--job_server_jvm_property=-Xmx1g"], "--job_server_jvm_property"),
+    ],
+)
+def test_flags_of_another_runner_are_refused(flags, idle):
+    with pytest.raises(RequestError, match=f"{idle} would do nothing with"):
+        check_beam_args(flags)
+
+
+def test_a_jar_whose_workers_would_be_gone_is_refused():
+    with pytest.raises(RequestError, match=r"job\.jar would look for workers in this process"):
+        check_beam_args([*SPARK, *JAR, "--environment_type", "LOOPBACK"])
+    with pytest.raises(
+        RequestError, match="--output_executable_path would leave it for later, and it is quick"
+    ):
+        clusters.check_runs_now([*SPARK, *POOL, *JAR], "it is quick")
+
+
+def test_a_store_that_other_machines_may_not_see_is_noted(tmp_path):
+    expected = (
+        f"note: {tmp_path} is a path: every machine of the cluster needs it as the same shared folder; "
+    )
+    assert list(clusters.notes(str(tmp_path), [*SPARK, *POOL])) == [expected + "else expected gs:// or s3://"]
+    for flags in ([], [*SPARK, "--environment_type", "LOOPBACK"], ["--runner", "FlinkRunner"]):
+        assert list(clusters.notes(str(tmp_path), flags)) == []
+    assert list(clusters.notes("memory://store", [*SPARK, *POOL])) == []
+
+
+def test_how_a_jar_is_submitted():
+    said = "wrote job.jar: nothing has run; it does when submitted, and publishes at its end: "
+    assert (
+        clusters.submit_line("job.jar", SPARK) == f"{said}spark-submit --master spark://master:7077 job.jar"
+    )
+    assert clusters.submit_line("job.jar", FLINK) == f"{said}flink run job.jar"
+    local = clusters.submit_line("job.jar", ["--runner", "SparkRunner"])
+    assert local == f"{said}spark-submit --master MASTER job.jar"
+
+
+def test_a_clusters_own_trouble_is_one_sentence():
+    error = RuntimeError(
+        "Pipeline BeamApp-1 failed in state FAILED: java.net.ConnectException: refused\n\tat x.Y"
+    )
+    said = str(clusters.failure(error))
+    assert said.startswith("the cluster gave up: java.net.ConnectException: refused; expected it to be there")
+    assert "\n" not in said
