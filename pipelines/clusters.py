@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import signal
+import tempfile
+import threading
+import urllib.request
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+import apache_beam as beam
 from apache_beam.options.pipeline_options import (
     FlinkRunnerOptions,
+    GoogleCloudOptions,
+    JobServerOptions,
     PipelineOptions,
     PortableOptions,
     SparkRunnerOptions,
 )
+from apache_beam.runners.portability.flink_runner import FlinkRunner
 from apache_beam.runners.runner import PipelineResult
 
 from pipelines.runner_names import runner_of
@@ -21,6 +31,8 @@ from schemas.errors import RequestError, SystemicError
 
 SPARK, FLINK, PORTABLE = ("SparkRunner",), ("FlinkRunner",), ("PortableRunner",)
 CLUSTERS = (*SPARK, *FLINK, *PORTABLE)
+REST_SECONDS = 10
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOCAL = re.compile(r"local(\[.+\])?|\[local\]|\[auto\]")
 _FAILED = re.compile(r"Pipeline \S+ failed in state \w+: ")
 
@@ -33,14 +45,6 @@ def on_cluster(beam_args: Sequence[str]) -> bool:
 def executable_path(beam_args: Sequence[str]) -> str | None:
     """The jar that is to be written in place of running the job, if any."""
     return PipelineOptions(list(beam_args)).view_as(PortableOptions).output_executable_path
-
-
-def check_runs_now(beam_args: Sequence[str], why: str) -> None:
-    """Refuse to write a jar in place of running. Raises RequestError."""
-    if executable_path(beam_args) is not None:
-        raise RequestError(
-            f"--output_executable_path would leave it for later, and {why}; expected to leave it out"
-        )
 
 
 def check_cluster(beam_args: Sequence[str]) -> None:
@@ -95,15 +99,66 @@ def _loops_back(beam_args: Sequence[str]) -> bool:
     return bool(_LOCAL.fullmatch(masters[str(runner)])) and not portable.output_executable_path
 
 
-def wait(result: PipelineResult) -> None:
-    """Wait for a cluster's job; on Ctrl-C or SIGTERM cancel it there too. Raises SystemicError where it fails."""
-    with _interruptible():
+@contextmanager
+def attending(pipeline: beam.Pipeline) -> Iterator[Callable[[], PipelineResult]]:
+    """For a block that runs ``pipeline`` by what it is given, and waits: Ctrl-C or SIGTERM ends the cluster's job too."""
+    options, runner = pipeline.options, runner_of(pipeline.options)  # running takes the name away
+    named = options.view_as(GoogleCloudOptions)
+    named.job_name = named.job_name or f"captionbeam-{uuid.uuid4().hex[:12]}"
+    running: list[PipelineResult] = []
+
+    def run() -> PipelineResult:
+        running.append(pipeline.run())
+        for number in SIGNALS:  # now that Beam has set a handler that stops the job server, but not the job
+            signal.signal(number, signal.default_int_handler)
+        return running[0]
+
+    earlier = [signal.getsignal(number) for number in SIGNALS]
+    with _artifacts(options):
         try:
-            result.wait_until_finish()
+            yield run
         except KeyboardInterrupt:
-            with suppress(Exception):  # the job server may be gone, and the job with it
-                result.cancel()
+            threading.excepthook = lambda _: None  # Beam's thread that reads the job server's messages loses it
+            for result in running:
+                _cancel(runner, result, options)
             raise
+        finally:
+            for number, handler in zip(SIGNALS, earlier, strict=True):
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _artifacts(options: PipelineOptions) -> Iterator[None]:
+    """A folder for what the job server stages. In Beam's own, both would clean up at once, and leave it running."""
+    server = options.view_as(JobServerOptions)
+    if server.artifacts_dir is not None:
+        yield
+        return
+    server.artifacts_dir = tempfile.mkdtemp(prefix="captionbeam-staged-")
+    try:
+        yield
+    finally:
+        shutil.rmtree(server.artifacts_dir, ignore_errors=True)
+
+
+def _cancel(runner: str | None, result: PipelineResult, options: PipelineOptions) -> None:
+    """End the cluster's job. Spark's ends with its driver, the job server; Flink's goes on, whatever Beam says."""
+    master = options.view_as(FlinkRunnerOptions).flink_master
+    with suppress(OSError, KeyError, RuntimeError):  # gone with what it ran on
+        if runner in PORTABLE:
+            result.cancel()
+        elif runner in FLINK and not _LOCAL.fullmatch(master):
+            _cancel_flink(
+                FlinkRunner.add_http_scheme(master), str(options.view_as(GoogleCloudOptions).job_name)
+            )
+
+
+def _cancel_flink(master: str, name: str) -> None:
+    with urllib.request.urlopen(f"{master}/jobs/overview", timeout=REST_SECONDS) as answer:
+        jobs = [job["jid"] for job in json.load(answer)["jobs"] if job["name"] == name]
+    for job in jobs:
+        request = urllib.request.Request(f"{master}/jobs/{job}?mode=cancel", method="PATCH")
+        urllib.request.urlopen(request, timeout=REST_SECONDS).close()
 
 
 def failure(error: Exception) -> SystemicError:
@@ -112,17 +167,3 @@ def failure(error: Exception) -> SystemicError:
     return SystemicError(
         f"the cluster gave up: {said.splitlines()[0]}; expected it to be there, with room; the same command goes on"
     )
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGINT, and SIGTERM likewise, as KeyboardInterrupt: Beam's own handler stops the job server, not the job."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    earlier: list[Callable | int | None] = [
-        signal.signal(number, signal.default_int_handler) for number in numbers
-    ]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, earlier, strict=True):
-            signal.signal(number, handler)

@@ -6,7 +6,7 @@ import difflib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import (
@@ -104,12 +104,10 @@ def run_pipeline(
         pipeline = make_pipeline(beam_args)
         with quiet.said_once() as stderr, _stopping_prism(pipeline, stderr):
             build(pipeline)
-            result = pipeline.run()
-            if submitted is not None:
-                submitted(result)
-            if on_cluster:
-                clusters.wait(result)
-            else:
+            with clusters.attending(pipeline) if on_cluster else nullcontext(pipeline.run) as run:
+                result = run()
+                if submitted is not None:
+                    submitted(result)
                 result.wait_until_finish()
     except Exception as err:  # runners wrap workers' errors each in a type of its own
         ours = unmarked(err)
