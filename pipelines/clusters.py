@@ -12,6 +12,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import (
@@ -58,6 +59,11 @@ def check_cluster(beam_args: Sequence[str]) -> None:
             f"{jar} would look for workers in this process, which is gone by then; expected --environment_type "
             "EXTERNAL with the address of worker pools, or DOCKER or PROCESS"
         )
+    master = portable.view_as(FlinkRunnerOptions).flink_master
+    if jar and runner in FLINK and master != "[auto]":
+        raise RequestError(
+            f"{jar} would insist on {master}, but flink run says where; expected to leave --flink_master out"
+        )
     if not _loops_back(beam_args) and not (portable.environment_config or portable.environment_options):
         raise RequestError(
             f"{runner} is not told where its Python workers come from; expected --environment_type EXTERNAL "
@@ -101,7 +107,7 @@ def _loops_back(beam_args: Sequence[str]) -> bool:
 
 @contextmanager
 def attending(pipeline: beam.Pipeline) -> Iterator[Callable[[], PipelineResult]]:
-    """For a block that runs ``pipeline`` by what it is given, and waits: Ctrl-C or SIGTERM ends the cluster's job too."""
+    """What runs ``pipeline``, for a block that then waits: Ctrl-C or SIGTERM in it ends the cluster's job too."""
     options, runner = pipeline.options, runner_of(pipeline.options)  # running takes the name away
     named = options.view_as(GoogleCloudOptions)
     named.job_name = named.job_name or f"captionbeam-{uuid.uuid4().hex[:12]}"
@@ -109,22 +115,28 @@ def attending(pipeline: beam.Pipeline) -> Iterator[Callable[[], PipelineResult]]
 
     def run() -> PipelineResult:
         running.append(pipeline.run())
-        for number in SIGNALS:  # now that Beam has set a handler that stops the job server, but not the job
-            signal.signal(number, signal.default_int_handler)
+        _handle_signals()  # Beam's own handler, which it has set now, stops the job server and not the job
         return running[0]
 
-    earlier = [signal.getsignal(number) for number in SIGNALS]
+    earlier = _handle_signals()
     with _artifacts(options):
         try:
             yield run
         except KeyboardInterrupt:
-            threading.excepthook = lambda _: None  # Beam's thread that reads the job server's messages loses it
+            threading.excepthook = _say_nothing  # of the thread that reads what the job server says
             for result in running:
                 _cancel(runner, result, options)
             raise
         finally:
             for number, handler in zip(SIGNALS, earlier, strict=True):
                 signal.signal(number, handler)
+
+
+def _handle_signals() -> list[Any]:
+    return [signal.signal(number, signal.default_int_handler) for number in SIGNALS]
+
+
+def _say_nothing(_: Any) -> None: ...
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from tests.builders.worker_pool import WorkerPool, worker_pool
 FLINK_VERSION = "1.19.3"
 TASK_MANAGERS = 2
 RUNTIME = "org.apache.flink.runtime"
-# One task manager alone has the slots for a job of parallelism 2: the other may die.
+# One task manager alone has the slots and the network buffers for a job of parallelism 2: the other may die.
 CONFIGURATION = """\
 jobmanager.rpc.address: 127.0.0.1
 jobmanager.rpc.port: {rpc}
@@ -38,7 +38,9 @@ blob.server.port: {blob}
 taskmanager.host: 127.0.0.1
 taskmanager.bind-host: 127.0.0.1
 taskmanager.numberOfTaskSlots: 2
-taskmanager.memory.process.size: 1g
+taskmanager.memory.process.size: 1200m
+taskmanager.memory.network.min: 192m
+taskmanager.memory.network.max: 192m
 taskmanager.memory.managed.size: 64m
 taskmanager.memory.jvm-metaspace.size: 192m
 cluster.evenly-spread-out-slots: true
@@ -67,14 +69,18 @@ class FlinkCluster:
 
     @property
     def runner_flags(self) -> list[str]:
-        """Which runner, where its job server is, how many tasks side by side, how much memory the job server has."""
-        return ["--runner", "FlinkRunner", "--flink_version", "1.19", "--flink_master", f"127.0.0.1:{self.rest}",
-                "--flink_job_server_jar", str(self.jar), "--parallelism", "2",
-                "--job_server_jvm_property=-Xmx384m"]  # fmt: skip
+        """Which runner, its job server, how many tasks side by side, how much memory the job server has."""
+        return ["--runner", "FlinkRunner", "--flink_version", "1.19", "--flink_job_server_jar", str(self.jar),
+                "--parallelism", "2", "--job_server_jvm_property=-Xmx384m"]  # fmt: skip
 
     @property
     def flags(self) -> list[str]:
         """All that a job needs."""
+        return [*self.jar_flags, "--flink_master", f"127.0.0.1:{self.rest}"]
+
+    @property
+    def jar_flags(self) -> list[str]:
+        """All that a jar to submit needs: ``flink run`` says where."""
         return [*self.runner_flags, *self.pool.flags]
 
     def machines(self) -> list[psutil.Process]:

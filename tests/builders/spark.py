@@ -52,6 +52,11 @@ class SparkCluster:
         """All that a job needs."""
         return [*self.runner_flags, *self.pool.flags]
 
+    @property
+    def jar_flags(self) -> list[str]:
+        """All that a jar to submit needs."""
+        return self.flags
+
     def machines(self) -> list[psutil.Process]:
         """The JVMs that run tasks: the executors."""
         return [jvm for worker in self.workers for jvm in children_of(worker, "CoarseGrainedExecutorBackend")]

@@ -205,7 +205,7 @@ def await_commits(job, store, number):
 def test_a_jar_to_submit(cluster: Cluster, made, tmp_path):
     """With ``--output_executable_path`` nothing runs until the jar is submitted, which publishes by itself."""
     jar, store = tmp_path / "job.jar", str(tmp_path / "store")
-    done = captionbeam(*encode(made, store, *cluster.flags, "--output_executable_path", jar))
+    done = captionbeam(*encode(made, store, *cluster.jar_flags, "--output_executable_path", jar))
     assert done.stdout.splitlines()[-1].startswith(f"wrote {jar}: nothing has run")
     assert layout.snapshot_ids(store) == []
     cluster.submit(jar)

@@ -57,10 +57,9 @@ def test_flags_of_another_runner_are_refused(flags, idle):
 def test_a_jar_whose_workers_would_be_gone_is_refused():
     with pytest.raises(RequestError, match=r"job\.jar would look for workers in this process"):
         check_beam_args([*SPARK, *JAR, "--environment_type", "LOOPBACK"])
-    with pytest.raises(
-        RequestError, match="--output_executable_path would leave it for later, and it is quick"
-    ):
-        clusters.check_runs_now([*SPARK, *POOL, *JAR], "it is quick")
+    with pytest.raises(RequestError, match="flink run says where; expected to leave --flink_master out"):
+        check_beam_args([*FLINK, *POOL, *JAR])
+    check_beam_args(["--runner", "FlinkRunner", *POOL, *JAR])
 
 
 def test_a_store_that_other_machines_may_not_see_is_noted(tmp_path):
