@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import signal
@@ -123,7 +124,10 @@ def attending(pipeline: beam.Pipeline) -> Iterator[Callable[[], PipelineResult]]
         try:
             yield run
         except KeyboardInterrupt:
-            threading.excepthook = _say_nothing  # of the thread that reads what the job server says
+            threading.excepthook = (
+                _say_nothing  # of the thread that reads what the job server says, and loses it
+            )
+            logging.disable()  # nor what the job server says of having been stopped
             for result in running:
                 _cancel(runner, result, options)
             raise

@@ -28,6 +28,7 @@ FLINK_VERSION = "1.19.3"
 TASK_MANAGERS = 2
 RUNTIME = "org.apache.flink.runtime"
 # One task manager alone has the slots and the network buffers for a job of parallelism 2: the other may die.
+# Attempts go on for longer than it takes to be missed.
 CONFIGURATION = """\
 jobmanager.rpc.address: 127.0.0.1
 jobmanager.rpc.port: {rpc}
@@ -44,11 +45,11 @@ taskmanager.memory.network.max: 192m
 taskmanager.memory.managed.size: 64m
 taskmanager.memory.jvm-metaspace.size: 192m
 cluster.evenly-spread-out-slots: true
-heartbeat.interval: 2000
-heartbeat.timeout: 10000
+heartbeat.interval: 1000
+heartbeat.timeout: 6000
 restart-strategy.type: fixed-delay
-restart-strategy.fixed-delay.attempts: 3
-restart-strategy.fixed-delay.delay: 1 s
+restart-strategy.fixed-delay.attempts: 5
+restart-strategy.fixed-delay.delay: 2 s
 io.tmp.dirs: {tmp}
 """
 
