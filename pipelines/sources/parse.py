@@ -25,7 +25,8 @@ from schemas.errors import RequestError, SourceError
 _EXPECTED = (
     "a folder, a glob, an image, .zip, .tar, .parquet, a list (.txt, .csv, .tsv, .jsonl) or COCO's .json"
 )
-# How many files of a remote folder are looked at to learn what it holds: enough to skip a few readmes.
+# How many files of a remote folder are looked at to learn what it holds: enough to skip a few readmes. Where one of
+# them is an archive, all are, until there is an image: none may be left out.
 _LOOKED_AT = 1000
 AS_FOUND = SourceOptions()
 
@@ -197,23 +198,19 @@ def _names(schema: pa.Schema) -> str:
 
 
 def _parse_folder(name: str, url: str, options: SourceOptions) -> list[SourceSpec]:
-    """Images make it a folder of images; without any, its zips, tars or Parquet files are the source."""
-    archives, is_whole = [], False
+    """Images make it a folder of images; without any, its zips, tars or Parquet files are the source, all of them."""
+    archives = []
     with reading(name):
         for number, found in enumerate(access.walk(url)):
             if is_image_name(found.url) and not found.is_special:
                 return [SourceSpec(name, "folder", url, url)]
             if _is_archive(found.url):
                 archives.append(found.url)
-            if number == _LOOKED_AT and not is_local(url):
-                break
-        else:
-            is_whole = True
-    if archives:
-        return _archives(name, url, sorted(archives), options)
-    if is_whole:
+            if number >= _LOOKED_AT and not archives and not is_local(url):
+                return [SourceSpec(name, "folder", url, url)]
+    if not archives:
         raise SourceError(f"source {name!r} is a folder without images; expected {_EXPECTED}")
-    return [SourceSpec(name, "folder", url, url)]
+    return _archives(name, url, sorted(archives), options)
 
 
 def _is_archive(url: str) -> bool:

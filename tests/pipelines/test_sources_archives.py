@@ -301,6 +301,25 @@ def test_archives_on_any_filesystem_are_read_alike(tmp_path):
         assert fetch(refs) == list(PICTURES.values())
 
 
+def test_no_archive_of_a_bucket_is_left_out_however_many_there_are(tmp_path):
+    memory = fsspec.filesystem("memory")
+    archive = make_tar(tmp_path / "x.tar", {"x.jpg": picture("x")}).read_bytes()
+    for number in range(1100):
+        memory.pipe_file(f"/many/{number:04}.tar", archive)
+    assert [spec.url for spec in parse_sources(["memory://many"])] == [
+        f"memory:///many/{number:04}.tar" for number in range(1100)
+    ]
+
+
+def test_images_behind_an_archive_and_a_thousand_notes_are_what_a_bucket_holds(tmp_path):
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/mixed/00.tar", make_tar(tmp_path / "x.tar", PICTURES).read_bytes())
+    for number in range(1100):
+        memory.pipe_file(f"/mixed/{number:04}.txt", b"")
+    memory.pipe_file("/mixed/a.jpg", picture("a"))
+    assert [spec.kind for spec in parse_sources(["memory://mixed"])] == ["folder"]
+
+
 def test_flickr8k_is_read_in_place():
     root = os.environ.get("CAPTIONBEAM_DATA")
     if not root:
