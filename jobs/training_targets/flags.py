@@ -125,13 +125,18 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
 
 def refuse_others(options: argparse.Namespace, name: str) -> None:
     """Raises RequestError where an option was given that the target ``name`` does not know."""
-    idle = [flag for flag in FLAGS if name not in flag.on and getattr(options, flag.dest)]
+    idle = [flag for flag in FLAGS if name not in flag.on and _is_given(getattr(options, flag.dest))]
     if idle:
         wanted = " or ".join(dict.fromkeys(target for target in idle[0].on))
         require(
             False,
             f"{_names(idle)} would do nothing with --on {name}; expected --on {wanted}, or to leave it out",
         )
+
+
+def _is_given(value: Any) -> bool:
+    """Whether an option is there; 0 is."""
+    return value is not None and value is not False and value != []
 
 
 def _names(flags: Sequence[Flag]) -> str:

@@ -16,6 +16,7 @@ from schemas import files
 from schemas.errors import RequestError, SystemicError
 
 STOP_SECONDS, RESTARTS = 120, 3
+ON_ONE_LINE = ("memory", "partition", "account", "qos", "constraint")
 UNREACHED = re.compile(r"contact slurm controller|timed out|connect failure|try again", re.IGNORECASE)
 WAITING = {
     "PENDING",
@@ -43,7 +44,12 @@ trap 'ending=yes; scancel --signal=TERM "$SLURM_JOB_ID.0"' USR1
 srun {command} \\
   --rendezvous "$address:$port" &
 step=$!
-while kill -0 "$step" 2>/dev/null; do wait "$step"; status=$?; done
+status=0
+wait "$step" || status=$?
+while [ "$status" -gt 128 ] && kill -0 "$step" 2>/dev/null; do # it was the signal that ended the wait, not the step
+  status=0
+  wait "$step" || status=$?
+done
 
 case $status in 0 | 2) exit "$status" ;; esac # done, or a wrong request: another try would end alike
 if [ -z "$ending" ]; then
@@ -71,6 +77,10 @@ class Slurm(Target):
             not (flags.activate and flags.container),
             "--activate would do nothing with --container; expected one of them",
         )
+        for name in ON_ONE_LINE:
+            _check_line(f"--{name}", getattr(flags, name) or "")
+        for setting in flags.sbatch:
+            _check_line("--sbatch", setting)
         limit = flags.max_hours and flags.max_hours * 3600
         stop = flags.stop_seconds or STOP_SECONDS
         require(
@@ -82,6 +92,7 @@ class Slurm(Target):
         )
 
     def on_workers(self, place: str, flags: argparse.Namespace) -> str:
+        _check_line("a place", place)
         return place  # a shared disk; whether it is one, only the machines know: each looks before it starts
 
     def request(self, order: Order) -> str:
@@ -138,7 +149,7 @@ def _settings(order: Order) -> list[str]:
         f"--nodes={order.nodes}",
         "--ntasks-per-node=1",
         *(f"--{name}={shlex.quote(str(value))}" for name, value in chosen.items() if value is not None),
-        f"--output={shlex.quote(_log(order, '%j'))}",
+        f"--output={shlex.quote(_log_pattern(order))}",
         "--open-mode=append",
         "--requeue",
         f"--signal=B:USR1@{flags.stop_seconds or STOP_SECONDS}",
@@ -167,6 +178,16 @@ def _log_folder(order: Order) -> str:
 
 def _log(order: Order, job: str) -> str:
     return f"{_log_folder(order)}/slurm-{job}.log"
+
+
+def _log_pattern(order: Order) -> str:
+    """The log's name as sbatch fills it in, where a % is written twice."""
+    return _log(order, "\0").replace("%", "%%").replace("\0", "%j")
+
+
+def _check_line(what: str, text: str) -> None:
+    """Raises RequestError where ``text`` would end its line of the script and begin another."""
+    require(not re.search(r"[\r\n]", text), f"{what} is {text!r}; expected one line")
 
 
 def _job(job: str, order: Order) -> Job:
