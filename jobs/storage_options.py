@@ -35,6 +35,8 @@ def use_storage_options(options: argparse.Namespace) -> None:
     storage.use(settled)
     if given:
         options.storage_options = storage.for_record(settled)
+        if "storage_file" in options and not given.lstrip().startswith("{"):
+            options.storage_file = files.absolute(given)
 
 
 def parsed(text: str) -> storage.Options:

@@ -67,6 +67,7 @@ class Target(ABC):
     name: str
     title: str
     logs_are_seen = False  # whether the launcher sees the same local folders as the workers
+    secrets: str  # where storage options that may be secret can be instead, for sentences
     gathering: tuple[str, ...] = (
         "--rendezvous",
         AUTO,

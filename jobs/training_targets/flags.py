@@ -113,7 +113,11 @@ FLAGS = (
 
 
 def add_target_options(parser: argparse.ArgumentParser) -> None:
-    """``--on`` and all the targets' options, a group for each set of targets."""
+    """``--on`` and all the targets' options, a group for each set of targets.
+
+    ``storage_file`` becomes the name of the file that ``--storage-options`` were read from, where they were.
+    """
+    parser.set_defaults(storage_file=None)
     groups = {on: parser.add_argument_group(title) for on, title in TITLES.items()}
     groups[NAMES].add_argument(
         "--on", choices=NAMES, default="local", metavar="TARGET",

@@ -28,6 +28,7 @@ class Kubernetes(Target):
     """Places lie in buckets, or on volumes that the launcher sees too."""
 
     name, title = "kubernetes", "Kubernetes"
+    secrets = "the workers' environment (--env-secret FSSPEC_S3_SECRET=NAME:KEY), or in a file on a --volume"
 
     def check(self, flags: argparse.Namespace) -> None:
         require(bool(flags.image), "--on kubernetes needs --image, the container that the workers run")

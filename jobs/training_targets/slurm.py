@@ -66,6 +66,9 @@ class Slurm(Target):
 
     name, title = "slurm", "Slurm"
     logs_are_seen = True
+    secrets = (
+        "a file on the shared disk, or in the environment, which sbatch passes on (FSSPEC_S3_SECRET, ...)"
+    )
     gathering = ()
 
     def check(self, flags: argparse.Namespace) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from jobs.options import require
 from jobs.train import GROUPS, nothing_to_do
 from jobs.training_targets.base import Order, Target, run_name
 from jobs.training_targets.follow import follow
-from schemas import files
+from schemas import files, storage
 
 
 def submit(target: Target, flags: argparse.Namespace, wanted: Mapping[str, Any]) -> int:
@@ -21,6 +22,7 @@ def submit(target: Target, flags: argparse.Namespace, wanted: Mapping[str, Any])
     where the job is submitted). Raises RequestError before anything is sent, SystemicError where the job fails.
     """
     target.check(flags)
+    told = storage_words(target, flags)
     nodes, workers = flags.nodes or 1, flags.workers or flags.gpus or 1
     logs = {"logs": wanted["logs"] if target.logs_are_seen else None}
     written = ("output", "checkpoints", *(["logs"] if target.logs_are_seen else []))
@@ -28,7 +30,7 @@ def submit(target: Target, flags: argparse.Namespace, wanted: Mapping[str, Any])
     if not anything_to_do:
         print(nothing_to_do(chosen.output))
         return 0
-    order = _order(target, flags, chosen, nodes, workers)
+    order = _order(target, flags, chosen, nodes, workers, told)
     if flags.dry_run:
         print(target.request(order))
         return 0
@@ -48,7 +50,12 @@ def submit(target: Target, flags: argparse.Namespace, wanted: Mapping[str, Any])
 
 
 def _order(
-    target: Target, flags: argparse.Namespace, chosen: TrainOptions, nodes: int, workers: int
+    target: Target,
+    flags: argparse.Namespace,
+    chosen: TrainOptions,
+    nodes: int,
+    workers: int,
+    told: Sequence[str],
 ) -> Order:
     names = ("features", "tokens", "output", "checkpoints")
     places: dict[str, Any] = {name: target.on_workers(getattr(chosen, name), flags) for name in names}
@@ -60,8 +67,27 @@ def _order(
         places["logs"] = logs
     there = replace(chosen, **places)
     machines = ["--workers", str(workers), "--nodes", str(nodes), *target.gathering]
-    command = (*words_of(there, [*places]), *machines)
+    command = (*words_of(there, [*places]), *told, *machines)
     return Order(chosen, flags, nodes, workers, command, name)
+
+
+def storage_words(target: Target, flags: argparse.Namespace) -> list[str]:
+    """``--storage-options`` for the workers: what they say, or the file's name. Raises RequestError for secrets."""
+    chosen = storage.current()
+    if not chosen:
+        return []
+    shown = storage.for_record(chosen)
+    if shown == chosen:
+        return ["--storage-options", json.dumps(chosen)]
+    hidden = [
+        f"{name}'s {key}" for name in chosen for key in chosen[name] if shown[name][key] != chosen[name][key]
+    ]
+    require(
+        flags.storage_file is not None,
+        f"--storage-options have {' and '.join(hidden)}, which may be secret, and a job's command is for many to "
+        f"read; expected it in {target.secrets}",
+    )
+    return ["--storage-options", target.on_workers(flags.storage_file, flags)]
 
 
 def words_of(options: TrainOptions, places: list[str]) -> list[str]:

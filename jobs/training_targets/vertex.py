@@ -26,6 +26,7 @@ class Vertex(Target):
     """Through the SDK's job service, over REST."""
 
     name, title = "vertex", "Vertex AI"
+    secrets = "a file in a bucket that --service-account reads"
 
     def check(self, flags: argparse.Namespace) -> None:
         for name in ("region", "machine_type", "image"):
