@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import threading
+from contextlib import suppress
 
 HELP = """\
   captionbeam workers --port 50000                       # on each machine of the cluster
 
-Serves until it is stopped. Spark's executors and Flink's task managers on this machine each get a Python process
+Serves until it is stopped, by Ctrl-C or SIGTERM. Spark's executors and Flink's task managers on this machine each get a Python process
 from it, for a job that is started with --environment_type EXTERNAL --environment_config localhost:50000.
 """
 
@@ -27,10 +29,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Serve until interrupted."""
+    """Serve until Ctrl-C or SIGTERM, which stop the workers too."""
     from pipelines.worker_pool import WorkerPool
 
-    with WorkerPool(options.port, options.host) as pool:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt), WorkerPool(options.port, options.host) as pool:
         print(f"workers for {options.host}:{pool.port}; Ctrl-C stops them", flush=True)
         threading.Event().wait()
     return 0

@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -27,6 +28,7 @@ from apache_beam.runners.worker.sdk_worker import SdkHarness
 from schemas.errors import RequestError
 
 STARTERS, TRIES = 8, 3
+LOST = 255  # multiprocessing's status of a process, ended or not, whose fork server is gone
 IMPORTED = [__name__, "pipelines.transforms", "torch", "torchvision"]
 
 
@@ -83,7 +85,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         return process
 
     def _look_after(self, wanted: tuple[str, str], process: BaseProcess) -> None:
-        """Start a killed process again: a JVM that it had not reached yet would wait for it for ever.
+        """Start a killed or lost process again: a JVM that it had not reached yet would wait for it for ever.
 
         One that lost it in the middle of its work has closed the address by then, and asks anew.
         """
@@ -91,11 +93,19 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             process.join()
             self._processes.discard(process)
             status = process.exitcode or 0
-            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-            print(f"worker {process.pid} {how}", flush=True)
-            if status >= 0 or self._closed or tries == TRIES - 1:
+            print(f"worker {process.pid} {_ended(status)}", flush=True)
+            if status == LOST:
+                with suppress(ProcessLookupError):  # if it lives, nobody would stop it any more
+                    os.kill(process.pid or 0, signal.SIGKILL)
+            if 0 <= status != LOST or self._closed or tries == TRIES - 1:
                 return
             process = self._start(wanted)
+
+
+def _ended(status: int) -> str:
+    if status == LOST:
+        return "lost its fork server"
+    return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
 
 
 def work(control: str, worker_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -14,6 +15,7 @@ from pipelines.worker_pool import WorkerPool
 from schemas.errors import RequestError
 from tests.builders.processes import await_true
 from tests.builders.servers import free_port
+from tests.builders.worker_pool import worker_pool
 
 
 class Jvm(beam_fn_api_pb2_grpc.BeamFnControlServicer):
@@ -92,6 +94,42 @@ def test_a_worker_killed_before_it_connected_is_started_again(pool):
     await_true("its end", lambda: not pool._processes)
 
 
+def test_a_worker_whose_fork_server_is_killed_is_started_again(pool):
+    """Nobody could stop it any more, nor learn of its end."""
+    jvm = Jvm(free_port())
+    jvm.serve()
+    ask(pool, jvm, "7-1")
+    assert jvm.connected.get(timeout=60) == "7-1"
+    lost = only_worker(pool)
+    lost.parent().kill()
+    assert jvm.connected.get(timeout=60) == "7-1"
+    assert only_worker(pool).pid != lost.pid
+    await_true("the end of the lost one", lambda: not is_alive(lost))
+    jvm.server.stop(0)
+    await_true("its end", lambda: not pool._processes)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_service_that_is_stopped_leaves_nothing(tmp_path, number):
+    """``captionbeam workers``, stopped as systemd or Ctrl-C does."""
+    jvm = Jvm(free_port())
+    jvm.serve()
+    with worker_pool(tmp_path) as pool:
+        ask(pool, jvm)
+        jvm.connected.get(timeout=60)
+        below = psutil.Process(pool.process.pid).children(recursive=True)
+        assert set(pool.workers()) < set(below)
+        pool.process.send_signal(number)
+        assert pool.process.wait(timeout=60) == 0
+        await_true("the end of what it started", lambda: not any(is_alive(process) for process in below))
+        assert "Traceback" not in pool.log.read_text()
+    jvm.server.stop(0)
+
+
+def is_alive(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
 def test_the_pool_takes_its_workers_along():
     jvm = Jvm(free_port())
     jvm.serve()
@@ -99,7 +137,7 @@ def test_the_pool_takes_its_workers_along():
         ask(pool, jvm)
         jvm.connected.get(timeout=60)
         worker = only_worker(pool)
-    await_true("its end", lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+    await_true("its end", lambda: not is_alive(worker))
     jvm.server.stop(0)
 
 
