@@ -10,8 +10,9 @@ from contextlib import suppress
 HELP = """\
   captionbeam workers --port 50000                       # on each machine of the cluster
 
-Serves until it is stopped, by Ctrl-C or SIGTERM. Spark's executors and Flink's task managers on this machine each get a Python process
-from it, for a job that is started with --environment_type EXTERNAL --environment_config localhost:50000.
+Serves until Ctrl-C or SIGTERM, which end its processes too. Spark's executors and Flink's task managers on this
+machine each get a Python process from it, for a job that is started with --environment_type EXTERNAL
+--environment_config localhost:50000.
 """
 
 

@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.builders.cached import cached, fetch, need
+from tests.builders.cached import cached
+from tests.builders.fetched import fetch, need
 from tests.builders.processes import await_true, running
 from tests.builders.servers import free_port
 
@@ -24,7 +25,7 @@ ENDED = {"success", "failed"}
 
 
 def airflow_environment() -> Path:
-    """The environment's ``bin``, installed the first time; skips the test where that cannot be."""
+    """The environment's ``bin``, installed the first time; skips the test where uv is missing."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     return cached(f"airflow-{AIRFLOW_VERSION}-kubernetes-python{python}", _install) / "bin"
 

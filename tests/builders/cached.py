@@ -5,14 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
+from tests.builders.fetched import fetch
 from tests.builders.servers import cache_folder
 
 
@@ -29,22 +27,6 @@ def cached(name: str, make: Callable[[Path], None]) -> Path:
             make(making)
             os.replace(making, folder)
     return folder
-
-
-def need(command: str, what: str) -> str:
-    """Where ``command`` is; skips the test where it is not installed."""
-    found = shutil.which(command)
-    if found is None:
-        pytest.skip(f"no {what}: it needs {command}, which is not installed")
-    return found
-
-
-def fetch(command: list[str], what: str) -> None:
-    """Run a command that fetches or builds; skips the test, with its last words, where that fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        said = (done.stdout + done.stderr).strip().splitlines() or ["nothing said"]
-        pytest.skip(f"no {what}: {' '.join(command[:4])} ... failed: {said[-1]}")
 
 
 def source_distribution(name: str, version: str) -> Path:

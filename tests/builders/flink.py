@@ -18,7 +18,8 @@ from typing import Any
 
 import psutil
 
-from tests.builders.cached import need, source_distribution
+from tests.builders.cached import source_distribution
+from tests.builders.fetched import need
 from tests.builders.jobservers import job_server
 from tests.builders.processes import await_true, run_to_end, running
 from tests.builders.servers import free_port

@@ -9,7 +9,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.builders.cached import cached, fetch, need
+from tests.builders.cached import cached
+from tests.builders.fetched import fetch, need
 
 BEAM_VERSION = "2.62.0"
 POM = Path(__file__).with_name("jobserver.pom.xml")

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import pytest
 import yaml
 
+from tests.builders.fetched import fetch, need
 from tests.builders.servers import cache_folder
 
 MODULE, VERSION = "github.com/kubeflow/trainer/v2", "v2.0.0"
@@ -74,13 +74,8 @@ def _fetched() -> list[Path]:
 
 
 def _module() -> Path:
-    if shutil.which("go") is None:
-        pytest.skip(f"no definition of TrainJob: {MODULE} is fetched with Go, which is not installed")
-    words = ["go", "mod", "download", "-json", f"{MODULE}@{VERSION}"]
-    done = subprocess.run(words, cwd="/", capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no definition of TrainJob: {' '.join(words)} failed: {done.stdout} {done.stderr}")
-    return Path(json.loads(done.stdout)["Dir"])
+    download = [need("go", "definition of TrainJob"), "mod", "download", "-json", f"{MODULE}@{VERSION}"]
+    return Path(json.loads(fetch(download, "definition of TrainJob"))["Dir"])
 
 
 def _models(version: str) -> Path:
@@ -90,11 +85,7 @@ def _models(version: str) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "kubeflow_trainer_api").exists():
             words = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
-            done = subprocess.run(
-                [*words, f"kubeflow-trainer-api=={version}"], capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                pytest.skip(f"no models of Kubeflow Trainer {version}: {done.stderr.strip()}")
+            fetch([*words, f"kubeflow-trainer-api=={version}"], f"models of Kubeflow Trainer {version}")
     return folder
 
 

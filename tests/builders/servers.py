@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -24,6 +23,8 @@ from typing import NamedTuple
 
 import fsspec
 import pytest
+
+from tests.builders.fetched import fetch, need
 
 FAKE_GCS = "github.com/fsouza/fake-gcs-server"
 FAKE_GCS_VERSION = "v1.56.1"
@@ -53,7 +54,7 @@ def cache_folder() -> Path:
 
 
 def fake_gcs_server() -> Path:
-    """The server's binary, built the first time (minutes); skips the test where that cannot be."""
+    """The server's binary, built the first time (minutes); skips the test where Go is missing."""
     folder = cache_folder() / f"fake-gcs-server-{FAKE_GCS_VERSION}"
     folder.mkdir(parents=True, exist_ok=True)
     binary = folder / "fake-gcs-server"
@@ -65,16 +66,12 @@ def fake_gcs_server() -> Path:
 
 
 def _build(binary: Path) -> None:
-    if shutil.which("go") is None:
-        pytest.skip("no GCS server: fake-gcs-server is built with Go, which is not installed")
     building = binary.parent / "building"
-    done = subprocess.run(
-        ["go", "install", f"{FAKE_GCS}@{FAKE_GCS_VERSION}"],
-        env={**os.environ, "GOBIN": str(building)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode != 0:
-        said = (done.stderr.strip() or "nothing said").splitlines()[-1]
-        pytest.skip(f"no GCS server: go install {FAKE_GCS}@{FAKE_GCS_VERSION} failed: {said}")
+    fetch(
+        [need("go", "GCS server"), "install", f"{FAKE_GCS}@{FAKE_GCS_VERSION}"],
+        "GCS server",
+        GOBIN=str(building),
+    )
     os.replace(building / binary.name, binary)
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.builders.cached import need, source_distribution
+from tests.builders.cached import source_distribution
+from tests.builders.fetched import need
 from tests.builders.jobservers import job_server
 from tests.builders.processes import await_true, children_of, listens, run_to_end, running
 from tests.builders.servers import free_port

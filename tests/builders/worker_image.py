@@ -20,9 +20,8 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-import pytest
-
 from tests.builders.commands import ROOT
+from tests.builders.fetched import fetch, need
 from tests.builders.servers import cache_folder
 
 BEAM = metadata.version("apache-beam")
@@ -88,7 +87,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def prepared_image(dockerfile: str = "cpu.Dockerfile") -> Path:
-    """The image without captionbeam, kept from run to run; skips the test where it cannot be made."""
+    """The image without captionbeam, kept from run to run; skips the test where Go is missing."""
     wanted = [line for line in metadata.requires("captionbeam") or () if "extra ==" not in line]
     steps = json.dumps([instructions(dockerfile), sorted(wanted), BEAM, PYTHON])
     folder = cache_folder() / f"worker-image-{hashlib.sha256(steps.encode()).hexdigest()[:16]}"
@@ -110,8 +109,7 @@ def _make(dockerfile: str, folder: Path) -> None:
     install = [uv, "pip", "install", "--quiet", "--python", python]
     subprocess.run([*install, "--no-deps", "-r", packages / "base_image_requirements.txt"], check=True)
     subprocess.run([*install, f"apache-beam[gcp]=={BEAM}"], check=True)
-    boot = {**os.environ, "GOBIN": str(folder)}
-    subprocess.run(["go", "install", f"{MODULE}/python/container@v{BEAM}"], env=boot, check=True)
+    fetch(["go", "install", f"{MODULE}/python/container@v{BEAM}"], "worker image", GOBIN=str(folder))
     os.replace(folder / "container", image / "boot")
     with tempfile.TemporaryDirectory() as context:
         run_steps(dockerfile, image, Path(context), ours=False)
@@ -119,14 +117,8 @@ def _make(dockerfile: str, folder: Path) -> None:
 
 def _beam_sources() -> Path:
     """The folder of Beam's source from which its own worker images are built."""
-    if shutil.which("go") is None:
-        pytest.skip("no worker image: Beam's boot program is built with Go, which is not installed")
-    done = subprocess.run(
-        ["go", "mod", "download", "-json", f"{MODULE}@v{BEAM}"], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        pytest.skip(f"no worker image: go mod download {MODULE}@v{BEAM} failed: {done.stdout or done.stderr}")
-    return Path(json.loads(done.stdout)["Dir"]) / "python" / "container"
+    download = [need("go", "worker image"), "mod", "download", "-json", f"{MODULE}@v{BEAM}"]
+    return Path(json.loads(fetch(download, "worker image"))["Dir"]) / "python" / "container"
 
 
 @contextmanager
