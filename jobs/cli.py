@@ -112,7 +112,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         return parser.parse_args(rest), []
     options, beam_args = parser.parse_known_args(rest)
     if beam_args:
-        from pipelines.runner import check_beam_args
+        from pipelines.runner_flags import check_beam_args
 
         check_beam_args(beam_args)
     return options, beam_args

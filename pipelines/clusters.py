@@ -29,7 +29,7 @@ from apache_beam.runners.runner import PipelineResult
 
 from pipelines.runner_names import runner_of
 from schemas import files
-from schemas.errors import RequestError, SystemicError
+from schemas.errors import SystemicError
 
 SPARK, FLINK, PORTABLE = ("SparkRunner",), ("FlinkRunner",), ("PortableRunner",)
 CLUSTERS = (*SPARK, *FLINK, *PORTABLE)
@@ -49,33 +49,9 @@ def executable_path(beam_args: Sequence[str]) -> str | None:
     return PipelineOptions(list(beam_args)).view_as(PortableOptions).output_executable_path
 
 
-def check_cluster(beam_args: Sequence[str]) -> None:
-    """Refuse a job whose workers could not be had. Raises RequestError."""
-    if not on_cluster(beam_args):
-        return
-    portable = PipelineOptions(list(beam_args)).view_as(PortableOptions)
-    runner, jar = runner_of(portable), portable.output_executable_path
-    if jar and _loops_back(beam_args):
-        raise RequestError(
-            f"{jar} would look for workers in this process, which is gone by then; expected --environment_type "
-            "EXTERNAL with the address of worker pools, or DOCKER or PROCESS"
-        )
-    master = portable.view_as(FlinkRunnerOptions).flink_master
-    if jar and runner in FLINK and master != "[auto]":
-        raise RequestError(
-            f"{jar} would insist on {master}, but flink run says where; expected to leave --flink_master out"
-        )
-    if not _loops_back(beam_args) and not (portable.environment_config or portable.environment_options):
-        raise RequestError(
-            f"{runner} is not told where its Python workers come from; expected --environment_type EXTERNAL "
-            "--environment_config localhost:50000 with captionbeam workers on each machine, or an image of yours "
-            "with --environment_type DOCKER, or LOOPBACK to have them in this process"
-        )
-
-
 def notes(url: str, beam_args: Sequence[str]) -> Iterator[str]:
     """What a person should know before a job on a cluster writes to the store at ``url``."""
-    if on_cluster(beam_args) and not _loops_back(beam_args) and files.is_local(files.split(url)[0]):
+    if on_cluster(beam_args) and not loops_back(beam_args) and files.is_local(files.split(url)[0]):
         yield (
             f"note: {url} is a path: every machine of the cluster needs it as the same shared folder; "
             "else expected gs:// or s3://"
@@ -93,7 +69,7 @@ def submit_line(path: str, beam_args: Sequence[str]) -> str:
     return f"wrote {path}: nothing has run; it does when submitted, and publishes at its end: {how}"
 
 
-def _loops_back(beam_args: Sequence[str]) -> bool:
+def loops_back(beam_args: Sequence[str]) -> bool:
     """Whether the workers are threads of the launcher: by request, or as Beam has it for a local engine."""
     options = PipelineOptions(list(beam_args))
     portable, runner = options.view_as(PortableOptions), runner_of(options)

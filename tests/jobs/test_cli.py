@@ -103,7 +103,7 @@ def test_a_wrong_request_is_one_sentence_and_status_2(arguments, sentence, capsy
 
 
 def test_a_misspelt_option_is_told_the_nearest():
-    from pipelines.runner import check_beam_args
+    from pipelines.runner_flags import check_beam_args
 
     with pytest.raises(RequestError, match="'--runer'.*did you mean --runner"):
         check_beam_args(["--runer", "SparkRunner"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipelines import clusters
-from pipelines.runner import check_beam_args
+from pipelines.runner import run_pipeline
+from pipelines.runner_flags import check_beam_args
 from schemas.errors import RequestError
 
 SPARK = ["--runner", "SparkRunner", "--spark_master_url", "spark://master:7077"]
@@ -24,6 +25,17 @@ JAR = ["--output_executable_path", "job.jar"]
         ["--runner", "SparkRunner", "--spark_master_url", "local[2]"],
         ["--runner", "SparkRunner"],
         ["--runner", "FlinkRunner", "--flink_master", "[local]"],
+        ["--runner", "SparkRunner", "--spark_master_url", "spark://one:7077,two:7077", *POOL],
+        ["--runner", "FlinkRunner", "--flink_master", "https://master:8081", *POOL],
+        [*SPARK, "--environment_type", "EXTERNAL", "--environment_config", '{"url": "localhost:50000"}'],
+        [
+            *SPARK,
+            "--environment_type",
+            "EXTERNAL",
+            "--environment_options",
+            "external_service_address=[::1]:50000",
+        ],
+        [*SPARK, "--environment_type", "PROCESS", "--environment_config", '{"command": "boot"}'],
         [*SPARK, "--environment_type", "DOCKER", "--environment_config", "example.com/captionbeam"],
         ["--runner", "PortableRunner", "--job_endpoint", "localhost:8099", *POOL],
     ],
@@ -52,6 +64,56 @@ def test_a_cluster_without_workers_is_refused(engine):
 def test_flags_of_another_runner_are_refused(flags, idle):
     with pytest.raises(RequestError, match=f"{idle} would do nothing with"):
         check_beam_args(flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (
+            [*SPARK, *POOL, "--spark_job_server_jar", "/nope.jar"],
+            "--spark_job_server_jar '/nope.jar' is not there; expected Beam's job server, or a URL of it",
+        ),
+        (
+            [*FLINK, *POOL, "--flink_job_server_jar", "/nope.jar"],
+            "--flink_job_server_jar '/nope.jar' is not there; expected Beam's job server, or a URL of it",
+        ),
+        (
+            [*SPARK, "--environment_type", "FOO"],
+            "--environment_type is 'FOO'; expected one of EXTERNAL, DOCKER, PROCESS, LOOPBACK, EMBEDDED",
+        ),
+        (
+            ["--runner", "SparkRunner", "--spark_master_url", "nonsense", *POOL],
+            "--spark_master_url is 'nonsense'; expected spark://HOST:PORT, or local[4]",
+        ),
+        (
+            ["--runner", "FlinkRunner", "--flink_master", "nonsense", *POOL],
+            "--flink_master is 'nonsense'; expected HOST:PORT, or [local]",
+        ),
+        ([*SPARK, *POOL[:3], "nohostport"], "--environment_config is 'nohostport'; expected HOST:PORT"),
+        ([*SPARK, *POOL[:2]], "--environment_config is None; expected HOST:PORT"),
+        (
+            [*SPARK, "--environment_type", "PROCESS", "--environment_config", "boot"],
+            "--environment_config is 'boot'; expected '{\"command\": \"PROGRAM\"}' of --environment_type PROCESS",
+        ),
+        (
+            [*SPARK, *POOL, "--sdk_worker_parallelism", "abc"],
+            "--sdk_worker_parallelism is 'abc'; expected a whole number of 0 or more",
+        ),
+        (["--runner", "PortableRunner", *POOL], "--job_endpoint is None; expected HOST:PORT"),
+    ],
+)
+def test_what_no_job_could_start_with_is_refused(flags, said):
+    with pytest.raises(RequestError) as refusal:
+        check_beam_args(flags)
+    assert str(refusal.value) == said
+
+
+def test_what_the_launcher_itself_does_wrong_is_not_blamed_on_the_cluster():
+    def build(_):
+        raise ZeroDivisionError("in the launcher")
+
+    with pytest.raises(ZeroDivisionError, match="in the launcher"):
+        run_pipeline([*SPARK, *POOL], build)
 
 
 def test_a_jar_whose_workers_would_be_gone_is_refused():
