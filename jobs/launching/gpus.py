@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from jobs.options import require
 
 DRIVER = "install-nvidia-driver:5xx"  # the plain form installs a driver too old for torch's CUDA 12 and later
-ONE_PROCESS = "no_use_multiple_sdk_containers"
+MANY_PROCESSES = "use_multiple_sdk_containers"
+ONE_PROCESS = f"no_{MANY_PROCESSES}"
 DISK_GB = 100  # the image unpacked, the driver, the weights; the service's 25 GB do not hold a CUDA image
 
 

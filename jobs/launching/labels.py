@@ -10,11 +10,21 @@ from collections.abc import Mapping, Sequence
 from jobs.options import require
 
 LONGEST, MOST_BYTES, MOST_LABELS = 63, 128, 64  # of a key or a value; of a job
+NAME = re.compile(r"[a-z]([-a-z0-9]{0,1022}[a-z0-9])?")  # as the API's description has it
 
 
 def job_name(job: str, run_id: str) -> str:
     """``captionbeam-encode-20260102-030405-0a1b2c3d``: lower case, digits and hyphens."""
     return re.sub("[^a-z0-9]+", "-", f"captionbeam-{job}-{run_id}".lower()).strip("-")[:LONGEST].rstrip("-")
+
+
+def check_job_name(name: str) -> None:
+    """Raises RequestError for what Google's API takes for no job's name."""
+    require(
+        NAME.fullmatch(name) is not None,
+        f"--job_name {name!r} is no name of a job; expected lower-case letters, digits and hyphens, at most 1024, a "
+        "letter first and no hyphen last",
+    )
 
 
 def own_labels(job: str, run_id: str, store: str) -> dict[str, str]:
@@ -52,7 +62,9 @@ def all_labels(own: Mapping[str, str], given: Mapping[str, str]) -> dict[str, st
 
 
 def _pair(text: str) -> tuple[str, str]:
-    key, _, value = text.partition("=")
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise _wrong(text)
     return key, value
 
 

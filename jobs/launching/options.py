@@ -30,7 +30,7 @@ def settle_gpu(options: argparse.Namespace) -> None:
 
     Raises RequestError for an unknown preset, and a ``--device`` beside it.
     """
-    if not options.gpu:
+    if options.gpu is None:
         return
     gpu = find_gpu(options.gpu)
     require(

@@ -14,16 +14,14 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 
-from jobs.launching.gpus import ONE_PROCESS, find_gpu
-from jobs.launching.images import check_image
-from jobs.launching.labels import all_labels, job_name, own_labels, user_labels
+from jobs.launching.cloud import DATAFLOW, check_cloud
+from jobs.launching.gpus import MANY_PROCESSES, ONE_PROCESS, find_gpu
+from jobs.launching.labels import job_name, own_labels, user_labels
 from jobs.launching.options import settle_gpu
 from jobs.options import require
 from pipelines.runner_names import runner_of
 
-DATAFLOW = "DataflowRunner"
 CPU_THREADS = "2"  # shards in flight: one computes with all cores, another is read
-MANY_PROCESSES = ONE_PROCESS.removeprefix("no_")
 LOCAL = ("", "file", "local", "memory")
 
 
@@ -92,34 +90,23 @@ def settle_target(
     name = runner_of(parsed) or "FnApiRunner"
     if name != DATAFLOW:
         require(
-            not gpu,
+            gpu is None,
             f"--gpu {gpu} would do nothing with {name}; expected --runner {DATAFLOW}, or to leave it out",
         )
         return Target(name, tuple(beam_args))
-    _check_cloud(parsed.view_as(GoogleCloudOptions))
+    check_cloud(parsed, gpu)
     _check_places(places)
     image = parsed.view_as(WorkerOptions).sdk_container_image
     require(
         image or not gpu,
         f"--gpu {gpu} needs workers with torch and CUDA; expected --sdk_container_image with an image of containers/",
     )
-    check_image(image)
     added, notes = _workers(parsed, gpu) if models else ([], [])
     if parsed.view_as(SetupOptions).save_main_session is None:
         added.append(
             "--no_save_main_session"
         )  # nothing of ours is in it, and workers would import the command line
     return Target(name, (*beam_args, *added), gpu, tuple(notes))
-
-
-def _check_cloud(cloud: GoogleCloudOptions) -> None:
-    require(cloud.project, f"{DATAFLOW} needs a project; expected --project")
-    place = cloud.temp_location or cloud.staging_location
-    require(place, f"{DATAFLOW} needs a place for what it sends; expected --temp_location gs://BUCKET/FOLDER")
-    require(
-        place.startswith("gs://"), f"--temp_location {place} is not in a bucket; expected gs://BUCKET/FOLDER"
-    )
-    all_labels(own_labels("", "", ""), user_labels(cloud.labels))
 
 
 def _check_places(places: Mapping[str, Sequence[str]]) -> None:
@@ -147,20 +134,17 @@ def _workers(parsed: PipelineOptions, gpu: str | None) -> tuple[list[str], list[
         for name, value in wanted.items()
         if gpu and given.get(name) is not None and str(given[name]) != value
     ]
-    for more, said in (_experiments(given, gpu), _accelerator(given, gpu)):
+    for more, said in (_experiments(given), _accelerator(given, gpu)):
         added, notes = [*added, *more], [*notes, *said]
     return added, notes
 
 
-def _experiments(given: Mapping[str, Any], gpu: str | None) -> tuple[list[str], list[str]]:
+def _experiments(given: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     there = given.get("experiments") or []
-    added = [f"--experiments={name}" for name in ("use_runner_v2", ONE_PROCESS) if name not in there]
-    if ONE_PROCESS.removeprefix("no_") not in there:
-        return added, []
-    added.remove(f"--experiments={ONE_PROCESS}")
-    return added, [
-        f"--experiments {ONE_PROCESS.removeprefix('no_')}: each process of a worker loads a model of its own"
-    ]
+    many = MANY_PROCESSES in there
+    wanted = ("use_runner_v2",) if many else ("use_runner_v2", ONE_PROCESS)
+    said = f"--experiments {MANY_PROCESSES}: each process of a worker loads a model of its own"
+    return [f"--experiments={name}" for name in wanted if name not in there], [said] if many else []
 
 
 def _accelerator(given: Mapping[str, Any], gpu: str | None) -> tuple[list[str], list[str]]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from tempfile import gettempdir
 
 import pytest
 
@@ -156,7 +157,7 @@ def settled(job):
     }
     text = re.sub(r"\d{8}-\d{6}-[0-9a-f]{8}(\.\d+\.\d+)?", "RUN", json.dumps(told, sort_keys=True))
     text = re.sub(r'"pipelineProtoHash": "[0-9a-f]{64}"', '"pipelineProtoHash": "HASH"', text)
-    return json.loads(re.sub(r"/tmp/[^']*?captionbeam-\w+/", "FOLDER/", text))
+    return json.loads(re.sub(rf"{re.escape(gettempdir())}/[^']*?captionbeam-\w+/", "FOLDER/", text))
 
 
 def test_the_launcher_waits_and_says_how_the_job_fares(photos, launch):

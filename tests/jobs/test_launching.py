@@ -25,6 +25,7 @@ from tests.builders.commands import ROOT
 CLOUD = ["--runner", "DataflowRunner", "--project", "a-project", "--region", "us-central1",
          "--temp_location", "gs://bucket/tmp"]  # fmt: skip
 IMAGE = ["--sdk_container_image", "europe-docker.pkg.dev/a-project/images/captionbeam:1"]
+MANY = "use_multiple_sdk_containers"
 PLACES = {"SOURCE": ["gs://bucket/photos"], "--output": ["gs://bucket/store"]}
 
 
@@ -184,6 +185,58 @@ def test_a_preset_settles_the_precision_that_was_left_to_the_hardware(gpu, preci
             PLACES,
             """--labels '{team' is no label; expected KEY=VALUE or '{"KEY": "VALUE"}'""",
         ),
+        (
+            None,
+            [*CLOUD, "--labels", "team"],
+            PLACES,
+            """--labels 'team' is no label; expected KEY=VALUE or '{"KEY": "VALUE"}'""",
+        ),
+        (
+            None,
+            [*CLOUD, "--staging_location", "/tmp/zz"],
+            PLACES,
+            "--staging_location /tmp/zz is not in a bucket; expected gs://BUCKET/FOLDER",
+        ),
+        (None, [*CLOUD, "--disk_size_gb", "-1"], PLACES, "--disk_size_gb is -1; expected 1 or more"),
+        (
+            None,
+            [*CLOUD, "--number_of_worker_harness_threads", "0"],
+            PLACES,
+            "--number_of_worker_harness_threads is 0; expected 1 or more",
+        ),
+        (
+            None,
+            [*CLOUD, "--sdk_container_image", "not an image"],
+            PLACES,
+            "--sdk_container_image 'not an image' is no name of an image; expected REGISTRY/FOLDER/NAME:TAG",
+        ),
+        (
+            None,
+            [*CLOUD, "--job_name", "x" * 1025],
+            PLACES,
+            f"--job_name '{'x' * 1025}' is no name of a job; expected lower-case letters, digits and hyphens, at most "
+            "1024, a letter first and no hyphen last",
+        ),
+        (
+            "l4",
+            [*CLOUD, *IMAGE, "--experiments", f"no_{MANY},{MANY}"],
+            PLACES,
+            f"--experiments no_{MANY} contradicts --experiments {MANY}; expected one of them",
+        ),
+        (
+            None,
+            [*CLOUD, "--experiments", "disable_runner_v2"],
+            PLACES,
+            "--experiments disable_runner_v2 asks for a Dataflow that Beam no longer sends to; expected to leave "
+            "it out",
+        ),
+        (
+            "l4",
+            [*CLOUD, *IMAGE, "--resource_hints", "accelerator=type:nvidia-l4;count:1"],
+            PLACES,
+            "--resource_hints accelerator=type:nvidia-l4;count:1 beside --gpu l4: the service takes no accelerator of "
+            "a job and hints together; expected one of them",
+        ),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_in_one_sentence(gpu, beam_args, places, sentence):
@@ -192,6 +245,11 @@ def test_what_cannot_work_is_refused_in_one_sentence(gpu, beam_args, places, sen
             options(gpu), beam_args
         )
     assert str(refusal.value) == sentence
+
+
+def test_a_preset_without_a_name_is_none():
+    with pytest.raises(RequestError, match="no GPU preset ''; expected one of t4, l4, a100, h100"):
+        settle_job(options(""), [*CLOUD, *IMAGE])
 
 
 @pytest.mark.parametrize("name", ["dataflow", "DataflowRunner", "dataflowrunner"])
@@ -259,6 +317,7 @@ def test_an_image_named_after_other_versions_is_refused():
     check_image(None)
     check_image("registry/captionbeam:latest")
     check_image(f"registry/captionbeam-gpu:0.1.0-py{here}")
+    check_image(f"localhost:5000/captionbeam@sha256:{'0' * 64}")
     with pytest.raises(
         RequestError, match=f"the image .* has Python {other}, this launcher {here}; expected the same"
     ):
