@@ -17,14 +17,20 @@ def pick_device(name: str = "auto") -> torch.device:
     """``auto`` is the first CUDA device, else the CPU. Raises RequestError for a device that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = named_device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RequestError(f"no device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def named_device(name: str) -> torch.device:
+    """A device by its name, on whatever machine. Raises RequestError for what is no name of one."""
     try:
         device = torch.device(name)
     except RuntimeError as err:
         raise RequestError(f"no device {name!r}; expected auto, cpu, cuda or cuda:N") from err
     if device.type not in ("cpu", "cuda"):
         raise RequestError(f"device {name!r} is not supported; expected auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RequestError(f"no device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices")
     return device
 
 

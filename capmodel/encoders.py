@@ -97,7 +97,8 @@ def resolve_encoder(
 
     ``weights``: a published name, a path or a URL; None for the encoder's own. ``preprocess``: a scaling;
     it, ``image_size``, ``crop``, ``resize``, ``interpolation`` and ``channels`` change the preset of the
-    weights, as ``Preprocess.override`` says. Raises RequestError for what does not fit.
+    weights, as ``Preprocess.override`` says. ``device``: what ``precision`` auto is settled by.
+    Raises RequestError for what does not fit.
     """
     if name not in BACKBONES:
         raise RequestError(f"no encoder {name!r}; expected one of {', '.join(BACKBONES)}")
@@ -112,8 +113,7 @@ def resolve_encoder(
         raise RequestError(
             f"image size {prepared.size} is too small for {name}; expected at least {smallest}"
         )
-    target = pick_device(device)
-    precision = settle_precision(precision, target)
+    precision = settle_precision(precision, pick_device(device) if precision == "auto" else None)
     state = backbone.trunk(find_weights(name, wanted, backbone.presets))
     ready(name, state, pool_padding, torch.float32, torch.device("cpu"))
     sha256 = sha256_bytes(weights_bytes(state))

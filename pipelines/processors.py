@@ -9,6 +9,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.batches import Processor
+from schemas.errors import RequestError, SystemicError
+
+
+def check_device(name: str) -> None:
+    """Raises SystemicError where this worker has no such device: no image would fare better."""
+    from capmodel.device import pick_device
+
+    try:
+        pick_device(name)
+    except RequestError as err:
+        raise SystemicError(
+            f"a worker cannot compute: {err}; expected workers with it, and a driver that suits their torch"
+        ) from err
 
 
 def load_encoder(settings: Mapping[str, Any]) -> Processor:
@@ -16,6 +29,7 @@ def load_encoder(settings: Mapping[str, Any]) -> Processor:
     from capmodel.device import use_threads
     from capmodel.encoders import Encoder, EncoderSpec
 
+    check_device(settings["device"])
     use_threads(settings["threads"])
     spec = EncoderSpec.from_dict(settings["spec"])
     return Encoder.load(spec, settings["weights"], settings["batch_size"], settings["device"])
@@ -27,6 +41,7 @@ def load_captioner(settings: Mapping[str, Any]) -> Processor:
     from capmodel.device import use_threads
     from capmodel.generate import DecodeOptions
 
+    check_device(settings["device"])
     use_threads(settings["threads"])
     return Captioner.load(
         settings["bundle"],

@@ -76,6 +76,17 @@ def worker_processes(beam_args: Sequence[str]) -> int:
     return int(portable.sdk_worker_parallelism)
 
 
+def workers_elsewhere(beam_args: Sequence[str]) -> bool:
+    """Whether workers may be on other machines than this one, so that what this one has says nothing of them."""
+    options = PipelineOptions(list(beam_args))
+    runner = runner_of(options)
+    if runner in IN_PROCESS or runner in DATAFLOW:
+        return runner in DATAFLOW
+    if runner in ONE_WORKER:
+        return options.view_as(PortableOptions).environment_type not in (None, "LOOPBACK", "EMBEDDED")
+    return not clusters.loops_back(beam_args)
+
+
 def is_handed_over(beam_args: Sequence[str]) -> bool:
     """Whether a pipeline is only written down (a template, an executable), for somebody else to start."""
     options = PipelineOptions(list(beam_args))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tempfile
 import threading
 import uuid
 from typing import Any
@@ -174,6 +175,24 @@ def check_writable(url: str) -> None:
         reason = err.strerror or err
         raise RequestError(
             f"{url!r} cannot be written to ({reason}); expected a writable folder or URL"
+        ) from err
+
+
+def check_room(url: str) -> None:
+    """``check_writable`` without a trace, for a look at what a run would do: of this machine's folders only.
+
+    Raises RequestError.
+    """
+    fs, folder = split(url)
+    if not is_local(fs):
+        return
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    try:
+        tempfile.TemporaryFile(dir=folder).close()  # has no name where the filesystem can do without
+    except OSError as err:
+        raise RequestError(
+            f"{url!r} cannot be written to ({err.strerror or err}); expected a writable folder or URL"
         ) from err
 
 

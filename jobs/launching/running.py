@@ -46,7 +46,11 @@ def run_on(target: Target, build: Build, job: str, run_id: str, store: str, fold
 def print_dry(
     target: Target, build: Build, job: str, run_id: str, store: str, about: Mapping[str, Any]
 ) -> None:
-    """Print as JSON what would run: the job of Dataflow, else ``about`` and the steps. Notes go to standard error."""
+    """Print as JSON what would run: the job of Dataflow, else ``about`` and the steps. Notes go to standard error.
+
+    Raises RequestError where ``store`` could not be written to.
+    """
+    files.check_room(store)
     arguments = target.arguments(job, run_id, store)
     for note in target.notes:
         print(f"note: {note}", file=sys.stderr)

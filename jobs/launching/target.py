@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from apache_beam.options.pipeline_options import (
@@ -15,6 +15,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from jobs.launching.cloud import DATAFLOW, check_cloud
+from jobs.launching.devices import settle_device
 from jobs.launching.gpus import MANY_PROCESSES, ONE_PROCESS, find_gpu
 from jobs.launching.labels import job_name, own_labels, user_labels
 from jobs.launching.options import settle_gpu
@@ -72,7 +73,8 @@ def settle_job(options: argparse.Namespace, beam_args: Sequence[str], store: str
     }
     places = {option: getattr(options, name, None) or [] for option, name in named.items()}
     lists = {option: [found] if isinstance(found, str) else found for option, found in places.items()}
-    return settle_target(options, beam_args, lists)
+    target = settle_target(options, beam_args, lists)
+    return replace(target, notes=(*target.notes, *settle_device(options, beam_args)))
 
 
 def settle_target(

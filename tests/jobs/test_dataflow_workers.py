@@ -188,8 +188,11 @@ def test_encode_goes_on_after_a_cancel_and_caption_and_refresh_follow(
 
 def test_a_gpu_worker_without_a_gpu_stops_the_job_in_one_sentence(photos, launch):
     """It does not go on for hours on the CPU of a machine that is paid for its GPU."""
-    _, err = launch(*encode(photos, "--gpu", "l4"), status=2)
-    assert err.splitlines()[-1] == "captionbeam: no device 'cuda': this machine has 0 CUDA devices"
+    _, err = launch(*encode(photos, "--gpu", "l4"), status=1)
+    assert err.splitlines()[-1] == (
+        "captionbeam: a worker cannot compute: no device 'cuda': this machine has 0 CUDA devices; expected workers "
+        "with it, and a driver that suits their torch"
+    )
     assert layout.snapshot_ids(f"{photos}/features") == []
 
 

@@ -13,6 +13,7 @@ import sys
 import zipfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
@@ -265,7 +266,7 @@ def test_killed_and_started_again(copied, point):
 
 def test_a_canary_says_what_all_would_cost_and_leaves_no_trace(copied):
     photos, store = copied
-    there, places = tree(store), set(Path("/tmp").glob("captionbeam-*"))
+    there, places = tree(store), set(Path(gettempdir()).glob("captionbeam-*"))
     done = refresh(photos, store, "--image-size", 96, "--canary", 6, "--price-per-hour", 3600, job=here)
     rows = shown(done.stdout)
     assert rows["canary"].startswith("6 images in ")
@@ -274,7 +275,7 @@ def test_a_canary_says_what_all_would_cost_and_leaves_no_trace(copied):
     assert rows["time"].endswith("of one worker like the canary's")
     assert float(rows["cost"]) == pytest.approx(26 / rate, rel=0.1)
     assert tree(store) == there
-    assert set(Path("/tmp").glob("captionbeam-*")) <= places
+    assert set(Path(gettempdir()).glob("captionbeam-*")) <= places
 
 
 def test_captions_follow_their_images_and_their_features(made, tmp_path):

@@ -75,6 +75,17 @@ def test_a_place_that_cannot_be_written_is_known_before_the_work(tmp_path, folde
         files.check_writable(str(tmp_path / "file" / "x"))
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="only Linux has a folder that nobody can write to")
+@pytest.mark.parametrize("url", ["/proc/nope/store", "file:///proc/nope/store"])
+def test_a_look_leaves_no_trace_and_knows_a_place_that_cannot_be_written(tmp_path, url):
+    before = tmp_path.stat().st_mtime_ns
+    files.check_room(str(tmp_path / "new" / "store"))
+    files.check_room("memory://new")
+    assert (os.listdir(tmp_path), tmp_path.stat().st_mtime_ns) == ([], before)
+    with pytest.raises(RequestError, match=r"cannot be written to \(.*\); expected a writable folder or URL"):
+        files.check_room(url)
+
+
 @pytest.mark.parametrize("text", [b"{", b"\xff", b"[" * 100_000])
 def test_what_is_no_json_is_said_to_be_none(tmp_path, text):
     (tmp_path / "x.json").write_bytes(text)
