@@ -28,21 +28,24 @@ class Streams:
         total = threads or torch.get_num_threads()
         self.count = min(total, MOST) if device == "cpu" and rows >= ROWS else 1
         self._pool = ThreadPoolExecutor(self.count, "model")
-        self._share_threads(total)
+        share_threads(self._pool, self.count, max(1, total // self.count))
 
     def run(self, work: Callable[[], T]) -> T:
         """What ``work`` gives, or raises, on the first thread that is free."""
         return self._pool.submit(work).result()
 
-    def _share_threads(self, total: int) -> None:
-        """Divide torch's threads. Their number is kept by thread, but new threads begin with the last one
-        set."""
-        before, started = torch.get_num_threads(), Barrier(self.count)
 
-        def start(_: int) -> None:
-            torch.get_num_threads()  # a thread's first call sets its number: now, not after ours
-            torch.set_num_threads(max(1, total // self.count))
-            started.wait()
+def share_threads(pool: ThreadPoolExecutor, count: int, threads: int) -> None:
+    """Let torch compute on ``threads`` in each of the new pool's ``count`` threads; the others keep theirs.
 
-        list(self._pool.map(start, range(self.count)))
-        torch.set_num_threads(before)
+    Their number is kept by thread, but new threads begin with the last one set.
+    """
+    before, started = torch.get_num_threads(), Barrier(count)
+
+    def start(_: int) -> None:
+        torch.get_num_threads()  # a thread's first call sets its number: now, not after ours
+        torch.set_num_threads(threads)
+        started.wait()
+
+    list(pool.map(start, range(count)))
+    torch.set_num_threads(before)

@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.batches import Processor
+from pipelines.processors import prepare_alone
 from pipelines.run import Run, now
 from schemas.machine import cores, os_threads, peak_rss, threads_each
 from schemas.workers import WorkerRecord, write_worker
@@ -28,6 +29,7 @@ from schemas.workers import WorkerRecord, write_worker
 SHARDS = 2  # at work at a time
 WINDOW = 32  # images that are read together
 WINDOWS_AHEAD = 2
+OTHERS = 64  # threads of Beam's harness, of gRPC and of pyarrow's input
 SECONDS = 1.0  # between two looks at a process's record
 
 _log = logging.getLogger(__name__)
@@ -113,6 +115,8 @@ class Engine:
             "images": SHARDS * shard,
             "preparing": self.threads,
             "batches": streams,
+            # prepare; torch, for the model and for whoever loads it; pyarrow | wait for a batch, and compute it
+            "os_threads": OTHERS + cores() + SHARDS + 4 * self.threads + 2 * streams,
         }
 
 
@@ -192,5 +196,6 @@ def load_engine(
         worker = _workers.setdefault(run.folder, Worker(run, due))
         pa.set_cpu_count(due)
         engine = Engine(load({**settings, "threads": due}), due, worker)
+        prepare_alone(engine.preparers, due)
         worker.loaded(engine)
     return engine

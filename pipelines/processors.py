@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pipelines.batches import Processor
@@ -51,3 +52,11 @@ def load_captioner(settings: Mapping[str, Any]) -> Processor:
         precision=settings["precision"],
         device=settings["device"],
     )
+
+
+def prepare_alone(preparers: ThreadPoolExecutor, count: int) -> None:
+    """Let each of the ``count`` threads that prepare images do so by itself: torch would give it as many helpers as
+    the model has, 165 idle threads beside 11 that prepare."""
+    from capmodel.streams import share_threads
+
+    share_threads(preparers, count, 1)

@@ -25,7 +25,7 @@ class WorkerRecord:
     most:            at once: ``bundles`` that Beam gave it, ``shards`` at work, ``images`` held in memory (from
                      their reading to the writer), images being prepared (``preparing``), forward passes under way
                      (``batches``), ``os_threads`` of the whole process.
-    limits:          the bounds of ``shards``, ``images``, ``preparing`` and ``batches``.
+    limits:          the bounds of all but ``bundles``.
     peak_rss_bytes:  memory of the process; in one process with the launcher, of both.
     """
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from schemas import files, layout
+from schemas.machine import threads_each
 from schemas.workers import WorkerRecord, read_workers
 
 
-def one_engine_a_process(store: str, run: str | None = None, killed: bool = False) -> list[WorkerRecord]:
+def one_engine_a_process(
+    store: str, run: str | None = None, killed: bool = False, threads: int | None = None, processes: int = 1
+) -> list[WorkerRecord]:
     """The records of the processes of a run on the store at ``store`` (by default its newest snapshot's run).
 
     Asserts that each process loaded one model and stayed within its bounds, whatever number of bundles Beam gave it,
     and that together they did every shard that the run committed (``killed``: or less, as a killed process's record
-    may lack its last second).
+    may lack its last second). ``threads`` is what the job asked for; else each has its part of the cores that
+    ``processes`` share.
     """
     newest = layout.newest_snapshot(str(store))
     run = run or (newest.run if newest else None)
@@ -23,6 +27,7 @@ def one_engine_a_process(store: str, run: str | None = None, killed: bool = Fals
     )
     for record in records:
         _within_limits(record)
+        assert record.threads == threads_each(threads, processes)
     _all_shards(str(store), run, records, killed)
     return records
 
@@ -34,6 +39,7 @@ def _within_limits(record: WorkerRecord) -> None:
         assert record.most[name] <= limit, (
             f"{who} had {record.most[name]} {name} at once; expected {limit} at most"
         )
+    assert record.limits.keys() == record.most.keys() - {"bundles"}
     assert record.limits["preparing"] == record.threads
     assert record.limits["batches"] <= record.threads
     assert record.most["bundles"] >= record.most["shards"]

@@ -118,12 +118,12 @@ def test_the_same_rows_and_one_engine_a_process(made, runner, tmp_path):
         assert failures == {("broken.jpg", "decode", "unsupported")}
         snapshot = layout.load_snapshot(str(features), number)
         assert snapshot.operation == operation
-        held = one_engine_a_process(features, snapshot.run)
+        held = one_engine_a_process(features, snapshot.run, processes=PROCESSES[name])
         assert len(held) <= PROCESSES[name]
     first = layout.load_snapshot(str(features), 1).run
-    assert len(one_engine_a_process(features, first)) == PROCESSES[name]
+    assert len(one_engine_a_process(features, first, processes=PROCESSES[name])) == PROCESSES[name]
     assert rows(tmp_path / "captions") == rows(made / "expected/captions")
-    assert len(one_engine_a_process(tmp_path / "captions")) == PROCESSES[name]
+    assert len(one_engine_a_process(tmp_path / "captions", processes=PROCESSES[name])) == PROCESSES[name]
     table = TokenTable.open(str(tmp_path / "tokens")).table
     assert table.equals(TokenTable.open(str(made / "expected/tokens")).table)
 
@@ -164,7 +164,7 @@ def test_killed_and_the_same_command_again(made, runner, tmp_path):
     captionbeam(*command)
     assert rows(store) == rows(made / "expected/features", 1)
     assert before.items() <= commits(store).items()
-    again = one_engine_a_process(store)
+    again = one_engine_a_process(store, processes=PROCESSES[name])
     assert sum(record.shards for record in again) == 7 - len(before)
 
 
@@ -239,12 +239,15 @@ def test_threads_do_nothing_where_nothing_is_computed(tmp_path, capsys):
     assert "--threads would do nothing with --plan; expected to leave it out" in capsys.readouterr().err
 
 
-def test_threads_are_what_each_worker_gets(made, tmp_path):
+@pytest.mark.parametrize("threads", [3, 16])
+def test_threads_are_what_each_worker_gets(made, tmp_path, threads):
+    """And not that many for each of them: 16 that prepare images have no helpers."""
     done = captionbeam("encode", made / "photos", "--output", tmp_path / "store", "--encoder", "efficientnet_lite0",
-                       "--limit", 2, "--threads", 3)  # fmt: skip
-    (record,) = one_engine_a_process(tmp_path / "store")
-    assert (record.threads, record.limits["preparing"]) == (3, 3)
-    assert "1 process, 1 model and 3 threads, " in done.stdout
+                       "--batch-size", 8, "--warn-failures", 1, "--threads", threads)  # fmt: skip
+    (record,) = one_engine_a_process(tmp_path / "store", threads=threads)
+    assert record.limits["preparing"] == threads
+    assert record.most["os_threads"] < 10 * threads + 40
+    assert f"1 process, 1 model and {threads} threads, " in done.stdout
 
 
 def test_the_summary_and_the_record_say_what_the_workers_held(made):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,7 @@ from schemas import Store, layout
 from schemas.errors import StoreError, SystemicError
 from schemas.records import ImageRef
 from schemas.workers import read_workers, summary
+from tests.builders.commands import ROOT, environment
 from tests.builders.runs import Mean, features_run, fetch_from
 from tests.builders.workers import one_engine_a_process
 
@@ -50,11 +53,27 @@ def test_ten_bundles_at_once_hold_no_more_than_two_shards(tmp_path, threads, str
     engine = load_engine(run, lambda settings: processor, {}, threads)
     at_once(run, shards, engine, fetch_from(ITEMS))
     publish(run)
-    (record,) = one_engine_a_process(run.url)
-    assert (record.shards, record.images, record.threads) == (10, 600, threads)
+    (record,) = one_engine_a_process(run.url, threads=threads)
+    assert (record.shards, record.images) == (10, 600)
     assert record.most["bundles"] > SHARDS >= record.most["shards"]
     assert record.limits["batches"] == streams
     assert sorted(Store.open(run.url).ids()) == sorted(ITEMS)
+
+
+def test_eight_bundles_take_the_memory_of_two(tmp_path):
+    """Of 64 images of 1 MB each that four shards more would hold; a single bundle holds one shard's."""
+    two, eight = (held(tmp_path / str(bundles), bundles) for bundles in (2, 8))
+    assert eight < two + (64 << 20)
+
+
+def held(folder, bundles):
+    """The most memory of a process that has so many bundles at once, each of 128 images of 1 MB."""
+    script = Path(__file__).parents[1] / "builders" / "held.py"
+    done = subprocess.run(
+        [sys.executable, script, folder, str(bundles)], env=environment(), cwd=ROOT,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return int(done.stdout)
 
 
 def test_more_shards_than_two_never_read_ahead_more(tmp_path):
