@@ -15,8 +15,9 @@ from jobs.source_options import fetch_options
 from pipelines.batches import Prepared, run_batch
 from pipelines.fetch import fetch
 from pipelines.find import draw, is_sampled
+from pipelines.sources.inventory import check_counts
 from pipelines.sources.listing import list_images
-from pipelines.sources.spec import SourceSpec
+from pipelines.sources.spec import Counted, SourceSpec
 from schemas.errors import ImageError
 from schemas.records import ImageRef
 
@@ -46,11 +47,21 @@ def print_captions(sources: Sequence[SourceSpec], decode: DecodeOptions, options
 
 def _chosen(sources: Sequence[SourceSpec], options: argparse.Namespace) -> list[ImageRef]:
     """The images that a captions store would get from the same options, by id."""
-    listed = (ref for source in sources for ref in list_images(source) if isinstance(ref, ImageRef))
-    refs = [ref for ref in listed if is_sampled(ref.image_id, options.sample, options.seed)]
+    refs = [ref for ref in _listed(sources) if is_sampled(ref.image_id, options.sample, options.seed)]
     if options.limit:
         refs = nsmallest(options.limit, refs, key=lambda ref: draw(ref.image_id, options.seed))
     return sorted(refs, key=lambda ref: ref.image_id)
+
+
+def _listed(sources: Sequence[SourceSpec]) -> Iterator[ImageRef]:
+    counts = []
+    for source in sources:
+        for found in list_images(source):
+            if isinstance(found, ImageRef):
+                yield found
+            elif isinstance(found, Counted):
+                counts.append(found)
+    check_counts(counts)
 
 
 def _batches(refs: Iterator[ImageRef], size: int) -> Iterator[list[ImageRef]]:

@@ -2,13 +2,15 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from pipelines.boundary import across_workers, crossing
+from pipelines.sources.inventory import check_counts
 from pipelines.sources.listing import list_images, split_part, split_source
-from pipelines.sources.spec import Ignored, SourceSpec
+from pipelines.sources.spec import Counted, Ignored, SourceSpec
 from schemas import storage
 from schemas.errors import RequestError
 from schemas.records import ImageRef
@@ -32,6 +34,7 @@ class FindImages(beam.PTransform):
     """PBegin -> PCollection[ImageRef]: every image of ``sources``, or of a sample of them.
 
     Counters ``find/images_listed`` (before sampling), ``find/files_ignored`` (no image, by its name).
+    Of an inventory report nothing comes out before all its files are read and found to be whole.
     Raises RequestError for a rate outside (0, 1].
     """
 
@@ -42,18 +45,39 @@ class FindImages(beam.PTransform):
         self._sources, self._sample, self._seed = list(sources), sample, seed
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[ImageRef]:
-        found = (
+        listed = (
             begin
             | "NameSources" >> beam.Create(self._sources).with_output_types(SourceSpec)
             | "SplitSources" >> beam.FlatMap(across_workers(split_source)).with_output_types(SourceSpec)
             | "SpreadParts" >> beam.Reshuffle()
             | "SplitParts" >> beam.FlatMap(across_workers(split_part)).with_output_types(SourceSpec)
             | "SpreadContainers" >> beam.Reshuffle()
-            | "ListImages" >> beam.ParDo(_ListImages()).with_output_types(ImageRef)
+            | "ListImages"
+            >> beam.ParDo(_ListImages()).with_output_types(ImageRef).with_outputs("counted", main="images")
         )
+        found = listed.images
+        if any(source.report for source in self._sources):
+            found = found | CheckReports(listed.counted)
         if self._sample == 1:
             return found
         return found | "SampleImages" >> beam.Filter(ref_is_sampled, self._sample, self._seed)
+
+
+class CheckReports(beam.PTransform):
+    """Images in, the same out, once ``counted`` says that the inventory reports that list them are whole."""
+
+    def __init__(self, counted: beam.PCollection) -> None:
+        super().__init__()
+        self._counted = counted
+
+    def expand(self, images: beam.PCollection) -> beam.PCollection[ImageRef]:
+        checked = (
+            self._counted
+            | "CollectCounts" >> beam.combiners.ToList()
+            | "CheckCounts" >> beam.Map(across_workers(check_counts))
+        )
+        held = beam.Map(lambda ref, _: ref, beam.pvalue.AsList(checked))
+        return images | "AwaitCheck" >> held.with_output_types(ImageRef)
 
 
 class LimitImages(beam.PTransform):
@@ -84,11 +108,13 @@ class _ListImages(beam.DoFn):
         self._ignored = Metrics.counter("find", "files_ignored")
         self._storage = storage.current()
 
-    def process(self, spec: SourceSpec) -> Iterator[ImageRef]:
+    def process(self, spec: SourceSpec) -> Iterator[Any]:
         with crossing(self._storage):
             for found in list_images(spec):
                 if isinstance(found, Ignored):
                     self._ignored.inc()
+                elif isinstance(found, Counted):
+                    yield beam.pvalue.TaggedOutput("counted", found)
                 else:
                     self._listed.inc()
                     yield found

@@ -11,7 +11,7 @@ from fsspec.utils import glob_translate
 from pipelines.sources import access, buckets, inventory, ranges
 from pipelines.sources.access import FileInfo
 from pipelines.sources.buckets import Keys
-from pipelines.sources.spec import Ignored, SourceSpec, filesystem, is_http, is_image_name, relative
+from pipelines.sources.spec import Counted, Ignored, SourceSpec, filesystem, is_http, is_image_name, relative
 from pipelines.sources.trouble import reading
 from schemas.records import ImageRef
 
@@ -75,10 +75,10 @@ def list_range(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
             yield _ref_or_ignored(found, spec)
 
 
-def list_inventory(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
-    """Images that one file of an inventory report names."""
+def list_inventory(spec: SourceSpec) -> Iterator[ImageRef | Ignored | Counted]:
+    """Images that one file of an inventory report names, and how much it had: ``check_counts`` asks for that."""
     for found in inventory.list_report(spec):
-        yield _ref_or_ignored(found, spec)
+        yield found if isinstance(found, Counted) else _ref_or_ignored(found, spec)
 
 
 def list_glob(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:

@@ -1,28 +1,21 @@
 """A bucket's inventory report in place of its listing: no request an object, or a thousand, but a file a million.
 
-Two are read, each as its documentation has it:
-
-- Cloud Storage inventory reports (cloud.google.com/storage/docs/insights/inventory-reports): shards in CSV or Parquet
-  beside ``<config>_<YYYY-MM-DDTHH:MM>_manifest.json``, which names them in ``report_shards_file_names`` and repeats the
-  report's configuration. An image's version is its ``generation``, as in a listing.
-- S3 Inventory (docs.aws.amazon.com/AmazonS3/latest/userguide/storage-inventory-location.html): gzipped CSV, Parquet or
-  ORC, named with their MD5 by ``<time>/manifest.json``, whose own MD5 is in ``manifest.checksum``. Keys are
-  URL-encoded in CSV alone. An image's version is its ``ETag``, as in a listing; of a report of all versions only the
-  latest count, and no delete markers.
+What a manifest says is in ``reports``. A file that is not whole must never look like a bucket with fewer images: its
+rows have all their fields, and those of all files are counted.
 """
 
 from __future__ import annotations
 
 import csv
-import datetime
 import gzip
 import hashlib
 import json
-import re
 import tempfile
-from collections.abc import Iterator, Mapping
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 from urllib.parse import unquote_plus
 
 import pyarrow as pa
@@ -30,52 +23,19 @@ import pyarrow.parquet as pq
 
 from pipelines.sources import buckets
 from pipelines.sources.access import FileInfo, open_stream
-from pipelines.sources.spec import SourceSpec, digest_of, filesystem, version_of
+from pipelines.sources.reports import Report, check_md5
+from pipelines.sources.spec import Counted, SourceSpec, digest_of, filesystem, version_of
 from pipelines.sources.trouble import reading
-from schemas import files
 from schemas.errors import SourceError
 
-_DATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\dZ")
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _BLOCK, _ROWS = 8 << 20, 1 << 14
-_EXPECTED = "expected the manifest.json of a Cloud Storage inventory report or an S3 Inventory, or the folder above it"
-_FORMATS = ("csv", "parquet", "orc")
-
-
-class Report(NamedTuple):
-    """What a manifest says: whose inventory, of when, and the files that hold it."""
-
-    url: str
-    bucket: str  # gs://name, s3://name
-    as_of: str
-    format: str
-    columns: tuple[str, ...]  # of CSV, where it has no header
-    delimiter: str
-    files: tuple[tuple[str, str], ...]  # URL, and MD5 in hexadecimal or ''
-
-
-def read_report(url: str) -> Report:
-    """The report whose manifest is at ``url``; of a folder of reports, the newest. Raises SourceError."""
-    with reading(url):
-        where = _manifest_of(files.absolute(url))
-        data = files.read_bytes(where)
-        _check_manifest(where, data)
-    try:
-        content = json.loads(data)
-    except ValueError as err:
-        raise SourceError(f"inventory {where!r} is not JSON: {err}; {_EXPECTED}") from err
-    if isinstance(content, dict) and "report_shards_file_names" in content:
-        return _of_gcs(where, content)
-    if isinstance(content, dict) and {"sourceBucket", "fileFormat", "files"} <= content.keys():
-        return _of_s3(where, content)
-    raise SourceError(f"inventory {where!r} is no manifest of one; {_EXPECTED}")
 
 
 def parts(report: Report, spec: SourceSpec) -> Iterator[SourceSpec]:
     """One part of ``spec``, a folder of the report's bucket, for each file of the report."""
     for url, md5 in report.files:
-        how = {"format": report.format, "columns": report.columns, "delimiter": report.delimiter, "md5": md5}
-        yield spec._replace(kind="inventory", url=url, report=json.dumps({**how, "as_of": report.as_of}))
+        how = {**report._asdict(), "files": (), "md5": md5}
+        yield spec._replace(kind="inventory", url=url, report=json.dumps(how))
 
 
 def report_time(spec: SourceSpec) -> str:
@@ -83,111 +43,56 @@ def report_time(spec: SourceSpec) -> str:
     return json.loads(spec.report)["as_of"]
 
 
-def list_report(spec: SourceSpec) -> Iterator[FileInfo]:
-    """Objects below ``spec.root`` that one file of a report names. Raises SourceError."""
+def list_report(spec: SourceSpec) -> Iterator[FileInfo | Counted]:
+    """Objects below ``spec.root`` that one file of a report names, and last how many. Raises SourceError."""
     how = json.loads(spec.report)
     fs, path = filesystem(spec.root)
-    keys = buckets.keys_below(fs, path)
-    with _copied(spec.url, how["md5"]) as file:
-        try:
-            for row in _rows(file, how):
-                found = _object(row, spec.url)
-                if (
-                    found is not None
-                    and found["key"].startswith(keys.prefix)
-                    and not buckets.is_marker(found["key"])
-                ):
-                    url = fs.unstrip_protocol(f"{keys.bucket}/{found['key']}")
-                    yield FileInfo(url, int(found["size"]), version_of(found), digest=digest_of(found))
-        except (pa.ArrowException, csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as err:
+    keys, rows, below = buckets.keys_below(fs, path), 0, 0
+    with _copied(spec.url, how["md5"]) as file, _whole(spec.url, how["format"]):
+        for rows, row in enumerate(_rows(file, how, spec.url), 1):  # noqa: B007 (the last one counts)
+            _check_bucket(row, keys.bucket, spec.url)
+            found = _object(row, spec.url)
+            if (
+                found is not None
+                and found["key"].startswith(keys.prefix)
+                and not buckets.is_marker(found["key"])
+            ):
+                below += 1
+                url = fs.unstrip_protocol(f"{keys.bucket}/{found['key']}")
+                yield FileInfo(url, found["size"], version_of(found), digest=digest_of(found))
+    yield Counted(spec.name, how["url"], rows, below, how["records"])
+
+
+def check_counts(counts: Iterable[Counted]) -> None:
+    """Raises SourceError where a report's files have fewer or more rows than its manifest says, or list nothing."""
+    rows: Counter[Counted] = Counter()
+    below: Counter[Counted] = Counter()
+    for each in counts:
+        whole = each._replace(rows=0, objects=0)
+        rows[whole] += each.rows
+        below[whole] += each.objects
+    for whole, found in rows.items():
+        if whole.expected not in (-1, found):
             raise SourceError(
-                f"inventory {spec.url!r} is not a readable {how['format']} file: {err}"
-            ) from err
+                f"inventory {whole.report!r} has {found} rows; expected {whole.expected}, as it says"
+            )
+        if not below[whole]:
+            raise SourceError(
+                f"inventory {whole.report!r} has nothing below {whole.source}; expected images there"
+            )
 
 
-def _manifest_of(url: str) -> str:
-    if url.endswith(".json"):
-        return url
-    names = files.names(url)
-    manifests = [name for name in names if name.endswith("_manifest.json")]
-    if manifests:
-        return files.join(url, max(manifests, key=lambda name: name.split("_")[-2]))
-    for name in reversed([name for name in names if _DATED.fullmatch(name)]):
-        if files.exists(found := files.join(url, name, "manifest.json")):  # it is written last
-            return found
-    return files.join(url, "manifest.json")
+@contextmanager
+def _whole(url: str, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as err:
+        raise SourceError(f"inventory {url!r} is not a readable {kind} file: {err}") from err
 
 
-def _check_manifest(url: str, data: bytes) -> None:
-    """S3 keeps the manifest's MD5 beside it."""
-    if url.endswith("/manifest.json"):
-        try:
-            said = files.read_bytes(url.removesuffix(".json") + ".checksum").decode().strip()
-        except FileNotFoundError:
-            return
-        _check_md5(url, hashlib.md5(data, usedforsecurity=False).hexdigest(), said)
-
-
-def _check_md5(url: str, found: str, said: str) -> None:
-    if said and found != said.lower():
-        raise SourceError(f"inventory {url!r} has the MD5 {found}; expected {said}, as is said of it")
-
-
-def _of_gcs(url: str, content: Mapping[str, Any]) -> Report:
-    config = _snake(content.get("report_config") or {})
-    about = config.get("object_metadata_report_options") or {}
-    bucket = (about.get("storage_filters") or {}).get("bucket")
-    if not bucket:
-        raise SourceError(
-            f"inventory {url!r} does not say whose it is; expected report_config with storage_filters"
-        )
-    text = config.get("csv_options") or {}
-    names = [str(name).rsplit("/", 1)[-1] for name in content["report_shards_file_names"]]
-    is_csv = not any(name.endswith(".parquet") for name in names)
-    fields = () if text.get("header_required") else tuple(about.get("metadata_fields") or ())
-    return Report(
-        url=url,
-        bucket=f"gs://{bucket.removeprefix('gs://')}",
-        as_of=str(content.get("snapshot_time", "")),
-        format="csv" if is_csv else "parquet",
-        columns=fields,
-        delimiter=text.get("delimiter") or ",",
-        files=tuple((files.join(url.rpartition("/")[0], name), "") for name in names),
-    )
-
-
-def _of_s3(url: str, content: Mapping[str, Any]) -> Report:
-    kind = str(content["fileFormat"]).lower()
-    if kind not in _FORMATS:
-        raise SourceError(
-            f"inventory {url!r} is of {content['fileFormat']}; expected one of {', '.join(_FORMATS)}"
-        )
-    target = str(content.get("destinationBucket", "")).rpartition(":")[2]
-    created = str(content.get("creationTimestamp", ""))
-    schema = str(content.get("fileSchema", "")) if kind == "csv" else ""
-    return Report(
-        url=url,
-        bucket=f"s3://{content['sourceBucket']}",
-        as_of=_time(int(created)) if created.isdigit() else created,
-        format=kind,
-        columns=tuple(name.strip() for name in schema.split(",")) if schema else (),
-        delimiter=",",
-        files=tuple(
-            (f"s3://{target}/{each['key']}", each.get("MD5checksum", "")) for each in content["files"]
-        ),
-    )
-
-
-def _time(milliseconds: int) -> str:
-    found = datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC)
-    return found.isoformat(timespec="seconds")
-
-
-def _snake(value: Any) -> Any:
-    """Names as Google's JSON has them, and as its protocol buffers do, are the same names."""
-    if isinstance(value, Mapping):
-        return {_CAMEL.sub("_", name).lower(): _snake(inside) for name, inside in value.items()}
-    return value
+def _check_bucket(row: Mapping[str, Any], bucket: str, url: str) -> None:
+    if row.get("bucket", bucket) != bucket:
+        raise SourceError(f"inventory {url!r} has a row of the bucket {row['bucket']!r}; expected {bucket!r}")
 
 
 @contextmanager
@@ -199,14 +104,14 @@ def _copied(url: str, md5: str) -> Iterator[BinaryIO]:
             while block := stream.read(_BLOCK):
                 digest.update(block)
                 file.write(block)
-        _check_md5(url, digest.hexdigest(), md5)
+        check_md5(url, digest.hexdigest(), md5)
         file.seek(0)
         yield file
 
 
-def _rows(file: BinaryIO, how: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _rows(file: BinaryIO, how: Mapping[str, Any], url: str) -> Iterator[dict[str, Any]]:
     if how["format"] == "csv":
-        yield from _csv_rows(file, how)
+        yield from _csv_rows(file, how, url)
         return
     for batch in _batches(file, how["format"]):
         names = [_plain(name) for name in batch.schema.names]
@@ -224,15 +129,19 @@ def _batches(file: BinaryIO, kind: str) -> Iterator[pa.RecordBatch]:
         yield found.read_stripe(stripe)
 
 
-def _csv_rows(file: BinaryIO, how: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _csv_rows(file: BinaryIO, how: Mapping[str, Any], url: str) -> Iterator[dict[str, Any]]:
     """S3's are gzipped, without a header, their keys URL-encoded; Google's plain, with a header or as configured."""
     is_gzipped = file.read(2) == b"\x1f\x8b"
     file.seek(0)
     raw = gzip.GzipFile(fileobj=file) if is_gzipped else file
     lines = csv.reader((line.decode("utf-8-sig") for line in raw), delimiter=how["delimiter"])
     names = [_plain(name) for name in (how["columns"] or next(lines, ()))]
-    for values in lines:
-        row: dict[str, Any] = dict(zip(names, values, strict=False))
+    for values in filter(None, lines):
+        if len(values) != len(names):
+            raise SourceError(
+                f"inventory {url!r} has {len(values)} fields in line {lines.line_num}; expected {len(names)}"
+            )
+        row: dict[str, Any] = dict(zip(names, values, strict=True))
         if "key" in row:
             row["key"] = unquote_plus(row["key"])
         yield row
@@ -256,8 +165,15 @@ def _object(row: Mapping[str, Any], url: str) -> dict[str, Any] | None:
         if "key" in row
         else {"generation": str(version), "md5Hash": row.get("md5hash")}
     )
-    size = row.get("size")
-    return {"key": key, "size": -1 if size in (None, "") else size, **told}
+    return {"key": key, "size": _size(row.get("size"), url), **told}
+
+
+def _size(value: Any, url: str) -> int:
+    if value in (None, ""):
+        return -1
+    if not str(value).isdecimal():
+        raise SourceError(f"inventory {url!r} has the size {value!r}; expected a number of bytes")
+    return int(value)
 
 
 def _is(value: Any) -> bool:

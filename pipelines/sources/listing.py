@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from pipelines.sources import coco, folders, lists, parquet, tars, zips
-from pipelines.sources.spec import Ignored, SourceSpec
+from pipelines.sources.spec import Counted, Ignored, SourceSpec
 from schemas.records import ImageRef
 
-_LISTERS: dict[str, Callable[[SourceSpec], Iterator[ImageRef | Ignored]]] = {
+_LISTERS: dict[str, Callable[[SourceSpec], Iterator[ImageRef | Ignored | Counted]]] = {
     "folder": folders.list_folder,
     "files": folders.list_folder,
     "keys": folders.list_range,
@@ -39,6 +39,9 @@ def split_part(spec: SourceSpec) -> Iterator[SourceSpec]:
         yield spec
 
 
-def list_images(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
-    """The images of one container, and what else is in it. Raises SourceError, SystemicError."""
+def list_images(spec: SourceSpec) -> Iterator[ImageRef | Ignored | Counted]:
+    """The images of one container, and what else is in it; of a report's file, how much that was.
+
+    Raises SourceError, SystemicError.
+    """
     return _LISTERS[spec.kind](spec)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from pipelines.reads import is_local
-from pipelines.sources import access, coco, folders, inventory, lists, parquet, tars, zips
+from pipelines.sources import access, coco, folders, inventory, lists, parquet, reports, tars, zips
 from pipelines.sources.access import FileInfo
-from pipelines.sources.inventory import Report
+from pipelines.sources.reports import Report
 from pipelines.sources.spec import (
     SourceOptions,
     SourceSpec,
@@ -42,19 +42,23 @@ def parse_sources(urls: Sequence[str], options: SourceOptions = AS_FOUND) -> lis
     for name in names:
         if names.count(name) > 1:
             raise RequestError(f"source {name!r} is named twice; expected it once")
-    reports = [inventory.read_report(url) for url in options.inventories]
-    specs = [spec for name in names for spec in _reported(name, reports) or _parse_source(name, options)]
+    found = [reports.read_report(url) for url in options.inventories]
+    specs = [spec for name in names for spec in _reported(name, found) or _parse_source(name, options)]
     _refuse_idle_options(specs, options)
-    _refuse_idle_reports(names, reports)
+    _refuse_idle_reports(names, found)
     return specs
 
 
-def _reported(name: str, reports: Sequence[Report]) -> list[SourceSpec]:
+def _reported(name: str, known: Sequence[Report]) -> list[SourceSpec]:
     """``name`` as the report of its bucket lists it, if there is one: then it is a folder, and not even looked at."""
-    found = [report for report in reports if _is_of(name, report)]
+    found = [report for report in known if _is_of(name, report)]
     if len(found) > 1:
         raise RequestError(
             f"source {name!r} has the inventories {found[0].url!r} and {found[1].url!r}; expected one"
+        )
+    if found and name != found[0].bucket and (folders.is_glob(name) or _kind_of_suffix(name)):
+        raise RequestError(
+            f"source {name!r} is no folder, but has the inventory {found[0].url!r}; expected a bucket or a folder of it"
         )
     spec = SourceSpec(name, "folder", name, name)
     return [part for report in found for part in inventory.parts(report, spec)]
@@ -64,8 +68,8 @@ def _is_of(name: str, report: Report) -> bool:
     return name == report.bucket or name.startswith(f"{report.bucket}/")
 
 
-def _refuse_idle_reports(names: Sequence[str], reports: Sequence[Report]) -> None:
-    for report in reports:
+def _refuse_idle_reports(names: Sequence[str], known: Sequence[Report]) -> None:
+    for report in known:
         if not any(_is_of(name, report) for name in names):
             raise RequestError(
                 f"inventory {report.url!r} is of {report.bucket}, as none of the sources is; expected a SOURCE there"

@@ -53,6 +53,19 @@ class Ignored(NamedTuple):
     name: str
 
 
+class Counted(NamedTuple):
+    """What one file of an inventory report had: all its rows, and the objects of ``source`` among them.
+
+    ``expected``: rows of all the report's files together, -1 where it does not say.
+    """
+
+    source: str
+    report: str
+    rows: int
+    objects: int
+    expected: int
+
+
 @dataclass(frozen=True)
 class SourceOptions:
     """How lists, Parquet and COCO annotations are to be read; what is None is found out."""

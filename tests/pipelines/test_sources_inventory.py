@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
+import apache_beam as beam
 import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.util import assert_that, equal_to
 
 from pipelines.fetch import fetch
+from pipelines.find import FindImages
+from pipelines.sources.inventory import check_counts
 from pipelines.sources.listing import list_images
 from pipelines.sources.parse import parse_sources
-from pipelines.sources.spec import SourceOptions
+from pipelines.sources.spec import Counted, SourceOptions
 from schemas import files
 from schemas.errors import ImageError, RequestError, SourceError
 from tests.builders.inventories import gcs_report, objects, s3_report
@@ -35,7 +42,8 @@ def by_report(url, manifest):
         for spec in parse_sources([url], SourceOptions(inventories=(manifest,)))
         for item in list_images(spec)
     ]
-    return sorted(found)
+    check_counts(item for item in found if isinstance(item, Counted))
+    return sorted(item for item in found if not isinstance(item, Counted))
 
 
 def by_listing(url):
@@ -135,3 +143,108 @@ def test_a_report_without_the_version_is_refused(s3):
     manifest = s3_report(s3.url, [{**item, "ETag": ""} for item in objects(s3.url)])
     with pytest.raises(SourceError, match="expected Key and ETag among them"):
         by_report(f"{s3.url}/photos", manifest)
+
+
+def changed(url, **fields):
+    """The manifest at ``url``, written anew with other ``fields``."""
+    files.write_atomic(url, json.dumps({**files.read_json(url), **fields}).encode())
+    return url
+
+
+@pytest.fixture
+def google(gcs):
+    """A bucket of three images, and the manifest of its report in two files."""
+    put_keys(gcs.url, ["photos/a.jpg", "photos/b.jpg", "photos/c.jpg"])
+    return gcs.url, gcs_report(gcs.url, objects(gcs.url))
+
+
+def first_file(manifest):
+    return f"{manifest.rpartition('/')[0]}/{files.read_json(manifest)['report_shards_file_names'][0]}"
+
+
+def test_a_report_with_fewer_rows_than_it_says_lists_nothing(google):
+    """Else the images of the lost rows would be taken for gone. Nothing leaves the listing before all is counted."""
+    url, manifest = google
+    lines = files.read_bytes(first_file(manifest)).splitlines(keepends=True)
+    files.write_atomic(first_file(manifest), b"".join(lines[:-1]))
+    with pytest.raises(SourceError, match="has 2 rows; expected 3, as it says"):
+        by_report(f"{url}/photos", manifest)
+    seen = []
+    specs = parse_sources([f"{url}/photos"], SourceOptions(inventories=(manifest,)))
+    with pytest.raises(Exception, match="has 2 rows; expected 3"), beam.Pipeline(FnApiRunner()) as pipeline:
+        _ = pipeline | FindImages(specs) | beam.Map(seen.append)
+    assert not seen
+
+
+def test_a_whole_report_goes_through_a_pipeline(google):
+    url, manifest = google
+    specs = parse_sources([f"{url}/photos"], SourceOptions(inventories=(manifest,)))
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        found = pipeline | FindImages(specs) | beam.Map(lambda ref: ref.image_id)
+        assert_that(found, equal_to(["a.jpg", "b.jpg", "c.jpg"]))
+
+
+def test_a_report_without_one_of_its_files_is_refused(google):
+    url, manifest = google
+    names = files.read_json(manifest)["report_shards_file_names"]
+    with pytest.raises(SourceError, match="names 1 files of 2; expected all of them"):
+        by_report(url, changed(manifest, report_shards_file_names=names[:1]))
+
+
+def test_a_row_of_another_length_is_refused(google):
+    url, manifest = google
+    data = files.read_bytes(first_file(manifest))
+    files.write_atomic(first_file(manifest), data.rstrip()[:-40] + b"\n")
+    with pytest.raises(SourceError, match=r"has [1-6] fields in line 3; expected 7"):
+        by_report(url, manifest)
+
+
+def test_a_report_that_has_nothing_of_the_source_is_refused(google):
+    url, manifest = google
+    with pytest.raises(SourceError, match=f"has nothing below {url}/photo; expected images there"):
+        by_report(f"{url}/photo", manifest)
+
+
+@pytest.mark.parametrize("name", ["photos/*.jpg", "photos.zip", "photos/list.csv"])
+def test_an_inventory_is_of_folders_only(google, name):
+    url, manifest = google
+    with pytest.raises(RequestError, match="is no folder, but has the inventory"):
+        by_report(f"{url}/{name}", manifest)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"report_shards_file_names": None}, "report_shards_file_names: None is not of type 'array'"),
+        ({"report_config": "x"}, "report_config: 'x' is not of type 'object'"),
+        ({"records_processed": "many"}, "records_processed: 'many'"),
+    ],
+)
+def test_a_damaged_manifest_of_google_is_one_sentence(google, fields, said):
+    url, manifest = google
+    with pytest.raises(SourceError, match=f"has a damaged manifest: {said}"):
+        by_report(url, changed(manifest, **fields))
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [(None, "files: None is not of type 'array'"), ([{}], r"files\[0\]: 'key' is a required")],
+)
+def test_a_damaged_manifest_of_amazon_is_one_sentence(tmp_path, entries, said):
+    manifest = tmp_path / "m.json"
+    manifest.write_text(json.dumps({"sourceBucket": "b", "fileFormat": "CSV", "files": entries}))
+    with pytest.raises(SourceError, match=f"has a damaged manifest: {said}"):
+        by_report("s3://b/photos", str(manifest))
+
+
+def test_rows_that_cannot_be_are_refused(gcs):
+    put_keys(gcs.url, ["photos/a.jpg"])
+    (found,) = objects(gcs.url)
+    with pytest.raises(SourceError, match="has the size 'five'; expected a number of bytes"):
+        by_report(gcs.url, gcs_report(gcs.url, [{**found, "size": "five"}]))
+    manifest = gcs_report(gcs.url, [found])
+    data = files.read_bytes(first_file(manifest))
+    bucket = gcs.url.removeprefix("gs://")
+    files.write_atomic(first_file(manifest), data.replace(bucket.encode(), b"another"))
+    with pytest.raises(SourceError, match=f"has a row of the bucket 'another'; expected '{bucket}'"):
+        by_report(gcs.url, manifest)
