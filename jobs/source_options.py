@@ -135,14 +135,17 @@ def listing(
 
 def fetch_options(options: argparse.Namespace) -> FetchOptions:
     """The group ``reading``."""
+    from pipelines import addresses
     from pipelines.reads import FetchOptions
 
+    trusted = _trusted(options)
     return FetchOptions(
         options.max_image_bytes,
         options.fetch_timeout,
         options.fetch_tries,
         allow_private=options.allow_private_addresses,
-        trusted=_trusted(options),
+        trusted=trusted,
+        inside=addresses.inside(addresses.origins(trusted)),
     )
 
 
@@ -152,4 +155,4 @@ def _trusted(options: argparse.Namespace) -> tuple[str, ...]:
 
     named = [*getattr(options, "sources", ()), *filter(None, [getattr(options, "image_root", None)])]
     folders = [files.absolute(named[-1])] if getattr(options, "image_root", None) else []
-    return (*origins(named), *(folder for folder in folders if "://" not in folder))
+    return (*origins(named), *folders)

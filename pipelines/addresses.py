@@ -11,9 +11,10 @@ import posixpath
 import socket
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
+from fsspec.registry import known_implementations
 
 from schemas.errors import ImageError
 from schemas.records import ImageRef
@@ -22,11 +23,8 @@ HOW = "--allow-private-addresses reads it"
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# Protocols of fsspec whose URLs name a host, as http's do, but that nobody looks at the address of.
-_NAME_HOSTS = frozenset({
-    "arrow_hdfs", "dask", "ftp", "git", "github", "gist", "hdfs", "jlab", "jupyter", "lakefs", "reference", "root",
-    "sftp", "smb", "ssh", "webdav", "webhdfs",
-})  # fmt: skip
+# Object stores: read with this job's credentials, at a host that the user's own options name.
+_STORES = frozenset({"gs", "gcs", "s3", "s3a"})
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -84,31 +82,55 @@ def origins(urls: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(origin(url) for url in urls if url.startswith(("http://", "https://"))))
 
 
+def inside(origins: Iterable[str]) -> tuple[str, ...]:
+    """Those whose host has private addresses alone, asked now: a public one needs no exemption from being looked at."""
+    return tuple(each for each in origins if _is_inside(urlsplit(each)))
+
+
+def _is_inside(parts: SplitResult) -> bool:
+    try:
+        found = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
+    except (OSError, ValueError):
+        return False
+    return bool(found) and not any(is_public(str(place[0])) for *_, place in found)
+
+
 def refusal(ref: ImageRef, trusted: Iterable[str]) -> ImageError | None:
     """Why a file that a list names is not read, whatever is there.
 
-    A list that lies elsewhere may not name this machine's files, but below a folder among ``trusted``, nor may any list
-    choose a protocol that names hosts, or chain protocols (``simplecache::http://...``).
+    A list may choose HTTP, object stores, its own protocol, and what is below a folder among ``trusted``; one that lies
+    on this machine's disk also its files. Any other protocol names hosts, or reads who knows what.
     """
-    protocol = ref.uri.partition("://")[0].lower() if "://" in ref.uri else "file"
+    protocol, own = _protocol(ref.uri), _protocol(ref.source)
     if protocol in ("http", "https"):
         return None  # looked at when it is connected to
-    if "::" in protocol or (protocol in _NAME_HOSTS and protocol != _protocol(ref.source)):
-        return _denied(ref, f"a list may not choose the protocol {protocol!r}")
-    if protocol in ("file", "local") and _protocol(ref.source) != "file" and not _is_below(ref.uri, trusted):
+    if _is_same(protocol, own) or protocol in _STORES or _is_below(ref.uri, trusted):
+        return None
+    if protocol == "file":
         return _denied(
             ref, f"a list at {ref.source} may not name this machine's files, but below --image-root"
         )
-    return None
+    return _denied(ref, f"a list may not choose the protocol {protocol!r}")
 
 
 def _protocol(url: str) -> str:
-    return url.partition("://")[0].lower() if "://" in url else "file"
+    found = url.partition("://")[0].lower() if "://" in url else "file"
+    return "file" if found == "local" else found
+
+
+def _is_same(protocol: str, own: str) -> bool:
+    """Also by another name of it: what is at ``az://`` is listed as ``abfs://``."""
+    kinds = [known_implementations.get(name, {}).get("class") for name in (protocol, own)]
+    return protocol == own or (kinds[0] == kinds[1] is not None)
 
 
 def _is_below(uri: str, folders: Iterable[str]) -> bool:
-    path = posixpath.normpath(uri.removeprefix("file://").removeprefix("local://"))
-    return any("://" not in folder and path.startswith(f"{folder.rstrip('/')}/") for folder in folders)
+    path = _normal(uri)
+    return any(path.startswith(f"{_normal(folder)}/") for folder in folders)
+
+
+def _normal(url: str) -> str:
+    return posixpath.normpath(url.removeprefix("file://").removeprefix("local://")).rstrip("/")
 
 
 def _denied(ref: ImageRef, why: str) -> ImageError:

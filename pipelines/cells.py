@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines import addresses
 from pipelines.reads import FetchOptions, Span, read_spans, too_large, with_retries
 from pipelines.sources import access
 from pipelines.sources.parquet import column_at, is_damage
@@ -121,7 +122,8 @@ class _Spans(io.RawIOBase):
 
     def __init__(self, url: str, size: int, options: FetchOptions) -> None:
         self._url, self._size, self._position = url, size, 0
-        self._options = replace(options, allow_private=True)  # the file is a source, named on purpose
+        named = addresses.origins([url])  # the file is a source
+        self._options = replace(options, allow_private=True, trusted=named)
 
     def readable(self) -> bool:
         return True

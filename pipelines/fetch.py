@@ -125,11 +125,13 @@ def _fetch_wanted(
 def _file_refusal(ref: ImageRef, options: FetchOptions) -> ImageError | None:
     if not ref.uri:
         return ImageError("not_found", "fetch", f"{ref.image_id}: its list names no URI for it")
+    if not options.allow_private and (denied := addresses.refusal(ref, options.trusted)):
+        return denied
     if ref.length == 0:
         return _empty(ref)
     if ref.length > options.max_bytes:
         return too_large(ref.uri, options.max_bytes)
-    return None if options.allow_private else addresses.refusal(ref, options.trusted)
+    return None
 
 
 def _whole(ref: ImageRef, data: Result) -> Result:
@@ -179,9 +181,8 @@ def _read_ranges(
         [ref.uri for ref in refs], [ref.offset for ref in refs], ends, max_gap=_GAP, max_block=_LONGEST_READ
     )
     spans = [Span(*span) for span in zip(*merged, strict=True)]
-    read = read_spans(
-        spans, replace(options, allow_private=True)
-    )  # a container is a source, named on purpose
+    named = addresses.origins(ref.uri for ref in refs)  # a container is a source
+    read = read_spans(spans, replace(options, allow_private=True, trusted=named))
     for span, data in zip(spans, read, strict=True):
         if isinstance(data, ImageError):
             raise_if_gone(data, span.url)

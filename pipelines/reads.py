@@ -10,14 +10,14 @@ import asyncio
 import os
 import stat
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
 from fsspec.asyn import AsyncFileSystem, get_loop, sync
 from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt
 
-from pipelines import web
+from pipelines import addresses, web
 from pipelines.sources.spec import filesystem, is_http, local_path
 from pipelines.sources.trouble import image_error, is_worth_retrying, source_error
 from pipelines.web import too_large as too_large
@@ -32,9 +32,10 @@ _RANGE_PAST_END = 416
 class FetchOptions:
     """Limits of reading. Photographs are below 64 MiB; what is longer is a failure, not a worker's memory.
 
-    ``timeout`` is seconds for one try, ``connections`` how many remote reads are under way in one call. Addresses that
-    are not for everybody are refused by HTTP unless ``allow_private``, or their ``http://host:port`` is ``trusted``;
-    so are this machine's files, of lists that lie elsewhere, but below a folder that is ``trusted``.
+    ``timeout`` is seconds for one try, ``connections`` how many remote reads are under way in one call. ``trusted`` is
+    what the user named: each ``http://host:port`` gets his credentials for HTTP, no other does, and a list may lead
+    below each folder. By HTTP addresses that are not for everybody are refused unless ``allow_private``, or their
+    ``http://host:port`` is one of ``inside``.
     """
 
     max_bytes: int = 64 << 20
@@ -43,6 +44,7 @@ class FetchOptions:
     connections: int = 32
     allow_private: bool = False
     trusted: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("max_bytes", "timeout", "attempts", "connections"):
@@ -81,7 +83,7 @@ def with_retries(options: FetchOptions) -> Retrying:
 
 def check_ranges(url: str) -> None:
     """Raises SourceError where the HTTP server of ``url`` ignores byte ranges."""
-    found = read_spans([Span(url, 0, 1)], LISTING)[0]
+    found = read_spans([Span(url, 0, 1)], replace(LISTING, trusted=addresses.origins([url])))[0]
     if isinstance(found, ImageError):
         raise source_error(url, found.code, found.message)
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 import fsspec
+from fsspec.config import conf
 
 from pipelines import addresses
-from pipelines.sources.spec import filesystem, is_http
+from pipelines.sources.spec import filesystem, is_http, lower_scheme
 from pipelines.sources.trouble import HttpStatusError
 from schemas import patience
 from schemas.errors import ImageError, SourceError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pipelines.reads import FetchOptions, Span
 
 REDIRECTS = 5
+_CREDENTIALS = frozenset({"auth", "cookies", "headers", "params"})
 _BLOCK = 1 << 18
 _PARTIAL, _RANGE_PAST_END = 206, 416
 _MOVED = frozenset({301, 302, 303, 307, 308})
@@ -46,7 +48,11 @@ async def _hop(url: str, span: Span, end: int, options: FetchOptions) -> bytes |
     headers = dict(_HEADERS)
     if span.end is not None:
         headers["Range"] = f"bytes={span.start}-{end - 1}"
-    asked = {**fs.kwargs, "headers": {**headers, **fs.kwargs.get("headers", {})}, "allow_redirects": False}
+    asked = {
+        **fs.kwargs,
+        "headers": {**headers, **(fs.kwargs.get("headers") or {})},
+        "allow_redirects": False,
+    }
     try:
         async with session.get(_address(fs, url), **asked) as response:
             if response.status in _MOVED:
@@ -59,13 +65,27 @@ async def _hop(url: str, span: Span, end: int, options: FetchOptions) -> bytes |
 
 
 def _filesystem(url: str, options: FetchOptions) -> Any:
-    if options.allow_private or addresses.origin(url) in options.trusted:
+    origin = addresses.origin(url)
+    is_open = options.allow_private or origin in options.inside
+    if is_open and origin in options.trusted:
         return filesystem(url)[0]
-    return fsspec.filesystem("http", get_client=addresses.guarded_client, use_listings_cache=False)
+    guard = {} if is_open else {"get_client": addresses.guarded_client}
+    mine = {} if origin in options.trusted else _without_credentials()
+    return fsspec.filesystem("http", **guard, **mine, use_listings_cache=False)
+
+
+def _without_credentials() -> dict[str, Any]:
+    """What the user's options for HTTP are overridden with for servers that he did not name."""
+    given = {**conf.get("http", {}), **conf.get("https", {})}
+    client = {
+        name: value for name, value in given.get("client_kwargs", {}).items() if name not in _CREDENTIALS
+    }
+    hidden: dict[str, Any] = dict.fromkeys(_CREDENTIALS & given.keys())
+    return hidden | ({"client_kwargs": client} if "client_kwargs" in given else {})
 
 
 def _target(url: str, response: Any) -> str:
-    target = urljoin(url, response.headers.get("Location", ""))
+    target = lower_scheme(urljoin(url, response.headers.get("Location", "")))
     if not is_http(target):
         raise ImageError(
             "denied", "fetch", f"{url}: is redirected to {target!r}; expected an address of HTTP"

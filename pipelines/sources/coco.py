@@ -23,9 +23,13 @@ def list_coco(spec: SourceSpec) -> Iterator[ImageRef]:
 
 
 def check_coco(spec: SourceSpec) -> None:
-    """Raises SourceError for what is no COCO annotation, and where none of its first images is there."""
-    first = [lists.resolve(image["file_name"], spec.root) for image in read_images(spec.url)[:_TRIED]]
-    if not any(_is_there(uri) for uri in first):
+    """Raises SourceError for what is no COCO annotation, and where none of its first images is there.
+
+    Looked for are those below the root alone: where the others lead, whoever wrote the file has chosen.
+    """
+    names = [image["file_name"] for image in read_images(spec.url)[:_TRIED]]
+    first = [lists.resolve(name, spec.root) for name in names if _is_below_root(name)]
+    if first and not any(_is_there(uri) for uri in first):
         raise SourceError(
             f"source {spec.url!r} names images like {first[0]!r}, which is not there; "
             "expected the folder they lie in as image root"
@@ -46,6 +50,10 @@ def read_images(url: str) -> list[dict[str, Any]]:
         if not isinstance(image, dict) or not isinstance(image.get("file_name"), str) or "id" not in image:
             raise SourceError(f"source {url!r} has the image {image!r}; expected 'id' and 'file_name' in it")
     return images
+
+
+def _is_below_root(name: str) -> bool:
+    return not lists.is_whole(name) and ".." not in name.split("/")
 
 
 def _is_there(uri: str) -> bool:

@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 
 import fsspec
 
+from pipelines import addresses
 from pipelines.reads import is_local
 from pipelines.sources import access, parquet
-from pipelines.sources.spec import SourceSpec, printable
+from pipelines.sources.spec import SourceSpec, lower_scheme, printable
 from pipelines.sources.trouble import reading
 from schemas.errors import SourceError
 from schemas.records import ImageRef
@@ -84,9 +85,14 @@ def list_suffix(url: str) -> str:
 
 def resolve(uri: str, root: str) -> str:
     """``uri``, or where a relative path leads from ``root``."""
-    if "://" in uri or uri.startswith("/"):
-        return uri
+    if is_whole(uri):
+        return lower_scheme(uri)
     return f"{root.rstrip('/')}/{uri}" if root else uri
+
+
+def is_whole(uri: str) -> bool:
+    """Whether ``uri`` says itself where it leads, whatever the root."""
+    return "://" in uri or uri.startswith("/")
 
 
 def id_of(uri: str) -> str:
@@ -99,11 +105,12 @@ def id_of(uri: str) -> str:
 
 
 def ref_of(uri: str, image_id: str, spec: SourceSpec) -> ImageRef:
-    """The reference; with version and size where the image is a file on this machine."""
-    version, length = None, -1
-    if uri and is_local(uri):
-        version, length = _local_version(uri)
-    return ImageRef(printable(image_id), printable(uri), spec.name, version, length=length)
+    """The reference; with version and size where the image is a file on this machine that the list may name."""
+    ref = ImageRef(printable(image_id), printable(uri), spec.name, None)
+    if not uri or not is_local(uri) or addresses.refusal(ref, (spec.root,)):
+        return ref
+    version, length = _local_version(uri)
+    return ref._replace(version=version, length=length)
 
 
 def _local_version(uri: str) -> tuple[str | None, int]:

@@ -93,6 +93,7 @@ def source_name(url: str) -> str:
         raise SourceError("source '' is empty; expected a path or URL")
     if "::" in url:
         raise SourceError(f"source {url!r} is a chained URL; expected a plain path or URL")
+    url = lower_scheme(url)
     for alias, protocol in _ALIASES.items():
         if url.startswith(alias):
             url = protocol + url.removeprefix(alias)
@@ -103,8 +104,19 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     """The filesystem and path of ``url``. Raises RequestError for a protocol that is not installed."""
     try:
         return files.split(url)
-    except (ImportError, ValueError) as err:
+    except (
+        ImportError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as err:  # some are nothing without their options
         raise RequestError(f"{url!r} cannot be opened: {err}") from err
+
+
+def lower_scheme(url: str) -> str:
+    """``url`` with its protocol in small letters: ``HTTP://host/A.jpg`` is at ``http://host/A.jpg``."""
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme.lower()}://{rest}" if separator else url
 
 
 def is_http(url: str) -> bool:
