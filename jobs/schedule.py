@@ -116,7 +116,7 @@ def _add_times(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--timeout",
-        type=seconds,
+        type=_timeout,
         default=12 * 3600,
         metavar="SECONDS",
         help="after which a task, on Kubernetes a whole night, is ended (default 12 hours)",
@@ -144,6 +144,13 @@ def _name(text: str) -> str:
             f"{text!r} is no name of a schedule; expected up to 40 of a-z, 0-9 and '-', a letter first"
         )
     return text
+
+
+def _timeout(text: str) -> float:
+    value = seconds(text)
+    if value < 1:  # Kubernetes and Cloud Run count whole seconds
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds of 1 or more")
+    return value
 
 
 def _time_zone(text: str) -> str:

@@ -27,6 +27,7 @@ promote and the weekly upkeep are Cloud Run jobs. A launch does what is not done
 it waits for has ended leaves the rest to the next night.
 """
 DATAFLOW = "https://dataflow.googleapis.com/v1b3/projects/{project}/locations/{region}/flexTemplates:launch"
+MOST_RETRIES = 5  # that Cloud Scheduler takes; Cloud Run would take 10
 CRONS = {"captions": "0 6 * * *", "promote": "0 10 * * *"}
 RUN = "https://run.googleapis.com/v2/projects/{project}/locations/{region}/jobs/{name}:run"
 
@@ -63,6 +64,10 @@ def text(night: Night, options: argparse.Namespace) -> str:
 
     _check_paths(night)
     _check_crons(night, options)
+    require(
+        options.retries <= MOST_RETRIES,
+        f"--retries is {options.retries}; expected at most {MOST_RETRIES}, as Cloud Scheduler takes them",
+    )
     environment = jinja2.Environment(loader=jinja2.PackageLoader("jobs"), undefined=jinja2.StrictUndefined)
     environment.filters["json"] = lambda value: json.dumps(value, indent=1)
     values = {
@@ -130,7 +135,7 @@ def _task(options: argparse.Namespace, suffix: str, cron: str, steps: Steps) -> 
     }
     task = {
         "containers": [container],
-        "maxRetries": min(options.retries, 10),
+        "maxRetries": options.retries,
         "serviceAccountName": options.service_account,
         "timeoutSeconds": str(int(options.timeout)),
     }

@@ -46,6 +46,14 @@ def pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def hours(text: str) -> float:
+    """A time limit, which platforms count in whole seconds or minutes."""
+    value = seconds(text)
+    if value * 60 < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} hours are less than a minute; expected 0.02 or more")
+    return value
+
+
 def _many(metavar: str, kind: Any = pair) -> dict[str, Any]:
     return {"action": "append", "default": [], "type": kind, "metavar": metavar}
 
@@ -64,7 +72,7 @@ FLAGS = (
     Flag(("local",), "--rendezvous", "where --nodes meet: HOST:PORT of the first, or auto: as the platform says",
          _text("HOST:PORT")),
     Flag(REMOTE, "--gpus", "of each machine; --workers is as many then", {"type": positive, "metavar": "N"}),
-    Flag(REMOTE, "--max-hours", "the job's time limit", {"type": seconds, "metavar": "HOURS"}),
+    Flag(REMOTE, "--max-hours", "the job's time limit, of a minute or more", {"type": hours, "metavar": "HOURS"}),
     Flag(REMOTE, "--no-wait", "leave once the job is submitted; the same command then waits for it", SWITCH),
     Flag(REMOTE, "--poll", "seconds between looks at the job (default 15)", {"type": seconds, "metavar": "SECONDS"}),
     Flag(IMAGES, "--image", "the container: captionbeam, the same Python, torch", _text("IMAGE")),

@@ -19,6 +19,7 @@ from tests.builders.commands import ROOT
 
 MISSING = 1
 METHODS = ("POST",)
+MOST_RETRIES = 5  # of Cloud Scheduler's RetryConfig
 
 
 def install(folder: Path) -> Path:
@@ -50,19 +51,15 @@ def _parser() -> argparse.ArgumentParser:
     top = parser.add_subparsers(required=True)
     scheduler = top.add_parser("scheduler").add_subparsers(required=True)
     jobs = scheduler.add_parser("jobs").add_subparsers(required=True)
-    _place(delete := jobs.add_parser("delete"), "--location")
-    delete.add_argument("name")
-    delete.add_argument("--quiet", action="store_true", required=True)
-    delete.set_defaults(do=_delete)
-    create = jobs.add_parser("create").add_subparsers(required=True)
-    _place(http := create.add_parser("http"), "--location")
-    http.add_argument("name")
-    for flag in ("schedule", "time-zone", "uri", "headers", "message-body-from-file", "oauth-service-account-email",
-                 "attempt-deadline", "min-backoff", "max-backoff"):  # fmt: skip
-        http.add_argument(f"--{flag}", required=True)
-    http.add_argument("--http-method", choices=METHODS, required=True)
-    http.add_argument("--max-retry-attempts", type=int, required=True)
-    http.set_defaults(do=_create)
+    _place(describe := jobs.add_parser("describe"), "--location")
+    describe.add_argument("name")
+    describe.set_defaults(do=_describe)
+    for verb, headers, do in (("create", "headers", _create), ("update", "update-headers", _update)):
+        _place(http := jobs.add_parser(verb).add_subparsers(required=True).add_parser("http"), "--location")
+        http.add_argument("name")
+        http.add_argument(f"--{headers}", dest="headers", required=True)
+        _job_flags(http)
+        http.set_defaults(do=do)
     run = top.add_parser("run").add_subparsers(required=True)
     _place(replace := run.add_parser("jobs").add_subparsers(required=True).add_parser("replace"), "--region")
     replace.add_argument("file", type=Path)
@@ -75,18 +72,39 @@ def _place(parser: argparse.ArgumentParser, where: str) -> None:
     parser.add_argument(where, required=True, dest="place")
 
 
-def _delete(services: Path, options: argparse.Namespace) -> int:
+def _job_flags(http: argparse.ArgumentParser) -> None:
+    for flag in ("schedule", "time-zone", "uri", "message-body-from-file", "oauth-service-account-email",
+                 "attempt-deadline", "min-backoff", "max-backoff"):  # fmt: skip
+        http.add_argument(f"--{flag}", required=True)
+    http.add_argument("--http-method", choices=METHODS, required=True)
+    http.add_argument("--max-retry-attempts", type=int, choices=range(MOST_RETRIES + 1), required=True)
+
+
+def _describe(services: Path, options: argparse.Namespace) -> int:
     path = services / f"scheduler-{options.name}.json"
     if not path.exists():
         return MISSING
-    path.unlink()
+    print(path.read_text())
     return 0
 
 
 def _create(services: Path, options: argparse.Namespace) -> int:
+    with (services / f"scheduler-{options.name}.json").open("x") as stream:  # one there already is refused
+        json.dump(_job(options), stream)
+    return 0
+
+
+def _update(services: Path, options: argparse.Namespace) -> int:
+    with (services / f"scheduler-{options.name}.json").open("r+") as stream:  # one not there is refused
+        stream.truncate()
+        json.dump(_job(options), stream)
+    return 0
+
+
+def _job(options: argparse.Namespace) -> dict[str, Any]:
     name, _, value = options.headers.partition("=")
     body = Path(options.message_body_from_file).read_bytes()
-    job = {
+    return {
         "name": f"projects/{options.project}/locations/{options.place}/jobs/{options.name}",
         "schedule": options.schedule,
         "timeZone": options.time_zone,
@@ -104,9 +122,6 @@ def _create(services: Path, options: argparse.Namespace) -> int:
             "oauthToken": {"serviceAccountEmail": options.oauth_service_account_email},
         },
     }
-    with (services / f"scheduler-{options.name}.json").open("x") as stream:  # one there already is refused
-        json.dump(job, stream)
-    return 0
 
 
 def _replace(services: Path, options: argparse.Namespace) -> int:

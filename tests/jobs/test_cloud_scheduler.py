@@ -78,6 +78,15 @@ def test_what_google_gets_is_what_its_services_describe(capsys, gcloud):
         assert complaints(body(scheduled[name]), call.body, "run.v2") == []
 
 
+def test_the_script_again_updates_what_is_there_and_deletes_nothing(capsys, gcloud):
+    applied(capsys, gcloud, *NIGHT)
+    scheduled, _ = applied(capsys, gcloud, *NIGHT, "--cron", "30 1 * * *", "--retries", "5")
+    features = scheduled["photos-features"]
+    assert (features["schedule"], features["retryConfig"]["retryCount"]) == ("30 1 * * *", 5)
+    assert len(scheduled) == 4
+    assert " delete " not in printed(capsys, *NIGHT, *GOOGLE)
+
+
 def test_the_launches_are_what_the_template_takes(capsys, gcloud):
     scheduled, _ = applied(capsys, gcloud, *NIGHT)
     declared = {each["name"]: each for each in TEMPLATE["parameters"]}
@@ -124,6 +133,7 @@ def test_a_line_break_in_an_option_is_no_command(capsys, gcloud):
             [*NIGHT[:7], "--verify", "weekly", "--promote-cron", "0 1 * * *"],
             "--promote-cron would do nothing",
         ),
+        ([*NIGHT, "--retries", "6"], "--retries is 6; expected at most 5, as Cloud Scheduler takes them"),
         ([*NIGHT, "--template", "file.json"], "'file.json' is no gs:// URL"),
     ],
 )

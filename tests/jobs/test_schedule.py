@@ -99,6 +99,7 @@ WRONG = [
     ([*STORES, "--cron", "@daily"], "'@daily' is no cron expression; expected five fields"),
     ([*STORES, "--time-zone", "Berlin"], "no time zone 'Berlin'"),
     ([*STORES, "--name", "Photos"], "'Photos' is no name of a schedule"),
+    ([*STORES, "--timeout", "0.5"], "'0.5' is not a number of seconds of 1 or more"),
     ([*STORES, "--keep", "0"], "'0' is not a whole number above 0"),
 ]
 
