@@ -11,7 +11,9 @@ from typing import Any
 
 import yaml
 
+from capmodel.workplace import JOB
 from jobs.options import require
+from jobs.training_targets import kubernetes_names as names
 from jobs.training_targets import manifests
 from jobs.training_targets.base import Job, Order, Phase, State, Target, last_line, remote_place, run_client
 from jobs.training_targets.mounts import Mount, parse_mount
@@ -43,8 +45,8 @@ class Kubernetes(Target):
             manifests.toleration(taint)
         for name, source in flags.env_secret:
             manifests.secret_variable(name, source)
-        reserved = [name for name, _ in [*flags.env, *flags.env_secret] if name.startswith("PET_")]
-        require(not reserved, f"--env {' '.join(reserved)} is set by the platform; expected other names")
+        _check_names(flags)
+        _check_reserved(flags)
 
     def _check_kind(self, flags: argparse.Namespace) -> None:
         idle = {"restarts": flags.restarts is not None} if kind_of(flags) == "trainjob" else {
@@ -105,6 +107,31 @@ class Kubernetes(Target):
 def kind_of(flags: argparse.Namespace) -> str:
     """``trainjob`` or ``jobset``."""
     return flags.kind or "trainjob"
+
+
+def _check_names(flags: argparse.Namespace) -> None:
+    names.check_namespace("--namespace", flags.namespace)
+    names.check_name("--service-account", flags.service_account)
+    names.check_name("--runtime", flags.runtime)
+    names.check_quantity("--memory", flags.memory)
+    names.check_quantity("--shared-memory", flags.shared_memory)
+    for option in ("label", "node_selector"):
+        for name, value in getattr(flags, option):
+            names.check_label(f"--{option.replace('_', '-')}", name, value)
+    for mount in flags.volume:
+        names.check_name("--volume's claim", parse_mount(mount).claim)
+    for name, _ in flags.env:
+        names.check_variable("--env", name)
+    for name, source in flags.env_secret:
+        names.check_variable("--env-secret", name)
+        names.check_name("--env-secret's secret", source.partition(":")[0])
+
+
+def _check_reserved(flags: argparse.Namespace) -> None:
+    ours = [name for name, _ in flags.label if name in manifests.LABELS]
+    require(not ours, f"--label {' '.join(ours)} is set by captionbeam; expected other names")
+    reserved = [name for name, _ in [*flags.env, *flags.env_secret] if name.startswith("PET_") or name == JOB]
+    require(not reserved, f"--env {' '.join(reserved)} is set by the platform; expected other names")
 
 
 def _expected(mounts: list[Mount]) -> str:

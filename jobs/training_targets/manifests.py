@@ -8,11 +8,13 @@ from typing import Any
 from capmodel.workplace import JOB
 from jobs.nodes import PORT
 from jobs.training_targets.base import Order
+from jobs.training_targets.kubernetes_names import literal
 from jobs.training_targets.mounts import parse_mount
 from schemas.errors import RequestError
 
 NODE = "node"  # the name of the job and of its container, in Kubeflow's torch-distributed runtime too
 INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+LABELS = {"app.kubernetes.io/name": "captionbeam", "app.kubernetes.io/component": "train"}
 RUNTIME, SHARED_MEMORY, RESTARTS = "torch-distributed", "8Gi", 3
 WRONG_REQUEST = 2  # captionbeam's exit status where another try would end alike
 
@@ -24,7 +26,7 @@ def trainjob(order: Order) -> dict[str, Any]:
         "runtimeRef": {"name": flags.runtime or RUNTIME},
         "trainer": {
             "image": flags.image,
-            "command": list(order.command),
+            "command": literal(order.command),
             "numNodes": order.nodes,
             "numProcPerNode": order.workers,
             "env": _variables(order),
@@ -87,7 +89,7 @@ def _whole_pod(order: Order) -> dict[str, Any]:
     container = {
         "name": NODE,
         "image": order.flags.image,
-        "command": list(order.command),
+        "command": literal(order.command),
         "env": [*_variables(order), *_gathering(order)],
         "ports": [{"containerPort": PORT, "protocol": "TCP"}],
         "resources": _resources(order.flags),
@@ -108,8 +110,8 @@ def _gathering(order: Order) -> list[dict[str, Any]]:
 
 
 def _metadata(order: Order) -> dict[str, Any]:
-    labels = {"app.kubernetes.io/name": "captionbeam", "app.kubernetes.io/component": "train"}
-    return {"name": order.name, "labels": {**labels, **dict(order.flags.label)}}
+    where = {"namespace": order.flags.namespace} if order.flags.namespace else {}
+    return {"name": order.name, **where, "labels": {**LABELS, **dict(order.flags.label)}}
 
 
 def _variables(order: Order) -> list[dict[str, Any]]:

@@ -37,6 +37,10 @@ class Vertex(Target):
             f"--gpus {flags.gpus} needs --accelerator, which says of what type; expected such as NVIDIA_L4",
         )
         _check_accelerator(flags.accelerator)
+        require(
+            RUN_LABEL not in dict(flags.label),
+            f"--label {RUN_LABEL} is set by captionbeam, which finds its jobs by it; expected another name",
+        )
         bucket = flags.staging_bucket
         require(
             bucket is None or bucket.startswith("gs://"),

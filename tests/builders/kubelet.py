@@ -67,7 +67,7 @@ def run_container(container: dict[str, Any], scratch: Path) -> tuple[int, str]:
     message = scratch / "termination-log"
     message.write_bytes(b"")
     given = {each["name"]: each["value"] for each in container["env"]}
-    command = [_filled(word, given) for word in container["command"]]
+    command = [filled(word, given) for word in container["command"]]
     command = [str(message) if word == TERMINATION_LOG else word for word in command]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
@@ -79,7 +79,7 @@ def run_container(container: dict[str, Any], scratch: Path) -> tuple[int, str]:
     return done.returncode, told or (done.stdout[-2048:] if done.returncode and fallback else "")
 
 
-def _filled(word: str, given: dict[str, str]) -> str:
+def filled(word: str, given: dict[str, str]) -> str:
     """``$(NAME)`` where there is such a variable, ``$$`` for ``$``: as Kubernetes documents it."""
     return re.sub(
         r"\$\$|\$\((\w+)\)",

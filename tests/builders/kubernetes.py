@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from tests.builders.kubeflow import definitions, misfits
+from tests.builders.kubelet import filled
 from tests.builders.machines import Machines
 from tests.builders.servers import free_port
 
@@ -117,8 +118,12 @@ class FakeCluster:
     def _once(self, machines: Machines, pods: Pods) -> int:
         """One try of all pods: their first failure, and the others are ended; 0 once all are done."""
         port = str(free_port())
+        variables = [self._variables(pods, n, port) for n in range(len(pods.commands))]
         machines.start(
-            [(pods.commands[n], self._variables(pods, n, port)) for n in range(len(pods.commands))]
+            [
+                ([filled(word, given) for word in command], given)
+                for command, given in zip(pods.commands, variables, strict=True)
+            ]
         )
         while not self._ending.is_set():
             ends = machines.poll()

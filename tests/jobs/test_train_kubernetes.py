@@ -17,6 +17,7 @@ from capmodel.bundle_files import read_manifest
 from jobs.cli import main
 from tests.builders.commands import ROOT, environment
 from tests.builders.kubeflow import as_published, misfits
+from tests.builders.kubelet import filled
 from tests.builders.training import SMALL, make_data
 
 pytestmark = pytest.mark.engines
@@ -234,6 +235,18 @@ def test_what_the_cluster_does_not_know_is_a_wrong_request(data, kubernetes, cap
     assert not kubernetes.created
 
 
+@pytest.mark.parametrize("kind", ["trainjob", "jobset"])
+def test_kubernetes_fills_nothing_in_and_the_namespace_is_there(data, capsys, kind):
+    """``$(HOME)`` in a place stays what it is."""
+    job = manifest_of(there(data, data / "$(HOME)$$(HOME)", kind=kind, namespace="photos"), capsys)
+    assert job["metadata"]["namespace"] == "photos"
+    pod = job["spec"].get("trainer")
+    if kind == "jobset":
+        pod = job["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
+    output = pod["command"][pod["command"].index("--output") + 1]
+    assert filled(output, {"HOME": "/root"}) == "/data/$(HOME)$$(HOME)"
+
+
 @pytest.mark.parametrize(
     ("chosen", "sentence"),
     [
@@ -253,6 +266,22 @@ def test_what_the_cluster_does_not_know_is_a_wrong_request(data, kubernetes, cap
         ),
         ({"env_secret": "A=b"}, "--env-secret is 'A=b'; expected NAME=SECRET:KEY"),
         ({"env": "PET_NNODES=3"}, "--env PET_NNODES is set by the platform"),
+        ({"env": "CAPTIONBEAM_JOB=mine"}, "--env CAPTIONBEAM_JOB is set by the platform"),
+        ({"env": "A B=3"}, "--env is 'A B'; expected a name of letters, digits and _ . -"),
+        ({"env_secret": "A=No Name:key"}, "--env-secret's secret is 'No Name'; expected a name of a-z, 0-9"),
+        ({"label": "app.kubernetes.io/name=x"}, "--label app.kubernetes.io/name is set by captionbeam"),
+        (
+            {"label": "team=of photos"},
+            "--label is 'of photos'; expected NAME=VALUE, each of up to 63 letters",
+        ),
+        ({"node_selector": "gpu.=l4"}, "--node-selector is 'gpu.'; expected NAME=VALUE"),
+        ({"memory": "64 GB"}, "--memory is '64 GB'; expected a size such as 500M or 64Gi"),
+        ({"shared_memory": "much"}, "--shared-memory is 'much'; expected a size"),
+        ({"namespace": "Photos"}, "--namespace is 'Photos'; expected a name of a-z, 0-9 and '-'"),
+        ({"service_account": "me@x"}, "--service-account is 'me@x'; expected a name of a-z"),
+        ({"runtime": "a:b"}, "--runtime is 'a:b'; expected a name of a-z"),
+        ({"volume": "My Claim:/data"}, "--volume's claim is 'My Claim'; expected a name of a-z"),
+        ({"max_hours": "0.0001"}, "'0.0001' hours are less than a minute; expected 0.02 or more"),
         ({"trainer_version": "2.0", "max_hours": 3}, "--max-hours needs Kubeflow Trainer 2.2"),
         ({"spot": True}, "--spot would do nothing with --on kubernetes; expected --on vertex"),
     ],

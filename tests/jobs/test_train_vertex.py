@@ -217,6 +217,8 @@ def test_a_job_that_fails_is_one_sentence_with_the_place_to_look(there, vertex, 
         ({"staging_bucket": "/tmp/x"}, "--staging-bucket is '/tmp/x'; expected gs://BUCKET"),
         ({"logs": "/tmp/logs"}, "--logs is '/tmp/logs'; expected a folder below /gcs/BUCKET"),
         ({"partition": "gpu"}, "--partition would do nothing with --on vertex; expected --on slurm"),
+        ({"label": "captionbeam-run=mine"}, "--label captionbeam-run is set by captionbeam"),
+        ({"max_hours": "0.0001"}, "'0.0001' hours are less than a minute; expected 0.02 or more"),
         ({"rendezvous": "auto"}, "--rendezvous would do nothing with --on vertex; expected --on local"),
     ],
 )
