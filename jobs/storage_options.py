@@ -41,15 +41,18 @@ def use_storage_options(options: argparse.Namespace) -> None:
 
 def parsed(text: str) -> storage.Options:
     """The options in ``text``, JSON or the name of a file of it. Raises RequestError."""
-    where = "--storage-options" if text.lstrip().startswith("{") else f"--storage-options {text}"
+    is_json = text.lstrip().startswith(("{", "[", '"'))
+    expected = f"expected JSON like {EXAMPLE}, or a file of it"
     try:
-        found = json.loads(text if text.lstrip().startswith("{") else files.read_bytes(text))
-    except (OSError, ValueError) as err:
-        raise RequestError(
-            f"{where} cannot be read: {err}; expected JSON like {EXAMPLE}, or a file of it"
-        ) from err
+        data = text if is_json else files.read_bytes(text)
+    except (OSError, ValueError) as err:  # its words may hold the text, and that a secret
+        raise RequestError(f"--storage-options names no file that can be read; {expected}") from err
+    try:
+        found = json.loads(data)
+    except ValueError as err:
+        raise RequestError(f"--storage-options cannot be read: {err}; {expected}") from err
     is_nested = isinstance(found, dict) and all(isinstance(values, dict) for values in found.values())
-    require(is_nested, f"{where} is not an object of objects; expected one like {EXAMPLE}")
+    require(is_nested, f"--storage-options is not an object of objects; expected one like {EXAMPLE}")
     for protocol, values in found.items():
         _check(protocol, values)
     return storage.plain(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
@@ -103,9 +104,23 @@ async def _answer(response: Any, span: Span, end: int) -> bytes:
         raise error
     if span.end is not None and response.status != _PARTIAL:
         raise SourceError(f"source {span.url!r}: its server sends no byte ranges; expected one that does")
+    if response.status == _PARTIAL:
+        _check_start(response, span)
     if span.end is None and (response.content_length or 0) >= end:
         raise too_large(span.url, end - 1)
     return await _body(response, end - span.start)
+
+
+def _check_start(response: Any, span: Span) -> None:
+    """Other bytes than were asked for are never taken for them."""
+    said = response.headers.get("Content-Range", "")
+    if not re.match(rf"bytes {span.start}-", said):
+        sent = f"{span.url!r}: its server sends the range {said!r}; expected bytes from {span.start}"
+        raise (
+            SourceError(f"source {sent}")
+            if span.end is not None
+            else ImageError("unsupported", "fetch", sent)
+        )
 
 
 async def _body(response: Any, limit: int) -> bytes:

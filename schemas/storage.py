@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +33,7 @@ _HARMLESS = frozenset(
         "default_location",
     }
 )
+_USER = re.compile(r"^([^/]*//)?[^/?#]*@")
 _NO_SECRET_TOKENS = frozenset({"anon", "cloud", "google_default", "cache", "browser"})
 _PATIENT = {"gs": "schemas.patient_gs.PatientGCSFileSystem", "s3": "schemas.patient_s3.PatientS3FileSystem"}
 _ALIASES = {"gcs": "gs", "s3a": "s3", "https": "http"}
@@ -83,10 +85,16 @@ def for_record(options: Options) -> Options:
     """``options`` without what may be a secret."""
     return {
         protocol: {
-            name: value if _is_harmless(name, value) else "(not kept)" for name, value in values.items()
+            name: _without_user(value) if _is_harmless(name, value) else "(not kept)"
+            for name, value in values.items()
         }
         for protocol, values in options.items()
     }
+
+
+def _without_user(value: Any) -> Any:
+    """A URL without the name and password in it."""
+    return _USER.sub(r"\1", value) if isinstance(value, str) else value
 
 
 def _is_harmless(name: str, value: Any) -> bool:

@@ -167,13 +167,18 @@ def _code_of_os_error(error: OSError) -> str:
 def _status(error: BaseException) -> int | None:
     """The HTTP status that ours, aiohttp's (``status``) or gcsfs's (``code``) error carries."""
     name, status = type(error).__name__, None
-    if isinstance(error, HttpStatusError) or name == "ClientResponseError":
+    if isinstance(error, HttpStatusError) or (name == "ClientResponseError" and not _is_no_answer(error)):
         status = getattr(error, "status", None)
     elif name == "HttpError":
         status = getattr(error, "code", None)
     elif passes_by(status_of(error)):  # s3fs's, whose own words for 429 and 5xx are those of a broken disk
         status = status_of(error)
     return int(status) if status is not None and str(status).isdigit() else None
+
+
+def _is_no_answer(error: BaseException) -> bool:
+    """What aiohttp cannot understand it calls a 400 of its own; no server said so, and it may pass."""
+    return "aiohttp.http_exceptions.HttpProcessingError" in _mro_names(error.__cause__ or error)
 
 
 def _code_of_status(status: int) -> str:

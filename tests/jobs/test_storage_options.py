@@ -105,12 +105,29 @@ def test_what_may_be_a_secret_is_not_kept():
     assert storage.for_record({"gs": {"token": "anon"}}) == {"gs": {"token": "anon"}}
 
 
+def test_a_password_in_an_endpoint_is_not_kept():
+    for given, kept in (
+        ("http://me:pw@host:9000/x@y", "http://host:9000/x@y"),
+        ("http://host/a@b", "http://host/a@b"),
+    ):
+        assert storage.for_record({"s3": {"endpoint_url": given}}) == {"s3": {"endpoint_url": kept}}
+
+
+@pytest.mark.parametrize(
+    "text", ['["hush"]', '"hush"', 'gs={"token": "hush"}', '{"s3": "hush"}', ' [{"key": "hush"']
+)
+def test_a_refusal_does_not_say_what_may_be_a_secret(text):
+    with pytest.raises(RequestError) as refused:
+        parsed(text)
+    assert "hush" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("{", "cannot be read"),
-        ("nothing.json", "cannot be read"),
-        ("[1]", "cannot be read"),
+        ("nothing.json", "names no file that can be read"),
+        ("[1]", "is not an object of objects"),
         ('{"gs": 1}', "is not an object of objects"),
         ('{"nowhere": {}}', "names 'nowhere'"),
         ('{"gs": {"requester_pay": true}}', "did you mean 'requester_pays'?"),

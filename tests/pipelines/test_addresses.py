@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from jobs.source_options import add_fetch_options, fetch_options
 from pipelines import addresses
 from pipelines.fetch import fetch
-from pipelines.reads import FetchOptions
+from pipelines.reads import FetchOptions, Span, read_spans
 from pipelines.sources.lists import ref_of
 from pipelines.sources.spec import SourceSpec
 from schemas import storage
@@ -363,6 +363,30 @@ def test_a_named_server_that_was_public_is_looked_at_all_the_same(monkeypatch):
         assert is_denied(fetched(f"{url}/a.jpg", options))
         assert not web.requests
         assert fetch_options(given).inside == (url,)
+
+
+@pytest.mark.parametrize("said", ["bytes 0-9/100", ""])
+def test_another_range_than_was_asked_for_is_not_taken(said):
+    def answer(handler):
+        handler.send_response(206)
+        handler.send_header("Content-Range", said)
+        handler.send_header("Content-Length", "10")
+        handler.end_headers()
+        handler.wfile.write(b"0123456789")
+
+    with answering(answer) as url:
+        with pytest.raises(SourceError, match=f"sends the range '{said}'; expected bytes from 10"):
+            read_spans([Span(f"{url}/x.zip", 10, 20)], OPEN)
+        if not said:
+            assert fetched(f"{url}/a.jpg", OPEN).code == "unsupported"
+
+
+def test_an_answer_that_is_no_http_may_pass():
+    def answer(handler):
+        handler.wfile.write(b"NONSENSE\r\n\r\n")
+
+    with answering(answer) as url:
+        assert fetched(f"{url}/a.jpg", OPEN).code == "unavailable"
 
 
 def test_letters_of_a_scheme_may_be_large(tmp_path):
