@@ -26,6 +26,7 @@ from schemas.errors import RequestError
 from schemas.remote import refusals
 
 ATOMIC_CREATE = frozenset({"file", "local", "gs", "gcs", "s3", "s3a", "memory"})
+HAVE_KEYS = frozenset({"gs", "gcs", "s3", "s3a", "http", "https"})
 _PASSING = frozenset({errno.EIO, errno.EBUSY, errno.ETIMEDOUT})  # as remote.refusals and s3fs name 5xx
 _memory_lock = threading.Lock()
 
@@ -37,8 +38,8 @@ def split(url: str) -> tuple[AbstractFileSystem, str]:
     ):  # gcsfs, once loaded, would ask it by gRPC and wait a minute in vain
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
-        kind, separator, rest = os.fspath(url).partition("://")
-        if separator and "::" in rest and "::" not in kind:  # a key may hold what chains URLs elsewhere
+        kind, _, rest = os.fspath(url).partition("://")
+        if kind in HAVE_KEYS and "::" in rest:  # a key may hold what chains URLs elsewhere
             fs = fsspec.filesystem(kind, use_listings_cache=False)
             return fs, fs._strip_protocol(url)
         return url_to_fs(os.fspath(url), use_listings_cache=False)

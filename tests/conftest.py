@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+
+import pytest
+
+from schemas import storage
 
 # Tiny tensors gain nothing from more threads, and lose much where several tests run at once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,3 +22,10 @@ pytest_plugins = (
     "tests.builders.vertex",
     "tests.builders.kubernetes",
 )
+
+
+@pytest.fixture(autouse=True)
+def _no_storage_options_of_the_last_test() -> Iterator[None]:
+    """A job opens storage with its own options from then on, and a test is not the end of the process."""
+    yield
+    storage.use({})

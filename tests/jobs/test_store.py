@@ -48,7 +48,7 @@ def test_each_help_opens_with_a_command_that_the_parser_takes(name, capsys):
     first = next(line.strip() for line in capsys.readouterr().out.splitlines() if line.strip())
     program, job, command, *arguments = shlex.split(first)
     assert (program, job, command) == ("captionbeam", "store", name)
-    cli._parse("store", store, [command, *arguments])
+    cli.parse(["store", command, *arguments])
 
 
 def test_ls_lists_snapshots_and_marks_the_newest(three, capsys):
