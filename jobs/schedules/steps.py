@@ -16,6 +16,13 @@ from schemas import files
 from schemas.errors import RequestError
 
 Steps = Mapping[str, list[str]]
+CRON_RANGES = {
+    "minute": (0, 59),
+    "hour": (0, 23),
+    "day of the month": (1, 31),
+    "month": (1, 12),
+    "day of the week": (0, 6),
+}
 TEMPLATE = "{{"  # of Airflow's, filled in when the task runs
 
 
@@ -202,8 +209,28 @@ def _words(option: str, text: str) -> tuple[str, ...]:
 
 def check_cron(text: str) -> str:
     """``text`` if it is a cron expression of five fields that all schedulers read alike. Raises ArgumentTypeError."""
-    if not re.fullmatch(r"[0-9*/,A-Za-z-]+( [0-9*/,A-Za-z-]+){4}", text):
+    fields = text.split(" ")
+    if len(fields) != len(CRON_RANGES):
         raise argparse.ArgumentTypeError(
             f"{text!r} is no cron expression; expected five fields, as '0 2 * * *'"
         )
+    for field, (name, (low, high)) in zip(fields, CRON_RANGES.items(), strict=True):
+        if not all(_is_cron_part(part, low, high) for part in field.split(",")):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} has {field!r} for the {name}; expected *, or numbers from {low} to {high}, as 1,3 or 0-9/2"
+            )
     return text
+
+
+def _is_cron_part(part: str, low: int, high: int) -> bool:
+    found = re.fullmatch(r"(?:\*|(\d{1,2})(?:-(\d{1,2}))?)(/\d{1,2})?", part, re.ASCII)
+    if not found:
+        return False
+    first, last, step = found.groups()
+    if step and not 1 <= int(step[1:]) <= high:
+        return False
+    if first is None:
+        return True
+    if step and last is None:  # 5/10: schedulers differ about its end
+        return False
+    return low <= int(first) <= int(last or first) <= high

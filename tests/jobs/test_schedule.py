@@ -80,6 +80,11 @@ def test_storage_options_reach_every_step(capsys):
     assert "did you mean 'requester_pays'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("cron", ["*/15 0-23/2 1,15 * 1-5", "0 2 * * 0", "59 23 31 12 6"])
+def test_times_that_every_scheduler_reads_alike(capsys, cron):
+    assert settings(printed(capsys, "airflow", *STORES, "--cron", cron))["cron"] == cron
+
+
 WRONG = [
     (["x", "--name", "n"], "no store is named; expected --features, --captions or both"),
     (["--name", "n", "--features", "f"], "no source is named"),
@@ -99,6 +104,12 @@ WRONG = [
     ([*STORES, "--cron", "@daily"], "'@daily' is no cron expression; expected five fields"),
     ([*STORES, "--time-zone", "Berlin"], "no time zone 'Berlin'"),
     ([*STORES, "--name", "Photos"], "'Photos' is no name of a schedule"),
+    ([*STORES, "--cron", "99 99 99 99 99"], "has '99' for the minute; expected *, or numbers from 0 to 59"),
+    ([*STORES, "--cron", "a a a a a"], "has 'a' for the minute"),
+    ([*STORES, "--cron", "0 2 * * 7"], "has '7' for the day of the week; expected *, or numbers from 0 to 6"),
+    ([*STORES, "--cron", "0 2 * * SUN"], "has 'SUN' for the day of the week"),
+    ([*STORES, "--upkeep-cron", "0 2 0 * *"], "has '0' for the day of the month"),
+    ([*STORES, "--cron", "*/0 9-2 * * *"], "has '*/0' for the minute"),
     ([*STORES, "--timeout", "0.5"], "'0.5' is not a number of seconds of 1 or more"),
     ([*STORES, "--keep", "0"], "'0' is not a whole number above 0"),
 ]
