@@ -7,7 +7,7 @@ from importlib.resources import files as resources
 from pprint import pformat
 
 from jobs.options import seconds
-from jobs.schedules.steps import Night, bulk_steps, nightly_steps, upkeep_steps
+from jobs.schedules.steps import Night, bulk_steps, nightly_steps, refuse_words, upkeep_steps
 
 HELP = """\
   captionbeam schedule airflow /data/photos --name photos --features /data/features \\
@@ -39,6 +39,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def text(night: Night, options: argparse.Namespace) -> str:
     """The file."""
+    for tag in ("{%", "{#"):
+        refuse_words(night, tag, "which Airflow takes for a template's")
     source = resources("jobs.schedules").joinpath("airflow_dag.py").read_text()
     schedule = pformat(settings(night, options), sort_dicts=False, width=108, compact=True)
     before, found, after = source.partition(EMPTY)

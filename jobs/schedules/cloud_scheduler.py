@@ -10,7 +10,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from jobs.options import require
-from jobs.schedules.steps import Night, Steps, check_cron, nightly_steps, refresh_steps, upkeep_steps
+from jobs.schedules.steps import (
+    TEMPLATE,
+    Night,
+    Steps,
+    check_cron,
+    nightly_steps,
+    places,
+    refresh_steps,
+    refuse_words,
+    upkeep_steps,
+)
 from schemas.errors import RequestError
 
 HELP = """\
@@ -167,7 +177,8 @@ def _check_crons(night: Night, options: argparse.Namespace) -> None:
 
 
 def _check_paths(night: Night) -> None:
-    for path in (*night.sources, *night.stores, *([night.bundle] if night.bundle else [])):
+    refuse_words(night, TEMPLATE, "which only Airflow fills in")
+    for path in places(night):
         if "://" not in path:
             raise RequestError(f"{path!r} is on this machine, where no worker finds it; expected a URL")
     for store in night.stores:

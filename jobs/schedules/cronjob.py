@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from jobs.options import natural, require
-from jobs.schedules.steps import Night, Steps, nightly_steps, upkeep_steps
+from jobs.schedules.steps import TEMPLATE, Night, Steps, nightly_steps, places, refuse_words, upkeep_steps
+from jobs.training_targets.kubernetes_names import check_name, check_namespace, literal
 from schemas.errors import RequestError
 
 HELP = """\
@@ -50,6 +51,7 @@ def text(night: Night, options: argparse.Namespace) -> str:
         "--mount would do nothing without --claim; expected to leave it out",
     )
     mount = options.mount or MOUNT
+    _check_names(options)
     _check_paths(night, mount, bool(options.claim))
     environment = jinja2.Environment(loader=jinja2.PackageLoader("jobs"), undefined=jinja2.StrictUndefined)
     environment.filters["json"] = json.dumps
@@ -71,7 +73,7 @@ def _containers(steps: Steps) -> Iterator[dict[str, Any]]:
         command = ["captionbeam", *arguments, *(_told(arguments) if computes else ())]
         yield {
             "name": name.replace("_", "-"),
-            "command": [word.replace("$(", "$$(") for word in command],  # else the kubelet would fill it in
+            "command": literal(command),  # else the kubelet would fill it in
             "computes": computes,
         }
 
@@ -82,8 +84,15 @@ def _told(arguments: list[str]) -> list[str]:
     return ["--totals", TOTALS, *([] if asked else ["--warn-failures", "1"])]
 
 
+def _check_names(options: argparse.Namespace) -> None:
+    check_namespace("--namespace", options.namespace)
+    for name in ("service_account", "secret", "claim"):
+        check_name(f"--{name.replace('_', '-')}", getattr(options, name))
+
+
 def _check_paths(night: Night, mount: str, claimed: bool) -> None:
-    for path in (*night.sources, *night.stores, *([night.bundle] if night.bundle else [])):
+    refuse_words(night, TEMPLATE, "which only Airflow fills in")
+    for path in places(night):
         on_claim = claimed and path.startswith(mount.rstrip("/") + "/")
         if "://" not in path and not on_claim:
             raise RequestError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from jobs.options import require
@@ -23,6 +23,7 @@ CRON_RANGES = {
     "month": (1, 12),
     "day of the week": (0, 6),
 }
+IN_OPTIONS = ("weights", "inventory", "image_root")
 TEMPLATE = "{{"  # of Airflow's, filled in when the task runs
 
 
@@ -136,6 +137,29 @@ def bulk_steps(night: Night, output: str) -> dict[str, list[str]]:
         *night.storage,
     ]
     return {"captions": captions, "verify": ["store", "verify", output, *night.storage]}
+
+
+def places(night: Night) -> Iterator[str]:
+    """All that a night reads or writes, those in its steps' options too: URLs, or paths."""
+    yield from (*night.sources, *night.stores, *([night.bundle] if night.bundle else []))
+    for arguments in refresh_steps(night).values():
+        options = parsed(arguments)
+        for name in IN_OPTIONS:
+            found = getattr(options, name, None) or []
+            named = [found] if isinstance(found, str) else found
+            yield from (
+                each for each in named if "/" in each or "." in each
+            )  # weights may be a published name
+        given = options.storage_options or "{"
+        if not given.lstrip().startswith("{"):
+            yield given
+
+
+def refuse_words(night: Night, unwanted: str, why: str) -> None:
+    """Raises RequestError where a word of a step holds ``unwanted``."""
+    for arguments in (*refresh_steps(night).values(), *upkeep_steps(night).values()):
+        for word in arguments:
+            require(unwanted not in word, f"{word!r} holds {unwanted}, {why}; expected a word without it")
 
 
 def check_night(night: Night) -> None:

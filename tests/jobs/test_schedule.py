@@ -134,3 +134,42 @@ def test_each_help_opens_with_a_command_that_can_be_pasted(capsys, scheduler):
     words = shlex.split(command.partition(">")[0].partition("|")[0])
     assert words[:3] == ["captionbeam", "schedule", scheduler]
     assert cli.main(words[1:]) == 0
+
+
+NOWHERE = [
+    ([*STORES, "--storage-options", "/tmp/o.json"], "'/tmp/o.json' is on this machine"),
+    (
+        [*STORES[:5], "--features-options=--encoder resnet50 --weights /tmp/w.pt"],
+        "'/tmp/w.pt' is on this machine",
+    ),
+    (
+        [*STORES[:5], "--features-options=--encoder resnet50 --inventory /tmp/i"],
+        "'/tmp/i' is on this machine",
+    ),
+    (["gs://b/{{ ds }}", *STORES[1:]], "'gs://b/{{ ds }}' holds {{, which only Airflow fills in"),
+]
+
+
+@pytest.mark.parametrize("scheduler", ["cronjob", "cloud-scheduler"])
+@pytest.mark.parametrize(("arguments", "sentence"), NOWHERE)
+def test_what_only_this_machine_has_is_refused_in_options_too(capsys, scheduler, arguments, sentence):
+    assert cli.main(["schedule", scheduler, *arguments, *OF[scheduler]]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scheduler", OF)
+def test_published_weights_are_no_place(capsys, scheduler):
+    options = "--features-options=--encoder resnet50 --weights IMAGENET1K_V1"
+    assert "IMAGENET1K_V1" in printed(capsys, scheduler, *STORES[:5], options)
+
+
+@pytest.mark.parametrize("tag", ["{#", "{%"])
+def test_what_airflow_would_take_for_a_template_is_refused(capsys, tag):
+    assert cli.main(["schedule", "airflow", f"gs://b/{tag}x", *STORES[1:]]) == 2
+    assert f"holds {tag}, which Airflow takes for a template's" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--claim", "--secret", "--service-account", "--namespace"])
+def test_names_that_kubernetes_would_refuse(capsys, option):
+    assert cli.main(["schedule", "cronjob", *STORES, *IMAGE, option, "bad name"]) == 2
+    assert f"{option} is 'bad name'; expected a name of a-z" in capsys.readouterr().err
