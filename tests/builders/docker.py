@@ -13,14 +13,8 @@ import sys
 import uuid
 from pathlib import Path
 
-PASSED = (
-    "STORAGE_",
-    "FSSPEC_",
-    "GCSFS_",
-    "OMP_",
-    "PIP_",
-    "SSL_",
-)  # where storage and packages are found here
+# where storage and packages are found here
+PASSED = ("STORAGE_", "FSSPEC_", "GCSFS_", "OMP_", "PIP_", "UV_", "SSL_")
 
 
 def run(image: Path, folder: Path, arguments: list[str]) -> str:
@@ -32,12 +26,7 @@ def run(image: Path, folder: Path, arguments: list[str]) -> str:
         "PATH": f"{image / 'bin'}:/usr/bin:/bin",
         "HOME": str(folder),
         "RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT": "1",  # boot's own environment lies below /opt, one for all
-        **{
-            key: value
-            for key, value in os.environ.items()
-            if key.startswith(("STORAGE_", "FSSPEC_", "GCSFS_", "OMP_"))
-        },
-        **{key: value for key, value in os.environ.items() if key.startswith(("PIP_", "UV_", "SSL_"))},
+        **{key: value for key, value in os.environ.items() if key.startswith(PASSED)},
     }
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(

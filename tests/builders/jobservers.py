@@ -1,6 +1,6 @@
 """Beam's job servers for Spark 3.5 and Flink 1.19, put together by Maven from their parts, once.
 
-Where Maven Central is whole, Beam fetches a ready jar by itself; some mirrors lack it, and the newest parts too.
+Beam fetches a ready jar by itself. Where it cannot be had, nor its newest parts, an older one is put together here.
 The Python SDK talks to an older job server without trouble. ``docs/spark.md`` has the same as one command.
 """
 
