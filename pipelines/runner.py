@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import (
@@ -22,7 +22,7 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.portability.prism_runner import PrismRunner
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines import clusters, quiet
+from pipelines import clusters, local, quiet
 from pipelines.boundary import unmarked
 from pipelines.runner_names import DATAFLOW, IN_PROCESS, ONE_WORKER, runner_of
 from schemas.machine import cores
@@ -109,7 +109,7 @@ def run_pipeline(
     with quiet.said_once() as stderr, _stopping_prism(pipeline, stderr):
         build(pipeline)  # what goes wrong here is the launcher's, and no cluster's
         try:
-            with clusters.attending(pipeline) if on_cluster else nullcontext(pipeline.run) as run:
+            with clusters.attending(pipeline) if on_cluster else local.attending(pipeline, stderr) as run:
                 result = run()
                 if submitted is not None:
                     submitted(result)

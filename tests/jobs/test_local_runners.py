@@ -168,6 +168,30 @@ def test_killed_and_the_same_command_again(made, runner, tmp_path):
     assert sum(record.shards for record in again) == 7 - len(before)
 
 
+@pytest.mark.parametrize("how", ["interrupted", "terminated"])
+def test_an_end_before_its_time_is_one_sentence(made, tmp_path, how):
+    flags = ["--direct_num_workers", 2, "--direct_running_mode", "multi_processing"]
+    store = tmp_path / "features"
+    command = ["encode", made / "photos", "--output", store, "--encoder", "efficientnet_lite0", "--precision", "fp32",
+               "--shard-size", 1, "--batch-size", BATCH, "--warn-failures", 1, *flags]  # fmt: skip
+    job = subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", *map(str, command)], env=environment(), cwd=ROOT, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        while not layout.committed_shards(str(store)) and job.poll() is None:
+            time.sleep(0.01)
+        job.send_signal(signal.SIGINT if how == "interrupted" else signal.SIGTERM)
+        _, said = job.communicate(timeout=120)
+    finally:
+        clean_up(job.pid)
+    assert job.returncode == 1, said
+    assert "Traceback" not in said
+    assert "captionbeam: interrupted; the same command goes on from here" in said.splitlines()
+    captionbeam(*command)
+    assert rows(store) == rows(made / "expected/features", 1)
+
+
 def commits(store):
     return {
         shard: files.read_bytes(layout.commit_url(str(store), shard))
