@@ -17,7 +17,8 @@ HELP = """\
   captionbeam schedule airflow photos/ --name photos --features features --features-options='--encoder resnet50'
 
 Prints a schedule that keeps a features store, a captions store or both up to date: refresh, verify, promote a tag
-every night; vacuum and verify every week. What the jobs would refuse is refused here.
+every night; vacuum and verify every week. Options that the jobs do not know are refused here; what else a refresh
+needs (encoder, bundle, runner) its --dry-run looks at.
 Each SCHEDULER --help opens with a command to paste.
 """
 

@@ -163,7 +163,7 @@ def refuse_words(night: Night, unwanted: str, why: str) -> None:
 
 
 def check_night(night: Night) -> None:
-    """Refuse what the jobs themselves would refuse before they look at any file. Raises RequestError."""
+    """Refuse what the jobs' parsers refuse, and what no night could do. Raises RequestError."""
     from jobs.refresh import check_options
 
     _check_stores(night)
