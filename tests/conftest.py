@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from fsspec.config import conf
 
 from schemas import storage
 
@@ -27,5 +28,8 @@ pytest_plugins = (
 @pytest.fixture(autouse=True)
 def _no_storage_options_of_the_last_test() -> Iterator[None]:
     """A job opens storage with its own options from then on, and a test is not the end of the process."""
+    before = dict(conf)
     yield
     storage.use({})
+    conf.clear()
+    conf.update(before)
