@@ -29,7 +29,8 @@ from capmodel.bundle_files import (
     read_checked,
     read_manifest,
 )
-from capmodel.decoder import AttentiveDecoder, DecoderConfig
+from capmodel.decoders import DecoderConfig, make_decoder
+from capmodel.decoders.base import Decoder
 from capmodel.model_card import model_card
 from capmodel.tokenizers import Tokenizer, tokenizer_from_files
 from schemas import files
@@ -50,7 +51,7 @@ class Bundle:
                           history and place change nothing about it.
     """
 
-    decoder: AttentiveDecoder
+    decoder: Decoder
     tokenizer: Tokenizer
     features_fingerprint: str
     encoder_spec: Mapping[str, Any] | None = None
@@ -132,9 +133,9 @@ class Bundle:
         return found
 
 
-def _decoder(url: str, manifest: Manifest, data: bytes) -> AttentiveDecoder:
+def _decoder(url: str, manifest: Manifest, data: bytes) -> Decoder:
     try:
-        decoder = AttentiveDecoder(DecoderConfig.from_dict(manifest.decoder))
+        decoder = make_decoder(DecoderConfig.from_dict(manifest.decoder))
         decoder.load_state_dict(safetensors.torch.load(data))
     except (RequestError, SafetensorError, RuntimeError, TypeError) as err:
         reason = str(err).splitlines()[0]

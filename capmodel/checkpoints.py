@@ -23,7 +23,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from capmodel.train_options import difference
+from capmodel.train_options import completed, difference
 from schemas import files
 from schemas.errors import RequestError, SystemicError
 
@@ -64,7 +64,7 @@ class Checkpoints:
 
     def check_same(self, record: Mapping[str, Any]) -> None:
         """Raises RequestError where ``record`` is of another run, and names the first difference."""
-        different = difference(self.identity, record["identity"])
+        different = difference(self.identity, completed(record["identity"]))
         if different:
             raise RequestError(
                 f"the checkpoints in {self.url} are of a run with {different}; expected one with the same "

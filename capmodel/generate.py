@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capmodel.decoder import AttentiveDecoder, DecoderConfig
+from capmodel.decoders import DecoderConfig
+from capmodel.decoders.base import Decoder
 from capmodel.generation.choices import Draw, Forced, Likeliest, uniforms
 from capmodel.generation.options import DecodeOptions
 from capmodel.generation.walk import NEVER, Choose, Rules, Trace, attended, write, written
@@ -41,6 +42,10 @@ class Caption(NamedTuple):
 
 def check_options(options: DecodeOptions, config: DecoderConfig, tokenizer: Tokenizer) -> list[int]:
     """The ids of the prefix. Raises RequestError where the model cannot write what the options ask for."""
+    if options.keep_attention and not config.attends:
+        raise RequestError(
+            f"this model's decoder ({config.architecture}) has no attention to keep; expected to leave it out"
+        )
     ids = tokenizer.encode_whole(options.prefix)[1:-1]
     if tokenizer.unk in ids and not options.allow_unk:
         raise RequestError(
@@ -54,7 +59,7 @@ def check_options(options: DecodeOptions, config: DecoderConfig, tokenizer: Toke
 
 @torch.no_grad()  # not inference_mode: under it autocast casts every weight anew at each step
 def generate(
-    decoder: AttentiveDecoder,
+    decoder: Decoder,
     features: Tensor,
     options: DecodeOptions,
     image_ids: Sequence[str],
@@ -76,7 +81,7 @@ def generate(
 
 
 def _write(
-    decoder: AttentiveDecoder,
+    decoder: Decoder,
     features: Tensor,
     options: DecodeOptions,
     image_ids: Sequence[str],

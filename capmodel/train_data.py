@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from capmodel.decoder import DecoderConfig
+from capmodel.decoders import DecoderConfig
 from capmodel.loader import CaptionTokens, FeatureReader
 from capmodel.pairing import Samples, identity_of, pair
 from capmodel.tokenizers import Tokenizer, load_tokenizer
@@ -59,5 +59,5 @@ class Data:
         """The decoder that fits the features and the tokenizer."""
         words = self.tokenizer
         ids = {"pad": words.pad, "unk": words.unk, "start": words.start, "end": words.end}
-        sizes = {"vocab_size": words.vocab_size, "max_length": words.max_length}
-        return DecoderConfig(feature_shape=self.store.shape, **sizes, **ids, **options.decoder())
+        chosen: dict[str, Any] = {**ids, **options.decoder(), "max_length": words.max_length}
+        return DecoderConfig(words.vocab_size, self.store.shape, **chosen)

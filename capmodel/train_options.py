@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from math import inf
 from typing import Any
 
+from capmodel.decoders.options import DecoderOptions
 from schemas.errors import RequestError
 from schemas.machine import cores
 
-__all__ = ["TrainOptions", "cores", "difference"]
+__all__ = ["TrainOptions", "completed", "cores", "difference"]
 
 PRECISIONS = ("auto", "fp32", "bf16")
-DECODER_FIELDS = ("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "dropout", "grid_dropout")
 PLACES = ("features", "tokens", "output", "checkpoints", "logs")
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(DecoderOptions):
     """Options of one training run. Raises RequestError where a value makes no sense.
 
     features, snapshot:  the features store and the snapshot of it that is read.
@@ -36,7 +36,7 @@ class TrainOptions:
     checkpoint_minutes:  longest time between checkpoints; there is one after each epoch anyway.
     keep_epochs:         keep the weights of each epoch beside the checkpoint.
     threads:             of each worker; None: the machine's cores, shared out.
-    The others are the decoder's (capmodel.decoder.DecoderConfig).
+    The others are the decoder's (capmodel.decoders.DecoderOptions).
     """
 
     features: str
@@ -52,12 +52,6 @@ class TrainOptions:
     label_smoothing: float = 0.0
     clip: float = 5.0
     seed: int = 0
-    embed_dim: int = 256
-    hidden_dim: int = 512
-    attention_dim: int = 256
-    feature_dim: int = 512
-    dropout: float = 0.5
-    grid_dropout: float = 0.1
     mix: int = 16
     val_images: int = 2000
     max_missing: float = 0.01
@@ -69,6 +63,7 @@ class TrainOptions:
     restart: bool = False
 
     def __post_init__(self) -> None:
+        self.check_decoder()
         for name in ("epochs", "batch_size", "mix", "val_images", "threads"):
             value = getattr(self, name)
             _expect(value is None or value >= 1, name, value, "1 or more")
@@ -76,15 +71,11 @@ class TrainOptions:
             _expect(0 < getattr(self, name) < inf, name, getattr(self, name), "a number above 0")
         for name in ("warmup", "max_missing"):
             _expect(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
-        for name in ("dropout", "grid_dropout", "label_smoothing"):
-            _expect(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
+        smoothing = self.label_smoothing
+        _expect(0 <= smoothing < 1, "label_smoothing", smoothing, "at least 0 and below 1")
         _expect(self.checkpoint_minutes >= 0, "checkpoint_minutes", self.checkpoint_minutes, "0 or more")
         _expect(self.seed >= 0, "seed", self.seed, "0 or more")
         _expect(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
-
-    def decoder(self) -> dict[str, Any]:
-        """The part of a DecoderConfig that is chosen."""
-        return {name: getattr(self, name) for name in DECODER_FIELDS}
 
     def to_json(self) -> str:
         """All options; ``from_json`` reads them back."""
@@ -100,6 +91,13 @@ class TrainOptions:
         free = {*PLACES, "batch_size", "threads", "device", "precision", "max_missing"}
         free |= {"snapshot", "checkpoint_minutes", "keep_epochs", "restart"}
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in free}
+
+
+def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded ``identity`` with the defaults of the options that did not exist when it was recorded."""
+    return {field.name: field.default for field in fields(TrainOptions) if field.default is not MISSING} | {
+        **identity
+    }
 
 
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:

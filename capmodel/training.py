@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from capmodel.checkpoints import Checkpoints, Position, Tensors
-from capmodel.decoder import AttentiveDecoder
+from capmodel.decoders import make_decoder
 from capmodel.journal import Journal
 from capmodel.loader import Batch
 from capmodel.losses import masked_cross_entropy
@@ -64,7 +64,7 @@ class Trainer:
         self.wants_stop, self.journal = wants_stop, journal
         self.precision = ranks.from_first(lambda: choose_precision(options.precision, ranks.device))
         torch.manual_seed(options.seed)
-        self.decoder = AttentiveDecoder(data.decoder_config(options)).to(ranks.device)
+        self.decoder = make_decoder(data.decoder_config(options)).to(ranks.device)
         self.model: nn.Module = self.decoder
         self.optimizer = make_optimizer(self.decoder, options.learning_rate)
         self.images_per_step = options.batch_size * ranks.world

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 
 from capmodel import metrics
-from capmodel.decoder import AttentiveDecoder
+from capmodel.decoders.base import Decoder
 from capmodel.generate import DecodeOptions, generate
 from capmodel.loader import Batch, FeatureReader
 from capmodel.losses import masked_cross_entropy, next_word_hits
@@ -33,7 +33,7 @@ class Validation:
     batch_size: int
     autocast: Callable[[], torch.autocast]
 
-    def scores(self, decoder: AttentiveDecoder, stopping: Callable[[], bool]) -> dict[str, float] | None:
+    def scores(self, decoder: Decoder, stopping: Callable[[], bool]) -> dict[str, float] | None:
         """``val_loss`` (nats a word), ``val_accuracy`` and the metrics of greedy captions; None if stopped.
 
         ``stopping`` is asked before each batch and says the same on every rank.
@@ -53,7 +53,7 @@ class Validation:
         return {"val_loss": loss / words, "val_accuracy": hits / words, **self._metrics(written)}
 
     @torch.inference_mode()
-    def _words(self, decoder: AttentiveDecoder, batch: Batch) -> torch.Tensor:
+    def _words(self, decoder: Decoder, batch: Batch) -> torch.Tensor:
         """Sum of losses, right next words and words of one batch, float64 [3]."""
         decoder.eval()
         tokens = batch.tokens.to(self.ranks.device)
@@ -64,7 +64,7 @@ class Validation:
         loss, words = masked_cross_entropy(logits, flat, PAD)
         return torch.stack([loss, next_word_hits(logits, flat, PAD), words]).double().cpu()
 
-    def _captions(self, decoder: AttentiveDecoder, batch: Batch) -> dict[int, str]:
+    def _captions(self, decoder: Decoder, batch: Batch) -> dict[int, str]:
         """``{row of the table: greedy caption}``."""
         names = [str(row) for row in batch.rows]
         with self.autocast():

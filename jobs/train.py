@@ -7,6 +7,7 @@ import os
 from dataclasses import fields
 from typing import Any
 
+from jobs.decoder_flags import DECODER_FLAGS
 from jobs.nodes import find_node
 from jobs.options import natural, positive, require, share
 from jobs.training_targets import find_target
@@ -42,14 +43,7 @@ GROUPS: dict[str, dict[str, tuple[Any, str, str]]] = {
         "val_images": (positive, "N", "images of the val split that each epoch is scored on"),
         "max_missing": (share, "SHARE", "of the images that may lack features or captions"),
     },
-    "decoder": {
-        "embed_dim": (positive, "N", "word embedding"),
-        "hidden_dim": (positive, "N", "LSTM state"),
-        "attention_dim": (positive, "N", "attention"),
-        "feature_dim": (positive, "N", "grid features after their projection"),
-        "dropout": (share, "SHARE", "of the words and of the output"),
-        "grid_dropout": (share, "SHARE", "of the projected grid"),
-    },
+    "decoder": DECODER_FLAGS,
     "processes": {
         "threads": (positive, "N", "of each worker (default: the cores, shared out)"),
         "precision": (str, "NAME", "auto, fp32 or bf16; auto is bf16 where the first worker has it"),

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from capmodel.decoder import AttentiveDecoder, DecoderConfig, DecoderState
+from capmodel.decoders import DecoderConfig
+from capmodel.decoders.base import Decoder, State
 
 Choose = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]]
 """(log-probabilities [B, n, V], scores [B, n], step) -> parents (below n), tokens, scores: [B, K]."""
@@ -55,8 +56,8 @@ class Trace:
 
 
 def write(
-    decoder: AttentiveDecoder,
-    state: DecoderState,
+    decoder: Decoder,
+    state: State,
     first: Tensor,
     rules: Rules,
     choose: Choose,
@@ -83,7 +84,7 @@ def write(
         done = finished.gather(1, scores.topk(min(n_best, scores.shape[1])).indices).all(1, keepdim=True)
         trace.parents.append(parents)
         trace.tokens.append(tokens)
-        if keep_attention:
+        if keep_attention and weights is not None:
             trace.weights.append(weights)
         if bool(done.all()):
             break

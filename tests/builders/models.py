@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from capmodel import decoders
 from capmodel.bundle import Bundle
-from capmodel.decoder import AttentiveDecoder, DecoderConfig
+from capmodel.decoders import DecoderConfig
+from capmodel.decoders.base import Decoder
 from capmodel.tokenizers import WordTokenizer
 from schemas.fingerprint import fingerprint
 
@@ -23,12 +25,12 @@ def make_tokenizer(words: int = len(WORDS), max_length: int = 8) -> WordTokenize
 
 def make_decoder(
     tokenizer: WordTokenizer, shape: tuple[int, ...] = (2, 3, 5), seed: int = 0, **settings: Any
-) -> AttentiveDecoder:
+) -> Decoder:
     """A decoder for ``tokenizer`` in evaluation mode, random by ``seed`` and far from uniform."""
     sizes = {"embed_dim": 6, "hidden_dim": 7, "attention_dim": 4, "feature_dim": 5} | settings
     config = DecoderConfig(tokenizer.vocab_size, shape, max_length=tokenizer.max_length, **sizes)
     generator = torch.Generator().manual_seed(seed)
-    decoder = AttentiveDecoder(config)
+    decoder = decoders.make_decoder(config)
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))

@@ -1,6 +1,6 @@
 import torch
 
-from capmodel.attention import AdditiveAttention
+from capmodel.decoders.attention import AdditiveAttention
 
 IMAGES, CAPTIONS, CELLS, CHANNELS, WIDTH = 2, 3, 4, 5, 6
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capmodel.checkpoints import Checkpoints, Position
-from capmodel.decoder import AttentiveDecoder, DecoderConfig
+from capmodel.decoders import DecoderConfig, make_decoder
 from capmodel.loader import Batch
 from capmodel.losses import masked_cross_entropy
 from capmodel.optimizing import full_state, learning_rate, load_parameters, load_state, make_optimizer
 from capmodel.ranks import Ranks, choose_device, choose_precision
 from capmodel.train_data import Data
-from capmodel.train_options import DECODER_FIELDS, TrainOptions, difference
+from capmodel.train_options import TrainOptions, completed, difference
 from capmodel.training import Trainer, best_of
 from schemas.errors import RequestError, SystemicError
 from tests.builders.training import make_data, tiny_options, train_alone
@@ -205,7 +205,7 @@ def test_the_learning_rate_rises_to_its_peak_then_falls_towards_nothing(steps, w
 def test_adams_state_comes_back_whole():
     torch.manual_seed(0)
     config = DecoderConfig(9, (2, 2, 3), embed_dim=4, hidden_dim=4, attention_dim=4, feature_dim=4)
-    ours, theirs = AttentiveDecoder(config), AttentiveDecoder(config)
+    ours, theirs = make_decoder(config), make_decoder(config)
     first, second = make_optimizer(ours, 0.01), make_optimizer(theirs, 0.01)
     tokens = torch.tensor([[[2, 5, 6, 3]]])
 
@@ -227,10 +227,11 @@ def test_parameters_of_another_model_are_refused():
         load_parameters(linear, {"weight": np.zeros((2, 2), np.float32), "bias": np.zeros(3, np.float32)})
 
 
-def test_defaults_are_the_decoders_own():
-    defaults = {field.name: field.default for field in fields(DecoderConfig)}
-    ours = {field.name: field.default for field in fields(TrainOptions) if field.name in DECODER_FIELDS}
-    assert ours == {name: defaults[name] for name in DECODER_FIELDS}
+def test_options_recorded_before_others_existed_are_those_of_their_defaults(data, tmp_path):
+    options = tiny_options(data, tmp_path)
+    older = {name: value for name, value in options.identity().items() if name != "architecture"}
+    assert difference(options.identity(), completed(older)) is None
+    assert difference({"architecture": "other"}, completed(older)) == "architecture 'attentive', not 'other'"
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,10 @@
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capmodel.decoder import AttentiveDecoder, DecoderConfig
-from schemas.errors import RequestError
+from capmodel.decoders import DecoderConfig
+from capmodel.decoders.attentive import AttentiveDecoder
 from tests.builders.models import make_decoder, make_features, make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -136,31 +134,3 @@ def test_a_fresh_decoder_starts_near_a_uniform_guess_with_open_forget_gates():
     assert forget.mean().item() == pytest.approx(1, abs=0.05)
     logits = decoder.eval()(make_features(4, (2, 2, 8)), torch.full((4, 1, 1), START))
     assert logits.abs().max() < 3
-
-
-def test_a_config_is_read_back_as_it_was_written():
-    config = DecoderConfig(50, (8, 8, 2048), hidden_dim=32, dropout=0.25, max_length=30)
-    assert DecoderConfig.from_dict(config.to_dict()) == config
-    assert config.to_dict()["feature_shape"] == [8, 8, 2048]
-
-
-def test_fields_of_another_version_are_refused():
-    values = {**DecoderConfig(50, (8,)).to_dict(), "layers": 2}
-    with pytest.raises(RequestError, match=r"decoder config fields is \['layers'\]; expected none beyond"):
-        DecoderConfig.from_dict(values)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"hidden_dim": 0}, "hidden_dim is 0; expected a positive number"),
-        ({"feature_shape": (8, 8)}, r"feature_shape is \(8, 8\); expected \[H, W, C\] or \[C\]"),
-        ({"dropout": 1.0}, "dropout is 1.0; expected at least 0 and below 1"),
-        ({"max_length": 2}, r"max_length is 2; expected 3 or more"),
-        ({"end": 2}, r"pad, unk, start, end is \(0, 1, 2, 2\); expected four ids"),
-        ({"vocab_size": 3}, "expected four ids of a vocabulary of 3"),
-    ],
-)
-def test_a_config_that_makes_no_sense_is_refused(change, message):
-    with pytest.raises(RequestError, match=message):
-        replace(DecoderConfig(50, (8, 8, 16)), **change)

@@ -8,78 +8,16 @@ F channels of the projected grid, E embedding, H hidden, A attention.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from capmodel.attention import AdditiveAttention
 from capmodel.blocks import Blocks
-from schemas.errors import RequestError
-
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """All that the decoder's weights depend on. Raises RequestError where a value makes no sense.
-
-    ``feature_shape`` is that of one image's features: ``(H, W, C)`` for a grid, ``(C,)`` for pooled ones.
-    ``max_length`` counts START and END, as the tokenizer's does.
-    """
-
-    vocab_size: int
-    feature_shape: tuple[int, ...]
-    embed_dim: int = 256
-    hidden_dim: int = 512
-    attention_dim: int = 256
-    feature_dim: int = 512
-    dropout: float = 0.5
-    grid_dropout: float = 0.1
-    max_length: int = 64
-    pad: int = 0
-    unk: int = 1
-    start: int = 2
-    end: int = 3
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "feature_shape", tuple(int(size) for size in self.feature_shape))
-        for name in ("vocab_size", "embed_dim", "hidden_dim", "attention_dim", "feature_dim"):
-            _expect(getattr(self, name) >= 1, name, getattr(self, name), "a positive number")
-        shape = self.feature_shape
-        _expect(len(shape) in (1, 3) and min(shape) >= 1, "feature_shape", shape, "[H, W, C] or [C]")
-        for name in ("dropout", "grid_dropout"):
-            _expect(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
-        _expect(self.max_length >= 3, "max_length", self.max_length, "3 or more (START, a token, END)")
-        specials = (self.pad, self.unk, self.start, self.end)
-        known = len(set(specials)) == 4 and set(specials) <= set(range(self.vocab_size))
-        _expect(known, "pad, unk, start, end", specials, f"four ids of a vocabulary of {self.vocab_size}")
-
-    @property
-    def channels(self) -> int:
-        """C: channels of the encoder's features."""
-        return self.feature_shape[-1]
-
-    @property
-    def cells(self) -> int:
-        """L: cells of the grid; 1 for pooled features."""
-        return self.feature_shape[0] * self.feature_shape[1] if len(self.feature_shape) == 3 else 1
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; ``from_dict`` reads them back."""
-        return {**asdict(self), "feature_shape": list(self.feature_shape)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> DecoderConfig:
-        """The config that ``to_dict`` wrote. Raises RequestError for fields that are not ours."""
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        _expect(not unknown, "decoder config fields", unknown, "none beyond this version's")
-        return cls(**values)
-
-
-def _expect(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds:
-        raise RequestError(f"{name} is {value!r}; expected {expected}")
+from capmodel.decoders.attention import AdditiveAttention
+from capmodel.decoders.base import Decoder
+from capmodel.decoders.config import DecoderConfig
 
 
 class DecoderState(NamedTuple):
@@ -96,7 +34,7 @@ class DecoderState(NamedTuple):
         return self._replace(hidden=self.hidden.gather(1, index), cell=self.cell.gather(1, index))
 
 
-class AttentiveDecoder(nn.Module):
+class AttentiveDecoder(Decoder):
     """LSTM that starts from zero; each step reads a word and the cells that word and state attend to.
 
     The word's share of attention and gates does not depend on the state: it is computed for all steps at
@@ -121,13 +59,7 @@ class AttentiveDecoder(nn.Module):
         self._initialise()
 
     def forward(self, features: Tensor, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Teacher forcing: logits of the word after each of ``tokens`` ``[B, N, T]`` (int64, START first).
-
-        ``features`` are ``[B, L, C]``, ``[B, H, W, C]`` or ``[B, C]`` of any float type. Without ``targets``
-        the logits are ``[B, N, T, V]``. With ``targets`` ``[B, N, T]`` they are ``[M, V]``, for the M targets
-        that are not PAD in row-major order (that of ``targets[targets != pad]``), and nothing is computed for
-        the others: on Flickr8k half the time.
-        """
+        """As ``Decoder.forward`` says; with ``targets`` the steps run over shrinking blocks."""
         wanted = torch.ones_like(tokens, dtype=torch.bool) if targets is None else targets != self.config.pad
         blocks = Blocks.of(wanted)
         words = self.drop(self.embed(blocks.rows(tokens)))

@@ -1,0 +1,20 @@
+"""Decoders: features become a sentence, word by word. Importing this needs no torch; making one does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from capmodel.decoders.config import DecoderConfig
+from capmodel.decoders.options import DECODER_FIELDS, DecoderOptions
+
+if TYPE_CHECKING:
+    from capmodel.decoders.base import Decoder
+
+__all__ = ["DECODER_FIELDS", "DecoderConfig", "DecoderOptions", "make_decoder"]
+
+
+def make_decoder(config: DecoderConfig) -> Decoder:
+    """The decoder that ``config`` describes, with fresh weights (torch's generator decides which)."""
+    from capmodel.decoders.attentive import AttentiveDecoder
+
+    return AttentiveDecoder(config)

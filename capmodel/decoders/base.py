@@ -1,0 +1,59 @@
+"""What training, validation and generation know of a decoder.
+
+Shapes: B images, N captions an image, T steps, V vocabulary, L grid cells, C channels of the encoder.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, Self
+
+from torch import Tensor, nn
+
+from capmodel.decoders.config import DecoderConfig
+from capmodel.losses import masked_cross_entropy
+
+
+class State(Protocol):
+    """Where N captions of each image stand."""
+
+    def select(self, index: Tensor) -> Self:
+        """``index`` ``[B, N']``: which of the N captions each of the N' new ones goes on from."""
+
+
+class Decoder(nn.Module):
+    """A model that reads an image's features and writes its captions.
+
+    Reading a caption word by word with ``begin`` and ``step`` gives the logits that ``forward`` gives at once.
+    """
+
+    config: DecoderConfig
+
+    def forward(self, features: Tensor, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Teacher forcing: logits of the word after each of ``tokens`` ``[B, N, T]`` (int64, START first).
+
+        ``features`` are ``[B, L, C]``, ``[B, H, W, C]`` or ``[B, C]`` of any float type. Without ``targets``
+        the logits are ``[B, N, T, V]``. With ``targets`` ``[B, N, T]`` they are ``[M, V]``, for the M targets
+        that are not PAD in row-major order (that of ``targets[targets != pad]``), and nothing is computed for
+        the others where that saves time: on Flickr8k half of it.
+        """
+        raise NotImplementedError
+
+    def begin(self, features: Tensor) -> Any:
+        """The State of one caption (N = 1) of each image, before START. Features as in ``forward``."""
+        raise NotImplementedError
+
+    def step(self, state: Any, tokens: Tensor) -> tuple[Tensor, Any, Tensor | None]:
+        """Read ``tokens`` ``[B, N]``: logits ``[B, N, V]`` of the next, the state, weights ``[B, N, L]``.
+
+        The weights (float32) are those over the grid's cells; None where not ``config.attends``.
+        """
+        raise NotImplementedError
+
+    def loss(self, features: Tensor, tokens: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """What training minimises, summed (never averaged) over the targets that are not PAD; float32.
+
+        Cross-entropy in nats, and what the decoder's own options add to it. Shapes as in ``forward``.
+        """
+        logits = self(features, tokens, targets)
+        pad = self.config.pad
+        return masked_cross_entropy(logits, targets[targets != pad], pad, label_smoothing)[0]

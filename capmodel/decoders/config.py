@@ -1,0 +1,63 @@
+"""All that a decoder's weights depend on. No torch here: a launcher reads it too."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from capmodel.decoders.options import DecoderOptions, expect, is_said
+
+
+@dataclass(frozen=True)
+class DecoderConfig(DecoderOptions):
+    """The decoder's options and what it is made for. Raises RequestError where a value makes no sense.
+
+    ``feature_shape`` is that of one image's features: ``(H, W, C)`` for a grid, ``(C,)`` for pooled ones.
+    ``max_length`` counts START and END, as the tokenizer's does.
+    """
+
+    vocab_size: int
+    feature_shape: tuple[int, ...]
+    max_length: int = 64
+    pad: int = 0
+    unk: int = 1
+    start: int = 2
+    end: int = 3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "feature_shape", tuple(int(size) for size in self.feature_shape))
+        self.check_decoder()
+        shape = self.feature_shape
+        expect(self.vocab_size >= 1, "vocab_size", self.vocab_size, "a positive number")
+        expect(len(shape) in (1, 3) and min(shape) >= 1, "feature_shape", shape, "[H, W, C] or [C]")
+        expect(self.max_length >= 3, "max_length", self.max_length, "3 or more (START, a token, END)")
+        specials = (self.pad, self.unk, self.start, self.end)
+        known = len(set(specials)) == 4 and set(specials) <= set(range(self.vocab_size))
+        expect(known, "pad, unk, start, end", specials, f"four ids of a vocabulary of {self.vocab_size}")
+
+    @property
+    def channels(self) -> int:
+        """C: channels of the encoder's features."""
+        return self.feature_shape[-1]
+
+    @property
+    def cells(self) -> int:
+        """L: cells of the grid; 1 for pooled features."""
+        return self.feature_shape[0] * self.feature_shape[1] if len(self.feature_shape) == 3 else 1
+
+    @property
+    def attends(self) -> bool:
+        """Whether each step of the decoder gives weights over the grid's cells."""
+        return self.architecture == "attentive"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; ``from_dict`` reads them back."""
+        values = {**asdict(self), "feature_shape": list(self.feature_shape)}
+        return {name: value for name, value in values.items() if is_said(name, value)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DecoderConfig:
+        """The config that ``to_dict`` wrote. Raises RequestError for fields that are not ours."""
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        expect(not unknown, "decoder config fields", unknown, "none beyond this version's")
+        return cls(**values)

@@ -1,0 +1,67 @@
+"""What is chosen of a decoder: the same for the config, for training and for the command line."""
+
+from dataclasses import fields, replace
+
+import pytest
+
+from capmodel.decoders import DECODER_FIELDS, DecoderConfig, DecoderOptions
+from capmodel.train_options import TrainOptions
+from jobs.decoder_flags import DECODER_FLAGS
+from schemas.errors import RequestError
+
+FIRST_VERSION = {
+    "vocab_size": 50,
+    "feature_shape": [8, 8, 2048],
+    "embed_dim": 256,
+    "hidden_dim": 512,
+    "attention_dim": 256,
+    "feature_dim": 512,
+    "dropout": 0.5,
+    "grid_dropout": 0.1,
+    "max_length": 64,
+    "pad": 0,
+    "unk": 1,
+    "start": 2,
+    "end": 3,
+}
+
+
+def test_each_option_has_a_flag_and_a_place_in_a_training_run():
+    assert tuple(DECODER_FLAGS) == DECODER_FIELDS
+    ours = {field.name: field.default for field in fields(TrainOptions)}
+    assert {name: ours[name] for name in DECODER_FIELDS} == DecoderOptions().decoder()
+
+
+def test_a_default_config_is_recorded_as_by_the_first_version():
+    config = DecoderConfig(50, (8, 8, 2048))
+    assert config.to_dict() == FIRST_VERSION
+    assert DecoderConfig.from_dict(FIRST_VERSION) == config
+
+
+def test_a_config_is_read_back_as_it_was_written():
+    config = DecoderConfig(50, (8, 8, 2048), hidden_dim=32, dropout=0.25, max_length=30)
+    assert DecoderConfig.from_dict(config.to_dict()) == config
+    assert config.to_dict()["feature_shape"] == [8, 8, 2048]
+
+
+def test_fields_of_another_version_are_refused():
+    values = {**DecoderConfig(50, (8,)).to_dict(), "layers": 2}
+    with pytest.raises(RequestError, match=r"decoder config fields is \['layers'\]; expected none beyond"):
+        DecoderConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architecture": "gru"}, "architecture is 'gru'; expected one of attentive"),
+        ({"hidden_dim": 0}, "hidden-dim is 0; expected a positive number"),
+        ({"feature_shape": (8, 8)}, r"feature-shape is \(8, 8\); expected \[H, W, C\] or \[C\]"),
+        ({"dropout": 1.0}, "dropout is 1.0; expected at least 0 and below 1"),
+        ({"max_length": 2}, r"max-length is 2; expected 3 or more"),
+        ({"end": 2}, r"pad, unk, start, end is \(0, 1, 2, 2\); expected four ids"),
+        ({"vocab_size": 3}, "expected four ids of a vocabulary of 3"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(change, message):
+    with pytest.raises(RequestError, match=message):
+        replace(DecoderConfig(50, (8, 8, 16)), **change)
