@@ -37,6 +37,7 @@ class Position:
     """How far a run is: ``step`` steps into ``epoch`` (both from 0), and what has been found out so far.
 
     ``loss`` and ``words`` are the sums of this epoch's steps; ``history`` has one entry a finished epoch.
+    The run's ``phase`` (from 0) began at ``first_epoch``, after ``first_step`` steps of the run.
     """
 
     epoch: int = 0
@@ -45,6 +46,9 @@ class Position:
     words: int = 0
     seconds: float = 0.0
     history: tuple[dict[str, Any], ...] = field(default=())
+    phase: int = 0
+    first_epoch: int = 0
+    first_step: int = 0
 
 
 class Checkpoints:

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from capmodel.checkpoints import Checkpoints, Position, Tensors
 from capmodel.decoders import make_decoder
 from capmodel.journal import Journal
 from capmodel.loader import Batch
-from capmodel.losses import masked_cross_entropy
+from capmodel.objectives import Lesson, Taught
 from capmodel.optimizing import (
     full_state,
     learning_rate,
@@ -33,8 +33,8 @@ from capmodel.optimizing import (
     parameters_of,
 )
 from capmodel.order import shuffled_steps
+from capmodel.phases import Phase, phases_of
 from capmodel.ranks import Ranks, autocast, choose_precision
-from capmodel.tokenizers import PAD
 from capmodel.train_data import Data
 from capmodel.train_options import TrainOptions
 from capmodel.validation import Validation
@@ -65,7 +65,8 @@ class Trainer:
         self.precision = ranks.from_first(lambda: choose_precision(options.precision, ranks.device))
         torch.manual_seed(options.seed)
         self.decoder = make_decoder(data.decoder_config(options)).to(ranks.device)
-        self.model: nn.Module = self.decoder
+        self.model: nn.Module = Taught(self.decoder)
+        self.phases = phases_of(options, data)
         self.optimizer = make_optimizer(self.decoder, options.learning_rate)
         self.images_per_step = options.batch_size * ranks.world
         self.steps = -(-len(data.train.samples) // self.images_per_step)
@@ -80,14 +81,24 @@ class Trainer:
     def run(self) -> Position:
         """Train to the end and leave the best epoch's parameters in ``decoder``. Raises Stopped."""
         position = self._resumed()
-        self.model = self.ranks.share(self.decoder)
+        self.model = self.ranks.share(self.model)
         self.journal.begin(self._count(position), **self._facts(position))
         self.lapped = self.saved = time.monotonic()
-        while position.epoch < self.options.epochs:
+        while (position := self._entered(position)).phase < len(self.phases):
             position = self._validated(self._stepped(position))
-        if self.ranks.first:
-            load_parameters(self.decoder, self.checkpoints.load_best())
         return position
+
+    def _entered(self, position: Position) -> Position:
+        """``position`` in the next phase where its own is over: from the best weights, Adam knowing nothing."""
+        while position.phase < len(self.phases) and self._phase(position).is_over(position):
+            load_parameters(self.decoder, self.ranks.from_first(self.checkpoints.load_best))
+            self.optimizer.state.clear()
+            count, phase = self._count(position), position.phase + 1
+            position = replace(position, phase=phase, first_epoch=position.epoch, first_step=count)
+        return position
+
+    def _phase(self, position: Position) -> Phase:
+        return self.phases[position.phase]
 
     def _resumed(self) -> Position:
         found = self.ranks.from_first(self._found)
@@ -107,7 +118,7 @@ class Trainer:
         return {
             "epoch": position.epoch,
             "step": position.step,
-            "epochs": self.options.epochs,
+            "epochs": sum(phase.epochs for phase in self.phases),
             "steps": self.steps,
             "train_images": len(self.data.samples["train"]),
             "val_images": len(self.validation.reader.samples),
@@ -132,15 +143,14 @@ class Trainer:
 
     def _step(self, batch: Batch, position: Position) -> Position:
         """One step of the optimizer, all ranks together."""
-        tokens = batch.tokens.to(self.ranks.device)
-        targets = tokens[..., 1:]
-        own = int((targets != PAD).sum()) if len(batch.rows) else 0
-        words = self._agreed(position, own)
         torch.manual_seed(self._draw(position))
-        loss = self._loss(batch.features.to(self.ranks.device), tokens[..., :-1], targets)
-        (loss * (self.ranks.world / words if own else 0.0)).backward()
+        lesson = self._lesson(batch, position)
+        words = self._agreed(position, lesson.words)
+        with autocast(self.ranks.device, self.precision):
+            loss = self.model(self._phase(position).objective, lesson)
+        (loss * (self.ranks.world / words if lesson.words else 0.0)).backward()
         rate = self._descend(position)
-        (total,) = self.ranks.total(loss.item() if own else 0.0)
+        (total,) = self.ranks.total(loss.item() if lesson.words else 0.0)
         if not isfinite(total):
             place = f"step {position.step + 1} of epoch {position.epoch + 1}"
             raise SystemicError(f"the loss is {total} at {place}; expected a number: lower the learning rate")
@@ -160,19 +170,17 @@ class Trainer:
         parts = (self.options.seed, position.epoch, position.step, self.ranks.rank)
         return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
-    def _loss(self, features: Tensor, tokens: Tensor, targets: Tensor) -> Tensor:
-        """The sum over this rank's words."""
-        with autocast(self.ranks.device, self.precision):
-            logits = self.model(features, tokens, targets)
-        flat = targets[targets != PAD]
-        return masked_cross_entropy(logits, flat, PAD, self.options.label_smoothing)[0]
+    def _lesson(self, batch: Batch, position: Position) -> Lesson:
+        objective = self._phase(position).objective
+        with torch.no_grad(), autocast(self.ranks.device, self.precision):
+            return objective.lesson(self.decoder, batch, self.ranks.device)
 
     def _descend(self, position: Position) -> float:
         """Follow the gradients; gives the learning rate back."""
-        options = self.options
-        nn.utils.clip_grad_norm_(self.decoder.parameters(), options.clip)
-        total = options.epochs * self.steps
-        rate = learning_rate(self._count(position), total, options.learning_rate, options.warmup)
+        phase = self._phase(position)
+        nn.utils.clip_grad_norm_(self.decoder.parameters(), self.options.clip)
+        taken = self._count(position) - position.first_step
+        rate = learning_rate(taken, phase.epochs * self.steps, phase.learning_rate, phase.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -195,7 +203,9 @@ class Trainer:
             raise Stopped(position)
         entry = {**self._entry(position), **scores, "val_seconds": time.monotonic() - self.lapped}
         history = (*position.history, entry)
-        after = Position(position.epoch + 1, history=history)
+        after = replace(
+            position, epoch=position.epoch + 1, step=0, loss=0.0, words=0, seconds=0.0, history=history
+        )
         if self.ranks.first:
             self._keep(after, entry is best_of(history))
         self._save(after)
@@ -217,6 +227,7 @@ class Trainer:
         images = len(self.data.train.samples)
         return {
             "epoch": position.epoch + 1,
+            "phase": self._phase(position).name,
             "train_loss": position.loss / position.words,
             "seconds": position.seconds,
             "images_per_second": images / position.seconds,
@@ -237,7 +248,7 @@ class Trainer:
 
     def _count(self, position: Position) -> int:
         """Steps since the run began."""
-        return position.epoch * self.steps + position.step
+        return position.first_step + (position.epoch - position.first_epoch) * self.steps + position.step
 
 
 def best_of(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -7,9 +7,9 @@ import os
 from dataclasses import fields
 from typing import Any
 
-from jobs.decoder_flags import DECODER_FLAGS
 from jobs.nodes import find_node
-from jobs.options import natural, positive, require, share
+from jobs.options import positive, require
+from jobs.train_flags import add_groups, nothing_to_do
 from jobs.training_targets import find_target
 from jobs.training_targets.base import run_name
 from jobs.training_targets.flags import add_target_options, refuse_others
@@ -30,33 +30,10 @@ checkpoint to the same result. Elsewhere (docs/training.md), each with --dry-run
   captionbeam train ... --nodes 2 --workers 8 --rendezvous HOST:29500     # the same on both machines
 """
 INSIDE_TORCHRUN = "TORCHELASTIC_RUN_ID"
-GROUPS: dict[str, dict[str, tuple[Any, str, str]]] = {
-    "training": {
-        "epochs": (positive, "N", "passes over the train split"),
-        "batch_size": (positive, "N", "images a step on each worker, each with all its captions"),
-        "learning_rate": (float, "RATE", "Adam's, at its highest; down half a cosine from there"),
-        "warmup": (share, "SHARE", "of all steps, in which the learning rate rises"),
-        "label_smoothing": (share, "SHARE", "of each target spread over all words"),
-        "clip": (float, "NORM", "largest norm of the gradients"),
-        "seed": (natural, "N", "of the first weights, the order of images and dropout"),
-        "mix": (positive, "N", "row groups (of about 8 MiB) that images are mixed from, over all workers"),
-        "val_images": (positive, "N", "images of the val split that each epoch is scored on"),
-        "max_missing": (share, "SHARE", "of the images that may lack features or captions"),
-    },
-    "decoder": DECODER_FLAGS,
-    "processes": {
-        "threads": (positive, "N", "of each worker (default: the cores, shared out)"),
-        "precision": (str, "NAME", "auto, fp32 or bf16; auto is bf16 where the first worker has it"),
-        "device": (str, "NAME", "auto, cpu or cuda; one GPU a worker"),
-        "checkpoint_minutes": (float, "MINUTES", "at most so long between checkpoints"),
-    },
-}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What is read, how it is learned, and where it goes."""
-    from capmodel.train_options import TrainOptions
-
     add = parser.add_argument
     add("--features", required=True, metavar="STORE", help="the features store that encode wrote")
     add("--snapshot", type=positive, metavar="N", help="of the features store (default: the newest)")
@@ -72,12 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--keep-epochs", action="store_true", help="keep the weights of each epoch beside the checkpoint")
     add("--restart", action="store_true", help="forget the checkpoints and a finished bundle; start over")
-    for title, group in GROUPS.items():
-        add_one = parser.add_argument_group(title).add_argument
-        for name, (kind, metavar, text) in group.items():
-            default = getattr(TrainOptions, name)
-            said = text if default is None else f"{text} (default {default:g})" if kind is not str else text
-            add_one(f"--{name.replace('_', '-')}", type=kind, default=default, metavar=metavar, help=said)
+    add_groups(parser)
     add_target_options(parser)
 
 
@@ -116,11 +88,6 @@ def _train_here(options: argparse.Namespace, wanted: dict[str, Any]) -> int:
         else:
             train_here(chosen, workers, node, view)
     return view.finish()
-
-
-def nothing_to_do(output: str) -> str:
-    """Said where the bundle is there."""
-    return f"nothing to do: {output} holds the finished bundle (--restart trains anew)"
 
 
 def _settle_workers(options: argparse.Namespace) -> int:

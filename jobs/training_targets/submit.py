@@ -11,7 +11,7 @@ from typing import Any
 from capmodel.train_options import TrainOptions
 from capmodel.train_request import forget, settle
 from jobs.options import require
-from jobs.train import GROUPS, nothing_to_do
+from jobs.train_flags import GROUPS, nothing_to_do
 from jobs.training_targets.base import Order, Target, run_name
 from jobs.training_targets.follow import follow
 from schemas import files, storage

@@ -1,0 +1,75 @@
+"""What a step of training minimises. Sums, never means: the trainer divides by the words of all ranks.
+
+An objective works in two moves, so that the number of words of a whole step is known before any gradient is.
+First it makes a lesson of a batch: what the decoder is to be taught (captions that people wrote, or such as
+it drew itself). Then it gives the lesson's loss, inside the forward pass that DDP wraps.
+
+Shapes: B images, N captions an image, T steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from capmodel.decoders.base import Decoder
+from capmodel.loader import Batch
+from capmodel.tokenizers import PAD
+
+
+class Lesson(NamedTuple):
+    """One rank's part of a step, on its device.
+
+    ``features`` [B, ...] as the decoder takes them; ``inputs`` and ``targets`` int64 [B, N, T]: the words read
+    and those to be said next, PAD where none; ``words``: how many the loss is a sum over, 0 where there are no
+    images (a blank one stands in for them). ``extra``: whatever else an objective needs to know.
+    """
+
+    features: Tensor
+    inputs: Tensor
+    targets: Tensor
+    words: int
+    extra: Any = None
+
+
+class Objective(Protocol):
+    """What is minimised. It draws from torch's own generator, which is seeded for every step and rank."""
+
+    def lesson(self, decoder: Decoder, batch: Batch, device: torch.device) -> Lesson:
+        """What ``batch`` teaches. No gradients here."""
+
+    def loss(self, decoder: Decoder, lesson: Lesson) -> Tensor:
+        """The loss (float32) summed over the lesson's words."""
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """The next word of captions that people wrote."""
+
+    label_smoothing: float = 0.0
+
+    def lesson(self, decoder: Decoder, batch: Batch, device: torch.device) -> Lesson:
+        """The batch itself."""
+        tokens = batch.tokens.to(device)
+        targets = tokens[..., 1:]
+        words = int((targets != PAD).sum()) if len(batch.rows) else 0
+        return Lesson(batch.features.to(device), tokens[..., :-1], targets, words)
+
+    def loss(self, decoder: Decoder, lesson: Lesson) -> Tensor:
+        """Negative log-likelihoods of the targets, and what the decoder's own options add."""
+        return decoder.loss(lesson.features, lesson.inputs, lesson.targets, self.label_smoothing)
+
+
+class Taught(nn.Module):
+    """What DDP wraps: a decoder whose forward pass is a loss, so that an objective may use all of it."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, objective: Objective, lesson: Lesson) -> Tensor:
+        """The loss of ``lesson``."""
+        return objective.loss(self.decoder, lesson)

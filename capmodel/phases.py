@@ -1,0 +1,37 @@
+"""A run is a row of phases: stretches of epochs, each with an objective and a learning rate of its own.
+
+A phase starts from the best weights so far and with a new optimizer. Which phase comes after an epoch is a
+function of the position alone, so a run that goes on from a checkpoint changes phases where an unbroken one does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from capmodel.checkpoints import Position
+from capmodel.objectives import CrossEntropy, Objective
+from capmodel.train_data import Data
+from capmodel.train_options import TrainOptions
+
+
+@dataclass(frozen=True)
+class Phase:
+    """``epochs`` of one ``objective``. The learning rate is at most ``learning_rate``, reached after the first
+    ``warmup`` share of the phase's steps.
+    """
+
+    name: str
+    objective: Objective
+    epochs: int
+    learning_rate: float
+    warmup: float
+
+    def is_over(self, position: Position) -> bool:
+        """Whether ``position``, at the beginning of an epoch, is behind this phase."""
+        return position.epoch - position.first_epoch >= self.epochs
+
+
+def phases_of(options: TrainOptions, data: Data) -> tuple[Phase, ...]:
+    """The phases that ``options`` ask for."""
+    words = CrossEntropy(options.label_smoothing)
+    return (Phase("cross-entropy", words, options.epochs, options.learning_rate, options.warmup),)

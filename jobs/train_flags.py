@@ -1,0 +1,50 @@
+"""The options of ``captionbeam train`` that are the same wherever it runs, in groups.
+
+Each is a field of TrainOptions of the same name; its default is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from capmodel.train_options import TrainOptions
+from jobs.decoder_flags import DECODER_FLAGS
+from jobs.options import natural, positive, share
+
+GROUPS: dict[str, dict[str, tuple[Any, str, str]]] = {
+    "training": {
+        "epochs": (positive, "N", "passes over the train split"),
+        "batch_size": (positive, "N", "images a step on each worker, each with all its captions"),
+        "learning_rate": (float, "RATE", "Adam's, at its highest; down half a cosine from there"),
+        "warmup": (share, "SHARE", "of all steps, in which the learning rate rises"),
+        "label_smoothing": (share, "SHARE", "of each target spread over all words"),
+        "clip": (float, "NORM", "largest norm of the gradients"),
+        "seed": (natural, "N", "of the first weights, the order of images and dropout"),
+        "mix": (positive, "N", "row groups (of about 8 MiB) that images are mixed from, over all workers"),
+        "val_images": (positive, "N", "images of the val split that each epoch is scored on"),
+        "max_missing": (share, "SHARE", "of the images that may lack features or captions"),
+    },
+    "decoder": DECODER_FLAGS,
+    "processes": {
+        "threads": (positive, "N", "of each worker (default: the cores, shared out)"),
+        "precision": (str, "NAME", "auto, fp32 or bf16; auto is bf16 where the first worker has it"),
+        "device": (str, "NAME", "auto, cpu or cuda; one GPU a worker"),
+        "checkpoint_minutes": (float, "MINUTES", "at most so long between checkpoints"),
+    },
+}
+
+
+def add_groups(parser: argparse.ArgumentParser) -> None:
+    """Every option of GROUPS, each group under its title."""
+    for title, group in GROUPS.items():
+        add_one = parser.add_argument_group(title).add_argument
+        for name, (kind, metavar, text) in group.items():
+            default = getattr(TrainOptions, name)
+            said = text if default is None else f"{text} (default {default:g})" if kind is not str else text
+            add_one(f"--{name.replace('_', '-')}", type=kind, default=default, metavar=metavar, help=said)
+
+
+def nothing_to_do(output: str) -> str:
+    """Said where the bundle is there."""
+    return f"nothing to do: {output} holds the finished bundle (--restart trains anew)"
