@@ -13,6 +13,7 @@ from schemas.errors import CaptionbeamError, RequestError
 
 JOBS = (
     "encode",
+    "svd",
     "tokenize",
     "train",
     "caption",
@@ -25,7 +26,7 @@ JOBS = (
     "demo",
 )
 # of store each command has it itself; schedule passes it on
-OPEN_STORAGE = ("encode", "tokenize", "train", "caption", "evaluate", "report", "refresh")
+OPEN_STORAGE = ("encode", "svd", "tokenize", "train", "caption", "evaluate", "report", "refresh")
 DONE, ERROR, WRONG_REQUEST, WARNED = 0, 1, 2, 3
 OVERVIEW = """\
   captionbeam demo --output demo          # everything below, on a small set that it draws

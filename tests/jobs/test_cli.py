@@ -44,7 +44,7 @@ def photo():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["encod"], "no job 'encod'; expected one of encode, tokenize, train"),
+        (["encod"], "no job 'encod'; expected one of encode, svd, tokenize, train"),
         (["encode", "x.zip"], "the following arguments are required: --output, --encoder"),
         (["encode", "x.zip", *BULK, "--shard-sise", "3"], "unknown option '--shard-sise'; expected one of"),
         (["encode", "x.zip", *BULK, "--shard-size", "0"], "'0' is not a whole number above 0"),

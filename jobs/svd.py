@@ -1,0 +1,193 @@
+"""Features become components: the directions that explain most of them, to reduce features with."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from jobs.launching.options import add_launch_options
+from jobs.options import natural, positive, share
+from jobs.progress import Progress, clock
+from jobs.summary import print_table, size
+from schemas import Store, files
+from schemas.errors import RequestError
+
+if TYPE_CHECKING:
+    from pipelines.svd import SvdOptions
+    from schemas.components import Components
+
+HELP = """\
+  captionbeam svd --features features --output components.safetensors
+  captionbeam encode photos.zip --output small --encoder inception_v3 --reduce components.safetensors
+
+Finds the components of a store of features: the orthonormal directions, over its channels, that lose least of its
+cells (grids) or vectors (pooled). The features are read once, their second moments summed in float64. The file says
+how much of the variance each component explains, and which features it is for: encode --reduce refuses others.
+"""
+BEAM = True
+SHOWN = (16, 32, 64, 128, 256, 512, 1024)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of ``captionbeam svd``."""
+    parser.add_argument(
+        "--features", required=True, metavar="STORE", help="a features store, or a snapshot of it: STORE@prod"
+    )
+    parser.add_argument("--output", required=True, metavar="FILE", help="for the components, .safetensors")
+    parser.add_argument(
+        "--components",
+        type=positive,
+        default=128,
+        metavar="K",
+        help="how many are kept (default 128); encode --reduce-dim may take fewer, the first ones",
+    )
+    parser.add_argument(
+        "--center",
+        action="store_true",
+        help="take the mean off first (PCA); without it the reduction is one matrix product, and what was zero stays "
+        "zero (SVD)",
+    )
+    parser.add_argument(
+        "--sample",
+        type=share,
+        default=1.0,
+        metavar="RATE",
+        help="of this share of the images, chosen by a hash of their ids; a few thousand say nearly as much as all",
+    )
+    parser.add_argument(
+        "--seed", type=natural, metavar="N", help="of --sample; another seed, other images (default 0)"
+    )
+    parser.add_argument(
+        "--ids",
+        metavar="FILE",
+        help="of these images alone, an id a line: the training split's, so that no other is looked at",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace other components at --output")
+    add_launch_options(parser, gpu=False)
+
+
+def run(options: argparse.Namespace, beam_args: list[str]) -> int:
+    """Fit the components, or say that they are there."""
+    from jobs.launching.running import print_dry, run_on
+    from jobs.launching.target import settle_target
+    from pipelines.svd import FitComponents
+
+    target = settle_target(
+        options,
+        beam_args,
+        {"--features": [options.features], "--output": [options.output]},
+        models=False,
+    )
+    start, run_id, url = time.monotonic(), uuid.uuid4().hex, files.absolute(options.output)
+    store, wanted = Store.open(options.features), _wanted(options)
+    request = {"features": store.url, "snapshot": store.snapshot_id, **wanted.spec()}
+    if _is_there(url, request, options):
+        return 0
+    fit = FitComponents(store, url, wanted, request, run_id)
+
+    def build(pipeline: Any) -> Any:
+        return pipeline | "FitComponents" >> fit
+
+    if options.dry_run:
+        print_dry(target, build, "svd", run_id, url, {"job": "svd", "output": url, "options": request})
+        return 0
+    files.check_writable(url.rpartition("/")[0])
+    with _progress(run_id, store.count()):
+        done = run_on(target, build, "svd", run_id, url, f"{url}.launch")
+    return _report(options.output, url, time.monotonic() - start) if done else 0
+
+
+def _wanted(options: argparse.Namespace) -> SvdOptions:
+    """Raises RequestError for what would do nothing, or has no image."""
+    from jobs.options import require
+    from pipelines.svd import SvdOptions
+
+    require(options.sample > 0, "--sample 0 leaves no image; expected a share above 0")
+    require(
+        options.seed is None or options.sample < 1,
+        f"--seed {options.seed} would do nothing without --sample; expected to leave it out",
+    )
+    ids = _read_ids(options.ids) if options.ids else None
+    return SvdOptions(options.components, options.center, options.sample, options.seed or 0, ids)
+
+
+def _read_ids(url: str) -> frozenset[str]:
+    try:
+        lines = files.read_bytes(url).decode().splitlines()
+    except (OSError, UnicodeDecodeError) as err:
+        raise RequestError(
+            f"--ids {url!r} cannot be read ({err}); expected a text file, an id a line"
+        ) from err
+    found = frozenset(filter(None, lines))
+    if not found:
+        raise RequestError(f"--ids {url!r} has no id in it; expected an id a line")
+    return found
+
+
+def _is_there(url: str, request: Mapping[str, Any], options: argparse.Namespace) -> bool:
+    """Whether these very components are at ``url``, which is then said. Raises RequestError for something else."""
+    from schemas.components import read_components
+
+    if options.overwrite or not files.exists(url):
+        return False
+    there = read_components(url).about["request"]
+    odd = [name for name, value in request.items() if there.get(name) != value]
+    if odd:
+        raise RequestError(
+            f"{options.output!r} holds components of {odd[0]} {there.get(odd[0])}, not {request[odd[0]]}; expected "
+            "the same request, a new --output or --overwrite"
+        )
+    print(f"nothing to do: {options.output} holds these very components")
+    return _report(options.output, url, None) == 0
+
+
+@contextmanager
+def _progress(run_id: str, total: int) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=_watch, args=(run_id, total, stop), name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _watch(run_id: str, total: int, stop: threading.Event) -> None:
+    from pipelines.svd import images_so_far
+
+    with Progress("svd", total, stream=sys.stderr) as progress:
+        while not stop.wait(1.0):
+            if read := images_so_far(run_id):
+                progress.update(min(read, total))
+
+
+def _report(named: str, url: str, seconds: float | None) -> int:
+    from schemas.components import read_components
+
+    print_table(f"components: {named}", _rows(read_components(url), seconds))
+    return 0
+
+
+def _rows(components: Components, seconds: float | None) -> dict[str, Any]:
+    about, (count, channels) = components.about, components.vectors.shape
+    shown = sorted({number for number in SHOWN if number < channels} | {count})
+    rows = {
+        "method": f"{components.method}, {count:,} of {channels:,} components",
+        "fitted on": f"{about['cells']:,} cells of {about['images']:,} images",
+        "features": about["fingerprint"],
+        "explained variance": "\n".join(_line(number, about) for number in shown),
+        "file": f"{size(components.vectors.nbytes)}, sha256 {components.sha256}",
+    }
+    return {**rows, "time": clock(seconds)} if seconds is not None else rows
+
+
+def _line(number: int, about: Mapping[str, Any]) -> str:
+    ratio, cumulative = about["explained_variance_ratio"][number - 1], about["cumulative"][number - 1]
+    return f"{number:5,} components {cumulative:8.3%}, the last of them {ratio:.3%}"

@@ -1,0 +1,75 @@
+"""Second moments of features, and the components that come of them. Needs numpy alone.
+
+Shapes: n cells of grids (or pooled vectors), C channels, K components.
+
+The products are summed in float64: those of float16 numbers are exact there, and sums of them lose so little that
+the order in which parts are merged shows only around the fourteenth digit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+BLOCK = 4096  # cells a matrix product: a float64 copy of 64 MiB at 2,048 channels
+
+
+@dataclass(eq=False)
+class Moments:
+    """Sums over cells ``x``: how many, ``x`` [C], ``x xᵀ`` [C, C] (its upper triangle says all); all float64."""
+
+    channels: int
+    images: int = 0
+    cells: int = 0
+
+    def __post_init__(self) -> None:
+        self.sums = np.zeros(self.channels)
+        self.products = np.zeros((self.channels, self.channels))
+
+    def add(self, features: np.ndarray) -> None:
+        """Images' features ``[images, ..., C]``, any float type."""
+        cells = features.reshape(-1, self.channels)
+        self.images += len(features)
+        self.cells += len(cells)
+        for start in range(0, len(cells), BLOCK):
+            block = cells[start : start + BLOCK].astype(np.float64)
+            self.sums += block.sum(0)
+            self.products += block.T @ block  # numpy has BLAS compute one triangle of it
+
+    def merge(self, other: Moments) -> None:
+        """Add what another part summed."""
+        self.images += other.images
+        self.cells += other.cells
+        self.sums += other.sums
+        self.products += other.products
+
+
+class Decomposition(NamedTuple):
+    """``vectors`` float64 [K, C]; ``mean`` float64 [C], or None; ``variance`` float64 [C] of the features along
+    each of all components, ``total`` that of the features; ``singular_values`` float64 [C]."""
+
+    vectors: np.ndarray
+    mean: np.ndarray | None
+    variance: np.ndarray
+    total: float
+    singular_values: np.ndarray
+
+
+def decompose(moments: Moments, count: int, center: bool = False) -> Decomposition:
+    """The first ``count`` right singular vectors of the matrix of all cells, less their mean if ``center``.
+
+    They are the eigenvectors of the second moments. A vector's sign is arbitrary: its largest number is positive.
+    """
+    mean = moments.sums / moments.cells
+    second = moments.products / moments.cells
+    values, vectors = np.linalg.eigh(second - np.outer(mean, mean) if center else second)
+    values, vectors = np.maximum(values[::-1], 0), vectors.T[::-1]
+    largest = np.take_along_axis(vectors, np.abs(vectors).argmax(1)[:, None], axis=1)
+    vectors = vectors * np.where(largest < 0, -1.0, 1.0)
+    variance = values if center else np.maximum(values - (vectors @ mean) ** 2, 0)
+    total = float(np.trace(second) - mean @ mean)
+    return Decomposition(
+        vectors[:count], mean if center else None, variance, total, np.sqrt(values * moments.cells)
+    )
