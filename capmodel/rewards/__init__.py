@@ -1,0 +1,6 @@
+"""What a sampled caption is worth to self-critical training: CIDEr-D, for whole batches at once. Torch-free."""
+
+from capmodel.rewards.cider_d import CiderReward, PackedReferences
+from capmodel.rewards.reading import CaptionReader
+
+__all__ = ["CaptionReader", "CiderReward", "PackedReferences"]

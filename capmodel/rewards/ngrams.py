@@ -1,0 +1,79 @@
+"""n-grams of word ids as numbers, in arrays.
+
+Shapes: P words of a corpus, caption after caption; M captions of at most T words, padded with NONE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from capmodel.metrics.bleu import ORDERS
+
+NONE = -1
+
+
+class NgramTable:
+    """A number for every n-gram of a corpus, n from 1 to 4: those of one n in a row, the words first.
+
+    An n-gram is found by the number of its first n - 1 words and its last word, in one sorted array for each
+    n; so no vocabulary is too large for 64 bits.
+    """
+
+    def __init__(self, words: np.ndarray, caption: np.ndarray) -> None:
+        """``words`` int64 [P] are all of 0 to their highest; ``caption`` [P] is the one each stands in.
+
+        ``occurrences`` [P, 4] keeps the number of the n-gram that begins at each word, NONE where none does.
+        """
+        self.words = int(words.max(initial=-1)) + 1
+        self._keys: list[np.ndarray] = []
+        self.occurrences = np.full((len(words), ORDERS), NONE)
+        self.occurrences[:, 0] = words
+        first, size = 0, self.words
+        for n in range(2, ORDERS + 1):
+            whole = np.flatnonzero(caption[n - 1 :] == caption[: len(caption) - n + 1])
+            prefix = self.occurrences[whole, n - 2] - first
+            keys, which = np.unique(prefix * self.words + words[whole + n - 1], return_inverse=True)
+            first, size = first + size, len(keys)
+            self.occurrences[whole, n - 1] = first + which
+            self._keys.append(keys)
+        self.starts = np.cumsum([0, self.words, *map(len, self._keys)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def order(self, ngrams: np.ndarray) -> np.ndarray:
+        """n - 1 of each of these numbers."""
+        return np.searchsorted(self.starts, ngrams, side="right") - 1
+
+    def find(self, words: np.ndarray) -> Iterator[np.ndarray]:
+        """For each n the numbers of the n-grams that begin at each place of ``words`` [M, T], as [M, T - n + 1].
+
+        NONE where one is not in the corpus, or not whole.
+        """
+        word = np.where(words < self.words, words, NONE)
+        found = word
+        yield found
+        for n, keys in enumerate(self._keys, start=2):
+            prefix, last = found[:, :-1], word[:, n - 1 :]
+            keyed = np.where((prefix >= 0) & (last >= 0), prefix * self.words + last, NONE)
+            place = np.minimum(np.searchsorted(keys, keyed), len(keys) - 1)
+            found = np.where(keys[place] == keyed, place, NONE) if len(keys) else np.full_like(keyed, NONE)
+            yield np.where(found >= 0, found + self.starts[n - 1], NONE)
+
+
+def count_repeats(words: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each n: how often each n-gram of ``words`` [M, T] is in its caption; where it stands first (bool).
+
+    Both [M, T - n + 1]. Every place is held against every other, so that n-grams of unknown words count too.
+    """
+    same = words[:, :, None] == words[:, None, :]
+    equal = same
+    for n in range(1, ORDERS + 1):
+        if n > 1:
+            equal = equal[:, :-1, :-1] & same[:, n - 1 :, n - 1 :]
+        first = (
+            equal.argmax(-1) == np.arange(equal.shape[1]) if equal.size else np.zeros(equal.shape[:2], bool)
+        )
+        yield np.count_nonzero(equal, axis=-1), first & (words[:, n - 1 :] != NONE)
