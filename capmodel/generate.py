@@ -19,7 +19,9 @@ from capmodel.decoders import DecoderConfig
 from capmodel.decoders.base import Decoder
 from capmodel.generation.choices import Draw, Forced, Likeliest, uniforms
 from capmodel.generation.options import DecodeOptions
-from capmodel.generation.walk import NEVER, Choose, Rules, Trace, attended, write, written
+from capmodel.generation.ranking import Ranking
+from capmodel.generation.rules import NEVER, Rules
+from capmodel.generation.walk import Choose, Trace, attended, write, written
 from capmodel.tokenizers import Tokenizer
 from schemas.errors import RequestError
 
@@ -65,7 +67,7 @@ def generate(
     image_ids: Sequence[str],
     tokenizer: Tokenizer,
 ) -> list[list[Caption]]:
-    """``n_best`` captions for each image, best first; fewer where the maximum length leaves room for fewer.
+    """``n_best`` captions for each image, best first; fewer where there is no room for more, or groups found the same.
 
     ``features`` ``[B, L, C]``, ``[B, H, W, C]`` or ``[B, C]`` lie on the decoder's device. Under a fixed B
     an image's captions are the same to the last bit whatever its batch-mates are. Raises RequestError.
@@ -90,25 +92,32 @@ def _write(
     steps = (options.max_length or decoder.config.max_length) - 1
     state = decoder.begin(features)
     first = torch.full((len(features), 1), decoder.config.start, device=features.device)
-    rules = Rules(decoder.config, options.allow_unk, features.device)
-    choose: Choose = Likeliest(options.rows)
+    ranking = Ranking.of(options)
+    rules = Rules(
+        decoder.config, options.allow_unk, features.device, options.no_repeat_ngram, prefix=len(prefix)
+    )
+    choose: Choose = Likeliest(options.rows, ranking, options.diversity, rules.pad)
     if options.method == "sample":
         numbers = uniforms(options.seed, image_ids, options.n_best, steps - len(prefix))
         choose = Draw(options, torch.from_numpy(numbers).to(features.device))
-    return write(
-        decoder, state, first, rules, Forced(prefix, choose), steps, options.n_best, options.keep_attention
-    )
+    return write(decoder, state, first, rules, Forced(prefix, choose), steps, ranking, options.keep_attention)
 
 
 def _captions(trace: Trace, options: DecodeOptions, tokenizer: Tokenizer) -> list[list[Caption]]:
-    """The best captions of each image by score, those of beams that never found a continuation left out."""
+    """The best captions of each image by rank, those of beams that never found a continuation left out."""
     scores, tokens = trace.scores.cpu().numpy(), written(trace)
     weights = attended(trace) if options.keep_attention else None
-    order = np.argsort(-scores, axis=1, kind="stable")[:, : options.n_best]
+    order = np.argsort(-trace.ranks.cpu().numpy(), axis=1, kind="stable")
+    ranking = Ranking.of(options)
+
+    def best(image: int) -> list[int]:
+        found = [row for row in order[image].tolist() if scores[image, row] > NEVER]
+        each = scores.shape[1] // ranking.groups
+        return ranking.pick(found, lambda row: tokens[image, row].tobytes(), each)
 
     def caption(image: int, row: int) -> Caption:
         ids = tokens[image, row, : int(np.argmax(tokens[image, row] == tokenizer.end))].tolist()
         kept = None if weights is None else weights[image, row, : len(ids)]
         return Caption(tokenizer.decode(ids), float(scores[image, row]), tokenizer.tokens(ids), kept)
 
-    return [[caption(i, row) for row in rows if scores[i, row] > NEVER] for i, rows in enumerate(order)]
+    return [[caption(image, row) for row in best(image)] for image in range(len(order))]

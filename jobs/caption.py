@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from jobs.decoding_options import add_decoding_options, decode_options
 from jobs.launching.options import add_launch_options
-from jobs.options import add_run_options, natural, positive, refuse, refuse_group, require
+from jobs.options import add_run_options, refuse, refuse_group, require
 from jobs.source_options import add_fetch_options, add_source_options, listing, parsed_sources
 from schemas import Store
 
@@ -52,78 +53,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_source_options(parser)
     add_run_options(parser)
     add_launch_options(parser)
-
-
-def add_decoding_options(group: Any) -> None:
-    """How captions are written."""
-    group.add_argument(
-        "--method", default="beam", metavar="NAME", help="greedy, beam or sample (default beam)"
-    )
-    group.add_argument(
-        "--beam", type=positive, metavar="N", help="beginnings kept by beam search (default 3)"
-    )
-    group.add_argument(
-        "--n-best", type=positive, default=1, metavar="N", help="captions an image, best first (default 1)"
-    )
-    group.add_argument(
-        "--temperature",
-        type=float,
-        default=1.0,
-        metavar="T",
-        help="of --method sample, whose draws come from --seed and the image's id (default 1)",
-    )
-    group.add_argument(
-        "--top-k",
-        type=natural,
-        default=0,
-        metavar="K",
-        help="sample from the K likeliest words (default 0: all)",
-    )
-    group.add_argument(
-        "--top-p",
-        type=float,
-        default=1.0,
-        metavar="P",
-        help="sample from the likeliest words that make up P (default 1: all)",
-    )
-    group.add_argument(
-        "--max-length",
-        type=positive,
-        metavar="N",
-        help="tokens, start and end counted (default: the bundle's)",
-    )
-    group.add_argument("--prefix", default="", metavar="WORDS", help="that every caption starts with")
-    group.add_argument("--allow-unk", action="store_true", help="let the word for unknown words be written")
-    group.add_argument(
-        "--keep-attention", action="store_true", help="keep each word's attention over the grid"
-    )
-
-
-def decode_options(options: argparse.Namespace) -> Any:
-    """The group ``decoding``. Raises RequestError where the options exclude each other."""
-    from capmodel.generation.options import DecodeOptions
-
-    usual = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if options.method != "sample" else {}
-    idle = [name for name, value in usual.items() if getattr(options, name) != value]
-    idle += ["beam"] if options.beam and options.method != "beam" else []
-    named = " and ".join(f"--{name.replace('_', '-')}" for name in idle)
-    require(
-        not idle,
-        f"{named} would do nothing with --method {options.method}; expected another method, or to leave it out",
-    )
-    return DecodeOptions(
-        method=options.method,
-        beam=options.beam or 3,
-        n_best=options.n_best,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        seed=options.seed,
-        max_length=options.max_length,
-        prefix=options.prefix,
-        allow_unk=options.allow_unk,
-        keep_attention=options.keep_attention,
-    )
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:

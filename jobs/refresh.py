@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from jobs.caption import add_decoding_options, captioning, check_sources, decode_options
+from jobs.caption import captioning, check_sources
+from jobs.decoding_options import add_decoding_options, decode_options
 from jobs.encode import add_encoder_options, encoding
 from jobs.launching.options import add_launch_options
 from jobs.options import (

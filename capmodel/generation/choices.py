@@ -13,24 +13,53 @@ import torch
 from torch import Tensor
 
 from capmodel.generation.options import DecodeOptions
+from capmodel.generation.ranking import Ranking
+from capmodel.generation.rules import NEVER
 from capmodel.generation.walk import Choose
 
 
 class Likeliest:
-    """Beam search: of all continuations of an image's captions the K likeliest.
+    """Beam search: of all continuations of an image's captions the K that rank highest.
 
-    Finished captions stay in the race. As a caption only loses by going on, an image is done when its K best
-    are finished. One beam is greedy search.
+    Finished captions stay in the race. One beam is greedy search. With groups, the K / groups beams of each race
+    among themselves, group by group: a word counts there as if its log-probability were lower by ``diversity``
+    for each caption of the groups before it that took the word in this step (Vijayakumar et al. 2018, algorithm
+    1, with Hamming diversity). Scores stay the model's own.
     """
 
-    def __init__(self, beam: int) -> None:
-        self.beam = beam
+    def __init__(self, beam: int, ranking: Ranking, diversity: float, pad: int) -> None:
+        self.each, self.ranking, self.diversity, self.pad = beam // ranking.groups, ranking, diversity, pad
 
-    def __call__(self, logprobs: Tensor, scores: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        each = min(self.beam, logprobs.shape[-1])
-        gained, tokens = logprobs.topk(each, dim=-1)  # each caption's own best, then the best of those
-        total = (scores.unsqueeze(-1) + gained).flatten(1)
-        best, place = total.topk(min(self.beam, total.shape[1]), dim=1)
+    def __call__(
+        self, logprobs: Tensor, scores: Tensor, lengths: Tensor, step: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if self.ranking.groups == 1:
+            return self._best(logprobs, scores, lengths, logprobs)
+        width = max(scores.shape[1] // self.ranking.groups, 1)
+        taken = torch.zeros_like(logprobs[:, 0])
+        groups: list[tuple[Tensor, Tensor, Tensor]] = []
+        for group in range(self.ranking.groups):
+            start = group * width if scores.shape[1] > 1 else 0  # all groups start from the one first caption
+            logs, sums, counts = (part.narrow(1, start, width) for part in (logprobs, scores, lengths))
+            toll = self.diversity * taken.unsqueeze(1)
+            parents, tokens, best = self._best(logs, sums, counts, logs - toll)
+            taken.scatter_add_(1, tokens, (best > NEVER).to(taken.dtype))
+            taken[:, self.pad] = 0  # that of finished captions
+            groups.append((parents + start, tokens, best))
+        parents, tokens, best = (torch.cat(parts, dim=1) for parts in zip(*groups, strict=True))
+        return parents, tokens, best
+
+    def _best(
+        self, logprobs: Tensor, scores: Tensor, lengths: Tensor, chances: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The ``each`` best by ``chances``, which are ``logprobs`` less what the words cost here."""
+        each = min(self.each, logprobs.shape[-1])
+        gained, tokens = chances.topk(each, dim=-1)  # each caption's own best, then the best of those
+        ranks = self.ranking.ranks(scores.unsqueeze(-1) + gained, lengths.unsqueeze(-1)).flatten(1)
+        best, place = ranks.topk(min(self.each, ranks.shape[1]), dim=1)
+        if self.diversity or self.ranking.power:
+            gained = logprobs.gather(-1, tokens)
+            best = (scores.unsqueeze(-1) + gained).flatten(1).gather(1, place)
         return place // each, tokens.flatten(1).gather(1, place), best
 
 
@@ -40,9 +69,11 @@ class Forced:
     def __init__(self, prefix: Sequence[int], then: Choose) -> None:
         self.prefix, self.then = prefix, then
 
-    def __call__(self, logprobs: Tensor, scores: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(
+        self, logprobs: Tensor, scores: Tensor, lengths: Tensor, step: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         if step >= len(self.prefix):
-            return self.then(logprobs, scores, step - len(self.prefix))
+            return self.then(logprobs, scores, lengths, step - len(self.prefix))
         token = self.prefix[step]
         parents = torch.zeros_like(scores, dtype=torch.int64)
         return parents, torch.full_like(parents, token), scores + logprobs[..., token]
@@ -58,7 +89,9 @@ class Draw:
         """``numbers`` ``[B, K, steps]`` in [0, 1), as ``uniforms`` draws them."""
         self.options, self.numbers = options, numbers
 
-    def __call__(self, logprobs: Tensor, scores: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(
+        self, logprobs: Tensor, scores: Tensor, lengths: Tensor, step: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         images, captions, _ = self.numbers.shape
         parents = torch.arange(captions, device=scores.device) % scores.shape[1]
         logprobs, scores = (part.expand(images, captions, *part.shape[2:]) for part in (logprobs, scores))
@@ -69,7 +102,7 @@ class Draw:
 
 def draw(logprobs: Tensor, numbers: Tensor, options: DecodeOptions) -> Tensor:
     """One token id a row of ``logprobs`` ``[..., V]``: the distribution inverted at ``numbers`` ``[...]``."""
-    values, ids = logprobs / options.temperature, None
+    values, ids = logprobs / options.divisor, None
     if options.top_k or options.top_p < 1:
         values, ids = values.topk(min(options.top_k or values.shape[-1], values.shape[-1]), dim=-1)
     chances = torch.softmax(values, dim=-1)

@@ -8,24 +8,42 @@ from typing import Any
 from schemas.errors import RequestError
 
 METHODS = ("greedy", "beam", "sample")
+FORMULAS = ("length", "gnmt")
+CONVENTIONS = ("logit-division", "probability-power")
+ONLY_OF = {
+    "beam": ("beam", "length_penalty", "length_formula", "beam_groups", "diversity"),
+    "sample": ("temperature", "temperature_convention", "top_k", "top_p", "seed"),
+}
+"""The options that do something with one method only."""
 
 
 @dataclass(frozen=True)
 class DecodeOptions:
     """How captions are written. Raises RequestError where a value, or a pair of them, makes no sense.
 
-    method:         ``greedy`` takes the likeliest word; ``beam`` keeps the ``beam`` likeliest beginnings;
-                    ``sample`` draws words.
-    n_best:         captions an image, best first (at most ``beam``; 1 for greedy).
-    temperature:    of sampling: below 1 bolder about likely words, above 1 flatter.
-    top_k, top_p:   sampling draws from the ``top_k`` likeliest words (0: all), and of those from the fewest
-                    whose probabilities reach ``top_p`` (1: all).
-    seed:           sample i of an image depends on (seed, image_id, i) and on nothing else.
-    max_length:     tokens a caption may have, START and END counted, as tokenizers count; None: the model's.
-                    A caption that gets there is closed: its last token is END, with END's log-probability.
-    prefix:         words that every caption starts with.
-    allow_unk:      whether UNK may be written. PAD and START never are.
-    keep_attention: whether each caption carries its attention weights.
+    method:          ``greedy`` takes the likeliest word; ``beam`` keeps the ``beam`` likeliest beginnings;
+                     ``sample`` draws words.
+    n_best:          captions an image, best first (at most ``beam``; 1 for greedy).
+    temperature:     of sampling; what it does depends on the convention.
+    top_k, top_p:    sampling draws from the ``top_k`` likeliest words (0: all), and of those from the fewest
+                     whose probabilities reach ``top_p`` (1: all).
+    seed:            sample i of an image depends on (seed, image_id, i) and on nothing else.
+    max_length:      tokens a caption may have, START and END counted, as tokenizers count; None: the model's.
+                     A caption that gets there is closed: its last token is END, with END's log-probability.
+    prefix:          words that every caption starts with.
+    allow_unk:       whether UNK may be written. PAD and START never are.
+    keep_attention:  whether each caption carries its attention weights.
+    length_penalty:  A of beam search, which ranks captions by log-probability / penalty, so that
+                     a higher A favours longer ones; 0: no penalty.
+    length_formula:  the penalty of a caption of ``n`` tokens, prefix and END counted: ``length`` is n^A, as in
+                     Hugging Face transformers; ``gnmt`` is ((5 + n) / 6)^A (Wu et al. 2016, equation 14).
+    no_repeat_ngram: no N tokens in a row are written twice in a caption, a prefix counted; 0: they may be.
+    beam_groups:     beam search in groups of ``beam / beam_groups`` that avoid each other's words (Vijayakumar
+                     et al. 2018).
+    diversity:       what a word's log-probability loses in a group for each caption of the groups before it
+                     that took the word at the same step (their lambda, Hamming diversity).
+    temperature_convention: ``logit-division`` draws from p^(1/t), so below 1 is bolder about likely words;
+                     ``probability-power`` from p^t, so above 1 is bolder.
     """
 
     method: str = "beam"
@@ -39,6 +57,12 @@ class DecodeOptions:
     prefix: str = ""
     allow_unk: bool = False
     keep_attention: bool = False
+    length_penalty: float = 0.0
+    length_formula: str = "length"
+    no_repeat_ngram: int = 0
+    beam_groups: int = 1
+    diversity: float = 0.0
+    temperature_convention: str = "logit-division"
 
     def __post_init__(self) -> None:
         _expect(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
@@ -48,11 +72,40 @@ class DecodeOptions:
         _expect(
             most is None or self.n_best <= most, "n_best", self.n_best, f"at most {most} for {self.method}"
         )
-        _expect(0 < self.temperature < float("inf"), "temperature", self.temperature, "a number above 0")
-        _expect(self.top_k >= 0, "top_k", self.top_k, "0 (all words) or more")
-        _expect(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         short = self.max_length is not None and self.max_length < 3
         _expect(not short, "max_length", self.max_length, "3 or more (START, a token, END)")
+        _expect(self.no_repeat_ngram >= 0, "no_repeat_ngram", self.no_repeat_ngram, "0 (may repeat) or more")
+        self._check_sampling()
+        if self.method == "beam":
+            self._check_penalty()
+            self._check_groups()
+
+    def _check_sampling(self) -> None:
+        _expect(0 < self.temperature < float("inf"), "temperature", self.temperature, "a number above 0")
+        convention = self.temperature_convention
+        known = convention in CONVENTIONS
+        _expect(known, "temperature_convention", convention, f"one of {', '.join(CONVENTIONS)}")
+        idle = self.method == "sample" and self.temperature == 1 and convention != CONVENTIONS[0]
+        _expect(not idle, "temperature_convention", convention, "a temperature other than 1 with it")
+        _expect(self.top_k >= 0, "top_k", self.top_k, "0 (all words) or more")
+        _expect(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+
+    def _check_penalty(self) -> None:
+        power, formula = self.length_penalty, self.length_formula
+        _expect(0 <= power <= 10, "length_penalty", power, "from 0 to 10")
+        _expect(formula in FORMULAS, "length_formula", formula, f"one of {', '.join(FORMULAS)}")
+        idle = not power and formula != FORMULAS[0]
+        _expect(not idle, "length_formula", formula, "a length_penalty other than 0 with it")
+        idle = bool(power) and self.beam == self.beam_groups
+        _expect(not idle, "length_penalty", power, "beams of 2 or more, as 1 ranks nothing")
+
+    def _check_groups(self) -> None:
+        groups, diversity = self.beam_groups, self.diversity
+        even = groups >= 1 and self.beam % groups == 0
+        _expect(even, "beam_groups", groups, f"a divisor of the beam, {self.beam}")
+        _expect(0 <= diversity < float("inf"), "diversity", diversity, "0 or more")
+        _expect(groups == 1 or diversity > 0, "diversity", diversity, "above 0 for groups to differ")
+        _expect(groups > 1 or diversity == 0, "diversity", diversity, "beam_groups of 2 or more with it")
 
     def captions_at_most(self) -> int | None:
         """How many captions of one image the method can give; None: any number."""
@@ -63,11 +116,19 @@ class DecodeOptions:
         """Captions of one image that are written side by side."""
         return {"greedy": 1, "beam": self.beam}.get(self.method, self.n_best)
 
+    @property
+    def divisor(self) -> float:
+        """What log-probabilities are divided by before words are drawn."""
+        return self.temperature if self.temperature_convention == CONVENTIONS[0] else 1 / self.temperature
+
     def to_dict(self) -> dict[str, Any]:
-        """Only what decides a caption's words, so that equal captions have equal fingerprints."""
-        values = asdict(self)
-        unused = {"greedy": ("beam", *_SAMPLING), "beam": _SAMPLING, "sample": ("beam",)}[self.method]
-        return {name: value for name, value in values.items() if name not in unused}
+        """Only what decides a caption's words, so that equal captions have equal fingerprints.
+
+        Options that came later are there where they are not at their defaults: older fingerprints stay.
+        """
+        unused = {name for method, names in ONLY_OF.items() if method != self.method for name in names}
+        unused |= {name for name in _LATER if getattr(self, name) == getattr(type(self), name)}
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DecodeOptions:
@@ -77,7 +138,14 @@ class DecodeOptions:
         return cls(**values)
 
 
-_SAMPLING = ("temperature", "top_k", "top_p", "seed")
+_LATER = (
+    "length_penalty",
+    "length_formula",
+    "no_repeat_ngram",
+    "beam_groups",
+    "diversity",
+    "temperature_convention",
+)
 
 
 def _expect(holds: bool, name: str, value: object, expected: str) -> None:

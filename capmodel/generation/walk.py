@@ -11,48 +11,28 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from capmodel.decoders import DecoderConfig
 from capmodel.decoders.base import Decoder, State
+from capmodel.generation.ranking import Ranking
+from capmodel.generation.rules import NEVER, Rules
 
-Choose = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]]
-"""(log-probabilities [B, n, V], scores [B, n], step) -> parents (below n), tokens, scores: [B, K]."""
+PLAIN = Ranking()
+Choose = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]]
+"""(log-probabilities [B, n, V], scores [B, n], lengths [B, n], step) -> parents (below n), tokens, scores: [B, K].
 
-NEVER = float("-inf")
-
-
-class Rules:
-    """What may be written: no PAD, START or (unless allowed) UNK; END in the last step; PAD after END."""
-
-    def __init__(self, config: DecoderConfig, allow_unk: bool, device: torch.device) -> None:
-        self.pad, self.end = config.pad, config.end
-        banned = [config.pad, config.start, *([] if allow_unk else [config.unk])]
-        self.banned = torch.tensor(banned, device=device)
-        self.only_end = _vocabulary(config, device, NEVER, {config.end: 0.0})
-        self.only_pad = _vocabulary(config, device, NEVER, {config.pad: 0.0})
-
-    def logprobs(self, logits: Tensor, finished: Tensor, last: bool) -> Tensor:
-        """``logits [B, n, V]`` as float32 log-probabilities of what may follow, -inf for what may not.
-
-        They are the model's own, over its whole vocabulary: banning a word makes no other one likelier.
-        """
-        own = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-        own[..., self.banned] = NEVER
-        if last:
-            own += self.only_end
-        own[finished] = self.only_pad
-        return own
+The lengths are those that captions have once they have gone on, in tokens without START; finished ones do not go on.
+"""
 
 
 @dataclass
 class Trace:
-    """All that was written: one entry a step, and the final scores ``[B, K]``."""
+    """All that was written: one entry a step, and of the final captions the scores and ranks ``[B, K]``."""
 
     parents: list[Tensor]  # [B, K]
     tokens: list[Tensor]  # [B, K]
     weights: list[Tensor]  # [B, n, L], of the caption that was continued; empty where not kept
     scores: Tensor
+    ranks: Tensor
 
 
 def write(
@@ -62,44 +42,58 @@ def write(
     rules: Rules,
     choose: Choose,
     steps: int,
-    n_best: int = 1,
+    ranking: Ranking = PLAIN,
     keep_attention: bool = False,
 ) -> Trace:
     """Continue one caption of each image, from the words ``first`` ``[B, 1]``, for at most ``steps`` tokens.
 
-    As a caption only loses by going on, an image is done when its ``n_best`` likeliest captions are finished.
+    An image is done when its best captions, by ``ranking``, are finished and no running one can pass them.
     The shape of a step never depends on what was written, so that an image's captions do not depend on its
     batch-mates: one that is done is carried along, unchanged, until the last image is.
     """
     tokens, scores = first, torch.zeros(first.shape, device=first.device)
-    finished = torch.zeros_like(first, dtype=torch.bool)
+    finished, lengths = torch.zeros_like(first, dtype=torch.bool), torch.zeros_like(first)
+    history = first[..., :0] if rules.no_repeat else None
     done = finished
-    trace = Trace([], [], [], scores)
+    trace = Trace([], [], [], scores, scores)
     for step in range(steps):
         logits, state, weights = decoder.step(state, tokens)
-        logprobs = rules.logprobs(logits, finished, last=step == steps - 1)
-        parents, tokens, scores = _unless(done, choose(logprobs, scores, step), scores, rules.pad)
-        state = state.select(parents)
+        logprobs = rules.logprobs(logits, finished, step == steps - 1, history)
+        lengths = lengths + ~finished
+        chosen = choose(logprobs, scores, lengths, step)
+        parents, tokens, scores = _unless(done, chosen, scores, rules.pad, ranking.groups)
+        state, lengths = state.select(parents), lengths.gather(1, parents)
+        history = None if history is None else _longer(history, parents, tokens)
         finished = finished.gather(1, parents) | (tokens == rules.end) | (scores == NEVER)
-        done = finished.gather(1, scores.topk(min(n_best, scores.shape[1])).indices).all(1, keepdim=True)
+        done = ranking.done(scores, lengths, finished, steps)
         trace.parents.append(parents)
         trace.tokens.append(tokens)
         if keep_attention and weights is not None:
             trace.weights.append(weights)
         if bool(done.all()):
             break
-    trace.scores = scores
+    trace.scores, trace.ranks = scores, ranking.ranks(scores, lengths)
     return trace
 
 
+def _longer(history: Tensor, parents: Tensor, tokens: Tensor) -> Tensor:
+    """``history`` ``[B, n, t]`` of the captions that were continued, each with its new token: ``[B, K, t + 1]``."""
+    index = parents.unsqueeze(-1).expand(-1, -1, history.shape[-1])
+    return torch.cat([history.gather(1, index), tokens.unsqueeze(-1)], dim=-1)
+
+
 def _unless(
-    done: Tensor, chosen: tuple[Tensor, Tensor, Tensor], scores: Tensor, pad: int
+    done: Tensor, chosen: tuple[Tensor, Tensor, Tensor], scores: Tensor, pad: int, groups: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What was chosen; for images that are ``done`` ``[B, 1]`` the captions that they have, and PAD."""
+    """What was chosen; for images that are ``done`` ``[B, 1]`` the captions that they have, and PAD.
+
+    A group that grows from ``before`` to ``after`` captions keeps those as its first; its others are none.
+    """
     parents, tokens, gained = chosen
-    before, after = scores.shape[1], parents.shape[1]
-    same = torch.arange(after, device=parents.device).clamp(max=before - 1)
-    kept = functional.pad(scores, (0, after - before), value=NEVER)
+    before, after = (max(part.shape[1] // groups, 1) for part in (scores, parents))
+    place = torch.arange(parents.shape[1], device=parents.device)
+    same = (place // after * before + (place % after).clamp(max=before - 1)).clamp(max=scores.shape[1] - 1)
+    kept = torch.where(place % after < before, scores[:, same], NEVER)
     return torch.where(done, same, parents), torch.where(done, pad, tokens), torch.where(done, kept, gained)
 
 
@@ -126,12 +120,3 @@ def attended(trace: Trace) -> np.ndarray:
         before = np.take_along_axis(parents.cpu().numpy(), slot, axis=1)
         kept.append(weights.float().cpu().numpy()[images, before])
     return np.stack(kept, axis=2)
-
-
-def _vocabulary(
-    config: DecoderConfig, device: torch.device, value: float, others: dict[int, float]
-) -> Tensor:
-    row = torch.full((config.vocab_size,), value, device=device)
-    for token, other in others.items():
-        row[token] = other
-    return row

@@ -91,6 +91,10 @@ def photo():
             ["caption", "x.jpg", "--bundle", "b", "--top-k", "2"],
             "--top-k would do nothing with --method beam",
         ),
+        (
+            ["caption", "x.jpg", "--bundle", "b", "--length-penalty", "1", "--method", "greedy"],
+            "--length-penalty would do nothing with --method greedy; expected another method, or to leave it out",
+        ),
     ],
 )
 def test_a_wrong_request_is_one_sentence_and_status_2(arguments, sentence, capsys):
