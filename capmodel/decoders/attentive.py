@@ -1,6 +1,6 @@
 """The attentive decoder: a grid of features becomes a sentence, word by word.
 
-Show, Attend and Tell (Xu et al. 2015) with additive attention that also sees the word just read.
+Show, Attend and Tell (Xu et al. 2015) with attention that also sees the word just read.
 
 Shapes: B images, N captions an image, T steps, V vocabulary, L grid cells, C channels of the encoder,
 F channels of the projected grid, E embedding, H hidden, A attention.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from capmodel.blocks import Blocks
-from capmodel.decoders.attention import AdditiveAttention
+from capmodel.decoders.attention import make_attention
 from capmodel.decoders.base import Decoder
 from capmodel.decoders.config import DecoderConfig
 
@@ -47,7 +47,7 @@ class AttentiveDecoder(Decoder):
         self.project = nn.Linear(c.channels, c.feature_dim)
         self.normalise = nn.LayerNorm(c.feature_dim)
         self.embed = nn.Embedding(c.vocab_size, c.embed_dim)
-        self.attention = AdditiveAttention(c.feature_dim, c.attention_dim)
+        self.attention = make_attention(c)
         self.from_word = nn.Linear(c.embed_dim, c.attention_dim + 4 * c.hidden_dim)
         self.from_hidden = nn.Linear(c.hidden_dim, sum(self._parts()), bias=False)
         self.from_context = nn.Linear(c.feature_dim, 4 * c.hidden_dim, bias=False)
@@ -58,16 +58,15 @@ class AttentiveDecoder(Decoder):
         self.drop_grid = nn.Dropout(c.grid_dropout)
         self._initialise()
 
-    def forward(self, features: Tensor, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """As ``Decoder.forward`` says; with ``targets`` the steps run over shrinking blocks."""
-        wanted = torch.ones_like(tokens, dtype=torch.bool) if targets is None else targets != self.config.pad
+    def read(self, features: Tensor, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | float]:
+        """As ``Decoder.read`` says; the steps run over shrinking blocks."""
         blocks = Blocks.of(wanted)
         words = self.drop(self.embed(blocks.rows(tokens)))
         state = self._rearranged(self.begin(features), blocks, tokens.shape[1])
-        hidden, context = self._run(state, self.from_word(words), blocks.sizes)
+        hidden, context, weights = self._run(state, self.from_word(words), blocks.sizes)
         picks = blocks.picks
-        logits = self._logits(*(rows.index_select(0, picks) for rows in (hidden, context, words)))
-        return logits.view(*tokens.shape, -1) if targets is None else logits
+        seen = self._blend(*(rows.index_select(0, picks) for rows in (hidden, context, words)))
+        return seen, 0.0 if weights is None else self._unseen(weights.index_select(0, picks), wanted)
 
     def begin(self, features: Tensor) -> DecoderState:
         """One caption (N = 1) of each image, before its first word. Features as in ``forward``."""
@@ -76,20 +75,22 @@ class AttentiveDecoder(Decoder):
         values = self.normalise(self.project(flat.to(kept)))  # autocast's own conversion is enough
         values = self.drop_grid(values)
         zeros = values.new_zeros(len(features), 1, self.config.hidden_dim, dtype=torch.float32)
-        return DecoderState(self.attention.keys(values), values, zeros, zeros)
+        keys, values = self.attention.keys(values), self.attention.values(values)
+        return DecoderState(keys, values, zeros, zeros)
 
     def step(self, state: DecoderState, tokens: Tensor) -> tuple[Tensor, DecoderState, Tensor]:
         """Read ``tokens`` ``[B, N]``: logits ``[B, N, V]`` of the next, the state, weights ``[B, N, L]``."""
         words = self.drop(self.embed(tokens))
         state, context, weights = self._advance(state, self.from_word(words))
-        return self._logits(state.hidden, context, words), state, weights
+        return self.logits(self._blend(state.hidden, context, words)), state, weights
 
     def _advance(self, state: DecoderState, word: Tensor) -> tuple[DecoderState, Tensor, Tensor]:
         """One LSTM step from the word's share ``[B, N, A + 4H]``: state, context ``[B, N, F]``, weights."""
-        query, gates, gate = self.from_hidden(state.hidden).split(self._parts(), dim=-1)
+        query, gates, *gate = self.from_hidden(state.hidden).split(self._parts(), dim=-1)
         word_query, word_gates = word.split(self._parts()[:2], dim=-1)
         context, weights = self.attention(state.keys, state.values, word_query + query)
-        context = torch.sigmoid(gate) * context
+        for beta in gate:
+            context = torch.sigmoid(beta) * context
         gates = word_gates + gates + self.from_context(context)
         keep_in, keep_out, show, new = gates.chunk(4, dim=-1)
         cell = torch.sigmoid(keep_out) * state.cell + torch.sigmoid(keep_in) * torch.tanh(new)
@@ -98,22 +99,39 @@ class AttentiveDecoder(Decoder):
 
     def _parts(self) -> list[int]:
         """What a hidden state gives: a query, the LSTM's gates, the context's gate. A word: the first two."""
-        return [self.config.attention_dim, 4 * self.config.hidden_dim, self.config.feature_dim]
+        gate = {"vector": [self.config.feature_dim], "scalar": [1], "none": []}[self.config.gate]
+        return [self.config.attention_dim, 4 * self.config.hidden_dim, *gate]
 
-    def _run(self, state: DecoderState, words: Tensor, sizes: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """All steps over shrinking blocks: hidden states ``[rows, H]`` and contexts ``[rows, F]``."""
-        hidden, contexts = [], []
+    def _run(
+        self, state: DecoderState, words: Tensor, sizes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """All steps over shrinking blocks: hidden states ``[rows, H]``, contexts ``[rows, F]``, weights
+        ``[rows, L]`` where something is made of them.
+        """
+        hidden, contexts, weights = [], [], []
         for (b, n), word in zip(sizes, words.split([b * n for b, n in sizes]), strict=True):
             corner = DecoderState(state.keys[:b], state.values[:b], state.hidden[:b, :n], state.cell[:b, :n])
-            state, context, _ = self._advance(corner, word.view(b, n, -1))
+            state, context, weight = self._advance(corner, word.view(b, n, -1))
             hidden.append(state.hidden.flatten(0, 1))
             contexts.append(context.flatten(0, 1))
-        return torch.cat(hidden), torch.cat(contexts)
+            weights.append(weight.flatten(0, 1))
+        kept = torch.cat(weights) if self.config.doubly_stochastic else None
+        return torch.cat(hidden), torch.cat(contexts), kept
 
-    def _logits(self, hidden: Tensor, context: Tensor, words: Tensor) -> Tensor:
-        """``L(word + W_h h + W_z context)`` (Xu et al., equation 7), L being the embeddings."""
-        blend = self.out_hidden(self.drop(hidden)) + self.out_context(context) + words
-        return functional.linear(self.drop(blend), self.embed.weight, self.out_bias)
+    def _unseen(self, weights: Tensor, wanted: Tensor) -> Tensor:
+        """``lambda`` times the sum over captions and cells of ``(1 - sum of the weights over time) ** 2``."""
+        captions = wanted.flatten(0, 1)
+        owner = captions.nonzero()[:, 0]
+        given = weights.new_zeros(len(captions), self.config.cells).index_add(0, owner, weights)
+        return self.config.doubly_stochastic * (1 - given[captions.any(1)]).square().sum()
+
+    def _blend(self, hidden: Tensor, context: Tensor, words: Tensor) -> Tensor:
+        """``word + W_h h + W_z context``: what the output layer sees (Xu et al., equation 7)."""
+        return self.drop(self.out_hidden(self.drop(hidden)) + self.out_context(context) + words)
+
+    def logits(self, seen: Tensor) -> Tensor:
+        """``L seen``, L being the embeddings."""
+        return functional.linear(seen, self.embed.weight, self.out_bias)
 
     @staticmethod
     def _rearranged(state: DecoderState, blocks: Blocks, captions: int) -> DecoderState:

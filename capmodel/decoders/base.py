@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, Self
 
+import torch
 from torch import Tensor, nn
 
 from capmodel.decoders.config import DecoderConfig
@@ -28,6 +29,17 @@ class Decoder(nn.Module):
 
     config: DecoderConfig
 
+    def read(self, features: Tensor, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Teacher forcing up to the output layer: what it sees at each True place of ``wanted`` ``[B, N, T]``.
+
+        ``[M, D]`` in row-major order; and what the decoder's own options add to the loss, summed.
+        """
+        raise NotImplementedError
+
+    def logits(self, seen: Tensor) -> Tensor:
+        """The output layer: ``[..., D]`` -> ``[..., V]``."""
+        raise NotImplementedError
+
     def forward(self, features: Tensor, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Teacher forcing: logits of the word after each of ``tokens`` ``[B, N, T]`` (int64, START first).
 
@@ -36,7 +48,9 @@ class Decoder(nn.Module):
         that are not PAD in row-major order (that of ``targets[targets != pad]``), and nothing is computed for
         the others where that saves time: on Flickr8k half of it.
         """
-        raise NotImplementedError
+        wanted = torch.ones_like(tokens, dtype=torch.bool) if targets is None else targets != self.config.pad
+        logits = self.logits(self.read(features, tokens, wanted)[0])
+        return logits.view(*tokens.shape, -1) if targets is None else logits
 
     def begin(self, features: Tensor) -> Any:
         """The State of one caption (N = 1) of each image, before START. Features as in ``forward``."""
@@ -54,6 +68,7 @@ class Decoder(nn.Module):
 
         Cross-entropy in nats, and what the decoder's own options add to it. Shapes as in ``forward``.
         """
-        logits = self(features, tokens, targets)
-        pad = self.config.pad
-        return masked_cross_entropy(logits, targets[targets != pad], pad, label_smoothing)[0]
+        wanted = targets != self.config.pad
+        seen, more = self.read(features, tokens, wanted)
+        flat = targets[wanted]
+        return masked_cross_entropy(self.logits(seen), flat, self.config.pad, label_smoothing)[0] + more

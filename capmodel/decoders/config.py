@@ -31,9 +31,17 @@ class DecoderConfig(DecoderOptions):
         expect(self.vocab_size >= 1, "vocab_size", self.vocab_size, "a positive number")
         expect(len(shape) in (1, 3) and min(shape) >= 1, "feature_shape", shape, "[H, W, C] or [C]")
         expect(self.max_length >= 3, "max_length", self.max_length, "3 or more (START, a token, END)")
+        self._check_cells()
         specials = (self.pad, self.unk, self.start, self.end)
         known = len(set(specials)) == 4 and set(specials) <= set(range(self.vocab_size))
         expect(known, "pad, unk, start, end", specials, f"four ids of a vocabulary of {self.vocab_size}")
+
+    def _check_cells(self) -> None:
+        """A single cell gets all the weight, whatever the attention."""
+        if self.cells == 1 and self.attends:
+            one = "its default with features of one cell, which gets all the weight"
+            expect(self.attention == "additive", "attention", self.attention, one)
+            expect(self.doubly_stochastic == 0, "doubly_stochastic", self.doubly_stochastic, one)
 
     @property
     def channels(self) -> int:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from math import inf
 from typing import Any
 
 from schemas.errors import RequestError
 
 ARCHITECTURES = ("attentive",)
+ATTENTIONS = ("additive", "dot", "multi-head", "hard", "sparsemax")
+GATES = ("vector", "scalar", "none")
 ALWAYS_SAID = ("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "dropout", "grid_dropout")
 
 
@@ -23,6 +26,11 @@ class DecoderOptions:
     embed_dim:     E: channels of a word's embedding; hidden_dim: H: those of the LSTM's state.
     attention_dim: A: those in which states and cells are compared.
     feature_dim:   F: those of the projected grid.
+    attention:     additive (Bahdanau et al. 2015), dot, multi-head, hard (one cell, drawn in training), sparsemax.
+    heads:         of multi-head attention; hard_temperature: of hard attention's draws.
+    gate:          what the state multiplies the context with: a number for each channel (vector), one for all
+                   (scalar: the beta of Xu et al. 2015, section 4.2.1), or nothing (none).
+    doubly_stochastic: lambda of Xu et al. 2015, equation 14: each cell should get a sum of 1 over a caption.
     dropout:       of the words and of the output; grid_dropout: of the projected grid.
     """
 
@@ -31,6 +39,11 @@ class DecoderOptions:
     hidden_dim: int = 512
     attention_dim: int = 256
     feature_dim: int = 512
+    attention: str = "additive"
+    heads: int = 4
+    hard_temperature: float = 1.0
+    gate: str = "vector"
+    doubly_stochastic: float = 0.0
     dropout: float = 0.5
     grid_dropout: float = 0.1
 
@@ -40,10 +53,35 @@ class DecoderOptions:
     def check_decoder(self) -> None:
         """Raise RequestError where the decoder's options make no sense."""
         expect_one_of(ARCHITECTURES, "architecture", self.architecture)
-        for name in ("embed_dim", "hidden_dim", "attention_dim", "feature_dim"):
+        for name in ("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "heads"):
             expect(getattr(self, name) >= 1, name, getattr(self, name), "a positive number")
         for name in ("dropout", "grid_dropout"):
             expect(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
+        for name, (decider, values) in ONLY_WITH.items():
+            self._check_of_use(name, decider, values)
+        self._check_attention()
+
+    def _check_of_use(self, name: str, decider: str, values: Sequence[str]) -> None:
+        chosen, decided = getattr(self, name), getattr(self, decider)
+        if chosen != _DEFAULTS[name] and decided not in values:
+            raise RequestError(
+                f"{flag(name)} is {chosen!r}, which does nothing where {flag(decider)} is {decided}; "
+                f"expected to leave it out, or {flag(decider)} {' or '.join(values)}"
+            )
+
+    def _check_attention(self) -> None:
+        expect_one_of(ATTENTIONS, "attention", self.attention)
+        expect_one_of(GATES, "gate", self.gate)
+        temperature, strength = self.hard_temperature, self.doubly_stochastic
+        expect(0 < temperature < inf, "hard_temperature", temperature, "a number above 0")
+        expect(0 <= strength < inf, "doubly_stochastic", strength, "a number of 0 or more")
+        if self.attention == "multi-head":
+            for name in ("attention_dim", "feature_dim"):
+                channels = getattr(self, name)
+                expect(channels % self.heads == 0, name, channels, f"a multiple of {self.heads} heads")
+        if self.attention == "hard":
+            soft = "0 with hard attention, whose weights are not soft"
+            expect(strength == 0, "doubly_stochastic", strength, soft)
 
     def decoder(self) -> dict[str, Any]:
         """The decoder's options, by name."""
@@ -52,6 +90,22 @@ class DecoderOptions:
 
 DECODER_FIELDS = tuple(option.name for option in fields(DecoderOptions))
 _DEFAULTS = {option.name: option.default for option in fields(DecoderOptions)}
+
+
+ONLY_WITH: dict[str, tuple[str, Sequence[str]]] = {
+    **dict.fromkeys(
+        ("attention_dim", "feature_dim", "attention", "gate", "doubly_stochastic"),
+        ("architecture", ("attentive",)),
+    ),
+    "heads": ("attention", ("multi-head",)),
+    "hard_temperature": ("attention", ("hard",)),
+}
+"""Options that do nothing unless another one has one of these values."""
+
+
+def flag(name: str) -> str:
+    """An option as the command line has it, without its dashes."""
+    return name.replace("_", "-")
 
 
 def is_said(name: str, value: object) -> bool:
@@ -65,7 +119,7 @@ def is_said(name: str, value: object) -> bool:
 def expect(holds: bool, name: str, value: object, expected: str) -> None:
     """Raise RequestError unless it ``holds``."""
     if not holds:
-        raise RequestError(f"{name.replace('_', '-')} is {value!r}; expected {expected}")
+        raise RequestError(f"{flag(name)} is {value!r}; expected {expected}")
 
 
 def expect_one_of(choices: Sequence[str], name: str, value: object) -> None:

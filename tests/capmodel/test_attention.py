@@ -1,6 +1,12 @@
+import entmax
+import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
 
-from capmodel.decoders.attention import AdditiveAttention
+from capmodel.decoders import DecoderConfig
+from capmodel.decoders.attention import AdditiveAttention, make_attention, sparsemax
 
 IMAGES, CAPTIONS, CELLS, CHANNELS, WIDTH = 2, 3, 4, 5, 6
 
@@ -58,3 +64,119 @@ def test_large_scores_stay_finite():
     context, weights = attention(attention.keys(values), values, torch.full((IMAGES, CAPTIONS, WIDTH), -1e4))
     assert context.isfinite().all()
     torch.testing.assert_close(weights, torch.full_like(weights, 1 / CELLS))
+
+
+def made(name, cells=CELLS, **settings):
+    """An attention of that name in evaluation mode, a grid and a query for it."""
+    torch.manual_seed(0)
+    sizes = {"feature_dim": 6, "attention_dim": 8, "heads": 2} if name == "multi-head" else {}
+    config = DecoderConfig(9, (1, cells, 3), attention=name, **sizes, **settings)
+    query = torch.randn(IMAGES, CAPTIONS, config.attention_dim)
+    return make_attention(config).eval(), torch.randn(IMAGES, cells, config.feature_dim), 4 * query
+
+
+def looked(attention, grid, query):
+    return attention(attention.keys(grid), attention.values(grid), query)
+
+
+def scores_by_the_formula(attention, grid, query):
+    keys = attention.key(grid)
+    return torch.tanh(keys.unsqueeze(1) + query.unsqueeze(2)) @ attention.score.weight[0]
+
+
+def test_dot_attention_is_a_scaled_dot_product():
+    attention, grid, query = made("dot")
+    context, weights = looked(attention, grid, query)
+    keys = attention.key(grid)
+    for image in range(IMAGES):
+        for caption in range(CAPTIONS):
+            scores = torch.stack([keys[image, cell] @ query[image, caption] for cell in range(CELLS)])
+            expected = (scores / keys.shape[-1] ** 0.5).softmax(0)
+            torch.testing.assert_close(weights[image, caption], expected)
+            torch.testing.assert_close(context[image, caption], expected @ grid[image])
+
+
+def test_multi_head_attention_is_torchs_own():
+    """With torch's projections of the query and of the output left out: they are the decoder's."""
+    attention, grid, query = made("multi-head")
+    width = query.shape[-1]
+    theirs = torch.nn.MultiheadAttention(width, 2, bias=False, kdim=6, vdim=6, batch_first=True)
+    wide = torch.zeros(width, 6)
+    wide[[0, 1, 2, 4, 5, 6]] = attention.value.weight  # a head of theirs has 4 channels of values, ours 3
+    with torch.no_grad():
+        theirs.q_proj_weight.copy_(torch.eye(width))
+        theirs.k_proj_weight.copy_(attention.key.weight)
+        theirs.v_proj_weight.copy_(wide)
+        theirs.out_proj.weight.copy_(torch.eye(width))
+    expected, expected_weights = theirs(query, grid, grid)
+    context, weights = looked(attention, grid, query)
+    torch.testing.assert_close(weights, expected_weights)
+    torch.testing.assert_close(context, expected[..., [0, 1, 2, 4, 5, 6]])
+
+
+def test_sparsemax_attention_leaves_cells_out():
+    attention, grid, query = made("sparsemax", cells=12)
+    with torch.no_grad():
+        attention.score.weight.mul_(8)
+    _, weights = looked(attention, grid, query)
+    torch.testing.assert_close(weights, entmax.sparsemax(scores_by_the_formula(attention, grid, query), -1))
+    assert weights.eq(0).any()
+    assert weights.gt(0).sum(-1).max() > 1
+
+
+def test_hard_attention_takes_the_likeliest_cell():
+    attention, grid, query = made("hard")
+    context, weights = looked(attention, grid, query)
+    best = scores_by_the_formula(attention, grid, query).argmax(-1)
+    assert weights.equal(functional.one_hot(best, CELLS).float())
+    assert context.equal(torch.stack([grid[image][best[image]] for image in range(IMAGES)]))
+
+
+def test_hard_attention_draws_one_cell_in_training_by_the_soft_weights():
+    attention, grid, query = made("hard")
+    attention.train()
+    with torch.no_grad():
+        attention.score.weight.mul_(3)
+    keys, soft = attention.keys(grid), scores_by_the_formula(attention, grid, query).softmax(-1)
+    drawn = torch.stack([attention(keys, grid, query)[1] for _ in range(4000)])
+    assert drawn.detach().sort(-1).values.unique().tolist() == [0.0, 1.0]
+    assert drawn.sum(-1).eq(1).all()
+    torch.testing.assert_close(drawn.mean(0), soft, atol=0.04, rtol=0)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_hard_attention_learns_as_the_soft_draw_does(temperature):
+    attention, grid, query = made("hard", hard_temperature=temperature)
+    attention.train()
+    query.requires_grad_()
+    judged = torch.randn(IMAGES, CAPTIONS, CELLS)
+    torch.manual_seed(1)
+    ours = torch.autograd.grad((looked(attention, grid, query)[1] * judged).sum(), query)
+    torch.manual_seed(1)
+    scores = scores_by_the_formula(attention, grid, query)
+    noise = -torch.empty_like(scores).exponential_().log()
+    soft = ((scores + noise) / temperature).softmax(-1)
+    torch.testing.assert_close(ours, torch.autograd.grad((soft * judged).sum(), query))
+
+
+@given(st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_sparsemax_is_the_nearest_point_of_the_simplex(values):
+    ours = sparsemax(torch.tensor(values, dtype=torch.float64))
+    torch.testing.assert_close(ours, entmax.sparsemax(torch.tensor(values, dtype=torch.float64), -1))
+    assert ours.sum().item() == pytest.approx(1)
+    assert ours.ge(0).all()
+
+
+def test_the_gradient_of_sparsemax_is_that_of_finite_differences_and_of_entmax():
+    torch.manual_seed(0)
+    scores = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(sparsemax, scores)
+    judged = torch.randn_like(scores)
+    ours = torch.autograd.grad((sparsemax(scores) * judged).sum(), scores)
+    theirs = torch.autograd.grad((entmax.sparsemax(scores, -1) * judged).sum(), scores)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_sparsemax_of_no_number_is_none():
+    assert sparsemax(torch.tensor([1.0, float("nan")])).isnan().all()

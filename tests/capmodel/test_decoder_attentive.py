@@ -6,48 +6,39 @@ from hypothesis import strategies as st
 from capmodel.decoders import DecoderConfig
 from capmodel.decoders.attentive import AttentiveDecoder
 from tests.builders.models import make_decoder, make_features, make_tokenizer
+from tests.builders.sentences import padded, stepped
 
 TOKENIZER = make_tokenizer()
 PAD, START, END = TOKENIZER.pad, TOKENIZER.start, TOKENIZER.end
-TEXTS = [["a dog runs", "two cats"], ["cats sleep on grass", "a dog"], ["a", "dog runs on grass two cats"]]
 SEEDS = st.integers(0, 2**31)
-
-
-def padded(texts):
-    """``[B, N, T]`` of START..END, padded."""
-    ids = [[TOKENIZER.encode(text) for text in several] for several in texts]
-    longest = max(len(caption) for several in ids for caption in several)
-    return torch.tensor([[caption + [PAD] * (longest - len(caption)) for caption in image] for image in ids])
-
-
-def stepped(decoder, features, tokens):
-    """The logits of ``forward``, one step at a time."""
-    state = decoder.begin(features).select(torch.zeros(tokens.shape[:2], dtype=torch.int64))
-    logits = []
-    for word in tokens.unbind(-1):
-        step, state, _ = decoder.step(state, word)
-        logits.append(step)
-    return torch.stack(logits, dim=2)
 
 
 @given(SEEDS)
 @settings(max_examples=20, deadline=None)
 def test_teacher_forcing_equals_stepping(seed):
-    decoder, features, tokens = make_decoder(TOKENIZER, seed=seed), make_features(3, seed=seed), padded(TEXTS)
+    decoder, features, tokens = (
+        make_decoder(TOKENIZER, seed=seed),
+        make_features(3, seed=seed),
+        padded(TOKENIZER),
+    )
     torch.testing.assert_close(decoder(features, tokens), stepped(decoder, features, tokens))
 
 
 @given(SEEDS)
 @settings(max_examples=20, deadline=None)
 def test_with_targets_only_the_logits_of_real_words_are_computed(seed):
-    decoder, features, tokens = make_decoder(TOKENIZER, seed=seed), make_features(3, seed=seed), padded(TEXTS)
+    decoder, features, tokens = (
+        make_decoder(TOKENIZER, seed=seed),
+        make_features(3, seed=seed),
+        padded(TOKENIZER),
+    )
     inputs, targets = tokens[..., :-1], tokens[..., 1:]
     expected = decoder(features, inputs)[targets != PAD]
     torch.testing.assert_close(decoder(features, inputs, targets), expected)
 
 
 def test_the_gradients_do_not_depend_on_whether_padding_is_skipped():
-    decoder, features, tokens = make_decoder(TOKENIZER), make_features(3), padded(TEXTS)
+    decoder, features, tokens = make_decoder(TOKENIZER), make_features(3), padded(TOKENIZER)
     inputs, targets = tokens[..., :-1], tokens[..., 1:]
     judged = torch.randn(int((targets != PAD).sum()), TOKENIZER.vocab_size)
     full = (decoder(features, inputs)[targets != PAD] * judged).sum()
@@ -57,7 +48,7 @@ def test_the_gradients_do_not_depend_on_whether_padding_is_skipped():
 
 
 def test_a_caption_does_not_depend_on_the_others_of_its_image():
-    decoder, features, tokens = make_decoder(TOKENIZER), make_features(3), padded(TEXTS)
+    decoder, features, tokens = make_decoder(TOKENIZER), make_features(3), padded(TOKENIZER)
     together = decoder(features, tokens)
     for which in range(tokens.shape[1]):
         alone = decoder(features, tokens[:, which : which + 1])
@@ -65,14 +56,14 @@ def test_a_caption_does_not_depend_on_the_others_of_its_image():
 
 
 def test_a_word_does_not_see_the_words_after_it():
-    decoder, features, tokens = make_decoder(TOKENIZER), make_features(3), padded(TEXTS)
+    decoder, features, tokens = make_decoder(TOKENIZER), make_features(3), padded(TOKENIZER)
     changed = tokens.clone()
     changed[..., 2:] = 5
     torch.testing.assert_close(decoder(features, tokens)[:, :, :2], decoder(features, changed)[:, :, :2])
 
 
 def test_each_image_is_seen():
-    decoder, tokens = make_decoder(TOKENIZER), padded(TEXTS)
+    decoder, tokens = make_decoder(TOKENIZER), padded(TOKENIZER)
     features = make_features(3)
     logits, others = decoder(features, tokens), decoder(features.flip(0), tokens)
     assert not torch.allclose(logits[0], others[0])
@@ -80,13 +71,13 @@ def test_each_image_is_seen():
 
 
 def test_a_grid_may_come_flat():
-    decoder, tokens = make_decoder(TOKENIZER), padded(TEXTS)
+    decoder, tokens = make_decoder(TOKENIZER), padded(TOKENIZER)
     grid = make_features(3)
     torch.testing.assert_close(decoder(grid, tokens), decoder(grid.reshape(3, 6, 5), tokens))
 
 
 def test_pooled_features_are_a_grid_of_one_cell():
-    decoder, tokens = make_decoder(TOKENIZER, shape=(5,)), padded(TEXTS)
+    decoder, tokens = make_decoder(TOKENIZER, shape=(5,)), padded(TOKENIZER)
     pooled = make_features(3, shape=(5,))
     assert decoder.config.cells == 1
     logits = decoder(pooled, tokens)
@@ -105,20 +96,20 @@ def test_selecting_carries_each_captions_state_along():
 
 
 def test_dropout_acts_in_training_only():
-    decoder, features, tokens = make_decoder(TOKENIZER, grid_dropout=0.5), make_features(3), padded(TEXTS)
+    decoder, features, tokens = make_decoder(TOKENIZER, grid_dropout=0.5), make_features(3), padded(TOKENIZER)
     assert decoder(features, tokens).equal(decoder(features, tokens))
     decoder.train()
     assert not decoder(features, tokens).equal(decoder(features, tokens))
 
 
 def test_every_parameter_learns():
-    decoder, features, tokens = make_decoder(TOKENIZER), make_features(3), padded(TEXTS)
+    decoder, features, tokens = make_decoder(TOKENIZER), make_features(3), padded(TOKENIZER)
     decoder(features, tokens[..., :-1], tokens[..., 1:]).square().mean().backward()
     assert [name for name, value in decoder.named_parameters() if not value.grad.ne(0).any()] == []
 
 
 def test_bf16_autocast_stays_close_and_keeps_the_state_in_float32():
-    decoder, features, tokens = make_decoder(TOKENIZER), make_features(3), padded(TEXTS)
+    decoder, features, tokens = make_decoder(TOKENIZER), make_features(3), padded(TOKENIZER)
     with torch.autocast("cpu", torch.bfloat16):
         logits = decoder(features, tokens)
         _, state, weights = decoder.step(decoder.begin(features), tokens[:, :1, 0])

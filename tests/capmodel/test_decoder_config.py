@@ -54,6 +54,41 @@ def test_fields_of_another_version_are_refused():
     ("change", "message"),
     [
         ({"architecture": "gru"}, "architecture is 'gru'; expected one of attentive"),
+        (
+            {"attention": "soft"},
+            "attention is 'soft'; expected one of additive, dot, multi-head, hard, sparse",
+        ),
+        ({"gate": "beta"}, "gate is 'beta'; expected one of vector, scalar, none"),
+        ({"heads": 0}, "heads is 0; expected a positive number"),
+        (
+            {"heads": 8},
+            "heads is 8, which does nothing where attention is additive; expected to leave it out, or attention mul",
+        ),
+        (
+            {"hard_temperature": 0.5, "attention": "sparsemax"},
+            "hard-temperature is 0.5, which does nothing where attention is sparsemax; expected .* attention hard",
+        ),
+        (
+            {"hard_temperature": 0.0, "attention": "hard"},
+            "hard-temperature is 0.0; expected a number above 0",
+        ),
+        (
+            {"attention": "multi-head", "attention_dim": 30},
+            "attention-dim is 30; expected a multiple of 4 heads",
+        ),
+        ({"doubly_stochastic": -1.0}, "doubly-stochastic is -1.0; expected a number of 0 or more"),
+        (
+            {"doubly_stochastic": 1.0, "attention": "hard"},
+            "doubly-stochastic is 1.0; expected 0 with hard attention",
+        ),
+        (
+            {"feature_shape": (16,), "attention": "dot"},
+            "attention is 'dot'; expected its default with features of one cell",
+        ),
+        (
+            {"feature_shape": (1, 1, 16), "doubly_stochastic": 1.0},
+            "doubly-stochastic is 1.0; expected its default with features of one cell",
+        ),
         ({"hidden_dim": 0}, "hidden-dim is 0; expected a positive number"),
         ({"feature_shape": (8, 8)}, r"feature-shape is \(8, 8\); expected \[H, W, C\] or \[C\]"),
         ({"dropout": 1.0}, "dropout is 1.0; expected at least 0 and below 1"),
