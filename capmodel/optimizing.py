@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 from torch import nn
-from torch.optim import Adam
+from torch.optim import AdamW
 
 from capmodel.checkpoints import Tensors
 from schemas.errors import RequestError
@@ -15,17 +15,28 @@ from schemas.errors import RequestError
 BETAS = (0.9, 0.98)
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
-    """Up to ``peak`` over the first ``warmup`` share of ``steps``, then down half a cosine."""
+def learning_rate(step: int, steps: int, peak: float, warmup: float, schedule: str = "cosine") -> float:
+    """Up to ``peak`` in a straight line over the first ``warmup`` share of ``steps``; from there down half a
+    cosine (Loshchilov and Hutter 2017, without restarts), or, with ``constant``, no more change.
+    """
     rising = math.ceil(warmup * steps)
     if step < rising:
         return peak * (step + 1) / rising
+    if schedule == "constant":
+        return peak
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
-def make_optimizer(model: nn.Module, rate: float) -> Adam:
-    """Adam over all parameters, in one fused pass a step."""
-    return Adam(model.parameters(), lr=rate, betas=BETAS, fused=True)
+def make_optimizer(model: nn.Module, rate: float, weight_decay: float = 0.0) -> AdamW:
+    """Adam over all parameters, in one fused pass a step. ``weight_decay`` is apart from the gradients
+    (Loshchilov and Hutter 2019) and for tables and matrices only: not for biases and norms.
+    """
+    parts = [[value for value in model.parameters() if (value.ndim > 1) is large] for large in (True, False)]
+    decays = (weight_decay, 0.0)
+    groups = [
+        {"params": part, "weight_decay": decay} for part, decay in zip(parts, decays, strict=True) if part
+    ]
+    return AdamW(groups, lr=rate, betas=BETAS, fused=True)
 
 
 def parameters_of(model: nn.Module) -> dict[str, np.ndarray]:
@@ -47,7 +58,7 @@ def load_parameters(model: nn.Module, tensors: Tensors) -> None:
             value.copy_(torch.from_numpy(tensors[name]))
 
 
-def full_state(model: nn.Module, optimizer: Adam) -> dict[str, np.ndarray]:
+def full_state(model: nn.Module, optimizer: AdamW) -> dict[str, np.ndarray]:
     """Parameters as ``model.NAME`` and Adam's state as ``adam.KEY.NAME``."""
     state = {f"model.{name}": value for name, value in parameters_of(model).items()}
     for name, parameter in model.named_parameters():
@@ -56,10 +67,10 @@ def full_state(model: nn.Module, optimizer: Adam) -> dict[str, np.ndarray]:
     return state
 
 
-def load_state(model: nn.Module, optimizer: Adam, tensors: Tensors) -> None:
+def load_state(model: nn.Module, optimizer: AdamW, tensors: Tensors) -> None:
     """What ``full_state`` gave, back into a model and a new optimizer. Raises RequestError."""
-    load_parameters(model, _below("model.", tensors))
-    moments = _below("adam.", tensors)
+    load_parameters(model, below("model.", tensors))
+    moments = below("adam.", tensors)
     for name, parameter in model.named_parameters():
         keys = {key.partition(".")[0] for key in moments if key.partition(".")[2] == name}
         optimizer.state[parameter] = {
@@ -67,5 +78,6 @@ def load_state(model: nn.Module, optimizer: Adam, tensors: Tensors) -> None:
         }
 
 
-def _below(prefix: str, tensors: Tensors) -> dict[str, np.ndarray]:
+def below(prefix: str, tensors: Tensors) -> dict[str, np.ndarray]:
+    """Those of ``tensors`` whose names begin with ``prefix``, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

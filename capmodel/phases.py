@@ -17,7 +17,8 @@ from capmodel.train_options import TrainOptions
 @dataclass(frozen=True)
 class Phase:
     """``epochs`` of one ``objective``. The learning rate is at most ``learning_rate``, reached after the first
-    ``warmup`` share of the phase's steps.
+    ``warmup`` share of the phase's steps. With ``patience`` it ends sooner: after so many epochs of it, one
+    after the other, whose CIDEr was no higher than the best of this phase before them.
     """
 
     name: str
@@ -25,13 +26,17 @@ class Phase:
     epochs: int
     learning_rate: float
     warmup: float
+    patience: int | None = None
 
     def is_over(self, position: Position) -> bool:
         """Whether ``position``, at the beginning of an epoch, is behind this phase."""
-        return position.epoch - position.first_epoch >= self.epochs
+        scores = [entry["CIDEr"] for entry in position.history[position.first_epoch :]]
+        waited = len(scores) - 1 - scores.index(max(scores)) if scores else 0
+        return len(scores) >= self.epochs or (self.patience is not None and waited >= self.patience)
 
 
 def phases_of(options: TrainOptions, data: Data) -> tuple[Phase, ...]:
     """The phases that ``options`` ask for."""
     words = CrossEntropy(options.label_smoothing)
-    return (Phase("cross-entropy", words, options.epochs, options.learning_rate, options.warmup),)
+    rates = (options.learning_rate, options.warmup)
+    return (Phase("cross-entropy", words, options.epochs, *rates, options.patience),)

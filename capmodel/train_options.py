@@ -15,6 +15,7 @@ from schemas.machine import cores
 __all__ = ["TrainOptions", "completed", "cores", "difference"]
 
 PRECISIONS = ("auto", "fp32", "bf16")
+SCHEDULES = ("cosine", "constant")
 PLACES = ("features", "tokens", "output", "checkpoints", "logs")
 
 
@@ -27,11 +28,16 @@ class TrainOptions(DecoderOptions):
     output:              the bundle; checkpoints: the folder a stopped run goes on from; logs: TensorBoard's.
     epochs:              passes over the training split.
     batch_size:          images a step on each worker, every one with all its captions.
-    learning_rate:       Adam's, at its highest: reached after the first ``warmup`` share of all steps, from
-                         there along half a cosine down to nothing.
+    learning_rate:       Adam's, at its highest: reached after the first ``warmup`` share of all steps.
+    schedule:            from there along half a cosine down to nothing, or constant.
+    weight_decay:        of tables and matrices, a step: this times the learning rate (AdamW).
+    ema:                 share that stays of the averaged weights in a step, which then are what is validated
+                         and saved; 0: no average.
+    patience:            epochs without a better CIDEr after which training ends; None: never before ``epochs``.
     clip:                largest norm of the gradients.
     mix:                 row groups that are open at once, over all workers.
     val_images:          how many images of the val split each epoch is scored on, always the same ones.
+    val_beam:            beams of the captions that are scored; 1: greedy.
     max_missing:         share of the images that may lack features or captions.
     checkpoint_minutes:  longest time between checkpoints; there is one after each epoch anyway.
     keep_epochs:         keep the weights of each epoch beside the checkpoint.
@@ -49,11 +55,16 @@ class TrainOptions(DecoderOptions):
     batch_size: int = 32
     learning_rate: float = 1e-3
     warmup: float = 0.05
+    schedule: str = "cosine"
+    weight_decay: float = 0.0
+    ema: float = 0.0
+    patience: int | None = None
     label_smoothing: float = 0.0
     clip: float = 5.0
     seed: int = 0
     mix: int = 16
     val_images: int = 2000
+    val_beam: int = 1
     max_missing: float = 0.01
     precision: str = "auto"
     device: str = "auto"
@@ -64,18 +75,27 @@ class TrainOptions(DecoderOptions):
 
     def __post_init__(self) -> None:
         self.check_decoder()
-        for name in ("epochs", "batch_size", "mix", "val_images", "threads"):
+        for name in ("epochs", "batch_size", "mix", "val_images", "val_beam", "patience", "threads"):
             value = getattr(self, name)
             _expect(value is None or value >= 1, name, value, "1 or more")
         for name in ("learning_rate", "clip"):
             _expect(0 < getattr(self, name) < inf, name, getattr(self, name), "a number above 0")
         for name in ("warmup", "max_missing"):
             _expect(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
-        smoothing = self.label_smoothing
-        _expect(0 <= smoothing < 1, "label_smoothing", smoothing, "at least 0 and below 1")
+        for name in ("label_smoothing", "ema"):
+            _expect(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
+        _expect(0 <= self.weight_decay < inf, "weight_decay", self.weight_decay, "0 or more")
+        _expect(self.schedule in SCHEDULES, "schedule", self.schedule, f"one of {', '.join(SCHEDULES)}")
+        self._expect_sense()
         _expect(self.checkpoint_minutes >= 0, "checkpoint_minutes", self.checkpoint_minutes, "0 or more")
         _expect(self.seed >= 0, "seed", self.seed, "0 or more")
         _expect(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
+
+    def _expect_sense(self) -> None:
+        """Refuse options that would change nothing beside the others."""
+        if self.patience is not None:
+            expected = f"fewer than the {self.epochs} epochs (more would never end a run)"
+            _expect(self.patience < self.epochs, "patience", self.patience, expected)
 
     def to_json(self) -> str:
         """All options; ``from_json`` reads them back."""

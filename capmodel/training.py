@@ -21,17 +21,12 @@ from torch import nn
 
 from capmodel.checkpoints import Checkpoints, Position, Tensors
 from capmodel.decoders import make_decoder
+from capmodel.descent import Descent
+from capmodel.generate import DecodeOptions
 from capmodel.journal import Journal
 from capmodel.loader import Batch
 from capmodel.objectives import Lesson, Taught
-from capmodel.optimizing import (
-    full_state,
-    learning_rate,
-    load_parameters,
-    load_state,
-    make_optimizer,
-    parameters_of,
-)
+from capmodel.optimizing import learning_rate, load_parameters, parameters_of
 from capmodel.order import shuffled_steps
 from capmodel.phases import Phase, phases_of
 from capmodel.ranks import Ranks, autocast, choose_precision
@@ -67,7 +62,7 @@ class Trainer:
         self.decoder = make_decoder(data.decoder_config(options)).to(ranks.device)
         self.model: nn.Module = Taught(self.decoder)
         self.phases = phases_of(options, data)
-        self.optimizer = make_optimizer(self.decoder, options.learning_rate)
+        self.descent = Descent(self.decoder, options)
         self.images_per_step = options.batch_size * ranks.world
         self.steps = -(-len(data.train.samples) // self.images_per_step)
         self.checkpoints = Checkpoints(options.checkpoints, self.identity())
@@ -92,7 +87,7 @@ class Trainer:
         """``position`` in the next phase where its own is over: from the best weights, Adam knowing nothing."""
         while position.phase < len(self.phases) and self._phase(position).is_over(position):
             load_parameters(self.decoder, self.ranks.from_first(self.checkpoints.load_best))
-            self.optimizer.state.clear()
+            self.descent.restart()
             count, phase = self._count(position), position.phase + 1
             position = replace(position, phase=phase, first_epoch=position.epoch, first_step=count)
         return position
@@ -105,7 +100,7 @@ class Trainer:
         if found is None:
             return Position()
         position, tensors = found
-        load_state(self.decoder, self.optimizer, tensors)
+        self.descent.load(tensors)
         return position
 
     def _found(self) -> tuple[Position, Tensors] | None:
@@ -177,14 +172,11 @@ class Trainer:
 
     def _descend(self, position: Position) -> float:
         """Follow the gradients; gives the learning rate back."""
-        phase = self._phase(position)
-        nn.utils.clip_grad_norm_(self.decoder.parameters(), self.options.clip)
-        taken = self._count(position) - position.first_step
-        rate = learning_rate(taken, phase.epochs * self.steps, phase.learning_rate, phase.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        phase, taken = self._phase(position), self._count(position) - position.first_step
+        rate = learning_rate(
+            taken, phase.epochs * self.steps, phase.learning_rate, phase.warmup, self.options.schedule
+        )
+        self.descent.step(rate, taken)
         return rate
 
     def _told(self, position: Position, loss: float, rate: float) -> Position:
@@ -197,20 +189,24 @@ class Trainer:
 
     def _validated(self, position: Position) -> Position:
         """The end of an epoch: scores, the best parameters so far, a checkpoint."""
-        scores = self.validation.scores(self.decoder, self._all_stop)
+        with self.descent.averaged():
+            scores = self.validation.scores(self.decoder, self._all_stop)
+            after = position if scores is None else self._scored(position, scores)
+        self._save(after)
         if scores is None:
-            self._save(position)
             raise Stopped(position)
+        self.journal.epoch(self._count(after), after.history[-1], best=best_of(after.history)["epoch"])
+        self.lapped = time.monotonic()
+        return after
+
+    def _scored(self, position: Position, scores: Mapping[str, float]) -> Position:
+        """The beginning of the next epoch; the weights are kept where they are the best so far."""
         entry = {**self._entry(position), **scores, "val_seconds": time.monotonic() - self.lapped}
         history = (*position.history, entry)
-        after = replace(
-            position, epoch=position.epoch + 1, step=0, loss=0.0, words=0, seconds=0.0, history=history
-        )
+        after = replace(position, epoch=position.epoch + 1, step=0, loss=0.0, words=0, seconds=0.0)
+        after = replace(after, history=history)
         if self.ranks.first:
             self._keep(after, entry is best_of(history))
-        self._save(after)
-        self.journal.epoch(self._count(after), entry, best=best_of(history)["epoch"])
-        self.lapped = time.monotonic()
         return after
 
     @cached_property
@@ -218,7 +214,10 @@ class Trainer:
         """The scores of an epoch, of the val split."""
         reader, size = self.data.val(self.options.val_images), self.options.batch_size
         words = partial(autocast, self.ranks.device, self.precision)
-        return Validation(reader, self.data.table, self.data.tokenizer, self.ranks, size, words)
+        writing = DecodeOptions(
+            method="beam" if self.options.val_beam > 1 else "greedy", beam=self.options.val_beam
+        )
+        return Validation(reader, self.data.table, self.data.tokenizer, self.ranks, size, words, writing)
 
     def _all_stop(self) -> bool:
         return self.ranks.total(self.wants_stop())[0] > 0
@@ -243,7 +242,7 @@ class Trainer:
     def _save(self, position: Position) -> None:
         """Write a checkpoint, on the first rank."""
         if self.ranks.first:
-            self.checkpoints.save(position, full_state(self.decoder, self.optimizer))
+            self.checkpoints.save(position, self.descent.state())
         self.saved = time.monotonic()
 
     def _count(self, position: Position) -> int:

@@ -19,8 +19,6 @@ from capmodel.ranks import Ranks
 from capmodel.tokenizers import PAD, Tokenizer
 from schemas.tokens import TokenTable
 
-GREEDY = DecodeOptions(method="greedy")
-
 
 @dataclass(frozen=True)
 class Validation:
@@ -32,9 +30,10 @@ class Validation:
     ranks: Ranks
     batch_size: int
     autocast: Callable[[], torch.autocast]
+    writing: DecodeOptions
 
     def scores(self, decoder: Decoder, stopping: Callable[[], bool]) -> dict[str, float] | None:
-        """``val_loss`` (nats a word), ``val_accuracy`` and the metrics of greedy captions; None if stopped.
+        """``val_loss`` (nats a word), ``val_accuracy`` and the metrics of the captions it writes; None if stopped.
 
         ``stopping`` is asked before each batch and says the same on every rank.
         """
@@ -65,10 +64,12 @@ class Validation:
         return torch.stack([loss, next_word_hits(logits, flat, PAD), words]).double().cpu()
 
     def _captions(self, decoder: Decoder, batch: Batch) -> dict[int, str]:
-        """``{row of the table: greedy caption}``."""
+        """``{row of the table: the best caption}``."""
         names = [str(row) for row in batch.rows]
         with self.autocast():
-            found = generate(decoder, batch.features.to(self.ranks.device), GREEDY, names, self.tokenizer)
+            found = generate(
+                decoder, batch.features.to(self.ranks.device), self.writing, names, self.tokenizer
+            )
         return {int(row): captions[0].text for row, captions in zip(batch.rows, found, strict=True)}
 
     def _metrics(self, written: dict[int, str]) -> dict[str, float]:

@@ -10,14 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capmodel import training
 from capmodel.checkpoints import Checkpoints, Position
 from capmodel.decoders import DecoderConfig, make_decoder
 from capmodel.loader import Batch
 from capmodel.losses import masked_cross_entropy
-from capmodel.objectives import CrossEntropy
 from capmodel.optimizing import full_state, learning_rate, load_parameters, load_state, make_optimizer
-from capmodel.phases import Phase
 from capmodel.ranks import Ranks, choose_device, choose_precision
 from capmodel.train_data import Data
 from capmodel.train_options import TrainOptions, completed, difference
@@ -128,45 +125,6 @@ def test_among_equals_the_lower_loss_is_the_best_then_the_first():
     assert best_of(history)["epoch"] == 2
 
 
-class Backwards:
-    """An objective of a second phase: captions said from their end."""
-
-    def lesson(self, decoder, batch, device):
-        return CrossEntropy().lesson(decoder, batch._replace(tokens=batch.tokens.flip(-1)), device)
-
-    def loss(self, decoder, lesson):
-        return CrossEntropy().loss(decoder, lesson)
-
-
-@pytest.mark.parametrize("stops", [[], [23, 3], [21, 0, 1]], ids=str)
-def test_a_second_phase_starts_from_the_best_weights_with_its_own_rate(data, tmp_path, monkeypatch, stops):
-    """21 steps, 7 an epoch, and as many questions whether to stop as steps and validation batches."""
-    phases = (Phase("first", CrossEntropy(), 2, 0.01, 0.0), Phase("second", Backwards(), 1, 0.001, 0.0))
-    monkeypatch.setattr(training, "phases_of", lambda options, data: phases)
-    unbroken, events = train_alone(tiny_options(data, tmp_path / "unbroken", precision="fp32"))
-    epochs = [event for event in events if event["event"] == "epoch"]
-    assert [(epoch["epoch"], epoch["phase"]) for epoch in epochs] == [
-        (1, "first"),
-        (2, "first"),
-        (3, "second"),
-    ]
-    options = tiny_options(data, tmp_path / "broken", precision="fp32")
-    for times in stops:
-        train_alone(options, StopAfter(times))
-    assert same(parameters(train_alone(options)[0]), parameters(unbroken))
-
-
-def test_a_second_phase_that_moves_nothing_ends_at_the_firsts_best_weights(data, tmp_path, monkeypatch):
-    phases = (Phase("first", CrossEntropy(), 3, 0.1, 0.0), Phase("second", Backwards(), 1, 1e-9, 0.0))
-    monkeypatch.setattr(training, "phases_of", lambda options, data: phases)
-    options = tiny_options(data, tmp_path, precision="fp32", keep_epochs=True)
-    _, events = train_alone(options)
-    best = best_of([event for event in events if event["event"] == "epoch"][:3])["epoch"]
-    kept = [Checkpoints(options.checkpoints, {})._read(f"epoch-{n:04d}.safetensors") for n in (best, 4)]
-    for name, value in kept[0].items():
-        np.testing.assert_allclose(kept[1][name], value, atol=1e-6)
-
-
 def test_starting_over_forgets_the_checkpoints(data, unbroken, tmp_path):
     options = tiny_options(data, tmp_path, precision="fp32")
     train_alone(replace(options, seed=3), StopAfter(3))
@@ -195,7 +153,7 @@ class Rank(Ranks):
 def gradients(trainer, batch):
     """What one backward pass of this rank gives."""
     seen = {}
-    trainer.optimizer.step = lambda: seen.update(
+    trainer.descent.optimizer.step = lambda: seen.update(
         {name: value.grad.clone() for name, value in trainer.decoder.named_parameters()}
     )
     trainer.model.train()
