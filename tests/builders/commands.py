@@ -1,4 +1,4 @@
-"""Running the console script as a user would, in a process of its own."""
+"""Running a command as a user would, in a process of its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.builders.zygote import Zygote
+
 ROOT = Path(__file__).parent.parent.parent
+_zygote = Zygote()
 
 
 def environment() -> dict[str, str]:
@@ -18,8 +21,7 @@ def environment() -> dict[str, str]:
 
 def captionbeam(*arguments: object, status: int | None = 0) -> subprocess.CompletedProcess[str]:
     """``captionbeam ARGUMENTS...``; checks the exit status unless that is None."""
-    command = [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, check=False)
+    done = _zygote.run([str(argument) for argument in arguments], environment(), ROOT)
     if status is not None:
         assert done.returncode == status, f"{done.returncode}:\n{done.stdout}\n{done.stderr}"
     return done
