@@ -36,7 +36,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=[f"{name}{rest}" for name in PACKAGES for rest in ("", ".*")]),
-    package_data={"jobs": ["templates/*.j2"]},
+    package_data={"jobs": ["templates/*.j2", "presets/*.flags", "presets/recipes/*.flags"]},
     install_requires=[
         "apache-beam[gcp]>=2.70,<3",
         "torch>=2.6,<3",

@@ -109,6 +109,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     job.add_options(parser)
     if name in OPEN_STORAGE:
         add_storage_options(parser)
+    if hasattr(job, "expand"):
+        rest = job.expand(rest)
     if not getattr(job, "BEAM", False):
         return parser.parse_args(rest), []
     options, beam_args = parser.parse_known_args(rest)

@@ -9,6 +9,7 @@ from typing import Any
 
 from jobs.nodes import find_node
 from jobs.options import positive, require
+from jobs.presets import add_presets, with_presets
 from jobs.train_flags import add_groups, nothing_to_do
 from jobs.training_targets import find_target
 from jobs.training_targets.base import run_name
@@ -23,6 +24,7 @@ processes that torchrun starts on this machine, and saves the epoch with the bes
 bundle. Stopped at any moment, by SIGTERM, Ctrl-C or kill -9, the same command goes on from the last
 checkpoint to the same result. Elsewhere (docs/training.md), each with --dry-run to see what would be sent:
 
+  captionbeam train ... --preset soft-attention         # a classic; --recipe: a whole tuned training
   captionbeam train ... --on slurm --nodes 2 --gpus 8 --partition gpu --max-hours 12
   captionbeam train ... --on kubernetes --nodes 2 --gpus 8 --image IMAGE --volume CLAIM:/data
   captionbeam train ... --on vertex --region us-central1 --machine-type g2-standard-12 --accelerator NVIDIA_L4 \\
@@ -30,6 +32,7 @@ checkpoint to the same result. Elsewhere (docs/training.md), each with --dry-run
   captionbeam train ... --nodes 2 --workers 8 --rendezvous HOST:29500     # the same on both machines
 """
 INSIDE_TORCHRUN = "TORCHELASTIC_RUN_ID"
+expand = with_presets
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--keep-epochs", action="store_true", help="keep the weights of each epoch beside the checkpoint")
     add("--restart", action="store_true", help="forget the checkpoints and a finished bundle; start over")
+    add_presets(parser)
     add_groups(parser)
     add_target_options(parser)
 

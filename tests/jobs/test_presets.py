@@ -1,0 +1,118 @@
+"""Presets and recipes: files of flags that exist, build the decoder they name, and yield to the user's own."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from capmodel.decoders import DecoderConfig, make_decoder
+from capmodel.decoders.options import DECODER_FIELDS, DecoderOptions
+from capmodel.train_options import TrainOptions
+from jobs.cli import main, parse
+from jobs.presets import FOLDERS, flags_of, known
+from jobs.train_flags import GROUPS
+from schemas.errors import RequestError
+from tests.builders.training import SMALL, make_data
+
+FILES = [(kind, name) for kind in FOLDERS for name in known(kind)]
+PLACES = ["--features", "f", "--tokens", "t", "--output", "o"]
+FLAGS = {f"--{name.replace('_', '-')}" for group in GROUPS.values() for name in group}
+DECODERS = {
+    "soft-attention": {"architecture": "attentive", "attention": "additive", "gate": "scalar", "doubly_stochastic": 1},
+    "hard-attention": {"architecture": "attentive", "attention": "hard", "gate": "scalar", "doubly_stochastic": 0},
+}  # fmt: skip
+
+
+def decoder_options(words):
+    options, _ = parse(["train", *PLACES, *words])
+    return {
+        name: getattr(options, name) for name in TrainOptions.__dataclass_fields__ if hasattr(options, name)
+    }
+
+
+def config_of(words, shape=(2, 2, 3)):
+    chosen = TrainOptions(**{**decoder_options(words), "snapshot": 1, "checkpoints": "c", "logs": "l"})
+    return DecoderConfig(vocab_size=20, feature_shape=shape, **chosen.decoder())
+
+
+def test_presets_are_the_classics():
+    assert known("preset") == sorted(DECODERS)
+
+
+@pytest.mark.parametrize(("kind", "name"), FILES)
+def test_every_file_holds_options_of_train_that_change_something(kind, name):
+    """Flags of the decoder and of training alone, each once: no place, no machine, nothing that is not there."""
+    given = [word for word in flags_of(kind, name) if word.startswith("--")]
+    assert set(given) <= FLAGS - {"--device", "--threads", "--max-missing", "--seed"}
+    assert len(given) == len(set(given))
+
+
+@pytest.mark.parametrize(("kind", "name"), FILES)
+def test_every_file_builds_the_decoder_that_it_names(kind, name):
+    config = config_of([f"--{kind}", name])
+    make_decoder(config)
+    said = {key: getattr(config, key) for key in DECODERS.get(name, {})}
+    assert said == DECODERS.get(name, {})
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_users_own_flags_win_wherever_they_stand(order):
+    words = [["--preset", "soft-attention"], ["--doubly-stochastic", "0.5"]][::order]
+    options = decoder_options([word for pair in words for word in pair])
+    assert (options["doubly_stochastic"], options["gate"]) == (0.5, "scalar")
+
+
+def test_without_a_preset_the_defaults_hold():
+    options = decoder_options([])
+    assert {name: options[name] for name in DECODER_FIELDS} == DecoderOptions().decoder()
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_an_unknown_name_is_told_the_known_ones(kind):
+    with pytest.raises(RequestError) as refused:
+        parse(["train", *PLACES, f"--{kind}", "no-such"])
+    assert str(refused.value) == f"there is no {kind} 'no-such'; expected one of {', '.join(known(kind))}"
+
+
+@pytest.mark.parametrize("name", ["../presets/soft-attention", "", "soft-attention.flags"])
+def test_a_name_is_no_path(name):
+    with pytest.raises(RequestError, match="there is no preset"):
+        parse(["train", *PLACES, "--preset", name])
+
+
+def test_a_name_that_is_missing_is_asked_for():
+    with pytest.raises(RequestError, match="argument --preset: expected one argument"):
+        parse(["train", *PLACES, "--preset"])
+
+
+def test_help_lists_them(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(f"{', '.join(known(kind))}" in said for kind in FOLDERS)
+
+
+def test_the_run_records_what_a_preset_stands_for(tmp_path, capsys):
+    """The workers are started with the options themselves, so nothing depends on the file later."""
+    data = make_data(tmp_path, train=8, val=2)
+    places = [word for name, url in data.items() for word in (f"--{name}", url)]
+    words = [
+        "train",
+        *places,
+        "--output",
+        str(tmp_path / "bundle"),
+        "--preset",
+        "soft-attention",
+        "--dry-run",
+    ]
+    small = [word for name, value in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    assert main([*words, *small]) == 0
+    said = capsys.readouterr().out
+    record = json.loads(said[said.index("{") : said.rindex("}") + 1])
+    assert {name: record[name] for name in ("attention", "gate", "doubly_stochastic", "hidden_dim")} == {
+        "attention": "additive",
+        "gate": "scalar",
+        "doubly_stochastic": 1.0,
+        "hidden_dim": 16,
+    }
