@@ -6,9 +6,12 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.builders.commands import ROOT
 
 
+@pytest.mark.cluster
 def test_whatever_breaks_the_store_is_clean_and_has_exactly_the_rows(tmp_path):
     command = [sys.executable, "benchmarks/faults.py", "--kills", "4", "--scratch", tmp_path]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -79,6 +79,7 @@ def calm(scenes, tmp_path_factory):
     return given(folder)
 
 
+@pytest.mark.cluster
 def test_the_whole_path_through_bad_weather(bucket, scenes, calm, monkeypatch, tmp_path):
     kind = bucket.server.protocol
     upload(bucket.url, scenes)
