@@ -15,6 +15,7 @@ from capmodel.bundle import Bundle
 from capmodel.bundle_files import keep_bundle
 from capmodel.device import device_errors, pick_device, settle_precision
 from capmodel.generate import Caption, DecodeOptions, check_options, generate
+from capmodel.predictions import Prediction, predict_words
 from capmodel.streams import Streams
 from schemas import arrow
 from schemas.errors import BundleError, FingerprintError, ImageError
@@ -165,6 +166,18 @@ class Captioner:
         if silent:
             raise ImageError("model", "model", f"the model's output for {silent[0]!r} is not finite")
         return {"captions": captions_array(found[: len(batch)], self.schema.field(0).type)}
+
+    def predictions(
+        self, item: Any, image_id: str, captions: Sequence[str], top: int
+    ) -> list[list[Prediction]]:
+        """What the model predicts at each word of ``captions`` of one prepared ``item``, the ``top`` likeliest words.
+
+        Captions longer than the model's maximum are cut, as in training. Raises as ``run`` does.
+        """
+        features = self._features([item], [image_id])[:1].to(self.device)
+        ids = [self._tokenizer.encode(caption) for caption in captions]
+        with device_errors(), self._precision():
+            return predict_words(self._decoder, features, ids, self._tokenizer, top)
 
     def _written(self, features: Tensor, names: Sequence[str]) -> list[list[Caption]]:
         with device_errors(), self._precision():

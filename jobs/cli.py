@@ -18,6 +18,7 @@ JOBS = (
     "train",
     "caption",
     "evaluate",
+    "predictions",
     "report",
     "refresh",
     "store",
@@ -26,7 +27,17 @@ JOBS = (
     "demo",
 )
 # of store each command has it itself; schedule passes it on
-OPEN_STORAGE = ("encode", "svd", "tokenize", "train", "caption", "evaluate", "report", "refresh")
+OPEN_STORAGE = (
+    "encode",
+    "svd",
+    "tokenize",
+    "train",
+    "caption",
+    "evaluate",
+    "predictions",
+    "report",
+    "refresh",
+)
 DONE, ERROR, WRONG_REQUEST, WARNED = 0, 1, 2, 3
 OVERVIEW = """\
   captionbeam demo --output demo          # everything below, on a small set that it draws
@@ -89,7 +100,7 @@ def _job(name: str) -> ModuleType:
 
 def _overview() -> list[str]:
     return [
-        f"  {name:10} {(importlib.import_module(f'jobs.{name}').__doc__ or '').splitlines()[0]}"
+        f"  {name:11} {(importlib.import_module(f'jobs.{name}').__doc__ or '').splitlines()[0]}"
         for name in JOBS
     ]
 

@@ -1,0 +1,172 @@
+"""The predicted next words against the true ones, for one image: a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from jobs.options import positive, require
+from schemas import Store
+from schemas.errors import ImageError, RequestError
+
+if TYPE_CHECKING:
+    from capmodel.captioner import Captioner
+    from capmodel.predictions import Prediction
+
+HELP = """\
+  captionbeam predictions 1000268201_693b08cb0e.jpg --bundle bundle --features features --tokens tokens
+  captionbeam predictions photo.jpg --bundle bundle --caption "a dog runs on grass" --top 10 --json
+
+Reads a caption that is given word by word, and shows what the model would have said next each time: the true
+word, the probability that the model gave it and its rank, and the likeliest words with theirs. IMAGE is an image,
+or with --features its id there. The captions are yours (--caption), or all that a token table has of the image.
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Which image, which captions, which model, how it is shown."""
+    parser.add_argument("image", metavar="IMAGE", help="an image; with --features an image's id")
+    parser.add_argument("--bundle", required=True, metavar="BUNDLE", help="the trained captioner")
+    parser.add_argument("--features", metavar="STORE", help="a features store that has the image")
+    parser.add_argument("--tokens", metavar="FOLDER", help="a token table that has captions of the image")
+    parser.add_argument(
+        "--caption", action="append", default=[], metavar="TEXT", help="a true caption; may be given again"
+    )
+    parser.add_argument(
+        "--top", type=positive, default=5, metavar="N", help="predicted words that are shown (default 5)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser.add_argument(
+        "--precision",
+        metavar="NAME",
+        help="of the encoder and decoder: fp32 or bf16 (default: as the bundle's features were made)",
+    )
+    parser.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)"
+    )
+
+
+def run(options: argparse.Namespace, beam_args: list[str]) -> int:
+    """Read the image and its captions, ask the model, print."""
+    require(
+        bool(options.tokens) != bool(options.caption),
+        "the true words come from one of --tokens and --caption; expected exactly one",
+    )
+    image_id, item = _row(options) if options.features else _picture(options.image)
+    captions = options.caption or _captions(options.tokens, image_id)
+    found = _predicted(_captioner(options), image_id, item, captions, options.top)
+    if options.json:
+        print(json.dumps(record(options.bundle, image_id, captions, found)))
+    else:
+        for caption, steps in zip(captions, found, strict=True):
+            print_steps(caption, steps)
+    return 0
+
+
+def _predicted(
+    captioner: Captioner, image_id: str, item: Any, captions: Sequence[str], top: int
+) -> list[list[Prediction]]:
+    """What cannot be read of the image is an error of the request."""
+    try:
+        return captioner.predictions(captioner.prepare(item), image_id, captions, top)
+    except ImageError as err:
+        raise RequestError(f"{image_id}: {err}; expected an image that can be captioned") from err
+
+
+def _captioner(options: argparse.Namespace) -> Captioner:
+    from capmodel.captioner import Captioner, settle_captioner
+    from capmodel.generation.options import DecodeOptions
+
+    greedy = DecodeOptions(method="greedy")  # nothing is written: only what captioners check is wanted
+    if options.features:
+        settle_captioner(options.bundle, greedy, Store.open(options.features), options.precision)
+    return Captioner.load(
+        options.bundle, greedy, bool(options.features), 1, options.precision, options.device
+    )
+
+
+def _row(options: argparse.Namespace) -> tuple[str, Any]:
+    """The image's id in the store, and its features. Raises RequestError."""
+    from schemas.join import match_images
+
+    store = Store.open(options.features)
+    require(store.kind == "features", f"{store.url} is a store of {store.kind}; expected one of features")
+    found = match_images([options.image], store.ids()).get(options.image)
+    if found is None:
+        raise RequestError(f"no image {options.image!r} in {store.url}; expected the id of one")
+    (batch,) = store.scan([store.column], ids=[found])
+    return found, batch.column(store.column).to_numpy_ndarray()[0]
+
+
+def _picture(url: str) -> tuple[str, bytes]:
+    """The id and the bytes of the one image at ``url``. Raises RequestError, SourceError."""
+    from pipelines.fetch import fetch
+    from pipelines.sources.listing import list_images
+    from pipelines.sources.parse import parse_sources
+    from schemas.records import ImageRef
+
+    refs = [ref for spec in parse_sources([url]) for ref in list_images(spec) if isinstance(ref, ImageRef)]
+    require(len(refs) == 1, f"{url!r} holds {len(refs):,} images; expected one")
+    (item,) = fetch(refs)
+    if isinstance(item, ImageError):
+        raise RequestError(f"{url!r} cannot be read ({item}); expected an image")
+    return refs[0].image_id, item
+
+
+def _captions(url: str, image_id: str) -> list[str]:
+    """The captions that the token table at ``url`` has of an image. Raises RequestError, StoreError."""
+    from schemas.join import match_images
+    from schemas.tokens import TokenTable
+
+    table = TokenTable.open(url)
+    row = table.rows.get(match_images([image_id], table.rows).get(image_id, ""))
+    if row is None or not (captions := table.table["captions"][row].as_py()):
+        raise RequestError(f"no captions of image {image_id!r} in {url!r}; expected a token table with some")
+    return captions
+
+
+def record(
+    bundle: str, image_id: str, captions: Sequence[str], found: Sequence[Sequence[Prediction]]
+) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    return {
+        "image_id": image_id,
+        "bundle": bundle,
+        "captions": [
+            {"caption": caption, "logprob": logprob(steps), "steps": [_step(step) for step in steps]}
+            for caption, steps in zip(captions, found, strict=True)
+        ],
+    }
+
+
+def _step(step: Prediction) -> dict[str, Any]:
+    top = [{"token": token, "probability": chance} for token, chance in step.top]
+    return {"token": step.token, "probability": step.probability, "rank": step.rank, "top": top}
+
+
+def logprob(steps: Sequence[Prediction]) -> float:
+    """The natural log-probability of the whole caption, END included."""
+    return sum(math.log(max(step.probability, 1e-45)) for step in steps)
+
+
+def print_steps(caption: str, steps: Sequence[Prediction]) -> None:
+    """One caption's table on standard output."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    first = sum(step.rank == 1 for step in steps)
+    said = f"{first} of {len(steps)} words predicted, log-probability {logprob(steps):.2f}"
+    print(f"{caption}  ({said})")
+    table = Table()
+    for name in ("true", "chance", "rank"):
+        table.add_column(name, justify="left" if name == "true" else "right", no_wrap=True)
+    table.add_column("predicted", overflow="fold")
+    for step in steps:
+        words = "  ".join(f"{token} {chance:.1%}" for token, chance in step.top)
+        table.add_row(escape(step.token), f"{step.probability:.1%}", f"{step.rank:,}", escape(words))
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 110).print(table)

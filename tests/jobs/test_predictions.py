@@ -1,0 +1,118 @@
+"""``captionbeam predictions``: ids of a features store, captions of a token table or given; a photograph."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from capmodel.encoders import resolve_encoder, store_weights
+from jobs import cli
+from tests.builders.models import make_bundle, make_decoder, make_tokenizer
+from tests.builders.stores import make_features
+from tests.builders.training import make_tokens
+
+SPEC = {"name": "none", "weights_sha256": "0" * 64, "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A bundle for features, the features of two images, and captions of one."""
+    folder = tmp_path_factory.mktemp("made")
+    make_bundle((SPEC, None)).save(str(folder / "bundle"))
+    make_features(str(folder / "features"), ["train/a.jpg", "train/b.jpg"], (2, 3, 5), spec=SPEC)
+    make_tokens(str(folder / "tokens"), {"a.jpg": ("train", ["A dog runs.", "two cats"])})
+    return folder
+
+
+def predictions(made, image, *arguments, status=0):
+    assert cli.main(["predictions", image, "--bundle", str(made / "bundle"), *map(str, arguments)]) == status
+
+
+def test_all_captions_that_a_token_table_has_of_an_image(made, capsys):
+    predictions(made, "a.jpg", "--features", made / "features", "--tokens", made / "tokens", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["image_id"] == "train/a.jpg"
+    assert found["bundle"] == str(made / "bundle")
+    assert [caption["caption"] for caption in found["captions"]] == ["A dog runs.", "two cats"]
+    for caption, words in zip(found["captions"], (["a", "dog", "runs"], ["two", "cats"]), strict=True):
+        assert [step["token"] for step in caption["steps"]] == [*words, "<end>"]
+        assert caption["logprob"] == pytest.approx(
+            sum(math.log(step["probability"]) for step in caption["steps"])
+        )
+        for step in caption["steps"]:
+            chances = [word["probability"] for word in step["top"]]
+            assert len(chances) == 5
+            assert chances == sorted(chances, reverse=True)
+
+
+def test_the_table_has_a_line_a_word(made, capsys):
+    predictions(made, "train/b.jpg", "--features", made / "features", "--caption", "two cats", "--top", 2)
+    predictions(
+        made, "train/b.jpg", "--features", made / "features", "--caption", "two cats", "--top", 2, "--json"
+    )
+    *table, record = capsys.readouterr().out.splitlines()
+    (caption,) = json.loads(record)["captions"]
+    hits = sum(step["rank"] == 1 for step in caption["steps"])
+    assert (
+        table[0].strip()
+        == f"two cats  ({hits} of 3 words predicted, log-probability {caption['logprob']:.2f})"
+    )
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table if "%" in line]
+    assert cells == [
+        [
+            step["token"],
+            f"{step['probability']:.1%}",
+            str(step["rank"]),
+            "  ".join(f"{word['token']} {word['probability']:.1%}" for word in step["top"]),
+        ]
+        for step in caption["steps"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "the true words come from one of --tokens and --caption; expected exactly one"),
+        (["--caption", "a", "--tokens", "t"], "the true words come from one of --tokens and --caption"),
+        (["--caption", "a", "--features", "{made}/features"], "no image 'c.jpg' in"),
+        (["--caption", "a"], "c.jpg' does not exist; expected a folder, a glob, an image"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence(made, arguments, sentence, capsys):
+    given = [argument.format(made=made) for argument in arguments]
+    predictions(made, "c.jpg", *given, status=2)
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+def test_an_image_without_captions_is_said_so(made, capsys):
+    arguments = ["--features", made / "features", "--tokens", made / "tokens"]
+    predictions(made, "train/b.jpg", *arguments, status=2)
+    assert "no captions of image 'train/b.jpg' in" in capsys.readouterr().err
+
+
+def test_features_of_another_encoder_are_refused(made, tmp_path, capsys):
+    make_features(str(tmp_path / "f"), ["a.jpg"], (2, 3, 5), spec={**SPEC, "precision": "bf16"})
+    assert cli.main(["predictions", "a.jpg", "--bundle", str(made / "bundle"), "--features", str(tmp_path / "f"),
+                     "--caption", "a dog"]) != 0  # fmt: skip
+    assert "expected those that the bundle was trained on" in capsys.readouterr().err
+
+
+def test_a_photograph_is_encoded_first(tmp_path, capsys):
+    spec, state = resolve_encoder("efficientnet_lite0", image_size=64, precision="fp32")
+    weights, tokenizer = store_weights(state, str(tmp_path / "models")), make_tokenizer()
+    make_bundle(
+        (spec.to_dict(), weights),
+        features_fingerprint=spec.fingerprint,
+        decoder=make_decoder(tokenizer, spec.shape),
+        tokenizer=tokenizer,
+    ).save(str(tmp_path / "bundle"))
+    pixels = np.random.default_rng(0).integers(0, 255, (70, 80, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "one.jpg")
+    predictions(tmp_path, str(tmp_path / "one.jpg"), "--caption", "two cats sleep", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["image_id"] == "one.jpg"
+    assert [step["token"] for step in found["captions"][0]["steps"]] == ["two", "cats", "sleep", "<end>"]
