@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,8 @@ Tensors = Mapping[str, np.ndarray]
 class Position:
     """How far a run is: ``step`` steps into ``epoch`` (both from 0), and what has been found out so far.
 
-    ``loss`` and ``words`` are the sums of this epoch's steps; ``history`` has one entry a finished epoch.
+    ``loss``, ``words``, ``images`` and ``measures`` (what an objective tells, by name) are the sums of this epoch's
+    steps; ``history`` has one entry a finished epoch.
     The run's ``phase`` (from 0) began at ``first_epoch``, after ``first_step`` steps of the run.
     """
 
@@ -49,6 +50,25 @@ class Position:
     phase: int = 0
     first_epoch: int = 0
     first_step: int = 0
+    images: int = 0
+    measures: dict[str, float] = field(default_factory=dict)
+
+    def advanced(self, loss: float, words: int, images: int, measured: Mapping[str, float]) -> Position:
+        """One step further, with what that step adds to the sums."""
+        sums = {name: self.measures.get(name, 0.0) + value for name, value in measured.items()}
+        return replace(
+            self,
+            step=self.step + 1,
+            loss=self.loss + loss,
+            words=self.words + words,
+            images=self.images + images,
+            measures=sums,
+        )
+
+    def next_epoch(self, history: tuple[dict[str, Any], ...]) -> Position:
+        """At the beginning of the next epoch, its sums at nothing."""
+        blank = Position(self.epoch + 1, history=history)
+        return replace(blank, phase=self.phase, first_epoch=self.first_epoch, first_step=self.first_step)
 
 
 class Checkpoints:

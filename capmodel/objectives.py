@@ -9,6 +9,7 @@ Shapes: B images, N captions an image, T steps.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -25,7 +26,8 @@ class Lesson(NamedTuple):
 
     ``features`` [B, ...] as the decoder takes them; ``inputs`` and ``targets`` int64 [B, N, T]: the words read
     and those to be said next, PAD where none; ``words``: how many the loss is a sum over, 0 where there are no
-    images (a blank one stands in for them). ``extra``: whatever else an objective needs to know.
+    images (a blank one stands in for them). ``extra``: whatever else an objective needs to know; ``measures``:
+    what is to be told of the step, by name, each a sum over the images. Every rank has the same names.
     """
 
     features: Tensor
@@ -33,13 +35,17 @@ class Lesson(NamedTuple):
     targets: Tensor
     words: int
     extra: Any = None
+    measures: Mapping[str, float] = {}
 
 
 class Objective(Protocol):
     """What is minimised. It draws from torch's own generator, which is seeded for every step and rank."""
 
-    def lesson(self, decoder: Decoder, batch: Batch, device: torch.device) -> Lesson:
-        """What ``batch`` teaches. No gradients here."""
+    def lesson(self, decoder: Decoder, batch: Batch, device: torch.device, seed: int) -> Lesson:
+        """What ``batch`` teaches. No gradients here.
+
+        ``seed`` is that of the step, the same on every rank, for draws that belong to an image.
+        """
 
     def loss(self, decoder: Decoder, lesson: Lesson) -> Tensor:
         """The loss (float32) summed over the lesson's words."""
@@ -51,7 +57,7 @@ class CrossEntropy:
 
     label_smoothing: float = 0.0
 
-    def lesson(self, decoder: Decoder, batch: Batch, device: torch.device) -> Lesson:
+    def lesson(self, decoder: Decoder, batch: Batch, device: torch.device, seed: int) -> Lesson:
         """The batch itself."""
         tokens = batch.tokens.to(device)
         targets = tokens[..., 1:]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from capmodel.checkpoints import Position
 from capmodel.objectives import CrossEntropy, Objective
+from capmodel.rewards import SplitReward
+from capmodel.self_critical.objective import SelfCritical
 from capmodel.train_data import Data
 from capmodel.train_options import TrainOptions
 
@@ -39,4 +41,10 @@ def phases_of(options: TrainOptions, data: Data) -> tuple[Phase, ...]:
     """The phases that ``options`` ask for."""
     words = CrossEntropy(options.label_smoothing)
     rates = (options.learning_rate, options.warmup)
-    return (Phase("cross-entropy", words, options.epochs, *rates, options.patience),)
+    first = Phase("cross-entropy", words, options.epochs, *rates, options.patience)
+    if not options.self_critical_epochs:
+        return (first,)
+    reward = SplitReward(data.table, data.samples["train"].row, data.tokenizer)
+    drawn = SelfCritical(reward, options.self_critical_samples, options.self_critical_baseline)
+    rates = (options.self_critical_learning_rate, options.warmup)
+    return (first, Phase("self-critical", drawn, options.self_critical_epochs, *rates, options.patience))

@@ -9,6 +9,7 @@ from math import inf
 from typing import Any
 
 from capmodel.decoders.options import DecoderOptions
+from capmodel.self_critical.options import SelfCriticalOptions
 from schemas.errors import RequestError
 from schemas.machine import cores
 
@@ -20,7 +21,7 @@ PLACES = ("features", "tokens", "output", "checkpoints", "logs")
 
 
 @dataclass(frozen=True)
-class TrainOptions(DecoderOptions):
+class TrainOptions(DecoderOptions, SelfCriticalOptions):
     """Options of one training run. Raises RequestError where a value makes no sense.
 
     features, snapshot:  the features store and the snapshot of it that is read.
@@ -42,7 +43,8 @@ class TrainOptions(DecoderOptions):
     checkpoint_minutes:  longest time between checkpoints; there is one after each epoch anyway.
     keep_epochs:         keep the weights of each epoch beside the checkpoint.
     threads:             of each worker; None: the machine's cores, shared out.
-    The others are the decoder's (capmodel.decoders.DecoderOptions).
+    The others are the decoder's (capmodel.decoders.DecoderOptions) and those of self-critical training
+    (capmodel.self_critical.options).
     """
 
     features: str
@@ -75,6 +77,7 @@ class TrainOptions(DecoderOptions):
 
     def __post_init__(self) -> None:
         self.check_decoder()
+        self.check_self_critical()
         for name in ("epochs", "batch_size", "mix", "val_images", "val_beam", "patience", "threads"):
             value = getattr(self, name)
             _expect(value is None or value >= 1, name, value, "1 or more")
@@ -96,9 +99,6 @@ class TrainOptions(DecoderOptions):
         if self.patience is not None:
             expected = f"fewer than the {self.epochs} epochs (more would never end a run)"
             _expect(self.patience < self.epochs, "patience", self.patience, expected)
-        if self.output_layer == "adaptive":
-            smoothing = self.label_smoothing
-            _expect(not smoothing, "label_smoothing", smoothing, "0 where output-layer is adaptive")
 
     def to_json(self) -> str:
         """All options; ``from_json`` reads them back."""

@@ -138,19 +138,22 @@ class Trainer:
 
     def _step(self, batch: Batch, position: Position) -> Position:
         """One step of the optimizer, all ranks together."""
-        torch.manual_seed(self._draw(position))
+        torch.manual_seed(self._draw(position, self.ranks.rank))
         lesson = self._lesson(batch, position)
         words = self._agreed(position, lesson.words)
         with autocast(self.ranks.device, self.precision):
             loss = self.model(self._phase(position).objective, lesson)
         (loss * (self.ranks.world / words if lesson.words else 0.0)).backward()
         rate = self._descend(position)
-        (total,) = self.ranks.total(loss.item() if lesson.words else 0.0)
+        own = (loss.item() if lesson.words else 0.0, len(batch.rows), *lesson.measures.values())
+        total, images, *sums = self.ranks.total(*own)
         if not isfinite(total):
             place = f"step {position.step + 1} of epoch {position.epoch + 1}"
             raise SystemicError(f"the loss is {total} at {place}; expected a number: lower the learning rate")
-        after = replace(position, loss=position.loss + total, words=position.words + words)
-        return self._told(replace(after, step=position.step + 1), total / words, rate)
+        measured = dict(zip(lesson.measures, sums, strict=True))
+        means = {name: value / images for name, value in measured.items()}
+        after = position.advanced(total, words, int(images), measured)
+        return self._told(after, {"loss": total / words, **means, "learning_rate": rate})
 
     def _agreed(self, position: Position, own: int) -> int:
         """The words of this step on all ranks; where one of them was asked to stop, all stop here."""
@@ -160,15 +163,15 @@ class Trainer:
             raise Stopped(position)
         return int(words)
 
-    def _draw(self, position: Position) -> int:
-        """The seed of what is drawn at random in this step on this rank."""
-        parts = (self.options.seed, position.epoch, position.step, self.ranks.rank)
+    def _draw(self, position: Position, *rank: int) -> int:
+        """The seed of what is drawn at random in this step, on this ``rank`` or for all of them."""
+        parts = (self.options.seed, position.epoch, position.step, *rank)
         return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
     def _lesson(self, batch: Batch, position: Position) -> Lesson:
         objective = self._phase(position).objective
         with torch.no_grad(), autocast(self.ranks.device, self.precision):
-            return objective.lesson(self.decoder, batch, self.ranks.device)
+            return objective.lesson(self.decoder, batch, self.ranks.device, self._draw(position))
 
     def _descend(self, position: Position) -> float:
         """Follow the gradients; gives the learning rate back."""
@@ -179,11 +182,11 @@ class Trainer:
         self.descent.step(rate, taken)
         return rate
 
-    def _told(self, position: Position, loss: float, rate: float) -> Position:
+    def _told(self, position: Position, facts: Mapping[str, float]) -> Position:
         """``position`` with the time since the last step, said aloud."""
         now = time.monotonic()
         spent, self.lapped = now - self.lapped, now
-        facts = {"loss": loss, "learning_rate": rate, "images_per_second": self.images_per_step / spent}
+        facts = {**facts, "images_per_second": self.images_per_step / spent}
         self.journal.step(self._count(position), facts, epoch=position.epoch, step=position.step)
         return replace(position, seconds=position.seconds + spent)
 
@@ -203,8 +206,7 @@ class Trainer:
         """The beginning of the next epoch; the weights are kept where they are the best so far."""
         entry = {**self._entry(position), **scores, "val_seconds": time.monotonic() - self.lapped}
         history = (*position.history, entry)
-        after = replace(position, epoch=position.epoch + 1, step=0, loss=0.0, words=0, seconds=0.0)
-        after = replace(after, history=history)
+        after = position.next_epoch(history)
         if self.ranks.first:
             self._keep(after, entry is best_of(history))
         return after
@@ -228,6 +230,7 @@ class Trainer:
             "epoch": position.epoch + 1,
             "phase": self._phase(position).name,
             "train_loss": position.loss / position.words,
+            **{f"train_{name}": value / position.images for name, value in position.measures.items()},
             "seconds": position.seconds,
             "images_per_second": images / position.seconds,
         }

@@ -11,10 +11,11 @@ from typing import Any
 from capmodel.train_options import TrainOptions
 from jobs.decoder_flags import DECODER_FLAGS
 from jobs.options import natural, positive, share
+from jobs.self_critical_flags import SELF_CRITICAL_FLAGS
 
 GROUPS: dict[str, dict[str, tuple[Any, str, str]]] = {
     "training": {
-        "epochs": (positive, "N", "passes over the train split"),
+        "epochs": (positive, "N", "passes over the train split with the captions that people wrote"),
         "batch_size": (positive, "N", "images a step on each worker, each with all its captions"),
         "learning_rate": (float, "RATE", "Adam's, at its highest"),
         "warmup": (share, "SHARE", "of all steps, in which the learning rate rises"),
@@ -35,6 +36,7 @@ GROUPS: dict[str, dict[str, tuple[Any, str, str]]] = {
         "max_missing": (share, "SHARE", "of the images that may lack features or captions"),
     },
     "decoder": DECODER_FLAGS,
+    "self-critical training": SELF_CRITICAL_FLAGS,
     "processes": {
         "threads": (positive, "N", "of each worker (default: the cores, shared out)"),
         "precision": (str, "NAME", "auto, fp32 or bf16; auto is bf16 where the first worker has it"),
@@ -50,12 +52,8 @@ def add_groups(parser: argparse.ArgumentParser) -> None:
         add_one = parser.add_argument_group(title).add_argument
         for name, (kind, metavar, text) in group.items():
             default = getattr(TrainOptions, name)
-            flag = f"--{name.replace('_', '-')}"
-            if kind is bool:
-                add_one(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
-                continue
-            said = text if default is None or kind is str else f"{text} (default {default:g})"
-            add_one(flag, type=kind, default=default, metavar=metavar, help=said)
+            said = text if default is None else f"{text} (default {default:g})" if kind is not str else text
+            add_one(f"--{name.replace('_', '-')}", type=kind, default=default, metavar=metavar, help=said)
 
 
 def nothing_to_do(output: str) -> str:

@@ -64,7 +64,10 @@ class TrainingView:
             return
         where = f"{event['epoch'] + 1} of {self._begin['epochs']}"
         done = self._images(event["epoch"], event["step"])
-        self._bar.update(done, epoch=where, loss=f"{event['loss']:.3f}")
+        rewards: dict[str, Any] = {
+            name: f"{event[name]:.3f}" for name in ("reward", "baseline") if name in event
+        }
+        self._bar.update(done, epoch=where, loss=f"{event['loss']:.3f}", **rewards)
 
     def _images(self, epoch: int, step: int) -> int:
         """Images from where this process began until there."""
@@ -89,7 +92,7 @@ class TrainingView:
         return {
             "features": f"{options.features}, snapshot {options.snapshot}",
             "images": f"{self._begin['train_images']:,} + {self._begin['val_images']:,} of val",
-            "best epoch": f"{best['epoch']} of {options.epochs}",
+            "best epoch": f"{best['epoch']} of {self._begin['epochs']}",
             "val loss, next word": f"{best['val_loss']:.3f}, {best['val_accuracy']:.1%}",
             f"CIDEr, BLEU-4 ({writing})": f"{best['CIDEr']:.3f}, {best['Bleu_4']:.3f}",
             "time": clock(time.monotonic() - self._start),
@@ -101,8 +104,11 @@ class TrainingView:
 def epoch_line(entry: Mapping[str, Any], epochs: int, best: int) -> str:
     """One finished epoch of ``epochs``, of which number ``best`` is the best so far."""
     mark = " (best so far)" if best == entry["epoch"] else ""
+    learned = f"loss {entry['train_loss']:.3f}"
+    if "train_reward" in entry:
+        learned = f"reward {entry['train_reward']:.3f} (baseline {entry['train_baseline']:.3f})"
     return (
-        f"epoch {entry['epoch']} of {epochs}: loss {entry['train_loss']:.3f}, "
+        f"epoch {entry['epoch']} of {epochs}: {learned}, "
         f"val loss {entry['val_loss']:.3f}, next word {entry['val_accuracy']:.1%}, "
         f"CIDEr {entry['CIDEr']:.3f}{mark}, {entry['images_per_second']:.1f} images/s, "
         f"{clock(entry['seconds'])} and {clock(entry['val_seconds'])} of validation"

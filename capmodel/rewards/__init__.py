@@ -2,5 +2,6 @@
 
 from capmodel.rewards.cider_d import CiderReward, PackedReferences
 from capmodel.rewards.reading import CaptionReader
+from capmodel.rewards.split import SplitReward
 
-__all__ = ["CaptionReader", "CiderReward", "PackedReferences"]
+__all__ = ["CaptionReader", "CiderReward", "PackedReferences", "SplitReward"]

@@ -1,0 +1,5 @@
+"""Self-critical sequence training: a captioner learns from the CIDEr-D of captions that it drew itself.
+
+Rennie et al. 2017 (https://arxiv.org/abs/1612.00563); with the mean of an image's other samples as baseline,
+Luo 2020 (https://arxiv.org/abs/2003.09971).
+"""

@@ -1,0 +1,93 @@
+"""The objective of self-critical training: captions that are worth more than others become likelier.
+
+Of each image K captions w are drawn from the decoder's own distribution p; r(w) is a caption's reward and b what
+it is held against. What is minimised is the sum of -(r(w) - b) log p(w) over all captions, whose gradient is
+that of the expected reward (Rennie et al. 2017, equation 5). log p(w) is the sum over a caption's tokens, END
+among them; dividing by the number of all tokens, as the trainer does, follows self-critical.pytorch.
+
+- ``greedy``: b is the reward of the greedy caption (Rennie et al. 2017, equation 8).
+- ``mean``: b is the mean reward of the image's other samples (Luo 2020, equation 5).
+
+p is that of the decoder in use: without dropout, PAD, START and UNK banned, END where the maximum length leaves
+no choice. The same p draws and is learned from; with dropout the two passes would be of two distributions.
+
+Shapes: B images, K samples, T steps, M chosen tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from capmodel.decoders.base import Decoder
+from capmodel.loader import Batch
+from capmodel.objectives import Lesson
+from capmodel.self_critical.sampling import draw_captions, without_dropout
+
+Reward = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(rows of the token table [B], tokens [B, N, T]) -> float64 [B, N]: the worth of each caption."""
+
+
+@dataclass(frozen=True)
+class SelfCritical:
+    """``samples`` captions of each image, worth ``reward``, against a ``baseline``: ``mean`` or ``greedy``."""
+
+    reward: Reward
+    samples: int
+    baseline: str
+
+    def lesson(self, decoder: Decoder, batch: Batch, device: torch.device, seed: int) -> Lesson:
+        """Captions drawn of the batch's images, and what each of their words is worth."""
+        features = batch.features.to(device)
+        if not len(batch.rows):
+            return _blank(decoder, features)
+        names = [str(row) for row in batch.rows]
+        with without_dropout(decoder):
+            greedy = self.baseline == "greedy"
+            tokens = draw_captions(decoder, features, names, self.samples, seed, greedy)
+        rewards = self.reward(batch.rows, tokens)
+        drawn, bases = rewards[:, : self.samples], self._bases(rewards)
+        targets = torch.from_numpy(tokens[:, : self.samples]).to(device)
+        return Lesson(
+            features,
+            functional.pad(targets[..., :-1], (1, 0), value=decoder.config.start),
+            targets,
+            int((targets != decoder.config.pad).sum()),
+            torch.from_numpy(drawn - bases).float().to(device),
+            {"reward": drawn.mean(1).sum(), "baseline": bases.mean(1).sum()},
+        )
+
+    def _bases(self, rewards: np.ndarray) -> np.ndarray:
+        """What each sample is held against: [B, K], or [B, 1]."""
+        if self.baseline == "greedy":
+            return rewards[:, self.samples :]
+        return (rewards.sum(1, keepdims=True) - rewards) / (self.samples - 1)
+
+    def loss(self, decoder: Decoder, lesson: Lesson) -> Tensor:
+        """The sum over the chosen tokens of -(r - b) log p."""
+        chosen = lesson.targets != decoder.config.pad
+        with without_dropout(decoder):
+            logits = decoder(lesson.features, lesson.inputs, lesson.targets)
+        logits = logits.float().index_fill(-1, _banned(decoder, logits.device), float("-inf"))
+        surprise = functional.cross_entropy(logits, lesson.targets[chosen], reduction="none")
+        return (surprise * lesson.extra.unsqueeze(-1).expand_as(chosen)[chosen]).sum()
+
+
+def _banned(decoder: Decoder, device: torch.device) -> Tensor:
+    config = decoder.config
+    return torch.tensor([config.pad, config.start, config.unk], device=device)
+
+
+def _blank(decoder: Decoder, features: Tensor) -> Lesson:
+    """The part of a rank that has no image in this step."""
+    inputs, targets = (
+        torch.full((1, 1, 1), token, device=features.device)
+        for token in (decoder.config.start, decoder.config.end)
+    )
+    extra = torch.zeros(1, 1, device=features.device)
+    return Lesson(features, inputs, targets, 0, extra, {"reward": 0.0, "baseline": 0.0})

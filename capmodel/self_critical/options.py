@@ -1,0 +1,65 @@
+"""What may be chosen of self-critical training. No torch here, so that a launcher checks a request in no time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from math import inf
+
+from schemas.errors import RequestError
+
+BASELINES = ("mean", "greedy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfCriticalOptions:
+    """Raises RequestError where a value makes no sense, or would do nothing.
+
+    self_critical_epochs:        passes over the training split after those of cross-entropy; 0: none.
+    self_critical_samples:       captions that are drawn of each image at each step.
+    self_critical_baseline:      what a caption's reward is held against: the ``mean`` of the image's other
+                                 samples (Luo 2020), or the caption of ``greedy`` search (Rennie et al. 2017).
+    self_critical_learning_rate: Adam's in those epochs, at its highest.
+    """
+
+    self_critical_epochs: int = 0
+    self_critical_samples: int = 5
+    self_critical_baseline: str = "mean"
+    self_critical_learning_rate: float = 5e-5
+
+    def check_self_critical(self) -> None:
+        """Raise RequestError where these options make no sense."""
+        epochs, samples, rate = (
+            self.self_critical_epochs,
+            self.self_critical_samples,
+            self.self_critical_learning_rate,
+        )
+        _expect(epochs >= 0, "epochs", epochs, "0 (none) or more")
+        _expect(
+            self.self_critical_baseline in BASELINES,
+            "baseline",
+            self.self_critical_baseline,
+            f"one of {', '.join(BASELINES)}",
+        )
+        least = 2 if self.self_critical_baseline == "mean" else 1
+        others = " (their mean needs others)" if least == 2 else ""
+        _expect(samples >= least, "samples", samples, f"{least} or more{others}")
+        _expect(0 < rate < inf, "learning_rate", rate, "a number above 0")
+        for name, default in _DEFAULTS.items():
+            value = getattr(self, name)
+            if not epochs and value != default:
+                raise RequestError(
+                    f"{_flag(name)} is {value!r}, which does nothing without self-critical epochs; "
+                    "expected --self-critical-epochs 1 or more with it"
+                )
+
+
+_DEFAULTS = {option.name: option.default for option in fields(SelfCriticalOptions)}
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _expect(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise RequestError(f"self-critical-{name.replace('_', '-')} is {value!r}; expected {expected}")

@@ -1,0 +1,24 @@
+"""The flags of self-critical training: capmodel.self_critical.options, in the words of the help."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.options import natural, positive
+
+SELF_CRITICAL_FLAGS: dict[str, tuple[Any, str, str]] = {
+    "self_critical_epochs": (
+        natural,
+        "N",
+        "passes over the train split in which captions that the model draws itself are rewarded by CIDEr-D, from "
+        "the best weights of cross-entropy on",
+    ),
+    "self_critical_samples": (positive, "N", "captions drawn of each image"),
+    "self_critical_baseline": (
+        str,
+        "NAME",
+        "what a caption's reward is held against: mean, that of the image's other samples (the default), or "
+        "greedy, the caption of greedy search",
+    ),
+    "self_critical_learning_rate": (float, "RATE", "Adam's in these epochs, at its highest"),
+}

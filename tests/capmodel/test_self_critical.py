@@ -1,0 +1,321 @@
+"""Self-critical training: what is drawn, what it is worth, which gradient that gives, and the runs it makes."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from capmodel.checkpoints import Checkpoints, Position
+from capmodel.generate import DecodeOptions, generate
+from capmodel.loader import Batch
+from capmodel.optimizing import load_parameters, parameters_of
+from capmodel.ranks import Ranks
+from capmodel.self_critical.objective import SelfCritical
+from capmodel.self_critical.sampling import draw_captions
+from capmodel.tokenizers import END, PAD, START, UNK
+from capmodel.training import Trainer, best_of
+from schemas.errors import RequestError
+from tests.builders.models import make_decoder, make_features, make_tokenizer
+from tests.builders.training import make_data, tiny_options, train_alone
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data"), train=24, val=3)
+
+
+def batch_of(features, captions=1):
+    return Batch(
+        features, torch.zeros(len(features), captions, 3, dtype=torch.int64), np.arange(len(features))
+    )
+
+
+def length_reward(rows, tokens):
+    """A caption is worth its length, an image its row more."""
+    return np.count_nonzero(tokens != PAD, axis=-1) + 100.0 * rows[:, None]
+
+
+def test_the_greedy_caption_is_that_of_greedy_search():
+    tokenizer, features = make_tokenizer(), make_features(4)
+    decoder = make_decoder(tokenizer)
+    tokens = draw_captions(decoder, features, list("abcd"), samples=2, seed=0, greedy=True)
+    greedy = generate(decoder, features, DecodeOptions(method="greedy"), list("abcd"), tokenizer)
+    assert [tokenizer.decode(image[2]) for image in tokens] == [captions[0].text for captions in greedy]
+
+
+def test_samples_are_those_of_the_seed_and_the_image_whatever_its_batch_mates():
+    tokenizer, features = make_tokenizer(), make_features(4)
+    decoder = make_decoder(tokenizer)
+    whole = draw_captions(decoder, features, list("abcd"), samples=3, seed=5, greedy=False)
+    part = draw_captions(decoder, features[[2, 0]], ["c", "a"], samples=3, seed=5, greedy=False)
+    texts = [[tokenizer.decode(row) for row in image] for image in whole]
+    assert [[tokenizer.decode(row) for row in image] for image in part] == [texts[2], texts[0]]
+    sampled = generate(
+        decoder, features, DecodeOptions(method="sample", n_best=3, seed=5), list("abcd"), tokenizer
+    )
+    assert [sorted(image) for image in texts] == [sorted(one.text for one in image) for image in sampled]
+
+
+def test_a_caption_that_is_cut_off_has_no_end_and_no_specials_are_drawn():
+    decoder = make_decoder(make_tokenizer(words=2, max_length=4))
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.mul_(0.2)  # nothing is sure
+    tokens = draw_captions(decoder, make_features(6), list("abcdef"), 20, seed=1, greedy=True)
+    assert tokens.shape == (6, 21, 3)
+    assert not np.isin(tokens, (START, UNK)).any()
+    ended = (tokens == END).any(-1)
+    assert 0 < ended.sum() < ended.size
+    for caption, closed in zip(tokens.reshape(-1, 3), ended.ravel(), strict=True):
+        rest = caption[list(caption).index(END) + 1 :] if closed else caption[2:]
+        assert (rest == PAD).all()
+        assert (caption[: 2 - len(rest)] > END).all()
+
+
+def all_captions(words, longest):
+    """Every caption of at most ``longest`` tokens, END counted, as rows of ids; cut off ones without END."""
+    rows = []
+    for length in range(longest):
+        ending = [END] if length + 1 < longest else []
+        for chosen in product(range(4, 4 + words), repeat=length):
+            if ending or length == longest - 1:
+                rows.append([*chosen, *ending, *[PAD] * (longest - length - len(ending))])
+    return torch.tensor(rows)
+
+
+@pytest.fixture(scope="module")
+def whole_space():
+    """One image, and every caption there is of it."""
+    tokenizer = make_tokenizer(words=3, max_length=4)
+    decoder = make_decoder(tokenizer, dropout=0.5)
+    captions = all_captions(3, longest=3)[None]
+    return decoder, make_features(1), captions
+
+
+def lesson_of(decoder, features, captions, advantages):
+    """The lesson of captions that were drawn."""
+    drawn = SelfCritical(length_reward, captions.shape[1], "mean").lesson(decoder, batch_of(features), CPU, 0)
+    start = torch.full_like(captions[..., :1], START)
+    inputs = torch.cat([start, captions[..., :-1]], dim=-1)
+    words = int((captions != PAD).sum())
+    return drawn._replace(inputs=inputs, targets=captions, words=words, extra=advantages)
+
+
+def test_log_probabilities_are_those_of_the_captions_that_can_be_drawn(whole_space):
+    """END is part of them, what may not be drawn has none: over all captions there are they add up to one."""
+    decoder, features, captions = whole_space
+    objective = SelfCritical(length_reward, 2, "mean")
+    total = 0.0
+    for number in range(captions.shape[1]):
+        one = torch.zeros(captions.shape[:2])
+        one[0, number] = 1.0
+        lesson = lesson_of(decoder, features, captions, one)
+        total += torch.exp(-objective.loss(decoder, lesson)).item()
+    assert total == pytest.approx(1.0, abs=1e-5)
+
+
+def test_its_expected_gradient_is_that_of_the_expected_reward(whole_space):
+    decoder, features, captions = whole_space
+    objective = SelfCritical(length_reward, 2, "mean")
+    rewards = torch.from_numpy(np.random.default_rng(0).random(captions.shape[1])).float()
+    logprobs = []
+    for number in range(captions.shape[1]):
+        one = torch.zeros(captions.shape[:2])
+        one[0, number] = 1.0
+        logprobs.append(-objective.loss(decoder, lesson_of(decoder, features, captions, one)))
+    chances = torch.stack(logprobs).exp()
+    parameters = [value for _, value in sorted(decoder.named_parameters())]
+    expected = torch.autograd.grad(-(chances * rewards).sum(), parameters, allow_unused=True)
+    weights = (chances.detach() * (rewards - 0.3))[None]  # a baseline changes nothing in expectation
+    found = torch.autograd.grad(
+        objective.loss(decoder, lesson_of(decoder, features, captions, weights)),
+        parameters,
+        allow_unused=True,
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_each_sample_is_held_against_the_mean_of_the_others():
+    decoder, features = make_decoder(make_tokenizer()), make_features(3)
+    lesson = SelfCritical(length_reward, 4, "mean").lesson(decoder, batch_of(features), CPU, 7)
+    rewards = length_reward(np.arange(3), lesson.targets.numpy())
+    others = [[np.delete(image, k).mean() for k in range(4)] for image in rewards]
+    np.testing.assert_allclose(lesson.extra, rewards - np.array(others), atol=1e-5)
+    assert lesson.measures == pytest.approx(
+        {"reward": rewards.mean(1).sum(), "baseline": rewards.mean(1).sum()}
+    )
+    assert not lesson.extra.requires_grad
+
+
+def test_or_against_the_greedy_caption():
+    decoder, features = make_decoder(make_tokenizer()), make_features(3)
+    lesson = SelfCritical(length_reward, 2, "greedy").lesson(decoder, batch_of(features), CPU, 7)
+    tokens = draw_captions(decoder, features, list("012"), samples=2, seed=7, greedy=True)
+    rewards = length_reward(np.arange(3), tokens)
+    np.testing.assert_allclose(lesson.extra, rewards[:, :2] - rewards[:, 2:], atol=1e-5)
+    assert lesson.measures["baseline"] == pytest.approx(rewards[:, 2].sum())
+    assert lesson.targets.shape[1] == 2
+
+
+def test_nothing_is_dropped_while_it_draws_and_learns():
+    decoder = make_decoder(make_tokenizer(), dropout=0.9, grid_dropout=0.9).train()
+    objective, batch = SelfCritical(length_reward, 3, "mean"), batch_of(make_features(3))
+    lessons = [objective.lesson(decoder, batch, CPU, 1) for _ in range(2)]
+    losses = [objective.loss(decoder, lesson) for lesson in lessons]
+    assert torch.equal(lessons[0].targets, lessons[1].targets)
+    assert losses[0] == losses[1]
+    assert decoder.training
+
+
+def test_a_rank_without_images_has_a_loss_of_no_weight():
+    decoder = make_decoder(make_tokenizer())
+    blank = Batch(torch.zeros(1, 6, 5, dtype=torch.float16), torch.tensor([[[START, END]]]), np.empty(0, int))
+    objective = SelfCritical(length_reward, 3, "greedy")
+    lesson = objective.lesson(decoder, blank, CPU, 1)
+    assert (lesson.words, lesson.measures) == (0, {"reward": 0.0, "baseline": 0.0})
+    objective.loss(decoder, lesson).backward()
+    assert all(value.grad is not None and not value.grad.any() for value in decoder.parameters())
+
+
+SECOND = {"epochs": 2, "self_critical_epochs": 2, "self_critical_learning_rate": 0.01}
+
+
+class StopAfter:
+    def __init__(self, times):
+        self.left = times
+
+    def __call__(self):
+        self.left -= 1
+        return self.left < 0
+
+
+def epochs_of(events):
+    timed = ("seconds", "val_seconds", "images_per_second")
+    told = [event for event in events if event["event"] == "epoch"]
+    return [{name: value for name, value in one.items() if name not in timed} for one in told]
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    options = tiny_options(
+        data, tmp_path_factory.mktemp("run"), precision="fp32", keep_epochs=True, learning_rate=0.02, **SECOND
+    )
+    trainer, events = train_alone(options)
+    return options, trainer, events
+
+
+def test_the_second_phase_earns_more(data, tmp_path):
+    options = tiny_options(
+        data, tmp_path, epochs=3, learning_rate=0.03, self_critical_epochs=6, self_critical_learning_rate=0.01
+    )
+    epochs = epochs_of(train_alone(options)[1])
+    assert [epoch["phase"] for epoch in epochs] == ["cross-entropy"] * 3 + ["self-critical"] * 6
+    assert "train_reward" not in epochs[0]
+    rewards = [epoch["train_reward"] for epoch in epochs[3:]]
+    assert rewards[-1] > 1.2 * rewards[0] > 0
+    assert epochs[-1]["train_baseline"] == pytest.approx(rewards[-1])  # others' mean over all is the mean
+    assert best_of(epochs)["phase"] == "self-critical"
+
+
+def test_a_run_stopped_in_the_middle_of_it_ends_with_the_same_bits(data, run, tmp_path):
+    options = tiny_options(data, tmp_path, precision="fp32", keep_epochs=True, learning_rate=0.02, **SECOND)
+    stops = (2, 7, 1)  # within cross-entropy, within the first self-critical epoch, again
+    told = [event for times in stops for event in train_alone(options, StopAfter(times))[1]]
+    position, _ = Checkpoints(options.checkpoints, {}).load()
+    assert position.phase == 1
+    assert set(position.measures) == {"reward", "baseline"}
+    trainer, events = train_alone(options)
+    assert epochs_of(told + events) == epochs_of(run[2])
+    ours, theirs = parameters_of(trainer.decoder), parameters_of(run[1].decoder)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
+class Rank(Ranks):
+    """One of several ranks that are computed one after the other: the sum of words is told beforehand."""
+
+    words = 1
+
+    def total(self, *values):
+        loss, images, *sums = values
+        return [float(self.words), 0.0] if not sums else [loss, max(images, 1), *sums]
+
+    def from_first(self, make):
+        return make()
+
+
+def gradients(trainer, batch, position):
+    seen = {}
+    trainer.descent.optimizer.step = lambda: seen.update(
+        {name: value.grad.clone() for name, value in trainer.decoder.named_parameters()}
+    )
+    trainer.model.train()
+    trainer._step(batch, position)
+    return seen
+
+
+@pytest.mark.parametrize("baseline", ["mean", "greedy"])
+def test_ranks_draw_what_one_rank_with_their_images_draws(data, run, tmp_path, baseline):
+    """The mean of their gradients is that of the whole batch; one of the three has no image."""
+    _, trainer, _ = run
+    options = tiny_options(
+        data,
+        tmp_path,
+        precision="fp32",
+        clip=1e9,
+        self_critical_baseline=baseline,
+        **SECOND,
+    )
+    position = Position(epoch=2, step=1, phase=1, first_epoch=2, first_step=6)
+    reader = trainer.data.train
+    steps = [np.array([0, 9, 14, 19, 23]), np.array([0]), np.array([9, 14, 19, 23]), np.array([], int)]
+    whole, *parts = list(reader.batches(steps))
+
+    def one(number, world, words=1):
+        rank = Rank(number, world, CPU)
+        object.__setattr__(rank, "words", words)
+        made = Trainer(options, trainer.data, rank, lambda: False, trainer.journal)
+        load_parameters(made.decoder, parameters_of(trainer.decoder))
+        return made
+
+    words = one(0, 1)._lesson(whole, position).words
+    expected = gradients(one(0, 1, words), whole, position)
+    sums = {name: torch.zeros_like(value) for name, value in expected.items()}
+    for number, part in enumerate(parts):
+        for name, value in gradients(one(number, 3, words), part, position).items():
+            sums[name] += value / 3
+    for name, value in expected.items():
+        torch.testing.assert_close(sums[name], value, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (
+            {"self_critical_samples": 4},
+            "--self-critical-samples is 4, which does nothing without self-critical epochs; "
+            "expected --self-critical-epochs 1 or more with it",
+        ),
+        (
+            {"self_critical_epochs": 1, "self_critical_samples": 1},
+            "self-critical-samples is 1; expected 2 or more (their mean needs others)",
+        ),
+        (
+            {"self_critical_epochs": 1, "self_critical_baseline": "best"},
+            "self-critical-baseline is 'best'; expected one of mean, greedy",
+        ),
+        (
+            {"self_critical_epochs": 1, "self_critical_learning_rate": 0.0},
+            "self-critical-learning-rate is 0.0; expected a number above 0",
+        ),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(data, tmp_path, wrong, sentence):
+    with pytest.raises(RequestError) as caught:
+        tiny_options(data, tmp_path, **wrong)
+    assert str(caught.value) == sentence
