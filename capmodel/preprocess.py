@@ -8,7 +8,7 @@ Two steps, because only the first is worth doing on every decode thread and only
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,18 +20,49 @@ from schemas.errors import RequestError
 
 VERSION = 1  # raise it by hand whenever decode_image or this module gives other numbers for the same options
 
-CROPS = ("resize-crop", "square-crop")
+CROPS = ("resize-crop", "square-crop", "squash-crop")
 INTERPOLATIONS = ("bilinear", "bicubic")
 CHANNELS = ("rgb", "bgr")
 
+Colours = tuple[float, float, float]
+
 # Mean and standard deviation of red, green, blue on the 0..255 scale. torch, tf and caffe are what
-# keras.applications.imagenet_utils.preprocess_input calls them; lite is EfficientNet-Lite's (x - 127) / 128.
-SCALINGS: Mapping[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+# keras.applications.imagenet_utils.preprocess_input calls them; lite is EfficientNet-Lite's (x - 127) / 128, clip
+# that of OpenAI's CLIP. Any other is written as R,G,B/R,G,B: mean and standard deviation of colours from 0 to 1.
+SCALINGS: Mapping[str, tuple[Colours, Colours]] = {
     "torch": ((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255)),
     "tf": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
     "caffe": ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
     "lite": ((127.0, 127.0, 127.0), (128.0, 128.0, 128.0)),
+    "clip": (
+        (0.48145466 * 255, 0.4578275 * 255, 0.40821073 * 255),
+        (0.26862954 * 255, 0.26130258 * 255, 0.27577711 * 255),
+    ),
 }
+
+
+def scaling_of(mean: Sequence[float], std: Sequence[float]) -> str:
+    """The scaling of a mean and a standard deviation of colours from 0 to 1: its name, or R,G,B/R,G,B."""
+    values = tuple(tuple(255 * value for value in colours) for colours in (mean, std))
+    named = [name for name, known in SCALINGS.items() if np.allclose(known, values, rtol=1e-6)]
+    return next(iter(named), "/".join(",".join(f"{value:g}" for value in colours) for colours in (mean, std)))
+
+
+def scaling_values(scaling: str) -> tuple[Colours, Colours]:
+    """Mean and standard deviation on the 0..255 scale. Raises RequestError for what is no scaling."""
+    if scaling in SCALINGS:
+        return SCALINGS[scaling]
+    try:
+        mean, std = ([float(value) * 255 for value in part.split(",")] for part in scaling.split("/"))
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0 or not np.isfinite([mean, std]).all():
+            raise ValueError(scaling)
+    except ValueError:
+        known = ", ".join(SCALINGS)
+        raise RequestError(
+            f"unknown scaling {scaling!r}; expected one of {known}, "
+            "or mean and standard deviation of colours from 0 to 1, as R,G,B/R,G,B"
+        ) from None
+    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
 
 @dataclass(frozen=True)
@@ -40,9 +71,10 @@ class Preprocess:
 
     ``size``: S. ``crop``: ``resize-crop`` brings the shorter side to ``resize`` and cuts out the middle S x
     S, as torchvision does; ``square-crop`` cuts out the middle square, ``size / resize`` of the shorter side
-    wide, and brings it to S x S, as EfficientNet does (``resize == size``: the whole shorter side).
-    ``scaling``: one of SCALINGS. ``channels``: the order in the tensor; each colour keeps its own mean in
-    either order.
+    wide, and brings it to S x S, as EfficientNet does (``resize == size``: the whole shorter side);
+    ``squash-crop`` brings both sides to ``resize``, as some of timm's weights want it, and cuts out the middle.
+    ``scaling``: as ``scaling_values`` takes it. ``channels``: the order in the tensor; each colour keeps its own
+    mean in either order.
 
     Raises RequestError for a value that is none of these.
     """
@@ -59,7 +91,7 @@ class Preprocess:
         _one_of("crop", self.crop, CROPS)
         _one_of("interpolation", self.interpolation, INTERPOLATIONS)
         _one_of("channel order", self.channels, CHANNELS)
-        _one_of("scaling", self.scaling, tuple(SCALINGS))
+        scaling_values(self.scaling)
         if not 1 <= self.size <= self.resize:
             raise RequestError(
                 f"image size {self.size} with resize {self.resize}; expected 1 <= image size <= resize"
@@ -118,8 +150,7 @@ class Preprocess:
         within one level of Pillow's. It runs on one thread and without the GIL.
         """
         picture = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)
-        fit = self._resize_then_crop if self.crop == "resize-crop" else self._crop_then_resize
-        rows = fit(picture).permute(1, 2, 0).numpy()  # [S, S, 3]
+        rows = self._fitted(picture).permute(1, 2, 0).numpy()  # [S, S, 3]
         if self.channels == "bgr":
             rows = rows[..., ::-1]
         return torch.from_numpy(rows.copy()).permute(2, 0, 1)  # numpy copies on this thread, torch on all
@@ -135,19 +166,27 @@ class Preprocess:
 
     def _table(self, device: torch.device, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Factor and offset of each value of a row of pixels: float32 ``[width * 3]`` each."""
-        mean, std = (np.array(values) for values in SCALINGS[self.scaling])
+        mean, std = (np.array(values) for values in scaling_values(self.scaling))
         if self.channels == "bgr":
             mean, std = mean[::-1], std[::-1]
         pair = np.tile(np.stack([1 / std, -mean / std]), width).astype(np.float32)
         factor, offset = torch.from_numpy(pair).to(device)
         return factor, offset
 
-    def _resize_then_crop(self, picture: torch.Tensor) -> torch.Tensor:
-        """``Resize(resize)`` and ``CenterCrop(size)`` of torchvision, its rounding included."""
+    def _fitted(self, picture: torch.Tensor) -> torch.Tensor:
+        """uint8 ``[3, H, W]`` to ``[3, S, S]``."""
+        if self.crop == "square-crop":
+            return self._crop_then_resize(picture)
         height, width = picture.shape[1:]
-        short, long = min(height, width), max(height, width)
-        longer = int(self.resize * long / short)
-        resized = self._resize(picture, (longer, self.resize) if height > width else (self.resize, longer))
+        if self.crop == "squash-crop":
+            return self._middle(self._resize(picture, (self.resize, self.resize)))
+        longer = int(self.resize * max(height, width) / min(height, width))
+        return self._middle(
+            self._resize(picture, (longer, self.resize) if height > width else (self.resize, longer))
+        )
+
+    def _middle(self, resized: torch.Tensor) -> torch.Tensor:
+        """``CenterCrop(size)`` of torchvision, its rounding included."""
         top, left = (round((side - self.size) / 2.0) for side in resized.shape[1:])
         return resized[:, top : top + self.size, left : left + self.size]
 

@@ -57,7 +57,4 @@ class Data:
 
     def decoder_config(self, options: TrainOptions) -> DecoderConfig:
         """The decoder that fits the features and the tokenizer."""
-        words = self.tokenizer
-        ids = {"pad": words.pad, "unk": words.unk, "start": words.start, "end": words.end}
-        chosen: dict[str, Any] = {**ids, **options.decoder(), "max_length": words.max_length}
-        return DecoderConfig(words.vocab_size, self.store.shape, **chosen)
+        return DecoderConfig.fit(options, self.store.shape, self.tokenizer)

@@ -99,6 +99,9 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
         if self.patience is not None:
             expected = f"fewer than the {self.epochs} epochs (more would never end a run)"
             _expect(self.patience < self.epochs, "patience", self.patience, expected)
+        if self.output_layer == "adaptive":
+            smoothing = self.label_smoothing
+            _expect(not smoothing, "label_smoothing", smoothing, "0 where output-layer is adaptive")
 
     def to_json(self) -> str:
         """All options; ``from_json`` reads them back."""

@@ -7,7 +7,9 @@ from typing import Any
 
 from capmodel.bundle_files import CONFIG, Manifest, read_manifest
 from capmodel.checkpoints import Checkpoints
+from capmodel.decoders import DecoderConfig
 from capmodel.pairing import identity_of, pair
+from capmodel.tokenizers import load_tokenizer
 from capmodel.train_options import TrainOptions
 from schemas import files
 from schemas.errors import RequestError
@@ -31,6 +33,7 @@ def settle(
     options = TrainOptions(**{**wanted, **_places(wanted)})
     table = TokenTable.open(options.tokens)
     pair(store, table, options.max_missing)
+    DecoderConfig.fit(options, store.shape, load_tokenizer(table.tokenizer_url))
     if _is_done(options, store, table, workers):
         return options, False
     for name in written:

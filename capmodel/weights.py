@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from capmodel.encoder_names import EFFICIENTNET_LITE0, TIMM
 from schemas import files
 from schemas.errors import FingerprintError, RequestError
 from schemas.fingerprint import sha256_bytes
@@ -33,7 +34,7 @@ def find_weights(model: str, wanted: str, published: Iterable[str]) -> State:
     Raises RequestError, FingerprintError.
     """
     if wanted in published:
-        return _package_weights(wanted) if model == "efficientnet_lite0" else _hub_weights(model, wanted)
+        return _published(model, wanted)
     looks_like_a_name = wanted.isupper() and wanted.replace("_", "").isalnum()
     if looks_like_a_name and not files.exists(wanted):
         raise RequestError(
@@ -87,6 +88,16 @@ def store_weights(state: State, models_url: str) -> str:
     if not files.exists(url):
         files.create(url, data)
     return url
+
+
+def _published(model: str, name: str) -> State:
+    if model == EFFICIENTNET_LITE0:
+        return _package_weights(name)
+    if model.startswith(TIMM):
+        from capmodel.backbones.timm_models import pretrained
+
+        return pretrained(model)
+    return _hub_weights(model, name)
 
 
 def _hub_weights(model: str, name: str) -> State:

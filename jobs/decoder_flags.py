@@ -25,6 +25,20 @@ DECODER_FLAGS: dict[str, tuple[Any, str, str]] = {
         "LAMBDA",
         "weight of Xu et al.'s regulariser: each cell's attention sums to 1",
     ),
-    "dropout": (share, "SHARE", "of the words and of the output"),
+    "output_layer": (
+        str,
+        "NAME",
+        "full (the default), two-stage (through a bottleneck) or adaptive (softmax of rare words by clusters)",
+    ),
+    "output_bottleneck": (positive, "N", "channels between the two stages of the output"),
+    "adaptive_cutoffs": (
+        str,
+        "ID,ID",
+        "where clusters of rarer words begin (default: 1/15 and 3/15 of the words)",
+    ),
+    "tie_embeddings": (bool, "", "output weights are the embeddings (default: wherever they can be)"),
+    "dropout": (share, "SHARE", "of what the output layer sees, and where the next two do not say otherwise"),
+    "embed_dropout": (share, "SHARE", "of the words"),
+    "state_dropout": (share, "SHARE", "of the LSTM's state on its way to the output"),
     "grid_dropout": (share, "SHARE", "of the projected grid"),
 }

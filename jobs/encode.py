@@ -1,10 +1,11 @@
-"""Images become features: grids or pooled vectors of a CNN, in a store of sharded Parquet or HDF5."""
+"""Images become features: grids, pooled vectors or logits of a network, in a store of sharded Parquet or HDF5."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from capmodel.encoder_names import described
 from jobs.launching.options import add_launch_options
 from jobs.options import add_run_options, side
 from jobs.source_options import add_source_options, listing, parsed_sources
@@ -51,25 +52,37 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def add_encoder_options(group: Any, required: bool = False) -> None:
     """What encodes."""
-    group.add_argument(
-        "--encoder", required=required, metavar="NAME", help="inception_v3, resnet50 or efficientnet_lite0"
-    )
+    group.add_argument("--encoder", required=required, metavar="NAME", help=described())
     group.add_argument(
         "--weights",
         metavar="WEIGHTS",
-        help="a torchvision name (IMAGENET1K_V1), or a .safetensors or .pth file or URL, "
+        help="a torchvision name (IMAGENET1K_V1), TIMM for timm's own, or a .safetensors or .pth file or URL, "
         "with #sha256=HEX after it if it is to be checked (default: the encoder's own)",
     )
-    group.add_argument("--pooled", action="store_true", help="one vector an image instead of a grid")
+    output = group.add_mutually_exclusive_group()
+    output.add_argument(
+        "--pooled",
+        action="store_true",
+        help="one vector an image instead of a grid: what the network's own classifier reads, which is the grid's "
+        "mean in most, and the class token of a vit",
+    )
+    output.add_argument(
+        "--logits",
+        action="store_true",
+        help="what the network's own classifier says of the image instead of a grid (of ImageNet's weights: 1,000 "
+        "numbers, before the softmax); no encoder without one has them",
+    )
     group.add_argument(
         "--preprocess",
         metavar="NAME",
-        help="scaling as the weights were trained with: torch, tf, caffe or lite (default: the encoder's)",
+        help="scaling as the weights were trained with: torch, tf, caffe, lite or clip, or mean and standard "
+        "deviation of colours from 0 to 1 as R,G,B/R,G,B (default: the encoder's)",
     )
     group.add_argument(
         "--crop",
         metavar="NAME",
-        help="resize-crop (torchvision) or square-crop, before resizing (default: the encoder's)",
+        help="resize-crop (torchvision), square-crop, before resizing, or squash-crop, of a picture squashed to a "
+        "square (default: the encoder's)",
     )
     group.add_argument(
         "--image-size",
@@ -122,7 +135,7 @@ def encoding(options: argparse.Namespace) -> Work:
         options.encoder,
         options.weights,
         preprocess=options.preprocess,
-        pooled=options.pooled,
+        output="pooled" if options.pooled else "logits" if options.logits else "grid",
         precision=options.precision,
         image_size=options.image_size,
         crop=options.crop,

@@ -52,8 +52,12 @@ def add_groups(parser: argparse.ArgumentParser) -> None:
         add_one = parser.add_argument_group(title).add_argument
         for name, (kind, metavar, text) in group.items():
             default = getattr(TrainOptions, name)
-            said = text if default is None else f"{text} (default {default:g})" if kind is not str else text
-            add_one(f"--{name.replace('_', '-')}", type=kind, default=default, metavar=metavar, help=said)
+            flag = f"--{name.replace('_', '-')}"
+            if kind is bool:
+                add_one(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
+                continue
+            said = text if default is None or kind is str else f"{text} (default {default:g})"
+            add_one(flag, type=kind, default=default, metavar=metavar, help=said)
 
 
 def nothing_to_do(output: str) -> str:

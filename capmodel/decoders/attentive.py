@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from capmodel.blocks import Blocks
 from capmodel.decoders.attention import make_attention
@@ -38,7 +37,7 @@ class AttentiveDecoder(Decoder):
     """LSTM that starts from zero; each step reads a word and the cells that word and state attend to.
 
     The word's share of attention and gates does not depend on the state: it is computed for all steps at
-    once, and so is the output layer, whose vocabulary weights are the embeddings themselves.
+    once, and so is the output layer.
     """
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -53,15 +52,17 @@ class AttentiveDecoder(Decoder):
         self.from_context = nn.Linear(c.feature_dim, 4 * c.hidden_dim, bias=False)
         self.out_hidden = nn.Linear(c.hidden_dim, c.embed_dim)
         self.out_context = nn.Linear(c.feature_dim, c.embed_dim, bias=False)
-        self.out_bias = nn.Parameter(torch.zeros(c.vocab_size))
+        self._add_output()
         self.drop = nn.Dropout(c.dropout)
+        self.drop_words = nn.Dropout(c.words_dropped)
+        self.drop_state = nn.Dropout(c.states_dropped)
         self.drop_grid = nn.Dropout(c.grid_dropout)
         self._initialise()
 
     def read(self, features: Tensor, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | float]:
         """As ``Decoder.read`` says; the steps run over shrinking blocks."""
         blocks = Blocks.of(wanted)
-        words = self.drop(self.embed(blocks.rows(tokens)))
+        words = self.drop_words(self.embed(blocks.rows(tokens)))
         state = self._rearranged(self.begin(features), blocks, tokens.shape[1])
         hidden, context, weights = self._run(state, self.from_word(words), blocks.sizes)
         picks = blocks.picks
@@ -80,7 +81,7 @@ class AttentiveDecoder(Decoder):
 
     def step(self, state: DecoderState, tokens: Tensor) -> tuple[Tensor, DecoderState, Tensor]:
         """Read ``tokens`` ``[B, N]``: logits ``[B, N, V]`` of the next, the state, weights ``[B, N, L]``."""
-        words = self.drop(self.embed(tokens))
+        words = self.drop_words(self.embed(tokens))
         state, context, weights = self._advance(state, self.from_word(words))
         return self.logits(self._blend(state.hidden, context, words)), state, weights
 
@@ -127,11 +128,7 @@ class AttentiveDecoder(Decoder):
 
     def _blend(self, hidden: Tensor, context: Tensor, words: Tensor) -> Tensor:
         """``word + W_h h + W_z context``: what the output layer sees (Xu et al., equation 7)."""
-        return self.drop(self.out_hidden(self.drop(hidden)) + self.out_context(context) + words)
-
-    def logits(self, seen: Tensor) -> Tensor:
-        """``L seen``, L being the embeddings."""
-        return functional.linear(seen, self.embed.weight, self.out_bias)
+        return self.drop(self.out_hidden(self.drop_state(hidden)) + self.out_context(context) + words)
 
     @staticmethod
     def _rearranged(state: DecoderState, blocks: Blocks, captions: int) -> DecoderState:
@@ -141,7 +138,7 @@ class AttentiveDecoder(Decoder):
         return DecoderState(keys, values, hidden, cell)
 
     def _initialise(self) -> None:
-        """Embeddings of unit length, as they are the output layer too; forget gates that start open."""
+        """Embeddings of unit length, as they may be the output layer too; forget gates that start open."""
         nn.init.normal_(self.embed.weight, std=self.config.embed_dim**-0.5)
         start = self.config.attention_dim + self.config.hidden_dim
         with torch.no_grad():

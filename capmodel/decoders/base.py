@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from capmodel.decoders.config import DecoderConfig
-from capmodel.losses import masked_cross_entropy
+from capmodel.decoders.output import Output, make_bias, make_output
 
 
 class State(Protocol):
@@ -28,6 +28,9 @@ class Decoder(nn.Module):
     """
 
     config: DecoderConfig
+    embed: nn.Embedding
+    output: Output
+    out_bias: nn.Parameter | None
 
     def read(self, features: Tensor, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | float]:
         """Teacher forcing up to the output layer: what it sees at each True place of ``wanted`` ``[B, N, T]``.
@@ -38,7 +41,12 @@ class Decoder(nn.Module):
 
     def logits(self, seen: Tensor) -> Tensor:
         """The output layer: ``[..., D]`` -> ``[..., V]``."""
-        raise NotImplementedError
+        return self.output(seen, self.embed.weight, self.out_bias)
+
+    def _add_output(self) -> None:
+        """Make the output layer, which sees ``config.output_width`` channels."""
+        self.out_bias = make_bias(self.config)
+        self.output = make_output(self.config)
 
     def forward(self, features: Tensor, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Teacher forcing: logits of the word after each of ``tokens`` ``[B, N, T]`` (int64, START first).
@@ -70,5 +78,5 @@ class Decoder(nn.Module):
         """
         wanted = targets != self.config.pad
         seen, more = self.read(features, tokens, wanted)
-        flat = targets[wanted]
-        return masked_cross_entropy(self.logits(seen), flat, self.config.pad, label_smoothing)[0] + more
+        words = self.embed.weight, self.out_bias
+        return self.output.loss(seen, *words, targets[wanted], label_smoothing) + more

@@ -6,6 +6,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from capmodel.decoders.options import DecoderOptions, expect, is_said
+from capmodel.tokenizers import Tokenizer
+from schemas.errors import RequestError
+
+ADAPTIVE_SHARE = 4  # as in Grave et al. 2017, section 4.3
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class DecoderConfig(DecoderOptions):
         specials = (self.pad, self.unk, self.start, self.end)
         known = len(set(specials)) == 4 and set(specials) <= set(range(self.vocab_size))
         expect(known, "pad, unk, start, end", specials, f"four ids of a vocabulary of {self.vocab_size}")
+        self._check_clusters()
 
     def _check_cells(self) -> None:
         """A single cell gets all the weight, whatever the attention."""
@@ -42,6 +47,38 @@ class DecoderConfig(DecoderOptions):
             one = "its default with features of one cell, which gets all the weight"
             expect(self.attention == "additive", "attention", self.attention, one)
             expect(self.doubly_stochastic == 0, "doubly_stochastic", self.doubly_stochastic, one)
+
+    def _check_clusters(self) -> None:
+        last, thinnest = self.cutoffs[-1], self.output_width // ADAPTIVE_SHARE ** len(self.cutoffs)
+        if self.output_layer == "adaptive":
+            expect(last < self.vocab_size, "adaptive_cutoffs", last, f"less than the {self.vocab_size} words")
+            share = f"fewer clusters: each has a {ADAPTIVE_SHARE}th of the channels of the one before"
+            expect(thinnest >= 1, "adaptive_cutoffs", self.cutoffs, f"{share}, at first {self.output_width}")
+
+    @property
+    def output_width(self) -> int:
+        """D: channels that the output layer sees."""
+        return self.embed_dim
+
+    @classmethod
+    def fit(
+        cls, options: DecoderOptions, feature_shape: tuple[int, ...], tokenizer: Tokenizer
+    ) -> DecoderConfig:
+        """The decoder of ``options`` for those features and words. Raises RequestError."""
+        if options.output_layer == "adaptive" and tokenizer.kind == "bpe":
+            raise RequestError(
+                "output-layer is adaptive, which needs ids that fall in frequency, and those of byte pairs do not; "
+                "expected tokens of whole words (tokenize --kind words)"
+            )
+        ids = {name: getattr(tokenizer, name) for name in ("pad", "unk", "start", "end")}
+        chosen = {**options.decoder(), **ids, "max_length": tokenizer.max_length}
+        return cls(tokenizer.vocab_size, feature_shape, **chosen)
+
+    @property
+    def cutoffs(self) -> tuple[int, ...]:
+        """Where the clusters of rare words begin; without ``adaptive_cutoffs`` at 1/15 and 3/15 of the ids."""
+        fifteenth = max(1, round(self.vocab_size / 15))  # as torch's AdaptiveLogSoftmaxWithLoss has it
+        return super().cutoffs or (fifteenth, 3 * fifteenth)
 
     @property
     def channels(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from math import inf
 from typing import Any
 
@@ -14,6 +15,7 @@ from schemas.errors import RequestError
 
 ARCHITECTURES = ("attentive",)
 ATTENTIONS = ("additive", "dot", "multi-head", "hard", "sparsemax")
+OUTPUTS = ("full", "two-stage", "adaptive")
 GATES = ("vector", "scalar", "none")
 ALWAYS_SAID = ("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "dropout", "grid_dropout")
 
@@ -31,7 +33,11 @@ class DecoderOptions:
     gate:          what the state multiplies the context with: a number for each channel (vector), one for all
                    (scalar: the beta of Xu et al. 2015, section 4.2.1), or nothing (none).
     doubly_stochastic: lambda of Xu et al. 2015, equation 14: each cell should get a sum of 1 over a caption.
-    dropout:       of the words and of the output; grid_dropout: of the projected grid.
+    output_layer:  full: logits of all words; two-stage: through ``output_bottleneck`` channels; adaptive: rare words
+                   in clusters of their own (Grave et al. 2017), which begin at the ids ``adaptive_cutoffs``.
+    tie_embeddings: whether the output layer's weights are the embeddings; None: wherever they can be.
+    dropout:       of what the output layer sees; embed_dropout and state_dropout: of words and of the LSTM's
+                   states, None: the same; grid_dropout: of the projected grid.
     """
 
     architecture: str = "attentive"
@@ -44,7 +50,13 @@ class DecoderOptions:
     hard_temperature: float = 1.0
     gate: str = "vector"
     doubly_stochastic: float = 0.0
+    output_layer: str = "full"
+    output_bottleneck: int | None = None
+    adaptive_cutoffs: str = ""
+    tie_embeddings: bool | None = None
     dropout: float = 0.5
+    embed_dropout: float | None = None
+    state_dropout: float | None = None
     grid_dropout: float = 0.1
 
     def __post_init__(self) -> None:
@@ -55,11 +67,13 @@ class DecoderOptions:
         expect_one_of(ARCHITECTURES, "architecture", self.architecture)
         for name in ("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "heads"):
             expect(getattr(self, name) >= 1, name, getattr(self, name), "a positive number")
-        for name in ("dropout", "grid_dropout"):
-            expect(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
+        for name in ("dropout", "embed_dropout", "state_dropout", "grid_dropout"):
+            value = getattr(self, name)
+            expect(value is None or 0 <= value < 1, name, value, "at least 0 and below 1")
         for name, (decider, values) in ONLY_WITH.items():
             self._check_of_use(name, decider, values)
         self._check_attention()
+        self._check_output()
 
     def _check_of_use(self, name: str, decider: str, values: Sequence[str]) -> None:
         chosen, decided = getattr(self, name), getattr(self, decider)
@@ -83,6 +97,49 @@ class DecoderOptions:
             soft = "0 with hard attention, whose weights are not soft"
             expect(strength == 0, "doubly_stochastic", strength, soft)
 
+    def _check_output(self) -> None:
+        expect_one_of(OUTPUTS, "output_layer", self.output_layer)
+        size, two = self.output_bottleneck, self.output_layer == "two-stage"
+        expect(not two or (size or 0) >= 1, "output_bottleneck", size, "a positive number with two stages")
+        rising = all(a < b for a, b in pairwise((0, *self.cutoffs)))
+        expect(rising, "adaptive_cutoffs", self.adaptive_cutoffs, "rising ids above 0, as in 2000,10000")
+        if self.tie_embeddings:
+            layer = f"output-layer is {self.output_layer}" + (f" of {size} channels" if two else "")
+            if not self._can_tie:
+                raise RequestError(
+                    f"the embeddings of {self.embed_dim} channels cannot be tied where {layer}; expected "
+                    "--no-tie-embeddings, a full output layer, or one of two stages of as many channels"
+                )
+
+    @property
+    def cutoffs(self) -> tuple[int, ...]:
+        """``adaptive_cutoffs`` as numbers. Raises RequestError."""
+        try:
+            return tuple(int(part) for part in self.adaptive_cutoffs.split(",") if self.adaptive_cutoffs)
+        except ValueError as err:
+            raise RequestError(
+                f"adaptive-cutoffs is {self.adaptive_cutoffs!r}; expected ids, as in 2000,10000"
+            ) from err
+
+    @property
+    def _can_tie(self) -> bool:
+        return self.output_layer == "full" or self.output_bottleneck == self.embed_dim
+
+    @property
+    def ties(self) -> bool:
+        """Whether the output layer's weights are the embeddings."""
+        return self._can_tie if self.tie_embeddings is None else self.tie_embeddings
+
+    @property
+    def words_dropped(self) -> float:
+        """Dropout of embedded words."""
+        return self.dropout if self.embed_dropout is None else self.embed_dropout
+
+    @property
+    def states_dropped(self) -> float:
+        """Dropout of the LSTM's states on their way to the output layer."""
+        return self.dropout if self.state_dropout is None else self.state_dropout
+
     def decoder(self) -> dict[str, Any]:
         """The decoder's options, by name."""
         return {name: getattr(self, name) for name in DECODER_FIELDS}
@@ -99,6 +156,8 @@ ONLY_WITH: dict[str, tuple[str, Sequence[str]]] = {
     ),
     "heads": ("attention", ("multi-head",)),
     "hard_temperature": ("attention", ("hard",)),
+    "output_bottleneck": ("output_layer", ("two-stage",)),
+    "adaptive_cutoffs": ("output_layer", ("adaptive",)),
 }
 """Options that do nothing unless another one has one of these values."""
 

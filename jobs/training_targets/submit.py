@@ -95,6 +95,14 @@ def words_of(options: TrainOptions, places: list[str]) -> list[str]:
     values = {name: getattr(options, name) for name in [*places, "snapshot"]}
     usual = {name: getattr(TrainOptions, name) for group in GROUPS.values() for name in group}
     changed = {name: getattr(options, name) for name in usual if getattr(options, name) != usual[name]}
-    pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in {**values, **changed}.items()]
+    said = [word for name, value in {**values, **changed}.items() for word in _flag(name, value)]
     switches = ["--keep-epochs"] if options.keep_epochs else []
-    return ["captionbeam", "train", *(word for pair in pairs for word in pair), *switches]
+    return ["captionbeam", "train", *said, *switches]
+
+
+def _flag(name: str, value: object) -> list[str]:
+    """``--name value``, or ``--name`` and ``--no-name``."""
+    dashed = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{dashed}" if value else f"--no-{dashed}"]
+    return [f"--{dashed}", str(value)]

@@ -22,6 +22,10 @@ CHOICES = {
     "scalar gate": {"gate": "scalar"},
     "no gate": {"gate": "none"},
     "doubly stochastic": {"doubly_stochastic": 1.0},
+    "two-stage": {"output_layer": "two-stage", "output_bottleneck": 4},
+    "two-stage, tied": {"output_layer": "two-stage", "output_bottleneck": 6},
+    "adaptive": {"output_layer": "adaptive", "adaptive_cutoffs": "5,8", "embed_dim": 16},
+    "untied": {"tie_embeddings": False},
 }
 
 each_choice = pytest.mark.parametrize("chosen", CHOICES.values(), ids=CHOICES)

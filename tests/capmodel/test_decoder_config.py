@@ -89,6 +89,36 @@ def test_fields_of_another_version_are_refused():
             {"feature_shape": (1, 1, 16), "doubly_stochastic": 1.0},
             "doubly-stochastic is 1.0; expected its default with features of one cell",
         ),
+        ({"output_layer": "half"}, "output-layer is 'half'; expected one of full, two-stage, adaptive"),
+        ({"output_bottleneck": 9}, "output-bottleneck is 9, which does nothing where output-layer is full"),
+        ({"adaptive_cutoffs": "9"}, "adaptive-cutoffs is '9', which does nothing where output-layer is full"),
+        (
+            {"output_layer": "two-stage"},
+            "output-bottleneck is None; expected a positive number with two stages",
+        ),
+        (
+            {"output_layer": "two-stage", "output_bottleneck": 9, "tie_embeddings": True},
+            "embeddings of 256 channels cannot be tied where output-layer is two-stage of 9 channels; expected --no",
+        ),
+        (
+            {"output_layer": "adaptive", "tie_embeddings": True},
+            "cannot be tied where output-layer is adaptive",
+        ),
+        ({"output_layer": "adaptive", "adaptive_cutoffs": "9,x"}, "adaptive-cutoffs is '9,x'; expected ids"),
+        (
+            {"output_layer": "adaptive", "adaptive_cutoffs": "9,9"},
+            "adaptive-cutoffs is '9,9'; expected rising",
+        ),
+        (
+            {"output_layer": "adaptive", "adaptive_cutoffs": "9,50"},
+            "adaptive-cutoffs is 50; expected less than the 50 words",
+        ),
+        (
+            {"output_layer": "adaptive", "adaptive_cutoffs": "9,19,29", "embed_dim": 60},
+            r"adaptive-cutoffs is \(9, 19, 29\); expected fewer clusters: .* at first 60",
+        ),
+        ({"state_dropout": 1.0}, "state-dropout is 1.0; expected at least 0 and below 1"),
+        ({"embed_dropout": -0.1}, "embed-dropout is -0.1; expected at least 0 and below 1"),
         ({"hidden_dim": 0}, "hidden-dim is 0; expected a positive number"),
         ({"feature_shape": (8, 8)}, r"feature-shape is \(8, 8\); expected \[H, W, C\] or \[C\]"),
         ({"dropout": 1.0}, "dropout is 1.0; expected at least 0 and below 1"),

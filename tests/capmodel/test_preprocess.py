@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.models import Inception3, ResNet50_Weights
 from torchvision.transforms.v2 import functional
 
-from capmodel.preprocess import VERSION, Preprocess
+from capmodel.preprocess import SCALINGS, VERSION, Preprocess, scaling_of
 from schemas.errors import RequestError
 from schemas.fingerprint import fingerprint
 from tests.builders.images import drawn
@@ -176,8 +176,17 @@ def test_the_users_choices_over_a_preset():
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"scaling": "keras"}, "unknown scaling 'keras'; expected one of torch, tf, caffe, lite"),
-        ({"crop": "middle"}, "unknown crop 'middle'; expected one of resize-crop, square-crop"),
+        (
+            {"scaling": "keras"},
+            "unknown scaling 'keras'; expected one of torch, tf, caffe, lite, clip, or mean and "
+            "standard deviation of colours from 0 to 1, as R,G,B/R,G,B",
+        ),
+        (
+            {"scaling": "0.5,0.5,0.5/0.5,0.5,0"},
+            "unknown scaling '0.5,0.5,0.5/0.5,0.5,0'; expected one of torch, tf, "
+            "caffe, lite, clip, or mean and standard deviation of colours from 0 to 1, as R,G,B/R,G,B",
+        ),
+        ({"crop": "middle"}, "unknown crop 'middle'; expected one of resize-crop, square-crop, squash-crop"),
         ({"interpolation": "nearest"}, "unknown interpolation 'nearest'; expected one of bilinear, bicubic"),
         ({"channels": "gbr"}, "unknown channel order 'gbr'; expected one of rgb, bgr"),
         ({"image_size": 0}, "image size 0 with resize 0; expected 1 <= image size <= resize"),
@@ -195,3 +204,26 @@ def test_another_version_is_refused():
         RequestError, match=f"preprocessing version 0; this captionbeam has version {VERSION}"
     ):
         Preprocess.from_dict({**LITE.to_dict(), "version": 0})
+
+
+def test_squash_crop_is_torchvisions_resize_of_both_sides_and_its_crop():
+    image = drawn(90, 60)
+    both = functional.resize(as_tensor(image), [64, 64], antialias=True)
+    expected = functional.center_crop(both, [56])
+    seen = Preprocess(56, 64, "squash-crop").pixels(image)
+    assert (seen.int() - expected.int()).abs().max() <= 1
+
+
+def test_a_scaling_may_be_written_out():
+    mean, std = (0.4, 0.5, 0.6), (0.1, 0.2, 0.25)
+    image = drawn(64, 64)
+    seen = Preprocess(64, 64, scaling=scaling_of(mean, std))(image)
+    expected = functional.normalize(as_tensor(image).float() / 255, list(mean), list(std))
+    torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-4)
+    assert scaling_of(mean, std) == "0.4,0.5,0.6/0.1,0.2,0.25"
+
+
+def test_a_scaling_that_has_a_name_is_called_by_it():
+    assert [scaling_of(*np.divide(values, 255).tolist()) for values in SCALINGS.values()] == list(SCALINGS)
+    assert scaling_of((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) == "torch"
+    assert scaling_of((0.5,) * 3, (0.5,) * 3) == "tf"

@@ -21,6 +21,7 @@ FLAGS = {f"--{name.replace('_', '-')}" for group in GROUPS.values() for name in 
 DECODERS = {
     "soft-attention": {"architecture": "attentive", "attention": "additive", "gate": "scalar", "doubly_stochastic": 1},
     "hard-attention": {"architecture": "attentive", "attention": "hard", "gate": "scalar", "doubly_stochastic": 0},
+    "two-stage": {"architecture": "attentive", "output_layer": "two-stage", "output_bottleneck": 256},
 }  # fmt: skip
 
 

@@ -44,7 +44,7 @@ def pack(path, names):
 
 @pytest.fixture(scope="module")
 def encoder():
-    spec, state = resolve_encoder("efficientnet_lite0", pooled=True, precision="fp32", image_size=64)
+    spec, state = resolve_encoder("efficientnet_lite0", output="pooled", precision="fp32", image_size=64)
     return spec, state
 
 

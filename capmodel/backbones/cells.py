@@ -1,0 +1,35 @@
+"""The side of a network's grid for images of a side in pixels."""
+
+from __future__ import annotations
+
+
+def inception_v3(size: int) -> int:
+    """8 for 299."""
+    side = (size - 3) // 2 + 1  # Conv2d_1a
+    side = (side - 2 - 3) // 2 + 1  # Conv2d_2a, maxpool1
+    side = (side - 2 - 3) // 2 + 1  # Conv2d_4a, maxpool2
+    side = (side - 3) // 2 + 1  # Mixed_6a
+    return (side - 3) // 2 + 1  # Mixed_7a
+
+
+def half_five_times(size: int) -> int:
+    """Of a network that halves its padded input five times: 7 for 224."""
+    return -(-size // 32)
+
+
+def densenet(size: int) -> int:
+    """Two halvings that pad, then three that do not: 7 for 224."""
+    return -(-size // 4) // 8
+
+
+def googlenet(size: int) -> int:
+    """7 for 224: pools whose last window may hang over the edge, but not begin beyond it."""
+    side = -(-size // 2)  # conv1
+    for _ in range(3):  # maxpool1, maxpool2, maxpool3: 3 cells wide
+        side = -(-(side - 3) // 2) + 1 if side > 2 else 1
+    return -(-side // 2)  # maxpool4: 2 cells wide
+
+
+def convnext(size: int) -> int:
+    """Patches of 4 pixels, then three times 2 x 2 cells as one, what is left over cut off: 7 for 224."""
+    return size // 4 // 2 // 2 // 2

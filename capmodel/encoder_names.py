@@ -1,0 +1,33 @@
+"""Which encoders there are, by family; torch-free, so that a command's help is quick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+INCEPTION_V3, EFFICIENTNET_LITE0, GOOGLENET = "inception_v3", "efficientnet_lite0", "googlenet"
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
+EFFICIENTNETS = (
+    *(f"efficientnet_b{number}" for number in range(8)),
+    *(f"efficientnet_v2_{size}" for size in "sml"),
+)
+CONVNEXTS = tuple(f"convnext_{size}" for size in ("tiny", "small", "base", "large"))
+VITS = ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14")
+
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "inception_v3": (INCEPTION_V3,),
+    "resnet": RESNETS,
+    "densenet": DENSENETS,
+    "googlenet": (GOOGLENET,),
+    "efficientnet": (EFFICIENTNET_LITE0, *EFFICIENTNETS),
+    "convnext": CONVNEXTS,
+    "vit": VITS,
+}
+ENCODERS = tuple(name for names in FAMILIES.values() for name in names)
+TIMM = "timm:"  # before the name of a model of timm's
+OUTPUTS = ("grid", "pooled", "logits")
+
+
+def described() -> str:
+    """All of them in a sentence, for people."""
+    return f"{', '.join(ENCODERS)}, or {TIMM}NAME for any model of timm's"

@@ -1,0 +1,87 @@
+"""The decoder's options on the command line: refused, told to other machines, trained with."""
+
+import argparse
+from dataclasses import fields
+
+import pytest
+
+from capmodel.bundle import Bundle
+from capmodel.decoders import DECODER_FIELDS
+from capmodel.train_options import TrainOptions
+from capmodel.train_worker import save_bundle
+from jobs import train
+from jobs.cli import main
+from jobs.train_flags import GROUPS
+from jobs.training_targets.submit import words_of
+from tests.builders.training import make_data, tiny_options, train_alone
+
+TOLD = {
+    "attention": {"attention": "multi-head", "heads": 2, "attention_dim": 6, "feature_dim": 8},
+    "two-stage": {"output_layer": "two-stage", "output_bottleneck": 12, "tie_embeddings": True},
+    "untied": {"tie_embeddings": False, "embed_dropout": 0.25, "state_dropout": 0.0},
+    "adaptive": {"output_layer": "adaptive", "adaptive_cutoffs": "8,12", "embed_dim": 16},
+    "hard": {"attention": "hard", "hard_temperature": 0.5, "gate": "none"},
+}
+each_told = pytest.mark.parametrize("chosen", TOLD.values(), ids=TOLD)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data"), train=12, val=2)
+
+
+@each_told
+def test_what_is_chosen_here_is_what_other_machines_are_told(data, tmp_path, chosen):
+    options = tiny_options(data, tmp_path, **chosen)
+    parser = argparse.ArgumentParser()
+    train.add_options(parser)
+    read = parser.parse_args(words_of(options, ["features", "tokens", "output", "checkpoints", "logs"])[2:])
+    assert TrainOptions(**{field.name: getattr(read, field.name) for field in fields(options)}) == options
+
+
+@each_told
+def test_a_run_learns_with_it_and_its_bundle_has_it(data, tmp_path, chosen):
+    trainer, events = train_alone(tiny_options(data, tmp_path, epochs=2, learning_rate=0.02, **chosen))
+    losses = [event["loss"] for event in events if event["event"] == "step"]
+    assert losses[-1] < losses[0]
+    save_bundle(trainer, [event for event in events if event["event"] == "epoch"])
+    config = Bundle.load(str(tmp_path / "bundle")).config
+    assert {name: getattr(config, name) for name in chosen} == chosen
+    for name, value in chosen.items():
+        assert f"{name} {value}" in (tmp_path / "bundle" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            "--output-layer adaptive --tie-embeddings",
+            "cannot be tied where output-layer is adaptive; expected",
+        ),
+        ("--output-layer two-stage", "output-bottleneck is None; expected a positive number"),
+        ("--output-layer adaptive --label-smoothing 0.1", "label-smoothing is 0.1; expected 0 where output"),
+        (
+            "--output-layer adaptive --adaptive-cutoffs 10,5000",
+            "adaptive-cutoffs is 5000; expected less than",
+        ),
+        ("--heads 2", "heads is 2, which does nothing where attention is additive; expected to leave it out"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(data, tmp_path, capsys, words, sentence):
+    places = ["--features", data["features"], "--tokens", data["tokens"], "--output", str(tmp_path / "b")]
+    assert main(["train", *places, *words.split()]) == 2
+    err = capsys.readouterr().err
+    assert sentence in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_names_every_option_of_the_decoder(capsys):
+    assert set(GROUPS["decoder"]) == set(DECODER_FIELDS)
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = capsys.readouterr().out
+    assert [name for name in DECODER_FIELDS if f"--{name.replace('_', '-')} " not in said] == [
+        "tie_embeddings"
+    ]
+    assert "--tie-embeddings, --no-tie-embeddings" in said
