@@ -38,7 +38,7 @@ class Position:
 
     ``loss``, ``words``, ``images`` and ``measures`` (what an objective tells, by name) are the sums of this epoch's
     steps; ``history`` has one entry a finished epoch.
-    The run's ``phase`` (from 0) began at ``first_epoch``, after ``first_step`` steps of the run.
+    The run's ``phase`` (from 0) began at ``first_epoch``, after ``first_step`` steps and ``first_image`` images.
     """
 
     epoch: int = 0
@@ -50,6 +50,7 @@ class Position:
     phase: int = 0
     first_epoch: int = 0
     first_step: int = 0
+    first_image: int = 0
     images: int = 0
     measures: dict[str, float] = field(default_factory=dict)
 
@@ -67,8 +68,13 @@ class Position:
 
     def next_epoch(self, history: tuple[dict[str, Any], ...]) -> Position:
         """At the beginning of the next epoch, its sums at nothing."""
-        blank = Position(self.epoch + 1, history=history)
-        return replace(blank, phase=self.phase, first_epoch=self.first_epoch, first_step=self.first_step)
+        sums: dict[str, Any] = {"loss": 0.0, "words": 0, "seconds": 0.0, "images": 0, "measures": {}}
+        return replace(self, epoch=self.epoch + 1, step=0, history=history, **sums)
+
+    @property
+    def age(self) -> int:
+        """Epochs of the phase that are over."""
+        return self.epoch - self.first_epoch
 
 
 class Checkpoints:

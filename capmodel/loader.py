@@ -55,9 +55,25 @@ class CaptionTokens:
         numbers = range(captions[local], captions[local + 1])
         return [values[starts[number] : starts[number + 1]] for number in numbers]
 
-    def padded(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """int64 [B, N, T] of the images in ``rows``: N the most captions of one, T the longest of all."""
+    def lengths(self, rows: np.ndarray) -> np.ndarray:
+        """Tokens of each caption of the images in ``rows``, int64 [B, N]; 0 beyond an image's last caption."""
+        sizes = [[len(caption) for caption in self[row]] for row in rows]
+        table = np.zeros((len(rows), max(map(len, sizes), default=0)), dtype=np.int64)
+        for number, image in enumerate(sizes):
+            table[number, : len(image)] = image
+        return table
+
+    def padded(self, rows: Sequence[int] | np.ndarray, chosen: np.ndarray | None = None) -> torch.Tensor:
+        """int64 [B, N, T] of the images in ``rows``: N the most captions of one, T the longest of all.
+
+        Of image i those captions that ``chosen[i]`` names (-1 names none), or all.
+        """
         images = [self[row] for row in rows]
+        if chosen is not None:
+            images = [
+                [image[which] for which in some if which >= 0]
+                for image, some in zip(images, chosen, strict=True)
+            ]
         captions = max((len(image) for image in images), default=1)
         length = max((len(caption) for image in images for caption in image), default=2)
         table = np.full((len(images), max(1, captions), max(2, length)), PAD, dtype=np.int64)
@@ -79,22 +95,27 @@ class FeatureReader:
         channels = store.shape[-1]
         self.shape = (int(np.prod(store.shape)) // channels, channels)
 
-    def batches(self, steps: Sequence[np.ndarray]) -> Generator[Batch]:
-        """One Batch for each of ``steps``, indexes of samples. Close the iterator to stop early."""
-        return prefetched(self._read(steps), READY_BATCHES)
+    def batches(
+        self, steps: Sequence[np.ndarray], captions: Sequence[np.ndarray | None] | None = None
+    ) -> Generator[Batch]:
+        """One Batch for each of ``steps``, indexes of samples. Close the iterator to stop early.
 
-    def _read(self, steps: Sequence[np.ndarray]) -> Generator[Batch]:
+        ``captions[s]`` [B, N] chooses among the captions of step s's images, as in ``CaptionTokens.padded``.
+        """
+        return prefetched(self._read(steps, captions or [None] * len(steps)), READY_BATCHES)
+
+    def _read(self, steps: Sequence[np.ndarray], captions: Sequence[np.ndarray | None]) -> Generator[Batch]:
         used = self.samples.group[np.concatenate(steps)] if len(steps) else np.empty(0, np.int64)
         with GroupWindow(self.read_group, used) as window:
-            for step in steps:
-                yield self._batch(step, window)
+            for step, chosen in zip(steps, captions, strict=True):
+                yield self._batch(step, chosen, window)
 
     def read_group(self, number: int) -> np.ndarray:
         """All live rows of one row group: float16 [rows, L, C]."""
         batch = self.store.read_row_group(self.samples.groups[number], [self.store.column])
         return batch.column(0).to_numpy_ndarray().reshape(-1, *self.shape)
 
-    def _batch(self, step: np.ndarray, window: GroupWindow) -> Batch:
+    def _batch(self, step: np.ndarray, chosen: np.ndarray | None, window: GroupWindow) -> Batch:
         rows = self.samples.row[step]
         if not len(step):
             return Batch(
@@ -103,7 +124,7 @@ class FeatureReader:
         features = np.empty((len(step), *self.shape), dtype=np.float16)
         for place, sample in enumerate(step):
             features[place] = window.take(self.samples.group[sample])[self.samples.position[sample]]
-        return Batch(torch.from_numpy(features), self.tokens.padded(rows), rows)
+        return Batch(torch.from_numpy(features), self.tokens.padded(rows, chosen), rows)
 
 
 class GroupWindow:

@@ -27,10 +27,15 @@ def shuffled_steps(
     ``group`` [N]: the row group of each sample; ``batch``: images a step over all ranks; ``mix``: groups open
     at once, over all ranks. Every rank gets the same number of steps; a rank's part may be empty.
     """
-    order, slot = _spread(group, mix, np.random.default_rng([seed, epoch]))
+    order, slot = shuffled(group, mix, seed, epoch)
     steps = even_parts(order, -(-len(order) // batch))
     sorted_steps = (step[np.argsort(slot[step], kind="stable")] for step in steps)
     return [even_parts(step, world)[rank] for step in sorted_steps]
+
+
+def shuffled(group: np.ndarray, mix: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """The samples in the order of ``epoch``, and the slot (0..mix-1) of each sample's group, both [N]."""
+    return _spread(group, mix, np.random.default_rng([seed, epoch]))
 
 
 def sequential_steps(count: int, batch: int, rank: int = 0, world: int = 1) -> list[np.ndarray]:

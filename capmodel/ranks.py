@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -60,6 +60,11 @@ class Ranks:
             return model
         device_ids = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=device_ids)
+
+    @staticmethod
+    def unshared(model: nn.Module) -> AbstractContextManager[None]:
+        """Meanwhile gradients stay on their rank, added up; the first backward pass after it averages them all."""
+        return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def choose_precision(name: str, device: torch.device) -> str:

@@ -16,6 +16,8 @@ from schemas.machine import cores
 __all__ = ["TrainOptions", "completed", "cores", "difference"]
 
 PRECISIONS = ("auto", "fp32", "bf16")
+COUNTS = ("epochs", "steps_per_epoch", "batch_size", "accumulate", "batch_growth_epochs", "batch_max", "mix",
+          "captions_per_image", "val_images", "val_beam", "patience", "threads")  # fmt: skip
 SCHEDULES = ("cosine", "constant")
 PLACES = ("features", "tokens", "output", "checkpoints", "logs")
 
@@ -27,8 +29,14 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
     features, snapshot:  the features store and the snapshot of it that is read.
     tokens:              the token table's folder.
     output:              the bundle; checkpoints: the folder a stopped run goes on from; logs: TensorBoard's.
-    epochs:              passes over the training split.
-    batch_size:          images a step on each worker, every one with all its captions.
+    epochs:              passes over the training split, or, with ``steps_per_epoch``, stretches of so many
+                         steps, each of which goes on in the shuffled split where the one before ended.
+    batch_size:          images a forward pass on each worker; ``accumulate`` of them make a step.
+    batch_growth:        the images of a step grow by this factor after every ``batch_growth_epochs`` epochs of
+                         a phase, up to ``batch_max`` a forward pass (Smith et al. 2018: instead of a rate that
+                         falls).
+    captions_per_image:  so many of each image's captions, drawn anew each time it comes; None: all.
+    bucket_by_length:    images of a step have captions about as long.
     learning_rate:       Adam's, at its highest: reached after the first ``warmup`` share of all steps.
     schedule:            from there along half a cosine down to nothing, or constant.
     weight_decay:        of tables and matrices, a step: this times the learning rate (AdamW).
@@ -55,6 +63,13 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
     logs: str
     epochs: int = 8
     batch_size: int = 32
+    steps_per_epoch: int | None = None
+    accumulate: int = 1
+    batch_growth: float = 1.0
+    batch_growth_epochs: int = 1
+    batch_max: int | None = None
+    captions_per_image: int | None = None
+    bucket_by_length: bool = False
     learning_rate: float = 1e-3
     warmup: float = 0.05
     schedule: str = "cosine"
@@ -78,7 +93,7 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
     def __post_init__(self) -> None:
         self.check_decoder()
         self.check_self_critical()
-        for name in ("epochs", "batch_size", "mix", "val_images", "val_beam", "patience", "threads"):
+        for name in COUNTS:
             value = getattr(self, name)
             _expect(value is None or value >= 1, name, value, "1 or more")
         for name in ("learning_rate", "clip"):
@@ -102,6 +117,35 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
         if self.output_layer == "adaptive":
             smoothing = self.label_smoothing
             _expect(not smoothing, "label_smoothing", smoothing, "0 where output-layer is adaptive")
+        self._expect_growth()
+
+    def _expect_growth(self) -> None:
+        """Refuse a batch that never grows, or has no end to it."""
+        _expect(1 <= self.batch_growth < inf, "batch_growth", self.batch_growth, "1 (none) or more")
+        if self.batch_growth == 1:
+            _expect(self.batch_max is None, "batch_max", self.batch_max, "none without --batch-growth")
+            every = self.batch_growth_epochs
+            _expect(every == 1, "batch_growth_epochs", every, "none without --batch-growth")
+            return
+        most, least = self.batch_max, self.batch_size
+        _expect(most is not None and most > least, "batch_max", most, f"more than the batch-size of {least}")
+        expected = f"fewer than the {self.epochs} epochs (the batch would never grow)"
+        _expect(
+            self.batch_growth_epochs < self.epochs, "batch_growth_epochs", self.batch_growth_epochs, expected
+        )
+
+    def images_per_step(self, workers: int, age: int = 0) -> int:
+        """Of an epoch before which ``age`` others of its phase were, on all workers."""
+        each = workers * self.accumulate
+        size, most = float(self.batch_size * each), (self.batch_max or self.batch_size) * each
+        for _ in range(age // self.batch_growth_epochs if self.batch_growth > 1 else 0):
+            size = min(size * self.batch_growth, most)
+        return int(size)
+
+    def step_identity(self, workers: int) -> dict[str, Any]:
+        """How large steps are, whatever the number of workers that share them."""
+        most = self.batch_max and self.batch_max * workers * self.accumulate
+        return {"images_per_step": self.images_per_step(workers), "images_per_step_at_most": most}
 
     def to_json(self) -> str:
         """All options; ``from_json`` reads them back."""
@@ -114,7 +158,16 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
 
     def identity(self) -> dict[str, Any]:
         """The options that decide what comes out, without places and without what only decides how fast."""
-        free = {*PLACES, "batch_size", "threads", "device", "precision", "max_missing"}
+        free = {
+            *PLACES,
+            "batch_size",
+            "batch_max",
+            "accumulate",
+            "threads",
+            "device",
+            "precision",
+            "max_missing",
+        }
         free |= {"snapshot", "checkpoint_minutes", "keep_epochs", "restart"}
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in free}
 

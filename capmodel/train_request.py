@@ -79,7 +79,7 @@ def _is_done(options: TrainOptions, store: Store, table: TokenTable, workers: in
 def _identity(options: TrainOptions, store: Store, table: TokenTable, workers: int) -> dict[str, Any]:
     """As much of a run's identity as is known before it runs."""
     precision = {} if options.precision == "auto" else {"precision": options.precision}
-    steps = {"images_per_step": options.batch_size * workers}
+    steps = options.step_identity(workers)
     return {**options.identity(), **identity_of(store, table), **steps, **precision}
 
 

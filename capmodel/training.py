@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, partial
+from itertools import islice
 from math import isfinite
 from typing import Any
 
@@ -22,12 +23,12 @@ from torch import nn
 from capmodel.checkpoints import Checkpoints, Position, Tensors
 from capmodel.decoders import make_decoder
 from capmodel.descent import Descent
+from capmodel.epochs import Epochs
 from capmodel.generate import DecodeOptions
 from capmodel.journal import Journal
 from capmodel.loader import Batch
-from capmodel.objectives import Lesson, Taught
+from capmodel.objectives import Lesson, Objective, Taught
 from capmodel.optimizing import learning_rate, load_parameters, parameters_of
-from capmodel.order import shuffled_steps
 from capmodel.phases import Phase, phases_of
 from capmodel.ranks import Ranks, autocast, choose_precision
 from capmodel.train_data import Data
@@ -63,14 +64,13 @@ class Trainer:
         self.model: nn.Module = Taught(self.decoder)
         self.phases = phases_of(options, data)
         self.descent = Descent(self.decoder, options)
-        self.images_per_step = options.batch_size * ranks.world
-        self.steps = -(-len(data.train.samples) // self.images_per_step)
+        self.epochs = Epochs(options, data.train, ranks.rank, ranks.world)
         self.checkpoints = Checkpoints(options.checkpoints, self.identity())
         self.lapped = self.saved = time.monotonic()
 
     def identity(self) -> dict[str, Any]:
         """All that decides the result, up to rounding."""
-        own = {"images_per_step": self.images_per_step, "precision": self.precision}
+        own = {**self.options.step_identity(self.ranks.world), "precision": self.precision}
         return {**self.options.identity(), **self.data.identity(), **own}
 
     def run(self) -> Position:
@@ -88,8 +88,8 @@ class Trainer:
         while position.phase < len(self.phases) and self._phase(position).is_over(position):
             load_parameters(self.decoder, self.ranks.from_first(self.checkpoints.load_best))
             self.descent.restart()
-            count, phase = self._count(position), position.phase + 1
-            position = replace(position, phase=phase, first_epoch=position.epoch, first_step=count)
+            begun = replace(position, first_step=self._count(position), first_image=self._images(position))
+            position = replace(begun, phase=position.phase + 1, first_epoch=position.epoch)
         return position
 
     def _phase(self, position: Position) -> Phase:
@@ -114,7 +114,8 @@ class Trainer:
             "epoch": position.epoch,
             "step": position.step,
             "epochs": sum(phase.epochs for phase in self.phases),
-            "steps": self.steps,
+            "images": self._images(position),
+            "planned": sum(self.epochs.images_until(phase.epochs) for phase in self.phases),
             "train_images": len(self.data.samples["train"]),
             "val_images": len(self.validation.reader.samples),
             "workers": self.ranks.world,
@@ -125,35 +126,48 @@ class Trainer:
 
     def _stepped(self, position: Position) -> Position:
         """The steps of an epoch that are left."""
-        settings = (self.images_per_step, self.options.mix, self.options.seed, position.epoch)
-        ranks, group = self.ranks, self.data.train.samples.group
-        steps = shuffled_steps(group, *settings, ranks.rank, ranks.world)[position.step :]
+        each, place = self.options.accumulate, (position.epoch, position.age, position.first_image)
+        parts = self.epochs.parts(*place)[position.step * each :]
         self.model.train()
-        with closing(self.data.train.batches(steps)) as batches:
-            for batch in batches:
-                position = self._step(batch, position)
+        samples, captions = [part.samples for part in parts], [part.captions for part in parts]
+        with closing(self.data.train.batches(samples, captions)) as batches:
+            while step := list(islice(batches, each)):
+                position = self._step(step, position)
                 if time.monotonic() - self.saved > 60 * self.options.checkpoint_minutes:
                     self._save(position)
         return position
 
-    def _step(self, batch: Batch, position: Position) -> Position:
+    def _step(self, batches: Sequence[Batch], position: Position) -> Position:
         """One step of the optimizer, all ranks together."""
         torch.manual_seed(self._draw(position, self.ranks.rank))
-        lesson = self._lesson(batch, position)
-        words = self._agreed(position, lesson.words)
-        with autocast(self.ranks.device, self.precision):
-            loss = self.model(self._phase(position).objective, lesson)
-        (loss * (self.ranks.world / words if lesson.words else 0.0)).backward()
+        lessons = [self._lesson(batch, position) for batch in batches]
+        words = self._agreed(position, sum(lesson.words for lesson in lessons))
+        losses = self._losses(self._phase(position).objective, lessons, self.ranks.world / words)
         rate = self._descend(position)
-        own = (loss.item() if lesson.words else 0.0, len(batch.rows), *lesson.measures.values())
-        total, images, *sums = self.ranks.total(*own)
+        names = [*lessons[0].measures]
+        own = [sum(lesson.measures[name] for lesson in lessons) for name in names]
+        read = sum(len(batch.rows) for batch in batches)
+        total, images, *sums = self.ranks.total(sum(losses), read, *own)
         if not isfinite(total):
             place = f"step {position.step + 1} of epoch {position.epoch + 1}"
             raise SystemicError(f"the loss is {total} at {place}; expected a number: lower the learning rate")
-        measured = dict(zip(lesson.measures, sums, strict=True))
+        measured = dict(zip(names, sums, strict=True))
         means = {name: value / images for name, value in measured.items()}
         after = position.advanced(total, words, int(images), measured)
         return self._told(after, {"loss": total / words, **means, "learning_rate": rate})
+
+    def _losses(self, objective: Objective, lessons: Sequence[Lesson], scale: float) -> list[float]:
+        """What the lessons cost; their gradients, times ``scale``, are added up, and in the last averaged."""
+
+        def cost(lesson: Lesson) -> float:
+            with autocast(self.ranks.device, self.precision):
+                loss = self.model(objective, lesson)
+            (loss * (scale if lesson.words else 0.0)).backward()
+            return loss.item() if lesson.words else 0.0
+
+        with self.ranks.unshared(self.model):
+            before = [cost(lesson) for lesson in lessons[:-1]]
+        return [*before, cost(lessons[-1])]
 
     def _agreed(self, position: Position, own: int) -> int:
         """The words of this step on all ranks; where one of them was asked to stop, all stop here."""
@@ -176,9 +190,8 @@ class Trainer:
     def _descend(self, position: Position) -> float:
         """Follow the gradients; gives the learning rate back."""
         phase, taken = self._phase(position), self._count(position) - position.first_step
-        rate = learning_rate(
-            taken, phase.epochs * self.steps, phase.learning_rate, phase.warmup, self.options.schedule
-        )
+        steps = self.epochs.steps_until(phase.epochs)
+        rate = learning_rate(taken, steps, phase.learning_rate, phase.warmup, self.options.schedule)
         self.descent.step(rate, taken)
         return rate
 
@@ -186,8 +199,11 @@ class Trainer:
         """``position`` with the time since the last step, said aloud."""
         now = time.monotonic()
         spent, self.lapped = now - self.lapped, now
-        facts = {**facts, "images_per_second": self.images_per_step / spent}
-        self.journal.step(self._count(position), facts, epoch=position.epoch, step=position.step)
+        images = self._images(position)
+        before = self._images(replace(position, step=position.step - 1))
+        facts = {**facts, "images_per_second": (images - before) / spent}
+        place = {"epoch": position.epoch, "step": position.step, "images": images}
+        self.journal.step(self._count(position), facts, **place)
         return replace(position, seconds=position.seconds + spent)
 
     def _validated(self, position: Position) -> Position:
@@ -225,13 +241,14 @@ class Trainer:
         return self.ranks.total(self.wants_stop())[0] > 0
 
     def _entry(self, position: Position) -> dict[str, Any]:
-        images = len(self.data.train.samples)
+        images = self.epochs.images(position.age)
         return {
             "epoch": position.epoch + 1,
             "phase": self._phase(position).name,
             "train_loss": position.loss / position.words,
             **{f"train_{name}": value / position.images for name, value in position.measures.items()},
             "seconds": position.seconds,
+            "images": self._images(position),
             "images_per_second": images / position.seconds,
         }
 
@@ -250,7 +267,13 @@ class Trainer:
 
     def _count(self, position: Position) -> int:
         """Steps since the run began."""
-        return position.first_step + (position.epoch - position.first_epoch) * self.steps + position.step
+        return position.first_step + self.epochs.steps_until(position.age) + position.step
+
+    def _images(self, position: Position) -> int:
+        """Images since the run began, over all ranks."""
+        images, steps = self.epochs.images(position.age), self.epochs.steps(position.age)
+        done = images * position.step // steps
+        return position.first_image + self.epochs.images_until(position.age) + done
 
 
 def best_of(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -23,6 +23,11 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def all_or_number(text: str) -> int | None:
+    """A whole number above zero, or None for ``all``."""
+    return None if text == "all" else positive(text)
+
+
 def side(text: str) -> int:
     """Pixels of an image's side that networks are made for."""
     if not text.isascii() or not text.isdigit() or not 32 <= int(text) <= 2048:

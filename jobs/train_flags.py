@@ -10,13 +10,24 @@ from typing import Any
 
 from capmodel.train_options import TrainOptions
 from jobs.decoder_flags import DECODER_FLAGS
-from jobs.options import natural, positive, share
+from jobs.options import all_or_number, natural, positive, share
 from jobs.self_critical_flags import SELF_CRITICAL_FLAGS
 
 GROUPS: dict[str, dict[str, tuple[Any, str, str]]] = {
     "training": {
         "epochs": (positive, "N", "passes over the train split with the captions that people wrote"),
-        "batch_size": (positive, "N", "images a step on each worker, each with all its captions"),
+        "steps_per_epoch": (positive, "N", "an epoch is so many random steps (default: a pass)"),
+        "batch_size": (positive, "N", "images a forward pass on each worker"),
+        "accumulate": (positive, "N", "forward passes a step: as N times the batch, in the memory of one"),
+        "batch_growth": (float, "FACTOR", "the batch grows by this, instead of a rate that falls"),
+        "batch_growth_epochs": (positive, "N", "after every so many epochs"),
+        "batch_max": (positive, "N", "up to so many images a forward pass"),
+        "captions_per_image": (
+            all_or_number,
+            "all|N",
+            "so many captions of an image, drawn anew each time (default all)",
+        ),
+        "bucket_by_length": (bool, "", "steps of captions about as long; for --captions-per-image 1"),
         "learning_rate": (float, "RATE", "Adam's, at its highest"),
         "warmup": (share, "SHARE", "of all steps, in which the learning rate rises"),
         "schedule": (

@@ -57,27 +57,24 @@ class TrainingView:
             f"workers: {event['workers']}{where}",
             flush=True,
         )
-        self._bar = Progress("training", self._images(self._begin["epochs"], 0)).__enter__()
+        self._bar = Progress("training", event["planned"] - event["images"]).__enter__()
 
     def _show_step(self, event: Mapping[str, Any]) -> None:
         if self._bar is None:
             return
         where = f"{event['epoch'] + 1} of {self._begin['epochs']}"
-        done = self._images(event["epoch"], event["step"])
         rewards: dict[str, Any] = {
             name: f"{event[name]:.3f}" for name in ("reward", "baseline") if name in event
         }
-        self._bar.update(done, epoch=where, loss=f"{event['loss']:.3f}", **rewards)
+        self._bar.update(self._done(event), epoch=where, loss=f"{event['loss']:.3f}", **rewards)
 
-    def _images(self, epoch: int, step: int) -> int:
-        """Images from where this process began until there."""
-        steps, images = self._begin["steps"], self._begin["train_images"]
-        begun = self._begin["epoch"] * steps + self._begin["step"]
-        return (epoch * steps + step - begun) * images // steps
+    def _done(self, event: Mapping[str, Any]) -> int:
+        """Images since this process began."""
+        return event["images"] - self._begin["images"]
 
     def _show_epoch(self, event: Mapping[str, Any]) -> None:
         if self._bar is not None:
-            self._bar.update(self._images(event["epoch"], 0), loss=f"{event['train_loss']:.3f}")
+            self._bar.update(self._done(event), loss=f"{event['train_loss']:.3f}")
         print(epoch_line(event, self._begin["epochs"], event["best"]), flush=True)
 
     def _show_stopped(self, event: Mapping[str, Any]) -> None:

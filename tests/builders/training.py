@@ -64,10 +64,10 @@ def _texts(number: int, each: int) -> list[str]:
 
 
 def make_data(
-    folder: Path, train: int = 50, val: int = 6, shape: tuple[int, ...] = (2, 2, 3)
+    folder: Path, train: int = 50, val: int = 6, shape: tuple[int, ...] = (2, 2, 3), each: int = 2
 ) -> dict[str, str]:
     """A features store and a token table for it: the options that name them."""
-    captions = numbered_captions(train, val)
+    captions = numbered_captions(train, val, each)
     make_features(str(folder / "features"), list(captions), shape=shape, shard_size=8)
     make_tokens(str(folder / "tokens"), captions)
     return {"features": str(folder / "features"), "tokens": str(folder / "tokens")}

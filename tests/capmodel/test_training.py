@@ -157,7 +157,7 @@ def gradients(trainer, batch):
         {name: value.grad.clone() for name, value in trainer.decoder.named_parameters()}
     )
     trainer.model.train()
-    trainer._step(batch, Position())
+    trainer._step([batch], Position())
     return seen
 
 

@@ -171,19 +171,25 @@ def test_a_bundle_a_history_and_scalars_come_out_and_then_there_is_nothing_to_do
     assert "are of a run with seed 0, not 5" in capfd.readouterr().err
 
 
-EXACT = {"dropout": 0, "grid_dropout": 0, "epochs": 2}
+EXACT = {"dropout": 0, "grid_dropout": 0, "epochs": 2, "captions_per_image": 1, "ema": 0.9, "batch_growth": 2}
+SHARED = {
+    **EXACT,
+    "batch_size": 2,
+    "accumulate": 2,
+    "batch_max": 4,
+}  # by two workers: 8 images a step, then 16
 
 
 @pytest.fixture(scope="module")
 def unbroken_two(data, tmp_path_factory):
     """The parameters that two workers give."""
     output = tmp_path_factory.mktemp("two") / "bundle"
-    finish(start(arguments(data, output, workers=2, **EXACT)))
+    finish(start(arguments(data, output, workers=2, **SHARED)))
     return parameters_of(output)
 
 
-def test_two_workers_are_one_with_twice_the_batch(data, unbroken_two, tmp_path):
-    alone, _ = train_alone(tiny_options(data, tmp_path, **{**OWN, **EXACT, "batch_size": 8}))
+def test_two_workers_that_accumulate_two_are_one_with_four_times_the_batch(data, unbroken_two, tmp_path):
+    alone, _ = train_alone(tiny_options(data, tmp_path, **{**OWN, **EXACT, "batch_size": 8, "batch_max": 16}))
     for name, value in alone.decoder.named_parameters():
         np.testing.assert_allclose(unbroken_two[name], value.detach().numpy(), rtol=1e-3, atol=1e-5)
 
@@ -191,7 +197,7 @@ def test_two_workers_are_one_with_twice_the_batch(data, unbroken_two, tmp_path):
 @needs_proc
 def test_one_of_two_workers_killed_the_same_command_goes_on_to_the_same_bits(data, unbroken_two, tmp_path):
     output = tmp_path / "bundle"
-    words = arguments(data, output, workers=2, checkpoint_minutes=0, **EXACT)
+    words = arguments(data, output, workers=2, checkpoint_minutes=0, **SHARED)
     process = start(words)
     wait_for(lambda: position_of(tmp_path / "bundle-checkpoints") >= (1, 2), process)
     torchrun = processes_of(output, "torch.distributed.run")
