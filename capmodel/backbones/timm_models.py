@@ -111,16 +111,21 @@ class Features(nn.Module):
     def _grid(self, features: Any) -> Tensor:
         """``[n, C, H, W]`` of ``[n, C, H, W]``, ``[n, H, W, C]`` or tokens ``[n, L, C]``."""
         if isinstance(features, Tensor) and features.ndim == 4:
-            turned = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
-            return features.permute(0, 3, 1, 2) if turned else features
+            return features.permute(0, 3, 1, 2) if self._channels_last(features) else features
         if isinstance(features, Tensor) and features.ndim == 3:
             patches = features[:, getattr(self.model, "num_prefix_tokens", 0) :]
             side = math.isqrt(patches.shape[1])
-            if side * side == patches.shape[1]:
+            if side > 1 and side * side == patches.shape[1]:
                 return patches.transpose(1, 2).unflatten(2, (side, side))
         raise RequestError(
             f"{self.name} gives no square grid of features; expected another model, or --pooled"
         )
+
+    def _channels_last(self, features: Tensor) -> bool:
+        told = getattr(self.model, "output_fmt", None)
+        if told is not None:
+            return str(told) == "NHWC"
+        return features.shape[1] != self.model.num_features and features.shape[3] == self.model.num_features
 
 
 def pretrained(name: str) -> State:
@@ -143,6 +148,8 @@ def _shape(name: str, size: int, output: str) -> tuple[int, ...]:
         network = Features(_resized(name, model, size), name, output).eval()
         try:
             row = tuple(network(torch.empty(1, 3, size, size)).shape[1:])
+        except RequestError:
+            raise
         except UNFIT as err:
             raise _unfit(name, size, err) from err
     return (*row[1:], row[0]) if output == "grid" else row
