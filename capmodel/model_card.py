@@ -18,14 +18,13 @@ library_name: captionbeam
 pipeline_tag: image-to-text
 tags:
 - image-captioning
-- show-attend-and-tell
 license: other
 ---
 
 # Image captioner
 
-Writes English sentences about photographs: a {encoder_name} encoder, and an LSTM that attends to the cells of
-its {shape} features ({parameters:.1f} million parameters of its own). Trained with captionbeam.
+Writes English sentences about photographs: a {encoder_name} encoder, and {decoder_name}
+{shape} features ({parameters:.1f} million parameters of its own). Trained with captionbeam.
 
 ## Scores
 
@@ -77,6 +76,11 @@ Encoder:
 - Known limits: it says what is common in its captions, also where it is not in the picture; it was not made
   to tell who a person is, and should not be used to.
 """
+NAMES = {
+    "attentive": "an LSTM that attends to the cells of its",
+    "lstm": "an LSTM that is told the image by its",
+    "transformer": "a transformer that attends to the cells of its",
+}
 WITH_ENCODER = "The encoder's weights are in this folder: nothing else is needed."
 WITHOUT_ENCODER = "The encoder's weights are not in this folder: it captions a features store (`--features`)."
 
@@ -88,6 +92,7 @@ def model_card(bundle: Bundle, url: str) -> str:
     return CARD.format(
         url=url,
         encoder_name=encoder.get("name", "(not recorded)"),
+        decoder_name=NAMES[config.architecture],
         shape=" x ".join(map(str, config.feature_shape)),
         sizes=", ".join(map(str, config.feature_shape)),
         parameters=sum(value.numel() for value in bundle.decoder.parameters()) / 1e6,
@@ -105,7 +110,9 @@ def model_card(bundle: Bundle, url: str) -> str:
 
 
 def _settings(config: DecoderConfig) -> str:
-    chosen = {name: value for name, value in config.decoder().items() if is_said(name, value)}
+    chosen = {
+        name: value for name, value in config.decoder().items() if is_said(name, value) and config.uses(name)
+    }
     return ", ".join(f"{name} {value}" for name, value in chosen.items())
 
 

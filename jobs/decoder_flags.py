@@ -7,7 +7,18 @@ from typing import Any
 from jobs.options import positive, share
 
 DECODER_FLAGS: dict[str, tuple[Any, str, str]] = {
-    "architecture": (str, "NAME", "attentive: an LSTM that attends to the grid at each word (the default)"),
+    "architecture": (
+        str,
+        "NAME",
+        "attentive: an LSTM that attends to the grid at each word (the default); lstm: told the image once",
+    ),
+    "image_as": (
+        str,
+        "NAME",
+        "of lstm: first-input (the default), start-state (hidden and cell) or start-cell",
+    ),
+    "image_bottleneck": (positive, "N", "of lstm: channels that the image passes on its way (default: none)"),
+    "image_activation": (str, "NAME", "of lstm: after each of the image's layers, none (the default) or elu"),
     "embed_dim": (positive, "N", "word embedding"),
     "hidden_dim": (positive, "N", "LSTM state"),
     "attention_dim": (positive, "N", "attention"),
@@ -40,5 +51,5 @@ DECODER_FLAGS: dict[str, tuple[Any, str, str]] = {
     "dropout": (share, "SHARE", "of what the output layer sees, and where the next two do not say otherwise"),
     "embed_dropout": (share, "SHARE", "of the words"),
     "state_dropout": (share, "SHARE", "of the LSTM's state on its way to the output"),
-    "grid_dropout": (share, "SHARE", "of the projected grid"),
+    "grid_dropout": (share, "SHARE", "of the projected grid, or of lstm's features"),
 }

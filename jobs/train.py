@@ -19,10 +19,10 @@ from schemas import files
 HELP = """\
   captionbeam train --features features --tokens tokens --output bundle --epochs 8 --workers 2
 
-Trains the attentive decoder on the newest snapshot of a features store and on a token table, in --workers
-processes that torchrun starts on this machine, and saves the epoch with the best CIDEr on the val split as a
-bundle. Stopped at any moment, by SIGTERM, Ctrl-C or kill -9, the same command goes on from the last
-checkpoint to the same result. Elsewhere (docs/training.md), each with --dry-run to see what would be sent:
+Trains a decoder (--architecture; by default the attentive LSTM) on the newest snapshot of a features store and
+on a token table, in --workers processes that torchrun starts on this machine, and saves the epoch with the best
+CIDEr on the val split as a bundle. Stopped at any moment, by SIGTERM, Ctrl-C or kill -9, the same command goes
+on from the last checkpoint to the same result. Elsewhere (docs/training.md), with --dry-run to see what is sent:
 
   captionbeam train ... --preset soft-attention         # a classic; --recipe: a whole tuned training
   captionbeam train ... --on slurm --nodes 2 --gpus 8 --partition gpu --max-hours 12

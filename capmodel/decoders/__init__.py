@@ -15,6 +15,10 @@ __all__ = ["DECODER_FIELDS", "DecoderConfig", "DecoderOptions", "make_decoder"]
 
 def make_decoder(config: DecoderConfig) -> Decoder:
     """The decoder that ``config`` describes, with fresh weights (torch's generator decides which)."""
+    if config.architecture == "lstm":
+        from capmodel.decoders.lstm import LstmDecoder
+
+        return LstmDecoder(config)
     from capmodel.decoders.attentive import AttentiveDecoder
 
     return AttentiveDecoder(config)

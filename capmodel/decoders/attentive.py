@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from capmodel.blocks import Blocks
 from capmodel.decoders.attention import make_attention
-from capmodel.decoders.base import Decoder
+from capmodel.decoders.base import Decoder, selected
 from capmodel.decoders.config import DecoderConfig
 
 
@@ -29,8 +29,7 @@ class DecoderState(NamedTuple):
 
     def select(self, index: Tensor) -> DecoderState:
         """``index`` ``[B, N']``: which of the N captions each of the N' new ones goes on from."""
-        index = index.unsqueeze(-1).expand(-1, -1, self.hidden.shape[-1])
-        return self._replace(hidden=self.hidden.gather(1, index), cell=self.cell.gather(1, index))
+        return self._replace(hidden=selected(self.hidden, index), cell=selected(self.cell, index))
 
 
 class AttentiveDecoder(Decoder):

@@ -80,3 +80,8 @@ class Decoder(nn.Module):
         seen, more = self.read(features, tokens, wanted)
         words = self.embed.weight, self.out_bias
         return self.output.loss(seen, *words, targets[wanted], label_smoothing) + more
+
+
+def selected(part: Tensor, index: Tensor) -> Tensor:
+    """``part`` ``[B, N, c]`` of a state at ``index`` ``[B, N']``: ``[B, N', c]``."""
+    return part.gather(1, index.unsqueeze(-1).expand(-1, -1, part.shape[-1]))

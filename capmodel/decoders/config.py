@@ -58,7 +58,12 @@ class DecoderConfig(DecoderOptions):
     @property
     def output_width(self) -> int:
         """D: channels that the output layer sees."""
-        return self.embed_dim
+        return self.embed_dim if self.attends or self.projects_state else self.hidden_dim
+
+    @property
+    def projects_state(self) -> bool:
+        """Whether the LSTM's state becomes an embedding, as the embeddings are the output layer's weights."""
+        return self.architecture == "lstm" and self.output_layer == "full" and self.ties
 
     @classmethod
     def fit(

@@ -13,7 +13,9 @@ from typing import Any
 
 from schemas.errors import RequestError
 
-ARCHITECTURES = ("attentive",)
+ARCHITECTURES = ("attentive", "lstm")
+IMAGE_ROLES = ("first-input", "start-state", "start-cell")
+ACTIVATIONS = ("none", "elu")
 ATTENTIONS = ("additive", "dot", "multi-head", "hard", "sparsemax")
 OUTPUTS = ("full", "two-stage", "adaptive")
 GATES = ("vector", "scalar", "none")
@@ -24,7 +26,11 @@ ALWAYS_SAID = ("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "dropo
 class DecoderOptions:
     """Raises RequestError where a value makes no sense.
 
-    architecture:  attentive: an LSTM that attends to the grid at each word (Xu et al. 2015).
+    architecture:  attentive: an LSTM that attends to the grid at each word (Xu et al. 2015); lstm: one that is
+                   told the image once (Vinyals et al. 2015).
+    image_as:      how the latter is: as its first-input, or as the start of its cell and hidden state
+                   (start-state) or of the cell alone (start-cell); through ``image_bottleneck`` channels, if any;
+                   ``image_activation`` (none or elu) follows each of the image's layers.
     embed_dim:     E: channels of a word's embedding; hidden_dim: H: those of the LSTM's state.
     attention_dim: A: those in which states and cells are compared.
     feature_dim:   F: those of the projected grid.
@@ -37,10 +43,13 @@ class DecoderOptions:
                    in clusters of their own (Grave et al. 2017), which begin at the ids ``adaptive_cutoffs``.
     tie_embeddings: whether the output layer's weights are the embeddings; None: wherever they can be.
     dropout:       of what the output layer sees; embed_dropout and state_dropout: of words and of the LSTM's
-                   states, None: the same; grid_dropout: of the projected grid.
+                   states, None: the same; grid_dropout: of the projected grid, or of lstm's features.
     """
 
     architecture: str = "attentive"
+    image_as: str = "first-input"
+    image_bottleneck: int | None = None
+    image_activation: str = "none"
     embed_dim: int = 256
     hidden_dim: int = 512
     attention_dim: int = 256
@@ -65,23 +74,34 @@ class DecoderOptions:
     def check_decoder(self) -> None:
         """Raise RequestError where the decoder's options make no sense."""
         expect_one_of(ARCHITECTURES, "architecture", self.architecture)
-        for name in ("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "heads"):
-            expect(getattr(self, name) >= 1, name, getattr(self, name), "a positive number")
+        expect_one_of(IMAGE_ROLES, "image_as", self.image_as)
+        expect_one_of(ACTIVATIONS, "image_activation", self.image_activation)
+        for name in ("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "heads", "image_bottleneck"):
+            value = getattr(self, name)
+            expect(value is None or value >= 1, name, value, "a positive number")
         for name in ("dropout", "embed_dropout", "state_dropout", "grid_dropout"):
             value = getattr(self, name)
             expect(value is None or 0 <= value < 1, name, value, "at least 0 and below 1")
-        for name, (decider, values) in ONLY_WITH.items():
-            self._check_of_use(name, decider, values)
+        for name in ONLY_WITH:
+            self._check_of_use(name)
         self._check_attention()
         self._check_output()
 
-    def _check_of_use(self, name: str, decider: str, values: Sequence[str]) -> None:
-        chosen, decided = getattr(self, name), getattr(self, decider)
-        if chosen != _DEFAULTS[name] and decided not in values:
+    def _check_of_use(self, name: str) -> None:
+        chosen = getattr(self, name)
+        if chosen != _DEFAULTS[name] and not self.uses(name):
+            decider, values = ONLY_WITH[name]
             raise RequestError(
-                f"{flag(name)} is {chosen!r}, which does nothing where {flag(decider)} is {decided}; "
+                f"{flag(name)} is {chosen!r}, which does nothing where {flag(decider)} is {getattr(self, decider)}; "
                 f"expected to leave it out, or {flag(decider)} {' or '.join(values)}"
             )
+
+    def uses(self, name: str) -> bool:
+        """Whether the option does anything beside the others."""
+        if name not in ONLY_WITH:
+            return True
+        decider, values = ONLY_WITH[name]
+        return getattr(self, decider) in values and self.uses(decider)
 
     def _check_attention(self) -> None:
         expect_one_of(ATTENTIONS, "attention", self.attention)
@@ -153,6 +173,10 @@ ONLY_WITH: dict[str, tuple[str, Sequence[str]]] = {
     **dict.fromkeys(
         ("attention_dim", "feature_dim", "attention", "gate", "doubly_stochastic"),
         ("architecture", ("attentive",)),
+    ),
+    **dict.fromkeys(
+        ("image_as", "image_bottleneck", "image_activation"),
+        ("architecture", ("lstm",)),
     ),
     "heads": ("attention", ("multi-head",)),
     "hard_temperature": ("attention", ("hard",)),

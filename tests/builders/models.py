@@ -27,7 +27,8 @@ def make_decoder(
     tokenizer: WordTokenizer, shape: tuple[int, ...] = (2, 3, 5), seed: int = 0, **settings: Any
 ) -> Decoder:
     """A decoder for ``tokenizer`` in evaluation mode, random by ``seed`` and far from uniform."""
-    sizes = {"embed_dim": 6, "hidden_dim": 7, "attention_dim": 4, "feature_dim": 5} | settings
+    own = {"attention_dim": 4, "feature_dim": 5} if settings.get("architecture") != "lstm" else {}
+    sizes = {"embed_dim": 6, "hidden_dim": 7} | own | settings
     config = DecoderConfig(tokenizer.vocab_size, shape, max_length=tokenizer.max_length, **sizes)
     generator = torch.Generator().manual_seed(seed)
     decoder = decoders.make_decoder(config)

@@ -14,6 +14,7 @@ TOKENS = padded(TOKENIZER)
 INPUTS, TARGETS = TOKENS[..., :-1], TOKENS[..., 1:]
 FEATURES = make_features(3)
 HEADS = {"attention": "multi-head", "heads": 2, "feature_dim": 6, "attention_dim": 4}
+LSTM = {"architecture": "lstm"}
 CHOICES = {
     "dot": {"attention": "dot"},
     "multi-head": HEADS,
@@ -26,6 +27,13 @@ CHOICES = {
     "two-stage, tied": {"output_layer": "two-stage", "output_bottleneck": 6},
     "adaptive": {"output_layer": "adaptive", "adaptive_cutoffs": "5,8", "embed_dim": 16},
     "untied": {"tie_embeddings": False},
+    "lstm": LSTM,
+    "start-state": {**LSTM, "image_as": "start-state"},
+    "start-cell": {**LSTM, "image_as": "start-cell", "image_bottleneck": 4},
+    "elu": {**LSTM, "image_as": "start-state", "image_bottleneck": 4, "image_activation": "elu"},
+    "lstm, two-stage": {**LSTM, "output_layer": "two-stage", "output_bottleneck": 4},
+    "lstm, adaptive": {**LSTM, "output_layer": "adaptive", "adaptive_cutoffs": "5,8", "hidden_dim": 16},
+    "lstm, untied": {**LSTM, "tie_embeddings": False},
 }
 
 each_choice = pytest.mark.parametrize("chosen", CHOICES.values(), ids=CHOICES)

@@ -53,7 +53,7 @@ def test_fields_of_another_version_are_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": "gru"}, "architecture is 'gru'; expected one of attentive"),
+        ({"architecture": "gru"}, "architecture is 'gru'; expected one of attentive, lstm"),
         (
             {"attention": "soft"},
             "attention is 'soft'; expected one of additive, dot, multi-head, hard, sparse",
@@ -119,6 +119,42 @@ def test_fields_of_another_version_are_refused():
         ),
         ({"state_dropout": 1.0}, "state-dropout is 1.0; expected at least 0 and below 1"),
         ({"embed_dropout": -0.1}, "embed-dropout is -0.1; expected at least 0 and below 1"),
+        (
+            {"image_as": "start-cell"},
+            "image-as is 'start-cell', which does nothing where architecture is attent",
+        ),
+        (
+            {"image_bottleneck": 9},
+            "image-bottleneck is 9, which does nothing where architecture is attentive; expected .* lstm",
+        ),
+        (
+            {"architecture": "lstm", "attention": "dot"},
+            "attention is 'dot', which does nothing where architecture is lstm; expected .* architecture attentive",
+        ),
+        (
+            {"architecture": "lstm", "feature_dim": 9},
+            "feature-dim is 9, which does nothing where architecture is l",
+        ),
+        (
+            {"architecture": "lstm", "gate": "none"},
+            "gate is 'none', which does nothing where architecture is lstm",
+        ),
+        (
+            {"architecture": "lstm", "doubly_stochastic": 1.0},
+            "doubly-stochastic is 1.0, which does nothing where architecture is lstm",
+        ),
+        (
+            {"architecture": "lstm", "image_as": "word"},
+            "image-as is 'word'; expected one of first-input, start-s",
+        ),
+        (
+            {"architecture": "lstm", "image_activation": "tanh"},
+            "image-activation is 'tanh'; expected one of none, elu",
+        ),
+        (
+            {"architecture": "lstm", "image_bottleneck": 0},
+            "image-bottleneck is 0; expected a positive number",
+        ),
         ({"hidden_dim": 0}, "hidden-dim is 0; expected a positive number"),
         ({"feature_shape": (8, 8)}, r"feature-shape is \(8, 8\); expected \[H, W, C\] or \[C\]"),
         ({"dropout": 1.0}, "dropout is 1.0; expected at least 0 and below 1"),

@@ -20,6 +20,15 @@ TOLD = {
     "two-stage": {"output_layer": "two-stage", "output_bottleneck": 12, "tie_embeddings": True},
     "untied": {"tie_embeddings": False, "embed_dropout": 0.25, "state_dropout": 0.0},
     "adaptive": {"output_layer": "adaptive", "adaptive_cutoffs": "8,12", "embed_dim": 16},
+    "lstm": {
+        "architecture": "lstm",
+        "attention_dim": 256,
+        "feature_dim": 512,
+        "embed_dim": 12,
+        "image_as": "start-state",
+        "image_bottleneck": 4,
+        "image_activation": "elu",
+    },
     "hard": {"attention": "hard", "hard_temperature": 0.5, "gate": "none"},
 }
 each_told = pytest.mark.parametrize("chosen", TOLD.values(), ids=TOLD)
@@ -42,13 +51,15 @@ def test_what_is_chosen_here_is_what_other_machines_are_told(data, tmp_path, cho
 @each_told
 def test_a_run_learns_with_it_and_its_bundle_has_it(data, tmp_path, chosen):
     trainer, events = train_alone(tiny_options(data, tmp_path, epochs=2, learning_rate=0.02, **chosen))
-    losses = [event["loss"] for event in events if event["event"] == "step"]
-    assert losses[-1] < losses[0]
-    save_bundle(trainer, [event for event in events if event["event"] == "epoch"])
+    epochs = [event for event in events if event["event"] == "epoch"]
+    assert epochs[1]["train_loss"] < epochs[0]["train_loss"]
+    save_bundle(trainer, epochs)
     config = Bundle.load(str(tmp_path / "bundle")).config
     assert {name: getattr(config, name) for name in chosen} == chosen
-    for name, value in chosen.items():
-        assert f"{name} {value}" in (tmp_path / "bundle" / "README.md").read_text()
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert {name: f" {name} {value}" in card for name, value in chosen.items()} == {
+        name: config.uses(name) for name in chosen
+    }
 
 
 @pytest.mark.parametrize(
@@ -64,6 +75,7 @@ def test_a_run_learns_with_it_and_its_bundle_has_it(data, tmp_path, chosen):
             "--output-layer adaptive --adaptive-cutoffs 10,5000",
             "adaptive-cutoffs is 5000; expected less than",
         ),
+        ("--architecture lstm --gate none", "gate is 'none', which does nothing where architecture is lstm"),
         ("--heads 2", "heads is 2, which does nothing where attention is additive; expected to leave it out"),
     ],
 )
