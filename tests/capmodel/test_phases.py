@@ -41,8 +41,8 @@ def same(ours, theirs):
 class Backwards:
     """An objective of a second phase: captions said from their end."""
 
-    def lesson(self, decoder, batch, device):
-        return CrossEntropy().lesson(decoder, batch._replace(tokens=batch.tokens.flip(-1)), device)
+    def lesson(self, decoder, batch, device, seed):
+        return CrossEntropy().lesson(decoder, batch._replace(tokens=batch.tokens.flip(-1)), device, seed)
 
     def loss(self, decoder, lesson):
         return CrossEntropy().loss(decoder, lesson)

@@ -255,7 +255,7 @@ def gradients(trainer, batch, position):
         {name: value.grad.clone() for name, value in trainer.decoder.named_parameters()}
     )
     trainer.model.train()
-    trainer._step(batch, position)
+    trainer._step([batch], position)
     return seen
 
 
