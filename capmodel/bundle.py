@@ -4,6 +4,7 @@ config.json          written last: a folder without it is no bundle; names the o
 model.safetensors    the decoder's parameters
 tokenizer/           the tokenizer's folder
 encoder.safetensors  the encoder's weights, so that the folder captions images; absent where none were given
+components.safetensors  what reduces its features; there where the features that it was trained on are reduced
 history.json         one object an epoch
 README.md            the model card, for people to complete: the only file that is not checked
 """
@@ -20,6 +21,7 @@ from safetensors import SafetensorError
 
 from capmodel.bundle_files import (
     CARD,
+    COMPONENTS,
     CONFIG,
     ENCODER,
     HISTORY,
@@ -45,6 +47,7 @@ class Bundle:
     features_fingerprint: of the features that it was trained on and expects.
     encoder_spec:         what made them (``EncoderSpec.to_dict()``); None where that is not known.
     encoder_weights:      URL of the encoder's safetensors; None where the bundle captions features only.
+    components:           URL of the components that reduce its features; None where they are not reduced.
     scores:               of the epoch that was kept; history: one mapping an epoch.
     trained_on:           platform, job, and what computed; empty where that is not known.
     sha256:               of what decides a caption: decoder, tokenizer, features and encoder; scores,
@@ -56,6 +59,7 @@ class Bundle:
     features_fingerprint: str
     encoder_spec: Mapping[str, Any] | None = None
     encoder_weights: str | None = None
+    components: str | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
     trained_on: Mapping[str, Any] = field(default_factory=dict)
@@ -79,8 +83,8 @@ class Bundle:
         card = model_card(self, files.absolute(url)).encode()
         for name, data in {**contents, CARD: card}.items():
             files.write_atomic(files.join(url, name), data)
-        if self.encoder_weights is not None:
-            files.copy_file(self.encoder_weights, files.join(url, ENCODER))
+        for name, source in self._copied().items():
+            files.copy_file(source, files.join(url, name))
         files.write_atomic(files.join(url, CONFIG), files.json_bytes(self._manifest(contents).to_dict()))
         return url
 
@@ -88,17 +92,20 @@ class Bundle:
     def load(cls, url: str) -> Bundle:
         """The bundle in the folder ``url``, its decoder on the CPU and in evaluation mode.
 
-        The encoder's weights are only named: whoever loads them checks them against ``encoder_spec``. Raises
+        The encoder's weights and components are only named: whoever loads them checks them against
+        ``encoder_spec``. Raises
         BundleError where a file is missing, is not the one that was saved, or comes from a newer version.
         """
         manifest = read_manifest(url)
-        contents = {name: read_checked(url, manifest, name) for name in manifest.files if name != ENCODER}
+        named = (ENCODER, COMPONENTS)
+        contents = {name: read_checked(url, manifest, name) for name in manifest.files if name not in named}
         return cls(
             decoder=_decoder(url, manifest, contents[MODEL]),
             tokenizer=_tokenizer(url, contents),
             features_fingerprint=manifest.features,
             encoder_spec=manifest.encoder,
             encoder_weights=files.join(url, ENCODER) if ENCODER in manifest.files else None,
+            components=files.join(url, COMPONENTS) if COMPONENTS in manifest.files else None,
             scores=manifest.scores,
             history=json.loads(contents[HISTORY]),
             trained_on=manifest.trained_on,
@@ -113,8 +120,10 @@ class Bundle:
 
     def _manifest(self, contents: Mapping[str, bytes]) -> Manifest:
         hashes = {name: sha256_bytes(data) for name, data in contents.items()}
-        if self.encoder_weights is not None:
-            hashes[ENCODER] = self._encoder_hash(self.encoder_weights)
+        spec = self.encoder_spec or {}
+        expected = {ENCODER: spec.get("weights_sha256"), COMPONENTS: spec.get("reduction", {}).get("sha256")}
+        for name, source in self._copied().items():
+            hashes[name] = _checked_hash(name, source, expected[name])
         manifest = Manifest(
             sha256="",
             decoder=self.config.to_dict(),
@@ -126,11 +135,18 @@ class Bundle:
         )
         return replace(manifest, sha256=manifest.identity())
 
-    def _encoder_hash(self, weights: str) -> str:
-        found, expected = sha256_file(weights), (self.encoder_spec or {}).get("weights_sha256")
-        if found != expected:
-            raise FingerprintError(f"encoder weights {weights!r} have SHA-256 {found}; expected {expected}")
-        return found
+    def _copied(self) -> dict[str, str]:
+        """Files that come from elsewhere, by their name in the bundle."""
+        given = {ENCODER: self.encoder_weights, COMPONENTS: self.components}
+        return {name: source for name, source in given.items() if source is not None}
+
+
+def _checked_hash(name: str, source: str, expected: str | None) -> str:
+    found = sha256_file(source)
+    if found != expected:
+        what = "encoder weights" if name == ENCODER else "components"
+        raise FingerprintError(f"{what} {source!r} have SHA-256 {found}; expected {expected}")
+    return found
 
 
 def _decoder(url: str, manifest: Manifest, data: bytes) -> Decoder:

@@ -12,11 +12,12 @@ from schemas.errors import BundleError
 from schemas.fingerprint import sha256_bytes
 
 FORMAT, VERSION = "captionbeam bundle", 1
-CONFIG, MODEL, TOKENIZER, ENCODER, HISTORY, CARD = (
+CONFIG, MODEL, TOKENIZER, ENCODER, COMPONENTS, HISTORY, CARD = (
     "config.json",
     "model.safetensors",
     "tokenizer",
     "encoder.safetensors",
+    "components.safetensors",
     "history.json",
     "README.md",
 )

@@ -23,7 +23,7 @@ from schemas.fingerprint import fingerprint
 from schemas.store import Store
 
 if TYPE_CHECKING:
-    from capmodel.encoders import Encoder
+    from capmodel.reduction import FeatureEncoder
 
 BATCH = {"cpu": 16, "cuda": 256}
 
@@ -84,6 +84,8 @@ def _plan(
 def _encoder_spec(url: str, bundle: Bundle, precision: str) -> dict[str, Any]:
     if bundle.encoder_spec is None or bundle.encoder_weights is None:
         raise BundleError(f"the bundle {url!r} holds no encoder; expected --features, or a bundle with one")
+    if "reduction" in bundle.encoder_spec and bundle.components is None:
+        raise BundleError(f"the bundle {url!r} lacks the components of its features; expected --features")
     return {**bundle.encoder_spec, "precision": precision}
 
 
@@ -112,7 +114,7 @@ class Captioner:
         self,
         bundle: Bundle,
         plan: CaptionPlan,
-        encoder: Encoder | None,
+        encoder: FeatureEncoder | None,
         batch_size: int,
         device: torch.device,
     ) -> None:
@@ -191,20 +193,20 @@ class Captioner:
         features[len(batch) :] = features[0]
         return torch.from_numpy(features)
 
-    def _encoded(self, encoder: Encoder, batch: Sequence[Any], image_ids: Sequence[str]) -> np.ndarray:
+    def _encoded(self, encoder: FeatureEncoder, batch: Sequence[Any], image_ids: Sequence[str]) -> np.ndarray:
         encoder.batch_size = self.batch_size
-        return encoder.run(batch, image_ids)[encoder.spec.output]
+        return encoder.run(batch, image_ids)[encoder.column]
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec["precision"] == "bf16")
 
 
-def _load_encoder(bundle: Bundle, plan: CaptionPlan, batch_size: int | None, device: str) -> Encoder:
+def _load_encoder(bundle: Bundle, plan: CaptionPlan, batch_size: int | None, device: str) -> FeatureEncoder:
     """Imported here: captions of features need no encoder's libraries."""
-    from capmodel.encoders import Encoder, EncoderSpec
+    from capmodel.reduction import FeatureEncoder
 
-    spec = EncoderSpec.from_dict(plan.spec["encoder"])
-    return Encoder.load(spec, str(bundle.encoder_weights), batch_size, device)
+    spec, weights = plan.spec["encoder"], str(bundle.encoder_weights)
+    return FeatureEncoder.load(spec, weights, bundle.components, batch_size, device, as_read=True)
 
 
 def captions_array(found: Sequence[Sequence[Caption]], kind: pa.DataType) -> pa.Array:

@@ -51,7 +51,13 @@ class Data:
 
     def encoder_weights(self) -> str | None:
         """URL of the weights that made the features; None where the store does not have them."""
-        sha256 = self.store.spec.get("weights_sha256")
+        return self._model(self.store.spec.get("weights_sha256"))
+
+    def components(self) -> str | None:
+        """URL of the components that reduced the features; None where they are not reduced."""
+        return self._model(self.store.spec.get("reduction", {}).get("sha256"))
+
+    def _model(self, sha256: str | None) -> str | None:
         url = files.join(self.store.models_url, f"{sha256}.safetensors")
         return url if sha256 and files.exists(url) else None
 

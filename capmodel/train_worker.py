@@ -106,6 +106,7 @@ def save_bundle(trainer: Trainer, history: Sequence[Mapping[str, Any]]) -> Bundl
         features_fingerprint=data.store.fingerprint,
         encoder_spec=dict(data.store.spec),
         encoder_weights=data.encoder_weights(),
+        components=data.components(),
         scores={name: value for name, value in best.items() if name in SCORES},
         history=list(history),
         trained_on={**workplace(), "workers": trainer.ranks.world, "device": trainer.ranks.device.type},

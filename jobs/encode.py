@@ -6,8 +6,16 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from capmodel.encoder_names import described
+from jobs.feature_options import (
+    add_feature_options,
+    add_features_source,
+    check_features_source,
+    keep_components,
+    reducing,
+    settled,
+)
 from jobs.launching.options import add_launch_options
-from jobs.options import add_run_options, side
+from jobs.options import add_run_options, require, side
 from jobs.source_options import add_source_options, listing, parsed_sources
 
 if TYPE_CHECKING:
@@ -15,6 +23,7 @@ if TYPE_CHECKING:
 
 HELP = """\
   captionbeam encode photos.zip --output features --encoder efficientnet_lite0
+  captionbeam encode --features features --output small --reduce components.safetensors
 
 Encodes the images of every SOURCE and publishes them as the store's next snapshot. What the store has already is
 not done again, so the same command goes on where a killed one was, and adds what is new. A SOURCE is a folder, a
@@ -27,7 +36,8 @@ BEAM = True
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What is encoded, with what, to where."""
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="where the images are")
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", help="where the images are")
+    add_features_source(parser)
     parser.add_argument(
         "--output", required=True, metavar="STORE", help="the store: a folder, new or with earlier snapshots"
     )
@@ -38,7 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of a new store's shards: parquet or hdf5 (default parquet)",
     )
     group = parser.add_argument_group("encoder")
-    add_encoder_options(group, required=True)
+    add_encoder_options(group)
     group.add_argument(
         "--precision",
         default="auto",
@@ -50,9 +60,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_launch_options(parser)
 
 
-def add_encoder_options(group: Any, required: bool = False) -> None:
-    """What encodes."""
-    group.add_argument("--encoder", required=required, metavar="NAME", help=described())
+def add_encoder_options(group: Any) -> None:
+    """What encodes, and what is kept of it."""
+    _add_network_options(group)
+    add_feature_options(group)
+
+
+def _add_network_options(group: Any) -> None:
+    group.add_argument("--encoder", metavar="NAME", help=described())
     group.add_argument(
         "--weights",
         metavar="WEIGHTS",
@@ -111,6 +126,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     from jobs.bulk import gates_of, launch
     from jobs.launching.target import settle_job
 
+    check_sources(options)
     target = settle_job(options, beam_args)
     return launch(encoding(options), options.output, options, target, gates_of(options), options.format)
 
@@ -124,8 +140,19 @@ def _add_dedup(group: Any) -> None:
     )
 
 
+def check_sources(options: argparse.Namespace) -> None:
+    """Refuse anything but images and an encoder, or features. Raises RequestError."""
+    if options.features:
+        check_features_source(options, _add_network_options)
+        return
+    require(bool(options.sources), "no source is named; expected one SOURCE or more, or --features")
+    require(options.encoder is not None, "no encoder is named; expected --encoder NAME, or --features")
+
+
 def encoding(options: argparse.Namespace) -> Work:
-    """What the options have encoded, and with what. Raises RequestError."""
+    """What the options have encoded or reduced, and with what. Raises RequestError."""
+    if options.features:
+        return reducing(options)
     from capmodel.encoders import resolve_encoder, store_weights
     from jobs.bulk import Work
     from pipelines.processors import load_encoder
@@ -145,17 +172,21 @@ def encoding(options: argparse.Namespace) -> Work:
         interpolation=options.interpolation,
         channels=options.channels,
     )
+    plan = settled(options, spec.to_dict(), spec.output, spec.shape)
 
     def keep(models_url: str) -> dict[str, Any]:
-        weights = store_weights(state, models_url)
+        kept = {
+            "weights": store_weights(state, models_url),
+            "components": keep_components(plan, models_url),
+        }
         common = {"batch_size": options.batch_size, "device": options.device}
-        return {"spec": spec.to_dict(), "weights": weights, **common}
+        return {"spec": plan.spec, **kept, **common}
 
     return Work(
         kind="features",
-        spec=spec.to_dict(),
-        fingerprint=spec.fingerprint,
-        field=spec.field,
+        spec=plan.spec,
+        fingerprint=plan.fingerprint,
+        field=plan.field,
         load=load_encoder,
         keep=keep,
         dedup=options.dedup_content,

@@ -18,6 +18,7 @@ from schemas.datafile import SUFFIX, DataWriter, open_writer
 from schemas.errors import SystemicError
 from schemas.fingerprint import sha256_bytes
 from schemas.layout import Commit
+from schemas.quantised import RoundingError, quantised, scale_names
 from schemas.records import Failure, ImageRef, WrittenFile
 
 QUEUED_BATCHES = 4
@@ -44,6 +45,7 @@ class ShardOutput:
         self._name = f"{shard}-{uuid.uuid4().hex[:12]}"
         self._done: list[Done] = []
         self._failures: list[Failure] = []
+        self._rounding = RoundingError()
         self._queue: queue.Queue[tuple[Sequence[Done], dict[str, Any]] | None] = queue.Queue(QUEUED_BATCHES)
         self._error: BaseException | None = None
         self._writer: DataWriter | None = None
@@ -102,7 +104,8 @@ class ShardOutput:
         if self._writer is None:
             name = self._name + SUFFIX[self._run.format]
             self._writer = open_writer(files.join(self._run.url, "data", name), self._schema)
-        self._writer.write(self._batch([item.ref for item in done], columns))
+        kept = quantised(columns, self._schema, self._rounding)
+        self._writer.write(self._batch([item.ref for item in done], kept))
 
     def _batch(self, refs: list[ImageRef], columns: dict[str, Any]) -> pa.RecordBatch:
         rows = [(ref.image_id, ref.location, ref.version, ref.source) for ref in refs]
@@ -165,6 +168,7 @@ class ShardOutput:
             failures_sha256=failures.sha256,
             index_sha256=index.sha256,
             counts=counts,
+            rounding=self._rounding.to_dict() if scale_names(self._schema) else {},
         )
 
     def _stop(self) -> None:

@@ -26,14 +26,37 @@ def check_device(name: str) -> None:
 
 
 def load_encoder(settings: Mapping[str, Any]) -> Processor:
-    """The encoder of ``settings``: its ``spec``, the ``weights`` in the store's ``models/``, and how to run it."""
+    """The encoder of ``settings``: its ``spec``, ``weights`` and ``components`` in the store's ``models/``, and how to
+    run it."""
     from capmodel.device import use_threads
-    from capmodel.encoders import Encoder, EncoderSpec
+    from capmodel.reduction import FeatureEncoder
 
     check_device(settings["device"])
     use_threads(settings["threads"])
-    spec = EncoderSpec.from_dict(settings["spec"])
-    return Encoder.load(spec, settings["weights"], settings["batch_size"], settings["device"])
+    return FeatureEncoder.load(
+        settings["spec"],
+        settings["weights"],
+        settings["components"],
+        settings["batch_size"],
+        settings["device"],
+    )
+
+
+def load_reducer(settings: Mapping[str, Any]) -> Processor:
+    """What reduces rows of features: ``spec``, the ``column`` and ``shape`` that come in, and the ``components``."""
+    from capmodel.device import use_threads
+    from capmodel.reduction import FeatureReducer
+
+    check_device(settings["device"])
+    use_threads(settings["threads"])
+    return FeatureReducer.load(
+        settings["spec"],
+        settings["column"],
+        settings["shape"],
+        settings["components"],
+        settings["batch_size"],
+        settings["device"],
+    )
 
 
 def load_captioner(settings: Mapping[str, Any]) -> Processor:

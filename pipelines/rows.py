@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
 import numpy as np
+import pyarrow as pa
 
 from pipelines.boundary import across_workers
 from pipelines.find import ref_is_sampled
 from schemas import arrow, files, parquet
 from schemas.datafile import open_data
 from schemas.errors import ImageError
+from schemas.quantised import read_names, with_tensors
 from schemas.records import ImageRef
 from schemas.store import Dead, Store, live_index
 
@@ -80,12 +82,13 @@ def _read_rows(url: str, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray | I
     except FileNotFoundError:
         yield from ((row, ImageError("not_found", "fetch", f"{url} is gone")) for row in rows)
         return
-    field = next(field for field in data.schema if arrow.is_grid(field))
-    start = 0
+    name = next(field.name for field in data.schema if arrow.is_grid(field))
+    columns, start = read_names(data.schema, [name]), 0
     for group, size in enumerate(data.group_rows):
         wanted = rows[(rows >= start) & (rows < start + size)]
         if len(wanted):
-            grids = arrow.as_tensor(data.read(group, [field.name]).column(0), field).to_numpy_ndarray()
-            yield from ((row, grids[row - start]) for row in wanted)
+            batch = data.read(group, columns)
+            kept = batch if len(wanted) == size else batch.take(pa.array(wanted - start))
+            yield from zip(wanted, with_tensors(kept).column(0).to_numpy_ndarray(), strict=True)
         start += size
     data.close()

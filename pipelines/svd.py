@@ -21,7 +21,8 @@ from schemas.components import components_bytes, encoder_fingerprint, encoder_pa
 from schemas.datafile import open_data
 from schemas.errors import RequestError
 from schemas.fingerprint import fingerprint
-from schemas.store import Dead, Store, with_tensors
+from schemas.quantised import read_names, with_tensors
+from schemas.store import Dead, Store
 
 Task = tuple[str, list[int]]  # a data file, and its rows that are no longer live
 
@@ -131,8 +132,9 @@ def read_features(task: Task, options: SvdOptions, run_id: str = "svd") -> Itera
     data, start = open_data(url), 0
     try:
         name = next(field.name for field in data.schema if arrow.is_grid(field))
+        columns = read_names(data.schema, ["image_id", name])
         for group, size in enumerate(data.group_rows):
-            batch = with_tensors(data.read(group, ["image_id", name]))
+            batch = with_tensors(data.read(group, columns))
             kept = _kept(batch.column(0).to_pylist(), start, dead, options)
             live.seen(run_id, size)
             if len(kept):

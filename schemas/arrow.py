@@ -21,7 +21,8 @@ VERSION_KEY, FINGERPRINT_KEY, KIND_KEY = (
     b"captionbeam.fingerprint",
     b"captionbeam.kind",
 )
-DTYPE_KEY, SHAPE_KEY = b"captionbeam.dtype", b"captionbeam.shape"
+DTYPE_KEY, SHAPE_KEY, SCALE_KEY = b"captionbeam.dtype", b"captionbeam.shape", b"captionbeam.scale"
+SCALE = "_scale"  # the scales of ``grid`` are in ``grid_scale``
 
 IDENTITY = (
     pa.field("image_id", pa.string(), nullable=False),
@@ -90,10 +91,17 @@ PLAN = pa.schema(
 )
 
 
-def grid_field(name: str, shape: Sequence[int], dtype: str = "float16") -> pa.Field:
-    """A column of arrays of one ``shape`` (``(H, W, C)`` or ``(C,)``) and ``dtype``, a row an array."""
+def grid_field(
+    name: str, shape: Sequence[int], dtype: str = "float16", scales: str | None = None
+) -> pa.Field:
+    """A column of arrays of one ``shape`` (``(H, W, C)`` or ``(C,)``) and ``dtype``, a row an array.
+
+    ``scales`` names the column that int8 codes are to be multiplied by.
+    """
     width = math.prod(shape) * np.dtype(dtype).itemsize
     metadata = {DTYPE_KEY: np.dtype(dtype).name, SHAPE_KEY: json.dumps(list(shape))}
+    if scales is not None:
+        metadata[SCALE_KEY] = scales
     return pa.field(name, pa.binary(width), nullable=False, metadata=metadata)
 
 
@@ -136,6 +144,12 @@ def check_version(metadata: Mapping[bytes, bytes] | None, where: str) -> None:
 def is_grid(field: pa.Field) -> bool:
     """Whether ``field`` is one that ``grid_field`` made."""
     return field.metadata is not None and SHAPE_KEY in field.metadata
+
+
+def scale_name(field: pa.Field) -> str | None:
+    """The column with the scales of a grid column of int8 codes; None for any other column."""
+    name = (field.metadata or {}).get(SCALE_KEY)
+    return None if name is None else name.decode()
 
 
 def grid_shape(field: pa.Field) -> tuple[tuple[int, ...], np.dtype]:

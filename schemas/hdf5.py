@@ -104,7 +104,10 @@ class Hdf5Data:
     def _field(self, name: str) -> pa.Field:
         dataset = self._file[name]
         if dataset.ndim > 1:
-            return arrow.grid_field(name, dataset.shape[1:], dataset.dtype.name)
+            scales = f"{name}{arrow.SCALE}"
+            return arrow.grid_field(
+                name, dataset.shape[1:], dataset.dtype.name, scales if scales in self._file else None
+            )
         return next(field for field in arrow.IDENTITY if field.name == name)
 
     @property

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +32,8 @@ class Commit:
     """One finished shard: the files of the attempt that won, and what is in them.
 
     ``counts`` has images, ``failed_<code>``, bytes read, and milliseconds by stage, the unit in each name.
+    ``rounding``: how far int8 features are from the float16 ones that they stand for (schemas.quantised); empty for
+    all others.
     """
 
     shard: str
@@ -47,6 +49,7 @@ class Commit:
     failures_sha256: str
     index_sha256: str
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    rounding: dict[str, float] = dataclasses.field(default_factory=dict)
     version: int = arrow.SCHEMA_VERSION
 
     def manifest_row(self) -> dict[str, Any]:
@@ -145,6 +148,12 @@ def _hashes(url: str, snapshot: Snapshot) -> dict[str, str]:
         known = {}
     names = (*snapshot.manifests, *snapshot.deletes)
     return {name: known.get(name) or sha256_bytes(files.read_bytes(files.join(url, name))) for name in names}
+
+
+def model_hashes(spec: Mapping[str, Any]) -> list[str]:
+    """Of features of ``spec``: the hashes that name their encoder's weights and their components in ``models/``."""
+    named = (spec.get("weights_sha256"), (spec.get("reduction") or {}).get("sha256"))
+    return [str(sha256) for sha256 in named if sha256 is not None]
 
 
 def commit_url(url: str, shard: str) -> str:

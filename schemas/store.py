@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from schemas import arrow, files, layout, parquet, tags
 from schemas.datafile import DataFile, open_data
 from schemas.errors import RequestError, StoreError
+from schemas.quantised import read_names, scale_names, with_tensors
 
 
 class RowGroup(NamedTuple):
@@ -164,7 +165,8 @@ class Store:
     def scan(
         self, columns: Sequence[str] | None = None, ids: Iterable[str] | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Live rows as Arrow record batches, a row group each, grids as ``fixed_shape_tensor``.
+        """Live rows as Arrow record batches, a row group each, grids as ``fixed_shape_tensor`` of float16, which
+        int8 becomes.
 
         ``columns`` picks columns, ``ids`` images. Raises RequestError for a column that is not there.
         """
@@ -220,7 +222,7 @@ class Store:
     ) -> pa.RecordBatch:
         data = open_data(group.url)
         try:
-            batch = data.read(group.group, checked_columns(data, columns))
+            batch = data.read(group.group, read_names(data.schema, checked_columns(data, columns)))
         finally:
             data.close()
         rows = [row for row in _alive(group.rows, group.dead).tolist() if keep is None or row in keep]
@@ -252,24 +254,12 @@ def live_index(table: pa.Table, dead: Dead) -> pa.Table:
 
 def checked_columns(data: DataFile, columns: Sequence[str] | None) -> list[str]:
     """``columns``, or all of them. Raises RequestError for one that is not there."""
-    names = list(data.schema.names)
+    scales = scale_names(data.schema)
+    names = [name for name in data.schema.names if name not in scales]
     for column in columns or ():
         if column not in names:
             raise RequestError(f"no column {column!r} in this store; expected some of {', '.join(names)}")
     return names if columns is None else list(columns)
-
-
-def with_tensors(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """``batch`` with its grids as tensors."""
-    arrays = [
-        arrow.as_tensor(column, field) if arrow.is_grid(field) else column
-        for field, column in zip(batch.schema, batch.columns, strict=True)
-    ]
-    fields = [
-        pa.field(field.name, array.type, field.nullable, None if arrow.is_grid(field) else field.metadata)
-        for field, array in zip(batch.schema, arrays, strict=True)
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, batch.schema.metadata))
 
 
 def _group_rows(url: str) -> list[int]:

@@ -104,8 +104,9 @@ def _encoder(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:
     from pipelines.processors import load_encoder
 
     weights = _model(store, f"{store.spec.get('weights_sha256')}.safetensors")
-    field = arrow.grid_field(store.column, store.shape)
-    return field, load_encoder, {"spec": dict(store.spec), "weights": weights}
+    field, reduction = arrow.grid_field(store.column, store.shape), store.spec.get("reduction")
+    components = _model(store, f"{reduction['sha256']}.safetensors") if reduction else None
+    return field, load_encoder, {"spec": dict(store.spec), "weights": weights, "components": components}
 
 
 def _captioner(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 HELP = """\
   captionbeam store show features
@@ -47,5 +49,17 @@ def run(options: argparse.Namespace) -> int:
         "fingerprint": said["fingerprint"],
         "specification": json.dumps(said["spec"], indent=1),
     }
+    if said["rounding"]:
+        rows["int8"] = _rounding(said)
     print_table(f"store: {said['store']}", rows)
     return 0
+
+
+def _rounding(said: Mapping[str, Any]) -> str:
+    """How far int8 is from float16."""
+    error = said["rounding"]
+    known = "" if error["shards"] == said["shards"] else f" (of {error['shards']:,} shards)"
+    return (
+        f"off by {error['rms_relative']:.3%} (root mean square), at most {error['max_abs']:.3g} where the largest "
+        f"number is {error['max_value']:.3g}{known}"
+    )

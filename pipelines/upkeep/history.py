@@ -12,6 +12,7 @@ from pipelines.run import now
 from schemas import layout, tags
 from schemas.errors import SystemicError
 from schemas.layout import Snapshot
+from schemas.quantised import RoundingError
 from schemas.store import Dead, Store
 
 ATTEMPTS = 100
@@ -69,7 +70,20 @@ def describe(store: Store) -> dict[str, Any]:
         "parents": [snapshot.id for snapshot in ancestors],
         "runs": list(dict.fromkeys(snapshot.run for snapshot in (store.snapshot, *ancestors))),
         "spec": dict(store.spec),
+        "rounding": rounding_of(store),
     }
+
+
+def rounding_of(store: Store) -> dict[str, float]:
+    """How far int8 features are from the float16 ones that they stand for, over the shards whose commits are there:
+    compacting makes shards without. Empty for other rows."""
+    if store.spec.get("dtype") != "int8":
+        return {}
+    error, shards = RoundingError(), store.manifest.column("shard").to_pylist()
+    commits = [commit for commit in layout.load_commits(store.url, shards) if commit.rounding]
+    for commit in commits:
+        error.merge(commit.rounding)
+    return {**error.to_dict(), "shards": len(commits)} if commits else {}
 
 
 def _ancestors(snapshot: Snapshot, known: dict[int, Snapshot]) -> Iterator[Snapshot]:

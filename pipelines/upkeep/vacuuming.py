@@ -110,7 +110,7 @@ class _Look:
             *(f"commits/{shard}.json" for shard in (*shards, *(commit.shard for commit in needed))),
             *(f"{folder}/{row[folder]}" for row in rows for folder in ("data", "failures", "index")),
             *(name for snapshot in self.kept for name in (*snapshot.manifests, *snapshot.deletes)),
-            *(f"models/{spec['weights_sha256']}.safetensors" for spec in specs if "weights_sha256" in spec),
+            *(f"models/{sha256}.safetensors" for spec in specs for sha256 in layout.model_hashes(spec)),
             *(f"models/{spec['bundle']}" for spec in specs if "bundle" in spec),
             *(f"plans/{run}" for run in makers),
         }

@@ -150,7 +150,7 @@ def _twice(url: str, one: _Opened, shards: dict[str, ShardFacts]) -> Iterator[st
 def _models(url: str, snapshots: list[Snapshot]) -> Iterator[str]:
     """Weights and bundles that the snapshots' specifications name."""
     specs = [snapshot.spec for snapshot in snapshots]
-    for sha256 in sorted({str(spec["weights_sha256"]) for spec in specs if "weights_sha256" in spec}):
+    for sha256 in sorted({sha256 for spec in specs for sha256 in layout.model_hashes(spec)}):
         yield from _wrong_hash(files.join(url, "models", f"{sha256}.safetensors"), sha256)
     for bundle in sorted({str(spec["bundle"]) for spec in specs if "bundle" in spec}):
         folder = files.join(url, "models", bundle)

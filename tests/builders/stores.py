@@ -16,6 +16,7 @@ from pipelines.shards import process_shard
 from schemas import Store, arrow
 from schemas.errors import ImageError
 from schemas.fingerprint import fingerprint
+from schemas.quantised import stored_columns
 from schemas.records import ImageRef
 
 
@@ -43,8 +44,12 @@ def make_store(
     file_format: str = "parquet",
     shard_size: int = 4,
     locations: Mapping[str, str] | None = None,
+    dtype: str = "float16",
 ) -> Store:
-    """A store with one row for each of ``items`` (an ImageError makes a failure row), published."""
+    """A store with one row for each of ``items`` (an ImageError makes a failure row), published.
+
+    ``dtype``: what float16 features are kept as.
+    """
     spec = dict(spec or {"made": "by hand"})
     run = start_run(url, kind, spec, fingerprint(spec), field, file_format)
     refs = [ImageRef(name, (locations or {}).get(name, f"/images/{name}"), "/images", "v1") for name in items]
@@ -53,7 +58,10 @@ def make_store(
     def fetch(window: Sequence[ImageRef]) -> list[Any]:
         return [items[ref.image_id] for ref in window]
 
-    commit_all(run, Echo(field), fetch)
+    processor = Echo(field)
+    if dtype != "float16":
+        processor.schema = stored_columns(field.name, arrow.grid_shape(field)[0], dtype)
+    commit_all(run, processor, fetch)
     publish(run)
     return Store.open(url)
 

@@ -1,0 +1,249 @@
+"""Features made smaller, as a user meets it: components, int8, of images and of a store, and captions of either."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from capmodel.bundle import Bundle
+from capmodel.captioner import Captioner
+from capmodel.generate import DecodeOptions
+from capmodel.train_data import Data
+from jobs.cli import main
+from pipelines.upkeep.vacuuming import vacuum
+from pipelines.upkeep.verifying import verify
+from schemas import Store, files
+from schemas.components import read_components
+from schemas.errors import BundleError, FingerprintError
+from schemas.quantised import rounded
+from tests.builders.images import drawn, encoded
+from tests.builders.models import make_bundle, make_decoder, make_tokenizer
+from tests.builders.stores import make_captions, make_features
+
+ENCODER = [
+    "--encoder",
+    "efficientnet_lite0",
+    "--image-size",
+    "64",
+    "--precision",
+    "fp32",
+    "--batch-size",
+    "8",
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Photographs, a store of their features, components of these, and the folder that all lies in."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "photos").mkdir()
+    for number, size in enumerate([(90, 70), (64, 64), (70, 120), (65, 64), (100, 64)]):
+        (folder / "photos" / f"{number}.jpg").write_bytes(encoded(drawn(*size), "JPEG"))
+    photos, full, components = (str(folder / name) for name in ("photos", "full", "components.safetensors"))
+    assert main(["encode", photos, "--output", full, *ENCODER]) == 0
+    assert main(["svd", "--features", full, "--output", components, "--components", "12"]) == 0
+    return SimpleNamespace(photos=photos, full=full, components=components)
+
+
+def scanned(url: str) -> dict[str, np.ndarray]:
+    store = Store.open(url)
+    return {
+        name: grid
+        for batch in store.scan(["image_id", store.column])
+        for name, grid in zip(batch.column(0).to_pylist(), batch.column(1).to_numpy_ndarray(), strict=True)
+    }
+
+
+def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert {name: grid.tolist() for name, grid in found.items()} == {
+        name: grid.tolist() for name, grid in expected.items()
+    }
+
+
+def reduced(world, output: str, *options: str) -> Store:
+    assert main(["encode", "--features", world.full, "--output", output, *options]) == 0
+    return Store.open(output)
+
+
+def test_a_store_is_reduced_to_its_components(world, tmp_path):
+    store = reduced(world, str(tmp_path / "small"), "--reduce", world.components)
+    components = read_components(world.components)
+    assert store.shape == (2, 2, 12)
+    assert store.spec["reduction"] == {"method": "svd", "dim": 12, "sha256": components.sha256}
+    assert {k: v for k, v in store.spec.items() if k != "reduction"} == Store.open(world.full).spec
+    for name, grid in scanned(world.full).items():
+        expected = grid.astype(np.float64) @ components.vectors.T.astype(np.float64)
+        np.testing.assert_allclose(scanned(store.url)[name], expected, rtol=1e-3, atol=1e-3)
+    assert verify(store.url).problems == []
+
+
+def test_the_first_components_alone(world, tmp_path):
+    store = reduced(world, str(tmp_path / "small"), "--reduce", world.components, "--reduce-dim", "5")
+    assert (store.shape, store.spec["reduction"]["dim"]) == ((2, 2, 5), 5)
+    whole = scanned(reduced(world, str(tmp_path / "all"), "--reduce", world.components).url)
+    for name, grid in scanned(store.url).items():
+        np.testing.assert_allclose(grid, whole[name][..., :5], rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", [["--reduce", "FILE"], ["--reduce", "FILE", "--dtype", "int8"]])
+def test_images_give_the_rows_that_their_features_give(world, tmp_path, form):
+    options = [world.components if word == "FILE" else word for word in form]
+    store, images = reduced(world, str(tmp_path / "rows"), *options), str(tmp_path / "images")
+    assert main(["encode", world.photos, "--output", images, *ENCODER, *options]) == 0
+    assert Store.open(images).fingerprint == store.fingerprint
+    assert_same(scanned(images), scanned(store.url))
+    vacuum(images, keep=1, grace_hours=0)  # leaves weights and components
+    assert verify(images).problems == []
+
+
+def test_int8_is_the_same_features_rounded(world, tmp_path):
+    store = reduced(world, str(tmp_path / "coarse"), "--dtype", "int8")
+    assert store.spec == {**Store.open(world.full).spec, "dtype": "int8"}
+    assert_same(
+        scanned(store.url), {name: rounded(grid[None])[0] for name, grid in scanned(world.full).items()}
+    )
+
+
+def test_centred_components_take_the_mean_off(world, tmp_path):
+    file = str(tmp_path / "pca.safetensors")
+    assert main(["svd", "--features", world.full, "--output", file, "--components", "4", "--center"]) == 0
+    store = reduced(world, str(tmp_path / "small"), "--reduce", file)
+    found = read_components(file)
+    assert store.spec["reduction"]["method"] == "pca"
+    for name, grid in scanned(world.full).items():
+        expected = (grid.astype(np.float64) - found.mean) @ found.vectors.T.astype(np.float64)
+        np.testing.assert_allclose(scanned(store.url)[name], expected, rtol=2e-3, atol=2e-3)
+
+
+def test_pooled_features_are_reduced_too(world, tmp_path):
+    pooled, file, small = (str(tmp_path / name) for name in ("pooled", "components.safetensors", "small"))
+    assert main(["encode", world.photos, "--output", pooled, *ENCODER, "--pooled"]) == 0
+    assert main(["svd", "--features", pooled, "--output", file, "--components", "3"]) == 0
+    options = ["--pooled", "--reduce", file, "--dtype", "int8", "--format", "hdf5"]
+    assert main(["encode", world.photos, "--output", small, *ENCODER, *options]) == 0
+    vectors = read_components(file).vectors.T
+    for name, vector in scanned(pooled).items():
+        expected = vector.astype(np.float32) @ vectors
+        np.testing.assert_allclose(scanned(small)[name], expected, atol=np.abs(expected).max() / 250)
+
+
+def test_components_of_another_encoder_are_refused_and_both_are_named(world, tmp_path, capsys):
+    request = ["encode", world.photos, "--output", str(tmp_path / "small"), "--reduce", world.components]
+    other = ["--encoder", "efficientnet_lite0", "--image-size", "96", "--precision", "fp32"]
+    assert main([*request, *other]) == 2
+    said = capsys.readouterr().err
+    ours = Store.open(world.full).fingerprint
+    assert f"were fitted to features of fingerprint {ours} (preprocess {{" in said
+    assert "'size': 64" in said
+    assert "'size': 96" in said
+    assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--reduce-dim", "5"], "--reduce-dim 5 would do nothing without --reduce"),
+        (["--reduce", "FILE", "--reduce-dim", "13"], "--reduce-dim 13 is more than the 12 components of"),
+        (["--reduce", "nowhere"], "'nowhere' holds no components (it is not there)"),
+        (["--dtype", "int4"], "dtype is 'int4'; expected one of float16, int8"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(world, tmp_path, capsys, options, sentence):
+    options = [world.components if word == "FILE" else word for word in options]
+    assert main(["encode", world.photos, "--output", str(tmp_path / "s"), *ENCODER, *options]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([], "--features would copy a store as it is; expected --reduce, --dtype int8 or both"),
+        (["--dtype", "int8", "photos"], "--features takes the place of SOURCE; expected one of them"),
+        (["--dtype", "int8", "--precision", "bf16"], "--precision bf16 would do nothing with --features"),
+        (["--dtype", "int8", "--encoder", "resnet50"], "--encoder would do nothing with --features"),
+        (["--dtype", "int8", "--image-root", "x"], "--image-root would do nothing with --features"),
+        (["--dtype", "int8", "--fetch-tries", "9"], "--fetch-tries would do nothing with --features"),
+    ],
+)
+def test_options_that_do_nothing_for_a_store_are_refused(world, tmp_path, capsys, options, sentence):
+    assert main(["encode", "--features", world.full, "--output", str(tmp_path / "s"), *options]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_only_an_encoders_own_features_are_reduced(tmp_path, capsys):
+    captions = make_captions(str(tmp_path / "captions"), {"a.jpg": "a dog"})
+    small = make_features(str(tmp_path / "small"), ["a.jpg"], spec={"reduction": {"dim": 3}})
+    coarse = make_features(str(tmp_path / "coarse"), ["a.jpg"], spec={"dtype": "int8"}, dtype="int8")
+    for store, said in (
+        (captions, "is a store of captions"),
+        (small, "reduced already"),
+        (coarse, "int8 already"),
+    ):
+        request = ["encode", "--features", store.url, "--output", str(tmp_path / "s"), "--dtype", "int8"]
+        assert main(request) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_an_encode_needs_a_source_and_an_encoder(world, tmp_path, capsys):
+    assert main(["encode", "--output", str(tmp_path / "s"), *ENCODER]) == 2
+    assert "no source is named; expected one SOURCE or more, or --features" in capsys.readouterr().err
+    assert main(["encode", world.photos, "--output", str(tmp_path / "s")]) == 2
+    assert "no encoder is named; expected --encoder NAME, or --features" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def small(world, tmp_path_factory):
+    """A store of reduced int8 features, and a bundle that was trained on it."""
+    folder = tmp_path_factory.mktemp("small")
+    store = reduced(world, str(folder / "features"), "--reduce", world.components, "--dtype", "int8")
+    data = Data(store, None, None, {})  # type: ignore[arg-type]
+    bundle = make_bundle(
+        (dict(store.spec), data.encoder_weights()),
+        components=data.components(),
+        features_fingerprint=store.fingerprint,
+        decoder=make_decoder(make_tokenizer(), store.shape),
+    )
+    return SimpleNamespace(store=store, bundle=bundle, url=bundle.save(str(folder / "bundle")))
+
+
+def captions(captioner: Captioner, items: list, names: list[str]) -> list:
+    return captioner.run([captioner.prepare(item) for item in items], names)["captions"].to_pylist()
+
+
+def test_a_bundle_captions_images_as_it_does_their_reduced_features(world, small, tmp_path):
+    features, options = scanned(small.store.url), DecodeOptions(n_best=2, keep_attention=True)
+    photos = [Path(world.photos, name).read_bytes() for name in features]
+    names = [*features]
+    of_images = Captioner.load(small.url, options, batch_size=8)
+    of_rows = Captioner.load(small.url, options, from_features=True, batch_size=8)
+    assert captions(of_images, photos, names) == captions(of_rows, [*features.values()], names)
+    assert of_images.spec["features"] == small.store.fingerprint
+
+
+def test_captions_of_reduced_features_by_the_job(world, small, tmp_path):
+    by_rows, by_images = str(tmp_path / "rows"), str(tmp_path / "images")
+    common = ["--bundle", small.url, "--batch-size", "8"]
+    assert main(["caption", "--features", small.store.url, "--output", by_rows, *common]) == 0
+    assert main(["caption", world.photos, "--output", by_images, *common]) == 0
+    texts = [
+        {row["image_id"]: row["captions"] for batch in Store.open(url).scan() for row in batch.to_pylist()}
+        for url in (by_rows, by_images)
+    ]
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == 5
+    (bundle,) = Path(by_images, "models").iterdir()
+    assert (bundle / "components.safetensors").read_bytes() == Path(world.components).read_bytes()
+
+
+def test_a_bundle_keeps_its_components_and_knows_when_they_are_not_there(world, small, tmp_path):
+    loaded = Bundle.load(small.url)
+    assert loaded.components == files.join(small.url, "components.safetensors")
+    assert loaded.sha256 == small.bundle.sha256
+    with pytest.raises(FingerprintError, match="components .* have SHA-256"):
+        make_bundle((dict(small.store.spec), loaded.encoder_weights), components=loaded.encoder_weights)
+    without = make_bundle((dict(small.store.spec), loaded.encoder_weights))
+    with pytest.raises(BundleError, match="lacks the components of its features; expected --features"):
+        Captioner.load(without.save(str(tmp_path / "bundle")), DecodeOptions())
