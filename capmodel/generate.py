@@ -54,6 +54,10 @@ def check_options(options: DecodeOptions, config: DecoderConfig, tokenizer: Toke
             f"prefix {options.prefix!r} has a word that the model does not know; expected others"
         )
     most = options.max_length or config.max_length
+    if config.longest and most > config.longest:
+        raise RequestError(
+            f"max_length is {most}; expected at most {config.longest}, the positions it has learned"
+        )
     if len(ids) + 2 > most:
         raise RequestError(f"prefix {options.prefix!r} has {len(ids)} tokens; expected at most {most - 2}")
     return ids

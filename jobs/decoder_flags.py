@@ -10,7 +10,7 @@ DECODER_FLAGS: dict[str, tuple[Any, str, str]] = {
     "architecture": (
         str,
         "NAME",
-        "attentive: an LSTM that attends to the grid at each word (the default); lstm: told the image once",
+        "attentive: an LSTM that attends to the grid at each word (default); lstm: told the image once; transformer",
     ),
     "image_as": (
         str,
@@ -19,7 +19,7 @@ DECODER_FLAGS: dict[str, tuple[Any, str, str]] = {
     ),
     "image_bottleneck": (positive, "N", "of lstm: channels that the image passes on its way (default: none)"),
     "image_activation": (str, "NAME", "of lstm: after each of the image's layers, none (the default) or elu"),
-    "embed_dim": (positive, "N", "word embedding"),
+    "embed_dim": (positive, "N", "word embedding; all channels of a transformer"),
     "hidden_dim": (positive, "N", "LSTM state"),
     "attention_dim": (positive, "N", "attention"),
     "feature_dim": (positive, "N", "grid features after their projection"),
@@ -28,7 +28,7 @@ DECODER_FLAGS: dict[str, tuple[Any, str, str]] = {
         "NAME",
         "additive (the default), dot, multi-head, hard (one cell, drawn) or sparsemax",
     ),
-    "heads": (positive, "N", "of multi-head attention"),
+    "heads": (positive, "N", "of multi-head attention and of a transformer"),
     "hard_temperature": (float, "T", "of hard attention's draws (Gumbel-softmax)"),
     "gate": (str, "NAME", "of what was attended to: vector (the default), scalar (Xu et al.'s beta) or none"),
     "doubly_stochastic": (
@@ -36,6 +36,9 @@ DECODER_FLAGS: dict[str, tuple[Any, str, str]] = {
         "LAMBDA",
         "weight of Xu et al.'s regulariser: each cell's attention sums to 1",
     ),
+    "layers": (positive, "N", "of a transformer"),
+    "feedforward_dim": (positive, "N", "inside a transformer's layers (default: 4 times the word embedding)"),
+    "positions": (str, "NAME", "of words in a transformer: sinusoidal (the default) or learned"),
     "output_layer": (
         str,
         "NAME",
@@ -48,7 +51,11 @@ DECODER_FLAGS: dict[str, tuple[Any, str, str]] = {
         "where clusters of rarer words begin (default: 1/15 and 3/15 of the words)",
     ),
     "tie_embeddings": (bool, "", "output weights are the embeddings (default: wherever they can be)"),
-    "dropout": (share, "SHARE", "of what the output layer sees, and where the next two do not say otherwise"),
+    "dropout": (
+        share,
+        "SHARE",
+        "of what the output sees (of a transformer's sublayers), and where the next two say nothing",
+    ),
     "embed_dropout": (share, "SHARE", "of the words"),
     "state_dropout": (share, "SHARE", "of the LSTM's state on its way to the output"),
     "grid_dropout": (share, "SHARE", "of the projected grid, or of lstm's features"),

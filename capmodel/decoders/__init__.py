@@ -20,5 +20,6 @@ def make_decoder(config: DecoderConfig) -> Decoder:
 
         return LstmDecoder(config)
     from capmodel.decoders.attentive import AttentiveDecoder
+    from capmodel.decoders.transformer import TransformerDecoder
 
-    return AttentiveDecoder(config)
+    return {"attentive": AttentiveDecoder, "transformer": TransformerDecoder}[config.architecture](config)

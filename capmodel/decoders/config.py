@@ -98,7 +98,13 @@ class DecoderConfig(DecoderOptions):
     @property
     def attends(self) -> bool:
         """Whether each step of the decoder gives weights over the grid's cells."""
-        return self.architecture == "attentive"
+        return self.architecture in ("attentive", "transformer")
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that a caption may have, START and END counted; None: any number."""
+        learned = self.architecture == "transformer" and self.positions == "learned"
+        return self.max_length if learned else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``from_dict`` reads them back."""

@@ -13,12 +13,17 @@ from typing import Any
 
 from schemas.errors import RequestError
 
-ARCHITECTURES = ("attentive", "lstm")
+ARCHITECTURES = ("attentive", "lstm", "transformer")
 IMAGE_ROLES = ("first-input", "start-state", "start-cell")
 ACTIVATIONS = ("none", "elu")
 ATTENTIONS = ("additive", "dot", "multi-head", "hard", "sparsemax")
 OUTPUTS = ("full", "two-stage", "adaptive")
+POSITIONS = ("sinusoidal", "learned")
 GATES = ("vector", "scalar", "none")
+_SIZES = (
+    *("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "heads", "image_bottleneck"),
+    *("layers", "feedforward_dim"),
+)
 ALWAYS_SAID = ("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "dropout", "grid_dropout")
 
 
@@ -27,23 +32,28 @@ class DecoderOptions:
     """Raises RequestError where a value makes no sense.
 
     architecture:  attentive: an LSTM that attends to the grid at each word (Xu et al. 2015); lstm: one that is
-                   told the image once (Vinyals et al. 2015).
-    image_as:      how the latter is: as its first-input, or as the start of its cell and hidden state
+                   told the image once (Vinyals et al. 2015); transformer: words attend to each other and to the
+                   grid (Vaswani et al. 2017, pre-norm).
+    image_as:      how lstm is told: as its first-input, or as the start of its cell and hidden state
                    (start-state) or of the cell alone (start-cell); through ``image_bottleneck`` channels, if any;
                    ``image_activation`` (none or elu) follows each of the image's layers.
-    embed_dim:     E: channels of a word's embedding; hidden_dim: H: those of the LSTM's state.
+    embed_dim:     E: channels of a word's embedding, and of all of a transformer; hidden_dim: H: those of the
+                   LSTM's state.
     attention_dim: A: those in which states and cells are compared.
     feature_dim:   F: those of the projected grid.
     attention:     additive (Bahdanau et al. 2015), dot, multi-head, hard (one cell, drawn in training), sparsemax.
-    heads:         of multi-head attention; hard_temperature: of hard attention's draws.
+    heads:         of multi-head attention, and of a transformer's; hard_temperature: of hard attention's draws.
     gate:          what the state multiplies the context with: a number for each channel (vector), one for all
                    (scalar: the beta of Xu et al. 2015, section 4.2.1), or nothing (none).
     doubly_stochastic: lambda of Xu et al. 2015, equation 14: each cell should get a sum of 1 over a caption.
+    layers:        of a transformer; feedforward_dim: channels inside its two-layer networks, None: four times
+                   ``embed_dim``; positions: of its words, as waves (sinusoidal) or learned up to the maximum length.
     output_layer:  full: logits of all words; two-stage: through ``output_bottleneck`` channels; adaptive: rare words
                    in clusters of their own (Grave et al. 2017), which begin at the ids ``adaptive_cutoffs``.
     tie_embeddings: whether the output layer's weights are the embeddings; None: wherever they can be.
-    dropout:       of what the output layer sees; embed_dropout and state_dropout: of words and of the LSTM's
-                   states, None: the same; grid_dropout: of the projected grid, or of lstm's features.
+    dropout:       of what the output layer sees, or of each sublayer of a transformer; embed_dropout and
+                   state_dropout: of words and of the LSTM's states, None: the same; grid_dropout: of the
+                   projected grid, or of lstm's features.
     """
 
     architecture: str = "attentive"
@@ -59,6 +69,9 @@ class DecoderOptions:
     hard_temperature: float = 1.0
     gate: str = "vector"
     doubly_stochastic: float = 0.0
+    layers: int = 3
+    feedforward_dim: int | None = None
+    positions: str = "sinusoidal"
     output_layer: str = "full"
     output_bottleneck: int | None = None
     adaptive_cutoffs: str = ""
@@ -76,7 +89,7 @@ class DecoderOptions:
         expect_one_of(ARCHITECTURES, "architecture", self.architecture)
         expect_one_of(IMAGE_ROLES, "image_as", self.image_as)
         expect_one_of(ACTIVATIONS, "image_activation", self.image_activation)
-        for name in ("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "heads", "image_bottleneck"):
+        for name in _SIZES:
             value = getattr(self, name)
             expect(value is None or value >= 1, name, value, "a positive number")
         for name in ("dropout", "embed_dropout", "state_dropout", "grid_dropout"):
@@ -85,6 +98,7 @@ class DecoderOptions:
         for name in ONLY_WITH:
             self._check_of_use(name)
         self._check_attention()
+        self._check_transformer()
         self._check_output()
 
     def _check_of_use(self, name: str) -> None:
@@ -98,7 +112,7 @@ class DecoderOptions:
 
     def uses(self, name: str) -> bool:
         """Whether the option does anything beside the others."""
-        if name not in ONLY_WITH:
+        if name not in ONLY_WITH or (name == "heads" and self.architecture == "transformer"):
             return True
         decider, values = ONLY_WITH[name]
         return getattr(self, decider) in values and self.uses(decider)
@@ -116,6 +130,12 @@ class DecoderOptions:
         if self.attention == "hard":
             soft = "0 with hard attention, whose weights are not soft"
             expect(strength == 0, "doubly_stochastic", strength, soft)
+
+    def _check_transformer(self) -> None:
+        expect_one_of(POSITIONS, "positions", self.positions)
+        if self.architecture == "transformer":
+            heads = f"a multiple of {self.heads} heads"
+            expect(self.embed_dim % self.heads == 0, "embed_dim", self.embed_dim, heads)
 
     def _check_output(self) -> None:
         expect_one_of(OUTPUTS, "output_layer", self.output_layer)
@@ -151,6 +171,11 @@ class DecoderOptions:
         return self._can_tie if self.tie_embeddings is None else self.tie_embeddings
 
     @property
+    def feedforward(self) -> int:
+        """Channels inside a transformer's two-layer networks."""
+        return 4 * self.embed_dim if self.feedforward_dim is None else self.feedforward_dim
+
+    @property
     def words_dropped(self) -> float:
         """Dropout of embedded words."""
         return self.dropout if self.embed_dropout is None else self.embed_dropout
@@ -170,14 +195,13 @@ _DEFAULTS = {option.name: option.default for option in fields(DecoderOptions)}
 
 
 ONLY_WITH: dict[str, tuple[str, Sequence[str]]] = {
+    **dict.fromkeys(("hidden_dim", "state_dropout"), ("architecture", ("attentive", "lstm"))),
     **dict.fromkeys(
         ("attention_dim", "feature_dim", "attention", "gate", "doubly_stochastic"),
         ("architecture", ("attentive",)),
     ),
-    **dict.fromkeys(
-        ("image_as", "image_bottleneck", "image_activation"),
-        ("architecture", ("lstm",)),
-    ),
+    **dict.fromkeys(("image_as", "image_bottleneck", "image_activation"), ("architecture", ("lstm",))),
+    **dict.fromkeys(("layers", "feedforward_dim", "positions"), ("architecture", ("transformer",))),
     "heads": ("attention", ("multi-head",)),
     "hard_temperature": ("attention", ("hard",)),
     "output_bottleneck": ("output_layer", ("two-stage",)),

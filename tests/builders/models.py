@@ -14,6 +14,11 @@ from capmodel.decoders.base import Decoder
 from capmodel.tokenizers import WordTokenizer
 from schemas.fingerprint import fingerprint
 
+SIZES: dict[str, dict[str, Any]] = {
+    "attentive": {"embed_dim": 6, "hidden_dim": 7, "attention_dim": 4, "feature_dim": 5},
+    "lstm": {"embed_dim": 6, "hidden_dim": 7},
+    "transformer": {"embed_dim": 6, "heads": 2, "layers": 2, "feedforward_dim": 9},
+}
 WORDS = ("a", "dog", "runs", "on", "grass", "two", "cats", "sleep")
 
 
@@ -27,8 +32,7 @@ def make_decoder(
     tokenizer: WordTokenizer, shape: tuple[int, ...] = (2, 3, 5), seed: int = 0, **settings: Any
 ) -> Decoder:
     """A decoder for ``tokenizer`` in evaluation mode, random by ``seed`` and far from uniform."""
-    own = {"attention_dim": 4, "feature_dim": 5} if settings.get("architecture") != "lstm" else {}
-    sizes = {"embed_dim": 6, "hidden_dim": 7} | own | settings
+    sizes = {**SIZES[settings.get("architecture", "attentive")], **settings}
     config = DecoderConfig(tokenizer.vocab_size, shape, max_length=tokenizer.max_length, **sizes)
     generator = torch.Generator().manual_seed(seed)
     decoder = decoders.make_decoder(config)

@@ -22,6 +22,7 @@ from tests.builders.stores import make_features
 
 Captions = Mapping[str, tuple[str, Sequence[str]]]
 SMALL = {"embed_dim": 12, "hidden_dim": 16, "attention_dim": 8, "feature_dim": 10, "threads": 1}
+TINY_TRANSFORMER = {"embed_dim": 12, "threads": 1}
 
 
 def make_tokens(url: str, captions: Captions, max_length: int = 20) -> TokenTable:
@@ -76,7 +77,8 @@ def make_data(
 def tiny_options(data: Mapping[str, str], folder: Path, **chosen: Any) -> TrainOptions:
     """Options of a run of a few steps; its bundle is ``folder/bundle``."""
     places = {name: str(folder / name) for name in ("checkpoints", "logs")}
-    sizes = {"epochs": 3, "batch_size": 8, "device": "cpu", **SMALL}
+    usual = TINY_TRANSFORMER if chosen.get("architecture") == "transformer" else SMALL
+    sizes = {"epochs": 3, "batch_size": 8, "device": "cpu", **usual}
     return TrainOptions(
         **{**data, **places, "output": str(folder / "bundle"), "snapshot": 1, **sizes, **chosen}
     )

@@ -34,6 +34,13 @@ CHOICES = {
     "lstm, two-stage": {**LSTM, "output_layer": "two-stage", "output_bottleneck": 4},
     "lstm, adaptive": {**LSTM, "output_layer": "adaptive", "adaptive_cutoffs": "5,8", "hidden_dim": 16},
     "lstm, untied": {**LSTM, "tie_embeddings": False},
+    "transformer": {"architecture": "transformer"},
+    "transformer, learned positions": {"architecture": "transformer", "positions": "learned"},
+    "transformer, two-stage": {
+        "architecture": "transformer",
+        "output_layer": "two-stage",
+        "output_bottleneck": 4,
+    },
 }
 
 each_choice = pytest.mark.parametrize("chosen", CHOICES.values(), ids=CHOICES)

@@ -45,15 +45,30 @@ def test_a_config_is_read_back_as_it_was_written():
 
 
 def test_fields_of_another_version_are_refused():
-    values = {**DecoderConfig(50, (8,)).to_dict(), "layers": 2}
-    with pytest.raises(RequestError, match=r"decoder config fields is \['layers'\]; expected none beyond"):
+    values = {**DecoderConfig(50, (8,)).to_dict(), "magic": 2}
+    with pytest.raises(RequestError, match=r"decoder config fields is \['magic'\]; expected none beyond"):
         DecoderConfig.from_dict(values)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": "gru"}, "architecture is 'gru'; expected one of attentive, lstm"),
+        ({"architecture": "gru"}, "architecture is 'gru'; expected one of attentive, lstm, transformer"),
+        (
+            {"hidden_dim": 9, "architecture": "transformer"},
+            "hidden-dim is 9, which does nothing where architecture is transformer; expected to leave it out, or archi",
+        ),
+        (
+            {"layers": 2},
+            "layers is 2, which does nothing where architecture is attentive; expected to leave it out",
+        ),
+        ({"layers": 0, "architecture": "transformer"}, "layers is 0; expected a positive number"),
+        ({"feedforward_dim": 0, "architecture": "transformer"}, "feedforward-dim is 0; expected a positive"),
+        (
+            {"positions": "x", "architecture": "transformer"},
+            "positions is 'x'; expected one of sinusoidal, lea",
+        ),
+        ({"heads": 3, "architecture": "transformer"}, "embed-dim is 256; expected a multiple of 3 heads"),
         (
             {"attention": "soft"},
             "attention is 'soft'; expected one of additive, dot, multi-head, hard, sparse",

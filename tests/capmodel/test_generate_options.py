@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from capmodel.generate import DecodeOptions, generate
 from schemas.errors import RequestError
 from tests.builders.models import make_decoder, make_features, make_tokenizer
+from tests.builders.plain_search import PlainSearch
 
 SMALL = make_tokenizer(words=3, max_length=6)
 TOKENIZER = make_tokenizer(max_length=9)
@@ -22,74 +23,12 @@ def captions(decoder, features, tokenizer=TOKENIZER, names=None, **options):
     return generate(decoder, features, DecodeOptions(**options), names or NAMES[: len(features)], tokenizer)
 
 
-class Plain:
-    """Searches over lists of tokens, each continuation scored from the start; nothing stops early."""
-
-    def __init__(self, decoder, features, tokenizer, options):
-        self.decoder, self.features, self.tokenizer, self.options = decoder, features, tokenizer, options
-        self.known = {}
-
-    def logs(self, ids):
-        """What may follow START.. ``ids``, each with the model's log-probability."""
-        if tuple(ids) not in self.known:
-            with torch.no_grad():
-                logits = self.decoder(self.features, torch.tensor(ids)[None, None])[0, 0, -1]
-            self.known[tuple(ids)] = logits.log_softmax(-1).tolist()
-        return self.known[tuple(ids)]
-
-    def words(self, ids):
-        """END, and the words that neither the length nor an n-gram forbids."""
-        size, written = self.options.no_repeat_ngram, ids[1:]
-        yield self.tokenizer.end
-        if len(ids) == self.tokenizer.max_length - 1:
-            return
-        seen = {tuple(written[at : at + size]) for at in range(len(written) - size + 1)} if size else ()
-        for word in range(4, self.tokenizer.vocab_size):
-            if not size or tuple([*written, word][-size:]) not in seen:
-                yield word
-
-    def rank(self, caption, toll=0.0):
-        score, ids = caption
-        length = len(ids) - 1
-        base = length if self.options.length_formula == "length" else (5 + length) / 6
-        return (score - toll) / base**self.options.length_penalty
-
-    def race(self, beams, taken):
-        """The next beams of one group, those of the groups before having ``taken`` their words."""
-        grown = []
-        for score, ids in beams:
-            if ids[-1] == self.tokenizer.end:
-                grown.append((self.rank((score, ids)), (score, ids)))
-                continue
-            for word in self.words(ids):
-                longer = (score + self.logs(ids)[word], [*ids, word])
-                grown.append((self.rank(longer, self.options.diversity * taken[word]), longer))
-        each = self.options.beam // self.options.beam_groups
-        chosen = [caption for _, caption in sorted(grown, key=lambda pair: -pair[0])[:each]]
-        running = [ids for _, ids in beams if ids[-1] != self.tokenizer.end]
-        taken.update(ids[-1] for _, ids in chosen if ids[:-1] in running)
-        return chosen
-
-    def search(self):
-        """``[(logprob, ids)]``, best first: each group's best before any group's second best, all different."""
-        groups = [[(0.0, [self.tokenizer.start])] for _ in range(self.options.beam_groups)]
-        for _ in range(self.tokenizer.max_length - 1):
-            taken = Counter()
-            groups = [self.race(beams, taken) for beams in groups]
-        found = {}
-        for place in range(self.options.beam):
-            row = [beams[place] for beams in groups if place < len(beams)]
-            for score, ids in sorted(row, key=self.rank, reverse=True):
-                found.setdefault(tuple(ids), (score, ids))
-        return sorted(list(found.values())[: self.options.n_best], key=self.rank, reverse=True)
-
-
 def assert_plain(seed, **options):
     """What is found for two images at once is what the plain search finds for each."""
     decoder, features = make_decoder(SMALL, seed=seed), make_features(2, seed=seed)
     found = captions(decoder, features, SMALL, **options)
     for image in range(2):
-        expected = Plain(decoder, features[image : image + 1], SMALL, DecodeOptions(**options)).search()
+        expected = PlainSearch(decoder, features[image : image + 1], SMALL, DecodeOptions(**options)).search()
         assert [c.tokens for c in found[image]] == [SMALL.tokens(ids[1:-1]) for _, ids in expected]
         assert [c.logprob for c in found[image]] == pytest.approx([score for score, _ in expected], abs=1e-4)
 

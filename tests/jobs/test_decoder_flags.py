@@ -29,6 +29,13 @@ TOLD = {
         "image_bottleneck": 4,
         "image_activation": "elu",
     },
+    "transformer": {
+        "architecture": "transformer",
+        "heads": 3,
+        "layers": 2,
+        "feedforward_dim": 20,
+        "positions": "learned",
+    },
     "hard": {"attention": "hard", "hard_temperature": 0.5, "gate": "none"},
 }
 each_told = pytest.mark.parametrize("chosen", TOLD.values(), ids=TOLD)
