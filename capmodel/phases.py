@@ -32,7 +32,7 @@ class Phase:
 
     def is_over(self, position: Position) -> bool:
         """Whether ``position``, at the beginning of an epoch, is behind this phase."""
-        scores = [entry["CIDEr"] for entry in position.history[position.first_epoch :]]
+        scores = [entry["CIDEr"] for entry in position.history if entry["epoch"] > position.first_epoch]
         waited = len(scores) - 1 - scores.index(max(scores)) if scores else 0
         return len(scores) >= self.epochs or (self.patience is not None and waited >= self.patience)
 

@@ -16,7 +16,7 @@ from schemas.machine import cores
 __all__ = ["TrainOptions", "completed", "cores", "difference"]
 
 PRECISIONS = ("auto", "fp32", "bf16")
-COUNTS = ("epochs", "steps_per_epoch", "batch_size", "accumulate", "batch_growth_epochs", "batch_max", "mix",
+COUNTS = ("steps_per_epoch", "batch_size", "accumulate", "batch_growth_epochs", "batch_max", "mix",
           "captions_per_image", "val_images", "val_beam", "patience", "threads")  # fmt: skip
 SCHEDULES = ("cosine", "constant")
 PLACES = ("features", "tokens", "output", "checkpoints", "logs")
@@ -29,8 +29,10 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
     features, snapshot:  the features store and the snapshot of it that is read.
     tokens:              the token table's folder.
     output:              the bundle; checkpoints: the folder a stopped run goes on from; logs: TensorBoard's.
+    init:                the bundle whose weights training starts from; None: fresh ones.
     epochs:              passes over the training split, or, with ``steps_per_epoch``, stretches of so many
-                         steps, each of which goes on in the shuffled split where the one before ended.
+                         steps, each of which goes on in the shuffled split where the one before ended. 0 only where
+                         self-critical epochs follow from ``init``.
     batch_size:          images a forward pass on each worker; ``accumulate`` of them make a step.
     batch_growth:        the images of a step grow by this factor after every ``batch_growth_epochs`` epochs of
                          a phase, up to ``batch_max`` a forward pass (Smith et al. 2018: instead of a rate that
@@ -61,6 +63,7 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
     output: str
     checkpoints: str
     logs: str
+    init: str | None = None
     epochs: int = 8
     batch_size: int = 32
     steps_per_epoch: int | None = None
@@ -93,6 +96,9 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
     def __post_init__(self) -> None:
         self.check_decoder()
         self.check_self_critical()
+        least = 0 if self.init and self.self_critical_epochs else 1
+        expected = "1 or more" + ("" if least == 0 else " (0 takes --init and --self-critical-epochs)")
+        _expect(self.epochs >= least, "epochs", self.epochs, expected)
         for name in COUNTS:
             value = getattr(self, name)
             _expect(value is None or value >= 1, name, value, "1 or more")
@@ -112,8 +118,9 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
     def _expect_sense(self) -> None:
         """Refuse options that would change nothing beside the others."""
         if self.patience is not None:
-            expected = f"fewer than the {self.epochs} epochs (more would never end a run)"
-            _expect(self.patience < self.epochs, "patience", self.patience, expected)
+            most = max(self.epochs, self.self_critical_epochs)
+            expected = f"fewer than the {most} epochs (more would never end a run)"
+            _expect(self.patience < most, "patience", self.patience, expected)
         if self.output_layer == "adaptive":
             smoothing = self.label_smoothing
             _expect(not smoothing, "label_smoothing", smoothing, "0 where output-layer is adaptive")
@@ -147,6 +154,11 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
         most = self.batch_max and self.batch_max * workers * self.accumulate
         return {"images_per_step": self.images_per_step(workers), "images_per_step_at_most": most}
 
+    @property
+    def all_epochs(self) -> int:
+        """Passes over the training split in the whole run."""
+        return self.epochs + self.self_critical_epochs
+
     def to_json(self) -> str:
         """All options; ``from_json`` reads them back."""
         return json.dumps(asdict(self))
@@ -157,7 +169,10 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
         return cls(**json.loads(text))
 
     def identity(self) -> dict[str, Any]:
-        """The options that decide what comes out, without places and without what only decides how fast."""
+        """The options that decide what comes out, without places and without what only decides how fast.
+
+        Of ``init`` the content decides: see capmodel.starting.
+        """
         free = {
             *PLACES,
             "batch_size",
@@ -169,7 +184,8 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
             "max_missing",
         }
         free |= {"snapshot", "checkpoint_minutes", "keep_epochs", "restart"}
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in free}
+        chosen = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in free}
+        return {**chosen, "init": None}
 
 
 def completed(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from capmodel.bundle_files import CONFIG, Manifest, read_manifest
 from capmodel.checkpoints import Checkpoints
 from capmodel.decoders import DecoderConfig
 from capmodel.pairing import identity_of, pair
+from capmodel.starting import check_start, identity_of_start
 from capmodel.tokenizers import load_tokenizer
 from capmodel.train_options import TrainOptions
 from schemas import files
@@ -33,7 +34,10 @@ def settle(
     options = TrainOptions(**{**wanted, **_places(wanted)})
     table = TokenTable.open(options.tokens)
     pair(store, table, options.max_missing)
-    DecoderConfig.fit(options, store.shape, load_tokenizer(table.tokenizer_url))
+    tokenizer = load_tokenizer(table.tokenizer_url)
+    config = DecoderConfig.fit(options, store.shape, tokenizer)
+    if options.init is not None:
+        check_start(options.init, store.fingerprint, tokenizer, config)
     if _is_done(options, store, table, workers):
         return options, False
     for name in written:
@@ -58,8 +62,9 @@ def _places(wanted: Mapping[str, Any]) -> dict[str, str]:
     logs = files.absolute(wanted["logs"] or beside)
     if not files.is_local(files.split(logs)[0]):
         raise RequestError(f"logs is {logs!r}; expected a local folder (TensorBoard appends to its files)")
-    places = {"features": files.absolute(wanted["features"]), "tokens": files.absolute(wanted["tokens"])}
-    return {**places, "output": output, "checkpoints": checkpoints, "logs": logs}
+    given = ("features", "tokens", *(["init"] if wanted.get("init") else []))
+    read = {name: files.absolute(wanted[name]) for name in given}
+    return {**read, "output": output, "checkpoints": checkpoints, "logs": logs}
 
 
 def _is_done(options: TrainOptions, store: Store, table: TokenTable, workers: int) -> bool:
@@ -79,8 +84,8 @@ def _is_done(options: TrainOptions, store: Store, table: TokenTable, workers: in
 def _identity(options: TrainOptions, store: Store, table: TokenTable, workers: int) -> dict[str, Any]:
     """As much of a run's identity as is known before it runs."""
     precision = {} if options.precision == "auto" else {"precision": options.precision}
-    steps = options.step_identity(workers)
-    return {**options.identity(), **identity_of(store, table), **steps, **precision}
+    steps, start = options.step_identity(workers), identity_of_start(options.init)
+    return {**options.identity(), **identity_of(store, table), **start, **steps, **precision}
 
 
 def _check_features(options: TrainOptions, store: Store, manifest: Manifest) -> None:

@@ -31,6 +31,7 @@ from capmodel.objectives import Lesson, Objective, Taught
 from capmodel.optimizing import learning_rate, load_parameters, parameters_of
 from capmodel.phases import Phase, phases_of
 from capmodel.ranks import Ranks, autocast, choose_precision
+from capmodel.starting import check_start, identity_of_start, weights_of
 from capmodel.train_data import Data
 from capmodel.train_options import TrainOptions
 from capmodel.validation import Validation
@@ -71,7 +72,8 @@ class Trainer:
     def identity(self) -> dict[str, Any]:
         """All that decides the result, up to rounding."""
         own = {**self.options.step_identity(self.ranks.world), "precision": self.precision}
-        return {**self.options.identity(), **self.data.identity(), **own}
+        start = identity_of_start(self.options.init)
+        return {**self.options.identity(), **self.data.identity(), **start, **own}
 
     def run(self) -> Position:
         """Train to the end and leave the best epoch's parameters in ``decoder``. Raises Stopped."""
@@ -79,6 +81,8 @@ class Trainer:
         self.model = self.ranks.share(self.model)
         self.journal.begin(self._count(position), **self._facts(position))
         self.lapped = self.saved = time.monotonic()
+        if self.options.init and not position.history and not position.step:
+            position = self._validated(position)  # what there is to improve on, and may stay the best
         while (position := self._entered(position)).phase < len(self.phases):
             position = self._validated(self._stepped(position))
         return position
@@ -98,10 +102,19 @@ class Trainer:
     def _resumed(self) -> Position:
         found = self.ranks.from_first(self._found)
         if found is None:
+            self._start()
             return Position()
         position, tensors = found
         self.descent.load(tensors)
         return position
+
+    def _start(self) -> None:
+        """From the weights of another bundle, where there is one to start from."""
+        if self.options.init is not None:
+            url = self.options.init
+            check_start(url, self.data.store.fingerprint, self.data.tokenizer, self.decoder.config)
+            load_parameters(self.decoder, self.ranks.from_first(lambda: weights_of(url)))
+            self.descent.restart()
 
     def _found(self) -> tuple[Position, Tensors] | None:
         if not self.options.restart:
@@ -113,7 +126,7 @@ class Trainer:
         return {
             "epoch": position.epoch,
             "step": position.step,
-            "epochs": sum(phase.epochs for phase in self.phases),
+            "epochs": self.options.all_epochs,
             "images": self._images(position),
             "planned": sum(self.epochs.images_until(phase.epochs) for phase in self.phases),
             "train_images": len(self.data.samples["train"]),
@@ -222,7 +235,7 @@ class Trainer:
         """The beginning of the next epoch; the weights are kept where they are the best so far."""
         entry = {**self._entry(position), **scores, "val_seconds": time.monotonic() - self.lapped}
         history = (*position.history, entry)
-        after = position.next_epoch(history)
+        after = position.next_epoch(history) if position.words else replace(position, history=history)
         if self.ranks.first:
             self._keep(after, entry is best_of(history))
         return after
@@ -241,6 +254,8 @@ class Trainer:
         return self.ranks.total(self.wants_stop())[0] > 0
 
     def _entry(self, position: Position) -> dict[str, Any]:
+        if not position.words:
+            return {"epoch": position.epoch, "phase": "init"}
         images = self.epochs.images(position.age)
         return {
             "epoch": position.epoch + 1,

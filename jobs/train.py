@@ -41,6 +41,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--features", required=True, metavar="STORE", help="the features store that encode wrote")
     add("--snapshot", type=positive, metavar="N", help="of the features store (default: the newest)")
     add("--tokens", required=True, metavar="TOKENS", help="the token table that tokenize wrote")
+    add(
+        "--init",
+        metavar="BUNDLE",
+        help="start from the weights of this bundle (same features, tokens, decoder)",
+    )
     add("--output", required=True, metavar="BUNDLE", help="the folder of the trained captioner")
     add("--checkpoints", metavar="URL", help="where a stopped run goes on from (default BUNDLE-checkpoints)")
     add("--logs", metavar="DIR", help="TensorBoard's folder, local (default CHECKPOINTS/logs)")

@@ -15,7 +15,11 @@ from jobs.self_critical_flags import SELF_CRITICAL_FLAGS
 
 GROUPS: dict[str, dict[str, tuple[Any, str, str]]] = {
     "training": {
-        "epochs": (positive, "N", "passes over the train split with the captions that people wrote"),
+        "epochs": (
+            natural,
+            "N",
+            "passes over the train split with the captions that people wrote; 0 with --init and --self-critical-epochs",
+        ),
         "steps_per_epoch": (positive, "N", "an epoch is so many random steps (default: a pass)"),
         "batch_size": (positive, "N", "images a forward pass on each worker"),
         "accumulate": (positive, "N", "forward passes a step: as N times the batch, in the memory of one"),

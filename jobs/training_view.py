@@ -73,7 +73,7 @@ class TrainingView:
         return event["images"] - self._begin["images"]
 
     def _show_epoch(self, event: Mapping[str, Any]) -> None:
-        if self._bar is not None:
+        if self._bar is not None and event["epoch"]:
             self._bar.update(self._done(event), loss=f"{event['train_loss']:.3f}")
         print(epoch_line(event, self._begin["epochs"], event["best"]), flush=True)
 
@@ -99,14 +99,16 @@ class TrainingView:
 
 
 def epoch_line(entry: Mapping[str, Any], epochs: int, best: int) -> str:
-    """One finished epoch of ``epochs``, of which number ``best`` is the best so far."""
+    """One finished epoch of ``epochs``, of which number ``best`` is the best so far; number 0 is the start."""
     mark = " (best so far)" if best == entry["epoch"] else ""
+    losses = f"val loss {entry['val_loss']:.3f}, next word {entry['val_accuracy']:.1%}"
+    scores = f"{losses}, CIDEr {entry['CIDEr']:.3f}{mark}"
+    if not entry["epoch"]:
+        return f"before the first epoch of {epochs}: {scores}, {clock(entry['val_seconds'])} of validation"
     learned = f"loss {entry['train_loss']:.3f}"
     if "train_reward" in entry:
         learned = f"reward {entry['train_reward']:.3f} (baseline {entry['train_baseline']:.3f})"
     return (
-        f"epoch {entry['epoch']} of {epochs}: {learned}, "
-        f"val loss {entry['val_loss']:.3f}, next word {entry['val_accuracy']:.1%}, "
-        f"CIDEr {entry['CIDEr']:.3f}{mark}, {entry['images_per_second']:.1f} images/s, "
+        f"epoch {entry['epoch']} of {epochs}: {learned}, {scores}, {entry['images_per_second']:.1f} images/s, "
         f"{clock(entry['seconds'])} and {clock(entry['val_seconds'])} of validation"
     )

@@ -81,7 +81,7 @@ class _Seen:
     def _tell(self, history: Sequence[Mapping[str, Any]]) -> None:
         for count in range(self._told, len(history)):
             best = max(history[: count + 1], key=lambda entry: (entry["CIDEr"], -entry["val_loss"]))
-            print(epoch_line(history[count], self._options.epochs, best["epoch"]), flush=True)
+            print(epoch_line(history[count], self._options.all_epochs, best["epoch"]), flush=True)
         self._told = max(self._told, len(history))
 
 

@@ -57,7 +57,7 @@ def _order(
     workers: int,
     told: Sequence[str],
 ) -> Order:
-    names = ("features", "tokens", "output", "checkpoints")
+    names = ("features", "tokens", "output", "checkpoints", *(["init"] if chosen.init else []))
     places: dict[str, Any] = {name: target.on_workers(getattr(chosen, name), flags) for name in names}
     name = run_name(places["output"])
     logs = target.logs_on_workers(files.absolute(flags.logs) if flags.logs else None, name, flags)

@@ -237,7 +237,7 @@ def test_options_recorded_before_others_existed_are_those_of_their_defaults(data
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"epochs": 0}, "epochs is 0; expected 1 or more"),
+        ({"epochs": 0}, "epochs is 0; expected 1 or more (0 takes --init and --self-critical-epochs)"),
         ({"learning_rate": float("nan")}, "learning-rate is nan; expected a number above 0"),
         ({"dropout": 1.0}, "dropout is 1.0; expected at least 0 and below 1"),
         ({"max_missing": 1.5}, "max-missing is 1.5; expected from 0 to 1"),
