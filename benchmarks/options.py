@@ -31,6 +31,7 @@ ROWS = {
     "attention: hard": "--attention hard",
     "gate: scalar": "--gate scalar",
     "gate: none": "--gate none",
+    "start from the mean": "--initial-state mean",
     "doubly stochastic 1": "--doubly-stochastic 1",
     "dropout 0.3": "--dropout 0.3",
     "dropout 0": "--dropout 0",

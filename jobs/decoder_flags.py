@@ -31,6 +31,11 @@ DECODER_FLAGS: dict[str, tuple[Any, str, str]] = {
     "heads": (positive, "N", "of multi-head attention and of a transformer"),
     "hard_temperature": (float, "T", "of hard attention's draws (Gumbel-softmax)"),
     "gate": (str, "NAME", "of what was attended to: vector (the default), scalar (Xu et al.'s beta) or none"),
+    "initial_state": (
+        str,
+        "NAME",
+        "of attentive: zeros (the default), or mean: a layer over the grid's mean (Xu et al.)",
+    ),
     "doubly_stochastic": (
         float,
         "LAMBDA",

@@ -33,7 +33,8 @@ class DecoderState(NamedTuple):
 
 
 class AttentiveDecoder(Decoder):
-    """LSTM that starts from zero; each step reads a word and the cells that word and state attend to.
+    """LSTM that starts from zero, or from the grid's mean (Xu et al., section 3.1.2); each step reads a word and
+    the cells that word and state attend to.
 
     The word's share of attention and gates does not depend on the state: it is computed for all steps at
     once, and so is the output layer.
@@ -51,6 +52,7 @@ class AttentiveDecoder(Decoder):
         self.from_context = nn.Linear(c.feature_dim, 4 * c.hidden_dim, bias=False)
         self.out_hidden = nn.Linear(c.hidden_dim, c.embed_dim)
         self.out_context = nn.Linear(c.feature_dim, c.embed_dim, bias=False)
+        self.start = nn.Linear(c.feature_dim, 2 * c.hidden_dim) if c.initial_state == "mean" else None
         self._add_output()
         self.drop = nn.Dropout(c.dropout)
         self.drop_words = nn.Dropout(c.words_dropped)
@@ -74,9 +76,17 @@ class AttentiveDecoder(Decoder):
         kept = flat.dtype if torch.is_autocast_enabled(flat.device.type) else self.project.weight.dtype
         values = self.normalise(self.project(flat.to(kept)))  # autocast's own conversion is enough
         values = self.drop_grid(values)
-        zeros = values.new_zeros(len(features), 1, self.config.hidden_dim, dtype=torch.float32)
+        hidden, cell = self._first_state(values)
         keys, values = self.attention.keys(values), self.attention.values(values)
-        return DecoderState(keys, values, zeros, zeros)
+        return DecoderState(keys, values, hidden, cell)
+
+    def _first_state(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden and cell ``[B, 1, H]`` before the first word, from the projected grid ``[B, L, F]``."""
+        if self.start is None:
+            zeros = values.new_zeros(len(values), 1, self.config.hidden_dim, dtype=torch.float32)
+            return zeros, zeros
+        hidden, cell = torch.tanh(self.start(values.mean(1, keepdim=True)).float()).chunk(2, dim=-1)
+        return hidden, cell
 
     def step(self, state: DecoderState, tokens: Tensor) -> tuple[Tensor, DecoderState, Tensor]:
         """Read ``tokens`` ``[B, N]``: logits ``[B, N, V]`` of the next, the state, weights ``[B, N, L]``."""
@@ -132,9 +142,8 @@ class AttentiveDecoder(Decoder):
     @staticmethod
     def _rearranged(state: DecoderState, blocks: Blocks, captions: int) -> DecoderState:
         """``state`` with images in the blocks' order and N captions each."""
-        keys, values = (grid.index_select(0, blocks.images) for grid in (state.keys, state.values))
-        hidden, cell = (part.expand(-1, captions, -1) for part in (state.hidden, state.cell))
-        return DecoderState(keys, values, hidden, cell)
+        keys, values, hidden, cell = (part.index_select(0, blocks.images) for part in state)
+        return DecoderState(keys, values, *(part.expand(-1, captions, -1) for part in (hidden, cell)))
 
     def _initialise(self) -> None:
         """Embeddings of unit length, as they may be the output layer too; forget gates that start open."""

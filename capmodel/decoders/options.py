@@ -20,6 +20,7 @@ ATTENTIONS = ("additive", "dot", "multi-head", "hard", "sparsemax")
 OUTPUTS = ("full", "two-stage", "adaptive")
 POSITIONS = ("sinusoidal", "learned")
 GATES = ("vector", "scalar", "none")
+INITIAL_STATES = ("zeros", "mean")
 _SIZES = (
     *("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "heads", "image_bottleneck"),
     *("layers", "feedforward_dim"),
@@ -45,6 +46,7 @@ class DecoderOptions:
     heads:         of multi-head attention, and of a transformer's; hard_temperature: of hard attention's draws.
     gate:          what the state multiplies the context with: a number for each channel (vector), one for all
                    (scalar: the beta of Xu et al. 2015, section 4.2.1), or nothing (none).
+    initial_state: zeros, or a layer over the grid's mean with tanh (mean; Xu et al. 2015, section 3.1.2).
     doubly_stochastic: lambda of Xu et al. 2015, equation 14: each cell should get a sum of 1 over a caption.
     layers:        of a transformer; feedforward_dim: channels inside its two-layer networks, None: four times
                    ``embed_dim``; positions: of its words, as waves (sinusoidal) or learned up to the maximum length.
@@ -68,6 +70,7 @@ class DecoderOptions:
     heads: int = 4
     hard_temperature: float = 1.0
     gate: str = "vector"
+    initial_state: str = "zeros"
     doubly_stochastic: float = 0.0
     layers: int = 3
     feedforward_dim: int | None = None
@@ -120,6 +123,7 @@ class DecoderOptions:
     def _check_attention(self) -> None:
         expect_one_of(ATTENTIONS, "attention", self.attention)
         expect_one_of(GATES, "gate", self.gate)
+        expect_one_of(INITIAL_STATES, "initial_state", self.initial_state)
         temperature, strength = self.hard_temperature, self.doubly_stochastic
         expect(0 < temperature < inf, "hard_temperature", temperature, "a number above 0")
         expect(0 <= strength < inf, "doubly_stochastic", strength, "a number of 0 or more")
@@ -197,7 +201,7 @@ _DEFAULTS = {option.name: option.default for option in fields(DecoderOptions)}
 ONLY_WITH: dict[str, tuple[str, Sequence[str]]] = {
     **dict.fromkeys(("hidden_dim", "state_dropout"), ("architecture", ("attentive", "lstm"))),
     **dict.fromkeys(
-        ("attention_dim", "feature_dim", "attention", "gate", "doubly_stochastic"),
+        ("attention_dim", "feature_dim", "attention", "gate", "initial_state", "doubly_stochastic"),
         ("architecture", ("attentive",)),
     ),
     **dict.fromkeys(("image_as", "image_bottleneck", "image_activation"), ("architecture", ("lstm",))),

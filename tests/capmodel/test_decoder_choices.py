@@ -22,6 +22,7 @@ CHOICES = {
     "sparsemax": {"attention": "sparsemax"},
     "scalar gate": {"gate": "scalar"},
     "no gate": {"gate": "none"},
+    "starts from the mean": {"initial_state": "mean"},
     "doubly stochastic": {"doubly_stochastic": 1.0},
     "two-stage": {"output_layer": "two-stage", "output_bottleneck": 4},
     "two-stage, tied": {"output_layer": "two-stage", "output_bottleneck": 6},

@@ -69,6 +69,7 @@ def test_fields_of_another_version_are_refused():
             "positions is 'x'; expected one of sinusoidal, lea",
         ),
         ({"heads": 3, "architecture": "transformer"}, "embed-dim is 256; expected a multiple of 3 heads"),
+        ({"initial_state": "ones"}, "initial-state is 'ones'; expected one of zeros, mean"),
         (
             {"attention": "soft"},
             "attention is 'soft'; expected one of additive, dot, multi-head, hard, sparse",

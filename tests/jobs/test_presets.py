@@ -19,8 +19,10 @@ FILES = [(kind, name) for kind in FOLDERS for name in known(kind)]
 PLACES = ["--features", "f", "--tokens", "t", "--output", "o"]
 FLAGS = {f"--{name.replace('_', '-')}" for group in GROUPS.values() for name in group}
 DECODERS = {
-    "soft-attention": {"architecture": "attentive", "attention": "additive", "gate": "scalar", "doubly_stochastic": 1},
-    "hard-attention": {"architecture": "attentive", "attention": "hard", "gate": "scalar", "doubly_stochastic": 0},
+    "soft-attention": {"architecture": "attentive", "attention": "additive", "gate": "scalar", "initial_state": "mean",
+                       "doubly_stochastic": 1},
+    "hard-attention": {"architecture": "attentive", "attention": "hard", "gate": "scalar", "initial_state": "mean",
+                       "doubly_stochastic": 0},
     "two-stage": {"architecture": "attentive", "output_layer": "two-stage", "output_bottleneck": 256},
     "show-and-tell": {"architecture": "lstm", "image_as": "first-input", "embed_dim": 512, "hidden_dim": 512},
     "small-lstm": {"architecture": "lstm", "image_as": "start-state", "image_bottleneck": 120, "embed_dim": 100,
