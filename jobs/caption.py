@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
 
+from jobs.captioners import add_captioner_options, captioning, check_captioner
 from jobs.decoding_options import add_decoding_options, decode_options
 from jobs.launching.options import add_launch_options
 from jobs.options import add_run_options, refuse, refuse_group, require
-from jobs.source_options import add_fetch_options, add_source_options, listing, parsed_sources
-from schemas import Store
-
-if TYPE_CHECKING:
-    from jobs.bulk import Work
+from jobs.source_options import add_fetch_options, add_source_options, parsed_sources
 
 HELP = """\
   captionbeam caption new_photos/ --bundle bundle --output captions --beam 3
   captionbeam caption --features features --bundle bundle --output captions
   captionbeam caption --bundle bundle one.jpg
+  captionbeam caption new_photos/ --captioner hf:blip-image-captioning-base --output captions
 
 Writes captions for the images of every SOURCE (as for encode), encoder and decoder in one pass, or for the rows of a
 features store; what the store has already is not done again. Without --output the captions are printed.
@@ -40,14 +37,15 @@ RUN_OPTIONS = (
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What is captioned, by whom, how, to where."""
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="where the images are")
-    parser.add_argument("--bundle", required=True, metavar="BUNDLE", help="the trained captioner")
+    add_captioner_options(parser)
     parser.add_argument("--output", metavar="STORE", help="the captions store, new or with earlier snapshots")
     parser.add_argument("--features", metavar="STORE", help="a features store, instead of SOURCE")
     parser.add_argument(
         "--precision",
         default=None,
         metavar="NAME",
-        help="of the encoder and decoder: fp32 or bf16 (default: as the bundle's features were made)",
+        help="of the encoder and decoder: fp32 or bf16 (default: as the bundle's features were made; fp32 with "
+        "--captioner)",
     )
     add_decoding_options(parser.add_argument_group("decoding"))
     add_source_options(parser)
@@ -58,6 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Print a few captions, or freeze the base, run the pipeline, report."""
     check_sources(options)
+    check_captioner(options)
     decode = decode_options(options)
     if options.output is None:
         require(not options.features, "--features needs --output; expected a folder for the captions")
@@ -87,34 +86,3 @@ def check_sources(options: argparse.Namespace) -> None:
             options, ("image_root", "id_column", "uri_column", "bytes_column", "inventory"), "with --features"
         )
         refuse_group(options, add_fetch_options, "with --features")
-
-
-def captioning(options: argparse.Namespace, decode: Any) -> Work:
-    """What the options have captioned, by whom and how. Raises RequestError."""
-    from capmodel.captioner import settle_captioner
-    from jobs.bulk import Work
-    from pipelines.processors import load_captioner
-
-    features = Store.open(options.features) if options.features else None
-    found = listing(options, () if features else parsed_sources(options), features)
-    plan = settle_captioner(options.bundle, decode, features, options.precision)
-
-    def keep(models_url: str) -> dict[str, Any]:
-        return {
-            "bundle": plan.store_bundle(models_url),
-            "decode": decode.to_dict(),
-            "from_features": features is not None,
-            "precision": plan.spec["precision"],
-            "batch_size": options.batch_size,
-            "device": options.device,
-        }
-
-    return Work(
-        kind="captions",
-        spec=plan.spec,
-        fingerprint=plan.fingerprint,
-        field=plan.field,
-        load=load_captioner,
-        keep=keep,
-        **found,
-    )

@@ -9,10 +9,10 @@ from heapq import nsmallest
 from itertools import islice
 from typing import Any
 
-from capmodel.captioner import Captioner
-from capmodel.generate import DecodeOptions
+from capmodel.generation.options import DecodeOptions
+from jobs.captioners import captioner_now
 from jobs.source_options import fetch_options
-from pipelines.batches import Prepared, run_batch
+from pipelines.batches import Prepared, Processor, run_batch
 from pipelines.fetch import fetch
 from pipelines.find import draw, is_sampled
 from pipelines.sources.inventory import check_counts
@@ -28,13 +28,7 @@ def print_captions(sources: Sequence[SourceSpec], decode: DecodeOptions, options
     With one caption an image, and one image, the line is the caption alone; else id, log-probability and caption,
     with tabs between. Failures go to standard error. Gives 0, or 3 if an image failed.
     """
-    captioner = Captioner.load(
-        options.bundle,
-        decode,
-        batch_size=options.batch_size or 1,
-        precision=options.precision,
-        device=options.device,
-    )
+    captioner = captioner_now(options, decode, options.batch_size or 1)
     refs = _chosen(sources, options)
     alone, failed = len(refs) == 1 and decode.n_best == 1, 0
     reading = fetch_options(options)
@@ -70,7 +64,7 @@ def _batches(refs: Iterator[ImageRef], size: int) -> Iterator[list[ImageRef]]:
 
 
 def _captioned(
-    refs: list[ImageRef], items: Sequence[bytes | ImageError], captioner: Captioner
+    refs: list[ImageRef], items: Sequence[bytes | ImageError], captioner: Processor
 ) -> Iterator[tuple[ImageRef, list[dict[str, Any]] | ImageError]]:
     prepared = []
     for ref, item in zip(refs, items, strict=True):

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from jobs.caption import captioning, check_sources
+from jobs.caption import check_sources
+from jobs.captioners import add_captioner_options, captioning, check_captioner
 from jobs.decoding_options import add_decoding_options, decode_options
 from jobs.encode import add_encoder_options, encoding
 from jobs.launching.options import add_launch_options
@@ -44,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What is compared with the store, what does the work, and how far it may go."""
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="where the images are")
     parser.add_argument("--output", required=True, metavar="STORE", help="the store to bring up to date")
-    parser.add_argument("--bundle", metavar="BUNDLE", help="the trained captioner, for a store of captions")
+    add_captioner_options(parser)
     parser.add_argument(
         "--features", metavar="STORE", help="with --bundle: a features store, instead of SOURCE"
     )
@@ -101,7 +102,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     from jobs.launching.target import settle_job
 
     check_options(options)
-    options.precision = options.precision or (None if options.bundle else "auto")
+    options.precision = options.precision or (None if writes_captions(options) else "auto")
     target = settle_job(options, beam_args)
     work = _work(options)
     newest = layout.newest_snapshot(files.absolute(options.output))
@@ -124,23 +125,25 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
 def check_options(options: argparse.Namespace) -> None:
     """Refuse what excludes each other or would do nothing. Raises RequestError."""
     require(
-        bool(options.encoder) != bool(options.bundle),
-        "a refresh needs one of --encoder (for features) and --bundle (for captions); expected exactly one",
+        bool(options.encoder) != writes_captions(options),
+        "a refresh needs one of --encoder (for features) and --bundle or --captioner (for captions); expected exactly "
+        "one",
     )
     require(
         not (options.plan and options.canary), "--plan and --canary exclude each other; expected one of them"
     )
     if options.plan:
         refuse(options, ("threads",), "with --plan")
-    if options.bundle:
+    if writes_captions(options):
         check_sources(options)
-        refuse_group(options, _add_encoding, "with --bundle")
+        check_captioner(options)
+        refuse_group(options, _add_encoding, "with --bundle" if options.bundle else "with --captioner")
     else:
         require(bool(options.sources), "no source is named; expected one SOURCE or more")
         require(
             not options.features, "--features would do nothing without --bundle; expected to leave it out"
         )
-        refuse_group(options, add_decoding_options, "without --bundle")
+        refuse_group(options, add_decoding_options, "without --bundle or --captioner")
     require(
         not (options.dry_run and (options.plan or options.canary)),
         "--dry-run excludes --plan and --canary; expected one of them",
@@ -154,8 +157,13 @@ def check_options(options: argparse.Namespace) -> None:
     require(not idle, "--scratch would do nothing without --plan or --canary; expected to leave it out")
 
 
+def writes_captions(options: argparse.Namespace) -> bool:
+    """Whether it is a store of captions that is refreshed."""
+    return bool(options.bundle or options.captioner)
+
+
 def _work(options: argparse.Namespace) -> Work:
-    if options.bundle:
+    if writes_captions(options):
         return captioning(options, decode_options(options))
     return encoding(options)
 

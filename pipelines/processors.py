@@ -77,6 +77,29 @@ def load_captioner(settings: Mapping[str, Any]) -> Processor:
     )
 
 
+def load_transformers(settings: Mapping[str, Any]) -> Processor:
+    """The model of Hugging Face transformers of ``settings``: its ``folder`` in the store's ``models/``, its ``spec``,
+    and how to run it."""
+    from capmodel.device import use_threads
+    from capmodel.generation.options import DecodeOptions
+
+    check_device(settings["device"])
+    use_threads(settings["threads"])
+    try:
+        from capmodel.huggingface.captioner import HuggingFaceCaptioner
+    except ImportError as err:
+        raise SystemicError(
+            f"a worker lacks transformers ({err}); expected workers with captionbeam[huggingface]"
+        ) from err
+    return HuggingFaceCaptioner.load(
+        settings["folder"],
+        DecodeOptions(**settings["spec"]["decode"]),
+        settings["spec"],
+        settings["batch_size"],
+        settings["device"],
+    )
+
+
 def prepare_alone(preparers: ThreadPoolExecutor, count: int) -> None:
     """Let each of the ``count`` threads that prepare images do so by itself: torch would give it as many helpers as
     the model has, 165 idle threads beside 11 that prepare."""

@@ -189,6 +189,8 @@ def _facts(store: Store, bundle: Manifest | None) -> dict[str, dict[str, str]]:
         },
         "captioner": {
             "bundle": spec.get("bundle"),
+            "transformers": spec.get("transformers"),
+            "architecture": spec.get("model_type"),
             "encoder": encoder.get("name"),
             **{f"encoder, {name}": value for name, value in encoder.get("preprocess", {}).items()},
             **{f"decoding, {name}": value for name, value in spec.get("decode", {}).items()},

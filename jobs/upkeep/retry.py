@@ -110,9 +110,12 @@ def _encoder(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:
 
 
 def _captioner(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:
-    from pipelines.processors import load_captioner
+    from pipelines.processors import load_captioner, load_transformers
 
     decode = dict(store.spec.get("decode", {}))
+    if "transformers" in store.spec:
+        folder = _model(store, str(store.spec["transformers"]))
+        return arrow.captions_field(False), load_transformers, {"folder": folder, "spec": dict(store.spec)}
     settings = {
         "bundle": _model(store, str(store.spec.get("bundle"))),
         "decode": decode,

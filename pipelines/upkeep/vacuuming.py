@@ -111,7 +111,7 @@ class _Look:
             *(f"{folder}/{row[folder]}" for row in rows for folder in ("data", "failures", "index")),
             *(name for snapshot in self.kept for name in (*snapshot.manifests, *snapshot.deletes)),
             *(f"models/{sha256}.safetensors" for spec in specs for sha256 in layout.model_hashes(spec)),
-            *(f"models/{spec['bundle']}" for spec in specs if "bundle" in spec),
+            *(f"models/{spec[key]}" for spec in specs for key in ("bundle", "transformers") if key in spec),
             *(f"plans/{run}" for run in makers),
         }
 

@@ -147,20 +147,28 @@ def _twice(url: str, one: _Opened, shards: dict[str, ShardFacts]) -> Iterator[st
             yield f"image {image_id!r} has {len(several)} live rows: {', '.join(several)}"
 
 
+FOLDERS = {"bundle": ("bundle", "config.json"), "transformers": ("model of transformers", "captionbeam.json")}
+"""By a specification's key: what it names of ``models/``, and the file there that names the others."""
+
+
 def _models(url: str, snapshots: list[Snapshot]) -> Iterator[str]:
     """Weights and bundles that the snapshots' specifications name."""
     specs = [snapshot.spec for snapshot in snapshots]
     for sha256 in sorted({sha256 for spec in specs for sha256 in layout.model_hashes(spec)}):
         yield from _wrong_hash(files.join(url, "models", f"{sha256}.safetensors"), sha256)
-    for bundle in sorted({str(spec["bundle"]) for spec in specs if "bundle" in spec}):
-        folder = files.join(url, "models", bundle)
-        try:
-            named = files.read_json(files.join(folder, "config.json"))["files"]
-        except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError) as err:
-            yield f"{folder} is no whole bundle ({err})"
-            continue
-        for name, sha256 in sorted(named.items()):
-            yield from _wrong_hash(files.join(folder, name), sha256)
+    for key, (what, manifest) in FOLDERS.items():
+        for model in sorted({str(spec[key]) for spec in specs if key in spec}):
+            yield from _wrong_files(files.join(url, "models", model), what, manifest)
+
+
+def _wrong_files(folder: str, what: str, manifest: str) -> Iterator[str]:
+    try:
+        named = files.read_json(files.join(folder, manifest))["files"]
+    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError) as err:
+        yield f"{folder} is no whole {what} ({err})"
+        return
+    for name, sha256 in sorted(named.items()):
+        yield from _wrong_hash(files.join(folder, name), sha256)
 
 
 def _wrong_hash(where: str, sha256: str) -> Iterator[str]:

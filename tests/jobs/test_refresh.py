@@ -313,7 +313,7 @@ def test_captions_follow_their_images_and_their_features(made, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["x"], "a refresh needs one of --encoder (for features) and --bundle (for captions)"),
+        (["x"], "a refresh needs one of --encoder (for features) and --bundle or --captioner"),
         (["x", "--encoder", "resnet50", "--bundle", "b"], "expected exactly one"),
         (["x", "--encoder", "resnet50", "--beam", "3"], "--beam would do nothing without --bundle"),
         (["x", "--bundle", "b", "--pooled"], "--pooled would do nothing with --bundle"),

@@ -1,0 +1,1 @@
+"""Hugging Face transformers: its captioners in bulk jobs, and bundles as its models (extra ``huggingface``)."""

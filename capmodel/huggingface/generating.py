@@ -1,0 +1,133 @@
+"""Decoding options as arguments of ``generate``: what exists there under another name, and what does not.
+
+Shapes: B images, n captions an image, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from capmodel.generation.choices import draw, uniforms
+from capmodel.generation.options import DecodeOptions
+from schemas.errors import RequestError
+
+SUPPORTED = {"method", "beam", "n_best", "temperature", "temperature_convention", "top_k", "top_p", "seed",
+             "max_length", "prefix", "length_penalty", "no_repeat_ngram"}  # fmt: skip
+PREFIXED = ("blip", "git", "vision-encoder-decoder")
+
+
+def check_options(options: DecodeOptions, model_type: str) -> None:
+    """Raises RequestError for an option that ``generate`` does not have, or this kind of model not."""
+    defaults = DecodeOptions()
+    for name in DecodeOptions.__dataclass_fields__:
+        value = getattr(options, name)
+        if name not in SUPPORTED and value != getattr(defaults, name):
+            raise RequestError(
+                f"{name} is {value!r}, which captioners of Hugging Face do not have; expected to leave it out"
+            )
+    if options.prefix and model_type not in PREFIXED:
+        raise RequestError(
+            f"prefix is {options.prefix!r}, which {model_type} models cannot start with here; expected none, or a "
+            f"model of {', '.join(PREFIXED)}"
+        )
+
+
+def generate_arguments(options: DecodeOptions, prefix_tokens: int) -> dict[str, Any]:
+    """What ``generate`` takes for ``options``; options left at their defaults stay the model's own."""
+    chosen: dict[str, Any] = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
+    if options.method == "beam":
+        chosen |= {"num_beams": options.beam, "num_return_sequences": options.n_best}
+        if options.length_penalty:
+            chosen["length_penalty"] = options.length_penalty
+    if options.no_repeat_ngram:
+        chosen["no_repeat_ngram_size"] = options.no_repeat_ngram
+    if options.max_length is not None:
+        chosen["max_new_tokens"] = _room(options, prefix_tokens)
+    return chosen
+
+
+def _room(options: DecodeOptions, prefix_tokens: int) -> int:
+    most = (options.max_length or 0) - 2
+    if prefix_tokens > most:
+        raise RequestError(
+            f"prefix {options.prefix!r} has {prefix_tokens} tokens; expected at most {most}, with START and END "
+            f"{options.max_length}"
+        )
+    return most + 1 - prefix_tokens
+
+
+def prompt(options: DecodeOptions, config: Any, tokenizer: Any) -> tuple[dict[str, list[int]], int]:
+    """The ids that every caption of the batch starts with, by argument of ``generate``; the prefix's tokens."""
+    if not options.prefix:
+        return {}, 0
+    ids = tokenizer(options.prefix, add_special_tokens=False)["input_ids"]
+    if config.model_type == "blip":  # puts its START in the first place, and leaves the last out
+        return {"input_ids": [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id]}, len(ids)
+    if config.model_type == "git":
+        return {"input_ids": [tokenizer.cls_token_id, *ids]}, len(ids)
+    start = config.decoder_start_token_id
+    if start is None:
+        start = config.decoder.decoder_start_token_id or config.decoder.bos_token_id
+    return {"decoder_input_ids": [start, *ids]}, len(ids)
+
+
+class Drawn(LogitsProcessor):
+    """Sampling as everywhere here: sample i of an image depends on (seed, image_id, i) and on nothing else.
+
+    transformers draws from one generator for the whole batch. This leaves each caption a single word, the drawn one,
+    which greedy search then takes.
+    """
+
+    def __init__(self, options: DecodeOptions, image_ids: Sequence[str]) -> None:
+        self.options, self.image_ids, self.step = options, image_ids, 0
+        self.numbers = torch.empty(len(image_ids), options.n_best, 0)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """``scores`` ``[B * n, V]``: minus infinity but for the drawn words."""
+        logprobs = torch.log_softmax(scores.float(), -1).view(len(self.image_ids), self.options.n_best, -1)
+        tokens = draw(logprobs, self._next().to(scores.device), self.options)
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens.view(-1, 1), 0.0)
+
+    def _next(self) -> Tensor:
+        if self.step == self.numbers.shape[-1]:
+            more = max(32, 2 * self.step)
+            options = self.options
+            self.numbers = torch.from_numpy(uniforms(options.seed, self.image_ids, options.n_best, more))
+        self.step += 1
+        return self.numbers[..., self.step - 1]
+
+
+def write(
+    model: Any,
+    inputs: Mapping[str, Tensor],
+    options: DecodeOptions,
+    image_ids: Sequence[str],
+    arguments: dict[str, Any],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``generate`` over a batch, without gradients.
+
+    ``inputs`` ``[B, ...]`` by name. Gives token ids int64 ``[B * n, T]``, as ``generate`` does; of the generated
+    ones, the last of them, int64 ``[B * n, T']``; and their log-probabilities by the model itself, before temperature
+    and penalties, float32 of the same shape.
+    """
+    if options.method == "sample":
+        inputs = {name: value.repeat_interleave(options.n_best, 0) for name, value in inputs.items()}
+        arguments = {**arguments, "logits_processor": LogitsProcessorList([Drawn(options, image_ids)])}
+    with torch.no_grad():
+        out = model.generate(**inputs, **arguments, return_dict_in_generate=True, output_logits=True)
+    logits = tuple(step.float() for step in out.logits)
+    gained = model.compute_transition_scores(
+        out.sequences, logits, getattr(out, "beam_indices", None), normalize_logits=True
+    )
+    return out.sequences, out.sequences[:, -gained.shape[1] :], gained
+
+
+def until_end(tokens: Tensor, ends: Sequence[int]) -> Tensor:
+    """Bool ``[..., T]``: up to the first of ``ends``, that included."""
+    found = torch.isin(tokens, torch.tensor(sorted(ends), device=tokens.device)).long()
+    return found.cumsum(-1) - found == 0

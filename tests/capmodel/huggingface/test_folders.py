@@ -1,0 +1,104 @@
+"""Folders of transformers: what of them counts, how they are kept, which are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from capmodel.generation.options import DecodeOptions
+from capmodel.huggingface.captioner import settle_captioner
+from capmodel.huggingface.folders import kept_folder, open_folder
+from schemas.errors import FingerprintError, RequestError
+from schemas.fingerprint import sha256_file
+from tests.builders.transformers_models import save_model
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return Path(save_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+def test_every_file_counts_but_code_cards_pickles_and_hidden_ones(folder):
+    before = open_folder(str(folder))
+    assert set(before.files) == {"config.json", "generation_config.json", "model.safetensors",
+                                 "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json",
+                                 "vocab.txt"}  # fmt: skip
+    assert before.files["vocab.txt"] == sha256_file(str(folder / "vocab.txt"))
+    for name in ("README.md", "pytorch_model.bin", "modeling.py", ".gitattributes", ".cache/x.json"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"else")
+    assert open_folder(str(folder)).sha256 == before.sha256
+    (folder / "generation_config.json").write_text(json.dumps({"max_length": 7}))
+    assert open_folder(str(folder)).sha256 != before.sha256
+
+
+def test_the_fingerprint_is_of_files_and_options(folder):
+    def settled(**options):
+        return settle_captioner(str(folder), DecodeOptions(**options)).fingerprint
+
+    before = settled()
+    assert settled() == before
+    assert len({before, settled(beam=2), settled(method="greedy"), settled(max_length=9)}) == 4
+    (folder / "generation_config.json").write_text(json.dumps({"max_length": 7}))
+    assert settled() != before
+
+
+def test_a_folder_is_kept_once_by_its_hash_and_checked_where_it_is_read(folder, tmp_path):
+    opened = open_folder(str(folder))
+    kept = opened.keep(str(tmp_path / "models"))
+    assert Path(kept).name == opened.sha256
+    assert kept_folder(kept).sha256 == opened.sha256 == open_folder(kept).sha256
+    before = Path(kept, "config.json").stat().st_mtime_ns
+    opened.keep(str(tmp_path / "models"))
+    assert Path(kept, "config.json").stat().st_mtime_ns == before
+    Path(kept, "model.safetensors").write_bytes(b"garbage")
+    with (
+        pytest.raises(FingerprintError, match="model.safetensors in .* has SHA-256"),
+        kept_folder(kept).at_hand(),
+    ):
+        pass
+
+
+def test_a_folder_elsewhere_is_copied_for_as_long_as_it_is_needed(saved):
+    kept = open_folder(str(saved)).keep("memory://store/models")
+    with kept_folder(kept).at_hand() as path:
+        assert sha256_file(f"{path}/vocab.txt") == sha256_file(str(saved / "vocab.txt"))
+    assert not Path(path).exists()
+
+
+def test_pickled_weights_are_never_loaded(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(
+        RequestError, match=r"has no .safetensors file; expected one that save_pretrained wrote"
+    ):
+        open_folder(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model_type": "bert"}, "is a model of bert; expected one that writes text about images"),
+        ({"model_type": "llava", "image_token_index": 7}, "is a model of llava, which answers prompts"),
+        ({"model_type": "not-known"}, "cannot be opened"),
+    ],
+)
+def test_other_models_are_refused(folder, change, said):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({"model_type": config["model_type"], **change}))
+    with pytest.raises(RequestError, match=said):
+        settle_captioner(str(folder), DecodeOptions())
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(
+        RequestError, match="has no config.json; expected a folder that save_pretrained wrote"
+    ):
+        open_folder(str(tmp_path / "none"))

@@ -1,0 +1,139 @@
+"""``captionbeam caption --captioner hf:PATH``: a tiny random BLIP in the same bulk job as a bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from capmodel.generation.options import DecodeOptions
+from capmodel.huggingface.captioner import HuggingFaceCaptioner, settle_captioner
+from jobs import captioners, cli
+from schemas import Store, layout
+from tests.builders.commands import ROOT, captionbeam, environment
+from tests.builders.transformers_models import save_model
+
+IMAGES = 6
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "photos").mkdir()
+    random = np.random.default_rng(0)
+    for number in range(IMAGES):
+        pixels = random.integers(0, 255, (30 + number, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"photos/{number}.png")
+    (folder / "photos/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n no more")
+    save_model(folder / "blip")
+    return folder
+
+
+def command(made, store, *arguments):
+    return ["caption", made / "photos", "--captioner", f"hf:{made / 'blip'}", "--output", store, "--batch-size", 4,
+            "--warn-failures", 1, "--shard-size", 1, "--n-best", 2, *arguments]  # fmt: skip
+
+
+def rows(store):
+    return {
+        row["image_id"]: [(caption["text"], round(caption["logprob"], 4)) for caption in row["captions"]]
+        for batch in Store.open(str(store)).scan(["image_id", "captions"])
+        for row in batch.to_pylist()
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(made):
+    options = DecodeOptions(n_best=2)
+    plan = settle_captioner(str(made / "blip"), options)
+    captioner = HuggingFaceCaptioner.load(plan.folder, options, plan.spec, 4, "cpu")
+    found = {}
+    for number in range(IMAGES):
+        item = captioner.prepare((made / f"photos/{number}.png").read_bytes())
+        (captions,) = captioner.run([item], [str(number)])["captions"].to_pylist()
+        found[f"{number}.png"] = [(one["text"], round(one["logprob"], 4)) for one in captions]
+    return found
+
+
+@pytest.fixture(scope="module")
+def captioned(made, tmp_path_factory):
+    """A store whose first run was killed between an index and its commit, and whose second did the rest."""
+    store = tmp_path_factory.mktemp("captioned") / "store"
+    killed = subprocess.run(
+        [sys.executable, ROOT / "tests/builders/killed.py", "between index and commit", "4",
+         *map(str, command(made, store))],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    before = layout.committed_shards(str(store))
+    assert len(before) == 3
+    assert f"in {IMAGES + 1 - 3} shards" in captionbeam(*command(made, store)).stdout
+    assert before <= set(Store.open(str(store)).manifest.column("shard").to_pylist())
+    return store
+
+
+def test_the_store_has_the_captions_of_the_model_whatever_was_killed(captioned, expected):
+    assert rows(captioned) == expected
+    (failure,) = Store.open(str(captioned)).failures().to_pylist()
+    assert (failure["image_id"], failure["stage"]) == ("broken.png", "decode")
+
+
+def test_evaluate_and_report_read_the_store(captioned, tmp_path):
+    references = tmp_path / "references.jsonl"
+    lines = [{"file_name": f"{number}.png", "captions": ["two cats on grass"]} for number in range(IMAGES)]
+    references.write_text("\n".join(map(json.dumps, lines)))
+    assert "CIDEr" in captionbeam("evaluate", "--captions", captioned, "--references", references).stdout
+    captionbeam(
+        "report", "--captions", captioned, "--references", references, "--output", tmp_path / "r.html"
+    )
+    assert "blip" in (tmp_path / "r.html").read_text()
+
+
+def test_refresh_does_only_what_is_new(made, captioned, expected, tmp_path):
+    store = shutil.copytree(captioned, tmp_path / "store")
+    captionbeam("refresh", *command(made, store)[1:])
+    assert rows(store) == expected
+
+
+def test_without_output_captions_are_printed(made, expected):
+    done = captionbeam("caption", made / "photos/3.png", "--captioner", f"hf:{made / 'blip'}")
+    assert done.stdout == f"{expected['3.png'][0][0]}\n"
+
+
+def refused(capsys, *arguments):
+    assert cli.main(["caption", *map(str, arguments)]) == 2
+    return capsys.readouterr().err
+
+
+def test_what_cannot_be_is_refused_with_a_sentence(made, capsys, monkeypatch):
+    blip = ["--captioner", f"hf:{made / 'blip'}"]
+    photos = made / "photos"
+    assert "need one of --bundle and --captioner" in refused(capsys, photos)
+    assert "need one of --bundle and --captioner" in refused(capsys, photos, *blip, "--bundle", "b")
+    assert "expected hf: and a folder" in refused(capsys, photos, "--captioner", made / "blip")
+    assert "--features would do nothing" in refused(capsys, "--features", "f", *blip, "--output", "s")
+    assert "keep_attention is True" in refused(capsys, photos, *blip, "--keep-attention")
+    assert "no config.json" in refused(capsys, photos, "--captioner", f"hf:{made / 'none'}")
+    monkeypatch.setattr(captioners.importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'captionbeam[huggingface]'" in refused(capsys, photos, *blip)
+
+
+def test_the_store_keeps_the_model_which_upkeep_knows(made, captioned, expected):
+    (kept,) = Path(captioned, "models").iterdir()
+    assert kept.name == Store.open(str(captioned)).spec["transformers"]
+    names = sorted([*(path.name for path in (made / "blip").iterdir()), "captionbeam.json"])
+    assert cli.main(["store", "vacuum", str(captioned), "--keep", "1", "--grace", "0"]) == 0
+    assert sorted(path.name for path in kept.iterdir()) == names
+    retry = ["store", "retry-failures", captioned, "--all", "--batch-size", 4, "--warn-failures", 1]
+    captionbeam(*retry)  # with the model that the store keeps: the broken one fails again
+    assert rows(captioned) == expected
+    assert cli.main(["store", "verify", str(captioned)]) == 0
+    (kept / "vocab.txt").write_text("else")
+    assert cli.main(["store", "verify", str(captioned)]) == 1
