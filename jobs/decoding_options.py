@@ -35,7 +35,9 @@ def add_decoding_options(group: Any) -> None:
     group.add_argument("--prefix", default="", metavar="WORDS", help="that every caption starts with")
     group.add_argument("--allow-unk", action="store_true", help="let the word for unknown words be written")
     group.add_argument(
-        "--keep-attention", action="store_true", help="keep each word's attention over the grid"
+        "--keep-attention",
+        action="store_true",
+        help="keep each word's attention over the grid (of a transformer the last layer's, the mean of its heads)",
     )
 
 
