@@ -8,9 +8,10 @@ from functools import cached_property
 from typing import Any
 
 from capmodel.decoders import DecoderConfig
+from capmodel.decoders.vectors import WordVectors, read_vectors
 from capmodel.loader import CaptionTokens, FeatureReader
 from capmodel.pairing import Samples, identity_of, pair
-from capmodel.tokenizers import Tokenizer, load_tokenizer
+from capmodel.tokenizers import SPECIALS, Tokenizer, load_tokenizer
 from capmodel.train_options import TrainOptions
 from schemas import files
 from schemas.store import Store
@@ -60,6 +61,15 @@ class Data:
     def _model(self, sha256: str | None) -> str | None:
         url = files.join(self.store.models_url, f"{sha256}.safetensors")
         return url if sha256 and files.exists(url) else None
+
+    def word_vectors(self, options: TrainOptions) -> WordVectors | None:
+        """The vectors that the words begin with, if a file of them was named. Raises RequestError."""
+        if options.embeddings is None:
+            return None
+        words = self.tokenizer.vocab[len(SPECIALS) :]
+        return read_vectors(
+            options.embeddings, {word: i for i, word in enumerate(words, start=len(SPECIALS))}
+        )
 
     def decoder_config(self, options: TrainOptions) -> DecoderConfig:
         """The decoder that fits the features and the tokenizer."""

@@ -19,7 +19,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 COUNTS = ("steps_per_epoch", "batch_size", "accumulate", "batch_growth_epochs", "batch_max", "mix",
           "captions_per_image", "val_images", "val_beam", "patience", "threads")  # fmt: skip
 SCHEDULES = ("cosine", "constant")
-PLACES = ("features", "tokens", "output", "checkpoints", "logs")
+PLACES = ("features", "tokens", "output", "checkpoints", "logs", "embeddings")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
     checkpoint_minutes:  longest time between checkpoints; there is one after each epoch anyway.
     keep_epochs:         keep the weights of each epoch beside the checkpoint.
     threads:             of each worker; None: the machine's cores, shared out.
+    embeddings:          a file of word vectors that the embeddings begin with; freeze_embeddings: and keep.
     The others are the decoder's (capmodel.decoders.DecoderOptions) and those of self-critical training
     (capmodel.self_critical.options).
     """
@@ -90,6 +91,8 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
     device: str = "auto"
     threads: int | None = None
     checkpoint_minutes: float = 10.0
+    embeddings: str | None = None
+    freeze_embeddings: bool = False
     keep_epochs: bool = False
     restart: bool = False
 
@@ -124,6 +127,11 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
         if self.output_layer == "adaptive":
             smoothing = self.label_smoothing
             _expect(not smoothing, "label_smoothing", smoothing, "0 where output-layer is adaptive")
+        if self.embeddings is None:
+            frozen = self.freeze_embeddings
+            _expect(not frozen, "freeze_embeddings", frozen, "none without --embeddings")
+        elif self.init is not None:
+            _expect(False, "embeddings", self.embeddings, "none with --init, whose words come with it")
         self._expect_growth()
 
     def _expect_growth(self) -> None:

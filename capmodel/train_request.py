@@ -8,12 +8,14 @@ from typing import Any
 from capmodel.bundle_files import CONFIG, Manifest, read_manifest
 from capmodel.checkpoints import Checkpoints
 from capmodel.decoders import DecoderConfig
+from capmodel.decoders.vectors import vectors_width
 from capmodel.pairing import identity_of, pair
 from capmodel.starting import check_start, identity_of_start
 from capmodel.tokenizers import load_tokenizer
 from capmodel.train_options import TrainOptions
 from schemas import files
 from schemas.errors import RequestError
+from schemas.fingerprint import sha256_file
 from schemas.store import Store
 from schemas.tokens import TokenTable
 
@@ -31,7 +33,7 @@ def settle(
     """
     store = Store.open(wanted["features"], wanted["snapshot"])
     wanted = {**wanted, "features": store.url, "snapshot": store.snapshot_id}  # STORE@prod may move meanwhile
-    options = TrainOptions(**{**wanted, **_places(wanted)})
+    options = TrainOptions(**{**wanted, **_places(wanted), **_embeddings(wanted)})
     table = TokenTable.open(options.tokens)
     pair(store, table, options.max_missing)
     tokenizer = load_tokenizer(table.tokenizer_url)
@@ -67,6 +69,19 @@ def _places(wanted: Mapping[str, Any]) -> dict[str, str]:
     return {**read, "output": output, "checkpoints": checkpoints, "logs": logs}
 
 
+def _embeddings(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The file of word vectors by its whole name, and as many channels a word as it has. Raises RequestError."""
+    if wanted.get("embeddings") is None:
+        return {}
+    url, width = files.absolute(wanted["embeddings"]), vectors_width(wanted["embeddings"])
+    if wanted["embed_dim"] not in (TrainOptions.embed_dim, width):
+        raise RequestError(
+            f"embed-dim is {wanted['embed_dim']}, but the vectors in {url} have {width} channels; "
+            "expected to leave it out"
+        )
+    return {"embeddings": url, "embed_dim": width}
+
+
 def _is_done(options: TrainOptions, store: Store, table: TokenTable, workers: int) -> bool:
     """Whether the bundle is there. Raises RequestError where it is another run's."""
     if options.restart or not files.exists(files.join(options.output, CONFIG)):
@@ -85,7 +100,8 @@ def _identity(options: TrainOptions, store: Store, table: TokenTable, workers: i
     """As much of a run's identity as is known before it runs."""
     precision = {} if options.precision == "auto" else {"precision": options.precision}
     steps, start = options.step_identity(workers), identity_of_start(options.init)
-    return {**options.identity(), **identity_of(store, table), **start, **steps, **precision}
+    vectors = {"embeddings": options.embeddings and sha256_file(options.embeddings)}
+    return {**options.identity(), **identity_of(store, table), **start, **steps, **precision, **vectors}
 
 
 def _check_features(options: TrainOptions, store: Store, manifest: Manifest) -> None:

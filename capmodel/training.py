@@ -22,6 +22,7 @@ from torch import nn
 
 from capmodel.checkpoints import Checkpoints, Position, Tensors
 from capmodel.decoders import make_decoder
+from capmodel.decoders.embeddings import freeze, place
 from capmodel.descent import Descent
 from capmodel.epochs import Epochs
 from capmodel.generate import DecodeOptions
@@ -62,9 +63,14 @@ class Trainer:
         self.precision = ranks.from_first(lambda: choose_precision(options.precision, ranks.device))
         torch.manual_seed(options.seed)
         self.decoder = make_decoder(data.decoder_config(options)).to(ranks.device)
+        self.vectors = ranks.from_first(lambda: data.word_vectors(options))
+        if self.vectors:
+            place(self.vectors, self.decoder.embed)
         self.model: nn.Module = Taught(self.decoder)
         self.phases = phases_of(options, data)
         self.descent = Descent(self.decoder, options)
+        if self.vectors and options.freeze_embeddings:
+            freeze(self.vectors, self.decoder.embed, self.descent.optimizer)
         self.epochs = Epochs(options, data.train, ranks.rank, ranks.world)
         self.checkpoints = Checkpoints(options.checkpoints, self.identity())
         self.lapped = self.saved = time.monotonic()
@@ -72,6 +78,7 @@ class Trainer:
     def identity(self) -> dict[str, Any]:
         """All that decides the result, up to rounding."""
         own = {**self.options.step_identity(self.ranks.world), "precision": self.precision}
+        own["embeddings"] = self.vectors and self.vectors.sha256
         start = identity_of_start(self.options.init)
         return {**self.options.identity(), **self.data.identity(), **start, **own}
 
@@ -134,6 +141,7 @@ class Trainer:
             "workers": self.ranks.world,
             "device": str(self.ranks.device),
             "precision": self.precision,
+            "vectors": self.vectors and (len(self.vectors.ids), self.vectors.asked),
             "parameters": sum(value.numel() for value in self.decoder.parameters()),
         }
 

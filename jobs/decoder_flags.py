@@ -6,6 +6,16 @@ from typing import Any
 
 from jobs.options import positive, share
 
+EMBEDDING_FLAGS: dict[str, tuple[Any, str, str]] = {
+    "embeddings": (
+        str,
+        "FILE",
+        "word vectors to begin with, in word2vec's or fastText's text format, .gz or not",
+    ),
+    "freeze_embeddings": (bool, "", "keep the file's vectors as they are; words that it lacks learn"),
+}
+"""Of a training run, not of a decoder: what its words begin with."""
+
 DECODER_FLAGS: dict[str, tuple[Any, str, str]] = {
     "architecture": (
         str,
@@ -19,7 +29,11 @@ DECODER_FLAGS: dict[str, tuple[Any, str, str]] = {
     ),
     "image_bottleneck": (positive, "N", "of lstm: channels that the image passes on its way (default: none)"),
     "image_activation": (str, "NAME", "of lstm: after each of the image's layers, none (the default) or elu"),
-    "embed_dim": (positive, "N", "word embedding; all channels of a transformer"),
+    "embed_dim": (
+        positive,
+        "N",
+        "word embedding (with --embeddings the file's); all channels of a transformer",
+    ),
     "hidden_dim": (positive, "N", "LSTM state"),
     "attention_dim": (positive, "N", "attention"),
     "feature_dim": (positive, "N", "grid features after their projection"),

@@ -9,7 +9,7 @@ import argparse
 from typing import Any
 
 from capmodel.train_options import TrainOptions
-from jobs.decoder_flags import DECODER_FLAGS
+from jobs.decoder_flags import DECODER_FLAGS, EMBEDDING_FLAGS
 from jobs.options import all_or_number, natural, positive, share
 from jobs.self_critical_flags import SELF_CRITICAL_FLAGS
 
@@ -50,7 +50,7 @@ GROUPS: dict[str, dict[str, tuple[Any, str, str]]] = {
         "val_beam": (positive, "N", "beams of the captions that are scored; 1 is greedy"),
         "max_missing": (share, "SHARE", "of the images that may lack features or captions"),
     },
-    "decoder": DECODER_FLAGS,
+    "decoder": {**DECODER_FLAGS, **EMBEDDING_FLAGS},
     "self-critical training": SELF_CRITICAL_FLAGS,
     "processes": {
         "threads": (positive, "N", "of each worker (default: the cores, shared out)"),

@@ -57,6 +57,9 @@ class TrainingView:
             f"workers: {event['workers']}{where}",
             flush=True,
         )
+        if event.get("vectors"):
+            found, asked = event["vectors"]
+            print(f"{found:,} of {asked:,} tokens have a vector in {self._options.embeddings}", flush=True)
         self._bar = Progress("training", event["planned"] - event["images"]).__enter__()
 
     def _show_step(self, event: Mapping[str, Any]) -> None:

@@ -57,7 +57,8 @@ def _order(
     workers: int,
     told: Sequence[str],
 ) -> Order:
-    names = ("features", "tokens", "output", "checkpoints", *(["init"] if chosen.init else []))
+    given = [name for name in ("init", "embeddings") if getattr(chosen, name)]
+    names = ("features", "tokens", "output", "checkpoints", *given)
     places: dict[str, Any] = {name: target.on_workers(getattr(chosen, name), flags) for name in names}
     name = run_name(places["output"])
     logs = target.logs_on_workers(files.absolute(flags.logs) if flags.logs else None, name, flags)

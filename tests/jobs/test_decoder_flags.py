@@ -96,7 +96,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(data, tmp_path, capsys
 
 
 def test_the_help_names_every_option_of_the_decoder(capsys):
-    assert set(GROUPS["decoder"]) == set(DECODER_FIELDS)
+    assert set(GROUPS["decoder"]) == {*DECODER_FIELDS, "embeddings", "freeze_embeddings"}
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     said = capsys.readouterr().out

@@ -1,0 +1,33 @@
+"""Word vectors from elsewhere as a decoder's embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from capmodel.decoders.vectors import WordVectors
+
+
+def place(vectors: WordVectors, embed: nn.Embedding) -> None:
+    """Set the rows of the words that have a vector; the others stay as they are."""
+    with torch.no_grad():
+        embed.weight[torch.from_numpy(vectors.ids).to(embed.weight.device)] = _rows(vectors, embed.weight)
+
+
+def freeze(vectors: WordVectors, embed: nn.Embedding, optimizer: Optimizer) -> None:
+    """Keep those rows as they are, whatever the optimizer does; the rows of the other words learn."""
+    learns = torch.ones(len(embed.weight), 1, device=embed.weight.device)
+    learns[torch.from_numpy(vectors.ids)] = 0.0
+    embed.weight.register_hook(lambda gradient: gradient * learns)
+
+    def put_back(*_: Any) -> None:
+        place(vectors, embed)  # weight decay moves what has no gradient
+
+    optimizer.register_step_post_hook(put_back)
+
+
+def _rows(vectors: WordVectors, like: Tensor) -> Tensor:
+    return torch.from_numpy(vectors.rows).to(like)

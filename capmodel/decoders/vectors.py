@@ -1,0 +1,130 @@
+"""Word vectors in the text format of word2vec and fastText: a word and its numbers a line, blanks between.
+
+A first line of two numbers (how many words, how many channels) may be there. Files are read as a stream, only
+the words that are asked for are kept, and a name that ends in .gz is unpacked. No torch here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import IO, Any, cast
+
+import fsspec
+import numpy as np
+
+from schemas.errors import RequestError
+from schemas.remote import refusals
+
+BUFFER = 1 << 20
+
+
+@dataclass(frozen=True)
+class WordVectors:
+    """``rows`` float32 [n, E]: the vectors of the tokens ``ids`` int64 [n], of ``asked`` that were looked for.
+
+    ``sha256`` is the file's.
+    """
+
+    ids: np.ndarray
+    rows: np.ndarray
+    asked: int
+    sha256: str
+
+
+class _Hashed(io.RawIOBase):
+    """A stream that hashes what is read of it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self.hash = stream, hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        self.hash.update(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def vectors_width(url: str) -> int:
+    """How many channels the vectors in the file ``url`` have. Raises RequestError."""
+    with _opened(url) as (lines, _):
+        first = lines.readline(BUFFER)
+    return _width(url, first)
+
+
+def read_vectors(url: str, vocabulary: Mapping[str, int]) -> WordVectors:
+    """The vectors of the words of ``vocabulary`` (word -> id) that the file has; of doubles the first.
+
+    Raises RequestError where a line of such a word is broken, or where there is none.
+    """
+    wanted = {word.encode(): token for word, token in vocabulary.items()}
+    found: dict[int, np.ndarray] = {}
+    with _opened(url) as (lines, hashed):
+        first = lines.readline(BUFFER)
+        width = _width(url, first)
+        for number, line in enumerate(chain([b"" if _is_header(first) else first], lines), start=1):
+            token = wanted.get(line.partition(b" ")[0])
+            if token is not None and token not in found:
+                row = _numbers(url, number, line, width)
+                if row is not None:
+                    found[token] = row
+    if not found:
+        raise RequestError(
+            f"none of the {len(wanted):,} tokens has a vector in {url!r}; expected vectors of the captions' words"
+        )
+    ids, rows = np.array([*found], np.int64), np.stack([*found.values()])
+    return WordVectors(ids, rows, len(wanted), hashed.hash.hexdigest())
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[tuple[IO[bytes], _Hashed]]:
+    """The file's lines, unpacked, and what hashes it as it is stored: all of it, if it is read to its end."""
+    try:
+        with refusals(url), fsspec.open(url, "rb") as stream:
+            hashed = _Hashed(stream)
+            buffered = io.BufferedReader(hashed, BUFFER)
+            packed = url.endswith(".gz")
+            yield cast(IO[bytes], gzip.GzipFile(fileobj=buffered) if packed else buffered), hashed
+    except (FileNotFoundError, IsADirectoryError) as err:
+        raise RequestError(f"embeddings is {url!r}, which is no file; expected one of word vectors") from err
+    except (gzip.BadGzipFile, EOFError) as err:
+        raise RequestError(f"embeddings {url!r} cannot be unpacked ({err}); expected gzip") from err
+
+
+def _is_header(line: bytes) -> bool:
+    fields = line.split()
+    return len(fields) == 2 and all(field.isdigit() for field in fields)
+
+
+def _width(url: str, first: bytes) -> int:
+    fields = first.split()
+    width = int(fields[1]) if _is_header(first) else len(fields) - 1
+    if width < 2:
+        raise RequestError(
+            f"the first line of {url!r} is {first[:60]!r}; expected a word and its numbers, as word2vec's text"
+        )
+    return width
+
+
+def _numbers(url: str, number: int, line: bytes, width: int) -> np.ndarray | None:
+    """The vector in a line; None where more comes before it than one word: that word has a blank in it."""
+    fields = line.split()[1:]
+    try:
+        if len(fields) <= width:
+            row = np.array([float(field) for field in fields], np.float32)
+            if len(row) == width and np.isfinite(row).all():
+                return row
+            raise ValueError(f"{len(row)} of them")
+    except ValueError as err:
+        raise RequestError(
+            f"line {number} of {url!r} does not have {width} numbers ({err}); expected as many as the first"
+        ) from err
+    return None

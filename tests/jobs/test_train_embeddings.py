@@ -1,0 +1,117 @@
+"""Training that begins with word vectors from a file."""
+
+import json
+
+import pytest
+import torch
+
+from capmodel.train_options import TrainOptions
+from capmodel.train_request import settle
+from jobs.cli import main
+from jobs.training_view import TrainingView
+from schemas.errors import RequestError
+from schemas.fingerprint import sha256_file
+from tests.builders.training import make_data, tiny_options, train_alone
+
+WIDTH = 12
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data"), train=12, val=2)
+
+
+@pytest.fixture
+def vectors(tmp_path):
+    """Of "picture" and "seen", which the captions have, and of a word that they lack."""
+    lines = [
+        f"{word} {' '.join([str(number)] * WIDTH)}"
+        for number, word in enumerate(["picture", "seen", "zebra"], 1)
+    ]
+    path = tmp_path / "some.vec"
+    path.write_text("\n".join([f"3 {WIDTH}", *lines]) + "\n")
+    return str(path)
+
+
+def row(trainer, word):
+    return trainer.decoder.embed.weight[trainer.data.tokenizer.encode(word)[1]].detach()
+
+
+def test_words_begin_with_their_vectors_and_learn(data, tmp_path, vectors, capsys):
+    trainer, events = train_alone(tiny_options(data, tmp_path, epochs=1, embeddings=vectors))
+    plain, _ = train_alone(tiny_options(data, tmp_path / "plain", epochs=1))
+    assert not torch.allclose(row(trainer, "seen"), row(plain, "seen"))
+    assert not row(trainer, "seen").eq(2).any()
+    torch.testing.assert_close(row(trainer, "seen"), torch.full((WIDTH,), 2.0), atol=0.1, rtol=0)
+    assert events[0]["vectors"] == (2, trainer.data.tokenizer.vocab_size - 4)
+    TrainingView(trainer.options).show(events[0])
+    assert f"2 of {events[0]['vectors'][1]} tokens have a vector in {vectors}\n" in capsys.readouterr().out
+
+
+def test_frozen_vectors_stay_through_averages_and_decay_and_a_stop(data, tmp_path, vectors):
+    chosen = {"embeddings": vectors, "freeze_embeddings": True, "weight_decay": 0.1, "ema": 0.9, "epochs": 2}
+    options = tiny_options(data, tmp_path, **chosen)
+    asked = iter([False, True])
+    train_alone(options, lambda: next(asked, True))
+    trainer, events = train_alone(options)
+    assert (events[0]["epoch"], events[0]["step"]) == (0, 1)
+    assert row(trainer, "picture").eq(1).all()
+    assert row(trainer, "seen").eq(2).all()
+    unbroken, _ = train_alone(tiny_options(data, tmp_path / "unbroken", **chosen))
+    ours, theirs = (dict(run.decoder.named_parameters()) for run in (trainer, unbroken))
+    assert [name for name in ours if not ours[name].equal(theirs[name])] == []
+
+
+def test_the_file_is_part_of_what_a_run_is_its_place_is_not(data, tmp_path, vectors):
+    options = tiny_options(data, tmp_path, epochs=1, embeddings=vectors)
+    trainer, _ = train_alone(options, lambda: True)
+    assert trainer.identity()["embeddings"] == sha256_file(vectors)
+    moved = tmp_path / "moved.txt"
+    moved.write_bytes((tmp_path / "some.vec").read_bytes())
+    train_alone(tiny_options(data, tmp_path, epochs=1, embeddings=str(moved)), lambda: True)
+    moved.write_text("seen" + " 3" * WIDTH + "\n")
+    with pytest.raises(RequestError, match="are of a run with embeddings '"):
+        train_alone(tiny_options(data, tmp_path, epochs=1, embeddings=str(moved)), lambda: True)
+    with pytest.raises(RequestError, match="are of a run with embeddings '.*', not None"):
+        train_alone(tiny_options(data, tmp_path, epochs=1), lambda: True)
+
+
+def settled(data, tmp_path, **chosen):
+    options = json.loads(tiny_options(data, tmp_path).to_json())
+    return settle({**options, "embed_dim": TrainOptions.embed_dim, **chosen}, workers=1)[0]
+
+
+def test_the_file_decides_how_many_channels_a_word_has(data, tmp_path, vectors):
+    assert settled(data, tmp_path, embeddings=vectors).embed_dim == WIDTH
+    assert settled(data, tmp_path, embeddings=vectors, embed_dim=WIDTH).embed_dim == WIDTH
+    with pytest.raises(RequestError, match=f"embed-dim is 64, but the vectors in .* have {WIDTH} channels"):
+        settled(data, tmp_path, embeddings=vectors, embed_dim=64)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--freeze-embeddings", "freeze-embeddings is True; expected none without --embeddings"),
+        ("--embeddings VECTORS --init bundle", "expected none with --init, whose words come with it"),
+        ("--embeddings nowhere.vec", "which is no file; expected one of word vectors"),
+        (
+            "--embeddings VECTORS --on kubernetes --image i.org/i:1 --volume photos:/data:DATA",
+            "some.vec' is on no volume of the workers; expected a place below",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(data, tmp_path, capsys, vectors, words, sentence):
+    here = data["features"].removesuffix("/features")
+    places = ["--features", data["features"], "--tokens", data["tokens"], "--output", f"{here}/bundle"]
+    assert main(["train", *places, *words.replace("VECTORS", vectors).replace("DATA", here).split()]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_job_elsewhere_is_told_the_file(data, tmp_path, capsys, vectors):
+    places = ["--features", data["features"], "--tokens", data["tokens"], "--output", str(tmp_path / "b")]
+    slurm = ["--on", "slurm", "--dry-run", "--partition", "p", "--max-hours", "1"]
+    assert main(["train", *places, "--embeddings", vectors, "--freeze-embeddings", *slurm]) == 0
+    said = capsys.readouterr().out
+    assert f"--embeddings {vectors}" in said
+    assert f"--embed-dim {WIDTH}" in said
+    assert "--freeze-embeddings" in said
