@@ -82,6 +82,11 @@ def _plan(
 
 
 def _encoder_spec(url: str, bundle: Bundle, precision: str) -> dict[str, Any]:
+    if imported := (bundle.encoder_spec or {}).get("imported"):
+        raise BundleError(
+            f"the bundle {url!r} was trained on features imported as {imported!r}: there is no encoder for them here; "
+            "expected --features with features that were imported under that name"
+        )
     if bundle.encoder_spec is None or bundle.encoder_weights is None:
         raise BundleError(f"the bundle {url!r} holds no encoder; expected --features, or a bundle with one")
     if "reduction" in bundle.encoder_spec and bundle.components is None:

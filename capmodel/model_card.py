@@ -91,8 +91,8 @@ def model_card(bundle: Bundle, url: str) -> str:
     encoder: Mapping[str, Any] = bundle.encoder_spec or {}
     return CARD.format(
         url=url,
-        encoder_name=encoder.get("name", "(not recorded)"),
         decoder_name=NAMES[config.architecture],
+        encoder_name=encoder.get("name") or encoder.get("imported") or "(not recorded)",
         shape=" x ".join(map(str, config.feature_shape)),
         sizes=", ".join(map(str, config.feature_shape)),
         parameters=sum(value.numel() for value in bundle.decoder.parameters()) / 1e6,

@@ -13,6 +13,7 @@ from schemas.errors import CaptionbeamError, RequestError
 
 JOBS = (
     "encode",
+    "import-features",
     "svd",
     "tokenize",
     "train",
@@ -29,6 +30,7 @@ JOBS = (
 # of store each command has it itself; schedule passes it on
 OPEN_STORAGE = (
     "encode",
+    "import-features",
     "svd",
     "tokenize",
     "train",
@@ -95,12 +97,16 @@ def _run(arguments: list[str]) -> int:
 def _job(name: str) -> ModuleType:
     if name not in JOBS:
         raise RequestError(f"no job {name!r}; expected one of {', '.join(JOBS)}")
-    return importlib.import_module(f"jobs.{name}")
+    return importlib.import_module(_module(name))
+
+
+def _module(name: str) -> str:
+    return f"jobs.{name.replace('-', '_')}"
 
 
 def _overview() -> list[str]:
     return [
-        f"  {name:11} {(importlib.import_module(f'jobs.{name}').__doc__ or '').splitlines()[0]}"
+        f"  {name:15} {(importlib.import_module(_module(name)).__doc__ or '').splitlines()[0]}"
         for name in JOBS
     ]
 

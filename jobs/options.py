@@ -77,8 +77,9 @@ def _number(text: str) -> float:
     return value
 
 
-def add_run_options(parser: argparse.ArgumentParser, retry: bool = True) -> None:
-    """How the work is cut, when it fails, and what it costs; ``retry``: whether failures are a thing to choose."""
+def add_run_options(parser: argparse.ArgumentParser, retry: bool = True, model: bool = True) -> None:
+    """How the work is cut, when it fails, and what it costs; ``retry``: whether failures are a thing to choose;
+    ``model``: whether one computes."""
     group = parser.add_argument_group("run")
     group.add_argument(
         "--shard-size",
@@ -87,12 +88,8 @@ def add_run_options(parser: argparse.ArgumentParser, retry: bool = True) -> None
         metavar="N",
         help="images a shard: the unit of work and of resuming (default 1024)",
     )
-    group.add_argument(
-        "--batch-size", type=positive, metavar="N", help="images a forward pass (default: by device)"
-    )
-    group.add_argument(
-        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)"
-    )
+    if model:
+        _add_model(group)
     group.add_argument(
         "--threads",
         type=positive,
@@ -135,6 +132,15 @@ def add_run_options(parser: argparse.ArgumentParser, retry: bool = True) -> None
         type=price,
         metavar="MONEY",
         help="of the machines together; the summary then says what a million images cost",
+    )
+
+
+def _add_model(group: Any) -> None:
+    group.add_argument(
+        "--batch-size", type=positive, metavar="N", help="images a forward pass (default: by device)"
+    )
+    group.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)"
     )
 
 

@@ -23,6 +23,7 @@ class ImageRef(NamedTuple):
     tar      of the data, bytes           bytes                           -
     parquet  row group                    row within the row group        column
     row      row in a features data file  -                               column: the image's own location
+    array    row                          1                               column: dataset or member
     ======== ============================ =============================== =====================================
 
     ``digest``: of the file's content, where the listing has one. It brings copies together in the plan, which does
@@ -49,6 +50,8 @@ class ImageRef(NamedTuple):
             return f"{self.kind}://{self.image_id}::{self.uri}"
         if self.kind == "parquet":
             return f"{self.uri}#row_group={self.offset}&row={self.length}&column={self.column}"
+        if self.kind == "array":
+            return f"{self.uri}#{f'dataset={self.column}&' if self.column else ''}row={self.offset}"
         return self.column if self.kind == "row" else self.uri
 
 

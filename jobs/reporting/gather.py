@@ -191,7 +191,7 @@ def _facts(store: Store, bundle: Manifest | None) -> dict[str, dict[str, str]]:
             "bundle": spec.get("bundle"),
             "transformers": spec.get("transformers"),
             "architecture": spec.get("model_type"),
-            "encoder": encoder.get("name"),
+            "encoder": encoder.get("name") or encoder.get("imported"),
             **{f"encoder, {name}": value for name, value in encoder.get("preprocess", {}).items()},
             **{f"decoding, {name}": value for name, value in spec.get("decode", {}).items()},
             "precision": spec.get("precision"),

@@ -103,6 +103,11 @@ def _work(store: Store, refs: list[Any], options: argparse.Namespace) -> Work:
 def _encoder(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:
     from pipelines.processors import load_encoder
 
+    if imported := store.spec.get("imported"):
+        raise StoreError(
+            f"the rows of {store.url} were imported as {imported!r}, out of arrays; "
+            "expected captionbeam import-features again, with --retry-failures"
+        )
     weights = _model(store, f"{store.spec.get('weights_sha256')}.safetensors")
     field, reduction = arrow.grid_field(store.column, store.shape), store.spec.get("reduction")
     components = _model(store, f"{reduction['sha256']}.safetensors") if reduction else None

@@ -21,7 +21,8 @@ def test_the_commands_are_those_of_the_other_jobs_in_order():
     assert list(commands) == [
         job
         for job in JOBS
-        if job not in ("svd", "predictions", "refresh", "store", "schedule", "workers", "demo")
+        if job
+        not in ("import-features", "svd", "predictions", "refresh", "store", "schedule", "workers", "demo")
     ]
     assert commands["tokenize"][:2] == ["--train", "some dir/scenes/captions_train.json"]
 
