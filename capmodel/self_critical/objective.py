@@ -27,7 +27,7 @@ from torch.nn import functional
 from capmodel.decoders.base import Decoder
 from capmodel.loader import Batch
 from capmodel.objectives import Lesson
-from capmodel.self_critical.sampling import draw_captions, without_dropout
+from capmodel.self_critical.sampling import allowed, draw_captions, without_dropout
 
 Reward = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(rows of the token table [B], tokens [B, N, T]) -> float64 [B, N]: the worth of each caption."""
@@ -73,14 +73,10 @@ class SelfCritical:
         chosen = lesson.targets != decoder.config.pad
         with without_dropout(decoder):
             logits = decoder(lesson.features, lesson.inputs, lesson.targets)
-        logits = logits.float().index_fill(-1, _banned(decoder, logits.device), float("-inf"))
-        surprise = functional.cross_entropy(logits, lesson.targets[chosen], reduction="none")
+        surprise = functional.cross_entropy(
+            allowed(logits, decoder), lesson.targets[chosen], reduction="none"
+        )
         return (surprise * lesson.extra.unsqueeze(-1).expand_as(chosen)[chosen]).sum()
-
-
-def _banned(decoder: Decoder, device: torch.device) -> Tensor:
-    config = decoder.config
-    return torch.tensor([config.pad, config.start, config.unk], device=device)
 
 
 def _blank(decoder: Decoder, features: Tensor) -> Lesson:

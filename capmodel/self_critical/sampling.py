@@ -15,33 +15,8 @@ from torch import Tensor
 from capmodel.decoders.base import Decoder
 from capmodel.generation.choices import draw, uniforms
 from capmodel.generation.options import DecodeOptions
-from capmodel.generation.ranking import Ranking
-from capmodel.generation.rules import Rules
-from capmodel.generation.walk import write, written
 
 PLAIN = DecodeOptions(method="sample")  # at temperature 1, of all words: the decoder's own distribution
-
-
-class DrawBesideBest:
-    """K captions an image drawn word by word; where ``greedy``, one more that takes the likeliest."""
-
-    def __init__(self, numbers: Tensor, greedy: bool) -> None:
-        """``numbers`` ``[B, K, T]`` in [0, 1), as ``uniforms`` draws them."""
-        self.numbers, self.greedy = numbers, greedy
-
-    def __call__(
-        self, logprobs: Tensor, scores: Tensor, lengths: Tensor, step: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As capmodel.generation.walk.Choose."""
-        images, samples, _ = self.numbers.shape
-        rows = samples + self.greedy
-        parents = (torch.arange(rows, device=scores.device) % scores.shape[1]).expand(images, rows)
-        logprobs, scores = (part.expand(images, rows, *part.shape[2:]) for part in (logprobs, scores))
-        tokens = draw(logprobs[:, :samples], self.numbers[..., step], PLAIN)
-        if self.greedy:
-            tokens = torch.cat([tokens, logprobs[:, samples:].argmax(-1)], dim=1)
-        gained = logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-        return parents, tokens, scores + gained
 
 
 @torch.no_grad()
@@ -50,19 +25,48 @@ def draw_captions(
 ) -> np.ndarray:
     """``[B, K, T]`` int64: ``samples`` captions of each image, the greedy one after them where wanted.
 
-    A caption goes up to END, then PAD. One that reaches the decoder's maximum length has no END: what stands in
-    its last place was not chosen. Sample i of an image depends on (seed, its name, i), not on its batch-mates.
+    A caption goes up to END, then PAD. One that reaches the decoder's maximum length has no END: what would stand
+    in its last place is not chosen. Sample i of an image depends on (seed, its name, i), up to rounding.
+
+    Captions that have ended leave the batch, as far as every image has others than those: where K run at first, few
+    do in the many steps that the longest captions take (on Flickr8k half the time of walking on with all of them).
     """
+    config, device = decoder.config, features.device
+    steps, rows = config.max_length - 2, samples + greedy
+    numbers = torch.from_numpy(uniforms(seed, names, rows, steps)).to(device)
+    written = torch.full((len(features), rows, steps), config.pad, device=device)
+    state, tokens = decoder.begin(features), torch.full((len(features), 1), config.start, device=device)
+    which = torch.arange(rows, device=device).expand(len(features), rows)
+    running = torch.ones_like(which, dtype=torch.bool)
+    for step in range(steps):
+        logits, state, _ = decoder.step(state, tokens)
+        if not step:
+            state, logits = state.select(torch.zeros_like(which)), logits.expand(-1, rows, -1)
+        chosen = _choose(allowed(logits, decoder), numbers[..., step].gather(1, which), which >= samples)
+        tokens = torch.where(running, chosen, config.pad)
+        written[..., step].scatter_(1, which, tokens)
+        running = running & (tokens != config.end)
+        left = int(running.sum(1).max())
+        if not left:
+            break
+        if left < running.shape[1]:
+            keep = running.int().argsort(dim=1, descending=True, stable=True)[:, :left]
+            state = state.select(keep)
+            tokens, which, running = (part.gather(1, keep) for part in (tokens, which, running))
+    return written[..., : step + 1].cpu().numpy()
+
+
+def allowed(logits: Tensor, decoder: Decoder) -> Tensor:
+    """``logits`` ``[..., V]`` in float32, -inf for what is never drawn: PAD, START and UNK."""
     config = decoder.config
-    steps = config.max_length - 1
-    numbers = torch.from_numpy(uniforms(seed, names, samples, steps)).to(features.device)
-    first = torch.full((len(features), 1), config.start, device=features.device)
-    rules = Rules(config, False, features.device)
-    choose, rows = DrawBesideBest(numbers, greedy), samples + greedy
-    tokens = written(write(decoder, decoder.begin(features), first, rules, choose, steps, Ranking(rows)))
-    if tokens.shape[-1] == steps:
-        tokens[..., -1] = config.pad
-    return tokens
+    banned = torch.tensor([config.pad, config.start, config.unk], device=logits.device)
+    return logits.float().index_fill(-1, banned, float("-inf"))
+
+
+def _choose(logits: Tensor, numbers: Tensor, greedy: Tensor) -> Tensor:
+    """``[B, n]``: a token drawn by its number, or the likeliest where ``greedy``."""
+    drawn = draw(logits, numbers, PLAIN)
+    return torch.where(greedy, logits.argmax(-1), drawn) if bool(greedy.any()) else drawn
 
 
 @contextmanager

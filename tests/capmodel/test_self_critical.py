@@ -67,14 +67,14 @@ def test_a_caption_that_is_cut_off_has_no_end_and_no_specials_are_drawn():
         for parameter in decoder.parameters():
             parameter.mul_(0.2)  # nothing is sure
     tokens = draw_captions(decoder, make_features(6), list("abcdef"), 20, seed=1, greedy=True)
-    assert tokens.shape == (6, 21, 3)
+    assert tokens.shape == (6, 21, 2)
     assert not np.isin(tokens, (START, UNK)).any()
     ended = (tokens == END).any(-1)
     assert 0 < ended.sum() < ended.size
-    for caption, closed in zip(tokens.reshape(-1, 3), ended.ravel(), strict=True):
-        rest = caption[list(caption).index(END) + 1 :] if closed else caption[2:]
-        assert (rest == PAD).all()
-        assert (caption[: 2 - len(rest)] > END).all()
+    for caption, closed in zip(tokens.reshape(-1, 2), ended.ravel(), strict=True):
+        words = list(caption).index(END) if closed else 2
+        assert (caption[:words] > END).all()
+        assert (caption[words + 1 :] == PAD).all()
 
 
 def all_captions(words, longest):
