@@ -28,6 +28,9 @@ from schemas.errors import CaptionbeamError, RequestError, SystemicError
 # Batches have many shapes, and oneDNN, and what torch puts on top of it, keep code for 1,024 of them each: 2 GB
 # after 1,000 steps, for nothing (making the code anew takes 4% of a step).
 SMALL_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "1"}
+# glibc gives a step's large tensors back to the system, which then zeroes their pages anew for the next step:
+# 5 to 8% of a step's processor time. Kept instead, the peak of memory is about the same.
+KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 Watch = Callable[[Mapping[str, Any]], None]
 
 
@@ -81,7 +84,13 @@ def _environment(threads: int) -> dict[str, str]:
     """This process's, with the threads settled and with this project on the path."""
     root = str(Path(capmodel.__file__).parents[1])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
-    return {**SMALL_CACHES, **storage.as_environment(), "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
+    return {
+        **SMALL_CACHES,
+        **KEPT_MEMORY,
+        **storage.as_environment(),
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONPATH": path,
+    }
 
 
 def _cut_line(child: subprocess.Popen[str]) -> None:

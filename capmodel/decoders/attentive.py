@@ -8,6 +8,7 @@ F channels of the projected grid, E embedding, H hidden, A attention.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,9 @@ from capmodel.blocks import Blocks
 from capmodel.decoders.attention import make_attention
 from capmodel.decoders.base import Decoder, selected
 from capmodel.decoders.config import DecoderConfig
+from capmodel.decoders.deferred import deferred
+
+Layer = Callable[[Tensor], Tensor]
 
 
 class DecoderState(NamedTuple):
@@ -91,17 +95,25 @@ class AttentiveDecoder(Decoder):
     def step(self, state: DecoderState, tokens: Tensor) -> tuple[Tensor, DecoderState, Tensor]:
         """Read ``tokens`` ``[B, N]``: logits ``[B, N, V]`` of the next, the state, weights ``[B, N, L]``."""
         words = self.drop_words(self.embed(tokens))
-        state, context, weights = self._advance(state, self.from_word(words))
+        state, context, weights = self._advance(
+            state, self.from_word(words), (self.from_hidden, self.from_context)
+        )
         return self.logits(self._blend(state.hidden, context, words)), state, weights
 
-    def _advance(self, state: DecoderState, word: Tensor) -> tuple[DecoderState, Tensor, Tensor]:
-        """One LSTM step from the word's share ``[B, N, A + 4H]``: state, context ``[B, N, F]``, weights."""
-        query, gates, *gate = self.from_hidden(state.hidden).split(self._parts(), dim=-1)
+    def _advance(
+        self, state: DecoderState, word: Tensor, layers: tuple[Layer, Layer]
+    ) -> tuple[DecoderState, Tensor, Tensor]:
+        """One LSTM step from the word's share ``[B, N, A + 4H]``: state, context ``[B, N, F]``, weights.
+
+        ``layers``: what reads the hidden state and the context.
+        """
+        from_hidden, from_context = layers
+        query, gates, *gate = from_hidden(state.hidden).split(self._parts(), dim=-1)
         word_query, word_gates = word.split(self._parts()[:2], dim=-1)
         context, weights = self.attention(state.keys, state.values, word_query + query)
         for beta in gate:
             context = torch.sigmoid(beta) * context
-        gates = word_gates + gates + self.from_context(context)
+        gates = word_gates + gates + from_context(context)
         keep_in, keep_out, show, new = gates.chunk(4, dim=-1)
         cell = torch.sigmoid(keep_out) * state.cell + torch.sigmoid(keep_in) * torch.tanh(new)
         hidden = torch.sigmoid(show) * torch.tanh(cell)
@@ -119,9 +131,10 @@ class AttentiveDecoder(Decoder):
         ``[rows, L]`` where something is made of them.
         """
         hidden, contexts, weights = [], [], []
+        layers = deferred(self.from_hidden), deferred(self.from_context)
         for (b, n), word in zip(sizes, words.split([b * n for b, n in sizes]), strict=True):
             corner = DecoderState(state.keys[:b], state.values[:b], state.hidden[:b, :n], state.cell[:b, :n])
-            state, context, weight = self._advance(corner, word.view(b, n, -1))
+            state, context, weight = self._advance(corner, word.view(b, n, -1), layers)
             hidden.append(state.hidden.flatten(0, 1))
             contexts.append(context.flatten(0, 1))
             weights.append(weight.flatten(0, 1))
