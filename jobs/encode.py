@@ -62,11 +62,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def add_encoder_options(group: Any) -> None:
     """What encodes, and what is kept of it."""
-    _add_network_options(group)
+    add_network_options(group)
     add_feature_options(group)
 
 
-def _add_network_options(group: Any) -> None:
+def add_network_options(group: Any) -> None:
+    """What encodes: a network, its weights, and how pictures are made ready for it."""
     group.add_argument("--encoder", metavar="NAME", help=described())
     group.add_argument(
         "--weights",
@@ -143,7 +144,7 @@ def _add_dedup(group: Any) -> None:
 def check_sources(options: argparse.Namespace) -> None:
     """Refuse anything but images and an encoder, or features. Raises RequestError."""
     if options.features:
-        check_features_source(options, _add_network_options)
+        check_features_source(options, add_network_options)
         return
     require(bool(options.sources), "no source is named; expected one SOURCE or more, or --features")
     require(options.encoder is not None, "no encoder is named; expected --encoder NAME, or --features")

@@ -73,7 +73,7 @@ def check_features_source(options: argparse.Namespace, add_encoder_options: Any)
         "--features would copy a store as it is; expected --reduce, --dtype int8 or both",
     )
     require(
-        options.precision == "auto",
+        options.precision in (None, "auto"),
         f"--precision {options.precision} would do nothing with --features; expected to leave it out",
     )
     refuse(options, LISTED, "with --features")

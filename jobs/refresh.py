@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from jobs.caption import check_sources
 from jobs.captioners import add_captioner_options, captioning, check_captioner
 from jobs.decoding_options import add_decoding_options, decode_options
-from jobs.encode import add_encoder_options, encoding
+from jobs.encode import add_encoder_options, add_network_options, encoding
+from jobs.feature_options import check_features_source
 from jobs.launching.options import add_launch_options
 from jobs.options import (
     add_run_options,
@@ -30,6 +31,7 @@ HELP = """\
   captionbeam refresh photos/ --output features --encoder efficientnet_lite0
   captionbeam refresh photos/ --output captions --bundle bundle --beam 3
   captionbeam refresh --features features --output captions --bundle bundle
+  captionbeam refresh --features features --output small --reduce components.safetensors
 
 Compares the listing of every SOURCE with the store's newest snapshot and publishes the next one. Images that are new
 or changed are done; images that left the listing of their source are deleted (old snapshots keep them), at most
@@ -47,7 +49,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="STORE", help="the store to bring up to date")
     add_captioner_options(parser)
     parser.add_argument(
-        "--features", metavar="STORE", help="with --bundle: a features store, instead of SOURCE"
+        "--features",
+        metavar="STORE",
+        help="with --bundle, --reduce or --dtype int8: a features store, instead of SOURCE",
     )
     parser.add_argument(
         "--precision", metavar="NAME", help="as for encode (default auto) or caption (default the bundle's)"
@@ -125,7 +129,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
 def check_options(options: argparse.Namespace) -> None:
     """Refuse what excludes each other or would do nothing. Raises RequestError."""
     require(
-        bool(options.encoder) != writes_captions(options),
+        bool(options.encoder) != writes_captions(options) or _reduces(options),
         "a refresh needs one of --encoder (for features) and --bundle or --captioner (for captions); expected exactly "
         "one",
     )
@@ -139,10 +143,10 @@ def check_options(options: argparse.Namespace) -> None:
         check_captioner(options)
         refuse_group(options, _add_encoding, "with --bundle" if options.bundle else "with --captioner")
     else:
-        require(bool(options.sources), "no source is named; expected one SOURCE or more")
-        require(
-            not options.features, "--features would do nothing without --bundle; expected to leave it out"
-        )
+        if options.features:
+            check_features_source(options, add_network_options)
+        else:
+            require(bool(options.sources), "no source is named; expected one SOURCE or more")
         refuse_group(options, add_decoding_options, "without --bundle or --captioner")
     require(
         not (options.dry_run and (options.plan or options.canary)),
@@ -160,6 +164,11 @@ def check_options(options: argparse.Namespace) -> None:
 def writes_captions(options: argparse.Namespace) -> bool:
     """Whether it is a store of captions that is refreshed."""
     return bool(options.bundle or options.captioner)
+
+
+def _reduces(options: argparse.Namespace) -> bool:
+    """Whether rows of features are to be reduced, with neither encoder nor captioner."""
+    return bool(options.features) and not options.encoder and not writes_captions(options)
 
 
 def _work(options: argparse.Namespace) -> Work:

@@ -80,17 +80,8 @@ def test_a_store_is_reduced_to_its_components(world, tmp_path):
     assert verify(store.url).problems == []
 
 
-def test_the_first_components_alone(world, tmp_path):
-    store = reduced(world, str(tmp_path / "small"), "--reduce", world.components, "--reduce-dim", "5")
-    assert (store.shape, store.spec["reduction"]["dim"]) == ((2, 2, 5), 5)
-    whole = scanned(reduced(world, str(tmp_path / "all"), "--reduce", world.components).url)
-    for name, grid in scanned(store.url).items():
-        np.testing.assert_allclose(grid, whole[name][..., :5], rtol=2e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("form", [["--reduce", "FILE"], ["--reduce", "FILE", "--dtype", "int8"]])
-def test_images_give_the_rows_that_their_features_give(world, tmp_path, form):
-    options = [world.components if word == "FILE" else word for word in form]
+def test_images_give_the_rows_that_their_features_give(world, tmp_path):
+    options = ["--reduce", world.components, "--dtype", "int8"]
     store, images = reduced(world, str(tmp_path / "rows"), *options), str(tmp_path / "images")
     assert main(["encode", world.photos, "--output", images, *ENCODER, *options]) == 0
     assert Store.open(images).fingerprint == store.fingerprint
@@ -107,27 +98,64 @@ def test_int8_is_the_same_features_rounded(world, tmp_path):
     )
 
 
-def test_centred_components_take_the_mean_off(world, tmp_path):
-    file = str(tmp_path / "pca.safetensors")
-    assert main(["svd", "--features", world.full, "--output", file, "--components", "4", "--center"]) == 0
-    store = reduced(world, str(tmp_path / "small"), "--reduce", file)
+@pytest.fixture
+def plain(tmp_path) -> Store:
+    """Grids [2, 2, 6] that no network made."""
+    return make_features(str(tmp_path / "plain"), [f"{number}.jpg" for number in range(8)], (2, 2, 6))
+
+
+def fitted(store: Store, *options: str) -> str:
+    """A file of four components of a store."""
+    output = f"{store.url}.safetensors"
+    assert main(["svd", "--features", store.url, "--output", output, "--components", "4", *options]) == 0
+    return output
+
+
+def test_centred_components_take_the_mean_off(plain, tmp_path):
+    file, small = fitted(plain, "--center"), str(tmp_path / "small")
+    assert main(["encode", "--features", plain.url, "--output", small, "--reduce", file]) == 0
     found = read_components(file)
-    assert store.spec["reduction"]["method"] == "pca"
-    for name, grid in scanned(world.full).items():
+    assert Store.open(small).spec["reduction"]["method"] == "pca"
+    for name, grid in scanned(plain.url).items():
         expected = (grid.astype(np.float64) - found.mean) @ found.vectors.T.astype(np.float64)
-        np.testing.assert_allclose(scanned(store.url)[name], expected, rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(scanned(small)[name], expected, rtol=1e-3, atol=1e-3)
 
 
-def test_pooled_features_are_reduced_too(world, tmp_path):
-    pooled, file, small = (str(tmp_path / name) for name in ("pooled", "components.safetensors", "small"))
-    assert main(["encode", world.photos, "--output", pooled, *ENCODER, "--pooled"]) == 0
-    assert main(["svd", "--features", pooled, "--output", file, "--components", "3"]) == 0
-    options = ["--pooled", "--reduce", file, "--dtype", "int8", "--format", "hdf5"]
-    assert main(["encode", world.photos, "--output", small, *ENCODER, *options]) == 0
-    vectors = read_components(file).vectors.T
-    for name, vector in scanned(pooled).items():
-        expected = vector.astype(np.float32) @ vectors
-        np.testing.assert_allclose(scanned(small)[name], expected, atol=np.abs(expected).max() / 250)
+def test_the_first_components_alone(plain, tmp_path):
+    file, small = fitted(plain), str(tmp_path / "small")
+    assert (
+        main(["encode", "--features", plain.url, "--output", small, "--reduce", file, "--reduce-dim", "2"])
+        == 0
+    )
+    assert (Store.open(small).shape, Store.open(small).spec["reduction"]["dim"]) == ((2, 2, 2), 2)
+    for name, grid in scanned(plain.url).items():
+        expected = grid.astype(np.float32) @ read_components(file).vectors[:2].T
+        np.testing.assert_allclose(scanned(small)[name], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_pooled_features_are_reduced_too_and_hdf5_holds_them(tmp_path):
+    pooled, small = (
+        make_features(str(tmp_path / "pooled"), ["a.jpg", "b.jpg", "c.jpg", "d.jpg"], (6,)),
+        tmp_path / "s",
+    )
+    file = fitted(pooled)
+    options = ["--reduce", file, "--dtype", "int8", "--format", "hdf5"]
+    assert main(["encode", "--features", pooled.url, "--output", str(small), *options]) == 0
+    for name, vector in scanned(pooled.url).items():
+        expected = vector.astype(np.float32) @ read_components(file).vectors.T
+        np.testing.assert_allclose(scanned(str(small))[name], expected, atol=np.abs(expected).max() / 250)
+
+
+def test_a_refresh_follows_the_features(plain, tmp_path):
+    small, fewer = (
+        str(tmp_path / "small"),
+        make_features(str(tmp_path / "fewer"), ["1.jpg", "2.jpg", "new.jpg"], (2, 2, 6)),
+    )
+    options = ["--output", small, "--reduce", fitted(plain), "--dtype", "int8"]
+    assert main(["encode", "--features", plain.url, *options]) == 0
+    assert main(["refresh", "--features", fewer.url, *options, "--max-deletes", "0.9"]) == 0
+    assert sorted(Store.open(small).ids()) == ["1.jpg", "2.jpg", "new.jpg"]
+    assert verify(small).problems == []
 
 
 def test_components_of_another_encoder_are_refused_and_both_are_named(world, tmp_path, capsys):

@@ -318,7 +318,10 @@ def test_captions_follow_their_images_and_their_features(made, tmp_path):
         (["x", "--encoder", "resnet50", "--beam", "3"], "--beam would do nothing without --bundle"),
         (["x", "--bundle", "b", "--pooled"], "--pooled would do nothing with --bundle"),
         (["--encoder", "resnet50"], "no source is named"),
-        (["x", "--encoder", "resnet50", "--features", "f"], "--features would do nothing without --bundle"),
+        (
+            ["x", "--encoder", "resnet50", "--features", "f"],
+            "--features takes the place of SOURCE; expected one",
+        ),
         (
             ["x", "--encoder", "resnet50", "--scratch", "s"],
             "--scratch would do nothing without --plan or --canary",
