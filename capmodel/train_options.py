@@ -124,6 +124,11 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
             most = max(self.epochs, self.self_critical_epochs)
             expected = f"fewer than the {most} epochs (more would never end a run)"
             _expect(self.patience < most, "patience", self.patience, expected)
+        if self.self_critical_epochs:
+            drawn = (
+                "another one with --self-critical-epochs: without draws a hard choice of cells learns nothing"
+            )
+            _expect(self.attention != "hard", "attention", self.attention, drawn)
         if self.output_layer == "adaptive":
             smoothing = self.label_smoothing
             _expect(not smoothing, "label_smoothing", smoothing, "0 where output-layer is adaptive")

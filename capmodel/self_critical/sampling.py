@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from capmodel.decoders.base import Decoder
 from capmodel.generation.choices import draw, uniforms
@@ -74,6 +74,11 @@ def without_dropout(decoder: Decoder) -> Iterator[None]:
     """The decoder as it will be used, gradients and all."""
     was_training = decoder.training
     decoder.eval()
+    for module in decoder.modules():
+        if isinstance(
+            module, nn.RNNBase
+        ):  # has no dropout of its own, and cuDNN's goes back in training mode only
+            module.train()
     try:
         yield
     finally:

@@ -48,9 +48,24 @@ def test_the_greedy_caption_is_that_of_greedy_search():
     assert [tokenizer.decode(image[2]) for image in tokens] == [captions[0].text for captions in greedy]
 
 
-def test_samples_are_those_of_the_seed_and_the_image_whatever_its_batch_mates():
+DECODERS = (
+    {"architecture": "attentive"},
+    {
+        "architecture": "attentive",
+        "attention": "sparsemax",
+        "output_layer": "two-stage",
+        "output_bottleneck": 3,
+    },
+    {"architecture": "lstm"},
+    {"architecture": "transformer", "embed_dim": 8, "heads": 2},
+)
+every_decoder = pytest.mark.parametrize("chosen", DECODERS, ids=lambda one: "-".join(map(str, one.values())))
+
+
+@every_decoder
+def test_samples_are_those_of_the_seed_and_the_image_whatever_its_batch_mates(chosen):
     tokenizer, features = make_tokenizer(), make_features(4)
-    decoder = make_decoder(tokenizer)
+    decoder = make_decoder(tokenizer, **chosen)
     whole = draw_captions(decoder, features, list("abcd"), samples=3, seed=5, greedy=False)
     part = draw_captions(decoder, features[[2, 0]], ["c", "a"], samples=3, seed=5, greedy=False)
     texts = [[tokenizer.decode(row) for row in image] for image in whole]
@@ -88,11 +103,10 @@ def all_captions(words, longest):
     return torch.tensor(rows)
 
 
-@pytest.fixture(scope="module")
-def whole_space():
+def whole_space(**chosen):
     """One image, and every caption there is of it."""
     tokenizer = make_tokenizer(words=3, max_length=4)
-    decoder = make_decoder(tokenizer, dropout=0.5)
+    decoder = make_decoder(tokenizer, dropout=0.5, **chosen)
     captions = all_captions(3, longest=3)[None]
     return decoder, make_features(1), captions
 
@@ -106,9 +120,10 @@ def lesson_of(decoder, features, captions, advantages):
     return drawn._replace(inputs=inputs, targets=captions, words=words, extra=advantages)
 
 
-def test_log_probabilities_are_those_of_the_captions_that_can_be_drawn(whole_space):
+@every_decoder
+def test_log_probabilities_are_those_of_the_captions_that_can_be_drawn(chosen):
     """END is part of them, what may not be drawn has none: over all captions there are they add up to one."""
-    decoder, features, captions = whole_space
+    decoder, features, captions = whole_space(**chosen)
     objective = SelfCritical(length_reward, 2, "mean")
     total = 0.0
     for number in range(captions.shape[1]):
@@ -119,8 +134,8 @@ def test_log_probabilities_are_those_of_the_captions_that_can_be_drawn(whole_spa
     assert total == pytest.approx(1.0, abs=1e-5)
 
 
-def test_its_expected_gradient_is_that_of_the_expected_reward(whole_space):
-    decoder, features, captions = whole_space
+def test_its_expected_gradient_is_that_of_the_expected_reward():
+    decoder, features, captions = whole_space()
     objective = SelfCritical(length_reward, 2, "mean")
     rewards = torch.from_numpy(np.random.default_rng(0).random(captions.shape[1])).float()
     logprobs = []
@@ -304,6 +319,11 @@ def test_ranks_draw_what_one_rank_with_their_images_draws(data, run, tmp_path, b
         (
             {"self_critical_epochs": 1, "self_critical_samples": 1},
             "self-critical-samples is 1; expected 2 or more (their mean needs others)",
+        ),
+        (
+            {"self_critical_epochs": 1, "attention": "hard"},
+            "attention is 'hard'; expected another one with --self-critical-epochs: without draws a hard choice "
+            "of cells learns nothing",
         ),
         (
             {"self_critical_epochs": 1, "self_critical_baseline": "best"},
