@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -262,3 +264,31 @@ def test_a_size_that_a_network_cannot_take_is_refused(name, size, sentence):
     with pytest.raises(RequestError) as caught:
         BACKBONES[name].shape(size, "grid")
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("name", ["densenet121", "convnext_tiny"])
+def test_bf16_is_nearly_fp32(name):
+    whole = seeing(name)
+    state, images = BACKBONES[name].fit(whole.state_dict(), 64, "pooled"), torch.randn(2, 3, 64, 64)
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16):
+        network = ready(name, 64, "pooled", state, True, dtype, CPU)
+        with torch.inference_mode():
+            rows.append(network(images.to(dtype)).float().flatten(1))
+    assert torch.cosine_similarity(*rows).min() > 0.99
+
+
+def test_the_guide_says_what_there_is():
+    """The table of docs/encoders.md: each encoder's size, grid, bytes and weights."""
+    guide = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text().splitlines()
+    lines = {line.split("`")[1]: line for line in guide if re.match(r"\| `[a-z]", line)}
+    assert list(lines) == list(ENCODERS)
+    for name, line in lines.items():
+        backbone = BACKBONES[name]
+        preset = backbone.presets[backbone.default]
+        height, width, channels = backbone.shape(preset.size, "grid")
+        assert f"| {preset.size} (of {preset.resize}, {preset.interpolation}) |" in line
+        assert (
+            f"| {height} x {width} x {channels} | {height * width * channels * 2 / 1024:,.0f} KiB |" in line
+        )
+        assert all(weights in line for weights in backbone.presets)

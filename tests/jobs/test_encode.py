@@ -9,8 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision import models
 
+from capmodel.backbones import BACKBONES
+from capmodel.images import decode_image
+from jobs.cli import main
 from schemas import Store, layout
 from tests.builders.commands import captionbeam
 
@@ -188,3 +193,25 @@ def test_real_photographs_all_become_rows(tmp_path):
     store = Store.open(str(tmp_path / "s"))
     assert sorted(store.ids()) == sorted(path.name for path in images.iterdir())
     assert store.totals["failed"] == 0
+
+
+def test_logits_are_a_column_of_their_own(tmp_path, capsys):
+    """GoogLeNet's 1,000, by its own classifier; two outputs at once are refused."""
+    picture(1).save(tmp_path / "a.jpg")
+    torch.manual_seed(0)
+    network = models.googlenet(weights=None, init_weights=False)
+    torch.save(network.state_dict(), tmp_path / "googlenet.pth")
+    command = ["encode", str(tmp_path / "a.jpg"), "--output", str(tmp_path / "s"), "--encoder", "googlenet",
+               "--weights", str(tmp_path / "googlenet.pth"), "--image-size", "64", "--precision", "fp32"]  # fmt: skip
+    assert main([*command, "--logits", "--pooled"]) == 2
+    assert "argument --pooled: not allowed with argument --logits" in capsys.readouterr().err
+    assert main([*command, "--logits"]) == 0
+    store = Store.open(str(tmp_path / "s"))
+    assert (store.column, store.shape, store.spec["output"]) == ("logits", (1000,), "logits")
+    (batch,) = store.scan(["logits"])
+    preset = BACKBONES["googlenet"].presets["IMAGENET1K_V1"].override(image_size=64)
+    pixels = preset(decode_image((tmp_path / "a.jpg").read_bytes()))[None]
+    with torch.inference_mode():
+        expected = network.eval()(pixels)
+    np.testing.assert_allclose(batch.column("logits").to_numpy_ndarray(), expected, rtol=2e-2, atol=2e-3)
+    assert main([*command[:-1], "bf16"]) == 2  # grids do not go into a store of logits
