@@ -149,10 +149,9 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
             return
         most, least = self.batch_max, self.batch_size
         _expect(most is not None and most > least, "batch_max", most, f"more than the batch-size of {least}")
-        expected = f"fewer than the {self.epochs} epochs (the batch would never grow)"
-        _expect(
-            self.batch_growth_epochs < self.epochs, "batch_growth_epochs", self.batch_growth_epochs, expected
-        )
+        every, epochs = self.batch_growth_epochs, max(self.epochs, self.self_critical_epochs)
+        expected = f"fewer than the {epochs} epochs (the batch would never grow)"
+        _expect(every < epochs, "batch_growth_epochs", every, expected)
 
     def images_per_step(self, workers: int, age: int = 0) -> int:
         """Of an epoch before which ``age`` others of its phase were, on all workers."""

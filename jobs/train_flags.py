@@ -31,7 +31,7 @@ GROUPS: dict[str, dict[str, tuple[Any, str, str]]] = {
             "all|N",
             "so many captions of an image, drawn anew each time (default all)",
         ),
-        "bucket_by_length": (bool, "", "steps of captions about as long; for --captions-per-image 1"),
+        "bucket_by_length": (bool, "", "steps of captions about as long, so of less padding"),
         "learning_rate": (float, "RATE", "Adam's, at its highest"),
         "warmup": (share, "SHARE", "of all steps, in which the learning rate rises"),
         "schedule": (

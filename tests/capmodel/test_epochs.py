@@ -165,6 +165,13 @@ def test_checkpoints_of_a_smaller_growth_are_another_runs(data, tmp_path):
         train_alone(tiny_options(data, tmp_path, batch_max=32, **growing))
 
 
+def test_a_batch_may_grow_in_self_critical_epochs_alone(data, tmp_path):
+    growing = {"batch_growth": 2.0, "batch_max": 16, "batch_growth_epochs": 2}
+    assert (
+        tiny_options(data, tmp_path, epochs=1, self_critical_epochs=3, **growing).images_per_step(1, 2) == 16
+    )
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
