@@ -22,8 +22,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-BASE = """--embed-dim 128 --hidden-dim 256 --attention-dim 128 --feature-dim 256 --batch-size 16 --epochs 8
-    --learning-rate 2e-3 --val-beam 3"""
+BASE = """--embed-dim 128 --hidden-dim 256 --attention-dim 64 --feature-dim 128 --batch-size 16 --epochs 6
+    --learning-rate 3e-3"""
 ROWS = {
     "attention: dot": "--attention dot",
     "attention: multi-head": "--attention multi-head",

@@ -45,6 +45,11 @@ def phases_of(options: TrainOptions, data: Data) -> tuple[Phase, ...]:
     if not options.self_critical_epochs:
         return (first,)
     reward = SplitReward(data.table, data.samples["train"].row, data.tokenizer)
-    drawn = SelfCritical(reward, options.self_critical_samples, options.self_critical_baseline)
+    settings = (
+        options.self_critical_samples,
+        options.self_critical_baseline,
+        options.self_critical_temperature,
+    )
+    drawn = SelfCritical(reward, *settings)
     rates = (options.self_critical_learning_rate, options.warmup)
     return (first, Phase("self-critical", drawn, options.self_critical_epochs, *rates, options.patience))

@@ -20,5 +20,10 @@ SELF_CRITICAL_FLAGS: dict[str, tuple[Any, str, str]] = {
         "what a caption's reward is held against: mean, that of the image's other samples (the default), or "
         "greedy, the caption of greedy search",
     ),
+    "self_critical_temperature": (
+        float,
+        "T",
+        "captions are drawn from, and learned of, p^(1/T); below 1 they begin near the likeliest (default 1)",
+    ),
     "self_critical_learning_rate": (float, "RATE", "Adam's in these epochs, at its highest"),
 }

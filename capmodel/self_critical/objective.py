@@ -8,8 +8,9 @@ among them; dividing by the number of all tokens, as the trainer does, follows s
 - ``greedy``: b is the reward of the greedy caption (Rennie et al. 2017, equation 8).
 - ``mean``: b is the mean reward of the image's other samples (Luo 2020, equation 5).
 
-p is that of the decoder in use: without dropout, PAD, START and UNK banned, END where the maximum length leaves
-no choice. The same p draws and is learned from; with dropout the two passes would be of two distributions.
+p is that of the decoder in use, to the power 1 / temperature: without dropout, PAD, START and UNK banned, END where
+the maximum length leaves no choice. The same p draws and is learned from; with dropout the two passes would be of two
+distributions.
 
 Shapes: B images, K samples, T steps, M chosen tokens, V vocabulary.
 """
@@ -40,6 +41,7 @@ class SelfCritical:
     reward: Reward
     samples: int
     baseline: str
+    temperature: float = 1.0
 
     def lesson(self, decoder: Decoder, batch: Batch, device: torch.device, seed: int) -> Lesson:
         """Captions drawn of the batch's images, and what each of their words is worth."""
@@ -49,7 +51,7 @@ class SelfCritical:
         names = [str(row) for row in batch.rows]
         with without_dropout(decoder):
             greedy = self.baseline == "greedy"
-            tokens = draw_captions(decoder, features, names, self.samples, seed, greedy)
+            tokens = draw_captions(decoder, features, names, self.samples, seed, greedy, self.temperature)
         rewards = self.reward(batch.rows, tokens)
         drawn, bases = rewards[:, : self.samples], self._bases(rewards)
         targets = torch.from_numpy(tokens[:, : self.samples]).to(device)
@@ -74,7 +76,7 @@ class SelfCritical:
         with without_dropout(decoder):
             logits = decoder(lesson.features, lesson.inputs, lesson.targets)
         surprise = functional.cross_entropy(
-            allowed(logits, decoder), lesson.targets[chosen], reduction="none"
+            allowed(logits, decoder, self.temperature), lesson.targets[chosen], reduction="none"
         )
         return (surprise * lesson.extra.unsqueeze(-1).expand_as(chosen)[chosen]).sum()
 

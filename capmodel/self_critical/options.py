@@ -18,12 +18,15 @@ class SelfCriticalOptions:
     self_critical_samples:       captions that are drawn of each image at each step.
     self_critical_baseline:      what a caption's reward is held against: the ``mean`` of the image's other
                                  samples (Luo 2020), or the caption of ``greedy`` search (Rennie et al. 2017).
+    self_critical_temperature:   captions are drawn from, and learned of, p^(1 / this): below 1 the policy begins
+                                 near the decoder's likeliest captions.
     self_critical_learning_rate: Adam's in those epochs, at its highest.
     """
 
     self_critical_epochs: int = 0
     self_critical_samples: int = 5
     self_critical_baseline: str = "mean"
+    self_critical_temperature: float = 1.0
     self_critical_learning_rate: float = 5e-5
 
     def check_self_critical(self) -> None:
@@ -44,6 +47,8 @@ class SelfCriticalOptions:
         others = " (their mean needs others)" if least == 2 else ""
         _expect(samples >= least, "samples", samples, f"{least} or more{others}")
         _expect(0 < rate < inf, "learning_rate", rate, "a number above 0")
+        temperature = self.self_critical_temperature
+        _expect(0 < temperature < inf, "temperature", temperature, "a number above 0")
         for name, default in _DEFAULTS.items():
             value = getattr(self, name)
             if not epochs and value != default:

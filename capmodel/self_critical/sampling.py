@@ -16,14 +16,22 @@ from capmodel.decoders.base import Decoder
 from capmodel.generation.choices import draw, uniforms
 from capmodel.generation.options import DecodeOptions
 
-PLAIN = DecodeOptions(method="sample")  # at temperature 1, of all words: the decoder's own distribution
+PLAIN = DecodeOptions(method="sample")  # of all words, from the logits as they are given
 
 
 @torch.no_grad()
 def draw_captions(
-    decoder: Decoder, features: Tensor, names: Sequence[str], samples: int, seed: int, greedy: bool
+    decoder: Decoder,
+    features: Tensor,
+    names: Sequence[str],
+    samples: int,
+    seed: int,
+    greedy: bool,
+    temperature: float = 1.0,
 ) -> np.ndarray:
     """``[B, K, T]`` int64: ``samples`` captions of each image, the greedy one after them where wanted.
+
+    Words are drawn from ``p^(1 / temperature)``.
 
     A caption goes up to END, then PAD. One that reaches the decoder's maximum length has no END: what would stand
     in its last place is not chosen. Sample i of an image depends on (seed, its name, i), up to rounding.
@@ -42,7 +50,9 @@ def draw_captions(
         logits, state, _ = decoder.step(state, tokens)
         if not step:
             state, logits = state.select(torch.zeros_like(which)), logits.expand(-1, rows, -1)
-        chosen = _choose(allowed(logits, decoder), numbers[..., step].gather(1, which), which >= samples)
+        chosen = _choose(
+            allowed(logits, decoder, temperature), numbers[..., step].gather(1, which), which >= samples
+        )
         tokens = torch.where(running, chosen, config.pad)
         written[..., step].scatter_(1, which, tokens)
         running = running & (tokens != config.end)
@@ -56,11 +66,11 @@ def draw_captions(
     return written[..., : step + 1].cpu().numpy()
 
 
-def allowed(logits: Tensor, decoder: Decoder) -> Tensor:
-    """``logits`` ``[..., V]`` in float32, -inf for what is never drawn: PAD, START and UNK."""
+def allowed(logits: Tensor, decoder: Decoder, temperature: float) -> Tensor:
+    """``logits / temperature`` ``[..., V]`` in float32, -inf for what is never drawn: PAD, START and UNK."""
     config = decoder.config
     banned = torch.tensor([config.pad, config.start, config.unk], device=logits.device)
-    return logits.float().index_fill(-1, banned, float("-inf"))
+    return (logits.float() / temperature).index_fill(-1, banned, float("-inf"))
 
 
 def _choose(logits: Tensor, numbers: Tensor, greedy: Tensor) -> Tensor:

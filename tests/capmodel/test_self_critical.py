@@ -178,6 +178,19 @@ def test_or_against_the_greedy_caption():
     assert lesson.targets.shape[1] == 2
 
 
+def test_a_temperature_is_that_of_logits_divided_by_it():
+    """Drawn from, and learned of: the same captions and the same loss as of a decoder with such logits."""
+    plain, cooled = (make_decoder(make_tokenizer(), seed=3) for _ in range(2))
+    usual = cooled.logits
+    cooled.logits = lambda seen: 2 * usual(seen)
+    batch = batch_of(make_features(3))
+    half, whole = (SelfCritical(length_reward, 3, "mean", temperature) for temperature in (0.5, 1.0))
+    ours, theirs = half.lesson(plain, batch, CPU, 1), whole.lesson(cooled, batch, CPU, 1)
+    assert torch.equal(ours.targets, theirs.targets)
+    assert not torch.equal(ours.targets, whole.lesson(plain, batch, CPU, 1).targets)
+    assert half.loss(plain, ours).item() == pytest.approx(whole.loss(cooled, theirs).item(), rel=1e-5)
+
+
 def test_nothing_is_dropped_while_it_draws_and_learns():
     decoder = make_decoder(make_tokenizer(), dropout=0.9, grid_dropout=0.9).train()
     objective, batch = SelfCritical(length_reward, 3, "mean"), batch_of(make_features(3))
@@ -328,6 +341,10 @@ def test_ranks_draw_what_one_rank_with_their_images_draws(data, run, tmp_path, b
         (
             {"self_critical_epochs": 1, "self_critical_baseline": "best"},
             "self-critical-baseline is 'best'; expected one of mean, greedy",
+        ),
+        (
+            {"self_critical_epochs": 1, "self_critical_temperature": 0.0},
+            "self-critical-temperature is 0.0; expected a number above 0",
         ),
         (
             {"self_critical_epochs": 1, "self_critical_learning_rate": 0.0},
