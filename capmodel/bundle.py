@@ -112,6 +112,10 @@ class Bundle:
             sha256=manifest.sha256,
         )
 
+    def manifest(self) -> Manifest:
+        """What ``config.json`` says of the bundle as it is now."""
+        return self._manifest(self._contents())
+
     def _contents(self) -> dict[str, bytes]:
         state = {name: value.detach().cpu().contiguous() for name, value in self.decoder.state_dict().items()}
         words = {f"{TOKENIZER}/{name}": data for name, data in self.tokenizer.to_files().items()}

@@ -12,6 +12,8 @@ from schemas.errors import BundleError
 from schemas.fingerprint import sha256_bytes
 
 FORMAT, VERSION = "captionbeam bundle", 1
+MODEL_TYPE = "captionbeam"  # of Hugging Face transformers, whose from_pretrained reads config.json too
+OF_TRANSFORMERS = {"model_type": MODEL_TYPE, "architectures": ["BundleForCaptioning"]}
 CONFIG, MODEL, TOKENIZER, ENCODER, COMPONENTS, HISTORY, CARD = (
     "config.json",
     "model.safetensors",
@@ -44,7 +46,7 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON that ``read_manifest`` reads."""
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        return {"format": FORMAT, "version": VERSION, **OF_TRANSFORMERS, **asdict(self)}
 
     def identity(self) -> str:
         """The SHA-256 that ``sha256`` has to be: of everything here but scores, history and place."""
@@ -107,9 +109,8 @@ def _checked(url: str, values: Any) -> Manifest:
             f"the bundle {url!r} has version {version!r}; this captionbeam reads up to {VERSION}: upgrade it"
         )
     try:
-        manifest = Manifest(
-            **{key: value for key, value in values.items() if key not in ("format", "version")}
-        )
+        others = ("format", "version", *OF_TRANSFORMERS)
+        manifest = Manifest(**{key: value for key, value in values.items() if key not in others})
     except TypeError as err:
         raise BundleError(f"{CONFIG} of the bundle {url!r} lacks a field or has one too many: {err}") from err
     if manifest.identity() != manifest.sha256:

@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
+from capmodel.bundle_files import FORMAT
 from schemas import files
 from schemas.errors import FingerprintError, RequestError
 from schemas.fingerprint import sha256_bytes, sha256_file
@@ -73,6 +75,7 @@ def open_folder(name: str) -> ModelFolder:
     url = files.absolute(name)
     if not files.exists(files.join(url, CONFIG)):
         url = _from_hub(name)
+    _refuse_bundle(name, files.read_json(files.join(url, CONFIG)))
     found = {name: sha256_file(files.join(url, name)) for name in _names(url)}
     if not any(name.endswith(WEIGHTS) for name in found):
         raise RequestError(
@@ -80,6 +83,11 @@ def open_folder(name: str) -> ModelFolder:
             "are never loaded"
         )
     return ModelFolder(url, found)
+
+
+def _refuse_bundle(name: str, config: Any) -> None:
+    if isinstance(config, Mapping) and config.get("format") == FORMAT:
+        raise RequestError(f"{name!r} is a bundle of captionbeam; expected --bundle {name}")
 
 
 def kept_folder(url: str) -> ModelFolder:
