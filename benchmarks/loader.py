@@ -8,6 +8,7 @@ All sides give float16 batches of 32 grids as torch tensors, each grid once an e
 grid's number beside it. They read the same grids, from local files that the page cache holds:
 
 store       ``FeatureReader`` over ``shuffled_steps``, as ``captionbeam train`` reads
+cached      the same with ``captionbeam train --cache``
 memory map  the loop of a script that keeps one ``.npy``: it gathers each batch's rows on the training thread
 webdataset  raw bytes in tars of 256 grids; shuffled tars and a buffer of 1,000 grids; batched in the workers
 streaming   an MDS dataset with ``ndarray:float16`` columns, uncompressed; ``shuffle=True``, shuffled by ``py1e``
@@ -36,6 +37,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # tests.builders writes the store of made-up grids
+from capmodel.grid_cache import GridCache
 from capmodel.loader import CaptionTokens, FeatureReader
 from capmodel.order import shuffled_steps
 from capmodel.pairing import Samples, find_places
@@ -117,6 +119,13 @@ def store_side(reader: FeatureReader, scratch: str, options: argparse.Namespace)
     return Side("store", epoch)
 
 
+def cached_side(reader: FeatureReader, scratch: str, options: argparse.Namespace) -> Side:
+    """The store's own reader, with a cache that its first epoch fills."""
+    cache = GridCache(f"{scratch}/cache", reader.store, reader.samples.groups)
+    side = store_side(FeatureReader(reader.store, reader.tokens, reader.samples, cache), scratch, options)
+    return Side("cached", side.epoch)
+
+
 def map_side(reader: FeatureReader, scratch: str, options: argparse.Namespace) -> Side:
     """One array in one file."""
     path, shape = f"{scratch}/grids.npy", (len(reader.samples), *reader.shape)
@@ -181,6 +190,7 @@ def streaming_side(reader: FeatureReader, scratch: str, options: argparse.Namesp
 
 SIDES = {
     "store": store_side,
+    "cached": cached_side,
     "map": map_side,
     "webdataset": webdataset_side,
     "streaming": streaming_side,
@@ -243,18 +253,19 @@ def rounds(
 
 
 def summary(taken: Mapping[str, list[float]], reader: FeatureReader) -> dict[str, Any]:
-    """Medians: seconds an epoch, grids a second, and the store's time as a share of each other side's."""
-    own = taken.get("store", [])
+    """Medians: seconds an epoch, grids a second, and a side's time as a share of each other's, turn by turn."""
     return {
         name: {
             "seconds": round(statistics.median(seconds), 3),
             "grids_per_second": round(len(reader.samples) / statistics.median(seconds)),
-            "store_takes": round(
-                statistics.median(a / b for a, b in zip(own or seconds, seconds, strict=True)), 3
-            ),
+            "takes": {other: _ratio(seconds, theirs) for other, theirs in taken.items() if other != name},
         }
         for name, seconds in taken.items()
     }
+
+
+def _ratio(seconds: list[float], others: list[float]) -> float:
+    return round(statistics.median(a / b for a, b in zip(seconds, others, strict=True)), 3)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -272,9 +283,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--decoder",
         nargs="*",
-        default=["store", "map"],
+        default=["store", "cached", "map"],
         choices=list(SIDES),
-        help="the sides whose epochs are taken with a decoder's steps too (default store map)",
+        help="the sides whose epochs are taken with a decoder's steps too (default store cached map)",
     )
     parser.add_argument("--scratch", help="a folder for the peers' files (default: the temporary one)")
     return parser

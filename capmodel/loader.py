@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from capmodel.grid_cache import GridCache
 from capmodel.pairing import Samples
 from capmodel.tokenizers import END, PAD, START
 from schemas.store import Store
@@ -87,11 +88,14 @@ class FeatureReader:
     """Gives the batches of one split of a snapshot.
 
     Row groups are read in the order of their first use, ``READ_AHEAD`` of them early, and dropped after their
-    last; ``READY_BATCHES`` batches wait finished. Both in background threads.
+    last; ``READY_BATCHES`` batches wait finished. Both in background threads. With a ``cache`` a row group is decoded
+    once on this machine.
     """
 
-    def __init__(self, store: Store, tokens: CaptionTokens, samples: Samples) -> None:
-        self.store, self.tokens, self.samples = store, tokens, samples
+    def __init__(
+        self, store: Store, tokens: CaptionTokens, samples: Samples, cache: GridCache | None = None
+    ) -> None:
+        self.store, self.tokens, self.samples, self.cache = store, tokens, samples, cache
         channels = store.shape[-1]
         self.shape = (int(np.prod(store.shape)) // channels, channels)
 
@@ -112,6 +116,9 @@ class FeatureReader:
 
     def read_group(self, number: int) -> np.ndarray:
         """All live rows of one row group: float16 [rows, L, C]."""
+        return self._decode(number) if self.cache is None else self.cache.read(number, self._decode)
+
+    def _decode(self, number: int) -> np.ndarray:
         batch = self.store.read_row_group(self.samples.groups[number], [self.store.column])
         return batch.column(0).to_numpy_ndarray().reshape(-1, *self.shape)
 

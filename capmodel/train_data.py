@@ -9,6 +9,7 @@ from typing import Any
 
 from capmodel.decoders import DecoderConfig
 from capmodel.decoders.vectors import WordVectors, read_vectors
+from capmodel.grid_cache import GridCache
 from capmodel.loader import CaptionTokens, FeatureReader
 from capmodel.pairing import Samples, identity_of, pair
 from capmodel.tokenizers import SPECIALS, Tokenizer, load_tokenizer
@@ -20,19 +21,23 @@ from schemas.tokens import TokenTable
 
 @dataclass(frozen=True)
 class Data:
-    """What a run reads: a pinned snapshot, a token table, and which of their rows belong together."""
+    """What a run reads: a pinned snapshot, a token table, and which of their rows belong together.
+
+    ``cache``: the folder of decoded grids, None for none.
+    """
 
     store: Store
     table: TokenTable
     tokenizer: Tokenizer
     samples: Mapping[str, Samples]
+    cache: str | None = None
 
     @classmethod
     def open(cls, options: TrainOptions) -> Data:
         """Raises RequestError, StoreError."""
         store, table = Store.open(options.features, options.snapshot), TokenTable.open(options.tokens)
         samples = pair(store, table, options.max_missing)
-        return cls(store, table, load_tokenizer(table.tokenizer_url), samples)
+        return cls(store, table, load_tokenizer(table.tokenizer_url), samples, options.cache)
 
     @cached_property
     def train(self) -> FeatureReader:
@@ -44,7 +49,11 @@ class Data:
         return self._reader(self.samples["val"].sample(images, seed=0))
 
     def _reader(self, samples: Samples) -> FeatureReader:
-        return FeatureReader(self.store, CaptionTokens(self.table.table["tokens"]), samples)
+        return FeatureReader(self.store, CaptionTokens(self.table.table["tokens"]), samples, self._grids)
+
+    @cached_property
+    def _grids(self) -> GridCache | None:
+        return None if self.cache is None else GridCache(self.cache, self.store, self.samples["train"].groups)
 
     def identity(self) -> dict[str, Any]:
         """What tells these data from others."""

@@ -52,6 +52,7 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
     max_missing:         share of the images that may lack features or captions.
     checkpoint_minutes:  longest time between checkpoints; there is one after each epoch anyway.
     keep_epochs:         keep the weights of each epoch beside the checkpoint.
+    cache:               a folder of this machine where decoded grids are kept, so that only the first pass decodes.
     threads:             of each worker; None: the machine's cores, shared out.
     embeddings:          a file of word vectors that the embeddings begin with; freeze_embeddings: and keep.
     The others are the decoder's (capmodel.decoders.DecoderOptions) and those of self-critical training
@@ -89,6 +90,7 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
     max_missing: float = 0.01
     precision: str = "auto"
     device: str = "auto"
+    cache: str | None = None
     threads: int | None = None
     checkpoint_minutes: float = 10.0
     embeddings: str | None = None
@@ -116,6 +118,7 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
         self._expect_sense()
         _expect(self.checkpoint_minutes >= 0, "checkpoint_minutes", self.checkpoint_minutes, "0 or more")
         _expect(self.seed >= 0, "seed", self.seed, "0 or more")
+        _expect("://" not in (self.cache or ""), "cache", self.cache, "a folder of this machine")
         _expect(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
 
     def _expect_sense(self) -> None:
@@ -190,6 +193,7 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
             "batch_size",
             "batch_max",
             "accumulate",
+            "cache",
             "threads",
             "device",
             "precision",

@@ -64,7 +64,7 @@ def _places(wanted: Mapping[str, Any]) -> dict[str, str]:
     logs = files.absolute(wanted["logs"] or beside)
     if not files.is_local(files.split(logs)[0]):
         raise RequestError(f"logs is {logs!r}; expected a local folder (TensorBoard appends to its files)")
-    given = ("features", "tokens", *(["init"] if wanted.get("init") else []))
+    given = ("features", "tokens", *(name for name in ("init", "cache") if wanted.get(name)))
     read = {name: files.absolute(wanted[name]) for name in given}
     return {**read, "output": output, "checkpoints": checkpoints, "logs": logs}
 
