@@ -23,7 +23,7 @@ CRON_RANGES = {
     "month": (1, 12),
     "day of the week": (0, 6),
 }
-IN_OPTIONS = ("weights", "inventory", "image_root")
+IN_OPTIONS = ("weights", "reduce", "inventory", "image_root")
 TEMPLATE = "{{"  # of Airflow's, filled in when the task runs
 
 

@@ -143,6 +143,10 @@ NOWHERE = [
         "'/tmp/w.pt' is on this machine",
     ),
     (
+        [*STORES[:5], "--features-options=--encoder resnet50 --reduce /tmp/c.safetensors"],
+        "'/tmp/c.safetensors' is on this machine",
+    ),
+    (
         [*STORES[:5], "--features-options=--encoder resnet50 --inventory /tmp/i"],
         "'/tmp/i' is on this machine",
     ),
