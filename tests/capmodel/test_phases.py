@@ -78,7 +78,7 @@ def test_a_second_phase_that_moves_nothing_ends_at_the_firsts_best_weights(data,
 
 
 def at(*scores, first_epoch=0):
-    history = tuple({"CIDEr": score} for score in scores)
+    history = tuple({"epoch": number, "CIDEr": score} for number, score in enumerate(scores, 1))
     return Position(epoch=len(scores), history=history, first_epoch=first_epoch)
 
 
