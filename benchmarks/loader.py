@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -240,32 +241,46 @@ def decoder_step(shape: tuple[int, ...]) -> Callable[[Tensor, Tensor], None]:
 
 def rounds(
     sides: Mapping[str, Side], repeats: int, use: Callable[[Tensor, Tensor], None]
-) -> dict[str, list[float]]:
-    """Seconds of an epoch, by side, ``repeats`` times in turn."""
-    taken: dict[str, list[float]] = {name: [] for name in sides}
+) -> dict[str, list[tuple[float, float]]]:
+    """Seconds of an epoch, by the clock and of all processors, by side, ``repeats`` times in turn."""
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for turn in range(repeats):
         for name, side in sides.items():
-            began = time.perf_counter()
+            began, used = time.perf_counter(), processor_seconds()
             for grids, numbers in side.epoch(turn + 1):
                 use(grids, numbers)
-            taken[name].append(time.perf_counter() - began)
+            taken[name].append((time.perf_counter() - began, processor_seconds() - used))
     return taken
 
 
-def summary(taken: Mapping[str, list[float]], reader: FeatureReader) -> dict[str, Any]:
-    """Medians: seconds an epoch, grids a second, and a side's time as a share of each other's, turn by turn."""
+def processor_seconds() -> float:
+    """Of this process and the peers' workers, which live on."""
+    own = psutil.Process()
+    times = [process.cpu_times() for process in (own, *own.children(recursive=True))]
+    return sum(one.user + one.system for one in times)
+
+
+def summary(taken: Mapping[str, list[tuple[float, float]]], reader: FeatureReader) -> dict[str, Any]:
+    """Medians: seconds an epoch, grids a second, and a side's time as a share of each other's, turn by turn.
+
+    ``processor``: of the seconds of all processors, which a machine that is busy otherwise blurs less.
+    """
+    clock = {name: [seconds for seconds, _ in turns] for name, turns in taken.items()}
+    cores = {name: [seconds for _, seconds in turns] for name, turns in taken.items()}
     return {
         name: {
-            "seconds": round(statistics.median(seconds), 3),
-            "grids_per_second": round(len(reader.samples) / statistics.median(seconds)),
-            "takes": {other: _ratio(seconds, theirs) for other, theirs in taken.items() if other != name},
+            "seconds": round(statistics.median(clock[name]), 3),
+            "grids_per_second": round(len(reader.samples) / statistics.median(clock[name])),
+            "takes": {other: _ratio(clock[name], clock[other]) for other in taken if other != name},
+            "processor_seconds": round(statistics.median(cores[name]), 3),
+            "processor": {other: _ratio(cores[name], cores[other]) for other in taken if other != name},
         }
-        for name, seconds in taken.items()
+        for name in taken
     }
 
 
 def _ratio(seconds: list[float], others: list[float]) -> float:
-    return round(statistics.median(a / b for a, b in zip(seconds, others, strict=True)), 3)
+    return round(statistics.median(a / max(b, 1e-9) for a, b in zip(seconds, others, strict=True)), 3)
 
 
 def _parser() -> argparse.ArgumentParser:
