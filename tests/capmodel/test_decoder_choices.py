@@ -92,6 +92,18 @@ def test_a_bundle_brings_it_back(chosen, tmp_path):
 
 
 @each_choice
+def test_an_images_captions_do_not_depend_on_the_others_of_its_batch(chosen):
+    decoder, options = make_decoder(TOKENIZER, **chosen), DecodeOptions(beam=3)
+    others = torch.cat([FEATURES[:1], make_features(2, seed=1)])
+    ours, theirs = (
+        generate(decoder, batch, options, list("abc"), TOKENIZER)[0] for batch in (FEATURES, others)
+    )
+    assert [(caption.text, caption.logprob) for caption in ours] == [
+        (caption.text, caption.logprob) for caption in theirs
+    ]
+
+
+@each_choice
 def test_the_loss_is_a_sum_over_captions(chosen):
     """So that ranks, batches and padding may be cut as one likes: absent captions add nothing."""
     decoder = make_decoder(TOKENIZER, **chosen)
