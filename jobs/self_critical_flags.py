@@ -23,7 +23,7 @@ SELF_CRITICAL_FLAGS: dict[str, tuple[Any, str, str]] = {
     "self_critical_temperature": (
         float,
         "T",
-        "captions are drawn from, and learned of, p^(1/T); below 1 they begin near the likeliest (default 1)",
+        "captions are drawn from, and learned of, p^(1/T); below 1 they begin near the likeliest",
     ),
     "self_critical_learning_rate": (float, "RATE", "Adam's in these epochs, at its highest"),
 }

@@ -16,7 +16,7 @@ from capmodel.ranks import Ranks
 from capmodel.self_critical.objective import SelfCritical
 from capmodel.self_critical.sampling import draw_captions
 from capmodel.tokenizers import END, PAD, START, UNK
-from capmodel.training import Trainer, best_of
+from capmodel.training import Trainer
 from schemas.errors import RequestError
 from tests.builders.models import make_decoder, make_features, make_tokenizer
 from tests.builders.training import make_data, tiny_options, train_alone
@@ -240,15 +240,20 @@ def run(data, tmp_path_factory):
 
 def test_the_second_phase_earns_more(data, tmp_path):
     options = tiny_options(
-        data, tmp_path, epochs=3, learning_rate=0.03, self_critical_epochs=6, self_critical_learning_rate=0.01
+        data,
+        tmp_path,
+        precision="fp32",
+        epochs=3,
+        learning_rate=0.03,
+        self_critical_epochs=6,
+        self_critical_learning_rate=0.01,
     )
     epochs = epochs_of(train_alone(options)[1])
     assert [epoch["phase"] for epoch in epochs] == ["cross-entropy"] * 3 + ["self-critical"] * 6
     assert "train_reward" not in epochs[0]
     rewards = [epoch["train_reward"] for epoch in epochs[3:]]
-    assert rewards[-1] > 1.2 * rewards[0] > 0
+    assert sum(rewards[3:]) / 3 > 1.3 * rewards[0] > 0
     assert epochs[-1]["train_baseline"] == pytest.approx(rewards[-1])  # others' mean over all is the mean
-    assert best_of(epochs)["phase"] == "self-critical"
 
 
 def test_a_run_stopped_in_the_middle_of_it_ends_with_the_same_bits(data, run, tmp_path):
