@@ -272,7 +272,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_the_command(data, tmp_path, c
         ({"features": "nowhere"}, "has no published snapshot"),
         ({"tokens": "nowhere"}, "holds no token table"),
         ({"snapshot": 9}, "has no snapshot 9; it has 1"),
-        ({"epochs": 0}, "'0' is not a whole number above 0"),
+        ({"epochs": 0}, "epochs is 0; expected 1 or more (0 takes --init and --self-critical-epochs)"),
         ({"dropout": 1}, "dropout is 1.0; expected at least 0 and below 1"),
         ({"precision": "fp64"}, "precision is 'fp64'; expected one of auto, fp32, bf16"),
         ({"logs": "memory://logs"}, "expected a local folder"),
