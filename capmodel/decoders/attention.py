@@ -148,8 +148,10 @@ def make_attention(config: DecoderConfig) -> Attention:
 def sparsemax(scores: Tensor) -> Tensor:
     """The point of the simplex nearest to ``scores`` ``[..., L]`` (Martins & Astudillo 2016, algorithm 1).
 
-    The support found, what is left is linear in it: its gradient is that of their equation 14.
+    The support found, what is left is linear in it: its gradient is that of their equation 14. A constant in all
+    scores changes nothing, so the largest is taken off first: sums of large scores would round the 1 away.
     """
+    scores = scores - scores.detach().amax(-1, keepdim=True)
     with torch.no_grad():
         falling = scores.sort(dim=-1, descending=True).values
         size = torch.arange(1, scores.shape[-1] + 1, device=scores.device, dtype=scores.dtype)

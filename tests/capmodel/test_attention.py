@@ -180,3 +180,19 @@ def test_the_gradient_of_sparsemax_is_that_of_finite_differences_and_of_entmax()
 
 def test_sparsemax_of_no_number_is_none():
     assert sparsemax(torch.tensor([1.0, float("nan")])).isnan().all()
+
+
+@pytest.mark.parametrize("offset", [-1e5, -1e3, 0.0, 1e3, 1e5])
+def test_what_all_scores_have_in_common_changes_nothing(offset):
+    torch.manual_seed(0)
+    scores = (torch.randn(50, 64) + offset).requires_grad_()  # float32: rounded, but then exact
+    weights = sparsemax(scores)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(50), rtol=0, atol=1e-6)
+    expected = sparsemax(scores.detach().double())
+    torch.testing.assert_close(weights.double(), expected, rtol=0, atol=1e-6)
+    (gradient,) = torch.autograd.grad((weights * torch.randn(50, 64)).sum(), scores)
+    torch.testing.assert_close(gradient.sum(-1), torch.zeros(50), rtol=0, atol=1e-4)
+
+
+def test_the_largest_of_scores_far_apart_gets_it_all():
+    assert sparsemax(torch.tensor([1e8, 1e8 + 8, 0.0])).tolist() == [0.0, 1.0, 0.0]
