@@ -212,8 +212,8 @@ class TransformerDecoder(Decoder):
         return self.embed(tokens) * width**0.5 + places[start:end]
 
     def _initialise(self) -> None:
-        """Glorot's bounds; embeddings of unit length, as they may be the output layer too."""
-        for module in self.modules():
+        """Glorot's bounds but for the output layer; embeddings of unit length, as they may be that layer too."""
+        for module in (self.project, *self.layers.modules()):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)

@@ -42,6 +42,12 @@ CHOICES = {
         "output_layer": "two-stage",
         "output_bottleneck": 4,
     },
+    "transformer, adaptive": {
+        "architecture": "transformer",
+        "output_layer": "adaptive",
+        "adaptive_cutoffs": "5,8",
+        "embed_dim": 16,
+    },
 }
 
 each_choice = pytest.mark.parametrize("chosen", CHOICES.values(), ids=CHOICES)
