@@ -132,6 +132,7 @@ def _hdf5(stream: BinaryIO, empty: ArraySpec) -> Found:
 
     def add(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and item.shape:
+            _refuse_elsewhere(empty.url, name, item)
             text = h5py.check_string_dtype(item.dtype) is not None
             found[name] = empty._replace(
                 key=name, shape=item.shape, dtype="text" if text else _named(item.dtype)
@@ -140,6 +141,15 @@ def _hdf5(stream: BinaryIO, empty: ArraySpec) -> Found:
     with h5py.File(stream, "r") as file:
         file.visititems(add)
     return found
+
+
+def _refuse_elsewhere(url: str, name: str, item: h5py.Dataset) -> None:
+    """HDF5 would read whatever files the dataset names. Raises RequestError."""
+    if item.external or item.is_virtual:
+        kind = "external" if item.external else "virtual"
+        raise RequestError(
+            f"dataset {name!r} of {url!r} is {kind}: its values lie in other files; expected a file that holds its own"
+        )
 
 
 def _named(dtype: np.dtype) -> str:

@@ -169,6 +169,21 @@ def test_ids_come_from_a_dataset(tmp_path, dtype):
     assert list(read_ids(find_id_list(str(tmp_path / "a.h5")))) == ["12", "7"]
 
 
+@pytest.mark.parametrize("kind", ["external", "virtual"])
+def test_values_in_other_files_are_never_followed(tmp_path, kind):
+    (tmp_path / "secret").write_bytes(bytes(16))
+    url = write(tmp_path, "a.h5", GRIDS[:2])
+    with h5py.File(url, "a") as file:
+        if kind == "external":
+            file.create_dataset("far", (2, 2), "f4", external=[(str(tmp_path / "secret"), 0, 16)])
+        else:
+            layout = h5py.VirtualLayout((2, 2), "f4")
+            layout[:] = h5py.VirtualSource(str(tmp_path / "b.h5"), "x", (2, 2))
+            file.create_virtual_dataset("far", layout)
+    with pytest.raises(RequestError, match=f"dataset 'far' of .* is {kind}: its values lie in other files"):
+        find_array(url)
+
+
 def test_a_pickle_of_ids_is_never_loaded(tmp_path):
     np.save(tmp_path / "ids.npy", np.array(["a", 7], dtype=object), allow_pickle=True)
     with pytest.raises(RequestError, match=r"are \[2\] of \|O; expected one row of text or whole numbers"):
