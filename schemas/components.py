@@ -22,6 +22,7 @@ from schemas.errors import RequestError
 from schemas.fingerprint import fingerprint, sha256_bytes
 
 FORMAT, VERSION, ABOUT = "captionbeam components", 1, "captionbeam"
+KEYS = {"fingerprint": str, "spec": dict, "request": dict}  # of the header, which others read
 STORED = ("reduction", "dtype")  # what a features' spec says beyond the encoder
 
 
@@ -57,26 +58,53 @@ def read_components(url: str) -> Components:
     """The components in the file at ``url``. Raises RequestError where it is none, or a newer version wrote it."""
     try:
         data = files.read_bytes(url)
-        tensors, about = load(data), _about(data)
-    except (OSError, SafetensorError, ValueError, KeyError) as err:
-        reason = "it is not there" if isinstance(err, FileNotFoundError) else str(err) or type(err).__name__
+        about = _about(data)
+        if about["version"] > VERSION:
+            raise RequestError(
+                f"{url!r} has version {about['version']}; this captionbeam reads up to {VERSION}: upgrade it"
+            )
+        vectors, mean = _tensors(data, about)
+    except RequestError:
+        raise
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError, RecursionError) as err:
         raise RequestError(
-            f"{url!r} holds no components ({reason}); expected a file that captionbeam svd wrote"
+            f"{url!r} holds no components ({_reason(err)}); expected a file that captionbeam svd wrote"
         ) from err
-    if about["version"] > VERSION:
-        raise RequestError(
-            f"{url!r} has version {about['version']}; this captionbeam reads up to {VERSION}: upgrade it"
-        )
-    return Components(tensors["components"], tensors.get("mean"), about, sha256_bytes(data))
+    return Components(vectors, mean, about, sha256_bytes(data))
+
+
+def _reason(err: Exception) -> str:
+    if isinstance(err, FileNotFoundError):
+        return "it is not there"
+    return f"it has no {err}" if isinstance(err, KeyError) else str(err) or type(err).__name__
 
 
 def _about(data: bytes) -> dict[str, Any]:
-    """What the header says of the components. Raises KeyError, ValueError where it is another kind of file."""
+    """What the header says of the components. Raises KeyError, TypeError, ValueError where it is of something else."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     about: dict[str, Any] = json.loads(header["__metadata__"][ABOUT])
     if about["format"] != FORMAT:
         raise ValueError(f"format {about['format']!r}")
+    if type(about["version"]) is not int:
+        raise ValueError(f"version {about['version']!r}")
     return about
+
+
+def _tensors(data: bytes, about: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Components and mean, of the shapes, dtype and keys that they are written with. Raises KeyError, ValueError."""
+    odd = next((name for name, kind in KEYS.items() if not isinstance(about[name], kind)), None)
+    if odd is not None:
+        raise ValueError(f"{odd} {about[odd]!r}")
+    tensors = load(data)
+    vectors, mean = tensors["components"], tensors.get("mean")
+    if vectors.ndim != 2 or not vectors.size:
+        raise ValueError(f"components of shape {list(vectors.shape)}")
+    if mean is not None and mean.shape != vectors.shape[1:]:
+        raise ValueError(f"a mean of shape {list(mean.shape)} for components {list(vectors.shape)}")
+    for name, tensor in tensors.items():
+        if tensor.dtype != np.float32 or not np.isfinite(tensor).all():
+            raise ValueError(f"{name} in {tensor.dtype} or not finite, where finite float32 is written")
+    return vectors, mean
 
 
 def encoder_part(spec: Mapping[str, Any]) -> dict[str, Any]:

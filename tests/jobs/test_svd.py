@@ -137,3 +137,44 @@ def test_another_file_holds_no_components(tmp_path):
     (tmp_path / "newer.safetensors").write_bytes(newer)
     with pytest.raises(RequestError, match="has version 9; this captionbeam reads up to 1"):
         read_components(str(tmp_path / "newer.safetensors"))
+
+
+ABOUT = {"format": "captionbeam components", "version": 1, "fingerprint": "0" * 32, "spec": {}, "request": {}}
+PLAIN = np.eye(2, 3, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "about", "said"),
+    [
+        ({"weight": PLAIN}, {}, "it has no 'components'"),
+        ({"components": PLAIN[0]}, {}, "components of shape [3]"),
+        ({"components": PLAIN[:0]}, {}, "components of shape [0, 3]"),
+        ({"components": PLAIN.astype(np.int8)}, {}, "components in int8 or not finite"),
+        ({"components": PLAIN * np.nan}, {}, "components in float32 or not finite"),
+        ({"components": PLAIN, "mean": PLAIN[:, 0]}, {}, "a mean of shape [2] for components [2, 3]"),
+        ({"components": PLAIN}, {"version": "x"}, "version 'x'"),
+        ({"components": PLAIN}, {"fingerprint": 7}, "fingerprint 7"),
+        ({"components": PLAIN}, None, "holds no components (list indices must be integers"),
+    ],
+)
+def test_a_damaged_file_is_one_sentence(tmp_path, tensors, about, said):
+    from safetensors.numpy import save_file
+
+    header = [] if about is None else {**ABOUT, **about}
+    url = str(tmp_path / "damaged.safetensors")
+    save_file(tensors, url, {"captionbeam": json.dumps(header)})
+    with pytest.raises(RequestError) as caught:
+        read_components(url)
+    assert said in str(caught.value)
+    assert str(caught.value).endswith("expected a file that captionbeam svd wrote")
+
+
+@pytest.mark.parametrize("key", ["format", "version", "fingerprint", "spec", "request"])
+def test_a_header_without_a_key_is_one_sentence(tmp_path, key):
+    from safetensors.numpy import save_file
+
+    url = str(tmp_path / "damaged.safetensors")
+    header = {name: value for name, value in ABOUT.items() if name != key}
+    save_file({"components": PLAIN}, url, {"captionbeam": json.dumps(header)})
+    with pytest.raises(RequestError, match=f"holds no components .it has no '{key}'"):
+        read_components(url)
