@@ -19,6 +19,10 @@ PRECISIONS = ("auto", "fp32", "bf16")
 COUNTS = ("steps_per_epoch", "batch_size", "accumulate", "batch_growth_epochs", "batch_max", "mix",
           "captions_per_image", "val_images", "val_beam", "patience", "threads")  # fmt: skip
 SCHEDULES = ("cosine", "constant")
+MOST_THREADS = 1024
+WORDS_ONLY = ("learning_rate", "label_smoothing", "captions_per_image", "dropout", "embed_dropout", "state_dropout",
+              "grid_dropout", "doubly_stochastic")  # fmt: skip
+"""Options of cross-entropy alone: captions that a decoder draws itself are learned of without them."""
 PLACES = ("features", "tokens", "output", "checkpoints", "logs", "embeddings")
 
 
@@ -117,8 +121,10 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
         _expect(self.schedule in SCHEDULES, "schedule", self.schedule, f"one of {', '.join(SCHEDULES)}")
         self._expect_sense()
         _expect(self.checkpoint_minutes >= 0, "checkpoint_minutes", self.checkpoint_minutes, "0 or more")
-        _expect(self.seed >= 0, "seed", self.seed, "0 or more")
-        _expect("://" not in (self.cache or ""), "cache", self.cache, "a folder of this machine")
+        _expect(0 <= self.seed < 2**63, "seed", self.seed, "0 or more, and below 2**63")
+        _expect((self.threads or 1) <= MOST_THREADS, "threads", self.threads, f"at most {MOST_THREADS}")
+        here = self.cache is None or (self.cache != "" and "://" not in self.cache)
+        _expect(here, "cache", self.cache, "a folder of this machine")
         _expect(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
 
     def _expect_sense(self) -> None:
@@ -132,6 +138,8 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
                 "another one with --self-critical-epochs: without draws a hard choice of cells learns nothing"
             )
             _expect(self.attention != "hard", "attention", self.attention, drawn)
+        if self.epochs == 0:
+            self._expect_no_words_only()
         if self.output_layer == "adaptive":
             smoothing = self.label_smoothing
             _expect(not smoothing, "label_smoothing", smoothing, "0 where output-layer is adaptive")
@@ -141,6 +149,16 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
         elif self.init is not None:
             _expect(False, "embeddings", self.embeddings, "none with --init, whose words come with it")
         self._expect_growth()
+
+    def _expect_no_words_only(self) -> None:
+        """Refuse what only cross-entropy heeds, of which there is none."""
+        for name in WORDS_ONLY:
+            value = getattr(self, name)
+            heeded = (
+                name == "captions_per_image" and self.bucket_by_length
+            )  # whose buckets go by the captions
+            expected = "to leave it out where epochs is 0: self-critical training does not heed it"
+            _expect(heeded or value == getattr(TrainOptions, name), name, value, expected)
 
     def _expect_growth(self) -> None:
         """Refuse a batch that never grows, or has no end to it."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from capmodel.bundle_files import CONFIG, Manifest, read_manifest
+from capmodel.bundle_files import CONFIG, MODEL, Manifest, read_checked, read_manifest
 from capmodel.checkpoints import Checkpoints
 from capmodel.decoders import DecoderConfig
 from capmodel.decoders.vectors import vectors_width
@@ -16,10 +17,11 @@ from capmodel.train_options import TrainOptions
 from schemas import files
 from schemas.errors import RequestError
 from schemas.fingerprint import sha256_file
+from schemas.layout import newest_snapshot
 from schemas.store import Store
 from schemas.tokens import TokenTable
 
-WRITTEN = ("output", "checkpoints", "logs")
+WRITTEN = ("output", "checkpoints", "logs", "cache")
 
 
 def settle(
@@ -38,12 +40,15 @@ def settle(
     pair(store, table, options.max_missing)
     tokenizer = load_tokenizer(table.tokenizer_url)
     config = DecoderConfig.fit(options, store.shape, tokenizer)
+    for name in ("output", "checkpoints"):
+        _check_no_store(name, getattr(options, name))
     if options.init is not None:
-        check_start(options.init, store.fingerprint, tokenizer, config)
+        _check_init(options, check_start(options.init, store.fingerprint, tokenizer, config))
     if _is_done(options, store, table, workers):
         return options, False
     for name in written:
-        files.check_writable(getattr(options, name))
+        if (place := getattr(options, name)) is not None:
+            files.check_writable(place)
     return options, True
 
 
@@ -53,6 +58,22 @@ def forget(options: TrainOptions) -> None:
     if fs.exists(config):
         fs.rm_file(config)
     Checkpoints(options.checkpoints, {}).clear()
+
+
+def _check_no_store(name: str, url: str) -> None:
+    if newest := newest_snapshot(url):
+        raise RequestError(f"{name} is {url!r}, a store of {newest.kind}; expected another folder")
+
+
+def _check_init(options: TrainOptions, manifest: Manifest) -> None:
+    """Raises BundleError where its weights are not whole, RequestError where --restart would take them away."""
+    assert options.init is not None
+    same = os.path.realpath(options.init) == os.path.realpath(options.output)
+    if options.restart and same:
+        raise RequestError(
+            f"init is {options.init!r}, the output, which --restart takes away; expected another --output"
+        )
+    read_checked(options.init, manifest, MODEL)
 
 
 def _places(wanted: Mapping[str, Any]) -> dict[str, str]:

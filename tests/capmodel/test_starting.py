@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,3 +153,39 @@ def test_no_epochs_at_all_make_no_run(data, first, tmp_path):
     assert str(caught.value) == "epochs is 0; expected 1 or more (0 takes --init and --self-critical-epochs)"
     with pytest.raises(RequestError, match="epochs is 0; expected 1 or more"):
         tiny_options(data, tmp_path, epochs=0, self_critical_epochs=2)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [{"label_smoothing": 0.1}, {"dropout": 0.2}, {"grid_dropout": 0.3}, {"learning_rate": 0.1},
+     {"captions_per_image": 1}, {"doubly_stochastic": 1.0}],
+)  # fmt: skip
+def test_what_only_cross_entropy_heeds_is_refused_without_it(data, first, tmp_path, chosen):
+    ((name, value),) = chosen.items()
+    sentence = f"{name.replace('_', '-')} is {value}; expected to leave it out where epochs is 0"
+    with pytest.raises(RequestError, match=sentence):
+        started(data, tmp_path, first, epochs=0, self_critical_epochs=1, **chosen)
+    started(data, tmp_path, first, epochs=1, self_critical_epochs=1, **chosen)
+
+
+def test_buckets_go_by_the_captions_that_are_drawn(data, first, tmp_path):
+    alone = {"epochs": 0, "self_critical_epochs": 1, "captions_per_image": 1}
+    started(data, tmp_path, first, **alone, bucket_by_length=True)
+
+
+def test_a_restart_takes_no_bundle_away_that_it_starts_from(data, first, tmp_path):
+    (tmp_path / "same").symlink_to(first[0].output)
+    same = replace(started(data, tmp_path, first, restart=True), output=str(tmp_path / "same"))
+    with pytest.raises(
+        RequestError, match=r"init is .*, the output, which --restart takes away; expected another"
+    ):
+        settle(wanted(same), 1)
+
+
+def test_damaged_weights_are_refused_before_anything_starts(data, first, tmp_path):
+    copy = Path(shutil.copytree(first[0].output, tmp_path / "copy"))
+    (copy / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(
+        BundleError, match=r"model.safetensors of the bundle .* has SHA-256 [0-9a-f]+; expected"
+    ):
+        settle(wanted(replace(started(data, tmp_path, first), init=str(copy))), 1, ())

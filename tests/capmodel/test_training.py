@@ -242,6 +242,9 @@ def test_options_recorded_before_others_existed_are_those_of_their_defaults(data
         ({"dropout": 1.0}, "dropout is 1.0; expected at least 0 and below 1"),
         ({"max_missing": 1.5}, "max-missing is 1.5; expected from 0 to 1"),
         ({"precision": "fp16"}, "precision is 'fp16'; expected one of auto, fp32, bf16"),
+        ({"seed": 2**63}, f"seed is {2**63}; expected 0 or more, and below 2**63"),
+        ({"threads": 1025}, "threads is 1025; expected at most 1024"),
+        ({"cache": ""}, "cache is ''; expected a folder of this machine"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(data, tmp_path, wrong, sentence):

@@ -276,6 +276,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_the_command(data, tmp_path, c
         ({"dropout": 1}, "dropout is 1.0; expected at least 0 and below 1"),
         ({"precision": "fp64"}, "precision is 'fp64'; expected one of auto, fp32, bf16"),
         ({"logs": "memory://logs"}, "expected a local folder"),
+        ({"cache": "/proc/cache"}, "'/proc/cache' cannot be written to"),
     ],
 )
 def test_a_wrong_request_is_refused_at_once(data, tmp_path, capsys, wrong, sentence):
@@ -286,6 +287,13 @@ def test_a_wrong_request_is_refused_at_once(data, tmp_path, capsys, wrong, sente
     assert err.count("\n") == 1
     assert not (tmp_path / "bundle").exists()
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("place", ["output", "checkpoints"])
+def test_a_store_is_no_place_for_a_bundle(data, tmp_path, capsys, place):
+    assert main(arguments({**data}, **{"output": tmp_path / "bundle", place: data["features"]})) == 2
+    said = f"captionbeam: {place} is '{data['features']}', a store of features; expected another folder"
+    assert capsys.readouterr().err.strip() == said
 
 
 def test_features_for_too_few_of_the_captions_are_refused(data, tmp_path, capsys):
