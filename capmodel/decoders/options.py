@@ -25,6 +25,8 @@ _SIZES = (
     *("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "heads", "image_bottleneck"),
     *("layers", "feedforward_dim"),
 )
+LEAST_TEMPERATURE = 1e-6
+"""Of any draw: below it float32 runs over, and the likeliest are drawn all the same."""
 ALWAYS_SAID = ("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "dropout", "grid_dropout")
 
 
@@ -125,7 +127,8 @@ class DecoderOptions:
         expect_one_of(GATES, "gate", self.gate)
         expect_one_of(INITIAL_STATES, "initial_state", self.initial_state)
         temperature, strength = self.hard_temperature, self.doubly_stochastic
-        expect(0 < temperature < inf, "hard_temperature", temperature, "a number above 0")
+        warm = LEAST_TEMPERATURE <= temperature < inf
+        expect(warm, "hard_temperature", temperature, f"a number above 0, {LEAST_TEMPERATURE} or more")
         expect(0 <= strength < inf, "doubly_stochastic", strength, "a number of 0 or more")
         if self.attention == "multi-head":
             for name in ("attention_dim", "feature_dim"):

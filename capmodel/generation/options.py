@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from capmodel.decoders.options import LEAST_TEMPERATURE
 from schemas.errors import RequestError
 
 METHODS = ("greedy", "beam", "sample")
@@ -81,7 +82,10 @@ class DecodeOptions:
             self._check_groups()
 
     def _check_sampling(self) -> None:
-        _expect(0 < self.temperature < float("inf"), "temperature", self.temperature, "a number above 0")
+        bounds = f"a number above 0, from {LEAST_TEMPERATURE} to {1 / LEAST_TEMPERATURE:,.0f}"
+        warm = LEAST_TEMPERATURE <= self.temperature <= 1 / LEAST_TEMPERATURE
+        greedy = "method greedy takes the likeliest words"
+        _expect(warm, "temperature", self.temperature, f"{bounds} ({greedy})")
         convention = self.temperature_convention
         known = convention in CONVENTIONS
         _expect(known, "temperature_convention", convention, f"one of {', '.join(CONVENTIONS)}")

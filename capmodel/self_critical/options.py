@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from math import inf
 
+from capmodel.decoders.options import LEAST_TEMPERATURE
 from schemas.errors import RequestError
 
 BASELINES = ("mean", "greedy")
@@ -48,7 +49,8 @@ class SelfCriticalOptions:
         _expect(samples >= least, "samples", samples, f"{least} or more{others}")
         _expect(0 < rate < inf, "learning_rate", rate, "a number above 0")
         temperature = self.self_critical_temperature
-        _expect(0 < temperature < inf, "temperature", temperature, "a number above 0")
+        warm = LEAST_TEMPERATURE <= temperature < inf
+        _expect(warm, "temperature", temperature, f"a number above 0, {LEAST_TEMPERATURE} or more")
         for name, default in _DEFAULTS.items():
             value = getattr(self, name)
             if not epochs and value != default:

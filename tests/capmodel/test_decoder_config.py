@@ -89,6 +89,10 @@ def test_fields_of_another_version_are_refused():
             "hard-temperature is 0.0; expected a number above 0",
         ),
         (
+            {"hard_temperature": 1e-320, "attention": "hard"},
+            "hard-temperature is 1e-320; expected a number above 0, 1e-06 or more",
+        ),
+        (
             {"attention": "multi-head", "attention_dim": 30},
             "attention-dim is 30; expected a multiple of 4 heads",
         ),

@@ -340,11 +340,14 @@ def test_top_p_leaves_the_fewest_words_that_reach_it():
     np.testing.assert_allclose(found[words[:few].numpy()], kept.numpy(), atol=0.03)
 
 
-def test_top_k_of_one_is_greedy_and_so_is_a_tiny_top_p():
+def test_top_k_of_one_is_greedy_and_so_are_a_tiny_top_p_and_temperature():
     decoder, features = make_decoder(TOKENIZER), make_features(4)
     greedy = captions(decoder, features, method="greedy")
     assert captions(decoder, features, method="sample", top_k=1) == greedy
     assert captions(decoder, features, method="sample", top_p=1e-6) == greedy
+    assert captions(decoder, features, method="sample", temperature=1e-6) == greedy
+    power = {"temperature_convention": "probability-power", "temperature": 1e6}
+    assert captions(decoder, features, method="sample", **power) == greedy
 
 
 def test_the_decoder_is_left_in_the_mode_it_was_in():
@@ -362,6 +365,8 @@ def test_the_decoder_is_left_in_the_mode_it_was_in():
         ({"method": "greedy", "n_best": 2}, "n_best is 2; expected at most 1 for greedy"),
         ({"method": "sample", "temperature": 0.0}, "temperature is 0.0; expected a number above 0"),
         ({"method": "sample", "temperature": math.nan}, "temperature is nan; expected a number above 0"),
+        ({"method": "sample", "temperature": 1e-45}, "is 1e-45; .* from 1e-06 to 1,000,000 .method greedy"),
+        ({"method": "sample", "temperature": 1e39}, r"is 1e\+39; .* from 1e-06 to 1,000,000 .method greedy"),
         ({"method": "sample", "top_k": -1}, r"top_k is -1; expected 0 \(all words\) or more"),
         ({"method": "sample", "top_p": 1.5}, "top_p is 1.5; expected above 0 and at most 1"),
         ({"max_length": 2}, "max_length is 2; expected 3 or more"),

@@ -349,7 +349,11 @@ def test_ranks_draw_what_one_rank_with_their_images_draws(data, run, tmp_path, b
         ),
         (
             {"self_critical_epochs": 1, "self_critical_temperature": 0.0},
-            "self-critical-temperature is 0.0; expected a number above 0",
+            "self-critical-temperature is 0.0; expected a number above 0, 1e-06 or more",
+        ),
+        (
+            {"self_critical_epochs": 1, "self_critical_temperature": 1e-40},
+            "self-critical-temperature is 1e-40; expected a number above 0, 1e-06 or more",
         ),
         (
             {"self_critical_epochs": 1, "self_critical_learning_rate": 0.0},
