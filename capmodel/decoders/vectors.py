@@ -9,10 +9,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, takewhile
 from typing import IO, Any, cast
 
 import fsspec
@@ -22,6 +23,8 @@ from schemas.errors import RequestError
 from schemas.remote import refusals
 
 BUFFER = 1 << 20
+HEADER_DIGITS = 18
+"""Longer numbers count nothing, and Python refuses to read very long ones."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,7 @@ class _Hashed(io.RawIOBase):
 def vectors_width(url: str) -> int:
     """How many channels the vectors in the file ``url`` have. Raises RequestError."""
     with _opened(url) as (lines, _):
-        first = lines.readline(BUFFER)
-    return _width(url, first)
+        return _begin(url, lines)[0]
 
 
 def read_vectors(url: str, vocabulary: Mapping[str, int]) -> WordVectors:
@@ -68,9 +70,8 @@ def read_vectors(url: str, vocabulary: Mapping[str, int]) -> WordVectors:
     wanted = {word.encode(): token for word, token in vocabulary.items()}
     found: dict[int, np.ndarray] = {}
     with _opened(url) as (lines, hashed):
-        first = lines.readline(BUFFER)
-        width = _width(url, first)
-        for number, line in enumerate(chain([b"" if _is_header(first) else first], lines), start=1):
+        width, begun = _begin(url, lines)
+        for number, line in enumerate(chain(begun, lines), start=1):
             token = wanted.get(line.partition(b" ")[0])
             if token is not None and token not in found:
                 row = _numbers(url, number, line, width)
@@ -95,23 +96,48 @@ def _opened(url: str) -> Iterator[tuple[IO[bytes], _Hashed]]:
             yield cast(IO[bytes], gzip.GzipFile(fileobj=buffered) if packed else buffered), hashed
     except (FileNotFoundError, IsADirectoryError) as err:
         raise RequestError(f"embeddings is {url!r}, which is no file; expected one of word vectors") from err
-    except (gzip.BadGzipFile, EOFError) as err:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as err:
         raise RequestError(f"embeddings {url!r} cannot be unpacked ({err}); expected gzip") from err
+
+
+def _begin(url: str, lines: IO[bytes]) -> tuple[int, list[bytes]]:
+    """How many numbers a word has, and the lines that were read to know it; a header is an empty one."""
+    first = lines.readline(BUFFER)
+    if not _is_header(first):
+        return _checked(url, first, len(first.split()) - 1), [first]
+    row, width = lines.readline(BUFFER), _checked(url, first, int(first.split()[1]))
+    if (values := _values(row)) != width:
+        raise RequestError(
+            f"the first line of {url!r} promises {width} numbers a word, but the first word has {values}; "
+            "expected as many"
+        )
+    return width, [b"", row]
 
 
 def _is_header(line: bytes) -> bool:
     fields = line.split()
-    return len(fields) == 2 and all(field.isdigit() for field in fields)
+    return len(fields) == 2 and all(field.isdigit() and len(field) <= HEADER_DIGITS for field in fields)
 
 
-def _width(url: str, first: bytes) -> int:
-    fields = first.split()
-    width = int(fields[1]) if _is_header(first) else len(fields) - 1
+def _checked(url: str, first: bytes, width: int) -> int:
     if width < 2:
         raise RequestError(
             f"the first line of {url!r} is {first[:60]!r}; expected a word and its numbers, as word2vec's text"
         )
     return width
+
+
+def _values(line: bytes) -> int:
+    """How many numbers a line ends with, its first word never one of them."""
+    return len([*takewhile(_is_number, reversed(line.split()[1:]))])
+
+
+def _is_number(field: bytes) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
 
 
 def _numbers(url: str, number: int, line: bytes, width: int) -> np.ndarray | None:
