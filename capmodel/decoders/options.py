@@ -11,6 +11,7 @@ from itertools import pairwise
 from math import inf
 from typing import Any
 
+from capmodel.generation.options import LEAST_TEMPERATURE
 from schemas.errors import RequestError
 
 ARCHITECTURES = ("attentive", "lstm", "transformer")
@@ -25,8 +26,6 @@ _SIZES = (
     *("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "heads", "image_bottleneck"),
     *("layers", "feedforward_dim"),
 )
-LEAST_TEMPERATURE = 1e-6
-"""Of any draw: below it float32 runs over, and the likeliest are drawn all the same."""
 ALWAYS_SAID = ("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "dropout", "grid_dropout")
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from capmodel.decoders.options import LEAST_TEMPERATURE
 from schemas.errors import RequestError
 
 METHODS = ("greedy", "beam", "sample")
 FORMULAS = ("length", "gnmt")
 CONVENTIONS = ("logit-division", "probability-power")
+LEAST_TEMPERATURE = 1e-6
+"""Of any draw: below it float32 runs over, and the likeliest are drawn all the same."""
 ONLY_OF = {
     "beam": ("beam", "length_penalty", "length_formula", "beam_groups", "diversity"),
     "sample": ("temperature", "temperature_convention", "top_k", "top_p", "seed"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from math import inf
 
-from capmodel.decoders.options import LEAST_TEMPERATURE
+from capmodel.generation.options import LEAST_TEMPERATURE
 from schemas.errors import RequestError
 
 BASELINES = ("mean", "greedy")
