@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs.nodes import find_node
 from jobs.options import positive, require
-from jobs.presets import add_presets, with_presets
+from jobs.presets import add_presets, naming_presets, with_presets
 from jobs.train_flags import add_groups, nothing_to_do
 from jobs.training_targets import find_target
 from jobs.training_targets.base import run_name
@@ -64,6 +64,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Check the request, train, report. Gives 0 also where the bundle is there already, 1 where stopped."""
+    with naming_presets(options):
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     from capmodel.train_options import TrainOptions
 
     wanted = {field.name: getattr(options, field.name) for field in fields(TrainOptions)}

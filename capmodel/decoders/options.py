@@ -5,7 +5,7 @@ No torch here, so that a launcher checks a request in no time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from math import inf
@@ -116,10 +116,7 @@ class DecoderOptions:
 
     def uses(self, name: str) -> bool:
         """Whether the option does anything beside the others."""
-        if name not in ONLY_WITH or (name == "heads" and self.architecture == "transformer"):
-            return True
-        decider, values = ONLY_WITH[name]
-        return getattr(self, decider) in values and self.uses(decider)
+        return is_of_use(name, vars(self))
 
     def _check_attention(self) -> None:
         expect_one_of(ATTENTIONS, "attention", self.attention)
@@ -214,6 +211,14 @@ ONLY_WITH: dict[str, tuple[str, Sequence[str]]] = {
     "adaptive_cutoffs": ("output_layer", ("adaptive",)),
 }
 """Options that do nothing unless another one has one of these values."""
+
+
+def is_of_use(name: str, chosen: Mapping[str, Any]) -> bool:
+    """Whether a decoder's option does anything beside the others that are ``chosen``."""
+    if name not in ONLY_WITH or (name == "heads" and chosen["architecture"] == "transformer"):
+        return True
+    decider, values = ONLY_WITH[name]
+    return chosen[decider] in values and is_of_use(decider, chosen)
 
 
 def flag(name: str) -> str:

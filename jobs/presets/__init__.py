@@ -3,17 +3,25 @@
 A preset (``presets/NAME.flags``) is a decoder that papers and courses know, with how it is trained; a recipe
 (``presets/recipes/NAME.flags``) a whole training that was tuned on one data set. A file is a command line, on
 as many lines as it likes, with comments after ``#``. Of an option given twice the last counts, so whatever
-the user says himself wins.
+the user says himself wins; and what then would do nothing of a preset is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+from capmodel.decoders.options import is_of_use
+from capmodel.train_options import WORDS_ONLY
 from jobs.options import require
+from jobs.train_flags import add_groups
+from schemas.errors import RequestError
 
 FOLDERS = {"preset": Path(__file__).parent, "recipe": Path(__file__).parent / "recipes"}
 
@@ -38,19 +46,75 @@ def add_presets(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{kind}", metavar="NAME", help=f"{text}: {', '.join(known(kind))}")
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for kind in FOLDERS:
+        parser.add_argument(f"--{kind}")
+    add_groups(parser)
+    return parser
+
+
 def with_presets(words: Sequence[str]) -> list[str]:
     """A command line behind ``captionbeam train`` with the flags of its preset or recipe before all others.
 
     Raises RequestError for a name that is unknown, and where both are given.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for kind in FOLDERS:
-        parser.add_argument(f"--{kind}")
     try:
-        chosen = vars(parser.parse_known_args(list(words))[0])
-    except argparse.ArgumentError:  # a name is missing: the parser of all options says so
+        chosen = vars(_parser().parse_known_args(list(words))[0])
+    except argparse.ArgumentError:  # a value is missing or wrong: the parser of all options says so
         return list(words)
-    named = {kind: name for kind, name in chosen.items() if name is not None}
+    named = {kind: chosen[kind] for kind in FOLDERS if chosen[kind] is not None}
     said = " and ".join(f"--{kind} {name}" for kind, name in named.items())
     require(len(named) < 2, f"{said} each settle the decoder; expected one of the two")
-    return [word for kind, name in named.items() for word in flags_of(kind, name)] + list(words)
+    if not named:
+        return list(words)
+    flags = [word for kind, name in named.items() for word in flags_of(kind, name)]
+    both = vars(_parser().parse_known_args([*flags, *words])[0])
+    return [word for one in _split(flags) if not _is_idle(_name(one), both) for word in one] + list(words)
+
+
+@contextmanager
+def naming_presets(options: argparse.Namespace) -> Iterator[None]:
+    """Where a request is refused for what its preset or recipe chose, say so. Raises RequestError."""
+    try:
+        yield
+    except RequestError as err:
+        said = [text for kind in FOLDERS if (text := _blamed(kind, options, str(err)))]
+        if type(err) is not RequestError or not said:
+            raise
+        raise RequestError(f"{err} ({' and '.join(said)})") from err
+
+
+def _blamed(kind: str, options: argparse.Namespace, sentence: str) -> str:
+    """``--preset NAME sets --gate scalar``, of the flags that ``sentence`` is about and that hold; or nothing."""
+    name = getattr(options, kind)
+    flags = [] if name is None else flags_of(kind, name)
+    theirs = vars(_parser().parse_args(flags))
+    holding = [one for one in _split(flags) if theirs[_name(one)] == getattr(options, _name(one))]
+    about = [
+        one
+        for one in holding
+        if re.search(rf"(?<![\w-])(--{one[0][2:]}(?![\w-])|{one[0][2:]} is )", sentence)
+    ]
+    return f"--{kind} {name} sets {' and '.join(' '.join(one) for one in about)}" if about else ""
+
+
+def _split(flags: Sequence[str]) -> list[list[str]]:
+    """Each flag with its value."""
+    starts = [place for place, word in enumerate(flags) if word.startswith("--")]
+    return [list(flags[start:end]) for start, end in pairwise([*starts, len(flags)])]
+
+
+def _name(one: Sequence[str]) -> str:
+    return one[0].removeprefix("--").replace("-", "_")
+
+
+def _is_idle(name: str, chosen: Mapping[str, Any]) -> bool:
+    """Whether an option would do nothing, or be in the way, beside all that is ``chosen``."""
+    idle = {
+        "doubly_stochastic": chosen["attention"] == "hard",
+        "embed_dim": chosen["embeddings"] is not None,
+    }
+    of_phase = name.startswith("self_critical_") and not chosen["self_critical_epochs"]
+    of_words = name in WORDS_ONLY and not chosen["epochs"]
+    return idle.get(name, False) or of_phase or of_words or not is_of_use(name, chosen)

@@ -69,6 +69,57 @@ def test_the_users_own_flags_win_wherever_they_stand(order):
     assert (options["doubly_stochastic"], options["gate"]) == (0.5, "scalar")
 
 
+@pytest.mark.parametrize(
+    ("words", "left_out"),
+    [
+        (
+            "--recipe flickr8k --self-critical-epochs 0",
+            {"self_critical_temperature", "self_critical_learning_rate"},
+        ),
+        ("--recipe flickr8k --epochs=0 --init b", {"learning_rate", "grid_dropout"}),
+        ("--preset two-stage --output-layer full", {"output_bottleneck"}),
+        (
+            "--preset small-lstm --architecture attentive",
+            {"image_as", "image_bottleneck", "image_activation"},
+        ),
+        ("--preset small-lstm --architecture transformer", {"image_as", "hidden_dim"}),
+        ("--preset soft-attention --attention hard", {"doubly_stochastic"}),
+        (
+            "--preset soft-attention --architecture lstm",
+            {"attention", "gate", "initial_state", "doubly_stochastic"},
+        ),
+    ],
+)
+def test_what_does_nothing_beside_the_users_own_flags_is_left_out(words, left_out):
+    config_of(words.split())
+    chosen = decoder_options(words.split())
+    assert all(chosen[name] == getattr(TrainOptions, name) for name in left_out)
+
+
+def test_word_vectors_settle_their_width():
+    assert (
+        decoder_options(["--preset", "small-lstm", "--embeddings", "e"])["embed_dim"]
+        == TrainOptions.embed_dim
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "shape", "sentence"),
+    [
+        ("--preset hard-attention --self-critical-epochs 1", (2, 2, 3),
+         "(--preset hard-attention sets --attention hard)"),
+        ("--preset soft-attention", (3,), "(--preset soft-attention sets --doubly-stochastic 1)"),
+        ("--preset small-lstm --gate none", (2, 2, 3), "(--preset small-lstm sets --architecture lstm)"),
+        ("--preset small-lstm --dropout 1", (2, 2, 3), "at least 0 and below 1"),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_the_preset_that_it_is_about(tmp_path, capsys, words, shape, sentence):
+    data = make_data(tmp_path, train=8, val=2, shape=shape)
+    places = [word for name, url in data.items() for word in (f"--{name}", url)]
+    assert main(["train", *places, "--output", str(tmp_path / "b"), "--dry-run", *words.split()]) == 2
+    assert capsys.readouterr().err.strip().endswith(sentence)
+
+
 def test_without_a_preset_the_defaults_hold():
     options = decoder_options([])
     assert {name: options[name] for name in DECODER_FIELDS} == DecoderOptions().decoder()
