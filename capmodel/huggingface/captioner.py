@@ -1,7 +1,7 @@
 """Any image-to-text model of transformers as a captioner of bulk jobs.
 
-Settled on the launcher from the folder's configuration alone; workers load the weights from the store's ``models/``
-and never ask a hub.
+Settled on the launcher, which loads the weights once to see that they fit; workers load them from the store's
+``models/`` and never ask a hub.
 """
 
 from __future__ import annotations
@@ -16,30 +16,26 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
-from transformers.utils.logging import disable_progress_bar
 
 from capmodel.captioner import BATCH, captions_array
 from capmodel.device import DTYPES, device_errors, exact_kernels, pick_device, settle_precision
 from capmodel.generate import Caption
 from capmodel.generation.options import DecodeOptions
 from capmodel.huggingface.folders import ModelFolder, kept_folder, open_folder
-from capmodel.huggingface.generating import check_options, generate_arguments, prompt, until_end, write
+from capmodel.huggingface.generating import (
+    check_options,
+    check_text,
+    generate_arguments,
+    prompt,
+    until_end,
+    write,
+)
+from capmodel.huggingface.loading import LOCAL, NOT_THERE, load_model, reason
 from capmodel.images import decode_image
 from capmodel.streams import Streams
 from schemas import arrow
 from schemas.errors import ImageError, RequestError
 from schemas.fingerprint import fingerprint
-
-LOCAL = {"local_files_only": True, "trust_remote_code": False}
-NOT_THERE = (
-    OSError,
-    ValueError,
-    KeyError,
-    ImportError,
-    AttributeError,
-)  # what transformers raises for odd folders
-
-disable_progress_bar()  # of weights being loaded, in the middle of a worker's log
 
 
 @dataclass(frozen=True)
@@ -72,10 +68,9 @@ class Parts:
             self.pictures = AutoImageProcessor.from_pretrained(path, **LOCAL)
             self.tokenizer = AutoTokenizer.from_pretrained(path, **LOCAL)
         except NOT_THERE as err:
-            reason = (str(err).strip() or type(err).__name__).splitlines()[0]
             raise RequestError(
-                f"the model {path!r} cannot be opened ({reason}); expected config.json, the image processor's and the "
-                "tokenizer's files, of a model that transformers has itself"
+                f"the model {path!r} cannot be opened ({reason(err)}); expected config.json, the image "
+                "processor's and the tokenizer's files, of a model that transformers has itself"
             ) from err
         self._check(path)
 
@@ -110,8 +105,9 @@ class Parts:
 
 
 def settle_captioner(name: str, options: DecodeOptions, precision: str | None = None) -> HuggingFacePlan:
-    """On the launcher: what captions of images are made with; nothing of the weights but their hash is read.
+    """On the launcher: what captions of images are made with.
 
+    The weights are loaded once, and let go: those that do not fit are found before a run.
     ``precision``: ``fp32`` (the default), ``bf16`` or ``auto``. Raises RequestError.
     """
     folder = open_folder(name)
@@ -119,7 +115,10 @@ def settle_captioner(name: str, options: DecodeOptions, precision: str | None = 
     with folder.at_hand(weights=False) as path:
         parts = Parts(path)
     check_options(options, parts.config.model_type)
+    check_text(options, parts.config, parts.tokenizer)
     generate_arguments(options, prompt(options, parts.config, parts.tokenizer)[1])
+    with folder.at_hand() as path:
+        load_model(path, folder.url, "auto")
     spec = {
         "transformers": folder.sha256,
         "model_type": parts.config.model_type,
@@ -173,9 +172,7 @@ class HuggingFaceCaptioner:
         whole = folder if isinstance(folder, ModelFolder) else kept_folder(folder)
         with whole.at_hand() as path:
             parts, dtype = Parts(path), DTYPES[spec["precision"]]
-            model = AutoModelForImageTextToText.from_pretrained(
-                path, use_safetensors=True, dtype=dtype, **LOCAL
-            )
+            model = load_model(path, whole.url, dtype)
         return cls(spec, parts, model, options, batch_size or BATCH[target.type], target)
 
     def prepare(self, item: bytes) -> dict[str, Tensor]:

@@ -75,7 +75,7 @@ def open_folder(name: str) -> ModelFolder:
     url = files.absolute(name)
     if not files.exists(files.join(url, CONFIG)):
         url = _from_hub(name)
-    _refuse_bundle(name, files.read_json(files.join(url, CONFIG)))
+    _refuse_bundle(name, _config(name, files.join(url, CONFIG)))
     found = {name: sha256_file(files.join(url, name)) for name in _names(url)}
     if not any(name.endswith(WEIGHTS) for name in found):
         raise RequestError(
@@ -83,6 +83,15 @@ def open_folder(name: str) -> ModelFolder:
             "are never loaded"
         )
     return ModelFolder(url, found)
+
+
+def _config(name: str, url: str) -> Any:
+    try:
+        return files.read_json(url)
+    except json.JSONDecodeError as err:
+        raise RequestError(
+            f"the {CONFIG} of {name!r} is not JSON ({err}); expected a folder that save_pretrained wrote"
+        ) from err
 
 
 def _refuse_bundle(name: str, config: Any) -> None:

@@ -37,6 +37,22 @@ def check_options(options: DecodeOptions, model_type: str) -> None:
         )
 
 
+def check_text(options: DecodeOptions, config: Any, tokenizer: Any) -> None:
+    """Raises RequestError for more tokens than the decoder has positions, and for a prefix with unknown words."""
+    most = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if isinstance(most, int) and 0 < most < (options.max_length or 0):
+        raise RequestError(
+            f"max_length is {options.max_length}; expected at most {most}, the positions of the model's decoder"
+        )
+    if (
+        options.prefix
+        and tokenizer.unk_token_id in tokenizer(options.prefix, add_special_tokens=False)["input_ids"]
+    ):
+        raise RequestError(
+            f"prefix {options.prefix!r} has a word that the model does not know; expected others"
+        )
+
+
 def generate_arguments(options: DecodeOptions, prefix_tokens: int) -> dict[str, Any]:
     """What ``generate`` takes for ``options``; options left at their defaults stay the model's own."""
     chosen: dict[str, Any] = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}

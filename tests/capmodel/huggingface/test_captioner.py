@@ -120,6 +120,15 @@ def test_a_prefix_starts_every_caption_and_max_length_counts_it(models, kind):
         captioner(models[kind], prefix="two cats", max_length=3)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_tokens_than_positions_and_unknown_words_are_refused(models, kind):
+    settle_captioner(models[kind], DecodeOptions(max_length=32, prefix="two cats"))
+    with pytest.raises(RequestError, match="max_length is 33; expected at most 32, the positions"):
+        settle_captioner(models[kind], DecodeOptions(max_length=33))
+    with pytest.raises(RequestError, match="prefix 'two zebras' has a word that the model does not know"):
+        settle_captioner(models[kind], DecodeOptions(prefix="two zebras"))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from capmodel.generation.options import DecodeOptions
-from capmodel.huggingface.captioner import settle_captioner
+from capmodel.huggingface.captioner import HuggingFaceCaptioner, settle_captioner
 from capmodel.huggingface.folders import kept_folder, open_folder
 from schemas.errors import FingerprintError, RequestError
 from schemas.fingerprint import sha256_file
@@ -95,6 +97,64 @@ def test_other_models_are_refused(folder, change, said):
     (folder / "config.json").write_text(json.dumps({"model_type": config["model_type"], **change}))
     with pytest.raises(RequestError, match=said):
         settle_captioner(str(folder), DecodeOptions())
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"7"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"]
+)
+def test_rubbish_in_a_file_is_one_sentence(folder, name, content):
+    (folder / name).write_bytes(content)
+    with pytest.raises(RequestError, match="(is not JSON|cannot be opened|cannot be loaded) .*; expected"):
+        settle_captioner(str(folder), DecodeOptions())
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    return Path(save_model(tmp_path_factory.mktemp("other"), "vision-encoder-decoder"))
+
+
+def weights_of(other, tmp_path, change):
+    """The folder ``other`` with its weights as ``change`` leaves them."""
+    copy = Path(shutil.copytree(other, tmp_path / "other"))
+    weights = load_file(copy / "model.safetensors")
+    change(weights)
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    return str(copy)
+
+
+POSITIONS = "decoder.bert.embeddings.position_embeddings.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda weights: weights.pop(POSITIONS),
+            f"1 of the model's .* another shape .{POSITIONS}.; expected",
+        ),
+        (lambda weights: weights.update({POSITIONS: torch.zeros(5, 5)}), f"1 of the model's .*{POSITIONS}"),
+        (
+            lambda weights: (weights.clear(), weights.update(w=torch.zeros(1))),
+            r"60 of the model's tensors are",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_the_configuration_are_refused(other, tmp_path, change, said):
+    path = weights_of(other, tmp_path, change)
+    with pytest.raises(RequestError, match=said):
+        settle_captioner(path, DecodeOptions())
+    spec = settle_captioner(str(other), DecodeOptions()).spec
+    with pytest.raises(RequestError, match=said):
+        HuggingFaceCaptioner.load(open_folder(path), DecodeOptions(), spec, 1, "cpu")
+
+
+def test_a_pooler_may_be_missing(other, tmp_path):
+    def change(weights):
+        for name in [name for name in weights if name.startswith("encoder.pooler.")]:
+            del weights[name]
+
+    settle_captioner(weights_of(other, tmp_path, change), DecodeOptions())
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):

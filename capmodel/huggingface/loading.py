@@ -1,0 +1,66 @@
+"""Weights of transformers, loaded if they are those of the configuration beside them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForImageTextToText
+from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity, set_verbosity_error
+
+from schemas.errors import RequestError
+
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
+NOT_THERE = (
+    OSError,
+    ValueError,
+    KeyError,
+    ImportError,
+    AttributeError,
+    TypeError,
+    RuntimeError,
+    SafetensorError,
+)  # what transformers raises for odd folders
+UNUSED = re.compile(r"^encoder\.pooler\.|(^|\.)position_ids$")  # no caption needs them, and TrOCR's lack them
+
+disable_progress_bar()  # of weights being loaded, in the middle of a worker's log
+
+
+def load_model(path: str, name: str, dtype: torch.dtype | str) -> Any:
+    """The model in the folder ``path``, called ``name``, on the CPU.
+
+    Raises RequestError for weights that cannot be read, or do not fit the configuration: transformers would draw
+    what they lack at random. It leaves out by itself what is tied to others.
+    """
+    before = get_verbosity()
+    set_verbosity_error()  # its table of odd weights, which is said below
+    try:
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            path,
+            use_safetensors=True,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **LOCAL,
+        )
+    except NOT_THERE as err:
+        raise RequestError(
+            f"the weights of {name!r} cannot be loaded ({reason(err)}); expected those that save_pretrained wrote"
+        ) from err
+    finally:
+        set_verbosity(before)
+    model, found = loaded
+    wrong = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+    if odd := sorted(key for key in wrong if not UNUSED.search(key)):
+        raise RequestError(
+            f"the weights of {name!r} do not fit its config.json: {len(odd)} of the model's tensors are missing or "
+            f"have another shape ({', '.join(odd[:3])}); expected the weights of this very model"
+        )
+    return model
+
+
+def reason(err: Exception) -> str:
+    """The first line of what transformers says."""
+    return (str(err).strip() or type(err).__name__).splitlines()[0]
