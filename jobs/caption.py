@@ -8,7 +8,7 @@ from jobs.captioners import add_captioner_options, captioning, check_captioner
 from jobs.decoding_options import add_decoding_options, decode_options
 from jobs.launching.options import add_launch_options
 from jobs.options import add_run_options, refuse, refuse_group, require
-from jobs.source_options import add_fetch_options, add_source_options, parsed_sources
+from jobs.source_options import add_fetch_options, add_source_options, check_seed, parsed_sources
 
 HELP = """\
   captionbeam caption new_photos/ --bundle bundle --output captions --beam 3
@@ -58,6 +58,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     check_sources(options)
     check_captioner(options)
     decode = decode_options(options)
+    check_seed(options, decode.method == "sample")
     if options.output is None:
         require(not options.features, "--features needs --output; expected a folder for the captions")
         refuse(options, RUN_OPTIONS, "without --output")

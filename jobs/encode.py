@@ -16,7 +16,7 @@ from jobs.feature_options import (
 )
 from jobs.launching.options import add_launch_options
 from jobs.options import add_run_options, require, side
-from jobs.source_options import add_source_options, listing, parsed_sources
+from jobs.source_options import add_source_options, check_seed, listing, parsed_sources
 
 if TYPE_CHECKING:
     from jobs.bulk import Work
@@ -128,6 +128,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     from jobs.launching.target import settle_job
 
     check_sources(options)
+    check_seed(options)
     target = settle_job(options, beam_args)
     return launch(encoding(options), options.output, options, target, gates_of(options), options.format)
 

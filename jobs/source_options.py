@@ -7,7 +7,7 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jobs.options import natural, positive, seconds, share
+from jobs.options import natural, positive, require, seconds, share
 from schemas import files
 
 if TYPE_CHECKING:
@@ -93,6 +93,16 @@ def add_private_option(group: Any) -> None:
         action="store_true",
         help="read images that a list has at addresses inside a network (this machine, 10.0.0.0/8, ...), and by any "
         "protocol; else they are failures, denied",
+    )
+
+
+def check_seed(options: argparse.Namespace, drawn: bool = False) -> None:
+    """Refuse a seed of which no image, and where not ``drawn`` no caption, comes. Raises RequestError."""
+    of_use = drawn or options.sample < 1 or options.limit is not None or options.seed == 0
+    wanted = "--sample or --limit" + (", or --method sample" if options.job == "caption" else "")
+    require(
+        of_use,
+        f"--seed {options.seed} would do nothing without {wanted}; expected to leave it out",
     )
 
 

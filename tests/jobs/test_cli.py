@@ -44,8 +44,9 @@ def photo():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["encod"], "no job 'encod'; expected one of encode, svd, tokenize, train"),
-        (["encode", "x.zip"], "the following arguments are required: --output, --encoder"),
+        (["encod"], "no job 'encod'; expected one of encode, import-features, svd, tokenize, train"),
+        (["encode", "x.zip"], "the following arguments are required: --output"),
+        (["encode", "x.zip", "--output", "s"], "no encoder is named; expected --encoder NAME, or --features"),
         (["encode", "x.zip", *BULK, "--shard-sise", "3"], "unknown option '--shard-sise'; expected one of"),
         (["encode", "x.zip", *BULK, "--shard-size", "0"], "'0' is not a whole number above 0"),
         (
@@ -81,6 +82,14 @@ def photo():
         (
             ["caption", "--features", "f", "--bundle", "b", "--output", "o", "--image-root", "r"],
             "--image-root would do",
+        ),
+        (
+            ["encode", "x.zip", *BULK, "--seed", "2"],
+            "--seed 2 would do nothing without --sample or --limit; expected to leave it out",
+        ),
+        (
+            ["caption", "x.jpg", "--bundle", "b", "--seed", "2"],
+            "--seed 2 would do nothing without --sample or --limit, or --method sample; expected to leave it out",
         ),
         (["caption", "--bundle", "b"], "captions need one of SOURCE and --features"),
         (
