@@ -77,7 +77,23 @@ class DecoderConfig(DecoderOptions):
             )
         ids = {name: getattr(tokenizer, name) for name in ("pad", "unk", "start", "end")}
         chosen = {**options.decoder(), **ids, "max_length": tokenizer.max_length}
-        return cls(tokenizer.vocab_size, feature_shape, **chosen)
+        config = cls(tokenizer.vocab_size, feature_shape, **chosen)
+        config._refuse_idle()
+        return config
+
+    def _refuse_idle(self) -> None:
+        """Of decoders to be trained only: bundles of those that were trained with an idle option still load."""
+        if self.architecture == "attentive" and self.cells == 1:
+            usual = DecoderOptions.attention_dim
+            one = f"{usual}, its default, with features of one cell, which gets all the weight"
+            expect(self.attention_dim == usual, "attention_dim", self.attention_dim, one)
+        if self.architecture == "lstm" and not self.projects_state:
+            others = self.embed_dropout is None or self.state_dropout is None
+            both = (
+                f"0 or {DecoderOptions.dropout}, its default, with --embed-dropout and --state-dropout: the output "
+                "sees the LSTM's states themselves where its weights are not the embeddings"
+            )
+            expect(others or self.dropout in (0, DecoderOptions.dropout), "dropout", self.dropout, both)
 
     @property
     def cutoffs(self) -> tuple[int, ...]:
