@@ -39,6 +39,8 @@ def arrays_in(url: str) -> Found:
     with access.open_container(name, _BLOCK) as stream:
         try:
             return _READERS[kind](stream, ArraySpec(name, kind, "", (), "", -1, False, version))
+        except RequestError:
+            raise
         except (ValueError, zipfile.BadZipFile, EOFError, KeyError, zlib.error) as err:
             raise SourceError(f"{name!r} is not a readable {kind} file: {err}") from err
         except OSError as err:
