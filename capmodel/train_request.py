@@ -68,7 +68,8 @@ def _check_no_store(name: str, url: str) -> None:
 def _check_init(options: TrainOptions, manifest: Manifest) -> None:
     """Raises BundleError where its weights are not whole, RequestError where --restart would take them away."""
     assert options.init is not None
-    same = os.path.realpath(options.init) == os.path.realpath(options.output)
+    (ours, output), (theirs, init) = files.split(options.output), files.split(options.init)
+    same = type(ours) is type(theirs) and os.path.realpath(output) == os.path.realpath(init)
     if options.restart and same:
         raise RequestError(
             f"init is {options.init!r}, the output, which --restart takes away; expected another --output"

@@ -175,7 +175,7 @@ def test_buckets_go_by_the_captions_that_are_drawn(data, first, tmp_path):
 
 def test_a_restart_takes_no_bundle_away_that_it_starts_from(data, first, tmp_path):
     (tmp_path / "same").symlink_to(first[0].output)
-    same = replace(started(data, tmp_path, first, restart=True), output=str(tmp_path / "same"))
+    same = replace(started(data, tmp_path, first, restart=True), output=f"file://{tmp_path / 'same'}")
     with pytest.raises(
         RequestError, match=r"init is .*, the output, which --restart takes away; expected another"
     ):
