@@ -24,10 +24,12 @@ from typing import Any
 import grpc
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 from apache_beam.runners.worker.sdk_worker import SdkHarness
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from schemas.errors import RequestError
 
 STARTERS, TRIES = 8, 3
+DYING = 10.0  # seconds
 LOST = 255  # multiprocessing's status of a process, ended or not, whose fork server is gone
 IMPORTED = [__name__, "pipelines.transforms", "torch", "torchvision"]
 
@@ -77,11 +79,22 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         return beam_fn_api_pb2.StopWorkerResponse()
 
     def _start(self, wanted: tuple[str, str]) -> BaseProcess:
-        process = self._fork.Process(target=work, args=wanted)
         with self._forking:
-            process.start()
+            process = self._forked(wanted)
         self._processes.add(process)
         print(f"worker {process.pid} starts for {wanted[0]}", flush=True)
+        return process
+
+    @retry(
+        retry=retry_if_exception_type((OSError, EOFError)),
+        stop=stop_after_delay(DYING),
+        wait=wait_fixed(0.1),
+        reraise=True,
+    )
+    def _forked(self, wanted: tuple[str, str]) -> BaseProcess:
+        """A fork server that was killed is asked in vain until it is dead: multiprocessing starts another one then."""
+        process = self._fork.Process(target=work, args=wanted)
+        process.start()
         return process
 
     def _look_after(self, wanted: tuple[str, str], process: BaseProcess) -> None:

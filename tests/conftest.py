@@ -7,8 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 from fsspec.config import conf
+from hypothesis import settings
 
 from schemas import storage
+
+# How long an example takes is the machine's affair, and no promise of ours.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # Tiny tensors gain nothing from more threads, and lose much where several tests run at once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
