@@ -70,7 +70,7 @@ def test_a_folder_is_kept_once_by_its_hash_and_checked_where_it_is_read(folder, 
 
 
 def test_a_folder_elsewhere_is_copied_for_as_long_as_it_is_needed(saved):
-    kept = open_folder(str(saved)).keep("memory://store/models")
+    kept = open_folder(str(saved)).keep("memory://kept-transformers/models")
     with kept_folder(kept).at_hand() as path:
         assert sha256_file(f"{path}/vocab.txt") == sha256_file(str(saved / "vocab.txt"))
     assert not Path(path).exists()
