@@ -64,12 +64,12 @@ def two_machines(data, output, folder, **chosen):
             process.wait()
 
 
-def ends(both, folder, seconds=200):
-    """The exit statuses, once both are over."""
-    try:
-        return [process.wait(seconds) for process in both]
-    except subprocess.TimeoutExpired:
-        raise AssertionError("\n".join((folder / f"said-{n}").read_text() for n in (0, 1))) from None
+def end_with(both, folder, statuses, seconds=200):
+    """Asserts the exit statuses, once both are over; otherwise shows what they said."""
+    found = []
+    with suppress(subprocess.TimeoutExpired):
+        found += [process.wait(seconds) for process in both]
+    assert found == statuses, "\n".join((folder / f"said-{n}").read_text() for n in (0, 1))
 
 
 def position(output):
@@ -84,7 +84,7 @@ def position(output):
 def test_two_machines_of_one_worker_are_one_of_two(data, one_machine, tmp_path):
     output = tmp_path / "bundle"
     with two_machines(data, output, tmp_path) as both:
-        assert ends(both, tmp_path) == [0, 0]
+        end_with(both, tmp_path, [0, 0])
     found = read_manifest(str(output))
     assert (found.sha256, found.scores) == (one_machine.sha256, one_machine.scores)
     assert found.trained_on == {"platform": "local", "workers": 2, "device": "cpu"}
@@ -100,7 +100,7 @@ def test_one_machine_taken_away_both_end_and_the_same_commands_go_on_to_the_same
     with two_machines(data, output, tmp_path, checkpoint_minutes=0) as both:
         wait_until(lambda: position(output) >= (1, 3))
         both[1].send_signal(number)
-        assert ends(both, tmp_path) == [1, 1 if number == signal.SIGTERM else -number]
+        end_with(both, tmp_path, [1, 1 if number == signal.SIGTERM else -number])
     assert not output.exists()
     stopped = [
         f"said-{n}" for n in (0, 1) if "; the same command goes on" in (tmp_path / f"said-{n}").read_text()
@@ -108,7 +108,7 @@ def test_one_machine_taken_away_both_end_and_the_same_commands_go_on_to_the_same
     assert stopped == (["said-0", "said-1"] if number == signal.SIGTERM else [])
     epoch, step = position(output)
     with two_machines(data, output, tmp_path) as both:
-        assert ends(both, tmp_path) == [0, 0]
+        end_with(both, tmp_path, [0, 0])
     said = "".join((tmp_path / f"said-{n}").read_text() for n in (0, 1))
     assert f"going on after {step} steps of epoch {epoch + 1}" in said
     assert read_manifest(str(output)).sha256 == one_machine.sha256
