@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # gcsfs reads this once, when it is loaded; a GCS server of a test never answers what it would ask otherwise.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and they their children, which are sent it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = (
     "tests.builders.servers",
