@@ -5,7 +5,8 @@
 
 Each row is the base setting with a few flags changed, trained by ``captionbeam train`` on the first ``--images``
 images of the train captions, and scored on all of val as the run itself does (CIDEr of the best epoch). The base
-runs once for each of ``--seeds``: their spread says which differences mean anything. A run that is stopped goes on,
+runs once for each of ``--seeds``: their spread says which differences mean anything. A row that names an architecture
+or a preset brings its own sizes, and the base's are left out. A run that is stopped goes on,
 one that is there is not done again, and the table so far is printed at the end: call it as often as you like.
 ``--also 'NAME=FLAGS'`` adds a row.
 """
@@ -22,8 +23,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-BASE = """--embed-dim 128 --hidden-dim 256 --attention-dim 64 --feature-dim 128 --batch-size 16 --epochs 6
-    --learning-rate 3e-3"""
+SIZES = "--embed-dim 128 --hidden-dim 256 --attention-dim 64 --feature-dim 128"
+BASE = "--batch-size 16 --epochs 6 --learning-rate 3e-3"
+LSTM = "--architecture lstm --embed-dim 128 --hidden-dim 256"
+TRANSFORMER = "--architecture transformer --embed-dim 256 --layers 2 --dropout 0.1 --learning-rate 1e-3"
+REWARDED = "--self-critical-epochs 2 --self-critical-temperature 0.5 --self-critical-learning-rate 1e-4"
 ROWS = {
     "attention: dot": "--attention dot",
     "attention: multi-head": "--attention multi-head",
@@ -33,6 +37,13 @@ ROWS = {
     "gate: none": "--gate none",
     "start from the mean": "--initial-state mean",
     "doubly stochastic 1": "--doubly-stochastic 1",
+    "lstm, the image its first input": LSTM,
+    "lstm, started by the image": f"{LSTM} --image-as start-state",
+    "lstm, its cell started through 64": f"{LSTM} --image-as start-cell --image-bottleneck 64",
+    "transformer of 2 layers": TRANSFORMER,
+    "output: two-stage, 64": "--output-layer two-stage --output-bottleneck 64",
+    "output: adaptive": "--output-layer adaptive",
+    "embeddings not tied": "--no-tie-embeddings",
     "dropout 0.3": "--dropout 0.3",
     "dropout 0": "--dropout 0",
     "grid dropout 0.3": "--grid-dropout 0.3",
@@ -41,8 +52,13 @@ ROWS = {
     "weight decay 0.05": "--weight-decay 0.05",
     "EMA 0.99": "--ema 0.99",
     "constant rate": "--schedule constant",
+    "batches grow by 2 every 2 epochs": "--schedule constant --batch-growth 2 --batch-growth-epochs 2 --batch-max 64",
     "learning rate 1e-3": "--learning-rate 1e-3",
     "batches of 32": "--batch-size 32",
+    "one caption an image": "--captions-per-image 1",
+    "buckets by length": "--bucket-by-length",
+    "two self-critical epochs more": REWARDED,
+    "the same, against greedy captions": f"{REWARDED} --self-critical-baseline greedy",
 }
 
 
@@ -57,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (name, flags, 0) for name, flags in wanted.items()
     ]
     for name, flags, seed in [] if options.table_only else runs:
-        train(options, tokens, bundle_of(work, name, seed), f"{flags} --seed {seed}")
+        own = any(flag in flags.split() for flag in ("--architecture", "--preset", "--recipe"))
+        chosen = f"{'' if own else options.sizes} {options.base} {flags} --seed {seed}"
+        train(options, tokens, bundle_of(work, name, seed), chosen)
     print(table(work, rows, options.seeds))
     return 0
 
@@ -75,7 +93,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--images", type=int, default=1500, metavar="N", help="of the train split (default 1500)")
     add("--seeds", type=int, default=3, metavar="N", help="runs of the base setting (default 3)")
     add("--threads", type=int, default=2, metavar="N", help="of each run (default 2)")
-    add("--base", default=BASE, metavar="FLAGS", help=f"the base setting (default {' '.join(BASE.split())})")
+    add("--base", default=BASE, metavar="FLAGS", help=f"how the base is trained (default {BASE})")
+    add("--sizes", default=SIZES, metavar="FLAGS", help=f"of the base's decoder (default {SIZES})")
     add("--only", action="append", default=[], metavar="NAME", help="this row alone; may be repeated")
     add("--also", action="append", default=[], metavar="NAME=FLAGS", help="one more row; may be repeated")
     add("--table-only", action="store_true", help="train nothing, print what is there")
@@ -108,13 +127,7 @@ def first_images(coco: Mapping[str, Any], number: int) -> dict[str, Any]:
 def train(options: argparse.Namespace, tokens: Path, bundle: Path, flags: str) -> None:
     """One run; nothing where it is there. A row that is refused or fails says so, and the others go on."""
     places = ["--features", options.features, "--tokens", str(tokens), "--output", str(bundle)]
-    chosen = [
-        "--max-missing",
-        "1",
-        "--threads",
-        str(options.threads),
-        *shlex.split(f"{options.base} {flags}"),
-    ]
+    chosen = ["--max-missing", "1", "--threads", str(options.threads), *shlex.split(flags)]
     print(f"{bundle.name}: {flags}", flush=True)
     try:
         captionbeam("train", *places, *chosen)
