@@ -69,6 +69,29 @@ class CrossEntropy:
         return decoder.loss(lesson.features, lesson.inputs, lesson.targets, self.label_smoothing)
 
 
+@dataclass(frozen=True)
+class Mixed:
+    """``main``'s loss, and ``weight`` times that of ``beside``, of the same images: each summed over its own words.
+
+    The words that the trainer divides by, and what is told of the step, are ``main``'s. A mixed objective of this kind
+    is Paulus et al. 2018, "A Deep Reinforced Model for Abstractive Summarization", equation 16, up to the scale.
+    """
+
+    main: Objective
+    beside: Objective
+    weight: float
+
+    def lesson(self, decoder: Decoder, batch: Batch, device: torch.device, seed: int) -> Lesson:
+        """``main``'s, with both in ``extra``."""
+        both = [objective.lesson(decoder, batch, device, seed) for objective in (self.main, self.beside)]
+        return both[0]._replace(extra=both)
+
+    def loss(self, decoder: Decoder, lesson: Lesson) -> Tensor:
+        """The loss summed over both lessons' words, of those beside times ``weight``."""
+        main, beside = lesson.extra
+        return self.main.loss(decoder, main) + self.weight * self.beside.loss(decoder, beside)
+
+
 class Taught(nn.Module):
     """What DDP wraps: a decoder whose forward pass is a loss, so that an objective may use all of it."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from capmodel.checkpoints import Position
-from capmodel.objectives import CrossEntropy, Objective
+from capmodel.objectives import CrossEntropy, Mixed, Objective
 from capmodel.rewards import SplitReward
 from capmodel.self_critical.objective import SelfCritical
 from capmodel.train_data import Data
@@ -50,6 +50,8 @@ def phases_of(options: TrainOptions, data: Data) -> tuple[Phase, ...]:
         options.self_critical_baseline,
         options.self_critical_temperature,
     )
-    drawn = SelfCritical(reward, *settings)
+    drawn: Objective = SelfCritical(reward, *settings)
+    if options.self_critical_cross_entropy:
+        drawn = Mixed(drawn, words, options.self_critical_cross_entropy)
     rates = (options.self_critical_learning_rate, options.warmup)
     return (first, Phase("self-critical", drawn, options.self_critical_epochs, *rates, options.patience))

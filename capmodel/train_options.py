@@ -154,9 +154,8 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
         """Refuse what only cross-entropy heeds, of which there is none."""
         for name in WORDS_ONLY:
             value = getattr(self, name)
-            heeded = (
-                name == "captions_per_image" and self.bucket_by_length
-            )  # whose buckets go by the captions
+            buckets = name == "captions_per_image" and self.bucket_by_length  # which go by the captions
+            heeded = buckets or (name != "learning_rate" and self.self_critical_cross_entropy > 0)
             expected = "to leave it out where epochs is 0: self-critical training does not heed it"
             _expect(heeded or value == getattr(TrainOptions, name), name, value, expected)
 

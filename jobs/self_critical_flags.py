@@ -25,5 +25,11 @@ SELF_CRITICAL_FLAGS: dict[str, tuple[Any, str, str]] = {
         "T",
         "captions are drawn from, and learned of, p^(1/T); below 1 they begin near the likeliest",
     ),
+    "self_critical_cross_entropy": (
+        float,
+        "WEIGHT",
+        "people's captions are learned in these epochs too: their cross-entropy times this is added, with dropout and "
+        "label smoothing as in the others",
+    ),
     "self_critical_learning_rate": (float, "RATE", "Adam's in these epochs, at its highest"),
 }

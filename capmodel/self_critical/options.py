@@ -21,6 +21,9 @@ class SelfCriticalOptions:
                                  samples (Luo 2020), or the caption of ``greedy`` search (Rennie et al. 2017).
     self_critical_temperature:   captions are drawn from, and learned of, p^(1 / this): below 1 the policy begins
                                  near the decoder's likeliest captions.
+    self_critical_cross_entropy: weight of the cross-entropy of people's captions beside it, with its dropout and label
+                                 smoothing: both losses are summed over their words and added (Paulus et al. 2018,
+                                 equation 16). 0: none.
     self_critical_learning_rate: Adam's in those epochs, at its highest.
     """
 
@@ -28,6 +31,7 @@ class SelfCriticalOptions:
     self_critical_samples: int = 5
     self_critical_baseline: str = "mean"
     self_critical_temperature: float = 1.0
+    self_critical_cross_entropy: float = 0.0
     self_critical_learning_rate: float = 5e-5
 
     def check_self_critical(self) -> None:
@@ -48,6 +52,8 @@ class SelfCriticalOptions:
         others = " (their mean needs others)" if least == 2 else ""
         _expect(samples >= least, "samples", samples, f"{least} or more{others}")
         _expect(0 < rate < inf, "learning_rate", rate, "a number above 0")
+        weight = self.self_critical_cross_entropy
+        _expect(0 <= weight < inf, "cross_entropy", weight, "0 (none) or more")
         temperature = self.self_critical_temperature
         warm = LEAST_TEMPERATURE <= temperature < inf
         _expect(warm, "temperature", temperature, f"a number above 0, {LEAST_TEMPERATURE} or more")

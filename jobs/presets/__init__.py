@@ -116,5 +116,6 @@ def _is_idle(name: str, chosen: Mapping[str, Any]) -> bool:
         "embed_dim": chosen["embeddings"] is not None,
     }
     of_phase = name.startswith("self_critical_") and not chosen["self_critical_epochs"]
-    of_words = name in WORDS_ONLY and not chosen["epochs"]
+    beside = chosen["self_critical_cross_entropy"] and name != "learning_rate"
+    of_words = name in WORDS_ONLY and not (chosen["epochs"] or beside)
     return idle.get(name, False) or of_phase or of_words or not is_of_use(name, chosen)

@@ -11,6 +11,7 @@ import torch
 from capmodel.checkpoints import Checkpoints, Position
 from capmodel.generate import DecodeOptions, generate
 from capmodel.loader import Batch
+from capmodel.objectives import CrossEntropy, Mixed
 from capmodel.optimizing import load_parameters, parameters_of
 from capmodel.ranks import Ranks
 from capmodel.self_critical.objective import SelfCritical
@@ -201,6 +202,29 @@ def test_nothing_is_dropped_while_it_draws_and_learns():
     assert decoder.training
 
 
+def test_beside_cross_entropy_both_losses_are_summed_over_their_own_words():
+    decoder = make_decoder(make_tokenizer(), dropout=0.5, grid_dropout=0.5).train()
+    drawing, reading = SelfCritical(length_reward, 3, "mean"), CrossEntropy(label_smoothing=0.1)
+    people, features = (
+        torch.tensor([[[START, 4, END]], [[START, 5, END]], [[START, 6, END]]]),
+        make_features(3),
+    )
+    objective, batch = Mixed(drawing, reading, 0.25), Batch(features, people, np.arange(3))
+    lesson = objective.lesson(decoder, batch, CPU, 7)
+    alone, words = drawing.lesson(decoder, batch, CPU, 7), reading.lesson(decoder, batch, CPU, 7)
+    assert torch.equal(lesson.targets, alone.targets)
+    assert (lesson.words, lesson.measures) == (alone.words, alone.measures)
+    losses = []
+    for _ in range(2):  # people's captions are read with dropout, drawn ones are not
+        torch.manual_seed(1)
+        found = objective.loss(decoder, lesson)
+        torch.manual_seed(1)
+        parts = drawing.loss(decoder, alone), reading.loss(decoder, words)
+        torch.testing.assert_close(found, parts[0] + 0.25 * parts[1])
+        losses.append(found.item())
+    assert losses[0] == losses[1] != objective.loss(decoder, lesson).item()
+
+
 def test_a_rank_without_images_has_a_loss_of_no_weight():
     decoder = make_decoder(make_tokenizer())
     blank = Batch(torch.zeros(1, 6, 5, dtype=torch.float16), torch.tensor([[[START, END]]]), np.empty(0, int))
@@ -292,8 +316,8 @@ def gradients(trainer, batch, position):
     return seen
 
 
-@pytest.mark.parametrize("baseline", ["mean", "greedy"])
-def test_ranks_draw_what_one_rank_with_their_images_draws(data, run, tmp_path, baseline):
+@pytest.mark.parametrize(("baseline", "weight"), [("mean", 0.0), ("greedy", 0.0), ("mean", 0.3)])
+def test_ranks_draw_what_one_rank_with_their_images_draws(data, run, tmp_path, baseline, weight):
     """The mean of their gradients is that of the whole batch; one of the three has no image."""
     _, trainer, _ = run
     options = tiny_options(
@@ -302,6 +326,9 @@ def test_ranks_draw_what_one_rank_with_their_images_draws(data, run, tmp_path, b
         precision="fp32",
         clip=1e9,
         self_critical_baseline=baseline,
+        self_critical_cross_entropy=weight,
+        dropout=0.0,
+        grid_dropout=0.0,
         **SECOND,
     )
     position = Position(epoch=2, step=1, phase=1, first_epoch=2, first_step=6)
@@ -354,6 +381,15 @@ def test_ranks_draw_what_one_rank_with_their_images_draws(data, run, tmp_path, b
         (
             {"self_critical_epochs": 1, "self_critical_temperature": 1e-40},
             "self-critical-temperature is 1e-40; expected a number above 0, 1e-06 or more",
+        ),
+        (
+            {"self_critical_epochs": 1, "self_critical_cross_entropy": -0.5},
+            "self-critical-cross-entropy is -0.5; expected 0 (none) or more",
+        ),
+        (
+            {"self_critical_cross_entropy": 0.1},
+            "--self-critical-cross-entropy is 0.1, which does nothing without self-critical epochs; "
+            "expected --self-critical-epochs 1 or more with it",
         ),
         (
             {"self_critical_epochs": 1, "self_critical_learning_rate": 0.0},

@@ -168,6 +168,15 @@ def test_what_only_cross_entropy_heeds_is_refused_without_it(data, first, tmp_pa
     started(data, tmp_path, first, epochs=1, self_critical_epochs=1, **chosen)
 
 
+def test_beside_drawn_captions_cross_entropy_heeds_all_but_the_rate(data, first, tmp_path):
+    alone = {"epochs": 0, "self_critical_epochs": 1, "self_critical_cross_entropy": 0.1}
+    started(data, tmp_path, first, **alone, label_smoothing=0.1, captions_per_image=1)
+    with pytest.raises(
+        RequestError, match="learning-rate is 0.1; expected to leave it out where epochs is 0"
+    ):
+        started(data, tmp_path, first, **alone, learning_rate=0.1)
+
+
 def test_buckets_go_by_the_captions_that_are_drawn(data, first, tmp_path):
     alone = {"epochs": 0, "self_critical_epochs": 1, "captions_per_image": 1}
     started(data, tmp_path, first, **alone, bucket_by_length=True)
