@@ -15,6 +15,7 @@ setup: $(VENV)/.ready
 # bytecode halves the start of every process where none may be written (containers, read-only homes).
 $(VENV)/.ready: setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not ((3, 11) <= v < (3, 14)) and f"make: $(PYTHON) is Python {v[0]}.{v[1]}; expected 3.11 to 3.13: make PYTHON=python3.11 ...")'
+	@echo "make: installing captionbeam and what its tests need into $(VENV); this takes a minute, or several where machine or network is slow"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5,<1" "setuptools>=75"
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-build-isolation-package captionbeam -e ".[test]"
