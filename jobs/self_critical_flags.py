@@ -23,7 +23,8 @@ SELF_CRITICAL_FLAGS: dict[str, tuple[Any, str, str]] = {
     "self_critical_temperature": (
         float,
         "T",
-        "captions are drawn from, and learned of, p^(1/T); below 1 they begin near the likeliest",
+        "captions are drawn from the model's probabilities to the power 1/T, which are also what is trained: below 1 "
+        "likely words are drawn more often, and captions start closer to the greedy one",
     ),
     "self_critical_cross_entropy": (
         float,
