@@ -9,112 +9,25 @@ encoder and reduction in one pass give the rows that a store of full features gi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from capmodel.device import device_errors, exact_kernels, pick_device
+from capmodel.feature_plan import columns_of
 from capmodel.streams import Streams
-from schemas.components import (
-    Components,
-    encoder_fingerprint,
-    encoder_part,
-    read_components,
-)
+from schemas.components import Components, encoder_part, read_components
 from schemas.errors import FingerprintError, ImageError, RequestError
 from schemas.fingerprint import fingerprint
-from schemas.quantised import rounded, stored_columns
+from schemas.quantised import rounded
 
 if TYPE_CHECKING:
     from capmodel.encoders import Encoder
 
-DTYPES = ("float16", "int8")
 ROWS = {"cpu": 32, "cuda": 512}  # images at a time, of kept features
-
-
-@dataclass(frozen=True)
-class FeaturePlan:
-    """What is kept of an encoder's features, settled on the launcher.
-
-    ``spec`` is the features' own: the encoder's, with ``reduction`` (method, dim, sha256 of the components) and
-    ``dtype`` where they say something; its hash is the fingerprint. ``column``, ``shape``: of a row. ``components``:
-    URL of the file.
-    """
-
-    spec: Mapping[str, Any]
-    column: str
-    shape: tuple[int, ...]
-    components: str | None = None
-
-    @property
-    def fingerprint(self) -> str:
-        """32 hexadecimal digits."""
-        return fingerprint(self.spec)
-
-    @property
-    def field(self) -> pa.Field:
-        """The column of features."""
-        return columns_of(self.spec, self.column, self.shape).field(0)
-
-
-def settle_features(
-    spec: Mapping[str, Any],
-    column: str,
-    shape: Sequence[int],
-    reduce: str | None = None,
-    dim: int | None = None,
-    dtype: str = "float16",
-) -> FeaturePlan:
-    """On the launcher: what is kept of features of ``spec``.
-
-    ``reduce``: a file of components, of which the first ``dim`` are taken (None: all). Raises RequestError, and
-    FingerprintError for components that were fitted to other features.
-    """
-    if dtype not in DTYPES:
-        raise RequestError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
-    if dim is not None and reduce is None:
-        raise RequestError(f"--reduce-dim {dim} would do nothing without --reduce; expected components too")
-    kept, width = dict(spec), shape[-1]
-    if reduce is not None:
-        kept["reduction"] = _reduction(reduce, dim, spec, width)
-        width = kept["reduction"]["dim"]
-    if dtype != "float16":
-        kept["dtype"] = dtype
-    return FeaturePlan(kept, column, (*shape[:-1], width), reduce)
-
-
-def _reduction(url: str, dim: int | None, spec: Mapping[str, Any], channels: int) -> dict[str, Any]:
-    found = read_components(url)
-    if found.about["fingerprint"] != encoder_fingerprint(spec):
-        raise FingerprintError(
-            f"the components {url!r} were fitted to features of fingerprint {found.about['fingerprint']} "
-            f"({_difference(found.about['spec'], spec)}); these are of {encoder_fingerprint(spec)}; expected "
-            "components of the same encoder, weights, preprocessing and output"
-        )
-    count, width = found.vectors.shape
-    if width != channels:
-        raise RequestError(f"the components {url!r} are of {width} channels; expected {channels}")
-    if dim is not None and dim > count:
-        raise RequestError(
-            f"--reduce-dim {dim} is more than the {count} components of {url!r}; expected at most as many"
-        )
-    return {"method": found.method, "dim": dim or count, "sha256": found.sha256}
-
-
-def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    ours = encoder_part(ours)
-    odd = next((name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name)), "")
-    return f"{odd} {theirs.get(odd)!r}, not {ours.get(odd)!r}"
-
-
-def columns_of(spec: Mapping[str, Any], column: str, shape: Sequence[int]) -> pa.Schema:
-    """The columns that features of ``spec`` are kept in."""
-    return stored_columns(column, shape, spec.get("dtype", "float16"))
 
 
 class Reducer:

@@ -10,7 +10,7 @@ from jobs.source_options import add_fetch_options, listing
 from schemas import Store, files
 
 if TYPE_CHECKING:
-    from capmodel.reduction import FeaturePlan
+    from capmodel.feature_plan import FeaturePlan
     from jobs.bulk import Work
 
 LISTED = ("image_root", "id_column", "uri_column", "bytes_column", "inventory")
@@ -46,7 +46,7 @@ def add_features_source(group: Any) -> None:
 
 def settled(options: argparse.Namespace, spec: Any, column: str, shape: tuple[int, ...]) -> FeaturePlan:
     """What the options keep of features of ``spec``. Raises RequestError."""
-    from capmodel.reduction import settle_features
+    from capmodel.feature_plan import settle_features
 
     return settle_features(spec, column, shape, options.reduce, options.reduce_dim, options.dtype)
 
