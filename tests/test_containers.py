@@ -94,6 +94,9 @@ def test_the_templates_rules_let_through_what_works_and_nothing_else():
     rules = {parameter["name"]: parameter.get("regexes", []) for parameter in found["parameters"]}
     from jobs.launching.flex import JOBS
 
+    (choices,) = (each["enumOptions"] for each in found["parameters"] if each["name"] == "job")
+    assert tuple(choice["value"] for choice in choices) == JOBS
+    assert "svd" in JOBS
     assert all(re.fullmatch(rules["job"][0], job) for job in JOBS)
     assert not re.fullmatch(rules["job"][0], "train")
     assert re.fullmatch(rules["output"][0], "gs://bucket/features")

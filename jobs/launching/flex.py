@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from jobs import cli
 
-JOBS = ("encode", "caption", "refresh", "tokenize")
+JOBS = ("encode", "caption", "refresh", "svd", "tokenize")
 
 
 class _Parameters(argparse.ArgumentParser):

@@ -325,6 +325,15 @@ def test_the_flex_template_writes_its_job_and_does_not_wait(photos, launch):
             ],
         ),
         (
+            [
+                "--job=svd",
+                "--output=gs://b/c.safetensors",
+                "--arguments=--features gs://b/f@prod",
+                "--region=r",
+            ],
+            ["svd", "--output", "gs://b/c.safetensors", "--features", "gs://b/f@prod", "--region=r"],
+        ),
+        (
             ["--sources=gs://b/one gs://b/two", "--output=gs://b/s", "--job=caption", "--job_name=caption"],
             ["caption", "gs://b/one", "gs://b/two", "--output", "gs://b/s", "--job_name=caption"],
         ),
