@@ -46,6 +46,14 @@ def find_failed(store: Store, failures: Iterable[Mapping[str, Any]]) -> tuple[li
     return refs, sorted(wanted.keys() - {ref.image_id for ref in refs})
 
 
+def by_reading(refs: Iterable[ImageRef]) -> list[list[ImageRef]]:
+    """Images, and rows of features: a reduced store may have failures of both, and they are read and computed apart."""
+    apart: dict[bool, list[ImageRef]] = {}
+    for ref in refs:
+        apart.setdefault(ref.kind == "row", []).append(ref)
+    return list(apart.values())
+
+
 def _runs(store: Store) -> list[str]:
     """Runs with a plan, those that committed the snapshot's failures first, then the newest."""
     manifest = store.manifest.filter(pc.greater(store.manifest.column("failed"), 0))

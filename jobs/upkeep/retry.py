@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from schemas import Store, arrow, files
 from schemas.errors import FingerprintError, StoreError
 from schemas.fingerprint import fingerprint
+from schemas.quantised import stored_columns
 
 if TYPE_CHECKING:
     from jobs.bulk import Work
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     from jobs.bulk import gates_of, launch
     from jobs.launching.target import settle_job
     from jobs.upkeep.shared import whole_store
-    from pipelines.retry import failed_images, find_failed
+    from pipelines.retry import by_reading, failed_images, find_failed
 
     store = Store.open(whole_store(options.store))
     failures = failed_images(store, options.retry_failures)
@@ -65,12 +66,16 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
         return 0
     options.job = "retry-failures"
     target = settle_job(options, beam_args, "STORE")
-    work = _work(store, refs, options)
-    return launch(work, store.url, options, target, gates_of(options), store.snapshot.format)
+    works = [_work(store, alike, options) for alike in by_reading(refs)]
+    gates, kept = gates_of(options), store.snapshot.format
+    return max(launch(work, store.url, options, target, gates, kept) for work in works)
 
 
 def _work(store: Store, refs: list[Any], options: argparse.Namespace) -> Work:
-    """The store's own encoder or captioner over ``refs``. Raises StoreError, FingerprintError."""
+    """The store's own encoder, reduction or captioner over ``refs``, which are read alike.
+
+    Raises StoreError, FingerprintError.
+    """
     import apache_beam as beam
 
     from jobs.bulk import Work
@@ -83,9 +88,10 @@ def _work(store: Store, refs: list[Any], options: argparse.Namespace) -> Work:
         raise FingerprintError(
             f"the specification of {store.url} has fingerprint {fingerprint(store.spec)}; expected {store.fingerprint}"
         )
-    field, load, settings = _captioner(store) if store.kind == "captions" else _encoder(store)
+    rows = refs[0].kind == "row"
+    make = _captioner if store.kind == "captions" else _reducer if rows else _encoder
+    field, load, settings = make(store)
     settings = {**settings, "batch_size": options.batch_size, "device": options.device}
-    from_features = settings.get("from_features", False)
     return Work(
         kind=store.kind,
         spec=store.spec,
@@ -94,7 +100,7 @@ def _work(store: Store, refs: list[Any], options: argparse.Namespace) -> Work:
         find=beam.Create(refs, reshuffle=False).with_output_types(ImageRef),
         names=(),
         features=None,
-        fetch=fetch_rows if from_features else functools.partial(fetch, options=fetch_options(options)),
+        fetch=fetch_rows if rows else functools.partial(fetch, options=fetch_options(options)),
         load=load,
         keep=lambda models_url: settings,
     )
@@ -109,9 +115,29 @@ def _encoder(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:
             "expected captionbeam import-features again, with --retry-failures"
         )
     weights = _model(store, f"{store.spec.get('weights_sha256')}.safetensors")
-    field, reduction = arrow.grid_field(store.column, store.shape), store.spec.get("reduction")
-    components = _model(store, f"{reduction['sha256']}.safetensors") if reduction else None
-    return field, load_encoder, {"spec": dict(store.spec), "weights": weights, "components": components}
+    settings = {"spec": dict(store.spec), "weights": weights, "components": _components(store)}
+    return _field(store), load_encoder, settings
+
+
+def _reducer(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:
+    """Of rows of a store of full features, as ``encode --features`` had them."""
+    from pipelines.processors import load_reducer
+    from schemas.components import read_components
+
+    components, shape = _components(store), store.shape
+    if components is not None:
+        shape = (*shape[:-1], read_components(components).vectors.shape[1])
+    settings = {"spec": dict(store.spec), "column": store.column, "shape": shape, "components": components}
+    return _field(store), load_reducer, settings
+
+
+def _field(store: Store) -> Any:
+    return stored_columns(store.column, store.shape, store.spec.get("dtype", "float16")).field(0)
+
+
+def _components(store: Store) -> str | None:
+    reduction = store.spec.get("reduction")
+    return _model(store, f"{reduction['sha256']}.safetensors") if reduction else None
 
 
 def _captioner(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -156,6 +157,40 @@ def test_a_refresh_follows_the_features(plain, tmp_path):
     assert main(["refresh", "--features", fewer.url, *options, "--max-deletes", "0.9"]) == 0
     assert sorted(Store.open(small).ids()) == ["1.jpg", "2.jpg", "new.jpg"]
     assert verify(small).problems == []
+
+
+@pytest.mark.parametrize(
+    "options", [["--reduce"], ["--dtype", "int8"], ["--dtype", "int8", "--reduce"]], ids=str
+)
+def test_failed_rows_are_reduced_again_from_the_features(tmp_path, options):
+    """A file of features could not be read at first. No network made them: nothing but the rows can be read again."""
+    names = [f"{number}.jpg" for number in range(8)]
+    full = make_features(str(tmp_path / "full"), names, (2, 2, 6), shard_size=4)
+    file = [fitted(full)] if "--reduce" in options else []
+    words = ["encode", "--features", full.url, *options, *file, "--output"]
+    whole, url = str(tmp_path / "whole"), str(tmp_path / "small")
+    assert main([*words, whole]) == 0
+    data = next(Path(full.url, "data").iterdir())
+    data.rename(tmp_path / "away")
+    assert main([*words, url]) == 3
+    assert {row["code"] for row in Store.open(url).failures().to_pylist()} == {"not_found"}
+    (tmp_path / "away").rename(data)
+    assert main(["store", "retry-failures", url, "--all"]) == 0
+    assert Store.open(url).failures().num_rows == 0
+    assert_same(scanned(url), scanned(whole))
+    assert verify(url).problems == []
+
+
+def test_a_failed_image_is_encoded_and_reduced_again(world, tmp_path):
+    """By the weights and the components in the store's models/."""
+    options = ["--reduce", world.components, "--dtype", "int8"]
+    whole, url = reduced(world, str(tmp_path / "whole"), *options), str(tmp_path / "images")
+    photos = Path(shutil.copytree(world.photos, tmp_path / "photos"))
+    (photos / "1.jpg").write_bytes(bytes((photos / "1.jpg").stat().st_size))
+    assert main(["encode", str(photos), "--output", url, *ENCODER, *options, "--warn-failures", "1"]) == 0
+    shutil.copy(Path(world.photos, "1.jpg"), photos / "1.jpg")
+    assert main(["store", "retry-failures", url, "--all", "--batch-size", "8"]) == 0
+    assert_same(scanned(url), scanned(whole.url))
 
 
 def test_components_of_another_encoder_are_refused_and_both_are_named(world, tmp_path, capsys):
