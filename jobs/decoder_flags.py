@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.options import positive, share
+from jobs.options import channels, positive, share
 
 EMBEDDING_FLAGS: dict[str, tuple[Any, str, str]] = {
     "embeddings": (
@@ -27,16 +27,16 @@ DECODER_FLAGS: dict[str, tuple[Any, str, str]] = {
         "NAME",
         "of lstm: first-input (the default), start-state (hidden and cell) or start-cell",
     ),
-    "image_bottleneck": (positive, "N", "of lstm: channels that the image passes on its way (default: none)"),
+    "image_bottleneck": (channels, "N", "of lstm: channels that the image passes on its way (default: none)"),
     "image_activation": (str, "NAME", "of lstm: after each of the image's layers, none (the default) or elu"),
     "embed_dim": (
-        positive,
+        channels,
         "N",
         "word embedding (with --embeddings the file's); all channels of a transformer",
     ),
-    "hidden_dim": (positive, "N", "LSTM state"),
-    "attention_dim": (positive, "N", "attention"),
-    "feature_dim": (positive, "N", "grid features after their projection"),
+    "hidden_dim": (channels, "N", "LSTM state"),
+    "attention_dim": (channels, "N", "attention"),
+    "feature_dim": (channels, "N", "grid features after their projection"),
     "attention": (
         str,
         "NAME",
@@ -56,14 +56,14 @@ DECODER_FLAGS: dict[str, tuple[Any, str, str]] = {
         "weight of Xu et al.'s regulariser: each cell's attention sums to 1",
     ),
     "layers": (positive, "N", "of a transformer"),
-    "feedforward_dim": (positive, "N", "inside a transformer's layers (default: 4 times the word embedding)"),
+    "feedforward_dim": (channels, "N", "inside a transformer's layers (default: 4 times the word embedding)"),
     "positions": (str, "NAME", "of words in a transformer: sinusoidal (the default) or learned"),
     "output_layer": (
         str,
         "NAME",
         "full (the default), two-stage (through a bottleneck) or adaptive (softmax of rare words by clusters)",
     ),
-    "output_bottleneck": (positive, "N", "channels between the two stages of the output"),
+    "output_bottleneck": (channels, "N", "channels between the two stages of the output"),
     "adaptive_cutoffs": (
         str,
         "ID,ID",

@@ -8,6 +8,8 @@ from typing import Any
 
 from schemas.errors import RequestError
 
+MOST_CHANNELS = 16_384
+
 
 def positive(text: str) -> int:
     """A whole number above zero."""
@@ -32,6 +34,15 @@ def side(text: str) -> int:
     """Pixels of an image's side that networks are made for."""
     if not text.isascii() or not text.isdigit() or not 32 <= int(text) <= 2048:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of pixels from 32 to 2048")
+    return int(text)
+
+
+def channels(text: str) -> int:
+    """Width of a layer: what is wider fits no machine, and a worker's memory error would be the first to say so."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_CHANNELS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number of channels from 1 to {MOST_CHANNELS:,}"
+        )
     return int(text)
 
 

@@ -95,6 +95,19 @@ def test_what_cannot_be_is_refused_before_anything_starts(data, tmp_path, capsys
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "name", ["embed_dim", "hidden_dim", "attention_dim", "feature_dim", "feedforward_dim"]
+)
+def test_a_layer_that_fits_no_machine_is_refused(data, tmp_path, capsys, name):
+    flag = f"--{name.replace('_', '-')}"
+    places = ["--features", data["features"], "--tokens", data["tokens"], "--output", str(tmp_path / "b")]
+    assert main(["train", *places, flag, "1000000"]) == 2
+    assert (
+        f"argument {flag}: '1000000' is not a whole number of channels from 1 to 16,384"
+        in capsys.readouterr().err
+    )
+
+
 def test_the_help_names_every_option_of_the_decoder(capsys):
     assert set(GROUPS["decoder"]) == {*DECODER_FIELDS, "embeddings", "freeze_embeddings"}
     with pytest.raises(SystemExit):
