@@ -29,9 +29,9 @@ def settle(
 ) -> tuple[TrainOptions, bool]:
     """The options, places made absolute and the snapshot pinned, and whether there is anything to do.
 
-    ``wanted`` has TrainOptions' fields; ``snapshot``, ``checkpoints`` and ``logs`` may be None. ``workers`` are
-    those of all machines; of the places ``written`` it is tried whether they can be. Raises RequestError,
-    StoreError, BundleError.
+    ``wanted`` has TrainOptions' fields; ``snapshot``, ``checkpoints``, ``logs`` and ``embed_dim`` may be None.
+    ``workers`` are those of all machines; of the places ``written`` it is tried whether they can be. Raises
+    RequestError, StoreError, BundleError.
     """
     store = Store.open(wanted["features"], wanted["snapshot"])
     wanted = {**wanted, "features": store.url, "snapshot": store.snapshot_id}  # STORE@prod may move meanwhile
@@ -92,11 +92,11 @@ def _places(wanted: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _embeddings(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The file of word vectors by its whole name, and as many channels a word as it has. Raises RequestError."""
+    """The file of word vectors by its whole name, and the channels of a word: the file's. Raises RequestError."""
     if wanted.get("embeddings") is None:
-        return {}
+        return {"embed_dim": wanted["embed_dim"] or TrainOptions.embed_dim}
     url, width = files.absolute(wanted["embeddings"]), vectors_width(wanted["embeddings"])
-    if wanted["embed_dim"] not in (TrainOptions.embed_dim, width):
+    if wanted["embed_dim"] not in (None, width):
         raise RequestError(
             f"embed-dim is {wanted['embed_dim']}, but the vectors in {url} have {width} channels; "
             "expected to leave it out"

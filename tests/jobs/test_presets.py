@@ -11,7 +11,7 @@ from capmodel.decoders.options import DECODER_FIELDS, DecoderOptions
 from capmodel.train_options import TrainOptions
 from jobs.cli import main, parse
 from jobs.presets import FOLDERS, flags_of, known
-from jobs.train_flags import GROUPS
+from jobs.train_flags import GROUPS, SETTLED
 from schemas.errors import RequestError
 from tests.builders.training import SMALL, make_data
 
@@ -38,7 +38,9 @@ def decoder_options(words):
 
 
 def config_of(words, shape=(2, 2, 3)):
-    chosen = TrainOptions(**{**decoder_options(words), "snapshot": 1, "checkpoints": "c", "logs": "l"})
+    places = {"snapshot": 1, "checkpoints": "c", "logs": "l"}
+    said = {name: value for name, value in decoder_options(words).items() if name not in SETTLED or value}
+    chosen = TrainOptions(**{**said, **places})
     return DecoderConfig(vocab_size=20, feature_shape=shape, **chosen.decoder())
 
 
@@ -98,10 +100,7 @@ def test_what_does_nothing_beside_the_users_own_flags_is_left_out(words, left_ou
 
 
 def test_word_vectors_settle_their_width():
-    assert (
-        decoder_options(["--preset", "small-lstm", "--embeddings", "e"])["embed_dim"]
-        == TrainOptions.embed_dim
-    )
+    assert decoder_options(["--preset", "small-lstm", "--embeddings", "e"])["embed_dim"] is None
 
 
 @pytest.mark.parametrize(
@@ -123,7 +122,8 @@ def test_a_refusal_names_the_preset_that_it_is_about(tmp_path, capsys, words, sh
 
 def test_without_a_preset_the_defaults_hold():
     options = decoder_options([])
-    assert {name: options[name] for name in DECODER_FIELDS} == DecoderOptions().decoder()
+    left_open = dict.fromkeys(SETTLED)
+    assert {name: options[name] for name in DECODER_FIELDS} == {**DecoderOptions().decoder(), **left_open}
 
 
 @pytest.mark.parametrize("kind", FOLDERS)

@@ -78,14 +78,17 @@ def test_the_file_is_part_of_what_a_run_is_its_place_is_not(data, tmp_path, vect
 
 def settled(data, tmp_path, **chosen):
     options = json.loads(tiny_options(data, tmp_path).to_json())
-    return settle({**options, "embed_dim": TrainOptions.embed_dim, **chosen}, workers=1)[0]
+    return settle({**options, "embed_dim": None, **chosen}, workers=1)[0]
 
 
 def test_the_file_decides_how_many_channels_a_word_has(data, tmp_path, vectors):
     assert settled(data, tmp_path, embeddings=vectors).embed_dim == WIDTH
     assert settled(data, tmp_path, embeddings=vectors, embed_dim=WIDTH).embed_dim == WIDTH
-    with pytest.raises(RequestError, match=f"embed-dim is 64, but the vectors in .* have {WIDTH} channels"):
-        settled(data, tmp_path, embeddings=vectors, embed_dim=64)
+    assert settled(data, tmp_path).embed_dim == TrainOptions.embed_dim
+    for other in (64, TrainOptions.embed_dim):
+        sentence = f"embed-dim is {other}, but the vectors in .* have {WIDTH} channels"
+        with pytest.raises(RequestError, match=sentence):
+            settled(data, tmp_path, embeddings=vectors, embed_dim=other)
 
 
 @pytest.mark.parametrize(
