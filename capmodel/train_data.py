@@ -82,4 +82,4 @@ class Data:
 
     def decoder_config(self, options: TrainOptions) -> DecoderConfig:
         """The decoder that fits the features and the tokenizer."""
-        return DecoderConfig.fit(options, self.store.shape, self.tokenizer)
+        return DecoderConfig.fit(options, self.store.shape, self.tokenizer, options.init is not None)

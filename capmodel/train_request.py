@@ -39,7 +39,7 @@ def settle(
     table = TokenTable.open(options.tokens)
     pair(store, table, options.max_missing)
     tokenizer = load_tokenizer(table.tokenizer_url)
-    config = DecoderConfig.fit(options, store.shape, tokenizer)
+    config = DecoderConfig.fit(options, store.shape, tokenizer, options.init is not None)
     for name in ("output", "checkpoints"):
         _check_no_store(name, getattr(options, name))
     if options.init is not None:

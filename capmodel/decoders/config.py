@@ -67,9 +67,16 @@ class DecoderConfig(DecoderOptions):
 
     @classmethod
     def fit(
-        cls, options: DecoderOptions, feature_shape: tuple[int, ...], tokenizer: Tokenizer
+        cls,
+        options: DecoderOptions,
+        feature_shape: tuple[int, ...],
+        tokenizer: Tokenizer,
+        has_weights: bool = False,
     ) -> DecoderConfig:
-        """The decoder of ``options`` for those features and words. Raises RequestError."""
+        """The decoder of ``options`` for those features and words; ``has_weights``: whose weights are there already.
+
+        Raises RequestError.
+        """
         if options.output_layer == "adaptive" and tokenizer.kind == "bpe":
             raise RequestError(
                 "output-layer is adaptive, which needs ids that fall in frequency, and those of byte pairs do not; "
@@ -78,12 +85,14 @@ class DecoderConfig(DecoderOptions):
         ids = {name: getattr(tokenizer, name) for name in ("pad", "unk", "start", "end")}
         chosen = {**options.decoder(), **ids, "max_length": tokenizer.max_length}
         config = cls(tokenizer.vocab_size, feature_shape, **chosen)
-        config._refuse_idle()
+        config._refuse_idle(has_weights)
         return config
 
-    def _refuse_idle(self) -> None:
-        """Of decoders to be trained only: bundles of those that were trained with an idle option still load."""
-        if self.architecture == "attentive" and self.cells == 1:
+    def _refuse_idle(self, has_weights: bool) -> None:
+        """Of decoders to be trained only: bundles of those that were trained with an idle option still load, and train
+        on with it where weights have its width.
+        """
+        if self.architecture == "attentive" and self.cells == 1 and not has_weights:
             usual = DecoderOptions.attention_dim
             one = f"{usual}, its default, with features of one cell, which gets all the weight"
             expect(self.attention_dim == usual, "attention_dim", self.attention_dim, one)

@@ -12,7 +12,9 @@ import pytest
 
 from capmodel.bundle import Bundle
 from capmodel.checkpoints import Checkpoints
+from capmodel.decoders import DecoderConfig, make_decoder
 from capmodel.optimizing import parameters_of
+from capmodel.train_data import Data
 from capmodel.train_request import settle
 from capmodel.train_worker import save_bundle
 from schemas.errors import BundleError, RequestError
@@ -123,6 +125,25 @@ def test_another_decoder_is_refused(data, first, tmp_path, chosen, sentence):
         settle(wanted(options), 1)
     with pytest.raises(RequestError, match=sentence):
         train_alone(options)
+
+
+def test_a_bundle_of_one_cell_goes_on_with_its_own_attention_dim(tmp_path):
+    """Which does nothing there, and was not always refused: its weights have that width."""
+    pooled = make_data(tmp_path / "data", train=8, val=2, shape=(3,))
+    fresh = tiny_options(pooled, tmp_path / "fresh", epochs=1)
+    with pytest.raises(
+        RequestError, match="attention-dim is 8; expected 256, its default, with features of one"
+    ):
+        settle(wanted(fresh), 1)
+    opened = Data.open(fresh)
+    sizes = {**fresh.decoder(), "max_length": opened.tokenizer.max_length}
+    decoder = make_decoder(DecoderConfig(opened.tokenizer.vocab_size, (3,), **sizes))
+    init = Bundle(decoder, opened.tokenizer, opened.store.fingerprint).save(str(tmp_path / "old"))
+    options = tiny_options(pooled, tmp_path / "new", epochs=1, init=init)
+    assert settle(wanted(options), 1)[1]
+    assert [one["phase"] for one in epochs_of(train_alone(options)[1])] == ["init", "cross-entropy"]
+    with pytest.raises(RequestError, match="whose decoder has attention dim 8, not 256"):
+        settle(wanted(replace(options, attention_dim=256)), 1)
 
 
 def test_how_much_is_dropped_may_differ(data, first, tmp_path):
