@@ -87,7 +87,7 @@ def _write_data(url: str, snapshot: Snapshot, parts: Sequence[Part], name: str) 
                     suffix = splitext(part.manifest["data"])[1]
                     writer = open_writer(files.join(url, "data", name + suffix), schema)
                 writer.write(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
-    except BaseException:
+    except BaseException:  # Ctrl-C too: whatever it is, it goes on, but leaves no half of a file
         if writer is not None:
             writer.abort()
         raise
