@@ -14,7 +14,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from jobs.launching.running import print_dry, run_on
-from jobs.launching.target import Target
+from jobs.launching.target import RunTarget
 from jobs.options import as_record, clear_totals, require
 from jobs.watch import Watch, finish
 from pipelines import clusters
@@ -68,7 +68,7 @@ def launch(
     work: Work,
     url: str,
     options: argparse.Namespace,
-    target: Target,
+    target: RunTarget,
     gates: Gates,
     file_format: str = "parquet",
     operation: str = "add",
@@ -95,7 +95,7 @@ def process_images(
     run: Run,
     work: Work,
     options: argparse.Namespace,
-    target: Target,
+    target: RunTarget,
     gates: Gates,
     retired: Sequence[str] = (),
 ) -> int:
@@ -120,7 +120,7 @@ def look(
     begin: Callable[..., Run],
     work: Work,
     options: argparse.Namespace,
-    target: Target,
+    target: RunTarget,
     gates: Gates,
     retired: Sequence[str],
 ) -> None:
@@ -136,7 +136,7 @@ def builder(
     run: Run,
     work: Work,
     options: argparse.Namespace,
-    target: Target,
+    target: RunTarget,
     gates: Gates,
     retired: Sequence[str],
     models_url: str,

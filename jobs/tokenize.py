@@ -19,7 +19,7 @@ from schemas import files
 from schemas.tokens import SPLITS, TokenTable, read_record
 
 if TYPE_CHECKING:
-    from jobs.launching.target import Target
+    from jobs.launching.target import RunTarget
 
 BEAM = True
 HELP = """\
@@ -92,13 +92,13 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     return _report(url, options.output, time.monotonic() - start) if done else 0
 
 
-def _run_on(target: Target, build: Any, run_id: str, url: str) -> bool:
+def _run_on(target: RunTarget, build: Any, run_id: str, url: str) -> bool:
     from jobs.launching.running import run_on
 
     return run_on(target, build, "tokenize", run_id, url, url)
 
 
-def _look(target: Target, build: Any, run_id: str, url: str, wanted: Any, inputs: Sequence[Any]) -> None:
+def _look(target: RunTarget, build: Any, run_id: str, url: str, wanted: Any, inputs: Sequence[Any]) -> None:
     from jobs.launching.running import print_dry
 
     about = {"job": "tokenize", "output": url, "options": wanted.spec()}

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from jobs.bulk import Work, start, to_do
 from jobs.launching.running import run_on
-from jobs.launching.target import Target
+from jobs.launching.target import RunTarget
 from jobs.options import require
 from jobs.progress import clock
 from jobs.summary import print_table, size
@@ -32,7 +32,7 @@ from schemas import files, layout
 LATEST_RUNS = 50
 
 
-def try_out(work: Work, options: argparse.Namespace, target: Target, retired: Sequence[str]) -> int:
+def try_out(work: Work, options: argparse.Namespace, target: RunTarget, retired: Sequence[str]) -> int:
     """Plan the refresh, with ``--canary`` do a few of its images too, and say what all would take; gives 0."""
     require(
         options.scratch or runs_in_process(target.beam_args),
@@ -94,7 +94,7 @@ def _build(
     work: Work,
     options: argparse.Namespace,
     retired: Sequence[str],
-    target: Target,
+    target: RunTarget,
 ) -> None:
     todo, _ = to_do(pipeline, look, work, options, retired)
     _ = todo | "PlanAll" >> PlanShards(look, options.shard_size)

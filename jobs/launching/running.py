@@ -10,7 +10,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 
-from jobs.launching.target import Target
+from jobs.launching.target import RunTarget
 from pipelines import clusters
 from pipelines.runner import is_handed_over, make_pipeline, run_pipeline
 from schemas import files
@@ -19,7 +19,7 @@ from schemas.tokens import LAUNCH
 Build = Callable[[beam.Pipeline], object]
 
 
-def run_on(target: Target, build: Build, job: str, run_id: str, store: str, folder: str) -> bool:
+def run_on(target: RunTarget, build: Build, job: str, run_id: str, store: str, folder: str) -> bool:
     """Run the pipeline and wait for its end; False where it was only written down, for somebody else to start.
 
     On Dataflow the launch's record goes to ``folder``. Raises what the pipeline's workers raised, SystemicError.
@@ -44,7 +44,7 @@ def run_on(target: Target, build: Build, job: str, run_id: str, store: str, fold
 
 
 def print_dry(
-    target: Target, build: Build, job: str, run_id: str, store: str, about: Mapping[str, Any]
+    target: RunTarget, build: Build, job: str, run_id: str, store: str, about: Mapping[str, Any]
 ) -> None:
     """Print as JSON what would run: the job of Dataflow, else ``about`` and the steps. Notes go to standard error.
 

@@ -27,7 +27,7 @@ LOCAL = ("", "file", "local", "memory")
 
 
 @dataclass(frozen=True)
-class Target:
+class RunTarget:
     """The runner, and Beam's flags as the user and a preset have them. ``notes``: what is worth a line at launch."""
 
     runner: str
@@ -61,7 +61,7 @@ class Target:
         return [*self.beam_args, *named, *(f"--labels={key}={value}" for key, value in own.items())]
 
 
-def settle_job(options: argparse.Namespace, beam_args: Sequence[str], store: str = "--output") -> Target:
+def settle_job(options: argparse.Namespace, beam_args: Sequence[str], store: str = "--output") -> RunTarget:
     """The target of a job on images, whose ``--gpu`` also settles its precision; ``store`` names its store's option."""
     settle_gpu(options)
     named = {
@@ -82,7 +82,7 @@ def settle_target(
     beam_args: Sequence[str],
     places: Mapping[str, Sequence[str]],
     models: bool = True,
-) -> Target:
+) -> RunTarget:
     """The target that the options name.
 
     ``places``: what workers have to reach, by the option that names it. ``models``: whether workers load one, which a
@@ -95,7 +95,7 @@ def settle_target(
             gpu is None,
             f"--gpu {gpu} would do nothing with {name}; expected --runner {DATAFLOW}, or to leave it out",
         )
-        return Target(name, tuple(beam_args))
+        return RunTarget(name, tuple(beam_args))
     check_cloud(parsed, gpu)
     _check_places(places)
     image = parsed.view_as(WorkerOptions).sdk_container_image
@@ -108,7 +108,7 @@ def settle_target(
         added.append(
             "--no_save_main_session"
         )  # nothing of ours is in it, and workers would import the command line
-    return Target(name, (*beam_args, *added), gpu, tuple(notes))
+    return RunTarget(name, (*beam_args, *added), gpu, tuple(notes))
 
 
 def _check_places(places: Mapping[str, Sequence[str]]) -> None:
