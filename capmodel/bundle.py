@@ -80,12 +80,12 @@ class Bundle:
         if fs.exists(config):
             fs.rm_file(config)
         contents = self._contents()
-        card = model_card(self, files.absolute(url)).encode()
-        for name, data in {**contents, CARD: card}.items():
+        manifest = self._manifest(contents)
+        for name, data in {**contents, CARD: self._card(manifest, url).encode()}.items():
             files.write_atomic(files.join(url, name), data)
         for name, source in self._copied().items():
             files.copy_file(source, files.join(url, name))
-        files.write_atomic(files.join(url, CONFIG), files.json_bytes(self._manifest(contents).to_dict()))
+        files.write_atomic(files.join(url, CONFIG), files.json_bytes(manifest.to_dict()))
         return url
 
     @classmethod
@@ -115,6 +115,10 @@ class Bundle:
     def manifest(self) -> Manifest:
         """What ``config.json`` says of the bundle as it is now."""
         return self._manifest(self._contents())
+
+    def _card(self, manifest: Manifest, url: str) -> str:
+        parameters = sum(value.numel() for value in self.decoder.parameters())
+        return model_card(manifest, self.config, parameters, self.tokenizer, files.absolute(url))
 
     def _contents(self) -> dict[str, bytes]:
         state = {name: value.detach().cpu().contiguous() for name, value in self.decoder.state_dict().items()}

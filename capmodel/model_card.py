@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from capmodel.bundle_files import ENCODER, Manifest
 from capmodel.decoders.config import DecoderConfig
 from capmodel.decoders.options import is_said
-
-if TYPE_CHECKING:
-    from capmodel.bundle import Bundle
+from capmodel.tokenizers import Tokenizer
 
 CARD = """\
 ---
@@ -85,27 +84,28 @@ WITH_ENCODER = "The encoder's weights are in this folder: nothing else is needed
 WITHOUT_ENCODER = "The encoder's weights are not in this folder: it captions a features store (`--features`)."
 
 
-def model_card(bundle: Bundle, url: str) -> str:
-    """The card of a bundle that is being saved to ``url``."""
-    config = bundle.config
-    encoder: Mapping[str, Any] = bundle.encoder_spec or {}
+def model_card(
+    manifest: Manifest, config: DecoderConfig, parameters: int, tokenizer: Tokenizer, url: str
+) -> str:
+    """The card of a bundle that is being saved to ``url``, whose decoder has so many ``parameters``."""
+    encoder: Mapping[str, Any] = manifest.encoder or {}
     return CARD.format(
         url=url,
         decoder_name=NAMES[config.architecture],
         encoder_name=encoder.get("name") or encoder.get("imported") or "(not recorded)",
         shape=" x ".join(map(str, config.feature_shape)),
         sizes=", ".join(map(str, config.feature_shape)),
-        parameters=sum(value.numel() for value in bundle.decoder.parameters()) / 1e6,
-        scores=_table(bundle.scores),
-        encoder_note=WITH_ENCODER if bundle.encoder_weights else WITHOUT_ENCODER,
-        features=bundle.features_fingerprint,
-        tokenizer=bundle.tokenizer.kind,
+        parameters=parameters / 1e6,
+        scores=_table(manifest.scores),
+        encoder_note=WITH_ENCODER if ENCODER in manifest.files else WITHOUT_ENCODER,
+        features=manifest.features,
+        tokenizer=tokenizer.kind,
         vocabulary=config.vocab_size,
         encoder=json.dumps(encoder, indent=1, sort_keys=True),
-        sha256=bundle.sha256,
+        sha256=manifest.sha256,
         max_length=config.max_length,
         settings=_settings(config),
-        place=_place(bundle.trained_on),
+        place=_place(manifest.trained_on),
     )
 
 
