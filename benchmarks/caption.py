@@ -14,6 +14,7 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from job_rates import job_rate
 
@@ -56,12 +57,37 @@ def _encode_arguments(options: argparse.Namespace) -> list[str]:
     spec = read_manifest(options.bundle).encoder
     if spec is None:
         raise SystemExit(f"{options.bundle} holds no encoder; expected a bundle that captions images")
+    if "imported" in spec:
+        raise SystemExit(
+            f"{options.bundle} was trained on imported features; expected a bundle that captions images"
+        )
     weights = str(Path(options.bundle) / "encoder.safetensors")
     flags = ["--encoder", spec["name"], "--weights", weights, "--precision", spec["precision"]]
-    flags += ["--preprocess", spec["preprocess"]["scaling"]]
     flags += [] if spec["pool_padding"] else ["--exclude-pool-padding"]
-    flags += ["--pooled"] if spec["output"] == "pooled" else []
-    return ["encode", options.source, *flags]
+    flags += [] if spec["output"] == "grid" else [f"--{spec['output']}"]
+    return [
+        "encode",
+        options.source,
+        *flags,
+        *_picture_flags(spec["preprocess"]),
+        *_kept_flags(options, spec),
+    ]
+
+
+def _picture_flags(preprocess: dict[str, Any]) -> list[str]:
+    """All of how pictures are made ready: a weights file alone comes with its encoder's default."""
+    flags = {"scaling": "--preprocess", "size": "--image-size"}
+    names = ("scaling", "size", "resize", "crop", "interpolation", "channels")
+    return [word for name in names for word in (flags.get(name, f"--{name}"), str(preprocess[name]))]
+
+
+def _kept_flags(options: argparse.Namespace, spec: dict[str, Any]) -> list[str]:
+    """What is kept of the features."""
+    flags = ["--dtype", spec["dtype"]] if "dtype" in spec else []
+    if "reduction" not in spec:
+        return flags
+    components = str(Path(options.bundle) / "components.safetensors")
+    return [*flags, "--reduce", components, "--reduce-dim", str(spec["reduction"]["dim"])]
 
 
 def _parser() -> argparse.ArgumentParser:
