@@ -45,12 +45,12 @@ def phases_of(options: TrainOptions, data: Data) -> tuple[Phase, ...]:
     if not options.self_critical_epochs:
         return (first,)
     reward = SplitReward(data.table, data.samples["train"].row, data.tokenizer)
-    settings = (
-        options.self_critical_samples,
-        options.self_critical_baseline,
-        options.self_critical_temperature,
+    drawn: Objective = SelfCritical(
+        reward,
+        samples=options.self_critical_samples,
+        baseline=options.self_critical_baseline,
+        temperature=options.self_critical_temperature,
     )
-    drawn: Objective = SelfCritical(reward, *settings)
     if options.self_critical_cross_entropy:
         drawn = Mixed(drawn, words, options.self_critical_cross_entropy)
     rates = (options.self_critical_learning_rate, options.warmup)

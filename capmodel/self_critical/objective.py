@@ -44,7 +44,7 @@ class SelfCritical:
     temperature: float = 1.0
 
     def lesson(self, decoder: Decoder, batch: Batch, device: torch.device, seed: int) -> Lesson:
-        """Captions drawn of the batch's images, and what each of their words is worth."""
+        """Captions drawn of the batch's images; ``extra`` is the advantage r - b of each, float32 [B, K]."""
         features = batch.features.to(device)
         if not len(batch.rows):
             return _blank(decoder, features)
@@ -54,14 +54,15 @@ class SelfCritical:
             tokens = draw_captions(decoder, features, names, self.samples, seed, greedy, self.temperature)
         rewards = self.reward(batch.rows, tokens)
         drawn, bases = rewards[:, : self.samples], self._bases(rewards)
+        advantages = torch.from_numpy(drawn - bases).float().to(device)
         targets = torch.from_numpy(tokens[:, : self.samples]).to(device)
         return Lesson(
             features,
             functional.pad(targets[..., :-1], (1, 0), value=decoder.config.start),
             targets,
             int((targets != decoder.config.pad).sum()),
-            torch.from_numpy(drawn - bases).float().to(device),
-            {"reward": drawn.mean(1).sum(), "baseline": bases.mean(1).sum()},
+            extra=advantages,
+            measures={"reward": drawn.mean(1).sum(), "baseline": bases.mean(1).sum()},
         )
 
     def _bases(self, rewards: np.ndarray) -> np.ndarray:
@@ -75,10 +76,13 @@ class SelfCritical:
         chosen = lesson.targets != decoder.config.pad
         with without_dropout(decoder):
             logits = decoder(lesson.features, lesson.inputs, lesson.targets)
-        surprise = functional.cross_entropy(
+        advantages = lesson.extra.unsqueeze(-1).expand_as(chosen)[
+            chosen
+        ]  # of a caption, to each of its M tokens
+        minus_log_p = functional.cross_entropy(
             allowed(logits, decoder, self.temperature), lesson.targets[chosen], reduction="none"
         )
-        return (surprise * lesson.extra.unsqueeze(-1).expand_as(chosen)[chosen]).sum()
+        return (advantages * minus_log_p).sum()
 
 
 def _blank(decoder: Decoder, features: Tensor) -> Lesson:
@@ -87,5 +91,5 @@ def _blank(decoder: Decoder, features: Tensor) -> Lesson:
         torch.full((1, 1, 1), token, device=features.device)
         for token in (decoder.config.start, decoder.config.end)
     )
-    extra = torch.zeros(1, 1, device=features.device)
-    return Lesson(features, inputs, targets, 0, extra, {"reward": 0.0, "baseline": 0.0})
+    advantages = torch.zeros(1, 1, device=features.device)
+    return Lesson(features, inputs, targets, 0, extra=advantages, measures={"reward": 0.0, "baseline": 0.0})
