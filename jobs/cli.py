@@ -8,8 +8,11 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from jobs.storage_options import add_storage_options, use_storage_options
-from schemas.errors import CaptionbeamError, RequestError
+try:
+    from jobs.storage_options import add_storage_options, use_storage_options
+    from schemas.errors import CaptionbeamError, RequestError
+except KeyboardInterrupt:  # these take a moment, in which nothing has begun
+    raise SystemExit("captionbeam: interrupted") from None
 
 JOBS = (
     "encode",
@@ -58,8 +61,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one job. Gives 0 done, 1 an error, 2 a wrong request, 3 done with many failures."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
+        return _run(words)
     except CaptionbeamError as err:
         print(f"captionbeam: {one_line(err)}", file=sys.stderr)
         return err.exit_status
@@ -70,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"captionbeam: {one_line(err)}", file=sys.stderr)
         return ERROR
     except KeyboardInterrupt:
-        print("captionbeam: interrupted; the same command goes on from here", file=sys.stderr)
+        kept = "" if "--dry-run" in words else "; the same command goes on from here"
+        print(f"captionbeam: interrupted{kept}", file=sys.stderr)
         return ERROR
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import shlex
+import sys
 import tempfile
 from pathlib import Path
 
@@ -127,3 +129,30 @@ def test_the_console_script_gives_its_status_to_the_shell():
     done = captionbeam("encode", "/not/there", *BULK, status=2)
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_while_the_command_imports_its_modules_is_one_sentence(monkeypatch):
+    class Interrupting:
+        def find_spec(self, name, path=None, target=None):
+            if name == "jobs.storage_options":
+                raise KeyboardInterrupt
+
+    for name in ("jobs.cli", "jobs.storage_options"):
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module("jobs.cli")
+    assert stopped.value.code == "captionbeam: interrupted"  # which ends with status 1
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [([], "interrupted; the same command goes on from here"), (["--dry-run"], "interrupted")],
+)
+def test_ctrl_c_is_one_sentence_that_promises_what_is_kept(more, said, monkeypatch, capsys):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", interrupted)
+    assert cli.main(["train", *more]) == 1
+    assert capsys.readouterr().err == f"captionbeam: {said}\n"
