@@ -19,7 +19,7 @@ from capmodel.predictions import Prediction, predict_words
 from capmodel.streams import Streams
 from schemas import arrow
 from schemas.errors import BundleError, FingerprintError, ImageError
-from schemas.fingerprint import fingerprint
+from schemas.fingerprint import difference, fingerprint
 from schemas.store import Store
 
 if TYPE_CHECKING:
@@ -97,11 +97,8 @@ def _encoder_spec(url: str, bundle: Bundle, precision: str) -> dict[str, Any]:
 def _check_features(bundle: Bundle, features: Store) -> None:
     if features.fingerprint == bundle.features_fingerprint:
         return
-    ours, theirs = bundle.encoder_spec or {}, features.spec
-    odd = next((name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)), None)
-    said = (
-        f"{odd} {theirs.get(odd)!r}, not {ours.get(odd)!r}" if odd else f"fingerprint {features.fingerprint}"
-    )
+    known = difference(features.spec, bundle.encoder_spec or {})
+    said = known or f"fingerprint {features.fingerprint[:12]}, not {bundle.features_fingerprint[:12]}"
     raise FingerprintError(
         f"the features {features.url!r} were made with {said}; expected those that the bundle was trained on"
     )

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from schemas.components import encoder_fingerprint, encoder_part, read_components
 from schemas.errors import FingerprintError, RequestError
-from schemas.fingerprint import fingerprint
+from schemas.fingerprint import difference, fingerprint
 from schemas.quantised import stored_columns
 
 DTYPES = ("float16", "int8")
@@ -70,9 +70,9 @@ def settle_features(
 def _reduction(url: str, dim: int | None, spec: Mapping[str, Any], channels: int) -> dict[str, Any]:
     found = read_components(url)
     if found.about["fingerprint"] != encoder_fingerprint(spec):
+        said = difference(found.about["spec"], encoder_part(spec))
         raise FingerprintError(
-            f"the components {url!r} were fitted to features of fingerprint {found.about['fingerprint']} "
-            f"({_difference(found.about['spec'], spec)}); these are of {encoder_fingerprint(spec)}; expected "
+            f"the components {url!r} were fitted to features of {said or 'another fingerprint'}; expected "
             "components of the same encoder, weights, preprocessing and output"
         )
     count, width = found.vectors.shape
@@ -83,12 +83,6 @@ def _reduction(url: str, dim: int | None, spec: Mapping[str, Any], channels: int
             f"--reduce-dim {dim} is more than the {count} components of {url!r}; expected at most as many"
         )
     return {"method": found.method, "dim": dim or count, "sha256": found.sha256}
-
-
-def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    ours = encoder_part(ours)
-    odd = next((name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name)), "")
-    return f"{odd} {theirs.get(odd)!r}, not {ours.get(odd)!r}"
 
 
 def columns_of(spec: Mapping[str, Any], column: str, shape: Sequence[int]) -> pa.Schema:

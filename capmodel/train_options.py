@@ -10,6 +10,7 @@ from typing import Any
 
 from capmodel.decoders.options import DecoderOptions
 from capmodel.self_critical.options import SelfCriticalOptions
+from schemas import fingerprint
 from schemas.errors import RequestError
 from schemas.machine import cores
 
@@ -230,10 +231,7 @@ def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
     """``epochs 8, not 4`` for the first of ``ours`` that ``theirs`` has otherwise; None where they agree."""
-    for name in sorted(ours):
-        if ours.get(name) != theirs.get(name):
-            return f"{name.replace('_', ' ')} {theirs.get(name)!r}, not {ours.get(name)!r}"
-    return None
+    return fingerprint.difference({name: theirs.get(name) for name in ours}, ours, most=1)
 
 
 def _expect(holds: bool, name: str, value: object, expected: str) -> None:

@@ -22,6 +22,7 @@ from jobs.options import (
 )
 from jobs.source_options import add_source_options
 from schemas import files, layout
+from schemas.fingerprint import changes
 
 if TYPE_CHECKING:
     from jobs.bulk import Work
@@ -219,28 +220,5 @@ def redo_lines(url: str, newest: Snapshot | None, fingerprint: str, spec: Mappin
     if newest is None or newest.fingerprint == fingerprint:
         return
     images = newest.totals["rows"] + newest.totals["failed"]
-    yield f"all {images:,} images of {url} are done again: {', '.join(changes(newest.spec, spec))}"
-
-
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What two specifications differ in, as ``precision fp32 -> bf16``, by name."""
-    before, after = dict(_flat(old)), dict(_flat(new))
-    return [
-        f"{name} {_shown(before.get(name))} -> {_shown(after.get(name))}"
-        for name in sorted({*before, *after})
-        if before.get(name) != after.get(name)
-    ]
-
-
-def _flat(spec: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in spec.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{name}.")
-        else:
-            yield f"{above}{name}", value
-
-
-def _shown(value: Any) -> str:
-    text = "none" if value is None else str(value)
-    is_hash = len(text) >= 32 and set(text) <= set("0123456789abcdef")
-    return text[:12] if is_hash else text
+    said = [f"{name} {old} -> {new}" for name, old, new in changes(newest.spec, spec)]
+    yield f"all {images:,} images of {url} are done again: {', '.join(said)}"

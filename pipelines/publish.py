@@ -80,14 +80,14 @@ def _kept(run: Run, newest: Snapshot | None) -> Snapshot | None:
     """
     other = newest is not None and newest.fingerprint != run.fingerprint
     if run.redo and newest is not None and other and newest.id == run.parent:
-        check_same(run.url, newest, run.kind, run.format, None)
+        check_same(run.url, newest, run.kind, run.format, run.spec, None)
         return None
     if run.redo and newest is not None and other:
         raise FingerprintError(
             f"somebody published snapshot {newest.id} of {run.url} with fingerprint {newest.fingerprint} while all "
             "was done again; expected nobody to: the same command again keeps what is done"
         )
-    check_same(run.url, newest, run.kind, run.format, run.fingerprint)
+    check_same(run.url, newest, run.kind, run.format, run.spec, run.fingerprint)
     return newest
 
 

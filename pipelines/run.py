@@ -17,6 +17,7 @@ from typing import Any
 from schemas import arrow, files, layout
 from schemas.datafile import SUFFIX, check_format
 from schemas.errors import FingerprintError, RequestError
+from schemas.fingerprint import difference
 from schemas.layout import Snapshot
 from schemas.store import Store
 from schemas.tags import split_selector
@@ -82,7 +83,7 @@ def start_run(
     try:
         newest = layout.newest_snapshot(url)
         redo = operation == "refresh" and newest is not None and newest.fingerprint != fingerprint
-        check_same(url, newest, kind, check_format(file_format), None if redo else fingerprint)
+        check_same(url, newest, kind, check_format(file_format), spec, None if redo else fingerprint)
         shape = arrow.grid_shape(field)[0] if arrow.is_grid(field) else ()
         parent = newest.id if newest else None
         made = Run(url, _new_id(), kind, file_format, fingerprint, dict(spec), field.name, shape, parent)
@@ -156,9 +157,14 @@ def _new_id() -> str:
 
 
 def check_same(
-    url: str, newest: Snapshot | None, kind: str, file_format: str, fingerprint: str | None
+    url: str,
+    newest: Snapshot | None,
+    kind: str,
+    file_format: str,
+    spec: Mapping[str, Any],
+    fingerprint: str | None,
 ) -> None:
-    """Refuse to add to a store of another kind, format or fingerprint (None: any will do).
+    """Refuse to add to a store of another kind, format or fingerprint, that of ``spec`` (None: any will do).
 
     Raises RequestError, FingerprintError.
     """
@@ -171,10 +177,11 @@ def check_same(
             f"{url} holds {newest.format} shards; expected --format {newest.format}, not {file_format}"
         )
     if fingerprint is not None and newest.fingerprint != fingerprint:
+        known = difference(newest.spec, spec)
+        said = known or f"fingerprint {newest.fingerprint[:12]}, not {fingerprint[:12]}"
         raise FingerprintError(
-            f"{url} was made with fingerprint {newest.fingerprint}, these options give {fingerprint}; "
-            "expected the same encoder, weights, preprocessing and options, or a new --output "
-            "(captionbeam refresh does all of it again)"
+            f"{url} was made with {said}; expected the same encoder, weights, preprocessing and options, "
+            "or a new --output (captionbeam refresh does all of it again)"
         )
 
 

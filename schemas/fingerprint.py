@@ -1,10 +1,10 @@
-"""Hashes that name things: what decides a row's value, and the content of a file."""
+"""Hashes that name things (what decides a row's value, the content of a file), and what two of them differ in."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 import fsspec
@@ -14,6 +14,37 @@ def fingerprint(spec: Mapping[str, Any]) -> str:
     """32 hexadecimal digits: SHA-256 of the canonical JSON (sorted keys, no spaces) of ``spec``."""
     text = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What two specifications differ in: (name, old, new) by name, ``a.b`` for what is in ``a``; hashes short."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    return [
+        (name, _shown(before.get(name)), _shown(after.get(name)))
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    ]
+
+
+def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any], most: int = 3) -> str | None:
+    """``output pooled, not grid``: what ``theirs`` has otherwise, the first ``most`` of it; None where they agree."""
+    found = changes(theirs, ours)
+    said = [f"{name.replace('_', ' ')} {old}, not {new}" for name, old, new in found[:most]]
+    return "; ".join(said) + (f"; {len(found) - most} more" if len(found) > most > 1 else "") or None
+
+
+def _flat(spec: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in spec.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+def _shown(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    is_hash = len(text) >= 32 and set(text) <= set("0123456789abcdef")
+    return text[:12] if is_hash else text
 
 
 def sha256_bytes(data: bytes) -> str:

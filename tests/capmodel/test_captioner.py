@@ -193,7 +193,7 @@ def test_features_of_the_bundles_fingerprint_are_accepted(tmp_path, url):
 
 def test_features_made_otherwise_are_refused_and_the_difference_is_said(tmp_path, url):
     store = make_features(str(tmp_path / "features"), NAMES, (2, 3, 5), spec={**SPEC, "precision": "bf16"})
-    with pytest.raises(FingerprintError, match="were made with precision 'bf16', not 'fp32'; expected those"):
+    with pytest.raises(FingerprintError, match="were made with precision bf16, not fp32; expected those"):
         settle_captioner(url, DecodeOptions(), store)
 
 

@@ -121,7 +121,7 @@ def test_the_totals_are_told_to_who_asks(photos, tmp_path):
 def test_another_encoder_on_the_same_store_is_refused(encoded, photos):
     done = captionbeam("encode", photos, "--output", encoded[0], "--encoder", "efficientnet_lite0",
                        "--preprocess", "caffe", status=2)  # fmt: skip
-    assert "was made with fingerprint" in done.stderr
+    assert "preprocess.channels rgb, not bgr" in done.stderr
     done = captionbeam("encode", photos, "--output", encoded[0], *ENCODER, "--format", "hdf5", status=2)
     assert "expected --format parquet" in done.stderr
 

@@ -157,7 +157,7 @@ def test_rows_that_hold_what_is_no_number_are_failures_of_theirs(command, tmp_pa
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"--fingerprint": "resnet"}, "was made with fingerprint"),
+        ({"--fingerprint": "resnet"}, ", not resnet; expected the same"),
         (
             {"--fingerprint": " "},
             "argument --fingerprint: ' ' is no name; expected 1 to 200 printable characters",

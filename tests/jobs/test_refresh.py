@@ -18,7 +18,6 @@ from tempfile import gettempdir
 import pytest
 
 from jobs import cli
-from jobs.refresh import changes
 from pipelines.sources.spec import source_name
 from schemas import Store, layout
 from tests.builders.commands import ROOT, captionbeam, environment
@@ -332,20 +331,6 @@ def test_captions_follow_their_images_and_their_features(made, tmp_path):
 def test_a_wrong_request_is_one_sentence(arguments, sentence, capsys):
     assert cli.main(["refresh", "--output", "store", *arguments]) == 2
     assert sentence in capsys.readouterr().err
-
-
-def test_what_changed_is_named_from_the_specifications():
-    old = {"encoder": {"name": "resnet50", "size": 224}, "bundle": "ab" * 32, "precision": "fp32"}
-    new = {
-        "encoder": {"name": "resnet50", "size": 96, "crop": "square"},
-        "bundle": "cd" * 32,
-        "precision": "fp32",
-    }
-    assert changes(old, new) == [
-        "bundle abababababab -> cdcdcdcdcdcd",
-        "encoder.crop none -> square",
-        "encoder.size 224 -> 96",
-    ]
 
 
 @pytest.mark.parametrize(

@@ -214,9 +214,9 @@ def test_an_empty_listing_publishes_an_empty_snapshot_of_a_new_store(tmp_path):
     assert store.ids() == []
 
 
-def test_another_fingerprint_is_refused(tmp_path):
+def test_another_fingerprint_is_refused_with_what_differs(tmp_path):
     encode(tmp_path, REFS, ITEMS)
-    with pytest.raises(FingerprintError, match="was made with fingerprint .* these options give"):
+    with pytest.raises(FingerprintError, match="was made with model mean, not median; expected the same"):
         features_run(tmp_path, spec={"model": "median"})
 
 

@@ -1,0 +1,35 @@
+"""What two specifications differ in, in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from schemas.fingerprint import changes, difference
+
+
+def test_what_changed_is_named_from_the_specifications():
+    old = {"encoder": {"name": "resnet50", "size": 224}, "bundle": "ab" * 32, "precision": "fp32"}
+    new = {
+        "encoder": {"name": "resnet50", "size": 96, "crop": "square"},
+        "bundle": "cd" * 32,
+        "precision": "fp32",
+    }
+    assert changes(old, new) == [
+        ("bundle", "ab" * 6, "cd" * 6),
+        ("encoder.crop", "none", "square"),
+        ("encoder.size", "224", "96"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "said"),
+    [
+        ({"output": "pooled"}, {"output": "grid"}, "output pooled, not grid"),
+        ({"a_b": {"c": 1}}, {"a_b": {"c": 2}, "d": "x"}, "a b.c 1, not 2; d none, not x"),
+        ({"a": 1}, {"b": 2, "c": 3, "d": 4}, "a 1, not none; b none, not 2; c none, not 3; 1 more"),
+        ({"a": {}}, {"a": {"b": 1}}, "a {}, not none; a.b none, not 1"),
+        ({"a": 1}, {"a": 1}, None),
+    ],
+)
+def test_a_refusal_says_what_differs(theirs, ours, said):
+    assert difference(theirs, ours) == said
