@@ -71,6 +71,11 @@ class Position:
         sums: dict[str, Any] = {"loss": 0.0, "words": 0, "seconds": 0.0, "images": 0, "measures": {}}
         return replace(self, epoch=self.epoch + 1, step=0, history=history, **sums)
 
+    def next_phase(self, steps: int, images: int) -> Position:
+        """At the beginning of the next phase, after so many ``steps`` and ``images`` of the whole run."""
+        begun: dict[str, Any] = {"first_epoch": self.epoch, "first_step": steps, "first_image": images}
+        return replace(self, phase=self.phase + 1, **begun)
+
     @property
     def age(self) -> int:
         """Epochs of the phase that are over."""

@@ -22,9 +22,10 @@ from capmodel import metrics
 from capmodel.bundle import Bundle
 from capmodel.journal import Journal
 from capmodel.ranks import joined, local_rank, local_world
+from capmodel.run_log import best_of
 from capmodel.train_data import Data
 from capmodel.train_options import TrainOptions, cores
-from capmodel.training import Stopped, Trainer, best_of
+from capmodel.training import Stopped, Trainer
 from capmodel.workplace import workplace
 from schemas.errors import CaptionbeamError, SystemicError
 

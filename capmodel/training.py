@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from math import isfinite
 from typing import Any
@@ -25,13 +25,13 @@ from capmodel.decoders import make_decoder
 from capmodel.decoders.embeddings import freeze, place
 from capmodel.descent import Descent
 from capmodel.epochs import Epochs
-from capmodel.generate import DecodeOptions
 from capmodel.journal import Journal
 from capmodel.loader import Batch
 from capmodel.objectives import Lesson, Objective, Taught
 from capmodel.optimizing import learning_rate, load_parameters, parameters_of
 from capmodel.phases import Phase, phases_of
 from capmodel.ranks import Ranks, autocast, choose_precision
+from capmodel.run_log import RunLog, best_of
 from capmodel.starting import check_start, identity_of_start, weights_of
 from capmodel.train_data import Data
 from capmodel.train_options import TrainOptions
@@ -58,8 +58,7 @@ class Trainer:
         wants_stop: Callable[[], bool],
         journal: Journal,
     ) -> None:
-        self.options, self.data, self.ranks = options, data, ranks
-        self.wants_stop, self.journal = wants_stop, journal
+        self.options, self.data, self.ranks, self.wants_stop = options, data, ranks, wants_stop
         self.precision = ranks.from_first(lambda: choose_precision(options.precision, ranks.device))
         torch.manual_seed(options.seed)
         self.decoder = make_decoder(data.decoder_config(options)).to(ranks.device)
@@ -72,22 +71,22 @@ class Trainer:
         if self.vectors and options.freeze_embeddings:
             freeze(self.vectors, self.decoder.embed, self.descent.optimizer)
         self.epochs = Epochs(options, data.train, ranks.rank, ranks.world)
+        self.log = RunLog(self.epochs, self.phases, journal)
         self.checkpoints = Checkpoints(options.checkpoints, self.identity())
-        self.lapped = self.saved = time.monotonic()
+        self.saved = time.monotonic()
 
     def identity(self) -> dict[str, Any]:
         """All that decides the result, up to rounding."""
-        own = {**self.options.step_identity(self.ranks.world), "precision": self.precision}
-        own["embeddings"] = self.vectors and self.vectors.sha256
-        start = identity_of_start(self.options.init)
-        return {**self.options.identity(), **self.data.identity(), **start, **own}
+        start, steps = identity_of_start(self.options.init), self.options.step_identity(self.ranks.world)
+        own = {"precision": self.precision, "embeddings": self.vectors and self.vectors.sha256}
+        return {**self.options.identity(), **self.data.identity(), **start, **steps, **own}
 
     def run(self) -> Position:
         """Train to the end and leave the best epoch's parameters in ``decoder``. Raises Stopped."""
         position = self._resumed()
         self.model = self.ranks.share(self.model)
-        self.journal.begin(self._count(position), **self._facts(position))
-        self.lapped = self.saved = time.monotonic()
+        self.log.begin(position, **self._facts())
+        self.saved = time.monotonic()
         if self.options.init and not position.history and not position.step:
             position = self._validated(position)  # what there is to improve on, and may stay the best
         while (position := self._entered(position)).phase < len(self.phases):
@@ -99,8 +98,7 @@ class Trainer:
         while position.phase < len(self.phases) and self._phase(position).is_over(position):
             load_parameters(self.decoder, self.ranks.from_first(self.checkpoints.load_best))
             self.descent.restart()
-            begun = replace(position, first_step=self._count(position), first_image=self._images(position))
-            position = replace(begun, phase=position.phase + 1, first_epoch=position.epoch)
+            position = position.next_phase(self.log.steps(position), self.log.images(position))
         return position
 
     def _phase(self, position: Position) -> Phase:
@@ -129,13 +127,9 @@ class Trainer:
         self.checkpoints.clear()
         return None
 
-    def _facts(self, position: Position) -> dict[str, Any]:
+    def _facts(self) -> dict[str, Any]:
         return {
-            "epoch": position.epoch,
-            "step": position.step,
             "epochs": self.options.all_epochs,
-            "images": self._images(position),
-            "planned": sum(self.epochs.images_until(phase.epochs) for phase in self.phases),
             "train_images": len(self.data.samples["train"]),
             "val_images": len(self.validation.reader.samples),
             "workers": self.ranks.world,
@@ -167,15 +161,14 @@ class Trainer:
         rate = self._descend(position)
         names = [*lessons[0].measures]
         own = [sum(lesson.measures[name] for lesson in lessons) for name in names]
-        read = sum(len(batch.rows) for batch in batches)
-        total, images, *sums = self.ranks.total(sum(losses), read, *own)
+        total, images, *sums = self.ranks.total(sum(losses), sum(len(batch.rows) for batch in batches), *own)
         if not isfinite(total):
             place = f"step {position.step + 1} of epoch {position.epoch + 1}"
             raise SystemicError(f"the loss is {total} at {place}; expected a number: lower the learning rate")
         measured = dict(zip(names, sums, strict=True))
         means = {name: value / images for name, value in measured.items()}
         after = position.advanced(total, words, int(images), measured)
-        return self._told(after, {"loss": total / words, **means, "learning_rate": rate})
+        return self.log.step(after, {"loss": total / words, **means, "learning_rate": rate})
 
     def _losses(self, objective: Objective, lessons: Sequence[Lesson], scale: float) -> list[float]:
         """What the lessons cost; their gradients, times ``scale``, are added up, and in the last averaged."""
@@ -210,22 +203,11 @@ class Trainer:
 
     def _descend(self, position: Position) -> float:
         """Follow the gradients; gives the learning rate back."""
-        phase, taken = self._phase(position), self._count(position) - position.first_step
+        phase, taken = self._phase(position), self.log.steps(position) - position.first_step
         steps = self.epochs.steps_until(phase.epochs)
         rate = learning_rate(taken, steps, phase.learning_rate, phase.warmup, self.options.schedule)
         self.descent.step(rate, taken)
         return rate
-
-    def _told(self, position: Position, facts: Mapping[str, float]) -> Position:
-        """``position`` with the time since the last step, said aloud."""
-        now = time.monotonic()
-        spent, self.lapped = now - self.lapped, now
-        images = self._images(position)
-        before = self._images(replace(position, step=position.step - 1))
-        facts = {**facts, "images_per_second": (images - before) / spent}
-        place = {"epoch": position.epoch, "step": position.step, "images": images}
-        self.journal.step(self._count(position), facts, **place)
-        return replace(position, seconds=position.seconds + spent)
 
     def _validated(self, position: Position) -> Position:
         """The end of an epoch: scores, the best parameters so far, a checkpoint."""
@@ -235,45 +217,24 @@ class Trainer:
         self._save(after)
         if scores is None:
             raise Stopped(position)
-        self.journal.epoch(self._count(after), after.history[-1], best=best_of(after.history)["epoch"])
-        self.lapped = time.monotonic()
+        self.log.epoch(after)
         return after
 
     def _scored(self, position: Position, scores: Mapping[str, float]) -> Position:
         """The beginning of the next epoch; the weights are kept where they are the best so far."""
-        entry = {**self._entry(position), **scores, "val_seconds": time.monotonic() - self.lapped}
-        history = (*position.history, entry)
+        history = (*position.history, self.log.entry(position, scores))
         after = position.next_epoch(history) if position.words else replace(position, history=history)
         if self.ranks.first:
-            self._keep(after, entry is best_of(history))
+            self._keep(after, history[-1] is best_of(history))
         return after
 
     @cached_property
     def validation(self) -> Validation:
         """The scores of an epoch, of the val split."""
-        reader, size = self.data.val(self.options.val_images), self.options.batch_size
-        words = partial(autocast, self.ranks.device, self.precision)
-        writing = DecodeOptions(
-            method="beam" if self.options.val_beam > 1 else "greedy", beam=self.options.val_beam
-        )
-        return Validation(reader, self.data.table, self.data.tokenizer, self.ranks, size, words, writing)
+        return Validation.of(self.options, self.data, self.ranks, self.precision)
 
     def _all_stop(self) -> bool:
         return self.ranks.total(self.wants_stop())[0] > 0
-
-    def _entry(self, position: Position) -> dict[str, Any]:
-        if not position.words:
-            return {"epoch": position.epoch, "phase": "init"}
-        images = self.epochs.images(position.age)
-        return {
-            "epoch": position.epoch + 1,
-            "phase": self._phase(position).name,
-            "train_loss": position.loss / position.words,
-            **{f"train_{name}": value / position.images for name, value in position.measures.items()},
-            "seconds": position.seconds,
-            "images": self._images(position),
-            "images_per_second": images / position.seconds,
-        }
 
     def _keep(self, position: Position, best: bool) -> None:
         parameters = parameters_of(self.decoder)
@@ -287,18 +248,3 @@ class Trainer:
         if self.ranks.first:
             self.checkpoints.save(position, self.descent.state())
         self.saved = time.monotonic()
-
-    def _count(self, position: Position) -> int:
-        """Steps since the run began."""
-        return position.first_step + self.epochs.steps_until(position.age) + position.step
-
-    def _images(self, position: Position) -> int:
-        """Images since the run began, over all ranks."""
-        images, steps = self.epochs.images(position.age), self.epochs.steps(position.age)
-        done = images * position.step // steps
-        return position.first_image + self.epochs.images_until(position.age) + done
-
-
-def best_of(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The epoch with the highest CIDEr; among equals that of the lowest loss, then the first."""
-    return max(history, key=lambda entry: (entry["CIDEr"], -entry["val_loss"]))

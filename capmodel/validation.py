@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Self
 
 import torch
 
@@ -15,8 +16,10 @@ from capmodel.generate import DecodeOptions, generate
 from capmodel.loader import Batch, FeatureReader
 from capmodel.losses import masked_cross_entropy, next_word_hits
 from capmodel.order import sequential_steps
-from capmodel.ranks import Ranks
+from capmodel.ranks import Ranks, autocast
 from capmodel.tokenizers import PAD, Tokenizer
+from capmodel.train_data import Data
+from capmodel.train_options import TrainOptions
 from schemas.tokens import TokenTable
 
 
@@ -31,6 +34,14 @@ class Validation:
     batch_size: int
     autocast: Callable[[], torch.autocast]
     writing: DecodeOptions
+
+    @classmethod
+    def of(cls, options: TrainOptions, data: Data, ranks: Ranks, precision: str) -> Self:
+        """Of the val split, as a run with ``options`` scores it."""
+        reader, beam = data.val(options.val_images), options.val_beam
+        words = partial(autocast, ranks.device, precision)
+        writing = DecodeOptions(method="beam" if beam > 1 else "greedy", beam=beam)
+        return cls(reader, data.table, data.tokenizer, ranks, options.batch_size, words, writing)
 
     def scores(self, decoder: Decoder, stopping: Callable[[], bool]) -> dict[str, float] | None:
         """``val_loss`` (nats a word), ``val_accuracy`` and the metrics of the captions it writes; None if stopped.

@@ -10,7 +10,7 @@ from capmodel import training
 from capmodel.checkpoints import Checkpoints, Position
 from capmodel.objectives import CrossEntropy
 from capmodel.phases import Phase
-from capmodel.training import best_of
+from capmodel.run_log import best_of
 from tests.builders.training import make_data, tiny_options, train_alone
 
 

@@ -10,6 +10,7 @@ import torch
 
 from capmodel.checkpoints import Checkpoints, Position
 from capmodel.generate import DecodeOptions, generate
+from capmodel.journal import Journal
 from capmodel.loader import Batch
 from capmodel.objectives import CrossEntropy, Mixed
 from capmodel.optimizing import load_parameters, parameters_of
@@ -339,7 +340,7 @@ def test_ranks_draw_what_one_rank_with_their_images_draws(data, run, tmp_path, b
     def one(number, world, words=1):
         rank = Rank(number, world, CPU)
         object.__setattr__(rank, "words", words)
-        made = Trainer(options, trainer.data, rank, lambda: False, trainer.journal)
+        made = Trainer(options, trainer.data, rank, lambda: False, Journal(options.logs, print, on=False))
         load_parameters(made.decoder, parameters_of(trainer.decoder))
         return made
 

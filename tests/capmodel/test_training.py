@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 
 from capmodel.checkpoints import Checkpoints, Position
 from capmodel.decoders import DecoderConfig, make_decoder
+from capmodel.journal import Journal
 from capmodel.loader import Batch
 from capmodel.losses import masked_cross_entropy
 from capmodel.optimizing import full_state, learning_rate, load_parameters, load_state, make_optimizer
 from capmodel.ranks import Ranks, choose_device, choose_precision
+from capmodel.run_log import best_of
 from capmodel.train_data import Data
 from capmodel.train_options import TrainOptions, completed, difference
-from capmodel.training import Trainer, best_of
+from capmodel.training import Trainer
 from schemas.errors import RequestError, SystemicError
 from tests.builders.training import make_data, tiny_options, train_alone
 
@@ -173,7 +175,7 @@ def test_the_mean_over_ranks_is_the_gradient_of_the_whole_batch(data, tmp_path):
     for number, part in enumerate(parts):
         rank = Rank(number, len(parts), torch.device("cpu"))
         object.__setattr__(rank, "words", words)
-        one = Trainer(options, trainer.data, rank, lambda: False, trainer.journal)
+        one = Trainer(options, trainer.data, rank, lambda: False, Journal(options.logs, print, on=False))
         load_parameters(
             one.decoder, {name: p.detach().numpy() for name, p in trainer.decoder.named_parameters()}
         )
