@@ -39,7 +39,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features", required=True, metavar="STORE", help="a features store, or a snapshot of it: STORE@prod"
     )
-    parser.add_argument("--output", required=True, metavar="FILE", help="for the components, .safetensors")
+    parser.add_argument(
+        "--output", required=True, metavar="FILE", help="for the components: a name that ends in .safetensors"
+    )
     parser.add_argument(
         "--components",
         type=positive,
@@ -84,8 +86,9 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
         {"--features": [options.features], "--output": [options.output]},
         models=False,
     )
+    wanted = _wanted(options)
     start, run_id, url = time.monotonic(), uuid.uuid4().hex, files.absolute(options.output)
-    store, wanted = Store.open(options.features), _wanted(options)
+    store = Store.open(options.features)
     request = {"features": store.url, "snapshot": store.snapshot_id, **wanted.spec()}
     if _is_there(url, request, options):
         return 0
@@ -108,6 +111,10 @@ def _wanted(options: argparse.Namespace) -> SvdOptions:
     from jobs.options import require
     from pipelines.svd import SvdOptions
 
+    require(
+        options.output.endswith(".safetensors"),
+        f"--output {options.output!r} would hold safetensors; expected a name that ends in .safetensors",
+    )
     require(options.sample > 0, "--sample 0 leaves no image; expected a share above 0")
     require(
         options.seed is None or options.sample < 1,

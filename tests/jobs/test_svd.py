@@ -106,6 +106,10 @@ def test_dry_run_says_the_steps_and_writes_nothing(store, output, tmp_path, caps
     [
         (["--components", "6"], "6 components of 5 channels; expected at most as many"),
         (["--seed", "1"], "--seed 1 would do nothing without --sample; expected to leave it out"),
+        (
+            ["--output", "components.npz"],
+            "--output 'components.npz' would hold safetensors; expected a name that",
+        ),
         (["--sample", "0"], "--sample 0 leaves no image; expected a share above 0"),
         (["--ids", "nowhere.txt"], "--ids 'nowhere.txt' cannot be read"),
         (["--sample", "0.0001"], "0 cells of 0 images make no 3 components; expected at least as many cells"),
