@@ -15,6 +15,7 @@ from capmodel.bundle import Bundle
 from capmodel.bundle_files import keep_bundle
 from capmodel.device import device_errors, pick_device, settle_precision
 from capmodel.generate import Caption, DecodeOptions, check_options, generate
+from capmodel.generation.options import check_ngram
 from capmodel.predictions import Prediction, predict_words
 from capmodel.streams import Streams
 from schemas import arrow
@@ -60,6 +61,7 @@ def settle_captioner(
     """
     bundle = Bundle.load(url)
     check_options(options, bundle.config, bundle.tokenizer)
+    check_ngram(options, options.max_length or bundle.config.max_length)
     if features is not None:
         _check_features(bundle, features)
     return _plan(url, bundle, options, features is not None, precision)

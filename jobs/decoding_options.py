@@ -123,4 +123,10 @@ def decode_options(options: argparse.Namespace) -> Any:
         not idle,
         f"{named} would do nothing with --method {options.method}; expected another method, or to leave it out",
     )
+    drawn = [name for name in ("temperature", "top_p") if given[name] != usual[name]]
+    require(
+        options.top_k != 1 or not drawn,
+        f"--{' and --'.join(drawn).replace('_', '-')} would do nothing with --top-k 1, which leaves one word to draw; "
+        "expected a higher --top-k, or to leave it out",
+    )
     return DecodeOptions(**{**given, "beam": options.beam or 3})

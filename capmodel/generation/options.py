@@ -143,6 +143,18 @@ class DecodeOptions:
         return cls(**values)
 
 
+def check_ngram(options: DecodeOptions, most: int) -> None:
+    """For captions of at most ``most`` tokens, START and END counted: they have room for an n-gram and one word more.
+
+    Raises RequestError where none of them is long enough to have an n-gram of that length twice.
+    """
+    longest = max(0, most - 3)
+    room = (
+        f"at most {longest}: captions of at most {most} tokens, START and END counted, repeat no longer ones"
+    )
+    _expect(options.no_repeat_ngram <= longest, "no_repeat_ngram", options.no_repeat_ngram, room)
+
+
 _LATER = (
     "length_penalty",
     "length_formula",

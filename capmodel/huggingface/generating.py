@@ -38,11 +38,16 @@ def check_options(options: DecodeOptions, model_type: str) -> None:
 
 
 def check_text(options: DecodeOptions, config: Any, tokenizer: Any) -> None:
-    """Raises RequestError for more tokens than the decoder has positions, and for a prefix with unknown words."""
+    """Raises RequestError for more tokens or longer n-grams than there is room for, and a prefix with unknown words."""
     most = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     if isinstance(most, int) and 0 < most < (options.max_length or 0):
         raise RequestError(
             f"max_length is {options.max_length}; expected at most {most}, the positions of the model's decoder"
+        )
+    room = options.max_length or most
+    if isinstance(room, int) and 0 < room <= options.no_repeat_ngram:
+        raise RequestError(
+            f"no_repeat_ngram is {options.no_repeat_ngram}; expected fewer than the {room} tokens of a caption"
         )
     if (
         options.prefix

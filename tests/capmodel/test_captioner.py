@@ -181,6 +181,11 @@ def test_options_that_the_bundle_cannot_follow_are_refused_on_the_launcher(tmp_p
     store = make_features(str(tmp_path / "features"), NAMES, (2, 3, 5), spec=SPEC)
     with pytest.raises(RequestError, match="prefix 'a zebra' has a word that the model does not know"):
         settle_captioner(url, DecodeOptions(prefix="a zebra"), store)
+    settle_captioner(url, DecodeOptions(max_length=6, no_repeat_ngram=3), store)
+    with pytest.raises(
+        RequestError, match="no_repeat_ngram is 4; expected at most 3: captions of at most 6 tokens"
+    ):
+        settle_captioner(url, DecodeOptions(max_length=6, no_repeat_ngram=4), store)
 
 
 def test_features_of_the_bundles_fingerprint_are_accepted(tmp_path, url):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capmodel.generate import DecodeOptions, generate
+from capmodel.generation.options import check_ngram
 from schemas.errors import RequestError
 from tests.builders.models import make_decoder, make_features, make_tokenizer
 from tests.builders.plain_search import PlainSearch
@@ -135,6 +136,28 @@ def test_no_ngram_is_written_twice(options, size):
 
     assert repeats(captions(decoder, features, max_length=16, **options)) > 6
     assert repeats(captions(decoder, features, max_length=16, no_repeat_ngram=size, **options)) == 0
+
+
+def test_an_ngram_that_no_caption_has_room_for_twice_is_refused():
+    """Eight tokens are six words: five in a row fit twice, overlapping; six do not."""
+    decoder, features = make_decoder(TOKENIZER), make_features(1)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.zero_()
+        decoder.out_bias[4] = 5.0
+        decoder.out_bias[TOKENIZER.end] = -9.0
+
+    def found(size):
+        options = {"method": "greedy", "max_length": 8, "no_repeat_ngram": size}
+        return captions(decoder, features, **options)[0][0].text
+
+    assert found(0) == found(6) == "a a a a a a"
+    assert found(5) != found(0)
+    check_ngram(DecodeOptions(no_repeat_ngram=5), most=8)
+    with pytest.raises(
+        RequestError, match="no_repeat_ngram is 6; expected at most 5: captions of at most 8 tokens"
+    ):
+        check_ngram(DecodeOptions(no_repeat_ngram=6), most=8)
 
 
 def test_a_caption_that_has_no_word_left_ends():

@@ -47,6 +47,22 @@ def test_every_flag_becomes_its_option():
 
 
 @pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--temperature", "3"], "--temperature"),
+        (["--top-p", "0.5"], "--top-p"),
+        (["--top-p", "0.5", "--temperature", "3"], "--temperature and --top-p"),
+    ],
+)
+def test_of_one_word_nothing_is_drawn(flags, named):
+    with pytest.raises(
+        RequestError, match=f"^{named} would do nothing with --top-k 1, which leaves one word"
+    ):
+        decoded("--method", "sample", "--top-k", "1", *flags)
+    assert decoded("--method", "sample", "--top-k", "1").top_k == 1
+
+
+@pytest.mark.parametrize(
     ("method", "flags", "named"),
     [
         ("greedy", ["--length-penalty", "1", "--beam-groups", "2"], "--length-penalty and --beam-groups"),

@@ -125,6 +125,9 @@ def test_more_tokens_than_positions_and_unknown_words_are_refused(models, kind):
     settle_captioner(models[kind], DecodeOptions(max_length=32, prefix="two cats"))
     with pytest.raises(RequestError, match="max_length is 33; expected at most 32, the positions"):
         settle_captioner(models[kind], DecodeOptions(max_length=33))
+    settle_captioner(models[kind], DecodeOptions(no_repeat_ngram=31))
+    with pytest.raises(RequestError, match="no_repeat_ngram is 32; expected fewer than the 32 tokens"):
+        settle_captioner(models[kind], DecodeOptions(no_repeat_ngram=32))
     with pytest.raises(RequestError, match="prefix 'two zebras' has a word that the model does not know"):
         settle_captioner(models[kind], DecodeOptions(prefix="two zebras"))
 
