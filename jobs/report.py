@@ -38,7 +38,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Read, choose, score, render, write."""
     from jobs.scoring import open_captions, write_output
     from pipelines.captions import read_references
-    from pipelines.reads import FetchOptions
+    from pipelines.spans import FetchOptions
 
     _check(options)
     store = open_captions(options.captions)

@@ -11,8 +11,8 @@ from jobs.options import natural, positive, require, seconds, share
 from schemas import files
 
 if TYPE_CHECKING:
-    from pipelines.reads import FetchOptions
     from pipelines.sources.spec import SourceSpec
+    from pipelines.spans import FetchOptions
     from schemas.store import Store
 
 
@@ -146,7 +146,7 @@ def listing(
 def fetch_options(options: argparse.Namespace) -> FetchOptions:
     """The group ``reading``."""
     from pipelines import addresses
-    from pipelines.reads import FetchOptions
+    from pipelines.spans import FetchOptions
 
     trusted = _trusted(options)
     return FetchOptions(

@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import addresses
-from pipelines.reads import FetchOptions, Span, read_spans, too_large, with_retries
+from pipelines.reads import read_spans, too_large, with_retries
 from pipelines.sources import access
 from pipelines.sources.parquet import column_at, is_damage
 from pipelines.sources.trouble import image_error, raise_if_gone
+from pipelines.spans import FetchOptions, Span
 from schemas.errors import ImageError, SourceError
 from schemas.records import ImageRef
 

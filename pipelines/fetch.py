@@ -15,12 +15,13 @@ from fsspec.utils import merge_offset_ranges
 
 from pipelines import addresses
 from pipelines.cells import read_cells
-from pipelines.reads import FetchOptions, Span, read_spans, too_large
+from pipelines.reads import read_spans, too_large
 from pipelines.sources import tars, zips
 from pipelines.sources.access import file_version
 from pipelines.sources.listing import list_images
 from pipelines.sources.spec import SourceSpec
 from pipelines.sources.trouble import raise_if_gone
+from pipelines.spans import FetchOptions, Span
 from schemas.errors import ImageError, SourceError
 from schemas.records import ImageRef
 

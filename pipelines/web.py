@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urljoin
 
 import fsspec
@@ -12,11 +12,9 @@ from fsspec.config import conf
 from pipelines import addresses
 from pipelines.sources.spec import filesystem, is_http, lower_scheme
 from pipelines.sources.trouble import HttpStatusError
+from pipelines.spans import FetchOptions, Span
 from schemas import patience
 from schemas.errors import ImageError, SourceError
-
-if TYPE_CHECKING:
-    from pipelines.reads import FetchOptions, Span
 
 REDIRECTS = 5
 _CREDENTIALS = frozenset({"auth", "cookies", "headers", "params"})

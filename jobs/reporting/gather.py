@@ -26,8 +26,8 @@ from jobs.reporting.pictures import read_pictures
 from jobs.reporting.rows import Brief, Choice, choose, read_briefs, read_rows
 from jobs.scoring import Pairs, join_references
 from pipelines.captions import Reference
-from pipelines.reads import FetchOptions
 from pipelines.run import now
+from pipelines.spans import FetchOptions
 from schemas import Store, files
 from schemas.errors import BundleError
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from capmodel.images import decode_image
 from pipelines.fetch import fetch_location, fetch_locations
-from pipelines.reads import FetchOptions
+from pipelines.spans import FetchOptions
 from schemas.errors import ImageError, RequestError, SystemicError
 
 LONGEST_SIDE, QUALITY = 400, 80

@@ -16,10 +16,11 @@ import numpy as np
 
 from pipelines.arrays.inspect import arrays_in, read_header
 from pipelines.arrays.spec import ArraySpec
-from pipelines.reads import LISTING, Span, is_local, read_spans
+from pipelines.reads import is_local, read_spans
 from pipelines.sources import access
 from pipelines.sources.spec import local_path
 from pipelines.sources.trouble import raise_if_gone, reading
+from pipelines.spans import LISTING, Span
 from schemas.errors import ImageError, RequestError, SourceError
 from schemas.records import ImageRef
 

@@ -10,11 +10,12 @@ from typing import Any, BinaryIO, NamedTuple
 
 from fsspec import AbstractFileSystem
 
-from pipelines.reads import LISTING, check_ranges, with_retries
+from pipelines.reads import check_ranges, with_retries
 from pipelines.sources import buckets
 from pipelines.sources.buckets import Keys
 from pipelines.sources.spec import digest_of, filesystem, is_http, local_path, printable, version_of
 from pipelines.sources.trouble import reading
+from pipelines.spans import LISTING
 from schemas import files
 
 

@@ -11,10 +11,11 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 
-from pipelines.reads import LISTING, with_retries
+from pipelines.reads import with_retries
 from pipelines.sources import access
 from pipelines.sources.spec import Ignored, SourceSpec, is_image_name, printable
 from pipelines.sources.trouble import reading
+from pipelines.spans import LISTING
 from schemas.errors import ImageError, SourceError
 from schemas.records import ImageRef
 

@@ -23,7 +23,7 @@ from jobs.reporting.charts import histogram, line_chart, nice_ticks
 from jobs.reporting.heat import looks
 from jobs.reporting.pictures import LONGEST_SIDE, Picture, read_pictures, seen_window
 from jobs.reporting.rows import choose, read_briefs
-from pipelines.reads import FetchOptions
+from pipelines.spans import FetchOptions
 from schemas import arrow
 from schemas.errors import ImageError
 from tests.builders.captions import coco, write_json

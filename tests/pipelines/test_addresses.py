@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from jobs.source_options import add_fetch_options, fetch_options
 from pipelines import addresses
 from pipelines.fetch import fetch
-from pipelines.reads import FetchOptions, Span, read_spans
+from pipelines.reads import read_spans
 from pipelines.sources.lists import ref_of
 from pipelines.sources.spec import SourceSpec
+from pipelines.spans import FetchOptions, Span
 from schemas import storage
 from schemas.errors import ImageError, SourceError
 from schemas.records import ImageRef

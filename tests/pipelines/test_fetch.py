@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from pipelines import cells, reads
 from pipelines import fetch as fetching
-from pipelines.fetch import FetchOptions, fetch, fetch_location, fetch_locations, parse_location
+from pipelines.fetch import fetch, fetch_location, fetch_locations, parse_location
+from pipelines.spans import FetchOptions
 from schemas.errors import ImageError, SourceError, SystemicError, is_transient
 from schemas.records import ImageRef
 from tests.builders.sources import (
