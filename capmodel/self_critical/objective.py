@@ -72,17 +72,15 @@ class SelfCritical:
         return (rewards.sum(1, keepdims=True) - rewards) / (self.samples - 1)
 
     def loss(self, decoder: Decoder, lesson: Lesson) -> Tensor:
-        """The sum over the chosen tokens of -(r - b) log p."""
+        """The sum over the chosen tokens of -(r - b) log p, where r - b is the token's caption's."""
         chosen = lesson.targets != decoder.config.pad
         with without_dropout(decoder):
             logits = decoder(lesson.features, lesson.inputs, lesson.targets)
-        advantages = lesson.extra.unsqueeze(-1).expand_as(chosen)[
-            chosen
-        ]  # of a caption, to each of its M tokens
+        of_tokens = lesson.extra.unsqueeze(-1).expand_as(chosen)[chosen]
         minus_log_p = functional.cross_entropy(
             allowed(logits, decoder, self.temperature), lesson.targets[chosen], reduction="none"
         )
-        return (advantages * minus_log_p).sum()
+        return (of_tokens * minus_log_p).sum()
 
 
 def _blank(decoder: Decoder, features: Tensor) -> Lesson:
