@@ -29,8 +29,8 @@ test: test-fast test-clusters
 test-fast: setup
 	$(PYTEST) $(PYTEST_ARGS) -m "not cluster"
 
-# Long trials on real engines (Spark, Flink, Airflow, Slurm, Prism, failing storage) take all cores: one after the
-# other. What they need is fetched once, into ~/.cache.
+# Long trials on real engines and of platforms (Spark, Flink, Airflow, Slurm, Prism, lost machines, failing storage)
+# take all cores: one after the other. What they need is fetched once, into ~/.cache.
 test-clusters: setup
 	$(PYTEST) -m cluster
 

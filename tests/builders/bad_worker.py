@@ -14,6 +14,12 @@ if rank == "1":
     print("a line of rank 1 that is no event", flush=True)
 if how == "silent" and rank == "1":
     os._exit(7)
+if rank == "1" and how == "error":
+    try:
+        raise RuntimeError("connection closed by peer")
+    except RuntimeError as err:
+        tell_crash(type(err), err, err.__traceback__)
+    time.sleep(60)  # torchrun ends all processes with the first that is gone: here the other one's
 if rank == "1" or how == "crash":
     raise RuntimeError("connection closed by peer")
 time.sleep(0.5 if how == "error" else 60)

@@ -99,6 +99,7 @@ def test_kubernetes_fills_nothing_in(capsys):
     assert captions["command"][captions["command"].index("--prefix") + 1] == "$$(HOME)"
 
 
+@pytest.mark.cluster
 def test_nights_that_overlap_and_follow(capsys, place, tmp_path):
     nightly, upkeep = manifests(capsys, "--name", "photos", *place.options(), *on_claim(place.folder))
     with ThreadPoolExecutor() as pool:  # Forbid keeps Kubernetes from this; a Job made by hand does not
