@@ -28,14 +28,16 @@ T = TypeVar("T")
 class Batch(NamedTuple):
     """One rank's part of one step.
 
-    ``features`` float16 [B, L, C], ``tokens`` int64 [B, N, T], ``rows`` [B] of the token table. A part
-    without images has one blank image with an empty caption, so that its rank can take part in the step
-    all the same; ``rows`` is empty then, and whoever counts words must count none.
+    ``features`` float16 [B, L, C], ``tokens`` int64 [B, N, T], ``rows`` [B] of the token table; ``captions`` [B, N]:
+    which of its image's each caption is, -1 where there is none, or None: all of them, in order. A part without images
+    has one blank image with an empty caption, so that its rank can take part in the step all the same; ``rows`` is
+    empty then, and whoever counts words must count none.
     """
 
     features: torch.Tensor
     tokens: torch.Tensor
     rows: np.ndarray
+    captions: np.ndarray | None = None
 
 
 class CaptionTokens:
@@ -131,7 +133,7 @@ class FeatureReader:
         features = np.empty((len(step), *self.shape), dtype=np.float16)
         for place, sample in enumerate(step):
             features[place] = window.take(self.samples.group[sample])[self.samples.position[sample]]
-        return Batch(torch.from_numpy(features), self.tokens.padded(rows, chosen), rows)
+        return Batch(torch.from_numpy(features), self.tokens.padded(rows, chosen), rows, chosen)
 
 
 class GroupWindow:

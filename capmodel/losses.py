@@ -11,20 +11,22 @@ from torch.nn import functional
 
 
 def masked_cross_entropy(
-    logits: Tensor, targets: Tensor, pad: int, label_smoothing: float = 0.0
+    logits: Tensor, targets: Tensor, pad: int, label_smoothing: float = 0.0, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The negative log-likelihood (nats, float32) summed over targets that are not PAD; their number (int64).
 
     ``label_smoothing`` spreads that share of each target over the whole vocabulary (Szegedy et al. 2016).
+    ``weights`` ``[...]``: each target's loss counts so many times; the number of targets stays what it is.
     """
     flat = targets.reshape(-1)
-    total = functional.cross_entropy(
+    losses = functional.cross_entropy(
         logits.reshape(-1, logits.shape[-1]).float(),
         flat,
         ignore_index=pad,
-        reduction="sum",
+        reduction="sum" if weights is None else "none",
         label_smoothing=label_smoothing,
     )
+    total = losses if weights is None else losses @ weights.reshape(-1)
     return total, (flat != pad).sum()
 
 

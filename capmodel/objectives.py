@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -53,20 +54,37 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """The next word of captions that people wrote."""
+    """The next word of captions that people wrote.
+
+    ``weights``: what each caption's loss is multiplied by, float32 [rows of the token table, captions of an image];
+    None: all count alike.
+    """
 
     label_smoothing: float = 0.0
+    weights: np.ndarray | None = None
 
     def lesson(self, decoder: Decoder, batch: Batch, device: torch.device, seed: int) -> Lesson:
-        """The batch itself."""
+        """The batch itself; ``extra`` is its captions' weights, float32 [B, N], if there are any."""
         tokens = batch.tokens.to(device)
         targets = tokens[..., 1:]
         words = int((targets != PAD).sum()) if len(batch.rows) else 0
-        return Lesson(batch.features.to(device), tokens[..., :-1], targets, words)
+        weights = None if self.weights is None else self._of(self.weights, batch).to(device)
+        return Lesson(batch.features.to(device), tokens[..., :-1], targets, words, extra=weights)
+
+    @staticmethod
+    def _of(weights: np.ndarray, batch: Batch) -> Tensor:
+        if not len(batch.rows):
+            return torch.ones(batch.tokens.shape[:2])
+        rows = weights[batch.rows]
+        if batch.captions is not None:
+            rows = np.take_along_axis(rows, np.maximum(batch.captions, 0), axis=1)
+        return torch.from_numpy(rows[:, : batch.tokens.shape[1]].copy())
 
     def loss(self, decoder: Decoder, lesson: Lesson) -> Tensor:
         """Negative log-likelihoods of the targets, and what the decoder's own options add."""
-        return decoder.loss(lesson.features, lesson.inputs, lesson.targets, self.label_smoothing)
+        return decoder.loss(
+            lesson.features, lesson.inputs, lesson.targets, self.label_smoothing, lesson.extra
+        )
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from capmodel.checkpoints import Position
 from capmodel.objectives import CrossEntropy, Mixed, Objective
-from capmodel.rewards import SplitReward
+from capmodel.rewards import SplitReward, consensus_weights
 from capmodel.self_critical.objective import SelfCritical
 from capmodel.train_data import Data
 from capmodel.train_options import TrainOptions
+from schemas.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Phase:
 
 def phases_of(options: TrainOptions, data: Data) -> tuple[Phase, ...]:
     """The phases that ``options`` ask for."""
-    words = CrossEntropy(options.label_smoothing)
+    words = CrossEntropy(options.label_smoothing, _weights(options, data))
     rates = (options.learning_rate, options.warmup)
     first = Phase("cross-entropy", words, options.epochs, *rates, options.patience)
     if not options.self_critical_epochs:
@@ -50,8 +53,28 @@ def phases_of(options: TrainOptions, data: Data) -> tuple[Phase, ...]:
         samples=options.self_critical_samples,
         baseline=options.self_critical_baseline,
         temperature=options.self_critical_temperature,
+        grid_dropout=options.self_critical_grid_dropout,
     )
     if options.self_critical_cross_entropy:
         drawn = Mixed(drawn, words, options.self_critical_cross_entropy)
     rates = (options.self_critical_learning_rate, options.warmup)
     return (first, Phase("self-critical", drawn, options.self_critical_epochs, *rates, options.patience))
+
+
+def _weights(options: TrainOptions, data: Data) -> np.ndarray | None:
+    """What each caption of the token table weighs in cross-entropy, if they do not all weigh alike.
+
+    Raises RequestError where no image has several captions.
+    """
+    if not options.consensus:
+        return None
+    rows = data.samples["train"].row
+    captions = data.table.table["captions"].take(rows).to_pylist()
+    if max(map(len, captions)) < 2:
+        raise RequestError(
+            f"consensus is {options.consensus:g}; expected 0, since no image of {options.tokens} has several captions"
+        )
+    found = consensus_weights(captions, data.tokenizer, options.consensus)
+    weights = np.ones((len(data.table.table), found.shape[1]), np.float32)
+    weights[rows] = found
+    return weights

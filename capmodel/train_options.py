@@ -21,8 +21,8 @@ COUNTS = ("steps_per_epoch", "batch_size", "accumulate", "batch_growth_epochs", 
           "captions_per_image", "val_images", "val_beam", "patience", "threads")  # fmt: skip
 SCHEDULES = ("cosine", "constant")
 MOST_THREADS = 1024
-WORDS_ONLY = ("learning_rate", "label_smoothing", "captions_per_image", "dropout", "embed_dropout", "state_dropout",
-              "grid_dropout", "doubly_stochastic")  # fmt: skip
+WORDS_ONLY = ("learning_rate", "label_smoothing", "consensus", "captions_per_image", "dropout", "embed_dropout",
+              "state_dropout", "grid_dropout", "doubly_stochastic")  # fmt: skip
 """Options of cross-entropy alone: captions that a decoder draws itself are learned of without them."""
 PLACES = ("features", "tokens", "output", "checkpoints", "logs", "embeddings")
 
@@ -50,6 +50,8 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
     ema:                 share that stays of the averaged weights in a step, which then are what is validated
                          and saved; 0: no average.
     patience:            epochs without a better CIDEr after which training ends; None: never before ``epochs``.
+    consensus:           the cross-entropy of a caption weighs by its CIDEr-D against the image's other captions, to
+                         this power (Phan et al. 2017); 0: all captions alike.
     clip:                largest norm of the gradients.
     mix:                 row groups that are open at once, over all workers.
     val_images:          how many images of the val split each epoch is scored on, always the same ones.
@@ -87,6 +89,7 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
     ema: float = 0.0
     patience: int | None = None
     label_smoothing: float = 0.0
+    consensus: float = 0.0
     clip: float = 5.0
     seed: int = 0
     mix: int = 16
@@ -114,6 +117,7 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
             _expect(value is None or value >= 1, name, value, "1 or more")
         for name in ("learning_rate", "clip"):
             _expect(0 < getattr(self, name) < inf, name, getattr(self, name), "a number above 0")
+        _expect(0 <= self.consensus < inf, "consensus", self.consensus, "0 (all captions alike) or more")
         for name in ("warmup", "max_missing"):
             _expect(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
         for name in ("label_smoothing", "ema"):
@@ -139,6 +143,9 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
                 "another one with --self-critical-epochs: without draws a hard choice of cells learns nothing"
             )
             _expect(self.attention != "hard", "attention", self.attention, drawn)
+        if self.self_critical_grid_dropout:
+            expected = "a share above 0 with --self-critical-grid-dropout"
+            _expect(self.grid_dropout > 0, "grid_dropout", self.grid_dropout, expected)
         if self.epochs == 0:
             self._expect_no_words_only()
         if self.output_layer == "adaptive":
@@ -156,7 +163,8 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
         for name in WORDS_ONLY:
             value = getattr(self, name)
             buckets = name == "captions_per_image" and self.bucket_by_length  # which go by the captions
-            heeded = buckets or (name != "learning_rate" and self.self_critical_cross_entropy > 0)
+            dropped = name == "grid_dropout" and self.self_critical_grid_dropout
+            heeded = buckets or dropped or (name != "learning_rate" and self.self_critical_cross_entropy > 0)
             expected = "to leave it out where epochs is 0: self-critical training does not heed it"
             _expect(heeded or value == getattr(TrainOptions, name), name, value, expected)
 

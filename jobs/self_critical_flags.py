@@ -26,6 +26,12 @@ SELF_CRITICAL_FLAGS: dict[str, tuple[Any, str, str]] = {
         "captions are drawn from the model's probabilities to the power 1/T, which are also what is trained: below 1 "
         "likely words are drawn more often, and captions start closer to the greedy one",
     ),
+    "self_critical_grid_dropout": (
+        bool,
+        "",
+        "--grid-dropout in these epochs too: captions are drawn from, and learned of, an image with the same values "
+        "left out",
+    ),
     "self_critical_cross_entropy": (
         float,
         "WEIGHT",

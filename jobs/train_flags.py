@@ -41,6 +41,12 @@ GROUPS: dict[str, dict[str, tuple[Any, str, str]]] = {
         ),
         "weight_decay": (float, "RATE", "of tables and matrices, a step, times the learning rate (AdamW)"),
         "label_smoothing": (share, "SHARE", "of each target spread over all words"),
+        "consensus": (
+            float,
+            "POWER",
+            "captions weigh in cross-entropy by their CIDEr-D against the image's other captions, to this power (1 for "
+            "one)",
+        ),
         "clip": (float, "NORM", "largest norm of the gradients"),
         "ema": (share, "SHARE", "that stays of the averaged weights a step (0.999 for one); 0: no average"),
         "patience": (positive, "N", "end after so many epochs without a better CIDEr (default: never)"),

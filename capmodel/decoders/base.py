@@ -31,6 +31,7 @@ class Decoder(nn.Module):
     embed: nn.Embedding
     output: Output
     out_bias: nn.Parameter | None
+    drop_grid: nn.Dropout
 
     def read(self, features: Tensor, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | float]:
         """Teacher forcing up to the output layer: what it sees at each True place of ``wanted`` ``[B, N, T]``.
@@ -71,15 +72,25 @@ class Decoder(nn.Module):
         """
         raise NotImplementedError
 
-    def loss(self, features: Tensor, tokens: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    def loss(
+        self,
+        features: Tensor,
+        tokens: Tensor,
+        targets: Tensor,
+        label_smoothing: float = 0.0,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """What training minimises, summed (never averaged) over the targets that are not PAD; float32.
 
-        Cross-entropy in nats, and what the decoder's own options add to it. Shapes as in ``forward``.
+        Cross-entropy in nats, that of a caption times its one of ``weights`` ``[B, N]``; and what the decoder's own
+        options add to it. Shapes as in ``forward``.
         """
         wanted = targets != self.config.pad
         seen, more = self.read(features, tokens, wanted)
         words = self.embed.weight, self.out_bias
-        return self.output.loss(seen, *words, targets[wanted], label_smoothing) + more
+        if weights is not None:
+            weights = weights.unsqueeze(-1).expand_as(wanted)[wanted]
+        return self.output.loss(seen, *words, targets[wanted], label_smoothing, weights) + more
 
 
 def selected(part: Tensor, index: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class LstmDecoder(Decoder):
         self.drop = nn.Dropout(c.dropout)
         self.drop_words = nn.Dropout(c.words_dropped)
         self.drop_state = nn.Dropout(c.states_dropped)
-        self.drop_image = nn.Dropout(c.grid_dropout)
+        self.drop_grid = nn.Dropout(c.grid_dropout)
         self._initialise()
 
     def read(self, features: Tensor, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | float]:
@@ -56,7 +56,7 @@ class LstmDecoder(Decoder):
     def begin(self, features: Tensor) -> LstmState:
         """One caption (N = 1) of each image, before its first word. Features as in ``forward``."""
         flat = features.reshape(len(features), self.config.cells, self.config.channels)
-        image = self.image(self.drop_image(flat.mean(1, dtype=torch.float32))).unsqueeze(1)
+        image = self.image(self.drop_grid(flat.mean(1, dtype=torch.float32))).unsqueeze(1)
         zeros = image.new_zeros(len(features), 1, self.config.hidden_dim)
         match self.config.image_as:
             case "start-state":

@@ -27,8 +27,12 @@ class Output(nn.Module):
         bias: Tensor | None,
         targets: Tensor,
         label_smoothing: float = 0.0,
+        weights: Tensor | None = None,
     ) -> Tensor:
-        """Cross-entropy in nats, float32, summed over M words: ``seen`` ``[M, D]``, ``targets`` ``[M]``."""
+        """Cross-entropy in nats, float32, summed over M words: ``seen`` ``[M, D]``, ``targets`` ``[M]``.
+
+        Each word's counts ``weights`` ``[M]`` times.
+        """
         raise NotImplementedError
 
 
@@ -62,9 +66,10 @@ class FullOutput(Output):
         bias: Tensor | None,
         targets: Tensor,
         label_smoothing: float = 0.0,
+        weights: Tensor | None = None,
     ) -> Tensor:
         logits = self(seen, embeddings, bias)
-        return masked_cross_entropy(logits, targets, self.pad, label_smoothing)[0]
+        return masked_cross_entropy(logits, targets, self.pad, label_smoothing, weights)[0]
 
 
 class AdaptiveOutput(Output):
@@ -90,12 +95,14 @@ class AdaptiveOutput(Output):
         bias: Tensor | None,
         targets: Tensor,
         label_smoothing: float = 0.0,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """Likewise; only the clusters of the targets are computed. No label smoothing."""
         with torch.autocast(seen.device.type, enabled=False):
             likelihoods = self.words(seen.float(), targets).output
         idle = sum(value.sum() for value in self.words.tail.parameters())
-        return 0.0 * idle - likelihoods.sum()  # every weight gets a gradient: DDP waits for all of them
+        total = likelihoods.sum() if weights is None else likelihoods @ weights
+        return 0.0 * idle - total  # every weight gets a gradient: DDP waits for all of them
 
 
 def make_output(config: DecoderConfig) -> Output:

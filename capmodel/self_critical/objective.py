@@ -10,7 +10,7 @@ among them; dividing by the number of all tokens, as the trainer does, follows s
 
 p is that of the decoder in use, to the power 1 / temperature: without dropout, PAD, START and UNK banned, END where
 the maximum length leaves no choice. The same p draws and is learned from; with dropout the two passes would be of two
-distributions.
+distributions. ``grid_dropout`` is the exception: both passes see the same grid, with the same values left out of it.
 
 Shapes: B images, K samples, T steps, M chosen tokens, V vocabulary.
 """
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,10 +29,17 @@ from torch.nn import functional
 from capmodel.decoders.base import Decoder
 from capmodel.loader import Batch
 from capmodel.objectives import Lesson
-from capmodel.self_critical.sampling import allowed, draw_captions, without_dropout
+from capmodel.self_critical.sampling import allowed, draw_captions, policy
 
 Reward = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(rows of the token table [B], tokens [B, N, T]) -> float64 [B, N]: the worth of each caption."""
+
+
+class Drawn(NamedTuple):
+    """What a lesson knows of its captions: the advantage r - b of each, float32 [B, K], and the policy's ``mask``."""
+
+    advantages: Tensor
+    mask: int | None
 
 
 @dataclass(frozen=True)
@@ -42,14 +50,16 @@ class SelfCritical:
     samples: int
     baseline: str
     temperature: float = 1.0
+    grid_dropout: bool = False
 
     def lesson(self, decoder: Decoder, batch: Batch, device: torch.device, seed: int) -> Lesson:
-        """Captions drawn of the batch's images; ``extra`` is the advantage r - b of each, float32 [B, K]."""
+        """Captions drawn of the batch's images; ``extra`` is ``Drawn``."""
         features = batch.features.to(device)
         if not len(batch.rows):
             return _blank(decoder, features)
         names = [str(row) for row in batch.rows]
-        with without_dropout(decoder):
+        mask = int(torch.randint(2**62, ())) if self.grid_dropout else None
+        with policy(decoder, mask):
             greedy = self.baseline == "greedy"
             tokens = draw_captions(decoder, features, names, self.samples, seed, greedy, self.temperature)
         rewards = self.reward(batch.rows, tokens)
@@ -61,7 +71,7 @@ class SelfCritical:
             functional.pad(targets[..., :-1], (1, 0), value=decoder.config.start),
             targets,
             int((targets != decoder.config.pad).sum()),
-            extra=advantages,
+            extra=Drawn(advantages, mask),
             measures={"reward": drawn.mean(1).sum(), "baseline": bases.mean(1).sum()},
         )
 
@@ -74,9 +84,10 @@ class SelfCritical:
     def loss(self, decoder: Decoder, lesson: Lesson) -> Tensor:
         """The sum over the chosen tokens of -(r - b) log p, where r - b is the token's caption's."""
         chosen = lesson.targets != decoder.config.pad
-        with without_dropout(decoder):
+        advantages, mask = lesson.extra
+        with policy(decoder, mask):
             logits = decoder(lesson.features, lesson.inputs, lesson.targets)
-        of_tokens = lesson.extra.unsqueeze(-1).expand_as(chosen)[chosen]
+        of_tokens = advantages.unsqueeze(-1).expand_as(chosen)[chosen]
         minus_log_p = functional.cross_entropy(
             allowed(logits, decoder, self.temperature), lesson.targets[chosen], reduction="none"
         )
@@ -90,4 +101,6 @@ def _blank(decoder: Decoder, features: Tensor) -> Lesson:
         for token in (decoder.config.start, decoder.config.end)
     )
     advantages = torch.zeros(1, 1, device=features.device)
-    return Lesson(features, inputs, targets, 0, extra=advantages, measures={"reward": 0.0, "baseline": 0.0})
+    return Lesson(
+        features, inputs, targets, 0, extra=Drawn(advantages, None), measures={"reward": 0.0, "baseline": 0.0}
+    )

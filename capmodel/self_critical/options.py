@@ -21,6 +21,8 @@ class SelfCriticalOptions:
                                  samples (Luo 2020), or the caption of ``greedy`` search (Rennie et al. 2017).
     self_critical_temperature:   captions are drawn from, and learned of, p^(1 / this): below 1 the policy begins
                                  near the decoder's likeliest captions.
+    self_critical_grid_dropout:  captions are drawn from, and learned of, grids with the decoder's grid dropout: of
+                                 an image in one step the same values are left out for both.
     self_critical_cross_entropy: weight of the cross-entropy of people's captions beside it, with its dropout and label
                                  smoothing: both losses are summed over their words and added (Paulus et al. 2018,
                                  equation 16). 0: none.
@@ -31,6 +33,7 @@ class SelfCriticalOptions:
     self_critical_samples: int = 5
     self_critical_baseline: str = "mean"
     self_critical_temperature: float = 1.0
+    self_critical_grid_dropout: bool = False
     self_critical_cross_entropy: float = 0.0
     self_critical_learning_rate: float = 5e-5
 

@@ -80,8 +80,12 @@ def _choose(logits: Tensor, numbers: Tensor, greedy: Tensor) -> Tensor:
 
 
 @contextmanager
-def without_dropout(decoder: Decoder) -> Iterator[None]:
-    """The decoder as it will be used, gradients and all."""
+def policy(decoder: Decoder, mask: int | None = None) -> Iterator[None]:
+    """The decoder as it will be used, gradients and all.
+
+    ``mask``: a seed for the decoder's grid dropout, which the policy has then: each time the same features become the
+    same grid. None: no dropout at all.
+    """
     was_training = decoder.training
     decoder.eval()
     for module in decoder.modules():
@@ -90,6 +94,13 @@ def without_dropout(decoder: Decoder) -> Iterator[None]:
         ):  # has no dropout of its own, and cuDNN's goes back in training mode only
             module.train()
     try:
-        yield
+        if mask is None:
+            yield
+            return
+        decoder.drop_grid.train()
+        device = decoder.embed.weight.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(mask)
+            yield
     finally:
         decoder.train(was_training)

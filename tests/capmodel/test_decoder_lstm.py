@@ -93,15 +93,15 @@ def test_a_fresh_one_starts_near_a_uniform_guess_with_open_forget_gates():
 
 @pytest.mark.parametrize(
     ("name", "part"),
-    [("grid_dropout", "drop_image"), ("embed_dropout", "drop_words"), ("state_dropout", "drop_state")],
+    [("grid_dropout", "drop_grid"), ("embed_dropout", "drop_words"), ("state_dropout", "drop_state")],
 )
 def test_image_words_and_states_have_a_dropout_each(name, part):
     none = {"dropout": 0.0, "grid_dropout": 0.0}
     decoder = made(**{**none, name: 0.5}).train()
     assert {
-        place: getattr(decoder, place).p for place in ("drop_image", "drop_words", "drop_state", "drop")
+        place: getattr(decoder, place).p for place in ("drop_grid", "drop_words", "drop_state", "drop")
     } == {
-        "drop_image": 0.0,
+        "drop_grid": 0.0,
         "drop_words": 0.0,
         "drop_state": 0.0,
         "drop": 0.0,

@@ -15,8 +15,8 @@ from capmodel.loader import Batch
 from capmodel.objectives import CrossEntropy, Mixed
 from capmodel.optimizing import load_parameters, parameters_of
 from capmodel.ranks import Ranks
-from capmodel.self_critical.objective import SelfCritical
-from capmodel.self_critical.sampling import draw_captions
+from capmodel.self_critical.objective import Drawn, SelfCritical
+from capmodel.self_critical.sampling import allowed, draw_captions, policy
 from capmodel.tokenizers import END, PAD, START, UNK
 from capmodel.training import Trainer
 from schemas.errors import RequestError
@@ -119,7 +119,7 @@ def lesson_of(decoder, features, captions, advantages):
     start = torch.full_like(captions[..., :1], START)
     inputs = torch.cat([start, captions[..., :-1]], dim=-1)
     words = int((captions != PAD).sum())
-    return drawn._replace(inputs=inputs, targets=captions, words=words, extra=advantages)
+    return drawn._replace(inputs=inputs, targets=captions, words=words, extra=Drawn(advantages, None))
 
 
 @every_decoder
@@ -163,11 +163,11 @@ def test_each_sample_is_held_against_the_mean_of_the_others():
     lesson = SelfCritical(length_reward, 4, "mean").lesson(decoder, batch_of(features), CPU, 7)
     rewards = length_reward(np.arange(3), lesson.targets.numpy())
     others = [[np.delete(image, k).mean() for k in range(4)] for image in rewards]
-    np.testing.assert_allclose(lesson.extra, rewards - np.array(others), atol=1e-5)
+    np.testing.assert_allclose(lesson.extra.advantages, rewards - np.array(others), atol=1e-5)
     assert lesson.measures == pytest.approx(
         {"reward": rewards.mean(1).sum(), "baseline": rewards.mean(1).sum()}
     )
-    assert not lesson.extra.requires_grad
+    assert not lesson.extra.advantages.requires_grad
 
 
 def test_or_against_the_greedy_caption():
@@ -175,7 +175,7 @@ def test_or_against_the_greedy_caption():
     lesson = SelfCritical(length_reward, 2, "greedy").lesson(decoder, batch_of(features), CPU, 7)
     tokens = draw_captions(decoder, features, list("012"), samples=2, seed=7, greedy=True)
     rewards = length_reward(np.arange(3), tokens)
-    np.testing.assert_allclose(lesson.extra, rewards[:, :2] - rewards[:, 2:], atol=1e-5)
+    np.testing.assert_allclose(lesson.extra.advantages, rewards[:, :2] - rewards[:, 2:], atol=1e-5)
     assert lesson.measures["baseline"] == pytest.approx(rewards[:, 2].sum())
     assert lesson.targets.shape[1] == 2
 
@@ -201,6 +201,41 @@ def test_nothing_is_dropped_while_it_draws_and_learns():
     assert torch.equal(lessons[0].targets, lessons[1].targets)
     assert losses[0] == losses[1]
     assert decoder.training
+
+
+@every_decoder
+def test_with_grid_dropout_what_it_learns_of_sees_the_grid_that_was_drawn_from(chosen):
+    """The log-probabilities are those of the words as they were drawn, from a grid of which some was left out."""
+    decoder = make_decoder(make_tokenizer(), dropout=0.9, grid_dropout=0.5, **chosen).train()
+    batch, first = batch_of(make_features(3)), torch.get_rng_state()
+    objective = SelfCritical(length_reward, 3, "mean", grid_dropout=True)
+    lesson = objective.lesson(decoder, batch, CPU, 1)
+    seen = torch.get_rng_state()
+    lesson = lesson._replace(extra=lesson.extra._replace(advantages=torch.ones(3, 3)))
+    assert objective.loss(decoder, lesson).item() == pytest.approx(-walked(decoder, lesson), rel=1e-4)
+    assert objective.loss(decoder, lesson) == objective.loss(decoder, lesson)
+    assert torch.equal(torch.get_rng_state(), seen)  # the mask is drawn once, by the lesson
+    whole = lesson._replace(extra=lesson.extra._replace(mask=None))
+    assert objective.loss(decoder, whole).item() != pytest.approx(objective.loss(decoder, lesson).item())
+    other = objective.lesson(decoder, batch, CPU, 1)
+    torch.set_rng_state(first)
+    again = objective.lesson(decoder, batch, CPU, 1)
+    assert again.extra.mask == lesson.extra.mask != other.extra.mask
+    assert torch.equal(again.targets, lesson.targets)
+    assert decoder.training
+
+
+def walked(decoder, lesson):
+    """The sum of log p over the lesson's words, walking through them as ``draw_captions`` does."""
+    config, total = decoder.config, 0.0
+    with torch.no_grad(), policy(decoder, lesson.extra.mask):
+        state = decoder.begin(lesson.features)
+        state = state.select(torch.zeros(lesson.targets.shape[:2], dtype=torch.int64))
+        for words, targets in zip(lesson.inputs.unbind(-1), lesson.targets.unbind(-1), strict=True):
+            logits, state, _ = decoder.step(state, words)
+            logprobs = allowed(logits, decoder, 1.0).log_softmax(-1).gather(-1, targets.unsqueeze(-1))
+            total += logprobs[targets.unsqueeze(-1) != config.pad].sum().item()
+    return total
 
 
 def test_beside_cross_entropy_both_losses_are_summed_over_their_own_words():
@@ -237,6 +272,13 @@ def test_a_rank_without_images_has_a_loss_of_no_weight():
 
 
 SECOND = {"epochs": 2, "self_critical_epochs": 2, "self_critical_learning_rate": 0.01}
+RUN = {
+    "precision": "fp32",
+    "keep_epochs": True,
+    "learning_rate": 0.02,
+    "self_critical_grid_dropout": True,
+    **SECOND,
+}
 
 
 class StopAfter:
@@ -256,9 +298,7 @@ def epochs_of(events):
 
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
-    options = tiny_options(
-        data, tmp_path_factory.mktemp("run"), precision="fp32", keep_epochs=True, learning_rate=0.02, **SECOND
-    )
+    options = tiny_options(data, tmp_path_factory.mktemp("run"), **RUN)
     trainer, events = train_alone(options)
     return options, trainer, events
 
@@ -282,7 +322,7 @@ def test_the_second_phase_earns_more(data, tmp_path):
 
 
 def test_a_run_stopped_in_the_middle_of_it_ends_with_the_same_bits(data, run, tmp_path):
-    options = tiny_options(data, tmp_path, precision="fp32", keep_epochs=True, learning_rate=0.02, **SECOND)
+    options = tiny_options(data, tmp_path, **RUN)
     stops = (2, 7, 1)  # within cross-entropy, within the first self-critical epoch, again
     told = [event for times in stops for event in train_alone(options, StopAfter(times))[1]]
     position, _ = Checkpoints(options.checkpoints, {}).load()
@@ -391,6 +431,10 @@ def test_ranks_draw_what_one_rank_with_their_images_draws(data, run, tmp_path, b
             {"self_critical_cross_entropy": 0.1},
             "--self-critical-cross-entropy is 0.1, which does nothing without self-critical epochs; "
             "expected --self-critical-epochs 1 or more with it",
+        ),
+        (
+            {"self_critical_epochs": 1, "self_critical_grid_dropout": True, "grid_dropout": 0.0},
+            "grid-dropout is 0.0; expected a share above 0 with --self-critical-grid-dropout",
         ),
         (
             {"self_critical_epochs": 1, "self_critical_learning_rate": 0.0},
