@@ -48,6 +48,7 @@ ROWS = {
     "dropout 0": "--dropout 0",
     "grid dropout 0.3": "--grid-dropout 0.3",
     "grid dropout 0": "--grid-dropout 0",
+    "consensus 1": "--consensus 1",
     "label smoothing 0.1": "--label-smoothing 0.1",
     "weight decay 0.05": "--weight-decay 0.05",
     "EMA 0.99": "--ema 0.99",
@@ -59,6 +60,7 @@ ROWS = {
     "buckets by length": "--bucket-by-length",
     "two self-critical epochs more": REWARDED,
     "the same, against greedy captions": f"{REWARDED} --self-critical-baseline greedy",
+    "two self-critical epochs, the grid's dropout kept": f"{REWARDED} --self-critical-grid-dropout",
 }
 
 

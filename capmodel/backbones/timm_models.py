@@ -77,6 +77,16 @@ class Timm(Backbone):
         model = _created(self.model_name, output)
         return Features(_resized(self.name, model, size), self.name, output)
 
+    def published(self, name: str) -> State:
+        """Those that timm has for the model, downloaded once to its cache. Raises RequestError."""
+        try:
+            return dict(_timm().create_model(self.model_name, pretrained=True).state_dict())
+        except (OSError, RuntimeError) as err:
+            raise RequestError(
+                f"timm's weights of {self.model_name} cannot be fetched ({str(err).splitlines()[0]}); "
+                "expected a connection to its hub, or --weights FILE with a copy of them"
+            ) from err
+
     def fit(self, state: State, size: int, output: str) -> State:
         """Position embeddings of weights for the model's own image size are resampled, as timm does it."""
         model = _created(self.model_name, output)
@@ -126,18 +136,6 @@ class Features(nn.Module):
         if told is not None:
             return str(told) == "NHWC"
         return features.shape[1] != self.model.num_features and features.shape[3] == self.model.num_features
-
-
-def pretrained(name: str) -> State:
-    """The weights that timm has for the model, downloaded once to its cache. Raises RequestError."""
-    model_name = name.removeprefix(TIMM)
-    try:
-        return dict(_timm().create_model(model_name, pretrained=True).state_dict())
-    except (OSError, RuntimeError) as err:
-        raise RequestError(
-            f"timm's weights of {model_name} cannot be fetched ({str(err).splitlines()[0]}); "
-            "expected a connection to its hub, or --weights FILE with a copy of them"
-        ) from err
 
 
 @lru_cache(maxsize=64)

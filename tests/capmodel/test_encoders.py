@@ -23,7 +23,6 @@ from capmodel.encoder_names import described
 from capmodel.encoders import Encoder, EncoderSpec, resolve_encoder, store_weights
 from capmodel.preprocess import Preprocess
 from capmodel.streams import ROWS
-from capmodel.weights import find_weights
 from schemas import arrow
 from schemas.errors import FingerprintError, ImageError, OutOfMemory, RequestError, SystemicError
 from tests.builders.images import drawn, encoded
@@ -395,7 +394,7 @@ LABELS = {
 
 def classifier(name: str, weights: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight and bias of the ImageNet classifier that the weights' file holds beside what encoders keep."""
-    state = find_weights(name, weights, BACKBONES[name].presets)
+    state = BACKBONES[name].weights(weights)
     layer = "fc" if name == "inception_v3" else "_fc"
     return state[f"{layer}.weight"].float(), state[f"{layer}.bias"].float()
 

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save, save_file
 from torch import nn
 
-from capmodel.weights import find_weights, load_into, read_weights, store_weights, weights_bytes
+from capmodel.backbones import find_backbone
+from capmodel.weights import find_weights, hub_weights, load_into, read_weights, store_weights, weights_bytes
 from schemas import files
 from schemas.errors import FingerprintError, RequestError
 from schemas.fingerprint import sha256_bytes, sha256_file
@@ -98,7 +99,7 @@ def test_a_missing_file_and_an_unknown_protocol_are_refused(tmp_path):
 
 
 def test_a_name_that_is_not_published_says_which_are():
-    assert sentence(find_weights, "resnet50", "IMAGENET22K", ["IMAGENET1K_V2", "IMAGENET1K_V1"]) == (
+    assert sentence(find_weights, "resnet50", "IMAGENET22K", ["IMAGENET1K_V2", "IMAGENET1K_V1"], dict) == (
         "resnet50 has no weights 'IMAGENET22K'; expected IMAGENET1K_V2 or IMAGENET1K_V1, or a file or URL"
     )
 
@@ -107,7 +108,7 @@ def test_a_hub_out_of_reach_is_one_sentence_with_the_way_out(tmp_path, monkeypat
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for name in ("https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    said = sentence(find_weights, "resnet50", "IMAGENET1K_V1", ["IMAGENET1K_V1"])
+    said = sentence(hub_weights, "resnet50", "IMAGENET1K_V1")
     assert said.startswith("weights IMAGENET1K_V1 of resnet50 cannot be fetched (")
     assert said.endswith(
         "); expected a connection to torchvision's hub, or --weights FILE with a copy of them"
@@ -118,7 +119,7 @@ def test_a_published_name_is_loaded_from_torchvisions_hub_folder(tmp_path, monke
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub/checkpoints").mkdir(parents=True)
     torch.save(STATE, tmp_path / "hub/checkpoints/resnet50-0676ba61.pth")
-    assert same(find_weights("resnet50", "IMAGENET1K_V1", ["IMAGENET1K_V1"]), STATE)
+    assert same(find_backbone("resnet50").weights("IMAGENET1K_V1"), STATE)
 
 
 def test_every_key_and_shape_has_to_fit():
