@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from capmodel.backbones import find_backbone, ready
+from capmodel.backbones import find_backbone, ready, shape_of
 from capmodel.device import DTYPES, device_errors, exact_kernels, pick_device, settle_precision
 from capmodel.encoder_names import INCEPTION_V3
 from capmodel.images import decode_image
@@ -38,6 +38,7 @@ class EncoderSpec:
                     classifier reads: the grid's mean in most) or ``logits`` ``[1000]``.
     weights_sha256: of the weights as ``weights_bytes`` writes them, without what the output does not need.
     pool_padding:   whether InceptionV3's average pools count padding (torchvision) or not (TensorFlow).
+    layers:         whose grids are kept, one after the other, averaged down to the coarsest; () for the last alone.
     precision:      ``fp32`` or ``bf16``: what the network computes in. What is kept is float16 either way.
     """
 
@@ -47,16 +48,21 @@ class EncoderSpec:
     preprocess: Preprocess
     precision: str = "fp32"
     pool_padding: bool = True
+    layers: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; ``from_dict`` reads them back."""
-        return asdict(self)
+        """Plain JSON values; ``from_dict`` reads them back. Without ``layers`` where there are none, as ever."""
+        values = asdict(self)
+        layers = list(values.pop("layers"))
+        return {**values, "layers": layers} if layers else values
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> EncoderSpec:
         """The spec that ``to_dict`` wrote. Raises RequestError for one of another version."""
         try:
-            return EncoderSpec(**{**values, "preprocess": Preprocess.from_dict(values["preprocess"])})
+            prepared = Preprocess.from_dict(values["preprocess"])
+            layers = tuple(values.get("layers", ()))
+            return EncoderSpec(**{**values, "preprocess": prepared, "layers": layers})
         except (TypeError, KeyError) as err:
             raise RequestError(
                 f"an encoder of another version of captionbeam ({err}); "
@@ -71,7 +77,7 @@ class EncoderSpec:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one row: ``(H, W, C)`` or ``(C,)``."""
-        return find_backbone(self.name).shape(self.preprocess.size, self.output)
+        return shape_of(self.name, self.preprocess.size, self.output, self.layers)
 
     @property
     def field(self) -> pa.Field:
@@ -92,6 +98,7 @@ def resolve_encoder(
     resize: int | None = None,
     interpolation: str | None = None,
     channels: str | None = None,
+    layers: Sequence[str] = (),
 ) -> tuple[EncoderSpec, State]:
     """On the launcher: the spec, everything settled, and its weights, tried in the network.
 
@@ -102,17 +109,27 @@ def resolve_encoder(
     """
     backbone = find_backbone(name)
     backbone.check_output(output)
+    _check_layers(name, output, layers)
     if not pool_padding and name != INCEPTION_V3:
         raise RequestError(f"{name} has no average pools with padding; only inception_v3 can leave it out")
     wanted = weights or backbone.default
     preset = backbone.presets.get(wanted, backbone.presets[backbone.default])
     prepared = preset.override(preprocess, image_size, crop, interpolation, channels, resize)
-    backbone.shape(prepared.size, output)
+    shape_of(name, prepared.size, output, tuple(layers))
     precision = settle_precision(precision, pick_device(device) if precision == "auto" else None)
     state = backbone.fit(backbone.weights(wanted), prepared.size, output)
-    ready(name, prepared.size, output, state, pool_padding, torch.float32, torch.device("cpu"))
+    ready(name, prepared.size, output, state, pool_padding, torch.float32, torch.device("cpu"), layers)
     sha256 = sha256_bytes(weights_bytes(state))
-    return EncoderSpec(name, output, sha256, prepared, precision, pool_padding), state
+    return EncoderSpec(name, output, sha256, prepared, precision, pool_padding, tuple(layers)), state
+
+
+def _check_layers(name: str, output: str, layers: Sequence[str]) -> None:
+    if layers and output == "logits":
+        raise RequestError(f"layers of {name} have no logits; expected the grid, or pooled")
+    if not all(layers):
+        raise RequestError(f"layers is {','.join(layers)!r}, where a name is empty; expected NAME,NAME")
+    if twice := [layer for layer in layers if layers.count(layer) > 1]:
+        raise RequestError(f"the layer {twice[0]!r} is named twice; expected it once")
 
 
 class Encoder:
@@ -147,6 +164,7 @@ class Encoder:
             spec.pool_padding,
             DTYPES[spec.precision],
             target,
+            spec.layers,
         )
         return cls(spec, network, batch_size or BATCH[target.type], target)
 

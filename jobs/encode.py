@@ -89,6 +89,14 @@ def add_network_options(group: Any) -> None:
         "numbers, before the softmax); no encoder without one has them",
     )
     group.add_argument(
+        "--layers",
+        type=lambda names: [name.strip() for name in names.split(",")],
+        default=[],
+        metavar="NAME,...",
+        help="keep the grids of these layers, modules of the network by name, side by side, finer ones averaged down "
+        "to the coarsest: Mixed_6e,Mixed_7b,Mixed_7c of inception_v3, layer3,layer4 of a resnet (default: the last)",
+    )
+    group.add_argument(
         "--preprocess",
         metavar="NAME",
         help="scaling as the weights were trained with: torch, tf, caffe, lite or clip, or mean and standard "
@@ -173,6 +181,7 @@ def encoding(options: argparse.Namespace) -> Work:
         resize=options.resize,
         interpolation=options.interpolation,
         channels=options.channels,
+        layers=options.layers,
     )
     plan = settled(options, spec.to_dict(), spec.output, spec.shape)
 

@@ -56,6 +56,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "zero (SVD)",
     )
     parser.add_argument(
+        "--scale",
+        action="store_true",
+        help="divide each channel by its root mean square first (with --center: its standard deviation), so that all "
+        "weigh alike: for encode --layers, whose layers' numbers are of different sizes",
+    )
+    parser.add_argument(
         "--sample",
         type=share,
         default=1.0,
@@ -121,7 +127,9 @@ def _wanted(options: argparse.Namespace) -> SvdOptions:
         f"--seed {options.seed} would do nothing without --sample; expected to leave it out",
     )
     ids = _read_ids(options.ids) if options.ids else None
-    return SvdOptions(options.components, options.center, options.sample, options.seed or 0, ids)
+    return SvdOptions(
+        options.components, options.center, options.sample, options.seed or 0, ids, options.scale
+    )
 
 
 def _read_ids(url: str) -> frozenset[str]:
@@ -143,7 +151,7 @@ def _is_there(url: str, request: Mapping[str, Any], options: argparse.Namespace)
 
     if options.overwrite or not files.exists(url):
         return False
-    there = read_components(url).about["request"]
+    there = {"scaled": False, **read_components(url).about["request"]}  # which older files do not say
     odd = [name for name, value in request.items() if there.get(name) != value]
     if odd:
         raise RequestError(

@@ -47,8 +47,11 @@ class Moments:
 
 
 class Decomposition(NamedTuple):
-    """``vectors`` float64 [K, C]; ``mean`` float64 [C], or None; ``variance`` float64 [C] of the features along
-    each of all components, ``total`` that of the features; ``singular_values`` float64 [C]."""
+    """``vectors`` float64 [K, C], to be multiplied with features as they are; ``mean`` float64 [C], or None.
+
+    Of the features, scaled where they are: ``variance`` float64 [C] along each of all components, ``total``, and
+    ``singular_values`` float64 [C].
+    """
 
     vectors: np.ndarray
     mean: np.ndarray | None
@@ -57,13 +60,18 @@ class Decomposition(NamedTuple):
     singular_values: np.ndarray
 
 
-def decompose(moments: Moments, count: int, center: bool = False) -> Decomposition:
+def decompose(moments: Moments, count: int, center: bool = False, scale: bool = False) -> Decomposition:
     """The first ``count`` right singular vectors of the matrix of all cells, less their mean if ``center``.
 
-    They are the eigenvectors of the second moments. A vector's sign is arbitrary: its largest number is positive.
+    They are the eigenvectors of the second moments. A vector's sign is arbitrary: its largest number is positive. With
+    ``scale`` they are of channels divided by their root mean squares (standard deviations if ``center``: PCA of the
+    correlations), and divided by those themselves, so that they reduce features as they are.
     """
-    mean = moments.sums / moments.cells
+    offset = moments.sums / moments.cells
     second = moments.products / moments.cells
+    sizes = np.sqrt(np.maximum(np.diag(second) - offset**2 * center, 0)) if scale else np.ones(len(offset))
+    inverse = np.divide(1.0, sizes, out=np.zeros_like(sizes), where=sizes > 0)
+    mean, second = offset * inverse, second * np.outer(inverse, inverse)
     values, vectors = np.linalg.eigh(second - np.outer(mean, mean) if center else second)
     values, vectors = np.maximum(values[::-1], 0), vectors.T[::-1]
     largest = np.take_along_axis(vectors, np.abs(vectors).argmax(1)[:, None], axis=1)
@@ -71,5 +79,9 @@ def decompose(moments: Moments, count: int, center: bool = False) -> Decompositi
     variance = values if center else np.maximum(values - (vectors @ mean) ** 2, 0)
     total = float(np.trace(second) - mean @ mean)
     return Decomposition(
-        vectors[:count], mean if center else None, variance, total, np.sqrt(values * moments.cells)
+        vectors[:count] * inverse,
+        offset if center else None,
+        variance,
+        total,
+        np.sqrt(values * moments.cells),
     )

@@ -29,13 +29,16 @@ Task = tuple[str, list[int]]  # a data file, and its rows that are no longer liv
 
 @dataclass(frozen=True)
 class SvdOptions:
-    """``count``: components kept; ``center``: PCA; ``sample``, ``seed``, ``ids``: of which images."""
+    """``count``: components kept; ``center``: PCA; ``scale``: of channels of equal size; ``sample``, ``seed``,
+    ``ids``: of which images.
+    """
 
     count: int = 128
     center: bool = False
     sample: float = 1.0
     seed: int = 0
     ids: frozenset[str] | None = None
+    scale: bool = False
 
     def spec(self) -> dict[str, Any]:
         """What shapes the result, the ids by their hash."""
@@ -46,6 +49,7 @@ class SvdOptions:
             "sample": self.sample,
             "seed": self.seed,
             "ids": ids,
+            "scaled": self.scale,
         }
 
     def takes(self, image_id: str) -> bool:
@@ -164,7 +168,7 @@ def write_components(moments: Moments, url: str, about: Mapping[str, Any], optio
             f"{moments.cells} cells of {moments.images} images make no {options.count} components; "
             "expected at least as many cells"
         )
-    found = decompose(moments, options.count, options.center)
+    found = decompose(moments, options.count, options.center, options.scale)
     said = {**about, "images": moments.images, "cells": moments.cells, **explained(found)}
     try:
         files.write_atomic(url, components_bytes(found.vectors, found.mean, said))

@@ -1,6 +1,7 @@
 """Components that reduce features: one safetensors file, written by the job ``svd``.
 
-components  float32 [K, C]: orthonormal rows, the one that explains most first
+components  float32 [K, C]: orthonormal rows, the one that explains most first; each number divided by its channel's
+            size where they were fitted to scaled channels
 mean        float32 [C]: taken off first; only where they were fitted to centred features (PCA)
 
 Its header's ``captionbeam`` says, as JSON, what they were fitted on and what each of them explains.

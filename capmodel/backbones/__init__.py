@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -72,6 +73,27 @@ def find_backbone(name: str) -> Backbone:
     return BACKBONES[name]
 
 
+@lru_cache(maxsize=64)
+def shape_of(name: str, size: int, output: str, layers: tuple[str, ...] = ()) -> tuple[int, ...]:
+    """Of one row: ``(H, W, C)`` or ``(C,)``; with ``layers`` found by running the network without numbers in it.
+
+    Raises RequestError for what the network cannot take, or does not have.
+    """
+    backbone = find_backbone(name)
+    shape = backbone.shape(size, output)
+    if not layers:
+        return shape
+    with torch.device("meta"), torch.inference_mode():
+        grids = backbone.cut(backbone.build(size, output), layers)
+        try:
+            channels, height, width = grids(torch.empty(1, 3, size, size)).shape[1:]
+        except (ValueError, RuntimeError, IndexError) as err:
+            raise RequestError(
+                f"layers of {name} are {', '.join(layers)}; expected ones that put out a grid [C, H, W]"
+            ) from err
+    return (height, width, channels) if output == "grid" else (channels,)
+
+
 def ready(
     name: str,
     size: int,
@@ -80,8 +102,9 @@ def ready(
     pool_padding: bool,
     dtype: torch.dtype,
     device: torch.device,
+    layers: Sequence[str] = (),
 ) -> nn.Module:
-    """The network with ``state`` in it, for inference: batch norms folded, channels last.
+    """The network with ``state`` in it, for inference: batch norms folded, channels last, cut off after ``layers``.
 
     Raises RequestError where keys or shapes of ``state`` are not the network's.
     """
@@ -92,5 +115,7 @@ def ready(
         network.count_pool_padding(pool_padding)
     if name in BACKBONES:
         fold_batch_norm(network)
+    if layers:
+        network = find_backbone(name).cut(network, layers)
     network.to(device=device, dtype=dtype)
     return network.to(memory_format=torch.channels_last)

@@ -6,7 +6,7 @@ Shapes: n images; S the image size; H, W, C the grid's height, width and channel
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,10 @@ class Backbone(ABC):
     def published(self, name: str) -> State:
         """The weights of one of the ``presets``: torchvision's. Raises RequestError."""
         return hub_weights(self.name, name)
+
+    def cut(self, network: nn.Module, layers: Sequence[str]) -> nn.Module:
+        """``network``, its grid that of ``layers``. Raises RequestError where it has none to choose from."""
+        raise RequestError(f"{self.name} gives its last grid alone; expected another encoder, or no --layers")
 
     def check_output(self, output: str) -> None:
         """Raises RequestError for an output that the network does not have."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from torch import nn
 
 from capmodel.backbones import presets
 from capmodel.backbones.base import Backbone, Tower
+from capmodel.backbones.layers import Layers
 from capmodel.encoder_names import OUTPUTS
 from capmodel.preprocess import Preprocess
 from capmodel.weights import State, package_weights
@@ -61,6 +62,9 @@ class Convolutional(Backbone):
     def build(self, size: int, output: str) -> nn.Module:
         with torch.device("meta"):
             return self.make(self.name, output)
+
+    def cut(self, network: nn.Module, layers: Sequence[str]) -> nn.Module:
+        return Layers(network, layers, self.name)
 
     def fit(self, state: State, size: int, output: str) -> State:
         known = self.build(size, output).state_dict()

@@ -9,7 +9,7 @@ import pytest
 
 from jobs.cli import main
 from pipelines.find import is_sampled
-from schemas import Store
+from schemas import Store, files
 from schemas.components import components_bytes, read_components
 from schemas.errors import RequestError
 from tests.builders.stores import make_captions, make_features
@@ -63,6 +63,29 @@ def test_centred_it_keeps_the_mean(store, output):
     found = read_components(output)
     assert found.method == "pca"
     np.testing.assert_allclose(found.mean, cells(store).mean(0), rtol=1e-6)
+
+
+def test_scaled_all_channels_weigh_alike(store, output, capsys):
+    matrix = cells(store)
+    sizes = np.sqrt((matrix**2).mean(0))
+    assert main(request_of(store, output, "--scale")) == 0
+    vectors = np.linalg.svd(matrix / sizes, full_matrices=False)[2][:3]
+    np.testing.assert_allclose(
+        np.abs((read_components(output).vectors * sizes) @ vectors.T), np.eye(3), atol=1e-5
+    )
+    capsys.readouterr()
+    assert main(request_of(store, output)) == 2
+    assert "holds components of scaled True, not False; expected the same request" in capsys.readouterr().err
+
+
+def test_components_of_before_there_was_scaling_are_these_very_ones(store, output, capsys):
+    assert main(request_of(store, output)) == 0
+    found = read_components(output)
+    request = {name: value for name, value in found.about["request"].items() if name != "scaled"}
+    files.write_atomic(output, components_bytes(found.vectors, None, {**found.about, "request": request}))
+    capsys.readouterr()
+    assert main(request_of(store, output)) == 0
+    assert "nothing to do" in capsys.readouterr().out
 
 
 def test_of_a_sample_or_of_listed_images_alone(store, output, tmp_path):

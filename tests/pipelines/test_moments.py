@@ -43,6 +43,24 @@ def test_centred_they_are_the_principal_components():
 
 
 @pytest.mark.parametrize("center", [False, True])
+def test_of_scaled_channels_they_are_those_of_channels_of_equal_size(center):
+    """Divided by the sizes themselves: they multiply features as they are. A channel of noughts stays out of it."""
+    rows = features()
+    rows[..., 4] = 0
+    matrix = rows.reshape(-1, 6).astype(np.float64)
+    moved = matrix - matrix.mean(0) * center
+    sizes = np.sqrt((moved**2).mean(0))
+    scaled = np.divide(moved, sizes, out=np.zeros_like(moved), where=sizes > 0)
+    found = decompose(gathered(rows), 4, center, scale=True)
+    _, values, vectors = np.linalg.svd(scaled, full_matrices=False)
+    signs = np.sign((scaled @ vectors[:4].T * (moved @ found.vectors.T)).sum(0))
+    np.testing.assert_allclose(moved @ found.vectors.T, scaled @ vectors[:4].T * signs, atol=1e-8)
+    np.testing.assert_allclose(found.singular_values[:5], values[:5], rtol=1e-9)
+    assert found.vectors[:, 4].tolist() == [0] * 4
+    assert found.total == pytest.approx(scaled.var(0).sum())
+
+
+@pytest.mark.parametrize("center", [False, True])
 def test_the_variance_is_that_of_the_projected_features(center):
     matrix = features().reshape(-1, 6).astype(np.float64)
     found = decompose(gathered(features()), 6, center)

@@ -1,0 +1,62 @@
+"""Grids of several layers of a network, side by side: what earlier layers saw is not all in the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.fx.proxy import TraceError
+from torch.nn.functional import adaptive_avg_pool2d
+
+from schemas.errors import RequestError
+
+
+class Layers(nn.Module):
+    """``[n, C1 + C2 + ..., H, W]``: what the ``names`` of ``network``'s modules put out, one after the other.
+
+    H and W are those of the coarsest of them; finer grids are averaged down to it. Modules that none of them needs are
+    left out. ``model`` is the network's name in errors. Raises RequestError for a name that the network does not have.
+    """
+
+    def __init__(self, network: nn.Module, names: Sequence[str], model: str) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.network = _extractor(network, self.names, model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.network(x)
+        grids = [found[name] for name in self.names]
+        side = min((grid.shape[2:] for grid in grids), key=lambda cells: cells.numel())
+        return torch.cat([_coarser(grid, side) for grid in grids], dim=1)
+
+
+def _extractor(network: nn.Module, names: Sequence[str], model: str) -> nn.Module:
+    from torchvision.models.feature_extraction import create_feature_extractor  # takes seconds
+
+    try:
+        return create_feature_extractor(network.eval(), {name: name for name in names})
+    except TraceError as err:
+        raise RequestError(
+            f"{model} gives its last grid alone; expected another encoder, or no --layers"
+        ) from err
+    except ValueError as err:
+        known = {name for name, _ in network.named_modules()}
+        unknown = next((name for name in names if name not in known), names[0])
+        raise RequestError(
+            f"{model} has no layer {unknown!r}; expected modules such as {', '.join(_examples(network))}"
+        ) from err
+
+
+def _examples(network: nn.Module) -> list[str]:
+    """The last names on the first level that has several."""
+    names = [name for name, _ in network.named_children()]
+    if len(names) <= 2:
+        names = [
+            f"{name}.{inner}" for name in names for inner, _ in network.get_submodule(name).named_children()
+        ]
+    return names[-4:]
+
+
+def _coarser(grid: Tensor, side: torch.Size) -> Tensor:
+    return grid if grid.shape[2:] == side else adaptive_avg_pool2d(grid, (side[0], side[1]))
