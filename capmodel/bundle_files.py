@@ -75,6 +75,15 @@ def read_manifest(url: str) -> Manifest:
     return _checked(url, values)
 
 
+def is_others(data: bytes) -> bool:
+    """Whether this ``config.json`` is whole, and not a bundle's."""
+    try:
+        values = json.loads(data)
+    except ValueError:
+        return False
+    return not isinstance(values, Mapping) or values.get("format") != FORMAT
+
+
 def read_checked(url: str, manifest: Manifest, name: str) -> bytes:
     """The file ``name`` of the bundle ``url``. Raises BundleError where it is not the one that was saved."""
     try:

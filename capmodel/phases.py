@@ -16,7 +16,6 @@ from capmodel.rewards import SplitReward, consensus_weights
 from capmodel.self_critical.objective import SelfCritical
 from capmodel.train_data import Data
 from capmodel.train_options import TrainOptions
-from schemas.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -62,18 +61,11 @@ def phases_of(options: TrainOptions, data: Data) -> tuple[Phase, ...]:
 
 
 def _weights(options: TrainOptions, data: Data) -> np.ndarray | None:
-    """What each caption of the token table weighs in cross-entropy, if they do not all weigh alike.
-
-    Raises RequestError where no image has several captions.
-    """
+    """What each caption of the token table weighs in cross-entropy, if they do not all weigh alike."""
     if not options.consensus:
         return None
     rows = data.samples["train"].row
     captions = data.table.table["captions"].take(rows).to_pylist()
-    if max(map(len, captions)) < 2:
-        raise RequestError(
-            f"consensus is {options.consensus:g}; expected 0, since no image of {options.tokens} has several captions"
-        )
     found = consensus_weights(captions, data.tokenizer, options.consensus)
     weights = np.ones((len(data.table.table), found.shape[1]), np.float32)
     weights[rows] = found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from math import inf
@@ -51,7 +52,7 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
                          and saved; 0: no average.
     patience:            epochs without a better CIDEr after which training ends; None: never before ``epochs``.
     consensus:           the cross-entropy of a caption weighs by its CIDEr-D against the image's other captions, to
-                         this power (Phan et al. 2017); 0: all captions alike.
+                         this power, up to 10 (after Phan et al. 2017); 0: all captions alike.
     clip:                largest norm of the gradients.
     mix:                 row groups that are open at once, over all workers.
     val_images:          how many images of the val split each epoch is scored on, always the same ones.
@@ -117,7 +118,9 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
             _expect(value is None or value >= 1, name, value, "1 or more")
         for name in ("learning_rate", "clip"):
             _expect(0 < getattr(self, name) < inf, name, getattr(self, name), "a number above 0")
-        _expect(0 <= self.consensus < inf, "consensus", self.consensus, "0 (all captions alike) or more")
+        _expect(0 <= self.consensus <= 10, "consensus", self.consensus, "from 0 (all captions alike) to 10")
+        device = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
+        _expect(device is not None, "device", self.device, "auto, cpu, cuda or cuda:N")
         for name in ("warmup", "max_missing"):
             _expect(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
         for name in ("label_smoothing", "ema"):

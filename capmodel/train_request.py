@@ -6,7 +6,19 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from capmodel.bundle_files import CONFIG, MODEL, Manifest, read_checked, read_manifest
+import numpy as np
+
+from capmodel.bundle_files import (
+    CARD,
+    CONFIG,
+    HISTORY,
+    MODEL,
+    TOKENIZER,
+    Manifest,
+    is_others,
+    read_checked,
+    read_manifest,
+)
 from capmodel.checkpoints import Checkpoints
 from capmodel.decoders import DecoderConfig
 from capmodel.decoders.vectors import vectors_width
@@ -14,13 +26,14 @@ from capmodel.pairing import identity_of, pair
 from capmodel.starting import check_start, identity_of_start
 from capmodel.tokenizers import load_tokenizer
 from capmodel.train_options import TrainOptions
-from schemas import files
+from schemas import files, fingerprint
 from schemas.errors import RequestError
 from schemas.fingerprint import sha256_file
 from schemas.layout import newest_snapshot
 from schemas.store import Store
-from schemas.tokens import TokenTable
+from schemas.tokens import TABLE, TokenTable
 
+OTHERS = (MODEL, TOKENIZER, HISTORY, CARD)  # of a bundle's files those that every bundle has, beside CONFIG
 WRITTEN = ("output", "checkpoints", "logs", "cache")
 
 
@@ -37,14 +50,15 @@ def settle(
     wanted = {**wanted, "features": store.url, "snapshot": store.snapshot_id}  # STORE@prod may move meanwhile
     options = TrainOptions(**{**wanted, **_places(wanted), **_embeddings(wanted)})
     table = TokenTable.open(options.tokens)
-    pair(store, table, options.max_missing)
+    _check_captions(options, table, pair(store, table, options.max_missing)["train"].row)
     tokenizer = load_tokenizer(table.tokenizer_url)
     config = DecoderConfig.fit(options, store.shape, tokenizer, options.init is not None)
     for name in ("output", "checkpoints"):
-        _check_no_store(name, getattr(options, name))
+        _check_no_other(name, getattr(options, name))
+    _check_output(options)
     if options.init is not None:
         _check_init(options, check_start(options.init, store.fingerprint, tokenizer, config))
-    if _is_done(options, store, table, workers):
+    if _is_done(options, store, table, workers, config):
         return options, False
     for name in written:
         if (place := getattr(options, name)) is not None:
@@ -53,16 +67,54 @@ def settle(
 
 
 def forget(options: TrainOptions) -> None:
-    """Make the next run start over: a finished bundle is one no longer, and the checkpoints are gone."""
-    fs, config = files.split(files.join(options.output, CONFIG))
-    if fs.exists(config):
-        fs.rm_file(config)
+    """Make the next run start over: a finished bundle is gone, ``config.json`` first, and so are the checkpoints."""
+    for name in (CONFIG, *OTHERS):
+        fs, path = files.split(files.join(options.output, name))
+        if fs.exists(path):
+            fs.rm(path, recursive=name == TOKENIZER)
     Checkpoints(options.checkpoints, {}).clear()
 
 
-def _check_no_store(name: str, url: str) -> None:
+def _check_no_other(name: str, url: str) -> None:
     if newest := newest_snapshot(url):
         raise RequestError(f"{name} is {url!r}, a store of {newest.kind}; expected another folder")
+    if files.exists(files.join(url, TABLE)):
+        raise RequestError(f"{name} is {url!r}, a token table; expected another folder")
+
+
+def _check_output(options: TrainOptions) -> None:
+    """Raises RequestError, BundleError where the bundle would be laid over what no run has written."""
+    if options.checkpoints == options.output:
+        raise RequestError(f"checkpoints is {options.checkpoints!r}, the output; expected another folder")
+    config = files.join(options.output, CONFIG)
+    if files.exists(config):
+        if is_others(files.read_bytes(config)):
+            raise RequestError(
+                f"output is {options.output!r}, whose {CONFIG} is not a bundle's; expected another folder"
+            )
+        return
+    there = [name for name in OTHERS if files.exists(files.join(options.output, name))]
+    if there and Checkpoints(options.checkpoints, {}).record() is None:
+        raise RequestError(
+            f"output is {options.output!r}, where {there[0]} is of no run that is known; expected another folder, or "
+            "an empty one"
+        )
+
+
+def _check_captions(options: TrainOptions, table: TokenTable, rows: np.ndarray) -> None:
+    """Raises RequestError where options need more captions of an image than there are."""
+    if not options.consensus and options.captions_per_image is None:
+        return
+    most = max(map(len, table.table["captions"].take(rows).to_pylist()))
+    if options.consensus and most < 2:
+        raise RequestError(
+            f"consensus is {options.consensus:g}; expected 0, since no image of {options.tokens} has several captions"
+        )
+    if (options.captions_per_image or 0) > most:
+        raise RequestError(
+            f"captions-per-image is {options.captions_per_image}; expected at most {most}, as many as an image of "
+            f"{options.tokens} has"
+        )
 
 
 def _check_init(options: TrainOptions, manifest: Manifest) -> None:
@@ -104,7 +156,9 @@ def _embeddings(wanted: Mapping[str, Any]) -> dict[str, Any]:
     return {"embeddings": url, "embed_dim": width}
 
 
-def _is_done(options: TrainOptions, store: Store, table: TokenTable, workers: int) -> bool:
+def _is_done(
+    options: TrainOptions, store: Store, table: TokenTable, workers: int, config: DecoderConfig
+) -> bool:
     """Whether the bundle is there. Raises RequestError where it is another run's."""
     if options.restart or not files.exists(files.join(options.output, CONFIG)):
         return False
@@ -112,7 +166,7 @@ def _is_done(options: TrainOptions, store: Store, table: TokenTable, workers: in
     checkpoints = Checkpoints(options.checkpoints, _identity(options, store, table, workers))
     record = checkpoints.record()
     if record is None or record["bundle"] not in (None, manifest.sha256):
-        _check_features(options, store, manifest)
+        _check_bundle(options, store, table, manifest, config)
         return True
     checkpoints.check_same(record)
     return record["bundle"] is not None
@@ -126,9 +180,22 @@ def _identity(options: TrainOptions, store: Store, table: TokenTable, workers: i
     return {**options.identity(), **identity_of(store, table), **start, **steps, **precision, **vectors}
 
 
-def _check_features(options: TrainOptions, store: Store, manifest: Manifest) -> None:
-    if manifest.features != store.fingerprint:
+def _check_bundle(
+    options: TrainOptions, store: Store, table: TokenTable, manifest: Manifest, config: DecoderConfig
+) -> None:
+    """Raises RequestError where a bundle without checkpoints is seen to be another run's: its own files say little."""
+    theirs = load_tokenizer(files.join(options.output, TOKENIZER)).fingerprint
+    ours = load_tokenizer(table.tokenizer_url).fingerprint
+    odd = fingerprint.difference(
+        {
+            "features": manifest.features,
+            "tokenizer": theirs,
+            **vars(DecoderConfig.from_dict(manifest.decoder)),
+        },
+        {"features": store.fingerprint, "tokenizer": ours, **vars(config)},
+        most=1,
+    )
+    if odd:
         raise RequestError(
-            f"{options.output} holds a bundle for features {manifest.features}, not {store.fingerprint}; "
-            "expected another --output (--restart writes over it)"
+            f"{options.output} holds a bundle with {odd}; expected another --output (--restart writes over it)"
         )

@@ -14,6 +14,7 @@ from importlib import metadata
 from os.path import splitext
 from typing import Any
 
+from capmodel.bundle_files import CONFIG
 from schemas import arrow, files, layout
 from schemas.datafile import SUFFIX, check_format
 from schemas.errors import FingerprintError, RequestError
@@ -21,6 +22,7 @@ from schemas.fingerprint import difference
 from schemas.layout import Snapshot
 from schemas.store import Store
 from schemas.tags import split_selector
+from schemas.tokens import TABLE
 
 PACKAGES = ("captionbeam", "apache-beam", "torch", "torchvision", "pyarrow", "numpy")
 
@@ -82,6 +84,8 @@ def start_run(
     check_no_snapshot(url)
     try:
         newest = layout.newest_snapshot(url)
+        if newest is None:
+            _check_free(url)
         redo = operation == "refresh" and newest is not None and newest.fingerprint != fingerprint
         check_same(url, newest, kind, check_format(file_format), spec, None if redo else fingerprint)
         shape = arrow.grid_shape(field)[0] if arrow.is_grid(field) else ()
@@ -94,6 +98,13 @@ def start_run(
             f"{url} cannot be used as a store: {err}; expected a writable folder or URL"
         ) from err
     return run
+
+
+def _check_free(url: str) -> None:
+    """Raises RequestError for a folder that is something else already."""
+    for name, what in ((CONFIG, "a bundle or another model"), (TABLE, "a token table")):
+        if files.exists(files.join(url, name)):
+            raise RequestError(f"{url} holds {what} ({name}); expected a store, or a new folder")
 
 
 def check_no_snapshot(url: str) -> None:

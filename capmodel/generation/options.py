@@ -11,6 +11,7 @@ METHODS = ("greedy", "beam", "sample")
 FORMULAS = ("length", "gnmt")
 CONVENTIONS = ("logit-division", "probability-power")
 LEAST_TEMPERATURE = 1e-6
+LONGEST = 1_000  # tokens of a caption
 """Of any draw: below it float32 runs over, and the likeliest are drawn all the same."""
 ONLY_OF = {
     "beam": ("beam", "length_penalty", "length_formula", "beam_groups", "diversity"),
@@ -74,8 +75,8 @@ class DecodeOptions:
         _expect(
             most is None or self.n_best <= most, "n_best", self.n_best, f"at most {most} for {self.method}"
         )
-        short = self.max_length is not None and self.max_length < 3
-        _expect(not short, "max_length", self.max_length, "3 or more (START, a token, END)")
+        fits = self.max_length is None or 3 <= self.max_length <= LONGEST
+        _expect(fits, "max_length", self.max_length, f"from 3 (START, a token, END) to {LONGEST:,}")
         _expect(self.no_repeat_ngram >= 0, "no_repeat_ngram", self.no_repeat_ngram, "0 (may repeat) or more")
         self._check_sampling()
         if self.method == "beam":

@@ -1,7 +1,8 @@
 """How far each caption of an image says what its other captions say: CIDEr-D against those.
 
-Weighting the cross-entropy of people's captions by it is Phan et al. 2017, "Consensus-based Sequence Training for
-Video Captioning" (https://arxiv.org/abs/1712.09532): WXE there.
+Weighting the cross-entropy of people's captions by it is the idea of Phan et al. 2017, "Consensus-based Sequence
+Training for Video Captioning" (https://arxiv.org/abs/1712.09532): WXE there, where the weight is CIDEr-D itself. The
+power, weights whose mean over an image's captions is 1, and END as a word are ours.
 """
 
 from __future__ import annotations

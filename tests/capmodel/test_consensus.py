@@ -15,6 +15,7 @@ from capmodel.optimizing import parameters_of
 from capmodel.rewards import consensus_weights
 from capmodel.rewards.consensus import consensus
 from capmodel.tokenizers import END, PAD, START
+from capmodel.train_request import settle
 from schemas.errors import RequestError
 from tests.builders.models import make_decoder, make_tokenizer
 from tests.builders.models import make_features as random_features
@@ -138,10 +139,16 @@ def test_a_run_heeds_it(data, tmp_path):
         assert any(not np.array_equal(found[one][name], found[other][name]) for name in found[0])
 
 
+def test_the_highest_power_still_gives_numbers(data, tmp_path):
+    options = tiny_options(data, tmp_path, consensus=10.0, epochs=1)
+    told = [event for event in train_alone(options)[1] if event["event"] == "epoch"]
+    assert np.isfinite(told[0]["train_loss"])
+
+
 def test_where_no_image_has_several_captions_it_is_refused(tmp_path):
     data = make_data(tmp_path, train=8, val=2, each=1)
     with pytest.raises(RequestError) as caught:
-        train_alone(tiny_options(data, tmp_path, consensus=0.5))
+        settle(vars(tiny_options(data, tmp_path, consensus=0.5)), 1)
     assert str(caught.value) == (
         f"consensus is 0.5; expected 0, since no image of {tmp_path}/tokens has several captions"
     )
@@ -150,7 +157,8 @@ def test_where_no_image_has_several_captions_it_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"consensus": -1.0}, "consensus is -1.0; expected 0 (all captions alike) or more"),
+        ({"consensus": -1.0}, "consensus is -1.0; expected from 0 (all captions alike) to 10"),
+        ({"consensus": 500.0}, "consensus is 500.0; expected from 0 (all captions alike) to 10"),
         (
             {"consensus": 1.0, "epochs": 0, "init": "bundle", "self_critical_epochs": 1},
             "consensus is 1.0; expected to leave it out where epochs is 0: self-critical training does not heed it",

@@ -176,6 +176,16 @@ def test_a_sample_and_a_limit_are_the_same_images_each_time(photos, tmp_path):
     assert len(ids[0]) == 4
 
 
+@pytest.mark.parametrize(
+    ("name", "what"), [("config.json", "a bundle or another model"), ("tokens.arrow", "a token table")]
+)
+def test_what_is_something_else_becomes_no_store(photos, tmp_path, capsys, name, what):
+    (tmp_path / name).write_text("{}")
+    assert main(["encode", str(photos), "--output", str(tmp_path), *map(str, ENCODER)]) == 2
+    assert f"{tmp_path} holds {what} ({name}); expected a store, or a new folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_an_unwritable_store_is_one_sentence(photos, tmp_path):
     (tmp_path / "s").write_text("a file")
     done = captionbeam("encode", photos, "--output", tmp_path / "s", *ENCODER, status=None)

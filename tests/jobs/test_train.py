@@ -311,7 +311,38 @@ def test_another_bundle_is_not_written_over(data, tmp_path, capsys):
     assert "nothing to do" in capsys.readouterr().out
     Bundle(trainer.decoder, trainer.data.tokenizer, "other").save(str(output))
     assert main(arguments(data, output)) == 2
-    assert "holds a bundle for features other, not" in capsys.readouterr().err
+    assert "holds a bundle with features other, not" in capsys.readouterr().err
+    Bundle(trainer.decoder, trainer.data.tokenizer, trainer.data.store.fingerprint).save(str(output))
+    assert main(arguments(data, output, gate="none")) == 2
+    assert "holds a bundle with gate vector, not none; expected another --output" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("restart", [[], ["--restart"]])
+def test_another_model_is_not_written_over(data, tmp_path, capsys, restart):
+    output = tmp_path / "blip"
+    output.mkdir()
+    (output / "config.json").write_text('{"model_type": "blip"}')
+    (output / "README.md").write_text("mine")
+    assert main([*arguments(data, output), *restart]) == 2
+    assert "config.json is not a bundle's; expected another folder" in capsys.readouterr().err
+    (output / "config.json").unlink()
+    assert main([*arguments(data, output), *restart]) == 2
+    assert "where README.md is of no run that is known; expected another folder" in capsys.readouterr().err
+    assert (output / "README.md").read_text() == "mine"
+
+
+def test_no_place_is_another_things(data, tmp_path, capsys):
+    output = tmp_path / "bundle"
+    assert main(arguments(data, data["tokens"])) == 2
+    assert f"output is '{data['tokens']}', a token table; expected another folder" in capsys.readouterr().err
+    assert main(arguments(data, output, checkpoints=output)) == 2
+    assert f"checkpoints is '{output}', the output; expected another folder" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_no_more_captions_are_asked_for_than_there_are(data, tmp_path, capsys):
+    assert main(arguments(data, tmp_path / "bundle", captions_per_image=9)) == 2
+    assert "captions-per-image is 9; expected at most 2, as many as an image of" in capsys.readouterr().err
 
 
 def test_help_opens_with_a_command_and_is_quick(capsys):
