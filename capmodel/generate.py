@@ -56,7 +56,7 @@ def check_options(options: DecodeOptions, config: DecoderConfig, tokenizer: Toke
     most = options.max_length or config.max_length
     if config.longest and most > config.longest:
         raise RequestError(
-            f"max_length is {most}; expected at most {config.longest}, the positions it has learned"
+            f"max-length is {most}; expected at most {config.longest}, the positions it has learned"
         )
     if len(ids) + 2 > most:
         raise RequestError(f"prefix {options.prefix!r} has {len(ids)} tokens; expected at most {most - 2}")

@@ -12,7 +12,7 @@ from typing import Any
 from capmodel.decoders.options import DecoderOptions
 from capmodel.self_critical.options import SelfCriticalOptions
 from schemas import fingerprint
-from schemas.errors import RequestError
+from schemas.errors import expect
 from schemas.machine import cores
 
 __all__ = ["TrainOptions", "completed", "cores", "difference"]
@@ -112,53 +112,53 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
         self.check_self_critical()
         least = 0 if self.init and self.self_critical_epochs else 1
         expected = "1 or more" + ("" if least == 0 else " (0 takes --init and --self-critical-epochs)")
-        _expect(self.epochs >= least, "epochs", self.epochs, expected)
+        expect(self.epochs >= least, "epochs", self.epochs, expected)
         for name in COUNTS:
             value = getattr(self, name)
-            _expect(value is None or value >= 1, name, value, "1 or more")
+            expect(value is None or value >= 1, name, value, "1 or more")
         for name in ("learning_rate", "clip"):
-            _expect(0 < getattr(self, name) < inf, name, getattr(self, name), "a number above 0")
-        _expect(0 <= self.consensus <= 10, "consensus", self.consensus, "from 0 (all captions alike) to 10")
+            expect(0 < getattr(self, name) < inf, name, getattr(self, name), "a number above 0")
+        expect(0 <= self.consensus <= 10, "consensus", self.consensus, "from 0 (all captions alike) to 10")
         device = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
-        _expect(device is not None, "device", self.device, "auto, cpu, cuda or cuda:N")
+        expect(device is not None, "device", self.device, "auto, cpu, cuda or cuda:N")
         for name in ("warmup", "max_missing"):
-            _expect(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
+            expect(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
         for name in ("label_smoothing", "ema"):
-            _expect(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
-        _expect(0 <= self.weight_decay < inf, "weight_decay", self.weight_decay, "0 or more")
-        _expect(self.schedule in SCHEDULES, "schedule", self.schedule, f"one of {', '.join(SCHEDULES)}")
+            expect(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
+        expect(0 <= self.weight_decay < inf, "weight_decay", self.weight_decay, "0 or more")
+        expect(self.schedule in SCHEDULES, "schedule", self.schedule, f"one of {', '.join(SCHEDULES)}")
         self._expect_sense()
-        _expect(self.checkpoint_minutes >= 0, "checkpoint_minutes", self.checkpoint_minutes, "0 or more")
-        _expect(0 <= self.seed < 2**63, "seed", self.seed, "0 or more, and below 2**63")
-        _expect((self.threads or 1) <= MOST_THREADS, "threads", self.threads, f"at most {MOST_THREADS}")
+        expect(self.checkpoint_minutes >= 0, "checkpoint_minutes", self.checkpoint_minutes, "0 or more")
+        expect(0 <= self.seed < 2**63, "seed", self.seed, "0 or more, and below 2**63")
+        expect((self.threads or 1) <= MOST_THREADS, "threads", self.threads, f"at most {MOST_THREADS}")
         here = self.cache is None or (self.cache != "" and "://" not in self.cache)
-        _expect(here, "cache", self.cache, "a folder of this machine")
-        _expect(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
+        expect(here, "cache", self.cache, "a folder of this machine")
+        expect(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
 
     def _expect_sense(self) -> None:
         """Refuse options that would change nothing beside the others."""
         if self.patience is not None:
             most = max(self.epochs, self.self_critical_epochs)
             expected = f"fewer than the {most} epochs (more would never end a run)"
-            _expect(self.patience < most, "patience", self.patience, expected)
+            expect(self.patience < most, "patience", self.patience, expected)
         if self.self_critical_epochs:
             drawn = (
                 "another one with --self-critical-epochs: without draws a hard choice of cells learns nothing"
             )
-            _expect(self.attention != "hard", "attention", self.attention, drawn)
+            expect(self.attention != "hard", "attention", self.attention, drawn)
         if self.self_critical_grid_dropout:
             expected = "a share above 0 with --self-critical-grid-dropout"
-            _expect(self.grid_dropout > 0, "grid_dropout", self.grid_dropout, expected)
+            expect(self.grid_dropout > 0, "grid_dropout", self.grid_dropout, expected)
         if self.epochs == 0:
             self._expect_no_words_only()
         if self.output_layer == "adaptive":
             smoothing = self.label_smoothing
-            _expect(not smoothing, "label_smoothing", smoothing, "0 where output-layer is adaptive")
+            expect(not smoothing, "label_smoothing", smoothing, "0 where output-layer is adaptive")
         if self.embeddings is None:
             frozen = self.freeze_embeddings
-            _expect(not frozen, "freeze_embeddings", frozen, "none without --embeddings")
+            expect(not frozen, "freeze_embeddings", frozen, "none without --embeddings")
         elif self.init is not None:
-            _expect(False, "embeddings", self.embeddings, "none with --init, whose words come with it")
+            expect(False, "embeddings", self.embeddings, "none with --init, whose words come with it")
         self._expect_growth()
 
     def _expect_no_words_only(self) -> None:
@@ -169,21 +169,21 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
             dropped = name == "grid_dropout" and self.self_critical_grid_dropout
             heeded = buckets or dropped or (name != "learning_rate" and self.self_critical_cross_entropy > 0)
             expected = "to leave it out where epochs is 0: self-critical training does not heed it"
-            _expect(heeded or value == getattr(TrainOptions, name), name, value, expected)
+            expect(heeded or value == getattr(TrainOptions, name), name, value, expected)
 
     def _expect_growth(self) -> None:
         """Refuse a batch that never grows, or has no end to it."""
-        _expect(1 <= self.batch_growth < inf, "batch_growth", self.batch_growth, "1 (none) or more")
+        expect(1 <= self.batch_growth < inf, "batch_growth", self.batch_growth, "1 (none) or more")
         if self.batch_growth == 1:
-            _expect(self.batch_max is None, "batch_max", self.batch_max, "none without --batch-growth")
+            expect(self.batch_max is None, "batch_max", self.batch_max, "none without --batch-growth")
             every = self.batch_growth_epochs
-            _expect(every == 1, "batch_growth_epochs", every, "none without --batch-growth")
+            expect(every == 1, "batch_growth_epochs", every, "none without --batch-growth")
             return
         most, least = self.batch_max, self.batch_size
-        _expect(most is not None and most > least, "batch_max", most, f"more than the batch-size of {least}")
+        expect(most is not None and most > least, "batch_max", most, f"more than the batch-size of {least}")
         every, epochs = self.batch_growth_epochs, max(self.epochs, self.self_critical_epochs)
         expected = f"fewer than the {epochs} epochs (the batch would never grow)"
-        _expect(every < epochs, "batch_growth_epochs", every, expected)
+        expect(every < epochs, "batch_growth_epochs", every, expected)
 
     def images_per_step(self, workers: int, age: int = 0) -> int:
         """Of an epoch before which ``age`` others of its phase were, on all workers."""
@@ -243,8 +243,3 @@ def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
     """``epochs 8, not 4`` for the first of ``ours`` that ``theirs`` has otherwise; None where they agree."""
     return fingerprint.difference({name: theirs.get(name) for name in ours}, ours, most=1)
-
-
-def _expect(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds:
-        raise RequestError(f"{name.replace('_', '-')} is {value!r}; expected {expected}")

@@ -124,15 +124,20 @@ def _parse(url: str, data: bytes) -> State:
             return safetensors.torch.load(data)
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except NOT_WEIGHTS as err:
-        reason = (str(err).strip() or type(err).__name__).splitlines()[0]
         raise RequestError(
-            f"weights {url!r} cannot be read ({reason}); expected .safetensors or a .pth of tensors alone"
+            f"weights {url!r} cannot be read ({_reason(err)}); expected .safetensors or a .pth of tensors alone"
         ) from err
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise RequestError(f"weights {url!r} are no state dict; expected names and tensors")
     return dict(state)
+
+
+def _reason(err: Exception) -> str:
+    if isinstance(err, pickle.UnpicklingError):  # torch's own words advise to run the pickle
+        return "it is more than tensors, or no .pth"
+    return (str(err).strip() or type(err).__name__).splitlines()[0]
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, list[int]]:

@@ -127,7 +127,7 @@ def settled(options: argparse.Namespace) -> list[tuple[ArraySpec, IdsSpec]]:
     """Each array with its ids, looked at and counted. Raises RequestError."""
     from pipelines.arrays.ids import check_ids, find_id_list
     from pipelines.arrays.inspect import find_array
-    from pipelines.arrays.reading import check_whole
+    from pipelines.arrays.reading import check_order
 
     require(
         options.ids is None or len(options.ids) == len(options.arrays),
@@ -137,7 +137,7 @@ def settled(options: argparse.Namespace) -> list[tuple[ArraySpec, IdsSpec]]:
     known: dict[str, str] = {}
     for url, ids_url in zip(options.arrays, options.ids or options.arrays, strict=True):
         array = find_array(url, options.dataset)
-        check_whole(array)
+        check_order(array)
         require(
             options.ids is not None or array.kind != "npy",
             f"{url} holds no ids; expected --ids FILE with one for each of its {array.rows} rows",

@@ -14,7 +14,6 @@ from importlib import metadata
 from os.path import splitext
 from typing import Any
 
-from capmodel.bundle_files import CONFIG
 from schemas import arrow, files, layout
 from schemas.datafile import SUFFIX, check_format
 from schemas.errors import FingerprintError, RequestError
@@ -102,7 +101,7 @@ def start_run(
 
 def _check_free(url: str) -> None:
     """Raises RequestError for a folder that is something else already."""
-    for name, what in ((CONFIG, "a bundle or another model"), (TABLE, "a token table")):
+    for name, what in (("config.json", "a bundle or another model"), (TABLE, "a token table")):
         if files.exists(files.join(url, name)):
             raise RequestError(f"{url} holds {what} ({name}); expected a store, or a new folder")
 

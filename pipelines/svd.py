@@ -67,7 +67,7 @@ def check_features(store: Store, options: SvdOptions) -> None:
         raise RequestError(f"the features {store.url} are reduced already; expected those of an encoder")
     if options.count > store.shape[-1]:
         raise RequestError(
-            f"{options.count} components of {store.shape[-1]} channels; expected at most as many"
+            f"{options.count} components of {store.shape[-1]} channels; expected --components of at most as many"
         )
 
 
@@ -163,6 +163,8 @@ def images_so_far(run_id: str) -> int:
 
 def write_components(moments: Moments, url: str, about: Mapping[str, Any], options: SvdOptions) -> None:
     """Decompose, and write the file, whole or not at all. Raises RequestError, SystemicError."""
+    if not moments.images:
+        raise RequestError("no image of the store is among those of --ids, or in the --sample; expected some")
     if moments.cells < options.count:
         raise RequestError(
             f"{moments.cells} cells of {moments.images} images make no {options.count} components; "

@@ -92,3 +92,14 @@ class ImageError(CaptionbeamError):
 def is_transient(code: str) -> bool:
     """True for failures that may go away by themselves, so that the next run does them again."""
     return code in TRANSIENT_CODES
+
+
+def expect(holds: bool, name: str, value: object, expected: str) -> None:
+    """Raise RequestError unless it ``holds``: an option's ``value`` is not what is ``expected``."""
+    if not holds:
+        raise RequestError(f"{flag(name)} is {value!r}; expected {expected}")
+
+
+def flag(name: str) -> str:
+    """An option as the command line has it, without its dashes."""
+    return name.replace("_", "-")

@@ -12,7 +12,7 @@ from math import inf
 from typing import Any
 
 from capmodel.generation.options import LEAST_TEMPERATURE
-from schemas.errors import RequestError
+from schemas.errors import RequestError, expect, flag
 
 ARCHITECTURES = ("attentive", "lstm", "transformer")
 IMAGE_ROLES = ("first-input", "start-state", "start-cell")
@@ -221,23 +221,12 @@ def is_of_use(name: str, chosen: Mapping[str, Any]) -> bool:
     return chosen[decider] in values and is_of_use(decider, chosen)
 
 
-def flag(name: str) -> str:
-    """An option as the command line has it, without its dashes."""
-    return name.replace("_", "-")
-
-
 def is_said(name: str, value: object) -> bool:
     """Whether a record names the option: those of the first version always, later ones where they are chosen.
 
     So what was recorded before an option existed is what its default records.
     """
     return name in ALWAYS_SAID or name not in _DEFAULTS or value != _DEFAULTS[name]
-
-
-def expect(holds: bool, name: str, value: object, expected: str) -> None:
-    """Raise RequestError unless it ``holds``."""
-    if not holds:
-        raise RequestError(f"{flag(name)} is {value!r}; expected {expected}")
 
 
 def expect_one_of(choices: Sequence[str], name: str, value: object) -> None:

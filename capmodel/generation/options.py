@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from schemas.errors import RequestError
+from schemas.errors import expect
 
 METHODS = ("greedy", "beam", "sample")
 FORMULAS = ("length", "gnmt")
@@ -68,16 +68,16 @@ class DecodeOptions:
     temperature_convention: str = "logit-division"
 
     def __post_init__(self) -> None:
-        _expect(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
-        _expect(self.beam >= 1, "beam", self.beam, "1 or more")
+        expect(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
+        expect(self.beam >= 1, "beam", self.beam, "1 or more")
         most = self.captions_at_most()
-        _expect(self.n_best >= 1, "n_best", self.n_best, "1 or more")
-        _expect(
+        expect(self.n_best >= 1, "n_best", self.n_best, "1 or more")
+        expect(
             most is None or self.n_best <= most, "n_best", self.n_best, f"at most {most} for {self.method}"
         )
         fits = self.max_length is None or 3 <= self.max_length <= LONGEST
-        _expect(fits, "max_length", self.max_length, f"from 3 (START, a token, END) to {LONGEST:,}")
-        _expect(self.no_repeat_ngram >= 0, "no_repeat_ngram", self.no_repeat_ngram, "0 (may repeat) or more")
+        expect(fits, "max_length", self.max_length, f"from 3 (START, a token, END) to {LONGEST:,}")
+        expect(self.no_repeat_ngram >= 0, "no_repeat_ngram", self.no_repeat_ngram, "0 (may repeat) or more")
         self._check_sampling()
         if self.method == "beam":
             self._check_penalty()
@@ -87,31 +87,31 @@ class DecodeOptions:
         bounds = f"a number above 0, from {LEAST_TEMPERATURE} to {1 / LEAST_TEMPERATURE:,.0f}"
         warm = LEAST_TEMPERATURE <= self.temperature <= 1 / LEAST_TEMPERATURE
         greedy = "method greedy takes the likeliest words"
-        _expect(warm, "temperature", self.temperature, f"{bounds} ({greedy})")
+        expect(warm, "temperature", self.temperature, f"{bounds} ({greedy})")
         convention = self.temperature_convention
         known = convention in CONVENTIONS
-        _expect(known, "temperature_convention", convention, f"one of {', '.join(CONVENTIONS)}")
+        expect(known, "temperature_convention", convention, f"one of {', '.join(CONVENTIONS)}")
         idle = self.method == "sample" and self.temperature == 1 and convention != CONVENTIONS[0]
-        _expect(not idle, "temperature_convention", convention, "a temperature other than 1 with it")
-        _expect(self.top_k >= 0, "top_k", self.top_k, "0 (all words) or more")
-        _expect(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+        expect(not idle, "temperature_convention", convention, "a temperature other than 1 with it")
+        expect(self.top_k >= 0, "top_k", self.top_k, "0 (all words) or more")
+        expect(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
 
     def _check_penalty(self) -> None:
         power, formula = self.length_penalty, self.length_formula
-        _expect(0 <= power <= 10, "length_penalty", power, "from 0 to 10")
-        _expect(formula in FORMULAS, "length_formula", formula, f"one of {', '.join(FORMULAS)}")
+        expect(0 <= power <= 10, "length_penalty", power, "from 0 to 10")
+        expect(formula in FORMULAS, "length_formula", formula, f"one of {', '.join(FORMULAS)}")
         idle = not power and formula != FORMULAS[0]
-        _expect(not idle, "length_formula", formula, "a length_penalty other than 0 with it")
+        expect(not idle, "length_formula", formula, "a length-penalty other than 0 with it")
         idle = bool(power) and self.beam == self.beam_groups
-        _expect(not idle, "length_penalty", power, "beams of 2 or more, as 1 ranks nothing")
+        expect(not idle, "length_penalty", power, "beams of 2 or more, as 1 ranks nothing")
 
     def _check_groups(self) -> None:
         groups, diversity = self.beam_groups, self.diversity
         even = groups >= 1 and self.beam % groups == 0
-        _expect(even, "beam_groups", groups, f"a divisor of the beam, {self.beam}")
-        _expect(0 <= diversity < float("inf"), "diversity", diversity, "0 or more")
-        _expect(groups == 1 or diversity > 0, "diversity", diversity, "above 0 for groups to differ")
-        _expect(groups > 1 or diversity == 0, "diversity", diversity, "beam_groups of 2 or more with it")
+        expect(even, "beam_groups", groups, f"a divisor of the beam, {self.beam}")
+        expect(0 <= diversity < float("inf"), "diversity", diversity, "0 or more")
+        expect(groups == 1 or diversity > 0, "diversity", diversity, "above 0 for groups to differ")
+        expect(groups > 1 or diversity == 0, "diversity", diversity, "beam-groups of 2 or more with it")
 
     def captions_at_most(self) -> int | None:
         """How many captions of one image the method can give; None: any number."""
@@ -140,7 +140,7 @@ class DecodeOptions:
     def from_dict(cls, values: dict[str, Any]) -> DecodeOptions:
         """The options that ``to_dict`` wrote. Raises RequestError for one that this version does not know."""
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
-        _expect(not unknown, "decoding options", unknown, f"some of {', '.join(cls.__dataclass_fields__)}")
+        expect(not unknown, "decoding options", unknown, f"some of {', '.join(cls.__dataclass_fields__)}")
         return cls(**values)
 
 
@@ -153,7 +153,7 @@ def check_ngram(options: DecodeOptions, most: int) -> None:
     room = (
         f"at most {longest}: captions of at most {most} tokens, START and END counted, repeat no longer ones"
     )
-    _expect(options.no_repeat_ngram <= longest, "no_repeat_ngram", options.no_repeat_ngram, room)
+    expect(options.no_repeat_ngram <= longest, "no_repeat_ngram", options.no_repeat_ngram, room)
 
 
 _LATER = (
@@ -164,8 +164,3 @@ _LATER = (
     "diversity",
     "temperature_convention",
 )
-
-
-def _expect(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds:
-        raise RequestError(f"{name} is {value!r}; expected {expected}")

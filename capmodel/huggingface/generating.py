@@ -14,7 +14,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from capmodel.generation.choices import draw, uniforms
 from capmodel.generation.options import DecodeOptions
-from schemas.errors import RequestError
+from schemas.errors import RequestError, flag
 
 SUPPORTED = {"method", "beam", "n_best", "temperature", "temperature_convention", "top_k", "top_p", "seed",
              "max_length", "prefix", "length_penalty", "no_repeat_ngram"}  # fmt: skip
@@ -28,7 +28,7 @@ def check_options(options: DecodeOptions, model_type: str) -> None:
         value = getattr(options, name)
         if name not in SUPPORTED and value != getattr(defaults, name):
             raise RequestError(
-                f"{name} is {value!r}, which captioners of Hugging Face do not have; expected to leave it out"
+                f"{flag(name)} is {value!r}, which captioners of Hugging Face do not have; expected to leave it out"
             )
     if options.prefix and model_type not in PREFIXED:
         raise RequestError(
@@ -42,12 +42,12 @@ def check_text(options: DecodeOptions, config: Any, tokenizer: Any) -> None:
     most = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     if isinstance(most, int) and 0 < most < (options.max_length or 0):
         raise RequestError(
-            f"max_length is {options.max_length}; expected at most {most}, the positions of the model's decoder"
+            f"max-length is {options.max_length}; expected at most {most}, the positions of the model's decoder"
         )
     room = options.max_length or most
     if isinstance(room, int) and 0 < room <= options.no_repeat_ngram:
         raise RequestError(
-            f"no_repeat_ngram is {options.no_repeat_ngram}; expected fewer than the {room} tokens of a caption"
+            f"no-repeat-ngram is {options.no_repeat_ngram}; expected fewer than the {room} tokens of a caption"
         )
     if (
         options.prefix

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from math import inf
 
 from capmodel.generation.options import LEAST_TEMPERATURE
-from schemas.errors import RequestError
+from schemas.errors import RequestError, expect, flag
 
 BASELINES = ("mean", "greedy")
 
@@ -64,7 +64,7 @@ class SelfCriticalOptions:
             value = getattr(self, name)
             if not epochs and value != default:
                 raise RequestError(
-                    f"{_flag(name)} is {value!r}, which does nothing without self-critical epochs; "
+                    f"--{flag(name)} is {value!r}, which does nothing without self-critical epochs; "
                     "expected --self-critical-epochs 1 or more with it"
                 )
 
@@ -72,10 +72,5 @@ class SelfCriticalOptions:
 _DEFAULTS = {option.name: option.default for option in fields(SelfCriticalOptions)}
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
 def _expect(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds:
-        raise RequestError(f"self-critical-{name.replace('_', '-')} is {value!r}; expected {expected}")
+    expect(holds, f"self-critical-{name}", value, expected)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -88,6 +90,8 @@ def _chosen(url: str, what: str, key: str | None, found: Found, fits: Found) -> 
     option = "--dataset" if what == "features" else "--id-dataset"
     if key is not None:
         known = found.get(key.strip("/"))
+        if "" in found:
+            raise RequestError(f"{url!r} is one array; expected no {option} {key}")
         if known is None or not known.key:
             raise RequestError(f"{url!r} has no array {key!r}; expected one of {there}")
         return known
@@ -101,7 +105,10 @@ def _chosen(url: str, what: str, key: str | None, found: Found, fits: Found) -> 
 
 def _npy(stream: BinaryIO, empty: ArraySpec) -> Found:
     shape, fortran, dtype = read_header(stream)
-    return {"": empty._replace(shape=shape, fortran=fortran, dtype=_named(dtype), offset=stream.tell())}
+    begin, size = stream.tell(), stream.seek(0, os.SEEK_END)
+    if size < (expected := begin + math.prod(shape) * dtype.itemsize):
+        raise ValueError(f"it has {size:,} bytes; its header says {expected:,}")
+    return {"": empty._replace(shape=shape, fortran=fortran, dtype=_named(dtype), offset=begin)}
 
 
 def _npz(stream: BinaryIO, empty: ArraySpec) -> Found:

@@ -43,7 +43,7 @@ def fetch_rows(refs: Sequence[ImageRef], arrays: Mapping[str, ArraySpec]) -> lis
     return [found[ref.uri, ref.offset] for ref in refs]
 
 
-def check_whole(array: ArraySpec) -> None:
+def check_order(array: ArraySpec) -> None:
     """Raises RequestError for an array that could be read only by reading all of it, once for each slice."""
     if array.fortran and not is_local(array.url):
         raise RequestError(

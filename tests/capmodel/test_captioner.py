@@ -183,7 +183,7 @@ def test_options_that_the_bundle_cannot_follow_are_refused_on_the_launcher(tmp_p
         settle_captioner(url, DecodeOptions(prefix="a zebra"), store)
     settle_captioner(url, DecodeOptions(max_length=6, no_repeat_ngram=3), store)
     with pytest.raises(
-        RequestError, match="no_repeat_ngram is 4; expected at most 3: captions of at most 6 tokens"
+        RequestError, match="no-repeat-ngram is 4; expected at most 3: captions of at most 6 tokens"
     ):
         settle_captioner(url, DecodeOptions(max_length=6, no_repeat_ngram=4), store)
 

@@ -361,15 +361,15 @@ def test_the_decoder_is_left_in_the_mode_it_was_in():
     [
         ({"method": "magic"}, "method is 'magic'; expected one of greedy, beam, sample"),
         ({"beam": 0}, "beam is 0; expected 1 or more"),
-        ({"beam": 3, "n_best": 4}, "n_best is 4; expected at most 3 for beam"),
-        ({"method": "greedy", "n_best": 2}, "n_best is 2; expected at most 1 for greedy"),
+        ({"beam": 3, "n_best": 4}, "n-best is 4; expected at most 3 for beam"),
+        ({"method": "greedy", "n_best": 2}, "n-best is 2; expected at most 1 for greedy"),
         ({"method": "sample", "temperature": 0.0}, "temperature is 0.0; expected a number above 0"),
         ({"method": "sample", "temperature": math.nan}, "temperature is nan; expected a number above 0"),
         ({"method": "sample", "temperature": 1e-45}, "is 1e-45; .* from 1e-06 to 1,000,000 .method greedy"),
         ({"method": "sample", "temperature": 1e39}, r"is 1e\+39; .* from 1e-06 to 1,000,000 .method greedy"),
-        ({"method": "sample", "top_k": -1}, r"top_k is -1; expected 0 \(all words\) or more"),
-        ({"method": "sample", "top_p": 1.5}, "top_p is 1.5; expected above 0 and at most 1"),
-        ({"max_length": 2}, "max_length is 2; expected 3 or more"),
+        ({"method": "sample", "top_k": -1}, r"top-k is -1; expected 0 \(all words\) or more"),
+        ({"method": "sample", "top_p": 1.5}, "top-p is 1.5; expected above 0 and at most 1"),
+        ({"max_length": 2}, "max-length is 2; expected from 3"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):

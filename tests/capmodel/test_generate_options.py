@@ -155,7 +155,7 @@ def test_an_ngram_that_no_caption_has_room_for_twice_is_refused():
     assert found(5) != found(0)
     check_ngram(DecodeOptions(no_repeat_ngram=5), most=8)
     with pytest.raises(
-        RequestError, match="no_repeat_ngram is 6; expected at most 5: captions of at most 8 tokens"
+        RequestError, match="no-repeat-ngram is 6; expected at most 5: captions of at most 8 tokens"
     ):
         check_ngram(DecodeOptions(no_repeat_ngram=6), most=8)
 
@@ -259,22 +259,22 @@ def test_samples_follow_the_chances_to_the_power_of_the_temperature():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"length_penalty": float("nan")}, "length_penalty is nan; expected from 0 to 10"),
-        ({"length_penalty": 1.0, "length_formula": "x"}, "length_formula is 'x'; expected one of length, gnmt"),
-        ({"length_formula": "gnmt"}, "length_formula is 'gnmt'; expected a length_penalty other than 0"),
-        ({"length_penalty": 1.0, "beam": 1}, "length_penalty is 1.0; expected beams of 2 or more"),
-        ({"no_repeat_ngram": -1}, r"no_repeat_ngram is -1; expected 0 \(may repeat\) or more"),
-        ({"beam": 4, "beam_groups": 3}, "beam_groups is 3; expected a divisor of the beam, 4"),
+        ({"length_penalty": float("nan")}, "length-penalty is nan; expected from 0 to 10"),
+        ({"length_penalty": 1.0, "length_formula": "x"}, "length-formula is 'x'; expected one of length, gnmt"),
+        ({"length_formula": "gnmt"}, "length-formula is 'gnmt'; expected a length-penalty other than 0"),
+        ({"length_penalty": 1.0, "beam": 1}, "length-penalty is 1.0; expected beams of 2 or more"),
+        ({"no_repeat_ngram": -1}, r"no-repeat-ngram is -1; expected 0 \(may repeat\) or more"),
+        ({"beam": 4, "beam_groups": 3}, "beam-groups is 3; expected a divisor of the beam, 4"),
         ({"beam": 4, "beam_groups": 2}, "diversity is 0.0; expected above 0 for groups to differ"),
-        ({"diversity": 0.5}, "diversity is 0.5; expected beam_groups of 2 or more with it"),
+        ({"diversity": 0.5}, "diversity is 0.5; expected beam-groups of 2 or more with it"),
         ({"beam_groups": 3, "diversity": -1.0}, "diversity is -1.0; expected 0 or more"),
         (
             {"method": "sample", "temperature": 2.0, "temperature_convention": "warm"},
-            "temperature_convention is 'warm'; expected one of logit-division, probability-power",
+            "temperature-convention is 'warm'; expected one of logit-division, probability-power",
         ),
         (
             {"method": "sample", "temperature_convention": "probability-power"},
-            "temperature_convention is 'probability-power'; expected a temperature other than 1 with it",
+            "temperature-convention is 'probability-power'; expected a temperature other than 1 with it",
         ),
     ],
 )  # fmt: skip

@@ -191,7 +191,7 @@ def test_waves_reach_any_length_and_learned_positions_only_theirs():
     found = generate(waves, features, long, ["a", "b"], TOKENIZER)
     assert [len(image[0].tokens) for image in found] == [18, 18]
     with pytest.raises(
-        RequestError, match="max_length is 20; expected at most 8, the positions it has learned"
+        RequestError, match="max-length is 20; expected at most 8, the positions it has learned"
     ):
         generate(learned, features, long, ["a", "b"], TOKENIZER)
 

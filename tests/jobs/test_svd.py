@@ -127,7 +127,7 @@ def test_dry_run_says_the_steps_and_writes_nothing(store, output, tmp_path, caps
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (["--components", "6"], "6 components of 5 channels; expected at most as many"),
+        (["--components", "6"], "6 components of 5 channels; expected --components of at most as many"),
         (["--seed", "1"], "--seed 1 would do nothing without --sample; expected to leave it out"),
         (
             ["--output", "components.npz"],
@@ -135,7 +135,10 @@ def test_dry_run_says_the_steps_and_writes_nothing(store, output, tmp_path, caps
         ),
         (["--sample", "0"], "--sample 0 leaves no image; expected a share above 0"),
         (["--ids", "nowhere.txt"], "--ids 'nowhere.txt' cannot be read"),
-        (["--sample", "0.0001"], "0 cells of 0 images make no 3 components; expected at least as many cells"),
+        (
+            ["--sample", "0.0001"],
+            "no image of the store is among those of --ids, or in the --sample; expected some",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_sentence(store, output, capsys, change, sentence):

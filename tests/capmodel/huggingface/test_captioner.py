@@ -123,10 +123,10 @@ def test_a_prefix_starts_every_caption_and_max_length_counts_it(models, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_tokens_than_positions_and_unknown_words_are_refused(models, kind):
     settle_captioner(models[kind], DecodeOptions(max_length=32, prefix="two cats"))
-    with pytest.raises(RequestError, match="max_length is 33; expected at most 32, the positions"):
+    with pytest.raises(RequestError, match="max-length is 33; expected at most 32, the positions"):
         settle_captioner(models[kind], DecodeOptions(max_length=33))
     settle_captioner(models[kind], DecodeOptions(no_repeat_ngram=31))
-    with pytest.raises(RequestError, match="no_repeat_ngram is 32; expected fewer than the 32 tokens"):
+    with pytest.raises(RequestError, match="no-repeat-ngram is 32; expected fewer than the 32 tokens"):
         settle_captioner(models[kind], DecodeOptions(no_repeat_ngram=32))
     with pytest.raises(RequestError, match="prefix 'two zebras' has a word that the model does not know"):
         settle_captioner(models[kind], DecodeOptions(prefix="two zebras"))
@@ -135,10 +135,10 @@ def test_more_tokens_than_positions_and_unknown_words_are_refused(models, kind):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"keep_attention": True}, "keep_attention is True, which captioners of Hugging Face do not have"),
-        ({"allow_unk": True}, "allow_unk is True"),
-        ({"length_penalty": 1.0, "length_formula": "gnmt"}, "length_formula is 'gnmt'"),
-        ({"beam": 4, "beam_groups": 2, "diversity": 0.5}, "beam_groups is 2"),
+        ({"keep_attention": True}, "keep-attention is True, which captioners of Hugging Face do not have"),
+        ({"allow_unk": True}, "allow-unk is True"),
+        ({"length_penalty": 1.0, "length_formula": "gnmt"}, "length-formula is 'gnmt'"),
+        ({"beam": 4, "beam_groups": 2, "diversity": 0.5}, "beam-groups is 2"),
     ],
 )
 def test_what_generate_does_not_have_is_refused(models, options, said):
