@@ -68,11 +68,11 @@ class CrossEntropy:
         tokens = batch.tokens.to(device)
         targets = tokens[..., 1:]
         words = int((targets != PAD).sum()) if len(batch.rows) else 0
-        weights = None if self.weights is None else self._of(self.weights, batch).to(device)
+        weights = None if self.weights is None else self._weights_of(self.weights, batch).to(device)
         return Lesson(batch.features.to(device), tokens[..., :-1], targets, words, extra=weights)
 
     @staticmethod
-    def _of(weights: np.ndarray, batch: Batch) -> Tensor:
+    def _weights_of(weights: np.ndarray, batch: Batch) -> Tensor:
         if not len(batch.rows):
             return torch.ones(batch.tokens.shape[:2])
         rows = weights[batch.rows]

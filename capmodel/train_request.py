@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from capmodel.bundle_files import (
     CARD,
@@ -105,7 +106,7 @@ def _check_captions(options: TrainOptions, table: TokenTable, rows: np.ndarray) 
     """Raises RequestError where options need more captions of an image than there are."""
     if not options.consensus and options.captions_per_image is None:
         return
-    most = max(map(len, table.table["captions"].take(rows).to_pylist()))
+    most = pc.max(pc.list_value_length(table.table["captions"].take(rows))).as_py()
     if options.consensus and most < 2:
         raise RequestError(
             f"consensus is {options.consensus:g}; expected 0, since no image of {options.tokens} has several captions"

@@ -89,10 +89,10 @@ def _chosen(url: str, what: str, key: str | None, found: Found, fits: Found) -> 
     there = ", ".join(f"{name!r} {list(spec.shape)} {spec.dtype}" for name, spec in found.items())
     option = "--dataset" if what == "features" else "--id-dataset"
     if key is not None:
-        known = found.get(key.strip("/"))
         if "" in found:
             raise RequestError(f"{url!r} is one array; expected no {option} {key}")
-        if known is None or not known.key:
+        known = found.get(key.strip("/"))
+        if known is None:
             raise RequestError(f"{url!r} has no array {key!r}; expected one of {there}")
         return known
     if len(fits) == 1:
