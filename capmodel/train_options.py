@@ -10,6 +10,7 @@ from math import inf
 from typing import Any
 
 from capmodel.decoders.options import DecoderOptions
+from capmodel.generation.options import DecodeOptions
 from capmodel.self_critical.options import SelfCriticalOptions
 from schemas import fingerprint
 from schemas.errors import expect
@@ -57,6 +58,7 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
     mix:                 row groups that are open at once, over all workers.
     val_images:          how many images of the val split each epoch is scored on, always the same ones.
     val_beam:            beams of the captions that are scored; 1: greedy.
+    val_length_penalty:  of those beams' ranking: log-probability / n^this for n tokens; 0: none.
     max_missing:         share of the images that may lack features or captions.
     checkpoint_minutes:  longest time between checkpoints; there is one after each epoch anyway.
     keep_epochs:         keep the weights of each epoch beside the checkpoint.
@@ -96,6 +98,7 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
     mix: int = 16
     val_images: int = 2000
     val_beam: int = 1
+    val_length_penalty: float = 0.0
     max_missing: float = 0.01
     precision: str = "auto"
     device: str = "auto"
@@ -119,6 +122,9 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
         for name in ("learning_rate", "clip"):
             expect(0 < getattr(self, name) < inf, name, getattr(self, name), "a number above 0")
         expect(0 <= self.consensus <= 10, "consensus", self.consensus, "from 0 (all captions alike) to 10")
+        expect(
+            0 <= self.val_length_penalty <= 10, "val_length_penalty", self.val_length_penalty, "from 0 to 10"
+        )
         device = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
         expect(device is not None, "device", self.device, "auto, cpu, cuda or cuda:N")
         for name in ("warmup", "max_missing"):
@@ -141,6 +147,8 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
             most = max(self.epochs, self.self_critical_epochs)
             expected = f"fewer than the {most} epochs (more would never end a run)"
             expect(self.patience < most, "patience", self.patience, expected)
+        penalty, beams = self.val_length_penalty, "0 without --val-beam 2 or more, as one beam ranks nothing"
+        expect(not penalty or self.val_beam > 1, "val_length_penalty", penalty, beams)
         if self.self_critical_epochs:
             drawn = (
                 "another one with --self-critical-epochs: without draws a hard choice of cells learns nothing"
@@ -197,6 +205,13 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
         """How large steps are, whatever the number of workers that share them."""
         most = self.batch_max and self.batch_max * workers * self.accumulate
         return {"images_per_step": self.images_per_step(workers), "images_per_step_at_most": most}
+
+    @property
+    def writing(self) -> DecodeOptions:
+        """How the captions are written that are scored."""
+        if self.val_beam == 1:
+            return DecodeOptions(method="greedy")
+        return DecodeOptions(beam=self.val_beam, length_penalty=self.val_length_penalty)
 
     @property
     def all_epochs(self) -> int:

@@ -38,10 +38,9 @@ class Validation:
     @classmethod
     def of(cls, options: TrainOptions, data: Data, ranks: Ranks, precision: str) -> Self:
         """Of the val split, as a run with ``options`` scores it."""
-        reader, beam = data.val(options.val_images), options.val_beam
+        reader = data.val(options.val_images)
         words = partial(autocast, ranks.device, precision)
-        writing = DecodeOptions(method="beam" if beam > 1 else "greedy", beam=beam)
-        return cls(reader, data.table, data.tokenizer, ranks, options.batch_size, words, writing)
+        return cls(reader, data.table, data.tokenizer, ranks, options.batch_size, words, options.writing)
 
     def scores(self, decoder: Decoder, stopping: Callable[[], bool]) -> dict[str, float] | None:
         """``val_loss`` (nats a word), ``val_accuracy`` and the metrics of the captions it writes; None if stopped.

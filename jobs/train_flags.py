@@ -54,6 +54,11 @@ GROUPS: dict[str, dict[str, tuple[Any, str, str]]] = {
         "mix": (positive, "N", "row groups (of about 8 MiB) that images are mixed from, over all workers"),
         "val_images": (positive, "N", "images of the val split that each epoch is scored on"),
         "val_beam": (positive, "N", "beams of the captions that are scored; 1 is greedy"),
+        "val_length_penalty": (
+            float,
+            "A",
+            "of their ranking, as captionbeam caption's --length-penalty: log-probability / tokens^A",
+        ),
         "max_missing": (share, "SHARE", "of the images that may lack features or captions"),
     },
     "decoder": {**DECODER_FLAGS, **EMBEDDING_FLAGS},

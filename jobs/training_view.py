@@ -88,13 +88,12 @@ class TrainingView:
 
     def _rows(self, best: Mapping[str, Any]) -> dict[str, str]:
         options = self._options
-        writing = f"beam {options.val_beam}" if options.val_beam > 1 else "greedy"
         return {
             "features": f"{options.features}, snapshot {options.snapshot}",
             "images": f"{self._begin['train_images']:,} + {self._begin['val_images']:,} of val",
             "best epoch": f"{best['epoch']} of {self._begin['epochs']}",
             "val loss, next word": f"{best['val_loss']:.3f}, {best['val_accuracy']:.1%}",
-            f"CIDEr, BLEU-4 ({writing})": f"{best['CIDEr']:.3f}, {best['Bleu_4']:.3f}",
+            f"CIDEr, BLEU-4 ({options.writing.search})": f"{best['CIDEr']:.3f}, {best['Bleu_4']:.3f}",
             "time": clock(time.monotonic() - self._start),
             "checkpoints": options.checkpoints,
             "logs": options.logs,

@@ -11,8 +11,8 @@ METHODS = ("greedy", "beam", "sample")
 FORMULAS = ("length", "gnmt")
 CONVENTIONS = ("logit-division", "probability-power")
 LEAST_TEMPERATURE = 1e-6
-LONGEST = 1_000  # tokens of a caption
 """Of any draw: below it float32 runs over, and the likeliest are drawn all the same."""
+LONGEST = 1_000  # tokens of a caption
 ONLY_OF = {
     "beam": ("beam", "length_penalty", "length_formula", "beam_groups", "diversity"),
     "sample": ("temperature", "temperature_convention", "top_k", "top_p", "seed"),
@@ -116,6 +116,15 @@ class DecodeOptions:
     def captions_at_most(self) -> int | None:
         """How many captions of one image the method can give; None: any number."""
         return {"greedy": 1, "beam": self.beam}.get(self.method)
+
+    @property
+    def search(self) -> str:
+        """In words, what it is that decides a caption: ``beam 3, length penalty 1``."""
+        if self.method != "beam":
+            return self.method
+        return f"beam {self.beam}" + (
+            f", length penalty {self.length_penalty:g}" if self.length_penalty else ""
+        )
 
     @property
     def rows(self) -> int:

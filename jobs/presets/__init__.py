@@ -114,6 +114,7 @@ def _is_idle(name: str, chosen: Mapping[str, Any]) -> bool:
     idle = {
         "doubly_stochastic": chosen["attention"] == "hard",
         "embed_dim": chosen["embeddings"] is not None,
+        "val_length_penalty": chosen["val_beam"] == 1,
     }
     of_phase = name.startswith("self_critical_") and not chosen["self_critical_epochs"]
     beside = chosen["self_critical_cross_entropy"] and name != "learning_rate"
