@@ -50,6 +50,7 @@ class Bundle:
     components:           URL of the components that reduce its features; None where they are not reduced.
     scores:               of the epoch that was kept; history: one mapping an epoch.
     trained_on:           platform, job, and what computed; empty where that is not known.
+    writing:              how the captions were written that were scored (``DecodeOptions.to_dict()``); empty likewise.
     sha256:               of what decides a caption: decoder, tokenizer, features and encoder; scores,
                           history and place change nothing about it.
     """
@@ -63,6 +64,7 @@ class Bundle:
     scores: Mapping[str, float] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
     trained_on: Mapping[str, Any] = field(default_factory=dict)
+    writing: Mapping[str, Any] = field(default_factory=dict)
     sha256: str = ""
 
     def __post_init__(self) -> None:
@@ -109,6 +111,7 @@ class Bundle:
             scores=manifest.scores,
             history=json.loads(contents[HISTORY]),
             trained_on=manifest.trained_on,
+            writing=manifest.writing,
             sha256=manifest.sha256,
         )
 
@@ -140,6 +143,7 @@ class Bundle:
             scores=dict(self.scores),
             files=hashes,
             trained_on=dict(self.trained_on),
+            writing=dict(self.writing),
         )
         return replace(manifest, sha256=manifest.identity())
 

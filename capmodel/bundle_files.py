@@ -34,6 +34,7 @@ class Manifest:
     features: the fingerprint of the features that it expects; encoder: the spec that made them, or None.
     files:    name -> SHA-256, of all but the card.
     trained_on: where, and by how many (capmodel.train_worker); empty where that was not recorded.
+    writing:  how the captions were written that ``scores`` are of, ``DecodeOptions.to_dict()``; empty as before.
     """
 
     sha256: str
@@ -43,6 +44,7 @@ class Manifest:
     scores: dict[str, float]
     files: dict[str, str]
     trained_on: dict[str, Any] = field(default_factory=dict)
+    writing: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON that ``read_manifest`` reads."""

@@ -9,6 +9,7 @@ from typing import Any
 from capmodel.bundle_files import ENCODER, Manifest
 from capmodel.decoders.config import DecoderConfig
 from capmodel.decoders.options import is_said
+from capmodel.generation.options import DecodeOptions
 from capmodel.tokenizers import Tokenizer
 
 CARD = """\
@@ -29,13 +30,12 @@ Writes English sentences about photographs: a {encoder_name} encoder, and {decod
 
 {scores}
 
-Of the validation split, at the epoch that was kept; CIDEr, BLEU and ROUGE as coco-caption computes them, of
-greedy captions.
+Of the validation split, at the epoch that was kept; CIDEr, BLEU and ROUGE as coco-caption computes them{written}.
 
 ## Use
 
 ```
-captionbeam caption photos/ --bundle {url} --output captions --beam 3
+captionbeam caption photos/ --bundle {url} --output captions {flags}
 captionbeam caption --bundle {url} one.jpg
 ```
 
@@ -46,7 +46,7 @@ from capmodel.bundle import Bundle
 from capmodel.generate import DecodeOptions, generate
 
 bundle = Bundle.load("{url}")
-found = generate(bundle.decoder, features, DecodeOptions(beam=3), image_ids, bundle.tokenizer)
+found = generate(bundle.decoder, features, DecodeOptions({arguments}), image_ids, bundle.tokenizer)
 ```
 
 `features` are float tensors `[n, {sizes}]` with the fingerprint below.
@@ -80,6 +80,8 @@ NAMES = {
     "lstm": "an LSTM that is told the image by its",
     "transformer": "a transformer that attends to the cells of its",
 }
+BEAM, SEARCH = 3, ("beam", "length_penalty")
+"""Beams of the examples where scores are not of beam search, and what they name of one."""
 WITH_ENCODER = "The encoder's weights are in this folder: nothing else is needed."
 WITHOUT_ENCODER = "The encoder's weights are not in this folder: it captions a features store (`--features`)."
 
@@ -89,7 +91,12 @@ def model_card(
 ) -> str:
     """The card of a bundle that is being saved to ``url``, whose decoder has so many ``parameters``."""
     encoder: Mapping[str, Any] = manifest.encoder or {}
+    writing = DecodeOptions.from_dict(manifest.writing or {"beam": BEAM})
+    said = {name: value for name, value in writing.to_dict().items() if name in SEARCH} or {"beam": BEAM}
     return CARD.format(
+        written=f", of captions by {writing.search}" if manifest.writing else "",
+        flags=" ".join(f"--{name.replace('_', '-')} {value}" for name, value in said.items()),
+        arguments=", ".join(f"{name}={value!r}" for name, value in said.items()),
         url=url,
         decoder_name=NAMES[config.architecture],
         encoder_name=encoder.get("name") or encoder.get("imported") or "(not recorded)",

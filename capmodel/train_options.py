@@ -173,11 +173,9 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
         """Refuse what only cross-entropy heeds, of which there is none."""
         for name in WORDS_ONLY:
             value = getattr(self, name)
-            buckets = name == "captions_per_image" and self.bucket_by_length  # which go by the captions
-            dropped = name == "grid_dropout" and self.self_critical_grid_dropout
-            heeded = buckets or dropped or (name != "learning_rate" and self.self_critical_cross_entropy > 0)
+            heeded = draws_heed(name, vars(self)) or value == getattr(TrainOptions, name)
             expected = "to leave it out where epochs is 0: self-critical training does not heed it"
-            expect(heeded or value == getattr(TrainOptions, name), name, value, expected)
+            expect(heeded, name, value, expected)
 
     def _expect_growth(self) -> None:
         """Refuse a batch that never grows, or has no end to it."""
@@ -246,6 +244,13 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
         free |= {"snapshot", "checkpoint_minutes", "keep_epochs", "restart"}
         chosen = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in free}
         return {**chosen, "init": None}
+
+
+def draws_heed(name: str, chosen: Mapping[str, Any]) -> bool:
+    """Whether self-critical epochs alone heed an option of WORDS_ONLY, beside all that is ``chosen``."""
+    buckets = name == "captions_per_image" and chosen["bucket_by_length"]  # which go by the captions
+    dropped = name == "grid_dropout" and chosen["self_critical_grid_dropout"]
+    return buckets or dropped or (name != "learning_rate" and chosen["self_critical_cross_entropy"] > 0)
 
 
 def completed(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,6 +111,7 @@ def save_bundle(trainer: Trainer, history: Sequence[Mapping[str, Any]]) -> Bundl
         scores={name: value for name, value in best.items() if name in SCORES},
         history=list(history),
         trained_on={**workplace(), "workers": trainer.ranks.world, "device": trainer.ranks.device.type},
+        writing=trainer.options.writing.to_dict(),
     )
     bundle.save(trainer.options.output)
     return bundle

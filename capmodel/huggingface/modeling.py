@@ -112,7 +112,18 @@ class BundleForCaptioning(PreTrainedModel):
 
 
 MANIFEST = frozenset(
-    ("format", "version", "sha256", "decoder", "features", "encoder", "scores", "files", "trained_on")
+    (
+        "format",
+        "version",
+        "sha256",
+        "decoder",
+        "features",
+        "encoder",
+        "scores",
+        "files",
+        "trained_on",
+        "writing",
+    )
 )
 HARMLESS = frozenset(("config", "trust_remote_code", "local_files_only", "use_safetensors", "adapter_kwargs"))
 """What the Auto classes pass on, and what asks for what is so anyway."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from capmodel.decoders.options import is_of_use
-from capmodel.train_options import WORDS_ONLY
+from capmodel.train_options import WORDS_ONLY, draws_heed
 from jobs.options import require
 from jobs.train_flags import add_groups
 from schemas.errors import RequestError
@@ -117,6 +117,5 @@ def _is_idle(name: str, chosen: Mapping[str, Any]) -> bool:
         "val_length_penalty": chosen["val_beam"] == 1,
     }
     of_phase = name.startswith("self_critical_") and not chosen["self_critical_epochs"]
-    beside = chosen["self_critical_cross_entropy"] and name != "learning_rate"
-    of_words = name in WORDS_ONLY and not (chosen["epochs"] or beside)
+    of_words = name in WORDS_ONLY and not (chosen["epochs"] or draws_heed(name, chosen))
     return idle.get(name, False) or of_phase or of_words or not is_of_use(name, chosen)

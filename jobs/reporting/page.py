@@ -156,7 +156,7 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
     best = max(history, key=lambda entry: (entry.get("CIDEr", 0.0), -entry.get("val_loss", 0.0)))
     groups = {
         "Loss, nats a word": {"training": "train_loss", "validation": "val_loss"},
-        "CIDEr of greedy captions": {"CIDEr": "CIDEr"},
+        "CIDEr on val": {"CIDEr": "CIDEr"},
         "Right next words": {"validation": "val_accuracy"},
         "BLEU-4 and ROUGE-L": {"BLEU-4": "Bleu_4", "ROUGE-L": "ROUGE_L"},
     }

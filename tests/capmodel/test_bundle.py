@@ -223,6 +223,25 @@ def test_the_card_says_scores_use_and_origin(folder):
     assert card.startswith("---\nlibrary_name: captionbeam\n")
 
 
+@pytest.mark.parametrize(
+    ("writing", "of", "flags", "call"),
+    [
+        (DecodeOptions(length_penalty=1.0), " computes them, of captions by beam 3, length penalty 1.",
+         "--beam 3 --length-penalty 1.0", "DecodeOptions(beam=3, length_penalty=1.0)"),
+        (DecodeOptions(beam=5), " computes them, of captions by beam 5.", "--beam 5", "DecodeOptions(beam=5)"),
+        (DecodeOptions(method="greedy"), " computes them, of captions by greedy.", "--beam 3", "DecodeOptions(beam=3)"),
+        (None, " computes them.", "--beam 3", "DecodeOptions(beam=3)"),
+    ],
+)  # fmt: skip
+def test_the_card_says_how_the_scored_captions_were_written(folder, writing, of, flags, call):
+    replace(make_bundle(), writing=writing.to_dict() if writing else {}, sha256="").save(folder)
+    card = files.read_bytes(files.join(folder, "README.md")).decode()
+    assert f"as coco-caption{of}\n" in card
+    assert f"--output captions {flags}\n" in card
+    assert f"generate(bundle.decoder, features, {call}, image_ids" in card
+    assert Bundle.load(folder).writing == (writing.to_dict() if writing else {})
+
+
 def test_the_parameters_are_plain_safetensors(folder):
     bundle = make_bundle()
     bundle.save(folder)

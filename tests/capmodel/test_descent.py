@@ -92,10 +92,13 @@ def fresh(options, data, tmp_path):
     return dict(trainer.decoder.named_parameters())
 
 
-def test_captions_are_scored_as_a_beam_writes_them_where_asked(data, tmp_path):
-    trainer, _ = train_alone(tiny_options(data, tmp_path, val_beam=3), lambda: True)
+@pytest.mark.parametrize("penalty", [0.0, 2.0])
+def test_captions_are_scored_as_a_beam_writes_them_where_asked(data, tmp_path, penalty):
+    asked = {"val_beam": 3, "val_length_penalty": penalty}
+    trainer, _ = train_alone(tiny_options(data, tmp_path, **asked), lambda: True)
     batch = next(trainer.validation.reader.batches([np.arange(4)]))
-    beam, names = DecodeOptions(method="beam", beam=3), [str(row) for row in batch.rows]
+    beam = DecodeOptions(method="beam", beam=3, length_penalty=penalty)
+    names = [str(row) for row in batch.rows]
     written = generate(trainer.decoder, batch.features, beam, names, trainer.data.tokenizer)
     expected = {int(row): captions[0].text for row, captions in zip(batch.rows, written, strict=True)}
     assert trainer.validation._captions(trainer.decoder, batch) == expected
@@ -106,6 +109,11 @@ def test_captions_are_scored_as_a_beam_writes_them_where_asked(data, tmp_path):
     [
         ({"ema": 1.0}, "ema is 1.0; expected at least 0 and below 1"),
         ({"weight_decay": -1.0}, "weight-decay is -1.0; expected 0 or more"),
+        ({"val_beam": 2, "val_length_penalty": 11.0}, "val-length-penalty is 11.0; expected from 0 to 10"),
+        (
+            {"val_length_penalty": 1.0},
+            "val-length-penalty is 1.0; expected 0 without --val-beam 2 or more, as one beam ranks nothing",
+        ),
         ({"schedule": "staircase"}, "schedule is 'staircase'; expected one of cosine, constant"),
         (
             {"patience": 3, "epochs": 3},

@@ -78,7 +78,8 @@ def test_the_users_own_flags_win_wherever_they_stand(order):
             "--recipe flickr8k --self-critical-epochs 0",
             {"self_critical_temperature", "self_critical_learning_rate"},
         ),
-        ("--recipe flickr8k --epochs=0 --init b", {"learning_rate", "grid_dropout", "label_smoothing"}),
+        ("--recipe flickr8k --epochs=0 --init b", {"learning_rate", "label_smoothing"}),
+        ("--recipe flickr8k --val-beam 1", {"val_length_penalty"}),
         ("--recipe flickr8k --epochs=0 --init b --self-critical-cross-entropy 0.1", {"learning_rate"}),
         ("--preset two-stage --output-layer full", {"output_bottleneck"}),
         (
@@ -97,6 +98,11 @@ def test_what_does_nothing_beside_the_users_own_flags_is_left_out(words, left_ou
     config_of(words.split())
     chosen = decoder_options(words.split())
     assert all(chosen[name] == getattr(TrainOptions, name) for name in left_out)
+
+
+def test_a_share_that_draws_drop_too_is_kept_where_there_are_draws_alone():
+    """The recipe's grid dropout is that of its self-critical epochs, too."""
+    assert decoder_options("--recipe flickr8k --epochs=0 --init b".split())["grid_dropout"] == 0.5
 
 
 def test_word_vectors_settle_their_width():
