@@ -102,7 +102,7 @@ def test_what_does_nothing_beside_the_users_own_flags_is_left_out(words, left_ou
 
 def test_a_share_that_draws_drop_too_is_kept_where_there_are_draws_alone():
     """The recipe's grid dropout is that of its self-critical epochs, too."""
-    assert decoder_options("--recipe flickr8k --epochs=0 --init b".split())["grid_dropout"] == 0.5
+    assert decoder_options(["--recipe", "flickr8k", "--epochs=0", "--init", "b"])["grid_dropout"] == 0.5
 
 
 def test_word_vectors_settle_their_width():
