@@ -159,6 +159,9 @@ def print_steps(caption: str, steps: Sequence[Prediction]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from capmodel.tokenizers import SPECIALS, UNK
+
+    unknown = SPECIALS[UNK]
     first = sum(step.rank == 1 for step in steps)
     said = f"{first} of {len(steps)} words predicted, log-probability {logprob(steps):.2f}"
     print(f"{caption}  ({said})")
@@ -170,3 +173,5 @@ def print_steps(caption: str, steps: Sequence[Prediction]) -> None:
         words = "  ".join(f"{token} {chance:.1%}" for token, chance in step.top)
         table.add_row(escape(step.token), f"{step.probability:.1%}", f"{step.rank:,}", escape(words))
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 110).print(table)
+    if any(step.token == unknown for step in steps):
+        print(f"{unknown} stands for words of this caption that the model does not know")

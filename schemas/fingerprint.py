@@ -42,6 +42,8 @@ def _flat(spec: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
     text = "none" if value is None else str(value)
     is_hash = len(text) >= 32 and set(text) <= set("0123456789abcdef")
     return text[:12] if is_hash else text

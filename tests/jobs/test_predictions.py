@@ -47,6 +47,13 @@ def test_all_captions_that_a_token_table_has_of_an_image(made, capsys):
             assert chances == sorted(chances, reverse=True)
 
 
+@pytest.mark.parametrize(("caption", "told"), [("two cats", False), ("two axolotls", True)])
+def test_words_that_the_model_does_not_know_are_told(made, capsys, caption, told):
+    predictions(made, "train/b.jpg", "--features", made / "features", "--caption", caption)
+    *_, last = capsys.readouterr().out.splitlines()
+    assert (last == "<unk> stands for words of this caption that the model does not know") == told
+
+
 def test_the_table_has_a_line_a_word(made, capsys):
     predictions(made, "train/b.jpg", "--features", made / "features", "--caption", "two cats", "--top", 2)
     predictions(
