@@ -2,44 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-import subprocess
-import sys
-import unicodedata
-import zipfile
-from pathlib import Path
-
 import pytest
-import torch
-from apache_beam.options.pipeline_options import PipelineOptions
-from hypothesis import given
-from hypothesis import strategies as st
 
 from jobs.launching.gpus import GPUS
-from jobs.launching.images import check_image
-from jobs.launching.labels import job_name, own_labels, user_labels
-from jobs.launching.packages import build_wheel
 from jobs.launching.target import protocol_of, settle_job, settle_target
-from pipelines.processors import load_captioner, load_encoder
-from schemas.errors import RequestError, SystemicError
-from tests.builders.commands import ROOT
+from schemas.errors import RequestError
+from tests.builders.launches import CLOUD, PLACES, options, settled
 
-CLOUD = ["--runner", "DataflowRunner", "--project", "a-project", "--region", "us-central1",
-         "--temp_location", "gs://bucket/tmp"]  # fmt: skip
 IMAGE = ["--sdk_container_image", "europe-docker.pkg.dev/a-project/images/captionbeam:1"]
 MANY = "use_multiple_sdk_containers"
-PLACES = {"SOURCE": ["gs://bucket/photos"], "--output": ["gs://bucket/store"]}
-
-
-def options(gpu=None, **more):
-    return argparse.Namespace(gpu=gpu, device="auto", precision="auto", dry_run=False, **more)
-
-
-def settled(beam_args, gpu=None, places=PLACES, models=True):
-    target = settle_target(options(gpu), [*CLOUD, *beam_args], places, models)
-    return target, PipelineOptions(
-        target.arguments("encode", "20260102-030405-0a1b2c3d", "gs://bucket/store")
-    )
 
 
 @pytest.mark.parametrize(
@@ -273,149 +244,3 @@ def test_a_device_beside_a_gpu_is_refused():
         RequestError, match="--device cpu contradicts --gpu l4, whose workers use their GPU; expected"
     ):
         settle_job(chosen, [*CLOUD, *IMAGE])
-
-
-ABSENT = f"cuda:{torch.cuda.device_count()}"
-POOL = ["--environment_type", "EXTERNAL", "--environment_config", "localhost:50000"]
-REMOTE = [
-    CLOUD,
-    ["--runner", "SparkRunner", "--spark_master_url", "spark://master:7077", *POOL],
-    ["--runner", "FlinkRunner", "--flink_master", "master:8081", *POOL],
-    ["--runner", "PrismRunner", *POOL],
-]
-HERE = [[], ["--runner", "PrismRunner"], ["--runner", "SparkRunner"]]
-
-
-def settled_job(beam_args, device, precision):
-    chosen = options(output="gs://bucket/store", sources=["gs://bucket/photos"])
-    chosen.device, chosen.precision = device, precision
-    return settle_job(chosen, beam_args), chosen
-
-
-@pytest.mark.parametrize("beam_args", HERE)
-def test_a_device_is_looked_for_here_where_the_workers_are_here(beam_args):
-    with pytest.raises(RequestError, match=f"no device '{ABSENT}': this machine has"):
-        settled_job(beam_args, ABSENT, "fp32")
-    target, chosen = settled_job(beam_args, "cpu", "auto")
-    assert (target.notes, chosen.precision) == ((), "auto")
-
-
-@pytest.mark.parametrize("beam_args", REMOTE)
-def test_a_device_of_other_machines_is_not_looked_for_here(beam_args):
-    target, chosen = settled_job(beam_args, ABSENT, "bf16")
-    assert (target.notes, chosen.device, chosen.precision) == ((), ABSENT, "bf16")
-    with pytest.raises(RequestError, match="no device 'abacus'; expected auto, cpu, cuda or cuda:N"):
-        settled_job(beam_args, "abacus", "bf16")
-    with pytest.raises(
-        RequestError, match="--precision auto is not known of .*; expected --precision fp32 or bf16"
-    ):
-        settled_job(beam_args, "cuda", "auto")
-
-
-@pytest.mark.parametrize("beam_args", REMOTE)
-def test_a_precision_that_this_machine_settles_for_others_is_said(beam_args):
-    target, chosen = settled_job(beam_args, "auto", "auto")
-    assert chosen.precision in ("fp32", "bf16")
-    assert target.notes == (
-        f"--precision {chosen.precision}, which auto is on this machine; workers compute in it whatever they have",
-    )
-
-
-@pytest.mark.parametrize("load", [load_encoder, load_captioner])
-def test_a_worker_without_the_device_stops_the_job(load):
-    with pytest.raises(
-        SystemicError, match=f"a worker cannot compute: no device '{ABSENT}': .*; expected workers with"
-    ):
-        load({"device": ABSENT, "threads": 1})
-
-
-@given(st.sampled_from(["encode", "retry-failures"]), st.text(max_size=80), st.text(max_size=200))
-def test_names_and_labels_keep_to_google_clouds_syntax(job, run_id, store):
-    name = job_name(job, run_id)
-    assert 0 < len(name) <= 63
-    assert name[0].isalpha()
-    assert name[-1].isalnum()
-    assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
-    found = own_labels(job, run_id, store)
-    assert user_labels([f"{key}={value}" for key, value in found.items()]) == found
-
-
-@given(st.text(min_size=1, max_size=70), st.text(max_size=70))
-def test_a_label_is_taken_exactly_if_google_would(key, value):
-    kinds = {"Ll", "Lo", "Nd", "Nl", "No"}
-    fine = all(unicodedata.category(one) in kinds or one in "_-" for one in key + value)
-    fine = fine and unicodedata.category(key[0]) in ("Ll", "Lo") and max(len(key), len(value)) <= 63
-    fine = fine and max(len(key.encode()), len(value.encode())) <= 128
-    pair = repr({key: value})
-    if fine:
-        assert user_labels([pair]) == {key: value}
-    else:
-        with pytest.raises(RequestError):
-            user_labels([pair])
-
-
-def test_the_users_labels_win_in_both_of_beams_forms():
-    pairs = ["--labels", "team=vision", "--labels", '{"captionbeam-run": "mine", "cost": "low"}']
-    _, found = settled(pairs)
-    assert found.get_all_options()["labels"] == [
-        "team=vision",
-        '{"captionbeam-run": "mine", "cost": "low"}',
-        "captionbeam-job=encode",
-        "captionbeam-store=bucket_store",
-    ]
-    assert found.get_all_options()["job_name"] == "captionbeam-encode-20260102-030405-0a1b2c3d"
-    assert settled(["--job_name", "mine"])[1].get_all_options()["job_name"] == "mine"
-
-
-def test_an_image_named_after_other_versions_is_refused():
-    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    other = "3.12" if here != "3.12" else "3.13"
-    check_image(None)
-    check_image("registry/captionbeam:latest")
-    check_image(f"registry/captionbeam-gpu:0.1.0-py{here}")
-    check_image(f"localhost:5000/captionbeam@sha256:{'0' * 64}")
-    with pytest.raises(
-        RequestError, match=f"the image .* has Python {other}, this launcher {here}; expected the same"
-    ):
-        check_image(f"registry/captionbeam-gpu:0.1.0-py{other}")
-    with pytest.raises(RequestError, match="has Beam 2.60.0, this launcher"):
-        check_image(f"registry/captionbeam-gpu:beam2.60.0-py{here}")
-    with pytest.raises(RequestError, match="has Beam 2.60.0, this launcher"):
-        check_image(f"apache/beam_python{here}_sdk:2.60.0")
-
-
-def test_the_wheel_of_the_launcher_is_that_of_setup_py(tmp_path):
-    """The same modules, templates and requirements, without tests; twice the same bytes."""
-    ours = build_wheel(str(tmp_path))
-    (tmp_path / "again").mkdir()
-    again = build_wheel(str(tmp_path / "again"))
-    assert Path(ours).read_bytes() == Path(again).read_bytes()
-    source = tmp_path / "source"
-    subprocess.run(["git", "clone", "--quiet", "--shared", ROOT, source], check=True)
-    for package in ("schemas", "capmodel", "pipelines", "jobs"):
-        subprocess.run(["cp", "-r", ROOT / package, source], check=True)
-    subprocess.run(["cp", ROOT / "setup.py", ROOT / "pyproject.toml", source], check=True)
-    build = "from setuptools import build_meta; print(build_meta.build_wheel('..'))"
-    (tmp_path / "built").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", build.replace("'..'", repr(str(tmp_path / "built")))],
-        cwd=source, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    theirs = tmp_path / "built" / done.stdout.splitlines()[-1]
-    assert contents(ours) == contents(theirs)
-    assert theirs.name == "captionbeam-0.1.0-py3-none-any.whl" == ours.rpartition("/")[2]
-    assert "jobs/templates/report.html.j2" in contents(ours)
-    assert not [name for name in contents(ours) if name.startswith("tests")]
-
-
-def contents(wheel):
-    """Each file but those that name the builder, with what is in it; code only by name, as bytecode may lie beside."""
-    with zipfile.ZipFile(wheel) as archive:
-        names = [name for name in archive.namelist() if "dist-info" not in name and "__pycache__" not in name]
-        packed = {name: archive.read(name) for name in names}
-        about = next(name for name in archive.namelist() if name.endswith("/METADATA"))
-        lines = archive.read(about).decode().splitlines()
-        packed["METADATA"] = sorted(
-            line for line in lines if line.startswith(("Name", "Version", "Requires"))
-        )
-    return packed

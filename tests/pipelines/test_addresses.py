@@ -5,13 +5,8 @@ from __future__ import annotations
 import argparse
 import gzip
 import ipaddress
-import json
 import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
 import pytest
@@ -20,19 +15,9 @@ from hypothesis import strategies as st
 
 from jobs.source_options import add_fetch_options, fetch_options
 from pipelines import addresses
-from pipelines.fetch import fetch
-from pipelines.reads import read_spans
-from pipelines.sources.lists import ref_of
-from pipelines.sources.spec import SourceSpec
-from pipelines.spans import FetchOptions, Span
-from schemas import storage
-from schemas.errors import ImageError, SourceError
-from schemas.records import ImageRef
-from tests.builders.commands import captionbeam
-from tests.builders.sources import Web, listed, picture
-
-ONCE = FetchOptions(attempts=1, timeout=5)
-OPEN = FetchOptions(attempts=1, timeout=5, allow_private=True)
+from pipelines.spans import FetchOptions
+from tests.builders.answers import ONCE, OPEN, answering, fetched, is_denied, moved_to
+from tests.builders.sources import Web, picture
 
 INSIDE = [
     "127.0.0.1", "127.8.8.8", "0.0.0.0", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1",
@@ -75,14 +60,6 @@ def test_an_address_in_the_clothes_of_ipv6_is_what_it_is(ip):
     )
 
 
-def fetched(uri, options=ONCE, source="list.txt"):
-    return fetch([ImageRef(uri, uri, source, None)], options)[0]
-
-
-def is_denied(result):
-    return isinstance(result, ImageError) and result.code == "denied" and addresses.HOW in result.message
-
-
 SPELLINGS = ["127.0.0.1", "localhost", "LOCALHOST", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "0x7f000001"]
 ODD = ["2130706433", "0177.0.0.1", "127.1", "0", "127.0.0.01"]  # aiohttp itself takes no such digits
 
@@ -114,37 +91,6 @@ def test_what_the_user_named_is_his_own_choice():
         options = FetchOptions(attempts=1, trusted=named, inside=addresses.inside(named))
         assert fetched(f"{web.url}/a.jpg", options) == picture("a")
         assert is_denied(fetched(f"{other.url}/b.jpg", options))
-
-
-@contextmanager
-def answering(answer) -> Iterator[str]:
-    """A server that leaves each GET to ``answer(handler)``."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            answer(self)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def moved_to(target):
-    def answer(handler):
-        handler.send_response(302)
-        handler.send_header("Location", target(handler) if callable(target) else target)
-        handler.send_header("Content-Length", "0")
-        handler.end_headers()
-
-    return answer
 
 
 def test_a_redirect_is_looked_at_like_the_first_address():
@@ -290,58 +236,6 @@ def test_a_list_may_choose_its_own_protocol_and_what_lies_below_a_named_root():
         fs.rm(["/named/a.jpg", "/b.jpg"])
 
 
-def test_a_protocol_may_have_other_names():
-    ref = ImageRef("a.jpg", "s3a://bucket/a.jpg", "memory://x", None)
-    assert addresses.refusal(ref, ()) is None
-    assert addresses.refusal(ref._replace(uri="abfs://c/a.jpg", source="az://c"), ()) is None
-    assert addresses.refusal(ref._replace(uri="abfs://c/a.jpg", source="gs://c"), ()) is not None
-
-
-@pytest.fixture
-def credentials():
-    """Options for HTTP, in every place that has some; taken back afterwards."""
-    before = dict(storage.current())
-    secrets = {"headers": {"X-Key": "secret"}, "cookies": {"session": "secret"}}
-    storage.use(
-        {"http": {**secrets, "client_kwargs": {"headers": {"X-Other": "secret"}, "trust_env": False}}}
-    )
-    yield
-    storage.use(before)
-
-
-def sent_secrets(handler):
-    return sorted(
-        name for name in ("X-Key", "X-Other", "Cookie") if "secret" in (handler.headers.get(name) or "")
-    )
-
-
-def test_credentials_go_to_the_named_server_alone(credentials):
-    heard = {}
-
-    def hear(name, then=None):
-        def answer(handler):
-            heard[name] = sent_secrets(handler)
-            if then:
-                moved_to(then)(handler)
-                return
-            handler.send_response(200)
-            handler.send_header("Content-Length", "1")
-            handler.end_headers()
-            handler.wfile.write(b"x")
-
-        return answer
-
-    with answering(hear("other")) as other, answering(hear("mine", f"{other}/b.jpg")) as mine:
-        named = addresses.origins([mine])
-        for options in (FetchOptions(attempts=1, trusted=named, inside=addresses.inside([mine, other])),
-                        FetchOptions(attempts=1, trusted=named, allow_private=True)):  # fmt: skip
-            heard.clear()
-            assert fetched(f"{mine}/a.jpg", options) == b"x"
-            assert heard == {"mine": ["Cookie", "X-Key", "X-Other"], "other": []}
-        assert fetched(f"{other}/b.jpg", OPEN) == b"x"
-        assert heard["other"] == []
-
-
 def test_a_named_server_that_was_public_is_looked_at_all_the_same(monkeypatch):
     """Its name may lead inside by the time that its images are read."""
     answers, real = ["93.184.216.34"], socket.getaddrinfo
@@ -364,74 +258,3 @@ def test_a_named_server_that_was_public_is_looked_at_all_the_same(monkeypatch):
         assert is_denied(fetched(f"{url}/a.jpg", options))
         assert not web.requests
         assert fetch_options(given).inside == (url,)
-
-
-@pytest.mark.parametrize("said", ["bytes 0-9/100", ""])
-def test_another_range_than_was_asked_for_is_not_taken(said):
-    def answer(handler):
-        handler.send_response(206)
-        handler.send_header("Content-Range", said)
-        handler.send_header("Content-Length", "10")
-        handler.end_headers()
-        handler.wfile.write(b"0123456789")
-
-    with answering(answer) as url:
-        with pytest.raises(SourceError, match=f"sends the range '{said}'; expected bytes from 10"):
-            read_spans([Span(f"{url}/x.zip", 10, 20)], OPEN)
-        if not said:
-            assert fetched(f"{url}/a.jpg", OPEN).code == "unsupported"
-
-
-def test_an_answer_that_is_no_http_may_pass():
-    def answer(handler):
-        handler.wfile.write(b"NONSENSE\r\n\r\n")
-
-    with answering(answer) as url:
-        assert fetched(f"{url}/a.jpg", OPEN).code == "unavailable"
-
-
-def test_letters_of_a_scheme_may_be_large(tmp_path):
-    with Web({"a.jpg": picture("a")}, ranges=False) as web:
-        large = web.url.replace("http", "HTTP")
-        (tmp_path / "list.txt").write_text(f"{large}/a.jpg\n")
-        ((ref,), _) = listed(tmp_path / "list.txt")
-        assert fetch([ref], OPEN) == [picture("a")]
-        with answering(moved_to(f"{large}/a.jpg")) as url:
-            assert fetched(url, OPEN) == picture("a")
-
-
-def test_files_that_a_list_may_not_name_are_not_even_looked_for(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(b"123")
-    (tmp_path / "empty.jpg").write_bytes(b"")
-    spec = SourceSpec("gs://bucket/list.txt", "list", "gs://bucket/list.txt", "gs://bucket")
-    for name in ("a.jpg", "empty.jpg"):
-        ref = ref_of(str(tmp_path / name), name, spec)
-        assert (ref.version, ref.length) == (None, -1)
-        assert is_denied(fetch([ref._replace(length=0)])[0])
-    assert ref_of(str(tmp_path / "a.jpg"), "a", spec._replace(root=str(tmp_path))).length == 3
-
-
-def test_a_coco_file_sends_nobody_anywhere_before_the_job_begins(tmp_path):
-    """Its URIs are a stranger's: they are read by workers, within the limits. What is below the root is looked for."""
-    with Web({"a.jpg": picture("a")}, ranges=False) as web:
-        entries = [{"id": n, "file_name": f"{web.url}/{n}.jpg"} for n in range(8)]
-        (tmp_path / "c.json").write_text(json.dumps({"images": entries}))
-        assert len(listed(tmp_path / "c.json")[0]) == 8
-        assert not web.requests
-    entries.append({"id": 9, "file_name": "gone.jpg"})
-    (tmp_path / "c.json").write_text(json.dumps({"images": entries[1:]}))
-    with pytest.raises(SourceError, match=r"names images like '.*/gone.jpg', which is not there"):
-        listed(tmp_path / "c.json")
-
-
-def test_from_the_command_line(tmp_path):
-    """A row of failure with what to do about it; with the flag, a row. The list's own server needs no flag."""
-    with Web({"a.jpg": picture("a")}, ranges=False) as web:
-        (tmp_path / "list.txt").write_text(f"{web.url}/a.jpg\n")
-        command = ["encode", tmp_path / "list.txt", "--encoder", "efficientnet_lite0", "--precision", "fp32"]
-        captionbeam(*command, "--output", tmp_path / "a", status=3)
-        said = captionbeam("store", "failures", tmp_path / "a").stdout
-        assert "denied" in said
-        assert "--allow-private-addresses" in said
-        captionbeam(*command, "--output", tmp_path / "b", "--allow-private-addresses", status=3)
-        assert "decode" in captionbeam("store", "failures", tmp_path / "b").stdout

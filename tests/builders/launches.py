@@ -1,0 +1,24 @@
+"""Launches on Dataflow as the command line settles them, nothing sent."""
+
+from __future__ import annotations
+
+import argparse
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from jobs.launching.target import settle_target
+
+CLOUD = ["--runner", "DataflowRunner", "--project", "a-project", "--region", "us-central1",
+         "--temp_location", "gs://bucket/tmp"]  # fmt: skip
+PLACES = {"SOURCE": ["gs://bucket/photos"], "--output": ["gs://bucket/store"]}
+
+
+def options(gpu=None, **more):
+    return argparse.Namespace(gpu=gpu, device="auto", precision="auto", dry_run=False, **more)
+
+
+def settled(beam_args, gpu=None, places=PLACES, models=True):
+    target = settle_target(options(gpu), [*CLOUD, *beam_args], places, models)
+    return target, PipelineOptions(
+        target.arguments("encode", "20260102-030405-0a1b2c3d", "gs://bucket/store")
+    )

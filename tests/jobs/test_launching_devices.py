@@ -1,0 +1,64 @@
+"""Where a device is looked for, and what precision is settled by whom."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from jobs.launching.target import settle_job
+from pipelines.processors import load_captioner, load_encoder
+from schemas.errors import RequestError, SystemicError
+from tests.builders.launches import CLOUD, options
+
+ABSENT = f"cuda:{torch.cuda.device_count()}"
+POOL = ["--environment_type", "EXTERNAL", "--environment_config", "localhost:50000"]
+REMOTE = [
+    CLOUD,
+    ["--runner", "SparkRunner", "--spark_master_url", "spark://master:7077", *POOL],
+    ["--runner", "FlinkRunner", "--flink_master", "master:8081", *POOL],
+    ["--runner", "PrismRunner", *POOL],
+]
+HERE = [[], ["--runner", "PrismRunner"], ["--runner", "SparkRunner"]]
+
+
+def settled_job(beam_args, device, precision):
+    chosen = options(output="gs://bucket/store", sources=["gs://bucket/photos"])
+    chosen.device, chosen.precision = device, precision
+    return settle_job(chosen, beam_args), chosen
+
+
+@pytest.mark.parametrize("beam_args", HERE)
+def test_a_device_is_looked_for_here_where_the_workers_are_here(beam_args):
+    with pytest.raises(RequestError, match=f"no device '{ABSENT}': this machine has"):
+        settled_job(beam_args, ABSENT, "fp32")
+    target, chosen = settled_job(beam_args, "cpu", "auto")
+    assert (target.notes, chosen.precision) == ((), "auto")
+
+
+@pytest.mark.parametrize("beam_args", REMOTE)
+def test_a_device_of_other_machines_is_not_looked_for_here(beam_args):
+    target, chosen = settled_job(beam_args, ABSENT, "bf16")
+    assert (target.notes, chosen.device, chosen.precision) == ((), ABSENT, "bf16")
+    with pytest.raises(RequestError, match="no device 'abacus'; expected auto, cpu, cuda or cuda:N"):
+        settled_job(beam_args, "abacus", "bf16")
+    with pytest.raises(
+        RequestError, match="--precision auto is not known of .*; expected --precision fp32 or bf16"
+    ):
+        settled_job(beam_args, "cuda", "auto")
+
+
+@pytest.mark.parametrize("beam_args", REMOTE)
+def test_a_precision_that_this_machine_settles_for_others_is_said(beam_args):
+    target, chosen = settled_job(beam_args, "auto", "auto")
+    assert chosen.precision in ("fp32", "bf16")
+    assert target.notes == (
+        f"--precision {chosen.precision}, which auto is on this machine; workers compute in it whatever they have",
+    )
+
+
+@pytest.mark.parametrize("load", [load_encoder, load_captioner])
+def test_a_worker_without_the_device_stops_the_job(load):
+    with pytest.raises(
+        SystemicError, match=f"a worker cannot compute: no device '{ABSENT}': .*; expected workers with"
+    ):
+        load({"device": ABSENT, "threads": 1})
