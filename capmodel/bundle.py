@@ -50,7 +50,8 @@ class Bundle:
     components:           URL of the components that reduce its features; None where they are not reduced.
     scores:               of the epoch that was kept; history: one mapping an epoch.
     trained_on:           platform, job, and what computed; empty where that is not known.
-    writing:              how the captions were written that were scored (``DecodeOptions.to_dict()``); empty likewise.
+    writing:              the search that wrote the captions which were scored (``DecodeOptions.to_dict()``), and that
+                          captionbeam caption takes where it is told no other; empty where that is not known.
     sha256:               of what decides a caption: decoder, tokenizer, features and encoder; scores,
                           history and place change nothing about it.
     """

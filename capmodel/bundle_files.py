@@ -34,7 +34,7 @@ class Manifest:
     features: the fingerprint of the features that it expects; encoder: the spec that made them, or None.
     files:    name -> SHA-256, of all but the card.
     trained_on: where, and by how many (capmodel.train_worker); empty where that was not recorded.
-    writing:  how the captions were written that ``scores`` are of, ``DecodeOptions.to_dict()``; empty as before.
+    writing: the search that wrote the captions which ``scores`` are of, ``DecodeOptions.to_dict()``; empty likewise.
     """
 
     sha256: str

@@ -23,7 +23,7 @@ license: other
 
 # Image captioner
 
-Writes English sentences about photographs: a {encoder_name} encoder, and {decoder_name}
+Writes English sentences about photographs: encoder {encoder_name}, and {decoder_name}
 {shape} features ({parameters:.1f} million parameters of its own). Trained with captionbeam.
 
 ## Scores
@@ -80,8 +80,8 @@ NAMES = {
     "lstm": "an LSTM that is told the image by its",
     "transformer": "a transformer that attends to the cells of its",
 }
-BEAM, SEARCH = 3, ("beam", "length_penalty")
-"""Beams of the examples where scores are not of beam search, and what they name of one."""
+USUAL_BEAM = 3
+"""Of the examples, where scores are not of beam search."""
 WITH_ENCODER = "The encoder's weights are in this folder: nothing else is needed."
 WITHOUT_ENCODER = "The encoder's weights are not in this folder: it captions a features store (`--features`)."
 
@@ -91,8 +91,11 @@ def model_card(
 ) -> str:
     """The card of a bundle that is being saved to ``url``, whose decoder has so many ``parameters``."""
     encoder: Mapping[str, Any] = manifest.encoder or {}
-    writing = DecodeOptions.from_dict(manifest.writing or {"beam": BEAM})
-    said = {name: value for name, value in writing.to_dict().items() if name in SEARCH} or {"beam": BEAM}
+    writing = DecodeOptions.from_dict(dict(manifest.writing))
+    search = (
+        {"beam": writing.beam, "length_penalty": writing.length_penalty} if writing.method == "beam" else {}
+    )
+    said = {name: value for name, value in search.items() if value} or {"beam": USUAL_BEAM}
     return CARD.format(
         written=f", of captions by {writing.search}" if manifest.writing else "",
         flags=" ".join(f"--{name.replace('_', '-')} {value}" for name, value in said.items()),

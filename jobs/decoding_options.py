@@ -43,15 +43,19 @@ def add_decoding_options(group: Any) -> None:
 
 def _add_beam(group: Any) -> None:
     group.add_argument(
-        "--beam", type=positive, metavar="N", help="beginnings kept by beam search (default 3)"
+        "--beam",
+        type=positive,
+        metavar="N",
+        help="beginnings kept by beam search (default: as many as the bundle was scored with; 3 where that was greedy "
+        "search, or with --captioner)",
     )
     group.add_argument(
         "--length-penalty",
         type=float,
-        default=0.0,
         metavar="A",
-        help="of --method beam: rank captions by log-probability / penalty, so that a higher A favours longer "
-        "ones; the log-probability that is kept stays the plain sum (default 0: no penalty)",
+        help="of --method beam: rank captions by log-probability / penalty, so that a higher A favours longer ones; "
+        "the log-probability that is kept stays the plain sum (default: as the bundle was scored; 0, no penalty, where "
+        "that was without one, or with --captioner)",
     )
     group.add_argument(
         "--length-formula",
@@ -115,7 +119,8 @@ def decode_options(options: argparse.Namespace) -> Any:
     from capmodel.generation.options import METHODS, ONLY_OF, DecodeOptions
 
     given = {name: getattr(options, name) for name in DecodeOptions.__dataclass_fields__}
-    usual = {**vars(DecodeOptions()), "beam": None, "seed": options.seed}  # --seed is the listing's too
+    unsaid = {"beam": None, "length_penalty": None, "seed": options.seed}  # --seed is the listing's too
+    usual = {**vars(DecodeOptions()), **unsaid}
     others = [name for method in METHODS if method != given["method"] for name in ONLY_OF.get(method, ())]
     idle = [name for name in others if given[name] != usual[name]]
     named = " and ".join(f"--{name.replace('_', '-')}" for name in idle)
@@ -129,4 +134,17 @@ def decode_options(options: argparse.Namespace) -> Any:
         f"--{' and --'.join(drawn).replace('_', '-')} would do nothing with --top-k 1, which leaves one word to draw; "
         "expected a higher --top-k, or to leave it out",
     )
-    return DecodeOptions(**{**given, "beam": options.beam or 3})
+    return DecodeOptions(**{**given, **_search(options)})
+
+
+def _search(options: argparse.Namespace) -> dict[str, Any]:
+    """Beams and penalty: those that were named, else those that the bundle was scored with. Raises BundleError."""
+    from capmodel.bundle_files import read_manifest
+
+    usual = {"method": "beam", "beam": 3, "length_penalty": 0.0}
+    scored = read_manifest(options.bundle).writing if options.bundle else {}
+    own = {**usual, **scored} if scored.get("method") == options.method == "beam" else usual
+    beam, penalty = options.beam or own["beam"], options.length_penalty
+    if penalty is None:
+        penalty = own["length_penalty"] if beam > options.beam_groups else 0.0
+    return {"beam": beam, "length_penalty": penalty}

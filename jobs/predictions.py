@@ -163,7 +163,7 @@ def print_steps(caption: str, steps: Sequence[Prediction]) -> None:
 
     unknown = SPECIALS[UNK]
     first = sum(step.rank == 1 for step in steps)
-    said = f"{first} of {len(steps)} words predicted, log-probability {logprob(steps):.2f}"
+    said = f"{first} of {len(steps)} tokens predicted, log-probability {logprob(steps):.2f}"
     print(f"{caption}  ({said})")
     table = Table()
     for name in ("true", "chance", "rank"):

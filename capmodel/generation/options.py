@@ -119,7 +119,7 @@ class DecodeOptions:
 
     @property
     def search(self) -> str:
-        """In words, what it is that decides a caption: ``beam 3, length penalty 1``."""
+        """The method in words, with the beams and penalty of beam search: ``beam 3, length penalty 1``."""
         if self.method != "beam":
             return self.method
         return f"beam {self.beam}" + (

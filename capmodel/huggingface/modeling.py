@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, Self
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
 from capmodel.bundle import Bundle
-from capmodel.bundle_files import MODEL_TYPE
+from capmodel.bundle_files import MODEL_TYPE, Manifest
 from capmodel.generate import Caption, generate
 from capmodel.generation.options import DecodeOptions
 from capmodel.reduction import FeatureEncoder
@@ -111,20 +112,7 @@ class BundleForCaptioning(PreTrainedModel):
         return FeatureEncoder.load(bundle.encoder_spec, weights, bundle.components, 1, device, as_read=True)
 
 
-MANIFEST = frozenset(
-    (
-        "format",
-        "version",
-        "sha256",
-        "decoder",
-        "features",
-        "encoder",
-        "scores",
-        "files",
-        "trained_on",
-        "writing",
-    )
-)
+MANIFEST = frozenset({"format", "version", *(field.name for field in fields(Manifest))})
 HARMLESS = frozenset(("config", "trust_remote_code", "local_files_only", "use_safetensors", "adapter_kwargs"))
 """What the Auto classes pass on, and what asks for what is so anyway."""
 

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from capmodel.bundle import Bundle
 from capmodel.checkpoints import Checkpoints
 from capmodel.descent import Average, Descent
 from capmodel.generate import DecodeOptions, generate
 from capmodel.optimizing import learning_rate, make_optimizer
+from capmodel.train_worker import save_bundle
 from schemas.errors import RequestError
 from tests.builders.training import make_data, tiny_options, train_alone
 
@@ -102,6 +104,8 @@ def test_captions_are_scored_as_a_beam_writes_them_where_asked(data, tmp_path, p
     written = generate(trainer.decoder, batch.features, beam, names, trainer.data.tokenizer)
     expected = {int(row): captions[0].text for row, captions in zip(batch.rows, written, strict=True)}
     assert trainer.validation._captions(trainer.decoder, batch) == expected
+    save_bundle(trainer, [{"epoch": 1, "CIDEr": 0.5, "val_loss": 3.0}])
+    assert Bundle.load(trainer.options.output).writing == beam.to_dict()
 
 
 @pytest.mark.parametrize(

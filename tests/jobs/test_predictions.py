@@ -64,7 +64,7 @@ def test_the_table_has_a_line_a_word(made, capsys):
     hits = sum(step["rank"] == 1 for step in caption["steps"])
     assert (
         table[0].strip()
-        == f"two cats  ({hits} of 3 words predicted, log-probability {caption['logprob']:.2f})"
+        == f"two cats  ({hits} of 3 tokens predicted, log-probability {caption['logprob']:.2f})"
     )
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table if "%" in line]
     assert cells == [
