@@ -10,7 +10,7 @@ from math import inf
 from typing import Any
 
 from capmodel.decoders.options import DecoderOptions
-from capmodel.generation.options import DecodeOptions
+from capmodel.generation.options import MOST_ROWS, DecodeOptions
 from capmodel.self_critical.options import SelfCriticalOptions
 from schemas import fingerprint
 from schemas.errors import expect
@@ -122,9 +122,9 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
         for name in ("learning_rate", "clip"):
             expect(0 < getattr(self, name) < inf, name, getattr(self, name), "a number above 0")
         expect(0 <= self.consensus <= 10, "consensus", self.consensus, "from 0 (all captions alike) to 10")
-        expect(
-            0 <= self.val_length_penalty <= 10, "val_length_penalty", self.val_length_penalty, "from 0 to 10"
-        )
+        expect(self.val_beam <= MOST_ROWS, "val_beam", self.val_beam, f"at most {MOST_ROWS:,}")
+        penalty = self.val_length_penalty
+        expect(0 <= penalty <= 10, "val_length_penalty", penalty, "from 0 to 10")
         device = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
         expect(device is not None, "device", self.device, "auto, cpu, cuda or cuda:N")
         for name in ("warmup", "max_missing"):

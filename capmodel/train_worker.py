@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -23,6 +24,7 @@ from capmodel.bundle import Bundle
 from capmodel.journal import Journal
 from capmodel.ranks import joined, local_rank, local_world
 from capmodel.run_log import best_of
+from capmodel.sole_run import sole_run
 from capmodel.train_data import Data
 from capmodel.train_options import TrainOptions, cores
 from capmodel.training import Stopped, Trainer
@@ -71,7 +73,9 @@ def train(options: TrainOptions, stop: StopRequest, report: Report) -> None:
     Raises RequestError, SystemicError.
     """
     torch.set_num_threads(options.threads or max(1, cores() // local_world()))
-    with joined(options.device) as ranks, Journal(options.logs, report, ranks.first) as journal:
+    with joined(options.device) as ranks, ExitStack() as held:
+        ranks.from_first(lambda: held.enter_context(sole_run(options.checkpoints)))
+        journal = held.enter_context(Journal(options.logs, report, ranks.first))
         data = Data.open(options)
         trainer = Trainer(options, data, ranks, stop, journal)
         try:

@@ -57,8 +57,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Print a few captions, or freeze the base, run the pipeline, report."""
     check_sources(options)
     check_captioner(options)
-    decode = decode_options(options)
-    check_seed(options, decode.method == "sample")
+    check_seed(options, options.method == "sample")
     if options.output is None:
         require(not options.features, "--features needs --output; expected a folder for the captions")
         refuse(options, RUN_OPTIONS, "without --output")
@@ -68,12 +67,14 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
         )
         from jobs.caption_now import print_captions
 
-        return print_captions(parsed_sources(options), decode, options)
+        return print_captions(parsed_sources(options), decode_options(options), options)
     from jobs.bulk import gates_of, launch
     from jobs.launching.target import settle_job
 
     target = settle_job(options, beam_args)
-    return launch(captioning(options, decode), options.output, options, target, gates_of(options))
+    return launch(
+        captioning(options, decode_options(options)), options.output, options, target, gates_of(options)
+    )
 
 
 def check_sources(options: argparse.Namespace) -> None:

@@ -141,9 +141,10 @@ def _search(options: argparse.Namespace) -> dict[str, Any]:
     """Beams and penalty: those that were named, else those that the bundle was scored with. Raises BundleError."""
     from capmodel.bundle_files import read_manifest
 
-    usual = {"method": "beam", "beam": 3, "length_penalty": 0.0}
-    scored = read_manifest(options.bundle).writing if options.bundle else {}
-    own = {**usual, **scored} if scored.get("method") == options.method == "beam" else usual
+    own: dict[str, Any] = {"beam": 3, "length_penalty": 0.0}
+    if options.bundle and options.method == "beam" and None in (options.beam, options.length_penalty):
+        scored = read_manifest(options.bundle).writing
+        own |= scored if scored.get("method") == "beam" else {}
     beam, penalty = options.beam or own["beam"], options.length_penalty
     if penalty is None:
         penalty = own["length_penalty"] if beam > options.beam_groups else 0.0

@@ -87,10 +87,12 @@ def shape_of(name: str, size: int, output: str, layers: tuple[str, ...] = ()) ->
         grids = backbone.cut(backbone.build(size, output), layers)
         try:
             channels, height, width = grids(torch.empty(1, 3, size, size)).shape[1:]
-        except (ValueError, RuntimeError, IndexError) as err:
-            raise RequestError(
-                f"layers of {name} are {', '.join(layers)}; expected ones that put out a grid [C, H, W]"
-            ) from err
+            larger = grids(torch.empty(1, 3, 2 * size, 2 * size)).shape
+        except (ValueError, RuntimeError, IndexError):
+            larger = None
+    if larger is None or larger[1] != channels:  # of a larger image channels stay as many, and cells do not
+        wanted = "ones that put out a grid [C, H, W]"
+        raise RequestError(f"layers of {name} are {', '.join(layers)}; expected {wanted}")
     return (height, width, channels) if output == "grid" else (channels,)
 
 
@@ -114,7 +116,7 @@ def ready(
     if not pool_padding:
         network.count_pool_padding(pool_padding)
     if name in BACKBONES:
-        fold_batch_norm(network)
+        fold_batch_norm(network, layers)
     if layers:
         network = find_backbone(name).cut(network, layers)
     network.to(device=device, dtype=dtype)

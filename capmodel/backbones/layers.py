@@ -34,28 +34,33 @@ class Layers(nn.Module):
 def _extractor(network: nn.Module, names: Sequence[str], model: str) -> nn.Module:
     from torchvision.models.feature_extraction import create_feature_extractor  # takes seconds
 
+    known = {name for name, _ in network.named_modules() if name}
+    for name in names:
+        if name not in known:
+            raise RequestError(
+                f"{model} has no layer {name!r}; expected modules such as {_examples(network)}"
+            )
     try:
         return create_feature_extractor(network.eval(), {name: name for name in names})
     except TraceError as err:
         raise RequestError(
             f"{model} gives its last grid alone; expected another encoder, or no --layers"
         ) from err
-    except ValueError as err:
-        known = {name for name, _ in network.named_modules()}
-        unknown = next((name for name in names if name not in known), names[0])
+    except ValueError as err:  # a module inside of one that is traced as a whole
+        asked = " and ".join(map(repr, names))
         raise RequestError(
-            f"{model} has no layer {unknown!r}; expected modules such as {', '.join(_examples(network))}"
+            f"{model} cannot be cut after {asked}; expected modules such as {_examples(network)}"
         ) from err
 
 
-def _examples(network: nn.Module) -> list[str]:
+def _examples(network: nn.Module) -> str:
     """The last names on the first level that has several."""
     names = [name for name, _ in network.named_children()]
     if len(names) <= 2:
         names = [
             f"{name}.{inner}" for name in names for inner, _ in network.get_submodule(name).named_children()
         ]
-    return names[-4:]
+    return ", ".join(names[-4:])
 
 
 def _coarser(grid: Tensor, side: torch.Size) -> Tensor:

@@ -148,7 +148,7 @@ def _numbers(url: str, number: int, line: bytes, width: int) -> np.ndarray | Non
             row = np.array([float(field) for field in fields], np.float32)
             if len(row) == width and np.isfinite(row).all():
                 return row
-            raise ValueError(f"{len(row)} of them")
+            raise ValueError(f"{len(row)} of them" if len(row) != width else "one is not finite in float32")
     except ValueError as err:
         raise RequestError(
             f"line {number} of {url!r} does not have {width} numbers ({err}); expected as many as the first"

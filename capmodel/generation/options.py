@@ -13,6 +13,7 @@ CONVENTIONS = ("logit-division", "probability-power")
 LEAST_TEMPERATURE = 1e-6
 """Of any draw: below it float32 runs over, and the likeliest are drawn all the same."""
 LONGEST = 1_000  # tokens of a caption
+MOST_ROWS, MOST_DRAWS = 1_000, 100_000  # captions of one image side by side, of search and of sampling
 ONLY_OF = {
     "beam": ("beam", "length_penalty", "length_formula", "beam_groups", "diversity"),
     "sample": ("temperature", "temperature_convention", "top_k", "top_p", "seed"),
@@ -69,9 +70,9 @@ class DecodeOptions:
 
     def __post_init__(self) -> None:
         expect(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
-        expect(self.beam >= 1, "beam", self.beam, "1 or more")
+        expect(1 <= self.beam <= MOST_ROWS, "beam", self.beam, f"from 1 to {MOST_ROWS:,}")
         most = self.captions_at_most()
-        expect(self.n_best >= 1, "n_best", self.n_best, "1 or more")
+        expect(1 <= self.n_best <= MOST_DRAWS, "n_best", self.n_best, f"from 1 to {MOST_DRAWS:,}")
         expect(
             most is None or self.n_best <= most, "n_best", self.n_best, f"at most {most} for {self.method}"
         )

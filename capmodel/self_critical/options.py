@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from math import inf
 
-from capmodel.generation.options import LEAST_TEMPERATURE
+from capmodel.generation.options import LEAST_TEMPERATURE, MOST_ROWS
 from schemas.errors import RequestError, expect, flag
 
 BASELINES = ("mean", "greedy")
@@ -53,7 +53,8 @@ class SelfCriticalOptions:
         )
         least = 2 if self.self_critical_baseline == "mean" else 1
         others = " (their mean needs others)" if least == 2 else ""
-        _expect(samples >= least, "samples", samples, f"{least} or more{others}")
+        bounds = f"from {least} to {MOST_ROWS:,}{others}"
+        _expect(least <= samples <= MOST_ROWS, "samples", samples, bounds)
         _expect(0 < rate < inf, "learning_rate", rate, "a number above 0")
         weight = self.self_critical_cross_entropy
         _expect(0 <= weight < inf, "cross_entropy", weight, "0 (none) or more")

@@ -91,12 +91,14 @@ def _blamed(kind: str, options: argparse.Namespace, sentence: str) -> str:
     flags = [] if name is None else flags_of(kind, name)
     theirs = vars(_parser().parse_args(flags))
     holding = [one for one in _split(flags) if theirs[_name(one)] == getattr(options, _name(one))]
-    about = [
-        one
-        for one in holding
-        if re.search(rf"(?<![\w-])(--{one[0][2:]}(?![\w-])|{one[0][2:]} is )", sentence)
-    ]
+    about = [one for one in holding if re.search(_mention(one[0][2:]), sentence)]
     return f"--{kind} {name} sets {' and '.join(' '.join(one) for one in about)}" if about else ""
+
+
+def _mention(name: str) -> str:
+    """A pattern of what sentences say of an option: ``--gate``, ``gate is 'x'``, ``gate 'x', not 'y'``."""
+    words = name.replace("-", "[ -]")
+    return rf"(?<![\w-])(--{name}(?![\w-])|{name} is |{words} \S+, not )"
 
 
 def _split(flags: Sequence[str]) -> list[list[str]]:
@@ -115,6 +117,7 @@ def _is_idle(name: str, chosen: Mapping[str, Any]) -> bool:
         "doubly_stochastic": chosen["attention"] == "hard",
         "embed_dim": chosen["embeddings"] is not None,
         "val_length_penalty": chosen["val_beam"] == 1,
+        "self_critical_grid_dropout": not chosen["grid_dropout"],
     }
     of_phase = name.startswith("self_critical_") and not chosen["self_critical_epochs"]
     of_words = name in WORDS_ONLY and not (chosen["epochs"] or draws_heed(name, chosen))

@@ -360,7 +360,8 @@ def test_the_decoder_is_left_in_the_mode_it_was_in():
     ("options", "message"),
     [
         ({"method": "magic"}, "method is 'magic'; expected one of greedy, beam, sample"),
-        ({"beam": 0}, "beam is 0; expected 1 or more"),
+        ({"beam": 0}, "beam is 0; expected from 1 to 1,000"),
+        ({"beam": 1001}, "beam is 1001; expected from 1 to 1,000"),
         ({"beam": 3, "n_best": 4}, "n-best is 4; expected at most 3 for beam"),
         ({"method": "greedy", "n_best": 2}, "n-best is 2; expected at most 1 for greedy"),
         ({"method": "sample", "temperature": 0.0}, "temperature is 0.0; expected a number above 0"),

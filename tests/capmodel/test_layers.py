@@ -44,6 +44,31 @@ def test_it_is_what_those_layers_of_torchvisions_network_put_out(resnet):
     assert shape_of("resnet18", 96, "pooled", LAYERS) == (896,)
 
 
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("resnet18", "conv1"),
+        ("resnet18", "layer4.1.conv2"),
+        ("densenet121", "features.denseblock2.denselayer3.conv1"),
+        ("densenet121", "features.denseblock3"),
+        ("googlenet", "inception4a.branch1.conv"),
+        ("googlenet", "inception4e"),
+        ("efficientnet_b0", "features.5"),
+        ("convnext_tiny", "features.5"),
+        ("inception_v3", "Mixed_6e"),
+    ],
+)
+def test_a_layer_of_any_family_is_torchvisions_convolutions_before_a_norm_too(name, layer):
+    torchvisions = random_network(name)
+    images = torch.randn(2, 3, 96, 96)
+    state = find_backbone(name).fit(torchvisions.state_dict(), 96, "grid")
+    network = ready(name, 96, "grid", state, True, torch.float32, CPU, (layer,))
+    expected = layer_output(torchvisions, layer, images)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(images), expected, rtol=1e-3, atol=1e-4)
+    assert shape_of(name, 96, "grid", (layer,)) == (*expected.shape[2:], expected.shape[1])
+
+
 def test_what_no_layer_needs_is_not_computed(resnet):
     state = find_backbone("resnet18").fit(resnet.state_dict(), 96, "grid")
     network = ready("resnet18", 96, "grid", state, True, torch.float32, CPU, ("layer2",))
@@ -100,6 +125,22 @@ def test_fingerprints_without_layers_are_what_they_were():
             "resnet18",
             ("layer3", "layer9"),
             "resnet18 has no layer 'layer9'; expected modules such as layer1, layer2, layer3, layer4",
+        ),
+        (
+            "resnet18",
+            ("x",),
+            "resnet18 has no layer 'x'; expected modules such as layer1, layer2, layer3, layer4",
+        ),
+        (
+            "convnext_tiny",
+            ("features.7", "features.5.1.block.2"),
+            "layers of convnext_tiny are features.7, features.5.1.block.2; expected ones that put out a grid [C, H, W]",
+        ),
+        (
+            "efficientnet_b0",
+            ("features.7", "features.8.1"),
+            "efficientnet_b0 cannot be cut after 'features.7' and 'features.8.1'; expected modules such as features.5, "
+            "features.6, features.7, features.8",
         ),
         ("resnet18", ("layer4", "layer4"), "the layer 'layer4' is named twice; expected it once"),
         ("resnet18", ("layer4", ""), "layers is 'layer4,', where a name is empty; expected NAME,NAME"),

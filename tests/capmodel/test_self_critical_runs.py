@@ -155,7 +155,7 @@ def test_ranks_draw_what_one_rank_with_their_images_draws(data, run, tmp_path, b
         ),
         (
             {"self_critical_epochs": 1, "self_critical_samples": 1},
-            "self-critical-samples is 1; expected 2 or more (their mean needs others)",
+            "self-critical-samples is 1; expected from 2 to 1,000 (their mean needs others)",
         ),
         (
             {"self_critical_epochs": 1, "attention": "hard"},

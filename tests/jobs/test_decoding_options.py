@@ -9,7 +9,7 @@ from schemas.errors import RequestError
 
 
 def decoded(*flags):
-    options, _ = parse(["caption", "x.jpg", "--bundle", "b", *flags])
+    options, _ = parse(["caption", "x.jpg", "--captioner", "hf:x", *flags])
     return decode_options(options)
 
 

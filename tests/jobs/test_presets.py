@@ -80,6 +80,7 @@ def test_the_users_own_flags_win_wherever_they_stand(order):
         ),
         ("--recipe flickr8k --epochs=0 --init b", {"learning_rate", "label_smoothing"}),
         ("--recipe flickr8k --val-beam 1", {"val_length_penalty"}),
+        ("--recipe flickr8k --grid-dropout 0", {"self_critical_grid_dropout"}),
         ("--recipe flickr8k --epochs=0 --init b --self-critical-cross-entropy 0.1", {"learning_rate"}),
         ("--preset two-stage --output-layer full", {"output_bottleneck"}),
         (
