@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from jobs.captioners import add_captioner_options, captioning, check_captioner
-from jobs.decoding_options import add_decoding_options, decode_options
+from jobs.decoding_options import add_decoding_options, check_decoding, decode_options
 from jobs.launching.options import add_launch_options
 from jobs.options import add_run_options, refuse, refuse_group, require
 from jobs.source_options import add_fetch_options, add_source_options, check_seed, parsed_sources
@@ -57,6 +57,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Print a few captions, or freeze the base, run the pipeline, report."""
     check_sources(options)
     check_captioner(options)
+    check_decoding(options)
     check_seed(options, options.method == "sample")
     if options.output is None:
         require(not options.features, "--features needs --output; expected a folder for the captions")

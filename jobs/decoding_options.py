@@ -115,7 +115,16 @@ def _add_sampling(group: Any) -> None:
 
 
 def decode_options(options: argparse.Namespace) -> Any:
-    """The options of the group, checked. Raises RequestError where they exclude each other or one does nothing."""
+    """The options of the group, checked. Raises RequestError, BundleError."""
+    from capmodel.generation.options import DecodeOptions
+
+    check_decoding(options)
+    given = {name: getattr(options, name) for name in DecodeOptions.__dataclass_fields__}
+    return DecodeOptions(**{**given, **_search(options)})
+
+
+def check_decoding(options: argparse.Namespace) -> None:
+    """Refuse options of the group that exclude each other, or do nothing, before any file is read."""
     from capmodel.generation.options import METHODS, ONLY_OF, DecodeOptions
 
     given = {name: getattr(options, name) for name in DecodeOptions.__dataclass_fields__}
@@ -134,7 +143,6 @@ def decode_options(options: argparse.Namespace) -> Any:
         f"--{' and --'.join(drawn).replace('_', '-')} would do nothing with --top-k 1, which leaves one word to draw; "
         "expected a higher --top-k, or to leave it out",
     )
-    return DecodeOptions(**{**given, **_search(options)})
 
 
 def _search(options: argparse.Namespace) -> dict[str, Any]:
