@@ -49,6 +49,14 @@ class GridCache:
             self._done[group] = 1
         return rows
 
+    def has(self, groups: np.ndarray) -> bool:
+        """Whether all rows of all these ``groups`` are here."""
+        return bool(self._done[np.unique(groups)].all())
+
+    def gather(self, groups: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Row ``positions[i]`` of ``groups[i]``, which are here: float16 [B, L, C]."""
+        return self._rows[self._starts[groups] + positions]
+
     def _write_out(self, start: int, end: int) -> None:
         """See that the rows are on disk before they are said to be: a machine may lose its power."""
         row = self._rows[0].nbytes

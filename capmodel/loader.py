@@ -23,6 +23,8 @@ from schemas.store import Store
 READ_AHEAD = 2
 READY_BATCHES = 2
 T = TypeVar("T")
+Gather = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(row groups [B], positions there [B]) -> float16 [B, L, C]."""
 
 
 class Batch(NamedTuple):
@@ -112,9 +114,13 @@ class FeatureReader:
 
     def _read(self, steps: Sequence[np.ndarray], captions: Sequence[np.ndarray | None]) -> Generator[Batch]:
         used = self.samples.group[np.concatenate(steps)] if len(steps) else np.empty(0, np.int64)
+        if self.cache is not None and self.cache.has(used):
+            for step, chosen in zip(steps, captions, strict=True):
+                yield self._batch(step, chosen, self.cache.gather)
+            return
         with GroupWindow(self.read_group, used) as window:
             for step, chosen in zip(steps, captions, strict=True):
-                yield self._batch(step, chosen, window)
+                yield self._batch(step, chosen, window.gather)
 
     def read_group(self, number: int) -> np.ndarray:
         """All live rows of one row group: float16 [rows, L, C]."""
@@ -124,15 +130,13 @@ class FeatureReader:
         batch = self.store.read_row_group(self.samples.groups[number], [self.store.column])
         return batch.column(0).to_numpy_ndarray().reshape(-1, *self.shape)
 
-    def _batch(self, step: np.ndarray, chosen: np.ndarray | None, window: GroupWindow) -> Batch:
+    def _batch(self, step: np.ndarray, chosen: np.ndarray | None, gather: Gather) -> Batch:
         rows = self.samples.row[step]
         if not len(step):
             return Batch(
                 torch.zeros(1, *self.shape, dtype=torch.float16), torch.tensor([[[START, END]]]), rows
             )
-        features = np.empty((len(step), *self.shape), dtype=np.float16)
-        for place, sample in enumerate(step):
-            features[place] = window.take(self.samples.group[sample])[self.samples.position[sample]]
+        features = gather(self.samples.group[step], self.samples.position[step])
         return Batch(torch.from_numpy(features), self.tokens.padded(rows, chosen), rows, chosen)
 
 
@@ -167,6 +171,12 @@ class GroupWindow:
         if not self._uses_left[group]:
             del self._open[group]
         return rows
+
+    def gather(self, groups: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """The row at ``positions[i]`` of ``groups[i]``: float16 [B, ...], for one use of each."""
+        return np.stack(
+            [self.take(group)[position] for group, position in zip(groups, positions, strict=True)]
+        )
 
     def _open_next(self) -> None:
         if self._waiting:
