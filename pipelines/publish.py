@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,14 +15,14 @@ from pipelines.compare import read_counts, read_gone
 from pipelines.gates import Gates, check_failures, check_gates
 from pipelines.plan import planned_shards
 from pipelines.run import Run, adopted_manifest, check_same, now
+from pipelines.settling import SETTLED, deletion, settle
 from schemas import arrow, files, layout, parquet
 from schemas.errors import FingerprintError, SystemicError
 from schemas.layout import Snapshot
-from schemas.records import address, named_places, parse_address, superseded
+from schemas.records import address
 from schemas.store import Dead, Store
 
 ATTEMPTS, READERS = 100, 16
-SETTLED = ["image_id", "version", "row", "failed", "code", "replaces"]
 OPEN = Gates()
 
 
@@ -148,7 +147,7 @@ def _deletes(run: Run, kept: Snapshot | None, added: list[dict[str, Any]]) -> li
     """The rows that the new shards end, and those that left the listing: each once, and only if it is live."""
     alone = (kept is None or kept.id == run.base) and not adopted_manifest(run)
     indexes = _read_indexes(run, added, replacing=alone)
-    gone = {place: _delete(place, image_id, "gone") for place, image_id in read_gone(run).items()}
+    gone = {place: deletion(place, image_id, "gone") for place, image_id in read_gone(run).items()}
     store = Store(run.url, kept) if kept else None
     there = {*indexes, *(store.manifest.column("shard").to_pylist() if store else ())}
     published = {} if alone or store is None else _published(store, indexes)
@@ -176,51 +175,6 @@ def _read_indexes(run: Run, added: list[dict[str, Any]], replacing: bool) -> dic
 
     with ThreadPoolExecutor(READERS) as pool:
         return dict(zip((row["shard"] for row in added), pool.map(read, added), strict=True))
-
-
-def settle(
-    indexes: Mapping[str, pa.Table], published: Mapping[str, Mapping[str, str | None]], there: Collection[str]
-) -> dict[str, dict[str, Any]]:
-    """The deletes, by address, that leave each image of the new shards what became of it last, once.
-
-    A new row deletes those that it replaces; one whose image has another row already that it does not replace is
-    a duplicate (of another writer's), and goes itself. A transient failure leaves the row of the image's earlier
-    version in place until it is known what became of the new one; a permanent failure does not: that image is
-    gone. Where a row that it replaces is in a shard that is not ``there`` any more, compacting or purging has moved
-    it: then it replaces the image's rows of other versions, and its failures, wherever they are.
-
-    ``published`` has the addresses of the newest snapshot's rows by image, and the version of each; the new shards
-    come in order.
-    """
-    live = {image_id: dict(places) for image_id, places in published.items()}
-    deletes: dict[str, dict[str, Any]] = {}
-    for shard, table in indexes.items():
-        for row in table.select(SETTLED).to_pylist():
-            place = address(shard, row["row"], row["failed"])
-            places = live.setdefault(row["image_id"], {})
-            replaced = named_places(row["replaces"])
-            if any(parse_address(old)[0] not in there for old in replaced):
-                replaced |= {old for old, version in places.items() if _yields(old, version, row["version"])}
-            if places.keys() - replaced:
-                deletes[place] = _delete(place, row["image_id"], "duplicate")
-                continue
-            gone = superseded(row["code"], replaced)
-            deletes.update((old, _delete(old, row["image_id"], "replaced")) for old in gone)
-            live[row["image_id"]] = {
-                **{old: version for old, version in places.items() if old not in gone},
-                place: row["version"],
-            }
-    return deletes
-
-
-def _yields(place: str, version: str | None, newer: str | None) -> bool:
-    """Whether the row at ``place`` is of another version than ``newer``, or a failure."""
-    return version != newer or parse_address(place)[2]
-
-
-def _delete(place: str, image_id: str, reason: str) -> dict[str, Any]:
-    shard, row, failed = parse_address(place)
-    return {"shard": shard, "row": row, "failed": failed, "image_id": image_id, "reason": reason}
 
 
 def _dead_of(dead: Dead, failed: bool) -> frozenset[int]:

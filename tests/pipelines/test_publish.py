@@ -5,8 +5,9 @@ from __future__ import annotations
 import tempfile
 from collections import defaultdict
 
+import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.compare import judge, read_gone, write_counts, write_gone
@@ -15,6 +16,7 @@ from pipelines.gates import Gates, check_captions, new_captions, parent_captions
 from pipelines.plan import planned_shards, read_shard, write_plan
 from pipelines.publish import publish
 from pipelines.run import base_manifest, start_run
+from pipelines.settling import chained, settle
 from pipelines.shards import process_shard
 from pipelines.skip import _index_files, decide, read_base
 from schemas import Store, arrow, layout
@@ -99,8 +101,43 @@ def rows_of(folder):
     return {*store.ids(), *store.failures().column("image_id").to_pylist()}
 
 
+def indexed(*rows):
+    """A new shard's index: ``(image, version, code, replaces)``, failures where there is a code."""
+    names = ("image_id", "version", "row", "failed", "code", "replaces")
+    fields = [
+        (image, version, 0, code is not None, code, replaces) for image, version, code, replaces in rows
+    ]
+    columns = [pa.array(column) for column in zip(*fields, strict=True)]
+    return pa.table(dict(zip(names, columns, strict=True)))
+
+
+@given(st.permutations(["s2", "s3", "s4"]))
+def test_runs_of_one_second_may_be_read_in_any_order(order):
+    """s2, s3 and s4 did one image again after each other, and none of them published."""
+    shards = {
+        "s2": indexed(("a", "v2", "truncated", "s1/f0")),
+        "s3": indexed(("a", "v1", "truncated", "s2/f0")),
+        "s4": indexed(("a", "v3", "truncated", "s3/f0"), ("b", "v1", "truncated", "")),
+    }
+    found = {shard: shards[shard] for shard in order}
+    assert chained(found) == ["s2", "s3", "s4"]
+    deletes = settle(found, {"a": {"s1/f0": "v1"}}, {"s1", *found})
+    assert {place: delete["reason"] for place, delete in deletes.items()} == dict.fromkeys(
+        ["s1/f0", "s2/f0", "s3/f0"], "replaced"
+    )
+
+
+UNPUBLISHED = [
+    ({"a": (1, "bad")}, 1, "publish", ()),
+    ({"a": (2, "bad")}, 1, "killed before publishing", ()),
+    ({"a": (1, "bad")}, 1, "killed before publishing", ()),
+]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(RUN, min_size=1, max_size=5))
+@example([*UNPUBLISHED, ({"a": (1, "ok")}, 1, "publish", ())])
+@example([*UNPUBLISHED, ({}, 1, "publish", ("/i",))])
 def test_whatever_happened_each_image_is_there_once_and_the_totals_are_right(history):
     with tempfile.TemporaryDirectory() as folder:
         late = []
