@@ -29,7 +29,7 @@ test: test-fast test-clusters
 test-fast: setup
 	$(PYTEST) $(PYTEST_ARGS) -m "not cluster"
 
-# Long trials on real engines and of platforms (Spark, Flink, Airflow, Slurm, Prism, lost machines, failing storage)
+# Long trials on real engines and of platforms (Spark, Flink, Airflow, Slurm, Prism, lost machines, buckets, failing storage)
 # take all cores: one after the other. What they need is fetched once, into ~/.cache.
 test-clusters: setup
 	$(PYTEST) -m cluster

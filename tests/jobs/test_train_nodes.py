@@ -92,6 +92,7 @@ def test_two_machines_of_one_worker_are_one_of_two(data, one_machine, tmp_path):
     assert said.count("epoch 4 of 4: ") == 1
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_one_machine_taken_away_both_end_and_the_same_commands_go_on_to_the_same_bits(
     data, one_machine, tmp_path, number
