@@ -84,6 +84,17 @@ def tiny_options(data: Mapping[str, str], folder: Path, **chosen: Any) -> TrainO
     )
 
 
+class StopAfter:
+    """Asks a run to stop when it has been asked so many times."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
 def train_alone(
     options: TrainOptions, wants_stop: Callable[[], bool] = lambda: False
 ) -> tuple[Trainer, list[dict[str, Any]]]:

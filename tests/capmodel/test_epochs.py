@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from capmodel.epochs import Epochs
 from capmodel.train_data import Data
 from schemas.errors import RequestError
-from tests.builders.training import make_data, tiny_options, train_alone
+from tests.builders.training import StopAfter, make_data, tiny_options, train_alone
 
 ALL = {"captions_per_image": 1, "bucket_by_length": True, "steps_per_epoch": 3, "accumulate": 2, "ema": 0.9}
 ALL |= {"batch_growth": 2.0, "batch_max": 8, "batch_size": 4, "weight_decay": 0.01, "epochs": 2}
@@ -133,17 +133,6 @@ def test_accumulated_batches_are_one_of_all_their_images(data, tmp_path):
     assert whole.identity() == parts.identity()
     for name, value in parameters(whole).items():
         torch.testing.assert_close(parameters(parts)[name], value, rtol=1e-4, atol=1e-5)
-
-
-class StopAfter:
-    """Asks to stop when it has been asked so many times."""
-
-    def __init__(self, times):
-        self.left = times
-
-    def __call__(self):
-        self.left -= 1
-        return self.left < 0
 
 
 def test_with_all_options_a_run_that_was_stopped_anywhere_ends_with_the_same_bits(data, tmp_path):

@@ -11,23 +11,12 @@ from capmodel.checkpoints import Checkpoints, Position
 from capmodel.objectives import CrossEntropy
 from capmodel.phases import Phase
 from capmodel.run_log import best_of
-from tests.builders.training import make_data, tiny_options, train_alone
+from tests.builders.training import StopAfter, make_data, tiny_options, train_alone
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("data"), train=16, val=4)
-
-
-class StopAfter:
-    """Asks to stop when it has been asked so many times."""
-
-    def __init__(self, times):
-        self.left = times
-
-    def __call__(self):
-        self.left -= 1
-        return self.left < 0
 
 
 def parameters(trainer):

@@ -12,7 +12,7 @@ from capmodel.optimizing import load_parameters, parameters_of
 from capmodel.ranks import Ranks
 from capmodel.training import Trainer
 from schemas.errors import RequestError
-from tests.builders.training import make_data, tiny_options, train_alone
+from tests.builders.training import StopAfter, make_data, tiny_options, train_alone
 
 CPU = torch.device("cpu")
 
@@ -30,15 +30,6 @@ RUN = {
     "self_critical_grid_dropout": True,
     **SECOND,
 }
-
-
-class StopAfter:
-    def __init__(self, times):
-        self.left = times
-
-    def __call__(self):
-        self.left -= 1
-        return self.left < 0
 
 
 def epochs_of(events):

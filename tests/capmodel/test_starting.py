@@ -18,7 +18,14 @@ from capmodel.train_data import Data
 from capmodel.train_request import settle
 from capmodel.train_worker import save_bundle
 from schemas.errors import BundleError, RequestError
-from tests.builders.training import make_data, make_tokens, numbered_captions, tiny_options, train_alone
+from tests.builders.training import (
+    StopAfter,
+    make_data,
+    make_tokens,
+    numbered_captions,
+    tiny_options,
+    train_alone,
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +70,6 @@ def test_what_it_started_from_stays_the_best_where_nothing_is_better(data, first
     assert epochs_of(events)[-1]["best"] == 0
     ours, theirs = parameters_of(trainer.decoder), parameters_of(Bundle.load(first[0].output).decoder)
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
-
-
-class StopAfter:
-    def __init__(self, times):
-        self.left = times
-
-    def __call__(self):
-        self.left -= 1
-        return self.left < 0
 
 
 def test_stopped_before_or_after_its_first_scores_it_ends_the_same(data, first, tmp_path):

@@ -22,7 +22,7 @@ from capmodel.train_data import Data
 from capmodel.train_options import TrainOptions, completed, difference
 from capmodel.training import Trainer
 from schemas.errors import RequestError, SystemicError
-from tests.builders.training import make_data, tiny_options, train_alone
+from tests.builders.training import StopAfter, make_data, tiny_options, train_alone
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +47,6 @@ def same(ours, theirs):
 def without_times(epochs):
     timed = ("seconds", "val_seconds", "images_per_second")
     return [{name: value for name, value in epoch.items() if name not in timed} for epoch in epochs]
-
-
-class StopAfter:
-    """Asks to stop when it has been asked so many times."""
-
-    def __init__(self, times):
-        self.left = times
-
-    def __call__(self):
-        self.left -= 1
-        return self.left < 0
 
 
 @pytest.mark.parametrize("stops", [[3], [7], [8], [0, 1, 2, 3, 4]], ids=str)
