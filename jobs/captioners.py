@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.options import require
 from jobs.source_options import listing, parsed_sources
 from schemas import Store
-from schemas.errors import RequestError
+from schemas.errors import RequestError, not_installed
 
 if TYPE_CHECKING:
     from jobs.bulk import Work
@@ -53,10 +53,7 @@ def check_captioner(options: argparse.Namespace) -> None:
 def require_transformers() -> None:
     """Raises RequestError where it is not installed."""
     if importlib.util.find_spec("transformers") is None:
-        raise RequestError(
-            "--captioner hf: needs transformers, which is not installed; expected pip install "
-            "'captionbeam[huggingface]', on workers too"
-        )
+        raise RequestError(f"--captioner hf: {not_installed('transformers', 'huggingface')}")
 
 
 def captioning(options: argparse.Namespace, decode: Any) -> Work:

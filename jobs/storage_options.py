@@ -63,7 +63,9 @@ def _check(protocol: str, values: dict[str, Any]) -> None:
 
     try:
         kind = fsspec.get_filesystem_class(protocol)
-    except (ValueError, ImportError) as err:
+    except ImportError as err:
+        raise RequestError(f"--storage-options names {protocol!r}: {err}") from err
+    except ValueError as err:
         raise RequestError(
             f"--storage-options names {protocol!r}: {err}; expected one like 'gs' or 's3'"
         ) from err

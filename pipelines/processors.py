@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pipelines.batches import Processor
-from schemas.errors import RequestError, SystemicError
+from schemas.errors import RequestError, SystemicError, not_installed
 
 
 def check_device(name: str) -> None:
@@ -88,9 +88,7 @@ def load_transformers(settings: Mapping[str, Any]) -> Processor:
     try:
         from capmodel.huggingface.captioner import HuggingFaceCaptioner
     except ImportError as err:
-        raise SystemicError(
-            f"a worker lacks transformers ({err}); expected workers with captionbeam[huggingface]"
-        ) from err
+        raise SystemicError(f"on a worker ({err}): {not_installed('transformers', 'huggingface')}") from err
     return HuggingFaceCaptioner.load(
         settings["folder"],
         DecodeOptions(**settings["spec"]["decode"]),

@@ -103,3 +103,8 @@ def expect(holds: bool, name: str, value: object, expected: str) -> None:
 def flag(name: str) -> str:
     """An option as the command line has it, without its dashes."""
     return name.replace("_", "-")
+
+
+def not_installed(package: str, extra: str) -> str:
+    """The sentence for a ``package`` that only ``extra`` installs. captionbeam itself is in no package index."""
+    return f"{package} is not installed; expected pip install '.[{extra}]' in a clone of captionbeam, on workers too"

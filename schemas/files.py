@@ -43,7 +43,9 @@ def split(url: str) -> tuple[AbstractFileSystem, str]:
             fs = fsspec.filesystem(kind, use_listings_cache=False)
             return fs, fs._strip_protocol(url)
         return url_to_fs(os.fspath(url), use_listings_cache=False)
-    except (ValueError, ImportError) as err:
+    except ImportError as err:
+        raise RequestError(f"{url!r} cannot be opened: {err}") from err  # it says what to install
+    except ValueError as err:
         raise RequestError(
             f"{url!r} cannot be opened: {err}; expected a path, or a URL of a known protocol"
         ) from err

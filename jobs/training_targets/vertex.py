@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from jobs.options import require
@@ -141,13 +142,12 @@ def _pool(order: Order, replicas: int) -> Any:
 def _scheduling(flags: argparse.Namespace) -> Any:
     """A machine that is taken away and given again starts all of them anew; they go on from the checkpoints."""
     from google.cloud.aiplatform_v1 import Scheduling
-    from google.protobuf.duration_pb2 import Duration
 
     chosen: dict[str, Any] = {"restart_job_on_worker_restart": True}
     if flags.spot:
         chosen["strategy"] = Scheduling.Strategy.SPOT
     if flags.max_hours:
-        chosen["timeout"] = Duration(seconds=round(flags.max_hours * 3600))
+        chosen["timeout"] = timedelta(seconds=round(flags.max_hours * 3600))
     return Scheduling(**chosen)
 
 

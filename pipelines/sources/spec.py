@@ -104,12 +104,7 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     """The filesystem and path of ``url``. Raises RequestError for a protocol that is not installed."""
     try:
         return files.split(url)
-    except (
-        ImportError,
-        ValueError,
-        TypeError,
-        AttributeError,
-    ) as err:  # some are nothing without their options
+    except (TypeError, AttributeError) as err:  # some are nothing without their options
         raise RequestError(f"{url!r} cannot be opened: {err}") from err
 
 

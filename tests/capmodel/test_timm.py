@@ -175,4 +175,6 @@ def test_without_timm_it_is_said_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(RequestError) as caught:
         find_backbone("timm:resnet18")
-    assert str(caught.value) == "timm is not installed; expected pip install 'captionbeam[timm]'"
+    assert str(caught.value) == (
+        "timm is not installed; expected pip install '.[timm]' in a clone of captionbeam, on workers too"
+    )

@@ -134,7 +134,9 @@ def test_what_cannot_be_is_refused_with_a_sentence(made, capsys, monkeypatch):
     assert "keep-attention is True" in refused(capsys, photos, *blip, "--keep-attention")
     assert "no config.json" in refused(capsys, photos, "--captioner", f"hf:{made / 'none'}")
     monkeypatch.setattr(captioners.importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'captionbeam[huggingface]'" in refused(capsys, photos, *blip)
+    assert (
+        "--captioner hf: transformers is not installed; expected pip install '.[huggingface]' in a clone of captionbeam"
+    ) in refused(capsys, photos, *blip)
 
 
 def test_the_store_keeps_the_model_which_upkeep_knows(made, captioned, expected):
