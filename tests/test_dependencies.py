@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-import runpy
 import subprocess
 import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import pytest
-import setuptools
 
-from tests.builders.imports import imports, longest, modules_of, normalised, owner
+from tests.builders.commands import ROOT
+from tests.builders.dependencies import CORE, PLACES, declared, imports, longest, modules_of, owner, said
 
-ROOT = Path(__file__).parent.parent
-CORE = ("schemas", "capmodel", "pipelines", "jobs", "containers")
-# The files that may import the packages of an extra; other files import these inside functions only.
-PLACES = {
-    "benchmarks": "benchmarks",
-    "huggingface": "capmodel/huggingface",
-    "s3": "schemas/patient_s3.py",
-    "test": "tests",
-    "timm": "capmodel/backbones/timm_models.py",
-}
 OURS = {"captionbeam", *CORE, "tests", "benchmarks", *(path.stem for path in ROOT.glob("benchmarks/*.py"))}
 FOREIGN = {"airflow", "kubernetes", "pycocoevalcap"}  # of files that run in environments of their own
 NAMES = {"mosaicml-streaming": "streaming"}  # what is imported, where it is not the distribution's name
 USED_BY_OTHERS = {"tensorboard"}  # by torch.utils.tensorboard
-
-
-@cache
-def said() -> dict[str, Any]:
-    """What setup.py gives to ``setup``."""
-    found: dict[str, Any] = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(setuptools, "setup", found.update)
-        runpy.run_path(str(ROOT / "setup.py"))
-    return found
-
-
-def declared(*extras: str) -> set[str]:
-    """The distributions that setup.py names for these extras; of none, the core's."""
-    wanted = [said()["extras_require"][extra] for extra in extras] or [said()["install_requires"]]
-    return {normalised(requirement) for requirements in wanted for requirement in requirements}
 
 
 @cache

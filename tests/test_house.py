@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders.imports import imports
+from tests.builders.dependencies import imports
 
 ROOT = Path(__file__).parent.parent
 ORDER = ("schemas", "capmodel", "pipelines", "jobs")

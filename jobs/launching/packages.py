@@ -27,8 +27,8 @@ def build_wheel(folder: str) -> str:
         about = metadata.distribution(NAME)
     except metadata.PackageNotFoundError as err:
         raise RequestError(
-            f"{NAME} is not installed here, so that it cannot be sent to workers; expected pip install of it, "
-            "or --setup_file"
+            f"{NAME} is not installed here, so that it cannot be sent to workers; expected pip install . in "
+            "a clone of it, or --setup_file"
         ) from err
     stem = f"{NAME}-{about.version}"
     target = Path(folder) / f"{stem}-py3-none-any.whl"

@@ -1,12 +1,30 @@
-"""What source files import, and which installed distribution each imported module comes from."""
+"""What source files import, what setup.py declares, and which distribution each module comes from."""
 
 from __future__ import annotations
 
 import ast
 import re
+import runpy
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path, PurePath
+from typing import Any
+
+import pytest
+import setuptools
+
+from tests.builders.commands import ROOT
+
+CORE = ("schemas", "capmodel", "pipelines", "jobs", "containers")
+# The files that may import the packages of an extra; other files import these inside functions only.
+PLACES = {
+    "benchmarks": "benchmarks",
+    "huggingface": "capmodel/huggingface",
+    "s3": "schemas/patient_s3.py",
+    "test": "tests",
+    "timm": "capmodel/backbones/timm_models.py",
+}
 
 
 def imports(path: Path) -> set[str]:
@@ -23,6 +41,22 @@ def imports(path: Path) -> set[str]:
 def normalised(requirement: str) -> str:
     """The distribution's name of ``name[extra]>=1``, as package indexes compare names."""
     return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement, maxsplit=1)[0]).lower()
+
+
+@cache
+def said() -> dict[str, Any]:
+    """What setup.py gives to ``setup``."""
+    found: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setuptools, "setup", found.update)
+        runpy.run_path(str(ROOT / "setup.py"))
+    return found
+
+
+def declared(*extras: str) -> set[str]:
+    """The distributions that setup.py names for these extras; of none, the core's."""
+    wanted = [said()["extras_require"][extra] for extra in extras] or [said()["install_requires"]]
+    return {normalised(requirement) for requirements in wanted for requirement in requirements}
 
 
 def modules_of(distribution: str) -> set[str]:
