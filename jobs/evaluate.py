@@ -13,7 +13,7 @@ from jobs.summary import print_table
 HELP = """\
   captionbeam evaluate --captions captions --references captions_val2014.json
   captionbeam evaluate --captions results.json --references dataset_coco.json --split test --json
-  captionbeam evaluate --captions 'exported/part-*.jsonl' --references first.json second.jsonl
+  captionbeam evaluate --captions exported --references first.json second.jsonl
 
 Scores the captions of a store (the best one of each row), of its export as JSON lines, or of COCO results as
 JSON, a list of {image_id, caption}, against what people wrote: COCO's JSON (also inside its zip), Karpathy's
@@ -40,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--captions",
         required=True,
         metavar="STORE",
-        help="a captions store, its export (.jsonl), or COCO results (.json)",
+        help="a captions store, its export as JSON lines, or COCO results (.json)",
     )
     add_reference_options(parser, required=True)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")

@@ -12,6 +12,7 @@ from capmodel.metrics import Evaluation, References
 from jobs.options import require
 from pipelines import captions as caption_files
 from pipelines.captions import Reference
+from pipelines.upkeep.exporting import RECORD
 from schemas import Store, files
 from schemas.errors import RequestError
 from schemas.join import match_images
@@ -52,8 +53,8 @@ class Pairs:
 
 
 def read_captions(url: str) -> dict[str, str]:
-    """Image id to caption (the best one of a row) of a captions store, of its export as JSON lines (also several
-    files of it, by a wildcard), or of COCO results as JSON.
+    """Image id to caption (the best one of a row) of a captions store, of its export as JSON lines (the folder, or
+    files of it, also by a wildcard), or of COCO results as JSON.
 
     Raises RequestError where ``url`` is none of them.
     """
@@ -62,6 +63,8 @@ def read_captions(url: str) -> dict[str, str]:
         return _unique(_results(url))
     if name.endswith((".jsonl", ".jsonl.gz")):
         return _unique(_exported(url))
+    if files.exists(files.join(url, RECORD)):
+        return _unique(_exported(files.join(url, "part-*.jsonl")))
     return _from_store(open_captions(url))
 
 

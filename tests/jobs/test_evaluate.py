@@ -84,9 +84,9 @@ def test_captions_come_from_an_export_as_json_lines(capsys, tmp_path, store, ref
     out = str(tmp_path / "out")
     assert main(["store", "export", store, "--output", out, "--format", "jsonl", "--rows-per-file", "2"]) == 0
     capsys.readouterr()
-    assert read_captions(f"{out}/part-*.jsonl") == CAPTIONS
+    assert read_captions(out) == read_captions(f"{out}/part-*.jsonl") == CAPTIONS
     assert read_captions(f"{out}/part-00001.jsonl") == {"val/3.jpg": "a red car"}
-    exported = evaluate(capsys, "--captions", f"{out}/part-*.jsonl", "--references", references)
+    exported = evaluate(capsys, "--captions", out, "--references", references)
     assert exported["CIDEr"] == evaluate(capsys, "--captions", store, "--references", references)["CIDEr"]
 
 
