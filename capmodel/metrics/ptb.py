@@ -25,8 +25,8 @@ _SCANNERS = [(re.compile(pattern), split) for pattern, split in RULES]
 _ABBREVIATED = frozenset(f"{TITLES} {ENDINGS} {STATES.lower()} {BEFORE_NUMBERS} mfg mtg".split())
 _FUSED = frozenset(FUSED.split())
 _PLAIN_LINE = re.compile(r"[A-Za-z]+(?:,? [A-Za-z]+)* ?\.?\s*")
-_PLAIN_WORD = re.compile(r"[A-Za-z]+(?=[ \n])")
-_SPACE = re.compile(r"[ \t\n]+")
+_PLAIN_WORD = re.compile(r"[A-Za-z]+(?=,?[ \n])")
+_SPACE = re.compile(r"(?:[ \t\n]|,(?=[ \n])|\.(?=\n))+")  # and what ends a part of a sentence, or a line
 
 
 def tokenize(lines: Sequence[str]) -> list[list[str]]:
