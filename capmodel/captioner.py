@@ -53,9 +53,15 @@ class CaptionPlan:
 
 
 def settle_captioner(
-    url: str, options: DecodeOptions, features: Store | None = None, precision: str | None = None
+    url: str,
+    options: DecodeOptions,
+    features: Store | None = None,
+    precision: str | None = None,
+    device: str = "auto",
 ) -> CaptionPlan:
     """On the launcher: what captions of images, or of the rows of ``features``, are made with.
+
+    ``precision``: ``fp32``, ``bf16``, ``auto``: what ``device`` computes in, or None: the features' own.
 
     Raises BundleError, FingerprintError for features that the bundle was not trained on, RequestError.
     """
@@ -64,14 +70,14 @@ def settle_captioner(
     check_ngram(options, options.max_length or bundle.config.max_length)
     if features is not None:
         _check_features(bundle, features)
-    return _plan(url, bundle, options, features is not None, precision)
+    return _plan(url, bundle, options, features is not None, precision, device)
 
 
 def _plan(
-    url: str, bundle: Bundle, options: DecodeOptions, from_features: bool, precision: str | None
+    url: str, bundle: Bundle, options: DecodeOptions, from_features: bool, precision: str | None, device: str
 ) -> CaptionPlan:
     trained = bundle.encoder_spec or {}
-    settled = settle_precision(precision or trained.get("precision", "fp32"))
+    settled = settle_precision(precision or trained.get("precision", "fp32"), device)
     encoder = None if from_features else _encoder_spec(url, bundle, settled)
     spec = {
         "bundle": bundle.sha256,
@@ -139,13 +145,13 @@ class Captioner:
         precision: str | None = None,
         device: str = "auto",
     ) -> Captioner:
-        """The captioner of a bundle. ``precision`` is ``fp32``, ``bf16`` or None: the features' own.
+        """The captioner of a bundle. ``precision`` as ``settle_captioner`` has it.
 
         Raises BundleError, FingerprintError, RequestError.
         """
         bundle, target = Bundle.load(bundle_url), pick_device(device)
         check_options(options, bundle.config, bundle.tokenizer)
-        plan = _plan(bundle_url, bundle, options, from_features, precision)
+        plan = _plan(bundle_url, bundle, options, from_features, precision, device)
         encoder = None if from_features else _load_encoder(bundle, plan, batch_size, device)
         return cls(bundle, plan, encoder, batch_size or BATCH[target.type], target)
 

@@ -39,20 +39,25 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
-def settle_precision(name: str = "auto", device: torch.device | None = None) -> str:
-    """``fp32`` or ``bf16``; ``auto`` is bf16 where the device computes in it. Raises RequestError."""
+def settle_precision(name: str = "auto", device: str = "auto") -> str:
+    """``fp32`` or ``bf16``; ``auto`` is bf16 where ``device`` multiplies it in hardware, else fp32.
+
+    ``device`` is looked for only where ``auto`` is asked. Encoding, training and captioning all ask here.
+    Raises RequestError.
+    """
     if name in PRECISIONS:
         return name
     if name != "auto":
         raise RequestError(f"precision is {name!r}; expected auto, {' or '.join(PRECISIONS)}")
-    return "bf16" if has_bf16(device or pick_device()) else "fp32"
+    return "bf16" if has_bf16(pick_device(device)) else "fp32"
 
 
 def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 in hardware, and does not only store it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    able = torch.cpu.get_capabilities()  # AMX for bfloat16 comes with the tiles that it works on
+    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
 
 
 def exact_kernels(device: torch.device) -> AbstractContextManager[None]:

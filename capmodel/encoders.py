@@ -116,7 +116,7 @@ def resolve_encoder(
     preset = backbone.presets.get(wanted, backbone.presets[backbone.default])
     prepared = preset.override(preprocess, image_size, crop, interpolation, channels, resize)
     shape_of(name, prepared.size, output, tuple(layers))
-    precision = settle_precision(precision, pick_device(device) if precision == "auto" else None)
+    precision = settle_precision(precision, device)
     state = backbone.fit(backbone.weights(wanted), prepared.size, output)
     ready(name, prepared.size, output, state, pool_padding, torch.float32, torch.device("cpu"), layers)
     sha256 = sha256_bytes(weights_bytes(state))

@@ -18,8 +18,8 @@ SCALAR_STEPS = 10
 class Journal:
     """Written by the first rank alone; on the others (``on`` False) it does nothing.
 
-    ``report`` gets events: plain dicts whose ``event`` is ``begin``, ``step``, ``epoch``, ``stopped`` or
-    ``saved``.
+    ``report`` gets events: plain dicts whose ``event`` is ``begin``, ``step``, ``epoch``, ``early_stop``,
+    ``stopped`` or ``saved``.
     """
 
     def __init__(self, folder: str, report: Report, on: bool = True) -> None:

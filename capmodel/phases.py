@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from capmodel.checkpoints import Position
+from capmodel.epoch_history import CROSS_ENTROPY, SELF_CRITICAL
 from capmodel.objectives import CrossEntropy, Mixed, Objective
 from capmodel.rewards import SplitReward, consensus_weights
 from capmodel.self_critical.objective import SelfCritical
@@ -43,7 +44,7 @@ def phases_of(options: TrainOptions, data: Data) -> tuple[Phase, ...]:
     """The phases that ``options`` ask for."""
     words = CrossEntropy(options.label_smoothing, _weights(options, data))
     rates = (options.learning_rate, options.warmup)
-    first = Phase("cross-entropy", words, options.epochs, *rates, options.patience)
+    first = Phase(CROSS_ENTROPY, words, options.epochs, *rates, options.patience)
     if not options.self_critical_epochs:
         return (first,)
     reward = SplitReward(data.table, data.samples["train"].row, data.tokenizer)
@@ -57,7 +58,7 @@ def phases_of(options: TrainOptions, data: Data) -> tuple[Phase, ...]:
     if options.self_critical_cross_entropy:
         drawn = Mixed(drawn, words, options.self_critical_cross_entropy)
     rates = (options.self_critical_learning_rate, options.warmup)
-    return (first, Phase("self-critical", drawn, options.self_critical_epochs, *rates, options.patience))
+    return (first, Phase(SELF_CRITICAL, drawn, options.self_critical_epochs, *rates, options.patience))
 
 
 def _weights(options: TrainOptions, data: Data) -> np.ndarray | None:

@@ -67,16 +67,6 @@ class Ranks:
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-def choose_precision(name: str, device: torch.device) -> str:
-    """``auto`` is bf16 where the processor computes in it, else fp32. Raises RequestError."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    able = torch.cpu.get_capabilities()
-    return "bf16" if able.get("avx512_bf16") or able.get("sve_bf16") else "fp32"
-
-
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context in which a model computes in ``precision``."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from capmodel.checkpoints import Position
+from capmodel.epoch_history import best_of
 from capmodel.epochs import Epochs
 from capmodel.journal import Journal
 from capmodel.phases import Phase
@@ -55,6 +56,10 @@ class RunLog:
         self._journal.epoch(self.steps(position), history[-1], best=best_of(history)["epoch"])
         self._lapped = time.monotonic()
 
+    def early_stop(self, facts: Mapping[str, Any]) -> None:
+        """A phase ended before its last epoch, said aloud; ``facts`` are one of ``early_stops``."""
+        self._journal.tell("early_stop", **facts)
+
     def _epoch(self, position: Position) -> dict[str, Any]:
         if not position.words:
             return {"epoch": position.epoch, "phase": "init"}
@@ -75,8 +80,3 @@ class RunLog:
         now = time.monotonic()
         spent, self._lapped = now - self._lapped, now
         return spent
-
-
-def best_of(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The epoch with the highest CIDEr; among equals that of the lowest loss, then the first."""
-    return max(history, key=lambda entry: (entry["CIDEr"], -entry["val_loss"]))

@@ -21,9 +21,9 @@ import torch
 
 from capmodel import metrics
 from capmodel.bundle import Bundle
+from capmodel.epoch_history import best_of, early_stops
 from capmodel.journal import Journal
 from capmodel.ranks import joined, local_rank, local_world
-from capmodel.run_log import best_of
 from capmodel.sole_run import sole_run
 from capmodel.train_data import Data
 from capmodel.train_options import TrainOptions, cores
@@ -92,7 +92,8 @@ def train(options: TrainOptions, stop: StopRequest, report: Report) -> None:
         # No rank leaves before the bundle is there: a platform may end a job with its first process to end.
         encoded = ranks.from_first(lambda: _saved(trainer, position.history))
         encoder = "with its encoder" if encoded else "without an encoder: for features only"
-        journal.tell("saved", encoder=encoder, **best_of(position.history))
+        stops = early_stops(position.history, options)
+        journal.tell("saved", encoder=encoder, early_stops=stops, **best_of(position.history))
 
 
 def _saved(trainer: Trainer, history: Sequence[Mapping[str, Any]]) -> bool:

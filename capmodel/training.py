@@ -24,14 +24,16 @@ from capmodel.checkpoints import Checkpoints, Position, Tensors
 from capmodel.decoders import make_decoder
 from capmodel.decoders.embeddings import freeze, place
 from capmodel.descent import Descent
+from capmodel.device import settle_precision
+from capmodel.epoch_history import best_of, early_stops
 from capmodel.epochs import Epochs
 from capmodel.journal import Journal
 from capmodel.loader import Batch
 from capmodel.objectives import Lesson, Objective, Taught
 from capmodel.optimizing import learning_rate, load_parameters, parameters_of
 from capmodel.phases import Phase, phases_of
-from capmodel.ranks import Ranks, autocast, choose_precision
-from capmodel.run_log import RunLog, best_of
+from capmodel.ranks import Ranks, autocast
+from capmodel.run_log import RunLog
 from capmodel.starting import check_start, identity_of_start, weights_of
 from capmodel.train_data import Data
 from capmodel.train_options import TrainOptions
@@ -59,7 +61,7 @@ class Trainer:
         journal: Journal,
     ) -> None:
         self.options, self.data, self.ranks, self.wants_stop = options, data, ranks, wants_stop
-        self.precision = ranks.from_first(lambda: choose_precision(options.precision, ranks.device))
+        self.precision = ranks.from_first(lambda: settle_precision(options.precision, str(ranks.device)))
         torch.manual_seed(options.seed)
         self.decoder = make_decoder(data.decoder_config(options)).to(ranks.device)
         self.vectors = ranks.from_first(lambda: data.word_vectors(options))
@@ -98,6 +100,9 @@ class Trainer:
         while position.phase < len(self.phases) and self._phase(position).is_over(position):
             load_parameters(self.decoder, self.ranks.from_first(self.checkpoints.load_best))
             self.descent.restart()
+            for stop in early_stops(position.history, self.options):
+                if stop["phase"] == self._phase(position).name:
+                    self.log.early_stop(stop)
             position = position.next_phase(self.log.steps(position), self.log.images(position))
         return position
 

@@ -44,7 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         default=None,
         metavar="NAME",
-        help="of the encoder and decoder: fp32 or bf16 (default: as the bundle's features were made; fp32 with "
+        help="of the encoder and decoder: fp32, bf16 or auto (default: as the bundle's features were made; fp32 with "
         "--captioner)",
     )
     add_decoding_options(parser.add_argument_group("decoding"))

@@ -73,7 +73,7 @@ def captioner_now(options: argparse.Namespace, decode: Any, batch_size: int) -> 
         )
     from capmodel.huggingface.captioner import HuggingFaceCaptioner, settle_captioner
 
-    plan = settle_captioner(options.captioner.removeprefix(SCHEME), decode, options.precision)
+    plan = settle_captioner(options.captioner.removeprefix(SCHEME), decode, options.precision, options.device)
     return HuggingFaceCaptioner.load(plan.folder, decode, plan.spec, batch_size, options.device)
 
 
@@ -84,7 +84,7 @@ def _by_bundle(options: argparse.Namespace, decode: Any) -> Work:
 
     features = Store.open(options.features) if options.features else None
     found = listing(options, () if features else parsed_sources(options), features)
-    plan = settle_captioner(options.bundle, decode, features, options.precision)
+    plan = settle_captioner(options.bundle, decode, features, options.precision, options.device)
 
     def keep(models_url: str) -> dict[str, Any]:
         return {
@@ -112,7 +112,7 @@ def _by_transformers(options: argparse.Namespace, decode: Any) -> Work:
     from pipelines.processors import load_transformers
 
     found = listing(options, parsed_sources(options), None)
-    plan = settle_captioner(options.captioner.removeprefix(SCHEME), decode, options.precision)
+    plan = settle_captioner(options.captioner.removeprefix(SCHEME), decode, options.precision, options.device)
 
     def keep(models_url: str) -> Mapping[str, Any]:
         return {"folder": plan.folder.keep(models_url), "spec": dict(plan.spec), **_how(options)}

@@ -53,7 +53,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         default="auto",
         metavar="NAME",
-        help="auto, fp32 or bf16; auto is bf16 where this machine has it (default auto)",
+        help="auto, fp32 or bf16; auto is bf16 where this machine computes in it (default auto)",
     )
     add_source_options(parser)
     add_run_options(parser)

@@ -13,10 +13,12 @@ from jobs.summary import print_table
 HELP = """\
   captionbeam evaluate --captions captions --references captions_val2014.json
   captionbeam evaluate --captions results.json --references dataset_coco.json --split test --json
+  captionbeam evaluate --captions exported --references first.json second.jsonl
 
-Scores the captions of a store (the best one of each row), or of COCO results as JSON, a list of
-{image_id, caption}, against what people wrote: COCO's JSON (also inside its zip), Karpathy's split JSON,
-JSON lines or Parquet. Images are joined by id or file name, else by unique base name. No Java is needed.
+Scores the captions of a store (the best one of each row), of its export as JSON lines, or of COCO results as
+JSON, a list of {image_id, caption}, against what people wrote: COCO's JSON (also inside its zip), Karpathy's
+split JSON, JSON lines or Parquet; what several files have of one image adds up. Images are joined by id or file
+name, else by unique base name. No Java is needed.
 
 CIDEr is what coco-caption publishes under that name, which is CIDEr-D. CIDEr_original has neither its
 clipping nor its length penalty. idf comes from the references of the scored images.
@@ -35,7 +37,10 @@ TITLES = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``captionbeam evaluate``."""
     parser.add_argument(
-        "--captions", required=True, metavar="STORE", help="a captions store, or COCO results (.json)"
+        "--captions",
+        required=True,
+        metavar="STORE",
+        help="a captions store, its export as JSON lines, or COCO results (.json)",
     )
     add_reference_options(parser, required=True)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
@@ -47,7 +52,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def add_reference_options(parser: argparse.ArgumentParser, required: bool) -> None:
     """Where the references are; ``report`` has the same."""
     parser.add_argument(
-        "--references", required=required, metavar="CAPTIONS", help="captions that people wrote"
+        "--references",
+        required=required,
+        nargs="+",
+        action="extend",
+        metavar="CAPTIONS",
+        help="captions that people wrote: one file or several",
     )
     parser.add_argument(
         "--split",
@@ -59,11 +69,10 @@ def add_reference_options(parser: argparse.ArgumentParser, required: bool) -> No
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Score, and say so."""
-    from jobs.scoring import join_references, read_captions, write_output
-    from pipelines.captions import read_references
+    from jobs.scoring import join_references, read_captions, read_references, write_output
 
     references = read_references(options.references, options.member, options.split)
-    pairs = join_references(read_captions(options.captions), references)
+    pairs = join_references(read_captions(options.captions), *references)
     evaluation = pairs.evaluate()
     if options.per_image:
         lines = [
@@ -74,10 +83,10 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     record = summary(options, pairs, evaluation)
     if options.json:
         print(json.dumps(record))
-        print(pairs.leftovers(), end="\n" * bool(pairs.leftovers()), file=sys.stderr)
     else:
         print_table("scores", score_rows(record))
-        print(pairs.leftovers(), end="\n" * bool(pairs.leftovers()))
+    for note in pairs.notes():
+        print(note, file=sys.stderr if options.json else sys.stdout)
     return 0
 
 
@@ -103,7 +112,7 @@ def score_rows(record: Mapping[str, Any]) -> dict[str, str]:
     rows = {title: f"{record[name]:.4f}" for name, title in TITLES.items()}
     return {
         "captions": record["captions"],
-        "references": record["references_from"],
+        "references": ", ".join(record["references_from"]),
         **rows,
         "images": f"{record['images']:,}, with {record['references']:,} references",
         "words": f"{counts['testlen']:,}, closest references {counts['reflen']:,}",

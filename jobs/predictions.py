@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         metavar="NAME",
-        help="of the encoder and decoder: fp32 or bf16 (default: as the bundle's features were made)",
+        help="of the encoder and decoder: fp32, bf16 or auto (default: as the bundle's features were made)",
     )
     parser.add_argument(
         "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)"
@@ -83,7 +83,8 @@ def _captioner(options: argparse.Namespace) -> Captioner:
 
     greedy = DecodeOptions(method="greedy")  # nothing is written: only what captioners check is wanted
     if options.features:
-        settle_captioner(options.bundle, greedy, Store.open(options.features), options.precision)
+        features = Store.open(options.features)
+        settle_captioner(options.bundle, greedy, features, options.precision, options.device)
     return Captioner.load(
         options.bundle, greedy, bool(options.features), 1, options.precision, options.device
     )

@@ -36,8 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Read, choose, score, render, write."""
-    from jobs.scoring import open_captions, write_output
-    from pipelines.captions import read_references
+    from jobs.scoring import open_captions, read_references, write_output
     from pipelines.spans import FetchOptions
 
     _check(options)

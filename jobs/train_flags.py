@@ -71,7 +71,7 @@ GROUPS: dict[str, dict[str, tuple[Any, str, str]]] = {
             "keep decoded grids in this local folder (256 KiB an image of 8 x 8 x 2048): epochs after the first, and "
             "later runs on the same snapshot, read them from there",
         ),
-        "precision": (str, "NAME", "auto, fp32 or bf16; auto is bf16 where the first worker has it"),
+        "precision": (str, "NAME", "auto, fp32 or bf16; auto is bf16 where the first worker computes in it"),
         "device": (str, "NAME", "auto, cpu or cuda; one GPU a worker"),
         "checkpoint_minutes": (float, "MINUTES", "at most so long between checkpoints"),
     },

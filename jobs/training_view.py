@@ -80,6 +80,9 @@ class TrainingView:
             self._bar.update(self._done(event), loss=f"{event['train_loss']:.3f}")
         print(epoch_line(event, self._begin["epochs"], event["best"]), flush=True)
 
+    def _show_early_stop(self, event: Mapping[str, Any]) -> None:
+        print(stop_line(event), flush=True)
+
     def _show_stopped(self, event: Mapping[str, Any]) -> None:
         self._end = event
 
@@ -91,13 +94,25 @@ class TrainingView:
         return {
             "features": f"{options.features}, snapshot {options.snapshot}",
             "images": f"{self._begin['train_images']:,} + {self._begin['val_images']:,} of val",
-            "best epoch": f"{best['epoch']} of {self._begin['epochs']}",
+            "best epoch": f"{best['epoch']} of {self._begin['epochs']}: the bundle has its weights",
+            **{f"{stop['phase']} stopped early": _reason(stop) for stop in best["early_stops"]},
             "val loss, next word": f"{best['val_loss']:.3f}, {best['val_accuracy']:.1%}",
             f"CIDEr, BLEU-4 ({options.writing.search})": f"{best['CIDEr']:.3f}, {best['Bleu_4']:.3f}",
             "time": clock(time.monotonic() - self._start),
             "checkpoints": options.checkpoints,
             "logs": options.logs,
         }
+
+
+def stop_line(stop: Mapping[str, Any]) -> str:
+    """Which phase ended before its last epoch, and why: one of capmodel.epoch_history's ``early_stops``."""
+    so_far = f"the best so far is epoch {stop['best']}, with {stop['CIDEr']:.3f}"
+    return f"{stop['phase']} stopped early at epoch {stop['epoch']}, {_reason(stop)}; {so_far}"
+
+
+def _reason(stop: Mapping[str, Any]) -> str:
+    waited = "1 epoch" if stop["patience"] == 1 else f"{stop['patience']} epochs"
+    return f"after {stop['after']} of {stop['planned']}: no better CIDEr for {waited}"
 
 
 def epoch_line(entry: Mapping[str, Any], epochs: int, best: int) -> str:

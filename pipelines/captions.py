@@ -16,7 +16,15 @@ from pipelines.caption_rows import READERS, CaptionRecord
 from schemas import files
 from schemas.errors import RequestError
 
-__all__ = ["CaptionFile", "CaptionRecord", "Reference", "find_captions", "read_captions", "read_references"]
+__all__ = [
+    "CaptionFile",
+    "CaptionRecord",
+    "Reference",
+    "find_captions",
+    "opened",
+    "read_captions",
+    "read_references",
+]
 
 
 class Reference(NamedTuple):
@@ -49,7 +57,7 @@ def find_captions(url: str, member: str | None = None) -> list[CaptionFile]:
 def read_captions(url: str, member: str | None = None) -> Iterator[CaptionRecord]:
     """The captions at ``url`` in the file's own order. Raises RequestError at the first broken row."""
     for found in find_captions(url, member):
-        with _opened(found) as stream:
+        with opened(found) as stream:
             yield from _reader_for(found)(stream, str(found))
 
 
@@ -120,7 +128,8 @@ def _opened_zip(url: str) -> Iterator[zipfile.ZipFile]:
 
 
 @contextmanager
-def _opened(found: CaptionFile) -> Iterator[BinaryIO]:
+def opened(found: CaptionFile) -> Iterator[BinaryIO]:
+    """A caption file's bytes, unpacked."""
     if found.member:
         with _opened_zip(found.url) as archive, archive.open(found.member) as member:
             yield member  # type: ignore[misc]

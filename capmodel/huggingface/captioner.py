@@ -104,14 +104,16 @@ class Parts:
         return {int(one) for several in said for one in _listed(several)}
 
 
-def settle_captioner(name: str, options: DecodeOptions, precision: str | None = None) -> HuggingFacePlan:
+def settle_captioner(
+    name: str, options: DecodeOptions, precision: str | None = None, device: str = "auto"
+) -> HuggingFacePlan:
     """On the launcher: what captions of images are made with.
 
     The weights are loaded once, and let go: those that do not fit are found before a run.
-    ``precision``: ``fp32`` (the default), ``bf16`` or ``auto``. Raises RequestError.
+    ``precision``: ``fp32`` (the default), ``bf16`` or ``auto``: what ``device`` computes in. Raises RequestError.
     """
     folder = open_folder(name)
-    settled = settle_precision(precision or "fp32")
+    settled = settle_precision(precision or "fp32", device)
     with folder.at_hand(weights=False) as path:
         parts = Parts(path)
     check_options(options, parts.config.model_type)

@@ -2,15 +2,17 @@
 
 These are own rules, found by comparing outputs and not from its source. A rule is a pattern, and what becomes
 of the text it matched. Group 1 of a pattern, where it has one, is the word; what the pattern matches beyond
-that only helps it to win over a shorter match. Apostrophes are a world of their own: in most places a
-straight and a curly one will do (``_A``), in some a backquote too (``_B``), in a few only the straight one.
+that only helps it to win over a shorter match. Of apostrophes, in most places a straight and
+a curly one will do (``_A``), in some a backquote or an opening quote too (``_B``), in a few only the straight one.
+Only ASCII letters have two cases here (``(?ai:...)``).
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable
+
+from capmodel.metrics.ptb_characters import DIGITS, LETTERS, MARKS, SIGNS
 
 Split = Callable[[str], list[str]]
 
@@ -31,6 +33,10 @@ BEFORE_NUMBERS = "art ca fig figs no nos op pp prop"
 FUSED = "cannot gonna gotta lemme gimme wanna"  # two words, cut after the third letter
 _CLIPPED = "dunkin' somethin' ol' 'em 'til 'till 'cause cap'n c'est"
 _CLIPPED_STRAIGHT = "c'mon nor'easter e'er s'mores ev'ry li'l nat'l cont'd\\."
+_FILES = (
+    "bat bmp c cgi class cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png ppt ps py sql"
+    " tar txt wav x xml zip"
+)
 
 # "The letter K. The dog": before these words the full stop ends a sentence and is not the letter's.
 _STARTS = (
@@ -39,26 +45,40 @@ _STARTS = (
 )
 
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
-_MONEY = {"\u00a2": "cents", "\u00a3": "#", "\u00a4": "$", "\u20a0": "$", "\u20ac": "$"}
+_MONEY = {"\u00a2": "cents", "\u00a3": "#", "\u0080": "$", "\u00a4": "$", "\u20a0": "$", "\u20ac": "$"}
 _FRACTIONS = {"\u00bd": "1/2", "\u00bc": "1/4", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3"}
 _SYMBOLS = {"&amp;": "&", "&lt;": "<", "&gt;": ">"} | _BRACKETS | _MONEY | _FRACTIONS
-_QUOTES = {"\u2018": "`", "\u2019": "'", "\u201c": "``", "\u201d": "''"}
-_UNSEEN = frozenset('"\u201a\u201b\u2039\u203a\u00ab\u00bb\u2013\u2014\u2015\u2026').union(_QUOTES)
+_QUOTES = {
+    **dict.fromkeys("`\x91\u2018\u201b\u2039", "`"),
+    **dict.fromkeys("\x92\u2019\u203a", "'"),
+    **dict.fromkeys("\x93\u201c\u00ab", "``"),
+    **dict.fromkeys("\x94\u201d\u00bb", "''"),
+}
 
 
 def _any(words: str) -> str:
-    return "(?i:" + "|".join(sorted(words.split(), key=len, reverse=True)) + ")"
+    return "(?ai:" + "|".join(sorted(words.split(), key=len, reverse=True)) + ")"
 
 
 def _capitalised(words: str) -> str:
-    return "|".join(f"{word[0]}(?i:{word[1:]})" for word in words.split())
+    return "|".join(f"{word[0]}(?ai:{word[1:]})" for word in words.split())
 
 
 # What becomes of a match.
 
 
 def _whole(word: str) -> list[str]:
-    return [_SYMBOLS.get(word, word)]
+    return [_SYMBOLS.get(word.lower(), word)]
+
+
+def _word(word: str) -> list[str]:
+    """A word without its soft hyphens."""
+    return _whole(word.replace("\u00ad", ""))
+
+
+def _initials(word: str) -> list[str]:
+    """AT&amp;T is AT&T."""
+    return [_AMPERSAND.sub("&", word)]
 
 
 def _cut(at: int) -> Split:
@@ -66,7 +86,7 @@ def _cut(at: int) -> Split:
 
 
 def _straight(word: str) -> list[str]:
-    return [word.replace("\u2019", "'").replace("\x92", "'")]
+    return [_APOSTROPHE.sub("'", _OPENING.sub("`", word))]
 
 
 def _bracketed(word: str) -> list[str]:
@@ -74,19 +94,22 @@ def _bracketed(word: str) -> list[str]:
 
 
 def _joined(word: str) -> list[str]:
-    """Spaces inside one word (a fraction, a telephone number, a tag) become non-breaking ones."""
-    return [re.sub(r"\s", "\u00a0", piece) for piece in _bracketed(word)]
+    """Spaces inside one word (a fraction, a tag) become non-breaking ones."""
+    return [word.replace(" ", "\u00a0")]
+
+
+def _phone(word: str) -> list[str]:
+    return _joined(_bracketed(word)[0])
 
 
 def _quotes(word: str) -> list[str]:
     """Two curly quotes stay one word, thrown away as punctuation only where it looks like a known one."""
-    return ["".join(_QUOTES[quote] for quote in word)]
+    return ["".join(_QUOTES.get(quote, quote) for quote in word)]
 
 
 def _sign(character: str) -> list[str]:
-    """One character that no rule knows: symbols are kept, what has no glyph is dropped."""
-    visible = unicodedata.category(character)[0] in "SPN" and character not in _UNSEEN
-    return _whole(character) if visible else []
+    """One character that no rule knows: signs are words, others are dropped."""
+    return _whole(character) if character in _SYMBOLS or _SIGN.match(character) else []
 
 
 def _nothing(word: str) -> list[str]:
@@ -94,74 +117,100 @@ def _nothing(word: str) -> list[str]:
 
 
 # Pieces of rules: a letter (it may carry combining accents), a letter or digit, apostrophes, kinds of words.
-_NUMERALS = r"\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209c\u2150-\u218f\u2460-\u24ff"
-_L = rf"(?:[^\W\d_{_NUMERALS}]|[\u0300-\u036f])"
-_N = rf"(?:[^\W_{_NUMERALS}]|[\u0300-\u036f])"
-_A = r"['\u2019\x92]"
-_B = r"['\u2019\x92`\u2018\x91]"
+_ENTITY = "&[AEIOUaeiou](?ai:acute|grave|uml);"
+_L = rf"(?:[{LETTERS}{MARKS}\u00ad]|{_ENTITY})"
+_LS = rf"(?:[{LETTERS}{MARKS}\u00ad]*(?:{_ENTITY}[{LETTERS}{MARKS}\u00ad]*)*)"
+_LDS = rf"(?:[{LETTERS}{MARKS}{DIGITS}\u00ad]*(?:{_ENTITY}[{LETTERS}{MARKS}{DIGITS}\u00ad]*)*)"
+_D, _LD = rf"[{DIGITS}]", rf"[{LETTERS}{MARKS}{DIGITS}\u00ad]"
+_N = rf"[{LETTERS}{DIGITS}]"
+_A = r"(?:['\u2019\x92]|&apos;)"
+_B = r"(?:['\u2019\x92`\u2018\x91\u201b]|&apos;)"
 _PART = rf"(?:(?:[dDoOlL]{_B}{_N}(?={_N}))?{_N}+)"  # d'etat
-_DOTTED = rf"(?:{_L}{_N}*(?:[.!?]{_L}{_N}*)+)"  # foo.bar, u.s, what?ever
-_COMPOUND = rf"(?:{_DOTTED}|{_PART}(?:[-_]{_PART})*)"
-_TAILED = (
-    r"(?:[A-Za-z0-9][A-Za-z0-9.,]*(?:-(?:[A-Za-z0-9]+|[A-Za-z](?:\.[A-Za-z])+\.))+)"  # 3.5-inch, mon.-fri
+_DOTTED = rf"(?:{_L}{_LDS}(?:[.!?]{_L}{_LDS})*)"  # foo.bar, u.s, what?ever
+_COMPOUND = rf"(?:{_PART}(?:[-_\u058a\u2010\u2011]{_PART})*)"
+_WORD = rf"(?:{_DOTTED}|{_COMPOUND})"
+_TAILED = (  # 3.5-inch, mon.-fri
+    r"(?:[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:[A-Za-z](?:\.[A-Za-z])+\.|[A-Za-z0-9\u00ad]+))+)"
 )
 _SLASHED = r"(?:[A-Za-z0-9]+(?:-[A-Za-z]+){0,2})"
-_CAPITALS = r"(?:[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+)"  # AT&T
-_NUMBER = r"(?:\d*(?:[.:,]\d+)+|\d+)"
-_PHONE_HEAD = r"(?:\(\d{2,3}\)[ \u00a0]?|(?:\+\+?)?(?:\d{2,4}[- \u00a0])?\d{2,4}[- \u00a0])"
+_AMP = r"(?:(?ai:&amp;)|&)"
+_CAPITALS = rf"(?:[A-Z]+(?:(?:\+|{_AMP})[A-Z]+)+)"  # AT&T
+_NUMBER = rf"(?:{_D}*(?:[.:,\u00ad\u066b\u066c]{_D}+)+|{_D}+)"
+_PHONE_HEAD = rf"(?:\({_D}{{2,3}}\)[ \u00a0]?|(?:\+\+?)?(?:{_D}{{2,4}}[- \u00a0])?{_D}{{2,4}}[- \u00a0])"
 _PHONE = (
-    rf"{_PHONE_HEAD}\d{{3,4}}[- \u00a0]?\d{{3,5}}|(?:(?:\+\+?)?\d{{2,4}}\.)?\d{{2,4}}\.\d{{3,4}}\.\d{{3,5}}"
+    rf"{_PHONE_HEAD}{_D}{{3,4}}[- \u00a0]?{_D}{{3,5}}"
+    rf"|(?:(?:\+\+?)?{_D}{{2,4}}\.)?{_D}{{2,4}}\.{_D}{{3,4}}\.{_D}{{3,5}}"
 )
-_WWW = r"www\.(?:[^\s\"<>|.!?(){},]+\.)+[a-zA-Z]{2,4}"
-_HOST = rf"(?i:{_WWW}|(?:[^\s\d\"`'<>|.!?(){{}},\-_$:;=/@]+\.)+(?:com|net|org|edu))"
-_PATH = r"[^\s\"<>|(){}]+[^\s\"<>|.!?(){},-]"
-_MAIL = r"<?[A-Za-z0-9][^\s\"<>|(){}\u00a0]*@(?:[^\s\"<>|(){}.\u00a0]+\.)*[^\s\"<>|(){}.\u00a0]+>?"
-_NAME = r"[A-Za-z][A-Za-z0-9:.@_-]*"
-_ATTRIBUTE = r"(?: +[A-Za-z][A-Za-z0-9:.-]*(?:=(?:'[^'\n]*'|\"[^\"\n]*\"))?)"
+_S = r"[ \t\n\x85\u00a0\u2000-\u200a\u3000]"
+_BLANK = r" \t\n\x0b\x0c\r\u2028\u2029"
+_WWW = rf"www\.(?:[^{_BLANK}\"<>|.!?(){{}},]+\.)+[a-zA-Z]{{2,4}}"
+_HOST = rf"(?:{_WWW}|(?:[^{_BLANK}\"`'|!(){{}},-_$]+\.)+(?ai:com|net|org|edu))"  # no capitals, no digits
+_PATH_END = rf"[^{_BLANK}\"<>|.!?(){{}},-]"
+_MAIL = (
+    rf"(?ai:<|&lt;)?[A-Za-z0-9][^{_BLANK}\"<>|(){{}}\u00a0]*@(?:[^{_BLANK}\"<>|(){{}}.\u00a0]+\.)*"
+    rf"[^{_BLANK}\"<>|(){{}}.\u00a0]+(?ai:>|&gt;)?"
+)
+_NAME = r"[A-Za-z][A-Za-z0-9:._-]*"
+_ATTRIBUTE = r"(?: +[A-Za-z][A-Za-z0-9:._-]*(?: *= *(?:'[^'\n]*'|\"[^\"\n]*\"))?)"
 _TAG = rf"<(?:[?!][A-Za-z-][^>\n]*|{_NAME}{_ATTRIBUTE}* */?|/{_NAME}) *>"
-_EYES, _MOUTH = "[-^x=~<>']", r"[()DPdp@O\\\[\]{|]"
+_EYES, _EYE, _MOUTH = "[-^x=~<>']", "[\\^x=~<>']", r"[()DPdp@O\\\[\]{|]"
+_AMPERSAND, _APOSTROPHE, _OPENING = (
+    re.compile("(?ai:&amp;)"),
+    re.compile(_A),
+    re.compile("[\u2018\x91\u201b]"),
+)
+_SIGN = re.compile(f"[{SIGNS}]")
 
 RULES: list[tuple[str, Split]] = [
     # Words with an apostrophe in them, and words fused of two.
     (_any(FUSED), _cut(3)),
-    (rf"{_A}(?i:tis|twas)", _cut(2)),
+    (r"('[tT])(?ai:is|was)", _whole),
     (rf"([A-Za-z]*[A-MO-Za-mo-z])[nN]{_B}[tT]|[nN]{_B}[tT]", _straight),  # do n't
-    (rf"({_A}(?i:[msd]|re|ve|ll))[^A-Za-z]|\u2019(?i:[msd]|re|ve|ll)", _straight),
-    (rf"([yY]{_A}){_L}", _whole),  # y' all
+    (rf"({_A}(?ai:[msd]|re|ve|ll))[^A-Za-z]|(?:[\u2019\x92]|&apos;)(?ai:[msd]|re|ve|ll)", _straight),
+    (rf"([yY]{_A})[{LETTERS}]", _whole),  # y' all
     (rf"{_any(_CLIPPED_STRAIGHT)}|" + _any(_CLIPPED).replace("'", _A), _whole),
     (rf"[dDjJlL]{_A}|{_A}[nN]{_A}|\u2019[nN]|{_A}[2-9]0[sS]", _whole),
-    (rf"({_A}[nN])\s|({_A}\d\d)\s", _whole),
-    (rf"({_COMPOUND}){_A}(?i:[msd]|re|ve|ll)", _whole),
-    (rf"[A-HJ-XZn]{_B}{_L}{{2,}}|{_L}+[aeiouyAEIOUY]{_B}[aeiouA-Z]{_L}*", _whole),
+    (rf"({_A}[nN])[ \t\n\u00a0]|({_A}[0-9][0-9]){_S}", _whole),
+    (rf"({_WORD}){_A}(?ai:[msd]|re|ve|ll)", _word),
+    (rf"[A-HJ-XZn]{_B}[{LETTERS}]{{2,}}|[{LETTERS}]+[aeiouyAEIOUY]{_B}[aeiouA-Z][{LETTERS}]*", _whole),
     # Words.
-    (_COMPOUND, _whole),
-    (rf"((?:{_COMPOUND}|{_CAPITALS}|{_TAILED})\.)[,;:]", _whole),
-    (rf"{_CAPITALS}|(?i:s&ls|s&p-500)|M&Ms", _whole),
+    (_DOTTED, _word),
+    (_COMPOUND, _word),
+    (rf"((?:{_DOTTED}|{_TAILED})\.)[,;:\u3001]", _word),
+    (rf"({_COMPOUND}\.)[,;:\u3001]", _word),
+    (rf"({_CAPITALS}\.)[,;:\u3001]", _initials),
+    (rf"{_CAPITALS}|(?ai:s{_AMP}ls|s{_AMP}p-500)|M{_AMP}Ms", _initials),
     (rf"{_SLASHED}(?:\\?/{_SLASHED}){{1,2}}", _whole),
-    (r"(?i:c\.d\.s|pro-|anti-|(?:canada|sino|korean|eu|japan|non)-u\.s\.)|[cC]\+\+|[cCfF]#", _whole),
+    (r"(?ai:c\.d\.s|pro-|anti-|(?:canada|sino|korean|eu|japan|non)-u\.s\.)|[cC]\+\+|[cCfF]#", _whole),
     # Addresses and tags.
-    (rf"(?i:https?)://{_PATH}|{_HOST}(?:/{_PATH})?", _whole),
+    (
+        rf"(?ai:https?)://[^{_BLANK}\"<>|(){{}}]+{_PATH_END}|{_HOST}(?:/[^{_BLANK}\"<>|()]+{_PATH_END})?",
+        _whole,
+    ),
     (_MAIL, _whole),
-    (rf"@[A-Za-z_]\w*|#{_L}+", _whole),
+    (rf"@[A-Za-z_][A-Za-z_0-9]*|#{_L}{_LS}", _whole),
     (_TAG, _joined),
     # Numbers.
-    (rf"[-+]?{_NUMBER}", _whole),
-    (r"(?:\d{1,4}[- \u00a0])?\d{1,4}/\d{1,4}", _joined),
-    (r"\d{1,2}[-/]\d{1,2}[-/]\d{2,4}", _whole),
-    (_PHONE, _joined),
-    # Abbreviations.
-    (rf"{_any(TITLES)}\.|(?i:ph\.d|ed\.d)\.|(?:[Mm]fg|[Mm]tg|[Pp]p?t[ey]s?)\.", _whole),
-    (rf"((?:{_any(ENDINGS)}|{_capitalised(STATES)})\.)(?s:..)", _whole),
-    (_TAILED, _whole),
-    (rf"({_any(BEFORE_NUMBERS)}\.)\s?\d", _whole),
+    (rf"[-+]?{_NUMBER}", _word),
+    (rf"(?:{_D}{{1,4}}[- \u00a0])?{_D}{{1,4}}(?:\\?/|\u2044){_D}{{1,4}}", _joined),
+    (rf"{_D}{{1,2}}[-/]{_D}{{1,2}}[-/]{_D}{{2,4}}", _whole),
+    (_PHONE, _phone),
+    # Abbreviations, and names of files.
+    (rf"{_any(TITLES)}\.|(?:[Mm]fg|[Mm]tg)\.", _whole),
+    (rf"((?:{_any(ENDINGS)}|(?ai:ph\.d|ed\.d)|[Pp]p?t[ey]s?|{_capitalised(STATES)})\.)(?s:..)", _whole),
+    (_TAILED, _word),
+    (rf"({_any(BEFORE_NUMBERS)}\.){_S}?{_D}", _whole),
     (r"[A-Za-z](?:\.[A-Za-z])*\.", _whole),
-    (rf"([A-Za-z])\.\s+(?:{_capitalised(_STARTS)}|M[rRsS]\.)\s", _whole),
+    (rf"([A-Za-z])\.{_S}+(?:{_capitalised(_STARTS)}|M[rRsS]\.|{_TAG}){_S}", _whole),
+    (rf"({_LD}+(?:\.{_LD}+)*\.{_any(_FILES)})(?:{_S}|[!,.?])", _whole),
     # Signs.
-    (r"[\u2018\u2019\u201c\u201d]{2}", _quotes),
-    (r"''|``|\.{3,5}|-{2,4}|&(?:quot|apos|mdash|ndash|MD|nbsp);", _nothing),
-    (r"-{5,}|[?!]{2,}|\*+|#+|_+|@+|<<|>>|[A-Z]*\$|&(?:HT|TL|UR|LR|QC|QL|QR|odq|cdq|#\d+);", _whole),
-    (r"&(?:amp|lt|gt);", _whole),
-    (rf"([<>]?[:;=][-o*']?{_MOUTH})(?!{_N})", _bracketed),
-    (rf"{_EYES}_{_EYES}|\((?:{_EYES}_{_EYES}|\^\^)\)", _bracketed),
+    (r"[`\x91-\x94\u00ab\u00bb\u2018-\u201f\u2039\u203a]{1,2}", _quotes),
+    (r"''|\.{3,5}|\.(?:[ \u00a0]\.){2,4}|-{2,4}|&(?:quot|apos);|(?ai:&(?:mdash|ndash|md|nbsp);)", _nothing),
+    (r"-{5,}|[?!]{2,}|\*+|_+|@+|#+|<<|>>|[A-Z]*\$", _whole),
+    (r"[\u207a\u207b\u208a\u208b]?(?:[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+|[\u2080-\u2089]+)", _whole),
+    (r"(?ai:-[lr][rcs]b-|\\\*(?:\\\*){0,2}|&(?:ht|tl|ur|lr|qc|ql|qr|odq|cdq|quot|apos|#\d+);)", _whole),
+    (r"(?ai:&(?:amp|lt|gt);)", _whole),
+    (rf"([<>]?[:;=][-o*']?{_MOUTH})(?![A-Za-z0-9])", _bracketed),
+    (rf"{_EYES}_{_EYES}|\({_EYES}[_.]?{_EYES}\)|\({_EYE}-(?:{_EYE}|`)\)", _bracketed),
     (r"(?s:.)", _sign),
 ]

@@ -28,6 +28,6 @@ def settle_device(options: argparse.Namespace, beam_args: Sequence[str]) -> tupl
         f"--precision auto is not known of the workers' --device {options.device} here; expected --precision fp32 or "
         "bf16",
     )
-    options.precision = settle_precision("auto", pick_device(options.device))
+    options.precision = settle_precision("auto", options.device)
     said = f"--precision {options.precision}, which auto is on this machine; workers compute in it whatever they have"
     return (said,)

@@ -53,9 +53,9 @@ class Scored:
 
 
 def make_page(
-    store: Store, references: Sequence[Reference] | None, images: int, reading: FetchOptions
+    store: Store, references: Sequence[Sequence[Reference]] | None, images: int, reading: FetchOptions
 ) -> Page:
-    """The page of ``store``, with a sample of ``images``."""
+    """The page of ``store``, with a sample of ``images``; ``references`` are those of each file."""
     briefs = read_briefs(store)
     scored = _score(briefs, references)
     cider = scored.cider()
@@ -76,15 +76,15 @@ def make_page(
         frequent=frequent_captions(briefs.values()),
         failures=failure_kinds(store.failures()),
         facts=_facts(store, bundle),
-        note=scored.pairs.leftovers(),
+        note="; ".join(scored.pairs.notes()),
         has_references=references is not None,
     )
 
 
-def _score(briefs: Mapping[str, Brief], references: Sequence[Reference] | None) -> Scored:
+def _score(briefs: Mapping[str, Brief], references: Sequence[Sequence[Reference]] | None) -> Scored:
     if references is None:
         return Scored(Pairs({}, {}, [], []), None)
-    pairs = join_references({image: brief.text for image, brief in briefs.items()}, references)
+    pairs = join_references({image: brief.text for image, brief in briefs.items()}, *references)
     return Scored(pairs, pairs.evaluate())
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from capmodel.bundle_files import CONFIG, HISTORY, read_manifest
 from capmodel.checkpoints import Checkpoints
+from capmodel.epoch_history import best_of, early_stops
 from jobs.progress import clock
 from jobs.summary import print_table
 from jobs.training_targets.base import Job, Order, Phase, State, Target
-from jobs.training_view import epoch_line
+from jobs.training_view import epoch_line, stop_line
 from schemas import files
 from schemas.errors import RequestError, SystemicError
 
@@ -76,11 +77,14 @@ class _Seen:
 
     def finish(self) -> None:
         """The rest, from the bundle."""
-        self._tell(files.read_json(files.join(self._options.output, HISTORY)))
+        history = files.read_json(files.join(self._options.output, HISTORY))
+        self._tell(history)
+        for stop in early_stops(history, self._options):
+            print(stop_line(stop), flush=True)
 
     def _tell(self, history: Sequence[Mapping[str, Any]]) -> None:
         for count in range(self._told, len(history)):
-            best = max(history[: count + 1], key=lambda entry: (entry["CIDEr"], -entry["val_loss"]))
+            best = best_of(history[: count + 1])
             print(epoch_line(history[count], self._options.all_epochs, best["epoch"]), flush=True)
         self._told = max(self._told, len(history))
 
@@ -92,7 +96,7 @@ def _report(target: Target, job: Job, order: Order, seconds: float) -> None:
         "features": f"{options.features}, snapshot {options.snapshot}",
         "trained on": f"{target.title}, {job.id}: workers: {order.nodes * order.workers}",
         "val loss, next word": f"{scores['val_loss']:.3f}, {scores['val_accuracy']:.1%}",
-        "CIDEr, BLEU-4 (greedy)": f"{scores['CIDEr']:.3f}, {scores['Bleu_4']:.3f}",
+        f"CIDEr, BLEU-4 ({options.writing.search})": f"{scores['CIDEr']:.3f}, {scores['Bleu_4']:.3f}",
         "waited": clock(seconds),
         "checkpoints": options.checkpoints,
     })  # fmt: skip

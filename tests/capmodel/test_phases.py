@@ -8,9 +8,9 @@ import torch
 
 from capmodel import training
 from capmodel.checkpoints import Checkpoints, Position
+from capmodel.epoch_history import best_of
 from capmodel.objectives import CrossEntropy
 from capmodel.phases import Phase
-from capmodel.run_log import best_of
 from tests.builders.training import StopAfter, make_data, tiny_options, train_alone
 
 
@@ -84,4 +84,8 @@ def test_a_phase_is_over_after_its_epochs_or_its_patience():
 
 def test_a_run_whose_captions_get_no_better_ends_by_its_patience(data, tmp_path):
     _, events = train_alone(tiny_options(data, tmp_path, epochs=9, patience=2, learning_rate=1e-9))
-    assert [event["epoch"] for event in events if event["event"] == "epoch"] == [1, 2, 3]
+    epochs = [event for event in events if event["event"] == "epoch"]
+    assert [event["epoch"] for event in epochs] == [1, 2, 3]
+    stop = {"phase": "cross-entropy", "after": 3, "planned": 9, "epoch": 3, "patience": 2, "best": 1}
+    stop["CIDEr"] = epochs[0]["CIDEr"]
+    assert [event for event in events if event["event"] == "early_stop"] == [{"event": "early_stop", **stop}]

@@ -80,6 +80,64 @@ def test_json_is_one_object_with_scores_counts_and_what_the_captions_are_like(ca
     }
 
 
+def test_captions_come_from_an_export_as_json_lines(capsys, tmp_path, store, references):
+    out = str(tmp_path / "out")
+    assert main(["store", "export", store, "--output", out, "--format", "jsonl", "--rows-per-file", "2"]) == 0
+    capsys.readouterr()
+    assert read_captions(out) == read_captions(f"{out}/part-*.jsonl") == CAPTIONS
+    assert read_captions(f"{out}/part-00001.jsonl") == {"val/3.jpg": "a red car"}
+    exported = evaluate(capsys, "--captions", out, "--references", references)
+    assert exported["CIDEr"] == evaluate(capsys, "--captions", store, "--references", references)["CIDEr"]
+
+
+def test_broken_lines_of_an_export_are_named(tmp_path):
+    path = tmp_path / "part.jsonl"
+    path.write_text(
+        '{"image_id": "a", "captions": []}\n{"image_id": "b", "captions": [{"text": "x"}]}\n{"image_id"'
+    )
+    with pytest.raises(
+        RequestError, match=r"part.jsonl': line 3 is not JSON: .*; expected a row of a captions store"
+    ):
+        read_captions(str(path))
+    path.write_text('{"image_id": "b", "captions": [{"text": "x"}]}\n' * 2)
+    with pytest.raises(
+        RequestError, match="part.jsonl': line 2 is the second of image 'b'; expected one each"
+    ):
+        read_captions(str(path))
+
+
+def test_references_of_several_files_add_up(capsys, tmp_path, store, references):
+    ids = [{"file_name": f"images/{name}", "captions": ["One more"]} for name in ("1.jpg", "9.jpg")]
+    more = tmp_path / "more.jsonl"
+    more.write_text("".join(json.dumps(row) + "\n" for row in ids))
+    together = evaluate(capsys, "--captions", store, "--references", references, str(more))
+    repeated = evaluate(capsys, "--captions", store, "--references", references, "--references", str(more))
+    expected = score(
+        {name: CAPTIONS[f"val/{name}"] for name in REFERENCES},
+        {**REFERENCES, "1.jpg": [*REFERENCES["1.jpg"], "One more"]},
+    )
+    assert together == repeated
+    assert together["CIDEr"] == pytest.approx(expected["CIDEr"])
+    assert (together["images"], together["references"], together["images_without_caption"]) == (3, 5, 1)
+    assert together["references_from"] == [references, str(more)]
+
+
+def test_a_file_of_references_counts_once(capsys, store, references):
+    assert main(["evaluate", "--captions", store, "--references", references, references]) == 2
+    assert f"--references names '{references}' 2 times; expected each file once" in capsys.readouterr().err
+
+
+def test_a_single_image_has_no_cider_and_why_is_said(capsys, tmp_path, store):
+    path = write_json(tmp_path / "one.json", coco({"1.jpg": REFERENCES["1.jpg"]}))
+    assert main(["evaluate", "--captions", store, "--references", path, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["CIDEr"] == 0
+    assert (
+        "CIDEr is 0 for a single image: it weighs words by how few of the scored images have them"
+        in printed.err
+    )
+
+
 def test_leftovers_on_either_side_are_counted_said_and_left_out(capsys, tmp_path, store):
     some = {"1.jpg": REFERENCES["1.jpg"], "2.jpg": REFERENCES["2.jpg"], "9.jpg": ["Nobody described this"]}
     path = write_json(tmp_path / "some.json", coco(some))
