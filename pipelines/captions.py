@@ -65,7 +65,7 @@ def read_references(url: str, member: str | None = None, split: str | None = Non
 
 def _expand(url: str) -> list[str]:
     fs, path = files.split(url)
-    found = [fs.unstrip_protocol(name) if "://" in url else name for name in sorted(fs.glob(path))]
+    found = [fs.unstrip_protocol(name) if files.scheme(url) else name for name in sorted(fs.glob(path))]
     if not found:
         raise RequestError(f"no file matches {url!r}; expected at least one caption file")
     return found

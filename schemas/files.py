@@ -37,16 +37,23 @@ def split(url: str) -> tuple[AbstractFileSystem, str]:
         "STORAGE_EMULATOR_HOST" in os.environ
     ):  # gcsfs, once loaded, would ask it by gRPC and wait a minute in vain
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    url = os.fspath(url)
     try:
-        kind, _, rest = os.fspath(url).partition("://")
-        if kind in HAVE_KEYS and "::" in rest:  # a key may hold what chains URLs elsewhere
+        kind = scheme(url) or "file"
+        if kind in ("file", "local") or (kind in HAVE_KEYS and "::" in url):  # which chains URLs elsewhere
             fs = fsspec.filesystem(kind, use_listings_cache=False)
             return fs, fs._strip_protocol(url)
-        return url_to_fs(os.fspath(url), use_listings_cache=False)
+        return url_to_fs(url, use_listings_cache=False)
     except (ValueError, ImportError) as err:
         raise RequestError(
             f"{url!r} cannot be opened: {err}; expected a path, or a URL of a known protocol"
         ) from err
+
+
+def scheme(url: str) -> str:
+    """What stands before ``://``, '' of a path: that a folder's name ends in a colon makes no URL of it."""
+    kind, mark, _ = url.partition("://")
+    return kind if mark and "/" not in kind else ""
 
 
 def protocol(url: str) -> str:
@@ -83,7 +90,7 @@ def join(url: str, *parts: str) -> str:
 
 def absolute(url: str) -> str:
     """``url`` as every worker understands it: local paths made absolute, no slash at the end."""
-    if "://" in url:
+    if scheme(url):
         return url.rstrip("/")
     return os.path.abspath(os.path.expanduser(url))
 

@@ -6,13 +6,9 @@ object's key, ``?``, ``#`` and ``%`` are characters like any other.
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
-_WHOLE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/]*)(.*)", re.DOTALL)
-_HTTP = re.compile(
-    r"(https?)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.DOTALL | re.IGNORECASE | re.ASCII
-)
+from schemas import files
 
 
 class UrlParts(NamedTuple):
@@ -26,8 +22,11 @@ class UrlParts(NamedTuple):
 
 def split_url(url: str) -> UrlParts:
     """The parts of ``url``, without HTTP's fragment."""
-    found = _HTTP.fullmatch(url) or _WHOLE.fullmatch(url)
-    if found is None:
+    scheme = files.scheme(url)
+    if not scheme:
         return UrlParts("", "", url)
-    scheme, *rest = found.groups(default="")
-    return UrlParts(scheme.lower(), *rest)
+    rest, query = url[len(scheme) + len("://") :], ""
+    if scheme.lower() in ("http", "https"):
+        rest, _, query = rest.partition("#")[0].partition("?")
+    authority, slash, path = rest.partition("/")
+    return UrlParts(scheme.lower(), authority, slash + path, query)
