@@ -15,11 +15,12 @@ import os
 import tempfile
 import threading
 import uuid
+from contextlib import suppress
 from typing import Any
 
 import fsspec
 from fsspec import AbstractFileSystem
-from fsspec.core import url_to_fs
+from fsspec.core import has_magic, url_to_fs
 
 from schemas import remote, storage  # noqa: F401 (storage says which classes fsspec opens gs and s3 by)
 from schemas.errors import RequestError
@@ -233,6 +234,24 @@ def copy_tree(source: str, target: str) -> None:
     fs, root = split(source)
     for path in sorted(fs.find(root)):
         copy_file(fs.unstrip_protocol(path), join(target, path[len(root) :]))
+
+
+def remove(url: str) -> None:
+    """Remove the file at ``url``, or the folder with all that is in it. Raises FileNotFoundError.
+
+    Of that very name: of a path with ``*``, ``?`` or ``[`` fsspec's ``rm`` removes all that it matches as a pattern.
+    """
+    fs, path = split(url)
+    with refusals(url):
+        if not fs.isdir(path):
+            fs.rm_file(path)
+        elif is_local(fs) or not has_magic(path):
+            fs.rm(path, recursive=True)
+        else:
+            inside = fs.find(path, withdirs=protocol(url) not in HAVE_KEYS, detail=True)
+            for name, info in sorted(inside.items(), reverse=True):
+                with suppress(FileNotFoundError):  # some have no folders of their own
+                    (fs.rmdir if info["type"] == "directory" else fs.rm_file)(name)
 
 
 def _create_checked(fs: AbstractFileSystem, path: str, data: bytes) -> bool:
