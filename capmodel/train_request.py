@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -70,9 +71,8 @@ def settle(
 def forget(options: TrainOptions) -> None:
     """Make the next run start over: a finished bundle is gone, ``config.json`` first, and so are the checkpoints."""
     for name in (CONFIG, *OTHERS):
-        fs, path = files.split(files.join(options.output, name))
-        if fs.exists(path):
-            fs.rm(path, recursive=name == TOKENIZER)
+        with suppress(FileNotFoundError):
+            files.remove(files.join(options.output, name))
     Checkpoints(options.checkpoints, {}).clear()
 
 

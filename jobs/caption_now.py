@@ -12,6 +12,7 @@ from typing import Any
 from capmodel.generation.options import DecodeOptions
 from jobs.captioners import captioner_now
 from jobs.source_options import fetch_options
+from jobs.terminal import visible
 from pipelines.batches import Prepared, Processor, run_batch
 from pipelines.fetch import fetch
 from pipelines.find import draw, is_sampled
@@ -81,8 +82,9 @@ def _captioned(
 
 def _say(ref: ImageRef, result: list[dict[str, Any]] | ImageError, alone: bool) -> None:
     if isinstance(result, ImageError):
-        print(f"captionbeam: {ref.location}: {result}", file=sys.stderr)
+        print(f"captionbeam: {visible(ref.location)}: {visible(result)}", file=sys.stderr)
         return
     for caption in result:
-        line = caption["text"] if alone else f"{ref.image_id}\t{caption['logprob']:.3f}\t{caption['text']}"
+        text = visible(caption["text"])
+        line = text if alone else f"{visible(ref.image_id)}\t{caption['logprob']:.3f}\t{text}"
         print(line, flush=True)

@@ -10,6 +10,7 @@ from types import ModuleType
 
 try:
     from jobs.storage_options import add_storage_options, use_storage_options
+    from jobs.terminal import drop_output, one_line, open_closed_streams
     from schemas.errors import CaptionbeamError, RequestError
 except KeyboardInterrupt:  # these take a moment, in which nothing has begun
     raise SystemExit("captionbeam: interrupted") from None
@@ -61,14 +62,17 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one job. Gives 0 done, 1 an error, 2 a wrong request, 3 done with many failures."""
+    open_closed_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(words)
+        status = _run(words)
+        sys.stdout.flush()
+        return status
     except CaptionbeamError as err:
         print(f"captionbeam: {one_line(err)}", file=sys.stderr)
         return err.exit_status
     except BrokenPipeError:
-        sys.stderr.close()
+        drop_output()
         return ERROR
     except OSError as err:  # a disk or a network that refuses: its own words say what and where
         print(f"captionbeam: {one_line(err)}", file=sys.stderr)
@@ -77,11 +81,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept = "" if "--dry-run" in words else "; the same command goes on from here"
         print(f"captionbeam: interrupted{kept}", file=sys.stderr)
         return ERROR
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message as one line."""
-    return " ".join(str(error).split())
 
 
 def _run(arguments: list[str]) -> int:

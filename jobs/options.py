@@ -202,3 +202,18 @@ def require(condition: bool, sentence: str) -> None:
     """Raise RequestError with ``sentence`` unless ``condition`` holds."""
     if not condition:
         raise RequestError(sentence)
+
+
+def read_ids(url: str) -> frozenset[str]:
+    """The image ids in the text file at ``url``, a line each, spaces and all. Raises RequestError."""
+    from schemas import files
+
+    try:
+        text = files.read_bytes(url).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as err:
+        raise RequestError(
+            f"--ids {url!r} cannot be read ({err}); expected a text file, an id a line"
+        ) from err
+    found = frozenset(line.removesuffix("\r") for line in text.split("\n")) - {""}
+    require(bool(found), f"--ids {url!r} has no id in it; expected an id a line")
+    return found

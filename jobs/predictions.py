@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs.options import positive, require
+from jobs.terminal import visible
 from schemas import Store
 from schemas.errors import ImageError, RequestError
 
@@ -156,23 +156,22 @@ def logprob(steps: Sequence[Prediction]) -> float:
 
 def print_steps(caption: str, steps: Sequence[Prediction]) -> None:
     """One caption's table on standard output."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from capmodel.tokenizers import SPECIALS, UNK
+    from jobs.summary import console
 
     unknown = SPECIALS[UNK]
     first = sum(step.rank == 1 for step in steps)
     said = f"{first} of {len(steps)} tokens predicted, log-probability {logprob(steps):.2f}"
-    print(f"{caption}  ({said})")
+    print(f"{visible(caption)}  ({said})")
     table = Table()
     for name in ("true", "chance", "rank"):
         table.add_column(name, justify="left" if name == "true" else "right", no_wrap=True)
     table.add_column("predicted", overflow="fold")
     for step in steps:
         words = "  ".join(f"{token} {chance:.1%}" for token, chance in step.top)
-        table.add_row(escape(step.token), f"{step.probability:.1%}", f"{step.rank:,}", escape(words))
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 110).print(table)
+        table.add_row(visible(step.token), f"{step.probability:.1%}", f"{step.rank:,}", visible(words))
+    console(width=110).print(table)
     if any(step.token == unknown for step in steps):
         print(f"{unknown} stands for words of this caption that the model does not know")

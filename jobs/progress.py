@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+
+from jobs.terminal import visible
 
 PLAIN_SECONDS = 10.0
 
@@ -48,7 +51,7 @@ class Progress:
         if self._bars:
             self._bars.stop()
         elif kind is None and self._line:
-            print(self._line, file=self._stream, flush=True)
+            self._print(self._line)
 
     def update(self, done: int, total: int | None = None, **fields: Any) -> None:
         """``done`` so far, and whatever else is worth a word."""
@@ -62,14 +65,18 @@ class Progress:
         )
         if time.monotonic() - self._said >= PLAIN_SECONDS:
             self._said = time.monotonic()
-            print(self._line, file=self._stream, flush=True)
+            self._print(self._line)
 
     def say(self, text: str) -> None:
         """What is going on while there is nothing to count."""
         if self._bars and self._task is not None:
-            self._bars.update(self._task, note=text)
+            self._bars.update(self._task, note=visible(text))
         else:
-            print(f"{self._description}: {text}", file=self._stream, flush=True)
+            self._print(f"{self._description}: {text}")
+
+    def _print(self, line: str) -> None:
+        with suppress(BrokenPipeError):  # the work goes on though nobody reads how far it is
+            print(visible(line), file=self._stream, flush=True)
 
     def _note(self, done: int, fields: dict[str, Any]) -> str:
         rate = done / max(time.monotonic() - self._start, 1e-9)
@@ -88,9 +95,9 @@ class Progress:
 
 def _bars(stream: TextIO) -> Bars:
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     return Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(file=stream))

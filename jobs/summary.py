@@ -9,15 +9,28 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from jobs.terminal import visible
+
 
 def print_table(title: str, rows: Mapping[str, Any]) -> None:
     """Two columns on standard output: a name, a value."""
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(title=visible(title), title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, str(value))
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 110, soft_wrap=False).print(table)
+        table.add_row(visible(name), "\n".join(map(visible, str(value).split("\n"))))
+    console(width=110).print(table)
+
+
+def console(width: int) -> Console:
+    """Standard output, ``width`` columns wide where that is no terminal; brackets in what is printed are no markup."""
+    return Console(
+        file=sys.stdout,
+        width=None if sys.stdout.isatty() else width,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
 
 
 def size(count: float) -> str:

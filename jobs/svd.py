@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from jobs.launching.options import add_launch_options
-from jobs.options import natural, positive, share
+from jobs.options import natural, positive, read_ids, share
 from jobs.progress import Progress, clock
 from jobs.summary import print_table, size
 from schemas import Store, files
@@ -126,23 +126,10 @@ def _wanted(options: argparse.Namespace) -> SvdOptions:
         options.seed is None or options.sample < 1,
         f"--seed {options.seed} would do nothing without --sample; expected to leave it out",
     )
-    ids = _read_ids(options.ids) if options.ids else None
+    ids = read_ids(options.ids) if options.ids else None
     return SvdOptions(
         options.components, options.center, options.sample, options.seed or 0, ids, options.scale
     )
-
-
-def _read_ids(url: str) -> frozenset[str]:
-    try:
-        lines = files.read_bytes(url).decode().splitlines()
-    except (OSError, UnicodeDecodeError) as err:
-        raise RequestError(
-            f"--ids {url!r} cannot be read ({err}); expected a text file, an id a line"
-        ) from err
-    found = frozenset(filter(None, lines))
-    if not found:
-        raise RequestError(f"--ids {url!r} has no id in it; expected an id a line")
-    return found
 
 
 def _is_there(url: str, request: Mapping[str, Any], options: argparse.Namespace) -> bool:

@@ -82,9 +82,8 @@ def _scratch(url: str | None) -> Iterator[str]:
     try:
         yield place
     finally:
-        fs, path = files.split(place)
-        if fs.exists(path):
-            fs.rm(path, recursive=True)
+        if files.exists(place):
+            files.remove(place)
 
 
 def _build(

@@ -97,16 +97,16 @@ def finish(run: Run, watch: Watch, options: argparse.Namespace) -> int:
     store = Store.open(run.url)
     totals = run_totals(run, watch, store, options.price_per_hour)
     files.write_atomic(files.join(run.folder, "totals.json"), files.json_bytes(totals))
-    print_table(f"{run.kind}: {run.url}", _rows(run, totals))
-    if not totals["images"] and store.snapshot_id == run.parent:
-        print(
-            f"nothing to do: all {store.totals['rows'] + store.totals['failed']:,} images of {run.url} are done"
-        )
     failed = store.totals["failed"]
     images = failed + store.totals["rows"]
     warned = bool(images) and failed / images > options.warn_failures
     if options.totals:
         files.write_in_place(options.totals, files.json_bytes({**totals, "warned": warned}))
+    print_table(f"{run.kind}: {run.url}", _rows(run, totals))
+    if not totals["images"] and store.snapshot_id == run.parent:
+        print(
+            f"nothing to do: all {store.totals['rows'] + store.totals['failed']:,} images of {run.url} are done"
+        )
     if warned:
         said = f"over the warning share of {options.warn_failures:g}"
         print(f"warning: {failed:,} of {images:,} images failed, {said}")

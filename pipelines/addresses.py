@@ -11,11 +11,13 @@ import posixpath
 import socket
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 from fsspec.registry import known_implementations
 
+from pipelines.sources.urls import split_url
+from schemas import files
 from schemas.errors import ImageError
 from schemas.records import ImageRef
 
@@ -69,12 +71,9 @@ async def guarded_client(**settings: Any) -> aiohttp.ClientSession:
 
 
 def origin(url: str) -> str:
-    """``http://host:8000`` of an HTTP URL: what is trusted, or not, as one; '' of what is none."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return ""
-    return f"{parts.scheme.lower()}://{parts.netloc.rpartition('@')[2].lower()}"
+    """``http://host:8000`` of an HTTP URL: what is trusted, or not, as one."""
+    parts = split_url(url)
+    return f"{parts.scheme}://{parts.authority.rpartition('@')[2].lower()}"
 
 
 def origins(urls: Iterable[str]) -> tuple[str, ...]:
@@ -84,11 +83,12 @@ def origins(urls: Iterable[str]) -> tuple[str, ...]:
 
 def inside(origins: Iterable[str]) -> tuple[str, ...]:
     """Those whose host has private addresses alone, asked now: a public one needs no exemption from being looked at."""
-    return tuple(each for each in origins if _is_inside(urlsplit(each)))
+    return tuple(each for each in origins if _is_inside(each))
 
 
-def _is_inside(parts: SplitResult) -> bool:
+def _is_inside(origin: str) -> bool:
     try:
+        parts = urlsplit(origin)
         found = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
     except (OSError, ValueError):
         return False
@@ -114,8 +114,8 @@ def refusal(ref: ImageRef, trusted: Iterable[str]) -> ImageError | None:
 
 
 def _protocol(url: str) -> str:
-    found = url.partition("://")[0].lower() if "://" in url else "file"
-    return "file" if found == "local" else found
+    found = files.scheme(url).lower()
+    return "file" if found in ("", "local") else found
 
 
 def _is_same(protocol: str, own: str) -> bool:

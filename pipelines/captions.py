@@ -13,6 +13,7 @@ from typing import BinaryIO, NamedTuple
 import fsspec
 
 from pipelines.caption_rows import READERS, CaptionRecord
+from pipelines.sources.folders import escaped
 from schemas import files
 from schemas.errors import RequestError
 
@@ -50,7 +51,8 @@ def find_captions(url: str, member: str | None = None) -> list[CaptionFile]:
 
     A zip gives its only caption file, or the one that ``member`` names. Raises RequestError.
     """
-    urls = _expand(url) if any(sign in url for sign in "*?[") else [url]
+    is_pattern = any(sign in url for sign in "*?[") and not files.exists(url)
+    urls = _expand(url) if is_pattern else [url]
     return [_choose(found, member) for found in urls]
 
 
@@ -72,8 +74,8 @@ def read_references(url: str, member: str | None = None, split: str | None = Non
 
 
 def _expand(url: str) -> list[str]:
-    fs, path = files.split(url)
-    found = [fs.unstrip_protocol(name) if "://" in url else name for name in sorted(fs.glob(path))]
+    fs, path = files.split(escaped(url))
+    found = [fs.unstrip_protocol(name) if files.scheme(url) else name for name in sorted(fs.glob(path))]
     if not found:
         raise RequestError(f"no file matches {url!r}; expected at least one caption file")
     return found

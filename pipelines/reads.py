@@ -22,6 +22,7 @@ from pipelines.sources.spec import filesystem, is_http, local_path
 from pipelines.sources.trouble import image_error, is_worth_retrying, source_error
 from pipelines.spans import LISTING, FetchOptions, Span
 from pipelines.web import too_large as too_large
+from schemas import files
 from schemas.errors import ImageError, RequestError, SourceError
 from schemas.patience import one_try, wait
 
@@ -79,7 +80,7 @@ def _in_order(count: int, groups: list[list[int]], local: Sequence[Any], remote:
 
 def is_local(url: str) -> bool:
     """Whether ``url`` is a plain path of this machine."""
-    return "://" not in url or url.startswith("file://")
+    return files.scheme(url) in ("", "file")
 
 
 def _read_local(spans: list[Span], max_bytes: int) -> list[bytes | ImageError]:
@@ -126,8 +127,8 @@ async def _read_remote(span: Span, gate: asyncio.Semaphore, options: FetchOption
         data: bytes = await AsyncRetrying(**_retrying(options))(_read_once, span, gate, options)
     except SourceError:
         raise
-    except RequestError as err:
-        return ImageError("unsupported", "fetch", str(err))
+    except (RequestError, UnicodeError) as err:  # UnicodeError: no host or key is called so
+        return ImageError("unsupported", "fetch", f"{span.url}: {err}")
     except Exception as err:  # noqa: BLE001 (image_error raises again what is not about input)
         return image_error(err, span.url)
     if span.end is None and len(data) > options.max_bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pipelines.output import storage_error
@@ -100,9 +101,8 @@ def _unpublish(url: str) -> None:
     if not files.exists(files.join(url, RECORD)):
         return
     for name in (RECORD, TOKENIZER):
-        fs, path = files.split(files.join(url, name))
-        if fs.exists(path):
-            fs.rm(path, recursive=True)
+        with suppress(FileNotFoundError):
+            files.remove(files.join(url, name))
 
 
 def _refuse_foreign(url: str) -> None:

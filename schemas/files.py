@@ -15,11 +15,12 @@ import os
 import tempfile
 import threading
 import uuid
+from contextlib import suppress
 from typing import Any
 
 import fsspec
 from fsspec import AbstractFileSystem
-from fsspec.core import url_to_fs
+from fsspec.core import has_magic, url_to_fs
 
 from schemas import remote, storage  # noqa: F401 (storage says which classes fsspec opens gs and s3 by)
 from schemas.errors import RequestError
@@ -37,18 +38,25 @@ def split(url: str) -> tuple[AbstractFileSystem, str]:
         "STORAGE_EMULATOR_HOST" in os.environ
     ):  # gcsfs, once loaded, would ask it by gRPC and wait a minute in vain
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    url = os.fspath(url)
     try:
-        kind, _, rest = os.fspath(url).partition("://")
-        if kind in HAVE_KEYS and "::" in rest:  # a key may hold what chains URLs elsewhere
+        kind = scheme(url) or "file"
+        if kind in ("file", "local") or (kind in HAVE_KEYS and "::" in url):  # which chains URLs elsewhere
             fs = fsspec.filesystem(kind, use_listings_cache=False)
             return fs, fs._strip_protocol(url)
-        return url_to_fs(os.fspath(url), use_listings_cache=False)
+        return url_to_fs(url, use_listings_cache=False)
     except ImportError as err:
         raise RequestError(f"{url!r} cannot be opened: {err}") from err  # it says what to install
     except ValueError as err:
         raise RequestError(
             f"{url!r} cannot be opened: {err}; expected a path, or a URL of a known protocol"
         ) from err
+
+
+def scheme(url: str) -> str:
+    """What stands before ``://``, '' of a path: that a folder's name ends in a colon makes no URL of it."""
+    kind, mark, _ = url.partition("://")
+    return kind if mark and "/" not in kind else ""
 
 
 def protocol(url: str) -> str:
@@ -85,7 +93,7 @@ def join(url: str, *parts: str) -> str:
 
 def absolute(url: str) -> str:
     """``url`` as every worker understands it: local paths made absolute, no slash at the end."""
-    if "://" in url:
+    if scheme(url):
         return url.rstrip("/")
     return os.path.abspath(os.path.expanduser(url))
 
@@ -228,6 +236,24 @@ def copy_tree(source: str, target: str) -> None:
     fs, root = split(source)
     for path in sorted(fs.find(root)):
         copy_file(fs.unstrip_protocol(path), join(target, path[len(root) :]))
+
+
+def remove(url: str) -> None:
+    """Remove the file at ``url``, or the folder with all that is in it. Raises FileNotFoundError.
+
+    Of that very name: of a path with ``*``, ``?`` or ``[`` fsspec's ``rm`` removes all that it matches as a pattern.
+    """
+    fs, path = split(url)
+    with refusals(url):
+        if not fs.isdir(path):
+            fs.rm_file(path)
+        elif is_local(fs) or not has_magic(path):
+            fs.rm(path, recursive=True)
+        else:
+            inside = fs.find(path, withdirs=protocol(url) not in HAVE_KEYS, detail=True)
+            for name, info in sorted(inside.items(), reverse=True):
+                with suppress(FileNotFoundError):  # some have no folders of their own
+                    (fs.rmdir if info["type"] == "directory" else fs.rm_file)(name)
 
 
 def _create_checked(fs: AbstractFileSystem, path: str, data: bytes) -> bool:

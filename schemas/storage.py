@@ -38,6 +38,7 @@ _HARMLESS = frozenset(
 _USER = re.compile(r"^([^/]*//)?[^/?#]*@")
 _NO_SECRET_TOKENS = frozenset({"anon", "cloud", "google_default", "cache", "browser"})
 _PATIENT = {"gs": "schemas.patient_gs.PatientGCSFileSystem", "s3": "schemas.patient_s3.PatientS3FileSystem"}
+_SIZED = "schemas.sized_http.SizedHTTPFileSystem"
 _ALIASES = {"gcs": "gs", "s3a": "s3", "https": "http"}
 _NEEDS = {"s3": not_installed("s3fs", "s3")}
 
@@ -123,11 +124,13 @@ def is_patient(kind: type) -> bool:
     return f"{kind.__module__}.{kind.__qualname__}" in _PATIENT.values()
 
 
-def be_patient() -> None:
-    """Let fsspec open gs and s3 by the classes that try again."""
+def use_own_classes() -> None:
+    """Let fsspec open gs and s3 by the classes that try again, HTTP by the one that finds out sizes."""
+    for name in ("http", "https"):
+        fsspec.register_implementation(name, _SIZED, clobber=True)
     for protocol, kind in _PATIENT.items():
         for name in (protocol, *(alias for alias, base in _ALIASES.items() if base == protocol)):
             fsspec.register_implementation(name, kind, clobber=True, errtxt=_NEEDS.get(protocol))
 
 
-be_patient()
+use_own_classes()

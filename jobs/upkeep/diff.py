@@ -27,6 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print counts, and with --ids the ids."""
     from jobs.summary import print_table
+    from jobs.terminal import visible
     from jobs.upkeep.shared import print_json, whole_store
     from pipelines.upkeep.history import diff, snapshot_number
     from schemas import Store
@@ -47,5 +48,5 @@ def run(options: argparse.Namespace) -> int:
     print_table("difference", rows)
     if options.ids:
         for name, ids in found.items():
-            print(*(f"{name}\t{image_id}" for image_id in ids), sep="\n", end="\n" if ids else "")
+            print(*(f"{name}\t{visible(image_id)}" for image_id in ids), sep="\n", end="\n" if ids else "")
     return 0

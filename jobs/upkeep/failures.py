@@ -25,6 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print a line an image, or a list of objects."""
     from jobs.options import require
+    from jobs.terminal import visible
     from jobs.upkeep.shared import print_json
     from schemas import Store
     from schemas.errors import FAILURE_CODES
@@ -39,5 +40,5 @@ def run(options: argparse.Namespace) -> int:
         print_json(found)
         return 0
     for row in found:
-        print("\t".join(str(row[name]) for name in ("code", "stage", "image_id", "uri", "message")))
+        print("\t".join(visible(row[name]) for name in ("code", "stage", "image_id", "uri", "message")))
     return 0

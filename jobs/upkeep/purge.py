@@ -28,14 +28,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Purge, and say what was found."""
-    from jobs.options import require
+    from jobs.options import read_ids
     from jobs.upkeep.shared import whole_store
     from pipelines.upkeep.purging import purge
     from pipelines.upkeep.token_purging import purge_tokens
     from schemas.tokens import read_record
 
-    ids = _read_ids(options.ids)
-    require(bool(ids), f"{options.ids} names no image; expected an id a line")
+    ids = read_ids(options.ids)
     if read_record(options.store) is not None:
         gone = purge_tokens(options.store, ids)
         print(f"{options.store}: {len(gone):,} of {len(ids):,} ids found, token table written without them")
@@ -53,14 +52,3 @@ def run(options: argparse.Namespace) -> int:
             "may hold anything; captionbeam store vacuum removes them"
         )
     return 0
-
-
-def _read_ids(where: str) -> set[str]:
-    from schemas import files
-    from schemas.errors import RequestError
-
-    try:
-        text = files.read_bytes(where).decode()
-    except (OSError, UnicodeDecodeError) as err:
-        raise RequestError(f"{where!r} cannot be read ({err}); expected a text file of ids") from err
-    return {line.rstrip("\r") for line in text.split("\n") if line.strip()}

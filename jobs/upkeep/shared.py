@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from jobs.summary import console
+from jobs.terminal import visible
 from schemas import files, layout, tags
 from schemas.errors import RequestError, StoreError
 from schemas.store import Store
@@ -54,5 +54,5 @@ def print_columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         number = all(isinstance(row[at], int) for row in rows)
         table.add_column(name, justify="right" if number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row))
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160).print(table)
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else visible(value) for value in row))
+    console(width=160).print(table)

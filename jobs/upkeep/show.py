@@ -28,6 +28,7 @@ def run(options: argparse.Namespace) -> int:
     import json
 
     from jobs.summary import print_table, size
+    from jobs.terminal import visible
     from jobs.upkeep.shared import print_json
     from pipelines.upkeep.history import describe
     from schemas import Store
@@ -43,7 +44,8 @@ def run(options: argparse.Namespace) -> int:
         "rows": f"{said['rows']:,} in {said['shards']:,} shards ({said['superseded']:,} superseded or deleted)",
         "size": size(said["bytes"]),
         "failures": ", ".join(f"{count:,} {code}" for code, count in said["failures"].items()) or "none",
-        "sources": "\n".join(f"{count:,} of {source}" for source, count in said["sources"].items()) or "none",
+        "sources": "\n".join(f"{count:,} of {visible(source)}" for source, count in said["sources"].items())
+        or "none",
         "parents": ", ".join(map(str, said["parents"])) or "none",
         "runs": "\n".join(said["runs"]),
         "fingerprint": said["fingerprint"],

@@ -23,13 +23,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the problems, or that there are none."""
     from jobs.summary import size
+    from jobs.terminal import visible
     from jobs.upkeep.shared import store_folder
     from pipelines.upkeep.verifying import verify
 
     url = store_folder(options.store)
     report = verify(url)
     for problem in report.problems:
-        print(problem)
+        print(visible(problem))
     checked = f"{report.snapshots:,} snapshots, {report.shards:,} shards, {size(report.bytes)}"
     print(f"{url}: {len(report.problems) or 'no'} problem{'s' * (len(report.problems) != 1)}; {checked} read")
     return 1 if report.problems else 0

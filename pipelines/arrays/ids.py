@@ -61,16 +61,16 @@ def read_ids(ids: IdsSpec) -> Iterator[str]:
         return
     for row in read_list(ids.url, (ids.column,)):
         value = row.get(ids.column)
-        yield "" if value is None else printable(str(value).strip())
+        yield "" if value is None else printable(str(value))
 
 
 def check_ids(ids: IdsSpec, array: ArraySpec, known: dict[str, str]) -> None:
-    """Adds the array's ids to ``known`` with where they stand. Raises RequestError for one without letters, one that
+    """Adds the array's ids to ``known`` with where they stand. Raises RequestError for a blank one, one that
     is known, or another number of them than of rows."""
     count = 0
     for row, image_id in enumerate(read_ids(ids)):
         here, count = f"row {row} of {ids.url}", row + 1
-        if not image_id:
+        if not image_id.strip():
             raise RequestError(f"the id in {here} is empty; expected one for each row")
         if image_id in known:
             raise RequestError(

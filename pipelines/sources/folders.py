@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 
 from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
@@ -13,9 +14,11 @@ from pipelines.sources.access import FileInfo
 from pipelines.sources.buckets import Keys
 from pipelines.sources.spec import Counted, Ignored, SourceSpec, filesystem, is_http, is_image_name, relative
 from pipelines.sources.trouble import reading
+from schemas import files
 from schemas.records import ImageRef
 
 _MAGIC = re.compile(r"[*?\[]")
+_ESCAPED = re.compile(r"\[([*?\[])\]")
 
 
 def is_glob(url: str) -> bool:
@@ -23,11 +26,21 @@ def is_glob(url: str) -> bool:
     return not is_http(url) and _MAGIC.search(url) is not None
 
 
-def glob_root(pattern: str) -> str:
-    """The folder above the first part of ``pattern`` that is a pattern."""
+def escaped(pattern: str) -> str:
+    """``pattern`` with the folders escaped that are there under that very name: in ``we [1]/*.jpg`` the first."""
     parts = pattern.split("/")
-    first = next(i for i, part in enumerate(parts) if _MAGIC.search(part))
-    return "/".join(parts[:first])
+    known = 0
+    for n, part in enumerate(parts[:-1], 1):
+        if _MAGIC.search(part) and not files.exists("/".join(parts[:n])):
+            break
+        known = n
+    return "/".join([*(_MAGIC.sub(r"[\g<0>]", part) for part in parts[:known]), *parts[known:]])
+
+
+def glob_root(pattern: str) -> str:
+    """The folder above the first part of ``pattern``, as ``escaped`` gives it, that is a pattern."""
+    plain = takewhile(lambda part: not _MAGIC.search(_ESCAPED.sub("", part)), pattern.split("/"))
+    return "/".join(_ESCAPED.sub(r"\1", part) for part in plain)
 
 
 def split_folder(spec: SourceSpec) -> Iterator[SourceSpec]:

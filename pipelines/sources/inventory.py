@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from pipelines.sources import buckets
 from pipelines.sources.access import FileInfo, open_stream
+from pipelines.sources.csv_rows import read_csv
 from pipelines.sources.reports import Report, check_md5
 from pipelines.sources.spec import Counted, SourceSpec, digest_of, filesystem, version_of
 from pipelines.sources.trouble import reading
@@ -134,12 +135,12 @@ def _csv_rows(file: BinaryIO, how: Mapping[str, Any], url: str) -> Iterator[dict
     is_gzipped = file.read(2) == b"\x1f\x8b"
     file.seek(0)
     raw = gzip.GzipFile(fileobj=file) if is_gzipped else file
-    lines = csv.reader((line.decode("utf-8-sig") for line in raw), delimiter=how["delimiter"])
-    names = [_plain(name) for name in (how["columns"] or next(lines, ()))]
-    for values in filter(None, lines):
+    rows = read_csv((line.decode("utf-8-sig") for line in raw), how["delimiter"])
+    names = [_plain(name) for name in (how["columns"] or next(rows, (0, ()))[1])]
+    for number, values in rows:
         if len(values) != len(names):
             raise SourceError(
-                f"inventory {url!r} has {len(values)} fields in line {lines.line_num}; expected {len(names)}"
+                f"inventory {url!r} has {len(values)} fields in line {number}; expected {len(names)}"
             )
         row: dict[str, Any] = dict(zip(names, values, strict=True))
         if "key" in row:

@@ -6,9 +6,12 @@ Nothing is asked about an image while listing but the stat of a local file: vers
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,8 +20,11 @@ import fsspec
 from pipelines import addresses
 from pipelines.reads import is_local
 from pipelines.sources import access, parquet
+from pipelines.sources.csv_rows import read_csv
 from pipelines.sources.spec import SourceSpec, lower_scheme, printable
 from pipelines.sources.trouble import reading
+from pipelines.sources.urls import split_url
+from schemas import files
 from schemas.errors import SourceError
 from schemas.records import ImageRef
 
@@ -39,16 +45,14 @@ _ROWS = 1 << 14
 
 
 def list_rows(spec: SourceSpec) -> Iterator[ImageRef]:
-    """One image a row. Ids: the id column, else the path of the URI.
+    """One image a row. Ids: the id column, else the path of the URI, else ``LIST#ROW``.
 
-    A row without a URI is an image that cannot be found, named by its id or ``LIST#ROW``.
+    A row without a URI is an image that cannot be found.
     """
     for number, row in enumerate(read_rows(spec.url, (spec.uri_column, spec.id_column))):
-        uri, image_id = _text(row.get(spec.uri_column)), _text(row.get(spec.id_column))
-        if not uri:
-            yield ref_of("", image_id or f"{spec.url.rsplit('/', 1)[-1]}#{number}", spec)
-        else:
-            yield ref_of(resolve(uri, spec.root), image_id or id_of(uri), spec)
+        uri, image_id = _text(row.get(spec.uri_column)).strip(), _text(row.get(spec.id_column))
+        image_id = image_id or id_of(uri) or f"{spec.url.rsplit('/', 1)[-1]}#{number}"
+        yield ref_of(resolve(uri, spec.root) if uri else "", image_id, spec)
 
 
 def settle_list(spec: SourceSpec, uri_column: str | None, id_column: str | None) -> SourceSpec:
@@ -68,18 +72,25 @@ def read_rows(url: str, columns: Sequence[str] = ()) -> Iterator[Mapping[str, An
     if suffix == ".parquet":
         yield from _parquet_rows(url, [name for name in columns if name])
         return
+    with _opened(url) as stream:
+        yield from _text_rows(stream, suffix, url)
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[Iterator[str]]:
+    """The lines of a list, with their ends. Raises SourceError, also for what is found wrong while they are read."""
     text = fsspec.open(url, "rt", encoding="utf-8-sig", newline="", compression="infer")
-    try:
-        with reading(url), text as stream:
-            yield from _text_rows(stream, suffix, url)
-    except (UnicodeDecodeError, csv.Error, EOFError, zlib.error) as err:
-        raise SourceError(f"source {url!r} is not a readable list: {err}") from err
+    with reading(url):
+        try:
+            with text as stream:
+                yield iter(stream)
+        except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as err:
+            raise SourceError(f"source {url!r} is not a readable list: {err}") from err
 
 
 def list_suffix(url: str) -> str:
     """``.txt``, ``.csv``, ..., ``.parquet`` of a list's URL, under a ``.gz`` too; '' where it is no list."""
-    path = urlsplit(url).path if "://" in url else url
-    path = path.lower().removesuffix(".gz")
+    path = split_url(url).path.lower().removesuffix(".gz")
     return next((ending for ending in (*LIST_SUFFIXES, ".parquet") if path.endswith(ending)), "")
 
 
@@ -92,16 +103,27 @@ def resolve(uri: str, root: str) -> str:
 
 def is_whole(uri: str) -> bool:
     """Whether ``uri`` says itself where it leads, whatever the root."""
-    return "://" in uri or uri.startswith("/")
+    return uri.startswith("/") or files.scheme(uri) != ""
 
 
 def id_of(uri: str) -> str:
-    """The path of ``uri``, with what follows ``?``: ``a/b.jpg`` of ``https://host/a/b.jpg``."""
-    parts = urlsplit(uri) if "://" in uri else None
-    if parts is None:
-        return uri.lstrip("/")
-    path = parts.path.lstrip("/") or parts.netloc
+    """The path of ``uri``, with HTTP's query: ``a/b.jpg`` of ``https://host/a/b.jpg``, ``a#1.jpg`` of ``s3://b/a#1.jpg``."""
+    parts = split_url(uri)
+    path = parts.path.lstrip("/") or parts.authority
     return f"{path}?{parts.query}" if parts.query else path
+
+
+def former_id_of(uri: str) -> str:
+    """The id of ``uri`` in stores of when any URI's ``#`` ended its id; '' where it is the same."""
+    try:
+        parts = urlsplit(uri) if "://" in uri else None
+    except ValueError:
+        return ""
+    if parts is None:
+        return ""
+    path = parts.path.lstrip("/") or parts.netloc
+    former = f"{path}?{parts.query}" if parts.query else path
+    return "" if former == id_of(uri) else former
 
 
 def ref_of(uri: str, image_id: str, spec: SourceSpec) -> ImageRef:
@@ -121,13 +143,28 @@ def _local_version(uri: str) -> tuple[str | None, int]:
     return (None, -1) if found.is_folder or found.is_special else (found.version, found.size)
 
 
-def _text_rows(stream: Iterable[str], suffix: str, url: str) -> Iterator[Mapping[str, Any]]:
+def _text_rows(stream: Iterator[str], suffix: str, url: str) -> Iterator[Mapping[str, Any]]:
     if suffix == ".txt":
-        yield from ({"uri": line.strip()} for line in stream if line.strip())
+        yield from ({"uri": line.rstrip("\r\n")} for line in stream if line.strip())
     elif suffix in (".csv", ".tsv"):
-        yield from csv.DictReader(stream, delimiter="\t" if suffix == ".tsv" else ",", restkey="")
+        yield from _csv_rows(stream, suffix)
     else:
         yield from (_json_row(line, number, url) for number, line in enumerate(stream, 1) if line.strip())
+
+
+def _csv_rows(stream: Iterator[str], suffix: str) -> Iterator[Mapping[str, Any]]:
+    header = next(stream, "")
+    rows = read_csv(chain([header], stream), _separator(header, suffix))
+    _, names = next(rows, (0, []))
+    for _, values in rows:
+        yield dict.fromkeys(names) | dict(zip(names, values, strict=False))
+
+
+def _separator(header: str, suffix: str) -> str:
+    """A header without a comma may have semicolons: so tables are saved where numbers have decimal commas."""
+    if suffix == ".tsv":
+        return "\t"
+    return ";" if "," not in header and ";" in header else ","
 
 
 def _json_row(line: str, number: int, url: str) -> Mapping[str, Any]:
@@ -151,11 +188,23 @@ def _settled(
 ) -> str:
     found = next((name for name in ((wanted,) if wanted else usual) if name in row), "")
     if not found and (needed or wanted):
-        expected = repr(wanted) if wanted else f"one of {', '.join(usual)}"
+        expected = repr(wanted) if wanted else f"one of {', '.join(usual)}, or --uri-column NAME,"
         there = ", ".join(repr(name) for name in row)
-        raise SourceError(f"source {url!r} has the columns {there}; expected {expected} for {what}")
+        raise SourceError(
+            f"source {url!r} has the columns {there}{_separated(url)}; expected {expected} for {what}"
+        )
     return found
 
 
+def _separated(url: str) -> str:
+    suffix = list_suffix(url)
+    if suffix not in (".csv", ".tsv"):
+        return ""
+    with _opened(url) as stream:
+        return f" (separated by {_separator(next(stream, ''), suffix)!r})"
+
+
 def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+    """``value`` as it stands, '' where it is blank."""
+    text = "" if value is None else str(value)
+    return text if text.strip() else ""

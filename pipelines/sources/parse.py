@@ -83,7 +83,8 @@ def _parse_source(name: str, options: SourceOptions) -> list[SourceSpec]:
         url = access.canonical(name)
         found = _stat(url)
     if found is None and folders.is_glob(url):
-        return _parse_glob(name, url, options)
+        with reading(name):
+            return _parse_glob(name, folders.escaped(url), options)
     if found is None:
         raise SourceError(f"source {name!r} does not exist; expected {_EXPECTED}")
     if found.is_folder or (not _kind_of_suffix(url) and access.has_keys_below(url)):

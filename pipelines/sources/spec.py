@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from posixpath import splitext
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from fsspec import AbstractFileSystem
 
+from pipelines.sources.urls import split_url
 from schemas import files
 from schemas.errors import RequestError, SourceError
 
@@ -110,8 +110,8 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
 
 def lower_scheme(url: str) -> str:
     """``url`` with its protocol in small letters: ``HTTP://host/A.jpg`` is at ``http://host/A.jpg``."""
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme.lower()}://{rest}" if separator else url
+    scheme = files.scheme(url)
+    return scheme.lower() + url[len(scheme) :]
 
 
 def is_http(url: str) -> bool:
@@ -120,7 +120,7 @@ def is_http(url: str) -> bool:
 
 def suffix(url: str) -> str:
     """The lower-cased suffix of the path: ``.jpg``, for URLs without what follows ``?``."""
-    path = urlsplit(url).path if is_http(url) else url
+    path = split_url(url).path if is_http(url) else url
     return splitext(path)[1].lower()
 
 

@@ -35,6 +35,7 @@ _CODES = {
     "aiohttp.client_exceptions.InvalidURL": "unsupported",
     "aiohttp.client_exceptions.TooManyRedirects": "not_found",
     "aiohttp.client_exceptions.ClientError": "unavailable",
+    "botocore.exceptions.ParamValidationError": "unsupported",  # a URI without a key, or of no bucket's name
     "requests.exceptions.Timeout": "timeout",
     "requests.exceptions.RequestException": "unavailable",
     "http.client.IncompleteRead": "unavailable",

@@ -161,10 +161,12 @@ def _appearing(output: str) -> Iterator[str]:
         if files.is_local(fs):
             shutil.rmtree(staging_path, ignore_errors=True)
         elif fs.exists(staging_path):
-            fs.rm(staging_path, recursive=True)
+            files.remove(staging)
 
 
 def _move(staging: str, output: str) -> None:
     fs, _ = files.split(output)
     for name in sorted(files.names(staging), key=lambda name: (name == RECORD, name)):
-        fs.mv(files.split(files.join(staging, name))[1], files.split(files.join(output, name))[1])
+        before, after = (files.split(files.join(folder, name))[1] for folder in (staging, output))
+        fs.cp_file(before, after)  # fsspec's mv takes brackets in a path for a pattern
+        fs.rm_file(before)

@@ -70,9 +70,5 @@ def remove(url: str, names: Iterable[str]) -> None:
 
 
 def _remove(url: str) -> None:
-    fs, path = files.split(url)
     with contextlib.suppress(FileNotFoundError):
-        if fs.isdir(path):
-            fs.rm(path, recursive=True)
-        else:
-            fs.rm_file(path)
+        files.remove(url)

@@ -198,11 +198,11 @@ class Web:
     """A web server on this machine, with or without byte ranges.
 
     ``/status/CODE/...`` answers with that status, ``/flaky/N/FILE`` fails N times, ``/cut/FILE`` breaks off
-    halfway, ``/slow/FILE`` waits a second; folders are pages of links.
+    halfway, ``/slow/FILE`` waits a second; folders are pages of links. Without ``heads``, HEAD gives a length of 0.
     """
 
-    def __init__(self, contents: Mapping[str, bytes], ranges: bool) -> None:
-        self.contents, self.ranges = dict(contents), ranges
+    def __init__(self, contents: Mapping[str, bytes], ranges: bool, heads: bool = True) -> None:
+        self.contents, self.ranges, self.heads = dict(contents), ranges, heads
         self.requests: Counter = Counter()
         self.bytes_sent = 0
         web = self
@@ -276,7 +276,7 @@ class _Handler(BaseHTTPRequestHandler):
         self, status: int, data: bytes, body: bool, headers: Mapping | None = None, cut: bool = False
     ) -> None:
         self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Length", str(len(data) if body or self.web.heads else 0))
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         if cut:

@@ -279,6 +279,13 @@ class TestFinding:
         assert [found.url for found in find_captions(pattern)] == [str(tmp_path / f"{n}.jsonl") for n in "ab"]
         assert [image_id for image_id, *_ in read(pattern)] == ["a", "b"]
 
+    def test_a_file_that_is_there_is_no_pattern(self, tmp_path):
+        folder = tmp_path / "we [1] #?"
+        folder.mkdir()
+        names = [write_json(folder / f"{name}.json", coco(TWO)) for name in ("c [1]", "c 1")]
+        assert find_captions(str(folder / "c [1].json")) == [CaptionFile(names[0])]
+        assert find_captions(str(folder / "c*.json")) == [CaptionFile(names[1]), CaptionFile(names[0])]
+
     def test_wildcards_elsewhere_than_on_the_disk(self):
         files.write_atomic("memory://found/c.jsonl", b'{"image_id": 1, "caption": "A dog."}\n')
         assert read("memory://found/*.jsonl") == [("1", "", "A dog.", "")]

@@ -44,7 +44,9 @@ def captions(tmp_path_factory):
 
 @pytest.fixture(params=["file", "memory"])
 def output(request, tmp_path):
-    return str(tmp_path / "out") if request.param == "file" else f"memory://{uuid.uuid4().hex}/out"
+    return (
+        str(tmp_path / "out [1] #?") if request.param == "file" else f"memory://{uuid.uuid4().hex}/out [1] #?"
+    )
 
 
 def as_dict(rows, column):

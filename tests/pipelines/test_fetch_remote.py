@@ -58,6 +58,18 @@ class TestWeb:
             assert codes(fetch(refs, FetchOptions(attempts=3, allow_private=True))) == ["ok", "ok"]
             assert web.requests["flaky/2/a.jpg"] == 3
 
+    def test_a_server_that_gives_head_no_length_is_asked_by_get(self, tmp_path):
+        archive = make_zip(tmp_path / "x.zip", PICTURES).read_bytes()
+        table = make_parquet(tmp_path / "x.parquet", {"image": list(PICTURES.values())}).read_bytes()
+        contents = {"x.zip": archive, "x.tar": make_tar(tmp_path / "x.tar", PICTURES).read_bytes(),
+                    "x.parquet": table, "x.txt": b"a.jpg\n", "a.jpg": PICTURES["a.jpg"], "empty.jpg": b""}  # fmt: skip
+        with Web(contents, ranges=True, heads=False) as web:
+            for name, pictures in {"x.zip": PICTURES, "x.tar": PICTURES, "x.parquet": PICTURES,
+                                   "x.txt": ["a.jpg"], "a.jpg": ["a.jpg"]}.items():  # fmt: skip
+                refs, _ = listed(f"{web.url}/{name}")
+                assert fetch(refs, HERE) == [PICTURES[picture] for picture in pictures]
+            assert codes(fetch(listed(f"{web.url}/empty.jpg")[0], HERE)) == ["empty"]
+
     def test_a_body_that_breaks_off_is_the_networks_fault_and_is_done_again_by_the_next_run(self):
         with Web(PICTURES, ranges=False) as web:
             assert codes(fetch([ref_to(f"{web.url}/cut/a.jpg")], QUICK)) == ["unavailable"]

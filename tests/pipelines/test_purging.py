@@ -204,4 +204,4 @@ def test_the_command_reads_ids_a_line(tmp_path, capsys):
     assert "cannot be read" in capsys.readouterr().err
     (tmp_path / "ids.txt").write_bytes(b"\n")
     assert cli.main(["store", "purge", url, "--ids", str(tmp_path / "ids.txt")]) == 2
-    assert "names no image; expected an id a line" in capsys.readouterr().err
+    assert "has no id in it; expected an id a line" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import os
 import fsspec
 import pytest
 
+from pipelines.fetch import fetch
 from pipelines.sources import access
 from pipelines.sources.listing import list_images, split_source
 from pipelines.sources.parse import parse_sources
@@ -166,6 +167,23 @@ def test_a_glob_lists_what_it_matches_by_the_path_from_where_it_begins(tmp_path,
     refs, _ = listed(f"{root}/{pattern}")
     assert sorted(ref.image_id for ref in refs) == ids
     assert {ref.source for ref in refs} == {f"{root}/{pattern}"}
+
+
+def test_folders_that_are_there_by_that_name_are_no_patterns(tmp_path):
+    odd = tmp_path / "we [1] *? #2 50%"
+    make_folder(odd, {"a.jpg": b"1", "b#1.jpg": b"22", "in [x]/c.jpg": b"333", "d/[e].jpg": b"4444"})
+    for pattern, ids in {
+        "*.jpg": ["a.jpg", "b#1.jpg"],
+        "[ab]*.jpg": ["a.jpg", "b#1.jpg"],
+        "in [x]/*": ["c.jpg"],
+        "in*/c.jpg": ["in [x]/c.jpg"],
+        "**/*.jpg": ["a.jpg", "b#1.jpg", "d/[e].jpg", "in [x]/c.jpg"],
+        "d/[e].jpg": ["[e].jpg"],
+    }.items():
+        refs, _ = listed(odd / pattern)
+        assert sorted(ref.image_id for ref in refs) == ids
+        assert {ref.source for ref in refs} == {f"{odd}/{pattern}"}
+        assert all(fetch([ref])[0] for ref in refs)
 
 
 def test_a_glob_looks_only_into_folders_that_can_match(monkeypatch):

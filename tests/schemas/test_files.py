@@ -156,3 +156,40 @@ def test_absolute_names_a_store_as_every_worker_does(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert files.absolute("store/") == str(Path(tmp_path, "store"))
     assert files.absolute("gs://bucket/store/") == "gs://bucket/store"
+
+
+def test_what_is_removed_is_no_pattern(folder):
+    for name in ("we [1]/a*.bin", "we [1]/in/b.bin", "we 1/a.bin", "we 1/in/b.bin", "a*.bin", "ab.bin"):
+        files.write_atomic(f"{folder}/{name}", b"1")
+    files.remove(f"{folder}/we [1]/a*.bin")
+    files.remove(f"{folder}/we [1]/in")
+    files.remove(f"{folder}/a*.bin")
+    assert not files.exists(f"{folder}/a*.bin")
+    assert files.names(f"{folder}/we [1]/in") == []
+    assert files.names(f"{folder}/we 1") == ["a.bin", "in"]
+    assert files.names(f"{folder}/we 1/in") == ["b.bin"]
+    assert files.names(folder)[:2] == ["ab.bin", "we 1"]
+    with pytest.raises(FileNotFoundError):
+        files.remove(f"{folder}/a*.bin")
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme"),
+    [
+        ("/d/a", ""),
+        ("s3://b/a", "s3"),
+        ("a/b?u=http://c", ""),
+        ("zip://a::b", "zip"),
+        ("://a", ""),
+        ("/http://a", ""),
+    ],
+)
+def test_a_path_has_no_scheme(url, scheme):
+    assert files.scheme(url) == scheme
+
+
+def test_a_path_may_hold_what_chains_urls(tmp_path):
+    name = f"{tmp_path}/a::zip/b#1?%20[x].bin"
+    files.write_atomic(name, b"1")
+    assert files.read_bytes(name) == files.read_bytes(f"file://{name}") == b"1"
+    assert files.names(f"{tmp_path}/a::zip") == ["b#1?%20[x].bin"]
