@@ -19,6 +19,7 @@ from pipelines.reads import is_local
 from pipelines.sources import access, parquet
 from pipelines.sources.spec import SourceSpec, lower_scheme, printable
 from pipelines.sources.trouble import reading
+from pipelines.sources.urls import split_url
 from schemas.errors import SourceError
 from schemas.records import ImageRef
 
@@ -78,8 +79,7 @@ def read_rows(url: str, columns: Sequence[str] = ()) -> Iterator[Mapping[str, An
 
 def list_suffix(url: str) -> str:
     """``.txt``, ``.csv``, ..., ``.parquet`` of a list's URL, under a ``.gz`` too; '' where it is no list."""
-    path = urlsplit(url).path if "://" in url else url
-    path = path.lower().removesuffix(".gz")
+    path = split_url(url).path.lower().removesuffix(".gz")
     return next((ending for ending in (*LIST_SUFFIXES, ".parquet") if path.endswith(ending)), "")
 
 
@@ -96,12 +96,23 @@ def is_whole(uri: str) -> bool:
 
 
 def id_of(uri: str) -> str:
-    """The path of ``uri``, with what follows ``?``: ``a/b.jpg`` of ``https://host/a/b.jpg``."""
-    parts = urlsplit(uri) if "://" in uri else None
-    if parts is None:
-        return uri.lstrip("/")
-    path = parts.path.lstrip("/") or parts.netloc
+    """The path of ``uri``, with HTTP's query: ``a/b.jpg`` of ``https://host/a/b.jpg``, ``a#1.jpg`` of ``s3://b/a#1.jpg``."""
+    parts = split_url(uri)
+    path = parts.path.lstrip("/") or parts.authority
     return f"{path}?{parts.query}" if parts.query else path
+
+
+def former_id_of(uri: str) -> str:
+    """The id of ``uri`` in stores of when any URI's ``#`` ended its id; '' where it is the same."""
+    try:
+        parts = urlsplit(uri) if "://" in uri else None
+    except ValueError:
+        return ""
+    if parts is None:
+        return ""
+    path = parts.path.lstrip("/") or parts.netloc
+    former = f"{path}?{parts.query}" if parts.query else path
+    return "" if former == id_of(uri) else former
 
 
 def ref_of(uri: str, image_id: str, spec: SourceSpec) -> ImageRef:

@@ -1,0 +1,37 @@
+"""Splitting URIs: what is a query, a fragment, or a part of a name."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.sources.urls import UrlParts, split_url
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("https://u:p@host:80/a/b.jpg?x=1&y=/#part?", ("https", "u:p@host:80", "/a/b.jpg", "x=1&y=/")),
+        ("HTTP://host#part/a", ("http", "host", "", "")),
+        ("http://host?x=http://b/c", ("http", "host", "", "x=http://b/c")),
+        ("http://[gone]/a.jpg", ("http", "[gone]", "/a.jpg", "")),
+        ("http://ex℀mple.com/x.jpg", ("http", "ex℀mple.com", "/x.jpg", "")),
+        ("s3://[a/b.jpg", ("s3", "[a", "/b.jpg", "")),
+        ("s3://b/a?1#2%20.jpg", ("s3", "b", "/a?1#2%20.jpg", "")),
+        ("file:///d/a?#b%.jpg", ("file", "", "/d/a?#b%.jpg", "")),
+        ("/d/a?#.jpg", ("", "", "/d/a?#.jpg", "")),
+        ("photos/a.jpg?at=http://b/c", ("", "", "photos/a.jpg?at=http://b/c", "")),
+        ("gs://b/two\nlines", ("gs", "b", "/two\nlines", "")),
+    ],
+)
+def test_only_http_has_queries_and_fragments(url, parts):
+    assert split_url(url) == UrlParts(*parts)
+
+
+@given(st.text() | st.builds("{}://{}".format, st.sampled_from(["http", "s3", "file", "x-y"]), st.text()))
+def test_no_text_raises_and_all_but_http_is_kept_whole(url):
+    parts = split_url(url)
+    whole = f"{parts.scheme}://{parts.authority}{parts.path}" if parts.scheme else parts.path
+    if parts.scheme in ("http", "https"):
+        assert url.startswith(whole)
+    else:
+        assert whole == url or (whole.lower(), parts.query) == (url.lower(), "")
