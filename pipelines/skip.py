@@ -42,12 +42,19 @@ def decide(
     if not refs:
         return None
     if len(refs) > 1:
-        first, second = sorted(f"{ref.location} (in {ref.source})" for ref in refs)[:2]
+        first, second = sorted(map(_place, refs))[:2]
         raise RequestError(f"two images have the id {refs[0].image_id!r}: {first} and {second}; expected one")
     ref, live = refs[0], live_rows(base)
     if any(_settles(row, ref, retry_failures) for row in live):
         return None
     return ref._replace(replaces=",".join(sorted(row.address for row in live or base)))
+
+
+def _place(ref: ImageRef) -> str:
+    inside = (
+        f" at byte {ref.offset}" if ref.kind in ("zip", "tar") else ""
+    )  # names in an archive may be equal
+    return f"{ref.location}{inside} (in {ref.source})"
 
 
 def live_rows(base: Sequence[BaseRow]) -> list[BaseRow]:

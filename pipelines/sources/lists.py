@@ -49,7 +49,8 @@ def list_rows(spec: SourceSpec) -> Iterator[ImageRef]:
         if not uri:
             yield ref_of("", image_id or f"{spec.url.rsplit('/', 1)[-1]}#{number}", spec)
         else:
-            yield ref_of(resolve(uri, spec.root), image_id or id_of(uri), spec)
+            ref = ref_of(resolve(uri, spec.root), image_id or id_of(uri), spec)
+            yield ref if image_id else ref._replace(former=printable(former_id_of(uri)))
 
 
 def settle_list(spec: SourceSpec, uri_column: str | None, id_column: str | None) -> SourceSpec:
