@@ -149,18 +149,23 @@ def _merged(image_id: str, parts: Iterable[tuple[list[ImageRef], list[BaseRow]]]
 
 
 class SkipDone(beam.PTransform):
-    """Images in, those to be done out: an anti-join on (image_id, version) with the run's base."""
+    """Images in, those to be done out: an anti-join on (image_id, version) with the run's base.
 
-    def __init__(self, run: Run, retry_failures: bool = False) -> None:
+    ``retired``: sources that are no more, whose rows may be replaced.
+    """
+
+    def __init__(self, run: Run, retry_failures: bool = False, retired: Collection[str] = ()) -> None:
         super().__init__()
-        self._run, self._retry = run, retry_failures
+        self._run, self._retry, self._retired = run, retry_failures, frozenset(retired)
 
     def expand(self, images: beam.PCollection) -> beam.PCollection:
         return (
             images
             | JoinBase(self._run)
             | "Decide"
-            >> beam.FlatMap(across_workers(_decided), retry=self._retry).with_output_types(ImageRef)
+            >> beam.FlatMap(
+                across_workers(_decided), retry=self._retry, retired=self._retired
+            ).with_output_types(ImageRef)
         )
 
 
@@ -175,13 +180,13 @@ def read_base(url: str, shard: str, dead_rows: Sequence[int], dead_failed: Seque
         yield row["image_id"], found
 
 
-def _decided(joined: tuple[str, dict], retry: bool) -> Iterable[ImageRef]:
+def _decided(joined: tuple[str, dict], retry: bool, retired: frozenset[str]) -> Iterable[ImageRef]:
     _, found = joined
     base = list(found["base"])
     ref = decide(list(found["images"]), base, retry)
     if ref is None:
         return ()
-    check_others(ref, live_rows(base), {ref.source})
+    check_others(ref, live_rows(base), retired | {ref.source})
     return (ref,)
 
 

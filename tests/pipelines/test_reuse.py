@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -18,7 +19,7 @@ from pipelines.compare import CompareStore, NameSources, judge, read_counts, wri
 from pipelines.engine import Engine
 from pipelines.plan import PlanShards, planned_shards, read_shard, write_plan
 from pipelines.publish import PublishSnapshot, publish
-from pipelines.run import start_run
+from pipelines.run import _name_before, moved_sources, start_run
 from pipelines.runner import run_pipeline
 from pipelines.shards import process_shard
 from pipelines.skip import SkipDone, _index_files, bring_home, names_of, read_base
@@ -346,3 +347,32 @@ def test_whatever_was_touched_changed_or_renamed_each_image_has_its_own_row_once
 
 def _former(uri, old):
     return URIS[uri] if URIS[uri] != uri and not old else ""
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "other", "before"),
+    [
+        ("/copy/photos", "/copy/features", "/work/features", "/work/photos"),
+        ("/copy/in/photos", "/copy/out/features", "/work/out/features", "/work/in/photos"),
+        ("gs://b/2/photos", "gs://b/2/features", "gs://a/1/features", "gs://a/1/photos"),
+        ("/copy/photos", "/copy/features", "/work/other", ""),
+        ("/copy/features/photos", "/copy/features", "/work/features", ""),
+    ],
+)
+def test_a_source_is_looked_for_where_it_lay_beside_the_store(name, url, other, before):
+    assert _name_before(name, url, other) == before
+
+
+def test_sources_move_with_their_store_until_a_run_has_published_there(tmp_path):
+    store, _ = refresh(tmp_path / "work", [ref("1.jpg")], ITEMS)
+    shutil.copytree(tmp_path / "work", tmp_path / "copy")
+    url, photos = str(tmp_path / "copy/store"), str(tmp_path / "copy/photos")
+    assert moved_sources(store.url, [photos]) == {}
+    assert moved_sources(url, [photos]) == {str(tmp_path / "work/photos"): photos}
+    assert moved_sources(url, [photos, str(tmp_path / "work/photos")]) == {}
+    launch(tmp_path / "copy", "parquet")
+    assert moved_sources(url, [photos]) == {str(tmp_path / "work/photos"): photos}, (
+        "killed before it published"
+    )
+    refresh(tmp_path / "copy", [ref("2.jpg")], ITEMS)
+    assert moved_sources(url, [photos]) == {}
