@@ -25,7 +25,7 @@ from pipelines.find import LimitImages
 from pipelines.gates import Gates
 from pipelines.plan import PlanShards
 from pipelines.publish import PublishSnapshot
-from pipelines.run import Run, start_run
+from pipelines.run import Run, moved_sources, start_run
 from pipelines.runner import is_handed_over, worker_processes
 from pipelines.shards import Fetch
 from pipelines.skip import SkipDone
@@ -78,6 +78,8 @@ def launch(
 
     Gives the exit status. ``retired``: a refresh's sources that are no more.
     """
+    if operation != "refresh":
+        retired = moved(url, work)
     begin = functools.partial(
         start, work, url, options, file_format, operation=operation, runner=target.record
     )
@@ -89,6 +91,14 @@ def launch(
         "--totals would do nothing where the pipeline is only written down; expected to leave it out",
     )
     return process_images(begin(), work, options, target, gates, retired)
+
+
+def moved(url: str, work: Work) -> list[str]:
+    """The former names of sources that moved, or were copied, together with the store at ``url``; says so."""
+    found = moved_sources(url, work.names)
+    for old, name in found.items():
+        print(f"note: {url} has moved, or is a copy: rows of {old} count as those of {name}", flush=True)
+    return list(found)
 
 
 def process_images(
@@ -165,7 +175,7 @@ def to_do(
     if options.limit:
         images = images | LimitImages(options.limit, options.seed)
     if run.operation != "refresh":
-        return images | SkipDone(run, options.retry_failures), []
+        return images | SkipDone(run, options.retry_failures, retired), []
     names = NameSources([*work.names, *retired], work.features)
     todo, written = images | CompareStore(run, names, lists_all(options), options.retry_failures)
     return todo, [written | "Written" >> beam.Map(lambda _: 1)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs.caption import check_sources
@@ -109,21 +109,22 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     check_options(options)
     options.precision = options.precision or (None if writes_captions(options) else "auto")
     target = settle_job(options, beam_args)
+    from jobs.bulk import gates_of, launch, lists_all, moved
+
     work = _work(options)
     newest = layout.newest_snapshot(files.absolute(options.output))
-    _check_sources_of_store(options, work, newest)
+    retired = [*_retired(options), *moved(options.output, work)]
+    _check_sources_of_store(options, work, newest, retired)
     for line in redo_lines(options.output, newest, work.fingerprint, work.spec):
         print(line, flush=True)
     options.format = options.format or (newest.format if newest else "parquet")
     if options.plan or options.canary:
         from jobs.trial import try_out
 
-        return try_out(work, options, target, _retired(options))
-    from jobs.bulk import gates_of, launch, lists_all
-
+        return try_out(work, options, target, retired)
     if not lists_all(options):
         print("note: --sample and --limit list a part of the images, so none is taken for gone")
-    gates, retired = gates_of(options, options.max_deletes), _retired(options)
+    gates = gates_of(options, options.max_deletes)
     return launch(work, options.output, options, target, gates, options.format, "refresh", retired)
 
 
@@ -184,7 +185,9 @@ def _retired(options: argparse.Namespace) -> list[str]:
     return [source_name(name) for name in options.retire]
 
 
-def _check_sources_of_store(options: argparse.Namespace, work: Work, newest: Snapshot | None) -> None:
+def _check_sources_of_store(
+    options: argparse.Namespace, work: Work, newest: Snapshot | None, retired: Sequence[str]
+) -> None:
     """Refuse to retire what is not there, and to lose other sources' rows by doing all again."""
     from pipelines.compare import sources_ever, sources_of
     from schemas.store import Store
@@ -193,8 +196,8 @@ def _check_sources_of_store(options: argparse.Namespace, work: Work, newest: Sna
     if newest is None or not (redo or options.retire):
         require(not options.retire, f"{options.output} is new; expected no --retire")
         return
-    there, retired = sources_of(Store(files.absolute(options.output), newest)), _retired(options)
-    for name in retired:
+    there = sources_of(Store(files.absolute(options.output), newest))
+    for name in _retired(options):
         require(name in there, f"{name} is no source of {options.output}; expected one of {_listed(there)}")
     if not redo:
         return

@@ -111,6 +111,12 @@ def plan_rows(look: Run) -> dict[str, Any]:
     rows = {name: f"{counts.get(name, 0):,}" for name in ("new", "changed", "gone", "unchanged")}
     if counts.get("again"):
         rows["failures done again"] = f"{counts['again']:,}"
+    if counts.get("moved"):
+        rows["under another name or source"] = f"{counts['moved']:,}"
+    if had := counts.get("changed", 0) + counts.get("moved", 0):
+        rows["reused"] = (
+            f"those of these {had:,} whose content is still that of their row: copied, not computed"
+        )
     known, unknown = planned_bytes(look)
     rows["bytes to read"] = size(known) + (f", and {unknown:,} images of unknown size" if unknown else "")
     done = len({shard.shard_id for shard in shards} & layout.committed_shards(look.url))
@@ -155,8 +161,9 @@ def earlier_rate(url: str) -> float:
             totals = files.read_json(files.join(url, "plans", run, "totals.json"))
         except FileNotFoundError:  # killed, or at work
             continue
-        if totals["images"] > largest:
-            largest, rate = totals["images"], totals["images_per_second"]
+        computed = totals["images"] - totals.get("reused", 0)
+        if computed > largest:
+            largest, rate = computed, totals["images_per_second"]
         runs += 1
         if runs == LATEST_RUNS:
             break

@@ -126,6 +126,7 @@ def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | Non
         "listing": read_counts(run),
         "rows": sum(commit.rows for commit in watch.commits),
         "copies": sum(commit.counts.get("copies", 0) for commit in watch.commits),
+        "reused": sum(commit.counts.get("reused", 0) for commit in watch.commits),
         "failed": sum(commit.failed for commit in watch.commits),
         "failures_by_code": dict(_failures_by_code(watch.commits)),
         "shards": len(watch.commits),
@@ -165,6 +166,8 @@ def _rows(run: Run, totals: dict[str, Any]) -> dict[str, Any]:
         rows["workers"] = _workers(totals["workers"])
     if totals["copies"]:
         rows["copies"] = f"{totals['copies']:,} rows of images with the same bytes as another, computed once"
+    if totals["reused"]:
+        rows["reused"] = f"{totals['reused']:,} rows copied: same content as a row that the image had already"
     if totals["listing"]:
         rows["listing"] = _listing(totals["listing"])
     if any(totals["adopted"].values()):
@@ -187,6 +190,7 @@ def _workers(held: dict[str, int]) -> str:
 
 
 def _listing(counts: dict[str, int]) -> str:
-    """What a refresh found: ``3 new, 1 changed, 0 gone, 96 unchanged``."""
+    """What a refresh found: ``3 new, 1 changed, 0 gone, 96 unchanged``, and what else there is."""
     named = [f"{counts[kind]:,} {kind}" for kind in ("new", "changed", "gone", "unchanged")]
-    return ", ".join([*named, f"{counts['again']:,} failures again"] if counts["again"] else named)
+    others = {"failures again": counts["again"], "under another name or source": counts["moved"]}
+    return ", ".join([*named, *(f"{count:,} {name}" for name, count in others.items() if count)])

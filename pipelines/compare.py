@@ -27,7 +27,7 @@ SHARDS_PER_PART = 256
 GONE = pa.schema(
     [pa.field("address", pa.string(), nullable=False), pa.field("image_id", pa.string(), nullable=False)]
 )
-KINDS = ("new", "changed", "again", "unchanged", "gone", "known")
+KINDS = ("new", "changed", "again", "moved", "unchanged", "gone", "known")
 
 
 class Verdict(NamedTuple):
@@ -51,7 +51,8 @@ def judge(
 ) -> Verdict:
     """One image id of a listing of ``sources``, which is all they have if it is ``complete``.
 
-    An image that another of the sources had is done again, so that its row says where it is now. Raises
+    An image that another of the sources had, or that has its row under a former id, is ``moved``: it is done again, so
+    that its row says where it is now. Raises
     RequestError for two images with one id, and where a row of another source would be replaced.
     """
     todo, live = decide(refs, base, retry_failures), live_rows(base)
@@ -61,8 +62,8 @@ def judge(
         return Verdict("gone" if places else "", bool(ours), gone=sorted(places))
     if todo is None and any(row.source != refs[0].source for row in ours):
         todo = refs[0]._replace(replaces=",".join(sorted(row.address for row in live)))
-    if todo is None:
-        return Verdict("unchanged", bool(ours))
+    if todo is None:  # a former row beside that of today: somebody else's compacting overtook its replacement
+        return Verdict("unchanged", bool(ours), gone=sorted(row.address for row in live if row.former))
     check_others(todo, live, sources)
     return Verdict(_why(todo, live), bool(ours), todo)
 
@@ -70,7 +71,10 @@ def judge(
 def _why(todo: ImageRef, live: Sequence[BaseRow]) -> str:
     if not live:
         return "new"
-    return "again" if any(row.version == todo.version for row in live) else "changed"
+    same = [row for row in live if row.version == todo.version]
+    if not same:
+        return "changed"
+    return "again" if any(row.failed for row in same) else "moved"
 
 
 class CompareStore(beam.PTransform):

@@ -218,8 +218,10 @@ def _with_coordinates(container: tuple[str, str], wanted: dict[int, ImageRef]) -
     if kind == "file":
         return wanted
     names = {ref.image_id for ref in wanted.values()}
-    listed = list_images(SourceSpec(uri, kind, uri))
-    there = {ref.image_id: ref for ref in listed if isinstance(ref, ImageRef) and ref.image_id in names}
+    there: dict[str, ImageRef] = {}
+    for ref in list_images(SourceSpec(uri, kind, uri)):
+        if isinstance(ref, ImageRef):
+            there.update((name, ref) for name in names & {ref.image_id, ref.former} - there.keys())
     return {i: there[ref.image_id] for i, ref in wanted.items() if ref.image_id in there}
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 
 from pipelines.run import Run
@@ -26,7 +27,7 @@ QUEUED_BATCHES = 4
 
 @dataclass(frozen=True)
 class Done:
-    """One image that was processed: its reference and the hash of its bytes ("" where it was a row of features)."""
+    """One image that was processed: its reference and the SHA-256 of its bytes, or of its row of features."""
 
     ref: ImageRef
     content: str
@@ -63,7 +64,7 @@ class ShardOutput:
             self._writer.abort()
 
     def add(self, done: Sequence[Done], columns: dict[str, Any]) -> None:
-        """Rows, in order: numpy arrays ``[n, ...]`` for grids, Arrow arrays otherwise."""
+        """Rows, in order: numpy arrays ``[n, ...]`` for grids, Arrow arrays otherwise, and of stored rows for all."""
         self._raise()
         self._done += done
         self._queue.put((done, columns))
@@ -112,7 +113,8 @@ class ShardOutput:
         arrays = [pa.array(values, pa.string()) for values in zip(*rows, strict=True)]
         for field in list(self._schema)[len(arrays) :]:
             values = columns[field.name]
-            arrays.append(arrow.pack_grid(values, field) if arrow.is_grid(field) else values.cast(field.type))
+            packed = arrow.pack_grid(values, field) if isinstance(values, np.ndarray) else values
+            arrays.append(packed.cast(field.type))
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
     def _finish_data(self) -> WrittenFile:
@@ -138,7 +140,7 @@ class ShardOutput:
                 "row": row,
                 "failed": False,
                 "code": None,
-                "content": done.content or None,
+                "content": done.content,
             }
             for row, done in enumerate(self._done)
         ]

@@ -87,6 +87,8 @@ def _with_coordinates(refs: list[ImageRef]) -> list[ImageRef]:
         ours = {ref.image_id: ref for ref in lost if (ref.kind, ref.uri) == (kind, uri)}
         source = next(iter(ours.values())).source
         for member in list_images(SourceSpec(uri, kind, source)):
-            if isinstance(member, ImageRef) and member.image_id in ours:
-                found.append(member._replace(source=source))
+            if not isinstance(member, ImageRef):
+                continue
+            if (failed := ours.get(member.image_id) or ours.get(member.former)) is not None:
+                found.append(member._replace(source=source, image_id=failed.image_id, former=""))
     return found

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 import apache_beam as beam
 import numpy as np
-import pyarrow as pa
 
 from pipelines.boundary import across_workers
 from pipelines.find import ref_is_sampled
 from schemas import arrow, files, parquet
-from schemas.datafile import open_data
+from schemas.datafile import open_data, read_rows
 from schemas.errors import ImageError
 from schemas.quantised import read_names, with_tensors
 from schemas.records import ImageRef
@@ -71,24 +71,18 @@ def fetch_rows(refs: Sequence[ImageRef]) -> list[np.ndarray | ImageError]:
     """The grids (float16 ``[H, W, C]``, or ``[C]``) that references of kind ``row`` point at, in order."""
     found: dict[tuple[str, int], np.ndarray | ImageError] = {}
     for url in dict.fromkeys(ref.uri for ref in refs):
-        rows = np.array(sorted({ref.offset for ref in refs if ref.uri == url}))
-        found.update(((url, int(row)), grid) for row, grid in _read_rows(url, rows))
+        rows = sorted({ref.offset for ref in refs if ref.uri == url})
+        found.update(((url, row), grid) for row, grid in _read_grids(url, rows))
     return [found[ref.uri, ref.offset] for ref in refs]
 
 
-def _read_rows(url: str, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray | ImageError]]:
+def _read_grids(url: str, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray | ImageError]]:
     try:
         data = open_data(url)
     except FileNotFoundError:
         yield from ((row, ImageError("not_found", "fetch", f"{url} is gone")) for row in rows)
         return
-    name = next(field.name for field in data.schema if arrow.is_grid(field))
-    columns, start = read_names(data.schema, [name]), 0
-    for group, size in enumerate(data.group_rows):
-        wanted = rows[(rows >= start) & (rows < start + size)]
-        if len(wanted):
-            batch = data.read(group, columns)
-            kept = batch if len(wanted) == size else batch.take(pa.array(wanted - start))
-            yield from zip(wanted, with_tensors(kept).column(0).to_numpy_ndarray(), strict=True)
-        start += size
-    data.close()
+    with closing(data):
+        name = next(field.name for field in data.schema if arrow.is_grid(field))
+        for numbers, batch in read_rows(data, rows, read_names(data.schema, [name])):
+            yield from zip(numbers, with_tensors(batch).column(0).to_numpy_ndarray(), strict=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import platform
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from os.path import splitext
@@ -120,6 +120,7 @@ def _write_record(
     layout.write_table(run.place or run.url, f"plans/{run.run_id}/base.parquet", rows, arrow.MANIFEST)
     record = {
         "run": run.run_id,
+        "url": run.url,
         "started": now(),
         "kind": run.kind,
         "operation": run.operation,
@@ -132,6 +133,37 @@ def _write_record(
     }
     if not files.create(files.join(run.folder, "run.json"), files.json_bytes(record)):
         raise RequestError(f"run {run.run_id} exists in {run.url}; expected a new one")
+
+
+def url_before(url: str) -> str:
+    """Where the store at ``url`` was when its newest snapshot with a record was published; '' where none says it."""
+    for number in reversed(layout.snapshot_ids(url)):
+        record = files.join(url, "plans", layout.load_snapshot(url, number).run, "run.json")
+        if files.exists(record):
+            return str(files.read_json(record).get("url", ""))
+    return ""
+
+
+def moved_sources(url: str, names: Iterable[str]) -> dict[str, str]:
+    """``{what a source was called where the store was: its name of today}`` for sources that moved with the store.
+
+    That holds until a run has published where the store is now.
+    """
+    url, named = files.absolute(url), list(names)
+    other = url_before(url)
+    before = {_name_before(name, url, other): name for name in named if other not in ("", url)}
+    return {old: name for old, name in before.items() if old and old not in named}
+
+
+def _name_before(name: str, url: str, other: str) -> str:
+    """A source's name when the store at ``url`` was at ``other``, beside the source as now; '' where it was not."""
+    parts, store, there = name.split("/"), url.split("/"), other.split("/")
+    same = [one == two for one, two in zip(parts, store, strict=False)]
+    common = same.index(False) if False in same else len(same)
+    tail = store[common:]
+    if not tail or there[-len(tail) :] != tail:
+        return ""
+    return "/".join([*there[: -len(tail)], *parts[common:]])
 
 
 def base_manifest(run: Run) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 Bytes are fetched a window at a time, a few windows ahead; prepared (decoded, resized) by a pool of threads; run in
 batches, as many side by side as the processor computes; written by another thread. Queues between them are bounded,
 so that memory does not grow with the number of images; the pools are the engine's, so that it does not grow with the
-number of shards at once either.
+number of shards at once either. Where the content is that of a row which the image replaces, the row is copied.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import pyarrow as pa
 from pipelines.batches import BatchResult, Prepared, run_batch
 from pipelines.engine import WINDOW, WINDOWS_AHEAD, Engine, Gauge
 from pipelines.output import Done, ShardOutput
+from pipelines.reuse import Reuse
 from pipelines.run import Run
 from schemas import layout
 from schemas.errors import ImageError
@@ -105,12 +106,15 @@ def _run_shard(
     refs: Sequence[ImageRef], engine: Engine, run: Run, fetch: Fetch, output: ShardOutput, tally: Tally
 ) -> None:
     """All of it; on an error nothing that waits in the engine's pools is begun any more."""
+    reuse = Reuse(run, refs)
     with (
         closing(_fetched(refs, fetch, engine, tally)) as fetched,
         closing(_alike(fetched, run.kind == "features", tally)) as unlike,
-        closing(_prepared(unlike, engine, output, tally)) as prepared,
+        closing(_prepared(unlike, engine, reuse, output, tally)) as prepared,
     ):
         _run_all(prepared, engine, output, tally)
+    for done, columns in reuse.rows(engine.processor.schema):
+        output.add(done, columns)
 
 
 def _fetched(
@@ -152,13 +156,15 @@ def _alike(
 
 
 def _prepared(
-    fetched: Iterable[Fetched], engine: Engine, output: ShardOutput, tally: Tally
+    fetched: Iterable[Fetched], engine: Engine, reuse: Reuse, output: ShardOutput, tally: Tally
 ) -> Generator[Prepared]:
-    def prepare(pair: Fetched) -> Prepared | ImageError:
+    def prepare(pair: Fetched) -> Prepared | ImageError | None:
         (ref, *copies), item = pair
         if isinstance(item, ImageError):
             return item
-        content = hashlib.sha256(item).hexdigest() if isinstance(item, bytes) else ""
+        content = _content_of(item)
+        if reuse.take([ref, *copies], content):
+            return None
         try:
             with engine.preparing.one():
                 return Prepared(ref, content, engine.processor.prepare(item), copies)
@@ -170,8 +176,17 @@ def _prepared(
     ):
         if isinstance(result, ImageError):
             _fail(output, refs, result, tally)
+        elif result is None:
+            tally.counts["reused"] += len(refs)
+            tally.done(len(refs), held=1)
         else:
             yield result
+
+
+def _content_of(item: Item) -> str:
+    """SHA-256 of an image's bytes, or of a row's numbers."""
+    data = np.ascontiguousarray(item).data if isinstance(item, np.ndarray) else item
+    return hashlib.sha256(data).hexdigest()
 
 
 def _ahead(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple, Optional
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple, Optional
 
 import apache_beam as beam
 
@@ -18,7 +20,8 @@ from schemas.store import Dead, Store
 class BaseRow(NamedTuple):
     """One row of the base: its image's version, and where it is, should it have to be replaced.
 
-    ``dead``: no snapshot shows it any more.
+    ``dead``: no snapshot shows it any more. ``place``: a checksum of its location, which tells images of one former
+    id apart. ``former``: it is of this image, but under its former id.
     """
 
     version: Optional[str]
@@ -28,6 +31,8 @@ class BaseRow(NamedTuple):
     replaces: str = ""
     source: str = ""
     dead: bool = False
+    place: int = 0
+    former: bool = False
 
 
 def decide(
@@ -36,18 +41,26 @@ def decide(
     """What is to be done of one image id: None, or its reference, with the addresses of the rows it replaces.
 
     An image is done if the base has a row of the same version (any version, where the source cannot tell its own),
-    or a permanent failure of it. One that was deleted and came back replaces its dead rows, so that its shard is not
-    taken for the one that it was in. Raises RequestError for two images with one id.
+    or a permanent failure of it; rows under a former id do not count. One that was deleted and came back replaces its
+    dead rows, so that its shard is not taken for the one that it was in. Raises RequestError for two images with one
+    id.
     """
     if not refs:
         return None
     if len(refs) > 1:
-        first, second = sorted(f"{ref.location} (in {ref.source})" for ref in refs)[:2]
+        first, second = sorted(map(_shown, refs))[:2]
         raise RequestError(f"two images have the id {refs[0].image_id!r}: {first} and {second}; expected one")
     ref, live = refs[0], live_rows(base)
     if any(_settles(row, ref, retry_failures) for row in live):
         return None
     return ref._replace(replaces=",".join(sorted(row.address for row in live or base)))
+
+
+def _shown(ref: ImageRef) -> str:
+    inside = (
+        f" at byte {ref.offset}" if ref.kind in ("zip", "tar") else ""
+    )  # names in an archive may be equal
+    return f"{ref.location}{inside} (in {ref.source})"
 
 
 def live_rows(base: Sequence[BaseRow]) -> list[BaseRow]:
@@ -58,14 +71,18 @@ def live_rows(base: Sequence[BaseRow]) -> list[BaseRow]:
 
 
 def _settles(row: BaseRow, ref: ImageRef, retry_failures: bool) -> bool:
-    same = ref.version is None or row.version == ref.version
+    same = not row.former and (ref.version is None or row.version == ref.version)
     if not row.failed:
         return same
     return same and not retry_failures and not is_transient(row.code or "")
 
 
 class JoinBase(beam.PTransform):
-    """Images in; for each id that the listing or the run's base has, ``(id, {"images": [...], "base": [...]})`` out."""
+    """Images in; for each id that the listing or the run's base has, ``(id, {"images": [...], "base": [...]})`` out.
+
+    Images that may have rows under a former id are joined under that too, and what is found there is brought to them:
+    a second, small join.
+    """
 
     def __init__(self, run: Run) -> None:
         super().__init__()
@@ -78,23 +95,77 @@ class JoinBase(beam.PTransform):
             | "SpreadBase" >> beam.Reshuffle()
             | "ReadBase" >> beam.FlatMapTuple(across_workers(read_base))
         )
-        keyed = images | "KeyByImage" >> beam.Map(lambda ref: (ref.image_id, ref))
-        return {"images": keyed, "base": base} | beam.CoGroupByKey()
+        keyed = images | "KeyByImage" >> beam.FlatMap(lambda ref: [(name, ref) for name in names_of(ref)])
+        joined = (
+            {"images": keyed, "base": base}
+            | beam.CoGroupByKey()
+            | "FindRenamed" >> beam.FlatMap(across_workers(_by_name)).with_outputs("renamed", main="joined")
+        )
+        renamed = joined.renamed | beam.GroupByKey() | "MergeRenamed" >> beam.MapTuple(_merged)
+        return (joined.joined, renamed) | "AllJoined" >> beam.Flatten()
+
+
+def names_of(ref: ImageRef) -> list[str]:
+    """The ids that an image may have rows under."""
+    return [ref.image_id, *filter(None, [ref.former])]
+
+
+def _by_name(joined: tuple[str, Mapping[str, Iterable[Any]]]) -> Iterator[Any]:
+    image_id, found = joined
+    images, base = list(found["images"]), list(found["base"])
+    if not any(ref.former for ref in images):
+        yield image_id, {"images": images, "base": base}
+        return
+    for name, refs, rows in bring_home(image_id, images, base):
+        if refs or rows:
+            yield beam.pvalue.TaggedOutput("renamed", (name, (refs, rows)))
+
+
+def bring_home(
+    image_id: str, images: Sequence[ImageRef], base: Sequence[BaseRow]
+) -> Iterator[tuple[str, list[ImageRef], list[BaseRow]]]:
+    """Of one id's images and rows: for each image that now has another id, its rows; then the id's own."""
+    left = list(base)
+    for ref in images:
+        if ref.image_id != image_id:
+            rows = [row for row in base if _was_of(row, ref)]
+            left = [row for row in left if row not in rows]
+            yield ref.image_id, [], [row._replace(former=True) for row in rows]
+    yield image_id, [ref for ref in images if ref.image_id == image_id], left
+
+
+def _was_of(row: BaseRow, ref: ImageRef) -> bool:
+    return row.version == ref.version and row.place == checksum(ref._replace(image_id=ref.former).location)
+
+
+def checksum(location: str) -> int:
+    """Tells locations apart in four bytes."""
+    return zlib.crc32(location.encode())
+
+
+def _merged(image_id: str, parts: Iterable[tuple[list[ImageRef], list[BaseRow]]]) -> tuple[str, Any]:
+    images, base = zip(*parts, strict=True)
+    return image_id, {"images": [*chain(*images)], "base": [*chain(*base)]}
 
 
 class SkipDone(beam.PTransform):
-    """Images in, those to be done out: an anti-join on (image_id, version) with the run's base."""
+    """Images in, those to be done out: an anti-join on (image_id, version) with the run's base.
 
-    def __init__(self, run: Run, retry_failures: bool = False) -> None:
+    ``retired``: sources that are no more, whose rows may be replaced.
+    """
+
+    def __init__(self, run: Run, retry_failures: bool = False, retired: Collection[str] = ()) -> None:
         super().__init__()
-        self._run, self._retry = run, retry_failures
+        self._run, self._retry, self._retired = run, retry_failures, frozenset(retired)
 
     def expand(self, images: beam.PCollection) -> beam.PCollection:
         return (
             images
             | JoinBase(self._run)
             | "Decide"
-            >> beam.FlatMap(across_workers(_decided), retry=self._retry).with_output_types(ImageRef)
+            >> beam.FlatMap(
+                across_workers(_decided), retry=self._retry, retired=self._retired
+            ).with_output_types(ImageRef)
         )
 
 
@@ -105,16 +176,17 @@ def read_base(url: str, shard: str, dead_rows: Sequence[int], dead_failed: Seque
         place = address(shard, row["row"], row["failed"])
         outcome = (row["version"], row["failed"], row["code"])
         is_dead = row["row"] in (dead.failed if row["failed"] else dead.rows)
-        yield row["image_id"], BaseRow(*outcome, place, row["replaces"], row["source"], is_dead)
+        found = BaseRow(*outcome, place, row["replaces"], row["source"], is_dead, checksum(row["uri"]))
+        yield row["image_id"], found
 
 
-def _decided(joined: tuple[str, dict], retry: bool) -> Iterable[ImageRef]:
+def _decided(joined: tuple[str, dict], retry: bool, retired: frozenset[str]) -> Iterable[ImageRef]:
     _, found = joined
     base = list(found["base"])
     ref = decide(list(found["images"]), base, retry)
     if ref is None:
         return ()
-    check_others(ref, live_rows(base), {ref.source})
+    check_others(ref, live_rows(base), retired | {ref.source})
     return (ref,)
 
 

@@ -1,7 +1,10 @@
-"""Data files of either format behind one pair of doors."""
+"""One reader and writer API for Parquet and HDF5 data files."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 import pyarrow as pa
 
 from schemas.errors import RequestError
@@ -32,3 +35,19 @@ def open_data(url: str) -> DataFile:
     """A reader for the format that the URL's suffix names. Raises OSError, StoreError."""
     with refusals(url):
         return Hdf5Data(url) if url.endswith(SUFFIX["hdf5"]) else ParquetData(url)
+
+
+def read_rows(
+    data: DataFile, rows: Sequence[int], columns: Sequence[str] | None = None
+) -> Iterator[tuple[list[int], pa.RecordBatch]]:
+    """Rows by their ascending numbers, as the file has them, a row group at a time: the numbers, and the ``columns``.
+
+    ``columns``: by default all.
+    """
+    wanted, start = np.array(rows, np.int64), 0
+    for group, size in enumerate(data.group_rows):
+        inside = wanted[(wanted >= start) & (wanted < start + size)]
+        if len(inside):
+            batch = data.read(group, data.schema.names if columns is None else columns)
+            yield inside.tolist(), batch if len(inside) == size else batch.take(pa.array(inside - start))
+        start += size

@@ -128,10 +128,13 @@ def read_names(schema: pa.Schema, columns: Sequence[str]) -> list[str]:
 
 
 def quantised(columns: dict[str, Any], schema: pa.Schema, error: RoundingError) -> dict[str, Any]:
-    """A processor's columns as ``schema`` keeps them: float16 becomes int8 where it says so, ``error`` grows."""
+    """A processor's columns as ``schema`` keeps them: float16 becomes int8 where it says so, ``error`` grows.
+
+    Columns that have their scales are kept already.
+    """
     kept = dict(columns)
     for field in schema:
-        if (scales := arrow.scale_name(field)) is not None:
+        if (scales := arrow.scale_name(field)) is not None and scales not in columns:
             kept[field.name], kept[scales] = quantise(columns[field.name])
             error.add(columns[field.name], kept[field.name], kept[scales])
     return kept

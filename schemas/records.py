@@ -28,6 +28,9 @@ class ImageRef(NamedTuple):
 
     ``digest``: of the file's content, where the listing has one. It brings copies together in the plan, which does
     not keep it; that they are copies is decided by their bytes.
+
+    ``former``: the id that stores from before may have the same image under; '' where it is the same. A row under it
+    is replaced, and copied if its content is the image's still.
     """
 
     image_id: str
@@ -42,6 +45,7 @@ class ImageRef(NamedTuple):
     column: str = ""
     replaces: str = ""
     digest: str = ""
+    former: str = ""
 
     @property
     def location(self) -> str:

@@ -50,9 +50,11 @@ def list_rows(spec: SourceSpec) -> Iterator[ImageRef]:
     A row without a URI is an image that cannot be found.
     """
     for number, row in enumerate(read_rows(spec.url, (spec.uri_column, spec.id_column))):
-        uri, image_id = _text(row.get(spec.uri_column)).strip(), _text(row.get(spec.id_column))
-        image_id = image_id or id_of(uri) or f"{spec.url.rsplit('/', 1)[-1]}#{number}"
-        yield ref_of(resolve(uri, spec.root) if uri else "", image_id, spec)
+        uri, said = _text(row.get(spec.uri_column)).strip(), _text(row.get(spec.id_column))
+        image_id = said or id_of(uri) or f"{spec.url.rsplit('/', 1)[-1]}#{number}"
+        former = said.strip() if said else former_id_of(uri)
+        ref = ref_of(resolve(uri, spec.root) if uri else "", image_id, spec)
+        yield ref._replace(former=printable(former) if former != image_id else "")
 
 
 def settle_list(spec: SourceSpec, uri_column: str | None, id_column: str | None) -> SourceSpec:

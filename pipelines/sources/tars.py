@@ -64,7 +64,7 @@ def unpack(ref: ImageRef, raw: memoryview) -> bytes:
 
 def _opened(stream: BinaryIO, url: str) -> tarfile.TarFile:
     try:
-        return tarfile.open(fileobj=stream, mode="r:", errors="surrogateescape")
+        return tarfile.open(fileobj=stream, mode="r:", encoding="utf-8", errors="surrogateescape")
     except tarfile.TarError as err:
         raise SourceError(f"source {url!r} is not a readable tar: {err}") from err
 

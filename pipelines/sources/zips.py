@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from pipelines.reads import with_retries
 from pipelines.sources import access
-from pipelines.sources.spec import Ignored, SourceSpec, is_image_name, printable
+from pipelines.sources.spec import Ignored, SourceSpec, is_image_name
 from pipelines.sources.trouble import reading
 from pipelines.spans import LISTING
 from schemas.errors import ImageError, SourceError
@@ -24,7 +24,9 @@ ENCRYPTED = 99  # the method that AES-encrypted members declare; here for every 
 _METHOD_NAMES = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstd", 95: "xz", ENCRYPTED: "encrypted"}
 _SIGNATURE = b"PK\3\4"
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
-_FLAG_ENCRYPTED = 0x1
+_FLAG_ENCRYPTED, _FLAG_UTF8 = 0x1, 0x800
+# Info-ZIP's Unicode Path: version 1, CRC-32 of the name's bytes in the header, the name in UTF-8.
+_UNICODE_PATH, _UNICODE_PATH_START = 0x7075, struct.Struct("<BI")
 # Extra fields in use (times, owner, zip64, NTFS) take 20 to 100 bytes; longer ones cost a second read.
 _EXTRA_GUESS = 256
 # The tail is a few kilobytes and the directory is read in one piece: reading ahead further is waste.
@@ -46,8 +48,9 @@ def list_zip(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
     with reading(spec.url):
         members = with_retries(LISTING)(_directory, spec.url)
     for info in members:
-        if not info.filename.endswith("/"):  # is_dir() fails on a member without a name
-            yield _ref(info, spec) if is_image_name(info.filename) else Ignored(info.filename)
+        name = _name_of(info, spec.url)
+        if not name.endswith("/"):
+            yield _ref(info, name, spec) if is_image_name(name) else Ignored(name)
 
 
 def likely_span(ref: ImageRef) -> int:
@@ -101,9 +104,48 @@ def _directory(url: str) -> list[zipfile.ZipInfo]:
         raise SourceError(f"source {url!r} is a zip of a kind that Python cannot read: {err}") from err
 
 
-def _ref(info: zipfile.ZipInfo, spec: SourceSpec) -> ImageRef:
+def _name_of(info: zipfile.ZipInfo, url: str) -> str:
+    """The member's name, the same on every Python.
+
+    UTF-8 where its flag says so; else the name in its Unicode Path field, if that belongs to the name's bytes; else
+    these bytes as UTF-8, which many programs write without the flag; else as code page 437. Raises SourceError for a
+    broken Unicode Path field.
+    """
+    name = info.orig_filename
+    if not info.flag_bits & _FLAG_UTF8:
+        raw = name.encode("cp437")
+        name = _unicode_path(info.extra, raw, url) or _utf8(raw) or name
+    return name.partition("\0")[0]
+
+
+def _utf8(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return ""
+
+
+def _unicode_path(extra: bytes, raw: bytes, url: str) -> str:
+    """The name in a member's Unicode Path field; '' where it has none, or one that is of another name."""
+    while len(extra) >= 4:
+        kind, length = struct.unpack_from("<HH", extra)
+        field, extra = extra[4 : 4 + length], extra[4 + length :]
+        if kind == _UNICODE_PATH:
+            try:
+                version, crc = _UNICODE_PATH_START.unpack_from(field)
+                fits = version == 1 and crc == zlib.crc32(raw)
+                return field[_UNICODE_PATH_START.size :].decode("utf-8") if fits else ""
+            except (struct.error, UnicodeDecodeError) as err:
+                raise SourceError(
+                    f"source {url!r} has a broken Unicode Path field for {raw!r}: {err}; expected a whole .zip"
+                ) from err
+    return ""
+
+
+def _ref(info: zipfile.ZipInfo, name: str, spec: SourceSpec) -> ImageRef:
+    former = info.orig_filename.partition("\0")[0]
     return ImageRef(
-        image_id=printable(info.filename),
+        image_id=name,
         uri=spec.url,
         source=spec.name,
         version=f"{info.CRC:08x}-{info.file_size}",
@@ -112,6 +154,7 @@ def _ref(info: zipfile.ZipInfo, spec: SourceSpec) -> ImageRef:
         length=info.compress_size,
         method=ENCRYPTED if info.flag_bits & _FLAG_ENCRYPTED else info.compress_type,
         size=info.file_size,
+        former=former if former != name else "",
     )
 
 

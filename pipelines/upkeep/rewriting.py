@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from os.path import splitext
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas import arrow, files, parquet
-from schemas.datafile import DataWriter, open_data, open_writer
+from schemas.datafile import DataWriter, open_data, open_writer, read_rows
 from schemas.fingerprint import sha256_bytes
 from schemas.layout import Snapshot
 from schemas.records import WrittenFile
@@ -96,18 +96,9 @@ def _write_data(url: str, snapshot: Snapshot, parts: Sequence[Part], name: str) 
 
 def _kept_rows(url: str, part: Part) -> Iterator[pa.RecordBatch]:
     """The kept rows of a part, as its data file has them, a row group at a time."""
-    if not part.rows:
-        return
-    data, wanted, start = open_data(files.join(url, "data", part.manifest["data"])), np.array(part.rows), 0
-    try:
-        for group, size in enumerate(data.group_rows):
-            inside = wanted[(wanted >= start) & (wanted < start + size)] - start
-            if len(inside):
-                batch = data.read(group, data.schema.names)
-                yield batch if len(inside) == size else batch.take(pa.array(inside))
-            start += size
-    finally:
-        data.close()
+    if part.rows:
+        with closing(open_data(files.join(url, "data", part.manifest["data"]))) as data:
+            yield from (batch for _, batch in read_rows(data, part.rows))
 
 
 def _failures(url: str, parts: Sequence[Part]) -> pa.Table:

@@ -17,7 +17,7 @@ from schemas import Store, arrow, files
 from schemas.errors import ImageError
 from schemas.fingerprint import fingerprint
 from schemas.records import ImageRef
-from tests.builders.stores import Echo, commit_all
+from tests.builders.stores import Echo, as_item, commit_all
 
 GRID = arrow.grid_field("grid", (2, 2, 3))
 POOLED = arrow.grid_field("pooled", (5,))
@@ -60,7 +60,7 @@ def process(run: Run, field: pa.Field = GRID, fails: Mapping[str, str] | None = 
         return [
             ImageError(failing[ref.image_id], "fetch", "made to fail")
             if ref.image_id in failing
-            else value_of(ref.image_id, ref.version, field)
+            else as_item(value_of(ref.image_id, ref.version, field))
             for ref in refs
         ]
 

@@ -11,7 +11,7 @@ import time
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -58,6 +58,26 @@ def make_zip(path: Path, contents: Mapping[str, bytes], method: int = zipfile.ZI
         for name, data in contents.items():
             archive.writestr(name, data)
     return path
+
+
+def make_raw_zip(path: Path, members: Sequence[tuple[bytes, bytes, bytes]], flags: int = 0) -> Path:
+    """A stored zip whose names are these very bytes: (name, extra field, data) each."""
+    body, central = b"", b""
+    for name, extra, data in members:
+        sizes = zlib.crc32(data), len(data), len(data), len(name), len(extra)
+        head = struct.pack("<HHHHHIIIHH", 20, flags, 0, 0, 0x21, *sizes)
+        central += b"PK\1\2" + struct.pack("<H", 20) + head + struct.pack("<HHHII", 0, 0, 0, 0, len(body))
+        central += name + extra
+        body += b"PK\3\4" + head + name + extra + data
+    end = struct.pack("<HHHHIIH", 0, 0, len(members), len(members), len(central), len(body), 0)
+    path.write_bytes(body + central + b"PK\5\6" + end)
+    return path
+
+
+def unicode_path(raw: bytes, name: bytes, version: int = 1) -> bytes:
+    """Info-ZIP's Unicode Path extra field: ``name`` in UTF-8 for a member whose header says ``raw``."""
+    data = struct.pack("<BI", version, zlib.crc32(raw)) + name
+    return struct.pack("<HH", 0x7075, len(data)) + data
 
 
 def make_tar(path: Path, contents: Mapping[str, bytes], kind: int = tarfile.PAX_FORMAT) -> Path:

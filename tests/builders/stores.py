@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,14 +22,14 @@ from schemas.records import ImageRef
 
 
 class Echo:
-    """A processor that gives each item back: grids for features, a list of captions for captions."""
+    """A processor that gives each item back: grids for features, for captions the list of them out of JSON."""
 
     def __init__(self, field: pa.Field, batch_size: int = 4) -> None:
         self.schema, self.batch_size = pa.schema([field]), batch_size
         self.fingerprint, self.streams = "", 1
 
     def prepare(self, item: Any) -> Any:
-        return item
+        return json.loads(item) if isinstance(item, bytes) else item
 
     def run(self, batch: list[Any], image_ids: list[str]) -> dict[str, Any]:
         field = self.schema.field(0)
@@ -56,7 +57,7 @@ def make_store(
     write_plan(run, "loose-0", refs, shard_size)
 
     def fetch(window: Sequence[ImageRef]) -> list[Any]:
-        return [items[ref.image_id] for ref in window]
+        return [as_item(items[ref.image_id]) for ref in window]
 
     processor = Echo(field)
     if dtype != "float16":
@@ -64,6 +65,11 @@ def make_store(
     commit_all(run, processor, fetch)
     publish(run)
     return Store.open(url)
+
+
+def as_item(value: Any) -> Any:
+    """What a fetch gives for ``Echo`` to give ``value`` back."""
+    return json.dumps(value).encode() if isinstance(value, list) else value
 
 
 def commit_all(run: Run, processor: Any, fetch: Any) -> None:

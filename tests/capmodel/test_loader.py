@@ -248,6 +248,12 @@ def test_two_rows_of_captions_for_one_image_are_refused(tmp_path):
         pair(store, table, 1.0)
 
 
+def test_a_name_that_a_file_system_decomposed_finds_its_captions(tmp_path):
+    table = make_tokens(str(tmp_path / "t"), {"caf\u00e9.jpg": ("train", ["one"]), "b.jpg": ("val", ["two"])})
+    store = make_features(str(tmp_path / "store"), ["cafe\u0301.jpg", "b.jpg"])
+    assert {split: len(found) for split, found in pair(store, table, 0.0).items()} == {"train": 1, "val": 1}
+
+
 def test_a_sample_of_the_val_split_is_the_same_each_time(store, table):
     samples = pair(store, table, 0.0)["train"]
     some = samples.sample(10, 3)

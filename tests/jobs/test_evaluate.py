@@ -240,6 +240,11 @@ def test_a_base_name_that_fits_several_captions_is_an_error():
         join_references({"a/1.jpg": "a dog", "b/1.jpg": "a cat"}, [Reference("7", "1.jpg", ["x"])])
 
 
+def test_a_name_that_a_file_system_decomposed_finds_its_references():
+    pairs = join_references({"cafe\u0301.jpg": "a cup"}, [Reference("7", "caf\u00e9.jpg", ["a cup of tea"])])
+    assert pairs.references == {"cafe\u0301.jpg": ["a cup of tea"]}
+
+
 def test_numbers_join_by_id_and_names_by_name():
     references = [
         Reference("1", "one.jpg", ["x"]),

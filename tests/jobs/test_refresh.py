@@ -153,6 +153,20 @@ def test_a_folder_that_changed(copied):
     assert sorted(versions(store)) == sorted(before), "what came back is there again"
 
 
+def test_a_copy_of_photographs_and_store_costs_a_reading(tmp_path):
+    photos, store = make_photos(tmp_path / "work" / "photos", images=5), tmp_path / "work" / "store"
+    here("encode", photos, "--output", store, *ENCODER)
+    shutil.copytree(tmp_path / "work", tmp_path / "copy", copy_function=shutil.copy)
+    copy = tmp_path / "copy" / "photos"
+    (copy / "00.jpg").write_bytes(jpeg(50))
+    done = refresh(copy, tmp_path / "copy" / "store", job=here).stdout
+    assert f"rows of {photos} count as those of {copy}" in done
+    assert shown(done)["listing"] == "0 new, 5 changed, 0 gone, 0 unchanged"
+    assert shown(done)["reused"].startswith("4 rows copied")
+    assert "nothing to do" in refresh(copy, tmp_path / "copy" / "store", job=here).stdout
+    assert versions(tmp_path / "copy" / "store").keys() == {path.name for path in copy.iterdir()}
+
+
 def test_a_sample_deletes_nothing(copied):
     photos, store = copied
     (photos / "03.jpg").unlink()

@@ -64,7 +64,7 @@ def test_another_sources_row_is_never_replaced():
 
 def test_an_image_that_another_of_the_sources_had_is_done_again_so_that_its_row_says_where_it_is():
     moved = judge([REF], [row(source="/old")], {"/i", "/old"})
-    assert (moved.kind, moved.todo) == ("again", REF._replace(replaces="s/0"))
+    assert (moved.kind, moved.todo) == ("moved", REF._replace(replaces="s/0"))
 
 
 def compare(run, images, names):
@@ -85,7 +85,7 @@ def test_a_listing_is_compared_once_whoever_computes_it_again(tmp_path):
         ImageRef(name, f"/images/{name}", "/images", version) for name, version in (("a", "v1"), ("b", "v2"))
     ]
     compare(run, beam.Create(refs), ["/images"])
-    counts = {"new": 0, "changed": 1, "again": 0, "unchanged": 1, "gone": 2, "known": 4}
+    counts = {"new": 0, "changed": 1, "again": 0, "moved": 0, "unchanged": 1, "gone": 2, "known": 4}
     assert read_counts(run) == counts
     assert sorted(read_gone(run).values()) == ["c", "d"]
     compare(run, beam.Create(refs[:1]), ["/images"])

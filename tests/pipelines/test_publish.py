@@ -23,7 +23,7 @@ from schemas import Store, arrow, layout
 from schemas.errors import FingerprintError, HeldBack, ImageError, TooManyFailures
 from schemas.records import ImageRef
 from tests.builders.runs import Mean, features_run, fetch_from
-from tests.builders.stores import Echo, commit_all, make_captions
+from tests.builders.stores import Echo, as_item, commit_all, make_captions
 
 OUTCOMES = {"ok": b"\x05", "bad": b"bad", "slow": ImageError("timeout", "fetch", "slow")}
 SOURCES = {"/i": "abc", "/j": "de"}
@@ -365,7 +365,7 @@ def test_a_captions_store_is_held_to_its_parents_captions(tmp_path, keep_attenti
     poor = {"text": "a", "logprob": -1.0, "tokens": ["a"]} | (
         {"attention": [[1.0] * 9]} if keep_attention else {}
     )
-    commit_all(run, Echo(field), lambda refs: [[poor] for _ in refs])
+    commit_all(run, Echo(field), lambda refs: [as_item([poor])] * len(refs))
     with pytest.raises(HeldBack, match=r"words a caption fell from 8.0 to 1.0, .* \(of 24 of each\)"):
         publish(run, Gates(compared=True))
     assert publish(run, Gates(compared=True, anyway=True)).totals["rows"] == 54

@@ -1,4 +1,4 @@
-"""Create-if-absent, atomic writes, joins and addresses: the small things that everything stands on."""
+"""Create-if-absent, atomic writes and addresses: the small things that everything stands on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from pipelines.boundary import across_workers, marked, unmarked
 from schemas import errors, files
 from schemas.errors import ImageError, RequestError, SystemicError
-from schemas.join import match_images
 from schemas.records import address, parse_address
 from tests.builders.commands import ROOT
 
@@ -106,21 +105,6 @@ def test_a_tree_is_copied_whole(tmp_path, folder):
 @given(st.from_regex(r"[0-9a-f]{40}", fullmatch=True), st.integers(0, 10**9), st.booleans())
 def test_addresses_round_trip(shard, row, failed):
     assert parse_address(address(shard, row, failed)) == (shard, row, failed)
-
-
-def test_images_are_joined_by_id_or_by_the_one_base_name():
-    available = ["train/a.jpg", "val/b.jpg", "b.jpg", "x/c.jpg", "y/c.jpg"]
-    assert match_images(["a.jpg", "b.jpg", "nowhere.jpg"], available) == {
-        "a.jpg": "train/a.jpg",
-        "b.jpg": "b.jpg",
-    }
-    with pytest.raises(RequestError, match=r"'c.jpg' fits 2 images \('x/c.jpg', 'y/c.jpg'\); expected one"):
-        match_images(["c.jpg"], available)
-
-
-@given(st.sets(st.text(min_size=1)))
-def test_equal_ids_always_join(ids):
-    assert match_images(ids, ids) == {name: name for name in ids}
 
 
 @given(st.text().filter(lambda text: "</captionbeam>" not in text and "\\n" not in text))
