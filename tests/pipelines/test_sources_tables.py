@@ -144,25 +144,6 @@ def test_what_follows_the_path_of_a_url_tells_images_apart(tmp_path):
     assert [ref.image_id for ref in listed(tmp_path / "x.txt")[0]] == ["i?id=1", "i?id=2"]
 
 
-@pytest.mark.parametrize(
-    ("uri", "image_id", "former"),
-    [
-        ("file:///d/a#1.jpg", "d/a#1.jpg", "d/a"),
-        ("s3://b/a#1.jpg", "a#1.jpg", "a"),
-        ("gs://b/a?1#2.jpg", "a?1#2.jpg", "a?1"),
-        ("s3://b/a?.jpg", "a?.jpg", ""),
-        ("s3://[b/a.jpg", "a.jpg", ""),
-        ("https://h/a.jpg?x=1#part", "a.jpg?x=1", ""),
-        ("HTTPS://h/a.jpg#part", "a.jpg", ""),
-        ("https://h", "h", ""),
-        ("/d/a#1.jpg", "d/a#1.jpg", ""),
-        ("in/a?#1.jpg", "in/a?#1.jpg", ""),
-    ],
-)
-def test_the_whole_path_of_a_uri_is_its_id(uri, image_id, former):
-    assert (lists.id_of(uri), lists.former_id_of(uri)) == (image_id, former)
-
-
 def test_files_with_a_hash_in_their_names_are_images_of_their_own(tmp_path):
     make_folder(tmp_path, {"a#1.jpg": b"1", "a#2.jpg": b"22", "a?%20.jpg": b"333"})
     names = ["a#1.jpg", "a#2.jpg", "a?%20.jpg"]
