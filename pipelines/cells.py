@@ -225,13 +225,20 @@ def _stream_cells(group: _Group, footer: _Footer, options: FetchOptions) -> Iter
     pyarrow finds the column's pages itself: asked where they are, it aborts on a damaged footer.
     """
     stream = pa.PythonFile(_Spans(group.uri, footer.size, options), mode="r")
+    unreleased = 0
     try:
-        parquet = pq.ParquetFile(stream, metadata=footer.metadata, buffer_size=_READ)
+        parquet = pq.ParquetFile(stream, metadata=footer.metadata, buffer_size=_READ, pre_buffer=False)
         batches = parquet.iter_batches(1, [group.row_group], [group.column], use_threads=False)
         for batch in batches:
             if not batch.num_columns:
                 raise ImageError("not_found", "fetch", f"{group.uri}: has no column {group.column!r}")
-            yield from column_at(batch, group.column).to_pylist()
+            cells = column_at(batch, group.column).to_pylist()
+            del batch
+            unreleased += sum(len(cell or b"") for cell in cells)
+            yield from cells
+            if unreleased > _READ:  # else pyarrow holds on to what it needed for large cells
+                pa.default_memory_pool().release_unused()
+                unreleased = 0
     except (pa.ArrowException, OSError, UnicodeDecodeError) as err:
         raise _damaged(group, err) from err
 
