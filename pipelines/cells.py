@@ -124,7 +124,6 @@ class _RowGroup:
             try:
                 self._read(set(rows), found)
             except ImageError as err:
-                raise_if_gone(err, self._group.uri)
                 found = {**dict.fromkeys(rows, err), **found}
         return found
 
@@ -220,7 +219,7 @@ _recent = _Recent()
 
 
 def _stream_cells(group: _Group, footer: _Footer, options: FetchOptions) -> Iterator[bytes | None]:
-    """Cell by cell, a page in memory. Raises ImageError.
+    """Cell by cell, a page in memory. Raises ImageError, SourceError where the file is gone.
 
     pyarrow finds the column's pages itself: asked where they are, it aborts on a damaged footer.
     """
@@ -269,12 +268,13 @@ class _Spans(io.RawIOBase):
         return self._position
 
     def read(self, size: int = -1) -> bytearray:
-        """Raises ImageError."""
+        """Raises ImageError, SourceError where the file is gone."""
         end = self._size if size < 0 else min(self._position + size, self._size)
         data = bytearray()
         for start in range(self._position, end, _READ):
             for part in self._read(start, min(start + _READ, end)):
                 if isinstance(part, ImageError):
+                    raise_if_gone(part, self._url)
                     raise part
                 data += part
         self._position += len(data)
