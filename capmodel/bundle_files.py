@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from schemas import files
-from schemas.errors import BundleError
+from schemas import files, models
+from schemas.errors import BundleError, FingerprintError
 from schemas.fingerprint import sha256_bytes
 
 FORMAT, VERSION = "captionbeam bundle", 1
@@ -91,7 +91,7 @@ def read_checked(url: str, manifest: Manifest, name: str) -> bytes:
     try:
         data = files.read_bytes(files.join(url, name))
     except FileNotFoundError as err:
-        raise BundleError(f"the bundle {url!r} lacks {name}; expected the files that were saved") from err
+        raise _lacking(url, name) from err
     found, expected = sha256_bytes(data), manifest.files[name]
     if found != expected:
         raise BundleError(f"{name} of the bundle {url!r} has SHA-256 {found}; expected {expected}, as saved")
@@ -99,16 +99,37 @@ def read_checked(url: str, manifest: Manifest, name: str) -> bytes:
 
 
 def keep_bundle(url: str, models_url: str) -> str:
-    """Copy a bundle below ``models_url`` under its content hash, unless it is there; gives its URL there.
+    """Copy a bundle below ``models_url`` under its content hash, unless it is there whole; gives its URL there.
 
-    Raises BundleError.
+    Raises BundleError where a file is missing or is not the one that was saved.
     """
     manifest = read_manifest(url)
     target = files.join(models_url, manifest.sha256)
-    if not files.exists(files.join(target, CONFIG)):
-        for name in (*manifest.files, CONFIG):
-            files.copy_file(files.join(url, name), files.join(target, name))
+    if not _is_whole(target, manifest.sha256):
+        for name, sha256 in manifest.files.items():
+            try:
+                models.keep_file(files.join(url, name), files.join(target, name), sha256)
+            except FileNotFoundError as err:
+                raise _lacking(url, name) from err
+            except FingerprintError as err:
+                raise BundleError(f"{name} of the bundle {err}, as saved") from err
+        files.write_atomic(files.join(target, CONFIG), files.json_bytes(manifest.to_dict()))
     return target
+
+
+def _is_whole(url: str, sha256: str) -> bool:
+    """By its own manifest: two bundles that are the same but for their history have one place."""
+    try:
+        there = read_manifest(url)
+    except BundleError:
+        return False
+    return there.sha256 == sha256 and all(
+        models.is_whole(files.join(url, name), expected) for name, expected in there.files.items()
+    )
+
+
+def _lacking(url: str, name: str) -> BundleError:
+    return BundleError(f"the bundle {url!r} lacks {name}; expected the files that were saved")
 
 
 def _checked(url: str, values: Any) -> Manifest:

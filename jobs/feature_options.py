@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.options import positive, refuse, refuse_group, require
 from jobs.source_options import add_fetch_options, listing
-from schemas import Store, files
+from schemas import Store, files, models
 
 if TYPE_CHECKING:
     from capmodel.feature_plan import FeaturePlan
@@ -55,13 +55,12 @@ def keep_components(plan: FeaturePlan, models_url: str) -> str | None:
     """Copy the components below ``models_url`` under their hash, once; gives their URL there, or None."""
     if plan.components is None:
         return None
-    return _kept(plan.components, f"{plan.spec['reduction']['sha256']}.safetensors", models_url)
+    return _kept(plan.components, plan.spec["reduction"]["sha256"], models_url)
 
 
-def _kept(source: str, name: str, models_url: str) -> str:
-    target = files.join(models_url, name)
-    if not files.exists(target):
-        files.copy_file(source, target)
+def _kept(source: str, sha256: str, models_url: str) -> str:
+    target = files.join(models_url, f"{sha256}.safetensors")
+    models.keep_file(source, target, sha256)
     return target
 
 
@@ -124,7 +123,7 @@ def _check_whole(store: Store) -> None:
 
 def _keep_weights(store: Store, models_url: str) -> None:
     """So that bundles that are trained on the reduced features hold the encoder too."""
-    name = f"{store.spec.get('weights_sha256')}.safetensors"
-    source = files.join(store.models_url, name)
+    sha256 = str(store.spec.get("weights_sha256"))
+    source = files.join(store.models_url, f"{sha256}.safetensors")
     if files.exists(source):
-        _kept(source, name, models_url)
+        _kept(source, sha256, models_url)

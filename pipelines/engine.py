@@ -27,7 +27,7 @@ from schemas.machine import cores, os_threads, peak_rss, threads_each
 from schemas.workers import WorkerRecord, write_worker
 
 SHARDS = 2  # at work at a time
-WINDOW = 32  # images that are read together
+WINDOW, WINDOW_BYTES = 32, 128 << 20  # images that are read together, fewer where they are large
 WINDOWS_AHEAD = 2
 OTHERS = 64  # threads of Beam's harness, of gRPC and of pyarrow's input
 SECONDS = 1.0  # between two looks at a process's record

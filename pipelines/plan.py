@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import apache_beam as beam
 import pyarrow as pa
@@ -17,10 +17,12 @@ import pyarrow.parquet as pq
 
 from pipelines.boundary import across_workers
 from pipelines.run import Run
+from pipelines.sources.parquet import LARGE_GROUP
 from schemas import arrow, files
 from schemas.records import CONTENT_MARK, ImageRef, Shard
 
 SHARDS_PER_PARTITION = 16
+RowGroup = tuple[str, int]  # file, number
 REF_COLUMNS = [name for name in ImageRef._fields if name in arrow.PLAN.names]
 
 
@@ -56,12 +58,34 @@ def cut(refs: Iterable[ImageRef], shard_size: int) -> list[list[ImageRef]]:
     """One partition's references in pieces of nearly equal size, at most ``shard_size``.
 
     They are in reading order, but for copies: what the listing says has the same content as an earlier one is next
-    to it. So copies share a shard, unless a piece ends between them.
+    to it. So copies share a shard, unless a piece ends between them. A large row group of Parquet has pieces of its
+    own.
     """
     ordered = _copies_together(sorted(refs, key=_place))
-    pieces = -(-len(ordered) // shard_size)
-    bounds = [round(piece * len(ordered) / pieces) for piece in range(pieces + 1)] if pieces else []
-    return [ordered[start:end] for start, end in itertools.pairwise(bounds)]
+    large = _large_groups(ordered)
+    parts = itertools.groupby(ordered, lambda ref: _group_of(ref, large))
+    return [piece for _, part in parts for piece in _even_pieces(list(part), shard_size)]
+
+
+def _even_pieces(refs: list[ImageRef], shard_size: int) -> list[list[ImageRef]]:
+    pieces = -(-len(refs) // shard_size)
+    bounds = [round(piece * len(refs) / pieces) for piece in range(pieces + 1)]
+    return [refs[start:end] for start, end in itertools.pairwise(bounds)]
+
+
+def _large_groups(refs: Iterable[ImageRef]) -> set[RowGroup]:
+    """Row groups of which more has to be read for these references than is kept in memory."""
+    return {
+        (ref.uri, ref.offset)
+        for ref in refs
+        if ref.kind == "parquet" and ref.size * (ref.length + 1) > LARGE_GROUP
+    }
+
+
+def _group_of(ref: ImageRef, large: Collection[RowGroup]) -> RowGroup | None:
+    """The large row group that ``ref`` is in, if it is read in order: copies are not."""
+    group = (ref.uri, ref.offset)
+    return group if ref.kind == "parquet" and not ref.digest and group in large else None
 
 
 def _place(ref: ImageRef) -> tuple[str, int, int, str]:
@@ -94,9 +118,20 @@ def read_plan(url: str) -> list[Shard]:
     with _open_plan(url) as plan:
         shards = []
         for group in range(plan.metadata.num_row_groups):
-            ids = plan.read_row_group(group, columns=["shard"]).column("shard")
-            shards.append(Shard(ids[0].as_py(), url, group, len(ids)))
+            rows = plan.read_row_group(group, columns=["shard", "follows"])
+            shards.append(Shard(rows["shard"][0].as_py(), url, group, len(rows), rows["follows"][0].as_py()))
         return shards
+
+
+def sequences(shards: Iterable[Shard]) -> list[list[Shard]]:
+    """Shards that one worker does in order: those that share a large row group, which is so read once; others alone."""
+    found: list[list[Shard]] = []
+    for shard in shards:
+        if shard.follows:
+            found[-1].append(shard)
+        else:
+            found.append([shard])
+    return found
 
 
 def read_shard(shard: Shard) -> list[ImageRef]:
@@ -127,16 +162,18 @@ def _open_plan(url: str) -> pq.ParquetFile:
 def _plan_bytes(shards: Sequence[Sequence[ImageRef]], fingerprint: str) -> bytes:
     schema = arrow.stamp(arrow.PLAN, "plan", fingerprint)
     sink = pa.BufferOutputStream()
+    large, before = _large_groups(itertools.chain.from_iterable(shards)), None
     with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
         for refs in shards:
-            name = shard_id(refs, fingerprint)
-            rows = [{"shard": name, **ref._asdict()} for ref in refs]
+            name, group = shard_id(refs, fingerprint), _group_of(refs[0], large)
+            follows, before = group is not None and group == before, _group_of(refs[-1], large)
+            rows = [{"shard": name, "follows": follows, **ref._asdict()} for ref in refs]
             writer.write_table(pa.Table.from_pylist(rows, schema=schema), row_group_size=len(rows))
     return sink.getvalue().to_pybytes()
 
 
 class PlanShards(beam.PTransform):
-    """References in, ``Shard`` pointers out, spread over the workers."""
+    """References in, ``sequences`` of ``Shard`` pointers out, spread over the workers."""
 
     def __init__(self, run: Run, shard_size: int) -> None:
         super().__init__()
@@ -155,7 +192,7 @@ class PlanShards(beam.PTransform):
             >> beam.Map(lambda ref, n: (partition_of(ref, n), ref), beam.pvalue.AsSingleton(partitions))
             | beam.GroupByKey()
             | "WritePlan"
-            >> beam.FlatMap(across_workers(_planned), run=run, shard_size=size).with_output_types(Shard)
+            >> beam.FlatMap(across_workers(_planned), run=run, shard_size=size).with_output_types(list[Shard])
             | "SpreadShards" >> beam.Reshuffle()
         )
 
@@ -167,5 +204,5 @@ def fix_partitions(images: int, run: Run, shard_size: int) -> int:
     return files.read_json(url)["partitions"]
 
 
-def _planned(group: tuple[str, Iterable[ImageRef]], run: Run, shard_size: int) -> Iterator[Shard]:
-    yield from write_plan(run, *group, shard_size)
+def _planned(group: tuple[str, Iterable[ImageRef]], run: Run, shard_size: int) -> Iterator[list[Shard]]:
+    yield from sequences(write_plan(run, *group, shard_size))

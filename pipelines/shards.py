@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.batches import BatchResult, Prepared, run_batch
-from pipelines.engine import WINDOW, WINDOWS_AHEAD, Engine, Gauge
+from pipelines.engine import WINDOW, WINDOW_BYTES, WINDOWS_AHEAD, Engine, Gauge
 from pipelines.output import Done, ShardOutput
 from pipelines.reuse import Reuse
 from pipelines.run import Run
@@ -31,10 +31,20 @@ from schemas.errors import ImageError
 from schemas.records import Failure, ImageRef, ShardReport
 
 Item = bytes | np.ndarray
-Fetched = tuple[
-    list[ImageRef], Item | ImageError
-]  # images of the same bytes, and these, or why there are none
 Fetch = Callable[[Sequence[ImageRef]], Sequence[Item | ImageError]]
+
+
+class Fetched:
+    """Images of the same bytes, and these until they are prepared, or why there are none."""
+
+    def __init__(self, refs: list[ImageRef], item: Item | ImageError) -> None:
+        self.refs, self._item = refs, item
+        self.bytes = len(item) if isinstance(item, bytes) else 0
+
+    def take(self) -> Item | ImageError:
+        """The bytes, or the error; what is taken is not in memory here any more."""
+        item, self._item, self.bytes = self._item, b"", 0
+        return item
 
 
 class Tally:
@@ -117,6 +127,20 @@ def _run_shard(
         output.add(done, columns)
 
 
+def windows(refs: Sequence[ImageRef]) -> Iterator[list[ImageRef]]:
+    """References to read together: WINDOW of them, fewer where they are expected to have more than WINDOW_BYTES."""
+    window: list[ImageRef] = []
+    expected = 0
+    for ref in refs:
+        expected += ref.expected_bytes
+        if window and (len(window) == WINDOW or expected > WINDOW_BYTES):
+            yield window
+            window, expected = [], ref.expected_bytes
+        window.append(ref)
+    if window:
+        yield window
+
+
 def _fetched(
     refs: Sequence[ImageRef], fetch: Fetch, engine: Engine, tally: Tally
 ) -> Generator[tuple[ImageRef, Item | ImageError]]:
@@ -128,13 +152,16 @@ def _fetched(
         tally.hold(len(window))
         return engine.reader.submit(read, window)
 
-    windows = [refs[start : start + WINDOW] for start in range(0, len(refs), WINDOW)]
-    for window, items in _ahead(windows, submit, WINDOWS_AHEAD):
+    def size(window: Sequence[ImageRef]) -> int:
+        return sum(ref.expected_bytes for ref in window)
+
+    for window, items in _ahead(windows(refs), submit, WINDOWS_AHEAD, size):
         for ref, item in zip(window, items, strict=True):
             tally.counts["bytes_read"] += getattr(item, "nbytes", 0) or (
                 len(item) if isinstance(item, bytes) else 0
             )
             yield ref, item
+        del items  # not beside the next window's
 
 
 def _alike(
@@ -149,17 +176,17 @@ def _alike(
             tally.hold(-1)
             continue
         if refs:
-            yield refs, content
+            yield Fetched(refs, content)
         refs, content = [ref], item
     if refs:
-        yield refs, content
+        yield Fetched(refs, content)
 
 
 def _prepared(
     fetched: Iterable[Fetched], engine: Engine, reuse: Reuse, output: ShardOutput, tally: Tally
 ) -> Generator[Prepared]:
-    def prepare(pair: Fetched) -> Prepared | ImageError | None:
-        (ref, *copies), item = pair
+    def prepare(fetched: Fetched) -> Prepared | ImageError | None:
+        (ref, *copies), item = fetched.refs, fetched.take()
         if isinstance(item, ImageError):
             return item
         content = _content_of(item)
@@ -171,14 +198,15 @@ def _prepared(
         except ImageError as err:
             return err
 
-    for (refs, _), result in _ahead(
-        fetched, lambda pair: engine.preparers.submit(prepare, pair), engine.prepared_ahead
-    ):
+    def submit(fetched: Fetched) -> Future[Any]:
+        return engine.preparers.submit(prepare, fetched)
+
+    for images, result in _ahead(fetched, submit, engine.prepared_ahead, lambda images: images.bytes):
         if isinstance(result, ImageError):
-            _fail(output, refs, result, tally)
+            _fail(output, images.refs, result, tally)
         elif result is None:
-            tally.counts["reused"] += len(refs)
-            tally.done(len(refs), held=1)
+            tally.counts["reused"] += len(images.refs)
+            tally.done(len(images.refs), held=1)
         else:
             yield result
 
@@ -190,22 +218,27 @@ def _content_of(item: Item) -> str:
 
 
 def _ahead(
-    items: Iterable[Any], submit: Callable[[Any], Future[Any]], depth: int
+    items: Iterable[Any],
+    submit: Callable[[Any], Future[Any]],
+    depth: int,
+    size: Callable[[Any], int] = lambda item: 0,
 ) -> Iterator[tuple[Any, Any]]:
-    """Each item with its future's result, in order, ``depth`` futures ahead."""
+    """Each item with its future's result, in order, ``depth`` futures ahead, fewer where they hold WINDOW_BYTES."""
     waiting: deque[tuple[Any, Future[Any]]] = deque()
     try:
         for item in items:
             waiting.append((item, submit(item)))
-            if len(waiting) > depth:
-                first, future = waiting.popleft()
-                yield first, future.result()
+            while len(waiting) > depth or sum(size(item) for item, _ in waiting) > WINDOW_BYTES:
+                yield _done(*waiting.popleft())
         while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
+            yield _done(*waiting.popleft())
     finally:
         for _, future in waiting:
             future.cancel()
+
+
+def _done(item: Any, future: Future[Any]) -> tuple[Any, Any]:
+    return item, future.result()
 
 
 def _run_all(prepared: Iterator[Prepared], engine: Engine, output: ShardOutput, tally: Tally) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,8 @@ from schemas.records import Shard, ShardReport
 
 
 class ProcessShards(beam.PTransform):
-    """``Shard`` pointers in, ``ShardReport`` out; each shard read, run and committed by one worker.
+    """Sequences of ``Shard`` pointers in, ``ShardReport`` out; each shard read, run and committed by one worker, those
+    of a sequence one after the other.
 
     ``load`` makes the processor from ``settings`` on a worker; a process has one engine with it, however many bundles
     it runs. The engine has ``threads``, else the share of the machine's cores that is due to one of ``processes``
@@ -58,8 +59,12 @@ class _ProcessShard(beam.DoFn):
         with crossing(self._storage):
             self._engine = self._shared.acquire(self._load, tag=self._run.run_id)
 
-    def process(self, shard: Shard) -> Iterator[ShardReport]:
-        """One shard, from its references to its commit."""
+    def process(self, shards: Sequence[Shard]) -> Iterator[ShardReport]:
+        """Each shard, from its references to its commit."""
+        for shard in shards:
+            yield self._process(shard)
+
+    def _process(self, shard: Shard) -> ShardReport:
         engine = self._ready()
         with crossing(self._storage):
             report, counts = process_shard(
@@ -73,7 +78,7 @@ class _ProcessShard(beam.DoFn):
             if report.fresh:
                 engine.did(report.rows + report.failures)
         _count(counts, report)
-        yield report
+        return report
 
     def finish_bundle(self) -> None:
         """What the process held is on record when its bundle is."""

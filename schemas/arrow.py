@@ -76,6 +76,7 @@ DELETES = pa.schema(
 PLAN = pa.schema(
     [
         pa.field("shard", pa.string(), nullable=False),
+        pa.field("follows", pa.bool_(), nullable=False),
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),

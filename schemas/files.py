@@ -10,20 +10,22 @@ Whatever a storage refuses is raised as an OSError, and listings are never taken
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import tempfile
 import threading
 import uuid
-from contextlib import suppress
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO
 
 import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.core import has_magic, url_to_fs
 
 from schemas import remote, storage  # noqa: F401 (storage says which classes fsspec opens gs and s3 by)
-from schemas.errors import RequestError
+from schemas.errors import FingerprintError, RequestError
 from schemas.remote import refusals
 
 ATOMIC_CREATE = frozenset({"file", "local", "gs", "gcs", "s3", "s3a", "memory"})
@@ -212,23 +214,41 @@ def json_bytes(value: Any) -> bytes:
     return json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"
 
 
-def copy_file(source: str, target: str) -> None:
-    """Copy one file between any two filesystems; the target appears whole."""
-    source_fs, source_path = split(source)
-    target_fs, target_path = split(target)
-    local = is_local(target_fs)
-    landing = _beside(target_path) if local else target_path
-    if local:
-        os.makedirs(os.path.dirname(target_path) or ".", exist_ok=True)
-    with (
-        refusals(source),
-        source_fs.open(source_path, "rb") as reader,
-        target_fs.open(landing, "wb") as writer,
-    ):
+def copy_file(source: str, target: str, sha256: str | None = None) -> None:
+    """Copy one file between any two filesystems; the target appears whole, or stays as it was.
+
+    Raises FingerprintError where the SHA-256 of what was read is not ``sha256``.
+    """
+    fs, path = split(source)
+    digest = hashlib.sha256()
+    with refusals(source), fs.open(path, "rb") as reader, _writing(target) as writer:
         while block := reader.read(1 << 22):
+            digest.update(block)
             writer.write(block)
+        if sha256 not in (None, digest.hexdigest()):
+            raise FingerprintError(f"{source!r} has SHA-256 {digest.hexdigest()}; expected {sha256}")
+
+
+@contextmanager
+def _writing(url: str) -> Iterator[BinaryIO]:
+    """A stream to ``url``, where what was written appears once the block has ended without an error."""
+    fs, path = split(url)
+    local = is_local(fs)
+    landing = _beside(path) if local else path
     if local:
-        os.replace(landing, target_path)
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    stream = fs.open(landing, "wb")
+    try:
+        yield stream
+        stream.flush()
+        if local:
+            os.fsync(stream.fileno())
+        stream.close()
+    except BaseException:
+        remote.discard(fs, landing, stream)
+        raise
+    if local:
+        os.replace(landing, path)
 
 
 def copy_tree(source: str, target: str) -> None:

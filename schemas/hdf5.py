@@ -6,9 +6,12 @@ through fsspec where it is remote. Version and fingerprint are attributes of the
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import tempfile
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import h5py
@@ -24,6 +27,86 @@ from schemas.remote import refusals
 _TEXT = h5py.string_dtype("utf-8")
 
 
+class _Disk(io.RawIOBase):
+    """A new file at ``path``, of which libhdf5 never sees an error: it crashes where it cannot write to the end.
+
+    From the first error on, what is written stays in memory: at most one batch, and what libhdf5 writes at its end.
+    ``check`` raises that error.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._file = open(path, "w+b", buffering=0)  # noqa: SIM115 (closed by its owner)
+        self._error: OSError | None = None
+        self._held: list[tuple[int, bytes]] = []
+        self._position = self._size = 0
+
+    def check(self) -> None:
+        """Raises OSError where a write failed."""
+        if self._error is not None:
+            raise self._error
+
+    def finish(self) -> None:
+        """Bring everything to the disk. Raises OSError."""
+        self.check()
+        os.fsync(self._file.fileno())
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        view[:] = bytes(len(view))
+        end = self._position + len(view)
+        try:
+            os.preadv(self._file.fileno(), [view], self._position)
+        except OSError as err:
+            self._error = self._error or err
+        for start, data in self._held:
+            first, last = max(start, self._position), min(start + len(data), end)
+            if first < last:
+                view[first - self._position : last - self._position] = data[first - start : last - start]
+        self._position = end
+        return len(view)
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        if self._error is None:
+            try:
+                self._write(view)
+            except OSError as err:
+                self._error = err
+        if self._error is not None:
+            self._held.append((self._position, bytes(view)))
+        self._position += len(view)
+        self._size = max(self._size, self._position)
+        return len(view)
+
+    def _write(self, view: memoryview) -> None:
+        done = 0
+        while done < len(view):
+            done += os.pwrite(self._file.fileno(), view[done:], self._position + done)
+
+    def truncate(self, size: int | None = None) -> int:
+        self._size = self._position if size is None else size
+        try:
+            os.ftruncate(self._file.fileno(), self._size)
+        except OSError as err:
+            self._error = self._error or err
+        return self._size
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+        super().close()
+
+
 class Hdf5Writer:
     """Writes one data file: ``write`` batches, then ``close`` for its record, or ``abort``."""
 
@@ -31,13 +114,12 @@ class Hdf5Writer:
         self._url, self._schema, self._rows = url, schema, 0
         fs, path = files.split(url)
         self._local = files.is_local(fs)
-        if self._local:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            self._path = path
-        else:
-            handle, self._path = tempfile.mkstemp(suffix=".h5")
-            os.close(handle)
-        self._file = h5py.File(self._path, "w", libver=("v108", "v110"))
+        folder = os.path.dirname(path) if self._local else tempfile.gettempdir()
+        self._path = path if self._local else os.path.join(folder, f"captionbeam-{uuid.uuid4().hex}.h5")
+        with self._naming_the_disk():
+            os.makedirs(folder, exist_ok=True)
+            self._disk = _Disk(self._path)
+        self._file = h5py.File(self._disk, "w", libver=("v108", "v110"))
         self._file.attrs.update({key.decode(): value.decode() for key, value in schema.metadata.items()})
         self._datasets = {field.name: self._dataset(field) for field in schema}
 
@@ -50,20 +132,22 @@ class Hdf5Writer:
         )
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Add rows."""
+        """Add rows. Raises OSError."""
         end = self._rows + batch.num_rows
         for field, column in zip(self._schema, batch.columns, strict=True):
             dataset = self._datasets[field.name]
             dataset.resize(end, axis=0)
             dataset[self._rows : end] = _values(field, column)
         self._rows = end
+        with self._naming_the_disk():
+            self._disk.check()
 
     def close(self) -> WrittenFile:
         """Finish the file and upload it where its place is remote. Raises OSError."""
         self._file.close()
-        if self._local:  # the commit that names it must not outlive it
-            with open(self._path, "rb") as stream:
-                os.fsync(stream.fileno())
+        with self._naming_the_disk():
+            self._disk.finish()  # the commit that names it must not outlive it
+        self._disk.close()
         record = WrittenFile(
             self._url.rsplit("/", 1)[-1], os.path.getsize(self._path), sha256_file(self._path), self._rows
         )
@@ -77,7 +161,20 @@ class Hdf5Writer:
     def abort(self) -> None:
         """Give the file up."""
         self._file.close()
+        self._disk.close()
         os.unlink(self._path)
+
+    @contextlib.contextmanager
+    def _naming_the_disk(self) -> Iterator[None]:
+        """Say of an error of the local disk that it is none of the storage that the file goes to."""
+        try:
+            yield
+        except OSError as err:
+            if self._local:
+                raise
+            folder = os.path.dirname(self._path)
+            said = f"{err.strerror or err} in {folder}, where HDF5 files are made before they are uploaded"
+            raise OSError(err.errno, said) from err
 
 
 def _values(field: pa.Field, column: pa.Array) -> Any:

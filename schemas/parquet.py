@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from schemas import arrow, files
 from schemas.records import WrittenFile
-from schemas.remote import refusals
+from schemas.remote import discard, refusals
 
 GROUP_BYTES = 8 << 20
 MAX_GROUP_ROWS = 4096
@@ -112,12 +112,7 @@ class ParquetWriter:
     def abort(self) -> None:
         """Give the file up; what was written of it goes away."""
         self._stream.forget()
-        if hasattr(self._raw, "discard") and not files.is_local(self._fs):
-            self._raw.discard()
-            self._raw.closed = True  # gcsfs would write what it has of it once nobody holds the file any more
-            return
-        self._raw.close()
-        self._fs.rm_file(self._path)
+        discard(self._fs, self._path, self._raw)
 
 
 class ParquetData:

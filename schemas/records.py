@@ -21,7 +21,7 @@ class ImageRef(NamedTuple):
     file     0                            bytes, or -1 where unknown      -
     zip      of the local header, bytes   compressed bytes                method (0, 8), bytes
     tar      of the data, bytes           bytes                           -
-    parquet  row group                    row within the row group        column
+    parquet  row group                    row within the row group        size: bytes a row on average; column
     row      row in a features data file  -                               column: the image's own location
     array    row                          1                               column: dataset or member
     ======== ============================ =============================== =====================================
@@ -48,6 +48,11 @@ class ImageRef(NamedTuple):
     former: str = ""
 
     @property
+    def expected_bytes(self) -> int:
+        """Bytes in memory once it is read, as far as the listing says."""
+        return max(0, self.size, self.length if self.kind in ("file", "zip", "tar") else 0)
+
+    @property
     def location(self) -> str:
         """One string that finds the image again, in fsspec's chained form where it has one."""
         if self.kind in ("zip", "tar"):
@@ -60,12 +65,16 @@ class ImageRef(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """The unit of work, by pointer: row group ``row_group`` of the plan file ``plan`` holds its references."""
+    """The unit of work, by pointer: row group ``row_group`` of the plan file ``plan`` holds its references.
+
+    ``follows``: it goes on in the large row group of a source that the shard before it ends in.
+    """
 
     shard_id: str
     plan: str
     row_group: int
     images: int
+    follows: bool = False
 
 
 class Failure(NamedTuple):

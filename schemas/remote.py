@@ -10,9 +10,11 @@ import errno
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
 
 from fsspec import AbstractFileSystem
+from fsspec.spec import AbstractBufferedFile
 
 MARK = "captionbeam-writer"  # S3 keeps names of metadata in lower case, without underscores
 CONFLICTS, LONGEST_WAIT = 8, 2.0  # tries, and seconds between two of them
@@ -50,6 +52,18 @@ def _mark_of(fs: AbstractFileSystem, path: str) -> str | None:
     except (KeyError, FileNotFoundError):  # written by something else; gone again
         return None
     return found
+
+
+def discard(fs: AbstractFileSystem, path: str, stream: BinaryIO) -> None:
+    """Give up what was written to ``stream``, which is open on ``path``: nothing of it appears there."""
+    if isinstance(stream, AbstractBufferedFile):
+        with suppress(OSError), refusals(path):
+            stream.discard()
+        stream.closed = True  # else it would write what it holds once nobody refers to it any more
+        return
+    with suppress(OSError):  # a full disk refuses what is in the buffer once more
+        stream.close()
+    fs.rm_file(path)
 
 
 @contextmanager

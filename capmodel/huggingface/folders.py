@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from capmodel.bundle_files import FORMAT
-from schemas import files
+from schemas import files, models
 from schemas.errors import FingerprintError, RequestError
 from schemas.fingerprint import sha256_bytes, sha256_file
 
@@ -39,12 +39,15 @@ class ModelFolder:
         return sha256_bytes(json.dumps(dict(self.files), sort_keys=True, separators=(",", ":")).encode())
 
     def keep(self, models_url: str) -> str:
-        """Copy the folder below a store's ``models/``, once by its hash, the manifest last; gives its URL there."""
+        """Copy the folder below a store's ``models/``, unless it is there whole, by its hash; gives its URL there.
+
+        Raises FingerprintError for a file that is not what it was.
+        """
         target = files.join(models_url, self.sha256)
-        if not files.exists(files.join(target, MANIFEST)):
-            for name in self.files:
-                files.copy_file(files.join(self.url, name), files.join(target, name))
-            files.write_atomic(files.join(target, MANIFEST), files.json_bytes({"files": dict(self.files)}))
+        for name, sha256 in self.files.items():
+            models.keep_file(files.join(self.url, name), files.join(target, name), sha256)
+        manifest = files.json_bytes({"files": dict(self.files)})
+        models.keep_bytes(manifest, files.join(target, MANIFEST), sha256_bytes(manifest))
         return target
 
     @contextmanager

@@ -18,6 +18,7 @@ BYTES_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "webp", 
 ID_COLUMNS = ("image_id", "id", "__key__", "key", "file_name", "filename", "name")
 _BLOCK = 64 << 10  # footers are small
 _LISTED_ROWS = 1 << 16
+LARGE_GROUP = 128 << 20  # bytes of a row group that is never kept whole: it is read once, in order
 
 
 def list_parquet(spec: SourceSpec) -> Iterator[ImageRef]:
@@ -26,6 +27,7 @@ def list_parquet(spec: SourceSpec) -> Iterator[ImageRef]:
     with opened(spec.url) as parquet:
         first = 0
         for group in range(parquet.num_row_groups):
+            size = bytes_per_row(parquet.metadata, group)
             for row, image_id in enumerate(_ids(parquet, group, first, spec)):
                 yield ImageRef(
                     image_id=image_id,
@@ -35,9 +37,16 @@ def list_parquet(spec: SourceSpec) -> Iterator[ImageRef]:
                     kind="parquet",
                     offset=group,
                     length=row,
+                    size=size,
                     column=spec.bytes_column,
                 )
             first += parquet.metadata.row_group(group).num_rows
+
+
+def bytes_per_row(metadata: pq.FileMetaData, group: int) -> int:
+    """Of all columns, uncompressed, on average. Of the one column pyarrow aborts where the footer is damaged."""
+    found = metadata.row_group(group)
+    return max(0, found.total_byte_size) // max(1, found.num_rows)
 
 
 @contextmanager

@@ -87,11 +87,11 @@ def _write_data(url: str, snapshot: Snapshot, parts: Sequence[Part], name: str) 
                     suffix = splitext(part.manifest["data"])[1]
                     writer = open_writer(files.join(url, "data", name + suffix), schema)
                 writer.write(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
+        return writer.close() if writer is not None else WrittenFile("", 0, sha256_bytes(b""), 0)
     except BaseException:  # Ctrl-C too: whatever it is, it goes on, but leaves no half of a file
         if writer is not None:
             writer.abort()
         raise
-    return writer.close() if writer is not None else WrittenFile("", 0, sha256_bytes(b""), 0)
 
 
 def _kept_rows(url: str, part: Part) -> Iterator[pa.RecordBatch]:

@@ -205,6 +205,37 @@ def test_a_bundle_is_kept_once_by_its_hash(folder):
     assert keep_bundle(folder, models) == kept
 
 
+@pytest.mark.parametrize("name", ["encoder.safetensors", "model.safetensors", "tokenizer/tokenizer.json"])
+def test_a_bundle_that_is_cut_is_refused_and_kept_once_it_is_whole(folder, name):
+    with_encoder(folder).save(folder)
+    models, whole = folder + "-models", files.read_bytes(files.join(folder, name))
+    files.write_atomic(files.join(folder, name), whole[:-1])
+    with pytest.raises(BundleError, match=rf"{name} of the bundle .* has SHA-256 .*; expected .*, as saved"):
+        keep_bundle(folder, models)
+    kept = files.join(models, read_manifest(folder).sha256)
+    assert not files.exists(files.join(kept, name))
+    files.write_atomic(files.join(folder, name), whole)
+    assert keep_bundle(folder, models) == kept
+    assert Bundle.load(kept).sha256 == read_manifest(folder).sha256
+
+
+@pytest.mark.parametrize("name", ["encoder.safetensors", "config.json"])
+def test_a_kept_bundle_that_is_damaged_is_replaced(folder, name):
+    with_encoder(folder).save(folder)
+    kept = keep_bundle(folder, folder + "-models")
+    files.write_atomic(files.join(kept, name), b"cut")
+    assert keep_bundle(folder, folder + "-models") == kept
+    assert files.read_bytes(files.join(kept, name)) == files.read_bytes(files.join(folder, name))
+
+
+def test_a_bundle_without_one_of_its_files_is_refused(folder):
+    with_encoder(folder).save(folder)
+    fs, path = files.split(files.join(folder, "encoder.safetensors"))
+    fs.rm_file(path)
+    with pytest.raises(BundleError, match=r"lacks encoder.safetensors; expected the files that were saved"):
+        keep_bundle(folder, folder + "-models")
+
+
 def test_the_card_says_scores_use_and_origin(folder):
     bundle = with_encoder(folder)
     bundle.save(folder)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import cells, reads
 from pipelines import fetch as fetching
+from pipelines import reads
 from pipelines.fetch import fetch, fetch_location, fetch_locations, parse_location
 from pipelines.spans import FetchOptions
 from schemas.errors import ImageError, SystemicError
@@ -189,16 +189,6 @@ class TestParquetReads:
                 with pytest.raises(expected):
                     fetch(refs, QUICK)
             assert count["bytes"] > 0
-
-    def test_what_is_kept_has_a_limit_and_the_oldest_goes_first(self, tmp_path):
-        kept = cells._Columns(limit=50_000)
-        groups = [cells._Group("u", "v", i, "image") for i in range(4)]
-        columns = [cells.pa.chunked_array([[os.urandom(20_000)]]) for _ in groups]
-        for group, column in zip(groups[:3], columns, strict=False):
-            kept.put(group, column)
-        assert [kept.get(group) is not None for group in groups] == [False, True, True, False]
-        kept.put(groups[3], cells.pa.chunked_array([[os.urandom(60_000)]]))
-        assert kept.get(groups[3]) is None
 
     def test_a_file_written_anew_is_read_anew(self, tmp_path):
         path = make_parquet(tmp_path / "x.parquet", {"image": [b"old!"]})

@@ -14,6 +14,7 @@ from pipelines.plan import (
     partition_of,
     planned_shards,
     read_shard,
+    sequences,
     shard_id,
     write_plan,
 )
@@ -73,6 +74,34 @@ def test_copies_change_nothing_about_what_is_planned(kinds, size):
     assert sorted(ref for piece in pieces for ref in piece) == sorted(refs)
     assert all(0 < len(piece) <= size for piece in pieces)
     assert cut(list(reversed(refs)), size) == pieces
+
+
+def cell(row: int, group: int = 0, megabytes: int = 1) -> ImageRef:
+    place = f"{group}-{row}"
+    return ImageRef(
+        place, "/a.parquet", "/a.parquet", place, "parquet", group, row, size=megabytes << 20, column="image"
+    )
+
+
+def test_shards_that_share_a_large_row_group_are_done_in_order_by_one_worker(tmp_path):
+    """Row group 0 has 100 MiB, 1 has 300 MiB, of which a part is done already, 2 has 10 MiB."""
+    refs = (
+        [cell(n) for n in range(100)] + [cell(n, 1) for n in range(40, 300)] + [cell(n, 2) for n in range(10)]
+    )
+    shards = write_plan(features_run(tmp_path), "/a.parquet", refs, 60)
+    assert [shard.images for shard in shards] == [50, 50, 52, 52, 52, 52, 52, 10]
+    assert [[shard.row_group for shard in each] for each in sequences(shards)] == [
+        [0],
+        [1],
+        [2, 3, 4, 5, 6],
+        [7],
+    ]
+    assert [ref for shard in shards for ref in read_shard(shard)] == refs
+
+
+def test_copies_share_a_shard_wherever_they_lie():
+    refs = [cell(n)._replace(digest=f"sha256:{n % 200}") for n in range(300)]
+    assert [ref.length for ref in cut(refs, 4)[0]] == [0, 200, 1, 201]
 
 
 @given(st.permutations([loose(n) for n in range(5)]))

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.fetch import fetch
@@ -24,11 +25,11 @@ def test_a_row_with_bytes_is_an_image_named_by_the_id_column(tmp_path):
     path = make_parquet(tmp_path / "x.parquet", {"image_id": NAMES, "jpg": PICTURES, "label": [1] * 10})
     os.utime(path, ns=(5, 9))
     refs, _ = listed(path)
-    size = path.stat().st_size
+    size, groups = path.stat().st_size, pq.read_metadata(path)
+    each = [groups.row_group(n).total_byte_size // groups.row_group(n).num_rows for n in range(3)]
+    place = {"uri": str(path), "source": str(path), "kind": "parquet", "column": "jpg"}
     assert refs == [
-        ImageRef(
-            name, str(path), str(path), f"{size}-9:{i}", "parquet", offset=i // 4, length=i % 4, column="jpg"
-        )
+        ImageRef(name, version=f"{size}-9:{i}", offset=i // 4, length=i % 4, size=each[i // 4], **place)
         for i, name in enumerate(NAMES)
     ]
     assert fetch(refs) == PICTURES

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from schemas import arrow, files, remote
+from schemas import arrow, files, models, remote
 from schemas.datafile import SUFFIX, open_data, open_writer
-from schemas.errors import RequestError
+from schemas.errors import FingerprintError, RequestError
+from schemas.fingerprint import sha256_bytes
 from tests.builders.commands import ROOT, environment
 from tests.builders.meddler import LOSE_THE_ANSWER, meddling
 
@@ -189,6 +190,20 @@ def test_files_are_copied_to_from_and_within_a_bucket(bucket, tmp_path):
     files.copy_tree(files.join(bucket.url, "b"), str(tmp_path / "out"))
     assert (tmp_path / "out/weights").read_bytes() == data
     assert (tmp_path / "out/empty").read_bytes() == b""
+
+
+@pytest.mark.parametrize("length", [100, 10_000_000])
+def test_a_cut_file_never_gets_its_name_in_a_bucket(bucket, tmp_path, length):
+    data = bytes(range(256)) * 40_000  # several parts of an upload
+    url, source = files.join(bucket.url, "models/weights"), tmp_path / "weights"
+    source.write_bytes(data[:length])
+    with pytest.raises(FingerprintError, match="has SHA-256"):
+        models.keep_file(str(source), url, sha256_bytes(data))
+    assert everything(bucket.url) == []
+    files.write_atomic(url, data[:-1])
+    source.write_bytes(data)
+    models.keep_file(str(source), url, sha256_bytes(data))
+    assert files.read_bytes(url) == data
 
 
 @pytest.mark.parametrize("file_format", ["parquet", "hdf5"])

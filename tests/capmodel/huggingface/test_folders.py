@@ -67,6 +67,16 @@ def test_a_folder_is_kept_once_by_its_hash_and_checked_where_it_is_read(folder, 
         kept_folder(kept).at_hand(),
     ):
         pass
+    with opened.at_hand(), kept_folder(opened.keep(str(tmp_path / "models"))).at_hand():
+        pass  # keeping it again replaced the garbage
+
+
+def test_a_file_that_is_cut_after_it_was_opened_is_not_kept(folder, tmp_path):
+    opened = open_folder(str(folder))
+    (folder / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(FingerprintError, match="model.safetensors' has SHA-256"):
+        opened.keep(str(tmp_path / "models"))
+    assert not list(tmp_path.glob("models/*/model.safetensors"))
 
 
 def test_a_folder_elsewhere_is_copied_for_as_long_as_it_is_needed(saved):
