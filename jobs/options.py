@@ -135,8 +135,8 @@ def add_run_options(parser: argparse.ArgumentParser, retry: bool = True, model: 
     group.add_argument(
         "--publish-anyway",
         action="store_true",
-        help="publish also what looks wrong beside the store's newest snapshot: many more failures, captions that "
-        "collapsed",
+        help="publish also what looks wrong: many more failures than the store's newest snapshot has, captions that "
+        "collapsed or are all empty or equal",
     )
     group.add_argument(
         "--price-per-hour",
