@@ -136,11 +136,11 @@ def listing(
         find: Any = FindRows(features, options.sample, options.seed)
         return {"find": find, "fetch": fetch_rows, "names": names, "features": features}
     from pipelines.fetch import fetch
-    from pipelines.find import FindImages
+    from pipelines.find import ListSources
 
-    find = FindImages(sources, options.sample, options.seed)
+    find = ListSources(sources, options.sample, options.seed)
     read = functools.partial(fetch, options=fetch_options(options))
-    return {"find": find, "fetch": read, "names": names, "features": None}
+    return {"find": find, "fetch": read, "names": names, "features": None, "counted": True}
 
 
 def fetch_options(options: argparse.Namespace) -> FetchOptions:

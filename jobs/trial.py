@@ -23,6 +23,7 @@ from jobs.summary import print_table, size
 from pipelines.compare import read_counts, read_gone
 from pipelines.find import LimitImages
 from pipelines.gates import too_many_gone
+from pipelines.listed import passed_over_line, read_listing
 from pipelines.plan import PlanShards, planned_shards
 from pipelines.run import Run
 from pipelines.runner import is_handed_over, runs_in_process, worker_processes
@@ -62,6 +63,8 @@ def try_out(work: Work, options: argparse.Namespace, target: RunTarget, retired:
         else:
             rows |= canary_rows(trial, left, options.price_per_hour)
     print_table(f"{'canary' if trial else 'plan'}: {look.url}", rows)
+    if passed_over := passed_over_line(read_listing(look)):
+        print(f"note: {passed_over}")
     if not left:
         print("nothing to do but deleting" if counts["gone"] else "nothing to do")
     said = None if options.publish_anyway else would_be_held_back(look, counts, options.max_deletes)

@@ -199,7 +199,9 @@ def _check_alone(texts: Sequence[str], may_be_equal: bool) -> None:
     if len(texts) >= FEWEST_CAPTIONS and not any(text.strip() for text in texts):
         said = f"all {len(texts):,} captions that were looked at are empty; expected words"
     elif len(texts) >= FEWEST_EQUAL and len(set(texts)) == 1 and not may_be_equal:
-        said = f"all {len(texts):,} captions that were looked at are {texts[0]!r}; expected captions that differ"
+        said = (
+            f"all {len(texts):,} captions that were looked at are {texts[0]!r}; expected captions that differ"
+        )
     if said:
         raise HeldBack(f"{said}: " + AGAIN.format("--publish-anyway"))
 

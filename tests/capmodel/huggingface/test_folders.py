@@ -170,5 +170,7 @@ def test_a_folder_without_a_tokenizer_is_refused(kind, tmp_path):
     folder = Path(save_model(tmp_path / kind, kind))
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         (folder / name).unlink()
-    with pytest.raises(RequestError, match=r"the tokenizer of .* knows no word, .*; expected its files beside"):
+    with pytest.raises(
+        RequestError, match=r"the tokenizer of .* knows no word, .*; expected its files beside"
+    ):
         settle_captioner(str(folder), DecodeOptions())
