@@ -16,6 +16,7 @@ import pyarrow as pa
 from jobs.launching.running import print_dry, run_on
 from jobs.launching.target import RunTarget
 from jobs.options import as_record, clear_totals, require
+from jobs.recorded_options import request_of
 from jobs.watch import Watch, finish
 from pipelines import clusters
 from pipelines.batches import Processor
@@ -81,7 +82,15 @@ def launch(
     Gives the exit status. ``retired``: a refresh's sources that are no more.
     """
     begin = functools.partial(
-        start, work, url, options, file_format, operation=operation, runner=target.record
+        start,
+        work,
+        url,
+        options,
+        file_format,
+        operation=operation,
+        runner=target.record,
+        request=request_of(options, work),
+        retired=retired,
     )
     if options.dry_run:
         look(begin, work, options, target, gates, retired)
