@@ -97,7 +97,8 @@ def settle_store(options: argparse.Namespace) -> None:
         options.output, options.sources = alone, []
         options.named -= {"sources"}
     require(
-        options.output is not None, "no store is named; expected --output STORE, or one that is there alone"
+        options.output is not None,
+        "no store is named; expected --output STORE, or captionbeam refresh STORE",
     )
 
 
