@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from jobs.options import dests, require
-from jobs.source_options import PER_SOURCE, add_source_options
+from jobs.source_options import PER_SOURCE, add_fetch_options, add_source_options
 from schemas import files, layout
 from schemas.errors import RequestError
 
@@ -131,6 +131,15 @@ def repeat_request(options: argparse.Namespace, newest: Snapshot | None) -> None
     flags = [*_flags({**kept, **whole}), *repeated]
     if flags:
         print(f"as in the record of {options.output}: {shlex.join(flags)}", flush=True)
+
+
+def repeat_limits(options: argparse.Namespace, newest: Snapshot) -> None:
+    """The limits of what is read, where the user has left the defaults: as all sources were listed."""
+    usual = dests(add_fetch_options)
+    for name in usual.keys() - HOW:
+        recorded = {entry.get(name, usual[name]) for entry in newest.request.get("sources", ())}
+        if len(recorded) == 1 and getattr(options, name) == usual[name]:
+            setattr(options, name, recorded.pop())
 
 
 def _require_named(options: argparse.Namespace, newest: Snapshot) -> None:

@@ -117,7 +117,7 @@ def _check_free(url: str) -> None:
     for name, what in (("config.json", "a bundle or another model"), (TABLE, "a token table")):
         if files.exists(files.join(url, name)):
             raise RequestError(f"{url} holds {what} ({name}); expected a store, or a new folder")
-    there = [name for name in files.names(url) if name != "lost+found"]
+    there = [name for name in files.names(url) if name not in ("models", "lost+found")]
     if there and "plans" not in there:
         named = ", ".join(there[:3]) + (", ..." if len(there) > 3 else "")
         raise RequestError(f"{url} holds other files ({named}); expected a store, or a new or empty folder")
