@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +131,12 @@ def repeat_request(options: argparse.Namespace, newest: Snapshot | None) -> None
     options.sources = [entry["source"] for entry in entries]
     flags = [*_flags({**kept, **whole}), *repeated]
     if flags:
-        print(f"as in the record of {options.output}: {shlex.join(flags)}", flush=True)
+        say(options, f"as in the record of {options.output}: {shlex.join(flags)}")
+
+
+def say(options: argparse.Namespace, line: str) -> None:
+    """Print a line; on standard error in a dry run, whose standard output is JSON alone."""
+    print(line, file=sys.stderr if options.dry_run else sys.stdout, flush=True)
 
 
 def repeat_limits(options: argparse.Namespace, newest: Snapshot) -> None:
@@ -180,7 +186,7 @@ def _excluded(named: Collection[str]) -> set[str]:
 
 
 def _entries(options: argparse.Namespace, recorded: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The sources that are listed, each with the options of its listing; a named one is listed whole."""
+    """The sources that are listed, each with the options of its listing; a named one is listed whole, and itself."""
     from pipelines.sources.spec import source_name
 
     known = {str(entry["source"]): dict(entry) for entry in recorded}
@@ -192,7 +198,7 @@ def _entries(options: argparse.Namespace, recorded: Iterable[Mapping[str, Any]])
     found = []
     for name in map(source_name, options.sources):
         entry = known.get(name, {"source": name})
-        found.append({key: value for key, value in entry.items() if key not in PART})
+        found.append({key: value for key, value in entry.items() if key not in (*PART, "inventory")})
     return found
 
 

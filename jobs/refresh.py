@@ -19,7 +19,7 @@ from jobs.options import (
     require,
     share_or_number,
 )
-from jobs.recorded_options import repeat_request, settle_store
+from jobs.recorded_options import repeat_request, say, settle_store
 from jobs.source_options import add_source_options
 from schemas import files, layout
 from schemas.fingerprint import changes
@@ -244,4 +244,4 @@ def _check_redo(options: argparse.Namespace, work: Work, newest: Snapshot | None
         f"all {images:,} images of {options.output} would be done again: {said}; expected --redo to do so (--plan says "
         "what it costs), or the options that the store was made with",
     )
-    print(f"all {images:,} images of {options.output} are done again: {said}", flush=True)
+    say(options, f"all {images:,} images of {options.output} are done again: {said}")
