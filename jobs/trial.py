@@ -66,7 +66,8 @@ def try_out(work: Work, options: argparse.Namespace, target: RunTarget, retired:
     if passed_over := passed_over_line(read_listing(look)):
         print(f"note: {passed_over}")
     if not left:
-        print("nothing to do but deleting" if counts["gone"] else "nothing to do")
+        rest = "but deleting" if counts["gone"] else "but publishing" if look.redo else ""
+        print(f"nothing to do {rest}".rstrip())
     said = None if options.publish_anyway else would_be_held_back(look, counts, options.max_deletes)
     if said:
         print(f"note: {said}: as it is, the refresh would be held back")

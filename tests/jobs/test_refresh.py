@@ -378,9 +378,6 @@ def test_what_is_named_anew_is_all_that_changes(copied):
     plan = here("refresh", store, "--image-size", 96, "--plan").stdout
     assert "preprocess.size 224 -> 96" in plan
     assert "--pooled" in plan
-    plan = here("refresh", store, "--logits", "--plan").stdout
-    assert "--pooled" not in plan
-    assert "output pooled -> logits" in plan
     refused = here("refresh", "--output", store, "--ignore-record", status=2).stderr
     assert "a refresh needs one of --encoder" in refused
 
