@@ -16,6 +16,7 @@ import pyarrow as pa
 from jobs.launching.running import print_dry, run_on
 from jobs.launching.target import RunTarget
 from jobs.options import as_record, clear_totals, require
+from jobs.recorded_options import request_of
 from jobs.watch import Watch, finish
 from pipelines import clusters
 from pipelines.batches import Processor
@@ -23,6 +24,7 @@ from pipelines.compare import CompareStore, NameSources
 from pipelines.copies import HashContents
 from pipelines.find import LimitImages
 from pipelines.gates import Gates
+from pipelines.listed import RecordListing
 from pipelines.plan import PlanShards
 from pipelines.publish import PublishSnapshot
 from pipelines.run import Run, moved_sources, start_run
@@ -39,9 +41,9 @@ class Work:
     """What is done: which images, and the processor that a worker loads for them.
 
     ``kind``, ``spec``, ``fingerprint`` and ``field`` say what rows come of it. ``names``: of the sources that
-    ``find`` lists; ``features``: the snapshot that it lists instead. ``keep`` copies weights or a bundle to a
-    store's ``models/`` and gives the settings that ``load`` makes a processor from. ``dedup``: read everything ahead,
-    so that copies are planned together.
+    ``find`` lists, as ``ListSources`` does if it is ``counted``; ``features``: the snapshot that it lists instead.
+    ``keep`` copies weights or a bundle to a store's ``models/`` and gives the settings that ``load`` makes a processor
+    from. ``dedup``: read everything ahead, so that copies are planned together.
     """
 
     kind: str
@@ -55,6 +57,7 @@ class Work:
     load: Callable[[Mapping[str, Any]], Processor]
     keep: Callable[[str], Mapping[str, Any]]
     dedup: bool = False
+    counted: bool = False
 
 
 def start(work: Work, url: str, options: argparse.Namespace, file_format: str = "parquet", **how: Any) -> Run:
@@ -81,7 +84,15 @@ def launch(
     if operation != "refresh":
         retired = moved(url, work)
     begin = functools.partial(
-        start, work, url, options, file_format, operation=operation, runner=target.record
+        start,
+        work,
+        url,
+        options,
+        file_format,
+        operation=operation,
+        runner=target.record,
+        request=request_of(options, work),
+        retired=retired,
     )
     if options.dry_run:
         look(begin, work, options, target, gates, retired)
@@ -172,13 +183,19 @@ def to_do(
 ) -> tuple[beam.PCollection, list[beam.PCollection]]:
     """The images to be done, and what publishing has to wait for beside their shards."""
     images = pipeline | "FindImages" >> work.find
+    written = []
+    if work.counted:
+        images, listings = images
+        written = [listings | "RecordListing" >> RecordListing(run, work.names)]
     if options.limit:
         images = images | LimitImages(options.limit, options.seed)
     if run.operation != "refresh":
-        return images | SkipDone(run, options.retry_failures, retired), []
-    names = NameSources([*work.names, *retired], work.features)
-    todo, written = images | CompareStore(run, names, lists_all(options), options.retry_failures)
-    return todo, [written | "Written" >> beam.Map(lambda _: 1)]
+        todo = images | SkipDone(run, options.retry_failures, retired)
+    else:
+        names = NameSources([*work.names, *retired], work.features)
+        todo, compared = images | CompareStore(run, names, lists_all(options), options.retry_failures)
+        written.append(compared)
+    return todo, [one | f"Written{number}" >> beam.Map(lambda _: 1) for number, one in enumerate(written)]
 
 
 def lists_all(options: argparse.Namespace) -> bool:

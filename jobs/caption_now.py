@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from heapq import nsmallest
 from itertools import islice
@@ -16,6 +17,7 @@ from jobs.terminal import visible
 from pipelines.batches import Prepared, Processor, run_batch
 from pipelines.fetch import fetch
 from pipelines.find import draw, is_sampled
+from pipelines.listed import Listing, check_listed, ending, passed_over_line, sum_listings
 from pipelines.sources.inventory import check_counts
 from pipelines.sources.listing import list_images
 from pipelines.sources.spec import Counted, SourceSpec
@@ -49,14 +51,23 @@ def _chosen(sources: Sequence[SourceSpec], options: argparse.Namespace) -> list[
 
 
 def _listed(sources: Sequence[SourceSpec]) -> Iterator[ImageRef]:
-    counts = []
+    """The images of all sources. Says on standard error what was passed over; raises SourceError where one has none."""
+    counts, listings = [], []
     for source in sources:
+        images, passed_over = 0, Counter[str]()
         for found in list_images(source):
             if isinstance(found, ImageRef):
+                images += 1
                 yield found
             elif isinstance(found, Counted):
                 counts.append(found)
+            else:
+                passed_over[ending(found.name)] += 1
+        listings.append(Listing(source.name, images, passed_over))
     check_counts(counts)
+    if said := passed_over_line(listings):
+        print(f"captionbeam: note: {said}", file=sys.stderr)
+    check_listed(sum_listings(listings), [source.name for source in sources])
 
 
 def _batches(refs: Iterator[ImageRef], size: int) -> Iterator[list[ImageRef]]:

@@ -135,11 +135,23 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if not getattr(job, "BEAM", False):
         return parser.parse_args(rest), []
     options, beam_args = parser.parse_known_args(rest)
+    if getattr(job, "REPEATS", False):
+        options.named = _named(job, name, rest)
     if beam_args:
         from pipelines.runner_flags import check_beam_args
 
         check_beam_args(beam_args)
     return options, beam_args
+
+
+def _named(job: ModuleType, name: str, words: Sequence[str]) -> set[str]:
+    """The options that a command line names, whatever their values."""
+    parser = _Parser(prog=f"captionbeam {name}", add_help=False, allow_abbrev=False)
+    job.add_options(parser)
+    add_storage_options(parser)
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return set(vars(parser.parse_known_args(list(words))[0]))
 
 
 if __name__ == "__main__":

@@ -135,8 +135,8 @@ def add_run_options(parser: argparse.ArgumentParser, retry: bool = True, model: 
     group.add_argument(
         "--publish-anyway",
         action="store_true",
-        help="publish also what looks wrong beside the store's newest snapshot: many more failures, captions that "
-        "collapsed",
+        help="publish also what looks wrong: many more failures than the store's newest snapshot has, captions that "
+        "collapsed or are all empty or equal",
     )
     group.add_argument(
         "--price-per-hour",
@@ -182,9 +182,14 @@ def refuse(options: argparse.Namespace, names: Sequence[str], where: str) -> Non
 
 def refuse_group(options: argparse.Namespace, add: Callable[[Any], None], where: str) -> None:
     """Likewise for every option that ``add`` adds to a parser."""
+    _refuse_changed(options, dests(add), where)
+
+
+def dests(add: Callable[[Any], None]) -> dict[str, Any]:
+    """The options that ``add`` adds to a parser, by name, with their defaults."""
     parser = argparse.ArgumentParser(add_help=False)
     add(parser)
-    _refuse_changed(options, vars(parser.parse_args([])), where)
+    return vars(parser.parse_args([]))
 
 
 def _refuse_changed(options: argparse.Namespace, usual: dict[str, Any], where: str) -> None:
@@ -195,7 +200,7 @@ def _refuse_changed(options: argparse.Namespace, usual: dict[str, Any], where: s
 
 def as_record(options: argparse.Namespace) -> dict[str, Any]:
     """The options as the run's record keeps them."""
-    return {name: value for name, value in vars(options).items() if not callable(value)}
+    return {name: value for name, value in vars(options).items() if not callable(value) and name != "named"}
 
 
 def require(condition: bool, sentence: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs.caption import check_sources
@@ -20,6 +20,7 @@ from jobs.options import (
     require,
     share_or_number,
 )
+from jobs.recorded_options import repeat_request, say, settle_store
 from jobs.source_options import add_source_options
 from schemas import files, layout
 from schemas.fingerprint import changes
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from schemas.layout import Snapshot
 
 HELP = """\
+  captionbeam refresh features
   captionbeam refresh photos/ --output features --encoder efficientnet_lite0
   captionbeam refresh photos/ --output captions --bundle bundle --beam 3
   captionbeam refresh --features features --output captions --bundle bundle
@@ -36,18 +38,23 @@ HELP = """\
 
 Compares the listing of every SOURCE with the store's newest snapshot and publishes the next one. Images that are new
 or changed are done; images that left the listing of their source are deleted (old snapshots keep them), at most
---max-deletes of them; unchanged ones cost a listing. Rows of sources that are not named stay as they are. With
-another encoder, bundle or option than the store was made with, everything is done again. --plan says what would be
-done and what it costs, --canary N tries it on N images; neither writes to the store.
+--max-deletes of them; unchanged ones cost a listing. What is not named (sources, encoder or captioner, any option that
+decides rows) is as the store's record has it; rows of sources that are not listed stay as they are. With another
+encoder, bundle or option than the store was made with, everything is to be done again, which needs --redo. --plan says
+what would be done and what it costs, --canary N tries it on N images; neither writes to the store.
 """
-BEAM = True
+BEAM = REPEATS = True
 MAX_DELETES = 0.1
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What is compared with the store, what does the work, and how far it may go."""
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="where the images are")
-    parser.add_argument("--output", required=True, metavar="STORE", help="the store to bring up to date")
+    parser.add_argument(
+        "--output",
+        metavar="STORE",
+        help="the store to bring up to date; STORE alone, without SOURCE, means the same",
+    )
     add_captioner_options(parser)
     parser.add_argument(
         "--features",
@@ -81,6 +88,17 @@ def _add_refresh_options(group: Any) -> None:
         metavar="SOURCE",
         help="a source that is no more, or has another name now: what no SOURCE lists of its images is deleted",
     )
+    group.add_argument(
+        "--redo",
+        action="store_true",
+        help="do all again, where the store was made with another encoder, bundle or option; without it such a refresh "
+        "is refused",
+    )
+    group.add_argument(
+        "--ignore-record",
+        action="store_true",
+        help="take nothing from the store's record: the sources and options are those that are named here",
+    )
     group.add_argument("--plan", action="store_true", help="print what would be done, and stop")
     group.add_argument(
         "--canary",
@@ -106,17 +124,18 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Settle what is to be done with what, say so where it is all, then plan, try or do it."""
     from jobs.launching.target import settle_job
 
+    settle_store(options)
+    newest = layout.newest_snapshot(files.absolute(options.output))
+    repeat_request(options, newest)
     check_options(options)
     options.precision = options.precision or (None if writes_captions(options) else "auto")
     target = settle_job(options, beam_args)
     from jobs.bulk import gates_of, launch, lists_all, moved
 
     work = _work(options)
-    newest = layout.newest_snapshot(files.absolute(options.output))
     retired = [*_retired(options), *moved(options.output, work)]
     _check_sources_of_store(options, work, newest, retired)
-    for line in redo_lines(options.output, newest, work.fingerprint, work.spec):
-        print(line, flush=True)
+    _check_redo(options, work, newest)
     options.format = options.format or (newest.format if newest else "parquet")
     if options.plan or options.canary:
         from jobs.trial import try_out
@@ -218,10 +237,15 @@ def _listed(names: set[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def redo_lines(url: str, newest: Snapshot | None, fingerprint: str, spec: Mapping[str, Any]) -> Iterator[str]:
-    """The sentence that says why all is done again, if it is."""
-    if newest is None or newest.fingerprint == fingerprint:
+def _check_redo(options: argparse.Namespace, work: Work, newest: Snapshot | None) -> None:
+    """Say why all is done again, if it is; raises RequestError where nobody asked for that."""
+    if newest is None or newest.fingerprint == work.fingerprint:
         return
     images = newest.totals["rows"] + newest.totals["failed"]
-    said = [f"{name} {old} -> {new}" for name, old, new in changes(newest.spec, spec)]
-    yield f"all {images:,} images of {url} are done again: {', '.join(said)}"
+    said = ", ".join(f"{name} {old} -> {new}" for name, old, new in changes(newest.spec, work.spec))
+    require(
+        options.redo or options.plan or bool(options.canary),
+        f"all {images:,} images of {options.output} would be done again: {said}; expected --redo to do so (--plan says "
+        "what it costs), or the options that the store was made with",
+    )
+    say(options, f"all {images:,} images of {options.output} are done again: {said}")

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from pipelines.spans import FetchOptions
     from schemas.store import Store
 
+PER_SOURCE = (
+    "image_root",
+    "id_column",
+    "uri_column",
+    "bytes_column",
+    "inventory",
+)  # as each source needs them
+
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
     """What is listed, and how much of it."""
@@ -114,12 +122,22 @@ def source_options(options: argparse.Namespace) -> Any:
     return SourceOptions(*columns, options.image_root, tuple(options.inventory))
 
 
-def parsed_sources(options: argparse.Namespace) -> Sequence[SourceSpec]:
-    """What each SOURCE is. Raises RequestError."""
-    from pipelines.sources.inventory import report_time
-    from pipelines.sources.parse import parse_sources
+def _listings(options: argparse.Namespace) -> list[tuple[str, argparse.Namespace]]:
+    """Each SOURCE with the options of its own listing: a store's record has them source by source."""
+    recorded = getattr(options, "listings", None) or [(source, {}) for source in options.sources]
+    return [(source, argparse.Namespace(**{**vars(options), **own})) for source, own in recorded]
 
-    specs = parse_sources(options.sources, source_options(options))
+
+def parsed_sources(options: argparse.Namespace) -> Sequence[SourceSpec]:
+    """What each SOURCE is. Raises RequestError, also where the job's --output lies in one of them."""
+    from pipelines.sources.inventory import report_time
+    from pipelines.sources.parse import parse_each
+    from pipelines.sources.stores import refuse_output
+
+    listings = [(source, source_options(own)) for source, own in _listings(options)]
+    specs = parse_each(listings, source_options(options))
+    if options.output:
+        refuse_output(options.output, dict.fromkeys(spec.name for spec in specs))
     for name, as_of in dict.fromkeys((spec.name, report_time(spec)) for spec in specs if spec.report):
         print(f"note: {name} is listed as its inventory of {as_of or 'an unknown time'} has it")
     return specs
@@ -136,11 +154,11 @@ def listing(
         find: Any = FindRows(features, options.sample, options.seed)
         return {"find": find, "fetch": fetch_rows, "names": names, "features": features}
     from pipelines.fetch import fetch
-    from pipelines.find import FindImages
+    from pipelines.find import ListSources
 
-    find = FindImages(sources, options.sample, options.seed)
+    find = ListSources(sources, options.sample, options.seed)
     read = functools.partial(fetch, options=fetch_options(options))
-    return {"find": find, "fetch": read, "names": names, "features": None}
+    return {"find": find, "fetch": read, "names": names, "features": None, "counted": True}
 
 
 def fetch_options(options: argparse.Namespace) -> FetchOptions:
@@ -163,6 +181,6 @@ def _trusted(options: argparse.Namespace) -> tuple[str, ...]:
     """What the user has named: the servers of sources, the server or folder of the images."""
     from pipelines.addresses import origins
 
-    named = [*getattr(options, "sources", ()), *filter(None, [getattr(options, "image_root", None)])]
-    folders = [files.absolute(named[-1])] if getattr(options, "image_root", None) else []
-    return (*origins(named), *folders)
+    listings = _listings(options) if hasattr(options, "sources") else []
+    roots = dict.fromkeys(own.image_root for _, own in listings if own.image_root)
+    return (*origins([*(source for source, _ in listings), *roots]), *map(files.absolute, roots))

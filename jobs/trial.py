@@ -20,14 +20,16 @@ from jobs.launching.target import RunTarget
 from jobs.options import require
 from jobs.progress import clock
 from jobs.summary import print_table, size
-from pipelines.compare import read_counts
+from pipelines.compare import read_counts, read_gone
 from pipelines.find import LimitImages
-from pipelines.gates import allowed
+from pipelines.gates import too_many_gone
+from pipelines.listed import passed_over_line, read_listing
 from pipelines.plan import PlanShards, planned_shards
 from pipelines.run import Run
 from pipelines.runner import is_handed_over, runs_in_process, worker_processes
 from pipelines.transforms import ProcessShards
 from schemas import files, layout
+from schemas.records import parse_address
 
 LATEST_RUNS = 50
 
@@ -61,13 +63,14 @@ def try_out(work: Work, options: argparse.Namespace, target: RunTarget, retired:
         else:
             rows |= canary_rows(trial, left, options.price_per_hour)
     print_table(f"{'canary' if trial else 'plan'}: {look.url}", rows)
+    if passed_over := passed_over_line(read_listing(look)):
+        print(f"note: {passed_over}")
     if not left:
-        print("nothing to do but deleting" if counts["gone"] else "nothing to do")
-    gone, known = leaving(look, counts)
-    if gone > allowed(options.max_deletes, known) and not options.publish_anyway:
-        print(
-            f"note: more images are gone than --max-deletes {options.max_deletes:g} lets go: held back as it is"
-        )
+        rest = "but deleting" if counts["gone"] else "but publishing" if look.redo else ""
+        print(f"nothing to do {rest}".rstrip())
+    said = None if options.publish_anyway else would_be_held_back(look, counts, options.max_deletes)
+    if said:
+        print(f"note: {said}: as it is, the refresh would be held back")
     return 0
 
 
@@ -124,12 +127,15 @@ def plan_rows(look: Run) -> dict[str, Any]:
     return rows
 
 
-def leaving(look: Run, counts: Mapping[str, int]) -> tuple[int, int]:
-    """Images that would be gone, and of how many: where all is done again, of all rows that there are."""
-    if not look.redo or look.parent is None:
-        return counts["gone"], counts["known"]
-    rows = layout.load_snapshot(look.url, look.parent).totals["rows"]
-    return max(0, rows - sum(shard.images for shard in planned_shards(look))), rows
+def would_be_held_back(look: Run, counts: Mapping[str, int], limit: float) -> str | None:
+    """What publishing would say of the images that are gone, if no image failed anew; None where all may go."""
+    if look.parent is None:
+        return None
+    before = layout.load_snapshot(look.url, look.parent).totals["rows"]
+    listed = sum(counts[kind] for kind in ("new", "changed", "again", "unchanged"))
+    rows_gone = sum(not parse_address(place)[2] for place in read_gone(look))
+    after = listed if look.redo else before - rows_gone + counts["new"]
+    return too_many_gone(limit, before, after, counts["gone"], counts["known"])
 
 
 def planned_bytes(run: Run) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from jobs.progress import Progress, clock
 from jobs.summary import cost_per_million, print_table, size
 from pipelines import live
 from pipelines.compare import read_counts
+from pipelines.listed import passed_over_line, read_listing
 from pipelines.plan import planned_shards
 from pipelines.run import Run, adopted_manifest, now
 from schemas import files, layout
@@ -107,6 +108,8 @@ def finish(run: Run, watch: Watch, options: argparse.Namespace) -> int:
         print(
             f"nothing to do: all {store.totals['rows'] + store.totals['failed']:,} images of {run.url} are done"
         )
+    if passed_over := passed_over_line(read_listing(run)):
+        print(f"note: {passed_over}")
     if warned:
         said = f"over the warning share of {options.warn_failures:g}"
         print(f"warning: {failed:,} of {images:,} images failed, {said}")
@@ -124,6 +127,7 @@ def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | Non
         "snapshot": store.snapshot_id,
         "images": images,
         "listing": read_counts(run),
+        "sources": [one._asdict() for one in read_listing(run)],
         "rows": sum(commit.rows for commit in watch.commits),
         "copies": sum(commit.counts.get("copies", 0) for commit in watch.commits),
         "reused": sum(commit.counts.get("reused", 0) for commit in watch.commits),

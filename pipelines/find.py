@@ -1,6 +1,7 @@
 """Find the images of all sources: references only, containers listed side by side."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from pipelines.boundary import across_workers, crossing
+from pipelines.listed import Listing, ending
 from pipelines.sources.inventory import check_counts
 from pipelines.sources.listing import list_images, split_part, split_source
 from pipelines.sources.spec import Counted, Ignored, SourceSpec
@@ -30,8 +32,8 @@ def is_sampled(image_id: str, rate: float, seed: int) -> bool:
     return draw(image_id, seed) < rate
 
 
-class FindImages(beam.PTransform):
-    """PBegin -> PCollection[ImageRef]: every image of ``sources``, or of a sample of them.
+class ListSources(beam.PTransform):
+    """PBegin -> every image of ``sources``, or of a sample of them; and a ``Listing`` of each container.
 
     Counters ``find/images_listed`` (before sampling), ``find/files_ignored`` (no image, by its name).
     Of an inventory report nothing comes out before all its files are read and found to be whole.
@@ -44,7 +46,7 @@ class FindImages(beam.PTransform):
             raise RequestError(f"sample {sample!r} is no share of the images; expected above 0, at most 1")
         self._sources, self._sample, self._seed = list(sources), sample, seed
 
-    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[ImageRef]:
+    def expand(self, begin: beam.pvalue.PBegin) -> Any:
         listed = (
             begin
             | "NameSources" >> beam.Create(self._sources).with_output_types(SourceSpec)
@@ -53,14 +55,27 @@ class FindImages(beam.PTransform):
             | "SplitParts" >> beam.FlatMap(across_workers(split_part)).with_output_types(SourceSpec)
             | "SpreadContainers" >> beam.Reshuffle()
             | "ListImages"
-            >> beam.ParDo(_ListImages()).with_output_types(ImageRef).with_outputs("counted", main="images")
+            >> beam.ParDo(_ListImages())
+            .with_output_types(ImageRef)
+            .with_outputs("counted", "listings", main="images")
         )
         found = listed.images
         if any(source.report for source in self._sources):
             found = found | CheckReports(listed.counted)
-        if self._sample == 1:
-            return found
-        return found | "SampleImages" >> beam.Filter(ref_is_sampled, self._sample, self._seed)
+        if self._sample < 1:
+            found = found | "SampleImages" >> beam.Filter(ref_is_sampled, self._sample, self._seed)
+        return found, listed.listings
+
+
+class FindImages(beam.PTransform):
+    """PBegin -> PCollection[ImageRef]: the images of ``ListSources`` alone."""
+
+    def __init__(self, sources: Sequence[SourceSpec], sample: float = 1.0, seed: int = 0) -> None:
+        super().__init__()
+        self._listing = ListSources(sources, sample, seed)
+
+    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[ImageRef]:
+        return (begin | self._listing)[0]
 
 
 class CheckReports(beam.PTransform):
@@ -109,15 +124,19 @@ class _ListImages(beam.DoFn):
         self._storage = storage.current()
 
     def process(self, spec: SourceSpec) -> Iterator[Any]:
+        images, passed_over = 0, Counter[str]()
         with crossing(self._storage):
             for found in list_images(spec):
                 if isinstance(found, Ignored):
                     self._ignored.inc()
+                    passed_over[ending(found.name)] += 1
                 elif isinstance(found, Counted):
                     yield beam.pvalue.TaggedOutput("counted", found)
                 else:
                     self._listed.inc()
+                    images += 1
                     yield found
+        yield beam.pvalue.TaggedOutput("listings", Listing(spec.name, images, dict(passed_over)))
 
 
 def ref_is_sampled(ref: ImageRef, rate: float, seed: int) -> bool:

@@ -18,7 +18,8 @@ from schemas.store import Dead, Store
 
 FAILURES_RISE, FEWEST_FAILURES = 0.1, 3
 SHORTER, UNKNOWN_RISE, EQUAL_RISE = 0.5, 0.1, 0.25
-FEWEST_CAPTIONS, SAMPLED_SHARDS = 20, 16
+FEWEST_CAPTIONS, FEWEST_EQUAL, SAMPLED_SHARDS = 20, 100, 16
+FEW_TOKENS = 5  # start and end among them
 UNKNOWN = "<unk>"
 TEXTS = "captions.list.element.text"
 AGAIN = "not published; the rows are kept, and the same command with {} publishes them"
@@ -31,7 +32,7 @@ class Gates:
     max_failures: failures at most, a share of the snapshot's images below 1, else a number; None: any.
     max_deletes:  images at most that may go: a share (of the listed sources' images where they left the listing,
                   of the parent's rows altogether), or a number; None: any.
-    compared:     whether failures and captions are held against the parent's.
+    compared:     whether failures and captions are held against the parent's, captions without a parent to none.
     anyway:       publish what ``max_deletes`` and ``compared`` would hold back.
     """
 
@@ -56,13 +57,17 @@ def check_gates(
     their listing.
     """
     check_failures(gates.max_failures, run, snapshot, added)
-    if parent is None or gates.anyway:
+    if gates.anyway:
         return
-    _check_deletes(gates.max_deletes, parent, snapshot, gone, known)
-    if gates.compared:
+    if parent is not None:
+        _check_deletes(gates.max_deletes, parent, snapshot, gone, known)
+    if not gates.compared:
+        return
+    if parent is not None:
         _check_jump(parent, snapshot)
-        if run.kind == "captions":
-            check_captions(parent_captions(run.url, parent), new_captions(run.url, added))
+    if run.kind == "captions":
+        before = parent_captions(run.url, parent) if parent is not None else []
+        check_captions(before, new_captions(run.url, added), _may_be_equal(run.spec))
 
 
 def check_failures(
@@ -98,23 +103,33 @@ def allowed(limit: float, images: int) -> float:
     return limit if limit >= 1 else limit * images
 
 
+def too_many_gone(
+    limit: float | None, before: int, after: int, gone: int, known: int, named: str = ""
+) -> str | None:
+    """Why a refresh would delete too much, or None; asked by publishing and by ``refresh --plan``.
+
+    ``gone`` of ``known`` images of the run's sources left their listing (``named``: some of them, for the sentence);
+    the parent has ``before`` rows, the next snapshot would have ``after``.
+    """
+    if limit is None:
+        return None
+    if gone > allowed(limit, known):
+        said = f"{gone:,} of {known:,} images are gone from the listing{named}"
+    elif before - after > allowed(limit, before):
+        said = f"the snapshot would have {after:,} rows, its parent has {before:,}"
+    else:
+        return None
+    return f"{said}; expected at most {limit:g} to go (--max-deletes)"
+
+
 def _check_deletes(
     limit: float | None, parent: Snapshot, snapshot: Snapshot, gone: Sequence[str], known: int
 ) -> None:
-    if limit is None:
-        return
-    before, after = parent.totals["rows"], snapshot.totals["rows"]
-    said = ""
-    if len(gone) > allowed(limit, known):
-        named = ", ".join(map(repr, sorted(gone)[:3])) + (", ..." if len(gone) > 3 else "")
-        said = f"{len(gone):,} of {known:,} images are gone from the listing ({named})"
-    elif before - after > allowed(limit, before):
-        said = f"the snapshot would have {after:,} rows, its parent has {before:,}"
+    named = ", ".join(map(repr, sorted(gone)[:3])) + (", ..." if len(gone) > 3 else "")
+    rows = parent.totals["rows"], snapshot.totals["rows"]
+    said = too_many_gone(limit, *rows, len(gone), known, f" ({named})")
     if said:
-        raise HeldBack(
-            f"{said}; expected at most {limit:g} to go (--max-deletes): "
-            + AGAIN.format("a higher --max-deletes, or --publish-anyway,")
-        )
+        raise HeldBack(f"{said}: " + AGAIN.format("a higher --max-deletes, or --publish-anyway,"))
 
 
 def _check_jump(parent: Snapshot, snapshot: Snapshot) -> None:
@@ -148,10 +163,21 @@ def caption_figures(texts: Sequence[str]) -> CaptionFigures:
     return CaptionFigures(words / len(texts), unknown, 1 - len(set(texts)) / len(texts))
 
 
-def check_captions(before: Sequence[str], after: Sequence[str]) -> None:
-    """Raise HeldBack where captions collapsed. Equally many of both are compared; under 20, none."""
+def _may_be_equal(spec: Mapping[str, Any]) -> bool:
+    """Whether equal captions are what was asked for: with a beginning of their own, or of a few words."""
+    decode = spec.get("decode", {})
+    return bool(decode.get("prefix")) or 0 < (decode.get("max_length") or 0) <= FEW_TOKENS
+
+
+def check_captions(before: Sequence[str], after: Sequence[str], may_be_equal: bool = False) -> None:
+    """Raise HeldBack where captions collapsed.
+
+    Equally many of both are compared. Where either has fewer than 20, the new ones are only held to be not all empty
+    and, unless they ``may_be_equal``, not all equal.
+    """
     count = min(len(before), len(after))
     if count < FEWEST_CAPTIONS:
+        _check_alone(after, may_be_equal)
         return
     old, new = (caption_figures(_spread(texts, count)) for texts in (before, after))
     said = []
@@ -166,6 +192,18 @@ def check_captions(before: Sequence[str], after: Sequence[str]) -> None:
             f"captions collapsed against the parent's: {', '.join(said)} (of {count:,} of each); expected "
             "captions as varied as those: " + AGAIN.format("--publish-anyway")
         )
+
+
+def _check_alone(texts: Sequence[str], may_be_equal: bool) -> None:
+    said = ""
+    if len(texts) >= FEWEST_CAPTIONS and not any(text.strip() for text in texts):
+        said = f"all {len(texts):,} captions that were looked at are empty; expected words"
+    elif len(texts) >= FEWEST_EQUAL and len(set(texts)) == 1 and not may_be_equal:
+        said = (
+            f"all {len(texts):,} captions that were looked at are {texts[0]!r}; expected captions that differ"
+        )
+    if said:
+        raise HeldBack(f"{said}: " + AGAIN.format("--publish-anyway"))
 
 
 def _spread(texts: Sequence[str], count: int) -> list[str]:
@@ -185,10 +223,12 @@ def new_captions(url: str, added: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _first_captions(url: str, shards: Sequence[dict[str, Any]], dead: Mapping[str, Dead]) -> list[str]:
-    """Shards are named by a hash: the first ones by name are a sample of them."""
-    sampled = sorted((row for row in shards if row["rows"]), key=lambda row: row["shard"])[:SAMPLED_SHARDS]
+    """Of 16 shards, more if they are small. Shards are named by a hash: the first by name are a sample of them."""
+    ordered = sorted((row for row in shards if row["rows"]), key=lambda row: row["shard"])
     found: list[str] = []
-    for row in sampled:
+    for number, row in enumerate(ordered):
+        if number >= SAMPLED_SHARDS and len(found) >= FEWEST_EQUAL:
+            break
         data = pa.BufferReader(files.read_bytes(files.join(url, "data", row["data"])))
         table = pq.ParquetFile(data).read(columns=[TEXTS])  # read_table knows no parts of lists
         gone = dead.get(row["shard"], Dead()).rows

@@ -14,7 +14,7 @@ from pipelines.boundary import across_workers
 from pipelines.compare import read_counts, read_gone
 from pipelines.gates import Gates, check_failures, check_gates
 from pipelines.plan import planned_shards
-from pipelines.run import Run, adopted_manifest, check_same, now
+from pipelines.run import Run, adopted_manifest, check_same, merged_request, now
 from pipelines.settling import SETTLED, deletion, settle
 from schemas import arrow, files, layout, parquet
 from schemas.errors import FingerprintError, SystemicError
@@ -130,6 +130,7 @@ def _next(
         totals=_totals(kept, added, deletes),
         created=now(),
         operation=run.operation,
+        request=merged_request(newest.request if newest else {}, run),
     )
 
 

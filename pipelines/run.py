@@ -5,10 +5,11 @@ Nothing here needs Beam.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import platform
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from os.path import splitext
@@ -33,7 +34,8 @@ class Run:
     ``column`` and ``shape`` describe the processor's output, ``parent`` is the newest snapshot's number at launch
     (None for a new store), ``spec`` is what ``fingerprint`` is the hash of. ``redo``: the parent's rows were made
     with something else, and none of them is kept. ``place`` is the folder of the run's own record and plan; where
-    that is not the store, the run is a trial that leaves no trace in it.
+    that is not the store, the run is a trial that leaves no trace in it. ``request``: what repeats the run, as
+    snapshots keep it; ``retired``: sources that no later run lists.
     """
 
     url: str
@@ -48,6 +50,8 @@ class Run:
     operation: str = "add"
     redo: bool = False
     place: str = ""
+    request: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    retired: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -71,13 +75,15 @@ def start_run(
     operation: str = "add",
     place: str = "",
     runner: Mapping[str, Any] | None = None,
+    request: Mapping[str, Any] | None = None,
+    retired: Sequence[str] = (),
 ) -> Run:
     """Freeze the base of a new run on the store at ``url``, and write its record (below ``place``, if given).
 
     ``field`` is the one output column's Arrow field; ``operation`` is ``add`` or ``refresh``; ``runner`` is for the
-    record: what runs it, and how. Raises RequestError
-    where nothing can be written there, StoreError where a newer version wrote it, and FingerprintError where the
-    store holds something else; a refresh does all of it again instead.
+    record: what runs it, and how; ``request`` and ``retired`` as ``Run`` has them. Raises RequestError where nothing
+    can be written there, StoreError where a newer version wrote it, and FingerprintError where the store holds
+    something else; a refresh does all of it again instead.
     """
     url = files.absolute(url)
     check_no_snapshot(url)
@@ -90,7 +96,14 @@ def start_run(
         shape = arrow.grid_shape(field)[0] if arrow.is_grid(field) else ()
         parent = newest.id if newest else None
         made = Run(url, _new_id(), kind, file_format, fingerprint, dict(spec), field.name, shape, parent)
-        run = replace(made, operation=operation, redo=redo, place=place)
+        run = replace(
+            made,
+            operation=operation,
+            redo=redo,
+            place=place,
+            request=dict(request or {}),
+            retired=tuple(retired),
+        )
         _write_record(run, options or {}, _unpublished(run), runner or {})
     except (OSError, ImportError) as err:
         raise RequestError(
@@ -104,6 +117,10 @@ def _check_free(url: str) -> None:
     for name, what in (("config.json", "a bundle or another model"), (TABLE, "a token table")):
         if files.exists(files.join(url, name)):
             raise RequestError(f"{url} holds {what} ({name}); expected a store, or a new folder")
+    there = [name for name in files.names(url) if name not in ("models", "lost+found")]
+    if there and "plans" not in there:
+        named = ", ".join(there[:3]) + (", ..." if len(there) > 3 else "")
+        raise RequestError(f"{url} holds other files ({named}); expected a store, or a new or empty folder")
 
 
 def check_no_snapshot(url: str) -> None:
@@ -177,6 +194,22 @@ def adopted_manifest(run: Run) -> list[dict[str, Any]]:
     return layout.read_tables(run.folder, ["base.parquet"], arrow.MANIFEST).to_pylist()
 
 
+def merged_request(earlier: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """What repeats a store after ``run``: its own options, and the sources of all runs but those that are retired.
+
+    A run over a features snapshot has no sources, and leaves none.
+    """
+    if not run.request:
+        return dict(earlier)
+    sources = {} if run.request["options"].get("features") else _by_name(earlier) | _by_name(run.request)
+    kept = [entry for name, entry in sources.items() if name not in run.retired]
+    return {**run.request, "sources": kept}
+
+
+def _by_name(request: Mapping[str, Any]) -> dict[str, Any]:
+    return {entry["source"]: entry for entry in request.get("sources", ())}
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that shape a result."""
     found = {"python": platform.python_version()}
@@ -223,7 +256,7 @@ def check_same(
         said = known or f"fingerprint {newest.fingerprint[:12]}, not {fingerprint[:12]}"
         raise FingerprintError(
             f"{url} was made with {said}; expected the same encoder, weights, preprocessing and options, "
-            "or a new --output (captionbeam refresh does all of it again)"
+            "or a new --output (captionbeam refresh --redo does all of it again)"
         )
 
 

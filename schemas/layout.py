@@ -62,7 +62,8 @@ class Snapshot:
     """The published state of a store at one moment.
 
     ``operation`` is what made it: ``add``, ``refresh``, ``rollback``, ``compact`` or ``purge``; ``note`` says more
-    where there is more to say.
+    where there is more to say. ``request``: what a refresh repeats: the job, the options that decide rows and values,
+    and every source with those of its listing; empty where no job recorded any.
     """
 
     id: int
@@ -80,6 +81,7 @@ class Snapshot:
     created: str
     operation: str = "add"
     note: str = ""
+    request: dict[str, Any] = dataclasses.field(default_factory=dict)
     version: int = arrow.SCHEMA_VERSION
 
 

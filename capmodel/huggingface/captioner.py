@@ -75,6 +75,11 @@ class Parts:
         self._check(path)
 
     def _check(self, path: str) -> None:
+        if set(self.tokenizer.get_vocab()) <= set(self.tokenizer.all_special_tokens):
+            raise RequestError(
+                f"the tokenizer of {path!r} knows no word, so that every caption would be empty; expected its files "
+                "beside config.json: tokenizer.json, or vocab.txt, or vocab.json with merges.txt, ..."
+            )
         kind = self.config.model_type
         if type(self.config) not in AutoModelForImageTextToText._model_mapping:
             raise RequestError(f"{path!r} is a model of {kind}; expected one that writes text about images")

@@ -47,6 +47,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Find the failures, run the pipeline over them, report."""
     from jobs.bulk import gates_of, launch
     from jobs.launching.target import settle_job
+    from jobs.recorded_options import repeat_limits
     from jobs.upkeep.shared import whole_store
     from pipelines.retry import by_reading, failed_images, find_failed
 
@@ -65,6 +66,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
         )
         return 0
     options.job = "retry-failures"
+    repeat_limits(options, store.snapshot)
     target = settle_job(options, beam_args, "STORE")
     works = [_work(store, alike, options) for alike in by_reading(refs)]
     gates, kept = gates_of(options), store.snapshot.format

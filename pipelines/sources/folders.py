@@ -97,7 +97,7 @@ def list_inventory(spec: SourceSpec) -> Iterator[ImageRef | Ignored | Counted]:
 def list_glob(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
     """Images that match the pattern ``spec.url``."""
     for found in matches(spec.url):
-        yield Ignored(found.url) if found.is_folder else _ref_or_ignored(found, spec)
+        yield Ignored(f"{found.url.rstrip('/')}/") if found.is_folder else _ref_or_ignored(found, spec)
 
 
 def list_file(spec: SourceSpec) -> Iterator[ImageRef]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from pipelines.reads import is_local
-from pipelines.sources import access, coco, folders, inventory, lists, parquet, reports, tars, zips
+from pipelines.sources import access, coco, folders, inventory, lists, parquet, reports, stores, tars, zips
 from pipelines.sources.access import FileInfo
 from pipelines.sources.reports import Report
 from pipelines.sources.spec import (
@@ -36,16 +36,25 @@ def parse_sources(urls: Sequence[str], options: SourceOptions = AS_FOUND) -> lis
 
     Raises SourceError or RequestError, one sentence, for what cannot be read or does not fit the options.
     """
-    if not urls:
+    return parse_each([(url, options) for url in urls], options)
+
+
+def parse_each(sources: Sequence[tuple[str, SourceOptions]], named: SourceOptions) -> list[SourceSpec]:
+    """The same for sources with options of their own; what is ``named`` has to be of use to one of them."""
+    if not sources:
         raise RequestError(f"no source is named; expected {_EXPECTED}")
-    names = [source_name(url) for url in urls]
+    names = [source_name(url) for url, _ in sources]
     for name in names:
         if names.count(name) > 1:
             raise RequestError(f"source {name!r} is named twice; expected it once")
-    found = [reports.read_report(url) for url in options.inventories]
-    specs = [spec for name in names for spec in _reported(name, found) or _parse_source(name, options)]
-    _refuse_idle_options(specs, options)
-    _refuse_idle_reports(names, found)
+    urls = dict.fromkeys(url for _, options in sources for url in options.inventories)
+    found = {url: reports.read_report(url) for url in urls}
+    specs = []
+    for name, (_, options) in zip(names, sources, strict=True):
+        known = [found[url] for url in options.inventories]
+        specs += _reported(name, known) or _parse_source(name, options)
+    _refuse_idle_options(specs, named)
+    _refuse_idle_reports(names, [found[url] for url in named.inventories])
     return specs
 
 
@@ -88,7 +97,9 @@ def _parse_source(name: str, options: SourceOptions) -> list[SourceSpec]:
     if found is None:
         raise SourceError(f"source {name!r} does not exist; expected {_EXPECTED}")
     if found.is_folder or (not _kind_of_suffix(url) and access.has_keys_below(url)):
+        stores.refuse_store(name, url)
         return _parse_folder(name, url, options)
+    stores.refuse_store_files(name, [url])
     return [_checked(_container(name, url, _kind(url, name), options, root=""), options)]
 
 
@@ -246,6 +257,7 @@ def _is_container(url: str) -> bool:
 
 def _archives(name: str, root: str, urls: list[str], options: SourceOptions) -> list[SourceSpec]:
     """One entry an archive. The first of a kind is looked into; workers say what is wrong with another."""
+    stores.refuse_store_files(name, urls)
     settled: dict[str, SourceSpec] = {}
     specs = []
     for url in urls:

@@ -48,7 +48,7 @@ class SourceSpec(NamedTuple):
 
 
 class Ignored(NamedTuple):
-    """Something a source holds that is not an image: counted, and left alone."""
+    """Something a source holds that is not an image: counted, and left alone. A folder's name ends with a slash."""
 
     name: str
 

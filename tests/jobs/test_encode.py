@@ -225,3 +225,21 @@ def test_logits_are_a_column_of_their_own(tmp_path, capsys):
         expected = network.eval()(pixels)
     np.testing.assert_allclose(batch.column("logits").to_numpy_ndarray(), expected, rtol=2e-2, atol=2e-3)
     assert main([*command[:-1], "bf16"]) == 2  # grids do not go into a store of logits
+
+
+def test_what_is_passed_over_is_said_and_recorded(encoded):
+    store, done = encoded
+    assert "note: 1 file passed over (.txt)" in done.stdout
+    (record,) = Path(store).glob("plans/*/totals.json")
+    (source,) = json.loads(record.read_text())["sources"]
+    assert (source["images"], source["passed_over"]) == (12, {".txt": 1})
+
+
+def test_an_archive_without_an_image_is_a_wrong_request(tmp_path, capsys):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("readme.txt", "no picture here")
+    store = tmp_path / "store"
+    assert main(["encode", str(tmp_path / "x.zip"), "--output", str(store), *map(str, ENCODER)]) == 2
+    said = f"captionbeam: source '{tmp_path}/x.zip' holds no image: 1 file passed over (.txt); expected one"
+    assert said in capsys.readouterr().err
+    assert layout.snapshot_ids(str(store)) == []

@@ -254,8 +254,17 @@ def clean_up(group):
     ],
 )
 def test_options_that_contradict_are_said(tmp_path, capsys, flags, said):
-    (tmp_path / "x.jpg").write_bytes(b"1")
-    command = ["encode", tmp_path, "--output", tmp_path / "store", "--encoder", "efficientnet_lite0", *flags]
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "x.jpg").write_bytes(b"1")
+    command = [
+        "encode",
+        tmp_path / "photos",
+        "--output",
+        tmp_path / "store",
+        "--encoder",
+        "efficientnet_lite0",
+        *flags,
+    ]
     assert cli.main([str(word) for word in command]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "store").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -180,9 +181,11 @@ def test_more_gone_than_allowed_is_held_back_and_published_on_request(copied):
     for number in range(6):
         (photos / f"{number:02d}.jpg").unlink()
     (photos / "new.jpg").write_bytes(jpeg(60))
-    assert "more images are gone than --max-deletes 0.1" in refresh(photos, store, "--plan", job=here).stdout
+    plan = refresh(photos, store, "--plan", job=here).stdout
+    gone = "6 of 26 images are gone from the listing; expected at most 0.1 to go (--max-deletes)"
+    assert f"note: {gone}: as it is, the refresh would be held back" in plan
     redo = refresh(photos, store, "--plan", "--image-size", 96, job=here).stdout
-    assert "more images are gone than --max-deletes 0.1" in redo
+    assert "the snapshot would have 21 rows, its parent has 24; expected at most 0.1 to go" in redo
     held = refresh(photos, store, status=1, job=here)
     assert (
         "6 of 26 images are gone from the listing ('00.jpg', '01.jpg', '02.jpg', ...); expected at most 0.1 to go "
@@ -190,6 +193,7 @@ def test_more_gone_than_allowed_is_held_back_and_published_on_request(copied):
     ) in held.stderr
     assert "Traceback" not in held.stderr
     assert layout.snapshot_ids(str(store)) == [1]
+    assert "would be held back" not in refresh(photos, store, "--plan", "--max-deletes", 6, job=here).stdout
     done = refresh(photos, store, "--max-deletes", 6, job=here)
     assert shown(done.stdout)["images"].startswith("0 in"), "the new image was kept"
     assert len(versions(store)) == IMAGES - 6 + 1
@@ -235,7 +239,11 @@ def test_a_zip_beside_a_folder(copied, tmp_path):
 def test_another_option_does_all_again_whatever_kills_it(copied):
     photos, store = copied
     before, spec = versions(store), Store.open(str(store)).spec
-    command = ["refresh", photos, "--output", store, *ENCODER, "--image-size", 96]
+    options = ["refresh", photos, "--output", store, *ENCODER, "--image-size", 96]
+    refused = here(*options, status=2).stderr
+    assert f"all 26 images of {store} would be done again: " in refused
+    assert "expected --redo to do so" in refused
+    command = [*options, "--redo"]
     killed = subprocess.run(
         [sys.executable, ROOT / "tests/builders/killed.py", "between index and commit", "4", *map(str, command)],
         env=environment(), capture_output=True, text=True, check=False,
@@ -245,6 +253,8 @@ def test_another_option_does_all_again_whatever_kills_it(copied):
     assert f"all 26 images of {store} are done again: " in killed.stdout
     assert f"preprocess.size {size} -> 96" in killed.stdout
     assert versions(store) == before
+    plan = here(*options, "--plan").stdout
+    assert "held back" not in plan, "what the killed run has done is not gone"
     done = shown(captionbeam(*command).stdout)
     assert done["rows"].endswith("in 4 shards")
     assert versions(store) == before
@@ -321,6 +331,92 @@ def test_captions_follow_their_images_and_their_features(made, tmp_path):
     done = here(*of_images, "--beam", 2, "--plan").stdout
     assert "are done again: decode.beam 3 -> 2" in done
     assert layout.snapshot_ids(str(direct)) == [1, 2]
+
+    repeated = here("refresh", captions).stdout
+    assert f"as in the record of {captions}: --bundle {tmp_path}/bundle --features {features} " in repeated
+    assert "nothing to do" in repeated
+    here("refresh", "--output", captions, "--n-best", 2, "--redo", "--publish-anyway")
+    assert "nothing to do" in here("refresh", captions).stdout, "the new option is of the record now"
+    assert (
+        "decode.n_best 2 -> 1; expected --redo" in here("refresh", captions, "--n-best", 1, status=2).stderr
+    )
+    assert "nothing to do" in here("refresh", direct, "--publish-anyway").stdout
+
+
+def test_a_store_alone_repeats_the_sources_and_options_of_all_its_runs(copied, tmp_path):
+    """Two encodes of two sources, one of them a list with columns and a root of its own."""
+    photos, store = copied
+    more = make_photos(tmp_path / "more", "m", 4)
+    (tmp_path / "list.csv").write_text("name,path\n" + "".join(f"n{n},m{n:02d}.jpg\n" for n in range(4)))
+    listed = [tmp_path / "list.csv", "--id-column", "name", "--image-root", more]
+    here("encode", *listed, "--output", store, *ENCODER)
+    assert Store.open(str(store)).snapshot.request == {
+        "job": "encode",
+        "options": {"encoder": "efficientnet_lite0", "pooled": True, "precision": "fp32"},
+        "sources": [
+            {"source": str(photos)},
+            {"source": str(tmp_path / "list.csv"), "id_column": "name", "image_root": str(more)},
+        ],
+    }
+    (photos / "03.jpg").unlink()
+    (more / "m02.jpg").write_bytes(jpeg(50))
+    done = here("refresh", store, "--warn-failures", 1).stdout
+    said = f"--encoder efficientnet_lite0 --pooled --precision fp32 {photos} {tmp_path / 'list.csv'}"
+    assert f"as in the record of {store}: {said}\n" in done
+    assert shown(done)["listing"] == "0 new, 1 changed, 1 gone, 28 unchanged"
+    assert {"n0", "n1", "n2", "n3"} <= versions(store).keys()
+
+    one = here("refresh", photos, "--output", store, "--warn-failures", 1).stdout
+    assert shown(one)["listing"] == "0 new, 0 changed, 0 gone, 25 unchanged", "of this source alone"
+    retire = ["--retire", tmp_path / "list.csv", "--max-deletes", 4, "--warn-failures", 1]
+    here("refresh", "--output", store, *retire)
+    assert "n0" not in versions(store)
+    assert Store.open(str(store)).snapshot.request["sources"] == [{"source": str(photos)}]
+
+
+def test_a_part_of_a_source_stays_the_part_until_the_source_is_named(tmp_path):
+    photos, store = make_photos(tmp_path / "photos", images=6), tmp_path / "store"
+    here("encode", photos, "--output", store, *ENCODER, "--limit", 2, "--seed", 3)
+    assert "nothing to do: all 2 images" in here("refresh", store).stdout
+    make_photos(tmp_path / "more", "m", 2)
+    here("encode", tmp_path / "more", "--output", store, *ENCODER)
+    refused = here("refresh", store, status=2).stderr
+    assert "the sources were listed with different --" in refused
+    here("refresh", photos, "--output", store)
+    assert len(versions(store)) == 8
+    assert "nothing to do" in here("refresh", store).stdout
+
+
+def test_what_is_named_anew_is_all_that_changes(copied):
+    _, store = copied
+    plan = here("refresh", store, "--image-size", 96, "--plan").stdout
+    assert "preprocess.size 224 -> 96" in plan
+    assert "--pooled" in plan
+    refused = here("refresh", "--output", store, "--ignore-record", status=2).stderr
+    assert "a refresh needs one of --encoder" in refused
+
+
+def test_a_store_without_a_record_says_what_to_name(copied):
+    _, store = copied
+    snapshot = layout.load_snapshot(str(store), 1)
+    (store / "snapshots" / "00000001.json").unlink()
+    layout.create_snapshot(str(store), dataclasses.replace(snapshot, request={}))
+    refused = here("refresh", store, status=2).stderr
+    assert (
+        f"{store} has no record of what made it; expected SOURCE and the options of captionbeam encode"
+        in refused
+    )
+
+
+def test_a_source_that_became_empty_is_refused_as_a_folder_is(copied, tmp_path):
+    _, store = copied
+    archive = zip_of(tmp_path / "more.zip", range(4))
+    refresh(archive, store, job=here)
+    zip_of(archive, [])
+    refused = here("refresh", store, "--warn-failures", 1, status=2).stderr
+    assert f"source '{archive}' holds no image; expected one image or more" in refused
+    here("refresh", store, "--retire", archive, "--max-deletes", 4, "--warn-failures", 1)
+    assert len(versions(store)) == IMAGES
 
 
 @pytest.mark.parametrize(

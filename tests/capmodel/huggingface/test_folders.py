@@ -172,3 +172,15 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
         RequestError, match="has no config.json; expected a folder that save_pretrained wrote"
     ):
         open_folder(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("kind", ["blip", "git"])
+def test_a_folder_without_a_tokenizer_is_refused(kind, tmp_path):
+    """transformers makes one without words of it, and every caption would be empty."""
+    folder = Path(save_model(tmp_path / kind, kind))
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        (folder / name).unlink()
+    with pytest.raises(
+        RequestError, match=r"the tokenizer of .* knows no word, .*; expected its files beside"
+    ):
+        settle_captioner(str(folder), DecodeOptions())

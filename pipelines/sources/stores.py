@@ -1,0 +1,75 @@
+"""Stores and sources are kept apart: a store is no source of pictures, and does not lie where a source is listed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from fsspec.utils import glob_translate
+
+from pipelines.sources import folders
+from pipelines.sources.spec import filesystem, is_http, source_name
+from schemas import files, layout
+from schemas.errors import RequestError, SourceError
+
+_FOLDERS = {"data", "index", "failures", "manifests", "deletes", "plans", "snapshots"}
+_EXAMPLE = "data/0.parquet"  # what a listing could take for a source of its own
+
+
+def refuse_store(name: str, url: str) -> None:
+    """Raises SourceError where the folder ``url`` is a store, or one of a store's folders."""
+    above, _, last = url.rpartition("/")
+    for place in (url, above) if last in _FOLDERS else (url,):
+        kind = _kind(place)
+        if kind == "features":
+            raise SourceError(
+                f"source {name!r} is a store of features, not of pictures; expected --features {place}, or the pictures"
+            )
+        if kind:
+            raise SourceError(f"source {name!r} is a store of {kind}, not of pictures; expected the pictures")
+
+
+def refuse_store_files(name: str, urls: Sequence[str]) -> None:
+    """Raises SourceError where one of the containers ``urls`` is a store's own file."""
+    for folder in dict.fromkeys(url.rpartition("/")[0] for url in urls):
+        if folder.rpartition("/")[2] in _FOLDERS:
+            refuse_store(name, folder)
+
+
+def _kind(url: str) -> str:
+    if is_http(url) or not layout.snapshot_ids(url):
+        return ""
+    newest = layout.newest_snapshot(url)
+    return newest.kind if newest else ""
+
+
+def refuse_output(output: str, names: Iterable[str]) -> None:
+    """Raises RequestError where a store at ``output`` would lie in one of the sources ``names``."""
+    place = _real(source_name(output))
+    for name in names:
+        if _sees(_real(name), place):
+            raise RequestError(
+                f"--output {output} lies in the source {name}, whose listing would take the store for a part of it; "
+                "expected a folder elsewhere"
+            )
+
+
+def _sees(source: str, place: str) -> bool:
+    """Whether listing ``source``, a folder or a pattern, comes by ``place`` or what a store has there."""
+    if not folders.is_glob(source):
+        return place == source or place.startswith(f"{source}/")
+    fits = re.compile(glob_translate(source)).match
+    return any(fits(one) for one in (f"{place}/{_EXAMPLE}", *_upwards(place)))
+
+
+def _upwards(place: str) -> Iterator[str]:
+    while place:
+        yield place
+        place = place.rpartition("/")[0]
+
+
+def _real(url: str) -> str:
+    """``url`` with links resolved where it is a path on this machine."""
+    fs, path = filesystem(url)
+    return os.path.realpath(path) if files.is_local(fs) and not folders.is_glob(url) else url

@@ -1,0 +1,150 @@
+"""What a refresh takes from a store's record, beside what its user names."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from jobs import cli
+from jobs.recorded_options import repeat_limits, repeat_request, request_of, settle_store
+from pipelines.run import Run, merged_request
+from schemas.errors import RequestError
+from schemas.layout import Snapshot
+from tests.builders.stores import make_features
+
+PHOTOS, LIST = {"source": "/photos"}, {"source": "/list.csv", "id_column": "name", "image_root": "/root"}
+
+
+def snapshot(options=None, sources=(PHOTOS,)) -> Snapshot:
+    request = {"job": "encode", "options": options or {}, "sources": list(sources)}
+    return Snapshot(
+        1, None, "r", "features", "parquet", "f", {}, "grid", (), (), (), {}, "now", request=request
+    )
+
+
+def repeated(words, newest):
+    """The options of ``captionbeam refresh --output s WORDS``, the record taken into account."""
+    options, _ = cli.parse(["refresh", "--output", "s", *words])
+    repeat_request(options, newest)
+    return options
+
+
+def chosen(options, *names):
+    return {name: getattr(options, name) for name in names}
+
+
+def test_all_that_is_not_named_is_as_recorded(capsys):
+    recorded = {"encoder": "resnet50", "layers": ["layer3", "layer4"], "dtype": "int8", "precision": "bf16"}
+    options = repeated([], snapshot(recorded, [PHOTOS, LIST]))
+    assert chosen(options, *recorded) == recorded
+    assert options.sources == ["/photos", "/list.csv"]
+    assert options.listings == [("/photos", {}), ("/list.csv", {"id_column": "name", "image_root": "/root"})]
+    flags = "--encoder resnet50 --layers layer3,layer4 --dtype int8 --precision bf16 /photos /list.csv"
+    assert capsys.readouterr().out == f"as in the record of s: {flags}\n"
+
+
+def test_what_is_named_wins_even_where_it_is_the_default():
+    options = repeated(["--dtype", "float16", "--id-column", "key"], snapshot({"dtype": "int8"}, [LIST]))
+    assert options.dtype == "float16"
+    assert options.id_column == "key"
+    assert options.listings == [("/list.csv", {"image_root": "/root"})]
+
+
+@pytest.mark.parametrize(
+    ("words", "recorded", "expected"),
+    [
+        (["--logits"], {"pooled": True}, {"pooled": False, "logits": True}),
+        (["--captioner", "hf:x"], {"bundle": "/b"}, {"bundle": None, "captioner": "hf:x"}),
+        (["--bundle", "/c"], {"bundle": "/b", "n_best": 2}, {"bundle": "/c", "n_best": 2}),
+        (["--method", "sample"], {"beam": 5, "n_best": 2}, {"beam": None, "n_best": 2}),
+        (
+            ["--encoder", "b"],
+            {"encoder": "a", "weights": "/w", "image_size": 96, "reduce": "/c", "dtype": "int8"},
+            {"encoder": "b", "weights": None, "image_size": None, "reduce": None, "dtype": "int8"},
+        ),
+        (["--encoder", "a"], {"encoder": "a", "image_size": 96}, {"encoder": "a", "image_size": 96}),
+        (["x"], {"features": "/f", "bundle": "/b"}, {"features": None, "bundle": "/b"}),
+        (["--ignore-record"], {"encoder": "a"}, {"encoder": None, "sources": []}),
+    ],
+)
+def test_what_is_named_takes_the_place_of_what_it_excludes(words, recorded, expected):
+    assert chosen(repeated(words, snapshot(recorded)), *expected) == expected
+
+
+def test_a_named_source_is_listed_whole_with_its_own_columns():
+    listed = {**LIST, "limit": 5, "seed": 3, "inventory": ["/i"]}
+    options = repeated(["/list.csv", "/new"], snapshot({}, [PHOTOS, listed]))
+    assert options.listings == [("/list.csv", {"id_column": "name", "image_root": "/root"}), ("/new", {})]
+    assert chosen(options, "limit", "seed", "inventory") == {"limit": None, "seed": 0, "inventory": []}
+
+
+def test_sources_that_were_listed_differently_have_to_be_named():
+    newest = snapshot({}, [{**PHOTOS, "limit": 5}, LIST])
+    said = "the sources were listed with different --limit: /photos with 5 and /list.csv with None; expected --limit"
+    with pytest.raises(RequestError, match=said):
+        repeated([], newest)
+    assert repeated(["--limit", "7"], newest).limit == 7
+    assert repeated(["--retire", "/list.csv"], newest).limit == 5
+
+
+def test_limits_of_what_is_read_are_repeated_where_all_sources_agree():
+    options, _ = cli.parse(["store", "retry-failures", "s"])
+    repeat_limits(options, snapshot({}, [{**PHOTOS, "max_image_bytes": 9}, LIST]))
+    assert options.max_image_bytes == 64 << 20
+    repeat_limits(options, snapshot({}, [{**PHOTOS, "max_image_bytes": 9}]))
+    assert options.max_image_bytes == 9
+
+
+def test_a_store_alone_is_the_output(tmp_path):
+    url = make_features(str(tmp_path / "store"), ["a.jpg"]).url
+    options, _ = cli.parse(["refresh", url])
+    settle_store(options)
+    assert (options.output, options.sources) == (url, [])
+    for words in (["refresh"], ["refresh", str(tmp_path / "none")], ["refresh", url, "photos"]):
+        options, _ = cli.parse(words)
+        with pytest.raises(RequestError, match="no store is named; expected --output STORE"):
+            settle_store(options)
+
+
+class Made:
+    """Of a job's work what its request is made of."""
+
+    kind, names, spec = "features", ("/photos",), {"precision": "fp32"}
+
+
+def test_a_request_has_what_decides_rows_and_no_more():
+    words = ["photos", "--output", "s", "--encoder", "resnet50", "--weights", "none.pth", "--limit", "5"]
+    how = [
+        "--shard-size",
+        "7",
+        "--device",
+        "cpu",
+        "--max-failures",
+        "1",
+        "--fetch-tries",
+        "2",
+        "--format",
+        "hdf5",
+    ]
+    options, _ = cli.parse(["encode", *words, *how, "--storage-options", '{"gs": {"token": "secret"}}'])
+    assert request_of(options, Made()) == {
+        "job": "encode",
+        "options": {"encoder": "resnet50", "weights": "none.pth", "precision": "fp32"},
+        "sources": [{"source": "/photos", "limit": 5}],
+    }
+    words = ["--features", "f", "--output", "s", "--reduce", "c"]
+    options, _ = cli.parse(["encode", *words])
+    here = os.getcwd()
+    assert request_of(options, Made())["options"] == {"features": f"{here}/f", "reduce": f"{here}/c"}
+
+
+def test_sources_of_all_runs_are_kept_but_retired_ones():
+    run = Run("s", "r", "features", "parquet", "f", {}, "grid", (), 1, request=snapshot().request)
+    earlier = snapshot({"dtype": "int8"}, [LIST]).request
+    assert merged_request(earlier, run) == {"job": "encode", "options": {}, "sources": [LIST, PHOTOS]}
+    retired = Run("s", "r", "features", "parquet", "f", {}, "grid", (), 1,
+                  request=snapshot().request, retired=("/list.csv",))  # fmt: skip
+    assert merged_request(earlier, retired)["sources"] == [PHOTOS]
+    silent = Run("s", "r", "features", "parquet", "f", {}, "grid", (), 1)
+    assert merged_request(earlier, silent) == earlier
