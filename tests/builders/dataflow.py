@@ -31,12 +31,12 @@ from google.protobuf import json_format
 
 from tests.builders.discovery import complaints, find_call
 from tests.builders.docker import kill
-from tests.builders.worker_image import BOOT, Container
+from tests.builders.worker_image import BOOT, OFFLINE, Container
 
 ENDPOINT = "http://sandbox.dataflow.test"  # Beam's client speaks REST where its endpoint's URL has "sandbox"
 ENDED = ("JOB_STATE_DONE", "JOB_STATE_FAILED", "JOB_STATE_CANCELLED")
 Play = Callable[["Job"], None]
-PASSED = ("STORAGE_", "FSSPEC_", "GCSFS_", "OMP_")  # to containers: where storage is found here
+PASSED = ("STORAGE_", "FSSPEC_", "GCSFS_")  # to containers: where storage is found here
 
 
 class Job:
@@ -93,7 +93,7 @@ def running(worker: Container, folder: Path) -> Play:
         (place / "job.json").write_text(json.dumps(job.request))
         passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED)}
         entrypoint = [BOOT, f"--semi_persist_dir={place}"]
-        command = worker.command(entrypoint, env={**passed, "HOME": str(place)}, mounts=(place,))
+        command = worker.command(entrypoint, env={**passed, **OFFLINE, "HOME": str(place)}, mounts=(place,))
         (place / "entrypoint.json").write_text(json.dumps(command))
         job.become("JOB_STATE_RUNNING")
         job.say("BASIC", "Starting 1 workers ...")

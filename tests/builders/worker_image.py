@@ -11,9 +11,11 @@ import fcntl
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +39,7 @@ DEBIAN, PYTHON = "bookworm", (3, 11)
 PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
 NEEDS_A_COMPILER = ("google-cloud-profiler",)  # of Beam's list; Beam itself does without it
 BOOT = "/opt/apache/beam/boot"
+OFFLINE = {"PIP_NO_INDEX": "1"}  # to workers: the image has all that is required, or they stop at once
 # How packages are found here: images of tests are told the same.
 OF_THE_NETWORK = (
     "PIP_",
@@ -55,12 +58,30 @@ def worker_image(dockerfile: str = "cpu.Dockerfile") -> str:
     """The name of a worker image, built or taken from the cache; skips the test where this machine cannot build it."""
     _check_machine()
     base = _parts_of_beams_image()
-    image = f"localhost/{OWN}/{dockerfile.partition('.')[0]}:test"
     with _lock():
         _remove_what_was_left()
         _build(base / "Dockerfile", base, BASE, ["--build-arg", f"BEAM_VERSION={BEAM}", *_of_the_network()])
-        _build(ROOT / "containers" / dockerfile, ROOT, image, [])
+        image = _build_ours(dockerfile)
         buildah("rmi", "--prune")
+    return image
+
+
+def launcher_image(worker: str) -> str:
+    """The Flex Template's launcher from the ``worker`` image; in the place of Google's program it has nothing."""
+    text = (ROOT / "containers" / "flex.Dockerfile").read_text()
+    (google,) = re.findall(r"FROM (\S+) AS launcher", text)
+    with _lock(), tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "python_template_launcher").touch()
+        (Path(folder) / "Dockerfile").write_text(
+            "FROM scratch\nCOPY python_template_launcher /opt/google/dataflow/\n"
+        )
+        _build(Path(folder) / "Dockerfile", Path(folder), google, [])
+        return _build_ours("flex.Dockerfile", "--build-arg", f"WORKER_IMAGE={worker}")
+
+
+def _build_ours(dockerfile: str, *more: str) -> str:
+    image = f"localhost/{OWN}/{dockerfile.partition('.')[0]}:test"
+    _build(ROOT / "containers" / dockerfile, ROOT, image, list(more))
     return image
 
 
@@ -74,7 +95,10 @@ class Container:
         self, words: list[str], env: Mapping[str, str] | None = None, mounts: tuple[Path, ...] = ()
     ) -> list[str]:
         """How to run ``words`` in it, as root, in its working folder; ``mounts`` are folders that both have."""
-        given = [f"--env={name}={value}" for name, value in (env or {}).items()]
+        threads = {
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")
+        }  # sums depend on how many there are
+        given = [f"--env={name}={value}" for name, value in {**threads, **(env or {})}.items()]
         shared = [f"--volume={folder}:{folder}" for folder in mounts]
         return [*_buildah(), "run", "--isolation", "chroot", *given, *shared, self.name, "--", *words]
 

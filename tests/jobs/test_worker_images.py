@@ -15,21 +15,16 @@ from jobs.scenes import draw_scenes
 from schemas import Store, layout
 from tests.builders.commands import captionbeam
 from tests.builders.jobservers import job_server
-from tests.builders.worker_image import BOOT, container, worker_image
+from tests.builders.worker_image import BOOT, OFFLINE, container, launcher_image, worker_image
 from tests.builders.workers import one_engine_a_process
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
-@pytest.fixture(scope="module")
-def image():
-    return worker_image()
-
-
 @pytest.fixture
-def worker(image):
+def worker():
     """A container of a CPU worker's image."""
-    with container(image) as running:
+    with container(worker_image()) as running:
         yield running
 
 
@@ -57,19 +52,28 @@ def content(url):
     return [sorted(each, key=lambda row: row["image_id"]) for each in (rows, store.failures().to_pylist())]
 
 
-def test_the_command_in_the_image(worker, made):
-    command = [str(word) for word in encode(made, made / "inside")]
-    worker.run("captionbeam", *command, mounts=(made,))
-    assert content(made / "inside") == content(made / "here")
-    rows, failures = content(made / "inside")
+@pytest.mark.parametrize("dockerfile", ["cpu.Dockerfile", "gpu.Dockerfile"])
+def test_the_command_in_the_image(made, dockerfile):
+    store = made / dockerfile
+    with container(worker_image(dockerfile)) as image:
+        image.run("captionbeam", *map(str, encode(made, store)), mounts=(made,))
+    assert content(store) == content(made / "here")
+    rows, failures = content(store)
     assert (len(rows), [failure["image_id"] for failure in failures]) == (6, ["broken.jpg"])
+
+
+def test_the_launcher_in_its_image(made):
+    """It reads the template's parameters, as on Google's machine, where there is no checkout."""
+    program = "python $FLEX_TEMPLATE_PYTHON_PY_FILE --job=train; [ $? = 1 ]"
+    with container(launcher_image(worker_image())) as image:
+        assert "captionbeam: the template's parameters are wrong: " in image.run("sh", "-c", program)
 
 
 def test_workers_from_the_image_run_what_the_launcher_sent(worker, made, tmp_path):
     """Whatever captionbeam the image has: here one that cannot even be imported."""
     worker.run("bash", "-c", f"echo 'raise ImportError(__file__)' > {installed(worker)}")
     command = tmp_path / "worker"
-    command.write_text(f'#!/bin/sh\nexec {shlex.join(worker.command([BOOT], mounts=(made,)))} "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {shlex.join(worker.command([BOOT], OFFLINE, (made,)))} "$@"\n')
     command.chmod(0o755)
     store = made / "outside"
     done = captionbeam(*encode(made, store, "--runner", "FlinkRunner", "--flink_version", "1.19", "--flink_master",
