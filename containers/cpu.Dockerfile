@@ -26,8 +26,10 @@ COPY schemas schemas
 COPY capmodel capmodel
 COPY pipelines pipelines
 COPY jobs jobs
-RUN uv pip install --python "$(command -v python)" --no-deps . && \
-    uv pip check --python "$(command -v python)" && \
+RUN uv pip install --python "$(command -v python)" --no-deps . && rm -r /opt/captionbeam
+# Python looks into its working folder first: no sources may be there that would win over what the launcher sends.
+WORKDIR /
+RUN uv pip check --python "$(command -v python)" && \
     python -c "import apache_beam, jobs.cli, pipelines.processors; assert apache_beam.__version__ == '${BEAM_VERSION}'"
 
 ENTRYPOINT ["/opt/apache/beam/boot"]

@@ -26,11 +26,13 @@ COPY schemas schemas
 COPY capmodel capmodel
 COPY pipelines pipelines
 COPY jobs jobs
-RUN uv pip install --python "$(command -v python)" --no-deps . && \
-    uv pip check --python "$(command -v python)" && \
+RUN uv pip install --python "$(command -v python)" --no-deps . && rm -r /opt/captionbeam
+# Python looks into its working folder first: no sources may be there that would win over what the launcher sends.
+WORKDIR /
+RUN uv pip check --python "$(command -v python)" && \
     python -c "import apache_beam, jobs.cli, pipelines.processors; assert apache_beam.__version__ == '${BEAM_VERSION}'" && \
     python -c "import torch; assert torch.version.cuda"
 
 # Where Dataflow mounts the driver.
-ENV PATH=/usr/local/nvidia/bin:${PATH} LD_LIBRARY_PATH=/usr/local/nvidia/lib64:${LD_LIBRARY_PATH}
+ENV PATH=/usr/local/nvidia/bin:${PATH} LD_LIBRARY_PATH=/usr/local/nvidia/lib64${LD_LIBRARY_PATH:+:${LD_LIBRARY_PATH}}
 ENTRYPOINT ["/opt/apache/beam/boot"]

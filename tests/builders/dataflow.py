@@ -31,10 +31,12 @@ from google.protobuf import json_format
 
 from tests.builders.discovery import complaints, find_call
 from tests.builders.docker import kill
+from tests.builders.worker_image import BOOT, OFFLINE, Container
 
 ENDPOINT = "http://sandbox.dataflow.test"  # Beam's client speaks REST where its endpoint's URL has "sandbox"
 ENDED = ("JOB_STATE_DONE", "JOB_STATE_FAILED", "JOB_STATE_CANCELLED")
 Play = Callable[["Job"], None]
+PASSED = ("STORAGE_", "FSSPEC_", "GCSFS_")  # to containers: where storage is found here
 
 
 class Job:
@@ -82,16 +84,20 @@ def scripted(*steps: tuple[str, str]) -> Play:
     return play
 
 
-def running(image: Path, folder: Path) -> Play:
-    """The play that runs the pipeline on a worker made of ``image``, whose files are below ``folder``."""
+def running(worker: Container, folder: Path) -> Play:
+    """The play that runs the pipeline in ``worker``, which shares a folder below ``folder`` with this machine."""
 
     def play(job: Job) -> None:
         place = folder / job.id
         place.mkdir(parents=True)
         (place / "job.json").write_text(json.dumps(job.request))
+        passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED)}
+        entrypoint = [BOOT, f"--semi_persist_dir={place}"]
+        command = worker.command(entrypoint, env={**passed, **OFFLINE, "HOME": str(place)}, mounts=(place,))
+        (place / "entrypoint.json").write_text(json.dumps(command))
         job.become("JOB_STATE_RUNNING")
         job.say("BASIC", "Starting 1 workers ...")
-        command = [sys.executable, Path(__file__).with_name("dataflow_vm.py"), place, image]
+        command = [sys.executable, Path(__file__).with_name("dataflow_vm.py"), place]
         bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         with (place / "log").open("wb") as log:
             machine = subprocess.Popen(

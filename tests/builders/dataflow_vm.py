@@ -1,7 +1,7 @@
-"""A worker's machine: ``python dataflow_vm.py FOLDER IMAGE`` runs the job in FOLDER/job.json to its end.
+"""A worker's machine: ``python dataflow_vm.py FOLDER`` runs the job in FOLDER/job.json to its end.
 
 Like the service it has nothing of the launcher's but the job and what it staged. Beam's portable runner starts the
-SDK container by ``docker``, which here is ``docker.py``: Beam's real boot program in the image's environment.
+SDK container by ``docker``, which here is ``docker.py``.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def staged_pipeline(job: dict[str, Any], folder: Path) -> api.Pipeline:
     return pipeline
 
 
-def main(folder: Path, image: Path) -> None:
+def main(folder: Path) -> None:
     """Run the job; what a worker raised goes to FOLDER/error."""
     job = json.loads((folder / "job.json").read_text())
     docker = folder / "bin" / "docker"
     docker.parent.mkdir()
     docker.write_text(
-        f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("docker.py")} {image} {folder} "$@"\n'
+        f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("docker.py")} {folder} "$@"\n'
     )
     docker.chmod(0o755)
     os.environ["PATH"] = f"{docker.parent}{os.pathsep}{os.environ['PATH']}"
@@ -57,4 +57,4 @@ def main(folder: Path, image: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

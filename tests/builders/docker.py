@@ -1,11 +1,11 @@
-"""As much of ``docker`` as Beam's runner asks for, without containers: ``docker.py IMAGE FOLDER COMMAND ...``.
+"""As much of ``docker`` as Beam's runner asks for, without a daemon: ``docker.py FOLDER COMMAND ...``.
 
-IMAGE is a virtual environment that holds what a worker image holds; ``run`` starts Beam's boot program in it, with
-nothing of ours on any path, as the image's entry point does.
+``run`` starts the entry point of a container by the words in FOLDER/entrypoint.json.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,26 +13,15 @@ import sys
 import uuid
 from pathlib import Path
 
-# where storage and packages are found here
-PASSED = ("STORAGE_", "FSSPEC_", "GCSFS_", "OMP_", "PIP_", "UV_", "SSL_")
 
-
-def run(image: Path, folder: Path, arguments: list[str]) -> str:
+def run(folder: Path, arguments: list[str]) -> str:
     """Start a container; gives its id."""
     name = uuid.uuid4().hex
     named = next(number for number, word in enumerate(arguments) if word.startswith("--id="))
     (folder / "image").write_text(arguments[named - 1])
-    environment = {
-        "PATH": f"{image / 'bin'}:/usr/bin:/bin",
-        "HOME": str(folder),
-        "RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT": "1",  # boot's own environment lies below /opt, one for all
-        **{key: value for key, value in os.environ.items() if key.startswith(PASSED)},
-    }
+    command = [*json.loads((folder / "entrypoint.json").read_text()), *arguments[named:]]
     with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(
-            [image / "boot", *arguments[named:], f"--semi_persist_dir={folder}"],
-            env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     (folder / f"{name}.pid").write_text(str(process.pid))
     return name
 
@@ -57,10 +46,10 @@ def kill(folder: Path) -> None:
             continue
 
 
-def main(image: Path, folder: Path, command: str, *arguments: str) -> int:
+def main(folder: Path, command: str, *arguments: str) -> int:
     """Do as docker does."""
     if command == "run":
-        print(run(image, folder, list(arguments)))
+        print(run(folder, list(arguments)))
     elif command == "inspect":
         pid = int((folder / f"{arguments[-1]}.pid").read_text())
         print("running" if is_running(pid) else "exited")
@@ -72,4 +61,4 @@ def main(image: Path, folder: Path, command: str, *arguments: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))
+    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))

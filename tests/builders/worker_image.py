@@ -1,130 +1,236 @@
-"""Worker images without Docker: a virtual environment with what a Dockerfile of containers/ puts into its image.
+"""The images of containers/, built by buildah as ``docker build`` builds them, and containers of them. No daemon.
 
-It starts from the very list of packages that Beam's official image has, and has Beam's boot program, built from its
-source. What takes minutes is made once and kept; a test gets a copy of its own, by hard links.
+Beam's official image comes from no registry: it is put together from Debian's Python, Beam's own list of packages and
+Beam's boot program. All layers are kept in the cache, so that only what has changed is built again; images that
+nothing leads to any more are removed. What a killed test left is removed by the next one.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+import psutil
+import pytest
+
+from tests.builders.cached import cached
 from tests.builders.commands import ROOT
 from tests.builders.fetched import fetch, need
 from tests.builders.servers import cache_folder
 
 BEAM = metadata.version("apache-beam")
-MODULE = "github.com/apache/beam/sdks/v2"
-PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+BEAM_MODULE = "github.com/apache/beam/sdks/v2"
+BASE = f"docker.io/apache/beam_python3.11_sdk:{BEAM}"
+DEBIAN, PYTHON = "bookworm", (3, 11)
+PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
+NEEDS_A_COMPILER = ("google-cloud-profiler",)  # of Beam's list; Beam itself does without it
+BOOT = "/opt/apache/beam/boot"
+OFFLINE = {"PIP_NO_INDEX": "1"}  # to workers: the image has all that is required, or they stop at once
+# How packages are found here: images of tests are told the same.
+OF_THE_NETWORK = (
+    "PIP_",
+    "UV_",
+    "SSL_",
+    "REQUESTS_",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "http_proxy",
+    "https_proxy",
+)
+OWN = "captionbeam"
 
 
-def instructions(dockerfile: str) -> list[tuple[str, str]]:
-    """The Dockerfile's instructions and what stands after each, lines joined and comments left out."""
-    text = re.sub(r"^\s*#.*\n", "", (ROOT / "containers" / dockerfile).read_text(), flags=re.MULTILINE)
-    lines = text.replace("\\\n", " ").splitlines()
-    return [tuple(line.split(maxsplit=1)) for line in lines if line.strip()]  # type: ignore[misc]
+def worker_image(dockerfile: str = "cpu.Dockerfile") -> str:
+    """The name of a worker image, built or taken from the cache; skips the test where this machine cannot build it."""
+    _check_machine()
+    base = _parts_of_beams_image()
+    with _lock():
+        _remove_what_was_left()
+        _build(base / "Dockerfile", base, BASE, ["--build-arg", f"BEAM_VERSION={BEAM}", *_of_the_network()])
+        image = _build_ours(dockerfile)
+        buildah("rmi", "--prune")
+    return image
 
 
-def arguments(dockerfile: str) -> dict[str, str]:
-    """The defaults of its build arguments."""
-    found = (rest.partition("=") for word, rest in instructions(dockerfile) if word == "ARG")
-    return {name: value for name, sign, value in found if sign}
+def launcher_image(worker: str) -> str:
+    """The Flex Template's launcher from the ``worker`` image; in the place of Google's program it has nothing."""
+    text = (ROOT / "containers" / "flex.Dockerfile").read_text()
+    (google,) = re.findall(r"FROM (\S+) AS launcher", text)
+    with _lock(), tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "python_template_launcher").touch()
+        (Path(folder) / "Dockerfile").write_text(
+            "FROM scratch\nCOPY python_template_launcher /opt/google/dataflow/\n"
+        )
+        _build(Path(folder) / "Dockerfile", Path(folder), google, [])
+        return _build_ours("flex.Dockerfile", "--build-arg", f"WORKER_IMAGE={worker}")
 
 
-def run_steps(dockerfile: str, image: Path, context: Path, ours: bool) -> None:
-    """Run its RUN steps in ``image`` as Docker would: those up to our own code, or (``ours``) from there on.
-
-    Our own code begins with the second COPY; ``context`` is the image's working folder.
-    """
-    copies = 0
-    for word, rest in instructions(dockerfile):
-        copies += word == "COPY"
-        if (copies > 1) != ours:
-            continue
-        if word == "COPY":
-            *names, target = rest.split()
-            for name in names:
-                _copy(ROOT / name, context / target)
-        elif word == "RUN":
-            run_in(image, ["bash", "-eo", "pipefail", "-c", rest], context, arguments(dockerfile))
+def _build_ours(dockerfile: str, *more: str) -> str:
+    image = f"localhost/{OWN}/{dockerfile.partition('.')[0]}:test"
+    _build(ROOT / "containers" / dockerfile, ROOT, image, list(more))
+    return image
 
 
-def run_in(image: Path, command: list[str], folder: Path, more: Mapping[str, str] | None = None) -> str:
-    """Run ``command`` with the image's Python first and none of ours on any path; gives what it said."""
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")
-    }
-    environment |= {"PATH": f"{image / 'bin'}{os.pathsep}{os.environ['PATH']}", **(more or {})}
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{command}:\n{done.stdout}"
-    return done.stdout
+@dataclass(frozen=True)
+class Container:
+    """A container of an image: what runs in it has its files, and this machine's network and processes."""
+
+    name: str
+
+    def command(
+        self, words: list[str], env: Mapping[str, str] | None = None, mounts: tuple[Path, ...] = ()
+    ) -> list[str]:
+        """How to run ``words`` in it, as root, in its working folder; ``mounts`` are folders that both have."""
+        threads = {
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")
+        }  # sums depend on how many there are
+        given = [f"--env={name}={value}" for name, value in {**threads, **(env or {})}.items()]
+        shared = [f"--volume={folder}:{folder}" for folder in mounts]
+        return [*_buildah(), "run", "--isolation", "chroot", *given, *shared, self.name, "--", *words]
+
+    def run(self, *words: str, mounts: tuple[Path, ...] = ()) -> str:
+        """Run a command in it; gives what it said. Fails the test where that fails."""
+        done = subprocess.run(
+            self.command(list(words), mounts=mounts),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{words}:\n{done.stdout}"
+        return done.stdout
 
 
-def _copy(source: Path, target: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-    else:
-        shutil.copy(source, target)
+@contextmanager
+def container(image: str) -> Iterator[Container]:
+    """A container of ``image``, until the block ends; what is written in it does not change the image."""
+    name = f"{OWN}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    buildah("from", "--pull-never", "--name", name, image)
+    try:
+        yield Container(name)
+    finally:
+        buildah("rm", name)
 
 
-def prepared_image(dockerfile: str = "cpu.Dockerfile") -> Path:
-    """The image without captionbeam, kept from run to run; skips the test where Go is missing."""
-    wanted = [line for line in metadata.requires("captionbeam") or () if "extra ==" not in line]
-    steps = json.dumps([instructions(dockerfile), sorted(wanted), BEAM, PYTHON])
-    folder = cache_folder() / f"worker-image-{hashlib.sha256(steps.encode()).hexdigest()[:16]}"
+def buildah(*arguments: str) -> str:
+    """Run buildah on the tests' own storage; gives what it wrote."""
+    return fetch([*_buildah(), *arguments], "worker image", TMPDIR=str(_half_built()))
+
+
+def _buildah() -> list[str]:
+    storage = cache_folder() / "images"
+    run = Path("/run", *storage.parts[1:])  # what holds only until the machine's next start
+    return [need("buildah", "worker image"), "--root", str(storage), "--runroot", str(run),
+            "--storage-driver", "overlay"]  # fmt: skip
+
+
+def _half_built() -> Path:
+    """Where buildah keeps layers that it is writing: gigabytes, which are left when it is killed."""
+    folder = cache_folder() / "images.making"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    return folder
+
+
+def _check_machine() -> None:
+    for program in ("buildah", "debootstrap", "go"):
+        need(program, "worker image")
+    if os.geteuid() != 0:
+        pytest.skip("no worker image: debootstrap and buildah are run as root here")
+    system = platform.freedesktop_os_release().get("VERSION_CODENAME")
+    if system != DEBIAN or sys.version_info[:2] != PYTHON:
+        here = f"{system} and Python {sys.version_info[0]}.{sys.version_info[1]}"
+        pytest.skip(
+            f"no worker image: it is made of Debian {DEBIAN}'s packages for Python 3.11; here is {here}"
+        )
+
+
+def _build(dockerfile: Path, context: Path, image: str, more: list[str]) -> None:
+    certificates = "/etc/ssl/certs:/etc/ssl/certs:ro"
+    # the format that has SHELL, as Docker's own
+    buildah("bud", "--layers", "--format", "docker", "--isolation", "chroot", "--pull-never", "-v", certificates,
+            *more, "-f", str(dockerfile), "-t", image, str(context))  # fmt: skip
+
+
+def _of_the_network() -> list[str]:
+    given = sorted(item for item in os.environ.items() if item[0].startswith(OF_THE_NETWORK))
+    return [word for name, value in given for word in ("--env", f"{name}={value}")]
+
+
+@contextmanager
+def _lock() -> Iterator[None]:
+    with (cache_folder() / "images.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "ready").exists():
-            _make(dockerfile, folder)
-            (folder / "ready").touch()
-    return folder / "image"
+        yield
 
 
-def _make(dockerfile: str, folder: Path) -> None:
-    sources, image = _beam_sources(), folder / "image"
-    shutil.rmtree(image, ignore_errors=True)
-    uv = str(Path(sys.executable).with_name("uv"))
-    subprocess.run([uv, "venv", "--quiet", "--seed", "--python", sys.executable, image], check=True)
-    python, packages = image / "bin" / "python", sources / f"py{PYTHON.replace('.', '')}"
-    install = [uv, "pip", "install", "--quiet", "--python", python]
-    subprocess.run([*install, "--no-deps", "-r", packages / "base_image_requirements.txt"], check=True)
-    subprocess.run([*install, f"apache-beam[gcp]=={BEAM}"], check=True)
-    fetch(["go", "install", f"{MODULE}/python/container@v{BEAM}"], "worker image", GOBIN=str(folder))
-    os.replace(folder / "container", image / "boot")
-    with tempfile.TemporaryDirectory() as context:
-        run_steps(dockerfile, image, Path(context), ours=False)
+def _remove_what_was_left() -> None:
+    """Of tests that have died: containers and their mounts. Of builds: all of it, as nobody else builds now."""
+    shutil.rmtree(_half_built())
+    for each in json.loads(buildah("containers", "--json") or "[]") or []:
+        owner, _, rest = each["containername"].partition("-")
+        pid = rest.partition("-")[0]
+        if owner != OWN or not pid.isdigit() or not psutil.pid_exists(int(pid)):
+            buildah("rm", each["id"])
+
+
+def _parts_of_beams_image() -> Path:
+    """A folder with all that the stand-in for Beam's official image is built from."""
+
+    def make(folder: Path) -> None:
+        with ThreadPoolExecutor() as both:
+            boot, root = both.submit(_build_boot, folder), both.submit(_unpack_debian, folder)
+            boot.result(), root.result()
+        listed = (_beam_sources() / "py311" / "base_image_requirements.txt").read_text().splitlines()
+        kept = [line for line in listed if not line.startswith(NEEDS_A_COMPILER)]
+        (folder / "requirements.txt").write_text("\n".join(kept) + "\n")
+
+    folder = cached(f"beam-image-{BEAM}-{DEBIAN}", make)
+    shutil.copy(Path(__file__).with_name("beam_sdk.Dockerfile"), folder / "Dockerfile")
+    return folder
+
+
+def _build_boot(folder: Path) -> None:
+    fetch(["go", "install", f"{BEAM_MODULE}/python/container@v{BEAM}"], "worker image", GOBIN=str(folder))
+    os.replace(folder / "container", folder / "boot")
+
+
+def _unpack_debian(folder: Path) -> None:
+    """Write ``root.tar``: a small Debian with Python, from where this machine's own packages come."""
+    root = folder / "root"
+    fetch(
+        ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", DEBIAN, str(root), _debian()],
+        "worker image",
+    )
+    left_out = ["--exclude=./var/cache/apt/*", "--exclude=./var/lib/apt/lists/*", "--exclude=./dev/*"]
+    fetch(["tar", "-C", str(root), *left_out, "-cf", str(folder / "root.tar"), "."], "worker image")
+    shutil.rmtree(root)
+
+
+def _debian() -> str:
+    """The address that apt has for Debian's packages."""
+    asked = ["apt-get", "indextargets", "--format", "$(CODENAME) $(REPO_URI)", "Identifier: Packages"]
+    found = [line.split() for line in fetch(asked, "worker image").splitlines()]
+    addresses = [address for name, address in found if name == DEBIAN]
+    if not addresses:
+        pytest.skip(f"no worker image: apt has no address for {DEBIAN}")
+    return addresses[0]
 
 
 def _beam_sources() -> Path:
     """The folder of Beam's source from which its own worker images are built."""
-    download = [need("go", "worker image"), "mod", "download", "-json", f"{MODULE}@v{BEAM}"]
+    download = ["go", "mod", "download", "-json", f"{BEAM_MODULE}@v{BEAM}"]
     return Path(json.loads(fetch(download, "worker image"))["Dir"]) / "python" / "container"
-
-
-@contextmanager
-def image_copy(prepared: Path) -> Iterator[Path]:
-    """A copy to install into, until the block ends."""
-    with tempfile.TemporaryDirectory(dir=prepared.parent) as folder:
-        copy = Path(folder) / "image"
-        subprocess.run(["cp", "-al", prepared, copy], check=True)
-        yield copy

@@ -1,0 +1,91 @@
+"""Workers from the images of containers/, built for real: they give the rows of a run in this process, to the bit.
+
+A worker has the image and what the launcher sent, put together by Beam's boot program, and shares one folder with it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+
+from jobs.launching.packages import build_wheel
+from jobs.scenes import draw_scenes
+from schemas import Store, layout
+from tests.builders.commands import captionbeam
+from tests.builders.jobservers import job_server
+from tests.builders.worker_image import BOOT, OFFLINE, container, launcher_image, worker_image
+from tests.builders.workers import one_engine_a_process
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture
+def worker():
+    """A container of a CPU worker's image."""
+    with container(worker_image()) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Drawn scenes, one file that is no picture, and what the in-process runner makes of them."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "photos").mkdir()
+    for scene in draw_scenes("train", 6):
+        (folder / "photos" / scene.name).write_bytes(scene.jpeg)
+    (folder / "photos" / "broken.jpg").write_bytes(b"not a picture")
+    captionbeam(*encode(folder, folder / "here"))
+    return folder
+
+
+def encode(folder, store, *more):
+    return ["encode", folder / "photos", "--output", store, "--encoder", "efficientnet_lite0", "--precision", "fp32",
+            "--batch-size", 2, "--shard-size", 2, "--warn-failures", 1, *more]  # fmt: skip
+
+
+def content(url):
+    """Every row and every failure of a store's newest snapshot, by image."""
+    store = Store.open(str(url))
+    rows = [row for batch in store.scan() for row in batch.to_pylist()]
+    return [sorted(each, key=lambda row: row["image_id"]) for each in (rows, store.failures().to_pylist())]
+
+
+@pytest.mark.parametrize("dockerfile", ["cpu.Dockerfile", "gpu.Dockerfile"])
+def test_the_command_in_the_image(made, dockerfile):
+    store = made / dockerfile
+    with container(worker_image(dockerfile)) as image:
+        image.run("captionbeam", *map(str, encode(made, store)), mounts=(made,))
+    assert content(store) == content(made / "here")
+    rows, failures = content(store)
+    assert (len(rows), [failure["image_id"] for failure in failures]) == (6, ["broken.jpg"])
+
+
+def test_the_launcher_in_its_image(made):
+    """It reads the template's parameters, as on Google's machine, where there is no checkout."""
+    program = "python $FLEX_TEMPLATE_PYTHON_PY_FILE --job=train; [ $? = 1 ]"
+    with container(launcher_image(worker_image())) as image:
+        assert "captionbeam: the template's parameters are wrong: " in image.run("sh", "-c", program)
+
+
+def test_workers_from_the_image_run_what_the_launcher_sent(worker, made, tmp_path):
+    """Whatever captionbeam the image has: here one that cannot even be imported."""
+    worker.run("bash", "-c", f"echo 'raise ImportError(__file__)' > {installed(worker)}")
+    command = tmp_path / "worker"
+    command.write_text(f'#!/bin/sh\nexec {shlex.join(worker.command([BOOT], OFFLINE, (made,)))} "$@"\n')
+    command.chmod(0o755)
+    store = made / "outside"
+    done = captionbeam(*encode(made, store, "--runner", "FlinkRunner", "--flink_version", "1.19", "--flink_master",
+                               "[local]", "--flink_job_server_jar", job_server("flink"), "--environment_type",
+                               "PROCESS", "--environment_config", json.dumps({"command": str(command)}),
+                               "--extra_package", build_wheel(str(tmp_path))))  # fmt: skip
+    assert "7 of 7 images" in done.stderr
+    assert content(store) == content(made / "here")
+    assert layout.snapshot_ids(str(store)) == [1]
+    assert len(one_engine_a_process(store)) == 1
+
+
+def installed(worker):
+    """Where the image's own captionbeam begins."""
+    return worker.run("python", "-c", "import schemas; print(schemas.__file__)").strip()
