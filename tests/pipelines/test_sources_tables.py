@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.fetch import fetch
-from pipelines.sources import lists
 from pipelines.sources.parse import parse_sources
 from pipelines.sources.spec import SourceOptions
 from schemas.errors import RequestError, SourceError
