@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import apache_beam as beam
 
 from pipelines.boundary import across_workers
-from pipelines.shards import WINDOW, Fetch
+from pipelines.shards import WINDOW, Fetch, windows
 from schemas.records import CONTENT_MARK, ImageRef
 
 
@@ -32,8 +32,8 @@ class HashContents(beam.PTransform):
 
 
 def hash_contents(refs: Sequence[ImageRef], fetch: Fetch) -> Iterator[ImageRef]:
-    """One window of references with their contents' digests."""
-    for ref, item in zip(refs, fetch(refs), strict=True):
-        if isinstance(item, bytes):
-            ref = ref._replace(digest=CONTENT_MARK + hashlib.sha256(item).hexdigest())
-        yield ref
+    """References with their contents' digests, read a window at a time."""
+    for window in windows(refs):
+        for ref, item in zip(window, fetch(window), strict=True):
+            known = isinstance(item, bytes) and CONTENT_MARK + hashlib.sha256(item).hexdigest()
+            yield ref._replace(digest=known) if known else ref

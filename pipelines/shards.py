@@ -1,9 +1,10 @@
 """``process_shard``: from references to a commit, in one worker. Needs neither Beam nor torch.
 
-Bytes are fetched a window at a time, a few windows ahead; prepared (decoded, resized) by a pool of threads; run in
-batches, as many side by side as the processor computes; written by another thread. Queues between them are bounded,
-so that memory does not grow with the number of images; the pools are the engine's, so that it does not grow with the
-number of shards at once either. Where the content is that of a row which the image replaces, the row is copied.
+Bytes are fetched a window at a time (32 images, or 128 MiB), a few windows ahead; prepared (decoded, resized) by a
+pool of threads; run in batches, as many side by side as the processor computes; written by another thread. Queues
+between them are bounded, so that memory does not grow with the number of images; the pools are the engine's, so that
+it does not grow with the number of shards at once either. Where the content is that of a row which the image replaces,
+the row is copied.
 """
 
 from __future__ import annotations
