@@ -20,7 +20,7 @@ from pipelines.boundary import across_workers, crossing
 from pipelines.run import Run, base_manifest
 from pipelines.skip import BaseRow, JoinBase, check_others, decide, live_rows
 from schemas import arrow, files, parquet, storage
-from schemas.records import ImageRef
+from schemas.records import ImageRef, named_ids
 from schemas.store import Store
 
 SHARDS_PER_PART = 256
@@ -33,7 +33,7 @@ KINDS = ("new", "changed", "again", "moved", "unchanged", "gone", "known")
 class Verdict(NamedTuple):
     """What a refresh makes of one image id: ``kind`` is one of KINDS, or '' where the id is no business of it.
 
-    ``known``: whether the base has the image as one of these sources.
+    ``gone`` names rows as ``replaces`` does. ``known``: whether the base has the image as one of these sources.
     """
 
     kind: str
@@ -58,12 +58,12 @@ def judge(
     todo, live = decide(refs, base, retry_failures), live_rows(base)
     ours = [row for row in live if row.source in sources]
     if not refs:
-        places = [row.address for row in ours] if complete else []
+        places = [row.named for row in ours] if complete else []
         return Verdict("gone" if places else "", bool(ours), gone=sorted(places))
     if todo is None and any(row.source != refs[0].source for row in ours):
-        todo = refs[0]._replace(replaces=",".join(sorted(row.address for row in live)))
+        todo = refs[0]._replace(replaces=",".join(sorted(row.named for row in live)))
     if todo is None:  # a former row beside that of today: somebody else's compacting overtook its replacement
-        return Verdict("unchanged", bool(ours), gone=sorted(row.address for row in live if row.former))
+        return Verdict("unchanged", bool(ours), gone=sorted(row.named for row in live if row.former))
     check_others(todo, live, sources)
     return Verdict(_why(todo, live), bool(ours), todo)
 
@@ -130,7 +130,8 @@ class _Judge(beam.DoFn):
                 list(found["images"]), list(found["base"]), set(sources), self._complete, self._retry
             )
         self._counts.update(name for name in (verdict.kind, "known" if verdict.known else "") if name)
-        yield from (beam.pvalue.TaggedOutput("gone", (place, image_id)) for place in verdict.gone)
+        for row in named_ids(",".join(verdict.gone), image_id).items():
+            yield beam.pvalue.TaggedOutput("gone", row)
         if verdict.todo is not None:
             yield verdict.todo
 

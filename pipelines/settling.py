@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.records import address, named_places, parse_address, superseded
+from schemas.records import address, named_ids, named_places, parse_address, superseded
 
 SETTLED = ["image_id", "version", "row", "failed", "code", "replaces"]
 
@@ -33,14 +33,15 @@ def settle(
         for row in indexes[shard].select(SETTLED).to_pylist():
             place = address(shard, row["row"], row["failed"])
             places = live.setdefault(row["image_id"], {})
-            replaced = named_places(row["replaces"])
+            named = named_ids(row["replaces"], row["image_id"])
+            replaced = set(named)
             if any(parse_address(old)[0] not in there for old in replaced):
                 replaced |= {old for old, version in places.items() if _yields(old, version, row["version"])}
             if places.keys() - replaced:
                 deletes[place] = deletion(place, row["image_id"], "duplicate")
                 continue
             gone = superseded(row["code"], replaced)
-            deletes.update((old, deletion(old, row["image_id"], "replaced")) for old in gone)
+            deletes.update((old, deletion(old, named.get(old, row["image_id"]), "replaced")) for old in gone)
             live[row["image_id"]] = {
                 **{old: version for old, version in places.items() if old not in gone},
                 place: row["version"],

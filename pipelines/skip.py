@@ -13,7 +13,7 @@ from pipelines.boundary import across_workers
 from pipelines.run import Run, base_manifest
 from schemas import files, parquet
 from schemas.errors import RequestError, is_transient
-from schemas.records import ImageRef, address, named_places, superseded
+from schemas.records import ImageRef, address, named_place, named_places, superseded
 from schemas.store import Dead, Store
 
 
@@ -21,7 +21,7 @@ class BaseRow(NamedTuple):
     """One row of the base: its image's version, and where it is, should it have to be replaced.
 
     ``dead``: no snapshot shows it any more. ``place``: a checksum of its location, which tells images of one former
-    id apart. ``former``: it is of this image, but under its former id.
+    id apart. ``former``: the id that it has, where its image has another one now.
     """
 
     version: Optional[str]
@@ -32,7 +32,12 @@ class BaseRow(NamedTuple):
     source: str = ""
     dead: bool = False
     place: int = 0
-    former: bool = False
+    former: str = ""
+
+    @property
+    def named(self) -> str:
+        """How its successor names it."""
+        return named_place(self.address, self.former)
 
 
 def decide(
@@ -53,7 +58,7 @@ def decide(
     ref, live = refs[0], live_rows(base)
     if any(_settles(row, ref, retry_failures) for row in live):
         return None
-    return ref._replace(replaces=",".join(sorted(row.address for row in live or base)))
+    return ref._replace(replaces=",".join(sorted(row.named for row in live or base)))
 
 
 def _shown(ref: ImageRef) -> str:
@@ -130,7 +135,7 @@ def bring_home(
         if ref.image_id != image_id:
             rows = [row for row in base if _was_of(row, ref)]
             left = [row for row in left if row not in rows]
-            yield ref.image_id, [], [row._replace(former=True) for row in rows]
+            yield ref.image_id, [], [row._replace(former=image_id) for row in rows]
     yield image_id, [ref for ref in images if ref.image_id == image_id], left
 
 

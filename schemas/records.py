@@ -4,6 +4,7 @@ They are NamedTuples with plain types, so that Beam codes them as rows: determin
 """
 
 from typing import NamedTuple, Optional
+from urllib.parse import quote, unquote
 
 from schemas.errors import is_transient
 
@@ -120,9 +121,20 @@ def parse_address(text: str) -> tuple[str, int, bool]:
     return shard, int(row.removeprefix("f")), row.startswith("f")
 
 
+def named_place(place: str, former: str = "") -> str:
+    """How ``replaces`` names a row: by its address, and by its id where that is not its successor's."""
+    return f"{place}={quote(former)}" if former else place
+
+
+def named_ids(replaces: str, image_id: str) -> dict[str, str]:
+    """The addresses that a reference's, or an index row's, ``replaces`` names, with the ids of these rows."""
+    parts = [place.partition("=") for place in replaces.split(",") if place]
+    return {place: unquote(former) or image_id for place, _, former in parts}
+
+
 def named_places(replaces: str) -> set[str]:
-    """The addresses that a reference's, or an index row's, ``replaces`` names."""
-    return set(filter(None, replaces.split(",")))
+    """The addresses that ``replaces`` names."""
+    return set(named_ids(replaces, ""))
 
 
 def superseded(code: str | None, replaces: set[str]) -> set[str]:

@@ -29,7 +29,7 @@ from pipelines.upkeep.verifying import verify
 from schemas import Store, arrow, layout
 from schemas.fingerprint import fingerprint
 from schemas.quantised import stored_columns
-from schemas.records import ImageRef
+from schemas.records import ImageRef, named_ids, named_place
 from tests.builders.runs import FIELD, Mean, fetch_from
 from tests.builders.stores import Echo, as_item
 
@@ -204,6 +204,7 @@ def test_a_row_under_a_former_id_is_copied_to_its_own(tmp_path, operation):
     after = rows(store)
     assert sorted(after) == ["1.jpg", "a#1.jpg", "a#2.jpg"]
     assert after["a#1.jpg"] == before["a"]
+    assert verify(store.url).problems == []
     assert store.totals["rows"] == 3
     store, counts = refresh(tmp_path, [NEW, OTHER, ref("1.jpg")], {**SPELLED, **ITEMS})
     assert (PROCESSED, store.snapshot_id, counts) == ([], 2, counted(unchanged=3, known=3))
@@ -231,7 +232,7 @@ def test_a_former_row_that_compacting_moved_meanwhile_goes_with_the_next_refresh
     items, others = {**SPELLED, **ITEMS}, [ref(name) for name in ITEMS]
     refresh(tmp_path, [OLD, *others], items)
     run = launch(tmp_path, "parquet")
-    write_plan(run, "loose-0", [NEW._replace(replaces=_address(run.url, "a"))], 3)
+    write_plan(run, "loose-0", [NEW._replace(replaces=named_place(_address(run.url, "a"), "a"))], 3)
     compact(run.url, dead_share=0.0, small=10)
     (shard,) = planned_shards(run)
     process_shard(shard.shard_id, read_shard(shard), Engine(Counting()), run, fetch_from(SPELLED))
@@ -239,6 +240,7 @@ def test_a_former_row_that_compacting_moved_meanwhile_goes_with_the_next_refresh
     assert sorted(rows(Store.open(run.url))) == [*ITEMS, "a", "a#1.jpg"]
     store, _ = refresh(tmp_path, [NEW, *others], items)
     assert sorted(rows(store)) == [*ITEMS, "a#1.jpg"]
+    assert verify(store.url).problems == []
 
 
 def _address(url, image_id):
@@ -304,7 +306,8 @@ def judged(run, refs):
             home[own][0].extend(found)
             home[own][1].extend(existing)
     verdicts = {name: judge(found, existing, {"/images"}) for name, (found, existing) in home.items()}
-    write_gone("000000", [(place, name) for name in verdicts for place in verdicts[name].gone], run)
+    gone = [row for name in verdicts for row in named_ids(",".join(verdicts[name].gone), name).items()]
+    write_gone("000000", gone, run)
     write_counts(
         Counter(kind for one in verdicts.values() for kind in (one.kind, "known" * one.known) if kind), run
     )
@@ -342,6 +345,7 @@ def test_whatever_was_touched_changed_or_renamed_each_image_has_its_own_row_once
                     one.image_id: (one.version, items[one.image_id][0]) for one in refs
                 }
                 assert store.totals["rows"] == len(refs)
+                assert verify(store.url).problems == []
                 assert judged(launch(folder, "parquet"), refs) == []
 
 
