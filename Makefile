@@ -38,6 +38,8 @@ test-clusters: setup
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@mkdir -p build/types/captionbeam
+	@for name in schemas capmodel pipelines jobs; do ln -sfn ../../../$$name build/types/captionbeam/$$name; done
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_house.py tests/test_dependencies.py
 

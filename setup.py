@@ -2,7 +2,9 @@
 
 from setuptools import find_packages, setup
 
+# Folders at the top of the repository, each installed below one name, since users' own repositories have theirs.
 PACKAGES = ("schemas", "capmodel", "pipelines", "jobs")
+ROOT = "jobs/toplevel"  # what `import captionbeam` and `python -m captionbeam` find
 
 EXTRAS = {
     "benchmarks": ["mosaicml-streaming>=0.13,<1", "psutil>=6,<8", "webdataset>=1,<2"],
@@ -33,14 +35,19 @@ EXTRAS["test"] = [
     "werkzeug>=3,<4",
 ]
 
+FOUND = find_packages(
+    include=[f"{name}{rest}" for name in PACKAGES for rest in ("", ".*")], exclude=[ROOT.replace("/", ".")]
+)
+
 setup(
     name="captionbeam",
     version="0.1.0",
     description="Image captioning as a distributed batch data pipeline: Apache Beam, PyTorch, Parquet, HDF5.",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
-    packages=find_packages(include=[f"{name}{rest}" for name in PACKAGES for rest in ("", ".*")]),
-    package_data={"jobs": ["templates/*.j2", "presets/*.flags", "presets/recipes/*.flags"]},
+    packages=["captionbeam", *(f"captionbeam.{name}" for name in FOUND)],
+    package_dir={"captionbeam": ROOT, **{f"captionbeam.{name}": name for name in PACKAGES}},
+    package_data={"captionbeam.jobs": ["templates/*.j2", "presets/*.flags", "presets/recipes/*.flags"]},
     install_requires=[
         "apache-beam[gcp]>=2.76,<3",
         "torch>=2.11,<3",
@@ -70,5 +77,5 @@ setup(
         "google-cloud-aiplatform>=1.70,<2",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["captionbeam=jobs.cli:main"]},
+    entry_points={"console_scripts": ["captionbeam=captionbeam.jobs.cli:main"]},
 )

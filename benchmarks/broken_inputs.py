@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from broken_cases import Case, damaged, originals, tar_of, tricky_members, zip_of
 from PIL import Image
 
-from schemas import Store
+from captionbeam.schemas import Store
 
 ENCODER = ("--encoder", "efficientnet_lite0", "--image-size", "64", "--pooled")
 
@@ -82,7 +82,7 @@ def run_job(arguments: Sequence[str], seconds: float) -> int:
     command = [
         sys.executable,
         "-m",
-        "jobs.cli",
+        "captionbeam.jobs.cli",
         "encode",
         *arguments,
         "--warn-failures",

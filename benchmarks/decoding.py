@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from capmodel.decoders import DecoderConfig, make_decoder
-from capmodel.decoders.base import Decoder
-from capmodel.generate import DecodeOptions, generate
-from capmodel.tokenizers import WordTokenizer
+from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
+from captionbeam.capmodel.decoders.base import Decoder
+from captionbeam.capmodel.generate import DecodeOptions, generate
+from captionbeam.capmodel.tokenizers import WordTokenizer
 
 SIZES: dict[str, dict[str, Any]] = {
     "attentive": {},

@@ -31,7 +31,7 @@ import numpy as np
 from bad_server import serve
 from PIL import Image
 
-from schemas import Store, files
+from captionbeam.schemas import Store, files
 
 ROOT = Path(__file__).parent.parent
 LITE = ("--encoder", "efficientnet_lite0", "--image-size", "64", "--precision", "fp32", "--batch-size", "2")
@@ -135,7 +135,7 @@ def coco(names: list[str]) -> dict[str, object]:
 
 def words(*arguments: object) -> list[str]:
     """The command of a job, as a process of its own."""
-    return [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "captionbeam", *map(str, arguments)]
 
 
 def run(*arguments: object, status: int | None = 0) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ import psutil
 def job_rate(arguments: Sequence[str], scratch: str | None = None) -> tuple[float, int]:
     """Images/s of ``captionbeam ARGUMENTS`` on a store that is thrown away after, and its peak resident bytes."""
     with tempfile.TemporaryDirectory(dir=scratch) as store:
-        command = [sys.executable, "-m", "jobs.cli", *arguments, "--output", store]
+        command = [sys.executable, "-m", "captionbeam", *arguments, "--output", store]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         peak = 0
         while process.poll() is None:

@@ -24,9 +24,9 @@ import fsspec
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the tests' servers
 
-from pipelines.sources import buckets
-from pipelines.sources.listing import list_images, split_part, split_source
-from pipelines.sources.spec import SourceSpec
+from captionbeam.pipelines.sources import buckets
+from captionbeam.pipelines.sources.listing import list_images, split_part, split_source
+from captionbeam.pipelines.sources.spec import SourceSpec
 from tests.builders.key_servers import ADDRESS, put_keys
 from tests.builders.meddler import meddling
 from tests.builders.servers import Server, gcs_serving, make_bucket, s3_serving

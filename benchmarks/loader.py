@@ -38,11 +38,11 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # tests.builders writes the store of made-up grids
-from capmodel.grid_cache import GridCache
-from capmodel.loader import CaptionTokens, FeatureReader
-from capmodel.order import shuffled_steps
-from capmodel.pairing import Samples, find_places
-from schemas import Store
+from captionbeam.capmodel.grid_cache import GridCache
+from captionbeam.capmodel.loader import CaptionTokens, FeatureReader
+from captionbeam.capmodel.order import shuffled_steps
+from captionbeam.capmodel.pairing import Samples, find_places
+from captionbeam.schemas import Store
 
 BATCH, MIX, WORDS, VOCABULARY = 32, 16, 12, 4000
 Numbered = tuple[Tensor, Tensor]  # float16 [B, L, C], int64 [B]: the grids' numbers
@@ -73,7 +73,7 @@ def main() -> None:
 
 def made_up(options: argparse.Namespace, scratch: str) -> Store:
     """Grids with half of their values zero, as after a ReLU, in a features store."""
-    from schemas import arrow
+    from captionbeam.schemas import arrow
     from tests.builders.stores import make_store
 
     random, shape = np.random.default_rng(0), tuple(options.shape)
@@ -223,7 +223,7 @@ def exhaust(grids: Tensor, numbers: Tensor) -> None:
 
 def decoder_step(shape: tuple[int, ...]) -> Callable[[Tensor, Tensor], None]:
     """One step of Adam on a small attentive decoder, a caption of WORDS words for each image."""
-    from capmodel.decoders import DecoderConfig, make_decoder
+    from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
 
     sizes = {"embed_dim": 64, "hidden_dim": 128, "attention_dim": 64, "feature_dim": 128}
     decoder = make_decoder(DecoderConfig(VOCABULARY, shape, max_length=WORDS + 2, **sizes)).train()

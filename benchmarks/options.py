@@ -139,7 +139,7 @@ def train(options: argparse.Namespace, tokens: Path, bundle: Path, flags: str) -
 
 def captionbeam(*words: str) -> None:
     """The command line of this environment."""
-    subprocess.run([sys.executable, "-m", "jobs.cli", *words], check=True)
+    subprocess.run([sys.executable, "-m", "captionbeam", *words], check=True)
 
 
 def bundle_of(work: Path, name: str, seed: int) -> Path:

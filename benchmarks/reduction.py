@@ -19,8 +19,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.upkeep.history import rounding_of
-from schemas import Store
+from captionbeam.pipelines.upkeep.history import rounding_of
+from captionbeam.schemas import Store
 
 MOST = 512
 FORMS = {
@@ -104,7 +104,7 @@ def train(options: argparse.Namespace, name: str, seed: int) -> None:
 
 def captionbeam(*words: str) -> None:
     """The command line of this environment."""
-    subprocess.run([sys.executable, "-m", "jobs.cli", *words], check=True)
+    subprocess.run([sys.executable, "-m", "captionbeam", *words], check=True)
 
 
 def table(options: argparse.Namespace) -> str:

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 
-from capmodel.rewards import CaptionReader, CiderReward, PackedReferences
-from capmodel.tokenizers import END, SPECIALS, load_tokenizer
-from schemas.tokens import TokenTable
+from captionbeam.capmodel.rewards import CaptionReader, CiderReward, PackedReferences
+from captionbeam.capmodel.tokenizers import END, SPECIALS, load_tokenizer
+from captionbeam.schemas.tokens import TokenTable
 
 
 class GivenCorpus(CiderScorer):

@@ -47,7 +47,7 @@ def encode(options: argparse.Namespace, flags: list[str]) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=options.scratch) as store:
         words = ["encode", options.source, "--output", store, "--encoder", options.encoder]
         words += ["--limit", str(options.images), "--shard-size", str(options.shard_size)]
-        found = watch([sys.executable, "-m", "jobs.cli", *words, *flags])
+        found = watch([sys.executable, "-m", "captionbeam", *words, *flags])
         (totals,) = (json.loads(path.read_text()) for path in Path(store).glob("plans/*/totals.json"))
     assert totals["rows"] == options.images, totals
     return {"images_per_second": totals["images_per_second"], **found}

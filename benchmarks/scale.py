@@ -26,15 +26,15 @@ import psutil
 import pyarrow as pa
 from apache_beam import coders
 
-from pipelines.find import draw
-from pipelines.plan import PlanShards
-from pipelines.publish import PublishSnapshot
-from pipelines.run import start_run
-from pipelines.runner import run_pipeline
-from pipelines.skip import SkipDone
-from pipelines.transforms import ProcessShards
-from schemas import Store, arrow
-from schemas.records import ImageRef
+from captionbeam.pipelines.find import draw
+from captionbeam.pipelines.plan import PlanShards
+from captionbeam.pipelines.publish import PublishSnapshot
+from captionbeam.pipelines.run import start_run
+from captionbeam.pipelines.runner import run_pipeline
+from captionbeam.pipelines.skip import SkipDone
+from captionbeam.pipelines.transforms import ProcessShards
+from captionbeam.schemas import Store, arrow
+from captionbeam.schemas.records import ImageRef
 
 PIECE = 10_000
 FIELD = arrow.grid_field("pooled", (1,))

@@ -19,7 +19,7 @@ from typing import Any
 import safetensors.torch
 from safetensors import SafetensorError
 
-from capmodel.bundle_files import (
+from captionbeam.capmodel.bundle_files import (
     CARD,
     COMPONENTS,
     CONFIG,
@@ -31,13 +31,13 @@ from capmodel.bundle_files import (
     read_checked,
     read_manifest,
 )
-from capmodel.decoders import DecoderConfig, make_decoder
-from capmodel.decoders.base import Decoder
-from capmodel.model_card import model_card
-from capmodel.tokenizers import Tokenizer, tokenizer_from_files
-from schemas import files
-from schemas.errors import BundleError, FingerprintError, RequestError
-from schemas.fingerprint import sha256_bytes, sha256_file
+from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
+from captionbeam.capmodel.decoders.base import Decoder
+from captionbeam.capmodel.model_card import model_card
+from captionbeam.capmodel.tokenizers import Tokenizer, tokenizer_from_files
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import BundleError, FingerprintError, RequestError
+from captionbeam.schemas.fingerprint import sha256_bytes, sha256_file
 
 
 @dataclass(frozen=True, eq=False)

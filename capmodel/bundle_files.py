@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from schemas import files, models
-from schemas.errors import BundleError, FingerprintError
-from schemas.fingerprint import sha256_bytes
+from captionbeam.schemas import files, models
+from captionbeam.schemas.errors import BundleError, FingerprintError
+from captionbeam.schemas.fingerprint import sha256_bytes
 
 FORMAT, VERSION = "captionbeam bundle", 1
 MODEL_TYPE = "captionbeam"  # of Hugging Face transformers, whose from_pretrained reads config.json too
@@ -33,7 +33,7 @@ class Manifest:
     decoder:  ``DecoderConfig.to_dict()``.
     features: the fingerprint of the features that it expects; encoder: the spec that made them, or None.
     files:    name -> SHA-256, of all but the card.
-    trained_on: where, and by how many (capmodel.train_worker); empty where that was not recorded.
+    trained_on: where, and by how many (captionbeam.capmodel.train_worker); empty where that was not recorded.
     writing: the search that wrote the captions which ``scores`` are of, ``DecodeOptions.to_dict()``; empty likewise.
     """
 

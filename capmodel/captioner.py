@@ -11,20 +11,20 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from capmodel.bundle import Bundle
-from capmodel.bundle_files import keep_bundle
-from capmodel.device import device_errors, pick_device, settle_precision
-from capmodel.generate import Caption, DecodeOptions, check_options, generate
-from capmodel.generation.options import check_ngram
-from capmodel.predictions import Prediction, predict_words
-from capmodel.streams import Streams
-from schemas import arrow
-from schemas.errors import BundleError, FingerprintError, ImageError
-from schemas.fingerprint import difference, fingerprint
-from schemas.store import Store
+from captionbeam.capmodel.bundle import Bundle
+from captionbeam.capmodel.bundle_files import keep_bundle
+from captionbeam.capmodel.device import device_errors, pick_device, settle_precision
+from captionbeam.capmodel.generate import Caption, DecodeOptions, check_options, generate
+from captionbeam.capmodel.generation.options import check_ngram
+from captionbeam.capmodel.predictions import Prediction, predict_words
+from captionbeam.capmodel.streams import Streams
+from captionbeam.schemas import arrow
+from captionbeam.schemas.errors import BundleError, FingerprintError, ImageError
+from captionbeam.schemas.fingerprint import difference, fingerprint
+from captionbeam.schemas.store import Store
 
 if TYPE_CHECKING:
-    from capmodel.reduction import FeatureEncoder
+    from captionbeam.capmodel.reduction import FeatureEncoder
 
 BATCH = {"cpu": 16, "cuda": 256}
 
@@ -213,14 +213,14 @@ class Captioner:
 
 def _load_encoder(bundle: Bundle, plan: CaptionPlan, batch_size: int | None, device: str) -> FeatureEncoder:
     """Imported here: captions of features need no encoder's libraries."""
-    from capmodel.reduction import FeatureEncoder
+    from captionbeam.capmodel.reduction import FeatureEncoder
 
     spec, weights = plan.spec["encoder"], str(bundle.encoder_weights)
     return FeatureEncoder.load(spec, weights, bundle.components, batch_size, device, as_read=True)
 
 
 def captions_array(found: Sequence[Sequence[Caption]], kind: pa.DataType) -> pa.Array:
-    """Captions as a column of ``schemas.arrow.captions_field``'s type."""
+    """Captions as a column of ``captionbeam.schemas.arrow.captions_field``'s type."""
     return pa.array([[_struct(caption) for caption in captions] for captions in found], kind)
 
 

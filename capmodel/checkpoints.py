@@ -23,9 +23,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from capmodel.train_options import completed, difference
-from schemas import files
-from schemas.errors import RequestError, SystemicError
+from captionbeam.capmodel.train_options import completed, difference
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import RequestError, SystemicError
 
 LATEST, BEST, VERSION = "latest.json", "best.safetensors", 1
 STATE = re.compile(r"state-\d+-\d+\.safetensors")

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from capmodel.checkpoints import Tensors
-from capmodel.optimizing import below, full_state, load_state, make_optimizer
-from capmodel.train_options import TrainOptions
+from captionbeam.capmodel.checkpoints import Tensors
+from captionbeam.capmodel.optimizing import below, full_state, load_state, make_optimizer
+from captionbeam.capmodel.train_options import TrainOptions
 
 
 class Average:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-from schemas.errors import OutOfMemory, RequestError, SystemicError
+from captionbeam.schemas.errors import OutOfMemory, RequestError, SystemicError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PRECISIONS = tuple(DTYPES)

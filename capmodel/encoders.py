@@ -14,16 +14,16 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from capmodel.backbones import find_backbone, ready, shape_of
-from capmodel.device import DTYPES, device_errors, exact_kernels, pick_device, settle_precision
-from capmodel.encoder_names import INCEPTION_V3
-from capmodel.images import decode_image
-from capmodel.preprocess import Preprocess
-from capmodel.streams import Streams
-from capmodel.weights import SHA256_MARK, State, read_weights, store_weights, weights_bytes
-from schemas import arrow
-from schemas.errors import ImageError, RequestError
-from schemas.fingerprint import fingerprint, sha256_bytes
+from captionbeam.capmodel.backbones import find_backbone, ready, shape_of
+from captionbeam.capmodel.device import DTYPES, device_errors, exact_kernels, pick_device, settle_precision
+from captionbeam.capmodel.encoder_names import INCEPTION_V3
+from captionbeam.capmodel.images import decode_image
+from captionbeam.capmodel.preprocess import Preprocess
+from captionbeam.capmodel.streams import Streams
+from captionbeam.capmodel.weights import SHA256_MARK, State, read_weights, store_weights, weights_bytes
+from captionbeam.schemas import arrow
+from captionbeam.schemas.errors import ImageError, RequestError
+from captionbeam.schemas.fingerprint import fingerprint, sha256_bytes
 
 __all__ = ["Encoder", "EncoderSpec", "resolve_encoder", "store_weights"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from capmodel.train_options import TrainOptions
+from captionbeam.capmodel.train_options import TrainOptions
 
 CROSS_ENTROPY, SELF_CRITICAL = "cross-entropy", "self-critical"
 

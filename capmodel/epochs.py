@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from capmodel.loader import FeatureReader
-from capmodel.order import even_parts, shuffled
-from capmodel.train_options import TrainOptions
+from captionbeam.capmodel.loader import FeatureReader
+from captionbeam.capmodel.order import even_parts, shuffled
+from captionbeam.capmodel.train_options import TrainOptions
 
 DRAWS, BUCKETS = 1, 2  # what is drawn, beside the order of the images
 

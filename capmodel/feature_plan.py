@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas.components import encoder_fingerprint, encoder_part, read_components
-from schemas.errors import FingerprintError, RequestError
-from schemas.fingerprint import difference, fingerprint
-from schemas.quantised import stored_columns
+from captionbeam.schemas.components import encoder_fingerprint, encoder_part, read_components
+from captionbeam.schemas.errors import FingerprintError, RequestError
+from captionbeam.schemas.fingerprint import difference, fingerprint
+from captionbeam.schemas.quantised import stored_columns
 
 DTYPES = ("float16", "int8")
 

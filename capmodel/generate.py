@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capmodel.decoders import DecoderConfig
-from capmodel.decoders.base import Decoder
-from capmodel.generation.choices import Draw, Forced, Likeliest, uniforms
-from capmodel.generation.options import DecodeOptions
-from capmodel.generation.ranking import Ranking
-from capmodel.generation.rules import NEVER, Rules
-from capmodel.generation.walk import Choose, Trace, attended, write, written
-from capmodel.tokenizers import Tokenizer
-from schemas.errors import RequestError
+from captionbeam.capmodel.decoders import DecoderConfig
+from captionbeam.capmodel.decoders.base import Decoder
+from captionbeam.capmodel.generation.choices import Draw, Forced, Likeliest, uniforms
+from captionbeam.capmodel.generation.options import DecodeOptions
+from captionbeam.capmodel.generation.ranking import Ranking
+from captionbeam.capmodel.generation.rules import NEVER, Rules
+from captionbeam.capmodel.generation.walk import Choose, Trace, attended, write, written
+from captionbeam.capmodel.tokenizers import Tokenizer
+from captionbeam.schemas.errors import RequestError
 
 __all__ = ["Caption", "DecodeOptions", "check_options", "generate"]
 

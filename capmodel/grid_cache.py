@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from schemas.errors import RequestError
-from schemas.fingerprint import fingerprint
-from schemas.store import RowGroup, Store
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import fingerprint
+from captionbeam.schemas.store import RowGroup, Store
 
 
 class GridCache:

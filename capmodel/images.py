@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from schemas.errors import ImageError
+from captionbeam.schemas.errors import ImageError
 
 MAX_PIXELS = 100_000_000
 GIANT_PIXELS = 16_000_000  # above it, pictures are decoded one at a time: one near the limit takes up to 2 GB

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from capmodel.grid_cache import GridCache
-from capmodel.pairing import Samples
-from capmodel.tokenizers import END, PAD, START
-from schemas.store import Store
+from captionbeam.capmodel.grid_cache import GridCache
+from captionbeam.capmodel.pairing import Samples
+from captionbeam.capmodel.tokenizers import END, PAD, START
+from captionbeam.schemas.store import Store
 
 READ_AHEAD = 2
 READY_BATCHES = 2

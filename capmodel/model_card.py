@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from capmodel.bundle_files import ENCODER, Manifest
-from capmodel.decoders.config import DecoderConfig
-from capmodel.decoders.options import is_said
-from capmodel.generation.options import DecodeOptions
-from capmodel.tokenizers import Tokenizer
+from captionbeam.capmodel.bundle_files import ENCODER, Manifest
+from captionbeam.capmodel.decoders.config import DecoderConfig
+from captionbeam.capmodel.decoders.options import is_said
+from captionbeam.capmodel.generation.options import DecodeOptions
+from captionbeam.capmodel.tokenizers import Tokenizer
 
 CARD = """\
 ---
@@ -42,8 +42,8 @@ captionbeam caption --bundle {url} one.jpg
 {encoder_note}
 
 ```python
-from capmodel.bundle import Bundle
-from capmodel.generate import DecodeOptions, generate
+from captionbeam.capmodel.bundle import Bundle
+from captionbeam.capmodel.generate import DecodeOptions, generate
 
 bundle = Bundle.load("{url}")
 found = generate(bundle.decoder, features, DecodeOptions({arguments}), image_ids, bundle.tokenizer)

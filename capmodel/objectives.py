@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from capmodel.decoders.base import Decoder
-from capmodel.loader import Batch
-from capmodel.tokenizers import PAD
+from captionbeam.capmodel.decoders.base import Decoder
+from captionbeam.capmodel.loader import Batch
+from captionbeam.capmodel.tokenizers import PAD
 
 
 class Lesson(NamedTuple):

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
-from capmodel.checkpoints import Tensors
-from schemas.errors import RequestError
+from captionbeam.capmodel.checkpoints import Tensors
+from captionbeam.schemas.errors import RequestError
 
 BETAS = (0.9, 0.98)
 

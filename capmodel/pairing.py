@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
-from schemas import files
-from schemas.errors import RequestError
-from schemas.join import match_images
-from schemas.store import RowGroup, Store
-from schemas.tokens import TokenTable
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.join import match_images
+from captionbeam.schemas.store import RowGroup, Store
+from captionbeam.schemas.tokens import TokenTable
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from capmodel.checkpoints import Position
-from capmodel.epoch_history import CROSS_ENTROPY, SELF_CRITICAL
-from capmodel.objectives import CrossEntropy, Mixed, Objective
-from capmodel.rewards import SplitReward, consensus_weights
-from capmodel.self_critical.objective import SelfCritical
-from capmodel.train_data import Data
-from capmodel.train_options import TrainOptions
+from captionbeam.capmodel.checkpoints import Position
+from captionbeam.capmodel.epoch_history import CROSS_ENTROPY, SELF_CRITICAL
+from captionbeam.capmodel.objectives import CrossEntropy, Mixed, Objective
+from captionbeam.capmodel.rewards import SplitReward, consensus_weights
+from captionbeam.capmodel.self_critical.objective import SelfCritical
+from captionbeam.capmodel.train_data import Data
+from captionbeam.capmodel.train_options import TrainOptions
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from capmodel.decoders.base import Decoder
-from capmodel.tokenizers import Tokenizer
+from captionbeam.capmodel.decoders.base import Decoder
+from captionbeam.capmodel.tokenizers import Tokenizer
 
 
 class Prediction(NamedTuple):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from schemas.errors import RequestError
+from captionbeam.schemas.errors import RequestError
 
 VERSION = 1  # raise it by hand whenever decode_image or this module gives other numbers for the same options
 

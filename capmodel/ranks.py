@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from schemas.errors import RequestError
+from captionbeam.schemas.errors import RequestError
 
 T = TypeVar("T")
 

@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capmodel.device import device_errors, exact_kernels, pick_device
-from capmodel.feature_plan import columns_of
-from capmodel.streams import Streams
-from schemas.components import Components, encoder_part, read_components
-from schemas.errors import FingerprintError, ImageError, RequestError
-from schemas.fingerprint import fingerprint
-from schemas.quantised import rounded
+from captionbeam.capmodel.device import device_errors, exact_kernels, pick_device
+from captionbeam.capmodel.feature_plan import columns_of
+from captionbeam.capmodel.streams import Streams
+from captionbeam.schemas.components import Components, encoder_part, read_components
+from captionbeam.schemas.errors import FingerprintError, ImageError, RequestError
+from captionbeam.schemas.fingerprint import fingerprint
+from captionbeam.schemas.quantised import rounded
 
 if TYPE_CHECKING:
-    from capmodel.encoders import Encoder
+    from captionbeam.capmodel.encoders import Encoder
 
 ROWS = {"cpu": 32, "cuda": 512}  # images at a time, of kept features
 
@@ -93,7 +93,7 @@ class FeatureEncoder:
 
         Raises FingerprintError for other weights or components, RequestError.
         """
-        from capmodel.encoders import Encoder, EncoderSpec
+        from captionbeam.capmodel.encoders import Encoder, EncoderSpec
 
         encoder = Encoder.load(EncoderSpec.from_dict(encoder_part(spec)), weights_url, batch_size, device)
         return cls(encoder, spec, load_reducer(spec, components_url, encoder.device), as_read)

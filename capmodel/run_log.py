@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from capmodel.checkpoints import Position
-from capmodel.epoch_history import best_of
-from capmodel.epochs import Epochs
-from capmodel.journal import Journal
-from capmodel.phases import Phase
+from captionbeam.capmodel.checkpoints import Position
+from captionbeam.capmodel.epoch_history import best_of
+from captionbeam.capmodel.epochs import Epochs
+from captionbeam.capmodel.journal import Journal
+from captionbeam.capmodel.phases import Phase
 
 
 class RunLog:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from schemas import files
-from schemas.errors import RequestError
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import RequestError
 
 PATIENCE = 30.0  # seconds, in which a run that was just killed leaves
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from safetensors.numpy import load
 
-from capmodel.bundle_files import MODEL, TOKENIZER, Manifest, read_checked, read_manifest
-from capmodel.checkpoints import Tensors
-from capmodel.decoders import DecoderConfig
-from capmodel.tokenizers import Tokenizer, load_tokenizer
-from schemas import files
-from schemas.errors import RequestError
+from captionbeam.capmodel.bundle_files import MODEL, TOKENIZER, Manifest, read_checked, read_manifest
+from captionbeam.capmodel.checkpoints import Tensors
+from captionbeam.capmodel.decoders import DecoderConfig
+from captionbeam.capmodel.tokenizers import Tokenizer, load_tokenizer
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import RequestError
 
 NO_WEIGHTS = (
     "dropout",

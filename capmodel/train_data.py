@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from capmodel.decoders import DecoderConfig
-from capmodel.decoders.vectors import WordVectors, read_vectors
-from capmodel.grid_cache import GridCache
-from capmodel.loader import CaptionTokens, FeatureReader
-from capmodel.pairing import Samples, identity_of, pair
-from capmodel.tokenizers import SPECIALS, Tokenizer, load_tokenizer
-from capmodel.train_options import TrainOptions
-from schemas import files
-from schemas.store import Store
-from schemas.tokens import TokenTable
+from captionbeam.capmodel.decoders import DecoderConfig
+from captionbeam.capmodel.decoders.vectors import WordVectors, read_vectors
+from captionbeam.capmodel.grid_cache import GridCache
+from captionbeam.capmodel.loader import CaptionTokens, FeatureReader
+from captionbeam.capmodel.pairing import Samples, identity_of, pair
+from captionbeam.capmodel.tokenizers import SPECIALS, Tokenizer, load_tokenizer
+from captionbeam.capmodel.train_options import TrainOptions
+from captionbeam.schemas import files
+from captionbeam.schemas.store import Store
+from captionbeam.schemas.tokens import TokenTable
 
 
 @dataclass(frozen=True)

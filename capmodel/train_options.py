@@ -9,12 +9,12 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from math import inf
 from typing import Any
 
-from capmodel.decoders.options import DecoderOptions
-from capmodel.generation.options import MOST_ROWS, DecodeOptions
-from capmodel.self_critical.options import SelfCriticalOptions
-from schemas import fingerprint
-from schemas.errors import expect
-from schemas.machine import cores
+from captionbeam.capmodel.decoders.options import DecoderOptions
+from captionbeam.capmodel.generation.options import MOST_ROWS, DecodeOptions
+from captionbeam.capmodel.self_critical.options import SelfCriticalOptions
+from captionbeam.schemas import fingerprint
+from captionbeam.schemas.errors import expect
+from captionbeam.schemas.machine import cores
 
 __all__ = ["TrainOptions", "completed", "cores", "difference"]
 
@@ -65,8 +65,8 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
     cache:               a folder of this machine where decoded grids are kept, so that only the first pass decodes.
     threads:             of each worker; None: the machine's cores, shared out.
     embeddings:          a file of word vectors that the embeddings begin with; freeze_embeddings: and keep.
-    The others are the decoder's (capmodel.decoders.DecoderOptions) and those of self-critical training
-    (capmodel.self_critical.options).
+    The others are the decoder's (captionbeam.capmodel.decoders.DecoderOptions) and those of self-critical training
+    (captionbeam.capmodel.self_critical.options).
     """
 
     features: str
@@ -228,7 +228,7 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
     def identity(self) -> dict[str, Any]:
         """The options that decide what comes out, without places and without what only decides how fast.
 
-        Of ``init`` the content decides: see capmodel.starting.
+        Of ``init`` the content decides: see captionbeam.capmodel.starting.
         """
         free = {
             *PLACES,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from capmodel.bundle_files import (
+from captionbeam.capmodel.bundle_files import (
     CARD,
     CONFIG,
     HISTORY,
@@ -21,19 +21,19 @@ from capmodel.bundle_files import (
     read_checked,
     read_manifest,
 )
-from capmodel.checkpoints import Checkpoints
-from capmodel.decoders import DecoderConfig
-from capmodel.decoders.vectors import vectors_width
-from capmodel.pairing import identity_of, pair
-from capmodel.starting import check_start, identity_of_start
-from capmodel.tokenizers import load_tokenizer
-from capmodel.train_options import TrainOptions
-from schemas import files, fingerprint
-from schemas.errors import RequestError
-from schemas.fingerprint import sha256_file
-from schemas.layout import newest_snapshot
-from schemas.store import Store
-from schemas.tokens import TABLE, TokenTable
+from captionbeam.capmodel.checkpoints import Checkpoints
+from captionbeam.capmodel.decoders import DecoderConfig
+from captionbeam.capmodel.decoders.vectors import vectors_width
+from captionbeam.capmodel.pairing import identity_of, pair
+from captionbeam.capmodel.starting import check_start, identity_of_start
+from captionbeam.capmodel.tokenizers import load_tokenizer
+from captionbeam.capmodel.train_options import TrainOptions
+from captionbeam.schemas import files, fingerprint
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import sha256_file
+from captionbeam.schemas.layout import newest_snapshot
+from captionbeam.schemas.store import Store
+from captionbeam.schemas.tokens import TABLE, TokenTable
 
 OTHERS = (MODEL, TOKENIZER, HISTORY, CARD)  # of a bundle's files those that every bundle has, beside CONFIG
 WRITTEN = ("output", "checkpoints", "logs", "cache")

@@ -1,4 +1,4 @@
-"""One process of a training run, as torchrun starts it: ``python -m capmodel.train_worker OPTIONS_JSON``.
+"""One process of a training run, as torchrun starts it: ``python -m captionbeam.capmodel.train_worker OPTIONS_JSON``.
 
 It tells what happens as JSON lines on standard output: the journal's events, ``error`` and ``crash``.
 Standard input is a line to whoever started the run: ``stop`` asks for a checkpoint and an end, and where the
@@ -19,17 +19,17 @@ from typing import Any, NoReturn
 
 import torch
 
-from capmodel import metrics
-from capmodel.bundle import Bundle
-from capmodel.epoch_history import best_of, early_stops
-from capmodel.journal import Journal
-from capmodel.ranks import joined, local_rank, local_world
-from capmodel.sole_run import sole_run
-from capmodel.train_data import Data
-from capmodel.train_options import TrainOptions, cores
-from capmodel.training import Stopped, Trainer
-from capmodel.workplace import workplace
-from schemas.errors import CaptionbeamError, SystemicError
+from captionbeam.capmodel import metrics
+from captionbeam.capmodel.bundle import Bundle
+from captionbeam.capmodel.epoch_history import best_of, early_stops
+from captionbeam.capmodel.journal import Journal
+from captionbeam.capmodel.ranks import joined, local_rank, local_world
+from captionbeam.capmodel.sole_run import sole_run
+from captionbeam.capmodel.train_data import Data
+from captionbeam.capmodel.train_options import TrainOptions, cores
+from captionbeam.capmodel.training import Stopped, Trainer
+from captionbeam.capmodel.workplace import workplace
+from captionbeam.schemas.errors import CaptionbeamError, SystemicError
 
 SCORES = ("val_loss", "val_accuracy", *metrics.SCORES)
 

@@ -20,25 +20,25 @@ import numpy as np
 import torch
 from torch import nn
 
-from capmodel.checkpoints import Checkpoints, Position, Tensors
-from capmodel.decoders import make_decoder
-from capmodel.decoders.embeddings import freeze, place
-from capmodel.descent import Descent
-from capmodel.device import settle_precision
-from capmodel.epoch_history import best_of, early_stops
-from capmodel.epochs import Epochs
-from capmodel.journal import Journal
-from capmodel.loader import Batch
-from capmodel.objectives import Lesson, Objective, Taught
-from capmodel.optimizing import learning_rate, load_parameters, parameters_of
-from capmodel.phases import Phase, phases_of
-from capmodel.ranks import Ranks, autocast
-from capmodel.run_log import RunLog
-from capmodel.starting import check_start, identity_of_start, weights_of
-from capmodel.train_data import Data
-from capmodel.train_options import TrainOptions
-from capmodel.validation import Validation
-from schemas.errors import SystemicError
+from captionbeam.capmodel.checkpoints import Checkpoints, Position, Tensors
+from captionbeam.capmodel.decoders import make_decoder
+from captionbeam.capmodel.decoders.embeddings import freeze, place
+from captionbeam.capmodel.descent import Descent
+from captionbeam.capmodel.device import settle_precision
+from captionbeam.capmodel.epoch_history import best_of, early_stops
+from captionbeam.capmodel.epochs import Epochs
+from captionbeam.capmodel.journal import Journal
+from captionbeam.capmodel.loader import Batch
+from captionbeam.capmodel.objectives import Lesson, Objective, Taught
+from captionbeam.capmodel.optimizing import learning_rate, load_parameters, parameters_of
+from captionbeam.capmodel.phases import Phase, phases_of
+from captionbeam.capmodel.ranks import Ranks, autocast
+from captionbeam.capmodel.run_log import RunLog
+from captionbeam.capmodel.starting import check_start, identity_of_start, weights_of
+from captionbeam.capmodel.train_data import Data
+from captionbeam.capmodel.train_options import TrainOptions
+from captionbeam.capmodel.validation import Validation
+from captionbeam.schemas.errors import SystemicError
 
 
 class Stopped(Exception):

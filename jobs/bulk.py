@@ -13,27 +13,27 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from jobs.launching.running import print_dry, run_on
-from jobs.launching.target import RunTarget
-from jobs.options import as_record, clear_totals, require
-from jobs.recorded_options import request_of
-from jobs.watch import Watch, finish
-from pipelines import clusters
-from pipelines.batches import Processor
-from pipelines.compare import CompareStore, NameSources
-from pipelines.copies import HashContents
-from pipelines.find import LimitImages
-from pipelines.gates import Gates
-from pipelines.listed import RecordListing
-from pipelines.plan import PlanShards
-from pipelines.publish import PublishSnapshot
-from pipelines.run import Run, moved_sources, start_run
-from pipelines.runner import is_handed_over, worker_processes
-from pipelines.shards import Fetch
-from pipelines.skip import SkipDone
-from pipelines.transforms import ProcessShards
-from schemas import files
-from schemas.store import Store
+from captionbeam.jobs.launching.running import print_dry, run_on
+from captionbeam.jobs.launching.target import RunTarget
+from captionbeam.jobs.options import as_record, clear_totals, require
+from captionbeam.jobs.recorded_options import request_of
+from captionbeam.jobs.watch import Watch, finish
+from captionbeam.pipelines import clusters
+from captionbeam.pipelines.batches import Processor
+from captionbeam.pipelines.compare import CompareStore, NameSources
+from captionbeam.pipelines.copies import HashContents
+from captionbeam.pipelines.find import LimitImages
+from captionbeam.pipelines.gates import Gates
+from captionbeam.pipelines.listed import RecordListing
+from captionbeam.pipelines.plan import PlanShards
+from captionbeam.pipelines.publish import PublishSnapshot
+from captionbeam.pipelines.run import Run, moved_sources, start_run
+from captionbeam.pipelines.runner import is_handed_over, worker_processes
+from captionbeam.pipelines.shards import Fetch
+from captionbeam.pipelines.skip import SkipDone
+from captionbeam.pipelines.transforms import ProcessShards
+from captionbeam.schemas import files
+from captionbeam.schemas.store import Store
 
 
 @dataclass(frozen=True)

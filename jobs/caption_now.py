@@ -10,19 +10,19 @@ from heapq import nsmallest
 from itertools import islice
 from typing import Any
 
-from capmodel.generation.options import DecodeOptions
-from jobs.captioners import captioner_now
-from jobs.source_options import fetch_options
-from jobs.terminal import visible
-from pipelines.batches import Prepared, Processor, run_batch
-from pipelines.fetch import fetch
-from pipelines.find import draw, is_sampled
-from pipelines.listed import Listing, check_listed, ending, passed_over_line, sum_listings
-from pipelines.sources.inventory import check_counts
-from pipelines.sources.listing import list_images
-from pipelines.sources.spec import Counted, SourceSpec
-from schemas.errors import ImageError
-from schemas.records import ImageRef
+from captionbeam.capmodel.generation.options import DecodeOptions
+from captionbeam.jobs.captioners import captioner_now
+from captionbeam.jobs.source_options import fetch_options
+from captionbeam.jobs.terminal import visible
+from captionbeam.pipelines.batches import Prepared, Processor, run_batch
+from captionbeam.pipelines.fetch import fetch
+from captionbeam.pipelines.find import draw, is_sampled
+from captionbeam.pipelines.listed import Listing, check_listed, ending, passed_over_line, sum_listings
+from captionbeam.pipelines.sources.inventory import check_counts
+from captionbeam.pipelines.sources.listing import list_images
+from captionbeam.pipelines.sources.spec import Counted, SourceSpec
+from captionbeam.schemas.errors import ImageError
+from captionbeam.schemas.records import ImageRef
 
 
 def print_captions(sources: Sequence[SourceSpec], decode: DecodeOptions, options: argparse.Namespace) -> int:

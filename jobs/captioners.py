@@ -7,14 +7,14 @@ import importlib.util
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from jobs.options import require
-from jobs.source_options import listing, parsed_sources
-from schemas import Store
-from schemas.errors import RequestError, not_installed
+from captionbeam.jobs.options import require
+from captionbeam.jobs.source_options import listing, parsed_sources
+from captionbeam.schemas import Store
+from captionbeam.schemas.errors import RequestError, not_installed
 
 if TYPE_CHECKING:
-    from jobs.bulk import Work
-    from pipelines.batches import Processor
+    from captionbeam.jobs.bulk import Work
+    from captionbeam.pipelines.batches import Processor
 
 SCHEME = "hf:"
 
@@ -66,21 +66,21 @@ def captioner_now(options: argparse.Namespace, decode: Any, batch_size: int) -> 
     """The captioner in this process, from where it lies. Raises BundleError, RequestError."""
     check_captioner(options)
     if not options.captioner:
-        from capmodel.captioner import Captioner
+        from captionbeam.capmodel.captioner import Captioner
 
         return Captioner.load(
             options.bundle, decode, batch_size=batch_size, precision=options.precision, device=options.device
         )
-    from capmodel.huggingface.captioner import HuggingFaceCaptioner, settle_captioner
+    from captionbeam.capmodel.huggingface.captioner import HuggingFaceCaptioner, settle_captioner
 
     plan = settle_captioner(options.captioner.removeprefix(SCHEME), decode, options.precision, options.device)
     return HuggingFaceCaptioner.load(plan.folder, decode, plan.spec, batch_size, options.device)
 
 
 def _by_bundle(options: argparse.Namespace, decode: Any) -> Work:
-    from capmodel.captioner import settle_captioner
-    from jobs.bulk import Work
-    from pipelines.processors import load_captioner
+    from captionbeam.capmodel.captioner import settle_captioner
+    from captionbeam.jobs.bulk import Work
+    from captionbeam.pipelines.processors import load_captioner
 
     features = Store.open(options.features) if options.features else None
     found = listing(options, () if features else parsed_sources(options), features)
@@ -107,9 +107,9 @@ def _by_bundle(options: argparse.Namespace, decode: Any) -> Work:
 
 
 def _by_transformers(options: argparse.Namespace, decode: Any) -> Work:
-    from capmodel.huggingface.captioner import settle_captioner
-    from jobs.bulk import Work
-    from pipelines.processors import load_transformers
+    from captionbeam.capmodel.huggingface.captioner import settle_captioner
+    from captionbeam.jobs.bulk import Work
+    from captionbeam.pipelines.processors import load_transformers
 
     found = listing(options, parsed_sources(options), None)
     plan = settle_captioner(options.captioner.removeprefix(SCHEME), decode, options.precision, options.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.options import channels, positive, share
+from captionbeam.jobs.options import channels, positive, share
 
 EMBEDDING_FLAGS: dict[str, tuple[Any, str, str]] = {
     "embeddings": (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jobs.options import natural, positive, require
+from captionbeam.jobs.options import natural, positive, require
 
 
 def add_decoding_options(group: Any) -> None:
@@ -116,7 +116,7 @@ def _add_sampling(group: Any) -> None:
 
 def decode_options(options: argparse.Namespace) -> Any:
     """The options of the group, checked. Raises RequestError, BundleError."""
-    from capmodel.generation.options import DecodeOptions
+    from captionbeam.capmodel.generation.options import DecodeOptions
 
     check_decoding(options)
     given = {name: getattr(options, name) for name in DecodeOptions.__dataclass_fields__}
@@ -125,7 +125,7 @@ def decode_options(options: argparse.Namespace) -> Any:
 
 def check_decoding(options: argparse.Namespace) -> None:
     """Refuse options of the group that exclude each other, or do nothing, before any file is read."""
-    from capmodel.generation.options import METHODS, ONLY_OF, DecodeOptions
+    from captionbeam.capmodel.generation.options import METHODS, ONLY_OF, DecodeOptions
 
     given = {name: getattr(options, name) for name in DecodeOptions.__dataclass_fields__}
     unsaid = {"beam": None, "length_penalty": None, "seed": options.seed}  # --seed is the listing's too
@@ -147,7 +147,7 @@ def check_decoding(options: argparse.Namespace) -> None:
 
 def _search(options: argparse.Namespace) -> dict[str, Any]:
     """Beams and penalty: those that were named, else those that the bundle was scored with. Raises BundleError."""
-    from capmodel.bundle_files import read_manifest
+    from captionbeam.capmodel.bundle_files import read_manifest
 
     own: dict[str, Any] = {"beam": 3, "length_penalty": 0.0}
     if options.bundle and options.method == "beam" and None in (options.beam, options.length_penalty):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -12,14 +11,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from jobs.options import natural, positive
-from jobs.progress import clock
-from jobs.summary import print_table
-from schemas import files
-from schemas.errors import RequestError, SystemicError
+from captionbeam.jobs.options import natural, positive
+from captionbeam.jobs.progress import clock
+from captionbeam.jobs.summary import print_table
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import RequestError, SystemicError
 
 HELP = """\
   captionbeam demo --output demo
@@ -71,7 +69,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
 
 def draw(folder: str, counts: Mapping[str, int], seed: int) -> float:
     """Draw the scenes unless they are there; seconds. Raises RequestError where there are others."""
-    from jobs.scenes import write_scenes
+    from captionbeam.jobs.scenes import write_scenes
 
     start = time.monotonic()
     wanted = {"pictures": dict(counts), "seed": seed}
@@ -96,10 +94,8 @@ def run_job(name: str, arguments: Sequence[str]) -> float:
     """Print one command, run it in a process of its own; seconds. Raises SystemicError where it fails."""
     print(f"\n$ {shlex.join(['captionbeam', name, *arguments])}", flush=True)
     start = time.monotonic()
-    root = str(Path(__file__).resolve().parents[1])
-    path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
-    command = [sys.executable, "-m", "jobs.cli", name, *arguments]
-    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}) as child, _passing_on(child):
+    command = [sys.executable, "-m", "captionbeam", name, *arguments]
+    with subprocess.Popen(command) as child, _passing_on(child):
         status = child.wait()
     if status:
         raise SystemicError(f"{name} ended with status {status}; the same demo command goes on from there")
@@ -123,7 +119,7 @@ def _passing_on(child: subprocess.Popen[bytes]) -> Iterator[None]:
 
 def summary(folder: str) -> dict[str, Any]:
     """What came out: right captions, CIDEr, a few of the captions, where the report is."""
-    from jobs.scenes import count_right
+    from captionbeam.jobs.scenes import count_right
 
     held_out = files.read_json(files.join(folder, "scenes", "captions_test.json"))
     scored = read_scores(files.join(folder, "scores.jsonl"))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.summary import print_table
+from captionbeam.jobs.summary import print_table
 
 HELP = """\
   captionbeam evaluate --captions captions --references captions_val2014.json
@@ -69,7 +69,7 @@ def add_reference_options(parser: argparse.ArgumentParser, required: bool) -> No
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Score, and say so."""
-    from jobs.scoring import join_references, read_captions, read_references, write_output
+    from captionbeam.jobs.scoring import join_references, read_captions, read_references, write_output
 
     references = read_references(options.references, options.member, options.split)
     pairs = join_references(read_captions(options.captions), *references)
@@ -92,7 +92,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
 
 def summary(options: argparse.Namespace, pairs: Any, evaluation: Any) -> dict[str, Any]:
     """What ``--json`` prints: scores, counts, what was left out, what the captions are like."""
-    from capmodel.metrics.variety import variety
+    from captionbeam.capmodel.metrics.variety import variety
 
     return {
         **evaluation.to_dict(),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from jobs.options import positive, refuse, refuse_group, require
-from jobs.source_options import add_fetch_options, listing
-from schemas import Store, files, models
+from captionbeam.jobs.options import positive, refuse, refuse_group, require
+from captionbeam.jobs.source_options import add_fetch_options, listing
+from captionbeam.schemas import Store, files, models
 
 if TYPE_CHECKING:
-    from capmodel.feature_plan import FeaturePlan
-    from jobs.bulk import Work
+    from captionbeam.capmodel.feature_plan import FeaturePlan
+    from captionbeam.jobs.bulk import Work
 
 LISTED = ("image_root", "id_column", "uri_column", "bytes_column", "inventory")
 
@@ -46,7 +46,7 @@ def add_features_source(group: Any) -> None:
 
 def settled(options: argparse.Namespace, spec: Any, column: str, shape: tuple[int, ...]) -> FeaturePlan:
     """What the options keep of features of ``spec``. Raises RequestError."""
-    from capmodel.feature_plan import settle_features
+    from captionbeam.capmodel.feature_plan import settle_features
 
     return settle_features(spec, column, shape, options.reduce, options.reduce_dim, options.dtype)
 
@@ -82,8 +82,8 @@ def check_features_source(options: argparse.Namespace, add_encoder_options: Any)
 
 def reducing(options: argparse.Namespace) -> Work:
     """The rows of ``--features``, reduced or to be kept as int8. Raises RequestError, StoreError."""
-    from jobs.bulk import Work
-    from pipelines.processors import load_reducer
+    from captionbeam.jobs.bulk import Work
+    from captionbeam.pipelines.processors import load_reducer
 
     store = Store.open(options.features)
     _check_whole(store)

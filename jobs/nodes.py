@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs.options import require
-from schemas.errors import RequestError
+from captionbeam.jobs.options import require
+from captionbeam.schemas.errors import RequestError
 
 AUTO, PORT = "auto", 29500
 # Machines of one job come up minutes apart (images are pulled, spot capacity is found).

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from schemas.errors import RequestError
+from captionbeam.schemas.errors import RequestError
 
 MOST_CHANNELS = 16_384
 
@@ -157,7 +157,7 @@ def _add_model(group: Any) -> None:
 
 def clear_totals(options: argparse.Namespace) -> None:
     """Make the file of --totals empty, so that nobody takes an earlier run's for this one's. Raises RequestError."""
-    from schemas import files
+    from captionbeam.schemas import files
 
     if options.totals:
         try:
@@ -211,7 +211,7 @@ def require(condition: bool, sentence: str) -> None:
 
 def read_ids(url: str) -> frozenset[str]:
     """The image ids in the text file at ``url``, a line each, spaces and all. Raises RequestError."""
-    from schemas import files
+    from captionbeam.schemas import files
 
     try:
         text = files.read_bytes(url).decode("utf-8-sig")

@@ -8,14 +8,14 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jobs.options import positive, require
-from jobs.terminal import visible
-from schemas import Store
-from schemas.errors import ImageError, RequestError
+from captionbeam.jobs.options import positive, require
+from captionbeam.jobs.terminal import visible
+from captionbeam.schemas import Store
+from captionbeam.schemas.errors import ImageError, RequestError
 
 if TYPE_CHECKING:
-    from capmodel.captioner import Captioner
-    from capmodel.predictions import Prediction
+    from captionbeam.capmodel.captioner import Captioner
+    from captionbeam.capmodel.predictions import Prediction
 
 HELP = """\
   captionbeam predictions 1000268201_693b08cb0e.jpg --bundle bundle --features features --tokens tokens
@@ -78,8 +78,8 @@ def _predicted(
 
 
 def _captioner(options: argparse.Namespace) -> Captioner:
-    from capmodel.captioner import Captioner, settle_captioner
-    from capmodel.generation.options import DecodeOptions
+    from captionbeam.capmodel.captioner import Captioner, settle_captioner
+    from captionbeam.capmodel.generation.options import DecodeOptions
 
     greedy = DecodeOptions(method="greedy")  # nothing is written: only what captioners check is wanted
     if options.features:
@@ -92,7 +92,7 @@ def _captioner(options: argparse.Namespace) -> Captioner:
 
 def _row(options: argparse.Namespace) -> tuple[str, Any]:
     """The image's id in the store, and its features. Raises RequestError."""
-    from schemas.join import match_images
+    from captionbeam.schemas.join import match_images
 
     store = Store.open(options.features)
     require(store.kind == "features", f"{store.url} is a store of {store.kind}; expected one of features")
@@ -105,10 +105,10 @@ def _row(options: argparse.Namespace) -> tuple[str, Any]:
 
 def _picture(url: str) -> tuple[str, bytes]:
     """The id and the bytes of the one image at ``url``. Raises RequestError, SourceError."""
-    from pipelines.fetch import fetch
-    from pipelines.sources.listing import list_images
-    from pipelines.sources.parse import parse_sources
-    from schemas.records import ImageRef
+    from captionbeam.pipelines.fetch import fetch
+    from captionbeam.pipelines.sources.listing import list_images
+    from captionbeam.pipelines.sources.parse import parse_sources
+    from captionbeam.schemas.records import ImageRef
 
     refs = [ref for spec in parse_sources([url]) for ref in list_images(spec) if isinstance(ref, ImageRef)]
     require(len(refs) == 1, f"{url!r} holds {len(refs):,} images; expected one")
@@ -120,8 +120,8 @@ def _picture(url: str) -> tuple[str, bytes]:
 
 def _captions(url: str, image_id: str) -> list[str]:
     """The captions that the token table at ``url`` has of an image. Raises RequestError, StoreError."""
-    from schemas.join import match_images
-    from schemas.tokens import TokenTable
+    from captionbeam.schemas.join import match_images
+    from captionbeam.schemas.tokens import TokenTable
 
     table = TokenTable.open(url)
     row = table.rows.get(match_images([image_id], table.rows).get(image_id, ""))
@@ -158,8 +158,8 @@ def print_steps(caption: str, steps: Sequence[Prediction]) -> None:
     """One caption's table on standard output."""
     from rich.table import Table
 
-    from capmodel.tokenizers import SPECIALS, UNK
-    from jobs.summary import console
+    from captionbeam.capmodel.tokenizers import SPECIALS, UNK
+    from captionbeam.jobs.summary import console
 
     unknown = SPECIALS[UNK]
     first = sum(step.rank == 1 for step in steps)

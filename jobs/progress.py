@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from jobs.terminal import visible
+from captionbeam.jobs.terminal import visible
 
 PLAIN_SECONDS = 10.0
 

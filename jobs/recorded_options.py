@@ -15,14 +15,14 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from jobs.options import dests, require
-from jobs.source_options import PER_SOURCE, add_fetch_options, add_source_options
-from schemas import files, layout
-from schemas.errors import RequestError
+from captionbeam.jobs.options import dests, require
+from captionbeam.jobs.source_options import PER_SOURCE, add_fetch_options, add_source_options
+from captionbeam.schemas import files, layout
+from captionbeam.schemas.errors import RequestError
 
 if TYPE_CHECKING:
-    from jobs.bulk import Work
-    from schemas.layout import Snapshot
+    from captionbeam.jobs.bulk import Work
+    from captionbeam.schemas.layout import Snapshot
 
 JOBS = ("encode", "caption", "refresh")
 # Of one group only what the user named counts, where anything of it was named.
@@ -61,10 +61,10 @@ def request_of(options: argparse.Namespace, work: Work) -> dict[str, Any]:
 
 def _deciding() -> dict[str, Any]:
     """The options that decide rows and values, with a refresh's defaults."""
-    from jobs.captioners import add_captioner_options
-    from jobs.decoding_options import add_decoding_options
-    from jobs.encode import add_encoder_options
-    from jobs.feature_options import add_features_source
+    from captionbeam.jobs.captioners import add_captioner_options
+    from captionbeam.jobs.decoding_options import add_decoding_options
+    from captionbeam.jobs.encode import add_encoder_options
+    from captionbeam.jobs.feature_options import add_features_source
 
     groups: tuple[Callable[[Any], None], ...] = (
         add_captioner_options,
@@ -165,8 +165,8 @@ def _not_replaced(
     recorded: Mapping[str, Any], named: Collection[str], options: argparse.Namespace
 ) -> Iterator[tuple[str, Any]]:
     """The recorded options that hold beside those that the user named."""
-    from capmodel.generation.options import ONLY_OF
-    from jobs.encode import add_network_options
+    from captionbeam.capmodel.generation.options import ONLY_OF
+    from captionbeam.jobs.encode import add_network_options
 
     gone = {*named, *_excluded(named)}
     network = {*dests(add_network_options), "precision"}
@@ -187,7 +187,7 @@ def _excluded(named: Collection[str]) -> set[str]:
 
 def _entries(options: argparse.Namespace, recorded: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The sources that are listed, each with the options of its listing; a named one is listed whole, and itself."""
-    from pipelines.sources.spec import source_name
+    from captionbeam.pipelines.sources.spec import source_name
 
     known = {str(entry["source"]): dict(entry) for entry in recorded}
     if options.features:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from jobs.evaluate import add_reference_options
-from jobs.options import natural, require
-from jobs.source_options import add_private_option
+from captionbeam.jobs.evaluate import add_reference_options
+from captionbeam.jobs.options import natural, require
+from captionbeam.jobs.source_options import add_private_option
 
 HELP = """\
   captionbeam report --captions captions --references captions_val2014.json --output report.html
@@ -36,16 +36,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Read, choose, score, render, write."""
-    from jobs.scoring import open_captions, read_references, write_output
-    from pipelines.spans import FetchOptions
+    from captionbeam.jobs.scoring import open_captions, read_references, write_output
+    from captionbeam.pipelines.spans import FetchOptions
 
     _check(options)
     store = open_captions(options.captions)
     given = options.references
     references = read_references(given, options.member, options.split) if given else None
 
-    from jobs.reporting.gather import make_page
-    from jobs.reporting.page import render
+    from captionbeam.jobs.reporting.gather import make_page
+    from captionbeam.jobs.reporting.page import render
 
     reading = FetchOptions(allow_private=options.allow_private_addresses)
     page = make_page(store, references, options.images, reading)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFilter
 
-from jobs.scene_words import ABOVE, Group, Scene
+from captionbeam.jobs.scene_words import ABOVE, Group, Scene
 
 HUES = {"red": 0.0, "orange": 0.083, "yellow": 0.15, "green": 0.36, "blue": 0.61, "purple": 0.78}
 FINER = 2

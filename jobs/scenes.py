@@ -19,9 +19,19 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from jobs.scene_drawing import draw_jpeg
-from jobs.scene_words import ABOVE, COLOURS, LEFT, NUMBERS, SHAPES, Group, Scene, describe_often, is_right
-from schemas import files
+from captionbeam.jobs.scene_drawing import draw_jpeg
+from captionbeam.jobs.scene_words import (
+    ABOVE,
+    COLOURS,
+    LEFT,
+    NUMBERS,
+    SHAPES,
+    Group,
+    Scene,
+    describe_often,
+    is_right,
+)
+from captionbeam.schemas import files
 
 SPLITS = ("train", "val", "test")
 SHARE_ALONE = 0.4

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from capmodel.metrics import Evaluation, References
-from jobs.options import require
-from pipelines import captions as caption_files
-from pipelines.captions import Reference
-from pipelines.upkeep.exporting import RECORD
-from schemas import Store, files
-from schemas.errors import RequestError
-from schemas.join import match_images
+from captionbeam.capmodel.metrics import Evaluation, References
+from captionbeam.jobs.options import require
+from captionbeam.pipelines import captions as caption_files
+from captionbeam.pipelines.captions import Reference
+from captionbeam.pipelines.upkeep.exporting import RECORD
+from captionbeam.schemas import Store, files
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.join import match_images
 
 ONE_IMAGE = (
     "CIDEr is 0 for a single image: it weighs words by how few of the scored images have them in their references, "

@@ -1,10 +1,10 @@
-"""The flags of self-critical training: capmodel.self_critical.options, in the words of the help."""
+"""The flags of self-critical training: captionbeam.capmodel.self_critical.options, in the words of the help."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from jobs.options import natural, positive
+from captionbeam.jobs.options import natural, positive
 
 SELF_CRITICAL_FLAGS: dict[str, tuple[Any, str, str]] = {
     "self_critical_epochs": (

@@ -7,13 +7,13 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jobs.options import natural, positive, require, seconds, share
-from schemas import files
+from captionbeam.jobs.options import natural, positive, require, seconds, share
+from captionbeam.schemas import files
 
 if TYPE_CHECKING:
-    from pipelines.sources.spec import SourceSpec
-    from pipelines.spans import FetchOptions
-    from schemas.store import Store
+    from captionbeam.pipelines.sources.spec import SourceSpec
+    from captionbeam.pipelines.spans import FetchOptions
+    from captionbeam.schemas.store import Store
 
 PER_SOURCE = (
     "image_root",
@@ -116,7 +116,7 @@ def check_seed(options: argparse.Namespace, drawn: bool = False) -> None:
 
 def source_options(options: argparse.Namespace) -> Any:
     """The group ``images``, as ``parse_sources`` takes it."""
-    from pipelines.sources.spec import SourceOptions
+    from captionbeam.pipelines.sources.spec import SourceOptions
 
     columns = (options.id_column, options.uri_column, options.bytes_column)
     return SourceOptions(*columns, options.image_root, tuple(options.inventory))
@@ -130,9 +130,9 @@ def _listings(options: argparse.Namespace) -> list[tuple[str, argparse.Namespace
 
 def parsed_sources(options: argparse.Namespace) -> Sequence[SourceSpec]:
     """What each SOURCE is. Raises RequestError, also where the job's --output lies in one of them."""
-    from pipelines.sources.inventory import report_time
-    from pipelines.sources.parse import parse_each
-    from pipelines.sources.stores import refuse_output
+    from captionbeam.pipelines.sources.inventory import report_time
+    from captionbeam.pipelines.sources.parse import parse_each
+    from captionbeam.pipelines.sources.stores import refuse_output
 
     listings = [(source, source_options(own)) for source, own in _listings(options)]
     specs = parse_each(listings, source_options(options))
@@ -149,12 +149,12 @@ def listing(
     """What finds the images of ``sources`` (or the rows of ``features``) and what fetches them, as ``Work`` has it."""
     names = tuple(dict.fromkeys(source.name for source in sources))
     if features is not None:
-        from pipelines.rows import FindRows, fetch_rows
+        from captionbeam.pipelines.rows import FindRows, fetch_rows
 
         find: Any = FindRows(features, options.sample, options.seed)
         return {"find": find, "fetch": fetch_rows, "names": names, "features": features}
-    from pipelines.fetch import fetch
-    from pipelines.find import ListSources
+    from captionbeam.pipelines.fetch import fetch
+    from captionbeam.pipelines.find import ListSources
 
     find = ListSources(sources, options.sample, options.seed)
     read = functools.partial(fetch, options=fetch_options(options))
@@ -163,8 +163,8 @@ def listing(
 
 def fetch_options(options: argparse.Namespace) -> FetchOptions:
     """The group ``reading``."""
-    from pipelines import addresses
-    from pipelines.spans import FetchOptions
+    from captionbeam.pipelines import addresses
+    from captionbeam.pipelines.spans import FetchOptions
 
     trusted = _trusted(options)
     return FetchOptions(
@@ -179,7 +179,7 @@ def fetch_options(options: argparse.Namespace) -> FetchOptions:
 
 def _trusted(options: argparse.Namespace) -> tuple[str, ...]:
     """What the user has named: the servers of sources, the server or folder of the images."""
-    from pipelines.addresses import origins
+    from captionbeam.pipelines.addresses import origins
 
     listings = _listings(options) if hasattr(options, "sources") else []
     roots = dict.fromkeys(own.image_root for _, own in listings if own.image_root)

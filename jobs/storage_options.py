@@ -8,9 +8,9 @@ import inspect
 import json
 from typing import Any
 
-from jobs.options import require
-from schemas import files, storage
-from schemas.errors import RequestError
+from captionbeam.jobs.options import require
+from captionbeam.schemas import files, storage
+from captionbeam.schemas.errors import RequestError
 
 # Taken by every fsspec filesystem, or (profile) passed on by s3fs to what makes its session.
 _COMMON = {"asynchronous", "listings_expiry_time", "max_paths", "skip_instance_cache", "use_listings_cache"}

@@ -6,9 +6,21 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jobs.storage_options import add_storage_options
-from jobs.upkeep import compact, diff, export, failures, ls, purge, retry, show, tags, vacuum, verify
-from schemas.errors import RequestError
+from captionbeam.jobs.storage_options import add_storage_options
+from captionbeam.jobs.upkeep import (
+    compact,
+    diff,
+    export,
+    failures,
+    ls,
+    purge,
+    retry,
+    show,
+    tags,
+    vacuum,
+    verify,
+)
+from captionbeam.schemas.errors import RequestError
 
 HELP = """\
   captionbeam store ls features           # each COMMAND --help opens with a command to paste

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jobs.terminal import visible
+from captionbeam.jobs.terminal import visible
 
 
 def print_table(title: str, rows: Mapping[str, Any]) -> None:

@@ -11,16 +11,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from jobs.launching.options import add_launch_options
-from jobs.options import natural, positive, read_ids, share
-from jobs.progress import Progress, clock
-from jobs.summary import print_table, size
-from schemas import Store, files
-from schemas.errors import RequestError
+from captionbeam.jobs.launching.options import add_launch_options
+from captionbeam.jobs.options import natural, positive, read_ids, share
+from captionbeam.jobs.progress import Progress, clock
+from captionbeam.jobs.summary import print_table, size
+from captionbeam.schemas import Store, files
+from captionbeam.schemas.errors import RequestError
 
 if TYPE_CHECKING:
-    from pipelines.svd import SvdOptions
-    from schemas.components import Components
+    from captionbeam.pipelines.svd import SvdOptions
+    from captionbeam.schemas.components import Components
 
 HELP = """\
   captionbeam svd --features features --output components.safetensors
@@ -82,9 +82,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Fit the components, or say that they are there."""
-    from jobs.launching.running import print_dry, run_on
-    from jobs.launching.target import settle_target
-    from pipelines.svd import FitComponents
+    from captionbeam.jobs.launching.running import print_dry, run_on
+    from captionbeam.jobs.launching.target import settle_target
+    from captionbeam.pipelines.svd import FitComponents
 
     target = settle_target(
         options,
@@ -114,8 +114,8 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
 
 def _wanted(options: argparse.Namespace) -> SvdOptions:
     """Raises RequestError for what would do nothing, or has no image."""
-    from jobs.options import require
-    from pipelines.svd import SvdOptions
+    from captionbeam.jobs.options import require
+    from captionbeam.pipelines.svd import SvdOptions
 
     require(
         options.output.endswith(".safetensors"),
@@ -134,7 +134,7 @@ def _wanted(options: argparse.Namespace) -> SvdOptions:
 
 def _is_there(url: str, request: Mapping[str, Any], options: argparse.Namespace) -> bool:
     """Whether these very components are at ``url``, which is then said. Raises RequestError for something else."""
-    from schemas.components import read_components
+    from captionbeam.schemas.components import read_components
 
     if options.overwrite or not files.exists(url):
         return False
@@ -162,7 +162,7 @@ def _progress(run_id: str, total: int) -> Iterator[None]:
 
 
 def _watch(run_id: str, total: int, stop: threading.Event) -> None:
-    from pipelines.svd import images_so_far
+    from captionbeam.pipelines.svd import images_so_far
 
     with Progress("svd", total, stream=sys.stderr) as progress:
         while not stop.wait(1.0):
@@ -171,7 +171,7 @@ def _watch(run_id: str, total: int, stop: threading.Event) -> None:
 
 
 def _report(named: str, url: str, seconds: float | None) -> int:
-    from schemas.components import read_components
+    from captionbeam.schemas.components import read_components
 
     print_table(f"components: {named}", _rows(read_components(url), seconds))
     return 0

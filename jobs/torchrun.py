@@ -9,7 +9,6 @@ Events are dicts with an ``event``; ``error`` (with ``message`` and ``status``) 
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -20,10 +19,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-import capmodel
-from jobs.nodes import ALONE, Node
-from schemas import storage
-from schemas.errors import CaptionbeamError, RequestError, SystemicError
+from captionbeam.jobs.nodes import ALONE, Node
+from captionbeam.schemas import storage
+from captionbeam.schemas.errors import CaptionbeamError, RequestError, SystemicError
 
 # Batches have many shapes, and oneDNN, and what torch puts on top of it, keep code for 1,024 of them each: 2 GB
 # after 1,000 steps, for nothing (making the code anew takes 4% of a step).
@@ -81,15 +79,12 @@ def _echo(child: subprocess.Popen[str], log: TextIO) -> None:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """This process's, with the threads settled and with this project on the path."""
-    root = str(Path(capmodel.__file__).parents[1])
-    path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
+    """This process's, with the threads settled."""
     return {
         **SMALL_CACHES,
         **KEPT_MEMORY,
         **storage.as_environment(),
         "OMP_NUM_THREADS": str(threads),
-        "PYTHONPATH": path,
     }
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from capmodel.train_options import TrainOptions
-from jobs.decoder_flags import DECODER_FLAGS, EMBEDDING_FLAGS
-from jobs.options import all_or_number, natural, positive, share
-from jobs.self_critical_flags import SELF_CRITICAL_FLAGS
+from captionbeam.capmodel.train_options import TrainOptions
+from captionbeam.jobs.decoder_flags import DECODER_FLAGS, EMBEDDING_FLAGS
+from captionbeam.jobs.options import all_or_number, natural, positive, share
+from captionbeam.jobs.self_critical_flags import SELF_CRITICAL_FLAGS
 
 GROUPS: dict[str, dict[str, tuple[Any, str, str]]] = {
     "training": {

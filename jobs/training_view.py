@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from capmodel.train_options import TrainOptions
-from jobs.progress import Progress, clock
-from jobs.summary import print_table
+from captionbeam.capmodel.train_options import TrainOptions
+from captionbeam.jobs.progress import Progress, clock
+from captionbeam.jobs.summary import print_table
 
 DONE, STOPPED = 0, 1
 
 
 class TrainingView:
-    """Shows the events of one run (capmodel.journal) as they come. A context manager."""
+    """Shows the events of one run (captionbeam.capmodel.journal) as they come. A context manager."""
 
     def __init__(self, options: TrainOptions) -> None:
         self._options, self._start = options, time.monotonic()
@@ -105,7 +105,7 @@ class TrainingView:
 
 
 def stop_line(stop: Mapping[str, Any]) -> str:
-    """Which phase ended before its last epoch, and why: one of capmodel.epoch_history's ``early_stops``."""
+    """Which phase ended before its last epoch, and why: one of captionbeam.capmodel.epoch_history's ``early_stops``."""
     so_far = f"the best so far is epoch {stop['best']}, with {stop['CIDEr']:.3f}"
     return f"{stop['phase']} stopped early at epoch {stop['epoch']}, {_reason(stop)}; {so_far}"
 

@@ -14,22 +14,22 @@ from typing import Any
 import apache_beam as beam
 import pyarrow.parquet as pq
 
-from jobs.bulk import Work, start, to_do
-from jobs.launching.running import run_on
-from jobs.launching.target import RunTarget
-from jobs.options import require
-from jobs.progress import clock
-from jobs.summary import print_table, size
-from pipelines.compare import read_counts, read_gone
-from pipelines.find import LimitImages
-from pipelines.gates import too_many_gone
-from pipelines.listed import passed_over_line, read_listing
-from pipelines.plan import PlanShards, planned_shards
-from pipelines.run import Run
-from pipelines.runner import is_handed_over, runs_in_process, worker_processes
-from pipelines.transforms import ProcessShards
-from schemas import files, layout
-from schemas.records import parse_address
+from captionbeam.jobs.bulk import Work, start, to_do
+from captionbeam.jobs.launching.running import run_on
+from captionbeam.jobs.launching.target import RunTarget
+from captionbeam.jobs.options import require
+from captionbeam.jobs.progress import clock
+from captionbeam.jobs.summary import print_table, size
+from captionbeam.pipelines.compare import read_counts, read_gone
+from captionbeam.pipelines.find import LimitImages
+from captionbeam.pipelines.gates import too_many_gone
+from captionbeam.pipelines.listed import passed_over_line, read_listing
+from captionbeam.pipelines.plan import PlanShards, planned_shards
+from captionbeam.pipelines.run import Run
+from captionbeam.pipelines.runner import is_handed_over, runs_in_process, worker_processes
+from captionbeam.pipelines.transforms import ProcessShards
+from captionbeam.schemas import files, layout
+from captionbeam.schemas.records import parse_address
 
 LATEST_RUNS = 50
 

@@ -9,18 +9,18 @@ from collections import Counter
 from types import TracebackType
 from typing import Any, Self
 
-from jobs.progress import Progress, clock
-from jobs.summary import cost_per_million, print_table, size
-from pipelines import live
-from pipelines.compare import read_counts
-from pipelines.listed import passed_over_line, read_listing
-from pipelines.plan import planned_shards
-from pipelines.run import Run, adopted_manifest, now
-from schemas import files, layout
-from schemas.layout import Commit
-from schemas.records import Shard
-from schemas.store import Store
-from schemas.workers import read_workers, summary
+from captionbeam.jobs.progress import Progress, clock
+from captionbeam.jobs.summary import cost_per_million, print_table, size
+from captionbeam.pipelines import live
+from captionbeam.pipelines.compare import read_counts
+from captionbeam.pipelines.listed import passed_over_line, read_listing
+from captionbeam.pipelines.plan import planned_shards
+from captionbeam.pipelines.run import Run, adopted_manifest, now
+from captionbeam.schemas import files, layout
+from captionbeam.schemas.layout import Commit
+from captionbeam.schemas.records import Shard
+from captionbeam.schemas.store import Store
+from captionbeam.schemas.workers import read_workers, summary
 
 LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 10.0
 

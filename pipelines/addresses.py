@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 import aiohttp
 from fsspec.registry import known_implementations
 
-from pipelines.sources.urls import split_url
-from schemas import files
-from schemas.errors import ImageError
-from schemas.records import ImageRef
+from captionbeam.pipelines.sources.urls import split_url
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import ImageError
+from captionbeam.schemas.records import ImageRef
 
 HOW = "--allow-private-addresses reads it"
 

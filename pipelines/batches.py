@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from schemas.errors import ImageError, OutOfMemory, SystemicError
-from schemas.records import ImageRef
+from captionbeam.schemas.errors import ImageError, OutOfMemory, SystemicError
+from captionbeam.schemas.records import ImageRef
 
 MODEL_ERRORS = (RuntimeError, ValueError, ArithmeticError, IndexError)
 

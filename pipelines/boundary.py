@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from schemas import errors, storage
-from schemas.errors import CaptionbeamError, ImageError, SystemicError
+from captionbeam.schemas import errors, storage
+from captionbeam.schemas.errors import CaptionbeamError, ImageError, SystemicError
 
 MARK = "<captionbeam "
 _MARKED = re.compile(MARK + r"(\w+)>(.*?)</captionbeam>", re.DOTALL)

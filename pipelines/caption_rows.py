@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.errors import RequestError
+from captionbeam.schemas.errors import RequestError
 
 SPLITS = {
     "train": "train",

@@ -12,10 +12,10 @@ from typing import BinaryIO, NamedTuple
 
 import fsspec
 
-from pipelines.caption_rows import READERS, CaptionRecord
-from pipelines.sources.folders import escaped
-from schemas import files
-from schemas.errors import RequestError
+from captionbeam.pipelines.caption_rows import READERS, CaptionRecord
+from captionbeam.pipelines.sources.folders import escaped
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import RequestError
 
 __all__ = [
     "CaptionFile",

@@ -2,7 +2,7 @@
 
 So a row group is read once while its rows are asked for in order. A small one is kept for whoever else asks for its
 rows; of a large one only what was read too far is kept: shards that share it are done one after the other
-(``pipelines.plan.sequences``).
+(``captionbeam.pipelines.plan.sequences``).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import addresses
-from pipelines.reads import read_spans, too_large, with_retries
-from pipelines.sources import access
-from pipelines.sources.parquet import LARGE_GROUP, bytes_per_row, column_at, is_damage
-from pipelines.sources.trouble import image_error, raise_if_gone
-from pipelines.spans import FetchOptions, Span
-from schemas.errors import ImageError, SourceError, is_transient
-from schemas.records import ImageRef
+from captionbeam.pipelines import addresses
+from captionbeam.pipelines.reads import read_spans, too_large, with_retries
+from captionbeam.pipelines.sources import access
+from captionbeam.pipelines.sources.parquet import LARGE_GROUP, bytes_per_row, column_at, is_damage
+from captionbeam.pipelines.sources.trouble import image_error, raise_if_gone
+from captionbeam.pipelines.spans import FetchOptions, Span
+from captionbeam.schemas.errors import ImageError, SourceError, is_transient
+from captionbeam.schemas.records import ImageRef
 
 _BLOCK = 64 << 10  # footers are small
 _LONGEST_READ = 8 << 20  # of one range, with its tries and its time limit

@@ -15,9 +15,9 @@ from apache_beam.options.pipeline_options import (
     SparkRunnerOptions,
 )
 
-from pipelines.clusters import FLINK, PORTABLE, SPARK, loops_back, on_cluster
-from pipelines.runner_names import DATAFLOW, IN_PROCESS, runner_of
-from schemas.errors import RequestError
+from captionbeam.pipelines.clusters import FLINK, PORTABLE, SPARK, loops_back, on_cluster
+from captionbeam.pipelines.runner_names import DATAFLOW, IN_PROCESS, runner_of
+from captionbeam.schemas.errors import RequestError
 
 TYPES = ("EXTERNAL", "DOCKER", "PROCESS", "LOOPBACK", "EMBEDDED")
 ADDRESS = r"(?:[\w.-]+|\[[0-9a-fA-F:]+\]):\d{1,5}"

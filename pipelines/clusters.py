@@ -27,9 +27,9 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.portability.flink_runner import FlinkRunner
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines.runner_names import runner_of
-from schemas import files
-from schemas.errors import SystemicError
+from captionbeam.pipelines.runner_names import runner_of
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import SystemicError
 
 SPARK, FLINK, PORTABLE = ("SparkRunner",), ("FlinkRunner",), ("PortableRunner",)
 CLUSTERS = (*SPARK, *FLINK, *PORTABLE)

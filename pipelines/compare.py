@@ -16,12 +16,12 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.transforms.window import GlobalWindows
 
-from pipelines.boundary import across_workers, crossing
-from pipelines.run import Run, base_manifest
-from pipelines.skip import BaseRow, JoinBase, check_others, decide, live_rows
-from schemas import arrow, files, parquet, storage
-from schemas.records import ImageRef, named_ids
-from schemas.store import Store
+from captionbeam.pipelines.boundary import across_workers, crossing
+from captionbeam.pipelines.run import Run, base_manifest
+from captionbeam.pipelines.skip import BaseRow, JoinBase, check_others, decide, live_rows
+from captionbeam.schemas import arrow, files, parquet, storage
+from captionbeam.schemas.records import ImageRef, named_ids
+from captionbeam.schemas.store import Store
 
 SHARDS_PER_PART = 256
 GONE = pa.schema(

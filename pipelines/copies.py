@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
 
-from pipelines.boundary import across_workers
-from pipelines.shards import WINDOW, Fetch, windows
-from schemas.records import CONTENT_MARK, ImageRef
+from captionbeam.pipelines.boundary import across_workers
+from captionbeam.pipelines.shards import WINDOW, Fetch, windows
+from captionbeam.schemas.records import CONTENT_MARK, ImageRef
 
 
 class HashContents(beam.PTransform):

@@ -20,11 +20,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.batches import Processor
-from pipelines.processors import prepare_alone
-from pipelines.run import Run, now
-from schemas.machine import cores, os_threads, peak_rss, threads_each
-from schemas.workers import WorkerRecord, write_worker
+from captionbeam.pipelines.batches import Processor
+from captionbeam.pipelines.processors import prepare_alone
+from captionbeam.pipelines.run import Run, now
+from captionbeam.schemas.machine import cores, os_threads, peak_rss, threads_each
+from captionbeam.schemas.workers import WorkerRecord, write_worker
 
 SHARDS = 2  # at work at a time
 WINDOW, WINDOW_BYTES = 32, 128 << 20  # images that are read together, fewer where they are large

@@ -13,17 +13,17 @@ from dataclasses import replace
 
 from fsspec.utils import merge_offset_ranges
 
-from pipelines import addresses
-from pipelines.cells import read_cells
-from pipelines.reads import read_spans, too_large
-from pipelines.sources import tars, zips
-from pipelines.sources.access import file_version
-from pipelines.sources.listing import list_images
-from pipelines.sources.spec import SourceSpec
-from pipelines.sources.trouble import raise_if_gone
-from pipelines.spans import FetchOptions, Span
-from schemas.errors import ImageError, SourceError
-from schemas.records import ImageRef
+from captionbeam.pipelines import addresses
+from captionbeam.pipelines.cells import read_cells
+from captionbeam.pipelines.reads import read_spans, too_large
+from captionbeam.pipelines.sources import tars, zips
+from captionbeam.pipelines.sources.access import file_version
+from captionbeam.pipelines.sources.listing import list_images
+from captionbeam.pipelines.sources.spec import SourceSpec
+from captionbeam.pipelines.sources.trouble import raise_if_gone
+from captionbeam.pipelines.spans import FetchOptions, Span
+from captionbeam.schemas.errors import ImageError, SourceError
+from captionbeam.schemas.records import ImageRef
 
 # Members this near to each other are read together: 64 KiB more cost less than another request.
 _GAP = 64 << 10

@@ -8,14 +8,14 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from pipelines.boundary import across_workers, crossing
-from pipelines.listed import Listing, ending
-from pipelines.sources.inventory import check_counts
-from pipelines.sources.listing import list_images, split_part, split_source
-from pipelines.sources.spec import Counted, Ignored, SourceSpec
-from schemas import storage
-from schemas.errors import RequestError
-from schemas.records import ImageRef
+from captionbeam.pipelines.boundary import across_workers, crossing
+from captionbeam.pipelines.listed import Listing, ending
+from captionbeam.pipelines.sources.inventory import check_counts
+from captionbeam.pipelines.sources.listing import list_images, split_part, split_source
+from captionbeam.pipelines.sources.spec import Counted, Ignored, SourceSpec
+from captionbeam.schemas import storage
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.records import ImageRef
 
 _HASH_BYTES = 8
 

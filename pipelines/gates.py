@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.run import Run
-from schemas import files, parquet
-from schemas.errors import HeldBack, TooManyFailures
-from schemas.layout import Snapshot
-from schemas.store import Dead, Store
+from captionbeam.pipelines.run import Run
+from captionbeam.schemas import files, parquet
+from captionbeam.schemas.errors import HeldBack, TooManyFailures
+from captionbeam.schemas.layout import Snapshot
+from captionbeam.schemas.store import Dead, Store
 
 FAILURES_RISE, FEWEST_FAILURES = 0.1, 3
 SHORTER, UNKNOWN_RISE, EQUAL_RISE = 0.5, 0.1, 0.25

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
-from pipelines.boundary import across_workers
-from pipelines.run import Run
-from pipelines.sources.spec import IMAGE_SUFFIXES, suffix
-from schemas import files
-from schemas.errors import SourceError
+from captionbeam.pipelines.boundary import across_workers
+from captionbeam.pipelines.run import Run
+from captionbeam.pipelines.sources.spec import IMAGE_SUFFIXES, suffix
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import SourceError
 
 RECORD = "listing.json"
 NO_ENDING, FOLDER, OTHER = "no ending", "folder", "other"

@@ -13,9 +13,9 @@ import apache_beam as beam
 import grpc
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines.boundary import unmarked
-from pipelines.quiet import Unmarked
-from schemas.errors import SystemicError
+from captionbeam.pipelines.boundary import unmarked
+from captionbeam.pipelines.quiet import Unmarked
+from captionbeam.schemas.errors import SystemicError
 
 _ENDED = re.compile(r"Worker subprocess exited with return code (-?\d+)")
 

@@ -13,14 +13,14 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from pipelines.run import Run
-from schemas import arrow, files, layout, parquet
-from schemas.datafile import SUFFIX, DataWriter, open_writer
-from schemas.errors import SystemicError
-from schemas.fingerprint import sha256_bytes
-from schemas.layout import Commit
-from schemas.quantised import RoundingError, quantised, scale_names
-from schemas.records import Failure, ImageRef, WrittenFile
+from captionbeam.pipelines.run import Run
+from captionbeam.schemas import arrow, files, layout, parquet
+from captionbeam.schemas.datafile import SUFFIX, DataWriter, open_writer
+from captionbeam.schemas.errors import SystemicError
+from captionbeam.schemas.fingerprint import sha256_bytes
+from captionbeam.schemas.layout import Commit
+from captionbeam.schemas.quantised import RoundingError, quantised, scale_names
+from captionbeam.schemas.records import Failure, ImageRef, WrittenFile
 
 QUEUED_BATCHES = 4
 

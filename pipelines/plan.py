@@ -15,11 +15,11 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.boundary import across_workers
-from pipelines.run import Run
-from pipelines.sources.parquet import LARGE_GROUP
-from schemas import arrow, files
-from schemas.records import CONTENT_MARK, ImageRef, Shard
+from captionbeam.pipelines.boundary import across_workers
+from captionbeam.pipelines.run import Run
+from captionbeam.pipelines.sources.parquet import LARGE_GROUP
+from captionbeam.schemas import arrow, files
+from captionbeam.schemas.records import CONTENT_MARK, ImageRef, Shard
 
 SHARDS_PER_PARTITION = 16
 RowGroup = tuple[str, int]  # file, number

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pipelines.batches import Processor
-from schemas.errors import RequestError, SystemicError, not_installed
+from captionbeam.pipelines.batches import Processor
+from captionbeam.schemas.errors import RequestError, SystemicError, not_installed
 
 
 def check_device(name: str) -> None:
     """Raises SystemicError where this worker has no such device: no image would fare better."""
-    from capmodel.device import pick_device
+    from captionbeam.capmodel.device import pick_device
 
     try:
         pick_device(name)
@@ -28,8 +28,8 @@ def check_device(name: str) -> None:
 def load_encoder(settings: Mapping[str, Any]) -> Processor:
     """The encoder of ``settings``: its ``spec``, ``weights`` and ``components`` in the store's ``models/``, and how to
     run it."""
-    from capmodel.device import use_threads
-    from capmodel.reduction import FeatureEncoder
+    from captionbeam.capmodel.device import use_threads
+    from captionbeam.capmodel.reduction import FeatureEncoder
 
     check_device(settings["device"])
     use_threads(settings["threads"])
@@ -44,8 +44,8 @@ def load_encoder(settings: Mapping[str, Any]) -> Processor:
 
 def load_reducer(settings: Mapping[str, Any]) -> Processor:
     """What reduces rows of features: ``spec``, the ``column`` and ``shape`` that come in, and the ``components``."""
-    from capmodel.device import use_threads
-    from capmodel.reduction import FeatureReducer
+    from captionbeam.capmodel.device import use_threads
+    from captionbeam.capmodel.reduction import FeatureReducer
 
     check_device(settings["device"])
     use_threads(settings["threads"])
@@ -61,9 +61,9 @@ def load_reducer(settings: Mapping[str, Any]) -> Processor:
 
 def load_captioner(settings: Mapping[str, Any]) -> Processor:
     """The captioner of ``settings``: its ``bundle`` in the store's ``models/``, decoding options, and how to run it."""
-    from capmodel.captioner import Captioner
-    from capmodel.device import use_threads
-    from capmodel.generate import DecodeOptions
+    from captionbeam.capmodel.captioner import Captioner
+    from captionbeam.capmodel.device import use_threads
+    from captionbeam.capmodel.generate import DecodeOptions
 
     check_device(settings["device"])
     use_threads(settings["threads"])
@@ -80,13 +80,13 @@ def load_captioner(settings: Mapping[str, Any]) -> Processor:
 def load_transformers(settings: Mapping[str, Any]) -> Processor:
     """The model of Hugging Face transformers of ``settings``: its ``folder`` in the store's ``models/``, its ``spec``,
     and how to run it."""
-    from capmodel.device import use_threads
-    from capmodel.generation.options import DecodeOptions
+    from captionbeam.capmodel.device import use_threads
+    from captionbeam.capmodel.generation.options import DecodeOptions
 
     check_device(settings["device"])
     use_threads(settings["threads"])
     try:
-        from capmodel.huggingface.captioner import HuggingFaceCaptioner
+        from captionbeam.capmodel.huggingface.captioner import HuggingFaceCaptioner
     except ImportError as err:
         raise SystemicError(f"on a worker ({err}): {not_installed('transformers', 'huggingface')}") from err
     return HuggingFaceCaptioner.load(
@@ -101,6 +101,6 @@ def load_transformers(settings: Mapping[str, Any]) -> Processor:
 def prepare_alone(preparers: ThreadPoolExecutor, count: int) -> None:
     """Let each of the ``count`` threads that prepare images do so by itself: torch would give it as many helpers as
     the model has, 165 idle threads beside 11 that prepare."""
-    from capmodel.streams import share_threads
+    from captionbeam.capmodel.streams import share_threads
 
     share_threads(preparers, count, 1)

@@ -10,17 +10,17 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.boundary import across_workers
-from pipelines.compare import read_counts, read_gone
-from pipelines.gates import Gates, check_failures, check_gates
-from pipelines.plan import planned_shards
-from pipelines.run import Run, adopted_manifest, check_same, merged_request, now
-from pipelines.settling import SETTLED, deletion, settle
-from schemas import arrow, files, layout, parquet
-from schemas.errors import FingerprintError, SystemicError
-from schemas.layout import Snapshot
-from schemas.records import address
-from schemas.store import Dead, Store
+from captionbeam.pipelines.boundary import across_workers
+from captionbeam.pipelines.compare import read_counts, read_gone
+from captionbeam.pipelines.gates import Gates, check_failures, check_gates
+from captionbeam.pipelines.plan import planned_shards
+from captionbeam.pipelines.run import Run, adopted_manifest, check_same, merged_request, now
+from captionbeam.pipelines.settling import SETTLED, deletion, settle
+from captionbeam.schemas import arrow, files, layout, parquet
+from captionbeam.schemas.errors import FingerprintError, SystemicError
+from captionbeam.schemas.layout import Snapshot
+from captionbeam.schemas.records import address
+from captionbeam.schemas.store import Dead, Store
 
 ATTEMPTS, READERS = 100, 16
 OPEN = Gates()

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from typing import TextIO
 
-from pipelines.boundary import MARK
+from captionbeam.pipelines.boundary import MARK
 
-PLUGIN = "pipelines.quiet_worker"
+PLUGIN = "captionbeam.pipelines.quiet_worker"
 # Of no use to whoever started a job: a worker on this machine needs no such folder; Prism begins, fails, ends
 _NOISE = (
     "No semi_persistent_directory found",

@@ -2,6 +2,6 @@
 
 import sys
 
-from pipelines.quiet import Unmarked
+from captionbeam.pipelines.quiet import Unmarked
 
 sys.stderr = Unmarked(sys.stderr)

@@ -17,14 +17,14 @@ from typing import Any
 from fsspec.asyn import AsyncFileSystem, get_loop, sync
 from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt
 
-from pipelines import addresses, web
-from pipelines.sources.spec import filesystem, is_http, local_path
-from pipelines.sources.trouble import image_error, is_worth_retrying, source_error
-from pipelines.spans import LISTING, FetchOptions, Span
-from pipelines.web import too_large as too_large
-from schemas import files
-from schemas.errors import ImageError, RequestError, SourceError
-from schemas.patience import one_try, wait
+from captionbeam.pipelines import addresses, web
+from captionbeam.pipelines.sources.spec import filesystem, is_http, local_path
+from captionbeam.pipelines.sources.trouble import image_error, is_worth_retrying, source_error
+from captionbeam.pipelines.spans import LISTING, FetchOptions, Span
+from captionbeam.pipelines.web import too_large as too_large
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import ImageError, RequestError, SourceError
+from captionbeam.schemas.patience import one_try, wait
 
 LOCAL_THREADS = 8  # enough for a network disk's latency; a local one is served by two
 _RANGE_PAST_END = 416

@@ -13,18 +13,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.fetch import parse_location
-from pipelines.plan import REF_COLUMNS
-from pipelines.sources.listing import list_images
-from pipelines.sources.spec import SourceSpec
-from schemas import files, layout, parquet
-from schemas.errors import is_transient
-from schemas.records import ImageRef
-from schemas.store import Store
+from captionbeam.pipelines.fetch import parse_location
+from captionbeam.pipelines.plan import REF_COLUMNS
+from captionbeam.pipelines.sources.listing import list_images
+from captionbeam.pipelines.sources.spec import SourceSpec
+from captionbeam.schemas import files, layout, parquet
+from captionbeam.schemas.errors import is_transient
+from captionbeam.schemas.records import ImageRef
+from captionbeam.schemas.store import Store
 
 
 def failed_images(store: Store, all_codes: bool = False) -> list[dict[str, Any]]:
-    """The snapshot's failures (``schemas.arrow.FAILURES``) that are transient, or all."""
+    """The snapshot's failures (``captionbeam.schemas.arrow.FAILURES``) that are transient, or all."""
     return [row for row in store.failures().to_pylist() if all_codes or is_transient(row["code"])]
 
 

@@ -17,12 +17,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.output import Done
-from pipelines.run import Run
-from schemas import arrow, files, layout, parquet
-from schemas.datafile import open_data, read_rows
-from schemas.errors import StoreError
-from schemas.records import ImageRef, named_places, parse_address
+from captionbeam.pipelines.output import Done
+from captionbeam.pipelines.run import Run
+from captionbeam.schemas import arrow, files, layout, parquet
+from captionbeam.schemas.datafile import open_data, read_rows
+from captionbeam.schemas.errors import StoreError
+from captionbeam.schemas.records import ImageRef, named_places, parse_address
 
 READERS, FILES = 8, ["shard", "index", "data"]
 Place = tuple[str, int]  # a data file's URL, and a row in it

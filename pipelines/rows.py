@@ -8,14 +8,14 @@ from contextlib import closing
 import apache_beam as beam
 import numpy as np
 
-from pipelines.boundary import across_workers
-from pipelines.find import ref_is_sampled
-from schemas import arrow, files, parquet
-from schemas.datafile import open_data, read_rows
-from schemas.errors import ImageError
-from schemas.quantised import read_names, with_tensors
-from schemas.records import ImageRef
-from schemas.store import Dead, Store, live_index
+from captionbeam.pipelines.boundary import across_workers
+from captionbeam.pipelines.find import ref_is_sampled
+from captionbeam.schemas import arrow, files, parquet
+from captionbeam.schemas.datafile import open_data, read_rows
+from captionbeam.schemas.errors import ImageError
+from captionbeam.schemas.quantised import read_names, with_tensors
+from captionbeam.schemas.records import ImageRef
+from captionbeam.schemas.store import Dead, Store, live_index
 
 
 class FindRows(beam.PTransform):

@@ -15,14 +15,14 @@ from importlib import metadata
 from os.path import splitext
 from typing import Any
 
-from schemas import arrow, files, layout
-from schemas.datafile import SUFFIX, check_format
-from schemas.errors import FingerprintError, RequestError
-from schemas.fingerprint import difference
-from schemas.layout import Snapshot
-from schemas.store import Store
-from schemas.tags import split_selector
-from schemas.tokens import TABLE
+from captionbeam.schemas import arrow, files, layout
+from captionbeam.schemas.datafile import SUFFIX, check_format
+from captionbeam.schemas.errors import FingerprintError, RequestError
+from captionbeam.schemas.fingerprint import difference
+from captionbeam.schemas.layout import Snapshot
+from captionbeam.schemas.store import Store
+from captionbeam.schemas.tags import split_selector
+from captionbeam.schemas.tokens import TABLE
 
 PACKAGES = ("captionbeam", "apache-beam", "torch", "torchvision", "pyarrow", "numpy")
 

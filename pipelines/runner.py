@@ -22,10 +22,10 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.portability.prism_runner import PrismRunner
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines import clusters, local, quiet
-from pipelines.boundary import unmarked
-from pipelines.runner_names import DATAFLOW, IN_PROCESS, ONE_WORKER, runner_of
-from schemas.machine import cores
+from captionbeam.pipelines import clusters, local, quiet
+from captionbeam.pipelines.boundary import unmarked
+from captionbeam.pipelines.runner_names import DATAFLOW, IN_PROCESS, ONE_WORKER, runner_of
+from captionbeam.schemas.machine import cores
 
 # that a server is "really" started is no warning, nor that it takes a second
 logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)

@@ -25,10 +25,10 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.runner import create_runner
 
-from pipelines import clusters
-from pipelines.cluster_flags import check_cluster, check_environment
-from pipelines.runner_names import DATAFLOW, IN_PROCESS, ONE_WORKER, runner_of
-from schemas.errors import RequestError
+from captionbeam.pipelines import clusters
+from captionbeam.pipelines.cluster_flags import check_cluster, check_environment
+from captionbeam.pipelines.runner_names import DATAFLOW, IN_PROCESS, ONE_WORKER, runner_of
+from captionbeam.schemas.errors import RequestError
 
 APART = (*clusters.CLUSTERS, *ONE_WORKER, *DATAFLOW)  # from the launcher
 OF_EVERY_WORKER = (

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.records import address, named_ids, named_places, parse_address, superseded
+from captionbeam.schemas.records import address, named_ids, named_places, parse_address, superseded
 
 SETTLED = ["image_id", "version", "row", "failed", "code", "replaces"]
 

@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.batches import BatchResult, Prepared, run_batch
-from pipelines.engine import WINDOW, WINDOW_BYTES, WINDOWS_AHEAD, Engine, Gauge
-from pipelines.output import Done, ShardOutput
-from pipelines.reuse import Reuse
-from pipelines.run import Run
-from schemas import layout
-from schemas.errors import ImageError
-from schemas.records import Failure, ImageRef, ShardReport
+from captionbeam.pipelines.batches import BatchResult, Prepared, run_batch
+from captionbeam.pipelines.engine import WINDOW, WINDOW_BYTES, WINDOWS_AHEAD, Engine, Gauge
+from captionbeam.pipelines.output import Done, ShardOutput
+from captionbeam.pipelines.reuse import Reuse
+from captionbeam.pipelines.run import Run
+from captionbeam.schemas import layout
+from captionbeam.schemas.errors import ImageError
+from captionbeam.schemas.records import Failure, ImageRef, ShardReport
 
 Item = bytes | np.ndarray
 Fetch = Callable[[Sequence[ImageRef]], Sequence[Item | ImageError]]

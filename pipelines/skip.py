@@ -9,12 +9,12 @@ from typing import Any, NamedTuple, Optional
 
 import apache_beam as beam
 
-from pipelines.boundary import across_workers
-from pipelines.run import Run, base_manifest
-from schemas import files, parquet
-from schemas.errors import RequestError, is_transient
-from schemas.records import ImageRef, address, named_place, named_places, superseded
-from schemas.store import Dead, Store
+from captionbeam.pipelines.boundary import across_workers
+from captionbeam.pipelines.run import Run, base_manifest
+from captionbeam.schemas import files, parquet
+from captionbeam.schemas.errors import RequestError, is_transient
+from captionbeam.schemas.records import ImageRef, address, named_place, named_places, superseded
+from captionbeam.schemas.store import Dead, Store
 
 
 class BaseRow(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from schemas.errors import RequestError
+from captionbeam.schemas.errors import RequestError
 
 
 @dataclass(frozen=True)

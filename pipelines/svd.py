@@ -11,18 +11,18 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from pipelines import live
-from pipelines.boundary import across_workers
-from pipelines.find import is_sampled
-from pipelines.moments import Decomposition, Moments, decompose
-from pipelines.output import storage_error
-from schemas import arrow, files
-from schemas.components import components_bytes, encoder_fingerprint, encoder_part
-from schemas.datafile import open_data
-from schemas.errors import RequestError
-from schemas.fingerprint import fingerprint
-from schemas.quantised import read_names, with_tensors
-from schemas.store import Dead, Store
+from captionbeam.pipelines import live
+from captionbeam.pipelines.boundary import across_workers
+from captionbeam.pipelines.find import is_sampled
+from captionbeam.pipelines.moments import Decomposition, Moments, decompose
+from captionbeam.pipelines.output import storage_error
+from captionbeam.schemas import arrow, files
+from captionbeam.schemas.components import components_bytes, encoder_fingerprint, encoder_part
+from captionbeam.schemas.datafile import open_data
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import fingerprint
+from captionbeam.schemas.quantised import read_names, with_tensors
+from captionbeam.schemas.store import Dead, Store
 
 Task = tuple[str, list[int]]  # a data file, and its rows that are no longer live
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from pipelines.captions import CaptionRecord, find_captions, read_captions
-from pipelines.find import is_sampled
-from pipelines.sources.spec import version_of
-from schemas import files
-from schemas.errors import RequestError
+from captionbeam.pipelines.captions import CaptionRecord, find_captions, read_captions
+from captionbeam.pipelines.find import is_sampled
+from captionbeam.pipelines.sources.spec import version_of
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import RequestError
 
 
 class InputFile(NamedTuple):

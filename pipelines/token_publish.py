@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from pipelines.output import storage_error
-from pipelines.run import now, versions
-from schemas import files
-from schemas.errors import RequestError
-from schemas.fingerprint import sha256_bytes
-from schemas.tokens import LAUNCH, RECORD, SPLITS, TABLE, TOKENIZER, read_record, table_bytes
+from captionbeam.pipelines.output import storage_error
+from captionbeam.pipelines.run import now, versions
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import sha256_bytes
+from captionbeam.schemas.tokens import LAUNCH, RECORD, SPLITS, TABLE, TOKENIZER, read_record, table_bytes
 
 UNKNOWN = 1
 

@@ -16,15 +16,15 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import AsDict, AsIter, AsSingleton, PBegin, PCollection
 
-from capmodel.tokenizers import Tokenizer, check_max_length, learn_tokenizer, splitter
-from pipelines import live
-from pipelines.boundary import across_workers
-from pipelines.runner import run_pipeline
-from pipelines.token_inputs import InputFile, split_captions
-from pipelines.token_publish import check_output, make_record, publish
-from schemas import files
-from schemas.errors import RequestError
-from schemas.tokens import TokenTable
+from captionbeam.capmodel.tokenizers import Tokenizer, check_max_length, learn_tokenizer, splitter
+from captionbeam.pipelines import live
+from captionbeam.pipelines.boundary import across_workers
+from captionbeam.pipelines.runner import run_pipeline
+from captionbeam.pipelines.token_inputs import InputFile, split_captions
+from captionbeam.pipelines.token_publish import check_output, make_record, publish
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.tokens import TokenTable
 
 # split, order of the file, row in it, the file's own id, file name, caption: plain, so that it codes small
 Caption = tuple[str, int, int, str, str, str]

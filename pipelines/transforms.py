@@ -11,14 +11,14 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
-from pipelines import live
-from pipelines.boundary import crossing
-from pipelines.engine import Engine, load_engine
-from pipelines.plan import read_shard
-from pipelines.run import Run
-from pipelines.shards import Fetch, process_shard
-from schemas import storage
-from schemas.records import Shard, ShardReport
+from captionbeam.pipelines import live
+from captionbeam.pipelines.boundary import crossing
+from captionbeam.pipelines.engine import Engine, load_engine
+from captionbeam.pipelines.plan import read_shard
+from captionbeam.pipelines.run import Run
+from captionbeam.pipelines.shards import Fetch, process_shard
+from captionbeam.schemas import storage
+from captionbeam.schemas.records import Shard, ShardReport
 
 
 class ProcessShards(beam.PTransform):

@@ -9,12 +9,12 @@ from urllib.parse import urljoin
 import fsspec
 from fsspec.config import conf
 
-from pipelines import addresses
-from pipelines.sources.spec import filesystem, is_http, lower_scheme
-from pipelines.sources.trouble import HttpStatusError
-from pipelines.spans import FetchOptions, Span
-from schemas import patience
-from schemas.errors import ImageError, SourceError
+from captionbeam.pipelines import addresses
+from captionbeam.pipelines.sources.spec import filesystem, is_http, lower_scheme
+from captionbeam.pipelines.sources.trouble import HttpStatusError
+from captionbeam.pipelines.spans import FetchOptions, Span
+from captionbeam.schemas import patience
+from captionbeam.schemas.errors import ImageError, SourceError
 
 REDIRECTS = 5
 _CREDENTIALS = frozenset({"auth", "cookies", "headers", "params"})

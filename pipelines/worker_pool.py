@@ -26,12 +26,12 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 from apache_beam.runners.worker.sdk_worker import SdkHarness
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from schemas.errors import RequestError
+from captionbeam.schemas.errors import RequestError
 
 STARTERS, TRIES = 8, 3
 DYING = 10.0  # seconds
 LOST = 255  # multiprocessing's status of a process, ended or not, whose fork server is gone
-IMPORTED = [__name__, "pipelines.transforms", "torch", "torchvision"]
+IMPORTED = [__name__, "captionbeam.pipelines.transforms", "torch", "torchvision"]
 
 
 class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):

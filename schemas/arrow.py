@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from schemas.errors import StoreError
+from captionbeam.schemas.errors import StoreError
 
 SCHEMA_VERSION = 1
 VERSION_KEY, FINGERPRINT_KEY, KIND_KEY = (

@@ -18,9 +18,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from schemas import files
-from schemas.errors import RequestError
-from schemas.fingerprint import fingerprint, sha256_bytes
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import fingerprint, sha256_bytes
 
 FORMAT, VERSION, ABOUT = "captionbeam components", 1, "captionbeam"
 KEYS = {"fingerprint": str, "spec": dict, "request": dict}  # of the header, which others read

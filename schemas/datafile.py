@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from schemas.errors import RequestError
-from schemas.hdf5 import Hdf5Data, Hdf5Writer
-from schemas.parquet import ParquetData, ParquetWriter
-from schemas.remote import refusals
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.hdf5 import Hdf5Data, Hdf5Writer
+from captionbeam.schemas.parquet import ParquetData, ParquetWriter
+from captionbeam.schemas.remote import refusals
 
 FORMATS = ("parquet", "hdf5")
 SUFFIX = {"parquet": ".parquet", "hdf5": ".h5"}

@@ -24,9 +24,9 @@ import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.core import has_magic, url_to_fs
 
-from schemas import remote, storage  # noqa: F401 (storage says which classes fsspec opens gs and s3 by)
-from schemas.errors import FingerprintError, RequestError
-from schemas.remote import refusals
+from captionbeam.schemas import remote, storage  # noqa: F401 (storage says which classes fsspec opens gs and s3 by)
+from captionbeam.schemas.errors import FingerprintError, RequestError
+from captionbeam.schemas.remote import refusals
 
 ATOMIC_CREATE = frozenset({"file", "local", "gs", "gcs", "s3", "s3a", "memory"})
 HAVE_KEYS = frozenset({"gs", "gcs", "s3", "s3a", "http", "https"})

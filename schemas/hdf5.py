@@ -18,11 +18,11 @@ import h5py
 import numpy as np
 import pyarrow as pa
 
-from schemas import arrow, files
-from schemas.fingerprint import sha256_file
-from schemas.parquet import rows_per_group
-from schemas.records import WrittenFile
-from schemas.remote import refusals
+from captionbeam.schemas import arrow, files
+from captionbeam.schemas.fingerprint import sha256_file
+from captionbeam.schemas.parquet import rows_per_group
+from captionbeam.schemas.records import WrittenFile
+from captionbeam.schemas.remote import refusals
 
 _TEXT = h5py.string_dtype("utf-8")
 

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable
 from posixpath import basename
 
-from schemas.errors import RequestError
+from captionbeam.schemas.errors import RequestError
 
 
 def match_images(wanted: Iterable[str], available: Iterable[str]) -> dict[str, str]:

@@ -19,9 +19,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas import arrow, files, parquet
-from schemas.errors import StoreError
-from schemas.fingerprint import sha256_bytes
+from captionbeam.schemas import arrow, files, parquet
+from captionbeam.schemas.errors import StoreError
+from captionbeam.schemas.fingerprint import sha256_bytes
 
 KINDS = ("features", "captions")
 SEAL, HASHES = "sha256", "file_sha256"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from schemas import files
-from schemas.fingerprint import sha256_stream
-from schemas.remote import refusals
+from captionbeam.schemas import files
+from captionbeam.schemas.fingerprint import sha256_stream
+from captionbeam.schemas.remote import refusals
 
 
 def is_whole(url: str, sha256: str) -> bool:

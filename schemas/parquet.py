@@ -10,9 +10,9 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas import arrow, files
-from schemas.records import WrittenFile
-from schemas.remote import discard, refusals
+from captionbeam.schemas import arrow, files
+from captionbeam.schemas.records import WrittenFile
+from captionbeam.schemas.remote import discard, refusals
 
 GROUP_BYTES = 8 << 20
 MAX_GROUP_ROWS = 4096

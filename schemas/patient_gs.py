@@ -13,7 +13,7 @@ import google.auth.exceptions
 from gcsfs import GCSFileSystem
 from gcsfs.retry import HttpError, is_retriable
 
-from schemas import patience
+from captionbeam.schemas import patience
 
 _LAST_PART = re.compile(r"/(\d+)$")  # of a Content-Range: only with an upload's last part its length is known
 _UPLOAD = re.compile(r"/b/([^/]+)/o\?.*upload_id=")

@@ -9,8 +9,8 @@ from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 from s3fs.core import S3_RETRYABLE_ERRORS
 
-from schemas import patience
-from schemas.remote import status_of
+from captionbeam.schemas import patience
+from captionbeam.schemas.remote import status_of
 
 # What AWS says with a status of 400, and means for the moment.
 _PASSING_CODES = frozenset(

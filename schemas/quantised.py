@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from schemas import arrow
+from captionbeam.schemas import arrow
 
 LEVELS = 127
 LARGEST = np.float16(515.5)  # of scales: 127 times the next one is no float16 any more

@@ -6,7 +6,7 @@ They are NamedTuples with plain types, so that Beam codes them as rows: determin
 from typing import NamedTuple, Optional
 from urllib.parse import quote, unquote
 
-from schemas.errors import is_transient
+from captionbeam.schemas.errors import is_transient
 
 CONTENT_MARK = "sha256:"  # before a digest that was had by reading the content
 

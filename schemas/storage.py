@@ -18,7 +18,7 @@ from typing import Any
 import fsspec
 from fsspec.config import conf
 
-from schemas.errors import not_installed
+from captionbeam.schemas.errors import not_installed
 
 Options = dict[str, dict[str, Any]]
 
@@ -37,8 +37,11 @@ _HARMLESS = frozenset(
 )
 _USER = re.compile(r"^([^/]*//)?[^/?#]*@")
 _NO_SECRET_TOKENS = frozenset({"anon", "cloud", "google_default", "cache", "browser"})
-_PATIENT = {"gs": "schemas.patient_gs.PatientGCSFileSystem", "s3": "schemas.patient_s3.PatientS3FileSystem"}
-_SIZED = "schemas.sized_http.SizedHTTPFileSystem"
+_PATIENT = {
+    "gs": "captionbeam.schemas.patient_gs.PatientGCSFileSystem",
+    "s3": "captionbeam.schemas.patient_s3.PatientS3FileSystem",
+}
+_SIZED = "captionbeam.schemas.sized_http.SizedHTTPFileSystem"
 _ALIASES = {"gcs": "gs", "s3a": "s3", "https": "http"}
 _NEEDS = {"s3": not_installed("s3fs", "s3")}
 

@@ -1,6 +1,6 @@
 """Reading a store: one snapshot of it, row by row or row group by row group.
 
->>> from schemas import Store
+>>> from captionbeam.schemas import Store
 >>> store = Store.open("features")                              # doctest: +SKIP
 >>> for batch in store.scan(["image_id", "grid"]):              # doctest: +SKIP
 ...     grids = batch.column("grid").to_numpy_ndarray()         # float16 [n, H, W, C]
@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas import arrow, files, layout, parquet, tags
-from schemas.datafile import DataFile, open_data
-from schemas.errors import RequestError, StoreError
-from schemas.quantised import read_names, scale_names, with_tensors
+from captionbeam.schemas import arrow, files, layout, parquet, tags
+from captionbeam.schemas.datafile import DataFile, open_data
+from captionbeam.schemas.errors import RequestError, StoreError
+from captionbeam.schemas.quantised import read_names, scale_names, with_tensors
 
 
 class RowGroup(NamedTuple):
@@ -112,7 +112,7 @@ class Store:
 
     @cached_property
     def manifest(self) -> pa.Table:
-        """One row a shard (``schemas.arrow.MANIFEST``)."""
+        """One row a shard (``captionbeam.schemas.arrow.MANIFEST``)."""
         return layout.read_tables(self.url, self.snapshot.manifests, arrow.MANIFEST)
 
     @cached_property
@@ -125,7 +125,7 @@ class Store:
         return self.snapshot.totals["rows"]
 
     def index(self) -> Iterator[tuple[str, pa.Table]]:
-        """For each shard its id and its live index rows, data and failures (``schemas.arrow.INDEX``)."""
+        """For each shard its id and its live index rows, data and failures (``captionbeam.schemas.arrow.INDEX``)."""
         shards = self.manifest.column("shard").to_pylist()
         with ThreadPoolExecutor(8) as pool:
             yield from zip(shards, pool.map(self.shard_index, shards), strict=True)
@@ -153,7 +153,7 @@ class Store:
         return found
 
     def failures(self) -> pa.Table:
-        """Images that could not be processed (``schemas.arrow.FAILURES``), without those done since."""
+        """Images that could not be processed (``captionbeam.schemas.arrow.FAILURES``), without those done since."""
         tables = [arrow.FAILURES.empty_table()]
         for shard in self.manifest.to_pylist():
             if shard["failed"]:

@@ -9,8 +9,8 @@ import datetime
 import json
 import re
 
-from schemas import files
-from schemas.errors import RequestError, StoreError
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import RequestError, StoreError
 
 NAME = re.compile(r"(?!\d+$)[A-Za-z0-9][A-Za-z0-9._-]*")  # digits alone are a snapshot's number
 

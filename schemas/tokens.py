@@ -5,7 +5,7 @@
     TOKENS/record.json     options, counts, SHA-256 of tokens.arrow; written last: without it nothing is there
 
 ``image_id`` is the file name where the caption file has one, since that is what a folder or a zip of images
-calls it; else the caption file's own id. ``schemas.join.match_images`` finds its image in a store.
+calls it; else the caption file's own id. ``captionbeam.schemas.join.match_images`` finds its image in a store.
 ``coco_id`` is the id that the caption file itself gives (a COCO number as text), null where it has none; it
 need not be unique, because every COCO file may count from nought.
 """
@@ -20,9 +20,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas import files
-from schemas.arrow import FINGERPRINT_KEY, check_version, stamp
-from schemas.errors import StoreError
+from captionbeam.schemas import files
+from captionbeam.schemas.arrow import FINGERPRINT_KEY, check_version, stamp
+from captionbeam.schemas.errors import StoreError
 
 TABLE, RECORD, TOKENIZER, LAUNCH = "tokens.arrow", "record.json", "tokenizer", "launch.json"
 SPLITS = ("train", "val", "test")

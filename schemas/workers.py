@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas import arrow, files
-from schemas.errors import StoreError
+from captionbeam.schemas import arrow, files
+from captionbeam.schemas.errors import StoreError
 
 READERS = 16
 

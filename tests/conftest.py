@@ -10,7 +10,7 @@ import pytest
 from fsspec.config import conf
 from hypothesis import settings
 
-from schemas import storage
+from captionbeam.schemas import storage
 
 # How long an example takes is the machine's affair, and no promise of ours.
 settings.register_profile("untimed", deadline=None)

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from capmodel.backbones import cells, families
-from capmodel.backbones.base import Backbone
-from capmodel.backbones.families import Convolutional, DenseNet, Lite
-from capmodel.backbones.folding import fold_batch_norm
-from capmodel.backbones.vit import Vit
-from capmodel.encoder_names import (
+from captionbeam.capmodel.backbones import cells, families
+from captionbeam.capmodel.backbones.base import Backbone
+from captionbeam.capmodel.backbones.families import Convolutional, DenseNet, Lite
+from captionbeam.capmodel.backbones.folding import fold_batch_norm
+from captionbeam.capmodel.backbones.vit import Vit
+from captionbeam.capmodel.encoder_names import (
     CONVNEXTS,
     DENSENETS,
     EFFICIENTNETS,
@@ -26,8 +26,8 @@ from capmodel.encoder_names import (
     VITS,
     described,
 )
-from capmodel.weights import State, load_into
-from schemas.errors import RequestError
+from captionbeam.capmodel.weights import State, load_into
+from captionbeam.schemas.errors import RequestError
 
 # Channels of the grids that differ from the rest of their family's.
 WIDTHS = {
@@ -65,7 +65,7 @@ BACKBONES = {name: Vit(name) if name in VITS else _convolutional(name) for name 
 def find_backbone(name: str) -> Backbone:
     """The encoder of that name. Raises RequestError where there is none."""
     if name.startswith(TIMM):
-        from capmodel.backbones.timm_models import Timm
+        from captionbeam.capmodel.backbones.timm_models import Timm
 
         return Timm(name)
     if name not in BACKBONES:

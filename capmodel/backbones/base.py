@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from capmodel.preprocess import Preprocess
-from capmodel.weights import State, find_weights, hub_weights
-from schemas.errors import RequestError
+from captionbeam.capmodel.preprocess import Preprocess
+from captionbeam.capmodel.weights import State, find_weights, hub_weights
+from captionbeam.schemas.errors import RequestError
 
 
 class Backbone(ABC):

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from capmodel.backbones import presets
-from capmodel.backbones.base import Backbone, Tower
-from capmodel.backbones.layers import Layers
-from capmodel.encoder_names import OUTPUTS
-from capmodel.preprocess import Preprocess
-from capmodel.weights import State, package_weights
-from schemas.errors import RequestError
+from captionbeam.capmodel.backbones import presets
+from captionbeam.capmodel.backbones.base import Backbone, Tower
+from captionbeam.capmodel.backbones.layers import Layers
+from captionbeam.capmodel.encoder_names import OUTPUTS
+from captionbeam.capmodel.preprocess import Preprocess
+from captionbeam.capmodel.weights import State, package_weights
+from captionbeam.schemas.errors import RequestError
 
 LABELS = 1000  # of ImageNet
 # How torchvision's published DenseNets name what its DenseNet calls norm1: norm.1.
@@ -140,14 +140,14 @@ def convnext(name: str, output: str) -> nn.Module:
 
 def inception_v3(name: str, output: str) -> nn.Module:
     """Szegedy et al. 2016, up to ``Mixed_7c``: ``[n, 2048, 8, 8]`` for images of 299."""
-    from capmodel.inception import InceptionV3
+    from captionbeam.capmodel.inception import InceptionV3
 
     return InceptionV3()
 
 
 def efficientnet_lite0(name: str, output: str) -> nn.Module:
     """``[n, 1280, 7, 7]`` for images of 224."""
-    from capmodel.efficientnet import EfficientNetLite0
+    from captionbeam.capmodel.efficientnet import EfficientNetLite0
 
     return EfficientNetLite0()
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.fx.proxy import TraceError
 from torch.nn.functional import adaptive_avg_pool2d
 
-from schemas.errors import RequestError
+from captionbeam.schemas.errors import RequestError
 
 
 class Layers(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from capmodel.preprocess import Preprocess, scaling_of
+from captionbeam.capmodel.preprocess import Preprocess, scaling_of
 
 # torchvision's ported TensorFlow weights scale to ImageNet's mean and std, and then, inside of the network
 # (``transform_input``), back to [-1, 1]: tf, in one step.

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from capmodel.backbones.base import Backbone
-from capmodel.encoder_names import OUTPUTS, TIMM
-from capmodel.preprocess import INTERPOLATIONS, Preprocess, scaling_of
-from capmodel.weights import State, load_into
-from schemas.errors import RequestError, not_installed
+from captionbeam.capmodel.backbones.base import Backbone
+from captionbeam.capmodel.encoder_names import OUTPUTS, TIMM
+from captionbeam.capmodel.preprocess import INTERPOLATIONS, Preprocess, scaling_of
+from captionbeam.capmodel.weights import State, load_into
+from captionbeam.schemas.errors import RequestError, not_installed
 
 OWN = "TIMM"  # the weights that timm has under the model's name
 CROPS = {"center": "resize-crop", "squash": "squash-crop"}

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from capmodel.backbones import presets
-from capmodel.backbones.base import Backbone
-from capmodel.encoder_names import OUTPUTS
-from capmodel.preprocess import Preprocess
-from capmodel.weights import State
-from schemas.errors import RequestError
+from captionbeam.capmodel.backbones import presets
+from captionbeam.capmodel.backbones.base import Backbone
+from captionbeam.capmodel.encoder_names import OUTPUTS
+from captionbeam.capmodel.preprocess import Preprocess
+from captionbeam.capmodel.weights import State
+from captionbeam.schemas.errors import RequestError
 
 LABELS = 1000  # of ImageNet
 WIDTHS = {"b": 768, "l": 1024, "h": 1280}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from capmodel.decoders.config import DecoderConfig
+from captionbeam.capmodel.decoders.config import DecoderConfig
 
 
 class Attention(nn.Module):

@@ -10,8 +10,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from capmodel.decoders.config import DecoderConfig
-from capmodel.decoders.output import Output, make_bias, make_output
+from captionbeam.capmodel.decoders.config import DecoderConfig
+from captionbeam.capmodel.decoders.output import Output, make_bias, make_output
 
 
 class State(Protocol):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from capmodel.decoders.options import DecoderOptions, is_said
-from capmodel.tokenizers import Tokenizer
-from schemas.errors import RequestError, expect
+from captionbeam.capmodel.decoders.options import DecoderOptions, is_said
+from captionbeam.capmodel.tokenizers import Tokenizer
+from captionbeam.schemas.errors import RequestError, expect
 
 ADAPTIVE_SHARE = 4  # as in Grave et al. 2017, section 4.3
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from capmodel.decoders.base import Decoder, selected
-from capmodel.decoders.config import DecoderConfig
+from captionbeam.capmodel.decoders.base import Decoder, selected
+from captionbeam.capmodel.decoders.config import DecoderConfig
 
 
 class LstmState(NamedTuple):

@@ -11,8 +11,8 @@ from itertools import pairwise
 from math import inf
 from typing import Any
 
-from capmodel.generation.options import LEAST_TEMPERATURE
-from schemas.errors import RequestError, expect, flag
+from captionbeam.capmodel.generation.options import LEAST_TEMPERATURE
+from captionbeam.schemas.errors import RequestError, expect, flag
 
 ARCHITECTURES = ("attentive", "lstm", "transformer")
 IMAGE_ROLES = ("first-input", "start-state", "start-cell")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from capmodel.decoders.config import ADAPTIVE_SHARE, DecoderConfig
-from capmodel.losses import masked_cross_entropy
+from captionbeam.capmodel.decoders.config import ADAPTIVE_SHARE, DecoderConfig
+from captionbeam.capmodel.losses import masked_cross_entropy
 
 
 class Output(nn.Module):

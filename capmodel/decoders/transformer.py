@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from capmodel.decoders.base import Decoder
-from capmodel.decoders.config import DecoderConfig
+from captionbeam.capmodel.decoders.base import Decoder
+from captionbeam.capmodel.decoders.config import DecoderConfig
 
 Memory = tuple[Tensor, Tensor]
 """Keys and values of the grid, ``[B, h, L, d]`` each: one layer's, once an image."""

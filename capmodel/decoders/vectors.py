@@ -19,8 +19,8 @@ from typing import IO, Any, cast
 import fsspec
 import numpy as np
 
-from schemas.errors import RequestError
-from schemas.remote import refusals
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.remote import refusals
 
 BUFFER = 1 << 20
 HEADER_DIGITS = 18

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from schemas.errors import expect
+from captionbeam.schemas.errors import expect
 
 METHODS = ("greedy", "beam", "sample")
 FORMULAS = ("length", "gnmt")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from capmodel.generation.options import DecodeOptions
+from captionbeam.capmodel.generation.options import DecodeOptions
 
 PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
     "length": lambda lengths: lengths.float(),

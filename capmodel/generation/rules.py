@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from capmodel.decoders import DecoderConfig
+from captionbeam.capmodel.decoders import DecoderConfig
 
 NEVER = float("-inf")
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capmodel.decoders.base import Decoder, State
-from capmodel.generation.ranking import Ranking
-from capmodel.generation.rules import NEVER, Rules
+from captionbeam.capmodel.decoders.base import Decoder, State
+from captionbeam.capmodel.generation.ranking import Ranking
+from captionbeam.capmodel.generation.rules import NEVER, Rules
 
 PLAIN = Ranking()
 Choose = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]]

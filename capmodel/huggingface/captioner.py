@@ -17,12 +17,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-from capmodel.captioner import BATCH, captions_array
-from capmodel.device import DTYPES, device_errors, exact_kernels, pick_device, settle_precision
-from capmodel.generate import Caption
-from capmodel.generation.options import DecodeOptions
-from capmodel.huggingface.folders import ModelFolder, kept_folder, open_folder
-from capmodel.huggingface.generating import (
+from captionbeam.capmodel.captioner import BATCH, captions_array
+from captionbeam.capmodel.device import DTYPES, device_errors, exact_kernels, pick_device, settle_precision
+from captionbeam.capmodel.generate import Caption
+from captionbeam.capmodel.generation.options import DecodeOptions
+from captionbeam.capmodel.huggingface.folders import ModelFolder, kept_folder, open_folder
+from captionbeam.capmodel.huggingface.generating import (
     check_options,
     check_text,
     generate_arguments,
@@ -30,12 +30,12 @@ from capmodel.huggingface.generating import (
     until_end,
     write,
 )
-from capmodel.huggingface.loading import LOCAL, NOT_THERE, load_model, reason
-from capmodel.images import decode_image
-from capmodel.streams import Streams
-from schemas import arrow
-from schemas.errors import ImageError, RequestError
-from schemas.fingerprint import fingerprint
+from captionbeam.capmodel.huggingface.loading import LOCAL, NOT_THERE, load_model, reason
+from captionbeam.capmodel.images import decode_image
+from captionbeam.capmodel.streams import Streams
+from captionbeam.schemas import arrow
+from captionbeam.schemas.errors import ImageError, RequestError
+from captionbeam.schemas.fingerprint import fingerprint
 
 
 @dataclass(frozen=True)

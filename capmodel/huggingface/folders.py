@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from capmodel.bundle_files import FORMAT
-from schemas import files, models
-from schemas.errors import FingerprintError, RequestError
-from schemas.fingerprint import sha256_bytes, sha256_file
+from captionbeam.capmodel.bundle_files import FORMAT
+from captionbeam.schemas import files, models
+from captionbeam.schemas.errors import FingerprintError, RequestError
+from captionbeam.schemas.fingerprint import sha256_bytes, sha256_file
 
 CONFIG, MANIFEST, WEIGHTS = "config.json", "captionbeam.json", ".safetensors"
 LEFT_OUT = (".md", ".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".onnx", ".gguf", ".ot",

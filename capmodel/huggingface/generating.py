@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from capmodel.generation.choices import draw, uniforms
-from capmodel.generation.options import DecodeOptions
-from schemas.errors import RequestError, flag
+from captionbeam.capmodel.generation.choices import draw, uniforms
+from captionbeam.capmodel.generation.options import DecodeOptions
+from captionbeam.schemas.errors import RequestError, flag
 
 SUPPORTED = {"method", "beam", "n_best", "temperature", "temperature_convention", "top_k", "top_p", "seed",
              "max_length", "prefix", "length_penalty", "no_repeat_ngram"}  # fmt: skip

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText
 from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity, set_verbosity_error
 
-from schemas.errors import RequestError
+from captionbeam.schemas.errors import RequestError
 
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 NOT_THERE = (

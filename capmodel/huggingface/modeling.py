@@ -1,6 +1,6 @@
 """A bundle as a model of transformers: ``from_pretrained`` and ``save_pretrained`` on the bundle's own folder.
 
-    import capmodel.huggingface.modeling          # makes the model type known to transformers
+    import captionbeam.capmodel.huggingface.modeling          # makes the model type known to transformers
     model = AutoModelForImageTextToText.from_pretrained("bundle")
     captions = model.generate(images=[Path("one.jpg").read_bytes()])
     model.save_pretrained("copy")                 # a bundle again: captionbeam caption --bundle copy
@@ -19,16 +19,16 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
-from capmodel.bundle import Bundle
-from capmodel.bundle_files import MODEL_TYPE, Manifest
-from capmodel.generate import Caption, generate
-from capmodel.generation.options import DecodeOptions
-from capmodel.reduction import FeatureEncoder
-from schemas.errors import BundleError, RequestError
+from captionbeam.capmodel.bundle import Bundle
+from captionbeam.capmodel.bundle_files import MODEL_TYPE, Manifest
+from captionbeam.capmodel.generate import Caption, generate
+from captionbeam.capmodel.generation.options import DecodeOptions
+from captionbeam.capmodel.reduction import FeatureEncoder
+from captionbeam.schemas.errors import BundleError, RequestError
 
 
 class BundleConfig(PretrainedConfig):
-    """What a bundle's ``config.json`` says, in ``manifest`` (capmodel.bundle_files.Manifest)."""
+    """What a bundle's ``config.json`` says, in ``manifest`` (captionbeam.capmodel.bundle_files.Manifest)."""
 
     model_type = MODEL_TYPE
 
@@ -68,7 +68,7 @@ class BundleForCaptioning(PreTrainedModel):
         self.bundle.save(os.fspath(save_directory))
 
     def forward(self, features: Tensor, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Teacher forcing, as ``capmodel.decoders.base.Decoder.forward`` says."""
+        """Teacher forcing, as ``captionbeam.capmodel.decoders.base.Decoder.forward`` says."""
         return self.decoder(features, tokens, targets)
 
     def generate(

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from capmodel.metrics.bleu import ORDERS, BleuCounts, add_counts, bleu, count_image
-from capmodel.metrics.cider import CiderReferences
-from capmodel.metrics.ptb import tokenize
-from capmodel.metrics.rouge import rouge_l
-from schemas.errors import RequestError
+from captionbeam.capmodel.metrics.bleu import ORDERS, BleuCounts, add_counts, bleu, count_image
+from captionbeam.capmodel.metrics.cider import CiderReferences
+from captionbeam.capmodel.metrics.ptb import tokenize
+from captionbeam.capmodel.metrics.rouge import rouge_l
+from captionbeam.schemas.errors import RequestError
 
 SCORES = (
     *(f"Bleu_{order}" for order in range(1, ORDERS + 1)),

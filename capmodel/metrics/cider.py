@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from capmodel.metrics.bleu import ORDERS, Ngrams, ngrams
+from captionbeam.capmodel.metrics.bleu import ORDERS, Ngrams, ngrams
 
 SIGMA = 6.0
 

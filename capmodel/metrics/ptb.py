@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from capmodel.metrics.ptb_rules import BEFORE_NUMBERS, ENDINGS, FUSED, RULES, STATES, TITLES
+from captionbeam.capmodel.metrics.ptb_rules import BEFORE_NUMBERS, ENDINGS, FUSED, RULES, STATES, TITLES
 
 # What pycocoevalcap throws away. It also lists brackets (-LRB-), but in capitals, which never occur after
 # lower-casing: -lrb- and its like stay words.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from capmodel.metrics.ptb_characters import DIGITS, LETTERS, MARKS, SIGNS
+from captionbeam.capmodel.metrics.ptb_characters import DIGITS, LETTERS, MARKS, SIGNS
 
 Split = Callable[[str], list[str]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from capmodel.metrics.ptb import tokenize
+from captionbeam.capmodel.metrics.ptb import tokenize
 
 
 def variety(captions: Collection[str]) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 people's to cross-entropy. Torch-free.
 """
 
-from capmodel.rewards.cider_d import CiderReward, PackedReferences
-from capmodel.rewards.consensus import consensus_weights
-from capmodel.rewards.reading import CaptionReader
-from capmodel.rewards.split import SplitReward
+from captionbeam.capmodel.rewards.cider_d import CiderReward, PackedReferences
+from captionbeam.capmodel.rewards.consensus import consensus_weights
+from captionbeam.capmodel.rewards.reading import CaptionReader
+from captionbeam.capmodel.rewards.split import SplitReward
 
 __all__ = ["CaptionReader", "CiderReward", "PackedReferences", "SplitReward", "consensus_weights"]

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from capmodel.metrics.bleu import ORDERS
-from capmodel.metrics.cider import SIGMA
-from capmodel.rewards.ngrams import NONE, NgramTable, count_repeats
-from schemas.errors import RequestError
+from captionbeam.capmodel.metrics.bleu import ORDERS
+from captionbeam.capmodel.metrics.cider import SIGMA
+from captionbeam.capmodel.rewards.ngrams import NONE, NgramTable, count_repeats
+from captionbeam.schemas.errors import RequestError
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from capmodel.rewards.cider_d import CiderReward, PackedReferences
-from capmodel.rewards.ngrams import NONE
-from capmodel.rewards.reading import CaptionReader
-from capmodel.tokenizers import Tokenizer
+from captionbeam.capmodel.rewards.cider_d import CiderReward, PackedReferences
+from captionbeam.capmodel.rewards.ngrams import NONE
+from captionbeam.capmodel.rewards.reading import CaptionReader
+from captionbeam.capmodel.tokenizers import Tokenizer
 
 IMAGES_AT_ONCE = 500
 ITSELF = 10.0  # CIDEr-D of a caption against itself, where it has n-grams of every n

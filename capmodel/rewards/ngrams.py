@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from capmodel.metrics.bleu import ORDERS
+from captionbeam.capmodel.metrics.bleu import ORDERS
 
 NONE = -1
 

@@ -1,6 +1,6 @@
 """Token ids to the words that the published metrics see, as ids, for whole batches at once.
 
-CIDEr is over the Penn Treebank words of a caption (``capmodel.metrics.ptb``), not over a model's tokens: a
+CIDEr is over the Penn Treebank words of a caption (``captionbeam.capmodel.metrics.ptb``), not over a model's tokens: a
 token may be a word, a piece of one, punctuation that does not count, or two words (``cannot``). What a token,
 or a row of pieces that makes one word, reads as is worked out once and kept. A word is read by itself: where
 its neighbours would matter (the full stop of ``5 p.m.``), a caption can read otherwise than as a whole line.
@@ -14,10 +14,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from capmodel.metrics.ptb import tokenize
-from capmodel.rewards.ngrams import NONE
-from capmodel.tokenizers import END, PAD, START, BpeTokenizer, Tokenizer
-from capmodel.tokenizers.bpe import CONTINUES
+from captionbeam.capmodel.metrics.ptb import tokenize
+from captionbeam.capmodel.rewards.ngrams import NONE
+from captionbeam.capmodel.tokenizers import END, PAD, START, BpeTokenizer, Tokenizer
+from captionbeam.capmodel.tokenizers.bpe import CONTINUES
 
 CLOSING = "<end>"  # holds the place of END among words: no word of a caption is spelled so
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from capmodel.rewards.cider_d import CiderReward, PackedReferences
-from capmodel.rewards.reading import CaptionReader
-from capmodel.tokenizers import Tokenizer
-from schemas.tokens import TokenTable
+from captionbeam.capmodel.rewards.cider_d import CiderReward, PackedReferences
+from captionbeam.capmodel.rewards.reading import CaptionReader
+from captionbeam.capmodel.tokenizers import Tokenizer
+from captionbeam.schemas.tokens import TokenTable
 
 
 class SplitReward:

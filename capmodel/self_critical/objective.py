@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from capmodel.decoders.base import Decoder
-from capmodel.loader import Batch
-from capmodel.objectives import Lesson
-from capmodel.self_critical.sampling import allowed, draw_captions, policy
+from captionbeam.capmodel.decoders.base import Decoder
+from captionbeam.capmodel.loader import Batch
+from captionbeam.capmodel.objectives import Lesson
+from captionbeam.capmodel.self_critical.sampling import allowed, draw_captions, policy
 
 Reward = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(rows of the token table [B], tokens [B, N, T]) -> float64 [B, N]: the worth of each caption."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from math import inf
 
-from capmodel.generation.options import LEAST_TEMPERATURE, MOST_ROWS
-from schemas.errors import RequestError, expect, flag
+from captionbeam.capmodel.generation.options import LEAST_TEMPERATURE, MOST_ROWS
+from captionbeam.schemas.errors import RequestError, expect, flag
 
 BASELINES = ("mean", "greedy")
 

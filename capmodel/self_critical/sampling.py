@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from capmodel.decoders.base import Decoder
-from capmodel.generation.choices import draw, uniforms
-from capmodel.generation.options import DecodeOptions
+from captionbeam.capmodel.decoders.base import Decoder
+from captionbeam.capmodel.generation.choices import draw, uniforms
+from captionbeam.capmodel.generation.options import DecodeOptions
 
 PLAIN = DecodeOptions(method="sample")  # of all words, from the logits as they are given
 

@@ -8,11 +8,11 @@ Example::
     load_tokenizer("tokens/tokenizer").encode("Two dogs.")
 """
 
-from capmodel.tokenizers.base import END, PAD, SPECIALS, START, UNK, Tokenizer, check_max_length
-from capmodel.tokenizers.bpe import BpeTokenizer
-from capmodel.tokenizers.folder import KINDS, load_tokenizer, tokenizer_from_files
-from capmodel.tokenizers.learn import learn_tokenizer, splitter
-from capmodel.tokenizers.words import WordTokenizer
+from captionbeam.capmodel.tokenizers.base import END, PAD, SPECIALS, START, UNK, Tokenizer, check_max_length
+from captionbeam.capmodel.tokenizers.bpe import BpeTokenizer
+from captionbeam.capmodel.tokenizers.folder import KINDS, load_tokenizer, tokenizer_from_files
+from captionbeam.capmodel.tokenizers.learn import learn_tokenizer, splitter
+from captionbeam.capmodel.tokenizers.words import WordTokenizer
 
 __all__ = [
     "END",

@@ -22,8 +22,8 @@ import regex
 from subword_nmt.apply_bpe import BPE
 from subword_nmt.learn_bpe import learn_bpe
 
-from capmodel.tokenizers.base import DEFAULT_MAX_LENGTH, SPECIALS, Tokenizer
-from schemas.errors import RequestError
+from captionbeam.capmodel.tokenizers.base import DEFAULT_MAX_LENGTH, SPECIALS, Tokenizer
+from captionbeam.schemas.errors import RequestError
 
 CONTINUES, ENDS = "@@", "</w>"
 VERSION_LINE = "#version: 0.2"

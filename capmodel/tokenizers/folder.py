@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from capmodel.tokenizers.base import FORMAT, SPECIALS, VERSION, Tokenizer
-from capmodel.tokenizers.bpe import BpeTokenizer
-from capmodel.tokenizers.words import WORD_STYLES
-from schemas import files
-from schemas.errors import RequestError
-from schemas.fingerprint import sha256_bytes
+from captionbeam.capmodel.tokenizers.base import FORMAT, SPECIALS, VERSION, Tokenizer
+from captionbeam.capmodel.tokenizers.bpe import BpeTokenizer
+from captionbeam.capmodel.tokenizers.words import WORD_STYLES
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import sha256_bytes
 
 KINDS = ("bpe", "words", "whitespace")
 

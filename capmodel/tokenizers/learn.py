@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from capmodel.tokenizers import bpe, words
-from capmodel.tokenizers.base import DEFAULT_MAX_LENGTH, Tokenizer
-from capmodel.tokenizers.folder import check_kind
+from captionbeam.capmodel.tokenizers import bpe, words
+from captionbeam.capmodel.tokenizers.base import DEFAULT_MAX_LENGTH, Tokenizer
+from captionbeam.capmodel.tokenizers.folder import check_kind
 
 _SPLITTERS: dict[str, Callable[[str], list[str]]] = {
     "bpe": bpe.split_words,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from capmodel.tokenizers.base import DEFAULT_MAX_LENGTH, SPECIALS, Tokenizer
-from schemas.errors import RequestError
+from captionbeam.capmodel.tokenizers.base import DEFAULT_MAX_LENGTH, SPECIALS, Tokenizer
+from captionbeam.schemas.errors import RequestError
 
 _WORD = re.compile(r"\w+")
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from jobs.launching.gpus import MANY_PROCESSES, ONE_PROCESS
-from jobs.launching.images import check_image
-from jobs.launching.labels import all_labels, check_job_name, own_labels, user_labels
-from jobs.options import require
+from captionbeam.jobs.launching.gpus import MANY_PROCESSES, ONE_PROCESS
+from captionbeam.jobs.launching.images import check_image
+from captionbeam.jobs.launching.labels import all_labels, check_job_name, own_labels, user_labels
+from captionbeam.jobs.options import require
 
 DATAFLOW = "DataflowRunner"
 AT_LEAST_ONE = ("disk_size_gb", "number_of_worker_harness_threads", "num_workers", "max_num_workers")

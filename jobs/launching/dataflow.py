@@ -19,11 +19,11 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.runner import PipelineResult
 
-from jobs.launching.packages import NAME, build_wheel
-from pipelines.run import now
-from pipelines.runner import make_pipeline, run_pipeline
-from schemas import files
-from schemas.errors import CaptionbeamError, RequestError, SystemicError
+from captionbeam.jobs.launching.packages import NAME, build_wheel
+from captionbeam.pipelines.run import now
+from captionbeam.pipelines.runner import make_pipeline, run_pipeline
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import CaptionbeamError, RequestError, SystemicError
 
 RUNNER_LOG = "apache_beam.runners.dataflow.dataflow_runner"
 STAGER_LOG = "apache_beam.runners.portability.stager"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from jobs.options import require
+from captionbeam.jobs.options import require
 
 
 def settle_device(options: argparse.Namespace, beam_args: Sequence[str]) -> tuple[str, ...]:
@@ -14,8 +14,8 @@ def settle_device(options: argparse.Namespace, beam_args: Sequence[str]) -> tupl
     Gives what is worth a line. Raises RequestError for a device that is not here, or no name of one, and for
     ``auto`` where this machine cannot say it.
     """
-    from capmodel.device import named_device, pick_device, settle_precision
-    from pipelines.runner import workers_elsewhere
+    from captionbeam.capmodel.device import named_device, pick_device, settle_precision
+    from captionbeam.pipelines.runner import workers_elsewhere
 
     if not workers_elsewhere(beam_args):
         pick_device(options.device)

@@ -10,7 +10,7 @@ import argparse
 import shlex
 from collections.abc import Sequence
 
-from jobs import cli
+from captionbeam.jobs import cli
 
 JOBS = ("encode", "caption", "refresh", "svd", "tokenize")
 

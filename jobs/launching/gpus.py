@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobs.options import require
+from captionbeam.jobs.options import require
 
 DRIVER = "install-nvidia-driver:5xx"  # the plain form installs a driver too old for torch's CUDA 12 and later
 MANY_PROCESSES = "use_multiple_sdk_containers"

@@ -6,7 +6,7 @@ import re
 import sys
 from importlib import metadata
 
-from jobs.options import require
+from captionbeam.jobs.options import require
 
 PYTHON = re.compile(r"(?:py|python)-?(3\.\d+)")
 NAME = re.compile(r"[\w.-]+(:\d+)?(/[a-z0-9._-]+)*(:[\w.-]{1,128})?(@sha256:[0-9a-f]{64})?", re.ASCII)

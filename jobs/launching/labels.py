@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from jobs.options import require
+from captionbeam.jobs.options import require
 
 LONGEST, MOST_BYTES, MOST_LABELS = 63, 128, 64  # of a key or a value; of a job
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,1022}[a-z0-9])?")  # as the API's description has it
@@ -81,7 +81,7 @@ def _dictionary(text: str) -> dict[str, str]:
 
 
 def _wrong(text: str) -> Exception:
-    from schemas.errors import RequestError
+    from captionbeam.schemas.errors import RequestError
 
     return RequestError(f'--labels {text!r} is no label; expected KEY=VALUE or \'{{"KEY": "VALUE"}}\'')
 

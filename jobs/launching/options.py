@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from jobs.launching.gpus import GPUS, find_gpu
-from jobs.options import require
+from captionbeam.jobs.launching.gpus import GPUS, find_gpu
+from captionbeam.jobs.options import require
 
 
 def add_launch_options(parser: argparse.ArgumentParser, gpu: bool = True) -> None:

@@ -14,9 +14,11 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from schemas.errors import RequestError
+from captionbeam.schemas.errors import RequestError
 
 NAME, EPOCH = "captionbeam", (1980, 1, 1, 0, 0, 0)  # the same files give the same bytes
+PACKAGES = (NAME, *(f"{NAME}.{name}" for name in ("schemas", "capmodel", "pipelines", "jobs")))
+SKIPPED = {"__pycache__", "toplevel"}  # a checkout keeps the package captionbeam itself in jobs/toplevel
 KEPT = {"METADATA": "PKG-INFO", "entry_points.txt": "", "top_level.txt": ""}  # and what a checkout calls it
 WHEEL = "Wheel-Version: 1.0\nGenerator: captionbeam\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
@@ -39,11 +41,17 @@ def build_wheel(folder: str) -> str:
 
 
 def _contents(about: metadata.Distribution, info: str) -> Iterator[tuple[str, bytes]]:
-    for package in (about.read_text("top_level.txt") or "").split():
+    for package in PACKAGES:
         root = _folder(package)
-        for path in sorted(root.rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                yield f"{package}/{path.relative_to(root).as_posix()}", path.read_bytes()
+        found = sorted(root.glob("*.py") if package == NAME else root.rglob("*"))
+        wanted = [
+            path for path in found if path.is_file() and not SKIPPED & set(path.relative_to(root).parts)
+        ]
+        if not wanted:
+            raise RequestError(f"the package {package} in {root} is empty; expected a whole installation")
+        for path in wanted:
+            inside = path.relative_to(root).as_posix()
+            yield f"{package.replace('.', '/')}/{inside}", path.read_bytes()
     for name, other in KEPT.items():
         yield (
             f"{info}/{name}",

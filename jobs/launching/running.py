@@ -10,11 +10,11 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 
-from jobs.launching.target import RunTarget
-from pipelines import clusters
-from pipelines.runner import is_handed_over, make_pipeline, run_pipeline
-from schemas import files
-from schemas.tokens import LAUNCH
+from captionbeam.jobs.launching.target import RunTarget
+from captionbeam.pipelines import clusters
+from captionbeam.pipelines.runner import is_handed_over, make_pipeline, run_pipeline
+from captionbeam.schemas import files
+from captionbeam.schemas.tokens import LAUNCH
 
 Build = Callable[[beam.Pipeline], object]
 
@@ -28,7 +28,7 @@ def run_on(target: RunTarget, build: Build, job: str, run_id: str, store: str, f
     for note in target.notes:
         print(f"note: {note}", flush=True)
     if target.on_dataflow:
-        from jobs.launching.dataflow import run_on_dataflow
+        from captionbeam.jobs.launching.dataflow import run_on_dataflow
 
         run_on_dataflow(arguments, build, files.join(folder, LAUNCH), {"runner": target.record})
     else:
@@ -55,7 +55,7 @@ def print_dry(
     for note in target.notes:
         print(f"note: {note}", file=sys.stderr)
     if target.on_dataflow:
-        from jobs.launching.dataflow import look_at_job
+        from captionbeam.jobs.launching.dataflow import look_at_job
 
         found: Mapping[str, Any] = look_at_job(arguments, build)
     else:

@@ -14,13 +14,13 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 
-from jobs.launching.cloud import DATAFLOW, check_cloud
-from jobs.launching.devices import settle_device
-from jobs.launching.gpus import MANY_PROCESSES, ONE_PROCESS, find_gpu
-from jobs.launching.labels import job_name, own_labels, user_labels
-from jobs.launching.options import settle_gpu
-from jobs.options import require
-from pipelines.runner_names import runner_of
+from captionbeam.jobs.launching.cloud import DATAFLOW, check_cloud
+from captionbeam.jobs.launching.devices import settle_device
+from captionbeam.jobs.launching.gpus import MANY_PROCESSES, ONE_PROCESS, find_gpu
+from captionbeam.jobs.launching.labels import job_name, own_labels, user_labels
+from captionbeam.jobs.launching.options import settle_gpu
+from captionbeam.jobs.options import require
+from captionbeam.pipelines.runner_names import runner_of
 
 CPU_THREADS = "2"  # shards in flight: one computes with all cores, another is read
 LOCAL = ("", "file", "local", "memory")

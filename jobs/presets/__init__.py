@@ -17,11 +17,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from capmodel.decoders.options import is_of_use
-from capmodel.train_options import WORDS_ONLY, draws_heed
-from jobs.options import require
-from jobs.train_flags import add_groups
-from schemas.errors import RequestError
+from captionbeam.capmodel.decoders.options import is_of_use
+from captionbeam.capmodel.train_options import WORDS_ONLY, draws_heed
+from captionbeam.jobs.options import require
+from captionbeam.jobs.train_flags import add_groups
+from captionbeam.schemas.errors import RequestError
 
 FOLDERS = {"preset": Path(__file__).parent, "recipe": Path(__file__).parent / "recipes"}
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from capmodel.bundle_files import HISTORY, Manifest, read_checked, read_manifest
-from capmodel.metrics import Evaluation
-from capmodel.metrics.variety import variety
-from jobs.evaluate import TITLES
-from jobs.progress import Progress
-from jobs.reporting.page import (
+from captionbeam.capmodel.bundle_files import HISTORY, Manifest, read_checked, read_manifest
+from captionbeam.capmodel.metrics import Evaluation
+from captionbeam.capmodel.metrics.variety import variety
+from captionbeam.jobs.evaluate import TITLES
+from captionbeam.jobs.progress import Progress
+from captionbeam.jobs.reporting.page import (
     Card,
     Page,
     Section,
@@ -22,14 +22,14 @@ from jobs.reporting.page import (
     make_card,
     training_curves,
 )
-from jobs.reporting.pictures import read_pictures
-from jobs.reporting.rows import Brief, Choice, choose, read_briefs, read_rows
-from jobs.scoring import Pairs, join_references
-from pipelines.captions import Reference
-from pipelines.run import now
-from pipelines.spans import FetchOptions
-from schemas import Store, files
-from schemas.errors import BundleError
+from captionbeam.jobs.reporting.pictures import read_pictures
+from captionbeam.jobs.reporting.rows import Brief, Choice, choose, read_briefs, read_rows
+from captionbeam.jobs.scoring import Pairs, join_references
+from captionbeam.pipelines.captions import Reference
+from captionbeam.pipelines.run import now
+from captionbeam.pipelines.spans import FetchOptions
+from captionbeam.schemas import Store, files
+from captionbeam.schemas.errors import BundleError
 
 FILMS = 6  # images of the sample that are shown word by word
 

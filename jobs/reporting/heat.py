@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from jobs.reporting.pictures import data_uri
+from captionbeam.jobs.reporting.pictures import data_uri
 
 SIDE, LEVELS = 32, 64
 # Red, green, blue, alpha where attention is none, half and most: the dark hides, the light lets through.

@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from capmodel.metrics.ptb import tokenize
-from jobs.reporting.charts import histogram, line_chart
-from jobs.reporting.heat import Look, looks
-from jobs.reporting.pictures import Picture, Window, seen_window
-from jobs.reporting.rows import Brief, Row
-from schemas.errors import is_transient
+from captionbeam.capmodel.metrics.ptb import tokenize
+from captionbeam.jobs.reporting.charts import histogram, line_chart
+from captionbeam.jobs.reporting.heat import Look, looks
+from captionbeam.jobs.reporting.pictures import Picture, Window, seen_window
+from captionbeam.jobs.reporting.rows import Brief, Row
+from captionbeam.schemas.errors import is_transient
 
 LENGTH_BINS = tuple(range(22))
 CIDER_BINS = tuple(step / 4 for step in range(14))
@@ -99,7 +99,7 @@ class Page:
 
 def render(page: Page) -> str:
     """The page as one HTML document that asks nothing of the network and runs no script."""
-    loader = PackageLoader("jobs", "templates")
+    loader = PackageLoader("captionbeam.jobs", "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["thousands"] = "{:,}".format
     return environment.get_template("report.html.j2").render(page=page)
@@ -122,7 +122,7 @@ def make_card(
 
 
 def failure_kinds(failures: pa.Table) -> list[FailureKind]:
-    """Failure rows (``schemas.arrow.FAILURES``) by stage and code, the most frequent first."""
+    """Failure rows (``captionbeam.schemas.arrow.FAILURES``) by stage and code, the most frequent first."""
     kinds = []
     for group in failures.group_by(["stage", "code"]).aggregate([([], "count_all")]).to_pylist():
         stage, code = group["stage"], group["code"]

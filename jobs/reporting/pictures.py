@@ -10,10 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-from capmodel.images import decode_image
-from pipelines.fetch import fetch_location, fetch_locations
-from pipelines.spans import FetchOptions
-from schemas.errors import ImageError, RequestError, SystemicError
+from captionbeam.capmodel.images import decode_image
+from captionbeam.pipelines.fetch import fetch_location, fetch_locations
+from captionbeam.pipelines.spans import FetchOptions
+from captionbeam.schemas.errors import ImageError, RequestError, SystemicError
 
 LONGEST_SIDE, QUALITY = 400, 80
 AT_ONCE = 32  # originals in memory

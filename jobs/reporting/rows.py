@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas import Store
+from captionbeam.schemas import Store
 
 
 @dataclass(frozen=True)

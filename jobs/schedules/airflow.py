@@ -6,8 +6,8 @@ import argparse
 from importlib.resources import files as resources
 from pprint import pformat
 
-from jobs.options import seconds
-from jobs.schedules.steps import Night, bulk_steps, nightly_steps, refuse_words, upkeep_steps
+from captionbeam.jobs.options import seconds
+from captionbeam.jobs.schedules.steps import Night, bulk_steps, nightly_steps, refuse_words, upkeep_steps
 
 HELP = """\
   captionbeam schedule airflow /data/photos --name photos --features /data/features \\
@@ -41,7 +41,7 @@ def text(night: Night, options: argparse.Namespace) -> str:
     """The file."""
     for tag in ("{%", "{#"):
         refuse_words(night, tag, "which Airflow takes for a template's")
-    source = resources("jobs.schedules").joinpath("airflow_dag.py").read_text()
+    source = resources("captionbeam.jobs.schedules").joinpath("airflow_dag.py").read_text()
     schedule = pformat(settings(night, options), sort_dicts=False, width=108, compact=True)
     before, found, after = source.partition(EMPTY)
     assert found, "airflow_dag.py has lost its SCHEDULE"

@@ -9,8 +9,8 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from jobs.options import require
-from jobs.schedules.steps import (
+from captionbeam.jobs.options import require
+from captionbeam.jobs.schedules.steps import (
     TEMPLATE,
     Night,
     Steps,
@@ -21,7 +21,7 @@ from jobs.schedules.steps import (
     refuse_words,
     upkeep_steps,
 )
-from schemas.errors import RequestError
+from captionbeam.schemas.errors import RequestError
 
 HELP = """\
   captionbeam schedule cloud-scheduler gs://bucket/photos --name photos --features gs://bucket/features \\
@@ -78,7 +78,9 @@ def text(night: Night, options: argparse.Namespace) -> str:
         options.retries <= MOST_RETRIES,
         f"--retries is {options.retries}; expected at most {MOST_RETRIES}, as Cloud Scheduler takes them",
     )
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("jobs"), undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("captionbeam.jobs"), undefined=jinja2.StrictUndefined
+    )
     environment.filters["json"] = lambda value: json.dumps(value, indent=1)
     values = {
         **vars(options),

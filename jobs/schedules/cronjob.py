@@ -8,10 +8,18 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from jobs.options import natural, require
-from jobs.schedules.steps import TEMPLATE, Night, Steps, nightly_steps, places, refuse_words, upkeep_steps
-from jobs.training_targets.kubernetes_names import check_name, check_namespace, literal
-from schemas.errors import RequestError
+from captionbeam.jobs.options import natural, require
+from captionbeam.jobs.schedules.steps import (
+    TEMPLATE,
+    Night,
+    Steps,
+    nightly_steps,
+    places,
+    refuse_words,
+    upkeep_steps,
+)
+from captionbeam.jobs.training_targets.kubernetes_names import check_name, check_namespace, literal
+from captionbeam.schemas.errors import RequestError
 
 HELP = """\
   captionbeam schedule cronjob gs://bucket/photos --name photos --features gs://bucket/features \\
@@ -53,7 +61,9 @@ def text(night: Night, options: argparse.Namespace) -> str:
     mount = options.mount or MOUNT
     _check_names(options)
     _check_paths(night, mount, bool(options.claim))
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("jobs"), undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("captionbeam.jobs"), undefined=jinja2.StrictUndefined
+    )
     environment.filters["json"] = json.dumps
     jobs = [
         _job(options.name, "nightly", options.cron, nightly_steps(night)),

@@ -11,9 +11,9 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from jobs.options import require
-from schemas import files
-from schemas.errors import RequestError
+from captionbeam.jobs.options import require
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import RequestError
 
 Steps = Mapping[str, list[str]]
 CRON_RANGES = {
@@ -164,7 +164,7 @@ def refuse_words(night: Night, unwanted: str, why: str) -> None:
 
 def check_night(night: Night) -> None:
     """Refuse what the jobs' parsers refuse, and what no night could do. Raises RequestError."""
-    from jobs.refresh import check_options
+    from captionbeam.jobs.refresh import check_options
 
     _check_stores(night)
     _check_storage(night)
@@ -178,14 +178,14 @@ def check_night(night: Night) -> None:
     for arguments in [*nightly_steps(night).values(), *upkeep_steps(night).values()]:
         parsed(arguments)
     if night.promote:
-        from schemas.tags import check_name
+        from captionbeam.schemas.tags import check_name
 
         check_name(night.promote)
 
 
 def parsed(arguments: list[str]) -> argparse.Namespace:
     """The step as its job reads it. Raises RequestError."""
-    from jobs.cli import parse
+    from captionbeam.jobs.cli import parse
 
     try:
         return parse(arguments)[0]
@@ -194,7 +194,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
 
 
 def _check_storage(night: Night) -> None:
-    from jobs.storage_options import parsed as parse_storage
+    from captionbeam.jobs.storage_options import parsed as parse_storage
 
     for text in night.storage[1:]:
         if text.lstrip().startswith("{") and TEMPLATE not in text:  # a file need not be on this machine

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 
-from jobs.training_targets.base import Target
+from captionbeam.jobs.training_targets.base import Target
 
 NAMES = ("local", "vertex", "kubernetes", "slurm")
 
 
 def find_target(name: str) -> Target:
     """The target of that name; its client library is loaded when it is used."""
-    target: Target = importlib.import_module(f"jobs.training_targets.{name}").TARGET
+    target: Target = importlib.import_module(f"captionbeam.jobs.training_targets.{name}").TARGET
     return target

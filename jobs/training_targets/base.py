@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from capmodel.train_options import TrainOptions
-from jobs.nodes import AUTO
-from schemas import files
-from schemas.errors import RequestError
+from captionbeam.capmodel.train_options import TrainOptions
+from captionbeam.jobs.nodes import AUTO
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import RequestError
 
 
 class Phase(Enum):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.options import natural, positive, require, seconds
-from jobs.training_targets import NAMES
+from captionbeam.jobs.options import natural, positive, require, seconds
+from captionbeam.jobs.training_targets import NAMES
 
 REMOTE = ("vertex", "kubernetes", "slurm")
 TITLES = {

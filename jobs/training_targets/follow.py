@@ -7,15 +7,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from capmodel.bundle_files import CONFIG, HISTORY, read_manifest
-from capmodel.checkpoints import Checkpoints
-from capmodel.epoch_history import best_of, early_stops
-from jobs.progress import clock
-from jobs.summary import print_table
-from jobs.training_targets.base import Job, Order, Phase, State, Target
-from jobs.training_view import epoch_line, stop_line
-from schemas import files
-from schemas.errors import RequestError, SystemicError
+from captionbeam.capmodel.bundle_files import CONFIG, HISTORY, read_manifest
+from captionbeam.capmodel.checkpoints import Checkpoints
+from captionbeam.capmodel.epoch_history import best_of, early_stops
+from captionbeam.jobs.progress import clock
+from captionbeam.jobs.summary import print_table
+from captionbeam.jobs.training_targets.base import Job, Order, Phase, State, Target
+from captionbeam.jobs.training_view import epoch_line, stop_line
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import RequestError, SystemicError
 
 POLL_SECONDS = 15.0
 PATIENCE = 20

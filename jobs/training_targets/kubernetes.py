@@ -11,13 +11,22 @@ from typing import Any
 
 import yaml
 
-from capmodel.workplace import JOB
-from jobs.options import require
-from jobs.training_targets import kubernetes_names as names
-from jobs.training_targets import manifests
-from jobs.training_targets.base import Job, Order, Phase, State, Target, last_line, remote_place, run_client
-from jobs.training_targets.mounts import Mount, parse_mount
-from schemas.errors import RequestError, SystemicError
+from captionbeam.capmodel.workplace import JOB
+from captionbeam.jobs.options import require
+from captionbeam.jobs.training_targets import kubernetes_names as names
+from captionbeam.jobs.training_targets import manifests
+from captionbeam.jobs.training_targets.base import (
+    Job,
+    Order,
+    Phase,
+    State,
+    Target,
+    last_line,
+    remote_place,
+    run_client,
+)
+from captionbeam.jobs.training_targets.mounts import Mount, parse_mount
+from captionbeam.schemas.errors import RequestError, SystemicError
 
 RESOURCES = {"trainjob": "trainjobs.trainer.kubeflow.org", "jobset": "jobsets.jobset.x-k8s.io"}
 DONE = {"Complete", "Completed"}

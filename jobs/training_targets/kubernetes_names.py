@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from schemas.errors import RequestError
+from captionbeam.schemas.errors import RequestError
 
 NAME = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
 WORD = r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?"

@@ -6,12 +6,12 @@ import shlex
 import socket
 from pathlib import Path
 
-from capmodel.train_options import TrainOptions, cores
-from jobs.nodes import Node
-from jobs.torchrun import run_workers, torchrun_command
-from jobs.training_view import TrainingView
+from captionbeam.capmodel.train_options import TrainOptions, cores
+from captionbeam.jobs.nodes import Node
+from captionbeam.jobs.torchrun import run_workers, torchrun_command
+from captionbeam.jobs.training_view import TrainingView
 
-WORKER = "capmodel.train_worker"
+WORKER = "captionbeam.capmodel.train_worker"
 
 
 def describe(chosen: TrainOptions, workers: int, node: Node) -> str:

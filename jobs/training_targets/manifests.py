@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from capmodel.workplace import JOB
-from jobs.nodes import PORT
-from jobs.training_targets.base import Order
-from jobs.training_targets.kubernetes_names import literal
-from jobs.training_targets.mounts import parse_mount
-from schemas.errors import RequestError
+from captionbeam.capmodel.workplace import JOB
+from captionbeam.jobs.nodes import PORT
+from captionbeam.jobs.training_targets.base import Order
+from captionbeam.jobs.training_targets.kubernetes_names import literal
+from captionbeam.jobs.training_targets.mounts import parse_mount
+from captionbeam.schemas.errors import RequestError
 
 NODE = "node"  # the name of the job and of its container, in Kubeflow's torch-distributed runtime too
 INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from schemas.errors import RequestError
+from captionbeam.schemas.errors import RequestError
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from jobs.options import require
-from jobs.training_targets.base import Job, Order, Phase, State, Target, last_line, run_client
-from schemas import files
-from schemas.errors import RequestError, SystemicError
+from captionbeam.jobs.options import require
+from captionbeam.jobs.training_targets.base import Job, Order, Phase, State, Target, last_line, run_client
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import RequestError, SystemicError
 
 STOP_SECONDS, RESTARTS = 120, 3
 ON_ONE_LINE = ("memory", "partition", "account", "qos", "constraint")

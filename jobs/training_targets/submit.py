@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from capmodel.train_options import TrainOptions
-from capmodel.train_request import forget, settle
-from jobs.options import require
-from jobs.train_flags import GROUPS, nothing_to_do
-from jobs.training_targets.base import Order, Target, run_name
-from jobs.training_targets.follow import follow
-from schemas import files, storage
+from captionbeam.capmodel.train_options import TrainOptions
+from captionbeam.capmodel.train_request import forget, settle
+from captionbeam.jobs.options import require
+from captionbeam.jobs.train_flags import GROUPS, nothing_to_do
+from captionbeam.jobs.training_targets.base import Order, Target, run_name
+from captionbeam.jobs.training_targets.follow import follow
+from captionbeam.schemas import files, storage
 
 
 def submit(target: Target, flags: argparse.Namespace, wanted: Mapping[str, Any]) -> int:

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from jobs.options import require
-from jobs.training_targets.base import Job, Order, Phase, State, Target, remote_place
-from schemas.errors import RequestError, SystemicError
+from captionbeam.jobs.options import require
+from captionbeam.jobs.training_targets.base import Job, Order, Phase, State, Target, remote_place
+from captionbeam.schemas.errors import RequestError, SystemicError
 
 if TYPE_CHECKING:
     from google.cloud.aiplatform_v1 import CustomJob, JobServiceClient

@@ -17,8 +17,8 @@ their files until `captionbeam store vacuum` removes them. Others may publish me
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``store compact``."""
-    from jobs.options import natural, share
-    from jobs.upkeep.shared import add_store
+    from captionbeam.jobs.options import natural, share
+    from captionbeam.jobs.upkeep.shared import add_store
 
     add_store(parser)
     parser.add_argument(
@@ -39,9 +39,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compact, and say what came of it."""
-    from jobs.upkeep.shared import whole_store
-    from pipelines.upkeep.compacting import compact
-    from schemas import layout
+    from captionbeam.jobs.upkeep.shared import whole_store
+    from captionbeam.pipelines.upkeep.compacting import compact
+    from captionbeam.schemas import layout
 
     url = whole_store(options.store)
     before = layout.snapshot_ids(url)[-1]

@@ -15,7 +15,7 @@ redone (the same version, another row), newly failed and recovered. --ids names 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``store diff``."""
-    from jobs.upkeep.shared import add_json, add_store
+    from captionbeam.jobs.upkeep.shared import add_json, add_store
 
     add_store(parser)
     parser.add_argument("before", metavar="A", help="a snapshot's number or tag")
@@ -26,11 +26,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print counts, and with --ids the ids."""
-    from jobs.summary import print_table
-    from jobs.terminal import visible
-    from jobs.upkeep.shared import print_json, whole_store
-    from pipelines.upkeep.history import diff, snapshot_number
-    from schemas import Store
+    from captionbeam.jobs.summary import print_table
+    from captionbeam.jobs.terminal import visible
+    from captionbeam.jobs.upkeep.shared import print_json, whole_store
+    from captionbeam.pipelines.upkeep.history import diff, snapshot_number
+    from captionbeam.schemas import Store
 
     url = whole_store(options.store)
     before, after = (snapshot_number(url, text) for text in (options.before, options.after))

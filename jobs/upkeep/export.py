@@ -25,8 +25,8 @@ parquet, jsonl and csv have schema.json beside them, in BigQuery's format:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``store export``."""
-    from jobs.options import positive
-    from jobs.upkeep.shared import add_store
+    from captionbeam.jobs.options import positive
+    from captionbeam.jobs.upkeep.shared import add_store
 
     add_store(parser, snapshot=True)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="a new or empty folder, or a URL")
@@ -43,9 +43,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the files, say what was written."""
-    from jobs.summary import size
-    from pipelines.upkeep.exporting import export
-    from schemas import Store
+    from captionbeam.jobs.summary import size
+    from captionbeam.pipelines.upkeep.exporting import export
+    from captionbeam.schemas import Store
 
     done = export(Store.open(options.store), options.output, options.format, options.rows_per_file)
     written = size(sum(part["bytes"] for part in done["files"]))

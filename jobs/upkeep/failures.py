@@ -15,7 +15,7 @@ wrong. `captionbeam store retry-failures` does them again.
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``store failures``."""
-    from jobs.upkeep.shared import add_json, add_store
+    from captionbeam.jobs.upkeep.shared import add_json, add_store
 
     add_store(parser, snapshot=True)
     parser.add_argument("--code", metavar="CODE", help="only these, such as timeout")
@@ -24,11 +24,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print a line an image, or a list of objects."""
-    from jobs.options import require
-    from jobs.terminal import visible
-    from jobs.upkeep.shared import print_json
-    from schemas import Store
-    from schemas.errors import FAILURE_CODES
+    from captionbeam.jobs.options import require
+    from captionbeam.jobs.terminal import visible
+    from captionbeam.jobs.upkeep.shared import print_json
+    from captionbeam.schemas import Store
+    from captionbeam.schemas.errors import FAILURE_CODES
 
     known = ", ".join(sorted(FAILURE_CODES))
     require(

@@ -14,7 +14,7 @@ run, rows, failures, bytes and tags. The newest, which readers of plain STORE ge
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``store ls``."""
-    from jobs.upkeep.shared import add_json, add_store
+    from captionbeam.jobs.upkeep.shared import add_json, add_store
 
     add_store(parser)
     add_json(parser)
@@ -22,10 +22,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table, or {"store", "newest", "snapshots": [...]}."""
-    from jobs.summary import size
-    from jobs.upkeep.shared import print_columns, print_json, whole_store
-    from pipelines.upkeep.history import snapshot_row
-    from schemas import layout, tags
+    from captionbeam.jobs.summary import size
+    from captionbeam.jobs.upkeep.shared import print_columns, print_json, whole_store
+    from captionbeam.pipelines.upkeep.history import snapshot_row
+    from captionbeam.schemas import layout, tags
 
     url = whole_store(options.store)
     names = tags.read_tags(url)

@@ -18,7 +18,7 @@ Of a token table it takes out the images and their captions; a tokenizer keeps t
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``store purge``."""
-    from jobs.upkeep.shared import add_store
+    from captionbeam.jobs.upkeep.shared import add_store
 
     add_store(parser)
     parser.add_argument(
@@ -28,11 +28,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Purge, and say what was found."""
-    from jobs.options import read_ids
-    from jobs.upkeep.shared import whole_store
-    from pipelines.upkeep.purging import purge
-    from pipelines.upkeep.token_purging import purge_tokens
-    from schemas.tokens import read_record
+    from captionbeam.jobs.options import read_ids
+    from captionbeam.jobs.upkeep.shared import whole_store
+    from captionbeam.pipelines.upkeep.purging import purge
+    from captionbeam.pipelines.upkeep.token_purging import purge_tokens
+    from captionbeam.schemas.tokens import read_record
 
     ids = read_ids(options.ids)
     if read_record(options.store) is not None:

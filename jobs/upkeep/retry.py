@@ -7,13 +7,13 @@ import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from schemas import Store, arrow, files
-from schemas.errors import FingerprintError, StoreError
-from schemas.fingerprint import fingerprint
-from schemas.quantised import stored_columns
+from captionbeam.schemas import Store, arrow, files
+from captionbeam.schemas.errors import FingerprintError, StoreError
+from captionbeam.schemas.fingerprint import fingerprint
+from captionbeam.schemas.quantised import stored_columns
 
 if TYPE_CHECKING:
-    from jobs.bulk import Work
+    from captionbeam.jobs.bulk import Work
 
 HELP = """\
   captionbeam store retry-failures features
@@ -28,10 +28,10 @@ Flags that are not below go to Beam's PipelineOptions.
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``store retry-failures``."""
-    from jobs.launching.options import add_launch_options
-    from jobs.options import add_run_options
-    from jobs.source_options import add_fetch_options
-    from jobs.upkeep.shared import add_store
+    from captionbeam.jobs.launching.options import add_launch_options
+    from captionbeam.jobs.options import add_run_options
+    from captionbeam.jobs.source_options import add_fetch_options
+    from captionbeam.jobs.upkeep.shared import add_store
 
     add_store(parser)
     parser.add_argument(
@@ -45,11 +45,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Find the failures, run the pipeline over them, report."""
-    from jobs.bulk import gates_of, launch
-    from jobs.launching.target import settle_job
-    from jobs.recorded_options import repeat_limits
-    from jobs.upkeep.shared import whole_store
-    from pipelines.retry import by_reading, failed_images, find_failed
+    from captionbeam.jobs.bulk import gates_of, launch
+    from captionbeam.jobs.launching.target import settle_job
+    from captionbeam.jobs.recorded_options import repeat_limits
+    from captionbeam.jobs.upkeep.shared import whole_store
+    from captionbeam.pipelines.retry import by_reading, failed_images, find_failed
 
     store = Store.open(whole_store(options.store))
     failures = failed_images(store, options.retry_failures)
@@ -80,11 +80,11 @@ def _work(store: Store, refs: list[Any], options: argparse.Namespace) -> Work:
     """
     import apache_beam as beam
 
-    from jobs.bulk import Work
-    from jobs.source_options import fetch_options
-    from pipelines.fetch import fetch
-    from pipelines.rows import fetch_rows
-    from schemas.records import ImageRef
+    from captionbeam.jobs.bulk import Work
+    from captionbeam.jobs.source_options import fetch_options
+    from captionbeam.pipelines.fetch import fetch
+    from captionbeam.pipelines.rows import fetch_rows
+    from captionbeam.schemas.records import ImageRef
 
     if fingerprint(store.spec) != store.fingerprint:
         raise FingerprintError(
@@ -109,7 +109,7 @@ def _work(store: Store, refs: list[Any], options: argparse.Namespace) -> Work:
 
 
 def _encoder(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:
-    from pipelines.processors import load_encoder
+    from captionbeam.pipelines.processors import load_encoder
 
     if imported := store.spec.get("imported"):
         raise StoreError(
@@ -123,8 +123,8 @@ def _encoder(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:
 
 def _reducer(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:
     """Of rows of a store of full features, as ``encode --features`` had them."""
-    from pipelines.processors import load_reducer
-    from schemas.components import read_components
+    from captionbeam.pipelines.processors import load_reducer
+    from captionbeam.schemas.components import read_components
 
     components, shape = _components(store), store.shape
     if components is not None:
@@ -143,7 +143,7 @@ def _components(store: Store) -> str | None:
 
 
 def _captioner(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:
-    from pipelines.processors import load_captioner, load_transformers
+    from captionbeam.pipelines.processors import load_captioner, load_transformers
 
     decode = dict(store.spec.get("decode", {}))
     if "transformers" in store.spec:

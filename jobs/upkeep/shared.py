@@ -9,11 +9,11 @@ from typing import Any
 
 from rich.table import Table
 
-from jobs.summary import console
-from jobs.terminal import visible
-from schemas import files, layout, tags
-from schemas.errors import RequestError, StoreError
-from schemas.store import Store
+from captionbeam.jobs.summary import console
+from captionbeam.jobs.terminal import visible
+from captionbeam.schemas import files, layout, tags
+from captionbeam.schemas.errors import RequestError, StoreError
+from captionbeam.schemas.store import Store
 
 
 def add_store(parser: argparse.ArgumentParser, snapshot: bool = False) -> None:

@@ -17,7 +17,7 @@ fingerprint and specification, the snapshots it came from, the runs that made th
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``store show``."""
-    from jobs.upkeep.shared import add_json, add_store
+    from captionbeam.jobs.upkeep.shared import add_json, add_store
 
     add_store(parser, snapshot=True)
     add_json(parser)
@@ -27,11 +27,11 @@ def run(options: argparse.Namespace) -> int:
     """Print the table, or the same as one JSON object."""
     import json
 
-    from jobs.summary import print_table, size
-    from jobs.terminal import visible
-    from jobs.upkeep.shared import print_json
-    from pipelines.upkeep.history import describe
-    from schemas import Store
+    from captionbeam.jobs.summary import print_table, size
+    from captionbeam.jobs.terminal import visible
+    from captionbeam.jobs.upkeep.shared import print_json
+    from captionbeam.pipelines.upkeep.history import describe
+    from captionbeam.schemas import Store
 
     said = describe(Store.open(options.store))
     if options.json:

@@ -30,7 +30,7 @@ run does again what the earlier snapshot does not have; what was committed since
 
 def add_tag_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``store tag`` and ``store promote``."""
-    from jobs.upkeep.shared import add_store
+    from captionbeam.jobs.upkeep.shared import add_store
 
     add_store(parser)
     parser.add_argument("name", metavar="NAME", help="of the tag, such as prod")
@@ -49,7 +49,7 @@ def add_promote_options(parser: argparse.ArgumentParser) -> None:
 
 def add_rollback_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``store rollback``."""
-    from jobs.upkeep.shared import add_store
+    from captionbeam.jobs.upkeep.shared import add_store
 
     add_store(parser)
     parser.add_argument(
@@ -59,8 +59,8 @@ def add_rollback_options(parser: argparse.ArgumentParser) -> None:
 
 def run_tag(options: argparse.Namespace) -> int:
     """Name a snapshot; a name that is taken is refused."""
-    from jobs.options import require
-    from schemas import tags
+    from captionbeam.jobs.options import require
+    from captionbeam.schemas import tags
 
     url, number = _wanted(options)
     taken = not tags.create_tag(url, options.name, number)
@@ -76,7 +76,7 @@ def run_tag(options: argparse.Namespace) -> int:
 
 def run_promote(options: argparse.Namespace) -> int:
     """Move a name to a snapshot."""
-    from schemas import tags
+    from captionbeam.schemas import tags
 
     url, number = _wanted(options)
     before = _stood_for(url, tags.check_name(options.name))
@@ -90,8 +90,8 @@ def run_promote(options: argparse.Namespace) -> int:
 
 def _stood_for(url: str, name: str) -> int | None:
     """The snapshot of a tag; None where there is none, or a broken one, which is written over."""
-    from schemas.errors import StoreError
-    from schemas.tags import read_tag
+    from captionbeam.schemas.errors import StoreError
+    from captionbeam.schemas.tags import read_tag
 
     try:
         return read_tag(url, name)
@@ -101,9 +101,9 @@ def _stood_for(url: str, name: str) -> int | None:
 
 def run_rollback(options: argparse.Namespace) -> int:
     """Publish an earlier snapshot's content again."""
-    from jobs.upkeep.shared import whole_store
-    from pipelines.upkeep.history import roll_back, snapshot_number
-    from schemas import layout
+    from captionbeam.jobs.upkeep.shared import whole_store
+    from captionbeam.pipelines.upkeep.history import roll_back, snapshot_number
+    from captionbeam.schemas import layout
 
     url = whole_store(options.store)
     target = layout.load_snapshot(url, snapshot_number(url, options.snapshot))
@@ -119,9 +119,9 @@ def run_rollback(options: argparse.Namespace) -> int:
 
 
 def _wanted(options: argparse.Namespace) -> tuple[str, int]:
-    from jobs.upkeep.shared import whole_store
-    from pipelines.upkeep.history import snapshot_number
-    from schemas import layout
+    from captionbeam.jobs.upkeep.shared import whole_store
+    from captionbeam.pipelines.upkeep.history import snapshot_number
+    from captionbeam.schemas import layout
 
     url = whole_store(options.store)
     if options.snapshot is not None:

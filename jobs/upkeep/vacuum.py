@@ -17,8 +17,8 @@ still have it open will fail. Stopped at any moment, it leaves a store that can 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``store vacuum``."""
-    from jobs.options import positive, price
-    from jobs.upkeep.shared import add_store
+    from captionbeam.jobs.options import positive, price
+    from captionbeam.jobs.upkeep.shared import add_store
 
     add_store(parser)
     parser.add_argument(
@@ -32,9 +32,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Remove, and say how much of what went."""
-    from jobs.summary import print_table, size
-    from jobs.upkeep.shared import whole_store
-    from pipelines.upkeep.vacuuming import find_waste, vacuum
+    from captionbeam.jobs.summary import print_table, size
+    from captionbeam.jobs.upkeep.shared import whole_store
+    from captionbeam.pipelines.upkeep.vacuuming import find_waste, vacuum
 
     url = whole_store(options.store)
     if options.dry_run:

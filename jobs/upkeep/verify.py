@@ -15,17 +15,17 @@ tags. Status 0 where all is well; else 1, and one line a problem.
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``store verify``."""
-    from jobs.upkeep.shared import add_store
+    from captionbeam.jobs.upkeep.shared import add_store
 
     add_store(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the problems, or that there are none."""
-    from jobs.summary import size
-    from jobs.terminal import visible
-    from jobs.upkeep.shared import store_folder
-    from pipelines.upkeep.verifying import verify
+    from captionbeam.jobs.summary import size
+    from captionbeam.jobs.terminal import visible
+    from captionbeam.jobs.upkeep.shared import store_folder
+    from captionbeam.pipelines.upkeep.verifying import verify
 
     url = store_folder(options.store)
     report = verify(url)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.arrays.spec import Layout, field_of, fingerprint_of
-from schemas.errors import ImageError
+from captionbeam.pipelines.arrays.spec import Layout, field_of, fingerprint_of
+from captionbeam.schemas.errors import ImageError
 
 _BATCH_BYTES = 4 << 20
 

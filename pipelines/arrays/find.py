@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
 
-from pipelines.arrays.ids import IdsSpec, read_ids
-from pipelines.arrays.spec import ArraySpec
-from pipelines.boundary import across_workers
-from schemas.records import ImageRef
+from captionbeam.pipelines.arrays.ids import IdsSpec, read_ids
+from captionbeam.pipelines.arrays.spec import ArraySpec
+from captionbeam.pipelines.boundary import across_workers
+from captionbeam.schemas.records import ImageRef
 
 
 class FindArrayRows(beam.PTransform):

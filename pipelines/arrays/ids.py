@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import h5py
 
-from pipelines.arrays.inspect import find_ids, kind_of
-from pipelines.arrays.reading import read_rows
-from pipelines.arrays.spec import ArraySpec
-from pipelines.sources import access
-from pipelines.sources.lists import ID_COLUMNS, URI_COLUMNS, list_suffix
-from pipelines.sources.lists import read_rows as read_list
-from pipelines.sources.spec import printable, source_name
-from schemas.errors import ImageError, RequestError, SourceError
+from captionbeam.pipelines.arrays.inspect import find_ids, kind_of
+from captionbeam.pipelines.arrays.reading import read_rows
+from captionbeam.pipelines.arrays.spec import ArraySpec
+from captionbeam.pipelines.sources import access
+from captionbeam.pipelines.sources.lists import ID_COLUMNS, URI_COLUMNS, list_suffix
+from captionbeam.pipelines.sources.lists import read_rows as read_list
+from captionbeam.pipelines.sources.spec import printable, source_name
+from captionbeam.schemas.errors import ImageError, RequestError, SourceError
 
 _ROWS = 1 << 14
 _BLOCK = 1 << 20

@@ -12,10 +12,10 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-from pipelines.arrays.spec import DTYPES, ArraySpec, is_features
-from pipelines.sources import access
-from pipelines.sources.spec import source_name, suffix
-from schemas.errors import RequestError, SourceError
+from captionbeam.pipelines.arrays.spec import DTYPES, ArraySpec, is_features
+from captionbeam.pipelines.sources import access
+from captionbeam.pipelines.sources.spec import source_name, suffix
+from captionbeam.schemas.errors import RequestError, SourceError
 
 _BLOCK = 64 << 10
 _LOCAL_HEADER = 30  # bytes of a zip member's own header, before its name

@@ -14,15 +14,15 @@ from typing import Any
 import h5py
 import numpy as np
 
-from pipelines.arrays.inspect import arrays_in, read_header
-from pipelines.arrays.spec import ArraySpec
-from pipelines.reads import is_local, read_spans
-from pipelines.sources import access
-from pipelines.sources.spec import local_path
-from pipelines.sources.trouble import raise_if_gone, reading
-from pipelines.spans import LISTING, Span
-from schemas.errors import ImageError, RequestError, SourceError
-from schemas.records import ImageRef
+from captionbeam.pipelines.arrays.inspect import arrays_in, read_header
+from captionbeam.pipelines.arrays.spec import ArraySpec
+from captionbeam.pipelines.reads import is_local, read_spans
+from captionbeam.pipelines.sources import access
+from captionbeam.pipelines.sources.spec import local_path
+from captionbeam.pipelines.sources.trouble import raise_if_gone, reading
+from captionbeam.pipelines.spans import LISTING, Span
+from captionbeam.schemas.errors import ImageError, RequestError, SourceError
+from captionbeam.schemas.records import ImageRef
 
 _BLOCK = 1 << 20
 _LONGEST_READ = 8 << 20  # bytes in one request

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from schemas import arrow
-from schemas.errors import RequestError
-from schemas.fingerprint import fingerprint
+from captionbeam.schemas import arrow
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import fingerprint
 
 DTYPES = ("float16", "float32", "float64")
 

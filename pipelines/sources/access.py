@@ -10,13 +10,20 @@ from typing import Any, BinaryIO, NamedTuple
 
 from fsspec import AbstractFileSystem
 
-from pipelines.reads import check_ranges, with_retries
-from pipelines.sources import buckets
-from pipelines.sources.buckets import Keys
-from pipelines.sources.spec import digest_of, filesystem, is_http, local_path, printable, version_of
-from pipelines.sources.trouble import reading
-from pipelines.spans import LISTING
-from schemas import files
+from captionbeam.pipelines.reads import check_ranges, with_retries
+from captionbeam.pipelines.sources import buckets
+from captionbeam.pipelines.sources.buckets import Keys
+from captionbeam.pipelines.sources.spec import (
+    digest_of,
+    filesystem,
+    is_http,
+    local_path,
+    printable,
+    version_of,
+)
+from captionbeam.pipelines.sources.trouble import reading
+from captionbeam.pipelines.spans import LISTING
+from captionbeam.schemas import files
 
 
 class FileInfo(NamedTuple):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.sources import access, lists
-from pipelines.sources.spec import SourceSpec
-from pipelines.sources.trouble import reading
-from schemas import files
-from schemas.errors import SourceError
-from schemas.records import ImageRef
+from captionbeam.pipelines.sources import access, lists
+from captionbeam.pipelines.sources.spec import SourceSpec
+from captionbeam.pipelines.sources.trouble import reading
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import SourceError
+from captionbeam.schemas.records import ImageRef
 
 _TRIED = 8
 

@@ -9,13 +9,21 @@ from itertools import takewhile
 from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
-from pipelines.sources import access, buckets, inventory, ranges
-from pipelines.sources.access import FileInfo
-from pipelines.sources.buckets import Keys
-from pipelines.sources.spec import Counted, Ignored, SourceSpec, filesystem, is_http, is_image_name, relative
-from pipelines.sources.trouble import reading
-from schemas import files
-from schemas.records import ImageRef
+from captionbeam.pipelines.sources import access, buckets, inventory, ranges
+from captionbeam.pipelines.sources.access import FileInfo
+from captionbeam.pipelines.sources.buckets import Keys
+from captionbeam.pipelines.sources.spec import (
+    Counted,
+    Ignored,
+    SourceSpec,
+    filesystem,
+    is_http,
+    is_image_name,
+    relative,
+)
+from captionbeam.pipelines.sources.trouble import reading
+from captionbeam.schemas import files
+from captionbeam.schemas.records import ImageRef
 
 _MAGIC = re.compile(r"[*?\[]")
 _ESCAPED = re.compile(r"\[([*?\[])\]")

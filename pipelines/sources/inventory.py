@@ -21,13 +21,13 @@ from urllib.parse import unquote_plus
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.sources import buckets
-from pipelines.sources.access import FileInfo, open_stream
-from pipelines.sources.csv_rows import read_csv
-from pipelines.sources.reports import Report, check_md5
-from pipelines.sources.spec import Counted, SourceSpec, digest_of, filesystem, version_of
-from pipelines.sources.trouble import reading
-from schemas.errors import SourceError
+from captionbeam.pipelines.sources import buckets
+from captionbeam.pipelines.sources.access import FileInfo, open_stream
+from captionbeam.pipelines.sources.csv_rows import read_csv
+from captionbeam.pipelines.sources.reports import Report, check_md5
+from captionbeam.pipelines.sources.spec import Counted, SourceSpec, digest_of, filesystem, version_of
+from captionbeam.pipelines.sources.trouble import reading
+from captionbeam.schemas.errors import SourceError
 
 _BLOCK, _ROWS = 8 << 20, 1 << 14
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from pipelines.sources import coco, folders, lists, parquet, tars, zips
-from pipelines.sources.spec import Counted, Ignored, SourceSpec
-from schemas.records import ImageRef
+from captionbeam.pipelines.sources import coco, folders, lists, parquet, tars, zips
+from captionbeam.pipelines.sources.spec import Counted, Ignored, SourceSpec
+from captionbeam.schemas.records import ImageRef
 
 _LISTERS: dict[str, Callable[[SourceSpec], Iterator[ImageRef | Ignored | Counted]]] = {
     "folder": folders.list_folder,

@@ -17,16 +17,16 @@ from urllib.parse import urlsplit
 
 import fsspec
 
-from pipelines import addresses
-from pipelines.reads import is_local
-from pipelines.sources import access, parquet
-from pipelines.sources.csv_rows import read_csv
-from pipelines.sources.spec import SourceSpec, lower_scheme, printable
-from pipelines.sources.trouble import reading
-from pipelines.sources.urls import split_url
-from schemas import files
-from schemas.errors import SourceError
-from schemas.records import ImageRef
+from captionbeam.pipelines import addresses
+from captionbeam.pipelines.reads import is_local
+from captionbeam.pipelines.sources import access, parquet
+from captionbeam.pipelines.sources.csv_rows import read_csv
+from captionbeam.pipelines.sources.spec import SourceSpec, lower_scheme, printable
+from captionbeam.pipelines.sources.trouble import reading
+from captionbeam.pipelines.sources.urls import split_url
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import SourceError
+from captionbeam.schemas.records import ImageRef
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
 URI_COLUMNS = (

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.sources import access
-from pipelines.sources.spec import SourceSpec, printable, relative
-from schemas.errors import SourceError
-from schemas.records import ImageRef
+from captionbeam.pipelines.sources import access
+from captionbeam.pipelines.sources.spec import SourceSpec, printable, relative
+from captionbeam.schemas.errors import SourceError
+from captionbeam.schemas.records import ImageRef
 
 BYTES_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "webp", "img", "content")
 ID_COLUMNS = ("image_id", "id", "__key__", "key", "file_name", "filename", "name")

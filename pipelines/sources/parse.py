@@ -6,11 +6,22 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from pipelines.reads import is_local
-from pipelines.sources import access, coco, folders, inventory, lists, parquet, reports, stores, tars, zips
-from pipelines.sources.access import FileInfo
-from pipelines.sources.reports import Report
-from pipelines.sources.spec import (
+from captionbeam.pipelines.reads import is_local
+from captionbeam.pipelines.sources import (
+    access,
+    coco,
+    folders,
+    inventory,
+    lists,
+    parquet,
+    reports,
+    stores,
+    tars,
+    zips,
+)
+from captionbeam.pipelines.sources.access import FileInfo
+from captionbeam.pipelines.sources.reports import Report
+from captionbeam.pipelines.sources.spec import (
     SourceOptions,
     SourceSpec,
     filesystem,
@@ -19,8 +30,8 @@ from pipelines.sources.spec import (
     source_name,
     suffix,
 )
-from pipelines.sources.trouble import reading
-from schemas.errors import RequestError, SourceError
+from captionbeam.pipelines.sources.trouble import reading
+from captionbeam.schemas.errors import RequestError, SourceError
 
 _EXPECTED = (
     "a folder, a glob, an image, .zip, .tar, .parquet, a list (.txt, .csv, .tsv, .jsonl) or COCO's .json"

@@ -13,7 +13,7 @@ from os.path import commonprefix
 
 from fsspec import AbstractFileSystem
 
-from pipelines.sources.buckets import Keys, pages
+from captionbeam.pipelines.sources.buckets import Keys, pages
 
 RANGES = 16  # that one range is cut into, at most
 _PAGES = 10  # of what is not worth cutting

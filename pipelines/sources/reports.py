@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 import jsonschema
 
-from pipelines.sources.trouble import reading
-from schemas import files
-from schemas.errors import SourceError
+from captionbeam.pipelines.sources.trouble import reading
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import SourceError
 
 _DATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\dZ")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from fsspec import AbstractFileSystem
 
-from pipelines.sources.urls import split_url
-from schemas import files
-from schemas.errors import RequestError, SourceError
+from captionbeam.pipelines.sources.urls import split_url
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import RequestError, SourceError
 
 # What Pillow or a plug-in of it opens. A name that ends otherwise is not taken for an image.
 IMAGE_SUFFIXES = frozenset({

@@ -6,10 +6,10 @@ import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from pipelines.sources import access
-from pipelines.sources.spec import Ignored, SourceSpec, is_image_name, printable
-from schemas.errors import ImageError, SourceError
-from schemas.records import ImageRef
+from captionbeam.pipelines.sources import access
+from captionbeam.pipelines.sources.spec import Ignored, SourceSpec, is_image_name, printable
+from captionbeam.schemas.errors import ImageError, SourceError
+from captionbeam.schemas.records import ImageRef
 
 COMPRESSED_SUFFIXES = (
     ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4",

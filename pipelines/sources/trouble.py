@@ -10,7 +10,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from schemas.errors import (
+from captionbeam.schemas.errors import (
     CaptionbeamError,
     ImageError,
     SourceError,
@@ -18,8 +18,8 @@ from schemas.errors import (
     SystemicError,
     is_transient,
 )
-from schemas.patience import passes_by
-from schemas.remote import status_of
+from captionbeam.schemas.patience import passes_by
+from captionbeam.schemas.remote import status_of
 
 # The first class of an error's MRO that stands here decides. An answer that broke off is the network's fault, and
 # passes; a file that is short is "truncated" for good.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from schemas import files
+from captionbeam.schemas import files
 
 
 class UrlParts(NamedTuple):

@@ -11,13 +11,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 
-from pipelines.reads import with_retries
-from pipelines.sources import access
-from pipelines.sources.spec import Ignored, SourceSpec, is_image_name
-from pipelines.sources.trouble import reading
-from pipelines.spans import LISTING
-from schemas.errors import ImageError, SourceError
-from schemas.records import ImageRef
+from captionbeam.pipelines.reads import with_retries
+from captionbeam.pipelines.sources import access
+from captionbeam.pipelines.sources.spec import Ignored, SourceSpec, is_image_name
+from captionbeam.pipelines.sources.trouble import reading
+from captionbeam.pipelines.spans import LISTING
+from captionbeam.schemas.errors import ImageError, SourceError
+from captionbeam.schemas.records import ImageRef
 
 STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 ENCRYPTED = 99  # the method that AES-encrypted members declare; here for every encrypted member

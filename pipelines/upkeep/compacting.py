@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pipelines.upkeep.history import publish_next
-from pipelines.upkeep.rewriting import Part, Rewritten, rewrite, totals_of
-from schemas import arrow, layout
-from schemas.layout import Snapshot
-from schemas.store import Dead, Store
+from captionbeam.pipelines.upkeep.history import publish_next
+from captionbeam.pipelines.upkeep.rewriting import Part, Rewritten, rewrite, totals_of
+from captionbeam.schemas import arrow, layout
+from captionbeam.schemas.layout import Snapshot
+from captionbeam.schemas.store import Dead, Store
 
 SHARD_ROWS = 1024
 WRITERS = 4

@@ -12,12 +12,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.run import check_no_snapshot, now
-from pipelines.upkeep import tables
-from pipelines.upkeep.file_writers import TABLE_WRITERS, FileWriter, NpyWriter, Part, TarWriter
-from schemas import files
-from schemas.errors import RequestError, SystemicError
-from schemas.store import Store
+from captionbeam.pipelines.run import check_no_snapshot, now
+from captionbeam.pipelines.upkeep import tables
+from captionbeam.pipelines.upkeep.file_writers import TABLE_WRITERS, FileWriter, NpyWriter, Part, TarWriter
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import RequestError, SystemicError
+from captionbeam.schemas.store import Store
 
 FORMATS = ("parquet", "jsonl", "csv", "webdataset", "npy")
 FILE_BYTES = 256 << 20

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas import arrow, files
-from schemas.parquet import HashingStream
+from captionbeam.schemas import arrow, files
+from captionbeam.schemas.parquet import HashingStream
 
 
 class Part(NamedTuple):

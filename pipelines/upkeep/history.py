@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from pipelines.run import now
-from schemas import layout, tags
-from schemas.errors import SystemicError
-from schemas.layout import Snapshot
-from schemas.quantised import RoundingError
-from schemas.store import Dead, Store
+from captionbeam.pipelines.run import now
+from captionbeam.schemas import layout, tags
+from captionbeam.schemas.errors import SystemicError
+from captionbeam.schemas.layout import Snapshot
+from captionbeam.schemas.quantised import RoundingError
+from captionbeam.schemas.store import Dead, Store
 
 ATTEMPTS = 100
 

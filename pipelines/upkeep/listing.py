@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from schemas import files
+from captionbeam.schemas import files
 
 REMOVERS = 16
 _TIMES = ("mtime", "LastModified", "updated", "last_modified", "created")

@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.upkeep.history import publish_next
-from pipelines.upkeep.listing import list_files, remove
-from pipelines.upkeep.rewriting import Part, Rewritten, rewrite, totals_of
-from schemas import arrow, files, layout, parquet
-from schemas.datafile import open_data
-from schemas.errors import SystemicError
-from schemas.layout import Snapshot
+from captionbeam.pipelines.upkeep.history import publish_next
+from captionbeam.pipelines.upkeep.listing import list_files, remove
+from captionbeam.pipelines.upkeep.rewriting import Part, Rewritten, rewrite, totals_of
+from captionbeam.schemas import arrow, files, layout, parquet
+from captionbeam.schemas.datafile import open_data
+from captionbeam.schemas.errors import SystemicError
+from captionbeam.schemas.layout import Snapshot
 
 READERS, ROUNDS = 16, 10
 SHARD_FOLDERS = ("data", "failures", "index")

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas import arrow, files, parquet
-from schemas.datafile import DataWriter, open_data, open_writer, read_rows
-from schemas.fingerprint import sha256_bytes
-from schemas.layout import Snapshot
-from schemas.records import WrittenFile
+from captionbeam.schemas import arrow, files, parquet
+from captionbeam.schemas.datafile import DataWriter, open_data, open_writer, read_rows
+from captionbeam.schemas.fingerprint import sha256_bytes
+from captionbeam.schemas.layout import Snapshot
+from captionbeam.schemas.records import WrittenFile
 
 
 class Part(NamedTuple):

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas import arrow, files, layout, parquet
-from schemas.datafile import open_data
-from schemas.errors import StoreError
-from schemas.fingerprint import sha256_file
-from schemas.store import Dead
+from captionbeam.schemas import arrow, files, layout, parquet
+from captionbeam.schemas.datafile import open_data
+from captionbeam.schemas.errors import StoreError
+from captionbeam.schemas.fingerprint import sha256_file
+from captionbeam.schemas.store import Dead
 
 FOLDERS = ("data", "failures", "index")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas import arrow
-from schemas.store import Store
+from captionbeam.schemas import arrow
+from captionbeam.schemas.store import Store
 
 _NAMES = {"string": "STRING", "int64": "INTEGER", "float": "FLOAT", "double": "FLOAT", "bool": "BOOLEAN"}
 CAPTION_LINE = (

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from pipelines.token_publish import count_split
-from schemas import files
-from schemas.fingerprint import sha256_bytes
-from schemas.join import match_images
-from schemas.tokens import RECORD, SPLITS, TABLE, TokenTable, table_bytes
+from captionbeam.pipelines.token_publish import count_split
+from captionbeam.schemas import files
+from captionbeam.schemas.fingerprint import sha256_bytes
+from captionbeam.schemas.join import match_images
+from captionbeam.schemas.tokens import RECORD, SPLITS, TABLE, TokenTable, table_bytes
 
 
 def purge_tokens(url: str, ids: Collection[str]) -> set[str]:

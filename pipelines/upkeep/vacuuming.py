@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.upkeep.listing import Entry, list_files, list_folders, remove
-from schemas import arrow, files, layout, parquet, tags
-from schemas.layout import Commit, Snapshot
+from captionbeam.pipelines.upkeep.listing import Entry, list_files, list_folders, remove
+from captionbeam.schemas import arrow, files, layout, parquet, tags
+from captionbeam.schemas.layout import Commit, Snapshot
 
 FILE_FOLDERS = ("manifests", "deletes", "data", "failures", "index", "models")
 HOUR = 3600.0

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.upkeep.shard_check import ShardFacts, check_shard
-from schemas import arrow, files, layout, tags
-from schemas.fingerprint import sha256_file
-from schemas.layout import Snapshot
-from schemas.records import address
-from schemas.store import Dead, Store, dead_rows
+from captionbeam.pipelines.upkeep.shard_check import ShardFacts, check_shard
+from captionbeam.schemas import arrow, files, layout, tags
+from captionbeam.schemas.fingerprint import sha256_file
+from captionbeam.schemas.layout import Snapshot
+from captionbeam.schemas.records import address
+from captionbeam.schemas.store import Dead, Store, dead_rows
 
 READERS = 8
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from pipelines import addresses
-from pipelines.fetch import fetch
-from pipelines.spans import FetchOptions
-from schemas.errors import ImageError
-from schemas.records import ImageRef
+from captionbeam.pipelines import addresses
+from captionbeam.pipelines.fetch import fetch
+from captionbeam.pipelines.spans import FetchOptions
+from captionbeam.schemas.errors import ImageError
+from captionbeam.schemas.records import ImageRef
 
 ONCE = FetchOptions(attempts=1, timeout=5)
 OPEN = FetchOptions(attempts=1, timeout=5, allow_private=True)

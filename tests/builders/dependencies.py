@@ -20,10 +20,10 @@ CORE = ("schemas", "capmodel", "pipelines", "jobs", "containers")
 # The files that may import the packages of an extra; other files import these inside functions only.
 PLACES = {
     "benchmarks": "benchmarks",
-    "huggingface": "capmodel/huggingface",
-    "s3": "schemas/patient_s3.py",
+    "huggingface": "capmodel/captioners/huggingface",
+    "s3": "schemas/storage/retrying_s3.py",
     "test": "tests",
-    "timm": "capmodel/backbones/timm_models.py",
+    "timm": "capmodel/encoders/backbones/timm_models.py",
 }
 
 

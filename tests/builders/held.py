@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from pipelines.engine import Engine
-from pipelines.plan import planned_shards, read_shard, write_plan
-from pipelines.shards import process_shard
-from schemas.machine import peak_rss
-from schemas.records import ImageRef
+from captionbeam.pipelines.engine import Engine
+from captionbeam.pipelines.plan import planned_shards, read_shard, write_plan
+from captionbeam.pipelines.shards import process_shard
+from captionbeam.schemas.machine import peak_rss
+from captionbeam.schemas.records import ImageRef
 from tests.builders.runs import Mean, features_run
 
 SHARD = 128

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.plan import write_plan
-from pipelines.publish import publish
-from pipelines.run import Run, start_run
-from pipelines.skip import _index_files, decide, read_base
-from schemas import Store, arrow, files
-from schemas.errors import ImageError
-from schemas.fingerprint import fingerprint
-from schemas.records import ImageRef
+from captionbeam.pipelines.plan import write_plan
+from captionbeam.pipelines.publish import publish
+from captionbeam.pipelines.run import Run, start_run
+from captionbeam.pipelines.skip import _index_files, decide, read_base
+from captionbeam.schemas import Store, arrow, files
+from captionbeam.schemas.errors import ImageError
+from captionbeam.schemas.fingerprint import fingerprint
+from captionbeam.schemas.records import ImageRef
 from tests.builders.stores import Echo, as_item, commit_all
 
 GRID = arrow.grid_field("grid", (2, 2, 3))

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from jobs import cli
-from pipelines import output
-from schemas import files, layout
+from captionbeam.jobs import cli
+from captionbeam.pipelines import output
+from captionbeam.schemas import files, layout
 
 
 def dying(

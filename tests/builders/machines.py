@@ -31,7 +31,7 @@ class Machines:
         self, number: int, command: Sequence[str], variables: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
         assert command[0] == "captionbeam", command
-        words = [sys.executable, "-m", "jobs.cli", *map(self._mounted, command[1:])]
+        words = [sys.executable, "-m", "captionbeam", *map(self._mounted, command[1:])]
         log = self.log(number).open("ab")
         whole = {**environment(), "OMP_NUM_THREADS": "1", **variables}
         return subprocess.Popen(

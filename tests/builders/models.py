@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from capmodel import decoders
-from capmodel.bundle import Bundle
-from capmodel.decoders import DecoderConfig
-from capmodel.decoders.base import Decoder
-from capmodel.tokenizers import WordTokenizer
-from schemas.fingerprint import fingerprint
+from captionbeam.capmodel import decoders
+from captionbeam.capmodel.bundle import Bundle
+from captionbeam.capmodel.decoders import DecoderConfig
+from captionbeam.capmodel.decoders.base import Decoder
+from captionbeam.capmodel.tokenizers import WordTokenizer
+from captionbeam.schemas.fingerprint import fingerprint
 
 SIZES: dict[str, dict[str, Any]] = {
     "attentive": {"embed_dim": 6, "hidden_dim": 7, "attention_dim": 4, "feature_dim": 5},

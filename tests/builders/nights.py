@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from jobs.scenes import draw_scenes
-from pipelines.upkeep.verifying import verify
-from schemas import Store
+from captionbeam.jobs.scenes import draw_scenes
+from captionbeam.pipelines.upkeep.verifying import verify
+from captionbeam.schemas import Store
 from tests.builders.commands import captionbeam
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer
 

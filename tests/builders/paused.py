@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jobs import cli
-from schemas import layout
+from captionbeam.jobs import cli
+from captionbeam.schemas import layout
 
 POINTS = {"before a commit": "create_commit", "before the snapshot": "create_snapshot"}
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import torch
 
-from capmodel.decoders.base import Decoder
-from capmodel.generate import DecodeOptions
-from capmodel.tokenizers import Tokenizer
+from captionbeam.capmodel.decoders.base import Decoder
+from captionbeam.capmodel.generate import DecodeOptions
+from captionbeam.capmodel.tokenizers import Tokenizer
 
 Scored = tuple[float, list[int]]
 

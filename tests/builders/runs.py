@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.run import Run, start_run
-from schemas import arrow
-from schemas.errors import ImageError
-from schemas.fingerprint import fingerprint
-from schemas.records import ImageRef
+from captionbeam.pipelines.run import Run, start_run
+from captionbeam.schemas import arrow
+from captionbeam.schemas.errors import ImageError
+from captionbeam.schemas.fingerprint import fingerprint
+from captionbeam.schemas.records import ImageRef
 
 FIELD = arrow.grid_field("grid", (2, 2, 1))
 

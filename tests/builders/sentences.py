@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from capmodel.decoders.base import Decoder
-from capmodel.tokenizers import Tokenizer
+from captionbeam.capmodel.decoders.base import Decoder
+from captionbeam.capmodel.tokenizers import Tokenizer
 
 TEXTS = [["a dog runs", "two cats"], ["cats sleep on grass", "a dog"], ["a", "dog runs on grass two cats"]]
 

@@ -23,10 +23,10 @@ import pyarrow.parquet as pq
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipelines.sources.listing import list_images, split_source
-from pipelines.sources.parse import parse_sources
-from pipelines.sources.spec import Ignored, SourceOptions
-from schemas.records import ImageRef
+from captionbeam.pipelines.sources.listing import list_images, split_source
+from captionbeam.pipelines.sources.parse import parse_sources
+from captionbeam.pipelines.sources.spec import Ignored, SourceOptions
+from captionbeam.schemas.records import ImageRef
 
 
 def picture(name: str, length: int = 500) -> bytes:

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.engine import Engine
-from pipelines.plan import planned_shards, read_shard, write_plan
-from pipelines.publish import publish
-from pipelines.run import Run, start_run
-from pipelines.shards import process_shard
-from schemas import Store, arrow
-from schemas.errors import ImageError
-from schemas.fingerprint import fingerprint
-from schemas.quantised import stored_columns
-from schemas.records import ImageRef
+from captionbeam.pipelines.engine import Engine
+from captionbeam.pipelines.plan import planned_shards, read_shard, write_plan
+from captionbeam.pipelines.publish import publish
+from captionbeam.pipelines.run import Run, start_run
+from captionbeam.pipelines.shards import process_shard
+from captionbeam.schemas import Store, arrow
+from captionbeam.schemas.errors import ImageError
+from captionbeam.schemas.fingerprint import fingerprint
+from captionbeam.schemas.quantised import stored_columns
+from captionbeam.schemas.records import ImageRef
 
 
 class Echo:

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from capmodel.journal import Journal
-from capmodel.ranks import Ranks
-from capmodel.tokenizers import Tokenizer, WordTokenizer
-from capmodel.train_data import Data
-from capmodel.train_options import TrainOptions
-from capmodel.training import Stopped, Trainer
-from schemas import files
-from schemas.fingerprint import sha256_bytes
-from schemas.tokens import RECORD, TABLE, TOKENIZER, TokenTable, table_bytes
+from captionbeam.capmodel.journal import Journal
+from captionbeam.capmodel.ranks import Ranks
+from captionbeam.capmodel.tokenizers import Tokenizer, WordTokenizer
+from captionbeam.capmodel.train_data import Data
+from captionbeam.capmodel.train_options import TrainOptions
+from captionbeam.capmodel.training import Stopped, Trainer
+from captionbeam.schemas import files
+from captionbeam.schemas.fingerprint import sha256_bytes
+from captionbeam.schemas.tokens import RECORD, TABLE, TOKENIZER, TokenTable, table_bytes
 from tests.builders.stores import make_features
 
 Captions = Mapping[str, tuple[str, Sequence[str]]]

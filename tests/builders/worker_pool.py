@@ -39,7 +39,7 @@ class WorkerPool:
 def worker_pool(folder: Path) -> Iterator[WorkerPool]:
     """A worker pool of this environment's Python."""
     port, log = free_port(), folder / "worker_pool.log"
-    command = [sys.executable, "-m", "jobs.cli", "workers", "--port", str(port)]
+    command = [sys.executable, "-m", "captionbeam", "workers", "--port", str(port)]
     with running(command, log, environment()) as process:
         await_true("the worker pool", lambda: listens(port), log=log)
         yield WorkerPool(process, port, log)

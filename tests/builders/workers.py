@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from schemas import files, layout
-from schemas.machine import threads_each
-from schemas.workers import WorkerRecord, read_workers
+from captionbeam.schemas import files, layout
+from captionbeam.schemas.machine import threads_each
+from captionbeam.schemas.workers import WorkerRecord, read_workers
 
 
 def one_engine_a_process(

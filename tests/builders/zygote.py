@@ -52,7 +52,7 @@ class Zygote:
     def run(
         self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path
     ) -> subprocess.CompletedProcess[str]:
-        """``python -m jobs.cli ARGUMENTS`` in ``folder``: its status, and what it wrote to its two outputs."""
+        """``python -m captionbeam ARGUMENTS`` in ``folder``: its status, and what it wrote to its two outputs."""
         with TemporaryDirectory() as scratch:
             outputs = [str(Path(scratch) / name) for name in ("stdout", "stderr")]
             request = {
@@ -107,8 +107,13 @@ def become(request: Mapping[str, Any]) -> None:
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
     sys.path[0] = request["folder"]
-    sys.argv = ["jobs.cli", *request["arguments"]]
-    runpy.run_module("jobs.cli", run_name="__main__", alter_sys=True)
+    sys.argv = ["captionbeam", *request["arguments"]]
+    try:
+        runpy.run_module("captionbeam", run_name="__main__", alter_sys=True)
+    finally:
+        if twice := sorted({"schemas", "capmodel", "pipelines", "jobs"} & sys.modules.keys()):
+            os.write(2, f"imported outside captionbeam: {', '.join(twice)}\n".encode())
+            os._exit(70)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from capmodel.decoders import DecoderConfig
-from capmodel.decoders.attention import AdditiveAttention, make_attention, sparsemax
+from captionbeam.capmodel.decoders import DecoderConfig
+from captionbeam.capmodel.decoders.attention import AdditiveAttention, make_attention, sparsemax
 
 IMAGES, CAPTIONS, CELLS, CHANNELS, WIDTH = 2, 3, 4, 5, 6
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from capmodel.backbones import BACKBONES, find_backbone, ready
-from capmodel.encoder_names import ENCODERS, OUTPUTS
-from capmodel.preprocess import Preprocess, scaling_values
-from schemas.errors import RequestError
+from captionbeam.capmodel.backbones import BACKBONES, find_backbone, ready
+from captionbeam.capmodel.encoder_names import ENCODERS, OUTPUTS
+from captionbeam.capmodel.preprocess import Preprocess, scaling_values
+from captionbeam.schemas.errors import RequestError
 from tests.builders.networks import layer_output
 
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from capmodel.blocks import Blocks
+from captionbeam.capmodel.blocks import Blocks
 
 MASKS = arrays(bool, array_shapes(min_dims=3, max_dims=3, max_side=5)).map(torch.from_numpy)
 LENGTHS = st.lists(st.lists(st.integers(0, 6), min_size=3, max_size=3), min_size=1, max_size=5)

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from capmodel.bundle import Bundle
-from capmodel.bundle_files import keep_bundle, read_manifest
-from capmodel.generate import DecodeOptions, generate
-from schemas import files
-from schemas.errors import BundleError, FingerprintError
-from schemas.fingerprint import sha256_bytes
+from captionbeam.capmodel.bundle import Bundle
+from captionbeam.capmodel.bundle_files import keep_bundle, read_manifest
+from captionbeam.capmodel.generate import DecodeOptions, generate
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import BundleError, FingerprintError
+from captionbeam.schemas.fingerprint import sha256_bytes
 from tests.builders.models import make_bundle, make_decoder, make_features, make_tokenizer
 
 PARTS = {"config.json", "model.safetensors", "tokenizer", "history.json", "README.md"}

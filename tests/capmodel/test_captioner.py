@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from capmodel.bundle import Bundle
-from capmodel.captioner import Captioner, settle_captioner
-from capmodel.encoders import Encoder, resolve_encoder, store_weights
-from capmodel.generate import DecodeOptions, generate
-from schemas import arrow
-from schemas.errors import BundleError, FingerprintError, ImageError, OutOfMemory, RequestError
-from schemas.fingerprint import fingerprint
+from captionbeam.capmodel.bundle import Bundle
+from captionbeam.capmodel.captioner import Captioner, settle_captioner
+from captionbeam.capmodel.encoders import Encoder, resolve_encoder, store_weights
+from captionbeam.capmodel.generate import DecodeOptions, generate
+from captionbeam.schemas import arrow
+from captionbeam.schemas.errors import BundleError, FingerprintError, ImageError, OutOfMemory, RequestError
+from captionbeam.schemas.fingerprint import fingerprint
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer
 from tests.builders.models import make_features as grids
 from tests.builders.stores import make_features
@@ -170,9 +170,10 @@ def test_a_bundle_without_an_encoder_captions_no_images(url):
 
 def test_features_alone_need_no_encoders_libraries(url):
     code = (
-        "import sys; from capmodel.captioner import Captioner; from capmodel.generate import DecodeOptions; "
+        "import sys; from captionbeam.capmodel.captioner import Captioner; "
+        "from captionbeam.capmodel.generate import DecodeOptions; "
         f"Captioner.load({url!r}, DecodeOptions(), from_features=True); "
-        "sys.exit('torchvision' in sys.modules or 'capmodel.encoders' in sys.modules)"
+        "sys.exit('torchvision' in sys.modules or 'captionbeam.capmodel.encoders' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

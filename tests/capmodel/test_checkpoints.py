@@ -7,9 +7,9 @@ import uuid
 import numpy as np
 import pytest
 
-from capmodel.checkpoints import Checkpoints, Position
-from schemas import files
-from schemas.errors import RequestError, SystemicError
+from captionbeam.capmodel.checkpoints import Checkpoints, Position
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import RequestError, SystemicError
 
 IDENTITY = {"seed": 0, "epochs": 4, "tokens": "abc"}
 TENSORS = {"model.a": np.arange(6, dtype=np.float32).reshape(2, 3), "adam.step.a": np.array(7, np.float32)}

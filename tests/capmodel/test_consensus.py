@@ -8,15 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capmodel.loader import Batch
-from capmodel.metrics.cider import CiderReferences, _similarity
-from capmodel.objectives import CrossEntropy
-from capmodel.optimizing import parameters_of
-from capmodel.rewards import consensus_weights
-from capmodel.rewards.consensus import consensus
-from capmodel.tokenizers import END, PAD, START
-from capmodel.train_request import settle
-from schemas.errors import RequestError
+from captionbeam.capmodel.loader import Batch
+from captionbeam.capmodel.metrics.cider import CiderReferences, _similarity
+from captionbeam.capmodel.objectives import CrossEntropy
+from captionbeam.capmodel.optimizing import parameters_of
+from captionbeam.capmodel.rewards import consensus_weights
+from captionbeam.capmodel.rewards.consensus import consensus
+from captionbeam.capmodel.tokenizers import END, PAD, START
+from captionbeam.capmodel.train_request import settle
+from captionbeam.schemas.errors import RequestError
 from tests.builders.models import make_decoder, make_tokenizer
 from tests.builders.models import make_features as random_features
 from tests.builders.stores import make_features

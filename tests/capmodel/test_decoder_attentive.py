@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capmodel.decoders import DecoderConfig
-from capmodel.decoders.attentive import AttentiveDecoder
+from captionbeam.capmodel.decoders import DecoderConfig
+from captionbeam.capmodel.decoders.attentive import AttentiveDecoder
 from tests.builders.models import make_decoder, make_features, make_tokenizer
 from tests.builders.sentences import padded, stepped
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from capmodel.bundle import Bundle
-from capmodel.generate import DecodeOptions, generate
+from captionbeam.capmodel.bundle import Bundle
+from captionbeam.capmodel.generate import DecodeOptions, generate
 from tests.builders.models import make_bundle, make_decoder, make_features, make_tokenizer
 from tests.builders.sentences import padded, stepped
 

@@ -4,10 +4,10 @@ from dataclasses import fields, replace
 
 import pytest
 
-from capmodel.decoders import DECODER_FIELDS, DecoderConfig, DecoderOptions
-from capmodel.train_options import TrainOptions
-from jobs.decoder_flags import DECODER_FLAGS
-from schemas.errors import RequestError
+from captionbeam.capmodel.decoders import DECODER_FIELDS, DecoderConfig, DecoderOptions
+from captionbeam.capmodel.train_options import TrainOptions
+from captionbeam.jobs.decoder_flags import DECODER_FLAGS
+from captionbeam.schemas.errors import RequestError
 from tests.builders.models import make_tokenizer
 
 FIRST_VERSION = {

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from capmodel.decoders import DecoderConfig, make_decoder
-from capmodel.generate import DecodeOptions, check_options, generate
-from schemas.errors import RequestError
+from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
+from captionbeam.capmodel.generate import DecodeOptions, check_options, generate
+from captionbeam.schemas.errors import RequestError
 from tests.builders import models
 from tests.builders.models import make_features, make_tokenizer
 from tests.builders.sentences import padded

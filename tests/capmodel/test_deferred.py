@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from capmodel.decoders.deferred import deferred
+from captionbeam.capmodel.decoders.deferred import deferred
 
 
 def walked(make, layer, start, sizes):

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from capmodel.bundle import Bundle
-from capmodel.checkpoints import Checkpoints
-from capmodel.descent import Average, Descent
-from capmodel.generate import DecodeOptions, generate
-from capmodel.optimizing import learning_rate, make_optimizer
-from capmodel.train_worker import save_bundle
-from schemas.errors import RequestError
+from captionbeam.capmodel.bundle import Bundle
+from captionbeam.capmodel.checkpoints import Checkpoints
+from captionbeam.capmodel.descent import Average, Descent
+from captionbeam.capmodel.generate import DecodeOptions, generate
+from captionbeam.capmodel.optimizing import learning_rate, make_optimizer
+from captionbeam.capmodel.train_worker import save_bundle
+from captionbeam.schemas.errors import RequestError
 from tests.builders.training import make_data, tiny_options, train_alone
 
 

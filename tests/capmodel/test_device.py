@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from capmodel.device import settle_precision
-from schemas.errors import RequestError
+from captionbeam.capmodel.device import settle_precision
+from captionbeam.schemas.errors import RequestError
 
 
 @pytest.fixture

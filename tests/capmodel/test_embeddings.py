@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capmodel.decoders.embeddings import freeze, place
-from capmodel.decoders.vectors import read_vectors, vectors_width
-from capmodel.optimizing import make_optimizer
-from schemas.errors import RequestError
+from captionbeam.capmodel.decoders.embeddings import freeze, place
+from captionbeam.capmodel.decoders.vectors import read_vectors, vectors_width
+from captionbeam.capmodel.optimizing import make_optimizer
+from captionbeam.schemas.errors import RequestError
 
 PLAIN = b"the 1 2 3\ndog 4 5 6\n. . . 9 9 9\nrun 7 8 9.5\ndog 0 0 0\n"
 HEADED = b"5 3\n" + PLAIN.replace(b"\n", b" \n")  # word2vec's lines end in a blank

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from capmodel.encoders import Encoder, EncoderSpec
-from capmodel.preprocess import Preprocess
-from schemas.errors import ImageError, OutOfMemory, SystemicError
+from captionbeam.capmodel.encoders import Encoder, EncoderSpec
+from captionbeam.capmodel.preprocess import Preprocess
+from captionbeam.schemas.errors import ImageError, OutOfMemory, SystemicError
 from tests.builders.encoding import PHOTOS, features, stored
 
 CPU = torch.device("cpu")

@@ -14,14 +14,14 @@ from torch import nn
 from torch.nn import functional
 from torchvision.models import Inception3
 
-from capmodel.device import has_bf16, pick_device, settle_precision
-from capmodel.efficientnet import SameConv2d
-from capmodel.encoder_names import described
-from capmodel.encoders import Encoder, EncoderSpec, resolve_encoder
-from capmodel.preprocess import Preprocess
-from capmodel.streams import ROWS
-from schemas import arrow
-from schemas.errors import FingerprintError, RequestError
+from captionbeam.capmodel.device import has_bf16, pick_device, settle_precision
+from captionbeam.capmodel.efficientnet import SameConv2d
+from captionbeam.capmodel.encoder_names import described
+from captionbeam.capmodel.encoders import Encoder, EncoderSpec, resolve_encoder
+from captionbeam.capmodel.preprocess import Preprocess
+from captionbeam.capmodel.streams import ROWS
+from captionbeam.schemas import arrow
+from captionbeam.schemas.errors import FingerprintError, RequestError
 from tests.builders.encoding import PHOTOS, features, stored
 from tests.builders.networks import layer_output, random_network
 

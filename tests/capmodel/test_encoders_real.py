@@ -9,8 +9,8 @@ import pytest
 import torch
 from torchvision.models import Inception_V3_Weights
 
-from capmodel.backbones import BACKBONES
-from capmodel.encoders import Encoder
+from captionbeam.capmodel.backbones import BACKBONES
+from captionbeam.capmodel.encoders import Encoder
 from tests.builders.encoding import features, stored
 
 # Real eyes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from capmodel.epoch_history import CROSS_ENTROPY, SELF_CRITICAL, best_of, early_stops
+from captionbeam.capmodel.epoch_history import CROSS_ENTROPY, SELF_CRITICAL, best_of, early_stops
 from tests.builders.training import tiny_options
 
 

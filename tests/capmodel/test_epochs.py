@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capmodel.epochs import Epochs
-from capmodel.train_data import Data
-from schemas.errors import RequestError
+from captionbeam.capmodel.epochs import Epochs
+from captionbeam.capmodel.train_data import Data
+from captionbeam.schemas.errors import RequestError
 from tests.builders.training import StopAfter, make_data, tiny_options, train_alone
 
 ALL = {"captions_per_image": 1, "bucket_by_length": True, "steps_per_epoch": 3, "accumulate": 2, "ema": 0.9}

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capmodel.generate import DecodeOptions, generate
-from schemas.errors import RequestError
+from captionbeam.capmodel.generate import DecodeOptions, generate
+from captionbeam.schemas.errors import RequestError
 from tests.builders.models import WORDS, make_decoder, make_features, make_tokenizer
 
 SMALL = make_tokenizer(words=3, max_length=6)

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capmodel.generate import DecodeOptions, generate
-from capmodel.generation.options import check_ngram
-from schemas.errors import RequestError
+from captionbeam.capmodel.generate import DecodeOptions, generate
+from captionbeam.capmodel.generation.options import check_ngram
+from captionbeam.schemas.errors import RequestError
 from tests.builders.models import make_decoder, make_features, make_tokenizer
 from tests.builders.plain_search import PlainSearch
 

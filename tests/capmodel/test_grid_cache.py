@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from capmodel.grid_cache import GridCache
-from capmodel.loader import CaptionTokens, FeatureReader
-from capmodel.order import shuffled_steps
-from capmodel.pairing import pair
-from schemas import Store
-from schemas.errors import RequestError
-from schemas.tokens import TokenTable
+from captionbeam.capmodel.grid_cache import GridCache
+from captionbeam.capmodel.loader import CaptionTokens, FeatureReader
+from captionbeam.capmodel.order import shuffled_steps
+from captionbeam.capmodel.pairing import pair
+from captionbeam.schemas import Store
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.tokens import TokenTable
 from tests.builders.training import make_data, tiny_options, train_alone
 
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from capmodel.images import MAX_PIXELS, decode_image
-from schemas.errors import ImageError
+from captionbeam.capmodel.images import MAX_PIXELS, decode_image
+from captionbeam.schemas.errors import ImageError
 from tests.builders.images import drawn, encoded, exif, png_of_size
 
 PICTURE = drawn()

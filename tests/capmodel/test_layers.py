@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import adaptive_avg_pool2d
 
-from capmodel.backbones import find_backbone, ready, shape_of
-from capmodel.encoders import Encoder, EncoderSpec, resolve_encoder, store_weights
-from capmodel.preprocess import Preprocess
-from schemas.errors import RequestError
+from captionbeam.capmodel.backbones import find_backbone, ready, shape_of
+from captionbeam.capmodel.encoders import Encoder, EncoderSpec, resolve_encoder, store_weights
+from captionbeam.capmodel.preprocess import Preprocess
+from captionbeam.schemas.errors import RequestError
 from tests.builders.images import drawn
 from tests.builders.networks import layer_output, random_network
 

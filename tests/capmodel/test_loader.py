@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capmodel.loader import READ_AHEAD, READY_BATCHES, CaptionTokens, FeatureReader, prefetched
-from capmodel.order import sequential_steps, shuffled_steps
-from capmodel.pairing import pair
-from schemas.errors import RequestError
+from captionbeam.capmodel.loader import READ_AHEAD, READY_BATCHES, CaptionTokens, FeatureReader, prefetched
+from captionbeam.capmodel.order import sequential_steps, shuffled_steps
+from captionbeam.capmodel.pairing import pair
+from captionbeam.schemas.errors import RequestError
 from tests.builders.stores import make_captions, make_features
 from tests.builders.training import make_tokens, numbered_captions
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capmodel.losses import masked_cross_entropy, next_word_hits
+from captionbeam.capmodel.losses import masked_cross_entropy, next_word_hits
 
 PAD = 0
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capmodel.metrics.ptb import PUNCTUATION, tokenize
+from captionbeam.capmodel.metrics.ptb import PUNCTUATION, tokenize
 from tests.builders.odd_captions import odd_captions
 from tests.builders.published_tokenizer import published_words
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capmodel.metrics import SCORES, References, score
-from capmodel.metrics.bleu import BleuCounts, add_counts, bleu, count_image, ngrams
-from capmodel.metrics.rouge import longest_common_subsequence, rouge_l
-from schemas.errors import RequestError
+from captionbeam.capmodel.metrics import SCORES, References, score
+from captionbeam.capmodel.metrics.bleu import BleuCounts, add_counts, bleu, count_image, ngrams
+from captionbeam.capmodel.metrics.rouge import longest_common_subsequence, rouge_l
+from captionbeam.schemas.errors import RequestError
 
 DATA = os.environ.get("CAPTIONBEAM_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="CAPTIONBEAM_DATA does not name the folder of real data")

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from capmodel.decoders import DecoderConfig, DecoderOptions
-from capmodel.decoders.output import make_bias, make_output
-from capmodel.losses import masked_cross_entropy
-from capmodel.tokenizers import BpeTokenizer
-from schemas.errors import RequestError
+from captionbeam.capmodel.decoders import DecoderConfig, DecoderOptions
+from captionbeam.capmodel.decoders.output import make_bias, make_output
+from captionbeam.capmodel.losses import masked_cross_entropy
+from captionbeam.capmodel.tokenizers import BpeTokenizer
+from captionbeam.schemas.errors import RequestError
 from tests.builders.models import make_decoder, make_features, make_tokenizer
 from tests.builders.sentences import padded
 

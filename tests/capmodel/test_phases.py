@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from capmodel import training
-from capmodel.checkpoints import Checkpoints, Position
-from capmodel.epoch_history import best_of
-from capmodel.objectives import CrossEntropy
-from capmodel.phases import Phase
+from captionbeam.capmodel import training
+from captionbeam.capmodel.checkpoints import Checkpoints, Position
+from captionbeam.capmodel.epoch_history import best_of
+from captionbeam.capmodel.objectives import CrossEntropy
+from captionbeam.capmodel.phases import Phase
 from tests.builders.training import StopAfter, make_data, tiny_options, train_alone
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from capmodel.predictions import predict_words
+from captionbeam.capmodel.predictions import predict_words
 from tests.builders.models import make_decoder, make_features, make_tokenizer
 
 TOKENIZER = make_tokenizer(max_length=8)

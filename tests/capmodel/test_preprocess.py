@@ -13,9 +13,9 @@ from PIL import Image
 from torchvision.models import Inception3, ResNet50_Weights
 from torchvision.transforms.v2 import functional
 
-from capmodel.preprocess import SCALINGS, VERSION, Preprocess, scaling_of
-from schemas.errors import RequestError
-from schemas.fingerprint import fingerprint
+from captionbeam.capmodel.preprocess import SCALINGS, VERSION, Preprocess, scaling_of
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import fingerprint
 from tests.builders.images import drawn
 
 SIZES = [(640, 480), (480, 640), (427, 640), (300, 300), (224, 224), (64, 97), (1001, 333)]

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capmodel.metrics import References
-from capmodel.metrics.cider import CiderReferences
-from capmodel.metrics.ptb import tokenize
-from capmodel.rewards import CaptionReader, CiderReward, PackedReferences
-from capmodel.rewards.ngrams import NONE, NgramTable, count_repeats
-from capmodel.tokenizers import END, PAD, START, UNK, BpeTokenizer, WordTokenizer
-from capmodel.tokenizers.bpe import split_words
-from schemas.errors import RequestError
+from captionbeam.capmodel.metrics import References
+from captionbeam.capmodel.metrics.cider import CiderReferences
+from captionbeam.capmodel.metrics.ptb import tokenize
+from captionbeam.capmodel.rewards import CaptionReader, CiderReward, PackedReferences
+from captionbeam.capmodel.rewards.ngrams import NONE, NgramTable, count_repeats
+from captionbeam.capmodel.tokenizers import END, PAD, START, UNK, BpeTokenizer, WordTokenizer
+from captionbeam.capmodel.tokenizers.bpe import split_words
+from captionbeam.schemas.errors import RequestError
 
 few_words = st.integers(0, 5)
 captions = st.lists(few_words, max_size=9)
@@ -43,7 +43,7 @@ def numbered(references):
 
 
 def reward_of(references, hypotheses):
-    """The reward and what ``capmodel.metrics.cider`` says, for ``hypotheses`` [B, K] of word lists."""
+    """The reward and what ``captionbeam.capmodel.metrics.cider`` says, for ``hypotheses`` [B, K] of word lists."""
     packed, ids = numbered(references)
     ids = {**ids, **{word: len(ids) + n for n, word in enumerate(sorted(set(range(12)) - set(ids)))}}
     rows = [[ids[word] for word in caption] for image in hypotheses for caption in image]

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from capmodel.generate import DecodeOptions, generate
-from capmodel.loader import Batch
-from capmodel.objectives import CrossEntropy, Mixed
-from capmodel.self_critical.objective import Drawn, SelfCritical
-from capmodel.self_critical.sampling import allowed, draw_captions, policy
-from capmodel.tokenizers import END, PAD, START, UNK
+from captionbeam.capmodel.generate import DecodeOptions, generate
+from captionbeam.capmodel.loader import Batch
+from captionbeam.capmodel.objectives import CrossEntropy, Mixed
+from captionbeam.capmodel.self_critical.objective import Drawn, SelfCritical
+from captionbeam.capmodel.self_critical.sampling import allowed, draw_captions, policy
+from captionbeam.capmodel.tokenizers import END, PAD, START, UNK
 from tests.builders.models import make_decoder, make_features, make_tokenizer
 
 CPU = torch.device("cpu")

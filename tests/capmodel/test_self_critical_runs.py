@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from capmodel.checkpoints import Checkpoints, Position
-from capmodel.journal import Journal
-from capmodel.optimizing import load_parameters, parameters_of
-from capmodel.ranks import Ranks
-from capmodel.training import Trainer
-from schemas.errors import RequestError
+from captionbeam.capmodel.checkpoints import Checkpoints, Position
+from captionbeam.capmodel.journal import Journal
+from captionbeam.capmodel.optimizing import load_parameters, parameters_of
+from captionbeam.capmodel.ranks import Ranks
+from captionbeam.capmodel.training import Trainer
+from captionbeam.schemas.errors import RequestError
 from tests.builders.training import StopAfter, make_data, tiny_options, train_alone
 
 CPU = torch.device("cpu")

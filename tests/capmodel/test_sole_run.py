@@ -8,14 +8,14 @@ from functools import partial
 
 import pytest
 
-from capmodel import train_worker
-from capmodel.sole_run import sole_run
-from schemas.errors import RequestError
+from captionbeam.capmodel import train_worker
+from captionbeam.capmodel.sole_run import sole_run
+from captionbeam.schemas.errors import RequestError
 from tests.builders.training import make_data, tiny_options
 
 HOLD = """
 import sys
-from capmodel.sole_run import sole_run
+from captionbeam.capmodel.sole_run import sole_run
 with sole_run(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

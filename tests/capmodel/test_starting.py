@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from capmodel.bundle import Bundle
-from capmodel.checkpoints import Checkpoints
-from capmodel.decoders import DecoderConfig, make_decoder
-from capmodel.optimizing import parameters_of
-from capmodel.train_data import Data
-from capmodel.train_request import settle
-from capmodel.train_worker import save_bundle
-from schemas.errors import BundleError, RequestError
+from captionbeam.capmodel.bundle import Bundle
+from captionbeam.capmodel.checkpoints import Checkpoints
+from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
+from captionbeam.capmodel.optimizing import parameters_of
+from captionbeam.capmodel.train_data import Data
+from captionbeam.capmodel.train_request import settle
+from captionbeam.capmodel.train_worker import save_bundle
+from captionbeam.schemas.errors import BundleError, RequestError
 from tests.builders.training import (
     StopAfter,
     make_data,

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from capmodel.streams import MOST, ROWS, Streams
+from captionbeam.capmodel.streams import MOST, ROWS, Streams
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor
 
-from capmodel.backbones import find_backbone, ready
-from capmodel.encoders import Encoder, resolve_encoder, store_weights
-from schemas.errors import RequestError
+from captionbeam.capmodel.backbones import find_backbone, ready
+from captionbeam.capmodel.encoders import Encoder, resolve_encoder, store_weights
+from captionbeam.schemas.errors import RequestError
 from tests.builders.images import drawn, encoded
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capmodel.tokenizers import (
+from captionbeam.capmodel.tokenizers import (
     END,
     PAD,
     SPECIALS,
@@ -24,8 +24,8 @@ from capmodel.tokenizers import (
     splitter,
     tokenizer_from_files,
 )
-from schemas import files
-from schemas.errors import RequestError
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import RequestError
 
 SENTENCES = ["A man's dog.", "Two dogs, 3.5 ft tall!", "the well-known dogs", "a DOG at 10:30"]
 

@@ -10,18 +10,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capmodel.checkpoints import Checkpoints, Position
-from capmodel.decoders import DecoderConfig, make_decoder
-from capmodel.epoch_history import best_of
-from capmodel.journal import Journal
-from capmodel.loader import Batch
-from capmodel.losses import masked_cross_entropy
-from capmodel.optimizing import full_state, learning_rate, load_parameters, load_state, make_optimizer
-from capmodel.ranks import Ranks, choose_device
-from capmodel.train_data import Data
-from capmodel.train_options import TrainOptions, completed, difference
-from capmodel.training import Trainer
-from schemas.errors import RequestError, SystemicError
+from captionbeam.capmodel.checkpoints import Checkpoints, Position
+from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
+from captionbeam.capmodel.epoch_history import best_of
+from captionbeam.capmodel.journal import Journal
+from captionbeam.capmodel.loader import Batch
+from captionbeam.capmodel.losses import masked_cross_entropy
+from captionbeam.capmodel.optimizing import (
+    full_state,
+    learning_rate,
+    load_parameters,
+    load_state,
+    make_optimizer,
+)
+from captionbeam.capmodel.ranks import Ranks, choose_device
+from captionbeam.capmodel.train_data import Data
+from captionbeam.capmodel.train_options import TrainOptions, completed, difference
+from captionbeam.capmodel.training import Trainer
+from captionbeam.schemas.errors import RequestError, SystemicError
 from tests.builders.training import StopAfter, make_data, tiny_options, train_alone
 
 

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capmodel.decoders import DecoderConfig, make_decoder
-from capmodel.decoders.transformer import Packing, sinusoids
-from capmodel.generate import DecodeOptions, generate
-from schemas.errors import RequestError
+from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
+from captionbeam.capmodel.decoders.transformer import Packing, sinusoids
+from captionbeam.capmodel.generate import DecodeOptions, generate
+from captionbeam.schemas.errors import RequestError
 from tests.builders.models import make_decoder as make_random
 from tests.builders.models import make_features, make_tokenizer
 from tests.builders.plain_search import PlainSearch

@@ -9,11 +9,18 @@ import torch
 from safetensors.torch import save, save_file
 from torch import nn
 
-from capmodel.backbones import find_backbone
-from capmodel.weights import find_weights, hub_weights, load_into, read_weights, store_weights, weights_bytes
-from schemas import files
-from schemas.errors import FingerprintError, RequestError
-from schemas.fingerprint import sha256_bytes, sha256_file
+from captionbeam.capmodel.backbones import find_backbone
+from captionbeam.capmodel.weights import (
+    find_weights,
+    hub_weights,
+    load_into,
+    read_weights,
+    store_weights,
+    weights_bytes,
+)
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import FingerprintError, RequestError
+from captionbeam.schemas.fingerprint import sha256_bytes, sha256_file
 
 
 def small_network():

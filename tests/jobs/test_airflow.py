@@ -17,7 +17,7 @@ import kubernetes_validate
 import psutil
 import pytest
 
-from schemas import Store, layout
+from captionbeam.schemas import Store, layout
 from tests.builders.airflow_server import Airflow
 from tests.builders.commands import ROOT, captionbeam
 from tests.builders.nights import ENCODER, check_store, data_files, draw, make_place
@@ -102,7 +102,8 @@ import json, sys
 from airflow.dag_processing.dagbag import DagBag
 bag = DagBag()
 assert not bag.import_errors, bag.import_errors
-loaded = [name for name in ("apache_beam", "torch", "pyarrow", "jobs", "schemas") if name in sys.modules]
+heavy = ("apache_beam", "torch", "pyarrow", "captionbeam.jobs", "captionbeam.schemas")
+loaded = [name for name in heavy if name in sys.modules]
 print(json.dumps({"loaded": loaded, "dags": {
     dag.dag_id: {"cron": getattr(dag.timetable, "expression", None), "runs": dag.max_active_runs,
         "catchup": dag.catchup, "tags": sorted(dag.tags), "params": sorted(dag.params),

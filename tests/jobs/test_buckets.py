@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from jobs.scenes import coco_format, draw_scenes
-from schemas import Store, files, layout
-from schemas.tokens import TokenTable
+from captionbeam.jobs.scenes import coco_format, draw_scenes
+from captionbeam.schemas import Store, files, layout
+from captionbeam.schemas.tokens import TokenTable
 from tests.builders.commands import ROOT, captionbeam, environment
 from tests.builders.inventories import gcs_report, objects, s3_report
 from tests.builders.sources import make_zip

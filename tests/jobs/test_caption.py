@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from capmodel.bundle import Bundle
-from schemas import Store, layout
+from captionbeam.capmodel.bundle import Bundle
+from captionbeam.schemas import Store, layout
 from tests.builders.commands import ROOT, captionbeam, environment
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer
 
@@ -141,7 +141,7 @@ def test_killed_and_started_again_nothing_is_lost_or_doubled(made, captioned, tm
     store = tmp_path / "store"
     command = ["caption", made / "photos", "--bundle", made / "bundle", "--output", store, "--batch-size", 4,
                "--warn-failures", 1, "--beam", 3, "--n-best", 2, "--shard-size", 1]  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-m", "jobs.cli", *map(str, command)], env=environment(), cwd=ROOT,
+    process = subprocess.Popen([sys.executable, "-m", "captionbeam", *map(str, command)], env=environment(), cwd=ROOT,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     while len(layout.committed_shards(str(store))) < 5 and process.poll() is None:
         time.sleep(0.005)

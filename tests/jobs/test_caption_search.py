@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from capmodel.generation.options import DecodeOptions
-from jobs.cli import parse
-from jobs.decoding_options import decode_options
-from schemas.errors import RequestError
+from captionbeam.capmodel.generation.options import DecodeOptions
+from captionbeam.jobs.cli import parse
+from captionbeam.jobs.decoding_options import decode_options
+from captionbeam.schemas.errors import RequestError
 from tests.builders.models import make_bundle
 
 BEAM = DecodeOptions(beam=4, length_penalty=0.8)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from capmodel.generation.options import DecodeOptions
-from capmodel.huggingface.captioner import HuggingFaceCaptioner, settle_captioner
-from jobs import captioners, cli
-from schemas import Store, files, layout
+from captionbeam.capmodel.generation.options import DecodeOptions
+from captionbeam.capmodel.huggingface.captioner import HuggingFaceCaptioner, settle_captioner
+from captionbeam.jobs import captioners, cli
+from captionbeam.schemas import Store, files, layout
 from tests.builders.commands import ROOT, environment
 from tests.builders.transformers_models import save_model
 

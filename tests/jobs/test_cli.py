@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from jobs import cli
-from schemas.errors import RequestError
+from captionbeam.jobs import cli
+from captionbeam.schemas.errors import RequestError
 from tests.builders.commands import captionbeam
 
 BULK = ["--output", "out", "--encoder", "efficientnet_lite0"]
@@ -118,7 +118,7 @@ def test_a_wrong_request_is_one_sentence_and_status_2(arguments, sentence, capsy
 
 
 def test_a_misspelt_option_is_told_the_nearest():
-    from pipelines.runner_flags import check_beam_args
+    from captionbeam.pipelines.runner_flags import check_beam_args
 
     with pytest.raises(RequestError, match="'--runer'.*did you mean --runner"):
         check_beam_args(["--runer", "SparkRunner"])
@@ -134,14 +134,14 @@ def test_the_console_script_gives_its_status_to_the_shell():
 def test_ctrl_c_while_the_command_imports_its_modules_is_one_sentence(monkeypatch):
     class Interrupting:
         def find_spec(self, name, path=None, target=None):
-            if name == "jobs.storage_options":
+            if name == "captionbeam.jobs.storage_options":
                 raise KeyboardInterrupt
 
-    for name in ("jobs.cli", "jobs.storage_options"):
+    for name in ("captionbeam.jobs.cli", "captionbeam.jobs.storage_options"):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
     with pytest.raises(SystemExit) as stopped:
-        importlib.import_module("jobs.cli")
+        importlib.import_module("captionbeam.jobs.cli")
     assert stopped.value.code == "captionbeam: interrupted"  # which ends with status 1
 
 

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from jobs import cli
-from schemas import Store, files, layout
+from captionbeam.jobs import cli
+from captionbeam.schemas import Store, files, layout
 from tests.builders.commands import ROOT, environment
 from tests.builders.discovery import complaints, find_call
 from tests.builders.gcloud import install, kept, run_script

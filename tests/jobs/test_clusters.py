@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.scenes import coco_format, draw_scenes
-from schemas import Store, files, layout
-from schemas.tokens import RECORD, TABLE
+from captionbeam.jobs.scenes import coco_format, draw_scenes
+from captionbeam.schemas import Store, files, layout
+from captionbeam.schemas.tokens import RECORD, TABLE
 from tests.builders.clusters import Cluster
 from tests.builders.commands import ROOT, captionbeam, environment
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer
@@ -147,7 +147,7 @@ def start(made, store, cluster):
     """Encode with a shard for each image, in the background; what it says comes out of one pipe."""
     command = encode(made, store, *cluster.flags, "--shard-size", 1)
     return subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", *map(str, command)],
+        [sys.executable, "-m", "captionbeam", *map(str, command)],
         env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 

@@ -14,8 +14,8 @@ import psutil
 import pytest
 import yaml
 
-from jobs import cli
-from schemas import Store, layout
+from captionbeam.jobs import cli
+from captionbeam.schemas import Store, layout
 from tests.builders.kubelet import run_job
 from tests.builders.nights import check_store, data_files, draw, make_place
 

@@ -12,10 +12,10 @@ from tempfile import gettempdir
 
 import pytest
 
-from jobs import cli
-from jobs.launching.flex import command
-from jobs.scenes import coco_format, draw_scenes
-from schemas import files, layout
+from captionbeam.jobs import cli
+from captionbeam.jobs.launching.flex import command
+from captionbeam.jobs.scenes import coco_format, draw_scenes
+from captionbeam.schemas import files, layout
 from tests.builders.commands import ROOT, environment
 from tests.builders.dataflow import ENDPOINT, dataflow_service, scripted
 from tests.builders.discovery import complaints
@@ -232,7 +232,7 @@ def test_a_refused_job_is_one_sentence(photos, launch, monkeypatch):
 def test_ctrl_c_leaves_the_job_and_says_how_to_end_it(photos, tmp_path):
     with dataflow_service(scripted(("RUNNING", ""))) as service:
         started = subprocess.Popen(
-            [sys.executable, "-m", "jobs.cli", *tokenize(photos), "--dataflow_endpoint", ENDPOINT],
+            [sys.executable, "-m", "captionbeam", *tokenize(photos), "--dataflow_endpoint", ENDPOINT],
             env={**environment(), **service.environment(tmp_path)}, cwd=ROOT, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip

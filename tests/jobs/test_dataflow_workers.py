@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.scenes import coco_format, draw_scenes
-from schemas import Store, files, layout
-from schemas.tokens import TokenTable
+from captionbeam.jobs.scenes import coco_format, draw_scenes
+from captionbeam.schemas import Store, files, layout
+from captionbeam.schemas.tokens import TokenTable
 from tests.builders.commands import ROOT, captionbeam, environment
 from tests.builders.dataflow import ENDPOINT, dataflow_service, running
 from tests.builders.models import WORDS, make_bundle, make_decoder, make_tokenizer
@@ -62,7 +62,7 @@ def start(service, gcs, tmp_path):
 
     def run(*arguments):
         return subprocess.Popen(
-            [sys.executable, "-m", "jobs.cli", *map(str, arguments), *FLAGS, "--temp_location", f"{gcs.url}/tmp"],
+            [sys.executable, "-m", "captionbeam", *map(str, arguments), *FLAGS, "--temp_location", f"{gcs.url}/tmp"],
             env={**environment(), **service.environment(tmp_path)}, cwd=ROOT, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
@@ -138,8 +138,8 @@ def make_captioner(features, folder):
 def test_encode_goes_on_after_a_cancel_and_caption_and_refresh_follow(
     photos, start, launch, service, worker, tmp_path
 ):
-    asked = "import importlib.util as u; print([u.find_spec(n) for n in ('jobs', 'pipelines', 'capmodel', 'schemas')])"
-    assert worker.run("python", "-c", asked).strip() == "[None, None, None, None]"
+    asked = "import importlib.util as u; print(u.find_spec('captionbeam'))"
+    assert worker.run("python", "-c", asked).strip() == "None"
     store = f"{photos}/features"
 
     cancelled = start(*encode(photos))

@@ -2,10 +2,10 @@
 
 import pytest
 
-from capmodel.generation.options import DecodeOptions
-from jobs.cli import parse
-from jobs.decoding_options import decode_options
-from schemas.errors import RequestError
+from captionbeam.capmodel.generation.options import DecodeOptions
+from captionbeam.jobs.cli import parse
+from captionbeam.jobs.decoding_options import decode_options
+from captionbeam.schemas.errors import RequestError
 
 
 def decoded(*flags):

@@ -8,9 +8,9 @@ import shlex
 
 import pytest
 
-from jobs import demo
-from jobs.cli import JOBS, main
-from schemas.errors import RequestError, SystemicError
+from captionbeam.jobs import demo
+from captionbeam.jobs.cli import JOBS, main
+from captionbeam.schemas.errors import RequestError, SystemicError
 from tests.builders.commands import captionbeam
 
 SMALL = {"train": 3, "val": 2, "test": 2}

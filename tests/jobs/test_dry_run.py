@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs import cli
-from jobs.scenes import coco_format, draw_scenes
-from schemas import Store
+from captionbeam.jobs import cli
+from captionbeam.jobs.scenes import coco_format, draw_scenes
+from captionbeam.schemas import Store
 
 ENCODER = ["--encoder", "efficientnet_lite0", "--pooled", "--precision", "fp32"]
 

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torchvision import models
 
-from capmodel.backbones import BACKBONES
-from capmodel.images import decode_image
-from jobs.cli import main
-from schemas import Store, layout
+from captionbeam.capmodel.backbones import BACKBONES
+from captionbeam.capmodel.images import decode_image
+from captionbeam.jobs.cli import main
+from captionbeam.schemas import Store, layout
 from tests.builders.commands import captionbeam
 
 ENCODER = ["--encoder", "efficientnet_lite0", "--precision", "fp32", "--batch-size", 4]

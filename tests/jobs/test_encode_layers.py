@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from jobs.cli import main
-from schemas import Store
+from captionbeam.jobs.cli import main
+from captionbeam.schemas import Store
 from tests.builders.images import drawn
 from tests.builders.networks import random_network
 

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from capmodel.metrics import SCORES, score
-from jobs.cli import main
-from jobs.scoring import join_references, read_captions
-from pipelines.captions import Reference
-from schemas.errors import RequestError, StoreError
+from captionbeam.capmodel.metrics import SCORES, score
+from captionbeam.jobs.cli import main
+from captionbeam.jobs.scoring import join_references, read_captions
+from captionbeam.pipelines.captions import Reference
+from captionbeam.schemas.errors import RequestError, StoreError
 from tests.builders.captions import coco, karpathy, write_json
 from tests.builders.commands import captionbeam
 from tests.builders.stores import make_captions, make_features

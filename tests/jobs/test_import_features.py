@@ -9,11 +9,11 @@ import h5py
 import numpy as np
 import pytest
 
-from capmodel.train_worker import save_bundle
-from jobs.cli import main
-from pipelines.arrays import reading
-from schemas import Store, layout
-from schemas.errors import SystemicError
+from captionbeam.capmodel.train_worker import save_bundle
+from captionbeam.jobs.cli import main
+from captionbeam.pipelines.arrays import reading
+from captionbeam.schemas import Store, layout
+from captionbeam.schemas.errors import SystemicError
 from tests.builders.training import make_tokens, numbered_captions, tiny_options, train_alone
 
 GRIDS = np.random.default_rng(1).normal(size=(10, 2, 3, 4)).astype(np.float32)

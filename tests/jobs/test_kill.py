@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from schemas import Store, files, layout
+from captionbeam.schemas import Store, files, layout
 from tests.builders.commands import ROOT, captionbeam, environment
 
 IMAGES, SHARD = 42, 2
@@ -95,7 +95,7 @@ def test_killed_whenever(photos, unbroken, tmp_path, moment):
     """From outside, when this share of the shards is committed."""
     store = tmp_path / "store"
     process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", *map(str, command(photos, store))],
+        [sys.executable, "-m", "captionbeam", *map(str, command(photos, store))],
         env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     while len(layout.committed_shards(str(store))) < 22 * moment and process.poll() is None:
@@ -112,7 +112,7 @@ def test_two_at_once(photos, unbroken, tmp_path):
     store = tmp_path / "store"
     both = [
         subprocess.Popen(
-            [sys.executable, "-m", "jobs.cli", *map(str, command(photos, store))],
+            [sys.executable, "-m", "captionbeam", *map(str, command(photos, store))],
             env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )
         for _ in range(2)

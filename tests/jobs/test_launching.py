@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.launching.gpus import GPUS
-from jobs.launching.target import protocol_of, settle_job, settle_target
-from schemas.errors import RequestError
+from captionbeam.jobs.launching.gpus import GPUS
+from captionbeam.jobs.launching.target import protocol_of, settle_job, settle_target
+from captionbeam.schemas.errors import RequestError
 from tests.builders.launches import CLOUD, PLACES, options, settled
 
 IMAGE = ["--sdk_container_image", "europe-docker.pkg.dev/a-project/images/captionbeam:1"]

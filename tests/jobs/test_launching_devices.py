@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jobs.launching.target import settle_job
-from pipelines.processors import load_captioner, load_encoder
-from schemas.errors import RequestError, SystemicError
+from captionbeam.jobs.launching.target import settle_job
+from captionbeam.pipelines.processors import load_captioner, load_encoder
+from captionbeam.schemas.errors import RequestError, SystemicError
 from tests.builders.launches import CLOUD, options
 
 ABSENT = f"cuda:{torch.cuda.device_count()}"

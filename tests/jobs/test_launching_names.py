@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.launching.images import check_image
-from jobs.launching.labels import job_name, own_labels, user_labels
-from jobs.launching.packages import build_wheel
-from schemas.errors import RequestError
+from captionbeam.jobs.launching.images import check_image
+from captionbeam.jobs.launching.labels import job_name, own_labels, user_labels
+from captionbeam.jobs.launching.packages import build_wheel
+from captionbeam.schemas.errors import RequestError
 from tests.builders.commands import ROOT
 from tests.builders.launches import settled
 
@@ -95,7 +95,7 @@ def test_the_wheel_of_the_launcher_is_that_of_setup_py(tmp_path):
     theirs = tmp_path / "built" / done.stdout.splitlines()[-1]
     assert contents(ours) == contents(theirs)
     assert theirs.name == "captionbeam-0.1.0-py3-none-any.whl" == ours.rpartition("/")[2]
-    assert "jobs/templates/report.html.j2" in contents(ours)
+    assert "captionbeam/jobs/templates/report.html.j2" in contents(ours)
     assert not [name for name in contents(ours) if name.startswith("tests")]
 
 

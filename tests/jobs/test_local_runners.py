@@ -13,10 +13,10 @@ import time
 import pyarrow as pa
 import pytest
 
-from jobs import cli
-from jobs.scenes import draw_scenes
-from schemas import Store, files, layout
-from schemas.tokens import TokenTable
+from captionbeam.jobs import cli
+from captionbeam.jobs.scenes import draw_scenes
+from captionbeam.schemas import Store, files, layout
+from captionbeam.schemas.tokens import TokenTable
 from tests.builders.captions import coco, write_json
 from tests.builders.commands import ROOT, captionbeam, environment
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer
@@ -150,7 +150,7 @@ def test_killed_and_the_same_command_again(made, runner, tmp_path):
     command = ["encode", made / "photos", "--output", store, "--encoder", "efficientnet_lite0", "--precision", "fp32",
                "--shard-size", SHARD, "--batch-size", BATCH, "--warn-failures", 1, *flags]  # fmt: skip
     job = subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", *map(str, command)], env=environment(), cwd=ROOT,
+        [sys.executable, "-m", "captionbeam", *map(str, command)], env=environment(), cwd=ROOT,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
@@ -179,7 +179,7 @@ def test_an_end_before_its_time_is_one_sentence(made, tmp_path, how):
     command = ["encode", made / "photos", "--output", store, "--encoder", "efficientnet_lite0", "--precision", "fp32",
                "--shard-size", 1, "--batch-size", BATCH, "--warn-failures", 1, *flags]  # fmt: skip
     job = subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", *map(str, command)], env=environment(), cwd=ROOT, text=True,
+        [sys.executable, "-m", "captionbeam", *map(str, command)], env=environment(), cwd=ROOT, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     try:

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from capmodel.decoders import DecoderConfig, make_decoder
-from capmodel.decoders.options import DECODER_FIELDS, DecoderOptions
-from capmodel.train_options import TrainOptions
-from jobs.cli import main, parse
-from jobs.presets import FOLDERS, flags_of, known
-from jobs.train_flags import GROUPS, SETTLED
-from schemas.errors import RequestError
+from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
+from captionbeam.capmodel.decoders.options import DECODER_FIELDS, DecoderOptions
+from captionbeam.capmodel.train_options import TrainOptions
+from captionbeam.jobs.cli import main, parse
+from captionbeam.jobs.presets import FOLDERS, flags_of, known
+from captionbeam.jobs.train_flags import GROUPS, SETTLED
+from captionbeam.schemas.errors import RequestError
 from tests.builders.training import SMALL, make_data
 
 FILES = [(kind, name) for kind in FOLDERS for name in known(kind)]

@@ -6,11 +6,11 @@ import os
 
 import pytest
 
-from jobs import cli
-from jobs.recorded_options import repeat_limits, repeat_request, request_of, settle_store
-from pipelines.run import Run, merged_request
-from schemas.errors import RequestError
-from schemas.layout import Snapshot
+from captionbeam.jobs import cli
+from captionbeam.jobs.recorded_options import repeat_limits, repeat_request, request_of, settle_store
+from captionbeam.pipelines.run import Run, merged_request
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.layout import Snapshot
 from tests.builders.stores import make_features
 
 PHOTOS, LIST = {"source": "/photos"}, {"source": "/list.csv", "id_column": "name", "image_root": "/root"}

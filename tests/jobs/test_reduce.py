@@ -9,17 +9,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from capmodel.bundle import Bundle
-from capmodel.captioner import Captioner
-from capmodel.generate import DecodeOptions
-from capmodel.train_data import Data
-from jobs.cli import main
-from pipelines.upkeep.vacuuming import vacuum
-from pipelines.upkeep.verifying import verify
-from schemas import Store, files
-from schemas.components import read_components
-from schemas.errors import BundleError, FingerprintError
-from schemas.quantised import rounded
+from captionbeam.capmodel.bundle import Bundle
+from captionbeam.capmodel.captioner import Captioner
+from captionbeam.capmodel.generate import DecodeOptions
+from captionbeam.capmodel.train_data import Data
+from captionbeam.jobs.cli import main
+from captionbeam.pipelines.upkeep.vacuuming import vacuum
+from captionbeam.pipelines.upkeep.verifying import verify
+from captionbeam.schemas import Store, files
+from captionbeam.schemas.components import read_components
+from captionbeam.schemas.errors import BundleError, FingerprintError
+from captionbeam.schemas.quantised import rounded
 from tests.builders.images import drawn, encoded
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer
 from tests.builders.stores import make_captions, make_features

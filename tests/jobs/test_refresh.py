@@ -18,9 +18,9 @@ from tempfile import gettempdir
 
 import pytest
 
-from jobs import cli
-from pipelines.sources.spec import source_name
-from schemas import Store, layout
+from captionbeam.jobs import cli
+from captionbeam.pipelines.sources.spec import source_name
+from captionbeam.schemas import Store, layout
 from tests.builders.commands import ROOT, captionbeam, environment
 from tests.builders.images import drawn, encoded
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer

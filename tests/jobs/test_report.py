@@ -17,15 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from capmodel.bundle_files import keep_bundle
-from jobs.cli import main
-from jobs.reporting.charts import histogram, line_chart, nice_ticks
-from jobs.reporting.heat import looks
-from jobs.reporting.pictures import LONGEST_SIDE, Picture, read_pictures, seen_window
-from jobs.reporting.rows import choose, read_briefs
-from pipelines.spans import FetchOptions
-from schemas import arrow
-from schemas.errors import ImageError
+from captionbeam.capmodel.bundle_files import keep_bundle
+from captionbeam.jobs.cli import main
+from captionbeam.jobs.reporting.charts import histogram, line_chart, nice_ticks
+from captionbeam.jobs.reporting.heat import looks
+from captionbeam.jobs.reporting.pictures import LONGEST_SIDE, Picture, read_pictures, seen_window
+from captionbeam.jobs.reporting.rows import choose, read_briefs
+from captionbeam.pipelines.spans import FetchOptions
+from captionbeam.schemas import arrow
+from captionbeam.schemas.errors import ImageError
 from tests.builders.captions import coco, write_json
 from tests.builders.models import make_bundle
 from tests.builders.stores import make_store
@@ -227,7 +227,7 @@ def test_briefs_are_the_best_captions_with_their_mean_log_probability(store):
 
 
 def store_of(url: str):
-    from schemas import Store
+    from captionbeam.schemas import Store
 
     return Store.open(url)
 

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from capmodel.encoders import Encoder, resolve_encoder, store_weights
-from jobs import cli
-from pipelines.fetch import fetch
-from pipelines.plan import write_plan
-from pipelines.publish import publish
-from pipelines.run import start_run
-from pipelines.sources.listing import list_images
-from pipelines.sources.parse import parse_sources
-from pipelines.upkeep.verifying import verify
-from schemas import Store, arrow, files
-from schemas.errors import ImageError
+from captionbeam.capmodel.encoders import Encoder, resolve_encoder, store_weights
+from captionbeam.jobs import cli
+from captionbeam.pipelines.fetch import fetch
+from captionbeam.pipelines.plan import write_plan
+from captionbeam.pipelines.publish import publish
+from captionbeam.pipelines.run import start_run
+from captionbeam.pipelines.sources.listing import list_images
+from captionbeam.pipelines.sources.parse import parse_sources
+from captionbeam.pipelines.upkeep.verifying import verify
+from captionbeam.schemas import Store, arrow, files
+from captionbeam.schemas.errors import ImageError
 from tests.builders.models import make_bundle
 from tests.builders.stores import commit_all, make_store
 

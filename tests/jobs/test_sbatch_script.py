@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from jobs.cli import main
+from captionbeam.jobs.cli import main
 from tests.builders.training import SMALL, make_data
 
 CLIENTS = {

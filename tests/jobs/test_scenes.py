@@ -14,10 +14,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jobs.scene_drawing import HUES, draw_jpeg
-from jobs.scene_words import ABOVE, LEFT, Group, Scene, describe, describe_often, is_right, understand
-from jobs.scenes import coco_format, count_right, draw_scenes, random_scene, split_of, write_scenes
-from pipelines.captions import read_captions
+from captionbeam.jobs.scene_drawing import HUES, draw_jpeg
+from captionbeam.jobs.scene_words import (
+    ABOVE,
+    LEFT,
+    Group,
+    Scene,
+    describe,
+    describe_often,
+    is_right,
+    understand,
+)
+from captionbeam.jobs.scenes import (
+    coco_format,
+    count_right,
+    draw_scenes,
+    random_scene,
+    split_of,
+    write_scenes,
+)
+from captionbeam.pipelines.captions import read_captions
 
 RED, BLUE = Group(2, "red", "circle"), Group(1, "blue", "square")
 seeds = st.integers(0, 2**32)

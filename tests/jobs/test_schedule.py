@@ -6,8 +6,8 @@ import ast
 
 import pytest
 
-from jobs import cli
-from jobs.schedule import SCHEDULERS
+from captionbeam.jobs import cli
+from captionbeam.jobs.schedule import SCHEDULERS
 
 STORES = ["gs://b/photos", "--name", "photos", "--features", "gs://b/features",
           "--features-options=--encoder efficientnet_lite0 --pooled"]  # fmt: skip

@@ -8,10 +8,10 @@ import fsspec
 import pytest
 from fsspec.config import conf
 
-from jobs.scenes import draw_scenes
-from jobs.storage_options import parsed
-from schemas import files, layout, storage
-from schemas.errors import RequestError
+from captionbeam.jobs.scenes import draw_scenes
+from captionbeam.jobs.storage_options import parsed
+from captionbeam.schemas import files, layout, storage
+from captionbeam.schemas.errors import RequestError
 from tests.builders.commands import captionbeam
 from tests.builders.key_servers import ADDRESS
 from tests.builders.meddler import meddling

@@ -9,13 +9,13 @@ from dataclasses import asdict
 
 import pytest
 
-from capmodel.train_data import Data
-from capmodel.train_request import settle
-from jobs import cli, store
-from pipelines.publish import publish
-from pipelines.upkeep.exporting import export
-from schemas import Store, files, layout, tags
-from schemas.errors import RequestError, StoreError
+from captionbeam.capmodel.train_data import Data
+from captionbeam.capmodel.train_request import settle
+from captionbeam.jobs import cli, store
+from captionbeam.pipelines.publish import publish
+from captionbeam.pipelines.upkeep.exporting import export
+from captionbeam.schemas import Store, files, layout, tags
+from captionbeam.schemas.errors import RequestError, StoreError
 from tests.builders.history import advance, content, plan, process, start
 from tests.builders.training import make_data, tiny_options
 

@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from jobs.cli import main
-from pipelines.find import is_sampled
-from schemas import Store, files
-from schemas.components import components_bytes, read_components
-from schemas.errors import RequestError
+from captionbeam.jobs.cli import main
+from captionbeam.pipelines.find import is_sampled
+from captionbeam.schemas import Store, files
+from captionbeam.schemas.components import components_bytes, read_components
+from captionbeam.schemas.errors import RequestError
 from tests.builders.stores import make_captions, make_features
 
 IDS = [f"{number}.jpg" for number in range(24)]

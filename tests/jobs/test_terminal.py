@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import cli
-from jobs.progress import Progress
-from jobs.summary import print_table
-from jobs.terminal import visible
-from schemas import arrow
-from schemas.errors import ImageError
+from captionbeam.jobs import cli
+from captionbeam.jobs.progress import Progress
+from captionbeam.jobs.summary import print_table
+from captionbeam.jobs.terminal import visible
+from captionbeam.schemas import arrow
+from captionbeam.schemas.errors import ImageError
 from tests.builders.commands import ROOT, environment
 from tests.builders.stores import make_store
 
@@ -99,7 +99,7 @@ def test_progress_that_nobody_reads_stops_nothing(tmp_path):
     ],
 )
 def test_closed_and_broken_streams_bring_no_traceback(store, command, status, out, err):
-    line = f"'{sys.executable}' -m jobs.cli " + command.format(f"'{store.url}'")
+    line = f"'{sys.executable}' -m captionbeam.jobs.cli " + command.format(f"'{store.url}'")
     done = subprocess.run(
         ["bash", "-c", line], capture_output=True, text=True, env=environment(), cwd=ROOT, check=False
     )

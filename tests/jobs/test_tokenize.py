@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from capmodel.tokenizers import load_tokenizer
-from jobs.cli import main
-from schemas.tokens import TokenTable
+from captionbeam.capmodel.tokenizers import load_tokenizer
+from captionbeam.jobs.cli import main
+from captionbeam.schemas.tokens import TokenTable
 from tests.builders.captions import coco, write_json, write_zip
 
 TRAIN = {"a.jpg": ["A dog runs.", "Two dogs."], "b.jpg": ["A cat runs."]}

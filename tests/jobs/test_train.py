@@ -16,10 +16,10 @@ import pytest
 from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from capmodel.bundle import Bundle
-from jobs.cli import main
-from jobs.torchrun import run_workers
-from schemas.errors import RequestError, SystemicError
+from captionbeam.capmodel.bundle import Bundle
+from captionbeam.jobs.cli import main
+from captionbeam.jobs.torchrun import run_workers
+from captionbeam.schemas.errors import RequestError, SystemicError
 from tests.builders.stores import make_features
 from tests.builders.training import SMALL, make_data, numbered_captions, tiny_options, train_alone
 
@@ -49,7 +49,7 @@ def arguments(data, output, *more, **chosen):
 def start(words):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", *words],
+        [sys.executable, "-m", "captionbeam", *words],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -79,7 +79,7 @@ def wait_for(reached, process):
         time.sleep(0.005)
 
 
-def processes_of(output, module="capmodel.train_worker"):
+def processes_of(output, module="captionbeam.capmodel.train_worker"):
     """The processes that run ``module`` for ``output``, from /proc: workers, or torchrun itself."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -133,7 +133,11 @@ def torch_run(workers, *words):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     yield subprocess.run(
-        [*command, "-m", "jobs.cli", *words], cwd=ROOT, env=environment, capture_output=True, text=True
+        [*command, "-m", "captionbeam", *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
 
 

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from capmodel.train_options import TrainOptions
-from capmodel.train_request import settle
-from jobs.cli import main
-from jobs.training_view import TrainingView
-from schemas.errors import RequestError
-from schemas.fingerprint import sha256_file
+from captionbeam.capmodel.train_options import TrainOptions
+from captionbeam.capmodel.train_request import settle
+from captionbeam.jobs.cli import main
+from captionbeam.jobs.training_view import TrainingView
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import sha256_file
 from tests.builders.training import make_data, tiny_options, train_alone
 
 WIDTH = 12

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from capmodel.bundle_files import read_manifest
-from jobs.cli import main
+from captionbeam.capmodel.bundle_files import read_manifest
+from captionbeam.jobs.cli import main
 from tests.builders.commands import ROOT, environment
 from tests.builders.kubeflow import as_published, misfits
 from tests.builders.kubelet import filled
@@ -150,7 +150,7 @@ def test_a_jobset_that_loses_a_pod_gives_the_bundle_of_an_unbroken_run_here(
     kubernetes.claims["photos"] = str(data)
     output = data / "evicted"
     words = there(data, output, nodes=2, kind="jobset", poll=0.3, checkpoint_minutes=0)
-    command = [sys.executable, "-m", "jobs.cli", *words]
+    command = [sys.executable, "-m", "captionbeam", *words]
     waiting = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
     wait_until(lambda: _epochs(f"{output}-checkpoints") == 1)
     ((_, name),) = kubernetes.objects

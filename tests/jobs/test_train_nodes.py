@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from capmodel.bundle_files import read_manifest
-from jobs.cli import main
-from jobs.nodes import Node, find_node
-from schemas.errors import RequestError
+from captionbeam.capmodel.bundle_files import read_manifest
+from captionbeam.jobs.cli import main
+from captionbeam.jobs.nodes import Node, find_node
+from captionbeam.schemas.errors import RequestError
 from tests.builders.commands import ROOT, environment
 from tests.builders.servers import free_port
 from tests.builders.slurm import wait_until
@@ -52,7 +52,7 @@ def two_machines(data, output, folder, **chosen):
         for number in (0, 1):
             logs = folder / f"logs-{number}"
             words = arguments(data, output, nodes=2, rendezvous=place, logs=logs, **chosen)
-            command = [sys.executable, "-m", "jobs.cli", *words]
+            command = [sys.executable, "-m", "captionbeam", *words]
             with (folder / f"said-{number}").open("a") as said:
                 both.append(subprocess.Popen(
                     command, cwd=ROOT, env=environment(), stdout=said, stderr=said, start_new_session=True
@@ -120,7 +120,8 @@ def test_dry_run_prints_the_torchrun_command(data, tmp_path, capsys):
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(
-        f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node=3 -m capmodel.train_worker '{{"
+        f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node=3 "
+        "-m captionbeam.capmodel.train_worker '{"
     )
     assert main([*words, "--nodes", "2", "--rendezvous", "first:29500"]) == 0
     assert (

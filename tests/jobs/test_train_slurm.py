@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from capmodel.bundle_files import read_manifest
-from jobs.cli import main
+from captionbeam.capmodel.bundle_files import read_manifest
+from captionbeam.jobs.cli import main
 from tests.builders.commands import ROOT, environment
 from tests.builders.slurm import ask, wait_until
 from tests.builders.training import SMALL, make_data
@@ -37,7 +37,7 @@ def arguments(data, output, *more, **chosen):
 def waiting_for(words, said):
     """The command in a process of its own; what it says goes to a file."""
     with said.open("w") as stream:
-        command = [sys.executable, "-m", "jobs.cli", *words]
+        command = [sys.executable, "-m", "captionbeam", *words]
         process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=stream, stderr=stream)
     try:
         yield process
@@ -93,7 +93,7 @@ def _workers(output):
     return [
         process.pid
         for process in ours
-        if "capmodel.train_worker" in (words := process.info["cmdline"])
+        if "captionbeam.capmodel.train_worker" in (words := process.info["cmdline"])
         and "torch.distributed.run" not in words
         and f'"output": "{output}"' in words[-1]
     ]

@@ -8,7 +8,7 @@ import shlex
 import pytest
 import yaml
 
-from jobs.cli import main, parse
+from captionbeam.jobs.cli import main, parse
 from tests.builders.training import SMALL, make_data
 
 HARMLESS = {"s3": {"endpoint_url": "https://s3.example.org", "anon": False}}

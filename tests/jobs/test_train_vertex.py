@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from capmodel.bundle_files import read_manifest
-from jobs.cli import main
-from schemas import files
+from captionbeam.capmodel.bundle_files import read_manifest
+from captionbeam.jobs.cli import main
+from captionbeam.schemas import files
 from tests.builders.commands import ROOT, environment
 from tests.builders.training import SMALL, make_data
 
@@ -72,7 +72,7 @@ def test_on_two_spot_machines_one_of_which_is_lost_it_gives_the_bundle_of_an_unb
         staging_bucket=f"{there}/staging", service_account="trainer@example.org", max_hours=2, label="team=photos",
         env="PROXY=none", network="projects/1/global/networks/inner", boot_disk_gb=200, checkpoint_minutes=0,
     )  # fmt: skip
-    command = [sys.executable, "-m", "jobs.cli", *words]
+    command = [sys.executable, "-m", "captionbeam", *words]
     waiting = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
     wait_until(lambda: epochs_of(output) == 1)
     ((parent, job),) = service.requests

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from schemas import Store, files, layout
+from captionbeam.schemas import Store, files, layout
 from tests.builders.commands import ROOT, captionbeam, environment
 
 pytestmark = [pytest.mark.engines, pytest.mark.slow]
@@ -93,7 +93,7 @@ def rows_of(store_url, snapshot):
 
 
 def test_two_that_overlap_and_start_together(place):
-    both = [start("-m", "jobs.cli", *encode(place, pattern)) for pattern in (OURS, THEIRS)]
+    both = [start("-m", "captionbeam", *encode(place, pattern)) for pattern in (OURS, THEIRS)]
     for process in both:
         done(process)
     check(place[1])
@@ -128,7 +128,7 @@ def test_who_never_saw_the_others_commits_loses_nothing(place, tmp_path):
 
 def test_one_command_twice_at_once(place):
     """Both plan the same shards; whoever commits one first has done it, and one snapshot has them all."""
-    both = [start("-m", "jobs.cli", *encode(place, "*.jpg")) for _ in range(2)]
+    both = [start("-m", "captionbeam", *encode(place, "*.jpg")) for _ in range(2)]
     for process in both:
         done(process)
     store = check(place[1])

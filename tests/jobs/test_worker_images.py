@@ -10,9 +10,9 @@ import shlex
 
 import pytest
 
-from jobs.launching.packages import build_wheel
-from jobs.scenes import draw_scenes
-from schemas import Store, layout
+from captionbeam.jobs.launching.packages import build_wheel
+from captionbeam.jobs.scenes import draw_scenes
+from captionbeam.schemas import Store, layout
 from tests.builders.commands import captionbeam
 from tests.builders.jobservers import job_server
 from tests.builders.worker_image import BOOT, OFFLINE, container, launcher_image, worker_image
@@ -88,4 +88,6 @@ def test_workers_from_the_image_run_what_the_launcher_sent(worker, made, tmp_pat
 
 def installed(worker):
     """Where the image's own captionbeam begins."""
-    return worker.run("python", "-c", "import schemas; print(schemas.__file__)").strip()
+    return worker.run(
+        "python", "-c", "import captionbeam.schemas as schemas; print(schemas.__file__)"
+    ).strip()

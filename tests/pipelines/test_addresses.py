@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.source_options import add_fetch_options, fetch_options
-from pipelines import addresses
-from pipelines.spans import FetchOptions
+from captionbeam.jobs.source_options import add_fetch_options, fetch_options
+from captionbeam.pipelines import addresses
+from captionbeam.pipelines.spans import FetchOptions
 from tests.builders.answers import ONCE, OPEN, answering, fetched, is_denied, moved_to
 from tests.builders.sources import Web, picture
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines import addresses
-from pipelines.spans import FetchOptions
-from schemas import storage
-from schemas.records import ImageRef
+from captionbeam.pipelines import addresses
+from captionbeam.pipelines.spans import FetchOptions
+from captionbeam.schemas import storage
+from captionbeam.schemas.records import ImageRef
 from tests.builders.answers import OPEN, answering, fetched, moved_to
 
 

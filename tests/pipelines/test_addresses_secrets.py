@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from pipelines.fetch import fetch
-from pipelines.reads import read_spans
-from pipelines.sources.lists import ref_of
-from pipelines.sources.spec import SourceSpec
-from pipelines.spans import Span
-from schemas.errors import SourceError
+from captionbeam.pipelines.fetch import fetch
+from captionbeam.pipelines.reads import read_spans
+from captionbeam.pipelines.sources.lists import ref_of
+from captionbeam.pipelines.sources.spec import SourceSpec
+from captionbeam.pipelines.spans import Span
+from captionbeam.schemas.errors import SourceError
 from tests.builders.answers import OPEN, answering, fetched, is_denied, moved_to
 from tests.builders.commands import captionbeam
 from tests.builders.sources import Web, listed, picture

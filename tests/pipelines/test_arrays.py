@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines.arrays.copying import Copier
-from pipelines.arrays.find import list_rows
-from pipelines.arrays.ids import check_ids, find_id_list, read_ids
-from pipelines.arrays.inspect import arrays_in, find_array
-from pipelines.arrays.reading import fetch_rows
-from pipelines.arrays.spec import ArraySpec, Layout, import_spec
-from schemas.errors import ImageError, RequestError, SourceError
+from captionbeam.pipelines.arrays.copying import Copier
+from captionbeam.pipelines.arrays.find import list_rows
+from captionbeam.pipelines.arrays.ids import check_ids, find_id_list, read_ids
+from captionbeam.pipelines.arrays.inspect import arrays_in, find_array
+from captionbeam.pipelines.arrays.reading import fetch_rows
+from captionbeam.pipelines.arrays.spec import ArraySpec, Layout, import_spec
+from captionbeam.schemas.errors import ImageError, RequestError, SourceError
 
 GRIDS = np.random.default_rng(0).normal(size=(7, 2, 3, 4))
 IDS = [f"photo {number}.jpg" for number in range(7)]

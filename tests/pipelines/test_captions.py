@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.captions import (
+from captionbeam.pipelines.captions import (
     CaptionFile,
     CaptionRecord,
     Reference,
@@ -19,8 +19,8 @@ from pipelines.captions import (
     read_captions,
     read_references,
 )
-from schemas import files
-from schemas.errors import RequestError
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import RequestError
 from tests.builders.captions import coco, karpathy, write_json, write_lines, write_parquet, write_zip
 
 TWO = {"a.jpg": ["A dog.", "Two dogs."], "b.jpg": ["A cat."]}

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import cells
-from pipelines.fetch import fetch
-from pipelines.shards import windows
-from pipelines.spans import FetchOptions
-from schemas.errors import ImageError
-from schemas.records import ImageRef
+from captionbeam.pipelines import cells
+from captionbeam.pipelines.fetch import fetch
+from captionbeam.pipelines.shards import windows
+from captionbeam.pipelines.spans import FetchOptions
+from captionbeam.schemas.errors import ImageError
+from captionbeam.schemas.records import ImageRef
 from tests.builders.sources import CountingFileSystem, counted, listed
 
 ROWS, LENGTH = 60, 10_000

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines import clusters
-from pipelines.runner import run_pipeline
-from pipelines.runner_flags import check_beam_args
-from schemas.errors import RequestError
+from captionbeam.pipelines import clusters
+from captionbeam.pipelines.runner import run_pipeline
+from captionbeam.pipelines.runner_flags import check_beam_args
+from captionbeam.schemas.errors import RequestError
 
 SPARK = ["--runner", "SparkRunner", "--spark_master_url", "spark://master:7077"]
 FLINK = ["--runner", "FlinkRunner", "--flink_master", "master:8081"]

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs import cli
-from pipelines.upkeep.compacting import compact
-from pipelines.upkeep.vacuuming import vacuum
-from pipelines.upkeep.verifying import verify
-from schemas import Store, layout
+from captionbeam.jobs import cli
+from captionbeam.pipelines.upkeep.compacting import compact
+from captionbeam.pipelines.upkeep.vacuuming import vacuum
+from captionbeam.pipelines.upkeep.verifying import verify
+from captionbeam.schemas import Store, layout
 from tests.builders.history import CAPTIONS, GRID, advance, finish, outcomes, plan, process, start
 
 IMAGES = dict.fromkeys("abcdefghij", "1")

@@ -5,14 +5,22 @@ from __future__ import annotations
 import apache_beam as beam
 import pytest
 
-from pipelines.compare import CompareStore, NameSources, gone_part, judge, read_counts, read_gone, sources_of
-from pipelines.find import FindImages
-from pipelines.runner import run_pipeline
-from pipelines.skip import BaseRow
-from pipelines.sources.spec import SourceSpec
-from schemas import layout
-from schemas.errors import RequestError, SourceError
-from schemas.records import ImageRef
+from captionbeam.pipelines.compare import (
+    CompareStore,
+    NameSources,
+    gone_part,
+    judge,
+    read_counts,
+    read_gone,
+    sources_of,
+)
+from captionbeam.pipelines.find import FindImages
+from captionbeam.pipelines.runner import run_pipeline
+from captionbeam.pipelines.skip import BaseRow
+from captionbeam.pipelines.sources.spec import SourceSpec
+from captionbeam.schemas import layout
+from captionbeam.schemas.errors import RequestError, SourceError
+from captionbeam.schemas.records import ImageRef
 from tests.builders.runs import features_run
 from tests.builders.stores import make_features
 

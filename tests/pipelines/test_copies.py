@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.copies import hash_contents
-from pipelines.plan import cut, partition_of
-from schemas import Store
-from schemas.errors import ImageError
-from schemas.records import ImageRef
+from captionbeam.pipelines.copies import hash_contents
+from captionbeam.pipelines.plan import cut, partition_of
+from captionbeam.schemas import Store
+from captionbeam.schemas.errors import ImageError
+from captionbeam.schemas.records import ImageRef
 from tests.builders.commands import captionbeam
 from tests.builders.images import drawn, encoded
 from tests.builders.sources import make_zip

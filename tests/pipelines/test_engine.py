@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import engine as engines
-from pipelines.engine import SHARDS, Engine, Gauge, load_engine
-from pipelines.plan import planned_shards, read_shard, write_plan
-from pipelines.publish import publish
-from pipelines.shards import process_shard
-from schemas import Store, layout
-from schemas.errors import StoreError, SystemicError
-from schemas.records import ImageRef
-from schemas.workers import read_workers, summary
+from captionbeam.pipelines import engine as engines
+from captionbeam.pipelines.engine import SHARDS, Engine, Gauge, load_engine
+from captionbeam.pipelines.plan import planned_shards, read_shard, write_plan
+from captionbeam.pipelines.publish import publish
+from captionbeam.pipelines.shards import process_shard
+from captionbeam.schemas import Store, layout
+from captionbeam.schemas.errors import StoreError, SystemicError
+from captionbeam.schemas.records import ImageRef
+from captionbeam.schemas.workers import read_workers, summary
 from tests.builders.commands import ROOT, environment
 from tests.builders.runs import Mean, features_run, fetch_from
 from tests.builders.workers import one_engine_a_process

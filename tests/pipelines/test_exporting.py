@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.core import url_to_fs
 
-from jobs import cli
-from pipelines.upkeep import exporting
-from schemas import Store, files
-from schemas.errors import RequestError
+from captionbeam.jobs import cli
+from captionbeam.pipelines.upkeep import exporting
+from captionbeam.schemas import Store, files
+from captionbeam.schemas.errors import RequestError
 from tests.builders.history import CAPTIONS, GRID, POOLED, advance, content
 from tests.builders.stores import make_captions
 

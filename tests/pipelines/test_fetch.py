@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import fetch as fetching
-from pipelines import reads
-from pipelines.fetch import fetch, fetch_location, fetch_locations, parse_location
-from pipelines.spans import FetchOptions
-from schemas.errors import ImageError, SystemicError
-from schemas.records import ImageRef
+from captionbeam.pipelines import fetch as fetching
+from captionbeam.pipelines import reads
+from captionbeam.pipelines.fetch import fetch, fetch_location, fetch_locations, parse_location
+from captionbeam.pipelines.spans import FetchOptions
+from captionbeam.schemas.errors import ImageError, SystemicError
+from captionbeam.schemas.records import ImageRef
 from tests.builders.sources import (
     CountingFileSystem,
     counted,

@@ -8,8 +8,8 @@ import time
 import fsspec
 import pytest
 
-from pipelines.fetch import fetch
-from schemas import files
+from captionbeam.pipelines.fetch import fetch
+from captionbeam.schemas import files
 from tests.builders.key_servers import ADDRESS, put_keys
 from tests.builders.meddler import meddling
 from tests.builders.sources import listed, make_zip, picture

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.fetch import fetch
-from pipelines.spans import FetchOptions
-from schemas.errors import ImageError, SourceError
+from captionbeam.pipelines.fetch import fetch
+from captionbeam.pipelines.spans import FetchOptions
+from captionbeam.schemas.errors import ImageError, SourceError
 from tests.builders.sources import (
     listed,
     make_parquet,

@@ -5,10 +5,10 @@ import socket
 
 import pytest
 
-from pipelines.fetch import fetch
-from pipelines.spans import FetchOptions
-from schemas.errors import ImageError, SourceError, SystemicError, is_transient
-from schemas.records import ImageRef
+from captionbeam.pipelines.fetch import fetch
+from captionbeam.pipelines.spans import FetchOptions
+from captionbeam.schemas.errors import ImageError, SourceError, SystemicError, is_transient
+from captionbeam.schemas.records import ImageRef
 from tests.builders.sources import (
     Web,
     distant,

@@ -7,11 +7,11 @@ from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.find import FindImages, LimitImages, draw, is_sampled
-from pipelines.sources.listing import list_images, split_source
-from pipelines.sources.parse import parse_sources
-from schemas.errors import RequestError
-from schemas.records import ImageRef
+from captionbeam.pipelines.find import FindImages, LimitImages, draw, is_sampled
+from captionbeam.pipelines.sources.listing import list_images, split_source
+from captionbeam.pipelines.sources.parse import parse_sources
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.records import ImageRef
 from tests.builders.sources import listed, make_folder, make_tar, make_zip, picture
 
 IDS = st.text(st.characters(exclude_categories=["Cs"]))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.gates import Gates, check_captions, check_gates, too_many_gone
-from pipelines.run import Run
-from schemas.errors import HeldBack
+from captionbeam.pipelines.gates import Gates, check_captions, check_gates, too_many_gone
+from captionbeam.pipelines.run import Run
+from captionbeam.schemas.errors import HeldBack
 from tests.builders.stores import make_captions
 
 VARIED = [f"a dog and {number} cats" for number in range(100)]

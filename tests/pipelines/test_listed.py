@@ -10,8 +10,8 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.find import ListSources
-from pipelines.listed import (
+from captionbeam.pipelines.find import ListSources
+from captionbeam.pipelines.listed import (
     Listing,
     RecordListing,
     check_listed,
@@ -22,8 +22,8 @@ from pipelines.listed import (
     sum_listings,
     write_listing,
 )
-from pipelines.sources.parse import parse_sources
-from schemas.errors import SourceError
+from captionbeam.pipelines.sources.parse import parse_sources
+from captionbeam.schemas.errors import SourceError
 from tests.builders.runs import features_run
 from tests.builders.sources import make_folder, make_zip, picture
 

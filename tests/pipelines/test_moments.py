@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import moments as module
-from pipelines.moments import Moments, decompose
-from pipelines.svd import GatherMoments
+from captionbeam.pipelines import moments as module
+from captionbeam.pipelines.moments import Moments, decompose
+from captionbeam.pipelines.svd import GatherMoments
 
 
 def features(images: int = 40, channels: int = 6, seed: int = 0) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.plan import (
+from captionbeam.pipelines.plan import (
     PlanShards,
     cut,
     fix_partitions,
@@ -18,8 +18,8 @@ from pipelines.plan import (
     shard_id,
     write_plan,
 )
-from pipelines.runner import make_pipeline
-from schemas.records import ImageRef
+from captionbeam.pipelines.runner import make_pipeline
+from captionbeam.schemas.records import ImageRef
 from tests.builders.runs import features_run
 
 

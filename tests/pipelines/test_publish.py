@@ -10,18 +10,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipelines.compare import judge, read_gone, write_counts, write_gone
-from pipelines.engine import Engine
-from pipelines.gates import Gates, check_captions, new_captions, parent_captions
-from pipelines.plan import planned_shards, read_shard, write_plan
-from pipelines.publish import publish
-from pipelines.run import base_manifest, start_run
-from pipelines.settling import chained, settle
-from pipelines.shards import process_shard
-from pipelines.skip import _index_files, decide, read_base
-from schemas import Store, arrow, layout
-from schemas.errors import FingerprintError, HeldBack, ImageError, TooManyFailures
-from schemas.records import ImageRef
+from captionbeam.pipelines.compare import judge, read_gone, write_counts, write_gone
+from captionbeam.pipelines.engine import Engine
+from captionbeam.pipelines.gates import Gates, check_captions, new_captions, parent_captions
+from captionbeam.pipelines.plan import planned_shards, read_shard, write_plan
+from captionbeam.pipelines.publish import publish
+from captionbeam.pipelines.run import base_manifest, start_run
+from captionbeam.pipelines.settling import chained, settle
+from captionbeam.pipelines.shards import process_shard
+from captionbeam.pipelines.skip import _index_files, decide, read_base
+from captionbeam.schemas import Store, arrow, layout
+from captionbeam.schemas.errors import FingerprintError, HeldBack, ImageError, TooManyFailures
+from captionbeam.schemas.records import ImageRef
 from tests.builders.runs import Mean, features_run, fetch_from
 from tests.builders.stores import Echo, as_item, commit_all, make_captions
 

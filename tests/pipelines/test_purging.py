@@ -11,14 +11,14 @@ from fsspec.core import url_to_fs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs import cli
-from pipelines.upkeep import purging
-from pipelines.upkeep.history import roll_back
-from pipelines.upkeep.purging import purge
-from pipelines.upkeep.verifying import verify
-from schemas import Store, files, layout, tags
-from schemas.datafile import open_data
-from schemas.errors import SystemicError
+from captionbeam.jobs import cli
+from captionbeam.pipelines.upkeep import purging
+from captionbeam.pipelines.upkeep.history import roll_back
+from captionbeam.pipelines.upkeep.purging import purge
+from captionbeam.pipelines.upkeep.verifying import verify
+from captionbeam.schemas import Store, files, layout, tags
+from captionbeam.schemas.datafile import open_data
+from captionbeam.schemas.errors import SystemicError
 from tests.builders.history import CAPTIONS, GRID, advance, finish, outcomes, plan, process, start
 
 IMAGES = {f"{name}-of-mine.jpg": "1" for name in "abcdefgh"}

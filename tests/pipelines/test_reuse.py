@@ -15,21 +15,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.compare import CompareStore, NameSources, judge, read_counts, write_counts, write_gone
-from pipelines.engine import Engine
-from pipelines.plan import PlanShards, planned_shards, read_shard, write_plan
-from pipelines.publish import PublishSnapshot, publish
-from pipelines.run import _name_before, moved_sources, start_run
-from pipelines.runner import run_pipeline
-from pipelines.shards import process_shard
-from pipelines.skip import SkipDone, _index_files, bring_home, names_of, read_base
-from pipelines.transforms import ProcessShards
-from pipelines.upkeep.compacting import compact
-from pipelines.upkeep.verifying import verify
-from schemas import Store, arrow, layout
-from schemas.fingerprint import fingerprint
-from schemas.quantised import stored_columns
-from schemas.records import ImageRef, named_ids, named_place
+from captionbeam.pipelines.compare import (
+    CompareStore,
+    NameSources,
+    judge,
+    read_counts,
+    write_counts,
+    write_gone,
+)
+from captionbeam.pipelines.engine import Engine
+from captionbeam.pipelines.plan import PlanShards, planned_shards, read_shard, write_plan
+from captionbeam.pipelines.publish import PublishSnapshot, publish
+from captionbeam.pipelines.run import _name_before, moved_sources, start_run
+from captionbeam.pipelines.runner import run_pipeline
+from captionbeam.pipelines.shards import process_shard
+from captionbeam.pipelines.skip import SkipDone, _index_files, bring_home, names_of, read_base
+from captionbeam.pipelines.transforms import ProcessShards
+from captionbeam.pipelines.upkeep.compacting import compact
+from captionbeam.pipelines.upkeep.verifying import verify
+from captionbeam.schemas import Store, arrow, layout
+from captionbeam.schemas.fingerprint import fingerprint
+from captionbeam.schemas.quantised import stored_columns
+from captionbeam.schemas.records import ImageRef, named_ids, named_place
 from tests.builders.runs import FIELD, Mean, fetch_from
 from tests.builders.stores import Echo, as_item
 

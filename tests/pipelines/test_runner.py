@@ -8,11 +8,11 @@ import sys
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.boundary import MARK
-from pipelines.quiet import said_once
-from pipelines.runner import runs_in_process, worker_processes
-from pipelines.runner_names import runner_of
-from schemas.machine import cores
+from captionbeam.pipelines.boundary import MARK
+from captionbeam.pipelines.quiet import said_once
+from captionbeam.pipelines.runner import runs_in_process, worker_processes
+from captionbeam.pipelines.runner_names import runner_of
+from captionbeam.schemas.machine import cores
 
 APART = ["--direct_running_mode", "multi_processing"]
 

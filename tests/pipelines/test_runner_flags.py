@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.runner import is_handed_over
-from pipelines.runner_flags import check_beam_args
-from schemas.errors import RequestError
+from captionbeam.pipelines.runner import is_handed_over
+from captionbeam.pipelines.runner_flags import check_beam_args
+from captionbeam.schemas.errors import RequestError
 
 DATAFLOW = ["--runner", "DataflowRunner", "--project", "a-project", "--temp_location", "gs://b/tmp"]
 FLINK = ["--runner", "FlinkRunner"]
@@ -85,7 +85,7 @@ def test_what_does_not_parse_or_is_not_there_is_one_sentence(flags, said):
 
 @pytest.mark.parametrize("name", ["dill", "dill_unsafe"])
 def test_pickling_by_what_is_not_installed_is_refused(name, monkeypatch):
-    monkeypatch.setattr("pipelines.runner_flags.find_spec", {}.get)
+    monkeypatch.setattr("captionbeam.pipelines.runner_flags.find_spec", {}.get)
     said = f"--pickle_library {name} needs dill, which is not installed; expected cloudpickle"
     assert refusal(["--pickle_library", name]) == said
 

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.engine import Engine
-from pipelines.plan import planned_shards, read_shard, write_plan
-from pipelines.publish import publish
-from pipelines.shards import process_shard
-from schemas import Store, layout
-from schemas.errors import ImageError, OutOfMemory, SystemicError
-from schemas.records import ImageRef
+from captionbeam.pipelines.engine import Engine
+from captionbeam.pipelines.plan import planned_shards, read_shard, write_plan
+from captionbeam.pipelines.publish import publish
+from captionbeam.pipelines.shards import process_shard
+from captionbeam.schemas import Store, layout
+from captionbeam.schemas.errors import ImageError, OutOfMemory, SystemicError
+from captionbeam.schemas.records import ImageRef
 from tests.builders.runs import Mean, features_run, fetch_from
 
 ITEMS = {f"{n:02d}.jpg": bytes([n]) for n in range(10)}
@@ -161,7 +161,7 @@ def test_the_commit_names_its_files_with_their_hashes(tmp_path):
     run, _ = process(tmp_path, ITEMS)
     (shard,) = planned_shards(run)
     commit = json.loads(Path(run.url, "commits", f"{shard.shard_id}.json").read_text())
-    from schemas.fingerprint import sha256_file
+    from captionbeam.schemas.fingerprint import sha256_file
 
     for kind in ("data", "failures", "index"):
         assert sha256_file(f"{run.url}/{kind}/{commit[kind]}") == commit[f"{kind}_sha256"]

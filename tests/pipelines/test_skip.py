@@ -5,15 +5,21 @@ from __future__ import annotations
 import apache_beam as beam
 import pytest
 
-from pipelines.gates import Gates
-from pipelines.plan import PlanShards, planned_shards
-from pipelines.publish import PublishSnapshot, publish
-from pipelines.runner import run_pipeline
-from pipelines.skip import BaseRow, SkipDone, decide
-from pipelines.transforms import ProcessShards
-from schemas import Store, layout
-from schemas.errors import FingerprintError, ImageError, RequestError, SystemicError, TooManyFailures
-from schemas.records import ImageRef
+from captionbeam.pipelines.gates import Gates
+from captionbeam.pipelines.plan import PlanShards, planned_shards
+from captionbeam.pipelines.publish import PublishSnapshot, publish
+from captionbeam.pipelines.runner import run_pipeline
+from captionbeam.pipelines.skip import BaseRow, SkipDone, decide
+from captionbeam.pipelines.transforms import ProcessShards
+from captionbeam.schemas import Store, layout
+from captionbeam.schemas.errors import (
+    FingerprintError,
+    ImageError,
+    RequestError,
+    SystemicError,
+    TooManyFailures,
+)
+from captionbeam.schemas.records import ImageRef
 from tests.builders.runs import Mean, features_run, fetch_from
 from tests.builders.stores import commit_all, make_features
 
@@ -152,7 +158,7 @@ def test_a_transient_failure_that_stays_is_one_failure(tmp_path):
 
 def test_the_next_run_publishes_what_a_killed_one_committed(tmp_path):
     killed = features_run(tmp_path)
-    from pipelines.plan import write_plan
+    from captionbeam.pipelines.plan import write_plan
 
     write_plan(killed, "loose-0", REFS[:6], 2)
     commit_all(killed, Mean(), fetch_from(ITEMS))
@@ -164,7 +170,7 @@ def test_the_next_run_publishes_what_a_killed_one_committed(tmp_path):
 
 def test_two_runs_from_one_base_lose_nothing_and_double_nothing(tmp_path):
     """Both froze an empty base; their shards overlap without being equal."""
-    from pipelines.plan import write_plan
+    from captionbeam.pipelines.plan import write_plan
 
     first, second = features_run(tmp_path), features_run(tmp_path)
     write_plan(first, "loose-0", REFS[:6], 3)
@@ -181,7 +187,7 @@ def test_two_runs_from_one_base_lose_nothing_and_double_nothing(tmp_path):
 
 
 def test_a_planned_shard_without_commit_is_never_published(tmp_path):
-    from pipelines.plan import write_plan
+    from captionbeam.pipelines.plan import write_plan
 
     run = features_run(tmp_path)
     write_plan(run, "loose-0", REFS, 3)

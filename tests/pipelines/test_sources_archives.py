@@ -9,11 +9,11 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipelines.fetch import fetch
-from pipelines.sources.listing import list_images
-from pipelines.sources.parse import parse_sources
-from schemas.errors import SourceError
-from schemas.records import ImageRef
+from captionbeam.pipelines.fetch import fetch
+from captionbeam.pipelines.sources.listing import list_images
+from captionbeam.pipelines.sources.parse import parse_sources
+from captionbeam.schemas.errors import SourceError
+from captionbeam.schemas.records import ImageRef
 from tests.builders.sources import (
     counted,
     encrypt_members,

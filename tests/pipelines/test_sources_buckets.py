@@ -6,9 +6,9 @@ import hashlib
 
 import pytest
 
-from pipelines.fetch import fetch
-from pipelines.sources.spec import digest_of
-from schemas import files
+from captionbeam.pipelines.fetch import fetch
+from captionbeam.pipelines.sources.spec import digest_of
+from captionbeam.schemas import files
 from tests.builders.sources import listed, picture
 
 pytestmark = pytest.mark.engines

@@ -6,13 +6,13 @@ import os
 import fsspec
 import pytest
 
-from pipelines.fetch import fetch
-from pipelines.sources import access
-from pipelines.sources.listing import list_images, split_source
-from pipelines.sources.parse import parse_sources
-from schemas import files
-from schemas.errors import SourceError
-from schemas.records import ImageRef
+from captionbeam.pipelines.fetch import fetch
+from captionbeam.pipelines.sources import access
+from captionbeam.pipelines.sources.listing import list_images, split_source
+from captionbeam.pipelines.sources.parse import parse_sources
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import SourceError
+from captionbeam.schemas.records import ImageRef
 from tests.builders.sources import Web, listed, make_folder, picture
 
 

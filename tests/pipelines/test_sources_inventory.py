@@ -9,14 +9,14 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
-from pipelines.fetch import fetch
-from pipelines.find import FindImages
-from pipelines.sources.inventory import check_counts
-from pipelines.sources.listing import list_images
-from pipelines.sources.parse import parse_sources
-from pipelines.sources.spec import Counted, SourceOptions
-from schemas import files
-from schemas.errors import ImageError, RequestError, SourceError
+from captionbeam.pipelines.fetch import fetch
+from captionbeam.pipelines.find import FindImages
+from captionbeam.pipelines.sources.inventory import check_counts
+from captionbeam.pipelines.sources.listing import list_images
+from captionbeam.pipelines.sources.parse import parse_sources
+from captionbeam.pipelines.sources.spec import Counted, SourceOptions
+from captionbeam.schemas import files
+from captionbeam.schemas.errors import ImageError, RequestError, SourceError
 from tests.builders.inventories import gcs_report, objects, s3_report
 from tests.builders.key_servers import put_keys
 from tests.builders.sources import listed

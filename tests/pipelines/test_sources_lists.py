@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.arrays.ids import find_id_list, read_ids
-from pipelines.fetch import fetch
-from pipelines.sources import lists
-from pipelines.sources.parse import parse_sources
-from pipelines.sources.spec import SourceSpec, printable
-from pipelines.spans import FetchOptions
-from pipelines.upkeep.file_writers import TABLE_WRITERS
-from schemas.errors import SourceError
+from captionbeam.pipelines.arrays.ids import find_id_list, read_ids
+from captionbeam.pipelines.fetch import fetch
+from captionbeam.pipelines.sources import lists
+from captionbeam.pipelines.sources.parse import parse_sources
+from captionbeam.pipelines.sources.spec import SourceSpec, printable
+from captionbeam.pipelines.spans import FetchOptions
+from captionbeam.pipelines.upkeep.file_writers import TABLE_WRITERS
+from captionbeam.schemas.errors import SourceError
 from tests.builders.sources import listed, make_folder, make_parquet
 
 SPACED = [" a.jpg ", "a.jpg", "\ta.jpg", "a.jpg\u00a0", "b\u2028c", "d\x85", "e\ne", '"f"', "g;h,i"]

@@ -12,13 +12,13 @@ from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines.find import FindImages
-from pipelines.sources import ranges
-from pipelines.sources.buckets import Keys, keys_below, pages
-from pipelines.sources.listing import list_images, split_part, split_source
-from pipelines.sources.parse import parse_sources
-from schemas import files
-from schemas.records import ImageRef
+from captionbeam.pipelines.find import FindImages
+from captionbeam.pipelines.sources import ranges
+from captionbeam.pipelines.sources.buckets import Keys, keys_below, pages
+from captionbeam.pipelines.sources.listing import list_images, split_part, split_source
+from captionbeam.pipelines.sources.parse import parse_sources
+from captionbeam.schemas import files
+from captionbeam.schemas.records import ImageRef
 from tests.builders.key_servers import ADDRESS, FakeGcs, FakeS3, put_keys
 from tests.builders.meddler import meddling
 from tests.builders.sources import listed
@@ -129,7 +129,7 @@ def test_ranges_hold_every_key_once_on_real_servers(both_buckets, data):
 @pytest.mark.engines
 def test_many_keys_are_listed_by_many_tasks_that_share_no_page(bucket, monkeypatch):
     """Seen from the server: besides the looks that cut, every key is sent once, to one task of several."""
-    monkeypatch.setattr("pipelines.sources.buckets.PAGE", 20)
+    monkeypatch.setattr("captionbeam.pipelines.sources.buckets.PAGE", 20)
     keys = [f"photos/{n % 9}/{n:05}.jpg" for n in range(9 * 60)]
     put_keys(bucket.url, keys)
     asked = []
@@ -154,7 +154,7 @@ def test_many_keys_are_listed_by_many_tasks_that_share_no_page(bucket, monkeypat
 
 @pytest.mark.engines
 def test_a_pipeline_finds_what_one_flat_listing_finds(gcs, monkeypatch):
-    monkeypatch.setattr("pipelines.sources.buckets.PAGE", 20)
+    monkeypatch.setattr("captionbeam.pipelines.sources.buckets.PAGE", 20)
     put_keys(gcs.url, [f"photos/{n % 3}/{n:04}.jpg" for n in range(600)] + ["photos/notes.md"])
     (spec,) = parse_sources([f"{gcs.url}/photos"])
     expected = [ref for ref in list_images(spec) if isinstance(ref, ImageRef)]

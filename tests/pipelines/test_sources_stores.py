@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.run import start_run
-from pipelines.sources.parse import parse_sources
-from pipelines.sources.stores import refuse_output
-from schemas import arrow
-from schemas.errors import RequestError, SourceError
+from captionbeam.pipelines.run import start_run
+from captionbeam.pipelines.sources.parse import parse_sources
+from captionbeam.pipelines.sources.stores import refuse_output
+from captionbeam.schemas import arrow
+from captionbeam.schemas.errors import RequestError, SourceError
 from tests.builders.sources import make_folder, picture
 from tests.builders.stores import make_captions, make_features
 

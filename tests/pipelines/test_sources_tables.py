@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.fetch import fetch
-from pipelines.sources.parse import parse_sources
-from pipelines.sources.spec import SourceOptions
-from schemas.errors import RequestError, SourceError
-from schemas.records import ImageRef
+from captionbeam.pipelines.fetch import fetch
+from captionbeam.pipelines.sources.parse import parse_sources
+from captionbeam.pipelines.sources.spec import SourceOptions
+from captionbeam.schemas.errors import RequestError, SourceError
+from captionbeam.schemas.records import ImageRef
 from tests.builders.sources import listed, make_folder, make_parquet, picture
 
 NAMES = [f"n{i}" for i in range(10)]

@@ -9,8 +9,8 @@ import pytest
 import requests
 from gcsfs.retry import ChecksumError, HttpError
 
-from pipelines.sources.trouble import HttpStatusError, image_error, is_worth_retrying, reading
-from schemas.errors import ImageError, RequestError, SourceError, SourceUnavailable, SystemicError
+from captionbeam.pipelines.sources.trouble import HttpStatusError, image_error, is_worth_retrying, reading
+from captionbeam.schemas.errors import ImageError, RequestError, SourceError, SourceUnavailable, SystemicError
 
 
 def http_error(code: int) -> HttpError:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.fetch import fetch, fetch_location
-from pipelines.skip import decide
-from schemas.errors import RequestError, SourceError
+from captionbeam.pipelines.fetch import fetch, fetch_location
+from captionbeam.pipelines.skip import decide
+from captionbeam.schemas.errors import RequestError, SourceError
 from tests.builders.sources import listed, make_raw_zip, picture, unicode_path
 
 CAFE, CAT = "café.jpg", "猫.jpg"

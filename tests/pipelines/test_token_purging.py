@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 
-from pipelines.token_inputs import list_inputs
-from pipelines.tokenize import TokenizeOptions, tokenize
-from pipelines.upkeep import token_purging
-from pipelines.upkeep.token_purging import purge_tokens
-from schemas import files
-from schemas.tokens import TokenTable
+from captionbeam.pipelines.token_inputs import list_inputs
+from captionbeam.pipelines.tokenize import TokenizeOptions, tokenize
+from captionbeam.pipelines.upkeep import token_purging
+from captionbeam.pipelines.upkeep.token_purging import purge_tokens
+from captionbeam.schemas import files
+from captionbeam.schemas.tokens import TokenTable
 from tests.builders.captions import coco, write_json
 from tests.builders.commands import captionbeam
 

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capmodel.tokenizers import END, START, UNK, load_tokenizer
-from pipelines.find import is_sampled
-from pipelines.token_inputs import InputFile, list_inputs
-from pipelines.token_publish import publish
-from pipelines.tokenize import TokenizeOptions, encode_image, learn, tokenize, train_words
-from schemas.errors import RequestError, StoreError, SystemicError
-from schemas.tokens import TokenTable, table_bytes
+from captionbeam.capmodel.tokenizers import END, START, UNK, load_tokenizer
+from captionbeam.pipelines.find import is_sampled
+from captionbeam.pipelines.token_inputs import InputFile, list_inputs
+from captionbeam.pipelines.token_publish import publish
+from captionbeam.pipelines.tokenize import TokenizeOptions, encode_image, learn, tokenize, train_words
+from captionbeam.schemas.errors import RequestError, StoreError, SystemicError
+from captionbeam.schemas.tokens import TokenTable, table_bytes
 from tests.builders.captions import coco, karpathy, write_json, write_lines, write_zip
 
 TRAIN = {"a.jpg": ["A dog runs.", "Two dogs."], "b.jpg": ["A cat runs."]}

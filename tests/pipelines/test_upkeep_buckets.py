@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import time
 
-from pipelines.upkeep.compacting import compact
-from pipelines.upkeep.exporting import export
-from pipelines.upkeep.history import roll_back
-from pipelines.upkeep.purging import purge
-from pipelines.upkeep.vacuuming import vacuum
-from pipelines.upkeep.verifying import verify
-from schemas import Store, files, layout, tags
+from captionbeam.pipelines.upkeep.compacting import compact
+from captionbeam.pipelines.upkeep.exporting import export
+from captionbeam.pipelines.upkeep.history import roll_back
+from captionbeam.pipelines.upkeep.purging import purge
+from captionbeam.pipelines.upkeep.vacuuming import vacuum
+from captionbeam.pipelines.upkeep.verifying import verify
+from captionbeam.schemas import Store, files, layout, tags
 from tests.builders.history import advance, outcomes
 
 IMAGES = dict.fromkeys("abcdefgh", "1")

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from fsspec.core import url_to_fs
 
-from jobs import cli
-from pipelines.plan import planned_shards
-from pipelines.upkeep import vacuuming
-from pipelines.upkeep.history import roll_back
-from pipelines.upkeep.vacuuming import find_waste, vacuum
-from pipelines.upkeep.verifying import verify
-from schemas import Store, files, layout, tags
+from captionbeam.jobs import cli
+from captionbeam.pipelines.plan import planned_shards
+from captionbeam.pipelines.upkeep import vacuuming
+from captionbeam.pipelines.upkeep.history import roll_back
+from captionbeam.pipelines.upkeep.vacuuming import find_waste, vacuum
+from captionbeam.pipelines.upkeep.verifying import verify
+from captionbeam.schemas import Store, files, layout, tags
 from tests.builders.history import advance, finish, outcomes, plan, process, start
 
 LATER = lambda: time.time() + 48 * 3600  # noqa: E731 - a clock

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs import cli
-from pipelines.upkeep.verifying import verify
-from schemas import files, layout, tags
+from captionbeam.jobs import cli
+from captionbeam.pipelines.upkeep.verifying import verify
+from captionbeam.schemas import files, layout, tags
 from tests.builders.history import CAPTIONS, GRID, advance
 
 IMAGES = dict.fromkeys("abcdefgh", "1")

@@ -11,8 +11,8 @@ import psutil
 import pytest
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, endpoints_pb2
 
-from pipelines.worker_pool import WorkerPool
-from schemas.errors import RequestError
+from captionbeam.pipelines.worker_pool import WorkerPool
+from captionbeam.schemas.errors import RequestError
 from tests.builders.processes import await_true
 from tests.builders.servers import free_port
 from tests.builders.worker_pool import worker_pool

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.boundary import across_workers, marked, unmarked
-from schemas import errors, files
-from schemas.errors import ImageError, RequestError, SystemicError
-from schemas.records import address, parse_address
+from captionbeam.pipelines.boundary import across_workers, marked, unmarked
+from captionbeam.schemas import errors, files
+from captionbeam.schemas.errors import ImageError, RequestError, SystemicError
+from captionbeam.schemas.records import address, parse_address
 from tests.builders.commands import ROOT
 
 
@@ -36,7 +36,9 @@ def test_of_many_creators_one_wins_and_its_bytes_stay(folder):
 
 
 def test_of_many_processes_one_wins(tmp_path):
-    code = f"from schemas import files; print(files.create({str(tmp_path / 'a')!r}, b'x' * 100000))"
+    code = (
+        f"from captionbeam.schemas import files; print(files.create({str(tmp_path / 'a')!r}, b'x' * 100000))"
+    )
     running = [
         subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) for _ in range(4)
     ]

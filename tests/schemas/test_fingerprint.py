@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.fingerprint import changes, difference
+from captionbeam.schemas.fingerprint import changes, difference
 
 
 def test_what_changed_is_named_from_the_specifications():

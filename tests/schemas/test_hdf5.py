@@ -14,8 +14,8 @@ from tests.builders.commands import ROOT, environment
 SCRIPT = """
 import gc, os, resource, sys
 import numpy as np, pyarrow as pa
-from schemas import arrow
-from schemas.datafile import open_writer
+from captionbeam.schemas import arrow
+from captionbeam.schemas.datafile import open_writer
 url, *limits = sys.argv[1:]
 field = arrow.grid_field("grid", (8, 8, 64))
 schema = arrow.row_schema(pa.schema([field]), "features", "0" * 16)

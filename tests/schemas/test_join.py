@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import RequestError
-from schemas.join import match_images, normal
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.join import match_images, normal
 
 NFC, NFD = "caf\u00e9.jpg", "cafe\u0301.jpg"
 DIFFERENT = st.lists(st.text(min_size=1), unique_by=normal)

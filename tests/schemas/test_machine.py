@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from schemas import machine
-from schemas.machine import cores, cpu_quota, os_threads, peak_rss, threads_each
+from captionbeam.schemas import machine
+from captionbeam.schemas.machine import cores, cpu_quota, os_threads, peak_rss, threads_each
 
 
 def groups(folder, own, files):

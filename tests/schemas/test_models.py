@@ -6,9 +6,9 @@ import uuid
 
 import pytest
 
-from schemas import files, models
-from schemas.errors import FingerprintError
-from schemas.fingerprint import sha256_bytes
+from captionbeam.schemas import files, models
+from captionbeam.schemas.errors import FingerprintError
+from captionbeam.schemas.fingerprint import sha256_bytes
 
 WEIGHTS = bytes(range(256)) * 40_000  # several blocks of a copy
 SHA256 = sha256_bytes(WEIGHTS)

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from schemas import arrow, files, models, remote
-from schemas.datafile import SUFFIX, open_data, open_writer
-from schemas.errors import FingerprintError, RequestError
-from schemas.fingerprint import sha256_bytes
+from captionbeam.schemas import arrow, files, models, remote
+from captionbeam.schemas.datafile import SUFFIX, open_data, open_writer
+from captionbeam.schemas.errors import FingerprintError, RequestError
+from captionbeam.schemas.fingerprint import sha256_bytes
 from tests.builders.commands import ROOT, environment
 from tests.builders.meddler import LOSE_THE_ANSWER, meddling
 
@@ -24,7 +24,7 @@ ADDRESS = {"gs": "STORAGE_EMULATOR_HOST", "s3": "AWS_ENDPOINT_URL"}
 
 
 def python(code, *arguments):
-    command = [sys.executable, "-c", f"import sys; from schemas import files; {code}", *arguments]
+    command = [sys.executable, "-c", f"import sys; from captionbeam.schemas import files; {code}", *arguments]
     return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
 
 
@@ -57,7 +57,7 @@ def test_of_many_processes_that_create_one_key_one_wins(bucket):
         "url, data = sys.argv[1:]; files.exists(url); print('ready', flush=True); sys.stdin.readline(); "
         "print(files.create(url, data.encode()))"
     )
-    command = [sys.executable, "-c", f"import sys; from schemas import files; {code}", url]
+    command = [sys.executable, "-c", f"import sys; from captionbeam.schemas import files; {code}", url]
     running = [
         subprocess.Popen(
             [*command, str(n)], cwd=ROOT, env=environment(), text=True,

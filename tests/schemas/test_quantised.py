@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from jobs.cli import main
-from pipelines.rows import fetch_rows, find_rows
-from pipelines.upkeep.compacting import compact
-from pipelines.upkeep.exporting import export
-from pipelines.upkeep.history import describe
-from pipelines.upkeep.verifying import verify
-from schemas import Store, files, layout
-from schemas.errors import RequestError
-from schemas.quantised import RoundingError, dequantise, quantise, rounded
+from captionbeam.jobs.cli import main
+from captionbeam.pipelines.rows import fetch_rows, find_rows
+from captionbeam.pipelines.upkeep.compacting import compact
+from captionbeam.pipelines.upkeep.exporting import export
+from captionbeam.pipelines.upkeep.history import describe
+from captionbeam.pipelines.upkeep.verifying import verify
+from captionbeam.schemas import Store, files, layout
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.quantised import RoundingError, dequantise, quantise, rounded
 from tests.builders.stores import make_features
 
 IDS = [f"{number}.jpg" for number in range(10)]

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from schemas import Store
-from schemas.errors import RequestError, StoreError
+from captionbeam.schemas import Store
+from captionbeam.schemas.errors import RequestError, StoreError
 from tests.builders.stores import make_captions, make_features
 
 IDS = [f"folder/{number:02d}.jpg" for number in range(11)]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import cli
-from pipelines.upkeep.verifying import verify
-from schemas import Store, arrow, layout
-from schemas.errors import StoreError
+from captionbeam.jobs import cli
+from captionbeam.pipelines.upkeep.verifying import verify
+from captionbeam.schemas import Store, arrow, layout
+from captionbeam.schemas.errors import StoreError
 from tests.builders.history import CAPTIONS, GRID, advance, outcomes, value_of
 
 STORES = Path(__file__).parent.parent / "fixtures" / "stores"

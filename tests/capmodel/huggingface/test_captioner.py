@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-from capmodel.generation.options import DecodeOptions
-from capmodel.huggingface.captioner import HuggingFaceCaptioner, settle_captioner
-from capmodel.huggingface.generating import until_end
-from schemas.errors import ImageError, RequestError
+from captionbeam.capmodel.generation.options import DecodeOptions
+from captionbeam.capmodel.huggingface.captioner import HuggingFaceCaptioner, settle_captioner
+from captionbeam.capmodel.huggingface.generating import until_end
+from captionbeam.schemas.errors import ImageError, RequestError
 from tests.builders.transformers_models import save_model
 
 KINDS = ("blip", "git", "vision-encoder-decoder")

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from capmodel.generation.options import DecodeOptions
-from capmodel.huggingface.captioner import HuggingFaceCaptioner, settle_captioner
-from capmodel.huggingface.folders import kept_folder, open_folder
-from schemas.errors import FingerprintError, RequestError
-from schemas.fingerprint import sha256_file
+from captionbeam.capmodel.generation.options import DecodeOptions
+from captionbeam.capmodel.huggingface.captioner import HuggingFaceCaptioner, settle_captioner
+from captionbeam.capmodel.huggingface.folders import kept_folder, open_folder
+from captionbeam.schemas.errors import FingerprintError, RequestError
+from captionbeam.schemas.fingerprint import sha256_file
 from tests.builders.transformers_models import save_model
 
 

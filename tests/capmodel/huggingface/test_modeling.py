@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from capmodel.bundle import Bundle
-from capmodel.captioner import Captioner
-from capmodel.encoders import resolve_encoder, store_weights
-from capmodel.generate import DecodeOptions, generate
-from capmodel.huggingface.folders import open_folder
-from capmodel.huggingface.modeling import BundleForCaptioning
-from schemas.errors import BundleError, RequestError
+from captionbeam.capmodel.bundle import Bundle
+from captionbeam.capmodel.captioner import Captioner
+from captionbeam.capmodel.encoders import resolve_encoder, store_weights
+from captionbeam.capmodel.generate import DecodeOptions, generate
+from captionbeam.capmodel.huggingface.folders import open_folder
+from captionbeam.capmodel.huggingface.modeling import BundleForCaptioning
+from captionbeam.schemas.errors import BundleError, RequestError
 from tests.builders.models import make_bundle, make_decoder, make_features, make_tokenizer
 
 BEST = DecodeOptions(beam=3, n_best=2)

@@ -1,0 +1,5 @@
+"""captionbeam: image captioning as a distributed batch data pipeline.
+
+``captionbeam.schemas`` reads stores, ``captionbeam.capmodel`` is the model, ``captionbeam.pipelines`` the Beam
+pipelines, ``captionbeam.jobs`` the commands.
+"""
