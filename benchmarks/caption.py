@@ -18,7 +18,7 @@ from typing import Any
 
 from job_rates import job_rate
 
-from captionbeam.capmodel.bundle_files import read_manifest
+from captionbeam.capmodel.bundles.contents import read_manifest
 
 
 def main() -> None:

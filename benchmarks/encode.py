@@ -57,8 +57,8 @@ def bare_rates(options: argparse.Namespace) -> tuple[float, float]:
 
 def run_bare(options: argparse.Namespace) -> None:
     """What ``bare_rates`` starts."""
-    from captionbeam.capmodel.encoders import Encoder, resolve_encoder, store_weights
-    from captionbeam.capmodel.streams import Streams
+    from captionbeam.capmodel.encoders.encoder import Encoder, resolve_encoder, store_weights
+    from captionbeam.capmodel.runtime.streams import Streams
 
     spec, state = resolve_encoder(
         options.encoder,

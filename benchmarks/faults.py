@@ -31,7 +31,8 @@ import numpy as np
 from bad_server import serve
 from PIL import Image
 
-from captionbeam.schemas import Store, files
+from captionbeam.schemas import Store
+from captionbeam.schemas.storage import files
 
 ROOT = Path(__file__).parent.parent
 LITE = ("--encoder", "efficientnet_lite0", "--image-size", "64", "--precision", "fp32", "--batch-size", "2")

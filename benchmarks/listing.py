@@ -24,7 +24,7 @@ import fsspec
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the tests' servers
 
-from captionbeam.pipelines.sources import buckets
+from captionbeam.pipelines.sources.buckets import key_pages
 from captionbeam.pipelines.sources.listing import list_images, split_part, split_source
 from captionbeam.pipelines.sources.spec import SourceSpec
 from tests.builders.key_servers import ADDRESS, put_keys
@@ -35,7 +35,7 @@ from tests.builders.servers import Server, gcs_serving, make_bucket, s3_serving
 def main() -> None:
     """One line a storage and layout."""
     options = _parser().parse_args()
-    buckets.PAGE = options.page
+    key_pages.PAGE = options.page
     for serving in (gcs_serving, s3_serving):
         with serving() as server:
             os.environ.update(server.environment)

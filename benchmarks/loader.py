@@ -38,10 +38,10 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # tests.builders writes the store of made-up grids
-from captionbeam.capmodel.grid_cache import GridCache
-from captionbeam.capmodel.loader import CaptionTokens, FeatureReader
-from captionbeam.capmodel.order import shuffled_steps
-from captionbeam.capmodel.pairing import Samples, find_places
+from captionbeam.capmodel.data.cache import GridCache
+from captionbeam.capmodel.data.loader import CaptionTokens, FeatureReader
+from captionbeam.capmodel.data.pairing import Samples, find_places
+from captionbeam.capmodel.data.sampler import shuffled_steps
 from captionbeam.schemas import Store
 
 BATCH, MIX, WORDS, VOCABULARY = 32, 16, 12, 4000
@@ -73,7 +73,7 @@ def main() -> None:
 
 def made_up(options: argparse.Namespace, scratch: str) -> Store:
     """Grids with half of their values zero, as after a ReLU, in a features store."""
-    from captionbeam.schemas import arrow
+    from captionbeam.schemas.formats import arrow
     from tests.builders.stores import make_store
 
     random, shape = np.random.default_rng(0), tuple(options.shape)

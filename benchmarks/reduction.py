@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from captionbeam.pipelines.upkeep.history import rounding_of
+from captionbeam.pipelines.maintenance.history import rounding_of
 from captionbeam.schemas import Store
 
 MOST = 512

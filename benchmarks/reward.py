@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 
-from captionbeam.capmodel.rewards import CaptionReader, CiderReward, PackedReferences
+from captionbeam.capmodel.self_critical.rewards import CaptionReader, CiderReward, PackedReferences
 from captionbeam.capmodel.tokenizers import END, SPECIALS, load_tokenizer
-from captionbeam.schemas.tokens import TokenTable
+from captionbeam.schemas.formats.tokens import TokenTable
 
 
 class GivenCorpus(CiderScorer):

@@ -26,14 +26,15 @@ import psutil
 import pyarrow as pa
 from apache_beam import coders
 
-from captionbeam.pipelines.find import draw
-from captionbeam.pipelines.plan import PlanShards
-from captionbeam.pipelines.publish import PublishSnapshot
-from captionbeam.pipelines.run import start_run
-from captionbeam.pipelines.runner import run_pipeline
-from captionbeam.pipelines.skip import SkipDone
-from captionbeam.pipelines.transforms import ProcessShards
-from captionbeam.schemas import Store, arrow
+from captionbeam.pipelines.bulk.find import draw
+from captionbeam.pipelines.bulk.plan import PlanShards
+from captionbeam.pipelines.bulk.publish import PublishSnapshot
+from captionbeam.pipelines.bulk.run import start_run
+from captionbeam.pipelines.bulk.skip import SkipDone
+from captionbeam.pipelines.runners.runner import run_pipeline
+from captionbeam.pipelines.workers.transforms import ProcessShards
+from captionbeam.schemas import Store
+from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.records import ImageRef
 
 PIECE = 10_000

@@ -30,6 +30,6 @@ RUN uv pip install --python "$(command -v python)" --no-deps . && rm -r /opt/cap
 # Python looks into its working folder first: no sources may be there that would win over what the launcher sends.
 WORKDIR /
 RUN uv pip check --python "$(command -v python)" && \
-    python -c "import apache_beam, captionbeam.jobs.cli, captionbeam.pipelines.processors; assert apache_beam.__version__ == '${BEAM_VERSION}'"
+    python -c "import apache_beam, captionbeam.jobs.cli, captionbeam.pipelines.workers.processors; assert apache_beam.__version__ == '${BEAM_VERSION}'"
 
 ENTRYPOINT ["/opt/apache/beam/boot"]

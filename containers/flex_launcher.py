@@ -2,7 +2,7 @@
 
 import sys
 
-from captionbeam.jobs.launching.flex import main
+from captionbeam.jobs.run_on.flex import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

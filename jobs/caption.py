@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from captionbeam.jobs.captioners import add_captioner_options, captioning, check_captioner
-from captionbeam.jobs.decoding_options import add_decoding_options, check_decoding, decode_options
-from captionbeam.jobs.launching.options import add_launch_options
-from captionbeam.jobs.options import add_run_options, refuse, refuse_group, require
-from captionbeam.jobs.source_options import add_fetch_options, add_source_options, check_seed, parsed_sources
+from captionbeam.jobs.options.captioners import add_captioner_options, captioning, check_captioner
+from captionbeam.jobs.options.decoding import add_decoding_options, check_decoding, decode_options
+from captionbeam.jobs.options.shared import add_run_options, refuse, refuse_group, require
+from captionbeam.jobs.options.sources import add_fetch_options, add_source_options, check_seed, parsed_sources
+from captionbeam.jobs.run_on.options import add_launch_options
 
 HELP = """\
   captionbeam caption new_photos/ --bundle bundle --output captions --beam 3
@@ -66,11 +66,11 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
             not beam_args,
             f"{' '.join(beam_args)} would do nothing without --output; expected to leave it out",
         )
-        from captionbeam.jobs.caption_now import print_captions
+        from captionbeam.jobs.bulk.caption_now import print_captions
 
         return print_captions(parsed_sources(options), decode_options(options), options)
-    from captionbeam.jobs.bulk import gates_of, launch
-    from captionbeam.jobs.launching.target import settle_job
+    from captionbeam.jobs.bulk.launch import gates_of, launch
+    from captionbeam.jobs.run_on.target import settle_job
 
     target = settle_job(options, beam_args)
     return launch(

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from types import ModuleType
 
 try:
-    from captionbeam.jobs.storage_options import add_storage_options, use_storage_options
-    from captionbeam.jobs.terminal import drop_output, one_line, open_closed_streams
+    from captionbeam.jobs.options.storage import add_storage_options, use_storage_options
+    from captionbeam.jobs.ui.terminal import drop_output, one_line, open_closed_streams
     from captionbeam.schemas.errors import CaptionbeamError, RequestError
 except KeyboardInterrupt:  # these take a moment, in which nothing has begun
     raise SystemExit("captionbeam: interrupted") from None
@@ -138,7 +138,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if getattr(job, "REPEATS", False):
         options.named = _named(job, name, rest)
     if beam_args:
-        from captionbeam.pipelines.runner_flags import check_beam_args
+        from captionbeam.pipelines.runners.flags import check_beam_args
 
         check_beam_args(beam_args)
     return options, beam_args

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from captionbeam.jobs.options import natural, positive
-from captionbeam.jobs.progress import clock
-from captionbeam.jobs.summary import print_table
-from captionbeam.schemas import files
+from captionbeam.jobs.options.shared import natural, positive
+from captionbeam.jobs.ui.progress import clock
+from captionbeam.jobs.ui.summary import print_table
 from captionbeam.schemas.errors import RequestError, SystemicError
+from captionbeam.schemas.storage import files
 
 HELP = """\
   captionbeam demo --output demo
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
 
 def draw(folder: str, counts: Mapping[str, int], seed: int) -> float:
     """Draw the scenes unless they are there; seconds. Raises RequestError where there are others."""
-    from captionbeam.jobs.scenes import write_scenes
+    from captionbeam.jobs.scenes.files import write_scenes
 
     start = time.monotonic()
     wanted = {"pictures": dict(counts), "seed": seed}
@@ -119,7 +119,7 @@ def _passing_on(child: subprocess.Popen[bytes]) -> Iterator[None]:
 
 def summary(folder: str) -> dict[str, Any]:
     """What came out: right captions, CIDEr, a few of the captions, where the report is."""
-    from captionbeam.jobs.scenes import count_right
+    from captionbeam.jobs.scenes.files import count_right
 
     held_out = files.read_json(files.join(folder, "scenes", "captions_test.json"))
     scored = read_scores(files.join(folder, "scores.jsonl"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from captionbeam.capmodel.encoder_names import described
-from captionbeam.jobs.feature_options import (
+from captionbeam.capmodel.encoders.names import described
+from captionbeam.jobs.options.features import (
     add_feature_options,
     add_features_source,
     check_features_source,
@@ -14,12 +14,12 @@ from captionbeam.jobs.feature_options import (
     reducing,
     settled,
 )
-from captionbeam.jobs.launching.options import add_launch_options
-from captionbeam.jobs.options import add_run_options, require, side
-from captionbeam.jobs.source_options import add_source_options, check_seed, listing, parsed_sources
+from captionbeam.jobs.options.shared import add_run_options, require, side
+from captionbeam.jobs.options.sources import add_source_options, check_seed, listing, parsed_sources
+from captionbeam.jobs.run_on.options import add_launch_options
 
 if TYPE_CHECKING:
-    from captionbeam.jobs.bulk import Work
+    from captionbeam.jobs.bulk.launch import Work
 
 HELP = """\
   captionbeam encode photos.zip --output features --encoder efficientnet_lite0
@@ -132,8 +132,8 @@ def add_network_options(group: Any) -> None:
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Settle sources and encoder, freeze the base, run the pipeline, report."""
-    from captionbeam.jobs.bulk import gates_of, launch
-    from captionbeam.jobs.launching.target import settle_job
+    from captionbeam.jobs.bulk.launch import gates_of, launch
+    from captionbeam.jobs.run_on.target import settle_job
 
     check_sources(options)
     check_seed(options)
@@ -163,9 +163,9 @@ def encoding(options: argparse.Namespace) -> Work:
     """What the options have encoded or reduced, and with what. Raises RequestError."""
     if options.features:
         return reducing(options)
-    from captionbeam.capmodel.encoders import resolve_encoder, store_weights
-    from captionbeam.jobs.bulk import Work
-    from captionbeam.pipelines.processors import load_encoder
+    from captionbeam.capmodel.encoders.encoder import resolve_encoder, store_weights
+    from captionbeam.jobs.bulk.launch import Work
+    from captionbeam.pipelines.workers.processors import load_encoder
 
     sources = parsed_sources(options)
     spec, state = resolve_encoder(

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from captionbeam.jobs.summary import print_table
+from captionbeam.jobs.ui.summary import print_table
 
 HELP = """\
   captionbeam evaluate --captions captions --references captions_val2014.json
@@ -69,7 +69,12 @@ def add_reference_options(parser: argparse.ArgumentParser, required: bool) -> No
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Score, and say so."""
-    from captionbeam.jobs.scoring import join_references, read_captions, read_references, write_output
+    from captionbeam.jobs.reporting.scoring import (
+        join_references,
+        read_captions,
+        read_references,
+        write_output,
+    )
 
     references = read_references(options.references, options.member, options.split)
     pairs = join_references(read_captions(options.captions), *references)

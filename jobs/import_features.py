@@ -7,13 +7,13 @@ import functools
 import re
 from typing import TYPE_CHECKING, Any
 
-from captionbeam.jobs.launching.options import add_launch_options
-from captionbeam.jobs.options import add_run_options, require
+from captionbeam.jobs.options.shared import add_run_options, require
+from captionbeam.jobs.run_on.options import add_launch_options
 
 if TYPE_CHECKING:
-    from captionbeam.jobs.bulk import Work
-    from captionbeam.pipelines.arrays.ids import IdsSpec
-    from captionbeam.pipelines.arrays.spec import ArraySpec
+    from captionbeam.jobs.bulk.launch import Work
+    from captionbeam.pipelines.features.array_ids import IdsSpec
+    from captionbeam.pipelines.features.array_spec import ArraySpec
 
 HELP = """\
   captionbeam import-features features.npy --ids ids.txt --fingerprint vgg16-conv5_3 --output features
@@ -88,8 +88,8 @@ def _add_arrays(group: Any) -> None:
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Look at the arrays, freeze the base, run the pipeline, report."""
-    from captionbeam.jobs.bulk import gates_of, launch
-    from captionbeam.jobs.launching.target import settle_target
+    from captionbeam.jobs.bulk.launch import gates_of, launch
+    from captionbeam.jobs.run_on.target import settle_target
 
     places = {"ARRAY": options.arrays, "--ids": options.ids or [], "--output": [options.output]}
     target = settle_target(options, beam_args, places, models=False)
@@ -98,11 +98,11 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
 
 def importing(options: argparse.Namespace) -> Work:
     """What the options have imported. Raises RequestError."""
-    from captionbeam.jobs.bulk import Work
-    from captionbeam.pipelines.arrays.copying import load_copier
-    from captionbeam.pipelines.arrays.find import FindArrayRows
-    from captionbeam.pipelines.arrays.reading import fetch_rows
-    from captionbeam.pipelines.arrays.spec import Layout, field_of, fingerprint_of, import_spec
+    from captionbeam.jobs.bulk.launch import Work
+    from captionbeam.pipelines.features.array_processor import load_copier
+    from captionbeam.pipelines.features.array_reads import fetch_rows
+    from captionbeam.pipelines.features.array_rows import FindArrayRows
+    from captionbeam.pipelines.features.array_spec import Layout, field_of, fingerprint_of, import_spec
 
     pairs = settled(options)
     layout = Layout(options.grid, options.channels_first)
@@ -125,9 +125,9 @@ def importing(options: argparse.Namespace) -> Work:
 
 def settled(options: argparse.Namespace) -> list[tuple[ArraySpec, IdsSpec]]:
     """Each array with its ids, looked at and counted. Raises RequestError."""
-    from captionbeam.pipelines.arrays.ids import check_ids, find_id_list
-    from captionbeam.pipelines.arrays.inspect import find_array
-    from captionbeam.pipelines.arrays.reading import check_order
+    from captionbeam.pipelines.features.array_files import find_array
+    from captionbeam.pipelines.features.array_ids import check_ids, find_id_list
+    from captionbeam.pipelines.features.array_reads import check_order
 
     require(
         options.ids is None or len(options.ids) == len(options.arrays),

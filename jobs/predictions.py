@@ -8,14 +8,14 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from captionbeam.jobs.options import positive, require
-from captionbeam.jobs.terminal import visible
+from captionbeam.jobs.options.shared import positive, require
+from captionbeam.jobs.ui.terminal import visible
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import ImageError, RequestError
 
 if TYPE_CHECKING:
-    from captionbeam.capmodel.captioner import Captioner
-    from captionbeam.capmodel.predictions import Prediction
+    from captionbeam.capmodel.captioners.captioner import Captioner
+    from captionbeam.capmodel.generation.predictions import Prediction
 
 HELP = """\
   captionbeam predictions 1000268201_693b08cb0e.jpg --bundle bundle --features features --tokens tokens
@@ -78,7 +78,7 @@ def _predicted(
 
 
 def _captioner(options: argparse.Namespace) -> Captioner:
-    from captionbeam.capmodel.captioner import Captioner, settle_captioner
+    from captionbeam.capmodel.captioners.captioner import Captioner, settle_captioner
     from captionbeam.capmodel.generation.options import DecodeOptions
 
     greedy = DecodeOptions(method="greedy")  # nothing is written: only what captioners check is wanted
@@ -92,7 +92,7 @@ def _captioner(options: argparse.Namespace) -> Captioner:
 
 def _row(options: argparse.Namespace) -> tuple[str, Any]:
     """The image's id in the store, and its features. Raises RequestError."""
-    from captionbeam.schemas.join import match_images
+    from captionbeam.schemas.match_ids import match_images
 
     store = Store.open(options.features)
     require(store.kind == "features", f"{store.url} is a store of {store.kind}; expected one of features")
@@ -105,7 +105,7 @@ def _row(options: argparse.Namespace) -> tuple[str, Any]:
 
 def _picture(url: str) -> tuple[str, bytes]:
     """The id and the bytes of the one image at ``url``. Raises RequestError, SourceError."""
-    from captionbeam.pipelines.fetch import fetch
+    from captionbeam.pipelines.fetch.images import fetch
     from captionbeam.pipelines.sources.listing import list_images
     from captionbeam.pipelines.sources.parse import parse_sources
     from captionbeam.schemas.records import ImageRef
@@ -120,8 +120,8 @@ def _picture(url: str) -> tuple[str, bytes]:
 
 def _captions(url: str, image_id: str) -> list[str]:
     """The captions that the token table at ``url`` has of an image. Raises RequestError, StoreError."""
-    from captionbeam.schemas.join import match_images
-    from captionbeam.schemas.tokens import TokenTable
+    from captionbeam.schemas.formats.tokens import TokenTable
+    from captionbeam.schemas.match_ids import match_images
 
     table = TokenTable.open(url)
     row = table.rows.get(match_images([image_id], table.rows).get(image_id, ""))
@@ -159,7 +159,7 @@ def print_steps(caption: str, steps: Sequence[Prediction]) -> None:
     from rich.table import Table
 
     from captionbeam.capmodel.tokenizers import SPECIALS, UNK
-    from captionbeam.jobs.summary import console
+    from captionbeam.jobs.ui.summary import console
 
     unknown = SPECIALS[UNK]
     first = sum(step.rank == 1 for step in steps)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from captionbeam.jobs.caption import check_sources
-from captionbeam.jobs.captioners import add_captioner_options, captioning, check_captioner
-from captionbeam.jobs.decoding_options import add_decoding_options, decode_options
 from captionbeam.jobs.encode import add_encoder_options, add_network_options, encoding
-from captionbeam.jobs.feature_options import check_features_source
-from captionbeam.jobs.launching.options import add_launch_options
-from captionbeam.jobs.options import (
+from captionbeam.jobs.options.captioners import add_captioner_options, captioning, check_captioner
+from captionbeam.jobs.options.decoding import add_decoding_options, decode_options
+from captionbeam.jobs.options.features import check_features_source
+from captionbeam.jobs.options.recorded import repeat_request, say, settle_store
+from captionbeam.jobs.options.shared import (
     add_run_options,
     positive,
     refuse,
@@ -20,14 +20,15 @@ from captionbeam.jobs.options import (
     require,
     share_or_number,
 )
-from captionbeam.jobs.recorded_options import repeat_request, say, settle_store
-from captionbeam.jobs.source_options import add_source_options
-from captionbeam.schemas import files, layout
+from captionbeam.jobs.options.sources import add_source_options
+from captionbeam.jobs.run_on.options import add_launch_options
 from captionbeam.schemas.fingerprint import changes
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
 
 if TYPE_CHECKING:
-    from captionbeam.jobs.bulk import Work
-    from captionbeam.schemas.layout import Snapshot
+    from captionbeam.jobs.bulk.launch import Work
+    from captionbeam.schemas.store.layout import Snapshot
 
 HELP = """\
   captionbeam refresh features
@@ -122,7 +123,7 @@ def _add_encoding(group: Any) -> None:
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Settle what is to be done with what, say so where it is all, then plan, try or do it."""
-    from captionbeam.jobs.launching.target import settle_job
+    from captionbeam.jobs.run_on.target import settle_job
 
     settle_store(options)
     newest = layout.newest_snapshot(files.absolute(options.output))
@@ -130,7 +131,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     check_options(options)
     options.precision = options.precision or (None if writes_captions(options) else "auto")
     target = settle_job(options, beam_args)
-    from captionbeam.jobs.bulk import gates_of, launch, lists_all, moved
+    from captionbeam.jobs.bulk.launch import gates_of, launch, lists_all, moved
 
     work = _work(options)
     retired = [*_retired(options), *moved(options.output, work)]
@@ -138,7 +139,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     _check_redo(options, work, newest)
     options.format = options.format or (newest.format if newest else "parquet")
     if options.plan or options.canary:
-        from captionbeam.jobs.trial import try_out
+        from captionbeam.jobs.bulk.preview import try_out
 
         return try_out(work, options, target, retired)
     if not lists_all(options):
@@ -208,8 +209,8 @@ def _check_sources_of_store(
     options: argparse.Namespace, work: Work, newest: Snapshot | None, retired: Sequence[str]
 ) -> None:
     """Refuse to retire what is not there, and to lose other sources' rows by doing all again."""
-    from captionbeam.pipelines.compare import sources_ever, sources_of
-    from captionbeam.schemas.store import Store
+    from captionbeam.pipelines.bulk.compare import sources_ever, sources_of
+    from captionbeam.schemas.store.reading import Store
 
     redo = newest is not None and newest.fingerprint != work.fingerprint
     if newest is None or not (redo or options.retire):

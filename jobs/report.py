@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from captionbeam.jobs.evaluate import add_reference_options
-from captionbeam.jobs.options import natural, require
-from captionbeam.jobs.source_options import add_private_option
+from captionbeam.jobs.options.shared import natural, require
+from captionbeam.jobs.options.sources import add_private_option
 
 HELP = """\
   captionbeam report --captions captions --references captions_val2014.json --output report.html
@@ -36,8 +36,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Read, choose, score, render, write."""
-    from captionbeam.jobs.scoring import open_captions, read_references, write_output
-    from captionbeam.pipelines.spans import FetchOptions
+    from captionbeam.jobs.reporting.scoring import open_captions, read_references, write_output
+    from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 
     _check(options)
     store = open_captions(options.captions)

@@ -8,10 +8,10 @@ import zoneinfo
 from collections.abc import Callable
 from typing import NamedTuple
 
-from captionbeam.jobs.options import natural, positive, seconds
+from captionbeam.jobs.options.shared import natural, positive, seconds
+from captionbeam.jobs.options.storage import add_storage_options
 from captionbeam.jobs.schedules import airflow, cloud_scheduler, cronjob
 from captionbeam.jobs.schedules.steps import check_cron, check_night, night_of
-from captionbeam.jobs.storage_options import add_storage_options
 
 HELP = """\
   captionbeam schedule airflow photos/ --name photos --features features --features-options='--encoder resnet50'

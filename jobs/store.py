@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from captionbeam.jobs.storage_options import add_storage_options
-from captionbeam.jobs.upkeep import (
+from captionbeam.jobs.options.storage import add_storage_options
+from captionbeam.jobs.store_commands import (
     compact,
     diff,
     export,

@@ -11,16 +11,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from captionbeam.jobs.launching.options import add_launch_options
-from captionbeam.jobs.options import natural, positive, read_ids, share
-from captionbeam.jobs.progress import Progress, clock
-from captionbeam.jobs.summary import print_table, size
-from captionbeam.schemas import Store, files
+from captionbeam.jobs.options.shared import natural, positive, read_ids, share
+from captionbeam.jobs.run_on.options import add_launch_options
+from captionbeam.jobs.ui.progress import Progress, clock
+from captionbeam.jobs.ui.summary import print_table, size
+from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.storage import files
 
 if TYPE_CHECKING:
-    from captionbeam.pipelines.svd import SvdOptions
-    from captionbeam.schemas.components import Components
+    from captionbeam.pipelines.reduction.svd import SvdOptions
+    from captionbeam.schemas.formats.components import Components
 
 HELP = """\
   captionbeam svd --features features --output components.safetensors
@@ -82,9 +83,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Fit the components, or say that they are there."""
-    from captionbeam.jobs.launching.running import print_dry, run_on
-    from captionbeam.jobs.launching.target import settle_target
-    from captionbeam.pipelines.svd import FitComponents
+    from captionbeam.jobs.run_on.running import print_dry, run_on
+    from captionbeam.jobs.run_on.target import settle_target
+    from captionbeam.pipelines.reduction.svd import FitComponents
 
     target = settle_target(
         options,
@@ -114,8 +115,8 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
 
 def _wanted(options: argparse.Namespace) -> SvdOptions:
     """Raises RequestError for what would do nothing, or has no image."""
-    from captionbeam.jobs.options import require
-    from captionbeam.pipelines.svd import SvdOptions
+    from captionbeam.jobs.options.shared import require
+    from captionbeam.pipelines.reduction.svd import SvdOptions
 
     require(
         options.output.endswith(".safetensors"),
@@ -134,7 +135,7 @@ def _wanted(options: argparse.Namespace) -> SvdOptions:
 
 def _is_there(url: str, request: Mapping[str, Any], options: argparse.Namespace) -> bool:
     """Whether these very components are at ``url``, which is then said. Raises RequestError for something else."""
-    from captionbeam.schemas.components import read_components
+    from captionbeam.schemas.formats.components import read_components
 
     if options.overwrite or not files.exists(url):
         return False
@@ -162,7 +163,7 @@ def _progress(run_id: str, total: int) -> Iterator[None]:
 
 
 def _watch(run_id: str, total: int, stop: threading.Event) -> None:
-    from captionbeam.pipelines.svd import images_so_far
+    from captionbeam.pipelines.reduction.svd import images_so_far
 
     with Progress("svd", total, stream=sys.stderr) as progress:
         while not stop.wait(1.0):
@@ -171,7 +172,7 @@ def _watch(run_id: str, total: int, stop: threading.Event) -> None:
 
 
 def _report(named: str, url: str, seconds: float | None) -> int:
-    from captionbeam.schemas.components import read_components
+    from captionbeam.schemas.formats.components import read_components
 
     print_table(f"components: {named}", _rows(read_components(url), seconds))
     return 0

@@ -11,15 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from captionbeam.jobs.launching.options import add_launch_options
-from captionbeam.jobs.options import natural, positive, share
-from captionbeam.jobs.progress import Progress, clock
-from captionbeam.jobs.summary import print_table, size
-from captionbeam.schemas import files
-from captionbeam.schemas.tokens import SPLITS, TokenTable, read_record
+from captionbeam.jobs.options.shared import natural, positive, share
+from captionbeam.jobs.run_on.options import add_launch_options
+from captionbeam.jobs.ui.progress import Progress, clock
+from captionbeam.jobs.ui.summary import print_table, size
+from captionbeam.schemas.formats.tokens import SPLITS, TokenTable, read_record
+from captionbeam.schemas.storage import files
 
 if TYPE_CHECKING:
-    from captionbeam.jobs.launching.target import RunTarget
+    from captionbeam.jobs.run_on.target import RunTarget
 
 BEAM = True
 HELP = """\
@@ -70,9 +70,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Make the token table, or say that it is there."""
-    from captionbeam.jobs.launching.target import settle_target
-    from captionbeam.pipelines.token_inputs import list_inputs
-    from captionbeam.pipelines.tokenize import TokenizeOptions, tokenizing
+    from captionbeam.jobs.run_on.target import settle_target
+    from captionbeam.pipelines.tokens.inputs import list_inputs
+    from captionbeam.pipelines.tokens.tokenize import TokenizeOptions, tokenizing
 
     places = {"--train": options.train, "--val": options.val, "--output": [options.output]}
     target = settle_target(options, beam_args, places, models=False)
@@ -93,13 +93,13 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
 
 
 def _run_on(target: RunTarget, build: Any, run_id: str, url: str) -> bool:
-    from captionbeam.jobs.launching.running import run_on
+    from captionbeam.jobs.run_on.running import run_on
 
     return run_on(target, build, "tokenize", run_id, url, url)
 
 
 def _look(target: RunTarget, build: Any, run_id: str, url: str, wanted: Any, inputs: Sequence[Any]) -> None:
-    from captionbeam.jobs.launching.running import print_dry
+    from captionbeam.jobs.run_on.running import print_dry
 
     about = {"job": "tokenize", "output": url, "options": wanted.spec()}
     captions = [source.to_dict() for source in inputs]
@@ -128,7 +128,7 @@ def _progress(run_id: str) -> Iterator[None]:
 
 
 def _watch(run_id: str, stop: threading.Event) -> None:
-    from captionbeam.pipelines.tokenize import counts_so_far
+    from captionbeam.pipelines.tokens.tokenize import counts_so_far
 
     with Progress("tokenize", unit="captions", stream=sys.stderr) as progress:
         while not stop.wait(1.0):

@@ -7,14 +7,14 @@ import os
 from dataclasses import fields
 from typing import Any
 
-from captionbeam.jobs.nodes import find_node
-from captionbeam.jobs.options import positive, require
+from captionbeam.jobs.options.shared import positive, require
+from captionbeam.jobs.options.training import add_groups, nothing_to_do
 from captionbeam.jobs.presets import add_presets, naming_presets, with_presets
-from captionbeam.jobs.train_flags import add_groups, nothing_to_do
-from captionbeam.jobs.training_targets import find_target
-from captionbeam.jobs.training_targets.base import run_name
-from captionbeam.jobs.training_targets.flags import add_target_options, refuse_others
-from captionbeam.schemas import files
+from captionbeam.jobs.submit import find_target
+from captionbeam.jobs.submit.base import run_name
+from captionbeam.jobs.submit.flags import add_target_options, refuse_others
+from captionbeam.jobs.submit.nodes import find_node
+from captionbeam.schemas.storage import files
 
 HELP = """\
   captionbeam train --features features --tokens tokens --output bundle --epochs 8 --workers 2
@@ -69,21 +69,21 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from captionbeam.capmodel.train_options import TrainOptions
+    from captionbeam.capmodel.training.config import TrainOptions
 
     wanted = {field.name: getattr(options, field.name) for field in fields(TrainOptions)}
     refuse_others(options, options.on)
     if options.on == "local":
         return _train_here(options, wanted)
-    from captionbeam.jobs.training_targets.submit import submit
+    from captionbeam.jobs.submit.submit import submit
 
     return submit(find_target(options.on), options, wanted)
 
 
 def _train_here(options: argparse.Namespace, wanted: dict[str, Any]) -> int:
-    from captionbeam.capmodel.train_request import WRITTEN, settle
-    from captionbeam.jobs.training_targets.local import describe, train_here
-    from captionbeam.jobs.training_view import TrainingView
+    from captionbeam.capmodel.training.request import WRITTEN, settle
+    from captionbeam.jobs.submit.local import describe, train_here
+    from captionbeam.jobs.ui.training_view import TrainingView
 
     node = find_node(options.nodes, options.rendezvous, run_name(files.absolute(options.output)))
     workers = _settle_workers(options)
@@ -96,7 +96,7 @@ def _train_here(options: argparse.Namespace, wanted: dict[str, Any]) -> int:
         return 0
     with TrainingView(chosen) as view:
         if INSIDE_TORCHRUN in os.environ:
-            from captionbeam.capmodel.train_worker import StopRequest, train
+            from captionbeam.capmodel.training.worker import StopRequest, train
 
             train(chosen, StopRequest().heed_signals(), view.show)
         else:

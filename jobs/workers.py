@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Serve until Ctrl-C or SIGTERM, which stop the workers too."""
-    from captionbeam.pipelines.worker_pool import WorkerPool
+    from captionbeam.pipelines.runners.worker_pool import WorkerPool
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt), WorkerPool(options.port, options.host) as pool:

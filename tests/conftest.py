@@ -10,7 +10,7 @@ import pytest
 from fsspec.config import conf
 from hypothesis import settings
 
-from captionbeam.schemas import storage
+from captionbeam.schemas.storage import options as storage_options
 
 # How long an example takes is the machine's affair, and no promise of ours.
 settings.register_profile("untimed", deadline=None)
@@ -39,6 +39,6 @@ def _no_storage_options_of_the_last_test() -> Iterator[None]:
     """A job opens storage with its own options from then on, and a test is not the end of the process."""
     before = dict(conf)
     yield
-    storage.use({})
+    storage_options.use({})
     conf.clear()
     conf.update(before)

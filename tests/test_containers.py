@@ -111,7 +111,7 @@ def test_the_templates_metadata_is_as_published():
 def test_the_templates_rules_let_through_what_works_and_nothing_else():
     found = json.loads((ROOT / "containers" / "flex_template.json").read_text())
     rules = {parameter["name"]: parameter.get("regexes", []) for parameter in found["parameters"]}
-    from captionbeam.jobs.launching.flex import JOBS
+    from captionbeam.jobs.run_on.flex import JOBS
 
     (choices,) = (each["enumOptions"] for each in found["parameters"] if each["name"] == "job")
     assert tuple(choice["value"] for choice in choices) == JOBS

@@ -59,7 +59,7 @@ def light(statement: str, *banned: str) -> None:
 
 
 def test_process_shard_needs_neither_beam_nor_torch():
-    light("import captionbeam.pipelines.shards", "apache_beam", "torch")
+    light("import captionbeam.pipelines.workers.shards", "apache_beam", "torch")
 
 
 def test_what_is_torch_free_stays_so():

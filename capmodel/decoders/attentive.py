@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from captionbeam.capmodel.blocks import Blocks
+from captionbeam.capmodel.data.packing import Blocks
 from captionbeam.capmodel.decoders.attention import make_attention
 from captionbeam.capmodel.decoders.base import Decoder, selected
 from captionbeam.capmodel.decoders.config import DecoderConfig
-from captionbeam.capmodel.decoders.deferred import deferred
+from captionbeam.capmodel.decoders.deferred_linear import deferred
 
 Layer = Callable[[Tensor], Tensor]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from captionbeam.capmodel.decoders.vectors import WordVectors
+from captionbeam.capmodel.decoders.word_vectors import WordVectors
 
 
 def place(vectors: WordVectors, embed: nn.Embedding) -> None:

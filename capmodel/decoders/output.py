@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from captionbeam.capmodel.decoders.config import ADAPTIVE_SHARE, DecoderConfig
-from captionbeam.capmodel.losses import masked_cross_entropy
+from captionbeam.capmodel.objectives.losses import masked_cross_entropy
 
 
 class Output(nn.Module):

@@ -1,1 +1,1 @@
-"""How captions are written: options, the search, sampling. ``captionbeam.capmodel.generate`` is the way in."""
+"""How captions are written: options, the search, sampling. Start reading at ``generate``."""

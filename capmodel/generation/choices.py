@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captionbeam.capmodel.generation.constraints import NEVER
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.capmodel.generation.ranking import Ranking
-from captionbeam.capmodel.generation.rules import NEVER
-from captionbeam.capmodel.generation.walk import Choose
+from captionbeam.capmodel.generation.search import Choose
 
 
 class Likeliest:

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from captionbeam.capmodel.data.loader import Batch
 from captionbeam.capmodel.decoders.base import Decoder
-from captionbeam.capmodel.loader import Batch
-from captionbeam.capmodel.objectives import Lesson
+from captionbeam.capmodel.objectives.objective import Lesson
 from captionbeam.capmodel.self_critical.sampling import allowed, draw_captions, policy
 
 Reward = Callable[[np.ndarray, np.ndarray], np.ndarray]

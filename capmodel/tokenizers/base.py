@@ -14,9 +14,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from captionbeam.schemas import files
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.fingerprint import fingerprint, sha256_bytes
+from captionbeam.schemas.storage import files
 
 PAD, UNK, START, END = 0, 1, 2, 3
 SPECIALS = ("<pad>", "<unk>", "<start>", "<end>")

@@ -9,9 +9,9 @@ from typing import Any
 from captionbeam.capmodel.tokenizers.base import FORMAT, SPECIALS, VERSION, Tokenizer
 from captionbeam.capmodel.tokenizers.bpe import BpeTokenizer
 from captionbeam.capmodel.tokenizers.words import WORD_STYLES
-from captionbeam.schemas import files
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.fingerprint import sha256_bytes
+from captionbeam.schemas.storage import files
 
 KINDS = ("bpe", "words", "whitespace")
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from captionbeam.capmodel.decoders.options import is_of_use
-from captionbeam.capmodel.train_options import WORDS_ONLY, draws_heed
-from captionbeam.jobs.options import require
-from captionbeam.jobs.train_flags import add_groups
+from captionbeam.capmodel.training.config import WORDS_ONLY, draws_heed
+from captionbeam.jobs.options.shared import require
+from captionbeam.jobs.options.training import add_groups
 from captionbeam.schemas.errors import RequestError
 
 FOLDERS = {"preset": Path(__file__).parent, "recipe": Path(__file__).parent / "recipes"}

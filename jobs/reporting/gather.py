@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from captionbeam.capmodel.bundle_files import HISTORY, Manifest, read_checked, read_manifest
+from captionbeam.capmodel.bundles.contents import HISTORY, Manifest, read_checked, read_manifest
 from captionbeam.capmodel.metrics import Evaluation
 from captionbeam.capmodel.metrics.variety import variety
 from captionbeam.jobs.evaluate import TITLES
-from captionbeam.jobs.progress import Progress
 from captionbeam.jobs.reporting.page import (
     Card,
     Page,
@@ -24,12 +23,14 @@ from captionbeam.jobs.reporting.page import (
 )
 from captionbeam.jobs.reporting.pictures import read_pictures
 from captionbeam.jobs.reporting.rows import Brief, Choice, choose, read_briefs, read_rows
-from captionbeam.jobs.scoring import Pairs, join_references
-from captionbeam.pipelines.captions import Reference
-from captionbeam.pipelines.run import now
-from captionbeam.pipelines.spans import FetchOptions
-from captionbeam.schemas import Store, files
+from captionbeam.jobs.reporting.scoring import Pairs, join_references
+from captionbeam.jobs.ui.progress import Progress
+from captionbeam.pipelines.bulk.run import now
+from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
+from captionbeam.pipelines.tokens.caption_files import Reference
+from captionbeam.schemas import Store
 from captionbeam.schemas.errors import BundleError
+from captionbeam.schemas.storage import files
 
 FILMS = 6  # images of the sample that are shown word by word
 

@@ -122,7 +122,7 @@ def make_card(
 
 
 def failure_kinds(failures: pa.Table) -> list[FailureKind]:
-    """Failure rows (``captionbeam.schemas.arrow.FAILURES``) by stage and code, the most frequent first."""
+    """Failure rows (``captionbeam.schemas.formats.arrow.FAILURES``) by stage and code, the most frequent first."""
     kinds = []
     for group in failures.group_by(["stage", "code"]).aggregate([([], "count_all")]).to_pylist():
         stage, code = group["stage"], group["code"]

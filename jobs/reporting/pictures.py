@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL import Image
 
-from captionbeam.capmodel.images import decode_image
-from captionbeam.pipelines.fetch import fetch_location, fetch_locations
-from captionbeam.pipelines.spans import FetchOptions
+from captionbeam.capmodel.encoders.images import decode_image
+from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
+from captionbeam.pipelines.fetch.images import fetch_location, fetch_locations
 from captionbeam.schemas.errors import ImageError, RequestError, SystemicError
 
 LONGEST_SIDE, QUALITY = 400, 80

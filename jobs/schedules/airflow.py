@@ -6,7 +6,7 @@ import argparse
 from importlib.resources import files as resources
 from pprint import pformat
 
-from captionbeam.jobs.options import seconds
+from captionbeam.jobs.options.shared import seconds
 from captionbeam.jobs.schedules.steps import Night, bulk_steps, nightly_steps, refuse_words, upkeep_steps
 
 HELP = """\

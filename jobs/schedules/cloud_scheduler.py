@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from captionbeam.jobs.options import require
+from captionbeam.jobs.options.shared import require
 from captionbeam.jobs.schedules.steps import (
     TEMPLATE,
     Night,

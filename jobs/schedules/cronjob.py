@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from captionbeam.jobs.options import natural, require
+from captionbeam.jobs.options.shared import natural, require
 from captionbeam.jobs.schedules.steps import (
     TEMPLATE,
     Night,
@@ -18,7 +18,7 @@ from captionbeam.jobs.schedules.steps import (
     refuse_words,
     upkeep_steps,
 )
-from captionbeam.jobs.training_targets.kubernetes_names import check_name, check_namespace, literal
+from captionbeam.jobs.submit.kubernetes_names import check_name, check_namespace, literal
 from captionbeam.schemas.errors import RequestError
 
 HELP = """\

@@ -11,9 +11,9 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from captionbeam.jobs.options import require
-from captionbeam.schemas import files
+from captionbeam.jobs.options.shared import require
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.storage import files
 
 Steps = Mapping[str, list[str]]
 CRON_RANGES = {
@@ -178,7 +178,7 @@ def check_night(night: Night) -> None:
     for arguments in [*nightly_steps(night).values(), *upkeep_steps(night).values()]:
         parsed(arguments)
     if night.promote:
-        from captionbeam.schemas.tags import check_name
+        from captionbeam.schemas.store.tags import check_name
 
         check_name(night.promote)
 
@@ -194,7 +194,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
 
 
 def _check_storage(night: Night) -> None:
-    from captionbeam.jobs.storage_options import parsed as parse_storage
+    from captionbeam.jobs.options.storage import parsed as parse_storage
 
     for text in night.storage[1:]:
         if text.lstrip().startswith("{") and TEMPLATE not in text:  # a file need not be on this machine

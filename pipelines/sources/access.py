@@ -10,9 +10,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 from fsspec import AbstractFileSystem
 
-from captionbeam.pipelines.reads import check_ranges, with_retries
-from captionbeam.pipelines.sources import buckets
-from captionbeam.pipelines.sources.buckets import Keys
+from captionbeam.pipelines.fetch.byte_ranges import LISTING
+from captionbeam.pipelines.fetch.reads import check_ranges, with_retries
+from captionbeam.pipelines.sources.buckets import key_pages
+from captionbeam.pipelines.sources.buckets.key_pages import Keys
+from captionbeam.pipelines.sources.errors import reading
 from captionbeam.pipelines.sources.spec import (
     digest_of,
     filesystem,
@@ -21,9 +23,7 @@ from captionbeam.pipelines.sources.spec import (
     printable,
     version_of,
 )
-from captionbeam.pipelines.sources.trouble import reading
-from captionbeam.pipelines.spans import LISTING
-from captionbeam.schemas import files
+from captionbeam.schemas.storage import files
 
 
 class FileInfo(NamedTuple):
@@ -84,34 +84,34 @@ def walk(url: str, enters: Callable[[str], bool] | None = None, root: str = "") 
     if files.is_local(fs):
         part = root and root.rstrip("/") != url.rstrip("/")
         yield from _walk_local(local_path(path), enters or _always, (_identity(root),) if part else ())
-    elif not buckets.has_keys(fs):
+    elif not key_pages.has_keys(fs):
         yield from _walk_remote(fs, path, enters or _always)
     elif enters is None:
-        yield from list_keys(fs, buckets.keys_below(fs, path))
+        yield from list_keys(fs, key_pages.keys_below(fs, path))
     else:
-        yield from _walk_levels(fs, buckets.keys_below(fs, path), enters)
+        yield from _walk_levels(fs, key_pages.keys_below(fs, path), enters)
 
 
 def list_keys(fs: AbstractFileSystem, keys: Keys) -> Iterator[FileInfo]:
     """Every object of a range of keys, but those that stand for folders. Raises what the filesystem raises."""
-    for page in buckets.pages(fs, keys):
+    for page in key_pages.pages(fs, keys):
         yield from _objects(fs, keys.bucket, page)
 
 
 def has_keys_below(url: str) -> bool:
     """Whether ``url`` is a folder of a bucket too, where it is an object."""
     fs, path = filesystem(url)
-    if not buckets.has_keys(fs):
+    if not key_pages.has_keys(fs):
         return False
     with reading(url):
-        return bool(next(buckets.pages(fs, buckets.keys_below(fs, path), size=1)).objects)
+        return bool(next(key_pages.pages(fs, key_pages.keys_below(fs, path), size=1)).objects)
 
 
 def _walk_levels(fs: AbstractFileSystem, keys: Keys, enters: Callable[[str], bool]) -> Iterator[FileInfo]:
     levels = [keys]
     while levels:
         level = levels.pop()
-        for page in buckets.pages(fs, level, delimiter="/"):
+        for page in key_pages.pages(fs, level, delimiter="/"):
             yield from _objects(fs, keys.bucket, page)
             for prefix in page.prefixes:
                 url = _url(fs, f"{keys.bucket}/{prefix.removesuffix('/')}")
@@ -121,9 +121,9 @@ def _walk_levels(fs: AbstractFileSystem, keys: Keys, enters: Callable[[str], boo
                     yield FileInfo(url, -1, None, is_folder=True)
 
 
-def _objects(fs: AbstractFileSystem, bucket: str, page: buckets.Page) -> Iterator[FileInfo]:
+def _objects(fs: AbstractFileSystem, bucket: str, page: key_pages.Page) -> Iterator[FileInfo]:
     for item in page.objects:
-        if not buckets.is_marker(item["key"]):
+        if not key_pages.is_marker(item["key"]):
             yield _remote_info(_url(fs, f"{bucket}/{item['key']}"), item)
 
 

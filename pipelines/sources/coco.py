@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from captionbeam.pipelines.sources import access, lists
+from captionbeam.pipelines.sources.errors import reading
 from captionbeam.pipelines.sources.spec import SourceSpec
-from captionbeam.pipelines.sources.trouble import reading
-from captionbeam.schemas import files
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.records import ImageRef
+from captionbeam.schemas.storage import files
 
 _TRIED = 8
 

@@ -9,9 +9,11 @@ from itertools import takewhile
 from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
-from captionbeam.pipelines.sources import access, buckets, inventory, ranges
+from captionbeam.pipelines.sources import access
 from captionbeam.pipelines.sources.access import FileInfo
-from captionbeam.pipelines.sources.buckets import Keys
+from captionbeam.pipelines.sources.buckets import inventory, key_pages, key_ranges
+from captionbeam.pipelines.sources.buckets.key_pages import Keys
+from captionbeam.pipelines.sources.errors import reading
 from captionbeam.pipelines.sources.spec import (
     Counted,
     Ignored,
@@ -21,9 +23,8 @@ from captionbeam.pipelines.sources.spec import (
     is_image_name,
     relative,
 )
-from captionbeam.pipelines.sources.trouble import reading
-from captionbeam.schemas import files
 from captionbeam.schemas.records import ImageRef
+from captionbeam.schemas.storage import files
 
 _MAGIC = re.compile(r"[*?\[]")
 _ESCAPED = re.compile(r"\[([*?\[])\]")
@@ -54,8 +55,8 @@ def glob_root(pattern: str) -> str:
 def split_folder(spec: SourceSpec) -> Iterator[SourceSpec]:
     """The folder as parts that workers list side by side: ranges of a bucket's keys, or own files and each folder."""
     fs, path = filesystem(spec.url)
-    if buckets.has_keys(fs):
-        yield from _ranges(spec, fs, buckets.keys_below(fs, path))
+    if key_pages.has_keys(fs):
+        yield from _ranges(spec, fs, key_pages.keys_below(fs, path))
         return
     yield spec._replace(kind="files")
     with reading(spec.url):
@@ -72,12 +73,12 @@ def split_range(spec: SourceSpec) -> Iterator[SourceSpec]:
 
 def _ranges(spec: SourceSpec, fs: AbstractFileSystem, keys: Keys) -> Iterator[SourceSpec]:
     with reading(spec.url):
-        for part in ranges.cut(fs, keys):
+        for part in key_ranges.cut(fs, keys):
             yield spec._replace(kind="keys", first=part.start, last=part.end)
 
 
 def _keys(spec: SourceSpec, fs: AbstractFileSystem, path: str) -> Keys:
-    return buckets.keys_below(fs, path)._replace(start=spec.first, end=spec.last)
+    return key_pages.keys_below(fs, path)._replace(start=spec.first, end=spec.last)
 
 
 def list_folder(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:

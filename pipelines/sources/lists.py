@@ -17,16 +17,16 @@ from urllib.parse import urlsplit
 
 import fsspec
 
-from captionbeam.pipelines import addresses
-from captionbeam.pipelines.reads import is_local
+from captionbeam.pipelines.fetch import address_guard
+from captionbeam.pipelines.fetch.reads import is_local
 from captionbeam.pipelines.sources import access, parquet
 from captionbeam.pipelines.sources.csv_rows import read_csv
+from captionbeam.pipelines.sources.errors import reading
 from captionbeam.pipelines.sources.spec import SourceSpec, lower_scheme, printable
-from captionbeam.pipelines.sources.trouble import reading
 from captionbeam.pipelines.sources.urls import split_url
-from captionbeam.schemas import files
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.records import ImageRef
+from captionbeam.schemas.storage import files
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
 URI_COLUMNS = (
@@ -131,7 +131,7 @@ def former_id_of(uri: str) -> str:
 def ref_of(uri: str, image_id: str, spec: SourceSpec) -> ImageRef:
     """The reference; with version and size where the image is a file on this machine that the list may name."""
     ref = ImageRef(printable(image_id), printable(uri), spec.name, None)
-    if not uri or not is_local(uri) or addresses.refusal(ref, (spec.root,)):
+    if not uri or not is_local(uri) or address_guard.refusal(ref, (spec.root,)):
         return ref
     version, length = _local_version(uri)
     return ref._replace(version=version, length=length)

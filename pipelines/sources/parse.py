@@ -6,21 +6,12 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from captionbeam.pipelines.reads import is_local
-from captionbeam.pipelines.sources import (
-    access,
-    coco,
-    folders,
-    inventory,
-    lists,
-    parquet,
-    reports,
-    stores,
-    tars,
-    zips,
-)
+from captionbeam.pipelines.fetch.reads import is_local
+from captionbeam.pipelines.sources import access, coco, folders, lists, parquet, stores, tars, zips
 from captionbeam.pipelines.sources.access import FileInfo
-from captionbeam.pipelines.sources.reports import Report
+from captionbeam.pipelines.sources.buckets import inventory, inventory_manifest
+from captionbeam.pipelines.sources.buckets.inventory_manifest import Report
+from captionbeam.pipelines.sources.errors import reading
 from captionbeam.pipelines.sources.spec import (
     SourceOptions,
     SourceSpec,
@@ -30,7 +21,6 @@ from captionbeam.pipelines.sources.spec import (
     source_name,
     suffix,
 )
-from captionbeam.pipelines.sources.trouble import reading
 from captionbeam.schemas.errors import RequestError, SourceError
 
 _EXPECTED = (
@@ -59,7 +49,7 @@ def parse_each(sources: Sequence[tuple[str, SourceOptions]], named: SourceOption
         if names.count(name) > 1:
             raise RequestError(f"source {name!r} is named twice; expected it once")
     urls = dict.fromkeys(url for _, options in sources for url in options.inventories)
-    found = {url: reports.read_report(url) for url in urls}
+    found = {url: inventory_manifest.read_report(url) for url in urls}
     specs = []
     for name, (_, options) in zip(names, sources, strict=True):
         known = [found[url] for url in options.inventories]

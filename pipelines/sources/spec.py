@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from fsspec import AbstractFileSystem
 
 from captionbeam.pipelines.sources.urls import split_url
-from captionbeam.schemas import files
 from captionbeam.schemas.errors import RequestError, SourceError
+from captionbeam.schemas.storage import files
 
 # What Pillow or a plug-in of it opens. A name that ends otherwise is not taken for an image.
 IMAGE_SUFFIXES = frozenset({

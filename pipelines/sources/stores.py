@@ -10,8 +10,9 @@ from fsspec.utils import glob_translate
 
 from captionbeam.pipelines.sources import folders
 from captionbeam.pipelines.sources.spec import filesystem, is_http, source_name
-from captionbeam.schemas import files, layout
 from captionbeam.schemas.errors import RequestError, SourceError
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
 
 _FOLDERS = {"data", "index", "failures", "manifests", "deletes", "plans", "snapshots"}
 _EXAMPLE = "data/0.parquet"  # what a listing could take for a source of its own

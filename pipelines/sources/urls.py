@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from captionbeam.schemas import files
+from captionbeam.schemas.storage import files
 
 
 class UrlParts(NamedTuple):

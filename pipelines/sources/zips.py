@@ -11,11 +11,11 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 
-from captionbeam.pipelines.reads import with_retries
+from captionbeam.pipelines.fetch.byte_ranges import LISTING
+from captionbeam.pipelines.fetch.reads import with_retries
 from captionbeam.pipelines.sources import access
+from captionbeam.pipelines.sources.errors import reading
 from captionbeam.pipelines.sources.spec import Ignored, SourceSpec, is_image_name
-from captionbeam.pipelines.sources.trouble import reading
-from captionbeam.pipelines.spans import LISTING
 from captionbeam.schemas.errors import ImageError, SourceError
 from captionbeam.schemas.records import ImageRef
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from captionbeam.pipelines import addresses
-from captionbeam.pipelines.fetch import fetch
-from captionbeam.pipelines.spans import FetchOptions
+from captionbeam.pipelines.fetch import address_guard
+from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
+from captionbeam.pipelines.fetch.images import fetch
 from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.records import ImageRef
 
@@ -53,4 +53,4 @@ def fetched(uri, options=ONCE, source="list.txt"):
 
 
 def is_denied(result):
-    return isinstance(result, ImageError) and result.code == "denied" and addresses.HOW in result.message
+    return isinstance(result, ImageError) and result.code == "denied" and address_guard.HOW in result.message

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from captionbeam.capmodel.train_worker import tell, tell_crash
+from captionbeam.capmodel.training.worker import tell, tell_crash
 
 how, rank = sys.argv[1], os.environ["RANK"]
 sys.excepthook = tell_crash

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from captionbeam.capmodel.encoders import Encoder, EncoderSpec, resolve_encoder, store_weights
+from captionbeam.capmodel.encoders.encoder import Encoder, EncoderSpec, resolve_encoder, store_weights
 from tests.builders.images import drawn, encoded
 
 SIZES = [(90, 70), (64, 64), (70, 120), (200, 80), (65, 64), (64, 100), (30, 40), (128, 96)]

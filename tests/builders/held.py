@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from captionbeam.pipelines.engine import Engine
-from captionbeam.pipelines.plan import planned_shards, read_shard, write_plan
-from captionbeam.pipelines.shards import process_shard
+from captionbeam.pipelines.bulk.plan import planned_shards, read_shard, write_plan
+from captionbeam.pipelines.workers.engine import Engine
+from captionbeam.pipelines.workers.shards import process_shard
 from captionbeam.schemas.machine import peak_rss
 from captionbeam.schemas.records import ImageRef
 from tests.builders.runs import Mean, features_run

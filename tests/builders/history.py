@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from captionbeam.pipelines.plan import write_plan
-from captionbeam.pipelines.publish import publish
-from captionbeam.pipelines.run import Run, start_run
-from captionbeam.pipelines.skip import _index_files, decide, read_base
-from captionbeam.schemas import Store, arrow, files
+from captionbeam.pipelines.bulk.plan import write_plan
+from captionbeam.pipelines.bulk.publish import publish
+from captionbeam.pipelines.bulk.run import Run, start_run
+from captionbeam.pipelines.bulk.skip import _index_files, decide, read_base
+from captionbeam.schemas import Store
 from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.fingerprint import fingerprint
+from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.records import ImageRef
+from captionbeam.schemas.storage import files
 from tests.builders.stores import Echo, as_item, commit_all
 
 GRID = arrow.grid_field("grid", (2, 2, 3))

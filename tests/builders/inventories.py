@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import orc
 
-from captionbeam.pipelines.sources.buckets import Keys, pages
-from captionbeam.schemas import files
+from captionbeam.pipelines.sources.buckets.key_pages import Keys, pages
+from captionbeam.schemas.storage import files
 
 CONFIG = "5f1d9c1c-1b2f-4a5f-9d3e-0a1b2c3d4e5f"
 GCS_FIELDS = ("project", "bucket", "name", "size", "generation", "md5Hash", "timeDeleted")

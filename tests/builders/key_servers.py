@@ -8,7 +8,7 @@ from typing import Any
 
 from fsspec.asyn import sync
 
-from captionbeam.schemas import files
+from captionbeam.schemas.storage import files
 
 ADDRESS = {"gs": "STORAGE_EMULATOR_HOST", "s3": "AWS_ENDPOINT_URL"}
 _AT_ONCE = 32

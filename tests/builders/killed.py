@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from captionbeam.jobs import cli
-from captionbeam.pipelines import output
-from captionbeam.schemas import files, layout
+from captionbeam.pipelines.workers import output
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
 
 
 def dying(

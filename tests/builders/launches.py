@@ -6,7 +6,7 @@ import argparse
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from captionbeam.jobs.launching.target import settle_target
+from captionbeam.jobs.run_on.target import settle_target
 
 CLOUD = ["--runner", "DataflowRunner", "--project", "a-project", "--region", "us-central1",
          "--temp_location", "gs://bucket/tmp"]  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from captionbeam.capmodel import decoders
-from captionbeam.capmodel.bundle import Bundle
+from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.capmodel.decoders import DecoderConfig
 from captionbeam.capmodel.decoders.base import Decoder
 from captionbeam.capmodel.tokenizers import WordTokenizer

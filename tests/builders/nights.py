@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from captionbeam.jobs.scenes import draw_scenes
-from captionbeam.pipelines.upkeep.verifying import verify
+from captionbeam.jobs.scenes.files import draw_scenes
+from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas import Store
 from tests.builders.commands import captionbeam
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer

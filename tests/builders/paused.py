@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from captionbeam.jobs import cli
-from captionbeam.schemas import layout
+from captionbeam.schemas.store import layout
 
 POINTS = {"before a commit": "create_commit", "before the snapshot": "create_snapshot"}
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from captionbeam.pipelines.run import Run, start_run
-from captionbeam.schemas import arrow
+from captionbeam.pipelines.bulk.run import Run, start_run
 from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.fingerprint import fingerprint
+from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.records import ImageRef
 
 FIELD = arrow.grid_field("grid", (2, 2, 1))

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from captionbeam.pipelines.engine import Engine
-from captionbeam.pipelines.plan import planned_shards, read_shard, write_plan
-from captionbeam.pipelines.publish import publish
-from captionbeam.pipelines.run import Run, start_run
-from captionbeam.pipelines.shards import process_shard
-from captionbeam.schemas import Store, arrow
+from captionbeam.pipelines.bulk.plan import planned_shards, read_shard, write_plan
+from captionbeam.pipelines.bulk.publish import publish
+from captionbeam.pipelines.bulk.run import Run, start_run
+from captionbeam.pipelines.workers.engine import Engine
+from captionbeam.pipelines.workers.shards import process_shard
+from captionbeam.schemas import Store
 from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.fingerprint import fingerprint
-from captionbeam.schemas.quantised import stored_columns
+from captionbeam.schemas.formats import arrow
+from captionbeam.schemas.formats.int8 import stored_columns
 from captionbeam.schemas.records import ImageRef
 
 

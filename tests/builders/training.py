@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from captionbeam.capmodel.journal import Journal
-from captionbeam.capmodel.ranks import Ranks
+from captionbeam.capmodel.data.dataset import Data
+from captionbeam.capmodel.runtime.distributed import Ranks
 from captionbeam.capmodel.tokenizers import Tokenizer, WordTokenizer
-from captionbeam.capmodel.train_data import Data
-from captionbeam.capmodel.train_options import TrainOptions
-from captionbeam.capmodel.training import Stopped, Trainer
-from captionbeam.schemas import files
+from captionbeam.capmodel.training.config import TrainOptions
+from captionbeam.capmodel.training.events import Journal
+from captionbeam.capmodel.training.trainer import Stopped, Trainer
 from captionbeam.schemas.fingerprint import sha256_bytes
-from captionbeam.schemas.tokens import RECORD, TABLE, TOKENIZER, TokenTable, table_bytes
+from captionbeam.schemas.formats.tokens import RECORD, TABLE, TOKENIZER, TokenTable, table_bytes
+from captionbeam.schemas.storage import files
 from tests.builders.stores import make_features
 
 Captions = Mapping[str, tuple[str, Sequence[str]]]

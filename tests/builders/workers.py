@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from captionbeam.schemas import files, layout
 from captionbeam.schemas.machine import threads_each
-from captionbeam.schemas.workers import WorkerRecord, read_workers
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
+from captionbeam.schemas.store.workers import WorkerRecord, read_workers
 
 
 def one_engine_a_process(

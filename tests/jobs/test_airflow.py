@@ -17,7 +17,8 @@ import kubernetes_validate
 import psutil
 import pytest
 
-from captionbeam.schemas import Store, layout
+from captionbeam.schemas import Store
+from captionbeam.schemas.store import layout
 from tests.builders.airflow_server import Airflow
 from tests.builders.commands import ROOT, captionbeam
 from tests.builders.nights import ENCODER, check_store, data_files, draw, make_place

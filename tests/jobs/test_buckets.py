@@ -10,9 +10,11 @@ import sys
 import numpy as np
 import pytest
 
-from captionbeam.jobs.scenes import coco_format, draw_scenes
-from captionbeam.schemas import Store, files, layout
-from captionbeam.schemas.tokens import TokenTable
+from captionbeam.jobs.scenes.files import coco_format, draw_scenes
+from captionbeam.schemas import Store
+from captionbeam.schemas.formats.tokens import TokenTable
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
 from tests.builders.commands import ROOT, captionbeam, environment
 from tests.builders.inventories import gcs_report, objects, s3_report
 from tests.builders.sources import make_zip

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captionbeam.capmodel.bundle import Bundle
-from captionbeam.schemas import Store, layout
+from captionbeam.capmodel.bundles.bundle import Bundle
+from captionbeam.schemas import Store
+from captionbeam.schemas.store import layout
 from tests.builders.commands import ROOT, captionbeam, environment
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer
 

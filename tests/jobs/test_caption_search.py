@@ -6,7 +6,7 @@ import pytest
 
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.jobs.cli import parse
-from captionbeam.jobs.decoding_options import decode_options
+from captionbeam.jobs.options.decoding import decode_options
 from captionbeam.schemas.errors import RequestError
 from tests.builders.models import make_bundle
 

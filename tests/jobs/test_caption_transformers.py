@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from captionbeam.capmodel.captioners.huggingface.captioner import HuggingFaceCaptioner, settle_captioner
 from captionbeam.capmodel.generation.options import DecodeOptions
-from captionbeam.capmodel.huggingface.captioner import HuggingFaceCaptioner, settle_captioner
-from captionbeam.jobs import captioners, cli
-from captionbeam.schemas import Store, files, layout
+from captionbeam.jobs import cli
+from captionbeam.jobs.options import captioners
+from captionbeam.schemas import Store
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
 from tests.builders.commands import ROOT, environment
 from tests.builders.transformers_models import save_model
 

@@ -118,7 +118,7 @@ def test_a_wrong_request_is_one_sentence_and_status_2(arguments, sentence, capsy
 
 
 def test_a_misspelt_option_is_told_the_nearest():
-    from captionbeam.pipelines.runner_flags import check_beam_args
+    from captionbeam.pipelines.runners.flags import check_beam_args
 
     with pytest.raises(RequestError, match="'--runer'.*did you mean --runner"):
         check_beam_args(["--runer", "SparkRunner"])
@@ -134,10 +134,10 @@ def test_the_console_script_gives_its_status_to_the_shell():
 def test_ctrl_c_while_the_command_imports_its_modules_is_one_sentence(monkeypatch):
     class Interrupting:
         def find_spec(self, name, path=None, target=None):
-            if name == "captionbeam.jobs.storage_options":
+            if name == "captionbeam.jobs.options.storage":
                 raise KeyboardInterrupt
 
-    for name in ("captionbeam.jobs.cli", "captionbeam.jobs.storage_options"):
+    for name in ("captionbeam.jobs.cli", "captionbeam.jobs.options.storage"):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
     with pytest.raises(SystemExit) as stopped:

@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from captionbeam.jobs import cli
-from captionbeam.schemas import Store, files, layout
+from captionbeam.schemas import Store
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
 from tests.builders.commands import ROOT, environment
 from tests.builders.discovery import complaints, find_call
 from tests.builders.gcloud import install, kept, run_script

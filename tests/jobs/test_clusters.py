@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from captionbeam.jobs.scenes import coco_format, draw_scenes
-from captionbeam.schemas import Store, files, layout
-from captionbeam.schemas.tokens import RECORD, TABLE
+from captionbeam.jobs.scenes.files import coco_format, draw_scenes
+from captionbeam.schemas import Store
+from captionbeam.schemas.formats.tokens import RECORD, TABLE
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
 from tests.builders.clusters import Cluster
 from tests.builders.commands import ROOT, captionbeam, environment
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer

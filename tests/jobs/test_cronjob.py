@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from captionbeam.jobs import cli
-from captionbeam.schemas import Store, layout
+from captionbeam.schemas import Store
+from captionbeam.schemas.store import layout
 from tests.builders.kubelet import run_job
 from tests.builders.nights import check_store, data_files, draw, make_place
 

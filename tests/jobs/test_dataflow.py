@@ -13,9 +13,10 @@ from tempfile import gettempdir
 import pytest
 
 from captionbeam.jobs import cli
-from captionbeam.jobs.launching.flex import command
-from captionbeam.jobs.scenes import coco_format, draw_scenes
-from captionbeam.schemas import files, layout
+from captionbeam.jobs.run_on.flex import command
+from captionbeam.jobs.scenes.files import coco_format, draw_scenes
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
 from tests.builders.commands import ROOT, environment
 from tests.builders.dataflow import ENDPOINT, dataflow_service, scripted
 from tests.builders.discovery import complaints

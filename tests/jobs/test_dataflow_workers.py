@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from captionbeam.jobs.scenes import coco_format, draw_scenes
-from captionbeam.schemas import Store, files, layout
-from captionbeam.schemas.tokens import TokenTable
+from captionbeam.jobs.scenes.files import coco_format, draw_scenes
+from captionbeam.schemas import Store
+from captionbeam.schemas.formats.tokens import TokenTable
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
 from tests.builders.commands import ROOT, captionbeam, environment
 from tests.builders.dataflow import ENDPOINT, dataflow_service, running
 from tests.builders.models import WORDS, make_bundle, make_decoder, make_tokenizer
@@ -225,5 +227,10 @@ def test_the_users_own_setup_file_is_staged_built_and_enough(photos, launch, wor
     assert not [name for name in staged if name.endswith(".whl")]
     with tarfile.open(machine / "staged" / "workflow.tar.gz") as archive:
         inside = {Path(*Path(member.name).parts[1:]).as_posix() for member in archive if member.isfile()}
-    assert {"setup.py", "pyproject.toml", "jobs/templates/report.html.j2", "pipelines/shards.py"} <= inside
+    assert {
+        "setup.py",
+        "pyproject.toml",
+        "jobs/templates/report.html.j2",
+        "pipelines/workers/shards.py",
+    } <= inside
     assert not [name for name in inside if name.startswith("tests/")]

@@ -5,14 +5,14 @@ from dataclasses import fields
 
 import pytest
 
-from captionbeam.capmodel.bundle import Bundle
+from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.capmodel.decoders import DECODER_FIELDS
-from captionbeam.capmodel.train_options import TrainOptions
-from captionbeam.capmodel.train_worker import save_bundle
+from captionbeam.capmodel.training.config import TrainOptions
+from captionbeam.capmodel.training.worker import save_bundle
 from captionbeam.jobs import train
 from captionbeam.jobs.cli import main
-from captionbeam.jobs.train_flags import GROUPS
-from captionbeam.jobs.training_targets.submit import words_of
+from captionbeam.jobs.options.training import GROUPS
+from captionbeam.jobs.submit.submit import words_of
 from tests.builders.training import make_data, tiny_options, train_alone
 
 TOLD = {

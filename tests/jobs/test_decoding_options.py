@@ -4,7 +4,7 @@ import pytest
 
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.jobs.cli import parse
-from captionbeam.jobs.decoding_options import decode_options
+from captionbeam.jobs.options.decoding import decode_options
 from captionbeam.schemas.errors import RequestError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from captionbeam.jobs import cli
-from captionbeam.jobs.scenes import coco_format, draw_scenes
+from captionbeam.jobs.scenes.files import coco_format, draw_scenes
 from captionbeam.schemas import Store
 
 ENCODER = ["--encoder", "efficientnet_lite0", "--pooled", "--precision", "fp32"]

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from torchvision import models
 
-from captionbeam.capmodel.backbones import BACKBONES
-from captionbeam.capmodel.images import decode_image
+from captionbeam.capmodel.encoders.backbones import BACKBONES
+from captionbeam.capmodel.encoders.images import decode_image
 from captionbeam.jobs.cli import main
-from captionbeam.schemas import Store, layout
+from captionbeam.schemas import Store
+from captionbeam.schemas.store import layout
 from tests.builders.commands import captionbeam
 
 ENCODER = ["--encoder", "efficientnet_lite0", "--precision", "fp32", "--batch-size", 4]

@@ -8,8 +8,8 @@ import pytest
 
 from captionbeam.capmodel.metrics import SCORES, score
 from captionbeam.jobs.cli import main
-from captionbeam.jobs.scoring import join_references, read_captions
-from captionbeam.pipelines.captions import Reference
+from captionbeam.jobs.reporting.scoring import join_references, read_captions
+from captionbeam.pipelines.tokens.caption_files import Reference
 from captionbeam.schemas.errors import RequestError, StoreError
 from tests.builders.captions import coco, karpathy, write_json
 from tests.builders.commands import captionbeam

@@ -8,8 +8,9 @@ import time
 import fsspec
 import pytest
 
-from captionbeam.jobs.scenes import coco_format, draw_scenes
-from captionbeam.schemas import Store, files
+from captionbeam.jobs.scenes.files import coco_format, draw_scenes
+from captionbeam.schemas import Store
+from captionbeam.schemas.storage import files
 from tests.builders.commands import captionbeam
 from tests.builders.key_servers import ADDRESS
 from tests.builders.meddler import HANG_UP, LOSE_THE_ANSWER, Weather, meddling

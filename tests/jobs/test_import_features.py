@@ -9,11 +9,12 @@ import h5py
 import numpy as np
 import pytest
 
-from captionbeam.capmodel.train_worker import save_bundle
+from captionbeam.capmodel.training.worker import save_bundle
 from captionbeam.jobs.cli import main
-from captionbeam.pipelines.arrays import reading
-from captionbeam.schemas import Store, layout
+from captionbeam.pipelines.features import array_reads
+from captionbeam.schemas import Store
 from captionbeam.schemas.errors import SystemicError
+from captionbeam.schemas.store import layout
 from tests.builders.training import make_tokens, numbered_captions, tiny_options, train_alone
 
 GRIDS = np.random.default_rng(1).normal(size=(10, 2, 3, 4)).astype(np.float32)
@@ -114,7 +115,7 @@ def test_a_changed_file_is_done_again_and_its_new_rows_are_added(command, tmp_pa
 
 def test_an_import_that_ended_in_the_middle_goes_on(command, tmp_path, monkeypatch, capsys):
     """What was committed is kept: the second run reads the rest alone."""
-    read, asked = reading.read_rows, []
+    read, asked = array_reads.read_rows, []
 
     def breaking(array, start, stop):
         if len(asked) == 1:
@@ -122,12 +123,12 @@ def test_an_import_that_ended_in_the_middle_goes_on(command, tmp_path, monkeypat
         asked.append((start, stop))
         return read(array, start, stop)
 
-    monkeypatch.setattr(reading, "read_rows", breaking)
+    monkeypatch.setattr(array_reads, "read_rows", breaking)
     assert main(command) == 1
     assert "the disk is gone" in capsys.readouterr().err
     assert layout.snapshot_ids(str(tmp_path / "store")) == []
     (first,) = asked
-    monkeypatch.setattr(reading, "read_rows", read)
+    monkeypatch.setattr(array_reads, "read_rows", read)
     assert main(command) == 0
     said = capsys.readouterr().out
     assert f"{len(GRIDS) - (first[1] - first[0])} in 0:0" in said

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captionbeam.schemas import Store, files, layout
+from captionbeam.schemas import Store
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
 from tests.builders.commands import ROOT, captionbeam, environment
 
 IMAGES, SHARD = 42, 2

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from captionbeam.jobs.launching.gpus import GPUS
-from captionbeam.jobs.launching.target import protocol_of, settle_job, settle_target
+from captionbeam.jobs.run_on.gpus import GPUS
+from captionbeam.jobs.run_on.target import protocol_of, settle_job, settle_target
 from captionbeam.schemas.errors import RequestError
 from tests.builders.launches import CLOUD, PLACES, options, settled
 

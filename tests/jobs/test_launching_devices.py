@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from captionbeam.jobs.launching.target import settle_job
-from captionbeam.pipelines.processors import load_captioner, load_encoder
+from captionbeam.jobs.run_on.target import settle_job
+from captionbeam.pipelines.workers.processors import load_captioner, load_encoder
 from captionbeam.schemas.errors import RequestError, SystemicError
 from tests.builders.launches import CLOUD, options
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captionbeam.jobs.launching.images import check_image
-from captionbeam.jobs.launching.labels import job_name, own_labels, user_labels
-from captionbeam.jobs.launching.packages import build_wheel
+from captionbeam.jobs.run_on.images import check_image
+from captionbeam.jobs.run_on.labels import job_name, own_labels, user_labels
+from captionbeam.jobs.run_on.packages import build_wheel
 from captionbeam.schemas.errors import RequestError
 from tests.builders.commands import ROOT
 from tests.builders.launches import settled

@@ -14,9 +14,11 @@ import pyarrow as pa
 import pytest
 
 from captionbeam.jobs import cli
-from captionbeam.jobs.scenes import draw_scenes
-from captionbeam.schemas import Store, files, layout
-from captionbeam.schemas.tokens import TokenTable
+from captionbeam.jobs.scenes.files import draw_scenes
+from captionbeam.schemas import Store
+from captionbeam.schemas.formats.tokens import TokenTable
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
 from tests.builders.captions import coco, write_json
 from tests.builders.commands import ROOT, captionbeam, environment
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captionbeam.jobs.options import read_ids
+from captionbeam.jobs.options.shared import read_ids
 
 LINES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), min_size=1)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captionbeam.capmodel.encoders import resolve_encoder, store_weights
+from captionbeam.capmodel.encoders.encoder import resolve_encoder, store_weights
 from captionbeam.jobs import cli
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer
 from tests.builders.stores import make_features

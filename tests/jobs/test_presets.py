@@ -8,10 +8,10 @@ import pytest
 
 from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
 from captionbeam.capmodel.decoders.options import DECODER_FIELDS, DecoderOptions
-from captionbeam.capmodel.train_options import TrainOptions
+from captionbeam.capmodel.training.config import TrainOptions
 from captionbeam.jobs.cli import main, parse
+from captionbeam.jobs.options.training import GROUPS, SETTLED
 from captionbeam.jobs.presets import FOLDERS, flags_of, known
-from captionbeam.jobs.train_flags import GROUPS, SETTLED
 from captionbeam.schemas.errors import RequestError
 from tests.builders.training import SMALL, make_data
 

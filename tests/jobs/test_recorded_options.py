@@ -7,10 +7,10 @@ import os
 import pytest
 
 from captionbeam.jobs import cli
-from captionbeam.jobs.recorded_options import repeat_limits, repeat_request, request_of, settle_store
-from captionbeam.pipelines.run import Run, merged_request
+from captionbeam.jobs.options.recorded import repeat_limits, repeat_request, request_of, settle_store
+from captionbeam.pipelines.bulk.run import Run, merged_request
 from captionbeam.schemas.errors import RequestError
-from captionbeam.schemas.layout import Snapshot
+from captionbeam.schemas.store.layout import Snapshot
 from tests.builders.stores import make_features
 
 PHOTOS, LIST = {"source": "/photos"}, {"source": "/list.csv", "id_column": "name", "image_root": "/root"}

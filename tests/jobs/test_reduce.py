@@ -9,17 +9,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from captionbeam.capmodel.bundle import Bundle
-from captionbeam.capmodel.captioner import Captioner
-from captionbeam.capmodel.generate import DecodeOptions
-from captionbeam.capmodel.train_data import Data
+from captionbeam.capmodel.bundles.bundle import Bundle
+from captionbeam.capmodel.captioners.captioner import Captioner
+from captionbeam.capmodel.data.dataset import Data
+from captionbeam.capmodel.generation.generate import DecodeOptions
 from captionbeam.jobs.cli import main
-from captionbeam.pipelines.upkeep.vacuuming import vacuum
-from captionbeam.pipelines.upkeep.verifying import verify
-from captionbeam.schemas import Store, files
-from captionbeam.schemas.components import read_components
+from captionbeam.pipelines.maintenance.vacuum import vacuum
+from captionbeam.pipelines.maintenance.verify import verify
+from captionbeam.schemas import Store
 from captionbeam.schemas.errors import BundleError, FingerprintError
-from captionbeam.schemas.quantised import rounded
+from captionbeam.schemas.formats.components import read_components
+from captionbeam.schemas.formats.int8 import rounded
+from captionbeam.schemas.storage import files
 from tests.builders.images import drawn, encoded
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer
 from tests.builders.stores import make_captions, make_features

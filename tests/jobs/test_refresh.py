@@ -20,7 +20,8 @@ import pytest
 
 from captionbeam.jobs import cli
 from captionbeam.pipelines.sources.spec import source_name
-from captionbeam.schemas import Store, layout
+from captionbeam.schemas import Store
+from captionbeam.schemas.store import layout
 from tests.builders.commands import ROOT, captionbeam, environment
 from tests.builders.images import drawn, encoded
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer

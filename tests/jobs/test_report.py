@@ -17,15 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from captionbeam.capmodel.bundle_files import keep_bundle
+from captionbeam.capmodel.bundles.contents import keep_bundle
 from captionbeam.jobs.cli import main
 from captionbeam.jobs.reporting.charts import histogram, line_chart, nice_ticks
 from captionbeam.jobs.reporting.heat import looks
 from captionbeam.jobs.reporting.pictures import LONGEST_SIDE, Picture, read_pictures, seen_window
 from captionbeam.jobs.reporting.rows import choose, read_briefs
-from captionbeam.pipelines.spans import FetchOptions
-from captionbeam.schemas import arrow
+from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 from captionbeam.schemas.errors import ImageError
+from captionbeam.schemas.formats import arrow
 from tests.builders.captions import coco, write_json
 from tests.builders.models import make_bundle
 from tests.builders.stores import make_store

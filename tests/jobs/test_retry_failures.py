@@ -12,17 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captionbeam.capmodel.encoders import Encoder, resolve_encoder, store_weights
+from captionbeam.capmodel.encoders.encoder import Encoder, resolve_encoder, store_weights
 from captionbeam.jobs import cli
-from captionbeam.pipelines.fetch import fetch
-from captionbeam.pipelines.plan import write_plan
-from captionbeam.pipelines.publish import publish
-from captionbeam.pipelines.run import start_run
+from captionbeam.pipelines.bulk.plan import write_plan
+from captionbeam.pipelines.bulk.publish import publish
+from captionbeam.pipelines.bulk.run import start_run
+from captionbeam.pipelines.fetch.images import fetch
+from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.pipelines.sources.listing import list_images
 from captionbeam.pipelines.sources.parse import parse_sources
-from captionbeam.pipelines.upkeep.verifying import verify
-from captionbeam.schemas import Store, arrow, files
+from captionbeam.schemas import Store
 from captionbeam.schemas.errors import ImageError
+from captionbeam.schemas.formats import arrow
+from captionbeam.schemas.storage import files
 from tests.builders.models import make_bundle
 from tests.builders.stores import commit_all, make_store
 

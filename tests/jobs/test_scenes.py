@@ -14,8 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from captionbeam.jobs.scene_drawing import HUES, draw_jpeg
-from captionbeam.jobs.scene_words import (
+from captionbeam.jobs.scenes.drawing import HUES, draw_jpeg
+from captionbeam.jobs.scenes.files import (
+    coco_format,
+    count_right,
+    draw_scenes,
+    random_scene,
+    split_of,
+    write_scenes,
+)
+from captionbeam.jobs.scenes.words import (
     ABOVE,
     LEFT,
     Group,
@@ -25,15 +33,7 @@ from captionbeam.jobs.scene_words import (
     is_right,
     understand,
 )
-from captionbeam.jobs.scenes import (
-    coco_format,
-    count_right,
-    draw_scenes,
-    random_scene,
-    split_of,
-    write_scenes,
-)
-from captionbeam.pipelines.captions import read_captions
+from captionbeam.pipelines.tokens.caption_files import read_captions
 
 RED, BLUE = Group(2, "red", "circle"), Group(1, "blue", "square")
 seeds = st.integers(0, 2**32)

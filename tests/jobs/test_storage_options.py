@@ -8,10 +8,12 @@ import fsspec
 import pytest
 from fsspec.config import conf
 
-from captionbeam.jobs.scenes import draw_scenes
-from captionbeam.jobs.storage_options import parsed
-from captionbeam.schemas import files, layout, storage
+from captionbeam.jobs.options.storage import parsed
+from captionbeam.jobs.scenes.files import draw_scenes
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.storage import options as storage_options
+from captionbeam.schemas.store import layout
 from tests.builders.commands import captionbeam
 from tests.builders.key_servers import ADDRESS
 from tests.builders.meddler import meddling
@@ -23,9 +25,9 @@ ANONYMOUS = {"gs": {"token": "anon"}, "s3": {"anon": True}}
 
 @pytest.fixture
 def own_options():
-    before = dict(storage.current())
+    before = dict(storage_options.current())
     yield
-    storage.use(before)
+    storage_options.use(before)
 
 
 @pytest.fixture
@@ -85,11 +87,11 @@ def test_who_is_anonymous_signs_nothing(overheard, monkeypatch, tmp_path):
 
 
 def test_options_are_put_on_top_of_the_environments_and_taken_off_again(own_options, monkeypatch):
-    monkeypatch.setitem(storage._found, "s3", {"anon": True, "use_ssl": False})
-    storage.use({"s3": {"anon": False}})
+    monkeypatch.setitem(storage_options._found, "s3", {"anon": True, "use_ssl": False})
+    storage_options.use({"s3": {"anon": False}})
     assert conf["s3"] == conf["s3a"] | {"use_ssl": False, "anon": False}
-    assert json.loads(storage.as_environment()["FSSPEC_S3"]) == {"anon": False, "use_ssl": False}
-    storage.use({})
+    assert json.loads(storage_options.as_environment()["FSSPEC_S3"]) == {"anon": False, "use_ssl": False}
+    storage_options.use({})
     assert conf["s3"] == {"anon": True, "use_ssl": False}
 
 
@@ -98,11 +100,11 @@ def test_what_may_be_a_secret_is_not_kept():
         "gs": {"token": {"private_key": "x"}, "project": "p"},
         "s3": {"key": "k", "secret": "s", "anon": False},
     }
-    assert storage.for_record(given) == {
+    assert storage_options.for_record(given) == {
         "gs": {"token": "(not kept)", "project": "p"},
         "s3": {"key": "(not kept)", "secret": "(not kept)", "anon": False},
     }
-    assert storage.for_record({"gs": {"token": "anon"}}) == {"gs": {"token": "anon"}}
+    assert storage_options.for_record({"gs": {"token": "anon"}}) == {"gs": {"token": "anon"}}
 
 
 def test_a_password_in_an_endpoint_is_not_kept():
@@ -110,7 +112,7 @@ def test_a_password_in_an_endpoint_is_not_kept():
         ("http://me:pw@host:9000/x@y", "http://host:9000/x@y"),
         ("http://host/a@b", "http://host/a@b"),
     ):
-        assert storage.for_record({"s3": {"endpoint_url": given}}) == {"s3": {"endpoint_url": kept}}
+        assert storage_options.for_record({"s3": {"endpoint_url": given}}) == {"s3": {"endpoint_url": kept}}
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,15 @@ from dataclasses import asdict
 
 import pytest
 
-from captionbeam.capmodel.train_data import Data
-from captionbeam.capmodel.train_request import settle
+from captionbeam.capmodel.data.dataset import Data
+from captionbeam.capmodel.training.request import settle
 from captionbeam.jobs import cli, store
-from captionbeam.pipelines.publish import publish
-from captionbeam.pipelines.upkeep.exporting import export
-from captionbeam.schemas import Store, files, layout, tags
+from captionbeam.pipelines.bulk.publish import publish
+from captionbeam.pipelines.maintenance.export import export
+from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError, StoreError
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout, tags
 from tests.builders.history import advance, content, plan, process, start
 from tests.builders.training import make_data, tiny_options
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from captionbeam.jobs.cli import main
-from captionbeam.pipelines.find import is_sampled
-from captionbeam.schemas import Store, files
-from captionbeam.schemas.components import components_bytes, read_components
+from captionbeam.pipelines.bulk.find import is_sampled
+from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.formats.components import components_bytes, read_components
+from captionbeam.schemas.storage import files
 from tests.builders.stores import make_captions, make_features
 
 IDS = [f"{number}.jpg" for number in range(24)]

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captionbeam.jobs import cli
-from captionbeam.jobs.progress import Progress
-from captionbeam.jobs.summary import print_table
-from captionbeam.jobs.terminal import visible
-from captionbeam.schemas import arrow
+from captionbeam.jobs.ui.progress import Progress
+from captionbeam.jobs.ui.summary import print_table
+from captionbeam.jobs.ui.terminal import visible
 from captionbeam.schemas.errors import ImageError
+from captionbeam.schemas.formats import arrow
 from tests.builders.commands import ROOT, environment
 from tests.builders.stores import make_store
 

@@ -9,7 +9,7 @@ import pytest
 
 from captionbeam.capmodel.tokenizers import load_tokenizer
 from captionbeam.jobs.cli import main
-from captionbeam.schemas.tokens import TokenTable
+from captionbeam.schemas.formats.tokens import TokenTable
 from tests.builders.captions import coco, write_json, write_zip
 
 TRAIN = {"a.jpg": ["A dog runs.", "Two dogs."], "b.jpg": ["A cat runs."]}

@@ -16,9 +16,9 @@ import pytest
 from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from captionbeam.capmodel.bundle import Bundle
+from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.jobs.cli import main
-from captionbeam.jobs.torchrun import run_workers
+from captionbeam.jobs.submit.torchrun import run_workers
 from captionbeam.schemas.errors import RequestError, SystemicError
 from tests.builders.stores import make_features
 from tests.builders.training import SMALL, make_data, numbered_captions, tiny_options, train_alone
@@ -79,7 +79,7 @@ def wait_for(reached, process):
         time.sleep(0.005)
 
 
-def processes_of(output, module="captionbeam.capmodel.train_worker"):
+def processes_of(output, module="captionbeam.capmodel.training.worker"):
     """The processes that run ``module`` for ``output``, from /proc: workers, or torchrun itself."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from captionbeam.capmodel.train_options import TrainOptions
-from captionbeam.capmodel.train_request import settle
+from captionbeam.capmodel.training.config import TrainOptions
+from captionbeam.capmodel.training.request import settle
 from captionbeam.jobs.cli import main
-from captionbeam.jobs.training_view import TrainingView
+from captionbeam.jobs.ui.training_view import TrainingView
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.fingerprint import sha256_file
 from tests.builders.training import make_data, tiny_options, train_alone

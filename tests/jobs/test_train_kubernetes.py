@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from captionbeam.capmodel.bundle_files import read_manifest
+from captionbeam.capmodel.bundles.contents import read_manifest
 from captionbeam.jobs.cli import main
 from tests.builders.commands import ROOT, environment
 from tests.builders.kubeflow import as_published, misfits

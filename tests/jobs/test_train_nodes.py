@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from captionbeam.capmodel.bundle_files import read_manifest
+from captionbeam.capmodel.bundles.contents import read_manifest
 from captionbeam.jobs.cli import main
-from captionbeam.jobs.nodes import Node, find_node
+from captionbeam.jobs.submit.nodes import Node, find_node
 from captionbeam.schemas.errors import RequestError
 from tests.builders.commands import ROOT, environment
 from tests.builders.servers import free_port
@@ -121,7 +121,7 @@ def test_dry_run_prints_the_torchrun_command(data, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith(
         f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node=3 "
-        "-m captionbeam.capmodel.train_worker '{"
+        "-m captionbeam.capmodel.training.worker '{"
     )
     assert main([*words, "--nodes", "2", "--rendezvous", "first:29500"]) == 0
     assert (

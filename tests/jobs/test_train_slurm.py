@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from captionbeam.capmodel.bundle_files import read_manifest
+from captionbeam.capmodel.bundles.contents import read_manifest
 from captionbeam.jobs.cli import main
 from tests.builders.commands import ROOT, environment
 from tests.builders.slurm import ask, wait_until
@@ -93,7 +93,7 @@ def _workers(output):
     return [
         process.pid
         for process in ours
-        if "captionbeam.capmodel.train_worker" in (words := process.info["cmdline"])
+        if "captionbeam.capmodel.training.worker" in (words := process.info["cmdline"])
         and "torch.distributed.run" not in words
         and f'"output": "{output}"' in words[-1]
     ]

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from captionbeam.capmodel.bundle_files import read_manifest
+from captionbeam.capmodel.bundles.contents import read_manifest
 from captionbeam.jobs.cli import main
-from captionbeam.schemas import files
+from captionbeam.schemas.storage import files
 from tests.builders.commands import ROOT, environment
 from tests.builders.training import SMALL, make_data
 

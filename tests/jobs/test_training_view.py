@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from captionbeam.jobs.training_view import TrainingView
+from captionbeam.jobs.ui.training_view import TrainingView
 from tests.builders.training import tiny_options
 
 STOP = {

@@ -10,9 +10,10 @@ import shlex
 
 import pytest
 
-from captionbeam.jobs.launching.packages import build_wheel
-from captionbeam.jobs.scenes import draw_scenes
-from captionbeam.schemas import Store, layout
+from captionbeam.jobs.run_on.packages import build_wheel
+from captionbeam.jobs.scenes.files import draw_scenes
+from captionbeam.schemas import Store
+from captionbeam.schemas.store import layout
 from tests.builders.commands import captionbeam
 from tests.builders.jobservers import job_server
 from tests.builders.worker_image import BOOT, OFFLINE, container, launcher_image, worker_image

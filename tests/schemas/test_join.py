@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captionbeam.schemas.errors import RequestError
-from captionbeam.schemas.join import match_images, normal
+from captionbeam.schemas.match_ids import match_images, normal
 
 NFC, NFD = "caf\u00e9.jpg", "cafe\u0301.jpg"
 DIFFERENT = st.lists(st.text(min_size=1), unique_by=normal)

@@ -1,0 +1,1 @@
+"""Bundles: a trained captioner in one folder."""

@@ -1,0 +1,153 @@
+"""What lies in a bundle's folder, read and checked without torch: so a launcher knows a bundle in no time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from captionbeam.schemas.errors import BundleError, FingerprintError
+from captionbeam.schemas.fingerprint import sha256_bytes
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import models
+
+FORMAT, VERSION = "captionbeam bundle", 1
+MODEL_TYPE = "captionbeam"  # of Hugging Face transformers, whose from_pretrained reads config.json too
+OF_TRANSFORMERS = {"model_type": MODEL_TYPE, "architectures": ["BundleForCaptioning"]}
+CONFIG, MODEL, TOKENIZER, ENCODER, COMPONENTS, HISTORY, CARD = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer",
+    "encoder.safetensors",
+    "components.safetensors",
+    "history.json",
+    "README.md",
+)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``config.json`` says.
+
+    sha256:   of all that decides a caption.
+    decoder:  ``DecoderConfig.to_dict()``.
+    features: the fingerprint of the features that it expects; encoder: the spec that made them, or None.
+    files:    name -> SHA-256, of all but the card.
+    trained_on: where, and by how many (captionbeam.capmodel.training.worker); empty where that was not recorded.
+    writing: the search that wrote the captions which ``scores`` are of, ``DecodeOptions.to_dict()``; empty likewise.
+    """
+
+    sha256: str
+    decoder: dict[str, Any]
+    features: str
+    encoder: dict[str, Any] | None
+    scores: dict[str, float]
+    files: dict[str, str]
+    trained_on: dict[str, Any] = field(default_factory=dict)
+    writing: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON that ``read_manifest`` reads."""
+        return {"format": FORMAT, "version": VERSION, **OF_TRANSFORMERS, **asdict(self)}
+
+    def identity(self) -> str:
+        """The SHA-256 that ``sha256`` has to be: of everything here but scores, history and place."""
+        deciding = {name: value for name, value in self.files.items() if name != HISTORY}
+        whole = {
+            "decoder": self.decoder,
+            "features": self.features,
+            "encoder": self.encoder,
+            "files": deciding,
+        }
+        return sha256_bytes(json.dumps(whole, sort_keys=True, separators=(",", ":")).encode())
+
+
+def read_manifest(url: str) -> Manifest:
+    """The manifest of the bundle in the folder ``url``. Raises BundleError."""
+    try:
+        values = files.read_json(files.join(url, CONFIG))
+    except (FileNotFoundError, NotADirectoryError) as err:
+        raise BundleError(
+            f"{url!r} is not a bundle: it has no {CONFIG}; expected a folder that captionbeam train wrote"
+        ) from err
+    except ValueError as err:
+        raise BundleError(
+            f"{CONFIG} of the bundle {url!r} is not JSON ({err}); expected it as saved"
+        ) from err
+    return _checked(url, values)
+
+
+def is_others(data: bytes) -> bool:
+    """Whether this ``config.json`` is whole, and not a bundle's."""
+    try:
+        values = json.loads(data)
+    except ValueError:
+        return False
+    return not isinstance(values, Mapping) or values.get("format") != FORMAT
+
+
+def read_checked(url: str, manifest: Manifest, name: str) -> bytes:
+    """The file ``name`` of the bundle ``url``. Raises BundleError where it is not the one that was saved."""
+    try:
+        data = files.read_bytes(files.join(url, name))
+    except FileNotFoundError as err:
+        raise _lacking(url, name) from err
+    found, expected = sha256_bytes(data), manifest.files[name]
+    if found != expected:
+        raise BundleError(f"{name} of the bundle {url!r} has SHA-256 {found}; expected {expected}, as saved")
+    return data
+
+
+def keep_bundle(url: str, models_url: str) -> str:
+    """Copy a bundle below ``models_url`` under its content hash, unless it is there whole; gives its URL there.
+
+    Raises BundleError where a file is missing or is not the one that was saved.
+    """
+    manifest = read_manifest(url)
+    target = files.join(models_url, manifest.sha256)
+    if not _is_whole(target, manifest.sha256):
+        for name, sha256 in manifest.files.items():
+            try:
+                models.keep_file(files.join(url, name), files.join(target, name), sha256)
+            except FileNotFoundError as err:
+                raise _lacking(url, name) from err
+            except FingerprintError as err:
+                raise BundleError(f"{name} of the bundle {err}, as saved") from err
+        files.write_atomic(files.join(target, CONFIG), files.json_bytes(manifest.to_dict()))
+    return target
+
+
+def _is_whole(url: str, sha256: str) -> bool:
+    """By its own manifest: two bundles that are the same but for their history have one place."""
+    try:
+        there = read_manifest(url)
+    except BundleError:
+        return False
+    return there.sha256 == sha256 and all(
+        models.is_whole(files.join(url, name), expected) for name, expected in there.files.items()
+    )
+
+
+def _lacking(url: str, name: str) -> BundleError:
+    return BundleError(f"the bundle {url!r} lacks {name}; expected the files that were saved")
+
+
+def _checked(url: str, values: Any) -> Manifest:
+    if not isinstance(values, Mapping) or values.get("format") != FORMAT:
+        raise BundleError(f"{CONFIG} in {url!r} is not a bundle's; expected format {FORMAT!r}")
+    version = values.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise BundleError(
+            f"the bundle {url!r} has version {version!r}; this captionbeam reads up to {VERSION}: upgrade it"
+        )
+    try:
+        others = ("format", "version", *OF_TRANSFORMERS)
+        manifest = Manifest(**{key: value for key, value in values.items() if key not in others})
+    except TypeError as err:
+        raise BundleError(f"{CONFIG} of the bundle {url!r} lacks a field or has one too many: {err}") from err
+    if manifest.identity() != manifest.sha256:
+        raise BundleError(
+            f"{CONFIG} of the bundle {url!r} was changed after it was saved: its SHA-256 differs"
+        )
+    return manifest

@@ -1,0 +1,1 @@
+"""Captioners: what captions images on a worker."""

@@ -1,0 +1,1 @@
+"""Training data: pairs of images and captions, their order, and reading features."""

@@ -1,0 +1,156 @@
+"""Word vectors in the text format of word2vec and fastText: a word and its numbers a line, blanks between.
+
+A first line of two numbers (how many words, how many channels) may be there. Files are read as a stream, only
+the words that are asked for are kept, and a name that ends in .gz is unpacked. No torch here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, takewhile
+from typing import IO, Any, cast
+
+import fsspec
+import numpy as np
+
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.storage.object_stores import refusals
+
+BUFFER = 1 << 20
+HEADER_DIGITS = 18
+"""Longer numbers count nothing, and Python refuses to read very long ones."""
+
+
+@dataclass(frozen=True)
+class WordVectors:
+    """``rows`` float32 [n, E]: the vectors of the tokens ``ids`` int64 [n], of ``asked`` that were looked for.
+
+    ``sha256`` is the file's.
+    """
+
+    ids: np.ndarray
+    rows: np.ndarray
+    asked: int
+    sha256: str
+
+
+class _Hashed(io.RawIOBase):
+    """A stream that hashes what is read of it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self.hash = stream, hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        self.hash.update(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def vectors_width(url: str) -> int:
+    """How many channels the vectors in the file ``url`` have. Raises RequestError."""
+    with _opened(url) as (lines, _):
+        return _begin(url, lines)[0]
+
+
+def read_vectors(url: str, vocabulary: Mapping[str, int]) -> WordVectors:
+    """The vectors of the words of ``vocabulary`` (word -> id) that the file has; of doubles the first.
+
+    Raises RequestError where a line of such a word is broken, or where there is none.
+    """
+    wanted = {word.encode(): token for word, token in vocabulary.items()}
+    found: dict[int, np.ndarray] = {}
+    with _opened(url) as (lines, hashed):
+        width, begun = _begin(url, lines)
+        for number, line in enumerate(chain(begun, lines), start=1):
+            token = wanted.get(line.partition(b" ")[0])
+            if token is not None and token not in found:
+                row = _numbers(url, number, line, width)
+                if row is not None:
+                    found[token] = row
+    if not found:
+        raise RequestError(
+            f"none of the {len(wanted):,} tokens has a vector in {url!r}; expected vectors of the captions' words"
+        )
+    ids, rows = np.array([*found], np.int64), np.stack([*found.values()])
+    return WordVectors(ids, rows, len(wanted), hashed.hash.hexdigest())
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[tuple[IO[bytes], _Hashed]]:
+    """The file's lines, unpacked, and what hashes it as it is stored: all of it, if it is read to its end."""
+    try:
+        with refusals(url), fsspec.open(url, "rb") as stream:
+            hashed = _Hashed(stream)
+            buffered = io.BufferedReader(hashed, BUFFER)
+            packed = url.endswith(".gz")
+            yield cast(IO[bytes], gzip.GzipFile(fileobj=buffered) if packed else buffered), hashed
+    except (FileNotFoundError, IsADirectoryError) as err:
+        raise RequestError(f"embeddings is {url!r}, which is no file; expected one of word vectors") from err
+    except (gzip.BadGzipFile, EOFError, zlib.error) as err:
+        raise RequestError(f"embeddings {url!r} cannot be unpacked ({err}); expected gzip") from err
+
+
+def _begin(url: str, lines: IO[bytes]) -> tuple[int, list[bytes]]:
+    """How many numbers a word has, and the lines that were read to know it; a header is an empty one."""
+    first = lines.readline(BUFFER)
+    if not _is_header(first):
+        return _checked(url, first, len(first.split()) - 1), [first]
+    row, width = lines.readline(BUFFER), _checked(url, first, int(first.split()[1]))
+    if (values := _values(row)) != width:
+        raise RequestError(
+            f"the first line of {url!r} promises {width} numbers a word, but the first word has {values}; "
+            "expected as many"
+        )
+    return width, [b"", row]
+
+
+def _is_header(line: bytes) -> bool:
+    fields = line.split()
+    return len(fields) == 2 and all(field.isdigit() and len(field) <= HEADER_DIGITS for field in fields)
+
+
+def _checked(url: str, first: bytes, width: int) -> int:
+    if width < 2:
+        raise RequestError(
+            f"the first line of {url!r} is {first[:60]!r}; expected a word and its numbers, as word2vec's text"
+        )
+    return width
+
+
+def _values(line: bytes) -> int:
+    """How many numbers a line ends with, its first word never one of them."""
+    return len([*takewhile(_is_number, reversed(line.split()[1:]))])
+
+
+def _is_number(field: bytes) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
+
+
+def _numbers(url: str, number: int, line: bytes, width: int) -> np.ndarray | None:
+    """The vector in a line; None where more comes before it than one word: that word has a blank in it."""
+    fields = line.split()[1:]
+    try:
+        if len(fields) <= width:
+            row = np.array([float(field) for field in fields], np.float32)
+            if len(row) == width and np.isfinite(row).all():
+                return row
+            raise ValueError(f"{len(row)} of them" if len(row) != width else "one is not finite in float32")
+    except ValueError as err:
+        raise RequestError(
+            f"line {number} of {url!r} does not have {width} numbers ({err}); expected as many as the first"
+        ) from err
+    return None

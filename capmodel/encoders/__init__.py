@@ -1,0 +1,1 @@
+"""Encoders: images to features. Decoding, preprocessing, weights, backbones, reduction."""

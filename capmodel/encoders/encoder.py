@@ -1,0 +1,236 @@
+"""Encoders: what one is (``EncoderSpec``, settled on the launcher), and what a worker runs (``Encoder``).
+
+Shapes: n images; B the batch; S the image size; H, W, C the grid's height, width and channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from captionbeam.capmodel.encoders.backbones import find_backbone, ready, shape_of
+from captionbeam.capmodel.encoders.images import decode_image
+from captionbeam.capmodel.encoders.names import INCEPTION_V3
+from captionbeam.capmodel.encoders.preprocess import Preprocess
+from captionbeam.capmodel.encoders.weights import (
+    SHA256_MARK,
+    State,
+    read_weights,
+    store_weights,
+    weights_bytes,
+)
+from captionbeam.capmodel.runtime.device import (
+    DTYPES,
+    device_errors,
+    exact_kernels,
+    pick_device,
+    settle_precision,
+)
+from captionbeam.capmodel.runtime.streams import Streams
+from captionbeam.schemas.errors import ImageError, RequestError
+from captionbeam.schemas.fingerprint import fingerprint, sha256_bytes
+from captionbeam.schemas.formats import arrow
+
+__all__ = ["Encoder", "EncoderSpec", "resolve_encoder", "store_weights"]
+
+BATCH = {"cpu": 16, "cuda": 128}  # by default; on a CPU there are several at a time
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """All that decides a row of features besides the image's bytes; its hash is the features' fingerprint.
+
+    name, output:   what ``find_backbone`` knows; ``grid`` ``[H, W, C]``, ``pooled`` ``[C]`` (what the network's own
+                    classifier reads: the grid's mean in most) or ``logits`` ``[1000]``.
+    weights_sha256: of the weights as ``weights_bytes`` writes them, without what the output does not need.
+    pool_padding:   whether InceptionV3's average pools count padding (torchvision) or not (TensorFlow).
+    layers:         whose grids are kept, one after the other, averaged down to the coarsest; () for the last alone.
+    precision:      ``fp32`` or ``bf16``: what the network computes in. What is kept is float16 either way.
+    """
+
+    name: str
+    output: str
+    weights_sha256: str
+    preprocess: Preprocess
+    precision: str = "fp32"
+    pool_padding: bool = True
+    layers: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; ``from_dict`` reads them back. Without ``layers`` where there are none, as ever."""
+        values = asdict(self)
+        layers = list(values.pop("layers"))
+        return {**values, "layers": layers} if layers else values
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> EncoderSpec:
+        """The spec that ``to_dict`` wrote. Raises RequestError for one of another version."""
+        try:
+            prepared = Preprocess.from_dict(values["preprocess"])
+            layers = tuple(values.get("layers", ()))
+            return EncoderSpec(**{**values, "preprocess": prepared, "layers": layers})
+        except (TypeError, KeyError) as err:
+            raise RequestError(
+                f"an encoder of another version of captionbeam ({err}); "
+                f"expected {', '.join(EncoderSpec.__annotations__)}"
+            ) from err
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits."""
+        return fingerprint(self.to_dict())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one row: ``(H, W, C)`` or ``(C,)``."""
+        return shape_of(self.name, self.preprocess.size, self.output, self.layers)
+
+    @property
+    def field(self) -> pa.Field:
+        """The output column."""
+        return arrow.grid_field(self.output, self.shape)
+
+
+def resolve_encoder(
+    name: str,
+    weights: str | None = None,
+    preprocess: str | None = None,
+    output: str = "grid",
+    precision: str = "auto",
+    image_size: int | None = None,
+    crop: str | None = None,
+    pool_padding: bool = True,
+    device: str = "auto",
+    resize: int | None = None,
+    interpolation: str | None = None,
+    channels: str | None = None,
+    layers: Sequence[str] = (),
+) -> tuple[EncoderSpec, State]:
+    """On the launcher: the spec, everything settled, and its weights, tried in the network.
+
+    ``weights``: a published name, a path or a URL; None for the encoder's own. ``preprocess``: a scaling;
+    it, ``image_size``, ``crop``, ``resize``, ``interpolation`` and ``channels`` change the preset of the
+    weights, as ``Preprocess.override`` says. ``device``: what ``precision`` auto is settled by.
+    Raises RequestError for what does not fit.
+    """
+    backbone = find_backbone(name)
+    backbone.check_output(output)
+    _check_layers(name, output, layers)
+    if not pool_padding and name != INCEPTION_V3:
+        raise RequestError(f"{name} has no average pools with padding; only inception_v3 can leave it out")
+    wanted = weights or backbone.default
+    preset = backbone.presets.get(wanted, backbone.presets[backbone.default])
+    prepared = preset.override(preprocess, image_size, crop, interpolation, channels, resize)
+    shape_of(name, prepared.size, output, tuple(layers))
+    precision = settle_precision(precision, device)
+    state = backbone.fit(backbone.weights(wanted), prepared.size, output)
+    ready(name, prepared.size, output, state, pool_padding, torch.float32, torch.device("cpu"), layers)
+    sha256 = sha256_bytes(weights_bytes(state))
+    return EncoderSpec(name, output, sha256, prepared, precision, pool_padding, tuple(layers)), state
+
+
+def _check_layers(name: str, output: str, layers: Sequence[str]) -> None:
+    if layers and output == "logits":
+        raise RequestError(f"layers of {name} have no logits; expected the grid, or pooled")
+    if not all(layers):
+        raise RequestError(f"layers is {','.join(layers)!r}, where a name is empty; expected NAME,NAME")
+    if twice := [layer for layer in layers if layers.count(layer) > 1]:
+        raise RequestError(f"the layer {twice[0]!r} is named twice; expected it once")
+
+
+class Encoder:
+    """A processor: images in, float16 grids ``[n, H, W, C]`` or vectors ``[n, C]`` out.
+
+    Batches are padded to ``batch_size``, so that on one device a row does not depend on its batch-mates.
+    Threads may share an encoder; it computes ``streams`` batches at a time.
+    """
+
+    def __init__(self, spec: EncoderSpec, network: nn.Module, batch_size: int, device: torch.device) -> None:
+        self.spec, self.batch_size, self.device = spec, batch_size, device
+        self.fingerprint, self.schema = spec.fingerprint, pa.schema([spec.field])
+        self._network, self._streams = network, Streams(batch_size, device.type)
+        self.streams = self._streams.count
+
+    @classmethod
+    def load(
+        cls, spec: EncoderSpec, weights_url: str, batch_size: int | None = None, device: str = "auto"
+    ) -> Encoder:
+        """The encoder of ``spec`` on this machine, with the weights that ``store_weights`` put at
+        ``weights_url``.
+
+        Raises FingerprintError for other weights, RequestError for a device that is not there.
+        """
+        target = pick_device(device)
+        state = read_weights(f"{weights_url}{SHA256_MARK}{spec.weights_sha256}")
+        network = ready(
+            spec.name,
+            spec.preprocess.size,
+            spec.output,
+            state,
+            spec.pool_padding,
+            DTYPES[spec.precision],
+            target,
+            spec.layers,
+        )
+        return cls(spec, network, batch_size or BATCH[target.type], target)
+
+    def prepare(self, item: bytes) -> Tensor:
+        """A file's bytes as uint8 ``[3, S, S]``. Raises ImageError."""
+        return self.spec.preprocess.pixels(decode_image(item))
+
+    def run(self, batch: Sequence[Tensor], image_ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """``{"grid": float16 [n, H, W, C]}``, or ``[n, C]`` of another output, of at most B prepared images.
+
+        Raises ImageError where a row is not finite in float16, OutOfMemory, SystemicError.
+        """
+        pixels = self._padded(batch)
+        rows, finite = self._streams.run(lambda: self._computed(pixels, len(batch)))
+        bad = [name for name, good in zip(image_ids, finite, strict=True) if not good]
+        if bad:
+            raise ImageError(
+                "model", "model", f"the encoder's output for {bad[0]!r} is not finite in float16"
+            )
+        return {self.spec.output: rows}
+
+    def bare_forward(self) -> Callable[[], object]:
+        """For benchmarks: a call of what comes back is one forward pass of a full batch of scaled noise, on the
+        calling thread."""
+        size = self.spec.preprocess.size
+        pixels = torch.randint(0, 256, (self.batch_size, 3, size, size), dtype=torch.uint8)
+        scaled = self._scaled(pixels.to(self.device).contiguous(memory_format=torch.channels_last))
+
+        def forward() -> None:
+            with torch.inference_mode(), exact_kernels(self.device):
+                self._network(scaled).sum().item()
+
+        return forward
+
+    def _padded(self, batch: Sequence[Tensor]) -> Tensor:
+        """uint8 ``[B, 3, S, S]``, channels last in memory, black after the images that there are."""
+        size = self.spec.preprocess.size
+        rows = np.zeros((self.batch_size, size, size, 3), np.uint8)
+        np.stack([image.permute(1, 2, 0).numpy() for image in batch], out=rows[: len(batch)])
+        return torch.from_numpy(rows).permute(0, 3, 1, 2)
+
+    @torch.inference_mode()
+    def _computed(self, pixels: Tensor, count: int) -> tuple[np.ndarray, list[bool]]:
+        """Features of the first ``count`` rows, float16 ``[count, *shape]``, and which of them are finite."""
+        with device_errors(), exact_kernels(self.device):
+            features = self._network(self._scaled(pixels.to(self.device)))[:count]
+            if features.ndim == 4:
+                features = features.permute(0, 2, 3, 1)
+                features = (
+                    features if self.spec.output == "grid" else features.mean((1, 2), dtype=torch.float32)
+                )
+            features = features.to(torch.float16).contiguous()
+            finite = features.flatten(1).sum(1, dtype=torch.float32).isfinite().tolist()
+            return features.cpu().numpy(), finite
+
+    def _scaled(self, pixels: Tensor) -> Tensor:
+        return self.spec.preprocess.scale(pixels).to(DTYPES[self.spec.precision])

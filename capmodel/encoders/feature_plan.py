@@ -1,0 +1,90 @@
+"""What is kept of an encoder's features, settled on the launcher. No torch here, so that it takes no time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from captionbeam.schemas.errors import FingerprintError, RequestError
+from captionbeam.schemas.fingerprint import difference, fingerprint
+from captionbeam.schemas.formats.components import encoder_fingerprint, encoder_part, read_components
+from captionbeam.schemas.formats.int8 import stored_columns
+
+DTYPES = ("float16", "int8")
+
+
+@dataclass(frozen=True)
+class FeaturePlan:
+    """What is kept of the features, and how.
+
+    ``spec`` is the features' own: the encoder's, with ``reduction`` (method, dim, sha256 of the components) and
+    ``dtype`` where they say something; its hash is the fingerprint. ``column``, ``shape``: of a row. ``components``:
+    URL of the file.
+    """
+
+    spec: Mapping[str, Any]
+    column: str
+    shape: tuple[int, ...]
+    components: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits."""
+        return fingerprint(self.spec)
+
+    @property
+    def field(self) -> pa.Field:
+        """The column of features."""
+        return columns_of(self.spec, self.column, self.shape).field(0)
+
+
+def settle_features(
+    spec: Mapping[str, Any],
+    column: str,
+    shape: Sequence[int],
+    reduce: str | None = None,
+    dim: int | None = None,
+    dtype: str = "float16",
+) -> FeaturePlan:
+    """On the launcher: what is kept of features of ``spec``.
+
+    ``reduce``: a file of components, of which the first ``dim`` are taken (None: all). Raises RequestError, and
+    FingerprintError for components that were fitted to other features.
+    """
+    if dtype not in DTYPES:
+        raise RequestError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+    if dim is not None and reduce is None:
+        raise RequestError(f"--reduce-dim {dim} would do nothing without --reduce; expected components too")
+    kept, width = dict(spec), shape[-1]
+    if reduce is not None:
+        kept["reduction"] = _reduction(reduce, dim, spec, width)
+        width = kept["reduction"]["dim"]
+    if dtype != "float16":
+        kept["dtype"] = dtype
+    return FeaturePlan(kept, column, (*shape[:-1], width), reduce)
+
+
+def _reduction(url: str, dim: int | None, spec: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    found = read_components(url)
+    if found.about["fingerprint"] != encoder_fingerprint(spec):
+        said = difference(found.about["spec"], encoder_part(spec))
+        raise FingerprintError(
+            f"the components {url!r} were fitted to features of {said or 'another fingerprint'}; expected "
+            "components of the same encoder, weights, preprocessing and output"
+        )
+    count, width = found.vectors.shape
+    if width != channels:
+        raise RequestError(f"the components {url!r} are of {width} channels; expected {channels}")
+    if dim is not None and dim > count:
+        raise RequestError(
+            f"--reduce-dim {dim} is more than the {count} components of {url!r}; expected at most as many"
+        )
+    return {"method": found.method, "dim": dim or count, "sha256": found.sha256}
+
+
+def columns_of(spec: Mapping[str, Any], column: str, shape: Sequence[int]) -> pa.Schema:
+    """The columns that features of ``spec`` are kept in."""
+    return stored_columns(column, shape, spec.get("dtype", "float16"))

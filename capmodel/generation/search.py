@@ -1,0 +1,122 @@
+"""Writing captions word by word: the loop that greedy search, beam search and sampling share.
+
+Shapes: B images, n captions an image before a step and K after it, V vocabulary, L grid cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captionbeam.capmodel.decoders.base import Decoder, State
+from captionbeam.capmodel.generation.constraints import NEVER, Rules
+from captionbeam.capmodel.generation.ranking import Ranking
+
+PLAIN = Ranking()
+Choose = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]]
+"""(log-probabilities [B, n, V], scores [B, n], lengths [B, n], step) -> parents (below n), tokens, scores: [B, K].
+
+The lengths are those that captions have once they have gone on, in tokens without START; finished ones do not go on.
+"""
+
+
+@dataclass
+class Trace:
+    """All that was written: one entry a step, and of the final captions the scores and ranks ``[B, K]``."""
+
+    parents: list[Tensor]  # [B, K]
+    tokens: list[Tensor]  # [B, K]
+    weights: list[Tensor]  # [B, n, L], of the caption that was continued; empty where not kept
+    scores: Tensor
+    ranks: Tensor
+
+
+def write(
+    decoder: Decoder,
+    state: State,
+    first: Tensor,
+    rules: Rules,
+    choose: Choose,
+    steps: int,
+    ranking: Ranking = PLAIN,
+    keep_attention: bool = False,
+) -> Trace:
+    """Continue one caption of each image, from the words ``first`` ``[B, 1]``, for at most ``steps`` tokens.
+
+    An image is done when its best captions, by ``ranking``, are finished and no running one can pass them.
+    The shape of a step never depends on what was written, so that an image's captions do not depend on its
+    batch-mates: one that is done is carried along, unchanged, until the last image is.
+    """
+    tokens, scores = first, torch.zeros(first.shape, device=first.device)
+    finished, lengths = torch.zeros_like(first, dtype=torch.bool), torch.zeros_like(first)
+    history = first[..., :0] if rules.no_repeat else None
+    done = finished
+    trace = Trace([], [], [], scores, scores)
+    for step in range(steps):
+        logits, state, weights = decoder.step(state, tokens)
+        logprobs = rules.logprobs(logits, finished, step == steps - 1, history)
+        lengths = lengths + ~finished
+        chosen = choose(logprobs, scores, lengths, step)
+        parents, tokens, scores = _unless(done, chosen, scores, rules.pad, ranking.groups)
+        state, lengths = state.select(parents), lengths.gather(1, parents)
+        history = None if history is None else _longer(history, parents, tokens)
+        finished = finished.gather(1, parents) | (tokens == rules.end) | (scores == NEVER)
+        done = ranking.done(scores, lengths, finished, steps)
+        trace.parents.append(parents)
+        trace.tokens.append(tokens)
+        if keep_attention and weights is not None:
+            trace.weights.append(weights)
+        if bool(done.all()):
+            break
+    trace.scores, trace.ranks = scores, ranking.ranks(scores, lengths)
+    return trace
+
+
+def _longer(history: Tensor, parents: Tensor, tokens: Tensor) -> Tensor:
+    """``history`` ``[B, n, t]`` of the captions that were continued, each with its new token: ``[B, K, t + 1]``."""
+    index = parents.unsqueeze(-1).expand(-1, -1, history.shape[-1])
+    return torch.cat([history.gather(1, index), tokens.unsqueeze(-1)], dim=-1)
+
+
+def _unless(
+    done: Tensor, chosen: tuple[Tensor, Tensor, Tensor], scores: Tensor, pad: int, groups: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What was chosen; for images that are ``done`` ``[B, 1]`` the captions that they have, and PAD.
+
+    A group that grows from ``before`` to ``after`` captions keeps those as its first; its others are none.
+    """
+    parents, tokens, gained = chosen
+    before, after = (max(part.shape[1] // groups, 1) for part in (scores, parents))
+    place = torch.arange(parents.shape[1], device=parents.device)
+    same = (place // after * before + (place % after).clamp(max=before - 1)).clamp(max=scores.shape[1] - 1)
+    kept = torch.where(place % after < before, scores[:, same], NEVER)
+    return torch.where(done, same, parents), torch.where(done, pad, tokens), torch.where(done, kept, gained)
+
+
+def backtrack(parents: Sequence[Tensor]) -> list[np.ndarray]:
+    """For each step the slots ``[B, K]`` in which the captions that came out last stood after that step."""
+    slots = [np.broadcast_to(np.arange(parents[-1].shape[1]), parents[-1].shape)]
+    for step in reversed([parent.cpu().numpy() for parent in parents[1:]]):
+        slots.append(np.take_along_axis(step, slots[-1], axis=1))
+    return slots[::-1]
+
+
+def written(trace: Trace) -> np.ndarray:
+    """``[B, K, steps]`` token ids of each final caption: up to END, then PAD."""
+    slots = backtrack(trace.parents)
+    tokens = (step.cpu().numpy() for step in trace.tokens)
+    return np.stack([np.take_along_axis(*pair, axis=1) for pair in zip(tokens, slots, strict=True)], axis=-1)
+
+
+def attended(trace: Trace) -> np.ndarray:
+    """``[B, K, steps, L]`` float32: the weights with which each token of each final caption was chosen."""
+    images = np.arange(len(trace.scores))[:, None]
+    kept = []
+    for weights, parents, slot in zip(trace.weights, trace.parents, backtrack(trace.parents), strict=True):
+        before = np.take_along_axis(parents.cpu().numpy(), slot, axis=1)
+        kept.append(weights.float().cpu().numpy()[images, before])
+    return np.stack(kept, axis=2)

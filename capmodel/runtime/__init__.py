@@ -1,0 +1,1 @@
+"""What a process runs on: devices, streams, the platform, distributed processes."""

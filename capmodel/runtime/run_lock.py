@@ -1,0 +1,52 @@
+"""One run at a time in a folder of checkpoints: two would take each other's states for their own."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.storage import files
+
+PATIENCE = 30.0  # seconds, in which a run that was just killed leaves
+
+
+@contextmanager
+def sole_run(url: str, patience: float = PATIENCE) -> Iterator[None]:
+    """Holds the folder ``url`` against other runs until the end, however it comes; on disks that know locks.
+
+    Raises RequestError where another process still holds it after ``patience`` seconds.
+    """
+    fs, path = files.split(url)
+    if not files.is_local(fs):
+        yield
+        return
+    os.makedirs(path, exist_ok=True)
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        if not _lock(folder, time.monotonic() + patience):
+            raise RequestError(
+                f"another run is training into {url}; expected to wait for its end, or another --output"
+            )
+        yield
+    finally:
+        os.close(folder)
+
+
+def _lock(folder: int, deadline: float) -> bool:
+    """Whether others are locked out; True as well where the disk has no locks."""
+    from fcntl import LOCK_EX, LOCK_NB, flock  # POSIX alone
+
+    while True:
+        try:
+            flock(folder, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.2)
+            continue
+        except OSError:
+            pass
+        return True

@@ -1,0 +1,64 @@
+"""How far each caption of an image says what its other captions say: CIDEr-D against those.
+
+Weighting the cross-entropy of people's captions by it is the idea of Phan et al. 2017, "Consensus-based Sequence
+Training for Video Captioning" (https://arxiv.org/abs/1712.09532): WXE there, where the weight is CIDEr-D itself. The
+power, weights whose mean over an image's captions is 1, and END as a word are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from captionbeam.capmodel.self_critical.rewards.cider_d import CiderReward, PackedReferences
+from captionbeam.capmodel.self_critical.rewards.ngrams import NONE
+from captionbeam.capmodel.self_critical.rewards.reading import CaptionReader
+from captionbeam.capmodel.tokenizers import Tokenizer
+
+IMAGES_AT_ONCE = 500
+ITSELF = 10.0  # CIDEr-D of a caption against itself, where it has n-grams of every n
+
+
+def consensus(references: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
+    """``references``: each image's captions as word ids. CIDEr-D of each against the others of its image.
+
+    Document frequencies are those of all captions. Float64 [I, R], R the most captions of an image; NaN where an image
+    has fewer, and for an only caption.
+    """
+    packed = PackedReferences.pack(references)
+    number, cider, words = packed.number[:, None], CiderReward(packed), _padded(references)
+    parts = range(0, len(words), IMAGES_AT_ONCE)
+    whole = np.concatenate([cider(*_part(words, start)) for start in parts])
+    itself = ITSELF * (packed.norms > 0).mean(1)
+    there = (np.arange(words.shape[1]) < number) & (number > 1)
+    others = np.divide(whole * number - itself, number - 1, out=np.full(whole.shape, np.nan), where=there)
+    return np.maximum(others, 0)
+
+
+def consensus_weights(captions: Sequence[Sequence[str]], tokenizer: Tokenizer, power: float) -> np.ndarray:
+    """Float32 [I, R]: each caption's consensus to the ``power``, divided by the mean of its image's.
+
+    So images weigh alike. Ones where no caption of an image has any, or where there is one; 0 beyond the last.
+    """
+    found = consensus(CaptionReader(tokenizer, count_end=True).references(captions)) ** power
+    sums, number = np.nansum(found, 1, keepdims=True), np.array([[len(image)] for image in captions])
+    even = np.broadcast_to(sums == 0, found.shape)
+    weights = np.divide(found * number, sums, out=np.ones_like(found), where=~even)
+    return np.where(np.arange(found.shape[1]) < number, weights, 0).astype(np.float32)
+
+
+def _padded(references: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
+    """Word ids [I, R, T], NONE where there is none."""
+    most = max(len(image) for image in references)
+    longest = max(len(caption) for image in references for caption in image)
+    words = np.full((len(references), most, longest), NONE)
+    for place, image in enumerate(references):
+        for which, caption in enumerate(image):
+            words[place, which, : len(caption)] = caption
+    return words
+
+
+def _part(words: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:
+    part = words[start : start + IMAGES_AT_ONCE]
+    return np.arange(start, start + len(part)), part

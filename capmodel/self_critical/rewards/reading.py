@@ -1,0 +1,103 @@
+"""Token ids to the words that the published metrics see, as ids, for whole batches at once.
+
+CIDEr is over the Penn Treebank words of a caption (``captionbeam.capmodel.metrics.ptb``), not over a model's tokens: a
+token may be a word, a piece of one, punctuation that does not count, or two words (``cannot``). What a token,
+or a row of pieces that makes one word, reads as is worked out once and kept. A word is read by itself: where
+its neighbours would matter (the full stop of ``5 p.m.``), a caption can read otherwise than as a whole line.
+
+Shapes: M captions of T tokens; P tokens of them that count; U units: a token, or the pieces of a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from captionbeam.capmodel.metrics.ptb import tokenize
+from captionbeam.capmodel.self_critical.rewards.ngrams import NONE
+from captionbeam.capmodel.tokenizers import END, PAD, START, BpeTokenizer, Tokenizer
+from captionbeam.capmodel.tokenizers.bpe import CONTINUES
+
+CLOSING = "<end>"  # holds the place of END among words: no word of a caption is spelled so
+
+
+class CaptionReader:
+    """Reads captions of one tokenizer and the references they are compared with, with the same ids.
+
+    ``count_end``: END is the last word of every caption that has one, and of every reference, as
+    self-critical.pytorch has it. CIDEr as it is published leaves it out, and then nothing tells a policy that
+    "a man on a" is no sentence, so that captions come to end in the middle.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, count_end: bool) -> None:
+        self.tokenizer, self.count_end = tokenizer, count_end
+        self._ids: dict[str, int] = {}
+        self._joins = np.array([_joins(tokenizer, token) for token in tokenizer.vocab])
+        self._units: dict[bytes, int] = {}  # the pieces of a word -> its unit, beyond the vocabulary
+        self._words: list[list[int]] = []
+        self._flat = self._sizes = np.empty(0, np.int64)
+
+    def references(self, captions: Iterable[Sequence[str]]) -> list[list[list[int]]]:
+        """Word ids of each image's captions, as written. To be read before any tokens: these ids come first."""
+        images = [list(texts) for texts in captions]
+        lines = iter(tokenize([text for texts in images for text in texts]))
+        closing = [CLOSING] if self.count_end else []
+        read = [[self._intern([*_split(next(lines)), *closing]) for _ in texts] for texts in images]
+        self._learn([[token] for token in range(self.tokenizer.vocab_size)])
+        return read
+
+    def __call__(self, tokens: np.ndarray) -> np.ndarray:
+        """``tokens`` int64 [M, T], END the last of each where it is closed -> word ids [M, T'], NONE after them."""
+        ended = tokens == END
+        open_ = (np.cumsum(ended, axis=1) == 0) & (tokens != PAD) & (tokens != START)
+        caption, place = np.nonzero(open_)
+        units, caption = self._gather(tokens[caption, place], caption)
+        sizes = self._sizes[units]
+        starts = (np.cumsum(self._sizes) - self._sizes)[units]
+        flat = self._flat[np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())]
+        return self._padded(flat, np.repeat(caption, sizes), ended.any(1))
+
+    def _padded(self, words: np.ndarray, caption: np.ndarray, closed: np.ndarray) -> np.ndarray:
+        lengths = np.bincount(caption, minlength=len(closed))
+        table = np.full((len(closed), int(lengths.max(initial=0)) + self.count_end), NONE)
+        table[caption, np.arange(len(words)) - np.repeat(np.cumsum(lengths) - lengths, lengths)] = words
+        if self.count_end:
+            table[closed, lengths[closed]] = self._ids[CLOSING]
+        return table
+
+    def _gather(self, tokens: np.ndarray, caption: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens [P] and the caption of each, as units [U] and theirs: pieces that join are one."""
+        going = self._joins[tokens]
+        if not going.any():
+            return tokens, caption
+        last = np.append(caption[1:] != caption[:-1], True)
+        ends = np.flatnonzero(~going | last)
+        starts = np.append(0, ends[:-1] + 1)
+        units = tokens[starts]
+        spelled = np.flatnonzero((ends > starts) | going[starts])
+        keys = [tokens[starts[at] : ends[at] + 1].tobytes() for at in spelled]
+        if fresh := [key for key in dict.fromkeys(keys) if key not in self._units]:
+            self._units |= {key: len(self._words) + number for number, key in enumerate(fresh)}
+            self._learn([np.frombuffer(key, tokens.dtype).tolist() for key in fresh])
+        units[spelled] = [self._units[key] for key in keys]
+        return units, caption[ends]
+
+    def _learn(self, units: Sequence[Sequence[int]]) -> None:
+        """Read new units; numbered after those there are."""
+        self._words += [self._intern(_split(tokenize([self.tokenizer.decode(ids)])[0])) for ids in units]
+        self._flat = np.array([word for words in self._words for word in words], np.int64)
+        self._sizes = np.array([len(words) for words in self._words], np.int64)
+
+    def _intern(self, words: Sequence[str]) -> list[int]:
+        return [self._ids.setdefault(word, len(self._ids)) for word in words]
+
+
+def _split(tokens: Sequence[str]) -> list[str]:
+    """Words as CIDEr counts them: ``23 3/4``, one token of the Penn Treebank's, is two."""
+    return " ".join(tokens).split()
+
+
+def _joins(tokenizer: Tokenizer, token: str) -> bool:
+    """Whether the next piece goes on with the word of ``token``."""
+    return isinstance(tokenizer, BpeTokenizer) and len(token) > len(CONTINUES) and token.endswith(CONTINUES)

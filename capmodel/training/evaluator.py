@@ -1,0 +1,94 @@
+"""How good a decoder is on images it was not trained on: loss, next-word accuracy, scores of its captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Self
+
+import torch
+
+from captionbeam.capmodel import metrics
+from captionbeam.capmodel.data.dataset import Data
+from captionbeam.capmodel.data.loader import Batch, FeatureReader
+from captionbeam.capmodel.data.sampler import sequential_steps
+from captionbeam.capmodel.decoders.base import Decoder
+from captionbeam.capmodel.generation.generate import DecodeOptions, generate
+from captionbeam.capmodel.objectives.losses import masked_cross_entropy, next_word_hits
+from captionbeam.capmodel.runtime.distributed import Ranks, autocast
+from captionbeam.capmodel.tokenizers import PAD, Tokenizer
+from captionbeam.capmodel.training.config import TrainOptions
+from captionbeam.schemas.formats.tokens import TokenTable
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Scores a decoder on the samples of ``reader``, shared out over the ranks."""
+
+    reader: FeatureReader
+    table: TokenTable
+    tokenizer: Tokenizer
+    ranks: Ranks
+    batch_size: int
+    autocast: Callable[[], torch.autocast]
+    writing: DecodeOptions
+
+    @classmethod
+    def of(cls, options: TrainOptions, data: Data, ranks: Ranks, precision: str) -> Self:
+        """Of the val split, as a run with ``options`` scores it."""
+        reader = data.val(options.val_images)
+        words = partial(autocast, ranks.device, precision)
+        return cls(reader, data.table, data.tokenizer, ranks, options.batch_size, words, options.writing)
+
+    def scores(self, decoder: Decoder, stopping: Callable[[], bool]) -> dict[str, float] | None:
+        """``val_loss`` (nats a word), ``val_accuracy`` and the metrics of the captions it writes; None if stopped.
+
+        ``stopping`` is asked before each batch and says the same on every rank.
+        """
+        sums, captions = torch.zeros(3, dtype=torch.float64), dict[int, str]()
+        ranks, images = self.ranks, len(self.reader.samples)
+        steps = sequential_steps(images, self.batch_size * ranks.world, ranks.rank, ranks.world)
+        with closing(self.reader.batches(steps)) as batches:
+            for batch in batches:
+                if stopping():
+                    return None
+                if len(batch.rows):
+                    sums += self._words(decoder, batch)
+                    captions |= self._captions(decoder, batch)
+        loss, hits, words = ranks.total(*sums.tolist())
+        written = {row: text for part in ranks.gather(captions) for row, text in part.items()}
+        return {"val_loss": loss / words, "val_accuracy": hits / words, **self._metrics(written)}
+
+    @torch.inference_mode()
+    def _words(self, decoder: Decoder, batch: Batch) -> torch.Tensor:
+        """Sum of losses, right next words and words of one batch, float64 [3]."""
+        decoder.eval()
+        tokens = batch.tokens.to(self.ranks.device)
+        targets = tokens[..., 1:]
+        with self.autocast():
+            logits = decoder(batch.features.to(self.ranks.device), tokens[..., :-1], targets)
+        flat = targets[targets != PAD]
+        loss, words = masked_cross_entropy(logits, flat, PAD)
+        return torch.stack([loss, next_word_hits(logits, flat, PAD), words]).double().cpu()
+
+    def _captions(self, decoder: Decoder, batch: Batch) -> dict[int, str]:
+        """``{row of the table: the best caption}``."""
+        names = [str(row) for row in batch.rows]
+        with self.autocast():
+            found = generate(
+                decoder, batch.features.to(self.ranks.device), self.writing, names, self.tokenizer
+            )
+        return {int(row): captions[0].text for row, captions in zip(batch.rows, found, strict=True)}
+
+    def _metrics(self, written: dict[int, str]) -> dict[str, float]:
+        """The metrics, worked out by the first rank for all."""
+        hypotheses = {str(row): text for row, text in written.items()}
+        return self.ranks.from_first(lambda: dict(self.references.evaluate(hypotheses).scores))
+
+    @cached_property
+    def references(self) -> metrics.References:
+        """What people wrote about the images, tokenized once for all epochs."""
+        captions = self.table.table["captions"]
+        return metrics.References({str(row): captions[row].as_py() for row in self.reader.samples.row})

@@ -1,0 +1,73 @@
+"""A run is a row of phases: stretches of epochs, each with an objective and a learning rate of its own.
+
+A phase starts from the best weights so far and with a new optimizer. Which phase comes after an epoch is a
+function of the position alone, so a run that goes on from a checkpoint changes phases where an unbroken one does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from captionbeam.capmodel.data.dataset import Data
+from captionbeam.capmodel.objectives.objective import CrossEntropy, Mixed, Objective
+from captionbeam.capmodel.self_critical.objective import SelfCritical
+from captionbeam.capmodel.self_critical.rewards import SplitReward, consensus_weights
+from captionbeam.capmodel.training.checkpoints import Position
+from captionbeam.capmodel.training.config import TrainOptions
+from captionbeam.capmodel.training.epoch_history import CROSS_ENTROPY, SELF_CRITICAL
+
+
+@dataclass(frozen=True)
+class Phase:
+    """``epochs`` of one ``objective``. The learning rate is at most ``learning_rate``, reached after the first
+    ``warmup`` share of the phase's steps. With ``patience`` it ends sooner: after so many epochs of it, one
+    after the other, whose CIDEr was no higher than the best of this phase before them.
+    """
+
+    name: str
+    objective: Objective
+    epochs: int
+    learning_rate: float
+    warmup: float
+    patience: int | None = None
+
+    def is_over(self, position: Position) -> bool:
+        """Whether ``position``, at the beginning of an epoch, is behind this phase."""
+        scores = [entry["CIDEr"] for entry in position.history if entry["epoch"] > position.first_epoch]
+        waited = len(scores) - 1 - scores.index(max(scores)) if scores else 0
+        return len(scores) >= self.epochs or (self.patience is not None and waited >= self.patience)
+
+
+def phases_of(options: TrainOptions, data: Data) -> tuple[Phase, ...]:
+    """The phases that ``options`` ask for."""
+    words = CrossEntropy(options.label_smoothing, _weights(options, data))
+    rates = (options.learning_rate, options.warmup)
+    first = Phase(CROSS_ENTROPY, words, options.epochs, *rates, options.patience)
+    if not options.self_critical_epochs:
+        return (first,)
+    reward = SplitReward(data.table, data.samples["train"].row, data.tokenizer)
+    drawn: Objective = SelfCritical(
+        reward,
+        samples=options.self_critical_samples,
+        baseline=options.self_critical_baseline,
+        temperature=options.self_critical_temperature,
+        grid_dropout=options.self_critical_grid_dropout,
+    )
+    if options.self_critical_cross_entropy:
+        drawn = Mixed(drawn, words, options.self_critical_cross_entropy)
+    rates = (options.self_critical_learning_rate, options.warmup)
+    return (first, Phase(SELF_CRITICAL, drawn, options.self_critical_epochs, *rates, options.patience))
+
+
+def _weights(options: TrainOptions, data: Data) -> np.ndarray | None:
+    """What each caption of the token table weighs in cross-entropy, if they do not all weigh alike."""
+    if not options.consensus:
+        return None
+    rows = data.samples["train"].row
+    captions = data.table.table["captions"].take(rows).to_pylist()
+    found = consensus_weights(captions, data.tokenizer, options.consensus)
+    weights = np.ones((len(data.table.table), found.shape[1]), np.float32)
+    weights[rows] = found
+    return weights

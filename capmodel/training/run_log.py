@@ -1,0 +1,82 @@
+"""A run's account of itself: its steps and images so far, an entry for each epoch, and what the journal is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from captionbeam.capmodel.data.epochs import Epochs
+from captionbeam.capmodel.training.checkpoints import Position
+from captionbeam.capmodel.training.epoch_history import best_of
+from captionbeam.capmodel.training.events import Journal
+from captionbeam.capmodel.training.phases import Phase
+
+
+class RunLog:
+    """Of one rank, for a run whose ``phases`` go over ``epochs``. A lap is the time since a step or an epoch ended."""
+
+    def __init__(self, epochs: Epochs, phases: Sequence[Phase], journal: Journal) -> None:
+        self._epochs, self._phases, self._journal = epochs, phases, journal
+        self._lapped = time.monotonic()
+
+    def steps(self, position: Position) -> int:
+        """Since the run began."""
+        return position.first_step + self._epochs.steps_until(position.age) + position.step
+
+    def images(self, position: Position) -> int:
+        """Since the run began, over all ranks."""
+        images, steps = self._epochs.images(position.age), self._epochs.steps(position.age)
+        done = images * position.step // steps
+        return position.first_image + self._epochs.images_until(position.age) + done
+
+    def begin(self, position: Position, **facts: Any) -> None:
+        """The run goes on at ``position``; ``facts`` are what else there is to say of it."""
+        planned = sum(self._epochs.images_until(phase.epochs) for phase in self._phases)
+        self._journal.begin(self.steps(position), **self._place(position), planned=planned, **facts)
+        self._lapped = time.monotonic()
+
+    def step(self, position: Position, facts: Mapping[str, float]) -> Position:
+        """``position``, a step further, with the time that the step took, said aloud."""
+        spent = self._lap()
+        place = self._place(position)
+        before = self.images(replace(position, step=position.step - 1))
+        facts = {**facts, "images_per_second": (place["images"] - before) / spent}
+        self._journal.step(self.steps(position), facts, **place)
+        return replace(position, seconds=position.seconds + spent)
+
+    def entry(self, position: Position, scores: Mapping[str, float]) -> dict[str, Any]:
+        """Of the history: the epoch that ends at ``position``, and its ``scores``, which took this lap so far."""
+        return {**self._epoch(position), **scores, "val_seconds": time.monotonic() - self._lapped}
+
+    def epoch(self, position: Position) -> None:
+        """The newest entry of the history at ``position``, said aloud; the time since its scores is nobody's."""
+        history = position.history
+        self._journal.epoch(self.steps(position), history[-1], best=best_of(history)["epoch"])
+        self._lapped = time.monotonic()
+
+    def early_stop(self, facts: Mapping[str, Any]) -> None:
+        """A phase ended before its last epoch, said aloud; ``facts`` are one of ``early_stops``."""
+        self._journal.tell("early_stop", **facts)
+
+    def _epoch(self, position: Position) -> dict[str, Any]:
+        if not position.words:
+            return {"epoch": position.epoch, "phase": "init"}
+        return {
+            "epoch": position.epoch + 1,
+            "phase": self._phases[position.phase].name,
+            "train_loss": position.loss / position.words,
+            **{f"train_{name}": value / position.images for name, value in position.measures.items()},
+            "seconds": position.seconds,
+            "images": self.images(position),
+            "images_per_second": self._epochs.images(position.age) / position.seconds,
+        }
+
+    def _place(self, position: Position) -> dict[str, int]:
+        return {"epoch": position.epoch, "step": position.step, "images": self.images(position)}
+
+    def _lap(self) -> float:
+        now = time.monotonic()
+        spent, self._lapped = now - self._lapped, now
+        return spent

@@ -1,0 +1,255 @@
+"""The training loop: what torchrun's processes do together.
+
+The loss of a step is the sum over all its words, on all ranks, divided by their number: DDP averages
+gradients, so each rank's sum is multiplied by the number of ranks and divided by the number of words of all.
+A step that two ranks compute is therefore the step of one rank with twice the batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import cached_property
+from itertools import islice
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from captionbeam.capmodel.data.dataset import Data
+from captionbeam.capmodel.data.epochs import Epochs
+from captionbeam.capmodel.data.loader import Batch
+from captionbeam.capmodel.decoders import make_decoder
+from captionbeam.capmodel.decoders.embeddings import freeze, place
+from captionbeam.capmodel.objectives.objective import Lesson, Objective, Taught
+from captionbeam.capmodel.runtime.device import settle_precision
+from captionbeam.capmodel.runtime.distributed import Ranks, autocast
+from captionbeam.capmodel.training.checkpoints import Checkpoints, Position, Tensors
+from captionbeam.capmodel.training.config import TrainOptions
+from captionbeam.capmodel.training.epoch_history import best_of, early_stops
+from captionbeam.capmodel.training.evaluator import Validation
+from captionbeam.capmodel.training.events import Journal
+from captionbeam.capmodel.training.optimizer import learning_rate, load_parameters, parameters_of
+from captionbeam.capmodel.training.optimizer_step import Descent
+from captionbeam.capmodel.training.phases import Phase, phases_of
+from captionbeam.capmodel.training.run_log import RunLog
+from captionbeam.capmodel.training.warm_start import check_start, identity_of_start, weights_of
+from captionbeam.schemas.errors import SystemicError
+
+
+class Stopped(Exception):
+    """The run was asked to stop; ``position`` is in its checkpoint."""
+
+    def __init__(self, position: Position) -> None:
+        super().__init__(position)
+        self.position = position
+
+
+class Trainer:
+    """One rank's part of a run. ``wants_stop`` says whether this process was asked to stop."""
+
+    def __init__(
+        self,
+        options: TrainOptions,
+        data: Data,
+        ranks: Ranks,
+        wants_stop: Callable[[], bool],
+        journal: Journal,
+    ) -> None:
+        self.options, self.data, self.ranks, self.wants_stop = options, data, ranks, wants_stop
+        self.precision = ranks.from_first(lambda: settle_precision(options.precision, str(ranks.device)))
+        torch.manual_seed(options.seed)
+        self.decoder = make_decoder(data.decoder_config(options)).to(ranks.device)
+        self.vectors = ranks.from_first(lambda: data.word_vectors(options))
+        if self.vectors:
+            place(self.vectors, self.decoder.embed)
+        self.model: nn.Module = Taught(self.decoder)
+        self.phases = phases_of(options, data)
+        self.descent = Descent(self.decoder, options)
+        if self.vectors and options.freeze_embeddings:
+            freeze(self.vectors, self.decoder.embed, self.descent.optimizer)
+        self.epochs = Epochs(options, data.train, ranks.rank, ranks.world)
+        self.log = RunLog(self.epochs, self.phases, journal)
+        self.checkpoints = Checkpoints(options.checkpoints, self.identity())
+        self.saved = time.monotonic()
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the result, up to rounding."""
+        start, steps = identity_of_start(self.options.init), self.options.step_identity(self.ranks.world)
+        own = {"precision": self.precision, "embeddings": self.vectors and self.vectors.sha256}
+        return {**self.options.identity(), **self.data.identity(), **start, **steps, **own}
+
+    def run(self) -> Position:
+        """Train to the end and leave the best epoch's parameters in ``decoder``. Raises Stopped."""
+        position = self._resumed()
+        self.model = self.ranks.share(self.model)
+        self.log.begin(position, **self._facts())
+        self.saved = time.monotonic()
+        if self.options.init and not position.history and not position.step:
+            position = self._validated(position)  # what there is to improve on, and may stay the best
+        while (position := self._entered(position)).phase < len(self.phases):
+            position = self._validated(self._stepped(position))
+        return position
+
+    def _entered(self, position: Position) -> Position:
+        """``position`` in the next phase where its own is over: from the best weights, Adam knowing nothing."""
+        while position.phase < len(self.phases) and self._phase(position).is_over(position):
+            load_parameters(self.decoder, self.ranks.from_first(self.checkpoints.load_best))
+            self.descent.restart()
+            for stop in early_stops(position.history, self.options):
+                if stop["phase"] == self._phase(position).name:
+                    self.log.early_stop(stop)
+            position = position.next_phase(self.log.steps(position), self.log.images(position))
+        return position
+
+    def _phase(self, position: Position) -> Phase:
+        return self.phases[position.phase]
+
+    def _resumed(self) -> Position:
+        found = self.ranks.from_first(self._found)
+        if found is None:
+            self._start()
+            return Position()
+        position, tensors = found
+        self.descent.load(tensors)
+        return position
+
+    def _start(self) -> None:
+        """From the weights of another bundle, where there is one to start from."""
+        if self.options.init is not None:
+            url = self.options.init
+            check_start(url, self.data.store.fingerprint, self.data.tokenizer, self.decoder.config)
+            load_parameters(self.decoder, self.ranks.from_first(lambda: weights_of(url)))
+            self.descent.restart()
+
+    def _found(self) -> tuple[Position, Tensors] | None:
+        if not self.options.restart:
+            return self.checkpoints.load()
+        self.checkpoints.clear()
+        return None
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "epochs": self.options.all_epochs,
+            "train_images": len(self.data.samples["train"]),
+            "val_images": len(self.validation.reader.samples),
+            "workers": self.ranks.world,
+            "device": str(self.ranks.device),
+            "precision": self.precision,
+            "vectors": self.vectors and (len(self.vectors.ids), self.vectors.asked),
+            "parameters": sum(value.numel() for value in self.decoder.parameters()),
+        }
+
+    def _stepped(self, position: Position) -> Position:
+        """The steps of an epoch that are left."""
+        each, place = self.options.accumulate, (position.epoch, position.age, position.first_image)
+        parts = self.epochs.parts(*place)[position.step * each :]
+        self.model.train()
+        samples, captions = [part.samples for part in parts], [part.captions for part in parts]
+        with closing(self.data.train.batches(samples, captions)) as batches:
+            while step := list(islice(batches, each)):
+                position = self._step(step, position)
+                if time.monotonic() - self.saved > 60 * self.options.checkpoint_minutes:
+                    self._save(position)
+        return position
+
+    def _step(self, batches: Sequence[Batch], position: Position) -> Position:
+        """One step of the optimizer, all ranks together."""
+        torch.manual_seed(self._draw(position, self.ranks.rank))
+        lessons = [self._lesson(batch, position) for batch in batches]
+        words = self._agreed(position, sum(lesson.words for lesson in lessons))
+        losses = self._losses(self._phase(position).objective, lessons, self.ranks.world / words)
+        rate = self._descend(position)
+        names = [*lessons[0].measures]
+        own = [sum(lesson.measures[name] for lesson in lessons) for name in names]
+        total, images, *sums = self.ranks.total(sum(losses), sum(len(batch.rows) for batch in batches), *own)
+        if not isfinite(total):
+            place = f"step {position.step + 1} of epoch {position.epoch + 1}"
+            raise SystemicError(f"the loss is {total} at {place}; expected a number: lower the learning rate")
+        measured = dict(zip(names, sums, strict=True))
+        means = {name: value / images for name, value in measured.items()}
+        after = position.advanced(total, words, int(images), measured)
+        return self.log.step(after, {"loss": total / words, **means, "learning_rate": rate})
+
+    def _losses(self, objective: Objective, lessons: Sequence[Lesson], scale: float) -> list[float]:
+        """What the lessons cost; their gradients, times ``scale``, are added up, and in the last averaged."""
+
+        def cost(lesson: Lesson) -> float:
+            with autocast(self.ranks.device, self.precision):
+                loss = self.model(objective, lesson)
+            (loss * (scale if lesson.words else 0.0)).backward()
+            return loss.item() if lesson.words else 0.0
+
+        with self.ranks.unshared(self.model):
+            before = [cost(lesson) for lesson in lessons[:-1]]
+        return [*before, cost(lessons[-1])]
+
+    def _agreed(self, position: Position, own: int) -> int:
+        """The words of this step on all ranks; where one of them was asked to stop, all stop here."""
+        words, stopping = self.ranks.total(own, self.wants_stop())
+        if stopping:
+            self._save(position)
+            raise Stopped(position)
+        return int(words)
+
+    def _draw(self, position: Position, *rank: int) -> int:
+        """The seed of what is drawn at random in this step, on this ``rank`` or for all of them."""
+        parts = (self.options.seed, position.epoch, position.step, *rank)
+        return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+    def _lesson(self, batch: Batch, position: Position) -> Lesson:
+        objective = self._phase(position).objective
+        with torch.no_grad(), autocast(self.ranks.device, self.precision):
+            return objective.lesson(self.decoder, batch, self.ranks.device, self._draw(position))
+
+    def _descend(self, position: Position) -> float:
+        """Follow the gradients; gives the learning rate back."""
+        phase, taken = self._phase(position), self.log.steps(position) - position.first_step
+        steps = self.epochs.steps_until(phase.epochs)
+        rate = learning_rate(taken, steps, phase.learning_rate, phase.warmup, self.options.schedule)
+        self.descent.step(rate, taken)
+        return rate
+
+    def _validated(self, position: Position) -> Position:
+        """The end of an epoch: scores, the best parameters so far, a checkpoint."""
+        with self.descent.averaged():
+            scores = self.validation.scores(self.decoder, self._all_stop)
+            after = position if scores is None else self._scored(position, scores)
+        self._save(after)
+        if scores is None:
+            raise Stopped(position)
+        self.log.epoch(after)
+        return after
+
+    def _scored(self, position: Position, scores: Mapping[str, float]) -> Position:
+        """The beginning of the next epoch; the weights are kept where they are the best so far."""
+        history = (*position.history, self.log.entry(position, scores))
+        after = position.next_epoch(history) if position.words else replace(position, history=history)
+        if self.ranks.first:
+            self._keep(after, history[-1] is best_of(history))
+        return after
+
+    @cached_property
+    def validation(self) -> Validation:
+        """The scores of an epoch, of the val split."""
+        return Validation.of(self.options, self.data, self.ranks, self.precision)
+
+    def _all_stop(self) -> bool:
+        return self.ranks.total(self.wants_stop())[0] > 0
+
+    def _keep(self, position: Position, best: bool) -> None:
+        parameters = parameters_of(self.decoder)
+        if best:
+            self.checkpoints.save_best(parameters)
+        if self.options.keep_epochs:
+            self.checkpoints.save_epoch(position.epoch, parameters)
+
+    def _save(self, position: Position) -> None:
+        """Write a checkpoint, on the first rank."""
+        if self.ranks.first:
+            self.checkpoints.save(position, self.descent.state())
+        self.saved = time.monotonic()

@@ -1,0 +1,161 @@
+"""One process of a training run, as torchrun starts it: ``python -m ...training.worker OPTIONS_JSON``.
+
+It tells what happens as JSON lines on standard output: the journal's events, ``error`` and ``crash``.
+Standard input is a line to whoever started the run: ``stop`` asks for a checkpoint and an end, and where the
+line is cut (the other side was killed) this process goes too, so that no orphan trains on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, NoReturn
+
+import torch
+
+from captionbeam.capmodel import metrics
+from captionbeam.capmodel.bundles.bundle import Bundle
+from captionbeam.capmodel.data.dataset import Data
+from captionbeam.capmodel.runtime.distributed import joined, local_rank, local_world
+from captionbeam.capmodel.runtime.platform import workplace
+from captionbeam.capmodel.runtime.run_lock import sole_run
+from captionbeam.capmodel.training.config import TrainOptions, cores
+from captionbeam.capmodel.training.epoch_history import best_of, early_stops
+from captionbeam.capmodel.training.events import Journal
+from captionbeam.capmodel.training.trainer import Stopped, Trainer
+from captionbeam.schemas.errors import CaptionbeamError, SystemicError
+
+SCORES = ("val_loss", "val_accuracy", *metrics.SCORES)
+
+Report = Callable[[Mapping[str, Any]], None]
+
+
+class StopRequest:
+    """Set by SIGTERM, SIGINT or a word on standard input; asked by the training loop."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+
+    def __call__(self) -> bool:
+        return self._asked.is_set()
+
+    def ask(self, *_: object) -> None:
+        """Ask the run to stop after its step."""
+        self._asked.set()
+
+    def heed_signals(self) -> StopRequest:
+        """From now on SIGTERM and SIGINT ask."""
+        signal.signal(signal.SIGTERM, self.ask)
+        signal.signal(signal.SIGINT, self.ask)
+        return self
+
+    def heed_input(self) -> None:
+        """From now on ``stop`` on standard input asks, and its end is this process's end."""
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        while line := sys.stdin.readline():
+            if line.strip() == "stop":
+                self.ask()
+        os._exit(1)
+
+
+def train(options: TrainOptions, stop: StopRequest, report: Report) -> None:
+    """Train, and save the bundle. ``report`` gets the first rank's events (capmodel.training.events), and ``stopped``
+    on the first process of each machine.
+
+    Raises RequestError, SystemicError.
+    """
+    torch.set_num_threads(options.threads or max(1, cores() // local_world()))
+    with joined(options.device) as ranks, ExitStack() as held:
+        ranks.from_first(lambda: held.enter_context(sole_run(options.checkpoints)))
+        journal = held.enter_context(Journal(options.logs, report, ranks.first))
+        data = Data.open(options)
+        trainer = Trainer(options, data, ranks, stop, journal)
+        try:
+            position = trainer.run()
+        except Stopped as stopped:
+            if local_rank() == 0:  # every machine's watcher has to know
+                place = stopped.position
+                report({"event": "stopped", "epoch": place.epoch, "step": place.step})
+            return
+        except torch.OutOfMemoryError as err:
+            raise SystemicError(
+                f"{options.batch_size} images do not fit {ranks.device}; lower --batch-size"
+            ) from err
+        # No rank leaves before the bundle is there: a platform may end a job with its first process to end.
+        encoded = ranks.from_first(lambda: _saved(trainer, position.history))
+        encoder = "with its encoder" if encoded else "without an encoder: for features only"
+        stops = early_stops(position.history, options)
+        journal.tell("saved", encoder=encoder, early_stops=stops, **best_of(position.history))
+
+
+def _saved(trainer: Trainer, history: Sequence[Mapping[str, Any]]) -> bool:
+    """Save the bundle and close the checkpoints; gives back whether the encoder is in it."""
+    bundle = save_bundle(trainer, history)
+    trainer.checkpoints.finish(bundle.sha256)
+    return bundle.encoder_weights is not None
+
+
+def save_bundle(trainer: Trainer, history: Sequence[Mapping[str, Any]]) -> Bundle:
+    """Write the bundle of a finished run, the best epoch's scores in it."""
+    data, best = trainer.data, best_of(history)
+    bundle = Bundle(
+        decoder=trainer.decoder,
+        tokenizer=data.tokenizer,
+        features_fingerprint=data.store.fingerprint,
+        encoder_spec=dict(data.store.spec),
+        encoder_weights=data.encoder_weights(),
+        components=data.components(),
+        scores={name: value for name, value in best.items() if name in SCORES},
+        history=list(history),
+        trained_on={**workplace(), "workers": trainer.ranks.world, "device": trainer.ranks.device.type},
+        writing=trainer.options.writing.to_dict(),
+    )
+    bundle.save(trainer.options.output)
+    return bundle
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The process that torchrun starts. Gives the exit status."""
+    sys.excepthook = tell_crash
+    stop = StopRequest()
+    stop.heed_signals()
+    stop.heed_input()
+    try:
+        train(TrainOptions.from_json(arguments[0]), stop, tell)
+    except CaptionbeamError as err:
+        tell({"event": "error", "message": str(err), "status": err.exit_status})
+        return err.exit_status
+    return 0
+
+
+def tell_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What nobody foresaw, as an event; the whole of it on standard error."""
+    tell({"event": "crash", "message": f"{kind.__name__}: {error}"})
+    sys.__excepthook__(kind, error, trace)
+
+
+def tell(event: Mapping[str, Any]) -> None:
+    """One line, in one piece."""
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def leave(status: int) -> NoReturn:
+    """End without the interpreter's teardown: a thread of gloo's or autograd's that comes back to Python meanwhile
+    aborts the process ("terminate called without an active exception"), and a run that had saved its bundle fails.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    leave(main(sys.argv[1:]))

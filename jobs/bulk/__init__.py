@@ -1,0 +1,1 @@
+"""Launching, watching and previewing a bulk job."""

@@ -1,0 +1,107 @@
+"""Captions at once: no store, no plan, one line an image on standard output."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from heapq import nsmallest
+from itertools import islice
+from typing import Any
+
+from captionbeam.capmodel.generation.options import DecodeOptions
+from captionbeam.jobs.options.captioners import captioner_now
+from captionbeam.jobs.options.sources import fetch_options
+from captionbeam.jobs.ui.terminal import visible
+from captionbeam.pipelines.bulk.find import draw, is_sampled
+from captionbeam.pipelines.bulk.listing_record import (
+    Listing,
+    check_listed,
+    ending,
+    passed_over_line,
+    sum_listings,
+)
+from captionbeam.pipelines.fetch.images import fetch
+from captionbeam.pipelines.sources.buckets.inventory import check_counts
+from captionbeam.pipelines.sources.listing import list_images
+from captionbeam.pipelines.sources.spec import Counted, SourceSpec
+from captionbeam.pipelines.workers.batches import Prepared, Processor, run_batch
+from captionbeam.schemas.errors import ImageError
+from captionbeam.schemas.records import ImageRef
+
+
+def print_captions(sources: Sequence[SourceSpec], decode: DecodeOptions, options: argparse.Namespace) -> int:
+    """Caption the images of ``sources``, by id, and print them as they come.
+
+    With one caption an image, and one image, the line is the caption alone; else id, log-probability and caption,
+    with tabs between. Failures go to standard error. Gives 0, or 3 if an image failed.
+    """
+    captioner = captioner_now(options, decode, options.batch_size or 1)
+    refs = _chosen(sources, options)
+    alone, failed = len(refs) == 1 and decode.n_best == 1, 0
+    reading = fetch_options(options)
+    for batch in _batches(iter(refs), captioner.batch_size):
+        for ref, result in _captioned(batch, fetch(batch, reading), captioner):
+            failed += isinstance(result, ImageError)
+            _say(ref, result, alone)
+    return 3 if failed else 0
+
+
+def _chosen(sources: Sequence[SourceSpec], options: argparse.Namespace) -> list[ImageRef]:
+    """The images that a captions store would get from the same options, by id."""
+    refs = [ref for ref in _listed(sources) if is_sampled(ref.image_id, options.sample, options.seed)]
+    if options.limit:
+        refs = nsmallest(options.limit, refs, key=lambda ref: draw(ref.image_id, options.seed))
+    return sorted(refs, key=lambda ref: ref.image_id)
+
+
+def _listed(sources: Sequence[SourceSpec]) -> Iterator[ImageRef]:
+    """The images of all sources. Says on standard error what was passed over; raises SourceError where one has none."""
+    counts, listings = [], []
+    for source in sources:
+        images, passed_over = 0, Counter[str]()
+        for found in list_images(source):
+            if isinstance(found, ImageRef):
+                images += 1
+                yield found
+            elif isinstance(found, Counted):
+                counts.append(found)
+            else:
+                passed_over[ending(found.name)] += 1
+        listings.append(Listing(source.name, images, passed_over))
+    check_counts(counts)
+    if said := passed_over_line(listings):
+        print(f"captionbeam: note: {said}", file=sys.stderr)
+    check_listed(sum_listings(listings), [source.name for source in sources])
+
+
+def _batches(refs: Iterator[ImageRef], size: int) -> Iterator[list[ImageRef]]:
+    while batch := list(islice(refs, size)):
+        yield batch
+
+
+def _captioned(
+    refs: list[ImageRef], items: Sequence[bytes | ImageError], captioner: Processor
+) -> Iterator[tuple[ImageRef, list[dict[str, Any]] | ImageError]]:
+    prepared = []
+    for ref, item in zip(refs, items, strict=True):
+        try:
+            if isinstance(item, ImageError):
+                raise item
+            prepared.append(Prepared(ref, "", captioner.prepare(item)))
+        except ImageError as err:
+            yield ref, err
+    for part, result in run_batch(prepared, captioner) if prepared else ():
+        captions = [result] if isinstance(result, ImageError) else result["captions"].to_pylist()
+        yield from ((one.ref, found) for one, found in zip(part, captions, strict=True))
+
+
+def _say(ref: ImageRef, result: list[dict[str, Any]] | ImageError, alone: bool) -> None:
+    if isinstance(result, ImageError):
+        print(f"captionbeam: {visible(ref.location)}: {visible(result)}", file=sys.stderr)
+        return
+    for caption in result:
+        text = visible(caption["text"])
+        line = text if alone else f"{visible(ref.image_id)}\t{caption['logprob']:.3f}\t{text}"
+        print(line, flush=True)

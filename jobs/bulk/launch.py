@@ -1,0 +1,208 @@
+"""The one pipeline of bulk jobs: find, skip what is done, plan, process, publish; watched and summed up."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+
+from captionbeam.jobs.bulk.watch import Watch, finish
+from captionbeam.jobs.options.recorded import request_of
+from captionbeam.jobs.options.shared import as_record, clear_totals, require
+from captionbeam.jobs.run_on.running import print_dry, run_on
+from captionbeam.jobs.run_on.target import RunTarget
+from captionbeam.pipelines.bulk.compare import CompareStore, NameSources
+from captionbeam.pipelines.bulk.dedup import HashContents
+from captionbeam.pipelines.bulk.find import LimitImages
+from captionbeam.pipelines.bulk.gates import Gates
+from captionbeam.pipelines.bulk.listing_record import RecordListing
+from captionbeam.pipelines.bulk.plan import PlanShards
+from captionbeam.pipelines.bulk.publish import PublishSnapshot
+from captionbeam.pipelines.bulk.run import Run, moved_sources, start_run
+from captionbeam.pipelines.bulk.skip import SkipDone
+from captionbeam.pipelines.runners import clusters
+from captionbeam.pipelines.runners.runner import is_handed_over, worker_processes
+from captionbeam.pipelines.workers.batches import Processor
+from captionbeam.pipelines.workers.shards import Fetch
+from captionbeam.pipelines.workers.transforms import ProcessShards
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store.reading import Store
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done: which images, and the processor that a worker loads for them.
+
+    ``kind``, ``spec``, ``fingerprint`` and ``field`` say what rows come of it. ``names``: of the sources that
+    ``find`` lists, as ``ListSources`` does if it is ``counted``; ``features``: the snapshot that it lists instead.
+    ``keep`` copies weights or a bundle to a store's ``models/`` and gives the settings that ``load`` makes a processor
+    from. ``dedup``: read everything ahead, so that copies are planned together.
+    """
+
+    kind: str
+    spec: Mapping[str, Any]
+    fingerprint: str
+    field: pa.Field
+    find: beam.PTransform
+    names: tuple[str, ...]
+    features: Store | None
+    fetch: Fetch
+    load: Callable[[Mapping[str, Any]], Processor]
+    keep: Callable[[str], Mapping[str, Any]]
+    dedup: bool = False
+    counted: bool = False
+
+
+def start(work: Work, url: str, options: argparse.Namespace, file_format: str = "parquet", **how: Any) -> Run:
+    """A new run of ``work`` on the store at ``url``; ``how`` as ``start_run`` takes it."""
+    return start_run(
+        url, work.kind, work.spec, work.fingerprint, work.field, file_format, as_record(options), **how
+    )
+
+
+def launch(
+    work: Work,
+    url: str,
+    options: argparse.Namespace,
+    target: RunTarget,
+    gates: Gates,
+    file_format: str = "parquet",
+    operation: str = "add",
+    retired: Sequence[str] = (),
+) -> int:
+    """A new run on the store at ``url``, from its record to its report; or with --dry-run a look at it.
+
+    Gives the exit status. ``retired``: a refresh's sources that are no more.
+    """
+    if operation != "refresh":
+        retired = moved(url, work)
+    begin = functools.partial(
+        start,
+        work,
+        url,
+        options,
+        file_format,
+        operation=operation,
+        runner=target.record,
+        request=request_of(options, work),
+        retired=retired,
+    )
+    if options.dry_run:
+        look(begin, work, options, target, gates, retired)
+        return 0
+    require(
+        not (options.totals and is_handed_over(target.beam_args)),
+        "--totals would do nothing where the pipeline is only written down; expected to leave it out",
+    )
+    return process_images(begin(), work, options, target, gates, retired)
+
+
+def moved(url: str, work: Work) -> list[str]:
+    """The former names of sources that moved, or were copied, together with the store at ``url``; says so."""
+    found = moved_sources(url, work.names)
+    for old, name in found.items():
+        print(f"note: {url} has moved, or is a copy: rows of {old} count as those of {name}", flush=True)
+    return list(found)
+
+
+def process_images(
+    run: Run,
+    work: Work,
+    options: argparse.Namespace,
+    target: RunTarget,
+    gates: Gates,
+    retired: Sequence[str] = (),
+) -> int:
+    """Run the pipeline and report; gives the exit status."""
+    clear_totals(options)
+    build = builder(run, work, options, target, gates, retired, files.join(run.url, "models"))
+    if not files.has_atomic_create(run.url):
+        print(
+            f"note: {files.protocol(run.url)} cannot create a file only if it is absent; one writer at a time"
+        )
+    for note in clusters.notes(run.url, target.beam_args):
+        print(note, flush=True)
+    if is_handed_over(target.beam_args):
+        run_on(target, build, options.job, run.run_id, run.url, run.folder)
+        return 0
+    with Watch(run, options.job) as watch:
+        run_on(target, build, options.job, run.run_id, run.url, run.folder)
+    return finish(run, watch, options)
+
+
+def look(
+    begin: Callable[..., Run],
+    work: Work,
+    options: argparse.Namespace,
+    target: RunTarget,
+    gates: Gates,
+    retired: Sequence[str],
+) -> None:
+    """Print what would run. Record and weights are in a folder that goes away, the store is only read."""
+    with tempfile.TemporaryDirectory(prefix="captionbeam-") as folder:
+        run = begin(place=folder)
+        build = builder(run, work, options, target, gates, retired, folder)
+        about = {"job": options.job, "run": dataclasses.asdict(dataclasses.replace(run, place=""))}
+        print_dry(target, build, options.job, run.run_id, run.url, about)
+
+
+def builder(
+    run: Run,
+    work: Work,
+    options: argparse.Namespace,
+    target: RunTarget,
+    gates: Gates,
+    retired: Sequence[str],
+    models_url: str,
+) -> Callable[[beam.Pipeline], beam.PCollection]:
+    """What builds the one shape of a pipeline, once weights or a bundle are kept at ``models_url``."""
+    settings = {**work.keep(models_url), **target.settings}
+    sharing = options.threads, worker_processes(target.beam_args)
+
+    def build(pipeline: beam.Pipeline) -> beam.PCollection:
+        todo, written = to_do(pipeline, run, work, options, retired)
+        if work.dedup:
+            todo = todo | HashContents(work.fetch)
+        shards = todo | PlanShards(run, options.shard_size)
+        reports = shards | ProcessShards(run, work.load, settings, work.fetch, *sharing)
+        awaited = (reports | "Report" >> beam.Map(lambda _: 1), *written) | "Await" >> beam.Flatten()
+        return awaited | PublishSnapshot(run, gates)
+
+    return build
+
+
+def to_do(
+    pipeline: beam.Pipeline, run: Run, work: Work, options: argparse.Namespace, retired: Sequence[str] = ()
+) -> tuple[beam.PCollection, list[beam.PCollection]]:
+    """The images to be done, and what publishing has to wait for beside their shards."""
+    images = pipeline | "FindImages" >> work.find
+    written = []
+    if work.counted:
+        images, listings = images
+        written = [listings | "RecordListing" >> RecordListing(run, work.names)]
+    if options.limit:
+        images = images | LimitImages(options.limit, options.seed)
+    if run.operation != "refresh":
+        todo = images | SkipDone(run, options.retry_failures, retired)
+    else:
+        names = NameSources([*work.names, *retired], work.features)
+        todo, compared = images | CompareStore(run, names, lists_all(options), options.retry_failures)
+        written.append(compared)
+    return todo, [one | f"Written{number}" >> beam.Map(lambda _: 1) for number, one in enumerate(written)]
+
+
+def lists_all(options: argparse.Namespace) -> bool:
+    """Whether what is listed is all that the sources have."""
+    return options.sample == 1 and not options.limit
+
+
+def gates_of(options: argparse.Namespace, max_deletes: float | None = None) -> Gates:
+    """The publish gates that the options set."""
+    return Gates(options.max_failures, max_deletes, compared=True, anyway=options.publish_anyway)

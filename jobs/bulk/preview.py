@@ -1,0 +1,201 @@
+"""A refresh without its consequences: planned (``--plan``), or tried on a few images (``--canary N``)."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import apache_beam as beam
+import pyarrow.parquet as pq
+
+from captionbeam.jobs.bulk.launch import Work, start, to_do
+from captionbeam.jobs.options.shared import require
+from captionbeam.jobs.run_on.running import run_on
+from captionbeam.jobs.run_on.target import RunTarget
+from captionbeam.jobs.ui.progress import clock
+from captionbeam.jobs.ui.summary import print_table, size
+from captionbeam.pipelines.bulk.compare import read_counts, read_gone
+from captionbeam.pipelines.bulk.find import LimitImages
+from captionbeam.pipelines.bulk.gates import too_many_gone
+from captionbeam.pipelines.bulk.listing_record import passed_over_line, read_listing
+from captionbeam.pipelines.bulk.plan import PlanShards, planned_shards
+from captionbeam.pipelines.bulk.run import Run
+from captionbeam.pipelines.runners.runner import is_handed_over, runs_in_process, worker_processes
+from captionbeam.pipelines.workers.transforms import ProcessShards
+from captionbeam.schemas.records import parse_address
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
+
+LATEST_RUNS = 50
+
+
+def try_out(work: Work, options: argparse.Namespace, target: RunTarget, retired: Sequence[str]) -> int:
+    """Plan the refresh, with ``--canary`` do a few of its images too, and say what all would take; gives 0."""
+    require(
+        options.scratch or runs_in_process(target.beam_args),
+        "the workers of this runner cannot reach this machine's temporary folder; expected --scratch with a URL",
+    )
+    require(
+        not is_handed_over(target.beam_args),
+        "--plan and --canary wait for what they print; expected a pipeline that is run, and not only written down",
+    )
+    with _scratch(options.scratch) as place:
+        look = start(work, options.output, options, options.format, operation="refresh", place=place)
+        trial = start(work, files.join(place, "store"), options, options.format) if options.canary else None
+        build = functools.partial(
+            _build, look=look, trial=trial, work=work, options=options, retired=retired, target=target
+        )
+        run_on(target, build, options.job, look.run_id, look.url, look.folder)
+        rows, counts = plan_rows(look), read_counts(look)
+        left = to_be_done(look)
+        if trial is None:
+            rate = earlier_rate(look.url)
+            rows |= cost_rows(
+                left, rate, options.price_per_hour, "as the largest of this store's latest runs"
+            )
+            if not rate:
+                rows["time"] = "unknown: this store has no earlier run; --canary N measures one"
+        else:
+            rows |= canary_rows(trial, left, options.price_per_hour)
+    print_table(f"{'canary' if trial else 'plan'}: {look.url}", rows)
+    if passed_over := passed_over_line(read_listing(look)):
+        print(f"note: {passed_over}")
+    if not left:
+        rest = "but deleting" if counts["gone"] else "but publishing" if look.redo else ""
+        print(f"nothing to do {rest}".rstrip())
+    said = None if options.publish_anyway else would_be_held_back(look, counts, options.max_deletes)
+    if said:
+        print(f"note: {said}: as it is, the refresh would be held back")
+    return 0
+
+
+@contextmanager
+def _scratch(url: str | None) -> Iterator[str]:
+    """A folder that goes away afterwards."""
+    if url is None:
+        with tempfile.TemporaryDirectory(prefix="captionbeam-") as folder:
+            yield folder
+        return
+    place = files.join(files.absolute(url), f"captionbeam-{uuid.uuid4().hex[:12]}")
+    try:
+        yield place
+    finally:
+        if files.exists(place):
+            files.remove(place)
+
+
+def _build(
+    pipeline: beam.Pipeline,
+    look: Run,
+    trial: Run | None,
+    work: Work,
+    options: argparse.Namespace,
+    retired: Sequence[str],
+    target: RunTarget,
+) -> None:
+    todo, _ = to_do(pipeline, look, work, options, retired)
+    _ = todo | "PlanAll" >> PlanShards(look, options.shard_size)
+    if trial is not None:
+        settings = {**work.keep(files.join(trial.url, "models")), **target.settings}
+        sharing = options.threads, worker_processes(target.beam_args)
+        few = todo | "Canary" >> LimitImages(options.canary, options.seed)
+        shards = few | "PlanCanary" >> PlanShards(trial, options.shard_size)
+        _ = shards | ProcessShards(trial, work.load, settings, work.fetch, *sharing)
+
+
+def plan_rows(look: Run) -> dict[str, Any]:
+    """What a plan has to say: images by what becomes of them, bytes, shards."""
+    counts, shards = read_counts(look), planned_shards(look)
+    rows = {name: f"{counts.get(name, 0):,}" for name in ("new", "changed", "gone", "unchanged")}
+    if counts.get("again"):
+        rows["failures done again"] = f"{counts['again']:,}"
+    if counts.get("moved"):
+        rows["under another name or source"] = f"{counts['moved']:,}"
+    if had := counts.get("changed", 0) + counts.get("moved", 0):
+        rows["reused"] = (
+            f"those of these {had:,} whose content is still that of their row: copied, not computed"
+        )
+    known, unknown = planned_bytes(look)
+    rows["bytes to read"] = size(known) + (f", and {unknown:,} images of unknown size" if unknown else "")
+    done = len({shard.shard_id for shard in shards} & layout.committed_shards(look.url))
+    rows["shards"] = f"{len(shards):,}" + (f", {done:,} of them done already" if done else "")
+    return rows
+
+
+def would_be_held_back(look: Run, counts: Mapping[str, int], limit: float) -> str | None:
+    """What publishing would say of the images that are gone, if no image failed anew; None where all may go."""
+    if look.parent is None:
+        return None
+    before = layout.load_snapshot(look.url, look.parent).totals["rows"]
+    listed = sum(counts[kind] for kind in ("new", "changed", "again", "unchanged"))
+    rows_gone = sum(not parse_address(place)[2] for place in read_gone(look))
+    after = listed if look.redo else before - rows_gone + counts["new"]
+    return too_many_gone(limit, before, after, counts["gone"], counts["known"])
+
+
+def planned_bytes(run: Run) -> tuple[int, int]:
+    """Bytes of the planned images, as their listing has them, and how many images it does not say it of."""
+    known = unknown = 0
+    folder = files.join(run.folder, "parts")
+    for name in files.names(folder):
+        fs, path = files.split(files.join(folder, name))
+        with fs.open(path, "rb") as stream:
+            table = pq.read_table(stream, columns=["kind", "length"]).to_pydict()
+        # of a cell of Parquet, and of a row of features, length is none in bytes
+        sizes = [n if kind in ("file", "zip", "tar") else -1 for kind, n in zip(*table.values(), strict=True)]
+        known += sum(n for n in sizes if n >= 0)
+        unknown += sum(n < 0 for n in sizes)
+    return known, unknown
+
+
+def to_be_done(look: Run) -> int:
+    """Images in the plan's shards that nobody has committed."""
+    committed = layout.committed_shards(look.url)
+    return sum(shard.images for shard in planned_shards(look) if shard.shard_id not in committed)
+
+
+def earlier_rate(url: str) -> float:
+    """Images a second of the largest of the store's latest runs: what a run does once weighs least there; or 0."""
+    largest, rate, runs = 0, 0.0, 0
+    for run in reversed(files.names(files.join(url, "plans"))):
+        try:
+            totals = files.read_json(files.join(url, "plans", run, "totals.json"))
+        except FileNotFoundError:  # killed, or at work
+            continue
+        computed = totals["images"] - totals.get("reused", 0)
+        if computed > largest:
+            largest, rate = computed, totals["images_per_second"]
+        runs += 1
+        if runs == LATEST_RUNS:
+            break
+    return rate
+
+
+def cost_rows(images: int, rate: float, price_per_hour: float | None, whose: str) -> dict[str, Any]:
+    """Time and money for ``images`` at ``rate`` images a second, where that is known."""
+    if not rate:
+        return {}
+    rows = {"time": f"{clock(images / rate)} at {rate:.1f} images/s, {whose}"}
+    if price_per_hour is not None:
+        rows["cost"] = f"{images / rate / 3600 * price_per_hour:,.2f}"
+    return rows
+
+
+def canary_rows(trial: Run, left: int, price_per_hour: float | None) -> dict[str, Any]:
+    """What a canary found out: its rate without loading the model, failures by code, and what that makes for all."""
+    commits = layout.load_commits(trial.url, [shard.shard_id for shard in planned_shards(trial)])
+    images = sum(commit.rows + commit.failed for commit in commits)
+    counts = sum((Counter(commit.counts) for commit in commits), Counter())
+    seconds = max(counts["shard_msecs"], 1) / 1000
+    failed = {name.removeprefix("failed_"): n for name, n in counts.items() if name.startswith("failed_")}
+    rows = {
+        "canary": f"{images:,} images in {seconds:.1f} s of one worker, {images / seconds:.1f} images/s",
+        "its failures": ", ".join(f"{n:,} {code}" for code, n in sorted(failed.items())) or "none",
+    }
+    return rows | cost_rows(left, images / seconds, price_per_hour, "of one worker like the canary's")

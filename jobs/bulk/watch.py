@@ -1,0 +1,201 @@
+"""Watching a run from the launcher: commits of plan, rate, failures; then the totals."""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from collections import Counter
+from types import TracebackType
+from typing import Any, Self
+
+from captionbeam.jobs.ui.progress import Progress, clock
+from captionbeam.jobs.ui.summary import cost_per_million, print_table, size
+from captionbeam.pipelines.bulk.compare import read_counts
+from captionbeam.pipelines.bulk.listing_record import passed_over_line, read_listing
+from captionbeam.pipelines.bulk.plan import planned_shards
+from captionbeam.pipelines.bulk.run import Run, adopted_manifest, now
+from captionbeam.pipelines.workers import progress_counter
+from captionbeam.schemas.records import Shard
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
+from captionbeam.schemas.store.layout import Commit
+from captionbeam.schemas.store.reading import Store
+from captionbeam.schemas.store.workers import read_workers, summary
+
+LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 10.0
+
+
+class Watch:
+    """A thread that reads a run's plan and commits, and shows how far they are. A context manager.
+
+    Nothing is asked of the runner, whose metrics retries would inflate. ``totals`` has the end's figures.
+    """
+
+    def __init__(self, run: Run, description: str) -> None:
+        self._run, self._description = run, description
+        self._parts: list[str] = []
+        self._shards: list[Shard] = []
+        self._commits: dict[str, Commit] = {}
+        self._stop, self._start = threading.Event(), time.monotonic()
+        self._thread = threading.Thread(target=self._loop, name="progress", daemon=True)
+        self._earlier = layout.committed_shards(run.url)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.seconds = time.monotonic() - self._start
+
+    def _loop(self) -> None:
+        pause = LOCAL_SECONDS if files.is_local(files.split(self._run.url)[0]) else REMOTE_SECONDS
+        with Progress(self._description) as progress:
+            progress.say("listing images")
+            while not self._stop.wait(pause):
+                self._look(progress)
+            self._look(progress)
+
+    def _look(self, progress: Progress) -> None:
+        parts = files.names(files.join(self._run.folder, "parts"))
+        if parts != self._parts:
+            self._parts, self._shards = parts, planned_shards(self._run)
+        waiting = {shard.shard_id for shard in self._shards} - self._commits.keys() - self._earlier
+        fresh = waiting & layout.committed_shards(self._run.url) if waiting else set()
+        self._commits.update((commit.shard, commit) for commit in layout.load_commits(self._run.url, fresh))
+        if self._shards:
+            progress.update(
+                max(
+                    sum(self.images(commit) for commit in self._commits.values()),
+                    progress_counter.count(self._run.run_id),
+                ),
+                self.planned,
+                failures=sum(commit.failed for commit in self._commits.values()),
+                shards_committed=f"{len(self._commits)}/{len(self._shards)}",
+            )
+
+    @staticmethod
+    def images(commit: Commit) -> int:
+        """Images that a commit settles."""
+        return commit.rows + commit.failed
+
+    @property
+    def planned(self) -> int:
+        """Images in the plan."""
+        return sum(shard.images for shard in self._shards)
+
+    @property
+    def commits(self) -> list[Commit]:
+        """Commits that this run made, and not another at the same work."""
+        return [commit for commit in self._commits.values() if commit.run == self._run.run_id]
+
+
+def finish(run: Run, watch: Watch, options: argparse.Namespace) -> int:
+    """Write the run's totals, print them, and give the exit status: 0, or 3 for many failures."""
+    store = Store.open(run.url)
+    totals = run_totals(run, watch, store, options.price_per_hour)
+    files.write_atomic(files.join(run.folder, "totals.json"), files.json_bytes(totals))
+    failed = store.totals["failed"]
+    images = failed + store.totals["rows"]
+    warned = bool(images) and failed / images > options.warn_failures
+    if options.totals:
+        files.write_in_place(options.totals, files.json_bytes({**totals, "warned": warned}))
+    print_table(f"{run.kind}: {run.url}", _rows(run, totals))
+    if not totals["images"] and store.snapshot_id == run.parent:
+        print(
+            f"nothing to do: all {store.totals['rows'] + store.totals['failed']:,} images of {run.url} are done"
+        )
+    if passed_over := passed_over_line(read_listing(run)):
+        print(f"note: {passed_over}")
+    if warned:
+        said = f"over the warning share of {options.warn_failures:g}"
+        print(f"warning: {failed:,} of {images:,} images failed, {said}")
+    return 3 if warned else 0
+
+
+def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | None) -> dict[str, Any]:
+    """What a run did, as its record keeps it."""
+    images = sum(watch.images(commit) for commit in watch.commits)
+    adopted = adopted_manifest(run)
+    rate = images / max(watch.seconds, 1e-9)
+    totals: dict[str, Any] = {
+        "run": run.run_id,
+        "finished": now(),
+        "snapshot": store.snapshot_id,
+        "images": images,
+        "listing": read_counts(run),
+        "sources": [one._asdict() for one in read_listing(run)],
+        "rows": sum(commit.rows for commit in watch.commits),
+        "copies": sum(commit.counts.get("copies", 0) for commit in watch.commits),
+        "reused": sum(commit.counts.get("reused", 0) for commit in watch.commits),
+        "failed": sum(commit.failed for commit in watch.commits),
+        "failures_by_code": dict(_failures_by_code(watch.commits)),
+        "shards": len(watch.commits),
+        "bytes_written": sum(commit.bytes for commit in watch.commits),
+        "bytes_read": sum(commit.counts.get("bytes_read", 0) for commit in watch.commits),
+        "seconds": round(watch.seconds, 3),
+        "images_per_second": round(rate, 3),
+        "adopted": {name: sum(row[name] for row in adopted) for name in ("rows", "failed")},
+        "store": dict(store.totals),
+        "workers": summary(read_workers(run.folder)),
+    }
+    if price_per_hour is not None and images:
+        totals["cost_per_million_images"] = round(cost_per_million(rate, price_per_hour), 2)
+    return totals
+
+
+def _failures_by_code(commits: list[Commit]) -> Counter[str]:
+    codes: Counter[str] = Counter()
+    for commit in commits:
+        failed = {name: count for name, count in commit.counts.items() if name.startswith("failed_")}
+        codes.update({name.removeprefix("failed_"): count for name, count in failed.items()})
+    return codes
+
+
+def _rows(run: Run, totals: dict[str, Any]) -> dict[str, Any]:
+    rows = {
+        "images": f"{totals['images']:,} in {clock(totals['seconds'])}, {totals['images_per_second']:.1f} images/s",
+        "rows": f"{totals['rows']:,} in {totals['shards']:,} shard{'s' * (totals['shards'] != 1)}",
+        "failures": ", ".join(f"{n:,} {code}" for code, n in totals["failures_by_code"].items()) or "none",
+        "read": size(totals["bytes_read"]),
+        "written": size(totals["bytes_written"]),
+        "store now": f"{totals['store']['rows']:,} rows, {totals['store']['failed']:,} failures",
+        "snapshot": totals["snapshot"],
+        "record": files.join(run.folder, "totals.json"),
+    }
+    if totals["workers"]:
+        rows["workers"] = _workers(totals["workers"])
+    if totals["copies"]:
+        rows["copies"] = f"{totals['copies']:,} rows of images with the same bytes as another, computed once"
+    if totals["reused"]:
+        rows["reused"] = f"{totals['reused']:,} rows copied: same content as a row that the image had already"
+    if totals["listing"]:
+        rows["listing"] = _listing(totals["listing"])
+    if any(totals["adopted"].values()):
+        said = f"{totals['adopted']['rows']:,} rows and {totals['adopted']['failed']:,} failures"
+        rows["adopted"] = f"{said} that an earlier run committed and did not publish"
+    if "cost_per_million_images" in totals:
+        rows["cost per million images"] = totals["cost_per_million_images"]
+    return rows
+
+
+def _workers(held: dict[str, int]) -> str:
+    """``4 processes on 2 machines, 1 model and 6 threads each, 1.2 GB at most``."""
+    processes, hosts, models = held["processes"], held["hosts"], held["models_each"]
+    where = f" on {hosts} machines" if hosts > 1 else ""
+    each = f"{models} model{'s' * (models != 1)} and {held['threads_each']} thread{'s' * (held['threads_each'] != 1)}"
+    each += " each" * (processes > 1)
+    return (
+        f"{processes} process{'es' * (processes != 1)}{where}, {each}, {size(held['peak_rss_bytes'])} at most"
+    )
+
+
+def _listing(counts: dict[str, int]) -> str:
+    """What a refresh found: ``3 new, 1 changed, 0 gone, 96 unchanged``, and what else there is."""
+    named = [f"{counts[kind]:,} {kind}" for kind in ("new", "changed", "gone", "unchanged")]
+    others = {"failures again": counts["again"], "under another name or source": counts["moved"]}
+    return ", ".join([*named, *(f"{count:,} {name}" for name, count in others.items() if count)])

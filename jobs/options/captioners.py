@@ -1,0 +1,132 @@
+"""Who captions: a bundle that was trained here, or a model of Hugging Face transformers."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from captionbeam.jobs.options.shared import require
+from captionbeam.jobs.options.sources import listing, parsed_sources
+from captionbeam.schemas import Store
+from captionbeam.schemas.errors import RequestError, not_installed
+
+if TYPE_CHECKING:
+    from captionbeam.jobs.bulk.launch import Work
+    from captionbeam.pipelines.workers.batches import Processor
+
+SCHEME = "hf:"
+
+
+def add_captioner_options(parser: argparse.ArgumentParser) -> None:
+    """--bundle and --captioner."""
+    parser.add_argument("--bundle", metavar="BUNDLE", help="the trained captioner")
+    parser.add_argument(
+        "--captioner",
+        metavar="hf:PATH",
+        help="instead of --bundle: an image-to-text model of Hugging Face transformers (BLIP, GIT, ...), its folder as "
+        "save_pretrained wrote it, or its name on the hub, with @REVISION or without (extra: huggingface)",
+    )
+
+
+def check_captioner(options: argparse.Namespace) -> None:
+    """Refuse anything but one captioner. Raises RequestError."""
+    require(
+        bool(options.bundle) != bool(options.captioner),
+        "captions need one of --bundle and --captioner; expected exactly one",
+    )
+    if not options.captioner:
+        return
+    path = options.captioner.removeprefix(SCHEME)
+    require(
+        path not in ("", options.captioner),
+        f"--captioner is {options.captioner!r}; expected hf: and a folder, or a model's name on the hub",
+    )
+    require(
+        not options.features,
+        "--features would do nothing with --captioner, which looks at images; expected SOURCE",
+    )
+    require_transformers()
+
+
+def require_transformers() -> None:
+    """Raises RequestError where it is not installed."""
+    if importlib.util.find_spec("transformers") is None:
+        raise RequestError(f"--captioner hf: {not_installed('transformers', 'huggingface')}")
+
+
+def captioning(options: argparse.Namespace, decode: Any) -> Work:
+    """What the options have captioned, by whom and how. Raises RequestError."""
+    check_captioner(options)
+    return _by_transformers(options, decode) if options.captioner else _by_bundle(options, decode)
+
+
+def captioner_now(options: argparse.Namespace, decode: Any, batch_size: int) -> Processor:
+    """The captioner in this process, from where it lies. Raises BundleError, RequestError."""
+    check_captioner(options)
+    if not options.captioner:
+        from captionbeam.capmodel.captioners.captioner import Captioner
+
+        return Captioner.load(
+            options.bundle, decode, batch_size=batch_size, precision=options.precision, device=options.device
+        )
+    from captionbeam.capmodel.captioners.huggingface.captioner import HuggingFaceCaptioner, settle_captioner
+
+    plan = settle_captioner(options.captioner.removeprefix(SCHEME), decode, options.precision, options.device)
+    return HuggingFaceCaptioner.load(plan.folder, decode, plan.spec, batch_size, options.device)
+
+
+def _by_bundle(options: argparse.Namespace, decode: Any) -> Work:
+    from captionbeam.capmodel.captioners.captioner import settle_captioner
+    from captionbeam.jobs.bulk.launch import Work
+    from captionbeam.pipelines.workers.processors import load_captioner
+
+    features = Store.open(options.features) if options.features else None
+    found = listing(options, () if features else parsed_sources(options), features)
+    plan = settle_captioner(options.bundle, decode, features, options.precision, options.device)
+
+    def keep(models_url: str) -> dict[str, Any]:
+        return {
+            "bundle": plan.store_bundle(models_url),
+            "decode": decode.to_dict(),
+            "from_features": features is not None,
+            "precision": plan.spec["precision"],
+            **_how(options),
+        }
+
+    return Work(
+        kind="captions",
+        spec=plan.spec,
+        fingerprint=plan.fingerprint,
+        field=plan.field,
+        load=load_captioner,
+        keep=keep,
+        **found,
+    )
+
+
+def _by_transformers(options: argparse.Namespace, decode: Any) -> Work:
+    from captionbeam.capmodel.captioners.huggingface.captioner import settle_captioner
+    from captionbeam.jobs.bulk.launch import Work
+    from captionbeam.pipelines.workers.processors import load_transformers
+
+    found = listing(options, parsed_sources(options), None)
+    plan = settle_captioner(options.captioner.removeprefix(SCHEME), decode, options.precision, options.device)
+
+    def keep(models_url: str) -> Mapping[str, Any]:
+        return {"folder": plan.folder.keep(models_url), "spec": dict(plan.spec), **_how(options)}
+
+    return Work(
+        kind="captions",
+        spec=plan.spec,
+        fingerprint=plan.fingerprint,
+        field=plan.field,
+        load=load_transformers,
+        keep=keep,
+        **found,
+    )
+
+
+def _how(options: argparse.Namespace) -> dict[str, Any]:
+    return {"batch_size": options.batch_size, "device": options.device}

@@ -1,0 +1,84 @@
+"""--storage-options: how each protocol's storage is opened, on the launcher and on every worker."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import json
+from typing import Any
+
+from captionbeam.jobs.options.shared import require
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.storage import options as storage_options
+
+# Taken by every fsspec filesystem, or (profile) passed on by s3fs to what makes its session.
+_COMMON = {"asynchronous", "listings_expiry_time", "max_paths", "skip_instance_cache", "use_listings_cache"}
+_PASSED_ON = {"s3": {"profile"}}
+EXAMPLE = '{"gs": {"requester_pays": "my-project"}}'
+
+
+def add_storage_options(parser: argparse.ArgumentParser) -> None:
+    """One option, for whatever a job opens."""
+    parser.add_argument(
+        "--storage-options",
+        metavar="JSON",
+        help=f"fsspec's options by protocol, as {EXAMPLE}, or a .json file of them, kept out of the run's record; "
+        "they travel to the workers",
+    )
+
+
+def use_storage_options(options: argparse.Namespace) -> None:
+    """Open storage as the options say from now on, and leave in them what a record may show. Raises RequestError."""
+    given = getattr(options, "storage_options", None)
+    settled = parsed(given) if given else {}
+    storage_options.use(settled)
+    if given:
+        options.storage_options = storage_options.for_record(settled)
+        if "storage_file" in options and not given.lstrip().startswith("{"):
+            options.storage_file = files.absolute(given)
+
+
+def parsed(text: str) -> storage_options.Options:
+    """The options in ``text``, JSON or the name of a file of it. Raises RequestError."""
+    is_json = text.lstrip().startswith(("{", "[", '"'))
+    expected = f"expected JSON like {EXAMPLE}, or a file of it"
+    try:
+        data = text if is_json else files.read_bytes(text)
+    except (OSError, ValueError) as err:  # its words may hold the text, and that a secret
+        raise RequestError(f"--storage-options names no file that can be read; {expected}") from err
+    try:
+        found = json.loads(data)
+    except ValueError as err:
+        raise RequestError(f"--storage-options cannot be read: {err}; {expected}") from err
+    is_nested = isinstance(found, dict) and all(isinstance(values, dict) for values in found.values())
+    require(is_nested, f"--storage-options is not an object of objects; expected one like {EXAMPLE}")
+    for protocol, values in found.items():
+        _check(protocol, values)
+    return storage_options.plain(found)
+
+
+def _check(protocol: str, values: dict[str, Any]) -> None:
+    import fsspec
+
+    try:
+        kind = fsspec.get_filesystem_class(protocol)
+    except ImportError as err:
+        raise RequestError(f"--storage-options names {protocol!r}: {err}") from err
+    except ValueError as err:
+        raise RequestError(
+            f"--storage-options names {protocol!r}: {err}; expected one like 'gs' or 's3'"
+        ) from err
+    if not storage_options.is_patient(kind):
+        return  # http passes on whatever it is given; of others nobody here can tell
+    # Not of the class itself: fsspec's metaclass takes anything
+    made = [vars(base)["__init__"] for base in kind.__mro__[:-1] if "__init__" in vars(base)]
+    known = {name for each in made for name in inspect.signature(each).parameters}
+    known |= _COMMON | _PASSED_ON.get(storage_options.name_of(protocol), set())
+    for name in values.keys() - known:
+        near = difflib.get_close_matches(name, sorted(known), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise RequestError(
+            f"--storage-options has {name!r} for {protocol!r}; expected an option of its fsspec class{hint}"
+        )

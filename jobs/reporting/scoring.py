@@ -1,0 +1,209 @@
+"""What evaluate and report share: captions read, and joined to their references."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from captionbeam.capmodel.metrics import Evaluation, References
+from captionbeam.jobs.options.shared import require
+from captionbeam.pipelines.maintenance.export import RECORD
+from captionbeam.pipelines.tokens import caption_files
+from captionbeam.pipelines.tokens.caption_files import Reference
+from captionbeam.schemas import Store
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.match_ids import match_images
+from captionbeam.schemas.storage import files
+
+ONE_IMAGE = (
+    "CIDEr is 0 for a single image: it weighs words by how few of the scored images have them in their references, "
+    "and here one of one has each"
+)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Captions and their references, by the captions' image ids, and what is left over on either side."""
+
+    captions: dict[str, str]
+    references: dict[str, list[str]]
+    without_caption: list[str]
+    without_references: list[str]
+
+    def evaluate(self) -> Evaluation:
+        """All scores of the captions."""
+        return References(self.references).evaluate(self.captions)
+
+    def notes(self) -> list[str]:
+        """What is to know beside the scores, a sentence each."""
+        alone = [ONE_IMAGE] if len(self.captions) == 1 else []
+        return [note for note in (self.leftovers(), *alone) if note]
+
+    def leftovers(self) -> str:
+        """One sentence on what is left out; empty where nothing is."""
+        parts = [
+            f"references of {_some(self.without_caption)} without a caption" if self.without_caption else "",
+            f"captions of {_some(self.without_references)} without references"
+            if self.without_references
+            else "",
+        ]
+        return "left out: " + ", and ".join(part for part in parts if part) if any(parts) else ""
+
+
+def read_captions(url: str) -> dict[str, str]:
+    """Image id to caption (the best one of a row) of a captions store, of its export as JSON lines (the folder, or
+    files of it, also by a wildcard), or of COCO results as JSON.
+
+    Raises RequestError where ``url`` is none of them.
+    """
+    name = url.split("::")[0]
+    if name.endswith(".json"):
+        return _unique(_results(url))
+    if name.endswith((".jsonl", ".jsonl.gz")):
+        return _unique(_exported(url))
+    if files.exists(files.join(url, RECORD)):
+        return _unique(_exported(files.join(url, "part-*.jsonl")))
+    return _from_store(open_captions(url))
+
+
+def open_captions(url: str) -> Store:
+    """The captions store at ``url``. Raises RequestError for another kind, StoreError for none."""
+    store = Store.open(url)
+    if store.kind != "captions":
+        raise RequestError(f"{url} is a store of {store.kind}; expected one of captions")
+    return store
+
+
+def read_references(
+    urls: Sequence[str], member: str | None = None, split: str | None = None
+) -> list[list[Reference]]:
+    """The references of each caption file, only those of ``split`` if given. Raises RequestError."""
+    for url, count in Counter(urls).items():
+        require(count == 1, f"--references names {url!r} {count} times; expected each file once")
+    return [caption_files.read_references(url, member, split) for url in urls]
+
+
+def join_references(captions: Mapping[str, str], *several: Iterable[Reference]) -> Pairs:
+    """Captions and references of the same images: equal file names or ids, else unique base names.
+
+    ``several``: the references of each file; what they have of one image adds up, in their order.
+    Raises RequestError where a name is ambiguous, or nothing is in common.
+    """
+    known = [list(references) for references in several]
+    found: dict[str, list[str]] = {}
+    alone: dict[str, None] = {}
+    for references in known:
+        for one, partner in zip(references, _partners(captions, references), strict=True):
+            if partner is None:
+                alone[_name(one)] = None
+            else:
+                found.setdefault(partner, []).extend(one.captions)
+    if not found:
+        raise RequestError(_nothing_in_common(captions, [one for references in known for one in references]))
+    written = {image: captions[image] for image in found}
+    return Pairs(written, found, list(alone), [image for image in captions if image not in found])
+
+
+def _partners(captions: Mapping[str, str], references: list[Reference]) -> list[str | None]:
+    """The caption's id of each of one file's references. Raises RequestError where two have the same."""
+    by_name = match_images([one.file_name for one in references if one.file_name], captions)
+    rest = [one for one in references if one.file_name not in by_name]
+    by_id = match_images([one.image_id for one in rest if one.image_id], captions)
+    partners = [by_name.get(one.file_name) or by_id.get(one.image_id) for one in references]
+    names: dict[str, str] = {}
+    for one, partner in zip(references, partners, strict=True):
+        if partner in names:
+            raise RequestError(
+                f"references of {names[partner]!r} and {_name(one)!r} both fit the caption of {partner!r}; expected one"
+            )
+        if partner is not None:
+            names[partner] = _name(one)
+    return partners
+
+
+def _nothing_in_common(captions: Mapping[str, str], references: Sequence[Reference]) -> str:
+    ours = f"{next(iter(captions))!r}" if captions else "none"
+    theirs = f"{_name(references[0])!r}" if references else "none"
+    return (
+        f"{len(captions):,} captions and the references of {len(references):,} images have no image in "
+        f"common (captions have {ours}, references {theirs}); expected the same ids or file names"
+    )
+
+
+def write_output(url: str, data: bytes) -> None:
+    """Write a result where the user wants it, whole or not at all. Raises RequestError where that fails."""
+    try:
+        files.write_atomic(url, data)
+    except OSError as err:
+        raise RequestError(f"{url!r} cannot be written ({err}); expected a place for a file") from err
+
+
+def _name(reference: Reference) -> str:
+    return reference.file_name or reference.image_id
+
+
+def _some(ids: list[str]) -> str:
+    return f"{len(ids):,} image{'s' * (len(ids) > 1)} (such as {ids[0]!r})"
+
+
+def _from_store(store: Store) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for batch in store.scan(["image_id", "captions"]):
+        columns = (batch.column(name).to_pylist() for name in ("image_id", "captions"))
+        found.update((image, texts[0]["text"]) for image, texts in zip(*columns, strict=True) if texts)
+    return found
+
+
+def _results(url: str) -> Iterator[tuple[str, Any]]:
+    """Rows of COCO results, each with where it stands."""
+    try:
+        rows = files.read_json(url)
+    except FileNotFoundError as err:
+        raise RequestError(f"there is no file {url!r}; expected COCO results as JSON") from err
+    except ValueError as err:
+        raise RequestError(f"{url!r} is not JSON: {err}; expected COCO results") from err
+    if not isinstance(rows, list):
+        raise RequestError(f"{url!r} holds no list; expected COCO results, [{{image_id, caption}}, ...]")
+    for number, row in enumerate(rows):
+        yield f"{url!r}: row {number}", row
+
+
+def _exported(url: str) -> Iterator[tuple[str, Any]]:
+    """Rows of ``store export --format jsonl``, each with where it stands."""
+    for found in caption_files.find_captions(url):
+        with caption_files.opened(found) as stream:
+            for number, line in enumerate(stream, start=1):
+                where = f"{found.url!r}: line {number}"
+                try:
+                    row = json.loads(line)
+                except ValueError as err:
+                    raise RequestError(
+                        f"{where} is not JSON: {err}; expected a row of a captions store"
+                    ) from err
+                if not isinstance(row, dict) or row.get("captions") != []:  # an image without a caption
+                    yield where, row
+
+
+def _unique(rows: Iterable[tuple[str, Any]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for where, row in rows:
+        image, caption = _result(row, where)
+        if image in found:
+            raise RequestError(f"{where} is the second of image {image!r}; expected one each")
+        found[image] = caption
+    return found
+
+
+def _result(row: Any, where: str) -> tuple[str, str]:
+    """The image and its caption; of several, as a store's row has them, the first."""
+    image = row.get("image_id") if isinstance(row, dict) else None
+    caption = row.get("caption") if isinstance(row, dict) else None
+    if isinstance(row, dict) and caption is None:
+        best = next(iter(row.get("captions") or ()), None)
+        caption = best.get("text") if isinstance(best, dict) else None
+    if isinstance(image, bool) or not isinstance(image, int | str) or not isinstance(caption, str):
+        raise RequestError(f"{where} is {json.dumps(row)[:80]}; expected an object with image_id and caption")
+    return str(image), caption

@@ -1,0 +1,33 @@
+"""What workers compute on and in, as far as the launcher can tell."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from captionbeam.jobs.options.shared import require
+
+
+def settle_device(options: argparse.Namespace, beam_args: Sequence[str]) -> tuple[str, ...]:
+    """Check ``--device`` where workers are on this machine; settle the precision ``auto`` where they may not be.
+
+    Gives what is worth a line. Raises RequestError for a device that is not here, or no name of one, and for
+    ``auto`` where this machine cannot say it.
+    """
+    from captionbeam.capmodel.runtime.device import named_device, pick_device, settle_precision
+    from captionbeam.pipelines.runners.runner import workers_elsewhere
+
+    if not workers_elsewhere(beam_args):
+        pick_device(options.device)
+        return ()
+    asked = "cpu" if options.device == "auto" else named_device(options.device).type
+    if getattr(options, "precision", None) != "auto":
+        return ()
+    require(
+        asked != "cuda",
+        f"--precision auto is not known of the workers' --device {options.device} here; expected --precision fp32 or "
+        "bf16",
+    )
+    options.precision = settle_precision("auto", options.device)
+    said = f"--precision {options.precision}, which auto is on this machine; workers compute in it whatever they have"
+    return (said,)

@@ -1,0 +1,84 @@
+"""Running a pipeline where a target says, or printing what would run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
+
+from captionbeam.jobs.run_on.target import RunTarget
+from captionbeam.pipelines.runners import clusters
+from captionbeam.pipelines.runners.runner import is_handed_over, make_pipeline, run_pipeline
+from captionbeam.schemas.formats.tokens import LAUNCH
+from captionbeam.schemas.storage import files
+
+Build = Callable[[beam.Pipeline], object]
+
+
+def run_on(target: RunTarget, build: Build, job: str, run_id: str, store: str, folder: str) -> bool:
+    """Run the pipeline and wait for its end; False where it was only written down, for somebody else to start.
+
+    On Dataflow the launch's record goes to ``folder``. Raises what the pipeline's workers raised, SystemicError.
+    """
+    arguments = target.arguments(job, run_id, store)
+    for note in target.notes:
+        print(f"note: {note}", flush=True)
+    if target.on_dataflow:
+        from captionbeam.jobs.run_on.dataflow import run_on_dataflow
+
+        run_on_dataflow(arguments, build, files.join(folder, LAUNCH), {"runner": target.record})
+    else:
+        run_pipeline(arguments, build)
+    if not is_handed_over(arguments):
+        return True
+    jar = clusters.executable_path(arguments)
+    if jar is not None:
+        print(clusters.submit_line(jar, arguments))
+    else:
+        print(f"the job is written down, not run: whoever starts it has {store} published by its last step")
+    return False
+
+
+def print_dry(
+    target: RunTarget, build: Build, job: str, run_id: str, store: str, about: Mapping[str, Any]
+) -> None:
+    """Print as JSON what would run: the job of Dataflow, else ``about`` and the steps. Notes go to standard error.
+
+    Raises RequestError where ``store`` could not be written to.
+    """
+    files.check_room(store)
+    arguments = target.arguments(job, run_id, store)
+    for note in target.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if target.on_dataflow:
+        from captionbeam.jobs.run_on.dataflow import look_at_job
+
+        found: Mapping[str, Any] = look_at_job(arguments, build)
+    else:
+        found = {"runner": target.record, **about, "steps": steps(build)}
+    print(json.dumps(found, indent=1, sort_keys=True))
+    print("dry run: nothing was written, sent or run", file=sys.stderr)
+
+
+def steps(build: Build) -> list[str]:
+    """The pipeline's outermost steps, in order."""
+    pipeline, found = make_pipeline(), _Outermost()
+    build(pipeline)
+    pipeline.visit(found)
+    return found.labels
+
+
+class _Outermost(PipelineVisitor):
+    def __init__(self) -> None:
+        self.labels: list[str] = []
+
+    def enter_composite_transform(self, node: AppliedPTransform) -> None:
+        self.visit_transform(node)
+
+    def visit_transform(self, node: AppliedPTransform) -> None:
+        if node.full_label and "/" not in node.full_label:
+            self.labels.append(node.full_label)

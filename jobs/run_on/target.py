@@ -1,0 +1,160 @@
+"""Where a pipeline runs: the runner and its options, settled and checked before anything is written."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from apache_beam.options.pipeline_options import (
+    GoogleCloudOptions,
+    PipelineOptions,
+    SetupOptions,
+    WorkerOptions,
+)
+
+from captionbeam.jobs.options.shared import require
+from captionbeam.jobs.run_on.cloud import DATAFLOW, check_cloud
+from captionbeam.jobs.run_on.devices import settle_device
+from captionbeam.jobs.run_on.gpus import MANY_PROCESSES, ONE_PROCESS, find_gpu
+from captionbeam.jobs.run_on.labels import job_name, own_labels, user_labels
+from captionbeam.jobs.run_on.options import settle_gpu
+from captionbeam.pipelines.runners.names import runner_of
+
+CPU_THREADS = "2"  # shards in flight: one computes with all cores, another is read
+LOCAL = ("", "file", "local", "memory")
+
+
+@dataclass(frozen=True)
+class RunTarget:
+    """The runner, and Beam's flags as the user and a preset have them. ``notes``: what is worth a line at launch."""
+
+    runner: str
+    beam_args: tuple[str, ...] = ()
+    gpu: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def on_dataflow(self) -> bool:
+        """Whether Google's service runs it."""
+        return self.runner == DATAFLOW
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a processor's settings on workers are, whatever they are here."""
+        return {"device": "cuda"} if self.gpu else {}
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a run's record says of it."""
+        return {"name": self.runner, "beam_args": list(self.beam_args), "gpu": self.gpu}
+
+    def arguments(self, job: str, run_id: str, store: str) -> list[str]:
+        """Beam's flags; on Dataflow with the job's name and labels."""
+        if not self.on_dataflow:
+            return list(self.beam_args)
+        cloud = PipelineOptions(list(self.beam_args)).view_as(GoogleCloudOptions)
+        given = user_labels(cloud.labels)
+        own = {key: value for key, value in own_labels(job, run_id, store).items() if key not in given}
+        named = [] if cloud.job_name else [f"--job_name={job_name(job, run_id)}"]
+        return [*self.beam_args, *named, *(f"--labels={key}={value}" for key, value in own.items())]
+
+
+def settle_job(options: argparse.Namespace, beam_args: Sequence[str], store: str = "--output") -> RunTarget:
+    """The target of a job on images, whose ``--gpu`` also settles its precision; ``store`` names its store's option."""
+    settle_gpu(options)
+    named = {
+        "SOURCE": "sources",
+        "--features": "features",
+        "--image-root": "image_root",
+        "--inventory": "inventory",
+        store: store.strip("-").lower(),
+    }
+    places = {option: getattr(options, name, None) or [] for option, name in named.items()}
+    lists = {option: [found] if isinstance(found, str) else found for option, found in places.items()}
+    target = settle_target(options, beam_args, lists)
+    return replace(target, notes=(*target.notes, *settle_device(options, beam_args)))
+
+
+def settle_target(
+    options: argparse.Namespace,
+    beam_args: Sequence[str],
+    places: Mapping[str, Sequence[str]],
+    models: bool = True,
+) -> RunTarget:
+    """The target that the options name.
+
+    ``places``: what workers have to reach, by the option that names it. ``models``: whether workers load one, which a
+    process should hold once. Raises RequestError for what cannot work there, or would do nothing.
+    """
+    parsed, gpu = PipelineOptions(list(beam_args)), getattr(options, "gpu", None)
+    name = runner_of(parsed) or "FnApiRunner"
+    if name != DATAFLOW:
+        require(
+            gpu is None,
+            f"--gpu {gpu} would do nothing with {name}; expected --runner {DATAFLOW}, or to leave it out",
+        )
+        return RunTarget(name, tuple(beam_args))
+    check_cloud(parsed, gpu)
+    _check_places(places)
+    image = parsed.view_as(WorkerOptions).sdk_container_image
+    require(
+        image or not gpu,
+        f"--gpu {gpu} needs workers with torch and CUDA; expected --sdk_container_image with an image of containers/",
+    )
+    added, notes = _workers(parsed, gpu) if models else ([], [])
+    if parsed.view_as(SetupOptions).save_main_session is None:
+        added.append(
+            "--no_save_main_session"
+        )  # nothing of ours is in it, and workers would import the command line
+    return RunTarget(name, (*beam_args, *added), gpu, tuple(notes))
+
+
+def _check_places(places: Mapping[str, Sequence[str]]) -> None:
+    for option, urls in places.items():
+        for url in urls:
+            require(
+                protocol_of(url) not in LOCAL,
+                f"{option} {url} is on this machine, where workers on Dataflow do not see it; expected gs://... or "
+                "another URL",
+            )
+
+
+def protocol_of(url: str) -> str:
+    """``gs``, ``https``, ...; empty for a path. Of a chained URL the outermost, where the bytes are."""
+    return url.rpartition("::")[2].partition("://")[0] if "://" in url.rpartition("::")[2] else ""
+
+
+def _workers(parsed: PipelineOptions, gpu: str | None) -> tuple[list[str], list[str]]:
+    """Flags that the user has not set, and a line for each of a preset that the user has."""
+    wanted = find_gpu(gpu).flags if gpu else {"number_of_worker_harness_threads": CPU_THREADS}
+    given = parsed.get_all_options()
+    added = [f"--{name}={value}" for name, value in wanted.items() if given.get(name) is None]
+    notes = [
+        f"--{name} {given[name]} instead of {value} of --gpu {gpu}"
+        for name, value in wanted.items()
+        if gpu and given.get(name) is not None and str(given[name]) != value
+    ]
+    for more, said in (_experiments(given), _accelerator(given, gpu)):
+        added, notes = [*added, *more], [*notes, *said]
+    return added, notes
+
+
+def _experiments(given: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    there = given.get("experiments") or []
+    many = MANY_PROCESSES in there
+    wanted = ("use_runner_v2",) if many else ("use_runner_v2", ONE_PROCESS)
+    said = f"--experiments {MANY_PROCESSES}: each process of a worker loads a model of its own"
+    return [f"--experiments={name}" for name in wanted if name not in there], [said] if many else []
+
+
+def _accelerator(given: Mapping[str, Any], gpu: str | None) -> tuple[list[str], list[str]]:
+    if not gpu:
+        return [], []
+    theirs = [
+        one for one in given.get("dataflow_service_options") or [] if one.startswith("worker_accelerator=")
+    ]
+    if theirs:
+        return [], [f"--dataflow_service_options {theirs[0]} instead of the accelerator of --gpu {gpu}"]
+    return [f"--dataflow_service_options={find_gpu(gpu).service_option}"], []

@@ -1,0 +1,59 @@
+"""What the commands of ``captionbeam store`` share: opening, choosing a snapshot, printing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from captionbeam.jobs.ui.summary import console
+from captionbeam.jobs.ui.terminal import visible
+from captionbeam.schemas.errors import RequestError, StoreError
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout, tags
+from captionbeam.schemas.store.reading import Store
+
+
+def add_store(parser: argparse.ArgumentParser, snapshot: bool = False) -> None:
+    """The argument STORE; with ``snapshot`` it may name one, as ``STORE@prod`` or ``STORE@3``."""
+    form, said = ("STORE[@SNAPSHOT]", ", @ and a tag or number after it") if snapshot else ("STORE", "")
+    parser.add_argument("store", metavar=form, help=f"a folder or URL{said}")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """The flag --json."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+
+
+def whole_store(url: str) -> str:
+    """The store's absolute URL. Raises StoreError where nothing is published, RequestError for ``STORE@...``."""
+    return Store.open(store_folder(url)).url
+
+
+def store_folder(url: str) -> str:
+    """The same, though its newest snapshot need not be readable."""
+    base, selector = tags.split_selector(files.absolute(url))
+    if selector is not None:
+        raise RequestError(f"{url!r} names one snapshot; expected the store alone, {base}")
+    if not layout.snapshot_ids(base):
+        raise StoreError(f"{base} has no published snapshot; expected a store that a finished job wrote")
+    return base
+
+
+def print_json(value: Any) -> None:
+    """One object on standard output, nothing else."""
+    print(json.dumps(value, indent=1))
+
+
+def print_columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table with a heading; numbers stand to the right."""
+    table = Table(title_justify="left")
+    for at, name in enumerate(names):
+        number = all(isinstance(row[at], int) for row in rows)
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else visible(value) for value in row))
+    console(width=160).print(table)

@@ -1,0 +1,102 @@
+"""Waiting for a submitted job: the platform says how it is, the checkpoints how far it is."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from captionbeam.capmodel.bundles.contents import CONFIG, HISTORY, read_manifest
+from captionbeam.capmodel.training.checkpoints import Checkpoints
+from captionbeam.capmodel.training.epoch_history import best_of, early_stops
+from captionbeam.jobs.submit.base import Job, Order, Phase, State, Target
+from captionbeam.jobs.ui.progress import clock
+from captionbeam.jobs.ui.summary import print_table
+from captionbeam.jobs.ui.training_view import epoch_line, stop_line
+from captionbeam.schemas.errors import RequestError, SystemicError
+from captionbeam.schemas.storage import files
+
+POLL_SECONDS = 15.0
+PATIENCE = 20
+
+
+def follow(target: Target, job: Job, order: Order) -> int:
+    """Wait until the job is over. Gives 0; raises SystemicError where it failed or left no bundle."""
+    start, poll = time.monotonic(), order.flags.poll or POLL_SECONDS
+    seen = _Seen(order)
+    said = ""
+    while (state := _state(target, job, order, poll)).phase in (Phase.WAITING, Phase.RUNNING):
+        if state.said != said:
+            said = state.said
+            print(f"{job.id}: {said}", flush=True)
+        seen.look()
+        time.sleep(poll)
+    if state.phase is Phase.FAILED:
+        raise SystemicError(
+            f"{target.title} ended {job.id}: {state.said}; its log says why: {job.look} (the same command goes on "
+            f"from {order.options.checkpoints})"
+        )
+    output = order.options.output
+    if not files.exists(files.join(output, CONFIG)):
+        raise SystemicError(
+            f"{target.title} says that {job.id} is done, but {output} holds no bundle: {job.look}"
+        )
+    seen.finish()
+    _report(target, job, order, time.monotonic() - start)
+    return 0
+
+
+def _state(target: Target, job: Job, order: Order, poll: float) -> State:
+    """How the job is; a platform that does not answer is asked again for a while. Raises SystemicError."""
+    for left in reversed(range(PATIENCE)):
+        try:
+            return target.state(job, order)
+        except SystemicError as err:
+            if not left:
+                raise
+            print(f"{job.id}: {err}; asking again", file=sys.stderr, flush=True)
+            time.sleep(poll)
+    raise AssertionError("unreachable")
+
+
+class _Seen:
+    """The epochs that were told so far."""
+
+    def __init__(self, order: Order) -> None:
+        self._options, self._told = order.options, 0
+
+    def look(self) -> None:
+        """Tell the epochs that the newest checkpoint has and were not told yet."""
+        try:
+            record = Checkpoints(self._options.checkpoints, {}).record()
+        except (OSError, RequestError):  # the storage has a bad moment: the next look will do
+            return
+        position = (record or {}).get("position") or {}
+        self._tell(position.get("history", []))
+
+    def finish(self) -> None:
+        """The rest, from the bundle."""
+        history = files.read_json(files.join(self._options.output, HISTORY))
+        self._tell(history)
+        for stop in early_stops(history, self._options):
+            print(stop_line(stop), flush=True)
+
+    def _tell(self, history: Sequence[Mapping[str, Any]]) -> None:
+        for count in range(self._told, len(history)):
+            best = best_of(history[: count + 1])
+            print(epoch_line(history[count], self._options.all_epochs, best["epoch"]), flush=True)
+        self._told = max(self._told, len(history))
+
+
+def _report(target: Target, job: Job, order: Order, seconds: float) -> None:
+    manifest, options = read_manifest(order.options.output), order.options
+    scores = manifest.scores
+    print_table(f"train: {options.output}", {
+        "features": f"{options.features}, snapshot {options.snapshot}",
+        "trained on": f"{target.title}, {job.id}: workers: {order.nodes * order.workers}",
+        "val loss, next word": f"{scores['val_loss']:.3f}, {scores['val_accuracy']:.1%}",
+        f"CIDEr, BLEU-4 ({options.writing.search})": f"{scores['CIDEr']:.3f}, {scores['Bleu_4']:.3f}",
+        "waited": clock(seconds),
+        "checkpoints": options.checkpoints,
+    })  # fmt: skip

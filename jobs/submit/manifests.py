@@ -1,0 +1,184 @@
+"""The manifests of a training job on Kubernetes: a TrainJob (Kubeflow Trainer 2) and a JobSet (v1alpha2)."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from captionbeam.capmodel.runtime.platform import JOB
+from captionbeam.jobs.submit.base import Order
+from captionbeam.jobs.submit.kubernetes_names import literal
+from captionbeam.jobs.submit.mounts import parse_mount
+from captionbeam.jobs.submit.nodes import PORT
+from captionbeam.schemas.errors import RequestError
+
+NODE = "node"  # the name of the job and of its container, in Kubeflow's torch-distributed runtime too
+INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+LABELS = {"app.kubernetes.io/name": "captionbeam", "app.kubernetes.io/component": "train"}
+RUNTIME, SHARED_MEMORY, RESTARTS = "torch-distributed", "8Gi", 3
+WRONG_REQUEST = 2  # captionbeam's exit status where another try would end alike
+
+
+def trainjob(order: Order) -> dict[str, Any]:
+    """A TrainJob: the runtime says what is common to all training in the cluster, this what is our own."""
+    flags = order.flags
+    spec: dict[str, Any] = {
+        "runtimeRef": {"name": flags.runtime or RUNTIME},
+        "trainer": {
+            "image": flags.image,
+            "command": literal(order.command),
+            "numNodes": order.nodes,
+            "numProcPerNode": order.workers,
+            "env": _variables(order),
+            "resourcesPerNode": _resources(flags),
+        },
+    }
+    spec.update(_patched(_pod(flags), flags.trainer_version or "2.2"))
+    if flags.max_hours:
+        spec["activeDeadlineSeconds"] = round(flags.max_hours * 3600)
+    return {
+        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "kind": "TrainJob",
+        "metadata": _metadata(order),
+        "spec": spec,
+    }
+
+
+def jobset(order: Order) -> dict[str, Any]:
+    """A JobSet: one indexed job of as many pods as there are nodes; where one fails, all start anew."""
+    restarts = RESTARTS if order.flags.restarts is None else order.flags.restarts
+    fatal = {"name": "wrongRequest", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": _metadata(order),
+        "spec": {
+            "failurePolicy": {"maxRestarts": restarts, "rules": [fatal]},
+            "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
+            "replicatedJobs": [{"name": NODE, "replicas": 1, "template": {"spec": _job(order)}}],
+        },
+    }
+
+
+def _job(order: Order) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "parallelism": order.nodes,
+        "completions": order.nodes,
+        "completionMode": "Indexed",
+        "backoffLimit": 0,
+        "podFailurePolicy": {
+            "rules": [
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {"containerName": NODE, "operator": "In", "values": [WRONG_REQUEST]},
+                },
+                # an evicted pod is nobody's fault: it is made again, and no restart is used up
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+            ]
+        },
+        "template": {"spec": _whole_pod(order)},
+    }
+    if order.flags.max_hours:
+        spec["activeDeadlineSeconds"] = round(order.flags.max_hours * 3600)
+    return spec
+
+
+def _whole_pod(order: Order) -> dict[str, Any]:
+    pod = _pod(order.flags)
+    mounts = pod.pop("containers", [{}])[0].get("volumeMounts", [])
+    container = {
+        "name": NODE,
+        "image": order.flags.image,
+        "command": literal(order.command),
+        "env": [*_variables(order), *_gathering(order)],
+        "ports": [{"containerPort": PORT, "protocol": "TCP"}],
+        "resources": _resources(order.flags),
+        "volumeMounts": mounts,
+    }
+    return {"restartPolicy": "Never", **pod, "containers": [container]}
+
+
+def _gathering(order: Order) -> list[dict[str, Any]]:
+    """What Kubeflow Trainer would set: who is the first, how many there are, and which of them this is."""
+    values = {
+        "PET_MASTER_ADDR": f"{order.name}-{NODE}-0-0.{order.name}",
+        "PET_MASTER_PORT": str(PORT),
+        "PET_NNODES": str(order.nodes),
+    }
+    rank = {"name": "PET_NODE_RANK", "valueFrom": {"fieldRef": {"fieldPath": INDEX}}}
+    return [*({"name": name, "value": value} for name, value in values.items()), rank]
+
+
+def _metadata(order: Order) -> dict[str, Any]:
+    where = {"namespace": order.flags.namespace} if order.flags.namespace else {}
+    return {"name": order.name, **where, "labels": {**LABELS, **dict(order.flags.label)}}
+
+
+def _variables(order: Order) -> list[dict[str, Any]]:
+    flags = order.flags
+    plain = {JOB: f"Kubernetes/{flags.kind or 'trainjob'} {order.name}", **dict(flags.env)}
+    secret = [secret_variable(name, source) for name, source in flags.env_secret]
+    return [*({"name": name, "value": value} for name, value in plain.items()), *secret]
+
+
+def _resources(flags: argparse.Namespace) -> dict[str, Any]:
+    own = {name: str(value) for name, value in (("cpu", flags.cpus), ("memory", flags.memory)) if value}
+    gpus = {"nvidia.com/gpu": str(flags.gpus)} if flags.gpus else {}
+    return {"requests": {**own, **gpus}, "limits": {**own, **gpus}} if own or gpus else {}
+
+
+def _pod(flags: argparse.Namespace) -> dict[str, Any]:
+    """What a pod has beside its container, as both kinds write it."""
+    volumes, mounts = _volumes(flags)
+    pod = {
+        "serviceAccountName": flags.service_account,
+        "nodeSelector": dict(flags.node_selector),
+        "tolerations": [toleration(text) for text in flags.toleration],
+        "volumes": volumes,
+        "containers": [{"name": NODE, "volumeMounts": mounts}] if mounts else [],
+    }
+    return {name: value for name, value in pod.items() if value}
+
+
+def _volumes(flags: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    volumes, mounts = [], []
+    size = flags.shared_memory or SHARED_MEMORY
+    if size != "0":  # the runtime's 64 MiB are too few for several workers
+        volumes.append({"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": size}})
+        mounts.append({"name": "shared-memory", "mountPath": "/dev/shm"})
+    for number, text in enumerate(flags.volume):
+        mount = parse_mount(text)
+        volumes.append({"name": f"volume-{number}", "persistentVolumeClaim": {"claimName": mount.claim}})
+        mounts.append({"name": f"volume-{number}", "mountPath": mount.path})
+    return volumes, mounts
+
+
+def _patched(pod: dict[str, Any], version: str) -> dict[str, Any]:
+    """The runtime's pods changed by ``pod``, in the words of that version of Kubeflow Trainer."""
+    if not pod:
+        return {}
+    if version == "2.0":
+        return {"podSpecOverrides": [{"targetJobs": [{"name": NODE}], **pod}]}
+    if version == "2.1":
+        return {"podTemplateOverrides": [{"targetJobs": [{"name": NODE}], "spec": pod}]}
+    job = {"name": NODE, "template": {"spec": {"template": {"spec": pod}}}}
+    runtime = {"template": {"spec": {"replicatedJobs": [job]}}}
+    return {"runtimePatches": [{"manager": "captionbeam/train", "trainingRuntimeSpec": runtime}]}
+
+
+def toleration(text: str) -> dict[str, str]:
+    """``KEY``, ``KEY:EFFECT`` or ``KEY=VALUE:EFFECT``. Raises RequestError."""
+    key, _, effect = text.partition(":")
+    name, equals, value = key.partition("=")
+    if not name or (effect and effect not in ("NoSchedule", "PreferNoSchedule", "NoExecute")):
+        raise RequestError(f"--toleration is {text!r}; expected KEY, KEY:EFFECT or KEY=VALUE:EFFECT")
+    how = {"operator": "Equal", "value": value} if equals else {"operator": "Exists"}
+    return {"key": name, **how, **({"effect": effect} if effect else {})}
+
+
+def secret_variable(name: str, source: str) -> dict[str, Any]:
+    """A variable whose value lies in ``SECRET:KEY``. Raises RequestError."""
+    secret, colon, key = source.partition(":")
+    if not secret or not colon or not key:
+        raise RequestError(f"--env-secret is '{name}={source}'; expected NAME=SECRET:KEY")
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}

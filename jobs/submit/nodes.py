@@ -1,0 +1,120 @@
+"""The machines of one training run: how many, where they meet, and which of them this one is.
+
+Platforms that start the machines tell them in the environment: Kubeflow Trainer (``PET_*``), Vertex AI
+(``CLUSTER_SPEC``), and whoever follows PyTorch's old habit (``MASTER_ADDR``, ``WORLD_SIZE``, ``RANK``). Slurm tells
+a task which machine it is on (``SLURM_NODEID``); the first is found by the job's script.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from captionbeam.jobs.options.shared import require
+from captionbeam.schemas.errors import RequestError
+
+AUTO, PORT = "auto", 29500
+# Machines of one job come up minutes apart (images are pulled, spot capacity is found).
+JOIN_SECONDS, READ_SECONDS = 3600, 900
+
+
+@dataclass(frozen=True)
+class Node:
+    """This machine among ``nodes``, which meet at ``endpoint``, ``HOST:PORT`` of the first of them.
+
+    rank:    which of them this is; None where nobody said, so that torchrun finds out who is the first.
+    address: this machine's name as the others know it; None: its host name.
+    run:     the same on all machines of a run, and on no others.
+    echo:    whether a platform keeps what is written to standard error.
+    """
+
+    nodes: int = 1
+    endpoint: str = ""
+    rank: int | None = None
+    address: str | None = None
+    run: str = ""
+    echo: bool = False
+
+    def rendezvous(self) -> list[str]:
+        """torchrun's options."""
+        settings = {"join_timeout": JOIN_SECONDS, "read_timeout": READ_SECONDS}
+        if self.rank is not None:
+            settings["is_host"] = int(self.rank == 0)
+        said = ",".join(f"{name}={value}" for name, value in settings.items())
+        local = [f"--local-addr={self.address}"] if self.address else []
+        return [f"--nnodes={self.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={self.endpoint}",
+                f"--rdzv-id={self.run}", f"--rdzv-conf={said}", *local]  # fmt: skip
+
+
+ALONE = Node()
+
+
+def find_node(
+    nodes: int | None, rendezvous: str | None, run: str, environment: Mapping[str, str] = os.environ
+) -> Node:
+    """This machine, from ``--nodes``, ``--rendezvous`` and the platform's environment. Raises RequestError."""
+    if rendezvous is None:
+        require(nodes in (None, 1), f"--nodes {nodes} needs --rendezvous HOST:PORT, the same on each of them")
+        return ALONE
+    if rendezvous == AUTO:
+        found = replace(_found(environment), run=run, echo=True)
+        require(
+            nodes in (None, found.nodes),
+            f"--nodes is {nodes}, but the platform's environment tells of {found.nodes}",
+        )
+        return found
+    require(
+        nodes is not None,
+        f"--rendezvous {rendezvous} needs --nodes N, the number of machines that meet there",
+    )
+    slurm = "SLURM_JOB_ID" in environment
+    rank = int(environment["SLURM_NODEID"]) if slurm and "SLURM_NODEID" in environment else None
+    return Node(nodes or 1, _endpoint(rendezvous), rank, run=run, echo=slurm)
+
+
+def _endpoint(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit():
+        raise RequestError(f"--rendezvous is {text!r}; expected HOST:PORT of the first machine, or {AUTO}")
+    return text
+
+
+def _found(environment: Mapping[str, str]) -> Node:
+    if "PET_MASTER_ADDR" in environment:
+        return _from_names(environment, "PET_MASTER_ADDR", "PET_MASTER_PORT", "PET_NNODES", "PET_NODE_RANK")
+    if environment.get("CLUSTER_SPEC"):
+        return _from_vertex(environment["CLUSTER_SPEC"])
+    if "MASTER_ADDR" in environment:
+        return _from_names(environment, "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")
+    raise RequestError(
+        f"--rendezvous {AUTO} finds none of PET_MASTER_ADDR, CLUSTER_SPEC and MASTER_ADDR in the environment; "
+        "expected to run where a platform sets one of them"
+    )
+
+
+def _from_names(environment: Mapping[str, str], host: str, port: str, nodes: str, rank: str) -> Node:
+    try:
+        endpoint = f"{environment[host]}:{environment.get(port, PORT)}"
+        return Node(int(environment[nodes]), endpoint, int(environment[rank]))
+    except (KeyError, ValueError) as err:
+        raise RequestError(
+            f"{host} is set, but {err}; expected {nodes} and {rank} beside it, numbers"
+        ) from err
+
+
+def _from_vertex(text: str) -> Node:
+    """Its pools are the first machine's (``workerpool0``) and the others'; each has ``HOST:PORT``, in order."""
+    try:
+        spec: Any = json.loads(text)
+        pools = sorted(spec["cluster"].items())
+        machines = [(pool, index) for pool, names in pools for index, _ in enumerate(names)]
+        own = (spec["task"]["type"], int(spec["task"]["index"]))
+        address = spec["cluster"][own[0]][own[1]].rpartition(":")[0]
+        return Node(len(machines), pools[0][1][0], machines.index(own), address)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as err:
+        raise RequestError(
+            f"CLUSTER_SPEC is {text!r} ({err}); expected Vertex AI's description of a job"
+        ) from err

@@ -1,0 +1,165 @@
+"""Running a module of ours in torchrun's processes: events come out, a request to stop goes in.
+
+On several machines each runs its own torchrun, and they find each other at a rendezvous (jobs/submit/nodes.py).
+
+Events are dicts with an ``event``; ``error`` (with ``message`` and ``status``) and ``crash`` (with
+``message``) are raised here, all others are passed on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from captionbeam.jobs.submit.nodes import ALONE, Node
+from captionbeam.schemas.errors import CaptionbeamError, RequestError, SystemicError
+from captionbeam.schemas.storage import options as storage_options
+
+# Batches have many shapes, and oneDNN, and what torch puts on top of it, keep code for 1,024 of them each: 2 GB
+# after 1,000 steps, for nothing (making the code anew takes 4% of a step).
+SMALL_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "1"}
+# glibc gives a step's large tensors back to the system, which then zeroes their pages anew for the next step:
+# 5 to 8% of a step's processor time. Kept instead, the peak of memory is about the same.
+KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+Watch = Callable[[Mapping[str, Any]], None]
+
+
+def torchrun_command(command: Sequence[str], workers: int, node: Node = ALONE) -> list[str]:
+    """What runs ``command``, a module and its arguments, in ``workers`` processes here, as one of node's nodes."""
+    gathering = node.rendezvous() if node.nodes > 1 else ["--standalone"]
+    return [sys.executable, "-m", "torch.distributed.run", *gathering,
+            f"--nproc-per-node={workers}", "-m", *command]  # fmt: skip
+
+
+def run_workers(
+    command: Sequence[str], workers: int, threads: int, log: Path, watch: Watch, node: Node = ALONE
+) -> None:
+    """Run ``command``, a module and its arguments, in ``workers`` processes here until all are done.
+
+    Each line of JSON that they print is an event for ``watch``; what they and torchrun write to standard
+    error goes to the file ``log``, and to standard error too where a platform keeps that (``node.echo``).
+    SIGTERM and SIGINT become the line ``stop`` on their standard input, which also tells them by its end that
+    this process was killed; a second one goes to torchrun itself. Raises RequestError, SystemicError.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as errors:
+        child = subprocess.Popen(
+            torchrun_command(command, workers, node),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if node.echo else errors,
+            text=True,
+            env=_environment(threads),
+            start_new_session=True,
+        )
+        threading.Thread(target=_cut_line, args=(child,), daemon=True).start()
+        copying = threading.Thread(target=_echo, args=(child, errors), daemon=True)
+        copying.start()
+        with child, _stopping(child):
+            bad, stopped = _watch_lines(child, watch)
+            copying.join()
+    if bad or (child.returncode and not stopped):
+        raise _error(bad, child.returncode, log)
+
+
+def _echo(child: subprocess.Popen[str], log: TextIO) -> None:
+    """Copy the child's standard error, if it comes here, to both."""
+    for line in child.stderr or ():
+        for stream in (log, sys.stderr):
+            stream.write(line)
+            stream.flush()
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """This process's, with the threads settled."""
+    return {
+        **SMALL_CACHES,
+        **KEPT_MEMORY,
+        **storage_options.as_environment(),
+        "OMP_NUM_THREADS": str(threads),
+    }
+
+
+def _cut_line(child: subprocess.Popen[str]) -> None:
+    """Once torchrun is gone, however it went, its workers' standard input ends."""
+    child.wait()
+    if child.stdin:
+        child.stdin.close()
+
+
+@contextmanager
+def _stopping(child: subprocess.Popen[str]) -> Iterator[None]:
+    """SIGTERM and SIGINT ask the child to stop; the second time, without patience for a rendezvous."""
+    asked = False
+
+    def ask(*_: object) -> None:
+        nonlocal asked
+        if asked and child.poll() is None:
+            child.terminate()
+        asked = True
+        if child.stdin and not child.stdin.closed and child.poll() is None:
+            with suppress(BrokenPipeError, ValueError):
+                child.stdin.write("stop\n")
+                child.stdin.flush()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch_lines(child: subprocess.Popen[str], watch: Watch) -> tuple[list[Mapping[str, Any]], bool]:
+    """Pass events on until the child has gone; gives back those that say what went wrong, and whether the
+    workers stopped because they were asked to (a platform may ask torchrun too, which then ends in anger).
+    """
+    bad: list[Mapping[str, Any]] = []
+    stopped = False
+    for line in child.stdout or ():
+        event = _event(line)
+        if event is None:
+            sys.stdout.write(line)
+        elif event["event"] in ("error", "crash"):
+            bad.append(event)
+        else:
+            stopped |= event["event"] == "stopped"
+            watch(event)
+    child.wait()
+    return bad, stopped
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) and "event" in value else None
+
+
+def _error(bad: Sequence[Mapping[str, Any]], status: int, log: Path) -> CaptionbeamError:
+    """The first error; a crash only where there is none, since a process crashes when another has left it."""
+    for event in sorted(bad, key=lambda event: event["event"] == "crash"):
+        if event["event"] == "crash":
+            return SystemicError(f"a worker crashed: {event['message']} (all of it is in {log})")
+        kind = RequestError if event["status"] == RequestError.exit_status else SystemicError
+        return kind(event["message"])
+    return SystemicError(f"the workers ended {_end(status, log)} and no word why; expected one in {log}")
+
+
+def _end(status: int, log: Path) -> str:
+    """How the first worker ended, in torchrun's report, else how torchrun itself did."""
+    found = re.search(r"exitcode\s*:\s*(-?\d+)", log.read_text(errors="replace"))
+    code = int(found[1]) if found else status
+    if code >= 0:
+        return f"with status {code}"
+    hint = " (a want of memory, more often than not)" if -code == signal.SIGKILL else ""
+    return f"by {signal.Signals(-code).name}{hint}"

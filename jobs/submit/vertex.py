@@ -1,0 +1,220 @@
+"""Vertex AI: a custom job of one or two worker pools (the first machine, and the others). Places lie in buckets."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from captionbeam.jobs.options.shared import require
+from captionbeam.jobs.submit.base import Job, Order, Phase, State, Target, remote_place
+from captionbeam.schemas.errors import RequestError, SystemicError
+
+if TYPE_CHECKING:
+    from google.cloud.aiplatform_v1 import CustomJob, JobServiceClient
+
+RUN_LABEL, BOOT_DISK_GB = "captionbeam-run", 100
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+WAITING = {"JOB_STATE_QUEUED", "JOB_STATE_PENDING", "JOB_STATE_PAUSED", "JOB_STATE_UNSPECIFIED"}
+RUNNING = {"JOB_STATE_RUNNING", "JOB_STATE_UPDATING", "JOB_STATE_CANCELLING"}
+
+
+class Vertex(Target):
+    """Through the SDK's job service, over REST."""
+
+    name, title = "vertex", "Vertex AI"
+    secrets = "a file in a bucket that --service-account reads"
+
+    def check(self, flags: argparse.Namespace) -> None:
+        for name in ("region", "machine_type", "image"):
+            said = name.replace("_", "-")
+            require(bool(getattr(flags, name)), f"--on vertex needs --{said}, which has no default")
+        require(
+            not flags.gpus or bool(flags.accelerator),
+            f"--gpus {flags.gpus} needs --accelerator, which says of what type; expected such as NVIDIA_L4",
+        )
+        _check_accelerator(flags.accelerator)
+        require(
+            RUN_LABEL not in dict(flags.label),
+            f"--label {RUN_LABEL} is set by captionbeam, which finds its jobs by it; expected another name",
+        )
+        bucket = flags.staging_bucket
+        require(
+            bucket is None or bucket.startswith("gs://"),
+            f"--staging-bucket is {bucket!r}; expected gs://BUCKET[/PREFIX]",
+        )
+
+    def on_workers(self, place: str, flags: argparse.Namespace) -> str:
+        return remote_place(place, self.title, "a bucket's URL, such as gs://BUCKET/features")
+
+    def logs_on_workers(self, place: str | None, name: str, flags: argparse.Namespace) -> str | None:
+        if place is None and flags.staging_bucket:
+            return f"/gcs/{_staging(flags.staging_bucket, name).removeprefix('gs://')}/logs"
+        if place is not None and not place.startswith("/gcs/"):
+            raise RequestError(
+                f"--logs is {place!r}; expected a folder below /gcs/BUCKET, where workers see a bucket"
+            )
+        return place
+
+    def request(self, order: Order) -> str:
+        from google.cloud.aiplatform_v1 import CustomJob
+
+        project = order.flags.project or os.environ.get("GOOGLE_CLOUD_PROJECT", "(of the credentials)")
+        body = json.loads(CustomJob.to_json(custom_job(order), use_integers_for_enums=False,
+                                            always_print_fields_with_no_presence=False))  # fmt: skip
+        return json.dumps({"parent": _parent(project, order.flags), "customJob": body}, indent=2)
+
+    def live(self, order: Order) -> Job | None:
+        client, project = _client(order.flags)
+        with _refusals("customJobs.list"):
+            found = client.list_custom_jobs(
+                request={
+                    "parent": _parent(project, order.flags),
+                    "filter": f'labels.{RUN_LABEL}="{order.name}"',
+                }
+            )
+            return next(
+                (_job(job) for job in found if _as_state(job).phase in (Phase.WAITING, Phase.RUNNING)), None
+            )
+
+    def submit(self, order: Order) -> Job:
+        client, project = _client(order.flags)
+        with _refusals("customJobs.create"):
+            made = client.create_custom_job(
+                parent=_parent(project, order.flags), custom_job=custom_job(order)
+            )
+        return _job(made)
+
+    def state(self, job: Job, order: Order) -> State:
+        client, _ = _client(order.flags)
+        with _refusals("customJobs.get"):
+            return _as_state(client.get_custom_job(name=job.id))
+
+
+def custom_job(order: Order) -> CustomJob:
+    """The job as the service takes it."""
+    from google.cloud.aiplatform_v1 import CustomJob, CustomJobSpec, GcsDestination
+
+    flags = order.flags
+    pools = [_pool(order, 1), *([_pool(order, order.nodes - 1)] if order.nodes > 1 else [])]
+    spec = CustomJobSpec(
+        worker_pool_specs=pools,
+        scheduling=_scheduling(flags),
+        service_account=flags.service_account,
+        network=flags.network,
+    )
+    if flags.staging_bucket:
+        spec.base_output_directory = GcsDestination(
+            output_uri_prefix=_staging(flags.staging_bucket, order.name)
+        )
+    return CustomJob(
+        display_name=order.name, job_spec=spec, labels={RUN_LABEL: order.name, **dict(flags.label)}
+    )
+
+
+def _pool(order: Order, replicas: int) -> Any:
+    from google.cloud.aiplatform_v1 import ContainerSpec, DiskSpec, EnvVar, MachineSpec, WorkerPoolSpec
+
+    flags = order.flags
+    machine = MachineSpec(machine_type=flags.machine_type)
+    if flags.accelerator:
+        machine = MachineSpec(
+            machine_type=flags.machine_type,
+            accelerator_type=flags.accelerator,
+            accelerator_count=flags.gpus or 1,
+        )
+    return WorkerPoolSpec(
+        machine_spec=machine,
+        replica_count=replicas,
+        disk_spec=DiskSpec(boot_disk_type="pd-ssd", boot_disk_size_gb=flags.boot_disk_gb or BOOT_DISK_GB),
+        container_spec=ContainerSpec(
+            image_uri=flags.image,
+            command=list(order.command),
+            env=[EnvVar(name=name, value=value) for name, value in flags.env],
+        ),
+    )
+
+
+def _scheduling(flags: argparse.Namespace) -> Any:
+    """A machine that is taken away and given again starts all of them anew; they go on from the checkpoints."""
+    from google.cloud.aiplatform_v1 import Scheduling
+
+    chosen: dict[str, Any] = {"restart_job_on_worker_restart": True}
+    if flags.spot:
+        chosen["strategy"] = Scheduling.Strategy.SPOT
+    if flags.max_hours:
+        chosen["timeout"] = timedelta(seconds=round(flags.max_hours * 3600))
+    return Scheduling(**chosen)
+
+
+def _check_accelerator(name: str | None) -> None:
+    from google.cloud.aiplatform_v1 import AcceleratorType
+
+    known = list(AcceleratorType.__members__)[1:]
+    require(name is None or name in known, f"--accelerator is {name!r}; expected one of {', '.join(known)}")
+
+
+def _staging(bucket: str, name: str) -> str:
+    return f"{bucket.rstrip('/')}/{name}"
+
+
+def _parent(project: str, flags: argparse.Namespace) -> str:
+    return f"projects/{project}/locations/{flags.region}"
+
+
+def _client(flags: argparse.Namespace) -> tuple[JobServiceClient, str]:
+    """The service's client, and the project. Raises SystemicError where there are no credentials."""
+    import google.auth
+    from google.auth.exceptions import GoogleAuthError
+    from google.cloud.aiplatform_v1 import JobServiceClient
+
+    try:
+        credentials, default = google.auth.default(scopes=[SCOPE])
+    except GoogleAuthError as err:
+        raise SystemicError(f"no credentials for Vertex AI: {err}") from err
+    project = str(flags.project or default or "")
+    require(bool(project), "--on vertex needs --project, since the credentials are of none")
+    endpoint = flags.vertex_endpoint or f"{flags.region}-aiplatform.googleapis.com"
+    options = {"api_endpoint": endpoint}
+    return JobServiceClient(credentials=credentials, transport="rest", client_options=options), project
+
+
+@contextmanager
+def _refusals(what: str) -> Iterator[None]:
+    """The service's refusals as ours: a wrong request, or something that may pass."""
+    import requests
+    from google.api_core.exceptions import ClientError, GoogleAPIError, TooManyRequests, Unauthorized
+    from google.auth.exceptions import GoogleAuthError
+
+    try:
+        yield
+    except (TooManyRequests, Unauthorized) as err:
+        raise SystemicError(f"Vertex AI refuses {what}: {err}") from err
+    except ClientError as err:
+        raise RequestError(f"Vertex AI refuses {what}: {err}") from err
+    except (GoogleAPIError, GoogleAuthError, requests.RequestException) as err:
+        raise SystemicError(f"Vertex AI does not answer {what}: {err}") from err
+
+
+def _job(job: CustomJob) -> Job:
+    _, project, _, region, _, number = job.name.split("/")
+    console = (
+        f"https://console.cloud.google.com/vertex-ai/locations/{region}/training/{number}?project={project}"
+    )
+    return Job(job.name, console)
+
+
+def _as_state(job: CustomJob) -> State:
+    name = job.state.name
+    if name == "JOB_STATE_SUCCEEDED":
+        return State(Phase.DONE, name)
+    if name in WAITING or name in RUNNING:
+        return State(Phase.WAITING if name in WAITING else Phase.RUNNING, name)
+    return State(Phase.FAILED, f"{name}{': ' if job.error.message else ''}{job.error.message}")
+
+
+TARGET = Vertex()

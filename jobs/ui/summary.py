@@ -1,0 +1,47 @@
+"""The table at the end of a job."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from captionbeam.jobs.ui.terminal import visible
+
+
+def print_table(title: str, rows: Mapping[str, Any]) -> None:
+    """Two columns on standard output: a name, a value."""
+    table = Table(title=visible(title), title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(visible(name), "\n".join(map(visible, str(value).split("\n"))))
+    console(width=110).print(table)
+
+
+def console(width: int) -> Console:
+    """Standard output, ``width`` columns wide where that is no terminal; brackets in what is printed are no markup."""
+    return Console(
+        file=sys.stdout,
+        width=None if sys.stdout.isatty() else width,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+
+
+def size(count: float) -> str:
+    """Bytes for people: ``1.5 GB``."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(count) < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def cost_per_million(images_per_second: float, price_per_hour: float) -> float:
+    """What a million images cost at this rate on a machine at this price."""
+    return 1e6 / max(images_per_second, 1e-9) / 3600 * price_per_hour

@@ -1,0 +1,1 @@
+"""The bulk job: find, skip what is done, compare, plan, publish."""

@@ -1,0 +1,229 @@
+"""CompareStore: a complete listing against the run's base; what is to be done, and what is gone from its sources.
+
+What is gone is written under the run's plan, created if absent, as shards are: a runner that lists again deletes
+what the first listing missed and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Optional
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.transforms.window import GlobalWindows
+
+from captionbeam.pipelines.bulk.run import Run, base_manifest
+from captionbeam.pipelines.bulk.skip import BaseRow, JoinBase, check_others, decide, live_rows
+from captionbeam.pipelines.workers.boundary import across_workers, crossing
+from captionbeam.schemas.formats import arrow, parquet
+from captionbeam.schemas.records import ImageRef, named_ids
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.storage import options as storage_options
+from captionbeam.schemas.store.reading import Store
+
+SHARDS_PER_PART = 256
+GONE = pa.schema(
+    [pa.field("address", pa.string(), nullable=False), pa.field("image_id", pa.string(), nullable=False)]
+)
+KINDS = ("new", "changed", "again", "moved", "unchanged", "gone", "known")
+
+
+class Verdict(NamedTuple):
+    """What a refresh makes of one image id: ``kind`` is one of KINDS, or '' where the id is no business of it.
+
+    ``gone`` names rows as ``replaces`` does. ``known``: whether the base has the image as one of these sources.
+    """
+
+    kind: str
+    known: bool
+    todo: Optional[ImageRef] = None
+    gone: Sequence[str] = ()
+
+
+def judge(
+    refs: Sequence[ImageRef],
+    base: Sequence[BaseRow],
+    sources: Collection[str],
+    complete: bool = True,
+    retry_failures: bool = False,
+) -> Verdict:
+    """One image id of a listing of ``sources``, which is all they have if it is ``complete``.
+
+    An image that another of the sources had, or that has its row under a former id, is ``moved``: it is done again, so
+    that its row says where it is now. Raises
+    RequestError for two images with one id, and where a row of another source would be replaced.
+    """
+    todo, live = decide(refs, base, retry_failures), live_rows(base)
+    ours = [row for row in live if row.source in sources]
+    if not refs:
+        places = [row.named for row in ours] if complete else []
+        return Verdict("gone" if places else "", bool(ours), gone=sorted(places))
+    if todo is None and any(row.source != refs[0].source for row in ours):
+        todo = refs[0]._replace(replaces=",".join(sorted(row.named for row in live)))
+    if todo is None:  # a former row beside that of today: somebody else's compacting overtook its replacement
+        return Verdict("unchanged", bool(ours), gone=sorted(row.named for row in live if row.former))
+    check_others(todo, live, sources)
+    return Verdict(_why(todo, live), bool(ours), todo)
+
+
+def _why(todo: ImageRef, live: Sequence[BaseRow]) -> str:
+    if not live:
+        return "new"
+    same = [row for row in live if row.version == todo.version]
+    if not same:
+        return "changed"
+    return "again" if any(row.failed for row in same) else "moved"
+
+
+class CompareStore(beam.PTransform):
+    """Images in, those to be done out; gone rows and counts are written to the run's folder.
+
+    ``sources`` gives the names of the sources that were listed. The second output has one element for each file
+    that is written: publishing waits for it.
+    """
+
+    def __init__(
+        self, run: Run, sources: beam.PTransform, complete: bool = True, retry_failures: bool = False
+    ) -> None:
+        super().__init__()
+        self._run, self._sources = run, sources
+        self._complete, self._retry = complete, retry_failures
+
+    def expand(self, images: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
+        run, parts = self._run, -(-len(base_manifest(self._run)) // SHARDS_PER_PART) or 1
+        names = images.pipeline | "NameListed" >> self._sources
+        judged = (
+            images
+            | JoinBase(run)
+            | "Judge"
+            >> beam.ParDo(_Judge(self._complete, self._retry), beam.pvalue.AsList(names)).with_outputs(
+                "gone", "counts", main="todo"
+            )
+        )
+        gone = (
+            judged.gone
+            | "KeyByPart" >> beam.Map(lambda row, parts: (gone_part(row[0], parts), row), parts)
+            | "GroupGone" >> beam.GroupByKey()
+            | "WriteGone" >> beam.Map(across_workers(_write_group), run=run)
+        )
+        counts = (
+            judged.counts
+            | "SumCounts" >> beam.CombineGlobally(_sum_counts)
+            | "WriteCounts" >> beam.Map(across_workers(write_counts), run=run)
+        )
+        return judged.todo, (gone, counts) | "WhatIsWritten" >> beam.Flatten()
+
+
+class _Judge(beam.DoFn):
+    def __init__(self, complete: bool, retry_failures: bool) -> None:
+        self._complete, self._retry, self._storage = complete, retry_failures, storage_options.current()
+
+    def start_bundle(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def process(self, joined: tuple[str, dict[str, Iterable[Any]]], sources: list[str]) -> Iterator[Any]:
+        image_id, found = joined
+        with crossing(self._storage):
+            verdict = judge(
+                list(found["images"]), list(found["base"]), set(sources), self._complete, self._retry
+            )
+        self._counts.update(name for name in (verdict.kind, "known" if verdict.known else "") if name)
+        for row in named_ids(",".join(verdict.gone), image_id).items():
+            yield beam.pvalue.TaggedOutput("gone", row)
+        if verdict.todo is not None:
+            yield verdict.todo
+
+    def finish_bundle(self) -> Iterator[Any]:
+        counts = GlobalWindows.windowed_value(dict(self._counts))
+        yield beam.pvalue.TaggedOutput("counts", counts)
+
+
+def _sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    return dict(total)
+
+
+def gone_part(place: str, parts: int) -> str:
+    """The name of the file that a gone row's address goes to: by its shard, the same whoever asks."""
+    number = int.from_bytes(hashlib.blake2b(place.split("/")[0].encode(), digest_size=8).digest(), "big")
+    return f"{number % parts:06d}"
+
+
+def _write_group(group: tuple[str, Iterable[tuple[str, str]]], run: Run) -> str:
+    return write_gone(*group, run)
+
+
+def write_gone(part: str, rows: Iterable[tuple[str, str]], run: Run) -> str:
+    """Write ``(address, image_id)`` rows, unless somebody was first; gives the file's URL."""
+    listed = [{"address": place, "image_id": image_id} for place, image_id in sorted(rows)]
+    table = pa.Table.from_pylist(listed, schema=arrow.stamp(GONE, "plans", run.fingerprint))
+    url = files.join(run.folder, "gone", f"{part}.parquet")
+    files.create(url, parquet.table_bytes(table))
+    return url
+
+
+def read_gone(run: Run) -> dict[str, str]:
+    """The run's gone rows: image ids by address."""
+    found: dict[str, str] = {}
+    for name in files.names(files.join(run.folder, "gone")):
+        table = parquet.read_table(files.join(run.folder, "gone", name))
+        found.update(zip(*(table.column(name).to_pylist() for name in GONE.names), strict=True))
+    return found
+
+
+def write_counts(counts: Mapping[str, int], run: Run) -> str:
+    """Write how many images are new, changed, ..., unless somebody was first; gives the file's URL."""
+    url = files.join(run.folder, "counts.json")
+    files.create(url, files.json_bytes({kind: counts.get(kind, 0) for kind in KINDS}))
+    return url
+
+
+def read_counts(run: Run) -> dict[str, int]:
+    """What ``write_counts`` wrote; empty for a run that compared nothing."""
+    try:
+        return files.read_json(files.join(run.folder, "counts.json"))
+    except FileNotFoundError:
+        return {}
+
+
+class NameSources(beam.PTransform):
+    """PBegin -> ``names``, and those of every source that the features snapshot has ever had a row of."""
+
+    def __init__(self, names: Sequence[str], features: Store | None = None) -> None:
+        super().__init__()
+        self._names, self._urls = list(names), _index_urls(features) if features else []
+
+    def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection:
+        named = start | "NamedSources" >> beam.Create(self._names, reshuffle=False).with_output_types(str)
+        found = (
+            start
+            | "NameIndexes" >> beam.Create(self._urls).with_output_types(str)
+            | "SpreadIndexes" >> beam.Reshuffle()
+            | "ReadSources" >> beam.FlatMap(across_workers(_sources_in)).with_output_types(str)
+        )
+        return (named, found) | beam.Flatten() | beam.Distinct()
+
+
+def _index_urls(store: Store) -> list[str]:
+    return [files.join(store.url, "index", name) for name in store.manifest.column("index").to_pylist()]
+
+
+def _sources_in(url: str) -> list[str]:
+    return parquet.read_table(url, ["source"]).column("source").unique().to_pylist()
+
+
+def sources_ever(store: Store) -> set[str]:
+    """The sources that a snapshot has rows of, dead ones too. Reads every index, on the launcher."""
+    with ThreadPoolExecutor(16) as pool:
+        return {name for found in pool.map(_sources_in, _index_urls(store)) for name in found}
+
+
+def sources_of(store: Store) -> set[str]:
+    """The sources that a snapshot has live rows or failures of. Reads every index, on the launcher."""
+    return {name for _, table in store.index() for name in table.column("source").unique().to_pylist()}

@@ -1,0 +1,148 @@
+"""Find the images of all sources: references only, containers listed side by side."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
+from captionbeam.pipelines.bulk.listing_record import Listing, ending
+from captionbeam.pipelines.sources.buckets.inventory import check_counts
+from captionbeam.pipelines.sources.listing import list_images, split_part, split_source
+from captionbeam.pipelines.sources.spec import Counted, Ignored, SourceSpec
+from captionbeam.pipelines.workers.boundary import across_workers, crossing
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.records import ImageRef
+from captionbeam.schemas.storage import options as storage_options
+
+_HASH_BYTES = 8
+
+
+def draw(image_id: str, seed: int) -> float:
+    """A number in [0, 1) that depends on ``seed`` and ``image_id`` alone: BLAKE2b, evenly spread."""
+    digest = hashlib.blake2b(f"{seed}\0{image_id}".encode(), digest_size=_HASH_BYTES).digest()
+    # 53 bits, the most that a float tells apart: rounding more could give 1.0.
+    return (int.from_bytes(digest, "big") >> 11) / (1 << 53)
+
+
+def is_sampled(image_id: str, rate: float, seed: int) -> bool:
+    """Whether the image is in the sample. A sample of a lower rate is part of one of a higher rate."""
+    return draw(image_id, seed) < rate
+
+
+class ListSources(beam.PTransform):
+    """PBegin -> every image of ``sources``, or of a sample of them; and a ``Listing`` of each container.
+
+    Counters ``find/images_listed`` (before sampling), ``find/files_ignored`` (no image, by its name).
+    Of an inventory report nothing comes out before all its files are read and found to be whole.
+    Raises RequestError for a rate outside (0, 1].
+    """
+
+    def __init__(self, sources: Sequence[SourceSpec], sample: float = 1.0, seed: int = 0) -> None:
+        super().__init__()
+        if not 0 < sample <= 1:
+            raise RequestError(f"sample {sample!r} is no share of the images; expected above 0, at most 1")
+        self._sources, self._sample, self._seed = list(sources), sample, seed
+
+    def expand(self, begin: beam.pvalue.PBegin) -> Any:
+        listed = (
+            begin
+            | "NameSources" >> beam.Create(self._sources).with_output_types(SourceSpec)
+            | "SplitSources" >> beam.FlatMap(across_workers(split_source)).with_output_types(SourceSpec)
+            | "SpreadParts" >> beam.Reshuffle()
+            | "SplitParts" >> beam.FlatMap(across_workers(split_part)).with_output_types(SourceSpec)
+            | "SpreadContainers" >> beam.Reshuffle()
+            | "ListImages"
+            >> beam.ParDo(_ListImages())
+            .with_output_types(ImageRef)
+            .with_outputs("counted", "listings", main="images")
+        )
+        found = listed.images
+        if any(source.report for source in self._sources):
+            found = found | CheckReports(listed.counted)
+        if self._sample < 1:
+            found = found | "SampleImages" >> beam.Filter(ref_is_sampled, self._sample, self._seed)
+        return found, listed.listings
+
+
+class FindImages(beam.PTransform):
+    """PBegin -> PCollection[ImageRef]: the images of ``ListSources`` alone."""
+
+    def __init__(self, sources: Sequence[SourceSpec], sample: float = 1.0, seed: int = 0) -> None:
+        super().__init__()
+        self._listing = ListSources(sources, sample, seed)
+
+    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[ImageRef]:
+        return (begin | self._listing)[0]
+
+
+class CheckReports(beam.PTransform):
+    """Images in, the same out, once ``counted`` says that the inventory reports that list them are whole."""
+
+    def __init__(self, counted: beam.PCollection) -> None:
+        super().__init__()
+        self._counted = counted
+
+    def expand(self, images: beam.PCollection) -> beam.PCollection[ImageRef]:
+        checked = (
+            self._counted
+            | "CollectCounts" >> beam.combiners.ToList()
+            | "CheckCounts" >> beam.Map(across_workers(check_counts))
+        )
+        held = beam.Map(lambda ref, _: ref, beam.pvalue.AsList(checked))
+        return images | "AwaitCheck" >> held.with_output_types(ImageRef)
+
+
+class LimitImages(beam.PTransform):
+    """PCollection[ImageRef] -> the ``count`` images with the smallest draws: the same ones in every run.
+
+    They pass through one worker's memory, about 1 KB each. Raises RequestError for a count below 1.
+    """
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        super().__init__()
+        if count < 1:
+            raise RequestError(f"limit {count!r} leaves no image; expected 1 or more")
+        self._count, self._seed = count, seed
+
+    def expand(self, refs: beam.PCollection[ImageRef]) -> beam.PCollection[ImageRef]:
+        seed = self._seed
+        return (
+            refs
+            | "TakeSmallestDraws"
+            >> beam.combiners.Top.Smallest(self._count, key=lambda ref: _order(ref, seed))
+            | "Unlist" >> beam.FlatMap(lambda smallest: smallest).with_output_types(ImageRef)
+        )
+
+
+class _ListImages(beam.DoFn):
+    def __init__(self) -> None:
+        self._listed = Metrics.counter("find", "images_listed")
+        self._ignored = Metrics.counter("find", "files_ignored")
+        self._storage = storage_options.current()
+
+    def process(self, spec: SourceSpec) -> Iterator[Any]:
+        images, passed_over = 0, Counter[str]()
+        with crossing(self._storage):
+            for found in list_images(spec):
+                if isinstance(found, Ignored):
+                    self._ignored.inc()
+                    passed_over[ending(found.name)] += 1
+                elif isinstance(found, Counted):
+                    yield beam.pvalue.TaggedOutput("counted", found)
+                else:
+                    self._listed.inc()
+                    images += 1
+                    yield found
+        yield beam.pvalue.TaggedOutput("listings", Listing(spec.name, images, dict(passed_over)))
+
+
+def ref_is_sampled(ref: ImageRef, rate: float, seed: int) -> bool:
+    """``is_sampled`` for a reference."""
+    return is_sampled(ref.image_id, rate, seed)
+
+
+def _order(ref: ImageRef, seed: int) -> tuple[float, str, str]:
+    return draw(ref.image_id, seed), ref.image_id, ref.source

@@ -1,0 +1,127 @@
+"""What a listing had: images by source, and what was passed over, by ending; written once under the run's plan.
+
+Each container's listing is summed where it is read, so that one small element a container is combined.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import apache_beam as beam
+
+from captionbeam.pipelines.bulk.run import Run
+from captionbeam.pipelines.sources.spec import IMAGE_SUFFIXES, suffix
+from captionbeam.pipelines.workers.boundary import across_workers
+from captionbeam.schemas.errors import SourceError
+from captionbeam.schemas.storage import files
+
+RECORD = "listing.json"
+NO_ENDING, FOLDER, OTHER = "no ending", "folder", "other"
+_LONGEST_ENDING, _MOST_ENDINGS = 12, 100
+
+
+class Listing(NamedTuple):
+    """Of one container, or of one source: its images before sampling, and what else is in it, counted by ending."""
+
+    source: str
+    images: int
+    passed_over: Mapping[str, int]
+
+
+def ending(name: str) -> str:
+    """What a file that is passed over is counted by: ``.svg``; ``folder`` for a name with a slash at its end.
+
+    ``other`` has what is no image in spite of its ending, such as a Mac's ``._a.jpg``, and what is hardly an ending.
+    """
+    if name.endswith("/"):
+        return FOLDER
+    found = suffix(name)
+    if not found:
+        return NO_ENDING
+    return OTHER if found in IMAGE_SUFFIXES or len(found) > _LONGEST_ENDING else found
+
+
+def sum_listings(listings: Iterable[Listing]) -> list[Listing]:
+    """One for each source, by name. Of more than 100 endings the rarest are counted as ``other``."""
+    images: Counter[str] = Counter()
+    passed_over: dict[str, Counter[str]] = {}
+    for one in listings:
+        images[one.source] += one.images
+        passed_over.setdefault(one.source, Counter()).update(one.passed_over)
+    return [Listing(name, images[name], _bounded(passed_over[name])) for name in sorted(passed_over)]
+
+
+def _bounded(counts: Counter[str]) -> dict[str, int]:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    kept, rest = ordered[:_MOST_ENDINGS], ordered[_MOST_ENDINGS:]
+    summed = Counter(dict(kept))
+    summed[OTHER] += sum(count for _, count in rest)
+    return dict(+summed)
+
+
+def passed_over_line(listings: Iterable[Listing]) -> str:
+    """``3 files passed over (2 .svg, 1 .txt)``, ``1 file passed over (.svg)``; empty where nothing was."""
+    counts = sum((Counter(one.passed_over) for one in listings), Counter())
+    if not counts:
+        return ""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    kinds = ordered[0][0] if len(ordered) == 1 else ", ".join(f"{count:,} {kind}" for kind, count in ordered)
+    total = counts.total()
+    return f"{total:,} file{'s' * (total != 1)} passed over ({kinds})"
+
+
+def check_listed(listings: Sequence[Listing], names: Sequence[str]) -> None:
+    """Raises SourceError where one of the sources ``names`` has no image."""
+    by_name = {one.source: one for one in listings}
+    for name in names:
+        found = by_name.get(name, Listing(name, 0, {}))
+        if not found.images:
+            said = passed_over_line([found])
+            raise SourceError(
+                f"source {name!r} holds no image{f': {said}' if said else ''}; expected one image or more"
+            )
+
+
+def write_listing(listings: Sequence[Listing], run: Run, names: Sequence[str] = ()) -> str:
+    """Write what the sources had, unless somebody was first; gives the file's URL.
+
+    Raises SourceError where one of the sources ``names`` has no image.
+    """
+    url = files.join(run.folder, RECORD)
+    record = [one._asdict() for one in sum_listings(listings)]
+    files.create(url, files.json_bytes({"sources": record}))
+    check_listed(read_listing(run), names)
+    return url
+
+
+def read_listing(run: Run) -> list[Listing]:
+    """What ``write_listing`` wrote; empty for a run that listed no source."""
+    try:
+        return [Listing(**one) for one in files.read_json(files.join(run.folder, RECORD))["sources"]]
+    except FileNotFoundError:
+        return []
+
+
+class RecordListing(beam.PTransform):
+    """Containers' ``Listing``s in; one element out, once what the sources had is written to the run's folder.
+
+    Raises SourceError where one of the sources ``names`` has no image.
+    """
+
+    def __init__(self, run: Run, names: Sequence[str]) -> None:
+        super().__init__()
+        self._run, self._names = run, list(names)
+
+    def expand(self, listings: beam.PCollection) -> beam.PCollection:
+        write = beam.Map(across_workers(write_listing), run=self._run, names=self._names)
+        return listings | "SumListings" >> beam.CombineGlobally(sum_all) | "WriteListing" >> write
+
+
+def sum_all(listings: Iterable[Listing | Sequence[Listing]]) -> list[Listing]:
+    """As ``sum_listings``, of sums too: a combiner is given both."""
+    flat: list[Listing] = []
+    for one in listings:
+        flat.extend([one] if isinstance(one, Listing) else one)
+    return sum_listings(flat)

@@ -1,0 +1,208 @@
+"""PublishSnapshot: the base, plus this run's commits, becomes the store's next snapshot in one atomic step."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from captionbeam.pipelines.bulk.compare import read_counts, read_gone
+from captionbeam.pipelines.bulk.conflicts import SETTLED, deletion, settle
+from captionbeam.pipelines.bulk.gates import Gates, check_failures, check_gates
+from captionbeam.pipelines.bulk.plan import planned_shards
+from captionbeam.pipelines.bulk.run import Run, adopted_manifest, check_same, merged_request, now
+from captionbeam.pipelines.workers.boundary import across_workers
+from captionbeam.schemas.errors import FingerprintError, SystemicError
+from captionbeam.schemas.formats import arrow, parquet
+from captionbeam.schemas.records import address
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
+from captionbeam.schemas.store.layout import Snapshot
+from captionbeam.schemas.store.reading import Dead, Store
+
+ATTEMPTS, READERS = 100, 16
+OPEN = Gates()
+
+
+class PublishSnapshot(beam.PTransform):
+    """Shard reports (and whatever else is waited for) in, one snapshot number out, once all of them are there."""
+
+    def __init__(self, run: Run, gates: Gates = OPEN) -> None:
+        super().__init__()
+        self._run, self._gates = run, gates
+
+    def expand(self, reports: beam.PCollection) -> beam.PCollection:
+        return (
+            reports
+            | "AwaitShards" >> beam.CombineGlobally(beam.combiners.CountCombineFn())
+            | "Publish" >> beam.Map(across_workers(_publish_run), run=self._run, gates=self._gates)
+        )
+
+
+def _publish_run(_: int, run: Run, gates: Gates) -> int:
+    return publish(run, gates).id
+
+
+def publish(run: Run, gates: Gates = OPEN) -> Snapshot:
+    """Publish the run's snapshot, or give the newest back where there is nothing to add or to delete.
+
+    Whoever published since this run's base was frozen is joined again: shards that are in the newest snapshot
+    already are left out, of an image that is there twice the newer row is deleted, and a gone row is deleted only
+    if it is live yet, so that no writer loses another's rows. Raises TooManyFailures and HeldBack (see Gates);
+    FingerprintError where somebody published other rows first; SystemicError where a planned shard has no commit.
+    """
+    for _ in range(ATTEMPTS):
+        newest = layout.newest_snapshot(run.url)
+        kept = _kept(run, newest)
+        added = _added(run, kept)
+        deletes = _deletes(run, kept, added)
+        if newest is not None and not added and not deletes:
+            check_failures(gates.max_failures, run, newest, added)
+            return newest
+        snapshot = _next(run, newest, kept, added, deletes)
+        gone = [delete["image_id"] for delete in deletes if delete["reason"] == "gone"]
+        check_gates(gates, run, newest, snapshot, added, gone, read_counts(run).get("known", 0))
+        _write_tables(run, snapshot, added, deletes)
+        if layout.create_snapshot(run.url, snapshot):
+            return snapshot
+    raise SystemicError(
+        f"{ATTEMPTS} others published to {run.url} first, one after the other; expected a turn"
+    )
+
+
+def _kept(run: Run, newest: Snapshot | None) -> Snapshot | None:
+    """The snapshot that the run adds to: none where it set out to do all of ``newest`` again.
+
+    Raises FingerprintError, RequestError where ``newest`` is not what this run can add to.
+    """
+    other = newest is not None and newest.fingerprint != run.fingerprint
+    if run.redo and newest is not None and other and newest.id == run.parent:
+        check_same(run.url, newest, run.kind, run.format, run.spec, None)
+        return None
+    if run.redo and newest is not None and other:
+        raise FingerprintError(
+            f"somebody published snapshot {newest.id} of {run.url} with fingerprint {newest.fingerprint} while all "
+            "was done again; expected nobody to: the same command again keeps what is done"
+        )
+    check_same(run.url, newest, run.kind, run.format, run.spec, run.fingerprint)
+    return newest
+
+
+def _added(run: Run, newest: Snapshot | None) -> list[dict[str, Any]]:
+    """Manifest rows of adopted and own shards that ``newest`` does not have, those of older runs first."""
+    known = set(Store(run.url, newest).manifest.column("shard").to_pylist()) if newest else set()
+    shards = [shard.shard_id for shard in planned_shards(run)]
+    commits = layout.load_commits(run.url, shards)
+    if len(commits) < len(shards):
+        missing = sorted(set(shards) - {commit.shard for commit in commits})
+        raise SystemicError(f"{len(missing)} planned shards have no commit ({missing[0]}, ...); expected all")
+    rows = {
+        row["shard"]: row for row in [*adopted_manifest(run), *(commit.manifest_row() for commit in commits)]
+    }
+    return [row for shard, row in rows.items() if shard not in known]
+
+
+def _next(
+    run: Run,
+    newest: Snapshot | None,
+    kept: Snapshot | None,
+    added: list[dict[str, Any]],
+    deletes: list[dict[str, Any]],
+) -> Snapshot:
+    """The snapshot after ``newest``: what is ``kept`` of it, and what is new."""
+    number = newest.id + 1 if newest else 1
+    name = f"{number:08d}-{run.run_id}.parquet"
+    manifests, earlier = (kept.manifests, kept.deletes) if kept else ((), ())
+    return Snapshot(
+        id=number,
+        parent=newest.id if newest else None,
+        run=run.run_id,
+        kind=run.kind,
+        format=run.format,
+        fingerprint=run.fingerprint,
+        spec=dict(run.spec),
+        column=run.column,
+        shape=run.shape,
+        manifests=(*manifests, f"manifests/{name}") if added or not manifests else manifests,
+        deletes=(*earlier, f"deletes/{name}") if deletes else earlier,
+        totals=_totals(kept, added, deletes),
+        created=now(),
+        operation=run.operation,
+        request=merged_request(newest.request if newest else {}, run),
+    )
+
+
+def _write_tables(
+    run: Run, snapshot: Snapshot, added: list[dict[str, Any]], deletes: list[dict[str, Any]]
+) -> None:
+    name = f"{snapshot.id:08d}-{run.run_id}.parquet"
+    if f"manifests/{name}" in snapshot.manifests:
+        layout.write_table(run.url, f"manifests/{name}", added, arrow.MANIFEST)
+    if deletes:
+        layout.write_table(run.url, f"deletes/{name}", deletes, arrow.DELETES)
+
+
+def _deletes(run: Run, kept: Snapshot | None, added: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that the new shards end, and those that left the listing: each once, and only if it is live."""
+    alone = (kept is None or kept.id == run.base) and not adopted_manifest(run)
+    indexes = _read_indexes(run, added, replacing=alone)
+    gone = {place: deletion(place, image_id, "gone") for place, image_id in read_gone(run).items()}
+    store = Store(run.url, kept) if kept else None
+    there = {*indexes, *(store.manifest.column("shard").to_pylist() if store else ())}
+    published = {} if alone or store is None else _published(store, indexes)
+    wanted = {**gone, **settle(indexes, published, there)}
+    if not wanted:
+        return []
+    dead = store.dead if store else {}
+    return [
+        delete
+        for delete in wanted.values()
+        if delete["shard"] in there
+        and delete["row"] not in _dead_of(dead.get(delete["shard"], Dead()), delete["failed"])
+    ]
+
+
+def _read_indexes(run: Run, added: list[dict[str, Any]], replacing: bool) -> dict[str, pa.Table]:
+    """What ``settle`` reads of each new shard's index: all rows, or only those that replace others.
+
+    Where nobody else published, an image is in one new shard: the others cannot be duplicates, and are not kept.
+    """
+
+    def read(row: dict[str, Any]) -> pa.Table:
+        table = parquet.read_table(files.join(run.url, "index", row["index"]), SETTLED)
+        return table.filter(pc.not_equal(table.column("replaces"), "")) if replacing else table
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return dict(zip((row["shard"] for row in added), pool.map(read, added), strict=True))
+
+
+def _dead_of(dead: Dead, failed: bool) -> frozenset[int]:
+    return dead.failed if failed else dead.rows
+
+
+def _published(store: Store, indexes: dict[str, pa.Table]) -> dict[str, dict[str, str | None]]:
+    """Addresses and versions of the newest snapshot's rows of the new shards' images."""
+    if not indexes:
+        return {}
+    columns = [chunk for table in indexes.values() for chunk in table.column("image_id").chunks]
+    wanted, found = pa.chunked_array(columns, pa.string()), defaultdict[str, dict[str, str | None]](dict)
+    for shard, table in store.index():
+        for row in table.filter(pc.is_in(table.column("image_id"), wanted)).to_pylist():
+            found[row["image_id"]][address(shard, row["row"], row["failed"])] = row["version"]
+    return found
+
+
+def _totals(
+    newest: Snapshot | None, added: list[dict[str, Any]], deletes: list[dict[str, Any]]
+) -> dict[str, int]:
+    totals = Counter(newest.totals if newest else {})
+    gone = Counter("failed" if delete["failed"] else "rows" for delete in deletes)
+    for name, column in (("rows", "rows"), ("failed", "failed"), ("bytes", "bytes")):
+        totals[name] += sum(row[column] for row in added) - gone[name]
+    totals["shards"] += len(added)
+    totals["deleted"] += len(deletes)
+    return dict(totals)

@@ -1,0 +1,277 @@
+"""A run: one launch of a job on one store. Its base is frozen and written down before anything starts.
+
+Nothing here needs Beam.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import platform
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from os.path import splitext
+from typing import Any
+
+from captionbeam.schemas.errors import FingerprintError, RequestError
+from captionbeam.schemas.fingerprint import difference
+from captionbeam.schemas.formats import arrow
+from captionbeam.schemas.formats.datafile import SUFFIX, check_format
+from captionbeam.schemas.formats.tokens import TABLE
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
+from captionbeam.schemas.store.layout import Snapshot
+from captionbeam.schemas.store.reading import Store
+from captionbeam.schemas.store.tags import split_selector
+
+PACKAGES = ("captionbeam", "apache-beam", "torch", "torchvision", "pyarrow", "numpy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every step of a run has to know; small, and the same wherever it is pickled to.
+
+    ``column`` and ``shape`` describe the processor's output, ``parent`` is the newest snapshot's number at launch
+    (None for a new store), ``spec`` is what ``fingerprint`` is the hash of. ``redo``: the parent's rows were made
+    with something else, and none of them is kept. ``place`` is the folder of the run's own record and plan; where
+    that is not the store, the run is a trial that leaves no trace in it. ``request``: what repeats the run, as
+    snapshots keep it; ``retired``: sources that no later run lists.
+    """
+
+    url: str
+    run_id: str
+    kind: str
+    format: str
+    fingerprint: str
+    spec: Mapping[str, Any]
+    column: str
+    shape: tuple[int, ...]
+    parent: int | None
+    operation: str = "add"
+    redo: bool = False
+    place: str = ""
+    request: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    retired: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """``plans/<run>``, where the run's record, base and plan are."""
+        return files.join(self.place or self.url, "plans", self.run_id)
+
+    @property
+    def base(self) -> int | None:
+        """The snapshot whose rows count as done, if any."""
+        return None if self.redo else self.parent
+
+
+def start_run(
+    url: str,
+    kind: str,
+    spec: Mapping[str, Any],
+    fingerprint: str,
+    field: Any,
+    file_format: str = "parquet",
+    options: Mapping[str, Any] | None = None,
+    operation: str = "add",
+    place: str = "",
+    runner: Mapping[str, Any] | None = None,
+    request: Mapping[str, Any] | None = None,
+    retired: Sequence[str] = (),
+) -> Run:
+    """Freeze the base of a new run on the store at ``url``, and write its record (below ``place``, if given).
+
+    ``field`` is the one output column's Arrow field; ``operation`` is ``add`` or ``refresh``; ``runner`` is for the
+    record: what runs it, and how; ``request`` and ``retired`` as ``Run`` has them. Raises RequestError where nothing
+    can be written there, StoreError where a newer version wrote it, and FingerprintError where the store holds
+    something else; a refresh does all of it again instead.
+    """
+    url = files.absolute(url)
+    check_no_snapshot(url)
+    try:
+        newest = layout.newest_snapshot(url)
+        if newest is None:
+            _check_free(url)
+        redo = operation == "refresh" and newest is not None and newest.fingerprint != fingerprint
+        check_same(url, newest, kind, check_format(file_format), spec, None if redo else fingerprint)
+        shape = arrow.grid_shape(field)[0] if arrow.is_grid(field) else ()
+        parent = newest.id if newest else None
+        made = Run(url, _new_id(), kind, file_format, fingerprint, dict(spec), field.name, shape, parent)
+        run = replace(
+            made,
+            operation=operation,
+            redo=redo,
+            place=place,
+            request=dict(request or {}),
+            retired=tuple(retired),
+        )
+        _write_record(run, options or {}, _unpublished(run), runner or {})
+    except (OSError, ImportError) as err:
+        raise RequestError(
+            f"{url} cannot be used as a store: {err}; expected a writable folder or URL"
+        ) from err
+    return run
+
+
+def _check_free(url: str) -> None:
+    """Raises RequestError for a folder that is something else already."""
+    for name, what in (("config.json", "a bundle or another model"), (TABLE, "a token table")):
+        if files.exists(files.join(url, name)):
+            raise RequestError(f"{url} holds {what} ({name}); expected a store, or a new folder")
+    there = [name for name in files.names(url) if name not in ("models", "lost+found")]
+    if there and "plans" not in there:
+        named = ", ".join(there[:3]) + (", ..." if len(there) > 3 else "")
+        raise RequestError(f"{url} holds other files ({named}); expected a store, or a new or empty folder")
+
+
+def check_no_snapshot(url: str) -> None:
+    """Raises RequestError for an output ``STORE@prod``: a folder of that name would hide the snapshot."""
+    store, selector = split_selector(url)
+    if selector is not None and layout.snapshot_ids(store):
+        raise RequestError(f"{url} is a snapshot of {store}, to be read; expected {store}, or another output")
+
+
+def _write_record(
+    run: Run, options: Mapping[str, Any], adopted: list[layout.Commit], runner: Mapping[str, Any]
+) -> None:
+    rows = [commit.manifest_row() for commit in adopted]
+    layout.write_table(run.place or run.url, f"plans/{run.run_id}/base.parquet", rows, arrow.MANIFEST)
+    record = {
+        "run": run.run_id,
+        "url": run.url,
+        "started": now(),
+        "kind": run.kind,
+        "operation": run.operation,
+        "fingerprint": run.fingerprint,
+        "spec": run.spec,
+        "options": dict(options),
+        "runner": dict(runner),
+        "versions": versions(),
+        "base": {"snapshot": run.base, "adopted_shards": len(adopted)},
+    }
+    if not files.create(files.join(run.folder, "run.json"), files.json_bytes(record)):
+        raise RequestError(f"run {run.run_id} exists in {run.url}; expected a new one")
+
+
+def url_before(url: str) -> str:
+    """Where the store at ``url`` was when its newest snapshot with a record was published; '' where none says it."""
+    for number in reversed(layout.snapshot_ids(url)):
+        record = files.join(url, "plans", layout.load_snapshot(url, number).run, "run.json")
+        if files.exists(record):
+            return str(files.read_json(record).get("url", ""))
+    return ""
+
+
+def moved_sources(url: str, names: Iterable[str]) -> dict[str, str]:
+    """``{what a source was called where the store was: its name of today}`` for sources that moved with the store.
+
+    That holds until a run has published where the store is now.
+    """
+    url, named = files.absolute(url), list(names)
+    other = url_before(url)
+    before = {_name_before(name, url, other): name for name in named if other not in ("", url)}
+    return {old: name for old, name in before.items() if old and old not in named}
+
+
+def _name_before(name: str, url: str, other: str) -> str:
+    """A source's name when the store at ``url`` was at ``other``, beside the source as now; '' where it was not."""
+    parts, store, there = name.split("/"), url.split("/"), other.split("/")
+    same = [one == two for one, two in zip(parts, store, strict=False)]
+    common = same.index(False) if False in same else len(same)
+    tail = store[common:]
+    if not tail or there[-len(tail) :] != tail:
+        return ""
+    return "/".join([*there[: -len(tail)], *parts[common:]])
+
+
+def base_manifest(run: Run) -> list[dict[str, Any]]:
+    """The frozen base's shards as manifest rows: the parent snapshot's, then the adopted ones."""
+    published = Store.open(run.url, run.base).manifest.to_pylist() if run.base is not None else []
+    return published + adopted_manifest(run)
+
+
+def adopted_manifest(run: Run) -> list[dict[str, Any]]:
+    """Commits that killed runs left unpublished, as manifest rows."""
+    return layout.read_tables(run.folder, ["base.parquet"], arrow.MANIFEST).to_pylist()
+
+
+def merged_request(earlier: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """What repeats a store after ``run``: its own options, and the sources of all runs but those that are retired.
+
+    A run over a features snapshot has no sources, and leaves none.
+    """
+    if not run.request:
+        return dict(earlier)
+    sources = {} if run.request["options"].get("features") else _by_name(earlier) | _by_name(run.request)
+    kept = [entry for name, entry in sources.items() if name not in run.retired]
+    return {**run.request, "sources": kept}
+
+
+def _by_name(request: Mapping[str, Any]) -> dict[str, Any]:
+    return {entry["source"]: entry for entry in request.get("sources", ())}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _new_id() -> str:
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+    return f"{stamp}-{uuid.uuid4().hex[:8]}"
+
+
+def check_same(
+    url: str,
+    newest: Snapshot | None,
+    kind: str,
+    file_format: str,
+    spec: Mapping[str, Any],
+    fingerprint: str | None,
+) -> None:
+    """Refuse to add to a store of another kind, format or fingerprint, that of ``spec`` (None: any will do).
+
+    Raises RequestError, FingerprintError.
+    """
+    if newest is None:
+        return
+    if newest.kind != kind:
+        raise RequestError(f"{url} is a store of {newest.kind}; expected one of {kind}, or a new folder")
+    if newest.format != file_format:
+        raise RequestError(
+            f"{url} holds {newest.format} shards; expected --format {newest.format}, not {file_format}"
+        )
+    if fingerprint is not None and newest.fingerprint != fingerprint:
+        known = difference(newest.spec, spec)
+        said = known or f"fingerprint {newest.fingerprint[:12]}, not {fingerprint[:12]}"
+        raise FingerprintError(
+            f"{url} was made with {said}; expected the same encoder, weights, preprocessing and options, "
+            "or a new --output (captionbeam refresh --redo does all of it again)"
+        )
+
+
+def _unpublished(run: Run) -> list[layout.Commit]:
+    """Commits that no snapshot ever had; one that a later snapshot dropped (a rollback) was left out on purpose."""
+    manifests = {name for snapshot in layout.load_snapshots(run.url) for name in snapshot.manifests}
+    rows = layout.read_tables(run.url, sorted(manifests), arrow.MANIFEST)
+    published = set(rows.column("shard").to_pylist())
+    waiting = sorted(layout.committed_shards(run.url) - published)
+    commits = layout.load_commits(run.url, waiting)
+    suffixes = ("", SUFFIX[run.format])  # a shard in which every image failed has no data file
+    return [
+        commit
+        for commit in commits
+        if commit.fingerprint == run.fingerprint and splitext(commit.data)[1] in suffixes
+    ]

@@ -1,0 +1,109 @@
+"""The images' ids, one a row of an array: out of a list, or out of an array of text or whole numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import h5py
+
+from captionbeam.pipelines.features.array_files import find_ids, kind_of
+from captionbeam.pipelines.features.array_reads import read_rows
+from captionbeam.pipelines.features.array_spec import ArraySpec
+from captionbeam.pipelines.sources import access
+from captionbeam.pipelines.sources.lists import ID_COLUMNS, URI_COLUMNS, list_suffix
+from captionbeam.pipelines.sources.lists import read_rows as read_list
+from captionbeam.pipelines.sources.spec import printable, source_name
+from captionbeam.schemas.errors import ImageError, RequestError, SourceError
+
+_ROWS = 1 << 14
+_BLOCK = 1 << 20
+
+
+class IdsSpec(NamedTuple):
+    """Where ids are: a list with its ``column``, or an ``array``."""
+
+    url: str
+    column: str = ""
+    array: ArraySpec | None = None
+
+
+def find_id_list(url: str, column: str | None = None, dataset: str | None = None) -> IdsSpec:
+    """What is at ``url``; ``column`` is a list's, ``dataset`` a .npz's or HDF5 file's.
+
+    Raises RequestError, SourceError.
+    """
+    name = source_name(url)
+    if kind_of(name):
+        if column is not None:
+            raise RequestError(
+                f"--id-column would do nothing for {name!r}; expected --id-dataset, or to leave it out"
+            )
+        return IdsSpec(name, array=find_ids(name, dataset))
+    if not list_suffix(name):
+        raise RequestError(
+            f"ids {name!r} are no list; expected .txt, .csv, .tsv, .jsonl, .parquet, .npy, .npz, .h5 or .hdf5"
+        )
+    if dataset is not None:
+        raise RequestError(
+            f"--id-dataset would do nothing for {name!r}; expected --id-column, or to leave it out"
+        )
+    return IdsSpec(name, _column(name, column))
+
+
+def read_ids(ids: IdsSpec) -> Iterator[str]:
+    """The ids, in order, as they are in the list. Raises SourceError."""
+    if ids.array is not None:
+        for value in _values(ids.array):
+            yield printable(
+                value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+            )
+        return
+    for row in read_list(ids.url, (ids.column,)):
+        value = row.get(ids.column)
+        yield "" if value is None else printable(str(value))
+
+
+def check_ids(ids: IdsSpec, array: ArraySpec, known: dict[str, str]) -> None:
+    """Adds the array's ids to ``known`` with where they stand. Raises RequestError for a blank one, one that
+    is known, or another number of them than of rows."""
+    count = 0
+    for row, image_id in enumerate(read_ids(ids)):
+        here, count = f"row {row} of {ids.url}", row + 1
+        if not image_id.strip():
+            raise RequestError(f"the id in {here} is empty; expected one for each row")
+        if image_id in known:
+            raise RequestError(
+                f"two rows have the id {image_id!r}: {known[image_id]} and {here}; expected one"
+            )
+        known[image_id] = here
+    if count != array.rows:
+        raise RequestError(
+            f"{ids.url} has {count} ids, array {array.said} has {array.rows} rows; expected as many"
+        )
+
+
+def _values(array: ArraySpec) -> Iterator[Any]:
+    if array.dtype != "text":
+        for start in range(0, array.rows, _ROWS):
+            for value in read_rows(array, start, min(start + _ROWS, array.rows)):
+                if isinstance(value, ImageError):
+                    raise SourceError(f"the ids cannot be read: {value.message}")
+                yield value
+        return
+    with access.open_container(array.url, _BLOCK) as stream, h5py.File(stream, "r") as file:
+        for start in range(0, array.rows, _ROWS):
+            yield from file[array.key][start : start + _ROWS]
+
+
+def _column(url: str, wanted: str | None) -> str:
+    first: Mapping[str, Any] | None = next(iter(read_list(url)), None)
+    if first is None:
+        raise RequestError(f"ids {url!r} are an empty list; expected one for each row of the array")
+    usual = (wanted,) if wanted else (*ID_COLUMNS, *URI_COLUMNS)
+    found = next((name for name in usual if name in first), None)
+    if found is None:
+        there = ", ".join(map(repr, first))
+        expected = repr(wanted) if wanted else "--id-column NAME"
+        raise RequestError(f"ids {url!r} have the columns {there}; expected {expected}")
+    return found

@@ -1,0 +1,49 @@
+"""The processor that makes features of an array's rows: it copies, and looks whether each number is one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from captionbeam.pipelines.features.array_spec import Layout, field_of, fingerprint_of
+from captionbeam.schemas.errors import ImageError
+
+_BATCH_BYTES = 4 << 20
+
+
+class Copier:
+    """Rows of any float dtype in, float16 ``[n, H, W, C]`` or ``[n, C]`` out."""
+
+    streams = 1
+
+    def __init__(self, spec: Mapping[str, Any], layout: Layout) -> None:
+        self.fingerprint, self.schema = fingerprint_of(spec), pa.schema([field_of(spec)])
+        self._column, self._layout = self.schema.field(0).name, layout
+        self.batch_size = max(1, _BATCH_BYTES // self.schema.field(0).type.byte_width)
+
+    def prepare(self, item: np.ndarray) -> np.ndarray:
+        """One row as float16. Raises ImageError where a number is none, or too large for float16."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            row = np.ascontiguousarray(self._layout.features(item), np.float16)
+        if not np.isfinite(row).all():
+            raise ImageError("decode", "decode", _first_odd(item))
+        return row
+
+    def run(self, batch: Sequence[np.ndarray], image_ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """The rows as one array."""
+        return {self._column: np.stack(batch)}
+
+
+def load_copier(settings: Mapping[str, Any]) -> Copier:
+    """On a worker: from what ``Work.keep`` gives."""
+    grid = settings["grid"]
+    return Copier(settings["spec"], Layout(tuple(grid) if grid else None, settings["channels_first"]))
+
+
+def _first_odd(item: np.ndarray) -> str:
+    with np.errstate(over="ignore", invalid="ignore"):
+        odd = ~np.isfinite(item.astype(np.float16))
+    return f"{odd.sum()} of {item.size} numbers are not finite in float16, the first is {item[odd][0]}"

@@ -1,0 +1,89 @@
+"""Rows of a features snapshot as images: found from its index, fetched a row group at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+
+import apache_beam as beam
+import numpy as np
+
+from captionbeam.pipelines.bulk.find import ref_is_sampled
+from captionbeam.pipelines.workers.boundary import across_workers
+from captionbeam.schemas.errors import ImageError
+from captionbeam.schemas.formats import arrow, parquet
+from captionbeam.schemas.formats.datafile import open_data, read_rows
+from captionbeam.schemas.formats.int8 import read_names, with_tensors
+from captionbeam.schemas.records import ImageRef
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store.reading import Dead, Store, live_index
+
+
+class FindRows(beam.PTransform):
+    """A features snapshot's live rows as references of kind ``row``, each with its image's id and version.
+
+    ``sample`` and ``seed`` choose the same images that ``FindImages`` would.
+    """
+
+    def __init__(self, store: Store, sample: float = 1.0, seed: int = 0) -> None:
+        super().__init__()
+        self._sample, self._seed = sample, seed
+        self._tasks = [
+            (
+                files.join(store.url, "index", shard["index"]),
+                store.data_url(shard["shard"]),
+                sorted(store.dead.get(shard["shard"], Dead()).rows),
+            )
+            for shard in store.manifest.to_pylist()
+            if shard["rows"]
+        ]
+
+    def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection:
+        rows = (
+            start
+            | "NameShards" >> beam.Create(self._tasks)
+            | "SpreadShards" >> beam.Reshuffle()
+            | "ListRows" >> beam.FlatMap(across_workers(_listed)).with_output_types(ImageRef)
+        )
+        return rows | "SampleRows" >> beam.Filter(ref_is_sampled, self._sample, self._seed)
+
+
+def _listed(task: tuple[str, str, list[int]]) -> Iterator[ImageRef]:
+    yield from find_rows(*task)
+
+
+def find_rows(index: str, data: str, dead: Sequence[int]) -> Iterator[ImageRef]:
+    """References to the live rows of one shard, from its index, its data file and its dead rows."""
+    table = live_index(parquet.read_table(index), Dead(rows=frozenset(dead)))
+    for row in table.to_pylist():
+        if not row["failed"]:
+            yield ImageRef(
+                image_id=row["image_id"],
+                uri=data,
+                source=row["source"],
+                version=row["version"],
+                kind="row",
+                offset=row["row"],
+                column=row["uri"],
+            )
+
+
+def fetch_rows(refs: Sequence[ImageRef]) -> list[np.ndarray | ImageError]:
+    """The grids (float16 ``[H, W, C]``, or ``[C]``) that references of kind ``row`` point at, in order."""
+    found: dict[tuple[str, int], np.ndarray | ImageError] = {}
+    for url in dict.fromkeys(ref.uri for ref in refs):
+        rows = sorted({ref.offset for ref in refs if ref.uri == url})
+        found.update(((url, row), grid) for row, grid in _read_grids(url, rows))
+    return [found[ref.uri, ref.offset] for ref in refs]
+
+
+def _read_grids(url: str, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray | ImageError]]:
+    try:
+        data = open_data(url)
+    except FileNotFoundError:
+        yield from ((row, ImageError("not_found", "fetch", f"{url} is gone")) for row in rows)
+        return
+    with closing(data):
+        name = next(field.name for field in data.schema if arrow.is_grid(field))
+        for numbers, batch in read_rows(data, rows, read_names(data.schema, [name])):
+            yield from zip(numbers, with_tensors(batch).column(0).to_numpy_ndarray(), strict=True)

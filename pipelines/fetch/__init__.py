@@ -1,0 +1,1 @@
+"""Image bytes of references: files, HTTP, Parquet cells, byte ranges, and the address guard."""

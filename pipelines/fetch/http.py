@@ -1,0 +1,143 @@
+"""Reading by HTTP: a range or a whole file, up to a limit that the answer itself cannot lift."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import urljoin
+
+import fsspec
+from fsspec.config import conf
+
+from captionbeam.pipelines.fetch import address_guard
+from captionbeam.pipelines.fetch.byte_ranges import FetchOptions, Span
+from captionbeam.pipelines.sources.errors import HttpStatusError
+from captionbeam.pipelines.sources.spec import filesystem, is_http, lower_scheme
+from captionbeam.schemas.errors import ImageError, SourceError
+from captionbeam.schemas.storage import retrying
+
+REDIRECTS = 5
+_CREDENTIALS = frozenset({"auth", "cookies", "headers", "params"})
+_BLOCK = 1 << 18
+_PARTIAL, _RANGE_PAST_END = 206, 416
+_MOVED = frozenset({301, 302, 303, 307, 308})
+# Some sites refuse the names of HTTP libraries.
+_HEADERS = {"User-Agent": "captionbeam (batch image reader)", "Accept-Encoding": "identity"}
+
+
+async def read(span: Span, end: int, options: FetchOptions) -> bytes:
+    """The span's bytes, up to ``end``; one more than is allowed of a whole file tells that it is too large.
+
+    Every hop of a redirect is looked at as the first was. Raises ImageError, SourceError for a server without byte
+    ranges, HttpStatusError, and what aiohttp raises.
+    """
+    url = span.url
+    for _ in range(REDIRECTS + 1):
+        found = await _hop(url, span, end, options)
+        if isinstance(found, bytes):
+            return found
+        url = found
+    raise ImageError("not_found", "fetch", f"{span.url}: is redirected more than {REDIRECTS} times")
+
+
+async def _hop(url: str, span: Span, end: int, options: FetchOptions) -> bytes | str:
+    """The bytes, or where they are now."""
+    fs = _filesystem(url, options)
+    session = await fs.set_session()
+    headers = dict(_HEADERS)
+    if span.end is not None:
+        headers["Range"] = f"bytes={span.start}-{end - 1}"
+    asked = {
+        **fs.kwargs,
+        "headers": {**headers, **(fs.kwargs.get("headers") or {})},
+        "allow_redirects": False,
+    }
+    try:
+        async with session.get(_address(fs, url), **asked) as response:
+            if response.status in _MOVED:
+                return _target(url, response)
+            return await _answer(response, span, end)
+    except address_guard.PrivateAddress as err:
+        place = f"{span.url}: is redirected to {url}, whose" if url != span.url else f"{url}: its"
+        said = f"{place} address {err} is not for everybody; {address_guard.HOW}"
+        raise ImageError("denied", "fetch", said) from err
+
+
+def _filesystem(url: str, options: FetchOptions) -> Any:
+    origin = address_guard.origin(url)
+    is_open = options.allow_private or origin in options.inside
+    if is_open and origin in options.trusted:
+        return filesystem(url)[0]
+    guard = {} if is_open else {"get_client": address_guard.guarded_client}
+    mine = {} if origin in options.trusted else _without_credentials()
+    return fsspec.filesystem("http", **guard, **mine, use_listings_cache=False)
+
+
+def _without_credentials() -> dict[str, Any]:
+    """What the user's options for HTTP are overridden with for servers that he did not name."""
+    given = {**conf.get("http", {}), **conf.get("https", {})}
+    client = {
+        name: value for name, value in given.get("client_kwargs", {}).items() if name not in _CREDENTIALS
+    }
+    hidden: dict[str, Any] = dict.fromkeys(_CREDENTIALS & given.keys())
+    return hidden | ({"client_kwargs": client} if "client_kwargs" in given else {})
+
+
+def _target(url: str, response: Any) -> str:
+    target = lower_scheme(urljoin(url, response.headers.get("Location", "")))
+    if not is_http(target):
+        raise ImageError(
+            "denied", "fetch", f"{url}: is redirected to {target!r}; expected an address of HTTP"
+        )
+    return target
+
+
+async def _answer(response: Any, span: Span, end: int) -> bytes:
+    """fsspec's own HTTP reads take what a server sends: all of it where it ignores ranges, however long."""
+    if response.status == _RANGE_PAST_END:
+        return b""
+    if not response.ok:
+        error = HttpStatusError(response.status, response.reason or "")
+        retrying.note(error, response.headers.get("Retry-After"))
+        raise error
+    if span.end is not None and response.status != _PARTIAL:
+        raise SourceError(f"source {span.url!r}: its server sends no byte ranges; expected one that does")
+    if response.status == _PARTIAL:
+        _check_start(response, span)
+    if span.end is None and (response.content_length or 0) >= end:
+        raise too_large(span.url, end - 1)
+    return await _body(response, end - span.start)
+
+
+def _check_start(response: Any, span: Span) -> None:
+    """Other bytes than were asked for are never taken for them."""
+    said = response.headers.get("Content-Range", "")
+    if not re.match(rf"bytes {span.start}-", said):
+        sent = f"{span.url!r}: its server sends the range {said!r}; expected bytes from {span.start}"
+        raise (
+            SourceError(f"source {sent}")
+            if span.end is not None
+            else ImageError("unsupported", "fetch", sent)
+        )
+
+
+async def _body(response: Any, limit: int) -> bytes:
+    blocks, length = [], 0
+    async for block in response.content.iter_chunked(_BLOCK):
+        blocks.append(block)
+        length += len(block)
+        if length >= limit:
+            break
+    return b"".join(blocks)[:limit]
+
+
+def _address(fs: Any, url: str) -> Any:
+    try:
+        return fs.encode_url(url)
+    except ValueError as err:
+        raise ImageError("unsupported", "fetch", f"{url}: {err}") from err
+
+
+def too_large(where: str, max_bytes: int) -> ImageError:
+    """The failure of an image that is longer than anything that is read."""
+    return ImageError("too_large", "fetch", f"{where}: has more than the {max_bytes} bytes that are read")

@@ -1,0 +1,233 @@
+"""From references to bytes: many images in one gather, neighbours in a container by one range.
+
+One image's fault is its result, never an exception: whoever asked for it writes a failure row. What is not
+one image's fault (credentials, a full or broken disk, a container that is gone) is raised.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from fsspec.utils import merge_offset_ranges
+
+from captionbeam.pipelines.fetch import address_guard
+from captionbeam.pipelines.fetch.byte_ranges import FetchOptions, Span
+from captionbeam.pipelines.fetch.parquet_cells import read_cells
+from captionbeam.pipelines.fetch.reads import read_spans, too_large
+from captionbeam.pipelines.sources import tars, zips
+from captionbeam.pipelines.sources.access import file_version
+from captionbeam.pipelines.sources.errors import raise_if_gone
+from captionbeam.pipelines.sources.listing import list_images
+from captionbeam.pipelines.sources.spec import SourceSpec
+from captionbeam.schemas.errors import ImageError, SourceError
+from captionbeam.schemas.records import ImageRef
+
+# Members this near to each other are read together: 64 KiB more cost less than another request.
+_GAP = 64 << 10
+# One read is at most this long: enough to make a request's own time small, and several fit into memory.
+_LONGEST_READ = 8 << 20
+
+_CELL = re.compile(r"(.*)#row_group=(\d+)&row=(\d+)&column=(.*)", re.DOTALL)
+
+Result = bytes | ImageError
+DEFAULTS = FetchOptions()
+
+
+def fetch(refs: Sequence[ImageRef], options: FetchOptions = DEFAULTS) -> list[Result]:
+    """The bytes of each image, in order, or why there are none.
+
+    Raises SystemicError, and SourceError for a container that is gone or a server that sends no byte ranges.
+    """
+    results: dict[int, Result] = {}
+    for kind in dict.fromkeys(ref.kind for ref in refs):
+        if kind not in _READERS:
+            known = ", ".join(_READERS)
+            raise ValueError(f"references of kind {kind!r} hold no image; expected one of {known}")
+        mine = [i for i, ref in enumerate(refs) if ref.kind == kind]
+        results.update(zip(mine, _READERS[kind]([refs[i] for i in mine], options), strict=True))
+    return [results[i] for i in range(len(refs))]
+
+
+def fetch_location(location: str, options: FetchOptions = DEFAULTS) -> bytes:
+    """The bytes of the image at ``location``, as ``ImageRef.location`` says it.
+
+    Raises ImageError, SystemicError.
+    """
+    found = fetch_locations([location], options)[0]
+    if isinstance(found, ImageError):
+        raise found
+    return found
+
+
+def fetch_locations(locations: Sequence[str], options: FetchOptions = DEFAULTS) -> list[Result]:
+    """The same for many, in order, with the reason in place of the bytes; each container is listed once.
+
+    Raises SystemicError.
+    """
+    refs = [parse_location(location) for location in locations]
+    found: list[Result] = [ImageError("not_found", "fetch", f"{name}: is not there") for name in locations]
+    for container in dict.fromkeys((ref.kind, ref.uri) for ref in refs):
+        mine = [i for i, ref in enumerate(refs) if (ref.kind, ref.uri) == container]
+        for i, result in _fetch_from(container, {i: refs[i] for i in mine}, options).items():
+            found[i] = result
+    return found
+
+
+def parse_location(location: str) -> ImageRef:
+    """A reference to ``location``: whole for files and rows of Parquet, without coordinates for members."""
+    kind, separator, rest = location.partition("://")
+    if separator and kind in ("zip", "tar") and "::" in rest:
+        member, _, uri = rest.rpartition("::")  # a member's name may hold '::', a source's URL may not
+        return ImageRef(member, uri, uri, None, kind)
+    if cell := _CELL.fullmatch(location):
+        uri, row_group, row, column = cell.groups()
+        return ImageRef(location, uri, uri, None, "parquet", int(row_group), int(row), column=column)
+    return ImageRef(location, location, location, None)
+
+
+def _fetch_files(refs: Sequence[ImageRef], options: FetchOptions) -> list[Result]:
+    def read(wanted: list[ImageRef]) -> list[Result]:
+        found = read_spans([Span(ref.uri) for ref in wanted], options)
+        return [_whole(ref, data) for ref, data in zip(wanted, found, strict=True)]
+
+    return _fetch_wanted(refs, lambda ref: _file_refusal(ref, options), read)
+
+
+def _fetch_zipped(refs: Sequence[ImageRef], options: FetchOptions) -> list[Result]:
+    def read(wanted: list[ImageRef]) -> list[Result]:
+        raws = _read_ranges(wanted, [zips.likely_span(ref) for ref in wanted], options)
+        _reread_short(wanted, raws, options)
+        return [_member(ref, raw, zips.unpack) for ref, raw in zip(wanted, raws, strict=True)]
+
+    return _fetch_wanted(refs, lambda ref: zips.refusal(ref, options.max_bytes), read)
+
+
+def _fetch_tarred(refs: Sequence[ImageRef], options: FetchOptions) -> list[Result]:
+    def read(wanted: list[ImageRef]) -> list[Result]:
+        raws = _read_ranges(wanted, [ref.length for ref in wanted], options)
+        return [_member(ref, raw, tars.unpack) for ref, raw in zip(wanted, raws, strict=True)]
+
+    return _fetch_wanted(refs, lambda ref: tars.refusal(ref, options.max_bytes), read)
+
+
+def _fetch_wanted(
+    refs: Sequence[ImageRef],
+    refuse: Callable[[ImageRef], ImageError | None],
+    read: Callable[[list[ImageRef]], list[Result]],
+) -> list[Result]:
+    refusals = [refuse(ref) for ref in refs]
+    found = iter(read([ref for ref, refusal in zip(refs, refusals, strict=True) if refusal is None]))
+    return [refusal or next(found) for refusal in refusals]
+
+
+def _file_refusal(ref: ImageRef, options: FetchOptions) -> ImageError | None:
+    if not ref.uri:
+        return ImageError("not_found", "fetch", f"{ref.image_id}: its list names no URI for it")
+    if not options.allow_private and (denied := address_guard.refusal(ref, options.trusted)):
+        return denied
+    if ref.length == 0:
+        return _empty(ref)
+    if ref.length > options.max_bytes:
+        return too_large(ref.uri, options.max_bytes)
+    return None
+
+
+def _whole(ref: ImageRef, data: Result) -> Result:
+    if isinstance(data, ImageError):
+        return data
+    if not data:
+        return _empty(ref)
+    if len(data) < ref.length:
+        return ImageError("truncated", "fetch", f"{ref.uri}: has {len(data)} of {ref.length} bytes")
+    return data
+
+
+def _member(ref: ImageRef, raw: memoryview | ImageError, unpack: Callable[..., bytes]) -> Result:
+    if isinstance(raw, ImageError):
+        return raw
+    try:
+        data = unpack(ref, raw)
+    except ImageError as err:
+        return err
+    return data or _empty(ref)
+
+
+def _empty(ref: ImageRef) -> ImageError:
+    return ImageError("empty", "fetch", f"{ref.location}: has no bytes")
+
+
+def _reread_short(
+    refs: Sequence[ImageRef], raws: list[memoryview | ImageError], options: FetchOptions
+) -> None:
+    """Puts whole members into ``raws`` where a local header turned out longer than was guessed."""
+    spans = [
+        0 if isinstance(raw, ImageError) else zips.whole_span(ref, raw)
+        for ref, raw in zip(refs, raws, strict=True)
+    ]
+    short = [i for i, ref in enumerate(refs) if spans[i] > zips.likely_span(ref)]
+    again = _read_ranges([refs[i] for i in short], [spans[i] for i in short], options)
+    for i, raw in zip(short, again, strict=True):
+        raws[i] = raw
+
+
+def _read_ranges(
+    refs: Sequence[ImageRef], lengths: Sequence[int], options: FetchOptions
+) -> list[memoryview | ImageError]:
+    """``lengths`` bytes from each reference's offset, or fewer at its container's end."""
+    ends = [ref.offset + length for ref, length in zip(refs, lengths, strict=True)]
+    merged = merge_offset_ranges(
+        [ref.uri for ref in refs], [ref.offset for ref in refs], ends, max_gap=_GAP, max_block=_LONGEST_READ
+    )
+    spans = [Span(*span) for span in zip(*merged, strict=True)]
+    named = address_guard.origins(ref.uri for ref in refs)  # a container is a source
+    read = read_spans(spans, replace(options, allow_private=True, trusted=named))
+    for span, data in zip(spans, read, strict=True):
+        if isinstance(data, ImageError):
+            raise_if_gone(data, span.url)
+    begins = [(span.url, span.start) for span in spans]
+    return [
+        _cut(read[k], ref.offset - spans[k].start, length)
+        for ref, length in zip(refs, lengths, strict=True)
+        for k in [bisect_right(begins, (ref.uri, ref.offset)) - 1]
+    ]
+
+
+def _cut(data: Result, start: int, length: int) -> memoryview | ImageError:
+    return data if isinstance(data, ImageError) else memoryview(data)[start : start + length]
+
+
+def _fetch_from(
+    container: tuple[str, str], wanted: dict[int, ImageRef], options: FetchOptions
+) -> dict[int, Result]:
+    try:
+        wanted = _with_coordinates(container, wanted)
+        return dict(zip(wanted, fetch(list(wanted.values()), options), strict=True))
+    except SourceError as err:
+        return {i: ImageError("not_found", "fetch", str(err)) for i in wanted}
+
+
+def _with_coordinates(container: tuple[str, str], wanted: dict[int, ImageRef]) -> dict[int, ImageRef]:
+    """Members as their container lists them, others left out; rows with the version of their file."""
+    kind, uri = container
+    if kind == "parquet":
+        version = file_version(uri)
+        return {i: ref._replace(version=f"{version}:{ref.length}") for i, ref in wanted.items()}
+    if kind == "file":
+        return wanted
+    names = {ref.image_id for ref in wanted.values()}
+    there: dict[str, ImageRef] = {}
+    for ref in list_images(SourceSpec(uri, kind, uri)):
+        if isinstance(ref, ImageRef):
+            there.update((name, ref) for name in names & {ref.image_id, ref.former} - there.keys())
+    return {i: there[ref.image_id] for i, ref in wanted.items() if ref.image_id in there}
+
+
+_READERS: dict[str, Callable[[Sequence[ImageRef], FetchOptions], list[Result]]] = {
+    "file": _fetch_files,
+    "zip": _fetch_zipped,
+    "tar": _fetch_tarred,
+    "parquet": read_cells,
+}

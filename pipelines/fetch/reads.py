@@ -1,0 +1,163 @@
+"""Bytes from any filesystem, many reads at a time, each with a time limit and a few tries.
+
+Everything remote runs in one gather on fsspec's own event loop: coroutines where the filesystem has them,
+threads where it has not. Local files are read by a few threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+from fsspec.asyn import AsyncFileSystem, get_loop, sync
+from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt
+
+from captionbeam.pipelines.fetch import address_guard, http
+from captionbeam.pipelines.fetch.byte_ranges import LISTING, FetchOptions, Span
+from captionbeam.pipelines.fetch.http import too_large
+from captionbeam.pipelines.sources.errors import image_error, is_worth_retrying, source_error
+from captionbeam.pipelines.sources.spec import filesystem, is_http, local_path
+from captionbeam.schemas.errors import ImageError, RequestError, SourceError
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.storage.retrying import one_try, wait
+
+LOCAL_THREADS = 8  # enough for a network disk's latency; a local one is served by two
+_RANGE_PAST_END = 416
+
+
+def read_spans(spans: Sequence[Span], options: FetchOptions) -> list[bytes | ImageError]:
+    """The bytes of each span, or why there are none. A whole file above ``max_bytes`` is ``too_large``.
+
+    Raises SystemicError (credentials, a broken disk) and SourceError (a server without byte ranges).
+    """
+    found = sync(get_loop(), _gather, list(spans), options)
+    for result in found:
+        if isinstance(result, BaseException) and not isinstance(result, ImageError):
+            raise result
+    return found
+
+
+def with_retries(options: FetchOptions) -> Retrying:
+    """Calls a function again, a few times and ever later, while its errors may go away by themselves."""
+    return Retrying(**_retrying(options))
+
+
+def check_ranges(url: str) -> None:
+    """Raises SourceError where the HTTP server of ``url`` ignores byte ranges."""
+    found = read_spans([Span(url, 0, 1)], replace(LISTING, trusted=address_guard.origins([url])))[0]
+    if isinstance(found, ImageError):
+        raise source_error(url, found.code, found.message)
+
+
+async def _gather(spans: list[Span], options: FetchOptions) -> list[Any]:
+    local = [i for i, span in enumerate(spans) if is_local(span.url)]
+    remote = [i for i, span in enumerate(spans) if not is_local(span.url)]
+    gate = asyncio.Semaphore(options.connections)
+    groups = [local[i::LOCAL_THREADS] for i in range(min(LOCAL_THREADS, len(local)))]
+    jobs: list[Any] = [
+        asyncio.to_thread(_read_local, [spans[i] for i in group], options.max_bytes) for group in groups
+    ]
+    jobs += [_read_remote(spans[i], gate, options) for i in remote]
+    done = await asyncio.gather(*jobs, return_exceptions=True)
+    return _in_order(len(spans), groups, done[: len(groups)], zip(remote, done[len(groups) :], strict=True))
+
+
+def _in_order(count: int, groups: list[list[int]], local: Sequence[Any], remote: Iterable) -> list[Any]:
+    found: list[Any] = [None] * count
+    per_group = (
+        zip(group, [result] * len(group) if isinstance(result, BaseException) else result, strict=True)
+        for group, result in zip(groups, local, strict=True)
+    )
+    for i, result in chain(remote, *per_group):
+        found[i] = result
+    return found
+
+
+def is_local(url: str) -> bool:
+    """Whether ``url`` is a plain path of this machine."""
+    return files.scheme(url) in ("", "file")
+
+
+def _read_local(spans: list[Span], max_bytes: int) -> list[bytes | ImageError]:
+    return [_read_file(span, max_bytes) for span in spans]
+
+
+def _read_file(span: Span, max_bytes: int) -> bytes | ImageError:
+    try:
+        # Not blocking: opening a pipe would wait for its writer for ever.
+        descriptor = os.open(local_path(span.url.removeprefix("file://")), os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as err:
+        return image_error(err, span.url)
+    except ValueError as err:  # a NUL or a lone surrogate in the name
+        return ImageError("not_found", "fetch", f"{span.url!r}: {err}")
+    try:
+        return _read_descriptor(descriptor, span, max_bytes)
+    except OSError as err:
+        return image_error(err, span.url)
+    finally:
+        os.close(descriptor)
+
+
+def _read_descriptor(descriptor: int, span: Span, max_bytes: int) -> bytes | ImageError:
+    found = os.fstat(descriptor)
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(f"{span.url} is a folder")
+    if not stat.S_ISREG(found.st_mode):
+        return ImageError("unsupported", "fetch", f"{span.url}: is no regular file")
+    if span.end is None and found.st_size > max_bytes:
+        return too_large(span.url, max_bytes)
+    end = found.st_size if span.end is None else min(span.end, found.st_size)
+    return _pread(descriptor, span.start, end - span.start)
+
+
+def _pread(descriptor: int, start: int, count: int) -> bytes:
+    data = os.pread(descriptor, max(count, 0), start)
+    while len(data) < count and (more := os.pread(descriptor, count - len(data), start + len(data))):
+        data += more
+    return data
+
+
+async def _read_remote(span: Span, gate: asyncio.Semaphore, options: FetchOptions) -> bytes | ImageError:
+    try:
+        data: bytes = await AsyncRetrying(**_retrying(options))(_read_once, span, gate, options)
+    except SourceError:
+        raise
+    except (RequestError, UnicodeError) as err:  # UnicodeError: no host or key is called so
+        return ImageError("unsupported", "fetch", f"{span.url}: {err}")
+    except Exception as err:  # noqa: BLE001 (image_error raises again what is not about input)
+        return image_error(err, span.url)
+    if span.end is None and len(data) > options.max_bytes:
+        return too_large(span.url, options.max_bytes)
+    return data
+
+
+def _retrying(options: FetchOptions) -> dict[str, Any]:
+    return {
+        "stop": stop_after_attempt(options.attempts),
+        "wait": wait,
+        "retry": retry_if_exception(is_worth_retrying),
+        "reraise": True,
+    }
+
+
+async def _read_once(span: Span, gate: asyncio.Semaphore, options: FetchOptions) -> bytes:
+    # One byte more than allowed tells a file at the limit from one above it.
+    end = options.max_bytes + 1 if span.end is None else span.end
+    async with gate, asyncio.timeout(options.timeout):  # waiting at the gate is not on the clock
+        if is_http(span.url):
+            return await http.read(span, end, options)
+        fs, path = filesystem(span.url)
+        try:
+            with one_try():  # the tries are counted here
+                if isinstance(fs, AsyncFileSystem):
+                    return await fs._cat_file(path, start=span.start, end=end)
+                return await asyncio.to_thread(fs.cat_file, path, start=span.start, end=end)
+        except Exception as err:
+            if str(getattr(err, "code", "")) == str(_RANGE_PAST_END):  # gcsfs, for an empty object
+                return b""
+            raise

@@ -1,0 +1,96 @@
+"""Compacting: shards with many dead rows are written again without them, small shards merged, lists made one."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from captionbeam.pipelines.maintenance.history import publish_next
+from captionbeam.pipelines.maintenance.rewrite import Part, Rewritten, rewrite, totals_of
+from captionbeam.schemas.formats import arrow
+from captionbeam.schemas.store import layout
+from captionbeam.schemas.store.layout import Snapshot
+from captionbeam.schemas.store.reading import Dead, Store
+
+SHARD_ROWS = 1024
+WRITERS = 4
+
+
+def compact(url: str, dead_share: float, small: int) -> tuple[Snapshot, int]:
+    """Publish the newest snapshot with the same rows in fewer files; gives it, and how many shards were rewritten.
+
+    Shards of which more than ``dead_share`` is dead are rewritten, and those with fewer than ``small`` live rows and
+    failures merged. Where somebody publishes meanwhile it is done again on top of that; what is not touched by it is
+    not written twice. Where there is nothing to do, nothing is published.
+    """
+    written: dict[tuple[Any, ...], Rewritten | None] = {}
+    count = 0
+
+    def next_after(newest: Snapshot) -> Snapshot | None:
+        nonlocal count
+        store = Store(url, newest)
+        bins = list(choose(store, dead_share, small))
+        count = sum(len(parts) for parts in bins)
+        if not bins and len(newest.manifests) <= 1 and len(newest.deletes) <= 1:
+            return None
+        missing = [parts for parts in bins if _key(parts) not in written]
+        with ThreadPoolExecutor(WRITERS) as pool:
+            made = pool.map(lambda parts: rewrite(url, newest, parts), missing)
+            written.update(zip(map(_key, missing), made, strict=True))
+        return _compacted(store, bins, [written[_key(parts)] for parts in bins])
+
+    return publish_next(url, next_after), count
+
+
+def choose(store: Store, dead_share: float, small: int) -> Iterator[list[Part]]:
+    """Which shards are written anew, together: in the manifest's order, about SHARD_ROWS rows in each new one."""
+    together: list[Part] = []
+    heavy = False
+    for row in store.manifest.to_pylist():
+        part, dead = _live(row, store.dead.get(row["shard"], Dead())), store.dead.get(row["shard"], Dead())
+        gone, alive = len(dead.rows) + len(dead.failed), len(part.rows) + len(part.failed)
+        is_heavy = gone > 0 and gone > dead_share * (gone + alive)
+        if not is_heavy and alive >= small:
+            continue
+        if together and _size(together) + alive > SHARD_ROWS:
+            yield from [together] if heavy or len(together) > 1 else []
+            together, heavy = [], False
+        together, heavy = [*together, part], heavy or is_heavy
+    yield from [together] if heavy or len(together) > 1 else []
+
+
+def _live(row: dict[str, Any], dead: Dead) -> Part:
+    rows = [at for at in range(row["rows"]) if at not in dead.rows]
+    return Part(row, rows, [at for at in range(row["failed"]) if at not in dead.failed])
+
+
+def _size(parts: Sequence[Part]) -> int:
+    return sum(len(part.rows) + len(part.failed) for part in parts)
+
+
+def _key(parts: Sequence[Part]) -> tuple[Any, ...]:
+    return tuple((part.manifest["shard"], tuple(part.rows), tuple(part.failed)) for part in parts)
+
+
+def _compacted(store: Store, bins: list[list[Part]], made: list[Rewritten | None]) -> Snapshot:
+    """The store's snapshot over the new shards, with one manifest and at most one delete file."""
+    gone = {part.manifest["shard"] for parts in bins for part in parts}
+    manifest = [row for row in store.manifest.to_pylist() if row["shard"] not in gone]
+    manifest += [one.manifest for one in made if one is not None]
+    deletes = layout.read_tables(store.url, store.snapshot.deletes, arrow.DELETES).to_pylist()
+    deletes = [delete for delete in deletes if delete["shard"] not in gone]
+    name = f"compact-{uuid.uuid4().hex[:12]}.parquet"
+    layout.write_table(store.url, f"manifests/{name}", manifest, arrow.MANIFEST)
+    if deletes:
+        layout.write_table(store.url, f"deletes/{name}", deletes, arrow.DELETES)
+    return dataclasses.replace(
+        store.snapshot,
+        manifests=(f"manifests/{name}",),
+        deletes=(f"deletes/{name}",) if deletes else (),
+        totals={**store.totals, **totals_of(manifest, deletes)},
+        operation="compact",
+        note=f"{len(gone)} shards into {sum(one is not None for one in made)}",
+    )

@@ -1,0 +1,178 @@
+"""Exporting the live rows of a snapshot for other tools: streamed a row group at a time, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from captionbeam.pipelines.bulk.run import check_no_snapshot, now
+from captionbeam.pipelines.maintenance import tables
+from captionbeam.pipelines.maintenance.file_writers import (
+    TABLE_WRITERS,
+    FileWriter,
+    NpyWriter,
+    Part,
+    TarWriter,
+)
+from captionbeam.schemas.errors import RequestError, SystemicError
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store.reading import Store
+
+FORMATS = ("parquet", "jsonl", "csv", "webdataset", "npy")
+FILE_BYTES = 256 << 20
+MOST_ROWS = 100_000
+RECORD = "export.json"
+
+
+def check_export(store: Store, file_format: str, rows_per_file: int | None) -> None:
+    """Refuse what a format cannot hold. Raises RequestError."""
+    if file_format not in FORMATS:
+        raise RequestError(f"unknown format {file_format!r}; expected one of {', '.join(FORMATS)}")
+    if file_format == "npy" and not store.shape:
+        raise RequestError("npy holds numbers, no captions; expected parquet, jsonl, csv or webdataset")
+    if file_format == "npy" and rows_per_file is not None:
+        raise RequestError("npy is one file, so --rows-per-file would do nothing; expected to leave it out")
+    if file_format == "csv" and len(store.shape) > 1:
+        raise RequestError("csv has no columns for grids; expected parquet, jsonl, webdataset or npy")
+
+
+def export(store: Store, output: str, file_format: str, rows_per_file: int | None = None) -> dict[str, Any]:
+    """Write the live rows of ``store`` below ``output``; gives the export's record, which is written last.
+
+    Raises RequestError for a format that cannot hold them, or an output that holds something.
+    """
+    check_export(store, file_format, rows_per_file)
+    output = files.absolute(output)
+    check_no_snapshot(output)
+    with _appearing(output) as folder:
+        scanned = _Counted(store.scan())
+        parts = [
+            part._asdict()
+            for part in _write(store, scanned, folder, file_format, rows_per_file or _rows_per_file(store))
+        ]
+        if scanned.rows != store.count():
+            raise SystemicError(
+                f"{store.url} gave {scanned.rows} rows; expected the {store.count()} of its snapshot "
+                f"{store.snapshot_id} (captionbeam store verify says what is wrong)"
+            )
+        record = {
+            "store": store.url,
+            "snapshot": store.snapshot_id,
+            "kind": store.kind,
+            "column": store.column,
+            "shape": list(store.shape),
+            "fingerprint": store.fingerprint,
+            "format": file_format,
+            "rows": scanned.rows,
+            "time": now(),
+            "files": parts,
+        }
+        files.write_atomic(files.join(folder, RECORD), files.json_bytes(record))
+    return record
+
+
+class _Counted:
+    """Batches, and how many rows they had."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches, self.rows = batches, 0
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        for batch in self._batches:
+            self.rows += batch.num_rows
+            yield batch
+
+
+def _write(
+    store: Store, scanned: Iterable[pa.RecordBatch], folder: str, file_format: str, rows_per_file: int
+) -> Iterator[Part]:
+    if file_format == "npy":
+        writer = NpyWriter(folder, store.column, store.shape, store.count())
+        for batch in scanned:
+            writer.write(batch)
+        yield from writer.finish()
+        return
+    if file_format == "webdataset":
+        tars = _Files(folder, "tar", lambda url, first: TarWriter(url, store.column, first))
+        yield from tars.write(scanned, rows_per_file)
+        return
+    schema = tables.export_schema(store, file_format)
+    files.write_atomic(files.join(folder, "schema.json"), files.json_bytes(tables.bigquery_schema(schema)))
+    batches = (tables.export_batch(batch, schema, file_format) for batch in scanned)
+    writer_of = TABLE_WRITERS[file_format]
+    yield from _Files(folder, file_format, lambda url, _: writer_of(url, schema)).write(
+        batches, rows_per_file
+    )
+
+
+class _Files:
+    """``part-00000``, ``part-00001``, ...; ``open_writer`` takes a file's URL and the number of its first row."""
+
+    def __init__(self, folder: str, suffix: str, open_writer: Callable[[str, int], FileWriter]) -> None:
+        self._folder, self._suffix, self._open_writer = folder, suffix, open_writer
+        self._opened = 0
+
+    def write(self, batches: Iterable[pa.RecordBatch], rows_per_file: int) -> Iterator[Part]:
+        """All rows, ``rows_per_file`` in each file but the last; one empty file where there are none."""
+        writer: FileWriter | None = None
+        for batch in batches:
+            rest = batch
+            while rest.num_rows:
+                writer = writer or self._next(rows_per_file)
+                piece = rest.slice(0, rows_per_file - writer.rows)
+                writer.write(piece)
+                rest = rest.slice(piece.num_rows)
+                if writer.rows == rows_per_file:
+                    yield writer.close()
+                    writer = None
+        if writer is not None or not self._opened:
+            yield (writer or self._next(rows_per_file)).close()
+
+    def _next(self, rows_per_file: int) -> FileWriter:
+        number, self._opened = self._opened, self._opened + 1
+        url = files.join(self._folder, f"part-{number:05d}.{self._suffix}")
+        return self._open_writer(url, number * rows_per_file)
+
+
+def _rows_per_file(store: Store) -> int:
+    """Files of about 256 MB of float16."""
+    return max(1, min(MOST_ROWS, FILE_BYTES // (2 * math.prod(store.shape)))) if store.shape else MOST_ROWS
+
+
+@contextlib.contextmanager
+def _appearing(output: str) -> Iterator[str]:
+    """A folder that is ``output`` in the end, or goes away. Object stores have no rename of folders: there the
+    files move one by one, the record last."""
+    fs, path = files.split(output)
+    if fs.isfile(path) or files.names(output):
+        raise RequestError(f"{output} holds something already; expected a new or empty folder")
+    head, _, name = output.rpartition("/")
+    staging = f"{head}/.{name}.{uuid.uuid4().hex[:12]}.tmp"
+    staging_path = files.split(staging)[1]
+    try:
+        fs.makedirs(staging_path, exist_ok=True)
+        yield staging
+        if files.is_local(fs):
+            os.rename(staging_path, path)
+        else:
+            _move(staging, output)
+    finally:
+        if files.is_local(fs):
+            shutil.rmtree(staging_path, ignore_errors=True)
+        elif fs.exists(staging_path):
+            files.remove(staging)
+
+
+def _move(staging: str, output: str) -> None:
+    fs, _ = files.split(output)
+    for name in sorted(files.names(staging), key=lambda name: (name == RECORD, name)):
+        before, after = (files.split(files.join(folder, name))[1] for folder in (staging, output))
+        fs.cp_file(before, after)  # fsspec's mv takes brackets in a path for a pattern
+        fs.rm_file(before)

@@ -1,0 +1,165 @@
+"""A store's history: what each snapshot holds, how two of them differ, and going back to an earlier one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from captionbeam.pipelines.bulk.run import now
+from captionbeam.schemas.errors import SystemicError
+from captionbeam.schemas.formats.int8 import RoundingError
+from captionbeam.schemas.store import layout, tags
+from captionbeam.schemas.store.layout import Snapshot
+from captionbeam.schemas.store.reading import Dead, Store
+
+ATTEMPTS = 100
+
+
+class Difference(NamedTuple):
+    """Ids of images, sorted, by what happened to them from one snapshot to another.
+
+    ``changed`` ones have another version, ``redone`` ones the same version in another row.
+    """
+
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+    redone: list[str]
+    failed: list[str]
+    recovered: list[str]
+
+
+def snapshot_row(snapshot: Snapshot, names: dict[str, int]) -> dict[str, Any]:
+    """What ``store ls`` says of one snapshot, tags included."""
+    return {
+        "snapshot": snapshot.id,
+        "time": snapshot.created,
+        "operation": snapshot.operation,
+        "note": snapshot.note,
+        "run": snapshot.run,
+        "rows": snapshot.totals["rows"],
+        "failed": snapshot.totals["failed"],
+        "bytes": snapshot.totals["bytes"],
+        "shards": snapshot.totals["shards"],
+        "fingerprint": snapshot.fingerprint,
+        "tags": sorted(name for name, number in names.items() if number == snapshot.id),
+    }
+
+
+def describe(store: Store) -> dict[str, Any]:
+    """What ``store show`` says: totals, failures by code, specification, ancestors, sources with their images."""
+    snapshots = {snapshot.id: snapshot for snapshot in layout.load_snapshots(store.url)}
+    sources: Counter[str] = Counter()
+    for _, table in store.index():
+        live = table.select(["source", "failed"]).to_pylist()
+        sources.update(row["source"] for row in live if not row["failed"])
+    ancestors = list(_ancestors(store.snapshot, snapshots))
+    return {
+        "store": store.url,
+        **snapshot_row(store.snapshot, tags.read_tags(store.url)),
+        "kind": store.kind,
+        "format": store.snapshot.format,
+        "column": store.column,
+        "shape": list(store.shape),
+        "superseded": store.totals["deleted"],
+        "failures": dict(Counter(store.failures().column("code").to_pylist()).most_common()),
+        "sources": dict(sorted(sources.items())),
+        "parents": [snapshot.id for snapshot in ancestors],
+        "runs": list(dict.fromkeys(snapshot.run for snapshot in (store.snapshot, *ancestors))),
+        "spec": dict(store.spec),
+        "rounding": rounding_of(store),
+    }
+
+
+def rounding_of(store: Store) -> dict[str, float]:
+    """How far int8 features are from the float16 ones that they stand for, over the shards whose commits are there:
+    compacting makes shards without. Empty for other rows."""
+    if store.spec.get("dtype") != "int8":
+        return {}
+    error, shards = RoundingError(), store.manifest.column("shard").to_pylist()
+    commits = [commit for commit in layout.load_commits(store.url, shards) if commit.rounding]
+    for commit in commits:
+        error.merge(commit.rounding)
+    return {**error.to_dict(), "shards": len(commits)} if commits else {}
+
+
+def _ancestors(snapshot: Snapshot, known: dict[int, Snapshot]) -> Iterator[Snapshot]:
+    """The parent, its parent and so on, as far as they are still there."""
+    while snapshot.parent is not None and snapshot.parent in known:
+        snapshot = known[snapshot.parent]
+        yield snapshot
+
+
+def diff(before: Store, after: Store) -> Difference:
+    """How the images of two snapshots of one store differ. Shards that both have alike are not read."""
+    (old, old_failed), (new, new_failed) = _images(before, after), _images(after, before)
+    both = sorted(old.keys() & new.keys())
+    return Difference(
+        added=sorted(new.keys() - old.keys()),
+        removed=sorted(old.keys() - new.keys()),
+        changed=[name for name in both if old[name].version != new[name].version],
+        redone=[name for name in both if old[name] != new[name] and old[name].version == new[name].version],
+        failed=sorted(new_failed - old_failed),
+        recovered=sorted(old_failed - new_failed),
+    )
+
+
+class _Row(NamedTuple):
+    version: str | None
+    place: tuple[str, int]
+
+
+def _images(store: Store, other: Store) -> tuple[dict[str, _Row], set[str]]:
+    """Live rows by image, and images that failed, of the shards that ``other`` does not have with the same rows."""
+    theirs = set(other.manifest.column("shard").to_pylist())
+    shards = [
+        shard
+        for shard in store.manifest.column("shard").to_pylist()
+        if shard not in theirs or store.dead.get(shard, Dead()) != other.dead.get(shard, Dead())
+    ]
+    rows: dict[str, _Row] = {}
+    failed: set[str] = set()
+    with ThreadPoolExecutor(8) as pool:
+        for shard, table in zip(shards, pool.map(store.shard_index, shards), strict=True):
+            for row in table.select(["image_id", "version", "row", "failed"]).to_pylist():
+                if row["failed"]:
+                    failed.add(row["image_id"])
+                else:
+                    rows[row["image_id"]] = _Row(row["version"], (shard, row["row"]))
+    return rows, failed
+
+
+def roll_back(url: str, target: Snapshot) -> Snapshot:
+    """Publish the content of ``target`` as the newest snapshot; gives the newest back where it is that already."""
+
+    def next_after(newest: Snapshot) -> Snapshot | None:
+        if (newest.manifests, newest.deletes) == (target.manifests, target.deletes):
+            return None
+        return dataclasses.replace(target, operation="rollback", note=f"to snapshot {target.id}")
+
+    return publish_next(url, next_after)
+
+
+def publish_next(url: str, next_after: Callable[[Snapshot], Snapshot | None]) -> Snapshot:
+    """Publish what ``next_after`` makes of the newest snapshot, again where others published meanwhile.
+
+    Number, parent and time are set here. None means that nothing is to be published: the newest is given back.
+    """
+    for _ in range(ATTEMPTS):
+        newest = Store.open(url).snapshot
+        wanted = next_after(newest)
+        if wanted is None:
+            return newest
+        snapshot = dataclasses.replace(wanted, id=newest.id + 1, parent=newest.id, created=now())
+        if layout.create_snapshot(url, snapshot):
+            return snapshot
+    raise SystemicError(f"{ATTEMPTS} others published to {url} first, one after the other; expected a turn")
+
+
+def snapshot_number(url: str, text: str) -> int:
+    """The number of a snapshot that is named by number or tag. Raises StoreError, RequestError."""
+    number = int(text) if text.isascii() and text.isdigit() else tags.read_tag(url, text)
+    return layout.load_snapshot(url, number).id

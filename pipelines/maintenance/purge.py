@@ -1,0 +1,209 @@
+"""Purging: images physically gone from every snapshot's files, and from what unfinished and killed runs left.
+
+First a snapshot without them is published, so that whoever publishes next builds on it. Then the commits of the
+shards that held them go, then earlier snapshots are written over, under their own numbers, with the same rows but
+those; last goes every file that no snapshot names and that holds one of the ids, and plans are written without them.
+Each step finds what is left to do from the store itself: stopped anywhere, it is run again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from captionbeam.pipelines.maintenance.history import publish_next
+from captionbeam.pipelines.maintenance.rewrite import Part, Rewritten, rewrite, totals_of
+from captionbeam.pipelines.maintenance.stored_files import list_files, remove
+from captionbeam.schemas.errors import SystemicError
+from captionbeam.schemas.formats import arrow, parquet
+from captionbeam.schemas.formats.datafile import open_data
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
+from captionbeam.schemas.store.layout import Snapshot
+
+READERS, ROUNDS = 16, 10
+SHARD_FOLDERS = ("data", "failures", "index")
+ID_FOLDERS = (*SHARD_FOLDERS, "deletes")
+
+
+@dataclass
+class Purged:
+    """What was done: ids that were found, snapshots that changed, files that went, and leftovers nobody can read."""
+
+    ids: set[str] = field(default_factory=set)
+    snapshots: set[int] = field(default_factory=set)
+    files: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+
+def purge(url: str, ids: Collection[str]) -> Purged:
+    """Take the images ``ids`` out of the store at ``url``; what is gone already is fine.
+
+    Rows that another writer commits meanwhile are found by looking again. Raises SystemicError where they never end.
+    """
+    work = _Purge(url, frozenset(ids))
+    for _ in range(ROUNDS):
+        if not work.round():
+            return work.done
+    raise SystemicError(f"others kept adding to {url} what is to be purged; expected them to stop")
+
+
+class _Purge:
+    def __init__(self, url: str, ids: frozenset[str]) -> None:
+        self.url, self.ids, self.done = url, ids, Purged()
+        self._wanted = pa.array(sorted(ids), pa.string())
+        self._parts: dict[str, Part | None] = {}
+        self._rewritten: dict[str, Rewritten | None] = {}
+
+    def round(self) -> bool:
+        """All steps once; whether there was anything to do."""
+        before = layout.snapshot_ids(self.url)[-1]
+        newest = publish_next(self.url, self._published)
+        changed = newest.id > before and newest.operation == "purge"
+        self.done.snapshots |= {newest.id} if changed else set()
+        old = list(self._old_snapshots())
+        held = {shard for shard, part in self._parts.items() if part is not None}
+        commits = [f"commits/{shard}.json" for shard in sorted(held & layout.committed_shards(self.url))]
+        remove(self.url, commits)
+        for snapshot in old:
+            where = files.join(self.url, layout.snapshot_name(snapshot.id))
+            files.write_atomic(where, layout.snapshot_bytes(self.url, snapshot))
+            self.done.snapshots.add(snapshot.id)
+        gone = [*commits, *self._remove_leftovers()]
+        self.done.files += len(gone)
+        return bool(changed or old or gone or sum(map(self._clean_plan, self._plan_files())))
+
+    def _published(self, newest: Snapshot) -> Snapshot | None:
+        clean = self._cleaned(newest)
+        return clean and dataclasses.replace(clean, operation="purge", note=f"of {len(self.ids)} ids")
+
+    def _old_snapshots(self) -> Iterator[Snapshot]:
+        for snapshot in layout.load_snapshots(self.url):
+            if (clean := self._cleaned(snapshot)) is not None:
+                yield clean
+
+    def _cleaned(self, snapshot: Snapshot) -> Snapshot | None:
+        """The same snapshot without the ids, its new files written; None where it has none of them."""
+        manifest = layout.read_tables(self.url, snapshot.manifests, arrow.MANIFEST).to_pylist()
+        deletes = layout.read_tables(self.url, snapshot.deletes, arrow.DELETES).to_pylist()
+        with ThreadPoolExecutor(READERS) as pool:
+            parts = dict(zip((row["shard"] for row in manifest), pool.map(self._part, manifest), strict=True))
+        held = {shard: part for shard, part in parts.items() if part is not None}
+        if not held and not any(delete["image_id"] in self.ids for delete in deletes):
+            return None
+        for shard, part in held.items():
+            if shard not in self._rewritten:
+                self._rewritten[shard] = rewrite(self.url, snapshot, [part])
+        made = [self._rewritten[row["shard"]] if row["shard"] in held else row for row in manifest]
+        rows = [one.manifest if isinstance(one, Rewritten) else one for one in made if one is not None]
+        return self._over(snapshot, rows, list(self._moved(deletes, held)))
+
+    def _part(self, row: dict[str, Any]) -> Part | None:
+        """What stays of a shard; None where all of it does."""
+        if row["shard"] not in self._parts:
+            index = parquet.read_table(files.join(self.url, "index", row["index"]))
+            named = pc.is_in(index.column("image_id"), self._wanted)
+            self.done.ids |= set(index.filter(named).column("image_id").to_pylist())
+            rest = index.filter(pc.invert(named)).select(["row", "failed"]).to_pylist()
+            rows = sorted(one["row"] for one in rest if not one["failed"])
+            failed = sorted(one["row"] for one in rest if one["failed"])
+            self._parts[row["shard"]] = Part(row, rows, failed) if pc.any(named).as_py() else None
+        return self._parts[row["shard"]]
+
+    def _moved(self, deletes: Iterable[dict[str, Any]], held: Collection[str]) -> Iterator[dict[str, Any]]:
+        """Deletes of other rows, where those are now."""
+        for delete in deletes:
+            one = self._rewritten.get(delete["shard"])
+            if delete["image_id"] in self.ids:
+                continue
+            if delete["shard"] not in held:
+                yield delete
+            elif one is not None:
+                row = one.moved[delete["shard"], delete["row"], delete["failed"]]
+                yield {**delete, "shard": one.manifest["shard"], "row": row}
+
+    def _over(
+        self, snapshot: Snapshot, manifest: list[dict[str, Any]], deletes: list[dict[str, Any]]
+    ) -> Snapshot:
+        name = f"purge-{uuid.uuid4().hex[:12]}.parquet"
+        layout.write_table(self.url, f"manifests/{name}", manifest, arrow.MANIFEST)
+        if deletes:
+            layout.write_table(self.url, f"deletes/{name}", deletes, arrow.DELETES)
+        return dataclasses.replace(
+            snapshot,
+            manifests=(f"manifests/{name}",),
+            deletes=(f"deletes/{name}",) if deletes else (),
+            totals={**snapshot.totals, **totals_of(manifest, deletes)},
+        )
+
+    def _remove_leftovers(self) -> list[str]:
+        """Remove files that no snapshot names and that hold one of the ids: old ones, unpublished ones, zombies'."""
+        snapshots = layout.load_snapshots(self.url)
+        manifests = sorted({name for snapshot in snapshots for name in snapshot.manifests})
+        rows = layout.read_tables(self.url, manifests, arrow.MANIFEST).to_pylist()
+        named = {f"{folder}/{row[folder]}" for row in rows for folder in SHARD_FOLDERS}
+        named |= {name for snapshot in snapshots for name in snapshot.deletes}
+        listed = [entry.name for folder in ID_FOLDERS for entry in list_files(self.url, folder)]
+        with ThreadPoolExecutor(READERS) as pool:
+            loose = [name for name in listed if name not in named]
+            found = {name for name, holds in zip(loose, pool.map(self._holds, loose), strict=True) if holds}
+        waiting = layout.committed_shards(self.url) - {row["shard"] for row in rows}
+        commits = layout.load_commits(self.url, sorted(waiting))
+        broken = [
+            f"commits/{commit.shard}.json"
+            for commit in commits
+            if found & {f"{folder}/{getattr(commit, folder)}" for folder in SHARD_FOLDERS}
+        ]
+        remove(self.url, broken)
+        remove(self.url, sorted(found))
+        return [*broken, *found]
+
+    def _holds(self, name: str) -> bool:
+        """Whether a file has a row of one of the ids. What a killed writer left half cannot be asked."""
+        try:
+            ids = _ids_in(files.join(self.url, name))
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError, KeyError):
+            self.done.unreadable = sorted({*self.done.unreadable, name})
+            return False
+        return not self.ids.isdisjoint(ids)
+
+    def _plan_files(self) -> list[str]:
+        plans = files.join(self.url, "plans")
+        folders = [files.join(plans, run, part) for run in files.names(plans) for part in ("parts", "gone")]
+        return [files.join(folder, name) for folder in folders for name in files.names(folder)]
+
+    def _clean_plan(self, url: str) -> bool:
+        """Write a plan file without the ids, a row group a shard as before; whether it had any."""
+        plan = pq.ParquetFile(pa.BufferReader(files.read_bytes(url)))
+        groups = [plan.read_row_group(group) for group in range(plan.metadata.num_row_groups)]
+        kept = [group.filter(pc.invert(pc.is_in(group.column("image_id"), self._wanted))) for group in groups]
+        if sum(group.num_rows for group in kept) == plan.metadata.num_rows:
+            return False
+        sink = pa.BufferOutputStream()
+        with pq.ParquetWriter(sink, plan.schema_arrow, compression="zstd") as writer:
+            for group in kept:
+                if group.num_rows:
+                    writer.write_table(group, row_group_size=group.num_rows)
+        files.write_atomic(url, sink.getvalue().to_pybytes())
+        return True
+
+
+def _ids_in(url: str) -> list[str]:
+    if "/data/" not in url:
+        return parquet.read_table(url, ["image_id"]).column("image_id").to_pylist()
+    data = open_data(url)
+    try:
+        groups = [data.read(group, ["image_id"]).column(0) for group in range(len(data.group_rows))]
+        return [name for group in groups for name in group.to_pylist()]
+    finally:
+        data.close()

@@ -1,0 +1,96 @@
+"""Failures of a snapshot as references, so that they can be done again without listing their sources.
+
+A failure's row says where its image is, but not its coordinates in a tar, a zip or a features store. Those stand in
+the plan of the run that failed on it; members of a zip are looked up anew besides, as its directory is read in a
+moment and it may have been packed again since. Where no plan is left (vacuumed), the container is listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from captionbeam.pipelines.bulk.plan import REF_COLUMNS
+from captionbeam.pipelines.fetch.images import parse_location
+from captionbeam.pipelines.sources.listing import list_images
+from captionbeam.pipelines.sources.spec import SourceSpec
+from captionbeam.schemas.errors import is_transient
+from captionbeam.schemas.formats import parquet
+from captionbeam.schemas.records import ImageRef
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
+from captionbeam.schemas.store.reading import Store
+
+
+def failed_images(store: Store, all_codes: bool = False) -> list[dict[str, Any]]:
+    """The snapshot's failures (``captionbeam.schemas.formats.arrow.FAILURES``) that are transient, or all."""
+    return [row for row in store.failures().to_pylist() if all_codes or is_transient(row["code"])]
+
+
+def find_failed(store: Store, failures: Iterable[Mapping[str, Any]]) -> tuple[list[ImageRef], list[str]]:
+    """References to the failures' images, and the ids of those whose coordinates are nowhere any more.
+
+    Raises SourceError for a container that cannot be listed.
+    """
+    wanted = {failure["image_id"]: failure for failure in failures}
+    found: dict[str, ImageRef] = {}
+    for run in _runs(store) if wanted else ():
+        found.update((ref.image_id, ref) for ref in _planned(store, run, wanted) if ref.image_id not in found)
+        if len(found) == len(wanted):
+            break
+    rest = [failure for name, failure in wanted.items() if name not in found]
+    if store.spec.get("encoder", "") is not None:  # captions of features: their images are rows, not files
+        found.update((failure["image_id"], _from_location(failure)) for failure in rest)
+    refs = _with_coordinates(list(found.values()))
+    return refs, sorted(wanted.keys() - {ref.image_id for ref in refs})
+
+
+def by_reading(refs: Iterable[ImageRef]) -> list[list[ImageRef]]:
+    """Images, and rows of features: a reduced store may have failures of both, and they are read and computed apart."""
+    apart: dict[bool, list[ImageRef]] = {}
+    for ref in refs:
+        apart.setdefault(ref.kind == "row", []).append(ref)
+    return list(apart.values())
+
+
+def _runs(store: Store) -> list[str]:
+    """Runs with a plan, those that committed the snapshot's failures first, then the newest."""
+    manifest = store.manifest.filter(pc.greater(store.manifest.column("failed"), 0))
+    commits = layout.load_commits(store.url, manifest.column("shard").to_pylist())
+    names = files.names(files.join(store.url, "plans"))
+    return list(dict.fromkeys([*sorted({commit.run for commit in commits}), *reversed(names)]))
+
+
+def _planned(store: Store, run: str, wanted: Mapping[str, Mapping[str, Any]]) -> Iterator[ImageRef]:
+    """What one run planned of the wanted images, of the version and at the place that failed."""
+    parts = files.join(store.url, "plans", run, "parts")
+    ids = pa.array(list(wanted), pa.string())
+    for name in files.names(parts):
+        table = parquet.read_table(files.join(parts, name), REF_COLUMNS)
+        for row in table.filter(pc.is_in(table.column("image_id"), ids)).to_pylist():
+            ref, failure = ImageRef(**row), wanted[row["image_id"]]
+            if (ref.version, ref.location) == (failure["version"], failure["uri"]):
+                yield ref._replace(replaces="")
+
+
+def _from_location(failure: Mapping[str, Any]) -> ImageRef:
+    ref = parse_location(failure["uri"])
+    return ref._replace(**{name: failure[name] for name in ("image_id", "source", "version")})
+
+
+def _with_coordinates(refs: list[ImageRef]) -> list[ImageRef]:
+    """Members of zips, and of tars without coordinates, as their container lists them now; gone ones are left out."""
+    lost = [ref for ref in refs if ref.kind == "zip" or (ref.kind == "tar" and ref.length < 0)]
+    found = [ref for ref in refs if ref not in lost]
+    for kind, uri in dict.fromkeys((ref.kind, ref.uri) for ref in lost):
+        ours = {ref.image_id: ref for ref in lost if (ref.kind, ref.uri) == (kind, uri)}
+        source = next(iter(ours.values())).source
+        for member in list_images(SourceSpec(uri, kind, source)):
+            if not isinstance(member, ImageRef):
+                continue
+            if (failed := ours.get(member.image_id) or ours.get(member.former)) is not None:
+                found.append(member._replace(source=source, image_id=failed.image_id, former=""))
+    return found

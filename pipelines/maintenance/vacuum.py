@@ -1,0 +1,178 @@
+"""Vacuum: old snapshots go, then every file that no snapshot names and no unfinished run may still need.
+
+The order makes it safe to stop anywhere. Commits go first: one that no snapshot names any more would be adopted by
+the next run as if a killed one had left it, which would bring back what a rollback or a refresh took out; and a
+commit whose files are gone would be believed. Then snapshots, then files. Before each step all is looked at anew, so
+that what was published or started meanwhile is kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from captionbeam.pipelines.maintenance.stored_files import Entry, list_files, list_folders, remove
+from captionbeam.schemas.formats import arrow, parquet
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout, tags
+from captionbeam.schemas.store.layout import Commit, Snapshot
+
+FILE_FOLDERS = ("manifests", "deletes", "data", "failures", "index", "models")
+HOUR = 3600.0
+
+
+@dataclass
+class Waste:
+    """What a vacuum removes, in its order: commits, snapshots, everything else."""
+
+    commits: list[Entry] = field(default_factory=list)
+    snapshots: list[Entry] = field(default_factory=list)
+    others: list[Entry] = field(default_factory=list)
+
+    def entries(self) -> list[Entry]:
+        """All of it."""
+        return [*self.commits, *self.snapshots, *self.others]
+
+
+def vacuum(url: str, keep: int, grace_hours: float, clock: Callable[[], float] = time.time) -> list[Entry]:
+    """Remove all but the newest ``keep`` snapshots and the tagged ones, and what only they named; gives what went.
+
+    Files younger than ``grace_hours`` stay, and so does what a run that did something since then may need.
+    """
+    gone: list[Entry] = []
+    for step in ("commits", "snapshots", "others"):
+        entries = getattr(find_waste(url, keep, grace_hours, clock), step)
+        remove(url, [entry.name for entry in entries])
+        gone += entries
+    return gone
+
+
+def find_waste(url: str, keep: int, grace_hours: float, clock: Callable[[], float] = time.time) -> Waste:
+    """What ``vacuum`` would remove, as the store is now."""
+    look = _Look(url, keep, clock() - grace_hours * HOUR)
+    named = look.named()
+    return Waste(
+        commits=[entry for entry in look.old_commits() if entry.name not in named],
+        snapshots=look.dropped(),
+        others=[entry for entry in _others(url) if entry.name not in named and entry.changed < look.before],
+    )
+
+
+class _Look:
+    """The store as it is now: commits, snapshots and those that are kept, runs that may go on.
+
+    ``waiting`` are commits that no snapshot ever named; ``before`` (Unix time) is when the grace period began.
+    """
+
+    def __init__(self, url: str, keep: int, before: float) -> None:
+        self.url, self.before = url, before
+        listed = [entry for entry in list_files(url, "commits") if "/." not in entry.name]
+        self.commits = {_stem(entry): entry for entry in listed}
+        self.snapshots = layout.load_snapshots(url)
+        self.published = _shards(url, self.snapshots).keys()
+        self.waiting = {
+            commit.shard: commit for commit in layout.load_commits(url, self.commits.keys() - self.published)
+        }
+        self.runs = list(self._unfinished())
+        wanted = {snapshot.id for snapshot in self.snapshots[-keep:]}
+        wanted |= {*tags.read_tags(url).values(), *(run.base for run in self.runs if run.base is not None)}
+        self.kept = [snapshot for snapshot in self.snapshots if snapshot.id in wanted]
+
+    def old_commits(self) -> list[Entry]:
+        """Commits that have no grace: their time is over, or a snapshot had them."""
+        return [
+            entry
+            for shard, entry in self.commits.items()
+            if entry.changed < self.before or shard in self.published
+        ]
+
+    def dropped(self) -> list[Entry]:
+        """The files of snapshots that are not kept."""
+        names = {
+            layout.snapshot_name(snapshot.id) for snapshot in self.snapshots if snapshot not in self.kept
+        }
+        return [entry for entry in list_files(self.url, "snapshots") if entry.name in names]
+
+    def named(self) -> set[str]:
+        """Paths below the store that a kept snapshot, an unfinished run or the grace period needs."""
+        shards = _shards(self.url, self.kept)
+        needed = self._needed_commits()
+        rows = [*shards.values(), *(commit.manifest_row() for commit in needed)]
+        rows += [row for run in self.runs for row in run.adopted]
+        specs = [snapshot.spec for snapshot in self.kept] + [run.spec for run in self.runs]
+        makers = {snapshot.run for snapshot in self.kept} | {run.name for run in self.runs}
+        makers |= {commit.run for commit in [*needed, *layout.load_commits(self.url, shards)]}
+        if any(row["failed"] and shard not in self.commits for shard, row in shards.items()):
+            makers |= set(
+                files.names(files.join(self.url, "plans"))
+            )  # of compacted failures: any may say where
+        return {
+            *(f"commits/{shard}.json" for shard in (*shards, *(commit.shard for commit in needed))),
+            *(f"{folder}/{row[folder]}" for row in rows for folder in ("data", "failures", "index")),
+            *(name for snapshot in self.kept for name in (*snapshot.manifests, *snapshot.deletes)),
+            *(f"models/{sha256}.safetensors" for spec in specs for sha256 in layout.model_hashes(spec)),
+            *(f"models/{spec[key]}" for spec in specs for key in ("bundle", "transformers") if key in spec),
+            *(f"plans/{run}" for run in makers),
+        }
+
+    def _needed_commits(self) -> list[Commit]:
+        """Those that an unfinished run planned or adopted, and young ones that no snapshot named yet."""
+        planned = {shard for run in self.runs for shard in run.planned}
+        planned |= {row["shard"] for run in self.runs for row in run.adopted}
+        young = {shard for shard, entry in self.commits.items() if entry.changed >= self.before}
+        others = layout.load_commits(self.url, planned & self.commits.keys() - self.waiting.keys())
+        return others + [c for shard, c in self.waiting.items() if shard in planned or shard in young]
+
+    def _unfinished(self) -> Iterator[_Unfinished]:
+        """Runs without an end that planned or committed something in the grace period."""
+        changes = [(commit.run, self.commits[shard].changed) for shard, commit in self.waiting.items()]
+        active = {run for run, changed in changes if changed >= self.before}
+        for entry in list_folders(self.url, "plans"):
+            name, folder = entry.name.rsplit("/", 1)[-1], files.join(self.url, entry.name)
+            ended = files.exists(files.join(folder, "totals.json"))
+            if not ended and (entry.changed >= self.before or name in active):
+                yield _unfinished(name, folder)
+
+
+@dataclass(frozen=True)
+class _Unfinished:
+    """What a run that may still go on needs; one whose process was killed looks the same for a while."""
+
+    name: str
+    base: int | None
+    spec: Mapping[str, Any]
+    adopted: list[dict[str, Any]]
+    planned: set[str]
+
+
+def _unfinished(name: str, folder: str) -> _Unfinished:
+    record = files.read_json(files.join(folder, "run.json")) if "run.json" in files.names(folder) else {}
+    base = ["base.parquet"] if "base.parquet" in files.names(folder) else []
+    adopted = layout.read_tables(folder, base, arrow.MANIFEST).to_pylist()
+    parts = files.join(folder, "parts")
+    planned = {
+        shard
+        for part in files.names(parts)
+        for shard in parquet.read_table(files.join(parts, part), ["shard"]).column("shard").to_pylist()
+    }
+    return _Unfinished(name, record.get("base", {}).get("snapshot"), record.get("spec", {}), adopted, planned)
+
+
+def _shards(url: str, snapshots: Iterable[Snapshot]) -> dict[str, dict[str, Any]]:
+    """The manifest rows of all shards of several snapshots, by shard."""
+    names = sorted({name for snapshot in snapshots for name in snapshot.manifests})
+    return {row["shard"]: row for row in layout.read_tables(url, names, arrow.MANIFEST).to_pylist()}
+
+
+def _stem(entry: Entry) -> str:
+    return entry.name.rsplit("/", 1)[-1].removesuffix(".json")
+
+
+def _others(url: str) -> list[Entry]:
+    """Everything but commits and snapshots: files, plans, models, and what killed writers left in any folder."""
+    found = [entry for folder in FILE_FOLDERS for entry in list_files(url, folder)]
+    for folder in ("commits", "snapshots", "tags"):
+        found += [entry for entry in list_files(url, folder) if "/." in entry.name]
+    return [*found, *list_folders(url, "plans"), *list_folders(url, "models")]

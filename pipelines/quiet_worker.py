@@ -1,7 +1,0 @@
-"""A plugin of Beam's worker processes on this machine: their standard error without errors of ours."""
-
-import sys
-
-from captionbeam.pipelines.quiet import Unmarked
-
-sys.stderr = Unmarked(sys.stderr)

@@ -1,0 +1,1 @@
+"""Components that reduce features."""

@@ -1,0 +1,191 @@
+"""Features to components: second moments summed in one pass, decomposed at the end; all in Beam.
+
+moments = p | NameShards | ReadFeatures | GatherMoments    # a [C, C] matrix a bundle, never features, is shuffled
+moments | WriteComponents                                  # seconds, on one worker; the file appears whole
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+
+from captionbeam.pipelines.bulk.find import is_sampled
+from captionbeam.pipelines.reduction.second_moments import Decomposition, Moments, decompose
+from captionbeam.pipelines.workers import progress_counter
+from captionbeam.pipelines.workers.boundary import across_workers
+from captionbeam.pipelines.workers.output import storage_error
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import fingerprint
+from captionbeam.schemas.formats import arrow
+from captionbeam.schemas.formats.components import components_bytes, encoder_fingerprint, encoder_part
+from captionbeam.schemas.formats.datafile import open_data
+from captionbeam.schemas.formats.int8 import read_names, with_tensors
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store.reading import Dead, Store
+
+Task = tuple[str, list[int]]  # a data file, and its rows that are no longer live
+
+
+@dataclass(frozen=True)
+class SvdOptions:
+    """``count``: components kept; ``center``: PCA; ``scale``: of channels of equal size; ``sample``, ``seed``,
+    ``ids``: of which images.
+    """
+
+    count: int = 128
+    center: bool = False
+    sample: float = 1.0
+    seed: int = 0
+    ids: frozenset[str] | None = None
+    scale: bool = False
+
+    def spec(self) -> dict[str, Any]:
+        """What shapes the result, the ids by their hash."""
+        ids = None if self.ids is None else fingerprint({"ids": sorted(self.ids)})
+        return {
+            "components": self.count,
+            "centered": self.center,
+            "sample": self.sample,
+            "seed": self.seed,
+            "ids": ids,
+            "scaled": self.scale,
+        }
+
+    def takes(self, image_id: str) -> bool:
+        """Whether the image counts."""
+        return (self.ids is None or image_id in self.ids) and (
+            self.sample == 1 or is_sampled(image_id, self.sample, self.seed)
+        )
+
+
+def check_features(store: Store, options: SvdOptions) -> None:
+    """Refuse what has no components to be found. Raises RequestError."""
+    if store.kind != "features":
+        raise RequestError(f"{store.url} is a store of {store.kind}; expected one of features")
+    if "reduction" in store.spec:
+        raise RequestError(f"the features {store.url} are reduced already; expected those of an encoder")
+    if options.count > store.shape[-1]:
+        raise RequestError(
+            f"{options.count} components of {store.shape[-1]} channels; expected --components of at most as many"
+        )
+
+
+class FitComponents(beam.PTransform):
+    """Writes the components of the live rows of ``store`` to the file ``url``. Raises RequestError.
+
+    ``request`` is what the file says that it was fitted with; ``run_id`` what ``images_so_far`` is asked for.
+    """
+
+    def __init__(
+        self, store: Store, url: str, options: SvdOptions, request: Mapping[str, Any], run_id: str = "svd"
+    ) -> None:
+        super().__init__()
+        check_features(store, options)
+        self._options, self._url, self._run_id = options, url, run_id
+        self._about = {
+            "spec": encoder_part(store.spec),
+            "fingerprint": encoder_fingerprint(store.spec),
+            "request": dict(request),
+        }
+        self._channels = store.shape[-1]
+        self._tasks: list[Task] = [
+            (store.data_url(shard["shard"]), sorted(store.dead.get(shard["shard"], Dead()).rows))
+            for shard in store.manifest.to_pylist()
+            if shard["rows"]
+        ]
+
+    def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection:
+        return (
+            start
+            | "NameShards" >> beam.Create(self._tasks)
+            | "SpreadShards" >> beam.Reshuffle()
+            | "ReadFeatures" >> beam.FlatMap(across_workers(read_features), self._options, self._run_id)
+            | "GatherMoments" >> beam.CombineGlobally(GatherMoments(self._channels))
+            | "WriteComponents"
+            >> beam.Map(across_workers(write_components), self._url, self._about, self._options)
+        )
+
+
+class GatherMoments(beam.CombineFn):
+    """Features ``[images, ..., C]`` -> their Moments. Merging is associative up to float64's rounding."""
+
+    def __init__(self, channels: int) -> None:
+        self._channels = channels
+
+    def create_accumulator(self) -> Moments:
+        return Moments(self._channels)
+
+    def add_input(self, mutable_accumulator: Moments, element: np.ndarray) -> Moments:
+        mutable_accumulator.add(element)
+        return mutable_accumulator
+
+    def merge_accumulators(self, accumulators: Iterable[Moments]) -> Moments:
+        merged = self.create_accumulator()
+        for one in accumulators:
+            merged.merge(one)
+        return merged
+
+    def extract_output(self, accumulator: Moments) -> Moments:
+        return accumulator
+
+
+def read_features(task: Task, options: SvdOptions, run_id: str = "svd") -> Iterator[np.ndarray]:
+    """The features of one shard's images that count, float16 ``[images, ..., C]``, a row group at a time."""
+    url, dead = task
+    data, start = open_data(url), 0
+    try:
+        name = next(field.name for field in data.schema if arrow.is_grid(field))
+        columns = read_names(data.schema, ["image_id", name])
+        for group, size in enumerate(data.group_rows):
+            batch = with_tensors(data.read(group, columns))
+            kept = _kept(batch.column(0).to_pylist(), start, dead, options)
+            progress_counter.seen(run_id, size)
+            if len(kept):
+                rows = batch.column(1).to_numpy_ndarray()
+                yield rows if len(kept) == size else rows[kept]
+            start += size
+    finally:
+        data.close()
+
+
+def _kept(ids: list[str], start: int, dead: Collection[int], options: SvdOptions) -> np.ndarray:
+    gone = set(dead)
+    return np.array(
+        [at for at, name in enumerate(ids) if start + at not in gone and options.takes(name)], int
+    )
+
+
+def images_so_far(run_id: str) -> int:
+    """Images read, as far as workers are threads of this process."""
+    return progress_counter.count(run_id)
+
+
+def write_components(moments: Moments, url: str, about: Mapping[str, Any], options: SvdOptions) -> None:
+    """Decompose, and write the file, whole or not at all. Raises RequestError, SystemicError."""
+    if not moments.images:
+        raise RequestError("no image of the store is among those of --ids, or in the --sample; expected some")
+    if moments.cells < options.count:
+        raise RequestError(
+            f"{moments.cells} cells of {moments.images} images make no {options.count} components; "
+            "expected at least as many cells"
+        )
+    found = decompose(moments, options.count, options.center, options.scale)
+    said = {**about, "images": moments.images, "cells": moments.cells, **explained(found)}
+    try:
+        files.write_atomic(url, components_bytes(found.vectors, found.mean, said))
+    except OSError as err:
+        raise storage_error(url, err) from err
+
+
+def explained(found: Decomposition) -> dict[str, list[float]]:
+    """The variance along each kept component, and of all components its share of the features' and the running sum."""
+    ratio = found.variance / found.total if found.total > 0 else np.zeros_like(found.variance)
+    count = len(found.vectors)
+    return {
+        "explained_variance": found.variance[:count].tolist(),
+        "singular_values": found.singular_values[:count].tolist(),
+        "explained_variance_ratio": ratio.tolist(),
+        "cumulative": np.cumsum(ratio).tolist(),
+    }

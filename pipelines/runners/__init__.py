@@ -1,0 +1,1 @@
+"""Beam runners: their flags, clusters, local processes, logs."""

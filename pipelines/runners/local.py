@@ -1,0 +1,75 @@
+"""Runs on this machine: Ctrl-C, SIGTERM and a worker process that is killed are one sentence each."""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import apache_beam as beam
+import grpc
+from apache_beam.runners.runner import PipelineResult
+
+from captionbeam.pipelines.runners.log_filter import Unmarked
+from captionbeam.pipelines.workers.boundary import unmarked
+from captionbeam.schemas.errors import SystemicError
+
+_ENDED = re.compile(r"Worker subprocess exited with return code (-?\d+)")
+
+
+@contextmanager
+def attending(pipeline: beam.Pipeline, stderr: Unmarked) -> Iterator[Callable[[], PipelineResult]]:
+    """What runs ``pipeline``, for a block that then waits: SIGTERM ends it as Ctrl-C does, with no word on ``stderr``.
+
+    Raises SystemicError where a worker process ended.
+    """
+    ended: list[str] = []
+
+    def note(thread: threading.ExceptHookArgs) -> None:
+        found = _ENDED.match(str(thread.exc_value))
+        if found is not None:
+            ended.append(found[1])
+            _be_silent(stderr)
+        elif not isinstance(
+            thread.exc_value, grpc.RpcError
+        ):  # whose other end is gone: the job's end says why
+            earlier(thread)
+
+    earlier, threading.excepthook = threading.excepthook, note
+    try:
+        with _terminable():
+            yield pipeline.run
+        threading.excepthook = earlier
+    except KeyboardInterrupt:
+        _be_silent(stderr)
+        raise
+    except Exception as err:
+        if not ended or unmarked(err) is not None:
+            raise
+        raise SystemicError(
+            f"a worker process ended with status {ended[0]}; expected it to live, with memory for all of them; the "
+            "same command goes on"
+        ) from err
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """In the main thread, which alone hears of signals, SIGTERM is a KeyboardInterrupt while the block runs."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _be_silent(stderr: Unmarked) -> None:
+    """Nothing more from Beam's threads, which lose their workers now, one after the other."""
+    stderr.over = True
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    logging.getLogger("apache_beam.runners.worker").setLevel(logging.CRITICAL)

@@ -1,0 +1,1 @@
+"""Buckets: their keys page by page, ranges of keys, inventory reports."""

@@ -1,0 +1,182 @@
+"""The manifest of a bucket's inventory report: whose it is, of when, and the files that hold it.
+
+Two are read, each as its documentation has it:
+
+- Cloud Storage inventory reports (cloud.google.com/storage/docs/insights/inventory-reports): shards in CSV or Parquet
+  beside ``<config>_<YYYY-MM-DDTHH:MM>_manifest.json``, which names them in ``report_shards_file_names`` and repeats the
+  report's configuration. An image's version is its ``generation``, as in a listing.
+- S3 Inventory (docs.aws.amazon.com/AmazonS3/latest/userguide/storage-inventory-location.html): gzipped CSV, Parquet or
+  ORC, named with their MD5 by ``<time>/manifest.json``, whose own MD5 is in ``manifest.checksum``. Keys are
+  URL-encoded in CSV alone. An image's version is its ``ETag``, as in a listing; of a report of all versions only the
+  latest count, and no delete markers.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jsonschema
+
+from captionbeam.pipelines.sources.errors import reading
+from captionbeam.schemas.errors import SourceError
+from captionbeam.schemas.storage import files
+
+_DATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\dZ")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_EXPECTED = "expected the manifest.json of a Cloud Storage inventory report or an S3 Inventory, or the folder above it"
+_FORMATS = ("csv", "parquet", "orc")
+_TEXT, _NAME = {"type": "string"}, {"type": "string", "minLength": 1}
+_COUNT = {"type": ["integer", "string"], "pattern": "^[0-9]+$", "minimum": 0}
+
+
+def _object(required: Mapping[str, Any], **others: Any) -> dict[str, Any]:
+    return {"type": "object", "required": list(required), "properties": {**required, **others}}
+
+
+_ABOUT = _object(
+    {"storage_filters": _object({"bucket": _NAME})}, metadata_fields={"type": "array", "items": _NAME}
+)
+_CSV = _object({}, delimiter={"type": "string", "maxLength": 1}, header_required={"type": "boolean"})
+_GCS = _object({
+    "report_config": _object({"object_metadata_report_options": _ABOUT}, csv_options=_CSV),
+    "records_processed": _COUNT,
+    "shard_count": _COUNT,
+    "report_shards_file_names": {"type": "array", "items": _NAME},
+}, snapshot_time=_TEXT)  # fmt: skip
+_S3 = _object({
+    "sourceBucket": _NAME,
+    "fileFormat": _NAME,
+    "files": {"type": "array", "items": _object({"key": _NAME}, MD5checksum=_TEXT)},
+}, destinationBucket=_TEXT, creationTimestamp={"type": ["string", "integer"]}, fileSchema=_TEXT)  # fmt: skip
+
+
+class Report(NamedTuple):
+    """What a manifest says: whose inventory, of when, and the files that hold it."""
+
+    url: str
+    bucket: str  # gs://name, s3://name
+    as_of: str
+    format: str
+    columns: tuple[str, ...]  # of CSV, where it has no header
+    delimiter: str
+    files: tuple[tuple[str, str], ...]  # URL, and MD5 in hexadecimal or ''
+    records: int = -1  # rows of all files together, where the manifest says how many
+
+
+def read_report(url: str) -> Report:
+    """The report whose manifest is at ``url``; of a folder of reports, the newest. Raises SourceError."""
+    with reading(url):
+        where = _manifest_of(files.absolute(url))
+        data = files.read_bytes(where)
+        _check_manifest(where, data)
+    try:
+        content = json.loads(data)
+    except ValueError as err:
+        raise SourceError(f"inventory {where!r} is not JSON: {err}; {_EXPECTED}") from err
+    if isinstance(content, dict) and "report_shards_file_names" in content:
+        return _of_gcs(where, content)
+    if isinstance(content, dict) and "sourceBucket" in content:
+        return _of_s3(where, content)
+    raise SourceError(f"inventory {where!r} is no manifest of one; {_EXPECTED}")
+
+
+def _manifest_of(url: str) -> str:
+    if url.endswith(".json"):
+        return url
+    names = files.names(url)
+    manifests = [name for name in names if name.endswith("_manifest.json")]
+    if manifests:
+        return files.join(url, max(manifests, key=lambda name: name.split("_")[-2]))
+    for name in reversed([name for name in names if _DATED.fullmatch(name)]):
+        if files.exists(found := files.join(url, name, "manifest.json")):  # it is written last
+            return found
+    return files.join(url, "manifest.json")
+
+
+def _check_manifest(url: str, data: bytes) -> None:
+    """S3 keeps the manifest's MD5 beside it."""
+    if url.endswith("/manifest.json"):
+        try:
+            said = files.read_bytes(url.removesuffix(".json") + ".checksum").decode().strip()
+        except FileNotFoundError:
+            return
+        check_md5(url, hashlib.md5(data, usedforsecurity=False).hexdigest(), said)
+
+
+def check_md5(url: str, found: str, said: str) -> None:
+    if said and found != said.lower():
+        raise SourceError(f"inventory {url!r} has the MD5 {found}; expected {said}, as is said of it")
+
+
+def _checked(url: str, content: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``content``, once it is what a manifest of its kind has to be."""
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(content))
+    if error is not None:
+        where = error.json_path.removeprefix("$").removeprefix(".")
+        raise SourceError(
+            f"inventory {url!r} has a damaged manifest: {where}: {error.message[:200]}; {_EXPECTED}"
+        )
+    return content
+
+
+def _of_gcs(url: str, content: Mapping[str, Any]) -> Report:
+    config = _snake(content.get("report_config"))
+    content = _checked(url, {**content, "report_config": config}, _GCS)
+    about, text = config["object_metadata_report_options"], config.get("csv_options", {})
+    names = [name.rsplit("/", 1)[-1] for name in content["report_shards_file_names"]]
+    if len(set(names)) != int(content["shard_count"]):
+        raise SourceError(
+            f"inventory {url!r} names {len(set(names))} files of {content['shard_count']}; expected all of them"
+        )
+    is_csv = not any(name.endswith(".parquet") for name in names)
+    fields = () if text.get("header_required") else tuple(about.get("metadata_fields", ()))
+    return Report(
+        url=url,
+        bucket=f"gs://{about['storage_filters']['bucket'].removeprefix('gs://')}",
+        as_of=content.get("snapshot_time", ""),
+        format="csv" if is_csv else "parquet",
+        columns=fields,
+        delimiter=text.get("delimiter") or ",",
+        files=tuple((files.join(url.rpartition("/")[0], name), "") for name in names),
+        records=int(content["records_processed"]),
+    )
+
+
+def _of_s3(url: str, content: Mapping[str, Any]) -> Report:
+    content = _checked(url, content, _S3)
+    kind = content["fileFormat"].lower()
+    if kind not in _FORMATS:
+        raise SourceError(
+            f"inventory {url!r} is of {content['fileFormat']}; expected one of {', '.join(_FORMATS)}"
+        )
+    target = content.get("destinationBucket", "").rpartition(":")[2]
+    created = str(content.get("creationTimestamp", ""))
+    schema = content.get("fileSchema", "") if kind == "csv" else ""
+    return Report(
+        url=url,
+        bucket=f"s3://{content['sourceBucket']}",
+        as_of=_time(int(created)) if created.isdigit() else created,
+        format=kind,
+        columns=tuple(name.strip() for name in schema.split(",")) if schema else (),
+        delimiter=",",
+        files=tuple(
+            (f"s3://{target}/{each['key']}", each.get("MD5checksum", "")) for each in content["files"]
+        ),
+    )
+
+
+def _time(milliseconds: int) -> str:
+    found = datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC)
+    return found.isoformat(timespec="seconds")
+
+
+def _snake(value: Any) -> Any:
+    """Names as Google's JSON has them, and as its protocol buffers do, are the same names."""
+    if isinstance(value, Mapping):
+        return {_CAMEL.sub("_", name).lower(): _snake(inside) for name, inside in value.items()}
+    return value

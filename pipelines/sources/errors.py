@@ -1,0 +1,217 @@
+"""What an input error means: one image's failure, an unreadable source, or the end of the job.
+
+Storage libraries are named by class name and never imported here: a worker that reads a local zip needs none
+of them, and an error can only come from one that is loaded already.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from captionbeam.schemas.errors import (
+    CaptionbeamError,
+    ImageError,
+    SourceError,
+    SourceUnavailable,
+    SystemicError,
+    is_transient,
+)
+from captionbeam.schemas.storage.object_stores import status_of
+from captionbeam.schemas.storage.retrying import passes_by
+
+# The first class of an error's MRO that stands here decides. An answer that broke off is the network's fault, and
+# passes; a file that is short is "truncated" for good.
+_CODES = {
+    "builtins.FileNotFoundError": "not_found",
+    "builtins.IsADirectoryError": "not_found",
+    "builtins.NotADirectoryError": "not_found",
+    "builtins.PermissionError": "denied",
+    "builtins.TimeoutError": "timeout",
+    "builtins.ConnectionError": "unavailable",
+    "aiohttp.client_exceptions.ServerTimeoutError": "timeout",
+    "aiohttp.client_exceptions.ClientPayloadError": "unavailable",
+    "aiohttp.client_exceptions.InvalidURL": "unsupported",
+    "aiohttp.client_exceptions.TooManyRedirects": "not_found",
+    "aiohttp.client_exceptions.ClientError": "unavailable",
+    "botocore.exceptions.ParamValidationError": "unsupported",  # a URI without a key, or of no bucket's name
+    "requests.exceptions.Timeout": "timeout",
+    "requests.exceptions.RequestException": "unavailable",
+    "http.client.IncompleteRead": "unavailable",
+    "botocore.exceptions.ReadTimeoutError": "timeout",
+    "botocore.exceptions.ConnectTimeoutError": "timeout",
+    "botocore.exceptions.IncompleteReadError": "unavailable",
+    "botocore.exceptions.ConnectionError": "unavailable",
+    "botocore.exceptions.HTTPClientError": "unavailable",
+    "google.auth.exceptions.TransportError": "unavailable",
+    "gcsfs.retry.ChecksumError": "unavailable",
+}
+_CREDENTIALS = {
+    "google.auth.exceptions.DefaultCredentialsError",
+    "google.auth.exceptions.RefreshError",
+    "botocore.exceptions.NoCredentialsError",
+    "botocore.exceptions.PartialCredentialsError",
+    "botocore.exceptions.CredentialRetrievalError",
+    "botocore.exceptions.TokenRetrievalError",
+    "botocore.exceptions.UnauthorizedSSOTokenError",
+}
+_CREDENTIAL_CODES = {
+    "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "RequestExpired",
+    "SignatureDoesNotMatch", "TokenRefreshRequired",
+}  # fmt: skip
+_BROKEN_MACHINE = {
+    errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENODEV, errno.ESTALE,
+    errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+}  # fmt: skip
+_IMPOSSIBLE_NAME = {errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO}
+
+
+class HttpStatusError(OSError):
+    """An HTTP answer other than success."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"HTTP {status} {reason}".rstrip())
+        self.status = status
+
+
+def image_error(error: BaseException, where: str) -> ImageError:
+    """``error`` as the failure of one image read from ``where``.
+
+    Raises SystemicError where it is not the image's fault, and ``error`` itself where it is not about input.
+    """
+    if isinstance(error, ImageError):
+        return error
+    code = _code(error, where)
+    return ImageError(code, "fetch", f"{where}: {_sentence(error)}")
+
+
+def source_error(source: str, code: str, said: str) -> SourceError:
+    """That ``source`` cannot be listed or read; SourceUnavailable where it may go away by itself."""
+    kind = SourceUnavailable if is_transient(code) else SourceError
+    return kind(f"source {source!r} cannot be read ({code}): {said}")
+
+
+def raise_if_gone(error: ImageError, container: str) -> None:
+    """Raises SourceError where ``error`` says that the container is gone: not the fault of any one image."""
+    if error.code in ("not_found", "denied"):
+        raise SourceError(f"source {container!r} cannot be read ({error.code}): {error.message}") from error
+
+
+def is_worth_retrying(error: BaseException) -> bool:
+    """Whether the same read may succeed a moment later: timeouts, 5xx, 429, a connection that broke off."""
+    if isinstance(error, CaptionbeamError) or not isinstance(error, Exception) or _systemic(error):
+        return False
+    code = _known_code(error)
+    return code is not None and is_transient(code)
+
+
+@contextmanager
+def reading(source: str) -> Iterator[None]:
+    """Errors of listing or opening ``source`` become SourceError or SystemicError with one sentence."""
+    try:
+        yield
+    except Exception as err:  # raised again unless it is about input
+        if isinstance(err, CaptionbeamError):
+            raise
+        if _systemic(err):
+            raise SystemicError(f"{source!r} cannot be read: {_sentence(err)}") from err
+        code = _known_code(err)
+        if code is None:
+            raise
+        raise source_error(source, code, _sentence(err)) from err
+
+
+def _code(error: BaseException, where: str) -> str:
+    if isinstance(error, CaptionbeamError) or not isinstance(error, Exception):
+        raise error
+    if _systemic(error):
+        raise SystemicError(f"{where!r} cannot be read: {_sentence(error)}") from error
+    code = _known_code(error)
+    if code is None:
+        raise error
+    return code
+
+
+def _systemic(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in _BROKEN_MACHINE and not passes_by(status_of(error)):
+        return True
+    return any(_is_about_credentials(cause) for cause in _causes(error))
+
+
+def _is_about_credentials(error: BaseException) -> bool:
+    if _class_names(error) & _CREDENTIALS or _aws_code(error) in _CREDENTIAL_CODES:
+        return True
+    return type(error).__name__ == "HttpError" and str(getattr(error, "code", "")) == "401"
+
+
+def _known_code(error: BaseException) -> str | None:
+    status = _status(error)
+    if status is not None:
+        return _code_of_status(status)
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:  # fsspec's for any HTTP error
+        return _known_code(error.__cause__) or "not_found"
+    for name in _mro_names(error):
+        if name in _CODES:
+            return _CODES[name]
+    if isinstance(error, OSError):
+        return _code_of_os_error(error)
+    return None
+
+
+def _code_of_os_error(error: OSError) -> str:
+    if str(error).startswith("Forbidden"):  # gcsfs says 403 so, without an errno
+        return "denied"
+    return "not_found" if error.errno in _IMPOSSIBLE_NAME else "unavailable"
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that ours, aiohttp's (``status``) or gcsfs's (``code``) error carries."""
+    name, status = type(error).__name__, None
+    if isinstance(error, HttpStatusError) or (name == "ClientResponseError" and not _is_no_answer(error)):
+        status = getattr(error, "status", None)
+    elif name == "HttpError":
+        status = getattr(error, "code", None)
+    elif passes_by(status_of(error)):  # s3fs's, whose own words for 429 and 5xx are those of a broken disk
+        status = status_of(error)
+    return int(status) if status is not None and str(status).isdigit() else None
+
+
+def _is_no_answer(error: BaseException) -> bool:
+    """What aiohttp cannot understand it calls a 400 of its own; no server said so, and it may pass."""
+    return "aiohttp.http_exceptions.HttpProcessingError" in _mro_names(error.__cause__ or error)
+
+
+def _code_of_status(status: int) -> str:
+    if status in (404, 410):
+        return "not_found"
+    if status == 408:
+        return "timeout"
+    return "unavailable" if status == 429 or status >= 500 else "denied"
+
+
+def _aws_code(error: BaseException) -> str:
+    response = getattr(error, "response", None)
+    return response.get("Error", {}).get("Code", "") if isinstance(response, dict) else ""
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _mro_names(error: BaseException) -> list[str]:
+    return [f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__]
+
+
+def _class_names(error: BaseException) -> set[str]:
+    return set(_mro_names(error))
+
+
+def _sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return (text or type(error).__name__)[:300]

@@ -1,0 +1,1 @@
+"""Captions to a tokenizer and a token table."""

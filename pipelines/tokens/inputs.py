@@ -1,0 +1,97 @@
+"""What a tokenizing run reads: which caption file serves which split, and which version of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from captionbeam.pipelines.bulk.find import is_sampled
+from captionbeam.pipelines.sources.spec import version_of
+from captionbeam.pipelines.tokens.caption_files import CaptionRecord, find_captions, read_captions
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.storage import files
+
+
+class InputFile(NamedTuple):
+    """One caption file. ``role``: ``train`` or ``val`` as it was named, ``both`` where it was named for both.
+
+    ``order`` is its place among the run's files, so that an image's captions keep one order on every runner.
+    ``val_share`` of a training file's images are for validation.
+    """
+
+    order: int
+    role: str
+    url: str
+    member: str
+    version: str
+    val_share: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """What shapes the result; a share of nothing is left out."""
+        return {name: value for name, value in self._asdict().items() if name != "val_share" or value}
+
+    def __str__(self) -> str:
+        return f"{self.url}: {self.member}" if self.member else self.url
+
+
+class SplitCaption(NamedTuple):
+    """One caption and the split it belongs to; ``split`` is '' for one that this run leaves out."""
+
+    split: str
+    order: int
+    row: int
+    record: CaptionRecord
+
+
+def list_inputs(
+    train: Sequence[str], val: Sequence[str], member: str | None = None, val_share: float = 0.0
+) -> list[InputFile]:
+    """The files that ``train`` and ``val`` name (paths, URLs, wildcards), each once. Raises RequestError.
+
+    ``val_share`` of the images, by a hash of their ids, are taken out of ``train`` for validation.
+    """
+    if val and val_share:
+        raise RequestError(f"--val-share {val_share:g} beside --val; expected one of the two")
+    roles: dict[tuple[str, str], list[str]] = {}
+    for role, urls in (("train", train), ("val", val)):
+        for found in (found for url in urls for found in find_captions(url, member)):
+            named = roles.setdefault((files.absolute(found.url), found.member), [])
+            if role not in named:
+                named.append(role)
+    if member is not None and not any(inside for _, inside in roles):
+        raise RequestError(f"--member {member} chooses from a zip; expected one among the caption files")
+    return [
+        InputFile(order, "both" if len(named) == 2 else named[0], url, inside, _version(url), val_share)
+        for order, ((url, inside), named) in enumerate(roles.items())
+    ]
+
+
+def split_captions(source: InputFile) -> Iterator[SplitCaption]:
+    """The captions of ``source``, each with its split. Raises RequestError.
+
+    A file's own splits hold (Karpathy's do); of a file named for validation only its ``val`` rows are taken.
+    """
+    for row, record in enumerate(read_captions(source.url, source.member or None)):
+        yield SplitCaption(_split_of(record, source), source.order, row, record)
+
+
+def _split_of(record: CaptionRecord, source: InputFile) -> str:
+    if source.role == "val" and record.split:
+        return "val" if record.split == "val" else ""
+    if source.role == "both" and not record.split:
+        raise RequestError(
+            f"{source} is named for both --train and --val, but does not say which images are which; "
+            "expected a file with splits of its own, or one file each"
+        )
+    if source.val_share and record.split:
+        raise RequestError(
+            f"{source} says itself which images are for validation; expected no --val-share {source.val_share:g}"
+        )
+    if source.val_share and is_sampled(record.key, source.val_share, seed=0):
+        return "val"
+    return record.split or source.role
+
+
+def _version(url: str) -> str:
+    fs, path = files.split(url)
+    return version_of(fs.info(path)) or ""

@@ -1,0 +1,128 @@
+"""The end of a tokenizing run: counts, the token table, its record; and whether there is anything to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from captionbeam.pipelines.bulk.run import now, versions
+from captionbeam.pipelines.workers.output import storage_error
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import sha256_bytes
+from captionbeam.schemas.formats.tokens import (
+    LAUNCH,
+    RECORD,
+    SPLITS,
+    TABLE,
+    TOKENIZER,
+    read_record,
+    table_bytes,
+)
+from captionbeam.schemas.storage import files
+
+UNKNOWN = 1
+
+
+def check_output(url: str, spec: Mapping[str, Any], overwrite: bool) -> bool:
+    """Whether ``url`` lacks the token table that ``spec`` describes.
+
+    With ``overwrite`` another one may be there; it stays until the new one is ready. Raises RequestError where
+    another one is there, or something that is no token table.
+    """
+    record = read_record(url)
+    if record is None:
+        _refuse_foreign(url)
+        return True
+    if overwrite:
+        return True
+    if record["spec"] != spec:
+        raise RequestError(
+            f"{url!r} holds another token table ({_difference(record['spec'], spec)}); "
+            "expected the same request, a new --output or --overwrite"
+        )
+    return False
+
+
+def publish(
+    url: str, rows: Sequence[Mapping[str, Any]], tokenizer: Mapping[str, bytes], record: dict[str, Any]
+) -> None:
+    """Write the tokenizer's files, the table and, last, the record. Raises SystemicError.
+
+    The record of a table that is replaced goes first, so that a killed run leaves a whole one or none.
+    """
+    data = table_bytes(rows, record["tokenizer"]["fingerprint"])
+    record = {**record, "sha256": sha256_bytes(data), "bytes": len(data)}
+    try:
+        _unpublish(url)
+        for name, content in tokenizer.items():
+            files.write_atomic(files.join(url, TOKENIZER, name), content)
+        files.write_atomic(files.join(url, TABLE), data)
+        files.write_atomic(files.join(url, RECORD), files.json_bytes(record))
+    except OSError as err:
+        raise storage_error(url, err) from err
+
+
+def make_record(
+    spec: Mapping[str, Any],
+    tokenizer: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    left_out: Mapping[str, int],
+) -> dict[str, Any]:
+    """Everything that ``record.json`` says except the table's hash."""
+    return {
+        "format": "captionbeam tokens",
+        "spec": dict(spec),
+        "versions": versions(),
+        "finished": now(),
+        "tokenizer": dict(tokenizer),
+        "splits": {split: count_split(row for row in rows if row["split"] == split) for split in SPLITS},
+        "left_out": dict(left_out),
+    }
+
+
+def count_split(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Images, captions, tokens (START and END not counted), the longest, those cut, the share of UNK."""
+    images = captions = tokens = longest = unknown = cut = 0
+    for row in rows:
+        images += 1
+        cut += row["cut"]
+        for ids in row["tokens"]:
+            captions += 1
+            tokens += len(ids) - 2
+            longest = max(longest, len(ids) - 2)
+            unknown += ids.count(UNKNOWN)
+    return {
+        "images": images,
+        "captions": captions,
+        "tokens": tokens,
+        "mean_tokens": round(tokens / captions, 3) if captions else 0.0,
+        "longest": longest,
+        "cut": cut,
+        "unknown": unknown,
+        "unknown_share": round(unknown / tokens, 6) if tokens else 0.0,
+    }
+
+
+def _unpublish(url: str) -> None:
+    """Take an earlier table's record away, then its tokenizer: another kind's has other files."""
+    if not files.exists(files.join(url, RECORD)):
+        return
+    for name in (RECORD, TOKENIZER):
+        with suppress(FileNotFoundError):
+            files.remove(files.join(url, name))
+
+
+def _refuse_foreign(url: str) -> None:
+    """A folder with something else in it (a bundle has a tokenizer too) is not written into."""
+    known = {TABLE, TOKENIZER, RECORD, LAUNCH}
+    others = [name for name in files.names(url) if name not in known] if files.exists(url) else []
+    if others:
+        raise RequestError(f"{url!r} holds {others[0]!r}, and no token table; expected a new or empty folder")
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What the table that is there was made with, where that differs."""
+    options = {name: value for name, value in old["options"].items() if new["options"].get(name) != value}
+    said = [f"{name.replace('_', ' ')} {value}" for name, value in options.items()]
+    return ", ".join(said + ["other captions"] * (old["captions"] != new["captions"]))

@@ -1,0 +1,1 @@
+"""What a worker does with a shard: fetch, prepare, run in batches, write, commit."""

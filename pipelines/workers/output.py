@@ -1,0 +1,198 @@
+"""An attempt at a shard: its three files, written under names of its own, then named by the commit."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from captionbeam.pipelines.bulk.run import Run
+from captionbeam.schemas.errors import SystemicError
+from captionbeam.schemas.fingerprint import sha256_bytes
+from captionbeam.schemas.formats import arrow, parquet
+from captionbeam.schemas.formats.datafile import SUFFIX, DataWriter, open_writer
+from captionbeam.schemas.formats.int8 import RoundingError, quantised, scale_names
+from captionbeam.schemas.records import Failure, ImageRef, WrittenFile
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
+from captionbeam.schemas.store.layout import Commit
+
+QUEUED_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Done:
+    """One image that was processed: its reference and the SHA-256 of its bytes, or of its row of features."""
+
+    ref: ImageRef
+    content: str
+
+
+class ShardOutput:
+    """Takes a shard's rows and failures, and commits them; a context manager that gives up on an error.
+
+    Rows are written by a thread of its own, a few batches behind, so that compression and storage do not hold up
+    the model. Every method raises SystemicError where the storage refuses.
+    """
+
+    def __init__(self, run: Run, shard: str, columns: pa.Schema) -> None:
+        self._run, self._shard = run, shard
+        self._schema = arrow.row_schema(columns, run.kind, run.fingerprint)
+        self._name = f"{shard}-{uuid.uuid4().hex[:12]}"
+        self._done: list[Done] = []
+        self._failures: list[Failure] = []
+        self._rounding = RoundingError()
+        self._queue: queue.Queue[tuple[Sequence[Done], dict[str, Any]] | None] = queue.Queue(QUEUED_BATCHES)
+        self._error: BaseException | None = None
+        self._writer: DataWriter | None = None
+        self._thread = threading.Thread(target=self._write_all, name="shard-writer", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+        if self._writer is not None:
+            self._writer.abort()
+
+    def add(self, done: Sequence[Done], columns: dict[str, Any]) -> None:
+        """Rows, in order: numpy arrays ``[n, ...]`` for grids, Arrow arrays otherwise, and of stored rows for all."""
+        self._raise()
+        self._done += done
+        self._queue.put((done, columns))
+
+    def fail(self, failure: Failure) -> None:
+        """One image that could not be processed."""
+        self._failures.append(failure)
+
+    def commit(self, counts: dict[str, int]) -> Commit:
+        """Finish the three files and create the commit; gives the commit that counts, ours or an earlier one."""
+        self._stop()
+        self._raise()
+        try:
+            data = self._finish_data()
+            failures = self._put("failures", self._failure_rows(), arrow.FAILURES)
+            index = self._put("index", self._index_rows(), arrow.INDEX)
+            ours = self._commit_record(data, failures, index, counts)
+            if layout.create_commit(self._run.url, ours):
+                return ours
+        except OSError as err:
+            raise storage_error(self._run.url, err) from err
+        winner = layout.load_commit(self._run.url, self._shard)
+        if winner is None:
+            raise SystemicError(
+                f"the commit of shard {self._shard} appeared and went away; expected it to stay"
+            )
+        return winner
+
+    def _write_all(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    self._write(*item)
+                except BaseException as err:  # noqa: BLE001 - it has to reach the shard's own thread, whatever it is
+                    self._error = err
+
+    def _write(self, done: Sequence[Done], columns: dict[str, Any]) -> None:
+        if self._writer is None:
+            name = self._name + SUFFIX[self._run.format]
+            self._writer = open_writer(files.join(self._run.url, "data", name), self._schema)
+        kept = quantised(columns, self._schema, self._rounding)
+        self._writer.write(self._batch([item.ref for item in done], kept))
+
+    def _batch(self, refs: list[ImageRef], columns: dict[str, Any]) -> pa.RecordBatch:
+        rows = [(ref.image_id, ref.location, ref.version, ref.source) for ref in refs]
+        arrays = [pa.array(values, pa.string()) for values in zip(*rows, strict=True)]
+        for field in list(self._schema)[len(arrays) :]:
+            values = columns[field.name]
+            packed = arrow.pack_grid(values, field) if isinstance(values, np.ndarray) else values
+            arrays.append(packed.cast(field.type))
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+
+    def _finish_data(self) -> WrittenFile:
+        if self._writer is None:
+            return WrittenFile("", 0, sha256_bytes(b""), 0)
+        written = self._writer.close()
+        self._writer = None
+        return written
+
+    def _put(self, folder: str, rows: list[dict[str, Any]], schema: pa.Schema) -> WrittenFile:
+        stamped = arrow.stamp(schema, folder, self._run.fingerprint)
+        data = parquet.table_bytes(pa.Table.from_pylist(rows, schema=stamped))
+        files.write_atomic(files.join(self._run.url, folder, f"{self._name}.parquet"), data)
+        return WrittenFile(f"{self._name}.parquet", len(data), sha256_bytes(data), len(rows))
+
+    def _failure_rows(self) -> list[dict[str, Any]]:
+        return [failure._asdict() for failure in self._failures]
+
+    def _index_rows(self) -> list[dict[str, Any]]:
+        rows = [
+            {
+                **_identity(done.ref),
+                "row": row,
+                "failed": False,
+                "code": None,
+                "content": done.content,
+            }
+            for row, done in enumerate(self._done)
+        ]
+        replaces = [done.ref.replaces for done in self._done] + [
+            failure.replaces for failure in self._failures
+        ]
+        rows += [
+            {**failure._asdict(), "row": row, "failed": True, "content": None}
+            for row, failure in enumerate(self._failures)
+        ]
+        return [{**row, "replaces": value} for row, value in zip(rows, replaces, strict=True)]
+
+    def _commit_record(
+        self, data: WrittenFile, failures: WrittenFile, index: WrittenFile, counts: dict[str, int]
+    ) -> Commit:
+        return Commit(
+            shard=self._shard,
+            run=self._run.run_id,
+            fingerprint=self._run.fingerprint,
+            data=data.name,
+            failures=failures.name,
+            index=index.name,
+            rows=data.rows,
+            failed=failures.rows,
+            bytes=data.bytes + failures.bytes + index.bytes,
+            data_sha256=data.sha256,
+            failures_sha256=failures.sha256,
+            index_sha256=index.sha256,
+            counts=counts,
+            rounding=self._rounding.to_dict() if scale_names(self._schema) else {},
+        )
+
+    def _stop(self) -> None:
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+
+    def _raise(self) -> None:
+        if isinstance(self._error, OSError):
+            raise storage_error(self._run.url, self._error) from self._error
+        if self._error is not None:
+            raise self._error
+
+
+def storage_error(url: str, error: OSError) -> SystemicError:
+    """The storage's refusal as the one sentence that stops a job."""
+    return SystemicError(
+        f"cannot write to {url}: {error.strerror or error}; expected a writable place with room"
+    )
+
+
+def _identity(ref: ImageRef) -> dict[str, Any]:
+    return {"image_id": ref.image_id, "uri": ref.location, "version": ref.version, "source": ref.source}

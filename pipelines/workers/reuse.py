@@ -1,0 +1,130 @@
+"""Rows that are copied instead of computed: those of images whose content is that of a row they replace.
+
+A file that was touched, copied or uploaded again, or an id that is spelled in another way: by its version or name the
+image may have changed, by its bytes it has not. Needs neither Beam nor torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from captionbeam.pipelines.bulk.run import Run
+from captionbeam.pipelines.workers.output import Done
+from captionbeam.schemas.errors import StoreError
+from captionbeam.schemas.formats import arrow, parquet
+from captionbeam.schemas.formats.datafile import open_data, read_rows
+from captionbeam.schemas.records import ImageRef, named_places, parse_address
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
+
+READERS, FILES = 8, ["shard", "index", "data"]
+Place = tuple[str, int]  # a data file's URL, and a row in it
+
+
+class Reuse:
+    """Of one shard: the rows that its images replace, by their content, and which of them are copied.
+
+    Rows of features go by content alone; rows of captions by image too, since what a caption draws depends on the
+    image's id. Several threads may share one.
+    """
+
+    def __init__(self, run: Run, refs: Sequence[ImageRef]) -> None:
+        self._run, self._lock = run, threading.Lock()
+        self._places = _replaced(run, refs)
+        self._taken: defaultdict[str, list[tuple[int, Done]]] = defaultdict(list)
+        self._there: dict[str, bool] = {}
+
+    def take(self, refs: Sequence[ImageRef], content: str) -> bool:
+        """Whether the images ``refs``, all of this ``content``, have a row to be copied; then it will be."""
+        found = [place for ref in refs if (place := self._places.get(_key(self._run, ref.image_id, content)))]
+        if not found or not self._is_there(found[0][0]):
+            return False
+        url, row = found[0]
+        with self._lock:
+            self._taken[url] += [(row, Done(ref, content)) for ref in refs]
+        return True
+
+    def rows(self, schema: pa.Schema) -> Iterator[tuple[list[Done], dict[str, pa.Array]]]:
+        """What was taken, a row group at a time: images, and the columns of ``schema`` as the store has them."""
+        for url, taken in sorted(self._taken.items()):
+            by_row: defaultdict[int, list[Done]] = defaultdict(list)
+            for row, done in taken:
+                by_row[row].append(done)
+            with closing(open_data(url)) as data:
+                for numbers, batch in read_rows(data, sorted(by_row), schema.names):
+                    images = [done for number in numbers for done in by_row[number]]
+                    at = [place for place, number in enumerate(numbers) for _ in by_row[number]]
+                    yield images, dict(zip(schema.names, batch.take(pa.array(at)).columns, strict=True))
+
+    def _is_there(self, url: str) -> bool:
+        """Compacted and vacuumed since the run began, a row is computed again."""
+        with self._lock:
+            if url not in self._there:
+                self._there[url] = files.exists(url)
+            return self._there[url]
+
+
+def _key(run: Run, image_id: str, content: str) -> Any:
+    return content if run.kind == "features" else (image_id, content)
+
+
+def _replaced(run: Run, refs: Sequence[ImageRef]) -> dict[Any, Place]:
+    """Where the rows are that ``refs`` replace, by their key. Each index that has one is read once."""
+    rows: defaultdict[str, list[int]] = defaultdict(list)
+    for ref in refs:
+        for place in named_places(ref.replaces):
+            shard, row, failed = parse_address(place)
+            if not failed:
+                rows[shard].append(row)
+    if not rows:
+        return {}
+
+    def read(shard: tuple[str, str, str]) -> dict[Any, Place]:
+        name, index, data = shard
+        url = files.join(run.url, "data", data)
+        return {_key(run, *row): (url, number) for number, row in _contents(run, index, rows[name])}
+
+    with ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(read, _files(run, sorted(rows)))
+        return {key: place for part in found for key, place in part.items()}
+
+
+def _contents(run: Run, index: str, rows: Sequence[int]) -> Iterator[tuple[int, tuple[str, str]]]:
+    """Of one index: rows with the image and the content of each; none where it has none, or is gone."""
+    try:
+        table = parquet.read_table(
+            files.join(run.url, "index", index), ["row", "failed", "image_id", "content"]
+        )
+    except FileNotFoundError:
+        return
+    wanted = pc.and_(pc.is_in(table.column("row"), pa.array(rows)), pc.invert(table.column("failed")))
+    for row in table.filter(pc.and_(wanted, pc.is_valid(table.column("content")))).to_pylist():
+        yield row["row"], (row["image_id"], row["content"])
+
+
+def _files(run: Run, shards: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Each of these shards that the run's base has, with its index and data file."""
+    table = _base_files(run.url, run.base, run.folder)
+    kept = table.filter(pc.is_in(table.column("shard"), pa.array(shards)))
+    return list(zip(*(kept.column(name).to_pylist() for name in FILES), strict=True))
+
+
+@functools.lru_cache(maxsize=2)
+def _base_files(url: str, base: int | None, folder: str) -> pa.Table:
+    """The columns FILES of the manifest of a run's base; nothing of a snapshot that is gone."""
+    try:
+        manifests = layout.load_snapshot(url, base).manifests if base is not None else ()
+        published = layout.read_tables(url, manifests, arrow.MANIFEST).select(FILES)
+    except (StoreError, FileNotFoundError):
+        published = arrow.MANIFEST.empty_table().select(FILES)
+    unpublished = layout.read_tables(folder, ["base.parquet"], arrow.MANIFEST).select(FILES)
+    return pa.concat_tables([published, unpublished])

@@ -1,0 +1,280 @@
+"""``process_shard``: from references to a commit, in one worker. Needs neither Beam nor torch.
+
+Bytes are fetched a window at a time (32 images, or 128 MiB), a few windows ahead; prepared (decoded, resized) by a
+pool of threads; run in batches, as many side by side as the processor computes; written by another thread. Queues
+between them are bounded, so that memory does not grow with the number of images; the pools are the engine's, so that
+it does not grow with the number of shards at once either. Where the content is that of a row which the image replaces,
+the row is copied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from captionbeam.pipelines.bulk.run import Run
+from captionbeam.pipelines.workers.batches import BatchResult, Prepared, run_batch
+from captionbeam.pipelines.workers.engine import WINDOW, WINDOW_BYTES, WINDOWS_AHEAD, Engine, Gauge
+from captionbeam.pipelines.workers.output import Done, ShardOutput
+from captionbeam.pipelines.workers.reuse import Reuse
+from captionbeam.schemas.errors import ImageError
+from captionbeam.schemas.records import Failure, ImageRef, ShardReport
+from captionbeam.schemas.store import layout
+
+Item = bytes | np.ndarray
+Fetch = Callable[[Sequence[ImageRef]], Sequence[Item | ImageError]]
+
+
+class Fetched:
+    """Images of the same bytes, and these until they are prepared, or why there are none."""
+
+    def __init__(self, refs: list[ImageRef], item: Item | ImageError) -> None:
+        self.refs, self._item = refs, item
+        self.bytes = len(item) if isinstance(item, bytes) else 0
+
+    def take(self) -> Item | ImageError:
+        """The bytes, or the error; what is taken is not in memory here any more."""
+        item, self._item, self.bytes = self._item, b"", 0
+        return item
+
+
+class Tally:
+    """What a shard cost: images, bytes, and milliseconds by stage, the unit in each name.
+
+    ``held`` is the engine's gauge of images in memory; what this shard adds to it, it takes back at its end.
+    """
+
+    def __init__(self, held: Gauge, seen: Callable[[int], None] | None = None) -> None:
+        self.counts: Counter[str] = Counter()
+        self._held, self._holding = held, 0
+        self._seen, self._lock = seen, threading.Lock()
+
+    def close(self) -> None:
+        """Nothing of the shard is in memory any more."""
+        self.hold(-self._holding)
+
+    def hold(self, images: int) -> None:
+        """Images whose bytes or tensors are in memory from now on, or, below zero, are not any more."""
+        self._holding += images
+        self._held.add(images)
+
+    @contextmanager
+    def timing(self, name: str) -> Iterator[None]:
+        """Add the time that the block takes; that of several threads adds up."""
+        start = time.perf_counter_ns()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.counts[name] += (time.perf_counter_ns() - start) // 1_000_000
+
+    def done(self, images: int, held: int) -> None:
+        """Images that are through the model, or failed, and how many of them were in memory: of copies one."""
+        self.hold(-held)
+        self.counts["images"] += images
+        if self._seen is not None:
+            self._seen(images)
+
+
+def process_shard(
+    shard: str,
+    refs: Sequence[ImageRef],
+    engine: Engine,
+    run: Run,
+    fetch: Fetch,
+    seen: Callable[[int], None] | None = None,
+) -> tuple[ShardReport, Counter[str]]:
+    """Read, prepare, run and commit one shard, when it is its turn; at once where its commit exists.
+
+    ``fetch`` gives a window of references' items in order; ``seen`` hears how many images went through. Raises
+    SystemicError for what is no single image's fault; then nothing is committed.
+    """
+    with engine.turn():
+        earlier = layout.load_commit(run.url, shard)
+        if earlier is not None:
+            return ShardReport(shard, earlier.rows, earlier.failed, earlier.bytes, fresh=False), Counter()
+        with (
+            closing(Tally(engine.images, seen)) as tally,
+            ShardOutput(run, shard, engine.processor.schema) as output,
+        ):
+            with tally.timing("shard_msecs"):
+                _run_shard(refs, engine, run, fetch, output, tally)
+            commit = output.commit(dict(tally.counts))
+    return ShardReport(shard, commit.rows, commit.failed, commit.bytes, fresh=True), tally.counts
+
+
+def _run_shard(
+    refs: Sequence[ImageRef], engine: Engine, run: Run, fetch: Fetch, output: ShardOutput, tally: Tally
+) -> None:
+    """All of it; on an error nothing that waits in the engine's pools is begun any more."""
+    reuse = Reuse(run, refs)
+    with (
+        closing(_fetched(refs, fetch, engine, tally)) as fetched,
+        closing(_alike(fetched, run.kind == "features", tally)) as unlike,
+        closing(_prepared(unlike, engine, reuse, output, tally)) as prepared,
+    ):
+        _run_all(prepared, engine, output, tally)
+    for done, columns in reuse.rows(engine.processor.schema):
+        output.add(done, columns)
+
+
+def windows(refs: Sequence[ImageRef]) -> Iterator[list[ImageRef]]:
+    """References to read together: WINDOW of them, fewer where they are expected to have more than WINDOW_BYTES."""
+    window: list[ImageRef] = []
+    expected = 0
+    for ref in refs:
+        expected += ref.expected_bytes
+        if window and (len(window) == WINDOW or expected > WINDOW_BYTES):
+            yield window
+            window, expected = [], ref.expected_bytes
+        window.append(ref)
+    if window:
+        yield window
+
+
+def _fetched(
+    refs: Sequence[ImageRef], fetch: Fetch, engine: Engine, tally: Tally
+) -> Generator[tuple[ImageRef, Item | ImageError]]:
+    def read(window: Sequence[ImageRef]) -> Sequence[Item | ImageError]:
+        with tally.timing("fetch_msecs"):
+            return fetch(window)
+
+    def submit(window: Sequence[ImageRef]) -> Future[Any]:
+        tally.hold(len(window))
+        return engine.reader.submit(read, window)
+
+    def size(window: Sequence[ImageRef]) -> int:
+        return sum(ref.expected_bytes for ref in window)
+
+    for window, items in _ahead(windows(refs), submit, WINDOWS_AHEAD, size):
+        for ref, item in zip(window, items, strict=True):
+            tally.counts["bytes_read"] += getattr(item, "nbytes", 0) or (
+                len(item) if isinstance(item, bytes) else 0
+            )
+            yield ref, item
+        del items  # not beside the next window's
+
+
+def _alike(
+    fetched: Iterable[tuple[ImageRef, Item | ImageError]], joining: bool, tally: Tally
+) -> Generator[Fetched]:
+    """Neighbours of the same bytes as one, if ``joining``: not for captions, whose draws depend on the image's id."""
+    refs: list[ImageRef] = []
+    content: Item | ImageError = b""
+    for ref, item in fetched:
+        if joining and refs and isinstance(item, bytes) and isinstance(content, bytes) and item == content:
+            refs.append(ref)
+            tally.hold(-1)
+            continue
+        if refs:
+            yield Fetched(refs, content)
+        refs, content = [ref], item
+    if refs:
+        yield Fetched(refs, content)
+
+
+def _prepared(
+    fetched: Iterable[Fetched], engine: Engine, reuse: Reuse, output: ShardOutput, tally: Tally
+) -> Generator[Prepared]:
+    def prepare(fetched: Fetched) -> Prepared | ImageError | None:
+        (ref, *copies), item = fetched.refs, fetched.take()
+        if isinstance(item, ImageError):
+            return item
+        content = _content_of(item)
+        if reuse.take([ref, *copies], content):
+            return None
+        try:
+            with engine.preparing.one():
+                return Prepared(ref, content, engine.processor.prepare(item), copies)
+        except ImageError as err:
+            return err
+
+    def submit(fetched: Fetched) -> Future[Any]:
+        return engine.preparers.submit(prepare, fetched)
+
+    for images, result in _ahead(fetched, submit, engine.prepared_ahead, lambda images: images.bytes):
+        if isinstance(result, ImageError):
+            _fail(output, images.refs, result, tally)
+        elif result is None:
+            tally.counts["reused"] += len(images.refs)
+            tally.done(len(images.refs), held=1)
+        else:
+            yield result
+
+
+def _content_of(item: Item) -> str:
+    """SHA-256 of an image's bytes, or of a row's numbers."""
+    data = np.ascontiguousarray(item).data if isinstance(item, np.ndarray) else item
+    return hashlib.sha256(data).hexdigest()
+
+
+def _ahead(
+    items: Iterable[Any],
+    submit: Callable[[Any], Future[Any]],
+    depth: int,
+    size: Callable[[Any], int] = lambda item: 0,
+) -> Iterator[tuple[Any, Any]]:
+    """Each item with its future's result, in order, ``depth`` futures ahead, fewer where they hold WINDOW_BYTES."""
+    waiting: deque[tuple[Any, Future[Any]]] = deque()
+    try:
+        for item in items:
+            waiting.append((item, submit(item)))
+            while len(waiting) > depth or sum(size(item) for item, _ in waiting) > WINDOW_BYTES:
+                yield _done(*waiting.popleft())
+        while waiting:
+            yield _done(*waiting.popleft())
+    finally:
+        for _, future in waiting:
+            future.cancel()
+
+
+def _done(item: Any, future: Future[Any]) -> tuple[Any, Any]:
+    return item, future.result()
+
+
+def _run_all(prepared: Iterator[Prepared], engine: Engine, output: ShardOutput, tally: Tally) -> None:
+    processor = engine.processor
+
+    def run(batch: Sequence[Prepared]) -> list[BatchResult]:
+        with tally.timing("model_msecs"), engine.batches.one():
+            return run_batch(batch, processor)
+
+    batches = iter(lambda: list(islice(prepared, processor.batch_size)), [])
+    for _, results in _ahead(batches, lambda batch: engine.runners.submit(run, batch), processor.streams):
+        for part, result in results:
+            if isinstance(result, ImageError):
+                _fail(output, part[0].refs, result, tally)
+            else:
+                done = [Done(ref, item.content) for item in part for ref in item.refs]
+                output.add(done, _for_all(part, result))
+                tally.counts["copies"] += len(done) - len(part)
+                tally.done(len(done), held=len(part))
+
+
+def _for_all(part: Sequence[Prepared], columns: dict[str, Any]) -> dict[str, Any]:
+    """A batch's rows, each as often as there are images of its bytes."""
+    if not any(item.copies for item in part):
+        return columns
+    rows = np.repeat(np.arange(len(part)), [len(item.refs) for item in part])
+    return {
+        name: values[rows] if isinstance(values, np.ndarray) else values.take(pa.array(rows))
+        for name, values in columns.items()
+    }
+
+
+def _fail(output: ShardOutput, refs: Sequence[ImageRef], error: ImageError, tally: Tally) -> None:
+    why = (error.stage, error.code, error.message)
+    for ref in refs:
+        output.fail(Failure(ref.image_id, ref.location, ref.version, ref.source, *why, ref.replaces))
+    tally.counts[f"failed_{error.code}"] += len(refs)
+    tally.done(len(refs), held=1)

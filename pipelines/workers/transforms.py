@@ -1,0 +1,100 @@
+"""ProcessShards: the Beam side of ``process_shard``, for every processor: encoders, captioners."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.utils.shared import Shared
+
+from captionbeam.pipelines.bulk.plan import read_shard
+from captionbeam.pipelines.bulk.run import Run
+from captionbeam.pipelines.workers import progress_counter
+from captionbeam.pipelines.workers.boundary import crossing
+from captionbeam.pipelines.workers.engine import Engine, load_engine
+from captionbeam.pipelines.workers.shards import Fetch, process_shard
+from captionbeam.schemas.records import Shard, ShardReport
+from captionbeam.schemas.storage import options as storage_options
+
+
+class ProcessShards(beam.PTransform):
+    """Sequences of ``Shard`` pointers in, ``ShardReport`` out; each shard read, run and committed by one worker, those
+    of a sequence one after the other.
+
+    ``load`` makes the processor from ``settings`` on a worker; a process has one engine with it, however many bundles
+    it runs. The engine has ``threads``, else the share of the machine's cores that is due to one of ``processes``
+    (0: one for each core).
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        load: Any,
+        settings: Mapping[str, Any],
+        fetch: Fetch,
+        threads: int | None = None,
+        processes: int = 1,
+    ) -> None:
+        super().__init__()
+        self._run, self._fetch = run, fetch
+        self._load = partial(load_engine, run, load, dict(settings), threads, processes)
+
+    def expand(self, shards: beam.PCollection) -> beam.PCollection:
+        work = _ProcessShard(self._run, self._load, self._fetch)
+        return shards | "Process" >> beam.ParDo(work).with_output_types(ShardReport)
+
+
+class _ProcessShard(beam.DoFn):
+    def __init__(self, run: Run, load: Callable[[], Engine], fetch: Fetch) -> None:
+        self._run, self._load, self._fetch = run, load, fetch
+        self._shared, self._storage = Shared(), storage_options.current()
+        self._engine: Engine | None = None
+
+    def setup(self) -> None:
+        """Get the process's one engine, loading it the first time."""
+        with crossing(self._storage):
+            self._engine = self._shared.acquire(self._load, tag=self._run.run_id)
+
+    def process(self, shards: Sequence[Shard]) -> Iterator[ShardReport]:
+        """Each shard, from its references to its commit."""
+        for shard in shards:
+            yield self._process(shard)
+
+    def _process(self, shard: Shard) -> ShardReport:
+        engine = self._ready()
+        with crossing(self._storage):
+            report, counts = process_shard(
+                shard.shard_id,
+                read_shard(shard),
+                engine,
+                self._run,
+                self._fetch,
+                seen=lambda images: progress_counter.seen(self._run.run_id, images),
+            )
+            if report.fresh:
+                engine.did(report.rows + report.failures)
+        _count(counts, report)
+        return report
+
+    def finish_bundle(self) -> None:
+        """What the process held is on record when its bundle is."""
+        with crossing(self._storage):
+            self._ready().write_record()
+
+    def _ready(self) -> Engine:
+        if self._engine is None:
+            raise RuntimeError(
+                "process() before setup(); expected a runner that keeps to Beam's DoFn life cycle"
+            )
+        return self._engine
+
+
+def _count(counts: Counter[str], report: ShardReport) -> None:
+    Metrics.counter("captionbeam", "shards").inc()
+    Metrics.counter("captionbeam", "bytes_written").inc(report.bytes_written if report.fresh else 0)
+    for name, value in counts.items():
+        Metrics.counter("captionbeam", name).inc(value)

@@ -1,0 +1,1 @@
+"""Formats of files in stores: Arrow schemas, Parquet, HDF5, int8, components, the token table."""

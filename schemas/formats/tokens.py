@@ -1,0 +1,118 @@
+"""The token table: one Arrow file with every image's captions, raw and as token ids, beside its tokenizer.
+
+    TOKENS/tokenizer/      the tokenizer's folder
+    TOKENS/tokens.arrow    one row an image, sorted by image_id
+    TOKENS/record.json     options, counts, SHA-256 of tokens.arrow; written last: without it nothing is there
+
+``image_id`` is the file name where the caption file has one, since that is what a folder or a zip of images
+calls it; else the caption file's own id. ``captionbeam.schemas.match_ids.match_images`` finds its image in a store.
+``coco_id`` is the id that the caption file itself gives (a COCO number as text), null where it has none; it
+need not be unique, because every COCO file may count from nought.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from captionbeam.schemas.errors import StoreError
+from captionbeam.schemas.formats.arrow import FINGERPRINT_KEY, check_version, stamp
+from captionbeam.schemas.storage import files
+
+TABLE, RECORD, TOKENIZER, LAUNCH = "tokens.arrow", "record.json", "tokenizer", "launch.json"
+SPLITS = ("train", "val", "test")
+ROWS_PER_BATCH = 16_384
+
+TOKENS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("file_name", pa.string()),
+        pa.field("coco_id", pa.string()),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("captions", pa.list_(pa.string()), nullable=False),
+        pa.field("tokens", pa.list_(pa.list_(pa.int32())), nullable=False),
+    ]
+)
+
+
+def table_bytes(rows: Sequence[Mapping[str, Any]], fingerprint: str) -> bytes:
+    """``rows`` as the Arrow IPC file, sorted by image_id. ``fingerprint`` is the tokenizer's."""
+    ordered = sorted(rows, key=lambda row: row["image_id"])
+    schema = stamp(TOKENS, "tokens", fingerprint)
+    target = pa.BufferOutputStream()
+    with pa.ipc.new_file(target, schema) as writer:
+        for start in range(0, len(ordered), ROWS_PER_BATCH):
+            writer.write_batch(pa.RecordBatch.from_pylist(ordered[start : start + ROWS_PER_BATCH], schema))
+    return target.getvalue().to_pybytes()
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """A token table opened for reading.
+
+    ``table`` has the columns of TOKENS (``tokens``: START..END, unpadded), memory-mapped where local;
+    ``record`` is what ``record.json`` says.
+    """
+
+    url: str
+    record: Mapping[str, Any]
+    table: pa.Table
+
+    @classmethod
+    def open(cls, url: str) -> TokenTable:
+        """The token table in the folder ``url``. Raises StoreError if there is none, or a broken one."""
+        record = read_record(url)
+        if record is None:
+            raise StoreError(
+                f"{url!r} holds no token table; expected a folder that captionbeam tokenize wrote"
+            )
+        try:
+            table = _read_table(files.join(url, TABLE))
+        except (FileNotFoundError, pa.ArrowInvalid) as err:
+            raise StoreError(
+                f"{TABLE} in {url!r} cannot be read ({err}); tokenize again with --overwrite"
+            ) from err
+        check_version(table.schema.metadata, files.join(url, TABLE))
+        if table.schema.metadata[FINGERPRINT_KEY].decode() != record["tokenizer"]["fingerprint"]:
+            raise StoreError(f"{TABLE} in {url!r} was made with another tokenizer than {RECORD} says")
+        return cls(url, record, table)
+
+    @property
+    def tokenizer_url(self) -> str:
+        """The tokenizer's folder."""
+        return files.join(self.url, TOKENIZER)
+
+    @property
+    def sha256(self) -> str:
+        """What names this table's content."""
+        return self.record["sha256"]
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """``{image_id: row of table}``."""
+        return {image_id: row for row, image_id in enumerate(self.table["image_id"].to_pylist())}
+
+    def image_ids(self, split: str) -> list[str]:
+        """The sorted image ids of one split: ``train``, ``val`` or ``test``."""
+        return self.table.filter(pc.equal(self.table["split"], split))["image_id"].to_pylist()
+
+
+def read_record(url: str) -> dict[str, Any] | None:
+    """``record.json`` of the token table at ``url``; None where there is no (whole) token table."""
+    try:
+        return files.read_json(files.join(url, RECORD))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as err:
+        raise StoreError(f"{RECORD} in {url!r} is not JSON: {err}") from err
+
+
+def _read_table(url: str) -> pa.Table:
+    fs, path = files.split(url)
+    source = pa.memory_map(path) if files.is_local(fs) else pa.BufferReader(fs.cat_file(path))
+    return pa.ipc.open_file(source).read_all()

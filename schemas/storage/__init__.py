@@ -1,0 +1,1 @@
+"""Filesystems: file operations for local disks and any fsspec URL, options, retries, object stores."""

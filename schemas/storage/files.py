@@ -1,0 +1,315 @@
+"""The few file operations that everything else stands on, for local disks and any fsspec URL.
+
+``create`` (create-if-absent) is the one primitive that makes commits first-come and snapshots atomic. It is
+atomic on ``file`` (a hard link), ``gs`` (``ifGenerationMatch=0``), ``s3`` (``If-None-Match``) and ``memory``; on
+other filesystems it is a check followed by a write, so that only one writer may be at work there.
+
+Whatever a storage refuses is raised as an OSError, and listings are never taken from a cache.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO
+
+import fsspec
+from fsspec import AbstractFileSystem
+from fsspec.core import has_magic, url_to_fs
+
+from captionbeam.schemas.errors import FingerprintError, RequestError
+from captionbeam.schemas.storage import object_stores
+from captionbeam.schemas.storage import options as _options  # noqa: F401 (names the classes that open gs and s3)
+from captionbeam.schemas.storage.object_stores import refusals
+
+ATOMIC_CREATE = frozenset({"file", "local", "gs", "gcs", "s3", "s3a", "memory"})
+HAVE_KEYS = frozenset({"gs", "gcs", "s3", "s3a", "http", "https"})
+_PASSING = frozenset({errno.EIO, errno.EBUSY, errno.ETIMEDOUT})  # as object_stores.refusals and s3fs name 5xx
+_memory_lock = threading.Lock()
+
+
+def split(url: str) -> tuple[AbstractFileSystem, str]:
+    """The filesystem and the path on it that a local path or fsspec URL names. Raises RequestError."""
+    if (
+        "STORAGE_EMULATOR_HOST" in os.environ
+    ):  # gcsfs, once loaded, would ask it by gRPC and wait a minute in vain
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    url = os.fspath(url)
+    try:
+        kind = scheme(url) or "file"
+        if kind in ("file", "local") or (kind in HAVE_KEYS and "::" in url):  # which chains URLs elsewhere
+            fs = fsspec.filesystem(kind, use_listings_cache=False)
+            return fs, fs._strip_protocol(url)
+        return url_to_fs(url, use_listings_cache=False)
+    except ImportError as err:
+        raise RequestError(f"{url!r} cannot be opened: {err}") from err  # it says what to install
+    except ValueError as err:
+        raise RequestError(
+            f"{url!r} cannot be opened: {err}; expected a path, or a URL of a known protocol"
+        ) from err
+
+
+def scheme(url: str) -> str:
+    """What stands before ``://``, '' of a path: that a folder's name ends in a colon makes no URL of it."""
+    kind, mark, _ = url.partition("://")
+    return kind if mark and "/" not in kind else ""
+
+
+def protocol(url: str) -> str:
+    """``file``, ``gs``, ``s3``, ... : the first protocol of the URL's filesystem."""
+    name = split(url)[0].protocol
+    return name if isinstance(name, str) else name[0]
+
+
+def is_local(fs: AbstractFileSystem) -> bool:
+    """Whether ``fs`` is this machine's own disk."""
+    return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
+
+
+def has_atomic_create(url: str) -> bool:
+    """Whether several writers may share a store at ``url``; tried out on s3, as not every server of it can."""
+    kind = protocol(url)
+    return _creates_once(url) if kind in ("s3", "s3a") else kind in ATOMIC_CREATE
+
+
+def _creates_once(url: str) -> bool:
+    probe = join(url, f".{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        return create(probe, b"") and not create(probe, b"")
+    finally:
+        fs, path = split(probe)
+        with refusals(probe):
+            fs.rm_file(path)
+
+
+def join(url: str, *parts: str) -> str:
+    """``url`` and ``parts`` with one slash between each."""
+    return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def absolute(url: str) -> str:
+    """``url`` as every worker understands it: local paths made absolute, no slash at the end."""
+    if scheme(url):
+        return url.rstrip("/")
+    return os.path.abspath(os.path.expanduser(url))
+
+
+def exists(url: str) -> bool:
+    """Whether there is a file or folder at ``url``, asked of the storage and not of a cached listing."""
+    fs, path = split(url)
+    with refusals(url):
+        return fs.exists(path)
+
+
+def read_bytes(url: str) -> bytes:
+    """The whole file. Raises FileNotFoundError."""
+    fs, path = split(url)
+    with refusals(url):
+        return fs.cat_file(path)
+
+
+def read_json(url: str) -> Any:
+    """The file, parsed. Raises FileNotFoundError, json.JSONDecodeError."""
+    try:
+        return json.loads(read_bytes(url))
+    except (UnicodeDecodeError, RecursionError) as err:
+        raise json.JSONDecodeError(str(err), "", 0) from err
+
+
+def names(url: str) -> list[str]:
+    """Sorted base names of what lies in the folder ``url``; empty where there is no such folder.
+
+    Names with a dot in front are left out: what a killed writer left, or one is writing just now.
+    """
+    fs, path = split(url)
+    try:
+        with refusals(url):
+            listing = fs.ls(path, detail=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    inside = (entry.rstrip("/") for entry in listing)
+    own_marker = path.rstrip("/")
+    found = (entry.rsplit("/", 1)[-1] for entry in inside if entry != own_marker)
+    return sorted(name for name in found if not name.startswith("."))
+
+
+def create(url: str, data: bytes) -> bool:
+    """Write ``data`` to ``url`` if nothing is there, whole or not at all; False where something is."""
+    fs, path = split(url)
+    if is_local(fs):
+        return _create_local(path, data)
+    if "memory" in fs.protocol:
+        with _memory_lock:
+            return _create_checked(fs, path, data)
+    if protocol(url) in ATOMIC_CREATE:
+        return object_stores.create(fs, path, data)
+    return _create_checked(fs, path, data)
+
+
+def write_atomic(url: str, data: bytes) -> None:
+    """Write ``data`` to ``url``, over what is there; a reader sees the old or the new, never a half."""
+    fs, path = split(url)
+    if not is_local(fs):
+        with refusals(url):
+            fs.pipe_file(path, data)
+        return
+    os.replace(_write_beside(path, data), path)
+
+
+def write_in_place(url: str, data: bytes) -> None:
+    """Write ``data`` to ``url`` itself, so that it may be a pipe, a device, or a file mounted by itself."""
+    fs, path = split(url)
+    with refusals(url), fs.open(path, "wb") as stream:
+        stream.write(data)
+
+
+def check_writable(url: str) -> None:
+    """Raises RequestError where nothing can be written below ``url``: before the work, not after it.
+
+    Where the storage does not answer, raises its OSError: that is not the request's fault.
+    """
+    fs, folder = split(url)
+    while is_local(fs) and not os.path.exists(folder):  # a folder made here would look like a result
+        folder = os.path.dirname(folder)
+    probe = f"{folder}/.{uuid.uuid4().hex[:12]}.tmp"
+    try:
+        with refusals(url):
+            fs.pipe_file(probe, b"")
+            fs.rm_file(probe)
+    except OSError as err:
+        if err.errno in _PASSING:
+            raise
+        reason = err.strerror or err
+        raise RequestError(
+            f"{url!r} cannot be written to ({reason}); expected a writable folder or URL"
+        ) from err
+
+
+def check_room(url: str) -> None:
+    """``check_writable`` without a trace, for a look at what a run would do: of this machine's folders only.
+
+    Raises RequestError.
+    """
+    fs, folder = split(url)
+    if not is_local(fs):
+        return
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    try:
+        tempfile.TemporaryFile(dir=folder).close()  # has no name where the filesystem can do without
+    except OSError as err:
+        raise RequestError(
+            f"{url!r} cannot be written to ({err.strerror or err}); expected a writable folder or URL"
+        ) from err
+
+
+def json_bytes(value: Any) -> bytes:
+    """``value`` as indented, sorted JSON, as every record on disk is written."""
+    return json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def copy_file(source: str, target: str, sha256: str | None = None) -> None:
+    """Copy one file between any two filesystems; the target appears whole, or stays as it was.
+
+    Raises FingerprintError where the SHA-256 of what was read is not ``sha256``.
+    """
+    fs, path = split(source)
+    digest = hashlib.sha256()
+    with refusals(source), fs.open(path, "rb") as reader, _writing(target) as writer:
+        while block := reader.read(1 << 22):
+            digest.update(block)
+            writer.write(block)
+        if sha256 not in (None, digest.hexdigest()):
+            raise FingerprintError(f"{source!r} has SHA-256 {digest.hexdigest()}; expected {sha256}")
+
+
+@contextmanager
+def _writing(url: str) -> Iterator[BinaryIO]:
+    """A stream to ``url``, where what was written appears once the block has ended without an error."""
+    fs, path = split(url)
+    local = is_local(fs)
+    landing = _beside(path) if local else path
+    if local:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    stream = fs.open(landing, "wb")
+    try:
+        yield stream
+        stream.flush()
+        if local:
+            os.fsync(stream.fileno())
+        stream.close()
+    except BaseException:
+        object_stores.discard(fs, landing, stream)
+        raise
+    if local:
+        os.replace(landing, path)
+
+
+def copy_tree(source: str, target: str) -> None:
+    """Copy every file below ``source`` to the same place below ``target``."""
+    fs, root = split(source)
+    for path in sorted(fs.find(root)):
+        copy_file(fs.unstrip_protocol(path), join(target, path[len(root) :]))
+
+
+def remove(url: str) -> None:
+    """Remove the file at ``url``, or the folder with all that is in it. Raises FileNotFoundError.
+
+    Of that very name: of a path with ``*``, ``?`` or ``[`` fsspec's ``rm`` removes all that it matches as a pattern.
+    """
+    fs, path = split(url)
+    with refusals(url):
+        if not fs.isdir(path):
+            fs.rm_file(path)
+        elif is_local(fs) or not has_magic(path):
+            fs.rm(path, recursive=True)
+        else:
+            inside = fs.find(path, withdirs=protocol(url) not in HAVE_KEYS, detail=True)
+            for name, info in sorted(inside.items(), reverse=True):
+                with suppress(FileNotFoundError):  # some have no folders of their own
+                    (fs.rmdir if info["type"] == "directory" else fs.rm_file)(name)
+
+
+def _create_checked(fs: AbstractFileSystem, path: str, data: bytes) -> bool:
+    if fs.exists(path):
+        return False
+    fs.pipe_file(path, data)
+    return True
+
+
+def _create_local(path: str, data: bytes) -> bool:
+    temporary = _write_beside(path, data)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+    return True
+
+
+def _beside(path: str) -> str:
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def _write_beside(path: str, data: bytes) -> str:
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    temporary = _beside(path)
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+    return temporary

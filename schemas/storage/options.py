@@ -1,0 +1,139 @@
+"""Options of filesystems, by protocol: the same in every process that has a part in a job.
+
+fsspec keeps such options for each protocol (``fsspec.config``) and applies them to every filesystem that it opens,
+whoever asks for it. A job's own are put on top of what the environment or ``~/.config/fsspec`` say. Workers have
+neither the launcher's environment nor its files: the options travel with the pipeline.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import fsspec
+from fsspec.config import conf
+
+from captionbeam.schemas.errors import not_installed
+
+Options = dict[str, dict[str, Any]]
+
+# What a run's record may show; anything else may be a secret.
+_HARMLESS = frozenset(
+    {
+        "anon",
+        "requester_pays",
+        "project",
+        "endpoint_url",
+        "profile",
+        "use_ssl",
+        "requests_timeout",
+        "default_location",
+    }
+)
+_USER = re.compile(r"^([^/]*//)?[^/?#]*@")
+_NO_SECRET_TOKENS = frozenset({"anon", "cloud", "google_default", "cache", "browser"})
+_PATIENT = {
+    "gs": "captionbeam.schemas.storage.retrying_gs.PatientGCSFileSystem",
+    "s3": "captionbeam.schemas.storage.retrying_s3.PatientS3FileSystem",
+}
+_SIZED = "captionbeam.schemas.storage.sized_http.SizedHTTPFileSystem"
+_ALIASES = {"gcs": "gs", "s3a": "s3", "https": "http"}
+_NEEDS = {"s3": not_installed("s3fs", "s3")}
+
+_found = copy.deepcopy(conf)  # before any job's
+_used: Options = {}
+_lock = threading.Lock()
+
+
+def current() -> Options:
+    """The job's options, as they travel."""
+    return _used
+
+
+def use(options: Options) -> None:
+    """From now on, open filesystems of this process with ``options``, and with no other job's."""
+    global _used
+    with _lock:
+        if options == _used:
+            return
+        for protocol in {*_used, *options}:
+            names = [protocol, *(alias for alias, name in _ALIASES.items() if name == protocol)]
+            for name in names:
+                merged = {**_found.get(name, {}), **options.get(protocol, {})}
+                conf.pop(name, None)
+                conf.update({name: merged} if merged else {})
+        _used = copy.deepcopy(options)
+
+
+def as_environment() -> dict[str, str]:
+    """This process's environment for one that it starts: fsspec reads options for each protocol there."""
+    mine = {name: value for name, value in os.environ.items() if not _is_ours(name)}
+    return {
+        **mine,
+        **{f"FSSPEC_{name.upper()}": json.dumps(values) for name, values in conf.items() if name in _ours()},
+    }
+
+
+def _ours() -> set[str]:
+    return {*_used, *(alias for alias, name in _ALIASES.items() if name in _used)}
+
+
+def _is_ours(variable: str) -> bool:
+    return any(f"{variable}_".startswith(f"FSSPEC_{name.upper()}_") for name in _ours())
+
+
+def for_record(options: Options) -> Options:
+    """``options`` without what may be a secret."""
+    return {
+        protocol: {
+            name: _without_user(value) if _is_harmless(name, value) else "(not kept)"
+            for name, value in values.items()
+        }
+        for protocol, values in options.items()
+    }
+
+
+def _without_user(value: Any) -> Any:
+    """A URL without the name and password in it."""
+    return _USER.sub(r"\1", value) if isinstance(value, str) else value
+
+
+def _is_harmless(name: str, value: Any) -> bool:
+    return (
+        name in _HARMLESS or isinstance(value, bool) or (name == "token" and str(value) in _NO_SECRET_TOKENS)
+    )
+
+
+def plain(options: Mapping[str, Mapping[str, Any]]) -> Options:
+    """``options`` under one name a protocol."""
+    named: Options = {}
+    for protocol, values in options.items():
+        named.setdefault(name_of(protocol), {}).update(values)
+    return named
+
+
+def name_of(protocol: str) -> str:
+    """The one name that a protocol's options are kept under."""
+    return _ALIASES.get(protocol, protocol)
+
+
+def is_patient(kind: type) -> bool:
+    """Whether ``kind`` is one of ours, gs or s3."""
+    return f"{kind.__module__}.{kind.__qualname__}" in _PATIENT.values()
+
+
+def use_own_classes() -> None:
+    """Let fsspec open gs and s3 by the classes that try again, HTTP by the one that finds out sizes."""
+    for name in ("http", "https"):
+        fsspec.register_implementation(name, _SIZED, clobber=True)
+    for protocol, kind in _PATIENT.items():
+        for name in (protocol, *(alias for alias, base in _ALIASES.items() if base == protocol)):
+            fsspec.register_implementation(name, kind, clobber=True, errtxt=_NEEDS.get(protocol))
+
+
+use_own_classes()

@@ -1,0 +1,84 @@
+"""gcsfs with our patience. fsspec loads it for ``gs://`` in place of gcsfs's own class."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextvars import ContextVar
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import aiohttp
+import google.auth.exceptions
+from gcsfs import GCSFileSystem
+from gcsfs.retry import HttpError, is_retriable
+
+from captionbeam.schemas.storage import retrying
+
+_LAST_PART = re.compile(r"/(\d+)$")  # of a Content-Range: only with an upload's last part its length is known
+_UPLOAD = re.compile(r"/b/([^/]+)/o\?.*upload_id=")
+_ask = getattr(GCSFileSystem._request, "__wrapped__", GCSFileSystem._request)  # without gcsfs's own tries
+_sends: ContextVar[int] = ContextVar("sends", default=0)
+_told: ContextVar[str | None] = ContextVar("told", default=None)
+
+
+class PatientGCSFileSystem(GCSFileSystem):
+    """Every request goes through ``_request``: reads, listings, uploads part by part."""
+
+    session_kwargs: dict[str, Any]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=retrying.CONNECT_SECONDS, sock_read=retrying.SILENT_SECONDS
+        )
+        self.session_kwargs = {"timeout": timeout, "middlewares": (_hear,), **self.session_kwargs}
+
+    async def _request(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        async def ask(attempt: int) -> Any:
+            _told.set(None)
+            _sends.set(0)
+            try:
+                return await _ask(self, method, *args, **kwargs)
+            except FileNotFoundError:  # the answer to an earlier try may have got lost
+                done = (
+                    await self._done_before(method, args[0], kwargs.get("headers"))
+                    if max(attempt, _sends.get()) > 1
+                    else None
+                )
+                if done is None:
+                    raise
+                return done
+            except Exception as err:
+                retrying.note(err, _told.get())
+                raise
+
+        return await retrying.patiently(ask, _passes)
+
+    async def _done_before(self, method: str, path: str, headers: Any) -> Any:
+        """What a request that finds nothing to do any more would have been answered, if it has been done."""
+        if method == "DELETE":
+            return 204, {}, None, b""
+        total = _LAST_PART.search((headers or {}).get("Content-Range", ""))
+        place = _UPLOAD.search(path)
+        if not total or not place:
+            return None
+        name = parse_qs(urlsplit(path).query).get("name", [""])[0]
+        found = await _ask(self, "GET", "b/{}/o/{}", place[1], name)
+        return found if json.loads(found[3]).get("size") == total[1] else None
+
+
+async def _hear(request: Any, handler: Any) -> Any:
+    _sends.set(
+        _sends.get() + 1
+    )  # aiohttp itself sends again what was to be sent by a connection that had gone
+    response = await handler(request)
+    _told.set(response.headers.get("Retry-After"))
+    return response
+
+
+def _passes(error: BaseException) -> bool:
+    if isinstance(error, HttpError) and str(error.code).isdigit() and retrying.passes_by(int(error.code)):
+        return True
+    transport = (TimeoutError, ConnectionError, google.auth.exceptions.TransportError)
+    return isinstance(error, transport) or is_retriable(error)

@@ -1,0 +1,87 @@
+"""s3fs with our patience. fsspec loads it for ``s3://`` in place of s3fs's own class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from botocore.exceptions import ClientError
+from fsspec.asyn import sync_wrapper
+from s3fs import S3FileSystem
+from s3fs.core import S3_RETRYABLE_ERRORS
+
+from captionbeam.schemas.storage import retrying
+from captionbeam.schemas.storage.object_stores import status_of
+
+# What AWS says with a status of 400, and means for the moment.
+_PASSING_CODES = frozenset(
+    {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException"}
+)
+_BODY_TRIES = 5  # of reading an answer that broke off, s3fs's own
+
+
+class PatientS3FileSystem(S3FileSystem):
+    """Every request goes through ``_call_s3``; botocore's own tries are left out."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        given = kwargs.pop("config_kwargs", None) or {}
+        config = {
+            "connect_timeout": retrying.CONNECT_SECONDS,
+            "read_timeout": retrying.SILENT_SECONDS,
+            "retries": {"mode": "standard", "total_max_attempts": 1},
+            **given,
+        }
+        super().__init__(*args, config_kwargs=config, **kwargs)
+
+    @property
+    def retries(self) -> int:
+        """s3fs asks how often it is to try: once where we count."""
+        return 1 if retrying.is_once() else _BODY_TRIES
+
+    async def _call_s3(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        async def ask(attempt: int) -> Any:
+            try:
+                return await super(PatientS3FileSystem, self)._call_s3(method, *args, **kwargs)
+            except FileNotFoundError:
+                if method == "complete_multipart_upload" and attempt > 1:
+                    return await self._completed(kwargs)
+                raise
+            except Exception as err:
+                retrying.note(err, _retry_after(err))
+                raise
+
+        return await retrying.patiently(ask, _passes)
+
+    call_s3 = sync_wrapper(_call_s3)  # s3fs's is bound to its own
+
+    async def _completed(self, asked: dict[str, Any]) -> Any:
+        """The upload that an earlier try completed, its answer lost. Raises FileNotFoundError where it did not."""
+        found = await super()._call_s3("head_object", Bucket=asked["Bucket"], Key=asked["Key"])
+        parts = len(asked["MultipartUpload"]["Parts"])
+        if not found["ETag"].strip('"').endswith(f"-{parts}"):
+            raise FileNotFoundError(f"the upload to {asked['Bucket']}/{asked['Key']} is not there any more")
+        return found
+
+
+def _passes(error: BaseException) -> bool:
+    cause = error if isinstance(error, ClientError) else error.__cause__
+    if isinstance(cause, ClientError) and cause.response.get("Error", {}).get("Code") in _PASSING_CODES:
+        return True
+    if retrying.passes_by(status_of(error)):
+        return True
+    return isinstance(error, (*S3_RETRYABLE_ERRORS, TimeoutError, ConnectionError)) or _is_a_connections(
+        error
+    )
+
+
+def _is_a_connections(error: BaseException) -> bool:
+    """botocore has one class for each way in which a connection fails, most of them below these."""
+    from botocore.exceptions import ConnectionError as BotoConnectionError
+
+    return isinstance(error, BotoConnectionError)
+
+
+def _retry_after(error: BaseException) -> str | None:
+    cause = error if isinstance(error, ClientError) else error.__cause__
+    if not isinstance(cause, ClientError):
+        return None
+    return cause.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after")

@@ -1,0 +1,1 @@
+"""Stores on disk: the layout, reading a snapshot, tags, and records of workers."""

@@ -1,0 +1,89 @@
+"""An image that cannot be encoded is that image's failure, a device that cannot go on the job's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from captionbeam.capmodel.encoders.encoder import Encoder, EncoderSpec
+from captionbeam.capmodel.encoders.preprocess import Preprocess
+from captionbeam.schemas.errors import ImageError, OutOfMemory, SystemicError
+from tests.builders.encoding import PHOTOS, features, stored
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def lite(tmp_path_factory):
+    return stored(tmp_path_factory.mktemp("lite"))
+
+
+def test_a_picture_that_cannot_be_decoded_is_that_images_failure(lite):
+    with pytest.raises(ImageError) as caught:
+        Encoder.load(*lite, batch_size=1).prepare(b"GIF8 no more")
+    assert (caught.value.stage, caught.value.code) == ("decode", "truncated")
+
+
+class Broken(nn.Module):
+    """Gives a plain grid, or what ``answer`` says of images with a white first pixel."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x):
+        grid = torch.ones(len(x), 1280, 2, 2)
+        for row in (x[:, :, 0, 0] >= 0.99).all(1).nonzero():
+            grid[row] = self.answer()
+        return grid
+
+
+def fail(error):
+    def answer():
+        raise error
+
+    return answer
+
+
+def broken(answer):
+    preprocess = Preprocess(64, 64, scaling="tf")
+    return Encoder(EncoderSpec("efficientnet_lite0", "grid", "", preprocess), Broken(answer), 4, CPU)
+
+
+PLAIN, WHITE = (torch.full((3, 64, 64), level, dtype=torch.uint8) for level in (7, 255))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 70000.0])
+def test_a_row_that_is_not_finite_in_float16_is_that_images_failure(value):
+    encoder = broken(lambda: torch.tensor(value))
+    with pytest.raises(ImageError) as caught:
+        encoder.run([PLAIN, WHITE, PLAIN], ["a", "b", "c"])
+    assert (caught.value.code, caught.value.stage) == ("model", "model")
+    assert caught.value.message == "the encoder's output for 'b' is not finite in float16"
+    assert encoder.run([PLAIN, PLAIN], ["a", "c"])["grid"].tolist() == np.ones((2, 2, 2, 1280)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), OutOfMemory),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), OutOfMemory),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), SystemicError),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), SystemicError),
+        (RuntimeError("shapes do not match"), RuntimeError),
+    ],
+)
+def test_a_device_that_refuses_is_told_from_an_image_that_fails(error, expected):
+    with pytest.raises(expected) as caught:
+        broken(fail(error)).run([PLAIN, WHITE], ["a", "b"])
+    assert type(caught.value) is expected
+    assert str(error) in str(caught.value)
+
+
+def test_a_halved_batch_goes_on(lite):
+    encoder = Encoder.load(*lite, batch_size=4)
+    whole = features(encoder, PHOTOS[:4])
+    encoder.batch_size = 2
+    np.testing.assert_allclose(features(encoder, PHOTOS[:2]), whole[:2], rtol=1e-2, atol=1e-2)

@@ -1,0 +1,395 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from captionbeam.capmodel.generation.generate import DecodeOptions, generate
+from captionbeam.schemas.errors import RequestError
+from tests.builders.models import WORDS, make_decoder, make_features, make_tokenizer
+
+SMALL = make_tokenizer(words=3, max_length=6)
+TOKENIZER = make_tokenizer(max_length=8)
+SEEDS = st.integers(0, 2**31)
+NAMES = [f"{number}.jpg" for number in range(64)]
+
+
+def captions(decoder, features, tokenizer=TOKENIZER, names=None, **options):
+    return generate(decoder, features, DecodeOptions(**options), names or NAMES[: len(features)], tokenizer)
+
+
+def logprob(decoder, features, ids):
+    """The sum of the model's log-probabilities of START..END ``ids`` for one image, by teacher forcing."""
+    tokens = torch.tensor(ids)
+    with torch.no_grad():
+        logs = decoder(features, tokens[None, None, :-1])[0, 0].log_softmax(-1)
+    return logs.gather(-1, tokens[1:, None]).sum().item()
+
+
+def every_caption(tokenizer):
+    """START..END ids of all captions that may be written within the maximum length."""
+    words = range(4, tokenizer.vocab_size)
+    for length in range(tokenizer.max_length - 1):
+        for middle in itertools.product(words, repeat=length):
+            yield [tokenizer.start, *middle, tokenizer.end]
+
+
+def plain_beam_search(decoder, features, tokenizer, beam):
+    """Beam search over lists, each continuation scored from the start: ``[(logprob, ids)]``, best first."""
+    captions = [(0.0, [tokenizer.start])]
+    for length in range(2, tokenizer.max_length + 1):
+        grown = []
+        for score, ids in captions:
+            if ids[-1] == tokenizer.end:
+                grown.append((score, ids))
+                continue
+            words = [] if length == tokenizer.max_length else range(4, tokenizer.vocab_size)
+            for word in (tokenizer.end, *words):
+                grown.append((logprob(decoder, features, [*ids, word]), [*ids, word]))
+        captions = sorted(grown, reverse=True)[:beam]
+    return captions
+
+
+def assert_same(found, expected, tokenizer):
+    """Equal scores in order; equal captions wherever the score tells them from their neighbours."""
+    assert [caption.logprob for caption in found] == pytest.approx([score for score, _ in expected], abs=1e-4)
+    scores = [score for score, _ in expected]
+    for place, (caption, (score, ids)) in enumerate(zip(found, expected, strict=True)):
+        others = scores[:place] + scores[place + 1 :]
+        if all(abs(score - other) > 1e-3 for other in others):
+            assert caption.tokens == tokenizer.tokens(ids[1:-1])
+
+
+@given(SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_a_beam_as_wide_as_all_captions_finds_them_all_in_order(seed):
+    decoder, features = make_decoder(SMALL, seed=seed), make_features(1, seed=seed)
+    every = [(logprob(decoder, features, ids), ids) for ids in every_caption(SMALL)]
+    found = captions(decoder, features, SMALL, beam=len(every), n_best=len(every))[0]
+    assert len(found) == len(every) == 1 + 3 + 9 + 27 + 81
+    assert_same(found, sorted(every, reverse=True), SMALL)
+
+
+@given(SEEDS, st.integers(1, 5))
+@settings(max_examples=25, deadline=None)
+def test_a_narrow_beam_equals_a_plain_beam_search(seed, beam):
+    decoder, features = make_decoder(SMALL, seed=seed), make_features(1, seed=seed)
+    found = captions(decoder, features, SMALL, beam=beam, n_best=beam)[0]
+    assert_same(found, plain_beam_search(decoder, features, SMALL, beam), SMALL)
+
+
+@given(SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_a_wider_beam_is_never_worse_than_all_captions_allow(seed):
+    decoder, features = make_decoder(SMALL, seed=seed), make_features(2, seed=seed)
+    greedy = captions(decoder, features, SMALL, method="greedy")
+    assert captions(decoder, features, SMALL, beam=1) == greedy
+    best = captions(decoder, features, SMALL, beam=200)
+    for image in range(2):
+        assert best[image][0].logprob >= greedy[image][0].logprob - 1e-5
+
+
+def vocabulary(found):
+    """The tokens of all captions."""
+    return {token for image in found for caption in image for token in caption.tokens}
+
+
+def texts(found):
+    """The texts of all captions, image by image."""
+    return [[caption.text for caption in image] for image in found]
+
+
+METHODS = [
+    {"method": "greedy"},
+    {"method": "beam", "beam": 3, "n_best": 3},
+    {"method": "sample", "n_best": 3, "seed": 5},
+    {"method": "sample", "n_best": 2, "temperature": 0.7, "top_k": 5, "top_p": 0.9},
+]
+
+
+@pytest.mark.parametrize("options", METHODS, ids=str)
+@given(seed=SEEDS)
+@settings(max_examples=10, deadline=None)
+def test_the_logprob_is_that_of_the_whole_caption_with_end(options, seed):
+    decoder, features = make_decoder(TOKENIZER, seed=seed), make_features(3, seed=seed)
+    for image, found in enumerate(captions(decoder, features, **options)):
+        assert [caption.logprob for caption in found] == sorted((c.logprob for c in found), reverse=True)
+        for caption in found:
+            ids = TOKENIZER.encode_whole(" ".join(caption.tokens))
+            assert caption.text == TOKENIZER.decode(ids)
+            assert caption.logprob == pytest.approx(
+                logprob(decoder, features[image : image + 1], ids), abs=1e-4
+            )
+
+
+@pytest.mark.parametrize("options", METHODS, ids=str)
+@given(seed=SEEDS)
+@settings(max_examples=10, deadline=None)
+def test_a_row_does_not_depend_on_its_batch_mates(options, seed):
+    decoder = make_decoder(TOKENIZER, seed=seed)
+    features, others = make_features(6, seed=seed), make_features(6, seed=seed + 1)
+    others[2] = features[2]
+    names = ["x", "y", NAMES[2], "z", "u", "v"]
+    ours = captions(decoder, features, keep_attention=True, **options)[2]
+    theirs = captions(decoder, others, names=names, keep_attention=True, **options)[2]
+    assert [(c.tokens, c.logprob, c.attention.tobytes()) for c in ours] == [
+        (c.tokens, c.logprob, c.attention.tobytes()) for c in theirs
+    ]
+
+
+def test_a_row_does_not_depend_on_its_batch_mates_at_a_working_size():
+    tokenizer, shape = make_tokenizer(max_length=12), (4, 4, 64)
+    sizes = {"embed_dim": 64, "hidden_dim": 128, "attention_dim": 64, "feature_dim": 96}
+    decoder = make_decoder(tokenizer, shape, **sizes)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter *= 0.1
+    features = make_features(32, shape)
+    order = np.random.default_rng(0).permutation(32)
+    for options in METHODS:
+        straight = captions(decoder, features, tokenizer, **options)
+        mixed = captions(decoder, features[order], tokenizer, [NAMES[place] for place in order], **options)
+        assert mixed == [straight[place] for place in order]
+
+
+def test_pad_and_start_are_never_written_and_unk_only_on_request():
+    decoder, features = make_decoder(TOKENIZER), make_features(8)
+    with torch.no_grad():
+        decoder.out_bias[[TOKENIZER.pad, TOKENIZER.start]] = 50.0
+        decoder.out_bias[TOKENIZER.unk] = 40.0
+    for options in METHODS:
+        assert vocabulary(captions(decoder, features, **options)) <= set(WORDS)
+        allowed = vocabulary(captions(decoder, features, allow_unk=True, **options))
+        assert {"<unk>"} <= allowed <= {"<unk>", *WORDS}
+
+
+@pytest.mark.parametrize("options", METHODS, ids=str)
+def test_a_caption_at_the_maximum_length_is_closed_with_end(options):
+    decoder, features = make_decoder(TOKENIZER), make_features(4)
+    with torch.no_grad():
+        decoder.out_bias[TOKENIZER.end] = -30.0
+    for image, found in enumerate(captions(decoder, features, max_length=5, **options)):
+        for caption in found:
+            assert len(caption.tokens) == 3
+            ids = TOKENIZER.encode_whole(caption.text)
+            expected = logprob(decoder, features[image : image + 1], ids)
+            assert caption.logprob == pytest.approx(expected, abs=1e-4)
+            assert caption.logprob < -20
+
+
+def test_the_maximum_length_is_the_models_where_none_is_asked_for():
+    decoder, features = make_decoder(TOKENIZER), make_features(4)
+    with torch.no_grad():
+        decoder.out_bias[TOKENIZER.end] = -30.0
+    assert {len(found[0].tokens) for found in captions(decoder, features)} == {TOKENIZER.max_length - 2}
+    assert {len(found[0].tokens) for found in captions(decoder, features, max_length=30)} == {28}
+
+
+@given(SEEDS, st.integers(2, 6), st.data())
+@settings(max_examples=25, deadline=None)
+def test_fewer_captions_asked_for_are_the_first_of_more(seed, beam, data):
+    """An image is done early when the captions asked for are finished: what they are does not change."""
+    n_best = data.draw(st.integers(1, beam - 1))
+    decoder, features = make_decoder(SMALL, seed=seed), make_features(3, seed=seed)
+    every = captions(decoder, features, SMALL, beam=beam, n_best=beam)
+    assert captions(decoder, features, SMALL, beam=beam, n_best=n_best) == [found[:n_best] for found in every]
+
+
+def test_a_beam_stops_when_no_other_caption_can_be_better():
+    decoder, features = make_decoder(TOKENIZER), make_features(4)
+    steps = []
+    step = decoder.step
+    decoder.step = lambda state, tokens: steps.append(tokens.shape) or step(state, tokens)
+    with torch.no_grad():
+        decoder.out_bias[TOKENIZER.end] = 30.0
+    best = captions(decoder, features, beam=3, max_length=50)
+    assert (texts(best), steps) == ([[""]] * 4, [(4, 1)])
+    every = captions(decoder, features, beam=3, n_best=3, max_length=50)
+    assert [found[:1] for found in every] == best
+    assert steps == [(4, 1), (4, 1), (4, 3)], "the other two captions take a word each"
+
+
+def test_writing_stops_when_all_captions_are_finished():
+    decoder, features = make_decoder(TOKENIZER), make_features(4)
+    steps = []
+    step = decoder.step
+    decoder.step = lambda state, tokens: steps.append(tokens.shape) or step(state, tokens)
+    with torch.no_grad():
+        decoder.out_bias[TOKENIZER.end] = 30.0
+    found = captions(decoder, features, method="greedy", max_length=50)
+    assert texts(found) == [[""]] * 4
+    assert steps == [(4, 1)]
+
+
+@pytest.mark.parametrize("options", METHODS, ids=str)
+def test_every_caption_starts_with_the_prefix_and_is_scored_with_it(options):
+    decoder, features = make_decoder(TOKENIZER), make_features(4)
+    for image, found in enumerate(
+        captions(decoder, features, prefix="Two dog", keep_attention=True, **options)
+    ):
+        assert found
+        for caption in found:
+            assert caption.tokens[:2] == ["two", "dog"]
+            assert caption.attention.shape == (len(caption.tokens), 6)
+            ids = TOKENIZER.encode_whole(caption.text)
+            assert caption.logprob == pytest.approx(
+                logprob(decoder, features[image : image + 1], ids), abs=1e-4
+            )
+
+
+def test_a_prefix_that_fills_the_length_is_the_caption():
+    decoder, features = make_decoder(TOKENIZER), make_features(2)
+    found = captions(decoder, features, prefix="a dog", max_length=4, beam=3, n_best=3)
+    assert texts(found) == [["a dog"], ["a dog"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prefix": "a zebra"}, "prefix 'a zebra' has a word that the model does not know"),
+        (
+            {"prefix": "a dog on grass", "max_length": 5},
+            "prefix 'a dog on grass' has 4 tokens; expected at most 3",
+        ),
+    ],
+)
+def test_a_prefix_that_cannot_be_written_is_refused(options, message):
+    with pytest.raises(RequestError, match=message):
+        captions(make_decoder(TOKENIZER), make_features(1), **options)
+
+
+@pytest.mark.parametrize("options", METHODS, ids=str)
+def test_attention_is_that_of_each_token_of_the_surviving_caption(options):
+    decoder, features = make_decoder(TOKENIZER, seed=3), make_features(3)
+    for image, found in enumerate(captions(decoder, features, keep_attention=True, **options)):
+        for caption in found:
+            ids = TOKENIZER.encode_whole(" ".join(caption.tokens))
+            expected, state = [], decoder.begin(features[image : image + 1])
+            for word in ids[:-2]:
+                _, state, weights = decoder.step(state, torch.tensor([[word]]))
+                expected.append(weights[0, 0].detach().numpy())
+            assert caption.attention.dtype == np.float32
+            np.testing.assert_allclose(caption.attention, np.array(expected).reshape(-1, 6), atol=1e-5)
+
+
+def test_without_keep_attention_there_is_none():
+    assert captions(make_decoder(TOKENIZER), make_features(1))[0][0].attention is None
+
+
+def test_pooled_features_are_captioned_too():
+    decoder = make_decoder(TOKENIZER, shape=(5,))
+    found = captions(decoder, make_features(2, (5,)), keep_attention=True)
+    assert all(caption.attention.tolist() == [[1.0]] * len(caption.tokens) for (caption,) in found)
+
+
+def test_a_sample_depends_on_seed_and_image_alone():
+    decoder, features = make_decoder(TOKENIZER), make_features(1).expand(4, -1, -1, -1)
+    options = {"method": "sample", "n_best": 2}
+    first = texts(captions(decoder, features, names=["a", "b", "c", "a"], **options))
+    assert first[0] == first[3]
+    assert len({str(found) for found in first}) == 3
+    moved = texts(captions(decoder, features, names=["c", "a", "a", "b"], **options))
+    assert moved == [first[2], first[0], first[0], first[1]]
+    assert texts(captions(decoder, features, names=["a", "b", "c", "a"], seed=1, **options)) != first
+
+
+def test_more_samples_leave_the_others_as_they_are():
+    decoder, features = make_decoder(TOKENIZER), make_features(4)
+    few = texts(captions(decoder, features, method="sample", n_best=2))
+    many = texts(captions(decoder, features, method="sample", n_best=6))
+    for some, more in zip(few, many, strict=True):
+        assert set(some) <= set(more)
+
+
+def frequencies(**options):
+    """How often each word is drawn first, of 4,000 draws, and the model's own chances."""
+    tokenizer = make_tokenizer(max_length=3)
+    decoder, features = make_decoder(tokenizer, seed=1), make_features(1)
+    found = captions(decoder, features, tokenizer, method="sample", n_best=4000, **options)[0]
+    drawn = [tokenizer.encode_whole(caption.text)[1] for caption in found]
+    logits, _, _ = decoder.step(decoder.begin(features), torch.tensor([[tokenizer.start]]))
+    logits = logits[0, 0].detach().clone()
+    logits[[tokenizer.pad, tokenizer.start, tokenizer.unk]] = -math.inf
+    return np.bincount(drawn, minlength=tokenizer.vocab_size) / 4000, logits
+
+
+def test_samples_follow_the_models_chances():
+    found, logits = frequencies()
+    np.testing.assert_allclose(found, logits.softmax(-1).numpy(), atol=0.03)
+
+
+def test_temperature_flattens_the_chances():
+    found, logits = frequencies(temperature=3.0)
+    np.testing.assert_allclose(found, (logits / 3).softmax(-1).numpy(), atol=0.03)
+
+
+def test_top_k_leaves_the_likeliest_words_only():
+    found, logits = frequencies(top_k=2, temperature=5.0)
+    assert set(found.nonzero()[0]) == set(logits.topk(2).indices.tolist())
+
+
+def test_top_p_leaves_the_fewest_words_that_reach_it():
+    found, logits = frequencies(top_p=0.6, temperature=5.0)
+    chances, words = (logits / 5).softmax(-1).sort(descending=True)
+    few = int((chances.cumsum(-1) < 0.6).sum()) + 1
+    assert set(found.nonzero()[0]) == set(words[:few].tolist())
+    kept = chances[:few] / chances[:few].sum()
+    np.testing.assert_allclose(found[words[:few].numpy()], kept.numpy(), atol=0.03)
+
+
+def test_top_k_of_one_is_greedy_and_so_are_a_tiny_top_p_and_temperature():
+    decoder, features = make_decoder(TOKENIZER), make_features(4)
+    greedy = captions(decoder, features, method="greedy")
+    assert captions(decoder, features, method="sample", top_k=1) == greedy
+    assert captions(decoder, features, method="sample", top_p=1e-6) == greedy
+    assert captions(decoder, features, method="sample", temperature=1e-6) == greedy
+    power = {"temperature_convention": "probability-power", "temperature": 1e6}
+    assert captions(decoder, features, method="sample", **power) == greedy
+
+
+def test_the_decoder_is_left_in_the_mode_it_was_in():
+    decoder, features = make_decoder(TOKENIZER).train(), make_features(2)
+    assert captions(decoder, features) == captions(decoder, features)
+    assert decoder.training
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "magic"}, "method is 'magic'; expected one of greedy, beam, sample"),
+        ({"beam": 0}, "beam is 0; expected from 1 to 1,000"),
+        ({"beam": 1001}, "beam is 1001; expected from 1 to 1,000"),
+        ({"beam": 3, "n_best": 4}, "n-best is 4; expected at most 3 for beam"),
+        ({"method": "greedy", "n_best": 2}, "n-best is 2; expected at most 1 for greedy"),
+        ({"method": "sample", "temperature": 0.0}, "temperature is 0.0; expected a number above 0"),
+        ({"method": "sample", "temperature": math.nan}, "temperature is nan; expected a number above 0"),
+        ({"method": "sample", "temperature": 1e-45}, "is 1e-45; .* from 1e-06 to 1,000,000 .method greedy"),
+        ({"method": "sample", "temperature": 1e39}, r"is 1e\+39; .* from 1e-06 to 1,000,000 .method greedy"),
+        ({"method": "sample", "top_k": -1}, r"top-k is -1; expected 0 \(all words\) or more"),
+        ({"method": "sample", "top_p": 1.5}, "top-p is 1.5; expected above 0 and at most 1"),
+        ({"max_length": 2}, "max-length is 2; expected from 3"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(RequestError, match=message):
+        DecodeOptions(**options)
+
+
+def test_options_say_what_decides_a_caption_and_are_read_back():
+    options = DecodeOptions(method="beam", beam=5, seed=7)
+    assert options.to_dict() == {
+        "method": "beam",
+        "beam": 5,
+        "n_best": 1,
+        "max_length": None,
+        "prefix": "",
+        "allow_unk": False,
+        "keep_attention": False,
+    }
+    sampled = DecodeOptions(method="sample", n_best=9, top_k=4, seed=7)
+    assert DecodeOptions.from_dict(sampled.to_dict()) == sampled
+    with pytest.raises(RequestError, match="decoding options is \\['magic'\\]; expected some of method"):
+        DecodeOptions.from_dict({"magic": 1})

@@ -1,0 +1,298 @@
+"""Length penalty, n-gram blocking, groups of beams, temperature: against a plain search over lists of tokens."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from captionbeam.capmodel.generation.generate import DecodeOptions, generate
+from captionbeam.capmodel.generation.options import check_ngram
+from captionbeam.schemas.errors import RequestError
+from tests.builders.models import make_decoder, make_features, make_tokenizer
+from tests.builders.plain_search import PlainSearch
+
+SMALL = make_tokenizer(words=3, max_length=6)
+TOKENIZER = make_tokenizer(max_length=9)
+SEEDS = st.integers(0, 2**31)
+NAMES = [f"{number}.jpg" for number in range(64)]
+
+
+def captions(decoder, features, tokenizer=TOKENIZER, names=None, **options):
+    return generate(decoder, features, DecodeOptions(**options), names or NAMES[: len(features)], tokenizer)
+
+
+def assert_plain(seed, **options):
+    """What is found for two images at once is what the plain search finds for each."""
+    decoder, features = make_decoder(SMALL, seed=seed), make_features(2, seed=seed)
+    found = captions(decoder, features, SMALL, **options)
+    for image in range(2):
+        expected = PlainSearch(decoder, features[image : image + 1], SMALL, DecodeOptions(**options)).search()
+        assert [c.tokens for c in found[image]] == [SMALL.tokens(ids[1:-1]) for _, ids in expected]
+        assert [c.logprob for c in found[image]] == pytest.approx([score for score, _ in expected], abs=1e-4)
+
+
+@given(SEEDS, st.integers(2, 5), st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from(["length", "gnmt"]))
+@settings(max_examples=15, deadline=None)
+def test_a_penalised_beam_equals_a_plain_search_that_never_stops_early(seed, beam, power, formula):
+    assert_plain(seed, beam=beam, n_best=1 + seed % beam, length_penalty=power, length_formula=formula)
+
+
+@given(SEEDS, st.integers(2, 3), st.integers(1, 2), st.sampled_from([0.3, 2.0]), st.sampled_from([0.0, 1.0]))
+@settings(max_examples=15, deadline=None)
+def test_groups_equal_a_plain_search_group_by_group(seed, groups, each, diversity, power):
+    beam = groups * each
+    power = power if each > 1 else 0.0
+    assert_plain(
+        seed,
+        beam=beam,
+        n_best=1 + seed % beam,
+        beam_groups=groups,
+        diversity=diversity,
+        length_penalty=power,
+    )
+
+
+@given(SEEDS, st.integers(1, 3), st.integers(1, 3))
+@settings(max_examples=10, deadline=None)
+def test_a_beam_that_repeats_nothing_equals_a_plain_search(seed, beam, size):
+    assert_plain(seed, beam=beam, n_best=beam, no_repeat_ngram=size)
+
+
+@pytest.mark.parametrize("formula", ["length", "gnmt"])
+def test_the_best_by_penalty_of_all_captions_is_found_by_a_wide_beam(formula):
+    """121 captions are possible: the beam holds them all, and their order is that of the formula."""
+    decoder, features = make_decoder(SMALL, seed=2), make_features(1)
+    (every,) = captions(decoder, features, SMALL, beam=121, n_best=121)
+    (ranked,) = captions(
+        decoder, features, SMALL, beam=121, n_best=121, length_penalty=1.5, length_formula=formula
+    )
+
+    def rank(caption):
+        length = len(caption.tokens) + 1
+        return caption.logprob / (length if formula == "length" else (5 + length) / 6) ** 1.5
+
+    words = [caption.tokens for caption in ranked]
+    assert words == [caption.tokens for caption in sorted(every, key=rank, reverse=True)]
+    assert words != [caption.tokens for caption in every]
+
+
+def test_a_penalised_beam_stops_when_no_running_caption_can_still_win():
+    """END costs 2.2 and each "a" 1.7: the sum takes END after two steps, the mean waits for the longest caption."""
+    decoder, features = make_decoder(TOKENIZER), make_features(1)
+    steps = []
+    step = decoder.step
+    decoder.step = lambda state, tokens: steps.append(tokens.shape) or step(state, tokens)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.zero_()
+        decoder.out_bias[4] = 1.0
+        decoder.out_bias[TOKENIZER.end] = 0.5
+
+    def found(**options):
+        steps.clear()
+        return captions(decoder, features, beam=2, **options)[0][0].text, len(steps)
+
+    assert found() == ("", 2)
+    assert found(length_penalty=1.0) == (" ".join("a" * 7), TOKENIZER.max_length - 1)
+
+
+def test_longer_captions_are_favoured_the_more_the_higher_the_penalty():
+    decoder, features = make_decoder(TOKENIZER, seed=4), make_features(24)
+    with torch.no_grad():
+        decoder.out_bias[TOKENIZER.end] -= 3.0
+    sizes = [
+        sum(len(found[0].tokens) for found in captions(decoder, features, beam=4, **options))
+        for options in ({}, {"length_penalty": 0.5}, {"length_penalty": 2.0})
+    ]
+    assert sizes[0] < sizes[1] < sizes[2]
+
+
+REPEATING = [
+    {"method": "greedy"},
+    {"method": "beam", "beam": 4, "n_best": 4},
+    {"method": "beam", "beam": 4, "n_best": 4, "beam_groups": 2, "diversity": 0.5},
+    {"method": "sample", "n_best": 4, "temperature": 0.5},
+]
+
+
+@pytest.mark.parametrize("options", REPEATING, ids=str)
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_no_ngram_is_written_twice(options, size):
+    decoder, features = make_decoder(TOKENIZER), make_features(6)
+    with torch.no_grad():
+        decoder.out_bias[TOKENIZER.end] = -9.0
+        decoder.out_bias[4:6] += 20.0  # it would say "a dog a dog ..." for ever
+
+    def repeats(found):
+        return sum(
+            count - 1
+            for image in found
+            for caption in image
+            for count in Counter(zip(*(caption.tokens[at:] for at in range(size)), strict=False)).values()
+        )
+
+    assert repeats(captions(decoder, features, max_length=16, **options)) > 6
+    assert repeats(captions(decoder, features, max_length=16, no_repeat_ngram=size, **options)) == 0
+
+
+def test_an_ngram_that_no_caption_has_room_for_twice_is_refused():
+    """Eight tokens are six words: five in a row fit twice, overlapping; six do not."""
+    decoder, features = make_decoder(TOKENIZER), make_features(1)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.zero_()
+        decoder.out_bias[4] = 5.0
+        decoder.out_bias[TOKENIZER.end] = -9.0
+
+    def found(size):
+        options = {"method": "greedy", "max_length": 8, "no_repeat_ngram": size}
+        return captions(decoder, features, **options)[0][0].text
+
+    assert found(0) == found(6) == "a a a a a a"
+    assert found(5) != found(0)
+    check_ngram(DecodeOptions(no_repeat_ngram=5), most=8)
+    with pytest.raises(
+        RequestError, match="no-repeat-ngram is 6; expected at most 5: captions of at most 8 tokens"
+    ):
+        check_ngram(DecodeOptions(no_repeat_ngram=6), most=8)
+
+
+def test_a_caption_that_has_no_word_left_ends():
+    decoder, features = make_decoder(SMALL), make_features(3)
+    with torch.no_grad():
+        decoder.out_bias[SMALL.end] = -30.0
+    for found in captions(decoder, features, SMALL, max_length=12, no_repeat_ngram=1, beam=2, n_best=2):
+        assert [sorted(caption.tokens) for caption in found] == [["a", "dog", "runs"]] * 2
+
+
+def test_a_prefix_may_repeat_itself_but_is_not_repeated():
+    decoder, features = make_decoder(TOKENIZER), make_features(3)
+    with torch.no_grad():
+        decoder.out_bias[TOKENIZER.end] = -30.0
+        decoder.out_bias[4] = 1000.0
+    for found in captions(decoder, features, prefix="a a", no_repeat_ngram=2, max_length=7):
+        assert found[0].tokens[:2] == ["a", "a"]
+        assert found[0].tokens[2] != "a"
+        assert found[0].tokens[3] == "a"
+
+
+def test_groups_differ_where_a_plain_beam_does_not():
+    decoder, features = make_decoder(TOKENIZER, seed=3), make_features(8)
+
+    def first_words(**options):
+        found = captions(decoder, features, beam=3, n_best=3, **options)
+        return [len({caption.tokens[0] for caption in image if caption.tokens}) for image in found]
+
+    assert sum(first_words(beam_groups=3, diversity=50.0)) > sum(first_words())
+    assert min(first_words(beam_groups=3, diversity=50.0)) >= 2, "one of the three may be empty"
+
+
+def test_the_first_group_is_a_plain_beam_search():
+    decoder, features = make_decoder(TOKENIZER, seed=3), make_features(8)
+    plain = captions(decoder, features, beam=2)
+    for one, found in zip(
+        plain, captions(decoder, features, beam=4, n_best=4, beam_groups=2, diversity=0.4), strict=True
+    ):
+        assert one[0].tokens in [caption.tokens for caption in found]
+        assert len({tuple(caption.tokens) for caption in found}) == len(found)
+
+
+NEW = [
+    {"beam": 3, "n_best": 2, "length_penalty": 1.0},
+    {"beam": 3, "n_best": 2, "length_penalty": 0.5, "length_formula": "gnmt", "no_repeat_ngram": 2},
+    {"beam": 6, "n_best": 4, "beam_groups": 3, "diversity": 0.8, "no_repeat_ngram": 1},
+    {"method": "sample", "n_best": 3, "temperature": 2.0, "temperature_convention": "probability-power"},
+    {"method": "sample", "n_best": 3, "no_repeat_ngram": 1},
+]
+
+
+@pytest.mark.parametrize("options", NEW, ids=str)
+@given(seed=SEEDS)
+@settings(max_examples=4, deadline=None)
+def test_a_row_does_not_depend_on_its_batch_mates(options, seed):
+    decoder = make_decoder(TOKENIZER, seed=seed)
+    features, others = make_features(5, seed=seed), make_features(5, seed=seed + 1)
+    others[2] = features[2]
+    names = ["x", "y", NAMES[2], "z", "u"]
+    ours = captions(decoder, features, prefix="a", keep_attention=True, **options)[2]
+    theirs = captions(decoder, others, names=names, prefix="a", keep_attention=True, **options)[2]
+    assert [(c.tokens, c.logprob, c.attention.tobytes()) for c in ours] == [
+        (c.tokens, c.logprob, c.attention.tobytes()) for c in theirs
+    ]
+
+
+@pytest.mark.parametrize("temperature", [0.25, 0.7, 1.7, 4.0])
+def test_the_two_temperature_conventions_agree_with_the_inverse(temperature):
+    decoder, features = make_decoder(TOKENIZER), make_features(4)
+    options = {"method": "sample", "n_best": 5, "top_p": 0.95}
+    power = captions(
+        decoder, features, temperature=temperature, temperature_convention="probability-power", **options
+    )
+    assert power == captions(decoder, features, temperature=1 / temperature, **options)
+    assert power != captions(decoder, features, temperature=temperature, **options)
+
+
+def test_samples_follow_the_chances_to_the_power_of_the_temperature():
+    tokenizer = make_tokenizer(max_length=3)
+    decoder, features = make_decoder(tokenizer, seed=1), make_features(1)
+    (found,) = captions(
+        decoder,
+        features,
+        tokenizer,
+        method="sample",
+        n_best=4000,
+        temperature=0.3,
+        temperature_convention="probability-power",
+    )
+    drawn = [tokenizer.encode_whole(caption.text)[1] for caption in found]
+    logits, _, _ = decoder.step(decoder.begin(features), torch.tensor([[tokenizer.start]]))
+    chances = logits[0, 0].detach().softmax(-1)
+    chances[[tokenizer.pad, tokenizer.start, tokenizer.unk]] = 0
+    expected = chances**0.3 / (chances**0.3).sum()
+    frequencies = np.bincount(drawn, minlength=tokenizer.vocab_size) / 4000
+    np.testing.assert_allclose(frequencies, expected.numpy(), atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"length_penalty": float("nan")}, "length-penalty is nan; expected from 0 to 10"),
+        ({"length_penalty": 1.0, "length_formula": "x"}, "length-formula is 'x'; expected one of length, gnmt"),
+        ({"length_formula": "gnmt"}, "length-formula is 'gnmt'; expected a length-penalty other than 0"),
+        ({"length_penalty": 1.0, "beam": 1}, "length-penalty is 1.0; expected beams of 2 or more"),
+        ({"no_repeat_ngram": -1}, r"no-repeat-ngram is -1; expected 0 \(may repeat\) or more"),
+        ({"beam": 4, "beam_groups": 3}, "beam-groups is 3; expected a divisor of the beam, 4"),
+        ({"beam": 4, "beam_groups": 2}, "diversity is 0.0; expected above 0 for groups to differ"),
+        ({"diversity": 0.5}, "diversity is 0.5; expected beam-groups of 2 or more with it"),
+        ({"beam_groups": 3, "diversity": -1.0}, "diversity is -1.0; expected 0 or more"),
+        (
+            {"method": "sample", "temperature": 2.0, "temperature_convention": "warm"},
+            "temperature-convention is 'warm'; expected one of logit-division, probability-power",
+        ),
+        (
+            {"method": "sample", "temperature_convention": "probability-power"},
+            "temperature-convention is 'probability-power'; expected a temperature other than 1 with it",
+        ),
+    ],
+)  # fmt: skip
+def test_options_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(RequestError, match=message):
+        DecodeOptions(**options)
+
+
+def test_later_options_are_part_of_a_fingerprint_only_where_they_are_given():
+    plain = DecodeOptions()
+    assert set(plain.to_dict()) == {
+        "method", "beam", "n_best", "max_length", "prefix", "allow_unk", "keep_attention",
+    }  # fmt: skip
+    given = [
+        DecodeOptions(length_penalty=0.7, length_formula="gnmt", no_repeat_ngram=3),
+        DecodeOptions(beam=4, beam_groups=2, diversity=0.5),
+        DecodeOptions(method="sample", temperature=2.0, temperature_convention="probability-power"),
+    ]
+    for options in given:
+        assert DecodeOptions.from_dict(options.to_dict()) == options
+    assert DecodeOptions(method="greedy", length_penalty=1.0).to_dict() == DecodeOptions("greedy").to_dict()

@@ -1,0 +1,212 @@
+"""The reward of self-critical training: the published CIDEr-D, for whole batches, over the words it sees."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from captionbeam.capmodel.metrics import References
+from captionbeam.capmodel.metrics.cider import CiderReferences
+from captionbeam.capmodel.metrics.ptb import tokenize
+from captionbeam.capmodel.self_critical.rewards import CaptionReader, CiderReward, PackedReferences
+from captionbeam.capmodel.self_critical.rewards.ngrams import NONE, NgramTable, count_repeats
+from captionbeam.capmodel.tokenizers import END, PAD, START, UNK, BpeTokenizer, WordTokenizer
+from captionbeam.capmodel.tokenizers.bpe import split_words
+from captionbeam.schemas.errors import RequestError
+
+few_words = st.integers(0, 5)
+captions = st.lists(few_words, max_size=9)
+images = st.lists(st.lists(captions, min_size=1, max_size=4), min_size=1, max_size=5)
+
+
+def padded(several, length=None):
+    table = np.full((len(several), length or max(map(len, several), default=0)), NONE)
+    for row, caption in zip(table, several, strict=True):
+        row[: len(caption)] = caption
+    return table
+
+
+def numbered(references):
+    """The references with ids from 0 on, as they are interned; and the ids of all words."""
+    ids = {}
+    for image in references:
+        for caption in image:
+            for word in caption:
+                ids.setdefault(word, len(ids))
+    return [[[ids[word] for word in caption] for caption in image] for image in references], ids
+
+
+def reward_of(references, hypotheses):
+    """The reward and what ``captionbeam.capmodel.metrics.cider`` says, for ``hypotheses`` [B, K] of word lists."""
+    packed, ids = numbered(references)
+    ids = {**ids, **{word: len(ids) + n for n, word in enumerate(sorted(set(range(12)) - set(ids)))}}
+    rows = [[ids[word] for word in caption] for image in hypotheses for caption in image]
+    words = padded(rows).reshape(len(hypotheses), len(hypotheses[0]), -1)
+    ours = CiderReward(PackedReferences.pack(packed))(np.arange(len(hypotheses)), words)
+    slow = CiderReferences({str(n): image for n, image in enumerate(references)})
+    theirs = [[slow.cider_d(str(n), caption) for caption in image] for n, image in enumerate(hypotheses)]
+    return ours, np.array(theirs)
+
+
+@given(st.data())
+def test_it_is_cider_d_for_any_captions(data):
+    """Empty ones, ones of one word, repeated n-grams, words that no reference has."""
+    references = data.draw(images)
+    some = st.lists(st.lists(st.integers(0, 11), max_size=12), min_size=3, max_size=3)
+    hypotheses = data.draw(st.lists(some, min_size=len(references), max_size=len(references)))
+    ours, theirs = reward_of(references, hypotheses)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+
+
+def test_it_is_the_published_codes():
+    """What pycocoevalcap 1.2 gives for these; ``benchmarks/reward.py`` compares with it at length."""
+    references = [
+        ["a dog runs on grass", "the dog is running", "a brown dog on the grass"],
+        ["two cats sleep", "two cats on a bed"],
+        ["a man on a man on a man"],
+        ["red car"],
+    ]
+    hypotheses = ["a dog is on the grass", "two two cats cats sleep on", "a man on a man on a horse", "car"]
+    published = [2.62612275, 2.11560901, 9.06059645, 1.74338435]
+    packed, ids = numbered([[caption.split() for caption in image] for image in references])
+    rows = [[ids.setdefault(word, len(ids)) for word in caption.split()] for caption in hypotheses]
+    reward = CiderReward(PackedReferences.pack(packed))(np.arange(4), padded(rows)[:, None])
+    np.testing.assert_allclose(reward[:, 0], published, rtol=0, atol=1e-8)
+
+
+def test_a_batch_is_any_images_in_any_order():
+    references, _ = numbered([[[1, 2, 3]], [[4, 5], [4, 5, 6]], [[7]]])
+    reward = CiderReward(PackedReferences.pack(references))
+    words = np.array([[[3, 4, NONE]], [[0, 1, 2]], [[3, 4, 5]]])
+    whole = reward(np.array([1, 0, 1]), words)
+    alone = [reward(np.array([image]), words[n : n + 1])[0] for n, image in enumerate([1, 0, 1])]
+    np.testing.assert_array_equal(whole, np.array(alone))
+    assert whole[1, 0] == pytest.approx(7.5)  # no n-gram of four words in three
+
+
+def test_clipping_and_length_by_hand():
+    """``red red dog`` for ``red dog``, two images, so that each idf is log 2: see test_metrics_scores."""
+    reward = CiderReward(PackedReferences.pack([[[0, 1]], [[2, 3]]]))
+    unigrams, bigrams = (1 + 1) / (math.sqrt(5) * math.sqrt(2)), 1 / math.sqrt(2)
+    score = reward(np.array([0]), np.array([[[0, 0, 1]]]))
+    assert score[0, 0] == pytest.approx(10 / 4 * (unigrams + bigrams) * math.exp(-1 / 72))
+
+
+@pytest.mark.parametrize("references", [[], [[[0]], []]])
+def test_an_image_without_references_is_refused(references):
+    with pytest.raises(RequestError, match="an image without references has no CIDEr-D"):
+        PackedReferences.pack(references)
+
+
+@given(st.lists(captions, min_size=1, max_size=6))
+def test_every_ngram_of_a_corpus_has_a_number_of_its_own(several):
+    corpus, _ = numbered([several])
+    flat = np.array([word for caption in corpus[0] for word in caption], np.int64)
+    table = NgramTable(flat, np.repeat(np.arange(len(several)), [len(caption) for caption in several]))
+    numbers = {}
+    for n, found in enumerate(table.find(padded(corpus[0])), start=1):
+        for caption, row in zip(corpus[0], found, strict=True):
+            for start, number in enumerate(row):
+                ngram = tuple(caption[start : start + n])
+                assert (number != NONE) == (len(ngram) == n)
+                if len(ngram) == n:
+                    assert numbers.setdefault(ngram, number) == number
+    assert sorted(numbers.values()) == list(range(len(table)))
+
+
+@given(st.lists(captions, min_size=1, max_size=4))
+def test_repeats_are_counted_at_the_first_of_each(several):
+    words = padded(several)
+    for n, (counts, first) in enumerate(count_repeats(words), start=1):
+        for caption, count, at in zip(several, counts, first, strict=True):
+            ngrams = [tuple(caption[start : start + n]) for start in range(len(caption) - n + 1)]
+            found = {ngrams[start]: count[start] for start in np.flatnonzero(at)}
+            assert found == Counter(ngrams)
+            assert at.sum() == len(found)
+
+
+TEXTS = ["A man's T-shirt.", "Two dogs, running!", "a dog cannot run", "the man runs", "unbelievable dogs"]
+
+
+@cache
+def make_tokenizer(kind):
+    if kind == "words":
+        words = ("a", "man", "s", "dog", "dogs", "cannot", "run", "the", "two")
+        return WordTokenizer.learn(Counter(words), min_count=1)
+    counts = Counter(word for text in TEXTS for word in split_words(text))
+    return BpeTokenizer.learn(counts, merges={"bpe": 12, "characters": 0}[kind])
+
+
+def encoded(tokenizer, texts):
+    rows = [tokenizer.encode(text)[1:] for text in texts]
+    table = np.full((len(rows), max(map(len, rows))), PAD)
+    for row, ids in zip(table, rows, strict=True):
+        row[: len(ids)] = ids
+    return table
+
+
+def read_back(reader, tokens):
+    words = reader(tokens)
+    spelled = {number: word for word, number in reader._ids.items()}
+    return [[spelled[word] for word in row if word != NONE] for row in words]
+
+
+@pytest.mark.parametrize("kind", ["words", "bpe", "characters"])
+def test_captions_are_read_as_the_metrics_read_them(kind):
+    tokenizer = make_tokenizer(kind)
+    reader = CaptionReader(tokenizer, count_end=False)
+    reader.references([TEXTS])
+    texts = ["a man's dog, the dogs.", "cannot run", "", "dogsdogs two"]
+    tokens = encoded(tokenizer, texts)
+    whole = tokenize([tokenizer.decode(row) for row in tokens])
+    assert read_back(reader, tokens) == whole
+    assert read_back(reader, tokens) == whole  # what was learned of new words is kept
+
+
+@given(st.lists(st.lists(st.integers(0, 40), max_size=8), min_size=1, max_size=5))
+def test_any_pieces_read_as_they_are_decoded(rows):
+    tokenizer = make_tokenizer("bpe")
+    reader = CaptionReader(tokenizer, count_end=False)
+    reader.references([TEXTS])
+    tokens = np.array([[*row, *[END] * (8 - len(row))] for row in rows])
+    expected = [[w for unit in tokenizer.decode(row).split() for w in tokenize([unit])[0]] for row in tokens]
+    assert read_back(reader, tokens) == expected
+
+
+def test_a_caption_goes_up_to_its_end_and_pad_and_start_are_nothing():
+    reader = CaptionReader(make_tokenizer("words"), count_end=True)
+    reader.references([["a dog runs"]])
+    dog = reader.tokenizer.encode("dog")[1]
+    tokens = np.array([[START, dog, END, dog], [dog, UNK, PAD, PAD], [END, PAD, PAD, PAD]])
+    assert read_back(reader, tokens) == [["dog", "<end>"], ["dog", "<unk>"], ["<end>"]]
+
+
+def test_with_end_counted_a_caption_cut_short_is_worth_less():
+    """Without it nothing tells ``a dog on`` from a sentence: both are parts of what people wrote."""
+    texts = [["a man on a dog"], ["the two dogs run"]]
+    scores = {}
+    for count_end in (False, True):
+        reader = CaptionReader(make_tokenizer("words"), count_end)
+        reward = CiderReward(PackedReferences.pack(reader.references(texts)))
+        tokens = encoded(reader.tokenizer, ["two dogs run", "the two dogs"])
+        scores[count_end] = reward(np.array([1]), reader(tokens)[None])[0]
+    assert scores[False][0] == pytest.approx(scores[False][1])
+    assert scores[True][0] > scores[True][1] + 1
+
+
+def test_without_end_it_is_the_metric_that_validation_computes():
+    texts = {"0": TEXTS[:2], "1": TEXTS[2:4], "2": TEXTS[4:]}
+    tokenizer = make_tokenizer("bpe")
+    reader = CaptionReader(tokenizer, count_end=False)
+    reward = CiderReward(PackedReferences.pack(reader.references(texts.values())))
+    tokens = encoded(tokenizer, ["a man cannot run", "the dog's t-shirt", "two dogs"])
+    ours = reward(np.arange(3), reader(tokens)[:, None])[:, 0]
+    written = {name: tokenizer.decode(row) for name, row in zip(texts, tokens, strict=True)}
+    published = References(texts).evaluate(written).images
+    np.testing.assert_allclose(ours, [published[name]["CIDEr_D"] for name in texts], rtol=0, atol=1e-9)

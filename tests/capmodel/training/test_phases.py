@@ -1,0 +1,91 @@
+"""Phases of a run: when one is over, and what the next one starts from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from captionbeam.capmodel.objectives.objective import CrossEntropy
+from captionbeam.capmodel.training import trainer as training
+from captionbeam.capmodel.training.checkpoints import Checkpoints, Position
+from captionbeam.capmodel.training.epoch_history import best_of
+from captionbeam.capmodel.training.phases import Phase
+from tests.builders.training import StopAfter, make_data, tiny_options, train_alone
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data"), train=16, val=4)
+
+
+def parameters(trainer):
+    return {name: value.detach().clone() for name, value in trainer.decoder.named_parameters()}
+
+
+def same(ours, theirs):
+    return all(torch.equal(ours[name], theirs[name]) for name in {*ours, *theirs})
+
+
+class Backwards:
+    """An objective of a second phase: captions said from their end."""
+
+    def lesson(self, decoder, batch, device, seed):
+        return CrossEntropy().lesson(decoder, batch._replace(tokens=batch.tokens.flip(-1)), device, seed)
+
+    def loss(self, decoder, lesson):
+        return CrossEntropy().loss(decoder, lesson)
+
+
+@pytest.mark.parametrize("stops", [[7], [6, 1]], ids=str)
+def test_a_second_phase_starts_from_the_best_weights_with_its_own_rate(data, tmp_path, monkeypatch, stops):
+    """Two steps an epoch, and a question whether to stop at each and at the one batch of validation."""
+    phases = (Phase("first", CrossEntropy(), 2, 0.01, 0.0), Phase("second", Backwards(), 1, 0.001, 0.0))
+    monkeypatch.setattr(training, "phases_of", lambda options, data: phases)
+    unbroken, events = train_alone(tiny_options(data, tmp_path / "unbroken", precision="fp32"))
+    epochs = [event for event in events if event["event"] == "epoch"]
+    assert [(epoch["epoch"], epoch["phase"]) for epoch in epochs] == [
+        (1, "first"),
+        (2, "first"),
+        (3, "second"),
+    ]
+    options = tiny_options(data, tmp_path / "broken", precision="fp32")
+    for times in stops:
+        train_alone(options, StopAfter(times))
+    assert same(parameters(train_alone(options)[0]), parameters(unbroken))
+
+
+def test_a_second_phase_that_moves_nothing_ends_at_the_firsts_best_weights(data, tmp_path, monkeypatch):
+    phases = (Phase("first", CrossEntropy(), 3, 0.1, 0.0), Phase("second", Backwards(), 1, 1e-9, 0.0))
+    monkeypatch.setattr(training, "phases_of", lambda options, data: phases)
+    options = tiny_options(data, tmp_path, precision="fp32", keep_epochs=True)
+    _, events = train_alone(options)
+    best = best_of([event for event in events if event["event"] == "epoch"][:3])["epoch"]
+    kept = [Checkpoints(options.checkpoints, {})._read(f"epoch-{n:04d}.safetensors") for n in (best, 4)]
+    for name, value in kept[0].items():
+        np.testing.assert_allclose(kept[1][name], value, atol=1e-6)
+
+
+def at(*scores, first_epoch=0):
+    history = tuple({"epoch": number, "CIDEr": score} for number, score in enumerate(scores, 1))
+    return Position(epoch=len(scores), history=history, first_epoch=first_epoch)
+
+
+def test_a_phase_is_over_after_its_epochs_or_its_patience():
+    patient = Phase("p", CrossEntropy(), 6, 0.1, 0.0, patience=2)
+    assert not patient.is_over(at())
+    assert not patient.is_over(at(0.1, 0.3, 0.2))
+    assert patient.is_over(at(0.1, 0.3, 0.2, 0.3))
+    assert not patient.is_over(at(0.1, 0.3, 0.2, 0.4))
+    assert not patient.is_over(at(0.9, 0.1, 0.2, first_epoch=1))
+    assert patient.is_over(at(0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
+    assert not Phase("p", CrossEntropy(), 6, 0.1, 0.0).is_over(at(0.5, 0.4, 0.3, 0.2, 0.1))
+
+
+def test_a_run_whose_captions_get_no_better_ends_by_its_patience(data, tmp_path):
+    _, events = train_alone(tiny_options(data, tmp_path, epochs=9, patience=2, learning_rate=1e-9))
+    epochs = [event for event in events if event["event"] == "epoch"]
+    assert [event["epoch"] for event in epochs] == [1, 2, 3]
+    stop = {"phase": "cross-entropy", "after": 3, "planned": 9, "epoch": 3, "patience": 2, "best": 1}
+    stop["CIDEr"] = epochs[0]["CIDEr"]
+    assert [event for event in events if event["event"] == "early_stop"] == [{"event": "early_stop", **stop}]

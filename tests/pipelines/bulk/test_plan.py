@@ -1,0 +1,149 @@
+"""Planning: every image in exactly one shard, contiguous in its container, the same whoever asks."""
+
+from __future__ import annotations
+
+import apache_beam as beam
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from captionbeam.pipelines.bulk.plan import (
+    PlanShards,
+    cut,
+    fix_partitions,
+    partition_of,
+    planned_shards,
+    read_shard,
+    sequences,
+    shard_id,
+    write_plan,
+)
+from captionbeam.pipelines.runners.runner import make_pipeline
+from captionbeam.schemas.records import ImageRef
+from tests.builders.runs import features_run
+
+
+def loose(number: int) -> ImageRef:
+    return ImageRef(f"{number}.jpg", f"/images/{number}.jpg", "/images", f"v{number}")
+
+
+def member(number: int, archive: str = "/a.zip") -> ImageRef:
+    return ImageRef(
+        f"{archive}/{number}.jpg", archive, archive, f"crc-{number}", "zip", offset=number * 100, length=90
+    )
+
+
+@given(st.sets(st.integers(0, 10_000), max_size=300), st.integers(1, 64))
+def test_cut_keeps_every_image_once_in_pieces_no_larger_than_asked(numbers, size):
+    refs = [loose(number) for number in numbers]
+    pieces = cut(refs, size)
+    assert sorted(ref for piece in pieces for ref in piece) == sorted(refs)
+    assert all(0 < len(piece) <= size for piece in pieces)
+    assert len(pieces) == -(-len(refs) // size)
+
+
+@given(st.permutations(range(40)), st.integers(1, 16))
+def test_cut_does_not_depend_on_the_listing_order(order, size):
+    assert cut([member(n) for n in order], size) == cut([member(n) for n in range(40)], size)
+
+
+@given(st.sets(st.integers(0, 1000), min_size=1, max_size=100), st.integers(1, 16))
+def test_pieces_are_contiguous_in_their_container(numbers, size):
+    pieces = cut([member(number) for number in numbers], size)
+    offsets = [ref.offset for piece in pieces for ref in piece]
+    assert offsets == sorted(offsets)
+
+
+def test_copies_are_planned_side_by_side():
+    """Loose files by the digest of their listing, members of a zip by CRC and size; others where they lie."""
+    copies = [loose(n)._replace(digest="same" if n in (1, 4) else f"md5-{n}") for n in range(6)]
+    assert [ref.image_id for ref in cut(copies, 10)[0]] == [f"{n}.jpg" for n in (0, 1, 4, 2, 3, 5)]
+    assert len({partition_of(ref, 64) for ref in copies if ref.digest == "same"}) == 1
+    members = [member(n)._replace(version="crc" if n in (0, 3) else f"crc-{n}") for n in range(5)]
+    assert [ref.offset for ref in cut(members, 10)[0]] == [0, 300, 100, 200, 400]
+    assert [ref.image_id for ref in cut([loose(n) for n in (2, 0, 1)], 10)[0]] == ["0.jpg", "1.jpg", "2.jpg"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=60), st.integers(1, 16))
+def test_copies_change_nothing_about_what_is_planned(kinds, size):
+    refs = [
+        loose(n)._replace(digest=f"md5-{content}" if known else "")
+        for n, (content, known) in enumerate(kinds)
+    ]
+    pieces = cut(refs, size)
+    assert sorted(ref for piece in pieces for ref in piece) == sorted(refs)
+    assert all(0 < len(piece) <= size for piece in pieces)
+    assert cut(list(reversed(refs)), size) == pieces
+
+
+def cell(row: int, group: int = 0, megabytes: int = 1) -> ImageRef:
+    place = f"{group}-{row}"
+    return ImageRef(
+        place, "/a.parquet", "/a.parquet", place, "parquet", group, row, size=megabytes << 20, column="image"
+    )
+
+
+def test_shards_that_share_a_large_row_group_are_done_in_order_by_one_worker(tmp_path):
+    """Row group 0 has 100 MiB, 1 has 300 MiB, of which a part is done already, 2 has 10 MiB."""
+    refs = (
+        [cell(n) for n in range(100)] + [cell(n, 1) for n in range(40, 300)] + [cell(n, 2) for n in range(10)]
+    )
+    shards = write_plan(features_run(tmp_path), "/a.parquet", refs, 60)
+    assert [shard.images for shard in shards] == [50, 50, 52, 52, 52, 52, 52, 10]
+    assert [[shard.row_group for shard in each] for each in sequences(shards)] == [
+        [0],
+        [1],
+        [2, 3, 4, 5, 6],
+        [7],
+    ]
+    assert [ref for shard in shards for ref in read_shard(shard)] == refs
+
+
+def test_copies_share_a_shard_wherever_they_lie():
+    refs = [cell(n)._replace(digest=f"sha256:{n % 200}") for n in range(300)]
+    assert [ref.length for ref in cut(refs, 4)[0]] == [0, 200, 1, 201]
+
+
+@given(st.permutations([loose(n) for n in range(5)]))
+def test_a_shard_id_is_of_the_set_and_the_fingerprint(refs):
+    assert shard_id(refs, "f") == shard_id([loose(n) for n in range(5)], "f")
+    assert shard_id(refs, "f") != shard_id(refs, "g")
+    assert shard_id(refs, "f") != shard_id([*refs[:-1], refs[-1]._replace(version="other")], "f")
+    assert shard_id(refs, "f") != shard_id([*refs[:-1], refs[-1]._replace(replaces="s/f0")], "f")
+
+
+@given(st.text(min_size=1), st.integers(1, 50))
+def test_loose_files_go_by_their_id_and_members_by_their_container(image_id, partitions):
+    ref = ImageRef(image_id, "/x", "/", None)
+    assert partition_of(ref, partitions) in {f"loose-{n}" for n in range(partitions)}
+    assert partition_of(ref._replace(kind="zip", uri="/a.zip"), partitions) == "/a.zip"
+
+
+def test_who_comes_second_reads_what_the_first_planned(tmp_path):
+    run = features_run(tmp_path)
+    first = write_plan(run, "loose-0", [loose(n) for n in range(10)], 4)
+    second = write_plan(run, "loose-0", [loose(n) for n in range(12)], 4)
+    assert first == second == planned_shards(run)
+    assert [shard.images for shard in first] == [3, 4, 3]
+    assert [ref for shard in first for ref in read_shard(shard)] == sorted(loose(n) for n in range(10))
+
+
+def test_the_number_of_partitions_is_fixed_by_whoever_comes_first(tmp_path):
+    run = features_run(tmp_path)
+    assert fix_partitions(1000, run, 10) == 7
+    assert fix_partitions(5000, run, 10) == 7
+
+
+@pytest.mark.parametrize("size", [1, 7, 1024])
+def test_the_pipeline_plans_each_reference_once(tmp_path, size):
+    refs = [
+        *(loose(n) for n in range(50)),
+        *(member(n) for n in range(30)),
+        *(member(n, "/b.zip") for n in range(5)),
+    ]
+    run = features_run(tmp_path)
+    with make_pipeline() as pipeline:
+        _ = pipeline | beam.Create(refs).with_output_types(ImageRef) | PlanShards(run, size)
+    shards = planned_shards(run)
+    assert sorted(ref for shard in shards for ref in read_shard(shard)) == sorted(refs)
+    assert all(shard.shard_id == shard_id(read_shard(shard), run.fingerprint) for shard in shards)

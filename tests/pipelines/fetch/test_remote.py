@@ -1,0 +1,180 @@
+"""Images that lie elsewhere: web servers and object stores, what they answer and how often they are asked."""
+
+import os
+import socket
+
+import pytest
+
+from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
+from captionbeam.pipelines.fetch.images import fetch
+from captionbeam.schemas.errors import ImageError, SourceError, SystemicError, is_transient
+from captionbeam.schemas.records import ImageRef
+from tests.builders.sources import (
+    Web,
+    distant,
+    listed,
+    make_parquet,
+    make_tar,
+    make_zip,
+    picture,
+)
+
+QUICK = FetchOptions(attempts=2, timeout=0.3, allow_private=True)
+HERE = FetchOptions(allow_private=True)  # servers of tests are on this machine
+PICTURES = {f"{name}.jpg": picture(name, 700) for name in "abcdef"}
+
+
+def ref_to(uri: str, **fields) -> ImageRef:
+    return ImageRef(str(uri), str(uri), str(uri), None, **fields)
+
+
+def codes(results: list) -> list[str]:
+    return [result.code if isinstance(result, ImageError) else "ok" for result in results]
+
+
+class TestWeb:
+    def test_images_of_a_server_come_in_order(self):
+        with Web(PICTURES, ranges=False) as web:
+            refs = [ref_to(f"{web.url}/{name}") for name in reversed(PICTURES)]
+            assert fetch(refs, QUICK) == list(reversed(PICTURES.values()))
+
+    @pytest.mark.parametrize(
+        ("status", "code", "tries"),
+        [
+            (404, "not_found", 1), (410, "not_found", 1), (401, "denied", 1), (403, "denied", 1),
+            (400, "denied", 1), (408, "timeout", 2), (429, "unavailable", 2), (500, "unavailable", 2),
+            (503, "unavailable", 2),
+        ],
+    )  # fmt: skip
+    def test_each_status_has_its_code_and_only_passing_ones_are_tried_again(self, status, code, tries):
+        with Web(PICTURES, ranges=True) as web:
+            results = fetch([ref_to(f"{web.url}/status/{status}/a.jpg"), ref_to(f"{web.url}/b.jpg")], QUICK)
+            assert codes(results) == [code, "ok"]
+            assert web.requests[f"status/{status}/a.jpg"] == tries
+
+    def test_a_server_that_recovers_costs_nothing_but_time(self):
+        with Web(PICTURES, ranges=False) as web:
+            refs = [ref_to(f"{web.url}/flaky/2/a.jpg"), ref_to(f"{web.url}/b.jpg")]
+            assert codes(fetch(refs, FetchOptions(attempts=3, allow_private=True))) == ["ok", "ok"]
+            assert web.requests["flaky/2/a.jpg"] == 3
+
+    def test_a_server_that_gives_head_no_length_is_asked_by_get(self, tmp_path):
+        archive = make_zip(tmp_path / "x.zip", PICTURES).read_bytes()
+        table = make_parquet(tmp_path / "x.parquet", {"image": list(PICTURES.values())}).read_bytes()
+        contents = {"x.zip": archive, "x.tar": make_tar(tmp_path / "x.tar", PICTURES).read_bytes(),
+                    "x.parquet": table, "x.txt": b"a.jpg\n", "a.jpg": PICTURES["a.jpg"], "empty.jpg": b""}  # fmt: skip
+        with Web(contents, ranges=True, heads=False) as web:
+            for name, pictures in {"x.zip": PICTURES, "x.tar": PICTURES, "x.parquet": PICTURES,
+                                   "x.txt": ["a.jpg"], "a.jpg": ["a.jpg"]}.items():  # fmt: skip
+                refs, _ = listed(f"{web.url}/{name}")
+                assert fetch(refs, HERE) == [PICTURES[picture] for picture in pictures]
+            assert codes(fetch(listed(f"{web.url}/empty.jpg")[0], HERE)) == ["empty"]
+
+    def test_a_body_that_breaks_off_is_the_networks_fault_and_is_done_again_by_the_next_run(self):
+        with Web(PICTURES, ranges=False) as web:
+            assert codes(fetch([ref_to(f"{web.url}/cut/a.jpg")], QUICK)) == ["unavailable"]
+        assert is_transient("unavailable")
+
+    def test_a_server_that_does_not_answer_in_time_is_a_timeout_and_holds_up_no_one(self):
+        with Web(PICTURES, ranges=False) as web:
+            refs = [ref_to(f"{web.url}/slow/a.jpg"), ref_to(f"{web.url}/b.jpg")]
+            patient = FetchOptions(attempts=1, timeout=0.3, allow_private=True)
+            assert codes(fetch(refs, patient)) == ["timeout", "ok"]
+
+    def test_a_server_that_is_not_there_is_unavailable(self):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            url = f"http://127.0.0.1:{taken.getsockname()[1]}/a.jpg"
+            assert codes(fetch([ref_to(url)], QUICK)) == ["unavailable"]
+
+    def test_an_answer_that_is_too_long_is_not_downloaded(self):
+        with Web({"a.jpg": b"x" * 30_000_000}, ranges=False) as web:
+            assert codes(
+                fetch([ref_to(f"{web.url}/a.jpg")], FetchOptions(max_bytes=1000, allow_private=True))
+            ) == ["too_large"]
+            assert codes(fetch([ref_to(f"{web.url}/a.jpg")], HERE)) == ["ok"]
+
+    def test_members_of_an_archive_come_by_byte_ranges(self, tmp_path):
+        contents = {f"{i}.jpg": os.urandom(200_000) for i in range(40)}
+        archive = make_zip(tmp_path / "x.zip", contents).read_bytes()
+        with Web({"x.zip": archive}, ranges=True) as web:
+            refs, _ = listed(f"{web.url}/x.zip")
+            assert fetch([refs[3], refs[30]]) == [contents["3.jpg"], contents["30.jpg"]]
+            assert web.bytes_sent < 1_000_000
+            assert fetch(refs) == list(contents.values())
+
+    def test_a_tar_and_a_parquet_file_on_a_server_are_read_too(self, tmp_path):
+        tar = make_tar(tmp_path / "x.tar", PICTURES).read_bytes()
+        parquet = make_parquet(tmp_path / "x.parquet", {"image": list(PICTURES.values())}).read_bytes()
+        with Web(
+            {"x.tar": tar, "x.parquet": parquet, "x.csv": b"url\na.jpg\n", **PICTURES}, ranges=True
+        ) as web:
+            for name in ("x.tar", "x.parquet"):
+                assert fetch(listed(f"{web.url}/{name}")[0], HERE) == list(PICTURES.values())
+            (ref,) = listed(f"{web.url}/x.csv")[0]
+            assert (ref.uri, fetch([ref], HERE)) == (f"{web.url}/a.jpg", [PICTURES["a.jpg"]])
+
+    def test_a_server_that_recovers_is_listed(self, tmp_path):
+        archive = make_zip(tmp_path / "x.zip", PICTURES).read_bytes()
+        with Web({"x.zip": archive}, ranges=True) as web:
+            refs, _ = listed(f"{web.url}/flaky/3/x.zip")
+            assert fetch(refs) == list(PICTURES.values())
+
+    def test_a_server_without_ranges_is_refused_for_archives(self, tmp_path):
+        archive = make_zip(tmp_path / "x.zip", PICTURES).read_bytes()
+        with Web({"x.zip": archive}, ranges=False) as web:
+            with pytest.raises(SourceError, match="its server sends no byte ranges; expected one that does"):
+                listed(f"{web.url}/x.zip")
+            with pytest.raises(SourceError, match="no byte ranges"):
+                fetch([ImageRef("a.jpg", f"{web.url}/x.zip", "s", "0-700", "zip", 0, 700, 0, 700)])
+
+    def test_a_missing_address_is_refused_at_once_with_its_reason(self):
+        with Web({}, ranges=True) as web:
+            with pytest.raises(SourceError, match=r"/status/403/x\.zip' cannot be read \(denied\)"):
+                listed(f"{web.url}/status/403/x.zip")
+            with pytest.raises(SourceError, match=r"/x\.zip' cannot be read \(not_found\)"):
+                listed(f"{web.url}/x.zip")
+
+
+class TestObjectStores:
+    def test_reads_go_side_by_side_but_no_more_than_allowed(self):
+        contents = {f"side/{i}.jpg": picture(str(i)) for i in range(40)}
+        with distant(contents, delay=0.05) as filesystem:
+            results = fetch([ref_to(f"distant://{name}") for name in contents], FetchOptions(connections=10))
+            assert results == list(contents.values())
+            assert filesystem.busiest == 10
+
+    def test_waiting_for_a_turn_is_no_timeout(self):
+        contents = {f"turn/{i}.jpg": picture(str(i)) for i in range(8)}
+        with distant(contents, delay=0.1):
+            refs = [ref_to(f"distant://{name}") for name in contents]
+            assert codes(fetch(refs, FetchOptions(connections=1, timeout=0.3, attempts=1))) == ["ok"] * 8
+
+    def test_passing_errors_are_tried_again_and_lasting_ones_are_not(self):
+        contents = {f"try/{name}.jpg": picture(name) for name in "abc"}
+        with distant(contents) as filesystem:
+            filesystem.errors["try/a.jpg"] = [ConnectionResetError("reset"), TimeoutError()]
+            filesystem.errors["try/b.jpg"] = [ConnectionResetError("reset")] * 3
+            filesystem.errors["try/c.jpg"] = [PermissionError("no")]
+            results = fetch([ref_to(f"distant://{name}") for name in contents], FetchOptions(attempts=3))
+        assert codes(results) == ["ok", "unavailable", "denied"]
+        assert results[1].message == "distant://try/b.jpg: reset"
+
+    def test_members_that_share_a_read_share_its_passing_failure(self, tmp_path):
+        archive = make_zip(tmp_path / "x.zip", PICTURES)
+        refs = [ref._replace(uri="distant://share/x.zip") for ref in listed(archive)[0]]
+        with distant({"share/x.zip": archive.read_bytes()}) as filesystem:
+            filesystem.errors["share/x.zip"] = [TimeoutError("slow")] * 2
+            assert codes(fetch(refs, QUICK)) == ["timeout"] * 6
+            assert fetch(refs, QUICK) == list(PICTURES.values())
+
+    def test_expired_credentials_stop_the_job_whatever_else_is_under_way(self):
+        from google.auth.exceptions import RefreshError
+
+        contents = {f"cred/{name}.jpg": picture(name) for name in "ab"}
+        with distant(contents) as filesystem:
+            filesystem.errors["cred/b.jpg"] = [RefreshError("token has expired")]
+            with pytest.raises(
+                SystemicError, match=r"'distant://cred/b\.jpg' cannot be read: token has expired"
+            ):
+                fetch([ref_to(f"distant://{name}") for name in contents])

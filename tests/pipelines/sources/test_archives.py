@@ -1,0 +1,333 @@
+"""Zips and tars read in place: what is listed of them, and what their damage leads to."""
+
+import io
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from captionbeam.pipelines.fetch.images import fetch
+from captionbeam.pipelines.sources.listing import list_images
+from captionbeam.pipelines.sources.parse import parse_sources
+from captionbeam.schemas.errors import SourceError
+from captionbeam.schemas.records import ImageRef
+from tests.builders.sources import (
+    counted,
+    encrypt_members,
+    listed,
+    make_folder,
+    make_tar,
+    make_zip,
+    picture,
+)
+
+PICTURES = {f"train/{name}.jpg": picture(name) for name in ("a", "b", "c")}
+
+
+def test_members_are_listed_by_name_with_checksum_and_size_as_version(tmp_path):
+    path = make_zip(tmp_path / "x.zip", PICTURES)
+    with zipfile.ZipFile(path) as archive:
+        infos = {info.filename: info for info in archive.infolist()}
+    refs, ignored = listed(path)
+    assert refs == [
+        ImageRef(
+            name,
+            str(path),
+            str(path),
+            f"{infos[name].CRC:08x}-500",
+            "zip",
+            infos[name].header_offset,
+            500,
+            0,
+            500,
+        )
+        for name in PICTURES
+    ]
+    assert ignored == []
+
+
+def test_zipping_again_changes_no_version(tmp_path):
+    stored = make_zip(tmp_path / "x.zip", PICTURES)
+    deflated = make_zip(tmp_path / "y.zip", dict(reversed(PICTURES.items())), zipfile.ZIP_DEFLATED)
+    versions = [{ref.image_id: ref.version for ref in listed(path)[0]} for path in (stored, deflated)]
+    assert versions[0] == versions[1]
+
+
+def test_folders_annotations_and_resource_forks_in_an_archive_are_no_images(tmp_path):
+    others = {
+        "train/": b"",
+        "annotations/captions.json": b"{}",
+        "__MACOSX/train/._a.jpg": b"x",
+        "t/._b.jpg": b"x",
+    }
+    ignored = ["annotations/captions.json", "__MACOSX/train/._a.jpg", "t/._b.jpg"]
+    for path in (make_zip(tmp_path / "x.zip", PICTURES | others),):
+        refs, rest = listed(path)
+        assert [ref.image_id for ref in refs] == list(PICTURES)
+        assert rest == ignored
+
+
+def test_zip64_members_are_read_like_others(tmp_path):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in PICTURES.items():
+            with archive.open(name, "w", force_zip64=True) as stream:
+                stream.write(data)
+    refs, _ = listed(path)
+    assert fetch(refs) == list(PICTURES.values())
+
+
+def test_offsets_and_sizes_beyond_four_gigabytes_are_understood(tmp_path):
+    """A hole of 5 GB before the archive, which takes no disk, moves every offset past 32 bits."""
+    inner = make_zip(tmp_path / "inner.zip", PICTURES).read_bytes()
+    path = tmp_path / "x.zip"
+    with open(path, "wb") as stream:
+        stream.truncate(5 << 30)
+        stream.seek(0, io.SEEK_END)
+        stream.write(inner)
+    refs, _ = listed(path)
+    assert refs[0].offset == 5 << 30
+    assert fetch(refs) == list(PICTURES.values())
+
+
+def test_an_encrypted_member_is_listed_and_fails_alone(tmp_path):
+    path = make_zip(tmp_path / "x.zip", PICTURES)
+    encrypt_members(path)
+    refs, _ = listed(path)
+    results = fetch(refs)
+    assert [(error.code, error.stage) for error in results] == [("unsupported", "fetch")] * 3
+    assert str(results[0]) == (
+        f"fetch: unsupported: zip://train/a.jpg::{path}: is encrypted; expected stored or deflated"
+    )
+
+
+@pytest.mark.parametrize(("method", "name"), [(zipfile.ZIP_BZIP2, "bzip2"), (zipfile.ZIP_LZMA, "lzma")])
+def test_a_compression_that_is_not_read_is_listed_and_fails_alone(tmp_path, method, name):
+    path = make_zip(tmp_path / "x.zip", {"a.jpg": picture("a")})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("b.jpg", picture("b"), method)
+    first, second = fetch(listed(path)[0])
+    assert first == picture("a")
+    assert (second.code, name in second.message) == ("unsupported", True)
+
+
+def test_names_of_any_script_are_kept(tmp_path):
+    contents = {name: picture(name) for name in ("ねこ.jpg", "кот/é.png", "🐈.webp", "a b#c?d%20.jpg")}
+    for path in (make_zip(tmp_path / "x.zip", contents), make_tar(tmp_path / "x.tar", contents)):
+        refs, _ = listed(path)
+        assert [ref.image_id for ref in refs] == list(contents)
+        assert fetch(refs) == list(contents.values())
+
+
+def test_names_in_the_old_code_page_are_kept_apart_and_found_again(tmp_path):
+    path = make_zip(tmp_path / "x.zip", {"AAA.jpg": picture("1"), "BBB.jpg": picture("2")})
+    raw = path.read_bytes().replace(b"AAA", b"\x82\xe9\x81").replace(b"BBB", b"\x82\xe9\x82")  # Shift-JIS
+    path.write_bytes(raw)
+    refs, _ = listed(path)
+    assert len({ref.image_id for ref in refs}) == 2
+    assert fetch(refs) == [picture("1"), picture("2")]
+
+
+def test_tar_names_that_are_not_utf8_are_kept_apart_and_found_again(tmp_path):
+    contents = {"caf\udce9.jpg": picture("1"), "the\udce8.jpg": picture("2")}
+    refs, _ = listed(make_tar(tmp_path / "x.tar", contents, tarfile.GNU_FORMAT))
+    assert [ref.image_id for ref in refs] == [r"caf\xe9.jpg", r"the\xe8.jpg"]
+    assert fetch(refs) == list(contents.values())
+
+
+def test_paths_that_lead_out_of_an_archive_are_only_names(tmp_path):
+    contents = {
+        "../../escape.jpg": picture("1"),
+        "/etc/absolute.jpg": picture("2"),
+        "C:\\x.jpg": picture("3"),
+    }
+    before = sorted(tmp_path.parent.iterdir())
+    for path in (make_zip(tmp_path / "x.zip", contents), make_tar(tmp_path / "x.tar", contents)):
+        refs, _ = listed(path)
+        assert [ref.image_id for ref in refs] == list(contents)
+        assert fetch(refs) == list(contents.values())
+    assert sorted(tmp_path.parent.iterdir()) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.tar", "x.zip"]
+
+
+def test_both_of_two_members_with_one_name_are_listed(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a.jpg", picture("old"))
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("a.jpg", picture("new"))
+    refs, _ = listed(tmp_path / "x.zip")
+    assert [ref.image_id for ref in refs] == ["a.jpg", "a.jpg"]
+    assert fetch(refs) == [picture("old"), picture("new")]
+
+
+def test_an_archive_with_something_in_front_is_read(tmp_path):
+    path = make_zip(tmp_path / "x.zip", PICTURES)
+    path.write_bytes(b"#!/bin/sh\nself-extracting\n" + path.read_bytes())
+    assert fetch(listed(path)[0]) == list(PICTURES.values())
+
+
+def test_a_cut_zip_is_refused_at_once(tmp_path):
+    path = make_zip(tmp_path / "x.zip", PICTURES)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(SourceError) as caught:
+        parse_sources([str(path)])
+    assert str(caught.value) == f"source '{path}' is not a zip or is cut short; expected a whole .zip"
+
+
+def test_a_zip_with_a_damaged_directory_is_refused_when_listed(tmp_path):
+    path = make_zip(tmp_path / "x.zip", PICTURES)
+    raw = path.read_bytes()
+    path.write_bytes(
+        raw[: raw.index(b"PK\1\2")] + raw[raw.index(b"PK\1\2") :].replace(b"PK\1\2", b"PK\1\3", 1)
+    )
+    with pytest.raises(SourceError, match="is not a readable zip"):
+        listed(path)
+
+
+def test_of_a_big_zip_only_the_directory_and_the_asked_members_are_read():
+    contents = {f"{i:03}.jpg": os.urandom(100_000) for i in range(200)}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in contents.items():
+            archive.writestr(name, data)
+    with counted({"big.zip": buffer.getvalue()}) as reads:
+        refs, _ = listed("counted://big.zip")
+        assert len(refs) == 200
+        assert reads["bytes"] < 50_000
+        reads.clear()
+        assert fetch([refs[7], refs[150]]) == [contents["007.jpg"], contents["150.jpg"]]
+        assert (reads["reads"], reads["bytes"] < 2 * 100_000 + 1000) == (2, True)
+
+
+def test_neighbours_in_an_archive_are_read_together_in_pieces_of_a_few_megabytes():
+    contents = {f"{i:03}.jpg": os.urandom(100_000) for i in range(200)}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in contents.items():
+            archive.writestr(name, data)
+    with counted({"big.zip": buffer.getvalue()}) as reads:
+        refs, _ = listed("counted://big.zip")
+        reads.clear()
+        assert fetch(refs) == list(contents.values())
+        assert (reads["reads"], reads["bytes"] < 20_100_000) == (3, True)
+
+
+def test_tar_members_are_listed_by_name_with_size_and_time_as_version(tmp_path):
+    path = make_tar(tmp_path / "x.tar", PICTURES | {"readme.md": b"x"})
+    refs, ignored = listed(path)
+    assert [(ref.image_id, ref.kind, ref.length, ref.version) for ref in refs] == [
+        (name, "tar", 500, "500-1700000000") for name in PICTURES
+    ]
+    assert ignored == ["readme.md"]
+    assert fetch(refs) == list(PICTURES.values())
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_every_dialect_of_tar_is_read_long_names_too(tmp_path, kind):
+    contents = {f"{'long/' * 30}{i}.jpg": picture(str(i)) for i in range(3)}
+    refs, _ = listed(make_tar(tmp_path / "x.tar", contents, kind))
+    assert [ref.image_id for ref in refs] == list(contents)
+    assert fetch(refs) == list(contents.values())
+
+
+def test_the_dot_that_tar_puts_before_names_is_left_out(tmp_path):
+    refs, _ = listed(make_tar(tmp_path / "x.tar", {"./a.jpg": picture("a"), "./b/c.jpg": picture("c")}))
+    assert [ref.image_id for ref in refs] == ["a.jpg", "b/c.jpg"]
+
+
+def test_links_in_a_tar_are_listed_and_fail_alone(tmp_path):
+    path = make_tar(tmp_path / "x.tar", {"a.jpg": picture("a")})
+    with tarfile.open(path, "a") as archive:
+        for name, kind in (("soft.jpg", tarfile.SYMTYPE), ("hard.jpg", tarfile.LNKTYPE)):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "a.jpg"
+            archive.addfile(link)
+    results = fetch(listed(path)[0])
+    assert results[0] == picture("a")
+    assert [(error.code, error.message.split(": ")[1]) for error in results[1:]] == [
+        ("unsupported", "is a symbolic link; expected a regular file"),
+        ("unsupported", "is a hard link; expected a regular file"),
+    ]
+
+
+@pytest.mark.parametrize("cut", [1500, 1024, 700])
+def test_a_tar_that_stops_early_is_refused_and_not_taken_for_a_short_one(tmp_path, cut):
+    path = make_tar(tmp_path / "x.tar", PICTURES)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(SourceError, match=r"x\.tar' (is cut short|has no end marker|has a damaged header)"):
+        listed(path)
+
+
+def test_a_damaged_header_inside_a_tar_is_no_end(tmp_path):
+    path = make_tar(tmp_path / "x.tar", PICTURES)
+    raw = bytearray(path.read_bytes())
+    raw[1024 + 10] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(SourceError, match=r"has a damaged header at byte 1024; expected a whole tar"):
+        listed(path)
+
+
+@pytest.mark.parametrize("name", ["x.tar.gz", "x.tgz", "X.TAR.BZ2", "x.tar.zst"])
+def test_a_compressed_tar_is_refused_with_the_reason(tmp_path, name):
+    make_folder(tmp_path, {name: b"anything"})
+    with pytest.raises(
+        SourceError, match=r"is a compressed tar, without random access; expected a plain \.tar"
+    ):
+        parse_sources([f"{tmp_path}/{name}"])
+
+
+def test_archives_of_a_folder_or_glob_are_one_source_of_many_containers(tmp_path):
+    make_zip(tmp_path / "0.zip", {"a.jpg": picture("a")})
+    make_zip(tmp_path / "1.zip", {"b.jpg": picture("b")})
+    make_tar(tmp_path / "2.tar", {"c.jpg": picture("c")})
+    make_folder(tmp_path, {"readme.txt": b""})
+    for url, ids in ((tmp_path, "abc"), (tmp_path / "*.zip", "ab"), (tmp_path / "*.*[pr]", "abc")):
+        refs, _ = listed(url)
+        assert "".join(ref.image_id[0] for ref in refs) == ids
+        assert {ref.source for ref in refs} == {str(url)}
+        assert fetch(refs) == [picture(name) for name in ids]
+
+
+def test_archives_on_any_filesystem_are_read_alike(tmp_path):
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/arch/x.zip", make_zip(tmp_path / "x.zip", PICTURES, zipfile.ZIP_DEFLATED).read_bytes())
+    memory.pipe_file("/arch/x.tar", make_tar(tmp_path / "x.tar", PICTURES).read_bytes())
+    for url in ("memory://arch/x.zip", "memory://arch/x.tar"):
+        refs, _ = listed(url)
+        assert [ref.image_id for ref in refs] == list(PICTURES)
+        assert fetch(refs) == list(PICTURES.values())
+
+
+def test_no_archive_of_a_bucket_is_left_out_however_many_there_are(tmp_path):
+    memory = fsspec.filesystem("memory")
+    archive = make_tar(tmp_path / "x.tar", {"x.jpg": picture("x")}).read_bytes()
+    for number in range(1100):
+        memory.pipe_file(f"/many/{number:04}.tar", archive)
+    assert [spec.url for spec in parse_sources(["memory://many"])] == [
+        f"memory:///many/{number:04}.tar" for number in range(1100)
+    ]
+
+
+def test_images_behind_an_archive_and_a_thousand_notes_are_what_a_bucket_holds(tmp_path):
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/mixed/00.tar", make_tar(tmp_path / "x.tar", PICTURES).read_bytes())
+    for number in range(1100):
+        memory.pipe_file(f"/mixed/{number:04}.txt", b"")
+    memory.pipe_file("/mixed/a.jpg", picture("a"))
+    assert [spec.kind for spec in parse_sources(["memory://mixed"])] == ["folder"]
+
+
+def test_flickr8k_is_read_in_place():
+    root = os.environ.get("CAPTIONBEAM_DATA")
+    if not root:
+        pytest.skip("CAPTIONBEAM_DATA does not name the folder of real data")
+    path = Path(root).resolve() / "flickr8k/val.zip"
+    (spec,) = parse_sources([str(path)])
+    refs = [ref for ref in list_images(spec) if isinstance(ref, ImageRef)]
+    assert len(refs) == 300
+    assert refs[0].image_id == "val/1022454332_6af2c1449a.jpg"
+    with zipfile.ZipFile(path) as archive:
+        assert fetch(refs) == [archive.read(ref.image_id) for ref in refs]

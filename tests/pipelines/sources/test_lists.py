@@ -1,0 +1,161 @@
+"""Lists of URIs: how rows are read, what ids are, and that no row is lost."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from captionbeam.pipelines.features.array_ids import find_id_list, read_ids
+from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
+from captionbeam.pipelines.fetch.images import fetch
+from captionbeam.pipelines.maintenance.file_writers import TABLE_WRITERS
+from captionbeam.pipelines.sources import lists
+from captionbeam.pipelines.sources.parse import parse_sources
+from captionbeam.pipelines.sources.spec import SourceSpec, printable
+from captionbeam.schemas.errors import SourceError
+from tests.builders.sources import listed, make_folder, make_parquet
+
+SPACED = [" a.jpg ", "a.jpg", "\ta.jpg", "a.jpg\u00a0", "b\u2028c", "d\x85", "e\ne", '"f"', "g;h,i"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "image_id", "former"),
+    [
+        ("file:///d/a#1.jpg", "d/a#1.jpg", "d/a"),
+        ("s3://b/a#1.jpg", "a#1.jpg", "a"),
+        ("gs://b/a?1#2.jpg", "a?1#2.jpg", "a?1"),
+        ("s3://b/a?.jpg", "a?.jpg", ""),
+        ("s3://[b/a.jpg", "a.jpg", ""),
+        ("https://h/a.jpg?x=1#part", "a.jpg?x=1", ""),
+        ("HTTPS://h/a.jpg#part", "a.jpg", ""),
+        ("https://h", "h", ""),
+        ("/d/a#1.jpg", "d/a#1.jpg", ""),
+        ("in/a?#1.jpg", "in/a?#1.jpg", ""),
+    ],
+)
+def test_the_whole_path_of_a_uri_is_its_id(uri, image_id, former):
+    assert (lists.id_of(uri), lists.former_id_of(uri)) == (image_id, former)
+
+
+def test_files_with_a_hash_in_their_names_are_images_of_their_own(tmp_path):
+    make_folder(tmp_path, {"a#1.jpg": b"1", "a#2.jpg": b"22", "a?%20.jpg": b"333"})
+    names = ["a#1.jpg", "a#2.jpg", "a?%20.jpg"]
+    make_folder(tmp_path, {"x.txt": "".join(f"file://{tmp_path}/{name}\n" for name in names).encode()})
+    refs, _ = listed(tmp_path / "x.txt")
+    assert [ref.image_id for ref in refs] == [f"{tmp_path}/{name}"[1:] for name in names]
+    assert fetch(refs) == [b"1", b"22", b"333"]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "reason"),
+    [
+        ('path,x\na.jpg,1\nb.jpg,"open\nc.jpg,3\nd.jpg,4\n', 3, "unexpected end of data"),
+        ('path,x\na.jpg,"two\nlines"\n\nb.jpg,"open\nc.jpg,"shut"\n', 5, r"',' expected after '\"'"),
+        ('path,x\n"a.jpg" ,1\nb.jpg,2\n', 2, r"',' expected after '\"'"),
+        ('path,"x\na.jpg,1\n', 1, "unexpected end of data"),
+    ],
+)
+def test_a_quote_that_does_not_end_names_its_line(tmp_path, content, line, reason):
+    make_folder(tmp_path, {"x.csv": content.encode(), "x.tsv": content.replace(",", "\t").encode()})
+    for name in ("x.csv", "x.tsv"):
+        with pytest.raises(
+            SourceError,
+            match=rf"x\.[ct]sv' is not a readable list: line {line} begins a row that cannot be read "
+            rf"\({reason if name == 'x.csv' else reason.replace(',', chr(9))}\); expected a value that begins with",
+        ):
+            listed(tmp_path / name)
+
+
+def test_quoted_values_may_span_lines_and_hold_quotes(tmp_path):
+    content = 'caption,path\r\n"two\r\nlines, ""quoted""",a.jpg\r\n5" wide,b.jpg\r\n\r\n,"in,c.jpg"\r\n'
+    make_folder(tmp_path, {"x.csv": content.encode()})
+    assert [ref.image_id for ref in listed(tmp_path / "x.csv")[0]] == ["a.jpg", "b.jpg", "in,c.jpg"]
+
+
+def test_semicolons_part_values_where_the_header_has_no_comma(tmp_path):
+    make_folder(tmp_path, {"x.csv": b"IMAGE PATH;id\na,1.jpg;7\n", "y.csv": b"path,a;b\na.jpg,1\n"})
+    (ref,) = listed(tmp_path / "x.csv", uri_column="IMAGE PATH")[0]
+    assert (ref.image_id, ref.uri) == ("7", f"{tmp_path}/a,1.jpg")
+    assert [ref.image_id for ref in listed(tmp_path / "y.csv")[0]] == ["a.jpg"]
+
+
+@pytest.mark.parametrize(("name", "separator"), [("x.csv", ";"), ("x.tsv", "\t")])
+def test_a_table_without_a_known_column_says_how_it_was_read(tmp_path, name, separator):
+    make_folder(tmp_path, {name: f"IMAGE PATH{separator}id\na.jpg{separator}7\n".encode()})
+    with pytest.raises(SourceError) as caught:
+        parse_sources([f"{tmp_path}/{name}"])
+    assert str(caught.value) == (
+        f"source '{tmp_path}/{name}' has the columns 'IMAGE PATH', 'id' (separated by {separator!r}); expected one of "
+        f"{', '.join(lists.URI_COLUMNS)}, or --uri-column NAME, for URIs"
+    )
+
+
+@pytest.mark.parametrize("suffix", [".txt.gz", ".csv.gz", ".jsonl.gz"])
+def test_a_gz_that_is_none_or_is_cut_is_refused(tmp_path, suffix):
+    packed = gzip.compress(b'{"uri": "a.jpg"}\n' * 9999, mtime=0)
+    make_folder(tmp_path, {f"no{suffix}": b"not gzip", f"cut{suffix}": packed[:-9]})
+    with pytest.raises(SourceError, match=rf"no\{suffix}' is not a readable list: Not a gzipped file"):
+        parse_sources([f"{tmp_path}/no{suffix}"])
+    with pytest.raises(
+        SourceError, match=rf"cut\{suffix}' is not a readable list: Compressed file ended before"
+    ):
+        list(lists.read_rows(f"{tmp_path}/cut{suffix}"))
+
+
+def test_ids_keep_their_spaces_and_uris_lose_them(tmp_path):
+    make_folder(
+        tmp_path,
+        {
+            "x.csv": b"id,uri\r\n a.jpg , u.jpg \r\n\tb.jpg,u.jpg\r\n  ,u.jpg\r\n",
+            "x.jsonl": b'{"id": " a.jpg ", "uri": "u.jpg "}\n{"id": "\\tb.jpg", "uri": "u.jpg"}\n{"uri": "u.jpg"}\n',
+        },
+    )
+    make_parquet(tmp_path / "x.parquet", {"id": [" a.jpg ", "\tb.jpg", None], "uri": [" u.jpg"] * 3})
+    for name in ("x.csv", "x.jsonl", "x.parquet"):
+        refs, _ = listed(tmp_path / name)
+        assert [ref.image_id for ref in refs] == [" a.jpg ", "\tb.jpg", "u.jpg"]
+        assert {ref.uri for ref in refs} == {f"{tmp_path}/u.jpg"}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_exported_ids_are_read_back_as_they_are(tmp_path, kind):
+    schema = pa.schema([pa.field("image_id", pa.string())])
+    writer = TABLE_WRITERS[kind](f"{tmp_path}/x.{kind}", schema)
+    writer.write(pa.RecordBatch.from_pydict({"image_id": SPACED}, schema))
+    writer.close()
+    assert list(read_ids(find_id_list(f"{tmp_path}/x.{kind}"))) == SPACED
+
+
+def test_a_line_of_a_text_file_is_an_id_as_it_stands(tmp_path):
+    make_folder(tmp_path, {"x.txt": " a.jpg \r\na.jpg\n\n\tb\u2028.jpg".encode()})
+    assert list(read_ids(find_id_list(f"{tmp_path}/x.txt"))) == [" a.jpg ", "a.jpg", "\tb\u2028.jpg"]
+
+
+NASTY = [
+    "http://[gone]/a.jpg", "s3://[a/b.jpg", "http://ex\u2100mple.com/x.jpg", "http://a..b/c", "\0", "/d::zip/a",
+    "file://[/a#b", "://", "/", "gs://", "a/b?u=http://c", "HTTP://h", "x" * 5000,
+]  # fmt: skip
+
+
+@given(st.lists(st.text() | st.sampled_from(NASTY), min_size=1, max_size=4))
+def test_no_text_as_a_uri_raises_and_each_row_is_a_reference(tmp_path_factory, uris):
+    path = tmp_path_factory.getbasetemp() / "any.jsonl"
+    path.write_text("".join(f"{json.dumps({'uri': uri})}\n" for uri in uris))
+    refs = list(lists.list_rows(SourceSpec(str(path), "list", str(path), "/nowhere", "", "uri")))
+    for number, (ref, uri) in enumerate(zip(refs, uris, strict=True)):
+        assert ref.image_id == printable(lists.id_of(uri.strip()) or f"any.jsonl#{number}")
+        assert ref.uri == printable(lists.resolve(uri.strip(), "/nowhere") if uri.strip() else "")
+        assert lists.former_id_of(uri) == "" or lists.former_id_of(uri) != lists.id_of(uri)
+
+
+def test_a_malformed_uri_is_a_failure_of_its_row(tmp_path):
+    uris = ["a.jpg", *NASTY[:4], "file:///d\0/a.jpg", "http://h\\@127.0.0.1/a", "c.jpg"]
+    make_folder(tmp_path, {"a.jpg": b"1", "c.jpg": b"22", "x.csv": ("uri\n" + "\n".join(uris)).encode()})
+    refs, _ = listed(tmp_path / "x.csv")
+    assert [ref.uri for ref in refs] == [f"{tmp_path}/a.jpg", *uris[1:-1], f"{tmp_path}/c.jpg"]
+    first, *failures, last = fetch(refs, FetchOptions(attempts=1))
+    assert (first, last) == (b"1", b"22")
+    assert [error.code for error in failures] == ["unsupported"] * 4 + ["not_found", "unsupported"]

@@ -1,0 +1,327 @@
+"""Captions in, one token table out: whole or not there, the same bytes whatever the runner's order."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from captionbeam.capmodel.tokenizers import END, START, UNK, load_tokenizer
+from captionbeam.pipelines.bulk.find import is_sampled
+from captionbeam.pipelines.tokens.inputs import InputFile, list_inputs
+from captionbeam.pipelines.tokens.publish import publish
+from captionbeam.pipelines.tokens.tokenize import TokenizeOptions, encode_image, learn, tokenize, train_words
+from captionbeam.schemas.errors import RequestError, StoreError, SystemicError
+from captionbeam.schemas.formats.tokens import TokenTable, table_bytes
+from tests.builders.captions import coco, karpathy, write_json, write_lines, write_zip
+
+TRAIN = {"a.jpg": ["A dog runs.", "Two dogs."], "b.jpg": ["A cat runs."]}
+VAL = {"c.jpg": ["A zebra runs."]}
+SPLIT_ROWS = [
+    ("a.jpg", "train", ["A dog."]),
+    ("b.jpg", "restval", ["A cat."]),
+    ("c.jpg", "val", ["A cow."]),
+    ("d.jpg", "test", ["A hen.", "Hens."]),
+]
+WORDS = TokenizeOptions.of("words", min_count=1)
+
+
+def inputs(folder: Path, train: dict = TRAIN, val: dict = VAL) -> list[InputFile]:
+    return list_inputs(
+        [write_json(folder / "train.json", coco(train))], [write_json(folder / "val.json", coco(val))]
+    )
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    paths = [path for path in Path(folder).rglob("*") if path.is_file() and path.name != "record.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+@pytest.fixture
+def output(tmp_path) -> str:
+    return str(tmp_path / "tokens")
+
+
+class TestTable:
+    def test_one_row_an_image_sorted_with_captions_raw_and_as_ids(self, tmp_path, output):
+        table = tokenize(output, inputs(tmp_path), WORDS)
+        vocab = load_tokenizer(table.tokenizer_url).vocab
+        assert vocab[4:] == ("a", "runs", "cat", "dog", "dogs", "two")
+        assert table.table.to_pylist() == [
+            {
+                "image_id": "a.jpg",
+                "file_name": "a.jpg",
+                "coco_id": "0",
+                "split": "train",
+                "captions": ["A dog runs.", "Two dogs."],
+                "tokens": [[START, 4, 7, 5, END], [START, 9, 8, END]],
+            },
+            {
+                "image_id": "b.jpg",
+                "file_name": "b.jpg",
+                "coco_id": "1",
+                "split": "train",
+                "captions": ["A cat runs."],
+                "tokens": [[START, 4, 6, 5, END]],
+            },
+            {
+                "image_id": "c.jpg",
+                "file_name": "c.jpg",
+                "coco_id": "0",
+                "split": "val",
+                "captions": ["A zebra runs."],
+                "tokens": [[START, 4, UNK, 5, END]],
+            },
+        ]
+
+    def test_nothing_is_learned_from_validation_captions(self, tmp_path, output):
+        table = tokenize(output, inputs(tmp_path), TokenizeOptions())
+        alphabet = {token[0] for token in load_tokenizer(table.tokenizer_url).vocab[4:]}
+        assert alphabet == set("adogruns.twc")
+
+    def test_the_record_counts_every_split(self, tmp_path, output):
+        record = tokenize(output, inputs(tmp_path), TokenizeOptions.of("words", 4, min_count=1)).record
+        assert record["splits"]["train"] == {
+            "images": 2,
+            "captions": 3,
+            "tokens": 6,
+            "mean_tokens": 2.0,
+            "longest": 2,
+            "cut": 2,
+            "unknown": 0,
+            "unknown_share": 0.0,
+        }
+        assert record["splits"]["val"]["unknown_share"] == 0.5
+        assert record["splits"]["test"]["images"] == 0
+        assert (record["tokenizer"]["kind"], record["tokenizer"]["vocab_size"]) == ("words", 10)
+        assert record["spec"]["options"] == {"kind": "words", "min_count": 1, "max_length": 4}
+
+    def test_images_without_a_file_name_go_by_their_id(self, tmp_path, output):
+        rows = [{"image_id": 7, "caption": "A dog."}, {"image_id": 7, "caption": "Dogs."}]
+        table = tokenize(output, list_inputs([write_lines(tmp_path / "t.jsonl", rows)], []), WORDS)
+        row = table.table.to_pylist()[0]
+        assert (row["image_id"], row["file_name"], row["coco_id"]) == ("7", None, "7")
+        assert row["captions"] == ["A dog.", "Dogs."]
+
+    def test_an_images_captions_keep_the_order_of_files_and_rows(self, tmp_path, output):
+        first = [{"file_name": "a.jpg", "caption": caption} for caption in ("b", "a")]
+        second = [{"file_name": "a.jpg", "captions": ["d", "c"]}]
+        urls = [write_lines(tmp_path / "z.jsonl", first), write_lines(tmp_path / "y.jsonl", second)]
+        table = tokenize(output, list_inputs(urls, []), WORDS)
+        assert table.table.to_pylist()[0]["captions"] == ["b", "a", "d", "c"]
+
+    def test_captions_without_a_word_are_left_out_and_counted(self, tmp_path, output):
+        captions = {"a.jpg": ["A dog.", "", "..."], "b.jpg": [" "]}
+        table = tokenize(output, inputs(tmp_path, captions), WORDS)
+        assert table.image_ids("train") == ["a.jpg"]
+        assert table.record["left_out"] == {"captions_of_other_splits": 0, "captions_without_a_word": 3}
+
+    @pytest.mark.parametrize(
+        "runner", [["--direct_num_workers=2", "--direct_running_mode=multi_threading"], []]
+    )
+    def test_the_same_request_gives_the_same_bytes(self, runner, tmp_path):
+        many = {f"{i}.jpg": [f"a dog and {i} cats", "dogs " * (i % 7 + 1)] for i in range(200)}
+        one = tokenize(str(tmp_path / "one"), inputs(tmp_path, many), TokenizeOptions())
+        two = tokenize(str(tmp_path / "two"), inputs(tmp_path, many), TokenizeOptions(), runner)
+        assert contents(one.url) == contents(two.url)
+        assert one.sha256 == two.sha256
+
+    def test_any_filesystem_will_do(self, tmp_path):
+        table = tokenize("memory://tokenized/t", inputs(tmp_path), WORDS)
+        assert table.image_ids("val") == ["c.jpg"]
+        assert load_tokenizer(table.tokenizer_url).words_of("A dog") == ["a", "dog"]
+
+
+class TestSplits:
+    @pytest.mark.parametrize("named_for_val_too", [False, True])
+    def test_a_file_with_splits_brings_them_all(self, named_for_val_too, tmp_path, output):
+        url = write_json(tmp_path / "k.json", karpathy(SPLIT_ROWS))
+        table = tokenize(output, list_inputs([url], [url] if named_for_val_too else []), WORDS)
+        splits = {split: table.image_ids(split) for split in ("train", "val", "test")}
+        assert splits == {"train": ["a.jpg", "b.jpg"], "val": ["c.jpg"], "test": ["d.jpg"]}
+        assert load_tokenizer(table.tokenizer_url).vocab[4:] == ("a", "cat", "dog")
+
+    def test_of_one_named_for_validation_only_its_val_rows_are_taken(self, tmp_path, output):
+        train = write_json(tmp_path / "t.json", coco({"x.jpg": ["A horse."]}))
+        val = write_json(tmp_path / "k.json", karpathy(SPLIT_ROWS))
+        table = tokenize(output, list_inputs([train], [val]), WORDS)
+        assert table.table["image_id"].to_pylist() == ["c.jpg", "x.jpg"]
+        assert table.record["left_out"]["captions_of_other_splits"] == 4
+
+    def test_an_image_in_two_splits_is_refused(self, tmp_path, output):
+        with pytest.raises(
+            RequestError, match=r"image 'a.jpg' is in train and val; expected it in one split"
+        ):
+            tokenize(output, inputs(tmp_path, TRAIN, {"a.jpg": ["A dog."]}), WORDS)
+        assert not os.path.exists(output)
+
+    def test_one_file_for_both_without_splits_is_refused(self, tmp_path, output):
+        url = write_json(tmp_path / "c.json", coco(TRAIN))
+        with pytest.raises(
+            RequestError, match=r"is named for both --train and --val, but does not say which"
+        ):
+            tokenize(output, list_inputs([url], [url]), WORDS)
+
+    def test_a_share_of_the_images_is_for_validation_whatever_the_files_order(self, tmp_path, output):
+        many = {f"{i}.jpg": [f"a dog and {i} cats", "a cat"] for i in range(400)}
+        url = write_json(tmp_path / "c.json", coco(many))
+        table = tokenize(output, list_inputs([url], [], val_share=0.1), WORDS)
+        drawn = sorted(name for name in many if is_sampled(name, 0.1, seed=0))
+        assert table.image_ids("val") == drawn
+        assert 20 <= len(drawn) <= 60
+        assert len(table.image_ids("train")) == 400 - len(drawn)
+        turned = write_json(tmp_path / "d.json", coco(dict(reversed(many.items()))))
+        again = tokenize(str(tmp_path / "again"), list_inputs([turned], [], val_share=0.1), WORDS)
+        assert again.image_ids("val") == drawn
+
+    def test_a_share_beside_validation_captions_is_refused(self, tmp_path, output):
+        train = write_json(tmp_path / "t.json", coco(TRAIN))
+        with pytest.raises(RequestError, match=r"--val-share 0.1 beside --val; expected one of the two"):
+            list_inputs([train], [train], val_share=0.1)
+        split = write_json(tmp_path / "k.json", karpathy(SPLIT_ROWS))
+        with pytest.raises(RequestError, match=r"says itself which images are for validation"):
+            tokenize(output, list_inputs([split], [], val_share=0.1), WORDS)
+
+    def test_one_zip_may_hold_both(self, tmp_path):
+        url = write_zip(
+            tmp_path / "c.zip", {"captions_train.json": coco(TRAIN), "captions_val.json": coco(VAL)}
+        )
+        found = list_inputs([f"zip://captions_train.json::{url}"], [f"zip://captions_val.json::{url}"])
+        assert [source.role for source in found] == ["train", "val"]
+
+
+class TestRequests:
+    def test_a_second_run_has_nothing_to_do(self, tmp_path, output):
+        tokenize(output, inputs(tmp_path), WORDS)
+        before = {path: os.stat(path).st_mtime_ns for path in Path(output).rglob("*")}
+        assert (
+            tokenize(output, list_inputs([str(tmp_path / "train.json")], [str(tmp_path / "val.json")]), WORDS)
+            is None
+        )
+        assert {path: os.stat(path).st_mtime_ns for path in Path(output).rglob("*")} == before
+
+    def test_another_request_is_refused_and_says_what_is_there(self, tmp_path, output):
+        tokenize(output, inputs(tmp_path), WORDS)
+        with pytest.raises(
+            RequestError, match=r"another token table \(kind words, min count 1\); expected the same"
+        ):
+            tokenize(
+                output,
+                list_inputs([str(tmp_path / "train.json")], [str(tmp_path / "val.json")]),
+                TokenizeOptions(),
+            )
+
+    def test_changed_captions_are_another_request(self, tmp_path, output):
+        tokenize(output, inputs(tmp_path), WORDS)
+        with pytest.raises(RequestError, match=r"another token table \(other captions\)"):
+            tokenize(output, inputs(tmp_path, {**TRAIN, "d.jpg": ["A cow."]}), WORDS)
+
+    def test_overwriting_leaves_nothing_of_the_old_one(self, tmp_path, output):
+        tokenize(output, inputs(tmp_path), TokenizeOptions())
+        table = tokenize(output, inputs(tmp_path), WORDS, overwrite=True)
+        assert sorted(contents(output)) == [
+            "tokenizer/tokenizer.json",
+            "tokenizer/vocab.json",
+            "tokens.arrow",
+        ]
+        assert table.record["tokenizer"]["kind"] == "words"
+
+    def test_a_broken_file_publishes_nothing(self, tmp_path, output):
+        found = inputs(tmp_path)
+        (tmp_path / "val.json").write_text("{")
+        with pytest.raises(RequestError, match=r"val\.json is not JSON"):
+            tokenize(output, found, WORDS)
+        assert not os.path.exists(output)
+
+    def test_nothing_to_learn_from(self, tmp_path, output):
+        with pytest.raises(RequestError, match="no word was found in the captions named for learning"):
+            tokenize(output, inputs(tmp_path, {"a.jpg": ["..."]}), WORDS)
+
+    def test_storage_that_refuses_is_known_before_the_work(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(RequestError, match=r"file/tokens' cannot be written to"):
+            tokenize(str(tmp_path / "file" / "tokens"), inputs(tmp_path), WORDS)
+
+    def test_storage_that_refuses_in_the_middle(self, tmp_path, output):
+        (tmp_path / "tokens").mkdir()
+        (tmp_path / "tokens" / "tokenizer").write_text("in the way")
+        with pytest.raises(SystemicError, match=r"cannot write to .*tokens.*; expected a writable place"):
+            publish(output, [], {"vocab.json": b"[]"}, {"tokenizer": {"fingerprint": "f"}})
+
+    @pytest.mark.parametrize(
+        ("options", "sentence"),
+        [
+            ({"kind": "char"}, "no tokenizer is of kind 'char'"),
+            ({"kind": "words", "merges": 9}, "--merges is for --kind bpe; this is --kind words"),
+            ({"kind": "bpe", "min_count": 9}, "--min-count is for --kind words; this is --kind bpe"),
+            ({"kind": "bpe", "max_length": 2}, "a maximum length of 2 is too short"),
+        ],
+    )
+    def test_options_that_make_no_sense(self, options, sentence):
+        with pytest.raises(RequestError, match=sentence):
+            TokenizeOptions.of(**options)
+
+
+class TestHalfWritten:
+    """The record is written last: without it there is no token table."""
+
+    def test_without_its_record_there_is_no_table(self, tmp_path, output):
+        tokenize(output, inputs(tmp_path), WORDS)
+        os.unlink(f"{output}/record.json")
+        with pytest.raises(
+            StoreError, match="holds no token table; expected a folder that captionbeam tokenize wrote"
+        ):
+            TokenTable.open(output)
+        assert tokenize(output, inputs(tmp_path), WORDS).image_ids("train") == ["a.jpg", "b.jpg"]
+
+    def test_a_damaged_table(self, tmp_path, output):
+        tokenize(output, inputs(tmp_path), WORDS)
+        Path(output, "tokens.arrow").write_bytes(b"ARROW1")
+        with pytest.raises(
+            StoreError, match=r"tokens.arrow in .* cannot be read .*; tokenize again with --overwrite"
+        ):
+            TokenTable.open(output)
+
+    def test_a_table_of_another_tokenizer(self, tmp_path, output):
+        table = tokenize(output, inputs(tmp_path), WORDS)
+        Path(output, "tokens.arrow").write_bytes(table_bytes(table.table.to_pylist(), "other"))
+        with pytest.raises(StoreError, match=r"was made with another tokenizer than record.json says"):
+            TokenTable.open(output)
+
+    def test_a_newer_version(self, tmp_path, output):
+        table = tokenize(output, inputs(tmp_path), WORDS).table
+        newer = table.replace_schema_metadata({**table.schema.metadata, b"captionbeam.version": b"99"})
+        with pa.OSFile(f"{output}/other.arrow", "wb") as file, pa.ipc.new_file(file, newer.schema) as writer:
+            writer.write_table(newer)
+        os.replace(f"{output}/other.arrow", f"{output}/tokens.arrow")
+        with pytest.raises(StoreError, match="has schema version 99"):
+            TokenTable.open(output)
+
+
+class TestSteps:
+    def test_only_training_captions_are_learned_from(self):
+        keyed = ("a.jpg", ("train", 0, 0, "1", "a.jpg", "A dog"))
+        assert train_words(keyed, str.split) == ["A", "dog"]
+        assert train_words(("a.jpg", ("val", *keyed[1][1:])), str.split) == []
+
+    @settings(max_examples=30)
+    @given(
+        st.permutations([("train", 0, row, "1", "a.jpg", text) for row, text in enumerate(["b a", "a", "b"])])
+    )
+    def test_a_row_does_not_depend_on_the_order_of_its_captions(self, captions):
+        tokenizer = learn(WORDS, {"a": 2, "b": 2})
+        row = encode_image(("a.jpg", captions), tokenizer)
+        assert (row["captions"], row["tokens"]) == (["b a", "a", "b"], [[2, 5, 4, 3], [2, 4, 3], [2, 5, 3]])
+
+
+def test_the_record_is_plain_json(tmp_path, output):
+    tokenize(output, inputs(tmp_path), WORDS)
+    record = json.loads(Path(output, "record.json").read_text())
+    assert sorted(record) == [
+        "bytes", "finished", "format", "left_out", "sha256", "spec", "splits", "tokenizer", "versions",
+    ]  # fmt: skip

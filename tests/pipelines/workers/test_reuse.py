@@ -1,0 +1,391 @@
+"""Rows of images that only seem to have changed are copied: bit for bit, without the model, whatever the format."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import Counter, defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from captionbeam.pipelines.bulk.compare import (
+    CompareStore,
+    NameSources,
+    judge,
+    read_counts,
+    write_counts,
+    write_gone,
+)
+from captionbeam.pipelines.bulk.plan import PlanShards, planned_shards, read_shard, write_plan
+from captionbeam.pipelines.bulk.publish import PublishSnapshot, publish
+from captionbeam.pipelines.bulk.run import _name_before, moved_sources, start_run
+from captionbeam.pipelines.bulk.skip import SkipDone, _index_files, bring_home, names_of, read_base
+from captionbeam.pipelines.maintenance.compact import compact
+from captionbeam.pipelines.maintenance.verify import verify
+from captionbeam.pipelines.runners.runner import run_pipeline
+from captionbeam.pipelines.workers.engine import Engine
+from captionbeam.pipelines.workers.shards import process_shard
+from captionbeam.pipelines.workers.transforms import ProcessShards
+from captionbeam.schemas import Store
+from captionbeam.schemas.fingerprint import fingerprint
+from captionbeam.schemas.formats import arrow
+from captionbeam.schemas.formats.int8 import stored_columns
+from captionbeam.schemas.records import ImageRef, named_ids, named_place
+from captionbeam.schemas.store import layout
+from tests.builders.runs import FIELD, Mean, fetch_from
+from tests.builders.stores import Echo, as_item
+
+ITEMS = {f"{n}.jpg": bytes([n, n + 3]) for n in range(1, 8)}
+PROCESSED: list[str] = []
+
+
+class Counting(Mean):
+    """``salt`` is added to every feature: what the model would give today."""
+
+    salt = 0.0
+
+    def run(self, batch, image_ids):
+        PROCESSED.extend(image_ids)
+        return {"grid": super().run(batch, image_ids)["grid"] + np.float16(self.salt)}
+
+
+class CountingCodes(Counting):
+    schema = stored_columns("grid", (2, 2, 1), "int8")
+
+
+class CountingEcho(Echo):
+    def run(self, batch, image_ids):
+        PROCESSED.extend(image_ids)
+        return super().run(batch, image_ids)
+
+
+def load(settings):
+    processor = {"int8": CountingCodes, "captions": Captions}.get(settings["what"], Counting)()
+    processor.salt = settings["salt"]
+    return processor
+
+
+class Captions(CountingEcho):
+    def __init__(self):
+        super().__init__(arrow.captions_field())
+
+
+def ref(name, version="v1", **more):
+    return ImageRef(name, f"/images/{name}", "/images", version, **more)
+
+
+def launch(folder, what, operation="refresh"):
+    field = arrow.captions_field() if what == "captions" else FIELD
+    kind, file_format = (
+        "captions" if what == "captions" else "features",
+        "hdf5" if what == "hdf5" else "parquet",
+    )
+    spec = {"model": what}
+    return start_run(
+        f"{folder}/store", kind, spec, fingerprint(spec), field, file_format, operation=operation
+    )
+
+
+def refresh(folder, refs, items, what="parquet", salt=0.0):
+    """A whole run, as ``run_on_beam`` does it; gives the store, and how many images became what."""
+    PROCESSED.clear()
+    run = launch(folder, what)
+    write_plan(run, "loose-0", judged(run, refs), 3)
+    engine = Engine(load({"what": what, "salt": salt}))
+    for shard in planned_shards(run):
+        process_shard(shard.shard_id, read_shard(shard), engine, run, fetch_from(items))
+    publish(run)
+    return Store.open(run.url), read_counts(run)
+
+
+def run_on_beam(folder, refs, items, operation="refresh", salt=0.0):
+    PROCESSED.clear()
+    run = launch(folder, "parquet", operation)
+
+    def build(pipeline):
+        images = pipeline | beam.Create(refs).with_output_types(ImageRef)
+        if operation == "refresh":
+            todo, written = images | CompareStore(run, NameSources(["/images"]))
+        else:
+            todo, written = images | SkipDone(run), pipeline | "Nothing" >> beam.Create([])
+        shards = todo | PlanShards(run, 3)
+        reports = shards | ProcessShards(run, load, {"what": "parquet", "salt": salt}, fetch_from(items))
+        _ = (reports, written) | beam.Flatten() | beam.Map(lambda _: 1) | PublishSnapshot(run)
+
+    run_pipeline([], build)
+    return Store.open(run.url), read_counts(run)
+
+
+def rows(store):
+    """Each live image's columns, and its version."""
+    found = [row for batch in store.scan() for row in batch.to_pylist()]
+    assert len(found) == len({row["image_id"] for row in found})
+    return {row.pop("image_id"): (row.pop("version"), row[store.column]) for row in found}
+
+
+def reused(store):
+    return sum(commit.counts.get("reused", 0) for commit in commits(store))
+
+
+def commits(store):
+    return layout.load_commits(store.url, sorted(layout.committed_shards(store.url)))
+
+
+def counted(**some):
+    return {**dict.fromkeys(("new", "changed", "again", "moved", "unchanged", "gone", "known"), 0), **some}
+
+
+@pytest.mark.parametrize("what", ["parquet", "hdf5", "int8", "captions"])
+def test_touched_images_are_copied_and_changed_ones_computed(tmp_path, what):
+    items = ITEMS
+    if what == "captions":
+        items = {name: as_item([{"text": name, "logprob": -1.5, "tokens": [name, "."]}]) for name in ITEMS}
+    before = rows(refresh(tmp_path, [ref(name) for name in items], items, what)[0])
+    assert sorted(PROCESSED) == sorted(items)
+
+    changed = {**items, "3.jpg": items["3.jpg"] + b" "}
+    touched = [ref(name, "v1" if name == "1.jpg" else "v2") for name in items]
+    store, counts = refresh(tmp_path, touched, changed, what, salt=1.0)
+    assert PROCESSED == ["3.jpg"], "the model is not asked again"
+    assert counts == counted(changed=6, unchanged=1, known=7)
+    assert reused(store) == 5
+    after = rows(store)
+    assert {name: value for name, (_, value) in after.items() if name != "3.jpg"} == {
+        name: value for name, (_, value) in before.items() if name != "3.jpg"
+    }
+    assert {name: version for name, (version, _) in after.items()} == {
+        name: "v1" if name == "1.jpg" else "v2" for name in items
+    }
+    assert (store.totals["rows"], store.totals["failed"]) == (7, 0)
+    assert verify(store.url).problems == []
+
+    store, counts = refresh(tmp_path, touched, changed, what)
+    assert (PROCESSED, store.snapshot_id, counts) == ([], 2, counted(unchanged=7, known=7))
+
+
+def test_int8_codes_are_copied_as_they_are(tmp_path):
+    store, _ = refresh(tmp_path, [ref("1.jpg")], ITEMS, "int8")
+    refresh(tmp_path, [ref("1.jpg", "v2")], ITEMS, "int8", salt=1.0)
+    first, second = (
+        pa.parquet.read_table(path).select(["grid", "grid_scale"])
+        for path in sorted(Path(store.url, "data").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    )
+    assert first.equals(second)
+
+
+def test_a_row_of_an_image_that_came_back_is_copied(tmp_path):
+    refs = [ref(name) for name in ITEMS]
+    refresh(tmp_path, refs, ITEMS)
+    refresh(tmp_path, refs[1:], ITEMS)
+    store, counts = refresh(tmp_path, refs, ITEMS, salt=1.0)
+    assert (PROCESSED, counts["new"], reused(store)) == ([], 1, 1)
+    assert sorted(rows(store)) == sorted(ITEMS)
+
+
+def test_another_fingerprint_copies_nothing(tmp_path):
+    refresh(tmp_path, [ref("1.jpg")], ITEMS)
+    store, _ = refresh(tmp_path, [ref("1.jpg", "v2")], ITEMS, "int8")
+    assert PROCESSED == ["1.jpg"]
+    assert reused(store) == 0
+
+
+OLD = ImageRef("a", "s3://b/a#1.jpg", "/images", None)
+NEW = OLD._replace(image_id="a#1.jpg", former="a")
+OTHER = ImageRef("a#2.jpg", "s3://b/a#2.jpg", "/images", None, former="a")
+TRUE = ImageRef("a", "s3://b/a", "/images", None)
+SPELLED = {"a": b"\1", "a#1.jpg": b"\1", "a#2.jpg": b"\2"}
+
+
+@pytest.mark.parametrize("operation", ["refresh", "add"])
+def test_a_row_under_a_former_id_is_copied_to_its_own(tmp_path, operation):
+    before = rows(refresh(tmp_path, [OLD, ref("1.jpg")], {**SPELLED, **ITEMS})[0])
+    store, counts = run_on_beam(tmp_path, [NEW, OTHER, ref("1.jpg")], {**SPELLED, **ITEMS}, operation, 1.0)
+    assert PROCESSED == ["a#2.jpg"]
+    if operation == "refresh":
+        assert counts == counted(new=1, moved=1, unchanged=1, known=2)
+    after = rows(store)
+    assert sorted(after) == ["1.jpg", "a#1.jpg", "a#2.jpg"]
+    assert after["a#1.jpg"] == before["a"]
+    assert verify(store.url).problems == []
+    assert store.totals["rows"] == 3
+    store, counts = refresh(tmp_path, [NEW, OTHER, ref("1.jpg")], {**SPELLED, **ITEMS})
+    assert (PROCESSED, store.snapshot_id, counts) == ([], 2, counted(unchanged=3, known=3))
+
+
+def test_of_one_former_id_each_image_keeps_its_own_row(tmp_path):
+    """The row ``a`` is that of ``s3://b/a#1.jpg``; ``s3://b/a`` came later."""
+    refresh(tmp_path, [OLD], SPELLED)
+    items = {**SPELLED, "a": b"\3"}
+    for _ in range(3):
+        store, counts = refresh(tmp_path, [NEW, TRUE], items)
+        assert {name: value[0] for name, (_, value) in rows(store).items()} == {"a#1.jpg": 1, "a": 3}
+    assert counts == counted(unchanged=2, known=2)
+
+
+def test_captions_under_a_former_id_are_written_anew(tmp_path):
+    """What they draw depends on the id."""
+    items = dict.fromkeys(("a", "a#1.jpg"), as_item([{"text": "x", "logprob": -1.0, "tokens": ["x"]}]))
+    refresh(tmp_path, [OLD], items, "captions")
+    store, counts = refresh(tmp_path, [NEW], items, "captions")
+    assert (PROCESSED, counts, list(rows(store))) == (["a#1.jpg"], counted(moved=1, known=1), ["a#1.jpg"])
+
+
+def test_a_former_row_that_compacting_moved_meanwhile_goes_with_the_next_refresh(tmp_path):
+    items, others = {**SPELLED, **ITEMS}, [ref(name) for name in ITEMS]
+    refresh(tmp_path, [OLD, *others], items)
+    run = launch(tmp_path, "parquet")
+    write_plan(run, "loose-0", [NEW._replace(replaces=named_place(_address(run.url, "a"), "a"))], 3)
+    compact(run.url, dead_share=0.0, small=10)
+    (shard,) = planned_shards(run)
+    process_shard(shard.shard_id, read_shard(shard), Engine(Counting()), run, fetch_from(SPELLED))
+    publish(run)
+    assert sorted(rows(Store.open(run.url))) == [*ITEMS, "a", "a#1.jpg"]
+    store, _ = refresh(tmp_path, [NEW, *others], items)
+    assert sorted(rows(store)) == [*ITEMS, "a#1.jpg"]
+    assert verify(store.url).problems == []
+
+
+def _address(url, image_id):
+    store = Store.open(url)
+    return next(
+        f"{shard}/{row['row']}"
+        for shard, table in store.index()
+        for row in table.to_pylist()
+        if row["image_id"] == image_id
+    )
+
+
+def test_killed_between_two_shards_it_goes_on_and_copies_the_rest(tmp_path):
+    before = rows(refresh(tmp_path, [ref(name) for name in ITEMS], ITEMS)[0])
+    touched = [ref(name, "v2") for name in ITEMS]
+    killed = launch(tmp_path, "parquet")
+    write_plan(killed, "loose-0", judged(killed, touched), 3)
+    first, *_ = planned_shards(killed)
+    PROCESSED.clear()
+    process_shard(first.shard_id, read_shard(first), Engine(Counting()), killed, fetch_from(ITEMS))
+    store, counts = refresh(tmp_path, touched, ITEMS, salt=1.0)
+    assert PROCESSED == []
+    assert counts == counted(changed=7 - first.images, unchanged=first.images, known=7)
+    assert reused(store) == 7
+    assert rows(store) == {name: ("v2", value) for name, (_, value) in before.items()}
+
+
+def test_rows_whose_file_is_gone_are_computed_again(tmp_path):
+    store, _ = refresh(tmp_path, [ref(name) for name in ITEMS], ITEMS)
+    run = launch(tmp_path, "parquet")
+    write_plan(run, "loose-0", judged(run, [ref(name, "v2") for name in ITEMS]), 9)
+    for path in Path(store.url, "data").iterdir():
+        path.unlink()
+    PROCESSED.clear()
+    (shard,) = planned_shards(run)
+    process_shard(shard.shard_id, read_shard(shard), Engine(Counting()), run, fetch_from(ITEMS))
+    assert sorted(PROCESSED) == sorted(ITEMS)
+
+
+def test_rows_of_features_have_a_content_too(tmp_path):
+    """Captions of features follow the row of features, which a touched image keeps."""
+    grid = np.arange(4, dtype=np.float16).reshape(2, 2, 1)
+    run = replace(launch(tmp_path, "parquet"), kind="captions")
+    refs = [ref("1.jpg")]
+    process_shard("0" * 40, refs, Engine(Echo(FIELD)), run, lambda window: [grid for _ in window])
+    commit = layout.load_commit(run.url, "0" * 40)
+    (row,) = pa.parquet.read_table(f"{run.url}/index/{commit.index}").to_pylist()
+    assert len(row["content"]) == 64
+
+
+def judged(run, refs):
+    """What a refresh of ``refs`` has to do; what is gone is noted."""
+    images, base = defaultdict(list), defaultdict(list)
+    for one in refs:
+        for name in names_of(one):
+            images[name].append(one)
+    for task in _index_files(run):
+        for name, row in read_base(*task):
+            base[name].append(row)
+    home: dict[str, tuple[list, list]] = defaultdict(lambda: ([], []))
+    for name in sorted({*images, *base}):
+        for own, found, existing in bring_home(name, images[name], base[name]):
+            home[own][0].extend(found)
+            home[own][1].extend(existing)
+    verdicts = {name: judge(found, existing, {"/images"}) for name, (found, existing) in home.items()}
+    gone = [row for name in verdicts for row in named_ids(",".join(verdicts[name].gone), name).items()]
+    write_gone("000000", gone, run)
+    write_counts(
+        Counter(kind for one in verdicts.values() for kind in (one.kind, "known" * one.known) if kind), run
+    )
+    return [verdict.todo for verdict in verdicts.values() if verdict.todo is not None]
+
+
+URIS = {"a#1.jpg": "a", "a#2.jpg": "a", "a": "a", "b#1.jpg": "b", "c.jpg": "c.jpg"}
+IMAGES = st.dictionaries(
+    st.sampled_from(sorted(URIS)), st.tuples(st.integers(1, 2), st.integers(1, 2)), min_size=1
+)
+NIGHT = st.tuples(IMAGES, st.booleans(), st.integers(1, 3), st.sampled_from(["publish", "killed"]))
+
+
+@given(st.lists(NIGHT, min_size=2, max_size=5))
+@settings(max_examples=20, deadline=None)
+def test_whatever_was_touched_changed_or_renamed_each_image_has_its_own_row_once(nights):
+    """``(content, touch)`` by URI; a night in the old spelling has one image an id, as it had to."""
+    with tempfile.TemporaryDirectory() as folder:
+        for images, old, shard_size, fate in nights:
+            named = {URIS[uri] if old else uri: uri for uri in sorted(images, reverse=True)}
+            refs = [
+                ImageRef(name, f"s3://b/{uri}", "/images", f"{uri}-{images[uri]}", former=_former(uri, old))
+                for name, uri in named.items()
+            ]
+            items = {name: bytes([10 * images[uri][0] + len(uri)]) for name, uri in named.items()}
+            run = launch(folder, "parquet")
+            write_plan(run, "loose-0", judged(run, refs), shard_size)
+            shards = planned_shards(run)
+            for shard in shards[: len(shards) // 2] if fate == "killed" else shards:
+                process_shard(shard.shard_id, read_shard(shard), Engine(Mean(), 1), run, fetch_from(items))
+            if fate == "publish":
+                publish(run)
+                store = Store.open(run.url)
+                assert {name: (v, g[0]) for name, (v, g) in rows(store).items()} == {
+                    one.image_id: (one.version, items[one.image_id][0]) for one in refs
+                }
+                assert store.totals["rows"] == len(refs)
+                assert verify(store.url).problems == []
+                assert judged(launch(folder, "parquet"), refs) == []
+
+
+def _former(uri, old):
+    return URIS[uri] if URIS[uri] != uri and not old else ""
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "other", "before"),
+    [
+        ("/copy/photos", "/copy/features", "/work/features", "/work/photos"),
+        ("/copy/in/photos", "/copy/out/features", "/work/out/features", "/work/in/photos"),
+        ("gs://b/2/photos", "gs://b/2/features", "gs://a/1/features", "gs://a/1/photos"),
+        ("/copy/photos", "/copy/features", "/work/other", ""),
+        ("/copy/features/photos", "/copy/features", "/work/features", ""),
+    ],
+)
+def test_a_source_is_looked_for_where_it_lay_beside_the_store(name, url, other, before):
+    assert _name_before(name, url, other) == before
+
+
+def test_sources_move_with_their_store_until_a_run_has_published_there(tmp_path):
+    store, _ = refresh(tmp_path / "work", [ref("1.jpg")], ITEMS)
+    shutil.copytree(tmp_path / "work", tmp_path / "copy")
+    url, photos = str(tmp_path / "copy/store"), str(tmp_path / "copy/photos")
+    assert moved_sources(store.url, [photos]) == {}
+    assert moved_sources(url, [photos]) == {str(tmp_path / "work/photos"): photos}
+    assert moved_sources(url, [photos, str(tmp_path / "work/photos")]) == {}
+    launch(tmp_path / "copy", "parquet")
+    assert moved_sources(url, [photos]) == {str(tmp_path / "work/photos"): photos}, (
+        "killed before it published"
+    )
+    refresh(tmp_path / "copy", [ref("2.jpg")], ITEMS)
+    assert moved_sources(url, [photos]) == {}
