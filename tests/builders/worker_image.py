@@ -34,7 +34,7 @@ from tests.builders.servers import cache_folder
 
 BEAM = metadata.version("apache-beam")
 BEAM_MODULE = "github.com/apache/beam/sdks/v2"
-BASE = f"docker.io/apache/beam_python3.11_sdk:{BEAM}"
+BASE = f"apache/beam_python3.11_sdk:{BEAM}"
 DEBIAN, PYTHON = "bookworm", (3, 11)
 PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
 NEEDS_A_COMPILER = ("google-cloud-profiler",)  # of Beam's list; Beam itself does without it
@@ -160,9 +160,9 @@ def _check_machine() -> None:
 
 def _build(dockerfile: Path, context: Path, image: str, more: list[str]) -> None:
     certificates = "/etc/ssl/certs:/etc/ssl/certs:ro"
-    # the format that has SHELL, as Docker's own
-    buildah("bud", "--layers", "--format", "docker", "--isolation", "chroot", "--pull-never", "-v", certificates,
-            *more, "-f", str(dockerfile), "-t", image, str(context))  # fmt: skip
+    # the format is Docker's own, which has SHELL
+    kept = ["--layers", "--force-rm", "--format", "docker", "--isolation", "chroot", "--pull-never"]
+    buildah("bud", *kept, "-v", certificates, *more, "-f", str(dockerfile), "-t", image, str(context))
 
 
 def _of_the_network() -> list[str]:
