@@ -1,4 +1,6 @@
-"""What lies on disk and travels between jobs: records, Arrow schemas, the HDF5 layout, the store, the error tree."""
+"""Everything that is stored on disk or passed between jobs: records, file formats, the store layout, the error
+tree.
+"""
 
 from captionbeam.schemas.store.reading import Store
 
