@@ -1,6 +1,4 @@
-"""Everything that is stored on disk or passed between jobs: records, file formats, the store layout, the error
-tree.
-"""
+"""Data that is stored or passed between jobs: records, file formats, the store, the error tree."""
 
 from captionbeam.schemas.store.reading import Store
 

@@ -11,9 +11,7 @@ import fsspec
 
 
 def fingerprint(spec: Mapping[str, Any]) -> str:
-    """Returns 32 hexadecimal digits: the SHA-256 of the canonical JSON (sorted keys, no spaces) of ``spec``,
-    shortened.
-    """
+    """Returns 32 hexadecimal digits of the SHA-256 of ``spec`` as canonical JSON (sorted keys, no spaces)."""
     text = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

@@ -33,9 +33,7 @@ def match_images(wanted: Iterable[str], available: Iterable[str]) -> dict[str, s
 
 
 def normalised(image_ids: Iterable[str]) -> dict[str, str]:
-    """Returns ``{id in Unicode form NFC: id as written}``. Raises RequestError if two ids differ only in their
-    form.
-    """
+    """Returns ``{id in Unicode form NFC: id as written}``. Raises RequestError if two ids differ only in form."""
     found: dict[str, str] = {}
     for image_id in image_ids:
         other = found.setdefault(normal(image_id), image_id)

@@ -52,12 +52,11 @@ def judge(
     complete: bool = True,
     retry_failures: bool = False,
 ) -> Verdict:
-    """Compares one image id of a listing of ``sources`` with the base. ``complete``: the listing has all their
-    images.
+    """Compares one image id of a listing of ``sources`` with the base.
 
-    An image is ``moved`` if its row belongs to another of the sources, or to a former id. It is processed again, so
-    that its row has the current location. Raises RequestError for two images with one id, and if a row of a source
-    that was not listed would be replaced.
+    ``complete``: the listing has all images of these sources. An image is ``moved`` if its row belongs to another of
+    the sources, or to a former id. It is processed again, so that its row has the current location. Raises
+    RequestError for two images with one id, and if a row of a source that was not listed would be replaced.
     """
     todo, live = decide(refs, base, retry_failures), live_rows(base)
     ours = [row for row in live if row.source in sources]

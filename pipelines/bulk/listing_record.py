@@ -31,11 +31,10 @@ class Listing(NamedTuple):
 
 
 def ending(name: str) -> str:
-    """Returns the ending under which an ignored file is counted: ``.svg``, or ``folder`` for a name with a final
-    slash.
+    """Returns the ending under which an ignored file is counted, such as ``.svg``.
 
-    ``other`` counts files that are no images despite their ending, such as macOS's ``._a.jpg``, and very long
-    endings.
+    ``folder`` counts names with a final slash. ``other`` counts files that are no images despite their ending, such
+    as macOS's ``._a.jpg``, and very long endings.
     """
     if name.endswith("/"):
         return FOLDER

@@ -124,8 +124,9 @@ def read_plan(url: str) -> list[Shard]:
 
 
 def sequences(shards: Iterable[Shard]) -> list[list[Shard]]:
-    """Groups shards for one worker to process in order: shards of one large row group, so it is read once; others
-    alone.
+    """Groups shards that one worker processes in order.
+
+    Shards of one large row group form a sequence, so that it is read once. Other shards are alone.
     """
     found: list[list[Shard]] = []
     for shard in shards:

@@ -175,9 +175,7 @@ def moved_sources(url: str, names: Iterable[str]) -> dict[str, str]:
 
 
 def _name_before(name: str, url: str, other: str) -> str:
-    """Returns a source's former name, for a store moved from ``other`` to ``url`` together with it; '' if not moved
-    so.
-    """
+    """Returns a source's name before the store moved from ``other`` to ``url`` with it; '' if it did not."""
     parts, store, there = name.split("/"), url.split("/"), other.split("/")
     same = [one == two for one, two in zip(parts, store, strict=False)]
     common = same.index(False) if False in same else len(same)

@@ -86,9 +86,7 @@ def _read_span(array: ArraySpec, start: int, stop: int) -> Sequence[np.ndarray |
 
 @lru_cache(maxsize=16)
 def _opened(array: ArraySpec) -> Any:
-    """Returns an object that gives rows by ``[start:stop]``. Raises SourceError if the array changed since it was
-    listed.
-    """
+    """Returns an object that gives rows by ``[start:stop]``. Raises SourceError if the array has changed."""
     if arrays_in(array.url).get(array.key) != array:
         raise SourceError(f"array {array.said} has changed since it was listed; expected it to stay")
     if array.kind == "hdf5":

@@ -21,11 +21,12 @@ DTYPES = ("float16", "float32", "float64")
 
 
 class ArraySpec(NamedTuple):
-    """An array: the file's ``url`` and ``kind`` (``npy``, ``npz``, ``hdf5``), and its ``key`` in a file of several
-    arrays.
+    """An array in a file.
 
-    ``offset``: bytes before the first row in the file, -1 if rows have no fixed place (HDF5, a compressed .npz).
-    ``fortran``: the first axis varies fastest. ``version``: the file's version, None if its storage has none.
+    ``url``, ``kind``: the file, and its format (``npy``, ``npz``, ``hdf5``). ``key``: the array's name in a file of
+    several arrays. ``offset``: bytes before the first row in the file, -1 if rows have no fixed place (HDF5, a
+    compressed .npz). ``fortran``: the first axis varies fastest. ``version``: the file's version, None if its storage
+    has none.
     """
 
     url: str
@@ -64,8 +65,8 @@ class Layout:
     channels_first: bool = False
 
     def shape(self, array: ArraySpec) -> tuple[int, ...]:
-        """Returns the shape of a row in the store: ``(H, W, C)`` or ``(C,)``. Raises RequestError if the array does
-        not fit.
+        """Returns a row's shape in the store, ``(H, W, C)`` or ``(C,)``. Raises RequestError if the array does not
+        fit.
         """
         row = array.shape[1:]
         if len(row) not in (1, 2, 3) or 0 in row:

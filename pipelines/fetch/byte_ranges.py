@@ -37,9 +37,7 @@ LISTING = FetchOptions(attempts=5, allow_private=True)  # the user named these s
 
 
 class Span(NamedTuple):
-    """Bytes ``start`` (inclusive) to ``end`` (exclusive) of a file, fewer at its end; the whole file without
-    ``end``.
-    """
+    """Bytes ``start`` (inclusive) to ``end`` (exclusive) of a file; without ``end``, the whole file."""
 
     url: str
     start: int = 0

@@ -1,6 +1,4 @@
-"""Exports the live rows of a snapshot for other tools, streamed by row group. The output appears only when
-complete.
-"""
+"""Exports the live rows of a snapshot for other tools, streamed by row group. The output appears as a whole."""
 
 from __future__ import annotations
 
@@ -115,9 +113,7 @@ def _write(
 
 
 class _Files:
-    """Writes ``part-00000``, ``part-00001``, ...; ``open_writer`` takes a file's URL and the number of its first
-    row.
-    """
+    """Writes ``part-00000``, ``part-00001``, ... ``open_writer`` takes a file's URL and its first row's number."""
 
     def __init__(self, folder: str, suffix: str, open_writer: Callable[[str, int], FileWriter]) -> None:
         self._folder, self._suffix, self._open_writer = folder, suffix, open_writer

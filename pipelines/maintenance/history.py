@@ -115,9 +115,7 @@ class _Row(NamedTuple):
 
 
 def _images(store: Store, other: Store) -> tuple[dict[str, _Row], set[str]]:
-    """Returns live rows by image, and failed images, of the shards that ``other`` lacks or has with other dead
-    rows.
-    """
+    """Returns live rows by image, and failed images, of the shards that differ from those of ``other``."""
     theirs = set(other.manifest.column("shard").to_pylist())
     shards = [
         shard

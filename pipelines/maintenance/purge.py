@@ -145,9 +145,7 @@ class _Purge:
         )
 
     def _remove_leftovers(self) -> list[str]:
-        """Removes files with one of the ids that no snapshot names: superseded files and files of unpublished
-        attempts.
-        """
+        """Removes files with one of the ids that no snapshot names: superseded, unpublished and orphaned files."""
         snapshots = layout.load_snapshots(self.url)
         manifests = sorted({name for snapshot in snapshots for name in snapshot.manifests})
         rows = layout.read_tables(self.url, manifests, arrow.MANIFEST).to_pylist()

@@ -49,9 +49,7 @@ def find_failed(store: Store, failures: Iterable[Mapping[str, Any]]) -> tuple[li
 
 
 def by_reading(refs: Iterable[ImageRef]) -> list[list[ImageRef]]:
-    """Separates images from feature rows. A reduced store may have failures of both, which are read in different
-    ways.
-    """
+    """Separates images from feature rows, which are read in different ways. A reduced store may have both."""
     apart: dict[bool, list[ImageRef]] = {}
     for ref in refs:
         apart.setdefault(ref.kind == "row", []).append(ref)
@@ -84,9 +82,7 @@ def _from_location(failure: Mapping[str, Any]) -> ImageRef:
 
 
 def _with_coordinates(refs: list[ImageRef]) -> list[ImageRef]:
-    """Returns references with coordinates; members of zips, and of tars without them, from a new listing if still
-    there.
-    """
+    """Lists the containers of zip members, and of tar members without coordinates, again. Drops missing members."""
     lost = [ref for ref in refs if ref.kind == "zip" or (ref.kind == "tar" and ref.length < 0)]
     found = [ref for ref in refs if ref not in lost]
     for kind, uri in dict.fromkeys((ref.kind, ref.uri) for ref in lost):

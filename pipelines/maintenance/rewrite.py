@@ -112,9 +112,7 @@ def _failures(url: str, parts: Sequence[Part]) -> pa.Table:
 
 
 def _index(url: str, parts: Sequence[Part]) -> tuple[pa.Table, dict[tuple[str, int, bool], int]]:
-    """Returns the kept index rows with their new numbers, data first, and the map of row numbers. Clears
-    ``replaces``.
-    """
+    """Returns the kept index rows, renumbered, data first, without ``replaces``; and the map of row numbers."""
     rows: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
     moved: dict[tuple[str, int, bool], int] = {}
     for part in parts:

@@ -37,10 +37,10 @@ class Waste:
 
 
 def vacuum(url: str, keep: int, grace_hours: float, clock: Callable[[], float] = time.time) -> list[Entry]:
-    """Removes all but the newest ``keep`` and the tagged snapshots, and files that only those named. Returns the
-    entries.
+    """Removes all but the newest ``keep`` and the tagged snapshots, and files that only those named.
 
-    Keeps files younger than ``grace_hours``, and files that a run needs that was active since then.
+    Keeps files younger than ``grace_hours``, and files that a run needs that was active since then. Returns the
+    removed entries.
     """
     gone: list[Entry] = []
     for step in ("commits", "snapshots", "others"):

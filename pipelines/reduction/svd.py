@@ -30,7 +30,9 @@ Task = tuple[str, list[int]]  # a data file, and its dead rows
 
 @dataclass(frozen=True)
 class SvdOptions:
-    """``count``: components to keep; ``center``: PCA; ``scale``: scale channels to equal size; ``sample``, ``seed``,
+    """Options of the decomposition.
+
+    ``count``: components to keep; ``center``: PCA; ``scale``: scale channels to equal size; ``sample``, ``seed``,
     ``ids``: the images to use.
     """
 
@@ -180,9 +182,7 @@ def write_components(moments: Moments, url: str, about: Mapping[str, Any], optio
 
 
 def explained(found: Decomposition) -> dict[str, list[float]]:
-    """Returns variances and singular values of the kept components, and all components' variance ratios with running
-    sum.
-    """
+    """Returns the kept components' variances and singular values, and all components' variance ratios."""
     ratio = found.variance / found.total if found.total > 0 else np.zeros_like(found.variance)
     count = len(found.vectors)
     return {

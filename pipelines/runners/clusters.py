@@ -136,8 +136,9 @@ def _artifacts(options: PipelineOptions) -> Iterator[None]:
 
 
 def _cancel(runner: str | None, result: PipelineResult, options: PipelineOptions) -> None:
-    """Cancels the cluster's job. Spark's job ends with its driver, the job server; Flink's must be cancelled
-    explicitly.
+    """Cancels the cluster's job.
+
+    Spark's job ends with its driver, the job server. Flink's must be cancelled explicitly.
     """
     master = options.view_as(FlinkRunnerOptions).flink_master
     with suppress(OSError, KeyError, RuntimeError):  # it ended together with its cluster

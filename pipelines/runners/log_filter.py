@@ -1,5 +1,6 @@
-"""Filters Beam's logs, so that the launcher reports a captionbeam error once instead of up to ten times with
-tracebacks.
+"""Filters Beam's logs, so that the launcher reports a captionbeam error once.
+
+Beam itself logs such an error up to ten times, with tracebacks.
 """
 
 from __future__ import annotations

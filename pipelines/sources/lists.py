@@ -91,9 +91,7 @@ def _opened(url: str) -> Iterator[Iterator[str]]:
 
 
 def list_suffix(url: str) -> str:
-    """Returns the suffix of a list's URL (``.txt``, ``.csv``, ..., ``.parquet``), ignoring ``.gz``; '' if it is no
-    list.
-    """
+    """Returns a list's suffix (``.txt``, ``.csv``, ..., ``.parquet``), ignoring ``.gz``; '' if it is no list."""
     path = split_url(url).path.lower().removesuffix(".gz")
     return next((ending for ending in (*LIST_SUFFIXES, ".parquet") if path.endswith(ending)), "")
 

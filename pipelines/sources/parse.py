@@ -41,9 +41,7 @@ def parse_sources(urls: Sequence[str], options: SourceOptions = AS_FOUND) -> lis
 
 
 def parse_each(sources: Sequence[tuple[str, SourceOptions]], named: SourceOptions) -> list[SourceSpec]:
-    """Like ``parse_sources``, for sources with their own options. Every option in ``named`` must apply to some
-    source.
-    """
+    """Like ``parse_sources``, for sources with own options. Each option in ``named`` must apply to some source."""
     if not sources:
         raise RequestError(f"no source is named; expected {_EXPECTED}")
     names = [source_name(url) for url, _ in sources]
@@ -217,9 +215,7 @@ def _names(schema: pa.Schema) -> str:
 
 
 def _parse_folder(name: str, url: str, options: SourceOptions) -> list[SourceSpec]:
-    """A folder with images is a source of images. Without images, all its zips, tars and Parquet files are the
-    source.
-    """
+    """Returns a folder of images, or all its zips, tars and Parquet files if it contains no images."""
     archives = []
     with reading(name):
         for number, found in enumerate(access.walk(url)):

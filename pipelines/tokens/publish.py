@@ -27,8 +27,8 @@ UNKNOWN = 1
 def check_output(url: str, spec: Mapping[str, Any], overwrite: bool) -> bool:
     """Returns whether ``url`` lacks the token table that ``spec`` describes.
 
-    ``overwrite`` permits another table there, which stays until the new one is ready. Otherwise raises RequestError
-    for another table. Always raises it for a folder with other content.
+    ``overwrite`` permits another table there, which stays until the new one is ready. Raises RequestError for another
+    table without ``overwrite``, and for a folder with other content.
     """
     record = read_record(url)
     if record is None:
@@ -82,9 +82,7 @@ def make_record(
 
 
 def count_split(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns counts: images, captions, tokens (without START and END), longest caption, cut captions, share of
-    UNK.
-    """
+    """Returns counts of images, captions, tokens (without START and END), cut captions and UNK."""
     images = captions = tokens = longest = unknown = cut = 0
     for row in rows:
         images += 1

@@ -66,9 +66,7 @@ class ShardOutput:
             self._writer.abort()
 
     def add(self, done: Sequence[Done], columns: dict[str, Any]) -> None:
-        """Adds rows in order: numpy arrays ``[n, ...]`` for grids, else Arrow arrays; rows from a store are all
-        Arrow.
-        """
+        """Adds rows in order: numpy arrays ``[n, ...]`` for grids, else Arrow arrays. Copied rows are all Arrow."""
         self._raise()
         self._done += done
         self._queue.put((done, columns))

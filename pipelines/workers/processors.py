@@ -26,9 +26,7 @@ def check_device(name: str) -> None:
 
 
 def load_encoder(settings: Mapping[str, Any]) -> Processor:
-    """Loads an encoder. ``settings``: ``spec``, ``weights`` and ``components`` in the store's ``models/``, run
-    options.
-    """
+    """Loads an encoder: ``spec``, ``weights`` and ``components`` in the store's ``models/``, and run options."""
     from captionbeam.capmodel.encoders.reduction import FeatureEncoder
     from captionbeam.capmodel.runtime.device import use_threads
 
@@ -61,7 +59,7 @@ def load_reducer(settings: Mapping[str, Any]) -> Processor:
 
 
 def load_captioner(settings: Mapping[str, Any]) -> Processor:
-    """Loads a captioner. ``settings``: its ``bundle`` in the store's ``models/``, decoding options, run options."""
+    """Loads a captioner: its ``bundle`` in the store's ``models/``, decoding options, and run options."""
     from captionbeam.capmodel.captioners.captioner import Captioner
     from captionbeam.capmodel.generation.generate import DecodeOptions
     from captionbeam.capmodel.runtime.device import use_threads
@@ -79,7 +77,7 @@ def load_captioner(settings: Mapping[str, Any]) -> Processor:
 
 
 def load_transformers(settings: Mapping[str, Any]) -> Processor:
-    """Loads a Hugging Face transformers model: ``folder`` in the store's ``models/``, ``spec``, run options."""
+    """Loads a Hugging Face transformers model: ``folder`` in the store's ``models/``, ``spec``, and run options."""
     from captionbeam.capmodel.generation.options import DecodeOptions
     from captionbeam.capmodel.runtime.device import use_threads
 

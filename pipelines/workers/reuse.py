@@ -44,9 +44,7 @@ class Reuse:
         self._there: dict[str, bool] = {}
 
     def take(self, refs: Sequence[ImageRef], content: str) -> bool:
-        """Returns whether there is a row to copy for the images ``refs``, all with this ``content``, and notes it for
-        copying.
-        """
+        """Returns whether there is a row to copy for the images ``refs`` with this ``content``, and notes it."""
         found = [place for ref in refs if (place := self._places.get(_key(self._run, ref.image_id, content)))]
         if not found or not self._is_there(found[0][0]):
             return False
@@ -68,9 +66,7 @@ class Reuse:
                     yield images, dict(zip(schema.names, batch.take(pa.array(at)).columns, strict=True))
 
     def _is_there(self, url: str) -> bool:
-        """Returns whether a data file still exists. If it was compacted and vacuumed since, its rows are computed
-        again.
-        """
+        """Returns whether a data file still exists. Rows are computed again if it was compacted and vacuumed."""
         with self._lock:
             if url not in self._there:
                 self._there[url] = files.exists(url)

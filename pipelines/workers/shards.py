@@ -78,9 +78,7 @@ class Tally:
                 self.counts[name] += (time.perf_counter_ns() - start) // 1_000_000
 
     def done(self, images: int, held: int) -> None:
-        """Counts images that went through the model or failed, and how many of them were in memory (copies count
-        once).
-        """
+        """Counts images that are processed or failed, and how many of them were in memory (copies count once)."""
         self.hold(-held)
         self.counts["images"] += images
         if self._seen is not None:
@@ -169,9 +167,7 @@ def _fetched(
 def _alike(
     fetched: Iterable[tuple[ImageRef, Item | ImageError]], joining: bool, tally: Tally
 ) -> Generator[Fetched]:
-    """Joins neighbours with the same bytes if ``joining``; captions are not joined, as their draws depend on the
-    image id.
-    """
+    """Joins neighbours with the same bytes if ``joining``. Captions are not joined: their draws depend on the id."""
     refs: list[ImageRef] = []
     content: Item | ImageError = b""
     for ref, item in fetched:

@@ -107,7 +107,7 @@ def grid_field(
 
 
 def captions_field(keep_attention: bool = False) -> pa.Field:
-    """Returns ``captions``: a list, best first, of text, log-probability and tokens; optional ``attention``
+    """Returns ``captions``, a list, best first, of text, log-probability, tokens and optional attention
     ``[T][H*W]``.
     """
     parts = [
@@ -162,9 +162,7 @@ def grid_shape(field: pa.Field) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def pack_grid(values: np.ndarray, field: pa.Field) -> pa.Array:
-    """Returns ``values`` ``[n, *shape]`` as FixedSizeBinary, without copying if they are contiguous. Raises
-    ValueError.
-    """
+    """Returns ``values`` ``[n, *shape]`` as FixedSizeBinary, without copying if contiguous. Raises ValueError."""
     shape, dtype = grid_shape(field)
     if values.shape[1:] != shape:
         raise ValueError(f"rows of {field.name} have shape {values.shape[1:]}; expected {shape}")

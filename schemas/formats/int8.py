@@ -34,10 +34,9 @@ def stored_columns(name: str, shape: Sequence[int], dtype: str = "float16") -> p
 
 
 def quantise(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Converts float16 ``[n, ..., C]`` to int8 codes of that shape and float16 scales ``[n, C]``; ``[n, 1]`` for
-    ``[n, C]``.
+    """Converts float16 ``[n, ..., C]`` to int8 codes of that shape and float16 scales ``[n, C]``.
 
-    A channel of zeros has scale 0.
+    For ``[n, C]``, the scales are ``[n, 1]``. A channel of zeros has scale 0.
     """
     codes = np.empty(values.shape, np.int8)
     scales = np.empty((len(values), values.shape[-1] if values.ndim > 2 else 1), np.float16)
@@ -129,8 +128,7 @@ def read_names(schema: pa.Schema, columns: Sequence[str]) -> list[str]:
 
 
 def quantised(columns: dict[str, Any], schema: pa.Schema, error: RoundingError) -> dict[str, Any]:
-    """Converts a processor's float16 columns to int8 where ``schema`` requires it, and adds the differences to
-    ``error``.
+    """Converts a processor's float16 columns to int8 where ``schema`` requires it, and updates ``error``.
 
     Columns that already have scales are left unchanged.
     """

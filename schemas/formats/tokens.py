@@ -103,9 +103,7 @@ class TokenTable:
 
 
 def read_record(url: str) -> dict[str, Any] | None:
-    """Returns the ``record.json`` of the token table at ``url``; None if there is no complete table. Raises
-    StoreError.
-    """
+    """Returns the ``record.json`` of the token table at ``url``; None without a complete table. Raises StoreError."""
     try:
         return files.read_json(files.join(url, RECORD))
     except (FileNotFoundError, NotADirectoryError):

@@ -77,7 +77,7 @@ def is_local(fs: AbstractFileSystem) -> bool:
 
 
 def has_atomic_create(url: str) -> bool:
-    """Returns whether several writers may share a store at ``url``. Tests it on s3, where support depends on the
+    """Returns whether several writers may share a store at ``url``. On s3 it is tested, as it depends on the
     server.
     """
     kind = protocol(url)

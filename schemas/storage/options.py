@@ -56,9 +56,7 @@ def current() -> Options:
 
 
 def use(options: Options) -> None:
-    """Applies ``options`` to all filesystems that this process opens from now on. Replaces the previous job's
-    options.
-    """
+    """Applies ``options`` to all filesystems opened later in this process. Replaces another job's options."""
     global _used
     with _lock:
         if options == _used:

@@ -54,8 +54,8 @@ class PatientS3FileSystem(S3FileSystem):
     call_s3 = sync_wrapper(_call_s3)  # s3fs's own is bound to its own _call_s3
 
     async def _completed(self, asked: dict[str, Any]) -> Any:
-        """Returns the upload that an earlier try completed, if its response was lost. Raises FileNotFoundError if it
-        did not.
+        """Returns the upload if an earlier try completed it and its response was lost. Raises FileNotFoundError if
+        not.
         """
         found = await super()._call_s3("head_object", Bucket=asked["Bucket"], Key=asked["Key"])
         parts = len(asked["MultipartUpload"]["Parts"])

@@ -1,6 +1,4 @@
-"""fsspec's HTTP filesystem for servers that answer HEAD with a length of 0, loaded for ``http://`` and
-``https://``.
-"""
+"""fsspec's HTTP filesystem (``http://``, ``https://``) for servers that answer HEAD with a length of 0."""
 
 from __future__ import annotations
 

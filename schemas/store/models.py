@@ -8,9 +8,7 @@ from captionbeam.schemas.storage.object_stores import refusals
 
 
 def is_whole(url: str, sha256: str) -> bool:
-    """Returns whether the file at ``url`` exists and has the SHA-256 ``sha256`` (hexadecimal). Reads the whole
-    file.
-    """
+    """Returns whether the file at ``url`` exists and has the SHA-256 ``sha256`` (hexadecimal). Reads all of it."""
     fs, path = files.split(url)
     try:
         with refusals(url), fs.open(path, "rb") as stream:

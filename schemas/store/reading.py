@@ -56,8 +56,7 @@ class Store:
 
     @classmethod
     def open(cls, url: str, snapshot: int | str | None = None) -> Store:
-        """Opens the newest snapshot of the store at ``url``, or the one with the given number or tag
-        (``STORE@prod``).
+        """Opens the newest snapshot of the store at ``url``, or the one with a number or tag (``STORE@prod``).
 
         Raises StoreError if it does not exist, and RequestError if both ``url`` and ``snapshot`` name one.
         """
@@ -156,7 +155,7 @@ class Store:
         return found
 
     def failures(self) -> pa.Table:
-        """Returns the failed images (``formats.arrow.FAILURES``), without those that have since succeeded or been
+        """Returns the failed images (``formats.arrow.FAILURES``), except those that have since succeeded or been
         deleted.
         """
         tables = [arrow.FAILURES.empty_table()]
@@ -170,10 +169,10 @@ class Store:
     def scan(
         self, columns: Sequence[str] | None = None, ids: Iterable[str] | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Yields live rows as Arrow record batches, one per row group. Grids are ``fixed_shape_tensor`` of float16,
-        also if stored as int8.
+        """Yields live rows as Arrow record batches, one per row group.
 
-        ``columns`` selects columns, ``ids`` images. Raises RequestError for an unknown column.
+        Grids are ``fixed_shape_tensor`` of float16, also if stored as int8. ``columns`` selects columns, ``ids``
+        images. Raises RequestError for an unknown column.
         """
         for group, wanted in self._wanted(ids):
             keep = None if wanted is None else frozenset((wanted - group.start).tolist())

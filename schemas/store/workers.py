@@ -1,6 +1,4 @@
-"""Resource use of each worker process of a run: ``plans/<run>/workers/<host>-<pid>-<token>.json``, one file per
-process.
-"""
+"""Records of resource use: ``plans/<run>/workers/<host>-<pid>-<token>.json``, one file per worker process."""
 
 from __future__ import annotations
 

@@ -65,9 +65,7 @@ def list_report(spec: SourceSpec) -> Iterator[FileInfo | Counted]:
 
 
 def check_counts(counts: Iterable[Counted]) -> None:
-    """Raises SourceError if a report's number of rows differs from its manifest, or if no object is below the
-    source.
-    """
+    """Raises SourceError if a report's rows do not match its manifest, or no object is below the source."""
     rows: Counter[Counted] = Counter()
     below: Counter[Counted] = Counter()
     for each in counts:
@@ -133,9 +131,7 @@ def _batches(file: BinaryIO, kind: str) -> Iterator[pa.RecordBatch]:
 
 
 def _csv_rows(file: BinaryIO, how: Mapping[str, Any], url: str) -> Iterator[dict[str, Any]]:
-    """Reads S3's CSV (gzipped, no header, URL-encoded keys) or Google's (plain, with a header or configured
-    columns).
-    """
+    """Reads S3's CSV (gzipped, no header, URL-encoded keys) or Google's (plain, with header or known columns)."""
     is_gzipped = file.read(2) == b"\x1f\x8b"
     file.seek(0)
     raw = gzip.GzipFile(fileobj=file) if is_gzipped else file

@@ -29,9 +29,7 @@ class Keys(NamedTuple):
 
 
 class Page(NamedTuple):
-    """One response: objects (each with ``key``, ``size``, version and digest fields), folders, and whether it is the
-    last.
-    """
+    """One response: objects (each with ``key``, ``size``, version and digest fields), and folders."""
 
     objects: list[dict[str, Any]]
     prefixes: list[str]
