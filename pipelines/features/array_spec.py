@@ -65,9 +65,7 @@ class Layout:
     channels_first: bool = False
 
     def shape(self, array: ArraySpec) -> tuple[int, ...]:
-        """Returns a row's shape in the store, ``(H, W, C)`` or ``(C,)``. Raises RequestError if the array does not
-        fit.
-        """
+        """Returns a row's shape in the store, ``(H, W, C)`` or ``(C,)``. Raises RequestError if it does not fit."""
         row = array.shape[1:]
         if len(row) not in (1, 2, 3) or 0 in row:
             raise RequestError(

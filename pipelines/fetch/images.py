@@ -182,7 +182,7 @@ def _read_ranges(
         [ref.uri for ref in refs], [ref.offset for ref in refs], ends, max_gap=_GAP, max_block=_LONGEST_READ
     )
     spans = [Span(*span) for span in zip(*merged, strict=True)]
-    named = address_guard.origins(ref.uri for ref in refs)  # a container is a source
+    named = address_guard.origins(ref.uri for ref in refs)  # containers are sources, which the user named
     read = read_spans(spans, replace(options, allow_private=True, trusted=named))
     for span, data in zip(spans, read, strict=True):
         if isinstance(data, ImageError):

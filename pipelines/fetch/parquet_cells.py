@@ -251,7 +251,7 @@ class _Spans(io.RawIOBase):
 
     def __init__(self, url: str, size: int, options: FetchOptions) -> None:
         self._url, self._size, self._position = url, size, 0
-        named = address_guard.origins([url])  # the file is a source
+        named = address_guard.origins([url])  # the file is a source, which the user named
         self._options = replace(options, allow_private=True, trusted=named)
 
     def readable(self) -> bool:

@@ -107,7 +107,7 @@ def grid_field(
 
 
 def captions_field(keep_attention: bool = False) -> pa.Field:
-    """Returns ``captions``, a list, best first, of text, log-probability, tokens and optional attention
+    """Returns ``captions``: a list, best first, of text, log-probability, tokens, and optional ``attention``
     ``[T][H*W]``.
     """
     parts = [

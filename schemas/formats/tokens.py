@@ -94,7 +94,7 @@ class TokenTable:
 
     @cached_property
     def rows(self) -> dict[str, int]:
-        """``{image_id: row of table}``."""
+        """Row numbers in ``table`` by image id."""
         return {image_id: row for row, image_id in enumerate(self.table["image_id"].to_pylist())}
 
     def image_ids(self, split: str) -> list[str]:

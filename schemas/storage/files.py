@@ -77,9 +77,7 @@ def is_local(fs: AbstractFileSystem) -> bool:
 
 
 def has_atomic_create(url: str) -> bool:
-    """Returns whether several writers may share a store at ``url``. On s3 it is tested, as it depends on the
-    server.
-    """
+    """Returns whether several writers may share a store at ``url``. On s3 this depends on the server and is tested."""
     kind = protocol(url)
     return _creates_once(url) if kind in ("s3", "s3a") else kind in ATOMIC_CREATE
 

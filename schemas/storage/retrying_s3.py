@@ -54,9 +54,7 @@ class PatientS3FileSystem(S3FileSystem):
     call_s3 = sync_wrapper(_call_s3)  # s3fs's own is bound to its own _call_s3
 
     async def _completed(self, asked: dict[str, Any]) -> Any:
-        """Returns the upload if an earlier try completed it and its response was lost. Raises FileNotFoundError if
-        not.
-        """
+        """Returns the upload that an earlier try completed, if any. Raises FileNotFoundError if there is none."""
         found = await super()._call_s3("head_object", Bucket=asked["Bucket"], Key=asked["Key"])
         parts = len(asked["MultipartUpload"]["Parts"])
         if not found["ETag"].strip('"').endswith(f"-{parts}"):

@@ -155,7 +155,7 @@ class Store:
         return found
 
     def failures(self) -> pa.Table:
-        """Returns the failed images (``formats.arrow.FAILURES``), except those that have since succeeded or been
+        """Returns failed images (``formats.arrow.FAILURES``), except those that have since succeeded or been
         deleted.
         """
         tables = [arrow.FAILURES.empty_table()]
