@@ -1,7 +1,7 @@
 """Features to components with Beam: sums second moments in one pass and decomposes them at the end.
 
-moments = p | NameShards | ReadFeatures | GatherMoments   # shuffles one [C, C] matrix per bundle, never features
-moments | WriteComponents                                 # seconds, on one worker; the file is written atomically
+moments = p | NameShards | ReadFeatures | GatherMoments   # shuffles one [C, C] matrix per bundle, no features
+moments | WriteComponents                                 # seconds, on one worker; an atomic write
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping

@@ -99,7 +99,7 @@ def load_transformers(settings: Mapping[str, Any]) -> Processor:
 def prepare_alone(preparers: ThreadPoolExecutor, count: int) -> None:
     """Limits each of the ``count`` threads that prepare images to itself.
 
-    By default, torch would start as many helpers for each as for the model: 165 idle threads besides 11 that prepare.
+    By default, torch would start as many helper threads for each of them as for the model, most of them idle.
     """
     from captionbeam.capmodel.runtime.streams import share_threads
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-TRIES = 8  # per request; total wait at most 30 s, or 90 s with Retry-After
+TRIES = 8  # per request; total wait at most 32 s, or 7 minutes if Retry-After asks for it
 FIRST_WAIT, LONGEST_WAIT = 0.25, 16.0  # seconds between tries: random, below a limit that doubles
 LONGEST_HEEDED = 60.0  # maximum seconds taken from Retry-After
 CONNECT_SECONDS, SILENT_SECONDS = (

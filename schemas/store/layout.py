@@ -1,10 +1,11 @@
 """Layout of a store, and its commit and snapshot records.
 
-data/ failures/ index/   written once by an attempt, with names unique to it, never modified commits/<shard>.json
-names an attempt's three files; created if absent, so the first attempt wins plans/<run>/             the run's
-record, its frozen base and its plan manifests/ deletes/      Parquet: one row per shard; one row per superseded or
-deleted row snapshots/00000003.json  names manifests and delete files; created if absent models/
-weights and bundles, named by content hash
+data/ failures/ index/   written once by an attempt, with names unique to it, never modified
+commits/<shard>.json     names an attempt's three files; created if absent, so the first attempt wins
+plans/<run>/             the run's record, its frozen base and its plan
+manifests/ deletes/      Parquet: one row per shard; one row per superseded or deleted row
+snapshots/00000003.json  names manifests and delete files; created if absent
+models/                  weights and bundles, named by content hash
 """
 
 from __future__ import annotations
