@@ -15,8 +15,7 @@ from typing import TextIO
 from captionbeam.pipelines.workers.boundary import MARK
 
 PLUGIN = "captionbeam.pipelines.runners.log_filter_plugin"
-# Messages without use for the user: a worker on this machine needs no such folder; Prism's start, failure and
-# end
+# Messages of no use to users: local workers need no such folder, and Prism starts, fails and ends.
 _NOISE = (
     "No semi_persistent_directory found",
     "Discarding unparseable args",
