@@ -1,1 +1,1 @@
-"""Beam: find images, plan shards, encode, tokenize, caption, publish."""
+"""The Beam pipelines: find images, plan shards, encode, tokenize, caption, publish, and maintain stores."""

@@ -1,4 +1,4 @@
-"""What lies on disk and travels between jobs: records, Arrow schemas, the HDF5 layout, the store, the error tree."""
+"""Data that is stored or passed between jobs: records, file formats, the store, the error tree."""
 
 from captionbeam.schemas.store.reading import Store
 

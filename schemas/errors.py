@@ -1,16 +1,16 @@
-"""The error tree, and the codes of failures of single images.
+"""The error tree, and the failure codes of single images.
 
 CaptionbeamError
-├── RequestError(ValueError)   a wrong request: one sentence, exit status 2
-│   ├── SourceError            a source that cannot be listed or read
-│   │   └── SourceUnavailable  its server does not answer just now: exit status 1, so that schedules try again
-│   ├── StoreError             no such store or snapshot, or one written by a newer version
-│   ├── FingerprintError       rows, weights or a bundle made with something else
-│   └── BundleError            a folder that is not a whole bundle
-├── SystemicError              credentials, a full disk, a broken device: stops the job, exit status 1
-├── TooManyFailures            more failed images than --max-failures allows: nothing is published, exit status 1
-├── HeldBack                   a snapshot looks wrong beside its parent: it is not published, exit status 1
-├── OutOfMemory                a batch did not fit the device: the caller halves it and goes on
+├── RequestError(ValueError)   an invalid request: message of one sentence, exit status 2
+│   ├── SourceError            a source cannot be listed or read
+│   │   └── SourceUnavailable  the source's server is temporarily unavailable: exit status 1, so schedulers retry
+│   ├── StoreError             missing store or snapshot, or one written by a newer version
+│   ├── FingerprintError       rows, weights or bundle come from a different model or setting
+│   └── BundleError            a folder is not a complete bundle
+├── SystemicError              credentials, full disk, broken device: stops the job, exit status 1
+├── TooManyFailures            more failed images than --max-failures allows: not published, exit status 1
+├── HeldBack                   a publish gate rejected the snapshot: not published, exit status 1
+├── OutOfMemory                a batch exceeds device memory: the caller halves it and continues
 └── ImageError                 one image could not be processed: becomes one failure row
 """
 
@@ -24,13 +24,13 @@ FAILURE_CODES = TRANSIENT_CODES | PERMANENT_CODES
 
 
 class CaptionbeamError(Exception):
-    """Base of all errors that this project raises on purpose."""
+    """Base class of all errors that this project raises deliberately."""
 
     exit_status = 1
 
 
 class RequestError(CaptionbeamError, ValueError):
-    """The request is wrong. The message names the value and says what was expected."""
+    """The request is invalid. The message names the value and states what was expected."""
 
     exit_status = 2
 
@@ -40,37 +40,37 @@ class SourceError(RequestError):
 
 
 class SourceUnavailable(SourceError):
-    """A source's server does not answer, or answers 429 or 5xx: nothing is wrong with the request."""
+    """A source's server does not respond, or responds with 429 or 5xx. The request itself is valid."""
 
     exit_status = 1
 
 
 class StoreError(RequestError):
-    """There is no such store or snapshot, or a newer version wrote it."""
+    """The store or snapshot does not exist, or a newer version wrote it."""
 
 
 class FingerprintError(RequestError):
-    """Two things that have to agree (rows and encoder, features and bundle) do not."""
+    """Two parts that must match (rows and encoder, features and bundle) do not."""
 
 
 class BundleError(RequestError):
-    """A folder is not a whole bundle."""
+    """A folder is not a complete bundle."""
 
 
 class SystemicError(CaptionbeamError):
-    """Not one image's fault: the job stops and commits nothing."""
+    """An error that is not specific to one image: the job stops and commits nothing."""
 
 
 class TooManyFailures(CaptionbeamError):
-    """More images failed than the caller allows; the snapshot is not published."""
+    """More images failed than the limit allows. The snapshot is not published."""
 
 
 class HeldBack(CaptionbeamError):
-    """A publish gate: the snapshot looks wrong beside its parent, and is not published."""
+    """A publish gate found the snapshot implausible compared with its parent. It is not published."""
 
 
 class OutOfMemory(CaptionbeamError):
-    """A batch did not fit the device's memory."""
+    """A batch does not fit into the device's memory."""
 
 
 class ImageError(CaptionbeamError):
@@ -90,21 +90,21 @@ class ImageError(CaptionbeamError):
 
 
 def is_transient(code: str) -> bool:
-    """True for failures that may go away by themselves, so that the next run does them again."""
+    """Returns True for failures that may disappear on their own; the next run retries them."""
     return code in TRANSIENT_CODES
 
 
 def expect(holds: bool, name: str, value: object, expected: str) -> None:
-    """Raise RequestError unless it ``holds``: an option's ``value`` is not what is ``expected``."""
+    """Raises RequestError with the option's name, ``value`` and what is ``expected``, unless ``holds``."""
     if not holds:
         raise RequestError(f"{flag(name)} is {value!r}; expected {expected}")
 
 
 def flag(name: str) -> str:
-    """An option as the command line has it, without its dashes."""
+    """Returns an option's command-line name, without the leading dashes."""
     return name.replace("_", "-")
 
 
 def not_installed(package: str, extra: str) -> str:
-    """The sentence for a ``package`` that only ``extra`` installs. captionbeam itself is in no package index."""
+    """Returns the message for a missing ``package`` that ``extra`` installs. captionbeam is in no package index."""
     return f"{package} is not installed; expected pip install '.[{extra}]' in a clone of captionbeam, on workers too"

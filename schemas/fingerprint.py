@@ -1,4 +1,4 @@
-"""Hashes that name things (what decides a row's value, the content of a file), and what two of them differ in."""
+"""Hashes of specifications and file contents, and the differences between two specifications."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ import fsspec
 
 
 def fingerprint(spec: Mapping[str, Any]) -> str:
-    """32 hexadecimal digits: SHA-256 of the canonical JSON (sorted keys, no spaces) of ``spec``."""
+    """Returns 32 hexadecimal digits of the SHA-256 of ``spec`` as canonical JSON (sorted keys, no spaces)."""
     text = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """What two specifications differ in: (name, old, new) by name, ``a.b`` for what is in ``a``; hashes short."""
+    """Returns the differences of two specifications as (name, old, new), sorted by name.
+
+    Nested names are joined with a dot (``a.b``); hashes are shortened.
+    """
     before, after = dict(_flat(old)), dict(_flat(new))
     return [
         (name, _shown(before.get(name)), _shown(after.get(name)))
@@ -27,7 +30,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, s
 
 
 def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any], most: int = 3) -> str | None:
-    """``output pooled, not grid``: what ``theirs`` has otherwise, the first ``most`` of it; None where they agree."""
+    """Describes the first ``most`` differences, such as ``output pooled, not grid``; None if both are equal."""
     found = changes(theirs, ours)
     said = [f"{name.replace('_', ' ')} {old}, not {new}" for name, old, new in found[:most]]
     return "; ".join(said) + (f"; {len(found) - most} more" if len(found) > most > 1 else "") or None
@@ -50,12 +53,12 @@ def _shown(value: Any) -> str:
 
 
 def sha256_bytes(data: bytes) -> str:
-    """The SHA-256 of ``data``, in hexadecimal."""
+    """Returns the SHA-256 of ``data`` in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_stream(stream: BinaryIO, block: int = 1 << 20) -> str:
-    """The SHA-256 of what is left in ``stream``, in hexadecimal."""
+    """Returns the SHA-256 of the rest of ``stream`` in hexadecimal."""
     digest = hashlib.sha256()
     while chunk := stream.read(block):
         digest.update(chunk)
@@ -63,6 +66,6 @@ def sha256_stream(stream: BinaryIO, block: int = 1 << 20) -> str:
 
 
 def sha256_file(url: str) -> str:
-    """The SHA-256 of the file at a path or fsspec URL, in hexadecimal."""
+    """Returns the SHA-256 of the file at a path or fsspec URL in hexadecimal."""
     with fsspec.open(url, "rb") as stream:
         return sha256_stream(stream)

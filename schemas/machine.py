@@ -1,4 +1,4 @@
-"""What this machine gives a process: cores, threads, memory."""
+"""Resources of this process: cores, threads, memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def cores() -> int:
-    """The cores that this process may use: its affinity, and its container's CPU quota, rounded up."""
+    """Returns the number of usable cores: the CPU affinity, limited by the container's CPU quota (rounded up)."""
     usable = getattr(os, "sched_getaffinity", None)
     found = len(usable(0)) if usable else os.cpu_count() or 1
     quota = cpu_quota()
@@ -22,9 +22,10 @@ def cores() -> int:
 
 
 def threads_each(threads: int | None, processes: int) -> int:
-    """The threads that are due to each of ``processes`` like this one on this machine (0: one for each core).
+    """Returns the threads for each of ``processes`` equal processes on this machine.
 
-    ``threads`` is what was asked for; else OMP_NUM_THREADS counts, as it does for torch; else cores / processes.
+    ``processes`` 0 means one process per core. ``threads`` takes precedence if given, then OMP_NUM_THREADS (which
+    torch also reads), then cores / processes.
     """
     if threads:
         return threads
@@ -35,7 +36,7 @@ def threads_each(threads: int | None, processes: int) -> int:
 
 
 def cpu_quota(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> float | None:
-    """The cores' worth of time that the container may use, by cgroup v2 or v1; None where there is no limit."""
+    """Returns the container's CPU limit in cores, from cgroup v2 or v1; None if there is no limit."""
     try:
         lines = own.read_text().splitlines()
     except OSError:
@@ -45,7 +46,7 @@ def cpu_quota(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) ->
 
 
 def _quotas(cgroups: Path, lines: list[str]) -> Iterator[float]:
-    """Of every group that this process is in, infinite where it has no limit."""
+    """Yields the quota of each control group of this process; infinity where there is no limit."""
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -61,7 +62,7 @@ def _quotas(cgroups: Path, lines: list[str]) -> Iterator[float]:
 
 
 def _upwards(root: Path, path: str) -> Iterator[Path]:
-    """The group's folder and those above it; in a container of its own the path may begin outside."""
+    """Yields the group's folder and its parents. In a container, the path may start outside its own tree."""
     inside = PurePosixPath(path.lstrip("/"))
     yield from (root / part for part in (inside, *inside.parents))
 
@@ -78,8 +79,8 @@ def _ratio(quota: str = "max", period: str = "100000") -> float:
 
 
 def peak_rss() -> int:
-    """Bytes of memory that this process held at most."""
-    try:  # not what getrusage says: that counts what the process was before it started its program
+    """Returns the peak resident memory of this process in bytes."""
+    try:  # VmHWM, as ru_maxrss includes the memory of the process before exec
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
@@ -88,7 +89,7 @@ def peak_rss() -> int:
 
 
 def os_threads() -> int:
-    """The threads of this process, those of native libraries too where the system counts them."""
+    """Returns the number of threads of this process, including native ones where the system counts them."""
     try:
         return len(os.listdir("/proc/self/task"))
     except OSError:

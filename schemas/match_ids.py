@@ -1,8 +1,8 @@
-"""Joining things that name images a little differently: ids first, else unique base names.
+"""Matches image ids that are written in slightly different ways: by id first, else by unique base name.
 
-A zip's members carry a folder (``train2014/COCO_1.jpg``) that a caption file does not, a COCO annotation has a
-number beside its file name, a file system decomposes the ``é`` that a caption file has in one piece; each finds its
-image without a table of translations. Names are compared in Unicode's form NFC, and joined as they are written.
+Examples: a zip's members have a folder (``train2014/COCO_1.jpg``) that the caption file leaves out; a COCO annotation
+has a number next to its file name; a file system decomposes an ``é`` that is one character in the caption file. Names
+are compared in Unicode form NFC and returned as they are written.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from captionbeam.schemas.errors import RequestError
 
 
 def match_images(wanted: Iterable[str], available: Iterable[str]) -> dict[str, str]:
-    """``{wanted id: available id}``: equal ids, else the one available id with the same base name.
+    """Returns ``{wanted id: available id}``: the equal id, else the only available id with the same base name.
 
-    Ids without a partner are left out. Raises RequestError where a base name fits several, and where two ids of one
-    side are the same in another Unicode form.
+    Ids without a match are left out. Raises RequestError if a base name matches several ids, or if two ids of one
+    side differ only in their Unicode form.
     """
     by_id = normalised(available)
     by_name: dict[str, list[str]] = {}
@@ -33,7 +33,7 @@ def match_images(wanted: Iterable[str], available: Iterable[str]) -> dict[str, s
 
 
 def normalised(image_ids: Iterable[str]) -> dict[str, str]:
-    """``{id in Unicode's form NFC: id as it is written}``. Raises RequestError where two differ in nothing else."""
+    """Returns ``{id in Unicode form NFC: id as written}``. Raises RequestError if two ids differ only in form."""
     found: dict[str, str] = {}
     for image_id in image_ids:
         other = found.setdefault(normal(image_id), image_id)
@@ -47,7 +47,7 @@ def normalised(image_ids: Iterable[str]) -> dict[str, str]:
 
 
 def normal(image_id: str) -> str:
-    """``image_id`` in Unicode's form NFC: as ids are compared."""
+    """Returns ``image_id`` in Unicode form NFC, in which ids are compared."""
     return unicodedata.normalize("NFC", image_id)
 
 

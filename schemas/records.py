@@ -1,6 +1,6 @@
-"""The small records that travel between steps and jobs.
+"""The small records that are passed between steps and jobs.
 
-They are NamedTuples with plain types, so that Beam codes them as rows: deterministic as keys, and small.
+They are NamedTuples of plain types, so Beam encodes them as rows: compact, and deterministic as keys.
 """
 
 from typing import NamedTuple, Optional
@@ -8,30 +8,30 @@ from urllib.parse import quote, unquote
 
 from captionbeam.schemas.errors import is_transient
 
-CONTENT_MARK = "sha256:"  # before a digest that was had by reading the content
+CONTENT_MARK = "sha256:"  # prefix of digests computed from the content itself
 
 
 class ImageRef(NamedTuple):
-    """Where one image lies: a few dozen bytes, never the image itself.
+    """Reference to one image: a few dozen bytes, without the image's content.
 
-    ``kind`` says how to read it, and gives the coordinates their meaning:
+    ``kind`` determines how the image is read and what the coordinates mean:
 
     ======== ============================ =============================== =====================================
     kind     offset                       length                          method, size, column
     ======== ============================ =============================== =====================================
-    file     0                            bytes, or -1 where unknown      -
+    file     0                            bytes, or -1 if unknown         -
     zip      of the local header, bytes   compressed bytes                method (0, 8), bytes
     tar      of the data, bytes           bytes                           -
-    parquet  row group                    row within the row group        size: bytes a row on average; column
+    parquet  row group                    row within the row group        size: average bytes per row; column
     row      row in a features data file  -                               column: the image's own location
     array    row                          1                               column: dataset or member
     ======== ============================ =============================== =====================================
 
-    ``digest``: of the file's content, where the listing has one. It brings copies together in the plan, which does
-    not keep it; that they are copies is decided by their bytes.
+    ``digest``: content digest, if the listing has one. The planner uses it to put likely duplicates into one shard
+    and does not store it. Duplicates are confirmed by comparing their bytes.
 
-    ``former``: the id that stores from before may have the same image under; '' where it is the same. A row under it
-    is replaced, and copied if its content is the image's still.
+    ``former``: an id under which an older snapshot may have the same image; '' if it is the same id. A row with that
+    id is replaced; it is copied if the image's content has not changed.
     """
 
     image_id: str
@@ -50,12 +50,12 @@ class ImageRef(NamedTuple):
 
     @property
     def expected_bytes(self) -> int:
-        """Bytes in memory once it is read, as far as the listing says."""
+        """Expected size in memory after reading, in bytes, as far as the listing gives it."""
         return max(0, self.size, self.length if self.kind in ("file", "zip", "tar") else 0)
 
     @property
     def location(self) -> str:
-        """One string that finds the image again, in fsspec's chained form where it has one."""
+        """One string that identifies the image, in fsspec's chained URL form where possible."""
         if self.kind in ("zip", "tar"):
             return f"{self.kind}://{self.image_id}::{self.uri}"
         if self.kind == "parquet":
@@ -66,9 +66,9 @@ class ImageRef(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """The unit of work, by pointer: row group ``row_group`` of the plan file ``plan`` holds its references.
+    """The unit of work. Its references are row group ``row_group`` of the plan file ``plan``.
 
-    ``follows``: it goes on in the large row group of a source that the shard before it ends in.
+    ``follows``: the shard continues in the same large row group of a source in which the previous shard ends.
     """
 
     shard_id: str
@@ -92,7 +92,7 @@ class Failure(NamedTuple):
 
 
 class ShardReport(NamedTuple):
-    """What became of one shard. ``fresh`` is False where its commit was there already."""
+    """Result of one shard. ``fresh`` is False if its commit already existed."""
 
     shard_id: str
     rows: int
@@ -111,36 +111,36 @@ class WrittenFile(NamedTuple):
 
 
 def address(shard: str, row: int, failed: bool) -> str:
-    """Names one row of a store: ``<shard>/12`` for a row of data, ``<shard>/f3`` for a failure."""
+    """Returns the address of one row of a store: ``<shard>/12`` for a data row, ``<shard>/f3`` for a failure."""
     return f"{shard}/{'f' if failed else ''}{row}"
 
 
 def parse_address(text: str) -> tuple[str, int, bool]:
-    """Shard, row and whether it is a failure: what ``address`` put together."""
+    """Parses an ``address`` into shard, row, and whether it is a failure."""
     shard, row = text.split("/")
     return shard, int(row.removeprefix("f")), row.startswith("f")
 
 
 def named_place(place: str, former: str = "") -> str:
-    """How ``replaces`` names a row: by its address, and by its id where that is not its successor's."""
+    """Returns one entry of ``replaces``: the row's address, and its id if that differs from the new row's id."""
     return f"{place}={quote(former)}" if former else place
 
 
 def named_ids(replaces: str, image_id: str) -> dict[str, str]:
-    """The addresses that a reference's, or an index row's, ``replaces`` names, with the ids of these rows."""
+    """Returns ``{address: id}`` of the rows in the ``replaces`` value of a reference or index row."""
     parts = [place.partition("=") for place in replaces.split(",") if place]
     return {place: unquote(former) or image_id for place, _, former in parts}
 
 
 def named_places(replaces: str) -> set[str]:
-    """The addresses that ``replaces`` names."""
+    """Returns the addresses in ``replaces``."""
     return set(named_ids(replaces, ""))
 
 
 def superseded(code: str | None, replaces: set[str]) -> set[str]:
-    """Of the rows that an outcome replaces, those that are no longer live because of it.
+    """Returns the rows of ``replaces`` that a result supersedes.
 
-    ``code`` is the outcome's failure code, or None. A transient failure ends earlier failures only.
+    ``code`` is the result's failure code, or None for success. A transient failure supersedes earlier failures only.
     """
     if code is None or not is_transient(code):
         return replaces

@@ -1,1 +1,1 @@
-"""The bulk job: find, skip what is done, compare, plan, publish."""
+"""The steps of a bulk run: find images, skip those that are done, compare with the store, plan shards, publish."""

@@ -1,7 +1,7 @@
-"""CompareStore: a complete listing against the run's base; what is to be done, and what is gone from its sources.
+"""CompareStore: compares a complete listing with the run's base to find images to process and images that are gone.
 
-What is gone is written under the run's plan, created if absent, as shards are: a runner that lists again deletes
-what the first listing missed and nothing else.
+Gone rows are written below the run's plan, created if absent. If a runner repeats the listing, only the rows missing
+from the first listing are deleted.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ KINDS = ("new", "changed", "again", "moved", "unchanged", "gone", "known")
 
 
 class Verdict(NamedTuple):
-    """What a refresh makes of one image id: ``kind`` is one of KINDS, or '' where the id is no business of it.
+    """Result of the comparison for one image id. ``kind`` is one of KINDS, or '' if the id does not concern the run.
 
-    ``gone`` names rows as ``replaces`` does. ``known``: whether the base has the image as one of these sources.
+    ``gone`` names rows as ``replaces`` does. ``known``: whether the base has the image from one of the listed
+    sources.
     """
 
     kind: str
@@ -51,11 +52,11 @@ def judge(
     complete: bool = True,
     retry_failures: bool = False,
 ) -> Verdict:
-    """One image id of a listing of ``sources``, which is all they have if it is ``complete``.
+    """Compares one image id of a listing of ``sources`` with the base.
 
-    An image that another of the sources had, or that has its row under a former id, is ``moved``: it is done again, so
-    that its row says where it is now. Raises
-    RequestError for two images with one id, and where a row of another source would be replaced.
+    ``complete``: the listing has all images of these sources. An image is ``moved`` if its row belongs to another of
+    the sources, or to a former id. It is processed again, so that its row has the current location. Raises
+    RequestError for two images with one id, and if a row of a source that was not listed would be replaced.
     """
     todo, live = decide(refs, base, retry_failures), live_rows(base)
     ours = [row for row in live if row.source in sources]
@@ -64,7 +65,8 @@ def judge(
         return Verdict("gone" if places else "", bool(ours), gone=sorted(places))
     if todo is None and any(row.source != refs[0].source for row in ours):
         todo = refs[0]._replace(replaces=",".join(sorted(row.named for row in live)))
-    if todo is None:  # a former row beside that of today: somebody else's compacting overtook its replacement
+    # A former row next to the current one: compaction ran before the former row was replaced
+    if todo is None:
         return Verdict("unchanged", bool(ours), gone=sorted(row.named for row in live if row.former))
     check_others(todo, live, sources)
     return Verdict(_why(todo, live), bool(ours), todo)
@@ -80,10 +82,10 @@ def _why(todo: ImageRef, live: Sequence[BaseRow]) -> str:
 
 
 class CompareStore(beam.PTransform):
-    """Images in, those to be done out; gone rows and counts are written to the run's folder.
+    """Takes images, returns those to process; writes gone rows and counts to the run's folder.
 
-    ``sources`` gives the names of the sources that were listed. The second output has one element for each file
-    that is written: publishing waits for it.
+    ``sources`` gives the names of the listed sources. The second output has one element for each written file, for
+    publishing to wait on.
     """
 
     def __init__(
@@ -150,7 +152,7 @@ def _sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def gone_part(place: str, parts: int) -> str:
-    """The name of the file that a gone row's address goes to: by its shard, the same whoever asks."""
+    """Returns the name of the file for a gone row's address. It depends only on the shard."""
     number = int.from_bytes(hashlib.blake2b(place.split("/")[0].encode(), digest_size=8).digest(), "big")
     return f"{number % parts:06d}"
 
@@ -160,7 +162,7 @@ def _write_group(group: tuple[str, Iterable[tuple[str, str]]], run: Run) -> str:
 
 
 def write_gone(part: str, rows: Iterable[tuple[str, str]], run: Run) -> str:
-    """Write ``(address, image_id)`` rows, unless somebody was first; gives the file's URL."""
+    """Writes ``(address, image_id)`` rows if the file does not exist yet. Returns its URL."""
     listed = [{"address": place, "image_id": image_id} for place, image_id in sorted(rows)]
     table = pa.Table.from_pylist(listed, schema=arrow.stamp(GONE, "plans", run.fingerprint))
     url = files.join(run.folder, "gone", f"{part}.parquet")
@@ -169,7 +171,7 @@ def write_gone(part: str, rows: Iterable[tuple[str, str]], run: Run) -> str:
 
 
 def read_gone(run: Run) -> dict[str, str]:
-    """The run's gone rows: image ids by address."""
+    """Returns the run's gone rows as ``{address: image id}``."""
     found: dict[str, str] = {}
     for name in files.names(files.join(run.folder, "gone")):
         table = parquet.read_table(files.join(run.folder, "gone", name))
@@ -178,14 +180,14 @@ def read_gone(run: Run) -> dict[str, str]:
 
 
 def write_counts(counts: Mapping[str, int], run: Run) -> str:
-    """Write how many images are new, changed, ..., unless somebody was first; gives the file's URL."""
+    """Writes the number of images of each kind (new, changed, ...) if the file does not exist yet. Returns its URL."""
     url = files.join(run.folder, "counts.json")
     files.create(url, files.json_bytes({kind: counts.get(kind, 0) for kind in KINDS}))
     return url
 
 
 def read_counts(run: Run) -> dict[str, int]:
-    """What ``write_counts`` wrote; empty for a run that compared nothing."""
+    """Returns the counts from ``write_counts``; empty for a run without a comparison."""
     try:
         return files.read_json(files.join(run.folder, "counts.json"))
     except FileNotFoundError:
@@ -193,7 +195,7 @@ def read_counts(run: Run) -> dict[str, int]:
 
 
 class NameSources(beam.PTransform):
-    """PBegin -> ``names``, and those of every source that the features snapshot has ever had a row of."""
+    """PBegin -> ``names``, and the names of all sources that the features snapshot has had rows of."""
 
     def __init__(self, names: Sequence[str], features: Store | None = None) -> None:
         super().__init__()
@@ -219,11 +221,11 @@ def _sources_in(url: str) -> list[str]:
 
 
 def sources_ever(store: Store) -> set[str]:
-    """The sources that a snapshot has rows of, dead ones too. Reads every index, on the launcher."""
+    """Returns the sources of all rows of a snapshot, including dead ones. Reads every index on the launcher."""
     with ThreadPoolExecutor(16) as pool:
         return {name for found in pool.map(_sources_in, _index_urls(store)) for name in found}
 
 
 def sources_of(store: Store) -> set[str]:
-    """The sources that a snapshot has live rows or failures of. Reads every index, on the launcher."""
+    """Returns the sources of the live rows and failures of a snapshot. Reads every index on the launcher."""
     return {name for _, table in store.index() for name in table.column("source").unique().to_pylist()}

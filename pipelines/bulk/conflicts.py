@@ -1,4 +1,4 @@
-"""Which rows end where new shards are published: what became of an image last stays, once."""
+"""Decides which rows are deleted when new shards are published, so that each image keeps only its latest result."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ SETTLED = ["image_id", "version", "row", "failed", "code", "replaces"]
 def settle(
     indexes: Mapping[str, pa.Table], published: Mapping[str, Mapping[str, str | None]], there: Collection[str]
 ) -> dict[str, dict[str, Any]]:
-    """The deletes, by address, that leave each image of the new shards what became of it last, once.
+    """Returns the deletes, by address, after which each image of the new shards has only its latest result.
 
-    A new row deletes those that it replaces; one whose image has another row already that it does not replace is
-    a duplicate (of another writer's), and goes itself. A transient failure leaves the row of the image's earlier
-    version in place until it is known what became of the new one; a permanent failure does not: that image is
-    gone. Where a row that it replaces is in a shard that is not ``there`` any more, compacting or purging has moved
-    it: then it replaces the image's rows of other versions, and its failures, wherever they are.
+    A new row deletes the rows that it replaces. If its image has another live row that it does not replace, the new
+    row is a duplicate from another writer and is deleted itself. A transient failure keeps the row of the image's
+    earlier version until the new version's result is known; a permanent failure deletes it. If a replaced row's shard
+    is not in ``there``, compaction or purging has moved the row. The new row then replaces all of the image's
+    failures and rows of other versions.
 
-    ``published`` has the addresses of the newest snapshot's rows by image, and the version of each; the new shards
-    come in order.
+    ``published`` has the addresses of the newest snapshot's rows by image, with the version of each. The new shards
+    are in order.
     """
     live = {image_id: dict(places) for image_id, places in published.items()}
     deletes: dict[str, dict[str, Any]] = {}
@@ -50,9 +50,10 @@ def settle(
 
 
 def chained(indexes: Mapping[str, pa.Table]) -> list[str]:
-    """The shards in their order, but each after those whose rows it replaces.
+    """Returns the shards in their order, but each after the shards whose rows it replaces.
 
-    Runs that began in one second are in no order. There is no circle: a shard's id is a hash of what it replaces.
+    Runs that start in the same second have no order. There are no cycles, as a shard's id is a hash of what it
+    replaces.
     """
     earlier = {shard: _replaced_shards(table) & indexes.keys() for shard, table in indexes.items()}
     ordered: dict[str, None] = {}
@@ -73,11 +74,11 @@ def _replaced_shards(table: pa.Table) -> set[str]:
 
 
 def _yields(place: str, version: str | None, newer: str | None) -> bool:
-    """Whether the row at ``place`` is of another version than ``newer``, or a failure."""
+    """Returns whether the row at ``place`` is a failure, or of another version than ``newer``."""
     return version != newer or parse_address(place)[2]
 
 
 def deletion(place: str, image_id: str, reason: str) -> dict[str, Any]:
-    """A row of a delete file: the row at ``place`` is no longer live."""
+    """Returns a row of a delete file, which marks the row at ``place`` as no longer live."""
     shard, row, failed = parse_address(place)
     return {"shard": shard, "row": row, "failed": failed, "image_id": image_id, "reason": reason}

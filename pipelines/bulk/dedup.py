@@ -1,4 +1,4 @@
-"""HashContents: the content of every image that is to be done, read ahead, so that copies are planned together."""
+"""HashContents: hashes the content of all images to process, so that identical images are planned together."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from captionbeam.schemas.records import CONTENT_MARK, ImageRef
 
 
 class HashContents(beam.PTransform):
-    """References in, the same with the SHA-256 of their content as ``digest`` out.
+    """Takes references, returns them with the SHA-256 of their content as ``digest``.
 
-    Everything is read once more for it. An image that cannot be read stays as it is: its shard says why.
+    This reads every image once more. A reference whose image cannot be read is unchanged; its shard reports the
+    error.
     """
 
     def __init__(self, fetch: Fetch) -> None:
@@ -32,7 +33,7 @@ class HashContents(beam.PTransform):
 
 
 def hash_contents(refs: Sequence[ImageRef], fetch: Fetch) -> Iterator[ImageRef]:
-    """References with their contents' digests, read a window at a time."""
+    """Yields references with the digests of their contents, reading one window at a time."""
     for window in windows(refs):
         for ref, item in zip(window, fetch(window), strict=True):
             known = isinstance(item, bytes) and CONTENT_MARK + hashlib.sha256(item).hexdigest()

@@ -1,4 +1,4 @@
-"""Find the images of all sources: references only, containers listed side by side."""
+"""Finds the images of all sources as references. Containers are listed in parallel."""
 
 import hashlib
 from collections import Counter
@@ -21,23 +21,23 @@ _HASH_BYTES = 8
 
 
 def draw(image_id: str, seed: int) -> float:
-    """A number in [0, 1) that depends on ``seed`` and ``image_id`` alone: BLAKE2b, evenly spread."""
+    """Returns a uniformly distributed number in [0, 1) that depends only on ``seed`` and ``image_id``, by BLAKE2b."""
     digest = hashlib.blake2b(f"{seed}\0{image_id}".encode(), digest_size=_HASH_BYTES).digest()
-    # 53 bits, the most that a float tells apart: rounding more could give 1.0.
+    # A float has 53 bits of precision. With more bits, rounding could give 1.0.
     return (int.from_bytes(digest, "big") >> 11) / (1 << 53)
 
 
 def is_sampled(image_id: str, rate: float, seed: int) -> bool:
-    """Whether the image is in the sample. A sample of a lower rate is part of one of a higher rate."""
+    """Returns whether the image is in the sample. A sample with a lower rate is a subset of one with a higher rate."""
     return draw(image_id, seed) < rate
 
 
 class ListSources(beam.PTransform):
-    """PBegin -> every image of ``sources``, or of a sample of them; and a ``Listing`` of each container.
+    """PBegin -> all images of ``sources``, or a sample of them, and a ``Listing`` of each container.
 
-    Counters ``find/images_listed`` (before sampling), ``find/files_ignored`` (no image, by its name).
-    Of an inventory report nothing comes out before all its files are read and found to be whole.
-    Raises RequestError for a rate outside (0, 1].
+    Counters: ``find/images_listed`` (before sampling), ``find/files_ignored`` (not an image, by name). Images of an
+    inventory report are emitted only after all its files are read and verified. Raises RequestError for a rate
+    outside (0, 1].
     """
 
     def __init__(self, sources: Sequence[SourceSpec], sample: float = 1.0, seed: int = 0) -> None:
@@ -68,7 +68,7 @@ class ListSources(beam.PTransform):
 
 
 class FindImages(beam.PTransform):
-    """PBegin -> PCollection[ImageRef]: the images of ``ListSources`` alone."""
+    """PBegin -> PCollection[ImageRef]: only the images of ``ListSources``."""
 
     def __init__(self, sources: Sequence[SourceSpec], sample: float = 1.0, seed: int = 0) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class FindImages(beam.PTransform):
 
 
 class CheckReports(beam.PTransform):
-    """Images in, the same out, once ``counted`` says that the inventory reports that list them are whole."""
+    """Passes images through once ``counted`` confirms that their inventory reports are complete."""
 
     def __init__(self, counted: beam.PCollection) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class CheckReports(beam.PTransform):
 
 
 class LimitImages(beam.PTransform):
-    """PCollection[ImageRef] -> the ``count`` images with the smallest draws: the same ones in every run.
+    """PCollection[ImageRef] -> the ``count`` images with the smallest draws, the same ones in every run.
 
     They pass through one worker's memory, about 1 KB each. Raises RequestError for a count below 1.
     """
@@ -140,7 +140,7 @@ class _ListImages(beam.DoFn):
 
 
 def ref_is_sampled(ref: ImageRef, rate: float, seed: int) -> bool:
-    """``is_sampled`` for a reference."""
+    """Returns ``is_sampled`` for a reference."""
     return is_sampled(ref.image_id, rate, seed)
 
 

@@ -1,4 +1,4 @@
-"""Publish gates: a snapshot that looks wrong beside its parent is held back with one sentence, its rows kept."""
+"""Publish gates: an implausible snapshot, compared with its parent, is not published. Its rows are kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from captionbeam.schemas.store.reading import Dead, Store
 FAILURES_RISE, FEWEST_FAILURES = 0.1, 3
 SHORTER, UNKNOWN_RISE, EQUAL_RISE = 0.5, 0.1, 0.25
 FEWEST_CAPTIONS, FEWEST_EQUAL, SAMPLED_SHARDS = 20, 100, 16
-FEW_TOKENS = 5  # start and end among them
+FEW_TOKENS = 5  # including start and end
 UNKNOWN = "<unk>"
 TEXTS = "captions.list.element.text"
 AGAIN = "not published; the rows are kept, and the same command with {} publishes them"
@@ -28,13 +28,13 @@ AGAIN = "not published; the rows are kept, and the same command with {} publishe
 
 @dataclass(frozen=True)
 class Gates:
-    """What a snapshot is held to.
+    """Conditions for publishing a snapshot.
 
-    max_failures: failures at most, a share of the snapshot's images below 1, else a number; None: any.
-    max_deletes:  images at most that may go: a share (of the listed sources' images where they left the listing,
-                  of the parent's rows altogether), or a number; None: any.
-    compared:     whether failures and captions are held against the parent's, captions without a parent to none.
-    anyway:       publish what ``max_deletes`` and ``compared`` would hold back.
+    max_failures: maximum failures, below 1 as a share of the snapshot's images, else as a number; None: no limit.
+    max_deletes:  maximum deleted images, as a share or a number; None: no limit. The share is of the listed sources'
+                  images for images gone from the listing, and of the parent's rows in total.
+    compared:     compare failures and captions with the parent's; captions are also checked without a parent.
+    anyway:       publish despite ``max_deletes`` and ``compared``.
     """
 
     max_failures: float | None = None
@@ -52,10 +52,10 @@ def check_gates(
     gone: Sequence[str],
     known: int,
 ) -> None:
-    """Raise TooManyFailures or HeldBack where ``snapshot`` must not be published on top of ``parent``.
+    """Raises TooManyFailures or HeldBack if ``snapshot`` must not be published after ``parent``.
 
-    ``added`` are its new shards' manifest rows, ``gone`` are those of ``known`` images of the run's sources that left
-    their listing.
+    ``added`` are the manifest rows of its new shards. ``gone`` are the images that left the listing, of ``known``
+    images of the run's sources.
     """
     check_failures(gates.max_failures, run, snapshot, added)
     if gates.anyway:
@@ -74,7 +74,7 @@ def check_gates(
 def check_failures(
     limit: float | None, run: Run, snapshot: Snapshot, added: Sequence[dict[str, Any]]
 ) -> None:
-    """Raise TooManyFailures where more than ``limit`` of the snapshot's images, share or number, failed."""
+    """Raises TooManyFailures if more than ``limit`` (share or number) of the snapshot's images failed."""
     failed, images = snapshot.totals["failed"], snapshot.totals["failed"] + snapshot.totals["rows"]
     if limit is None or failed <= allowed(limit, images):
         return
@@ -85,7 +85,7 @@ def check_failures(
 
 
 def _examples(run: Run, added: Sequence[dict[str, Any]]) -> str:
-    """The new failures by code, and one image of each."""
+    """Returns the new failures by code, with one example each."""
     failures = [
         failure
         for row in added
@@ -100,17 +100,17 @@ def _examples(run: Run, added: Sequence[dict[str, Any]]) -> str:
 
 
 def allowed(limit: float, images: int) -> float:
-    """How many of ``images`` a limit lets through: a share below 1, else a number."""
+    """Returns how many of ``images`` a limit permits: a share below 1, else a number."""
     return limit if limit >= 1 else limit * images
 
 
 def too_many_gone(
     limit: float | None, before: int, after: int, gone: int, known: int, named: str = ""
 ) -> str | None:
-    """Why a refresh would delete too much, or None; asked by publishing and by ``refresh --plan``.
+    """Returns why a refresh would delete too much, or None. Used by publishing and by ``refresh --plan``.
 
-    ``gone`` of ``known`` images of the run's sources left their listing (``named``: some of them, for the sentence);
-    the parent has ``before`` rows, the next snapshot would have ``after``.
+    ``gone`` of ``known`` images of the run's sources left the listing; ``named`` lists some of them for the message.
+    The parent has ``before`` rows, the next snapshot would have ``after``.
     """
     if limit is None:
         return None
@@ -150,7 +150,7 @@ def _failed_share(snapshot: Snapshot) -> float:
 
 @dataclass(frozen=True)
 class CaptionFigures:
-    """Of a sample of captions: words a caption, share of unknown words, share that another one equals."""
+    """Statistics of a sample of captions: words per caption, share of unknown words, share of duplicate captions."""
 
     words: float
     unknown: float
@@ -158,23 +158,23 @@ class CaptionFigures:
 
 
 def caption_figures(texts: Sequence[str]) -> CaptionFigures:
-    """The figures of ``texts``, one or more."""
+    """Returns the statistics of ``texts``, which must not be empty."""
     words = sum(len(text.split()) for text in texts)
     unknown = sum(text.count(UNKNOWN) for text in texts) / max(1, words)
     return CaptionFigures(words / len(texts), unknown, 1 - len(set(texts)) / len(texts))
 
 
 def _may_be_equal(spec: Mapping[str, Any]) -> bool:
-    """Whether equal captions are what was asked for: with a beginning of their own, or of a few words."""
+    """Returns whether the options can cause equal captions: a fixed prefix, or very short captions."""
     decode = spec.get("decode", {})
     return bool(decode.get("prefix")) or 0 < (decode.get("max_length") or 0) <= FEW_TOKENS
 
 
 def check_captions(before: Sequence[str], after: Sequence[str], may_be_equal: bool = False) -> None:
-    """Raise HeldBack where captions collapsed.
+    """Raises HeldBack if captions collapsed.
 
-    Equally many of both are compared. Where either has fewer than 20, the new ones are only held to be not all empty
-    and, unless they ``may_be_equal``, not all equal.
+    Compares equally many captions of both snapshots. If either has fewer than 20, checks only that the new captions
+    are not all empty and, unless they ``may_be_equal``, not all equal.
     """
     count = min(len(before), len(after))
     if count < FEWEST_CAPTIONS:
@@ -208,30 +208,30 @@ def _check_alone(texts: Sequence[str], may_be_equal: bool) -> None:
 
 
 def _spread(texts: Sequence[str], count: int) -> list[str]:
-    """``count`` of ``texts``, evenly spaced: neighbours are often alike."""
+    """Returns ``count`` of ``texts``, evenly spaced, since neighbours are often alike."""
     return [texts[number * len(texts) // count] for number in range(count)]
 
 
 def parent_captions(url: str, parent: Snapshot) -> list[str]:
-    """First captions of the live rows of a few of the parent's shards."""
+    """Returns the first captions of live rows from a few shards of the parent."""
     store = Store(url, parent)
     return _first_captions(url, store.manifest.to_pylist(), store.dead)
 
 
 def new_captions(url: str, added: Sequence[dict[str, Any]]) -> list[str]:
-    """First captions of a few of the new shards."""
+    """Returns the first captions from a few of the new shards."""
     return _first_captions(url, added, {})
 
 
 def _first_captions(url: str, shards: Sequence[dict[str, Any]], dead: Mapping[str, Dead]) -> list[str]:
-    """Of 16 shards, more if they are small. Shards are named by a hash: the first by name are a sample of them."""
+    """Reads 16 shards, or more if they are small. Shard names are hashes, so the first by name are a random sample."""
     ordered = sorted((row for row in shards if row["rows"]), key=lambda row: row["shard"])
     found: list[str] = []
     for number, row in enumerate(ordered):
         if number >= SAMPLED_SHARDS and len(found) >= FEWEST_EQUAL:
             break
         data = pa.BufferReader(files.read_bytes(files.join(url, "data", row["data"])))
-        table = pq.ParquetFile(data).read(columns=[TEXTS])  # read_table knows no parts of lists
+        table = pq.ParquetFile(data).read(columns=[TEXTS])  # read_table cannot select parts of lists
         gone = dead.get(row["shard"], Dead()).rows
         rows = enumerate(table.column("captions").to_pylist())
         found += [captions[0]["text"] for number, captions in rows if captions and number not in gone]

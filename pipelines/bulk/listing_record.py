@@ -1,6 +1,6 @@
-"""What a listing had: images by source, and what was passed over, by ending; written once under the run's plan.
+"""Record of a listing: images and ignored files by source, written once below the run's plan.
 
-Each container's listing is summed where it is read, so that one small element a container is combined.
+The listing of each container is summed where it is read, so only one small element per container is combined.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LONGEST_ENDING, _MOST_ENDINGS = 12, 100
 
 
 class Listing(NamedTuple):
-    """Of one container, or of one source: its images before sampling, and what else is in it, counted by ending."""
+    """Listing of one container or source: number of images before sampling, and of ignored files by ending."""
 
     source: str
     images: int
@@ -31,9 +31,10 @@ class Listing(NamedTuple):
 
 
 def ending(name: str) -> str:
-    """What a file that is passed over is counted by: ``.svg``; ``folder`` for a name with a slash at its end.
+    """Returns the ending under which an ignored file is counted, such as ``.svg``.
 
-    ``other`` has what is no image in spite of its ending, such as a Mac's ``._a.jpg``, and what is hardly an ending.
+    ``folder`` counts names with a final slash. ``other`` counts files that are no images despite their ending, such
+    as macOS's ``._a.jpg``, and very long endings.
     """
     if name.endswith("/"):
         return FOLDER
@@ -44,7 +45,7 @@ def ending(name: str) -> str:
 
 
 def sum_listings(listings: Iterable[Listing]) -> list[Listing]:
-    """One for each source, by name. Of more than 100 endings the rarest are counted as ``other``."""
+    """Returns one listing per source, by name. The rarest of more than 100 endings are counted as ``other``."""
     images: Counter[str] = Counter()
     passed_over: dict[str, Counter[str]] = {}
     for one in listings:
@@ -62,7 +63,7 @@ def _bounded(counts: Counter[str]) -> dict[str, int]:
 
 
 def passed_over_line(listings: Iterable[Listing]) -> str:
-    """``3 files passed over (2 .svg, 1 .txt)``, ``1 file passed over (.svg)``; empty where nothing was."""
+    """Returns ``3 files passed over (2 .svg, 1 .txt)``, ``1 file passed over (.svg)``, or '' if there are none."""
     counts = sum((Counter(one.passed_over) for one in listings), Counter())
     if not counts:
         return ""
@@ -73,7 +74,7 @@ def passed_over_line(listings: Iterable[Listing]) -> str:
 
 
 def check_listed(listings: Sequence[Listing], names: Sequence[str]) -> None:
-    """Raises SourceError where one of the sources ``names`` has no image."""
+    """Raises SourceError if one of the sources ``names`` has no image."""
     by_name = {one.source: one for one in listings}
     for name in names:
         found = by_name.get(name, Listing(name, 0, {}))
@@ -85,9 +86,9 @@ def check_listed(listings: Sequence[Listing], names: Sequence[str]) -> None:
 
 
 def write_listing(listings: Sequence[Listing], run: Run, names: Sequence[str] = ()) -> str:
-    """Write what the sources had, unless somebody was first; gives the file's URL.
+    """Writes the listing if the file does not exist yet. Returns its URL.
 
-    Raises SourceError where one of the sources ``names`` has no image.
+    Raises SourceError if one of the sources ``names`` has no image.
     """
     url = files.join(run.folder, RECORD)
     record = [one._asdict() for one in sum_listings(listings)]
@@ -97,7 +98,7 @@ def write_listing(listings: Sequence[Listing], run: Run, names: Sequence[str] = 
 
 
 def read_listing(run: Run) -> list[Listing]:
-    """What ``write_listing`` wrote; empty for a run that listed no source."""
+    """Returns the listing from ``write_listing``; empty for a run that listed no source."""
     try:
         return [Listing(**one) for one in files.read_json(files.join(run.folder, RECORD))["sources"]]
     except FileNotFoundError:
@@ -105,9 +106,9 @@ def read_listing(run: Run) -> list[Listing]:
 
 
 class RecordListing(beam.PTransform):
-    """Containers' ``Listing``s in; one element out, once what the sources had is written to the run's folder.
+    """Takes the containers' ``Listing``s and returns one element after writing the record to the run's folder.
 
-    Raises SourceError where one of the sources ``names`` has no image.
+    Raises SourceError if one of the sources ``names`` has no image.
     """
 
     def __init__(self, run: Run, names: Sequence[str]) -> None:
@@ -120,7 +121,7 @@ class RecordListing(beam.PTransform):
 
 
 def sum_all(listings: Iterable[Listing | Sequence[Listing]]) -> list[Listing]:
-    """As ``sum_listings``, of sums too: a combiner is given both."""
+    """Like ``sum_listings``, also for partial sums, as a combiner receives both."""
     flat: list[Listing] = []
     for one in listings:
         flat.extend([one] if isinstance(one, Listing) else one)

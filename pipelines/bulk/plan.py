@@ -1,7 +1,7 @@
-"""PlanShards: references become shards, contiguous in their container, by a plan that is written once.
+"""PlanShards: groups references into shards, contiguous in their container, by a plan that is written once.
 
-A runner may compute a step twice, its listing included. What is written first is the plan; whoever comes second
-reads it. That holds for the number of partitions of loose files, and for each partition's shards.
+A runner may repeat a step, including the listing. The plan that is written first is used by all repetitions. This
+applies to the number of partitions of loose files and to the shards of each partition.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from captionbeam.schemas.records import CONTENT_MARK, ImageRef, Shard
 from captionbeam.schemas.storage import files
 
 SHARDS_PER_PARTITION = 16
-RowGroup = tuple[str, int]  # file, number
+RowGroup = tuple[str, int]  # file, row group number
 REF_COLUMNS = [name for name in ImageRef._fields if name in arrow.PLAN.names]
 
 
 def shard_id(refs: Iterable[ImageRef], fingerprint: str) -> str:
-    """40 hexadecimal digits: the hash of the sorted (image_id, version, replaced rows) and the fingerprint.
+    """Returns 40 hexadecimal digits: the hash of the sorted (image_id, version, replaced rows) and the fingerprint.
 
-    The replaced rows are part of it, so that doing an image again is not taken for having done it.
+    It includes the replaced rows, so that processing an image again gives another shard id.
     """
     digest = hashlib.sha256(fingerprint.encode())
     for line in sorted(json.dumps([ref.image_id, ref.version, ref.replaces]) for ref in refs):
@@ -39,9 +39,9 @@ def shard_id(refs: Iterable[ImageRef], fingerprint: str) -> str:
 
 
 def partition_of(ref: ImageRef, partitions: int) -> str:
-    """A container's name; for a loose file one of ``partitions`` names, by the hash of its digest, or of its id.
+    """Returns the container's name, or for a loose file one of ``partitions`` names by hash of its digest or id.
 
-    So it is for whatever has the digest of its content: copies meet that lie in different containers.
+    References with a content digest (SHA-256) are also partitioned by it, so copies from different containers meet.
     """
     if ref.kind != "file" and not ref.digest.startswith(CONTENT_MARK):
         return ref.uri
@@ -51,16 +51,15 @@ def partition_of(ref: ImageRef, partitions: int) -> str:
 
 
 def partitions_for(images: int, shard_size: int) -> int:
-    """How many partitions loose files go to: about 16 shards in each."""
+    """Returns the number of partitions for loose files, with about 16 shards in each."""
     return max(1, -(-images // (shard_size * SHARDS_PER_PARTITION)))
 
 
 def cut(refs: Iterable[ImageRef], shard_size: int) -> list[list[ImageRef]]:
-    """One partition's references in pieces of nearly equal size, at most ``shard_size``.
+    """Cuts one partition's references into pieces of nearly equal size, at most ``shard_size``.
 
-    They are in reading order, but for copies: what the listing says has the same content as an earlier one is next
-    to it. So copies share a shard, unless a piece ends between them. A large row group of Parquet has pieces of its
-    own.
+    They are in reading order, except that copies (same content by the listing) follow the first one. Copies thus
+    share a shard unless a piece ends between them. A large Parquet row group has its own pieces.
     """
     ordered = _copies_together(sorted(refs, key=_place))
     large = _large_groups(ordered)
@@ -75,7 +74,7 @@ def _even_pieces(refs: list[ImageRef], shard_size: int) -> list[list[ImageRef]]:
 
 
 def _large_groups(refs: Iterable[ImageRef]) -> set[RowGroup]:
-    """Row groups of which more has to be read for these references than is kept in memory."""
+    """Returns the row groups from which more must be read for these references than is kept in memory."""
     return {
         (ref.uri, ref.offset)
         for ref in refs
@@ -84,7 +83,7 @@ def _large_groups(refs: Iterable[ImageRef]) -> set[RowGroup]:
 
 
 def _group_of(ref: ImageRef, large: Collection[RowGroup]) -> RowGroup | None:
-    """The large row group that ``ref`` is in, if it is read in order: copies are not."""
+    """Returns the large row group of ``ref`` if it is read in order; copies are not."""
     group = (ref.uri, ref.offset)
     return group if ref.kind == "parquet" and not ref.digest and group in large else None
 
@@ -98,13 +97,13 @@ def _copies_together(ordered: list[ImageRef]) -> list[ImageRef]:
     for position, ref in enumerate(ordered):
         known = (
             (ref.uri, ref.version) if ref.kind == "zip" else position
-        )  # a member's version is CRC and size
+        )  # a zip member's version is CRC and size
         groups.setdefault(ref.digest or known, []).append(ref)
     return list(itertools.chain.from_iterable(groups.values()))
 
 
 def write_plan(run: Run, partition: str, refs: Iterable[ImageRef], shard_size: int) -> list[Shard]:
-    """The shards of one partition: as planned now, or as whoever came first planned them."""
+    """Returns the shards of one partition: the existing plan, or a new one that is written if none exists."""
     name = hashlib.sha256(partition.encode()).hexdigest()[:24]
     url = files.join(run.folder, "parts", f"{name}.parquet")
     if files.exists(url):
@@ -115,7 +114,7 @@ def write_plan(run: Run, partition: str, refs: Iterable[ImageRef], shard_size: i
 
 
 def read_plan(url: str) -> list[Shard]:
-    """The shards of one plan file."""
+    """Returns the shards of one plan file."""
     with _open_plan(url) as plan:
         shards = []
         for group in range(plan.metadata.num_row_groups):
@@ -125,7 +124,10 @@ def read_plan(url: str) -> list[Shard]:
 
 
 def sequences(shards: Iterable[Shard]) -> list[list[Shard]]:
-    """Shards that one worker does in order: those that share a large row group, which is so read once; others alone."""
+    """Groups shards that one worker processes in order.
+
+    Shards of one large row group form a sequence, so that it is read once. Other shards are alone.
+    """
     found: list[list[Shard]] = []
     for shard in shards:
         if shard.follows:
@@ -136,14 +138,14 @@ def sequences(shards: Iterable[Shard]) -> list[list[Shard]]:
 
 
 def read_shard(shard: Shard) -> list[ImageRef]:
-    """The references of one shard, from its plan."""
+    """Returns the references of one shard from its plan."""
     with _open_plan(shard.plan) as plan:
         table = plan.read_row_group(shard.row_group, columns=REF_COLUMNS)
         return [ImageRef(**row) for row in table.to_pylist()]
 
 
 def planned_shards(run: Run) -> list[Shard]:
-    """Every shard of the run's plan."""
+    """Returns all shards of the run's plan."""
     folder = files.join(run.folder, "parts")
     return [
         shard
@@ -174,7 +176,7 @@ def _plan_bytes(shards: Sequence[Sequence[ImageRef]], fingerprint: str) -> bytes
 
 
 class PlanShards(beam.PTransform):
-    """References in, ``sequences`` of ``Shard`` pointers out, spread over the workers."""
+    """Takes references, returns ``sequences`` of ``Shard`` pointers, distributed over the workers."""
 
     def __init__(self, run: Run, shard_size: int) -> None:
         super().__init__()
@@ -199,7 +201,7 @@ class PlanShards(beam.PTransform):
 
 
 def fix_partitions(images: int, run: Run, shard_size: int) -> int:
-    """The number of partitions for loose files, the same whoever asks and however often."""
+    """Returns the number of partitions for loose files, the same in every repetition."""
     url = files.join(run.folder, "partitions.json")
     files.create(url, files.json_bytes({"images": images, "partitions": partitions_for(images, shard_size)}))
     return files.read_json(url)["partitions"]

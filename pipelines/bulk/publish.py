@@ -1,4 +1,4 @@
-"""PublishSnapshot: the base, plus this run's commits, becomes the store's next snapshot in one atomic step."""
+"""PublishSnapshot: publishes the base and this run's commits as the store's next snapshot, in one atomic step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPEN = Gates()
 
 
 class PublishSnapshot(beam.PTransform):
-    """Shard reports (and whatever else is waited for) in, one snapshot number out, once all of them are there."""
+    """Takes shard reports (and other elements to wait for), returns one snapshot number after all have arrived."""
 
     def __init__(self, run: Run, gates: Gates = OPEN) -> None:
         super().__init__()
@@ -48,12 +48,12 @@ def _publish_run(_: int, run: Run, gates: Gates) -> int:
 
 
 def publish(run: Run, gates: Gates = OPEN) -> Snapshot:
-    """Publish the run's snapshot, or give the newest back where there is nothing to add or to delete.
+    """Publishes the run's snapshot, or returns the newest one if there is nothing to add or delete.
 
-    Whoever published since this run's base was frozen is joined again: shards that are in the newest snapshot
-    already are left out, of an image that is there twice the newer row is deleted, and a gone row is deleted only
-    if it is live yet, so that no writer loses another's rows. Raises TooManyFailures and HeldBack (see Gates);
-    FingerprintError where somebody published other rows first; SystemicError where a planned shard has no commit.
+    Merges snapshots that other writers published since the run's base was frozen, without losing their rows: shards
+    that are already in the newest snapshot are left out, duplicate rows of an image are deleted, and gone rows are
+    deleted only if they are still live. Raises TooManyFailures and HeldBack (see Gates), FingerprintError if a
+    snapshot with other rows was published meanwhile, and SystemicError if a planned shard has no commit.
     """
     for _ in range(ATTEMPTS):
         newest = layout.newest_snapshot(run.url)
@@ -75,9 +75,9 @@ def publish(run: Run, gates: Gates = OPEN) -> Snapshot:
 
 
 def _kept(run: Run, newest: Snapshot | None) -> Snapshot | None:
-    """The snapshot that the run adds to: none where it set out to do all of ``newest`` again.
+    """Returns the snapshot that the run adds to, or None if the run redoes all rows of ``newest``.
 
-    Raises FingerprintError, RequestError where ``newest`` is not what this run can add to.
+    Raises FingerprintError, RequestError if the run cannot add to ``newest``.
     """
     other = newest is not None and newest.fingerprint != run.fingerprint
     if run.redo and newest is not None and other and newest.id == run.parent:
@@ -93,7 +93,7 @@ def _kept(run: Run, newest: Snapshot | None) -> Snapshot | None:
 
 
 def _added(run: Run, newest: Snapshot | None) -> list[dict[str, Any]]:
-    """Manifest rows of adopted and own shards that ``newest`` does not have, those of older runs first."""
+    """Returns manifest rows of adopted and own shards that ``newest`` lacks, those of older runs first."""
     known = set(Store(run.url, newest).manifest.column("shard").to_pylist()) if newest else set()
     shards = [shard.shard_id for shard in planned_shards(run)]
     commits = layout.load_commits(run.url, shards)
@@ -113,7 +113,7 @@ def _next(
     added: list[dict[str, Any]],
     deletes: list[dict[str, Any]],
 ) -> Snapshot:
-    """The snapshot after ``newest``: what is ``kept`` of it, and what is new."""
+    """Returns the snapshot after ``newest``: what is ``kept`` of it, and the new shards."""
     number = newest.id + 1 if newest else 1
     name = f"{number:08d}-{run.run_id}.parquet"
     manifests, earlier = (kept.manifests, kept.deletes) if kept else ((), ())
@@ -147,7 +147,7 @@ def _write_tables(
 
 
 def _deletes(run: Run, kept: Snapshot | None, added: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows that the new shards end, and those that left the listing: each once, and only if it is live."""
+    """Returns the deletes for replaced rows and for rows that left the listing, once each and only for live rows."""
     alone = (kept is None or kept.id == run.base) and not adopted_manifest(run)
     indexes = _read_indexes(run, added, replacing=alone)
     gone = {place: deletion(place, image_id, "gone") for place, image_id in read_gone(run).items()}
@@ -167,9 +167,10 @@ def _deletes(run: Run, kept: Snapshot | None, added: list[dict[str, Any]]) -> li
 
 
 def _read_indexes(run: Run, added: list[dict[str, Any]], replacing: bool) -> dict[str, pa.Table]:
-    """What ``settle`` reads of each new shard's index: all rows, or only those that replace others.
+    """Reads the columns for ``settle`` from each new shard's index: all rows, or only those that replace others.
 
-    Where nobody else published, an image is in one new shard: the others cannot be duplicates, and are not kept.
+    If no other writer published, an image is in one new shard only, so rows that replace nothing cannot be
+    duplicates.
     """
 
     def read(row: dict[str, Any]) -> pa.Table:
@@ -185,7 +186,7 @@ def _dead_of(dead: Dead, failed: bool) -> frozenset[int]:
 
 
 def _published(store: Store, indexes: dict[str, pa.Table]) -> dict[str, dict[str, str | None]]:
-    """Addresses and versions of the newest snapshot's rows of the new shards' images."""
+    """Returns addresses and versions of the newest snapshot's rows for images of the new shards."""
     if not indexes:
         return {}
     columns = [chunk for table in indexes.values() for chunk in table.column("image_id").chunks]

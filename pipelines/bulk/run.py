@@ -1,6 +1,6 @@
-"""A run: one launch of a job on one store. Its base is frozen and written down before anything starts.
+"""A run: one launch of a job on one store. Its base is frozen and recorded before any work starts.
 
-Nothing here needs Beam.
+This module does not use Beam.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ PACKAGES = ("captionbeam", "apache-beam", "torch", "torchvision", "pyarrow", "nu
 
 @dataclass(frozen=True)
 class Run:
-    """What every step of a run has to know; small, and the same wherever it is pickled to.
+    """The parameters that every step of a run needs; small and picklable.
 
-    ``column`` and ``shape`` describe the processor's output, ``parent`` is the newest snapshot's number at launch
-    (None for a new store), ``spec`` is what ``fingerprint`` is the hash of. ``redo``: the parent's rows were made
-    with something else, and none of them is kept. ``place`` is the folder of the run's own record and plan; where
-    that is not the store, the run is a trial that leaves no trace in it. ``request``: what repeats the run, as
-    snapshots keep it; ``retired``: sources that no later run lists.
+    ``column`` and ``shape`` describe the processor's output. ``parent`` is the newest snapshot's number at launch
+    (None for a new store). ``fingerprint`` is the hash of ``spec``. ``redo``: the parent's rows have another
+    fingerprint and none are kept. ``place`` is the folder of the run's record and plan; if it is not the store, the
+    run is a trial that does not change the store. ``request``: how to repeat the run, as recorded in snapshots.
+    ``retired``: sources that later runs do not list.
     """
 
     url: str
@@ -57,7 +57,7 @@ class Run:
 
     @property
     def folder(self) -> str:
-        """``plans/<run>``, where the run's record, base and plan are."""
+        """``plans/<run>``, the folder of the run's record, base and plan."""
         return files.join(self.place or self.url, "plans", self.run_id)
 
     @property
@@ -80,12 +80,12 @@ def start_run(
     request: Mapping[str, Any] | None = None,
     retired: Sequence[str] = (),
 ) -> Run:
-    """Freeze the base of a new run on the store at ``url``, and write its record (below ``place``, if given).
+    """Freezes the base of a new run on the store at ``url`` and writes its record (below ``place``, if given).
 
-    ``field`` is the one output column's Arrow field; ``operation`` is ``add`` or ``refresh``; ``runner`` is for the
-    record: what runs it, and how; ``request`` and ``retired`` as ``Run`` has them. Raises RequestError where nothing
-    can be written there, StoreError where a newer version wrote it, and FingerprintError where the store holds
-    something else; a refresh does all of it again instead.
+    ``field`` is the Arrow field of the output column; ``operation`` is ``add`` or ``refresh``; ``runner`` describes
+    the runner for the record; for ``request`` and ``retired`` see ``Run``. Raises RequestError if the store is not
+    writable, StoreError if a newer version wrote it, and FingerprintError if its rows have another fingerprint (a
+    refresh redoes all rows instead).
     """
     url = files.absolute(url)
     check_no_snapshot(url)
@@ -115,7 +115,7 @@ def start_run(
 
 
 def _check_free(url: str) -> None:
-    """Raises RequestError for a folder that is something else already."""
+    """Raises RequestError if the folder already contains something else."""
     for name, what in (("config.json", "a bundle or another model"), (TABLE, "a token table")):
         if files.exists(files.join(url, name)):
             raise RequestError(f"{url} holds {what} ({name}); expected a store, or a new folder")
@@ -126,7 +126,7 @@ def _check_free(url: str) -> None:
 
 
 def check_no_snapshot(url: str) -> None:
-    """Raises RequestError for an output ``STORE@prod``: a folder of that name would hide the snapshot."""
+    """Raises RequestError for an output ``STORE@prod``, as a folder of that name would hide the snapshot."""
     store, selector = split_selector(url)
     if selector is not None and layout.snapshot_ids(store):
         raise RequestError(f"{url} is a snapshot of {store}, to be read; expected {store}, or another output")
@@ -155,7 +155,7 @@ def _write_record(
 
 
 def url_before(url: str) -> str:
-    """Where the store at ``url`` was when its newest snapshot with a record was published; '' where none says it."""
+    """Returns the store's URL from the newest snapshot that has a run record; '' if there is none."""
     for number in reversed(layout.snapshot_ids(url)):
         record = files.join(url, "plans", layout.load_snapshot(url, number).run, "run.json")
         if files.exists(record):
@@ -164,9 +164,9 @@ def url_before(url: str) -> str:
 
 
 def moved_sources(url: str, names: Iterable[str]) -> dict[str, str]:
-    """``{what a source was called where the store was: its name of today}`` for sources that moved with the store.
+    """Returns ``{former source name: current name}`` for sources that were moved together with the store.
 
-    That holds until a run has published where the store is now.
+    Applies until a run publishes at the store's current location.
     """
     url, named = files.absolute(url), list(names)
     other = url_before(url)
@@ -175,7 +175,7 @@ def moved_sources(url: str, names: Iterable[str]) -> dict[str, str]:
 
 
 def _name_before(name: str, url: str, other: str) -> str:
-    """A source's name when the store at ``url`` was at ``other``, beside the source as now; '' where it was not."""
+    """Returns a source's name before the store moved from ``other`` to ``url`` with it; '' if it did not."""
     parts, store, there = name.split("/"), url.split("/"), other.split("/")
     same = [one == two for one, two in zip(parts, store, strict=False)]
     common = same.index(False) if False in same else len(same)
@@ -186,20 +186,20 @@ def _name_before(name: str, url: str, other: str) -> str:
 
 
 def base_manifest(run: Run) -> list[dict[str, Any]]:
-    """The frozen base's shards as manifest rows: the parent snapshot's, then the adopted ones."""
+    """Returns the frozen base's shards as manifest rows: the parent snapshot's, then the adopted ones."""
     published = Store.open(run.url, run.base).manifest.to_pylist() if run.base is not None else []
     return published + adopted_manifest(run)
 
 
 def adopted_manifest(run: Run) -> list[dict[str, Any]]:
-    """Commits that killed runs left unpublished, as manifest rows."""
+    """Returns the commits that interrupted runs left unpublished, as manifest rows."""
     return layout.read_tables(run.folder, ["base.parquet"], arrow.MANIFEST).to_pylist()
 
 
 def merged_request(earlier: Mapping[str, Any], run: Run) -> dict[str, Any]:
-    """What repeats a store after ``run``: its own options, and the sources of all runs but those that are retired.
+    """Returns how to repeat a store after ``run``: its options, and all runs' sources except retired ones.
 
-    A run over a features snapshot has no sources, and leaves none.
+    A run over a features snapshot has no sources and leaves none.
     """
     if not run.request:
         return dict(earlier)
@@ -213,7 +213,7 @@ def _by_name(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that shape a result."""
+    """Returns the versions of Python and of the packages that affect results."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -224,7 +224,7 @@ def versions() -> dict[str, str]:
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
+    """Returns the time in UTC, in ISO 8601, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
@@ -241,9 +241,9 @@ def check_same(
     spec: Mapping[str, Any],
     fingerprint: str | None,
 ) -> None:
-    """Refuse to add to a store of another kind, format or fingerprint, that of ``spec`` (None: any will do).
+    """Raises RequestError or FingerprintError if the store has another kind, format or fingerprint.
 
-    Raises RequestError, FingerprintError.
+    ``fingerprint``: the one of ``spec``; None accepts any.
     """
     if newest is None:
         return
@@ -263,13 +263,13 @@ def check_same(
 
 
 def _unpublished(run: Run) -> list[layout.Commit]:
-    """Commits that no snapshot ever had; one that a later snapshot dropped (a rollback) was left out on purpose."""
+    """Returns commits that no snapshot ever had. Commits dropped later (by a rollback) were removed on purpose."""
     manifests = {name for snapshot in layout.load_snapshots(run.url) for name in snapshot.manifests}
     rows = layout.read_tables(run.url, sorted(manifests), arrow.MANIFEST)
     published = set(rows.column("shard").to_pylist())
     waiting = sorted(layout.committed_shards(run.url) - published)
     commits = layout.load_commits(run.url, waiting)
-    suffixes = ("", SUFFIX[run.format])  # a shard in which every image failed has no data file
+    suffixes = ("", SUFFIX[run.format])  # a shard whose images all failed has no data file
     return [
         commit
         for commit in commits

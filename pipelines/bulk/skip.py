@@ -1,4 +1,4 @@
-"""SkipDone: the listing minus the run's frozen base."""
+"""SkipDone: removes images that the run's frozen base already has from the listing."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from captionbeam.schemas.store.reading import Dead, Store
 
 
 class BaseRow(NamedTuple):
-    """One row of the base: its image's version, and where it is, should it have to be replaced.
+    """One row of the base: the image's version, and the row's address in case it is replaced.
 
-    ``dead``: no snapshot shows it any more. ``place``: a checksum of its location, which tells images of one former
-    id apart. ``former``: the id that it has, where its image has another one now.
+    ``dead``: no snapshot shows the row any more. ``place``: a checksum of the image's location, which distinguishes
+    images with the same former id. ``former``: the row's id, if the image now has another one.
     """
 
     version: Optional[str]
@@ -37,19 +37,18 @@ class BaseRow(NamedTuple):
 
     @property
     def named(self) -> str:
-        """How its successor names it."""
+        """The name of this row in the ``replaces`` of its successor."""
         return named_place(self.address, self.former)
 
 
 def decide(
     refs: Sequence[ImageRef], base: Sequence[BaseRow], retry_failures: bool = False
 ) -> ImageRef | None:
-    """What is to be done of one image id: None, or its reference, with the addresses of the rows it replaces.
+    """Returns the reference to process for one image id, with the addresses of the rows it replaces, or None.
 
-    An image is done if the base has a row of the same version (any version, where the source cannot tell its own),
-    or a permanent failure of it; rows under a former id do not count. One that was deleted and came back replaces its
-    dead rows, so that its shard is not taken for the one that it was in. Raises RequestError for two images with one
-    id.
+    An image is done if the base has a row of the same version (any version if the source has none) or a permanent
+    failure of it; rows under a former id do not count. An image that was deleted and is listed again replaces its
+    dead rows, so its shard gets a new id. Raises RequestError for two images with one id.
     """
     if not refs:
         return None
@@ -65,12 +64,12 @@ def decide(
 def _shown(ref: ImageRef) -> str:
     inside = (
         f" at byte {ref.offset}" if ref.kind in ("zip", "tar") else ""
-    )  # names in an archive may be equal
+    )  # names in an archive need not be unique
     return f"{ref.location}{inside} (in {ref.source})"
 
 
 def live_rows(base: Sequence[BaseRow]) -> list[BaseRow]:
-    """Without the dead, and the rows that adopted ones replace: no snapshot says so yet."""
+    """Returns the rows of ``base`` that are neither dead nor replaced by adopted rows."""
     rows = [row for row in base if not row.dead]
     dead = {place for row in rows for place in superseded(row.code, named_places(row.replaces))}
     return [row for row in rows if row.address not in dead]
@@ -84,10 +83,9 @@ def _settles(row: BaseRow, ref: ImageRef, retry_failures: bool) -> bool:
 
 
 class JoinBase(beam.PTransform):
-    """Images in; for each id that the listing or the run's base has, ``(id, {"images": [...], "base": [...]})`` out.
+    """Takes images, returns ``(id, {"images": [...], "base": [...]})`` for each id in the listing or the run's base.
 
-    Images that may have rows under a former id are joined under that too, and what is found there is brought to them:
-    a second, small join.
+    Images that may have rows under a former id are also joined under that id. A second, small join adds those rows.
     """
 
     def __init__(self, run: Run) -> None:
@@ -112,7 +110,7 @@ class JoinBase(beam.PTransform):
 
 
 def names_of(ref: ImageRef) -> list[str]:
-    """The ids that an image may have rows under."""
+    """Returns the ids under which an image may have rows."""
     return [ref.image_id, *filter(None, [ref.former])]
 
 
@@ -130,7 +128,7 @@ def _by_name(joined: tuple[str, Mapping[str, Iterable[Any]]]) -> Iterator[Any]:
 def bring_home(
     image_id: str, images: Sequence[ImageRef], base: Sequence[BaseRow]
 ) -> Iterator[tuple[str, list[ImageRef], list[BaseRow]]]:
-    """Of one id's images and rows: for each image that now has another id, its rows; then the id's own."""
+    """Yields, for one id's images and rows, the rows of each image that now has another id, then the id's own."""
     left = list(base)
     for ref in images:
         if ref.image_id != image_id:
@@ -145,7 +143,7 @@ def _was_of(row: BaseRow, ref: ImageRef) -> bool:
 
 
 def checksum(location: str) -> int:
-    """Tells locations apart in four bytes."""
+    """Returns a checksum of four bytes that distinguishes locations."""
     return zlib.crc32(location.encode())
 
 
@@ -155,9 +153,9 @@ def _merged(image_id: str, parts: Iterable[tuple[list[ImageRef], list[BaseRow]]]
 
 
 class SkipDone(beam.PTransform):
-    """Images in, those to be done out: an anti-join on (image_id, version) with the run's base.
+    """Takes images, returns those to process: an anti-join on (image_id, version) with the run's base.
 
-    ``retired``: sources that are no more, whose rows may be replaced.
+    ``retired``: sources that no longer exist, whose rows may be replaced.
     """
 
     def __init__(self, run: Run, retry_failures: bool = False, retired: Collection[str] = ()) -> None:
@@ -176,7 +174,7 @@ class SkipDone(beam.PTransform):
 
 
 def read_base(url: str, shard: str, dead_rows: Sequence[int], dead_failed: Sequence[int]) -> Iterator[tuple]:
-    """``(image_id, BaseRow)`` for each row of one shard's index."""
+    """Yields ``(image_id, BaseRow)`` for each row of one shard's index."""
     dead = Dead(frozenset(dead_rows), frozenset(dead_failed))
     for row in parquet.read_table(url).to_pylist():
         place = address(shard, row["row"], row["failed"])
@@ -197,7 +195,7 @@ def _decided(joined: tuple[str, dict], retry: bool, retired: frozenset[str]) -> 
 
 
 def check_others(todo: ImageRef, live: Sequence[BaseRow], sources: Collection[str]) -> None:
-    """Raises RequestError where ``todo`` would replace a row of a source that is none of ``sources``."""
+    """Raises RequestError if ``todo`` would replace a row of a source that is not in ``sources``."""
     others = sorted({row.source for row in live} - set(sources))
     if others:
         raise RequestError(

@@ -1,1 +1,1 @@
-"""Rows of features: those of a store, and arrays made elsewhere (.npy, .npz, HDF5)."""
+"""Feature rows as input: rows of a features store, and imported arrays (.npy, .npz, HDF5)."""

@@ -1,4 +1,4 @@
-"""On the launcher: what an array file holds. Headers are read, never rows."""
+"""Determines on the launcher what arrays a file contains. Reads headers only, never rows."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from captionbeam.pipelines.sources.spec import source_name, suffix
 from captionbeam.schemas.errors import RequestError, SourceError
 
 _BLOCK = 64 << 10
-_LOCAL_HEADER = 30  # bytes of a zip member's own header, before its name
+_LOCAL_HEADER = 30  # bytes of a zip member's local header, before its name
 _SUFFIXES = {".npy": "npy", ".npz": "npz", ".h5": "hdf5", ".hdf5": "hdf5", ".hdf": "hdf5"}
 Found = dict[str, ArraySpec]
 
 
 def kind_of(url: str) -> str:
-    """``npy``, ``npz``, ``hdf5``; empty for what is none of them."""
+    """Returns ``npy``, ``npz`` or ``hdf5``; '' for other files."""
     return _SUFFIXES.get(suffix(url), "")
 
 
 def arrays_in(url: str) -> Found:
-    """Every array of numbers or text in the file, by its name (empty in a .npy).
+    """Returns all arrays of numbers or text in the file, by name (empty in a .npy).
 
-    Raises SourceError for a file that cannot be read, RequestError for one of another kind.
+    Raises SourceError for a file that cannot be read, RequestError for a file of another kind.
     """
     name = source_name(url)
     kind = kind_of(name)
@@ -52,7 +52,7 @@ def arrays_in(url: str) -> Found:
 
 
 def find_array(url: str, key: str | None = None) -> ArraySpec:
-    """The array of features in the file: ``key``, or the only one that can be. Raises RequestError, SourceError."""
+    """Returns the array of features: ``key``, or the only array that can be one. Raises RequestError, SourceError."""
     found = arrays_in(url)
     fits = {name: spec for name, spec in found.items() if len(spec.shape) > 1 and is_features(spec.dtype)}
     spec = _chosen(url, "features", key, found, fits)
@@ -62,7 +62,10 @@ def find_array(url: str, key: str | None = None) -> ArraySpec:
 
 
 def find_ids(url: str, key: str | None = None) -> ArraySpec:
-    """The array of ids in the file, likewise: text or whole numbers, ``[N]``."""
+    """Returns the array of ids, ``[N]`` text or integers: ``key``, or the only array that can be one.
+
+    Raises RequestError, SourceError.
+    """
     found = arrays_in(url)
     fits = {name: spec for name, spec in found.items() if _may_be_ids(spec)}
     spec = _chosen(url, "ids", key, found, fits)
@@ -74,7 +77,7 @@ def find_ids(url: str, key: str | None = None) -> ArraySpec:
 
 
 def read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, order and dtype of a .npy, whose rows come next. Raises ValueError."""
+    """Returns shape, order (True for Fortran) and dtype of a .npy, and stops before its rows. Raises ValueError."""
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(stream)
@@ -98,7 +101,7 @@ def _chosen(url: str, what: str, key: str | None, found: Found, fits: Found) -> 
     if len(fits) == 1:
         return next(iter(fits.values()))
     if len(found) == 1 and "" in found:
-        return found[""]  # a .npy, of something else
+        return found[""]  # a .npy, not of the expected kind
     expected = f"expected {option} NAME" if fits else f"expected one of {what}"
     raise RequestError(f"{url!r} has the arrays {there or '(none)'}; {expected}")
 
@@ -127,7 +130,7 @@ def _npz(stream: BinaryIO, empty: ArraySpec) -> Found:
 
 
 def _placed(stream: BinaryIO, member: zipfile.ZipInfo, spec: ArraySpec) -> ArraySpec:
-    """With the place of the first row in the file itself, where the member is stored as it is."""
+    """Returns the spec with the first row's offset in the file, or -1 if the member is compressed."""
     if member.compress_type != zipfile.ZIP_STORED:
         return spec._replace(offset=-1)
     stream.seek(member.header_offset)
@@ -153,7 +156,7 @@ def _hdf5(stream: BinaryIO, empty: ArraySpec) -> Found:
 
 
 def _refuse_elsewhere(url: str, name: str, item: h5py.Dataset) -> None:
-    """HDF5 would read whatever files the dataset names. Raises RequestError."""
+    """Raises RequestError for datasets whose values are in other files, as HDF5 would read any file they name."""
     if item.external or item.is_virtual:
         kind = "external" if item.external else "virtual"
         raise RequestError(
@@ -162,7 +165,7 @@ def _refuse_elsewhere(url: str, name: str, item: h5py.Dataset) -> None:
 
 
 def _named(dtype: np.dtype) -> str:
-    """``float32`` in this machine's byte order, else as numpy spells it: ``>f4``, ``<U5``."""
+    """Returns ``float32`` for native byte order, else numpy's spelling: ``>f4``, ``<U5``."""
     return dtype.name if dtype.isnative and dtype.kind in "fiub" else dtype.str
 
 

@@ -1,4 +1,4 @@
-"""The images' ids, one a row of an array: out of a list, or out of an array of text or whole numbers."""
+"""Image ids of an array's rows, from a list or from an array of text or integers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BLOCK = 1 << 20
 
 
 class IdsSpec(NamedTuple):
-    """Where ids are: a list with its ``column``, or an ``array``."""
+    """The location of ids: a list and its ``column``, or an ``array``."""
 
     url: str
     column: str = ""
@@ -29,7 +29,7 @@ class IdsSpec(NamedTuple):
 
 
 def find_id_list(url: str, column: str | None = None, dataset: str | None = None) -> IdsSpec:
-    """What is at ``url``; ``column`` is a list's, ``dataset`` a .npz's or HDF5 file's.
+    """Determines the ids at ``url``. ``column`` applies to lists, ``dataset`` to .npz and HDF5 files.
 
     Raises RequestError, SourceError.
     """
@@ -52,7 +52,7 @@ def find_id_list(url: str, column: str | None = None, dataset: str | None = None
 
 
 def read_ids(ids: IdsSpec) -> Iterator[str]:
-    """The ids, in order, as they are in the list. Raises SourceError."""
+    """Yields the ids in order, as written. Raises SourceError."""
     if ids.array is not None:
         for value in _values(ids.array):
             yield printable(
@@ -65,8 +65,10 @@ def read_ids(ids: IdsSpec) -> Iterator[str]:
 
 
 def check_ids(ids: IdsSpec, array: ArraySpec, known: dict[str, str]) -> None:
-    """Adds the array's ids to ``known`` with where they stand. Raises RequestError for a blank one, one that
-    is known, or another number of them than of rows."""
+    """Adds the array's ids with their positions to ``known``.
+
+    Raises RequestError for a blank or duplicate id, or if the number of ids differs from the number of rows.
+    """
     count = 0
     for row, image_id in enumerate(read_ids(ids)):
         here, count = f"row {row} of {ids.url}", row + 1

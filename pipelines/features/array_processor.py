@@ -1,4 +1,4 @@
-"""The processor that makes features of an array's rows: it copies, and looks whether each number is one."""
+"""The processor for rows of arrays: copies them and checks that all numbers are finite."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BATCH_BYTES = 4 << 20
 
 
 class Copier:
-    """Rows of any float dtype in, float16 ``[n, H, W, C]`` or ``[n, C]`` out."""
+    """Converts rows of any float dtype to float16 ``[n, H, W, C]`` or ``[n, C]``."""
 
     streams = 1
 
@@ -25,7 +25,7 @@ class Copier:
         self.batch_size = max(1, _BATCH_BYTES // self.schema.field(0).type.byte_width)
 
     def prepare(self, item: np.ndarray) -> np.ndarray:
-        """One row as float16. Raises ImageError where a number is none, or too large for float16."""
+        """Returns one row as float16. Raises ImageError if a number is not finite in float16."""
         with np.errstate(over="ignore", invalid="ignore"):
             row = np.ascontiguousarray(self._layout.features(item), np.float16)
         if not np.isfinite(row).all():
@@ -33,12 +33,12 @@ class Copier:
         return row
 
     def run(self, batch: Sequence[np.ndarray], image_ids: Sequence[str]) -> dict[str, np.ndarray]:
-        """The rows as one array."""
+        """Returns the rows as one array."""
         return {self._column: np.stack(batch)}
 
 
 def load_copier(settings: Mapping[str, Any]) -> Copier:
-    """On a worker: from what ``Work.keep`` gives."""
+    """Loads a copier on a worker, from the settings of ``Work.keep``."""
     grid = settings["grid"]
     return Copier(settings["spec"], Layout(tuple(grid) if grid else None, settings["channels_first"]))
 

@@ -1,4 +1,4 @@
-"""Rows of arrays by slices: byte ranges of the file where rows have a place in it, never the whole array."""
+"""Reads rows of arrays by slices, never the whole array: by byte ranges if each row is contiguous in the file."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from captionbeam.schemas.errors import ImageError, RequestError, SourceError
 from captionbeam.schemas.records import ImageRef
 
 _BLOCK = 1 << 20
-_LONGEST_READ = 8 << 20  # bytes in one request
+_LONGEST_READ = 8 << 20  # bytes per request
 _opening = threading.Lock()
 
 
 def fetch_rows(refs: Sequence[ImageRef], arrays: Mapping[str, ArraySpec]) -> list[np.ndarray | ImageError]:
-    """The rows that references of kind ``array`` point at, in the array's own dtype and in order.
+    """Returns the rows for references of kind ``array``, in order and in the array's dtype.
 
-    ``arrays`` by URL. Raises SourceError for a file that is gone, changed or damaged, SystemicError.
+    ``arrays`` are keyed by URL. Raises SourceError for a missing, changed or damaged file, SystemicError.
     """
     found: dict[tuple[str, int], np.ndarray | ImageError] = {}
     for url in dict.fromkeys(ref.uri for ref in refs):
@@ -44,7 +44,7 @@ def fetch_rows(refs: Sequence[ImageRef], arrays: Mapping[str, ArraySpec]) -> lis
 
 
 def check_order(array: ArraySpec) -> None:
-    """Raises RequestError for an array that could be read only by reading all of it, once for each slice."""
+    """Raises RequestError for an array that would have to be read completely for each slice."""
     if array.fortran and not is_local(array.url):
         raise RequestError(
             f"array {array.said} is in Fortran's order, in which no row is in one piece; expected a copy in C's order, "
@@ -53,17 +53,17 @@ def check_order(array: ArraySpec) -> None:
 
 
 def read_rows(array: ArraySpec, start: int, stop: int) -> Sequence[np.ndarray | ImageError]:
-    """Rows ``start`` to before ``stop``, or for each why there is none."""
+    """Returns rows ``start`` (inclusive) to ``stop`` (exclusive), or an error for each."""
     if array.kind != "hdf5" and array.offset >= 0 and not array.fortran:
         return _read_span(array, start, stop)
-    with _opening:  # one thread opens, and HDF5 lets one thread read
+    with _opening:  # one thread opens the file; HDF5 serialises the reads
         rows = _opened(array)
     with reading(array.url):
         return list(np.asarray(rows[start:stop]))
 
 
 def _runs(rows: Sequence[int], array: ArraySpec) -> Iterator[tuple[int, int]]:
-    """Neighbours together, as many as one read may hold."""
+    """Yields ranges of consecutive rows, each within the limit of one read."""
     most = max(1, _LONGEST_READ // max(1, array.row_bytes))
     for _, run in groupby(enumerate(sorted(set(rows))), key=lambda pair: pair[1] - pair[0]):
         numbers = [row for _, row in run]
@@ -86,7 +86,7 @@ def _read_span(array: ArraySpec, start: int, stop: int) -> Sequence[np.ndarray |
 
 @lru_cache(maxsize=16)
 def _opened(array: ArraySpec) -> Any:
-    """What gives rows by ``[start:stop]``. Raises SourceError where it is no longer the array that was listed."""
+    """Returns an object that gives rows by ``[start:stop]``. Raises SourceError if the array has changed."""
     if arrays_in(array.url).get(array.key) != array:
         raise SourceError(f"array {array.said} has changed since it was listed; expected it to stay")
     if array.kind == "hdf5":
@@ -94,7 +94,7 @@ def _opened(array: ArraySpec) -> Any:
     if array.offset >= 0:
         return _mapped(array, local_path(array.url), array.offset)
     with (
-        tempfile.TemporaryFile(prefix="captionbeam-") as file,  # its map outlives its name
+        tempfile.TemporaryFile(prefix="captionbeam-") as file,  # the memory map outlives the file's name
         access.open_container(array.url, _BLOCK) as stream,
         zipfile.ZipFile(stream) as archive,
         archive.open(f"{array.key}.npy") as member,

@@ -1,4 +1,4 @@
-"""FindArrayRows: the rows of arrays as images, each with its id."""
+"""FindArrayRows: lists the rows of arrays as images with their ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from captionbeam.schemas.records import ImageRef
 
 
 class FindArrayRows(beam.PTransform):
-    """PBegin -> PCollection[ImageRef] of kind ``array``: every row of every array, versioned as its file is."""
+    """PBegin -> PCollection[ImageRef] of kind ``array``: all rows of all arrays, with the version of their file."""
 
     def __init__(self, arrays: Sequence[tuple[ArraySpec, IdsSpec]]) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ def _listed(pair: tuple[ArraySpec, IdsSpec]) -> Iterator[ImageRef]:
 
 
 def list_rows(array: ArraySpec, ids: IdsSpec) -> Iterator[ImageRef]:
-    """A reference to each row of an array. Raises SourceError."""
+    """Yields a reference to each row of an array. Raises SourceError."""
     for row, image_id in enumerate(read_ids(ids)):
         yield ImageRef(
             image_id=image_id,

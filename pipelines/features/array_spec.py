@@ -1,4 +1,4 @@
-"""What an array is, where its rows lie, and which features a row becomes.
+"""Describes an array, the location of its rows in the file, and the features that a row becomes.
 
 Shapes: N rows; H, W, C a grid's height, width and channels; L = H * W its cells.
 """
@@ -21,10 +21,12 @@ DTYPES = ("float16", "float32", "float64")
 
 
 class ArraySpec(NamedTuple):
-    """One array: the file's ``url``, ``kind`` (``npy``, ``npz``, ``hdf5``) and, in a file of several, its ``key``.
+    """An array in a file.
 
-    ``offset``: bytes of the file before the first row, -1 where rows have none of their own (HDF5, a compressed
-    .npz). ``fortran``: the first axis runs fastest. ``version``: the file's, None where its storage tells none.
+    ``url``, ``kind``: the file, and its format (``npy``, ``npz``, ``hdf5``). ``key``: the array's name in a file of
+    several arrays. ``offset``: bytes before the first row in the file, -1 if rows have no fixed place (HDF5, a
+    compressed .npz). ``fortran``: the first axis varies fastest. ``version``: the file's version, None if its storage
+    has none.
     """
 
     url: str
@@ -38,23 +40,23 @@ class ArraySpec(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """N."""
+        """Number of rows, N."""
         return self.shape[0]
 
     @property
     def row_bytes(self) -> int:
-        """Of one row."""
+        """Size of one row in bytes."""
         return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
 
     @property
     def said(self) -> str:
-        """As errors name it."""
+        """The array's name in error messages."""
         return f"{self.url!r}, {self.key!r}" if self.key else repr(self.url)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a row is to be read: ``[C]``, ``[L, C]`` with a ``grid`` ``(H, W)``, or ``[H, W, C]``.
+    """The layout of a row: ``[C]``, ``[L, C]`` with a ``grid`` ``(H, W)``, or ``[H, W, C]``.
 
     ``channels_first``: ``[C, L]`` or ``[C, H, W]`` instead.
     """
@@ -63,7 +65,7 @@ class Layout:
     channels_first: bool = False
 
     def shape(self, array: ArraySpec) -> tuple[int, ...]:
-        """Of a row in the store: ``(H, W, C)`` or ``(C,)``. Raises RequestError for what does not fit."""
+        """Returns a row's shape in the store, ``(H, W, C)`` or ``(C,)``. Raises RequestError if it does not fit."""
         row = array.shape[1:]
         if len(row) not in (1, 2, 3) or 0 in row:
             raise RequestError(
@@ -88,31 +90,31 @@ class Layout:
         return (*self.grid, channels)
 
     def features(self, row: np.ndarray) -> np.ndarray:
-        """A row of the array as features in its own dtype."""
+        """Returns a row of the array as features, in its own dtype."""
         turned = np.moveaxis(row, 0, -1) if self.channels_first else row
         return turned if self.grid is None else turned.reshape(*self.grid, turned.shape[-1])
 
 
 def is_features(dtype: str) -> bool:
-    """Whether numbers of this dtype are taken, in either byte order."""
+    """Returns whether numbers of this dtype, in either byte order, are accepted as features."""
     return dtype != "text" and np.dtype(dtype).newbyteorder("=").name in DTYPES
 
 
 def import_spec(name: str, shape: tuple[int, ...]) -> Mapping[str, Any]:
-    """What decides such a row besides the array's own numbers; its hash is the features' fingerprint.
+    """Returns all that decides such a row except the array's numbers. Its hash is the features' fingerprint.
 
-    ``name`` is what the user calls whatever made the features.
+    ``name`` is the user's name for the model that made the features.
     """
     return {"imported": name, "output": "grid" if len(shape) == 3 else "pooled", "shape": list(shape)}
 
 
 def field_of(spec: Mapping[str, Any]) -> pa.Field:
-    """The output column of an ``import_spec``."""
+    """Returns the output column of an ``import_spec``."""
     return arrow.grid_field(spec["output"], tuple(spec["shape"]))
 
 
 def fingerprint_of(spec: Mapping[str, Any]) -> str:
-    """32 hexadecimal digits."""
+    """Returns the fingerprint, 32 hexadecimal digits."""
     return fingerprint(spec)
 
 

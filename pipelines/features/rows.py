@@ -1,4 +1,4 @@
-"""Rows of a features snapshot as images: found from its index, fetched a row group at a time."""
+"""Rows of a features snapshot as images: listed from its index, fetched by row group."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from captionbeam.schemas.store.reading import Dead, Store, live_index
 
 
 class FindRows(beam.PTransform):
-    """A features snapshot's live rows as references of kind ``row``, each with its image's id and version.
+    """Lists a features snapshot's live rows as references of kind ``row``, with image id and version.
 
-    ``sample`` and ``seed`` choose the same images that ``FindImages`` would.
+    ``sample`` and ``seed`` select the same images as in ``FindImages``.
     """
 
     def __init__(self, store: Store, sample: float = 1.0, seed: int = 0) -> None:
@@ -53,7 +53,7 @@ def _listed(task: tuple[str, str, list[int]]) -> Iterator[ImageRef]:
 
 
 def find_rows(index: str, data: str, dead: Sequence[int]) -> Iterator[ImageRef]:
-    """References to the live rows of one shard, from its index, its data file and its dead rows."""
+    """Yields references to the live rows of one shard, from its index, its data file and its dead rows."""
     table = live_index(parquet.read_table(index), Dead(rows=frozenset(dead)))
     for row in table.to_pylist():
         if not row["failed"]:
@@ -69,7 +69,7 @@ def find_rows(index: str, data: str, dead: Sequence[int]) -> Iterator[ImageRef]:
 
 
 def fetch_rows(refs: Sequence[ImageRef]) -> list[np.ndarray | ImageError]:
-    """The grids (float16 ``[H, W, C]``, or ``[C]``) that references of kind ``row`` point at, in order."""
+    """Returns the grids (float16 ``[H, W, C]``, or ``[C]``) for references of kind ``row``, in order."""
     found: dict[tuple[str, int], np.ndarray | ImageError] = {}
     for url in dict.fromkeys(ref.uri for ref in refs):
         rows = sorted({ref.offset for ref in refs if ref.uri == url})

@@ -1,1 +1,1 @@
-"""Image bytes of references: files, HTTP, Parquet cells, byte ranges, and the address guard."""
+"""Reads the bytes of images: files, HTTP, byte ranges of archives, Parquet cells; checks addresses from lists."""

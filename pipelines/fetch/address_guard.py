@@ -1,7 +1,7 @@
-"""Which addresses a URI out of a list may lead to: what a stranger writes must not reach a network's inside.
+"""Checks the addresses of URIs in lists, so that untrusted lists cannot reach private networks.
 
-An address is looked at when a socket is made for it, after every name has become a number: odd spellings, names that
-resolve to something else the second time, and redirects all come to that.
+The check runs when a socket is created, after name resolution. It therefore covers unusual spellings, names that
+resolve differently the second time, and redirects.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ HOW = "--allow-private-addresses reads it"
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# Object stores: read with this job's credentials, at a host that the user's own options name.
+# Object stores are read with this job's credentials, at a host from the user's own options.
 _STORES = frozenset({"gs", "gcs", "s3", "s3a"})
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class PrivateAddress(Exception):
-    """A connection to an address that is not for everybody."""
+    """A connection to an address that is not public."""
 
 
 def is_public(address: str) -> bool:
-    """Whether ``address`` (of a socket: digits, and perhaps a zone) is for everybody on the internet.
+    """Returns whether a socket ``address`` (an IP address with an optional zone) is public.
 
-    Not so are private, shared, loopback, link-local, multicast, unspecified and reserved ones, nor IPv6 addresses that
-    stand for one of these.
+    Private, shared, loopback, link-local, multicast, unspecified and reserved addresses are not public, nor are IPv6
+    addresses that embed one of these.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
     return all(_is_everybodys(each) for each in (ip, *_embedded(ip)))
@@ -58,7 +58,7 @@ def _embedded(ip: Address) -> list[Address]:
 
 
 def public_socket(address: tuple[Any, ...]) -> socket.socket:
-    """A socket for one of ``getaddrinfo``'s answers. Raises PrivateAddress."""
+    """Returns a socket for one result of ``getaddrinfo``. Raises PrivateAddress."""
     family, kind, protocol, _, place = address
     if not is_public(place[0]):
         raise PrivateAddress(place[0])
@@ -66,23 +66,23 @@ def public_socket(address: tuple[Any, ...]) -> socket.socket:
 
 
 async def guarded_client(**settings: Any) -> aiohttp.ClientSession:
-    """A session of which no connection leads to a private address."""
+    """Returns a session that cannot connect to private addresses."""
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=public_socket), **settings)
 
 
 def origin(url: str) -> str:
-    """``http://host:8000`` of an HTTP URL: what is trusted, or not, as one."""
+    """Returns the origin of an HTTP URL, such as ``http://host:8000``, which is the unit of trust."""
     parts = split_url(url)
     return f"{parts.scheme}://{parts.authority.rpartition('@')[2].lower()}"
 
 
 def origins(urls: Iterable[str]) -> tuple[str, ...]:
-    """Those of the HTTP URLs among ``urls``."""
+    """Returns the origins of the HTTP URLs among ``urls``."""
     return tuple(dict.fromkeys(origin(url) for url in urls if url.startswith(("http://", "https://"))))
 
 
 def inside(origins: Iterable[str]) -> tuple[str, ...]:
-    """Those whose host has private addresses alone, asked now: a public one needs no exemption from being looked at."""
+    """Returns the origins whose hosts currently have private addresses only. Public hosts need no exemption."""
     return tuple(each for each in origins if _is_inside(each))
 
 
@@ -96,14 +96,14 @@ def _is_inside(origin: str) -> bool:
 
 
 def refusal(ref: ImageRef, trusted: Iterable[str]) -> ImageError | None:
-    """Why a file that a list names is not read, whatever is there.
+    """Returns why a file that a list names is not read, or None.
 
-    A list may choose HTTP, object stores, its own protocol, and what is below a folder among ``trusted``; one that lies
-    on this machine's disk also its files. Any other protocol names hosts, or reads who knows what.
+    A list may name HTTP URLs, object stores, URLs of its own protocol, and files below a folder in ``trusted``. A
+    list on the local disk may also name local files. Other protocols may reach hosts or read unintended resources.
     """
     protocol, own = _protocol(ref.uri), _protocol(ref.source)
     if protocol in ("http", "https"):
-        return None  # looked at when it is connected to
+        return None  # checked when it is connected to
     if _is_same(protocol, own) or protocol in _STORES or _is_below(ref.uri, trusted):
         return None
     if protocol == "file":
@@ -119,7 +119,7 @@ def _protocol(url: str) -> str:
 
 
 def _is_same(protocol: str, own: str) -> bool:
-    """Also by another name of it: what is at ``az://`` is listed as ``abfs://``."""
+    """Compares protocols including aliases, such as ``az://`` and ``abfs://``."""
     kinds = [known_implementations.get(name, {}).get("class") for name in (protocol, own)]
     return protocol == own or (kinds[0] == kinds[1] is not None)
 

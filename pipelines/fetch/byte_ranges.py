@@ -1,4 +1,4 @@
-"""What is read: spans of files, within limits."""
+"""Byte ranges of files, and the limits for reading them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from captionbeam.schemas.errors import RequestError
 
 @dataclass(frozen=True)
 class FetchOptions:
-    """Limits of reading. Photographs are below 64 MiB; what is longer is a failure, not a worker's memory.
+    """Limits for reading. A longer image is a failure (photographs are below 64 MiB), which bounds a worker's memory.
 
-    ``timeout`` is seconds for one try, ``connections`` how many remote reads are under way in one call. ``trusted`` is
-    what the user named: each ``http://host:port`` gets his credentials for HTTP, no other does, and a list may lead
-    below each folder. By HTTP addresses that are not for everybody are refused unless ``allow_private``, or their
-    ``http://host:port`` is one of ``inside``.
+    ``timeout`` is in seconds per try; ``connections`` is the number of concurrent remote reads in one call.
+    ``trusted`` are locations that the user named: only those ``http://host:port`` receive the user's HTTP
+    credentials, and lists may refer to files below those folders. Private HTTP addresses are refused unless
+    ``allow_private`` is set or their ``http://host:port`` is in ``inside``.
     """
 
     max_bytes: int = 64 << 20
@@ -32,12 +32,12 @@ class FetchOptions:
                 raise RequestError(f"{name} is {getattr(self, name)!r}; expected a number above 0")
 
 
-# How listings read: what they hold up is one worker, so that one more try costs little.
-LISTING = FetchOptions(attempts=5, allow_private=True)  # of a source that somebody named on purpose
+# Listings use one more try, as a listing delays only one worker.
+LISTING = FetchOptions(attempts=5, allow_private=True)  # the user named these sources
 
 
 class Span(NamedTuple):
-    """Bytes ``start`` to before ``end`` of a file, fewer where it ends; without ``end``, the whole file."""
+    """Bytes ``start`` (inclusive) to ``end`` (exclusive) of a file; without ``end``, the whole file."""
 
     url: str
     start: int = 0

@@ -1,4 +1,4 @@
-"""Reading by HTTP: a range or a whole file, up to a limit that the answer itself cannot lift."""
+"""Reads a range or a whole file by HTTP, up to a limit that does not depend on the response."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _CREDENTIALS = frozenset({"auth", "cookies", "headers", "params"})
 _BLOCK = 1 << 18
 _PARTIAL, _RANGE_PAST_END = 206, 416
 _MOVED = frozenset({301, 302, 303, 307, 308})
-# Some sites refuse the names of HTTP libraries.
+# Some sites reject the default user agents of HTTP libraries.
 _HEADERS = {"User-Agent": "captionbeam (batch image reader)", "Accept-Encoding": "identity"}
 
 
 async def read(span: Span, end: int, options: FetchOptions) -> bytes:
-    """The span's bytes, up to ``end``; one more than is allowed of a whole file tells that it is too large.
+    """Returns the span's bytes, up to ``end``. For a whole file, ``end`` is one byte above the size limit.
 
-    Every hop of a redirect is looked at as the first was. Raises ImageError, SourceError for a server without byte
-    ranges, HttpStatusError, and what aiohttp raises.
+    Each redirect is checked like the first address. Raises ImageError, SourceError for a server without byte ranges,
+    HttpStatusError, and aiohttp's errors.
     """
     url = span.url
     for _ in range(REDIRECTS + 1):
@@ -41,7 +41,7 @@ async def read(span: Span, end: int, options: FetchOptions) -> bytes:
 
 
 async def _hop(url: str, span: Span, end: int, options: FetchOptions) -> bytes | str:
-    """The bytes, or where they are now."""
+    """Returns the bytes, or the URL of a redirect."""
     fs = _filesystem(url, options)
     session = await fs.set_session()
     headers = dict(_HEADERS)
@@ -74,7 +74,7 @@ def _filesystem(url: str, options: FetchOptions) -> Any:
 
 
 def _without_credentials() -> dict[str, Any]:
-    """What the user's options for HTTP are overridden with for servers that he did not name."""
+    """Returns overrides that remove the user's HTTP credentials, for servers that the user did not name."""
     given = {**conf.get("http", {}), **conf.get("https", {})}
     client = {
         name: value for name, value in given.get("client_kwargs", {}).items() if name not in _CREDENTIALS
@@ -93,7 +93,7 @@ def _target(url: str, response: Any) -> str:
 
 
 async def _answer(response: Any, span: Span, end: int) -> bytes:
-    """fsspec's own HTTP reads take what a server sends: all of it where it ignores ranges, however long."""
+    """Reads a response within limits. fsspec's own HTTP reads accept the whole body if a server ignores ranges."""
     if response.status == _RANGE_PAST_END:
         return b""
     if not response.ok:
@@ -110,7 +110,7 @@ async def _answer(response: Any, span: Span, end: int) -> bytes:
 
 
 def _check_start(response: Any, span: Span) -> None:
-    """Other bytes than were asked for are never taken for them."""
+    """Raises unless the response's range starts at the requested byte."""
     said = response.headers.get("Content-Range", "")
     if not re.match(rf"bytes {span.start}-", said):
         sent = f"{span.url!r}: its server sends the range {said!r}; expected bytes from {span.start}"
@@ -139,5 +139,5 @@ def _address(fs: Any, url: str) -> Any:
 
 
 def too_large(where: str, max_bytes: int) -> ImageError:
-    """The failure of an image that is longer than anything that is read."""
+    """Returns the failure of an image that exceeds the size limit."""
     return ImageError("too_large", "fetch", f"{where}: has more than the {max_bytes} bytes that are read")

@@ -1,7 +1,7 @@
-"""From references to bytes: many images in one gather, neighbours in a container by one range.
+"""Reads the bytes of references: many images concurrently, neighbours in a container with one range.
 
-One image's fault is its result, never an exception: whoever asked for it writes a failure row. What is not
-one image's fault (credentials, a full or broken disk, a container that is gone) is raised.
+An error of one image is returned as its result, for the caller to write a failure row. Errors that do not concern one
+image (credentials, a full or broken disk, a missing container) are raised.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from captionbeam.pipelines.sources.spec import SourceSpec
 from captionbeam.schemas.errors import ImageError, SourceError
 from captionbeam.schemas.records import ImageRef
 
-# Members this near to each other are read together: 64 KiB more cost less than another request.
+# Members closer than this are read together: 64 KiB more cost less than another request.
 _GAP = 64 << 10
-# One read is at most this long: enough to make a request's own time small, and several fit into memory.
+# Maximum length of one read: long enough to amortise the request, short enough for several in memory.
 _LONGEST_READ = 8 << 20
 
 _CELL = re.compile(r"(.*)#row_group=(\d+)&row=(\d+)&column=(.*)", re.DOTALL)
@@ -37,9 +37,9 @@ DEFAULTS = FetchOptions()
 
 
 def fetch(refs: Sequence[ImageRef], options: FetchOptions = DEFAULTS) -> list[Result]:
-    """The bytes of each image, in order, or why there are none.
+    """Returns the bytes of each image in order, or the error.
 
-    Raises SystemicError, and SourceError for a container that is gone or a server that sends no byte ranges.
+    Raises SystemicError, and SourceError for a missing container or a server without byte ranges.
     """
     results: dict[int, Result] = {}
     for kind in dict.fromkeys(ref.kind for ref in refs):
@@ -52,7 +52,7 @@ def fetch(refs: Sequence[ImageRef], options: FetchOptions = DEFAULTS) -> list[Re
 
 
 def fetch_location(location: str, options: FetchOptions = DEFAULTS) -> bytes:
-    """The bytes of the image at ``location``, as ``ImageRef.location`` says it.
+    """Returns the bytes of the image at ``location`` (see ``ImageRef.location``).
 
     Raises ImageError, SystemicError.
     """
@@ -63,7 +63,7 @@ def fetch_location(location: str, options: FetchOptions = DEFAULTS) -> bytes:
 
 
 def fetch_locations(locations: Sequence[str], options: FetchOptions = DEFAULTS) -> list[Result]:
-    """The same for many, in order, with the reason in place of the bytes; each container is listed once.
+    """Returns the bytes or error for each location in order. Each container is listed once.
 
     Raises SystemicError.
     """
@@ -77,10 +77,10 @@ def fetch_locations(locations: Sequence[str], options: FetchOptions = DEFAULTS) 
 
 
 def parse_location(location: str) -> ImageRef:
-    """A reference to ``location``: whole for files and rows of Parquet, without coordinates for members."""
+    """Returns a reference to ``location``: complete for files and Parquet rows, without coordinates for members."""
     kind, separator, rest = location.partition("://")
     if separator and kind in ("zip", "tar") and "::" in rest:
-        member, _, uri = rest.rpartition("::")  # a member's name may hold '::', a source's URL may not
+        member, _, uri = rest.rpartition("::")  # '::' may occur in a member's name, not in a source's URL
         return ImageRef(member, uri, uri, None, kind)
     if cell := _CELL.fullmatch(location):
         uri, row_group, row, column = cell.groups()
@@ -162,7 +162,7 @@ def _empty(ref: ImageRef) -> ImageError:
 def _reread_short(
     refs: Sequence[ImageRef], raws: list[memoryview | ImageError], options: FetchOptions
 ) -> None:
-    """Puts whole members into ``raws`` where a local header turned out longer than was guessed."""
+    """Reads members again whose local header is longer than estimated, and updates ``raws``."""
     spans = [
         0 if isinstance(raw, ImageError) else zips.whole_span(ref, raw)
         for ref, raw in zip(refs, raws, strict=True)
@@ -176,13 +176,13 @@ def _reread_short(
 def _read_ranges(
     refs: Sequence[ImageRef], lengths: Sequence[int], options: FetchOptions
 ) -> list[memoryview | ImageError]:
-    """``lengths`` bytes from each reference's offset, or fewer at its container's end."""
+    """Returns ``lengths`` bytes from each reference's offset, or fewer at the container's end."""
     ends = [ref.offset + length for ref, length in zip(refs, lengths, strict=True)]
     merged = merge_offset_ranges(
         [ref.uri for ref in refs], [ref.offset for ref in refs], ends, max_gap=_GAP, max_block=_LONGEST_READ
     )
     spans = [Span(*span) for span in zip(*merged, strict=True)]
-    named = address_guard.origins(ref.uri for ref in refs)  # a container is a source
+    named = address_guard.origins(ref.uri for ref in refs)  # containers are sources, which the user named
     read = read_spans(spans, replace(options, allow_private=True, trusted=named))
     for span, data in zip(spans, read, strict=True):
         if isinstance(data, ImageError):
@@ -210,7 +210,7 @@ def _fetch_from(
 
 
 def _with_coordinates(container: tuple[str, str], wanted: dict[int, ImageRef]) -> dict[int, ImageRef]:
-    """Members as their container lists them, others left out; rows with the version of their file."""
+    """Returns members with the coordinates from their container's listing, and rows with their file's version."""
     kind, uri = container
     if kind == "parquet":
         version = file_version(uri)

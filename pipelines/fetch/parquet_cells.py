@@ -1,8 +1,8 @@
-"""Image bytes from Parquet: an image is a cell, and cells are read in order from where their row group begins.
+"""Reads image bytes from Parquet. An image is a cell, and cells are read in order from the start of their row group.
 
-So a row group is read once while its rows are asked for in order. A small one is kept for whoever else asks for its
-rows; of a large one only what was read too far is kept: shards that share it are done one after the other
-(``captionbeam.pipelines.bulk.plan.sequences``).
+A row group is thus read once if its rows are requested in order. Cells of a small row group are all kept for later
+requests. Of a large row group, only cells that were read but not requested are kept; its shards are processed one
+after another (``captionbeam.pipelines.bulk.plan.sequences``).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from captionbeam.schemas.errors import ImageError, SourceError, is_transient
 from captionbeam.schemas.records import ImageRef
 
 _BLOCK = 64 << 10  # footers are small
-_LONGEST_READ = 8 << 20  # of one range, with its tries and its time limit
-_READ = 4 * _LONGEST_READ  # so many bytes side by side
-# Kept beside the row group that is read: of small ones so many bytes, of large ones so many (two shards are at work
-# at a time, and one may be left unfinished).
+_LONGEST_READ = 8 << 20  # per range, each with its own retries and timeout
+_READ = 4 * _LONGEST_READ  # bytes read concurrently
+# Kept besides the current row group: bytes of small row groups, number of large ones (two shards are
+# processed at a time, and one may be left unfinished).
 _SMALL_BYTES, _LARGE_KEPT = LARGE_GROUP, 2
 
 Cell = bytes | None | ImageError
@@ -46,9 +46,9 @@ class _Group(NamedTuple):
 
 
 def read_cells(refs: Sequence[ImageRef], options: FetchOptions) -> list[bytes | ImageError]:
-    """The bytes of each row, in order; neighbours of one row group are cut from one read.
+    """Returns the bytes of each row in order. Neighbours in one row group share one read.
 
-    Raises SourceError where the file itself is gone, SystemicError.
+    Raises SourceError if the file is missing, SystemicError.
     """
     cells: list[bytes | ImageError] = []
     for group, members in groupby(refs, _group_of):
@@ -88,7 +88,7 @@ class _Footer(NamedTuple):
 def _read_footer(group: _Group, options: FetchOptions) -> _Footer | ImageError:
     try:
         return with_retries(options)(_footer, group.uri, group.file_version)
-    except Exception as err:  # image_error raises again what is not about input
+    except Exception as err:  # image_error raises errors again that do not concern input
         if isinstance(err, pa.ArrowException | OSError) and is_damage(err):
             raise SourceError(f"source {group.uri!r} is no longer a readable Parquet file: {err}") from err
         failure = image_error(err, group.uri)
@@ -103,9 +103,9 @@ def _footer(uri: str, version: str) -> _Footer:
 
 
 class _RowGroup:
-    """The cells of one row group's column, for whatever rows and thread asks for them.
+    """The cells of one row group's column, for requests from any thread.
 
-    They are read in order from the first on, and again only for rows that are not kept any more.
+    They are read in order from the first one. Reading restarts only for rows that are no longer kept.
     """
 
     def __init__(self, group: _Group, footer: _Footer, options: FetchOptions) -> None:
@@ -114,11 +114,11 @@ class _RowGroup:
         self.is_large = bytes_per_row(footer.metadata, group.row_group) * self.rows > LARGE_GROUP
         self.kept_bytes, self._kept, self._lock = 0, OrderedDict[int, bytes | None](), threading.Lock()
         self._cells: Iterator[bytes | None] | None = None
-        self._next = 0  # the row that comes next, or, after damage, that cannot be read
+        self._next = 0  # next row; after damage, the first unreadable row
         self._damage: ImageError | None = None
 
     def read(self, rows: Collection[int]) -> dict[int, Cell]:
-        """The cell of each row, or why there is none. Raises SourceError where the file is gone, SystemicError."""
+        """Returns the cell of each row, or the error. Raises SourceError if the file is missing, SystemicError."""
         found: dict[int, Cell] = {}
         with self._lock:
             try:
@@ -169,7 +169,7 @@ class _RowGroup:
             self._begin()
             raise
         self._next += 1
-        if self._next == self.rows:  # what is left open holds a page
+        if self._next == self.rows:  # an unfinished iterator holds a page in memory
             self._cells = iter(())
         return cell
 
@@ -185,9 +185,9 @@ class _RowGroup:
 
 
 class _Recent:
-    """The row groups that were read last, for all threads of a process; the oldest go first.
+    """The most recently read row groups, for all threads of a process. The oldest are dropped first.
 
-    Large ones count by number: of each a page is in memory. Small ones count by what is kept of them.
+    Large ones are limited by number, as each has a page in memory. Small ones are limited by the bytes kept.
     """
 
     def __init__(self) -> None:
@@ -195,7 +195,7 @@ class _Recent:
         self._groups: OrderedDict[tuple[_Group, FetchOptions], _RowGroup] = OrderedDict()
 
     def get(self, group: _Group, footer: _Footer, options: FetchOptions) -> _RowGroup:
-        """The one reader of ``group``."""
+        """Returns the shared reader of ``group``."""
         with self._lock:
             found = self._groups.pop((group, options), None) or _RowGroup(group, footer, options)
             self._forget(found.is_large)
@@ -203,7 +203,7 @@ class _Recent:
             return found
 
     def _forget(self, large: bool) -> None:
-        """Make room for one more that is ``large``, or small."""
+        """Frees space for one more row group, ``large`` or small."""
         alike = [(key, rows) for key, rows in self._groups.items() if rows.is_large == large]
         excess = (
             len(alike) - _LARGE_KEPT if large else sum(rows.kept_bytes for _, rows in alike) - _SMALL_BYTES
@@ -219,9 +219,9 @@ _recent = _Recent()
 
 
 def _stream_cells(group: _Group, footer: _Footer, options: FetchOptions) -> Iterator[bytes | None]:
-    """Cell by cell, a page in memory. Raises ImageError, SourceError where the file is gone.
+    """Yields cell by cell, with one page in memory. Raises ImageError, SourceError if the file is missing.
 
-    pyarrow finds the column's pages itself: asked where they are, it aborts on a damaged footer.
+    pyarrow locates the column's pages itself; its API for page offsets aborts on a damaged footer.
     """
     stream = pa.PythonFile(_Spans(group.uri, footer.size, options), mode="r")
     unreleased = 0
@@ -235,7 +235,7 @@ def _stream_cells(group: _Group, footer: _Footer, options: FetchOptions) -> Iter
             del batch
             unreleased += sum(len(cell or b"") for cell in cells)
             yield from cells
-            if unreleased > _READ:  # else pyarrow holds on to what it needed for large cells
+            if unreleased > _READ:  # else pyarrow keeps the memory of large cells
                 pa.default_memory_pool().release_unused()
                 unreleased = 0
     except (pa.ArrowException, OSError, UnicodeDecodeError) as err:
@@ -247,11 +247,11 @@ def _damaged(group: _Group, reason: object) -> ImageError:
 
 
 class _Spans(io.RawIOBase):
-    """A file of ``size`` bytes that is read by spans, each with its tries and its time limit."""
+    """A file of ``size`` bytes that is read by spans, each with its own retries and timeout."""
 
     def __init__(self, url: str, size: int, options: FetchOptions) -> None:
         self._url, self._size, self._position = url, size, 0
-        named = address_guard.origins([url])  # the file is a source
+        named = address_guard.origins([url])  # the file is a source, which the user named
         self._options = replace(options, allow_private=True, trusted=named)
 
     def readable(self) -> bool:
@@ -268,7 +268,7 @@ class _Spans(io.RawIOBase):
         return self._position
 
     def read(self, size: int = -1) -> bytearray:
-        """Raises ImageError, SourceError where the file is gone."""
+        """Raises ImageError, and SourceError if the file is missing."""
         end = self._size if size < 0 else min(self._position + size, self._size)
         data = bytearray()
         for start in range(self._position, end, _READ):

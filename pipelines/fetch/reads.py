@@ -1,7 +1,7 @@
-"""Bytes from any filesystem, many reads at a time, each with a time limit and a few tries.
+"""Reads bytes from any filesystem: many concurrent reads, each with a timeout and retries.
 
-Everything remote runs in one gather on fsspec's own event loop: coroutines where the filesystem has them,
-threads where it has not. Local files are read by a few threads.
+All remote reads run in one gather on fsspec's event loop, as coroutines if the filesystem supports them, else in
+threads. Local files are read by a few threads.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from captionbeam.schemas.errors import ImageError, RequestError, SourceError
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.storage.retrying import one_try, wait
 
-LOCAL_THREADS = 8  # enough for a network disk's latency; a local one is served by two
+LOCAL_THREADS = 8  # for network disks; local ones need only two
 _RANGE_PAST_END = 416
 
 
 def read_spans(spans: Sequence[Span], options: FetchOptions) -> list[bytes | ImageError]:
-    """The bytes of each span, or why there are none. A whole file above ``max_bytes`` is ``too_large``.
+    """Returns the bytes of each span, or the error. A whole file above ``max_bytes`` is ``too_large``.
 
-    Raises SystemicError (credentials, a broken disk) and SourceError (a server without byte ranges).
+    Raises SystemicError (credentials, broken disk) and SourceError (a server without byte ranges).
     """
     found = sync(get_loop(), _gather, list(spans), options)
     for result in found:
@@ -43,12 +43,12 @@ def read_spans(spans: Sequence[Span], options: FetchOptions) -> list[bytes | Ima
 
 
 def with_retries(options: FetchOptions) -> Retrying:
-    """Calls a function again, a few times and ever later, while its errors may go away by themselves."""
+    """Returns a caller that retries a function with increasing waits while its errors are transient."""
     return Retrying(**_retrying(options))
 
 
 def check_ranges(url: str) -> None:
-    """Raises SourceError where the HTTP server of ``url`` ignores byte ranges."""
+    """Raises SourceError if the HTTP server of ``url`` ignores byte ranges."""
     found = read_spans([Span(url, 0, 1)], replace(LISTING, trusted=address_guard.origins([url])))[0]
     if isinstance(found, ImageError):
         raise source_error(url, found.code, found.message)
@@ -79,7 +79,7 @@ def _in_order(count: int, groups: list[list[int]], local: Sequence[Any], remote:
 
 
 def is_local(url: str) -> bool:
-    """Whether ``url`` is a plain path of this machine."""
+    """Returns whether ``url`` is a local path."""
     return files.scheme(url) in ("", "file")
 
 
@@ -89,7 +89,7 @@ def _read_local(spans: list[Span], max_bytes: int) -> list[bytes | ImageError]:
 
 def _read_file(span: Span, max_bytes: int) -> bytes | ImageError:
     try:
-        # Not blocking: opening a pipe would wait for its writer for ever.
+        # Non-blocking, as opening a pipe would wait for a writer.
         descriptor = os.open(local_path(span.url.removeprefix("file://")), os.O_RDONLY | os.O_NONBLOCK)
     except OSError as err:
         return image_error(err, span.url)
@@ -127,9 +127,9 @@ async def _read_remote(span: Span, gate: asyncio.Semaphore, options: FetchOption
         data: bytes = await AsyncRetrying(**_retrying(options))(_read_once, span, gate, options)
     except SourceError:
         raise
-    except (RequestError, UnicodeError) as err:  # UnicodeError: no host or key is called so
+    except (RequestError, UnicodeError) as err:  # UnicodeError: an invalid host or key name
         return ImageError("unsupported", "fetch", f"{span.url}: {err}")
-    except Exception as err:  # noqa: BLE001 (image_error raises again what is not about input)
+    except Exception as err:  # noqa: BLE001 (image_error raises errors again that do not concern input)
         return image_error(err, span.url)
     if span.end is None and len(data) > options.max_bytes:
         return too_large(span.url, options.max_bytes)
@@ -146,14 +146,14 @@ def _retrying(options: FetchOptions) -> dict[str, Any]:
 
 
 async def _read_once(span: Span, gate: asyncio.Semaphore, options: FetchOptions) -> bytes:
-    # One byte more than allowed tells a file at the limit from one above it.
+    # One byte above the limit distinguishes a file at the limit from a longer one.
     end = options.max_bytes + 1 if span.end is None else span.end
-    async with gate, asyncio.timeout(options.timeout):  # waiting at the gate is not on the clock
+    async with gate, asyncio.timeout(options.timeout):  # waiting at the gate does not count
         if is_http(span.url):
             return await http.read(span, end, options)
         fs, path = filesystem(span.url)
         try:
-            with one_try():  # the tries are counted here
+            with one_try():  # retries are counted here
                 if isinstance(fs, AsyncFileSystem):
                     return await fs._cat_file(path, start=span.start, end=end)
                 return await asyncio.to_thread(fs.cat_file, path, start=span.start, end=end)

@@ -1,1 +1,1 @@
-"""Keeping a store: its history, checks, exports, and what makes it smaller. Needs neither Beam nor torch."""
+"""Maintains a store: history, verification, exports, purging, compaction, vacuum. It uses neither Beam nor torch."""

@@ -1,4 +1,4 @@
-"""Compacting: shards with many dead rows are written again without them, small shards merged, lists made one."""
+"""Compaction: rewrites shards with many dead rows, merges small shards, and merges manifests and delete files."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ WRITERS = 4
 
 
 def compact(url: str, dead_share: float, small: int) -> tuple[Snapshot, int]:
-    """Publish the newest snapshot with the same rows in fewer files; gives it, and how many shards were rewritten.
+    """Publishes the newest snapshot's rows in fewer files. Returns the snapshot and the number of rewritten shards.
 
-    Shards of which more than ``dead_share`` is dead are rewritten, and those with fewer than ``small`` live rows and
-    failures merged. Where somebody publishes meanwhile it is done again on top of that; what is not touched by it is
-    not written twice. Where there is nothing to do, nothing is published.
+    Rewrites shards with a share of dead rows above ``dead_share``, and merges shards with fewer than ``small`` live
+    rows and failures. If another writer publishes meanwhile, starts again from the new snapshot and reuses what is
+    already written. Publishes nothing if there is nothing to do.
     """
     written: dict[tuple[Any, ...], Rewritten | None] = {}
     count = 0
@@ -46,7 +46,7 @@ def compact(url: str, dead_share: float, small: int) -> tuple[Snapshot, int]:
 
 
 def choose(store: Store, dead_share: float, small: int) -> Iterator[list[Part]]:
-    """Which shards are written anew, together: in the manifest's order, about SHARD_ROWS rows in each new one."""
+    """Yields the shards to rewrite together, in the manifest's order, about SHARD_ROWS rows per new shard."""
     together: list[Part] = []
     heavy = False
     for row in store.manifest.to_pylist():
@@ -76,7 +76,7 @@ def _key(parts: Sequence[Part]) -> tuple[Any, ...]:
 
 
 def _compacted(store: Store, bins: list[list[Part]], made: list[Rewritten | None]) -> Snapshot:
-    """The store's snapshot over the new shards, with one manifest and at most one delete file."""
+    """Returns the store's snapshot with the new shards, one manifest and at most one delete file."""
     gone = {part.manifest["shard"] for parts in bins for part in parts}
     manifest = [row for row in store.manifest.to_pylist() if row["shard"] not in gone]
     manifest += [one.manifest for one in made if one is not None]

@@ -1,4 +1,4 @@
-"""Exporting the live rows of a snapshot for other tools: streamed a row group at a time, whole or not at all."""
+"""Exports the live rows of a snapshot for other tools, streamed by row group. The output appears as a whole."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RECORD = "export.json"
 
 
 def check_export(store: Store, file_format: str, rows_per_file: int | None) -> None:
-    """Refuse what a format cannot hold. Raises RequestError."""
+    """Raises RequestError if the format cannot hold the store's rows."""
     if file_format not in FORMATS:
         raise RequestError(f"unknown format {file_format!r}; expected one of {', '.join(FORMATS)}")
     if file_format == "npy" and not store.shape:
@@ -44,9 +44,9 @@ def check_export(store: Store, file_format: str, rows_per_file: int | None) -> N
 
 
 def export(store: Store, output: str, file_format: str, rows_per_file: int | None = None) -> dict[str, Any]:
-    """Write the live rows of ``store`` below ``output``; gives the export's record, which is written last.
+    """Writes the live rows of ``store`` below ``output``. Returns the export's record, which is written last.
 
-    Raises RequestError for a format that cannot hold them, or an output that holds something.
+    Raises RequestError if the format cannot hold the rows or the output is not empty.
     """
     check_export(store, file_format, rows_per_file)
     output = files.absolute(output)
@@ -79,7 +79,7 @@ def export(store: Store, output: str, file_format: str, rows_per_file: int | Non
 
 
 class _Counted:
-    """Batches, and how many rows they had."""
+    """Iterates over batches and counts their rows."""
 
     def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
         self._batches, self.rows = batches, 0
@@ -113,14 +113,14 @@ def _write(
 
 
 class _Files:
-    """``part-00000``, ``part-00001``, ...; ``open_writer`` takes a file's URL and the number of its first row."""
+    """Writes ``part-00000``, ``part-00001``, ... ``open_writer`` takes a file's URL and its first row's number."""
 
     def __init__(self, folder: str, suffix: str, open_writer: Callable[[str, int], FileWriter]) -> None:
         self._folder, self._suffix, self._open_writer = folder, suffix, open_writer
         self._opened = 0
 
     def write(self, batches: Iterable[pa.RecordBatch], rows_per_file: int) -> Iterator[Part]:
-        """All rows, ``rows_per_file`` in each file but the last; one empty file where there are none."""
+        """Writes all rows, ``rows_per_file`` in each file but the last; one empty file if there are no rows."""
         writer: FileWriter | None = None
         for batch in batches:
             rest = batch
@@ -142,14 +142,16 @@ class _Files:
 
 
 def _rows_per_file(store: Store) -> int:
-    """Files of about 256 MB of float16."""
+    """Returns the rows per file for files of about 256 MB of float16."""
     return max(1, min(MOST_ROWS, FILE_BYTES // (2 * math.prod(store.shape)))) if store.shape else MOST_ROWS
 
 
 @contextlib.contextmanager
 def _appearing(output: str) -> Iterator[str]:
-    """A folder that is ``output`` in the end, or goes away. Object stores have no rename of folders: there the
-    files move one by one, the record last."""
+    """Yields a temporary folder that is renamed to ``output`` at the end, or removed after an error.
+
+    Object stores cannot rename folders, so there the files are moved one by one, the record last.
+    """
     fs, path = files.split(output)
     if fs.isfile(path) or files.names(output):
         raise RequestError(f"{output} holds something already; expected a new or empty folder")
@@ -174,5 +176,5 @@ def _move(staging: str, output: str) -> None:
     fs, _ = files.split(output)
     for name in sorted(files.names(staging), key=lambda name: (name == RECORD, name)):
         before, after = (files.split(files.join(folder, name))[1] for folder in (staging, output))
-        fs.cp_file(before, after)  # fsspec's mv takes brackets in a path for a pattern
+        fs.cp_file(before, after)  # fsspec's mv treats brackets in a path as a pattern
         fs.rm_file(before)

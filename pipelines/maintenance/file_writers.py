@@ -1,4 +1,4 @@
-"""Writers of one exported file: Parquet, JSON lines, CSV, a tar of samples, or one big array."""
+"""Writers of single export files: Parquet, JSON lines, CSV, WebDataset tars, and one large array."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from captionbeam.schemas.storage import files
 
 
 class Part(NamedTuple):
-    """One finished file."""
+    """A finished file."""
 
     name: str
     rows: int
@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
 
 class FileWriter:
-    """Writes one file: ``write`` batches, then ``close`` for its record."""
+    """Writes one file: ``write`` batches, then ``close``, which returns the file's record."""
 
     def __init__(self, url: str) -> None:
         fs, path = files.split(url)
@@ -37,12 +37,12 @@ class FileWriter:
         self.stream = HashingStream(self._raw)
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Add rows."""
+        """Adds rows."""
         self._write(batch)
         self.rows += batch.num_rows
 
     def close(self) -> Part:
-        """Finish the file."""
+        """Finishes the file and returns its record."""
         self._finish()
         self._raw.close()
         return Part(self.name, self.rows, self.stream.bytes, self.stream.sha256)
@@ -51,11 +51,11 @@ class FileWriter:
         raise NotImplementedError
 
     def _finish(self) -> None:
-        """What stands at the end of a file of this format."""
+        """Writes the end of the file, if the format has one."""
 
 
 class ParquetExport(FileWriter):
-    """Plain Parquet, a batch a row group."""
+    """Plain Parquet, one row group per batch."""
 
     def __init__(self, url: str, schema: pa.Schema) -> None:
         super().__init__(url)
@@ -70,7 +70,7 @@ class ParquetExport(FileWriter):
 
 
 class JsonlExport(FileWriter):
-    """One JSON object a line."""
+    """One JSON object per line."""
 
     def __init__(self, url: str, schema: pa.Schema) -> None:
         super().__init__(url)
@@ -81,7 +81,7 @@ class JsonlExport(FileWriter):
 
 
 class CsvExport(FileWriter):
-    """RFC 4180, a line of names first."""
+    """CSV by RFC 4180, with a header line."""
 
     def __init__(self, url: str, schema: pa.Schema) -> None:
         super().__init__(url)
@@ -97,15 +97,15 @@ class CsvExport(FileWriter):
 
 
 class TarWriter(FileWriter):
-    """WebDataset: for each sample ``<number>.json``, and ``<number>.npy`` where it has features.
+    """WebDataset: ``<number>.json`` for each sample, and ``<number>.npy`` if it has features.
 
-    The number is the sample's key, as ids may hold dots and slashes, which mean something there.
+    The sample's key is a number, because dots and slashes in ids have a meaning in WebDataset.
     """
 
     def __init__(self, url: str, column: str, first: int) -> None:
         super().__init__(url)
         self._column, self._first = column, first
-        sink: Any = self.stream  # has all that a tar needs of what it is written to
+        sink: Any = self.stream  # has all methods that a tar needs
         self._tar = tarfile.TarFile(fileobj=sink, mode="w")
 
     def _write(self, batch: pa.RecordBatch) -> None:
@@ -128,7 +128,7 @@ class TarWriter(FileWriter):
 
 
 class NpyWriter:
-    """``<column>.npy`` ``[rows, *shape]`` float16, and ``ids.jsonl`` with who each of its rows is."""
+    """Writes ``<column>.npy`` ``[rows, *shape]`` float16, and ``ids.jsonl`` with the identity of each row."""
 
     def __init__(self, folder: str, column: str, shape: tuple[int, ...], rows: int) -> None:
         self._column = column
@@ -136,12 +136,12 @@ class NpyWriter:
         self._ids = JsonlExport(files.join(folder, "ids.jsonl"), pa.schema([]))
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Add rows."""
+        """Adds rows."""
         self._array.write(batch.select([self._column]))
         self._ids.write(batch.select(arrow.IDENTITY_NAMES))
 
     def finish(self) -> list[Part]:
-        """Finish both files."""
+        """Finishes both files."""
         return [self._array.close(), self._ids.close()]
 
 

@@ -1,4 +1,4 @@
-"""A store's history: what each snapshot holds, how two of them differ, and going back to an earlier one."""
+"""A store's history: contents of snapshots, differences between two of them, and rollback to an earlier one."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ ATTEMPTS = 100
 
 
 class Difference(NamedTuple):
-    """Ids of images, sorted, by what happened to them from one snapshot to another.
+    """Sorted image ids by how they differ between two snapshots.
 
-    ``changed`` ones have another version, ``redone`` ones the same version in another row.
+    ``changed`` images have another version, ``redone`` ones the same version in another row.
     """
 
     added: list[str]
@@ -33,7 +33,7 @@ class Difference(NamedTuple):
 
 
 def snapshot_row(snapshot: Snapshot, names: dict[str, int]) -> dict[str, Any]:
-    """What ``store ls`` says of one snapshot, tags included."""
+    """Returns the output of ``store ls`` for one snapshot, including tags."""
     return {
         "snapshot": snapshot.id,
         "time": snapshot.created,
@@ -50,7 +50,7 @@ def snapshot_row(snapshot: Snapshot, names: dict[str, int]) -> dict[str, Any]:
 
 
 def describe(store: Store) -> dict[str, Any]:
-    """What ``store show`` says: totals, failures by code, specification, ancestors, sources with their images."""
+    """Returns the output of ``store show``: totals, failures by code, specification, ancestors, images per source."""
     snapshots = {snapshot.id: snapshot for snapshot in layout.load_snapshots(store.url)}
     sources: Counter[str] = Counter()
     for _, table in store.index():
@@ -75,8 +75,10 @@ def describe(store: Store) -> dict[str, Any]:
 
 
 def rounding_of(store: Store) -> dict[str, float]:
-    """How far int8 features are from the float16 ones that they stand for, over the shards whose commits are there:
-    compacting makes shards without. Empty for other rows."""
+    """Returns the difference of int8 features from their float16 originals, over the shards that have commits.
+
+    Shards from compaction have none. Empty for other rows.
+    """
     if store.spec.get("dtype") != "int8":
         return {}
     error, shards = RoundingError(), store.manifest.column("shard").to_pylist()
@@ -87,14 +89,14 @@ def rounding_of(store: Store) -> dict[str, float]:
 
 
 def _ancestors(snapshot: Snapshot, known: dict[int, Snapshot]) -> Iterator[Snapshot]:
-    """The parent, its parent and so on, as far as they are still there."""
+    """Yields the parent, its parent and so on, as far as these snapshots exist."""
     while snapshot.parent is not None and snapshot.parent in known:
         snapshot = known[snapshot.parent]
         yield snapshot
 
 
 def diff(before: Store, after: Store) -> Difference:
-    """How the images of two snapshots of one store differ. Shards that both have alike are not read."""
+    """Returns how the images of two snapshots of one store differ. Skips shards that are equal in both."""
     (old, old_failed), (new, new_failed) = _images(before, after), _images(after, before)
     both = sorted(old.keys() & new.keys())
     return Difference(
@@ -113,7 +115,7 @@ class _Row(NamedTuple):
 
 
 def _images(store: Store, other: Store) -> tuple[dict[str, _Row], set[str]]:
-    """Live rows by image, and images that failed, of the shards that ``other`` does not have with the same rows."""
+    """Returns live rows by image, and failed images, of the shards that differ from those of ``other``."""
     theirs = set(other.manifest.column("shard").to_pylist())
     shards = [
         shard
@@ -133,7 +135,7 @@ def _images(store: Store, other: Store) -> tuple[dict[str, _Row], set[str]]:
 
 
 def roll_back(url: str, target: Snapshot) -> Snapshot:
-    """Publish the content of ``target`` as the newest snapshot; gives the newest back where it is that already."""
+    """Publishes the content of ``target`` as the newest snapshot, unless the newest one already has it."""
 
     def next_after(newest: Snapshot) -> Snapshot | None:
         if (newest.manifests, newest.deletes) == (target.manifests, target.deletes):
@@ -144,9 +146,9 @@ def roll_back(url: str, target: Snapshot) -> Snapshot:
 
 
 def publish_next(url: str, next_after: Callable[[Snapshot], Snapshot | None]) -> Snapshot:
-    """Publish what ``next_after`` makes of the newest snapshot, again where others published meanwhile.
+    """Publishes the result of ``next_after`` for the newest snapshot; repeats this if others publish meanwhile.
 
-    Number, parent and time are set here. None means that nothing is to be published: the newest is given back.
+    Sets number, parent and time. If ``next_after`` returns None, publishes nothing and returns the newest snapshot.
     """
     for _ in range(ATTEMPTS):
         newest = Store.open(url).snapshot
@@ -160,6 +162,6 @@ def publish_next(url: str, next_after: Callable[[Snapshot], Snapshot | None]) ->
 
 
 def snapshot_number(url: str, text: str) -> int:
-    """The number of a snapshot that is named by number or tag. Raises StoreError, RequestError."""
+    """Returns the number of a snapshot given by number or tag. Raises StoreError, RequestError."""
     number = int(text) if text.isascii() and text.isdigit() else tags.read_tag(url, text)
     return layout.load_snapshot(url, number).id

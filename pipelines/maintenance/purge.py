@@ -1,9 +1,9 @@
-"""Purging: images physically gone from every snapshot's files, and from what unfinished and killed runs left.
+"""Purging: removes images physically from the files of all snapshots, and from leftovers of interrupted runs.
 
-First a snapshot without them is published, so that whoever publishes next builds on it. Then the commits of the
-shards that held them go, then earlier snapshots are written over, under their own numbers, with the same rows but
-those; last goes every file that no snapshot names and that holds one of the ids, and plans are written without them.
-Each step finds what is left to do from the store itself: stopped anywhere, it is run again.
+First a snapshot without the images is published, on which later runs build. Then the commits of the shards that held
+them are removed, and earlier snapshots are overwritten, with the same numbers and the remaining rows. Finally all
+files that no snapshot names and that contain one of the ids are removed, and plans are rewritten without the ids.
+Each step determines the remaining work from the store, so an interrupted purge can be run again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ID_FOLDERS = (*SHARD_FOLDERS, "deletes")
 
 @dataclass
 class Purged:
-    """What was done: ids that were found, snapshots that changed, files that went, and leftovers nobody can read."""
+    """Result of a purge: ids found, snapshots changed, number of files removed, and leftovers that cannot be read."""
 
     ids: set[str] = field(default_factory=set)
     snapshots: set[int] = field(default_factory=set)
@@ -45,9 +45,9 @@ class Purged:
 
 
 def purge(url: str, ids: Collection[str]) -> Purged:
-    """Take the images ``ids`` out of the store at ``url``; what is gone already is fine.
+    """Removes the images ``ids`` from the store at ``url``. Ids that are not in the store are ignored.
 
-    Rows that another writer commits meanwhile are found by looking again. Raises SystemicError where they never end.
+    Repeats its steps to find rows that other writers commit meanwhile. Raises SystemicError if they keep adding rows.
     """
     work = _Purge(url, frozenset(ids))
     for _ in range(ROUNDS):
@@ -64,7 +64,7 @@ class _Purge:
         self._rewritten: dict[str, Rewritten | None] = {}
 
     def round(self) -> bool:
-        """All steps once; whether there was anything to do."""
+        """Runs all steps once. Returns whether there was anything to do."""
         before = layout.snapshot_ids(self.url)[-1]
         newest = publish_next(self.url, self._published)
         changed = newest.id > before and newest.operation == "purge"
@@ -91,7 +91,7 @@ class _Purge:
                 yield clean
 
     def _cleaned(self, snapshot: Snapshot) -> Snapshot | None:
-        """The same snapshot without the ids, its new files written; None where it has none of them."""
+        """Returns the snapshot without the ids after writing its new files; None if it has none of the ids."""
         manifest = layout.read_tables(self.url, snapshot.manifests, arrow.MANIFEST).to_pylist()
         deletes = layout.read_tables(self.url, snapshot.deletes, arrow.DELETES).to_pylist()
         with ThreadPoolExecutor(READERS) as pool:
@@ -107,7 +107,7 @@ class _Purge:
         return self._over(snapshot, rows, list(self._moved(deletes, held)))
 
     def _part(self, row: dict[str, Any]) -> Part | None:
-        """What stays of a shard; None where all of it does."""
+        """Returns the remaining rows of a shard; None if it has none of the ids."""
         if row["shard"] not in self._parts:
             index = parquet.read_table(files.join(self.url, "index", row["index"]))
             named = pc.is_in(index.column("image_id"), self._wanted)
@@ -119,7 +119,7 @@ class _Purge:
         return self._parts[row["shard"]]
 
     def _moved(self, deletes: Iterable[dict[str, Any]], held: Collection[str]) -> Iterator[dict[str, Any]]:
-        """Deletes of other rows, where those are now."""
+        """Yields the deletes of other images, with their new row numbers."""
         for delete in deletes:
             one = self._rewritten.get(delete["shard"])
             if delete["image_id"] in self.ids:
@@ -145,7 +145,7 @@ class _Purge:
         )
 
     def _remove_leftovers(self) -> list[str]:
-        """Remove files that no snapshot names and that hold one of the ids: old ones, unpublished ones, zombies'."""
+        """Removes files with one of the ids that no snapshot names: superseded, unpublished and orphaned files."""
         snapshots = layout.load_snapshots(self.url)
         manifests = sorted({name for snapshot in snapshots for name in snapshot.manifests})
         rows = layout.read_tables(self.url, manifests, arrow.MANIFEST).to_pylist()
@@ -167,7 +167,7 @@ class _Purge:
         return [*broken, *found]
 
     def _holds(self, name: str) -> bool:
-        """Whether a file has a row of one of the ids. What a killed writer left half cannot be asked."""
+        """Returns whether a file has a row of one of the ids. Incomplete files cannot be read and are reported."""
         try:
             ids = _ids_in(files.join(self.url, name))
         except FileNotFoundError:
@@ -183,7 +183,7 @@ class _Purge:
         return [files.join(folder, name) for folder in folders for name in files.names(folder)]
 
     def _clean_plan(self, url: str) -> bool:
-        """Write a plan file without the ids, a row group a shard as before; whether it had any."""
+        """Rewrites a plan file without the ids, one row group per shard. Returns whether it had any of them."""
         plan = pq.ParquetFile(pa.BufferReader(files.read_bytes(url)))
         groups = [plan.read_row_group(group) for group in range(plan.metadata.num_row_groups)]
         kept = [group.filter(pc.invert(pc.is_in(group.column("image_id"), self._wanted))) for group in groups]

@@ -1,4 +1,4 @@
-"""Images and their captions physically gone from a token table."""
+"""Removes images and their captions physically from a token table."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from captionbeam.schemas.storage import files
 
 
 def purge_tokens(url: str, ids: Collection[str]) -> set[str]:
-    """Take the images ``ids`` out of the token table at ``url``; gives those that it had, by its own names.
+    """Removes the images ``ids`` from the token table at ``url``. Returns the table's ids of the removed images.
 
-    Ids are joined as training joins them: by id, else by the one base name. The table goes over the old one whole,
-    then its record; stopped between the two, it is run again. Words that only these captions had stay in the
+    Ids are matched as in training: by id, else by unique base name. The table is replaced atomically, then its
+    record; an interrupted purge can be run again. Words that occur only in the removed captions stay in the
     tokenizer. Raises StoreError.
     """
     table = TokenTable.open(url)
@@ -33,6 +33,6 @@ def purge_tokens(url: str, ids: Collection[str]) -> set[str]:
 
 
 def _counts(table: TokenTable, rows: list[dict[str, Any]], split: str) -> dict[str, Any]:
-    """A split's counts; how many captions were cut is not told by the table, and stays what it was."""
+    """Returns a split's counts. The number of cut captions is kept, because it cannot be determined from the table."""
     cut = table.record["splits"][split]["cut"]
     return {**count_split({**row, "cut": 0} for row in rows if row["split"] == split), "cut": cut}

@@ -1,8 +1,8 @@
-"""Failures of a snapshot as references, so that they can be done again without listing their sources.
+"""Returns a snapshot's failures as references, to retry them without listing their sources.
 
-A failure's row says where its image is, but not its coordinates in a tar, a zip or a features store. Those stand in
-the plan of the run that failed on it; members of a zip are looked up anew besides, as its directory is read in a
-moment and it may have been packed again since. Where no plan is left (vacuumed), the container is listed.
+A failure's row has the location of its image, but not its coordinates in a tar, a zip or a features store. These are
+in the plan of the run that failed. Members of a zip are also looked up again, because reading its directory is fast
+and the zip may have been replaced. If no plan is left (after a vacuum), the container is listed.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from captionbeam.schemas.store.reading import Store
 
 
 def failed_images(store: Store, all_codes: bool = False) -> list[dict[str, Any]]:
-    """The snapshot's failures (``captionbeam.schemas.formats.arrow.FAILURES``) that are transient, or all."""
+    """Returns the snapshot's transient failures (``captionbeam.schemas.formats.arrow.FAILURES``), or all."""
     return [row for row in store.failures().to_pylist() if all_codes or is_transient(row["code"])]
 
 
 def find_failed(store: Store, failures: Iterable[Mapping[str, Any]]) -> tuple[list[ImageRef], list[str]]:
-    """References to the failures' images, and the ids of those whose coordinates are nowhere any more.
+    """Returns references to the failures' images, and the ids of images whose coordinates cannot be found.
 
     Raises SourceError for a container that cannot be listed.
     """
@@ -49,7 +49,7 @@ def find_failed(store: Store, failures: Iterable[Mapping[str, Any]]) -> tuple[li
 
 
 def by_reading(refs: Iterable[ImageRef]) -> list[list[ImageRef]]:
-    """Images, and rows of features: a reduced store may have failures of both, and they are read and computed apart."""
+    """Separates images from feature rows, which are read in different ways. A reduced store may have both."""
     apart: dict[bool, list[ImageRef]] = {}
     for ref in refs:
         apart.setdefault(ref.kind == "row", []).append(ref)
@@ -57,7 +57,7 @@ def by_reading(refs: Iterable[ImageRef]) -> list[list[ImageRef]]:
 
 
 def _runs(store: Store) -> list[str]:
-    """Runs with a plan, those that committed the snapshot's failures first, then the newest."""
+    """Returns the runs that have a plan: first those that committed the snapshot's failures, then the newest."""
     manifest = store.manifest.filter(pc.greater(store.manifest.column("failed"), 0))
     commits = layout.load_commits(store.url, manifest.column("shard").to_pylist())
     names = files.names(files.join(store.url, "plans"))
@@ -65,7 +65,7 @@ def _runs(store: Store) -> list[str]:
 
 
 def _planned(store: Store, run: str, wanted: Mapping[str, Mapping[str, Any]]) -> Iterator[ImageRef]:
-    """What one run planned of the wanted images, of the version and at the place that failed."""
+    """Yields one run's references to the wanted images, with the version and location that failed."""
     parts = files.join(store.url, "plans", run, "parts")
     ids = pa.array(list(wanted), pa.string())
     for name in files.names(parts):
@@ -82,7 +82,7 @@ def _from_location(failure: Mapping[str, Any]) -> ImageRef:
 
 
 def _with_coordinates(refs: list[ImageRef]) -> list[ImageRef]:
-    """Members of zips, and of tars without coordinates, as their container lists them now; gone ones are left out."""
+    """Lists the containers of zip members, and of tar members without coordinates, again. Drops missing members."""
     lost = [ref for ref in refs if ref.kind == "zip" or (ref.kind == "tar" and ref.length < 0)]
     found = [ref for ref in refs if ref not in lost]
     for kind, uri in dict.fromkeys((ref.kind, ref.uri) for ref in lost):

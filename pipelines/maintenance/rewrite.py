@@ -1,4 +1,4 @@
-"""Writing some rows of some shards again, as one new shard: what compacting and purging have in common."""
+"""Writes selected rows of some shards as one new shard, for compaction and purging."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from captionbeam.schemas.store.layout import Snapshot
 
 
 class Part(NamedTuple):
-    """What is taken of one shard: its manifest row, and its rows and failures, ascending."""
+    """The rows to take from one shard: its manifest row, and ascending row numbers of data and failures."""
 
     manifest: dict[str, Any]
     rows: Sequence[int]
@@ -28,17 +28,17 @@ class Part(NamedTuple):
 
 
 class Rewritten(NamedTuple):
-    """The new shard's manifest row, and where each row went: (shard, row, failed) -> row."""
+    """The new shard's manifest row, and the new row numbers: (shard, row, failed) -> row."""
 
     manifest: dict[str, Any]
     moved: dict[tuple[str, int, bool], int]
 
 
 def rewrite(url: str, snapshot: Snapshot, parts: Sequence[Part]) -> Rewritten | None:
-    """Write the rows of ``parts`` as one new shard, a row group at a time; None where there are none.
+    """Writes the rows of ``parts`` as one new shard, by row group. Returns None if there are no rows.
 
-    The shard's id is new, as rows have other numbers in it; no commit names it, so that nobody takes it for one that
-    a killed run left.
+    The shard has a new id, because its row numbers change. It has no commit, so it is not mistaken for a shard of an
+    interrupted run.
     """
     if not any(part.rows or part.failed for part in parts):
         return None
@@ -64,7 +64,7 @@ def rewrite(url: str, snapshot: Snapshot, parts: Sequence[Part]) -> Rewritten | 
 
 
 def totals_of(manifest: Sequence[dict[str, Any]], deletes: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """A snapshot's totals."""
+    """Returns a snapshot's totals."""
     gone = sum(delete["failed"] for delete in deletes)
     return {
         "rows": sum(row["rows"] for row in manifest) - (len(deletes) - gone),
@@ -89,14 +89,14 @@ def _write_data(url: str, snapshot: Snapshot, parts: Sequence[Part], name: str) 
                     writer = open_writer(files.join(url, "data", name + suffix), schema)
                 writer.write(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
         return writer.close() if writer is not None else WrittenFile("", 0, sha256_bytes(b""), 0)
-    except BaseException:  # Ctrl-C too: whatever it is, it goes on, but leaves no half of a file
+    except BaseException:  # Ctrl-C too: removes the partial file and raises again
         if writer is not None:
             writer.abort()
         raise
 
 
 def _kept_rows(url: str, part: Part) -> Iterator[pa.RecordBatch]:
-    """The kept rows of a part, as its data file has them, a row group at a time."""
+    """Yields the kept rows of a part as stored, by row group."""
     if part.rows:
         with closing(open_data(files.join(url, "data", part.manifest["data"]))) as data:
             yield from (batch for _, batch in read_rows(data, part.rows))
@@ -112,7 +112,7 @@ def _failures(url: str, parts: Sequence[Part]) -> pa.Table:
 
 
 def _index(url: str, parts: Sequence[Part]) -> tuple[pa.Table, dict[tuple[str, int, bool], int]]:
-    """The kept index rows with their new numbers, data first. What they once replaced is settled, and left out."""
+    """Returns the kept index rows, renumbered, data first, without ``replaces``; and the map of row numbers."""
     rows: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
     moved: dict[tuple[str, int, bool], int] = {}
     for part in parts:

@@ -1,4 +1,4 @@
-"""Checking one shard: its three files are there, whole, and say the same."""
+"""Checks one shard: its three files exist, are undamaged and agree with each other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FOLDERS = ("data", "failures", "index")
 
 @dataclass
 class ShardFacts:
-    """What is wrong with a shard; and, where nothing is, its rows' and failures' image ids as 64-bit hashes."""
+    """Problems of a shard; if there are none, also the image ids of its rows and failures as 64-bit hashes."""
 
     problems: list[str] = field(default_factory=list)
     rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
@@ -32,22 +32,22 @@ class ShardFacts:
     fingerprint: str | None = None
 
     def has(self, row: int, failed: bool, image_id: str) -> bool:
-        """Whether that row, or failure, is there and is the image's."""
+        """Returns whether the row or failure exists and belongs to the image."""
         hashes = self.failed if failed else self.rows
         return 0 <= row < len(hashes) and hashes[row] == id_hash(image_id)
 
     def live(self, dead: Dead) -> np.ndarray:
-        """The hashes of the rows that are not dead."""
+        """Returns the hashes of the rows that are not dead."""
         return np.delete(self.rows, [row for row in dead.rows if row < len(self.rows)])
 
 
 def id_hash(image_id: str) -> np.uint64:
-    """64 bits of BLAKE2b, the same for the same id."""
+    """Returns 64 bits of BLAKE2b of the id."""
     return np.uint64(int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "big"))
 
 
 def check_shard(url: str, row: dict[str, Any]) -> ShardFacts:
-    """Check the shard that a manifest's ``row`` stands for. What is damaged is not read any further."""
+    """Checks the shard of a manifest ``row``. Stops at damaged files."""
     facts = ShardFacts(list(_damaged(url, row)))
     if facts.problems:
         return facts
@@ -67,7 +67,7 @@ def check_shard(url: str, row: dict[str, Any]) -> ShardFacts:
 def _damaged(url: str, row: dict[str, Any]) -> Iterator[str]:
     sizes = 0
     for folder in FOLDERS:
-        if not row[folder]:  # no data, as every image failed
+        if not row[folder]:  # no data file, as all images failed
             continue
         where = files.join(url, folder, row[folder])
         try:
@@ -87,7 +87,7 @@ def _damaged(url: str, row: dict[str, Any]) -> Iterator[str]:
 
 
 def _read_data(url: str, row: dict[str, Any]) -> tuple[pa.Table, str | None]:
-    """The identity columns of all rows, and the file's fingerprint."""
+    """Returns the identity columns of all rows, and the file's fingerprint."""
     empty = pa.schema(arrow.IDENTITY).empty_table()
     if not row["data"]:
         return empty, None
@@ -116,7 +116,7 @@ def _odd(row: dict[str, Any], index: pa.Table, failures: pa.Table, data: pa.Tabl
 
 
 def _of(index: pa.Table, failed: bool) -> pa.Table:
-    """The index rows of data, or of failures, by row."""
+    """Returns the index rows of data or of failures, sorted by row."""
     return index.filter(pc.equal(index.column("failed"), failed)).sort_by("row")
 
 

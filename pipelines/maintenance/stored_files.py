@@ -1,4 +1,4 @@
-"""What really lies in a store's folders, with ages: temporary files of killed writers too. And removing it."""
+"""Lists the actual files in a store's folders with their ages, including temporary files, and removes files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TIMES = ("mtime", "LastModified", "updated", "last_modified", "created")
 
 
 class Entry(NamedTuple):
-    """One file, or one folder with all that is in it: its path below the store, bytes, newest change (Unix time)."""
+    """A file, or a folder with its content: path below the store, size in bytes, latest change (Unix time)."""
 
     name: str
     bytes: int
@@ -23,7 +23,7 @@ class Entry(NamedTuple):
 
 
 def list_files(url: str, folder: str) -> list[Entry]:
-    """The files right in one folder of the store at ``url``, those with a dot in front too."""
+    """Returns the files directly in one folder of the store at ``url``, including hidden ones."""
     fs, path = files.split(files.join(url, folder))
     try:
         found = fs.ls(path, detail=True)
@@ -33,7 +33,7 @@ def list_files(url: str, folder: str) -> list[Entry]:
 
 
 def list_folders(url: str, folder: str) -> list[Entry]:
-    """The folders right in one folder of the store at ``url``, each with all that is in it."""
+    """Returns the folders directly in one folder of the store at ``url``, each with its whole content."""
     fs, path = files.split(files.join(url, folder))
     try:
         found = fs.ls(path, detail=True)
@@ -56,7 +56,7 @@ def _entry(folder: str, info: Mapping[str, Any]) -> Entry:
 
 
 def _changed(info: Mapping[str, Any]) -> float:
-    """When the storage says that it changed; for ever young where it does not say."""
+    """Returns the storage's modification time; infinity (never old) if the storage has none."""
     value = next((info[name] for name in _TIMES if info.get(name) is not None), float("inf"))
     if isinstance(value, str):
         value = datetime.datetime.fromisoformat(value)
@@ -64,7 +64,7 @@ def _changed(info: Mapping[str, Any]) -> float:
 
 
 def remove(url: str, names: Iterable[str]) -> None:
-    """Remove files and folders of the store at ``url``; what is gone already is fine."""
+    """Removes files and folders of the store at ``url``. Ignores those that do not exist."""
     with ThreadPoolExecutor(REMOVERS) as pool:
         list(pool.map(lambda name: _remove(files.join(url, name)), names))
 

@@ -1,4 +1,4 @@
-"""Rows of a store as tables that other tools load: plain column types, and BigQuery's schema for them."""
+"""Rows of a store as tables for other tools: plain column types, and the matching BigQuery schema."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ WEIGHTS = pa.list_(pa.struct([pa.field("weights", pa.list_(pa.float32()))]))
 
 
 def export_schema(store: Store, file_format: str) -> pa.Schema:
-    """The columns of an export as parquet, jsonl or csv.
+    """Returns the columns of an export as parquet, jsonl or csv.
 
-    Features are float32, a grid as one flat list in C order, its shape in the field's metadata; in csv a pooled
-    vector has a column a number. Captions are nested; in csv they have a line each.
+    Features are float32. A grid is one flat list in C order, with its shape in the field's metadata. In csv, a pooled
+    vector has one column per number. Captions are nested; in csv, each has its own line.
     """
     if store.shape and file_format == "csv":
         numbers = [
@@ -51,7 +51,7 @@ def _keeps_attention(store: Store) -> bool:
 
 
 def _captions_field(keep_attention: bool) -> pa.Field:
-    """As stored, but attention as records: BigQuery has no lists of lists."""
+    """Returns the stored captions field with attention as records, because BigQuery has no nested lists."""
     parts = list(arrow.captions_field(False).type.value_type)
     if keep_attention:
         parts.append(pa.field("attention", WEIGHTS))
@@ -59,7 +59,7 @@ def _captions_field(keep_attention: bool) -> pa.Field:
 
 
 def export_batch(batch: pa.RecordBatch, schema: pa.Schema, file_format: str) -> pa.RecordBatch:
-    """A batch of ``Store.scan`` with the columns of ``export_schema``."""
+    """Returns a batch of ``Store.scan`` with the columns of ``export_schema``."""
     value = batch.column(len(arrow.IDENTITY))
     if isinstance(value, pa.ExtensionArray):
         return _features(batch, value, schema, file_format)
@@ -95,7 +95,7 @@ def _lines(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def bigquery_schema(schema: pa.Schema) -> list[dict[str, Any]]:
-    """The fields as ``bq load --schema`` reads them."""
+    """Returns the fields in the format of ``bq load --schema``."""
     return [_bigquery_field(field) for field in schema]
 
 

@@ -1,9 +1,9 @@
-"""Vacuum: old snapshots go, then every file that no snapshot names and no unfinished run may still need.
+"""Vacuum: removes old snapshots, then all files that neither a snapshot nor an unfinished run needs.
 
-The order makes it safe to stop anywhere. Commits go first: one that no snapshot names any more would be adopted by
-the next run as if a killed one had left it, which would bring back what a rollback or a refresh took out; and a
-commit whose files are gone would be believed. Then snapshots, then files. Before each step all is looked at anew, so
-that what was published or started meanwhile is kept.
+It can be interrupted at any time, because of its order. Commits are removed first: the next run would adopt a commit
+that no snapshot names, which would restore rows that a rollback or refresh removed, and a commit must not outlive its
+files. Snapshots follow, then files. The store is read again before each step, so that everything published or started
+meanwhile is kept.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ HOUR = 3600.0
 
 @dataclass
 class Waste:
-    """What a vacuum removes, in its order: commits, snapshots, everything else."""
+    """The files that a vacuum removes, in its order: commits, snapshots, everything else."""
 
     commits: list[Entry] = field(default_factory=list)
     snapshots: list[Entry] = field(default_factory=list)
     others: list[Entry] = field(default_factory=list)
 
     def entries(self) -> list[Entry]:
-        """All of it."""
+        """Returns all entries."""
         return [*self.commits, *self.snapshots, *self.others]
 
 
 def vacuum(url: str, keep: int, grace_hours: float, clock: Callable[[], float] = time.time) -> list[Entry]:
-    """Remove all but the newest ``keep`` snapshots and the tagged ones, and what only they named; gives what went.
+    """Removes all but the newest ``keep`` and the tagged snapshots, and files that only those named.
 
-    Files younger than ``grace_hours`` stay, and so does what a run that did something since then may need.
+    Keeps files younger than ``grace_hours``, and files that a run needs that was active since then. Returns the
+    removed entries.
     """
     gone: list[Entry] = []
     for step in ("commits", "snapshots", "others"):
@@ -50,7 +51,7 @@ def vacuum(url: str, keep: int, grace_hours: float, clock: Callable[[], float] =
 
 
 def find_waste(url: str, keep: int, grace_hours: float, clock: Callable[[], float] = time.time) -> Waste:
-    """What ``vacuum`` would remove, as the store is now."""
+    """Returns what ``vacuum`` would remove from the store in its current state."""
     look = _Look(url, keep, clock() - grace_hours * HOUR)
     named = look.named()
     return Waste(
@@ -61,9 +62,9 @@ def find_waste(url: str, keep: int, grace_hours: float, clock: Callable[[], floa
 
 
 class _Look:
-    """The store as it is now: commits, snapshots and those that are kept, runs that may go on.
+    """The current state of the store: commits, all snapshots and those to keep, and runs that may be active.
 
-    ``waiting`` are commits that no snapshot ever named; ``before`` (Unix time) is when the grace period began.
+    ``waiting`` are commits that no snapshot has named; ``before`` is the start of the grace period (Unix time).
     """
 
     def __init__(self, url: str, keep: int, before: float) -> None:
@@ -81,7 +82,7 @@ class _Look:
         self.kept = [snapshot for snapshot in self.snapshots if snapshot.id in wanted]
 
     def old_commits(self) -> list[Entry]:
-        """Commits that have no grace: their time is over, or a snapshot had them."""
+        """Returns commits outside the grace period, and those that a snapshot has named."""
         return [
             entry
             for shard, entry in self.commits.items()
@@ -89,14 +90,14 @@ class _Look:
         ]
 
     def dropped(self) -> list[Entry]:
-        """The files of snapshots that are not kept."""
+        """Returns the files of snapshots that are not kept."""
         names = {
             layout.snapshot_name(snapshot.id) for snapshot in self.snapshots if snapshot not in self.kept
         }
         return [entry for entry in list_files(self.url, "snapshots") if entry.name in names]
 
     def named(self) -> set[str]:
-        """Paths below the store that a kept snapshot, an unfinished run or the grace period needs."""
+        """Returns the paths, below the store, that a kept snapshot, an unfinished run or the grace period needs."""
         shards = _shards(self.url, self.kept)
         needed = self._needed_commits()
         rows = [*shards.values(), *(commit.manifest_row() for commit in needed)]
@@ -107,7 +108,7 @@ class _Look:
         if any(row["failed"] and shard not in self.commits for shard, row in shards.items()):
             makers |= set(
                 files.names(files.join(self.url, "plans"))
-            )  # of compacted failures: any may say where
+            )  # failures of compacted shards: any plan may have their coordinates
         return {
             *(f"commits/{shard}.json" for shard in (*shards, *(commit.shard for commit in needed))),
             *(f"{folder}/{row[folder]}" for row in rows for folder in ("data", "failures", "index")),
@@ -118,7 +119,7 @@ class _Look:
         }
 
     def _needed_commits(self) -> list[Commit]:
-        """Those that an unfinished run planned or adopted, and young ones that no snapshot named yet."""
+        """Returns commits that an unfinished run planned or adopted, and recent ones that no snapshot has named."""
         planned = {shard for run in self.runs for shard in run.planned}
         planned |= {row["shard"] for run in self.runs for row in run.adopted}
         young = {shard for shard, entry in self.commits.items() if entry.changed >= self.before}
@@ -126,7 +127,7 @@ class _Look:
         return others + [c for shard, c in self.waiting.items() if shard in planned or shard in young]
 
     def _unfinished(self) -> Iterator[_Unfinished]:
-        """Runs without an end that planned or committed something in the grace period."""
+        """Yields runs without an end that planned or committed something in the grace period."""
         changes = [(commit.run, self.commits[shard].changed) for shard, commit in self.waiting.items()]
         active = {run for run, changed in changes if changed >= self.before}
         for entry in list_folders(self.url, "plans"):
@@ -138,7 +139,7 @@ class _Look:
 
 @dataclass(frozen=True)
 class _Unfinished:
-    """What a run that may still go on needs; one whose process was killed looks the same for a while."""
+    """What a possibly active run needs. A killed run cannot be distinguished from one until the grace period ends."""
 
     name: str
     base: int | None
@@ -161,7 +162,7 @@ def _unfinished(name: str, folder: str) -> _Unfinished:
 
 
 def _shards(url: str, snapshots: Iterable[Snapshot]) -> dict[str, dict[str, Any]]:
-    """The manifest rows of all shards of several snapshots, by shard."""
+    """Returns the manifest rows of all shards of several snapshots, by shard."""
     names = sorted({name for snapshot in snapshots for name in snapshot.manifests})
     return {row["shard"]: row for row in layout.read_tables(url, names, arrow.MANIFEST).to_pylist()}
 
@@ -171,7 +172,7 @@ def _stem(entry: Entry) -> str:
 
 
 def _others(url: str) -> list[Entry]:
-    """Everything but commits and snapshots: files, plans, models, and what killed writers left in any folder."""
+    """Returns everything except commits and snapshots: files, plans, models, and temporary files in any folder."""
     found = [entry for folder in FILE_FOLDERS for entry in list_files(url, folder)]
     for folder in ("commits", "snapshots", "tags"):
         found += [entry for entry in list_files(url, folder) if "/." in entry.name]

@@ -1,4 +1,4 @@
-"""Checking a store: every file that its snapshots name, and that all of it agrees."""
+"""Verifies a store: all files that its snapshots name, and their consistency."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ READERS = 8
 
 @dataclass
 class Report:
-    """What was checked, and what is wrong: one sentence a problem."""
+    """What was checked, and the problems, one sentence each."""
 
     problems: list[str] = field(default_factory=list)
     snapshots: int = 0
@@ -44,7 +44,7 @@ class _Opened:
 
 
 def verify(url: str) -> Report:
-    """Read everything that the store's snapshots name, in parallel, and compare it."""
+    """Reads everything that the store's snapshots name, in parallel, and compares it."""
     report = Report()
     opened = [one for number in layout.snapshot_ids(url) if (one := _open(url, number, report)) is not None]
     report.snapshots = len(opened)
@@ -84,7 +84,7 @@ def _open(url: str, number: int, report: Report) -> _Opened | None:
 
 
 def _damaged_lists(url: str, hashes: dict[str, str]) -> Iterator[str]:
-    """Manifests and delete files that are gone, or not as they were written."""
+    """Yields manifests and delete files that are missing or have changed."""
     for name, sha256 in hashes.items():
         yield from _wrong_hash(files.join(url, name), sha256)
 
@@ -134,7 +134,7 @@ def _wrong_deletes(one: _Opened, shards: dict[str, ShardFacts]) -> Iterator[str]
 
 
 def _twice(url: str, one: _Opened, shards: dict[str, ShardFacts]) -> Iterator[str]:
-    """Images with several live rows: equal hashes are looked for, then the ids themselves are read."""
+    """Yields images with several live rows. Compares hashes first, then reads the ids of equal hashes."""
     live = [found.live(one.dead.get(shard, Dead())) for shard, found in shards.items()]
     hashes, times = np.unique(np.concatenate([np.empty(0, np.uint64), *live]), return_counts=True)
     twice, places = hashes[times > 1], defaultdict(list)
@@ -154,7 +154,7 @@ FOLDERS = {"bundle": ("bundle", "config.json"), "transformers": ("model of trans
 
 
 def _models(url: str, snapshots: list[Snapshot]) -> Iterator[str]:
-    """Weights and bundles that the snapshots' specifications name."""
+    """Yields problems of the weights and bundles that the snapshots' specifications name."""
     specs = [snapshot.spec for snapshot in snapshots]
     for sha256 in sorted({sha256 for spec in specs for sha256 in layout.model_hashes(spec)}):
         yield from _wrong_hash(files.join(url, "models", f"{sha256}.safetensors"), sha256)

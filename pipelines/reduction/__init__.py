@@ -1,1 +1,1 @@
-"""Components that reduce features."""
+"""Computes the components that reduce features: sums second moments with Beam and decomposes them."""

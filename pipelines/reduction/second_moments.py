@@ -1,9 +1,9 @@
-"""Second moments of features, and the components that come of them. Needs numpy alone.
+"""Second moments of features, and their decomposition into components. Needs only numpy.
 
 Shapes: n cells of grids (or pooled vectors), C channels, K components.
 
-The products are summed in float64: those of float16 numbers are exact there, and sums of them lose so little that
-the order in which parts are merged shows only around the fourteenth digit.
+Products are summed in float64. Products of float16 numbers are exact in float64, and the order in which parts are
+merged affects only about the fourteenth digit of the sums.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-BLOCK = 4096  # cells a matrix product: a float64 copy of 64 MiB at 2,048 channels
+BLOCK = 4096  # cells per matrix product: a float64 copy of 64 MiB at 2,048 channels
 
 
 @dataclass(eq=False)
 class Moments:
-    """Sums over cells ``x``: how many, ``x`` [C], ``x xᵀ`` [C, C] (its upper triangle says all); all float64."""
+    """Sums over cells ``x``: their number, ``x`` [C], ``x xᵀ`` [C, C] (symmetric); sums in float64."""
 
     channels: int
     images: int = 0
@@ -29,17 +29,17 @@ class Moments:
         self.products = np.zeros((self.channels, self.channels))
 
     def add(self, features: np.ndarray) -> None:
-        """Images' features ``[images, ..., C]``, any float type."""
+        """Adds images' features ``[images, ..., C]`` of any float type."""
         cells = features.reshape(-1, self.channels)
         self.images += len(features)
         self.cells += len(cells)
         for start in range(0, len(cells), BLOCK):
             block = cells[start : start + BLOCK].astype(np.float64)
             self.sums += block.sum(0)
-            self.products += block.T @ block  # numpy has BLAS compute one triangle of it
+            self.products += block.T @ block  # numpy lets BLAS compute only one triangle
 
     def merge(self, other: Moments) -> None:
-        """Add what another part summed."""
+        """Adds the sums of another part."""
         self.images += other.images
         self.cells += other.cells
         self.sums += other.sums
@@ -47,9 +47,9 @@ class Moments:
 
 
 class Decomposition(NamedTuple):
-    """``vectors`` float64 [K, C], to be multiplied with features as they are; ``mean`` float64 [C], or None.
+    """``vectors`` float64 [K, C], to multiply with unscaled features; ``mean`` float64 [C], or None.
 
-    Of the features, scaled where they are: ``variance`` float64 [C] along each of all components, ``total``, and
+    Of the features (scaled, if scaling is on): ``variance`` float64 [C] along each component, ``total`` variance, and
     ``singular_values`` float64 [C].
     """
 
@@ -61,11 +61,12 @@ class Decomposition(NamedTuple):
 
 
 def decompose(moments: Moments, count: int, center: bool = False, scale: bool = False) -> Decomposition:
-    """The first ``count`` right singular vectors of the matrix of all cells, less their mean if ``center``.
+    """Returns the first ``count`` right singular vectors of the matrix of all cells, minus their mean if ``center``.
 
-    They are the eigenvectors of the second moments. A vector's sign is arbitrary: its largest number is positive. With
-    ``scale`` they are of channels divided by their root mean squares (standard deviations if ``center``: PCA of the
-    correlations), and divided by those themselves, so that they reduce features as they are.
+    They are the eigenvectors of the second moments. A vector's sign is arbitrary; its largest number is made
+    positive. With ``scale``, channels are first divided by their root mean squares (standard deviations if
+    ``center``: PCA of the correlations). The returned vectors are divided by these too, so they apply to unscaled
+    features.
     """
     offset = moments.sums / moments.cells
     second = moments.products / moments.cells

@@ -1,7 +1,7 @@
-"""Features to components: second moments summed in one pass, decomposed at the end; all in Beam.
+"""Features to components with Beam: sums second moments in one pass and decomposes them at the end.
 
-moments = p | NameShards | ReadFeatures | GatherMoments    # a [C, C] matrix a bundle, never features, is shuffled
-moments | WriteComponents                                  # seconds, on one worker; the file appears whole
+moments = p | NameShards | ReadFeatures | GatherMoments   # shuffles one [C, C] matrix per bundle, no features
+moments | WriteComponents                                 # seconds, on one worker; an atomic write
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -25,13 +25,15 @@ from captionbeam.schemas.formats.int8 import read_names, with_tensors
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store.reading import Dead, Store
 
-Task = tuple[str, list[int]]  # a data file, and its rows that are no longer live
+Task = tuple[str, list[int]]  # a data file, and its dead rows
 
 
 @dataclass(frozen=True)
 class SvdOptions:
-    """``count``: components kept; ``center``: PCA; ``scale``: of channels of equal size; ``sample``, ``seed``,
-    ``ids``: of which images.
+    """Options of the decomposition.
+
+    ``count``: components to keep; ``center``: PCA; ``scale``: scale channels to equal size; ``sample``, ``seed``,
+    ``ids``: the images to use.
     """
 
     count: int = 128
@@ -42,7 +44,7 @@ class SvdOptions:
     scale: bool = False
 
     def spec(self) -> dict[str, Any]:
-        """What shapes the result, the ids by their hash."""
+        """Returns the options that affect the result, with ids as a hash."""
         ids = None if self.ids is None else fingerprint({"ids": sorted(self.ids)})
         return {
             "components": self.count,
@@ -54,14 +56,14 @@ class SvdOptions:
         }
 
     def takes(self, image_id: str) -> bool:
-        """Whether the image counts."""
+        """Returns whether the image is used."""
         return (self.ids is None or image_id in self.ids) and (
             self.sample == 1 or is_sampled(image_id, self.sample, self.seed)
         )
 
 
 def check_features(store: Store, options: SvdOptions) -> None:
-    """Refuse what has no components to be found. Raises RequestError."""
+    """Raises RequestError if the store has no features from which components can be computed."""
     if store.kind != "features":
         raise RequestError(f"{store.url} is a store of {store.kind}; expected one of features")
     if "reduction" in store.spec:
@@ -75,7 +77,7 @@ def check_features(store: Store, options: SvdOptions) -> None:
 class FitComponents(beam.PTransform):
     """Writes the components of the live rows of ``store`` to the file ``url``. Raises RequestError.
 
-    ``request`` is what the file says that it was fitted with; ``run_id`` what ``images_so_far`` is asked for.
+    ``request`` is recorded in the file as the options of the fit; ``run_id`` is the key for ``images_so_far``.
     """
 
     def __init__(
@@ -132,7 +134,7 @@ class GatherMoments(beam.CombineFn):
 
 
 def read_features(task: Task, options: SvdOptions, run_id: str = "svd") -> Iterator[np.ndarray]:
-    """The features of one shard's images that count, float16 ``[images, ..., C]``, a row group at a time."""
+    """Yields the features of one shard's selected images, float16 ``[images, ..., C]``, by row group."""
     url, dead = task
     data, start = open_data(url), 0
     try:
@@ -158,12 +160,12 @@ def _kept(ids: list[str], start: int, dead: Collection[int], options: SvdOptions
 
 
 def images_so_far(run_id: str) -> int:
-    """Images read, as far as workers are threads of this process."""
+    """Returns the number of images read by workers in this process."""
     return progress_counter.count(run_id)
 
 
 def write_components(moments: Moments, url: str, about: Mapping[str, Any], options: SvdOptions) -> None:
-    """Decompose, and write the file, whole or not at all. Raises RequestError, SystemicError."""
+    """Decomposes the moments and writes the file atomically. Raises RequestError, SystemicError."""
     if not moments.images:
         raise RequestError("no image of the store is among those of --ids, or in the --sample; expected some")
     if moments.cells < options.count:
@@ -180,7 +182,7 @@ def write_components(moments: Moments, url: str, about: Mapping[str, Any], optio
 
 
 def explained(found: Decomposition) -> dict[str, list[float]]:
-    """The variance along each kept component, and of all components its share of the features' and the running sum."""
+    """Returns the kept components' variances and singular values, and all components' variance ratios."""
     ratio = found.variance / found.total if found.total > 0 else np.zeros_like(found.variance)
     count = len(found.vectors)
     return {

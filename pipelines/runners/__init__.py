@@ -1,1 +1,1 @@
-"""Beam runners: their flags, clusters, local processes, logs."""
+"""Runs pipelines on Beam's runners: checks of their flags, Spark and Flink clusters, local processes, log filters."""

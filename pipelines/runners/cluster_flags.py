@@ -1,4 +1,4 @@
-"""What is checked of Beam's flags before a job goes to Spark or Flink."""
+"""Checks of Beam's flags before a job is sent to Spark or Flink."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FLINK_MASTER = re.compile(rf"\[(local|auto|collection)\]|(https?://)?{ADDRESS}/
 
 
 def check_environment(beam_args: Sequence[str]) -> None:
-    """Refuse workers of a kind that there is not, or at an address that is none. Raises RequestError."""
+    """Raises RequestError for an unknown kind of worker environment or an invalid worker address."""
     portable = PipelineOptions(list(beam_args)).view_as(PortableOptions)
     if runner_of(portable) in (*IN_PROCESS, *DATAFLOW):
         return
@@ -48,7 +48,7 @@ def check_environment(beam_args: Sequence[str]) -> None:
 
 
 def check_cluster(beam_args: Sequence[str]) -> None:
-    """Refuse a job whose cluster or workers could not be had. Raises RequestError."""
+    """Raises RequestError if the flags cannot reach the cluster or its workers."""
     if not on_cluster(beam_args):
         return
     portable = PipelineOptions(list(beam_args)).view_as(PortableOptions)
@@ -110,7 +110,7 @@ def _check_count(flag: str, value: str) -> None:
 
 
 def _parsed(config: str | None, key: str) -> Any:
-    """A key of a configuration in JSON; another one is as it stands, except where a program has to be named."""
+    """Returns a key of a JSON configuration. Other text is returned unchanged as a URL, and as None for other keys."""
     if config is None or not config.strip().startswith("{"):
         return config if key == "url" else None
     try:

@@ -1,4 +1,4 @@
-"""Spark and Flink: what a job on them needs beside Beam's own defaults, and what its launcher has to say."""
+"""Spark and Flink: Beam options for jobs on them, cancellation, and messages for the launcher."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ _FAILED = re.compile(r"Pipeline \S+ failed in state \w+: ")
 
 
 def on_cluster(beam_args: Sequence[str]) -> bool:
-    """Whether the runner that ``beam_args`` name hands the job to a cluster by Beam's job server."""
+    """Returns whether the runner in ``beam_args`` submits the job to a cluster through Beam's job server."""
     return runner_of(PipelineOptions(list(beam_args))) in CLUSTERS
 
 
 def executable_path(beam_args: Sequence[str]) -> str | None:
-    """The jar that is to be written in place of running the job, if any."""
+    """Returns the path of the jar to write instead of running the job, if any."""
     return PipelineOptions(list(beam_args)).view_as(PortableOptions).output_executable_path
 
 
 def notes(url: str, beam_args: Sequence[str]) -> Iterator[str]:
-    """What a person should know before a job on a cluster writes to the store at ``url``."""
+    """Yields notes for the user before a job on a cluster writes to the store at ``url``."""
     if on_cluster(beam_args) and not loops_back(beam_args) and files.is_local(files.split(url)[0]):
         yield (
             f"note: {url} is a path: every machine of the cluster needs it as the same shared folder; "
@@ -59,7 +59,7 @@ def notes(url: str, beam_args: Sequence[str]) -> Iterator[str]:
 
 
 def submit_line(path: str, beam_args: Sequence[str]) -> str:
-    """What was written in place of running the job, and how to run it."""
+    """Returns a message that names the written jar and the command that runs it."""
     options = PipelineOptions(list(beam_args))
     if runner_of(options) in FLINK:
         how = f"flink run {path}"
@@ -70,7 +70,7 @@ def submit_line(path: str, beam_args: Sequence[str]) -> str:
 
 
 def loops_back(beam_args: Sequence[str]) -> bool:
-    """Whether the workers are threads of the launcher: by request, or as Beam has it for a local engine."""
+    """Returns whether the workers are threads of the launcher: on request, or by Beam's default for a local engine."""
     options = PipelineOptions(list(beam_args))
     portable, runner = options.view_as(PortableOptions), runner_of(options)
     if portable.environment_type or runner in PORTABLE:
@@ -84,15 +84,16 @@ def loops_back(beam_args: Sequence[str]) -> bool:
 
 @contextmanager
 def attending(pipeline: beam.Pipeline) -> Iterator[Callable[[], PipelineResult]]:
-    """What runs ``pipeline``, for a block that then waits: Ctrl-C or SIGTERM in it ends the cluster's job too."""
-    options, runner = pipeline.options, runner_of(pipeline.options)  # running takes the name away
+    """Yields a function that runs ``pipeline``. Ctrl-C or SIGTERM in the block also cancels the cluster's job."""
+    # Read before the run, which removes the name
+    options, runner = pipeline.options, runner_of(pipeline.options)
     named = options.view_as(GoogleCloudOptions)
     named.job_name = named.job_name or f"captionbeam-{uuid.uuid4().hex[:12]}"
     running: list[PipelineResult] = []
 
     def run() -> PipelineResult:
         running.append(pipeline.run())
-        _handle_signals()  # Beam's own handler, which it has set now, stops the job server and not the job
+        _handle_signals()  # replaces Beam's handler, which stops the job server but not the job
         return running[0]
 
     earlier = _handle_signals()
@@ -100,10 +101,8 @@ def attending(pipeline: beam.Pipeline) -> Iterator[Callable[[], PipelineResult]]
         try:
             yield run
         except KeyboardInterrupt:
-            threading.excepthook = (
-                _say_nothing  # of the thread that reads what the job server says, and loses it
-            )
-            logging.disable()  # nor what the job server says of having been stopped
+            threading.excepthook = _say_nothing  # of the thread that reads the job server's output
+            logging.disable()  # including the job server's messages about being stopped
             for result in running:
                 _cancel(runner, result, options)
             raise
@@ -121,7 +120,10 @@ def _say_nothing(_: Any) -> None: ...
 
 @contextmanager
 def _artifacts(options: PipelineOptions) -> Iterator[None]:
-    """A folder for what the job server stages. In Beam's own, both would clean up at once, and leave it running."""
+    """Provides a staging folder for the job server.
+
+    With Beam's own folder, Beam and the job server would both remove it, and the job server would keep running.
+    """
     server = options.view_as(JobServerOptions)
     if server.artifacts_dir is not None:
         yield
@@ -134,9 +136,12 @@ def _artifacts(options: PipelineOptions) -> Iterator[None]:
 
 
 def _cancel(runner: str | None, result: PipelineResult, options: PipelineOptions) -> None:
-    """End the cluster's job. Spark's ends with its driver, the job server; Flink's goes on, whatever Beam says."""
+    """Cancels the cluster's job.
+
+    Spark's job ends with its driver, the job server. Flink's must be cancelled explicitly.
+    """
     master = options.view_as(FlinkRunnerOptions).flink_master
-    with suppress(OSError, KeyError, RuntimeError):  # gone with what it ran on
+    with suppress(OSError, KeyError, RuntimeError):  # it ended together with its cluster
         if runner in PORTABLE:
             result.cancel()
         elif runner in FLINK and not _LOCAL.fullmatch(master):
@@ -154,7 +159,7 @@ def _cancel_flink(master: str, name: str) -> None:
 
 
 def failure(error: Exception) -> SystemicError:
-    """A cluster's own trouble as one sentence: the first line of what it said."""
+    """Returns a cluster's error as a SystemicError with the first line of its message."""
     said = _FAILED.sub("", str(error)).strip() or type(error).__name__
     return SystemicError(
         f"the cluster gave up: {said.splitlines()[0]}; expected it to be there, with room; the same command goes on"

@@ -1,4 +1,4 @@
-"""Beam's flags on a command line: what is wrong with them, or would do nothing, is said before anything starts."""
+"""Checks Beam's flags on the command line before a job starts: unknown, invalid, or without effect."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from captionbeam.pipelines.runners.cluster_flags import check_cluster, check_env
 from captionbeam.pipelines.runners.names import DATAFLOW, IN_PROCESS, ONE_WORKER, runner_of
 from captionbeam.schemas.errors import RequestError
 
-APART = (*clusters.CLUSTERS, *ONE_WORKER, *DATAFLOW)  # from the launcher
+APART = (*clusters.CLUSTERS, *ONE_WORKER, *DATAFLOW)  # runners whose workers are apart from the launcher
 OF_EVERY_WORKER = (
     "--default_sdk_harness_log_level", "--sdk_harness_log_level_overrides", "--max_cache_memory_usage_mb",
     "--element_processing_timeout_minutes",
@@ -40,11 +40,11 @@ OF_ENDLESS_JOBS = (
 )  # fmt: skip
 SENT = ("--setup_file", "--extra_package", "--extra_packages", "--requirements_file", "--file_to_stage",
         "--files_to_stage", "--sdk_location")  # fmt: skip
-PACKAGES = (".whl", ".tar.gz", ".tar", ".zip")  # what Beam's stager takes
+PACKAGES = (".whl", ".tar.gz", ".tar", ".zip")  # the types that Beam's stager accepts
 
 
 class _Parser(_BeamArgumentParser):
-    """All of Beam's flags at once; what does not parse is an error of ours."""
+    """Parses all of Beam's flags at once. Raises RequestError for invalid ones."""
 
     def __init__(self, *known: type[PipelineOptions]) -> None:
         super().__init__(add_help=False, allow_abbrev=False, conflict_handler="resolve")
@@ -60,7 +60,7 @@ class _Parser(_BeamArgumentParser):
 
 
 def check_beam_args(beam_args: Sequence[str]) -> None:
-    """Refuse flags that neither this job nor Beam knows, that are wrong, or that do nothing. Raises RequestError."""
+    """Raises RequestError for flags that neither this job nor Beam knows, that are invalid, or that have no effect."""
     given = [arg.split("=", 1)[0] for arg in beam_args if arg.startswith("--")]
     _check_known(given)
     _check_batch(given)
@@ -95,7 +95,7 @@ def _check_batch(given: Iterable[str]) -> None:
 
 
 def _check_idle(options: PipelineOptions, given: Sequence[str]) -> None:
-    """An option that would do nothing with this runner is a mistake. Raises RequestError."""
+    """Raises RequestError for an option that has no effect with this runner."""
     runner, direct = runner_of(options), options.view_as(DirectOptions)
     named = f"--runner {runner}" if runner else "the in-process runner"
     for owners, flags in _owners():
@@ -106,7 +106,7 @@ def _check_idle(options: PipelineOptions, given: Sequence[str]) -> None:
 
 
 def _owners() -> list[tuple[Sequence[str | None], Iterable[str]]]:
-    """Which runners heed which flags; all heed the rest."""
+    """Returns which runners use which flags. All other flags apply to all runners."""
     own = {"--job_name", *OF_EVERY_WORKER}
     portable = {"--output_executable_path", "--environment_cache_millis", "--sdk_worker_parallelism"}
     cloud = {*_flags(GoogleCloudOptions, WorkerOptions), "--number_of_worker_harness_threads",

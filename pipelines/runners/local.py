@@ -1,4 +1,4 @@
-"""Runs on this machine: Ctrl-C, SIGTERM and a worker process that is killed are one sentence each."""
+"""Local runs: Ctrl-C, SIGTERM and a killed worker process are each reported in one sentence."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _ENDED = re.compile(r"Worker subprocess exited with return code (-?\d+)")
 
 @contextmanager
 def attending(pipeline: beam.Pipeline, stderr: Unmarked) -> Iterator[Callable[[], PipelineResult]]:
-    """What runs ``pipeline``, for a block that then waits: SIGTERM ends it as Ctrl-C does, with no word on ``stderr``.
+    """Yields a function that runs ``pipeline``. SIGTERM ends it like Ctrl-C, without output on ``stderr``.
 
-    Raises SystemicError where a worker process ended.
+    Raises SystemicError if a worker process ended.
     """
     ended: list[str] = []
 
@@ -35,7 +35,7 @@ def attending(pipeline: beam.Pipeline, stderr: Unmarked) -> Iterator[Callable[[]
             _be_silent(stderr)
         elif not isinstance(
             thread.exc_value, grpc.RpcError
-        ):  # whose other end is gone: the job's end says why
+        ):  # a closed connection: the job's own error gives the reason
             earlier(thread)
 
     earlier, threading.excepthook = threading.excepthook, note
@@ -57,7 +57,7 @@ def attending(pipeline: beam.Pipeline, stderr: Unmarked) -> Iterator[Callable[[]
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """In the main thread, which alone hears of signals, SIGTERM is a KeyboardInterrupt while the block runs."""
+    """Raises KeyboardInterrupt on SIGTERM during the block, in the main thread (only it receives signals)."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -69,7 +69,7 @@ def _terminable() -> Iterator[None]:
 
 
 def _be_silent(stderr: Unmarked) -> None:
-    """Nothing more from Beam's threads, which lose their workers now, one after the other."""
+    """Suppresses further output of Beam's threads while their workers end."""
     stderr.over = True
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     logging.getLogger("apache_beam.runners.worker").setLevel(logging.CRITICAL)

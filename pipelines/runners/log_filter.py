@@ -1,4 +1,7 @@
-"""An error of ours is said once, by the launcher: Beam says it up to ten times on the way, with tracebacks."""
+"""Filters Beam's logs, so that the launcher reports a captionbeam error once.
+
+Beam itself logs such an error up to ten times, with tracebacks.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import TextIO
 from captionbeam.pipelines.workers.boundary import MARK
 
 PLUGIN = "captionbeam.pipelines.runners.log_filter_plugin"
-# Of no use to whoever started a job: a worker on this machine needs no such folder; Prism begins, fails, ends
+# Messages of no use to users: local workers need no such folder, and Prism starts, fails and ends.
 _NOISE = (
     "No semi_persistent_directory found",
     "Discarding unparseable args",
@@ -24,9 +27,9 @@ _NOISE = (
 
 
 class Unmarked(io.TextIOBase):
-    """A stream that passes on all but writes with an error of ours in them, and the line end after such a write.
+    """A stream that drops writes with a captionbeam error in them, and the line end after such a write.
 
-    ``over``: from now on nothing at all.
+    ``over``: drop all further writes.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -50,9 +53,9 @@ class Unmarked(io.TextIOBase):
 
 @contextmanager
 def said_once() -> Iterator[Unmarked]:
-    """While the block runs, Beam's harnesses and loggers in this process are silent about errors of ours.
+    """During the block, Beam's harnesses and loggers in this process do not report captionbeam errors.
 
-    Gives the block's standard error.
+    Yields the block's standard error.
     """
     handlers = logging.getLogger().handlers
     for handler in handlers:
@@ -66,6 +69,6 @@ def said_once() -> Iterator[Unmarked]:
 
 
 def is_wanted(record: logging.LogRecord) -> bool:
-    """Whether a log record says anything that the launcher does not say itself."""
-    text = record.getMessage().replace("\\u003c", "<")  # Prism logs JSON as Go writes it
+    """Returns whether a log record contains information that the launcher does not report itself."""
+    text = record.getMessage().replace("\\u003c", "<")  # Prism logs JSON with Go's escapes
     return MARK not in text and not any(noise in text for noise in _NOISE)

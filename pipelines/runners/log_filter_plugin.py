@@ -1,4 +1,4 @@
-"""A plugin of Beam's worker processes on this machine: their standard error without errors of ours."""
+"""A Beam plugin for local worker processes that filters captionbeam errors from their standard error."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Beam's runners by name, and which of them are alike."""
+"""Names of Beam's runners, and groups of similar ones."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 
 IN_PROCESS = (None, "DirectRunner", "FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
 DATAFLOW = ("DataflowRunner",)
-ONE_WORKER = ("PrismRunner",)  # one process of each environment, whatever is asked for
+ONE_WORKER = ("PrismRunner",)  # always one process per environment
 _KNOWN = {
     name.lower(): name for name in (path.rsplit(".", 1)[-1] for path in StandardOptions.ALL_KNOWN_RUNNERS)
 }
 
 
 def runner_of(options: PipelineOptions) -> str | None:
-    """The runner's class name, whichever way Beam lets it be written (``prism``, ``PrismRunner``, with its module)."""
+    """Returns the runner's class name for any of Beam's spellings (``prism``, ``PrismRunner``, with its module)."""
     name = options.view_as(StandardOptions).runner
     if name is None:
         return None

@@ -1,4 +1,4 @@
-"""Which Beam runner a pipeline runs on, and what its errors say."""
+"""Selects the Beam runner of a pipeline, runs it, and translates its errors."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from captionbeam.pipelines.runners.names import DATAFLOW, IN_PROCESS, ONE_WORKER
 from captionbeam.pipelines.workers.boundary import unmarked
 from captionbeam.schemas.machine import cores
 
-# that a server is "really" started is no warning, nor that it takes a second
+# hides notices that Beam logs as warnings while it starts a server
 logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)
 logging.getLogger().addFilter(lambda record: "Waiting for grpc channel" not in record.getMessage())
 
 
 def make_pipeline(beam_args: Sequence[str] = ()) -> beam.Pipeline:
-    """A pipeline on the runner that ``beam_args`` name; by default the in-process one, which downloads nothing."""
+    """Returns a pipeline on the runner in ``beam_args``; by default the in-process one, which downloads nothing."""
     options = PipelineOptions(list(beam_args))
     if runner_of(options) in IN_PROCESS:
         if _is_apart(options):
@@ -44,7 +44,7 @@ def make_pipeline(beam_args: Sequence[str] = ()) -> beam.Pipeline:
 
 
 def _fn_api_runner(options: PipelineOptions) -> FnApiRunner:
-    """The in-process runner, whose workers get the options even where they are processes of their own."""
+    """Returns the in-process runner, which also passes the options to separate worker processes."""
     encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
     return FnApiRunner(
         provision_info=ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded))
@@ -52,18 +52,20 @@ def _fn_api_runner(options: PipelineOptions) -> FnApiRunner:
 
 
 def _is_apart(options: PipelineOptions) -> bool:
-    """Whether the in-process runner's workers are processes of their own."""
+    """Returns whether the in-process runner uses separate worker processes."""
     return options.view_as(DirectOptions).direct_running_mode == "multi_processing"
 
 
 def runs_in_process(beam_args: Sequence[str]) -> bool:
-    """Whether ``make_pipeline`` would take the in-process runner."""
+    """Returns whether ``make_pipeline`` would use the in-process runner."""
     return runner_of(PipelineOptions(list(beam_args))) in IN_PROCESS
 
 
 def worker_processes(beam_args: Sequence[str]) -> int:
-    """How many worker processes share a machine, as far as Beam's options tell it: 0 is one for each core, and 1
-    stands for unknown too (several worker pools, or several task managers, on one machine)."""
+    """Returns the number of worker processes per machine according to Beam's options; 0 means one per core.
+
+    1 is also returned if it is unknown (several worker pools or task managers on one machine).
+    """
     options = PipelineOptions(list(beam_args))
     runner, portable = runner_of(options), options.view_as(PortableOptions)
     if runner in IN_PROCESS:
@@ -77,7 +79,7 @@ def worker_processes(beam_args: Sequence[str]) -> int:
 
 
 def workers_elsewhere(beam_args: Sequence[str]) -> bool:
-    """Whether workers may be on other machines than this one, so that what this one has says nothing of them."""
+    """Returns whether workers may run on other machines, so that this machine's resources say nothing about theirs."""
     options = PipelineOptions(list(beam_args))
     runner = runner_of(options)
     if runner in IN_PROCESS or runner in DATAFLOW:
@@ -88,7 +90,7 @@ def workers_elsewhere(beam_args: Sequence[str]) -> bool:
 
 
 def is_handed_over(beam_args: Sequence[str]) -> bool:
-    """Whether a pipeline is only written down (a template, an executable), for somebody else to start."""
+    """Returns whether a pipeline is only written (a template, an executable), to be started separately."""
     options = PipelineOptions(list(beam_args))
     if runner_of(options) in DATAFLOW:
         return options.view_as(GoogleCloudOptions).template_location is not None
@@ -100,21 +102,21 @@ def run_pipeline(
     build: Callable[[beam.Pipeline], object],
     submitted: Callable[[PipelineResult], None] | None = None,
 ) -> None:
-    """Build a pipeline, run it and wait. Raises the first error of ours that a worker raised, as it was.
+    """Builds a pipeline, runs it and waits. Raises the first captionbeam error of a worker unchanged.
 
-    ``submitted`` gets the runner's result before it is waited for. Raises SystemicError where a cluster fails.
+    ``submitted`` receives the runner's result before the wait. Raises SystemicError if a cluster fails.
     """
     on_cluster = clusters.on_cluster(beam_args)
     pipeline = make_pipeline(beam_args)
     with log_filter.said_once() as stderr, _stopping_prism(pipeline, stderr):
-        build(pipeline)  # what goes wrong here is the launcher's, and no cluster's
+        build(pipeline)  # errors here come from the launcher, not from a cluster
         try:
             with clusters.attending(pipeline) if on_cluster else local.attending(pipeline, stderr) as run:
                 result = run()
                 if submitted is not None:
                     submitted(result)
                 result.wait_until_finish()
-        except Exception as err:  # runners wrap workers' errors each in a type of its own
+        except Exception as err:  # each runner wraps workers' errors in its own type
             ours = unmarked(err)
             if ours is None and not on_cluster:
                 raise
@@ -123,8 +125,10 @@ def run_pipeline(
 
 @contextmanager
 def _stopping_prism(pipeline: beam.Pipeline, stderr: log_filter.Unmarked) -> Iterator[None]:
-    """A failed job's bundles would go on arriving while this process ends; so Prism stops first, and what the
-    worker says of that is nobody's business."""
+    """Stops Prism at the end of the block, and suppresses the workers' messages about it.
+
+    Without this, bundles of a failed job would keep arriving while this process ends.
+    """
     try:
         yield
     finally:

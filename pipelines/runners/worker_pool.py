@@ -1,11 +1,11 @@
-"""The Python side of Spark and Flink on one machine: Beam's external worker pool, for several JVMs at once.
+"""Beam's external worker pool for Spark and Flink on one machine, for several JVMs at once.
 
-Beam's own pool knows its processes by the id that a JVM gave them, and each JVM counts from 1: where two executors
-or task managers share a machine, the one that is done stops the other's process, and that one waits for ever. Here
-nobody is stopped by id. A process ends by itself when its JVM closes the connection, or is gone.
+Beam's own pool identifies its processes by an id from the JVM, and each JVM counts from 1. With two executors or task
+managers on one machine, the one that finishes would stop the other's process, and the other would wait forever. This
+pool never stops a process by id. A process ends when its JVM closes the connection or disappears.
 
-Engines ask for a new process for every stage of a job, and after each failure. So it is forked from one that has
-everything imported, which takes no time.
+Engines request a new process for every stage of a job and after each failure. Processes are therefore forked from one
+that has imported everything, which takes almost no time.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from captionbeam.schemas.errors import RequestError
 
 STARTERS, TRIES = 8, 3
 DYING = 10.0  # seconds
-LOST = 255  # multiprocessing's status of a process, ended or not, whose fork server is gone
+LOST = 255  # multiprocessing's status for a process whose fork server is gone
 IMPORTED = [__name__, "captionbeam.pipelines.workers.transforms", "torch", "torchvision"]
 
 
 class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
-    """Starts a process of this Python for each JVM that asks. A context manager; ``port`` 0 takes a free one.
+    """Starts a Python process for each JVM that requests one. A context manager; ``port`` 0 selects a free port.
 
-    Raises RequestError where the port is taken.
+    Raises RequestError if the port is in use.
     """
 
     def __init__(self, port: int = 0, host: str = "localhost") -> None:
@@ -67,7 +67,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     def StartWorker(  # noqa: N802
         self, request: beam_fn_api_pb2.StartWorkerRequest, context: Any
     ) -> beam_fn_api_pb2.StartWorkerResponse:
-        """Start a process that works for the JVM at the request's control endpoint."""
+        """Starts a process that works for the JVM at the request's control endpoint."""
         wanted = request.control_endpoint.url, request.worker_id
         threading.Thread(target=self._look_after, args=(wanted, self._start(wanted)), daemon=True).start()
         return beam_fn_api_pb2.StartWorkerResponse()
@@ -75,7 +75,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     def StopWorker(  # noqa: N802
         self, request: beam_fn_api_pb2.StopWorkerRequest, context: Any
     ) -> beam_fn_api_pb2.StopWorkerResponse:
-        """Nothing: the JVM closes its connection too, and by that it means the one process that is its own."""
+        """Does nothing: the JVM also closes its connection, which ends only its own process."""
         return beam_fn_api_pb2.StopWorkerResponse()
 
     def _start(self, wanted: tuple[str, str]) -> BaseProcess:
@@ -92,15 +92,15 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         reraise=True,
     )
     def _forked(self, wanted: tuple[str, str]) -> BaseProcess:
-        """A fork server that was killed is asked in vain until it is dead: multiprocessing starts another one then."""
+        """Starts a process. Retries while a killed fork server is ending; multiprocessing then starts a new one."""
         process = self._fork.Process(target=work, args=wanted)
         process.start()
         return process
 
     def _look_after(self, wanted: tuple[str, str], process: BaseProcess) -> None:
-        """Start a killed or lost process again: a JVM that it had not reached yet would wait for it for ever.
+        """Restarts a killed or lost process, as a JVM that it had not reached yet would wait for it forever.
 
-        One that lost it in the middle of its work has closed the address by then, and asks anew.
+        A JVM that loses a process during its work has closed the address by then, and requests a new one.
         """
         for tries in range(TRIES):
             process.join()
@@ -108,7 +108,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             status = process.exitcode or 0
             print(f"worker {process.pid} {_ended(status)}", flush=True)
             if status == LOST:
-                with suppress(ProcessLookupError):  # if it lives, nobody would stop it any more
+                with suppress(ProcessLookupError):  # if it is alive, nothing else would stop it
                     os.kill(process.pid or 0, signal.SIGKILL)
             if 0 <= status != LOST or self._closed or tries == TRIES - 1:
                 return
@@ -122,13 +122,13 @@ def _ended(status: int) -> str:
 
 
 def work(control: str, worker_id: str) -> None:
-    """Work for the JVM at ``control`` until it closes the connection; drop all at once if it is gone."""
+    """Works for the JVM at ``control`` until it closes the connection, and stops at once if the JVM disappears."""
     logging.basicConfig(level=logging.WARNING)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pool's, which stops its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool handles Ctrl-C and stops its workers
     try:
         SdkHarness(control, worker_id=worker_id, data_buffer_time_limit_ms=-1).run()
     except grpc.RpcError as err:
         print(f"worker {os.getpid()}: {control} is gone: {err.code().name}", flush=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # a shard that nobody awaits any more holds a model and the cores
+    os._exit(0)  # a shard whose result is no longer needed would keep a model and cores

@@ -1,1 +1,1 @@
-"""What can be listed, one file a kind: folders and globs, zips, tars, Parquet, lists of URIs, COCO."""
+"""Lists the images of a source: folders and globs, buckets, zips, tars, Parquet, lists of URIs, COCO annotations."""

@@ -1,4 +1,4 @@
-"""Opening containers and walking folders: the local disk fast, everything else through fsspec."""
+"""Opens containers and walks folders, with fast paths for local disks and fsspec for all other storage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from captionbeam.schemas.storage import files
 
 
 class FileInfo(NamedTuple):
-    """One file as a listing shows it. ``size`` is -1 and ``version`` None where the listing does not say."""
+    """One file of a listing. ``size`` is -1 and ``version`` None if the listing does not contain them."""
 
     url: str
     size: int
@@ -38,7 +38,7 @@ class FileInfo(NamedTuple):
 
 
 def stat_url(url: str) -> FileInfo:
-    """What is at ``url`` now, asked of the storage. Raises what the filesystem raises."""
+    """Returns the current state of the file at ``url``, without a cache. Raises the filesystem's errors."""
     fs, path = filesystem(url)
     if files.is_local(fs):
         return _local_info(local_path(path))
@@ -47,19 +47,19 @@ def stat_url(url: str) -> FileInfo:
 
 
 def canonical(url: str) -> str:
-    """``url`` as listings spell it, so that ids can be cut from paths: local paths without a protocol."""
+    """Returns ``url`` as listings spell it, so ids can be cut from paths: local paths without a protocol."""
     fs, path = filesystem(url)
     return path if files.is_local(fs) else _url(fs, path)
 
 
 def file_version(url: str) -> str | None:
-    """The version of a container, or None where its storage tells none. Raises SourceError."""
+    """Returns the version of a container, or None if the storage has none. Raises SourceError."""
     with reading(url):
         return stat_url(url).version
 
 
 def open_stream(url: str, block: int) -> BinaryIO:
-    """A seekable stream over ``url`` that reads ahead ``block`` bytes. Raises what the filesystem raises."""
+    """Opens a seekable stream of ``url`` that reads ahead ``block`` bytes. Raises the filesystem's errors."""
     if is_http(url):
         check_ranges(url)
     fs, path = filesystem(url)
@@ -68,17 +68,17 @@ def open_stream(url: str, block: int) -> BinaryIO:
 
 @contextmanager
 def open_container(url: str, block: int) -> Iterator[BinaryIO]:
-    """``open_stream``, and whatever goes wrong while it is open raises SourceError or SystemicError."""
+    """Like ``open_stream``, but raises SourceError or SystemicError for errors while it is open."""
     with reading(url), open_stream(url, block) as stream:
         yield stream
 
 
 def walk(url: str, enters: Callable[[str], bool] | None = None, root: str = "") -> Iterator[FileInfo]:
-    """Files below ``url``, and the folders that ``enters`` refuses; all files, where it is None.
+    """Yields the files below ``url``, and the folders that ``enters`` rejects. Enters all folders if it is None.
 
-    Local folders and buckets are streamed; of others one folder's listing is in memory. A folder that cannot be
-    listed raises: what looks like a complete listing is one. (fsspec's ``walk`` leaves such folders out, unsaid.)
-    A link back to a folder above, or to ``root`` where the walk is of a part of it, is not followed.
+    Local folders and buckets are streamed; other storage keeps one folder's listing in memory. Raises if a folder
+    cannot be listed, so a listing is never silently incomplete (fsspec's ``walk`` skips such folders). Links to a
+    parent folder, or to ``root`` if only a part of it is walked, are not followed.
     """
     fs, path = filesystem(url)
     if files.is_local(fs):
@@ -93,13 +93,13 @@ def walk(url: str, enters: Callable[[str], bool] | None = None, root: str = "") 
 
 
 def list_keys(fs: AbstractFileSystem, keys: Keys) -> Iterator[FileInfo]:
-    """Every object of a range of keys, but those that stand for folders. Raises what the filesystem raises."""
+    """Yields every object in a range of keys, except folder markers. Raises the filesystem's errors."""
     for page in key_pages.pages(fs, keys):
         yield from _objects(fs, keys.bucket, page)
 
 
 def has_keys_below(url: str) -> bool:
-    """Whether ``url`` is a folder of a bucket too, where it is an object."""
+    """Returns whether ``url``, an object in a bucket, is also a folder."""
     fs, path = filesystem(url)
     if not key_pages.has_keys(fs):
         return False
@@ -133,7 +133,7 @@ def _always(folder: str) -> bool:
 
 def _walk_local(folder: str, enters: Callable, above: tuple[tuple[int, int], ...]) -> Iterator[FileInfo]:
     identity = _identity(folder)
-    if identity in above:  # a symbolic link that leads back up
+    if identity in above:  # a symbolic link to a parent folder
         return
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -154,9 +154,9 @@ def _walk_remote(fs: AbstractFileSystem, root: str, enters: Callable) -> Iterato
     folders = [root]
     while folders:
         folder = folders.pop()
-        fs.invalidate_cache(folder)  # an old listing may lie there
+        fs.invalidate_cache(folder)  # the cached listing may be outdated
         found = with_retries(LISTING)(fs.ls, folder, detail=True)
-        fs.invalidate_cache(folder)  # nor is this one kept: a million folders would fill the memory
+        fs.invalidate_cache(folder)  # keep memory bounded for millions of folders
         for entry in found:
             info = _remote_info(_url(fs, entry["name"]), entry)
             if entry["name"].rstrip("/") == folder.rstrip("/"):  # the marker object of an empty folder
@@ -179,7 +179,7 @@ def _local_info(path: str) -> FileInfo:
 
 
 def _stat(path: str) -> os.stat_result | None:
-    """None for a broken link, which is listed: fetching it says that it leads nowhere."""
+    """Returns None for a broken link. It is listed; fetching it reports the error."""
     try:
         return os.stat(path)
     except FileNotFoundError:

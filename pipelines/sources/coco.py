@@ -1,4 +1,4 @@
-"""COCO annotation files: ``images`` with ``id`` and ``file_name``, below an image root."""
+"""COCO annotation files: ``images`` with ``id`` and ``file_name`` relative to an image root."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _TRIED = 8
 
 
 def list_coco(spec: SourceSpec) -> Iterator[ImageRef]:
-    """One image an entry, in the file's order; the image id is COCO's ``id``, as text."""
+    """Yields one image per entry, in the file's order. The image id is COCO's ``id`` as text."""
     for image in read_images(spec.url):
         uri = lists.resolve(image["file_name"], spec.root)
         yield lists.ref_of(uri, str(image["id"]), spec)
 
 
 def check_coco(spec: SourceSpec) -> None:
-    """Raises SourceError for what is no COCO annotation, and where none of its first images is there.
+    """Raises SourceError if the file is no COCO annotation file, or if none of its first images exists.
 
-    Looked for are those below the root alone: where the others lead, whoever wrote the file has chosen.
+    Checks images below the root only, as absolute names in the file could refer to any location.
     """
     names = [image["file_name"] for image in read_images(spec.url)[:_TRIED]]
     first = [lists.resolve(name, spec.root) for name in names if _is_below_root(name)]
@@ -37,7 +37,7 @@ def check_coco(spec: SourceSpec) -> None:
 
 
 def read_images(url: str) -> list[dict[str, Any]]:
-    """The entries of ``images``, each with ``id`` and ``file_name``. Raises SourceError."""
+    """Returns the entries of ``images``, each with ``id`` and ``file_name``. Raises SourceError."""
     with reading(url):
         try:
             content = files.read_json(url)

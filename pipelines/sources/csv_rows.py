@@ -1,4 +1,4 @@
-"""Rows of CSV and TSV, strictly: a quote that does not end is an error, and no value that holds the rows after it."""
+"""Strict reading of CSV and TSV: an unclosed quote is an error instead of a value that swallows the following rows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ _EXPECTED = "expected a value that begins with a quote to end with one, and quot
 
 
 def read_csv(lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Each row but blank ones, with the number of its first line, from 1.
+    """Yields each non-blank row with the number of its first line, counted from 1.
 
-    ``lines`` keep their ends: a quoted value may span several. Raises csv.Error, which names the row's first line.
+    ``lines`` keep their line ends, since a quoted value may span several lines. Raises csv.Error with the first line
+    of the row.
     """
     reader = csv.reader(lines, delimiter=separator, strict=True)
     first = 1

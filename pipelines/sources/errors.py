@@ -1,7 +1,7 @@
-"""What an input error means: one image's failure, an unreadable source, or the end of the job.
+"""Classifies input errors: failure of one image, unreadable source, or end of the job.
 
-Storage libraries are named by class name and never imported here: a worker that reads a local zip needs none
-of them, and an error can only come from one that is loaded already.
+Errors of storage libraries are identified by class name, without imports, so workers need only the libraries that
+they use.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from captionbeam.schemas.errors import (
 from captionbeam.schemas.storage.object_stores import status_of
 from captionbeam.schemas.storage.retrying import passes_by
 
-# The first class of an error's MRO that stands here decides. An answer that broke off is the network's fault, and
-# passes; a file that is short is "truncated" for good.
+# The first class of the error's MRO in this table decides. An interrupted response is a network error and
+# transient; a short file is "truncated", which is permanent.
 _CODES = {
     "builtins.FileNotFoundError": "not_found",
     "builtins.IsADirectoryError": "not_found",
@@ -35,7 +35,8 @@ _CODES = {
     "aiohttp.client_exceptions.InvalidURL": "unsupported",
     "aiohttp.client_exceptions.TooManyRedirects": "not_found",
     "aiohttp.client_exceptions.ClientError": "unavailable",
-    "botocore.exceptions.ParamValidationError": "unsupported",  # a URI without a key, or of no bucket's name
+    # A URI without a key or with an invalid bucket
+    "botocore.exceptions.ParamValidationError": "unsupported",
     "requests.exceptions.Timeout": "timeout",
     "requests.exceptions.RequestException": "unavailable",
     "http.client.IncompleteRead": "unavailable",
@@ -68,7 +69,7 @@ _IMPOSSIBLE_NAME = {errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO}
 
 
 class HttpStatusError(OSError):
-    """An HTTP answer other than success."""
+    """An unsuccessful HTTP response."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(f"HTTP {status} {reason}".rstrip())
@@ -76,9 +77,9 @@ class HttpStatusError(OSError):
 
 
 def image_error(error: BaseException, where: str) -> ImageError:
-    """``error`` as the failure of one image read from ``where``.
+    """Returns ``error`` as the failure of one image read from ``where``.
 
-    Raises SystemicError where it is not the image's fault, and ``error`` itself where it is not about input.
+    Raises SystemicError if the image is not the cause, and ``error`` itself if it is not an input error.
     """
     if isinstance(error, ImageError):
         return error
@@ -87,19 +88,19 @@ def image_error(error: BaseException, where: str) -> ImageError:
 
 
 def source_error(source: str, code: str, said: str) -> SourceError:
-    """That ``source`` cannot be listed or read; SourceUnavailable where it may go away by itself."""
+    """Returns a SourceError for an unreadable ``source``; SourceUnavailable if the cause is transient."""
     kind = SourceUnavailable if is_transient(code) else SourceError
     return kind(f"source {source!r} cannot be read ({code}): {said}")
 
 
 def raise_if_gone(error: ImageError, container: str) -> None:
-    """Raises SourceError where ``error`` says that the container is gone: not the fault of any one image."""
+    """Raises SourceError if ``error`` means that the whole container is missing or denied."""
     if error.code in ("not_found", "denied"):
         raise SourceError(f"source {container!r} cannot be read ({error.code}): {error.message}") from error
 
 
 def is_worth_retrying(error: BaseException) -> bool:
-    """Whether the same read may succeed a moment later: timeouts, 5xx, 429, a connection that broke off."""
+    """Returns whether the same read may succeed later: timeouts, 5xx, 429, interrupted connections."""
     if isinstance(error, CaptionbeamError) or not isinstance(error, Exception) or _systemic(error):
         return False
     code = _known_code(error)
@@ -108,10 +109,10 @@ def is_worth_retrying(error: BaseException) -> bool:
 
 @contextmanager
 def reading(source: str) -> Iterator[None]:
-    """Errors of listing or opening ``source`` become SourceError or SystemicError with one sentence."""
+    """Converts errors of listing or opening ``source`` to SourceError or SystemicError."""
     try:
         yield
-    except Exception as err:  # raised again unless it is about input
+    except Exception as err:  # raised again unless it is an input error
         if isinstance(err, CaptionbeamError):
             raise
         if _systemic(err):
@@ -149,7 +150,8 @@ def _known_code(error: BaseException) -> str | None:
     status = _status(error)
     if status is not None:
         return _code_of_status(status)
-    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:  # fsspec's for any HTTP error
+    # fsspec raises this for any HTTP error
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
         return _known_code(error.__cause__) or "not_found"
     for name in _mro_names(error):
         if name in _CODES:
@@ -160,25 +162,25 @@ def _known_code(error: BaseException) -> str | None:
 
 
 def _code_of_os_error(error: OSError) -> str:
-    if str(error).startswith("Forbidden"):  # gcsfs says 403 so, without an errno
+    if str(error).startswith("Forbidden"):  # gcsfs reports 403 this way, without an errno
         return "denied"
     return "not_found" if error.errno in _IMPOSSIBLE_NAME else "unavailable"
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status that ours, aiohttp's (``status``) or gcsfs's (``code``) error carries."""
+    """Returns the HTTP status of this project's, aiohttp's (``status``) or gcsfs's (``code``) error."""
     name, status = type(error).__name__, None
     if isinstance(error, HttpStatusError) or (name == "ClientResponseError" and not _is_no_answer(error)):
         status = getattr(error, "status", None)
     elif name == "HttpError":
         status = getattr(error, "code", None)
-    elif passes_by(status_of(error)):  # s3fs's, whose own words for 429 and 5xx are those of a broken disk
+    elif passes_by(status_of(error)):  # s3fs reports 429 and 5xx as disk errors
         status = status_of(error)
     return int(status) if status is not None and str(status).isdigit() else None
 
 
 def _is_no_answer(error: BaseException) -> bool:
-    """What aiohttp cannot understand it calls a 400 of its own; no server said so, and it may pass."""
+    """Returns whether aiohttp could not parse a response. It reports 400 for that, but the error may be transient."""
     return "aiohttp.http_exceptions.HttpProcessingError" in _mro_names(error.__cause__ or error)
 
 

@@ -1,4 +1,4 @@
-"""Folders, bucket prefixes, globs and single files."""
+"""Lists folders, bucket prefixes, globs and single files."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _ESCAPED = re.compile(r"\[([*?\[])\]")
 
 
 def is_glob(url: str) -> bool:
-    """Whether ``url`` is a pattern. Never over HTTP, where ``?`` and ``[`` are part of addresses."""
+    """Returns whether ``url`` is a glob pattern. Always False for HTTP, whose URLs may contain ``?`` and ``[``."""
     return not is_http(url) and _MAGIC.search(url) is not None
 
 
 def escaped(pattern: str) -> str:
-    """``pattern`` with the folders escaped that are there under that very name: in ``we [1]/*.jpg`` the first."""
+    """Escapes the leading folders of ``pattern`` that exist literally, such as ``we [1]`` in ``we [1]/*.jpg``."""
     parts = pattern.split("/")
     known = 0
     for n, part in enumerate(parts[:-1], 1):
@@ -47,13 +47,13 @@ def escaped(pattern: str) -> str:
 
 
 def glob_root(pattern: str) -> str:
-    """The folder above the first part of ``pattern``, as ``escaped`` gives it, that is a pattern."""
+    """Returns the folder above the first wildcard part of ``pattern``, which ``escaped`` returned."""
     plain = takewhile(lambda part: not _MAGIC.search(_ESCAPED.sub("", part)), pattern.split("/"))
     return "/".join(_ESCAPED.sub(r"\1", part) for part in plain)
 
 
 def split_folder(spec: SourceSpec) -> Iterator[SourceSpec]:
-    """The folder as parts that workers list side by side: ranges of a bucket's keys, or own files and each folder."""
+    """Splits a folder for parallel listing: ranges of a bucket's keys, or its own files and each subfolder."""
     fs, path = filesystem(spec.url)
     if key_pages.has_keys(fs):
         yield from _ranges(spec, fs, key_pages.keys_below(fs, path))
@@ -66,7 +66,7 @@ def split_folder(spec: SourceSpec) -> Iterator[SourceSpec]:
 
 
 def split_range(spec: SourceSpec) -> Iterator[SourceSpec]:
-    """A range of keys as smaller ones, where it is more than a page: one folder may hold most of a bucket."""
+    """Splits a range of keys further if it exceeds a few pages, since one folder may hold most of a bucket."""
     fs, path = filesystem(spec.url)
     yield from _ranges(spec, fs, _keys(spec, fs, path))
 
@@ -82,7 +82,7 @@ def _keys(spec: SourceSpec, fs: AbstractFileSystem, path: str) -> Keys:
 
 
 def list_folder(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
-    """Images at any depth below ``spec.url``, or (kind ``files``) right in it."""
+    """Yields the images at any depth below ``spec.url``, or only directly in it for the kind ``files``."""
     with reading(spec.url):
         for found in access.walk(spec.url, _never if spec.kind == "files" else None, spec.root):
             if not found.is_folder:
@@ -90,7 +90,7 @@ def list_folder(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
 
 
 def list_range(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
-    """Images of a range of a bucket's keys."""
+    """Yields the images in a range of a bucket's keys."""
     fs, path = filesystem(spec.url)
     with reading(spec.url):
         for found in access.list_keys(fs, _keys(spec, fs, path)):
@@ -98,25 +98,25 @@ def list_range(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
 
 
 def list_inventory(spec: SourceSpec) -> Iterator[ImageRef | Ignored | Counted]:
-    """Images that one file of an inventory report names, and how much it had: ``check_counts`` asks for that."""
+    """Yields the images in one file of an inventory report, and its counts for ``check_counts``."""
     for found in inventory.list_report(spec):
         yield found if isinstance(found, Counted) else _ref_or_ignored(found, spec)
 
 
 def list_glob(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
-    """Images that match the pattern ``spec.url``."""
+    """Yields the images that match the pattern ``spec.url``."""
     for found in matches(spec.url):
         yield Ignored(f"{found.url.rstrip('/')}/") if found.is_folder else _ref_or_ignored(found, spec)
 
 
 def list_file(spec: SourceSpec) -> Iterator[ImageRef]:
-    """The one image at ``spec.url``, whatever its name."""
+    """Yields the single image at ``spec.url``, whatever its suffix."""
     with reading(spec.url):
         yield _ref(access.stat_url(spec.url), spec)
 
 
 def matches(pattern: str) -> Iterator[FileInfo]:
-    """Files and folders that match ``pattern``; only folders that can hold matches are listed."""
+    """Yields files and folders that match ``pattern``. Lists only folders that can contain matches."""
     root = glob_root(pattern)
     fits = re.compile(glob_translate(pattern)).match
     with reading(pattern):
@@ -126,7 +126,7 @@ def matches(pattern: str) -> Iterator[FileInfo]:
 
 
 def _can_hold(pattern: str) -> Callable[[str], bool]:
-    """Whether a folder fits the beginning of ``pattern`` and has parts of the pattern below it."""
+    """Returns a function that tells whether a folder can contain matches of ``pattern``."""
     parts = pattern.split("/")
     deepest = parts.index("**") if "**" in parts else None
     prefixes = [re.compile(glob_translate("/".join(parts[:n]))).match for n in range(1, len(parts))]

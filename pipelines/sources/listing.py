@@ -1,4 +1,4 @@
-"""From a source to its images: split it into containers, list each."""
+"""Splits sources into containers and lists the images of each container."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LISTERS: dict[str, Callable[[SourceSpec], Iterator[ImageRef | Ignored | Counted
 
 
 def split_source(spec: SourceSpec) -> Iterator[SourceSpec]:
-    """The parts of a source that can be listed side by side; together they hold what it holds."""
+    """Yields the parts of a source, which can be listed in parallel and together make up the source."""
     if spec.kind == "folder":
         yield from folders.split_folder(spec)
     else:
@@ -32,7 +32,7 @@ def split_source(spec: SourceSpec) -> Iterator[SourceSpec]:
 
 
 def split_part(spec: SourceSpec) -> Iterator[SourceSpec]:
-    """The parts of a part: on another worker than the one that split its source, as many of these may be large."""
+    """Splits a part further. It runs on other workers than ``split_source``, because many parts may be large."""
     if spec.kind == "keys":
         yield from folders.split_range(spec)
     else:
@@ -40,7 +40,7 @@ def split_part(spec: SourceSpec) -> Iterator[SourceSpec]:
 
 
 def list_images(spec: SourceSpec) -> Iterator[ImageRef | Ignored | Counted]:
-    """The images of one container, and what else is in it; of a report's file, how much that was.
+    """Yields the images and ignored files of one container, and counts for a file of an inventory report.
 
     Raises SourceError, SystemicError.
     """

@@ -1,6 +1,6 @@
-"""Lists of URIs: one a line, CSV with a header, JSON lines (all also ``.gz``), Parquet without image bytes.
+"""Lists of URIs: one per line, CSV with a header, JSON lines (each optionally ``.gz``), Parquet without image bytes.
 
-Nothing is asked about an image while listing but the stat of a local file: versions of the others are null.
+Listing does not contact the images' servers. Only local files have a version, from ``stat``; all others have none.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _ROWS = 1 << 14
 
 
 def list_rows(spec: SourceSpec) -> Iterator[ImageRef]:
-    """One image a row. Ids: the id column, else the path of the URI, else ``LIST#ROW``.
+    """Yields one image per row. Its id is the id column, else the path of the URI, else ``LIST#ROW``.
 
-    A row without a URI is an image that cannot be found.
+    A row without a URI becomes an image that cannot be found.
     """
     for number, row in enumerate(read_rows(spec.url, (spec.uri_column, spec.id_column))):
         uri, said = _text(row.get(spec.uri_column)).strip(), _text(row.get(spec.id_column))
@@ -58,7 +58,7 @@ def list_rows(spec: SourceSpec) -> Iterator[ImageRef]:
 
 
 def settle_list(spec: SourceSpec, uri_column: str | None, id_column: str | None) -> SourceSpec:
-    """``spec`` with its columns settled from the list's first row. Raises SourceError."""
+    """Returns ``spec`` with its columns chosen from the list's first row. Raises SourceError."""
     first = next(iter(read_rows(spec.url)), None)
     if first is None:
         raise SourceError(f"source {spec.url!r} is an empty list; expected one URI or more")
@@ -69,7 +69,7 @@ def settle_list(spec: SourceSpec, uri_column: str | None, id_column: str | None)
 
 
 def read_rows(url: str, columns: Sequence[str] = ()) -> Iterator[Mapping[str, Any]]:
-    """The rows of a list, as mappings; of Parquet only ``columns`` (all where none is named)."""
+    """Yields the rows of a list as mappings. From Parquet, reads only ``columns``, or all if there are none."""
     suffix = list_suffix(url)
     if suffix == ".parquet":
         yield from _parquet_rows(url, [name for name in columns if name])
@@ -80,7 +80,7 @@ def read_rows(url: str, columns: Sequence[str] = ()) -> Iterator[Mapping[str, An
 
 @contextmanager
 def _opened(url: str) -> Iterator[Iterator[str]]:
-    """The lines of a list, with their ends. Raises SourceError, also for what is found wrong while they are read."""
+    """Opens a list as lines with line ends. Raises SourceError, also for errors while reading."""
     text = fsspec.open(url, "rt", encoding="utf-8-sig", newline="", compression="infer")
     with reading(url):
         try:
@@ -91,32 +91,35 @@ def _opened(url: str) -> Iterator[Iterator[str]]:
 
 
 def list_suffix(url: str) -> str:
-    """``.txt``, ``.csv``, ..., ``.parquet`` of a list's URL, under a ``.gz`` too; '' where it is no list."""
+    """Returns a list's suffix (``.txt``, ``.csv``, ..., ``.parquet``), ignoring ``.gz``; '' if it is no list."""
     path = split_url(url).path.lower().removesuffix(".gz")
     return next((ending for ending in (*LIST_SUFFIXES, ".parquet") if path.endswith(ending)), "")
 
 
 def resolve(uri: str, root: str) -> str:
-    """``uri``, or where a relative path leads from ``root``."""
+    """Returns ``uri``, resolved against ``root`` if it is a relative path."""
     if is_whole(uri):
         return lower_scheme(uri)
     return f"{root.rstrip('/')}/{uri}" if root else uri
 
 
 def is_whole(uri: str) -> bool:
-    """Whether ``uri`` says itself where it leads, whatever the root."""
+    """Returns whether ``uri`` is absolute, so that the root does not apply."""
     return uri.startswith("/") or files.scheme(uri) != ""
 
 
 def id_of(uri: str) -> str:
-    """The path of ``uri``, with HTTP's query: ``a/b.jpg`` of ``https://host/a/b.jpg``, ``a#1.jpg`` of ``s3://b/a#1.jpg``."""
+    """Returns the path of ``uri``, with HTTP's query: ``https://host/a/b.jpg`` gives ``a/b.jpg``.
+
+    Only HTTP has fragments: ``s3://b/a#1.jpg`` gives ``a#1.jpg``.
+    """
     parts = split_url(uri)
     path = parts.path.lstrip("/") or parts.authority
     return f"{path}?{parts.query}" if parts.query else path
 
 
 def former_id_of(uri: str) -> str:
-    """The id of ``uri`` in stores of when any URI's ``#`` ended its id; '' where it is the same."""
+    """Returns the id of ``uri`` in older stores, where ``#`` ended the id of any URI; '' if it is the same."""
     try:
         parts = urlsplit(uri) if "://" in uri else None
     except ValueError:
@@ -129,7 +132,7 @@ def former_id_of(uri: str) -> str:
 
 
 def ref_of(uri: str, image_id: str, spec: SourceSpec) -> ImageRef:
-    """The reference; with version and size where the image is a file on this machine that the list may name."""
+    """Returns a reference, with version and size if the image is a local file that the list is allowed to name."""
     ref = ImageRef(printable(image_id), printable(uri), spec.name, None)
     if not uri or not is_local(uri) or address_guard.refusal(ref, (spec.root,)):
         return ref
@@ -140,7 +143,7 @@ def ref_of(uri: str, image_id: str, spec: SourceSpec) -> ImageRef:
 def _local_version(uri: str) -> tuple[str | None, int]:
     try:
         found = access.stat_url(uri)
-    except (OSError, ValueError):  # fetching it will say what is wrong
+    except (OSError, ValueError):  # fetching the image reports the error
         return None, -1
     return (None, -1) if found.is_folder or found.is_special else (found.version, found.size)
 
@@ -163,7 +166,7 @@ def _csv_rows(stream: Iterator[str], suffix: str) -> Iterator[Mapping[str, Any]]
 
 
 def _separator(header: str, suffix: str) -> str:
-    """A header without a comma may have semicolons: so tables are saved where numbers have decimal commas."""
+    """Returns the separator of a CSV header: semicolons are usual in locales with decimal commas."""
     if suffix == ".tsv":
         return "\t"
     return ";" if "," not in header and ";" in header else ","
@@ -207,6 +210,6 @@ def _separated(url: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """``value`` as it stands, '' where it is blank."""
+    """Returns ``value`` as text, unstripped; '' if it is blank."""
     text = "" if value is None else str(value)
     return text if text.strip() else ""

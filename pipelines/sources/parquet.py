@@ -1,4 +1,4 @@
-"""Parquet files with a column of image bytes: plain binary, or Hugging Face's struct of bytes and path."""
+"""Parquet files with a column of image bytes: binary, or Hugging Face's struct of bytes and path."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ BYTES_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "webp", 
 ID_COLUMNS = ("image_id", "id", "__key__", "key", "file_name", "filename", "name")
 _BLOCK = 64 << 10  # footers are small
 _LISTED_ROWS = 1 << 16
-LARGE_GROUP = 128 << 20  # bytes of a row group that is never kept whole: it is read once, in order
+LARGE_GROUP = 128 << 20  # bytes; larger row groups are read once, in order, and never kept whole
 
 
 def list_parquet(spec: SourceSpec) -> Iterator[ImageRef]:
-    """One image a row. Ids: the id column, else ``FILE#ROW``. Only the id column's pages are read."""
+    """Yields one image per row. Its id is the id column, else ``FILE#ROW``. Reads only the id column's pages."""
     version = access.file_version(spec.url)
     with opened(spec.url) as parquet:
         first = 0
@@ -44,14 +44,17 @@ def list_parquet(spec: SourceSpec) -> Iterator[ImageRef]:
 
 
 def bytes_per_row(metadata: pq.FileMetaData, group: int) -> int:
-    """Of all columns, uncompressed, on average. Of the one column pyarrow aborts where the footer is damaged."""
+    """Returns the average uncompressed size of a row in all columns.
+
+    Statistics of a single column are not used, because pyarrow aborts on them if the footer is damaged.
+    """
     found = metadata.row_group(group)
     return max(0, found.total_byte_size) // max(1, found.num_rows)
 
 
 @contextmanager
 def opened(url: str) -> Iterator[pq.ParquetFile]:
-    """``with opened(url) as file``. Raises SourceError where it is no Parquet or is found damaged."""
+    """Opens a Parquet file. Raises SourceError if it is not Parquet or is damaged, also while it is read."""
     with access.open_container(url, _BLOCK) as stream:
         try:
             yield pq.ParquetFile(stream)
@@ -62,12 +65,12 @@ def opened(url: str) -> Iterator[pq.ParquetFile]:
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether ``error`` is pyarrow's about a file's content: some of them are OSErrors, without a number."""
+    """Returns whether ``error`` is pyarrow's for invalid content. Some of these are OSErrors without an errno."""
     return not isinstance(error, OSError) or (type(error) is OSError and error.errno is None)
 
 
 def find_bytes_column(schema: pa.Schema, wanted: str | None = None) -> str:
-    """The column path of image bytes (``image``, or ``image.bytes`` in a struct); '' where there is none."""
+    """Returns the path of the image bytes (``image``, or ``image.bytes`` in a struct); '' if there is none."""
     for name in BYTES_COLUMNS if wanted is None else (wanted,):
         found = _type_at(schema, name)
         if found is not None and _is_bytes(found):
@@ -78,7 +81,7 @@ def find_bytes_column(schema: pa.Schema, wanted: str | None = None) -> str:
 
 
 def find_column(schema: pa.Schema, candidates: Sequence[str]) -> str:
-    """The first of ``candidates`` that is a column of text or whole numbers; '' where none is."""
+    """Returns the first of ``candidates`` that is a column of text or integers; '' if there is none."""
     for name in candidates:
         found = _type_at(schema, name)
         if found is not None and (_is_text(found) or pa.types.is_integer(found)):
@@ -87,7 +90,7 @@ def find_column(schema: pa.Schema, candidates: Sequence[str]) -> str:
 
 
 def column_at(table: pa.Table | pa.RecordBatch, path: str) -> pa.ChunkedArray | pa.Array:
-    """The column ``path`` of a table that was read with that column alone; ``a.b`` is inside struct ``a``."""
+    """Returns the column ``path`` of a table read with that column only; ``a.b`` is a field of struct ``a``."""
     name, _, inside = path.partition(".")
     if path in table.schema.names:
         return table.column(path)

@@ -1,4 +1,4 @@
-"""On the launcher: what each SOURCE is, and whether it can be read. What is wrong is said before all else."""
+"""Determines on the launcher what each SOURCE is and whether it can be read, before any other work starts."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from captionbeam.schemas.errors import RequestError, SourceError
 _EXPECTED = (
     "a folder, a glob, an image, .zip, .tar, .parquet, a list (.txt, .csv, .tsv, .jsonl) or COCO's .json"
 )
-# How many files of a remote folder are looked at to learn what it holds: enough to skip a few readmes. Where one of
-# them is an archive, all are, until there is an image: none may be left out.
+# Number of files of a remote folder to examine for its content, enough to skip a few other files. If one of
+# them is an archive, all files are examined until an image is found, so that no archive is missed.
 _LOOKED_AT = 1000
 AS_FOUND = SourceOptions()
 
 
 def parse_sources(urls: Sequence[str], options: SourceOptions = AS_FOUND) -> list[SourceSpec]:
-    """What to list, in order; a glob or folder of archives gives one entry for each, of the same name.
+    """Returns what to list, in order. A glob or folder of archives gives one entry per archive, with the same name.
 
-    Raises SourceError or RequestError, one sentence, for what cannot be read or does not fit the options.
+    Raises SourceError or RequestError if a source cannot be read or does not fit the options.
     """
     return parse_each([(url, options) for url in urls], options)
 
 
 def parse_each(sources: Sequence[tuple[str, SourceOptions]], named: SourceOptions) -> list[SourceSpec]:
-    """The same for sources with options of their own; what is ``named`` has to be of use to one of them."""
+    """Like ``parse_sources``, for sources with own options. Each option in ``named`` must apply to some source."""
     if not sources:
         raise RequestError(f"no source is named; expected {_EXPECTED}")
     names = [source_name(url) for url, _ in sources]
@@ -60,7 +60,7 @@ def parse_each(sources: Sequence[tuple[str, SourceOptions]], named: SourceOption
 
 
 def _reported(name: str, known: Sequence[Report]) -> list[SourceSpec]:
-    """``name`` as the report of its bucket lists it, if there is one: then it is a folder, and not even looked at."""
+    """Returns ``name`` as listed by the report of its bucket, if there is one. The folder itself is not accessed."""
     found = [report for report in known if _is_of(name, report)]
     if len(found) > 1:
         raise RequestError(
@@ -108,16 +108,16 @@ def _stat(url: str) -> FileInfo | None:
     try:
         found = access.stat_url(url)
     except FileNotFoundError as err:
-        if is_http(url) and err.__cause__ is not None:  # over HTTP everything that fails is called so
+        if is_http(url) and err.__cause__ is not None:  # fsspec raises this for any HTTP error
             raise
         return None
-    if found.version is None and is_local(url):  # a link that leads nowhere
+    if found.version is None and is_local(url):  # a broken link
         return None
     return found._replace(is_folder=True) if _is_web_folder(url) else found
 
 
 def _is_web_folder(url: str) -> bool:
-    """A page of links stands for a folder: an address without a suffix of ours that answers with HTML."""
+    """Returns whether an HTTP address is a folder: no known suffix, and an HTML response."""
     if not is_http(url) or _kind_of_suffix(url):
         return False
     fs, path = filesystem(url)
@@ -146,7 +146,7 @@ def _kind_of_suffix(url: str) -> str:
 
 
 def _container(name: str, url: str, kind: str, options: SourceOptions, root: str) -> SourceSpec:
-    """``root``: what ids of files are relative to; for lists and COCO, where relative paths start."""
+    """Returns a spec. ``root``: the base of file ids; for lists and COCO, the base of relative paths."""
     if kind in ("list", "coco") or (kind == "parquet" and options.uri_column):
         root = _image_root(options.image_root) if options.image_root else url.rpartition("/")[0]
     return SourceSpec(name, kind, url, root or url.rpartition("/")[0])
@@ -154,7 +154,7 @@ def _container(name: str, url: str, kind: str, options: SourceOptions, root: str
 
 def _image_root(url: str) -> str:
     root = access.canonical(source_name(url))
-    if is_http(root):  # a server need not answer for a folder
+    if is_http(root):  # a server need not respond for a folder
         return root
     with reading(url):
         found = _stat(root)
@@ -164,7 +164,7 @@ def _image_root(url: str) -> str:
 
 
 def _checked(spec: SourceSpec, options: SourceOptions) -> SourceSpec:
-    """``spec`` with its columns settled, after a look into the container."""
+    """Checks the container and returns ``spec`` with its columns chosen."""
     match spec.kind:
         case "zip":
             zips.check_zip(spec)
@@ -180,7 +180,7 @@ def _checked(spec: SourceSpec, options: SourceOptions) -> SourceSpec:
 
 
 def _settle_parquet(spec: SourceSpec, options: SourceOptions) -> SourceSpec:
-    """Image bytes if there are, else URIs: then the file is a list."""
+    """Chooses the column of image bytes, or else of URIs, in which case the file is a list."""
     with parquet.opened(spec.url) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
     if not rows:
@@ -215,7 +215,7 @@ def _names(schema: pa.Schema) -> str:
 
 
 def _parse_folder(name: str, url: str, options: SourceOptions) -> list[SourceSpec]:
-    """Images make it a folder of images; without any, its zips, tars or Parquet files are the source, all of them."""
+    """Returns a folder of images, or all its zips, tars and Parquet files if it contains no images."""
     archives = []
     with reading(name):
         for number, found in enumerate(access.walk(url)):
@@ -257,7 +257,7 @@ def _is_container(url: str) -> bool:
 
 
 def _archives(name: str, root: str, urls: list[str], options: SourceOptions) -> list[SourceSpec]:
-    """One entry an archive. The first of a kind is looked into; workers say what is wrong with another."""
+    """Returns one entry per archive. Checks the first one of each kind; workers report errors in the others."""
     stores.refuse_store_files(name, urls)
     settled: dict[str, SourceSpec] = {}
     specs = []
@@ -269,7 +269,7 @@ def _archives(name: str, root: str, urls: list[str], options: SourceOptions) -> 
 
 
 def _refuse_idle_options(specs: Sequence[SourceSpec], options: SourceOptions) -> None:
-    """An option that no source can use is a mistake, and said."""
+    """Raises RequestError for options that apply to none of the sources."""
     kinds = {spec.kind for spec in specs}
     uses = {
         "id_column": kinds & {"list", "parquet"},

@@ -1,4 +1,4 @@
-"""What a source is, in one small record, and how images are named and versioned in it."""
+"""The specification of a source, and the names and versions of its images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from captionbeam.pipelines.sources.urls import split_url
 from captionbeam.schemas.errors import RequestError, SourceError
 from captionbeam.schemas.storage import files
 
-# What Pillow or a plug-in of it opens. A name that ends otherwise is not taken for an image.
+# Suffixes that Pillow and its plug-ins open. Files with other suffixes are not images.
 IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp",
     ".avif", ".avifs", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".ico",
@@ -27,12 +27,12 @@ _INVALID_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
 
 
 class SourceSpec(NamedTuple):
-    """One source, or one container of it: what a worker needs to list its images.
+    """A source or one of its containers: what a worker needs to list its images.
 
-    ``kind``: ``folder`` (all below ``url``), ``files`` (right in ``url``), ``keys`` (below ``url``, from ``first`` to
-    ``last``), ``inventory`` (below ``root``, as a file of a report, read as ``report`` says, names it), ``glob``,
-    ``file``, ``zip``, ``tar``, ``parquet``, ``list`` or ``coco``. ``root``: what image ids of files are relative to;
-    for lists and COCO, where relative paths start.
+    ``kind``: ``folder`` (all files below ``url``), ``files`` (files directly in ``url``), ``keys`` (keys below
+    ``url`` from ``first`` to ``last``), ``inventory`` (objects below ``root`` in a file of an inventory report, with
+    the format in ``report``), ``glob``, ``file``, ``zip``, ``tar``, ``parquet``, ``list`` or ``coco``. ``root``: the
+    base of file ids; for lists and COCO, the base of relative paths.
     """
 
     name: str
@@ -48,15 +48,15 @@ class SourceSpec(NamedTuple):
 
 
 class Ignored(NamedTuple):
-    """Something a source holds that is not an image: counted, and left alone. A folder's name ends with a slash."""
+    """A file of a source that is not an image. It is counted and skipped. Folder names end with a slash."""
 
     name: str
 
 
 class Counted(NamedTuple):
-    """What one file of an inventory report had: all its rows, and the objects of ``source`` among them.
+    """Counts of one file of an inventory report: all its rows, and the objects of ``source`` among them.
 
-    ``expected``: rows of all the report's files together, -1 where it does not say.
+    ``expected``: rows of all files of the report, -1 if the manifest does not state it.
     """
 
     source: str
@@ -68,7 +68,7 @@ class Counted(NamedTuple):
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How lists, Parquet and COCO annotations are to be read; what is None is found out."""
+    """How to read lists, Parquet and COCO annotations. Values of None are detected."""
 
     id_column: str | None = None
     uri_column: str | None = None
@@ -85,7 +85,7 @@ class SourceOptions:
 
 
 def source_name(url: str) -> str:
-    """``url`` as rows remember it: absolute for local paths, one name a protocol, no slash at the end.
+    """Returns ``url`` as stored in rows: absolute for local paths, one name per protocol, no slash at the end.
 
     Raises SourceError for fsspec's chained URLs, whose ``::`` would make locations of members ambiguous.
     """
@@ -101,15 +101,15 @@ def source_name(url: str) -> str:
 
 
 def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
-    """The filesystem and path of ``url``. Raises RequestError for a protocol that is not installed."""
+    """Returns filesystem and path of ``url``. Raises RequestError if its protocol is not installed."""
     try:
         return files.split(url)
-    except (TypeError, AttributeError) as err:  # some are nothing without their options
+    except (TypeError, AttributeError) as err:  # some filesystems require options
         raise RequestError(f"{url!r} cannot be opened: {err}") from err
 
 
 def lower_scheme(url: str) -> str:
-    """``url`` with its protocol in small letters: ``HTTP://host/A.jpg`` is at ``http://host/A.jpg``."""
+    """Returns ``url`` with its protocol in lower case: ``HTTP://host/A.jpg`` becomes ``http://host/A.jpg``."""
     scheme = files.scheme(url)
     return scheme.lower() + url[len(scheme) :]
 
@@ -119,49 +119,49 @@ def is_http(url: str) -> bool:
 
 
 def suffix(url: str) -> str:
-    """The lower-cased suffix of the path: ``.jpg``, for URLs without what follows ``?``."""
+    """Returns the suffix of the path in lower case, such as ``.jpg``. Ignores the query of HTTP URLs."""
     path = split_url(url).path if is_http(url) else url
     return splitext(path)[1].lower()
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file or member of this name is taken for an image: by suffix, but no Mac resource fork."""
+    """Returns whether a file or member counts as an image: by suffix, except macOS resource forks."""
     if "__MACOSX/" in name or name.rsplit("/", 1)[-1].startswith("._"):
         return False
     return suffix(name) in IMAGE_SUFFIXES
 
 
 def relative(path: str, root: str) -> str:
-    """``path`` as seen from ``root``; its last part where ``root`` is the file itself.
+    """Returns ``path`` relative to ``root``; its last part if ``root`` is the file itself.
 
-    One slash alone is left out: ``photos/a.jpg`` and ``photos//a.jpg`` are two keys.
+    Removes a single slash only, as ``photos/a.jpg`` and ``photos//a.jpg`` are different keys.
     """
     inside = path.removeprefix(root).removeprefix("/") if path.startswith(root) else path
     return inside or path.rstrip("/").rsplit("/", 1)[-1]
 
 
 def printable(name: str) -> str:
-    r"""``name`` with each byte that is not UTF-8 (a surrogate, in Python's names of files) as ``\xe9``."""
+    r"""Returns ``name`` with each non-UTF-8 byte (a surrogate in Python's file names) written as ``\xe9``."""
     try:
         return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # a lone surrogate, out of JSON
+    except UnicodeEncodeError:  # a lone surrogate from JSON
         return name.encode("utf-8", "backslashreplace").decode()
 
 
 def raw_name(name: str) -> str:
-    r"""What ``printable`` was given, where ``name`` has a ``\xe9`` in it."""
+    r"""Reverses ``printable`` for names that contain escapes such as ``\xe9``."""
     parts = re.split(_INVALID_BYTE, name)
     encoded = (bytes([int(part, 16)]) if i % 2 else part.encode() for i, part in enumerate(parts))
     return b"".join(encoded).decode("utf-8", "surrogateescape")
 
 
 def local_path(path: str) -> str:
-    """The file that ``path`` names on this disk, bytes that are not UTF-8 put back (see ``printable``)."""
+    """Returns the local file of ``path``, with non-UTF-8 bytes restored (see ``printable``)."""
     return path if "\\x" not in path or os.path.lexists(path) else raw_name(path)
 
 
 def version_of(info: Mapping[str, Any]) -> str | None:
-    """The version of a file, from its filesystem's listing: generation, ETag, or size and time of change."""
+    """Returns a file's version from its listing: generation, ETag, or size and modification time."""
     for key in ("generation", "ETag", "etag"):
         if info.get(key):
             return str(info[key]).strip('"')
@@ -172,7 +172,7 @@ def version_of(info: Mapping[str, Any]) -> str | None:
 
 
 def digest_of(info: Mapping[str, Any]) -> str:
-    """The MD5 of a file's content, where its listing has it: on gs, and on s3 unless it was uploaded in parts."""
+    """Returns the MD5 of a file's content from its listing: on gs, and on s3 for uploads in one part; else ''."""
     etag = str(info.get("ETag") or "").strip('"')
     return str(info.get("md5Hash") or (etag if _MD5.fullmatch(etag) else ""))
 

@@ -1,4 +1,4 @@
-"""Stores and sources are kept apart: a store is no source of pictures, and does not lie where a source is listed."""
+"""Keeps stores and sources apart: a store is not a source of images, and must not lie in a listed source."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 
 _FOLDERS = {"data", "index", "failures", "manifests", "deletes", "plans", "snapshots"}
-_EXAMPLE = "data/0.parquet"  # what a listing could take for a source of its own
+_EXAMPLE = "data/0.parquet"  # path in a store that a listing could take as a source
 
 
 def refuse_store(name: str, url: str) -> None:
-    """Raises SourceError where the folder ``url`` is a store, or one of a store's folders."""
+    """Raises SourceError if the folder ``url`` is a store, or a folder of a store."""
     above, _, last = url.rpartition("/")
     for place in (url, above) if last in _FOLDERS else (url,):
         kind = _kind(place)
@@ -32,7 +32,7 @@ def refuse_store(name: str, url: str) -> None:
 
 
 def refuse_store_files(name: str, urls: Sequence[str]) -> None:
-    """Raises SourceError where one of the containers ``urls`` is a store's own file."""
+    """Raises SourceError if one of the containers ``urls`` is a file of a store."""
     for folder in dict.fromkeys(url.rpartition("/")[0] for url in urls):
         if folder.rpartition("/")[2] in _FOLDERS:
             refuse_store(name, folder)
@@ -46,7 +46,7 @@ def _kind(url: str) -> str:
 
 
 def refuse_output(output: str, names: Iterable[str]) -> None:
-    """Raises RequestError where a store at ``output`` would lie in one of the sources ``names``."""
+    """Raises RequestError if a store at ``output`` would lie in one of the sources ``names``."""
     place = _real(source_name(output))
     for name in names:
         if _sees(_real(name), place):
@@ -57,7 +57,7 @@ def refuse_output(output: str, names: Iterable[str]) -> None:
 
 
 def _sees(source: str, place: str) -> bool:
-    """Whether listing ``source``, a folder or a pattern, comes by ``place`` or what a store has there."""
+    """Returns whether listing ``source``, a folder or a pattern, would include ``place`` or files of a store there."""
     if not folders.is_glob(source):
         return place == source or place.startswith(f"{source}/")
     fits = re.compile(glob_translate(source)).match
@@ -71,6 +71,6 @@ def _upwards(place: str) -> Iterator[str]:
 
 
 def _real(url: str) -> str:
-    """``url`` with links resolved where it is a path on this machine."""
+    """Returns ``url`` with links resolved if it is a local path."""
     fs, path = filesystem(url)
     return os.path.realpath(path) if files.is_local(fs) and not folders.is_glob(url) else url

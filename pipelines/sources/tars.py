@@ -1,4 +1,4 @@
-"""Tar archives, read in place. A tar has no directory: listing walks from header to header."""
+"""Reads tar archives in place. A tar has no directory, so listing reads header after header."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from captionbeam.schemas.records import ImageRef
 COMPRESSED_SUFFIXES = (
     ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4",
 )  # fmt: skip
-# Headers stand between the images: a remote tar is streamed once to be listed. Large blocks, few requests.
+# Headers lie between the images, so listing streams the whole archive. Large blocks keep requests few.
 _BLOCK = 8 << 20
 _HEADER_BLOCK = 64 << 10
 _TYPES = {
@@ -25,15 +25,15 @@ _TYPES = {
 
 
 def check_tar(spec: SourceSpec) -> None:
-    """Raises SourceError unless ``spec.url`` begins like a tar."""
+    """Raises SourceError if ``spec.url`` does not start like a tar."""
     with access.open_container(spec.url, _HEADER_BLOCK) as stream, _opened(stream, spec.url):
         return
 
 
 def list_tar(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
-    """Images among the members, in the archive's order.
+    """Yields the images among the members, in the archive's order.
 
-    Links and sparse files are listed too (``method`` holds their type): fetching them says so.
+    Links and sparse files are listed too (``method`` is their type); fetching them reports the error.
     """
     with access.open_container(spec.url, _BLOCK) as stream, _opened(stream, spec.url) as archive:
         for info in _members(archive, spec.url):
@@ -44,7 +44,7 @@ def list_tar(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
 
 
 def refusal(ref: ImageRef, max_bytes: int) -> ImageError | None:
-    """Why the member need not even be read, if so."""
+    """Returns the error of a member that will not be read; None if it will be."""
     if ref.method:
         what = _TYPES.get(bytes([ref.method]), f"of type {chr(ref.method)!r}")
         return ImageError("unsupported", "fetch", f"{ref.location}: is {what}; expected a regular file")
@@ -55,7 +55,7 @@ def refusal(ref: ImageRef, max_bytes: int) -> ImageError | None:
 
 
 def unpack(ref: ImageRef, raw: memoryview) -> bytes:
-    """The member's content. Raises ImageError (``truncated``)."""
+    """Returns the member's content. Raises ImageError (``truncated``)."""
     if len(raw) < ref.length:
         message = f"{ref.location}: {len(raw)} of {ref.length} bytes are there"
         raise ImageError("truncated", "fetch", message)
@@ -72,14 +72,14 @@ def _opened(stream: BinaryIO, url: str) -> tarfile.TarFile:
 def _members(archive: tarfile.TarFile, url: str) -> Iterator[tarfile.TarInfo]:
     try:
         while (info := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # it would keep a million members
+            archive.members.clear()  # type: ignore[attr-defined]  # saves memory with millions of members
             yield info
     except tarfile.TarError as err:
         raise SourceError(f"source {url!r} is cut short or damaged: {err}") from err
 
 
 def _check_end(archive: tarfile.TarFile, stream: BinaryIO, url: str) -> None:
-    """tarfile takes a damaged header for the end. The end is a block of zeros, nothing else."""
+    """Raises SourceError unless the archive ends with a block of zeros. tarfile takes a damaged header as the end."""
     stream.seek(archive.offset)
     block = stream.read(tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE or block.strip(b"\0"):

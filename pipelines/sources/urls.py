@@ -1,7 +1,7 @@
-"""Splitting URIs, as data has them: no text raises here, whatever it is.
+"""Splits URIs of any form. Never raises, whatever the text.
 
-A URI is ``scheme://authority/path``; all else is a path. Only HTTP has queries and fragments: in a file's name or an
-object's key, ``?``, ``#`` and ``%`` are characters like any other.
+A URI is ``scheme://authority/path``; anything else is a path. Only HTTP has queries and fragments: in file names and
+object keys, ``?``, ``#`` and ``%`` are ordinary characters.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from captionbeam.schemas.storage import files
 
 
 class UrlParts(NamedTuple):
-    """``authority`` is a host with its port and user, or a bucket. ``scheme`` is in small letters, '' of a path."""
+    """``authority`` is a host with port and user, or a bucket. ``scheme`` is in lower case, '' for a path."""
 
     scheme: str
     authority: str
@@ -21,7 +21,7 @@ class UrlParts(NamedTuple):
 
 
 def split_url(url: str) -> UrlParts:
-    """The parts of ``url``, without HTTP's fragment."""
+    """Splits ``url``, without HTTP's fragment."""
     scheme = files.scheme(url)
     if not scheme:
         return UrlParts("", "", url)

@@ -1,7 +1,7 @@
-"""Zip archives, read in place: the directory at the end once, then members by byte range.
+"""Reads zip archives in place: the directory at the end once, then members by byte range.
 
-A member (PKWARE's APPNOTE 4.3): a local header of 30 bytes, the name, extra fields of their own length (not
-the directory's), the stored or deflated bytes.
+A member (PKWARE's APPNOTE 4.3) consists of a local header of 30 bytes, the name, extra fields (of another length than
+in the directory), and the stored or deflated bytes.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from captionbeam.schemas.errors import ImageError, SourceError
 from captionbeam.schemas.records import ImageRef
 
 STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
-ENCRYPTED = 99  # the method that AES-encrypted members declare; here for every encrypted member
+ENCRYPTED = 99  # the method of AES-encrypted members; used here for all encrypted members
 _METHOD_NAMES = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstd", 95: "xz", ENCRYPTED: "encrypted"}
 _SIGNATURE = b"PK\3\4"
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _FLAG_ENCRYPTED, _FLAG_UTF8 = 0x1, 0x800
-# Info-ZIP's Unicode Path: version 1, CRC-32 of the name's bytes in the header, the name in UTF-8.
+# Info-ZIP's Unicode Path field: version 1, CRC-32 of the name's bytes in the header, the name in UTF-8.
 _UNICODE_PATH, _UNICODE_PATH_START = 0x7075, struct.Struct("<BI")
-# Extra fields in use (times, owner, zip64, NTFS) take 20 to 100 bytes; longer ones cost a second read.
+# Extra fields (times, owner, zip64, NTFS) usually take 20 to 100 bytes; longer ones need a second read.
 _EXTRA_GUESS = 256
-# The tail is a few kilobytes and the directory is read in one piece: reading ahead further is waste.
+# The end record takes a few kilobytes and the directory is read at once, so a larger read-ahead is useless.
 _BLOCK = 64 << 10
 
 
 def check_zip(spec: SourceSpec) -> None:
-    """Raises SourceError unless ``spec.url`` ends like a zip. Reads its last bytes only."""
+    """Raises SourceError if ``spec.url`` does not end like a zip. Reads its last bytes only."""
     with access.open_container(spec.url, _BLOCK) as stream:
         if not zipfile.is_zipfile(stream):
             raise SourceError(f"source {spec.url!r} is not a zip or is cut short; expected a whole .zip")
 
 
 def list_zip(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
-    """Images among the members, in the archive's order; about 0.7 KB of memory a member while listing.
+    """Yields the images among the members, in the archive's order. Uses about 0.7 KB of memory per member.
 
-    Encrypted members and unknown compressions are listed too: fetching them says so.
+    Encrypted members and unknown compression methods are listed too; fetching them reports the error.
     """
     with reading(spec.url):
         members = with_retries(LISTING)(_directory, spec.url)
@@ -54,21 +54,21 @@ def list_zip(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
 
 
 def likely_span(ref: ImageRef) -> int:
-    """How many bytes from ``ref.offset`` most likely hold the whole member."""
+    """Returns the number of bytes from ``ref.offset`` that most likely contain the whole member."""
     return _LOCAL_HEADER.size + len(ref.image_id.encode()) + _EXTRA_GUESS + ref.length
 
 
 def whole_span(ref: ImageRef, raw: memoryview) -> int:
-    """The same for certain, by the member's local header at the start of ``raw``; 0 where there is none."""
+    """Returns the exact number of bytes, from the local header at the start of ``raw``; 0 if there is no header."""
     if len(raw) < _LOCAL_HEADER.size or raw[:4] != _SIGNATURE:
         return 0
     return _data_start(raw) + ref.length
 
 
 def unpack(ref: ImageRef, raw: memoryview) -> bytes:
-    """The member's content. ``raw`` starts at its local header.
+    """Returns the member's content. ``raw`` starts at its local header.
 
-    Raises ImageError: ``truncated``, or ``decode`` where the bytes are not what the directory says.
+    Raises ImageError: ``truncated``, or ``decode`` if the bytes do not match the directory.
     """
     start = _data_start(raw)
     packed = raw[start : start + ref.length]
@@ -83,7 +83,7 @@ def unpack(ref: ImageRef, raw: memoryview) -> bytes:
 
 
 def refusal(ref: ImageRef, max_bytes: int) -> ImageError | None:
-    """Why the member need not even be read, if so."""
+    """Returns the error of a member that will not be read; None if it will be."""
     if ref.method not in (STORED, DEFLATED):
         name = _METHOD_NAMES.get(ref.method, f"of method {ref.method}")
         return _failure("unsupported", ref, f"is {name}; expected stored or deflated")
@@ -105,11 +105,11 @@ def _directory(url: str) -> list[zipfile.ZipInfo]:
 
 
 def _name_of(info: zipfile.ZipInfo, url: str) -> str:
-    """The member's name, the same on every Python.
+    """Returns the member's name, the same on every Python version.
 
-    UTF-8 where its flag says so; else the name in its Unicode Path field, if that belongs to the name's bytes; else
-    these bytes as UTF-8, which many programs write without the flag; else as code page 437. Raises SourceError for a
-    broken Unicode Path field.
+    The encoding is UTF-8 if its flag is set; else the Unicode Path field is used if it matches the name's bytes; else
+    UTF-8, which many programs write without the flag; else code page 437. Raises SourceError for a damaged Unicode
+    Path field.
     """
     name = info.orig_filename
     if not info.flag_bits & _FLAG_UTF8:
@@ -126,7 +126,7 @@ def _utf8(raw: bytes) -> str:
 
 
 def _unicode_path(extra: bytes, raw: bytes, url: str) -> str:
-    """The name in a member's Unicode Path field; '' where it has none, or one that is of another name."""
+    """Returns the name in a member's Unicode Path field; '' if the field is missing or belongs to another name."""
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<HH", extra)
         field, extra = extra[4 : 4 + length], extra[4 + length :]
@@ -168,7 +168,7 @@ def _data_start(raw: memoryview) -> int:
 
 
 def _inflate(ref: ImageRef, packed: memoryview) -> bytes:
-    """At most one byte more than declared is ever produced, whatever the stream holds."""
+    """Decompresses a member. Output is limited to one byte more than the declared size."""
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         data = stream.decompress(packed, ref.size + 1)

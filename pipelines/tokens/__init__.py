@@ -1,1 +1,1 @@
-"""Captions to a tokenizer and a token table."""
+"""Turns captions into a tokenizer and a token table."""

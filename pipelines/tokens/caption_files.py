@@ -1,4 +1,4 @@
-"""Caption files: found (also inside a zip), opened, and read row by row or image by image."""
+"""Caption files: finds them (also inside a zip), opens them, and reads them by row or by image."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class Reference(NamedTuple):
-    """All captions that people wrote for one image."""
+    """All human captions of one image."""
 
     image_id: str
     file_name: str
@@ -37,7 +37,7 @@ class Reference(NamedTuple):
 
 
 class CaptionFile(NamedTuple):
-    """A caption file that exists: ``url``, and the ``member`` to read where it is a zip."""
+    """An existing caption file: ``url``, and the ``member`` to read if it is a zip."""
 
     url: str
     member: str = ""
@@ -47,9 +47,9 @@ class CaptionFile(NamedTuple):
 
 
 def find_captions(url: str, member: str | None = None) -> list[CaptionFile]:
-    """The caption files at ``url``, a path or fsspec URL with or without wildcards.
+    """Returns the caption files at ``url``, a path or fsspec URL with or without wildcards.
 
-    A zip gives its only caption file, or the one that ``member`` names. Raises RequestError.
+    For a zip, its only caption file or the one named by ``member``. Raises RequestError.
     """
     is_pattern = any(sign in url for sign in "*?[") and not files.exists(url)
     urls = _expand(url) if is_pattern else [url]
@@ -57,14 +57,14 @@ def find_captions(url: str, member: str | None = None) -> list[CaptionFile]:
 
 
 def read_captions(url: str, member: str | None = None) -> Iterator[CaptionRecord]:
-    """The captions at ``url`` in the file's own order. Raises RequestError at the first broken row."""
+    """Yields the captions at ``url`` in the file's order. Raises RequestError at the first invalid row."""
     for found in find_captions(url, member):
         with opened(found) as stream:
             yield from _reader_for(found)(stream, str(found))
 
 
 def read_references(url: str, member: str | None = None, split: str | None = None) -> list[Reference]:
-    """The captions at ``url`` by image, in the file's own order; only those of ``split`` if given."""
+    """Returns the captions at ``url`` by image, in the file's order; only those of ``split`` if given."""
     references: dict[str, Reference] = {}
     for record in read_captions(url, member):
         if split is None or record.split == split:
@@ -111,7 +111,7 @@ def _choose_member(url: str, names: list[str], member: str | None) -> str:
 
 
 def _suffixed(url: str) -> str:
-    """The part of ``url`` that ends as the file is called: in ``zip://c.json::a.zip`` the first."""
+    """Returns the part of ``url`` with the file's suffix: in ``zip://c.json::a.zip`` the first."""
     return url.split("::")[0].lower()
 
 
@@ -131,7 +131,7 @@ def _opened_zip(url: str) -> Iterator[zipfile.ZipFile]:
 
 @contextmanager
 def opened(found: CaptionFile) -> Iterator[BinaryIO]:
-    """A caption file's bytes, unpacked."""
+    """Opens a caption file, decompressed."""
     if found.member:
         with _opened_zip(found.url) as archive, archive.open(found.member) as member:
             yield member  # type: ignore[misc]

@@ -3,11 +3,11 @@
 ======================= ==============================================================================
 COCO JSON               ``images`` (``id``, ``file_name``) and ``annotations`` (``image_id``, ``caption``)
 Karpathy's JSON         ``images`` (``filename``, ``split``, ``sentences[].raw``; ``filepath``, ``cocoid``)
-JSON lines, Parquet     ``image_id`` and/or ``file_name``; ``caption`` or a list ``captions``; maybe ``split``
+JSON lines, Parquet     ``image_id`` and/or ``file_name``; ``caption`` or a list ``captions``; optional ``split``
 ======================= ==============================================================================
 
-What is broken is said in one sentence with the file, the row and what was expected, as a RequestError.
-Nothing is skipped. Karpathy's ``restval`` counts as ``train``, as is the custom.
+Invalid content raises RequestError with the file, the row and what was expected. Nothing is skipped. Karpathy's
+``restval`` counts as ``train``, as is usual.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ROW_COLUMNS = ("image_id", "file_name", "caption", "captions", "split")
 
 
 class CaptionRecord(NamedTuple):
-    """One caption. ``image_id`` is the file's own id, ``split`` train, val or test; '' where unsaid."""
+    """One caption. ``image_id`` is the file's own id; ``split`` is train, val or test. Both are '' if not given."""
 
     image_id: str
     file_name: str
@@ -42,7 +42,7 @@ class CaptionRecord(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What names the image across files: its file name, else its id."""
+        """The image's name across files: its file name, else its id."""
         return self.file_name or self.image_id
 
 
@@ -72,7 +72,7 @@ def _read_coco(content: Mapping[str, Any], where: str) -> Iterator[CaptionRecord
 
 
 def _coco_names(images: list[Any], where: str) -> dict[str, str]:
-    """``{id: file name}``, both the file's own and unique."""
+    """Returns ``{id: file name}``. Both must be unique in the file."""
     names: dict[str, str] = {}
     ids: dict[str, str] = {}
     for number, image in enumerate(images):
@@ -128,7 +128,7 @@ def _read_parquet(stream: BinaryIO, where: str) -> Iterator[CaptionRecord]:
 
 
 def _row_records(row: Any, where: str) -> Iterator[CaptionRecord]:
-    """One JSON line or Parquet row; a null counts as absent."""
+    """Yields the captions of one JSON line or Parquet row. Null counts as absent."""
     if not isinstance(row, dict):
         raise RequestError(
             f"{where} is {_shown(row)}; expected an object with image_id or file_name, and caption"

@@ -1,4 +1,4 @@
-"""What a tokenizing run reads: which caption file serves which split, and which version of it."""
+"""The input of a tokenizing run: caption files, their splits and versions."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from captionbeam.schemas.storage import files
 
 
 class InputFile(NamedTuple):
-    """One caption file. ``role``: ``train`` or ``val`` as it was named, ``both`` where it was named for both.
+    """One caption file. ``role``: ``train``, ``val``, or ``both`` if it is named for both.
 
-    ``order`` is its place among the run's files, so that an image's captions keep one order on every runner.
-    ``val_share`` of a training file's images are for validation.
+    ``order`` is its position among the run's files, which keeps the order of an image's captions equal on all
+    runners. ``val_share`` is the share of a training file's images to use for validation.
     """
 
     order: int
@@ -27,7 +27,7 @@ class InputFile(NamedTuple):
     val_share: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """What shapes the result; a share of nothing is left out."""
+        """Returns the fields that affect the result, without a ``val_share`` of 0."""
         return {name: value for name, value in self._asdict().items() if name != "val_share" or value}
 
     def __str__(self) -> str:
@@ -35,7 +35,7 @@ class InputFile(NamedTuple):
 
 
 class SplitCaption(NamedTuple):
-    """One caption and the split it belongs to; ``split`` is '' for one that this run leaves out."""
+    """One caption and its split; ``split`` is '' if this run leaves the caption out."""
 
     split: str
     order: int
@@ -46,9 +46,9 @@ class SplitCaption(NamedTuple):
 def list_inputs(
     train: Sequence[str], val: Sequence[str], member: str | None = None, val_share: float = 0.0
 ) -> list[InputFile]:
-    """The files that ``train`` and ``val`` name (paths, URLs, wildcards), each once. Raises RequestError.
+    """Returns the files that ``train`` and ``val`` name (paths, URLs, wildcards), once each. Raises RequestError.
 
-    ``val_share`` of the images, by a hash of their ids, are taken out of ``train`` for validation.
+    ``val_share`` of the images, by a hash of their ids, move from ``train`` to validation.
     """
     if val and val_share:
         raise RequestError(f"--val-share {val_share:g} beside --val; expected one of the two")
@@ -67,9 +67,9 @@ def list_inputs(
 
 
 def split_captions(source: InputFile) -> Iterator[SplitCaption]:
-    """The captions of ``source``, each with its split. Raises RequestError.
+    """Yields the captions of ``source`` with their splits. Raises RequestError.
 
-    A file's own splits hold (Karpathy's do); of a file named for validation only its ``val`` rows are taken.
+    The file's own splits apply (as in Karpathy's). From a file named for validation, only its ``val`` rows are used.
     """
     for row, record in enumerate(read_captions(source.url, source.member or None)):
         yield SplitCaption(_split_of(record, source), source.order, row, record)

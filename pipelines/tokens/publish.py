@@ -1,4 +1,4 @@
-"""The end of a tokenizing run: counts, the token table, its record; and whether there is anything to do."""
+"""Publishes a tokenizing run: counts, token table and record. Also checks whether the table already exists."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ UNKNOWN = 1
 
 
 def check_output(url: str, spec: Mapping[str, Any], overwrite: bool) -> bool:
-    """Whether ``url`` lacks the token table that ``spec`` describes.
+    """Returns whether ``url`` lacks the token table that ``spec`` describes.
 
-    With ``overwrite`` another one may be there; it stays until the new one is ready. Raises RequestError where
-    another one is there, or something that is no token table.
+    ``overwrite`` permits another table there, which stays until the new one is ready. Raises RequestError for another
+    table without ``overwrite``, and for a folder with other content.
     """
     record = read_record(url)
     if record is None:
@@ -47,9 +47,9 @@ def check_output(url: str, spec: Mapping[str, Any], overwrite: bool) -> bool:
 def publish(
     url: str, rows: Sequence[Mapping[str, Any]], tokenizer: Mapping[str, bytes], record: dict[str, Any]
 ) -> None:
-    """Write the tokenizer's files, the table and, last, the record. Raises SystemicError.
+    """Writes the tokenizer's files, the table and, last, the record. Raises SystemicError.
 
-    The record of a table that is replaced goes first, so that a killed run leaves a whole one or none.
+    Removes an earlier table's record first, so that an interrupted run never leaves an inconsistent table.
     """
     data = table_bytes(rows, record["tokenizer"]["fingerprint"])
     record = {**record, "sha256": sha256_bytes(data), "bytes": len(data)}
@@ -69,7 +69,7 @@ def make_record(
     rows: Sequence[Mapping[str, Any]],
     left_out: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Everything that ``record.json`` says except the table's hash."""
+    """Returns the content of ``record.json``, except the table's hash and size."""
     return {
         "format": "captionbeam tokens",
         "spec": dict(spec),
@@ -82,7 +82,7 @@ def make_record(
 
 
 def count_split(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Images, captions, tokens (START and END not counted), the longest, those cut, the share of UNK."""
+    """Returns counts of images, captions, tokens (without START and END), cut captions and UNK."""
     images = captions = tokens = longest = unknown = cut = 0
     for row in rows:
         images += 1
@@ -105,7 +105,7 @@ def count_split(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _unpublish(url: str) -> None:
-    """Take an earlier table's record away, then its tokenizer: another kind's has other files."""
+    """Removes an earlier table's record, then its tokenizer, as another kind of tokenizer has other files."""
     if not files.exists(files.join(url, RECORD)):
         return
     for name in (RECORD, TOKENIZER):
@@ -114,7 +114,7 @@ def _unpublish(url: str) -> None:
 
 
 def _refuse_foreign(url: str) -> None:
-    """A folder with something else in it (a bundle has a tokenizer too) is not written into."""
+    """Raises RequestError if the folder has other content (for example a bundle, which also contains a tokenizer)."""
     known = {TABLE, TOKENIZER, RECORD, LAUNCH}
     others = [name for name in files.names(url) if name not in known] if files.exists(url) else []
     if others:
@@ -122,7 +122,7 @@ def _refuse_foreign(url: str) -> None:
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What the table that is there was made with, where that differs."""
+    """Describes the existing table's options that differ."""
     options = {name: value for name, value in old["options"].items() if new["options"].get(name) != value}
     said = [f"{name.replace('_', ' ')} {value}" for name, value in options.items()]
     return ", ".join(said + ["other captions"] * (old["captions"] != new["captions"]))

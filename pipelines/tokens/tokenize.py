@@ -1,10 +1,10 @@
-"""Captions to a tokenizer and a token table: count words, learn a tokenizer, encode captions; all in Beam.
+"""Captions to a tokenizer and a token table with Beam: count words, learn a tokenizer, encode captions.
 
-    captions  = p        | ListFiles | ReadCaptions         # in parallel by file
-    counts    = captions | SplitWords | CountWords          # of the captions named for learning
-    tokenizer = counts   | LearnTokenizer                   # on one worker, seconds
-    rows      = captions | GroupByImage | EncodeImages      # the tokenizer is a side input
-    rows      | PublishTokens                               # one small file, its record last
+    captions  = p        | ListFiles | ReadCaptions      # in parallel by file
+    counts    = captions | SplitWords | CountWords       # training captions only
+    tokenizer = counts   | LearnTokenizer                # on one worker, seconds
+    rows      = captions | GroupByImage | EncodeImages   # the tokenizer is a side input
+    rows                 | PublishTokens                 # one small file, its record last
 
 The same request gives the same table, byte for byte, on every runner.
 """
@@ -26,14 +26,15 @@ from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.formats.tokens import TokenTable
 from captionbeam.schemas.storage import files
 
-# split, order of the file, row in it, the file's own id, file name, caption: plain, so that it codes small
+# split, order of the file, row in it, the file's own id, file name, caption: plain types with a compact
+# encoding
 Caption = tuple[str, int, int, str, str, str]
 Keyed = tuple[str, Caption]
 
 
 @dataclass(frozen=True)
 class TokenizeOptions:
-    """How captions become ids. ``merges`` is for byte pairs, ``min_count`` for words. Raises RequestError."""
+    """How captions become ids. ``merges`` applies to byte pairs, ``min_count`` to words. Raises RequestError."""
 
     kind: str = "bpe"
     max_length: int = 64
@@ -53,13 +54,13 @@ class TokenizeOptions:
     def of(
         cls, kind: str, max_length: int = 64, merges: int | None = None, min_count: int | None = None
     ) -> "TokenizeOptions":
-        """The options of ``kind``, its own default where the one that it needs is None."""
+        """Returns options of ``kind``, with its default for the required option if that is None."""
         if kind == "bpe":
             return cls(kind, max_length, 4000 if merges is None else merges, min_count)
         return cls(kind, max_length, merges, 5 if min_count is None else min_count)
 
     def spec(self) -> dict[str, Any]:
-        """What shapes the result, and nothing else."""
+        """Returns the options that affect the result."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -71,9 +72,9 @@ def tokenize(
     overwrite: bool = False,
     run_id: str = "tokenize",
 ) -> TokenTable | None:
-    """Make the token table at ``url``; None where it is there already. Raises RequestError, SystemicError.
+    """Creates the token table at ``url``. Returns None if it already exists. Raises RequestError, SystemicError.
 
-    ``run_id`` is what ``counts_so_far`` is asked for meanwhile.
+    ``run_id`` is the key for ``counts_so_far``.
     """
     build = tokenizing(url, inputs, options, overwrite, run_id)
     if build is None:
@@ -86,7 +87,7 @@ def tokenize(
 def tokenizing(
     url: str, inputs: Sequence[InputFile], options: TokenizeOptions, overwrite: bool, run_id: str
 ) -> Callable[[beam.Pipeline], PCollection] | None:
-    """What builds the pipeline that makes the token table; None where it is there already. Raises RequestError."""
+    """Returns a function that builds the pipeline; None if the token table already exists. Raises RequestError."""
     url = files.absolute(url)
     spec = {"options": options.spec(), "captions": [source.to_dict() for source in inputs]}
     if not check_output(url, spec, overwrite):
@@ -95,7 +96,7 @@ def tokenizing(
 
 
 def counts_so_far(run_id: str) -> tuple[int, int]:
-    """Captions encoded and captions read, as far as workers are threads of this process."""
+    """Returns the numbers of captions encoded and captions read by workers in this process."""
     return progress_counter.count(f"{run_id} encoded"), progress_counter.count(f"{run_id} read")
 
 
@@ -137,7 +138,7 @@ class TokenizeCaptions(beam.PTransform):
 
 
 class _LearnTokenizer(beam.PTransform):
-    """One tokenizer, from the captions of the training split."""
+    """Learns one tokenizer from the captions of the training split."""
 
     def __init__(self, options: TokenizeOptions) -> None:
         super().__init__()
@@ -157,20 +158,20 @@ class _LearnTokenizer(beam.PTransform):
 
 
 def read_keyed(source: InputFile, run_id: str) -> Iterator[Keyed]:
-    """The captions of one file by image, those of other splits too. Raises RequestError."""
+    """Yields the captions of one file by image, including those of other splits. Raises RequestError."""
     for split, order, row, record in split_captions(source):
         progress_counter.seen(f"{run_id} read", 1)
         yield record.key, (split, order, row, record.image_id, record.file_name, record.caption)
 
 
 def train_words(keyed: Keyed, split_words: Callable[[str], list[str]]) -> list[str]:
-    """The words that a tokenizer may learn from: those of captions named for learning."""
+    """Returns the words of a training caption; none for other captions."""
     split, *_, caption = keyed[1]
     return split_words(caption) if split == "train" else []
 
 
 def learn(options: TokenizeOptions, counts: Mapping[str, int]) -> Tokenizer:
-    """The tokenizer of these word counts. Raises RequestError where there are none."""
+    """Returns the tokenizer of these word counts. Raises RequestError if there are none."""
     if not counts:
         raise RequestError("no word was found in the captions named for learning; expected some with --train")
     return learn_tokenizer(word_counts=counts, **options.spec())
@@ -179,10 +180,9 @@ def learn(options: TokenizeOptions, counts: Mapping[str, int]) -> Tokenizer:
 def encode_image(
     image: tuple[str, Iterable[Caption]], tokenizer: Tokenizer, run_id: str = "tokenize"
 ) -> dict[str, Any]:
-    """One row of the token table; beside its columns, how many captions were cut and why others are left out.
+    """Returns one row of the token table, with the numbers of captions that were cut or left out.
 
-    Left out are those of a split that was not asked for, and those without a word. Raises RequestError for an
-    image in two splits.
+    Captions of other splits and captions without a word are left out. Raises RequestError for an image in two splits.
     """
     key, captions = image
     everything = sorted(captions)
@@ -210,7 +210,7 @@ def encode_image(
 def publish_rows(
     url: str, spec: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], tokenizer: Tokenizer
 ) -> None:
-    """Write the table of all ``rows`` that have a caption. Raises SystemicError."""
+    """Publishes the table of all ``rows`` that have a caption. Raises SystemicError."""
     everything = list(rows)
     kept = [row for row in everything if row["tokens"]]
     left_out = {

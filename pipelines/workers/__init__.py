@@ -1,1 +1,1 @@
-"""What a worker does with a shard: fetch, prepare, run in batches, write, commit."""
+"""Processes one shard on a worker: fetch, prepare, run the model in batches, write, commit."""

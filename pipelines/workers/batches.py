@@ -1,4 +1,4 @@
-"""A batch through the model, and what becomes of it where the model, or the device, fails on a part of it."""
+"""Runs a batch through the model, and isolates the images on which the model or the device fails."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MODEL_ERRORS = (RuntimeError, ValueError, ArithmeticError, IndexError)
 
 
 class Processor(Protocol):
-    """What turns images into columns: an encoder, a captioner. Several threads may share one.
+    """Turns images into columns: an encoder or a captioner. Several threads may share one.
 
-    ``schema`` describes the output columns; ``prepare`` may raise ImageError; ``run``, of which ``streams`` calls may
-    be under way at a time, takes at most ``batch_size`` prepared items with their ids and gives one value a column
-    and item. It may raise ImageError (for a batch of one), OutOfMemory, SystemicError; anything else is put down to
-    an image by halving the batch.
+    ``schema`` describes the output columns; ``prepare`` may raise ImageError. At most ``streams`` calls of ``run``
+    are made concurrently. ``run`` takes at most ``batch_size`` prepared items with their ids, and returns one value
+    per column and item. It may raise ImageError (for a batch of one), OutOfMemory, SystemicError; for other errors,
+    the batch is halved to find the image that causes it.
     """
 
     fingerprint: str
@@ -33,9 +33,9 @@ class Processor(Protocol):
 
 
 class Prepared:
-    """One image on its way: its reference, the hash of its bytes, and what ``prepare`` made of them.
+    """One image in progress: its reference, the hash of its bytes, and the result of ``prepare``.
 
-    ``copies`` are other images with the same bytes: they get the same row.
+    ``copies`` are other images with the same bytes, which get the same row.
     """
 
     __slots__ = ("content", "copies", "ref", "value")
@@ -45,7 +45,7 @@ class Prepared:
 
     @property
     def refs(self) -> list[ImageRef]:
-        """All images of these bytes."""
+        """All images with these bytes."""
         return [self.ref, *self.copies]
 
 
@@ -53,10 +53,10 @@ BatchResult = tuple[Sequence[Prepared], dict[str, Any] | ImageError]
 
 
 def run_batch(batch: Sequence[Prepared], processor: Processor) -> list[BatchResult]:
-    """Columns for the images of a batch, or an ImageError for one that the model cannot do.
+    """Returns columns for the images of a batch, or an ImageError for an image on which the model fails.
 
-    A batch that does not fit the device is halved, for good; one that fails otherwise is bisected down to the
-    image. Raises SystemicError where the device is broken, or where every image of a batch fails.
+    A batch that exceeds device memory is halved, and so are all later batches. A batch that fails otherwise is
+    bisected down to the image. Raises SystemicError if the device is broken or all images of a batch fail.
     """
     results = _bisect(batch, processor)
     failed = [result for _, result in results if isinstance(result, ImageError)]

@@ -1,7 +1,7 @@
-"""Across the worker boundary: the storage's options to workers, their errors back.
+"""Passes storage options to workers, and workers' errors back to the launcher.
 
-Runners hand a worker's exception to the launcher as text, each in its own wrapping. An error of ours is therefore
-put between marks that survive it, and the launcher finds the sentence again.
+Runners pass a worker's exception to the launcher as text, each with its own wrapping. A captionbeam error is
+therefore enclosed in marks, by which the launcher finds its message.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _MARKED = re.compile(MARK + r"(\w+)>(.*?)</captionbeam>", re.DOTALL)
 
 
 class WorkerError(RuntimeError):
-    """An error of ours on its way from a worker to the launcher."""
+    """A captionbeam error on its way from a worker to the launcher."""
 
 
 def marked(error: CaptionbeamError) -> WorkerError:
-    """``error`` in the form that survives a runner."""
+    """Returns ``error`` in a form that runners preserve."""
     return WorkerError(f"{MARK}{type(error).__name__}>{error}</captionbeam>")
 
 
 def unmarked(error: BaseException) -> CaptionbeamError | None:
-    """The first error of ours inside a runner's exception, or None."""
+    """Returns the first captionbeam error in a runner's exception, or None."""
     if isinstance(error, CaptionbeamError):
         return error
     found = _MARKED.search(str(error).replace("\\n", "\n"))
@@ -43,9 +43,9 @@ def unmarked(error: BaseException) -> CaptionbeamError | None:
 
 @contextmanager
 def crossing(options: storage_options.Options) -> Iterator[None]:
-    """Open filesystems with the job's ``options``, as ``storage.current()`` had them on the launcher.
+    """Opens filesystems with the job's ``options``, which ``storage.options.current()`` returned on the launcher.
 
-    Raises what is raised inside so that the launcher can read it; a refusing storage as a SystemicError.
+    Marks captionbeam errors for the launcher. Converts an OSError of the storage to a SystemicError.
     """
     storage_options.use(options)
     try:
@@ -61,7 +61,7 @@ def crossing(options: storage_options.Options) -> Iterator[None]:
 
 
 def across_workers(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` (or generator function) ``crossing``, with the options that the launcher has now."""
+    """Wraps ``function`` (or generator function) in ``crossing``, with the launcher's current options."""
     options = storage_options.current()
     if inspect.isgeneratorfunction(function):
 

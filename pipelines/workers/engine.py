@@ -1,8 +1,8 @@
-"""One engine a process: a model, its threads and a bounded amount of work under way, however many bundles run at once.
+"""The engine of a process: one model with its thread pools and limits, shared by all bundles of the process.
 
-Beam runs several bundles as threads of one process (Dataflow's harness threads, ``direct_num_workers``, the workers of
-Spark and Flink). They share one engine. It works on two shards at a time, so that one begins to read while the other
-is written; whoever comes third waits. Needs neither Beam nor torch.
+Beam runs several bundles as threads of one process (Dataflow's harness threads, ``direct_num_workers``, workers of
+Spark and Flink). They share one engine. It processes two shards at a time, so that one is read while the other is
+written; further shards wait. This module uses neither Beam nor torch.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ from captionbeam.pipelines.workers.processors import prepare_alone
 from captionbeam.schemas.machine import cores, os_threads, peak_rss, threads_each
 from captionbeam.schemas.store.workers import WorkerRecord, write_worker
 
-SHARDS = 2  # at work at a time
-WINDOW, WINDOW_BYTES = 32, 128 << 20  # images that are read together, fewer where they are large
+SHARDS = 2  # processed at a time
+WINDOW, WINDOW_BYTES = 32, 128 << 20  # images read together; fewer if they are large
 WINDOWS_AHEAD = 2
-OTHERS = 64  # threads of Beam's harness, of gRPC and of pyarrow's input
-SECONDS = 1.0  # between two looks at a process's record
+OTHERS = 64  # threads of Beam's harness, gRPC and pyarrow's I/O
+SECONDS = 1.0  # between two updates of a process's record
 
 _log = logging.getLogger(__name__)
 
 
 class Gauge:
-    """How many of something there are, and how many there were at most."""
+    """A current count and its maximum so far."""
 
     def __init__(self) -> None:
         self.now, self.most, self._lock = 0, 0, threading.Lock()
 
     def add(self, count: int) -> None:
-        """That many more, or less."""
+        """Adds ``count``, which may be negative."""
         with self._lock:
             self.now += count
             self.most = max(self.most, self.now)
 
     def see(self, count: int) -> None:
-        """There are so many now."""
+        """Sets the current count."""
         with self._lock:
             self.now, self.most = count, max(self.most, count)
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """One more while the block runs."""
+        """Counts one more during the block."""
         self.add(1)
         try:
             yield
@@ -63,10 +63,10 @@ class Gauge:
 
 
 class Engine:
-    """A processor and what serves it. ``threads`` decode; None: as many as are due to a process that is alone.
+    """A processor with its thread pools and limits. ``threads`` decode; None: the default for a single process.
 
-    ``reader``, ``preparers`` and ``runners`` are pools that all shards at work share; ``limits`` are what the gauges
-    never pass.
+    All shards in progress share the pools ``reader``, ``preparers`` and ``runners``. ``limits`` are upper bounds of
+    the gauges.
     """
 
     def __init__(
@@ -83,28 +83,28 @@ class Engine:
 
     @property
     def prepared_ahead(self) -> int:
-        """Images of a shard that are made ready before the model asks for them."""
+        """Number of a shard's images that are prepared before the model needs them."""
         return max(2 * self.processor.streams * self.processor.batch_size, WINDOW)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """The block runs when it is its turn: at most SHARDS at a time."""
+        """Waits for a free slot, then runs the block: at most SHARDS at a time."""
         with self.bundles.one(), self._turns, self.shards.one():
             yield
             self.os_threads.see(os_threads())
 
     def did(self, images: int) -> None:
-        """Note a shard that was done here in the process's record, if it keeps one."""
+        """Notes a processed shard in the process's record, if it has one."""
         if self._worker is not None:
             self._worker.did(self, images)
 
     def write_record(self) -> None:
-        """Bring that record up to date."""
+        """Updates that record."""
         if self._worker is not None:
             self._worker.write(self)
 
     def most(self) -> dict[str, int]:
-        """The gauges, by name."""
+        """Returns the maxima of the gauges by name."""
         return {name: gauge.most for name, gauge in vars(self).items() if isinstance(gauge, Gauge)}
 
     def _limits(self) -> dict[str, int]:
@@ -115,13 +115,14 @@ class Engine:
             "images": SHARDS * shard,
             "preparing": self.threads,
             "batches": streams,
-            # prepare; torch, for the model and for whoever loads it; pyarrow | wait for a batch, and compute it
+            # 4 per thread (prepare, torch for the model, torch for its loader, pyarrow), 2 per stream
+            # (waiting for a batch, computing it)
             "os_threads": OTHERS + cores() + SHARDS + 4 * self.threads + 2 * streams,
         }
 
 
 class Worker:
-    """This process's share of a run, kept in its record beside the run's plan."""
+    """This process's statistics in a run, recorded next to the run's plan."""
 
     def __init__(self, run: Run, threads: int) -> None:
         self._run, self._threads, self._token = run, threads, uuid.uuid4().hex[:8]
@@ -131,19 +132,19 @@ class Worker:
         self._dirty = False
 
     def loaded(self, engine: Engine) -> None:
-        """A model was loaded."""
+        """Notes that a model was loaded."""
         self.models += 1
         self._note(engine, 0, 0)
         self.write(engine)
 
     def did(self, engine: Engine, images: int) -> None:
-        """A shard was done; the record follows within a second or so, if there is one more."""
+        """Notes a processed shard. The record is written at most about once a second."""
         self._note(engine, 1, images)
         if time.monotonic() - self._written >= SECONDS:
             self.write(engine)
 
     def write(self, engine: Engine) -> None:
-        """Bring the record up to date. That it cannot be written stops nothing: the commits are what counts."""
+        """Updates the record. A failed write is only logged, since the commits do not depend on it."""
         with self._lock:
             if not self._dirty:
                 return
@@ -187,9 +188,9 @@ def load_engine(
     threads: int | None = None,
     processes: int = 1,
 ) -> Engine:
-    """The engine of this process for ``run``, with the threads that are due to it; it keeps the process's record.
+    """Returns this process's engine for ``run``, with its share of threads. The engine keeps the process's record.
 
-    ``threads`` and ``processes`` as ``threads_each`` takes them; ``load`` finds the threads among the settings.
+    See ``threads_each`` for ``threads`` and ``processes``. ``load`` finds the number of threads in the settings.
     """
     with _loading:
         due = threads_each(threads, processes)

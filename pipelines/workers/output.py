@@ -1,4 +1,4 @@
-"""An attempt at a shard: its three files, written under names of its own, then named by the commit."""
+"""Output of one attempt at a shard: three files with unique names, then the commit that names them."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ QUEUED_BATCHES = 4
 
 @dataclass(frozen=True)
 class Done:
-    """One image that was processed: its reference and the SHA-256 of its bytes, or of its row of features."""
+    """A processed image: its reference and the SHA-256 of its bytes, or of its row of features."""
 
     ref: ImageRef
     content: str
 
 
 class ShardOutput:
-    """Takes a shard's rows and failures, and commits them; a context manager that gives up on an error.
+    """Collects a shard's rows and failures and commits them. A context manager that discards them on an error.
 
-    Rows are written by a thread of its own, a few batches behind, so that compression and storage do not hold up
-    the model. Every method raises SystemicError where the storage refuses.
+    A separate thread writes rows a few batches behind, so that compression and storage do not block the model. Every
+    method raises SystemicError if the storage fails.
     """
 
     def __init__(self, run: Run, shard: str, columns: pa.Schema) -> None:
@@ -66,17 +66,17 @@ class ShardOutput:
             self._writer.abort()
 
     def add(self, done: Sequence[Done], columns: dict[str, Any]) -> None:
-        """Rows, in order: numpy arrays ``[n, ...]`` for grids, Arrow arrays otherwise, and of stored rows for all."""
+        """Adds rows in order: numpy arrays ``[n, ...]`` for grids, else Arrow arrays. Copied rows are all Arrow."""
         self._raise()
         self._done += done
         self._queue.put((done, columns))
 
     def fail(self, failure: Failure) -> None:
-        """One image that could not be processed."""
+        """Adds an image that could not be processed."""
         self._failures.append(failure)
 
     def commit(self, counts: dict[str, int]) -> Commit:
-        """Finish the three files and create the commit; gives the commit that counts, ours or an earlier one."""
+        """Finishes the three files and creates the commit. Returns the valid commit, this one or an earlier one."""
         self._stop()
         self._raise()
         try:
@@ -100,7 +100,7 @@ class ShardOutput:
             if self._error is None:
                 try:
                     self._write(*item)
-                except BaseException as err:  # noqa: BLE001 - it has to reach the shard's own thread, whatever it is
+                except BaseException as err:  # noqa: BLE001 - passed on to the shard's own thread, whatever it is
                     self._error = err
 
     def _write(self, done: Sequence[Done], columns: dict[str, Any]) -> None:
@@ -188,7 +188,7 @@ class ShardOutput:
 
 
 def storage_error(url: str, error: OSError) -> SystemicError:
-    """The storage's refusal as the one sentence that stops a job."""
+    """Returns a storage error as the SystemicError that stops a job."""
     return SystemicError(
         f"cannot write to {url}: {error.strerror or error}; expected a writable place with room"
     )

@@ -1,6 +1,6 @@
-"""The one place where pipelines touch the model: what a worker loads, from settings that travel as plain values.
+"""Loads processors on workers, from settings of plain values. The only module in pipelines that loads models.
 
-``threads`` among the settings is what is due to this process; the engine puts it there.
+The engine adds ``threads``, this process's share, to the settings.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from captionbeam.schemas.errors import RequestError, SystemicError, not_installe
 
 
 def check_device(name: str) -> None:
-    """Raises SystemicError where this worker has no such device: no image would fare better."""
+    """Raises SystemicError if this worker lacks the device, since no image could be processed."""
     from captionbeam.capmodel.runtime.device import pick_device
 
     try:
@@ -26,8 +26,7 @@ def check_device(name: str) -> None:
 
 
 def load_encoder(settings: Mapping[str, Any]) -> Processor:
-    """The encoder of ``settings``: its ``spec``, ``weights`` and ``components`` in the store's ``models/``, and how to
-    run it."""
+    """Loads an encoder: ``spec``, ``weights`` and ``components`` in the store's ``models/``, and run options."""
     from captionbeam.capmodel.encoders.reduction import FeatureEncoder
     from captionbeam.capmodel.runtime.device import use_threads
 
@@ -43,7 +42,7 @@ def load_encoder(settings: Mapping[str, Any]) -> Processor:
 
 
 def load_reducer(settings: Mapping[str, Any]) -> Processor:
-    """What reduces rows of features: ``spec``, the ``column`` and ``shape`` that come in, and the ``components``."""
+    """Loads a reducer of feature rows: ``spec``, ``column`` and ``shape`` of the input, and ``components``."""
     from captionbeam.capmodel.encoders.reduction import FeatureReducer
     from captionbeam.capmodel.runtime.device import use_threads
 
@@ -60,7 +59,7 @@ def load_reducer(settings: Mapping[str, Any]) -> Processor:
 
 
 def load_captioner(settings: Mapping[str, Any]) -> Processor:
-    """The captioner of ``settings``: its ``bundle`` in the store's ``models/``, decoding options, and how to run it."""
+    """Loads a captioner: its ``bundle`` in the store's ``models/``, decoding options, and run options."""
     from captionbeam.capmodel.captioners.captioner import Captioner
     from captionbeam.capmodel.generation.generate import DecodeOptions
     from captionbeam.capmodel.runtime.device import use_threads
@@ -78,8 +77,7 @@ def load_captioner(settings: Mapping[str, Any]) -> Processor:
 
 
 def load_transformers(settings: Mapping[str, Any]) -> Processor:
-    """The model of Hugging Face transformers of ``settings``: its ``folder`` in the store's ``models/``, its ``spec``,
-    and how to run it."""
+    """Loads a Hugging Face transformers model: ``folder`` in the store's ``models/``, ``spec``, and run options."""
     from captionbeam.capmodel.generation.options import DecodeOptions
     from captionbeam.capmodel.runtime.device import use_threads
 
@@ -99,8 +97,10 @@ def load_transformers(settings: Mapping[str, Any]) -> Processor:
 
 
 def prepare_alone(preparers: ThreadPoolExecutor, count: int) -> None:
-    """Let each of the ``count`` threads that prepare images do so by itself: torch would give it as many helpers as
-    the model has, 165 idle threads beside 11 that prepare."""
+    """Limits each of the ``count`` threads that prepare images to itself.
+
+    By default, torch would start as many helper threads for each of them as for the model, most of them idle.
+    """
     from captionbeam.capmodel.runtime.streams import share_threads
 
     share_threads(preparers, count, 1)

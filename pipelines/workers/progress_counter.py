@@ -1,6 +1,6 @@
-"""Images that went through a model in this very process, for a progress line between commits.
+"""Counts images that went through a model in this process, to show progress between commits.
 
-Where workers are other processes the launcher sees nothing here, and commits alone tell how far a run is.
+If workers are separate processes, the launcher counts nothing here, and only commits show the progress.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ _seen: Counter[str] = Counter()
 
 
 def seen(run_id: str, images: int) -> None:
-    """Add images of a run."""
+    """Adds to a run's number of images."""
     with _lock:
         _seen[run_id] += images
 
 
 def count(run_id: str) -> int:
-    """Images of a run that this process has seen."""
+    """Returns a run's number of images in this process."""
     with _lock:
         return _seen[run_id]

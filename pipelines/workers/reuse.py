@@ -1,7 +1,7 @@
-"""Rows that are copied instead of computed: those of images whose content is that of a row they replace.
+"""Copies rows instead of computing them, for images whose content equals that of a row that they replace.
 
-A file that was touched, copied or uploaded again, or an id that is spelled in another way: by its version or name the
-image may have changed, by its bytes it has not. Needs neither Beam nor torch.
+This covers files that were touched, copied or uploaded again, and ids with a changed spelling: version or name
+differ, but the bytes are the same. This module uses neither Beam nor torch.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Place = tuple[str, int]  # a data file's URL, and a row in it
 
 
 class Reuse:
-    """Of one shard: the rows that its images replace, by their content, and which of them are copied.
+    """The rows that one shard's images replace, by content, and those to copy.
 
-    Rows of features go by content alone; rows of captions by image too, since what a caption draws depends on the
+    Feature rows are matched by content alone; caption rows also by image, as random draws for captions depend on the
     image's id. Several threads may share one.
     """
 
@@ -44,7 +44,7 @@ class Reuse:
         self._there: dict[str, bool] = {}
 
     def take(self, refs: Sequence[ImageRef], content: str) -> bool:
-        """Whether the images ``refs``, all of this ``content``, have a row to be copied; then it will be."""
+        """Returns whether there is a row to copy for the images ``refs`` with this ``content``, and notes it."""
         found = [place for ref in refs if (place := self._places.get(_key(self._run, ref.image_id, content)))]
         if not found or not self._is_there(found[0][0]):
             return False
@@ -54,7 +54,7 @@ class Reuse:
         return True
 
     def rows(self, schema: pa.Schema) -> Iterator[tuple[list[Done], dict[str, pa.Array]]]:
-        """What was taken, a row group at a time: images, and the columns of ``schema`` as the store has them."""
+        """Yields the rows to copy, by row group: images, and the columns of ``schema`` as stored."""
         for url, taken in sorted(self._taken.items()):
             by_row: defaultdict[int, list[Done]] = defaultdict(list)
             for row, done in taken:
@@ -66,7 +66,7 @@ class Reuse:
                     yield images, dict(zip(schema.names, batch.take(pa.array(at)).columns, strict=True))
 
     def _is_there(self, url: str) -> bool:
-        """Compacted and vacuumed since the run began, a row is computed again."""
+        """Returns whether a data file still exists. Rows are computed again if it was compacted and vacuumed."""
         with self._lock:
             if url not in self._there:
                 self._there[url] = files.exists(url)
@@ -78,7 +78,7 @@ def _key(run: Run, image_id: str, content: str) -> Any:
 
 
 def _replaced(run: Run, refs: Sequence[ImageRef]) -> dict[Any, Place]:
-    """Where the rows are that ``refs`` replace, by their key. Each index that has one is read once."""
+    """Returns the locations of the rows that ``refs`` replace, by key. Reads each needed index once."""
     rows: defaultdict[str, list[int]] = defaultdict(list)
     for ref in refs:
         for place in named_places(ref.replaces):
@@ -99,7 +99,7 @@ def _replaced(run: Run, refs: Sequence[ImageRef]) -> dict[Any, Place]:
 
 
 def _contents(run: Run, index: str, rows: Sequence[int]) -> Iterator[tuple[int, tuple[str, str]]]:
-    """Of one index: rows with the image and the content of each; none where it has none, or is gone."""
+    """Yields rows of one index with image and content; none if the index has no contents or is gone."""
     try:
         table = parquet.read_table(
             files.join(run.url, "index", index), ["row", "failed", "image_id", "content"]
@@ -112,7 +112,7 @@ def _contents(run: Run, index: str, rows: Sequence[int]) -> Iterator[tuple[int, 
 
 
 def _files(run: Run, shards: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Each of these shards that the run's base has, with its index and data file."""
+    """Returns the given shards in the run's base, with their index and data files."""
     table = _base_files(run.url, run.base, run.folder)
     kept = table.filter(pc.is_in(table.column("shard"), pa.array(shards)))
     return list(zip(*(kept.column(name).to_pylist() for name in FILES), strict=True))
@@ -120,7 +120,7 @@ def _files(run: Run, shards: Sequence[str]) -> list[tuple[str, str, str]]:
 
 @functools.lru_cache(maxsize=2)
 def _base_files(url: str, base: int | None, folder: str) -> pa.Table:
-    """The columns FILES of the manifest of a run's base; nothing of a snapshot that is gone."""
+    """Returns the columns FILES of the manifest of a run's base; without the rows of a removed snapshot."""
     try:
         manifests = layout.load_snapshot(url, base).manifests if base is not None else ()
         published = layout.read_tables(url, manifests, arrow.MANIFEST).select(FILES)

@@ -1,10 +1,9 @@
-"""``process_shard``: from references to a commit, in one worker. Needs neither Beam nor torch.
+"""``process_shard``: from references to a commit on one worker. This module uses neither Beam nor torch.
 
-Bytes are fetched a window at a time (32 images, or 128 MiB), a few windows ahead; prepared (decoded, resized) by a
-pool of threads; run in batches, as many side by side as the processor computes; written by another thread. Queues
-between them are bounded, so that memory does not grow with the number of images; the pools are the engine's, so that
-it does not grow with the number of shards at once either. Where the content is that of a row which the image replaces,
-the row is copied.
+Bytes are fetched in windows (32 images or 128 MiB), a few windows ahead; prepared (decoded, resized) by a pool of
+threads; run in batches, as many concurrently as the processor supports; and written by another thread. The queues
+between these steps are bounded, so memory does not grow with the number of images. The pools belong to the engine, so
+memory does not grow with the number of shards either. Rows with unchanged content are copied.
 """
 
 from __future__ import annotations
@@ -36,22 +35,22 @@ Fetch = Callable[[Sequence[ImageRef]], Sequence[Item | ImageError]]
 
 
 class Fetched:
-    """Images of the same bytes, and these until they are prepared, or why there are none."""
+    """Images with the same bytes, and the bytes until they are prepared, or an error."""
 
     def __init__(self, refs: list[ImageRef], item: Item | ImageError) -> None:
         self.refs, self._item = refs, item
         self.bytes = len(item) if isinstance(item, bytes) else 0
 
     def take(self) -> Item | ImageError:
-        """The bytes, or the error; what is taken is not in memory here any more."""
+        """Returns the bytes or the error, and releases them."""
         item, self._item, self.bytes = self._item, b"", 0
         return item
 
 
 class Tally:
-    """What a shard cost: images, bytes, and milliseconds by stage, the unit in each name.
+    """A shard's costs: images, bytes, and milliseconds per stage, with the unit in each name.
 
-    ``held`` is the engine's gauge of images in memory; what this shard adds to it, it takes back at its end.
+    ``held`` is the engine's gauge of images in memory. ``close`` removes this shard's images from it.
     """
 
     def __init__(self, held: Gauge, seen: Callable[[int], None] | None = None) -> None:
@@ -60,17 +59,17 @@ class Tally:
         self._seen, self._lock = seen, threading.Lock()
 
     def close(self) -> None:
-        """Nothing of the shard is in memory any more."""
+        """Removes the shard's remaining images from the gauge."""
         self.hold(-self._holding)
 
     def hold(self, images: int) -> None:
-        """Images whose bytes or tensors are in memory from now on, or, below zero, are not any more."""
+        """Adds images whose bytes or tensors are in memory; a negative number removes them."""
         self._holding += images
         self._held.add(images)
 
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
-        """Add the time that the block takes; that of several threads adds up."""
+        """Adds the block's duration. Durations of several threads are summed."""
         start = time.perf_counter_ns()
         try:
             yield
@@ -79,7 +78,7 @@ class Tally:
                 self.counts[name] += (time.perf_counter_ns() - start) // 1_000_000
 
     def done(self, images: int, held: int) -> None:
-        """Images that are through the model, or failed, and how many of them were in memory: of copies one."""
+        """Counts images that are processed or failed, and how many of them were in memory (copies count once)."""
         self.hold(-held)
         self.counts["images"] += images
         if self._seen is not None:
@@ -94,10 +93,10 @@ def process_shard(
     fetch: Fetch,
     seen: Callable[[int], None] | None = None,
 ) -> tuple[ShardReport, Counter[str]]:
-    """Read, prepare, run and commit one shard, when it is its turn; at once where its commit exists.
+    """Reads, prepares, runs and commits one shard. Returns at once if its commit exists.
 
-    ``fetch`` gives a window of references' items in order; ``seen`` hears how many images went through. Raises
-    SystemicError for what is no single image's fault; then nothing is committed.
+    ``fetch`` returns the items of a window of references in order; ``seen`` receives the number of processed images.
+    Raises SystemicError, without a commit, for errors that do not concern a single image.
     """
     with engine.turn():
         earlier = layout.load_commit(run.url, shard)
@@ -116,7 +115,7 @@ def process_shard(
 def _run_shard(
     refs: Sequence[ImageRef], engine: Engine, run: Run, fetch: Fetch, output: ShardOutput, tally: Tally
 ) -> None:
-    """All of it; on an error nothing that waits in the engine's pools is begun any more."""
+    """Runs all steps. After an error, no waiting task of this shard starts in the engine's pools."""
     reuse = Reuse(run, refs)
     with (
         closing(_fetched(refs, fetch, engine, tally)) as fetched,
@@ -129,7 +128,7 @@ def _run_shard(
 
 
 def windows(refs: Sequence[ImageRef]) -> Iterator[list[ImageRef]]:
-    """References to read together: WINDOW of them, fewer where they are expected to have more than WINDOW_BYTES."""
+    """Yields references to read together: at most WINDOW, and at most WINDOW_BYTES of expected size."""
     window: list[ImageRef] = []
     expected = 0
     for ref in refs:
@@ -162,13 +161,13 @@ def _fetched(
                 len(item) if isinstance(item, bytes) else 0
             )
             yield ref, item
-        del items  # not beside the next window's
+        del items  # frees memory before the next window
 
 
 def _alike(
     fetched: Iterable[tuple[ImageRef, Item | ImageError]], joining: bool, tally: Tally
 ) -> Generator[Fetched]:
-    """Neighbours of the same bytes as one, if ``joining``: not for captions, whose draws depend on the image's id."""
+    """Joins neighbours with the same bytes if ``joining``. Captions are not joined: their draws depend on the id."""
     refs: list[ImageRef] = []
     content: Item | ImageError = b""
     for ref, item in fetched:
@@ -213,7 +212,7 @@ def _prepared(
 
 
 def _content_of(item: Item) -> str:
-    """SHA-256 of an image's bytes, or of a row's numbers."""
+    """Returns the SHA-256 of an image's bytes, or of a row's numbers."""
     data = np.ascontiguousarray(item).data if isinstance(item, np.ndarray) else item
     return hashlib.sha256(data).hexdigest()
 
@@ -224,7 +223,7 @@ def _ahead(
     depth: int,
     size: Callable[[Any], int] = lambda item: 0,
 ) -> Iterator[tuple[Any, Any]]:
-    """Each item with its future's result, in order, ``depth`` futures ahead, fewer where they hold WINDOW_BYTES."""
+    """Yields each item with its future's result, in order, up to ``depth`` futures ahead, within WINDOW_BYTES."""
     waiting: deque[tuple[Any, Future[Any]]] = deque()
     try:
         for item in items:
@@ -262,7 +261,7 @@ def _run_all(prepared: Iterator[Prepared], engine: Engine, output: ShardOutput, 
 
 
 def _for_all(part: Sequence[Prepared], columns: dict[str, Any]) -> dict[str, Any]:
-    """A batch's rows, each as often as there are images of its bytes."""
+    """Returns a batch's rows, repeated for copies."""
     if not any(item.copies for item in part):
         return columns
     rows = np.repeat(np.arange(len(part)), [len(item.refs) for item in part])

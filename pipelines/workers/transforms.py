@@ -1,4 +1,4 @@
-"""ProcessShards: the Beam side of ``process_shard``, for every processor: encoders, captioners."""
+"""ProcessShards: the Beam transform of ``process_shard``, for all processors."""
 
 from __future__ import annotations
 
@@ -22,12 +22,10 @@ from captionbeam.schemas.storage import options as storage_options
 
 
 class ProcessShards(beam.PTransform):
-    """Sequences of ``Shard`` pointers in, ``ShardReport`` out; each shard read, run and committed by one worker, those
-    of a sequence one after the other.
+    """Takes sequences of ``Shard`` pointers, returns ``ShardReport``. One worker processes a sequence in order.
 
-    ``load`` makes the processor from ``settings`` on a worker; a process has one engine with it, however many bundles
-    it runs. The engine has ``threads``, else the share of the machine's cores that is due to one of ``processes``
-    (0: one for each core).
+    ``load`` creates the processor from ``settings`` on a worker. A process has one engine for all its bundles. The
+    engine has ``threads``, or else the share of the machine's cores for one of ``processes`` (0: one per core).
     """
 
     def __init__(
@@ -55,12 +53,12 @@ class _ProcessShard(beam.DoFn):
         self._engine: Engine | None = None
 
     def setup(self) -> None:
-        """Get the process's one engine, loading it the first time."""
+        """Gets the process's engine, and loads it the first time."""
         with crossing(self._storage):
             self._engine = self._shared.acquire(self._load, tag=self._run.run_id)
 
     def process(self, shards: Sequence[Shard]) -> Iterator[ShardReport]:
-        """Each shard, from its references to its commit."""
+        """Processes each shard, from its references to its commit."""
         for shard in shards:
             yield self._process(shard)
 
@@ -81,7 +79,7 @@ class _ProcessShard(beam.DoFn):
         return report
 
     def finish_bundle(self) -> None:
-        """What the process held is on record when its bundle is."""
+        """Writes the process's record at the end of a bundle."""
         with crossing(self._storage):
             self._ready().write_record()
 

@@ -1,1 +1,1 @@
-"""Formats of files in stores: Arrow schemas, Parquet, HDF5, int8, components, the token table."""
+"""File formats of stores: Arrow schemas, Parquet and HDF5 data files, int8 features, components, the token table."""

@@ -1,7 +1,7 @@
-"""Arrow schemas of everything that a store keeps in Parquet, with version and fingerprint in their metadata.
+"""Arrow schemas of all Parquet files in a store, with schema version and fingerprint in their metadata.
 
-Grids are one ``FixedSizeBinary`` value a row, dtype and shape in the field's metadata: any Parquet reader opens
-that, and ``as_tensor`` gives it back as Arrow's ``fixed_shape_tensor`` without copying.
+A grid is one ``FixedSizeBinary`` value per row, with dtype and shape in the field's metadata. Any Parquet reader can
+open it; ``as_tensor`` returns it as Arrow's ``fixed_shape_tensor`` without copying.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ VERSION_KEY, FINGERPRINT_KEY, KIND_KEY = (
     b"captionbeam.kind",
 )
 DTYPE_KEY, SHAPE_KEY, SCALE_KEY = b"captionbeam.dtype", b"captionbeam.shape", b"captionbeam.scale"
-SCALE = "_scale"  # the scales of ``grid`` are in ``grid_scale``
+SCALE = "_scale"  # suffix: ``grid_scale`` holds the scales of ``grid``
 
 IDENTITY = (
     pa.field("image_id", pa.string(), nullable=False),
@@ -95,9 +95,9 @@ PLAN = pa.schema(
 def grid_field(
     name: str, shape: Sequence[int], dtype: str = "float16", scales: str | None = None
 ) -> pa.Field:
-    """A column of arrays of one ``shape`` (``(H, W, C)`` or ``(C,)``) and ``dtype``, a row an array.
+    """Returns a column of arrays of one ``shape`` (``(H, W, C)`` or ``(C,)``) and ``dtype``, one array per row.
 
-    ``scales`` names the column that int8 codes are to be multiplied by.
+    ``scales`` names the column with the scales of int8 codes.
     """
     width = math.prod(shape) * np.dtype(dtype).itemsize
     metadata = {DTYPE_KEY: np.dtype(dtype).name, SHAPE_KEY: json.dumps(list(shape))}
@@ -107,7 +107,9 @@ def grid_field(
 
 
 def captions_field(keep_attention: bool = False) -> pa.Field:
-    """``captions``: a list, best first, of text, log-probability and tokens; with ``attention`` ``[T][H*W]``."""
+    """Returns ``captions``: a list, best first, of text, log-probability, tokens, and optional ``attention``
+    ``[T][H*W]``.
+    """
     parts = [
         pa.field("text", pa.string(), nullable=False),
         pa.field("logprob", pa.float32(), nullable=False),
@@ -119,18 +121,18 @@ def captions_field(keep_attention: bool = False) -> pa.Field:
 
 
 def row_schema(columns: pa.Schema, kind: str, fingerprint: str) -> pa.Schema:
-    """The identity columns, then a processor's own; ``kind`` is ``features`` or ``captions``."""
+    """Returns the identity columns followed by a processor's ``columns``; ``kind`` is ``features`` or ``captions``."""
     return stamp(pa.schema([*IDENTITY, *columns]), kind, fingerprint)
 
 
 def stamp(schema: pa.Schema, kind: str, fingerprint: str) -> pa.Schema:
-    """``schema`` with its kind, version and fingerprint in the metadata."""
+    """Returns ``schema`` with kind, version and fingerprint in its metadata."""
     metadata = {KIND_KEY: kind, VERSION_KEY: str(SCHEMA_VERSION), FINGERPRINT_KEY: fingerprint}
     return schema.with_metadata(metadata)
 
 
 def check_version(metadata: Mapping[bytes, bytes] | None, where: str) -> None:
-    """Refuse what a newer version wrote, or nothing of ours. Raises StoreError."""
+    """Raises StoreError if a newer version, or another program, wrote the file."""
     written = (metadata or {}).get(VERSION_KEY)
     if written is None or not written.isdigit():
         raise StoreError(
@@ -143,24 +145,24 @@ def check_version(metadata: Mapping[bytes, bytes] | None, where: str) -> None:
 
 
 def is_grid(field: pa.Field) -> bool:
-    """Whether ``field`` is one that ``grid_field`` made."""
+    """Returns whether ``field`` is a grid column (see ``grid_field``)."""
     return field.metadata is not None and SHAPE_KEY in field.metadata
 
 
 def scale_name(field: pa.Field) -> str | None:
-    """The column with the scales of a grid column of int8 codes; None for any other column."""
+    """Returns the name of the scale column of a grid column of int8 codes; None for any other column."""
     name = (field.metadata or {}).get(SCALE_KEY)
     return None if name is None else name.decode()
 
 
 def grid_shape(field: pa.Field) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of one row of a grid column."""
+    """Returns shape and dtype of one row of a grid column."""
     shape = tuple(json.loads(field.metadata[SHAPE_KEY]))
     return shape, np.dtype(field.metadata[DTYPE_KEY].decode())
 
 
 def pack_grid(values: np.ndarray, field: pa.Field) -> pa.Array:
-    """``values`` ``[n, *shape]`` as FixedSizeBinary, without copying where they are contiguous already."""
+    """Returns ``values`` ``[n, *shape]`` as FixedSizeBinary, without copying if contiguous. Raises ValueError."""
     shape, dtype = grid_shape(field)
     if values.shape[1:] != shape:
         raise ValueError(f"rows of {field.name} have shape {values.shape[1:]}; expected {shape}")
@@ -169,7 +171,7 @@ def pack_grid(values: np.ndarray, field: pa.Field) -> pa.Array:
 
 
 def as_tensor(column: pa.Array, field: pa.Field) -> pa.ExtensionArray:
-    """FixedSizeBinary of a grid column as a ``fixed_shape_tensor``, without copying."""
+    """Returns a grid column in FixedSizeBinary as ``fixed_shape_tensor``, without copying."""
     shape, dtype = grid_shape(field)
     size = math.prod(shape)
     kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(dtype), list(shape))
@@ -180,5 +182,5 @@ def as_tensor(column: pa.Array, field: pa.Field) -> pa.ExtensionArray:
 
 
 def from_numpy(values: np.ndarray, field: pa.Field) -> pa.ExtensionArray:
-    """``values`` ``[n, *shape]`` as the same tensor column that ``as_tensor`` gives."""
+    """Returns ``values`` ``[n, *shape]`` as a tensor column, as from ``as_tensor``."""
     return as_tensor(pack_grid(values, field), field)

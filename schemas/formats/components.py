@@ -1,10 +1,10 @@
-"""Components that reduce features: one safetensors file, written by the job ``svd``.
+"""Components that reduce features: one safetensors file, written by the command ``svd``.
 
-components  float32 [K, C]: orthonormal rows, the one that explains most first; each number divided by its channel's
-            size where they were fitted to scaled channels
-mean        float32 [C]: taken off first; only where they were fitted to centred features (PCA)
+components  float32 [K, C]: orthonormal rows, by descending explained variance; if fitted to scaled channels, each
+            value is divided by its channel's scale
+mean        float32 [C]: subtracted before the projection; only for components of centred features (PCA)
 
-Its header's ``captionbeam`` says, as JSON, what they were fitted on and what each of them explains.
+The header's ``captionbeam`` entry is JSON: what the components were fitted on and what each of them explains.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from captionbeam.schemas.fingerprint import fingerprint, sha256_bytes
 from captionbeam.schemas.storage import files
 
 FORMAT, VERSION, ABOUT = "captionbeam components", 1, "captionbeam"
-KEYS = {"fingerprint": str, "spec": dict, "request": dict}  # of the header, which others read
-STORED = ("reduction", "dtype")  # what a features' spec says beyond the encoder
+KEYS = {"fingerprint": str, "spec": dict, "request": dict}  # header keys that other modules read
+STORED = ("reduction", "dtype")  # keys of a features spec that the encoder does not decide
 
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """``vectors`` float32 [K, C], ``mean`` float32 [C] or None; ``sha256`` is the whole file's.
+    """``vectors`` float32 [K, C], ``mean`` float32 [C] or None; ``sha256`` is that of the whole file.
 
     ``about``: ``spec`` and ``fingerprint`` of the features, ``explained_variance_ratio`` of all C components and its
-    running sum ``cumulative``, ``explained_variance`` of the K, images, cells, and what they were fitted with.
+    running sum ``cumulative``, ``explained_variance`` of the K components, numbers of images and cells, and the
+    options of the fit.
     """
 
     vectors: np.ndarray
@@ -42,12 +43,12 @@ class Components:
 
     @property
     def method(self) -> str:
-        """``svd``, or ``pca`` where a mean is taken off."""
+        """``pca`` if a mean is subtracted, else ``svd``."""
         return "svd" if self.mean is None else "pca"
 
 
 def components_bytes(vectors: np.ndarray, mean: np.ndarray | None, about: Mapping[str, Any]) -> bytes:
-    """The file: float32 ``[K, C]`` and ``[C]`` with what there is to say ``about`` them."""
+    """Returns the file's content: float32 ``[K, C]`` and ``[C]``, with the description ``about`` in the header."""
     tensors = {"components": np.ascontiguousarray(vectors, np.float32)}
     if mean is not None:
         tensors["mean"] = np.ascontiguousarray(mean, np.float32)
@@ -56,7 +57,7 @@ def components_bytes(vectors: np.ndarray, mean: np.ndarray | None, about: Mappin
 
 
 def read_components(url: str) -> Components:
-    """The components in the file at ``url``. Raises RequestError where it is none, or a newer version wrote it."""
+    """Reads the components at ``url``. Raises RequestError if the file is not valid or a newer version wrote it."""
     try:
         data = files.read_bytes(url)
         about = _about(data)
@@ -81,7 +82,7 @@ def _reason(err: Exception) -> str:
 
 
 def _about(data: bytes) -> dict[str, Any]:
-    """What the header says of the components. Raises KeyError, TypeError, ValueError where it is of something else."""
+    """Returns the header's description. Raises KeyError, TypeError, ValueError if the file has another format."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     about: dict[str, Any] = json.loads(header["__metadata__"][ABOUT])
     if about["format"] != FORMAT:
@@ -92,7 +93,7 @@ def _about(data: bytes) -> dict[str, Any]:
 
 
 def _tensors(data: bytes, about: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Components and mean, of the shapes, dtype and keys that they are written with. Raises KeyError, ValueError."""
+    """Returns components and mean after checking shapes, dtype and keys. Raises KeyError, ValueError."""
     odd = next((name for name, kind in KEYS.items() if not isinstance(about[name], kind)), None)
     if odd is not None:
         raise ValueError(f"{odd} {about[odd]!r}")
@@ -109,10 +110,10 @@ def _tensors(data: bytes, about: Mapping[str, Any]) -> tuple[np.ndarray, np.ndar
 
 
 def encoder_part(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a features' spec what the encoder decides: components that fit one of its stores fit them all."""
+    """Returns the part of a features spec that the encoder decides. Components fit all stores with the same part."""
     return {name: value for name, value in spec.items() if name not in STORED}
 
 
 def encoder_fingerprint(spec: Mapping[str, Any]) -> str:
-    """The fingerprint of the features as the encoder makes them, neither reduced nor rounded."""
+    """Returns the fingerprint of the encoder's own features, neither reduced nor quantised."""
     return fingerprint(encoder_part(spec))

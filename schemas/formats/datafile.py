@@ -20,19 +20,19 @@ DataFile = ParquetData | Hdf5Data
 
 
 def check_format(name: str) -> str:
-    """``name`` if it is a format. Raises RequestError."""
+    """Returns ``name`` if it is a known format. Raises RequestError otherwise."""
     if name not in FORMATS:
         raise RequestError(f"unknown format {name!r}; expected one of {', '.join(FORMATS)}")
     return name
 
 
 def open_writer(url: str, schema: pa.Schema) -> DataWriter:
-    """A writer for the format that the URL's suffix names."""
+    """Returns a writer for the format of the URL's suffix."""
     return Hdf5Writer(url, schema) if url.endswith(SUFFIX["hdf5"]) else ParquetWriter(url, schema)
 
 
 def open_data(url: str) -> DataFile:
-    """A reader for the format that the URL's suffix names. Raises OSError, StoreError."""
+    """Returns a reader for the format of the URL's suffix. Raises OSError, StoreError."""
     with refusals(url):
         return Hdf5Data(url) if url.endswith(SUFFIX["hdf5"]) else ParquetData(url)
 
@@ -40,9 +40,9 @@ def open_data(url: str) -> DataFile:
 def read_rows(
     data: DataFile, rows: Sequence[int], columns: Sequence[str] | None = None
 ) -> Iterator[tuple[list[int], pa.RecordBatch]]:
-    """Rows by their ascending numbers, as the file has them, a row group at a time: the numbers, and the ``columns``.
+    """Yields row numbers and their ``columns``, one row group at a time, for ascending row numbers ``rows``.
 
-    ``columns``: by default all.
+    ``columns`` defaults to all. Values are returned as stored.
     """
     wanted, start = np.array(rows, np.int64), 0
     for group, size in enumerate(data.group_rows):

@@ -1,7 +1,7 @@
-"""Shard data in HDF5: dataset ``grid`` (or ``pooled``) ``[N, ...]``, one image a chunk, its identity beside it.
+"""Data files in HDF5: dataset ``grid`` (or ``pooled``) ``[N, ...]``, one chunk per image, with the identity columns.
 
-h5py cannot write to object stores, so a file is written on the local disk and uploaded whole; it is read in place,
-through fsspec where it is remote. Version and fingerprint are attributes of the file.
+h5py cannot write to object stores, so a file is written to the local disk and uploaded as a whole. Files are read in
+place, remote ones through fsspec. Version and fingerprint are attributes of the file.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ _TEXT = h5py.string_dtype("utf-8")
 
 
 class _Disk(io.RawIOBase):
-    """A new file at ``path``, of which libhdf5 never sees an error: it crashes where it cannot write to the end.
+    """A new file at ``path`` that hides write errors from libhdf5, which crashes if it cannot finish writing.
 
-    From the first error on, what is written stays in memory: at most one batch, and what libhdf5 writes at its end.
-    ``check`` raises that error.
+    After the first error, writes go to memory: at most one batch, plus what libhdf5 writes on closing. ``check``
+    raises that error.
     """
 
     def __init__(self, path: str) -> None:
-        self._file = open(path, "w+b", buffering=0)  # noqa: SIM115 (closed by its owner)
+        self._file = open(path, "w+b", buffering=0)  # noqa: SIM115 (closed by the owner)
         self._error: OSError | None = None
         self._held: list[tuple[int, bytes]] = []
         self._position = self._size = 0
 
     def check(self) -> None:
-        """Raises OSError where a write failed."""
+        """Raises the OSError of a failed write."""
         if self._error is not None:
             raise self._error
 
     def finish(self) -> None:
-        """Bring everything to the disk. Raises OSError."""
+        """Flushes everything to the disk. Raises OSError."""
         self.check()
         os.fsync(self._file.fileno())
 
@@ -109,7 +109,7 @@ class _Disk(io.RawIOBase):
 
 
 class Hdf5Writer:
-    """Writes one data file: ``write`` batches, then ``close`` for its record, or ``abort``."""
+    """Writes one data file: ``write`` batches, then ``close``, which returns the file's record, or ``abort``."""
 
     def __init__(self, url: str, schema: pa.Schema) -> None:
         self._url, self._schema, self._rows = url, schema, 0
@@ -133,7 +133,7 @@ class Hdf5Writer:
         )
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Add rows. Raises OSError."""
+        """Adds rows. Raises OSError."""
         end = self._rows + batch.num_rows
         for field, column in zip(self._schema, batch.columns, strict=True):
             dataset = self._datasets[field.name]
@@ -144,10 +144,10 @@ class Hdf5Writer:
             self._disk.check()
 
     def close(self) -> WrittenFile:
-        """Finish the file and upload it where its place is remote. Raises OSError."""
+        """Finishes the file and uploads it if its URL is remote. Raises OSError."""
         self._file.close()
         with self._naming_the_disk():
-            self._disk.finish()  # the commit that names it must not outlive it
+            self._disk.finish()  # must be on the disk before the commit that names it
         self._disk.close()
         record = WrittenFile(
             self._url.rsplit("/", 1)[-1], os.path.getsize(self._path), sha256_file(self._path), self._rows
@@ -160,14 +160,14 @@ class Hdf5Writer:
         return record
 
     def abort(self) -> None:
-        """Give the file up."""
+        """Closes and removes the unfinished file."""
         self._file.close()
         self._disk.close()
         os.unlink(self._path)
 
     @contextlib.contextmanager
     def _naming_the_disk(self) -> Iterator[None]:
-        """Say of an error of the local disk that it is none of the storage that the file goes to."""
+        """Names the local folder in errors of the local disk when the target is remote."""
         try:
             yield
         except OSError as err:
@@ -185,7 +185,7 @@ def _values(field: pa.Field, column: pa.Array) -> Any:
 
 
 class Hdf5Data:
-    """Reads one data file by groups of rows."""
+    """Reads one data file by row group."""
 
     def __init__(self, url: str) -> None:
         fs, path = files.split(url)
@@ -210,12 +210,12 @@ class Hdf5Data:
 
     @property
     def group_rows(self) -> list[int]:
-        """Rows of each group: HDF5 has none of its own, so they are as many as Parquet's."""
+        """Rows per group. HDF5 has no row groups; sizes are the same as for Parquet."""
         rows, size = len(self._file["image_id"]), rows_per_group(self.schema)
         return [min(size, rows - start) for start in range(0, rows, size)]
 
     def read(self, group: int, columns: Sequence[str]) -> pa.RecordBatch:
-        """One group of rows, grids as FixedSizeBinary."""
+        """Returns one row group, with grids as FixedSizeBinary."""
         size = rows_per_group(self.schema)
         rows = slice(group * size, (group + 1) * size)
         fields = [self.schema.field(name) for name in columns]

@@ -1,10 +1,10 @@
-"""Features kept as int8: a code a number, and beside each row the scales that give the numbers back.
+"""Features as int8: one code per number, and the scales that restore the numbers.
 
     value = code * scale
 
-A grid ``[H, W, C]`` has a scale a channel, ``[C]`` float16, in the column ``grid_scale``; a pooled vector one, ``[1]``.
-They are the row's own, so a row depends on its image alone, whatever shard it is in, rows of all shards may be merged,
-and nothing has to be fitted before the first image. A scale is the largest magnitude / 127: nothing is clipped.
+A grid ``[H, W, C]`` has one scale per channel, ``[C]`` float16, in the column ``grid_scale``; a pooled vector has one
+scale, ``[1]``. Scales belong to a single row. A row therefore depends on its image only, shards can be merged, and
+nothing has to be fitted in advance. A scale is the largest magnitude / 127, so nothing is clipped.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import pyarrow as pa
 from captionbeam.schemas.formats import arrow
 
 LEVELS = 127
-LARGEST = np.float16(515.5)  # of scales: 127 times the next one is no float16 any more
-CHUNK = 1 << 17  # numbers at a time: they stay in the cache
+LARGEST = np.float16(515.5)  # largest scale: 127 times the next float16 exceeds float16
+CHUNK = 1 << 17  # numbers per step, to fit into the CPU cache
 
 
 def stored_columns(name: str, shape: Sequence[int], dtype: str = "float16") -> pa.Schema:
-    """The columns that features of one ``shape`` are kept in: one of float16; or int8 codes, and their scales."""
+    """Returns the columns for features of one ``shape``: one float16 column, or int8 codes and their scales."""
     if dtype != "int8":
         return pa.schema([arrow.grid_field(name, shape, dtype)])
     scales = f"{name}{arrow.SCALE}"
@@ -34,9 +34,9 @@ def stored_columns(name: str, shape: Sequence[int], dtype: str = "float16") -> p
 
 
 def quantise(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float16 ``[n, ..., C]`` as codes int8 of that shape and scales float16 ``[n, C]``; of ``[n, C]``: ``[n, 1]``.
+    """Converts float16 ``[n, ..., C]`` to int8 codes of that shape and float16 scales ``[n, C]``.
 
-    A channel of zeros has the scale 0.
+    For ``[n, C]``, the scales are ``[n, 1]``. A channel of zeros has scale 0.
     """
     codes = np.empty(values.shape, np.int8)
     scales = np.empty((len(values), values.shape[-1] if values.ndim > 2 else 1), np.float16)
@@ -53,7 +53,7 @@ def quantise(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def dequantise(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """``quantise``'s codes and scales as float16 ``[n, ..., C]``: each product rounded once."""
+    """Returns float16 ``[n, ..., C]`` from the codes and scales of ``quantise``. Each product is rounded once."""
     values = np.empty(codes.shape, np.float16)
     factors = scales.astype(np.float32).reshape(len(codes), *[1] * (codes.ndim - 2), -1)
     for rows in _chunks(codes.shape):
@@ -62,7 +62,7 @@ def dequantise(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
-    """float16 features as they come back from a store of int8."""
+    """Returns float16 features as an int8 store would return them."""
     return dequantise(*quantise(values))
 
 
@@ -72,18 +72,18 @@ def _chunks(shape: Sequence[int]) -> list[slice]:
 
 
 def _no_less(numbers: np.ndarray) -> np.ndarray:
-    """float16 that are not below ``numbers``, so that no code goes beyond 127."""
+    """Rounds ``numbers`` up to float16, so that no code exceeds 127."""
     halves = numbers.astype(np.float16)
     return np.where(halves.astype(np.float32) < numbers, np.nextafter(halves, np.float16(np.inf)), halves)
 
 
 @dataclass
 class RoundingError:
-    """How far int8 is from the float16 that it stands for, over all rows that were added.
+    """Difference between int8 features and their float16 originals, over all added rows.
 
-    ``max_abs``: the largest difference; ``max_value``: the largest magnitude; the sums: of the squares of differences
-    and of values. ``to_dict`` adds ``max_relative`` and ``rms_relative``: by the largest magnitude, and by the root of
-    the mean square.
+    ``max_abs`` is the largest difference, ``max_value`` the largest magnitude. The sums are those of squared
+    differences and of squared values. ``to_dict`` adds ``max_relative`` (relative to the largest magnitude) and
+    ``rms_relative`` (relative to the root mean square).
     """
 
     max_abs: float = 0.0
@@ -92,7 +92,7 @@ class RoundingError:
     sum_squares: float = 0.0
 
     def add(self, values: np.ndarray, codes: np.ndarray, scales: np.ndarray) -> None:
-        """Compare float16 ``values`` ``[n, ..., C]`` with what their codes give back."""
+        """Adds float16 ``values`` ``[n, ..., C]`` and their codes."""
         for rows in _chunks(values.shape):
             exact = values[rows].astype(np.float32)
             error = dequantise(codes[rows], scales[rows]) - exact
@@ -101,7 +101,7 @@ class RoundingError:
             self.sum_squares += float(np.vdot(exact, exact))
 
     def merge(self, other: dict[str, float]) -> None:
-        """Add what another part's ``to_dict`` says."""
+        """Adds the ``to_dict`` result of another part."""
         self._grow(other["max_abs"], other["max_value"])
         self.sum_squared_error += other["sum_squared_error"]
         self.sum_squares += other["sum_squares"]
@@ -110,27 +110,27 @@ class RoundingError:
         self.max_abs, self.max_value = max(self.max_abs, error), max(self.max_value, value)
 
     def to_dict(self) -> dict[str, float]:
-        """The four numbers, and what they are relative to the features."""
+        """Returns the four fields, ``max_relative`` and ``rms_relative``."""
         relative = self.max_abs / self.max_value if self.max_value else 0.0
         rms = math.sqrt(self.sum_squared_error / self.sum_squares) if self.sum_squares else 0.0
         return {**vars(self), "max_relative": relative, "rms_relative": rms}
 
 
 def scale_names(schema: pa.Schema) -> set[str]:
-    """The columns of ``schema`` that are another's scales."""
+    """Returns the columns of ``schema`` that hold scales."""
     return {name for field in schema if (name := arrow.scale_name(field)) is not None}
 
 
 def read_names(schema: pa.Schema, columns: Sequence[str]) -> list[str]:
-    """``columns``, and the scales that those of int8 need."""
+    """Returns ``columns`` and the scale columns that they need."""
     scales = [arrow.scale_name(schema.field(name)) for name in columns]
     return [*columns, *(name for name in scales if name is not None)]
 
 
 def quantised(columns: dict[str, Any], schema: pa.Schema, error: RoundingError) -> dict[str, Any]:
-    """A processor's columns as ``schema`` keeps them: float16 becomes int8 where it says so, ``error`` grows.
+    """Converts a processor's float16 columns to int8 where ``schema`` requires it, and updates ``error``.
 
-    Columns that have their scales are kept already.
+    Columns that already have scales are left unchanged.
     """
     kept = dict(columns)
     for field in schema:
@@ -141,7 +141,7 @@ def quantised(columns: dict[str, Any], schema: pa.Schema, error: RoundingError) 
 
 
 def with_tensors(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """A data file's ``batch`` with its grids as tensors; int8 as float16, without the scales."""
+    """Returns ``batch`` of a data file with grids as tensors; int8 becomes float16, without the scale columns."""
     hidden = scale_names(batch.schema)
     fields = [field for field in batch.schema if field.name not in hidden]
     arrays = [_whole(batch, field) for field in fields]

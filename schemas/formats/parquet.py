@@ -1,4 +1,4 @@
-"""Shard data in Parquet: written as a stream, read a row group at a time."""
+"""Data files in Parquet: written as a stream, read by row group."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_GROUP_ROWS = 4096
 
 
 class HashingStream:
-    """A writable stream that counts and hashes what passes through it."""
+    """A writable stream that counts and hashes the bytes written through it."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream: BinaryIO | None = stream
@@ -43,7 +43,7 @@ class HashingStream:
             self._stream.flush()
 
     def forget(self) -> None:
-        """Pass nothing on any more: Arrow ends a file, be it given up or not."""
+        """Stops forwarding writes. Arrow writes a footer even to an aborted file."""
         self._stream = None
 
     def close(self) -> None:
@@ -55,13 +55,13 @@ class HashingStream:
 
 
 def rows_per_group(schema: pa.Schema) -> int:
-    """As many rows as make a row group of about 8 MiB of grids: small enough for random access."""
+    """Returns the number of rows in a row group of about 8 MiB of grids, small enough for random access."""
     width = sum(field.type.byte_width for field in schema if arrow.is_grid(field))
     return max(1, min(MAX_GROUP_ROWS, GROUP_BYTES // max(width, 1)))
 
 
 class ParquetWriter:
-    """Writes one data file: ``write`` batches, then ``close`` for its record, or ``abort``."""
+    """Writes one data file: ``write`` batches, then ``close``, which returns the file's record, or ``abort``."""
 
     def __init__(self, url: str, schema: pa.Schema) -> None:
         self._fs, self._path = files.split(url)
@@ -85,7 +85,7 @@ class ParquetWriter:
         self._rows = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Add rows; whole row groups go to the stream."""
+        """Adds rows. Complete row groups are written to the stream."""
         self._rows += batch.num_rows
         self._held.append(batch)
         while sum(held.num_rows for held in self._held) >= self._group_rows:
@@ -98,20 +98,20 @@ class ParquetWriter:
         self._held = table.slice(rows).to_batches()
 
     def close(self) -> WrittenFile:
-        """Finish the file. Raises OSError where the storage refuses."""
+        """Finishes the file. Raises OSError if a write fails."""
         rest = sum(held.num_rows for held in self._held)
         if rest:
             self._flush(rest)
         with refusals(self._path):
             self._writer.close()
             self._raw.flush()
-            if files.is_local(self._fs):  # the commit that names it must not outlive it
+            if files.is_local(self._fs):  # must be on the disk before the commit that names it
                 os.fsync(self._raw.fileno())
             self._raw.close()
         return WrittenFile(self._name, self._stream.bytes, self._stream.sha256, self._rows)
 
     def abort(self) -> None:
-        """Give the file up; what was written of it goes away."""
+        """Discards the unfinished file."""
         self._stream.forget()
         discard(self._fs, self._path, self._raw)
 
@@ -130,12 +130,12 @@ class ParquetData:
 
     @property
     def group_rows(self) -> list[int]:
-        """Rows of each row group."""
+        """Rows per row group."""
         metadata = self._file.metadata
         return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
 
     def read(self, group: int, columns: Sequence[str]) -> pa.RecordBatch:
-        """One row group, grids as FixedSizeBinary."""
+        """Returns one row group, with grids as FixedSizeBinary."""
         table = self._file.read_row_group(group, columns=list(columns), use_threads=False)
         schema = pa.schema([self.schema.field(name) for name in columns], self.schema.metadata)
         arrays = [_whole(table.column(name)) for name in columns]
@@ -150,14 +150,14 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
 
 
 def table_bytes(table: pa.Table, row_group_size: int | None = None) -> bytes:
-    """``table`` as the bytes of a Parquet file."""
+    """Returns ``table`` as the content of a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", row_group_size=row_group_size)
     return sink.getvalue().to_pybytes()
 
 
 def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A small Parquet file, whole. Raises FileNotFoundError, StoreError for a newer version."""
+    """Reads a small Parquet file as a whole. Raises FileNotFoundError, and StoreError for files of a newer version."""
     table = pq.read_table(pa.BufferReader(files.read_bytes(url)), columns=columns)
     arrow.check_version(table.schema.metadata, url)
     return table

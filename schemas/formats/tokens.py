@@ -1,13 +1,13 @@
-"""The token table: one Arrow file with every image's captions, raw and as token ids, beside its tokenizer.
+"""The token table: one Arrow file with the captions of every image as text and token ids, stored with its tokenizer.
 
-    TOKENS/tokenizer/      the tokenizer's folder
-    TOKENS/tokens.arrow    one row an image, sorted by image_id
-    TOKENS/record.json     options, counts, SHA-256 of tokens.arrow; written last: without it nothing is there
+    TOKENS/tokenizer/   the tokenizer's folder
+    TOKENS/tokens.arrow one row per image, sorted by image_id
+    TOKENS/record.json  options, counts, SHA-256 of tokens.arrow; written last, it marks the table as complete
 
-``image_id`` is the file name where the caption file has one, since that is what a folder or a zip of images
-calls it; else the caption file's own id. ``captionbeam.schemas.match_ids.match_images`` finds its image in a store.
-``coco_id`` is the id that the caption file itself gives (a COCO number as text), null where it has none; it
-need not be unique, because every COCO file may count from nought.
+``image_id`` is the caption file's file name for the image, as in folders and zips of images, or else its id for it.
+``captionbeam.schemas.match_ids.match_images`` matches these ids with those of a store. ``coco_id`` is the caption
+file's own id (a COCO number as text), null if there is none. It need not be unique, since each COCO file may count
+from zero.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TOKENS = pa.schema(
 
 
 def table_bytes(rows: Sequence[Mapping[str, Any]], fingerprint: str) -> bytes:
-    """``rows`` as the Arrow IPC file, sorted by image_id. ``fingerprint`` is the tokenizer's."""
+    """Returns ``rows`` as an Arrow IPC file, sorted by image_id. ``fingerprint`` is the tokenizer's."""
     ordered = sorted(rows, key=lambda row: row["image_id"])
     schema = stamp(TOKENS, "tokens", fingerprint)
     target = pa.BufferOutputStream()
@@ -55,8 +55,8 @@ def table_bytes(rows: Sequence[Mapping[str, Any]], fingerprint: str) -> bytes:
 class TokenTable:
     """A token table opened for reading.
 
-    ``table`` has the columns of TOKENS (``tokens``: START..END, unpadded), memory-mapped where local;
-    ``record`` is what ``record.json`` says.
+    ``table`` has the columns of TOKENS (``tokens``: START..END, unpadded), memory-mapped if local. ``record`` is the
+    content of ``record.json``.
     """
 
     url: str
@@ -65,7 +65,7 @@ class TokenTable:
 
     @classmethod
     def open(cls, url: str) -> TokenTable:
-        """The token table in the folder ``url``. Raises StoreError if there is none, or a broken one."""
+        """Opens the token table in the folder ``url``. Raises StoreError if it is missing or damaged."""
         record = read_record(url)
         if record is None:
             raise StoreError(
@@ -84,26 +84,26 @@ class TokenTable:
 
     @property
     def tokenizer_url(self) -> str:
-        """The tokenizer's folder."""
+        """URL of the tokenizer's folder."""
         return files.join(self.url, TOKENIZER)
 
     @property
     def sha256(self) -> str:
-        """What names this table's content."""
+        """SHA-256 of the table file, which identifies its content."""
         return self.record["sha256"]
 
     @cached_property
     def rows(self) -> dict[str, int]:
-        """``{image_id: row of table}``."""
+        """Row numbers in ``table`` by image id."""
         return {image_id: row for row, image_id in enumerate(self.table["image_id"].to_pylist())}
 
     def image_ids(self, split: str) -> list[str]:
-        """The sorted image ids of one split: ``train``, ``val`` or ``test``."""
+        """Returns the sorted image ids of one split: ``train``, ``val`` or ``test``."""
         return self.table.filter(pc.equal(self.table["split"], split))["image_id"].to_pylist()
 
 
 def read_record(url: str) -> dict[str, Any] | None:
-    """``record.json`` of the token table at ``url``; None where there is no (whole) token table."""
+    """Returns the ``record.json`` of the token table at ``url``; None without a complete table. Raises StoreError."""
     try:
         return files.read_json(files.join(url, RECORD))
     except (FileNotFoundError, NotADirectoryError):

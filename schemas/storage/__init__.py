@@ -1,1 +1,1 @@
-"""Filesystems: file operations for local disks and any fsspec URL, options, retries, object stores."""
+"""Access to local disks and object stores: file operations, filesystem options, retries, create-if-absent."""

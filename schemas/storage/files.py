@@ -1,10 +1,10 @@
-"""The few file operations that everything else stands on, for local disks and any fsspec URL.
+"""File operations for local disks and any fsspec URL.
 
-``create`` (create-if-absent) is the one primitive that makes commits first-come and snapshots atomic. It is
-atomic on ``file`` (a hard link), ``gs`` (``ifGenerationMatch=0``), ``s3`` (``If-None-Match``) and ``memory``; on
-other filesystems it is a check followed by a write, so that only one writer may be at work there.
+``create`` (create-if-absent) makes commits first-come and snapshots atomic. It is atomic on ``file`` (a hard link),
+``gs`` (``ifGenerationMatch=0``), ``s3`` (``If-None-Match``) and ``memory``. On other filesystems it is a check
+followed by a write, which is safe with a single writer only.
 
-Whatever a storage refuses is raised as an OSError, and listings are never taken from a cache.
+Errors of a storage are raised as OSError. Listings never come from a cache.
 """
 
 from __future__ import annotations
@@ -26,30 +26,33 @@ from fsspec.core import has_magic, url_to_fs
 
 from captionbeam.schemas.errors import FingerprintError, RequestError
 from captionbeam.schemas.storage import object_stores
-from captionbeam.schemas.storage import options as _options  # noqa: F401 (names the classes that open gs and s3)
+from captionbeam.schemas.storage import options as _options  # noqa: F401 (registers the classes that open gs and s3)
 from captionbeam.schemas.storage.object_stores import refusals
 
 ATOMIC_CREATE = frozenset({"file", "local", "gs", "gcs", "s3", "s3a", "memory"})
 HAVE_KEYS = frozenset({"gs", "gcs", "s3", "s3a", "http", "https"})
-_PASSING = frozenset({errno.EIO, errno.EBUSY, errno.ETIMEDOUT})  # as object_stores.refusals and s3fs name 5xx
+# As object_stores.refusals and s3fs report 5xx
+_PASSING = frozenset({errno.EIO, errno.EBUSY, errno.ETIMEDOUT})
 _memory_lock = threading.Lock()
 
 
 def split(url: str) -> tuple[AbstractFileSystem, str]:
-    """The filesystem and the path on it that a local path or fsspec URL names. Raises RequestError."""
+    """Returns the filesystem and the path on it of a local path or fsspec URL. Raises RequestError."""
     if (
         "STORAGE_EMULATOR_HOST" in os.environ
-    ):  # gcsfs, once loaded, would ask it by gRPC and wait a minute in vain
+    ):  # else gcsfs would use gRPC, which emulators lack, and wait a minute
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     url = os.fspath(url)
     try:
         kind = scheme(url) or "file"
-        if kind in ("file", "local") or (kind in HAVE_KEYS and "::" in url):  # which chains URLs elsewhere
+        # fsspec would read "::" as chained URLs
+        if kind in ("file", "local") or (kind in HAVE_KEYS and "::" in url):
             fs = fsspec.filesystem(kind, use_listings_cache=False)
             return fs, fs._strip_protocol(url)
         return url_to_fs(url, use_listings_cache=False)
     except ImportError as err:
-        raise RequestError(f"{url!r} cannot be opened: {err}") from err  # it says what to install
+        # The message names the package to install
+        raise RequestError(f"{url!r} cannot be opened: {err}") from err
     except ValueError as err:
         raise RequestError(
             f"{url!r} cannot be opened: {err}; expected a path, or a URL of a known protocol"
@@ -57,24 +60,24 @@ def split(url: str) -> tuple[AbstractFileSystem, str]:
 
 
 def scheme(url: str) -> str:
-    """What stands before ``://``, '' of a path: that a folder's name ends in a colon makes no URL of it."""
+    """Returns the part before ``://``, or '' for a path, even one with a folder name that ends in a colon."""
     kind, mark, _ = url.partition("://")
     return kind if mark and "/" not in kind else ""
 
 
 def protocol(url: str) -> str:
-    """``file``, ``gs``, ``s3``, ... : the first protocol of the URL's filesystem."""
+    """Returns the first protocol of the URL's filesystem: ``file``, ``gs``, ``s3``, ..."""
     name = split(url)[0].protocol
     return name if isinstance(name, str) else name[0]
 
 
 def is_local(fs: AbstractFileSystem) -> bool:
-    """Whether ``fs`` is this machine's own disk."""
+    """Returns whether ``fs`` is the local disk."""
     return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
 
 
 def has_atomic_create(url: str) -> bool:
-    """Whether several writers may share a store at ``url``; tried out on s3, as not every server of it can."""
+    """Returns whether several writers may share a store at ``url``. On s3 this depends on the server and is tested."""
     kind = protocol(url)
     return _creates_once(url) if kind in ("s3", "s3a") else kind in ATOMIC_CREATE
 
@@ -90,33 +93,33 @@ def _creates_once(url: str) -> bool:
 
 
 def join(url: str, *parts: str) -> str:
-    """``url`` and ``parts`` with one slash between each."""
+    """Joins ``url`` and ``parts`` with single slashes."""
     return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
 def absolute(url: str) -> str:
-    """``url`` as every worker understands it: local paths made absolute, no slash at the end."""
+    """Returns ``url`` in a form that is valid on every worker: local paths absolute, no slash at the end."""
     if scheme(url):
         return url.rstrip("/")
     return os.path.abspath(os.path.expanduser(url))
 
 
 def exists(url: str) -> bool:
-    """Whether there is a file or folder at ``url``, asked of the storage and not of a cached listing."""
+    """Returns whether a file or folder exists at ``url``, without using a cached listing."""
     fs, path = split(url)
     with refusals(url):
         return fs.exists(path)
 
 
 def read_bytes(url: str) -> bytes:
-    """The whole file. Raises FileNotFoundError."""
+    """Returns the whole file. Raises FileNotFoundError."""
     fs, path = split(url)
     with refusals(url):
         return fs.cat_file(path)
 
 
 def read_json(url: str) -> Any:
-    """The file, parsed. Raises FileNotFoundError, json.JSONDecodeError."""
+    """Returns the parsed file. Raises FileNotFoundError, json.JSONDecodeError."""
     try:
         return json.loads(read_bytes(url))
     except (UnicodeDecodeError, RecursionError) as err:
@@ -124,9 +127,9 @@ def read_json(url: str) -> Any:
 
 
 def names(url: str) -> list[str]:
-    """Sorted base names of what lies in the folder ``url``; empty where there is no such folder.
+    """Returns the sorted base names in the folder ``url``; empty if the folder does not exist.
 
-    Names with a dot in front are left out: what a killed writer left, or one is writing just now.
+    Leaves out names that start with a dot: temporary files of running or killed writers.
     """
     fs, path = split(url)
     try:
@@ -141,7 +144,7 @@ def names(url: str) -> list[str]:
 
 
 def create(url: str, data: bytes) -> bool:
-    """Write ``data`` to ``url`` if nothing is there, whole or not at all; False where something is."""
+    """Writes ``data`` to ``url`` as a whole if no file exists there. Returns False if one does."""
     fs, path = split(url)
     if is_local(fs):
         return _create_local(path, data)
@@ -154,7 +157,7 @@ def create(url: str, data: bytes) -> bool:
 
 
 def write_atomic(url: str, data: bytes) -> None:
-    """Write ``data`` to ``url``, over what is there; a reader sees the old or the new, never a half."""
+    """Writes ``data`` to ``url`` and replaces what is there. Readers see the old or the new content, never a part."""
     fs, path = split(url)
     if not is_local(fs):
         with refusals(url):
@@ -164,19 +167,19 @@ def write_atomic(url: str, data: bytes) -> None:
 
 
 def write_in_place(url: str, data: bytes) -> None:
-    """Write ``data`` to ``url`` itself, so that it may be a pipe, a device, or a file mounted by itself."""
+    """Writes ``data`` directly to ``url``, which may be a pipe, a device or a file that is a mount point."""
     fs, path = split(url)
     with refusals(url), fs.open(path, "wb") as stream:
         stream.write(data)
 
 
 def check_writable(url: str) -> None:
-    """Raises RequestError where nothing can be written below ``url``: before the work, not after it.
+    """Raises RequestError if nothing can be written below ``url``. Called before the work starts.
 
-    Where the storage does not answer, raises its OSError: that is not the request's fault.
+    Raises the storage's OSError if the storage does not respond, since the request itself may be valid.
     """
     fs, folder = split(url)
-    while is_local(fs) and not os.path.exists(folder):  # a folder made here would look like a result
+    while is_local(fs) and not os.path.exists(folder):  # creating the folder would look like a result
         folder = os.path.dirname(folder)
     probe = f"{folder}/.{uuid.uuid4().hex[:12]}.tmp"
     try:
@@ -193,7 +196,7 @@ def check_writable(url: str) -> None:
 
 
 def check_room(url: str) -> None:
-    """``check_writable`` without a trace, for a look at what a run would do: of this machine's folders only.
+    """Like ``check_writable``, but leaves no files and checks local folders only, for dry runs.
 
     Raises RequestError.
     """
@@ -203,7 +206,7 @@ def check_room(url: str) -> None:
     while not os.path.exists(folder):
         folder = os.path.dirname(folder)
     try:
-        tempfile.TemporaryFile(dir=folder).close()  # has no name where the filesystem can do without
+        tempfile.TemporaryFile(dir=folder).close()  # has no name where the filesystem supports that
     except OSError as err:
         raise RequestError(
             f"{url!r} cannot be written to ({err.strerror or err}); expected a writable folder or URL"
@@ -211,14 +214,14 @@ def check_room(url: str) -> None:
 
 
 def json_bytes(value: Any) -> bytes:
-    """``value`` as indented, sorted JSON, as every record on disk is written."""
+    """Returns ``value`` as indented JSON with sorted keys, the format of all JSON records on disk."""
     return json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"
 
 
 def copy_file(source: str, target: str, sha256: str | None = None) -> None:
-    """Copy one file between any two filesystems; the target appears whole, or stays as it was.
+    """Copies one file between any two filesystems. The target is replaced as a whole or left unchanged.
 
-    Raises FingerprintError where the SHA-256 of what was read is not ``sha256``.
+    Raises FingerprintError if the SHA-256 of the source is not ``sha256``.
     """
     fs, path = split(source)
     digest = hashlib.sha256()
@@ -232,7 +235,7 @@ def copy_file(source: str, target: str, sha256: str | None = None) -> None:
 
 @contextmanager
 def _writing(url: str) -> Iterator[BinaryIO]:
-    """A stream to ``url``, where what was written appears once the block has ended without an error."""
+    """Opens a stream to ``url``. The file appears when the block ends without an error."""
     fs, path = split(url)
     local = is_local(fs)
     landing = _beside(path) if local else path
@@ -253,16 +256,16 @@ def _writing(url: str) -> Iterator[BinaryIO]:
 
 
 def copy_tree(source: str, target: str) -> None:
-    """Copy every file below ``source`` to the same place below ``target``."""
+    """Copies every file below ``source`` to the same relative path below ``target``."""
     fs, root = split(source)
     for path in sorted(fs.find(root)):
         copy_file(fs.unstrip_protocol(path), join(target, path[len(root) :]))
 
 
 def remove(url: str) -> None:
-    """Remove the file at ``url``, or the folder with all that is in it. Raises FileNotFoundError.
+    """Removes the file at ``url``, or the folder with its content. Raises FileNotFoundError.
 
-    Of that very name: of a path with ``*``, ``?`` or ``[`` fsspec's ``rm`` removes all that it matches as a pattern.
+    The path is taken literally; fsspec's ``rm`` would treat ``*``, ``?`` and ``[`` as a pattern.
     """
     fs, path = split(url)
     with refusals(url):
@@ -273,7 +276,7 @@ def remove(url: str) -> None:
         else:
             inside = fs.find(path, withdirs=protocol(url) not in HAVE_KEYS, detail=True)
             for name, info in sorted(inside.items(), reverse=True):
-                with suppress(FileNotFoundError):  # some have no folders of their own
+                with suppress(FileNotFoundError):  # some stores have no folder objects
                     (fs.rmdir if info["type"] == "directory" else fs.rm_file)(name)
 
 

@@ -1,7 +1,7 @@
-"""Object stores: create-if-absent by their own precondition, and their refusals in the words of a disk's.
+"""Object stores: create-if-absent by the stores' own preconditions, and errors translated to OSError.
 
-gcsfs, s3fs and what lies below them raise errors of many families. They are named here by module and class and
-never imported, so that who reads a local disk needs none of them.
+gcsfs, s3fs and their HTTP libraries raise many kinds of errors. These are identified by the names of module and
+class, without imports, so that local stores do not need the libraries.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import BinaryIO
 from fsspec import AbstractFileSystem
 from fsspec.spec import AbstractBufferedFile
 
-MARK = "captionbeam-writer"  # S3 keeps names of metadata in lower case, without underscores
-CONFLICTS, LONGEST_WAIT = 8, 2.0  # tries, and seconds between two of them
+MARK = "captionbeam-writer"  # S3 stores metadata names in lower case, without underscores
+CONFLICTS, LONGEST_WAIT = 8, 2.0  # tries; maximum seconds between tries
 _LIBRARIES = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "requests", "s3fs", "urllib3")
 _EXISTS, _CONFLICT = 412, 409
 _AWS_CODES = {"PreconditionFailed": _EXISTS, "ConditionalRequestConflict": _CONFLICT}
 
 
 def create(fs: AbstractFileSystem, path: str, data: bytes) -> bool:
-    """Write ``data`` to ``path`` if nothing is there: ``ifGenerationMatch=0`` on gs, ``If-None-Match`` on s3.
+    """Writes ``data`` to ``path`` if no object exists: ``ifGenerationMatch=0`` on gs, ``If-None-Match`` on s3.
 
-    A request whose answer got lost is sent again, by the library or whatever lies between, and then meets its own
-    object. So each carries a mark, and who is told "there is one already" looks whose it is.
+    A request whose response is lost may be sent again (by the library or a proxy) and then find its own object. Each
+    object therefore has a random mark in its metadata, which is compared when the store reports an existing object.
     """
     mark = {MARK: uuid.uuid4().hex}
     options = {"Metadata": mark} if "s3" in fs.protocol else {"metadata": mark}
@@ -38,7 +38,7 @@ def create(fs: AbstractFileSystem, path: str, data: bytes) -> bool:
             return True
         except FileExistsError:
             return _mark_of(fs, path) == mark[MARK]
-        except OSError as err:  # somebody else's request was under way: who comes again learns how it ended
+        except OSError as err:  # a concurrent request is in progress: retry to see its result
             if status_of(err) != _CONFLICT or attempt == CONFLICTS - 1:
                 raise
             time.sleep(min(LONGEST_WAIT, 0.05 * 2**attempt))
@@ -49,29 +49,29 @@ def _mark_of(fs: AbstractFileSystem, path: str) -> str | None:
     try:
         with refusals(path):
             found: str | None = fs.getxattr(path, MARK)
-    except (KeyError, FileNotFoundError):  # written by something else; gone again
+    except (KeyError, FileNotFoundError):  # written by another program, or removed since
         return None
     return found
 
 
 def discard(fs: AbstractFileSystem, path: str, stream: BinaryIO) -> None:
-    """Give up what was written to ``stream``, which is open on ``path``: nothing of it appears there."""
+    """Discards what was written to ``stream``, which is open on ``path``. No file appears there."""
     if isinstance(stream, AbstractBufferedFile):
         with suppress(OSError), refusals(path):
             stream.discard()
-        stream.closed = True  # else it would write what it holds once nobody refers to it any more
+        stream.closed = True  # else it would write its buffer when it is garbage collected
         return
-    with suppress(OSError):  # a full disk refuses what is in the buffer once more
+    with suppress(OSError):  # a full disk fails again when the buffer is flushed
         stream.close()
     fs.rm_file(path)
 
 
 @contextmanager
 def refusals(path: str) -> Iterator[None]:
-    """Raise what a storage library raises inside as the OSError that says the same, of ``path``."""
+    """Converts errors of storage libraries to the equivalent OSError for ``path``."""
     try:
         yield
-    except Exception as err:  # raised again, as it is or translated
+    except Exception as err:  # raised again, unchanged or converted
         told = _as_os_error(err, path)
         if told is err:
             raise
@@ -83,7 +83,8 @@ def _as_os_error(error: Exception, path: str) -> Exception:
     if status == _EXISTS:
         return FileExistsError(errno.EEXIST, "there is one already", path)
     said = " ".join(str(error).split())[:300] or type(error).__name__
-    if type(error) is OSError and said.startswith("Forbidden"):  # gcsfs says 403 so, without an errno
+    # gcsfs reports 403 this way, without an errno
+    if type(error) is OSError and said.startswith("Forbidden"):
         return PermissionError(errno.EACCES, said, path)
     if isinstance(error, OSError) or not _is_of_storage(error):
         return error
@@ -95,12 +96,12 @@ def _as_os_error(error: Exception, path: str) -> Exception:
 
 
 def _is_of_storage(error: Exception) -> bool:
-    bad_request = type(error) is ValueError and str(error).startswith("Bad Request")  # gcsfs's
+    bad_request = type(error) is ValueError and str(error).startswith("Bad Request")  # from gcsfs
     return bad_request or type(error).__module__.split(".")[0] in _LIBRARIES
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status that an error of a storage library, or what it was raised from, carries."""
+    """Returns the HTTP status of a storage library's error or of its causes; None if there is none."""
     cause: BaseException | None = error
     while cause is not None:
         found = _own_status(cause)
@@ -112,7 +113,7 @@ def status_of(error: BaseException) -> int | None:
 
 def _own_status(error: BaseException) -> int | None:
     response = getattr(error, "response", None)
-    if isinstance(response, dict):  # botocore's
+    if isinstance(response, dict):  # botocore
         code = response.get("Error", {}).get("Code", "")
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         return _AWS_CODES.get(code, status)

@@ -1,8 +1,8 @@
-"""Options of filesystems, by protocol: the same in every process that has a part in a job.
+"""Filesystem options by protocol, the same in every process of a job.
 
-fsspec keeps such options for each protocol (``fsspec.config``) and applies them to every filesystem that it opens,
-whoever asks for it. A job's own are put on top of what the environment or ``~/.config/fsspec`` say. Workers have
-neither the launcher's environment nor its files: the options travel with the pipeline.
+fsspec keeps options for each protocol (``fsspec.config``) and applies them to every filesystem that it opens. A job's
+options are merged over those from the environment and ``~/.config/fsspec``. Workers have neither the launcher's
+environment nor its files, so the options are sent with the pipeline.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from captionbeam.schemas.errors import not_installed
 
 Options = dict[str, dict[str, Any]]
 
-# What a run's record may show; anything else may be a secret.
+# Options that a run's record may show. All others may be secrets.
 _HARMLESS = frozenset(
     {
         "anon",
@@ -45,18 +45,18 @@ _SIZED = "captionbeam.schemas.storage.sized_http.SizedHTTPFileSystem"
 _ALIASES = {"gcs": "gs", "s3a": "s3", "https": "http"}
 _NEEDS = {"s3": not_installed("s3fs", "s3")}
 
-_found = copy.deepcopy(conf)  # before any job's
+_found = copy.deepcopy(conf)  # before any job changes it
 _used: Options = {}
 _lock = threading.Lock()
 
 
 def current() -> Options:
-    """The job's options, as they travel."""
+    """Returns the job's options, in the form that is sent to workers."""
     return _used
 
 
 def use(options: Options) -> None:
-    """From now on, open filesystems of this process with ``options``, and with no other job's."""
+    """Applies ``options`` to all filesystems opened later in this process. Replaces another job's options."""
     global _used
     with _lock:
         if options == _used:
@@ -71,7 +71,7 @@ def use(options: Options) -> None:
 
 
 def as_environment() -> dict[str, str]:
-    """This process's environment for one that it starts: fsspec reads options for each protocol there."""
+    """Returns environment variables for a child process. fsspec reads the options of each protocol from them."""
     mine = {name: value for name, value in os.environ.items() if not _is_ours(name)}
     return {
         **mine,
@@ -88,7 +88,7 @@ def _is_ours(variable: str) -> bool:
 
 
 def for_record(options: Options) -> Options:
-    """``options`` without what may be a secret."""
+    """Returns ``options`` without possible secrets."""
     return {
         protocol: {
             name: _without_user(value) if _is_harmless(name, value) else "(not kept)"
@@ -99,7 +99,7 @@ def for_record(options: Options) -> Options:
 
 
 def _without_user(value: Any) -> Any:
-    """A URL without the name and password in it."""
+    """Removes user name and password from a URL."""
     return _USER.sub(r"\1", value) if isinstance(value, str) else value
 
 
@@ -110,7 +110,7 @@ def _is_harmless(name: str, value: Any) -> bool:
 
 
 def plain(options: Mapping[str, Mapping[str, Any]]) -> Options:
-    """``options`` under one name a protocol."""
+    """Returns ``options`` with aliases of protocols merged under one name."""
     named: Options = {}
     for protocol, values in options.items():
         named.setdefault(name_of(protocol), {}).update(values)
@@ -118,17 +118,17 @@ def plain(options: Mapping[str, Mapping[str, Any]]) -> Options:
 
 
 def name_of(protocol: str) -> str:
-    """The one name that a protocol's options are kept under."""
+    """Returns the canonical name of a protocol."""
     return _ALIASES.get(protocol, protocol)
 
 
 def is_patient(kind: type) -> bool:
-    """Whether ``kind`` is one of ours, gs or s3."""
+    """Returns whether ``kind`` is one of this project's filesystem classes for gs or s3."""
     return f"{kind.__module__}.{kind.__qualname__}" in _PATIENT.values()
 
 
 def use_own_classes() -> None:
-    """Let fsspec open gs and s3 by the classes that try again, HTTP by the one that finds out sizes."""
+    """Registers the retrying classes for gs and s3 and the size-detecting class for HTTP with fsspec."""
     for name in ("http", "https"):
         fsspec.register_implementation(name, _SIZED, clobber=True)
     for protocol, kind in _PATIENT.items():

@@ -1,8 +1,8 @@
-"""Trying again: what a distant storage refuses for the moment is asked for once more, ever later and at random.
+"""Retries of storage requests: exponential backoff with random jitter.
 
-It sits below everything that reads, lists or writes, around one request at a time, so that nothing is done twice that
-was not asked for twice. gcsfs and s3fs ask again themselves, but neither heeds ``Retry-After``, and each lets through
-what passes as well: gcsfs a timeout, s3fs 429 and most of 5xx.
+Retries wrap single requests, below all reads, listings and writes, so completed requests are not repeated. gcsfs and
+s3fs have their own retries, but neither honours ``Retry-After``, and both miss transient errors: gcsfs timeouts, s3fs
+429 and most 5xx.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from typing import Any, TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-TRIES = (
-    8  # of one request; all the waiting together is half a minute at most, one and a half where it is told to
-)
-FIRST_WAIT, LONGEST_WAIT = 0.25, 16.0  # seconds between tries, drawn at random below a doubling limit
-LONGEST_HEEDED = 60.0  # of what a server asks to wait
+TRIES = 8  # per request; total wait at most 32 s, or 7 minutes if Retry-After asks for it
+FIRST_WAIT, LONGEST_WAIT = 0.25, 16.0  # seconds between tries: random, below a limit that doubles
+LONGEST_HEEDED = 60.0  # maximum seconds taken from Retry-After
 CONNECT_SECONDS, SILENT_SECONDS = (
     20.0,
     60.0,
-)  # a connection that takes longer, or says nothing for longer, is given up
+)  # limits for connecting, and for a connection without data
 
 _RESTS = frozenset({408, 425, 429})
 _draw = wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT)
@@ -35,7 +33,7 @@ Answer = TypeVar("Answer")
 
 @contextmanager
 def one_try() -> Iterator[None]:
-    """Inside, a request is made once: who asks counts the tries."""
+    """Disables retries inside the block, because the caller counts the tries."""
     token = _once.set(True)
     try:
         yield
@@ -44,14 +42,14 @@ def one_try() -> Iterator[None]:
 
 
 def is_once() -> bool:
-    """Whether somebody further out counts the tries."""
+    """Returns whether an outer caller counts the tries."""
     return _once.get()
 
 
 async def patiently(
     ask: Callable[[int], Awaitable[Answer]], passes: Callable[[BaseException], bool]
 ) -> Answer:
-    """What ``ask(attempt)``, from 1 on, answers, asked again while ``passes`` says that its error may go away."""
+    """Returns the result of ``ask(attempt)`` (from 1), retried while ``passes`` says that its error is transient."""
     if is_once():
         return await ask(1)
     async for attempt in AsyncRetrying(
@@ -63,18 +61,18 @@ async def patiently(
 
 
 def wait(state: RetryCallState) -> float:
-    """Seconds to the next try: drawn at random, and not before the server wants to be asked again."""
+    """Returns the seconds until the next try: random, and at least what the server's Retry-After asks for."""
     error = state.outcome.exception() if state.outcome else None
     return max(_draw(state), min(LONGEST_HEEDED, getattr(error, "retry_after", 0.0)))
 
 
 def passes_by(status: int | None) -> bool:
-    """Whether an HTTP status says that the same request may succeed a moment later."""
+    """Returns whether an HTTP status is transient, so that the same request may succeed later."""
     return status is not None and (status in _RESTS or status >= 500) and status != 501
 
 
 def seconds_asked(header: str | None) -> float:
-    """What a ``Retry-After`` says, in seconds or as a date (RFC 9110, 10.2.3); 0 where it says nothing."""
+    """Parses ``Retry-After``, in seconds or as a date (RFC 9110, 10.2.3); 0 if absent or invalid."""
     if not header:
         return 0.0
     if header.strip().isdigit():
@@ -86,6 +84,6 @@ def seconds_asked(header: str | None) -> float:
 
 
 def note(error: BaseException, header: Any) -> None:
-    """Leave with ``error`` what its answer's ``Retry-After`` says, for ``wait``."""
+    """Stores the response's ``Retry-After`` on ``error``, for ``wait``."""
     if seconds := seconds_asked(header):
         error.retry_after = seconds  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""gcsfs with our patience. fsspec loads it for ``gs://`` in place of gcsfs's own class."""
+"""gcsfs with this project's retries. fsspec loads it for ``gs://`` instead of gcsfs's own class."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from gcsfs.retry import HttpError, is_retriable
 
 from captionbeam.schemas.storage import retrying
 
-_LAST_PART = re.compile(r"/(\d+)$")  # of a Content-Range: only with an upload's last part its length is known
+_LAST_PART = re.compile(r"/(\d+)$")  # of a Content-Range: the total, known in an upload's last part only
 _UPLOAD = re.compile(r"/b/([^/]+)/o\?.*upload_id=")
-_ask = getattr(GCSFileSystem._request, "__wrapped__", GCSFileSystem._request)  # without gcsfs's own tries
+_ask = getattr(GCSFileSystem._request, "__wrapped__", GCSFileSystem._request)  # without gcsfs's own retries
 _sends: ContextVar[int] = ContextVar("sends", default=0)
 _told: ContextVar[str | None] = ContextVar("told", default=None)
 
 
 class PatientGCSFileSystem(GCSFileSystem):
-    """Every request goes through ``_request``: reads, listings, uploads part by part."""
+    """Retries in ``_request``, which makes all requests: reads, listings, and parts of uploads."""
 
     session_kwargs: dict[str, Any]
 
@@ -40,7 +40,7 @@ class PatientGCSFileSystem(GCSFileSystem):
             _sends.set(0)
             try:
                 return await _ask(self, method, *args, **kwargs)
-            except FileNotFoundError:  # the answer to an earlier try may have got lost
+            except FileNotFoundError:  # the response to an earlier try may have been lost
                 done = (
                     await self._done_before(method, args[0], kwargs.get("headers"))
                     if max(attempt, _sends.get()) > 1
@@ -56,7 +56,7 @@ class PatientGCSFileSystem(GCSFileSystem):
         return await retrying.patiently(ask, _passes)
 
     async def _done_before(self, method: str, path: str, headers: Any) -> Any:
-        """What a request that finds nothing to do any more would have been answered, if it has been done."""
+        """Returns the lost response of an earlier try that succeeded; None if it did not."""
         if method == "DELETE":
             return 204, {}, None, b""
         total = _LAST_PART.search((headers or {}).get("Content-Range", ""))
@@ -69,9 +69,7 @@ class PatientGCSFileSystem(GCSFileSystem):
 
 
 async def _hear(request: Any, handler: Any) -> Any:
-    _sends.set(
-        _sends.get() + 1
-    )  # aiohttp itself sends again what was to be sent by a connection that had gone
+    _sends.set(_sends.get() + 1)  # aiohttp resends a request whose connection was closed
     response = await handler(request)
     _told.set(response.headers.get("Retry-After"))
     return response

@@ -1,4 +1,4 @@
-"""s3fs with our patience. fsspec loads it for ``s3://`` in place of s3fs's own class."""
+"""s3fs with this project's retries. fsspec loads it for ``s3://`` instead of s3fs's own class."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from s3fs.core import S3_RETRYABLE_ERRORS
 from captionbeam.schemas.storage import retrying
 from captionbeam.schemas.storage.object_stores import status_of
 
-# What AWS says with a status of 400, and means for the moment.
+# Transient errors that AWS reports with status 400.
 _PASSING_CODES = frozenset(
     {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException"}
 )
-_BODY_TRIES = 5  # of reading an answer that broke off, s3fs's own
+_BODY_TRIES = 5  # tries to read an interrupted response body, as in s3fs
 
 
 class PatientS3FileSystem(S3FileSystem):
-    """Every request goes through ``_call_s3``; botocore's own tries are left out."""
+    """Retries in ``_call_s3``, which makes all requests. botocore's own retries are off."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         given = kwargs.pop("config_kwargs", None) or {}
@@ -34,7 +34,7 @@ class PatientS3FileSystem(S3FileSystem):
 
     @property
     def retries(self) -> int:
-        """s3fs asks how often it is to try: once where we count."""
+        """The number of tries that s3fs makes itself: one if the caller counts them."""
         return 1 if retrying.is_once() else _BODY_TRIES
 
     async def _call_s3(self, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -51,10 +51,10 @@ class PatientS3FileSystem(S3FileSystem):
 
         return await retrying.patiently(ask, _passes)
 
-    call_s3 = sync_wrapper(_call_s3)  # s3fs's is bound to its own
+    call_s3 = sync_wrapper(_call_s3)  # s3fs's own is bound to its own _call_s3
 
     async def _completed(self, asked: dict[str, Any]) -> Any:
-        """The upload that an earlier try completed, its answer lost. Raises FileNotFoundError where it did not."""
+        """Returns the upload that an earlier try completed, if any. Raises FileNotFoundError if there is none."""
         found = await super()._call_s3("head_object", Bucket=asked["Bucket"], Key=asked["Key"])
         parts = len(asked["MultipartUpload"]["Parts"])
         if not found["ETag"].strip('"').endswith(f"-{parts}"):
@@ -74,7 +74,7 @@ def _passes(error: BaseException) -> bool:
 
 
 def _is_a_connections(error: BaseException) -> bool:
-    """botocore has one class for each way in which a connection fails, most of them below these."""
+    """Returns whether botocore reports a failed connection. Most of its classes for that derive from these."""
     from botocore.exceptions import ConnectionError as BotoConnectionError
 
     return isinstance(error, BotoConnectionError)

@@ -1,4 +1,4 @@
-"""fsspec's HTTP, for servers that answer HEAD with a length of 0. fsspec loads it for ``http://`` and ``https://``."""
+"""fsspec's HTTP filesystem (``http://``, ``https://``) for servers that answer HEAD with a length of 0."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fsspec.implementations.http import HTTPFileSystem, _file_info
 
 
 class SizedHTTPFileSystem(HTTPFileSystem):
-    """Asks by GET, without reading on, where HEAD says that there are no bytes."""
+    """Gets the size from the headers of a GET if HEAD reports 0 bytes."""
 
     async def _info(self, url: str, **kwargs: Any) -> dict[str, Any]:
         info = await super()._info(url, **kwargs)
@@ -18,5 +18,5 @@ class SizedHTTPFileSystem(HTTPFileSystem):
         try:
             found = await _file_info(self.encode_url(url), session, "get", **self.kwargs, **kwargs)
         except Exception as err:
-            raise FileNotFoundError(url) from err  # as fsspec has it; what was the matter is the cause
+            raise FileNotFoundError(url) from err  # as fsspec does; the cause has the details
         return {**info, "size": None, **found}

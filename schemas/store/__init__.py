@@ -1,1 +1,1 @@
-"""Stores on disk: the layout, reading a snapshot, tags, and records of workers."""
+"""The store on disk: its layout, reading snapshots, tags, model files, and records of worker processes."""

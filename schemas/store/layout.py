@@ -1,11 +1,11 @@
-"""Where things lie in a store, and the records that name them.
+"""Layout of a store, and its commit and snapshot records.
 
-data/ failures/ index/      written once by an attempt, under names unique to it, never modified
-commits/<shard>.json        names an attempt's three files; created if absent, so that the first attempt wins
-plans/<run>/                the run's record, its frozen base and its plan
-manifests/ deletes/         Parquet: one row a shard; one row a row that is no longer live
-snapshots/00000003.json     names manifests and deletes; created if absent
-models/                     weights and bundles, named by their content hash
+data/ failures/ index/   written once by an attempt, with names unique to it, never modified
+commits/<shard>.json     names an attempt's three files; created if absent, so the first attempt wins
+plans/<run>/             the run's record, its frozen base and its plan
+manifests/ deletes/      Parquet: one row per shard; one row per superseded or deleted row
+snapshots/00000003.json  names manifests and delete files; created if absent
+models/                  weights and bundles, named by content hash
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ SEAL, HASHES = "sha256", "file_sha256"
 
 @dataclass(frozen=True)
 class Commit:
-    """One finished shard: the files of the attempt that won, and what is in them.
+    """A finished shard: the files of the winning attempt and their contents.
 
-    ``counts`` has images, ``failed_<code>``, bytes read, and milliseconds by stage, the unit in each name.
-    ``rounding``: how far int8 features are from the float16 ones that they stand for (schemas.formats.int8); empty for
-    all others.
+    ``counts`` has images, ``failed_<code>``, bytes read, and milliseconds per stage, with the unit in each name.
+    ``rounding``: the difference of int8 features from their float16 originals (schemas.formats.int8); empty
+    otherwise.
     """
 
     shard: str
@@ -54,17 +54,17 @@ class Commit:
     version: int = arrow.SCHEMA_VERSION
 
     def manifest_row(self) -> dict[str, Any]:
-        """The row of a manifest that stands for this commit."""
+        """Returns this commit's row in a manifest."""
         return {name: getattr(self, name) for name in arrow.MANIFEST.names}
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The published state of a store at one moment.
+    """A published state of a store.
 
-    ``operation`` is what made it: ``add``, ``refresh``, ``rollback``, ``compact`` or ``purge``; ``note`` says more
-    where there is more to say. ``request``: what a refresh repeats: the job, the options that decide rows and values,
-    and every source with those of its listing; empty where no job recorded any.
+    ``operation`` is ``add``, ``refresh``, ``rollback``, ``compact`` or ``purge``; ``note`` is an optional remark.
+    ``request`` is what a refresh repeats: the job, the options that affect rows and values, and each source with its
+    listing options; empty if no job recorded it.
     """
 
     id: int
@@ -87,24 +87,24 @@ class Snapshot:
 
 
 def snapshot_name(number: int) -> str:
-    """``snapshots/00000003.json``."""
+    """Returns a snapshot's path in the store, such as ``snapshots/00000003.json``."""
     return f"snapshots/{number:08d}.json"
 
 
 def snapshot_ids(url: str) -> list[int]:
-    """The numbers of all snapshots of the store at ``url``, ascending."""
+    """Returns the numbers of all snapshots of the store at ``url``, ascending."""
     stems = [name.removesuffix(".json") for name in files.names(files.join(url, "snapshots"))]
     return sorted(int(stem) for stem in stems if stem.isdigit())
 
 
 def newest_snapshot(url: str) -> Snapshot | None:
-    """The newest snapshot, or None where nothing is published yet."""
+    """Returns the newest snapshot, or None if none is published."""
     ids = snapshot_ids(url)
     return load_snapshot(url, ids[-1]) if ids else None
 
 
 def load_snapshot(url: str, number: int) -> Snapshot:
-    """Snapshot ``number``. Raises StoreError where there is none, or a newer version wrote it."""
+    """Loads snapshot ``number``. Raises StoreError if it does not exist, is invalid, or a newer version wrote it."""
     where = files.join(url, snapshot_name(number))
     try:
         values = files.read_json(where)
@@ -121,30 +121,30 @@ def load_snapshot(url: str, number: int) -> Snapshot:
 
 
 def load_snapshots(url: str) -> list[Snapshot]:
-    """Every snapshot of the store at ``url``, oldest first."""
+    """Loads all snapshots of the store at ``url``, oldest first."""
     with ThreadPoolExecutor(16) as pool:
         return list(pool.map(lambda number: load_snapshot(url, number), snapshot_ids(url)))
 
 
 def create_snapshot(url: str, snapshot: Snapshot) -> bool:
-    """Publish; False where another writer took the number first."""
+    """Publishes ``snapshot``. Returns False if another writer has used its number."""
     return files.create(files.join(url, snapshot_name(snapshot.id)), snapshot_bytes(url, snapshot))
 
 
 def snapshot_bytes(url: str, snapshot: Snapshot) -> bytes:
-    """The snapshot's file: its fields, the SHA-256 of each manifest and delete file, and its own over all that."""
+    """Returns the snapshot file: fields, SHA-256 of each manifest and delete file, and a SHA-256 over all of these."""
     values = json.loads(files.json_bytes(dataclasses.asdict(snapshot)))
     values[HASHES] = _hashes(url, snapshot)
     return files.json_bytes({**values, SEAL: seal_of(values)})
 
 
 def seal_of(values: dict[str, Any]) -> str:
-    """The SHA-256 of all that stands in a snapshot's file but itself."""
+    """Returns the SHA-256 of a snapshot file's values, except the seal itself."""
     return sha256_bytes(files.json_bytes({name: value for name, value in values.items() if name != SEAL}))
 
 
 def _hashes(url: str, snapshot: Snapshot) -> dict[str, str]:
-    """Files that the parent names too are not read again."""
+    """Returns the SHA-256 of each file. Hashes that the parent snapshot has are reused."""
     try:
         known = files.read_json(files.join(url, snapshot_name(snapshot.parent or 0))).get(HASHES, {})
     except FileNotFoundError:
@@ -154,23 +154,23 @@ def _hashes(url: str, snapshot: Snapshot) -> dict[str, str]:
 
 
 def model_hashes(spec: Mapping[str, Any]) -> list[str]:
-    """Of features of ``spec``: the hashes that name their encoder's weights and their components in ``models/``."""
+    """Returns the hashes that name the encoder weights and components of a features ``spec`` in ``models/``."""
     named = (spec.get("weights_sha256"), (spec.get("reduction") or {}).get("sha256"))
     return [str(sha256) for sha256 in named if sha256 is not None]
 
 
 def commit_url(url: str, shard: str) -> str:
-    """Where the commit of ``shard`` is, or would be."""
+    """Returns the URL of the commit of ``shard``, whether or not it exists."""
     return files.join(url, "commits", f"{shard}.json")
 
 
 def create_commit(url: str, commit: Commit) -> bool:
-    """Commit; False where another attempt was first, whose files then count."""
+    """Writes the commit. Returns False if another attempt committed first; its files are used then."""
     return files.create(commit_url(url, commit.shard), files.json_bytes(dataclasses.asdict(commit)))
 
 
 def load_commit(url: str, shard: str) -> Commit | None:
-    """The commit of ``shard``, or None."""
+    """Loads the commit of ``shard``, or returns None."""
     try:
         values = files.read_json(commit_url(url, shard))
     except FileNotFoundError:
@@ -180,19 +180,19 @@ def load_commit(url: str, shard: str) -> Commit | None:
 
 
 def committed_shards(url: str) -> set[str]:
-    """The ids of all shards that have a commit."""
+    """Returns the ids of all shards that have a commit."""
     return {name.removesuffix(".json") for name in files.names(files.join(url, "commits"))}
 
 
 def load_commits(url: str, shards: Iterable[str]) -> list[Commit]:
-    """Those of the commits that exist, in the order of ``shards``."""
+    """Loads the existing commits of ``shards``, in their order."""
     with ThreadPoolExecutor(16) as pool:
         found = pool.map(lambda shard: load_commit(url, shard), shards)
         return [commit for commit in found if commit is not None]
 
 
 def write_table(url: str, name: str, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> str:
-    """Write a manifest or a delete file under the store at ``url``; gives ``name`` back."""
+    """Writes a manifest or delete file to the store at ``url`` and returns ``name``."""
     stamped = arrow.stamp(schema, name.split("/")[0], "")
     data = parquet.table_bytes(pa.Table.from_pylist(list(rows), schema=stamped))
     files.write_atomic(files.join(url, name), data)
@@ -200,7 +200,7 @@ def write_table(url: str, name: str, rows: Iterable[dict[str, Any]], schema: pa.
 
 
 def read_tables(url: str, names: Iterable[str], schema: pa.Schema) -> pa.Table:
-    """The rows of several manifests or delete files, as one table."""
+    """Returns the rows of several manifests or delete files as one table."""
     tables = [parquet.read_table(files.join(url, name)).replace_schema_metadata(None) for name in names]
     return pa.concat_tables([schema.empty_table(), *tables])
 

@@ -1,4 +1,4 @@
-"""A store's ``models/``: the files that workers load, each checked against its hash before it gets its name there."""
+"""A store's ``models/`` folder: files that workers load, each verified against the content hash in its name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from captionbeam.schemas.storage.object_stores import refusals
 
 
 def is_whole(url: str, sha256: str) -> bool:
-    """Whether there is a file at ``url`` whose SHA-256, in hexadecimal, is ``sha256``. It is read for that."""
+    """Returns whether the file at ``url`` exists and has the SHA-256 ``sha256`` (hexadecimal). Reads all of it."""
     fs, path = files.split(url)
     try:
         with refusals(url), fs.open(path, "rb") as stream:
@@ -18,15 +18,15 @@ def is_whole(url: str, sha256: str) -> bool:
 
 
 def keep_file(source: str, target: str, sha256: str) -> None:
-    """Copy ``source`` to ``target``, unless ``target`` has the SHA-256 ``sha256``; another file there is replaced.
+    """Copies ``source`` to ``target``, unless ``target`` already has the SHA-256 ``sha256``. Replaces any other file.
 
-    Raises FingerprintError where ``source`` has another hash, FileNotFoundError.
+    Raises FingerprintError if the hash of ``source`` differs, and FileNotFoundError.
     """
     if not is_whole(target, sha256):
         files.copy_file(source, target, sha256)
 
 
 def keep_bytes(data: bytes, target: str, sha256: str) -> None:
-    """The same for ``data``, which has the SHA-256 ``sha256``."""
+    """Writes ``data``, whose SHA-256 is ``sha256``, to ``target`` unless ``target`` already has that hash."""
     if not is_whole(target, sha256):
         files.write_atomic(target, data)

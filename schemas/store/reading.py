@@ -1,9 +1,9 @@
-"""Reading a store: one snapshot of it, row by row or row group by row group.
+"""Reads one snapshot of a store, by row or by row group.
 
 >>> from captionbeam.schemas import Store
->>> store = Store.open("features")                              # doctest: +SKIP
->>> for batch in store.scan(["image_id", "grid"]):              # doctest: +SKIP
-...     grids = batch.column("grid").to_numpy_ndarray()         # float16 [n, H, W, C]
+>>> store = Store.open("features")                             # doctest: +SKIP
+>>> for batch in store.scan(["image_id", "grid"]):             # doctest: +SKIP
+...     grids = batch.column("grid").to_numpy_ndarray()        # float16 [n, H, W, C]
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from captionbeam.schemas.store import layout, tags
 
 
 class RowGroup(NamedTuple):
-    """One row group of one data file: the unit of a training run's reads."""
+    """One row group of one data file: the unit that training reads. ``dead`` are rows, within the group, to skip."""
 
     url: str
     group: int
@@ -37,28 +37,28 @@ class RowGroup(NamedTuple):
 
     @property
     def live(self) -> int:
-        """Rows that a reader gets."""
+        """Number of rows that readers get."""
         return self.rows - len(self.dead)
 
 
 class Dead(NamedTuple):
-    """Rows of one shard that are no longer live."""
+    """Superseded and deleted rows of one shard."""
 
     rows: frozenset[int] = frozenset()
     failed: frozenset[int] = frozenset()
 
 
 class Store:
-    """One snapshot of a store of features or captions, on a local disk or any fsspec URL."""
+    """One snapshot of a store of features or captions, on the local disk or any fsspec URL."""
 
     def __init__(self, url: str, snapshot: layout.Snapshot) -> None:
         self.url, self.snapshot = url, snapshot
 
     @classmethod
     def open(cls, url: str, snapshot: int | str | None = None) -> Store:
-        """The newest snapshot of the store at ``url``, or the one with that number, or tag: ``STORE@prod``.
+        """Opens the newest snapshot of the store at ``url``, or the one with a number or tag (``STORE@prod``).
 
-        Raises StoreError, RequestError where both ``url`` and ``snapshot`` name one.
+        Raises StoreError if it does not exist, and RequestError if both ``url`` and ``snapshot`` name one.
         """
         url, selector = tags.split_selector(files.absolute(url))
         if selector is not None and snapshot is not None:
@@ -84,12 +84,12 @@ class Store:
 
     @property
     def fingerprint(self) -> str:
-        """What decides a row's value besides the image's bytes."""
+        """Hash of all inputs, except the image's bytes, that determine a row's value."""
         return self.snapshot.fingerprint
 
     @property
     def spec(self) -> Mapping[str, Any]:
-        """The encoder's, or captioner's, specification that the fingerprint is the hash of."""
+        """The specification of the encoder or captioner, of which the fingerprint is the hash."""
         return self.snapshot.spec
 
     @property
@@ -99,22 +99,22 @@ class Store:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one row of a features store: ``(H, W, C)`` or ``(C,)``; ``()`` of a captions store."""
+        """Shape of one row of a features store: ``(H, W, C)`` or ``(C,)``; ``()`` for a captions store."""
         return self.snapshot.shape
 
     @property
     def totals(self) -> Mapping[str, int]:
-        """Live rows, failures, shards and bytes of this snapshot."""
+        """Numbers of live rows, failures, shards and bytes of this snapshot."""
         return self.snapshot.totals
 
     @property
     def models_url(self) -> str:
-        """The folder of weights and bundles that made the rows."""
+        """URL of the folder with the weights and bundles that made the rows."""
         return files.join(self.url, "models")
 
     @cached_property
     def manifest(self) -> pa.Table:
-        """One row a shard (``captionbeam.schemas.formats.arrow.MANIFEST``)."""
+        """One row per shard (``captionbeam.schemas.formats.arrow.MANIFEST``)."""
         return layout.read_tables(self.url, self.snapshot.manifests, arrow.MANIFEST)
 
     @cached_property
@@ -123,23 +123,23 @@ class Store:
         return dead_rows(layout.read_tables(self.url, self.snapshot.deletes, arrow.DELETES))
 
     def count(self) -> int:
-        """Live rows."""
+        """Returns the number of live rows."""
         return self.snapshot.totals["rows"]
 
     def index(self) -> Iterator[tuple[str, pa.Table]]:
-        """For each shard its id and its live index rows, data and failures (``formats.arrow.INDEX``)."""
+        """Yields each shard's id and its live index rows, both data and failures (``formats.arrow.INDEX``)."""
         shards = self.manifest.column("shard").to_pylist()
         with ThreadPoolExecutor(8) as pool:
             yield from zip(shards, pool.map(self.shard_index, shards), strict=True)
 
     def shard_index(self, shard: str) -> pa.Table:
-        """The live index rows of one shard."""
+        """Returns the live index rows of one shard."""
         name = self._files[shard][0]
         table = parquet.read_table(files.join(self.url, "index", name))
         return live_index(table, self.dead.get(shard, Dead()))
 
     def data_url(self, shard: str) -> str:
-        """Where one shard's data file is."""
+        """Returns the URL of one shard's data file."""
         return files.join(self.url, "data", self._files[shard][1])
 
     @cached_property
@@ -148,14 +148,16 @@ class Store:
         return {shard: (index, data) for shard, index, data in zip(*columns, strict=True)}
 
     def ids(self) -> list[str]:
-        """The live images' ids, from the index alone."""
+        """Returns the ids of the live images. Reads the index only."""
         found: list[str] = []
         for _, table in self.index():
             found += table.filter(pc.invert(table.column("failed"))).column("image_id").to_pylist()
         return found
 
     def failures(self) -> pa.Table:
-        """Images that could not be processed (``formats.arrow.FAILURES``), without those done since."""
+        """Returns failed images (``formats.arrow.FAILURES``), except those that have since succeeded or been
+        deleted.
+        """
         tables = [arrow.FAILURES.empty_table()]
         for shard in self.manifest.to_pylist():
             if shard["failed"]:
@@ -167,10 +169,10 @@ class Store:
     def scan(
         self, columns: Sequence[str] | None = None, ids: Iterable[str] | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Live rows as Arrow record batches, a row group each, grids as ``fixed_shape_tensor`` of float16, which
-        int8 becomes.
+        """Yields live rows as Arrow record batches, one per row group.
 
-        ``columns`` picks columns, ``ids`` images. Raises RequestError for a column that is not there.
+        Grids are ``fixed_shape_tensor`` of float16, also if stored as int8. ``columns`` selects columns, ``ids``
+        images. Raises RequestError for an unknown column.
         """
         for group, wanted in self._wanted(ids):
             keep = None if wanted is None else frozenset((wanted - group.start).tolist())
@@ -196,7 +198,7 @@ class Store:
         return found
 
     def row_groups(self, only: set[str] | None = None) -> list[RowGroup]:
-        """Every row group of every data file, in the manifest's order; ``only`` names data files."""
+        """Returns all row groups of all data files, in the manifest's order; ``only`` selects data files."""
         table = self.manifest.filter(pc.greater(self.manifest.column("rows"), 0))
         shards = [(shard, self.data_url(shard)) for shard in table.column("shard").to_pylist()]
         shards = [(shard, url) for shard, url in shards if only is None or url in only]
@@ -216,7 +218,7 @@ class Store:
             start += rows
 
     def read_row_group(self, group: RowGroup, columns: Sequence[str] | None = None) -> pa.RecordBatch:
-        """The live rows of one row group. Raises RequestError for a column that is not there."""
+        """Returns the live rows of one row group. Raises RequestError for an unknown column."""
         return self._read(group, columns, None)
 
     def _read(
@@ -236,7 +238,7 @@ def _number(url: str, wanted: int | str) -> int:
 
 
 def dead_rows(deletes: pa.Table) -> dict[str, Dead]:
-    """A table of deletes as sets of rows, by shard."""
+    """Returns the rows of a table of deletes, grouped by shard."""
     rows: dict[str, set[int]] = defaultdict(set)
     failed: dict[str, set[int]] = defaultdict(set)
     for row in deletes.select(["shard", "row", "failed"]).to_pylist():
@@ -245,7 +247,7 @@ def dead_rows(deletes: pa.Table) -> dict[str, Dead]:
 
 
 def live_index(table: pa.Table, dead: Dead) -> pa.Table:
-    """The rows of an index that are live, be they data or failures."""
+    """Returns the live rows of an index, both data and failures."""
     if not dead.rows and not dead.failed:
         return table
     pairs = zip(table.column("row").to_pylist(), table.column("failed").to_pylist(), strict=True)
@@ -255,7 +257,7 @@ def live_index(table: pa.Table, dead: Dead) -> pa.Table:
 
 
 def checked_columns(data: DataFile, columns: Sequence[str] | None) -> list[str]:
-    """``columns``, or all of them. Raises RequestError for one that is not there."""
+    """Returns ``columns``, by default all except scales. Raises RequestError for an unknown column."""
     scales = scale_names(data.schema)
     names = [name for name in data.schema.names if name not in scales]
     for column in columns or ():

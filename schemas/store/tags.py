@@ -1,6 +1,6 @@
-"""Tags: names for snapshots of a store, such as ``prod``, that readers open as ``STORE@prod``.
+"""Tags: names for snapshots of a store, such as ``prod``. Readers open one as ``STORE@prod``.
 
-``tags/NAME.json`` has the snapshot's number and when it was set; it is overwritten whole.
+``tags/NAME.json`` holds the snapshot's number and the time of the change. It is replaced atomically.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import re
 from captionbeam.schemas.errors import RequestError, StoreError
 from captionbeam.schemas.storage import files
 
-NAME = re.compile(r"(?!\d+$)[A-Za-z0-9][A-Za-z0-9._-]*")  # digits alone are a snapshot's number
+NAME = re.compile(r"(?!\d+$)[A-Za-z0-9][A-Za-z0-9._-]*")  # digits alone mean a snapshot number
 
 
 def check_name(name: str) -> str:
-    """``name`` if a tag may be called so. Raises RequestError."""
+    """Returns ``name`` if it is a valid tag name. Raises RequestError otherwise."""
     if not NAME.fullmatch(name):
         raise RequestError(
             f"{name!r} is no name of a tag; expected letters, digits, '.', '_', '-', not digits alone"
@@ -25,22 +25,22 @@ def check_name(name: str) -> str:
 
 
 def tag_url(url: str, name: str) -> str:
-    """Where the tag ``name`` of the store at ``url`` is, or would be."""
+    """Returns the URL of the tag ``name`` of the store at ``url``, whether or not it exists."""
     return files.join(url, "tags", f"{name}.json")
 
 
 def set_tag(url: str, name: str, snapshot: int) -> None:
-    """Let ``name`` stand for ``snapshot``, whatever it stood for; a reader sees the old or the new."""
+    """Creates or moves the tag ``name`` to ``snapshot``, atomically for readers."""
     files.write_atomic(tag_url(url, check_name(name)), _record(snapshot))
 
 
 def create_tag(url: str, name: str, snapshot: int) -> bool:
-    """Let ``name`` stand for ``snapshot``; False where it stands for one already."""
+    """Creates the tag ``name`` for ``snapshot``. Returns False if the tag exists."""
     return files.create(tag_url(url, check_name(name)), _record(snapshot))
 
 
 def read_tag(url: str, name: str) -> int:
-    """The snapshot that ``name`` stands for. Raises StoreError where there is no such tag."""
+    """Returns the snapshot number of the tag ``name``. Raises StoreError if the tag is missing or invalid."""
     try:
         return int(files.read_json(tag_url(url, check_name(name)))["snapshot"])
     except FileNotFoundError as err:
@@ -51,15 +51,15 @@ def read_tag(url: str, name: str) -> int:
 
 
 def read_tags(url: str) -> dict[str, int]:
-    """Every tag of the store at ``url``, and its snapshot."""
+    """Returns ``{tag: snapshot number}`` of the store at ``url``."""
     names = [name.removesuffix(".json") for name in files.names(files.join(url, "tags"))]
     return {name: read_tag(url, name) for name in names if NAME.fullmatch(name)}
 
 
 def split_selector(url: str) -> tuple[str, str | None]:
-    """``STORE@prod`` as the store's URL and ``prod``; ``@prod`` may be a tag or a number, or may be missing.
+    """Splits ``STORE@prod`` into the store's URL and ``prod`` (a tag or a number); None if there is no ``@`` part.
 
-    Only the last part of the path is looked at, and a folder that is called so itself is taken for the store.
+    Only the last part of the path is split. A folder whose own name contains the ``@`` is taken as the store.
     """
     head, slash, last = url.rstrip("/").rpartition("/")
     base, mark, selector = last.rpartition("@")

@@ -1,4 +1,4 @@
-"""What each worker process of a run held: ``plans/<run>/workers/<host>-<pid>-<token>.json``, one file a process."""
+"""Records of resource use: ``plans/<run>/workers/<host>-<pid>-<token>.json``, one file per worker process."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ READERS = 16
 
 @dataclass(frozen=True)
 class WorkerRecord:
-    """One process, as far as it came; a process that was killed is as it was a second or so before.
+    """One worker process. The record of a killed process is about a second old.
 
-    run, host, pid:  whose and which; ``started`` and ``updated`` in UTC.
-    cores, threads:  that it could use, and that were due to it.
-    models:          how often it loaded the run's model: once.
-    shards, images:  that it did; shards that were there already are not counted.
-    most:            at once: ``bundles`` that Beam gave it, ``shards`` at work, ``images`` held in memory (from
-                     their reading to the writer), images being prepared (``preparing``), forward passes under way
-                     (``batches``), ``os_threads`` of the whole process.
-    limits:          the bounds of all but ``bundles``.
-    peak_rss_bytes:  memory of the process; in one process with the launcher, of both.
+    run, host, pid:  the run and the process; ``started`` and ``updated`` in UTC
+    cores, threads:  cores that the process may use; threads assigned to it
+    models:          how often it loaded the run's model (expected: once)
+    shards, images:  processed by it; shards that were already committed are not counted
+    most:            maximum at one time: ``bundles`` from Beam, ``shards`` in progress, ``images`` in memory (from
+                     reading to writing), images being prepared (``preparing``), concurrent forward passes
+                     (``batches``), ``os_threads`` of the whole process
+    limits:          upper limits of the above, except ``bundles``
+    peak_rss_bytes:  peak memory of the process, including the launcher if both are one process
     """
 
     run: str
@@ -47,20 +47,20 @@ class WorkerRecord:
 
 
 def write_worker(folder: str, token: str, record: WorkerRecord) -> None:
-    """Write, or write anew, the record of one process of the run whose record is in ``folder``."""
+    """Writes or replaces the record of one process of the run in ``folder``."""
     name = f"{record.host}-{record.pid}-{token}.json"
     files.write_atomic(files.join(folder, "workers", name), files.json_bytes(dataclasses.asdict(record)))
 
 
 def read_workers(folder: str) -> list[WorkerRecord]:
-    """The records of a run's processes, by name; none of a run of earlier versions. Raises StoreError."""
+    """Returns the records of a run's processes, by name; empty for runs without such records. Raises StoreError."""
     names = files.names(files.join(folder, "workers"))
     with ThreadPoolExecutor(READERS) as pool:
         return list(pool.map(lambda name: _read(files.join(folder, "workers", name)), names))
 
 
 def summary(records: list[WorkerRecord]) -> dict[str, int]:
-    """Of all processes together: how many, and the most that one of them held."""
+    """Returns the number of processes and hosts, and the per-process maxima of models, threads and memory."""
     if not records:
         return {}
     return {

@@ -1,1 +1,1 @@
-"""Buckets: their keys page by page, ranges of keys, inventory reports."""
+"""Lists large buckets in parallel: pages of keys, ranges of keys, inventory reports."""

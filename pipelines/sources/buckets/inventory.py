@@ -1,7 +1,7 @@
-"""A bucket's inventory report in place of its listing: no request an object, or a thousand, but a file a million.
+"""Lists a bucket from its inventory report instead of listing requests: about one file per million objects.
 
-What a manifest says is in ``reports``. A file that is not whole must never look like a bucket with fewer images: its
-rows have all their fields, and those of all files are counted.
+The manifest is described in ``inventory_manifest``. An incomplete report must not look like a smaller bucket, so
+every row must have all fields, and the rows of all files are counted.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ _BLOCK, _ROWS = 8 << 20, 1 << 14
 
 
 def parts(report: Report, spec: SourceSpec) -> Iterator[SourceSpec]:
-    """One part of ``spec``, a folder of the report's bucket, for each file of the report."""
+    """Yields one part of ``spec``, a folder of the report's bucket, for each file of the report."""
     for url, md5 in report.files:
         how = {**report._asdict(), "files": (), "md5": md5}
         yield spec._replace(kind="inventory", url=url, report=json.dumps(how))
 
 
 def report_time(spec: SourceSpec) -> str:
-    """When the report was made that ``spec`` is a part of, as it says it."""
+    """Returns the report's own creation time for a part ``spec``."""
     return json.loads(spec.report)["as_of"]
 
 
 def list_report(spec: SourceSpec) -> Iterator[FileInfo | Counted]:
-    """Objects below ``spec.root`` that one file of a report names, and last how many. Raises SourceError."""
+    """Yields the objects below ``spec.root`` in one file of a report, then their count. Raises SourceError."""
     how = json.loads(spec.report)
     fs, path = filesystem(spec.root)
     keys, rows, below = key_pages.keys_below(fs, path), 0, 0
     with _copied(spec.url, how["md5"]) as file, _whole(spec.url, how["format"]):
-        for rows, row in enumerate(_rows(file, how, spec.url), 1):  # noqa: B007 (the last one counts)
+        for rows, row in enumerate(_rows(file, how, spec.url), 1):  # noqa: B007 (the last value is the count)
             _check_bucket(row, keys.bucket, spec.url)
             found = _object(row, spec.url)
             if (
@@ -65,7 +65,7 @@ def list_report(spec: SourceSpec) -> Iterator[FileInfo | Counted]:
 
 
 def check_counts(counts: Iterable[Counted]) -> None:
-    """Raises SourceError where a report's files have fewer or more rows than its manifest says, or list nothing."""
+    """Raises SourceError if a report's rows do not match its manifest, or no object is below the source."""
     rows: Counter[Counted] = Counter()
     below: Counter[Counted] = Counter()
     for each in counts:
@@ -98,7 +98,7 @@ def _check_bucket(row: Mapping[str, Any], bucket: str, url: str) -> None:
 
 @contextmanager
 def _copied(url: str, md5: str) -> Iterator[BinaryIO]:
-    """The file on this machine's disk, once its MD5 is found to be what the manifest says."""
+    """Copies the file to the local disk and verifies its MD5 against the manifest."""
     digest = hashlib.md5(usedforsecurity=False)
     with tempfile.TemporaryFile() as file:
         with reading(url), open_stream(url, _BLOCK) as stream:
@@ -131,7 +131,7 @@ def _batches(file: BinaryIO, kind: str) -> Iterator[pa.RecordBatch]:
 
 
 def _csv_rows(file: BinaryIO, how: Mapping[str, Any], url: str) -> Iterator[dict[str, Any]]:
-    """S3's are gzipped, without a header, their keys URL-encoded; Google's plain, with a header or as configured."""
+    """Reads S3's CSV (gzipped, no header, URL-encoded keys) or Google's (plain, with header or known columns)."""
     is_gzipped = file.read(2) == b"\x1f\x8b"
     file.seek(0)
     raw = gzip.GzipFile(fileobj=file) if is_gzipped else file
@@ -149,12 +149,12 @@ def _csv_rows(file: BinaryIO, how: Mapping[str, Any], url: str) -> Iterator[dict
 
 
 def _plain(name: str) -> str:
-    """``IsLatest`` of CSV, ``is_latest`` of Parquet and ORC."""
+    """Maps ``IsLatest`` (CSV) and ``is_latest`` (Parquet, ORC) to the same name."""
     return name.replace("_", "").lower()
 
 
 def _object(row: Mapping[str, Any], url: str) -> dict[str, Any] | None:
-    """A live object as a listing shows it."""
+    """Returns a live object in the form of a listing entry; None for deleted objects and old versions."""
     if _is(row.get("isdeletemarker")) or not _is(row.get("islatest", True)) or row.get("timedeleted"):
         return None
     key, version = row.get("key", row.get("name")), row.get("etag") if "key" in row else row.get("generation")

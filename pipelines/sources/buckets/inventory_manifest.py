@@ -1,14 +1,14 @@
-"""The manifest of a bucket's inventory report: whose it is, of when, and the files that hold it.
+"""Reads the manifest of a bucket's inventory report: its bucket, its time, and its files.
 
-Two are read, each as its documentation has it:
+Two formats are supported:
 
 - Cloud Storage inventory reports (cloud.google.com/storage/docs/insights/inventory-reports): shards in CSV or Parquet
-  beside ``<config>_<YYYY-MM-DDTHH:MM>_manifest.json``, which names them in ``report_shards_file_names`` and repeats the
-  report's configuration. An image's version is its ``generation``, as in a listing.
+  next to ``<config>_<YYYY-MM-DDTHH:MM>_manifest.json``, which names them in ``report_shards_file_names`` and repeats
+  the report's configuration. An image's version is its ``generation``, as in a listing.
 - S3 Inventory (docs.aws.amazon.com/AmazonS3/latest/userguide/storage-inventory-location.html): gzipped CSV, Parquet or
-  ORC, named with their MD5 by ``<time>/manifest.json``, whose own MD5 is in ``manifest.checksum``. Keys are
-  URL-encoded in CSV alone. An image's version is its ``ETag``, as in a listing; of a report of all versions only the
-  latest count, and no delete markers.
+  ORC. ``<time>/manifest.json`` lists the files with their MD5; its own MD5 is in ``manifest.checksum``. Keys are
+  URL-encoded in CSV only. An image's version is its ``ETag``, as in a listing. In a report of all versions, only the
+  latest ones count, without delete markers.
 """
 
 from __future__ import annotations
@@ -56,20 +56,20 @@ _S3 = _object({
 
 
 class Report(NamedTuple):
-    """What a manifest says: whose inventory, of when, and the files that hold it."""
+    """Content of a manifest: the bucket, the time, and the files of the inventory."""
 
     url: str
-    bucket: str  # gs://name, s3://name
+    bucket: str  # gs://name or s3://name
     as_of: str
     format: str
-    columns: tuple[str, ...]  # of CSV, where it has no header
+    columns: tuple[str, ...]  # of CSV without a header
     delimiter: str
     files: tuple[tuple[str, str], ...]  # URL, and MD5 in hexadecimal or ''
-    records: int = -1  # rows of all files together, where the manifest says how many
+    records: int = -1  # rows of all files, if the manifest states them
 
 
 def read_report(url: str) -> Report:
-    """The report whose manifest is at ``url``; of a folder of reports, the newest. Raises SourceError."""
+    """Reads the manifest at ``url``, or the newest one in a folder of reports. Raises SourceError."""
     with reading(url):
         where = _manifest_of(files.absolute(url))
         data = files.read_bytes(where)
@@ -93,13 +93,13 @@ def _manifest_of(url: str) -> str:
     if manifests:
         return files.join(url, max(manifests, key=lambda name: name.split("_")[-2]))
     for name in reversed([name for name in names if _DATED.fullmatch(name)]):
-        if files.exists(found := files.join(url, name, "manifest.json")):  # it is written last
+        if files.exists(found := files.join(url, name, "manifest.json")):  # the manifest is written last
             return found
     return files.join(url, "manifest.json")
 
 
 def _check_manifest(url: str, data: bytes) -> None:
-    """S3 keeps the manifest's MD5 beside it."""
+    """Verifies an S3 manifest against the MD5 in the file next to it."""
     if url.endswith("/manifest.json"):
         try:
             said = files.read_bytes(url.removesuffix(".json") + ".checksum").decode().strip()
@@ -114,7 +114,7 @@ def check_md5(url: str, found: str, said: str) -> None:
 
 
 def _checked(url: str, content: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``content``, once it is what a manifest of its kind has to be."""
+    """Returns ``content`` after validating it against ``schema``. Raises SourceError."""
     error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(content))
     if error is not None:
         where = error.json_path.removeprefix("$").removeprefix(".")
@@ -176,7 +176,7 @@ def _time(milliseconds: int) -> str:
 
 
 def _snake(value: Any) -> Any:
-    """Names as Google's JSON has them, and as its protocol buffers do, are the same names."""
+    """Converts JSON's camel-case names to the snake-case names of protocol buffers."""
     if isinstance(value, Mapping):
         return {_CAMEL.sub("_", name).lower(): _snake(inside) for name, inside in value.items()}
     return value

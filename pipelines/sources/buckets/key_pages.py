@@ -1,7 +1,7 @@
-"""The keys of a bucket, page by page: of one level, or of a range of all keys.
+"""Lists the keys of a bucket page by page: one folder level, or a range of all keys.
 
-GCS and S3 list keys in the order of their UTF-8 bytes (which is Python's order of strings) and begin where they are
-told to. So the keys below a prefix are cut into ranges that workers list side by side, and nobody lists all of them.
+GCS and S3 list keys in the order of their UTF-8 bytes (the same as Python's string order) and can start at a given
+key. Prefixes can therefore be cut into ranges that workers list in parallel.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 
 from fsspec import AbstractFileSystem
 
-PAGE = 1000  # entries, the most that both give at a time
+PAGE = 1000  # entries per page, the maximum of both services
 
 
 class Keys(NamedTuple):
-    """The keys of ``bucket`` with ``prefix``, from ``start`` to ``end`` where these are not empty.
+    """The keys of ``bucket`` with ``prefix``, from ``start`` to ``end`` if these are not empty.
 
-    A key that is a bound itself belongs to the range that it starts on GCS (``startOffset`` is inclusive,
-    ``endOffset`` is not), and to the one that it ends on S3 (``StartAfter``). Either way it belongs to one.
+    A key equal to a bound belongs to the range that starts with it on GCS (``startOffset`` is inclusive,
+    ``endOffset`` exclusive), and to the range that ends with it on S3 (``StartAfter``). Either way it is in exactly
+    one range.
     """
 
     bucket: str
@@ -28,7 +29,7 @@ class Keys(NamedTuple):
 
 
 class Page(NamedTuple):
-    """One answer: objects, each with ``key``, ``size`` and what tells its version and digest; folders; the last one?"""
+    """One response: objects (each with ``key``, ``size``, version and digest fields), and folders."""
 
     objects: list[dict[str, Any]]
     prefixes: list[str]
@@ -36,20 +37,20 @@ class Page(NamedTuple):
 
 
 def has_keys(fs: AbstractFileSystem) -> bool:
-    """Whether ``fs`` is one of those that can be listed by ranges of keys."""
+    """Returns whether ``fs`` can list ranges of keys."""
     return _lister(fs) is not None
 
 
 def keys_below(fs: AbstractFileSystem, path: str) -> Keys:
-    """All keys below the folder ``path``, which begins with the bucket's name."""
+    """Returns all keys below the folder ``path``, which starts with the bucket's name."""
     bucket, key = fs.split_path(path)[:2]
     return Keys(bucket, f"{key.rstrip('/')}/" if key.strip("/") else "")
 
 
 def pages(fs: AbstractFileSystem, keys: Keys, delimiter: str = "", size: int = 0) -> Iterator[Page]:
-    """The range's pages, each asked for when it is wanted; with a delimiter, of the level of ``keys.prefix`` alone.
+    """Yields the pages of a range, each requested when needed; with a delimiter, only the level of ``keys.prefix``.
 
-    ``size``: entries a page, if not ``PAGE``. Raises what the filesystem raises.
+    ``size``: entries per page, by default ``PAGE``. Raises the filesystem's errors.
     """
     lister = _lister(fs)
     if lister is None:
@@ -58,7 +59,7 @@ def pages(fs: AbstractFileSystem, keys: Keys, delimiter: str = "", size: int = 0
 
 
 def is_marker(key: str) -> bool:
-    """Whether ``key`` is an object that stands for a folder, as consoles make them."""
+    """Returns whether ``key`` is an object that represents a folder, as cloud consoles create them."""
     return not key or key.endswith("/")
 
 
@@ -104,7 +105,7 @@ def _s3_pages(fs: Any, keys: Keys, delimiter: str, size: int) -> Iterator[Page]:
 
 
 def _before_end(page: Page, end: str) -> Page:
-    """S3 is not told where to stop."""
+    """Drops keys after ``end``, as S3 has no parameter for it."""
     if not end:
         return page
     objects = [item for item in page.objects if item["key"] <= end]

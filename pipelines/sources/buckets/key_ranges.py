@@ -1,6 +1,6 @@
-"""A bucket's prefix cut into ranges of keys, by a few requests: at its folders, else at the keys' next characters.
+"""Cuts a bucket's prefix into ranges of keys with a few requests: at folders, else at the keys' next characters.
 
-However the keys are spread, the ranges hold each of them once; how even they are only decides how long it takes.
+Each key is in exactly one range for any distribution of keys. The distribution only affects how even the ranges are.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from fsspec import AbstractFileSystem
 
 from captionbeam.pipelines.sources.buckets.key_pages import Keys, pages
 
-RANGES = 16  # that one range is cut into, at most
-_PAGES = 10  # of what is not worth cutting
-_LOOKS = 32  # folders, or beginnings of names, that are looked into for it
+RANGES = 16  # maximum number of ranges from one range
+_PAGES = 10  # pages below which a range is not cut
+_LOOKS = 32  # maximum number of folders or prefixes to examine
 _LOOKS_AT_ONCE = 8
-_CHARACTERS = 64  # that are told apart at one place of the names
-_LOWEST = " "  # of the characters that names have
+_CHARACTERS = 64  # maximum number of distinct characters at one position
+_LOWEST = " "  # lowest character in key names
 _LAST, _BEFORE_SURROGATES, _AFTER_SURROGATES = 0x10FFFF, 0xD7FF, 0xE000
 
 
 def cut(fs: AbstractFileSystem, keys: Keys, ranges: int = RANGES, page: int = 0) -> list[Keys]:
-    """``keys`` as disjoint ranges, in order, at most as many as asked for; as it is where a few pages show it all."""
+    """Returns ``keys`` as at most ``ranges`` disjoint ranges in order; unchanged if it has only a few pages."""
     if any(each.is_last for each in islice(pages(fs, keys, size=page), _PAGES)):
         return [keys]
     bounds = _thinned(sorted(_bounds(fs, keys, ranges, page)), ranges)
@@ -33,9 +33,9 @@ def cut(fs: AbstractFileSystem, keys: Keys, ranges: int = RANGES, page: int = 0)
 
 
 def _bounds(fs: AbstractFileSystem, keys: Keys, ranges: int, page: int) -> set[str]:
-    """Beginnings of keys between the range's own bounds: level by level, until they make half the ranges or more."""
+    """Returns prefixes within the range as bounds, level by level, until there are enough for half the ranges."""
     bounds: set[str] = set()
-    shared = commonprefix([keys.start, keys.end])  # noqa: RUF071 (by characters is meant)
+    shared = commonprefix([keys.start, keys.end])  # noqa: RUF071 (compares characters)
     stems, looks = [shared or keys.prefix], _LOOKS
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
         while stems and looks > 0 and 2 * len(bounds) < ranges:
@@ -53,15 +53,15 @@ def _inside(bound: str, keys: Keys) -> bool:
 
 
 def _children(fs: AbstractFileSystem, keys: Keys, page: int) -> list[str]:
-    """The folders of the level of ``keys.prefix``; beginnings of names where one page does not show them all."""
+    """Returns the folders at the level of ``keys.prefix``, or prefixes of names if the level exceeds one page."""
     level = next(pages(fs, keys, "/", page))
     return sorted(level.prefixes) if level.is_last else list(_next_characters(fs, keys))
 
 
 def _next_characters(fs: AbstractFileSystem, keys: Keys) -> Iterator[str]:
-    """What follows the longest beginning that all keys share: each of the beginnings that are one character longer."""
+    """Yields the prefixes that are one character longer than the longest common prefix of all keys."""
     found = _first(fs, keys)
-    if found == keys.prefix:  # a folder's marker: all others are longer
+    if found == keys.prefix:  # a folder marker: all other keys are longer
         found = _first(fs, keys._replace(start=found + _LOWEST))
     if found is None:
         return
@@ -74,7 +74,7 @@ def _next_characters(fs: AbstractFileSystem, keys: Keys) -> Iterator[str]:
 
 
 def _where_they_part(fs: AbstractFileSystem, keys: Keys, first: str) -> int:
-    """How many characters all keys from ``first`` on share."""
+    """Returns the length of the common prefix of all keys from ``first`` on."""
     places = range(len(keys.prefix), len(first))
     shared = bisect_left(places, True, key=lambda n: _first_after(fs, keys, first[: n + 1]) is not None)
     return len(keys.prefix) + shared
@@ -88,7 +88,7 @@ def _first(fs: AbstractFileSystem, keys: Keys) -> str | None:
 
 
 def _first_after(fs: AbstractFileSystem, keys: Keys, stem: str) -> str | None:
-    """The first key after all those that begin with ``stem``."""
+    """Returns the first key after all keys that start with ``stem``."""
     last = ord(stem[-1])
     if last == _LAST:
         return None
@@ -97,6 +97,6 @@ def _first_after(fs: AbstractFileSystem, keys: Keys, stem: str) -> str | None:
 
 
 def _thinned(bounds: list[str], ranges: int) -> list[str]:
-    """At most ``ranges`` - 1 of them, evenly."""
+    """Returns at most ``ranges`` - 1 of ``bounds``, evenly spaced."""
     wanted = min(len(bounds), ranges - 1)
     return [bounds[(i * len(bounds)) // wanted] for i in range(wanted)]
