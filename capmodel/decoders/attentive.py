@@ -162,7 +162,7 @@ class AttentiveDecoder(Decoder):
         return DecoderState(keys, values, *(part.expand(-1, captions, -1) for part in (hidden, cell)))
 
     def _initialise(self) -> None:
-        """Initialises embeddings to unit expected norm (they may also be the output layer) and forget-gate biases to 1."""
+        """Initialises embeddings to unit expected norm (they may be the output weights) and forget-gate biases to 1."""
         nn.init.normal_(self.embed.weight, std=self.config.embed_dim**-0.5)
         start = self.config.attention_dim + self.config.hidden_dim
         with torch.no_grad():

@@ -83,7 +83,7 @@ class LstmDecoder(Decoder):
         return hidden if self.out_hidden is None else self.drop(self.out_hidden(hidden))
 
     def _initialise(self) -> None:
-        """Initialises embeddings to unit expected norm (they may also be the output layer) and forget-gate biases to 1."""
+        """Initialises embeddings to unit expected norm (they may be the output weights) and forget-gate biases to 1."""
         nn.init.normal_(self.embed.weight, std=self.config.embed_dim**-0.5)
         with torch.no_grad():
             self.lstm.get_parameter("bias_ih_l0")[self.config.hidden_dim : 2 * self.config.hidden_dim] += 1
