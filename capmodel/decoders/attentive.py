@@ -77,9 +77,7 @@ class AttentiveDecoder(Decoder):
         """Returns the state of one caption (N = 1) per image, before START. Features as in ``forward``."""
         flat = features.reshape(len(features), self.config.cells, self.config.channels)
         kept = flat.dtype if torch.is_autocast_enabled(flat.device.type) else self.project.weight.dtype
-        values = self.normalise(
-            self.project(flat.to(kept))
-        )  # under autocast the layer converts its input itself
+        values = self.normalise(self.project(flat.to(kept)))  # autocast converts the input itself
         values = self.drop_grid(values)
         hidden, cell = self._first_state(values)
         keys, values = self.attention.keys(values), self.attention.values(values)

@@ -108,9 +108,7 @@ class DecoderConfig(DecoderOptions):
     @property
     def cutoffs(self) -> tuple[int, ...]:
         """First ids of the rare-word clusters; without ``adaptive_cutoffs`` at 1/15 and 3/15 of the vocabulary."""
-        fifteenth = max(
-            1, round(self.vocab_size / 15)
-        )  # the cutoffs in torch's AdaptiveLogSoftmaxWithLoss example
+        fifteenth = max(1, round(self.vocab_size / 15))  # as in torch's AdaptiveLogSoftmaxWithLoss example
         return super().cutoffs or (fifteenth, 3 * fifteenth)
 
     @property

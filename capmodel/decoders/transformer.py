@@ -86,9 +86,7 @@ class Layer(nn.Module):
 
     def remember(self, grid: Tensor) -> Memory:
         """Returns the keys and values of the projected grid ``[B, L, D]``."""
-        keys, values = self._heads(
-            self.from_grid(grid), 2
-        ).contiguous()  # contiguous once instead of at each step
+        keys, values = self._heads(self.from_grid(grid), 2).contiguous()  # once instead of at each step
         return keys, values
 
     def forward(self, rows: Tensor, packing: Packing, memory: Memory) -> Tensor:

@@ -20,9 +20,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from captionbeam.schemas.errors import ImageError
 
 MAX_PIXELS = 100_000_000
-GIANT_PIXELS = (
-    16_000_000  # larger images are decoded one at a time, since one near the limit takes up to 2 GB
-)
+GIANT_PIXELS = 16_000_000  # larger images are decoded one at a time: one near the limit takes up to 2 GB
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 BACKGROUND = (255, 255, 255)
 

@@ -154,9 +154,7 @@ class Preprocess:
         rows = self._fitted(picture).permute(1, 2, 0).numpy()  # [S, S, 3]
         if self.channels == "bgr":
             rows = rows[..., ::-1]
-        return torch.from_numpy(rows.copy()).permute(
-            2, 0, 1
-        )  # numpy copies on this thread, torch on all threads
+        return torch.from_numpy(rows.copy()).permute(2, 0, 1)  # numpy copies on this thread, torch on all
 
     def scale(self, batch: torch.Tensor) -> torch.Tensor:
         """Converts uint8 ``[B, 3, S, S]`` of ``pixels`` to float32, on the batch's device, channels last in memory.
@@ -164,9 +162,7 @@ class Preprocess:
         ``(x - mean) / std``, computed as ``x * (1 / std) - mean / std``.
         """
         factor, offset = self._table(batch.device, batch.shape[-1])
-        rows = (
-            batch.permute(0, 2, 3, 1).flatten(2).float()
-        )  # [B, S, S * 3]: long rows suit vector instructions
+        rows = batch.permute(0, 2, 3, 1).flatten(2).float()  # [B, S, S * 3]: long rows for vectorisation
         return torch.addcmul(offset, rows, factor, out=rows).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
 
     def _table(self, device: torch.device, width: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -92,9 +92,8 @@ def shape_of(name: str, size: int, output: str, layers: tuple[str, ...] = ()) ->
             larger = grids(torch.empty(1, 3, 2 * size, 2 * size)).shape
         except (ValueError, RuntimeError, IndexError):
             larger = None
-    if (
-        larger is None or larger[1] != channels
-    ):  # channels must not depend on the image size, but the number of cells must
+    # The number of channels must not depend on the image size.
+    if larger is None or larger[1] != channels:
         wanted = "ones that put out a grid [C, H, W]"
         raise RequestError(f"layers of {name} are {', '.join(layers)}; expected {wanted}")
     return (height, width, channels) if output == "grid" else (channels,)

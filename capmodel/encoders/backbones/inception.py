@@ -29,9 +29,8 @@ class PooledConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = functional.conv2d(x, self.conv.weight)
         y = functional.avg_pool2d(y, 3, stride=1, padding=1, count_include_pad=self.count_padding)
-        if (
-            self.conv.bias is not None
-        ):  # folded from a batch norm: must be added after pooling, which would scale it at the edges
+        # A bias folded from a batch norm is added after pooling, which would scale it at the edges.
+        if self.conv.bias is not None:
             y = y + self.conv.bias[:, None, None]
         return functional.relu(self.bn(y), inplace=True)
 
