@@ -24,7 +24,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def named_device(name: str) -> torch.device:
-    """Returns the device of that name, without checking that it exists here. Raises RequestError for an invalid name."""
+    """Returns the device of that name, without checking that it exists. Raises RequestError for an invalid name."""
     try:
         device = torch.device(name)
     except RuntimeError as err:

@@ -43,7 +43,7 @@ def share_threads(pool: ThreadPoolExecutor, count: int, threads: int) -> None:
     before, started = torch.get_num_threads(), Barrier(count)
 
     def start(_: int) -> None:
-        torch.get_num_threads()  # a thread's first call initialises its number, which must not happen after set_num_threads
+        torch.get_num_threads()  # initialises the number; a later first call would reset it
         torch.set_num_threads(threads)
         started.wait()
 
