@@ -29,7 +29,7 @@ class Blocks:
 
     @classmethod
     def of(cls, wanted: Tensor) -> Blocks:
-        """Returns the blocks that cover the True positions of ``wanted`` ``[B, N, T]`` and all positions before them."""
+        """Returns the blocks that cover the True positions of ``wanted`` ``[B, N, T]`` and all before them."""
         lengths = _lengths(wanted)
         images = lengths.amax(1).argsort(dim=0, descending=True, stable=True)
         captions = lengths.argsort(dim=1, descending=True, stable=True)[images]

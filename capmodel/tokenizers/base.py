@@ -1,7 +1,7 @@
 """The base class of tokenizers: special ids, encoding with a maximum length, decoding and storage.
 
 A tokenizer is an immutable value: a vocabulary (token id -> token), a maximum length and, for byte pairs, the merges.
-Ids 0 to 3 are PAD, UNK, START and END; text never maps to them, not even the literal text ``<end>``.
+Ids 0 to 3 are PAD, UNK, START and END; the literal text ``<end>`` in a caption is not encoded as END.
 
 A tokenizer's folder has ``tokenizer.json`` (kind, version, options, special ids, SHA-256 of the others), ``vocab.json``
 (the tokens in the order of their ids) and, for byte pairs, subword-nmt's ``codes.bpe``.
