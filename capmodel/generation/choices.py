@@ -103,7 +103,7 @@ class Draw:
 
 
 def draw(logprobs: Tensor, numbers: Tensor, options: DecodeOptions) -> Tensor:
-    """Draws one token id per row of ``logprobs`` ``[..., V]``, by inverting the distribution at ``numbers`` ``[...]``."""
+    """Draws one token id per row of ``logprobs`` ``[..., V]``: inverts the distribution at ``numbers`` ``[...]``."""
     values, ids = logprobs / options.divisor, None
     if options.top_k or options.top_p < 1:
         values, ids = values.topk(min(options.top_k or values.shape[-1], values.shape[-1]), dim=-1)

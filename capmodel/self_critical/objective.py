@@ -44,7 +44,7 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class SelfCritical:
-    """Samples ``samples`` captions per image, scores them by ``reward`` and compares with ``baseline``: mean or greedy."""
+    """Samples ``samples`` captions per image; their ``reward`` minus ``baseline`` (mean or greedy) is learned from."""
 
     reward: Reward
     samples: int

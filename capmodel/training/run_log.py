@@ -15,7 +15,7 @@ from captionbeam.capmodel.training.phases import Phase
 
 
 class RunLog:
-    """The log of one rank, for a run with ``phases`` over ``epochs``. A lap is the time since the last step or epoch."""
+    """One rank's log of a run with ``phases`` over ``epochs``. A lap is the time since the last step or epoch."""
 
     def __init__(self, epochs: Epochs, phases: Sequence[Phase], journal: Journal) -> None:
         self._epochs, self._phases, self._journal = epochs, phases, journal
@@ -47,7 +47,7 @@ class RunLog:
         return replace(position, seconds=position.seconds + spent)
 
     def entry(self, position: Position, scores: Mapping[str, float]) -> dict[str, Any]:
-        """Returns the history entry of the epoch that ends at ``position``, with its ``scores``, computed in this lap."""
+        """Returns the history entry of the epoch that ends at ``position``; its ``scores`` took this lap."""
         return {**self._epoch(position), **scores, "val_seconds": time.monotonic() - self._lapped}
 
     def epoch(self, position: Position) -> None:

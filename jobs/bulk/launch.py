@@ -106,7 +106,7 @@ def launch(
 
 
 def moved(url: str, work: Work) -> list[str]:
-    """Returns (and reports) the former names of sources that were moved or copied together with the store at ``url``."""
+    """Returns and prints the former names of sources that were moved or copied together with the store."""
     found = moved_sources(url, work.names)
     for old, name in found.items():
         print(f"note: {url} has moved, or is a copy: rows of {old} count as those of {name}", flush=True)

@@ -129,7 +129,7 @@ def plan_rows(look: Run) -> dict[str, Any]:
 
 
 def would_be_held_back(look: Run, counts: Mapping[str, int], limit: float) -> str | None:
-    """Returns the reason why publishing would be refused for deletions, assuming no new failures; None if it would not."""
+    """Returns why publishing would be refused for deletions, assuming no new failures; None if it would not."""
     if look.parent is None:
         return None
     before = layout.load_snapshot(look.url, look.parent).totals["rows"]
@@ -189,7 +189,7 @@ def cost_rows(images: int, rate: float, price_per_hour: float | None, whose: str
 
 
 def canary_rows(trial: Run, left: int, price_per_hour: float | None) -> dict[str, Any]:
-    """Returns a canary's results: its rate without model loading, failures by code, and the projection for all images."""
+    """Returns a canary's results: rate without model loading, failures by code, projection for all images."""
     commits = layout.load_commits(trial.url, [shard.shard_id for shard in planned_shards(trial)])
     images = sum(commit.rows + commit.failed for commit in commits)
     counts = sum((Counter(commit.counts) for commit in commits), Counter())

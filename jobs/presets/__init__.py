@@ -86,7 +86,7 @@ def naming_presets(options: argparse.Namespace) -> Iterator[None]:
 
 
 def _blamed(kind: str, options: argparse.Namespace, sentence: str) -> str:
-    """Returns ``--preset NAME sets --gate scalar`` for flags in effect that ``sentence`` mentions, or an empty string."""
+    """Returns ``--preset NAME sets --gate scalar`` for flags in effect that ``sentence`` mentions, or an empty text."""
     name = getattr(options, kind)
     flags = [] if name is None else flags_of(kind, name)
     theirs = vars(_parser().parse_args(flags))

@@ -126,7 +126,7 @@ def _check_places(places: Mapping[str, Sequence[str]]) -> None:
 
 
 def protocol_of(url: str) -> str:
-    """Returns ``gs``, ``https``, ...; empty for a path. For a chained URL that of the outermost, which has the bytes."""
+    """Returns ``gs``, ``https``, ...; empty for a path. For a chained URL that of the outermost."""
     return url.rpartition("::")[2].partition("://")[0] if "://" in url.rpartition("::")[2] else ""
 
 

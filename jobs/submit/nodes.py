@@ -106,7 +106,7 @@ def _from_names(environment: Mapping[str, str], host: str, port: str, nodes: str
 
 
 def _from_vertex(text: str) -> Node:
-    """Parses CLUSTER_SPEC: its pools are the first machine (``workerpool0``) and the others, as ordered ``HOST:PORT``."""
+    """Parses CLUSTER_SPEC: pools of the first machine (``workerpool0``) and the others, as ordered ``HOST:PORT``."""
     try:
         spec: Any = json.loads(text)
         pools = sorted(spec["cluster"].items())

@@ -25,7 +25,7 @@ class SplitReward:
         self._place[rows] = np.arange(len(rows))
 
     def __call__(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """Returns the rewards [B, N] of ``tokens`` int64 [B, N, T], closed by END or not, for the images ``rows`` [B]."""
+        """Returns the rewards [B, N] of ``tokens`` int64 [B, N, T] (END is optional) for the images ``rows`` [B]."""
         images, captions, length = tokens.shape
         words = self.reader(tokens.reshape(images * captions, length))
         return self.cider(self._place[rows], words.reshape(images, captions, -1))
