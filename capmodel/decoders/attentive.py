@@ -102,10 +102,9 @@ class AttentiveDecoder(Decoder):
     def _advance(
         self, state: DecoderState, word: Tensor, layers: tuple[Layer, Layer]
     ) -> tuple[DecoderState, Tensor, Tensor]:
-        """Runs one LSTM step from the word's projection ``[B, N, A + 4H]``; returns state, context ``[B, N, F]``,
-        weights.
+        """Runs one LSTM step; returns the state, the context ``[B, N, F]`` and the weights ``[B, N, L]``.
 
-        ``layers``: the projections of the hidden state and of the context.
+        ``word``: the word's projection ``[B, N, A + 4H]``. ``layers``: the projections of hidden state and context.
         """
         from_hidden, from_context = layers
         query, gates, *gate = from_hidden(state.hidden).split(self._parts(), dim=-1)

@@ -87,8 +87,7 @@ def read_vectors(url: str, vocabulary: Mapping[str, int]) -> WordVectors:
 
 @contextmanager
 def _opened(url: str) -> Iterator[tuple[IO[bytes], _Hashed]]:
-    """Yields the decompressed lines and the hash of the stored bytes, which is complete once the file is read to its
-    end."""
+    """Yields the decompressed lines, and the hash of the stored bytes, complete at the end of the file."""
     try:
         with refusals(url), fsspec.open(url, "rb") as stream:
             hashed = _Hashed(stream)

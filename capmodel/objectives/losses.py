@@ -13,8 +13,7 @@ from torch.nn import functional
 def masked_cross_entropy(
     logits: Tensor, targets: Tensor, pad: int, label_smoothing: float = 0.0, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Returns the negative log-likelihood (nats, float32) summed over targets that are not PAD, and their number
-    (int64).
+    """Returns the negative log-likelihood (nats, float32) summed over non-PAD targets, and their number (int64).
 
     ``label_smoothing`` spreads that share of each target over the whole vocabulary (Szegedy et al. 2016).
     ``weights`` ``[...]`` multiply each target's loss; they do not change the number of targets.

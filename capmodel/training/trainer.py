@@ -176,8 +176,7 @@ class Trainer:
         return self.log.step(after, {"loss": total / words, **means, "learning_rate": rate})
 
     def _losses(self, objective: Objective, lessons: Sequence[Lesson], scale: float) -> list[float]:
-        """Returns the losses of the lessons; accumulates gradients times ``scale``, averaged over ranks in the last
-        pass."""
+        """Returns the losses of the lessons; accumulates gradients times ``scale``, averaged in the last pass."""
 
         def cost(lesson: Lesson) -> float:
             with autocast(self.ranks.device, self.precision):

@@ -161,8 +161,7 @@ def to_be_done(look: Run) -> int:
 
 
 def earlier_rate(url: str) -> float:
-    """Returns images per second of the store's largest recent run, where startup costs matter least; 0 if there is
-    none."""
+    """Returns images per second of the store's largest recent run, where startup matters least; 0 if none."""
     largest, rate, runs = 0, 0.0, 0
     for run in reversed(files.names(files.join(url, "plans"))):
         try:

@@ -160,8 +160,7 @@ def _created(model_name: str, output: str) -> Any:
 
 
 def _resized(name: str, model: Any, size: int) -> Any:
-    """Returns ``model`` for images of ``size``; models without ``set_input_size`` accept any size or fail when they
-    run."""
+    """Returns ``model`` for images of ``size``; models without ``set_input_size`` see the size when they run."""
     if hasattr(model, "set_input_size"):
         try:
             model.set_input_size(img_size=(size, size))

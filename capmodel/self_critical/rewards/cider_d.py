@@ -132,8 +132,7 @@ class CiderReward:
     def _find_entries(
         self, images: np.ndarray, place: np.ndarray, ngram: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns which n-grams, of the images at ``place`` of the batch, occur in their image's references, and their
-        rows."""
+        """Returns which n-grams, of the batch's images at ``place``, occur in the references, and their rows."""
         packed, size = self.references, len(self.references.table)
         starts, lengths = packed.starts[images], np.diff(packed.starts)[images]
         shift = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
