@@ -44,7 +44,7 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class SelfCritical:
-    """Samples ``samples`` captions per image; their ``reward`` minus ``baseline`` (mean or greedy) is learned from."""
+    """The self-critical objective: ``samples`` captions per image, and a ``baseline``: ``mean`` or ``greedy``."""
 
     reward: Reward
     samples: int

@@ -91,7 +91,9 @@ def policy(decoder: Decoder, mask: int | None = None) -> Iterator[None]:
     was_training = decoder.training
     decoder.eval()
     for module in decoder.modules():
-        if isinstance(module, nn.RNNBase):  # has no dropout, and cuDNN's backward pass needs training mode
+        if isinstance(
+            module, nn.RNNBase
+        ):  # has no dropout of its own, and cuDNN's backward pass works in training mode only
             module.train()
     try:
         if mask is None:

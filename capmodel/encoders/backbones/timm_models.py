@@ -160,7 +160,7 @@ def _created(model_name: str, output: str) -> Any:
 
 
 def _resized(name: str, model: Any, size: int) -> Any:
-    """Returns ``model`` for images of ``size``; models without ``set_input_size`` see the size when they run."""
+    """Sets the image size of ``model`` if it has ``set_input_size``; other models take the size of their input."""
     if hasattr(model, "set_input_size"):
         try:
             model.set_input_size(img_size=(size, size))

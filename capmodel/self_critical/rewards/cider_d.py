@@ -136,7 +136,9 @@ class CiderReward:
         packed, size = self.references, len(self.references.table)
         starts, lengths = packed.starts[images], np.diff(packed.starts)[images]
         shift = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
-        rows = np.arange(len(shift)) + shift  # the batch's entries only, which fit in the cache
+        rows = (
+            np.arange(len(shift)) + shift
+        )  # entries of the batch's images only, which are few enough for the CPU's cache
         keys = np.repeat(np.arange(len(images)), lengths) * size + packed.ngrams[rows]
         wanted = np.where(ngram >= 0, place * size + ngram, NONE)
         found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)

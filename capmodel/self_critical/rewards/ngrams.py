@@ -64,7 +64,7 @@ class NgramTable:
 
 
 def count_repeats(words: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields for each n the count of each n-gram of ``words`` [M, T] in its caption, and its first places (bool).
+    """Yields for each n the count of each n-gram of ``words`` [M, T] in its caption, and a mask of first occurrences.
 
     Both are [M, T - n + 1]. All positions are compared with each other, so n-grams of unknown words count too.
     """
