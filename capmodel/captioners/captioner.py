@@ -117,8 +117,7 @@ class Captioner:
 
     Batches are padded to ``batch_size``, so on one device a row does not depend on the rest of its batch. Images pass
     through float16 features, as a features snapshot stores them, so both inputs give the same captions. Threads may
-    share
-    a captioner; it computes ``streams`` batches at a time.
+    share a captioner; it computes ``streams`` batches at a time.
     """
 
     def __init__(

@@ -24,8 +24,7 @@ class GridCache:
     """float16 rows ``[rows, L, C]`` of each row group of a snapshot, in ``folder``.
 
     ``NAME.grids`` has the rows of all groups in order; ``NAME.done`` has one byte per group, 1 once its rows are on
-    disk.
-    Concurrent writers of a group write the same bytes. Raises RequestError if the disk is too small.
+    disk. Concurrent writers of a group write the same bytes. Raises RequestError if the disk is too small.
     """
 
     def __init__(self, folder: str, store: Store, groups: Sequence[RowGroup]) -> None:

@@ -33,8 +33,7 @@ class Batch(NamedTuple):
     ``features`` float16 [B, L, C]; ``tokens`` int64 [B, N, T]; ``rows`` [B] of the token table; ``captions`` [B, N]:
     index of each caption among its image's, -1 for none, or None for all in order. A part without images has one blank
     image with an empty caption, so that its rank can take part in the step; its ``rows`` is empty, and its words must
-    not
-    be counted.
+    not be counted.
     """
 
     features: torch.Tensor
@@ -93,10 +92,8 @@ class FeatureReader:
     """Reads the batches of one split of a snapshot.
 
     Row groups are read in the order of their first use, ``READ_AHEAD`` of them early, and released after their last
-    use;
-    ``READY_BATCHES`` batches are prepared in advance. Both use background threads. With a ``cache``, a row group is
-    decoded
-    once on this machine.
+    use; ``READY_BATCHES`` batches are prepared in advance. Both use background threads. With a ``cache``, a row group
+    is decoded once on this machine.
     """
 
     def __init__(

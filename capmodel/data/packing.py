@@ -16,10 +16,8 @@ class Blocks:
     """The captions that are still running at each step, and the position of each of their rows.
 
     Images are sorted by their longest caption and each image's captions by length, both falling. The captions running
-    at
-    step t are then within the corner ``[:b_t, :n_t]``, which is a view. A recurrence over corners computes 1.2 times
-    the
-    captions' own words on Flickr8k, against 2.2 times with padding. Rows are numbered by block, image and caption.
+    at step t are then within the corner ``[:b_t, :n_t]``, which is a view. A recurrence over corners computes 1.2 times
+    the captions' own words on Flickr8k, against 2.2 times with padding. Rows are numbered by block, image and caption.
     """
 
     sizes: list[tuple[int, int]]  # (b_t, n_t) for each step

@@ -24,8 +24,7 @@ def shuffled_steps(
     """Returns for each step of ``epoch`` the indexes of the samples of ``rank`` of ``world``.
 
     ``group`` [N]: the row group of each sample; ``batch``: images per step over all ranks; ``mix``: groups open at
-    once,
-    over all ranks. Every rank gets the same number of steps; a rank's part may be empty.
+    once, over all ranks. Every rank gets the same number of steps; a rank's part may be empty.
     """
     order, slot = shuffled(group, mix, seed, epoch)
     steps = even_parts(order, -(-len(order) // batch))

@@ -56,8 +56,7 @@ class Decoder(nn.Module):
         ``features`` are ``[B, L, C]``, ``[B, H, W, C]`` or ``[B, C]`` of any float type. Without ``targets`` the logits
         are ``[B, N, T, V]``. With ``targets`` ``[B, N, T]`` they are ``[M, V]``, for the M targets that are not PAD, in
         row-major order (that of ``targets[targets != pad]``). PAD positions, half of all on Flickr8k, are skipped where
-        that
-        saves time.
+        that saves time.
         """
         wanted = torch.ones_like(tokens, dtype=torch.bool) if targets is None else targets != self.config.pad
         logits = self.logits(self.read(features, tokens, wanted)[0])
@@ -85,8 +84,7 @@ class Decoder(nn.Module):
         """Returns the training loss, summed (not averaged) over the targets that are not PAD; float32.
 
         The loss is cross-entropy in nats, multiplied by the caption's weight in ``weights`` ``[B, N]``, plus the extra
-        loss
-        of the decoder's options. Shapes as in ``forward``.
+        loss of the decoder's options. Shapes as in ``forward``.
         """
         wanted = targets != self.config.pad
         seen, more = self.read(features, tokens, wanted)

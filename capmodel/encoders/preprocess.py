@@ -122,8 +122,7 @@ class Preprocess:
         """Returns a copy with the user's choices; None keeps a value.
 
         Without ``resize``, another image size keeps the visible share of the image, and another kind of crop uses the
-        whole
-        shorter side. ``caffe`` implies BGR order.
+        whole shorter side. ``caffe`` implies BGR order.
         """
         size = self.size if image_size is None else image_size
         kept = size if crop not in (None, self.crop) else round(size * self.resize / self.size)
@@ -147,8 +146,7 @@ class Preprocess:
         """Converts uint8 ``[H, W, 3]`` RGB to uint8 ``[3, S, S]``, in the order ``channels``, channels last in memory.
 
         Resizes with antialiasing by torch's integer kernel: the same on every CPU, the same as torchvision's on
-        tensors, and
-        within one level of Pillow's. It runs on one thread and releases the GIL.
+        tensors, and within one level of Pillow's. It runs on one thread and releases the GIL.
         """
         picture = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)
         rows = self._fitted(picture).permute(1, 2, 0).numpy()  # [S, S, 3]

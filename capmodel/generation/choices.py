@@ -22,10 +22,9 @@ class Likeliest:
     """Beam search: keeps the K highest-ranked continuations of an image's captions.
 
     Finished captions stay in the beam. One beam is greedy search. With groups, the K / groups beams of each group
-    compete
-    only with each other, group by group: a word's log-probability is lowered by ``diversity`` for each caption of the
-    previous groups that took the word in this step (Vijayakumar et al. 2018, algorithm 1, with Hamming diversity).
-    Scores stay the model's own.
+    compete only with each other, group by group: a word's log-probability is lowered by ``diversity`` for each caption
+    of the previous groups that took the word in this step (Vijayakumar et al. 2018, algorithm 1, with Hamming
+    diversity). Scores stay the model's own.
     """
 
     def __init__(self, beam: int, ranking: Ranking, diversity: float, pad: int) -> None:

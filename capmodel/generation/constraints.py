@@ -35,8 +35,7 @@ class Rules:
         """Returns ``logits [B, n, V]`` as float32 log-probabilities, -inf for tokens that may not follow.
 
         They are the model's own, over its whole vocabulary: banning a word does not raise the others. ``history`` ``[B,
-        n, t]``
-        are the tokens of each caption, needed for n-grams only.
+        n, t]`` are the tokens of each caption, needed for n-grams only.
         """
         own = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
         own[..., self.banned] = NEVER

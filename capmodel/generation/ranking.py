@@ -44,8 +44,7 @@ class Ranking:
         """Returns ``[B, 1]``: whether an image's ``n_best`` captions are finished and no running one can pass them.
 
         A running caption's sum can only fall, so its best possible rank is that of its sum at the ``longest`` length.
-        With
-        groups, the condition must hold in each group.
+        With groups, the condition must hold in each group.
         """
         best = self.ranks(scores, torch.where(finished, lengths, longest))
         groups = min(self.groups, scores.shape[1])  # during a prefix there is one caption, and no groups yet

@@ -48,10 +48,8 @@ def write(
     """Continues one caption per image, from the words ``first`` ``[B, 1]``, for at most ``steps`` tokens.
 
     An image is done when its best captions, by ``ranking``, are finished and no running one can pass them. Step shapes
-    do
-    not depend on the captions, so an image's captions do not depend on its batch: images that are done are kept
-    unchanged
-    until all are done.
+    do not depend on the captions, so an image's captions do not depend on its batch: images that are done are kept
+    unchanged until all are done.
     """
     tokens, scores = first, torch.zeros(first.shape, device=first.device)
     finished, lengths = torch.zeros_like(first, dtype=torch.bool), torch.zeros_like(first)

@@ -33,8 +33,7 @@ def tokenize(lines: Sequence[str]) -> list[list[str]]:
 
     The published code passes all captions of an evaluation to the tokenizer as one text, so the next line can matter in
     one case: in ``"a sign that says K."`` the full stop belongs to the letter, unless the next line starts with a word
-    that
-    begins sentences (``A``, ``The``). The function therefore takes all lines, in order.
+    that begins sentences (``A``, ``The``). The function therefore takes all lines, in order.
 
     >>> tokenize(["A man's T-shirt, at 5 p.m.", "They can't (won't)!"])
     [['a', 'man', "'s", 't-shirt', 'at', '5', 'p.m.'], ['they', 'ca', "n't", '-lrb-', 'wo', "n't", '-rrb-']]

@@ -37,8 +37,7 @@ def draw_captions(
     would not be a choice. Sample i of an image depends on (seed, its name, i), up to rounding.
 
     Finished captions are removed from the batch as far as every image allows: few of the K captions run in the many
-    steps
-    of the longest ones (on Flickr8k this halves the time).
+    steps of the longest ones (on Flickr8k this halves the time).
     """
     config, device = decoder.config, features.device
     steps, rows = config.max_length - 2, samples + greedy
@@ -85,8 +84,7 @@ def policy(decoder: Decoder, mask: int | None = None) -> Iterator[None]:
     """Puts the decoder in inference mode with gradients, inside this context.
 
     ``mask``: a seed for the decoder's grid dropout, which then maps the same features to the same grid each time. None:
-    no
-    dropout.
+    no dropout.
     """
     was_training = decoder.training
     decoder.eval()

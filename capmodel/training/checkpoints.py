@@ -37,8 +37,7 @@ class Position:
     """Progress of a run: ``step`` steps into ``epoch`` (both from 0), and the sums and history so far.
 
     ``loss``, ``words``, ``images`` and ``measures`` (reported by the objective, by name) are sums over this epoch's
-    steps;
-    ``history`` has one entry per finished epoch. The run's ``phase`` (from 0) began at ``first_epoch``, after
+    steps; ``history`` has one entry per finished epoch. The run's ``phase`` (from 0) began at ``first_epoch``, after
     ``first_step`` steps and ``first_image`` images.
     """
 

@@ -19,8 +19,7 @@ class Journal:
     """Writes on the first rank only; on other ranks (``on`` False) it does nothing.
 
     ``report`` gets events: plain dicts whose ``event`` is ``begin``, ``step``, ``epoch``, ``early_stop``, ``stopped``
-    or
-    ``saved``.
+    or ``saved``.
     """
 
     def __init__(self, folder: str, report: Report, on: bool = True) -> None:

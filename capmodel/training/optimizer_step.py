@@ -18,8 +18,7 @@ class Average:
     """An exponential moving average of a model's parameters (Polyak and Juditsky 1992), float32.
 
     The decay is ``min(decay, (1 + n) / (10 + n))`` after n steps, as in TensorFlow's ExponentialMovingAverage: it is
-    small
-    at first, so the random initial weights are soon forgotten.
+    small at first, so the random initial weights are soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

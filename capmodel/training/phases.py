@@ -24,8 +24,7 @@ class Phase:
     """``epochs`` epochs of one ``objective``.
 
     The maximum ``learning_rate`` is reached after the first ``warmup`` share of the phase's steps. With ``patience``,
-    the
-    phase ends after that many consecutive epochs whose CIDEr is not higher than the phase's previous best.
+    the phase ends after that many consecutive epochs whose CIDEr is not higher than the phase's previous best.
     """
 
     name: str

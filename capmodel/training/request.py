@@ -46,9 +46,8 @@ def settle(
     """Returns the options with absolute locations and a pinned snapshot, and whether there is anything to do.
 
     ``wanted`` has TrainOptions' fields; ``snapshot``, ``checkpoints``, ``logs`` and ``embed_dim`` may be None.
-    ``workers``:
-    of all machines. ``written``: locations that are tested for write access. Raises RequestError, StoreError,
-    BundleError.
+    ``workers``: of all machines. ``written``: locations that are tested for write access. Raises RequestError,
+    StoreError, BundleError.
     """
     store = Store.open(wanted["features"], wanted["snapshot"])
     wanted = {**wanted, "features": store.url, "snapshot": store.snapshot_id}  # STORE@prod may change later

@@ -33,8 +33,7 @@ def check_start(url: str, features: str, tokenizer: Tokenizer, config: DecoderCo
     """Returns the bundle's manifest. Raises RequestError, BundleError if its weights do not match.
 
     ``features``: the fingerprint of the training features. Options that affect only a decoder's training may differ
-    from
-    the bundle's.
+    from the bundle's.
     """
     manifest = read_manifest(url)
     if manifest.features != features:

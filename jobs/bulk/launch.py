@@ -42,9 +42,8 @@ class Work:
 
     ``kind``, ``spec``, ``fingerprint`` and ``field``: the resulting rows. ``find``: lists the images, with counts like
     ``ListSources`` if ``counted``. ``names``: the sources that it lists. ``features``: the snapshot that it lists
-    instead.
-    ``keep``: copies weights or a bundle to a store's ``models/`` and returns the settings for ``load``, which makes a
-    processor. ``dedup``: reads all images first, so that equal content is planned together.
+    instead. ``keep``: copies weights or a bundle to a store's ``models/`` and returns the settings for ``load``, which
+    makes a processor. ``dedup``: reads all images first, so that equal content is planned together.
     """
 
     kind: str

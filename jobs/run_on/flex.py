@@ -24,8 +24,7 @@ def command(arguments: Sequence[str]) -> list[str]:
     """Returns the ``captionbeam`` command line for a launcher's arguments.
 
     ``job`` and ``output`` are required. ``sources`` and ``arguments`` are split like shell words. All other arguments
-    go to
-    Beam.
+    go to Beam.
     """
     parser = _Parameters(add_help=False, allow_abbrev=False)
     parser.add_argument("--job", required=True, choices=JOBS)

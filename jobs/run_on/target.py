@@ -89,8 +89,7 @@ def settle_target(
     """Returns the target of the options.
 
     ``places``: locations that workers must reach, by option name. ``models``: whether workers load a model, which
-    should
-    be once per process. Raises RequestError for options that cannot work or have no effect on the target.
+    should be once per process. Raises RequestError for options that cannot work or have no effect on the target.
     """
     parsed, gpu = PipelineOptions(list(beam_args)), getattr(options, "gpu", None)
     name = runner_of(parsed) or "FnApiRunner"

@@ -58,8 +58,7 @@ class Captionbeam(BaseOperator):
     """Runs ``captionbeam ARGUMENTS``, followed by the params named in ``takes``.
 
     A wrong request (exit status 2) fails without retries; many failed images (3) are a warning; any other status except
-    0
-    fails this try. The same command continues where the last one stopped.
+    0 fails this try. The same command continues where the last one stopped.
     """
 
     template_fields: Sequence[str] = ("arguments",)

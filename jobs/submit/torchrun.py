@@ -27,8 +27,7 @@ from captionbeam.schemas.storage import options as storage_options
 # steps. Without the large caches, compiling takes 4% of a step.
 SMALL_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "1"}
 # glibc returns a step's large tensors to the system, which zeroes their pages again in the next step: 5 to 8% of a
-# step's
-# CPU time. Keeping them leaves the peak memory about the same.
+# step's CPU time. Keeping them leaves the peak memory about the same.
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 Watch = Callable[[Mapping[str, Any]], None]
 
@@ -47,8 +46,7 @@ def run_workers(
 
     Each JSON line that they print is an event for ``watch``. Standard error of workers and torchrun goes to the file
     ``log``, and to standard error if a platform keeps it (``node.echo``). SIGTERM and SIGINT send the line ``stop`` to
-    the
-    workers' standard input, whose end of file also tells them that this process was killed; a second signal goes to
+    the workers' standard input, whose end of file also tells them that this process was killed; a second signal goes to
     torchrun. Raises RequestError, SystemicError.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +79,7 @@ def _echo(child: subprocess.Popen[str], log: TextIO) -> None:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """Returns the workers' additional environment variables and number of threads."""
+    """Returns the workers' environment: this process's, the defaults above and the number of threads."""
     return {
         **SMALL_CACHES,
         **KEPT_MEMORY,

@@ -121,8 +121,7 @@ def settle_captioner(
     """Returns the plan for captions of images. Runs on the launcher.
 
     The weights are loaded once and released, so that unsuitable ones are found before a run. ``precision``: ``fp32``
-    (the
-    default), ``bf16`` or ``auto`` (decided by ``device``). Raises RequestError.
+    (the default), ``bf16`` or ``auto`` (decided by ``device``). Raises RequestError.
     """
     folder = open_folder(name)
     settled = settle_precision(precision or "fp32", device)

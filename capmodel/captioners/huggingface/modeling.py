@@ -81,8 +81,7 @@ class BundleForCaptioning(PreTrainedModel):
         """Returns ``n_best`` captions per image, best first, equal to those of a caption job with the same options.
 
         ``images``: bytes of image files; or ``features`` ``[B, ...]``. ``image_ids`` determine the random draws of
-        sampling;
-        the default is 0, 1, ... Raises BundleError, ImageError, RequestError.
+        sampling; the default is 0, 1, ... Raises BundleError, ImageError, RequestError.
         """
         if (images is None) == (features is None):
             raise RequestError("generate needs one of images and features; expected exactly one")

@@ -20,8 +20,7 @@ class Backbone(ABC):
     """One architecture, by ``name``: its outputs, their shapes, and how it is built.
 
     Outputs: ``grid`` is ``[H, W, C]``; ``pooled`` ``[C]`` is the input of the network's own classifier (in most
-    networks
-    the grid's mean); ``logits`` ``[1000]`` is the output of that classifier.
+    networks the grid's mean); ``logits`` ``[1000]`` is the output of that classifier.
     """
 
     name: str

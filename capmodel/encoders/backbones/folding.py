@@ -15,8 +15,7 @@ def fold_batch_norm(network: nn.Module, whole: Collection[str] = ()) -> None:
     Convolutions named in ``whole`` are not folded, because their own output is used.
 
     For networks of ``ENCODERS`` only: in them, such neighbours are also consecutive in the computation (a DenseNet
-    layer
-    computes norm1, conv1, norm2, conv2, and conv1 takes norm2). Other norm classes (timm's with activation) are
+    layer computes norm1, conv1, norm2, conv2, and conv1 takes norm2). Other norm classes (timm's with activation) are
     skipped.
     """
     for above, module in network.named_modules():

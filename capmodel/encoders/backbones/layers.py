@@ -16,8 +16,7 @@ class Layers(nn.Module):
     """Outputs of the modules ``names`` of ``network``, concatenated: ``[n, C1 + C2 + ..., H, W]``.
 
     H and W are those of the coarsest grid; finer grids are averaged down to it. Modules that no output needs are
-    removed.
-    ``model`` is the network's name in errors. Raises RequestError for an unknown name.
+    removed. ``model`` is the network's name in errors. Raises RequestError for an unknown name.
     """
 
     def __init__(self, network: nn.Module, names: Sequence[str], model: str) -> None:

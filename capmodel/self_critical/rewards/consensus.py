@@ -24,8 +24,7 @@ def consensus(references: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
     """Returns the CIDEr-D of each caption against the others of its image, float64 [I, R].
 
     ``references``: each image's captions as word ids; R is the most captions of an image. Document frequencies are
-    those
-    of all captions. NaN where an image has fewer captions, and for an only caption.
+    those of all captions. NaN where an image has fewer captions, and for an only caption.
     """
     packed = PackedReferences.pack(references)
     number, cider, words = packed.number[:, None], CiderReward(packed), _padded(references)
@@ -41,8 +40,7 @@ def consensus_weights(captions: Sequence[Sequence[str]], tokenizer: Tokenizer, p
     """Returns float32 [I, R]: each caption's consensus to the ``power``, divided by the mean of its image's.
 
     Images therefore weigh equally. Weights are 1 if all captions of an image have consensus 0 or if there is only one;
-    0
-    after an image's last caption.
+    0 after an image's last caption.
     """
     found = consensus(CaptionReader(tokenizer, count_end=True).references(captions)) ** power
     sums, number = np.nansum(found, 1, keepdims=True), np.array([[len(image)] for image in captions])

@@ -1,10 +1,9 @@
 """Converts token ids to ids of the words that the published metrics use, for whole batches.
 
 CIDEr uses the Penn Treebank words of a caption (``captionbeam.capmodel.metrics.ptb``), not a model's tokens: a token
-may
-be a word, a piece of one, punctuation that is not counted, or two words (``cannot``). The words of a token, or of the
-pieces of one word, are computed once and cached. Words are tokenized separately: where context matters (the full stop
-of ``5 p.m.``), the result can differ from that of the whole line.
+may be a word, a piece of one, punctuation that is not counted, or two words (``cannot``). The words of a token, or of
+the pieces of one word, are computed once and cached. Words are tokenized separately: where context matters (the full
+stop of ``5 p.m.``), the result can differ from that of the whole line.
 
 Shapes: M captions of T tokens; P counted tokens; U units: a token, or the pieces of a word.
 """
@@ -27,8 +26,8 @@ class CaptionReader:
     """Converts captions of one tokenizer and their references to the same word ids.
 
     ``count_end``: END is the last word of every caption that has one, and of every reference, as in
-    self-critical.pytorch.
-    Published CIDEr leaves it out. Training without it gives truncated captions, since nothing penalises "a man on a".
+    self-critical.pytorch. Published CIDEr leaves it out. Training without it gives truncated captions, since nothing
+    penalises "a man on a".
     """
 
     def __init__(self, tokenizer: Tokenizer, count_end: bool) -> None:
