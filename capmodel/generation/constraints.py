@@ -34,8 +34,8 @@ class Rules:
     def logprobs(self, logits: Tensor, finished: Tensor, last: bool, history: Tensor | None = None) -> Tensor:
         """Returns ``logits [B, n, V]`` as float32 log-probabilities, -inf for tokens that may not follow.
 
-        They are the model's own, over its whole vocabulary: banning a word does not raise the others. ``history`` ``[B,
-        n, t]`` are the tokens of each caption, needed for n-grams only.
+        They are the model's own, over its whole vocabulary: banning a word does not raise the others. ``history``:
+        the tokens of each caption, ``[B, n, t]``, needed for n-grams only.
         """
         own = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
         own[..., self.banned] = NEVER
