@@ -1,1 +1,1 @@
-"""The model: images, encoders, tokenizers, decoders, generation, metrics, training. Never imports Beam."""
+"""The model: encoders, decoders, tokenizers, generation, training and metrics. Does not import Beam."""

@@ -1,1 +1,1 @@
-"""One command a file: parse options, build one pipeline or launch one training job, report."""
+"""One command per file: it parses options, runs one pipeline or one training job, and reports."""

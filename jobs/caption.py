@@ -1,4 +1,4 @@
-"""Images, or a store of features, become captions: a store of Parquet, or one line at once."""
+"""Caption images, or a store of features: into a store of Parquet, or printed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RUN_OPTIONS = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What is captioned, by whom, how, to where."""
+    """Adds the options of ``captionbeam caption``."""
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="where the images are")
     add_captioner_options(parser)
     parser.add_argument("--output", metavar="STORE", help="the captions store, new or with earlier snapshots")
@@ -54,7 +54,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Print a few captions, or freeze the base, run the pipeline, report."""
+    """Prints captions, or runs the pipeline and reports. Returns the exit status."""
     check_sources(options)
     check_captioner(options)
     check_decoding(options)
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
 
 
 def check_sources(options: argparse.Namespace) -> None:
-    """Refuse anything but images or features. Raises RequestError."""
+    """Raises RequestError unless either images or features are given."""
     require(
         bool(options.sources) != bool(options.features),
         "captions need one of SOURCE and --features; expected exactly one",

@@ -1,4 +1,4 @@
-"""``captionbeam NAME ...``: one parser a job, one sentence an error, one exit status."""
+"""``captionbeam NAME ...``: runs one job; errors are one sentence each, with an exit status."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ try:
     from captionbeam.jobs.options.storage import add_storage_options, use_storage_options
     from captionbeam.jobs.ui.terminal import drop_output, one_line, open_closed_streams
     from captionbeam.schemas.errors import CaptionbeamError, RequestError
-except KeyboardInterrupt:  # these take a moment, in which nothing has begun
+except KeyboardInterrupt:  # these imports take a moment, before anything has begun
     raise SystemExit("captionbeam: interrupted") from None
 
 JOBS = (
@@ -31,7 +31,7 @@ JOBS = (
     "workers",
     "demo",
 )
-# of store each command has it itself; schedule passes it on
+# ``store`` adds the option to each of its commands; ``schedule`` passes it on
 OPEN_STORAGE = (
     "encode",
     "import-features",
@@ -54,14 +54,14 @@ image captioning as a batch data pipeline; each NAME --help opens with a command
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, like every other error here."""
+    """Reports a wrong command line as a RequestError."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise RequestError(f"{message} ({self.prog} --help shows what is expected)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one job. Gives 0 done, 1 an error, 2 a wrong request, 3 done with many failures."""
+    """Runs one job. Returns 0 (done), 1 (error), 2 (wrong request) or 3 (done with many failures)."""
     open_closed_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         drop_output()
         return ERROR
-    except OSError as err:  # a disk or a network that refuses: its own words say what and where
+    except OSError as err:  # a disk or network error, whose message names the file
         print(f"captionbeam: {one_line(err)}", file=sys.stderr)
         return ERROR
     except KeyboardInterrupt:
@@ -116,7 +116,7 @@ def _overview() -> list[str]:
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The options of a command line behind ``captionbeam``, and the flags that are Beam's. Raises RequestError."""
+    """Returns the options of a ``captionbeam`` command line, and the flags for Beam. Raises RequestError."""
     name, *rest = arguments
     job = _job(name)
     parser = _Parser(
@@ -145,7 +145,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _named(job: ModuleType, name: str, words: Sequence[str]) -> set[str]:
-    """The options that a command line names, whatever their values."""
+    """Returns the options that a command line names, with any values."""
     parser = _Parser(prog=f"captionbeam {name}", add_help=False, allow_abbrev=False)
     job.add_options(parser)
     add_storage_options(parser)

@@ -1,4 +1,4 @@
-"""Everything once, on a small set of scenes that it draws itself."""
+"""Run all steps once, on a small set of drawn scenes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Draws scenes of coloured shapes, five captions each, and runs encode, tokenize, 
 on them, in a few minutes on two cores and without any download. Each command is printed as it is run, ready to be
 pasted. At the end it says how many captions of held-out scenes are right in number, colour, shape and relation.
 """
-# what each job is given; {0} is the demo's folder
+# arguments of each job; {0} is the demo's folder
 COMMANDS = {
     "encode": "{0}/scenes/train.zip {0}/scenes/val.zip --output {0}/features --encoder efficientnet_lite0",
     "tokenize": "--train {0}/scenes/captions_train.json --val {0}/scenes/captions_val.json --output {0}/tokens",
@@ -43,7 +43,7 @@ COMMANDS = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Where the demo goes, and how much it draws."""
+    """Adds the options of ``captionbeam demo``."""
     parser.add_argument(
         "--output", required=True, metavar="DIR", help="a local folder for all that the demo makes"
     )
@@ -57,7 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Draw, run every job, and say how many captions are right."""
+    """Draws the scenes, runs every job, and prints how many captions are correct."""
     folder, start = options.output.rstrip("/"), time.monotonic()
     counts = {"train": options.images, "val": options.held_out, "test": options.held_out}
     took = {"draw": draw(folder, counts, options.seed)}
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
 
 
 def draw(folder: str, counts: Mapping[str, int], seed: int) -> float:
-    """Draw the scenes unless they are there; seconds. Raises RequestError where there are others."""
+    """Draws the scenes unless they exist; returns seconds. Raises RequestError if there are others."""
     from captionbeam.jobs.scenes.files import write_scenes
 
     start = time.monotonic()
@@ -86,12 +86,12 @@ def draw(folder: str, counts: Mapping[str, int], seed: int) -> float:
 
 
 def commands(folder: str) -> dict[str, list[str]]:
-    """The demo's commands, in order: a job's name -> everything after it."""
+    """Returns the demo's commands, in order: a job's name -> its arguments."""
     return {name: [part.format(folder) for part in text.split()] for name, text in COMMANDS.items()}
 
 
 def run_job(name: str, arguments: Sequence[str]) -> float:
-    """Print one command, run it in a process of its own; seconds. Raises SystemicError where it fails."""
+    """Prints one command and runs it in a process of its own; returns seconds. Raises SystemicError if it fails."""
     print(f"\n$ {shlex.join(['captionbeam', name, *arguments])}", flush=True)
     start = time.monotonic()
     command = [sys.executable, "-m", "captionbeam", name, *arguments]
@@ -104,7 +104,7 @@ def run_job(name: str, arguments: Sequence[str]) -> float:
 
 @contextmanager
 def _passing_on(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """SIGTERM and SIGINT are for the job, which knows how to stop; the demo ends when it has."""
+    """Passes SIGTERM and SIGINT to the job, which stops in order; the demo ends after it."""
 
     def pass_on(number: int, _: object) -> None:
         child.send_signal(number)
@@ -118,7 +118,7 @@ def _passing_on(child: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def summary(folder: str) -> dict[str, Any]:
-    """What came out: right captions, CIDEr, a few of the captions, where the report is."""
+    """Returns the results: correct captions, CIDEr, some captions, the report's location."""
     from captionbeam.jobs.scenes.files import count_right
 
     held_out = files.read_json(files.join(folder, "scenes", "captions_test.json"))
@@ -137,11 +137,11 @@ def summary(folder: str) -> dict[str, Any]:
 
 
 def read_scores(url: str) -> Sequence[Mapping[str, Any]]:
-    """The lines that ``evaluate --per-image`` wrote."""
+    """Returns the lines that ``evaluate --per-image`` wrote."""
     return [json.loads(line) for line in files.read_bytes(url).splitlines()]
 
 
 def times(took: Mapping[str, float], total: float) -> dict[str, str]:
-    """How long it took, and each part of it."""
+    """Returns the total time and the time of each part."""
     parts = ", ".join(f"{name} {clock(seconds)}" for name, seconds in took.items())
     return {"time": f"{clock(total)} ({parts})"}

@@ -1,4 +1,4 @@
-"""Images become features: grids, pooled vectors or logits of a network, in a store of sharded Parquet or HDF5."""
+"""Encode images to features (grids, pooled vectors or logits) in a store of Parquet or HDF5."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BEAM = True
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What is encoded, with what, to where."""
+    """Adds the options of ``captionbeam encode``."""
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="where the images are")
     add_features_source(parser)
     parser.add_argument(
@@ -61,13 +61,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_encoder_options(group: Any) -> None:
-    """What encodes, and what is kept of it."""
+    """Adds the options of the encoder and of stored features."""
     add_network_options(group)
     add_feature_options(group)
 
 
 def add_network_options(group: Any) -> None:
-    """What encodes: a network, its weights, and how pictures are made ready for it."""
+    """Adds the options of the network, its weights and its preprocessing."""
     group.add_argument("--encoder", metavar="NAME", help=described())
     group.add_argument(
         "--weights",
@@ -131,7 +131,7 @@ def add_network_options(group: Any) -> None:
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Settle sources and encoder, freeze the base, run the pipeline, report."""
+    """Settles sources and encoder, runs the pipeline, and reports. Returns the exit status."""
     from captionbeam.jobs.bulk.launch import gates_of, launch
     from captionbeam.jobs.run_on.target import settle_job
 
@@ -151,7 +151,7 @@ def _add_dedup(group: Any) -> None:
 
 
 def check_sources(options: argparse.Namespace) -> None:
-    """Refuse anything but images and an encoder, or features. Raises RequestError."""
+    """Raises RequestError unless either images and an encoder, or features, are given."""
     if options.features:
         check_features_source(options, add_network_options)
         return
@@ -160,7 +160,7 @@ def check_sources(options: argparse.Namespace) -> None:
 
 
 def encoding(options: argparse.Namespace) -> Work:
-    """What the options have encoded or reduced, and with what. Raises RequestError."""
+    """Returns the work of encoding or reducing. Raises RequestError."""
     if options.features:
         return reducing(options)
     from captionbeam.capmodel.encoders.encoder import resolve_encoder, store_weights

@@ -1,4 +1,4 @@
-"""Captions and references become BLEU, ROUGE-L and CIDEr, equal to the published COCO code's."""
+"""Score captions against references: BLEU, ROUGE-L and CIDEr, equal to the published COCO code's."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TITLES = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``captionbeam evaluate``."""
+    """Adds the options of ``captionbeam evaluate``."""
     parser.add_argument(
         "--captions",
         required=True,
@@ -50,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_reference_options(parser: argparse.ArgumentParser, required: bool) -> None:
-    """Where the references are; ``report`` has the same."""
+    """Adds the options of references, also for ``report``."""
     parser.add_argument(
         "--references",
         required=required,
@@ -68,7 +68,7 @@ def add_reference_options(parser: argparse.ArgumentParser, required: bool) -> No
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Score, and say so."""
+    """Computes and prints the scores."""
     from captionbeam.jobs.reporting.scoring import (
         join_references,
         read_captions,
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
 
 
 def summary(options: argparse.Namespace, pairs: Any, evaluation: Any) -> dict[str, Any]:
-    """What ``--json`` prints: scores, counts, what was left out, what the captions are like."""
+    """Returns the output of ``--json``: scores, counts, unmatched images, variety of the captions."""
     from captionbeam.capmodel.metrics.variety import variety
 
     return {
@@ -112,7 +112,7 @@ def summary(options: argparse.Namespace, pairs: Any, evaluation: Any) -> dict[st
 
 
 def score_rows(record: Mapping[str, Any]) -> dict[str, str]:
-    """The table's rows, for people."""
+    """Returns the rows of the printed table."""
     counts, said = record["counts"], record["variety"]
     rows = {title: f"{record[name]:.4f}" for name, title in TITLES.items()}
     return {

@@ -1,4 +1,4 @@
-"""Arrays of features made elsewhere become a features store: .npy, .npz and HDF5, with a list of ids."""
+"""Import feature arrays made elsewhere (.npy, .npz, HDF5) into a features store, by a list of ids."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAME = re.compile(r"\S(.{0,198}\S)?")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What is imported, how it is to be read, and what made it."""
+    """Adds the options of ``captionbeam import-features``."""
     parser.add_argument("arrays", nargs="+", metavar="ARRAY", help=".npy, .npz, .h5 or .hdf5, a path or URL")
     parser.add_argument(
         "--output", required=True, metavar="STORE", help="the features store: new, or with earlier snapshots"
@@ -87,7 +87,7 @@ def _add_arrays(group: Any) -> None:
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Look at the arrays, freeze the base, run the pipeline, report."""
+    """Checks the arrays, runs the pipeline, and reports. Returns the exit status."""
     from captionbeam.jobs.bulk.launch import gates_of, launch
     from captionbeam.jobs.run_on.target import settle_target
 
@@ -97,7 +97,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
 
 
 def importing(options: argparse.Namespace) -> Work:
-    """What the options have imported. Raises RequestError."""
+    """Returns the work of importing. Raises RequestError."""
     from captionbeam.jobs.bulk.launch import Work
     from captionbeam.pipelines.features.array_processor import load_copier
     from captionbeam.pipelines.features.array_reads import fetch_rows
@@ -124,7 +124,7 @@ def importing(options: argparse.Namespace) -> Work:
 
 
 def settled(options: argparse.Namespace) -> list[tuple[ArraySpec, IdsSpec]]:
-    """Each array with its ids, looked at and counted. Raises RequestError."""
+    """Returns each array with its ids, checked and counted. Raises RequestError."""
     from captionbeam.pipelines.features.array_files import find_array
     from captionbeam.pipelines.features.array_ids import check_ids, find_id_list
     from captionbeam.pipelines.features.array_reads import check_order

@@ -1,4 +1,4 @@
-"""The predicted next words against the true ones, for one image: a table."""
+"""Show the predicted next words against the true ones, for one image, as a table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ or with --features its id there. The captions are yours (--caption), or all that
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which image, which captions, which model, how it is shown."""
+    """Adds the options of ``captionbeam predictions``."""
     parser.add_argument("image", metavar="IMAGE", help="an image; with --features an image's id")
     parser.add_argument("--bundle", required=True, metavar="BUNDLE", help="the trained captioner")
     parser.add_argument("--features", metavar="STORE", help="a features store that has the image")
@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Read the image and its captions, ask the model, print."""
+    """Reads the image and its captions, runs the model, and prints the predictions."""
     require(
         bool(options.tokens) != bool(options.caption),
         "the true words come from one of --tokens and --caption; expected exactly one",
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
 def _predicted(
     captioner: Captioner, image_id: str, item: Any, captions: Sequence[str], top: int
 ) -> list[list[Prediction]]:
-    """What cannot be read of the image is an error of the request."""
+    """Returns the predictions. Raises RequestError if the image cannot be read."""
     try:
         return captioner.predictions(captioner.prepare(item), image_id, captions, top)
     except ImageError as err:
@@ -81,7 +81,8 @@ def _captioner(options: argparse.Namespace) -> Captioner:
     from captionbeam.capmodel.captioners.captioner import Captioner, settle_captioner
     from captionbeam.capmodel.generation.options import DecodeOptions
 
-    greedy = DecodeOptions(method="greedy")  # nothing is written: only what captioners check is wanted
+    # decoding options are only validated, since no caption is generated
+    greedy = DecodeOptions(method="greedy")
     if options.features:
         features = Store.open(options.features)
         settle_captioner(options.bundle, greedy, features, options.precision, options.device)
@@ -91,7 +92,7 @@ def _captioner(options: argparse.Namespace) -> Captioner:
 
 
 def _row(options: argparse.Namespace) -> tuple[str, Any]:
-    """The image's id in the store, and its features. Raises RequestError."""
+    """Returns the image's id in the store, and its features. Raises RequestError."""
     from captionbeam.schemas.match_ids import match_images
 
     store = Store.open(options.features)
@@ -104,7 +105,7 @@ def _row(options: argparse.Namespace) -> tuple[str, Any]:
 
 
 def _picture(url: str) -> tuple[str, bytes]:
-    """The id and the bytes of the one image at ``url``. Raises RequestError, SourceError."""
+    """Returns the id and the bytes of the single image at ``url``. Raises RequestError, SourceError."""
     from captionbeam.pipelines.fetch.images import fetch
     from captionbeam.pipelines.sources.listing import list_images
     from captionbeam.pipelines.sources.parse import parse_sources
@@ -119,7 +120,7 @@ def _picture(url: str) -> tuple[str, bytes]:
 
 
 def _captions(url: str, image_id: str) -> list[str]:
-    """The captions that the token table at ``url`` has of an image. Raises RequestError, StoreError."""
+    """Returns an image's captions in the token table at ``url``. Raises RequestError, StoreError."""
     from captionbeam.schemas.formats.tokens import TokenTable
     from captionbeam.schemas.match_ids import match_images
 
@@ -133,7 +134,7 @@ def _captions(url: str, image_id: str) -> list[str]:
 def record(
     bundle: str, image_id: str, captions: Sequence[str], found: Sequence[Sequence[Prediction]]
 ) -> dict[str, Any]:
-    """What ``--json`` prints."""
+    """Returns the output of ``--json``."""
     return {
         "image_id": image_id,
         "bundle": bundle,
@@ -150,12 +151,12 @@ def _step(step: Prediction) -> dict[str, Any]:
 
 
 def logprob(steps: Sequence[Prediction]) -> float:
-    """The natural log-probability of the whole caption, END included."""
+    """Returns the natural log-probability of the whole caption, including END."""
     return sum(math.log(max(step.probability, 1e-45)) for step in steps)
 
 
 def print_steps(caption: str, steps: Sequence[Prediction]) -> None:
-    """One caption's table on standard output."""
+    """Prints one caption's table on standard output."""
     from rich.table import Table
 
     from captionbeam.capmodel.tokenizers import SPECIALS, UNK

@@ -1,4 +1,4 @@
-"""A store is brought up to date: new and changed images done, gone ones deleted, unchanged ones only listed."""
+"""Update a store: process new and changed images, delete removed ones, keep unchanged ones."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ MAX_DELETES = 0.1
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What is compared with the store, what does the work, and how far it may go."""
+    """Adds the options of ``captionbeam refresh``."""
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="where the images are")
     parser.add_argument(
         "--output",
@@ -122,7 +122,7 @@ def _add_encoding(group: Any) -> None:
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Settle what is to be done with what, say so where it is all, then plan, try or do it."""
+    """Settles sources and options from the store's record, then plans, previews or performs the refresh."""
     from captionbeam.jobs.run_on.target import settle_job
 
     settle_store(options)
@@ -149,7 +149,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Refuse what excludes each other or would do nothing. Raises RequestError."""
+    """Raises RequestError for options that exclude each other or have no effect."""
     require(
         bool(options.encoder) != writes_captions(options) or _reduces(options),
         "a refresh needs one of --encoder (for features) and --bundle or --captioner (for captions); expected exactly "
@@ -184,12 +184,12 @@ def check_options(options: argparse.Namespace) -> None:
 
 
 def writes_captions(options: argparse.Namespace) -> bool:
-    """Whether it is a store of captions that is refreshed."""
+    """Whether the refreshed store is one of captions."""
     return bool(options.bundle or options.captioner)
 
 
 def _reduces(options: argparse.Namespace) -> bool:
-    """Whether rows of features are to be reduced, with neither encoder nor captioner."""
+    """Whether rows of features are reduced, with neither encoder nor captioner."""
     return bool(options.features) and not options.encoder and not writes_captions(options)
 
 
@@ -208,7 +208,7 @@ def _retired(options: argparse.Namespace) -> list[str]:
 def _check_sources_of_store(
     options: argparse.Namespace, work: Work, newest: Snapshot | None, retired: Sequence[str]
 ) -> None:
-    """Refuse to retire what is not there, and to lose other sources' rows by doing all again."""
+    """Raises RequestError for unknown sources in --retire, and if a redo would lose other sources' rows."""
     from captionbeam.pipelines.bulk.compare import sources_ever, sources_of
     from captionbeam.schemas.store.reading import Store
 
@@ -239,7 +239,7 @@ def _listed(names: set[str]) -> str:
 
 
 def _check_redo(options: argparse.Namespace, work: Work, newest: Snapshot | None) -> None:
-    """Say why all is done again, if it is; raises RequestError where nobody asked for that."""
+    """Prints why all images are processed again, if they are. Raises RequestError if that was not requested."""
     if newest is None or newest.fingerprint == work.fingerprint:
         return
     images = newest.totals["rows"] + newest.totals["failed"]

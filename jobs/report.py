@@ -1,4 +1,4 @@
-"""A captions store becomes one HTML page: pictures, captions, scores, attention, failures."""
+"""Write a captions store as one HTML page: pictures, captions, scores, attention, failures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ and how everything was made. A picture that cannot be read any more leaves a fra
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``captionbeam report``."""
+    """Adds the options of ``captionbeam report``."""
     parser.add_argument("--captions", required=True, metavar="STORE", help="a captions store")
     add_reference_options(parser, required=False)
     parser.add_argument("--output", required=True, metavar="FILE", help="where the page is written")
@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Read, choose, score, render, write."""
+    """Reads and scores the captions, renders the page, and writes it."""
     from captionbeam.jobs.reporting.scoring import open_captions, read_references, write_output
     from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 

@@ -1,4 +1,4 @@
-"""A nightly refresh as Airflow, Kubernetes or Cloud Scheduler takes it: printed, checked, ready to be put there."""
+"""Print a schedule of nightly refreshes for Airflow, Kubernetes or Cloud Scheduler."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Each SCHEDULER --help opens with a command to paste.
 
 
 class Scheduler(NamedTuple):
-    """One scheduler: what it takes, its help, its own options, and what prints it."""
+    """One scheduler: description, help, own options, and the function that returns its text."""
 
     about: str
     help: str
@@ -45,7 +45,7 @@ SCHEDULERS = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """One parser a scheduler."""
+    """Adds a subparser per scheduler."""
     schedulers = parser.add_subparsers(
         title="schedulers", dest="scheduler", metavar="SCHEDULER", required=True, prog=parser.prog
     )
@@ -132,7 +132,7 @@ def _add_times(group: argparse._ArgumentGroup) -> None:
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Check, then print; there are no ``beam_args``, as no pipeline is run."""
+    """Validates and prints the schedule; ``beam_args`` is empty, since no pipeline runs."""
     night = night_of(options)
     check_night(night)
     print(SCHEDULERS[options.scheduler].text(night, options), end="")

@@ -1,4 +1,4 @@
-"""What is in a store, and keeping it: snapshots, tags, exports, checks, cleaning up."""
+"""Inspect and maintain a store: snapshots, tags, exports, checks, cleanup."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BEAM = True  # retry-failures runs a pipeline
 
 
 class Command(NamedTuple):
-    """One command: what it does, its help, its options, and what runs it."""
+    """One command: description, help, options, and the function that runs it."""
 
     about: str
     help: str
@@ -65,7 +65,7 @@ COMMANDS = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """One parser a command."""
+    """Adds a subparser per command."""
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True, prog=parser.prog
     )
@@ -83,7 +83,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Run the command that was named."""
+    """Runs the chosen command."""
     command = COMMANDS[options.command]
     if command.beam:
         return command.run(options, beam_args)

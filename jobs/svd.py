@@ -1,4 +1,4 @@
-"""Features become components: the directions that explain most of them, to reduce features with."""
+"""Fit components to features: the directions of most variance, for reducing features."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SHOWN = (16, 32, 64, 128, 256, 512, 1024)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``captionbeam svd``."""
+    """Adds the options of ``captionbeam svd``."""
     parser.add_argument(
         "--features", required=True, metavar="STORE", help="a features store, or a snapshot of it: STORE@prod"
     )
@@ -82,7 +82,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Fit the components, or say that they are there."""
+    """Fits the components, unless they exist."""
     from captionbeam.jobs.run_on.running import print_dry, run_on
     from captionbeam.jobs.run_on.target import settle_target
     from captionbeam.pipelines.reduction.svd import FitComponents
@@ -114,7 +114,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
 
 
 def _wanted(options: argparse.Namespace) -> SvdOptions:
-    """Raises RequestError for what would do nothing, or has no image."""
+    """Returns the options of the fit. Raises RequestError for options without effect, or without images."""
     from captionbeam.jobs.options.shared import require
     from captionbeam.pipelines.reduction.svd import SvdOptions
 
@@ -134,12 +134,12 @@ def _wanted(options: argparse.Namespace) -> SvdOptions:
 
 
 def _is_there(url: str, request: Mapping[str, Any], options: argparse.Namespace) -> bool:
-    """Whether these very components are at ``url``, which is then said. Raises RequestError for something else."""
+    """Whether these components exist at ``url`` (prints them if so). Raises RequestError for others."""
     from captionbeam.schemas.formats.components import read_components
 
     if options.overwrite or not files.exists(url):
         return False
-    there = {"scaled": False, **read_components(url).about["request"]}  # which older files do not say
+    there = {"scaled": False, **read_components(url).about["request"]}  # older files do not have it
     odd = [name for name, value in request.items() if there.get(name) != value]
     if odd:
         raise RequestError(

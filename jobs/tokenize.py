@@ -1,4 +1,4 @@
-"""Captions to a tokenizer and a token table, which train reads."""
+"""Tokenize captions: learn a tokenizer and write a token table, for train."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ rows are taken.
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``captionbeam tokenize``."""
+    """Adds the options of ``captionbeam tokenize``."""
     parser.add_argument(
         "--train", nargs="+", required=True, metavar="CAPTIONS", help="captions to learn from"
     )
@@ -69,7 +69,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Make the token table, or say that it is there."""
+    """Makes the token table, unless it exists."""
     from captionbeam.jobs.run_on.target import settle_target
     from captionbeam.pipelines.tokens.inputs import list_inputs
     from captionbeam.pipelines.tokens.tokenize import TokenizeOptions, tokenizing

@@ -1,4 +1,4 @@
-"""Features and token ids become a captioner: a bundle. In torchrun's processes, here or on a cluster."""
+"""Train a captioner (a bundle) on features and tokens, with torchrun, here or on a cluster."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ expand = with_presets
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What is read, how it is learned, and where it goes."""
+    """Adds the options of ``captionbeam train``."""
     add = parser.add_argument
     add("--features", required=True, metavar="STORE", help="the features store that encode wrote")
     add("--snapshot", type=positive, metavar="N", help="of the features store (default: the newest)")
@@ -63,7 +63,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Check the request, train, report. Gives 0 also where the bundle is there already, 1 where stopped."""
+    """Validates the request, trains and reports. Returns 0 also if the bundle exists, 1 if stopped."""
     with naming_presets(options):
         return _run(options)
 
@@ -105,7 +105,7 @@ def _train_here(options: argparse.Namespace, wanted: dict[str, Any]) -> int:
 
 
 def _settle_workers(options: argparse.Namespace) -> int:
-    """How many processes there are. Raises RequestError where an outer torchrun has settled it otherwise."""
+    """Returns the number of processes. Raises RequestError if an outer torchrun has another number."""
     wanted = options.workers
     if INSIDE_TORCHRUN not in os.environ:
         return wanted or 1

@@ -1,4 +1,4 @@
-"""The Python processes that a Spark or Flink worker on this machine asks for."""
+"""Serve the Python processes that a Spark or Flink worker on this machine requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ machine each get a Python process from it, for a job that is started with --envi
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Where it listens."""
+    """Adds the options of ``captionbeam workers``."""
     parser.add_argument(
         "--port", type=_port, default=50000, metavar="N", help="to listen on (default 50000; 0: a free one)"
     )
@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Serve until Ctrl-C or SIGTERM, which stop the workers too."""
+    """Serves until Ctrl-C or SIGTERM, which also stop the workers."""
     from captionbeam.pipelines.runners.worker_pool import WorkerPool
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -1,12 +1,12 @@
-"""Bundles: a trained captioner in one folder, on a local disk or any fsspec URL. No pickle anywhere.
+"""Bundles: a trained captioner in one folder, local or at any fsspec URL. Contains no pickle.
 
-config.json          written last: a folder without it is no bundle; names the others with their SHA-256
+config.json          written last: a folder without it is not a bundle; lists the other files with their SHA-256
 model.safetensors    the decoder's parameters
 tokenizer/           the tokenizer's folder
-encoder.safetensors  the encoder's weights, so that the folder captions images; absent where none were given
-components.safetensors  what reduces its features; there where the features that it was trained on are reduced
-history.json         one object an epoch
-README.md            the model card, for people to complete: the only file that is not checked
+encoder.safetensors  the encoder's weights, for captioning images; optional
+components.safetensors  the components that reduce features; present if the training features were reduced
+history.json         one object per epoch
+README.md            the model card, for people to complete: the only file that is not verified
 """
 
 from __future__ import annotations
@@ -42,18 +42,19 @@ from captionbeam.schemas.storage import files
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A trained captioner and what is to be known about it.
+    """A trained captioner and its metadata.
 
     features_fingerprint: of the features that it was trained on and expects.
-    encoder_spec:         what made them (``EncoderSpec.to_dict()``); None where that is not known.
-    encoder_weights:      URL of the encoder's safetensors; None where the bundle captions features only.
-    components:           URL of the components that reduce its features; None where they are not reduced.
-    scores:               of the epoch that was kept; history: one mapping an epoch.
-    trained_on:           platform, job, and what computed; empty where that is not known.
-    writing:              the search that wrote the captions which were scored (``DecodeOptions.to_dict()``), and that
-                          captionbeam caption takes where it is told no other; empty where that is not known.
-    sha256:               of what decides a caption: decoder, tokenizer, features and encoder; scores,
-                          history and place change nothing about it.
+    encoder_spec:         the spec of their encoder (``EncoderSpec.to_dict()``); None if unknown.
+    encoder_weights:      URL of the encoder's safetensors; None if the bundle captions features only.
+    components:           URL of the components that reduce its features; None if they are not reduced.
+    scores:               of the selected epoch.
+    history:              one mapping per epoch.
+    trained_on:           platform, job, workers and device; empty if unknown.
+    writing:              the decoding options of the scored captions (``DecodeOptions.to_dict()``), which
+                          ``captionbeam caption`` uses by default; empty if unknown.
+    sha256:               of everything that determines a caption: decoder, tokenizer, features and encoder, but not
+                          scores, history or location.
     """
 
     decoder: Decoder
@@ -74,11 +75,11 @@ class Bundle:
 
     @property
     def config(self) -> DecoderConfig:
-        """The decoder's sizes and special ids."""
+        """The decoder's configuration."""
         return self.decoder.config
 
     def save(self, url: str) -> str:
-        """Write the folder ``url``, over a bundle that is there, and give it back."""
+        """Writes the folder ``url``, replacing a bundle that exists there, and returns ``url``."""
         fs, config = files.split(files.join(url, CONFIG))
         if fs.exists(config):
             fs.rm_file(config)
@@ -93,11 +94,10 @@ class Bundle:
 
     @classmethod
     def load(cls, url: str) -> Bundle:
-        """The bundle in the folder ``url``, its decoder on the CPU and in evaluation mode.
+        """Loads the bundle in the folder ``url``, with its decoder on the CPU and in evaluation mode.
 
-        The encoder's weights and components are only named: whoever loads them checks them against
-        ``encoder_spec``. Raises
-        BundleError where a file is missing, is not the one that was saved, or comes from a newer version.
+        The encoder's weights and components are not loaded; their loader verifies them against ``encoder_spec``. Raises
+        BundleError if a file is missing or differs from the saved one, or if the bundle has a newer version.
         """
         manifest = read_manifest(url)
         named = (ENCODER, COMPONENTS)
@@ -117,7 +117,7 @@ class Bundle:
         )
 
     def manifest(self) -> Manifest:
-        """What ``config.json`` says of the bundle as it is now."""
+        """Returns the content of ``config.json`` for the bundle's current state."""
         return self._manifest(self._contents())
 
     def _card(self, manifest: Manifest, url: str) -> str:
@@ -149,7 +149,7 @@ class Bundle:
         return replace(manifest, sha256=manifest.identity())
 
     def _copied(self) -> dict[str, str]:
-        """Files that come from elsewhere, by their name in the bundle."""
+        """Returns the source URLs of copied files, by their name in the bundle."""
         given = {ENCODER: self.encoder_weights, COMPONENTS: self.components}
         return {name: source for name, source in given.items() if source is not None}
 

@@ -1,4 +1,4 @@
-"""What lies in a bundle's folder, read and checked without torch: so a launcher knows a bundle in no time."""
+"""Reads and verifies a bundle's folder without torch, so that launchers can do it quickly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import models
 
 FORMAT, VERSION = "captionbeam bundle", 1
-MODEL_TYPE = "captionbeam"  # of Hugging Face transformers, whose from_pretrained reads config.json too
+MODEL_TYPE = "captionbeam"  # read by from_pretrained of Hugging Face transformers, which uses config.json too
 OF_TRANSFORMERS = {"model_type": MODEL_TYPE, "architectures": ["BundleForCaptioning"]}
 CONFIG, MODEL, TOKENIZER, ENCODER, COMPONENTS, HISTORY, CARD = (
     "config.json",
@@ -28,14 +28,16 @@ CONFIG, MODEL, TOKENIZER, ENCODER, COMPONENTS, HISTORY, CARD = (
 
 @dataclass(frozen=True)
 class Manifest:
-    """What ``config.json`` says.
+    """The content of ``config.json``.
 
-    sha256:   of all that decides a caption.
+    sha256:   of everything that determines a caption.
     decoder:  ``DecoderConfig.to_dict()``.
-    features: the fingerprint of the features that it expects; encoder: the spec that made them, or None.
-    files:    name -> SHA-256, of all but the card.
-    trained_on: where, and by how many (captionbeam.capmodel.training.worker); empty where that was not recorded.
-    writing: the search that wrote the captions which ``scores`` are of, ``DecodeOptions.to_dict()``; empty likewise.
+    features: the fingerprint of the expected features.
+    encoder:  the spec that produced them, or None.
+    files:    name -> SHA-256, of all files except the card.
+    trained_on: platform and workers (captionbeam.capmodel.training.worker); empty if not recorded.
+    writing:  the decoding options of the captions that ``scores`` measure, ``DecodeOptions.to_dict()``; empty if not
+              recorded.
     """
 
     sha256: str
@@ -48,11 +50,11 @@ class Manifest:
     writing: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON that ``read_manifest`` reads."""
+        """Returns the JSON values that ``read_manifest`` reads."""
         return {"format": FORMAT, "version": VERSION, **OF_TRANSFORMERS, **asdict(self)}
 
     def identity(self) -> str:
-        """The SHA-256 that ``sha256`` has to be: of everything here but scores, history and place."""
+        """Returns the expected ``sha256``: of everything here except scores, history and location."""
         deciding = {name: value for name, value in self.files.items() if name != HISTORY}
         whole = {
             "decoder": self.decoder,
@@ -64,7 +66,7 @@ class Manifest:
 
 
 def read_manifest(url: str) -> Manifest:
-    """The manifest of the bundle in the folder ``url``. Raises BundleError."""
+    """Returns the manifest of the bundle in the folder ``url``. Raises BundleError."""
     try:
         values = files.read_json(files.join(url, CONFIG))
     except (FileNotFoundError, NotADirectoryError) as err:
@@ -79,7 +81,7 @@ def read_manifest(url: str) -> Manifest:
 
 
 def is_others(data: bytes) -> bool:
-    """Whether this ``config.json`` is whole, and not a bundle's."""
+    """Whether this ``config.json`` is complete JSON but not a bundle's."""
     try:
         values = json.loads(data)
     except ValueError:
@@ -88,7 +90,7 @@ def is_others(data: bytes) -> bool:
 
 
 def read_checked(url: str, manifest: Manifest, name: str) -> bytes:
-    """The file ``name`` of the bundle ``url``. Raises BundleError where it is not the one that was saved."""
+    """Returns the file ``name`` of the bundle ``url``. Raises BundleError if it differs from the saved one."""
     try:
         data = files.read_bytes(files.join(url, name))
     except FileNotFoundError as err:
@@ -100,9 +102,9 @@ def read_checked(url: str, manifest: Manifest, name: str) -> bytes:
 
 
 def keep_bundle(url: str, models_url: str) -> str:
-    """Copy a bundle below ``models_url`` under its content hash, unless it is there whole; gives its URL there.
+    """Copies a bundle below ``models_url`` under its content hash, unless a complete copy exists; returns its URL.
 
-    Raises BundleError where a file is missing or is not the one that was saved.
+    Raises BundleError if a file is missing or differs from the saved one.
     """
     manifest = read_manifest(url)
     target = files.join(models_url, manifest.sha256)
@@ -119,7 +121,7 @@ def keep_bundle(url: str, models_url: str) -> str:
 
 
 def _is_whole(url: str, sha256: str) -> bool:
-    """By its own manifest: two bundles that are the same but for their history have one place."""
+    """Whether a complete copy exists, by its own manifest: bundles that differ only in history share a location."""
     try:
         there = read_manifest(url)
     except BundleError:

@@ -1,4 +1,4 @@
-"""The README of a bundle: what it is, how good, how to use it, what it came from."""
+"""The README of a bundle: description, scores, usage and origin."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ WITHOUT_ENCODER = "The encoder's weights are not in this folder: it captions a f
 def model_card(
     manifest: Manifest, config: DecoderConfig, parameters: int, tokenizer: Tokenizer, url: str
 ) -> str:
-    """The card of a bundle that is being saved to ``url``, whose decoder has so many ``parameters``."""
+    """Returns the model card of a bundle to be saved to ``url``, whose decoder has ``parameters`` parameters."""
     encoder: Mapping[str, Any] = manifest.encoder or {}
     writing = DecodeOptions.from_dict(dict(manifest.writing))
     search = (
@@ -127,7 +127,7 @@ def _settings(config: DecoderConfig) -> str:
 
 
 def _place(facts: Mapping[str, Any]) -> str:
-    """``Slurm, job 12 on birch, 2 workers on cuda``."""
+    """For example ``Slurm, job 12 on birch, workers: 2, on cuda``."""
     if not facts:
         return "(not recorded)"
     job = f", job {facts['job']}" if facts.get("job") else ""

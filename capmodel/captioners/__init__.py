@@ -1,1 +1,1 @@
-"""Captioners: what captions images on a worker."""
+"""Captioners: processors that caption images on workers."""

@@ -1,4 +1,4 @@
-"""Captioners: settled on the launcher (``settle_captioner``), and the processor that a worker runs."""
+"""Captioners: ``settle_captioner`` runs on the launcher, ``Captioner`` on workers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BATCH = {"cpu": 16, "cuda": 256}
 
 @dataclass(frozen=True)
 class CaptionPlan:
-    """All that decides a row of captions besides the image; ``fingerprint`` is the captions' own."""
+    """Everything that determines a row of captions besides the image; ``fingerprint`` is that of the captions."""
 
     url: str
     options: DecodeOptions
@@ -39,7 +39,7 @@ class CaptionPlan:
 
     @property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits."""
+        """The captions' fingerprint: 32 hexadecimal digits."""
         return fingerprint(self.spec)
 
     @property
@@ -48,7 +48,7 @@ class CaptionPlan:
         return arrow.captions_field(self.options.keep_attention)
 
     def store_bundle(self, models_url: str) -> str:
-        """Copy the bundle below a store's ``models/``, once by its hash; gives its URL there."""
+        """Copies the bundle below a store's ``models/`` under its hash, unless it is there; returns its URL."""
         return keep_bundle(self.url, models_url)
 
 
@@ -59,9 +59,9 @@ def settle_captioner(
     precision: str | None = None,
     device: str = "auto",
 ) -> CaptionPlan:
-    """On the launcher: what captions of images, or of the rows of ``features``, are made with.
+    """Returns the plan for captions of images, or of the rows of ``features``. Runs on the launcher.
 
-    ``precision``: ``fp32``, ``bf16``, ``auto``: what ``device`` computes in, or None: the features' own.
+    ``precision``: ``fp32``, ``bf16``, ``auto`` (decided by ``device``), or None: that of the features.
 
     Raises BundleError, FingerprintError for features that the bundle was not trained on, RequestError.
     """
@@ -113,11 +113,11 @@ def _check_features(bundle: Bundle, features: Store) -> None:
 
 
 class Captioner:
-    """A processor: images, or rows of a features snapshot, in; ``captions`` out, best first.
+    """A processor that maps images, or rows of a features snapshot, to ``captions``, best first.
 
-    Batches are padded to ``batch_size``, so that on one device a row does not depend on its batch-mates.
-    Images go through float16 features, as a features snapshot keeps them: either way gives the same captions.
-    Threads may share a captioner; it computes ``streams`` batches at a time.
+    Batches are padded to ``batch_size``, so on one device a row does not depend on the rest of its batch. Images pass
+    through float16 features, as a features snapshot stores them, so both inputs give the same captions. Threads may
+    share a captioner; it computes ``streams`` batches at a time.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Captioner:
         precision: str | None = None,
         device: str = "auto",
     ) -> Captioner:
-        """The captioner of a bundle. ``precision`` as ``settle_captioner`` has it.
+        """Loads the captioner of a bundle. ``precision`` as in ``settle_captioner``.
 
         Raises BundleError, FingerprintError, RequestError.
         """
@@ -156,7 +156,7 @@ class Captioner:
         return cls(bundle, plan, encoder, batch_size or BATCH[target.type], target)
 
     def prepare(self, item: Any) -> Any:
-        """An image's bytes, or float16 features ``[H, W, C]`` or ``[C]``, made ready. Raises ImageError."""
+        """Prepares an image's bytes, or float16 features ``[H, W, C]`` or ``[C]``. Raises ImageError."""
         if self._encoder is not None:
             return self._encoder.prepare(item)
         expected = self._decoder.config.feature_shape
@@ -167,9 +167,9 @@ class Captioner:
         return item
 
     def run(self, batch: Sequence[Any], image_ids: Sequence[str]) -> dict[str, pa.Array]:
-        """``{"captions": list<struct<text, logprob, tokens[, attention]>>}``, one list an image.
+        """Returns ``{"captions": list<struct<text, logprob, tokens[, attention]>>}``, one list per image.
 
-        Raises ImageError where the model's output is not finite, OutOfMemory, SystemicError.
+        Raises ImageError if the model's output is not finite, OutOfMemory, SystemicError.
         """
         features = self._features(batch, image_ids)
         names = [*image_ids, *[""] * (self.batch_size - len(batch))]
@@ -182,9 +182,9 @@ class Captioner:
     def predictions(
         self, item: Any, image_id: str, captions: Sequence[str], top: int
     ) -> list[list[Prediction]]:
-        """What the model predicts at each word of ``captions`` of one prepared ``item``, the ``top`` likeliest words.
+        """Returns the model's predictions at each word of ``captions`` of a prepared ``item``, with the ``top`` words.
 
-        Captions longer than the model's maximum are cut, as in training. Raises as ``run`` does.
+        Captions longer than the model's maximum are cut, as in training. Raises the errors of ``run``.
         """
         features = self._features([item], [image_id])[:1].to(self.device)
         ids = [self._tokenizer.encode(caption) for caption in captions]
@@ -196,7 +196,7 @@ class Captioner:
             return generate(self._decoder, features.to(self.device), self._options, names, self._tokenizer)
 
     def _features(self, batch: Sequence[Any], image_ids: Sequence[str]) -> Tensor:
-        """``[batch_size, *shape]`` float16; the rows that are missing repeat the first."""
+        """Returns float16 ``[batch_size, *shape]``, padded with copies of the first row."""
         rows = batch if self._encoder is None else self._encoded(self._encoder, batch, image_ids)
         features = np.empty((self.batch_size, *self._decoder.config.feature_shape), np.float16)
         features[: len(batch)] = rows
@@ -212,7 +212,7 @@ class Captioner:
 
 
 def _load_encoder(bundle: Bundle, plan: CaptionPlan, batch_size: int | None, device: str) -> FeatureEncoder:
-    """Imported here: captions of features need no encoder's libraries."""
+    """Loads the encoder; imported here because captioning features needs no encoder libraries."""
     from captionbeam.capmodel.encoders.reduction import FeatureEncoder
 
     spec, weights = plan.spec["encoder"], str(bundle.encoder_weights)
@@ -220,7 +220,7 @@ def _load_encoder(bundle: Bundle, plan: CaptionPlan, batch_size: int | None, dev
 
 
 def captions_array(found: Sequence[Sequence[Caption]], kind: pa.DataType) -> pa.Array:
-    """Captions as a column of ``captionbeam.schemas.formats.arrow.captions_field``'s type."""
+    """Returns captions as a column of ``captionbeam.schemas.formats.arrow.captions_field``'s type."""
     return pa.array([[_struct(caption) for caption in captions] for captions in found], kind)
 
 

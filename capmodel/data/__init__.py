@@ -1,1 +1,1 @@
-"""Training data: pairs of images and captions, their order, and reading features."""
+"""Training data: joining images with captions, sampling order, and reading features."""

@@ -1,8 +1,8 @@
-"""Grids of a snapshot as they are trained on, kept in one file of this machine: epochs after the first read no Parquet.
+"""A local cache of decoded grids in one memory-mapped file: epochs after the first decode no Parquet.
 
-Decoding zstd is nine tenths of what reading a grid costs. The file is mapped into memory by every worker of the
-machine, and by later runs on the same snapshot. It takes ``images x bytes of a grid`` of disk (256 KiB for 8 x 8 x
-2048), and is worth most where it fits the page cache beside everything else, or where the store is far away.
+Decompressing zstd is nine tenths of the cost of reading a grid. All workers of the machine, and later runs on the
+same snapshot, share the file. It takes ``images x bytes of a grid`` of disk (256 KiB for 8 x 8 x 2048), and helps most
+if it fits in the page cache or if the store is remote.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from captionbeam.schemas.store.reading import RowGroup, Store
 
 
 class GridCache:
-    """float16 rows ``[rows, L, C]`` of each of a snapshot's row groups, in ``folder``.
+    """float16 rows ``[rows, L, C]`` of each row group of a snapshot, in ``folder``.
 
-    ``NAME.grids`` holds them one after the other; ``NAME.done`` a byte a group, 1 once its rows are on disk. Two
-    that fill the same group at once write the same bytes. Raises RequestError where the disk has no room.
+    ``NAME.grids`` has the rows of all groups in order; ``NAME.done`` has one byte per group, 1 once its rows are on
+    disk. Concurrent writers of a group write the same bytes. Raises RequestError if the disk is too small.
     """
 
     def __init__(self, folder: str, store: Store, groups: Sequence[RowGroup]) -> None:
@@ -40,7 +40,7 @@ class GridCache:
         self._rows = np.memmap(f"{name}.grids", np.float16, "r+", shape=(int(self._starts[-1]), *shape))
 
     def read(self, group: int, decode: Callable[[int], np.ndarray]) -> np.ndarray:
-        """The rows of ``group``, made by ``decode`` where they are not there yet."""
+        """Returns the rows of ``group``; calls ``decode`` and stores them if they are not cached."""
         start, end = self._starts[group : group + 2]
         rows = self._rows[start:end]
         if not self._done[group]:
@@ -50,22 +50,22 @@ class GridCache:
         return rows
 
     def has(self, groups: np.ndarray) -> bool:
-        """Whether all rows of all these ``groups`` are here."""
+        """Whether all rows of these ``groups`` are cached."""
         return bool(self._done[np.unique(groups)].all())
 
     def gather(self, groups: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Row ``positions[i]`` of ``groups[i]``, which are here: float16 [B, L, C]."""
+        """Returns row ``positions[i]`` of ``groups[i]``, which must be cached: float16 [B, L, C]."""
         return self._rows[self._starts[groups] + positions]
 
     def _write_out(self, start: int, end: int) -> None:
-        """See that the rows are on disk before they are said to be: a machine may lose its power."""
+        """Flushes the rows to disk before the group is marked done, in case of a power failure."""
         row = self._rows[0].nbytes
         first = start * row // mmap.PAGESIZE * mmap.PAGESIZE
         self._rows._mmap.flush(first, end * row - first)  # type: ignore[attr-defined]
 
 
 def _reserve(path: str, size: int) -> None:
-    """A file of ``size`` bytes, its holes taking no disk until they are filled; one that is there stays as it is."""
+    """Creates a sparse file of ``size`` bytes, or keeps an existing one."""
     with open(path, "ab") as file:
         there = os.fstat(file.fileno())
         missing = size - there.st_blocks * 512

@@ -1,4 +1,4 @@
-"""What a training run reads: a pinned features snapshot and a token table."""
+"""The inputs of a training run: a features snapshot and a token table."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from captionbeam.schemas.store.reading import Store
 
 @dataclass(frozen=True)
 class Data:
-    """What a run reads: a pinned snapshot, a token table, and which of their rows belong together.
+    """A pinned snapshot, a token table, and the matching rows of both.
 
-    ``cache``: the folder of decoded grids, None for none.
+    ``cache``: the folder of decoded grids, or None.
     """
 
     store: Store
@@ -34,18 +34,18 @@ class Data:
 
     @classmethod
     def open(cls, options: TrainOptions) -> Data:
-        """Raises RequestError, StoreError."""
+        """Opens the data of a run. Raises RequestError, StoreError."""
         store, table = Store.open(options.features, options.snapshot), TokenTable.open(options.tokens)
         samples = pair(store, table, options.max_missing)
         return cls(store, table, load_tokenizer(table.tokenizer_url), samples, options.cache)
 
     @cached_property
     def train(self) -> FeatureReader:
-        """The training split."""
+        """The reader of the training split."""
         return self._reader(self.samples["train"])
 
     def val(self, images: int) -> FeatureReader:
-        """Of the val split at most so many ``images``, always the same ones."""
+        """Returns the reader of at most ``images`` images of the val split, always the same ones."""
         return self._reader(self.samples["val"].sample(images, seed=0))
 
     def _reader(self, samples: Samples) -> FeatureReader:
@@ -56,15 +56,15 @@ class Data:
         return None if self.cache is None else GridCache(self.cache, self.store, self.samples["train"].groups)
 
     def identity(self) -> dict[str, Any]:
-        """What tells these data from others."""
+        """Returns the values that identify these data."""
         return identity_of(self.store, self.table)
 
     def encoder_weights(self) -> str | None:
-        """URL of the weights that made the features; None where the store does not have them."""
+        """Returns the URL of the weights that made the features; None if the store does not have them."""
         return self._model(self.store.spec.get("weights_sha256"))
 
     def components(self) -> str | None:
-        """URL of the components that reduced the features; None where they are not reduced."""
+        """Returns the URL of the components that reduced the features; None if they are not reduced."""
         return self._model(self.store.spec.get("reduction", {}).get("sha256"))
 
     def _model(self, sha256: str | None) -> str | None:
@@ -72,7 +72,7 @@ class Data:
         return url if sha256 and files.exists(url) else None
 
     def word_vectors(self, options: TrainOptions) -> WordVectors | None:
-        """The vectors that the words begin with, if a file of them was named. Raises RequestError."""
+        """Returns the initial word vectors, or None if no file was named. Raises RequestError."""
         if options.embeddings is None:
             return None
         words = self.tokenizer.vocab[len(SPECIALS) :]
@@ -81,5 +81,5 @@ class Data:
         )
 
     def decoder_config(self, options: TrainOptions) -> DecoderConfig:
-        """The decoder that fits the features and the tokenizer."""
+        """Returns the config of the decoder for these features and this tokenizer."""
         return DecoderConfig.fit(options, self.store.shape, self.tokenizer, options.init is not None)

@@ -1,9 +1,9 @@
-"""What each epoch of a run reads: which images, in which steps, and which of their captions.
+"""The contents of each epoch: its images, steps and captions.
 
-All of it is a pure function of the options, the data and where the phase began; so a run goes on in the middle
-of an epoch as if nothing had been. ``age`` counts the epochs of the phase that are over.
+Everything is a pure function of the options, the data and the phase's start, so a resumed run continues in the middle
+of an epoch without any difference. ``age`` is the number of finished epochs of the phase.
 
-Shapes: M images of an epoch (an image may come twice, in two passes), N captions of an image.
+Shapes: M images of an epoch (an image may occur in two passes), N captions per image.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from captionbeam.capmodel.data.loader import FeatureReader
 from captionbeam.capmodel.data.sampler import even_parts, shuffled
 from captionbeam.capmodel.training.config import TrainOptions
 
-DRAWS, BUCKETS = 1, 2  # what is drawn, beside the order of the images
+DRAWS, BUCKETS = 1, 2  # random streams besides the order of the images
 
 
 class Part(NamedTuple):
-    """What a rank computes in one forward pass.
+    """One rank's input of one forward pass.
 
-    ``samples`` int64 [n]: which images; ``captions`` int64 [n, N]: which of their captions, -1 where there are
-    no more, or None: all of them.
+    ``samples`` int64 [n]: indexes of images; ``captions`` int64 [n, N]: indexes of their captions, -1 for none, or None
+    for all captions.
     """
 
     samples: np.ndarray
@@ -34,7 +34,7 @@ class Part(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """Images in the order of one pass over the split: the Part, and the slot of each one's row group."""
+    """Images in the order of one pass over the split, and the slot of each one's row group."""
 
     part: Part
     slot: np.ndarray
@@ -44,7 +44,7 @@ class Pass(NamedTuple):
 class Epochs:
     """The epochs of a run with ``options`` over ``reader``'s images, on rank ``rank`` of ``world``.
 
-    An epoch is one pass over all images, or ``steps_per_epoch`` steps that go on where the epoch before ended.
+    An epoch is one pass over all images, or ``steps_per_epoch`` steps that continue where the previous epoch ended.
     """
 
     options: TrainOptions
@@ -53,29 +53,30 @@ class Epochs:
     world: int
 
     def images_per_step(self, age: int) -> int:
-        """At most; over all ranks."""
+        """Returns the maximum number of images per step, over all ranks."""
         return self.options.images_per_step(self.world, age)
 
     def steps(self, age: int) -> int:
-        """Of the epoch of that ``age``."""
+        """Returns the number of steps of the epoch of that ``age``."""
         return self.options.steps_per_epoch or -(-len(self.reader.samples) // self.images_per_step(age))
 
     def images(self, age: int) -> int:
-        """Of the epoch of that ``age``, over all ranks."""
+        """Returns the number of images of the epoch of that ``age``, over all ranks."""
         fixed = self.options.steps_per_epoch
         return fixed * self.images_per_step(age) if fixed else len(self.reader.samples)
 
     def steps_until(self, age: int) -> int:
-        """Of all epochs of a phase before that ``age``."""
+        """Returns the number of steps of a phase before the epoch of that ``age``."""
         return sum(map(self.steps, range(age)))
 
     def images_until(self, age: int) -> int:
-        """Of all epochs of a phase before that ``age``, over all ranks."""
+        """Returns the number of images of a phase before the epoch of that ``age``, over all ranks."""
         return sum(map(self.images, range(age)))
 
     def parts(self, epoch: int, age: int, first_image: int) -> list[Part]:
-        """This rank's parts of an epoch, ``accumulate`` a step. ``epoch`` counts those of the run before it, and
-        ``first_image`` is how many images the run had read when the phase began.
+        """Returns this rank's parts of an epoch, ``accumulate`` per step.
+
+        ``epoch``: the run's epochs before it. ``first_image``: the images that the run had read when the phase began.
         """
         part, slot = self._stream(epoch, first_image + self.images_until(age), self.images(age))
         steps = even_parts(np.arange(len(slot)), self.steps(age))
@@ -88,12 +89,12 @@ class Epochs:
         ]
 
     def _own(self, step: np.ndarray) -> list[np.ndarray]:
-        """The parts of a step that are this rank's."""
+        """Returns this rank's parts of a step."""
         each = self.options.accumulate
         return even_parts(step, self.world * each)[self.rank * each : (self.rank + 1) * each]
 
     def _stream(self, epoch: int, start: int, count: int) -> Pass:
-        """``count`` images: a whole pass, or those from ``start`` on of all passes, one after the other."""
+        """Returns ``count`` images: a whole pass, or those from ``start`` on in the sequence of all passes."""
         if not self.options.steps_per_epoch:
             return self._pass(epoch)
         size = len(self.reader.samples)
@@ -103,12 +104,12 @@ class Epochs:
         return Pass(_taken(joined.part, here), joined.slot[here])
 
     def _pass(self, number: int) -> Pass:
-        """Every image once."""
+        """Returns one pass, which has every image once."""
         order, slot = shuffled(self.reader.samples.group, self.options.mix, self.options.seed, number)
         return Pass(Part(order, self._drawn(number, order)), slot[order])
 
     def _drawn(self, number: int, samples: np.ndarray) -> np.ndarray | None:
-        """``captions_per_image`` of each image, drawn by (seed, pass, image), in the table's order."""
+        """Draws ``captions_per_image`` of each image by (seed, pass, image), in the table's order."""
         wanted = self.options.captions_per_image
         if wanted is None:
             return None
@@ -120,20 +121,20 @@ class Epochs:
 
     @cached_property
     def _sizes(self) -> np.ndarray:
-        """Tokens of each caption of each image, int64 [images, N]; 0 where there is none."""
+        """Tokens of each caption of each image, int64 [images, N]; 0 if there is no caption."""
         return self.reader.tokens.lengths(self.reader.samples.row)
 
     def _lengths(self, part: Part) -> np.ndarray:
-        """Tokens of the longest caption of each image that is read, [M]."""
+        """Returns the number of tokens of each image's longest selected caption, [M]."""
         sizes = self._sizes[part.samples]
         if part.captions is not None:
             sizes = np.where(part.captions < 0, 0, np.take_along_axis(sizes, part.captions, axis=1))
         return sizes.max(axis=1)
 
     def _bucketed(self, steps: list[np.ndarray], lengths: np.ndarray, epoch: int) -> list[np.ndarray]:
-        """Steps of images whose captions are about as long, in random order.
+        """Returns steps of images with similar caption lengths, in random order.
 
-        Images change places with those of near steps only, so many that about twice ``mix`` row groups are open.
+        Images move between nearby steps only, so that about twice ``mix`` row groups are open at once.
         """
         random = np.random.default_rng([self.options.seed, epoch, BUCKETS])
         found: list[np.ndarray] = []
@@ -144,7 +145,7 @@ class Epochs:
         return found
 
     def _pool(self, size: int) -> int:
-        """How many steps of that ``size`` read as many images as ``mix`` row groups have; two at least."""
+        """Returns the number of steps of ``size`` with as many images as ``mix`` row groups; at least 2."""
         samples = self.reader.samples
         group = len(samples) / len(np.unique(samples.group))
         return max(2, int(self.options.mix * group / size))

@@ -1,7 +1,7 @@
-"""Reading a features snapshot for training: row group by row group, never all grids at once.
+"""Reads a features snapshot for training, one row group at a time.
 
-Shapes: B images of a rank's part of a step, L cells of a grid (H*W; 1 where features are pooled), C
-channels, N captions an image, T tokens a caption (START..END, then PAD).
+Shapes: B images of a rank's part of a step, L cells of a grid (H*W; 1 for pooled features), C channels, N captions
+per image, T tokens per caption (START..END, then PAD).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ Gather = Callable[[np.ndarray, np.ndarray], np.ndarray]
 class Batch(NamedTuple):
     """One rank's part of one step.
 
-    ``features`` float16 [B, L, C], ``tokens`` int64 [B, N, T], ``rows`` [B] of the token table; ``captions`` [B, N]:
-    which of its image's each caption is, -1 where there is none, or None: all of them, in order. A part without images
-    has one blank image with an empty caption, so that its rank can take part in the step all the same; ``rows`` is
-    empty then, and whoever counts words must count none.
+    ``features`` float16 [B, L, C]; ``tokens`` int64 [B, N, T]; ``rows`` [B] of the token table; ``captions`` [B, N]:
+    index of each caption among its image's, -1 for none, or None for all in order. A part without images has one blank
+    image with an empty caption, so that its rank can take part in the step; its ``rows`` is empty, and its words must
+    not be counted.
     """
 
     features: torch.Tensor
@@ -43,7 +43,7 @@ class Batch(NamedTuple):
 
 
 class CaptionTokens:
-    """The token table's ``tokens`` column, read through its memory map without copying it."""
+    """The token table's ``tokens`` column, read from its memory map without copying."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         self._chunks = [
@@ -53,7 +53,7 @@ class CaptionTokens:
         self._first = np.cumsum([0, *(len(chunk) for chunk in column.chunks)])
 
     def __getitem__(self, row: int) -> list[np.ndarray]:
-        """The captions of one image, int32 [T] each."""
+        """Returns the captions of one image, int32 [T] each."""
         chunk = int(np.searchsorted(self._first, row, side="right")) - 1
         captions, starts, values = self._chunks[chunk]
         local = row - self._first[chunk]
@@ -61,7 +61,7 @@ class CaptionTokens:
         return [values[starts[number] : starts[number + 1]] for number in numbers]
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
-        """Tokens of each caption of the images in ``rows``, int64 [B, N]; 0 beyond an image's last caption."""
+        """Returns the number of tokens of each caption of ``rows``, int64 [B, N]; 0 after an image's last caption."""
         sizes = [[len(caption) for caption in self[row]] for row in rows]
         table = np.zeros((len(rows), max(map(len, sizes), default=0)), dtype=np.int64)
         for number, image in enumerate(sizes):
@@ -69,9 +69,9 @@ class CaptionTokens:
         return table
 
     def padded(self, rows: Sequence[int] | np.ndarray, chosen: np.ndarray | None = None) -> torch.Tensor:
-        """int64 [B, N, T] of the images in ``rows``: N the most captions of one, T the longest of all.
+        """Returns int64 [B, N, T] for the images in ``rows``: N the most captions of an image, T the longest caption.
 
-        Of image i those captions that ``chosen[i]`` names (-1 names none), or all.
+        ``chosen[i]`` selects captions of image i (-1 selects none); None selects all.
         """
         images = [self[row] for row in rows]
         if chosen is not None:
@@ -89,11 +89,11 @@ class CaptionTokens:
 
 
 class FeatureReader:
-    """Gives the batches of one split of a snapshot.
+    """Reads the batches of one split of a snapshot.
 
-    Row groups are read in the order of their first use, ``READ_AHEAD`` of them early, and dropped after their
-    last; ``READY_BATCHES`` batches wait finished. Both in background threads. With a ``cache`` a row group is decoded
-    once on this machine.
+    Row groups are read in the order of their first use, ``READ_AHEAD`` of them early, and released after their last
+    use; ``READY_BATCHES`` batches are prepared in advance. Both use background threads. With a ``cache``, a row group
+    is decoded once on this machine.
     """
 
     def __init__(
@@ -106,9 +106,9 @@ class FeatureReader:
     def batches(
         self, steps: Sequence[np.ndarray], captions: Sequence[np.ndarray | None] | None = None
     ) -> Generator[Batch]:
-        """One Batch for each of ``steps``, indexes of samples. Close the iterator to stop early.
+        """Yields one Batch for each of ``steps``, which are indexes of samples. Close the iterator to stop early.
 
-        ``captions[s]`` [B, N] chooses among the captions of step s's images, as in ``CaptionTokens.padded``.
+        ``captions[s]`` [B, N] selects captions of step s's images, as in ``CaptionTokens.padded``.
         """
         return prefetched(self._read(steps, captions or [None] * len(steps)), READY_BATCHES)
 
@@ -123,7 +123,7 @@ class FeatureReader:
                 yield self._batch(step, chosen, window.gather)
 
     def read_group(self, number: int) -> np.ndarray:
-        """All live rows of one row group: float16 [rows, L, C]."""
+        """Returns all live rows of one row group: float16 [rows, L, C]."""
         return self._decode(number) if self.cache is None else self.cache.read(number, self._decode)
 
     def _decode(self, number: int) -> np.ndarray:
@@ -141,9 +141,9 @@ class FeatureReader:
 
 
 class GroupWindow:
-    """The row groups that are open: read ahead of their first use and dropped after their last.
+    """The open row groups: read ahead of their first use and released after their last.
 
-    ``used``: the row group of every sample to come, in order.
+    ``used``: the row group of every future sample, in order.
     """
 
     def __init__(self, read: Callable[[int], np.ndarray], used: np.ndarray) -> None:
@@ -162,7 +162,7 @@ class GroupWindow:
         self._pool.shutdown(cancel_futures=True)
 
     def take(self, group: int) -> np.ndarray:
-        """The rows of ``group``, for one use of it."""
+        """Returns the rows of ``group`` and counts one use of it."""
         if group in self._untouched:
             self._untouched.remove(group)
             self._open_next()
@@ -173,7 +173,7 @@ class GroupWindow:
         return rows
 
     def gather(self, groups: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """The row at ``positions[i]`` of ``groups[i]``: float16 [B, ...], for one use of each."""
+        """Returns the row at ``positions[i]`` of ``groups[i]``, float16 [B, ...], and counts one use of each."""
         return np.stack(
             [self.take(group)[position] for group, position in zip(groups, positions, strict=True)]
         )
@@ -186,7 +186,7 @@ class GroupWindow:
 
 
 def prefetched(items: Generator[T], depth: int) -> Generator[T]:
-    """``items`` (none of them None), made in a background thread, at most ``depth`` ahead of use."""
+    """Yields ``items`` (none of them None), produced by a background thread at most ``depth`` ahead."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
     try:
         ahead = deque(pool.submit(next, items, None) for _ in range(depth))

@@ -1,7 +1,7 @@
-"""Which rows of a features snapshot go with which captions of a token table, split by split.
+"""Joins the rows of a features snapshot with the captions of a token table, by split.
 
-Nothing is aligned on disk: ids are joined anew by each run, so that a refreshed store or another token table
-breaks nothing. Torch-free, so that a launcher can refuse a wrong pair at once.
+Each run joins by image id, so a refreshed store or another token table needs no alignment on disk. Does not import
+torch, so that a launcher can reject a wrong combination early.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from captionbeam.schemas.store.reading import RowGroup, Store
 
 @dataclass(frozen=True)
 class Places:
-    """Where a snapshot's live images lie: image ``ids[i]`` in row group ``group[i]`` at ``position[i]``.
+    """Positions of a snapshot's live images: image ``ids[i]`` is in row group ``group[i]`` at ``position[i]``.
 
-    A position counts live rows only, as ``Store.read_row_group`` gives them.
+    A position counts live rows only, like ``Store.read_row_group``.
     """
 
     groups: tuple[RowGroup, ...]
@@ -34,7 +34,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Samples:
-    """The images of one split, by place: ``group[i]``, ``position[i]`` there, ``row[i]`` of the table."""
+    """The images of one split, in storage order: row group, position in it, and row of the token table."""
 
     groups: tuple[RowGroup, ...]
     group: np.ndarray
@@ -45,11 +45,11 @@ class Samples:
         return len(self.row)
 
     def pick(self, chosen: np.ndarray) -> Samples:
-        """The samples with these indexes, in that order."""
+        """Returns the samples with these indexes, in that order."""
         return Samples(self.groups, self.group[chosen], self.position[chosen], self.row[chosen])
 
     def sample(self, count: int, seed: int) -> Samples:
-        """``count`` of them drawn by ``seed``, still sorted by place; all of them where there are fewer."""
+        """Returns ``count`` samples drawn by ``seed``, in storage order; all of them if there are fewer."""
         if count >= len(self):
             return self
         chosen = np.random.default_rng(seed).permutation(len(self))[:count]
@@ -57,7 +57,7 @@ class Samples:
 
 
 def find_places(store: Store) -> Places:
-    """Every live image of the snapshot and its place, from the index alone."""
+    """Returns the position of every live image of the snapshot, from the index alone."""
     groups = tuple(store.row_groups())
     names = (store.manifest.column(name).to_pylist() for name in ("shard", "data"))
     urls = {shard: files.join(store.url, "data", data) for shard, data in zip(*names, strict=True)}
@@ -71,10 +71,10 @@ def find_places(store: Store) -> Places:
 
 
 def pair(store: Store, table: TokenTable, max_missing: float) -> dict[str, Samples]:
-    """Samples of the splits ``train`` and ``val``.
+    """Returns the samples of the splits ``train`` and ``val``.
 
-    Raises RequestError where the store holds no features, where more than ``max_missing`` of the images lack
-    their other half, or where a split is left empty.
+    Raises RequestError if the store has no features, if more than ``max_missing`` of the images lack features or
+    captions, or if a split is empty.
     """
     if store.kind != "features":
         raise RequestError(
@@ -87,13 +87,13 @@ def pair(store: Store, table: TokenTable, max_missing: float) -> dict[str, Sampl
 
 
 def identity_of(store: Store, table: TokenTable) -> dict[str, str]:
-    """What tells these data from others."""
+    """Returns the values that identify these data."""
     snapshot = f"{store.snapshot_id} of run {store.snapshot.run}"
     return {"features": store.fingerprint, "snapshot": snapshot, "tokens": table.sha256}
 
 
 def _live_rows(store: Store) -> Iterator[tuple[str, np.ndarray, list[str]]]:
-    """For each shard its live data rows, ascending, and their image ids."""
+    """Yields the live data rows of each shard, ascending, and their image ids."""
     for shard, table in store.index():
         data = table.filter(pc.invert(table.column("failed"))).sort_by("row")
         if data.num_rows:
@@ -108,7 +108,7 @@ def _locate(rows: np.ndarray, url: str, groups: Sequence[RowGroup]) -> tuple[np.
 
 
 def _matched(table: TokenTable, places: Places) -> dict[str, str]:
-    """``{the table's image id: the store's}``. Raises RequestError where two of them share one image."""
+    """Returns ``{the table's image id: the store's}``. Raises RequestError if two table ids match one image."""
     matched = match_images(table.rows, places.ids)
     taken: dict[str, str] = {}
     for image_id, partner in matched.items():

@@ -1,4 +1,4 @@
-"""Decoders: features become a sentence, word by word. Importing this needs no torch; making one does."""
+"""Decoders generate a caption from image features, word by word. Importing this package does not import torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["DECODER_FIELDS", "DecoderConfig", "DecoderOptions", "make_decoder"]
 
 
 def make_decoder(config: DecoderConfig) -> Decoder:
-    """The decoder that ``config`` describes, with fresh weights (torch's generator decides which)."""
+    """Returns the decoder that ``config`` describes, with weights drawn from torch's global generator."""
     if config.architecture == "lstm":
         from captionbeam.capmodel.decoders.lstm import LstmDecoder
 

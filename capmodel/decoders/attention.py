@@ -1,6 +1,6 @@
-"""Attention over the cells of a feature grid: what a caption looks at before its next word.
+"""Attention over the cells of a feature grid.
 
-Shapes: B images, N captions an image, L grid cells, F feature channels, A attention channels, h heads.
+Shapes: B images, N captions per image, L grid cells, F feature channels, A attention channels, h heads.
 """
 
 from __future__ import annotations
@@ -13,44 +13,44 @@ from captionbeam.capmodel.decoders.config import DecoderConfig
 
 
 class Attention(nn.Module):
-    """Scores of L cells, weights from them, and the cells' weighted mean."""
+    """Scores L cells, turns the scores into weights, and returns the weighted mean of the cells."""
 
     def __init__(self, feature_dim: int, attention_dim: int) -> None:
         super().__init__()
         self.key = nn.Linear(feature_dim, attention_dim, bias=False)
 
     def keys(self, grid: Tensor) -> Tensor:
-        """``[B, L, F]`` -> ``[B, L, A]``: the features' half of the scores, once an image."""
+        """Computes the features' part of the scores, once per image: ``[B, L, F]`` -> ``[B, L, A]``."""
         raise NotImplementedError
 
     def values(self, grid: Tensor) -> Tensor:
-        """``[B, L, F]`` -> ``[B, L, F]``: what the weighted mean is of, once an image."""
+        """Computes the values that are averaged, once per image: ``[B, L, F]`` -> ``[B, L, F]``."""
         return grid
 
     def forward(self, keys: Tensor, values: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Context ``[B, N, F]`` and weights ``[B, N, L]``.
+        """Returns the context ``[B, N, F]`` and the weights ``[B, N, L]``.
 
-        From ``keys [B, L, A]``, ``values [B, L, F]`` and ``query [B, N, A]``. The weights are float32
-        and sum to 1 over L.
+        Inputs: ``keys [B, L, A]``, ``values [B, L, F]`` and ``query [B, N, A]``. The weights are float32 and sum to 1
+        over L.
         """
         weights = self.weights(self.scores(keys, query))
         return torch.bmm(weights.to(values.dtype), values), weights
 
     def scores(self, keys: Tensor, query: Tensor) -> Tensor:
-        """``[B, N, L]``, up to a constant."""
+        """Returns scores ``[B, N, L]``, up to an additive constant."""
         raise NotImplementedError
 
     def weights(self, scores: Tensor) -> Tensor:
-        """Scores ``[B, N, L]`` as weights that sum to 1, float32."""
+        """Normalises scores ``[B, N, L]`` to float32 weights that sum to 1."""
         return torch.softmax(scores, dim=-1, dtype=torch.float32)
 
 
 class AdditiveAttention(Attention):
-    """Weights over L cells from ``v . tanh(W f + q)`` (Bahdanau et al. 2015), and the cells' weighted mean.
+    """Additive attention: weights from ``v . tanh(W f + q)`` (Bahdanau et al. 2015).
 
-    A softmax ignores constants, and ``tanh(x) = 2 sigmoid(2x) - 1``; so ``2 v . sigmoid(2x)`` gives the same
-    weights, and on CPUs a sigmoid takes a third of the time of a tanh. The factors of 2 are in ``keys`` (for
-    the features), in ``scores`` (for the query) and beside ``v``.
+    Softmax is invariant to constants, and ``tanh(x) = 2 sigmoid(2x) - 1``, so ``2 v . sigmoid(2x)`` gives the same
+    weights. On CPUs a sigmoid takes a third of the time of a tanh. The factors of 2 are applied in ``keys`` (features),
+    in ``scores`` (query) and to ``v``.
     """
 
     def __init__(self, feature_dim: int, attention_dim: int) -> None:
@@ -66,17 +66,17 @@ class AdditiveAttention(Attention):
 
 
 class SparsemaxAttention(AdditiveAttention):
-    """Additive attention whose weights are exactly 0 for most cells."""
+    """Additive attention with sparsemax: most weights are exactly 0."""
 
     def weights(self, scores: Tensor) -> Tensor:
         return sparsemax(scores.float())
 
 
 class HardAttention(AdditiveAttention):
-    """One cell at a time: drawn in training, the likeliest otherwise.
+    """Hard attention: selects one cell, sampled in training and the most likely one otherwise.
 
-    Xu et al. 2015 (section 4.1) learn it by REINFORCE; here the draw is a Gumbel-softmax whose forward pass is
-    one-hot and whose gradient is that of the soft one (straight-through; Jang et al. 2017, section 2.2).
+    Xu et al. 2015 (section 4.1) train it with REINFORCE. Here it is a straight-through Gumbel-softmax: one-hot in the
+    forward pass, with the gradient of the soft version (Jang et al. 2017, section 2.2).
     """
 
     def __init__(self, feature_dim: int, attention_dim: int, temperature: float) -> None:
@@ -91,7 +91,7 @@ class HardAttention(AdditiveAttention):
 
 
 class DotAttention(Attention):
-    """Scores ``q . W f / sqrt(A)`` (Luong et al. 2015, scaled as by Vaswani et al. 2017)."""
+    """Dot-product attention: scores ``q . W f / sqrt(A)`` (Luong et al. 2015, scaled as in Vaswani et al. 2017)."""
 
     def keys(self, grid: Tensor) -> Tensor:
         return self.key(grid) * self.key.out_features**-0.5
@@ -101,9 +101,9 @@ class DotAttention(Attention):
 
 
 class MultiHeadAttention(Attention):
-    """Several dot products side by side (Vaswani et al. 2017, section 3.2.2), each on channels of its own.
+    """Multi-head dot-product attention (Vaswani et al. 2017, section 3.2.2).
 
-    The query and the mix of the heads' contexts are the decoder's own linear layers.
+    The query projection and the output projection are the decoder's own linear layers.
     """
 
     def __init__(self, feature_dim: int, attention_dim: int, heads: int) -> None:
@@ -115,23 +115,23 @@ class MultiHeadAttention(Attention):
         return self.key(grid) * self.scale
 
     def values(self, grid: Tensor) -> Tensor:
-        """``[B, L, F]`` -> ``[B, L, F]``: F/h channels for each head."""
+        """Projects the values: ``[B, L, F]`` -> ``[B, L, F]``, F/h channels per head."""
         return self.value(grid)
 
     def forward(self, keys: Tensor, values: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Context ``[B, N, F]`` and the heads' mean weights ``[B, N, L]``; otherwise as the others."""
+        """Returns the context ``[B, N, F]`` and the weights ``[B, N, L]`` averaged over heads."""
         asked, keys, values = (self._split(part) for part in (query.to(keys.dtype), keys, values))
         weights = torch.softmax(asked @ keys.transpose(2, 3), dim=-1, dtype=torch.float32)
         context = weights.to(values.dtype) @ values
         return context.transpose(1, 2).flatten(2), weights.mean(1)
 
     def _split(self, part: Tensor) -> Tensor:
-        """``[B, n, c]`` -> ``[B, h, n, c/h]``."""
+        """Splits channels into heads: ``[B, n, c]`` -> ``[B, h, n, c/h]``."""
         return part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 def make_attention(config: DecoderConfig) -> Attention:
-    """The attention that ``config`` names."""
+    """Returns the attention module that ``config`` names."""
     sizes = (config.feature_dim, config.attention_dim)
     match config.attention:
         case "additive":
@@ -146,10 +146,10 @@ def make_attention(config: DecoderConfig) -> Attention:
 
 
 def sparsemax(scores: Tensor) -> Tensor:
-    """The point of the simplex nearest to ``scores`` ``[..., L]`` (Martins & Astudillo 2016, algorithm 1).
+    """Projects ``scores`` ``[..., L]`` onto the simplex (sparsemax; Martins & Astudillo 2016, algorithm 1).
 
-    The support found, what is left is linear in it: its gradient is that of their equation 14. A constant in all
-    scores changes nothing, so the largest is taken off first: sums of large scores would round the 1 away.
+    Given the support, the result is linear in the scores, so autograd computes the gradient of their equation 14. The
+    maximum is subtracted first: it does not change the result and keeps precision when scores are large.
     """
     scores = scores - scores.detach().amax(-1, keepdim=True)
     with torch.no_grad():

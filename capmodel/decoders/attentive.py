@@ -1,8 +1,8 @@
-"""The attentive decoder: a grid of features becomes a sentence, word by word.
+"""The attentive decoder: an LSTM with attention over a feature grid.
 
-Show, Attend and Tell (Xu et al. 2015) with attention that also sees the word just read.
+Show, Attend and Tell (Xu et al. 2015), with attention that also depends on the current word.
 
-Shapes: B images, N captions an image, T steps, V vocabulary, L grid cells, C channels of the encoder,
+Shapes: B images, N captions per image, T steps, V vocabulary, L grid cells, C encoder channels,
 F channels of the projected grid, E embedding, H hidden, A attention.
 """
 
@@ -24,7 +24,7 @@ Layer = Callable[[Tensor], Tensor]
 
 
 class DecoderState(NamedTuple):
-    """Where N captions of each image stand; the grid is kept once an image."""
+    """Decoding state of N captions per image; the grid is stored once per image."""
 
     keys: Tensor  # [B, L, A]
     values: Tensor  # [B, L, F]
@@ -32,16 +32,15 @@ class DecoderState(NamedTuple):
     cell: Tensor  # [B, N, H]
 
     def select(self, index: Tensor) -> DecoderState:
-        """``index`` ``[B, N']``: which of the N captions each of the N' new ones goes on from."""
+        """Returns the state of captions ``index`` ``[B, N']``: new caption n' continues caption ``index[b, n']``."""
         return self._replace(hidden=selected(self.hidden, index), cell=selected(self.cell, index))
 
 
 class AttentiveDecoder(Decoder):
-    """LSTM that starts from zero, or from the grid's mean (Xu et al., section 3.1.2); each step reads a word and
-    the cells that word and state attend to.
+    """LSTM decoder that attends to the grid at each word.
 
-    The word's share of attention and gates does not depend on the state: it is computed for all steps at
-    once, and so is the output layer.
+    The initial state is zeros or computed from the grid's mean (Xu et al., section 3.1.2). The word's contribution to
+    attention and gates does not depend on the state, so it is computed for all steps at once, as is the output layer.
     """
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -65,7 +64,7 @@ class AttentiveDecoder(Decoder):
         self._initialise()
 
     def read(self, features: Tensor, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | float]:
-        """As ``Decoder.read`` says; the steps run over shrinking blocks."""
+        """Implements ``Decoder.read``; the steps run over blocks that shrink as captions end."""
         blocks = Blocks.of(wanted)
         words = self.drop_words(self.embed(blocks.rows(tokens)))
         state = self._rearranged(self.begin(features), blocks, tokens.shape[1])
@@ -75,17 +74,17 @@ class AttentiveDecoder(Decoder):
         return seen, 0.0 if weights is None else self._unseen(weights.index_select(0, picks), wanted)
 
     def begin(self, features: Tensor) -> DecoderState:
-        """One caption (N = 1) of each image, before its first word. Features as in ``forward``."""
+        """Returns the state of one caption (N = 1) per image, before START. Features as in ``forward``."""
         flat = features.reshape(len(features), self.config.cells, self.config.channels)
         kept = flat.dtype if torch.is_autocast_enabled(flat.device.type) else self.project.weight.dtype
-        values = self.normalise(self.project(flat.to(kept)))  # autocast's own conversion is enough
+        values = self.normalise(self.project(flat.to(kept)))  # autocast converts the input itself
         values = self.drop_grid(values)
         hidden, cell = self._first_state(values)
         keys, values = self.attention.keys(values), self.attention.values(values)
         return DecoderState(keys, values, hidden, cell)
 
     def _first_state(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden and cell ``[B, 1, H]`` before the first word, from the projected grid ``[B, L, F]``."""
+        """Returns the initial hidden and cell states ``[B, 1, H]``, from the projected grid ``[B, L, F]``."""
         if self.start is None:
             zeros = values.new_zeros(len(values), 1, self.config.hidden_dim, dtype=torch.float32)
             return zeros, zeros
@@ -93,7 +92,7 @@ class AttentiveDecoder(Decoder):
         return hidden, cell
 
     def step(self, state: DecoderState, tokens: Tensor) -> tuple[Tensor, DecoderState, Tensor]:
-        """Read ``tokens`` ``[B, N]``: logits ``[B, N, V]`` of the next, the state, weights ``[B, N, L]``."""
+        """Reads ``tokens`` ``[B, N]``; returns next-word logits ``[B, N, V]``, the state, and weights ``[B, N, L]``."""
         words = self.drop_words(self.embed(tokens))
         state, context, weights = self._advance(
             state, self.from_word(words), (self.from_hidden, self.from_context)
@@ -103,9 +102,9 @@ class AttentiveDecoder(Decoder):
     def _advance(
         self, state: DecoderState, word: Tensor, layers: tuple[Layer, Layer]
     ) -> tuple[DecoderState, Tensor, Tensor]:
-        """One LSTM step from the word's share ``[B, N, A + 4H]``: state, context ``[B, N, F]``, weights.
+        """Runs one LSTM step; returns the state, the context ``[B, N, F]`` and the weights ``[B, N, L]``.
 
-        ``layers``: what reads the hidden state and the context.
+        ``word``: the word's projection ``[B, N, A + 4H]``. ``layers``: the projections of hidden state and context.
         """
         from_hidden, from_context = layers
         query, gates, *gate = from_hidden(state.hidden).split(self._parts(), dim=-1)
@@ -120,15 +119,16 @@ class AttentiveDecoder(Decoder):
         return state._replace(hidden=hidden, cell=cell), context, weights
 
     def _parts(self) -> list[int]:
-        """What a hidden state gives: a query, the LSTM's gates, the context's gate. A word: the first two."""
+        """Output widths of the hidden state's projection: query, LSTM gates, context gate. A word has the first two."""
         gate = {"vector": [self.config.feature_dim], "scalar": [1], "none": []}[self.config.gate]
         return [self.config.attention_dim, 4 * self.config.hidden_dim, *gate]
 
     def _run(
         self, state: DecoderState, words: Tensor, sizes: list[tuple[int, int]]
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """All steps over shrinking blocks: hidden states ``[rows, H]``, contexts ``[rows, F]``, weights
-        ``[rows, L]`` where something is made of them.
+        """Runs all steps over shrinking blocks; returns hidden states ``[rows, H]`` and contexts ``[rows, F]``.
+
+        Also returns the weights ``[rows, L]`` if the doubly stochastic penalty needs them, else None.
         """
         hidden, contexts, weights = [], [], []
         layers = deferred(self.from_hidden), deferred(self.from_context)
@@ -142,24 +142,24 @@ class AttentiveDecoder(Decoder):
         return torch.cat(hidden), torch.cat(contexts), kept
 
     def _unseen(self, weights: Tensor, wanted: Tensor) -> Tensor:
-        """``lambda`` times the sum over captions and cells of ``(1 - sum of the weights over time) ** 2``."""
+        """Returns ``lambda`` times the sum over captions and cells of ``(1 - sum of the weights over time) ** 2``."""
         captions = wanted.flatten(0, 1)
         owner = captions.nonzero()[:, 0]
         given = weights.new_zeros(len(captions), self.config.cells).index_add(0, owner, weights)
         return self.config.doubly_stochastic * (1 - given[captions.any(1)]).square().sum()
 
     def _blend(self, hidden: Tensor, context: Tensor, words: Tensor) -> Tensor:
-        """``word + W_h h + W_z context``: what the output layer sees (Xu et al., equation 7)."""
+        """Returns the output layer's input, ``word + W_h h + W_z context`` (Xu et al., equation 7)."""
         return self.drop(self.out_hidden(self.drop_state(hidden)) + self.out_context(context) + words)
 
     @staticmethod
     def _rearranged(state: DecoderState, blocks: Blocks, captions: int) -> DecoderState:
-        """``state`` with images in the blocks' order and N captions each."""
+        """Reorders the images of ``state`` to the order of ``blocks`` and expands it to N captions per image."""
         keys, values, hidden, cell = (part.index_select(0, blocks.images) for part in state)
         return DecoderState(keys, values, *(part.expand(-1, captions, -1) for part in (hidden, cell)))
 
     def _initialise(self) -> None:
-        """Embeddings of unit length, as they may be the output layer too; forget gates that start open."""
+        """Initialises embeddings to unit expected norm (they may be the output weights) and forget-gate biases to 1."""
         nn.init.normal_(self.embed.weight, std=self.config.embed_dim**-0.5)
         start = self.config.attention_dim + self.config.hidden_dim
         with torch.no_grad():

@@ -1,6 +1,6 @@
-"""What training, validation and generation know of a decoder.
+"""The decoder interface that training, validation and generation use.
 
-Shapes: B images, N captions an image, T steps, V vocabulary, L grid cells, C channels of the encoder.
+Shapes: B images, N captions per image, T steps, V vocabulary, L grid cells, C encoder channels.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from captionbeam.capmodel.decoders.output import Output, make_bias, make_output
 
 
 class State(Protocol):
-    """Where N captions of each image stand."""
+    """Decoding state of N captions per image."""
 
     def select(self, index: Tensor) -> Self:
-        """``index`` ``[B, N']``: which of the N captions each of the N' new ones goes on from."""
+        """Returns the state of captions ``index`` ``[B, N']``: new caption n' continues caption ``index[b, n']``."""
 
 
 class Decoder(nn.Module):
-    """A model that reads an image's features and writes its captions.
+    """Base class of decoders: reads image features and generates captions.
 
-    Reading a caption word by word with ``begin`` and ``step`` gives the logits that ``forward`` gives at once.
+    Step-by-step decoding with ``begin`` and ``step`` gives the same logits as one ``forward`` call.
     """
 
     config: DecoderConfig
@@ -34,41 +34,42 @@ class Decoder(nn.Module):
     drop_grid: nn.Dropout
 
     def read(self, features: Tensor, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | float]:
-        """Teacher forcing up to the output layer: what it sees at each True place of ``wanted`` ``[B, N, T]``.
+        """Runs teacher forcing up to the output layer, at each True position of ``wanted`` ``[B, N, T]``.
 
-        ``[M, D]`` in row-major order; and what the decoder's own options add to the loss, summed.
+        Returns the output layer's inputs ``[M, D]`` in row-major order, and the summed extra loss of the decoder's
+        options.
         """
         raise NotImplementedError
 
     def logits(self, seen: Tensor) -> Tensor:
-        """The output layer: ``[..., D]`` -> ``[..., V]``."""
+        """Applies the output layer: ``[..., D]`` -> ``[..., V]``."""
         return self.output(seen, self.embed.weight, self.out_bias)
 
     def _add_output(self) -> None:
-        """Make the output layer, which sees ``config.output_width`` channels."""
+        """Creates the output layer, which takes ``config.output_width`` channels."""
         self.out_bias = make_bias(self.config)
         self.output = make_output(self.config)
 
     def forward(self, features: Tensor, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Teacher forcing: logits of the word after each of ``tokens`` ``[B, N, T]`` (int64, START first).
+        """Teacher forcing: returns the logits of the word after each of ``tokens`` ``[B, N, T]`` (int64, START first).
 
-        ``features`` are ``[B, L, C]``, ``[B, H, W, C]`` or ``[B, C]`` of any float type. Without ``targets``
-        the logits are ``[B, N, T, V]``. With ``targets`` ``[B, N, T]`` they are ``[M, V]``, for the M targets
-        that are not PAD in row-major order (that of ``targets[targets != pad]``), and nothing is computed for
-        the others where that saves time: on Flickr8k half of it.
+        ``features`` are ``[B, L, C]``, ``[B, H, W, C]`` or ``[B, C]`` of any float type. Without ``targets`` the logits
+        are ``[B, N, T, V]``. With ``targets`` ``[B, N, T]`` they are ``[M, V]``, for the M targets that are not PAD, in
+        row-major order (that of ``targets[targets != pad]``). PAD positions, half of all on Flickr8k, are skipped where
+        that saves time.
         """
         wanted = torch.ones_like(tokens, dtype=torch.bool) if targets is None else targets != self.config.pad
         logits = self.logits(self.read(features, tokens, wanted)[0])
         return logits.view(*tokens.shape, -1) if targets is None else logits
 
     def begin(self, features: Tensor) -> Any:
-        """The State of one caption (N = 1) of each image, before START. Features as in ``forward``."""
+        """Returns the state of one caption (N = 1) per image, before START. Features as in ``forward``."""
         raise NotImplementedError
 
     def step(self, state: Any, tokens: Tensor) -> tuple[Tensor, Any, Tensor | None]:
-        """Read ``tokens`` ``[B, N]``: logits ``[B, N, V]`` of the next, the state, weights ``[B, N, L]``.
+        """Reads ``tokens`` ``[B, N]``; returns next-word logits ``[B, N, V]``, the state, and weights ``[B, N, L]``.
 
-        The weights (float32) are those over the grid's cells; None where not ``config.attends``.
+        The weights are float32, over the grid's cells; None unless ``config.attends``.
         """
         raise NotImplementedError
 
@@ -80,10 +81,10 @@ class Decoder(nn.Module):
         label_smoothing: float = 0.0,
         weights: Tensor | None = None,
     ) -> Tensor:
-        """What training minimises, summed (never averaged) over the targets that are not PAD; float32.
+        """Returns the training loss, summed (not averaged) over the targets that are not PAD; float32.
 
-        Cross-entropy in nats, that of a caption times its one of ``weights`` ``[B, N]``; and what the decoder's own
-        options add to it. Shapes as in ``forward``.
+        The loss is cross-entropy in nats, multiplied by the caption's weight in ``weights`` ``[B, N]``, plus the extra
+        loss of the decoder's options. Shapes as in ``forward``.
         """
         wanted = targets != self.config.pad
         seen, more = self.read(features, tokens, wanted)
@@ -94,5 +95,5 @@ class Decoder(nn.Module):
 
 
 def selected(part: Tensor, index: Tensor) -> Tensor:
-    """``part`` ``[B, N, c]`` of a state at ``index`` ``[B, N']``: ``[B, N', c]``."""
+    """Selects captions of a state tensor: ``part`` ``[B, N, c]`` at ``index`` ``[B, N']`` -> ``[B, N', c]``."""
     return part.gather(1, index.unsqueeze(-1).expand(-1, -1, part.shape[-1]))

@@ -1,4 +1,4 @@
-"""All that a decoder's weights depend on. No torch here: a launcher reads it too."""
+"""The complete configuration of a decoder. Does not import torch, so launchers can use it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from captionbeam.capmodel.decoders.options import DecoderOptions, is_said
 from captionbeam.capmodel.tokenizers import Tokenizer
 from captionbeam.schemas.errors import RequestError, expect
 
-ADAPTIVE_SHARE = 4  # as in Grave et al. 2017, section 4.3
+ADAPTIVE_SHARE = 4  # Grave et al. 2017, section 4.3
 
 
 @dataclass(frozen=True)
 class DecoderConfig(DecoderOptions):
-    """The decoder's options and what it is made for. Raises RequestError where a value makes no sense.
+    """The decoder's options, vocabulary and input shape. Raises RequestError for an invalid value.
 
     ``feature_shape`` is that of one image's features: ``(H, W, C)`` for a grid, ``(C,)`` for pooled ones.
     ``max_length`` counts START and END, as the tokenizer's does.
@@ -42,7 +42,7 @@ class DecoderConfig(DecoderOptions):
         self._check_clusters()
 
     def _check_cells(self) -> None:
-        """A single cell gets all the weight, whatever the attention."""
+        """Raises RequestError for attention options with a single cell, which always gets all the weight."""
         if self.cells == 1 and self.attends:
             one = "its default with features of one cell, which gets all the weight"
             expect(self.attention == "additive", "attention", self.attention, one)
@@ -57,12 +57,12 @@ class DecoderConfig(DecoderOptions):
 
     @property
     def output_width(self) -> int:
-        """D: channels that the output layer sees."""
+        """D: input channels of the output layer."""
         return self.embed_dim if self.attends or self.projects_state else self.hidden_dim
 
     @property
     def projects_state(self) -> bool:
-        """Whether the LSTM's state becomes an embedding, as the embeddings are the output layer's weights."""
+        """Whether the LSTM's state is projected to an embedding because the embeddings are the output weights."""
         return self.architecture == "lstm" and self.output_layer == "full" and self.ties
 
     @classmethod
@@ -73,9 +73,9 @@ class DecoderConfig(DecoderOptions):
         tokenizer: Tokenizer,
         has_weights: bool = False,
     ) -> DecoderConfig:
-        """The decoder of ``options`` for those features and words; ``has_weights``: whose weights are there already.
+        """Returns the config of ``options`` for the given features and tokenizer.
 
-        Raises RequestError.
+        ``has_weights``: whether the decoder already has trained weights. Raises RequestError.
         """
         if options.output_layer == "adaptive" and tokenizer.kind == "bpe":
             raise RequestError(
@@ -89,8 +89,9 @@ class DecoderConfig(DecoderOptions):
         return config
 
     def _refuse_idle(self, has_weights: bool) -> None:
-        """Of decoders to be trained only: bundles of those that were trained with an idle option still load, and train
-        on with it where weights have its width.
+        """Raises RequestError for options without effect, for new decoders only.
+
+        Bundles that were trained with such options still load and can be trained further.
         """
         if self.architecture == "attentive" and self.cells == 1 and not has_weights:
             usual = DecoderOptions.attention_dim
@@ -106,8 +107,8 @@ class DecoderConfig(DecoderOptions):
 
     @property
     def cutoffs(self) -> tuple[int, ...]:
-        """Where the clusters of rare words begin; without ``adaptive_cutoffs`` at 1/15 and 3/15 of the ids."""
-        fifteenth = max(1, round(self.vocab_size / 15))  # as torch's AdaptiveLogSoftmaxWithLoss has it
+        """First ids of the rare-word clusters; without ``adaptive_cutoffs`` at 1/15 and 3/15 of the vocabulary."""
+        fifteenth = max(1, round(self.vocab_size / 15))  # as in torch's AdaptiveLogSoftmaxWithLoss example
         return super().cutoffs or (fifteenth, 3 * fifteenth)
 
     @property
@@ -122,23 +123,23 @@ class DecoderConfig(DecoderOptions):
 
     @property
     def attends(self) -> bool:
-        """Whether each step of the decoder gives weights over the grid's cells."""
+        """Whether each decoding step returns weights over the grid's cells."""
         return self.architecture in ("attentive", "transformer")
 
     @property
     def longest(self) -> int | None:
-        """Tokens that a caption may have, START and END counted; None: any number."""
+        """Maximum number of tokens in a caption, including START and END; None if unlimited."""
         learned = self.architecture == "transformer" and self.positions == "learned"
         return self.max_length if learned else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; ``from_dict`` reads them back."""
+        """Returns plain JSON values, which ``from_dict`` reads."""
         values = {**asdict(self), "feature_shape": list(self.feature_shape)}
         return {name: value for name, value in values.items() if is_said(name, value)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DecoderConfig:
-        """The config that ``to_dict`` wrote. Raises RequestError for fields that are not ours."""
+        """Returns the config that ``to_dict`` wrote. Raises RequestError for unknown fields."""
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         expect(not unknown, "decoder config fields", unknown, "none beyond this version's")
         return cls(**values)

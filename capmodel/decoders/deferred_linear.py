@@ -1,8 +1,7 @@
-"""A linear layer of a recurrence whose weights' gradient is one product over all steps, not a sum of one each.
+"""A recurrent linear layer whose weight gradient is one matrix product over all steps.
 
-A step's own product has as many rows as captions still run, and its result, as large as the weights, has to be
-added to that of the others (in bfloat16 under autocast). Together they are one product of thousands of rows,
-added up where float32 is.
+Autograd would compute one product per step and add up gradients of the weights' size (in bfloat16 under autocast).
+Here the rows of all steps are collected and multiplied once, with accumulation in float32.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ Rows = list[tuple[Tensor, Tensor]]
 
 
 def deferred(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
-    """``layer`` (which has no bias), for one forward pass of many steps: the same function, other gradients' order."""
+    """Returns ``layer`` (without bias) for one multi-step forward pass; only the order of gradient sums differs."""
     if not torch.is_grad_enabled():
         return layer
     kind = layer.weight.device.type
@@ -31,7 +30,7 @@ def deferred(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
 
 
 class _Collect(torch.autograd.Function):
-    """Begins before all steps, so its backward pass comes after theirs; then the rows are complete."""
+    """Runs before all steps, so its backward pass runs after theirs, when all rows are collected."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, rows: Rows) -> Tensor:
@@ -46,7 +45,7 @@ class _Collect(torch.autograd.Function):
 
 
 class _Step(torch.autograd.Function):
-    """One step: ``values [..., I]`` to ``[..., O]``; its rows are put down for the collector."""
+    """One step, ``values [..., I]`` to ``[..., O]``; its backward pass stores the rows for the collector."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, weight: Tensor, ticket: Tensor, rows: Rows) -> Tensor:

@@ -1,4 +1,4 @@
-"""Word vectors from elsewhere as a decoder's embeddings."""
+"""Pretrained word vectors as a decoder's embeddings."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from captionbeam.capmodel.decoders.word_vectors import WordVectors
 
 
 def place(vectors: WordVectors, embed: nn.Embedding) -> None:
-    """Set the rows of the words that have a vector; the others stay as they are."""
+    """Copies the vectors into the embedding rows of their words; other rows are unchanged."""
     with torch.no_grad():
         embed.weight[torch.from_numpy(vectors.ids).to(embed.weight.device)] = _rows(vectors, embed.weight)
 
 
 def freeze(vectors: WordVectors, embed: nn.Embedding, optimizer: Optimizer) -> None:
-    """Keep those rows as they are, whatever the optimizer does; the rows of the other words learn."""
+    """Keeps the rows that have a vector fixed during training; the other rows are trained."""
     learns = torch.ones(len(embed.weight), 1, device=embed.weight.device)
     learns[torch.from_numpy(vectors.ids)] = 0.0
     embed.weight.register_hook(lambda gradient: gradient * learns)
 
     def put_back(*_: Any) -> None:
-        place(vectors, embed)  # weight decay moves what has no gradient
+        place(vectors, embed)  # weight decay also changes rows without a gradient
 
     optimizer.register_step_post_hook(put_back)
 

@@ -1,9 +1,9 @@
-"""The plain LSTM decoder: the image, as one vector, is told once; then the words follow.
+"""The plain LSTM decoder: reads the image as one vector, once, then generates the words.
 
-As the first input it is Show and Tell (Vinyals et al. 2015); as the start of the state it is the "init-inject"
-of Tanti et al. 2018.
+With the image as the first input it is Show and Tell (Vinyals et al. 2015); with the image as the initial state it
+is the "init-inject" variant of Tanti et al. 2018.
 
-Shapes: B images, N captions an image, T steps, L grid cells, C channels of the encoder, E embedding, H hidden.
+Shapes: B images, N captions per image, T steps, L grid cells, C encoder channels, E embedding, H hidden.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from captionbeam.capmodel.decoders.config import DecoderConfig
 
 
 class LstmState(NamedTuple):
-    """Where N captions of each image stand."""
+    """Decoding state of N captions per image."""
 
     hidden: Tensor  # [B, N, H]
     cell: Tensor  # [B, N, H]
 
     def select(self, index: Tensor) -> LstmState:
-        """``index`` ``[B, N']``: which of the N captions each of the N' new ones goes on from."""
+        """Returns the state of captions ``index`` ``[B, N']``: new caption n' continues caption ``index[b, n']``."""
         return LstmState(selected(self.hidden, index), selected(self.cell, index))
 
 
 class LstmDecoder(Decoder):
-    """Reads the image's features (a grid's mean) through linear layers, then word after word."""
+    """LSTM decoder that reads the image's features (a grid's mean) once, through linear layers."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -47,14 +47,14 @@ class LstmDecoder(Decoder):
         self._initialise()
 
     def read(self, features: Tensor, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | float]:
-        """As ``Decoder.read`` says. Padding runs along: on CPUs packing costs what it saves."""
+        """Implements ``Decoder.read``. Padding is computed too: on CPUs packing costs as much as it saves."""
         start = self.begin(features)
         captions = (part.expand(-1, tokens.shape[1], -1) for part in start)
         hidden, _ = self._run(LstmState(*captions), self.drop_words(self.embed(tokens)))
         return self._seen(hidden[wanted]), 0.0
 
     def begin(self, features: Tensor) -> LstmState:
-        """One caption (N = 1) of each image, before its first word. Features as in ``forward``."""
+        """Returns the state of one caption (N = 1) per image, before START. Features as in ``forward``."""
         flat = features.reshape(len(features), self.config.cells, self.config.channels)
         image = self.image(self.drop_grid(flat.mean(1, dtype=torch.float32))).unsqueeze(1)
         zeros = image.new_zeros(len(features), 1, self.config.hidden_dim)
@@ -66,31 +66,31 @@ class LstmDecoder(Decoder):
         return self._run(LstmState(zeros, zeros), image.unsqueeze(2))[1]
 
     def step(self, state: LstmState, tokens: Tensor) -> tuple[Tensor, LstmState, None]:
-        """Read ``tokens`` ``[B, N]``: logits ``[B, N, V]`` of the next, the state; no weights."""
+        """Reads ``tokens`` ``[B, N]``; returns next-word logits ``[B, N, V]``, the state, and None for the weights."""
         hidden, state = self._run(state, self.drop_words(self.embed(tokens)).unsqueeze(2))
         return self.logits(self._seen(hidden.squeeze(2))), state, None
 
     def _run(self, state: LstmState, inputs: Tensor) -> tuple[Tensor, LstmState]:
-        """Inputs ``[B, N, T, E]`` -> hidden states ``[B, N, T, H]`` and where they end."""
+        """Runs the LSTM on inputs ``[B, N, T, E]``; returns hidden states ``[B, N, T, H]`` and the final state."""
         captions = inputs.shape[:2]
         start = tuple(part.flatten(0, 1).unsqueeze(0).to(inputs.dtype) for part in state)
         hidden, ends = self.lstm(inputs.flatten(0, 1), start)
         return hidden.unflatten(0, captions), LstmState(*(end[0].unflatten(0, captions) for end in ends))
 
     def _seen(self, hidden: Tensor) -> Tensor:
-        """What the output layer sees: the state, as an embedding where the embeddings are that layer."""
+        """Returns the output layer's input: the state, projected to an embedding if the weights are tied."""
         hidden = self.drop_state(hidden)
         return hidden if self.out_hidden is None else self.drop(self.out_hidden(hidden))
 
     def _initialise(self) -> None:
-        """Embeddings of unit length, as they may be the output layer too; forget gates that start open."""
+        """Initialises embeddings to unit expected norm (they may be the output weights) and forget-gate biases to 1."""
         nn.init.normal_(self.embed.weight, std=self.config.embed_dim**-0.5)
         with torch.no_grad():
             self.lstm.get_parameter("bias_ih_l0")[self.config.hidden_dim : 2 * self.config.hidden_dim] += 1
 
 
 def _image_layers(config: DecoderConfig) -> nn.Sequential:
-    """From C channels, through the bottleneck if there is one, to an input or a state of the LSTM."""
+    """Layers from C channels, through the optional bottleneck, to an LSTM input or state."""
     width = config.embed_dim if config.image_as == "first-input" else config.hidden_dim
     between = [config.image_bottleneck] if config.image_bottleneck else []
     sizes = [config.channels, *between, width]

@@ -1,6 +1,6 @@
-"""What may be chosen of a decoder: said here once, for the config, for training and for the command line.
+"""The options of a decoder, declared once for the config, training and the command line.
 
-No torch here, so that a launcher checks a request in no time.
+Does not import torch, so that a launcher validates a request quickly.
 """
 
 from __future__ import annotations
@@ -31,32 +31,34 @@ ALWAYS_SAID = ("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "dropo
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderOptions:
-    """Raises RequestError where a value makes no sense.
+    """The user's choices for a decoder. Raises RequestError for an invalid value.
 
-    architecture:  attentive: an LSTM that attends to the grid at each word (Xu et al. 2015); lstm: one that is
-                   told the image once (Vinyals et al. 2015); transformer: words attend to each other and to the
+    architecture:  attentive: an LSTM that attends to the grid at each word (Xu et al. 2015); lstm: an LSTM that reads
+                   the image once (Vinyals et al. 2015); transformer: attention to previous words and to the
                    grid (Vaswani et al. 2017, pre-norm).
-    image_as:      how lstm is told: as its first-input, or as the start of its cell and hidden state
-                   (start-state) or of the cell alone (start-cell); through ``image_bottleneck`` channels, if any;
-                   ``image_activation`` (none or elu) follows each of the image's layers.
-    embed_dim:     E: channels of a word's embedding, and of all of a transformer; hidden_dim: H: those of the
-                   LSTM's state.
-    attention_dim: A: those in which states and cells are compared.
-    feature_dim:   F: those of the projected grid.
-    attention:     additive (Bahdanau et al. 2015), dot, multi-head, hard (one cell, drawn in training), sparsemax.
-    heads:         of multi-head attention, and of a transformer's; hard_temperature: of hard attention's draws.
-    gate:          what the state multiplies the context with: a number for each channel (vector), one for all
-                   (scalar: the beta of Xu et al. 2015, section 4.2.1), or nothing (none).
-    initial_state: zeros, or a layer over the grid's mean with tanh (mean; Xu et al. 2015, section 3.1.2).
-    doubly_stochastic: lambda of Xu et al. 2015, equation 14: each cell should get a sum of 1 over a caption.
-    layers:        of a transformer; feedforward_dim: channels inside its two-layer networks, None: four times
-                   ``embed_dim``; positions: of its words, as waves (sinusoidal) or learned up to the maximum length.
+    image_as:      how lstm reads the image: as its first-input, as the start of its cell and hidden state
+                   (start-state), or of the cell alone (start-cell). ``image_bottleneck``: channels of an optional
+                   layer in between. ``image_activation`` (none or elu) follows each image layer.
+    embed_dim:     E: channels of a word embedding, and of all transformer layers.
+    hidden_dim:    H: channels of the LSTM's state.
+    attention_dim: A: channels in which states and cells are compared.
+    feature_dim:   F: channels of the projected grid.
+    attention:     additive (Bahdanau et al. 2015), dot, multi-head, hard (one cell, sampled in training), sparsemax.
+    heads:         number of heads of multi-head attention or of a transformer.
+    hard_temperature: Gumbel-softmax temperature of hard attention.
+    gate:          the state's gate on the context: one value per channel (vector), one for all channels (scalar: the
+                   beta of Xu et al. 2015, section 4.2.1), or no gate (none).
+    initial_state: zeros, or a tanh layer over the grid's mean (mean; Xu et al. 2015, section 3.1.2).
+    doubly_stochastic: lambda of Xu et al. 2015, equation 14: pulls each cell's weights to a sum of 1 over a caption.
+    layers:        number of transformer layers.
+    feedforward_dim: channels inside a transformer's feed-forward networks; None: four times ``embed_dim``.
+    positions:     position embeddings of a transformer: sinusoidal, or learned up to the maximum length.
     output_layer:  full: logits of all words; two-stage: through ``output_bottleneck`` channels; adaptive: rare words
-                   in clusters of their own (Grave et al. 2017), which begin at the ids ``adaptive_cutoffs``.
-    tie_embeddings: whether the output layer's weights are the embeddings; None: wherever they can be.
-    dropout:       of what the output layer sees, or of each sublayer of a transformer; embed_dropout and
-                   state_dropout: of words and of the LSTM's states, None: the same; grid_dropout: of the
-                   projected grid, or of lstm's features.
+                   in separate clusters (Grave et al. 2017), which start at the ids ``adaptive_cutoffs``.
+    tie_embeddings: whether the output weights are the embeddings; None: wherever possible.
+    dropout:       on the output layer's input, or on each sublayer of a transformer.
+    embed_dropout, state_dropout: on word embeddings and on the LSTM's states; None: the same as ``dropout``.
+    grid_dropout:  on the projected grid, or on lstm's features.
     """
 
     architecture: str = "attentive"
@@ -89,7 +91,7 @@ class DecoderOptions:
         self.check_decoder()
 
     def check_decoder(self) -> None:
-        """Raise RequestError where the decoder's options make no sense."""
+        """Raises RequestError if the decoder's options are invalid."""
         expect_one_of(ARCHITECTURES, "architecture", self.architecture)
         expect_one_of(IMAGE_ROLES, "image_as", self.image_as)
         expect_one_of(ACTIVATIONS, "image_activation", self.image_activation)
@@ -115,7 +117,7 @@ class DecoderOptions:
             )
 
     def uses(self, name: str) -> bool:
-        """Whether the option does anything beside the others."""
+        """Whether the option has an effect, given the other options."""
         return is_of_use(name, vars(self))
 
     def _check_attention(self) -> None:
@@ -156,7 +158,7 @@ class DecoderOptions:
 
     @property
     def cutoffs(self) -> tuple[int, ...]:
-        """``adaptive_cutoffs`` as numbers. Raises RequestError."""
+        """``adaptive_cutoffs`` as integers. Raises RequestError."""
         try:
             return tuple(int(part) for part in self.adaptive_cutoffs.split(",") if self.adaptive_cutoffs)
         except ValueError as err:
@@ -175,21 +177,21 @@ class DecoderOptions:
 
     @property
     def feedforward(self) -> int:
-        """Channels inside a transformer's two-layer networks."""
+        """Channels inside a transformer's feed-forward networks."""
         return 4 * self.embed_dim if self.feedforward_dim is None else self.feedforward_dim
 
     @property
     def words_dropped(self) -> float:
-        """Dropout of embedded words."""
+        """Dropout probability of word embeddings."""
         return self.dropout if self.embed_dropout is None else self.embed_dropout
 
     @property
     def states_dropped(self) -> float:
-        """Dropout of the LSTM's states on their way to the output layer."""
+        """Dropout probability of the LSTM's states before the output layer."""
         return self.dropout if self.state_dropout is None else self.state_dropout
 
     def decoder(self) -> dict[str, Any]:
-        """The decoder's options, by name."""
+        """Returns the decoder's options by name."""
         return {name: getattr(self, name) for name in DECODER_FIELDS}
 
 
@@ -214,7 +216,7 @@ ONLY_WITH: dict[str, tuple[str, Sequence[str]]] = {
 
 
 def is_of_use(name: str, chosen: Mapping[str, Any]) -> bool:
-    """Whether a decoder's option does anything beside the others that are ``chosen``."""
+    """Whether a decoder's option has an effect, given the options in ``chosen``."""
     if name not in ONLY_WITH or (name == "heads" and chosen["architecture"] == "transformer"):
         return True
     decider, values = ONLY_WITH[name]
@@ -222,13 +224,13 @@ def is_of_use(name: str, chosen: Mapping[str, Any]) -> bool:
 
 
 def is_said(name: str, value: object) -> bool:
-    """Whether a record names the option: those of the first version always, later ones where they are chosen.
+    """Whether a record contains the option: always for ``ALWAYS_SAID``, otherwise only if it is not the default.
 
-    So what was recorded before an option existed is what its default records.
+    A record written before an option existed therefore equals one written with its default.
     """
     return name in ALWAYS_SAID or name not in _DEFAULTS or value != _DEFAULTS[name]
 
 
 def expect_one_of(choices: Sequence[str], name: str, value: object) -> None:
-    """Raise RequestError unless ``value`` is one of ``choices``."""
+    """Raises RequestError unless ``value`` is one of ``choices``."""
     expect(value in choices, name, value, f"one of {', '.join(choices)}")

@@ -1,6 +1,6 @@
-"""The output layer: from what a decoder has seen to the next word.
+"""The output layer: logits of the next word.
 
-Shapes: V vocabulary, D channels that come in, E embedding, M words.
+Shapes: V vocabulary, D input channels, E embedding, M words.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from captionbeam.capmodel.objectives.losses import masked_cross_entropy
 
 
 class Output(nn.Module):
-    """The output layer. The embeddings ``[V, E]`` and the words' biases ``[V]`` are the decoder's."""
+    """Base class of output layers. The embeddings ``[V, E]`` and biases ``[V]`` belong to the decoder."""
 
     def forward(self, seen: Tensor, embeddings: Tensor, bias: Tensor | None) -> Tensor:
-        """``[..., D]`` -> logits ``[..., V]``."""
+        """Returns logits: ``[..., D]`` -> ``[..., V]``."""
         raise NotImplementedError
 
     def loss(
@@ -29,9 +29,9 @@ class Output(nn.Module):
         label_smoothing: float = 0.0,
         weights: Tensor | None = None,
     ) -> Tensor:
-        """Cross-entropy in nats, float32, summed over M words: ``seen`` ``[M, D]``, ``targets`` ``[M]``.
+        """Returns the cross-entropy in nats, float32, summed over M words: ``seen`` ``[M, D]``, ``targets`` ``[M]``.
 
-        Each word's counts ``weights`` ``[M]`` times.
+        ``weights`` ``[M]`` multiply each word's loss.
         """
         raise NotImplementedError
 
@@ -39,8 +39,8 @@ class Output(nn.Module):
 class FullOutput(Output):
     """Logits of all words: ``W reduce(x) + b``.
 
-    W is the embeddings where they are tied (Press & Wolf 2017), else its own. ``reduce`` is nothing, or the
-    first of two stages: a linear layer to a few channels and an ELU, which leaves V rows of those few.
+    W is the embeddings if they are tied (Press & Wolf 2017), else a weight of its own. ``reduce`` is the identity, or
+    for two stages a linear layer to a few channels with ELU, which makes W ``[V, bottleneck]``.
     """
 
     weight: nn.Parameter | None
@@ -73,9 +73,9 @@ class FullOutput(Output):
 
 
 class AdaptiveOutput(Output):
-    """Adaptive softmax (Grave et al. 2017): rare words in clusters of fewer channels, computed where needed.
+    """Adaptive softmax (Grave et al. 2017): rare words are in clusters with fewer channels, computed on demand.
 
-    The ids have to fall in frequency. Computes in float32 whatever comes in.
+    Token ids must be sorted by falling frequency. Computes in float32 for any input dtype.
     """
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -84,7 +84,7 @@ class AdaptiveOutput(Output):
         self.words = nn.AdaptiveLogSoftmaxWithLoss(*sizes, div_value=ADAPTIVE_SHARE, head_bias=True)
 
     def forward(self, seen: Tensor, embeddings: Tensor, bias: Tensor | None) -> Tensor:
-        """``[..., D]`` -> log-probabilities ``[..., V]``, which are logits too."""
+        """Returns log-probabilities, which are valid logits: ``[..., D]`` -> ``[..., V]``."""
         with torch.autocast(seen.device.type, enabled=False):
             return self.words.log_prob(seen.float().flatten(0, -2)).unflatten(0, seen.shape[:-1])
 
@@ -97,19 +97,19 @@ class AdaptiveOutput(Output):
         label_smoothing: float = 0.0,
         weights: Tensor | None = None,
     ) -> Tensor:
-        """Likewise; only the clusters of the targets are computed. No label smoothing."""
+        """As in the base class, without label smoothing; computes only the clusters of the targets."""
         with torch.autocast(seen.device.type, enabled=False):
             likelihoods = self.words(seen.float(), targets).output
         idle = sum(value.sum() for value in self.words.tail.parameters())
         total = likelihoods.sum() if weights is None else likelihoods @ weights
-        return 0.0 * idle - total  # every weight gets a gradient: DDP waits for all of them
+        return 0.0 * idle - total  # gives every weight a gradient, which DDP requires
 
 
 def make_output(config: DecoderConfig) -> Output:
-    """The output layer that ``config`` names."""
+    """Returns the output layer that ``config`` names."""
     return AdaptiveOutput(config) if config.output_layer == "adaptive" else FullOutput(config)
 
 
 def make_bias(config: DecoderConfig) -> nn.Parameter | None:
-    """The words' biases ``[V]``; adaptive softmax has its own."""
+    """Returns the output biases ``[V]``; None for adaptive softmax, which has its own."""
     return None if config.output_layer == "adaptive" else nn.Parameter(torch.zeros(config.vocab_size))

@@ -1,10 +1,10 @@
-"""The transformer decoder: words attend to the words before them and to the grid (Vaswani et al. 2017).
+"""The transformer decoder: attention to previous words and to the grid (Vaswani et al. 2017).
 
-Pre-norm: each sublayer reads a normalised stream and adds to it (Xiong et al. 2020), so that training needs no
-long warmup. All steps of teacher forcing are computed at once; a step of generation reads cached keys and values.
+Pre-norm: each sublayer reads a normalised residual stream and adds to it (Xiong et al. 2020), so training needs no
+long warmup. Teacher forcing computes all steps at once; generation caches keys and values.
 
-Shapes: B images, N captions an image, T steps, t steps so far, M rows (words that count), L grid cells,
-C channels of the encoder, D = h d channels of the stream in h heads, V vocabulary.
+Shapes: B images, N captions per image, T steps, t steps so far, M rows (non-padding words), L grid cells,
+C encoder channels, D = h d channels of the stream in h heads, V vocabulary.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Memory = tuple[Tensor, Tensor]
 
 
 class TransformerState(NamedTuple):
-    """Where N captions of each image stand. The grid's keys and values are shared by an image's captions."""
+    """Decoding state of N captions per image, which share the grid's keys and values."""
 
     memories: tuple[Memory, ...]
-    caches: tuple[Tensor, ...]  # of each layer [B, N, t, 2D]: keys and values of the words so far
+    caches: tuple[Tensor, ...]  # per layer [B, N, t, 2D]: keys and values of the words so far
 
     def select(self, index: Tensor) -> TransformerState:
-        """``index`` ``[B, N']``: which of the N captions each of the N' new ones goes on from."""
+        """Returns the state of captions ``index`` ``[B, N']``: new caption n' continues caption ``index[b, n']``."""
         images, captions = self.caches[0].shape[:2]
         rows = (index + captions * torch.arange(images, device=index.device).unsqueeze(1)).flatten()
         caches = (cache.flatten(0, 1).index_select(0, rows) for cache in self.caches)
@@ -41,9 +41,9 @@ class TransformerState(NamedTuple):
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the words that count, the M rows, lie among ``[B, N, T]`` places; None: everywhere.
+    """Positions of the M non-padding words among ``[B, N, T]``; None: all positions.
 
-    All but attention works on rows alone, so that PAD costs little: on Flickr8k more than half of the places.
+    Everything except attention runs on these rows alone, since more than half of the positions on Flickr8k are PAD.
     """
 
     shape: tuple[int, int, int]
@@ -51,17 +51,17 @@ class Packing:
 
     @classmethod
     def of(cls, counts: Tensor) -> Packing:
-        """Of ``counts`` ``[B, N, T]``, True where a word counts."""
+        """Returns the packing of ``counts`` ``[B, N, T]``, which is True for words to compute."""
         places = None if bool(counts.all()) else counts.flatten().nonzero().squeeze(1)
         images, captions, steps = counts.shape
         return cls((images, captions, steps), places)
 
     def pack(self, spread: Tensor) -> Tensor:
-        """``[B N T, ...]`` -> ``[M, ...]``."""
+        """Selects the rows: ``[B N T, ...]`` -> ``[M, ...]``."""
         return spread if self.places is None else spread.index_select(0, self.places)
 
     def spread(self, rows: Tensor) -> Tensor:
-        """``[M, ...]`` -> ``[B N T, ...]``, zeros elsewhere."""
+        """Scatters the rows, with zeros elsewhere: ``[M, ...]`` -> ``[B N T, ...]``."""
         if self.places is None:
             return rows
         everywhere = rows.new_zeros(math.prod(self.shape), *rows.shape[1:])
@@ -69,7 +69,7 @@ class Packing:
 
 
 class Layer(nn.Module):
-    """Self-attention, attention to the grid, and a two-layer network, each added to the stream."""
+    """Transformer layer: self-attention, attention to the grid and a feed-forward network, each with a residual."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -85,12 +85,12 @@ class Layer(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def remember(self, grid: Tensor) -> Memory:
-        """The keys and values of the projected grid ``[B, L, D]``."""
-        keys, values = self._heads(self.from_grid(grid), 2).contiguous()  # once, not at each step
+        """Returns the keys and values of the projected grid ``[B, L, D]``."""
+        keys, values = self._heads(self.from_grid(grid), 2).contiguous()  # once instead of at each step
         return keys, values
 
     def forward(self, rows: Tensor, packing: Packing, memory: Memory) -> Tensor:
-        """All steps at once: the stream ``[M, D]`` before and after this layer."""
+        """Runs all steps at once: the stream ``[M, D]`` before and after this layer."""
         images, captions, steps = packing.shape
         words = packing.spread(self.from_words(self.norms[0](rows))).view(images * captions, steps, -1)
         query, keys, values = self._heads(words, 3)
@@ -103,7 +103,7 @@ class Layer(nn.Module):
         return self._think(rows)
 
     def step(self, stream: Tensor, cache: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
-        """One step: the stream ``[B, N, D]`` after this layer, its longer cache, weights ``[B, N, L]``."""
+        """Runs one step; returns the stream ``[B, N, D]``, the extended cache, and weights ``[B, N, L]``."""
         width, captions = stream.shape[-1], stream.shape[:2]
         words = self.from_words(self.norms[0](stream)).unsqueeze(2)
         cache = torch.cat([cache, words[..., width:]], dim=2)
@@ -119,33 +119,31 @@ class Layer(nn.Module):
         return rows + self.drop(self.narrow(torch.relu(self.widen(self.norms[2](rows)))))
 
     def _heads(self, mixed: Tensor, parts: int) -> Tensor:
-        """``[B, T, parts D]`` -> ``[parts, B, h, T, d]``."""
+        """Splits channels into parts and heads: ``[B, T, parts D]`` -> ``[parts, B, h, T, d]``."""
         return mixed.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
 
 def _merged(heads: Tensor) -> Tensor:
-    """``[B, h, T, d]`` -> ``[B, T, D]``."""
+    """Merges heads: ``[B, h, T, d]`` -> ``[B, T, D]``."""
     return heads.transpose(1, 2).flatten(2)
 
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention ``[B, h, N, d]``, and its weights over the cells: the mean over heads, float32 ``[B, N, L]``."""
+    """Returns attention ``[B, h, N, d]`` and its weights averaged over heads, float32 ``[B, N, L]``."""
     scores = query @ keys.mT * query.shape[-1] ** -0.5
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32)
     return weights.to(values.dtype) @ values, weights.mean(1)
 
 
 def sinusoids(steps: int, width: int) -> Tensor:
-    """``[steps, width]`` float32: sines and cosines of each position (Vaswani et al. 2017, section 3.5)."""
+    """Returns sinusoidal position embeddings ``[steps, width]`` float32 (Vaswani et al. 2017, section 3.5)."""
     rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
     angles = torch.arange(steps).unsqueeze(1) * rates
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
 
 
 class TransformerDecoder(Decoder):
-    """Layers of attention over words and grid. A step's weights over the grid are the last layer's, of all heads
-    the mean.
-    """
+    """Transformer decoder. A step's weights over the grid are those of the last layer, averaged over heads."""
 
     waves: Tensor
 
@@ -165,7 +163,7 @@ class TransformerDecoder(Decoder):
         self._initialise()
 
     def read(self, features: Tensor, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | float]:
-        """As ``Decoder.read`` says; words after the last wanted one of their caption are left out."""
+        """Implements ``Decoder.read``; skips the words after a caption's last wanted position."""
         counts = wanted.flip(-1).cumsum(-1).flip(-1) > 0
         steps = int(counts.flatten(0, 1).any(0).sum())
         counts, tokens, wanted = (part[..., :steps] for part in (counts, tokens, wanted))
@@ -178,14 +176,14 @@ class TransformerDecoder(Decoder):
         return self.settle(rows[chosen]), 0.0
 
     def begin(self, features: Tensor) -> TransformerState:
-        """One caption (N = 1) of each image, before its first word. Features as in ``forward``."""
+        """Returns the state of one caption (N = 1) per image, before START. Features as in ``forward``."""
         memories = self._memories(features)
         keys = memories[0][0]
         empty = keys.new_empty(len(keys), 1, 0, 2 * self.config.embed_dim)
         return TransformerState(memories, (empty,) * len(memories))
 
     def step(self, state: TransformerState, tokens: Tensor) -> tuple[Tensor, TransformerState, Tensor]:
-        """As ``Decoder.step`` says."""
+        """Implements ``Decoder.step``."""
         stream = self.drop_words(self._words(tokens.unsqueeze(-1), state.caches[0].shape[2]).squeeze(2))
         caches, weights = [], stream
         for layer, cache, memory in zip(self._stack, state.caches, state.memories, strict=True):
@@ -204,7 +202,7 @@ class TransformerDecoder(Decoder):
         return tuple(layer.remember(grid) for layer in self._stack)
 
     def _words(self, tokens: Tensor, start: int) -> Tensor:
-        """Embedded ``tokens`` ``[B, N, T]``, the first of them at position ``start``: ``[B, N, T, D]``."""
+        """Embeds ``tokens`` ``[B, N, T]``, which start at position ``start``: ``[B, N, T, D]``."""
         width, end = self.config.embed_dim, start + tokens.shape[-1]
         places = self.waves if self.places is None else self.places.weight
         if self.places is None and end > len(self.waves):
@@ -212,7 +210,7 @@ class TransformerDecoder(Decoder):
         return self.embed(tokens) * width**0.5 + places[start:end]
 
     def _initialise(self) -> None:
-        """Glorot's bounds but for the output layer; embeddings of unit length, as they may be that layer too."""
+        """Glorot initialisation; embeddings to unit expected norm, since they may also be the output layer."""
         for module in (self.project, *self.layers.modules()):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

@@ -1,7 +1,7 @@
-"""Word vectors in the text format of word2vec and fastText: a word and its numbers a line, blanks between.
+"""Reads word vectors in the text format of word2vec and fastText: one word and its numbers per line.
 
-A first line of two numbers (how many words, how many channels) may be there. Files are read as a stream, only
-the words that are asked for are kept, and a name that ends in .gz is unpacked. No torch here.
+An optional header line has two numbers (words and channels). Files are streamed, and only the requested words are
+kept. Names that end in .gz are decompressed. Does not import torch.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ HEADER_DIGITS = 18
 
 @dataclass(frozen=True)
 class WordVectors:
-    """``rows`` float32 [n, E]: the vectors of the tokens ``ids`` int64 [n], of ``asked`` that were looked for.
+    """Vectors ``rows`` float32 [n, E] of the tokens ``ids`` int64 [n]; ``asked`` tokens were looked up.
 
-    ``sha256`` is the file's.
+    ``sha256`` is that of the file.
     """
 
     ids: np.ndarray
@@ -41,7 +41,7 @@ class WordVectors:
 
 
 class _Hashed(io.RawIOBase):
-    """A stream that hashes what is read of it."""
+    """A stream that hashes the bytes read from it."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream, self.hash = stream, hashlib.sha256()
@@ -57,15 +57,15 @@ class _Hashed(io.RawIOBase):
 
 
 def vectors_width(url: str) -> int:
-    """How many channels the vectors in the file ``url`` have. Raises RequestError."""
+    """Returns the number of channels of the vectors in the file ``url``. Raises RequestError."""
     with _opened(url) as (lines, _):
         return _begin(url, lines)[0]
 
 
 def read_vectors(url: str, vocabulary: Mapping[str, int]) -> WordVectors:
-    """The vectors of the words of ``vocabulary`` (word -> id) that the file has; of doubles the first.
+    """Returns the file's vectors for the words of ``vocabulary`` (word -> id); the first one if a word repeats.
 
-    Raises RequestError where a line of such a word is broken, or where there is none.
+    Raises RequestError if the line of such a word is malformed, or if no word has a vector.
     """
     wanted = {word.encode(): token for word, token in vocabulary.items()}
     found: dict[int, np.ndarray] = {}
@@ -87,7 +87,7 @@ def read_vectors(url: str, vocabulary: Mapping[str, int]) -> WordVectors:
 
 @contextmanager
 def _opened(url: str) -> Iterator[tuple[IO[bytes], _Hashed]]:
-    """The file's lines, unpacked, and what hashes it as it is stored: all of it, if it is read to its end."""
+    """Yields the decompressed lines, and the hash of the stored bytes, complete at the end of the file."""
     try:
         with refusals(url), fsspec.open(url, "rb") as stream:
             hashed = _Hashed(stream)
@@ -101,7 +101,7 @@ def _opened(url: str) -> Iterator[tuple[IO[bytes], _Hashed]]:
 
 
 def _begin(url: str, lines: IO[bytes]) -> tuple[int, list[bytes]]:
-    """How many numbers a word has, and the lines that were read to know it; a header is an empty one."""
+    """Returns the number of channels and the lines already read; a header is returned as an empty line."""
     first = lines.readline(BUFFER)
     if not _is_header(first):
         return _checked(url, first, len(first.split()) - 1), [first]
@@ -128,7 +128,7 @@ def _checked(url: str, first: bytes, width: int) -> int:
 
 
 def _values(line: bytes) -> int:
-    """How many numbers a line ends with, its first word never one of them."""
+    """Returns the number of numeric fields at the end of a line, not counting its first word."""
     return len([*takewhile(_is_number, reversed(line.split()[1:]))])
 
 
@@ -141,7 +141,7 @@ def _is_number(field: bytes) -> bool:
 
 
 def _numbers(url: str, number: int, line: bytes, width: int) -> np.ndarray | None:
-    """The vector in a line; None where more comes before it than one word: that word has a blank in it."""
+    """Returns the vector of a line; None if the word contains a blank, which gives extra fields before the numbers."""
     fields = line.split()[1:]
     try:
         if len(fields) <= width:

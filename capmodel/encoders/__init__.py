@@ -1,1 +1,1 @@
-"""Encoders: images to features. Decoding, preprocessing, weights, backbones, reduction."""
+"""Image encoders: decoding, preprocessing, weights, backbone networks and feature reduction."""

@@ -1,4 +1,4 @@
-"""Encoders: what one is (``EncoderSpec``, settled on the launcher), and what a worker runs (``Encoder``).
+"""Encoders: ``EncoderSpec`` is settled on the launcher, ``Encoder`` runs on workers.
 
 Shapes: n images; B the batch; S the image size; H, W, C the grid's height, width and channels.
 """
@@ -39,19 +39,19 @@ from captionbeam.schemas.formats import arrow
 
 __all__ = ["Encoder", "EncoderSpec", "resolve_encoder", "store_weights"]
 
-BATCH = {"cpu": 16, "cuda": 128}  # by default; on a CPU there are several at a time
+BATCH = {"cpu": 16, "cuda": 128}  # default batch size; a CPU computes several batches at a time
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """All that decides a row of features besides the image's bytes; its hash is the features' fingerprint.
+    """Everything that determines a row of features besides the image's bytes; its hash is the features' fingerprint.
 
-    name, output:   what ``find_backbone`` knows; ``grid`` ``[H, W, C]``, ``pooled`` ``[C]`` (what the network's own
-                    classifier reads: the grid's mean in most) or ``logits`` ``[1000]``.
-    weights_sha256: of the weights as ``weights_bytes`` writes them, without what the output does not need.
+    name, output:   a name for ``find_backbone``; ``grid`` ``[H, W, C]``, ``pooled`` ``[C]`` (the input of the network's
+                    own classifier: in most networks the grid's mean) or ``logits`` ``[1000]``.
+    weights_sha256: of the weights as ``weights_bytes`` writes them, without those that the output does not need.
     pool_padding:   whether InceptionV3's average pools count padding (torchvision) or not (TensorFlow).
-    layers:         whose grids are kept, one after the other, averaged down to the coarsest; () for the last alone.
-    precision:      ``fp32`` or ``bf16``: what the network computes in. What is kept is float16 either way.
+    layers:         modules whose grids are concatenated, averaged down to the coarsest; () for the last grid.
+    precision:      ``fp32`` or ``bf16``: the dtype of the computation. Features are float16 either way.
     """
 
     name: str
@@ -63,14 +63,14 @@ class EncoderSpec:
     layers: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; ``from_dict`` reads them back. Without ``layers`` where there are none, as ever."""
+        """Returns plain JSON values, which ``from_dict`` reads. ``layers`` is included only if it is not empty."""
         values = asdict(self)
         layers = list(values.pop("layers"))
         return {**values, "layers": layers} if layers else values
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> EncoderSpec:
-        """The spec that ``to_dict`` wrote. Raises RequestError for one of another version."""
+        """Returns the spec that ``to_dict`` wrote. Raises RequestError for another version's."""
         try:
             prepared = Preprocess.from_dict(values["preprocess"])
             layers = tuple(values.get("layers", ()))
@@ -83,12 +83,12 @@ class EncoderSpec:
 
     @property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits."""
+        """The features' fingerprint: 32 hexadecimal digits."""
         return fingerprint(self.to_dict())
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one row: ``(H, W, C)`` or ``(C,)``."""
+        """The shape of one row: ``(H, W, C)`` or ``(C,)``."""
         return shape_of(self.name, self.preprocess.size, self.output, self.layers)
 
     @property
@@ -112,12 +112,12 @@ def resolve_encoder(
     channels: str | None = None,
     layers: Sequence[str] = (),
 ) -> tuple[EncoderSpec, State]:
-    """On the launcher: the spec, everything settled, and its weights, tried in the network.
+    """Returns the complete spec and its weights, after loading them into the network. Runs on the launcher.
 
-    ``weights``: a published name, a path or a URL; None for the encoder's own. ``preprocess``: a scaling;
-    it, ``image_size``, ``crop``, ``resize``, ``interpolation`` and ``channels`` change the preset of the
-    weights, as ``Preprocess.override`` says. ``device``: what ``precision`` auto is settled by.
-    Raises RequestError for what does not fit.
+    ``weights``: a published name, a path or a URL; None for the encoder's default. ``preprocess``: a scaling. It and
+    ``image_size``, ``crop``, ``resize``, ``interpolation`` and ``channels`` change the weights' preset, as in
+    ``Preprocess.override``. ``device``: decides the precision if ``precision`` is auto. Raises RequestError for an
+    invalid combination.
     """
     backbone = find_backbone(name)
     backbone.check_output(output)
@@ -145,10 +145,10 @@ def _check_layers(name: str, output: str, layers: Sequence[str]) -> None:
 
 
 class Encoder:
-    """A processor: images in, float16 grids ``[n, H, W, C]`` or vectors ``[n, C]`` out.
+    """A processor that maps images to float16 grids ``[n, H, W, C]`` or vectors ``[n, C]``.
 
-    Batches are padded to ``batch_size``, so that on one device a row does not depend on its batch-mates.
-    Threads may share an encoder; it computes ``streams`` batches at a time.
+    Batches are padded to ``batch_size``, so on one device a row does not depend on the rest of its batch. Threads may
+    share an encoder; it computes ``streams`` batches at a time.
     """
 
     def __init__(self, spec: EncoderSpec, network: nn.Module, batch_size: int, device: torch.device) -> None:
@@ -161,10 +161,9 @@ class Encoder:
     def load(
         cls, spec: EncoderSpec, weights_url: str, batch_size: int | None = None, device: str = "auto"
     ) -> Encoder:
-        """The encoder of ``spec`` on this machine, with the weights that ``store_weights`` put at
-        ``weights_url``.
+        """Loads the encoder of ``spec``, with the weights that ``store_weights`` wrote to ``weights_url``.
 
-        Raises FingerprintError for other weights, RequestError for a device that is not there.
+        Raises FingerprintError for other weights, RequestError for a device that does not exist.
         """
         target = pick_device(device)
         state = read_weights(f"{weights_url}{SHA256_MARK}{spec.weights_sha256}")
@@ -181,13 +180,13 @@ class Encoder:
         return cls(spec, network, batch_size or BATCH[target.type], target)
 
     def prepare(self, item: bytes) -> Tensor:
-        """A file's bytes as uint8 ``[3, S, S]``. Raises ImageError."""
+        """Returns a file's bytes as uint8 ``[3, S, S]``. Raises ImageError."""
         return self.spec.preprocess.pixels(decode_image(item))
 
     def run(self, batch: Sequence[Tensor], image_ids: Sequence[str]) -> dict[str, np.ndarray]:
-        """``{"grid": float16 [n, H, W, C]}``, or ``[n, C]`` of another output, of at most B prepared images.
+        """Returns ``{"grid": float16 [n, H, W, C]}``, or ``[n, C]`` for another output, of at most B prepared images.
 
-        Raises ImageError where a row is not finite in float16, OutOfMemory, SystemicError.
+        Raises ImageError if a row is not finite in float16, OutOfMemory, SystemicError.
         """
         pixels = self._padded(batch)
         rows, finite = self._streams.run(lambda: self._computed(pixels, len(batch)))
@@ -199,8 +198,10 @@ class Encoder:
         return {self.spec.output: rows}
 
     def bare_forward(self) -> Callable[[], object]:
-        """For benchmarks: a call of what comes back is one forward pass of a full batch of scaled noise, on the
-        calling thread."""
+        """For benchmarks: returns a function that runs one forward pass of a full batch of scaled noise.
+
+        The pass runs on the calling thread.
+        """
         size = self.spec.preprocess.size
         pixels = torch.randint(0, 256, (self.batch_size, 3, size, size), dtype=torch.uint8)
         scaled = self._scaled(pixels.to(self.device).contiguous(memory_format=torch.channels_last))
@@ -212,7 +213,7 @@ class Encoder:
         return forward
 
     def _padded(self, batch: Sequence[Tensor]) -> Tensor:
-        """uint8 ``[B, 3, S, S]``, channels last in memory, black after the images that there are."""
+        """Returns uint8 ``[B, 3, S, S]``, channels last in memory, padded with black images."""
         size = self.spec.preprocess.size
         rows = np.zeros((self.batch_size, size, size, 3), np.uint8)
         np.stack([image.permute(1, 2, 0).numpy() for image in batch], out=rows[: len(batch)])
@@ -220,7 +221,7 @@ class Encoder:
 
     @torch.inference_mode()
     def _computed(self, pixels: Tensor, count: int) -> tuple[np.ndarray, list[bool]]:
-        """Features of the first ``count`` rows, float16 ``[count, *shape]``, and which of them are finite."""
+        """Returns the features of the first ``count`` rows, float16 ``[count, *shape]``, and which are finite."""
         with device_errors(), exact_kernels(self.device):
             features = self._network(self._scaled(pixels.to(self.device)))[:count]
             if features.ndim == 4:

@@ -1,4 +1,4 @@
-"""What is kept of an encoder's features, settled on the launcher. No torch here, so that it takes no time."""
+"""Settles on the launcher which features are stored. Does not import torch, so it is fast."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ DTYPES = ("float16", "int8")
 
 @dataclass(frozen=True)
 class FeaturePlan:
-    """What is kept of the features, and how.
+    """Which features are stored, and how.
 
-    ``spec`` is the features' own: the encoder's, with ``reduction`` (method, dim, sha256 of the components) and
-    ``dtype`` where they say something; its hash is the fingerprint. ``column``, ``shape``: of a row. ``components``:
-    URL of the file.
+    ``spec``: the features' own spec: the encoder's, plus ``reduction`` (method, dim, sha256 of the components) and
+    ``dtype`` if they are set; its hash is the fingerprint. ``column``, ``shape``: of a row. ``components``: URL of the
+    file.
     """
 
     spec: Mapping[str, Any]
@@ -32,7 +32,7 @@ class FeaturePlan:
 
     @property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits."""
+        """The features' fingerprint: 32 hexadecimal digits."""
         return fingerprint(self.spec)
 
     @property
@@ -49,9 +49,9 @@ def settle_features(
     dim: int | None = None,
     dtype: str = "float16",
 ) -> FeaturePlan:
-    """On the launcher: what is kept of features of ``spec``.
+    """Returns the plan for features of ``spec``. Runs on the launcher.
 
-    ``reduce``: a file of components, of which the first ``dim`` are taken (None: all). Raises RequestError, and
+    ``reduce``: a file of components, of which the first ``dim`` are used (None: all). Raises RequestError, and
     FingerprintError for components that were fitted to other features.
     """
     if dtype not in DTYPES:
@@ -86,5 +86,5 @@ def _reduction(url: str, dim: int | None, spec: Mapping[str, Any], channels: int
 
 
 def columns_of(spec: Mapping[str, Any], column: str, shape: Sequence[int]) -> pa.Schema:
-    """The columns that features of ``spec`` are kept in."""
+    """Returns the stored columns of features of ``spec``."""
     return stored_columns(column, shape, spec.get("dtype", "float16"))

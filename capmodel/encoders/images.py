@@ -1,7 +1,7 @@
-"""Bytes of a JPEG, PNG, WebP, GIF, BMP or TIFF to eight-bit RGB pixels, the same on every machine.
+"""Decodes JPEG, PNG, WebP, GIF, BMP and TIFF to 8-bit RGB pixels, identically on every machine.
 
-What is upright, opaque and RGB after this module: EXIF orientation is applied, an animation gives its first
-frame, transparency lies on white, CMYK is read as Adobe writes it, sixteen bits become eight by rounding.
+Pixels are upright, opaque RGB: EXIF orientation is applied, an animation gives its first frame, transparency is
+blended with white, CMYK is read as Adobe writes it, and 16-bit values are rounded to 8 bits.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from captionbeam.schemas.errors import ImageError
 
 MAX_PIXELS = 100_000_000
-GIANT_PIXELS = 16_000_000  # above it, pictures are decoded one at a time: one near the limit takes up to 2 GB
+GIANT_PIXELS = 16_000_000  # larger images are decoded one at a time: one near the limit takes up to 2 GB
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 BACKGROUND = (255, 255, 255)
 
-# What Pillow's decoders raise for bytes that are not what their header promised (found by fuzzing them).
+# Raised by Pillow's decoders for bytes that contradict their header (found by fuzzing).
 BROKEN = (
     OSError,
     SyntaxError,
@@ -47,7 +47,7 @@ _SIGNATURES = {
     b"MM\0*": "TIFF",
 }
 
-_TURNS = {  # the EXIF orientations that are not upright already
+_TURNS = {  # EXIF orientations other than upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -59,17 +59,16 @@ _TURNS = {  # the EXIF orientations that are not upright already
 
 _giant = threading.Lock()
 
-# Pillow warns of odd metadata and, at a limit below ours, of large images; what matters is raised here.
+# Pillow warns of unusual metadata and of large images below our limit; relevant problems raise here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-Image.init()  # Image.open(formats=...) knows only the plugins that are loaded already
+Image.init()  # Image.open(formats=...) knows only plugins that are already loaded
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """The picture in ``data`` as uint8 ``[H, W, 3]``, RGB, upright.
+    """Returns the image in ``data`` as uint8 ``[H, W, 3]``, RGB, upright.
 
-    Raises ImageError of stage ``decode``: ``empty`` (no bytes), ``unsupported`` (no picture, or a kind of
-    picture that is not read here), ``too_large`` (more than ``max_pixels``), ``truncated`` (the file ends too
-    early), ``decode`` (anything else that is broken).
+    Raises ImageError of stage ``decode``: ``empty`` (no bytes), ``unsupported`` (not an image, or an unsupported kind),
+    ``too_large`` (more than ``max_pixels``), ``truncated`` (the file ends too early), ``decode`` (any other defect).
     """
     if not data:
         raise ImageError("empty", "decode", "the file has no bytes")
@@ -87,7 +86,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
-    """Pillow's image with its header read and nothing decoded yet."""
+    """Returns Pillow's image with its header read and nothing decoded yet."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as err:
@@ -105,7 +104,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1, upright, where the EXIF block is absent or broken."""
+    """Returns the EXIF orientation; 1 (upright) if the EXIF block is missing or broken."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except BROKEN:
@@ -119,7 +118,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB. Raises ImageError(``unsupported``) for pixels without a stated range."""
+    """Converts any mode to RGB. Raises ImageError(``unsupported``) for pixels without a defined range."""
     if image.mode in ("I", "F"):
         raise ImageError(
             "unsupported",
@@ -135,7 +134,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Sixteen-bit grey scaled by 1 / 257 and rounded, where Pillow's ``convert`` would clip."""
+    """Scales 16-bit grey by 1 / 257 and rounds; Pillow's ``convert`` would clip."""
     wide = np.asarray(image).astype(np.uint32)
     return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
 
@@ -157,7 +156,7 @@ def _broken(data: bytes, name: str, err: Exception) -> ImageError:
 
 
 def _ends_early(data: bytes, name: str) -> bool:
-    """Whether a broken file lacks its end, by what its own format says of where that is."""
+    """Whether a broken file is truncated, according to its format's end marker or length field."""
     if name in ("JPEG", "MPO"):
         return b"\xff\xd9" not in data[-4096:]
     if name == "PNG":
@@ -175,7 +174,7 @@ def _ends_early(data: bytes, name: str) -> bool:
 
 
 def _lacks_strips(image: Image.Image, size: int) -> bool:
-    """Whether a TIFF's own table of strips or tiles points beyond the ``size`` bytes that there are."""
+    """Whether a TIFF's strip or tile table points beyond its ``size`` bytes."""
     if image.format != "TIFF":
         return False
     tags = getattr(image, "tag_v2", {})

@@ -1,4 +1,4 @@
-"""Which encoders there are, by family; torch-free, so that a command's help is quick."""
+"""Names of the encoders, by family. Does not import torch, so that a command's help is fast."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "vit": VITS,
 }
 ENCODERS = tuple(name for names in FAMILIES.values() for name in names)
-TIMM = "timm:"  # before the name of a model of timm's
+TIMM = "timm:"  # prefix of timm model names
 OUTPUTS = ("grid", "pooled", "logits")
 
 
 def described() -> str:
-    """All of them in a sentence, for people."""
+    """Returns all names as a phrase for messages."""
     return f"{', '.join(ENCODERS)}, or {TIMM}NAME for any model of timm's"

@@ -1,9 +1,9 @@
-"""Pixels of any size to the tensor an encoder was trained on.
+"""Preprocessing: from decoded pixels of any size to an encoder's input tensor.
 
-Shapes: H, W the picture's height and width; S the encoder's image size; B a batch.
+Shapes: H, W the image's height and width; S the encoder's image size; B a batch.
 
-Two steps, because only the first is worth doing on every decode thread and only its result is small:
-``pixels`` crops and resizes to uint8 ``[3, S, S]``; ``scale`` makes floats of a whole batch, on the device.
+There are two steps: ``pixels`` crops and resizes to uint8 ``[3, S, S]`` on the decode threads, which keeps the result
+small; ``scale`` converts a whole batch to floats on the device.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 
 from captionbeam.schemas.errors import RequestError
 
-VERSION = 1  # raise it by hand whenever decode_image or this module gives other numbers for the same options
+VERSION = 1  # increment whenever decode_image or this module gives other numbers for the same options
 
 CROPS = ("resize-crop", "square-crop", "squash-crop")
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -26,9 +26,9 @@ CHANNELS = ("rgb", "bgr")
 
 Colours = tuple[float, float, float]
 
-# Mean and standard deviation of red, green, blue on the 0..255 scale. torch, tf and caffe are what
-# keras.applications.imagenet_utils.preprocess_input calls them; lite is EfficientNet-Lite's (x - 127) / 128, clip
-# that of OpenAI's CLIP. Any other is written as R,G,B/R,G,B: mean and standard deviation of colours from 0 to 1.
+# Mean and standard deviation of red, green, blue on the 0..255 scale. torch, tf and caffe are named as in
+# keras.applications.imagenet_utils.preprocess_input; lite is EfficientNet-Lite's (x - 127) / 128; clip is that of
+# OpenAI's CLIP. Others are written as R,G,B/R,G,B: mean and standard deviation of colours from 0 to 1.
 SCALINGS: Mapping[str, tuple[Colours, Colours]] = {
     "torch": ((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255)),
     "tf": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
@@ -42,14 +42,14 @@ SCALINGS: Mapping[str, tuple[Colours, Colours]] = {
 
 
 def scaling_of(mean: Sequence[float], std: Sequence[float]) -> str:
-    """The scaling of a mean and a standard deviation of colours from 0 to 1: its name, or R,G,B/R,G,B."""
+    """Returns the name of a scaling, or R,G,B/R,G,B, from mean and standard deviation of colours from 0 to 1."""
     values = tuple(tuple(255 * value for value in colours) for colours in (mean, std))
     named = [name for name, known in SCALINGS.items() if np.allclose(known, values, rtol=1e-6)]
     return next(iter(named), "/".join(",".join(f"{value:g}" for value in colours) for colours in (mean, std)))
 
 
 def scaling_values(scaling: str) -> tuple[Colours, Colours]:
-    """Mean and standard deviation on the 0..255 scale. Raises RequestError for what is no scaling."""
+    """Returns mean and standard deviation on the 0..255 scale. Raises RequestError for an unknown scaling."""
     if scaling in SCALINGS:
         return SCALINGS[scaling]
     try:
@@ -67,16 +67,15 @@ def scaling_values(scaling: str) -> tuple[Colours, Colours]:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How pixels become an encoder's input; all of it is part of the fingerprint.
+    """How pixels become an encoder's input; all fields are part of the fingerprint.
 
-    ``size``: S. ``crop``: ``resize-crop`` brings the shorter side to ``resize`` and cuts out the middle S x
-    S, as torchvision does; ``square-crop`` cuts out the middle square, ``size / resize`` of the shorter side
-    wide, and brings it to S x S, as EfficientNet does (``resize == size``: the whole shorter side);
-    ``squash-crop`` brings both sides to ``resize``, as some of timm's weights want it, and cuts out the middle.
-    ``scaling``: as ``scaling_values`` takes it. ``channels``: the order in the tensor; each colour keeps its own
-    mean in either order.
+    ``size``: S. ``crop``: ``resize-crop`` resizes the shorter side to ``resize`` and takes the central S x S, as
+    torchvision does; ``square-crop`` takes the central square with a side of ``size / resize`` of the shorter side and
+    resizes it to S x S, as EfficientNet does (``resize == size``: the whole shorter side); ``squash-crop`` resizes both
+    sides to ``resize`` and takes the central S x S, as some of timm's weights require. ``scaling``: a value for
+    ``scaling_values``. ``channels``: the order in the tensor; each colour keeps its own mean in either order.
 
-    Raises RequestError for a value that is none of these.
+    Raises RequestError for any other value.
     """
 
     size: int
@@ -103,12 +102,12 @@ class Preprocess:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON keeps it."""
+        """Returns plain JSON values."""
         return asdict(self)
 
     @staticmethod
     def from_dict(spec: Mapping[str, Any]) -> Preprocess:
-        """What ``to_dict`` gave."""
+        """Returns what ``to_dict`` wrote."""
         return Preprocess(**spec)
 
     def override(
@@ -120,10 +119,10 @@ class Preprocess:
         channels: str | None = None,
         resize: int | None = None,
     ) -> Preprocess:
-        """A copy with the user's choices in it.
+        """Returns a copy with the user's choices; None keeps a value.
 
-        Without a ``resize`` another image size keeps the share of the picture that is seen, and another kind of
-        crop sees all of the shorter side; ``caffe`` comes with its BGR order. What is None stays.
+        Without ``resize``, another image size keeps the visible share of the image, and another kind of crop uses the
+        whole shorter side. ``caffe`` implies BGR order.
         """
         size = self.size if image_size is None else image_size
         kept = size if crop not in (None, self.crop) else round(size * self.resize / self.size)
@@ -140,14 +139,14 @@ class Preprocess:
         )
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:
-        """uint8 ``[H, W, 3]`` RGB to float32 ``[3, S, S]``."""
+        """Converts uint8 ``[H, W, 3]`` RGB to float32 ``[3, S, S]``."""
         return self.scale(self.pixels(image)[None])[0]
 
     def pixels(self, image: np.ndarray) -> torch.Tensor:
-        """uint8 ``[H, W, 3]`` RGB to uint8 ``[3, S, S]``, in the order ``channels``, channels last in memory.
+        """Converts uint8 ``[H, W, 3]`` RGB to uint8 ``[3, S, S]``, in the order ``channels``, channels last in memory.
 
-        Antialiased, by torch's integer kernel: the same on every CPU, the same as torchvision's on tensors, and
-        within one level of Pillow's. It runs on one thread and without the GIL.
+        Resizes with antialiasing by torch's integer kernel: the same on every CPU, the same as torchvision's on
+        tensors, and within one level of Pillow's. It runs on one thread and releases the GIL.
         """
         picture = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)
         rows = self._fitted(picture).permute(1, 2, 0).numpy()  # [S, S, 3]
@@ -156,16 +155,16 @@ class Preprocess:
         return torch.from_numpy(rows.copy()).permute(2, 0, 1)  # numpy copies on this thread, torch on all
 
     def scale(self, batch: torch.Tensor) -> torch.Tensor:
-        """uint8 ``[B, 3, S, S]`` of ``pixels`` to float32, on the batch's device, channels last in memory.
+        """Converts uint8 ``[B, 3, S, S]`` of ``pixels`` to float32, on the batch's device, channels last in memory.
 
         ``(x - mean) / std``, computed as ``x * (1 / std) - mean / std``.
         """
         factor, offset = self._table(batch.device, batch.shape[-1])
-        rows = batch.permute(0, 2, 3, 1).flatten(2).float()  # [B, S, S * 3]: long, for vector instructions
+        rows = batch.permute(0, 2, 3, 1).flatten(2).float()  # [B, S, S * 3]: long rows for vectorisation
         return torch.addcmul(offset, rows, factor, out=rows).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
 
     def _table(self, device: torch.device, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Factor and offset of each value of a row of pixels: float32 ``[width * 3]`` each."""
+        """Returns factor and offset of each value of a row of pixels: float32 ``[width * 3]`` each."""
         mean, std = (np.array(values) for values in scaling_values(self.scaling))
         if self.channels == "bgr":
             mean, std = mean[::-1], std[::-1]
@@ -174,7 +173,7 @@ class Preprocess:
         return factor, offset
 
     def _fitted(self, picture: torch.Tensor) -> torch.Tensor:
-        """uint8 ``[3, H, W]`` to ``[3, S, S]``."""
+        """Crops and resizes uint8 ``[3, H, W]`` to ``[3, S, S]``."""
         if self.crop == "square-crop":
             return self._crop_then_resize(picture)
         height, width = picture.shape[1:]
@@ -186,12 +185,12 @@ class Preprocess:
         )
 
     def _middle(self, resized: torch.Tensor) -> torch.Tensor:
-        """``CenterCrop(size)`` of torchvision, its rounding included."""
+        """torchvision's ``CenterCrop(size)``, with its rounding."""
         top, left = (round((side - self.size) / 2.0) for side in resized.shape[1:])
         return resized[:, top : top + self.size, left : left + self.size]
 
     def _crop_then_resize(self, picture: torch.Tensor) -> torch.Tensor:
-        """The centre crop of EfficientNet's ``_decode_and_center_crop``, its rounding included."""
+        """The centre crop of EfficientNet's ``_decode_and_center_crop``, with its rounding."""
         height, width = picture.shape[1:]
         side = max(1, min(height, width) * self.size // self.resize)
         top, left = (height - side + 1) // 2, (width - side + 1) // 2

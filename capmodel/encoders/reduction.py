@@ -1,9 +1,9 @@
-"""Features made smaller: fewer channels by components, fewer bits by int8. Over an encoder, or over kept features.
+"""Feature reduction: fewer channels by components, and int8 storage. For an encoder's output or stored features.
 
-Shapes: n images; C channels of the encoder's features, K components; ``...`` is H, W of a grid, nothing of a vector.
+Shapes: n images; C channels of the encoder's features, K components; ``...`` is H, W for a grid, nothing for a vector.
 
-What is reduced are float16 features, as a store keeps them, and each image's by itself: so images that go through
-encoder and reduction in one pass give the rows that a store of full features gives, reduced.
+Reduction takes float16 features, as a store holds them, one image at a time. Encoding with reduction in one pass
+therefore gives the same rows as reducing stored full features.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from captionbeam.schemas.formats.int8 import rounded
 if TYPE_CHECKING:
     from captionbeam.capmodel.encoders.encoder import Encoder
 
-ROWS = {"cpu": 32, "cuda": 512}  # images at a time, of kept features
+ROWS = {"cpu": 32, "cuda": 512}  # images per batch of stored features
 
 
 class Reducer:
-    """Takes the components' mean off (PCA alone) and projects on the first ``dim`` of them, in float32."""
+    """Subtracts the components' mean (PCA only) and projects onto the first ``dim`` components, in float32."""
 
     def __init__(self, components: Components, dim: int, device: torch.device) -> None:
         vectors = torch.from_numpy(components.vectors[:dim].copy())
@@ -41,7 +41,7 @@ class Reducer:
 
     @classmethod
     def load(cls, reduction: Mapping[str, Any], url: str, device: torch.device) -> Reducer:
-        """The reducer of a spec's ``reduction``. Raises FingerprintError for another file, RequestError."""
+        """Loads the reducer of a spec's ``reduction``. Raises FingerprintError for another file, RequestError."""
         components = read_components(url)
         if components.sha256 != reduction["sha256"]:
             raise FingerprintError(
@@ -51,12 +51,12 @@ class Reducer:
 
     @torch.inference_mode()
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """float16 ``[n, ..., C]`` -> float16 ``[n, ..., K]``. Raises OutOfMemory, SystemicError."""
+        """Reduces float16 ``[n, ..., C]`` to float16 ``[n, ..., K]``. Raises OutOfMemory, SystemicError."""
         with device_errors(), exact_kernels(self.device):
             return torch.stack([self._one(torch.from_numpy(row)) for row in features]).cpu().numpy()
 
     def _one(self, row: Tensor) -> Tensor:
-        """An image by itself: of products of another size BLAS may round other sums."""
+        """Reduces one image; BLAS may round differently for another matrix size."""
         projected = row.to(self.device).float().reshape(-1, row.shape[-1]) @ self._matrix
         if self._offset is not None:
             projected -= self._offset
@@ -64,9 +64,9 @@ class Reducer:
 
 
 class FeatureEncoder:
-    """A processor: images in, features out as ``plan`` keeps them, by an encoder and what follows it.
+    """A processor that maps images to features as ``plan`` stores them: an encoder with optional reduction.
 
-    ``as_read``: of int8, give what a reader of the store gets back; else the float16 that is to be stored so.
+    ``as_read``: for int8, return what a reader of the store gets; otherwise the float16 values to be stored as int8.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class FeatureEncoder:
         device: str = "auto",
         as_read: bool = False,
     ) -> FeatureEncoder:
-        """The encoder of ``spec``, with weights and components as the store's ``models/`` have them.
+        """Loads the encoder of ``spec``, with weights and components from the store's ``models/``.
 
         Raises FingerprintError for other weights or components, RequestError.
         """
@@ -100,7 +100,7 @@ class FeatureEncoder:
 
     @property
     def batch_size(self) -> int:
-        """Images a forward pass."""
+        """Images per forward pass."""
         return self._encoder.batch_size
 
     @batch_size.setter
@@ -108,11 +108,11 @@ class FeatureEncoder:
         self._encoder.batch_size = images
 
     def prepare(self, item: bytes) -> Tensor:
-        """A file's bytes as the encoder takes them. Raises ImageError."""
+        """Returns a file's bytes as the encoder's input. Raises ImageError."""
         return self._encoder.prepare(item)
 
     def run(self, batch: Sequence[Tensor], image_ids: Sequence[str]) -> dict[str, np.ndarray]:
-        """``{column: float16 [n, *shape]}``. Raises ImageError, OutOfMemory, SystemicError."""
+        """Returns ``{column: float16 [n, *shape]}``. Raises ImageError, OutOfMemory, SystemicError."""
         features = self._encoder.run(batch, image_ids)[self.column]
         if self._reducer is not None:
             features = checked(self._reducer(features), image_ids)
@@ -120,7 +120,7 @@ class FeatureEncoder:
 
 
 class FeatureReducer:
-    """A processor: rows of a features snapshot in, the same reduced, or to be stored as int8, out."""
+    """A processor that maps rows of a features snapshot to reduced features, or to features to be stored as int8."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class FeatureReducer:
         batch_size: int | None = None,
         device: torch.device | None = None,
     ) -> None:
-        """``shape``: of the rows that come in."""
+        """``shape``: of the input rows."""
         self._reducer, self._column, self._shape = reducer, column, tuple(shape)
         target = device or torch.device("cpu")
         self.batch_size = batch_size or ROWS[target.type]
@@ -150,18 +150,18 @@ class FeatureReducer:
         batch_size: int | None = None,
         device: str = "auto",
     ) -> FeatureReducer:
-        """Raises FingerprintError for other components, RequestError."""
+        """Loads the components. Raises FingerprintError for other components, RequestError."""
         target = pick_device(device)
         return cls(spec, column, shape, load_reducer(spec, components_url, target), batch_size, target)
 
     def prepare(self, item: np.ndarray) -> np.ndarray:
-        """float16 features, checked. Raises ImageError."""
+        """Returns the float16 features after a shape check. Raises ImageError."""
         if item.shape != self._shape:
             raise ImageError("model", "model", f"features have shape {item.shape}; expected {self._shape}")
         return item
 
     def run(self, batch: Sequence[np.ndarray], image_ids: Sequence[str]) -> dict[str, np.ndarray]:
-        """``{column: float16 [n, *shape]}``. Raises ImageError, OutOfMemory, SystemicError."""
+        """Returns ``{column: float16 [n, *shape]}``. Raises ImageError, OutOfMemory, SystemicError."""
         features = np.stack(batch)
         if self._reducer is not None:
             features = self._streams.run(partial(self._reducer, features))
@@ -169,7 +169,7 @@ class FeatureReducer:
 
 
 def load_reducer(spec: Mapping[str, Any], components_url: str | None, device: torch.device) -> Reducer | None:
-    """The reducer that ``spec`` asks for, or None. Raises FingerprintError, RequestError."""
+    """Returns the reducer of ``spec``, or None. Raises FingerprintError, RequestError."""
     if "reduction" not in spec:
         return None
     if components_url is None:
@@ -180,7 +180,7 @@ def load_reducer(spec: Mapping[str, Any], components_url: str | None, device: to
 
 
 def checked(features: np.ndarray, image_ids: Sequence[str]) -> np.ndarray:
-    """``features`` float16 ``[n, ...]``. Raises ImageError where a row is not finite."""
+    """Returns ``features`` float16 ``[n, ...]``. Raises ImageError if a row is not finite."""
     finite = np.isfinite(features.reshape(len(features), -1).sum(1, dtype=np.float32))
     if not finite.all():
         odd = image_ids[int(finite.argmin())]

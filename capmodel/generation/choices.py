@@ -1,6 +1,6 @@
-"""How the next words are chosen: the likeliest continuations, or a draw.
+"""How the next words are chosen: the most likely continuations, or a random draw.
 
-Shapes: B images, n captions an image before a step and K after it, V vocabulary.
+Shapes: B images, n captions per image before a step and K after it, V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from captionbeam.capmodel.generation.search import Choose
 
 
 class Likeliest:
-    """Beam search: of all continuations of an image's captions the K that rank highest.
+    """Beam search: keeps the K highest-ranked continuations of an image's captions.
 
-    Finished captions stay in the race. One beam is greedy search. With groups, the K / groups beams of each race
-    among themselves, group by group: a word counts there as if its log-probability were lower by ``diversity``
-    for each caption of the groups before it that took the word in this step (Vijayakumar et al. 2018, algorithm
-    1, with Hamming diversity). Scores stay the model's own.
+    Finished captions stay in the beam. One beam is greedy search. With groups, the K / groups beams of each group
+    compete only with each other, group by group: a word's log-probability is lowered by ``diversity`` for each caption
+    of the previous groups that took the word in this step (Vijayakumar et al. 2018, algorithm 1, with Hamming
+    diversity). Scores stay the model's own.
     """
 
     def __init__(self, beam: int, ranking: Ranking, diversity: float, pad: int) -> None:
@@ -39,12 +39,13 @@ class Likeliest:
         taken = torch.zeros_like(logprobs[:, 0])
         groups: list[tuple[Tensor, Tensor, Tensor]] = []
         for group in range(self.ranking.groups):
-            start = group * width if scores.shape[1] > 1 else 0  # all groups start from the one first caption
+            # all groups start from the one initial caption
+            start = group * width if scores.shape[1] > 1 else 0
             logs, sums, counts = (part.narrow(1, start, width) for part in (logprobs, scores, lengths))
             toll = self.diversity * taken.unsqueeze(1)
             parents, tokens, best = self._best(logs, sums, counts, logs - toll)
             taken.scatter_add_(1, tokens, (best > NEVER).to(taken.dtype))
-            taken[:, self.pad] = 0  # that of finished captions
+            taken[:, self.pad] = 0  # PAD continues finished captions and is not penalised
             groups.append((parents + start, tokens, best))
         parents, tokens, best = (torch.cat(parts, dim=1) for parts in zip(*groups, strict=True))
         return parents, tokens, best
@@ -52,9 +53,9 @@ class Likeliest:
     def _best(
         self, logprobs: Tensor, scores: Tensor, lengths: Tensor, chances: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The ``each`` best by ``chances``, which are ``logprobs`` less what the words cost here."""
+        """Returns the ``each`` best by ``chances``, which are ``logprobs`` minus the diversity penalty."""
         each = min(self.each, logprobs.shape[-1])
-        gained, tokens = chances.topk(each, dim=-1)  # each caption's own best, then the best of those
+        gained, tokens = chances.topk(each, dim=-1)  # the best of each caption, then the best of those
         ranks = self.ranking.ranks(scores.unsqueeze(-1) + gained, lengths.unsqueeze(-1)).flatten(1)
         best, place = ranks.topk(min(self.each, ranks.shape[1]), dim=1)
         if self.diversity or self.ranking.power:
@@ -64,7 +65,7 @@ class Likeliest:
 
 
 class Forced:
-    """The words of a prefix, one caption an image; after the last of them ``then`` chooses."""
+    """Chooses the words of a prefix, one caption per image; ``then`` chooses the words after it."""
 
     def __init__(self, prefix: Sequence[int], then: Choose) -> None:
         self.prefix, self.then = prefix, then
@@ -80,13 +81,13 @@ class Forced:
 
 
 class Draw:
-    """Sampling: K captions an image, each going on with a word drawn by a number of its own.
+    """Sampling: K captions per image, each continued with a randomly drawn word.
 
     Scores add up the model's own log-probabilities, before temperature, top-k and top-p.
     """
 
     def __init__(self, options: DecodeOptions, numbers: Tensor) -> None:
-        """``numbers`` ``[B, K, steps]`` in [0, 1), as ``uniforms`` draws them."""
+        """``numbers`` ``[B, K, steps]`` in [0, 1), from ``uniforms``."""
         self.options, self.numbers = options, numbers
 
     def __call__(
@@ -101,7 +102,7 @@ class Draw:
 
 
 def draw(logprobs: Tensor, numbers: Tensor, options: DecodeOptions) -> Tensor:
-    """One token id a row of ``logprobs`` ``[..., V]``: the distribution inverted at ``numbers`` ``[...]``."""
+    """Draws one token id per row of ``logprobs`` ``[..., V]``: inverts the distribution at ``numbers`` ``[...]``."""
     values, ids = logprobs / options.divisor, None
     if options.top_k or options.top_p < 1:
         values, ids = values.topk(min(options.top_k or values.shape[-1], values.shape[-1]), dim=-1)
@@ -116,9 +117,9 @@ def draw(logprobs: Tensor, numbers: Tensor, options: DecodeOptions) -> Tensor:
 
 
 def uniforms(seed: int, image_ids: Sequence[str], captions: int, steps: int) -> np.ndarray:
-    """``[B, captions, steps]`` float32 in [0, 1): row (b, i) depends on (seed, image_ids[b], i) only.
+    """Returns ``[B, captions, steps]`` float32 in [0, 1): row (b, i) depends on (seed, image_ids[b], i) only.
 
-    More captions or steps leave the numbers of the others as they are.
+    More captions or steps do not change the other numbers.
     """
     numbers = np.empty((len(image_ids), captions, steps), np.float32)
     for image, name in enumerate(image_ids):

@@ -1,6 +1,6 @@
-"""What may be written next, whichever way words are chosen.
+"""Constraints on the next word, for every search method.
 
-Shapes: B images, n captions an image, V vocabulary, t tokens written so far.
+Shapes: B images, n captions per image, V vocabulary, t tokens so far.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NEVER = float("-inf")
 
 
 class Rules:
-    """No PAD, START or (unless allowed) UNK; no n-gram twice where asked; END in the last step; PAD after END."""
+    """Bans PAD, START and (by default) UNK, and optionally repeated n-grams; END in the last step, PAD after END."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class Rules:
         no_repeat: int = 0,
         prefix: int = 0,
     ) -> None:
-        """``no_repeat``: the length of the n-grams, 0 for none; ``prefix``: tokens that are given, not chosen."""
+        """``no_repeat``: the n-gram length, 0 for none; ``prefix``: the number of given tokens."""
         self.pad, self.end, self.no_repeat, self.prefix = config.pad, config.end, no_repeat, prefix
         banned = [config.pad, config.start, *([] if allow_unk else [config.unk])]
         self.banned = torch.tensor(banned, device=device)
@@ -32,10 +32,10 @@ class Rules:
         self.only_pad = _vocabulary(config, device, NEVER, {config.pad: 0.0})
 
     def logprobs(self, logits: Tensor, finished: Tensor, last: bool, history: Tensor | None = None) -> Tensor:
-        """``logits [B, n, V]`` as float32 log-probabilities of what may follow, -inf for what may not.
+        """Returns ``logits [B, n, V]`` as float32 log-probabilities, -inf for tokens that may not follow.
 
-        They are the model's own, over its whole vocabulary: banning a word makes no other one likelier.
-        ``history`` ``[B, n, t]`` are the tokens that each caption has, where n-grams are looked at.
+        They are the model's own, over its whole vocabulary: banning a word does not raise the others. ``history``:
+        the tokens of each caption, ``[B, n, t]``, needed for n-grams only.
         """
         own = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
         own[..., self.banned] = NEVER
@@ -48,10 +48,10 @@ class Rules:
 
 
 def repeating(history: Tensor, size: int, otherwise: int) -> Tensor:
-    """``[B, n, t - size + 1]``: the tokens after which the last ``size`` of ``history`` would be there twice.
+    """Returns the tokens that would repeat an n-gram of ``size`` tokens: ``[B, n, t - size + 1]``.
 
-    One entry for each n-gram that is there; ``otherwise`` where it is not the one that has been begun again.
-    A running caption has no END yet, so that END is never among them.
+    One entry per n-gram of ``history``: its last token if its other tokens are the last ones of ``history``, else
+    ``otherwise``. A running caption has no END, so END is never returned.
     """
     ngrams = history.unfold(-1, size, 1)
     begun = history[..., history.shape[-1] - size + 1 :].unsqueeze(-2)

@@ -1,4 +1,4 @@
-"""Captions from features: greedy, beam search or sampling, with a prefix, n best and attention.
+"""Generates captions from features: greedy search, beam search or sampling, with prefix, n best and attention.
 
 Example::
 
@@ -31,9 +31,9 @@ __all__ = ["Caption", "DecodeOptions", "check_options", "generate"]
 class Caption(NamedTuple):
     """One caption of one image.
 
-    ``logprob`` is the sum of the natural log-probabilities of all its tokens, a prefix's and END included.
-    ``tokens`` are without START and END; ``attention`` float32 [len(tokens), L] has one row for each of them,
-    the weights over the grid's cells (row by row) with which it was written.
+    ``logprob`` is the sum of the natural log-probabilities of all its tokens, including a prefix and END. ``tokens`` do
+    not include START and END. ``attention`` float32 [len(tokens), L] has one row per token: the weights over the grid's
+    cells, in row-major order, when the token was generated.
     """
 
     text: str
@@ -43,7 +43,7 @@ class Caption(NamedTuple):
 
 
 def check_options(options: DecodeOptions, config: DecoderConfig, tokenizer: Tokenizer) -> list[int]:
-    """The ids of the prefix. Raises RequestError where the model cannot write what the options ask for."""
+    """Returns the prefix's token ids. Raises RequestError if the model does not support the options."""
     if options.keep_attention and not config.attends:
         raise RequestError(
             f"this model's decoder ({config.architecture}) has no attention to keep; expected to leave it out"
@@ -63,7 +63,7 @@ def check_options(options: DecodeOptions, config: DecoderConfig, tokenizer: Toke
     return ids
 
 
-@torch.no_grad()  # not inference_mode: under it autocast casts every weight anew at each step
+@torch.no_grad()  # not inference_mode, in which autocast casts every weight again at each step
 def generate(
     decoder: Decoder,
     features: Tensor,
@@ -71,10 +71,10 @@ def generate(
     image_ids: Sequence[str],
     tokenizer: Tokenizer,
 ) -> list[list[Caption]]:
-    """``n_best`` captions for each image, best first; fewer where there is no room for more, or groups found the same.
+    """Returns up to ``n_best`` captions per image, best first; fewer if the search finds fewer different ones.
 
-    ``features`` ``[B, L, C]``, ``[B, H, W, C]`` or ``[B, C]`` lie on the decoder's device. Under a fixed B
-    an image's captions are the same to the last bit whatever its batch-mates are. Raises RequestError.
+    ``features`` ``[B, L, C]``, ``[B, H, W, C]`` or ``[B, C]`` are on the decoder's device. For a fixed B, an image's
+    captions are bitwise independent of the rest of its batch. Raises RequestError.
     """
     prefix = check_options(options, decoder.config, tokenizer)
     was_training = decoder.training
@@ -108,7 +108,7 @@ def _write(
 
 
 def _captions(trace: Trace, options: DecodeOptions, tokenizer: Tokenizer) -> list[list[Caption]]:
-    """The best captions of each image by rank, those of beams that never found a continuation left out."""
+    """Returns each image's best captions by rank, without beams that never found a continuation."""
     scores, tokens = trace.scores.cpu().numpy(), written(trace)
     weights = attended(trace) if options.keep_attention else None
     order = np.argsort(-trace.ranks.cpu().numpy(), axis=1, kind="stable")

@@ -1,4 +1,4 @@
-"""What a caption run may choose. No torch here, so that a launcher checks a request in no time."""
+"""Decoding options. Does not import torch, so that a launcher validates a request quickly."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ FORMULAS = ("length", "gnmt")
 CONVENTIONS = ("logit-division", "probability-power")
 LEAST_TEMPERATURE = 1e-6
 """Of any draw: below it float32 runs over, and the likeliest are drawn all the same."""
-LONGEST = 1_000  # tokens of a caption
-MOST_ROWS, MOST_DRAWS = 1_000, 100_000  # captions of one image side by side, of search and of sampling
+LONGEST = 1_000  # maximum tokens of a caption
+MOST_ROWS, MOST_DRAWS = 1_000, 100_000  # maximum parallel captions per image, for search and for sampling
 ONLY_OF = {
     "beam": ("beam", "length_penalty", "length_formula", "beam_groups", "diversity"),
     "sample": ("temperature", "temperature_convention", "top_k", "top_p", "seed"),
@@ -23,31 +23,30 @@ ONLY_OF = {
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How captions are written. Raises RequestError where a value, or a pair of them, makes no sense.
+    """How captions are generated. Raises RequestError for an invalid value or combination.
 
-    method:          ``greedy`` takes the likeliest word; ``beam`` keeps the ``beam`` likeliest beginnings;
+    method:          ``greedy`` takes the most likely word; ``beam`` keeps the ``beam`` most likely beginnings;
                      ``sample`` draws words.
-    n_best:          captions an image, best first (at most ``beam``; 1 for greedy).
-    temperature:     of sampling; what it does depends on the convention.
-    top_k, top_p:    sampling draws from the ``top_k`` likeliest words (0: all), and of those from the fewest
+    n_best:          captions per image, best first (at most ``beam``; 1 for greedy).
+    temperature:     of sampling; its effect depends on the convention.
+    top_k, top_p:    sampling draws from the ``top_k`` most likely words (0: all), and of those from the fewest
                      whose probabilities reach ``top_p`` (1: all).
-    seed:            sample i of an image depends on (seed, image_id, i) and on nothing else.
-    max_length:      tokens a caption may have, START and END counted, as tokenizers count; None: the model's.
-                     A caption that gets there is closed: its last token is END, with END's log-probability.
+    seed:            sample i of an image depends only on (seed, image_id, i).
+    max_length:      maximum tokens of a caption, including START and END; None: the model's. A caption that reaches it
+                     is closed: its last token is END, with END's log-probability.
     prefix:          words that every caption starts with.
-    allow_unk:       whether UNK may be written. PAD and START never are.
-    keep_attention:  whether each caption carries its attention weights.
-    length_penalty:  A of beam search, which ranks captions by log-probability / penalty, so that
-                     a higher A favours longer ones; 0: no penalty.
-    length_formula:  the penalty of a caption of ``n`` tokens, prefix and END counted: ``length`` is n^A, as in
+    allow_unk:       whether UNK may be generated. PAD and START never are.
+    keep_attention:  whether captions include their attention weights.
+    length_penalty:  A of beam search, which ranks captions by log-probability / penalty: a higher A favours longer
+                     captions; 0: no penalty.
+    length_formula:  the penalty of a caption of ``n`` tokens, including prefix and END: ``length`` is n^A, as in
                      Hugging Face transformers; ``gnmt`` is ((5 + n) / 6)^A (Wu et al. 2016, equation 14).
-    no_repeat_ngram: no N tokens in a row are written twice in a caption, a prefix counted; 0: they may be.
-    beam_groups:     beam search in groups of ``beam / beam_groups`` that avoid each other's words (Vijayakumar
-                     et al. 2018).
-    diversity:       what a word's log-probability loses in a group for each caption of the groups before it
-                     that took the word at the same step (their lambda, Hamming diversity).
-    temperature_convention: ``logit-division`` draws from p^(1/t), so below 1 is bolder about likely words;
-                     ``probability-power`` from p^t, so above 1 is bolder.
+    no_repeat_ngram: no sequence of N tokens occurs twice in a caption, including its prefix; 0: no limit.
+    beam_groups:     groups of ``beam / beam_groups`` beams that avoid each other's words (Vijayakumar et al. 2018).
+    diversity:       penalty on a word's log-probability for each caption of the previous groups that took the word
+                     at the same step (their lambda, Hamming diversity).
+    temperature_convention: ``logit-division`` draws from p^(1/t), so t < 1 favours likely words;
+                     ``probability-power`` draws from p^t, so t > 1 favours likely words.
     """
 
     method: str = "beam"
@@ -115,12 +114,12 @@ class DecodeOptions:
         expect(groups > 1 or diversity == 0, "diversity", diversity, "beam-groups of 2 or more with it")
 
     def captions_at_most(self) -> int | None:
-        """How many captions of one image the method can give; None: any number."""
+        """Returns the maximum number of captions per image; None if unlimited."""
         return {"greedy": 1, "beam": self.beam}.get(self.method)
 
     @property
     def search(self) -> str:
-        """The method in words, with the beams and penalty of beam search: ``beam 3, length penalty 1``."""
+        """The method with beams and length penalty, as text: ``beam 3, length penalty 1``."""
         if self.method != "beam":
             return self.method
         return f"beam {self.beam}" + (
@@ -129,18 +128,18 @@ class DecodeOptions:
 
     @property
     def rows(self) -> int:
-        """Captions of one image that are written side by side."""
+        """Captions of one image that are generated in parallel."""
         return {"greedy": 1, "beam": self.beam}.get(self.method, self.n_best)
 
     @property
     def divisor(self) -> float:
-        """What log-probabilities are divided by before words are drawn."""
+        """The divisor of log-probabilities before words are drawn."""
         return self.temperature if self.temperature_convention == CONVENTIONS[0] else 1 / self.temperature
 
     def to_dict(self) -> dict[str, Any]:
-        """Only what decides a caption's words, so that equal captions have equal fingerprints.
+        """Returns only what determines a caption's words, so that equal captions have equal fingerprints.
 
-        Options that came later are there where they are not at their defaults: older fingerprints stay.
+        Options added later are included only if they differ from their defaults, so older fingerprints stay valid.
         """
         unused = {name for method, names in ONLY_OF.items() if method != self.method for name in names}
         unused |= {name for name in _LATER if getattr(self, name) == getattr(type(self), name)}
@@ -148,16 +147,16 @@ class DecodeOptions:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DecodeOptions:
-        """The options that ``to_dict`` wrote. Raises RequestError for one that this version does not know."""
+        """Returns the options that ``to_dict`` wrote. Raises RequestError for an unknown option."""
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         expect(not unknown, "decoding options", unknown, f"some of {', '.join(cls.__dataclass_fields__)}")
         return cls(**values)
 
 
 def check_ngram(options: DecodeOptions, most: int) -> None:
-    """For captions of at most ``most`` tokens, START and END counted: they have room for an n-gram and one word more.
+    """Raises RequestError if captions are too short to repeat an n-gram of the chosen length.
 
-    Raises RequestError where none of them is long enough to have an n-gram of that length twice.
+    ``most``: the maximum number of tokens, including START and END. A repetition needs one token more than the n-gram.
     """
     longest = max(0, most - 3)
     room = (

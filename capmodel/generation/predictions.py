@@ -1,4 +1,4 @@
-"""What a model would have said next, at each word of captions that are given (teacher forcing).
+"""The model's next-word predictions at each word of given captions (teacher forcing).
 
 Shapes: N captions of one image, T steps, V vocabulary.
 """
@@ -16,10 +16,10 @@ from captionbeam.capmodel.tokenizers import Tokenizer
 
 
 class Prediction(NamedTuple):
-    """One step of a caption: the token that is there, and what the model thought of it having read those before.
+    """One step of a caption: its token, and the model's prediction from the tokens before it.
 
-    ``probability`` and ``top`` are the model's own, over its whole vocabulary; ``rank`` 1 is its likeliest token.
-    ``top`` are the likeliest tokens with their probabilities, falling. The last step's token is END.
+    ``probability`` and ``top`` are the model's own, over its whole vocabulary; ``rank`` 1 is the most likely token.
+    ``top`` has the most likely tokens with their probabilities, in falling order. The last step's token is END.
     """
 
     token: str
@@ -32,7 +32,7 @@ class Prediction(NamedTuple):
 def predict_words(
     decoder: Decoder, features: Tensor, captions: Sequence[Sequence[int]], tokenizer: Tokenizer, top: int
 ) -> list[list[Prediction]]:
-    """One list a caption, one entry for each of its tokens after START.
+    """Returns one list per caption, with one entry for each of its tokens after START.
 
     ``features`` ``[1, L, C]``, ``[1, H, W, C]`` or ``[1, C]`` are one image's; ``captions`` are START..END ids.
     """

@@ -1,6 +1,6 @@
-"""Which captions of an image are its best: the length penalty, groups of beams, and when a search may end.
+"""Ranking of an image's captions: the length penalty, groups of beams, and the end of a search.
 
-Shapes: B images, K captions an image, in groups side by side.
+Shapes: B images, K captions per image, ordered by group.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Ranking:
-    """Captions are ranked by log-probability / penalty (of their length); without one, by log-probability."""
+    """Ranks captions by log-probability / length penalty, or by log-probability if there is no penalty."""
 
     n_best: int = 1
     groups: int = 1
@@ -31,31 +31,31 @@ class Ranking:
 
     @classmethod
     def of(cls, options: DecodeOptions) -> Ranking:
-        """What ``options`` ask for; penalty and groups are beam search's."""
+        """Returns the ranking of ``options``; penalty and groups apply to beam search only."""
         if options.method != "beam":
             return cls(options.n_best)
         return cls(options.n_best, options.beam_groups, options.length_penalty, options.length_formula)
 
     def ranks(self, scores: Tensor, lengths: Tensor) -> Tensor:
-        """``scores``, sums of log-probabilities of ``lengths`` tokens, as they are compared."""
+        """Returns the ranks of ``scores``, sums of log-probabilities of ``lengths`` tokens."""
         return scores / PENALTIES[self.formula](lengths) ** self.power if self.power else scores
 
     def done(self, scores: Tensor, lengths: Tensor, finished: Tensor, longest: int) -> Tensor:
-        """``[B, 1]``: whether an image's ``n_best`` captions are finished, and no running one can pass them.
+        """Returns ``[B, 1]``: whether an image's ``n_best`` captions are finished and no running one can pass them.
 
-        A running caption's sum can only fall: its rank is at best that of its sum at the ``longest`` length. With
-        groups this has to hold in each.
+        A running caption's sum can only fall, so its best possible rank is that of its sum at the ``longest`` length.
+        With groups, the condition must hold in each group.
         """
         best = self.ranks(scores, torch.where(finished, lengths, longest))
-        groups = min(self.groups, scores.shape[1])  # under a prefix there is one caption, and no group yet
+        groups = min(self.groups, scores.shape[1])  # during a prefix there is one caption, and no groups yet
         best, finished = (part.unflatten(1, (groups, -1)) for part in (best, finished))
         first = best.topk(min(self.n_best, best.shape[-1])).indices
         return finished.gather(-1, first).flatten(1).all(1, keepdim=True)
 
     def pick(self, order: Sequence[int], caption: Callable[[int], bytes], each: int) -> list[int]:
-        """The ``n_best`` of ``order``: the places of an image's captions from best to worst, ``each`` in a group.
+        """Returns the ``n_best`` of ``order``, an image's captions from best to worst, ``each`` per group.
 
-        With groups each gives its best before any gives its second best, and what two of them found is taken once.
+        With groups, each group's best comes before any group's second best, and duplicates are returned once.
         """
         if self.groups == 1:
             return list(order[: self.n_best])
@@ -67,7 +67,7 @@ class Ranking:
 
 
 def _in_rounds(order: Sequence[int], each: int) -> list[int]:
-    """``order`` such that the best places of all groups of ``each`` come first, then the second best of all."""
+    """Reorders ``order`` by turns: the best of each group of ``each`` first, then the second best of each."""
     counts: Counter[int] = Counter()
     turns = {}
     for place in order:

@@ -1,6 +1,6 @@
-"""Writing captions word by word: the loop that greedy search, beam search and sampling share.
+"""The decoding loop that greedy search, beam search and sampling share.
 
-Shapes: B images, n captions an image before a step and K after it, V vocabulary, L grid cells.
+Shapes: B images, n captions per image before a step and K after it, V vocabulary, L grid cells.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ The lengths are those that captions have once they have gone on, in tokens witho
 
 @dataclass
 class Trace:
-    """All that was written: one entry a step, and of the final captions the scores and ranks ``[B, K]``."""
+    """The search's history, one entry per step, and the final captions' scores and ranks ``[B, K]``."""
 
     parents: list[Tensor]  # [B, K]
     tokens: list[Tensor]  # [B, K]
-    weights: list[Tensor]  # [B, n, L], of the caption that was continued; empty where not kept
+    weights: list[Tensor]  # [B, n, L], of the caption that was continued; empty if not kept
     scores: Tensor
     ranks: Tensor
 
@@ -45,11 +45,11 @@ def write(
     ranking: Ranking = PLAIN,
     keep_attention: bool = False,
 ) -> Trace:
-    """Continue one caption of each image, from the words ``first`` ``[B, 1]``, for at most ``steps`` tokens.
+    """Continues one caption per image, from the words ``first`` ``[B, 1]``, for at most ``steps`` tokens.
 
-    An image is done when its best captions, by ``ranking``, are finished and no running one can pass them.
-    The shape of a step never depends on what was written, so that an image's captions do not depend on its
-    batch-mates: one that is done is carried along, unchanged, until the last image is.
+    An image is done when its best captions, by ``ranking``, are finished and no running one can pass them. Step shapes
+    do not depend on the captions, so an image's captions do not depend on its batch: images that are done are kept
+    unchanged until all are done.
     """
     tokens, scores = first, torch.zeros(first.shape, device=first.device)
     finished, lengths = torch.zeros_like(first, dtype=torch.bool), torch.zeros_like(first)
@@ -77,7 +77,7 @@ def write(
 
 
 def _longer(history: Tensor, parents: Tensor, tokens: Tensor) -> Tensor:
-    """``history`` ``[B, n, t]`` of the captions that were continued, each with its new token: ``[B, K, t + 1]``."""
+    """Returns ``history`` ``[B, n, t]`` of the continued captions with their new tokens: ``[B, K, t + 1]``."""
     index = parents.unsqueeze(-1).expand(-1, -1, history.shape[-1])
     return torch.cat([history.gather(1, index), tokens.unsqueeze(-1)], dim=-1)
 
@@ -85,9 +85,9 @@ def _longer(history: Tensor, parents: Tensor, tokens: Tensor) -> Tensor:
 def _unless(
     done: Tensor, chosen: tuple[Tensor, Tensor, Tensor], scores: Tensor, pad: int, groups: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What was chosen; for images that are ``done`` ``[B, 1]`` the captions that they have, and PAD.
+    """Returns ``chosen``, but for images that are ``done`` ``[B, 1]`` their current captions, continued with PAD.
 
-    A group that grows from ``before`` to ``after`` captions keeps those as its first; its others are none.
+    A group that grows from ``before`` to ``after`` captions keeps its captions first; the others are empty.
     """
     parents, tokens, gained = chosen
     before, after = (max(part.shape[1] // groups, 1) for part in (scores, parents))
@@ -98,7 +98,7 @@ def _unless(
 
 
 def backtrack(parents: Sequence[Tensor]) -> list[np.ndarray]:
-    """For each step the slots ``[B, K]`` in which the captions that came out last stood after that step."""
+    """Returns for each step the slots ``[B, K]`` that the final captions had after that step."""
     slots = [np.broadcast_to(np.arange(parents[-1].shape[1]), parents[-1].shape)]
     for step in reversed([parent.cpu().numpy() for parent in parents[1:]]):
         slots.append(np.take_along_axis(step, slots[-1], axis=1))
@@ -106,14 +106,14 @@ def backtrack(parents: Sequence[Tensor]) -> list[np.ndarray]:
 
 
 def written(trace: Trace) -> np.ndarray:
-    """``[B, K, steps]`` token ids of each final caption: up to END, then PAD."""
+    """Returns the token ids of each final caption, ``[B, K, steps]``: up to END, then PAD."""
     slots = backtrack(trace.parents)
     tokens = (step.cpu().numpy() for step in trace.tokens)
     return np.stack([np.take_along_axis(*pair, axis=1) for pair in zip(tokens, slots, strict=True)], axis=-1)
 
 
 def attended(trace: Trace) -> np.ndarray:
-    """``[B, K, steps, L]`` float32: the weights with which each token of each final caption was chosen."""
+    """Returns the attention weights of each token of each final caption, float32 ``[B, K, steps, L]``."""
     images = np.arange(len(trace.scores))[:, None]
     kept = []
     for weights, parents, slot in zip(trace.weights, trace.parents, backtrack(trace.parents), strict=True):

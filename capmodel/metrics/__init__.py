@@ -1,6 +1,6 @@
-"""BLEU, ROUGE-L and CIDEr of captions against references, as the published COCO evaluation computes them.
+"""BLEU, ROUGE-L and CIDEr of captions against references, equal to the published COCO evaluation.
 
-Torch-free. ``score`` for one evaluation; ``References`` where the same references are used again and again.
+Does not import torch. Use ``score`` for one evaluation, ``References`` to reuse the same references.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ SCORES = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores over all images, the counts that BLEU is made of, and every image's own scores."""
+    """Scores over all images, the BLEU counts, and every image's own scores."""
 
     scores: dict[str, float]
     counts: BleuCounts
     images: dict[str, dict[str, float]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Scores and counts, as JSON has them."""
+        """Returns scores and counts as JSON values."""
         return {**self.scores, "counts": asdict(self.counts)}
 
 
@@ -46,7 +46,7 @@ class References:
     """
 
     def __init__(self, captions: Mapping[str, Sequence[str]]) -> None:
-        """``captions``: image id to its captions, as written. Raises RequestError for an image with none."""
+        """``captions``: image id to its captions, as text. Raises RequestError for an image without captions."""
         if not captions or not all(captions.values()):
             bare = next((image for image, texts in captions.items() if not texts), None)
             what = "there are no references at all" if bare is None else f"image {bare!r} has no reference"
@@ -59,12 +59,12 @@ class References:
         self._cider = CiderReferences(self._words)
 
     def cider(self, hypotheses: Mapping[str, str]) -> float:
-        """CIDEr (that is, CIDEr-D) of one caption for each image: what to watch during training."""
+        """Returns the CIDEr (that is, CIDEr-D) of one caption per image, for monitoring during training."""
         captions = self._tokenized(hypotheses)
         return sum(self._cider.cider_d(image, _words(one)) for image, one in captions.items()) / len(captions)
 
     def evaluate(self, hypotheses: Mapping[str, str]) -> Evaluation:
-        """All scores. Raises RequestError unless ``hypotheses`` has a caption for each image and no other."""
+        """Returns all scores. Raises RequestError unless ``hypotheses`` has exactly the images of the references."""
         captions = self._tokenized(hypotheses)
         counts = {image: count_image(_words(one), self._words[image]) for image, one in captions.items()}
         images = {image: self._score_image(image, one, counts[image]) for image, one in captions.items()}
@@ -94,16 +94,16 @@ class References:
 
 
 def score(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Scores of one caption an image against its references, by the names of SCORES, and ``counts``.
+    """Returns the scores of one caption per image against its references, by the names in SCORES, and ``counts``.
 
-    ``CIDEr`` is what coco-caption publishes under that name, which is CIDEr-D; see ``cider``. Its idf comes
-    from ``references``. Both sides must have the same images: leave out the others first.
+    ``CIDEr`` is what coco-caption publishes under that name, which is CIDEr-D; see ``cider``. Its idf comes from
+    ``references``. Both arguments must have the same images.
     """
     return References(references).evaluate(hypotheses).to_dict()
 
 
 def _words(tokens: Sequence[str]) -> list[str]:
-    """Words as the published BLEU and CIDEr count them: ``23 3/4``, one token to ROUGE-L, is two here."""
+    """Splits words as the published BLEU and CIDEr do: ``23 3/4`` is one token for ROUGE-L but two words here."""
     return " ".join(tokens).split()
 
 

@@ -1,8 +1,8 @@
 """BLEU-1 to BLEU-4 over a corpus (Papineni et al. 2002), as coco-caption computes it.
 
-n-grams are clipped by the reference that has most of them; the brevity penalty takes for every caption the
-reference whose length is closest (the shorter of two); the constants against division by zero are the
-published code's. The counts are exact integers, and can be compared with what that code prints.
+n-gram counts are clipped at the maximum over the references. The brevity penalty uses for each caption the reference
+of the closest length (the shorter of two). The constants against division by zero are the published code's. Counts
+are exact integers that can be compared with that code's output.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Ngrams = Counter[tuple[str, ...]]
 
 @dataclass(frozen=True)
 class BleuCounts:
-    """What BLEU is made of: words of captions and of their closest references, n-grams written and right."""
+    """The counts of BLEU: words of captions and of their closest references, n-grams generated and correct."""
 
     testlen: int
     reflen: int
@@ -29,7 +29,7 @@ class BleuCounts:
 
 
 def ngrams(words: Sequence[str]) -> Ngrams:
-    """How often each run of one to four words occurs."""
+    """Returns the number of occurrences of each n-gram of one to four words."""
     counts: Ngrams = Counter()
     for order in range(1, ORDERS + 1):
         counts.update(zip(*(words[start:] for start in range(order)), strict=False))
@@ -37,7 +37,7 @@ def ngrams(words: Sequence[str]) -> Ngrams:
 
 
 def count_image(hypothesis: Sequence[str], references: Sequence[Sequence[str]]) -> BleuCounts:
-    """The counts of one caption against its references, all as words."""
+    """Returns the counts of one caption against its references, all as words."""
     most: Ngrams = Counter()
     for reference in references:
         most |= ngrams(reference)
@@ -51,14 +51,14 @@ def count_image(hypothesis: Sequence[str], references: Sequence[Sequence[str]]) 
 
 
 def add_counts(images: Iterable[BleuCounts]) -> BleuCounts:
-    """The counts of a corpus."""
+    """Returns the counts of a corpus."""
     rows = [(one.testlen, one.reflen, *one.guess, *one.correct) for one in images]
     testlen, reflen, *rest = [sum(column) for column in zip(*rows, strict=True)]
     return BleuCounts(testlen, reflen, tuple(rest[:ORDERS]), tuple(rest[ORDERS:]))
 
 
 def bleu(counts: BleuCounts) -> list[float]:
-    """BLEU-1 to BLEU-4, of an image or a corpus: the geometric mean of the precisions, times the penalty."""
+    """Returns BLEU-1 to BLEU-4: the geometric mean of the precisions times the brevity penalty."""
     ratio = (counts.testlen + _TINY) / (counts.reflen + _SMALL)
     penalty = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
     scores, product = [], 1.0

@@ -1,15 +1,14 @@
 """CIDEr and CIDEr-D (Vedantam, Zitnick, Parikh 2015, https://arxiv.org/abs/1411.5726).
 
-A caption and each of its references become tf-idf vectors of their n-grams, one for each n of 1 to 4; idf
-is the log of (images / images of whose references some contains the n-gram). The score is 10 times the mean
-over n and over the references of a similarity of the two vectors h and r:
+A caption and each of its references become tf-idf vectors of their n-grams, one for each n of 1 to 4; idf is the log
+of (images / images with the n-gram in some reference). The score is 10 times the mean over n and over the references
+of a similarity of the two vectors h and r:
 
-- ``cider_d``: sum of min(h, r) * r / (|h| |r|), times exp(-(words(h) - words(r))^2 / (2 * 6^2)). This is
-  equation 4 of it. It is also what coco-caption and pycocoevalcap compute and call ``CIDEr``; every CIDEr
-  that is published for COCO is this one.
-- ``cider_original``: the cosine, h * r / (|h| |r|), without clipping and length penalty: equations 2 and 3,
-  which the authors' own code (vrama91/cider, class ``Cider``) scales by 10 too. The paper stems the words
-  first; that code does not, and nor do we.
+- ``cider_d``: sum of min(h, r) * r / (|h| |r|), times exp(-(words(h) - words(r))^2 / (2 * 6^2)): equation 4 of the
+  paper. coco-caption and pycocoevalcap compute this and call it ``CIDEr``; so does every published CIDEr for COCO.
+- ``cider_original``: the cosine, h * r / (|h| |r|), without clipping and length penalty: equations 2 and 3, which the
+  authors' code (vrama91/cider, class ``Cider``) also scales by 10. The paper stems the words first; that code and
+  this module do not.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class _Vector:
 
 
 class CiderReferences:
-    """The references of a fixed set of images as vectors: made once, used for every epoch's captions."""
+    """The references of a fixed set of images as vectors, computed once for all epochs."""
 
     def __init__(self, references: Mapping[str, Sequence[Sequence[str]]]) -> None:
         counted = {image: [ngrams(words) for words in captions] for image, captions in references.items()}
@@ -44,11 +43,11 @@ class CiderReferences:
         }
 
     def cider_d(self, image: str, hypothesis: Sequence[str]) -> float:
-        """CIDEr-D of one image's caption, as words: 0 to 10."""
+        """Returns the CIDEr-D of one image's caption, as words: 0 to 10."""
         return self._score(image, hypothesis, clipped=True)
 
     def cider_original(self, image: str, hypothesis: Sequence[str]) -> float:
-        """CIDEr without clipping and length penalty, of one image's caption, as words: 0 to 10."""
+        """Returns the CIDEr without clipping and length penalty of one image's caption, as words: 0 to 10."""
         return self._score(image, hypothesis, clipped=False)
 
     def _score(self, image: str, hypothesis: Sequence[str], clipped: bool) -> float:
@@ -75,7 +74,7 @@ class CiderReferences:
 
 
 def _similarity(caption: _Vector, reference: _Vector, clipped: bool) -> float:
-    """The sum over n of the similarity of two captions' vectors."""
+    """Returns the sum over n of the similarity of two captions' vectors."""
     products = [0.0] * ORDERS
     for ngram, weight in caption.weights.items():
         other = reference.weights.get(ngram)

@@ -1,13 +1,12 @@
-"""Captions to words as the published COCO caption evaluation does it, without Java.
+"""Tokenizes captions like the published COCO caption evaluation, without Java.
 
 The published code (pycocoevalcap, and coco-caption before it) runs Stanford's PTBTokenizer 3.4.1 with
-``-preserveLines -lowerCase`` and then throws a list of punctuation away. Here all 234,154 captions of COCO
-val2014 and of Flickr8k come out the same, and 20,000 with all kinds of odd text put into them. Where that
-tokenizer has a habit that looks odd (``"23 3/4"`` is one word, ``"(a)"`` gives ``-lrb-``), the habit is kept,
-because published scores contain it.
+``-preserveLines -lowerCase`` and then removes a list of punctuation. This module gives the same output for all 234,154
+captions of COCO val2014 and of Flickr8k, and for 20,000 captions with unusual text. Its peculiarities (``"23 3/4"`` is
+one word, ``"(a)"`` gives ``-lrb-``) are kept, because published scores contain them.
 
-It works as a scanner does: at each place every rule of ``ptb_rules`` is tried, the longest match wins, and of
-equally long ones the first. Most captions are plain words and need no rule.
+It works like a scanner: every rule of ``ptb_rules`` is tried at each position, and the longest match wins, or the
+first of equally long ones. Most captions have only plain words and need no rule.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from collections.abc import Iterator, Sequence
 
 from captionbeam.capmodel.metrics.ptb_rules import BEFORE_NUMBERS, ENDINGS, FUSED, RULES, STATES, TITLES
 
-# What pycocoevalcap throws away. It also lists brackets (-LRB-), but in capitals, which never occur after
-# lower-casing: -lrb- and its like stay words.
+# Removed by pycocoevalcap. Its list also has brackets (-LRB-), but in capitals, which do not occur after lower-casing:
+# -lrb- and the like stay words.
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
 _SCANNERS = [(re.compile(pattern), split) for pattern, split in RULES]
@@ -26,15 +25,15 @@ _ABBREVIATED = frozenset(f"{TITLES} {ENDINGS} {STATES.lower()} {BEFORE_NUMBERS} 
 _FUSED = frozenset(FUSED.split())
 _PLAIN_LINE = re.compile(r"[A-Za-z]+(?:,? [A-Za-z]+)* ?\.?\s*")
 _PLAIN_WORD = re.compile(r"[A-Za-z]+(?=,?[ \n])")
-_SPACE = re.compile(r"(?:[ \t\n]|,(?=[ \n])|\.(?=\n))+")  # and what ends a part of a sentence, or a line
+_SPACE = re.compile(r"(?:[ \t\n]|,(?=[ \n])|\.(?=\n))+")  # also the end of a clause or line
 
 
 def tokenize(lines: Sequence[str]) -> list[list[str]]:
-    """The words of each line, lower-cased, without punctuation.
+    """Returns the words of each line, lower-cased, without punctuation.
 
-    The published code hands all captions of an evaluation to the tokenizer as one text, so a line's neighbour
-    can matter in one case: in ``"a sign that says K."`` the stop belongs to the letter, unless the next line
-    opens with a word that begins sentences (``A``, ``The``). Hence lines, in their order, and not a line.
+    The published code passes all captions of an evaluation to the tokenizer as one text, so the next line can matter in
+    one case: in ``"a sign that says K."`` the full stop belongs to the letter, unless the next line starts with a word
+    that begins sentences (``A``, ``The``). The function therefore takes all lines, in order.
 
     >>> tokenize(["A man's T-shirt, at 5 p.m.", "They can't (won't)!"])
     [['a', 'man', "'s", 't-shirt', 'at', '5', 'p.m.'], ['they', 'ca', "n't", '-lrb-', 'wo', "n't", '-rrb-']]
@@ -45,7 +44,7 @@ def tokenize(lines: Sequence[str]) -> list[list[str]]:
 
 
 def _plain_words(line: str) -> list[str]:
-    """The words of a line of nothing but words, commas and a full stop at its end; of any other, nothing."""
+    """Returns the words of a line of plain words, commas and a final full stop; an empty list for any other line."""
     if not _PLAIN_LINE.fullmatch(line):
         return []
     words = line.lower().replace(",", " ").replace(".", " ").split()
@@ -61,7 +60,7 @@ def _scanned_words(line: str, following: Sequence[str]) -> list[str]:
 
 
 def _scan(text: str, end: int) -> Iterator[str]:
-    """Words of ``text[:end]``; what follows is only looked at."""
+    """Yields the words of ``text[:end]``; the rest is context only."""
     at = 0
     while at < end:
         if blank := _SPACE.match(text, at):
@@ -75,7 +74,7 @@ def _scan(text: str, end: int) -> Iterator[str]:
 
 
 def _longest_match(text: str, at: int) -> tuple[list[str], int]:
-    """The words at ``at`` by the rule that reaches farthest, and their end; the last always matches."""
+    """Returns the words at ``at`` by the rule with the longest match, and their end; the last rule always matches."""
     matches = ((pattern.match(text, at), split) for pattern, split in _SCANNERS)
     match, split = max(((match, split) for match, split in matches if match), key=lambda pair: pair[0].end())
     end = match.end(match.lastindex or 0)

@@ -1,8 +1,8 @@
-"""Which characters are letters, marks, digits and signs to Stanford's PTBTokenizer 3.4.1.
+"""Character classes of Stanford's PTBTokenizer 3.4.1: letters, marks, digits and signs.
 
-Observed character by character, up to U+FFFF. The tokenizer knows the Unicode of its day, so these are fixed tables and
-not what Python's own Unicode says. Each is the inside of a regular expression's ``[...]``; what is in none of them
-separates words and is dropped.
+Observed character by character, up to U+FFFF. The tokenizer uses an old version of Unicode, so these tables are fixed
+and do not use Python's Unicode data. Each is the inside of a regular expression's ``[...]``; characters in none of
+them separate words and are dropped.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 
 
 def _members(ranges: str) -> str:
-    """Hexadecimal code points and ranges of them as the inside of a character class."""
+    """Returns hexadecimal code points and ranges as the inside of a character class."""
     ends = [[int(end, 16) for end in one.split("-")] for one in ranges.split()]
     return "".join("-".join(re.escape(chr(end)) for end in pair) for pair in ends)
 
@@ -50,7 +50,7 @@ LETTERS = _members(
     """
 )
 
-# Accents, vowel signs and the like: parts of words, but not of what hyphens join.
+# Accents, vowel signs and the like: parts of words, but not of words joined by hyphens.
 MARKS = _members(
     """
     2c2-2c5 2d2-2df 2e5-2eb 2ed 2ef-36f 375 378-379 384-385 3f6 483-487 55a-55f 591-5bd 5bf 5c1-5c2 5c4-5c5 5c7
@@ -68,7 +68,7 @@ DIGITS = _members(
     """
 )
 
-# Words of their own.
+# Single-character words.
 SIGNS = _members(
     """
     23-26 2a-2b 2f 3c-3e 40 5c 5e-5f 7c 7e a1 a5-a9 ac ae-b4 b6-b9 bf d7 f7 37e 387 589 5be 5c0 5c3 5c6 5f3-5f4

@@ -1,10 +1,9 @@
-"""What Stanford's PTBTokenizer 3.4.1 was observed to do, as a list of rules.
+"""The observed behaviour of Stanford's PTBTokenizer 3.4.1, as a list of rules.
 
-These are own rules, found by comparing outputs and not from its source. A rule is a pattern, and what becomes
-of the text it matched. Group 1 of a pattern, where it has one, is the word; what the pattern matches beyond
-that only helps it to win over a shorter match. Of apostrophes, in most places a straight and
-a curly one will do (``_A``), in some a backquote or an opening quote too (``_B``), in a few only the straight one.
-Only ASCII letters have two cases here (``(?ai:...)``).
+The rules were found by comparing outputs, not from its source. A rule is a pattern and a function that splits the
+matched text. Group 1 of a pattern, if it has one, is the word; the rest of the match only makes the rule win over
+shorter matches. Most places accept a straight or curly apostrophe (``_A``), some also a backquote or an opening quote
+(``_B``), a few only a straight one. Only ASCII letters are case-insensitive (``(?ai:...)``).
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ from captionbeam.capmodel.metrics.ptb_characters import DIGITS, LETTERS, MARKS, 
 
 Split = Callable[[str], list[str]]
 
-# Abbreviations keep their full stop. Found by asking the tokenizer about every word of up to four letters,
-# and about every longer one that seemed likely.
+# Abbreviations that keep their full stop. Found by testing every word of up to four letters, and likely longer ones.
 TITLES = (
     "adj adm adv alex assoc asst atty attys ave brig capt cf cie cmdr col comdr cpl det dept dr drs elec ens"
     " ft gen gov govs hon insp invt jos lieut lt maj messrs mlle mme mr mrs ms msgr mt natl pfc ph pres prof"
@@ -28,7 +26,7 @@ ENDINGS = (
     " ext feb fla fri ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov"
     " oct okla penn plc rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues univ va vt wed wis wisc wyo"
 )
-STATES = "Ark Az Del Ill La Mass Miss Ore Pa Tex Wash"  # only with a capital, being words without it
+STATES = "Ark Az Del Ill La Mass Miss Ore Pa Tex Wash"  # only capitalised, since they are words in lower case
 BEFORE_NUMBERS = "art ca fig figs no nos op pp prop"
 FUSED = "cannot gonna gotta lemme gimme wanna"  # two words, cut after the third letter
 _CLIPPED = "dunkin' somethin' ol' 'em 'til 'till 'cause cap'n c'est"
@@ -38,7 +36,7 @@ _FILES = (
     " tar txt wav x xml zip"
 )
 
-# "The letter K. The dog": before these words the full stop ends a sentence and is not the letter's.
+# "The letter K. The dog": before these words the full stop ends a sentence and does not belong to the letter.
 _STARTS = (
     "A About According After An As At But Earlier He Her Here However If In It Last Many More Now Once One"
     " Other Our She Since So Some Such That The Their Then There These They This We What When While Yet You"
@@ -64,7 +62,7 @@ def _capitalised(words: str) -> str:
     return "|".join(f"{word[0]}(?ai:{word[1:]})" for word in words.split())
 
 
-# What becomes of a match.
+# Functions that split a match into words.
 
 
 def _whole(word: str) -> list[str]:
@@ -72,12 +70,12 @@ def _whole(word: str) -> list[str]:
 
 
 def _word(word: str) -> list[str]:
-    """A word without its soft hyphens."""
+    """Removes soft hyphens."""
     return _whole(word.replace("\u00ad", ""))
 
 
 def _initials(word: str) -> list[str]:
-    """AT&amp;T is AT&T."""
+    """Returns AT&amp;T as AT&T."""
     return [_AMPERSAND.sub("&", word)]
 
 
@@ -94,7 +92,7 @@ def _bracketed(word: str) -> list[str]:
 
 
 def _joined(word: str) -> list[str]:
-    """Spaces inside one word (a fraction, a tag) become non-breaking ones."""
+    """Replaces spaces inside one word (a fraction, a tag) with non-breaking ones."""
     return [word.replace(" ", "\u00a0")]
 
 
@@ -103,12 +101,12 @@ def _phone(word: str) -> list[str]:
 
 
 def _quotes(word: str) -> list[str]:
-    """Two curly quotes stay one word, thrown away as punctuation only where it looks like a known one."""
+    """Keeps two curly quotes as one word; it is removed as punctuation only if it equals a listed one."""
     return ["".join(_QUOTES.get(quote, quote) for quote in word)]
 
 
 def _sign(character: str) -> list[str]:
-    """One character that no rule knows: signs are words, others are dropped."""
+    """Returns a character that no rule matches if it is a sign, else nothing."""
     return _whole(character) if character in _SYMBOLS or _SIGN.match(character) else []
 
 
@@ -116,7 +114,7 @@ def _nothing(word: str) -> list[str]:
     return []
 
 
-# Pieces of rules: a letter (it may carry combining accents), a letter or digit, apostrophes, kinds of words.
+# Parts of rules: a letter (with combining accents), a letter or digit, apostrophes, kinds of words.
 _ENTITY = "&[AEIOUaeiou](?ai:acute|grave|uml);"
 _L = rf"(?:[{LETTERS}{MARKS}\u00ad]|{_ENTITY})"
 _LS = rf"(?:[{LETTERS}{MARKS}\u00ad]*(?:{_ENTITY}[{LETTERS}{MARKS}\u00ad]*)*)"
@@ -162,7 +160,7 @@ _AMPERSAND, _APOSTROPHE, _OPENING = (
 _SIGN = re.compile(f"[{SIGNS}]")
 
 RULES: list[tuple[str, Split]] = [
-    # Words with an apostrophe in them, and words fused of two.
+    # Words with an apostrophe, and fused words.
     (_any(FUSED), _cut(3)),
     (r"('[tT])(?ai:is|was)", _whole),
     (rf"([A-Za-z]*[A-MO-Za-mo-z])[nN]{_B}[tT]|[nN]{_B}[tT]", _straight),  # do n't
@@ -195,7 +193,7 @@ RULES: list[tuple[str, Split]] = [
     (rf"(?:{_D}{{1,4}}[- \u00a0])?{_D}{{1,4}}(?:\\?/|\u2044){_D}{{1,4}}", _joined),
     (rf"{_D}{{1,2}}[-/]{_D}{{1,2}}[-/]{_D}{{2,4}}", _whole),
     (_PHONE, _phone),
-    # Abbreviations, and names of files.
+    # Abbreviations and file names.
     (rf"{_any(TITLES)}\.|(?:[Mm]fg|[Mm]tg)\.", _whole),
     (rf"((?:{_any(ENDINGS)}|(?ai:ph\.d|ed\.d)|[Pp]p?t[ey]s?|{_capitalised(STATES)})\.)(?s:..)", _whole),
     (_TAILED, _word),

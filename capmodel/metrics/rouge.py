@@ -1,6 +1,6 @@
-"""ROUGE-L (Lin 2004) of one caption, as coco-caption computes it: beta 1.2, best precision and best recall.
+"""ROUGE-L (Lin 2004) of one caption, as coco-caption computes it: beta 1.2, maximum precision and maximum recall.
 
-Precision and recall are each the best over the references, so they may come from different ones.
+The maxima over the references are separate, so they may come from different references.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ BETA = 1.2
 
 
 def rouge_l(hypothesis: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """ROUGE-L of a caption against its references, all as words."""
+    """Returns the ROUGE-L of a caption against its references, all as words."""
     caption = hypothesis or [""]  # the published code splits "" into one empty word
     common = [(longest_common_subsequence(caption, one or [""]), max(1, len(one))) for one in references]
     precision = max(length for length, _ in common) / len(caption)
@@ -23,7 +23,7 @@ def rouge_l(hypothesis: Sequence[str], references: Sequence[Sequence[str]]) -> f
 
 
 def longest_common_subsequence(left: Sequence[str], right: Sequence[str]) -> int:
-    """Its length. One machine word holds a whole row of the usual table (Hyyro 2004).
+    """Returns the length of the longest common subsequence, by bit-parallel dynamic programming (Hyyro 2004).
 
     >>> longest_common_subsequence("a man rides a horse".split(), "the man on a brown horse".split())
     3

@@ -1,4 +1,4 @@
-"""How much a set of captions has to say: distinct captions, words used, length."""
+"""Variety of a set of captions: distinct captions, vocabulary and length."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from captionbeam.capmodel.metrics.ptb import tokenize
 
 
 def variety(captions: Collection[str]) -> dict[str, Any]:
-    """Counts of captions, of distinct ones, of distinct words; words a caption. Words as scores count them.
+    """Returns counts of captions, distinct captions and distinct words, and words per caption, tokenized as for scores.
 
     >>> variety(["A dog runs.", "a dog runs"])
     {'captions': 2, 'distinct': 1, 'distinct_share': 0.5, 'mean_words': 3.0, 'vocabulary': 3}

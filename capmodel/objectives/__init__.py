@@ -1,1 +1,1 @@
-"""What a training step minimises: losses as sums, and objectives made of them."""
+"""Training objectives: losses as sums, and objectives made of them."""

@@ -1,6 +1,6 @@
-"""What training minimises and counts. Sums, never means: the caller divides by the whole batch.
+"""Losses and counts of a training step, as sums: the caller divides by the total of the whole batch.
 
-Shapes: ``logits [..., V]`` and ``targets [...]``, int64, of the same leading shape, PAD where none.
+Shapes: ``logits [..., V]`` and ``targets [...]`` int64, of the same leading shape, PAD where there is no target.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torch.nn import functional
 def masked_cross_entropy(
     logits: Tensor, targets: Tensor, pad: int, label_smoothing: float = 0.0, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The negative log-likelihood (nats, float32) summed over targets that are not PAD; their number (int64).
+    """Returns the negative log-likelihood (nats, float32) summed over non-PAD targets, and their number (int64).
 
     ``label_smoothing`` spreads that share of each target over the whole vocabulary (Szegedy et al. 2016).
-    ``weights`` ``[...]``: each target's loss counts so many times; the number of targets stays what it is.
+    ``weights`` ``[...]`` multiply each target's loss; they do not change the number of targets.
     """
     flat = targets.reshape(-1)
     losses = functional.cross_entropy(
@@ -31,6 +31,6 @@ def masked_cross_entropy(
 
 
 def next_word_hits(logits: Tensor, targets: Tensor, pad: int) -> Tensor:
-    """How many of the targets that are not PAD are the likeliest word (int64)."""
+    """Returns the number of non-PAD targets that are the most likely word (int64)."""
     with torch.no_grad():
         return ((logits.argmax(-1) == targets) & (targets != pad)).sum()

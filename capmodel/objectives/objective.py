@@ -1,10 +1,10 @@
-"""What a step of training minimises. Sums, never means: the trainer divides by the words of all ranks.
+"""The interface of training objectives. Losses are sums: the trainer divides by the words of all ranks.
 
-An objective works in two moves, so that the number of words of a whole step is known before any gradient is.
-First it makes a lesson of a batch: what the decoder is to be taught (captions that people wrote, or such as
-it drew itself). Then it gives the lesson's loss, inside the forward pass that DDP wraps.
+An objective has two steps, so that the number of words of a whole step is known before the backward pass. ``lesson``
+prepares training targets from a batch (human captions, or captions sampled from the decoder). ``loss`` computes
+their loss inside the forward pass that DDP wraps.
 
-Shapes: B images, N captions an image, T steps.
+Shapes: B images, N captions per image, T steps.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from captionbeam.capmodel.tokenizers import PAD
 
 
 class Lesson(NamedTuple):
-    """One rank's part of a step, on its device.
+    """One rank's part of a training step, on its device.
 
-    ``features`` [B, ...] as the decoder takes them; ``inputs`` and ``targets`` int64 [B, N, T]: the words read
-    and those to be said next, PAD where none; ``words``: how many the loss is a sum over, 0 where there are no
-    images (a blank one stands in for them). ``extra``: whatever else an objective needs to know; ``measures``:
-    what is to be told of the step, by name, each a sum over the images. Every rank has the same names.
+    ``features`` [B, ...]: the decoder's input. ``inputs`` and ``targets`` int64 [B, N, T]: words read and words to
+    predict, PAD where there are none. ``words``: the number of words the loss is summed over; 0 if there are no images
+    (a blank image replaces them). ``extra``: further data of the objective. ``measures``: values to report, by name,
+    each summed over the images. Every rank has the same names.
     """
 
     features: Tensor
@@ -40,31 +40,30 @@ class Lesson(NamedTuple):
 
 
 class Objective(Protocol):
-    """What is minimised. It draws from torch's own generator, which is seeded for every step and rank."""
+    """A training objective. Random draws use torch's global generator, which is seeded for every step and rank."""
 
     def lesson(self, decoder: Decoder, batch: Batch, device: torch.device, seed: int) -> Lesson:
-        """What ``batch`` teaches. No gradients here.
+        """Prepares training targets from ``batch``, without gradients.
 
-        ``seed`` is that of the step, the same on every rank, for draws that belong to an image.
+        ``seed`` belongs to the step and is the same on every rank; it is for draws that are tied to an image.
         """
 
     def loss(self, decoder: Decoder, lesson: Lesson) -> Tensor:
-        """The loss (float32) summed over the lesson's words."""
+        """Returns the loss (float32) summed over the lesson's words."""
 
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """The next word of captions that people wrote.
+    """Cross-entropy of the next word of human captions.
 
-    ``weights``: what each caption's loss is multiplied by, float32 [rows of the token table, captions of an image];
-    None: all count alike.
+    ``weights``: per-caption loss weights, float32 [rows of the token table, captions of an image]; None: all 1.
     """
 
     label_smoothing: float = 0.0
     weights: np.ndarray | None = None
 
     def lesson(self, decoder: Decoder, batch: Batch, device: torch.device, seed: int) -> Lesson:
-        """The batch itself; ``extra`` is its captions' weights, float32 [B, N], if there are any."""
+        """Returns the batch itself; ``extra`` is its caption weights, float32 [B, N], or None."""
         tokens = batch.tokens.to(device)
         targets = tokens[..., 1:]
         words = int((targets != PAD).sum()) if len(batch.rows) else 0
@@ -81,7 +80,7 @@ class CrossEntropy:
         return torch.from_numpy(rows[:, : batch.tokens.shape[1]].copy())
 
     def loss(self, decoder: Decoder, lesson: Lesson) -> Tensor:
-        """Negative log-likelihoods of the targets, and what the decoder's own options add."""
+        """Returns the targets' negative log-likelihood plus the extra loss of the decoder's options."""
         return decoder.loss(
             lesson.features, lesson.inputs, lesson.targets, self.label_smoothing, lesson.extra
         )
@@ -89,10 +88,10 @@ class CrossEntropy:
 
 @dataclass(frozen=True)
 class Mixed:
-    """``main``'s loss, and ``weight`` times that of ``beside``, of the same images: each summed over its own words.
+    """``main``'s loss plus ``weight`` times the loss of ``beside`` on the same images, each summed over its own words.
 
-    The words that the trainer divides by, and what is told of the step, are ``main``'s. A mixed objective of this kind
-    is Paulus et al. 2018, "A Deep Reinforced Model for Abstractive Summarization", equation 16, up to the scale.
+    The word count and the reported measures are those of ``main``. Up to the scale this is the mixed objective of
+    Paulus et al. 2018, "A Deep Reinforced Model for Abstractive Summarization", equation 16.
     """
 
     main: Objective
@@ -100,23 +99,23 @@ class Mixed:
     weight: float
 
     def lesson(self, decoder: Decoder, batch: Batch, device: torch.device, seed: int) -> Lesson:
-        """``main``'s, with both in ``extra``."""
+        """Returns ``main``'s lesson, with both lessons in ``extra``."""
         both = [objective.lesson(decoder, batch, device, seed) for objective in (self.main, self.beside)]
         return both[0]._replace(extra=both)
 
     def loss(self, decoder: Decoder, lesson: Lesson) -> Tensor:
-        """The loss summed over both lessons' words, of those beside times ``weight``."""
+        """Returns the sum of both losses, that of ``beside`` multiplied by ``weight``."""
         main, beside = lesson.extra
         return self.main.loss(decoder, main) + self.weight * self.beside.loss(decoder, beside)
 
 
 class Taught(nn.Module):
-    """What DDP wraps: a decoder whose forward pass is a loss, so that an objective may use all of it."""
+    """A decoder whose forward pass is the loss; DDP wraps it, so an objective can use all of the decoder."""
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
         self.decoder = decoder
 
     def forward(self, objective: Objective, lesson: Lesson) -> Tensor:
-        """The loss of ``lesson``."""
+        """Returns the loss of ``lesson``."""
         return objective.loss(self.decoder, lesson)

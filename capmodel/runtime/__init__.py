@@ -1,1 +1,1 @@
-"""What a process runs on: devices, streams, the platform, distributed processes."""
+"""The process environment: devices, threads, platform, locks and distributed processes."""

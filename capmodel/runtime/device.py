@@ -1,4 +1,4 @@
-"""Devices and precisions: what this machine has, and what its refusals mean."""
+"""Devices and precisions of this machine, and the errors that devices raise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PRECISIONS = tuple(DTYPES)
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """``auto`` is the first CUDA device, else the CPU. Raises RequestError for a device that is not there."""
+    """Returns the device; ``auto`` is the first CUDA device, else the CPU. Raises RequestError if it does not exist."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = named_device(name)
@@ -24,7 +24,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def named_device(name: str) -> torch.device:
-    """A device by its name, on whatever machine. Raises RequestError for what is no name of one."""
+    """Returns the device of that name, without checking that it exists. Raises RequestError for an invalid name."""
     try:
         device = torch.device(name)
     except RuntimeError as err:
@@ -35,15 +35,15 @@ def named_device(name: str) -> torch.device:
 
 
 def use_threads(count: int) -> None:
-    """Let torch compute on this many threads, in this thread and those that it starts."""
+    """Sets the number of torch threads, for this thread and those it starts."""
     torch.set_num_threads(count)
 
 
 def settle_precision(name: str = "auto", device: str = "auto") -> str:
-    """``fp32`` or ``bf16``; ``auto`` is bf16 where ``device`` multiplies it in hardware, else fp32.
+    """Returns ``fp32`` or ``bf16``; ``auto`` is bf16 if ``device`` multiplies it in hardware, else fp32.
 
-    ``device`` is looked for only where ``auto`` is asked. Encoding, training and captioning all ask here.
-    Raises RequestError.
+    ``device`` is examined only for ``auto``. Encoding, training and captioning all use this function. Raises
+    RequestError.
     """
     if name in PRECISIONS:
         return name
@@ -53,15 +53,15 @@ def settle_precision(name: str = "auto", device: str = "auto") -> str:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 in hardware, and does not only store it."""
+    """Whether the device multiplies bfloat16 in hardware rather than only storing it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = torch.cpu.get_capabilities()  # AMX for bfloat16 comes with the tiles that it works on
+    able = torch.cpu.get_capabilities()  # amx_bf16 implies amx_tile
     return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
 
 
 def exact_kernels(device: torch.device) -> AbstractContextManager[None]:
-    """On CUDA the same kernels every time, and float32 that is float32: no TF32. Settings of the whole process."""
+    """Uses deterministic cuDNN kernels and full float32 (no TF32) on CUDA. Applies to the whole process."""
     if device.type != "cuda":
         return nullcontext()
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
@@ -69,14 +69,14 @@ def exact_kernels(device: torch.device) -> AbstractContextManager[None]:
 
 @contextmanager
 def device_errors() -> Iterator[None]:
-    """Out of memory becomes OutOfMemory; any other refusal of the device itself SystemicError."""
+    """Converts out-of-memory errors to OutOfMemory and other device errors to SystemicError."""
     try:
         yield
     except torch.OutOfMemoryError as err:
         torch.cuda.empty_cache()
         raise OutOfMemory(_first_line(err)) from err
     except RuntimeError as err:
-        if "can't allocate memory" in str(err):  # torch's allocator of main memory has no error of its own
+        if "can't allocate memory" in str(err):  # torch's CPU allocator raises a plain RuntimeError
             raise OutOfMemory(_first_line(err)) from err
         if any(name in str(err) for name in ("CUDA", "CUBLAS", "cuDNN", "CUDNN")):
             raise SystemicError(f"the device is broken: {_first_line(err)}") from err

@@ -1,4 +1,4 @@
-"""The processes of one training run, and the few things they tell each other."""
+"""The processes of one training run and their communication."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """``rank`` of ``world`` processes, computing on ``device``. One process needs no group."""
+    """``rank`` of ``world`` processes, computing on ``device``. A single process needs no process group."""
 
     rank: int
     world: int
@@ -32,14 +32,14 @@ class Ranks:
         return self.rank == 0
 
     def total(self, *values: float) -> list[float]:
-        """Each of ``values`` summed over all ranks, in float64."""
+        """Returns each of ``values`` summed over all ranks, in float64."""
         sums = torch.tensor(values, dtype=torch.float64)
         if self.world > 1:
             dist.all_reduce(sums)
         return sums.tolist()
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's ``value``, in the order of ranks, on all of them."""
+        """Returns every rank's ``value``, in rank order, on all ranks."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -47,7 +47,7 @@ class Ranks:
         return values
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What ``make`` gives on the first rank, the only one that calls it, on all of them."""
+        """Calls ``make`` on the first rank and returns its result on all ranks."""
         if self.world == 1:
             return make()
         values = [make() if self.first else None]
@@ -55,7 +55,7 @@ class Ranks:
         return cast(T, values[0])
 
     def share(self, model: nn.Module) -> nn.Module:
-        """``model`` with gradients averaged over the ranks."""
+        """Returns ``model`` with gradients averaged over the ranks."""
         if self.world == 1:
             return model
         device_ids = [self.device] if self.device.type == "cuda" else None
@@ -63,27 +63,27 @@ class Ranks:
 
     @staticmethod
     def unshared(model: nn.Module) -> AbstractContextManager[None]:
-        """Meanwhile gradients stay on their rank, added up; the first backward pass after it averages them all."""
+        """Accumulates gradients locally inside this context; the next backward pass after it averages them."""
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which a model computes in ``precision``."""
+    """Returns the context in which a model computes in ``precision``."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def local_world() -> int:
-    """How many processes of the run are on this machine."""
+    """Returns the number of the run's processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def local_rank() -> int:
-    """Which of the run's processes on this machine this is."""
+    """Returns this process's index on this machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is this process's GPU where there is one, else the CPU. Raises RequestError."""
+    """Returns the device; ``auto`` is this process's GPU if there is one, else the CPU. Raises RequestError."""
     try:
         device = torch.device(
             "cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu")
@@ -99,7 +99,7 @@ def choose_device(name: str) -> torch.device:
 
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
-    """The ranks that torchrun's environment describes: gloo between CPUs, nccl between GPUs."""
+    """Joins the process group that torchrun's environment describes: gloo between CPUs, nccl between GPUs."""
     chosen, world = choose_device(device), int(os.environ.get("WORLD_SIZE", "1"))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)

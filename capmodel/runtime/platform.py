@@ -1,15 +1,15 @@
-"""Where a run takes place, from the environment that a platform gives its jobs."""
+"""The platform that a run is on, detected from the environment."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 
-JOB = "CAPTIONBEAM_JOB"  # `PLATFORM/JOB`, set by whoever submits to a platform that tells its jobs no name
+JOB = "CAPTIONBEAM_JOB"  # `PLATFORM/JOB`, set at submission for platforms that do not give jobs their name
 
 
 def workplace(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """``platform`` and ``job``: Slurm, Vertex AI, Kubernetes, or local, which has no job.
+    """Returns ``platform`` (Slurm, Vertex AI, Kubernetes or local) and ``job``, which local does not have.
 
     >>> workplace({"SLURM_JOB_ID": "12", "SLURM_CLUSTER_NAME": "birch"})
     {'platform': 'Slurm', 'job': '12 on birch'}

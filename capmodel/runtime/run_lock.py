@@ -1,4 +1,4 @@
-"""One run at a time in a folder of checkpoints: two would take each other's states for their own."""
+"""An exclusive lock on a checkpoint folder: concurrent runs would load each other's states."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.storage import files
 
-PATIENCE = 30.0  # seconds, in which a run that was just killed leaves
+PATIENCE = 30.0  # seconds, for a run that was just killed to exit
 
 
 @contextmanager
 def sole_run(url: str, patience: float = PATIENCE) -> Iterator[None]:
-    """Holds the folder ``url`` against other runs until the end, however it comes; on disks that know locks.
+    """Holds an exclusive lock on the folder ``url``, where the filesystem supports locks.
 
-    Raises RequestError where another process still holds it after ``patience`` seconds.
+    Raises RequestError if another process still holds it after ``patience`` seconds.
     """
     fs, path = files.split(url)
     if not files.is_local(fs):
@@ -36,8 +36,8 @@ def sole_run(url: str, patience: float = PATIENCE) -> Iterator[None]:
 
 
 def _lock(folder: int, deadline: float) -> bool:
-    """Whether others are locked out; True as well where the disk has no locks."""
-    from fcntl import LOCK_EX, LOCK_NB, flock  # POSIX alone
+    """Acquires the lock; returns False at the deadline, and True where the filesystem has no locks."""
+    from fcntl import LOCK_EX, LOCK_NB, flock  # available on POSIX only
 
     while True:
         try:

@@ -1,8 +1,8 @@
-"""Several batches computed side by side, each on a thread of its own.
+"""Computes several batches in parallel, each on its own thread.
 
-torch splits every single layer among its threads, which then wait for each other a hundred times a batch; one
-that is late (it shares its core with an image being decoded) holds all the others up. Threads with a batch each
-never wait. InceptionV3 in bfloat16 on two busy cores, batches of 32, the two alternating: 31 images/s against 24.
+torch splits every layer among its threads, which synchronise about a hundred times per batch; one delayed thread (its
+core also decodes images) delays all others. Separate batches do not synchronise. InceptionV3 in bfloat16 on two busy
+cores with batches of 32: 31 images/s against 24.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import TypeVar
 
 import torch
 
-ROWS = 8  # of a batch, at least: with fewer a batch that is alone is better off with all threads
-MOST = 8  # each holds a batch's activations
+ROWS = 8  # minimum batch size: a smaller batch is faster alone on all threads
+MOST = 8  # maximum number of streams, since each holds a batch's activations
 
 
 T = TypeVar("T")
 
 
 class Streams:
-    """How many batches a device computes at a time: on a CPU as many as torch has threads, else one."""
+    """Number of batches a device computes in parallel: torch's number of threads on a CPU, else one."""
 
     def __init__(self, rows: int, device: str = "cpu", threads: int | None = None) -> None:
         total = threads or torch.get_num_threads()
@@ -31,19 +31,19 @@ class Streams:
         share_threads(self._pool, self.count, max(1, total // self.count))
 
     def run(self, work: Callable[[], T]) -> T:
-        """What ``work`` gives, or raises, on the first thread that is free."""
+        """Runs ``work`` on the first free thread; returns its result or raises its error."""
         return self._pool.submit(work).result()
 
 
 def share_threads(pool: ThreadPoolExecutor, count: int, threads: int) -> None:
-    """Let torch compute on ``threads`` in each of the new pool's ``count`` threads; the others keep theirs.
+    """Gives each of the new pool's ``count`` threads ``threads`` torch threads; other threads keep theirs.
 
-    Their number is kept by thread, but new threads begin with the last one set.
+    The number is kept per thread, but new threads start with the last one set.
     """
     before, started = torch.get_num_threads(), Barrier(count)
 
     def start(_: int) -> None:
-        torch.get_num_threads()  # a thread's first call sets its number: now, not after ours
+        torch.get_num_threads()  # initialises the number; a later first call would reset it
         torch.set_num_threads(threads)
         started.wait()
 

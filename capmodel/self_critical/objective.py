@@ -1,16 +1,16 @@
-"""The objective of self-critical training: captions that are worth more than others become likelier.
+"""The self-critical objective: raises the probability of captions with an above-baseline reward.
 
-Of each image K captions w are drawn from the decoder's own distribution p; r(w) is a caption's reward and b what
-it is held against. What is minimised is the sum of -(r(w) - b) log p(w) over all captions, whose gradient is
-that of the expected reward (Rennie et al. 2017, equation 5). log p(w) is the sum over a caption's tokens, END
-among them; dividing by the number of all tokens, as the trainer does, follows self-critical.pytorch.
+For each image, K captions w are sampled from the decoder's distribution p; r(w) is a caption's reward and b its
+baseline. The loss is the sum of -(r(w) - b) log p(w) over all captions, whose gradient is that of the expected
+reward (Rennie et al. 2017, equation 5). log p(w) is the sum over a caption's tokens, including END; the trainer divides
+by the number of all tokens, like self-critical.pytorch.
 
 - ``greedy``: b is the reward of the greedy caption (Rennie et al. 2017, equation 8).
 - ``mean``: b is the mean reward of the image's other samples (Luo 2020, equation 5).
 
-p is that of the decoder in use, to the power 1 / temperature: without dropout, PAD, START and UNK banned, END where
-the maximum length leaves no choice. The same p draws and is learned from; with dropout the two passes would be of two
-distributions. ``grid_dropout`` is the exception: both passes see the same grid, with the same values left out of it.
+p is that of the decoder in use, to the power 1 / temperature: without dropout, with PAD, START and UNK banned, and END
+at the maximum length. Sampling and learning use the same p; dropout would make them two distributions.
+``grid_dropout`` is the exception: both passes use the same dropout mask of the grid.
 
 Shapes: B images, K samples, T steps, M chosen tokens, V vocabulary.
 """
@@ -36,7 +36,7 @@ Reward = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Drawn(NamedTuple):
-    """What a lesson knows of its captions: the advantage r - b of each, float32 [B, K], and the policy's ``mask``."""
+    """A lesson's extra data: the advantage r - b of each caption, float32 [B, K], and the policy's ``mask``."""
 
     advantages: Tensor
     mask: int | None
@@ -44,7 +44,7 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class SelfCritical:
-    """``samples`` captions of each image, worth ``reward``, against a ``baseline``: ``mean`` or ``greedy``."""
+    """The self-critical objective: ``samples`` captions per image, and a ``baseline``: ``mean`` or ``greedy``."""
 
     reward: Reward
     samples: int
@@ -53,7 +53,7 @@ class SelfCritical:
     grid_dropout: bool = False
 
     def lesson(self, decoder: Decoder, batch: Batch, device: torch.device, seed: int) -> Lesson:
-        """Captions drawn of the batch's images; ``extra`` is ``Drawn``."""
+        """Samples captions of the batch's images; ``extra`` is ``Drawn``."""
         features = batch.features.to(device)
         if not len(batch.rows):
             return _blank(decoder, features)
@@ -76,13 +76,13 @@ class SelfCritical:
         )
 
     def _bases(self, rewards: np.ndarray) -> np.ndarray:
-        """What each sample is held against: [B, K], or [B, 1]."""
+        """Returns the baseline of each sample: [B, K], or [B, 1]."""
         if self.baseline == "greedy":
             return rewards[:, self.samples :]
         return (rewards.sum(1, keepdims=True) - rewards) / (self.samples - 1)
 
     def loss(self, decoder: Decoder, lesson: Lesson) -> Tensor:
-        """The sum over the chosen tokens of -(r - b) log p, where r - b is the token's caption's."""
+        """Returns the sum over the chosen tokens of -(r - b) log p, with r - b of the token's caption."""
         chosen = lesson.targets != decoder.config.pad
         advantages, mask = lesson.extra
         with policy(decoder, mask):
@@ -95,7 +95,7 @@ class SelfCritical:
 
 
 def _blank(decoder: Decoder, features: Tensor) -> Lesson:
-    """The part of a rank that has no image in this step."""
+    """Returns the lesson of a rank without images in this step."""
     inputs, targets = (
         torch.full((1, 1, 1), token, device=features.device)
         for token in (decoder.config.start, decoder.config.end)

@@ -1,4 +1,4 @@
-"""What may be chosen of self-critical training. No torch here, so that a launcher checks a request in no time."""
+"""Options of self-critical training. Does not import torch, so that a launcher validates a request quickly."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ BASELINES = ("mean", "greedy")
 
 @dataclass(frozen=True, kw_only=True)
 class SelfCriticalOptions:
-    """Raises RequestError where a value makes no sense, or would do nothing.
+    """Options of self-critical training. Raises RequestError for a value that is invalid or has no effect.
 
     self_critical_epochs:        passes over the training split after those of cross-entropy; 0: none.
-    self_critical_samples:       captions that are drawn of each image at each step.
-    self_critical_baseline:      what a caption's reward is held against: the ``mean`` of the image's other
-                                 samples (Luo 2020), or the caption of ``greedy`` search (Rennie et al. 2017).
-    self_critical_temperature:   captions are drawn from, and learned of, p^(1 / this): below 1 the policy begins
-                                 near the decoder's likeliest captions.
-    self_critical_grid_dropout:  captions are drawn from, and learned of, grids with the decoder's grid dropout: of
-                                 an image in one step the same values are left out for both.
-    self_critical_cross_entropy: weight of the cross-entropy of people's captions beside it, with its dropout and label
+    self_critical_samples:       captions sampled per image at each step.
+    self_critical_baseline:      the baseline of a caption's reward: the ``mean`` of the image's other samples
+                                 (Luo 2020), or the caption of ``greedy`` search (Rennie et al. 2017).
+    self_critical_temperature:   the policy is p^(1 / this): below 1 it starts near the decoder's most likely captions.
+    self_critical_grid_dropout:  applies the decoder's grid dropout to the policy, with the same mask of an image for
+                                 sampling and learning in one step.
+    self_critical_cross_entropy: weight of an added cross-entropy of human captions, with its dropout and label
                                  smoothing: both losses are summed over their words and added (Paulus et al. 2018,
                                  equation 16). 0: none.
-    self_critical_learning_rate: Adam's in those epochs, at its highest.
+    self_critical_learning_rate: Adam's maximum in those epochs.
     """
 
     self_critical_epochs: int = 0
@@ -38,7 +37,7 @@ class SelfCriticalOptions:
     self_critical_learning_rate: float = 5e-5
 
     def check_self_critical(self) -> None:
-        """Raise RequestError where these options make no sense."""
+        """Raises RequestError if these options are invalid."""
         epochs, samples, rate = (
             self.self_critical_epochs,
             self.self_critical_samples,

@@ -1,6 +1,6 @@
-"""Captions that the decoder draws of itself: what it would say, said at random.
+"""Samples captions from a decoder.
 
-Shapes: B images, K captions an image, T steps, V vocabulary.
+Shapes: B images, K captions per image, T steps, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from captionbeam.capmodel.decoders.base import Decoder
 from captionbeam.capmodel.generation.choices import draw, uniforms
 from captionbeam.capmodel.generation.options import DecodeOptions
 
-PLAIN = DecodeOptions(method="sample")  # of all words, from the logits as they are given
+PLAIN = DecodeOptions(method="sample")  # from all words, with unmodified logits
 
 
 @torch.no_grad()
@@ -29,15 +29,15 @@ def draw_captions(
     greedy: bool,
     temperature: float = 1.0,
 ) -> np.ndarray:
-    """``[B, K, T]`` int64: ``samples`` captions of each image, the greedy one after them where wanted.
+    """Returns ``[B, K, T]`` int64: ``samples`` captions per image, then the greedy one if ``greedy``.
 
     Words are drawn from ``p^(1 / temperature)``.
 
-    A caption goes up to END, then PAD. One that reaches the decoder's maximum length has no END: what would stand
-    in its last place is not chosen. Sample i of an image depends on (seed, its name, i), up to rounding.
+    A caption goes up to END, then PAD. One that reaches the decoder's maximum length has no END, since its last token
+    would not be a choice. Sample i of an image depends on (seed, its name, i), up to rounding.
 
-    Captions that have ended leave the batch, as far as every image has others than those: where K run at first, few
-    do in the many steps that the longest captions take (on Flickr8k half the time of walking on with all of them).
+    Finished captions are removed from the batch as far as every image allows: few of the K captions run in the many
+    steps of the longest ones (on Flickr8k this halves the time).
     """
     config, device = decoder.config, features.device
     steps, rows = config.max_length - 2, samples + greedy
@@ -67,31 +67,31 @@ def draw_captions(
 
 
 def allowed(logits: Tensor, decoder: Decoder, temperature: float) -> Tensor:
-    """``logits / temperature`` ``[..., V]`` in float32, -inf for what is never drawn: PAD, START and UNK."""
+    """Returns ``logits / temperature`` ``[..., V]`` in float32, with -inf for PAD, START and UNK."""
     config = decoder.config
     banned = torch.tensor([config.pad, config.start, config.unk], device=logits.device)
     return (logits.float() / temperature).index_fill(-1, banned, float("-inf"))
 
 
 def _choose(logits: Tensor, numbers: Tensor, greedy: Tensor) -> Tensor:
-    """``[B, n]``: a token drawn by its number, or the likeliest where ``greedy``."""
+    """Returns ``[B, n]``: a token drawn by its number, or the most likely one if ``greedy``."""
     drawn = draw(logits, numbers, PLAIN)
     return torch.where(greedy, logits.argmax(-1), drawn) if bool(greedy.any()) else drawn
 
 
 @contextmanager
 def policy(decoder: Decoder, mask: int | None = None) -> Iterator[None]:
-    """The decoder as it will be used, gradients and all.
+    """Puts the decoder in inference mode with gradients, inside this context.
 
-    ``mask``: a seed for the decoder's grid dropout, which the policy has then: each time the same features become the
-    same grid. None: no dropout at all.
+    ``mask``: a seed for the decoder's grid dropout, which then maps the same features to the same grid each time. None:
+    no dropout.
     """
     was_training = decoder.training
     decoder.eval()
     for module in decoder.modules():
         if isinstance(
             module, nn.RNNBase
-        ):  # has no dropout of its own, and cuDNN's goes back in training mode only
+        ):  # has no dropout of its own, and cuDNN's backward pass works in training mode only
             module.train()
     try:
         if mask is None:

@@ -1,4 +1,4 @@
-"""Text to token ids and back: byte pair encoding, or words. No torch here, so that Beam workers stay light.
+"""Tokenizers from text to token ids and back: byte pair encoding or words. Does not import torch.
 
 Example::
 

@@ -1,11 +1,10 @@
-"""What all tokenizers share: special ids, encoding with a maximum length, decoding, and how they are kept.
+"""The base class of tokenizers: special ids, encoding with a maximum length, decoding and storage.
 
-A tokenizer is a value: a vocabulary (token id -> token), a maximum length, and, for byte pairs, the merges.
-Ids 0 to 3 are PAD, UNK, START and END; a caption's own tokens never map to them, even where a caption spells
-``<end>`` out.
+A tokenizer is an immutable value: a vocabulary (token id -> token), a maximum length and, for byte pairs, the merges.
+Ids 0 to 3 are PAD, UNK, START and END; the literal text ``<end>`` in a caption is not encoded as END.
 
-A tokenizer's folder holds ``tokenizer.json`` (kind, version, options, special ids, SHA-256 of the others),
-``vocab.json`` (the tokens in the order of their ids) and, for byte pairs, subword-nmt's ``codes.bpe``.
+A tokenizer's folder has ``tokenizer.json`` (kind, version, options, special ids, SHA-256 of the others), ``vocab.json``
+(the tokens in the order of their ids) and, for byte pairs, subword-nmt's ``codes.bpe``.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ DEFAULT_MAX_LENGTH = 64
 
 
 class Tokenizer(ABC):
-    """Sentences to ids and back. ``vocab`` holds the tokens in the order of their ids, specials first."""
+    """Converts sentences to ids and back. ``vocab`` has the tokens in the order of their ids, specials first."""
 
     pad, unk, start, end = PAD, UNK, START, END
     kind: ClassVar[str]
@@ -43,44 +42,44 @@ class Tokenizer(ABC):
 
     @property
     def vocab_size(self) -> int:
-        """Number of token ids, specials included."""
+        """Number of token ids, including specials."""
         return len(self.vocab)
 
     @abstractmethod
     def words_of(self, text: str) -> list[str]:
-        """The words of ``text`` as this tokenizer sees them: what is counted before learning."""
+        """Splits ``text`` into this tokenizer's words, which are counted for learning."""
 
     @abstractmethod
     def pieces_of(self, words: Sequence[str]) -> Iterable[str]:
-        """The vocabulary's pieces of ``words``, in order; one that the vocabulary lacks becomes UNK."""
+        """Returns the pieces of ``words``, in order; one that is not in the vocabulary becomes UNK."""
 
     @abstractmethod
     def join(self, pieces: Sequence[str]) -> str:
-        """The sentence that ``pieces`` spell."""
+        """Returns the sentence that ``pieces`` spell."""
 
     def normalise(self, text: str) -> str:
-        """What ``decode(encode(text))`` gives where nothing is unknown or cut: words, a space between."""
+        """Returns ``decode(encode(text))`` for text without unknown or cut words: words separated by spaces."""
         return " ".join(self.words_of(text))
 
     def encode_whole(self, text: str) -> list[int]:
-        """START, the ids of ``text``, END; of any length."""
+        """Returns START, the ids of ``text``, END, without a maximum length."""
         ids = (self._ids.get(piece, UNK) for piece in self.pieces_of(self.words_of(text)))
         return [START, *ids, END]
 
     def cut(self, ids: list[int]) -> list[int]:
-        """``ids`` with at most ``max_length`` of them, END still the last."""
+        """Returns ``ids`` cut to ``max_length``, with END as the last."""
         return ids if len(ids) <= self.max_length else [*ids[: self.max_length - 1], END]
 
     def encode(self, text: str) -> list[int]:
-        """START, the ids of ``text``, END: at most ``max_length`` ids, END never cut off."""
+        """Returns START, the ids of ``text``, END: at most ``max_length`` ids, always with END."""
         return self.cut(self.encode_whole(text))
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """One token an id, specials as ``<end>`` and the like. Raises IndexError beyond the vocabulary."""
+        """Returns one token per id, with specials as ``<end>`` etc. Raises IndexError beyond the vocabulary."""
         return [self.vocab[i] for i in ids]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The sentence up to the first END; PAD and START are left out, UNK reads ``<unk>``."""
+        """Returns the sentence up to the first END, without PAD and START; UNK becomes ``<unk>``."""
         pieces = []
         for i in map(int, ids):
             if i == END:
@@ -90,11 +89,11 @@ class Tokenizer(ABC):
         return self.join(pieces)
 
     def contents(self) -> dict[str, bytes]:
-        """The folder's files except ``tokenizer.json``: name -> bytes."""
+        """Returns the folder's files except ``tokenizer.json``: name -> bytes."""
         return {"vocab.json": files.json_bytes(list(self.vocab))}
 
     def header(self) -> dict[str, Any]:
-        """What ``tokenizer.json`` says. The hashes of the other files make it speak for all of them."""
+        """Returns the content of ``tokenizer.json``, with the hashes of the other files."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -108,15 +107,15 @@ class Tokenizer(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that change with anything that changes an encoding."""
+        """A hash of everything that affects an encoding: 32 hexadecimal digits."""
         return fingerprint(self.header())
 
     def to_files(self) -> dict[str, bytes]:
-        """The folder's files, ``tokenizer.json`` last: name -> bytes."""
+        """Returns the folder's files, ``tokenizer.json`` last: name -> bytes."""
         return {**self.contents(), "tokenizer.json": files.json_bytes(self.header())}
 
     def save(self, url: str) -> None:
-        """Write the folder; its header comes last, so that a half-written one is not taken for whole."""
+        """Writes the folder, with its header last, so that an incomplete folder is not readable."""
         for name, data in self.to_files().items():
             files.write_atomic(files.join(url, name), data)
 
@@ -131,7 +130,7 @@ class Tokenizer(ABC):
 
 
 def check_max_length(max_length: int) -> int:
-    """``max_length`` if START, one token and END fit. Raises RequestError."""
+    """Returns ``max_length`` if START, one token and END fit. Raises RequestError."""
     if max_length < 3:
         raise RequestError(
             f"a maximum length of {max_length} is too short; expected 3 or more (START, a token, END)"

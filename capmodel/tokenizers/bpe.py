@@ -1,13 +1,13 @@
-"""Byte pair encoding by subword-nmt (Sennrich, Haddow, Birch 2016): common words whole, rare ones spelled.
+"""Byte pair encoding by subword-nmt (Sennrich, Haddow, Birch 2016): frequent words whole, rare ones in pieces.
 
-How text becomes words: Unicode NFC, lower case, curly quotes made straight; then every character of
-punctuation or symbol is a word of its own, as in the Penn Treebank, except within a word: an apostrophe or
-hyphen between letters (``man's``, ``t-shirt``), ``.`` ``,`` ``:`` between digits (``3.5``, ``10:30``) stay.
-So ``"A man's dog."`` reads ``a man's dog .``, and ``@`` and ``<`` are never part of a longer word, which
-leaves subword-nmt's marks ``@@`` (the word goes on) and ``</w>`` (the word ends) without a second meaning.
+Text becomes words as follows: Unicode NFC, lower case, straight quotes; then every punctuation or symbol character is
+a separate word, as in the Penn Treebank, except within a word: an apostrophe or hyphen between letters (``man's``,
+``t-shirt``) and ``.`` ``,`` ``:`` between digits (``3.5``, ``10:30``) stay. So ``"A man's dog."`` becomes
+``a man's dog .``. ``@`` and ``<`` are never part of a longer word, so subword-nmt's marks ``@@`` (the word continues)
+and ``</w>`` (the word ends) are unambiguous.
 
-Every character that was seen has two tokens, one within and one at the end of a word, so that any text over
-the learned alphabet is spelled out and decoded exactly.
+Every known character has two tokens, one within and one at the end of a word, so any text over the learned alphabet
+is encoded and decoded exactly.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _STRAIGHT_QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "
 
 
 def split_words(text: str) -> list[str]:
-    """The words of ``text``, lower-cased, punctuation apart.
+    """Returns the words of ``text``, lower-cased, with punctuation as separate words.
 
     >>> split_words("A man's T-shirt, 3.5 ft!")
     ['a', "man's", 't-shirt', ',', '3.5', 'ft', '!']
@@ -47,7 +47,7 @@ def split_words(text: str) -> list[str]:
 
 
 class BpeTokenizer(Tokenizer):
-    """Byte pairs. ``codes`` is the text of a subword-nmt codes file."""
+    """Byte pair tokenizer. ``codes`` is the text of a subword-nmt codes file."""
 
     kind = "bpe"
 
@@ -60,16 +60,16 @@ class BpeTokenizer(Tokenizer):
     ) -> None:
         super().__init__(vocab, max_length, options)
         self.codes = codes
-        # subword-nmt leaves the interpreter on a codes file without merges
+        # subword-nmt exits the interpreter on a codes file without merges
         self._bpe = BPE(io.StringIO(codes)) if parse_merges(codes) else None
 
     @classmethod
     def learn(
         cls, word_counts: Mapping[str, int], merges: int = 4000, max_length: int = DEFAULT_MAX_LENGTH
     ) -> BpeTokenizer:
-        """Learn up to ``merges`` merges (those seen at least twice) from word -> count.
+        """Learns up to ``merges`` merges (of pairs seen at least twice) from word -> count.
 
-        The result depends on the counts alone, not on their order. Raises RequestError.
+        The result depends on the counts only, not on their order. Raises RequestError.
         """
         if merges < 0:
             raise RequestError(f"{merges} merges cannot be learned; expected 0 or more")
@@ -99,7 +99,7 @@ class BpeTokenizer(Tokenizer):
 
 
 def parse_merges(codes: str) -> list[tuple[str, str]]:
-    """The merges of a codes file in order. Raises RequestError for anything but subword-nmt's version 0.2."""
+    """Returns the merges of a codes file, in order. Raises RequestError for other formats than subword-nmt 0.2."""
     first, *lines = codes.removesuffix("\n").split("\n")
     if first != VERSION_LINE:
         raise RequestError(f"the byte pair codes begin with {first[:40]!r}; expected {VERSION_LINE!r}")
@@ -117,14 +117,14 @@ def _learn_codes(word_counts: Mapping[str, int], merges: int) -> str:
         return VERSION_LINE + "\n"
     lines = "".join(f"{word} {count}\n" for word, count in sorted(word_counts.items()))
     codes = io.StringIO()
-    # learn_bpe draws a progress bar of its own on stderr
+    # learn_bpe draws a progress bar on stderr
     with contextlib.redirect_stderr(io.StringIO()):
         learn_bpe(io.StringIO(lines), codes, merges, is_dict=True)
     return codes.getvalue()
 
 
 def _vocabulary(alphabet: Sequence[str], merges: Sequence[tuple[str, str]]) -> list[str]:
-    """Specials, each character's two forms, then what each merge makes, in the order it was learned."""
+    """Returns the specials, each character's two forms, then the result of each merge, in the order learned."""
     characters = [form for character in alphabet for form in (character, character + CONTINUES)]
     merged = (first + second for first, second in merges)
     made = [symbol.removesuffix(ENDS) if symbol.endswith(ENDS) else symbol + CONTINUES for symbol in merged]

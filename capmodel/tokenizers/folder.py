@@ -1,4 +1,4 @@
-"""Reading a tokenizer's folder back, and saying in one sentence what is wrong with a broken one."""
+"""Reads a tokenizer's folder, and reports what is wrong with an invalid one."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ KINDS = ("bpe", "words", "whitespace")
 
 
 def check_kind(kind: str) -> str:
-    """``kind`` if there is such a tokenizer. Raises RequestError."""
+    """Returns ``kind`` if it is a kind of tokenizer. Raises RequestError."""
     if kind not in KINDS:
         raise RequestError(f"no tokenizer is of kind {kind!r}; expected one of {', '.join(KINDS)}")
     return kind
 
 
 def load_tokenizer(url: str) -> Tokenizer:
-    """The tokenizer in the folder ``url``, a path or fsspec URL. Raises RequestError if it is not whole."""
+    """Loads the tokenizer in the folder ``url``, a path or fsspec URL. Raises RequestError if it is incomplete."""
     header = _read_header(url)
     contents = {"tokenizer.json": files.json_bytes(header)}
     for name in header["sha256"]:
@@ -36,7 +36,7 @@ def load_tokenizer(url: str) -> Tokenizer:
 
 
 def tokenizer_from_files(contents: Mapping[str, bytes], name: str = "tokenizer") -> Tokenizer:
-    """The inverse of ``Tokenizer.to_files``; ``name`` is what errors call the folder. Raises RequestError."""
+    """Builds the tokenizer from ``Tokenizer.to_files``; ``name`` is used in errors. Raises RequestError."""
     header = _check_header(json.loads(contents["tokenizer.json"]), name)
     for file_name, expected in header["sha256"].items():
         if sha256_bytes(contents[file_name]) != expected:

@@ -1,4 +1,4 @@
-"""One door to the three kinds, for jobs that take the kind as an option."""
+"""Learns a tokenizer of any kind, for jobs that take the kind as an option."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SPLITTERS: dict[str, Callable[[str], list[str]]] = {
 
 
 def splitter(kind: str) -> Callable[[str], list[str]]:
-    """The function from text to the words that a tokenizer of ``kind`` is learned from."""
+    """Returns the function that splits text into words for learning a tokenizer of ``kind``."""
     return _SPLITTERS[check_kind(kind)]
 
 
@@ -28,7 +28,7 @@ def learn_tokenizer(
     min_count: int = 5,
     max_length: int = DEFAULT_MAX_LENGTH,
 ) -> Tokenizer:
-    """A tokenizer of ``kind`` from word -> count; ``merges`` is for ``bpe``, ``min_count`` for the others."""
+    """Learns a tokenizer of ``kind`` from word -> count; ``merges`` is for ``bpe``, ``min_count`` for the others."""
     if check_kind(kind) == "bpe":
         return bpe.BpeTokenizer.learn(word_counts, merges, max_length)
     return words.WordTokenizer.learn(word_counts, min_count, kind, max_length)

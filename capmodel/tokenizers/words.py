@@ -1,7 +1,7 @@
-"""Whole words, those seen at least ``min_count`` times: the classic captioning vocabulary.
+"""Tokenizers of whole words, seen at least ``min_count`` times: the classic captioning vocabulary.
 
-``words``: lower case, split at ``\\W+`` as Python's re has it, so that punctuation is gone.
-``whitespace``: split at whitespace, case and punctuation kept.
+``words``: lower case, split at Python's ``\\W+``, without punctuation.
+``whitespace``: split at whitespace, with case and punctuation kept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _WORD = re.compile(r"\w+")
 
 
 def split_words(text: str) -> list[str]:
-    """The lower-cased words of ``text``: ``re.split(r"\\W+", text.lower())`` without empty strings.
+    """Returns the lower-cased words of ``text``: ``re.split(r"\\W+", text.lower())`` without empty strings.
 
     >>> split_words("A man's T-shirt.")
     ['a', 'man', 's', 't', 'shirt']
@@ -25,7 +25,7 @@ def split_words(text: str) -> list[str]:
 
 
 class WordTokenizer(Tokenizer):
-    """A vocabulary of whole words, the most frequent first."""
+    """Word tokenizer; the vocabulary has the most frequent words first."""
 
     kind = "words"
 
@@ -37,7 +37,7 @@ class WordTokenizer(Tokenizer):
         style: str = "words",
         max_length: int = DEFAULT_MAX_LENGTH,
     ) -> WordTokenizer:
-        """Take the words counted ``min_count`` times or more. ``style``: ``words`` or ``whitespace``."""
+        """Learns the words counted ``min_count`` times or more. ``style``: ``words`` or ``whitespace``."""
         if min_count < 1:
             raise RequestError(f"a minimum count of {min_count} makes no sense; expected 1 or more")
         kept = (word for word, count in word_counts.items() if count >= min_count)
@@ -55,7 +55,7 @@ class WordTokenizer(Tokenizer):
 
 
 class WhitespaceTokenizer(WordTokenizer):
-    """The same with words as they stand between spaces."""
+    """Word tokenizer that splits at whitespace."""
 
     kind = "whitespace"
 

@@ -1,1 +1,1 @@
-"""Training: configuration, the loop, optimizer, objectives, evaluation, checkpoints."""
+"""Training: options, the loop, optimizer, evaluation and checkpoints."""

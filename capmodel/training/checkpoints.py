@@ -1,15 +1,15 @@
-"""Where a training run stands, on any fsspec URL, so that it can go on after any end.
+"""Checkpoints of a training run, at any fsspec URL, from which it can be resumed.
 
     CHECKPOINTS/
       state-0003-00000120.safetensors   all tensors after 120 steps of epoch 3: parameters and Adam's moments
-      latest.json                       names the newest state; written after it, so never of a half one
+      latest.json                       names the newest state; written after it, so the state is complete
       best.safetensors                  parameters of the best epoch so far
       epoch-0003.safetensors            parameters after epoch 3, on request
 
-Once the bundle is saved, ``latest.json`` names it by its SHA-256, and the state and the best are gone.
+Once the bundle is saved, ``latest.json`` has its SHA-256, and the state and the best parameters are deleted.
 
-Learning rate and random draws are functions of (seed, epoch, step, rank), so that there is nothing of them to
-keep. Tensors are float arrays; nothing here is ever unpickled.
+Learning rate and random draws are functions of (seed, epoch, step, rank) and need no checkpoint. Tensors are float
+arrays; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Tensors = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run is: ``step`` steps into ``epoch`` (both from 0), and what has been found out so far.
+    """Progress of a run: ``step`` steps into ``epoch`` (both from 0), and the sums and history so far.
 
-    ``loss``, ``words``, ``images`` and ``measures`` (what an objective tells, by name) are the sums of this epoch's
-    steps; ``history`` has one entry a finished epoch.
-    The run's ``phase`` (from 0) began at ``first_epoch``, after ``first_step`` steps and ``first_image`` images.
+    ``loss``, ``words``, ``images`` and ``measures`` (reported by the objective, by name) are sums over this epoch's
+    steps; ``history`` has one entry per finished epoch. The run's ``phase`` (from 0) began at ``first_epoch``, after
+    ``first_step`` steps and ``first_image`` images.
     """
 
     epoch: int = 0
@@ -55,7 +55,7 @@ class Position:
     measures: dict[str, float] = field(default_factory=dict)
 
     def advanced(self, loss: float, words: int, images: int, measured: Mapping[str, float]) -> Position:
-        """One step further, with what that step adds to the sums."""
+        """Returns the position one step later, with the step's values added to the sums."""
         sums = {name: self.measures.get(name, 0.0) + value for name, value in measured.items()}
         return replace(
             self,
@@ -67,29 +67,29 @@ class Position:
         )
 
     def next_epoch(self, history: tuple[dict[str, Any], ...]) -> Position:
-        """At the beginning of the next epoch, its sums at nothing."""
+        """Returns the position at the start of the next epoch, with the sums at 0."""
         sums: dict[str, Any] = {"loss": 0.0, "words": 0, "seconds": 0.0, "images": 0, "measures": {}}
         return replace(self, epoch=self.epoch + 1, step=0, history=history, **sums)
 
     def next_phase(self, steps: int, images: int) -> Position:
-        """At the beginning of the next phase, after so many ``steps`` and ``images`` of the whole run."""
+        """Returns the position at the start of the next phase, after ``steps`` and ``images`` of the whole run."""
         begun: dict[str, Any] = {"first_epoch": self.epoch, "first_step": steps, "first_image": images}
         return replace(self, phase=self.phase + 1, **begun)
 
     @property
     def age(self) -> int:
-        """Epochs of the phase that are over."""
+        """Number of finished epochs of the phase."""
         return self.epoch - self.first_epoch
 
 
 class Checkpoints:
-    """The checkpoints of one run in the folder ``url``. ``identity`` is all that decides the run's result."""
+    """The checkpoints of one run in the folder ``url``. ``identity``: everything that determines the run's result."""
 
     def __init__(self, url: str, identity: Mapping[str, Any]) -> None:
         self.url, self.identity = url, dict(identity)
 
     def load(self) -> tuple[Position, Tensors] | None:
-        """Where to go on, or None. Raises RequestError where the folder is another run's, or broken."""
+        """Returns the newest state, or None. Raises RequestError if the folder is another run's or is invalid."""
         record = self.record()
         if record is None or record["bundle"]:
             return None
@@ -98,7 +98,7 @@ class Checkpoints:
         return Position(**{**position, "history": tuple(position["history"])}), self._read(record["state"])
 
     def check_same(self, record: Mapping[str, Any]) -> None:
-        """Raises RequestError where ``record`` is of another run, and names the first difference."""
+        """Raises RequestError if ``record`` is another run's, with the first difference."""
         different = difference(self.identity, completed(record["identity"]))
         if different:
             raise RequestError(
@@ -107,38 +107,38 @@ class Checkpoints:
             )
 
     def save(self, position: Position, tensors: Tensors) -> None:
-        """Keep ``tensors`` as the newest state, then forget the older ones. Raises SystemicError."""
+        """Saves ``tensors`` as the newest state, then deletes the older ones. Raises SystemicError."""
         name = f"state-{position.epoch:04d}-{position.step:08d}.safetensors"
         self._write(name, save(dict(tensors)))
         self._write(LATEST, self._record(state=name, position=asdict(position)))
         self._remove(other for other in files.names(self.url) if STATE.fullmatch(other) and other != name)
 
     def finish(self, bundle: str) -> None:
-        """The run is over and its bundle, with that SHA-256, is saved."""
+        """Records that the bundle with that SHA-256 is saved, and deletes the states."""
         self._write(LATEST, self._record(bundle=bundle))
         self._remove(name for name in files.names(self.url) if STATE.fullmatch(name) or name == BEST)
 
     def save_best(self, tensors: Tensors) -> None:
-        """Keep the parameters of the best epoch so far."""
+        """Saves the parameters of the best epoch so far."""
         self._write(BEST, save(dict(tensors)))
 
     def load_best(self) -> Tensors:
-        """What ``save_best`` kept."""
+        """Returns the parameters that ``save_best`` saved."""
         return self._read(BEST)
 
     def save_epoch(self, epoch: int, tensors: Tensors) -> None:
-        """Keep the parameters of ``epoch`` (from 1) for whoever wants them."""
+        """Saves the parameters of ``epoch`` (from 1), for use outside the run."""
         self._write(f"epoch-{epoch:04d}.safetensors", save(dict(tensors)))
 
     def clear(self) -> None:
-        """Forget the run in this folder; ``latest.json`` first, so that nothing names what is gone."""
+        """Deletes the run in this folder; ``latest.json`` first, so that it never names a missing file."""
         ours = re.compile(rf"{STATE.pattern}|epoch-\d+\.safetensors|{re.escape(BEST)}")
         names = files.names(self.url)
         self._remove(name for name in names if name == LATEST)
         self._remove(name for name in names if ours.fullmatch(name))
 
     def record(self) -> dict[str, Any] | None:
-        """What ``latest.json`` says, or None. Raises RequestError where it is something else."""
+        """Returns the content of ``latest.json``, or None. Raises RequestError if it is invalid."""
         url = files.join(self.url, LATEST)
         try:
             record = files.read_json(url)

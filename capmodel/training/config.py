@@ -1,4 +1,4 @@
-"""What a training run may choose. No torch here, so that a launcher checks a request in no time."""
+"""Options of a training run. Does not import torch, so that a launcher validates a request quickly."""
 
 from __future__ import annotations
 
@@ -31,42 +31,43 @@ PLACES = ("features", "tokens", "output", "checkpoints", "logs", "embeddings")
 
 @dataclass(frozen=True)
 class TrainOptions(DecoderOptions, SelfCriticalOptions):
-    """Options of one training run. Raises RequestError where a value makes no sense.
+    """Options of one training run. Raises RequestError for an invalid value.
 
-    features, snapshot:  the features store and the snapshot of it that is read.
+    features, snapshot:  the features store and its snapshot to read.
     tokens:              the token table's folder.
-    output:              the bundle; checkpoints: the folder a stopped run goes on from; logs: TensorBoard's.
-    init:                the bundle whose weights training starts from; None: fresh ones.
-    epochs:              passes over the training split, or, with ``steps_per_epoch``, stretches of so many
-                         steps, each of which goes on in the shuffled split where the one before ended. 0 only where
+    output:              the bundle.
+    checkpoints:         the folder from which a stopped run resumes.
+    logs:                TensorBoard's folder.
+    init:                the bundle whose weights training starts from; None: new weights.
+    epochs:              passes over the training split, or, with ``steps_per_epoch``, sequences of that many steps,
+    each
+                         of which continues in the shuffled split where the previous one ended. 0 is valid only if
                          self-critical epochs follow from ``init``.
-    batch_size:          images a forward pass on each worker; ``accumulate`` of them make a step.
-    batch_growth:        the images of a step grow by this factor after every ``batch_growth_epochs`` epochs of
-                         a phase, up to ``batch_max`` a forward pass (Smith et al. 2018: instead of a rate that
-                         falls).
-    captions_per_image:  so many of each image's captions, drawn anew each time it comes; None: all.
-    bucket_by_length:    images of a step have captions about as long.
-    learning_rate:       Adam's, at its highest: reached after the first ``warmup`` share of all steps.
-    schedule:            from there along half a cosine down to nothing, or constant.
-    weight_decay:        of tables and matrices, a step: this times the learning rate (AdamW).
-    ema:                 share that stays of the averaged weights in a step, which then are what is validated
-                         and saved; 0: no average.
-    patience:            epochs without a better CIDEr after which training ends; None: never before ``epochs``.
-    consensus:           the cross-entropy of a caption weighs by its CIDEr-D against the image's other captions, to
-                         this power, up to 10 (after Phan et al. 2017); 0: all captions alike.
-    clip:                largest norm of the gradients.
+    batch_size:          images per forward pass on each worker; ``accumulate`` passes make a step.
+    batch_growth:        factor by which the images of a step grow after every ``batch_growth_epochs`` epochs of a
+    phase,
+                         up to ``batch_max`` per forward pass (Smith et al. 2018, instead of a falling learning rate).
+    captions_per_image:  number of each image's captions, drawn again each time the image occurs; None: all.
+    bucket_by_length:    images of a step have captions of similar length.
+    learning_rate:       Adam's maximum, reached after the first ``warmup`` share of all steps.
+    schedule:            after warmup: half a cosine down to 0 (cosine), or constant.
+    weight_decay:        of embeddings and matrices, per step: this times the learning rate (AdamW).
+    ema:                 decay of the weights' moving average, which is validated and saved; 0: no average.
+    patience:            epochs without a better CIDEr after which training ends; None: no early stop.
+    consensus:           weights a caption's cross-entropy by its CIDEr-D against the image's other captions, to this
+                         power, up to 10 (after Phan et al. 2017); 0: equal weights.
+    clip:                maximum norm of the gradients.
     mix:                 row groups that are open at once, over all workers.
-    val_images:          how many images of the val split each epoch is scored on, always the same ones.
-    val_beam:            beams of the captions that are scored; 1: greedy.
-    val_length_penalty:  of those beams' ranking: log-probability / n^this for n tokens; 0: none.
-    max_missing:         share of the images that may lack features or captions.
-    checkpoint_minutes:  longest time between checkpoints; there is one after each epoch anyway.
-    keep_epochs:         keep the weights of each epoch beside the checkpoint.
-    cache:               a folder of this machine where decoded grids are kept, so that only the first pass decodes.
-    threads:             of each worker; None: the machine's cores, shared out.
-    embeddings:          a file of word vectors that the embeddings begin with; freeze_embeddings: and keep.
-    The others are the decoder's (captionbeam.capmodel.decoders.DecoderOptions) and those of self-critical training
-    (captionbeam.capmodel.self_critical.options).
+    val_images:          number of images of the val split that each epoch is scored on, always the same ones.
+    val_beam:            beams of the scored captions; 1: greedy.
+    val_length_penalty:  length penalty of those beams: ranks by log-probability / n^this for n tokens; 0: none.
+    max_missing:         maximum share of the images without features or captions.
+    checkpoint_minutes:  maximum time between checkpoints; each epoch also ends with one.
+    keep_epochs:         keeps the weights of each epoch beside the checkpoint.
+    cache:               a local folder for decoded grids, so that only the first pass decodes.
+    threads:             per worker; None: the machine's cores divided by its workers.
+    embeddings:          a file of word vectors that initialise the embeddings; freeze_embeddings: keeps them fixed.
+    The others are those of captionbeam.capmodel.decoders.DecoderOptions and captionbeam.capmodel.self_critical.options.
     """
 
     features: str
@@ -142,7 +143,7 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
         expect(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
 
     def _expect_sense(self) -> None:
-        """Refuse options that would change nothing beside the others."""
+        """Raises RequestError for options without effect, given the others."""
         if self.patience is not None:
             most = max(self.epochs, self.self_critical_epochs)
             expected = f"fewer than the {most} epochs (more would never end a run)"
@@ -170,7 +171,7 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
         self._expect_growth()
 
     def _expect_no_words_only(self) -> None:
-        """Refuse what only cross-entropy heeds, of which there is none."""
+        """Raises RequestError for options of cross-entropy in a run without cross-entropy epochs."""
         for name in WORDS_ONLY:
             value = getattr(self, name)
             heeded = draws_heed(name, vars(self)) or value == getattr(TrainOptions, name)
@@ -178,7 +179,7 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
             expect(heeded, name, value, expected)
 
     def _expect_growth(self) -> None:
-        """Refuse a batch that never grows, or has no end to it."""
+        """Raises RequestError for a batch that never grows or has no maximum."""
         expect(1 <= self.batch_growth < inf, "batch_growth", self.batch_growth, "1 (none) or more")
         if self.batch_growth == 1:
             expect(self.batch_max is None, "batch_max", self.batch_max, "none without --batch-growth")
@@ -192,7 +193,7 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
         expect(every < epochs, "batch_growth_epochs", every, expected)
 
     def images_per_step(self, workers: int, age: int = 0) -> int:
-        """Of an epoch before which ``age`` others of its phase were, on all workers."""
+        """Returns the images per step on all workers, in the phase's epoch of index ``age``."""
         each = workers * self.accumulate
         size, most = float(self.batch_size * each), (self.batch_max or self.batch_size) * each
         for _ in range(age // self.batch_growth_epochs if self.batch_growth > 1 else 0):
@@ -200,35 +201,35 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
         return int(size)
 
     def step_identity(self, workers: int) -> dict[str, Any]:
-        """How large steps are, whatever the number of workers that share them."""
+        """Returns the step sizes that are part of the run's identity, independent of the number of workers."""
         most = self.batch_max and self.batch_max * workers * self.accumulate
         return {"images_per_step": self.images_per_step(workers), "images_per_step_at_most": most}
 
     @property
     def writing(self) -> DecodeOptions:
-        """How the captions are written that are scored."""
+        """The decoding options of the scored captions."""
         if self.val_beam == 1:
             return DecodeOptions(method="greedy")
         return DecodeOptions(beam=self.val_beam, length_penalty=self.val_length_penalty)
 
     @property
     def all_epochs(self) -> int:
-        """Passes over the training split in the whole run."""
+        """Number of epochs of the whole run."""
         return self.epochs + self.self_critical_epochs
 
     def to_json(self) -> str:
-        """All options; ``from_json`` reads them back."""
+        """Returns all options as JSON, which ``from_json`` reads."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> TrainOptions:
-        """The options that ``to_json`` wrote."""
+        """Returns the options that ``to_json`` wrote."""
         return cls(**json.loads(text))
 
     def identity(self) -> dict[str, Any]:
-        """The options that decide what comes out, without places and without what only decides how fast.
+        """Returns the options that determine the result, without locations and options that only affect speed.
 
-        Of ``init`` the content decides: see captionbeam.capmodel.training.warm_start.
+        ``init`` is identified by its content: see captionbeam.capmodel.training.warm_start.
         """
         free = {
             *PLACES,
@@ -247,19 +248,20 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
 
 
 def draws_heed(name: str, chosen: Mapping[str, Any]) -> bool:
-    """Whether self-critical epochs alone heed an option of WORDS_ONLY, beside all that is ``chosen``."""
-    buckets = name == "captions_per_image" and chosen["bucket_by_length"]  # which go by the captions
+    """Whether self-critical epochs alone use an option of WORDS_ONLY, given all options in ``chosen``."""
+    # buckets depend on the selected captions
+    buckets = name == "captions_per_image" and chosen["bucket_by_length"]
     dropped = name == "grid_dropout" and chosen["self_critical_grid_dropout"]
     return buckets or dropped or (name != "learning_rate" and chosen["self_critical_cross_entropy"] > 0)
 
 
 def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded ``identity`` with the defaults of the options that did not exist when it was recorded."""
+    """Returns a recorded ``identity`` with defaults for options that were added after it."""
     return {field.name: field.default for field in fields(TrainOptions) if field.default is not MISSING} | {
         **identity
     }
 
 
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
-    """``epochs 8, not 4`` for the first of ``ours`` that ``theirs`` has otherwise; None where they agree."""
+    """Returns for example ``epochs 8, not 4`` for the first difference of ``ours``; None if there is none."""
     return fingerprint.difference({name: theirs.get(name) for name in ours}, ours, most=1)

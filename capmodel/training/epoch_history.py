@@ -1,4 +1,4 @@
-"""What the history of a training run tells: its best epoch, and which of its phases stopped early. No torch here."""
+"""Evaluates a run's history: its best epoch and early stops. Does not import torch."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ History = Sequence[Mapping[str, Any]]
 
 
 def best_of(history: History) -> Mapping[str, Any]:
-    """The epoch with the highest CIDEr; among equals that of the lowest loss, then the first."""
+    """Returns the epoch with the highest CIDEr; ties go to the lowest loss, then to the first."""
     return max(history, key=lambda entry: (entry["CIDEr"], -entry["val_loss"]))
 
 
 def early_stops(history: History, options: TrainOptions) -> list[dict[str, Any]]:
-    """The phases that ``patience`` ended before their last epoch, of a run that is past them.
+    """Returns the phases that ``patience`` ended early, of a run that is past them.
 
-    ``phase``; ``after`` so many of its ``planned`` epochs; ``epoch``: the last of them, counted from the run's first;
-    ``patience``; ``best``: the best epoch of the run until then, whose weights go on, and its ``CIDEr``.
+    Each has ``phase``; ``after``, its number of epochs; ``planned``; ``epoch``, the last one, counted from the run's
+    first; ``patience``; ``best``, the run's best epoch so far, whose weights continue, and its ``CIDEr``.
     """
     planned = {CROSS_ENTROPY: options.epochs, SELF_CRITICAL: options.self_critical_epochs}
     found = []

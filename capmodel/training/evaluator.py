@@ -1,4 +1,4 @@
-"""How good a decoder is on images it was not trained on: loss, next-word accuracy, scores of its captions."""
+"""Validation: loss, next-word accuracy and caption scores on images outside the training split."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from captionbeam.schemas.formats.tokens import TokenTable
 
 @dataclass(frozen=True)
 class Validation:
-    """Scores a decoder on the samples of ``reader``, shared out over the ranks."""
+    """Scores a decoder on the samples of ``reader``, divided among the ranks."""
 
     reader: FeatureReader
     table: TokenTable
@@ -37,15 +37,15 @@ class Validation:
 
     @classmethod
     def of(cls, options: TrainOptions, data: Data, ranks: Ranks, precision: str) -> Self:
-        """Of the val split, as a run with ``options`` scores it."""
+        """Returns the validation of a run with ``options`` on the val split."""
         reader = data.val(options.val_images)
         words = partial(autocast, ranks.device, precision)
         return cls(reader, data.table, data.tokenizer, ranks, options.batch_size, words, options.writing)
 
     def scores(self, decoder: Decoder, stopping: Callable[[], bool]) -> dict[str, float] | None:
-        """``val_loss`` (nats a word), ``val_accuracy`` and the metrics of the captions it writes; None if stopped.
+        """Returns ``val_loss`` (nats per word), ``val_accuracy`` and the captions' metrics; None if stopped.
 
-        ``stopping`` is asked before each batch and says the same on every rank.
+        ``stopping`` is called before each batch and must return the same on every rank.
         """
         sums, captions = torch.zeros(3, dtype=torch.float64), dict[int, str]()
         ranks, images = self.ranks, len(self.reader.samples)
@@ -63,7 +63,7 @@ class Validation:
 
     @torch.inference_mode()
     def _words(self, decoder: Decoder, batch: Batch) -> torch.Tensor:
-        """Sum of losses, right next words and words of one batch, float64 [3]."""
+        """Returns the sums of losses, correct next words and words of one batch, float64 [3]."""
         decoder.eval()
         tokens = batch.tokens.to(self.ranks.device)
         targets = tokens[..., 1:]
@@ -74,7 +74,7 @@ class Validation:
         return torch.stack([loss, next_word_hits(logits, flat, PAD), words]).double().cpu()
 
     def _captions(self, decoder: Decoder, batch: Batch) -> dict[int, str]:
-        """``{row of the table: the best caption}``."""
+        """Returns ``{row of the table: the best caption}``."""
         names = [str(row) for row in batch.rows]
         with self.autocast():
             found = generate(
@@ -83,12 +83,12 @@ class Validation:
         return {int(row): captions[0].text for row, captions in zip(batch.rows, found, strict=True)}
 
     def _metrics(self, written: dict[int, str]) -> dict[str, float]:
-        """The metrics, worked out by the first rank for all."""
+        """Returns the metrics, which the first rank computes for all."""
         hypotheses = {str(row): text for row, text in written.items()}
         return self.ranks.from_first(lambda: dict(self.references.evaluate(hypotheses).scores))
 
     @cached_property
     def references(self) -> metrics.References:
-        """What people wrote about the images, tokenized once for all epochs."""
+        """The images' human captions, tokenized once for all epochs."""
         captions = self.table.table["captions"]
         return metrics.References({str(row): captions[row].as_py() for row in self.reader.samples.row})

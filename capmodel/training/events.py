@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: events for whoever watches, and TensorBoard's scalars."""
+"""Reports a run's progress: events for an observer, and scalars for TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SCALAR_STEPS = 10
 
 
 class Journal:
-    """Written by the first rank alone; on the others (``on`` False) it does nothing.
+    """Writes on the first rank only; on other ranks (``on`` False) it does nothing.
 
-    ``report`` gets events: plain dicts whose ``event`` is ``begin``, ``step``, ``epoch``, ``early_stop``,
-    ``stopped`` or ``saved``.
+    ``report`` gets events: plain dicts whose ``event`` is ``begin``, ``step``, ``epoch``, ``early_stop``, ``stopped``
+    or ``saved``.
     """
 
     def __init__(self, folder: str, report: Report, on: bool = True) -> None:
@@ -37,15 +37,15 @@ class Journal:
             self._writer.close()
 
     def begin(self, count: int, **facts: Any) -> None:
-        """Start after ``count`` steps of the whole run; later points of an earlier process are dropped."""
+        """Starts after ``count`` steps of the whole run; drops later points of an earlier process."""
         if self._on:
-            from torch.utils.tensorboard import SummaryWriter  # here, since other ranks need not wait for it
+            from torch.utils.tensorboard import SummaryWriter  # imported here, as other ranks do not need it
 
             self._writer = SummaryWriter(self._folder, purge_step=count + 1)
             self.tell("begin", **facts)
 
     def step(self, count: int, facts: Mapping[str, float], **place: Any) -> None:
-        """A finished step, the ``count``-th of the whole run: told now and then."""
+        """Reports a finished step, the ``count``-th of the whole run, at limited frequency."""
         if not self._on:
             return
         if count % SCALAR_STEPS == 0:
@@ -55,7 +55,7 @@ class Journal:
             self.tell("step", **facts, **place)
 
     def epoch(self, count: int, entry: Mapping[str, Any], best: int) -> None:
-        """A finished epoch, the ``count`` of steps until its end, and the ``best`` so far."""
+        """Reports a finished epoch, the run's steps up to its end (``count``) and the ``best`` epoch so far."""
         if self._on:
             self._draw("epoch", {key: entry[key] for key in entry if isinstance(entry[key], float)}, count)
             self.tell("epoch", **{**entry, "best": best})
@@ -66,6 +66,6 @@ class Journal:
                 self._writer.add_scalar(f"{group}/{name}", value, step)
 
     def tell(self, event: str, **facts: Any) -> None:
-        """Report an event."""
+        """Reports an event."""
         if self._on:
             self._report({"event": event, **facts})

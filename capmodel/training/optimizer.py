@@ -16,8 +16,10 @@ BETAS = (0.9, 0.98)
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float, schedule: str = "cosine") -> float:
-    """Up to ``peak`` in a straight line over the first ``warmup`` share of ``steps``; from there down half a
-    cosine (Loshchilov and Hutter 2017, without restarts), or, with ``constant``, no more change.
+    """Returns the learning rate: linear up to ``peak`` over the first ``warmup`` share of ``steps``, then the schedule.
+
+    ``cosine``: falls along half a cosine (Loshchilov and Hutter 2017, without restarts). ``constant``: stays at
+    ``peak``.
     """
     rising = math.ceil(warmup * steps)
     if step < rising:
@@ -28,8 +30,10 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float, schedule: s
 
 
 def make_optimizer(model: nn.Module, rate: float, weight_decay: float = 0.0) -> AdamW:
-    """Adam over all parameters, in one fused pass a step. ``weight_decay`` is apart from the gradients
-    (Loshchilov and Hutter 2019) and for tables and matrices only: not for biases and norms.
+    """Returns AdamW (fused) over all parameters.
+
+    ``weight_decay`` is decoupled from the gradients (Loshchilov and Hutter 2019) and applies to embeddings and matrices
+    only, not to biases and norms.
     """
     parts = [[value for value in model.parameters() if (value.ndim > 1) is large] for large in (True, False)]
     decays = (weight_decay, 0.0)
@@ -40,12 +44,12 @@ def make_optimizer(model: nn.Module, rate: float, weight_decay: float = 0.0) -> 
 
 
 def parameters_of(model: nn.Module) -> dict[str, np.ndarray]:
-    """The model's parameters as arrays."""
+    """Returns the model's parameters as arrays."""
     return {name: value.detach().cpu().numpy() for name, value in model.named_parameters()}
 
 
 def load_parameters(model: nn.Module, tensors: Tensors) -> None:
-    """Set the parameters. Raises RequestError where names or shapes differ."""
+    """Sets the parameters. Raises RequestError if names or shapes differ."""
     expected = {name: tuple(value.shape) for name, value in model.named_parameters()}
     found = {name: value.shape for name, value in tensors.items()}
     if found != expected:
@@ -59,7 +63,7 @@ def load_parameters(model: nn.Module, tensors: Tensors) -> None:
 
 
 def full_state(model: nn.Module, optimizer: AdamW) -> dict[str, np.ndarray]:
-    """Parameters as ``model.NAME`` and Adam's state as ``adam.KEY.NAME``."""
+    """Returns parameters as ``model.NAME`` and Adam's state as ``adam.KEY.NAME``."""
     state = {f"model.{name}": value for name, value in parameters_of(model).items()}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state[parameter].items():
@@ -68,7 +72,7 @@ def full_state(model: nn.Module, optimizer: AdamW) -> dict[str, np.ndarray]:
 
 
 def load_state(model: nn.Module, optimizer: AdamW, tensors: Tensors) -> None:
-    """What ``full_state`` gave, back into a model and a new optimizer. Raises RequestError."""
+    """Loads the result of ``full_state`` into a model and a new optimizer. Raises RequestError."""
     load_parameters(model, below("model.", tensors))
     moments = below("adam.", tensors)
     for name, parameter in model.named_parameters():
@@ -79,5 +83,5 @@ def load_state(model: nn.Module, optimizer: AdamW, tensors: Tensors) -> None:
 
 
 def below(prefix: str, tensors: Tensors) -> dict[str, np.ndarray]:
-    """Those of ``tensors`` whose names begin with ``prefix``, without it."""
+    """Returns the ``tensors`` whose names begin with ``prefix``, without the prefix."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

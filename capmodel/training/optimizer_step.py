@@ -1,4 +1,4 @@
-"""One step down the gradients, and all that it keeps between steps: Adam's moments, the averaged weights."""
+"""The optimizer step and its state: Adam's moments and the averaged weights."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from captionbeam.capmodel.training.optimizer import below, full_state, load_stat
 class Average:
     """An exponential moving average of a model's parameters (Polyak and Juditsky 1992), float32.
 
-    The share that stays of the old average is ``min(decay, (1 + n) / (10 + n))`` after n steps, as in
-    TensorFlow's ExponentialMovingAverage: at first the average follows soon, and forgets the random start.
+    The decay is ``min(decay, (1 + n) / (10 + n))`` after n steps, as in TensorFlow's ExponentialMovingAverage: it is
+    small at first, so the random initial weights are soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -27,27 +27,27 @@ class Average:
         self.restart()
 
     def restart(self) -> None:
-        """Begin anew from the model's parameters as they are."""
+        """Restarts the average from the model's current parameters."""
         self._values = [value.detach().clone() for value in self._parameters()]
 
     @torch.no_grad()
     def follow(self, taken: int) -> None:
-        """Take in the parameters after the step before which ``taken`` others were."""
+        """Updates the average after a step that ``taken`` steps preceded."""
         decay = min(self._decay, (1 + taken) / (10 + taken))
         torch._foreach_lerp_(self._values, self._parameters(), 1 - decay)
 
     def exchange(self) -> None:
-        """Average and parameters change places; a second time they are back."""
+        """Swaps average and parameters; a second call swaps them back."""
         for value, mean in zip(self._model.parameters(), self._values, strict=True):
             value.data, mean.data = mean.data, value.data
 
     def state(self) -> dict[str, np.ndarray]:
-        """The average as ``ema.NAME``."""
+        """Returns the average as ``ema.NAME``."""
         pairs = zip(self._names, self._values, strict=True)
         return {f"ema.{name}": value.cpu().numpy() for name, value in pairs}
 
     def load(self, tensors: Tensors) -> None:
-        """What ``state`` gave, back."""
+        """Loads the result of ``state``."""
         found = below("ema.", tensors)
         for name, value in zip(self._names, self._values, strict=True):
             value.copy_(torch.from_numpy(found[name]))
@@ -57,7 +57,7 @@ class Average:
 
 
 class Descent:
-    """How ``model`` moves: clipped gradients, Adam, and, if asked for, an average of where it has been."""
+    """Updates ``model``: gradient clipping, Adam, and an optional moving average of the weights."""
 
     def __init__(self, model: nn.Module, options: TrainOptions) -> None:
         self.model, self.clip = model, options.clip
@@ -65,7 +65,7 @@ class Descent:
         self.average = Average(model, options.ema) if options.ema else None
 
     def step(self, rate: float, taken: int) -> None:
-        """Follow the gradients at that learning rate, and forget them; ``taken`` steps came before."""
+        """Applies the gradients at the learning rate ``rate`` and clears them; ``taken`` steps preceded."""
         nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -75,14 +75,14 @@ class Descent:
             self.average.follow(taken)
 
     def restart(self) -> None:
-        """Go on from the parameters as they are, knowing nothing of the steps before."""
+        """Resets Adam's state and the average to the current parameters."""
         self.optimizer.state.clear()
         if self.average:
             self.average.restart()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Meanwhile the model has the averaged weights, where there are such."""
+        """Uses the averaged weights, if any, inside this context."""
         if self.average:
             self.average.exchange()
         try:
@@ -92,11 +92,11 @@ class Descent:
                 self.average.exchange()
 
     def state(self) -> dict[str, np.ndarray]:
-        """All of it as arrays, the parameters too."""
+        """Returns the whole state as arrays, including the parameters."""
         return full_state(self.model, self.optimizer) | (self.average.state() if self.average else {})
 
     def load(self, tensors: Tensors) -> None:
-        """What ``state`` gave, back. Raises RequestError where names or shapes differ."""
+        """Loads the result of ``state``. Raises RequestError if names or shapes differ."""
         load_state(self.model, self.optimizer, tensors)
         if self.average:
             self.average.load(tensors)

@@ -1,7 +1,7 @@
-"""A run is a row of phases: stretches of epochs, each with an objective and a learning rate of its own.
+"""The phases of a run: sequences of epochs, each with its own objective and learning rate.
 
-A phase starts from the best weights so far and with a new optimizer. Which phase comes after an epoch is a
-function of the position alone, so a run that goes on from a checkpoint changes phases where an unbroken one does.
+A phase starts from the best weights so far, with a new optimizer. The next phase depends on the position alone, so a
+resumed run changes phases at the same epochs as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from captionbeam.capmodel.training.epoch_history import CROSS_ENTROPY, SELF_CRIT
 
 @dataclass(frozen=True)
 class Phase:
-    """``epochs`` of one ``objective``. The learning rate is at most ``learning_rate``, reached after the first
-    ``warmup`` share of the phase's steps. With ``patience`` it ends sooner: after so many epochs of it, one
-    after the other, whose CIDEr was no higher than the best of this phase before them.
+    """``epochs`` epochs of one ``objective``.
+
+    The maximum ``learning_rate`` is reached after the first ``warmup`` share of the phase's steps. With ``patience``,
+    the phase ends after that many consecutive epochs whose CIDEr is not higher than the phase's previous best.
     """
 
     name: str
@@ -34,14 +35,14 @@ class Phase:
     patience: int | None = None
 
     def is_over(self, position: Position) -> bool:
-        """Whether ``position``, at the beginning of an epoch, is behind this phase."""
+        """Whether this phase is finished at ``position``, the beginning of an epoch."""
         scores = [entry["CIDEr"] for entry in position.history if entry["epoch"] > position.first_epoch]
         waited = len(scores) - 1 - scores.index(max(scores)) if scores else 0
         return len(scores) >= self.epochs or (self.patience is not None and waited >= self.patience)
 
 
 def phases_of(options: TrainOptions, data: Data) -> tuple[Phase, ...]:
-    """The phases that ``options`` ask for."""
+    """Returns the phases of ``options``."""
     words = CrossEntropy(options.label_smoothing, _weights(options, data))
     rates = (options.learning_rate, options.warmup)
     first = Phase(CROSS_ENTROPY, words, options.epochs, *rates, options.patience)
@@ -62,7 +63,7 @@ def phases_of(options: TrainOptions, data: Data) -> tuple[Phase, ...]:
 
 
 def _weights(options: TrainOptions, data: Data) -> np.ndarray | None:
-    """What each caption of the token table weighs in cross-entropy, if they do not all weigh alike."""
+    """Returns the cross-entropy weight of each caption of the token table; None if all are equal."""
     if not options.consensus:
         return None
     rows = data.samples["train"].row

@@ -1,4 +1,4 @@
-"""Checking a request to train before any process starts. No torch here, so that it takes no time."""
+"""Validates a training request before any process starts. Does not import torch, so it is fast."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ from captionbeam.schemas.storage import files
 from captionbeam.schemas.store.layout import newest_snapshot
 from captionbeam.schemas.store.reading import Store
 
-OTHERS = (MODEL, TOKENIZER, HISTORY, CARD)  # of a bundle's files those that every bundle has, beside CONFIG
+OTHERS = (MODEL, TOKENIZER, HISTORY, CARD)  # files that every bundle has, besides CONFIG
 WRITTEN = ("output", "checkpoints", "logs", "cache")
 
 
 def settle(
     wanted: Mapping[str, Any], workers: int, written: Sequence[str] = WRITTEN
 ) -> tuple[TrainOptions, bool]:
-    """The options, places made absolute and the snapshot pinned, and whether there is anything to do.
+    """Returns the options with absolute locations and a pinned snapshot, and whether there is anything to do.
 
     ``wanted`` has TrainOptions' fields; ``snapshot``, ``checkpoints``, ``logs`` and ``embed_dim`` may be None.
-    ``workers`` are those of all machines; of the places ``written`` it is tried whether they can be. Raises
-    RequestError, StoreError, BundleError.
+    ``workers``: of all machines. ``written``: locations that are tested for write access. Raises RequestError,
+    StoreError, BundleError.
     """
     store = Store.open(wanted["features"], wanted["snapshot"])
-    wanted = {**wanted, "features": store.url, "snapshot": store.snapshot_id}  # STORE@prod may move meanwhile
+    wanted = {**wanted, "features": store.url, "snapshot": store.snapshot_id}  # STORE@prod may change later
     options = TrainOptions(**{**wanted, **_places(wanted), **_embeddings(wanted)})
     table = TokenTable.open(options.tokens)
     _check_captions(options, table, pair(store, table, options.max_missing)["train"].row)
@@ -70,7 +70,7 @@ def settle(
 
 
 def forget(options: TrainOptions) -> None:
-    """Make the next run start over: a finished bundle is gone, ``config.json`` first, and so are the checkpoints."""
+    """Deletes the finished bundle, ``config.json`` first, and the checkpoints, so that the next run starts over."""
     for name in (CONFIG, *OTHERS):
         with suppress(FileNotFoundError):
             files.remove(files.join(options.output, name))
@@ -85,7 +85,7 @@ def _check_no_other(name: str, url: str) -> None:
 
 
 def _check_output(options: TrainOptions) -> None:
-    """Raises RequestError, BundleError where the bundle would be laid over what no run has written."""
+    """Raises RequestError, BundleError if the output would overwrite files that are not of a known run."""
     if options.checkpoints == options.output:
         raise RequestError(f"checkpoints is {options.checkpoints!r}, the output; expected another folder")
     config = files.join(options.output, CONFIG)
@@ -104,7 +104,7 @@ def _check_output(options: TrainOptions) -> None:
 
 
 def _check_captions(options: TrainOptions, table: TokenTable, rows: np.ndarray) -> None:
-    """Raises RequestError where options need more captions of an image than there are."""
+    """Raises RequestError if options need more captions per image than there are."""
     if not options.consensus and options.captions_per_image is None:
         return
     most = pc.max(pc.list_value_length(table.table["captions"].take(rows))).as_py()
@@ -120,7 +120,7 @@ def _check_captions(options: TrainOptions, table: TokenTable, rows: np.ndarray) 
 
 
 def _check_init(options: TrainOptions, manifest: Manifest) -> None:
-    """Raises BundleError where its weights are not whole, RequestError where --restart would take them away."""
+    """Raises BundleError if its weights are incomplete, RequestError if --restart would delete them."""
     assert options.init is not None
     (ours, output), (theirs, init) = files.split(options.output), files.split(options.init)
     same = type(ours) is type(theirs) and os.path.realpath(output) == os.path.realpath(init)
@@ -132,7 +132,7 @@ def _check_init(options: TrainOptions, manifest: Manifest) -> None:
 
 
 def _places(wanted: Mapping[str, Any]) -> dict[str, str]:
-    """The folders, absolute; those that were not named lie beside the bundle."""
+    """Returns absolute folders; the default ones are beside the bundle."""
     output = files.absolute(wanted["output"])
     checkpoints = files.absolute(wanted["checkpoints"] or f"{output}-checkpoints")
     local = files.is_local(files.split(checkpoints)[0])
@@ -146,7 +146,7 @@ def _places(wanted: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _embeddings(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The file of word vectors by its whole name, and the channels of a word: the file's. Raises RequestError."""
+    """Returns the absolute URL of the word vectors and their number of channels. Raises RequestError."""
     if wanted.get("embeddings") is None:
         return {"embed_dim": wanted["embed_dim"] or TrainOptions.embed_dim}
     url, width = files.absolute(wanted["embeddings"]), vectors_width(wanted["embeddings"])
@@ -161,7 +161,7 @@ def _embeddings(wanted: Mapping[str, Any]) -> dict[str, Any]:
 def _is_done(
     options: TrainOptions, store: Store, table: TokenTable, workers: int, config: DecoderConfig
 ) -> bool:
-    """Whether the bundle is there. Raises RequestError where it is another run's."""
+    """Whether the bundle exists. Raises RequestError if it is another run's."""
     if options.restart or not files.exists(files.join(options.output, CONFIG)):
         return False
     manifest = read_manifest(options.output)
@@ -175,7 +175,7 @@ def _is_done(
 
 
 def _identity(options: TrainOptions, store: Store, table: TokenTable, workers: int) -> dict[str, Any]:
-    """As much of a run's identity as is known before it runs."""
+    """Returns the part of a run's identity that is known before it starts."""
     precision = {} if options.precision == "auto" else {"precision": options.precision}
     steps, start = options.step_identity(workers), identity_of_start(options.init)
     vectors = {"embeddings": options.embeddings and sha256_file(options.embeddings)}
@@ -185,7 +185,7 @@ def _identity(options: TrainOptions, store: Store, table: TokenTable, workers: i
 def _check_bundle(
     options: TrainOptions, store: Store, table: TokenTable, manifest: Manifest, config: DecoderConfig
 ) -> None:
-    """Raises RequestError where a bundle without checkpoints is seen to be another run's: its own files say little."""
+    """Raises RequestError if a bundle without checkpoints differs from this run, as far as its files show."""
     theirs = load_tokenizer(files.join(options.output, TOKENIZER)).fingerprint
     ours = load_tokenizer(table.tokenizer_url).fingerprint
     odd = fingerprint.difference(

@@ -1,4 +1,4 @@
-"""A run's account of itself: its steps and images so far, an entry for each epoch, and what the journal is told."""
+"""A run's log: steps and images so far, history entries, and events for the journal."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from captionbeam.capmodel.training.phases import Phase
 
 
 class RunLog:
-    """Of one rank, for a run whose ``phases`` go over ``epochs``. A lap is the time since a step or an epoch ended."""
+    """One rank's log of a run with ``phases`` over ``epochs``. A lap is the time since the last step or epoch."""
 
     def __init__(self, epochs: Epochs, phases: Sequence[Phase], journal: Journal) -> None:
         self._epochs, self._phases, self._journal = epochs, phases, journal
         self._lapped = time.monotonic()
 
     def steps(self, position: Position) -> int:
-        """Since the run began."""
+        """Returns the number of steps since the run began."""
         return position.first_step + self._epochs.steps_until(position.age) + position.step
 
     def images(self, position: Position) -> int:
-        """Since the run began, over all ranks."""
+        """Returns the number of images since the run began, over all ranks."""
         images, steps = self._epochs.images(position.age), self._epochs.steps(position.age)
         done = images * position.step // steps
         return position.first_image + self._epochs.images_until(position.age) + done
 
     def begin(self, position: Position, **facts: Any) -> None:
-        """The run goes on at ``position``; ``facts`` are what else there is to say of it."""
+        """Reports the run's start or resumption at ``position``, with further ``facts``."""
         planned = sum(self._epochs.images_until(phase.epochs) for phase in self._phases)
         self._journal.begin(self.steps(position), **self._place(position), planned=planned, **facts)
         self._lapped = time.monotonic()
 
     def step(self, position: Position, facts: Mapping[str, float]) -> Position:
-        """``position``, a step further, with the time that the step took, said aloud."""
+        """Reports a finished step; returns ``position`` with the step's time added."""
         spent = self._lap()
         place = self._place(position)
         before = self.images(replace(position, step=position.step - 1))
@@ -47,17 +47,17 @@ class RunLog:
         return replace(position, seconds=position.seconds + spent)
 
     def entry(self, position: Position, scores: Mapping[str, float]) -> dict[str, Any]:
-        """Of the history: the epoch that ends at ``position``, and its ``scores``, which took this lap so far."""
+        """Returns the history entry of the epoch that ends at ``position``; its ``scores`` took this lap."""
         return {**self._epoch(position), **scores, "val_seconds": time.monotonic() - self._lapped}
 
     def epoch(self, position: Position) -> None:
-        """The newest entry of the history at ``position``, said aloud; the time since its scores is nobody's."""
+        """Reports the newest history entry at ``position``; restarts the lap."""
         history = position.history
         self._journal.epoch(self.steps(position), history[-1], best=best_of(history)["epoch"])
         self._lapped = time.monotonic()
 
     def early_stop(self, facts: Mapping[str, Any]) -> None:
-        """A phase ended before its last epoch, said aloud; ``facts`` are one of ``early_stops``."""
+        """Reports a phase that ended early; ``facts`` is one of ``early_stops``."""
         self._journal.tell("early_stop", **facts)
 
     def _epoch(self, position: Position) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The training loop: what torchrun's processes do together.
+"""The training loop that torchrun's processes run together.
 
-The loss of a step is the sum over all its words, on all ranks, divided by their number: DDP averages
-gradients, so each rank's sum is multiplied by the number of ranks and divided by the number of words of all.
-A step that two ranks compute is therefore the step of one rank with twice the batch.
+The loss of a step is the sum over all its words on all ranks, divided by their number. DDP averages gradients, so each
+rank's sum is multiplied by the number of ranks and divided by the number of words of all ranks. A step on two ranks
+therefore equals a step on one rank with twice the batch.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from captionbeam.schemas.errors import SystemicError
 
 
 class Stopped(Exception):
-    """The run was asked to stop; ``position`` is in its checkpoint."""
+    """Raised when the run was asked to stop; ``position`` is in its checkpoint."""
 
     def __init__(self, position: Position) -> None:
         super().__init__(position)
@@ -50,7 +50,7 @@ class Stopped(Exception):
 
 
 class Trainer:
-    """One rank's part of a run. ``wants_stop`` says whether this process was asked to stop."""
+    """One rank's part of a run. ``wants_stop`` returns whether this process was asked to stop."""
 
     def __init__(
         self,
@@ -78,25 +78,25 @@ class Trainer:
         self.saved = time.monotonic()
 
     def identity(self) -> dict[str, Any]:
-        """All that decides the result, up to rounding."""
+        """Returns everything that determines the result, up to rounding."""
         start, steps = identity_of_start(self.options.init), self.options.step_identity(self.ranks.world)
         own = {"precision": self.precision, "embeddings": self.vectors and self.vectors.sha256}
         return {**self.options.identity(), **self.data.identity(), **start, **steps, **own}
 
     def run(self) -> Position:
-        """Train to the end and leave the best epoch's parameters in ``decoder``. Raises Stopped."""
+        """Trains to the end; ``decoder`` then has the best epoch's parameters. Raises Stopped."""
         position = self._resumed()
         self.model = self.ranks.share(self.model)
         self.log.begin(position, **self._facts())
         self.saved = time.monotonic()
         if self.options.init and not position.history and not position.step:
-            position = self._validated(position)  # what there is to improve on, and may stay the best
+            position = self._validated(position)  # the initial weights' score; they may remain the best
         while (position := self._entered(position)).phase < len(self.phases):
             position = self._validated(self._stepped(position))
         return position
 
     def _entered(self, position: Position) -> Position:
-        """``position`` in the next phase where its own is over: from the best weights, Adam knowing nothing."""
+        """Moves ``position`` past finished phases: loads the best weights and resets the optimizer."""
         while position.phase < len(self.phases) and self._phase(position).is_over(position):
             load_parameters(self.decoder, self.ranks.from_first(self.checkpoints.load_best))
             self.descent.restart()
@@ -119,7 +119,7 @@ class Trainer:
         return position
 
     def _start(self) -> None:
-        """From the weights of another bundle, where there is one to start from."""
+        """Loads the weights of the initial bundle, if there is one."""
         if self.options.init is not None:
             url = self.options.init
             check_start(url, self.data.store.fingerprint, self.data.tokenizer, self.decoder.config)
@@ -145,7 +145,7 @@ class Trainer:
         }
 
     def _stepped(self, position: Position) -> Position:
-        """The steps of an epoch that are left."""
+        """Runs the remaining steps of an epoch."""
         each, place = self.options.accumulate, (position.epoch, position.age, position.first_image)
         parts = self.epochs.parts(*place)[position.step * each :]
         self.model.train()
@@ -158,7 +158,7 @@ class Trainer:
         return position
 
     def _step(self, batches: Sequence[Batch], position: Position) -> Position:
-        """One step of the optimizer, all ranks together."""
+        """Runs one optimizer step, together with all ranks."""
         torch.manual_seed(self._draw(position, self.ranks.rank))
         lessons = [self._lesson(batch, position) for batch in batches]
         words = self._agreed(position, sum(lesson.words for lesson in lessons))
@@ -176,7 +176,7 @@ class Trainer:
         return self.log.step(after, {"loss": total / words, **means, "learning_rate": rate})
 
     def _losses(self, objective: Objective, lessons: Sequence[Lesson], scale: float) -> list[float]:
-        """What the lessons cost; their gradients, times ``scale``, are added up, and in the last averaged."""
+        """Returns the losses of the lessons; accumulates gradients times ``scale``, averaged in the last pass."""
 
         def cost(lesson: Lesson) -> float:
             with autocast(self.ranks.device, self.precision):
@@ -189,7 +189,7 @@ class Trainer:
         return [*before, cost(lessons[-1])]
 
     def _agreed(self, position: Position, own: int) -> int:
-        """The words of this step on all ranks; where one of them was asked to stop, all stop here."""
+        """Returns the words of this step on all ranks; raises Stopped on all ranks if one was asked to stop."""
         words, stopping = self.ranks.total(own, self.wants_stop())
         if stopping:
             self._save(position)
@@ -197,7 +197,7 @@ class Trainer:
         return int(words)
 
     def _draw(self, position: Position, *rank: int) -> int:
-        """The seed of what is drawn at random in this step, on this ``rank`` or for all of them."""
+        """Returns the random seed of this step, for one ``rank`` or for all."""
         parts = (self.options.seed, position.epoch, position.step, *rank)
         return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
@@ -207,7 +207,7 @@ class Trainer:
             return objective.lesson(self.decoder, batch, self.ranks.device, self._draw(position))
 
     def _descend(self, position: Position) -> float:
-        """Follow the gradients; gives the learning rate back."""
+        """Applies the gradients; returns the learning rate."""
         phase, taken = self._phase(position), self.log.steps(position) - position.first_step
         steps = self.epochs.steps_until(phase.epochs)
         rate = learning_rate(taken, steps, phase.learning_rate, phase.warmup, self.options.schedule)
@@ -215,7 +215,7 @@ class Trainer:
         return rate
 
     def _validated(self, position: Position) -> Position:
-        """The end of an epoch: scores, the best parameters so far, a checkpoint."""
+        """Ends an epoch: computes scores, saves the best parameters and a checkpoint."""
         with self.descent.averaged():
             scores = self.validation.scores(self.decoder, self._all_stop)
             after = position if scores is None else self._scored(position, scores)
@@ -226,7 +226,7 @@ class Trainer:
         return after
 
     def _scored(self, position: Position, scores: Mapping[str, float]) -> Position:
-        """The beginning of the next epoch; the weights are kept where they are the best so far."""
+        """Returns the start of the next epoch; saves the weights if they are the best so far."""
         history = (*position.history, self.log.entry(position, scores))
         after = position.next_epoch(history) if position.words else replace(position, history=history)
         if self.ranks.first:
@@ -235,7 +235,7 @@ class Trainer:
 
     @cached_property
     def validation(self) -> Validation:
-        """The scores of an epoch, of the val split."""
+        """The validation on the val split."""
         return Validation.of(self.options, self.data, self.ranks, self.precision)
 
     def _all_stop(self) -> bool:
@@ -249,7 +249,7 @@ class Trainer:
             self.checkpoints.save_epoch(position.epoch, parameters)
 
     def _save(self, position: Position) -> None:
-        """Write a checkpoint, on the first rank."""
+        """Writes a checkpoint, on the first rank."""
         if self.ranks.first:
             self.checkpoints.save(position, self.descent.state())
         self.saved = time.monotonic()

@@ -1,4 +1,4 @@
-"""The bundle whose weights a run starts from. No torch here, so that a launcher checks it in no time."""
+"""The bundle whose weights a run starts from. Does not import torch, so that launchers can check it quickly."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ NO_WEIGHTS = (
 
 
 def identity_of_start(url: str | None) -> dict[str, str]:
-    """What tells a run that starts from this bundle from others. Raises BundleError."""
+    """Returns the identity of the initial bundle. Raises BundleError."""
     return {} if url is None else {"init": read_manifest(url).sha256}
 
 
 def check_start(url: str, features: str, tokenizer: Tokenizer, config: DecoderConfig) -> Manifest:
-    """The manifest of the bundle. Raises RequestError, BundleError where its weights are for others.
+    """Returns the bundle's manifest. Raises RequestError, BundleError if its weights do not match.
 
-    ``features``: the fingerprint of those that are trained on. Options that only decide how a decoder is trained
-    may differ from the bundle's.
+    ``features``: the fingerprint of the training features. Options that affect only a decoder's training may differ
+    from the bundle's.
     """
     manifest = read_manifest(url)
     if manifest.features != features:
@@ -64,5 +64,5 @@ def _of_weights(config: DecoderConfig) -> Mapping[str, Any]:
 
 
 def weights_of(url: str) -> Tensors:
-    """The bundle's weights. Raises BundleError where they are not those that were saved."""
+    """Returns the bundle's weights. Raises BundleError if they differ from the saved ones."""
     return load(read_checked(url, read_manifest(url), MODEL))

@@ -1,8 +1,7 @@
-"""One process of a training run, as torchrun starts it: ``python -m ...training.worker OPTIONS_JSON``.
+"""One process of a training run, started by torchrun: ``python -m ...training.worker OPTIONS_JSON``.
 
-It tells what happens as JSON lines on standard output: the journal's events, ``error`` and ``crash``.
-Standard input is a line to whoever started the run: ``stop`` asks for a checkpoint and an end, and where the
-line is cut (the other side was killed) this process goes too, so that no orphan trains on.
+Reports JSON lines on standard output: the journal's events, ``error`` and ``crash``. On standard input, ``stop`` asks
+for a checkpoint and an end; end of file (the parent was killed) ends this process too, so that it is not orphaned.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ Report = Callable[[Mapping[str, Any]], None]
 
 
 class StopRequest:
-    """Set by SIGTERM, SIGINT or a word on standard input; asked by the training loop."""
+    """Set by SIGTERM, SIGINT or ``stop`` on standard input; read by the training loop."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
@@ -46,17 +45,17 @@ class StopRequest:
         return self._asked.is_set()
 
     def ask(self, *_: object) -> None:
-        """Ask the run to stop after its step."""
+        """Asks the run to stop after its step."""
         self._asked.set()
 
     def heed_signals(self) -> StopRequest:
-        """From now on SIGTERM and SIGINT ask."""
+        """Makes SIGTERM and SIGINT ask for a stop."""
         signal.signal(signal.SIGTERM, self.ask)
         signal.signal(signal.SIGINT, self.ask)
         return self
 
     def heed_input(self) -> None:
-        """From now on ``stop`` on standard input asks, and its end is this process's end."""
+        """Makes ``stop`` on standard input ask for a stop, and its end of file exit the process."""
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
@@ -67,10 +66,10 @@ class StopRequest:
 
 
 def train(options: TrainOptions, stop: StopRequest, report: Report) -> None:
-    """Train, and save the bundle. ``report`` gets the first rank's events (capmodel.training.events), and ``stopped``
-    on the first process of each machine.
+    """Trains and saves the bundle.
 
-    Raises RequestError, SystemicError.
+    ``report`` gets the first rank's events (capmodel.training.events), and ``stopped`` on the first process of each
+    machine. Raises RequestError, SystemicError.
     """
     torch.set_num_threads(options.threads or max(1, cores() // local_world()))
     with joined(options.device) as ranks, ExitStack() as held:
@@ -81,7 +80,7 @@ def train(options: TrainOptions, stop: StopRequest, report: Report) -> None:
         try:
             position = trainer.run()
         except Stopped as stopped:
-            if local_rank() == 0:  # every machine's watcher has to know
+            if local_rank() == 0:  # the watcher on every machine needs it
                 place = stopped.position
                 report({"event": "stopped", "epoch": place.epoch, "step": place.step})
             return
@@ -89,7 +88,7 @@ def train(options: TrainOptions, stop: StopRequest, report: Report) -> None:
             raise SystemicError(
                 f"{options.batch_size} images do not fit {ranks.device}; lower --batch-size"
             ) from err
-        # No rank leaves before the bundle is there: a platform may end a job with its first process to end.
+        # No rank exits before the bundle is saved: a platform may end a job when its first process exits.
         encoded = ranks.from_first(lambda: _saved(trainer, position.history))
         encoder = "with its encoder" if encoded else "without an encoder: for features only"
         stops = early_stops(position.history, options)
@@ -97,14 +96,14 @@ def train(options: TrainOptions, stop: StopRequest, report: Report) -> None:
 
 
 def _saved(trainer: Trainer, history: Sequence[Mapping[str, Any]]) -> bool:
-    """Save the bundle and close the checkpoints; gives back whether the encoder is in it."""
+    """Saves the bundle and closes the checkpoints; returns whether the encoder is in it."""
     bundle = save_bundle(trainer, history)
     trainer.checkpoints.finish(bundle.sha256)
     return bundle.encoder_weights is not None
 
 
 def save_bundle(trainer: Trainer, history: Sequence[Mapping[str, Any]]) -> Bundle:
-    """Write the bundle of a finished run, the best epoch's scores in it."""
+    """Writes and returns the bundle of a finished run, with the best epoch's scores."""
     data, best = trainer.data, best_of(history)
     bundle = Bundle(
         decoder=trainer.decoder,
@@ -123,7 +122,7 @@ def save_bundle(trainer: Trainer, history: Sequence[Mapping[str, Any]]) -> Bundl
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The process that torchrun starts. Gives the exit status."""
+    """The main function of a torchrun process. Returns the exit status."""
     sys.excepthook = tell_crash
     stop = StopRequest()
     stop.heed_signals()
@@ -137,20 +136,22 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def tell_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """What nobody foresaw, as an event; the whole of it on standard error."""
+    """Reports an unexpected error as an event, and prints its traceback on standard error."""
     tell({"event": "crash", "message": f"{kind.__name__}: {error}"})
     sys.__excepthook__(kind, error, trace)
 
 
 def tell(event: Mapping[str, Any]) -> None:
-    """One line, in one piece."""
+    """Writes one JSON line in a single write."""
     sys.stdout.write(json.dumps(event) + "\n")
     sys.stdout.flush()
 
 
 def leave(status: int) -> NoReturn:
-    """End without the interpreter's teardown: a thread of gloo's or autograd's that comes back to Python meanwhile
-    aborts the process ("terminate called without an active exception"), and a run that had saved its bundle fails.
+    """Exits without the interpreter's teardown.
+
+    A thread of gloo or autograd that returns to Python during teardown aborts the process ("terminate called without an
+    active exception"), which would fail a run after its bundle is saved.
     """
     sys.stdout.flush()
     sys.stderr.flush()

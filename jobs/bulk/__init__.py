@@ -1,1 +1,1 @@
-"""Launching, watching and previewing a bulk job."""
+"""Launches, watches and previews bulk jobs."""

@@ -1,4 +1,4 @@
-"""Captions at once: no store, no plan, one line an image on standard output."""
+"""Captions images directly to standard output, one line per caption, without a store."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from captionbeam.schemas.records import ImageRef
 
 
 def print_captions(sources: Sequence[SourceSpec], decode: DecodeOptions, options: argparse.Namespace) -> int:
-    """Caption the images of ``sources``, by id, and print them as they come.
+    """Captions the images of ``sources``, sorted by id, and prints captions as they are ready.
 
-    With one caption an image, and one image, the line is the caption alone; else id, log-probability and caption,
-    with tabs between. Failures go to standard error. Gives 0, or 3 if an image failed.
+    For a single image with one caption, the line is the caption alone; otherwise id, log-probability and caption,
+    separated by tabs. Failures go to standard error. Returns 0, or 3 if an image failed.
     """
     captioner = captioner_now(options, decode, options.batch_size or 1)
     refs = _chosen(sources, options)
@@ -49,7 +49,7 @@ def print_captions(sources: Sequence[SourceSpec], decode: DecodeOptions, options
 
 
 def _chosen(sources: Sequence[SourceSpec], options: argparse.Namespace) -> list[ImageRef]:
-    """The images that a captions store would get from the same options, by id."""
+    """Returns the images that a captions store would get from the same options, sorted by id."""
     refs = [ref for ref in _listed(sources) if is_sampled(ref.image_id, options.sample, options.seed)]
     if options.limit:
         refs = nsmallest(options.limit, refs, key=lambda ref: draw(ref.image_id, options.seed))
@@ -57,7 +57,10 @@ def _chosen(sources: Sequence[SourceSpec], options: argparse.Namespace) -> list[
 
 
 def _listed(sources: Sequence[SourceSpec]) -> Iterator[ImageRef]:
-    """The images of all sources. Says on standard error what was passed over; raises SourceError where one has none."""
+    """Yields the images of all sources; reports skipped files on standard error.
+
+    Raises SourceError if a source has no images.
+    """
     counts, listings = [], []
     for source in sources:
         images, passed_over = 0, Counter[str]()

@@ -1,4 +1,4 @@
-"""The one pipeline of bulk jobs: find, skip what is done, plan, process, publish; watched and summed up."""
+"""The common pipeline of bulk jobs: list, skip finished images, plan, process, publish, then report."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from captionbeam.schemas.store.reading import Store
 
 @dataclass(frozen=True)
 class Work:
-    """What is done: which images, and the processor that a worker loads for them.
+    """A bulk job's work: the images to process, and the processor that workers load.
 
-    ``kind``, ``spec``, ``fingerprint`` and ``field`` say what rows come of it. ``names``: of the sources that
-    ``find`` lists, as ``ListSources`` does if it is ``counted``; ``features``: the snapshot that it lists instead.
-    ``keep`` copies weights or a bundle to a store's ``models/`` and gives the settings that ``load`` makes a processor
-    from. ``dedup``: read everything ahead, so that copies are planned together.
+    ``kind``, ``spec``, ``fingerprint`` and ``field``: the resulting rows. ``find``: lists the images, with counts like
+    ``ListSources`` if ``counted``. ``names``: the sources that it lists. ``features``: the snapshot that it lists
+    instead. ``keep``: copies weights or a bundle to a store's ``models/`` and returns the settings for ``load``, which
+    makes a processor. ``dedup``: reads all images first, so that equal content is planned together.
     """
 
     kind: str
@@ -61,7 +61,7 @@ class Work:
 
 
 def start(work: Work, url: str, options: argparse.Namespace, file_format: str = "parquet", **how: Any) -> Run:
-    """A new run of ``work`` on the store at ``url``; ``how`` as ``start_run`` takes it."""
+    """Starts a new run of ``work`` on the store at ``url``; ``how`` are arguments of ``start_run``."""
     return start_run(
         url, work.kind, work.spec, work.fingerprint, work.field, file_format, as_record(options), **how
     )
@@ -77,9 +77,9 @@ def launch(
     operation: str = "add",
     retired: Sequence[str] = (),
 ) -> int:
-    """A new run on the store at ``url``, from its record to its report; or with --dry-run a look at it.
+    """Performs a new run on the store at ``url``, or only prints it with --dry-run. Returns the exit status.
 
-    Gives the exit status. ``retired``: a refresh's sources that are no more.
+    ``retired``: sources of a refresh that no longer exist.
     """
     if operation != "refresh":
         retired = moved(url, work)
@@ -105,7 +105,7 @@ def launch(
 
 
 def moved(url: str, work: Work) -> list[str]:
-    """The former names of sources that moved, or were copied, together with the store at ``url``; says so."""
+    """Returns and prints the former names of sources that were moved or copied together with the store."""
     found = moved_sources(url, work.names)
     for old, name in found.items():
         print(f"note: {url} has moved, or is a copy: rows of {old} count as those of {name}", flush=True)
@@ -120,7 +120,7 @@ def process_images(
     gates: Gates,
     retired: Sequence[str] = (),
 ) -> int:
-    """Run the pipeline and report; gives the exit status."""
+    """Runs the pipeline and reports. Returns the exit status."""
     clear_totals(options)
     build = builder(run, work, options, target, gates, retired, files.join(run.url, "models"))
     if not files.has_atomic_create(run.url):
@@ -145,7 +145,7 @@ def look(
     gates: Gates,
     retired: Sequence[str],
 ) -> None:
-    """Print what would run. Record and weights are in a folder that goes away, the store is only read."""
+    """Prints what would run. The record and weights go to a temporary folder; the store is only read."""
     with tempfile.TemporaryDirectory(prefix="captionbeam-") as folder:
         run = begin(place=folder)
         build = builder(run, work, options, target, gates, retired, folder)
@@ -162,7 +162,7 @@ def builder(
     retired: Sequence[str],
     models_url: str,
 ) -> Callable[[beam.Pipeline], beam.PCollection]:
-    """What builds the one shape of a pipeline, once weights or a bundle are kept at ``models_url``."""
+    """Returns the function that builds the pipeline; keeps weights or a bundle at ``models_url`` first."""
     settings = {**work.keep(models_url), **target.settings}
     sharing = options.threads, worker_processes(target.beam_args)
 
@@ -181,7 +181,7 @@ def builder(
 def to_do(
     pipeline: beam.Pipeline, run: Run, work: Work, options: argparse.Namespace, retired: Sequence[str] = ()
 ) -> tuple[beam.PCollection, list[beam.PCollection]]:
-    """The images to be done, and what publishing has to wait for beside their shards."""
+    """Returns the images to process, and further collections that publishing must wait for."""
     images = pipeline | "FindImages" >> work.find
     written = []
     if work.counted:
@@ -199,10 +199,10 @@ def to_do(
 
 
 def lists_all(options: argparse.Namespace) -> bool:
-    """Whether what is listed is all that the sources have."""
+    """Whether the listing covers the sources completely."""
     return options.sample == 1 and not options.limit
 
 
 def gates_of(options: argparse.Namespace, max_deletes: float | None = None) -> Gates:
-    """The publish gates that the options set."""
+    """Returns the publish gates that the options set."""
     return Gates(options.max_failures, max_deletes, compared=True, anyway=options.publish_anyway)

@@ -1,4 +1,4 @@
-"""A refresh without its consequences: planned (``--plan``), or tried on a few images (``--canary N``)."""
+"""Previews a refresh: plans it (``--plan``), or tries it on a few images (``--canary N``)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LATEST_RUNS = 50
 
 
 def try_out(work: Work, options: argparse.Namespace, target: RunTarget, retired: Sequence[str]) -> int:
-    """Plan the refresh, with ``--canary`` do a few of its images too, and say what all would take; gives 0."""
+    """Plans the refresh, processes a few images with ``--canary``, and prints the cost of the whole. Returns 0."""
     require(
         options.scratch or runs_in_process(target.beam_args),
         "the workers of this runner cannot reach this machine's temporary folder; expected --scratch with a URL",
@@ -77,7 +77,7 @@ def try_out(work: Work, options: argparse.Namespace, target: RunTarget, retired:
 
 @contextmanager
 def _scratch(url: str | None) -> Iterator[str]:
-    """A folder that goes away afterwards."""
+    """Yields a temporary folder, at ``url`` if given."""
     if url is None:
         with tempfile.TemporaryDirectory(prefix="captionbeam-") as folder:
             yield folder
@@ -110,7 +110,7 @@ def _build(
 
 
 def plan_rows(look: Run) -> dict[str, Any]:
-    """What a plan has to say: images by what becomes of them, bytes, shards."""
+    """Returns the rows of a plan: numbers of images by kind of change, bytes, shards."""
     counts, shards = read_counts(look), planned_shards(look)
     rows = {name: f"{counts.get(name, 0):,}" for name in ("new", "changed", "gone", "unchanged")}
     if counts.get("again"):
@@ -129,7 +129,7 @@ def plan_rows(look: Run) -> dict[str, Any]:
 
 
 def would_be_held_back(look: Run, counts: Mapping[str, int], limit: float) -> str | None:
-    """What publishing would say of the images that are gone, if no image failed anew; None where all may go."""
+    """Returns why publishing would be refused for deletions, assuming no new failures; None if it would not."""
     if look.parent is None:
         return None
     before = layout.load_snapshot(look.url, look.parent).totals["rows"]
@@ -140,14 +140,14 @@ def would_be_held_back(look: Run, counts: Mapping[str, int], limit: float) -> st
 
 
 def planned_bytes(run: Run) -> tuple[int, int]:
-    """Bytes of the planned images, as their listing has them, and how many images it does not say it of."""
+    """Returns the bytes of the planned images according to their listing, and the number of images of unknown size."""
     known = unknown = 0
     folder = files.join(run.folder, "parts")
     for name in files.names(folder):
         fs, path = files.split(files.join(folder, name))
         with fs.open(path, "rb") as stream:
             table = pq.read_table(stream, columns=["kind", "length"]).to_pydict()
-        # of a cell of Parquet, and of a row of features, length is none in bytes
+        # of Parquet cells and rows of features the length is not in bytes
         sizes = [n if kind in ("file", "zip", "tar") else -1 for kind, n in zip(*table.values(), strict=True)]
         known += sum(n for n in sizes if n >= 0)
         unknown += sum(n < 0 for n in sizes)
@@ -155,18 +155,18 @@ def planned_bytes(run: Run) -> tuple[int, int]:
 
 
 def to_be_done(look: Run) -> int:
-    """Images in the plan's shards that nobody has committed."""
+    """Returns the number of images in the plan's uncommitted shards."""
     committed = layout.committed_shards(look.url)
     return sum(shard.images for shard in planned_shards(look) if shard.shard_id not in committed)
 
 
 def earlier_rate(url: str) -> float:
-    """Images a second of the largest of the store's latest runs: what a run does once weighs least there; or 0."""
+    """Returns images per second of the store's largest recent run, where startup matters least; 0 if none."""
     largest, rate, runs = 0, 0.0, 0
     for run in reversed(files.names(files.join(url, "plans"))):
         try:
             totals = files.read_json(files.join(url, "plans", run, "totals.json"))
-        except FileNotFoundError:  # killed, or at work
+        except FileNotFoundError:  # the run was killed or is still running
             continue
         computed = totals["images"] - totals.get("reused", 0)
         if computed > largest:
@@ -178,7 +178,7 @@ def earlier_rate(url: str) -> float:
 
 
 def cost_rows(images: int, rate: float, price_per_hour: float | None, whose: str) -> dict[str, Any]:
-    """Time and money for ``images`` at ``rate`` images a second, where that is known."""
+    """Returns time and cost of ``images`` at ``rate`` images per second, where known."""
     if not rate:
         return {}
     rows = {"time": f"{clock(images / rate)} at {rate:.1f} images/s, {whose}"}
@@ -188,7 +188,7 @@ def cost_rows(images: int, rate: float, price_per_hour: float | None, whose: str
 
 
 def canary_rows(trial: Run, left: int, price_per_hour: float | None) -> dict[str, Any]:
-    """What a canary found out: its rate without loading the model, failures by code, and what that makes for all."""
+    """Returns a canary's results: rate without model loading, failures by code, projection for all images."""
     commits = layout.load_commits(trial.url, [shard.shard_id for shard in planned_shards(trial)])
     images = sum(commit.rows + commit.failed for commit in commits)
     counts = sum((Counter(commit.counts) for commit in commits), Counter())

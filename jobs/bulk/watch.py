@@ -1,4 +1,4 @@
-"""Watching a run from the launcher: commits of plan, rate, failures; then the totals."""
+"""Watches a run from the launcher: committed shards, rate and failures, then the totals."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 10.0
 
 
 class Watch:
-    """A thread that reads a run's plan and commits, and shows how far they are. A context manager.
+    """A background thread that reads a run's plan and commits and shows progress. A context manager.
 
-    Nothing is asked of the runner, whose metrics retries would inflate. ``totals`` has the end's figures.
+    It does not use the runner's metrics, which retries inflate.
     """
 
     def __init__(self, run: Run, description: str) -> None:
@@ -80,22 +80,22 @@ class Watch:
 
     @staticmethod
     def images(commit: Commit) -> int:
-        """Images that a commit settles."""
+        """Returns the number of images in a commit."""
         return commit.rows + commit.failed
 
     @property
     def planned(self) -> int:
-        """Images in the plan."""
+        """Number of images in the plan."""
         return sum(shard.images for shard in self._shards)
 
     @property
     def commits(self) -> list[Commit]:
-        """Commits that this run made, and not another at the same work."""
+        """Commits that this run made, without those of concurrent runs."""
         return [commit for commit in self._commits.values() if commit.run == self._run.run_id]
 
 
 def finish(run: Run, watch: Watch, options: argparse.Namespace) -> int:
-    """Write the run's totals, print them, and give the exit status: 0, or 3 for many failures."""
+    """Writes and prints the run's totals. Returns the exit status: 0, or 3 for many failures."""
     store = Store.open(run.url)
     totals = run_totals(run, watch, store, options.price_per_hour)
     files.write_atomic(files.join(run.folder, "totals.json"), files.json_bytes(totals))
@@ -118,7 +118,7 @@ def finish(run: Run, watch: Watch, options: argparse.Namespace) -> int:
 
 
 def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | None) -> dict[str, Any]:
-    """What a run did, as its record keeps it."""
+    """Returns the run's totals, for its record."""
     images = sum(watch.images(commit) for commit in watch.commits)
     adopted = adopted_manifest(run)
     rate = images / max(watch.seconds, 1e-9)
@@ -184,7 +184,7 @@ def _rows(run: Run, totals: dict[str, Any]) -> dict[str, Any]:
 
 
 def _workers(held: dict[str, int]) -> str:
-    """``4 processes on 2 machines, 1 model and 6 threads each, 1.2 GB at most``."""
+    """For example ``4 processes on 2 machines, 1 model and 6 threads each, 1.2 GB at most``."""
     processes, hosts, models = held["processes"], held["hosts"], held["models_each"]
     where = f" on {hosts} machines" if hosts > 1 else ""
     each = f"{models} model{'s' * (models != 1)} and {held['threads_each']} thread{'s' * (held['threads_each'] != 1)}"
@@ -195,7 +195,7 @@ def _workers(held: dict[str, int]) -> str:
 
 
 def _listing(counts: dict[str, int]) -> str:
-    """What a refresh found: ``3 new, 1 changed, 0 gone, 96 unchanged``, and what else there is."""
+    """A refresh's listing as text: ``3 new, 1 changed, 0 gone, 96 unchanged``, and other kinds."""
     named = [f"{counts[kind]:,} {kind}" for kind in ("new", "changed", "gone", "unchanged")]
     others = {"failures again": counts["again"], "under another name or source": counts["moved"]}
     return ", ".join([*named, *(f"{count:,} {name}" for name, count in others.items() if count)])

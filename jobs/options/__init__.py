@@ -1,1 +1,1 @@
-"""Options of the commands, in groups."""
+"""Option groups of the commands."""

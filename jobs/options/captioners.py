@@ -1,4 +1,4 @@
-"""Who captions: a bundle that was trained here, or a model of Hugging Face transformers."""
+"""The captioner of a job: a captionbeam bundle, or a model of Hugging Face transformers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCHEME = "hf:"
 
 
 def add_captioner_options(parser: argparse.ArgumentParser) -> None:
-    """--bundle and --captioner."""
+    """Adds --bundle and --captioner."""
     parser.add_argument("--bundle", metavar="BUNDLE", help="the trained captioner")
     parser.add_argument(
         "--captioner",
@@ -31,7 +31,7 @@ def add_captioner_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_captioner(options: argparse.Namespace) -> None:
-    """Refuse anything but one captioner. Raises RequestError."""
+    """Raises RequestError unless exactly one captioner is given."""
     require(
         bool(options.bundle) != bool(options.captioner),
         "captions need one of --bundle and --captioner; expected exactly one",
@@ -51,19 +51,19 @@ def check_captioner(options: argparse.Namespace) -> None:
 
 
 def require_transformers() -> None:
-    """Raises RequestError where it is not installed."""
+    """Raises RequestError if transformers is not installed."""
     if importlib.util.find_spec("transformers") is None:
         raise RequestError(f"--captioner hf: {not_installed('transformers', 'huggingface')}")
 
 
 def captioning(options: argparse.Namespace, decode: Any) -> Work:
-    """What the options have captioned, by whom and how. Raises RequestError."""
+    """Returns the captioning work of the options. Raises RequestError."""
     check_captioner(options)
     return _by_transformers(options, decode) if options.captioner else _by_bundle(options, decode)
 
 
 def captioner_now(options: argparse.Namespace, decode: Any, batch_size: int) -> Processor:
-    """The captioner in this process, from where it lies. Raises BundleError, RequestError."""
+    """Returns the captioner in this process, loaded from its original location. Raises BundleError, RequestError."""
     check_captioner(options)
     if not options.captioner:
         from captionbeam.capmodel.captioners.captioner import Captioner

@@ -1,4 +1,4 @@
-"""The flags of a decoder: what capmodel.decoders.DecoderOptions has, in the order and the words of the help."""
+"""Command-line flags of a decoder: the fields of capmodel.decoders.DecoderOptions, with their help texts."""
 
 from __future__ import annotations
 

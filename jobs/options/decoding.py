@@ -1,4 +1,4 @@
-"""Options that say how captions are written."""
+"""Options of caption generation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from captionbeam.jobs.options.shared import natural, positive, require
 
 
 def add_decoding_options(group: Any) -> None:
-    """The group ``decoding``."""
+    """Adds the group ``decoding``."""
     group.add_argument(
         "--method", default="beam", metavar="NAME", help="greedy, beam or sample (default beam)"
     )
@@ -115,7 +115,7 @@ def _add_sampling(group: Any) -> None:
 
 
 def decode_options(options: argparse.Namespace) -> Any:
-    """The options of the group, checked. Raises RequestError, BundleError."""
+    """Returns the validated options of the group. Raises RequestError, BundleError."""
     from captionbeam.capmodel.generation.options import DecodeOptions
 
     check_decoding(options)
@@ -124,11 +124,12 @@ def decode_options(options: argparse.Namespace) -> Any:
 
 
 def check_decoding(options: argparse.Namespace) -> None:
-    """Refuse options of the group that exclude each other, or do nothing, before any file is read."""
+    """Raises RequestError for exclusive options or options without effect, before any file is read."""
     from captionbeam.capmodel.generation.options import METHODS, ONLY_OF, DecodeOptions
 
     given = {name: getattr(options, name) for name in DecodeOptions.__dataclass_fields__}
-    unsaid = {"beam": None, "length_penalty": None, "seed": options.seed}  # --seed is the listing's too
+    # --seed also applies to the listing
+    unsaid = {"beam": None, "length_penalty": None, "seed": options.seed}
     usual = {**vars(DecodeOptions()), **unsaid}
     others = [name for method in METHODS if method != given["method"] for name in ONLY_OF.get(method, ())]
     idle = [name for name in others if given[name] != usual[name]]
@@ -146,7 +147,7 @@ def check_decoding(options: argparse.Namespace) -> None:
 
 
 def _search(options: argparse.Namespace) -> dict[str, Any]:
-    """Beams and penalty: those that were named, else those that the bundle was scored with. Raises BundleError."""
+    """Returns beam and length penalty: given ones, else those of the bundle's scores. Raises BundleError."""
     from captionbeam.capmodel.bundles.contents import read_manifest
 
     own: dict[str, Any] = {"beam": 3, "length_penalty": 0.0}

@@ -1,4 +1,4 @@
-"""Options that say what is kept of features: all, or their components; float16, or int8. And doing so to a store."""
+"""Options of stored features: reduction to components, float16 or int8. Also converts an existing store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LISTED = ("image_root", "id_column", "uri_column", "bytes_column", "inventory")
 
 
 def add_feature_options(group: Any) -> None:
-    """What is kept of the features."""
+    """Adds the options of stored features."""
     group.add_argument(
         "--reduce",
         metavar="FILE",
@@ -38,7 +38,7 @@ def add_feature_options(group: Any) -> None:
 
 
 def add_features_source(group: Any) -> None:
-    """A store of features in place of images."""
+    """Adds --features, a store of features instead of images."""
     group.add_argument(
         "--features",
         metavar="STORE",
@@ -47,14 +47,14 @@ def add_features_source(group: Any) -> None:
 
 
 def settled(options: argparse.Namespace, spec: Any, column: str, shape: tuple[int, ...]) -> FeaturePlan:
-    """What the options keep of features of ``spec``. Raises RequestError."""
+    """Returns the plan for stored features of ``spec``. Raises RequestError."""
     from captionbeam.capmodel.encoders.feature_plan import settle_features
 
     return settle_features(spec, column, shape, options.reduce, options.reduce_dim, options.dtype)
 
 
 def keep_components(plan: FeaturePlan, models_url: str) -> str | None:
-    """Copy the components below ``models_url`` under their hash, once; gives their URL there, or None."""
+    """Copies the components below ``models_url`` under their hash; returns their URL, or None without components."""
     if plan.components is None:
         return None
     return _kept(plan.components, plan.spec["reduction"]["sha256"], models_url)
@@ -67,7 +67,7 @@ def _kept(source: str, sha256: str, models_url: str) -> str:
 
 
 def check_features_source(options: argparse.Namespace, add_encoder_options: Any) -> None:
-    """Refuse what would do nothing where features are not encoded again. Raises RequestError."""
+    """Raises RequestError for options without effect if features are not encoded again."""
     require(not options.sources, "--features takes the place of SOURCE; expected one of them")
     require(
         options.reduce is not None or options.dtype != "float16",
@@ -83,7 +83,7 @@ def check_features_source(options: argparse.Namespace, add_encoder_options: Any)
 
 
 def reducing(options: argparse.Namespace) -> Work:
-    """The rows of ``--features``, reduced or to be kept as int8. Raises RequestError, StoreError."""
+    """Returns the work of reducing or converting the rows of ``--features``. Raises RequestError, StoreError."""
     from captionbeam.jobs.bulk.launch import Work
     from captionbeam.pipelines.workers.processors import load_reducer
 
@@ -114,7 +114,7 @@ def reducing(options: argparse.Namespace) -> Work:
 
 
 def _check_whole(store: Store) -> None:
-    """What was reduced or rounded already gives other rows than the encoder's features do."""
+    """Raises RequestError unless the store has an encoder's full float16 features."""
     require(store.kind == "features", f"{store.url} is a store of {store.kind}; expected one of features")
     for name, said in (("reduction", "reduced"), ("dtype", "kept as int8")):
         require(
@@ -124,7 +124,7 @@ def _check_whole(store: Store) -> None:
 
 
 def _keep_weights(store: Store, models_url: str) -> None:
-    """So that bundles that are trained on the reduced features hold the encoder too."""
+    """Copies the encoder's weights, so that bundles trained on the reduced features can include them."""
     sha256 = str(store.spec.get("weights_sha256"))
     source = files.join(store.models_url, f"{sha256}.safetensors")
     if files.exists(source):

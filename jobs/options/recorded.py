@@ -1,9 +1,9 @@
-"""What made a store, as its snapshots remember it, and how a refresh repeats it.
+"""The request that made a store, as its snapshots record it, and how a refresh repeats it.
 
-A snapshot's ``request`` is ``{"job", "options", "sources"}``: the options that decide which rows and values there are,
-where they differ from the defaults, and each source that a run listed, with the options of its listing. What says
-only how the work is done (shards, batches, devices, runners, gates, storage options) is not in it. A refresh takes the
-request as defaults below what its user names.
+A snapshot's ``request`` is ``{"job", "options", "sources"}``: the non-default options that determine rows and values,
+and each listed source with the options of its listing. Options that affect only how the work is done (shards, batches,
+devices, runners, gates, storage options) are not included. A refresh uses the request as defaults for the user's
+options.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from captionbeam.schemas.store.layout import Snapshot
 
 JOBS = ("encode", "caption", "refresh")
-# Of one group only what the user named counts, where anything of it was named.
+# If the user names one option of a group, the recorded ones of that group are ignored.
 EXCLUSIVE = (
     {"bundle", "captioner"},
     {"sources", "features"},
     {"pooled", "logits", "layers"},
     {"uri_column", "bytes_column"},
 )
-PART = ("sample", "limit", "seed")  # which part of the sources is listed
-HOW = {"fetch_timeout", "fetch_tries", "dedup_content"}  # of the groups that decide rows, what does not
-ELSEWHERE = {"sources", "output", "format", "precision"}  # recorded by other means
+PART = ("sample", "limit", "seed")  # options that select a part of the sources
+HOW = {"fetch_timeout", "fetch_tries", "dedup_content"}  # options in these groups that do not affect rows
+ELSEWHERE = {"sources", "output", "format", "precision"}  # recorded in other places
 PATHS = ("bundle", "features", "reduce", "image_root")
 
 
 def request_of(options: argparse.Namespace, work: Work) -> dict[str, Any]:
-    """What a run of ``work`` is to be repeated by; empty for jobs that repeat nothing."""
+    """Returns the request that repeats a run of ``work``; empty for jobs that cannot be repeated."""
     if options.job not in JOBS:
         return {}
     usual, listing = _deciding(), dests(add_source_options).keys()
@@ -61,7 +61,7 @@ def request_of(options: argparse.Namespace, work: Work) -> dict[str, Any]:
 
 
 def _deciding() -> dict[str, Any]:
-    """The options that decide rows and values, with a refresh's defaults."""
+    """Returns the options that determine rows and values, with a refresh's defaults."""
     from captionbeam.jobs.encode import add_encoder_options
     from captionbeam.jobs.options.captioners import add_captioner_options
     from captionbeam.jobs.options.decoding import add_decoding_options
@@ -79,7 +79,7 @@ def _deciding() -> dict[str, Any]:
 
 
 def _absolute(name: str, value: Any) -> Any:
-    """Paths as they are found from any folder."""
+    """Returns paths as absolute ones."""
     if name in PATHS and value:
         return files.absolute(value)
     if name == "inventory":
@@ -93,7 +93,7 @@ def _absolute(name: str, value: Any) -> Any:
 
 
 def settle_store(options: argparse.Namespace) -> None:
-    """``refresh STORE`` is ``refresh --output STORE``. Raises RequestError where no store is named."""
+    """Handles ``refresh STORE`` as ``refresh --output STORE``. Raises RequestError if no store is named."""
     alone = options.sources[0] if options.output is None and len(options.sources) == 1 else None
     if alone is not None and layout.snapshot_ids(files.absolute(alone)):
         options.output, options.sources = alone, []
@@ -105,10 +105,10 @@ def settle_store(options: argparse.Namespace) -> None:
 
 
 def repeat_request(options: argparse.Namespace, newest: Snapshot | None) -> None:
-    """Fill in what made the store's ``newest`` snapshot, where the user has named nothing else, and say so.
+    """Sets options from the ``newest`` snapshot's request unless the user named them, and prints them.
 
-    Raises RequestError where the sources were listed in ways that do not go together, and where a store without a
-    record needs more than was named.
+    Raises RequestError if the sources were listed with incompatible options, or if a store without a record needs more
+    options.
     """
     if newest is None or options.ignore_record:
         return
@@ -136,12 +136,12 @@ def repeat_request(options: argparse.Namespace, newest: Snapshot | None) -> None
 
 
 def say(options: argparse.Namespace, line: str) -> None:
-    """Print a line; on standard error in a dry run, whose standard output is JSON alone."""
+    """Prints a line; in a dry run on standard error, because standard output is JSON."""
     print(line, file=sys.stderr if options.dry_run else sys.stdout, flush=True)
 
 
 def repeat_limits(options: argparse.Namespace, newest: Snapshot) -> None:
-    """The limits of what is read, where the user has left the defaults: as all sources were listed."""
+    """Sets the read limits that all sources were listed with, unless the user changed them."""
     usual = dests(add_fetch_options)
     for name in usual.keys() - HOW:
         recorded = {entry.get(name, usual[name]) for entry in newest.request.get("sources", ())}
@@ -165,7 +165,7 @@ def _require_named(options: argparse.Namespace, newest: Snapshot) -> None:
 def _not_replaced(
     recorded: Mapping[str, Any], named: Collection[str], options: argparse.Namespace
 ) -> Iterator[tuple[str, Any]]:
-    """The recorded options that hold beside those that the user named."""
+    """Yields the recorded options that the user's options do not replace."""
     from captionbeam.capmodel.generation.options import ONLY_OF
     from captionbeam.jobs.encode import add_network_options
 
@@ -187,7 +187,7 @@ def _excluded(named: Collection[str]) -> set[str]:
 
 
 def _entries(options: argparse.Namespace, recorded: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The sources that are listed, each with the options of its listing; a named one is listed whole, and itself."""
+    """Returns the sources to list, with the options of their listing; a named source is listed completely."""
     from captionbeam.pipelines.sources.spec import source_name
 
     known = {str(entry["source"]): dict(entry) for entry in recorded}
@@ -204,7 +204,7 @@ def _entries(options: argparse.Namespace, recorded: Iterable[Mapping[str, Any]])
 
 
 def _agreed(entries: Iterable[Mapping[str, Any]], named: Collection[str]) -> dict[str, Any]:
-    """What all entries say of the options that one run has once. Raises RequestError where they differ."""
+    """Returns the options that apply to the whole run. Raises RequestError if the entries differ."""
     usual = dests(add_source_options)
     entries, found = list(entries), {}
     for name in {name for entry in entries for name in entry} - {"source", *PER_SOURCE, *named}:

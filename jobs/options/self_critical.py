@@ -1,4 +1,4 @@
-"""The flags of self-critical training: captionbeam.capmodel.self_critical.options, in the words of the help."""
+"""Command-line flags of self-critical training (captionbeam.capmodel.self_critical.options), with help texts."""
 
 from __future__ import annotations
 

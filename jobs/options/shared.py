@@ -1,4 +1,4 @@
-"""Options that several jobs share, and the checks of their values."""
+"""Options that several jobs share, and argparse types."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ MOST_CHANNELS = 16_384
 
 
 def positive(text: str) -> int:
-    """A whole number above zero."""
+    """Parses a whole number above zero."""
     if not text.isascii() or not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
 def natural(text: str) -> int:
-    """A whole number, zero allowed."""
+    """Parses a whole number of zero or more."""
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
     return int(text)
 
 
 def all_or_number(text: str) -> int | None:
-    """A whole number above zero, or None for ``all``."""
+    """Parses a whole number above zero; ``all`` gives None."""
     return None if text == "all" else positive(text)
 
 
 def side(text: str) -> int:
-    """Pixels of an image's side that networks are made for."""
+    """Parses an image size in pixels."""
     if not text.isascii() or not text.isdigit() or not 32 <= int(text) <= 2048:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of pixels from 32 to 2048")
     return int(text)
 
 
 def channels(text: str) -> int:
-    """Width of a layer: what is wider fits no machine, and a worker's memory error would be the first to say so."""
+    """Parses a layer width; the limit avoids out-of-memory errors on workers."""
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_CHANNELS:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a whole number of channels from 1 to {MOST_CHANNELS:,}"
@@ -47,7 +47,7 @@ def channels(text: str) -> int:
 
 
 def share(text: str) -> float:
-    """A number from 0 to 1."""
+    """Parses a number from 0 to 1."""
     value = _number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
@@ -55,7 +55,7 @@ def share(text: str) -> float:
 
 
 def share_or_number(text: str) -> float:
-    """A share below 1, or a whole number."""
+    """Parses a share below 1, or a whole number."""
     value = _number(text)
     if not 0 <= value < float("inf") or (value >= 1 and value != int(value)):
         raise argparse.ArgumentTypeError(f"{text!r} is neither a share below 1 nor a whole number")
@@ -63,7 +63,7 @@ def share_or_number(text: str) -> float:
 
 
 def price(text: str) -> float:
-    """An amount of money, zero or more."""
+    """Parses an amount of money of zero or more."""
     value = _number(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not an amount of 0 or more")
@@ -71,7 +71,7 @@ def price(text: str) -> float:
 
 
 def seconds(text: str) -> float:
-    """A time above zero."""
+    """Parses a number of seconds above zero."""
     value = _number(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
@@ -89,8 +89,10 @@ def _number(text: str) -> float:
 
 
 def add_run_options(parser: argparse.ArgumentParser, retry: bool = True, model: bool = True) -> None:
-    """How the work is cut, when it fails, and what it costs; ``retry``: whether failures are a thing to choose;
-    ``model``: whether one computes."""
+    """Adds the group ``run``: shards, failure limits and cost.
+
+    ``retry``: includes the options for failures. ``model``: includes the options for a model.
+    """
     group = parser.add_argument_group("run")
     group.add_argument(
         "--shard-size",
@@ -156,7 +158,7 @@ def _add_model(group: Any) -> None:
 
 
 def clear_totals(options: argparse.Namespace) -> None:
-    """Make the file of --totals empty, so that nobody takes an earlier run's for this one's. Raises RequestError."""
+    """Empties the file of --totals, so that it never has an earlier run's totals. Raises RequestError."""
     from captionbeam.schemas.storage import files
 
     if options.totals:
@@ -168,7 +170,7 @@ def clear_totals(options: argparse.Namespace) -> None:
 
 
 def refuse(options: argparse.Namespace, names: Sequence[str], where: str) -> None:
-    """An option that would do nothing is a mistake, and said. Raises RequestError."""
+    """Raises RequestError if one of the options ``names``, which have no effect ``where``, is set."""
     usual = {
         "shard_size": 1024,
         "warn_failures": 0.05,
@@ -181,12 +183,12 @@ def refuse(options: argparse.Namespace, names: Sequence[str], where: str) -> Non
 
 
 def refuse_group(options: argparse.Namespace, add: Callable[[Any], None], where: str) -> None:
-    """Likewise for every option that ``add`` adds to a parser."""
+    """Raises RequestError if an option that ``add`` adds to a parser is set."""
     _refuse_changed(options, dests(add), where)
 
 
 def dests(add: Callable[[Any], None]) -> dict[str, Any]:
-    """The options that ``add`` adds to a parser, by name, with their defaults."""
+    """Returns the options that ``add`` adds to a parser, by name, with their defaults."""
     parser = argparse.ArgumentParser(add_help=False)
     add(parser)
     return vars(parser.parse_args([]))
@@ -199,18 +201,18 @@ def _refuse_changed(options: argparse.Namespace, usual: dict[str, Any], where: s
 
 
 def as_record(options: argparse.Namespace) -> dict[str, Any]:
-    """The options as the run's record keeps them."""
+    """Returns the options for the run's record."""
     return {name: value for name, value in vars(options).items() if not callable(value) and name != "named"}
 
 
 def require(condition: bool, sentence: str) -> None:
-    """Raise RequestError with ``sentence`` unless ``condition`` holds."""
+    """Raises RequestError with ``sentence`` unless ``condition`` holds."""
     if not condition:
         raise RequestError(sentence)
 
 
 def read_ids(url: str) -> frozenset[str]:
-    """The image ids in the text file at ``url``, a line each, spaces and all. Raises RequestError."""
+    """Returns the image ids in the text file at ``url``, one per line, with spaces kept. Raises RequestError."""
     from captionbeam.schemas.storage import files
 
     try:

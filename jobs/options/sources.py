@@ -1,4 +1,4 @@
-"""Options that say which images are listed and how they are read, and what comes of them."""
+"""Options of the image sources, of reading them, and the listings made from them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PER_SOURCE = (
     "uri_column",
     "bytes_column",
     "inventory",
-)  # as each source needs them
+)  # may differ between sources
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
-    """What is listed, and how much of it."""
+    """Adds the options of sources and sampling."""
     group = parser.add_argument_group("images")
     group.add_argument(
         "--image-root",
@@ -69,7 +69,7 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_fetch_options(group: Any) -> None:
-    """How much of an image is read, how long, and how often it is tried."""
+    """Adds the options of reading images: size limit, timeout, retries."""
     group.add_argument(
         "--max-image-bytes",
         type=positive,
@@ -95,7 +95,7 @@ def add_fetch_options(group: Any) -> None:
 
 
 def add_private_option(group: Any) -> None:
-    """Whether a list may lead anywhere."""
+    """Adds the option that permits private addresses in lists."""
     group.add_argument(
         "--allow-private-addresses",
         action="store_true",
@@ -105,7 +105,7 @@ def add_private_option(group: Any) -> None:
 
 
 def check_seed(options: argparse.Namespace, drawn: bool = False) -> None:
-    """Refuse a seed of which no image, and where not ``drawn`` no caption, comes. Raises RequestError."""
+    """Raises RequestError for a seed without random images (or captions, if ``drawn``)."""
     of_use = drawn or options.sample < 1 or options.limit is not None or options.seed == 0
     wanted = "--sample or --limit" + (", or --method sample" if options.job == "caption" else "")
     require(
@@ -115,7 +115,7 @@ def check_seed(options: argparse.Namespace, drawn: bool = False) -> None:
 
 
 def source_options(options: argparse.Namespace) -> Any:
-    """The group ``images``, as ``parse_sources`` takes it."""
+    """Returns the group ``images`` for ``parse_sources``."""
     from captionbeam.pipelines.sources.spec import SourceOptions
 
     columns = (options.id_column, options.uri_column, options.bytes_column)
@@ -123,13 +123,13 @@ def source_options(options: argparse.Namespace) -> Any:
 
 
 def _listings(options: argparse.Namespace) -> list[tuple[str, argparse.Namespace]]:
-    """Each SOURCE with the options of its own listing: a store's record has them source by source."""
+    """Returns each SOURCE with the options of its own listing, which a store's record has per source."""
     recorded = getattr(options, "listings", None) or [(source, {}) for source in options.sources]
     return [(source, argparse.Namespace(**{**vars(options), **own})) for source, own in recorded]
 
 
 def parsed_sources(options: argparse.Namespace) -> Sequence[SourceSpec]:
-    """What each SOURCE is. Raises RequestError, also where the job's --output lies in one of them."""
+    """Returns the parsed SOURCEs. Raises RequestError, also if the job's --output is inside one of them."""
     from captionbeam.pipelines.sources.buckets.inventory import report_time
     from captionbeam.pipelines.sources.parse import parse_each
     from captionbeam.pipelines.sources.stores import refuse_output
@@ -146,7 +146,7 @@ def parsed_sources(options: argparse.Namespace) -> Sequence[SourceSpec]:
 def listing(
     options: argparse.Namespace, sources: Sequence[SourceSpec], features: Store | None = None
 ) -> dict[str, Any]:
-    """What finds the images of ``sources`` (or the rows of ``features``) and what fetches them, as ``Work`` has it."""
+    """Returns the fields of ``Work`` that list ``sources`` (or rows of ``features``) and fetch their images."""
     names = tuple(dict.fromkeys(source.name for source in sources))
     if features is not None:
         from captionbeam.pipelines.features.rows import FindRows, fetch_rows
@@ -162,7 +162,7 @@ def listing(
 
 
 def fetch_options(options: argparse.Namespace) -> FetchOptions:
-    """The group ``reading``."""
+    """Returns the options of the group ``reading``."""
     from captionbeam.pipelines.fetch import address_guard
     from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 
@@ -178,7 +178,7 @@ def fetch_options(options: argparse.Namespace) -> FetchOptions:
 
 
 def _trusted(options: argparse.Namespace) -> tuple[str, ...]:
-    """What the user has named: the servers of sources, the server or folder of the images."""
+    """Returns the trusted locations, which the user named: servers of sources, server or folder of the images."""
     from captionbeam.pipelines.fetch.address_guard import origins
 
     listings = _listings(options) if hasattr(options, "sources") else []

@@ -1,4 +1,4 @@
-"""--storage-options: how each protocol's storage is opened, on the launcher and on every worker."""
+"""--storage-options: fsspec options by protocol, for the launcher and all workers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.storage import options as storage_options
 
-# Taken by every fsspec filesystem, or (profile) passed on by s3fs to what makes its session.
+# Accepted by every fsspec filesystem, or (profile) passed by s3fs to its session.
 _COMMON = {"asynchronous", "listings_expiry_time", "max_paths", "skip_instance_cache", "use_listings_cache"}
 _PASSED_ON = {"s3": {"profile"}}
 EXAMPLE = '{"gs": {"requester_pays": "my-project"}}'
 
 
 def add_storage_options(parser: argparse.ArgumentParser) -> None:
-    """One option, for whatever a job opens."""
+    """Adds --storage-options."""
     parser.add_argument(
         "--storage-options",
         metavar="JSON",
@@ -30,7 +30,7 @@ def add_storage_options(parser: argparse.ArgumentParser) -> None:
 
 
 def use_storage_options(options: argparse.Namespace) -> None:
-    """Open storage as the options say from now on, and leave in them what a record may show. Raises RequestError."""
+    """Applies the storage options to this process, and replaces secrets in the recorded ones. Raises RequestError."""
     given = getattr(options, "storage_options", None)
     settled = parsed(given) if given else {}
     storage_options.use(settled)
@@ -41,12 +41,12 @@ def use_storage_options(options: argparse.Namespace) -> None:
 
 
 def parsed(text: str) -> storage_options.Options:
-    """The options in ``text``, JSON or the name of a file of it. Raises RequestError."""
+    """Returns the options in ``text``, which is JSON or the name of a JSON file. Raises RequestError."""
     is_json = text.lstrip().startswith(("{", "[", '"'))
     expected = f"expected JSON like {EXAMPLE}, or a file of it"
     try:
         data = text if is_json else files.read_bytes(text)
-    except (OSError, ValueError) as err:  # its words may hold the text, and that a secret
+    except (OSError, ValueError) as err:  # the error's message may contain the text, and so a secret
         raise RequestError(f"--storage-options names no file that can be read; {expected}") from err
     try:
         found = json.loads(data)
@@ -71,8 +71,8 @@ def _check(protocol: str, values: dict[str, Any]) -> None:
             f"--storage-options names {protocol!r}: {err}; expected one like 'gs' or 's3'"
         ) from err
     if not storage_options.is_patient(kind):
-        return  # http passes on whatever it is given; of others nobody here can tell
-    # Not of the class itself: fsspec's metaclass takes anything
+        return  # http accepts any option; other classes cannot be checked
+    # fsspec's metaclass hides the class's own signature, so look at __init__
     made = [vars(base)["__init__"] for base in kind.__mro__[:-1] if "__init__" in vars(base)]
     known = {name for each in made for name in inspect.signature(each).parameters}
     known |= _COMMON | _PASSED_ON.get(storage_options.name_of(protocol), set())

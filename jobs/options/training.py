@@ -1,6 +1,6 @@
-"""The options of ``captionbeam train`` that are the same wherever it runs, in groups.
+"""Options of ``captionbeam train`` for all targets, in groups.
 
-Each is a field of TrainOptions of the same name; its default is there.
+Each is the field of TrainOptions with the same name, which has the default.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ SETTLED = ("embed_dim",)
 
 
 def add_groups(parser: argparse.ArgumentParser) -> None:
-    """Every option of GROUPS, each group under its title."""
+    """Adds every option of GROUPS, each group with its title."""
     for title, group in GROUPS.items():
         add_one = parser.add_argument_group(title).add_argument
         for name, (kind, metavar, text) in group.items():
@@ -97,5 +97,5 @@ def add_groups(parser: argparse.ArgumentParser) -> None:
 
 
 def nothing_to_do(output: str) -> str:
-    """Said where the bundle is there."""
+    """The message if the bundle already exists."""
     return f"nothing to do: {output} holds the finished bundle (--restart trains anew)"

@@ -1,9 +1,9 @@
-"""Presets and recipes of ``captionbeam train``: small files of flags that stand before the user's own.
+"""Presets and recipes of ``captionbeam train``: files of flags, inserted before the user's own.
 
-A preset (``presets/NAME.flags``) is a decoder that papers and courses know, with how it is trained; a recipe
-(``presets/recipes/NAME.flags``) a whole training that was tuned on one data set. A file is a command line, on
-as many lines as it likes, with comments after ``#``. Of an option given twice the last counts, so whatever
-the user says himself wins; and what then would do nothing of a preset is left out.
+A preset (``presets/NAME.flags``) is a well-known decoder with its training options; a recipe
+(``presets/recipes/NAME.flags``) is a complete training tuned on one data set. A file is a command line over any number
+of lines, with comments after ``#``. The last of repeated options counts, so the user's options win; preset options
+that then have no effect are dropped.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ FOLDERS = {"preset": Path(__file__).parent, "recipe": Path(__file__).parent / "r
 
 
 def known(kind: str) -> list[str]:
-    """The names of all presets, or recipes, sorted."""
+    """Returns the sorted names of all presets or recipes."""
     return sorted(path.stem for path in FOLDERS[kind].glob("*.flags"))
 
 
 def flags_of(kind: str, name: str) -> list[str]:
-    """What a preset or recipe stands for, as words of a command line. Raises RequestError for an unknown one."""
+    """Returns the flags of a preset or recipe as words. Raises RequestError for an unknown one."""
     names = known(kind)
     require(name in names, f"there is no {kind} {name!r}; expected one of {', '.join(names)}")
     text = (FOLDERS[kind] / f"{name}.flags").read_text(encoding="utf-8")
@@ -40,7 +40,7 @@ def flags_of(kind: str, name: str) -> list[str]:
 
 
 def add_presets(parser: argparse.ArgumentParser) -> None:
-    """--preset and --recipe."""
+    """Adds --preset and --recipe."""
     group = parser.add_argument_group("presets (docs/recipes.md); flags of your own win over theirs")
     for kind, text in (("preset", "a classic decoder"), ("recipe", "a whole training, tuned on a data set")):
         group.add_argument(f"--{kind}", metavar="NAME", help=f"{text}: {', '.join(known(kind))}")
@@ -55,13 +55,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def with_presets(words: Sequence[str]) -> list[str]:
-    """A command line behind ``captionbeam train`` with the flags of its preset or recipe before all others.
+    """Returns the arguments of ``captionbeam train`` with the flags of its preset or recipe first.
 
-    Raises RequestError for a name that is unknown, and where both are given.
+    Raises RequestError for an unknown name, and if both are given.
     """
     try:
         chosen = vars(_parser().parse_known_args(list(words))[0])
-    except argparse.ArgumentError:  # a value is missing or wrong: the parser of all options says so
+    except argparse.ArgumentError:  # a value is missing or wrong: the full parser reports it
         return list(words)
     named = {kind: chosen[kind] for kind in FOLDERS if chosen[kind] is not None}
     said = " and ".join(f"--{kind} {name}" for kind, name in named.items())
@@ -75,7 +75,7 @@ def with_presets(words: Sequence[str]) -> list[str]:
 
 @contextmanager
 def naming_presets(options: argparse.Namespace) -> Iterator[None]:
-    """Where a request is refused for what its preset or recipe chose, say so. Raises RequestError."""
+    """Adds the preset or recipe to a RequestError that its flags caused."""
     try:
         yield
     except RequestError as err:
@@ -86,7 +86,7 @@ def naming_presets(options: argparse.Namespace) -> Iterator[None]:
 
 
 def _blamed(kind: str, options: argparse.Namespace, sentence: str) -> str:
-    """``--preset NAME sets --gate scalar``, of the flags that ``sentence`` is about and that hold; or nothing."""
+    """Returns ``--preset NAME sets --gate scalar`` for flags in effect that ``sentence`` mentions, or an empty text."""
     name = getattr(options, kind)
     flags = [] if name is None else flags_of(kind, name)
     theirs = vars(_parser().parse_args(flags))
@@ -96,13 +96,13 @@ def _blamed(kind: str, options: argparse.Namespace, sentence: str) -> str:
 
 
 def _mention(name: str) -> str:
-    """A pattern of what sentences say of an option: ``--gate``, ``gate is 'x'``, ``gate 'x', not 'y'``."""
+    """Returns a pattern that matches mentions of an option: ``--gate``, ``gate is 'x'``, ``gate 'x', not 'y'``."""
     words = name.replace("-", "[ -]")
     return rf"(?<![\w-])(--{name}(?![\w-])|{name} is |{words} \S+, not )"
 
 
 def _split(flags: Sequence[str]) -> list[list[str]]:
-    """Each flag with its value."""
+    """Splits flags into groups of a flag and its value."""
     starts = [place for place, word in enumerate(flags) if word.startswith("--")]
     return [list(flags[start:end]) for start, end in pairwise([*starts, len(flags)])]
 
@@ -112,7 +112,7 @@ def _name(one: Sequence[str]) -> str:
 
 
 def _is_idle(name: str, chosen: Mapping[str, Any]) -> bool:
-    """Whether an option would do nothing, or be in the way, beside all that is ``chosen``."""
+    """Whether an option has no effect, or conflicts, given all options in ``chosen``."""
     idle = {
         "doubly_stochastic": chosen["attention"] == "hard",
         "embed_dim": chosen["embeddings"] is not None,

@@ -1,1 +1,1 @@
-"""What a report page is made of: rows, pictures, heat maps, charts, and the page itself."""
+"""The report page: rows, pictures, heat maps, charts, and the page itself."""

@@ -1,4 +1,4 @@
-"""Small charts as inline SVG: lines over epochs, and histograms. Colours come from the page's CSS."""
+"""Small inline SVG charts: lines over epochs, and histograms. The page's CSS sets the colours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEFT, RIGHT, TOP, BOTTOM = 48, 14, 14, 30
 
 @dataclass(frozen=True)
 class Scale:
-    """A range of values on a range of pixels."""
+    """Maps a range of values to a range of pixels."""
 
     low: float
     high: float
@@ -27,7 +27,7 @@ class Scale:
 
 
 def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], best: float | None = None) -> Markup:
-    """Lines of (epoch, value) points by name, those that are no numbers left out; ``best`` marks an epoch."""
+    """Draws lines of (epoch, value) points by name, without non-finite values; ``best`` marks an epoch."""
     lines = {name: [p for p in points if math.isfinite(p[1])] for name, points in series.items()}
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
@@ -42,7 +42,7 @@ def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], best: float 
 
 
 def histogram(values: Sequence[float], bins: Sequence[float], unit: str) -> Markup:
-    """Counts of ``values`` between each two ``bins``; what lies beyond the last is counted in the last."""
+    """Draws counts of ``values`` per bin; values beyond the last bin are counted in it."""
     counts = [0] * (len(bins) - 1)
     for value in values:
         at = max(i for i, low in enumerate(bins[:-1]) if value >= low or i == 0)
@@ -61,7 +61,7 @@ def histogram(values: Sequence[float], bins: Sequence[float], unit: str) -> Mark
 
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers that span ``low`` to ``high``.
+    """Returns round numbers that span ``low`` to ``high``.
 
     >>> nice_ticks(0, 97)
     [0.0, 25.0, 50.0, 75.0, 100.0]

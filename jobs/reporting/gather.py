@@ -1,4 +1,4 @@
-"""From a captions store and references to a page: what is read, chosen and said."""
+"""Builds the page's data from a captions store and references."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.errors import BundleError
 from captionbeam.schemas.storage import files
 
-FILMS = 6  # images of the sample that are shown word by word
+FILMS = 6  # number of images shown word by word
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Scored:
     evaluation: Evaluation | None
 
     def cider(self) -> dict[str, float]:
-        """CIDEr of each scored image."""
+        """Returns the CIDEr of each scored image."""
         images = self.evaluation.images if self.evaluation else {}
         return {image: scores["CIDEr"] for image, scores in images.items()}
 
     def ranking(self) -> dict[str, list[float]]:
-        """CIDEr of each scored image, then ROUGE-L, since many have no CIDEr at all."""
+        """Returns CIDEr and then ROUGE-L of each scored image, since many images have a CIDEr of 0."""
         images = self.evaluation.images if self.evaluation else {}
         return {image: [scores["CIDEr"], scores["ROUGE_L"]] for image, scores in images.items()}
 
@@ -56,7 +56,7 @@ class Scored:
 def make_page(
     store: Store, references: Sequence[Sequence[Reference]] | None, images: int, reading: FetchOptions
 ) -> Page:
-    """The page of ``store``, with a sample of ``images``; ``references`` are those of each file."""
+    """Returns the page of ``store``, with a sample of ``images``; ``references`` are those of each file."""
     briefs = read_briefs(store)
     scored = _score(briefs, references)
     cider = scored.cider()
@@ -155,7 +155,7 @@ def _scores(scored: Scored) -> dict[str, str]:
 
 
 def _bundle(store: Store) -> Manifest | None:
-    """The bundle that wrote the captions, as the store keeps it; None where it has none."""
+    """Returns the manifest of the captions' bundle from the store; None if the store has none."""
     try:
         return read_manifest(_bundle_url(store))
     except BundleError:
@@ -173,7 +173,7 @@ def _history(store: Store, bundle: Manifest | None) -> list[dict[str, Any]]:
 
 
 def _facts(store: Store, bundle: Manifest | None) -> dict[str, dict[str, str]]:
-    """How everything was made: of the store, its captioner, its newest run."""
+    """Returns details of the store, its captioner and its newest run."""
     spec, encoder = store.spec, (bundle.encoder if bundle else None) or {}
     folder = files.join(store.url, "plans", store.snapshot.run)
     record, totals = _json(files.join(folder, "run.json")), _json(files.join(folder, "totals.json"))

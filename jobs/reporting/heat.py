@@ -1,4 +1,4 @@
-"""Attention as heat maps: one for each word, to be laid over the picture."""
+"""Attention heat maps, one per word, to overlay on the picture."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from PIL import Image
 from captionbeam.jobs.reporting.pictures import data_uri
 
 SIDE, LEVELS = 32, 64
-# Red, green, blue, alpha where attention is none, half and most: the dark hides, the light lets through.
+# Red, green, blue, alpha at no, half and full attention: dark covers the picture, light reveals it.
 _STOPS = np.array([(6, 8, 26, 175), (170, 40, 90, 125), (255, 200, 80, 90)], dtype=float)
 _CONTINUES = "@@"
 
 
 @dataclass(frozen=True)
 class Look:
-    """One word and where the model looked while writing it: a heat map as a data URI."""
+    """One word and its attention as a heat map (data URI)."""
 
     word: str
     heat: str
 
 
 def looks(tokens: Sequence[str], attention: Sequence[Sequence[float]] | None) -> list[Look]:
-    """A heat map for each word; nothing where no attention was kept, or not over a square grid.
+    """Returns a heat map per word; none if there is no attention, or not over a square grid.
 
-    ``attention`` is [T][H * W], a row a token. Pieces of one word (``gi@@ raffe``) are joined, and their
-    attention averaged.
+    ``attention`` is [T][H * W], one row per token. Pieces of one word (``gi@@ raffe``) are joined, and their attention
+    is averaged.
     """
     cells = len(attention[0]) if attention else 0
     side = math.isqrt(cells)
@@ -41,7 +41,7 @@ def looks(tokens: Sequence[str], attention: Sequence[Sequence[float]] | None) ->
 
 
 def _words(tokens: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Each word with the tokens it is made of, as a range."""
+    """Returns each word with the range of its tokens."""
     words, start = [], 0
     for at, token in enumerate(tokens):
         if not token.endswith(_CONTINUES) or at == len(tokens) - 1:
@@ -52,9 +52,9 @@ def _words(tokens: Sequence[str]) -> list[tuple[str, int, int]]:
 
 
 def _heat_map(grid: np.ndarray) -> str:
-    """Attention ``[H, W]`` of one word as a small PNG with a palette: each word from its own least to its most.
+    """Returns the attention ``[H, W]`` of one word as a small palette PNG, scaled from its minimum to its maximum.
 
-    Where the most is less than a mean above the least, the model looked nowhere in particular: all stays dark.
+    If the maximum exceeds the minimum by less than the mean, attention is nearly uniform and the map stays dark.
     """
     above = grid - grid.min()
     levels = above / max(float(above.max()), float(grid.mean()), 1e-9)

@@ -1,4 +1,4 @@
-"""The page: everything put together for the template, and rendered."""
+"""The page's data classes, and its rendering by a template."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Said:
-    """One caption: its words, each with whether a reference has it (None where there are no references)."""
+    """One caption: each word with whether a reference has it (None if there are no references)."""
 
     words: list[tuple[str, bool | None]]
     logprob: float
@@ -80,7 +80,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Page:
-    """All that the template shows."""
+    """All data of the template."""
 
     title: str
     made: str
@@ -98,7 +98,7 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """The page as one HTML document that asks nothing of the network and runs no script."""
+    """Renders the page as one HTML document without scripts or network requests."""
     loader = PackageLoader("captionbeam.jobs", "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["thousands"] = "{:,}".format
@@ -112,7 +112,7 @@ def make_card(
     references: Sequence[str] = (),
     scores: Mapping[str, float] | None = None,
 ) -> Card:
-    """One row as a card. ``preprocess``: of the encoder, which says what part of the picture it saw."""
+    """Returns one row as a card. ``preprocess``: the encoder's, which determines the visible part of the picture."""
     known = {word for words in tokenize(references) for word in words} if references else None
     captions = [_said(caption, known) for caption in row.captions]
     best = row.captions[0] if row.captions else {"tokens": [], "attention": None}
@@ -122,7 +122,7 @@ def make_card(
 
 
 def failure_kinds(failures: pa.Table) -> list[FailureKind]:
-    """Failure rows (``captionbeam.schemas.formats.arrow.FAILURES``) by stage and code, the most frequent first."""
+    """Groups failure rows (``captionbeam.schemas.formats.arrow.FAILURES``) by stage and code, most frequent first."""
     kinds = []
     for group in failures.group_by(["stage", "code"]).aggregate([([], "count_all")]).to_pylist():
         stage, code = group["stage"], group["code"]
@@ -134,13 +134,13 @@ def failure_kinds(failures: pa.Table) -> list[FailureKind]:
 
 
 def frequent_captions(briefs: Iterable[Brief], most: int = 8) -> list[tuple[str, int]]:
-    """The captions written for more than one image, with how many."""
+    """Returns the captions of more than one image, with their counts."""
     counts = Counter(brief.text for brief in briefs)
     return [(text, count) for text, count in counts.most_common(most) if count > 1]
 
 
 def caption_charts(briefs: Iterable[Brief], cider: Iterable[float]) -> list[Chart]:
-    """Histograms over all captions, and over the scored ones."""
+    """Returns histograms over all captions, and over the scored ones."""
     lengths = [len(brief.text.split()) for brief in briefs]
     scores = list(cider)
     charts = [Chart("Words a caption", histogram(lengths, LENGTH_BINS, "words"))] if lengths else []
@@ -150,7 +150,7 @@ def caption_charts(briefs: Iterable[Brief], cider: Iterable[float]) -> list[Char
 
 
 def training_curves(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """Charts of a bundle's history, over its epochs; the best one (highest CIDEr) marked."""
+    """Returns charts of a bundle's history over epochs, with the best epoch (highest CIDEr) marked."""
     if not history:
         return []
     best = max(history, key=lambda entry: (entry.get("CIDEr", 0.0), -entry.get("val_loss", 0.0)))

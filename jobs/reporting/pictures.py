@@ -1,4 +1,4 @@
-"""Pictures as the page has them: small JPEGs inside the HTML, or the reason why there is none."""
+"""The page's pictures: small JPEGs as data URIs, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from captionbeam.pipelines.fetch.images import fetch_location, fetch_locations
 from captionbeam.schemas.errors import ImageError, RequestError, SystemicError
 
 LONGEST_SIDE, QUALITY = 400, 80
-AT_ONCE = 32  # originals in memory
+AT_ONCE = 32  # originals in memory at a time
 Trouble = (ImageError, SystemicError, RequestError, OSError)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A thumbnail as a data URI, its size in pixels, or ``trouble`` in its place."""
+    """A thumbnail as a data URI with its size in pixels, or the ``trouble`` that prevented it."""
 
     data_uri: str = ""
     width: int = 4
@@ -31,38 +31,38 @@ class Picture:
 
     @property
     def ratio(self) -> str:
-        """CSS ``aspect-ratio``: what is extremely tall or wide is cut by the frame."""
+        """CSS ``aspect-ratio``, limited for extremely tall or wide pictures."""
         return f"{min(max(self.width / self.height, 0.75), 2.0):.4f}"
 
 
 @dataclass(frozen=True)
 class Window:
-    """The part of a picture that the encoder saw, as CSS places it: ``background-size`` and ``-position``."""
+    """The encoder's part of a picture, as CSS ``background-size`` and ``background-position``."""
 
     size: str
     position: str
 
 
 def read_pictures(locations: Sequence[str], reading: FetchOptions) -> Iterator[Picture]:
-    """The pictures at ``locations``, in order, as they are ready."""
+    """Yields the pictures at ``locations``, in order."""
     for start in range(0, len(locations), AT_ONCE):
         yield from map(_thumbnail, _fetch(locations[start : start + AT_ONCE], reading))
 
 
 def seen_window(picture: Picture, preprocess: Mapping[str, Any]) -> Window:
-    """Both ways of cropping see the middle square, ``size / resize`` of the shorter side wide."""
+    """Returns the central square with a side of ``size / resize`` of the shorter side, for both kinds of crop."""
     side = min(picture.width, picture.height) * preprocess["size"] / preprocess["resize"]
     size = f"{100 * picture.width / side:.2f}% {100 * picture.height / side:.2f}%"
     return Window(size, "50% 50%")
 
 
 def data_uri(data: bytes, kind: str) -> str:
-    """``data`` of the MIME type ``kind`` as a URI."""
+    """Returns ``data`` of the MIME type ``kind`` as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _fetch(locations: Sequence[str], reading: FetchOptions) -> Sequence[bytes | Exception]:
-    """All at once; one by one where a broken source stops the whole, so that the others are still seen."""
+    """Fetches all locations at once, or one by one if a source fails as a whole."""
     try:
         return fetch_locations(locations, reading)
     except Trouble:

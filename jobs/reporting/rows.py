@@ -1,4 +1,4 @@
-"""The rows that a report shows: read lightly to choose, and whole where chosen."""
+"""Reads the rows that a report shows: brief ones for the selection, then the selected ones completely."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from captionbeam.schemas import Store
 
 @dataclass(frozen=True)
 class Brief:
-    """The best caption of a row: its text, and the mean log-probability of its tokens, END counted."""
+    """A row's best caption: its text, and the mean log-probability of its tokens, including END."""
 
     text: str
     certainty: float
@@ -24,7 +24,7 @@ class Brief:
 
 @dataclass(frozen=True)
 class Row:
-    """A row as the page shows it: where its image is, and its captions, best first, as the store has them."""
+    """A row to show: its image's location, and its captions as stored, best first."""
 
     image_id: str
     uri: str
@@ -33,7 +33,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Choice:
-    """Ids of the images to show: a sample, and the two ends of a ranking."""
+    """Ids of the images to show: a sample, and both ends of a ranking."""
 
     sample: list[str]
     best: list[str] = field(default_factory=list)
@@ -41,12 +41,12 @@ class Choice:
 
     @property
     def ids(self) -> list[str]:
-        """All of them, once each."""
+        """All ids, without duplicates."""
         return [*self.best, *self.worst, *self.sample]
 
 
 def read_briefs(store: Store) -> dict[str, Brief]:
-    """Each live row's best caption; rows without any are left out. Attention is skipped over."""
+    """Returns each live row's best caption, without rows that have none. Does not read attention."""
     found: dict[str, Brief] = {}
     for batch in store.scan(["image_id", "captions"]):
         table = pa.Table.from_batches([batch])
@@ -63,9 +63,9 @@ def read_briefs(store: Store) -> dict[str, Brief]:
 def choose(
     briefs: Iterable[str], ranking: Mapping[str, Sequence[float]], sample: int, ends: int = 10
 ) -> Choice:
-    """``sample`` images by a hash of their ids, and the ``ends`` best and worst of ``ranking``.
+    """Returns ``sample`` images by a hash of their ids, and the ``ends`` best and worst of ``ranking``.
 
-    No image is chosen twice; of a short ranking each end gets half.
+    No image is chosen twice; a short ranking is split between both ends.
     """
     ordered = sorted(ranking, key=lambda image: ([-value for value in ranking[image]], image))
     worst = ordered[::-1][: min(ends, len(ordered) // 2)]
@@ -75,7 +75,7 @@ def choose(
 
 
 def read_rows(store: Store, ids: Iterable[str]) -> dict[str, Row]:
-    """The whole rows of ``ids``."""
+    """Returns the complete rows of ``ids``."""
     found: dict[str, Row] = {}
     for batch in store.scan(["image_id", "uri", "captions"], ids):
         for row in batch.to_pylist():

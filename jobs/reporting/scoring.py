@@ -1,4 +1,4 @@
-"""What evaluate and report share: captions read, and joined to their references."""
+"""Reads captions and joins them with references, for evaluate and report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ONE_IMAGE = (
 
 @dataclass(frozen=True)
 class Pairs:
-    """Captions and their references, by the captions' image ids, and what is left over on either side."""
+    """Captions and their references by the captions' image ids, and those without a match."""
 
     captions: dict[str, str]
     references: dict[str, list[str]]
@@ -34,16 +34,16 @@ class Pairs:
     without_references: list[str]
 
     def evaluate(self) -> Evaluation:
-        """All scores of the captions."""
+        """Returns all scores of the captions."""
         return References(self.references).evaluate(self.captions)
 
     def notes(self) -> list[str]:
-        """What is to know beside the scores, a sentence each."""
+        """Returns notes to show with the scores, one sentence each."""
         alone = [ONE_IMAGE] if len(self.captions) == 1 else []
         return [note for note in (self.leftovers(), *alone) if note]
 
     def leftovers(self) -> str:
-        """One sentence on what is left out; empty where nothing is."""
+        """Returns a sentence about unmatched captions and references; empty if there are none."""
         parts = [
             f"references of {_some(self.without_caption)} without a caption" if self.without_caption else "",
             f"captions of {_some(self.without_references)} without references"
@@ -54,10 +54,9 @@ class Pairs:
 
 
 def read_captions(url: str) -> dict[str, str]:
-    """Image id to caption (the best one of a row) of a captions store, of its export as JSON lines (the folder, or
-    files of it, also by a wildcard), or of COCO results as JSON.
+    """Returns image id -> caption (a row's best one) of a captions store, its JSON lines export, or COCO results.
 
-    Raises RequestError where ``url`` is none of them.
+    An export is its folder or its files, with wildcards. Raises RequestError if ``url`` is none of these.
     """
     name = url.split("::")[0]
     if name.endswith(".json"):
@@ -70,7 +69,7 @@ def read_captions(url: str) -> dict[str, str]:
 
 
 def open_captions(url: str) -> Store:
-    """The captions store at ``url``. Raises RequestError for another kind, StoreError for none."""
+    """Opens the captions store at ``url``. Raises RequestError for another kind, StoreError if there is none."""
     store = Store.open(url)
     if store.kind != "captions":
         raise RequestError(f"{url} is a store of {store.kind}; expected one of captions")
@@ -80,17 +79,17 @@ def open_captions(url: str) -> Store:
 def read_references(
     urls: Sequence[str], member: str | None = None, split: str | None = None
 ) -> list[list[Reference]]:
-    """The references of each caption file, only those of ``split`` if given. Raises RequestError."""
+    """Returns the references of each caption file, limited to ``split`` if given. Raises RequestError."""
     for url, count in Counter(urls).items():
         require(count == 1, f"--references names {url!r} {count} times; expected each file once")
     return [caption_files.read_references(url, member, split) for url in urls]
 
 
 def join_references(captions: Mapping[str, str], *several: Iterable[Reference]) -> Pairs:
-    """Captions and references of the same images: equal file names or ids, else unique base names.
+    """Joins captions and references by equal file names or ids, else by unique base names.
 
-    ``several``: the references of each file; what they have of one image adds up, in their order.
-    Raises RequestError where a name is ambiguous, or nothing is in common.
+    ``several``: the references of each file; those of one image are combined in order. Raises RequestError if a name is
+    ambiguous, or if there are no common images.
     """
     known = [list(references) for references in several]
     found: dict[str, list[str]] = {}
@@ -108,7 +107,7 @@ def join_references(captions: Mapping[str, str], *several: Iterable[Reference]) 
 
 
 def _partners(captions: Mapping[str, str], references: list[Reference]) -> list[str | None]:
-    """The caption's id of each of one file's references. Raises RequestError where two have the same."""
+    """Returns the caption id of each reference of one file. Raises RequestError if two have the same."""
     by_name = match_images([one.file_name for one in references if one.file_name], captions)
     rest = [one for one in references if one.file_name not in by_name]
     by_id = match_images([one.image_id for one in rest if one.image_id], captions)
@@ -134,7 +133,7 @@ def _nothing_in_common(captions: Mapping[str, str], references: Sequence[Referen
 
 
 def write_output(url: str, data: bytes) -> None:
-    """Write a result where the user wants it, whole or not at all. Raises RequestError where that fails."""
+    """Writes a result file atomically. Raises RequestError if that fails."""
     try:
         files.write_atomic(url, data)
     except OSError as err:
@@ -158,7 +157,7 @@ def _from_store(store: Store) -> dict[str, str]:
 
 
 def _results(url: str) -> Iterator[tuple[str, Any]]:
-    """Rows of COCO results, each with where it stands."""
+    """Yields the rows of COCO results, each with its position."""
     try:
         rows = files.read_json(url)
     except FileNotFoundError as err:
@@ -172,7 +171,7 @@ def _results(url: str) -> Iterator[tuple[str, Any]]:
 
 
 def _exported(url: str) -> Iterator[tuple[str, Any]]:
-    """Rows of ``store export --format jsonl``, each with where it stands."""
+    """Yields the rows of ``store export --format jsonl``, each with its position."""
     for found in caption_files.find_captions(url):
         with caption_files.opened(found) as stream:
             for number, line in enumerate(stream, start=1):
@@ -198,7 +197,7 @@ def _unique(rows: Iterable[tuple[str, Any]]) -> dict[str, str]:
 
 
 def _result(row: Any, where: str) -> tuple[str, str]:
-    """The image and its caption; of several, as a store's row has them, the first."""
+    """Returns the image and its caption, the first one of a store's row."""
     image = row.get("image_id") if isinstance(row, dict) else None
     caption = row.get("caption") if isinstance(row, dict) else None
     if isinstance(row, dict) and caption is None:

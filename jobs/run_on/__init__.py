@@ -1,1 +1,1 @@
-"""Where a job's pipeline runs: runners settled and checked before anything is written, Dataflow above all."""
+"""Where a job's pipeline runs: choosing and validating the runner before anything is written; mainly Dataflow."""

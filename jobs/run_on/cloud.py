@@ -1,4 +1,4 @@
-"""What Dataflow itself needs, and would refuse: its own options, checked before anything is read or sent."""
+"""Validates the options of Dataflow itself, before anything is read or sent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OLD_SERVICE = (
 
 
 def check_cloud(parsed: PipelineOptions, gpu: str | None) -> None:
-    """Raises RequestError for options that are missing, nonsense, or exclude each other."""
+    """Raises RequestError for missing, invalid or exclusive options."""
     given = parsed.get_all_options()
     require(given["project"], f"{DATAFLOW} needs a project; expected --project")
     _check_staging(given)

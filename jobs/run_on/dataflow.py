@@ -1,4 +1,4 @@
-"""A job on Dataflow: sent, waited for, and its end told in one sentence; or only looked at."""
+"""Runs a job on Dataflow: sends it, waits, and reports its end in one sentence; or only prints it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ GOES_ON = "the same command goes on from there"
 def run_on_dataflow(
     beam_args: Sequence[str], build: Callable[[beam.Pipeline], object], record_url: str, about: dict[str, Any]
 ) -> None:
-    """Send the job, write ``record_url``, wait. Raises SystemicError where it was refused or failed, RequestError.
+    """Sends the job, writes ``record_url``, and waits. Raises SystemicError if it is refused or fails, RequestError.
 
-    The record is ``about``, with the job's id, its name and where it is watched.
+    The record is ``about`` plus the job's id, name and console URL.
     """
     sent: dict[str, Any] = {}
 
@@ -61,7 +61,7 @@ def run_on_dataflow(
 
 
 def _check_credentials(beam_args: Sequence[str]) -> None:
-    """Beam looks for them a minute long, a traceback each time."""
+    """Checks credentials first: Beam would retry for a minute and print tracebacks."""
     import google.auth
 
     if not PipelineOptions(list(beam_args)).view_as(GoogleCloudOptions).no_auth:
@@ -69,7 +69,7 @@ def _check_credentials(beam_args: Sequence[str]) -> None:
 
 
 def look_at_job(beam_args: Sequence[str], build: Callable[[beam.Pipeline], object]) -> dict[str, Any]:
-    """The job that would be sent, as the service's JSON has it. Nothing is staged or sent. Raises RequestError."""
+    """Returns the job that would be sent, as the service's JSON. Stages and sends nothing. Raises RequestError."""
     with packaged(beam_args) as whole, _refusals({}):
         pipeline = make_pipeline([*whole, "--dry_run=True"])
         build(pipeline)
@@ -81,7 +81,7 @@ def look_at_job(beam_args: Sequence[str], build: Callable[[beam.Pipeline], objec
 
 
 def _describe(job: Any) -> None:
-    """Complete a job as Beam's client does, which stages files and the pipeline on the way: here they go nowhere."""
+    """Completes a job's description with Beam's client, without its uploads of files and the pipeline."""
     from apache_beam.runners.dataflow.internal import apiclient
 
     class Looking(apiclient.DataflowApplicationClient):
@@ -99,7 +99,7 @@ def _describe(job: Any) -> None:
 
 @contextmanager
 def packaged(beam_args: Sequence[str]) -> Iterator[list[str]]:
-    """Beam's flags, with this code as a package for the workers unless the flags send it themselves."""
+    """Yields Beam's flags plus this code as a package for workers, unless the flags send it already."""
     setup = PipelineOptions(list(beam_args)).view_as(SetupOptions)
     names = [path.rsplit("/", 1)[-1] for path in setup.extra_packages or []]
     if setup.setup_file or any(name.startswith(f"{NAME}-") for name in names):
@@ -128,7 +128,7 @@ def _sent(beam_args: Sequence[str], result: Any) -> dict[str, Any]:
 
 @contextmanager
 def _refusals(sent: dict[str, Any]) -> Iterator[None]:
-    """Raise what Beam and Google's libraries raise as one sentence of ours."""
+    """Converts errors of Beam and Google's libraries to ours, one sentence each."""
     from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
     from google.api_core.exceptions import GoogleAPICallError
     from google.auth.exceptions import GoogleAuthError
@@ -148,7 +148,7 @@ def _refusals(sent: dict[str, Any]) -> Iterator[None]:
             f"no credentials for Google Cloud ({str(err).partition('. ')[0]}); expected those of `gcloud auth "
             "application-default login`, or of a service account"
         ) from err
-    except ValueError as err:  # Beam's validator
+    except ValueError as err:  # from Beam's validator
         if "validations errors" not in str(err):
             raise
         said = "; ".join(line.strip() for line in str(err).splitlines()[1:] if line.strip())
@@ -156,7 +156,7 @@ def _refusals(sent: dict[str, Any]) -> Iterator[None]:
 
 
 def _ended(sent: dict[str, Any], error: Exception) -> str:
-    """Of a long message the last line: where a worker raised, that is what it raised."""
+    """Returns a job's end as a sentence; of a long message the last line, which has a worker's error."""
     head, _, message = str(error).partition("Error:\n")
     state = head.partition("State: ")[2].partition(",")[0]
     lines = [line.strip() for line in message.splitlines() if line.strip() not in ("", "None")]
@@ -166,7 +166,7 @@ def _ended(sent: dict[str, Any], error: Exception) -> str:
 
 
 class _Told(logging.Handler):
-    """States and warnings of a job, a line each."""
+    """Prints a job's states and warnings, one line each."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
@@ -178,7 +178,7 @@ class _Told(logging.Handler):
 
 @contextmanager
 def _messages() -> Iterator[None]:
-    """Show how a job fares. Its errors, which Beam logs too, are said once, at the end."""
+    """Shows a job's progress. Its errors, which Beam logs too, are reported once, at the end."""
     runner, told = logging.getLogger(RUNNER_LOG), _Told()
     before = runner.level, runner.propagate
     runner.setLevel(logging.INFO)
@@ -195,7 +195,7 @@ def _messages() -> Iterator[None]:
 
 @contextmanager
 def _unsaid(name: str) -> Iterator[None]:
-    """Keep a logger of Beam's silent: of its client, whose errors we say; of its stager, which warns of any wheel."""
+    """Silences a Beam logger: its client's errors are reported by us, and its stager warns of any wheel."""
     logger = logging.getLogger(name)
     before, logger.disabled = logger.disabled, True
     try:

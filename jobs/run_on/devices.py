@@ -1,4 +1,4 @@
-"""What workers compute on and in, as far as the launcher can tell."""
+"""Validates the workers' device and precision as far as the launcher knows them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from captionbeam.jobs.options.shared import require
 
 
 def settle_device(options: argparse.Namespace, beam_args: Sequence[str]) -> tuple[str, ...]:
-    """Check ``--device`` where workers are on this machine; settle the precision ``auto`` where they may not be.
+    """Checks ``--device`` for local workers; settles the precision ``auto`` for remote ones.
 
-    Gives what is worth a line. Raises RequestError for a device that is not here, or no name of one, and for
-    ``auto`` where this machine cannot say it.
+    Returns notes to print. Raises RequestError for a device that does not exist here or is invalid, and for ``auto`` if
+    this machine cannot determine it.
     """
     from captionbeam.capmodel.runtime.device import named_device, pick_device, settle_precision
     from captionbeam.pipelines.runners.runner import workers_elsewhere

@@ -1,7 +1,7 @@
-"""The program of the Flex Template: its parameters, and what Google's launcher adds, become one of our commands.
+"""The program of the Flex Template: converts its parameters and the launcher's own flags to one of our commands.
 
-The launcher passes everything as ``--name=value``. With ``--template_location``, which is among it, Beam writes the
-job's description there and nothing is waited for: the service starts the job, and publishing is its last step.
+The launcher passes everything as ``--name=value``. With ``--template_location``, one of its flags, Beam writes the
+job's description there and does not wait: the service starts the job, which publishes in its last step.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class _Parameters(argparse.ArgumentParser):
 
 
 def command(arguments: Sequence[str]) -> list[str]:
-    """The command line of ``captionbeam`` that a launcher's arguments mean.
+    """Returns the ``captionbeam`` command line for a launcher's arguments.
 
-    ``job`` and ``output`` have to be there. ``sources`` and ``arguments`` are split as a shell would. What else there
-    is goes to Beam.
+    ``job`` and ``output`` are required. ``sources`` and ``arguments`` are split like shell words. All other arguments
+    go to Beam.
     """
     parser = _Parameters(add_help=False, allow_abbrev=False)
     parser.add_argument("--job", required=True, choices=JOBS)
@@ -37,5 +37,5 @@ def command(arguments: Sequence[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run it; gives the exit status."""
+    """Runs the command. Returns the exit status."""
     return cli.main(command(arguments))

@@ -1,7 +1,7 @@
-"""GPU presets of Dataflow workers: one GPU a worker, and a machine that keeps it busy.
+"""GPU presets of Dataflow workers: one GPU per worker, and a machine type that keeps it busy.
 
-The accelerator is the job's service option and no resource hint: with hints the service starts a second pool of workers
-for the stages without a GPU, which are listing and publishing.
+The accelerator is a service option of the job, not a resource hint: with hints the service starts a second worker pool
+for the stages without a GPU (listing and publishing).
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from dataclasses import dataclass
 
 from captionbeam.jobs.options.shared import require
 
-DRIVER = "install-nvidia-driver:5xx"  # the plain form installs a driver too old for torch's CUDA 12 and later
+# plain install-nvidia-driver installs a driver too old for CUDA 12 and later
+DRIVER = "install-nvidia-driver:5xx"
 MANY_PROCESSES = "use_multiple_sdk_containers"
 ONE_PROCESS = f"no_{MANY_PROCESSES}"
-DISK_GB = 100  # the image unpacked, the driver, the weights; the service's 25 GB do not hold a CUDA image
+DISK_GB = 100  # the unpacked image, driver and weights; the service's 25 GB are too small for a CUDA image
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One preset. ``threads`` are shards in flight in the one SDK process: while one computes, others are read."""
+    """One preset. ``threads``: shards in progress in the one SDK process, so that reading overlaps with computing."""
 
     accelerator: str
     machine: str
@@ -27,12 +28,12 @@ class Gpu:
 
     @property
     def service_option(self) -> str:
-        """As ``--dataflow_service_options`` takes it."""
+        """The value for ``--dataflow_service_options``."""
         return f"worker_accelerator=type:{self.accelerator};count:1;{DRIVER}"
 
     @property
     def flags(self) -> dict[str, str]:
-        """Beam's options that have one value each."""
+        """Beam's single-valued options."""
         return {
             "machine_type": self.machine,
             "number_of_worker_harness_threads": str(self.threads),
@@ -49,6 +50,6 @@ GPUS = {
 
 
 def find_gpu(name: str) -> Gpu:
-    """The preset of this name. Raises RequestError."""
+    """Returns the preset of this name. Raises RequestError."""
     require(name in GPUS, f"no GPU preset {name!r}; expected one of {', '.join(GPUS)}")
     return GPUS[name]

@@ -1,4 +1,4 @@
-"""Worker images, as far as their names tell what is in them."""
+"""Checks worker images by their names."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ BEAM = re.compile(r"beam[_-]?(2\.\d+\.\d+)|beam_python3\.\d+_sdk:(2\.\d+\.\d+)")
 
 
 def check_image(image: str | None) -> None:
-    """Raises RequestError for what is no image's name, or where it speaks of other versions than the launcher's.
+    """Raises RequestError for an invalid image name, or one that names other versions than the launcher's.
 
-    Pickled functions do not travel between versions of Python, nor requests between versions of Beam.
+    Pickled functions are not portable between Python versions, nor requests between Beam versions.
     """
     require(
         image is None or NAME.fullmatch(image) is not None,

@@ -9,17 +9,17 @@ from collections.abc import Mapping, Sequence
 
 from captionbeam.jobs.options.shared import require
 
-LONGEST, MOST_BYTES, MOST_LABELS = 63, 128, 64  # of a key or a value; of a job
-NAME = re.compile(r"[a-z]([-a-z0-9]{0,1022}[a-z0-9])?")  # as the API's description has it
+LONGEST, MOST_BYTES, MOST_LABELS = 63, 128, 64  # characters and bytes of a key or value; labels of a job
+NAME = re.compile(r"[a-z]([-a-z0-9]{0,1022}[a-z0-9])?")  # from the API's description
 
 
 def job_name(job: str, run_id: str) -> str:
-    """``captionbeam-encode-20260102-030405-0a1b2c3d``: lower case, digits and hyphens."""
+    """Returns for example ``captionbeam-encode-20260102-030405-0a1b2c3d``: lower case, digits and hyphens."""
     return re.sub("[^a-z0-9]+", "-", f"captionbeam-{job}-{run_id}".lower()).strip("-")[:LONGEST].rstrip("-")
 
 
 def check_job_name(name: str) -> None:
-    """Raises RequestError for what Google's API takes for no job's name."""
+    """Raises RequestError for a job name that Google's API does not accept."""
     require(
         NAME.fullmatch(name) is not None,
         f"--job_name {name!r} is no name of a job; expected lower-case letters, digits and hyphens, at most 1024, a "
@@ -28,7 +28,7 @@ def check_job_name(name: str) -> None:
 
 
 def own_labels(job: str, run_id: str, store: str) -> dict[str, str]:
-    """What our jobs are found, and their cost summed, by."""
+    """Returns the labels that identify our jobs, for search and cost reports."""
     return {
         "captionbeam-job": _value(job),
         "captionbeam-run": _value(run_id),
@@ -37,12 +37,12 @@ def own_labels(job: str, run_id: str, store: str) -> dict[str, str]:
 
 
 def _value(text: str) -> str:
-    """``text`` as a label's value; of a long one the end, which tells more."""
+    """Returns ``text`` as a label's value; keeps the end of a long one, which is more specific."""
     return re.sub("[^a-z0-9_-]", "_", text.lower())[-LONGEST:]
 
 
 def user_labels(given: Sequence[str] | None) -> dict[str, str]:
-    """``--labels`` as Beam reads them: ``key=value``, or a dictionary. Raises RequestError for what is no label."""
+    """Parses ``--labels`` like Beam: ``key=value``, or a dictionary. Raises RequestError for an invalid label."""
     found: dict[str, str] = {}
     for text in given or ():
         found.update(_dictionary(text) if "{" in text else [_pair(text)])
@@ -52,7 +52,7 @@ def user_labels(given: Sequence[str] | None) -> dict[str, str]:
 
 
 def all_labels(own: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
-    """Both; the user's win. Raises RequestError for more than a job may have."""
+    """Returns both; the user's win. Raises RequestError for more than a job may have."""
     both = {**own, **given}
     require(
         len(both) <= MOST_LABELS,
@@ -100,5 +100,5 @@ def _fits(one: str) -> bool:
 
 
 def _letter(one: str) -> bool:
-    """Lower case, or of an alphabet that has none."""
+    """Whether it is lower case, or of an alphabet without case."""
     return unicodedata.category(one) in ("Ll", "Lo")

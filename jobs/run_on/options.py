@@ -1,4 +1,4 @@
-"""The options of every job that runs a pipeline: where it runs, and whether it is only looked at."""
+"""Launch options of every pipeline job: dry run and GPU presets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from captionbeam.jobs.run_on.gpus import GPUS, find_gpu
 
 
 def add_launch_options(parser: argparse.ArgumentParser, gpu: bool = True) -> None:
-    """``--dry-run``, and with ``gpu`` the presets of Dataflow workers."""
+    """Adds ``--dry-run``, and with ``gpu`` the presets of Dataflow workers."""
     group = parser.add_argument_group("launching")
     group.add_argument(
         "--dry-run",
@@ -26,9 +26,9 @@ def add_launch_options(parser: argparse.ArgumentParser, gpu: bool = True) -> Non
 
 
 def settle_gpu(options: argparse.Namespace) -> None:
-    """With ``--gpu`` the precision ``auto`` is what that GPU computes in, whatever this machine has.
+    """Sets the precision ``auto`` to that of ``--gpu``, independent of this machine.
 
-    Raises RequestError for an unknown preset, and a ``--device`` beside it.
+    Raises RequestError for an unknown preset, and for a ``--device`` with it.
     """
     if options.gpu is None:
         return

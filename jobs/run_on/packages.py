@@ -1,7 +1,7 @@
-"""This very code as a wheel, for workers: what the launcher runs, and nothing that it does not.
+"""Builds a wheel of the running code for workers.
 
-A wheel and no source archive: a worker then builds nothing, and needs no network where its image has what we need.
-It is made from the files that are imported here, be they a checkout or an installed wheel.
+A wheel rather than a source archive: workers build nothing, and need no network if their image has the dependencies.
+It is made from the imported files, of a checkout or of an installed wheel.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from pathlib import Path
 
 from captionbeam.schemas.errors import RequestError
 
-NAME, EPOCH = "captionbeam", (1980, 1, 1, 0, 0, 0)  # the same files give the same bytes
+NAME, EPOCH = "captionbeam", (1980, 1, 1, 0, 0, 0)  # a fixed date, so that the same files give the same bytes
 PACKAGES = (NAME, *(f"{NAME}.{name}" for name in ("schemas", "capmodel", "pipelines", "jobs")))
-SKIPPED = {"__pycache__", "toplevel"}  # a checkout keeps the package captionbeam itself in jobs/toplevel
-KEPT = {"METADATA": "PKG-INFO", "entry_points.txt": "", "top_level.txt": ""}  # and what a checkout calls it
+SKIPPED = {"__pycache__", "toplevel"}  # a checkout has the top package captionbeam in jobs/toplevel
+# name in a wheel -> name in a checkout
+KEPT = {"METADATA": "PKG-INFO", "entry_points.txt": "", "top_level.txt": ""}
 WHEEL = "Wheel-Version: 1.0\nGenerator: captionbeam\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 
 def build_wheel(folder: str) -> str:
-    """Write the wheel below ``folder``; gives its path. Raises RequestError where captionbeam is not installed."""
+    """Writes the wheel below ``folder`` and returns its path. Raises RequestError if captionbeam is not installed."""
     try:
         about = metadata.distribution(NAME)
     except metadata.PackageNotFoundError as err:
@@ -68,7 +69,7 @@ def _folder(package: str) -> Path:
 
 
 def _add(wheel: zipfile.ZipFile, name: str, data: bytes) -> str:
-    """Write one member; gives its line of RECORD."""
+    """Writes one member; returns its line of RECORD."""
     member = zipfile.ZipInfo(name, EPOCH)
     member.external_attr, member.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
     wheel.writestr(member, data)

@@ -1,4 +1,4 @@
-"""Running a pipeline where a target says, or printing what would run."""
+"""Runs a pipeline on a target, or prints what would run."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Build = Callable[[beam.Pipeline], object]
 
 
 def run_on(target: RunTarget, build: Build, job: str, run_id: str, store: str, folder: str) -> bool:
-    """Run the pipeline and wait for its end; False where it was only written down, for somebody else to start.
+    """Runs the pipeline and waits; returns False if it was only written as a template or jar for a later start.
 
-    On Dataflow the launch's record goes to ``folder``. Raises what the pipeline's workers raised, SystemicError.
+    On Dataflow the launch's record goes to ``folder``. Raises the errors of the pipeline's workers, SystemicError.
     """
     arguments = target.arguments(job, run_id, store)
     for note in target.notes:
@@ -46,9 +46,9 @@ def run_on(target: RunTarget, build: Build, job: str, run_id: str, store: str, f
 def print_dry(
     target: RunTarget, build: Build, job: str, run_id: str, store: str, about: Mapping[str, Any]
 ) -> None:
-    """Print as JSON what would run: the job of Dataflow, else ``about`` and the steps. Notes go to standard error.
+    """Prints what would run as JSON: Dataflow's job, or else ``about`` and the steps. Notes go to standard error.
 
-    Raises RequestError where ``store`` could not be written to.
+    Raises RequestError if ``store`` is not writable.
     """
     files.check_room(store)
     arguments = target.arguments(job, run_id, store)
@@ -65,7 +65,7 @@ def print_dry(
 
 
 def steps(build: Build) -> list[str]:
-    """The pipeline's outermost steps, in order."""
+    """Returns the pipeline's top-level steps, in order."""
     pipeline, found = make_pipeline(), _Outermost()
     build(pipeline)
     pipeline.visit(found)

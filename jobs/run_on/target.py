@@ -1,4 +1,4 @@
-"""Where a pipeline runs: the runner and its options, settled and checked before anything is written."""
+"""The target of a pipeline: runner and options, settled and validated before anything is written."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from captionbeam.jobs.run_on.labels import job_name, own_labels, user_labels
 from captionbeam.jobs.run_on.options import settle_gpu
 from captionbeam.pipelines.runners.names import runner_of
 
-CPU_THREADS = "2"  # shards in flight: one computes with all cores, another is read
+CPU_THREADS = "2"  # shards in progress: one computes on all cores while another is read
 LOCAL = ("", "file", "local", "memory")
 
 
 @dataclass(frozen=True)
 class RunTarget:
-    """The runner, and Beam's flags as the user and a preset have them. ``notes``: what is worth a line at launch."""
+    """The runner, and Beam's flags from the user and a preset. ``notes``: lines to print at launch."""
 
     runner: str
     beam_args: tuple[str, ...] = ()
@@ -37,21 +37,21 @@ class RunTarget:
 
     @property
     def on_dataflow(self) -> bool:
-        """Whether Google's service runs it."""
+        """Whether the runner is Dataflow."""
         return self.runner == DATAFLOW
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a processor's settings on workers are, whatever they are here."""
+        """Processor settings that differ on workers."""
         return {"device": "cuda"} if self.gpu else {}
 
     @property
     def record(self) -> dict[str, Any]:
-        """What a run's record says of it."""
+        """The target for the run's record."""
         return {"name": self.runner, "beam_args": list(self.beam_args), "gpu": self.gpu}
 
     def arguments(self, job: str, run_id: str, store: str) -> list[str]:
-        """Beam's flags; on Dataflow with the job's name and labels."""
+        """Returns Beam's flags; on Dataflow with the job's name and labels."""
         if not self.on_dataflow:
             return list(self.beam_args)
         cloud = PipelineOptions(list(self.beam_args)).view_as(GoogleCloudOptions)
@@ -62,7 +62,10 @@ class RunTarget:
 
 
 def settle_job(options: argparse.Namespace, beam_args: Sequence[str], store: str = "--output") -> RunTarget:
-    """The target of a job on images, whose ``--gpu`` also settles its precision; ``store`` names its store's option."""
+    """Returns the target of a job on images; ``--gpu`` also settles its precision.
+
+    ``store``: the name of its store's option.
+    """
     settle_gpu(options)
     named = {
         "SOURCE": "sources",
@@ -83,10 +86,10 @@ def settle_target(
     places: Mapping[str, Sequence[str]],
     models: bool = True,
 ) -> RunTarget:
-    """The target that the options name.
+    """Returns the target of the options.
 
-    ``places``: what workers have to reach, by the option that names it. ``models``: whether workers load one, which a
-    process should hold once. Raises RequestError for what cannot work there, or would do nothing.
+    ``places``: locations that workers must reach, by option name. ``models``: whether workers load a model, which
+    should be once per process. Raises RequestError for options that cannot work or have no effect on the target.
     """
     parsed, gpu = PipelineOptions(list(beam_args)), getattr(options, "gpu", None)
     name = runner_of(parsed) or "FnApiRunner"
@@ -107,7 +110,7 @@ def settle_target(
     if parsed.view_as(SetupOptions).save_main_session is None:
         added.append(
             "--no_save_main_session"
-        )  # nothing of ours is in it, and workers would import the command line
+        )  # the main session has none of our code, and workers would import the command line
     return RunTarget(name, (*beam_args, *added), gpu, tuple(notes))
 
 
@@ -122,12 +125,12 @@ def _check_places(places: Mapping[str, Sequence[str]]) -> None:
 
 
 def protocol_of(url: str) -> str:
-    """``gs``, ``https``, ...; empty for a path. Of a chained URL the outermost, where the bytes are."""
+    """Returns ``gs``, ``https``, ...; empty for a path. For a chained URL that of the outermost."""
     return url.rpartition("::")[2].partition("://")[0] if "://" in url.rpartition("::")[2] else ""
 
 
 def _workers(parsed: PipelineOptions, gpu: str | None) -> tuple[list[str], list[str]]:
-    """Flags that the user has not set, and a line for each of a preset that the user has."""
+    """Returns flags that the user has not set, and a note for each preset value that the user overrides."""
     wanted = find_gpu(gpu).flags if gpu else {"number_of_worker_harness_threads": CPU_THREADS}
     given = parsed.get_all_options()
     added = [f"--{name}={value}" for name, value in wanted.items() if given.get(name) is None]

@@ -1,1 +1,1 @@
-"""The demo's scenes: drawn pictures with captions."""
+"""The demo's data: drawn scenes with captions."""

@@ -1,6 +1,6 @@
-"""Drawing a scene: varied sizes, places, shades, tilts and backgrounds, the same for the same random numbers.
+"""Draws a scene with random sizes, positions, shades, tilts and backgrounds; deterministic for a random state.
 
-Everything lies well inside the picture, so that an encoder's centre crop loses none of it.
+Shapes stay well inside the picture, so an encoder's centre crop does not cut them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Box(NamedTuple):
 
 
 def draw_jpeg(scene: Scene, rng: random.Random) -> tuple[bytes, tuple[int, int]]:
-    """The scene as a JPEG, and its width and height in pixels."""
+    """Returns the scene as a JPEG, and its width and height in pixels."""
     side = rng.randint(230, 330)
     size = (side + rng.randint(0, 40), side + rng.randint(0, 40))
     image = _background((size[0] * FINER, size[1] * FINER), rng)
@@ -42,7 +42,7 @@ def draw_jpeg(scene: Scene, rng: random.Random) -> tuple[bytes, tuple[int, int]]
 
 
 def _background(size: tuple[int, int], rng: random.Random) -> Image.Image:
-    """A pale or dark shade that fades into another, with soft patches; drawn small, for it has no edges."""
+    """Draws a light or dark gradient with soft patches, at low resolution because it has no edges."""
     value = rng.uniform(0.82, 0.97) if rng.random() < 0.6 else rng.uniform(0.08, 0.25)
     shades = [
         _shade(rng.random(), rng.uniform(0.0, 0.12), value + rng.uniform(-0.06, 0.03)) for _ in range(2)
@@ -56,7 +56,7 @@ def _background(size: tuple[int, int], rng: random.Random) -> Image.Image:
 
 
 def _add_patch(image: Image.Image, value: float, rng: random.Random) -> None:
-    """Something faint without a shape."""
+    """Adds a faint blurred patch."""
     mask = Image.new("L", image.size, 0)
     x, y = (rng.uniform(0.2, 0.8) * side for side in image.size)
     radius = rng.uniform(0.08, 0.25) * image.width
@@ -72,7 +72,7 @@ def _shade(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
 
 
 def _boxes(scene: Scene, rng: random.Random) -> list[tuple[Group, Box]]:
-    """Where each group goes. Of two, one lies clearly above or left of the other, and not askew."""
+    """Returns the box of each group. Of two groups, one is clearly above or left of the other."""
     near, far = MARGIN, 1 - MARGIN
     if scene.second is None:
         return [(scene.first, Box(near, near, far, far))]
@@ -89,7 +89,7 @@ def _boxes(scene: Scene, rng: random.Random) -> list[tuple[Group, Box]]:
 def _draw_group(
     draw: ImageDraw.ImageDraw, group: Group, box: Box, size: tuple[int, int], rng: random.Random
 ) -> None:
-    """The group's shapes in cells of ``box`` along its longer side, in one shade."""
+    """Draws the group's shapes in cells of ``box`` along its longer side, in one shade."""
     x, y = box.left * size[0], box.top * size[1]
     wide, high = (box.right - box.left) * size[0], (box.bottom - box.top) * size[1]
     along = wide > high
@@ -105,7 +105,7 @@ def _draw_group(
 
 
 def _within(length: float, radius: float, rng: random.Random) -> float:
-    """A centre within ``length`` that keeps the shape inside, and off its neighbours."""
+    """Returns a centre within ``length`` that keeps the shape inside its cell."""
     return rng.uniform(1.06 * radius, length - 1.06 * radius)
 
 
@@ -127,7 +127,7 @@ def _draw_shape(
 def _corners(
     shape: str, centre: tuple[float, float], radius: float, tilt: float
 ) -> list[tuple[float, float]]:
-    """The corners of a square, a triangle or a five-pointed star, ``tilt`` radians off upright."""
+    """Returns the corners of a square, a triangle or a five-pointed star, tilted by ``tilt`` radians."""
     count, start, inner = {
         "square": (4, math.pi / 4, 1.0),
         "triangle": (3, 0.0, 1.0),

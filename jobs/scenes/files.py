@@ -1,12 +1,11 @@
-"""The demo's own data: drawn scenes with five captions each, in COCO's format, zipped.
+"""The demo's data files: drawn scenes with five captions each, zipped, with captions in COCO's format.
 
-    SCENES/train.zip  captions_train.json       to learn from
-    SCENES/val.zip    captions_val.json         to watch the training with
-    SCENES/test.zip   captions_test.json        held out: no model sees them before it captions them
+    SCENES/train.zip  captions_train.json       training
+    SCENES/val.zip    captions_val.json         validation
+    SCENES/test.zip   captions_test.json        held out
 
-Which split a scene belongs to is decided by a hash of the scene itself (its numbers, colours, shapes and how
-they lie), so that no held-out scene is ever among those for training, drawn anew or not. The same seed draws
-the same bytes.
+A hash of the scene itself (numbers, colours, shapes and relation) decides its split, so no held-out scene is ever in
+the training data. The same seed draws the same bytes.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ from captionbeam.schemas.storage import files
 
 SPLITS = ("train", "val", "test")
 SHARE_ALONE = 0.4
-# of all scenes that there are: one in eight is for watching, one in eight held out
+# one in eight of all possible scenes is for validation, one in eight is held out
 _SPLIT_OF = ("test", "val", *["train"] * 6)
 _ZIP_DATE = (2000, 1, 1, 0, 0, 0)
 
 
 class Drawn(NamedTuple):
-    """One picture: its name, what it shows, the JPEG, its size in pixels, its captions."""
+    """One picture: its name, scene, JPEG, size in pixels and captions."""
 
     name: str
     scene: Scene
@@ -51,13 +50,13 @@ class Drawn(NamedTuple):
 
 
 def split_of(scene: Scene) -> str:
-    """The split that this scene belongs to, wherever it is drawn."""
+    """Returns the split of this scene, which depends only on the scene."""
     digest = hashlib.sha256(json.dumps(scene.to_dict(), sort_keys=True).encode()).digest()
     return _SPLIT_OF[digest[0] % len(_SPLIT_OF)]
 
 
 def random_scene(rng: random.Random) -> Scene:
-    """Any scene; where it has two groups, they differ in colour and in shape."""
+    """Returns a random scene; two groups differ in colour and in shape."""
     first = Group(rng.randint(1, len(NUMBERS)), rng.choice(COLOURS), rng.choice(SHAPES))
     if rng.random() < SHARE_ALONE:
         return Scene(first)
@@ -67,7 +66,7 @@ def random_scene(rng: random.Random) -> Scene:
 
 
 def draw_scenes(split: str, count: int, seed: int = 0) -> Iterator[Drawn]:
-    """``count`` pictures of scenes of one split."""
+    """Yields ``count`` pictures of scenes of one split."""
     for number in range(count):
         rng = random.Random(f"{seed}/{split}/{number}")
         scene = random_scene(rng)
@@ -78,7 +77,7 @@ def draw_scenes(split: str, count: int, seed: int = 0) -> Iterator[Drawn]:
 
 
 def write_scenes(url: str, counts: Mapping[str, int], seed: int = 0) -> None:
-    """Draw ``counts`` (split -> pictures) into the folder ``url``; each caption file follows its pictures."""
+    """Draws ``counts`` (split -> pictures) into the folder ``url``; each caption file is written after its pictures."""
     first_id = 1
     for split, count in counts.items():
         drawn = list(draw_scenes(split, count, seed))
@@ -89,7 +88,7 @@ def write_scenes(url: str, counts: Mapping[str, int], seed: int = 0) -> None:
 
 
 def coco_format(drawn: Iterable[Drawn], first_id: int = 1) -> dict[str, Any]:
-    """COCO's caption annotations; each image also says its ``scene``, which ``count_right`` reads."""
+    """Returns COCO's caption annotations; each image also has its ``scene``, for ``count_right``."""
     images, annotations = [], []
     for image_id, each in enumerate(drawn, start=first_id):
         images.append(
@@ -110,7 +109,7 @@ def coco_format(drawn: Iterable[Drawn], first_id: int = 1) -> dict[str, Any]:
 
 
 def count_right(captions: Mapping[str, str], content: Mapping[str, Any]) -> tuple[int, int]:
-    """How many of ``content``'s images have a right one in ``captions`` (by file name), and of how many."""
+    """Returns the number of ``content``'s images with a correct caption in ``captions`` (by file name), and of all."""
     scenes = {image["file_name"]: Scene.from_dict(image["scene"]) for image in content["images"]}
     right = sum(is_right(captions.get(name, ""), scene) for name, scene in scenes.items())
     return right, len(scenes)

@@ -1,7 +1,7 @@
-"""What a scene is, how people would put it, and whether a caption is right about it.
+"""Scenes, their captions, and whether a caption is correct.
 
-A scene has one group of shapes, or two with the first above or left of the second; a group is a number, a
-colour and a shape. Every caption names every group and, where there are two, how they lie.
+A scene has one group of shapes, or two with the first above or left of the second; a group is a number, a colour and a
+shape. Every caption names all groups and, for two, their relation.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ class Scene:
     second: Group | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """Returns plain JSON values."""
         groups = [group for group in (self.first, self.second) if group]
         return {"groups": [vars(group) for group in groups], "relation": self.relation}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Scene:
-        """The inverse of ``to_dict``."""
+        """Returns the scene that ``to_dict`` wrote."""
         return cls(
             Group(**content["groups"][0]), content["relation"], *(Group(**g) for g in content["groups"][1:])
         )
 
     @property
     def facts(self) -> tuple[Any, ...]:
-        """Every true statement of the form (groups, relation), as ``understand`` gives them."""
+        """Every true statement as (groups, relation), in the form of ``understand``."""
         if self.second is None:
             return (((self.first,), ""),)
         forth = ((self.first, self.second), self.relation)
@@ -64,7 +64,7 @@ class Scene:
 
 
 def describe(scene: Scene, rng: random.Random) -> str:
-    """One true caption, worded by chance."""
+    """Returns one correct caption in random words."""
     groups, relation = rng.choice(scene.facts)
     opening = rng.choice(OPENINGS).format(**{"is": "is" if groups[0].number == 1 else "are"})
     said = [_phrase(group, rng) for group in groups]
@@ -72,7 +72,7 @@ def describe(scene: Scene, rng: random.Random) -> str:
 
 
 def describe_often(scene: Scene, rng: random.Random, times: int = 5) -> list[str]:
-    """``times`` different captions."""
+    """Returns ``times`` different captions."""
     captions: dict[str, None] = {}
     while len(captions) < times:
         captions[describe(scene, rng)] = None
@@ -80,12 +80,12 @@ def describe_often(scene: Scene, rng: random.Random, times: int = 5) -> list[str
 
 
 def is_right(caption: str, scene: Scene) -> bool:
-    """Whether ``caption`` names every group with its number, colour and shape, and how they lie."""
+    """Whether ``caption`` names every group with its number, colour and shape, and their relation."""
     return understand(caption) in scene.facts
 
 
 def understand(caption: str) -> tuple[tuple[Group, ...], str] | None:
-    """The groups that ``caption`` names and how the first lies to the second; None if it makes no sense."""
+    """Returns the groups of ``caption`` and the first one's relation to the second; None if it cannot be parsed."""
     text = " ".join(caption.lower().rstrip(" .").split())
     matched = _SENTENCE.fullmatch(text)
     if matched is None:
@@ -110,7 +110,7 @@ def _number(number: int, following: str, rng: random.Random) -> str:
 
 
 def _group(phrase: str) -> Group | None:
-    """The group that a noun phrase names, None where number and plural disagree."""
+    """Returns the group of a noun phrase; None if number and plural disagree."""
     matched = _NOUN.fullmatch(phrase)
     if matched is None:
         return None

@@ -1,1 +1,1 @@
-"""What a schedule runs, and the files that Airflow, Kubernetes and Cloud Scheduler take."""
+"""The commands of a schedule, and their files for Airflow, Kubernetes and Cloud Scheduler."""

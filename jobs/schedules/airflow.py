@@ -1,4 +1,4 @@
-"""The file of DAGs for Airflow: ``airflow_dag.py`` with the schedule filled in."""
+"""Writes the DAG file for Airflow: ``airflow_dag.py`` with the schedule filled in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EMPTY = "SCHEDULE: dict[str, Any] = {}\n"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What only Airflow takes."""
+    """Adds the options of Airflow."""
     group = parser.add_argument_group("airflow")
     group.add_argument(
         "--command", default="captionbeam", metavar="PATH", help="the console script (default: on the PATH)"
@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def text(night: Night, options: argparse.Namespace) -> str:
-    """The file."""
+    """Returns the text of the DAG file."""
     for tag in ("{%", "{#"):
         refuse_words(night, tag, "which Airflow takes for a template's")
     source = resources("captionbeam.jobs.schedules").joinpath("airflow_dag.py").read_text()
@@ -49,7 +49,7 @@ def text(night: Night, options: argparse.Namespace) -> str:
 
 
 def settings(night: Night, options: argparse.Namespace) -> dict[str, object]:
-    """What the DAGs are made from."""
+    """Returns the settings of the DAGs."""
     made = "{{ ti.xcom_pull('captions')['snapshot'] }}"
     return {
         "name": options.name,

@@ -1,7 +1,7 @@
-"""Airflow DAGs that keep captionbeam's stores up to date. Written by `captionbeam schedule airflow`; edit at will.
+"""Airflow DAGs that keep captionbeam's stores up to date. Written by `captionbeam schedule airflow`; edit as needed.
 
-For Airflow 3, whose environment needs nothing of captionbeam: every task runs its console script, which may lie in an
-environment of its own. What a task printed is in its log, the run's totals are its XCom.
+For Airflow 3, whose environment does not need captionbeam: every task runs its console script, which may be in another
+environment. A task's output is in its log; the run's totals are its XCom.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from airflow.sdk import DAG, BaseOperator, Context, CronTriggerTimetable, Param,
 
 SCHEDULE: dict[str, Any] = {}
 
-WRONG_REQUEST, WARNED = 2, 3  # captionbeam's exit statuses beside 0, done, and 1, an error
+WRONG_REQUEST, WARNED = 2, 3  # captionbeam's exit statuses besides 0 (done) and 1 (error)
 WITH_TOTALS = {"encode", "caption", "refresh"}
 REFRESH_PARAMS = {
     "max_deletes": Param(
@@ -55,10 +55,10 @@ BULK_PARAMS = {
 
 
 class Captionbeam(BaseOperator):
-    """Run ``captionbeam ARGUMENTS`` with the params that are named in ``takes`` behind it.
+    """Runs ``captionbeam ARGUMENTS``, followed by the params named in ``takes``.
 
-    A wrong request (exit status 2) fails at once, whatever ``retries`` says; many failed images (3) are a warning;
-    anything else that is not 0 fails this try. The same command again goes on where the last one was.
+    A wrong request (exit status 2) fails without retries; many failed images (3) are a warning; any other status except
+    0 fails this try. The same command continues where the last one stopped.
     """
 
     template_fields: Sequence[str] = ("arguments",)
@@ -70,7 +70,7 @@ class Captionbeam(BaseOperator):
         self.process = SubprocessHook()
 
     def execute(self, context: Context) -> dict[str, Any] | None:
-        """Gives the totals of the run, if the command has any."""
+        """Runs the command; returns the totals of the run, if it has any."""
         command = [SCHEDULE["command"], *self.arguments]
         for name in self.takes:
             command += as_arguments(name, context["params"][name])
@@ -82,7 +82,7 @@ class Captionbeam(BaseOperator):
             return json.loads(totals.read_text()) if told else None
 
     def judge(self, status: int, last_line: str) -> None:
-        """Raise what Airflow takes for this exit status."""
+        """Raises Airflow's exception for this exit status."""
         if status == WRONG_REQUEST:
             raise AirflowFailException(last_line)
         if status == WARNED:
@@ -91,13 +91,13 @@ class Captionbeam(BaseOperator):
             raise AirflowException(f"exit status {status}: {last_line}")
 
     def on_kill(self) -> None:
-        """End the command with the task: when it is cleared, marked or past its execution_timeout."""
+        """Stops the command when the task is cleared, marked, or past its execution_timeout."""
         if self.process.sub_process is not None and self.process.sub_process.poll() is None:
             self.process.send_sigterm()
 
 
 def as_arguments(name: str, value: Any) -> list[str]:
-    """A param as captionbeam takes it: a list as it is, a flag or an option by its name, nothing for null."""
+    """Returns a param as arguments: a list's items, a flag or an option by its name, nothing for null."""
     if isinstance(value, list):
         return [str(each) for each in value]
     flag = f"--{name.replace('_', '-')}"
@@ -107,14 +107,14 @@ def as_arguments(name: str, value: Any) -> list[str]:
 
 
 def tasks(steps: Mapping[str, list[str]]) -> Iterator[Captionbeam]:
-    """One task a step."""
+    """Yields one task per step."""
     for name, arguments in steps.items():
         takes = {"refresh": tuple(REFRESH_PARAMS), "caption": ("sources",)}.get(arguments[0], ())
         yield Captionbeam(task_id=name, arguments=arguments, takes=takes)
 
 
 def make_dag(suffix: str, about: str, cron: str | None, params: Mapping[str, Param] | None = None) -> DAG:
-    """A DAG of the steps that SCHEDULE has for it, one after the other."""
+    """Returns the DAG of SCHEDULE's steps, which run one after the other."""
     dag = DAG(
         f"captionbeam_{SCHEDULE['name']}{suffix}",
         description=about,

@@ -1,4 +1,4 @@
-"""Cloud Scheduler: at its times it launches the Flex Template on Dataflow, and a Cloud Run job for what is small."""
+"""Cloud Scheduler: launches the Flex Template on Dataflow, and Cloud Run jobs for small steps."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ promote and the weekly upkeep are Cloud Run jobs. A launch does what is not done
 it waits for has ended leaves the rest to the next night.
 """
 DATAFLOW = "https://dataflow.googleapis.com/v1b3/projects/{project}/locations/{region}/flexTemplates:launch"
-MOST_RETRIES = 5  # that Cloud Scheduler takes; Cloud Run would take 10
+MOST_RETRIES = 5  # Cloud Scheduler's limit; Cloud Run's is 10
 CRONS = {"captions": "0 6 * * *", "promote": "0 10 * * *"}
 RUN = "https://run.googleapis.com/v2/projects/{project}/locations/{region}/jobs/{name}:run"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What only Google's services take."""
+    """Adds the options of Google Cloud."""
     group = parser.add_argument_group("google cloud")
     group.add_argument("--project", type=_plain, required=True, metavar="ID", help="where all of it runs")
     group.add_argument("--region", type=_plain, required=True, metavar="NAME", help="likewise")
@@ -69,7 +69,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def text(night: Night, options: argparse.Namespace) -> str:
-    """The script."""
+    """Returns the text of the script."""
     import jinja2
 
     _check_paths(night)
@@ -91,11 +91,11 @@ def text(night: Night, options: argparse.Namespace) -> str:
 
 
 def launches(night: Night, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """A launch a store: its name, its time, and the request that Cloud Scheduler sends to Dataflow."""
+    """Yields one launch per store: its name, schedule, and Cloud Scheduler's request to Dataflow."""
     for step, arguments in refresh_steps(night).items():
         follows = step == "captions" and night.features
         parameter = {
-            "jobName": f"{options.name}-{step}",  # Dataflow refuses a second one of this name while one is at work
+            "jobName": f"{options.name}-{step}",  # Dataflow refuses a second active job of this name
             "containerSpecGcsPath": options.template,
             "parameters": template_parameters(arguments, options.worker_image),
             "environment": {
@@ -114,7 +114,7 @@ def launches(night: Night, options: argparse.Namespace) -> Iterator[dict[str, An
 
 
 def template_parameters(arguments: list[str], worker_image: str | None = None) -> dict[str, str]:
-    """A refresh as the Flex Template's parameters, each a word or words as a shell has them."""
+    """Returns a refresh as the Flex Template's parameters, quoted for a shell."""
     at = arguments.index("--output")
     listed, output, more = arguments[1:at], arguments[at + 1], arguments[at + 2 :]
     sources, more = ([], [*listed, *more]) if listed[0] == "--features" else (listed, more)
@@ -129,7 +129,7 @@ def template_parameters(arguments: list[str], worker_image: str | None = None) -
 
 
 def tasks(night: Night, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """What needs no pipeline, as Cloud Run jobs."""
+    """Yields the Cloud Run jobs of steps without a pipeline."""
     made = refresh_steps(night)
     after = {name: step for name, step in nightly_steps(night).items() if name not in made}
     if after:
@@ -162,7 +162,7 @@ def _task(options: argparse.Namespace, suffix: str, cron: str, steps: Steps) -> 
 
 
 def comment(text: str) -> str:
-    """``text`` as one line, which cannot end a comment and begin a command."""
+    """Returns ``text`` as one line, for a shell comment."""
     return " ".join(text.split())
 
 

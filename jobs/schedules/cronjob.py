@@ -1,4 +1,4 @@
-"""CronJobs for Kubernetes: the night's steps as containers of one pod, one after the other."""
+"""CronJobs for Kubernetes: the steps run as containers of one pod, one after the other."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ count, and many failed images are no failure (add --warn-failures to the options
 Needs Kubernetes 1.31 or newer. Paths are URLs, or lie on the volume claim that is mounted at --mount.
 """
 MOUNT = "/data"
-TOTALS = "/dev/termination-log"  # every container has it; the kubelet shows what is in there
+TOTALS = "/dev/termination-log"  # every container has this file; the kubelet shows its content
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What only Kubernetes takes."""
+    """Adds the options of Kubernetes."""
     group = parser.add_argument_group("kubernetes")
     group.add_argument("--image", required=True, metavar="IMAGE", help="with captionbeam on its PATH")
     group.add_argument("--namespace", metavar="NAME", help="(default: kubectl's)")
@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def text(night: Night, options: argparse.Namespace) -> str:
-    """The manifest, in YAML."""
+    """Returns the manifest in YAML."""
     import jinja2
 
     require(
@@ -83,13 +83,13 @@ def _containers(steps: Steps) -> Iterator[dict[str, Any]]:
         command = ["captionbeam", *arguments, *(_told(arguments) if computes else ())]
         yield {
             "name": name.replace("_", "-"),
-            "command": literal(command),  # else the kubelet would fill it in
+            "command": literal(command),  # else the kubelet would expand variables
             "computes": computes,
         }
 
 
 def _told(arguments: list[str]) -> list[str]:
-    """Exit status 3 would end the night: it has to be asked for."""
+    """Returns options that avoid exit status 3, which would end the pod, unless the user asked for it."""
     asked = any(word.split("=")[0] == "--warn-failures" for word in arguments)
     return ["--totals", TOTALS, *([] if asked else ["--warn-failures", "1"])]
 

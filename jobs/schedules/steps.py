@@ -1,6 +1,6 @@
-"""What every schedule runs: captionbeam's own commands, one after the other.
+"""The steps of every schedule: captionbeam commands, run one after the other.
 
-A step is what stands behind ``captionbeam`` on a command line. Each may be run late, twice at once or again.
+A step has the arguments of ``captionbeam``. Each step may run late, twice at the same time, or again.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ CRON_RANGES = {
     "day of the week": (0, 6),
 }
 IN_OPTIONS = ("weights", "reduce", "inventory", "image_root")
-TEMPLATE = "{{"  # of Airflow's, filled in when the task runs
+TEMPLATE = "{{"  # Airflow's template mark, expanded when a task runs
 
 
 @dataclass(frozen=True)
 class Night:
-    """Which stores are kept up to date, from what, by what.
+    """The stores of a schedule, and how they are made.
 
-    Either ``features`` (with ``features_options``: the encoder) or ``captions`` (with ``bundle``), or both: then the
+    Either ``features`` (with the encoder in ``features_options``) or ``captions`` (with ``bundle``), or both: then the
     captions are made from the features.
     """
 
@@ -48,12 +48,12 @@ class Night:
 
     @property
     def stores(self) -> list[str]:
-        """The stores, in the order in which they are made."""
+        """The stores, in the order of their steps."""
         return [store for store in (self.features, self.captions) if store]
 
 
 def night_of(options: argparse.Namespace) -> Night:
-    """What the options ask for, its local paths made absolute. Raises RequestError."""
+    """Returns the stores of the options, with absolute local paths. Raises RequestError."""
     return Night(
         sources=tuple(map(absolute, options.sources)),
         features=options.features and absolute(options.features),
@@ -69,12 +69,12 @@ def night_of(options: argparse.Namespace) -> Night:
 
 
 def absolute(url: str) -> str:
-    """As ``files.absolute``, but for what Airflow fills in."""
+    """Returns ``files.absolute(url)``, or ``url`` unchanged if it has an Airflow template."""
     return url if TEMPLATE in url else files.absolute(url)
 
 
 def nightly_steps(night: Night, snapshot: str | None = None) -> dict[str, list[str]]:
-    """Refresh, check, promote. ``snapshot``: what to promote, where a schedule can say it, else the newest."""
+    """Returns the steps refresh, verify and promote. ``snapshot``: what to promote, or None for the newest."""
     steps = refresh_steps(night)
     last = night.stores[-1]
     if night.verify_nightly:
@@ -86,7 +86,7 @@ def nightly_steps(night: Night, snapshot: str | None = None) -> dict[str, list[s
 
 
 def refresh_steps(night: Night) -> dict[str, list[str]]:
-    """What makes each store."""
+    """Returns the refresh step of each store."""
     steps = {}
     if night.features:
         made = [
@@ -106,7 +106,7 @@ def refresh_steps(night: Night) -> dict[str, list[str]]:
 
 
 def upkeep_steps(night: Night) -> dict[str, list[str]]:
-    """What a week asks for: remove what nobody needs, then read all that is left."""
+    """Returns the weekly steps: vacuum all stores, then verify them."""
     kinds = {night.features: "features", night.captions: "captions"}
     steps = {}
     for store in night.stores:
@@ -124,7 +124,7 @@ def upkeep_steps(night: Night) -> dict[str, list[str]]:
 
 
 def bulk_steps(night: Night, output: str) -> dict[str, list[str]]:
-    """Captions of images that somebody names, into a store ``output``; empty without a bundle."""
+    """Returns the steps that caption given images into a store ``output``; empty without a bundle."""
     if not night.bundle:
         return {}
     captions = [
@@ -140,7 +140,7 @@ def bulk_steps(night: Night, output: str) -> dict[str, list[str]]:
 
 
 def places(night: Night) -> Iterator[str]:
-    """All that a night reads or writes, those in its steps' options too: URLs, or paths."""
+    """Yields all locations that the steps read or write, including those in their options: URLs or paths."""
     yield from (*night.sources, *night.stores, *([night.bundle] if night.bundle else []))
     for arguments in refresh_steps(night).values():
         options = parsed(arguments)
@@ -156,14 +156,14 @@ def places(night: Night) -> Iterator[str]:
 
 
 def refuse_words(night: Night, unwanted: str, why: str) -> None:
-    """Raises RequestError where a word of a step holds ``unwanted``."""
+    """Raises RequestError if an argument of a step contains ``unwanted``."""
     for arguments in (*refresh_steps(night).values(), *upkeep_steps(night).values()):
         for word in arguments:
             require(unwanted not in word, f"{word!r} holds {unwanted}, {why}; expected a word without it")
 
 
 def check_night(night: Night) -> None:
-    """Refuse what the jobs' parsers refuse, and what no night could do. Raises RequestError."""
+    """Raises RequestError for anything that the jobs' parsers reject or a schedule cannot do."""
     from captionbeam.jobs.refresh import check_options
 
     _check_stores(night)
@@ -184,7 +184,7 @@ def check_night(night: Night) -> None:
 
 
 def parsed(arguments: list[str]) -> argparse.Namespace:
-    """The step as its job reads it. Raises RequestError."""
+    """Returns the parsed step. Raises RequestError."""
     from captionbeam.jobs.cli import parse
 
     try:
@@ -218,7 +218,7 @@ def _check_stores(night: Night) -> None:
 
 
 def _storage(given: str | None) -> tuple[str, ...]:
-    """--storage-options for every step; the name of a file as every step finds it."""
+    """Returns --storage-options for every step, with an absolute file name."""
     if not given:
         return ()
     return ("--storage-options", given if given.lstrip().startswith("{") else absolute(given))
@@ -232,7 +232,7 @@ def _words(option: str, text: str) -> tuple[str, ...]:
 
 
 def check_cron(text: str) -> str:
-    """``text`` if it is a cron expression of five fields that all schedulers read alike. Raises ArgumentTypeError."""
+    """Returns ``text`` if it is a portable cron expression of five fields. Raises ArgumentTypeError."""
     fields = text.split(" ")
     if len(fields) != len(CRON_RANGES):
         raise argparse.ArgumentTypeError(
@@ -255,6 +255,6 @@ def _is_cron_part(part: str, low: int, high: int) -> bool:
         return False
     if first is None:
         return True
-    if step and last is None:  # 5/10: schedulers differ about its end
+    if step and last is None:  # schedulers interpret 5/10 differently
         return False
     return low <= int(first) <= int(last or first) <= high

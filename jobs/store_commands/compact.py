@@ -1,4 +1,4 @@
-"""The same rows in fewer files."""
+"""``store compact``: rewrites a store with the same rows in fewer files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ their files until `captionbeam store vacuum` removes them. Others may publish me
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``store compact``."""
+    """Adds the options of ``store compact``."""
     from captionbeam.jobs.options.shared import natural, share
     from captionbeam.jobs.store_commands.shared import add_store
 
@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Compact, and say what came of it."""
+    """Compacts and prints the result."""
     from captionbeam.jobs.store_commands.shared import whole_store
     from captionbeam.pipelines.maintenance.compact import compact
     from captionbeam.schemas.store import layout

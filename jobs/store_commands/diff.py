@@ -1,4 +1,4 @@
-"""How the images of two snapshots differ."""
+"""``store diff``: compares the images of two snapshots."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ redone (the same version, another row), newly failed and recovered. --ids names 
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``store diff``."""
+    """Adds the options of ``store diff``."""
     from captionbeam.jobs.store_commands.shared import add_json, add_store
 
     add_store(parser)
@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print counts, and with --ids the ids."""
+    """Prints counts, and with --ids the ids."""
     from captionbeam.jobs.store_commands.shared import print_json, whole_store
     from captionbeam.jobs.ui.summary import print_table
     from captionbeam.jobs.ui.terminal import visible

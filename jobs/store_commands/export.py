@@ -1,4 +1,4 @@
-"""The live rows of a snapshot as files for other tools."""
+"""``store export``: writes the live rows of a snapshot as files for other tools."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ parquet, jsonl and csv have schema.json beside them, in BigQuery's format:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``store export``."""
+    """Adds the options of ``store export``."""
     from captionbeam.jobs.options.shared import positive
     from captionbeam.jobs.store_commands.shared import add_store
 
@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the files, say what was written."""
+    """Writes the files and prints a summary."""
     from captionbeam.jobs.ui.summary import size
     from captionbeam.pipelines.maintenance.export import export
     from captionbeam.schemas import Store

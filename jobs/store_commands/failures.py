@@ -1,4 +1,4 @@
-"""Which images failed, and why."""
+"""``store failures``: lists the failed images with their reasons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ wrong. `captionbeam store retry-failures` does them again.
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``store failures``."""
+    """Adds the options of ``store failures``."""
     from captionbeam.jobs.store_commands.shared import add_json, add_store
 
     add_store(parser, snapshot=True)
@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a line an image, or a list of objects."""
+    """Prints one line per image, or a list of objects."""
     from captionbeam.jobs.options.shared import require
     from captionbeam.jobs.store_commands.shared import print_json
     from captionbeam.jobs.ui.terminal import visible

@@ -1,4 +1,4 @@
-"""The snapshots of a store, the newest marked."""
+"""``store ls``: lists the snapshots of a store and marks the newest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ run, rows, failures, bytes and tags. The newest, which readers of plain STORE ge
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``store ls``."""
+    """Adds the options of ``store ls``."""
     from captionbeam.jobs.store_commands.shared import add_json, add_store
 
     add_store(parser)
@@ -21,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the table, or {"store", "newest", "snapshots": [...]}."""
+    """Prints the table, or {"store", "newest", "snapshots": [...]}."""
     from captionbeam.jobs.store_commands.shared import print_columns, print_json, whole_store
     from captionbeam.jobs.ui.summary import size
     from captionbeam.pipelines.maintenance.history import snapshot_row

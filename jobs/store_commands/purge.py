@@ -1,4 +1,4 @@
-"""Images physically gone from a store: takedowns."""
+"""``store purge``: physically removes images from a store, for takedowns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Of a token table it takes out the images and their captions; a tokenizer keeps t
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``store purge``."""
+    """Adds the options of ``store purge``."""
     from captionbeam.jobs.store_commands.shared import add_store
 
     add_store(parser)
@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Purge, and say what was found."""
+    """Purges and prints the result."""
     from captionbeam.jobs.options.shared import read_ids
     from captionbeam.jobs.store_commands.shared import whole_store
     from captionbeam.pipelines.maintenance.purge import purge

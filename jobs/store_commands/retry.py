@@ -1,4 +1,4 @@
-"""Doing failed images again, with what the store itself holds."""
+"""``store retry-failures``: processes failed images again, with the models that the store has."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Flags that are not below go to Beam's PipelineOptions.
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``store retry-failures``."""
+    """Adds the options of ``store retry-failures``."""
     from captionbeam.jobs.options.shared import add_run_options
     from captionbeam.jobs.options.sources import add_fetch_options
     from captionbeam.jobs.run_on.options import add_launch_options
@@ -46,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Find the failures, run the pipeline over them, report."""
+    """Finds the failures, runs the pipeline on them, and reports."""
     from captionbeam.jobs.bulk.launch import gates_of, launch
     from captionbeam.jobs.options.recorded import repeat_limits
     from captionbeam.jobs.run_on.target import settle_job
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
 
 
 def _work(store: Store, refs: list[Any], options: argparse.Namespace) -> Work:
-    """The store's own encoder, reduction or captioner over ``refs``, which are read alike.
+    """Returns the work of the store's encoder, reduction or captioner on ``refs``, which are read in the same way.
 
     Raises StoreError, FingerprintError.
     """
@@ -124,7 +124,7 @@ def _encoder(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:
 
 
 def _reducer(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:
-    """Of rows of a store of full features, as ``encode --features`` had them."""
+    """Returns field, loader and settings for rows of a full-features store, as in ``encode --features``."""
     from captionbeam.pipelines.workers.processors import load_reducer
     from captionbeam.schemas.formats.components import read_components
 

@@ -1,4 +1,4 @@
-"""What the commands of ``captionbeam store`` share: opening, choosing a snapshot, printing."""
+"""Shared parts of the ``captionbeam store`` commands: opening, selecting a snapshot, printing."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from captionbeam.schemas.store.reading import Store
 
 
 def add_store(parser: argparse.ArgumentParser, snapshot: bool = False) -> None:
-    """The argument STORE; with ``snapshot`` it may name one, as ``STORE@prod`` or ``STORE@3``."""
+    """Adds the argument STORE; with ``snapshot`` it may name one, as ``STORE@prod`` or ``STORE@3``."""
     form, said = ("STORE[@SNAPSHOT]", ", @ and a tag or number after it") if snapshot else ("STORE", "")
     parser.add_argument("store", metavar=form, help=f"a folder or URL{said}")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """The flag --json."""
+    """Adds --json."""
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 
 def whole_store(url: str) -> str:
-    """The store's absolute URL. Raises StoreError where nothing is published, RequestError for ``STORE@...``."""
+    """Returns the store's absolute URL. Raises StoreError if nothing is published, RequestError for ``STORE@...``."""
     return Store.open(store_folder(url)).url
 
 
 def store_folder(url: str) -> str:
-    """The same, though its newest snapshot need not be readable."""
+    """Like ``whole_store``, but the newest snapshot need not be readable."""
     base, selector = tags.split_selector(files.absolute(url))
     if selector is not None:
         raise RequestError(f"{url!r} names one snapshot; expected the store alone, {base}")
@@ -44,12 +44,12 @@ def store_folder(url: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """One object on standard output, nothing else."""
+    """Prints one JSON value on standard output."""
     print(json.dumps(value, indent=1))
 
 
 def print_columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table with a heading; numbers stand to the right."""
+    """Prints a table with a header; number columns are right-aligned."""
     table = Table(title_justify="left")
     for at, name in enumerate(names):
         number = all(isinstance(row[at], int) for row in rows)

@@ -1,4 +1,4 @@
-"""One snapshot: rows, bytes, failures by code, what it was made with, where from."""
+"""``store show``: prints one snapshot's rows, bytes, failures by code, specification and origin."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ fingerprint and specification, the snapshots it came from, the runs that made th
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``store show``."""
+    """Adds the options of ``store show``."""
     from captionbeam.jobs.store_commands.shared import add_json, add_store
 
     add_store(parser, snapshot=True)
@@ -24,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the table, or the same as one JSON object."""
+    """Prints the table, or the same as one JSON object."""
     import json
 
     from captionbeam.jobs.store_commands.shared import print_json
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _rounding(said: Mapping[str, Any]) -> str:
-    """How far int8 is from float16."""
+    """Describes the int8 rounding error relative to float16."""
     error = said["rounding"]
     known = "" if error["shards"] == said["shards"] else f" (of {error['shards']:,} shards)"
     return (

@@ -1,4 +1,4 @@
-"""Naming snapshots, and going back to one: tag, promote, rollback."""
+"""``store tag``, ``store promote`` and ``store rollback``: name snapshots, and return to an earlier one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ run does again what the earlier snapshot does not have; what was committed since
 
 
 def add_tag_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``store tag`` and ``store promote``."""
+    """Adds the common options of ``store tag`` and ``store promote``."""
     from captionbeam.jobs.store_commands.shared import add_store
 
     add_store(parser)
@@ -40,7 +40,7 @@ def add_tag_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_promote_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``store promote``."""
+    """Adds the options of ``store promote``."""
     add_tag_options(parser)
     parser.add_argument(
         "--forward", action="store_true", help="leave the tag alone where it stands for a later snapshot"
@@ -48,7 +48,7 @@ def add_promote_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_rollback_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``store rollback``."""
+    """Adds the options of ``store rollback``."""
     from captionbeam.jobs.store_commands.shared import add_store
 
     add_store(parser)
@@ -58,7 +58,7 @@ def add_rollback_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_tag(options: argparse.Namespace) -> int:
-    """Name a snapshot; a name that is taken is refused."""
+    """Tags a snapshot; refuses a name that exists."""
     from captionbeam.jobs.options.shared import require
     from captionbeam.schemas.store import tags
 
@@ -75,7 +75,7 @@ def run_tag(options: argparse.Namespace) -> int:
 
 
 def run_promote(options: argparse.Namespace) -> int:
-    """Move a name to a snapshot."""
+    """Moves a tag to a snapshot."""
     from captionbeam.schemas.store import tags
 
     url, number = _wanted(options)
@@ -89,7 +89,7 @@ def run_promote(options: argparse.Namespace) -> int:
 
 
 def _stood_for(url: str, name: str) -> int | None:
-    """The snapshot of a tag; None where there is none, or a broken one, which is written over."""
+    """Returns the snapshot of a tag; None if there is none, or if it is invalid and will be overwritten."""
     from captionbeam.schemas.errors import StoreError
     from captionbeam.schemas.store.tags import read_tag
 
@@ -100,7 +100,7 @@ def _stood_for(url: str, name: str) -> int | None:
 
 
 def run_rollback(options: argparse.Namespace) -> int:
-    """Publish an earlier snapshot's content again."""
+    """Publishes an earlier snapshot's content again."""
     from captionbeam.jobs.store_commands.shared import whole_store
     from captionbeam.pipelines.maintenance.history import roll_back, snapshot_number
     from captionbeam.schemas.store import layout

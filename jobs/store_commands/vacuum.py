@@ -1,4 +1,4 @@
-"""Removing old snapshots, and what only they or killed runs left."""
+"""``store vacuum``: removes old snapshots and unreferenced files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ still have it open will fail. Stopped at any moment, it leaves a store that can 
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``store vacuum``."""
+    """Adds the options of ``store vacuum``."""
     from captionbeam.jobs.options.shared import positive, price
     from captionbeam.jobs.store_commands.shared import add_store
 
@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Remove, and say how much of what went."""
+    """Removes files and prints what was removed."""
     from captionbeam.jobs.store_commands.shared import whole_store
     from captionbeam.jobs.ui.summary import print_table, size
     from captionbeam.pipelines.maintenance.vacuum import find_waste, vacuum

@@ -1,4 +1,4 @@
-"""Checking that a store is whole."""
+"""``store verify``: checks the integrity of a store."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ tags. Status 0 where all is well; else 1, and one line a problem.
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``store verify``."""
+    """Adds the options of ``store verify``."""
     from captionbeam.jobs.store_commands.shared import add_store
 
     add_store(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the problems, or that there are none."""
+    """Prints the problems, or that there are none. Returns 1 if there are any."""
     from captionbeam.jobs.store_commands.shared import store_folder
     from captionbeam.jobs.ui.summary import size
     from captionbeam.jobs.ui.terminal import visible

@@ -1,4 +1,4 @@
-"""Where a training run takes place (``--on``), one file a target; ``base.py`` says what a target is."""
+"""The targets of a training run (``--on``), one file each; ``base.py`` defines their interface."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ NAMES = ("local", "vertex", "kubernetes", "slurm")
 
 
 def find_target(name: str) -> Target:
-    """The target of that name; its client library is loaded when it is used."""
+    """Returns the target of that name; its client library is imported on use."""
     target: Target = importlib.import_module(f"captionbeam.jobs.submit.{name}").TARGET
     return target

@@ -1,8 +1,8 @@
-"""What a target is: a platform that runs one command on some machines, each with some workers.
+"""The interface of targets: platforms that run one command on some machines, each with some workers.
 
-A target is asked in this order: ``check`` (its own options, before any data are read), ``on_workers`` (is a place
-reachable from there, and by which name), ``request`` (what would be sent, as text), ``live`` (is a job of this
-run there already), ``submit``, ``state``.
+A target is called in this order: ``check`` (its own options, before any data is read), ``on_workers`` (is a location
+reachable from workers, and by which name), ``request`` (what would be sent, as text), ``live`` (is there an active job
+of this run), ``submit``, ``state``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from captionbeam.schemas.storage import files
 
 
 class Phase(Enum):
-    """How far a job is."""
+    """The phase of a job."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -32,14 +32,14 @@ class Phase(Enum):
 
 
 class State(NamedTuple):
-    """A job's phase, and the platform's own words for it."""
+    """A job's phase, and the platform's own description."""
 
     phase: Phase
     said: str
 
 
 class Job(NamedTuple):
-    """A job as the platform knows it: its id, and where a person can look at it (a URL or a command)."""
+    """A job on the platform: its id, and a URL or command to look at it."""
 
     id: str
     look: str
@@ -47,10 +47,10 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class Order:
-    """One run to be submitted.
+    """One run to submit.
 
-    options: as the launcher sees them; flags: the command line's. nodes: machines; workers: on each of them.
-    command: what each machine runs, its places as the workers name them. name: the same for the same output.
+    options: from the launcher's view; flags: those of the command line. nodes: machines; workers: per machine. command:
+    run on each machine, with locations as the workers name them. name: depends only on the output.
     """
 
     options: TrainOptions
@@ -62,53 +62,53 @@ class Order:
 
 
 class Target(ABC):
-    """A platform. ``name`` is ``--on``'s, ``title`` is for sentences."""
+    """A platform. ``name`` is the value of ``--on``, ``title`` is for messages."""
 
     name: str
     title: str
-    logs_are_seen = False  # whether the launcher sees the same local folders as the workers
-    secrets: str  # where storage options that may be secret can be instead, for sentences
+    logs_are_seen = False  # whether launcher and workers see the same local folders
+    secrets: str  # alternative for storage options that may be secret, for messages
     gathering: tuple[str, ...] = (
         "--rendezvous",
         AUTO,
-    )  # how machines find each other, as options of ``train``
+    )  # options of ``train`` for how machines find each other
 
     @abstractmethod
     def check(self, flags: argparse.Namespace) -> None:
-        """Whether the target's own options are there and make sense. Raises RequestError."""
+        """Validates the target's own options. Raises RequestError."""
 
     @abstractmethod
     def on_workers(self, place: str, flags: argparse.Namespace) -> str:
-        """The launcher's ``place`` as workers name it. Raises RequestError where they cannot reach it."""
+        """Returns the launcher's ``place`` as workers name it. Raises RequestError if they cannot reach it."""
 
     def logs_on_workers(self, place: str | None, name: str, flags: argparse.Namespace) -> str | None:
-        """Likewise for ``--logs``, if it was given; None where the workers may choose. Raises RequestError."""
+        """Returns ``--logs`` as workers name it; None if the workers may choose. Raises RequestError."""
         return None if place is None else self.on_workers(place, flags)
 
     @abstractmethod
     def request(self, order: Order) -> str:
-        """What would be sent, whole, as text."""
+        """Returns what would be sent, complete, as text."""
 
     @abstractmethod
     def live(self, order: Order) -> Job | None:
-        """A job of this run that is waiting or running, or None. Raises RequestError, SystemicError."""
+        """Returns the waiting or running job of this run, or None. Raises RequestError, SystemicError."""
 
     @abstractmethod
     def submit(self, order: Order) -> Job:
-        """Send it. Raises RequestError where the platform refuses it, SystemicError where it fails."""
+        """Submits the run. Raises RequestError if the platform rejects it, SystemicError if it fails."""
 
     @abstractmethod
     def state(self, job: Job, order: Order) -> State:
-        """How the job is doing. Raises SystemicError."""
+        """Returns the job's state. Raises SystemicError."""
 
 
 def run_name(output: str) -> str:
-    """``captionbeam-`` and a hash of the place where the bundle goes."""
+    """Returns ``captionbeam-`` plus a hash of the bundle's location."""
     return f"captionbeam-{hashlib.sha256(output.encode()).hexdigest()[:10]}"
 
 
 def run_client(words: Sequence[str], sent: str | None = None) -> subprocess.CompletedProcess[str]:
-    """A platform's own client, to its end. Raises RequestError where it is not installed."""
+    """Runs a platform's client and waits for its end. Raises RequestError if it is not installed."""
     try:
         return subprocess.run(words, input=sent, capture_output=True, text=True, check=False)
     except FileNotFoundError as err:
@@ -118,12 +118,12 @@ def run_client(words: Sequence[str], sent: str | None = None) -> subprocess.Comp
 
 
 def last_line(text: str) -> str:
-    """The last line that says something."""
+    """Returns the last non-empty line."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "nothing said")
 
 
 def remote_place(place: str, title: str, instead: str) -> str:
-    """``place``, which has to be a URL. Raises RequestError."""
+    """Returns ``place``, which must be a remote URL. Raises RequestError."""
     if "://" not in place or files.protocol(place) in ("file", "memory"):
         raise RequestError(f"{place!r} is out of reach of {title}'s workers; expected {instead}")
     return place

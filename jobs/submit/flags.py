@@ -1,4 +1,4 @@
-"""The options of ``train`` that say where it runs: each belongs to some targets and is refused with the others."""
+"""Options of ``train`` for where it runs; each belongs to some targets and is rejected with others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Flag:
-    """One option: the targets that know it, its name, what argparse is told. Unset, it is None, [] or False."""
+    """One option: its targets, name and argparse settings. Unset, it is None, [] or False."""
 
     on: tuple[str, ...]
     name: str
@@ -39,7 +39,7 @@ class Flag:
 
 
 def pair(text: str) -> tuple[str, str]:
-    """``NAME=VALUE``."""
+    """Parses ``NAME=VALUE``."""
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
@@ -47,7 +47,7 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def hours(text: str) -> float:
-    """A time limit, which platforms count in whole seconds or minutes."""
+    """Parses a time limit of at least a minute, since platforms count whole seconds or minutes."""
     value = seconds(text)
     if value * 60 < 1:
         raise argparse.ArgumentTypeError(f"{text!r} hours are less than a minute; expected 0.02 or more")
@@ -121,9 +121,9 @@ FLAGS = (
 
 
 def add_target_options(parser: argparse.ArgumentParser) -> None:
-    """``--on`` and all the targets' options, a group for each set of targets.
+    """Adds ``--on`` and all targets' options, one group per set of targets.
 
-    ``storage_file`` becomes the name of the file that ``--storage-options`` were read from, where they were.
+    ``storage_file`` becomes the name of the file with ``--storage-options``, if there is one.
     """
     parser.set_defaults(storage_file=None)
     groups = {on: parser.add_argument_group(title) for on, title in TITLES.items()}
@@ -136,7 +136,7 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
 
 
 def refuse_others(options: argparse.Namespace, name: str) -> None:
-    """Raises RequestError where an option was given that the target ``name`` does not know."""
+    """Raises RequestError for an option that the target ``name`` does not have."""
     idle = [flag for flag in FLAGS if name not in flag.on and _is_given(getattr(options, flag.dest))]
     if idle:
         wanted = " or ".join(dict.fromkeys(target for target in idle[0].on))
@@ -147,7 +147,7 @@ def refuse_others(options: argparse.Namespace, name: str) -> None:
 
 
 def _is_given(value: Any) -> bool:
-    """Whether an option is there; 0 is."""
+    """Whether an option is set; 0 counts as set."""
     return value is not None and value is not False and value != []
 
 

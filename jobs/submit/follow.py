@@ -1,4 +1,4 @@
-"""Waiting for a submitted job: the platform says how it is, the checkpoints how far it is."""
+"""Waits for a submitted job: its state comes from the platform, its progress from the checkpoints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATIENCE = 20
 
 
 def follow(target: Target, job: Job, order: Order) -> int:
-    """Wait until the job is over. Gives 0; raises SystemicError where it failed or left no bundle."""
+    """Waits until the job is over. Returns 0; raises SystemicError if it failed or left no bundle."""
     start, poll = time.monotonic(), order.flags.poll or POLL_SECONDS
     seen = _Seen(order)
     said = ""
@@ -48,7 +48,7 @@ def follow(target: Target, job: Job, order: Order) -> int:
 
 
 def _state(target: Target, job: Job, order: Order, poll: float) -> State:
-    """How the job is; a platform that does not answer is asked again for a while. Raises SystemicError."""
+    """Returns the job's state; retries for a while if the platform does not answer. Raises SystemicError."""
     for left in reversed(range(PATIENCE)):
         try:
             return target.state(job, order)
@@ -61,22 +61,22 @@ def _state(target: Target, job: Job, order: Order, poll: float) -> State:
 
 
 class _Seen:
-    """The epochs that were told so far."""
+    """Prints each epoch once."""
 
     def __init__(self, order: Order) -> None:
         self._options, self._told = order.options, 0
 
     def look(self) -> None:
-        """Tell the epochs that the newest checkpoint has and were not told yet."""
+        """Prints new epochs of the newest checkpoint."""
         try:
             record = Checkpoints(self._options.checkpoints, {}).record()
-        except (OSError, RequestError):  # the storage has a bad moment: the next look will do
+        except (OSError, RequestError):  # a temporary storage error: retried at the next look
             return
         position = (record or {}).get("position") or {}
         self._tell(position.get("history", []))
 
     def finish(self) -> None:
-        """The rest, from the bundle."""
+        """Prints the remaining epochs, from the bundle."""
         history = files.read_json(files.join(self._options.output, HISTORY))
         self._tell(history)
         for stop in early_stops(history, self._options):

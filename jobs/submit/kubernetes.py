@@ -27,7 +27,7 @@ REFUSED = re.compile(
 
 
 class Kubernetes(Target):
-    """Places lie in buckets, or on volumes that the launcher sees too."""
+    """Locations are in buckets, or on volumes that the launcher can access too."""
 
     name, title = "kubernetes", "Kubernetes"
     secrets = "the workers' environment (--env-secret FSSPEC_S3_SECRET=NAME:KEY), or in a file on a --volume"
@@ -82,7 +82,7 @@ class Kubernetes(Target):
 
     def submit(self, order: Order) -> Job:
         resource = RESOURCES[kind_of(order.flags)]
-        _kubectl(order.flags, "delete", resource, order.name, "--ignore-not-found")  # an earlier one, over
+        _kubectl(order.flags, "delete", resource, order.name, "--ignore-not-found")  # a finished earlier job
         done = run_client(_words(order.flags, "create", "-f", "-"), self.request(order))
         if done.returncode:
             kind = RequestError if REFUSED.search(done.stderr.lower()) else SystemicError
@@ -105,7 +105,7 @@ class Kubernetes(Target):
 
 
 def kind_of(flags: argparse.Namespace) -> str:
-    """``trainjob`` or ``jobset``."""
+    """Returns ``trainjob`` or ``jobset``."""
     return flags.kind or "trainjob"
 
 
@@ -154,7 +154,7 @@ def _kubectl(flags: argparse.Namespace, *words: str) -> str:
 
 
 def _as_state(status: Mapping[str, Any]) -> State:
-    """From the conditions of a TrainJob or JobSet, which call success Complete or Completed."""
+    """Converts the conditions of a TrainJob or JobSet, which name success Complete or Completed."""
     true = {item["type"]: item for item in status.get("conditions") or [] if item.get("status") == "True"}
     for name in DONE & set(true):
         return State(Phase.DONE, name)

@@ -1,4 +1,4 @@
-"""What Kubernetes takes for names, labels and sizes; it would refuse anything else when it is sent."""
+"""Validates Kubernetes names, labels and sizes before a request is sent."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ LONGEST_NAME, LONGEST_WORD = 253, 63
 
 
 def check_name(option: str, text: str | None) -> None:
-    """The name of an object, if there is one. Raises RequestError."""
+    """Validates an object's name, if given. Raises RequestError."""
     wanted = "a name of a-z, 0-9, '-' and '.', a letter or digit at both ends"
     _check(option, text, rf"{NAME}(\.{NAME})*", LONGEST_NAME, wanted)
 
 
 def check_namespace(option: str, text: str | None) -> None:
-    """Likewise of a namespace. Raises RequestError."""
+    """Validates a namespace, if given. Raises RequestError."""
     _check(option, text, NAME, LONGEST_WORD, "a name of a-z, 0-9 and '-', a letter or digit at both ends")
 
 
 def check_quantity(option: str, text: str | None) -> None:
-    """A size, if there is one. Raises RequestError."""
+    """Validates a size, if given. Raises RequestError."""
     _check(option, text, r"\d+(\.\d+)?([kMGTPE]i?)?", LONGEST_WORD, "a size such as 500M or 64Gi")
 
 
 def check_label(option: str, name: str, value: str) -> None:
-    """A label's name, with or without a prefix, and its value. Raises RequestError."""
+    """Validates a label's name, with or without a prefix, and its value. Raises RequestError."""
     prefix, slash, word = name.rpartition("/")
     if slash:
         check_name(option, prefix or name)
@@ -40,12 +40,12 @@ def check_label(option: str, name: str, value: str) -> None:
 
 
 def check_variable(option: str, name: str) -> None:
-    """The name of an environment variable. Raises RequestError."""
+    """Validates the name of an environment variable. Raises RequestError."""
     _check(option, name, r"[A-Za-z_.-][A-Za-z0-9_.-]*", LONGEST_NAME, "a name of letters, digits and _ . -")
 
 
 def literal(words: tuple[str, ...] | list[str]) -> list[str]:
-    """A command in which Kubernetes, which fills in ``$(NAME)`` and reads ``$$`` as ``$``, finds the same words."""
+    """Escapes a command for Kubernetes, which expands ``$(NAME)`` and reads ``$$`` as ``$``."""
     return [word.replace("$", "$$") for word in words]
 
 

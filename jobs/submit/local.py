@@ -1,4 +1,4 @@
-"""torchrun on this machine, or on several by hand."""
+"""Runs torchrun on this machine, or on several that the user starts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ WORKER = "captionbeam.capmodel.training.worker"
 
 
 def describe(chosen: TrainOptions, workers: int, node: Node) -> str:
-    """The command that ``train`` would start."""
+    """Returns the command that ``train`` would start."""
     return shlex.join(torchrun_command([WORKER, chosen.to_json()], workers, node))
 
 
 def train_here(chosen: TrainOptions, workers: int, node: Node, view: TrainingView) -> None:
-    """Train in ``workers`` processes of this machine. Raises RequestError, SystemicError."""
+    """Trains in ``workers`` processes of this machine. Raises RequestError, SystemicError."""
     threads = chosen.threads or max(1, cores() // workers)
     own = "" if node.nodes == 1 else f"-{socket.gethostname() if node.rank is None else node.rank}"
     log = Path(chosen.logs) / f"workers{own}.log"

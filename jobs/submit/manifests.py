@@ -1,4 +1,4 @@
-"""The manifests of a training job on Kubernetes: a TrainJob (Kubeflow Trainer 2) and a JobSet (v1alpha2)."""
+"""Kubernetes manifests of a training job: a TrainJob (Kubeflow Trainer 2) and a JobSet (v1alpha2)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from captionbeam.jobs.submit.mounts import parse_mount
 from captionbeam.jobs.submit.nodes import PORT
 from captionbeam.schemas.errors import RequestError
 
-NODE = "node"  # the name of the job and of its container, in Kubeflow's torch-distributed runtime too
+NODE = "node"  # name of the job and of its container, as in Kubeflow's torch-distributed runtime
 INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 LABELS = {"app.kubernetes.io/name": "captionbeam", "app.kubernetes.io/component": "train"}
 RUNTIME, SHARED_MEMORY, RESTARTS = "torch-distributed", "8Gi", 3
-WRONG_REQUEST = 2  # captionbeam's exit status where another try would end alike
+WRONG_REQUEST = 2  # captionbeam's exit status for errors that a retry cannot fix
 
 
 def trainjob(order: Order) -> dict[str, Any]:
-    """A TrainJob: the runtime says what is common to all training in the cluster, this what is our own."""
+    """Returns a TrainJob: the runtime defines what is common in the cluster, the job the rest."""
     flags = order.flags
     spec: dict[str, Any] = {
         "runtimeRef": {"name": flags.runtime or RUNTIME},
@@ -45,7 +45,7 @@ def trainjob(order: Order) -> dict[str, Any]:
 
 
 def jobset(order: Order) -> dict[str, Any]:
-    """A JobSet: one indexed job of as many pods as there are nodes; where one fails, all start anew."""
+    """Returns a JobSet: one indexed job with a pod per node; if one fails, all restart."""
     restarts = RESTARTS if order.flags.restarts is None else order.flags.restarts
     fatal = {"name": "wrongRequest", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
     return {
@@ -72,7 +72,7 @@ def _job(order: Order) -> dict[str, Any]:
                     "action": "FailJob",
                     "onExitCodes": {"containerName": NODE, "operator": "In", "values": [WRONG_REQUEST]},
                 },
-                # an evicted pod is nobody's fault: it is made again, and no restart is used up
+                # an evicted pod is replaced without using up a restart
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             ]
         },
@@ -99,7 +99,7 @@ def _whole_pod(order: Order) -> dict[str, Any]:
 
 
 def _gathering(order: Order) -> list[dict[str, Any]]:
-    """What Kubeflow Trainer would set: who is the first, how many there are, and which of them this is."""
+    """Returns the variables that Kubeflow Trainer would set: first machine, number of machines, own rank."""
     values = {
         "PET_MASTER_ADDR": f"{order.name}-{NODE}-0-0.{order.name}",
         "PET_MASTER_PORT": str(PORT),
@@ -128,7 +128,7 @@ def _resources(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def _pod(flags: argparse.Namespace) -> dict[str, Any]:
-    """What a pod has beside its container, as both kinds write it."""
+    """Returns a pod's fields besides its container's, as both kinds use them."""
     volumes, mounts = _volumes(flags)
     pod = {
         "serviceAccountName": flags.service_account,
@@ -143,7 +143,7 @@ def _pod(flags: argparse.Namespace) -> dict[str, Any]:
 def _volumes(flags: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     volumes, mounts = [], []
     size = flags.shared_memory or SHARED_MEMORY
-    if size != "0":  # the runtime's 64 MiB are too few for several workers
+    if size != "0":  # the runtime's 64 MiB are too small for several workers
         volumes.append({"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": size}})
         mounts.append({"name": "shared-memory", "mountPath": "/dev/shm"})
     for number, text in enumerate(flags.volume):
@@ -154,7 +154,7 @@ def _volumes(flags: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict
 
 
 def _patched(pod: dict[str, Any], version: str) -> dict[str, Any]:
-    """The runtime's pods changed by ``pod``, in the words of that version of Kubeflow Trainer."""
+    """Returns the fields that patch the runtime's pods with ``pod``, for that version of Kubeflow Trainer."""
     if not pod:
         return {}
     if version == "2.0":
@@ -167,7 +167,7 @@ def _patched(pod: dict[str, Any], version: str) -> dict[str, Any]:
 
 
 def toleration(text: str) -> dict[str, str]:
-    """``KEY``, ``KEY:EFFECT`` or ``KEY=VALUE:EFFECT``. Raises RequestError."""
+    """Parses ``KEY``, ``KEY:EFFECT`` or ``KEY=VALUE:EFFECT``. Raises RequestError."""
     key, _, effect = text.partition(":")
     name, equals, value = key.partition("=")
     if not name or (effect and effect not in ("NoSchedule", "PreferNoSchedule", "NoExecute")):
@@ -177,7 +177,7 @@ def toleration(text: str) -> dict[str, str]:
 
 
 def secret_variable(name: str, source: str) -> dict[str, Any]:
-    """A variable whose value lies in ``SECRET:KEY``. Raises RequestError."""
+    """Returns a variable whose value is in ``SECRET:KEY``. Raises RequestError."""
     secret, colon, key = source.partition(":")
     if not secret or not colon or not key:
         raise RequestError(f"--env-secret is '{name}={source}'; expected NAME=SECRET:KEY")

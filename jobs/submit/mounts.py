@@ -1,4 +1,4 @@
-"""Volumes: where workers see a claim, and where the launcher sees the same files."""
+"""Volumes: a claim's path on workers, and the path of the same files on the launcher."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Mount:
     here: str
 
     def on_workers(self, place: str) -> str | None:
-        """The launcher's ``place`` as workers name it, or None where it is not on this volume.
+        """Returns the launcher's ``place`` as workers name it, or None if it is not on this volume.
 
         >>> Mount("photos", "/data", "/mnt/nfs").on_workers("/mnt/nfs/features")
         '/data/features'
@@ -27,7 +27,7 @@ class Mount:
 
 
 def parse_mount(text: str) -> Mount:
-    """``CLAIM:PATH[:HERE]``. Raises RequestError."""
+    """Parses ``CLAIM:PATH[:HERE]``. Raises RequestError."""
     claim, *paths = text.split(":")
     if not claim or len(paths) not in (1, 2) or not all(path.startswith("/") for path in paths):
         raise RequestError(

@@ -1,8 +1,8 @@
-"""The machines of one training run: how many, where they meet, and which of them this one is.
+"""The machines of one training run: their number, rendezvous and this machine's rank.
 
-Platforms that start the machines tell them in the environment: Kubeflow Trainer (``PET_*``), Vertex AI
-(``CLUSTER_SPEC``), and whoever follows PyTorch's old habit (``MASTER_ADDR``, ``WORLD_SIZE``, ``RANK``). Slurm tells
-a task which machine it is on (``SLURM_NODEID``); the first is found by the job's script.
+Platforms set them in the environment: Kubeflow Trainer (``PET_*``), Vertex AI (``CLUSTER_SPEC``), and platforms with
+PyTorch's older variables (``MASTER_ADDR``, ``WORLD_SIZE``, ``RANK``). Slurm sets a task's machine (``SLURM_NODEID``);
+the job's script finds the first machine.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from captionbeam.jobs.options.shared import require
 from captionbeam.schemas.errors import RequestError
 
 AUTO, PORT = "auto", 29500
-# Machines of one job come up minutes apart (images are pulled, spot capacity is found).
+# Machines of one job start minutes apart (pulling images, waiting for spot capacity).
 JOIN_SECONDS, READ_SECONDS = 3600, 900
 
 
 @dataclass(frozen=True)
 class Node:
-    """This machine among ``nodes``, which meet at ``endpoint``, ``HOST:PORT`` of the first of them.
+    """This machine among ``nodes``, which meet at ``endpoint``, ``HOST:PORT`` of the first one.
 
-    rank:    which of them this is; None where nobody said, so that torchrun finds out who is the first.
-    address: this machine's name as the others know it; None: its host name.
-    run:     the same on all machines of a run, and on no others.
-    echo:    whether a platform keeps what is written to standard error.
+    rank:    its index; None if unknown, then torchrun determines the first machine.
+    address: this machine's name for the others; None: its host name.
+    run:     an id shared by the machines of this run only.
+    echo:    whether the platform keeps standard error.
     """
 
     nodes: int = 1
@@ -39,7 +39,7 @@ class Node:
     echo: bool = False
 
     def rendezvous(self) -> list[str]:
-        """torchrun's options."""
+        """Returns torchrun's rendezvous options."""
         settings = {"join_timeout": JOIN_SECONDS, "read_timeout": READ_SECONDS}
         if self.rank is not None:
             settings["is_host"] = int(self.rank == 0)
@@ -55,7 +55,7 @@ ALONE = Node()
 def find_node(
     nodes: int | None, rendezvous: str | None, run: str, environment: Mapping[str, str] = os.environ
 ) -> Node:
-    """This machine, from ``--nodes``, ``--rendezvous`` and the platform's environment. Raises RequestError."""
+    """Returns this machine, from ``--nodes``, ``--rendezvous`` and the environment. Raises RequestError."""
     if rendezvous is None:
         require(nodes in (None, 1), f"--nodes {nodes} needs --rendezvous HOST:PORT, the same on each of them")
         return ALONE
@@ -106,7 +106,7 @@ def _from_names(environment: Mapping[str, str], host: str, port: str, nodes: str
 
 
 def _from_vertex(text: str) -> Node:
-    """Its pools are the first machine's (``workerpool0``) and the others'; each has ``HOST:PORT``, in order."""
+    """Parses CLUSTER_SPEC: pools of the first machine (``workerpool0``) and the others, as ordered ``HOST:PORT``."""
     try:
         spec: Any = json.loads(text)
         pools = sorted(spec["cluster"].items())

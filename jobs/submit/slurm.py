@@ -1,4 +1,4 @@
-"""Slurm: a batch script whose every machine runs one torchrun; places lie on a shared disk, or are URLs."""
+"""Slurm: a batch script that runs one torchrun per machine; locations are on a shared disk or are URLs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ exit "$status"
 
 
 class Slurm(Target):
-    """Through sbatch, squeue and scontrol, on a login node."""
+    """Uses sbatch, squeue and scontrol, on a login node."""
 
     name, title = "slurm", "Slurm"
     logs_are_seen = True
@@ -96,7 +96,7 @@ class Slurm(Target):
 
     def on_workers(self, place: str, flags: argparse.Namespace) -> str:
         _check_line("a place", place)
-        return place  # a shared disk; whether it is one, only the machines know: each looks before it starts
+        return place  # assumes a shared disk; each machine checks it before it starts
 
     def request(self, order: Order) -> str:
         failures = f'{shlex.quote(_log_folder(order))}/slurm-"$SLURM_JOB_ID".failures'
@@ -161,7 +161,7 @@ def _settings(order: Order) -> list[str]:
 
 
 def _prepare(flags: argparse.Namespace) -> str:
-    """What makes ``captionbeam`` a command: an environment's script, by default of the one at work here."""
+    """Returns the line that activates the environment, by default the current one."""
     here = Path(sys.prefix) / "bin" / "activate"
     script = flags.activate or (str(here) if sys.prefix != sys.base_prefix and here.exists() else None)
     return f"source {shlex.quote(script)}\n" if script and not flags.container else ""
@@ -174,7 +174,7 @@ def _inside(flags: argparse.Namespace) -> list[str]:
 
 
 def _log_folder(order: Order) -> str:
-    """The checkpoints' folder; where that is in a bucket, the one that the command runs in."""
+    """Returns the checkpoints' folder, or the current folder if they are in a bucket."""
     folder = order.options.checkpoints
     return folder if files.is_local(files.split(folder)[0]) else os.getcwd()
 
@@ -184,12 +184,12 @@ def _log(order: Order, job: str) -> str:
 
 
 def _log_pattern(order: Order) -> str:
-    """The log's name as sbatch fills it in, where a % is written twice."""
+    """Returns the log's name as a pattern for sbatch, with % escaped."""
     return _log(order, "\0").replace("%", "%%").replace("\0", "%j")
 
 
 def _check_line(what: str, text: str) -> None:
-    """Raises RequestError where ``text`` would end its line of the script and begin another."""
+    """Raises RequestError if ``text`` has a line break, which would start another line of the script."""
     require(not re.search(r"[\r\n]", text), f"{what} is {text!r}; expected one line")
 
 
@@ -211,7 +211,7 @@ def _as_state(word: str, more: str = "") -> State:
 
 
 def _remembered(job: Job) -> State:
-    """What the accounting knows; where there is none, the bundle has to tell."""
+    """Returns the state from Slurm's accounting; without it, the bundle decides."""
     done = run_client(["sacct", "--noheader", "--allocations", "--format=State%30", f"--jobs={job.id}"])
     words = done.stdout.split()
     return _as_state(words[0]) if done.returncode == 0 and words else State(Phase.DONE, "over, and forgotten")

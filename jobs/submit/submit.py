@@ -1,4 +1,4 @@
-"""Submitting a run to a platform, and waiting for it: the same for every target but ``local``."""
+"""Submits a run to a platform and waits for it; common to all targets except ``local``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from captionbeam.schemas.storage import options as storage_options
 
 
 def submit(target: Target, flags: argparse.Namespace, wanted: Mapping[str, Any]) -> int:
-    """Check, submit or find the job that is there, wait. Gives 0 where the bundle is there (or, with --no-wait,
-    where the job is submitted). Raises RequestError before anything is sent, SystemicError where the job fails.
+    """Validates, submits the run or finds its active job, and waits.
+
+    Returns 0 if the bundle exists (or, with --no-wait, if the job is submitted). Raises RequestError before anything is
+    sent, SystemicError if the job fails.
     """
     target.check(flags)
     told = storage_words(target, flags)
@@ -63,7 +65,8 @@ def _order(
     places: dict[str, Any] = {name: target.on_workers(getattr(chosen, name), flags) for name in names}
     name = run_name(places["output"])
     logs = target.logs_on_workers(files.absolute(flags.logs) if flags.logs else None, name, flags)
-    if logs is None and "://" in places["checkpoints"]:  # a machine's own disk, where any user may write
+    # the machine's own disk, in a folder that any user can write
+    if logs is None and "://" in places["checkpoints"]:
         logs = f"/tmp/{name}-logs"
     if logs is not None:
         places["logs"] = logs
@@ -74,7 +77,7 @@ def _order(
 
 
 def storage_words(target: Target, flags: argparse.Namespace) -> list[str]:
-    """``--storage-options`` for the workers: what they say, or the file's name. Raises RequestError for secrets."""
+    """Returns ``--storage-options`` for the workers: as JSON, or a file name. Raises RequestError for secrets."""
     chosen = storage_options.current()
     if not chosen:
         return []
@@ -93,7 +96,7 @@ def storage_words(target: Target, flags: argparse.Namespace) -> list[str]:
 
 
 def words_of(options: TrainOptions, places: list[str]) -> list[str]:
-    """``captionbeam train`` and the options that say the same; of places only those named."""
+    """Returns ``captionbeam train`` with equivalent options; of locations only those in ``places``."""
     values = {name: getattr(options, name) for name in [*places, "snapshot"]}
     usual = {name: getattr(TrainOptions, name) for group in GROUPS.values() for name in group}
     changed = {name: getattr(options, name) for name in usual if getattr(options, name) != usual[name]}
@@ -103,7 +106,7 @@ def words_of(options: TrainOptions, places: list[str]) -> list[str]:
 
 
 def _flag(name: str, value: object) -> list[str]:
-    """``--name value``, or ``--name`` and ``--no-name``."""
+    """Returns ``--name value``, or ``--name`` or ``--no-name``."""
     dashed = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{dashed}" if value else f"--no-{dashed}"]

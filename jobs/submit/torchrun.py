@@ -1,9 +1,9 @@
-"""Running a module of ours in torchrun's processes: events come out, a request to stop goes in.
+"""Runs one of our modules in torchrun's processes, receives events, and sends stop requests.
 
-On several machines each runs its own torchrun, and they find each other at a rendezvous (jobs/submit/nodes.py).
+With several machines each runs its own torchrun; they meet at a rendezvous (jobs/submit/nodes.py).
 
-Events are dicts with an ``event``; ``error`` (with ``message`` and ``status``) and ``crash`` (with
-``message``) are raised here, all others are passed on.
+Events are dicts with an ``event``. ``error`` (with ``message`` and ``status``) and ``crash`` (with ``message``) are
+raised here; all others are passed on.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from captionbeam.jobs.submit.nodes import ALONE, Node
 from captionbeam.schemas.errors import CaptionbeamError, RequestError, SystemicError
 from captionbeam.schemas.storage import options as storage_options
 
-# Batches have many shapes, and oneDNN, and what torch puts on top of it, keep code for 1,024 of them each: 2 GB
-# after 1,000 steps, for nothing (making the code anew takes 4% of a step).
+# Batches have many shapes, and oneDNN and torch's layer on top each cache code for 1,024 of them: 2 GB after 1,000
+# steps. Without the large caches, compiling takes 4% of a step.
 SMALL_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "1"}
-# glibc gives a step's large tensors back to the system, which then zeroes their pages anew for the next step:
-# 5 to 8% of a step's processor time. Kept instead, the peak of memory is about the same.
+# glibc returns a step's large tensors to the system, which zeroes their pages again in the next step: 5 to 8% of a
+# step's CPU time. Keeping them leaves the peak memory about the same.
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 Watch = Callable[[Mapping[str, Any]], None]
 
 
 def torchrun_command(command: Sequence[str], workers: int, node: Node = ALONE) -> list[str]:
-    """What runs ``command``, a module and its arguments, in ``workers`` processes here, as one of node's nodes."""
+    """Returns the command that runs ``command``, a module and its arguments, in ``workers`` processes of ``node``."""
     gathering = node.rendezvous() if node.nodes > 1 else ["--standalone"]
     return [sys.executable, "-m", "torch.distributed.run", *gathering,
             f"--nproc-per-node={workers}", "-m", *command]  # fmt: skip
@@ -42,12 +42,12 @@ def torchrun_command(command: Sequence[str], workers: int, node: Node = ALONE) -
 def run_workers(
     command: Sequence[str], workers: int, threads: int, log: Path, watch: Watch, node: Node = ALONE
 ) -> None:
-    """Run ``command``, a module and its arguments, in ``workers`` processes here until all are done.
+    """Runs ``command``, a module and its arguments, in ``workers`` processes here until all are done.
 
-    Each line of JSON that they print is an event for ``watch``; what they and torchrun write to standard
-    error goes to the file ``log``, and to standard error too where a platform keeps that (``node.echo``).
-    SIGTERM and SIGINT become the line ``stop`` on their standard input, which also tells them by its end that
-    this process was killed; a second one goes to torchrun itself. Raises RequestError, SystemicError.
+    Each JSON line that they print is an event for ``watch``. Standard error of workers and torchrun goes to the file
+    ``log``, and to standard error if a platform keeps it (``node.echo``). SIGTERM and SIGINT send the line ``stop`` to
+    the workers' standard input, whose end of file also tells them that this process was killed; a second signal goes to
+    torchrun. Raises RequestError, SystemicError.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as errors:
@@ -71,7 +71,7 @@ def run_workers(
 
 
 def _echo(child: subprocess.Popen[str], log: TextIO) -> None:
-    """Copy the child's standard error, if it comes here, to both."""
+    """Copies the child's standard error, if it is piped, to the log and to standard error."""
     for line in child.stderr or ():
         for stream in (log, sys.stderr):
             stream.write(line)
@@ -79,7 +79,7 @@ def _echo(child: subprocess.Popen[str], log: TextIO) -> None:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """This process's, with the threads settled."""
+    """Returns the workers' environment: this process's, the defaults above and the number of threads."""
     return {
         **SMALL_CACHES,
         **KEPT_MEMORY,
@@ -89,7 +89,7 @@ def _environment(threads: int) -> dict[str, str]:
 
 
 def _cut_line(child: subprocess.Popen[str]) -> None:
-    """Once torchrun is gone, however it went, its workers' standard input ends."""
+    """Closes the workers' standard input when torchrun has exited."""
     child.wait()
     if child.stdin:
         child.stdin.close()
@@ -97,7 +97,7 @@ def _cut_line(child: subprocess.Popen[str]) -> None:
 
 @contextmanager
 def _stopping(child: subprocess.Popen[str]) -> Iterator[None]:
-    """SIGTERM and SIGINT ask the child to stop; the second time, without patience for a rendezvous."""
+    """Makes SIGTERM and SIGINT ask the child to stop; the second signal terminates it."""
     asked = False
 
     def ask(*_: object) -> None:
@@ -119,8 +119,10 @@ def _stopping(child: subprocess.Popen[str]) -> Iterator[None]:
 
 
 def _watch_lines(child: subprocess.Popen[str], watch: Watch) -> tuple[list[Mapping[str, Any]], bool]:
-    """Pass events on until the child has gone; gives back those that say what went wrong, and whether the
-    workers stopped because they were asked to (a platform may ask torchrun too, which then ends in anger).
+    """Passes events on until the child exits.
+
+    Returns the error events, and whether the workers stopped because they were asked to: torchrun, which a platform may
+    also signal, then exits with a non-zero status.
     """
     bad: list[Mapping[str, Any]] = []
     stopped = False
@@ -146,7 +148,7 @@ def _event(line: str) -> dict[str, Any] | None:
 
 
 def _error(bad: Sequence[Mapping[str, Any]], status: int, log: Path) -> CaptionbeamError:
-    """The first error; a crash only where there is none, since a process crashes when another has left it."""
+    """Returns the first error; a crash only if there is none, since a process crashes when another has exited."""
     for event in sorted(bad, key=lambda event: event["event"] == "crash"):
         if event["event"] == "crash":
             return SystemicError(f"a worker crashed: {event['message']} (all of it is in {log})")
@@ -156,7 +158,7 @@ def _error(bad: Sequence[Mapping[str, Any]], status: int, log: Path) -> Captionb
 
 
 def _end(status: int, log: Path) -> str:
-    """How the first worker ended, in torchrun's report, else how torchrun itself did."""
+    """Describes how the first worker ended, from torchrun's report, or else how torchrun ended."""
     found = re.search(r"exitcode\s*:\s*(-?\d+)", log.read_text(errors="replace"))
     code = int(found[1]) if found else status
     if code >= 0:

@@ -1,4 +1,4 @@
-"""Vertex AI: a custom job of one or two worker pools (the first machine, and the others). Places lie in buckets."""
+"""Vertex AI: a custom job of one or two worker pools (the first machine, the others). Locations are in buckets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RUNNING = {"JOB_STATE_RUNNING", "JOB_STATE_UPDATING", "JOB_STATE_CANCELLING"}
 
 
 class Vertex(Target):
-    """Through the SDK's job service, over REST."""
+    """Uses the SDK's job service, over REST."""
 
     name, title = "vertex", "Vertex AI"
     secrets = "a file in a bucket that --service-account reads"
@@ -96,7 +96,7 @@ class Vertex(Target):
 
 
 def custom_job(order: Order) -> CustomJob:
-    """The job as the service takes it."""
+    """Returns the job for the service."""
     from google.cloud.aiplatform_v1 import CustomJob, CustomJobSpec, GcsDestination
 
     flags = order.flags
@@ -140,7 +140,7 @@ def _pool(order: Order, replicas: int) -> Any:
 
 
 def _scheduling(flags: argparse.Namespace) -> Any:
-    """A machine that is taken away and given again starts all of them anew; they go on from the checkpoints."""
+    """Returns the scheduling: if a machine is preempted, all restart and resume from the checkpoints."""
     from google.cloud.aiplatform_v1 import Scheduling
 
     chosen: dict[str, Any] = {"restart_job_on_worker_restart": True}
@@ -167,7 +167,7 @@ def _parent(project: str, flags: argparse.Namespace) -> str:
 
 
 def _client(flags: argparse.Namespace) -> tuple[JobServiceClient, str]:
-    """The service's client, and the project. Raises SystemicError where there are no credentials."""
+    """Returns the service's client and the project. Raises SystemicError if there are no credentials."""
     import google.auth
     from google.auth.exceptions import GoogleAuthError
     from google.cloud.aiplatform_v1 import JobServiceClient
@@ -185,7 +185,7 @@ def _client(flags: argparse.Namespace) -> tuple[JobServiceClient, str]:
 
 @contextmanager
 def _refusals(what: str) -> Iterator[None]:
-    """The service's refusals as ours: a wrong request, or something that may pass."""
+    """Converts the service's errors: RequestError for a wrong request, SystemicError for others."""
     import requests
     from google.api_core.exceptions import ClientError, GoogleAPIError, TooManyRequests, Unauthorized
     from google.auth.exceptions import GoogleAuthError

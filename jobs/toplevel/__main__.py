@@ -1,4 +1,4 @@
-"""``python -m captionbeam NAME ...``: the command ``captionbeam``."""
+"""Runs the ``captionbeam`` command: ``python -m captionbeam NAME ...``."""
 
 import sys
 

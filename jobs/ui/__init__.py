@@ -1,1 +1,1 @@
-"""What a person sees of a job: progress, summary."""
+"""Terminal output of jobs: progress and summaries."""

@@ -1,4 +1,4 @@
-"""One progress line for every long step: a bar on a terminal, a plain line now and then elsewhere."""
+"""A progress line for long steps: a bar on a terminal, periodic plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLAIN_SECONDS = 10.0
 
 
 def clock(seconds: float) -> str:
-    """``1:02:03`` or ``2:03``."""
+    """Formats seconds as ``1:02:03`` or ``2:03``."""
     minutes, secs = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"
@@ -27,7 +27,7 @@ def clock(seconds: float) -> str:
 class Progress:
     """``with Progress("encode", total) as progress: progress.update(done, failures=3)``.
 
-    ``total`` may become known later; the rate counts from the start, less what was done before it.
+    ``total`` may become known later. The rate is measured from the start.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Progress:
             self._print(self._line)
 
     def update(self, done: int, total: int | None = None, **fields: Any) -> None:
-        """``done`` so far, and whatever else is worth a word."""
+        """Shows the number ``done`` and further fields."""
         self._total = self._total if total is None else total
         note = self._note(done, fields)
         if self._bars and self._task is not None:
@@ -68,14 +68,14 @@ class Progress:
             self._print(self._line)
 
     def say(self, text: str) -> None:
-        """What is going on while there is nothing to count."""
+        """Shows a text while there is nothing to count."""
         if self._bars and self._task is not None:
             self._bars.update(self._task, note=visible(text))
         else:
             self._print(f"{self._description}: {text}")
 
     def _print(self, line: str) -> None:
-        with suppress(BrokenPipeError):  # the work goes on though nobody reads how far it is
+        with suppress(BrokenPipeError):  # the work continues if nobody reads the progress
             print(visible(line), file=self._stream, flush=True)
 
     def _note(self, done: int, fields: dict[str, Any]) -> str:

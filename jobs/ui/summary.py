@@ -1,4 +1,4 @@
-"""The table at the end of a job."""
+"""The summary table at the end of a job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from captionbeam.jobs.ui.terminal import visible
 
 
 def print_table(title: str, rows: Mapping[str, Any]) -> None:
-    """Two columns on standard output: a name, a value."""
+    """Prints two columns on standard output: names and values."""
     table = Table(title=visible(title), title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -23,7 +23,7 @@ def print_table(title: str, rows: Mapping[str, Any]) -> None:
 
 
 def console(width: int) -> Console:
-    """Standard output, ``width`` columns wide where that is no terminal; brackets in what is printed are no markup."""
+    """Returns a console on standard output, ``width`` columns wide unless it is a terminal, with markup disabled."""
     return Console(
         file=sys.stdout,
         width=None if sys.stdout.isatty() else width,
@@ -34,7 +34,7 @@ def console(width: int) -> Console:
 
 
 def size(count: float) -> str:
-    """Bytes for people: ``1.5 GB``."""
+    """Formats a number of bytes, as ``1.5 GB``."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if abs(count) < 1000 or unit == "TB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -43,5 +43,5 @@ def size(count: float) -> str:
 
 
 def cost_per_million(images_per_second: float, price_per_hour: float) -> float:
-    """What a million images cost at this rate on a machine at this price."""
+    """Returns the cost of a million images at this rate and price."""
     return 1e6 / max(images_per_second, 1e-9) / 3600 * price_per_hour

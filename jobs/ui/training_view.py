@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a bar, a line for each epoch, a table at the end."""
+"""Terminal output of a training run: a progress bar, a line per epoch, a final table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DONE, STOPPED = 0, 1
 
 
 class TrainingView:
-    """Shows the events of one run (captionbeam.capmodel.training.events) as they come. A context manager."""
+    """Shows the events of one run (captionbeam.capmodel.training.events). A context manager."""
 
     def __init__(self, options: TrainOptions) -> None:
         self._options, self._start = options, time.monotonic()
@@ -33,12 +33,12 @@ class TrainingView:
             self._bar.__exit__(kind, error, trace)
 
     def show(self, event: Mapping[str, Any]) -> None:
-        """One event."""
+        """Shows one event."""
         getattr(self, f"_show_{event['event']}")(event)
 
     def finish(self) -> int:
-        """Say how it ended; gives the exit status."""
-        if not self._end:  # not the first process of an outer torchrun
+        """Prints the result. Returns the exit status."""
+        if not self._end:  # a process of an outer torchrun that is not the first
             return DONE
         if self._end["event"] == "stopped":
             place = f"after {self._end['step']} steps of epoch {self._end['epoch'] + 1}"
@@ -72,7 +72,7 @@ class TrainingView:
         self._bar.update(self._done(event), epoch=where, loss=f"{event['loss']:.3f}", **rewards)
 
     def _done(self, event: Mapping[str, Any]) -> int:
-        """Images since this process began."""
+        """Returns the images since this process began."""
         return event["images"] - self._begin["images"]
 
     def _show_epoch(self, event: Mapping[str, Any]) -> None:
@@ -105,7 +105,7 @@ class TrainingView:
 
 
 def stop_line(stop: Mapping[str, Any]) -> str:
-    """Which phase ended before its last epoch, and why: one of epoch_history's ``early_stops``."""
+    """Returns the line for a phase that ended early: one of epoch_history's ``early_stops``."""
     so_far = f"the best so far is epoch {stop['best']}, with {stop['CIDEr']:.3f}"
     return f"{stop['phase']} stopped early at epoch {stop['epoch']}, {_reason(stop)}; {so_far}"
 
@@ -116,7 +116,7 @@ def _reason(stop: Mapping[str, Any]) -> str:
 
 
 def epoch_line(entry: Mapping[str, Any], epochs: int, best: int) -> str:
-    """One finished epoch of ``epochs``, of which number ``best`` is the best so far; number 0 is the start."""
+    """Returns the line for a finished epoch of ``epochs``; ``best`` is the best so far, 0 the initial weights."""
     mark = " (best so far)" if best == entry["epoch"] else ""
     losses = f"val loss {entry['val_loss']:.3f}, next word {entry['val_accuracy']:.1%}"
     scores = f"{losses}, CIDEr {entry['CIDEr']:.3f}{mark}"

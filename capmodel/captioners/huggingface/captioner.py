@@ -1,7 +1,7 @@
-"""Any image-to-text model of transformers as a captioner of bulk jobs.
+"""Image-to-text models of transformers as captioners of bulk jobs.
 
-Settled on the launcher, which loads the weights once to see that they fit; workers load them from the store's
-``models/`` and never ask a hub.
+The launcher loads the weights once to check that they fit. Workers load them from the store's ``models/`` and never
+access a hub.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ from captionbeam.schemas.formats import arrow
 
 @dataclass(frozen=True)
 class HuggingFacePlan:
-    """All that decides a row of captions besides the image; ``fingerprint`` is the captions' own."""
+    """Everything that determines a row of captions besides the image; ``fingerprint`` is that of the captions."""
 
     folder: ModelFolder
     spec: Mapping[str, Any]
 
     @property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits."""
+        """The captions' fingerprint: 32 hexadecimal digits."""
         return fingerprint(self.spec)
 
     @property
@@ -63,9 +63,9 @@ class HuggingFacePlan:
 
 
 class Parts:
-    """What reads pictures and words: configuration, image processor and tokenizer of a folder on this machine.
+    """Configuration, image processor and tokenizer from a local folder.
 
-    Raises RequestError where the folder is not that of a model that captions an image by itself.
+    Raises RequestError if the model does not caption an image without a prompt.
     """
 
     def __init__(self, path: str) -> None:
@@ -103,13 +103,13 @@ class Parts:
             )
 
     def pixels(self, image: np.ndarray) -> dict[str, Tensor]:
-        """uint8 ``[H, W, 3]`` to the model's inputs for one image, by name."""
+        """Converts uint8 ``[H, W, 3]`` to the model's inputs for one image, by name."""
         ready = self.pictures(images=Image.fromarray(image), return_tensors="pt")
         return {name: value[0] for name, value in ready.items() if isinstance(value, Tensor)}
 
     @property
     def ends(self) -> set[int]:
-        """The ids that end a caption: what the configuration says, and what BERT's tokenizers put at ends."""
+        """The ids that end a caption: from the configuration, and the tokenizer's EOS and SEP."""
         text = self.config.get_text_config(decoder=True)
         said = (getattr(text, "eos_token_id", None), self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
         return {int(one) for several in said for one in _listed(several)}
@@ -118,10 +118,10 @@ class Parts:
 def settle_captioner(
     name: str, options: DecodeOptions, precision: str | None = None, device: str = "auto"
 ) -> HuggingFacePlan:
-    """On the launcher: what captions of images are made with.
+    """Returns the plan for captions of images. Runs on the launcher.
 
-    The weights are loaded once, and let go: those that do not fit are found before a run.
-    ``precision``: ``fp32`` (the default), ``bf16`` or ``auto``: what ``device`` computes in. Raises RequestError.
+    The weights are loaded once and released, so that unsuitable ones are found before a run. ``precision``: ``fp32``
+    (the default), ``bf16`` or ``auto`` (decided by ``device``). Raises RequestError.
     """
     folder = open_folder(name)
     settled = settle_precision(precision or "fp32", device)
@@ -142,10 +142,10 @@ def settle_captioner(
 
 
 class HuggingFaceCaptioner:
-    """A processor: images in; ``captions`` out, best first.
+    """A processor that maps images to ``captions``, best first.
 
-    Batches are padded to ``batch_size``, so that on one device a row does not depend on its batch-mates.
-    Threads may share a captioner; it computes ``streams`` batches at a time.
+    Batches are padded to ``batch_size``, so on one device a row does not depend on the rest of its batch. Threads may
+    share a captioner; it computes ``streams`` batches at a time.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class HuggingFaceCaptioner:
         batch_size: int | None = None,
         device: str = "auto",
     ) -> HuggingFaceCaptioner:
-        """The captioner of ``spec`` from a folder, or the URL where ``keep`` put it.
+        """Loads the captioner of ``spec`` from a folder, or from the URL where ``keep`` stored it.
 
         Raises FingerprintError, RequestError.
         """
@@ -189,13 +189,13 @@ class HuggingFaceCaptioner:
         return cls(spec, parts, model, options, batch_size or BATCH[target.type], target)
 
     def prepare(self, item: bytes) -> dict[str, Tensor]:
-        """A file's bytes as the model's inputs for one image. Raises ImageError."""
+        """Returns a file's bytes as the model's inputs for one image. Raises ImageError."""
         return self._parts.pixels(decode_image(item))
 
     def run(self, batch: Sequence[dict[str, Tensor]], image_ids: Sequence[str]) -> dict[str, pa.Array]:
-        """``{"captions": list<struct<text, logprob, tokens>>}``, one list an image.
+        """Returns ``{"captions": list<struct<text, logprob, tokens>>}``, one list per image.
 
-        Raises ImageError where the model's output is not finite, OutOfMemory, SystemicError.
+        Raises ImageError if the model's output is not finite, OutOfMemory, SystemicError.
         """
         missing = self.batch_size - len(batch)
         rows = [*batch, *[batch[0]] * missing]
@@ -220,7 +220,7 @@ class HuggingFaceCaptioner:
         return values.to(self.device, self._model.dtype if floats else values.dtype)
 
     def _captions(self, sequences: Tensor, sums: Sequence[float]) -> list[list[Caption]]:
-        """The captions of each image, in ``generate``'s order, or by log-probability where they were drawn."""
+        """Returns each image's captions, in ``generate``'s order; samples are sorted by log-probability."""
         words = self._parts.tokenizer
         texts = words.batch_decode(sequences, skip_special_tokens=True)
         ids = [[one for one in row if one not in self._special] for row in sequences.tolist()]

@@ -1,7 +1,7 @@
-"""Folders that ``save_pretrained`` wrote: found, named by their content, kept in a store. No torch here.
+"""Folders written by ``save_pretrained``: found, identified by content, copied to a store. Does not import torch.
 
-All files of a folder count but these: hidden ones, cards (``.md``), code (never run: no ``trust_remote_code``),
-and weights in other formats than safetensors (never read: most are pickles).
+All files of a folder are included except hidden files, cards (``.md``), code (never run: no ``trust_remote_code``)
+and weights in formats other than safetensors (never read: most are pickles).
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ ON_THE_HUB = re.compile(r"(?P<name>[\w-][\w.-]*(/[\w.-]+)?)(@(?P<revision>[\w./-
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model's folder at ``url``, and the SHA-256 of each file that counts."""
+    """A model's folder at ``url``, and the SHA-256 of each included file."""
 
     url: str
     files: Mapping[str, str]
 
     @property
     def sha256(self) -> str:
-        """Of all names and contents: what the folder is kept by."""
+        """The hash of all names and contents, under which the folder is stored."""
         return sha256_bytes(json.dumps(dict(self.files), sort_keys=True, separators=(",", ":")).encode())
 
     def keep(self, models_url: str) -> str:
-        """Copy the folder below a store's ``models/``, unless it is there whole, by its hash; gives its URL there.
+        """Copies the folder below a store's ``models/`` under its hash, unless it is there; returns its URL.
 
-        Raises FingerprintError for a file that is not what it was.
+        Raises FingerprintError for a file that has changed.
         """
         target = files.join(models_url, self.sha256)
         for name, sha256 in self.files.items():
@@ -53,10 +53,10 @@ class ModelFolder:
 
     @contextmanager
     def at_hand(self, weights: bool = True) -> Iterator[str]:
-        """Its path on this machine, all files checked; that of a copy that goes away where it lies elsewhere.
+        """Yields a local path with all files verified; a remote folder is copied to a temporary one.
 
-        Without ``weights`` theirs are neither copied nor checked. Raises FingerprintError for a file that is not
-        what it was.
+        Without ``weights``, weight files are neither copied nor verified. Raises FingerprintError for a file that has
+        changed.
         """
         fs, path = files.split(self.url)
         names = [name for name in self.files if weights or not name.endswith(WEIGHTS)]
@@ -75,7 +75,7 @@ class ModelFolder:
 
 
 def open_folder(name: str) -> ModelFolder:
-    """The folder, fsspec URL or hub name (``ORG/NAME``, ``ORG/NAME@REVISION``). Raises RequestError."""
+    """Opens a folder, fsspec URL or hub name (``ORG/NAME``, ``ORG/NAME@REVISION``). Raises RequestError."""
     url = files.absolute(name)
     if not files.exists(files.join(url, CONFIG)):
         url = _from_hub(name)
@@ -104,7 +104,7 @@ def _refuse_bundle(name: str, config: Any) -> None:
 
 
 def kept_folder(url: str) -> ModelFolder:
-    """The folder that ``keep`` wrote at ``url``."""
+    """Returns the folder that ``keep`` wrote at ``url``."""
     return ModelFolder(url, files.read_json(files.join(url, MANIFEST))["files"])
 
 
@@ -120,7 +120,7 @@ def _counts(name: PurePosixPath) -> bool:
 
 
 def _from_hub(name: str) -> str:
-    """A copy of the hub's model in its cache on this machine, made on the launcher."""
+    """Downloads the hub's model to its local cache; returns the path. Runs on the launcher."""
     matched = ON_THE_HUB.fullmatch(name)
     if matched is None:
         raise RequestError(f"{name!r} has no {CONFIG}; expected a folder that save_pretrained wrote")

@@ -1,6 +1,6 @@
-"""Decoding options as arguments of ``generate``: what exists there under another name, and what does not.
+"""Converts decoding options to arguments of transformers' ``generate``, and rejects unsupported ones.
 
-Shapes: B images, n captions an image, T tokens, V vocabulary.
+Shapes: B images, n captions per image, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PREFIXED = ("blip", "git", "vision-encoder-decoder")
 
 
 def check_options(options: DecodeOptions, model_type: str) -> None:
-    """Raises RequestError for an option that ``generate`` does not have, or this kind of model not."""
+    """Raises RequestError for an option that ``generate`` or this kind of model does not support."""
     defaults = DecodeOptions()
     for name in DecodeOptions.__dataclass_fields__:
         value = getattr(options, name)
@@ -38,7 +38,7 @@ def check_options(options: DecodeOptions, model_type: str) -> None:
 
 
 def check_text(options: DecodeOptions, config: Any, tokenizer: Any) -> None:
-    """Raises RequestError for more tokens or longer n-grams than there is room for, and a prefix with unknown words."""
+    """Raises RequestError for a maximum length or n-gram that is too long, and for a prefix with unknown words."""
     most = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     if isinstance(most, int) and 0 < most < (options.max_length or 0):
         raise RequestError(
@@ -59,7 +59,7 @@ def check_text(options: DecodeOptions, config: Any, tokenizer: Any) -> None:
 
 
 def generate_arguments(options: DecodeOptions, prefix_tokens: int) -> dict[str, Any]:
-    """What ``generate`` takes for ``options``; options left at their defaults stay the model's own."""
+    """Returns the arguments of ``generate`` for ``options``; options at their defaults keep the model's own values."""
     chosen: dict[str, Any] = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
     if options.method == "beam":
         chosen |= {"num_beams": options.beam, "num_return_sequences": options.n_best}
@@ -83,11 +83,11 @@ def _room(options: DecodeOptions, prefix_tokens: int) -> int:
 
 
 def prompt(options: DecodeOptions, config: Any, tokenizer: Any) -> tuple[dict[str, list[int]], int]:
-    """The ids that every caption of the batch starts with, by argument of ``generate``; the prefix's tokens."""
+    """Returns the ids that every caption starts with, by argument of ``generate``, and the number of prefix tokens."""
     if not options.prefix:
         return {}, 0
     ids = tokenizer(options.prefix, add_special_tokens=False)["input_ids"]
-    if config.model_type == "blip":  # puts its START in the first place, and leaves the last out
+    if config.model_type == "blip":  # blip replaces the first id with its START and drops the last
         return {"input_ids": [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id]}, len(ids)
     if config.model_type == "git":
         return {"input_ids": [tokenizer.cls_token_id, *ids]}, len(ids)
@@ -98,10 +98,10 @@ def prompt(options: DecodeOptions, config: Any, tokenizer: Any) -> tuple[dict[st
 
 
 class Drawn(LogitsProcessor):
-    """Sampling as everywhere here: sample i of an image depends on (seed, image_id, i) and on nothing else.
+    """Deterministic sampling: sample i of an image depends only on (seed, image_id, i).
 
-    transformers draws from one generator for the whole batch. This leaves each caption a single word, the drawn one,
-    which greedy search then takes.
+    transformers draws from one generator for the whole batch. This processor leaves each caption one possible word, the
+    drawn one, which greedy search then takes.
     """
 
     def __init__(self, options: DecodeOptions, image_ids: Sequence[str]) -> None:
@@ -109,7 +109,7 @@ class Drawn(LogitsProcessor):
         self.numbers = torch.empty(len(image_ids), options.n_best, 0)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """``scores`` ``[B * n, V]``: minus infinity but for the drawn words."""
+        """Sets ``scores`` ``[B * n, V]`` to minus infinity except for the drawn words."""
         logprobs = torch.log_softmax(scores.float(), -1).view(len(self.image_ids), self.options.n_best, -1)
         tokens = draw(logprobs, self._next().to(scores.device), self.options)
         return torch.full_like(scores, -torch.inf).scatter(1, tokens.view(-1, 1), 0.0)
@@ -130,11 +130,11 @@ def write(
     image_ids: Sequence[str],
     arguments: dict[str, Any],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``generate`` over a batch, without gradients.
+    """Runs ``generate`` on a batch, without gradients.
 
-    ``inputs`` ``[B, ...]`` by name. Gives token ids int64 ``[B * n, T]``, as ``generate`` does; of the generated
-    ones, the last of them, int64 ``[B * n, T']``; and their log-probabilities by the model itself, before temperature
-    and penalties, float32 of the same shape.
+    ``inputs`` ``[B, ...]`` by name. Returns token ids int64 ``[B * n, T]``, as ``generate`` does; the generated ones,
+    which are the last, int64 ``[B * n, T']``; and their log-probabilities by the model itself, before temperature and
+    penalties, float32 of the same shape.
     """
     if options.method == "sample":
         inputs = {name: value.repeat_interleave(options.n_best, 0) for name, value in inputs.items()}
@@ -149,6 +149,6 @@ def write(
 
 
 def until_end(tokens: Tensor, ends: Sequence[int]) -> Tensor:
-    """Bool ``[..., T]``: up to the first of ``ends``, that included."""
+    """Returns bool ``[..., T]``: True up to and including the first of ``ends``."""
     found = torch.isin(tokens, torch.tensor(sorted(ends), device=tokens.device)).long()
     return found.cumsum(-1) - found == 0

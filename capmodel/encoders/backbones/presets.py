@@ -1,4 +1,4 @@
-"""The preprocessing that published weights were made with, as their publishers say it."""
+"""The preprocessing of published weights, as their publishers define it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 
 from captionbeam.capmodel.encoders.preprocess import Preprocess, scaling_of
 
-# torchvision's ported TensorFlow weights scale to ImageNet's mean and std, and then, inside of the network
-# (``transform_input``), back to [-1, 1]: tf, in one step.
+# For these, torchvision normalises with ImageNet's mean and std, and the network converts back to [-1, 1]
+# (``transform_input``). The scaling ``tf`` does both in one step.
 SCALED_INSIDE = ("inception_v3", "googlenet")
 
 
 def of_torchvision(name: str) -> Mapping[str, Preprocess]:
-    """By the name of the weights: what ``Weights.transforms()`` does."""
-    from torchvision.models import get_model_weights  # takes seconds
+    """Returns the preprocessing of each published set of weights, from ``Weights.transforms()``."""
+    from torchvision.models import get_model_weights  # slow import (seconds)
 
     return {each.name: _preset(name, each.transforms()) for each in get_model_weights(name)}
 
 
 def default_of_torchvision(name: str) -> str:
-    """The weights that torchvision calls DEFAULT."""
+    """Returns the name of the weights that torchvision calls DEFAULT."""
     from torchvision.models import get_model_weights
 
     weights: Any = get_model_weights(name)

@@ -1,7 +1,7 @@
-"""Any model of timm's (the extra ``timm``) as a backbone: ``timm:NAME``.
+"""Models of timm (the extra ``timm``) as backbones: ``timm:NAME``.
 
-The grid is what ``forward_features`` gives, tokens that are no patches left out; pooled is what the model's own
-pooling makes of it (``forward_head`` before the classifier): the mean in most, a token or attention in some.
+The grid is the output of ``forward_features`` without non-patch tokens. Pooled features come from the model's own
+pooling (``forward_head`` before the classifier): the mean in most models, a token or attention pooling in some.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from captionbeam.capmodel.encoders.preprocess import INTERPOLATIONS, Preprocess,
 from captionbeam.capmodel.encoders.weights import State, load_into
 from captionbeam.schemas.errors import RequestError, not_installed
 
-OWN = "TIMM"  # the weights that timm has under the model's name
+OWN = "TIMM"  # timm's published weights of the model
 CROPS = {"center": "resize-crop", "squash": "squash-crop"}
-# What timm's models raise for images that they were not built for.
+# Raised by timm's models for unsupported image sizes.
 UNFIT = (
     RuntimeError,
     AssertionError,
@@ -35,9 +35,9 @@ UNFIT = (
 
 
 class Timm(Backbone):
-    """The model that timm knows as ``name`` after ``timm:``, a tag of its weights after a point included.
+    """The timm model whose name follows ``timm:``, with an optional weights tag after a dot.
 
-    Raises RequestError where timm is not installed, or knows no such model.
+    Raises RequestError if timm is not installed or does not have the model.
     """
 
     outputs = OUTPUTS
@@ -66,19 +66,19 @@ class Timm(Backbone):
 
     @property
     def _size(self) -> int:
-        """Side of the images that the model is built for."""
+        """The image size that the model is built for."""
         return int(self._config["input_size"][-1])
 
     def shape(self, size: int, output: str) -> tuple[int, ...]:
         return _shape(self.name, size, output)
 
     def build(self, size: int, output: str) -> nn.Module:
-        """On the CPU, not the meta device: buffers that no weights have are computed."""
+        """Builds on the CPU, not the meta device, because buffers that are not in the weights are computed."""
         model = _created(self.model_name, output)
         return Features(_resized(self.name, model, size), self.name, output)
 
     def published(self, name: str) -> State:
-        """Those that timm has for the model, downloaded once to its cache. Raises RequestError."""
+        """Returns timm's weights of the model, downloaded once to its cache. Raises RequestError."""
         try:
             return dict(_timm().create_model(self.model_name, pretrained=True).state_dict())
         except (OSError, RuntimeError) as err:
@@ -88,7 +88,7 @@ class Timm(Backbone):
             ) from err
 
     def fit(self, state: State, size: int, output: str) -> State:
-        """Position embeddings of weights for the model's own image size are resampled, as timm does it."""
+        """Resamples position embeddings of weights for the model's own image size, with timm's method."""
         model = _created(self.model_name, output)
         kept = self._kept(state, model)
         if size == self._size or not hasattr(model, "set_input_size"):
@@ -97,7 +97,7 @@ class Timm(Backbone):
         return _resized(self.name, model, size).state_dict()
 
     def _kept(self, state: State, model: nn.Module) -> State:
-        """``state`` without the classifier, where ``model`` has none."""
+        """Returns ``state`` without the classifier if ``model`` has none."""
         known, classifier = model.state_dict(), self._config["classifier"]
         ignored = tuple(
             f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier or ())
@@ -106,7 +106,7 @@ class Timm(Backbone):
 
 
 class Features(nn.Module):
-    """A model of timm's, of which ``output`` comes out; its keys are those of the model itself."""
+    """A timm model that returns ``output``; its keys are those of the model."""
 
     def __init__(self, model: Any, name: str, output: str) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class Features(nn.Module):
         return self._grid(features)
 
     def _grid(self, features: Any) -> Tensor:
-        """``[n, C, H, W]`` of ``[n, C, H, W]``, ``[n, H, W, C]`` or tokens ``[n, L, C]``."""
+        """Returns ``[n, C, H, W]`` from ``[n, C, H, W]``, ``[n, H, W, C]`` or tokens ``[n, L, C]``."""
         if isinstance(features, Tensor) and features.ndim == 4:
             return features.permute(0, 3, 1, 2) if self._channels_last(features) else features
         if isinstance(features, Tensor) and features.ndim == 3:
@@ -140,7 +140,7 @@ class Features(nn.Module):
 
 @lru_cache(maxsize=64)
 def _shape(name: str, size: int, output: str) -> tuple[int, ...]:
-    """Found by running the model without numbers in it."""
+    """Returns the shape of one row, by a run on the meta device."""
     with torch.device("meta"), torch.inference_mode():
         model = _created(name.removeprefix(TIMM), output)
         network = Features(_resized(name, model, size), name, output).eval()
@@ -154,13 +154,13 @@ def _shape(name: str, size: int, output: str) -> tuple[int, ...]:
 
 
 def _created(model_name: str, output: str) -> Any:
-    """The model with random weights, with its classifier for logits only."""
+    """Returns the model with random weights, with its classifier for logits only."""
     options = {} if output == "logits" else {"num_classes": 0}
     return _timm().create_model(model_name, pretrained=False, **options)
 
 
 def _resized(name: str, model: Any, size: int) -> Any:
-    """``model`` for images of ``size``, where it has to be told; in others the size is seen when they run."""
+    """Sets the image size of ``model`` if it has ``set_input_size``; other models take the size of their input."""
     if hasattr(model, "set_input_size"):
         try:
             model.set_input_size(img_size=(size, size))
@@ -175,7 +175,7 @@ def _unfit(name: str, size: int, err: Exception) -> RequestError:
 
 
 def _preset(name: str, config: Mapping[str, Any]) -> Preprocess:
-    """``timm.data.create_transform`` for inference. What has no counterpart here is refused."""
+    """Preprocessing equal to ``timm.data.create_transform`` for inference. Raises RequestError if there is none."""
     _, height, width = config["input_size"]
     crop, interpolation = config["crop_mode"], config["interpolation"]
     known = height == width and crop in CROPS and interpolation in INTERPOLATIONS

@@ -1,7 +1,7 @@
 """torchvision's Vision Transformers (Dosovitskiy et al. 2021) as backbones.
 
-The grid is the patches' tokens after the last layer norm, ``[n, C, H, W]``, the class token left out; pooled is the
-class token ``[n, C]`` after it, which is what the classifier reads.
+The grid ``[n, C, H, W]`` has the patch tokens after the last layer norm, without the class token. Pooled features are
+the class token ``[n, C]`` after that norm, the classifier's input.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from captionbeam.capmodel.encoders.preprocess import Preprocess
 from captionbeam.capmodel.encoders.weights import State
 from captionbeam.schemas.errors import RequestError
 
-LABELS = 1000  # of ImageNet
+LABELS = 1000  # ImageNet classes
 WIDTHS = {"b": 768, "l": 1024, "h": 1280}
 POSITIONS = "encoder.pos_embedding"  # [1, 1 + H * W, C]
 
 
 class Vit(Backbone):
-    """One of ``VITS``: ``vit_b_16`` has patches of 16 x 16 pixels."""
+    """One of ``VITS``; for example ``vit_b_16`` has patches of 16 x 16 pixels."""
 
     outputs = OUTPUTS
 
@@ -60,12 +60,12 @@ class Vit(Backbone):
             return Tokens(get_model(self.name, weights=None, image_size=size), output)
 
     def fit(self, state: State, size: int, output: str) -> State:
-        """Position embeddings of weights for another image size are interpolated, as torchvision does it."""
+        """Interpolates position embeddings of weights for another image size, with torchvision's method."""
         from torchvision.models.vision_transformer import interpolate_embeddings
 
         kept = OrderedDict((key, value) for key, value in state.items() if _is_kept(key, output))
         if POSITIONS not in kept:
-            return kept  # loading will say so
+            return kept  # loading raises the error
         try:
             return interpolate_embeddings(size, self.patch, kept)
         except ValueError as err:
@@ -73,7 +73,7 @@ class Vit(Backbone):
 
 
 class Tokens(nn.Module):
-    """A VisionTransformer, of which ``output`` comes out; its weights have torchvision's keys."""
+    """A VisionTransformer that returns ``output``; its weights have torchvision's keys."""
 
     def __init__(self, whole: Any, output: str) -> None:
         super().__init__()

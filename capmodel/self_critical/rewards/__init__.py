@@ -1,5 +1,6 @@
-"""What captions are worth to training, by CIDEr-D, for whole batches at once: drawn ones to self-critical training,
-people's to cross-entropy. Torch-free.
+"""CIDEr-D rewards for whole batches: of sampled captions, and of human captions as cross-entropy weights.
+
+Does not import torch.
 """
 
 from captionbeam.capmodel.self_critical.rewards.cider_d import CiderReward, PackedReferences

@@ -1,10 +1,10 @@
-"""CIDEr-D of whole batches of captions, against references that were packed once.
+"""CIDEr-D of whole batches of captions, against references packed once.
 
-The formula is that of ``capmodel.metrics.cider``, and so are its values, to rounding. Document frequencies and
-the number of images are those of the packed references: for training, the train split.
+Formula and values are those of ``capmodel.metrics.cider``, up to rounding. Document frequencies and the number of
+images are those of the packed references: in training, the train split.
 
-Shapes: B images of a batch, K captions of each, T words; R references of the image that has most; I packed
-images, C packed references, E pairs of an image and an n-gram of its references.
+Shapes: B images of a batch, K captions of each, T words; R the most references of an image; I packed images, C packed
+references, E pairs of an image and an n-gram of its references.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from captionbeam.schemas.errors import RequestError
 
 @dataclass(frozen=True)
 class PackedReferences:
-    """The references of I images as arrays: tf-idf vectors, one row of counts for each n-gram of an image."""
+    """The references of I images as arrays: tf-idf vectors, with one row of counts per n-gram of an image."""
 
     table: NgramTable
-    idf: np.ndarray  # float64 [n-grams + 1]; the last is that of n-grams that no reference has
-    norms: np.ndarray  # float64 [I, 4, R], 0 where there is no such reference
-    pairs: np.ndarray  # float64 [I, R]: a caption's length in pairs of words, as the published code has it
+    idf: np.ndarray  # float64 [n-grams + 1]; the last is that of n-grams in no reference
+    norms: np.ndarray  # float64 [I, 4, R], 0 where there is no reference
+    pairs: np.ndarray  # float64 [I, R]: a caption's length in pairs of words, as in the published code
     number: np.ndarray  # int64 [I]: references of each image
-    starts: np.ndarray  # int64 [I + 1]: where each image's n-grams begin
+    starts: np.ndarray  # int64 [I + 1]: start of each image's n-grams
     ngrams: np.ndarray  # int64 [E], ascending within an image
-    counts: np.ndarray  # unsigned [E, R]: how often each reference has the n-gram
+    counts: np.ndarray  # unsigned [E, R]: occurrences of the n-gram in each reference
 
     @classmethod
     def pack(cls, references: Iterable[Sequence[Sequence[int]]]) -> PackedReferences:
-        """``references``: each image's captions as word ids, all of 0 to the highest.
+        """``references``: each image's captions as word ids, which must cover 0 to the highest.
 
-        Raises RequestError for an image with none.
+        Raises RequestError for an image without references.
         """
         images = list(references)
         number = np.array([len(image) for image in images], np.int64)
@@ -77,7 +77,7 @@ def _pack(words: np.ndarray, lengths: np.ndarray, number: np.ndarray) -> PackedR
 
 
 def _occurrences(table: NgramTable, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The different n-grams of each caption: its place, the n-gram's number, how often it is there."""
+    """Returns each caption's distinct n-grams: the caption's position, the n-gram's number and its count."""
     at, order = np.nonzero(table.occurrences != NONE)
     both = place[at] * len(table) + table.occurrences[at, order]
     both, counts = np.unique(both, return_counts=True)
@@ -91,9 +91,9 @@ class CiderReward:
         self.references = references
 
     def __call__(self, images: np.ndarray, words: np.ndarray) -> np.ndarray:
-        """``images`` [B] are places among those packed, ``words`` int64 [B, K, T] ids, NONE after a caption.
+        """Returns the CIDEr-D of each caption, float64 [B, K].
 
-        Gives float64 [B, K].
+        ``images`` [B]: indexes among the packed images. ``words``: int64 ids [B, K, T], padded with NONE.
         """
         packed, (batch, captions, length) = self.references, words.shape
         flat = words.reshape(batch * captions, length)
@@ -106,7 +106,7 @@ class CiderReward:
         return (10 / ORDERS * cosine.sum(1) / packed.number[image]).reshape(batch, captions)
 
     def _compare(self, images: np.ndarray, words: np.ndarray, captions: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of each caption and n: the clipped products with the references [M, 4, R]; the norm [M, 4]."""
+        """Returns for each caption and n the clipped products with the references [M, 4, R] and the norm [M, 4]."""
         packed, most = self.references, self.references.counts.shape[1]
         caption, order, ngram, counts = self._count(words)
         weights = counts * packed.idf[ngram]
@@ -121,7 +121,7 @@ class CiderReward:
         return products.reshape(-1, ORDERS, most), norms.reshape(-1, ORDERS)
 
     def _count(self, words: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Every caption's different n-grams: the caption's place, n - 1, the n-gram's number, how often it is there."""
+        """Returns each caption's distinct n-grams: the caption's position, n - 1, the n-gram's number and its count."""
         parts = []
         both = zip(self.references.table.find(words), count_repeats(words), strict=True)
         for order, (found, (counts, first)) in enumerate(both):
@@ -132,13 +132,13 @@ class CiderReward:
     def _find_entries(
         self, images: np.ndarray, place: np.ndarray, ngram: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Which of the n-grams, of the images at ``place`` of the batch, a reference of their image has; its row."""
+        """Returns which n-grams, of the batch's images at ``place``, occur in the references, and their rows."""
         packed, size = self.references, len(self.references.table)
         starts, lengths = packed.starts[images], np.diff(packed.starts)[images]
         shift = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
         rows = (
             np.arange(len(shift)) + shift
-        )  # the batch's own part of the entries, small enough for the cache
+        )  # entries of the batch's images only, which are few enough for the CPU's cache
         keys = np.repeat(np.arange(len(images)), lengths) * size + packed.ngrams[rows]
         wanted = np.where(ngram >= 0, place * size + ngram, NONE)
         found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)

@@ -1,8 +1,8 @@
-"""How far each caption of an image says what its other captions say: CIDEr-D against those.
+"""Consensus of an image's captions: the CIDEr-D of each caption against the others.
 
-Weighting the cross-entropy of people's captions by it is the idea of Phan et al. 2017, "Consensus-based Sequence
-Training for Video Captioning" (https://arxiv.org/abs/1712.09532): WXE there, where the weight is CIDEr-D itself. The
-power, weights whose mean over an image's captions is 1, and END as a word are ours.
+Weighting the cross-entropy of human captions by it follows Phan et al. 2017, "Consensus-based Sequence Training for
+Video Captioning" (https://arxiv.org/abs/1712.09532), whose WXE uses CIDEr-D itself as the weight. The power, the
+normalisation to a mean of 1 per image, and END as a word are additions.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from captionbeam.capmodel.self_critical.rewards.reading import CaptionReader
 from captionbeam.capmodel.tokenizers import Tokenizer
 
 IMAGES_AT_ONCE = 500
-ITSELF = 10.0  # CIDEr-D of a caption against itself, where it has n-grams of every n
+ITSELF = 10.0  # CIDEr-D of a caption against itself, if it has n-grams of every n
 
 
 def consensus(references: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
-    """``references``: each image's captions as word ids. CIDEr-D of each against the others of its image.
+    """Returns the CIDEr-D of each caption against the others of its image, float64 [I, R].
 
-    Document frequencies are those of all captions. Float64 [I, R], R the most captions of an image; NaN where an image
-    has fewer, and for an only caption.
+    ``references``: each image's captions as word ids; R is the most captions of an image. Document frequencies are
+    those of all captions. NaN where an image has fewer captions, and for an only caption.
     """
     packed = PackedReferences.pack(references)
     number, cider, words = packed.number[:, None], CiderReward(packed), _padded(references)
@@ -37,9 +37,10 @@ def consensus(references: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
 
 
 def consensus_weights(captions: Sequence[Sequence[str]], tokenizer: Tokenizer, power: float) -> np.ndarray:
-    """Float32 [I, R]: each caption's consensus to the ``power``, divided by the mean of its image's.
+    """Returns float32 [I, R]: each caption's consensus to the ``power``, divided by the mean of its image's.
 
-    So images weigh alike. Ones where no caption of an image has any, or where there is one; 0 beyond the last.
+    Images therefore weigh equally. Weights are 1 if all captions of an image have consensus 0 or if there is only one;
+    0 after an image's last caption.
     """
     found = consensus(CaptionReader(tokenizer, count_end=True).references(captions)) ** power
     sums, number = np.nansum(found, 1, keepdims=True), np.array([[len(image)] for image in captions])
@@ -49,7 +50,7 @@ def consensus_weights(captions: Sequence[Sequence[str]], tokenizer: Tokenizer, p
 
 
 def _padded(references: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
-    """Word ids [I, R, T], NONE where there is none."""
+    """Returns word ids [I, R, T], padded with NONE."""
     most = max(len(image) for image in references)
     longest = max(len(caption) for image in references for caption in image)
     words = np.full((len(references), most, longest), NONE)

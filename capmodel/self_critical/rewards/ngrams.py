@@ -1,4 +1,4 @@
-"""n-grams of word ids as numbers, in arrays.
+"""Numbers the n-grams of word ids, in arrays.
 
 Shapes: P words of a corpus, caption after caption; M captions of at most T words, padded with NONE.
 """
@@ -15,16 +15,16 @@ NONE = -1
 
 
 class NgramTable:
-    """A number for every n-gram of a corpus, n from 1 to 4: those of one n in a row, the words first.
+    """Numbers every n-gram of a corpus, n from 1 to 4: consecutively for each n, words first.
 
-    An n-gram is found by the number of its first n - 1 words and its last word, in one sorted array for each
-    n; so no vocabulary is too large for 64 bits.
+    An n-gram is looked up by the number of its first n - 1 words and its last word, in one sorted array per n, so keys
+    fit in 64 bits for any vocabulary.
     """
 
     def __init__(self, words: np.ndarray, caption: np.ndarray) -> None:
-        """``words`` int64 [P] are all of 0 to their highest; ``caption`` [P] is the one each stands in.
+        """``words`` int64 [P] must cover 0 to the highest; ``caption`` [P] is the caption of each word.
 
-        ``occurrences`` [P, 4] keeps the number of the n-gram that begins at each word, NONE where none does.
+        ``occurrences`` [P, 4] has the number of the n-gram that begins at each word, NONE if there is none.
         """
         self.words = int(words.max(initial=-1)) + 1
         self._keys: list[np.ndarray] = []
@@ -44,13 +44,13 @@ class NgramTable:
         return int(self.starts[-1])
 
     def order(self, ngrams: np.ndarray) -> np.ndarray:
-        """n - 1 of each of these numbers."""
+        """Returns n - 1 of each of these numbers."""
         return np.searchsorted(self.starts, ngrams, side="right") - 1
 
     def find(self, words: np.ndarray) -> Iterator[np.ndarray]:
-        """For each n the numbers of the n-grams that begin at each place of ``words`` [M, T], as [M, T - n + 1].
+        """Yields for each n the numbers of the n-grams at each position of ``words`` [M, T], as [M, T - n + 1].
 
-        NONE where one is not in the corpus, or not whole.
+        NONE for an n-gram that is not in the corpus or is incomplete.
         """
         word = np.where(words < self.words, words, NONE)
         found = word
@@ -64,9 +64,9 @@ class NgramTable:
 
 
 def count_repeats(words: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each n: how often each n-gram of ``words`` [M, T] is in its caption; where it stands first (bool).
+    """Yields for each n the count of each n-gram of ``words`` [M, T] in its caption, and a mask of first occurrences.
 
-    Both [M, T - n + 1]. Every place is held against every other, so that n-grams of unknown words count too.
+    Both are [M, T - n + 1]. All positions are compared with each other, so n-grams of unknown words count too.
     """
     same = words[:, :, None] == words[:, None, :]
     equal = same

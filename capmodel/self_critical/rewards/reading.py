@@ -1,11 +1,11 @@
-"""Token ids to the words that the published metrics see, as ids, for whole batches at once.
+"""Converts token ids to ids of the words that the published metrics use, for whole batches.
 
-CIDEr is over the Penn Treebank words of a caption (``captionbeam.capmodel.metrics.ptb``), not over a model's tokens: a
-token may be a word, a piece of one, punctuation that does not count, or two words (``cannot``). What a token,
-or a row of pieces that makes one word, reads as is worked out once and kept. A word is read by itself: where
-its neighbours would matter (the full stop of ``5 p.m.``), a caption can read otherwise than as a whole line.
+CIDEr uses the Penn Treebank words of a caption (``captionbeam.capmodel.metrics.ptb``), not a model's tokens: a token
+may be a word, a piece of one, punctuation that is not counted, or two words (``cannot``). The words of a token, or of
+the pieces of one word, are computed once and cached. Words are tokenized separately: where context matters (the full
+stop of ``5 p.m.``), the result can differ from that of the whole line.
 
-Shapes: M captions of T tokens; P tokens of them that count; U units: a token, or the pieces of a word.
+Shapes: M captions of T tokens; P counted tokens; U units: a token, or the pieces of a word.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from captionbeam.capmodel.self_critical.rewards.ngrams import NONE
 from captionbeam.capmodel.tokenizers import END, PAD, START, BpeTokenizer, Tokenizer
 from captionbeam.capmodel.tokenizers.bpe import CONTINUES
 
-CLOSING = "<end>"  # holds the place of END among words: no word of a caption is spelled so
+CLOSING = "<end>"  # represents END among words; no word of a caption has this spelling
 
 
 class CaptionReader:
-    """Reads captions of one tokenizer and the references they are compared with, with the same ids.
+    """Converts captions of one tokenizer and their references to the same word ids.
 
-    ``count_end``: END is the last word of every caption that has one, and of every reference, as
-    self-critical.pytorch has it. CIDEr as it is published leaves it out, and then nothing tells a policy that
-    "a man on a" is no sentence, so that captions come to end in the middle.
+    ``count_end``: END is the last word of every caption that has one, and of every reference, as in
+    self-critical.pytorch. Published CIDEr leaves it out. Training without it gives truncated captions, since nothing
+    penalises "a man on a".
     """
 
     def __init__(self, tokenizer: Tokenizer, count_end: bool) -> None:
         self.tokenizer, self.count_end = tokenizer, count_end
         self._ids: dict[str, int] = {}
         self._joins = np.array([_joins(tokenizer, token) for token in tokenizer.vocab])
-        self._units: dict[bytes, int] = {}  # the pieces of a word -> its unit, beyond the vocabulary
+        self._units: dict[bytes, int] = {}  # the pieces of a word -> its unit, numbered after the vocabulary
         self._words: list[list[int]] = []
         self._flat = self._sizes = np.empty(0, np.int64)
 
     def references(self, captions: Iterable[Sequence[str]]) -> list[list[list[int]]]:
-        """Word ids of each image's captions, as written. To be read before any tokens: these ids come first."""
+        """Returns the word ids of each image's captions, as text. Must be called before any tokens are read."""
         images = [list(texts) for texts in captions]
         lines = iter(tokenize([text for texts in images for text in texts]))
         closing = [CLOSING] if self.count_end else []
@@ -48,7 +48,7 @@ class CaptionReader:
         return read
 
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
-        """``tokens`` int64 [M, T], END the last of each where it is closed -> word ids [M, T'], NONE after them."""
+        """Converts ``tokens`` int64 [M, T], closed by END or not, to word ids [M, T'], padded with NONE."""
         ended = tokens == END
         open_ = (np.cumsum(ended, axis=1) == 0) & (tokens != PAD) & (tokens != START)
         caption, place = np.nonzero(open_)
@@ -67,7 +67,7 @@ class CaptionReader:
         return table
 
     def _gather(self, tokens: np.ndarray, caption: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens [P] and the caption of each, as units [U] and theirs: pieces that join are one."""
+        """Merges tokens [P] with their captions into units [U] with theirs: the pieces of a word become one."""
         going = self._joins[tokens]
         if not going.any():
             return tokens, caption
@@ -84,7 +84,7 @@ class CaptionReader:
         return units, caption[ends]
 
     def _learn(self, units: Sequence[Sequence[int]]) -> None:
-        """Read new units; numbered after those there are."""
+        """Tokenizes new units and numbers them after the existing ones."""
         self._words += [self._intern(_split(tokenize([self.tokenizer.decode(ids)])[0])) for ids in units]
         self._flat = np.array([word for words in self._words for word in words], np.int64)
         self._sizes = np.array([len(words) for words in self._words], np.int64)
@@ -94,10 +94,10 @@ class CaptionReader:
 
 
 def _split(tokens: Sequence[str]) -> list[str]:
-    """Words as CIDEr counts them: ``23 3/4``, one token of the Penn Treebank's, is two."""
+    """Splits words as CIDEr does: ``23 3/4``, one Penn Treebank token, is two words."""
     return " ".join(tokens).split()
 
 
 def _joins(tokenizer: Tokenizer, token: str) -> bool:
-    """Whether the next piece goes on with the word of ``token``."""
+    """Whether the next piece continues the word of ``token``."""
     return isinstance(tokenizer, BpeTokenizer) and len(token) > len(CONTINUES) and token.endswith(CONTINUES)

@@ -1,4 +1,4 @@
-"""The reward of captions of a split's images, by their rows of the token table."""
+"""The reward of captions of a split's images, by row of the token table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from captionbeam.schemas.formats.tokens import TokenTable
 
 
 class SplitReward:
-    """CIDEr-D against all captions that people wrote of an image; document frequencies of the given images.
+    """CIDEr-D against all human captions of an image, with document frequencies of the given images.
 
     END counts as a word: see CaptionReader.
     """
@@ -25,7 +25,7 @@ class SplitReward:
         self._place[rows] = np.arange(len(rows))
 
     def __call__(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """``rows`` [B], some of the images; ``tokens`` int64 [B, N, T], END the last where there is one: [B, N]."""
+        """Returns the rewards [B, N] of ``tokens`` int64 [B, N, T] (END is optional) for the images ``rows`` [B]."""
         images, captions, length = tokens.shape
         words = self.reader(tokens.reshape(images * captions, length))
         return self.cider(self._place[rows], words.reshape(images, captions, -1))
