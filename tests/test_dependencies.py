@@ -86,7 +86,8 @@ def test_the_core_imports_without_any_extra():
     names = [
         ".".join(["captionbeam", *path.relative_to(ROOT).with_suffix("").parts])
         for path in core_files()
-        if path.parent.name not in ("containers", "toplevel") and not FOREIGN & {name.split(".")[0] for name in imports(path)}
+        if path.parent.name not in ("containers", "toplevel")
+        and not FOREIGN & {name.split(".")[0] for name in imports(path)}
     ]
     code = (
         f"import importlib, sys; sys.modules.update(dict.fromkeys({absent!r}))\n"
