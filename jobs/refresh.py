@@ -40,9 +40,10 @@ HELP = """\
 Compares the listing of every SOURCE with the store's newest snapshot and publishes the next one. Images that are new
 or changed are done; images that left the listing of their source are deleted (old snapshots keep them), at most
 --max-deletes of them; unchanged ones cost a listing. What is not named (sources, encoder or captioner, any option that
-decides rows) is as the store's record has it; rows of sources that are not listed stay as they are. With another
-encoder, bundle or option than the store was made with, everything is to be done again, which needs --redo. --plan says
-what would be done and what it costs, --canary N tries it on N images; neither writes to the store.
+decides rows) is as the store's record has it; a SOURCE that is named is listed whole, without a recorded --limit or
+--sample. Rows of sources that are not listed stay as they are. With another encoder, bundle or option than the store
+was made with, everything is to be done again, which needs --redo. --plan says what would be done and what it costs,
+--canary N tries it on N images; neither writes to the store.
 """
 BEAM = REPEATS = True
 MAX_DELETES = 0.1

@@ -70,9 +70,8 @@ def read_manifest(url: str) -> Manifest:
     try:
         values = files.read_json(files.join(url, CONFIG))
     except (FileNotFoundError, NotADirectoryError) as err:
-        raise BundleError(
-            f"{url!r} is not a bundle: it has no {CONFIG}; expected a folder that captionbeam train wrote"
-        ) from err
+        wrong = f"is not a bundle: it has no {CONFIG}" if files.exists(url) else "does not exist"
+        raise BundleError(f"{url!r} {wrong}; expected a folder that captionbeam train wrote") from err
     except ValueError as err:
         raise BundleError(
             f"{CONFIG} of the bundle {url!r} is not JSON ({err}); expected it as saved"

@@ -98,10 +98,9 @@ def settle_store(options: argparse.Namespace) -> None:
     if alone is not None and layout.snapshot_ids(files.absolute(alone)):
         options.output, options.sources = alone, []
         options.named -= {"sources"}
-    require(
-        options.output is not None,
-        "no store is named; expected --output STORE, or captionbeam refresh STORE",
-    )
+    if options.output is None:
+        said = "no store is named" if alone is None else f"{alone!r} is not a store with a published snapshot"
+        raise RequestError(f"{said}; expected --output STORE, or captionbeam refresh STORE")
 
 
 def repeat_request(options: argparse.Namespace, newest: Snapshot | None) -> None:
@@ -115,11 +114,12 @@ def repeat_request(options: argparse.Namespace, newest: Snapshot | None) -> None
     if not newest.request:
         _require_named(options, newest)
         return
-    named, recorded = set(options.named), dict(newest.request["options"])
+    request = _beside_store(newest.request, options)
+    named, recorded = set(options.named), dict(request["options"])
     kept = dict(_not_replaced(recorded, named, options))
     for name, value in kept.items():
         setattr(options, name, value)
-    entries = _entries(options, newest.request["sources"])
+    entries = _entries(options, request["sources"])
     whole = {name: value for name, value in _agreed(entries, named).items() if name not in PER_SOURCE}
     for name, value in whole.items():
         setattr(options, name, value)
@@ -133,6 +133,36 @@ def repeat_request(options: argparse.Namespace, newest: Snapshot | None) -> None
     flags = [*_flags({**kept, **whole}), *repeated]
     if flags:
         say(options, f"as in the record of {options.output}: {shlex.join(flags)}")
+
+
+def _beside_store(request: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Returns ``request`` for a store that was moved or copied: what lay beside it is taken from beside it now.
+
+    Prints a note for each path that is not there: it stays the recorded one.
+    """
+    from captionbeam.pipelines.bulk.run import name_before, url_before
+
+    now, before = files.absolute(options.output), url_before(files.absolute(options.output))
+
+    def found(name: str, value: Any) -> Any:
+        if before in ("", now) or name not in (*PATHS, "source") or not isinstance(value, str):
+            return value
+        other = name_before(value, before, now)
+        if other and files.exists(other):
+            return other
+        if not (name in options.named or (name == "source" and "sources" in options.named)):
+            say(
+                options,
+                f"note: {now} was made at {before}; no copy of {value} is beside it, so {value} is used",
+            )
+        return value
+
+    return {
+        "options": {name: found(name, value) for name, value in request["options"].items()},
+        "sources": [
+            {name: found(name, value) for name, value in entry.items()} for entry in request["sources"]
+        ],
+    }
 
 
 def say(options: argparse.Namespace, line: str) -> None:

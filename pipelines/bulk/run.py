@@ -170,11 +170,11 @@ def moved_sources(url: str, names: Iterable[str]) -> dict[str, str]:
     """
     url, named = files.absolute(url), list(names)
     other = url_before(url)
-    before = {_name_before(name, url, other): name for name in named if other not in ("", url)}
+    before = {name_before(name, url, other): name for name in named if other not in ("", url)}
     return {old: name for old, name in before.items() if old and old not in named}
 
 
-def _name_before(name: str, url: str, other: str) -> str:
+def name_before(name: str, url: str, other: str) -> str:
     """Returns a source's name before the store moved from ``other`` to ``url`` with it; '' if it did not."""
     parts, store, there = name.split("/"), url.split("/"), other.split("/")
     same = [one == two for one, two in zip(parts, store, strict=False)]

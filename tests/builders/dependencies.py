@@ -21,9 +21,9 @@ CORE = ("schemas", "capmodel", "pipelines", "jobs", "containers")
 PLACES = {
     "benchmarks": "benchmarks",
     "huggingface": "capmodel/captioners/huggingface",
-    "s3": "schemas/storage/options/retrying_s3.py",
+    "s3": "schemas/storage/retrying_s3.py",
     "test": "tests",
-    "timm": "capmodel/encoders/encoder/backbones/timm_models.py",
+    "timm": "capmodel/encoders/backbones/timm_models.py",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
@@ -10,6 +11,8 @@ from captionbeam.jobs import cli
 from captionbeam.jobs.options.recorded import repeat_limits, repeat_request, request_of, settle_store
 from captionbeam.pipelines.bulk.run import Run, merged_request
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
 from captionbeam.schemas.store.layout import Snapshot
 from tests.builders.stores import make_features
 
@@ -101,10 +104,35 @@ def test_a_store_alone_is_the_output(tmp_path):
     options, _ = cli.parse(["refresh", url])
     settle_store(options)
     assert (options.output, options.sources) == (url, [])
-    for words in (["refresh"], ["refresh", str(tmp_path / "none")], ["refresh", url, "photos"]):
+    none = str(tmp_path / "none")
+    for words, said in (
+        (["refresh"], "no store is named"),
+        (["refresh", none], f"{none!r} is not a store with a published snapshot"),
+        (["refresh", url, "photos"], "no store is named"),
+    ):
         options, _ = cli.parse(words)
-        with pytest.raises(RequestError, match="no store is named; expected --output STORE"):
+        with pytest.raises(RequestError, match=f"{re.escape(said)}; expected --output STORE"):
             settle_store(options)
+
+
+def test_a_copied_store_is_refreshed_from_what_was_copied_beside_it(tmp_path, capsys):
+    """Its bundle and folder of pictures lie beside the copy; a list that was not copied stays where it was."""
+    before, now = tmp_path / "work", tmp_path / "copy"
+    url = make_features(str(now / "store"), ["a.jpg"]).url
+    run_id = layout.newest_snapshot(url).run
+    record = {"url": str(before / "store")}
+    files.write_atomic(files.join(url, "plans", run_id, "run.json"), files.json_bytes(record))
+    (now / "photos").mkdir()
+    sources = [{"source": str(before / "photos")}, {"source": str(before / "list.csv")}]
+    options, _ = cli.parse(["refresh", url])
+    settle_store(options)
+    repeat_request(options, snapshot({"encoder": "resnet18"}, sources))
+    assert options.sources == [str(now / "photos"), str(before / "list.csv")]
+    assert capsys.readouterr().out.splitlines() == [
+        f"note: {url} was made at {before}/store; no copy of {before}/list.csv is beside it, so {before}/list.csv is "
+        "used",
+        f"as in the record of {url}: --encoder resnet18 {now}/photos {before}/list.csv",
+    ]
 
 
 class Made:
