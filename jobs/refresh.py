@@ -22,6 +22,7 @@ from captionbeam.jobs.options.shared import (
 )
 from captionbeam.jobs.options.sources import add_source_options
 from captionbeam.jobs.run_on.options import add_launch_options
+from captionbeam.jobs.ui.terminal import note
 from captionbeam.schemas.fingerprint import changes
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -144,7 +145,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
 
         return try_out(work, options, target, retired)
     if not lists_all(options):
-        print("note: --sample and --limit list a part of the images, so none is taken for gone")
+        note("--sample and --limit list a part of the images, so none is taken for gone")
     gates = gates_of(options, options.max_deletes)
     return launch(work, options.output, options, target, gates, options.format, "refresh", retired)
 

@@ -15,6 +15,7 @@ from captionbeam.jobs.options.shared import natural, positive, share
 from captionbeam.jobs.run_on.options import add_launch_options
 from captionbeam.jobs.ui.progress import Progress, clock
 from captionbeam.jobs.ui.summary import print_table, size
+from captionbeam.jobs.ui.terminal import note
 from captionbeam.schemas.formats.tokens import SPLITS, TokenTable, read_record
 from captionbeam.schemas.storage import files
 
@@ -111,7 +112,7 @@ def _report(url: str, named: str, seconds: float | None) -> int:
     if record is not None:
         print_table(f"tokens: {named}", _rows(record, seconds))
         if not record["splits"]["val"]["captions"]:
-            print("note: no captions to validate with; train wants some: --val CAPTIONS or --val-share 0.05")
+            note("no captions to validate with; train wants some: --val CAPTIONS or --val-share 0.05")
     return 0
 
 

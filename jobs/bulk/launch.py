@@ -18,6 +18,7 @@ from captionbeam.jobs.options.recorded import request_of
 from captionbeam.jobs.options.shared import as_record, clear_totals, require
 from captionbeam.jobs.run_on.running import print_dry, run_on
 from captionbeam.jobs.run_on.target import RunTarget
+from captionbeam.jobs.ui.terminal import note
 from captionbeam.pipelines.bulk.compare import CompareStore, NameSources
 from captionbeam.pipelines.bulk.dedup import HashContents
 from captionbeam.pipelines.bulk.find import LimitImages
@@ -108,7 +109,7 @@ def moved(url: str, work: Work) -> list[str]:
     """Returns and prints the former names of sources that were moved or copied together with the store."""
     found = moved_sources(url, work.names)
     for old, name in found.items():
-        print(f"note: {url} has moved, or is a copy: rows of {old} count as those of {name}", flush=True)
+        note(f"{url} has moved, or is a copy: rows of {old} count as those of {name}")
     return list(found)
 
 
@@ -127,8 +128,8 @@ def process_images(
         print(
             f"note: {files.protocol(run.url)} cannot create a file only if it is absent; one writer at a time"
         )
-    for note in clusters.notes(run.url, target.beam_args):
-        print(note, flush=True)
+    for said in clusters.notes(run.url, target.beam_args):
+        print(said, flush=True)
     if is_handed_over(target.beam_args):
         run_on(target, build, options.job, run.run_id, run.url, run.folder)
         return 0

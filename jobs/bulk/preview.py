@@ -20,6 +20,7 @@ from captionbeam.jobs.run_on.running import run_on
 from captionbeam.jobs.run_on.target import RunTarget
 from captionbeam.jobs.ui.progress import clock
 from captionbeam.jobs.ui.summary import print_table, size
+from captionbeam.jobs.ui.terminal import note
 from captionbeam.pipelines.bulk.compare import read_counts, read_gone
 from captionbeam.pipelines.bulk.find import LimitImages
 from captionbeam.pipelines.bulk.gates import too_many_gone
@@ -65,13 +66,13 @@ def try_out(work: Work, options: argparse.Namespace, target: RunTarget, retired:
             rows |= canary_rows(trial, left, options.price_per_hour)
     print_table(f"{'canary' if trial else 'plan'}: {look.url}", rows)
     if passed_over := passed_over_line(read_listing(look)):
-        print(f"note: {passed_over}")
+        note(passed_over)
     if not left:
         rest = "but deleting" if counts["gone"] else "but publishing" if look.redo else ""
         print(f"nothing to do {rest}".rstrip())
     said = None if options.publish_anyway else would_be_held_back(look, counts, options.max_deletes)
     if said:
-        print(f"note: {said}: as it is, the refresh would be held back")
+        note(f"{said}: as it is, the refresh would be held back")
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from captionbeam.jobs.ui.progress import Progress, clock
 from captionbeam.jobs.ui.summary import cost_per_million, print_table, size
+from captionbeam.jobs.ui.terminal import note
 from captionbeam.pipelines.bulk.compare import read_counts
 from captionbeam.pipelines.bulk.listing_record import passed_over_line, read_listing
 from captionbeam.pipelines.bulk.plan import planned_shards
@@ -110,7 +111,7 @@ def finish(run: Run, watch: Watch, options: argparse.Namespace) -> int:
             f"nothing to do: all {store.totals['rows'] + store.totals['failed']:,} images of {run.url} are done"
         )
     if passed_over := passed_over_line(read_listing(run)):
-        print(f"note: {passed_over}")
+        note(passed_over)
     if warned:
         said = f"over the warning share of {options.warn_failures:g}"
         print(f"warning: {failed:,} of {images:,} images failed, {said}")

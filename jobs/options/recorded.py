@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from captionbeam.jobs.options.shared import dests, require
 from captionbeam.jobs.options.sources import PER_SOURCE, add_fetch_options, add_source_options
+from captionbeam.jobs.ui.terminal import note, visible
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -151,9 +152,9 @@ def _beside_store(request: Mapping[str, Any], options: argparse.Namespace) -> di
         if other and files.exists(other):
             return other
         if not (name in options.named or (name == "source" and "sources" in options.named)):
-            say(
-                options,
-                f"note: {now} was made at {before}; no copy of {value} is beside it, so {value} is used",
+            note(
+                f"{now} was made at {before}; no copy of {value} is beside it: {value} is used",
+                options.dry_run,
             )
         return value
 
@@ -167,7 +168,7 @@ def _beside_store(request: Mapping[str, Any], options: argparse.Namespace) -> di
 
 def say(options: argparse.Namespace, line: str) -> None:
     """Prints a line; in a dry run on standard error, because standard output is JSON."""
-    print(line, file=sys.stderr if options.dry_run else sys.stdout, flush=True)
+    print(visible(line), file=sys.stderr if options.dry_run else sys.stdout, flush=True)
 
 
 def repeat_limits(options: argparse.Namespace, newest: Snapshot) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from captionbeam.jobs.options.shared import natural, positive, require, seconds, share
+from captionbeam.jobs.ui.terminal import note
 from captionbeam.schemas.storage import files
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def parsed_sources(options: argparse.Namespace) -> Sequence[SourceSpec]:
     if options.output:
         refuse_output(options.output, dict.fromkeys(spec.name for spec in specs))
     for name, as_of in dict.fromkeys((spec.name, report_time(spec)) for spec in specs if spec.report):
-        print(f"note: {name} is listed as its inventory of {as_of or 'an unknown time'} has it")
+        note(f"{name} is listed as its inventory of {as_of or 'an unknown time'} has it")
     return specs
 
 

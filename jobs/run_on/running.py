@@ -11,6 +11,7 @@ import apache_beam as beam
 from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 
 from captionbeam.jobs.run_on.target import RunTarget
+from captionbeam.jobs.ui.terminal import note
 from captionbeam.pipelines.runners import clusters
 from captionbeam.pipelines.runners.runner import is_handed_over, make_pipeline, run_pipeline
 from captionbeam.schemas.formats.tokens import LAUNCH
@@ -25,8 +26,8 @@ def run_on(target: RunTarget, build: Build, job: str, run_id: str, store: str, f
     On Dataflow the launch's record goes to ``folder``. Raises the errors of the pipeline's workers, SystemicError.
     """
     arguments = target.arguments(job, run_id, store)
-    for note in target.notes:
-        print(f"note: {note}", flush=True)
+    for said in target.notes:
+        note(said)
     if target.on_dataflow:
         from captionbeam.jobs.run_on.dataflow import run_on_dataflow
 
@@ -52,8 +53,8 @@ def print_dry(
     """
     files.check_room(store)
     arguments = target.arguments(job, run_id, store)
-    for note in target.notes:
-        print(f"note: {note}", file=sys.stderr)
+    for said in target.notes:
+        note(said, to_error=True)
     if target.on_dataflow:
         from captionbeam.jobs.run_on.dataflow import look_at_job
 

@@ -30,6 +30,7 @@ def run(options: argparse.Namespace) -> int:
     """Purges and prints the result."""
     from captionbeam.jobs.options.shared import read_ids
     from captionbeam.jobs.store_commands.shared import whole_store
+    from captionbeam.jobs.ui.terminal import note
     from captionbeam.pipelines.maintenance.purge import purge
     from captionbeam.pipelines.maintenance.purge_tokens import purge_tokens
     from captionbeam.schemas.formats.tokens import read_record
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         f"{url}: {len(done.ids):,} of {len(ids):,} ids found, {len(done.snapshots):,} snapshots written without "
         f"them, {done.files:,} files removed"
     )
-    print("note: an image that its source still has comes back with the next run")
+    note("an image that its source still has comes back with the next run")
     if done.unreadable:
         print(
             f"note: {len(done.unreadable):,} files of killed writers (such as {done.unreadable[0]}) cannot be read and "

@@ -16,6 +16,11 @@ def visible(text: object) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
+def note(text: object, to_error: bool = False) -> None:
+    """Prints ``text`` as one line that begins with "note:", on standard output unless ``to_error``."""
+    print(f"note: {visible(text)}", file=sys.stderr if to_error else sys.stdout, flush=True)
+
+
 def one_line(error: BaseException) -> str:
     """Returns an error's message as one line."""
     return visible(" ".join(str(error).split()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -71,6 +72,12 @@ def _upwards(place: str) -> Iterator[str]:
 
 
 def _real(url: str) -> str:
-    """Returns ``url`` with links resolved if it is a local path."""
+    """Returns ``url`` with links resolved if it is a local path; of a pattern, links before its first wildcard."""
     fs, path = filesystem(url)
-    return os.path.realpath(path) if files.is_local(fs) and not folders.is_glob(url) else url
+    if not files.is_local(fs):
+        return url
+    if not folders.is_glob(path):
+        return os.path.realpath(path)
+    root = folders.glob_root(path)
+    below = path.split("/")[root.count("/") + 1 :]
+    return "/".join([glob.escape(os.path.realpath(root)), *below])

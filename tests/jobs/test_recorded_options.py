@@ -129,8 +129,7 @@ def test_a_copied_store_is_refreshed_from_what_was_copied_beside_it(tmp_path, ca
     repeat_request(options, snapshot({"encoder": "resnet18"}, sources))
     assert options.sources == [str(now / "photos"), str(before / "list.csv")]
     assert capsys.readouterr().out.splitlines() == [
-        f"note: {url} was made at {before}/store; no copy of {before}/list.csv is beside it, so {before}/list.csv is "
-        "used",
+        f"note: {url} was made at {before}/store; no copy of {before}/list.csv is beside it: {before}/list.csv is used",
         f"as in the record of {url}: --encoder resnet18 {now}/photos {before}/list.csv",
     ]
 

@@ -61,6 +61,13 @@ def test_a_store_does_not_lie_in_a_source(tmp_path, source, output, refused):
         refuse_output(output, [source])
 
 
+def test_a_store_does_not_lie_in_a_linked_pattern(tmp_path):
+    make_folder(tmp_path / "photos", {"a.jpg": picture("a")})
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    with pytest.raises(RequestError, match=r"lies in the source .*/link/\*\*, whose listing"):
+        refuse_output(f"{tmp_path}/photos/sub", [f"{tmp_path}/link/**"])
+
+
 def test_a_new_store_takes_no_folder_that_holds_something_else(tmp_path):
     make_folder(tmp_path / "photos", {"a.jpg": picture("a")})
     field = arrow.grid_field("grid", (2, 2, 1))
