@@ -16,7 +16,7 @@ _zygote = Zygote()
 def environment() -> dict[str, str]:
     """This environment with the virtual environment's commands first, and few threads."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, "PATH": path, "COLUMNS": "200"}
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
 
 
 def captionbeam(*arguments: object, status: int | None = 0) -> subprocess.CompletedProcess[str]:

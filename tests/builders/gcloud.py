@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.builders.commands import ROOT
+
 MISSING = 1
 METHODS = ("POST",)
 MOST_RETRIES = 5  # of Cloud Scheduler's RetryConfig
@@ -33,7 +35,7 @@ def run_script(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a script whose ``gcloud`` is the one in ``folder``."""
     path = f"{folder}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
-        ["bash", "-s"], input=script, env={**os.environ, "PATH": path},
+        ["bash", "-s"], input=script, env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
 

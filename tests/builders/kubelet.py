@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.builders.commands import ROOT
+
 TERMINATION_LOG = "/dev/termination-log"
 BACKOFF = "backoff limit exceeded"
 
@@ -69,7 +71,7 @@ def run_container(container: dict[str, Any], scratch: Path) -> tuple[int, str]:
     command = [str(message) if word == TERMINATION_LOG else word for word in command]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        command, env={"PATH": path, **given}, cwd=scratch,
+        command, env={"PATH": path, "PYTHONPATH": str(ROOT), **given}, cwd=scratch,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     told = message.read_text()

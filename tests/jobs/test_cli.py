@@ -67,7 +67,7 @@ def photo():
         ),
         (["encode", "x.zip", *BULK, "--runner", "NoSuch"], "no runner 'NoSuch'"),
         (["encode", __file__, *BULK], "is of no known kind"),
-        (["encode", PHOTO, "--output", "foo://bar", *BULK[2:]], "'foo://bar/snapshots' cannot be opened"),
+        (["encode", PHOTO, "--output", "foo://bar", *BULK[2:]], "'foo://bar' cannot be opened"),
         (["encode", PHOTO, *BULK, "--weights", "/etc/passwd"], "weights '/etc/passwd'"),
         (
             ["caption", "x.jpg", "--bundle", "b", "--shard-size", "9"],

@@ -37,9 +37,7 @@ def test_of_many_creators_one_wins_and_its_bytes_stay(folder):
 
 
 def test_of_many_processes_one_wins(tmp_path):
-    code = (
-        f"from captionbeam.schemas import files; print(files.create({str(tmp_path / 'a')!r}, b'x' * 100000))"
-    )
+    code = f"from captionbeam.schemas.storage import files; print(files.create({str(tmp_path / 'a')!r}, b'x' * 100000))"
     running = [
         subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) for _ in range(4)
     ]

@@ -26,7 +26,12 @@ ADDRESS = {"gs": "STORAGE_EMULATOR_HOST", "s3": "AWS_ENDPOINT_URL"}
 
 
 def python(code, *arguments):
-    command = [sys.executable, "-c", f"import sys; from captionbeam.schemas import files; {code}", *arguments]
+    command = [
+        sys.executable,
+        "-c",
+        f"import sys; from captionbeam.schemas.storage import files; {code}",
+        *arguments,
+    ]
     return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
 
 
@@ -59,7 +64,12 @@ def test_of_many_processes_that_create_one_key_one_wins(bucket):
         "url, data = sys.argv[1:]; files.exists(url); print('ready', flush=True); sys.stdin.readline(); "
         "print(files.create(url, data.encode()))"
     )
-    command = [sys.executable, "-c", f"import sys; from captionbeam.schemas import files; {code}", url]
+    command = [
+        sys.executable,
+        "-c",
+        f"import sys; from captionbeam.schemas.storage import files; {code}",
+        url,
+    ]
     running = [
         subprocess.Popen(
             [*command, str(n)], cwd=ROOT, env=environment(), text=True,
