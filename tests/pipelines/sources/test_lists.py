@@ -75,6 +75,45 @@ def test_quoted_values_may_span_lines_and_hold_quotes(tmp_path):
     assert [ref.image_id for ref in listed(tmp_path / "x.csv")[0]] == ["a.jpg", "b.jpg", "in,c.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("content", "line", "swallowed"),
+    [
+        ('uri,caption\na.jpg,"5 inch\nb.jpg,6"\nc.jpg,x\n', 2, "b.jpg,6"),
+        ('uri,caption\r\nz.jpg,\r\na.jpg,"5 inch\r\nb.jpg,x\r\nc.jpg,6"\r\n', 3, "b.jpg,x"),
+        ('uri,caption,size\na.jpg,"5 inch,1\nb.jpg,6",2\n', 2, "b.jpg,6"),
+        ('caption,uri\n"5 inch,a.jpg\nbig 6",b.jpg\n', 2, "5 inch,a.jpg"),
+        ('caption,uri\n"5 inch,http://h/1\nbig 6",http://h/2\n', 2, "5 inch,http://h/1"),
+        ('uri,caption\n"a.jpg,x\nb.jpg",y\n', 2, "a.jpg,x"),
+        ('uri;caption\na.jpg;"5 inch\nb.jpg;6"\n', 2, "b.jpg;6"),
+    ],
+)
+def test_a_quoted_value_that_swallowed_a_row_is_refused_with_its_line(tmp_path, content, line, swallowed):
+    make_folder(tmp_path, {"x.csv": content.encode()})
+    with pytest.raises(SourceError) as caught:
+        listed(tmp_path / "x.csv")
+    assert str(caught.value) == (
+        f"source '{tmp_path}/x.csv' is not a readable list: line {line} begins a row that cannot be read (its quoted "
+        f"value has the line {swallowed!r}, which looks like a row); expected a value that begins with a quote to end "
+        "with one, and quotes inside it doubled"
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'uri,caption\na.jpg,"one\ntwo, three\n\n4, 5, 6"\nb.jpg,x\n',
+        'uri,caption\na.jpg,"left: b.jpg\nright, as in b.jpg"\nb.jpg,x\n',
+        'caption,uri\n"one\na cat, asleep",a.jpg\n"one\ntwo",b.jpg\n',
+        'caption,uri,size\n"one, big\ntwo",a.jpg,1\n"one\ntwo",b.jpg,2\n',
+        'uri,caption,size\na.jpg,"one\ntwo",1\nb.jpg,"one, two\nthree",2\n',
+        'uri\n"a.jpg"\n"b.jpg"\n',
+    ],
+)
+def test_a_caption_of_several_lines_stays_a_caption(tmp_path, content):
+    make_folder(tmp_path, {"x.csv": content.encode()})
+    assert [ref.image_id for ref in listed(tmp_path / "x.csv")[0]] == ["a.jpg", "b.jpg"]
+
+
 def test_semicolons_part_values_where_the_header_has_no_comma(tmp_path):
     make_folder(tmp_path, {"x.csv": b"IMAGE PATH;id\na,1.jpg;7\n", "y.csv": b"path,a;b\na.jpg,1\n"})
     (ref,) = listed(tmp_path / "x.csv", uri_column="IMAGE PATH")[0]
