@@ -10,6 +10,9 @@ from captionbeam.pipelines.sources.spec import is_image_name
 
 _EXPECTED = "expected a value that begins with a quote to end with one, and quotes inside it doubled"
 _LINE_END = re.compile(r"\r\n|\r|\n")
+# Characters of one value: above an image in base64, yet an unclosed quote does not fill the memory.
+_LONGEST = 1 << 26
+csv.field_size_limit(max(_LONGEST, csv.field_size_limit()))
 
 
 def read_csv(lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[str]]]:

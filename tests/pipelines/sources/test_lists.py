@@ -114,6 +114,12 @@ def test_a_caption_of_several_lines_stays_a_caption(tmp_path, content):
     assert [ref.image_id for ref in listed(tmp_path / "x.csv")[0]] == ["a.jpg", "b.jpg"]
 
 
+def test_a_value_may_be_long(tmp_path):
+    make_folder(tmp_path, {"x.csv": b"uri,note\na.jpg," + b"x" * 1_000_000 + b"\nb.jpg,x\n"})
+    assert [ref.image_id for ref in listed(tmp_path / "x.csv")[0]] == ["a.jpg", "b.jpg"]
+    assert [len(row["note"]) for row in lists.read_rows(f"{tmp_path}/x.csv")] == [1_000_000, 1]
+
+
 def test_semicolons_part_values_where_the_header_has_no_comma(tmp_path):
     make_folder(tmp_path, {"x.csv": b"IMAGE PATH;id\na,1.jpg;7\n", "y.csv": b"path,a;b\na.jpg,1\n"})
     (ref,) = listed(tmp_path / "x.csv", uri_column="IMAGE PATH")[0]
