@@ -120,6 +120,29 @@ def test_a_value_may_be_long(tmp_path):
     assert [len(row["note"]) for row in lists.read_rows(f"{tmp_path}/x.csv")] == [1_000_000, 1]
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("uri,id\na.jpg\n\nb,1.jpg,2\n", "line 4 has 3 values; expected the header's 2 or fewer"),
+        ("uri\na.jpg\nb,1.jpg\n", "line 3 has 2 values; expected the header's 1 or fewer"),
+        ('uri,x\na.jpg,"1\n2"\nb.jpg,1,\n', "line 4 has 3 values; expected the header's 2 or fewer"),
+        ("uri,x,uri,x,x\na.jpg,1,b.jpg,2,3\n", "its header has 'uri' 2 times; expected each name once"),
+    ],
+)
+def test_a_row_with_more_values_than_names_and_a_repeated_name_are_refused(tmp_path, content, sentence):
+    make_folder(tmp_path, {"x.csv": content.encode(), "x.tsv": content.replace(",", "\t").encode()})
+    for name in ("x.csv", "x.tsv"):
+        with pytest.raises(SourceError) as caught:
+            listed(tmp_path / name)
+        assert str(caught.value) == f"source '{tmp_path}/{name}' is not a readable list: {sentence}"
+
+
+def test_a_row_with_fewer_values_and_columns_without_a_name_are_read(tmp_path):
+    make_folder(tmp_path, {"x.csv": b"uri,id,,\na.jpg\nb.jpg,7,,\n"})
+    refs, _ = listed(tmp_path / "x.csv")
+    assert [ref.image_id for ref in refs] == ["a.jpg", "7"]
+
+
 def test_semicolons_part_values_where_the_header_has_no_comma(tmp_path):
     make_folder(tmp_path, {"x.csv": b"IMAGE PATH;id\na,1.jpg;7\n", "y.csv": b"path,a;b\na.jpg,1\n"})
     (ref,) = listed(tmp_path / "x.csv", uri_column="IMAGE PATH")[0]
