@@ -22,6 +22,7 @@ ONE_IMAGE = (
     "CIDEr is 0 for a single image: it weighs words by how few of the scored images have them in their references, "
     "and here one of one has each"
 )
+_OTHER_EXPORTS = (".csv", ".parquet", ".tar")
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,28 @@ def read_captions(url: str) -> dict[str, str]:
     An export is its folder or its files, with wildcards. Raises RequestError if ``url`` is none of these.
     """
     name = url.split("::")[0]
+    if name == url and _is_export(url, url):
+        return _unique(_exported(files.join(url, "part-*.jsonl")))
     if name.endswith(".json"):
         return _unique(_results(url))
     if name.endswith((".jsonl", ".jsonl.gz")):
         return _unique(_exported(url))
-    if files.exists(files.join(url, RECORD)):
-        return _unique(_exported(files.join(url, "part-*.jsonl")))
+    if name.endswith(_OTHER_EXPORTS):
+        _is_export(files.absolute(url).rpartition("/")[0], url)
     return _from_store(open_captions(url))
+
+
+def _is_export(folder: str, url: str) -> bool:
+    """Returns whether ``folder`` is an export as JSON lines. Raises RequestError for another format of ``url``."""
+    place = files.join(folder, RECORD)
+    if not files.exists(place):
+        return False
+    try:
+        kind = files.read_json(place)["format"]
+    except (ValueError, TypeError, KeyError) as err:
+        raise RequestError(f"{place!r} is not the record of an export; expected a whole one") from err
+    require(kind == "jsonl", f"{url!r} is an export as {kind}; expected --format jsonl")
+    return True
 
 
 def open_captions(url: str) -> Store:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import tarfile
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -28,6 +30,11 @@ from captionbeam.schemas.storage.retrying import one_try, wait
 
 LOCAL_THREADS = 8  # for network disks; local ones need only two
 _RANGE_PAST_END = 416
+# What filesystems of other projects raise for a URI that they do not understand.
+_NOT_UNDERSTOOD = (
+    ValueError, TypeError, AttributeError, NotImplementedError, ImportError, IndexError,
+    zipfile.BadZipFile, tarfile.TarError,
+)  # fmt: skip
 
 
 def read_spans(spans: Sequence[Span], options: FetchOptions) -> list[bytes | ImageError]:
@@ -130,10 +137,15 @@ async def _read_remote(span: Span, gate: asyncio.Semaphore, options: FetchOption
     except (RequestError, UnicodeError) as err:  # UnicodeError: an invalid host or key name
         return ImageError("unsupported", "fetch", f"{span.url}: {err}")
     except Exception as err:  # noqa: BLE001 (image_error raises errors again that do not concern input)
-        return image_error(err, span.url)
+        return image_error(err, span.url, "unsupported" if _is_not_understood(err, span) else None)
     if span.end is None and len(data) > options.max_bytes:
         return too_large(span.url, options.max_bytes)
     return data
+
+
+def _is_not_understood(error: Exception, span: Span) -> bool:
+    """Returns whether ``error`` is about the URI of one image, not about a container or this project's code."""
+    return span.end is None and not is_http(span.url) and isinstance(error, _NOT_UNDERSTOOD)
 
 
 def _retrying(options: FetchOptions) -> dict[str, Any]:

@@ -40,6 +40,10 @@ _CODES = {
     "requests.exceptions.Timeout": "timeout",
     "requests.exceptions.RequestException": "unavailable",
     "http.client.IncompleteRead": "unavailable",
+    "httpx.TimeoutException": "timeout",
+    "httpx.TransportError": "unavailable",
+    "httpx2.TimeoutException": "timeout",  # of newer huggingface_hub
+    "httpx2.TransportError": "unavailable",
     "botocore.exceptions.ReadTimeoutError": "timeout",
     "botocore.exceptions.ConnectTimeoutError": "timeout",
     "botocore.exceptions.IncompleteReadError": "unavailable",
@@ -76,14 +80,15 @@ class HttpStatusError(OSError):
         self.status = status
 
 
-def image_error(error: BaseException, where: str) -> ImageError:
+def image_error(error: BaseException, where: str, unknown: str | None = None) -> ImageError:
     """Returns ``error`` as the failure of one image read from ``where``.
 
-    Raises SystemicError if the image is not the cause, and ``error`` itself if it is not an input error.
+    Raises SystemicError if the image is not the cause. An error that is not known as one of input gets the code
+    ``unknown``; it is raised itself if there is none.
     """
     if isinstance(error, ImageError):
         return error
-    code = _code(error, where)
+    code = _code(error, where, unknown)
     return ImageError(code, "fetch", f"{where}: {_sentence(error)}")
 
 
@@ -123,12 +128,12 @@ def reading(source: str) -> Iterator[None]:
         raise source_error(source, code, _sentence(err)) from err
 
 
-def _code(error: BaseException, where: str) -> str:
+def _code(error: BaseException, where: str, unknown: str | None) -> str:
     if isinstance(error, CaptionbeamError) or not isinstance(error, Exception):
         raise error
     if _systemic(error):
         raise SystemicError(f"{where!r} cannot be read: {_sentence(error)}") from error
-    code = _known_code(error)
+    code = _known_code(error) or unknown
     if code is None:
         raise error
     return code

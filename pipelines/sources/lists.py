@@ -9,6 +9,7 @@ import csv
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -161,7 +162,14 @@ def _csv_rows(stream: Iterator[str], suffix: str) -> Iterator[Mapping[str, Any]]
     header = next(stream, "")
     rows = read_csv(chain([header], stream), _separator(header, suffix))
     _, names = next(rows, (0, []))
-    for _, values in rows:
+    for name, count in Counter(names).items():
+        if name and count > 1:
+            raise csv.Error(f"its header has {name!r} {count} times; expected each name once")
+    for line, values in rows:
+        if len(values) > len(names):
+            raise csv.Error(
+                f"line {line} has {len(values)} values; expected the header's {len(names)} or fewer"
+            )
         yield dict.fromkeys(names) | dict(zip(names, values, strict=False))
 
 

@@ -10,6 +10,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from captionbeam.pipelines.fetch.byte_ranges import LISTING
 from captionbeam.pipelines.fetch.reads import with_retries
@@ -27,6 +28,9 @@ _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _FLAG_ENCRYPTED, _FLAG_UTF8 = 0x1, 0x800
 # Info-ZIP's Unicode Path field: version 1, CRC-32 of the name's bytes in the header, the name in UTF-8.
 _UNICODE_PATH, _UNICODE_PATH_START = 0x7075, struct.Struct("<BI")
+_NO_KIND = 0xFFFF  # of an extra field: not in use
+# An entry of the directory; at _ENTRY_LENGTHS are those of its name, extra fields and comment, which follow it.
+_ENTRY_SIGNATURE, _ENTRY_SIZE, _ENTRY_LENGTHS = b"PK\1\2", 46, 28
 # Extra fields (times, owner, zip64, NTFS) usually take 20 to 100 bytes; longer ones need a second read.
 _EXTRA_GUESS = 256
 # The end record takes a few kilobytes and the directory is read at once, so a larger read-ahead is useless.
@@ -48,7 +52,7 @@ def list_zip(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
     with reading(spec.url):
         members = with_retries(LISTING)(_directory, spec.url)
     for info in members:
-        name = _name_of(info, spec.url)
+        name = _name_of(info)
         if not name.endswith("/"):
             yield _ref(info, name, spec) if is_image_name(name) else Ignored(name)
 
@@ -94,7 +98,7 @@ def refusal(ref: ImageRef, max_bytes: int) -> ImageError | None:
 
 def _directory(url: str) -> list[zipfile.ZipInfo]:
     try:
-        with access.open_stream(url, _BLOCK) as stream, zipfile.ZipFile(stream) as archive:
+        with access.open_stream(url, _BLOCK) as stream, zipfile.ZipFile(_Mended(stream)) as archive:
             return archive.infolist()
     except (zipfile.BadZipFile, struct.error) as err:
         raise SourceError(f"source {url!r} is not a readable zip: {err}") from err
@@ -104,17 +108,16 @@ def _directory(url: str) -> list[zipfile.ZipInfo]:
         raise SourceError(f"source {url!r} is a zip of a kind that Python cannot read: {err}") from err
 
 
-def _name_of(info: zipfile.ZipInfo, url: str) -> str:
+def _name_of(info: zipfile.ZipInfo) -> str:
     """Returns the member's name, the same on every Python version.
 
     The encoding is UTF-8 if its flag is set; else the Unicode Path field is used if it matches the name's bytes; else
-    UTF-8, which many programs write without the flag; else code page 437. Raises SourceError for a damaged Unicode
-    Path field.
+    UTF-8, which many programs write without the flag; else code page 437.
     """
     name = info.orig_filename
     if not info.flag_bits & _FLAG_UTF8:
         raw = name.encode("cp437")
-        name = _unicode_path(info.extra, raw, url) or _utf8(raw) or name
+        name = _unicode_path(info.extra, raw) or _utf8(raw) or name
     return name.partition("\0")[0]
 
 
@@ -125,21 +128,54 @@ def _utf8(raw: bytes) -> str:
         return ""
 
 
-def _unicode_path(extra: bytes, raw: bytes, url: str) -> str:
-    """Returns the name in a member's Unicode Path field; '' if the field is missing or belongs to another name."""
-    while len(extra) >= 4:
-        kind, length = struct.unpack_from("<HH", extra)
-        field, extra = extra[4 : 4 + length], extra[4 + length :]
-        if kind == _UNICODE_PATH:
-            try:
-                version, crc = _UNICODE_PATH_START.unpack_from(field)
-                fits = version == 1 and crc == zlib.crc32(raw)
-                return field[_UNICODE_PATH_START.size :].decode("utf-8") if fits else ""
-            except (struct.error, UnicodeDecodeError) as err:
-                raise SourceError(
-                    f"source {url!r} has a broken Unicode Path field for {raw!r}: {err}; expected a whole .zip"
-                ) from err
-    return ""
+def _unicode_path(extra: bytes, raw: bytes) -> str:
+    """Returns the name in a member's first Unicode Path field; '' if there is none."""
+    paths = (field for _, kind, field in _fields(extra) if kind == _UNICODE_PATH)
+    return _path_in(next(paths, b""), raw)
+
+
+def _fields(extra: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yields the offset, kind and content of each extra field."""
+    start = 0
+    while start + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, start)
+        yield start, kind, extra[start + 4 : start + 4 + length]
+        start += 4 + length
+
+
+def _path_in(field: bytes, raw: bytes) -> str:
+    """Returns the name in a Unicode Path field; '' if the field is damaged or belongs to another name than ``raw``."""
+    try:
+        version, crc = _UNICODE_PATH_START.unpack_from(field)
+        fits = version == 1 and crc == zlib.crc32(raw)
+        return field[_UNICODE_PATH_START.size :].decode("utf-8") if fits else ""
+    except (struct.error, UnicodeDecodeError):
+        return ""
+
+
+class _Mended:
+    """A zip's stream without useless Unicode Path fields. For a damaged one, Python 3.12 refuses the whole zip."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self.seek, self.tell = stream, stream.seek, stream.tell
+
+    def read(self, count: int = -1) -> bytes:
+        data = self._stream.read(count)
+        return _mend(data) if _UNICODE_PATH.to_bytes(2, "little") in data else data
+
+
+def _mend(data: bytes) -> bytes:
+    """Returns ``data`` with other kinds for useless Unicode Path fields if it is a directory."""
+    mended, entry = bytearray(data), 0
+    while data.startswith(_ENTRY_SIGNATURE, entry) and entry + _ENTRY_SIZE <= len(data):
+        lengths = struct.unpack_from("<3H", data, entry + _ENTRY_LENGTHS)
+        name = entry + _ENTRY_SIZE
+        extra, comment = name + lengths[0], name + lengths[0] + lengths[1]
+        for start, kind, field in _fields(data[extra:comment]):
+            if kind == _UNICODE_PATH and not _path_in(field, data[name:extra]):
+                struct.pack_into("<HH", mended, extra + start, _NO_KIND, len(field))
+        entry = comment + lengths[2]
+    return bytes(mended)
 
 
 def _ref(info: zipfile.ZipInfo, name: str, spec: SourceSpec) -> ImageRef:

@@ -90,6 +90,40 @@ def test_captions_come_from_an_export_as_json_lines(capsys, tmp_path, store, ref
     assert exported["CIDEr"] == evaluate(capsys, "--captions", store, "--references", references)["CIDEr"]
 
 
+@pytest.mark.parametrize("name", ["out.jsonl", "out.json", "out.jsonl.gz", "out.csv"])
+def test_an_export_is_known_by_its_record_whatever_its_name(tmp_path, store, name):
+    out = str(tmp_path / name)
+    assert main(["store", "export", store, "--output", out, "--format", "jsonl"]) == 0
+    assert (
+        read_captions(out) == read_captions(f"{out}/") == read_captions(f"{out}/part-00000.jsonl") == CAPTIONS
+    )
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("csv", "csv"), ("parquet", "parquet"), ("webdataset", "tar")])
+def test_an_export_in_another_format_is_a_wrong_request(
+    capsys, tmp_path, monkeypatch, store, references, kind, suffix
+):
+    out = str(tmp_path / "out.jsonl")
+    assert main(["store", "export", store, "--output", out, "--format", kind]) == 0
+    for url in (out, f"{out}/part-*.{suffix}", f"{out}/part-00000.{suffix}"):
+        capsys.readouterr()
+        assert main(["evaluate", "--captions", url, "--references", references]) == 2
+        assert (
+            capsys.readouterr().err
+            == f"captionbeam: {url!r} is an export as {kind}; expected --format jsonl\n"
+        )
+    monkeypatch.chdir(out)
+    with pytest.raises(RequestError, match=f"'part-00000.{suffix}' is an export as {kind}"):
+        read_captions(f"part-00000.{suffix}")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_broken_record_of_an_export_is_named(tmp_path, content):
+    (tmp_path / "export.json").write_text(content)
+    with pytest.raises(RequestError, match=r"export\.json' is not the record of an export"):
+        read_captions(str(tmp_path))
+
+
 def test_broken_lines_of_an_export_are_named(tmp_path):
     path = tmp_path / "part.jsonl"
     path.write_text(

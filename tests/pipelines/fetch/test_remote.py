@@ -178,3 +178,43 @@ class TestObjectStores:
                 SystemicError, match=r"'distant://cred/b\.jpg' cannot be read: token has expired"
             ):
                 fetch([ref_to(f"distant://{name}") for name in contents])
+
+
+class TestOddURIs:
+    @pytest.mark.parametrize(
+        ("uri", "message"),
+        [
+            ("hf://x", "hf://x: Repository id must be 'namespace/name', got 'x'."),
+            ("hf://", "hf://: Access to buckets and repositories lists is not implemented."),
+            ("dir::file:///x", "dir::file:///x: 'LocalFileSystem' object has no attribute '_cat_file'"),
+            ("dir://x", "dir://x: 'dir://x' cannot be opened: 'NoneType' object has no attribute"),
+            ("data://x", "data://x: not enough values to unpack (expected 2, got 1)"),
+            ("smb://h/x", "smb://h/x: 'smb://h/x' cannot be opened: "),
+            ("nowhere://x", "nowhere://x: 'nowhere://x' cannot be opened: Protocol not known: nowhere"),
+            ("zip://x::memory://odd/a.jpg", "zip://x::memory://odd/a.jpg: File is not a zip file"),
+            ("tar://x::memory://odd/a.jpg", "tar://x::memory://odd/a.jpg: "),
+        ],
+    )
+    def test_a_uri_that_its_filesystem_does_not_understand_is_a_failure_of_its_image(self, uri, message):
+        with distant({"odd/a.jpg": b"1", "odd/b.jpg": b"22"}):
+            before, failure, after = fetch(
+                [ref_to(name) for name in ("distant://odd/a.jpg", uri, "memory://odd/b.jpg")], HERE
+            )
+        assert (before, failure.code, failure.stage, after) == (b"1", "unsupported", "fetch", b"22")
+        assert failure.message.startswith(message)
+
+    @pytest.mark.parametrize(
+        "error",
+        [ValueError("v"), TypeError("v"), AttributeError("v"), NotImplementedError("v"), ImportError("v")],
+    )
+    def test_what_a_filesystem_raises_for_one_uri_is_not_tried_again(self, error):
+        with distant({"odd/a.jpg": b"1"}) as filesystem:
+            filesystem.errors["odd/a.jpg"] = [error]
+            (failure,) = fetch([ref_to("distant://odd/a.jpg")], QUICK)
+        assert (failure.code, failure.message) == ("unsupported", "distant://odd/a.jpg: v")
+
+    def test_a_filesystem_that_fails_for_a_container_is_no_failure_of_an_image(self):
+        with distant({"odd/x.zip": b"1"}) as filesystem:
+            filesystem.errors["odd/x.zip"] = [AttributeError("v")]
+            with pytest.raises(AttributeError, match="v"):
+                fetch([ImageRef("a.jpg", "distant://odd/x.zip", "s", "0-7", "zip", 0, 7, 0, 7)], QUICK)

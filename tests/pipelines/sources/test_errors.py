@@ -1,6 +1,7 @@
 """What errors mean: made by the real libraries' own classes, so that a renamed one is noticed."""
 
 import errno
+import importlib
 
 import aiohttp
 import botocore.exceptions
@@ -8,9 +9,12 @@ import google.auth.exceptions
 import pytest
 import requests
 from gcsfs.retry import ChecksumError, HttpError
+from huggingface_hub.errors import HfHubHTTPError
 
 from captionbeam.pipelines.sources.errors import HttpStatusError, image_error, is_worth_retrying, reading
 from captionbeam.schemas.errors import ImageError, RequestError, SourceError, SourceUnavailable, SystemicError
+
+httpx = importlib.import_module(HfHubHTTPError.__mro__[1].__module__)  # its name depends on the version
 
 
 def http_error(code: int) -> HttpError:
@@ -50,6 +54,8 @@ CODES = [
     (aiohttp.ClientPayloadError("cut"), "unavailable", True),
     (ChecksumError("md5"), "unavailable", True),
     (aiohttp.InvalidURL("http://["), "unsupported", False),
+    (httpx.ReadTimeout("slow"), "timeout", True),
+    (httpx.ConnectError("no route"), "unavailable", True),
 ]
 
 
@@ -92,6 +98,15 @@ def test_what_is_not_about_input_stays_what_it_is(error):
     with pytest.raises(type(error)) as caught, reading("a.zip"):
         raise error
     assert caught.value is error
+
+
+def test_an_unknown_error_gets_the_code_that_is_given_for_it():
+    assert image_error(KeyError("a"), "hf://x", "unsupported").code == "unsupported"
+    assert image_error(PermissionError("a"), "hf://x", "unsupported").code == "denied"
+    error = ValueError("b")
+    error.__cause__ = botocore.exceptions.NoCredentialsError()
+    with pytest.raises(SystemicError):
+        image_error(error, "hf://x", "unsupported")
 
 
 def test_a_failure_that_is_one_already_is_kept():

@@ -75,6 +75,74 @@ def test_quoted_values_may_span_lines_and_hold_quotes(tmp_path):
     assert [ref.image_id for ref in listed(tmp_path / "x.csv")[0]] == ["a.jpg", "b.jpg", "in,c.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("content", "line", "swallowed"),
+    [
+        ('uri,caption\na.jpg,"5 inch\nb.jpg,6"\nc.jpg,x\n', 2, "b.jpg,6"),
+        ('uri,caption\r\nz.jpg,\r\na.jpg,"5 inch\r\nb.jpg,x\r\nc.jpg,6"\r\n', 3, "b.jpg,x"),
+        ('uri,caption,size\na.jpg,"5 inch,1\nb.jpg,6",2\n', 2, "b.jpg,6"),
+        ('caption,uri\n"5 inch,a.jpg\nbig 6",b.jpg\n', 2, "5 inch,a.jpg"),
+        ('caption,uri\n"5 inch,http://h/1\nbig 6",http://h/2\n', 2, "5 inch,http://h/1"),
+        ('uri,caption\n"a.jpg,x\nb.jpg",y\n', 2, "a.jpg,x"),
+        ('uri;caption\na.jpg;"5 inch\nb.jpg;6"\n', 2, "b.jpg;6"),
+    ],
+)
+def test_a_quoted_value_that_swallowed_a_row_is_refused_with_its_line(tmp_path, content, line, swallowed):
+    make_folder(tmp_path, {"x.csv": content.encode()})
+    with pytest.raises(SourceError) as caught:
+        listed(tmp_path / "x.csv")
+    assert str(caught.value) == (
+        f"source '{tmp_path}/x.csv' is not a readable list: line {line} begins a row that cannot be read (its quoted "
+        f"value has the line {swallowed!r}, which looks like a row); expected a value that begins with a quote to end "
+        "with one, and quotes inside it doubled"
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'uri,caption\na.jpg,"one\ntwo, three\n\n4, 5, 6"\nb.jpg,x\n',
+        'uri,caption\na.jpg,"left: b.jpg\nright, as in b.jpg"\nb.jpg,x\n',
+        'caption,uri\n"one\na cat, asleep",a.jpg\n"one\ntwo",b.jpg\n',
+        'caption,uri,size\n"one, big\ntwo",a.jpg,1\n"one\ntwo",b.jpg,2\n',
+        'uri,caption,size\na.jpg,"one\ntwo",1\nb.jpg,"one, two\nthree",2\n',
+        'uri\n"a.jpg"\n"b.jpg"\n',
+    ],
+)
+def test_a_caption_of_several_lines_stays_a_caption(tmp_path, content):
+    make_folder(tmp_path, {"x.csv": content.encode()})
+    assert [ref.image_id for ref in listed(tmp_path / "x.csv")[0]] == ["a.jpg", "b.jpg"]
+
+
+def test_a_value_may_be_long(tmp_path):
+    make_folder(tmp_path, {"x.csv": b"uri,note\na.jpg," + b"x" * 1_000_000 + b"\nb.jpg,x\n"})
+    assert [ref.image_id for ref in listed(tmp_path / "x.csv")[0]] == ["a.jpg", "b.jpg"]
+    assert [len(row["note"]) for row in lists.read_rows(f"{tmp_path}/x.csv")] == [1_000_000, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("uri,id\na.jpg\n\nb,1.jpg,2\n", "line 4 has 3 values; expected the header's 2 or fewer"),
+        ("uri\na.jpg\nb,1.jpg\n", "line 3 has 2 values; expected the header's 1 or fewer"),
+        ('uri,x\na.jpg,"1\n2"\nb.jpg,1,\n', "line 4 has 3 values; expected the header's 2 or fewer"),
+        ("uri,x,uri,x,x\na.jpg,1,b.jpg,2,3\n", "its header has 'uri' 2 times; expected each name once"),
+    ],
+)
+def test_a_row_with_more_values_than_names_and_a_repeated_name_are_refused(tmp_path, content, sentence):
+    make_folder(tmp_path, {"x.csv": content.encode(), "x.tsv": content.replace(",", "\t").encode()})
+    for name in ("x.csv", "x.tsv"):
+        with pytest.raises(SourceError) as caught:
+            listed(tmp_path / name)
+        assert str(caught.value) == f"source '{tmp_path}/{name}' is not a readable list: {sentence}"
+
+
+def test_a_row_with_fewer_values_and_columns_without_a_name_are_read(tmp_path):
+    make_folder(tmp_path, {"x.csv": b"uri,id,,\na.jpg\nb.jpg,7,,\n"})
+    refs, _ = listed(tmp_path / "x.csv")
+    assert [ref.image_id for ref in refs] == ["a.jpg", "7"]
+
+
 def test_semicolons_part_values_where_the_header_has_no_comma(tmp_path):
     make_folder(tmp_path, {"x.csv": b"IMAGE PATH;id\na,1.jpg;7\n", "y.csv": b"path,a;b\na.jpg,1\n"})
     (ref,) = listed(tmp_path / "x.csv", uri_column="IMAGE PATH")[0]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from captionbeam.pipelines.bulk.skip import decide
 from captionbeam.pipelines.fetch.images import fetch, fetch_location
-from captionbeam.schemas.errors import RequestError, SourceError
+from captionbeam.schemas.errors import RequestError
 from tests.builders.sources import listed, make_raw_zip, picture, unicode_path
 
 CAFE, CAT = "café.jpg", "猫.jpg"
@@ -53,11 +53,28 @@ def test_utf8_without_its_flag_is_utf8(tmp_path_factory, stem):
     assert [ref.image_id for ref in listed(path)[0]] == [f"d/{stem}.jpg"]
 
 
-@pytest.mark.parametrize("field", [struct.pack("<HH", 0x7075, 2) + b"\1\0", unicode_path(RAW, b"\xff")])
-def test_a_broken_unicode_path_is_one_sentence(tmp_path, field):
-    path = make_raw_zip(tmp_path / "x.zip", [(RAW, field, picture("1"))])
-    with pytest.raises(SourceError, match=r"x.zip' .*[Uu]nicode [Pp]ath"):
-        listed(path)
+@pytest.mark.parametrize(
+    "field",
+    [
+        struct.pack("<HH", 0x7075, 2) + b"\1\0",
+        struct.pack("<HH", 0x7075, 9) + b"\1",
+        unicode_path(RAW, b"\xff"),
+        unicode_path(RAW, b""),
+    ],
+    ids=["short", "cut", "no UTF-8", "empty"],
+)
+@pytest.mark.parametrize("before", [b"", TIMES], ids=["alone", "after another field"])
+@pytest.mark.filterwarnings("error")
+def test_a_broken_unicode_path_leaves_its_member_the_name_in_the_header(tmp_path, before, field):
+    cat = unicode_path(b"cat.jpg", CAT.encode())
+    members = [
+        (RAW, before + field, picture("1")),
+        (b"cat.jpg", cat, picture("2")),
+        (b"up.jpg", b"", picture("3")),
+    ]
+    path = make_raw_zip(tmp_path / "x.zip", members)
+    assert names(path) == [("öL.jpg", ""), (CAT, "cat.jpg"), ("up.jpg", "")]
+    assert fetch(listed(path)[0]) == [picture("1"), picture("2"), picture("3")]
 
 
 def test_two_members_whose_names_become_equal_are_both_named(tmp_path):
