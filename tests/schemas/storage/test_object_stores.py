@@ -26,7 +26,12 @@ ADDRESS = {"gs": "STORAGE_EMULATOR_HOST", "s3": "AWS_ENDPOINT_URL"}
 
 
 def python(code, *arguments):
-    command = [sys.executable, "-c", f"import sys; from captionbeam.schemas import files; {code}", *arguments]
+    command = [
+        sys.executable,
+        "-c",
+        f"import sys; from captionbeam.schemas.storage import files; {code}",
+        *arguments,
+    ]
     return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
 
 
@@ -59,7 +64,12 @@ def test_of_many_processes_that_create_one_key_one_wins(bucket):
         "url, data = sys.argv[1:]; files.exists(url); print('ready', flush=True); sys.stdin.readline(); "
         "print(files.create(url, data.encode()))"
     )
-    command = [sys.executable, "-c", f"import sys; from captionbeam.schemas import files; {code}", url]
+    command = [
+        sys.executable,
+        "-c",
+        f"import sys; from captionbeam.schemas.storage import files; {code}",
+        url,
+    ]
     running = [
         subprocess.Popen(
             [*command, str(n)], cwd=ROOT, env=environment(), text=True,
@@ -184,14 +194,12 @@ def test_writing_over_shows_the_new(bucket):
 
 def test_files_are_copied_to_from_and_within_a_bucket(bucket, tmp_path):
     data = bytes(range(256)) * 40_000  # several blocks
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in/weights").write_bytes(data)
-    (tmp_path / "in/empty").write_bytes(b"")
-    files.copy_tree(str(tmp_path / "in"), files.join(bucket.url, "a"))
-    files.copy_tree(files.join(bucket.url, "a"), files.join(bucket.url, "b"))
-    files.copy_tree(files.join(bucket.url, "b"), str(tmp_path / "out"))
-    assert (tmp_path / "out/weights").read_bytes() == data
-    assert (tmp_path / "out/empty").read_bytes() == b""
+    for name, content in (("weights", data), ("empty", b"")):
+        (tmp_path / name).write_bytes(content)
+        files.copy_file(str(tmp_path / name), files.join(bucket.url, "a", name))
+        files.copy_file(files.join(bucket.url, "a", name), files.join(bucket.url, "b", name))
+        files.copy_file(files.join(bucket.url, "b", name), str(tmp_path / "out" / name))
+        assert (tmp_path / "out" / name).read_bytes() == content
 
 
 @pytest.mark.parametrize("length", [100, 10_000_000])
