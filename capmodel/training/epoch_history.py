@@ -17,6 +17,11 @@ def best_of(history: History) -> Mapping[str, Any]:
     return max(history, key=lambda entry: (entry["CIDEr"], -entry["val_loss"]))
 
 
+def epochs_since_best(history: History) -> int:
+    """Returns the number of epochs after ``best_of``, 0 for an empty history. ``patience`` limits it."""
+    return history[-1]["epoch"] - best_of(history)["epoch"] if history else 0
+
+
 def early_stops(history: History, options: TrainOptions) -> list[dict[str, Any]]:
     """Returns the phases that ``patience`` ended early, of a run that is past them.
 

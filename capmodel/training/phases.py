@@ -16,7 +16,7 @@ from captionbeam.capmodel.self_critical.objective import SelfCritical
 from captionbeam.capmodel.self_critical.rewards import SplitReward, consensus_weights
 from captionbeam.capmodel.training.checkpoints import Position
 from captionbeam.capmodel.training.config import TrainOptions
-from captionbeam.capmodel.training.epoch_history import CROSS_ENTROPY, SELF_CRITICAL
+from captionbeam.capmodel.training.epoch_history import CROSS_ENTROPY, SELF_CRITICAL, epochs_since_best
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Phase:
     """``epochs`` epochs of one ``objective``.
 
     The maximum ``learning_rate`` is reached after the first ``warmup`` share of the phase's steps. With ``patience``,
-    the phase ends after that many consecutive epochs whose CIDEr is not higher than the phase's previous best.
+    the phase ends after that many consecutive epochs that are not better than the phase's best, as ``best_of`` orders
+    them.
     """
 
     name: str
@@ -36,9 +37,9 @@ class Phase:
 
     def is_over(self, position: Position) -> bool:
         """Whether this phase is finished at ``position``, the beginning of an epoch."""
-        scores = [entry["CIDEr"] for entry in position.history if entry["epoch"] > position.first_epoch]
-        waited = len(scores) - 1 - scores.index(max(scores)) if scores else 0
-        return len(scores) >= self.epochs or (self.patience is not None and waited >= self.patience)
+        own = [entry for entry in position.history if entry["epoch"] > position.first_epoch]
+        tired = self.patience is not None and epochs_since_best(own) >= self.patience
+        return len(own) >= self.epochs or tired
 
 
 def phases_of(options: TrainOptions, data: Data) -> tuple[Phase, ...]:

@@ -12,7 +12,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 from captionbeam.jobs.options.shared import dests, require
@@ -194,7 +194,7 @@ def _require_named(options: argparse.Namespace, newest: Snapshot) -> None:
 
 
 def _not_replaced(
-    recorded: Mapping[str, Any], named: Collection[str], options: argparse.Namespace
+    recorded: Mapping[str, Any], named: Set[str], options: argparse.Namespace
 ) -> Iterator[tuple[str, Any]]:
     """Yields the recorded options that the user's options do not replace."""
     from captionbeam.capmodel.generation.options import ONLY_OF
@@ -204,6 +204,9 @@ def _not_replaced(
     network = {*dests(add_network_options), "precision"}
     if "encoder" in named and options.encoder != recorded.get("encoder"):
         gone |= {*network, "reduce", "reduce_dim"} - {"precision"}
+    models = named & {"bundle", "captioner"}
+    if any(_absolute(name, getattr(options, name)) != recorded.get(name) for name in models):
+        gone |= {"precision"}  # that of another model
     if "features" in named and "encoder" in recorded:
         gone |= network
     if "sources" in named and "features" in recorded:

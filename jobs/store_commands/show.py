@@ -60,7 +60,8 @@ def run(options: argparse.Namespace) -> int:
 def _rounding(said: Mapping[str, Any]) -> str:
     """Describes the int8 rounding error relative to float16."""
     error = said["rounding"]
-    known = "" if error["shards"] == said["shards"] else f" (of {error['shards']:,} shards)"
+    rows, stored = error["rows"], error["stored_rows"]
+    known = "" if rows == stored else f" (over {rows:,} of {stored:,} rows; the others were copied)"
     return (
         f"off by {error['rms_relative']:.3%} (root mean square), at most {error['max_abs']:.3g} where the largest "
         f"number is {error['max_value']:.3g}{known}"

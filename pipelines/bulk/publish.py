@@ -13,10 +13,11 @@ import pyarrow.compute as pc
 from captionbeam.pipelines.bulk.compare import read_counts, read_gone
 from captionbeam.pipelines.bulk.conflicts import SETTLED, deletion, settle
 from captionbeam.pipelines.bulk.gates import Gates, check_failures, check_gates
+from captionbeam.pipelines.bulk.listing_record import read_listing
 from captionbeam.pipelines.bulk.plan import planned_shards
 from captionbeam.pipelines.bulk.run import Run, adopted_manifest, check_same, merged_request, now
 from captionbeam.pipelines.workers.boundary import across_workers
-from captionbeam.schemas.errors import FingerprintError, SystemicError
+from captionbeam.schemas.errors import FingerprintError, RequestError, SystemicError
 from captionbeam.schemas.formats import arrow, parquet
 from captionbeam.schemas.records import address
 from captionbeam.schemas.storage import files
@@ -52,8 +53,9 @@ def publish(run: Run, gates: Gates = OPEN) -> Snapshot:
 
     Merges snapshots that other writers published since the run's base was frozen, without losing their rows: shards
     that are already in the newest snapshot are left out, duplicate rows of an image are deleted, and gone rows are
-    deleted only if they are still live. Raises TooManyFailures and HeldBack (see Gates), FingerprintError if a
-    snapshot with other rows was published meanwhile, and SystemicError if a planned shard has no commit.
+    deleted only if they are still live. Raises TooManyFailures and HeldBack (see Gates), RequestError if a sample
+    leaves no image for a store's first snapshot, FingerprintError if a snapshot with other rows was published
+    meanwhile, and SystemicError if a planned shard has no commit.
     """
     for _ in range(ATTEMPTS):
         newest = layout.newest_snapshot(run.url)
@@ -63,6 +65,8 @@ def publish(run: Run, gates: Gates = OPEN) -> Snapshot:
         if newest is not None and not added and not deletes:
             check_failures(gates.max_failures, run, newest, added)
             return newest
+        if newest is None and not added:
+            _check_sample(run)
         snapshot = _next(run, newest, kept, added, deletes)
         gone = [delete["image_id"] for delete in deletes if delete["reason"] == "gone"]
         check_gates(gates, run, newest, snapshot, added, gone, read_counts(run).get("known", 0))
@@ -72,6 +76,18 @@ def publish(run: Run, gates: Gates = OPEN) -> Snapshot:
     raise SystemicError(
         f"{ATTEMPTS} others published to {run.url} first, one after the other; expected a turn"
     )
+
+
+def _check_sample(run: Run) -> None:
+    """Raises RequestError if the run, which has no image, lists a sample."""
+    entries = [run.request.get("options", {}), *run.request.get("sources", ())]
+    shares = [entry["sample"] for entry in entries if "sample" in entry]
+    if shares:
+        images = sum(one.images for one in read_listing(run))
+        raise RequestError(
+            f"--sample {max(shares):g} leaves none of the images{f' ({images:,} listed)' if images else ''}; "
+            f"expected a share that leaves one or more for the new store {run.url}"
+        )
 
 
 def _kept(run: Run, newest: Snapshot | None) -> Snapshot | None:

@@ -75,9 +75,10 @@ def describe(store: Store) -> dict[str, Any]:
 
 
 def rounding_of(store: Store) -> dict[str, float]:
-    """Returns the difference of int8 features from their float16 originals, over the shards that have commits.
+    """Returns the difference of int8 features from their float16 originals, over the shards whose commits have it.
 
-    Shards from compaction have none. Empty for other rows.
+    Shards from compaction have none, nor have copied rows. Empty if no shard has it. ``stored_rows`` counts the
+    rows of all shards, also superseded ones.
     """
     if store.spec.get("dtype") != "int8":
         return {}
@@ -85,7 +86,8 @@ def rounding_of(store: Store) -> dict[str, float]:
     commits = [commit for commit in layout.load_commits(store.url, shards) if commit.rounding]
     for commit in commits:
         error.merge(commit.rounding)
-    return {**error.to_dict(), "shards": len(commits)} if commits else {}
+    stored = sum(store.manifest.column("rows").to_pylist())
+    return {**error.to_dict(), "shards": len(commits), "stored_rows": stored} if commits else {}
 
 
 def _ancestors(snapshot: Snapshot, known: dict[int, Snapshot]) -> Iterator[Snapshot]:

@@ -18,7 +18,7 @@ from captionbeam.schemas.errors import SystemicError
 from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.formats import arrow, parquet
 from captionbeam.schemas.formats.datafile import SUFFIX, DataWriter, open_writer
-from captionbeam.schemas.formats.int8 import RoundingError, quantised, scale_names
+from captionbeam.schemas.formats.int8 import RoundingError, quantised
 from captionbeam.schemas.records import Failure, ImageRef, WrittenFile
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -172,7 +172,7 @@ class ShardOutput:
             failures_sha256=failures.sha256,
             index_sha256=index.sha256,
             counts=counts,
-            rounding=self._rounding.to_dict() if scale_names(self._schema) else {},
+            rounding=self._rounding.to_dict() if self._rounding.rows else {},
         )
 
     def _stop(self) -> None:

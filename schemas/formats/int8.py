@@ -81,11 +81,12 @@ def _no_less(numbers: np.ndarray) -> np.ndarray:
 class RoundingError:
     """Difference between int8 features and their float16 originals, over all added rows.
 
-    ``max_abs`` is the largest difference, ``max_value`` the largest magnitude. The sums are those of squared
-    differences and of squared values. ``to_dict`` adds ``max_relative`` (relative to the largest magnitude) and
-    ``rms_relative`` (relative to the root mean square).
+    ``rows`` is their number. ``max_abs`` is the largest difference, ``max_value`` the largest magnitude. The sums are
+    those of squared differences and of squared values. ``to_dict`` adds ``max_relative`` (relative to the largest
+    magnitude) and ``rms_relative`` (relative to the root mean square).
     """
 
+    rows: int = 0
     max_abs: float = 0.0
     max_value: float = 0.0
     sum_squared_error: float = 0.0
@@ -93,6 +94,7 @@ class RoundingError:
 
     def add(self, values: np.ndarray, codes: np.ndarray, scales: np.ndarray) -> None:
         """Adds float16 ``values`` ``[n, ..., C]`` and their codes."""
+        self.rows += len(values)
         for rows in _chunks(values.shape):
             exact = values[rows].astype(np.float32)
             error = dequantise(codes[rows], scales[rows]) - exact
@@ -102,6 +104,7 @@ class RoundingError:
 
     def merge(self, other: dict[str, float]) -> None:
         """Adds the ``to_dict`` result of another part."""
+        self.rows += int(other.get("rows", 0))
         self._grow(other["max_abs"], other["max_value"])
         self.sum_squared_error += other["sum_squared_error"]
         self.sum_squares += other["sum_squares"]
@@ -110,7 +113,7 @@ class RoundingError:
         self.max_abs, self.max_value = max(self.max_abs, error), max(self.max_value, value)
 
     def to_dict(self) -> dict[str, float]:
-        """Returns the four fields, ``max_relative`` and ``rms_relative``."""
+        """Returns the fields, ``max_relative`` and ``rms_relative``."""
         relative = self.max_abs / self.max_value if self.max_value else 0.0
         rms = math.sqrt(self.sum_squared_error / self.sum_squares) if self.sum_squares else 0.0
         return {**vars(self), "max_relative": relative, "rms_relative": rms}
@@ -130,7 +133,7 @@ def read_names(schema: pa.Schema, columns: Sequence[str]) -> list[str]:
 def quantised(columns: dict[str, Any], schema: pa.Schema, error: RoundingError) -> dict[str, Any]:
     """Converts a processor's float16 columns to int8 where ``schema`` requires it, and updates ``error``.
 
-    Columns that already have scales are left unchanged.
+    Columns that already have scales are left unchanged: their originals are not known, so ``error`` neither.
     """
     kept = dict(columns)
     for field in schema:

@@ -16,8 +16,8 @@ import os
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from typing import Any, BinaryIO
 
 import fsspec
@@ -223,43 +223,47 @@ def copy_file(source: str, target: str, sha256: str | None = None) -> None:
 
     Raises FingerprintError if the SHA-256 of the source is not ``sha256``.
     """
-    fs, path = split(source)
     digest = hashlib.sha256()
-    with refusals(source), fs.open(path, "rb") as reader, _writing(target) as writer:
-        while block := reader.read(1 << 22):
+    with closing(_blocks(source)) as blocks, _writing(target) as writer:
+        for block in blocks:
             digest.update(block)
             writer.write(block)
         if sha256 not in (None, digest.hexdigest()):
             raise FingerprintError(f"{source!r} has SHA-256 {digest.hexdigest()}; expected {sha256}")
 
 
+def _blocks(url: str) -> Generator[bytes]:
+    """Yields the content of ``url`` in parts."""
+    fs, path = split(url)
+    with refusals(url), fs.open(path, "rb") as reader:
+        while block := reader.read(1 << 22):
+            yield block
+
+
 @contextmanager
 def _writing(url: str) -> Iterator[BinaryIO]:
-    """Opens a stream to ``url``. The file appears when the block ends without an error."""
+    """Opens a stream to ``url``. The file appears when the block ends without an error.
+
+    Errors of the block that name no file are taken for those of ``url``.
+    """
     fs, path = split(url)
     local = is_local(fs)
     landing = _beside(path) if local else path
-    if local:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    stream = fs.open(landing, "wb")
-    try:
-        yield stream
-        stream.flush()
+    with refusals(url):
         if local:
-            os.fsync(stream.fileno())
-        stream.close()
-    except BaseException:
-        object_stores.discard(fs, landing, stream)
-        raise
-    if local:
-        os.replace(landing, path)
-
-
-def copy_tree(source: str, target: str) -> None:
-    """Copies every file below ``source`` to the same relative path below ``target``."""
-    fs, root = split(source)
-    for path in sorted(fs.find(root)):
-        copy_file(fs.unstrip_protocol(path), join(target, path[len(root) :]))
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        stream = fs.open(landing, "wb")
+        try:
+            yield stream
+            stream.flush()
+            if local:
+                os.fsync(stream.fileno())
+            stream.close()
+        except BaseException:
+            object_stores.discard(fs, landing, stream)
+            raise
+        if local:
+            os.replace(landing, path)
 
 
 def remove(url: str) -> None:
@@ -307,7 +311,7 @@ def _write_beside(path: str, data: bytes) -> str:
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     temporary = _beside(path)
     try:
-        with open(temporary, "wb") as stream:
+        with refusals(path), open(temporary, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())

@@ -68,11 +68,16 @@ def discard(fs: AbstractFileSystem, path: str, stream: BinaryIO) -> None:
 
 @contextmanager
 def refusals(path: str) -> Iterator[None]:
-    """Converts errors of storage libraries to the equivalent OSError for ``path``."""
+    """Converts errors of storage libraries to the equivalent OSError for ``path``.
+
+    An OSError without a file name, as of a full disk, gets ``path`` as its file name.
+    """
     try:
         yield
-    except Exception as err:  # raised again, unchanged or converted
+    except Exception as err:  # raised again, named or converted
         told = _as_os_error(err, path)
+        if isinstance(told, OSError) and told.errno is not None and told.filename is None:
+            told.filename = path
         if told is err:
             raise
         raise told from err

@@ -33,8 +33,8 @@ class Commit:
     """A finished shard: the files of the winning attempt and their contents.
 
     ``counts`` has images, ``failed_<code>``, bytes read, and milliseconds per stage, with the unit in each name.
-    ``rounding``: the difference of int8 features from their float16 originals (schemas.formats.int8); empty
-    otherwise.
+    ``rounding``: the difference of int8 features from their float16 originals (schemas.formats.int8), over the rows
+    that this shard's run quantised; empty if there are none, because all were copied or none is int8.
     """
 
     shard: str

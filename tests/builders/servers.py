@@ -24,6 +24,7 @@ from typing import NamedTuple
 import fsspec
 import pytest
 
+from captionbeam.schemas.storage import files
 from tests.builders.fetched import fetch, need
 
 FAKE_GCS = "github.com/fsouza/fake-gcs-server"
@@ -199,3 +200,10 @@ def make_bucket(server: Server, name: str) -> None:
         request = urllib.request.Request(f"{server.address}/{name}", method="PUT")
     with urllib.request.urlopen(request, timeout=30):
         pass
+
+
+def upload(folder: str, url: str) -> None:
+    """Copies every file below the local ``folder`` to the same place below ``url``."""
+    for path in sorted(Path(folder).rglob("*")):
+        if path.is_file():
+            files.copy_file(str(path), files.join(url, path.relative_to(folder).as_posix()))

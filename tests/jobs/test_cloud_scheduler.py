@@ -19,6 +19,7 @@ from tests.builders.commands import ROOT, environment
 from tests.builders.discovery import complaints, find_call
 from tests.builders.gcloud import install, kept, run_script
 from tests.builders.nights import ENCODER, check_store, make_place
+from tests.builders.servers import upload
 
 TEMPLATE = json.loads((ROOT / "containers" / "flex_template.json").read_text())
 GOOGLE = ["--project", "my-project", "--region", "europe-west4", "--template", "gs://b/templates/captionbeam.json",
@@ -177,7 +178,7 @@ def test_a_night_whose_launches_come_twice(capsys, gcloud, gcs, tmp_path):
     """Cloud Scheduler calls at least once: both launches end well, and no image is there twice."""
     place, url = make_place(tmp_path / "place", images=4), gcs.url
     for name in ("photos", "bundle"):
-        files.copy_tree(str(place.folder / name), files.join(url, name))
+        upload(str(place.folder / name), files.join(url, name))
     night = [f"{url}/photos", "--name", "photos", "--features", f"{url}/features",
              f"--features-options={ENCODER} --shard-size 2", "--captions", f"{url}/captions",
              "--bundle", f"{url}/bundle", "--promote", "prod"]  # fmt: skip

@@ -177,6 +177,21 @@ def test_a_sample_and_a_limit_are_the_same_images_each_time(photos, tmp_path):
     assert len(ids[0]) == 4
 
 
+def test_a_sample_of_no_image_makes_no_store(photos, tmp_path, capsys):
+    source, url = photos.parent / "one.jpg", tmp_path / "s"
+    picture(1).save(source)
+    command = ["encode", str(source), "--output", str(url), *map(str, ENCODER), "--sample", "0.0001"]
+    assert main(command) == 2
+    assert (
+        f"captionbeam: --sample 0.0001 leaves none of the images (1 listed); expected a share that leaves one or "
+        f"more for the new store {url}\n"
+    ) in capsys.readouterr().err
+    assert layout.snapshot_ids(str(url)) == []
+    captionbeam(*command[:-2])
+    captionbeam(*command)
+    assert (layout.snapshot_ids(str(url)), Store.open(str(url)).ids()) == ([1], ["one.jpg"])
+
+
 @pytest.mark.parametrize(
     ("name", "what"), [("config.json", "a bundle or another model"), ("tokens.arrow", "a token table")]
 )

@@ -13,6 +13,7 @@ from captionbeam.capmodel.bundles.contents import read_manifest
 from captionbeam.jobs.cli import main
 from captionbeam.schemas.storage import files
 from tests.builders.commands import ROOT, environment
+from tests.builders.servers import upload
 from tests.builders.training import SMALL, make_data
 
 pytestmark = pytest.mark.engines
@@ -43,7 +44,7 @@ def data(tmp_path_factory):
 def there(data, gcs):
     """The same data in a bucket."""
     for name in ("features", "tokens"):
-        files.copy_tree(str(data / name), f"{gcs.url}/{name}")
+        upload(str(data / name), f"{gcs.url}/{name}")
     return gcs.url
 
 

@@ -16,6 +16,7 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 from tests.builders.commands import ROOT, captionbeam, environment
+from tests.builders.servers import upload
 
 pytestmark = [pytest.mark.engines, pytest.mark.slow]
 PAUSED = ROOT / "tests/builders/paused.py"
@@ -40,7 +41,7 @@ def place(request, photos, tmp_path):
     if request.param == "file":
         return str(photos.parent / photos.name), str(tmp_path / "store")
     url = request.getfixturevalue({"gs": "gcs", "s3": "s3"}[request.param]).url
-    files.copy_tree(str(photos), files.join(url, "photos"))
+    upload(str(photos), files.join(url, "photos"))
     return files.join(url, "photos"), files.join(url, "store")
 
 

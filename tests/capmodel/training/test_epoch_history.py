@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from captionbeam.capmodel.training.epoch_history import CROSS_ENTROPY, SELF_CRITICAL, best_of, early_stops
+from captionbeam.capmodel.training.epoch_history import (
+    CROSS_ENTROPY,
+    SELF_CRITICAL,
+    best_of,
+    early_stops,
+    epochs_since_best,
+)
 from tests.builders.training import tiny_options
 
 
@@ -26,6 +32,13 @@ DRAWN = history(SELF_CRITICAL, 0.2, 0.4, 0.3, 0.35, first=5)
 def test_the_best_epoch_has_the_highest_cider_then_the_lowest_loss_then_comes_first():
     assert best_of(WORDS)["epoch"] == 2
     assert best_of([*WORDS[:3], {**WORDS[3], "val_loss": 0.5}])["epoch"] == 4
+
+
+def test_epochs_since_the_best():
+    assert epochs_since_best([]) == 0
+    assert epochs_since_best(WORDS) == 2
+    assert epochs_since_best([*WORDS[:3], {**WORDS[3], "val_loss": 0.5}]) == 0
+    assert epochs_since_best(DRAWN) == 2
 
 
 def test_a_run_that_had_all_its_epochs_stopped_nowhere():

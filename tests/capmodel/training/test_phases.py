@@ -66,8 +66,11 @@ def test_a_second_phase_that_moves_nothing_ends_at_the_firsts_best_weights(data,
         np.testing.assert_allclose(kept[1][name], value, atol=1e-6)
 
 
-def at(*scores, first_epoch=0):
-    history = tuple({"epoch": number, "CIDEr": score} for number, score in enumerate(scores, 1))
+def at(*scores, first_epoch=0, losses=()):
+    history = tuple(
+        {"epoch": number, "CIDEr": score, "val_loss": loss}
+        for number, (score, loss) in enumerate(zip(scores, losses or [1.0] * len(scores), strict=True), 1)
+    )
     return Position(epoch=len(scores), history=history, first_epoch=first_epoch)
 
 
@@ -80,6 +83,16 @@ def test_a_phase_is_over_after_its_epochs_or_its_patience():
     assert not patient.is_over(at(0.9, 0.1, 0.2, first_epoch=1))
     assert patient.is_over(at(0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
     assert not Phase("p", CrossEntropy(), 6, 0.1, 0.0).is_over(at(0.5, 0.4, 0.3, 0.2, 0.1))
+
+
+def test_patience_and_the_best_epoch_agree_where_cider_ties():
+    """As in the first epochs, whose captions all score 0 while the loss falls."""
+    patient = Phase("p", CrossEntropy(), 6, 0.1, 0.0, patience=1)
+    falling = at(0.0, 0.0, losses=(3.0, 2.0))
+    assert (best_of(falling.history)["epoch"], patient.is_over(falling)) == (2, False)
+    rising = at(0.0, 0.0, losses=(2.0, 3.0))
+    assert (best_of(rising.history)["epoch"], patient.is_over(rising)) == (1, True)
+    assert patient.is_over(at(0.1, 0.0, losses=(3.0, 2.0)))
 
 
 def test_a_run_whose_captions_get_no_better_ends_by_its_patience(data, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import tempfile
 from collections import Counter, defaultdict
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from captionbeam.jobs.cli import main
 from captionbeam.pipelines.bulk.compare import (
     CompareStore,
     NameSources,
@@ -25,9 +27,10 @@ from captionbeam.pipelines.bulk.compare import (
 )
 from captionbeam.pipelines.bulk.plan import PlanShards, planned_shards, read_shard, write_plan
 from captionbeam.pipelines.bulk.publish import PublishSnapshot, publish
-from captionbeam.pipelines.bulk.run import _name_before, moved_sources, start_run
+from captionbeam.pipelines.bulk.run import moved_sources, name_before, start_run
 from captionbeam.pipelines.bulk.skip import SkipDone, _index_files, bring_home, names_of, read_base
 from captionbeam.pipelines.maintenance.compact import compact
+from captionbeam.pipelines.maintenance.history import describe
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.pipelines.runners.runner import run_pipeline
 from captionbeam.pipelines.workers.engine import Engine
@@ -81,13 +84,13 @@ def ref(name, version="v1", **more):
     return ImageRef(name, f"/images/{name}", "/images", version, **more)
 
 
-def launch(folder, what, operation="refresh"):
+def launch(folder, what, operation="refresh", spec=None):
     field = arrow.captions_field() if what == "captions" else FIELD
     kind, file_format = (
         "captions" if what == "captions" else "features",
         "hdf5" if what == "hdf5" else "parquet",
     )
-    spec = {"model": what}
+    spec = spec or {"model": what}
     return start_run(
         f"{folder}/store", kind, spec, fingerprint(spec), field, file_format, operation=operation
     )
@@ -178,6 +181,39 @@ def test_int8_codes_are_copied_as_they_are(tmp_path):
         for path in sorted(Path(store.url, "data").iterdir(), key=lambda path: path.stat().st_mtime_ns)
     )
     assert first.equals(second)
+
+
+def test_copied_int8_rows_have_no_rounding_error_of_their_own(tmp_path, monkeypatch, capsys):
+    """The originals of copied codes are not known: their error is neither 0 nor that of the other rows."""
+    monkeypatch.setattr(
+        f"{__name__}.launch", functools.partial(launch, spec={"model": "int8", "dtype": "int8"})
+    )
+
+    def of_run(store):
+        run = store.snapshot.run
+        return [(commit.rows, commit.rounding) for commit in commits(store) if commit.run == run]
+
+    store, _ = refresh(tmp_path, [ref("1.jpg"), ref("2.jpg")], ITEMS, "int8")
+    ((rows, first),) = of_run(store)
+    assert (rows, first["rows"], first["max_value"]) == (2, 2, 3.5)
+    said = shown(store, capsys)
+    assert "off by" in said
+    assert "the others were copied" not in said
+
+    store, _ = refresh(tmp_path, [ref("1.jpg", "v2"), ref("2.jpg", "v2")], ITEMS, "int8", salt=1.0)
+    assert of_run(store) == [(2, {})]
+    assert (describe(store)["rounding"]["rows"], describe(store)["rounding"]["stored_rows"]) == (2, 4)
+    assert "(over 2 of 4 rows; the others were copied)" in shown(store, capsys)
+
+    items = {**ITEMS, "1.jpg": bytes([9, 9])}
+    store, _ = refresh(tmp_path, [ref("1.jpg", "v3"), ref("2.jpg", "v3")], items, "int8")
+    ((rows, mixed),) = of_run(store)
+    assert (rows, mixed["rows"], mixed["max_value"]) == (2, 1, 9.0)
+
+
+def shown(store, capsys):
+    assert main(["store", "show", store.url]) == 0
+    return " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
 def test_a_row_of_an_image_that_came_back_is_copied(tmp_path):
@@ -373,7 +409,7 @@ def _former(uri, old):
     ],
 )
 def test_a_source_is_looked_for_where_it_lay_beside_the_store(name, url, other, before):
-    assert _name_before(name, url, other) == before
+    assert name_before(name, url, other) == before
 
 
 def test_sources_move_with_their_store_until_a_run_has_published_there(tmp_path):

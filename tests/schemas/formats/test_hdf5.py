@@ -14,7 +14,7 @@ from tests.builders.commands import ROOT, environment
 SCRIPT = """
 import gc, os, resource, sys
 import numpy as np, pyarrow as pa
-from captionbeam.schemas import arrow
+from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.datafile import open_writer
 url, *limits = sys.argv[1:]
 field = arrow.grid_field("grid", (8, 8, 64))

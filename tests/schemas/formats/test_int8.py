@@ -156,6 +156,7 @@ def test_the_commit_says_how_far_off_a_shard_is(tmp_path):
         error = np.stack([found[name] for name in ids]) - values
         assert commit.rounding == pytest.approx(
             {
+                "rows": len(ids),
                 "max_abs": np.abs(error).max(),
                 "max_value": values.max(),
                 "sum_squared_error": (error**2).sum(),
@@ -173,6 +174,7 @@ def test_store_show_says_how_far_off_all_is(tmp_path, capsys):
     error = np.stack(list(scanned(store).values())) - np.stack(list(made().values())).astype(np.float64)
     said = describe(store)["rounding"]
     assert (said["shards"], said["max_abs"]) == (3, pytest.approx(np.abs(error).max(), rel=1e-5))
+    assert (said["rows"], said["stored_rows"]) == (10, 10)
     assert main(["store", "show", store.url]) == 0
     assert f"off by {said['rms_relative']:.3%} (root mean square)" in capsys.readouterr().out
     compact(store.url, 0.2, 256)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -93,14 +95,30 @@ def test_what_is_no_json_is_said_to_be_none(tmp_path, text):
         files.read_json(str(tmp_path / "x.json"))
 
 
-def test_a_tree_is_copied_whole(tmp_path, folder):
-    source = tmp_path / "source"
-    (source / "in").mkdir(parents=True)
-    (source / "a").write_bytes(b"1")
-    (source / "in/b").write_bytes(b"2")
-    files.copy_tree(str(source), files.join(folder, "copy"))
-    assert files.read_bytes(files.join(folder, "copy/a")) == b"1"
-    assert files.read_bytes(files.join(folder, "copy/in/b")) == b"2"
+@contextmanager
+def files_of_at_most(size):
+    """As on a full disk: the operating system refuses to write more, with an error that names no file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_refusal_to_write_names_the_target(tmp_path):
+    source, target = tmp_path / "weights", tmp_path / "store/models/weights"
+    source.write_bytes(bytes(10_000_000))
+    writes = [
+        lambda: files.copy_file(str(source), str(target)),
+        lambda: files.write_atomic(str(target), bytes(10_000_000)),
+        lambda: files.create(str(target), bytes(10_000_000)),
+    ]
+    for write in writes:
+        with files_of_at_most(1_000_000), pytest.raises(OSError, match="File too large") as refused:
+            write()
+        assert refused.value.filename == str(target)
+    assert os.listdir(target.parent) == []
 
 
 @given(st.from_regex(r"[0-9a-f]{40}", fullmatch=True), st.integers(0, 10**9), st.booleans())
