@@ -38,6 +38,8 @@ EXTRAS["test"] = [
 FOUND = find_packages(
     include=[f"{name}{rest}" for name in PACKAGES for rest in ("", ".*")], exclude=[ROOT.replace("/", ".")]
 )
+# None where only this file is read for its requirements, as worker images do.
+INSTALLED = ["captionbeam", *(f"captionbeam.{name}" for name in FOUND)] if FOUND else []
 
 setup(
     name="captionbeam",
@@ -45,7 +47,7 @@ setup(
     description="Image captioning as a distributed batch data pipeline: Apache Beam, PyTorch, Parquet, HDF5.",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
-    packages=["captionbeam", *(f"captionbeam.{name}" for name in FOUND)],
+    packages=INSTALLED,
     package_dir={"captionbeam": ROOT, **{f"captionbeam.{name}": name for name in PACKAGES}},
     package_data={"captionbeam.jobs": ["templates/*.j2", "presets/*.flags", "presets/recipes/*.flags"]},
     install_requires=[
