@@ -165,7 +165,7 @@ class _RowGroup:
             else:
                 self._damage = err
             raise
-        except BaseException:
+        except BaseException:  # Ctrl-C and systemic errors too: the next read begins anew
             self._begin()
             raise
         self._next += 1

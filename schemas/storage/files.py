@@ -259,7 +259,7 @@ def _writing(url: str) -> Iterator[BinaryIO]:
             if local:
                 os.fsync(stream.fileno())
             stream.close()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: removes the partial file and raises again
             object_stores.discard(fs, landing, stream)
             raise
         if local:

@@ -401,11 +401,11 @@ def _former(uri, old):
 @pytest.mark.parametrize(
     ("name", "url", "other", "before"),
     [
-        ("/copy/photos", "/copy/features", "/work/features", "/work/photos"),
-        ("/copy/in/photos", "/copy/out/features", "/work/out/features", "/work/in/photos"),
+        ("/copy/photos", "/copy/features", "/first/features", "/first/photos"),
+        ("/copy/in/photos", "/copy/out/features", "/first/out/features", "/first/in/photos"),
         ("gs://b/2/photos", "gs://b/2/features", "gs://a/1/features", "gs://a/1/photos"),
-        ("/copy/photos", "/copy/features", "/work/other", ""),
-        ("/copy/features/photos", "/copy/features", "/work/features", ""),
+        ("/copy/photos", "/copy/features", "/first/other", ""),
+        ("/copy/features/photos", "/copy/features", "/first/features", ""),
     ],
 )
 def test_a_source_is_looked_for_where_it_lay_beside_the_store(name, url, other, before):
