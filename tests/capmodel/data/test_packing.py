@@ -19,14 +19,6 @@ def test_picks_find_every_wanted_position_in_row_major_order(wanted):
 
 
 @settings(deadline=None)
-@given(MASKS)
-def test_blocks_only_shrink(wanted):
-    sizes = Blocks.of(wanted).sizes
-    assert sizes == sorted(sizes, reverse=True)
-    assert [n for _, n in sizes] == sorted((n for _, n in sizes), reverse=True)
-
-
-@settings(deadline=None)
 @given(LENGTHS)
 def test_a_step_holds_the_images_and_captions_that_still_run(lengths):
     lengths = np.array(lengths)
