@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from captionbeam.pipelines.bulk.compare import judge, read_gone, write_counts, write_gone
+from captionbeam.pipelines.bulk.compare import compare_image, read_gone, write_counts, write_gone
 from captionbeam.pipelines.bulk.gates import Gates, check_captions, new_captions, parent_captions
 from captionbeam.pipelines.bulk.plan import planned_shards, read_shard, write_plan
 from captionbeam.pipelines.bulk.publish import publish
@@ -58,7 +58,7 @@ def launch(folder, images, shard_size, refreshed=()):
     }
     if refreshed:
         judged = {
-            name: judge([refs[name]] if name in refs else [], base[name], refreshed)
+            name: compare_image([refs[name]] if name in refs else [], base[name], refreshed)
             for name in sorted({*refs, *base})
         }
         todo = [verdict.todo for verdict in judged.values() if verdict.todo is not None]

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captionbeam.pipelines.reduction import second_moments as module
-from captionbeam.pipelines.reduction.second_moments import Moments, decompose
-from captionbeam.pipelines.reduction.svd import GatherMoments
+from captionbeam.pipelines.reduction.second_moments import SecondMoments, decompose
+from captionbeam.pipelines.reduction.svd import SumMoments
 
 
 def features(images: int = 40, channels: int = 6, seed: int = 0) -> np.ndarray:
@@ -19,8 +19,8 @@ def features(images: int = 40, channels: int = 6, seed: int = 0) -> np.ndarray:
     return (mixed @ random.standard_normal((channels, channels)) + 1).astype(np.float16)
 
 
-def gathered(*parts: np.ndarray) -> Moments:
-    combine = GatherMoments(parts[0].shape[-1])
+def gathered(*parts: np.ndarray) -> SecondMoments:
+    combine = SumMoments(parts[0].shape[-1])
     accumulators = [combine.add_input(combine.create_accumulator(), part) for part in parts]
     return combine.extract_output(combine.merge_accumulators(accumulators))
 
