@@ -20,7 +20,7 @@ from captionbeam.jobs.cli import main
 from captionbeam.pipelines.bulk.compare import (
     CompareStore,
     NameSources,
-    judge,
+    compare_image,
     read_counts,
     write_counts,
     write_gone,
@@ -355,7 +355,7 @@ def judged(run, refs):
         for own, found, existing in bring_home(name, images[name], base[name]):
             home[own][0].extend(found)
             home[own][1].extend(existing)
-    verdicts = {name: judge(found, existing, {"/images"}) for name, (found, existing) in home.items()}
+    verdicts = {name: compare_image(found, existing, {"/images"}) for name, (found, existing) in home.items()}
     gone = [row for name in verdicts for row in named_ids(",".join(verdicts[name].gone), name).items()]
     write_gone("000000", gone, run)
     write_counts(
