@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
-from captionbeam.capmodel.decoders.transformer import Packing, sinusoids
+from captionbeam.capmodel.decoders.packing import PackedTokens
+from captionbeam.capmodel.decoders.transformer import sinusoids
 from captionbeam.capmodel.generation.generate import DecodeOptions, generate
 from captionbeam.schemas.errors import RequestError
 from tests.builders.models import make_decoder as make_random
@@ -123,11 +124,11 @@ def test_what_is_left_out_as_padding_changes_nothing(seed, images, captions):
 
 def test_only_rows_that_count_are_computed():
     counts = torch.tensor([[[True, True, False], [True, False, False]]])
-    packing, rows = Packing.of(counts), torch.arange(1.0, 4.0).unsqueeze(1)
+    packing, rows = PackedTokens.of(counts), torch.arange(1.0, 4.0).unsqueeze(1)
     spread = packing.spread(rows)
     assert spread.squeeze(1).tolist() == [1, 2, 0, 3, 0, 0]
     assert packing.pack(spread).equal(rows)
-    assert Packing.of(counts[..., :1]).places is None
+    assert PackedTokens.of(counts[..., :1]).places is None
 
 
 def test_selecting_carries_each_captions_cache_along_and_shares_the_grid():

