@@ -126,7 +126,7 @@ def _is_whole(url: str, sha256: str) -> bool:
     except BundleError:
         return False
     return there.sha256 == sha256 and all(
-        models.is_whole(files.join(url, name), expected) for name, expected in there.files.items()
+        models.has_sha256(files.join(url, name), expected) for name, expected in there.files.items()
     )
 
 

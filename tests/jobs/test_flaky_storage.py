@@ -145,7 +145,7 @@ def test_what_does_not_pass_is_asked_for_once(refusing, status, error):
     fs, path = files.split(target)
     plan[:] = [status] * 20
     del seen[:]
-    with pytest.raises(error), files.refusals(target):
+    with pytest.raises(error), files.as_os_errors(target):
         fs.cat_file(path, start=0, end=1)
     assert len(seen) == 1
 

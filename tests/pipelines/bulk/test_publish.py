@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from captionbeam.pipelines.bulk.compare import judge, read_gone, write_counts, write_gone
-from captionbeam.pipelines.bulk.conflicts import chained, settle
+from captionbeam.pipelines.bulk.compare import compare_image, read_gone, write_counts, write_gone
+from captionbeam.pipelines.bulk.conflicts import in_dependency_order, resolve_conflicts
 from captionbeam.pipelines.bulk.gates import Gates, check_captions, new_captions, parent_captions
 from captionbeam.pipelines.bulk.plan import planned_shards, read_shard, write_plan
 from captionbeam.pipelines.bulk.publish import publish
@@ -60,7 +60,7 @@ def launch(folder, images, shard_size, refreshed=()):
     }
     if refreshed:
         judged = {
-            name: judge([refs[name]] if name in refs else [], base[name], refreshed)
+            name: compare_image([refs[name]] if name in refs else [], base[name], refreshed)
             for name in sorted({*refs, *base})
         }
         todo = [verdict.todo for verdict in judged.values() if verdict.todo is not None]
@@ -122,8 +122,8 @@ def test_runs_of_one_second_may_be_read_in_any_order(order):
         "s4": indexed(("a", "v3", "truncated", "s3/f0"), ("b", "v1", "truncated", "")),
     }
     found = {shard: shards[shard] for shard in order}
-    assert chained(found) == ["s2", "s3", "s4"]
-    deletes = settle(found, {"a": {"s1/f0": "v1"}}, {"s1", *found})
+    assert in_dependency_order(found) == ["s2", "s3", "s4"]
+    deletes = resolve_conflicts(found, {"a": {"s1/f0": "v1"}}, {"s1", *found})
     assert {place: delete["reason"] for place, delete in deletes.items()} == dict.fromkeys(
         ["s1/f0", "s2/f0", "s3/f0"], "replaced"
     )

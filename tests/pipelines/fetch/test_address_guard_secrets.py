@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from captionbeam.pipelines.fetch.byte_ranges import Span
+from captionbeam.pipelines.fetch.byte_ranges import ByteRange
 from captionbeam.pipelines.fetch.images import fetch
-from captionbeam.pipelines.fetch.reads import read_spans
+from captionbeam.pipelines.fetch.reads import read_ranges
 from captionbeam.pipelines.sources.lists import ref_of
 from captionbeam.pipelines.sources.spec import SourceSpec
 from captionbeam.schemas.errors import SourceError
@@ -28,7 +28,7 @@ def test_another_range_than_was_asked_for_is_not_taken(said):
 
     with answering(answer) as url:
         with pytest.raises(SourceError, match=f"sends the range '{said}'; expected bytes from 10"):
-            read_spans([Span(f"{url}/x.zip", 10, 20)], OPEN)
+            read_ranges([ByteRange(f"{url}/x.zip", 10, 20)], OPEN)
         if not said:
             assert fetched(f"{url}/a.jpg", OPEN).code == "unsupported"
 

@@ -14,7 +14,7 @@ from captionbeam.jobs import cli
 from captionbeam.pipelines.bulk.plan import planned_shards
 from captionbeam.pipelines.maintenance import vacuum as vacuuming
 from captionbeam.pipelines.maintenance.history import roll_back
-from captionbeam.pipelines.maintenance.vacuum import find_waste, vacuum
+from captionbeam.pipelines.maintenance.vacuum import find_garbage, vacuum
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas import Store
 from captionbeam.schemas.storage import files
@@ -178,7 +178,7 @@ def test_a_dry_run_names_what_would_go_and_removes_nothing(url, capsys):
     assert everything(url) == before
     named = {line for line in said.splitlines() if line.split("/")[0] in ("data", "snapshots", "commits")}
     assert "snapshots/00000001.json" in named
-    assert find_waste(url, 1, 0).entries()
+    assert find_garbage(url, 1, 0).entries()
     assert cli.main(["store", "vacuum", url, "--keep", "1", "--grace", "0"]) == 0
     assert named <= before - everything(url)
     if "://" not in url:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captionbeam.pipelines.reduction import second_moments as module
-from captionbeam.pipelines.reduction.second_moments import Moments, decompose
-from captionbeam.pipelines.reduction.svd import GatherMoments
+from captionbeam.pipelines.reduction.second_moments import SecondMoments, decompose
+from captionbeam.pipelines.reduction.svd import SumMoments
 
 
 def features(images: int = 40, channels: int = 6, seed: int = 0) -> np.ndarray:
@@ -19,8 +19,8 @@ def features(images: int = 40, channels: int = 6, seed: int = 0) -> np.ndarray:
     return (mixed @ random.standard_normal((channels, channels)) + 1).astype(np.float16)
 
 
-def gathered(*parts: np.ndarray) -> Moments:
-    combine = GatherMoments(parts[0].shape[-1])
+def gathered(*parts: np.ndarray) -> SecondMoments:
+    combine = SumMoments(parts[0].shape[-1])
     accumulators = [combine.add_input(combine.create_accumulator(), part) for part in parts]
     return combine.extract_output(combine.merge_accumulators(accumulators))
 
@@ -91,7 +91,7 @@ def test_any_order_partition_and_block_gives_the_same(order, cuts, block):
 
 
 def test_merging_leaves_what_is_merged_as_it_was():
-    combine, parts = GatherMoments(6), [gathered(features(8, seed=at)) for at in range(2)]
+    combine, parts = SumMoments(6), [gathered(features(8, seed=at)) for at in range(2)]
     before = [one.products.copy() for one in parts]
     combine.merge_accumulators(parts)
     assert [one.products.tolist() for one in parts] == [one.tolist() for one in before]

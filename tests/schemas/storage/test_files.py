@@ -81,11 +81,11 @@ def test_a_place_that_cannot_be_written_is_known_before_the_work(tmp_path, folde
 @pytest.mark.parametrize("url", ["/proc/nope/store", "file:///proc/nope/store"])
 def test_a_look_leaves_no_trace_and_knows_a_place_that_cannot_be_written(tmp_path, url):
     before = tmp_path.stat().st_mtime_ns
-    files.check_room(str(tmp_path / "new" / "store"))
-    files.check_room("memory://new")
+    files.check_local_writable(str(tmp_path / "new" / "store"))
+    files.check_local_writable("memory://new")
     assert (os.listdir(tmp_path), tmp_path.stat().st_mtime_ns) == ([], before)
     with pytest.raises(RequestError, match=r"cannot be written to \(.*\); expected a writable folder or URL"):
-        files.check_room(url)
+        files.check_local_writable(url)
 
 
 @pytest.mark.parametrize("text", [b"{", b"\xff", b"[" * 100_000])

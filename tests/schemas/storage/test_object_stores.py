@@ -258,15 +258,18 @@ def test_a_data_file_that_is_given_up_leaves_nothing(bucket, file_format, tmp_pa
 def test_errors_of_the_libraries_are_those_of_a_disk():
     """By class name, since none of them is imported."""
     refusal = type("HttpError", (Exception,), {"__module__": "gcsfs.retry", "code": "404"})
-    with pytest.raises(FileNotFoundError), object_stores.refusals("gs://b/a"):
+    with pytest.raises(FileNotFoundError), object_stores.as_os_errors("gs://b/a"):
         raise refusal("no such bucket")
     missing = type("NoCredentialsError", (Exception,), {"__module__": "botocore.exceptions"})
     with (
         pytest.raises(PermissionError, match="Unable to locate credentials"),
-        object_stores.refusals("s3://b/a"),
+        object_stores.as_os_errors("s3://b/a"),
     ):
         raise missing("Unable to locate credentials")
-    with pytest.raises(OSError, match="Bad Request: b/a invalid name"), object_stores.refusals("gs://b/a"):
+    with (
+        pytest.raises(OSError, match="Bad Request: b/a invalid name"),
+        object_stores.as_os_errors("gs://b/a"),
+    ):
         raise ValueError("Bad Request: b/a\ninvalid name")
-    with pytest.raises(ValueError, match="not the storage's"), object_stores.refusals("gs://b/a"):
+    with pytest.raises(ValueError, match="not the storage's"), object_stores.as_os_errors("gs://b/a"):
         raise ValueError("not the storage's")
