@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from captionbeam.capmodel.bundles.contents import keep_bundle
+from captionbeam.capmodel.bundles.contents import store_bundle
 from captionbeam.jobs.cli import main
 from captionbeam.jobs.reporting.charts import histogram, line_chart, nice_ticks
 from captionbeam.jobs.reporting.heat import looks
@@ -67,7 +67,7 @@ def store(tmp_path):
     make_store(
         url, "captions", arrow.captions_field(True), items, spec=spec, locations=locations, shard_size=8
     )
-    keep_bundle(bundle.save(str(tmp_path / "bundle")), f"{url}/models")
+    store_bundle(bundle.save(str(tmp_path / "bundle")), f"{url}/models")
     return url
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from captionbeam.capmodel.bundles.bundle import Bundle
-from captionbeam.capmodel.bundles.contents import keep_bundle, read_manifest
+from captionbeam.capmodel.bundles.contents import read_manifest, store_bundle
 from captionbeam.capmodel.generation.generate import DecodeOptions
 from captionbeam.schemas.errors import BundleError, FingerprintError
 from captionbeam.schemas.fingerprint import sha256_bytes
@@ -153,13 +153,13 @@ def test_a_bundle_is_kept_once_by_its_hash(folder):
     bundle = with_encoder(folder)
     bundle.save(folder)
     models = folder + "-models"
-    kept = keep_bundle(folder, models)
+    kept = store_bundle(folder, models)
     assert kept == files.join(models, bundle.sha256)
     loaded = Bundle.load(kept)
     assert loaded.sha256 == bundle.sha256
     assert files.read_bytes(loaded.encoder_weights) == b"weights"
     files.write_atomic(files.join(folder, "model.safetensors"), b"not looked at again")
-    assert keep_bundle(folder, models) == kept
+    assert store_bundle(folder, models) == kept
 
 
 @pytest.mark.parametrize("name", ["encoder.safetensors"])
@@ -168,20 +168,20 @@ def test_a_bundle_that_is_cut_is_refused_and_kept_once_it_is_whole(folder, name)
     models, whole = folder + "-models", files.read_bytes(files.join(folder, name))
     files.write_atomic(files.join(folder, name), whole[:-1])
     with pytest.raises(BundleError, match=rf"{name} of the bundle .* has SHA-256 .*; expected .*, as saved"):
-        keep_bundle(folder, models)
+        store_bundle(folder, models)
     kept = files.join(models, read_manifest(folder).sha256)
     assert not files.exists(files.join(kept, name))
     files.write_atomic(files.join(folder, name), whole)
-    assert keep_bundle(folder, models) == kept
+    assert store_bundle(folder, models) == kept
     assert Bundle.load(kept).sha256 == read_manifest(folder).sha256
 
 
 @pytest.mark.parametrize("name", ["encoder.safetensors"])
 def test_a_kept_bundle_that_is_damaged_is_replaced(folder, name):
     with_encoder(folder).save(folder)
-    kept = keep_bundle(folder, folder + "-models")
+    kept = store_bundle(folder, folder + "-models")
     files.write_atomic(files.join(kept, name), b"cut")
-    assert keep_bundle(folder, folder + "-models") == kept
+    assert store_bundle(folder, folder + "-models") == kept
     assert files.read_bytes(files.join(kept, name)) == files.read_bytes(files.join(folder, name))
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from captionbeam.capmodel.bundles.bundle import Bundle
-from captionbeam.capmodel.captioners.captioner import Captioner, settle_captioner
+from captionbeam.capmodel.captioners.captioner import Captioner, resolve_captioner
 from captionbeam.capmodel.encoders.encoder import Encoder, resolve_encoder, store_weights
 from captionbeam.capmodel.generation.generate import DecodeOptions, generate
 from captionbeam.schemas.errors import BundleError, FingerprintError, ImageError, OutOfMemory, RequestError
@@ -157,7 +157,7 @@ def test_a_batch_that_does_not_fit_the_device_is_said_so_and_a_smaller_one_goes_
 def test_a_bundle_without_an_encoder_captions_no_images(url):
     for make in (
         lambda: Captioner.load(url, DecodeOptions()),
-        lambda: settle_captioner(url, DecodeOptions()),
+        lambda: resolve_captioner(url, DecodeOptions()),
     ):
         with pytest.raises(BundleError, match="holds no encoder; expected --features, or a bundle with one"):
             make()
@@ -176,17 +176,17 @@ def test_features_alone_need_no_encoders_libraries(url):
 def test_options_that_the_bundle_cannot_follow_are_refused_on_the_launcher(tmp_path, url):
     store = make_features(str(tmp_path / "features"), NAMES, (2, 3, 5), spec=SPEC)
     with pytest.raises(RequestError, match="prefix 'a zebra' has a word that the model does not know"):
-        settle_captioner(url, DecodeOptions(prefix="a zebra"), store)
-    settle_captioner(url, DecodeOptions(max_length=6, no_repeat_ngram=3), store)
+        resolve_captioner(url, DecodeOptions(prefix="a zebra"), store)
+    resolve_captioner(url, DecodeOptions(max_length=6, no_repeat_ngram=3), store)
     with pytest.raises(
         RequestError, match="no-repeat-ngram is 4; expected at most 3: captions of at most 6 tokens"
     ):
-        settle_captioner(url, DecodeOptions(max_length=6, no_repeat_ngram=4), store)
+        resolve_captioner(url, DecodeOptions(max_length=6, no_repeat_ngram=4), store)
 
 
 def test_features_of_the_bundles_fingerprint_are_accepted(tmp_path, url):
     store = make_features(str(tmp_path / "features"), NAMES, (2, 3, 5), spec=SPEC)
-    plan = settle_captioner(url, DecodeOptions(keep_attention=True), store)
+    plan = resolve_captioner(url, DecodeOptions(keep_attention=True), store)
     captioner = Captioner.load(url, DecodeOptions(keep_attention=True), from_features=True)
     assert (plan.spec, plan.fingerprint) == (captioner.spec, captioner.fingerprint)
     assert plan.field.equals(captioner.schema.field(0))
@@ -195,7 +195,7 @@ def test_features_of_the_bundles_fingerprint_are_accepted(tmp_path, url):
 def test_features_made_otherwise_are_refused_and_the_difference_is_said(tmp_path, url):
     store = make_features(str(tmp_path / "features"), NAMES, (2, 3, 5), spec={**SPEC, "precision": "bf16"})
     with pytest.raises(FingerprintError, match="were made with precision bf16, not fp32; expected those"):
-        settle_captioner(url, DecodeOptions(), store)
+        resolve_captioner(url, DecodeOptions(), store)
 
 
 @pytest.fixture(scope="module")
@@ -238,4 +238,4 @@ def test_a_captioner_of_images_says_which_encoder_it_holds(sighted):
     other = Captioner.load(sighted.url, DecodeOptions(), precision="bf16")
     assert other.spec["encoder"]["precision"] == "bf16"
     assert other.spec["features"] != sighted.spec.fingerprint
-    assert settle_captioner(sighted.url, DecodeOptions(), precision="bf16").spec == other.spec
+    assert resolve_captioner(sighted.url, DecodeOptions(), precision="bf16").spec == other.spec

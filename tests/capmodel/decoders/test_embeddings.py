@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captionbeam.capmodel.decoders.embeddings import freeze, place
+from captionbeam.capmodel.decoders.embeddings import freeze_word_vectors, load_word_vectors
 from captionbeam.capmodel.decoders.word_vectors import read_vectors, vectors_width
 from captionbeam.capmodel.training.optimizer import make_optimizer
 from captionbeam.schemas.errors import RequestError
@@ -102,7 +102,7 @@ def test_no_file_and_no_gzip_are_refused(tmp_path):
 def test_words_that_have_a_vector_get_it_and_the_others_stay(tmp_path):
     vectors, embed = read_vectors(written(tmp_path, PLAIN), VOCABULARY), torch.nn.Embedding(8, 3)
     before = embed.weight.detach().clone()
-    place(vectors, embed)
+    load_word_vectors(vectors, embed)
     expected = before.index_copy(0, torch.tensor([4, 5]), torch.tensor([[4.0, 5.0, 6.0], [7.0, 8.0, 9.5]]))
     assert embed.weight.detach().equal(expected)
 
@@ -111,8 +111,8 @@ def test_words_that_have_a_vector_get_it_and_the_others_stay(tmp_path):
 def test_frozen_are_the_files_vectors_alone(tmp_path, decay):
     vectors, embed = read_vectors(written(tmp_path, PLAIN), VOCABULARY), torch.nn.Embedding(8, 3)
     optimizer = make_optimizer(embed, 0.1, decay)
-    place(vectors, embed)
-    freeze(vectors, embed, optimizer)
+    load_word_vectors(vectors, embed)
+    freeze_word_vectors(vectors, embed, optimizer)
     before = embed.weight.detach().clone()
     for _ in range(3):
         optimizer.zero_grad()

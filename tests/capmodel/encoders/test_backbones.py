@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from captionbeam.capmodel.encoders.backbones import BACKBONES, find_backbone, ready
+from captionbeam.capmodel.encoders.backbones import BACKBONES, get_backbone, load_network
 from captionbeam.capmodel.encoders.names import ENCODERS, OUTPUTS
 from captionbeam.capmodel.encoders.preprocess import scaling_values
 from captionbeam.schemas.errors import RequestError
@@ -61,8 +61,8 @@ def own_answers(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 def answer(name: str, output: str, state: dict[str, Tensor], images: Tensor) -> Tensor:
     """What the backbone gives of ``output``; the mean of a grid for pooled."""
     size = images.shape[-1]
-    network = ready(
-        name, size, output, find_backbone(name).fit(state, size, output), True, torch.float32, CPU
+    network = load_network(
+        name, size, output, get_backbone(name).fit(state, size, output), True, torch.float32, CPU
     )
     with torch.inference_mode():
         row = network(images)
@@ -83,7 +83,7 @@ def test_a_network_gives_what_torchvisions_own_gives(name):
     close(answer(name, "pooled", whole.state_dict(), images), pooled)
     close(answer(name, "logits", whole.state_dict(), images), logits)
     for output, rows in (("pooled", pooled), ("logits", logits)):
-        assert find_backbone(name).shape(images.shape[-1], output) == rows.shape[1:]
+        assert get_backbone(name).shape(images.shape[-1], output) == rows.shape[1:]
     grid = answer(name, "grid", whole.state_dict(), images)
     if is_vit:  # the class token is left out of the grid
         close(grid.flatten(2), layer_output(whole, "encoder", images)[:, 1:].transpose(1, 2))
@@ -103,7 +103,7 @@ def run_shape(name: str, sizes: Sequence[int], output: str) -> list[tuple[int, .
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_the_shape_of_a_row_is_known_without_running_the_network(name):
-    backbone = find_backbone(name)
+    backbone = get_backbone(name)
     size = 7 * backbone.patch if name.startswith("vit") else 79
     assert run_shape(name, [size], "grid") == [backbone.shape(size, "grid")]
 
@@ -120,7 +120,7 @@ def test_the_shape_of_a_row_is_known_without_running_the_network(name):
     ],
 )
 def test_a_grids_shape_at_any_size(name, sizes):
-    assert run_shape(name, sizes, "grid") == [find_backbone(name).shape(size, "grid") for size in sizes]
+    assert run_shape(name, sizes, "grid") == [get_backbone(name).shape(size, "grid") for size in sizes]
 
 
 @pytest.mark.parametrize("name", [name for name in ENCODERS if name != "efficientnet_lite0"])
@@ -218,7 +218,7 @@ def test_bf16_is_nearly_fp32(name):
     state, images = BACKBONES[name].fit(whole.state_dict(), 64, "pooled"), torch.randn(2, 3, 64, 64)
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
-        network = ready(name, 64, "pooled", state, True, dtype, CPU)
+        network = load_network(name, 64, "pooled", state, True, dtype, CPU)
         with torch.inference_mode():
             rows.append(network(images.to(dtype)).float().flatten(1))
     assert torch.cosine_similarity(*rows).min() > 0.99

@@ -16,7 +16,7 @@ from torchvision.models import Inception3
 
 from captionbeam.capmodel.encoders.backbones.efficientnet import SameConv2d
 from captionbeam.capmodel.encoders.encoder import Encoder, EncoderSpec, resolve_encoder
-from captionbeam.capmodel.encoders.names import described
+from captionbeam.capmodel.encoders.names import encoder_choices
 from captionbeam.capmodel.encoders.preprocess import Preprocess
 from captionbeam.capmodel.runtime.streams import ROWS
 from captionbeam.schemas.errors import FingerprintError, RequestError
@@ -209,7 +209,7 @@ def test_equal_weights_are_one_encoder_whatever_file_they_came_in(tmp_path, resn
 
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
-    [({"name": "vgg16"}, f"no encoder 'vgg16'; expected one of {described()}"),
+    [({"name": "vgg16"}, f"no encoder 'vgg16'; expected one of {encoder_choices()}"),
 ({"output": "logits"}, "efficientnet_lite0 has no logits; expected grid or pooled"),
 ({"weights": "IMAGENET1K_V1"},
          "efficientnet_lite0 has no weights 'IMAGENET1K_V1'; expected PYPI, or a file or URL"),

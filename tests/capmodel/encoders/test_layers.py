@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import adaptive_avg_pool2d
 
-from captionbeam.capmodel.encoders.backbones import find_backbone, ready, shape_of
+from captionbeam.capmodel.encoders.backbones import get_backbone, load_network, shape_of
 from captionbeam.capmodel.encoders.encoder import Encoder, EncoderSpec, resolve_encoder, store_weights
 from captionbeam.capmodel.encoders.preprocess import Preprocess
 from captionbeam.schemas.errors import RequestError
@@ -34,9 +34,9 @@ def weights(resnet, tmp_path_factory):
 def test_it_is_what_those_layers_of_torchvisions_network_put_out(resnet):
     """In the order of their names; finer grids are averaged down to the coarsest."""
     images = torch.randn(2, 3, 96, 96)
-    state = find_backbone("resnet18").fit(resnet.state_dict(), 96, "grid")
+    state = get_backbone("resnet18").fit(resnet.state_dict(), 96, "grid")
     for names in (LAYERS, LAYERS[::-1]):
-        network = ready("resnet18", 96, "grid", state, True, torch.float32, CPU, names)
+        network = load_network("resnet18", 96, "grid", state, True, torch.float32, CPU, names)
         expected = [adaptive_avg_pool2d(layer_output(resnet, name, images), 3) for name in names]
         with torch.inference_mode():
             torch.testing.assert_close(network(images), torch.cat(expected, 1), rtol=1e-3, atol=1e-4)
@@ -56,8 +56,8 @@ def test_it_is_what_those_layers_of_torchvisions_network_put_out(resnet):
 def test_a_layer_of_any_family_is_torchvisions_convolutions_before_a_norm_too(name, layer):
     torchvisions = random_network(name)
     images = torch.randn(2, 3, 96, 96)
-    state = find_backbone(name).fit(torchvisions.state_dict(), 96, "grid")
-    network = ready(name, 96, "grid", state, True, torch.float32, CPU, (layer,))
+    state = get_backbone(name).fit(torchvisions.state_dict(), 96, "grid")
+    network = load_network(name, 96, "grid", state, True, torch.float32, CPU, (layer,))
     expected = layer_output(torchvisions, layer, images)
     with torch.inference_mode():
         torch.testing.assert_close(network(images), expected, rtol=1e-3, atol=1e-4)
@@ -65,8 +65,8 @@ def test_a_layer_of_any_family_is_torchvisions_convolutions_before_a_norm_too(na
 
 
 def test_what_no_layer_needs_is_not_computed(resnet):
-    state = find_backbone("resnet18").fit(resnet.state_dict(), 96, "grid")
-    network = ready("resnet18", 96, "grid", state, True, torch.float32, CPU, ("layer2",))
+    state = get_backbone("resnet18").fit(resnet.state_dict(), 96, "grid")
+    network = load_network("resnet18", 96, "grid", state, True, torch.float32, CPU, ("layer2",))
     assert not any("layer3" in name for name, _ in network.named_modules())
     assert shape_of("resnet18", 96, "grid", ("layer2",)) == (12, 12, 128)
 

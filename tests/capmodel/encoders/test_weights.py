@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save, save_file
 from torch import nn
 
-from captionbeam.capmodel.encoders.backbones import find_backbone
+from captionbeam.capmodel.encoders.backbones import get_backbone
 from captionbeam.capmodel.encoders.weights import (
     hub_weights,
     load_into,
@@ -108,7 +108,7 @@ def test_a_published_name_is_loaded_from_torchvisions_hub_folder(tmp_path, monke
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub/checkpoints").mkdir(parents=True)
     torch.save(STATE, tmp_path / "hub/checkpoints/resnet50-0676ba61.pth")
-    assert same(find_backbone("resnet50").weights("IMAGENET1K_V1"), STATE)
+    assert same(get_backbone("resnet50").weights("IMAGENET1K_V1"), STATE)
 
 
 def test_every_key_and_shape_has_to_fit():

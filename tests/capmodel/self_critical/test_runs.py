@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from captionbeam.capmodel.runtime.distributed import Ranks
+from captionbeam.capmodel.runtime.distributed import Distributed
 from captionbeam.capmodel.training.checkpoints import Checkpoints, Position
-from captionbeam.capmodel.training.events import Journal
+from captionbeam.capmodel.training.events import EventWriter
 from captionbeam.capmodel.training.optimizer import load_parameters, parameters_of
 from captionbeam.capmodel.training.trainer import Trainer
 from captionbeam.schemas.errors import RequestError
@@ -76,22 +76,22 @@ def test_a_run_stopped_in_the_middle_of_it_ends_with_the_same_bits(data, run, tm
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
 
-class Rank(Ranks):
+class Rank(Distributed):
     """One of several ranks that are computed one after the other: the sum of words is told beforehand."""
 
     words = 1
 
-    def total(self, *values):
+    def all_sum(self, *values):
         loss, images, *sums = values
         return [float(self.words), 0.0] if not sums else [loss, max(images, 1), *sums]
 
-    def from_first(self, make):
+    def from_main(self, make):
         return make()
 
 
 def gradients(trainer, batch, position):
     seen = {}
-    trainer.descent.optimizer.step = lambda: seen.update(
+    trainer.optimizer.optimizer.step = lambda: seen.update(
         {name: value.grad.clone() for name, value in trainer.decoder.named_parameters()}
     )
     trainer.model.train()
@@ -122,11 +122,11 @@ def test_ranks_draw_what_one_rank_with_their_images_draws(data, run, tmp_path, b
     def one(number, world, words=1):
         rank = Rank(number, world, CPU)
         object.__setattr__(rank, "words", words)
-        made = Trainer(options, trainer.data, rank, lambda: False, Journal(options.logs, print, on=False))
+        made = Trainer(options, trainer.data, rank, lambda: False, EventWriter(options.logs, print, on=False))
         load_parameters(made.decoder, parameters_of(trainer.decoder))
         return made
 
-    words = one(0, 1)._lesson(whole, position).words
+    words = one(0, 1)._prepared(whole, position).words
     expected = gradients(one(0, 1, words), whole, position)
     sums = {name: torch.zeros_like(value) for name, value in expected.items()}
     for number, part in enumerate(parts):

@@ -10,7 +10,7 @@ from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.capmodel.generation.generate import DecodeOptions, generate
 from captionbeam.capmodel.training.checkpoints import Checkpoints
 from captionbeam.capmodel.training.optimizer import learning_rate, make_optimizer
-from captionbeam.capmodel.training.optimizer_step import Average, Descent
+from captionbeam.capmodel.training.optimizer_step import Average, ModelOptimizer
 from captionbeam.capmodel.training.worker import save_bundle
 from captionbeam.schemas.errors import RequestError
 from tests.builders.training import make_data, tiny_options, train_alone
@@ -59,13 +59,13 @@ def test_an_average_forgets_by_its_decay_and_sooner_at_first():
 
 def test_the_averaged_weights_are_what_is_validated_and_saved(data, tmp_path, monkeypatch):
     seen = []
-    step = Descent.step
+    step = ModelOptimizer.step
 
     def watched(self, rate, taken):
         step(self, rate, taken)
         seen.append({name: value.detach().clone() for name, value in self.model.named_parameters()})
 
-    monkeypatch.setattr(Descent, "step", watched)
+    monkeypatch.setattr(ModelOptimizer, "step", watched)
     options = tiny_options(data, tmp_path, epochs=2, ema=0.9, keep_epochs=True, precision="fp32")
     trainer, events = train_alone(options)
     assert len(seen) == 4

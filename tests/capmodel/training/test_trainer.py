@@ -14,11 +14,11 @@ from captionbeam.capmodel.data.dataset import Data
 from captionbeam.capmodel.data.loader import Batch
 from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
 from captionbeam.capmodel.objectives.losses import masked_cross_entropy
-from captionbeam.capmodel.runtime.distributed import Ranks, choose_device
+from captionbeam.capmodel.runtime.distributed import Distributed, choose_device
 from captionbeam.capmodel.training.checkpoints import Checkpoints, Position
 from captionbeam.capmodel.training.config import TrainOptions, completed, difference
-from captionbeam.capmodel.training.epoch_history import best_of
-from captionbeam.capmodel.training.events import Journal
+from captionbeam.capmodel.training.epoch_history import best_epoch
+from captionbeam.capmodel.training.events import EventWriter
 from captionbeam.capmodel.training.optimizer import (
     full_state,
     learning_rate,
@@ -108,7 +108,7 @@ def test_it_learns_what_there_is_to_learn(data, tmp_path):
 def test_the_best_epoch_by_cider_is_what_is_left_and_each_is_kept_on_request(data, tmp_path):
     options = tiny_options(data, tmp_path, epochs=4, keep_epochs=True, learning_rate=0.1)
     trainer, events = train_alone(options)
-    best = best_of([event for event in events if event["event"] == "epoch"])["epoch"]
+    best = best_epoch([event for event in events if event["event"] == "epoch"])["epoch"]
     checkpoints = Checkpoints(options.checkpoints, {})
     kept = checkpoints._read(f"epoch-{best:04d}.safetensors")
     assert {name: value.tolist() for name, value in kept.items()} == {
@@ -131,20 +131,20 @@ def test_a_loss_that_is_no_number_stops_the_job(data, tmp_path):
         train_alone(tiny_options(data, tmp_path, learning_rate=1e30, clip=1e30))
 
 
-class Rank(Ranks):
+class Rank(Distributed):
     """One of several ranks that are computed one after the other: the sum of words is told beforehand."""
 
-    def total(self, *values):
+    def all_sum(self, *values):
         return [float(self.words), 0.0] if len(values) == 2 else list(values)
 
-    def from_first(self, make):
+    def from_main(self, make):
         return make()
 
 
 def gradients(trainer, batch):
     """What one backward pass of this rank gives."""
     seen = {}
-    trainer.descent.optimizer.step = lambda: seen.update(
+    trainer.optimizer.optimizer.step = lambda: seen.update(
         {name: value.grad.clone() for name, value in trainer.decoder.named_parameters()}
     )
     trainer.model.train()
@@ -164,7 +164,7 @@ def test_the_mean_over_ranks_is_the_gradient_of_the_whole_batch(data, tmp_path):
     for number, part in enumerate(parts):
         rank = Rank(number, len(parts), torch.device("cpu"))
         object.__setattr__(rank, "words", words)
-        one = Trainer(options, trainer.data, rank, lambda: False, Journal(options.logs, print, on=False))
+        one = Trainer(options, trainer.data, rank, lambda: False, EventWriter(options.logs, print, on=False))
         load_parameters(
             one.decoder, {name: p.detach().numpy() for name, p in trainer.decoder.named_parameters()}
         )
