@@ -20,9 +20,10 @@ import pytest
 from captionbeam.schemas import Store
 from captionbeam.schemas.store import layout
 from tests.builders.airflow_server import Airflow
-from tests.builders.commands import ROOT, captionbeam
+from tests.builders.commands import ROOT
 from tests.builders.nights import ENCODER, check_store, data_files, draw, make_place
 from tests.builders.servers import free_port
+from tests.builders.zygote import captionbeam
 
 pytestmark = pytest.mark.engines
 COMMAND = ["--command", Path(sys.executable).with_name("captionbeam"), "--retries", "1"]

@@ -15,9 +15,10 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.formats.tokens import TokenTable
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
-from tests.builders.commands import ROOT, captionbeam, environment
+from tests.builders.commands import ROOT, environment
 from tests.builders.inventories import gcs_report, objects, s3_report
 from tests.builders.sources import make_zip
+from tests.builders.zygote import captionbeam
 
 COUNTS = {"train": 12, "val": 4, "test": 4}
 SMALL = ["--embed-dim", 16, "--hidden-dim", 16, "--attention-dim", 16, "--feature-dim", 16]

@@ -22,10 +22,11 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.formats.tokens import TokenTable
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
-from tests.builders.commands import ROOT, captionbeam, environment
+from tests.builders.commands import ROOT, environment
 from tests.builders.dataflow import ENDPOINT, dataflow_service, running
 from tests.builders.models import WORDS, make_bundle, make_decoder, make_tokenizer
 from tests.builders.worker_image import container, worker_image
+from tests.builders.zygote import captionbeam
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(1800)]
 IMAGE = "europe-docker.pkg.dev/a-project/images/captionbeam:1"

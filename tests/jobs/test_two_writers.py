@@ -15,8 +15,9 @@ from PIL import Image
 from captionbeam.schemas import Store
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
-from tests.builders.commands import ROOT, captionbeam, environment
+from tests.builders.commands import ROOT, environment
 from tests.builders.servers import upload
+from tests.builders.zygote import captionbeam
 
 pytestmark = pytest.mark.engines
 PAUSED = ROOT / "tests/builders/paused.py"
