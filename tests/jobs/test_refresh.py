@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 import os
 import shutil
 import signal
@@ -17,7 +15,6 @@ from tempfile import gettempdir
 import pytest
 
 from captionbeam.jobs import cli
-from captionbeam.pipelines.sources.spec import source_name
 from captionbeam.schemas import Store
 from captionbeam.schemas.store import layout
 from tests.builders.commands import ROOT, captionbeam, environment
@@ -256,26 +253,6 @@ def test_another_option_does_all_again_whatever_kills_it(copied):
     assert "nothing to do" in captionbeam(*command).stdout
 
 
-@pytest.mark.parametrize("point", ["while planning"])
-def test_killed_and_started_again(copied, point):
-    photos, store = copied
-    before = versions(store)
-    (photos / "03.jpg").unlink()
-    (photos / "05.jpg").write_bytes(jpeg(50))
-    command = ["refresh", photos, "--output", store, *ENCODER]
-    killed = subprocess.run(
-        [sys.executable, ROOT / "tests/builders/killed.py", point, "1", *map(str, command)],
-        env=environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert layout.snapshot_ids(str(store)) == [1]
-    assert versions(store) == before
-    captionbeam(*command)
-    after = versions(store)
-    assert {name for name in before if after.get(name) != before[name]} == {"03.jpg", "05.jpg"}
-    assert Store.open(str(store)).totals["rows"] == len(after) == IMAGES - 1
-
-
 def test_a_canary_says_what_all_would_cost_and_leaves_no_trace(copied):
     photos, store = copied
     there, places = tree(store), set(Path(gettempdir()).glob("captionbeam-*"))
@@ -379,38 +356,6 @@ def test_a_part_of_a_source_stays_the_part_until_the_source_is_named(tmp_path):
     assert "nothing to do" in captionbeam("refresh", store).stdout
 
 
-def test_what_is_named_anew_is_all_that_changes(copied):
-    _, store = copied
-    plan = captionbeam("refresh", store, "--image-size", 96, "--plan").stdout
-    assert "preprocess.size 224 -> 96" in plan
-    assert "--pooled" in plan
-    refused = captionbeam("refresh", "--output", store, "--ignore-record", status=2).stderr
-    assert "a refresh needs one of --encoder" in refused
-
-
-def test_a_store_without_a_record_says_what_to_name(copied):
-    _, store = copied
-    snapshot = layout.load_snapshot(str(store), 1)
-    (store / "snapshots" / "00000001.json").unlink()
-    layout.create_snapshot(str(store), dataclasses.replace(snapshot, request={}))
-    refused = captionbeam("refresh", store, status=2).stderr
-    assert (
-        f"{store} has no record of what made it; expected SOURCE and the options of captionbeam encode"
-        in refused
-    )
-
-
-def test_a_source_that_became_empty_is_refused_as_a_folder_is(copied, tmp_path):
-    _, store = copied
-    archive = zip_of(tmp_path / "more.zip", range(4))
-    refresh(archive, store)
-    zip_of(archive, [])
-    refused = captionbeam("refresh", store, "--warn-failures", 1, status=2).stderr
-    assert f"source '{archive}' holds no image; expected one image or more" in refused
-    captionbeam("refresh", store, "--retire", archive, "--max-deletes", 4, "--warn-failures", 1)
-    assert len(versions(store)) == IMAGES
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -422,16 +367,3 @@ def test_a_source_that_became_empty_is_refused_as_a_folder_is(copied, tmp_path):
 def test_a_wrong_request_is_one_sentence(arguments, sentence, capsys):
     assert cli.main(["refresh", "--output", "store", *arguments]) == 2
     assert sentence in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["photos", "./photos", "{cwd}/photos/"],
-)
-def test_a_source_has_one_name_however_it_is_written(name):
-    assert source_name(name.format(cwd=os.getcwd())) == f"{os.getcwd()}/photos"
-
-
-def test_the_record_has_what_the_listing_found(made):
-    (record,) = Path(made / "store").glob("plans/*/totals.json")
-    assert json.loads(record.read_text())["listing"] == {}

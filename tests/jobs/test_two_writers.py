@@ -138,11 +138,3 @@ def test_one_command_twice_at_once(place):
     store = check(place[1])
     assert not store.dead
     assert len(layout.committed_shards(place[1])) == store.manifest.num_rows == 5
-
-
-def test_one_command_twice_and_the_slower_one_finds_it_done(place, tmp_path):
-    with paused("before a commit", tmp_path, encode(place, "*.jpg")):
-        captionbeam(*encode(place, "*.jpg"))
-    store = check(place[1])
-    assert not store.dead
-    assert layout.snapshot_ids(place[1]) == [1]
