@@ -17,7 +17,7 @@ from captionbeam.jobs.bulk.watch import Watch, finish
 from captionbeam.jobs.options.recorded import request_of
 from captionbeam.jobs.options.shared import as_record, clear_totals, require
 from captionbeam.jobs.run_on.running import print_dry, run_on
-from captionbeam.jobs.run_on.target import RunTarget
+from captionbeam.jobs.run_on.target import RunnerTarget
 from captionbeam.jobs.ui.terminal import note
 from captionbeam.pipelines.bulk.compare import CompareStore, NameSources
 from captionbeam.pipelines.bulk.dedup import HashContents
@@ -72,7 +72,7 @@ def launch(
     work: Work,
     url: str,
     options: argparse.Namespace,
-    target: RunTarget,
+    target: RunnerTarget,
     gates: Gates,
     file_format: str = "parquet",
     operation: str = "add",
@@ -117,7 +117,7 @@ def process_images(
     run: Run,
     work: Work,
     options: argparse.Namespace,
-    target: RunTarget,
+    target: RunnerTarget,
     gates: Gates,
     retired: Sequence[str] = (),
 ) -> int:
@@ -142,7 +142,7 @@ def look(
     begin: Callable[..., Run],
     work: Work,
     options: argparse.Namespace,
-    target: RunTarget,
+    target: RunnerTarget,
     gates: Gates,
     retired: Sequence[str],
 ) -> None:
@@ -158,7 +158,7 @@ def builder(
     run: Run,
     work: Work,
     options: argparse.Namespace,
-    target: RunTarget,
+    target: RunnerTarget,
     gates: Gates,
     retired: Sequence[str],
     models_url: str,

@@ -1,33 +1,43 @@
-"""Validates the workers' device and precision as far as the launcher knows them."""
+"""Settles the workers' device and precision as far as the launcher knows them."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from captionbeam.jobs.options.shared import require
+from captionbeam.jobs.run_on.gpus import find_gpu
+from captionbeam.pipelines.runners.runner import workers_elsewhere
 
 
-def settle_device(options: argparse.Namespace, beam_args: Sequence[str]) -> tuple[str, ...]:
-    """Checks ``--device`` for local workers; settles the precision ``auto`` for remote ones.
+def settle_precision(
+    beam_args: Sequence[str], gpu: str | None, device: str, precision: str | None
+) -> tuple[str | None, tuple[str, ...]]:
+    """Returns the workers' precision (None if the job has none), and notes to print.
 
-    Returns notes to print. Raises RequestError for a device that does not exist here or is invalid, and for ``auto`` if
-    this machine cannot determine it.
+    ``auto`` becomes the preset's with ``gpu``, and this machine's if workers are elsewhere; local workers keep it.
+    Raises RequestError for a device that does not exist here or contradicts ``gpu``, and for ``auto`` if this machine
+    cannot determine it.
     """
     from captionbeam.capmodel.runtime.device import named_device, pick_device, settle_precision
-    from captionbeam.pipelines.runners.runner import workers_elsewhere
 
+    if gpu is not None:
+        preset = find_gpu(gpu)
+        require(
+            device == "auto",
+            f"--device {device} contradicts --gpu {gpu}, whose workers use their GPU; expected one of them",
+        )
+        precision = preset.precision if precision == "auto" else precision
     if not workers_elsewhere(beam_args):
-        pick_device(options.device)
-        return ()
-    asked = "cpu" if options.device == "auto" else named_device(options.device).type
-    if getattr(options, "precision", None) != "auto":
-        return ()
+        pick_device(device)
+        return precision, ()
+    asked = "cpu" if device == "auto" else named_device(device).type
+    if precision != "auto":
+        return precision, ()
     require(
         asked != "cuda",
-        f"--precision auto is not known of the workers' --device {options.device} here; expected --precision fp32 or "
-        "bf16",
+        f"--precision auto is not known of the workers' --device {device} here; expected --precision fp32 or bf16",
     )
-    options.precision = settle_precision("auto", options.device)
-    said = f"--precision {options.precision}, which auto is on this machine; workers compute in it whatever they have"
-    return (said,)
+    found = settle_precision("auto", device)
+    return found, (
+        f"--precision {found}, which auto is on this machine; workers compute in it whatever they have",
+    )
