@@ -47,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(folder / "photos" / new.namelist()[0], folder / "photo.jpg")
     for line in (
         "encode train.zip val.zip --output features --encoder efficientnet_lite0",
-        "encode --features features --output int8 --dtype int8",
+        "encode --features features --output int8_features --dtype int8",
         "tokenize --train captions_train.json --val captions_val.json --output tokens",
         f"train --features features --tokens tokens --output bundle {SMALL}",
         "caption photos --bundle bundle --output captions --beam 3 --keep-attention --publish-anyway",
@@ -65,7 +65,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-OUTPUTS = ("features", "int8", "tokens", "bundle", "captions")
+OUTPUTS = ("features", "int8_features", "tokens", "bundle", "captions")
 
 
 @pytest.mark.engines
