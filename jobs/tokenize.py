@@ -20,7 +20,7 @@ from captionbeam.schemas.formats.tokens import SPLITS, TokenTable, read_record
 from captionbeam.schemas.storage import files
 
 if TYPE_CHECKING:
-    from captionbeam.jobs.run_on.target import RunnerTarget
+    from captionbeam.jobs.run_on.target import RunTarget
 
 BEAM = True
 HELP = """\
@@ -93,15 +93,13 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     return _report(url, options.output, time.monotonic() - start) if done else 0
 
 
-def _run_on(target: RunnerTarget, build: Any, run_id: str, url: str) -> bool:
+def _run_on(target: RunTarget, build: Any, run_id: str, url: str) -> bool:
     from captionbeam.jobs.run_on.running import run_on
 
     return run_on(target, build, "tokenize", run_id, url, url)
 
 
-def _look(
-    target: RunnerTarget, build: Any, run_id: str, url: str, wanted: Any, inputs: Sequence[Any]
-) -> None:
+def _look(target: RunTarget, build: Any, run_id: str, url: str, wanted: Any, inputs: Sequence[Any]) -> None:
     from captionbeam.jobs.run_on.running import print_dry
 
     about = {"job": "tokenize", "output": url, "options": wanted.spec()}

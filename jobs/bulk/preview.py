@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from captionbeam.jobs.bulk.launch import Work, start, to_do
 from captionbeam.jobs.options.shared import require
 from captionbeam.jobs.run_on.running import run_on
-from captionbeam.jobs.run_on.target import RunnerTarget
+from captionbeam.jobs.run_on.target import RunTarget
 from captionbeam.jobs.ui.progress import clock
 from captionbeam.jobs.ui.summary import print_table, size
 from captionbeam.jobs.ui.terminal import note
@@ -36,7 +36,7 @@ from captionbeam.schemas.store import layout
 LATEST_RUNS = 50
 
 
-def try_out(work: Work, options: argparse.Namespace, target: RunnerTarget, retired: Sequence[str]) -> int:
+def try_out(work: Work, options: argparse.Namespace, target: RunTarget, retired: Sequence[str]) -> int:
     """Plans the refresh, processes a few images with ``--canary``, and prints the cost of the whole. Returns 0."""
     require(
         options.scratch or runs_in_process(target.beam_args),
@@ -98,16 +98,16 @@ def _build(
     work: Work,
     options: argparse.Namespace,
     retired: Sequence[str],
-    target: RunnerTarget,
+    target: RunTarget,
 ) -> None:
     todo, _ = to_do(pipeline, look, work, options, retired)
     _ = todo | "PlanAll" >> PlanShards(look, options.shard_size)
     if trial is not None:
-        settings = {**work.keep(files.join(trial.url, "models")), **target.settings}
+        job = target.with_device(work.job(files.join(trial.url, "models")))
         sharing = options.threads, worker_processes(target.beam_args)
         few = todo | "Canary" >> LimitImages(options.canary, options.seed)
         shards = few | "PlanCanary" >> PlanShards(trial, options.shard_size)
-        _ = shards | ProcessShards(trial, work.load, settings, work.fetch, *sharing)
+        _ = shards | ProcessShards(trial, job, work.fetch, *sharing)
 
 
 def plan_rows(look: Run) -> dict[str, Any]:

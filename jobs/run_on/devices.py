@@ -5,28 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from captionbeam.jobs.options.shared import require
-from captionbeam.jobs.run_on.gpus import find_gpu
-from captionbeam.pipelines.runners.runner import workers_elsewhere
 
 
-def settle_precision(
-    beam_args: Sequence[str], gpu: str | None, device: str, precision: str | None
+def workers_precision(
+    device: str, precision: str | None, beam_args: Sequence[str]
 ) -> tuple[str | None, tuple[str, ...]]:
-    """Returns the workers' precision (None if the job has none), and notes to print.
+    """Checks ``device`` for local workers; resolves the precision ``auto`` for remote ones.
 
-    ``auto`` becomes the preset's with ``gpu``, and this machine's if workers are elsewhere; local workers keep it.
-    Raises RequestError for a device that does not exist here or contradicts ``gpu``, and for ``auto`` if this machine
-    cannot determine it.
+    Returns the precision, and notes to print. Raises RequestError for a device that does not exist here or is invalid,
+    and for ``auto`` if this machine cannot determine it.
     """
-    from captionbeam.capmodel.runtime.device import named_device, pick_device, settle_precision
+    from captionbeam.capmodel.runtime.device import named_device, pick_device, resolve_precision
+    from captionbeam.pipelines.runners.runner import workers_elsewhere
 
-    if gpu is not None:
-        preset = find_gpu(gpu)
-        require(
-            device == "auto",
-            f"--device {device} contradicts --gpu {gpu}, whose workers use their GPU; expected one of them",
-        )
-        precision = preset.precision if precision == "auto" else precision
     if not workers_elsewhere(beam_args):
         pick_device(device)
         return precision, ()
@@ -35,9 +26,8 @@ def settle_precision(
         return precision, ()
     require(
         asked != "cuda",
-        f"--precision auto is not known of the workers' --device {device} here; expected --precision fp32 or bf16",
+        f"--precision auto cannot be resolved here for the workers' --device {device}; expected --precision fp32 or "
+        "bf16",
     )
-    found = settle_precision("auto", device)
-    return found, (
-        f"--precision {found}, which auto is on this machine; workers compute in it whatever they have",
-    )
+    chosen = resolve_precision("auto", device)
+    return chosen, (f"--precision auto is {chosen} on this machine, and so on all workers",)

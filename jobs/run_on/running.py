@@ -10,7 +10,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 
-from captionbeam.jobs.run_on.target import RunnerTarget
+from captionbeam.jobs.run_on.target import RunTarget
 from captionbeam.jobs.ui.terminal import note
 from captionbeam.pipelines.runners import clusters
 from captionbeam.pipelines.runners.runner import is_handed_over, make_pipeline, run_pipeline
@@ -20,7 +20,7 @@ from captionbeam.schemas.storage import files
 Build = Callable[[beam.Pipeline], object]
 
 
-def run_on(target: RunnerTarget, build: Build, job: str, run_id: str, store: str, folder: str) -> bool:
+def run_on(target: RunTarget, build: Build, job: str, run_id: str, store: str, folder: str) -> bool:
     """Runs the pipeline and waits; returns False if it was only written as a template or jar for a later start.
 
     On Dataflow the launch's record goes to ``folder``. Raises the errors of the pipeline's workers, SystemicError.
@@ -45,13 +45,13 @@ def run_on(target: RunnerTarget, build: Build, job: str, run_id: str, store: str
 
 
 def print_dry(
-    target: RunnerTarget, build: Build, job: str, run_id: str, store: str, about: Mapping[str, Any]
+    target: RunTarget, build: Build, job: str, run_id: str, store: str, about: Mapping[str, Any]
 ) -> None:
     """Prints what would run as JSON: Dataflow's job, or else ``about`` and the steps. Notes go to standard error.
 
     Raises RequestError if ``store`` is not writable.
     """
-    files.check_room(store)
+    files.check_local_writable(store)
     arguments = target.arguments(job, run_id, store)
     for said in target.notes:
         note(said, to_error=True)

@@ -15,18 +15,20 @@ from apache_beam.options.pipeline_options import (
 )
 
 from captionbeam.jobs.options.shared import require
-from captionbeam.jobs.run_on.devices import settle_precision
+from captionbeam.jobs.run_on.devices import workers_precision
 from captionbeam.jobs.run_on.gpus import MANY_PROCESSES, ONE_PROCESS, find_gpu
 from captionbeam.jobs.run_on.images import check_versions
 from captionbeam.jobs.run_on.labels import job_name, own_labels
 from captionbeam.pipelines.runners.names import DATAFLOW, runner_of
+from captionbeam.pipelines.workers.batches import WorkerJob
+from captionbeam.pipelines.workers.processors import ModelJob
 
 CPU_THREADS = "2"  # shards in progress: one computes on all cores while another is read
 LOCAL = ("", "file", "local", "memory")
 
 
 @dataclass(frozen=True)
-class RunnerTarget:
+class RunTarget:
     """The runner, and Beam's flags from the user and a preset. ``notes``: lines to print at launch."""
 
     runner: str
@@ -39,10 +41,9 @@ class RunnerTarget:
         """Whether the runner is Dataflow."""
         return self.runner in DATAFLOW
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Processor settings that differ on workers."""
-        return {"device": "cuda"} if self.gpu else {}
+    def with_device(self, job: WorkerJob) -> WorkerJob:
+        """Returns ``job`` on the workers' device."""
+        return replace(job, device="cuda") if self.gpu and isinstance(job, ModelJob) else job
 
     @property
     def record(self) -> dict[str, Any]:
@@ -58,13 +59,17 @@ class RunnerTarget:
         return [*labels, *self.beam_args, *([] if named else [f"--job_name={job_name(job, run_id)}"])]
 
 
-def settle_job(
-    options: argparse.Namespace, beam_args: Sequence[str], store: str = "--output"
-) -> RunnerTarget:
+def settle_job(options: argparse.Namespace, beam_args: Sequence[str], store: str = "--output") -> RunTarget:
     """Returns the target of a job on images, and settles its precision. ``store``: the name of its store's option."""
-    precision, notes = settle_precision(
-        beam_args, options.gpu, options.device, getattr(options, "precision", None)
-    )
+    precision = getattr(options, "precision", None)
+    if options.gpu is not None:
+        require(
+            options.device == "auto",
+            f"--device {options.device} contradicts --gpu {options.gpu}, whose workers use their GPU; expected one of "
+            "them",
+        )
+        precision = find_gpu(options.gpu).precision if precision == "auto" else precision
+    precision, notes = workers_precision(options.device, precision, beam_args)
     if precision is not None:
         options.precision = precision
     named = {
@@ -85,7 +90,7 @@ def settle_target(
     places: Mapping[str, Sequence[str]],
     gpu: str | None = None,
     models: bool = True,
-) -> RunnerTarget:
+) -> RunTarget:
     """Returns the target of Beam's flags and the preset ``gpu``.
 
     ``places``: locations that workers must reach, by option name. ``models``: whether workers load a model, which
@@ -98,7 +103,7 @@ def settle_target(
             gpu is None,
             f"--gpu {gpu} is of Dataflow's workers, not of {name}; expected --runner DataflowRunner",
         )
-        return RunnerTarget(name, tuple(beam_args))
+        return RunTarget(name, tuple(beam_args))
     _check_places(places)
     image = parsed.view_as(WorkerOptions).sdk_container_image
     check_versions(image)
@@ -110,7 +115,7 @@ def settle_target(
     if parsed.view_as(SetupOptions).save_main_session is None:
         # the main session has none of our code, and workers would import the command line
         added.append("--no_save_main_session")
-    return RunnerTarget(name, (*beam_args, *added), gpu, tuple(said))
+    return RunTarget(name, (*beam_args, *added), gpu, tuple(said))
 
 
 def _check_places(places: Mapping[str, Sequence[str]]) -> None:
