@@ -91,20 +91,6 @@ def test_the_whole_path(bucket, scenes, tmp_path):
     assert page.count("data:image/") >= len(names["test"])
 
 
-def test_copies_in_a_bucket_are_encoded_once(bucket, scenes):
-    """Wherever they lie and whatever their names: the listing's MD5 puts them into one shard."""
-    originals = {each.name: each.jpeg for each in scenes["train"][:6]}
-    for name, jpeg in originals.items():
-        files.write_atomic(f"{bucket.url}/photos/train/{name}", jpeg)
-        files.write_atomic(f"{bucket.url}/photos/val/copy/{name}.jpg", jpeg)
-    said = captionbeam(*encode(bucket.url)).stdout
-    assert "6 rows of images with the same bytes as another, computed once" in said
-    rows = grids(Store.open(f"{bucket.url}/features"))
-    assert rows.keys() == originals.keys() | {f"copy/{name}.jpg" for name in originals}
-    assert len(set(rows.values())) == 6
-    assert all(rows[name] == rows[f"copy/{name}.jpg"] for name in originals)
-
-
 def test_a_store_moves_between_listing_and_inventory(bucket, scenes):
     """No image is done again for it; what the report no longer has is deleted, what it has anew is done."""
     photos, store = f"{bucket.url}/photos", f"{bucket.url}/features"
@@ -140,9 +126,7 @@ def test_a_store_moves_between_listing_and_inventory(bucket, scenes):
     captionbeam("store", "verify", store)
 
 
-@pytest.mark.parametrize(
-    ("point", "committed"), [("between index and commit", 2), ("between the last commit and the snapshot", 4)]
-)
+@pytest.mark.parametrize(("point", "committed"), [("between index and commit", 2)])
 def test_killed_and_the_same_command_again(bucket, scenes, point, committed):
     upload(bucket.url, scenes)
     store = files.join(bucket.url, "features")

@@ -158,9 +158,7 @@ def test_a_sample_of_no_image_makes_no_store(photos, tmp_path, capsys):
     assert (layout.snapshot_ids(str(url)), Store.open(str(url)).ids()) == ([1], ["one.jpg"])
 
 
-@pytest.mark.parametrize(
-    ("name", "what"), [("config.json", "a bundle or another model"), ("tokens.arrow", "a token table")]
-)
+@pytest.mark.parametrize(("name", "what"), [("config.json", "a bundle or another model")])
 def test_what_is_something_else_becomes_no_store(photos, tmp_path, capsys, name, what):
     (tmp_path / name).write_text("{}")
     assert main(["encode", str(photos), "--output", str(tmp_path), *map(str, ENCODER)]) == 2

@@ -163,18 +163,3 @@ def test_captions_of_features_are_done_again_from_the_features(tmp_path, capsys)
     said = capsys.readouterr().out
     assert "3 failed images" in said
     assert "nothing to do" in said
-
-
-def test_the_limits_of_what_is_read_are_those_of_the_record(tmp_path):
-    """An image that only a higher limit let be read is not too large for it either."""
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "a.png").write_bytes(picture("a.png"))
-    encode = ["encode", str(tmp_path / "photos"), "--encoder", "efficientnet_lite0", "--pooled", "--output"]
-    url = str(tmp_path / "store")
-    assert cli.main([*encode, url, "--max-image-bytes", "1000", "--warn-failures", "1"]) == 0
-    assert codes(url) == {"a.png": "too_large"}
-    assert cli.main(["store", "retry-failures", url, "--all", "--warn-failures", "1"]) == 0
-    assert codes(url) == {"a.png": "too_large"}, "as recorded"
-    more = ["--max-image-bytes", "100000"]
-    assert cli.main(["store", "retry-failures", url, "--all", *more]) == 0
-    assert codes(url) == {}
