@@ -17,6 +17,7 @@ from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 from tests.builders.commands import ROOT, environment
 from tests.builders.inventories import gcs_report, objects, s3_report
+from tests.builders.stores import rows_of
 from tests.builders.zygote import captionbeam
 
 COUNTS = {"train": 12, "val": 4, "test": 4}
@@ -46,11 +47,7 @@ def encode(url, *arguments, store="features"):
 
 
 def grids(store):
-    return {
-        name: grid.tobytes()
-        for batch in store.scan(["image_id", "grid"])
-        for name, grid in zip(batch.column(0).to_pylist(), batch.column(1).to_numpy_ndarray(), strict=True)
-    }
+    return {name: row.tobytes() for name, row in rows_of(store).items()}
 
 
 def test_the_whole_path(bucket, scenes, tmp_path):

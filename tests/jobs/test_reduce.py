@@ -21,7 +21,7 @@ from captionbeam.schemas.formats.components import read_components
 from captionbeam.schemas.storage import files
 from tests.builders.images import drawn, encoded
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer
-from tests.builders.stores import make_features
+from tests.builders.stores import make_features, rows_of
 
 ENCODER = [
     "--encoder",
@@ -48,15 +48,6 @@ def world(tmp_path_factory):
     return SimpleNamespace(photos=photos, full=full, components=components)
 
 
-def scanned(url: str) -> dict[str, np.ndarray]:
-    store = Store.open(url)
-    return {
-        name: grid
-        for batch in store.scan(["image_id", store.column])
-        for name, grid in zip(batch.column(0).to_pylist(), batch.column(1).to_numpy_ndarray(), strict=True)
-    }
-
-
 def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
     assert {name: grid.tolist() for name, grid in found.items()} == {
         name: grid.tolist() for name, grid in expected.items()
@@ -74,9 +65,9 @@ def test_a_store_is_reduced_to_its_components(world, tmp_path):
     assert store.shape == (2, 2, 12)
     assert store.spec["reduction"] == {"method": "svd", "dim": 12, "sha256": components.sha256}
     assert {k: v for k, v in store.spec.items() if k != "reduction"} == Store.open(world.full).spec
-    for name, grid in scanned(world.full).items():
+    for name, grid in rows_of(world.full).items():
         expected = grid.astype(np.float64) @ components.vectors.T.astype(np.float64)
-        np.testing.assert_allclose(scanned(store.url)[name], expected, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(rows_of(store.url)[name], expected, rtol=1e-3, atol=1e-3)
     assert verify(store.url).problems == []
 
 
@@ -85,7 +76,7 @@ def test_images_give_the_rows_that_their_features_give(world, tmp_path):
     store, images = reduced(world, str(tmp_path / "rows"), *options), str(tmp_path / "images")
     assert main(["encode", world.photos, "--output", images, *ENCODER, *options]) == 0
     assert Store.open(images).fingerprint == store.fingerprint
-    assert_same(scanned(images), scanned(store.url))
+    assert_same(rows_of(images), rows_of(store.url))
     vacuum(images, keep=1, grace_hours=0)  # leaves weights and components
     assert verify(images).problems == []
 
@@ -108,9 +99,9 @@ def test_centred_components_take_the_mean_off(plain, tmp_path):
     assert main(["encode", "--features", plain.url, "--output", small, "--reduce", file]) == 0
     found = read_components(file)
     assert Store.open(small).spec["reduction"]["method"] == "pca"
-    for name, grid in scanned(plain.url).items():
+    for name, grid in rows_of(plain.url).items():
         expected = (grid.astype(np.float64) - found.mean) @ found.vectors.T.astype(np.float64)
-        np.testing.assert_allclose(scanned(small)[name], expected, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(rows_of(small)[name], expected, rtol=1e-3, atol=1e-3)
 
 
 def test_the_first_components_alone(plain, tmp_path):
@@ -120,9 +111,9 @@ def test_the_first_components_alone(plain, tmp_path):
         == 0
     )
     assert (Store.open(small).shape, Store.open(small).spec["reduction"]["dim"]) == ((2, 2, 2), 2)
-    for name, grid in scanned(plain.url).items():
+    for name, grid in rows_of(plain.url).items():
         expected = grid.astype(np.float32) @ read_components(file).vectors[:2].T
-        np.testing.assert_allclose(scanned(small)[name], expected, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(rows_of(small)[name], expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_refresh_follows_the_features(plain, tmp_path):
@@ -153,7 +144,7 @@ def test_failed_rows_are_reduced_again_from_the_features(tmp_path, options):
     (tmp_path / "away").rename(data)
     assert main(["store", "retry-failures", url, "--all"]) == 0
     assert Store.open(url).failures().num_rows == 0
-    assert_same(scanned(url), scanned(whole))
+    assert_same(rows_of(url), rows_of(whole))
     assert verify(url).problems == []
 
 

@@ -26,7 +26,7 @@ from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.storage import files
 from tests.builders.models import make_bundle
-from tests.builders.stores import commit_all, make_store
+from tests.builders.stores import commit_all, make_store, rows_of
 
 PICTURES = [f"{number}.png" for number in range(6)]
 
@@ -76,13 +76,7 @@ def encoded(url, sources, encoder, failing):
 
 
 def vectors(url):
-    return {
-        name: vector.tolist()
-        for batch in Store.open(url).scan(["image_id", "pooled"])
-        for name, vector in zip(
-            batch.column("image_id").to_pylist(), batch.column("pooled").to_numpy_ndarray(), strict=True
-        )
-    }
+    return {name: row.tolist() for name, row in rows_of(url).items()}
 
 
 def codes(url):

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from captionbeam.jobs.cli import main
 from tests.builders.commands import ROOT, environment
 from tests.builders.kubeflow import as_published, misfits
 from tests.builders.kubelet import filled
+from tests.builders.slurm import wait_until
 from tests.builders.training import SMALL, make_data
 
 pytestmark = pytest.mark.engines
@@ -102,7 +102,7 @@ def test_a_jobset_that_loses_a_pod_gives_the_bundle_of_an_unbroken_run_here(
     words = there(data, output, nodes=2, kind="jobset", poll=0.3, checkpoint_minutes=0)
     command = [sys.executable, "-m", "captionbeam", *words]
     waiting = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
-    wait_until(lambda: _epochs(f"{output}-checkpoints") == 1)
+    wait_until(lambda: _epochs(f"{output}-checkpoints") == 1, seconds=120)
     ((_, name),) = kubernetes.objects
     assert main([*words, "--no-wait"]) == 0
     assert f"on Kubernetes already: jobset {name} (kubectl logs --prefix" in capfd.readouterr().out
@@ -137,13 +137,6 @@ def _epochs(checkpoints):
         record = json.loads((Path(checkpoints) / "latest.json").read_text())
         return len((record["position"] or {}).get("history", ()))
     return 0
-
-
-def wait_until(holds, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 @needs_kubectl

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -14,6 +13,7 @@ from captionbeam.jobs.cli import main
 from captionbeam.schemas.storage import files
 from tests.builders.commands import ROOT, environment
 from tests.builders.servers import upload
+from tests.builders.slurm import wait_until
 from tests.builders.training import SMALL, make_data
 
 pytestmark = pytest.mark.engines
@@ -48,13 +48,6 @@ def there(data, gcs):
     return gcs.url
 
 
-def wait_until(holds, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-
-
 def epochs_of(output):
     """How many epochs the checkpoints have."""
     url = f"{output}-checkpoints/latest.json"
@@ -74,7 +67,7 @@ def test_on_two_spot_machines_one_of_which_is_lost_it_gives_the_bundle_of_an_unb
     )  # fmt: skip
     command = [sys.executable, "-m", "captionbeam", *words]
     waiting = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
-    wait_until(lambda: epochs_of(output) == 1)
+    wait_until(lambda: epochs_of(output) == 1, seconds=120)
     ((parent, job),) = service.requests
     assert parent == "projects/a-project/locations/us-central1"
     check_job(job, there, output)
