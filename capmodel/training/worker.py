@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -115,7 +116,7 @@ def save_bundle(trainer: Trainer, history: Sequence[Mapping[str, Any]]) -> Bundl
         scores={name: value for name, value in best.items() if name in SCORES},
         history=list(history),
         trained_on={**workplace(), "workers": trainer.ranks.world, "device": trainer.ranks.device.type},
-        writing=trainer.options.writing.to_dict(),
+        writing=asdict(trainer.options.writing.deciding()),
     )
     bundle.save(trainer.options.output)
     return bundle

@@ -91,7 +91,7 @@ def _by_bundle(options: argparse.Namespace, decode: Any) -> Work:
             "bundle": plan.store_bundle(models_url),
             "decode": decode.to_dict(),
             "from_features": features is not None,
-            "precision": plan.spec["precision"],
+            "precision": plan.precision,
             **_how(options),
         }
 

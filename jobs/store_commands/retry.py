@@ -7,6 +7,7 @@ import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from captionbeam.capmodel.specs import StoredAs, complete_spec
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import FingerprintError, StoreError
 from captionbeam.schemas.fingerprint import fingerprint
@@ -136,7 +137,7 @@ def _reducer(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:
 
 
 def _field(store: Store) -> Any:
-    return stored_columns(store.column, store.shape, store.spec.get("dtype", "float16")).field(0)
+    return stored_columns(store.column, store.shape, store.spec.get("dtype", StoredAs.dtype)).field(0)
 
 
 def _components(store: Store) -> str | None:
@@ -155,7 +156,7 @@ def _captioner(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:
         "bundle": _model(store, str(store.spec.get("bundle"))),
         "decode": decode,
         "from_features": store.spec.get("encoder") is None,
-        "precision": store.spec.get("precision"),
+        "precision": complete_spec(store.spec).get("precision"),
     }
     return arrow.captions_field(bool(decode.get("keep_attention"))), load_captioner, settings
 

@@ -42,8 +42,8 @@ def export_schema(store: Store, file_format: str) -> pa.Schema:
 
 def _keeps_attention(store: Store) -> bool:
     decode = store.spec.get("decode")
-    if isinstance(decode, dict) and "keep_attention" in decode:
-        return bool(decode["keep_attention"])
+    if isinstance(decode, dict):
+        return bool(decode.get("keep_attention"))
     first = next(store.scan(["captions"]), None)
     return first is not None and "attention" in [
         field.name for field in first.schema.field(0).type.value_type

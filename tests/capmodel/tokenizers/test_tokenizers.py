@@ -232,7 +232,7 @@ class TestFolder:
         ("change", "sentence"),
         [
             ({"format": "other"}, "is not a tokenizer's; expected format 'captionbeam tokenizer'"),
-            ({"version": 2}, "has version 2; expected 1 or older"),
+            ({"version": 2}, "has version 2; this captionbeam reads up to 1: upgrade it"),
             ({"kind": "chars"}, "no tokenizer is of kind 'chars'; expected one of bpe, words, whitespace"),
             ({"max_length": "9"}, "has max_length = '9'; expected int"),
             ({"sha256": {}}, r"names the files \[\]; expected \['codes.bpe', 'vocab.json'\]"),
