@@ -56,7 +56,7 @@ class PreprocessSpec:
 class NetworkSpec:
     """What an encoder computes.
 
-    name, output:   a name for ``find_backbone``; ``grid`` ``[H, W, C]``, ``pooled`` ``[C]`` (the input of the network's
+    name, output:   a name for ``get_backbone``; ``grid`` ``[H, W, C]``, ``pooled`` ``[C]`` (the input of the network's
                     own classifier: in most networks the grid's mean) or ``logits`` ``[1000]``.
     weights_sha256: of the weights as ``weights_bytes`` writes them, without those that the output does not need.
     precision:      ``fp32`` or ``bf16``: the dtype of the computation. Features are float16 either way.

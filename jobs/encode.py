@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from captionbeam.capmodel.encoders.names import described
+from captionbeam.capmodel.encoders.names import encoder_choices
 from captionbeam.jobs.options.features import (
     add_feature_options,
     add_features_source,
@@ -68,7 +68,7 @@ def add_encoder_options(group: Any) -> None:
 
 def add_network_options(group: Any) -> None:
     """Adds the options of the network, its weights and its preprocessing."""
-    group.add_argument("--encoder", metavar="NAME", help=described())
+    group.add_argument("--encoder", metavar="NAME", help=encoder_choices())
     group.add_argument(
         "--weights",
         metavar="WEIGHTS",
@@ -165,7 +165,7 @@ def encoding(options: argparse.Namespace) -> Work:
         return reducing(options)
     from captionbeam.capmodel.encoders.encoder import resolve_encoder, store_weights
     from captionbeam.jobs.bulk.launch import Work
-    from captionbeam.pipelines.workers.processors import load_encoder
+    from captionbeam.pipelines.workers.processors import EncoderJob
 
     sources = parsed_sources(options)
     spec, state = resolve_encoder(
@@ -185,21 +185,21 @@ def encoding(options: argparse.Namespace) -> Work:
     )
     plan = settled(options, spec.to_dict(), spec.output, spec.shape)
 
-    def keep(models_url: str) -> dict[str, Any]:
-        kept = {
-            "weights": store_weights(state, models_url),
-            "components": keep_components(plan, models_url),
-        }
-        common = {"batch_size": options.batch_size, "device": options.device}
-        return {"spec": plan.spec, **kept, **common}
+    def job(models_url: str) -> EncoderJob:
+        return EncoderJob(
+            spec=plan.spec,
+            weights=store_weights(state, models_url),
+            components=keep_components(plan, models_url),
+            batch_size=options.batch_size,
+            device=options.device,
+        )
 
     return Work(
         kind="features",
         spec=plan.spec,
         fingerprint=plan.fingerprint,
         field=plan.field,
-        load=load_encoder,
-        keep=keep,
+        job=job,
         dedup=options.dedup_content,
         **listing(options, sources),
     )

@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from captionbeam.capmodel.encoders.backbones import find_backbone, ready, shape_of
+from captionbeam.capmodel.encoders.backbones import get_backbone, load_network, shape_of
 from captionbeam.capmodel.encoders.images import decode_image
 from captionbeam.capmodel.encoders.names import INCEPTION_V3
 from captionbeam.capmodel.encoders.preprocess import Preprocess
@@ -30,7 +30,7 @@ from captionbeam.capmodel.runtime.device import (
     device_errors,
     exact_kernels,
     pick_device,
-    settle_precision,
+    resolve_precision,
 )
 from captionbeam.capmodel.runtime.streams import Streams
 from captionbeam.capmodel.specs import NetworkSpec
@@ -97,7 +97,7 @@ def resolve_encoder(
     ``Preprocess.override``. ``device``: decides the precision if ``precision`` is auto. Raises RequestError for an
     invalid combination.
     """
-    backbone = find_backbone(name)
+    backbone = get_backbone(name)
     backbone.check_output(output)
     _check_layers(name, output, layers)
     if not pool_padding and name != INCEPTION_V3:
@@ -106,9 +106,9 @@ def resolve_encoder(
     preset = backbone.presets.get(wanted, backbone.presets[backbone.default])
     prepared = preset.override(preprocess, image_size, crop, interpolation, channels, resize)
     shape_of(name, prepared.size, output, tuple(layers))
-    precision = settle_precision(precision, device)
+    precision = resolve_precision(precision, device)
     state = backbone.fit(backbone.weights(wanted), prepared.size, output)
-    ready(name, prepared.size, output, state, pool_padding, torch.float32, torch.device("cpu"), layers)
+    load_network(name, prepared.size, output, state, pool_padding, torch.float32, torch.device("cpu"), layers)
     sha256 = sha256_bytes(weights_bytes(state))
     return EncoderSpec(name, output, sha256, prepared, precision, pool_padding, tuple(layers)), state
 
@@ -145,7 +145,7 @@ class Encoder:
         """
         target = pick_device(device)
         state = read_weights(f"{weights_url}{SHA256_MARK}{spec.weights_sha256}")
-        network = ready(
+        network = load_network(
             spec.name,
             spec.preprocess.size,
             spec.output,

@@ -30,7 +30,7 @@ from captionbeam.pipelines.bulk.run import Run, moved_sources, start_run
 from captionbeam.pipelines.bulk.skip import SkipDone
 from captionbeam.pipelines.runners import clusters
 from captionbeam.pipelines.runners.runner import is_handed_over, worker_processes
-from captionbeam.pipelines.workers.batches import Processor
+from captionbeam.pipelines.workers.batches import WorkerJob
 from captionbeam.pipelines.workers.shards import Fetch
 from captionbeam.pipelines.workers.transforms import ProcessShards
 from captionbeam.schemas.storage import files
@@ -39,12 +39,12 @@ from captionbeam.schemas.store.reading import Store
 
 @dataclass(frozen=True)
 class Work:
-    """A bulk job's work: the images to process, and the processor that workers load.
+    """A bulk job's work: the images to process, and what workers load.
 
     ``kind``, ``spec``, ``fingerprint`` and ``field``: the resulting rows. ``find``: lists the images, with counts like
     ``ListSources`` if ``counted``. ``names``: the sources that it lists. ``features``: the snapshot that it lists
-    instead. ``keep``: copies weights or a bundle to a store's ``models/`` and returns the settings for ``load``, which
-    makes a processor. ``dedup``: reads all images first, so that equal content is planned together.
+    instead. ``job``: copies weights or a bundle to a store's ``models/``, whose URL it takes, and returns the workers'
+    job. ``dedup``: reads all images first, so that equal content is planned together.
     """
 
     kind: str
@@ -55,8 +55,7 @@ class Work:
     names: tuple[str, ...]
     features: Store | None
     fetch: Fetch
-    load: Callable[[Mapping[str, Any]], Processor]
-    keep: Callable[[str], Mapping[str, Any]]
+    job: Callable[[str], WorkerJob]
     dedup: bool = False
     counted: bool = False
 
@@ -164,7 +163,7 @@ def builder(
     models_url: str,
 ) -> Callable[[beam.Pipeline], beam.PCollection]:
     """Returns the function that builds the pipeline; keeps weights or a bundle at ``models_url`` first."""
-    settings = {**work.keep(models_url), **target.settings}
+    job = target.with_device(work.job(models_url))
     sharing = options.threads, worker_processes(target.beam_args)
 
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
@@ -172,7 +171,7 @@ def builder(
         if work.dedup:
             todo = todo | HashContents(work.fetch)
         shards = todo | PlanShards(run, options.shard_size)
-        reports = shards | ProcessShards(run, work.load, settings, work.fetch, *sharing)
+        reports = shards | ProcessShards(run, job, work.fetch, *sharing)
         awaited = (reports | "Report" >> beam.Map(lambda _: 1), *written) | "Await" >> beam.Flatten()
         return awaited | PublishSnapshot(run, gates)
 

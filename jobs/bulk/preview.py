@@ -103,11 +103,11 @@ def _build(
     todo, _ = to_do(pipeline, look, work, options, retired)
     _ = todo | "PlanAll" >> PlanShards(look, options.shard_size)
     if trial is not None:
-        settings = {**work.keep(files.join(trial.url, "models")), **target.settings}
+        job = target.with_device(work.job(files.join(trial.url, "models")))
         sharing = options.threads, worker_processes(target.beam_args)
         few = todo | "Canary" >> LimitImages(options.canary, options.seed)
         shards = few | "PlanCanary" >> PlanShards(trial, options.shard_size)
-        _ = shards | ProcessShards(trial, work.load, settings, work.fetch, *sharing)
+        _ = shards | ProcessShards(trial, job, work.fetch, *sharing)
 
 
 def plan_rows(look: Run) -> dict[str, Any]:

@@ -48,9 +48,9 @@ def add_features_source(group: Any) -> None:
 
 def settled(options: argparse.Namespace, spec: Any, column: str, shape: tuple[int, ...]) -> FeaturePlan:
     """Returns the plan for stored features of ``spec``. Raises RequestError."""
-    from captionbeam.capmodel.encoders.feature_plan import settle_features
+    from captionbeam.capmodel.encoders.feature_plan import resolve_features
 
-    return settle_features(spec, column, shape, options.reduce, options.reduce_dim, options.dtype)
+    return resolve_features(spec, column, shape, options.reduce, options.reduce_dim, options.dtype)
 
 
 def keep_components(plan: FeaturePlan, models_url: str) -> str | None:
@@ -85,30 +85,29 @@ def check_features_source(options: argparse.Namespace, add_encoder_options: Any)
 def reducing(options: argparse.Namespace) -> Work:
     """Returns the work of reducing or converting the rows of ``--features``. Raises RequestError, StoreError."""
     from captionbeam.jobs.bulk.launch import Work
-    from captionbeam.pipelines.workers.processors import load_reducer
+    from captionbeam.pipelines.workers.processors import ReducerJob
 
     store = Store.open(options.features)
     _check_whole(store)
     plan = settled(options, store.spec, store.column, store.shape)
 
-    def keep(models_url: str) -> dict[str, Any]:
+    def job(models_url: str) -> ReducerJob:
         _keep_weights(store, models_url)
-        return {
-            "spec": plan.spec,
-            "column": store.column,
-            "shape": store.shape,
-            "components": keep_components(plan, models_url),
-            "batch_size": options.batch_size,
-            "device": options.device,
-        }
+        return ReducerJob(
+            spec=plan.spec,
+            column=store.column,
+            shape=store.shape,
+            components=keep_components(plan, models_url),
+            batch_size=options.batch_size,
+            device=options.device,
+        )
 
     return Work(
         kind="features",
         spec=plan.spec,
         fingerprint=plan.fingerprint,
         field=plan.field,
-        load=load_reducer,
-        keep=keep,
+        job=job,
         **listing(options, (), store),
     )
 

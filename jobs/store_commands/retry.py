@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from captionbeam.capmodel.specs import StoredAs, complete_spec
@@ -17,6 +17,7 @@ from captionbeam.schemas.storage import files
 
 if TYPE_CHECKING:
     from captionbeam.jobs.bulk.launch import Work
+    from captionbeam.pipelines.workers.processors import ModelJob
 
 HELP = """\
   captionbeam store retry-failures features
@@ -95,8 +96,8 @@ def _work(store: Store, refs: list[Any], options: argparse.Namespace) -> Work:
         )
     rows = refs[0].kind == "row"
     make = _captioner if store.kind == "captions" else _reducer if rows else _encoder
-    field, load, settings = make(store)
-    settings = {**settings, "batch_size": options.batch_size, "device": options.device}
+    field, job = make(store)
+    job = dataclasses.replace(job, batch_size=options.batch_size, device=options.device)
     return Work(
         kind=store.kind,
         spec=store.spec,
@@ -106,13 +107,12 @@ def _work(store: Store, refs: list[Any], options: argparse.Namespace) -> Work:
         names=(),
         features=None,
         fetch=fetch_rows if rows else functools.partial(fetch, options=fetch_options(options)),
-        load=load,
-        keep=lambda models_url: settings,
+        job=lambda models_url: job,
     )
 
 
-def _encoder(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:
-    from captionbeam.pipelines.workers.processors import load_encoder
+def _encoder(store: Store) -> tuple[Any, ModelJob]:
+    from captionbeam.pipelines.workers.processors import EncoderJob
 
     if imported := store.spec.get("imported"):
         raise StoreError(
@@ -120,20 +120,19 @@ def _encoder(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:
             "expected captionbeam import-features again, with --retry-failures"
         )
     weights = _model(store, f"{store.spec.get('weights_sha256')}.safetensors")
-    settings = {"spec": dict(store.spec), "weights": weights, "components": _components(store)}
-    return _field(store), load_encoder, settings
+    return _field(store), EncoderJob(spec=dict(store.spec), weights=weights, components=_components(store))
 
 
-def _reducer(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:
-    """Returns field, loader and settings for rows of a full-features store, as in ``encode --features``."""
-    from captionbeam.pipelines.workers.processors import load_reducer
+def _reducer(store: Store) -> tuple[Any, ModelJob]:
+    """Returns field and job for rows of a full-features store, as in ``encode --features``."""
+    from captionbeam.pipelines.workers.processors import ReducerJob
     from captionbeam.schemas.formats.components import read_components
 
     components, shape = _components(store), store.shape
     if components is not None:
         shape = (*shape[:-1], read_components(components).vectors.shape[1])
-    settings = {"spec": dict(store.spec), "column": store.column, "shape": shape, "components": components}
-    return _field(store), load_reducer, settings
+    spec = dict(store.spec)
+    return _field(store), ReducerJob(spec=spec, column=store.column, shape=shape, components=components)
 
 
 def _field(store: Store) -> Any:
@@ -145,20 +144,20 @@ def _components(store: Store) -> str | None:
     return _model(store, f"{reduction['sha256']}.safetensors") if reduction else None
 
 
-def _captioner(store: Store) -> tuple[Any, Any, Mapping[str, Any]]:
-    from captionbeam.pipelines.workers.processors import load_captioner, load_transformers
+def _captioner(store: Store) -> tuple[Any, ModelJob]:
+    from captionbeam.capmodel.generation.options import DecodeOptions
+    from captionbeam.pipelines.workers.processors import CaptionerJob, TransformersJob
 
-    decode = dict(store.spec.get("decode", {}))
     if "transformers" in store.spec:
         folder = _model(store, str(store.spec["transformers"]))
-        return arrow.captions_field(False), load_transformers, {"folder": folder, "spec": dict(store.spec)}
-    settings = {
-        "bundle": _model(store, str(store.spec.get("bundle"))),
-        "decode": decode,
-        "from_features": store.spec.get("encoder") is None,
-        "precision": complete_spec(store.spec).get("precision"),
-    }
-    return arrow.captions_field(bool(decode.get("keep_attention"))), load_captioner, settings
+        return arrow.captions_field(False), TransformersJob(folder=folder, spec=dict(store.spec))
+    decode = DecodeOptions.from_dict(store.spec.get("decode", {}))
+    return arrow.captions_field(decode.keep_attention), CaptionerJob(
+        bundle=_model(store, str(store.spec.get("bundle"))),
+        decode=decode,
+        from_features=store.spec.get("encoder") is None,
+        precision=complete_spec(store.spec).get("precision"),
+    )
 
 
 def _model(store: Store, name: str) -> str:
