@@ -57,10 +57,6 @@ class AttentiveDecoder(Decoder):
         self.out_context = nn.Linear(c.feature_dim, c.embed_dim, bias=False)
         self.start = nn.Linear(c.feature_dim, 2 * c.hidden_dim) if c.initial_state == "mean" else None
         self._add_output()
-        self.drop = nn.Dropout(c.dropout)
-        self.drop_words = nn.Dropout(c.words_dropped)
-        self.drop_state = nn.Dropout(c.states_dropped)
-        self.drop_grid = nn.Dropout(c.grid_dropout)
         self._initialise()
 
     def read(self, features: Tensor, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | float]:
@@ -75,10 +71,7 @@ class AttentiveDecoder(Decoder):
 
     def begin(self, features: Tensor) -> DecoderState:
         """Returns the state of one caption (N = 1) per image, before START. Features as in ``forward``."""
-        flat = features.reshape(len(features), self.config.cells, self.config.channels)
-        kept = flat.dtype if torch.is_autocast_enabled(flat.device.type) else self.project.weight.dtype
-        values = self.normalise(self.project(flat.to(kept)))  # autocast converts the input itself
-        values = self.drop_grid(values)
+        values = self._projected(features, self.project, self.normalise)
         hidden, cell = self._first_state(values)
         keys, values = self.attention.keys(values), self.attention.values(values)
         return DecoderState(keys, values, hidden, cell)

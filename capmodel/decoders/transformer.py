@@ -129,8 +129,6 @@ class TransformerDecoder(Decoder):
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.layers))
         self.settle = nn.LayerNorm(c.embed_dim)
         self._add_output()
-        self.drop_words = nn.Dropout(c.words_dropped)
-        self.drop_grid = nn.Dropout(c.grid_dropout)
         self._initialise()
 
     def read(self, features: Tensor, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | float]:
@@ -167,9 +165,7 @@ class TransformerDecoder(Decoder):
         return cast(Iterable[Layer], self.layers)
 
     def _memories(self, features: Tensor) -> tuple[Memory, ...]:
-        flat = features.reshape(len(features), self.config.cells, self.config.channels)
-        kept = flat.dtype if torch.is_autocast_enabled(flat.device.type) else self.project.weight.dtype
-        grid = self.drop_grid(self.normalise(self.project(flat.to(kept))))
+        grid = self._projected(features, self.project, self.normalise)
         return tuple(layer.remember(grid) for layer in self._stack)
 
     def _words(self, tokens: Tensor, start: int) -> Tensor:

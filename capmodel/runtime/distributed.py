@@ -67,11 +67,6 @@ class Distributed:
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Returns the context in which a model computes in ``precision``."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
 def local_world() -> int:
     """Returns the number of the run's processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -26,15 +26,19 @@ from captionbeam.capmodel.data.loader import Batch
 from captionbeam.capmodel.decoders import make_decoder
 from captionbeam.capmodel.decoders.embeddings import freeze_word_vectors, load_word_vectors
 from captionbeam.capmodel.objectives.objective import LossModule, Objective, TrainingBatch
-from captionbeam.capmodel.runtime.device import resolve_precision
-from captionbeam.capmodel.runtime.distributed import Distributed, autocast
+from captionbeam.capmodel.runtime.device import autocast, resolve_precision
+from captionbeam.capmodel.runtime.distributed import Distributed
 from captionbeam.capmodel.training.checkpoints import Checkpoints, Position, Tensors
 from captionbeam.capmodel.training.config import TrainOptions
 from captionbeam.capmodel.training.epoch_history import best_epoch, early_stops
 from captionbeam.capmodel.training.evaluator import Validation
 from captionbeam.capmodel.training.events import EventWriter
-from captionbeam.capmodel.training.optimizer import learning_rate, load_parameters, parameters_of
-from captionbeam.capmodel.training.optimizer_step import ModelOptimizer
+from captionbeam.capmodel.training.optimizer import (
+    ModelOptimizer,
+    learning_rate,
+    load_parameters,
+    parameters_of,
+)
 from captionbeam.capmodel.training.phases import Phase, phases_of
 from captionbeam.capmodel.training.progress import RunProgress
 from captionbeam.capmodel.training.warm_start import check_start, identity_of_start, weights_of
@@ -71,7 +75,7 @@ class Trainer:
         self.phases = phases_of(options, data)
         self.optimizer = ModelOptimizer(self.decoder, options)
         if self.vectors and options.freeze_embeddings:
-            freeze_word_vectors(self.vectors, self.decoder.embed, self.optimizer.optimizer)
+            freeze_word_vectors(self.vectors, self.decoder.embed, self.optimizer.adam)
         self.epochs = Epochs(options, data.train, dist.rank, dist.world_size)
         self.log = RunProgress(self.epochs, self.phases, events)
         self.checkpoints = Checkpoints(options.checkpoints, self.identity())

@@ -344,11 +344,6 @@ def test_no_place_is_another_things(data, tmp_path, capsys):
     assert not output.exists()
 
 
-def test_no_more_captions_are_asked_for_than_there_are(data, tmp_path, capsys):
-    assert main(arguments(data, tmp_path / "bundle", captions_per_image=9)) == 2
-    assert "captions-per-image is 9; expected at most 2, as many as an image of" in capsys.readouterr().err
-
-
 def test_help_opens_with_a_command_and_is_quick(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["train", "--help"])

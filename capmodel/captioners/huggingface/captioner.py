@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-from captionbeam.capmodel.captioners.captioner import BATCH, captions_array
+from captionbeam.capmodel.captioners.base import BatchCaptioner, CaptionPlan
 from captionbeam.capmodel.captioners.huggingface.folders import ModelFolder, open_folder, stored_folder
 from captionbeam.capmodel.captioners.huggingface.generate import (
     check_options,
@@ -29,7 +28,7 @@ from captionbeam.capmodel.captioners.huggingface.generate import (
 )
 from captionbeam.capmodel.captioners.huggingface.loading import LOAD_ERRORS, LOCAL, load_model, reason
 from captionbeam.capmodel.encoders.images import decode_image
-from captionbeam.capmodel.generation.generate import Caption
+from captionbeam.capmodel.generation.captions import Caption
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.capmodel.runtime.device import (
     DTYPES,
@@ -38,28 +37,14 @@ from captionbeam.capmodel.runtime.device import (
     pick_device,
     resolve_precision,
 )
-from captionbeam.capmodel.runtime.streams import Streams
-from captionbeam.schemas.errors import ImageError, RequestError
-from captionbeam.schemas.fingerprint import fingerprint
-from captionbeam.schemas.formats import arrow
+from captionbeam.schemas.errors import RequestError
 
 
 @dataclass(frozen=True)
-class HuggingFacePlan:
-    """Everything that determines a row of captions besides the image; ``fingerprint`` is that of the captions."""
+class HuggingFacePlan(CaptionPlan):
+    """The plan of the model in ``folder``."""
 
     folder: ModelFolder
-    spec: Mapping[str, Any]
-
-    @property
-    def fingerprint(self) -> str:
-        """The captions' fingerprint: 32 hexadecimal digits."""
-        return fingerprint(self.spec)
-
-    @property
-    def field(self) -> pa.Field:
-        """The output column."""
-        return arrow.captions_field(False)
 
 
 class HuggingFaceProcessor:
@@ -138,31 +123,23 @@ def resolve_captioner(
         "decode": options.to_dict(),
         "precision": settled,
     }
-    return HuggingFacePlan(folder, spec)
+    return HuggingFacePlan(spec, folder)
 
 
-class HuggingFaceCaptioner:
-    """A processor that maps images to ``captions``, best first.
-
-    Batches are padded to ``batch_size``, so on one device a row does not depend on the rest of its batch. Threads may
-    share a captioner; it computes ``streams`` batches at a time.
-    """
+class HuggingFaceCaptioner(BatchCaptioner):
+    """A captioner of images by a model of transformers."""
 
     def __init__(
         self,
-        plan_spec: Mapping[str, Any],
+        plan: CaptionPlan,
         parts: HuggingFaceProcessor,
         model: Any,
         options: DecodeOptions,
-        batch_size: int,
+        batch_size: int | None,
         device: torch.device,
     ) -> None:
-        self.batch_size, self.device, self.spec = batch_size, device, plan_spec
-        self.fingerprint = fingerprint(plan_spec)
-        self.schema = pa.schema([arrow.captions_field(False)])
+        super().__init__(plan, batch_size, device)
         self._parts, self._options, self._model = parts, options, model.to(device).eval()
-        self._streams = Streams(batch_size, device.type)
-        self.streams = self._streams.count
         self._prompt, count = prompt(options, parts.config, parts.tokenizer)
         self._arguments = generate_arguments(options, count)
         self._ends = parts.ends | {int(one) for one in _listed(model.generation_config.eos_token_id)}
@@ -186,40 +163,31 @@ class HuggingFaceCaptioner:
         with whole.local_copy() as path:
             parts, dtype = HuggingFaceProcessor(path), DTYPES[spec["precision"]]
             model = load_model(path, whole.url, dtype)
-        return cls(spec, parts, model, options, batch_size or BATCH[target.type], target)
+        return cls(CaptionPlan(spec), parts, model, options, batch_size, target)
 
     def prepare(self, item: bytes) -> dict[str, Tensor]:
         """Returns a file's bytes as the model's inputs for one image. Raises ImageError."""
         return self._parts.pixels(decode_image(item))
 
-    def run(self, batch: Sequence[dict[str, Tensor]], image_ids: Sequence[str]) -> dict[str, pa.Array]:
-        """Returns ``{"captions": list<struct<text, logprob, tokens>>}``, one list per image.
+    def _inputs(
+        self, batch: Sequence[dict[str, Tensor]], image_ids: Sequence[str]
+    ) -> Sequence[dict[str, Tensor]]:
+        return [*batch, *[batch[0]] * (self.batch_size - len(batch))]
 
-        Raises ImageError if the model's output is not finite, OutOfMemory, SystemicError.
-        """
-        missing = self.batch_size - len(batch)
-        rows = [*batch, *[batch[0]] * missing]
-        names = [*image_ids, *[""] * missing]
-        found = self._streams.run(lambda: self._written(rows, names))[: len(batch)]
-        for name, captions in zip(image_ids, found, strict=True):
-            if not all(np.isfinite(caption.logprob) for caption in captions):
-                raise ImageError("model", "model", f"the model's output for {name!r} is not finite")
-        return {"captions": captions_array(found, self.schema.field(0).type)}
-
-    def _written(self, rows: Sequence[dict[str, Tensor]], names: Sequence[str]) -> list[list[Caption]]:
+    def _captions(self, inputs: Sequence[dict[str, Tensor]], image_ids: Sequence[str]) -> list[list[Caption]]:
         with device_errors(), exact_kernels(self.device):
-            inputs = {name: self._input(torch.stack([row[name] for row in rows])) for name in rows[0]}
+            given = {name: self._moved(torch.stack([row[name] for row in inputs])) for name in inputs[0]}
             for name, ids in self._prompt.items():
-                inputs[name] = torch.tensor([ids] * len(rows), device=self.device)
-            sequences, tokens, gained = write(self._model, inputs, self._options, names, self._arguments)
+                given[name] = torch.tensor([ids] * len(inputs), device=self.device)
+            sequences, tokens, gained = write(self._model, given, self._options, image_ids, self._arguments)
             sums = torch.where(until_end(tokens, sorted(self._ends)), gained, 0.0).sum(1)
-        return self._captions(sequences.cpu(), sums.tolist())
+        return self._per_image(sequences.cpu(), sums.tolist())
 
-    def _input(self, values: Tensor) -> Tensor:
+    def _moved(self, values: Tensor) -> Tensor:
         floats = values.is_floating_point()
         return values.to(self.device, self._model.dtype if floats else values.dtype)
 
-    def _captions(self, sequences: Tensor, sums: Sequence[float]) -> list[list[Caption]]:
+    def _per_image(self, sequences: Tensor, sums: Sequence[float]) -> list[list[Caption]]:
         """Returns each image's captions, in ``generate``'s order; samples are sorted by log-probability."""
         words = self._parts.tokenizer
         texts = words.batch_decode(sequences, skip_special_tokens=True)

@@ -38,16 +38,11 @@ def check_options(options: DecodeOptions, model_type: str) -> None:
 
 
 def check_text(options: DecodeOptions, config: Any, tokenizer: Any) -> None:
-    """Raises RequestError for a maximum length or n-gram that is too long, and for a prefix with unknown words."""
+    """Raises RequestError for a maximum length that is too long, and for a prefix with unknown words."""
     most = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     if isinstance(most, int) and 0 < most < (options.max_length or 0):
         raise RequestError(
             f"max-length is {options.max_length}; expected at most {most}, the positions of the model's decoder"
-        )
-    room = options.max_length or most
-    if isinstance(room, int) and 0 < room <= options.no_repeat_ngram:
-        raise RequestError(
-            f"no-repeat-ngram is {options.no_repeat_ngram}; expected fewer than the {room} tokens of a caption"
         )
     if (
         options.prefix

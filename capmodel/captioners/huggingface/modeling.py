@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Pre
 from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.capmodel.bundles.contents import MODEL_TYPE, Manifest
 from captionbeam.capmodel.encoders.reduction import FeatureEncoder
-from captionbeam.capmodel.generation.generate import Caption, generate
+from captionbeam.capmodel.generation.captions import Caption, generate
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.schemas.errors import BundleError, RequestError
 

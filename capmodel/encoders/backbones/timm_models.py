@@ -52,7 +52,7 @@ class Timm(Backbone):
 
     @cached_property
     def presets(self) -> Mapping[str, Preprocess]:
-        from timm.data import resolve_data_config
+        from timm.data.config import resolve_data_config
 
         return {OWN: _preset(self.name, resolve_data_config(pretrained_cfg=self._config))}
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from captionbeam.capmodel.metrics.ptb import tokenize
+from captionbeam.capmodel.metrics.ptb import split_tokens, tokenize
 from captionbeam.capmodel.self_critical.rewards.ngrams import NONE
 from captionbeam.capmodel.tokenizers import END, PAD, START, BpeTokenizer, Tokenizer
 from captionbeam.capmodel.tokenizers.bpe import CONTINUES
@@ -43,7 +43,7 @@ class CaptionReader:
         images = [list(texts) for texts in captions]
         lines = iter(tokenize([text for texts in images for text in texts]))
         closing = [CLOSING] if self.count_end else []
-        read = [[self._intern([*_split(next(lines)), *closing]) for _ in texts] for texts in images]
+        read = [[self._intern([*split_tokens(next(lines)), *closing]) for _ in texts] for texts in images]
         self._learn([[token] for token in range(self.tokenizer.vocab_size)])
         return read
 
@@ -85,17 +85,14 @@ class CaptionReader:
 
     def _learn(self, units: Sequence[Sequence[int]]) -> None:
         """Tokenizes new units and numbers them after the existing ones."""
-        self._words += [self._intern(_split(tokenize([self.tokenizer.decode(ids)])[0])) for ids in units]
+        self._words += [
+            self._intern(split_tokens(tokenize([self.tokenizer.decode(ids)])[0])) for ids in units
+        ]
         self._flat = np.array([word for words in self._words for word in words], np.int64)
         self._sizes = np.array([len(words) for words in self._words], np.int64)
 
     def _intern(self, words: Sequence[str]) -> list[int]:
         return [self._ids.setdefault(word, len(self._ids)) for word in words]
-
-
-def _split(tokens: Sequence[str]) -> list[str]:
-    """Splits words as CIDEr does: ``23 3/4``, one Penn Treebank token, is two words."""
-    return " ".join(tokens).split()
 
 
 def _joins(tokenizer: Tokenizer, token: str) -> bool:

@@ -7,7 +7,7 @@ import torch
 
 from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.capmodel.bundles.contents import read_manifest, store_bundle
-from captionbeam.capmodel.generation.generate import DecodeOptions, generate
+from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from captionbeam.schemas.errors import BundleError, FingerprintError
 from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.storage import files

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from captionbeam.capmodel.bundles.bundle import Bundle
-from captionbeam.capmodel.generation.generate import DecodeOptions, generate
+from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from tests.builders.models import make_bundle, make_decoder, make_features, make_tokenizer
 from tests.builders.sentences import padded, stepped
 

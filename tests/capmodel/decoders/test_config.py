@@ -8,7 +8,6 @@ from captionbeam.capmodel.decoders import DECODER_FIELDS, DecoderConfig, Decoder
 from captionbeam.capmodel.training.config import TrainOptions
 from captionbeam.jobs.options.decoders import DECODER_FLAGS
 from captionbeam.schemas.errors import RequestError
-from tests.builders.models import make_tokenizer
 
 FIRST_VERSION = {
     "vocab_size": 50,
@@ -102,14 +101,6 @@ def test_fields_of_another_version_are_refused():
             {"doubly_stochastic": 1.0, "attention": "hard"},
             "doubly-stochastic is 1.0; expected 0 with hard attention",
         ),
-        (
-            {"feature_shape": (16,), "attention": "dot"},
-            "attention is 'dot'; expected its default with features of one cell",
-        ),
-        (
-            {"feature_shape": (1, 1, 16), "doubly_stochastic": 1.0},
-            "doubly-stochastic is 1.0; expected its default with features of one cell",
-        ),
         ({"output_layer": "half"}, "output-layer is 'half'; expected one of full, two-stage, adaptive"),
         ({"output_bottleneck": 9}, "output-bottleneck is 9, which does nothing where output-layer is full"),
         ({"adaptive_cutoffs": "9"}, "adaptive-cutoffs is '9', which does nothing where output-layer is full"),
@@ -187,54 +178,3 @@ def test_fields_of_another_version_are_refused():
 def test_a_config_that_makes_no_sense_is_refused(change, message):
     with pytest.raises(RequestError, match=message):
         replace(DecoderConfig(50, (8, 8, 16)), **change)
-
-
-BOTH = {"architecture": "lstm", "embed_dropout": 0.1, "state_dropout": 0.2, "dropout": 0.3}
-UNTIED = {**BOTH, "tie_embeddings": False}
-
-
-@pytest.mark.parametrize(
-    ("chosen", "shape", "message"),
-    [
-        (
-            {"attention_dim": 9},
-            (16,),
-            "attention-dim is 9; expected 256, its default, with features of one c",
-        ),
-        ({"attention_dim": 9}, (1, 1, 16), "attention-dim is 9; expected 256, its default"),
-        (
-            UNTIED,
-            (8, 8, 16),
-            "dropout is 0.3; expected 0 or 0.5, its default, with --embed-dropout and --state-dr",
-        ),
-        (
-            {**BOTH, "output_layer": "two-stage", "output_bottleneck": 4},
-            (16,),
-            "dropout is 0.3; expected 0 or 0.5",
-        ),
-        ({**BOTH, "output_layer": "adaptive"}, (16,), "dropout is 0.3; expected 0 or 0.5"),
-    ],
-)
-def test_what_would_do_nothing_is_not_trained_but_loads(chosen, shape, message):
-    with pytest.raises(RequestError, match=message):
-        DecoderConfig.fit(DecoderOptions(**chosen), shape, make_tokenizer())
-    config = DecoderConfig(50, shape, **chosen)
-    assert DecoderConfig.from_dict(config.to_dict()) == config
-
-
-@pytest.mark.parametrize(
-    ("chosen", "shape"),
-    [
-        ({"attention_dim": 9}, (1, 2, 16)),
-        ({"gate": "scalar"}, (16,)),
-        (BOTH, (16,)),
-        ({**UNTIED, "dropout": 0.5}, (16,)),
-        ({**UNTIED, "dropout": 0.0}, (16,)),
-        ({**UNTIED, "state_dropout": None}, (16,)),
-        ({**UNTIED, "embed_dropout": None}, (16,)),
-        ({**BOTH, "architecture": "attentive", "tie_embeddings": False}, (16,)),
-    ],
-)
-def test_what_does_something_is_trained(chosen, shape):
-    config = DecoderConfig.fit(DecoderOptions(**chosen), shape, make_tokenizer())
-    assert {name: getattr(config, name) for name in chosen} == chosen

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 
 from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
-from captionbeam.capmodel.generation.generate import DecodeOptions, check_options, generate
+from captionbeam.capmodel.generation.captions import DecodeOptions, check_options, generate
 from captionbeam.schemas.errors import RequestError
 from tests.builders import models
 from tests.builders.models import make_features, make_tokenizer

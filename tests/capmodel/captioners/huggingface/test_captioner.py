@@ -125,9 +125,6 @@ def test_more_tokens_than_positions_and_unknown_words_are_refused(models, kind):
     resolve_captioner(models[kind], DecodeOptions(max_length=32, prefix="two cats"))
     with pytest.raises(RequestError, match="max-length is 33; expected at most 32, the positions"):
         resolve_captioner(models[kind], DecodeOptions(max_length=33))
-    resolve_captioner(models[kind], DecodeOptions(no_repeat_ngram=31))
-    with pytest.raises(RequestError, match="no-repeat-ngram is 32; expected fewer than the 32 tokens"):
-        resolve_captioner(models[kind], DecodeOptions(no_repeat_ngram=32))
     with pytest.raises(RequestError, match="prefix 'two zebras' has a word that the model does not know"):
         resolve_captioner(models[kind], DecodeOptions(prefix="two zebras"))
 

@@ -7,10 +7,14 @@ import pytest
 import torch
 
 from captionbeam.capmodel.bundles.bundle import Bundle
-from captionbeam.capmodel.generation.generate import DecodeOptions, generate
+from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from captionbeam.capmodel.training.checkpoints import Checkpoints
-from captionbeam.capmodel.training.optimizer import learning_rate, make_optimizer
-from captionbeam.capmodel.training.optimizer_step import Average, ModelOptimizer
+from captionbeam.capmodel.training.optimizer import (
+    ModelOptimizer,
+    WeightAverage,
+    learning_rate,
+    make_optimizer,
+)
 from captionbeam.capmodel.training.worker import save_bundle
 from captionbeam.schemas.errors import RequestError
 from tests.builders.training import make_data, tiny_options, train_alone
@@ -48,16 +52,16 @@ def test_a_cosine_is_at_half_its_peak_halfway():
 
 def test_an_average_forgets_by_its_decay_and_sooner_at_first():
     layer = torch.nn.Linear(1, 1, bias=False)
-    average, expected = Average(layer, 0.5), layer.weight.item()
+    average, expected = WeightAverage(layer, 0.5), layer.weight.item()
     for taken in range(12):
         with torch.no_grad():
             layer.weight.fill_(float(taken))
-        average.follow(taken)
+        average.update(taken)
         kept = min(0.5, (1 + taken) / (10 + taken))
         expected = kept * expected + (1 - kept) * taken
-    average.exchange()
+    average.swap()
     assert layer.weight.item() == pytest.approx(expected, rel=1e-6)
-    average.exchange()
+    average.swap()
     assert layer.weight.item() == 11.0
 
 
