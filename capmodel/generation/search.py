@@ -61,9 +61,9 @@ def run_search(
         logprobs = rules.logprobs(logits, finished, step == steps - 1, history)
         lengths = lengths + ~finished
         chosen = choose(logprobs, scores, lengths, step)
-        parents, tokens, scores = _unless(done, chosen, scores, rules.pad, ranking.groups)
+        parents, tokens, scores = _unless_done(done, chosen, scores, rules.pad, ranking.groups)
         state, lengths = state.select(parents), lengths.gather(1, parents)
-        history = None if history is None else _longer(history, parents, tokens)
+        history = None if history is None else _extended(history, parents, tokens)
         finished = finished.gather(1, parents) | (tokens == rules.end) | (scores == NEVER)
         done = ranking.done(scores, lengths, finished, steps)
         trace.parents.append(parents)
@@ -76,13 +76,13 @@ def run_search(
     return trace
 
 
-def _longer(history: Tensor, parents: Tensor, tokens: Tensor) -> Tensor:
+def _extended(history: Tensor, parents: Tensor, tokens: Tensor) -> Tensor:
     """Returns ``history`` ``[B, n, t]`` of the continued captions with their new tokens: ``[B, K, t + 1]``."""
     index = parents.unsqueeze(-1).expand(-1, -1, history.shape[-1])
     return torch.cat([history.gather(1, index), tokens.unsqueeze(-1)], dim=-1)
 
 
-def _unless(
+def _unless_done(
     done: Tensor, chosen: tuple[Tensor, Tensor, Tensor], scores: Tensor, pad: int, groups: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns ``chosen``, but for images that are ``done`` ``[B, 1]`` their current captions, continued with PAD.

@@ -73,7 +73,7 @@ class TrunkAndHead(nn.Module):
     """Sequential modules, under the names that the weights use.
 
     ``trunk`` computes the grid ``[n, C, H, W]``; ``head``, if there is one, takes its mean ``[n, C, 1, 1]``, which is
-    computed in float32. (torchvision's ``create_feature_extractor`` gives the same bits at the same speed, but no head.)
+    computed in float32. (torchvision's ``create_feature_extractor`` gives the same bits as fast, but has no head.)
     """
 
     def __init__(self, trunk: Mapping[str, nn.Module], head: Mapping[str, nn.Module]) -> None:

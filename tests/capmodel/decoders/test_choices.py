@@ -143,7 +143,7 @@ def by_the_book(decoder, grid, caption):
     for token in caption:
         word = decoder.embed.weight[token]
         word_query, word_gates = decoder.from_word(word).split([config.attention_dim, 4 * config.hidden_dim])
-        query, gates, *beta = decoder.from_hidden(hidden).split(decoder._parts())
+        query, gates, *beta = decoder.from_hidden(hidden).split(decoder._widths())
         keys = decoder.attention.key(cells)
         scores = torch.tanh(keys + query + word_query) @ decoder.attention.score.weight[0]
         weights.append(scores.softmax(0))
