@@ -17,8 +17,10 @@ from captionbeam.capmodel.generation.constraints import NEVER, TokenConstraints
 from captionbeam.capmodel.generation.ranking import Ranking
 
 NO_PENALTY = Ranking()
-SelectTokens = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]]
-"""(log-probabilities [B, n, V], scores [B, n], lengths [B, n], step) -> parents (below n), tokens, scores: [B, K].
+Selection = tuple[Tensor, Tensor, Tensor]
+"""Parents (below n), tokens and scores of the continued captions, ``[B, K]`` each."""
+SelectTokens = Callable[[Tensor, Tensor, Tensor, int], Selection]
+"""(log-probabilities [B, n, V], scores [B, n], lengths [B, n], step) -> Selection.
 
 The lengths are those that captions have once they have gone on, in tokens without START; finished ones do not go on.
 """
@@ -82,9 +84,7 @@ def _extended(history: Tensor, parents: Tensor, tokens: Tensor) -> Tensor:
     return torch.cat([history.gather(1, index), tokens.unsqueeze(-1)], dim=-1)
 
 
-def _unless_done(
-    done: Tensor, chosen: tuple[Tensor, Tensor, Tensor], scores: Tensor, pad: int, groups: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _unless_done(done: Tensor, chosen: Selection, scores: Tensor, pad: int, groups: int) -> Selection:
     """Returns ``chosen``, but for images that are ``done`` ``[B, 1]`` their current captions, continued with PAD.
 
     A group that grows from ``before`` to ``after`` captions keeps its captions first; the others are empty.
