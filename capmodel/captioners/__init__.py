@@ -14,7 +14,5 @@ if TYPE_CHECKING:
 __all__ = ["BatchCaptioner", "BundlePlan", "CaptionPlan", "Captioner", "resolve_captioner"]
 
 __getattr__ = lazy_names(
-    __name__,
-    base="BatchCaptioner CaptionPlan",
-    captioner="BundlePlan Captioner resolve_captioner",
+    __name__, base="BatchCaptioner CaptionPlan", captioner="BundlePlan Captioner resolve_captioner"
 )

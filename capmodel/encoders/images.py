@@ -121,8 +121,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     """Converts any mode to RGB. Raises ImageError(``unsupported``) for pixels without a defined range."""
     if image.mode in ("I", "F"):
         raise _error(
-            "unsupported",
-            f"{image.format} with pixels of mode {image.mode}; expected 8 or 16 bits a channel",
+            "unsupported", f"{image.format} with pixels of mode {image.mode}; expected 8 or 16 bits a channel"
         )
     if image.mode.startswith("I;16"):
         image = _to_eight_bits(image)

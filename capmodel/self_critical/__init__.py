@@ -16,8 +16,5 @@ if TYPE_CHECKING:
 __all__ = ["SelfCritical", "SelfCriticalOptions", "draw_captions"]
 
 __getattr__ = lazy_names(
-    __name__,
-    objective="SelfCritical",
-    options="SelfCriticalOptions",
-    sampling="draw_captions",
+    __name__, objective="SelfCritical", options="SelfCriticalOptions", sampling="draw_captions"
 )

@@ -285,7 +285,3 @@ def test_precision_is_settled_by_what_the_device_can():
     assert resolve_precision("auto", CPU) == ("bf16" if has_bf16(CPU) else "fp32")
     assert (resolve_precision("fp32", CPU), resolve_precision("bf16", CPU)) == ("fp32", "bf16")
     assert pick_device("cpu") == CPU
-
-
-def test_the_bare_forward_pass_can_be_timed(lite):
-    Encoder.load(*lite, batch_size=2).bare_forward()()

@@ -264,13 +264,13 @@ def test_what_only_decides_how_fast_is_not_a_runs_identity(data, tmp_path):
 
 def test_devices_are_settled_or_refused():
     assert choose_device("cpu") == torch.device("cpu")
-    with pytest.raises(RequestError, match="device is 'abacus'; expected auto, cpu or cuda"):
+    with pytest.raises(RequestError, match="no device 'abacus'; expected auto, cpu, cuda or cuda:N"):
         choose_device("abacus")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_a_gpu_that_is_not_there_is_refused():
-    with pytest.raises(RequestError, match="this machine has no CUDA device"):
+    with pytest.raises(RequestError, match="this machine has 0 CUDA devices"):
         choose_device("cuda")
 
 
