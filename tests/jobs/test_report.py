@@ -298,7 +298,6 @@ CHROMIUM = next(
 )
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine to look at the page with")
 def test_a_browser_makes_text_of_hostile_captions_and_finds_every_picture(store, references, tmp_path):
     report(store, tmp_path, "--references", references, "--images", 40)

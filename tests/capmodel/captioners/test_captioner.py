@@ -112,11 +112,6 @@ def test_precision_is_the_features_own_unless_it_is_asked_for(tmp_path, precisio
     assert asked.spec["precision"] == "fp32"
 
 
-def test_in_bf16_captions_are_written_too(url):
-    captioner = Captioner.load(url, DecodeOptions(), from_features=True, batch_size=4, precision="bf16")
-    assert all(image[0]["text"] for image in captioned(captioner, rows(4)))
-
-
 def test_a_row_of_another_shape_is_one_images_failure(url):
     captioner = Captioner.load(url, DecodeOptions(), from_features=True)
     with pytest.raises(ImageError, match=r"features have shape \(2, 3, 4\); expected \(2, 3, 5\)"):
@@ -198,13 +193,6 @@ def test_features_made_otherwise_are_refused_and_the_difference_is_said(tmp_path
         resolve_captioner(url, DecodeOptions(), store)
 
 
-def test_the_plan_keeps_the_bundle_beside_the_store(tmp_path, url):
-    store = make_features(str(tmp_path / "features"), NAMES, (2, 3, 5), spec=SPEC)
-    plan = resolve_captioner(url, DecodeOptions(), store)
-    kept = plan.store_bundle(str(tmp_path / "models"))
-    assert Captioner.load(kept, DecodeOptions(), from_features=True).fingerprint == plan.fingerprint
-
-
 @pytest.fixture(scope="module")
 def sighted(tmp_path_factory):
     """A bundle with real eyes, small ones: EfficientNet-Lite0 at 64 pixels; its spec; its weights' URL."""
@@ -246,17 +234,3 @@ def test_a_captioner_of_images_says_which_encoder_it_holds(sighted):
     assert other.spec["encoder"]["precision"] == "bf16"
     assert other.spec["features"] != sighted.spec.fingerprint
     assert resolve_captioner(sighted.url, DecodeOptions(), precision="bf16").spec == other.spec
-
-
-def test_a_picture_that_cannot_be_decoded_is_one_images_failure(sighted):
-    captioner = Captioner.load(sighted.url, DecodeOptions())
-    with pytest.raises(ImageError) as caught:
-        captioner.prepare(b"not a picture")
-    assert caught.value.stage == "decode"
-
-
-def test_a_smaller_batch_is_the_encoders_too(sighted):
-    captioner = Captioner.load(sighted.url, DecodeOptions(), batch_size=4)
-    captioner.batch_size = 2
-    assert len(captioned(captioner, [picture(0), picture(1)])) == 2
-    assert captioner._encoder.batch_size == 2

@@ -48,13 +48,8 @@ def test_it_is_what_those_layers_of_torchvisions_network_put_out(resnet):
     ("name", "layer"),
     [
         ("resnet18", "conv1"),
-        ("resnet18", "layer4.1.conv2"),
         ("densenet121", "features.denseblock2.denselayer3.conv1"),
-        ("densenet121", "features.denseblock3"),
         ("googlenet", "inception4a.branch1.conv"),
-        ("googlenet", "inception4e"),
-        ("efficientnet_b0", "features.5"),
-        ("convnext_tiny", "features.5"),
         ("inception_v3", "Mixed_6e"),
     ],
 )
@@ -80,10 +75,7 @@ def test_what_no_layer_needs_is_not_computed(resnet):
     ("name", "layers", "shape"),
     [
         ("inception_v3", ("Mixed_6e", "Mixed_7b", "Mixed_7c"), (8, 8, 4864)),
-        ("densenet121", ("features.denseblock3", "relu"), (9, 9, 2048)),
         ("googlenet", ("inception4e", "inception5b"), (9, 9, 1856)),
-        ("efficientnet_b0", ("features.5", "features.8"), (10, 10, 1392)),
-        ("convnext_tiny", ("features.5", "features.7"), (9, 9, 1152)),
     ],
 )
 def test_every_family_has_them(name, layers, shape):
@@ -127,11 +119,6 @@ def test_fingerprints_without_layers_are_what_they_were():
             "resnet18 has no layer 'layer9'; expected modules such as layer1, layer2, layer3, layer4",
         ),
         (
-            "resnet18",
-            ("x",),
-            "resnet18 has no layer 'x'; expected modules such as layer1, layer2, layer3, layer4",
-        ),
-        (
             "convnext_tiny",
             ("features.7", "features.5.1.block.2"),
             "layers of convnext_tiny are features.7, features.5.1.block.2; expected ones that put out a grid [C, H, W]",
@@ -142,17 +129,10 @@ def test_fingerprints_without_layers_are_what_they_were():
             "efficientnet_b0 cannot be cut after 'features.7' and 'features.8.1'; expected modules such as features.5, "
             "features.6, features.7, features.8",
         ),
-        ("resnet18", ("layer4", "layer4"), "the layer 'layer4' is named twice; expected it once"),
-        ("resnet18", ("layer4", ""), "layers is 'layer4,', where a name is empty; expected NAME,NAME"),
         (
             "efficientnet_lite0",
             ("_blocks",),
             "efficientnet_lite0 gives its last grid alone; expected another encoder, or no --layers",
-        ),
-        (
-            "vit_b_32",
-            ("encoder",),
-            "vit_b_32 gives its last grid alone; expected another encoder, or no --layers",
         ),
     ],
 )

@@ -21,7 +21,7 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.errors import StoreError, SystemicError
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.store import layout
-from captionbeam.schemas.store.workers import read_workers, summary
+from captionbeam.schemas.store.workers import read_workers
 from tests.builders.commands import ROOT, environment
 from tests.builders.runs import Loads, Mean, features_run, fetch_from
 from tests.builders.workers import one_engine_a_process
@@ -111,20 +111,6 @@ def test_a_shard_that_fails_gives_back_its_turn_and_what_it_held(tmp_path):
     assert layout.committed_shards(run.url) == set()
 
 
-def test_copies_in_memory_count_once(tmp_path):
-    run = features_run(tmp_path)
-    refs = [ImageRef(f"{n:02d}.jpg", "x", "/", "v") for n in range(20)]
-    engine = Engine(Mean(), threads=1)
-    process_shard("0" * 40, refs, engine, run, lambda window: [b"\1"] * len(window))
-    assert engine.images.now == 0
-
-
-def test_a_model_is_loaded_with_the_threads_that_are_due():
-    job = Loads(Mean())
-    load_engine(job, threads=5)
-    assert job.threads == [5]
-
-
 def test_a_second_model_in_a_process_is_on_record(tmp_path):
     run, shards = planned(tmp_path)
     for _ in range(2):
@@ -154,11 +140,6 @@ def test_the_record_is_written_while_the_process_works(tmp_path, monkeypatch):
         engine.did(60)
         seen.append(read_workers(run.folder)[0].shards)
     assert seen == [1, 2, 3]
-
-
-def test_a_run_of_an_earlier_version_has_no_records(tmp_path):
-    assert read_workers(features_run(tmp_path).folder) == []
-    assert summary([]) == {}
 
 
 def test_a_newer_record_is_refused_with_one_sentence(tmp_path):
