@@ -23,8 +23,8 @@ from captionbeam.capmodel.captioners.huggingface.generate import (
     check_text,
     generate_arguments,
     prompt,
-    until_end,
-    write,
+    run_generate,
+    until_eos,
 )
 from captionbeam.capmodel.captioners.huggingface.loading import LOAD_ERRORS, LOCAL, load_model, reason
 from captionbeam.capmodel.encoders.images import decode_image
@@ -56,7 +56,7 @@ class HuggingFaceProcessor:
     def __init__(self, path: str) -> None:
         try:
             self.config = AutoConfig.from_pretrained(path, **LOCAL)
-            self.pictures = AutoImageProcessor.from_pretrained(path, **LOCAL)
+            self.image_processor = AutoImageProcessor.from_pretrained(path, **LOCAL)
             self.tokenizer = AutoTokenizer.from_pretrained(path, **LOCAL)
         except LOAD_ERRORS as err:
             raise RequestError(
@@ -89,11 +89,11 @@ class HuggingFaceProcessor:
 
     def pixels(self, image: np.ndarray) -> dict[str, Tensor]:
         """Converts uint8 ``[H, W, 3]`` to the model's inputs for one image, by name."""
-        ready = self.pictures(images=Image.fromarray(image), return_tensors="pt")
+        ready = self.image_processor(images=Image.fromarray(image), return_tensors="pt")
         return {name: value[0] for name, value in ready.items() if isinstance(value, Tensor)}
 
     @property
-    def ends(self) -> set[int]:
+    def eos_ids(self) -> set[int]:
         """The ids that end a caption: from the configuration, and the tokenizer's EOS and SEP."""
         text = self.config.get_text_config(decoder=True)
         said = (getattr(text, "eos_token_id", None), self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
@@ -111,15 +111,15 @@ def resolve_captioner(
     folder = open_folder(name)
     settled = resolve_precision(precision or "fp32", device)
     with folder.local_copy(weights=False) as path:
-        parts = HuggingFaceProcessor(path)
-    check_options(options, parts.config.model_type)
-    check_text(options, parts.config, parts.tokenizer)
-    generate_arguments(options, prompt(options, parts.config, parts.tokenizer)[1])
+        processor = HuggingFaceProcessor(path)
+    check_options(options, processor.config.model_type)
+    check_text(options, processor.config, processor.tokenizer)
+    generate_arguments(options, prompt(options, processor.config, processor.tokenizer)[1])
     with folder.local_copy() as path:
         load_model(path, folder.url, "auto")
     spec = {
         "transformers": folder.sha256,
-        "model_type": parts.config.model_type,
+        "model_type": processor.config.model_type,
         "decode": options.to_dict(),
         "precision": settled,
     }
@@ -132,18 +132,20 @@ class HuggingFaceCaptioner(BatchCaptioner):
     def __init__(
         self,
         plan: CaptionPlan,
-        parts: HuggingFaceProcessor,
+        processor: HuggingFaceProcessor,
         model: Any,
         options: DecodeOptions,
         batch_size: int | None,
         device: torch.device,
     ) -> None:
         super().__init__(plan, batch_size, device)
-        self._parts, self._options, self._model = parts, options, model.to(device).eval()
-        self._prompt, count = prompt(options, parts.config, parts.tokenizer)
+        self._processor, self._options, self._model = processor, options, model.to(device).eval()
+        self._prompt, count = prompt(options, processor.config, processor.tokenizer)
         self._arguments = generate_arguments(options, count)
-        self._ends = parts.ends | {int(one) for one in _listed(model.generation_config.eos_token_id)}
-        self._special = set(parts.tokenizer.all_special_ids)
+        self._eos_ids = processor.eos_ids | {
+            int(one) for one in _listed(model.generation_config.eos_token_id)
+        }
+        self._special = set(processor.tokenizer.all_special_ids)
 
     @classmethod
     def load(
@@ -161,13 +163,13 @@ class HuggingFaceCaptioner(BatchCaptioner):
         target = pick_device(device)
         whole = folder if isinstance(folder, ModelFolder) else stored_folder(folder)
         with whole.local_copy() as path:
-            parts, dtype = HuggingFaceProcessor(path), DTYPES[spec["precision"]]
+            processor, dtype = HuggingFaceProcessor(path), DTYPES[spec["precision"]]
             model = load_model(path, whole.url, dtype)
-        return cls(CaptionPlan(spec), parts, model, options, batch_size, target)
+        return cls(CaptionPlan(spec), processor, model, options, batch_size, target)
 
     def prepare(self, item: bytes) -> dict[str, Tensor]:
         """Returns a file's bytes as the model's inputs for one image. Raises ImageError."""
-        return self._parts.pixels(decode_image(item))
+        return self._processor.pixels(decode_image(item))
 
     def _inputs(
         self, batch: Sequence[dict[str, Tensor]], image_ids: Sequence[str]
@@ -179,8 +181,10 @@ class HuggingFaceCaptioner(BatchCaptioner):
             given = {name: self._moved(torch.stack([row[name] for row in inputs])) for name in inputs[0]}
             for name, ids in self._prompt.items():
                 given[name] = torch.tensor([ids] * len(inputs), device=self.device)
-            sequences, tokens, gained = write(self._model, given, self._options, image_ids, self._arguments)
-            sums = torch.where(until_end(tokens, sorted(self._ends)), gained, 0.0).sum(1)
+            sequences, tokens, logprobs = run_generate(
+                self._model, given, self._options, image_ids, self._arguments
+            )
+            sums = torch.where(until_eos(tokens, sorted(self._eos_ids)), logprobs, 0.0).sum(1)
         return self._per_image(sequences.cpu(), sums.tolist())
 
     def _moved(self, values: Tensor) -> Tensor:
@@ -189,7 +193,7 @@ class HuggingFaceCaptioner(BatchCaptioner):
 
     def _per_image(self, sequences: Tensor, sums: Sequence[float]) -> list[list[Caption]]:
         """Returns each image's captions, in ``generate``'s order; samples are sorted by log-probability."""
-        words = self._parts.tokenizer
+        words = self._processor.tokenizer
         texts = words.batch_decode(sequences, skip_special_tokens=True)
         ids = [[one for one in row if one not in self._special] for row in sequences.tolist()]
         all_of_them = [

@@ -118,7 +118,7 @@ class SeededSampling(LogitsProcessor):
         return self.numbers[..., self.step - 1]
 
 
-def write(
+def run_generate(
     model: Any,
     inputs: Mapping[str, Tensor],
     options: DecodeOptions,
@@ -140,13 +140,13 @@ def write(
     with torch.no_grad():
         out = model.generate(**inputs, **arguments, return_dict_in_generate=True, output_logits=True)
     logits = tuple(step.float() for step in out.logits)
-    gained = model.compute_transition_scores(
+    logprobs = model.compute_transition_scores(
         out.sequences, logits, getattr(out, "beam_indices", None), normalize_logits=True
     )
-    return out.sequences, out.sequences[:, -gained.shape[1] :], gained
+    return out.sequences, out.sequences[:, -logprobs.shape[1] :], logprobs
 
 
-def until_end(tokens: Tensor, ends: Sequence[int]) -> Tensor:
+def until_eos(tokens: Tensor, ends: Sequence[int]) -> Tensor:
     """Returns bool ``[..., T]``: True up to and including the first of ``ends``."""
     found = torch.isin(tokens, torch.tensor(sorted(ends), device=tokens.device)).long()
     return found.cumsum(-1) - found == 0

@@ -50,8 +50,8 @@ class CaptionReader:
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
         """Converts ``tokens`` int64 [M, T], closed by END or not, to word ids [M, T'], padded with NONE."""
         ended = tokens == END
-        open_ = (np.cumsum(ended, axis=1) == 0) & (tokens != PAD) & (tokens != START)
-        caption, place = np.nonzero(open_)
+        is_word = (np.cumsum(ended, axis=1) == 0) & (tokens != PAD) & (tokens != START)
+        caption, place = np.nonzero(is_word)
         units, caption = self._gather(tokens[caption, place], caption)
         sizes = self._sizes[units]
         starts = (np.cumsum(self._sizes) - self._sizes)[units]
@@ -68,14 +68,14 @@ class CaptionReader:
 
     def _gather(self, tokens: np.ndarray, caption: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Merges tokens [P] with their captions into units [U] with theirs: the pieces of a word become one."""
-        going = self._joins[tokens]
-        if not going.any():
+        continues = self._joins[tokens]
+        if not continues.any():
             return tokens, caption
         last = np.append(caption[1:] != caption[:-1], True)
-        ends = np.flatnonzero(~going | last)
+        ends = np.flatnonzero(~continues | last)
         starts = np.append(0, ends[:-1] + 1)
         units = tokens[starts]
-        spelled = np.flatnonzero((ends > starts) | going[starts])
+        spelled = np.flatnonzero((ends > starts) | continues[starts])
         keys = [tokens[starts[at] : ends[at] + 1].tobytes() for at in spelled]
         if fresh := [key for key in dict.fromkeys(keys) if key not in self._units]:
             self._units |= {key: len(self._words) + number for number, key in enumerate(fresh)}
