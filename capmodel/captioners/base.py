@@ -13,6 +13,7 @@ import torch
 
 from captionbeam.capmodel.generation.captions import Caption
 from captionbeam.capmodel.runtime.streams import Streams
+from captionbeam.capmodel.specs import complete_spec
 from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.fingerprint import fingerprint
 from captionbeam.schemas.formats import arrow
@@ -34,7 +35,12 @@ class CaptionPlan:
     @property
     def field(self) -> pa.Field:
         """The output column."""
-        return arrow.captions_field(self.spec["decode"].get("keep_attention", False))
+        return arrow.captions_field(complete_spec(self.spec)["decode"]["keep_attention"])
+
+    @property
+    def precision(self) -> str:
+        """``fp32`` or ``bf16``."""
+        return str(complete_spec(self.spec)["precision"])
 
 
 class BatchCaptioner(ABC):
@@ -47,6 +53,7 @@ class BatchCaptioner(ABC):
     def __init__(self, plan: CaptionPlan, batch_size: int | None, device: torch.device) -> None:
         self.spec, self.fingerprint, self.schema = plan.spec, plan.fingerprint, pa.schema([plan.field])
         self.batch_size, self.device = batch_size or BATCH[device.type], device
+        self._precision = plan.precision
         self._streams = Streams(self.batch_size, device.type)
         self.streams = self._streams.count
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from captionbeam.capmodel.captioners.base import BatchCaptioner, CaptionPlan
 from captionbeam.capmodel.generation.captions import Caption, DecodeOptions, check_options, generate
 from captionbeam.capmodel.generation.predictions import Prediction, predict_words
 from captionbeam.capmodel.runtime.device import autocast, device_errors, pick_device, resolve_precision
+from captionbeam.capmodel.specs import CaptionsSpec, FeaturesSpec, NetworkSpec, complete_spec
 from captionbeam.schemas.errors import BundleError, FingerprintError, ImageError
-from captionbeam.schemas.fingerprint import difference, fingerprint
+from captionbeam.schemas.fingerprint import difference, fingerprint, from_spec, spec_of
 from captionbeam.schemas.store.reading import Store
 
 if TYPE_CHECKING:
@@ -60,19 +61,14 @@ def _plan(
     url: str, bundle: Bundle, options: DecodeOptions, from_features: bool, precision: str | None, device: str
 ) -> BundlePlan:
     trained = bundle.encoder_spec or {}
-    settled = resolve_precision(precision or trained.get("precision", "fp32"), device)
+    settled = resolve_precision(precision or trained.get("precision", NetworkSpec.precision), device)
     encoder = None if from_features else _encoder_spec(url, bundle, settled)
-    spec = {
-        "bundle": bundle.sha256,
-        "encoder": encoder,
-        "features": fingerprint(encoder) if encoder else bundle.features_fingerprint,
-        "decode": options.to_dict(),
-        "precision": settled,
-    }
-    return BundlePlan(spec, url, options)
+    features = fingerprint(spec_of(encoder)) if encoder else bundle.features_fingerprint
+    spec = CaptionsSpec(bundle.sha256, features, encoder, options.deciding(), settled)
+    return BundlePlan(spec_of(spec), url, options)
 
 
-def _encoder_spec(url: str, bundle: Bundle, precision: str) -> dict[str, Any]:
+def _encoder_spec(url: str, bundle: Bundle, precision: str) -> FeaturesSpec:
     if imported := (bundle.encoder_spec or {}).get("imported"):
         raise BundleError(
             f"the bundle {url!r} was trained on features imported as {imported!r}: there is no encoder for them here; "
@@ -82,13 +78,13 @@ def _encoder_spec(url: str, bundle: Bundle, precision: str) -> dict[str, Any]:
         raise BundleError(f"the bundle {url!r} holds no encoder; expected --features, or a bundle with one")
     if "reduction" in bundle.encoder_spec and bundle.components is None:
         raise BundleError(f"the bundle {url!r} lacks the components of its features; expected --features")
-    return {**bundle.encoder_spec, "precision": precision}
+    return replace(from_spec(FeaturesSpec, bundle.encoder_spec), precision=precision)
 
 
 def _check_features(bundle: Bundle, features: Store) -> None:
     if features.fingerprint == bundle.features_fingerprint:
         return
-    known = difference(features.spec, bundle.encoder_spec or {})
+    known = difference(complete_spec(features.spec), complete_spec(bundle.encoder_spec or {}))
     said = known or f"fingerprint {features.fingerprint[:12]}, not {bundle.features_fingerprint[:12]}"
     raise FingerprintError(
         f"the features {features.url!r} were made with {said}; expected those that the bundle was trained on"
@@ -153,7 +149,7 @@ class Captioner(BatchCaptioner):
         """
         features = self._inputs([item], [image_id])[:1].to(self.device)
         ids = [self._tokenizer.encode(caption) for caption in captions]
-        with device_errors(), autocast(self.device, self.spec["precision"]):
+        with device_errors(), autocast(self.device, self._precision):
             return predict_words(self._decoder, features, ids, self._tokenizer, top)
 
     def _inputs(self, batch: Sequence[Any], image_ids: Sequence[str]) -> Tensor:
@@ -165,7 +161,7 @@ class Captioner(BatchCaptioner):
         return torch.from_numpy(features)
 
     def _captions(self, inputs: Tensor, image_ids: Sequence[str]) -> list[list[Caption]]:
-        with device_errors(), autocast(self.device, self.spec["precision"]):
+        with device_errors(), autocast(self.device, self._precision):
             features = inputs.to(self.device)
             return generate(self._decoder, features, self._options, image_ids, self._tokenizer)
 

@@ -37,7 +37,9 @@ from captionbeam.capmodel.runtime.device import (
     pick_device,
     resolve_precision,
 )
+from captionbeam.capmodel.specs import TransformersSpec
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import spec_of
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,8 @@ def resolve_captioner(
     generate_arguments(options, prompt(options, processor.config, processor.tokenizer)[1])
     with folder.local_copy() as path:
         load_model(path, folder.url, "auto")
-    spec = {
-        "transformers": folder.sha256,
-        "model_type": processor.config.model_type,
-        "decode": options.to_dict(),
-        "precision": settled,
-    }
-    return HuggingFacePlan(spec, folder)
+    spec = TransformersSpec(folder.sha256, processor.config.model_type, options.deciding(), settled)
+    return HuggingFacePlan(spec_of(spec), folder)
 
 
 class HuggingFaceCaptioner(BatchCaptioner):
@@ -160,12 +157,12 @@ class HuggingFaceCaptioner(BatchCaptioner):
 
         Raises FingerprintError, RequestError.
         """
-        target = pick_device(device)
+        plan, target = CaptionPlan(spec), pick_device(device)
         whole = folder if isinstance(folder, ModelFolder) else stored_folder(folder)
         with whole.local_copy() as path:
-            processor, dtype = HuggingFaceProcessor(path), DTYPES[spec["precision"]]
+            processor, dtype = HuggingFaceProcessor(path), DTYPES[plan.precision]
             model = load_model(path, whole.url, dtype)
-        return cls(CaptionPlan(spec), processor, model, options, batch_size, target)
+        return cls(plan, processor, model, options, batch_size, target)
 
     def prepare(self, item: bytes) -> dict[str, Tensor]:
         """Returns a file's bytes as the model's inputs for one image. Raises ImageError."""
