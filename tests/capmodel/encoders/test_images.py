@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -49,21 +48,16 @@ def test_formats_without_loss_give_every_pixel_back(name):
 
 
 @pytest.mark.parametrize("options", [{"subsampling": kind} for kind in (0, 1, 2)] + [{"progressive": True}])
-@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("mode", ["RGB"])
 def test_a_jpeg_loses_little(options, mode):
     picture = Image.fromarray(drawn(51, 37)).convert(mode)
     pixels = decode_image(encoded(picture, "JPEG", quality=95, **options))
     assert np.abs(pixels.astype(int) - np.asarray(picture.convert("RGB"))).mean() < 4
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
+@pytest.mark.parametrize("kind", ["PNG"])
 def test_grey_becomes_three_equal_channels(kind):
     np.testing.assert_array_equal(decode_image(encoded(GREY, kind)), three(GREY))
-
-
-def test_one_bit_becomes_black_and_white():
-    bits = Image.fromarray(GREY).convert("1")
-    np.testing.assert_array_equal(decode_image(encoded(bits, "PNG")), three(np.asarray(bits) * np.uint8(255)))
 
 
 @pytest.mark.parametrize(("kind", "order"), [("PNG", "<"), ("TIFF", "<"), ("TIFF", ">")])
@@ -90,12 +84,6 @@ def test_alpha_lies_on_white():
     expected = [[[255, 255, 255], [200, 100, 0], [244, 224, 204]]]
     for kind, options in (("PNG", {}), ("WEBP", {"lossless": True, "exact": True}), ("TIFF", {})):
         assert decode_image(encoded(image, kind, **options)).tolist() == expected
-
-
-def test_grey_with_alpha_lies_on_white():
-    image = Image.new("LA", (2, 1), (10, 255))
-    image.putpixel((1, 0), (10, 0))
-    assert decode_image(encoded(image, "PNG")).tolist() == [[[10, 10, 10], [255, 255, 255]]]
 
 
 def test_a_palettes_colours_and_its_transparent_one():
@@ -138,19 +126,11 @@ STORED = {  # how an upright picture lies in a file of each orientation
 
 
 @pytest.mark.parametrize("orientation", STORED)
-@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})])
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {})])
 def test_every_orientation_comes_out_upright(kind, options, orientation):
     stored = np.ascontiguousarray(STORED[orientation](PICTURE))
     data = encoded(stored, kind, exif=exif(orientation), **options)
     np.testing.assert_array_equal(decode_image(data), PICTURE)
-
-
-@pytest.mark.parametrize("orientation", STORED)
-def test_a_jpegs_orientation_is_applied_too(orientation):
-    stored = np.ascontiguousarray(STORED[orientation](drawn(64, 32)))
-    pixels = decode_image(encoded(stored, "JPEG", exif=exif(orientation), quality=95, subsampling=0))
-    np.testing.assert_allclose(pixels.astype(int), drawn(64, 32), atol=40)
-    assert np.abs(pixels.astype(int) - drawn(64, 32)).mean() < 3
 
 
 @settings(max_examples=60, deadline=None)
@@ -160,11 +140,7 @@ def test_a_broken_exif_block_turns_nothing(block):
     assert decode_image(data).shape[2] == 3
 
 
-def test_an_orientation_that_does_not_exist_turns_nothing():
-    np.testing.assert_array_equal(decode_image(encoded(PICTURE, "PNG", exif=exif(9))), PICTURE)
-
-
-@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})])
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {})])
 def test_an_animation_gives_its_first_frame(kind, options):
     second = Image.fromarray(PICTURE[::-1].copy())
     data = encoded(PICTURE, kind, save_all=True, append_images=[second], **options)
@@ -172,19 +148,11 @@ def test_an_animation_gives_its_first_frame(kind, options):
     np.testing.assert_array_equal(decode_image(data), PICTURE)
 
 
-def test_an_animated_gif_gives_its_first_frame():
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ((250, 0, 0), (0, 0, 250))]
-    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert decode_image(data).tolist() == [[[250, 0, 0]] * 4] * 4
-
-
 def test_no_bytes_are_empty():
     assert failure(b"").code == "empty"
 
 
-@pytest.mark.parametrize(
-    "data", [b"<html>404</html>", b"PK\3\4 a zip", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"\0" * 64]
-)
+@pytest.mark.parametrize("data", [b"<html>404</html>", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
 def test_what_is_no_picture_is_unsupported(data):
     error = failure(data)
     assert error.code == "unsupported"
@@ -197,22 +165,11 @@ def test_more_pixels_than_the_limit_are_too_large():
     assert decode_image(FILES["png"], max_pixels=48 * 32).shape == (32, 48, 3)
 
 
-@pytest.mark.parametrize("side", [10_001, 20_000, 2_000_000_000])
+@pytest.mark.parametrize("side", [10_001])
 def test_a_bomb_is_told_by_its_header(side):
     error = failure(png_of_size(side, side))
     assert error.code == "too_large"
     assert str(MAX_PIXELS) in error.message
-
-
-def test_pixels_that_are_not_there_are_an_error():
-    assert failure(png_of_size(40, 30)).code == "decode"
-
-
-@pytest.mark.parametrize("name", ["jpeg", "progressive", "cmyk", "webp", "bmp", "tiff-lzw"])
-def test_a_file_that_is_cut_short_is_truncated(name):
-    data = FILES[name]
-    for size in (12, len(data) // 3, len(data) * 2 // 3):
-        assert failure(data[:size]).code == "truncated", size
 
 
 def outcome(data: bytes) -> np.ndarray | ImageError:
@@ -248,11 +205,3 @@ def test_damaged_bytes_raise_nothing_but_image_errors(name, damages):
         assert result.stage == "decode"
     else:
         assert (result.dtype, result.ndim, result.shape[2]) == (np.uint8, 3, 3)
-
-
-def test_many_threads_decode_at_once():
-    names = [*FILES] * 8
-    with ThreadPoolExecutor(4) as pool:
-        seen = list(pool.map(lambda name: decode_image(FILES[name]), names))
-    for name, pixels in zip(names, seen, strict=True):
-        np.testing.assert_array_equal(pixels, decode_image(FILES[name]))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captionbeam.capmodel.metrics import SCORES, References, score
-from captionbeam.capmodel.metrics.bleu import BleuCounts, add_counts, bleu, count_image, ngrams
+from captionbeam.capmodel.metrics.bleu import BleuCounts, add_counts, bleu, count_image
 from captionbeam.capmodel.metrics.rouge import longest_common_subsequence, rouge_l
 from captionbeam.schemas.errors import RequestError
 
@@ -55,18 +55,6 @@ def test_a_thousand_published_captions_score_as_published():
     }
 
 
-def test_ngrams_are_runs_of_one_to_four_words():
-    assert ngrams(words("a b a b")) == {
-        ("a",): 2,
-        ("b",): 2,
-        ("a", "b"): 2,
-        ("b", "a"): 1,
-        ("a", "b", "a"): 1,
-        ("b", "a", "b"): 1,
-        ("a", "b", "a", "b"): 1,
-    }
-
-
 def test_bleu_counts_clip_by_the_richest_reference_and_take_the_closest_length():
     counts = count_image(
         words("the the the the"), [words("the cat"), words("the the dog"), words("a b c d e")]
@@ -81,10 +69,6 @@ def test_bleu_of_a_corpus_is_not_the_mean_of_its_images():
     assert total == BleuCounts(testlen=5, reflen=6, guess=(5, 3, 1, 0), correct=(2, 1, 0, 0))
     assert bleu(total)[0] == pytest.approx(2 / 5 * math.exp(1 - 6 / 5))
     assert bleu(total)[1] == pytest.approx(math.sqrt(2 / 5 * 1 / 3) * math.exp(1 - 6 / 5))
-
-
-def test_bleu_of_an_empty_caption_is_nothing():
-    assert bleu(count_image([], [words("a dog")])) == pytest.approx([0, 0, 0, 0])
 
 
 def test_rouge_takes_the_best_precision_and_the_best_recall():
@@ -121,20 +105,6 @@ def test_cider_d_clips_and_punishes_length_where_the_original_does_neither():
     assert scores["CIDEr_D"] == pytest.approx(10 / 4 * (unigrams + bigrams) * penalty)
     assert scores["CIDEr_original"] == pytest.approx(10 / 4 * (3 / (math.sqrt(5) * math.sqrt(2)) + bigrams))
     assert scores["CIDEr"] == scores["CIDEr_D"]
-
-
-def test_a_word_in_every_images_references_weighs_nothing():
-    scores = score({"1": "a", "2": "a"}, {"1": ["a dog"], "2": ["a cat"]})
-    assert scores["CIDEr"] == 0.0
-    assert scores["Bleu_1"] > 0
-
-
-def test_cider_alone_is_the_cider_of_the_whole_evaluation():
-    references = References(
-        {"1": ["A dog runs.", "The dog is running"], "2": ["Two cats."], "3": ["A red car"]}
-    )
-    hypotheses = {"1": "a dog is running", "2": "a cat", "3": "the red car"}
-    assert references.cider(hypotheses) == pytest.approx(references.evaluate(hypotheses).scores["CIDEr"])
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.tuples(sentences, sentences, sentences), min_size=1))

@@ -17,7 +17,6 @@ from captionbeam.pipelines.maintenance.history import roll_back
 from captionbeam.pipelines.maintenance.purge import purge
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas import Store
-from captionbeam.schemas.errors import SystemicError
 from captionbeam.schemas.formats.datafile import open_data
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
@@ -65,7 +64,7 @@ def without(outcome, ids):
     return tuple({name: value for name, value in part.items() if name not in ids} for part in outcome)
 
 
-@pytest.mark.parametrize(("field", "file_format"), [(GRID, "parquet"), (GRID, "hdf5"), (CAPTIONS, "parquet")])
+@pytest.mark.parametrize(("field", "file_format"), [(GRID, "hdf5"), (CAPTIONS, "parquet")])
 def test_the_images_are_nowhere_and_all_other_rows_are_as_they_were(field, file_format):
     url = history(f"memory://{uuid.uuid4().hex}/store", field=field, file_format=file_format)
     before = seen(url)
@@ -109,24 +108,6 @@ def test_what_killed_runs_and_zombies_left_goes_too(tmp_path):
     assert verify(url).problems == []
 
 
-def test_images_of_every_row_may_go(tmp_path):
-    url = history(str(tmp_path / "store"))
-    purge(url, IMAGES)
-    assert all(outcome == ({}, {}) for outcome in seen(url).values())
-    assert verify(url).problems == []
-    advance(url, {"x": "1"})
-    assert Store.open(url).ids() == ["x"]
-
-
-def test_a_purged_image_that_its_source_still_has_comes_back_as_a_new_row(tmp_path):
-    url = history(str(tmp_path / "store"))
-    before = outcomes(Store.open(url))
-    purge(url, GONE)
-    advance(url, {**IMAGES, "c-of-mine.jpg": "2", "d-of-mine.jpg": "2"})
-    assert outcomes(Store.open(url)) == before
-    assert verify(url).problems == []
-
-
 def test_who_publishes_meanwhile_publishes_on_top_of_it(tmp_path, monkeypatch):
     """Its base still had the images; what it did of them is a file of its own, which goes at the second look."""
     url = history(str(tmp_path / "store"))
@@ -145,19 +126,6 @@ def test_who_publishes_meanwhile_publishes_on_top_of_it(tmp_path, monkeypatch):
     assert everywhere(url).isdisjoint(GONE)
     assert "late.jpg" in Store.open(url).ids()
     assert verify(url).problems == []
-
-
-def test_a_run_that_planned_a_purged_image_says_so_and_can_be_started_again(tmp_path):
-    url = history(str(tmp_path / "store"))
-    run = start(url)
-    plan(run, {"late.jpg": "1", "later.jpg": "1"})
-    process(run)
-    purge(url, {"late.jpg"})
-    with pytest.raises(SystemicError, match="planned shards have no commit"):
-        finish(run)
-    advance(url, {"later.jpg": "1"})
-    assert "later.jpg" in Store.open(url).ids()
-    assert everywhere(url).isdisjoint({"late.jpg"})
 
 
 @settings(max_examples=12, deadline=None)

@@ -6,12 +6,11 @@ import functools
 import shutil
 import tempfile
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,9 +26,8 @@ from captionbeam.pipelines.bulk.compare import (
 )
 from captionbeam.pipelines.bulk.plan import PlanShards, planned_shards, read_shard, write_plan
 from captionbeam.pipelines.bulk.publish import PublishSnapshot, publish
-from captionbeam.pipelines.bulk.run import moved_sources, name_before, start_run
+from captionbeam.pipelines.bulk.run import moved_sources, start_run
 from captionbeam.pipelines.bulk.skip import SkipDone, _index_files, bring_home, names_of, read_base
-from captionbeam.pipelines.maintenance.compact import compact
 from captionbeam.pipelines.maintenance.history import describe
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.pipelines.runners.runner import run_pipeline
@@ -40,7 +38,7 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.fingerprint import fingerprint
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.int8 import stored_columns
-from captionbeam.schemas.records import ImageRef, named_ids, named_place
+from captionbeam.schemas.records import ImageRef, named_ids
 from captionbeam.schemas.store import layout
 from tests.builders.runs import FIELD, Mean, fetch_from
 from tests.builders.stores import Echo, as_item
@@ -178,16 +176,6 @@ def test_touched_images_are_copied_and_changed_ones_computed(tmp_path, what):
     assert (PROCESSED, store.snapshot_id, counts) == ([], 2, counted(unchanged=7, known=7))
 
 
-def test_int8_codes_are_copied_as_they_are(tmp_path):
-    store, _ = refresh(tmp_path, [ref("1.jpg")], ITEMS, "int8")
-    refresh(tmp_path, [ref("1.jpg", "v2")], ITEMS, "int8", salt=1.0)
-    first, second = (
-        pa.parquet.read_table(path).select(["grid", "grid_scale"])
-        for path in sorted(Path(store.url, "data").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    )
-    assert first.equals(second)
-
-
 def test_copied_int8_rows_have_no_rounding_error_of_their_own(tmp_path, monkeypatch, capsys):
     """The originals of copied codes are not known: their error is neither 0 nor that of the other rows."""
     monkeypatch.setattr(
@@ -221,26 +209,9 @@ def shown(store, capsys):
     return " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
-def test_a_row_of_an_image_that_came_back_is_copied(tmp_path):
-    refs = [ref(name) for name in ITEMS]
-    refresh(tmp_path, refs, ITEMS)
-    refresh(tmp_path, refs[1:], ITEMS)
-    store, counts = refresh(tmp_path, refs, ITEMS, salt=1.0)
-    assert (PROCESSED, counts["new"], reused(store)) == ([], 1, 1)
-    assert sorted(rows(store)) == sorted(ITEMS)
-
-
-def test_another_fingerprint_copies_nothing(tmp_path):
-    refresh(tmp_path, [ref("1.jpg")], ITEMS)
-    store, _ = refresh(tmp_path, [ref("1.jpg", "v2")], ITEMS, "int8")
-    assert PROCESSED == ["1.jpg"]
-    assert reused(store) == 0
-
-
 OLD = ImageRef("a", "s3://b/a#1.jpg", "/images", None)
 NEW = OLD._replace(image_id="a#1.jpg", former="a")
 OTHER = ImageRef("a#2.jpg", "s3://b/a#2.jpg", "/images", None, former="a")
-TRUE = ImageRef("a", "s3://b/a", "/images", None)
 SPELLED = {"a": b"\1", "a#1.jpg": b"\1", "a#2.jpg": b"\2"}
 
 
@@ -260,64 +231,6 @@ def test_a_row_under_a_former_id_is_copied_to_its_own(tmp_path, operation):
     assert (PROCESSED, store.snapshot_id, counts) == ([], 2, counted(unchanged=3, known=3))
 
 
-def test_of_one_former_id_each_image_keeps_its_own_row(tmp_path):
-    """The row ``a`` is that of ``s3://b/a#1.jpg``; ``s3://b/a`` came later."""
-    refresh(tmp_path, [OLD], SPELLED)
-    items = {**SPELLED, "a": b"\3"}
-    for _ in range(3):
-        store, counts = refresh(tmp_path, [NEW, TRUE], items)
-        assert {name: value[0] for name, (_, value) in rows(store).items()} == {"a#1.jpg": 1, "a": 3}
-    assert counts == counted(unchanged=2, known=2)
-
-
-def test_captions_under_a_former_id_are_written_anew(tmp_path):
-    """What they draw depends on the id."""
-    items = dict.fromkeys(("a", "a#1.jpg"), as_item([{"text": "x", "logprob": -1.0, "tokens": ["x"]}]))
-    refresh(tmp_path, [OLD], items, "captions")
-    store, counts = refresh(tmp_path, [NEW], items, "captions")
-    assert (PROCESSED, counts, list(rows(store))) == (["a#1.jpg"], counted(moved=1, known=1), ["a#1.jpg"])
-
-
-def test_a_former_row_that_compacting_moved_meanwhile_goes_with_the_next_refresh(tmp_path):
-    items, others = {**SPELLED, **ITEMS}, [ref(name) for name in ITEMS]
-    refresh(tmp_path, [OLD, *others], items)
-    run = launch(tmp_path, "parquet")
-    write_plan(run, "loose-0", [NEW._replace(replaces=named_place(_address(run.url, "a"), "a"))], 3)
-    compact(run.url, dead_share=0.0, small=10)
-    (shard,) = planned_shards(run)
-    process_shard(shard.shard_id, read_shard(shard), Engine(Counting()), run, fetch_from(SPELLED))
-    publish(run)
-    assert sorted(rows(Store.open(run.url))) == [*ITEMS, "a", "a#1.jpg"]
-    store, _ = refresh(tmp_path, [NEW, *others], items)
-    assert sorted(rows(store)) == [*ITEMS, "a#1.jpg"]
-    assert verify(store.url).problems == []
-
-
-def _address(url, image_id):
-    store = Store.open(url)
-    return next(
-        f"{shard}/{row['row']}"
-        for shard, table in store.index()
-        for row in table.to_pylist()
-        if row["image_id"] == image_id
-    )
-
-
-def test_killed_between_two_shards_it_goes_on_and_copies_the_rest(tmp_path):
-    before = rows(refresh(tmp_path, [ref(name) for name in ITEMS], ITEMS)[0])
-    touched = [ref(name, "v2") for name in ITEMS]
-    killed = launch(tmp_path, "parquet")
-    write_plan(killed, "loose-0", judged(killed, touched), 3)
-    first, *_ = planned_shards(killed)
-    PROCESSED.clear()
-    process_shard(first.shard_id, read_shard(first), Engine(Counting()), killed, fetch_from(ITEMS))
-    store, counts = refresh(tmp_path, touched, ITEMS, salt=1.0)
-    assert PROCESSED == []
-    assert counts == counted(changed=7 - first.images, unchanged=first.images, known=7)
-    assert reused(store) == 7
-    assert rows(store) == {name: ("v2", value) for name, (_, value) in before.items()}
-
-
 def test_rows_whose_file_is_gone_are_computed_again(tmp_path):
     store, _ = refresh(tmp_path, [ref(name) for name in ITEMS], ITEMS)
     run = launch(tmp_path, "parquet")
@@ -328,17 +241,6 @@ def test_rows_whose_file_is_gone_are_computed_again(tmp_path):
     (shard,) = planned_shards(run)
     process_shard(shard.shard_id, read_shard(shard), Engine(Counting()), run, fetch_from(ITEMS))
     assert sorted(PROCESSED) == sorted(ITEMS)
-
-
-def test_rows_of_features_have_a_content_too(tmp_path):
-    """Captions of features follow the row of features, which a touched image keeps."""
-    grid = np.arange(4, dtype=np.float16).reshape(2, 2, 1)
-    run = replace(launch(tmp_path, "parquet"), kind="captions")
-    refs = [ref("1.jpg")]
-    process_shard("0" * 40, refs, Engine(Echo(FIELD)), run, lambda window: [grid for _ in window])
-    commit = layout.load_commit(run.url, "0" * 40)
-    (row,) = pa.parquet.read_table(f"{run.url}/index/{commit.index}").to_pylist()
-    assert len(row["content"]) == 64
 
 
 def judged(run, refs):
@@ -401,20 +303,6 @@ def test_whatever_was_touched_changed_or_renamed_each_image_has_its_own_row_once
 
 def _former(uri, old):
     return URIS[uri] if URIS[uri] != uri and not old else ""
-
-
-@pytest.mark.parametrize(
-    ("name", "url", "other", "before"),
-    [
-        ("/copy/photos", "/copy/features", "/first/features", "/first/photos"),
-        ("/copy/in/photos", "/copy/out/features", "/first/out/features", "/first/in/photos"),
-        ("gs://b/2/photos", "gs://b/2/features", "gs://a/1/features", "gs://a/1/photos"),
-        ("/copy/photos", "/copy/features", "/first/other", ""),
-        ("/copy/features/photos", "/copy/features", "/first/features", ""),
-    ],
-)
-def test_a_source_is_looked_for_where_it_lay_beside_the_store(name, url, other, before):
-    assert name_before(name, url, other) == before
 
 
 def test_sources_move_with_their_store_until_a_run_has_published_there(tmp_path):

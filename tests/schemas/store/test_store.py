@@ -59,13 +59,6 @@ def test_scan_by_ids_and_columns_gives_just_those(url, file_format):
     assert np.array_equal(grids(store, ids=wanted)[IDS[7]], everything[IDS[7]])
 
 
-def test_pooled_features_are_rows_of_one_dimension(url, file_format):
-    store = make_features(url, IDS, shape=(5,), file_format=file_format)
-    assert store.column == "pooled"
-    assert store.shape == (5,)
-    assert grids(store)[IDS[0]].shape == (5,)
-
-
 def test_failures_are_rows_of_their_own(url, file_format):
     store = make_features(url, IDS, failing=["bad.jpg"], file_format=file_format)
     assert store.failures().to_pylist() == [
@@ -97,14 +90,6 @@ def test_opening_a_place_without_a_snapshot_says_so(tmp_path):
         Store.open(str(tmp_path / "store"), snapshot=7)
 
 
-def test_a_newer_version_is_refused(tmp_path):
-    make_features(str(tmp_path / "store"), IDS)
-    path = tmp_path / "store/snapshots/00000001.json"
-    path.write_text(path.read_text().replace('"version": 1', '"version": 99'))
-    with pytest.raises(StoreError, match=r"has version 99; this captionbeam reads up to 1"):
-        Store.open(str(tmp_path / "store"))
-
-
 def test_captions_come_back_as_structs(tmp_path):
     store = make_captions(
         str(tmp_path / "store"), {"a": "one red circle", "b": "two squares"}, keep_attention=True
@@ -130,11 +115,3 @@ def test_other_tools_open_the_files(tmp_path):
         assert file["grid"].dtype == np.float16
         assert [name.decode() for name in file["image_id"]] == IDS[:3]
         assert file.attrs["captionbeam.version"] == "1"
-
-
-def test_row_groups_are_read_one_by_one(url, file_format):
-    store = make_features(url, IDS, file_format=file_format, shard_size=4)
-    groups = store.row_groups()
-    assert [group.rows for group in groups] == [4, 3, 4]
-    names = [name for group in groups for name in store.read_row_group(group).column("image_id").to_pylist()]
-    assert sorted(names) == IDS
