@@ -161,13 +161,13 @@ def plan_encoder(
 ) -> ModelPlan:
     """Returns the plan for features of images. ``encoding``: further arguments of ``resolve_encoder``.
 
-    ``reduce``, ``reduce_dim``, ``dtype``: as in ``settle_features``. Raises RequestError, FingerprintError.
+    ``reduce``, ``reduce_dim``, ``dtype``: as in ``resolve_features``. Raises RequestError, FingerprintError.
     """
     from captionbeam.capmodel.encoders.encoder import resolve_encoder, store_weights
-    from captionbeam.capmodel.encoders.feature_plan import settle_features
+    from captionbeam.capmodel.encoders.feature_plan import resolve_features
 
     spec, state = resolve_encoder(encoder, device=device, **encoding)
-    plan = settle_features(spec.to_dict(), spec.output, spec.shape, reduce, reduce_dim, dtype)
+    plan = resolve_features(spec.to_dict(), spec.output, spec.shape, reduce, reduce_dim, dtype)
 
     def job(models_url: str) -> EncoderJob:
         return EncoderJob(
@@ -206,10 +206,10 @@ def plan_captioner(
 
     Raises BundleError, FingerprintError for features that the bundle was not trained on, RequestError.
     """
-    from captionbeam.capmodel.captioners.captioner import settle_captioner
+    from captionbeam.capmodel.captioners.captioner import resolve_captioner
 
     from_features = from_features or features is not None
-    plan = settle_captioner(bundle, decode, features, precision, device, from_features)
+    plan = resolve_captioner(bundle, decode, features, precision, device, from_features)
 
     def job(models_url: str) -> CaptionerJob:
         return CaptionerJob(
@@ -238,12 +238,12 @@ def plan_transformers(
     """
     if importlib.util.find_spec("transformers") is None:
         raise RequestError(f"the captioner hf:{model}: {not_installed('transformers', 'huggingface')}")
-    from captionbeam.capmodel.captioners.huggingface.captioner import settle_captioner
+    from captionbeam.capmodel.captioners.huggingface.captioner import resolve_captioner
 
-    plan = settle_captioner(model, decode, precision, device)
+    plan = resolve_captioner(model, decode, precision, device)
 
     def job(models_url: str) -> TransformersJob:
-        folder = plan.folder.keep(models_url)
+        folder = plan.folder.store(models_url)
         return TransformersJob(folder=folder, spec=dict(plan.spec), batch_size=batch_size, device=device)
 
     return ModelPlan(plan.spec, plan.fingerprint, plan.field, job)

@@ -179,7 +179,12 @@ def test_an_element_that_is_no_image_is_refused(made):
 
 def test_workers_elsewhere_need_a_folder_for_models():
     cluster = PipelineOptions(
-        ["--runner=FlinkRunner", "--flink_master=h:8081", "--environment_type=EXTERNAL"]
+        [
+            "--runner=FlinkRunner",
+            "--flink_master=h:8081",
+            "--environment_type=EXTERNAL",
+            "--environment_config=h:50000",
+        ]
     )
     images = beam.Pipeline(options=cluster) | beam.Create([("a", b"")])
     with pytest.raises(RequestError, match="models is None, and the workers .* gs://bucket/models"):
