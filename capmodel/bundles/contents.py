@@ -11,6 +11,7 @@ from captionbeam.schemas.errors import BundleError, FingerprintError
 from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import models
+from captionbeam.schemas.versions import check_version
 
 FORMAT, VERSION = "captionbeam bundle", 1
 MODEL_TYPE = "captionbeam"  # read by from_pretrained of Hugging Face transformers, which uses config.json too
@@ -137,11 +138,7 @@ def _lacking(url: str, name: str) -> BundleError:
 def _checked(url: str, values: Any) -> Manifest:
     if not isinstance(values, Mapping) or values.get("format") != FORMAT:
         raise BundleError(f"{CONFIG} in {url!r} is not a bundle's; expected format {FORMAT!r}")
-    version = values.get("version")
-    if not isinstance(version, int) or version > VERSION:
-        raise BundleError(
-            f"the bundle {url!r} has version {version!r}; this captionbeam reads up to {VERSION}: upgrade it"
-        )
+    check_version(values.get("version"), VERSION, f"the bundle {url!r}", BundleError)
     try:
         others = ("format", "version", *OF_TRANSFORMERS)
         manifest = Manifest(**{key: value for key, value in values.items() if key not in others})

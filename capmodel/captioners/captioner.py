@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +18,9 @@ from captionbeam.capmodel.generation.options import check_ngram
 from captionbeam.capmodel.generation.predictions import Prediction, predict_words
 from captionbeam.capmodel.runtime.device import device_errors, pick_device, resolve_precision
 from captionbeam.capmodel.runtime.streams import Streams
+from captionbeam.capmodel.specs import CaptionsSpec, FeaturesSpec, NetworkSpec, complete_spec
 from captionbeam.schemas.errors import BundleError, FingerprintError, ImageError
-from captionbeam.schemas.fingerprint import difference, fingerprint
+from captionbeam.schemas.fingerprint import difference, fingerprint, from_spec, spec_of
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.store.reading import Store
 
@@ -36,6 +37,7 @@ class CaptionPlan:
     url: str
     options: DecodeOptions
     spec: Mapping[str, Any]
+    precision: str
 
     @property
     def fingerprint(self) -> str:
@@ -78,19 +80,14 @@ def _plan(
     url: str, bundle: Bundle, options: DecodeOptions, from_features: bool, precision: str | None, device: str
 ) -> CaptionPlan:
     trained = bundle.encoder_spec or {}
-    settled = resolve_precision(precision or trained.get("precision", "fp32"), device)
+    settled = resolve_precision(precision or trained.get("precision", NetworkSpec.precision), device)
     encoder = None if from_features else _encoder_spec(url, bundle, settled)
-    spec = {
-        "bundle": bundle.sha256,
-        "encoder": encoder,
-        "features": fingerprint(encoder) if encoder else bundle.features_fingerprint,
-        "decode": options.to_dict(),
-        "precision": settled,
-    }
-    return CaptionPlan(url, options, spec)
+    features = fingerprint(spec_of(encoder)) if encoder else bundle.features_fingerprint
+    spec = CaptionsSpec(bundle.sha256, features, encoder, options.deciding(), settled)
+    return CaptionPlan(url, options, spec_of(spec), settled)
 
 
-def _encoder_spec(url: str, bundle: Bundle, precision: str) -> dict[str, Any]:
+def _encoder_spec(url: str, bundle: Bundle, precision: str) -> FeaturesSpec:
     if imported := (bundle.encoder_spec or {}).get("imported"):
         raise BundleError(
             f"the bundle {url!r} was trained on features imported as {imported!r}: there is no encoder for them here; "
@@ -100,13 +97,13 @@ def _encoder_spec(url: str, bundle: Bundle, precision: str) -> dict[str, Any]:
         raise BundleError(f"the bundle {url!r} holds no encoder; expected --features, or a bundle with one")
     if "reduction" in bundle.encoder_spec and bundle.components is None:
         raise BundleError(f"the bundle {url!r} lacks the components of its features; expected --features")
-    return {**bundle.encoder_spec, "precision": precision}
+    return replace(from_spec(FeaturesSpec, bundle.encoder_spec), precision=precision)
 
 
 def _check_features(bundle: Bundle, features: Store) -> None:
     if features.fingerprint == bundle.features_fingerprint:
         return
-    known = difference(features.spec, bundle.encoder_spec or {})
+    known = difference(complete_spec(features.spec), complete_spec(bundle.encoder_spec or {}))
     said = known or f"fingerprint {features.fingerprint[:12]}, not {bundle.features_fingerprint[:12]}"
     raise FingerprintError(
         f"the features {features.url!r} were made with {said}; expected those that the bundle was trained on"
@@ -131,7 +128,7 @@ class Captioner:
     ) -> None:
         self.batch_size, self.device = batch_size, device
         self.spec, self.fingerprint, self.schema = plan.spec, plan.fingerprint, pa.schema([plan.field])
-        self._options, self._encoder = plan.options, encoder
+        self._options, self._encoder, self._bf16 = plan.options, encoder, plan.precision == "bf16"
         self._streams = Streams(batch_size, device.type)
         self.streams = self._streams.count
         self._decoder, self._tokenizer = bundle.decoder.to(device).eval(), bundle.tokenizer
@@ -209,7 +206,7 @@ class Captioner:
         return encoder.run(batch, image_ids)[encoder.column]
 
     def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec["precision"] == "bf16")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
 
 
 def _load_encoder(bundle: Bundle, plan: CaptionPlan, batch_size: int | None, device: str) -> FeatureEncoder:

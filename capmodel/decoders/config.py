@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from captionbeam.capmodel.decoders.options import DecoderOptions, is_said
+from captionbeam.capmodel.decoders.options import DecoderOptions
 from captionbeam.capmodel.tokenizers import Tokenizer
 from captionbeam.schemas.errors import RequestError, expect
+from captionbeam.schemas.fingerprint import from_spec, spec_of
 
 ADAPTIVE_SHARE = 4  # Grave et al. 2017, section 4.3
 
@@ -133,13 +134,10 @@ class DecoderConfig(DecoderOptions):
         return self.max_length if learned else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values, which ``from_dict`` reads."""
-        values = {**asdict(self), "feature_shape": list(self.feature_shape)}
-        return {name: value for name, value in values.items() if is_said(name, value)}
+        """Returns the record, which ``from_dict`` reads."""
+        return spec_of(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DecoderConfig:
-        """Returns the config that ``to_dict`` wrote. Raises RequestError for unknown fields."""
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        expect(not unknown, "decoder config fields", unknown, "none beyond this version's")
-        return cls(**values)
+        """Returns the config that ``to_dict`` wrote. Raises RequestError."""
+        return from_spec(cls, values)

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -119,7 +120,7 @@ def save_bundle(trainer: Trainer, history: Sequence[Mapping[str, Any]]) -> Bundl
             "workers": trainer.dist.world_size,
             "device": trainer.dist.device.type,
         },
-        writing=trainer.options.writing.to_dict(),
+        writing=asdict(trainer.options.writing.deciding()),
     )
     bundle.save(trainer.options.output)
     return bundle

@@ -23,6 +23,7 @@ from captionbeam.pipelines.tokens.publish import check_output, make_record, publ
 from captionbeam.pipelines.workers import progress_counter
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import complete, spec_of
 from captionbeam.schemas.formats.tokens import TokenTable
 from captionbeam.schemas.storage import files
 
@@ -60,7 +61,11 @@ class TokenizeOptions:
         return cls(kind, max_length, merges, 5 if min_count is None else min_count)
 
     def spec(self) -> dict[str, Any]:
-        """Returns the options that affect the result."""
+        """Returns the record of the options."""
+        return spec_of(self)
+
+    def learning(self) -> dict[str, Any]:
+        """Returns the arguments of ``learn_tokenizer``."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -90,7 +95,7 @@ def tokenizing(
     """Returns a function that builds the pipeline; None if the token table already exists. Raises RequestError."""
     url = files.absolute(url)
     spec = {"options": options.spec(), "captions": [source.to_dict() for source in inputs]}
-    if not check_output(url, spec, overwrite):
+    if not check_output(url, spec, complete(TokenizeOptions, {}), overwrite):
         return None
     return lambda pipeline: pipeline | "Tokenize" >> TokenizeCaptions(url, inputs, options, spec, run_id)
 
@@ -174,7 +179,7 @@ def learn(options: TokenizeOptions, counts: Mapping[str, int]) -> Tokenizer:
     """Returns the tokenizer of these word counts. Raises RequestError if there are none."""
     if not counts:
         raise RequestError("no word was found in the captions named for learning; expected some with --train")
-    return learn_tokenizer(word_counts=counts, **options.spec())
+    return learn_tokenizer(word_counts=counts, **options.learning())
 
 
 def encode_image(

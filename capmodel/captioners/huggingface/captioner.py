@@ -39,8 +39,9 @@ from captionbeam.capmodel.runtime.device import (
     resolve_precision,
 )
 from captionbeam.capmodel.runtime.streams import Streams
+from captionbeam.capmodel.specs import TransformersSpec, complete_spec
 from captionbeam.schemas.errors import ImageError, RequestError
-from captionbeam.schemas.fingerprint import fingerprint
+from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.formats import arrow
 
 
@@ -132,13 +133,8 @@ def resolve_captioner(
     generate_arguments(options, prompt(options, parts.config, parts.tokenizer)[1])
     with folder.local_copy() as path:
         load_model(path, folder.url, "auto")
-    spec = {
-        "transformers": folder.sha256,
-        "model_type": parts.config.model_type,
-        "decode": options.to_dict(),
-        "precision": settled,
-    }
-    return HuggingFacePlan(folder, spec)
+    spec = TransformersSpec(folder.sha256, parts.config.model_type, options.deciding(), settled)
+    return HuggingFacePlan(folder, spec_of(spec))
 
 
 class HuggingFaceCaptioner:
@@ -184,7 +180,7 @@ class HuggingFaceCaptioner:
         target = pick_device(device)
         whole = folder if isinstance(folder, ModelFolder) else stored_folder(folder)
         with whole.local_copy() as path:
-            parts, dtype = HuggingFaceProcessor(path), DTYPES[spec["precision"]]
+            parts, dtype = HuggingFaceProcessor(path), DTYPES[complete_spec(spec)["precision"]]
             model = load_model(path, whole.url, dtype)
         return cls(spec, parts, model, options, batch_size or BATCH[target.type], target)
 
