@@ -216,7 +216,7 @@ def plan_captioner(
             bundle=plan.store_bundle(models_url),
             decode=decode,
             from_features=from_features,
-            precision=plan.spec["precision"],
+            precision=plan.precision,
             batch_size=batch_size,
             device=device,
         )
@@ -263,7 +263,7 @@ def decode_options(given: Mapping[str, Any], bundle: str | None = None) -> Decod
         own = scored if scored.method == "beam" else own
     beam = given.get("beam", own.beam)
     penalty = own.length_penalty if beam > given.get("beam_groups", 1) else 0.0
-    return DecodeOptions.from_dict({"beam": beam, "length_penalty": penalty, **given})
+    return DecodeOptions(**{"beam": beam, "length_penalty": penalty, **given})
 
 
 def prepare_alone(preparers: ThreadPoolExecutor, count: int) -> None:
