@@ -1,15 +1,28 @@
-"""Training data: joining images with captions, sampling order, reading features, and torch datasets of a store."""
+"""Training data: features joined with captions, read in a shuffled order that can be resumed; torch datasets."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from typing import Any
+from captionbeam.capmodel.lazy import lazy_names
 
-__all__ = ["FeatureDataset", "IterableFeatureDataset"]
+if TYPE_CHECKING:
+    from captionbeam.capmodel.data.cache import GridCache
+    from captionbeam.capmodel.data.dataset import Data
+    from captionbeam.capmodel.data.epochs import Epochs
+    from captionbeam.capmodel.data.loader import Batch, CaptionTokens, FeatureReader
+    from captionbeam.capmodel.data.pairing import Samples, pair
+    from captionbeam.capmodel.data.sampler import sequential_steps, shuffled_steps
+    from captionbeam.capmodel.data.torch_datasets import FeatureDataset, IterableFeatureDataset
 
+__all__ = ["Batch", "CaptionTokens", "Data", "Epochs", "FeatureDataset", "FeatureReader", "GridCache",
+           "IterableFeatureDataset", "Samples", "pair", "sequential_steps", "shuffled_steps"]  # fmt: skip
 
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from captionbeam.capmodel.data import torch_datasets  # imports torch, which launchers need not load
-
-        return getattr(torch_datasets, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    cache="GridCache",
+    dataset="Data",
+    epochs="Epochs",
+    loader="Batch CaptionTokens FeatureReader",
+    pairing="Samples pair",
+    sampler="sequential_steps shuffled_steps",
+    torch_datasets="FeatureDataset IterableFeatureDataset",
+)
