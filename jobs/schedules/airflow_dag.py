@@ -33,7 +33,7 @@ REFRESH_PARAMS = {
         False,
         type="boolean",
         title="Publish anyway",
-        description="this run only: publish a snapshot that was held back because it looks wrong compared with its parent",
+        description="this run only: publish what was held back because it looks wrong compared with its parent",
     ),
     "retry_failures": Param(
         False,
