@@ -50,7 +50,9 @@ BULK_PARAMS = {
         title="Sources",
         description="where the images are: folders, zips, lists, buckets; one per line",
     ),
-    "output": Param(type="string", minLength=1, title="Output", description="the captions store, new or existing"),
+    "output": Param(
+        type="string", minLength=1, title="Output", description="the captions store, new or existing"
+    ),
 }
 
 
@@ -138,6 +140,8 @@ def make_dag(suffix: str, about: str, cron: str | None, params: Mapping[str, Par
 
 
 nightly = make_dag("", "Processes new and changed images, in every store.", SCHEDULE["cron"], REFRESH_PARAMS)
-upkeep = make_dag("_upkeep", "Verifies the stores and removes old snapshots and unused files.", SCHEDULE["upkeep_cron"])
+upkeep = make_dag(
+    "_upkeep", "Verifies the stores and removes old snapshots and unused files.", SCHEDULE["upkeep_cron"]
+)
 if SCHEDULE["bulk"]:
     bulk = make_dag("_bulk", "Captions the images of given sources; started by hand.", None, BULK_PARAMS)
