@@ -11,7 +11,7 @@ import pytest
 from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.capmodel.captioners.captioner import Captioner
 from captionbeam.capmodel.data.dataset import Data
-from captionbeam.capmodel.generation.generate import DecodeOptions
+from captionbeam.capmodel.generation.captions import DecodeOptions
 from captionbeam.jobs.cli import main
 from captionbeam.pipelines.maintenance.vacuum import vacuum
 from captionbeam.pipelines.maintenance.verify import verify

@@ -298,8 +298,3 @@ def test_another_model_is_not_written_over(data, tmp_path, capsys, restart):
     assert main([*arguments(data, output), *restart]) == 2
     assert "where README.md is of no run that is known; expected another folder" in capsys.readouterr().err
     assert (output / "README.md").read_text() == "mine"
-
-
-def test_no_more_captions_are_asked_for_than_there_are(data, tmp_path, capsys):
-    assert main(arguments(data, tmp_path / "bundle", captions_per_image=9)) == 2
-    assert "captions-per-image is 9; expected at most 2, as many as an image of" in capsys.readouterr().err

@@ -164,7 +164,7 @@ def test_a_job_that_fails_is_not_tried_again_where_that_would_not_help(data, kub
     assert said.startswith(
         f"captionbeam: Kubernetes ended jobset {name}: Failed: a pod ended with 2; its log says why: kubectl logs "
     )
-    assert kubernetes.machines[name].log(0).read_text().count("this machine has no CUDA device") == 1
+    assert kubernetes.machines[name].log(0).read_text().count("this machine has 0 CUDA devices") == 1
     kubernetes.suspended = True  # as Kueue does with what has to wait
     assert main([*words, "--no-wait"]) == 0  # the failed one makes room
     assert len(kubernetes.created) == 2

@@ -195,7 +195,7 @@ def test_a_job_that_fails_is_one_sentence_with_the_place_to_look(there, vertex, 
     )
     (name,) = service.jobs
     said = service.machines[name].log(0).read_text()
-    assert "captionbeam: device is 'cuda', but this machine has no CUDA device" in said
+    assert "captionbeam: no device 'cuda': this machine has 0 CUDA devices" in said
 
 
 @pytest.mark.parametrize(
