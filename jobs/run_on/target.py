@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from apache_beam.options.pipeline_options import (
     GoogleCloudOptions,
@@ -14,13 +13,14 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 
+from captionbeam.jobs.options.run import BulkCommand
 from captionbeam.jobs.options.shared import require
 from captionbeam.jobs.run_on.cloud import DATAFLOW, check_cloud
-from captionbeam.jobs.run_on.devices import settle_device
+from captionbeam.jobs.run_on.devices import resolve_precision
 from captionbeam.jobs.run_on.gpus import MANY_PROCESSES, ONE_PROCESS, find_gpu
 from captionbeam.jobs.run_on.labels import job_name, own_labels, user_labels
-from captionbeam.jobs.run_on.options import settle_gpu
 from captionbeam.pipelines.runners.names import runner_of
+from captionbeam.schemas.options import options_of, shown
 
 CPU_THREADS = "2"  # shards in progress: one computes on all cores while another is read
 LOCAL = ("", "file", "local", "memory")
@@ -61,37 +61,44 @@ class RunTarget:
         return [*self.beam_args, *named, *(f"--labels={key}={value}" for key, value in own.items())]
 
 
-def settle_job(options: argparse.Namespace, beam_args: Sequence[str], store: str = "--output") -> RunTarget:
-    """Returns the target of a job on images; ``--gpu`` also settles its precision.
+B = TypeVar("B", bound=BulkCommand)
 
-    ``store``: the name of its store's option.
+
+def resolve_target(options: B, output: str = "output") -> tuple[RunTarget, B]:
+    """Returns the target of a job on images, and its options with the precision that its workers compute in.
+
+    ``output``: the field with its store. Raises RequestError.
     """
-    settle_gpu(options)
-    named = {
-        "SOURCE": "sources",
-        "--features": "features",
-        "--image-root": "image_root",
-        "--inventory": "inventory",
-        store: store.strip("-").lower(),
-    }
-    places = {option: getattr(options, name, None) or [] for option, name in named.items()}
-    lists = {option: [found] if isinstance(found, str) else found for option, found in places.items()}
-    target = settle_target(options, beam_args, lists)
-    return replace(target, notes=(*target.notes, *settle_device(options, beam_args)))
+    places = {}
+    for field, found in options_of(options):
+        if found.location or field.name in ("sources", output):
+            value = getattr(options, field.name) or ()
+            places[shown(field, found)] = [value] if isinstance(value, str) else list(value)
+    for option in ("--weights", "--reduce", "--bundle", "--captioner"):
+        places.pop(option, None)  # read by the launcher, and copied to the store
+    device, precision = getattr(options, "device", "auto"), getattr(options, "precision", None)
+    if options.gpu is not None:
+        require(
+            device == "auto",
+            f"--device {device} contradicts --gpu {options.gpu}, whose workers use their GPU; expected one of them",
+        )
+        precision = find_gpu(options.gpu).precision if precision == "auto" else precision
+    target = settle_target(options.pipeline_options, places, options.gpu)
+    precision, notes = resolve_precision(device, precision, options.pipeline_options)
+    if precision != getattr(options, "precision", precision):
+        options = replace(options, precision=precision)
+    return replace(target, notes=(*target.notes, *notes)), options
 
 
 def settle_target(
-    options: argparse.Namespace,
-    beam_args: Sequence[str],
-    places: Mapping[str, Sequence[str]],
-    models: bool = True,
+    beam_args: Sequence[str], places: Mapping[str, Sequence[str]], gpu: str | None = None, models: bool = True
 ) -> RunTarget:
     """Returns the target of the options.
 
     ``places``: locations that workers must reach, by option name. ``models``: whether workers load a model, which
     should be once per process. Raises RequestError for options that cannot work or have no effect on the target.
     """
-    parsed, gpu = PipelineOptions(list(beam_args)), getattr(options, "gpu", None)
+    parsed = PipelineOptions(list(beam_args))
     name = runner_of(parsed) or "FnApiRunner"
     if name != DATAFLOW:
         require(
