@@ -53,9 +53,11 @@ class Nothing:
         return {"pooled": np.zeros((len(batch), 1), np.float16)}
 
 
-def load_nothing(settings: object) -> Nothing:
+class NothingJob:
     """What a worker loads."""
-    return Nothing()
+
+    def load(self, threads: int) -> Nothing:
+        return Nothing()
 
 
 def fetch_nothing(refs: Sequence[ImageRef]) -> list[bytes]:
@@ -84,7 +86,7 @@ def run_once(options: argparse.Namespace, beam_args: Sequence[str]) -> None:
             | beam.FlatMap(list_piece, options.images, options.changed).with_output_types(ImageRef)
         )
         shards = images | SkipDone(run) | PlanShards(run, 1024)
-        reports = shards | ProcessShards(run, load_nothing, {}, fetch_nothing)
+        reports = shards | ProcessShards(run, NothingJob(), fetch_nothing)
         _ = reports | PublishSnapshot(run)
 
     start = time.perf_counter()

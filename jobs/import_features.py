@@ -99,7 +99,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
 def importing(options: argparse.Namespace) -> Work:
     """Returns the work of importing. Raises RequestError."""
     from captionbeam.jobs.bulk.launch import Work
-    from captionbeam.pipelines.features.array_processor import load_copier
+    from captionbeam.pipelines.features.array_processor import CopierJob
     from captionbeam.pipelines.features.array_reads import fetch_rows
     from captionbeam.pipelines.features.array_rows import FindArrayRows
     from captionbeam.pipelines.features.array_spec import Layout, field_of, fingerprint_of, import_spec
@@ -107,7 +107,6 @@ def importing(options: argparse.Namespace) -> Work:
     pairs = settled(options)
     layout = Layout(options.grid, options.channels_first)
     spec = import_spec(options.fingerprint, _one_shape(pairs, layout))
-    settings = {"spec": dict(spec), "grid": options.grid, "channels_first": options.channels_first}
     arrays = {array.url: array for array, _ in pairs}
     return Work(
         kind="features",
@@ -118,8 +117,7 @@ def importing(options: argparse.Namespace) -> Work:
         names=tuple(arrays),
         features=None,
         fetch=functools.partial(fetch_rows, arrays=arrays),
-        load=load_copier,
-        keep=lambda _: settings,
+        job=lambda _: CopierJob(dict(spec), layout),
     )
 
 

@@ -40,13 +40,13 @@ from captionbeam.schemas.store.reading import Store
 
 @dataclass(frozen=True)
 class Work:
-    """A bulk job's work: the images to process, and the processor that workers load.
+    """A bulk job's work: the images to process, and what workers load.
 
     ``kind``, ``spec``, ``fingerprint`` and ``field``: the resulting rows. ``find``: lists the images, with counts like
     ``ListSources`` if ``counted``. ``names``: the sources that it lists. ``features``: the snapshot that it lists
-    instead. ``keep``: copies weights or a bundle to a store's ``models/`` and returns the settings for ``load``, which
-    makes a processor. ``dedup``: reads all images first, so that equal content is planned together. ``part``: the images
-    of the sources that are processed.
+    instead. ``job``: copies weights or a bundle to a store's ``models/``, whose URL it takes, and returns the workers'
+    job. ``dedup``: reads all images first, so that equal content is planned together. ``part``: the images of
+    the sources that are processed.
     """
 
     kind: str
@@ -159,7 +159,7 @@ def builder(
     models_url: str,
 ) -> Callable[[beam.Pipeline], beam.PCollection]:
     """Returns the function that builds the pipeline; keeps weights or a bundle at ``models_url`` first."""
-    settings = {**work.keep(models_url), **target.settings}
+    job = target.with_device(work.job(models_url))
     sharing = options.threads, worker_processes(target.beam_args)
 
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
@@ -167,7 +167,7 @@ def builder(
         if work.dedup:
             todo = todo | HashContents(work.fetch)
         shards = todo | PlanShards(run, options.shard_size)
-        reports = shards | ProcessShards(run, work.load, settings, work.fetch, *sharing)
+        reports = shards | ProcessShards(run, job, work.fetch, *sharing)
         awaited = (reports | "Report" >> beam.Map(lambda _: 1), *written) | "Await" >> beam.Flatten()
         return awaited | PublishSnapshot(run, gates)
 

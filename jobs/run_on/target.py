@@ -20,6 +20,8 @@ from captionbeam.jobs.run_on.devices import resolve_precision
 from captionbeam.jobs.run_on.gpus import MANY_PROCESSES, ONE_PROCESS, find_gpu
 from captionbeam.jobs.run_on.labels import job_name, own_labels, user_labels
 from captionbeam.pipelines.runners.names import runner_of
+from captionbeam.pipelines.workers.batches import WorkerJob
+from captionbeam.pipelines.workers.processors import ModelJob
 from captionbeam.schemas.options import options_of, shown
 
 CPU_THREADS = "2"  # shards in progress: one computes on all cores while another is read
@@ -40,10 +42,9 @@ class RunTarget:
         """Whether the runner is Dataflow."""
         return self.runner == DATAFLOW
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Processor settings that differ on workers."""
-        return {"device": "cuda"} if self.gpu else {}
+    def with_device(self, job: WorkerJob) -> WorkerJob:
+        """Returns ``job`` on the workers' device."""
+        return replace(job, device="cuda") if self.gpu and isinstance(job, ModelJob) else job
 
     @property
     def record(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,10 +38,16 @@ class Copier:
         return {self._column: np.stack(batch)}
 
 
-def load_copier(settings: Mapping[str, Any]) -> Copier:
-    """Loads a copier on a worker, from the settings of ``Work.keep``."""
-    grid = settings["grid"]
-    return Copier(settings["spec"], Layout(tuple(grid) if grid else None, settings["channels_first"]))
+@dataclass(frozen=True)
+class CopierJob:
+    """Rows of arrays in ``layout`` to features of ``spec``."""
+
+    spec: Mapping[str, Any]
+    layout: Layout
+
+    def load(self, threads: int) -> Copier:
+        """Returns the copier, which needs no threads."""
+        return Copier(self.spec, self.layout)
 
 
 def _first_odd(item: np.ndarray) -> str:

@@ -59,6 +59,12 @@ class _Parser(_BeamArgumentParser):
         return list(self._option_string_actions)
 
 
+def takes_value(flag: str) -> bool:
+    """Whether Beam's ``flag`` has a value, as ``--runner`` does."""
+    action = _Parser()._option_string_actions.get(flag)
+    return action is None or action.nargs != 0
+
+
 def check_beam_args(beam_args: Sequence[str]) -> None:
     """Raises RequestError for flags that neither this job nor Beam knows, that are invalid, or that have no effect."""
     given = [arg.split("=", 1)[0] for arg in beam_args if arg.startswith("--")]

@@ -32,6 +32,12 @@ class Processor(Protocol):
     def run(self, batch: list[Any], image_ids: list[str]) -> dict[str, Any]: ...
 
 
+class WorkerJob(Protocol):
+    """What workers are to do: small, immutable and picklable. ``threads``: this process's share of the cores."""
+
+    def load(self, threads: int) -> Processor: ...
+
+
 class Prepared:
     """One image in progress: its reference, the hash of its bytes, and the result of ``prepare``.
 

@@ -12,16 +12,15 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from os import getpid
-from typing import Any
 
 import pyarrow as pa
 
 from captionbeam.pipelines.bulk.run import Run, now
-from captionbeam.pipelines.workers.batches import Processor
+from captionbeam.pipelines.workers.batches import Processor, WorkerJob
 from captionbeam.pipelines.workers.processors import prepare_alone
 from captionbeam.schemas.machine import cores, os_threads, peak_rss, threads_each
 from captionbeam.schemas.store.workers import WorkerRecord, write_worker
@@ -181,22 +180,16 @@ _workers: dict[str, Worker] = {}
 _loading = threading.Lock()
 
 
-def load_engine(
-    run: Run,
-    load: Callable[[Mapping[str, Any]], Processor],
-    settings: Mapping[str, Any],
-    threads: int | None = None,
-    processes: int = 1,
-) -> Engine:
+def load_engine(run: Run, job: WorkerJob, threads: int | None = None, processes: int = 1) -> Engine:
     """Returns this process's engine for ``run``, with its share of threads. The engine keeps the process's record.
 
-    See ``threads_each`` for ``threads`` and ``processes``. ``load`` finds the number of threads in the settings.
+    See ``threads_each`` for ``threads`` and ``processes``.
     """
     with _loading:
         due = threads_each(threads, processes)
         worker = _workers.setdefault(run.folder, Worker(run, due))
         pa.set_cpu_count(due)
-        engine = Engine(load({**settings, "threads": due}), due, worker)
+        engine = Engine(job.load(due), due, worker)
         prepare_alone(engine.preparers, due)
         worker.loaded(engine)
     return engine

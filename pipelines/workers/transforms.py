@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -14,6 +13,7 @@ from apache_beam.utils.shared import Shared
 from captionbeam.pipelines.bulk.plan import read_shard
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.workers import progress_counter
+from captionbeam.pipelines.workers.batches import WorkerJob
 from captionbeam.pipelines.workers.boundary import crossing
 from captionbeam.pipelines.workers.engine import Engine, load_engine
 from captionbeam.pipelines.workers.shards import Fetch, process_shard
@@ -24,22 +24,16 @@ from captionbeam.schemas.storage import options as storage_options
 class ProcessShards(beam.PTransform):
     """Takes sequences of ``Shard`` pointers, returns ``ShardReport``. One worker processes a sequence in order.
 
-    ``load`` creates the processor from ``settings`` on a worker. A process has one engine for all its bundles. The
-    engine has ``threads``, or else the share of the machine's cores for one of ``processes`` (0: one per core).
+    ``job`` loads the processor on a worker. A process has one engine for all its bundles. The engine has ``threads``,
+    or else the share of the machine's cores for one of ``processes`` (0: one per core).
     """
 
     def __init__(
-        self,
-        run: Run,
-        load: Any,
-        settings: Mapping[str, Any],
-        fetch: Fetch,
-        threads: int | None = None,
-        processes: int = 1,
+        self, run: Run, job: WorkerJob, fetch: Fetch, threads: int | None = None, processes: int = 1
     ) -> None:
         super().__init__()
         self._run, self._fetch = run, fetch
-        self._load = partial(load_engine, run, load, dict(settings), threads, processes)
+        self._load = partial(load_engine, run, job, threads, processes)
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         work = _ProcessShard(self._run, self._load, self._fetch)

@@ -54,6 +54,17 @@ class Mean:
         return {"grid": np.stack(batch)}
 
 
+class Loads:
+    """A worker job that loads ``processor``, and notes with how many threads."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor, self.threads = processor, list[int]()
+
+    def load(self, threads: int) -> Any:
+        self.threads.append(threads)
+        return self.processor
+
+
 def fetch_from(
     items: Mapping[str, bytes | ImageError],
 ) -> Callable[[Sequence[ImageRef]], list[bytes | ImageError]]:

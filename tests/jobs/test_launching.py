@@ -6,10 +6,12 @@ import pytest
 
 from captionbeam.jobs.run_on.gpus import GPUS
 from captionbeam.jobs.run_on.target import protocol_of, settle_job, settle_target
+from captionbeam.pipelines.workers.processors import EncoderJob
 from captionbeam.schemas.errors import RequestError
 from tests.builders.launches import CLOUD, PLACES, options, settled
 
 IMAGE = ["--sdk_container_image", "europe-docker.pkg.dev/a-project/images/captionbeam:1"]
+ENCODER = EncoderJob(spec={}, weights="models/0.safetensors")
 MANY = "use_multiple_sdk_containers"
 
 
@@ -32,7 +34,7 @@ def test_a_preset_sets_everything_that_a_gpu_worker_needs(name, accelerator, mac
     assert every["disk_size_gb"] == 100
     assert every["experiments"] == ["use_runner_v2", "no_use_multiple_sdk_containers"]
     assert every["save_main_session"] is False
-    assert (target.settings, target.notes) == ({"device": "cuda"}, ())
+    assert (target.with_device(ENCODER).device, target.notes) == ("cuda", ())
 
 
 def test_every_preset_is_tested_above():
@@ -76,7 +78,7 @@ def test_without_a_gpu_a_worker_has_one_process_all_the_same():
     target, found = settled([])
     assert found.get_all_options()["experiments"] == ["use_runner_v2", "no_use_multiple_sdk_containers"]
     assert found.get_all_options()["number_of_worker_harness_threads"] == 2
-    assert target.settings == {}
+    assert target.with_device(ENCODER) == ENCODER
 
 
 def test_where_no_model_is_loaded_workers_are_as_the_service_has_them():

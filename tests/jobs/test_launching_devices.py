@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from captionbeam.jobs.run_on.target import settle_job
-from captionbeam.pipelines.workers.processors import load_captioner, load_encoder
+from captionbeam.pipelines.workers.processors import EncoderJob
 from captionbeam.schemas.errors import RequestError, SystemicError
 from tests.builders.launches import CLOUD, options
 
@@ -56,9 +56,9 @@ def test_a_precision_that_this_machine_settles_for_others_is_said(beam_args):
     )
 
 
-@pytest.mark.parametrize("load", [load_encoder, load_captioner])
-def test_a_worker_without_the_device_stops_the_job(load):
+def test_a_worker_without_the_device_stops_the_job():
+    job = EncoderJob(spec={}, weights="models/0.safetensors", device=ABSENT)
     with pytest.raises(
         SystemicError, match=f"a worker cannot compute: no device '{ABSENT}': .*; expected workers with"
     ):
-        load({"device": ABSENT, "threads": 1})
+        job.load(threads=1)

@@ -86,8 +86,9 @@ class Counting(Mean):
         return super().run(batch, image_ids)
 
 
-def load(_):
-    return Counting()
+class CountingJob:
+    def load(self, threads):
+        return Counting()
 
 
 def encode(folder, refs, items, retry=False, shard_size=4, max_failures=None):
@@ -96,7 +97,7 @@ def encode(folder, refs, items, retry=False, shard_size=4, max_failures=None):
 
     def build(pipeline):
         todo = pipeline | beam.Create(refs).with_output_types(ImageRef) | SkipDone(run, retry)
-        reports = todo | PlanShards(run, shard_size) | ProcessShards(run, load, {}, fetch_from(items))
+        reports = todo | PlanShards(run, shard_size) | ProcessShards(run, CountingJob(), fetch_from(items))
         return reports | PublishSnapshot(run, Gates(max_failures))
 
     run_pipeline([], build)

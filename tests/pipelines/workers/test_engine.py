@@ -23,7 +23,7 @@ from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.store import layout
 from captionbeam.schemas.store.workers import read_workers, summary
 from tests.builders.commands import ROOT, environment
-from tests.builders.runs import Mean, features_run, fetch_from
+from tests.builders.runs import Loads, Mean, features_run, fetch_from
 from tests.builders.workers import one_engine_a_process
 
 ITEMS = {f"{n:03d}.jpg": bytes([n % 250 + 1, n // 250 + 1]) for n in range(600)}
@@ -51,7 +51,7 @@ def at_once(run, shards, engine, fetch):
 def test_ten_bundles_at_once_hold_no_more_than_two_shards(tmp_path, threads, streams):
     run, shards = planned(tmp_path)
     processor = Mean(batch_size=4, streams=streams)
-    engine = load_engine(run, lambda settings: processor, {}, threads)
+    engine = load_engine(run, Loads(processor), threads)
     at_once(run, shards, engine, fetch_from(ITEMS))
     publish(run)
     (record,) = one_engine_a_process(run.url, threads=threads)
@@ -121,15 +121,15 @@ def test_copies_in_memory_count_once(tmp_path):
 
 def test_a_model_is_loaded_with_the_threads_that_are_due(tmp_path):
     run, _ = planned(tmp_path)
-    found = []
-    load_engine(run, lambda settings: found.append(settings) or Mean(), {"batch_size": 3}, threads=5)
-    assert found == [{"batch_size": 3, "threads": 5}]
+    job = Loads(Mean())
+    load_engine(run, job, threads=5)
+    assert job.threads == [5]
 
 
 def test_a_second_model_in_a_process_is_on_record(tmp_path):
     run, shards = planned(tmp_path)
     for _ in range(2):
-        engine = load_engine(run, lambda settings: Mean(), {}, 1)
+        engine = load_engine(run, Loads(Mean()), 1)
     at_once(run, shards, engine, fetch_from(ITEMS))
     publish(run)
     (record,) = read_workers(run.folder)
@@ -141,7 +141,7 @@ def test_a_second_model_in_a_process_is_on_record(tmp_path):
 def test_a_record_that_cannot_be_written_stops_nothing(tmp_path, caplog):
     run, shards = planned(tmp_path)
     Path(run.folder, "workers").write_text("a file where the folder should be")
-    at_once(run, shards, load_engine(run, lambda settings: Mean(), {}, 1), fetch_from(ITEMS))
+    at_once(run, shards, load_engine(run, Loads(Mean()), 1), fetch_from(ITEMS))
     assert publish(run).totals["rows"] == len(ITEMS)
     assert "the record of this worker cannot be written" in caplog.text
 
@@ -149,7 +149,7 @@ def test_a_record_that_cannot_be_written_stops_nothing(tmp_path, caplog):
 def test_the_record_is_written_while_the_process_works(tmp_path, monkeypatch):
     run, shards = planned(tmp_path)
     monkeypatch.setattr(engines, "SECONDS", 0.0)
-    engine, seen = load_engine(run, lambda settings: Mean(), {}, 1), []
+    engine, seen = load_engine(run, Loads(Mean()), 1), []
     for shard in shards[:3]:
         process_shard(shard.shard_id, read_shard(shard), engine, run, fetch_from(ITEMS))
         engine.did(60)
@@ -164,7 +164,7 @@ def test_a_run_of_an_earlier_version_has_no_records(tmp_path):
 
 def test_a_newer_record_is_refused_with_one_sentence(tmp_path):
     run, _ = planned(tmp_path)
-    load_engine(run, lambda settings: Mean(), {}, 1)
+    load_engine(run, Loads(Mean()), 1)
     (path,) = Path(run.folder, "workers").iterdir()
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 9, "of_the_future": 1}))
     with pytest.raises(StoreError, match="has version 9; this captionbeam reads up to 1: upgrade it"):

@@ -6,7 +6,7 @@ import functools
 import shutil
 import tempfile
 from collections import Counter, defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import apache_beam as beam
@@ -69,10 +69,15 @@ class CountingEcho(Echo):
         return super().run(batch, image_ids)
 
 
-def load(settings):
-    processor = {"int8": CountingCodes, "captions": Captions}.get(settings["what"], Counting)()
-    processor.salt = settings["salt"]
-    return processor
+@dataclass(frozen=True)
+class CountingJob:
+    what: str
+    salt: float
+
+    def load(self, threads):
+        processor = {"int8": CountingCodes, "captions": Captions}.get(self.what, Counting)()
+        processor.salt = self.salt
+        return processor
 
 
 class Captions(CountingEcho):
@@ -101,7 +106,7 @@ def refresh(folder, refs, items, what="parquet", salt=0.0):
     PROCESSED.clear()
     run = launch(folder, what)
     write_plan(run, "loose-0", judged(run, refs), 3)
-    engine = Engine(load({"what": what, "salt": salt}))
+    engine = Engine(CountingJob(what, salt).load(1))
     for shard in planned_shards(run):
         process_shard(shard.shard_id, read_shard(shard), engine, run, fetch_from(items))
     publish(run)
@@ -119,7 +124,7 @@ def run_on_beam(folder, refs, items, operation="refresh", salt=0.0):
         else:
             todo, written = images | SkipDone(run), pipeline | "Nothing" >> beam.Create([])
         shards = todo | PlanShards(run, 3)
-        reports = shards | ProcessShards(run, load, {"what": "parquet", "salt": salt}, fetch_from(items))
+        reports = shards | ProcessShards(run, CountingJob("parquet", salt), fetch_from(items))
         _ = (reports, written) | beam.Flatten() | beam.Map(lambda _: 1) | PublishSnapshot(run)
 
     run_pipeline([], build)
