@@ -27,7 +27,10 @@ features store. Images that the store already has are not processed again. Witho
     name = "caption"
 
     output: str | None = option(
-        None, "the captions store, new or with earlier snapshots (default: print the captions)", STORE, common=True
+        None,
+        "the captions store, new or with earlier snapshots (default: print the captions)",
+        STORE,
+        common=True,
     )
 
     def execute(self) -> Result:

@@ -14,10 +14,10 @@ from captionbeam.jobs.ui.terminal import note, say
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.fingerprint import changes
 from captionbeam.schemas.options import (
+    POSITIVE,
     PRECISION,
     SHARE_OR_NUMBER,
     STORE,
-    POSITIVE,
     URL,
     changed,
     one_of,
@@ -94,7 +94,9 @@ costs, --canary N tries it on N images; neither writes to the store.
         None, "as for encode (default auto) or caption (default: the bundle's)", PRECISION
     )
     format: str | None = option(
-        None, "format of a new store's shards: parquet or hdf5 (default: the store's)", one_of("parquet", "hdf5")
+        None,
+        "format of a new store's shards: parquet or hdf5 (default: the store's)",
+        one_of("parquet", "hdf5"),
     )
     given: frozenset[str] | None = None
 
@@ -188,8 +190,8 @@ def _check_sources_of_store(
         )
     if not options.lists_all:
         raise RequestError(
-            f"all of {options.output} would be processed again, but --sample and --limit list a part; expected neither, "
-            "or the options that the store was made with"
+            f"all of {options.output} would be processed again, but --sample and --limit list a part; expected "
+            "neither, or the options that the store was made with"
         )
 
 

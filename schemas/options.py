@@ -234,9 +234,10 @@ def part_of(owner: type[T], values: Any) -> T:
 
 
 def groups_of(owner: type) -> Mapping[str, list[tuple[dataclasses.Field[Any], Option]]]:
-    """Returns the options by the GROUP of the class that declares them, in the order of their declaration."""
+    """Returns the options by the GROUP of the class that declares them: the command's own first, then its bases'."""
     found: dict[str, list[tuple[dataclasses.Field[Any], Option]]] = {}
-    for field, own in options_of(owner):
-        declaring = next(base for base in owner.__mro__ if field.name in vars(base).get("__annotations__", {}))
-        found.setdefault(vars(declaring).get("GROUP", ""), []).append((field, own))
+    left = {field.name: (field, own) for field, own in options_of(owner)}
+    for base in owner.__mro__:
+        for name in [name for name in vars(base).get("__annotations__", {}) if name in left]:
+            found.setdefault(vars(base).get("GROUP", ""), []).append(left.pop(name))
     return found

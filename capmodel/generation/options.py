@@ -55,7 +55,9 @@ class DecodeOptions:
         number(LEAST_TEMPERATURE, 1 / LEAST_TEMPERATURE, unit="T"),
         role="rows",
     )
-    top_k: int = option(0, "sample from the K likeliest words (0: all)", number(0, whole=True, unit="K"), role="rows")
+    top_k: int = option(
+        0, "sample from the K likeliest words (0: all)", number(0, whole=True, unit="K"), role="rows"
+    )
     top_p: float = option(
         1.0,
         "sample from the fewest words whose probabilities reach P (1: all)",
@@ -124,7 +126,9 @@ class DecodeOptions:
     def __post_init__(self) -> None:
         check_fields(self)
         most = self.captions_at_most()
-        expect(most is None or self.n_best <= most, "n_best", self.n_best, f"at most {most} for {self.method}")
+        expect(
+            most is None or self.n_best <= most, "n_best", self.n_best, f"at most {most} for {self.method}"
+        )
         if self.method == "beam":
             even = self.beam % self.beam_groups == 0
             expect(even, "beam_groups", self.beam_groups, f"a divisor of the beam, {self.beam}")

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import apache_beam as beam
@@ -60,7 +60,7 @@ class Work:
     job: Callable[[str], WorkerJob]
     dedup: bool = False
     counted: bool = False
-    part: Part = Part()
+    part: Part = field(default_factory=Part)
 
 
 def start(work: Work, url: str, options: BulkCommand, file_format: str = "parquet", **how: Any) -> Run:

@@ -46,10 +46,14 @@ def try_out(work: Work, options: Refresh, target: RunTarget, retired: Sequence[s
             "the workers of this runner cannot reach this machine's temporary folder; expected --scratch with a URL"
         )
     if is_handed_over(target.beam_args):
-        raise RequestError("--plan and --canary need a pipeline that runs; expected no template or jar to be written")
+        raise RequestError(
+            "--plan and --canary need a pipeline that runs; expected no template or jar to be written"
+        )
     with _scratch(options.scratch) as place:
         look = start(work, options.output, options, str(options.format), operation="refresh", place=place)
-        trial = start(work, files.join(place, "store"), options, str(options.format)) if options.canary else None
+        trial = (
+            start(work, files.join(place, "store"), options, str(options.format)) if options.canary else None
+        )
         build = functools.partial(
             _build, look=look, trial=trial, work=work, options=options, retired=retired, target=target
         )
@@ -120,9 +124,7 @@ def plan_rows(look: Run) -> dict[str, Any]:
     if counts.get("moved"):
         rows["under another name or source"] = f"{counts['moved']:,}"
     if had := counts.get("changed", 0) + counts.get("moved", 0):
-        rows["reused"] = (
-            f"of these {had:,} images, those whose content is unchanged: their rows are copied"
-        )
+        rows["reused"] = f"of these {had:,} images, those whose content is unchanged: their rows are copied"
     known, unknown = planned_bytes(look)
     rows["bytes to read"] = size(known) + (f", and {unknown:,} images of unknown size" if unknown else "")
     done = len({shard.shard_id for shard in shards} & layout.committed_shards(look.url))

@@ -40,7 +40,11 @@ class CaptionerOptions(DecodingOptions, SourceOptions, ModelOptions):
         None,
         "instead of --bundle, an image-to-text model of Hugging Face transformers (BLIP, GIT, ...): a folder of "
         "save_pretrained, or a name on the hub, optionally with @REVISION (extra: huggingface)",
-        text("hf:PATH", "hf: and a folder, or a model's name on the hub", lambda value: value[:3] == SCHEME < value),
+        text(
+            "hf:PATH",
+            "hf: and a folder, or a model's name on the hub",
+            lambda value: value[:3] == SCHEME < value,
+        ),
         common=True,
         role="rows",
         location=True,
@@ -79,7 +83,9 @@ def captioning(options: CaptionerOptions, output: str) -> Work:
     features = Store.open(options.features) if options.features else None
     found = listing(options, () if features else parsed_sources(options, output), features)
     plan, job = _by_transformers(options) if options.captioner else _by_bundle(options, features)
-    return Work(kind="captions", spec=plan.spec, fingerprint=plan.fingerprint, field=plan.field, job=job, **found)
+    return Work(
+        kind="captions", spec=plan.spec, fingerprint=plan.fingerprint, field=plan.field, job=job, **found
+    )
 
 
 def captioner_now(options: CaptionerOptions, batch_size: int) -> Processor:

@@ -50,8 +50,8 @@ class Command:
 
     storage_options: str | Mapping[str, Any] | None = option(
         None,
-        'options of fsspec by protocol, such as {"gs": {"requester_pays": "my-project"}}, or a .json file of them. They '
-        "are passed to the workers; secrets are not recorded",
+        'options of fsspec by protocol, such as {"gs": {"requester_pays": "my-project"}}, or a .json file of them. '
+        "They are passed to the workers; secrets are not recorded",
         Kind(unit="JSON"),
     )
 
@@ -95,11 +95,9 @@ class PipelineCommand(Command):
     pipeline_options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        from captionbeam.pipelines.runners.flags import check_beam_args
-
         super().__post_init__()
         object.__setattr__(self, "pipeline_options", tuple(self.pipeline_options))
         if self.pipeline_options:
+            from captionbeam.pipelines.runners.flags import check_beam_args
+
             check_beam_args(self.pipeline_options)
-
-

@@ -56,7 +56,9 @@ def parse_values(command: type[Command], words: Sequence[str]) -> tuple[dict[str
     for field, found in options_of(command):
         if field.name not in given:
             if field.default is MISSING:
-                raise RequestError(f"{_shown(field, found)} is missing; expected {found.help.partition('. ')[0]}")
+                raise RequestError(
+                    f"{_shown(field, found)} is missing; expected {found.help.partition('. ')[0]}"
+                )
             continue
         values[field.name] = _value(field, found, given[field.name])
     return values, beam_args
@@ -102,7 +104,9 @@ def _add(group: Any, field: Field[Any], found: Option) -> None:
     text = found.help.replace("%", "%%") + _default_text(field, found)
     if found.positional:
         many = isinstance(field.default, tuple) or found.repeated
-        number = ("+" if field.default is MISSING else "*") if many else ("?" if field.default is None else None)
+        number = (
+            ("+" if field.default is MISSING else "*") if many else ("?" if field.default is None else None)
+        )
         group.add_argument(field.name, nargs=number, metavar=found.kind.unit, help=text)
         return
     flag = flag_of(field.name, found)
@@ -110,14 +114,26 @@ def _add(group: Any, field: Field[Any], found: Option) -> None:
         group.add_argument(flag, dest=field.name, action="store_true", help=text)
         group.add_argument(f"--no-{flag[2:]}", dest=field.name, action="store_false", help=argparse.SUPPRESS)
         return
-    more = {"action": "extend", "nargs": "+"} if found.several else {"action": "append"} if found.repeated else {}
+    more = (
+        {"action": "extend", "nargs": "+"}
+        if found.several
+        else {"action": "append"}
+        if found.repeated
+        else {}
+    )
     group.add_argument(flag, dest=field.name, metavar=found.kind.unit, help=text, **more)
 
 
 def _default_text(field: Field[Any], found: Option) -> str:
     """Returns the default for the help text, unless there is none or the help text has it."""
     default = field.default
-    if default is MISSING or default is None or is_switch(field) or default in ((), "") or "(default" in found.help:
+    if (
+        default is MISSING
+        or default is None
+        or is_switch(field)
+        or default in ((), "")
+        or "(default" in found.help
+    ):
         return ""
     return f" (default {default:,g})" if isinstance(default, float | int) else f" (default {default})"
 
@@ -158,7 +174,9 @@ def check_known(command: type[Command], flag: str, ours: Iterable[str]) -> None:
         return
     known = [name for name in ours if not name.startswith("--no-")]
     likely = SYNONYMS.get(flag, "")
-    near = [likely] if likely in known else difflib.get_close_matches(flag.replace("_", "-"), sorted(known), 1)
+    near = (
+        [likely] if likely in known else difflib.get_close_matches(flag.replace("_", "-"), sorted(known), 1)
+    )
     hint = f"; did you mean {near[0]}?" if near else f"; captionbeam {command.name} --help-all lists all"
     raise RequestError(f"unknown option {flag!r} of captionbeam {command.name}{hint}")
 

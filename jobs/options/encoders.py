@@ -69,7 +69,10 @@ class EncoderOptions:
         None, "side of the network's square input (default: the encoder's)", SIDE, common=True, role="rows"
     )
     resize: int | None = option(
-        None, "shorter side to which images are resized before the crop (default: the encoder's)", SIDE, role="rows"
+        None,
+        "shorter side to which images are resized before the crop (default: the encoder's)",
+        SIDE,
+        role="rows",
     )
     interpolation: str | None = option(
         None, "bilinear or bicubic (default: the encoder's)", one_of("bilinear", "bicubic"), role="rows"

@@ -45,7 +45,9 @@ def request_of(options: BulkCommand, work: Work) -> dict[str, Any]:
     if options.lists_all and getattr(options, "method", None) != "sample":
         values.pop("seed", None)
     own = {name: value for name, value in values.items() if all_options[name].role in LISTING}
-    making = values if options.features else {name: value for name, value in values.items() if name not in own}
+    making = (
+        values if options.features else {name: value for name, value in values.items() if name not in own}
+    )
     if "precision" in work.spec and (work.kind == "captions" or not options.features):
         making["precision"] = work.spec["precision"]
     recorded = dict(options.listings)
@@ -100,7 +102,10 @@ def repeat_request(options: Refresh, newest: Snapshot | None) -> Refresh:
     whole = dict(_agreed(entries, named))
     gone = named | _replaced(named)
     listings = [
-        (entry["source"], {name: _value(entry[name]) for name in _per_source() if name in entry and name not in gone})
+        (
+            entry["source"],
+            {name: _value(entry[name]) for name in _per_source() if name in entry and name not in gone},
+        )
         for entry in entries
     ]
     repeated = [] if named & {"sources", "features"} else [entry["source"] for entry in entries]
@@ -146,12 +151,17 @@ def _beside_store(request: Mapping[str, Any], options: Refresh) -> dict[str, Any
         if other and files.exists(other):
             return other
         if not (name in options.named or (name == "source" and "sources" in options.named)):
-            note(f"{now} was made at {before}; there is no copy of {value} beside it, so {value} is used", options.dry_run)
+            note(
+                f"{now} was made at {before}; there is no copy of {value} beside it, so {value} is used",
+                options.dry_run,
+            )
         return value
 
     return {
         "options": {name: found(name, value) for name, value in request["options"].items()},
-        "sources": [{name: found(name, value) for name, value in entry.items()} for entry in request["sources"]],
+        "sources": [
+            {name: found(name, value) for name, value in entry.items()} for entry in request["sources"]
+        ],
     }
 
 
@@ -178,7 +188,9 @@ def _not_replaced(recorded: Mapping[str, Any], options: Refresh) -> Iterator[tup
     if "encoder" in named and options.encoder != recorded.get("encoder"):
         gone |= {*network, "reduce", "reduce_dim"}
     models = named & {"bundle", "captioner"}
-    if any(_absolute(name, all_options[name], getattr(options, name)) != recorded.get(name) for name in models):
+    if any(
+        _absolute(name, all_options[name], getattr(options, name)) != recorded.get(name) for name in models
+    ):
         gone |= {"precision"}  # that of another model
     if "features" in named and "encoder" in recorded:
         gone |= {*network, "precision"}
@@ -186,7 +198,9 @@ def _not_replaced(recorded: Mapping[str, Any], options: Refresh) -> Iterator[tup
         gone |= {"features", *(name for name, found in all_options.items() if found.role == "part")}
     if "method" in named:
         gone |= {name for names in ONLY_OF.values() for name in names}
-    return ((name, _value(value)) for name, value in recorded.items() if name not in gone and name in all_options)
+    return (
+        (name, _value(value)) for name, value in recorded.items() if name not in gone and name in all_options
+    )
 
 
 def _replaced(named: Collection[str]) -> set[str]:
@@ -220,8 +234,8 @@ def _agreed(entries: Iterable[Mapping[str, Any]], named: Collection[str]) -> Ite
         if len(values) > 1:
             said = " and ".join(f"{source} with {value}" for value, source in list(values.items())[:2])
             raise RequestError(
-                f"the sources were listed with different {flag_of(name)}: {said}; expected {flag_of(name)} to be named, "
-                "or one SOURCE"
+                f"the sources were listed with different {flag_of(name)}: {said}; expected {flag_of(name)} to be "
+                "named, or one SOURCE"
             )
         yield name, _value(entries[0].get(name, defaults[name]))
 

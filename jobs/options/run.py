@@ -58,11 +58,13 @@ class RunOptions:
 
     GROUP = "run"
 
-    shard_size: int = option(1024, "images in a shard, the unit of work and of resuming", POSITIVE, common=True)
+    shard_size: int = option(
+        1024, "images in a shard, the unit of work and of resuming", POSITIVE, common=True
+    )
     threads: int | None = option(
         None,
-        "threads of each worker process, for decoding and the model (default: OMP_NUM_THREADS, else the available cores "
-        "divided by the worker processes of the machine, as far as Beam's options tell their number)",
+        "threads of each worker process, for decoding and the model (default: OMP_NUM_THREADS, else the available "
+        "cores divided by the worker processes of the machine, as far as Beam's options tell their number)",
         POSITIVE,
         common=True,
     )
@@ -70,7 +72,9 @@ class RunOptions:
         None, "also write the run's totals (snapshot, rows, failures, ...) to this file, as JSON", FILE
     )
     retry_failures: bool = option(
-        False, "process images with permanent failures again; temporary failures are always retried", common=True
+        False,
+        "process images with permanent failures again; temporary failures are always retried",
+        common=True,
     )
     max_failures: float | None = option(
         None,

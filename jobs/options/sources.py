@@ -41,9 +41,13 @@ class ReadingOptions:
         POSITIVE,
         role="listing",
     )
-    fetch_timeout: float = option(60.0, "timeout of one attempt to read an image or a range of a container", SECONDS)
+    fetch_timeout: float = option(
+        60.0, "timeout of one attempt to read an image or a range of a container", SECONDS
+    )
     fetch_tries: int = option(
-        4, "attempts where an error may be temporary (timeout, 429, 5xx), with increasing random pauses", POSITIVE
+        4,
+        "attempts where an error may be temporary (timeout, 429, 5xx), with increasing random pauses",
+        POSITIVE,
     )
     allow_private_addresses: bool = option(
         False,
@@ -107,7 +111,9 @@ class SourceOptions(Part, ReadingOptions):
         role="source",
         location=True,
     )
-    id_column: str | None = option(None, "column of a list or Parquet file with image ids", NAME, role="source")
+    id_column: str | None = option(
+        None, "column of a list or Parquet file with image ids", NAME, role="source"
+    )
     uri_column: str | None = option(
         None, "column of a list with URIs", NAME, role="source", instead_of=("bytes_column",)
     )
@@ -155,14 +161,22 @@ def parsed_sources(options: SourceOptions, output: str | None) -> Sequence[Sourc
     return specs
 
 
-def listing(options: SourceOptions, sources: Sequence[SourceSpec], features: Store | None = None) -> dict[str, Any]:
+def listing(
+    options: SourceOptions, sources: Sequence[SourceSpec], features: Store | None = None
+) -> dict[str, Any]:
     """Returns the fields of ``Work`` that list ``sources`` (or rows of ``features``) and fetch their images."""
     names = tuple(dict.fromkeys(source.name for source in sources))
     if features is not None:
         from captionbeam.pipelines.features.rows import FindRows, fetch_rows
 
         find: Any = FindRows(features, options.sample, options.seed)
-        return {"find": find, "fetch": fetch_rows, "names": names, "features": features, "part": part_of(Part, options)}
+        return {
+            "find": find,
+            "fetch": fetch_rows,
+            "names": names,
+            "features": features,
+            "part": part_of(Part, options),
+        }
     from captionbeam.pipelines.bulk.find import ListSources
     from captionbeam.pipelines.fetch.images import fetch
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from captionbeam.jobs.options.shared import require
 
 
-def resolve_precision(device: str, precision: str | None, beam_args: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
+def resolve_precision(
+    device: str, precision: str | None, beam_args: Sequence[str]
+) -> tuple[str | None, tuple[str, ...]]:
     """Checks ``device`` for local workers; resolves the precision ``auto`` for remote ones.
 
     Returns the precision, and notes to print. Raises RequestError for a device that does not exist here or is invalid,

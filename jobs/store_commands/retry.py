@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from captionbeam.jobs.bulk.launch import Work
     from captionbeam.pipelines.workers.processors import ModelJob
 
+
 @dataclass(frozen=True, kw_only=True)
 class RetryFailures(ReadingOptions, ModelOptions, BulkCommand):
     """Processes a store's failed images again and publishes the next snapshot."""
@@ -55,16 +56,20 @@ Other flags are those of Beam's PipelineOptions.
         refs, lost = find_failed(store, failures)
         if lost:
             note(
-                f"{len(lost):,} failed images (such as {lost[0]!r}) are not retried: no plan has their location any more; "
-                "a run that lists their source retries them"
+                f"{len(lost):,} failed images (such as {lost[0]!r}) are not retried: no plan has their location any "
+                "more; a run that lists their source retries them"
             )
         if not refs:
             kind = "" if self.retry_failures else "temporary "
-            say(f"nothing to do: {len(failures):,} {kind}failures in snapshot {store.snapshot_id} of {store.url}")
+            say(
+                f"nothing to do: {len(failures):,} {kind}failures in snapshot {store.snapshot_id} of {store.url}"
+            )
             return Result(output=store.url)
         target, options = resolve_target(repeat_limits(self, store.snapshot), "store")
         works = [_work(store, alike, options) for alike in by_reading(refs)]
-        done = [launch(work, store.url, options, target, options.gates(), store.snapshot.format) for work in works]
+        done = [
+            launch(work, store.url, options, target, options.gates(), store.snapshot.format) for work in works
+        ]
         return replace(done[-1], status=max(one.status for one in done))
 
 
