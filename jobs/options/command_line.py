@@ -174,9 +174,9 @@ def check_known(command: type[Command], flag: str, ours: Iterable[str]) -> None:
         return
     known = [name for name in ours if not name.startswith("--no-")]
     likely = SYNONYMS.get(flag, "")
-    near = (
-        [likely] if likely in known else difflib.get_close_matches(flag.replace("_", "-"), sorted(known), 1)
-    )
+    near = [likely] if likely in known else []
+    if not likely:
+        near = difflib.get_close_matches(flag.replace("_", "-"), sorted(known), 1)
     hint = f"; did you mean {near[0]}?" if near else f"; captionbeam {command.name} --help-all lists all"
     raise RequestError(f"unknown option {flag!r} of captionbeam {command.name}{hint}")
 

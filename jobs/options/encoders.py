@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from captionbeam.capmodel.encoders.names import ENCODERS, TIMM, described
+from captionbeam.capmodel.encoders.names import ENCODERS, TIMM, encoder_choices
 from captionbeam.schemas.options import FILE, NAME, POSITIVE, SIDE, one_of, option, text
 
-ENCODER = text("NAME", f"one of {described()}", lambda name: name in ENCODERS or name.startswith(TIMM))
+ENCODER = text("NAME", f"one of {encoder_choices()}", lambda name: name in ENCODERS or name.startswith(TIMM))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class EncoderOptions:
 
     GROUP = "encoder"
 
-    encoder: str | None = option(None, described(), ENCODER, common=True, role="rows")
+    encoder: str | None = option(None, encoder_choices(), ENCODER, common=True, role="rows")
     weights: str | None = option(
         None,
         "a torchvision name (IMAGENET1K_V1), TIMM for timm's own, or a .safetensors or .pth file or URL, with "

@@ -119,9 +119,9 @@ def _reducing(options: EncodingOptions) -> Work:
 
 
 def _plan(options: FeatureOptions, spec: Any, column: str, shape: tuple[int, ...]) -> FeaturePlan:
-    from captionbeam.capmodel.encoders.feature_plan import settle_features
+    from captionbeam.capmodel.encoders.feature_plan import resolve_features
 
-    return settle_features(spec, column, shape, options.reduce, options.reduce_dim, options.dtype)
+    return resolve_features(spec, column, shape, options.reduce, options.reduce_dim, options.dtype)
 
 
 def _keep_components(plan: FeaturePlan, models_url: str) -> str | None:

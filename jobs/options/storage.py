@@ -75,7 +75,7 @@ def _check(protocol: str, values: dict[str, Any]) -> None:
         raise RequestError(
             f"--storage-options names {protocol!r}: {err}; expected one like 'gs' or 's3'"
         ) from err
-    if not storage_options.is_patient(kind):
+    if not storage_options.has_retries(kind):
         return  # http accepts any option; other classes cannot be checked
     # fsspec's metaclass hides the class's own signature, so look at __init__
     made = [vars(base)["__init__"] for base in kind.__mro__[:-1] if "__init__" in vars(base)]

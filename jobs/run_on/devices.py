@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from captionbeam.jobs.options.shared import require
 
 
-def resolve_precision(
+def workers_precision(
     device: str, precision: str | None, beam_args: Sequence[str]
 ) -> tuple[str | None, tuple[str, ...]]:
     """Checks ``device`` for local workers; resolves the precision ``auto`` for remote ones.
@@ -15,7 +15,7 @@ def resolve_precision(
     Returns the precision, and notes to print. Raises RequestError for a device that does not exist here or is invalid,
     and for ``auto`` if this machine cannot determine it.
     """
-    from captionbeam.capmodel.runtime.device import named_device, pick_device, settle_precision
+    from captionbeam.capmodel.runtime.device import named_device, pick_device, resolve_precision
     from captionbeam.pipelines.runners.runner import workers_elsewhere
 
     if not workers_elsewhere(beam_args):
@@ -29,5 +29,5 @@ def resolve_precision(
         f"--precision auto cannot be resolved here for the workers' --device {device}; expected --precision fp32 or "
         "bf16",
     )
-    chosen = settle_precision("auto", device)
+    chosen = resolve_precision("auto", device)
     return chosen, (f"--precision auto is {chosen} on this machine, and so on all workers",)

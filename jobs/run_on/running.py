@@ -50,7 +50,7 @@ def print_dry(
 
     Notes go to standard error. Raises RequestError if ``store`` is not writable.
     """
-    files.check_room(store)
+    files.check_local_writable(store)
     arguments = target.arguments(job, run_id, store)
     for said in target.notes:
         note(said, to_error=True)

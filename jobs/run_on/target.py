@@ -16,7 +16,7 @@ from apache_beam.options.pipeline_options import (
 from captionbeam.jobs.options.run import BulkCommand
 from captionbeam.jobs.options.shared import require
 from captionbeam.jobs.run_on.cloud import DATAFLOW, check_cloud
-from captionbeam.jobs.run_on.devices import resolve_precision
+from captionbeam.jobs.run_on.devices import workers_precision
 from captionbeam.jobs.run_on.gpus import MANY_PROCESSES, ONE_PROCESS, find_gpu
 from captionbeam.jobs.run_on.labels import job_name, own_labels, user_labels
 from captionbeam.pipelines.runners.names import runner_of
@@ -85,7 +85,7 @@ def resolve_target(options: B, output: str = "output") -> tuple[RunTarget, B]:
         )
         precision = find_gpu(options.gpu).precision if precision == "auto" else precision
     target = settle_target(options.pipeline_options, places, options.gpu)
-    precision, notes = resolve_precision(device, precision, options.pipeline_options)
+    precision, notes = workers_precision(device, precision, options.pipeline_options)
     if precision != getattr(options, "precision", precision):
         options = replace(options, precision=precision)
     return replace(target, notes=(*target.notes, *notes)), options

@@ -34,11 +34,11 @@ def run(options: argparse.Namespace) -> int:
     """Removes files and prints what was removed."""
     from captionbeam.jobs.store_commands.shared import whole_store
     from captionbeam.jobs.ui.summary import print_table, size
-    from captionbeam.pipelines.maintenance.vacuum import find_waste, vacuum
+    from captionbeam.pipelines.maintenance.vacuum import find_garbage, vacuum
 
     url = whole_store(options.store)
     if options.dry_run:
-        gone = find_waste(url, options.keep, options.grace).entries()
+        gone = find_garbage(url, options.keep, options.grace).entries()
         for entry in gone:
             print(entry.name)
     else:

@@ -18,7 +18,7 @@ from apache_beam.transforms.window import GlobalWindows
 
 from captionbeam.pipelines.bulk.run import Run, base_manifest
 from captionbeam.pipelines.bulk.skip import BaseRow, JoinBase, check_others, decide, live_rows
-from captionbeam.pipelines.workers.boundary import across_workers, crossing
+from captionbeam.pipelines.workers.boundary import across_workers, worker_boundary
 from captionbeam.schemas.formats import arrow, parquet
 from captionbeam.schemas.records import ImageRef, named_ids
 from captionbeam.schemas.storage import files
@@ -32,7 +32,7 @@ GONE = pa.schema(
 KINDS = ("new", "changed", "again", "moved", "unchanged", "gone", "known")
 
 
-class Verdict(NamedTuple):
+class Comparison(NamedTuple):
     """Result of the comparison for one image id. ``kind`` is one of KINDS, or '' if the id does not concern the run.
 
     ``gone`` names rows as ``replaces`` does. ``known``: whether the base has the image from one of the listed
@@ -45,13 +45,13 @@ class Verdict(NamedTuple):
     gone: Sequence[str] = ()
 
 
-def judge(
+def compare_image(
     refs: Sequence[ImageRef],
     base: Sequence[BaseRow],
     sources: Collection[str],
     complete: bool = True,
     retry_failures: bool = False,
-) -> Verdict:
+) -> Comparison:
     """Compares one image id of a listing of ``sources`` with the base.
 
     ``complete``: the listing has all images of these sources. An image is ``moved`` if its row belongs to another of
@@ -62,14 +62,14 @@ def judge(
     ours = [row for row in live if row.source in sources]
     if not refs:
         places = [row.named for row in ours] if complete else []
-        return Verdict("gone" if places else "", bool(ours), gone=sorted(places))
+        return Comparison("gone" if places else "", bool(ours), gone=sorted(places))
     if todo is None and any(row.source != refs[0].source for row in ours):
         todo = refs[0]._replace(replaces=",".join(sorted(row.named for row in live)))
     # A former row next to the current one: compaction ran before the former row was replaced
     if todo is None:
-        return Verdict("unchanged", bool(ours), gone=sorted(row.named for row in live if row.former))
+        return Comparison("unchanged", bool(ours), gone=sorted(row.named for row in live if row.former))
     check_others(todo, live, sources)
-    return Verdict(_why(todo, live), bool(ours), todo)
+    return Comparison(_why(todo, live), bool(ours), todo)
 
 
 def _why(todo: ImageRef, live: Sequence[BaseRow]) -> str:
@@ -98,29 +98,29 @@ class CompareStore(beam.PTransform):
     def expand(self, images: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
         run, parts = self._run, -(-len(base_manifest(self._run)) // SHARDS_PER_PART) or 1
         names = images.pipeline | "NameListed" >> self._sources
-        judged = (
+        compared = (
             images
             | JoinBase(run)
-            | "Judge"
-            >> beam.ParDo(_Judge(self._complete, self._retry), beam.pvalue.AsList(names)).with_outputs(
-                "gone", "counts", main="todo"
-            )
+            | "CompareImages"
+            >> beam.ParDo(
+                _CompareImages(self._complete, self._retry), beam.pvalue.AsList(names)
+            ).with_outputs("gone", "counts", main="todo")
         )
         gone = (
-            judged.gone
+            compared.gone
             | "KeyByPart" >> beam.Map(lambda row, parts: (gone_part(row[0], parts), row), parts)
             | "GroupGone" >> beam.GroupByKey()
             | "WriteGone" >> beam.Map(across_workers(_write_group), run=run)
         )
         counts = (
-            judged.counts
+            compared.counts
             | "SumCounts" >> beam.CombineGlobally(_sum_counts)
             | "WriteCounts" >> beam.Map(across_workers(write_counts), run=run)
         )
-        return judged.todo, (gone, counts) | "WhatIsWritten" >> beam.Flatten()
+        return compared.todo, (gone, counts) | "WhatIsWritten" >> beam.Flatten()
 
 
-class _Judge(beam.DoFn):
+class _CompareImages(beam.DoFn):
     def __init__(self, complete: bool, retry_failures: bool) -> None:
         self._complete, self._retry, self._storage = complete, retry_failures, storage_options.current()
 
@@ -129,15 +129,15 @@ class _Judge(beam.DoFn):
 
     def process(self, joined: tuple[str, dict[str, Iterable[Any]]], sources: list[str]) -> Iterator[Any]:
         image_id, found = joined
-        with crossing(self._storage):
-            verdict = judge(
+        with worker_boundary(self._storage):
+            compared = compare_image(
                 list(found["images"]), list(found["base"]), set(sources), self._complete, self._retry
             )
-        self._counts.update(name for name in (verdict.kind, "known" if verdict.known else "") if name)
-        for row in named_ids(",".join(verdict.gone), image_id).items():
+        self._counts.update(name for name in (compared.kind, "known" if compared.known else "") if name)
+        for row in named_ids(",".join(compared.gone), image_id).items():
             yield beam.pvalue.TaggedOutput("gone", row)
-        if verdict.todo is not None:
-            yield verdict.todo
+        if compared.todo is not None:
+            yield compared.todo
 
     def finish_bundle(self) -> Iterator[Any]:
         counts = GlobalWindows.windowed_value(dict(self._counts))

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 
 from captionbeam.schemas.records import address, named_ids, named_places, parse_address, superseded
 
-SETTLED = ["image_id", "version", "row", "failed", "code", "replaces"]
+INDEX_COLUMNS = ["image_id", "version", "row", "failed", "code", "replaces"]
 
 
-def settle(
+def resolve_conflicts(
     indexes: Mapping[str, pa.Table], published: Mapping[str, Mapping[str, str | None]], there: Collection[str]
 ) -> dict[str, dict[str, Any]]:
     """Returns the deletes, by address, after which each image of the new shards has only its latest result.
@@ -29,8 +29,8 @@ def settle(
     """
     live = {image_id: dict(places) for image_id, places in published.items()}
     deletes: dict[str, dict[str, Any]] = {}
-    for shard in chained(indexes):
-        for row in indexes[shard].select(SETTLED).to_pylist():
+    for shard in in_dependency_order(indexes):
+        for row in indexes[shard].select(INDEX_COLUMNS).to_pylist():
             place = address(shard, row["row"], row["failed"])
             places = live.setdefault(row["image_id"], {})
             named = named_ids(row["replaces"], row["image_id"])
@@ -49,7 +49,7 @@ def settle(
     return deletes
 
 
-def chained(indexes: Mapping[str, pa.Table]) -> list[str]:
+def in_dependency_order(indexes: Mapping[str, pa.Table]) -> list[str]:
     """Returns the shards in their order, but each after the shards whose rows it replaces.
 
     Runs that start in the same second have no order. There are no cycles, as a shard's id is a hash of what it

@@ -12,7 +12,7 @@ from captionbeam.pipelines.bulk.listing_record import Listing, ending
 from captionbeam.pipelines.sources.buckets.inventory import check_counts
 from captionbeam.pipelines.sources.listing import list_images, split_part, split_source
 from captionbeam.pipelines.sources.spec import Counted, Ignored, SourceSpec
-from captionbeam.pipelines.workers.boundary import across_workers, crossing
+from captionbeam.pipelines.workers.boundary import across_workers, worker_boundary
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import options as storage_options
@@ -125,7 +125,7 @@ class _ListImages(beam.DoFn):
 
     def process(self, spec: SourceSpec) -> Iterator[Any]:
         images, passed_over = 0, Counter[str]()
-        with crossing(self._storage):
+        with worker_boundary(self._storage):
             for found in list_images(spec):
                 if isinstance(found, Ignored):
                     self._ignored.inc()

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from captionbeam.pipelines.bulk.compare import read_counts, read_gone
-from captionbeam.pipelines.bulk.conflicts import SETTLED, deletion, settle
+from captionbeam.pipelines.bulk.conflicts import INDEX_COLUMNS, deletion, resolve_conflicts
 from captionbeam.pipelines.bulk.gates import Gates, check_failures, check_gates
 from captionbeam.pipelines.bulk.listing_record import read_listing
 from captionbeam.pipelines.bulk.plan import planned_shards
@@ -170,7 +170,7 @@ def _deletes(run: Run, kept: Snapshot | None, added: list[dict[str, Any]]) -> li
     store = Store(run.url, kept) if kept else None
     there = {*indexes, *(store.manifest.column("shard").to_pylist() if store else ())}
     published = {} if alone or store is None else _published(store, indexes)
-    wanted = {**gone, **settle(indexes, published, there)}
+    wanted = {**gone, **resolve_conflicts(indexes, published, there)}
     if not wanted:
         return []
     dead = store.dead if store else {}
@@ -183,14 +183,14 @@ def _deletes(run: Run, kept: Snapshot | None, added: list[dict[str, Any]]) -> li
 
 
 def _read_indexes(run: Run, added: list[dict[str, Any]], replacing: bool) -> dict[str, pa.Table]:
-    """Reads the columns for ``settle`` from each new shard's index: all rows, or only those that replace others.
+    """Reads INDEX_COLUMNS of each new shard: all rows, or only those that replace others.
 
     If no other writer published, an image is in one new shard only, so rows that replace nothing cannot be
     duplicates.
     """
 
     def read(row: dict[str, Any]) -> pa.Table:
-        table = parquet.read_table(files.join(run.url, "index", row["index"]), SETTLED)
+        table = parquet.read_table(files.join(run.url, "index", row["index"]), INDEX_COLUMNS)
         return table.filter(pc.not_equal(table.column("replaces"), "")) if replacing else table
 
     with ThreadPoolExecutor(READERS) as pool:

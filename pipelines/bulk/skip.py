@@ -56,7 +56,7 @@ def decide(
         first, second = sorted(map(_shown, refs))[:2]
         raise RequestError(f"two images have the id {refs[0].image_id!r}: {first} and {second}; expected one")
     ref, live = refs[0], live_rows(base)
-    if any(_settles(row, ref, retry_failures) for row in live):
+    if any(_is_done_by(row, ref, retry_failures) for row in live):
         return None
     return ref._replace(replaces=",".join(sorted(row.named for row in live or base)))
 
@@ -75,7 +75,7 @@ def live_rows(base: Sequence[BaseRow]) -> list[BaseRow]:
     return [row for row in rows if row.address not in dead]
 
 
-def _settles(row: BaseRow, ref: ImageRef, retry_failures: bool) -> bool:
+def _is_done_by(row: BaseRow, ref: ImageRef, retry_failures: bool) -> bool:
     same = not row.former and (ref.version is None or row.version == ref.version)
     if not row.failed:
         return same

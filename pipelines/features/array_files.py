@@ -57,7 +57,7 @@ def find_array(url: str, key: str | None = None) -> ArraySpec:
     fits = {name: spec for name, spec in found.items() if len(spec.shape) > 1 and is_features(spec.dtype)}
     spec = _chosen(url, "features", key, found, fits)
     if not is_features(spec.dtype):
-        raise RequestError(f"array {spec.said} has dtype {spec.dtype}; expected one of {', '.join(DTYPES)}")
+        raise RequestError(f"array {spec.label} has dtype {spec.dtype}; expected one of {', '.join(DTYPES)}")
     return spec
 
 
@@ -71,7 +71,7 @@ def find_ids(url: str, key: str | None = None) -> ArraySpec:
     spec = _chosen(url, "ids", key, found, fits)
     if not _may_be_ids(spec):
         raise RequestError(
-            f"ids {spec.said} are {list(spec.shape)} of {spec.dtype}; expected one row of text or whole numbers"
+            f"ids {spec.label} are {list(spec.shape)} of {spec.dtype}; expected one row of text or whole numbers"
         )
     return spec
 

@@ -81,7 +81,7 @@ def check_ids(ids: IdsSpec, array: ArraySpec, known: dict[str, str]) -> None:
         known[image_id] = here
     if count != array.rows:
         raise RequestError(
-            f"{ids.url} has {count} ids, array {array.said} has {array.rows} rows; expected as many"
+            f"{ids.url} has {count} ids, array {array.label} has {array.rows} rows; expected as many"
         )
 
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from captionbeam.pipelines.features.array_files import arrays_in, read_header
 from captionbeam.pipelines.features.array_spec import ArraySpec
-from captionbeam.pipelines.fetch.byte_ranges import LISTING, Span
-from captionbeam.pipelines.fetch.reads import is_local, read_spans
+from captionbeam.pipelines.fetch.byte_ranges import LISTING, ByteRange
+from captionbeam.pipelines.fetch.reads import is_local, read_ranges
 from captionbeam.pipelines.sources import access
 from captionbeam.pipelines.sources.errors import raise_if_gone, reading
 from captionbeam.pipelines.sources.spec import local_path
@@ -47,7 +47,7 @@ def check_order(array: ArraySpec) -> None:
     """Raises RequestError for an array that would have to be read completely for each slice."""
     if array.fortran and not is_local(array.url):
         raise RequestError(
-            f"array {array.said} is in Fortran's order, in which no row is in one piece; expected a copy in C's order, "
+            f"array {array.label} is in Fortran order, in which rows are not contiguous; expected a copy in C order, "
             "or a file on this machine"
         )
 
@@ -55,7 +55,7 @@ def check_order(array: ArraySpec) -> None:
 def read_rows(array: ArraySpec, start: int, stop: int) -> Sequence[np.ndarray | ImageError]:
     """Returns rows ``start`` (inclusive) to ``stop`` (exclusive), or an error for each."""
     if array.kind != "hdf5" and array.offset >= 0 and not array.fortran:
-        return _read_span(array, start, stop)
+        return _read_contiguous(array, start, stop)
     with _opening:  # one thread opens the file; HDF5 serialises the reads
         rows = _opened(array)
     with reading(array.url):
@@ -72,15 +72,15 @@ def _runs(rows: Sequence[int], array: ArraySpec) -> Iterator[tuple[int, int]]:
             yield part[0], part[-1] + 1
 
 
-def _read_span(array: ArraySpec, start: int, stop: int) -> Sequence[np.ndarray | ImageError]:
+def _read_contiguous(array: ArraySpec, start: int, stop: int) -> Sequence[np.ndarray | ImageError]:
     size = array.row_bytes
-    span = Span(array.url, array.offset + start * size, array.offset + stop * size)
-    (data,) = read_spans([span], LISTING)
+    wanted = ByteRange(array.url, array.offset + start * size, array.offset + stop * size)
+    (data,) = read_ranges([wanted], LISTING)
     if isinstance(data, ImageError):
         raise_if_gone(data, array.url)
         return [data] * (stop - start)
     whole = np.frombuffer(data[: len(data) // size * size], array.dtype).reshape(-1, *array.shape[1:])
-    cut = [f"{array.said} ends before row {row}" for row in range(start + len(whole), stop)]
+    cut = [f"{array.label} ends before row {row}" for row in range(start + len(whole), stop)]
     return [*whole, *(ImageError("truncated", "fetch", said) for said in cut)]
 
 
@@ -88,7 +88,7 @@ def _read_span(array: ArraySpec, start: int, stop: int) -> Sequence[np.ndarray |
 def _opened(array: ArraySpec) -> Any:
     """Returns an object that gives rows by ``[start:stop]``. Raises SourceError if the array has changed."""
     if arrays_in(array.url).get(array.key) != array:
-        raise SourceError(f"array {array.said} has changed since it was listed; expected it to stay")
+        raise SourceError(f"array {array.label} has changed since it was listed; expected it to stay")
     if array.kind == "hdf5":
         return h5py.File(access.open_stream(array.url, _BLOCK), "r")[array.key]
     if array.offset >= 0:

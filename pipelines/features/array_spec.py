@@ -49,7 +49,7 @@ class ArraySpec(NamedTuple):
         return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
 
     @property
-    def said(self) -> str:
+    def label(self) -> str:
         """The array's name in error messages."""
         return f"{self.url!r}, {self.key!r}" if self.key else repr(self.url)
 
@@ -69,22 +69,22 @@ class Layout:
         row = array.shape[1:]
         if len(row) not in (1, 2, 3) or 0 in row:
             raise RequestError(
-                f"array {array.said} is {_axes(array.shape)}; expected [N, C], [N, L, C] or [N, H, W, C]"
+                f"array {array.label} is {_axes(array.shape)}; expected [N, C], [N, L, C] or [N, H, W, C]"
             )
         if len(row) == 1 and self.channels_first:
             raise RequestError(
-                f"--channels-first would do nothing for {array.said}, which is {_axes(array.shape)}"
+                f"--channels-first would do nothing for {array.label}, which is {_axes(array.shape)}"
             )
         if (len(row) == 2) != (self.grid is not None):
             wanted = "expected --grid HxW too" if self.grid is None else "expected to leave --grid out"
-            raise RequestError(f"array {array.said} is {_axes(array.shape)}; {wanted}")
+            raise RequestError(f"array {array.label} is {_axes(array.shape)}; {wanted}")
         channels, *cells = row if self.channels_first else (row[-1], *row[:-1])
         if self.grid is None:
             return (*cells, channels)
         if math.prod(self.grid) != cells[0]:
             height, width = self.grid
             raise RequestError(
-                f"array {array.said} is {_axes(array.shape)}, with {cells[0]} cells a row; "
+                f"array {array.label} is {_axes(array.shape)}, with {cells[0]} cells a row; "
                 f"expected as many as --grid {height}x{width} has, {height * width}"
             )
         return (*self.grid, channels)

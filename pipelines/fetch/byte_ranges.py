@@ -36,7 +36,7 @@ class FetchOptions:
 LISTING = FetchOptions(attempts=5, allow_private=True)  # the user named these sources
 
 
-class Span(NamedTuple):
+class ByteRange(NamedTuple):
     """Bytes ``start`` (inclusive) to ``end`` (exclusive) of a file; without ``end``, the whole file."""
 
     url: str

@@ -10,7 +10,7 @@ import fsspec
 from fsspec.config import conf
 
 from captionbeam.pipelines.fetch import address_guard
-from captionbeam.pipelines.fetch.byte_ranges import FetchOptions, Span
+from captionbeam.pipelines.fetch.byte_ranges import ByteRange, FetchOptions
 from captionbeam.pipelines.sources.errors import HttpStatusError
 from captionbeam.pipelines.sources.spec import filesystem, is_http, lower_scheme
 from captionbeam.schemas.errors import ImageError, SourceError
@@ -25,28 +25,28 @@ _MOVED = frozenset({301, 302, 303, 307, 308})
 _HEADERS = {"User-Agent": "captionbeam (batch image reader)", "Accept-Encoding": "identity"}
 
 
-async def read(span: Span, end: int, options: FetchOptions) -> bytes:
-    """Returns the span's bytes, up to ``end``. For a whole file, ``end`` is one byte above the size limit.
+async def read(part: ByteRange, end: int, options: FetchOptions) -> bytes:
+    """Returns the bytes of ``part``, up to ``end``. For a whole file, ``end`` is one byte above the size limit.
 
     Each redirect is checked like the first address. Raises ImageError, SourceError for a server without byte ranges,
     HttpStatusError, and aiohttp's errors.
     """
-    url = span.url
+    url = part.url
     for _ in range(REDIRECTS + 1):
-        found = await _hop(url, span, end, options)
+        found = await _hop(url, part, end, options)
         if isinstance(found, bytes):
             return found
         url = found
-    raise ImageError("not_found", "fetch", f"{span.url}: is redirected more than {REDIRECTS} times")
+    raise ImageError("not_found", "fetch", f"{part.url}: is redirected more than {REDIRECTS} times")
 
 
-async def _hop(url: str, span: Span, end: int, options: FetchOptions) -> bytes | str:
+async def _hop(url: str, part: ByteRange, end: int, options: FetchOptions) -> bytes | str:
     """Returns the bytes, or the URL of a redirect."""
     fs = _filesystem(url, options)
     session = await fs.set_session()
     headers = dict(_HEADERS)
-    if span.end is not None:
-        headers["Range"] = f"bytes={span.start}-{end - 1}"
+    if part.end is not None:
+        headers["Range"] = f"bytes={part.start}-{end - 1}"
     asked = {
         **fs.kwargs,
         "headers": {**headers, **(fs.kwargs.get("headers") or {})},
@@ -56,9 +56,9 @@ async def _hop(url: str, span: Span, end: int, options: FetchOptions) -> bytes |
         async with session.get(_address(fs, url), **asked) as response:
             if response.status in _MOVED:
                 return _target(url, response)
-            return await _answer(response, span, end)
+            return await _answer(response, part, end)
     except address_guard.PrivateAddress as err:
-        place = f"{span.url}: is redirected to {url}, whose" if url != span.url else f"{url}: its"
+        place = f"{part.url}: is redirected to {url}, whose" if url != part.url else f"{url}: its"
         said = f"{place} address {err} is not for everybody; {address_guard.HOW}"
         raise ImageError("denied", "fetch", said) from err
 
@@ -92,31 +92,31 @@ def _target(url: str, response: Any) -> str:
     return target
 
 
-async def _answer(response: Any, span: Span, end: int) -> bytes:
+async def _answer(response: Any, part: ByteRange, end: int) -> bytes:
     """Reads a response within limits. fsspec's own HTTP reads accept the whole body if a server ignores ranges."""
     if response.status == _RANGE_PAST_END:
         return b""
     if not response.ok:
         error = HttpStatusError(response.status, response.reason or "")
-        retrying.note(error, response.headers.get("Retry-After"))
+        retrying.note_retry_after(error, response.headers.get("Retry-After"))
         raise error
-    if span.end is not None and response.status != _PARTIAL:
-        raise SourceError(f"source {span.url!r}: its server sends no byte ranges; expected one that does")
+    if part.end is not None and response.status != _PARTIAL:
+        raise SourceError(f"source {part.url!r}: its server sends no byte ranges; expected one that does")
     if response.status == _PARTIAL:
-        _check_start(response, span)
-    if span.end is None and (response.content_length or 0) >= end:
-        raise too_large(span.url, end - 1)
-    return await _body(response, end - span.start)
+        _check_start(response, part)
+    if part.end is None and (response.content_length or 0) >= end:
+        raise too_large(part.url, end - 1)
+    return await _body(response, end - part.start)
 
 
-def _check_start(response: Any, span: Span) -> None:
+def _check_start(response: Any, part: ByteRange) -> None:
     """Raises unless the response's range starts at the requested byte."""
     said = response.headers.get("Content-Range", "")
-    if not re.match(rf"bytes {span.start}-", said):
-        sent = f"{span.url!r}: its server sends the range {said!r}; expected bytes from {span.start}"
+    if not re.match(rf"bytes {part.start}-", said):
+        sent = f"{part.url!r}: its server sends the range {said!r}; expected bytes from {part.start}"
         raise (
             SourceError(f"source {sent}")
-            if span.end is not None
+            if part.end is not None
             else ImageError("unsupported", "fetch", sent)
         )
 

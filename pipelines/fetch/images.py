@@ -14,9 +14,9 @@ from dataclasses import replace
 from fsspec.utils import merge_offset_ranges
 
 from captionbeam.pipelines.fetch import address_guard
-from captionbeam.pipelines.fetch.byte_ranges import FetchOptions, Span
+from captionbeam.pipelines.fetch.byte_ranges import ByteRange, FetchOptions
 from captionbeam.pipelines.fetch.parquet_cells import read_cells
-from captionbeam.pipelines.fetch.reads import read_spans, too_large
+from captionbeam.pipelines.fetch.reads import read_ranges, too_large
 from captionbeam.pipelines.sources import tars, zips
 from captionbeam.pipelines.sources.access import file_version
 from captionbeam.pipelines.sources.errors import raise_if_gone
@@ -90,7 +90,7 @@ def parse_location(location: str) -> ImageRef:
 
 def _fetch_files(refs: Sequence[ImageRef], options: FetchOptions) -> list[Result]:
     def read(wanted: list[ImageRef]) -> list[Result]:
-        found = read_spans([Span(ref.uri) for ref in wanted], options)
+        found = read_ranges([ByteRange(ref.uri) for ref in wanted], options)
         return [_whole(ref, data) for ref, data in zip(wanted, found, strict=True)]
 
     return _fetch_wanted(refs, lambda ref: _file_refusal(ref, options), read)
@@ -98,7 +98,7 @@ def _fetch_files(refs: Sequence[ImageRef], options: FetchOptions) -> list[Result
 
 def _fetch_zipped(refs: Sequence[ImageRef], options: FetchOptions) -> list[Result]:
     def read(wanted: list[ImageRef]) -> list[Result]:
-        raws = _read_ranges(wanted, [zips.likely_span(ref) for ref in wanted], options)
+        raws = _read_merged(wanted, [zips.likely_span(ref) for ref in wanted], options)
         _reread_short(wanted, raws, options)
         return [_member(ref, raw, zips.unpack) for ref, raw in zip(wanted, raws, strict=True)]
 
@@ -107,7 +107,7 @@ def _fetch_zipped(refs: Sequence[ImageRef], options: FetchOptions) -> list[Resul
 
 def _fetch_tarred(refs: Sequence[ImageRef], options: FetchOptions) -> list[Result]:
     def read(wanted: list[ImageRef]) -> list[Result]:
-        raws = _read_ranges(wanted, [ref.length for ref in wanted], options)
+        raws = _read_merged(wanted, [ref.length for ref in wanted], options)
         return [_member(ref, raw, tars.unpack) for ref, raw in zip(wanted, raws, strict=True)]
 
     return _fetch_wanted(refs, lambda ref: tars.refusal(ref, options.max_bytes), read)
@@ -163,17 +163,17 @@ def _reread_short(
     refs: Sequence[ImageRef], raws: list[memoryview | ImageError], options: FetchOptions
 ) -> None:
     """Reads members again whose local header is longer than estimated, and updates ``raws``."""
-    spans = [
+    ranges = [
         0 if isinstance(raw, ImageError) else zips.whole_span(ref, raw)
         for ref, raw in zip(refs, raws, strict=True)
     ]
-    short = [i for i, ref in enumerate(refs) if spans[i] > zips.likely_span(ref)]
-    again = _read_ranges([refs[i] for i in short], [spans[i] for i in short], options)
+    short = [i for i, ref in enumerate(refs) if ranges[i] > zips.likely_span(ref)]
+    again = _read_merged([refs[i] for i in short], [ranges[i] for i in short], options)
     for i, raw in zip(short, again, strict=True):
         raws[i] = raw
 
 
-def _read_ranges(
+def _read_merged(
     refs: Sequence[ImageRef], lengths: Sequence[int], options: FetchOptions
 ) -> list[memoryview | ImageError]:
     """Returns ``lengths`` bytes from each reference's offset, or fewer at the container's end."""
@@ -181,15 +181,15 @@ def _read_ranges(
     merged = merge_offset_ranges(
         [ref.uri for ref in refs], [ref.offset for ref in refs], ends, max_gap=_GAP, max_block=_LONGEST_READ
     )
-    spans = [Span(*span) for span in zip(*merged, strict=True)]
+    ranges = [ByteRange(*part) for part in zip(*merged, strict=True)]
     named = address_guard.origins(ref.uri for ref in refs)  # containers are sources, which the user named
-    read = read_spans(spans, replace(options, allow_private=True, trusted=named))
-    for span, data in zip(spans, read, strict=True):
+    read = read_ranges(ranges, replace(options, allow_private=True, trusted=named))
+    for part, data in zip(ranges, read, strict=True):
         if isinstance(data, ImageError):
-            raise_if_gone(data, span.url)
-    begins = [(span.url, span.start) for span in spans]
+            raise_if_gone(data, part.url)
+    begins = [(part.url, part.start) for part in ranges]
     return [
-        _cut(read[k], ref.offset - spans[k].start, length)
+        _cut(read[k], ref.offset - ranges[k].start, length)
         for ref, length in zip(refs, lengths, strict=True)
         for k in [bisect_right(begins, (ref.uri, ref.offset)) - 1]
     ]

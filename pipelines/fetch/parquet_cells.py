@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from captionbeam.pipelines.fetch import address_guard
-from captionbeam.pipelines.fetch.byte_ranges import FetchOptions, Span
-from captionbeam.pipelines.fetch.reads import read_spans, too_large, with_retries
+from captionbeam.pipelines.fetch.byte_ranges import ByteRange, FetchOptions
+from captionbeam.pipelines.fetch.reads import read_ranges, too_large, with_retries
 from captionbeam.pipelines.sources import access
 from captionbeam.pipelines.sources.errors import image_error, raise_if_gone
 from captionbeam.pipelines.sources.parquet import LARGE_GROUP, bytes_per_row, column_at, is_damage
@@ -223,7 +223,7 @@ def _stream_cells(group: _Group, footer: _Footer, options: FetchOptions) -> Iter
 
     pyarrow locates the column's pages itself; its API for page offsets aborts on a damaged footer.
     """
-    stream = pa.PythonFile(_Spans(group.uri, footer.size, options), mode="r")
+    stream = pa.PythonFile(_RangeReader(group.uri, footer.size, options), mode="r")
     unreleased = 0
     try:
         parquet = pq.ParquetFile(stream, metadata=footer.metadata, buffer_size=_READ, pre_buffer=False)
@@ -246,8 +246,8 @@ def _damaged(group: _Group, reason: object) -> ImageError:
     return ImageError("decode", "fetch", f"{group.uri}: row group {group.row_group} is damaged: {reason}")
 
 
-class _Spans(io.RawIOBase):
-    """A file of ``size`` bytes that is read by spans, each with its own retries and timeout."""
+class _RangeReader(io.RawIOBase):
+    """A file of ``size`` bytes that is read by ranges, each with its own retries and timeout."""
 
     def __init__(self, url: str, size: int, options: FetchOptions) -> None:
         self._url, self._size, self._position = url, size, 0
@@ -282,5 +282,5 @@ class _Spans(io.RawIOBase):
 
     def _read(self, start: int, end: int) -> list[bytes | ImageError]:
         starts = range(start, end, _LONGEST_READ)
-        spans = [Span(self._url, each, min(each + _LONGEST_READ, end)) for each in starts]
-        return read_spans(spans, self._options)
+        ranges = [ByteRange(self._url, each, min(each + _LONGEST_READ, end)) for each in starts]
+        return read_ranges(ranges, self._options)

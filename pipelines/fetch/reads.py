@@ -20,13 +20,13 @@ from fsspec.asyn import AsyncFileSystem, get_loop, sync
 from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt
 
 from captionbeam.pipelines.fetch import address_guard, http
-from captionbeam.pipelines.fetch.byte_ranges import LISTING, FetchOptions, Span
+from captionbeam.pipelines.fetch.byte_ranges import LISTING, ByteRange, FetchOptions
 from captionbeam.pipelines.fetch.http import too_large
 from captionbeam.pipelines.sources.errors import image_error, is_worth_retrying, source_error
 from captionbeam.pipelines.sources.spec import filesystem, is_http, local_path
 from captionbeam.schemas.errors import ImageError, RequestError, SourceError
 from captionbeam.schemas.storage import files
-from captionbeam.schemas.storage.retrying import one_try, wait
+from captionbeam.schemas.storage.retrying import single_attempt, wait
 
 LOCAL_THREADS = 8  # for network disks; local ones need only two
 _RANGE_PAST_END = 416
@@ -37,12 +37,12 @@ _NOT_UNDERSTOOD = (
 )  # fmt: skip
 
 
-def read_spans(spans: Sequence[Span], options: FetchOptions) -> list[bytes | ImageError]:
-    """Returns the bytes of each span, or the error. A whole file above ``max_bytes`` is ``too_large``.
+def read_ranges(ranges: Sequence[ByteRange], options: FetchOptions) -> list[bytes | ImageError]:
+    """Returns the bytes of each range, or the error. A whole file above ``max_bytes`` is ``too_large``.
 
     Raises SystemicError (credentials, broken disk) and SourceError (a server without byte ranges).
     """
-    found = sync(get_loop(), _gather, list(spans), options)
+    found = sync(get_loop(), _gather, list(ranges), options)
     for result in found:
         if isinstance(result, BaseException) and not isinstance(result, ImageError):
             raise result
@@ -56,22 +56,22 @@ def with_retries(options: FetchOptions) -> Retrying:
 
 def check_ranges(url: str) -> None:
     """Raises SourceError if the HTTP server of ``url`` ignores byte ranges."""
-    found = read_spans([Span(url, 0, 1)], replace(LISTING, trusted=address_guard.origins([url])))[0]
+    found = read_ranges([ByteRange(url, 0, 1)], replace(LISTING, trusted=address_guard.origins([url])))[0]
     if isinstance(found, ImageError):
         raise source_error(url, found.code, found.message)
 
 
-async def _gather(spans: list[Span], options: FetchOptions) -> list[Any]:
-    local = [i for i, span in enumerate(spans) if is_local(span.url)]
-    remote = [i for i, span in enumerate(spans) if not is_local(span.url)]
+async def _gather(ranges: list[ByteRange], options: FetchOptions) -> list[Any]:
+    local = [i for i, part in enumerate(ranges) if is_local(part.url)]
+    remote = [i for i, part in enumerate(ranges) if not is_local(part.url)]
     gate = asyncio.Semaphore(options.connections)
     groups = [local[i::LOCAL_THREADS] for i in range(min(LOCAL_THREADS, len(local)))]
     jobs: list[Any] = [
-        asyncio.to_thread(_read_local, [spans[i] for i in group], options.max_bytes) for group in groups
+        asyncio.to_thread(_read_local, [ranges[i] for i in group], options.max_bytes) for group in groups
     ]
-    jobs += [_read_remote(spans[i], gate, options) for i in remote]
+    jobs += [_read_remote(ranges[i], gate, options) for i in remote]
     done = await asyncio.gather(*jobs, return_exceptions=True)
-    return _in_order(len(spans), groups, done[: len(groups)], zip(remote, done[len(groups) :], strict=True))
+    return _in_order(len(ranges), groups, done[: len(groups)], zip(remote, done[len(groups) :], strict=True))
 
 
 def _in_order(count: int, groups: list[list[int]], local: Sequence[Any], remote: Iterable) -> list[Any]:
@@ -90,36 +90,36 @@ def is_local(url: str) -> bool:
     return files.scheme(url) in ("", "file")
 
 
-def _read_local(spans: list[Span], max_bytes: int) -> list[bytes | ImageError]:
-    return [_read_file(span, max_bytes) for span in spans]
+def _read_local(ranges: list[ByteRange], max_bytes: int) -> list[bytes | ImageError]:
+    return [_read_file(part, max_bytes) for part in ranges]
 
 
-def _read_file(span: Span, max_bytes: int) -> bytes | ImageError:
+def _read_file(part: ByteRange, max_bytes: int) -> bytes | ImageError:
     try:
         # Non-blocking, as opening a pipe would wait for a writer.
-        descriptor = os.open(local_path(span.url.removeprefix("file://")), os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = os.open(local_path(part.url.removeprefix("file://")), os.O_RDONLY | os.O_NONBLOCK)
     except OSError as err:
-        return image_error(err, span.url)
+        return image_error(err, part.url)
     except ValueError as err:  # a NUL or a lone surrogate in the name
-        return ImageError("not_found", "fetch", f"{span.url!r}: {err}")
+        return ImageError("not_found", "fetch", f"{part.url!r}: {err}")
     try:
-        return _read_descriptor(descriptor, span, max_bytes)
+        return _read_descriptor(descriptor, part, max_bytes)
     except OSError as err:
-        return image_error(err, span.url)
+        return image_error(err, part.url)
     finally:
         os.close(descriptor)
 
 
-def _read_descriptor(descriptor: int, span: Span, max_bytes: int) -> bytes | ImageError:
+def _read_descriptor(descriptor: int, part: ByteRange, max_bytes: int) -> bytes | ImageError:
     found = os.fstat(descriptor)
     if stat.S_ISDIR(found.st_mode):
-        raise IsADirectoryError(f"{span.url} is a folder")
+        raise IsADirectoryError(f"{part.url} is a folder")
     if not stat.S_ISREG(found.st_mode):
-        return ImageError("unsupported", "fetch", f"{span.url}: is no regular file")
-    if span.end is None and found.st_size > max_bytes:
-        return too_large(span.url, max_bytes)
-    end = found.st_size if span.end is None else min(span.end, found.st_size)
-    return _pread(descriptor, span.start, end - span.start)
+        return ImageError("unsupported", "fetch", f"{part.url}: is no regular file")
+    if part.end is None and found.st_size > max_bytes:
+        return too_large(part.url, max_bytes)
+    end = found.st_size if part.end is None else min(part.end, found.st_size)
+    return _pread(descriptor, part.start, end - part.start)
 
 
 def _pread(descriptor: int, start: int, count: int) -> bytes:
@@ -129,23 +129,23 @@ def _pread(descriptor: int, start: int, count: int) -> bytes:
     return data
 
 
-async def _read_remote(span: Span, gate: asyncio.Semaphore, options: FetchOptions) -> bytes | ImageError:
+async def _read_remote(part: ByteRange, gate: asyncio.Semaphore, options: FetchOptions) -> bytes | ImageError:
     try:
-        data: bytes = await AsyncRetrying(**_retrying(options))(_read_once, span, gate, options)
+        data: bytes = await AsyncRetrying(**_retrying(options))(_read_once, part, gate, options)
     except SourceError:
         raise
     except (RequestError, UnicodeError) as err:  # UnicodeError: an invalid host or key name
-        return ImageError("unsupported", "fetch", f"{span.url}: {err}")
+        return ImageError("unsupported", "fetch", f"{part.url}: {err}")
     except Exception as err:  # noqa: BLE001 (image_error raises errors again that do not concern input)
-        return image_error(err, span.url, "unsupported" if _is_not_understood(err, span) else None)
-    if span.end is None and len(data) > options.max_bytes:
-        return too_large(span.url, options.max_bytes)
+        return image_error(err, part.url, "unsupported" if _is_not_understood(err, part) else None)
+    if part.end is None and len(data) > options.max_bytes:
+        return too_large(part.url, options.max_bytes)
     return data
 
 
-def _is_not_understood(error: Exception, span: Span) -> bool:
+def _is_not_understood(error: Exception, part: ByteRange) -> bool:
     """Returns whether ``error`` is about the URI of one image, not about a container or this project's code."""
-    return span.end is None and not is_http(span.url) and isinstance(error, _NOT_UNDERSTOOD)
+    return part.end is None and not is_http(part.url) and isinstance(error, _NOT_UNDERSTOOD)
 
 
 def _retrying(options: FetchOptions) -> dict[str, Any]:
@@ -157,18 +157,18 @@ def _retrying(options: FetchOptions) -> dict[str, Any]:
     }
 
 
-async def _read_once(span: Span, gate: asyncio.Semaphore, options: FetchOptions) -> bytes:
+async def _read_once(part: ByteRange, gate: asyncio.Semaphore, options: FetchOptions) -> bytes:
     # One byte above the limit distinguishes a file at the limit from a longer one.
-    end = options.max_bytes + 1 if span.end is None else span.end
+    end = options.max_bytes + 1 if part.end is None else part.end
     async with gate, asyncio.timeout(options.timeout):  # waiting at the gate does not count
-        if is_http(span.url):
-            return await http.read(span, end, options)
-        fs, path = filesystem(span.url)
+        if is_http(part.url):
+            return await http.read(part, end, options)
+        fs, path = filesystem(part.url)
         try:
-            with one_try():  # retries are counted here
+            with single_attempt():  # retries are counted here
                 if isinstance(fs, AsyncFileSystem):
-                    return await fs._cat_file(path, start=span.start, end=end)
-                return await asyncio.to_thread(fs.cat_file, path, start=span.start, end=end)
+                    return await fs._cat_file(path, start=part.start, end=end)
+                return await asyncio.to_thread(fs.cat_file, path, start=part.start, end=end)
         except Exception as err:
             if str(getattr(err, "code", "")) == str(_RANGE_PAST_END):  # gcsfs, for an empty object
                 return b""

@@ -24,7 +24,7 @@ HOUR = 3600.0
 
 
 @dataclass
-class Waste:
+class Garbage:
     """The files that a vacuum removes, in its order: commits, snapshots, everything else."""
 
     commits: list[Entry] = field(default_factory=list)
@@ -44,24 +44,24 @@ def vacuum(url: str, keep: int, grace_hours: float, clock: Callable[[], float] =
     """
     gone: list[Entry] = []
     for step in ("commits", "snapshots", "others"):
-        entries = getattr(find_waste(url, keep, grace_hours, clock), step)
+        entries = getattr(find_garbage(url, keep, grace_hours, clock), step)
         remove(url, [entry.name for entry in entries])
         gone += entries
     return gone
 
 
-def find_waste(url: str, keep: int, grace_hours: float, clock: Callable[[], float] = time.time) -> Waste:
+def find_garbage(url: str, keep: int, grace_hours: float, clock: Callable[[], float] = time.time) -> Garbage:
     """Returns what ``vacuum`` would remove from the store in its current state."""
-    look = _Look(url, keep, clock() - grace_hours * HOUR)
-    named = look.named()
-    return Waste(
-        commits=[entry for entry in look.old_commits() if entry.name not in named],
-        snapshots=look.dropped(),
-        others=[entry for entry in _others(url) if entry.name not in named and entry.changed < look.before],
+    state = _StoreState(url, keep, clock() - grace_hours * HOUR)
+    named = state.named()
+    return Garbage(
+        commits=[entry for entry in state.old_commits() if entry.name not in named],
+        snapshots=state.dropped(),
+        others=[entry for entry in _others(url) if entry.name not in named and entry.changed < state.before],
     )
 
 
-class _Look:
+class _StoreState:
     """The current state of the store: commits, all snapshots and those to keep, and runs that may be active.
 
     ``waiting`` are commits that no snapshot has named; ``before`` is the start of the grace period (Unix time).

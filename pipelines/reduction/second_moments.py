@@ -17,7 +17,7 @@ BLOCK = 4096  # cells per matrix product: a float64 copy of 64 MiB at 2,048 chan
 
 
 @dataclass(eq=False)
-class Moments:
+class SecondMoments:
     """Sums over cells ``x``: their number, ``x`` [C], ``x xᵀ`` [C, C] (symmetric); sums in float64."""
 
     channels: int
@@ -38,7 +38,7 @@ class Moments:
             self.sums += block.sum(0)
             self.products += block.T @ block  # numpy lets BLAS compute only one triangle
 
-    def merge(self, other: Moments) -> None:
+    def merge(self, other: SecondMoments) -> None:
         """Adds the sums of another part."""
         self.images += other.images
         self.cells += other.cells
@@ -60,7 +60,7 @@ class Decomposition(NamedTuple):
     singular_values: np.ndarray
 
 
-def decompose(moments: Moments, count: int, center: bool = False, scale: bool = False) -> Decomposition:
+def decompose(moments: SecondMoments, count: int, center: bool = False, scale: bool = False) -> Decomposition:
     """Returns the first ``count`` right singular vectors of the matrix of all cells, minus their mean if ``center``.
 
     They are the eigenvectors of the second moments. A vector's sign is arbitrary; its largest number is made

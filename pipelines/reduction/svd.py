@@ -1,6 +1,6 @@
 """Features to components with Beam: sums second moments in one pass and decomposes them at the end.
 
-moments = p | NameShards | ReadFeatures | GatherMoments   # shuffles one [C, C] matrix per bundle, no features
+moments = p | NameShards | ReadFeatures | SumMoments   # shuffles one [C, C] matrix per bundle, no features
 moments | WriteComponents                                 # seconds, on one worker; an atomic write
 """
 
@@ -12,7 +12,7 @@ import apache_beam as beam
 import numpy as np
 
 from captionbeam.pipelines.bulk.find import is_sampled
-from captionbeam.pipelines.reduction.second_moments import Decomposition, Moments, decompose
+from captionbeam.pipelines.reduction.second_moments import Decomposition, SecondMoments, decompose
 from captionbeam.pipelines.workers import progress_counter
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.pipelines.workers.output import storage_error
@@ -104,32 +104,32 @@ class FitComponents(beam.PTransform):
             | "NameShards" >> beam.Create(self._tasks)
             | "SpreadShards" >> beam.Reshuffle()
             | "ReadFeatures" >> beam.FlatMap(across_workers(read_features), self._options, self._run_id)
-            | "GatherMoments" >> beam.CombineGlobally(GatherMoments(self._channels))
+            | "SumMoments" >> beam.CombineGlobally(SumMoments(self._channels))
             | "WriteComponents"
             >> beam.Map(across_workers(write_components), self._url, self._about, self._options)
         )
 
 
-class GatherMoments(beam.CombineFn):
-    """Features ``[images, ..., C]`` -> their Moments. Merging is associative up to float64's rounding."""
+class SumMoments(beam.CombineFn):
+    """Features ``[images, ..., C]`` -> their SecondMoments. Merging is associative up to float64's rounding."""
 
     def __init__(self, channels: int) -> None:
         self._channels = channels
 
-    def create_accumulator(self) -> Moments:
-        return Moments(self._channels)
+    def create_accumulator(self) -> SecondMoments:
+        return SecondMoments(self._channels)
 
-    def add_input(self, mutable_accumulator: Moments, element: np.ndarray) -> Moments:
+    def add_input(self, mutable_accumulator: SecondMoments, element: np.ndarray) -> SecondMoments:
         mutable_accumulator.add(element)
         return mutable_accumulator
 
-    def merge_accumulators(self, accumulators: Iterable[Moments]) -> Moments:
+    def merge_accumulators(self, accumulators: Iterable[SecondMoments]) -> SecondMoments:
         merged = self.create_accumulator()
         for one in accumulators:
             merged.merge(one)
         return merged
 
-    def extract_output(self, accumulator: Moments) -> Moments:
+    def extract_output(self, accumulator: SecondMoments) -> SecondMoments:
         return accumulator
 
 
@@ -143,7 +143,7 @@ def read_features(task: Task, options: SvdOptions, run_id: str = "svd") -> Itera
         for group, size in enumerate(data.group_rows):
             batch = with_tensors(data.read(group, columns))
             kept = _kept(batch.column(0).to_pylist(), start, dead, options)
-            progress_counter.seen(run_id, size)
+            progress_counter.add(run_id, size)
             if len(kept):
                 rows = batch.column(1).to_numpy_ndarray()
                 yield rows if len(kept) == size else rows[kept]
@@ -164,7 +164,7 @@ def images_so_far(run_id: str) -> int:
     return progress_counter.count(run_id)
 
 
-def write_components(moments: Moments, url: str, about: Mapping[str, Any], options: SvdOptions) -> None:
+def write_components(moments: SecondMoments, url: str, about: Mapping[str, Any], options: SvdOptions) -> None:
     """Decomposes the moments and writes the file atomically. Raises RequestError, SystemicError."""
     if not moments.images:
         raise RequestError("no image of the store is among those of --ids, or in the --sample; expected some")

@@ -53,7 +53,7 @@ def read_images(url: str) -> list[dict[str, Any]]:
 
 
 def _is_below_root(name: str) -> bool:
-    return not lists.is_whole(name) and ".." not in name.split("/")
+    return not lists.is_absolute(name) and ".." not in name.split("/")
 
 
 def _is_there(uri: str) -> bool:

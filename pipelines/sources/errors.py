@@ -19,7 +19,7 @@ from captionbeam.schemas.errors import (
     is_transient,
 )
 from captionbeam.schemas.storage.object_stores import status_of
-from captionbeam.schemas.storage.retrying import passes_by
+from captionbeam.schemas.storage.retrying import is_transient_status
 
 # The first class of the error's MRO in this table decides. An interrupted response is a network error and
 # transient; a short file is "truncated", which is permanent.
@@ -140,7 +140,11 @@ def _code(error: BaseException, where: str, unknown: str | None) -> str:
 
 
 def _systemic(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in _BROKEN_MACHINE and not passes_by(status_of(error)):
+    if (
+        isinstance(error, OSError)
+        and error.errno in _BROKEN_MACHINE
+        and not is_transient_status(status_of(error))
+    ):
         return True
     return any(_is_about_credentials(cause) for cause in _causes(error))
 
@@ -179,7 +183,7 @@ def _status(error: BaseException) -> int | None:
         status = getattr(error, "status", None)
     elif name == "HttpError":
         status = getattr(error, "code", None)
-    elif passes_by(status_of(error)):  # s3fs reports 429 and 5xx as disk errors
+    elif is_transient_status(status_of(error)):  # s3fs reports 429 and 5xx as disk errors
         status = status_of(error)
     return int(status) if status is not None and str(status).isdigit() else None
 

@@ -58,14 +58,14 @@ def list_rows(spec: SourceSpec) -> Iterator[ImageRef]:
         yield ref._replace(former=printable(former) if former != image_id else "")
 
 
-def settle_list(spec: SourceSpec, uri_column: str | None, id_column: str | None) -> SourceSpec:
+def resolve_list_columns(spec: SourceSpec, uri_column: str | None, id_column: str | None) -> SourceSpec:
     """Returns ``spec`` with its columns chosen from the list's first row. Raises SourceError."""
     first = next(iter(read_rows(spec.url)), None)
     if first is None:
         raise SourceError(f"source {spec.url!r} is an empty list; expected one URI or more")
     return spec._replace(
-        uri_column=_settled(spec.url, "URIs", first, uri_column, URI_COLUMNS),
-        id_column=_settled(spec.url, "ids", first, id_column, ID_COLUMNS, needed=False),
+        uri_column=_find_column(spec.url, "URIs", first, uri_column, URI_COLUMNS),
+        id_column=_find_column(spec.url, "ids", first, id_column, ID_COLUMNS, needed=False),
     )
 
 
@@ -99,12 +99,12 @@ def list_suffix(url: str) -> str:
 
 def resolve(uri: str, root: str) -> str:
     """Returns ``uri``, resolved against ``root`` if it is a relative path."""
-    if is_whole(uri):
+    if is_absolute(uri):
         return lower_scheme(uri)
     return f"{root.rstrip('/')}/{uri}" if root else uri
 
 
-def is_whole(uri: str) -> bool:
+def is_absolute(uri: str) -> bool:
     """Returns whether ``uri`` is absolute, so that the root does not apply."""
     return uri.startswith("/") or files.scheme(uri) != ""
 
@@ -196,7 +196,7 @@ def _parquet_rows(url: str, columns: list[str]) -> Iterator[Mapping[str, Any]]:
             yield from batch.to_pylist()
 
 
-def _settled(
+def _find_column(
     url: str, what: str, row: Mapping[str, Any], wanted: str | None, usual: Sequence[str], needed: bool = True
 ) -> str:
     found = next((name for name in ((wanted,) if wanted else usual) if name in row), "")

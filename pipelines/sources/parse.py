@@ -28,7 +28,7 @@ _EXPECTED = (
 )
 # Number of files of a remote folder to examine for its content, enough to skip a few other files. If one of
 # them is an archive, all files are examined until an image is found, so that no archive is missed.
-_LOOKED_AT = 1000
+_EXAMINED_FILES = 1000
 AS_FOUND = SourceOptions()
 
 
@@ -173,13 +173,13 @@ def _checked(spec: SourceSpec, options: SourceOptions) -> SourceSpec:
         case "coco":
             coco.check_coco(spec)
         case "list":
-            return lists.settle_list(spec, options.uri_column, options.id_column)
+            return lists.resolve_list_columns(spec, options.uri_column, options.id_column)
         case "parquet":
-            return _settle_parquet(spec, options)
+            return _resolve_parquet(spec, options)
     return spec
 
 
-def _settle_parquet(spec: SourceSpec, options: SourceOptions) -> SourceSpec:
+def _resolve_parquet(spec: SourceSpec, options: SourceOptions) -> SourceSpec:
     """Chooses the column of image bytes, or else of URIs, in which case the file is a list."""
     with parquet.opened(spec.url) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
@@ -223,7 +223,7 @@ def _parse_folder(name: str, url: str, options: SourceOptions) -> list[SourceSpe
                 return [SourceSpec(name, "folder", url, url)]
             if _is_archive(found.url):
                 archives.append(found.url)
-            if number >= _LOOKED_AT and not archives and not is_local(url):
+            if number >= _EXAMINED_FILES and not archives and not is_local(url):
                 return [SourceSpec(name, "folder", url, url)]
     if not archives:
         raise SourceError(f"source {name!r} is a folder without images; expected {_EXPECTED}")
@@ -259,11 +259,11 @@ def _is_container(url: str) -> bool:
 def _archives(name: str, root: str, urls: list[str], options: SourceOptions) -> list[SourceSpec]:
     """Returns one entry per archive. Checks the first one of each kind; workers report errors in the others."""
     stores.refuse_store_files(name, urls)
-    settled: dict[str, SourceSpec] = {}
+    resolved: dict[str, SourceSpec] = {}
     specs = []
     for url in urls:
         spec = _container(name, url, _kind(url, name), options, root)
-        example = settled.get(spec.kind) or settled.setdefault(spec.kind, _checked(spec, options))
+        example = resolved.get(spec.kind) or resolved.setdefault(spec.kind, _checked(spec, options))
         specs.append(example._replace(url=url, root=_container(name, url, example.kind, options, root).root))
     return specs
 

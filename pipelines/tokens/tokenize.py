@@ -160,7 +160,7 @@ class _LearnTokenizer(beam.PTransform):
 def read_keyed(source: InputFile, run_id: str) -> Iterator[Keyed]:
     """Yields the captions of one file by image, including those of other splits. Raises RequestError."""
     for split, order, row, record in split_captions(source):
-        progress_counter.seen(f"{run_id} read", 1)
+        progress_counter.add(f"{run_id} read", 1)
         yield record.key, (split, order, row, record.image_id, record.file_name, record.caption)
 
 
@@ -186,7 +186,7 @@ def encode_image(
     """
     key, captions = image
     everything = sorted(captions)
-    progress_counter.seen(f"{run_id} encoded", len(everything))
+    progress_counter.add(f"{run_id} encoded", len(everything))
     wanted = [caption for caption in everything if caption[0]]
     splits = {split for split, *_ in wanted}
     if len(splits) > 1:

@@ -42,7 +42,7 @@ def unmarked(error: BaseException) -> CaptionbeamError | None:
 
 
 @contextmanager
-def crossing(options: storage_options.Options) -> Iterator[None]:
+def worker_boundary(options: storage_options.Options) -> Iterator[None]:
     """Opens filesystems with the job's ``options``, which ``storage.options.current()`` returned on the launcher.
 
     Marks captionbeam errors for the launcher. Converts an OSError of the storage to a SystemicError.
@@ -61,20 +61,20 @@ def crossing(options: storage_options.Options) -> Iterator[None]:
 
 
 def across_workers(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps ``function`` (or generator function) in ``crossing``, with the launcher's current options."""
+    """Wraps ``function`` (or generator function) in ``worker_boundary``, with the launcher's current options."""
     options = storage_options.current()
     if inspect.isgeneratorfunction(function):
 
         @functools.wraps(function)
         def generating(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            with crossing(options):
+            with worker_boundary(options):
                 yield from function(*args, **kwargs)
 
         return generating
 
     @functools.wraps(function)
     def calling(*args: Any, **kwargs: Any) -> Any:
-        with crossing(options):
+        with worker_boundary(options):
             return function(*args, **kwargs)
 
     return calling

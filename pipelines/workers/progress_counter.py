@@ -9,16 +9,16 @@ import threading
 from collections import Counter
 
 _lock = threading.Lock()
-_seen: Counter[str] = Counter()
+_counts: Counter[str] = Counter()
 
 
-def seen(run_id: str, images: int) -> None:
+def add(run_id: str, images: int) -> None:
     """Adds to a run's number of images."""
     with _lock:
-        _seen[run_id] += images
+        _counts[run_id] += images
 
 
 def count(run_id: str) -> int:
     """Returns a run's number of images in this process."""
     with _lock:
-        return _seen[run_id]
+        return _counts[run_id]

@@ -14,7 +14,7 @@ from captionbeam.pipelines.bulk.plan import read_shard
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.workers import progress_counter
 from captionbeam.pipelines.workers.batches import WorkerJob
-from captionbeam.pipelines.workers.boundary import crossing
+from captionbeam.pipelines.workers.boundary import worker_boundary
 from captionbeam.pipelines.workers.engine import Engine, load_engine
 from captionbeam.pipelines.workers.shards import Fetch, process_shard
 from captionbeam.schemas.records import Shard, ShardReport
@@ -33,7 +33,7 @@ class ProcessShards(beam.PTransform):
     ) -> None:
         super().__init__()
         self._run, self._fetch = run, fetch
-        self._load = partial(load_engine, run, job, threads, processes)
+        self._load = partial(load_engine, job, threads, processes, run)
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         work = _ProcessShard(self._run, self._load, self._fetch)
@@ -48,7 +48,7 @@ class _ProcessShard(beam.DoFn):
 
     def setup(self) -> None:
         """Gets the process's engine, and loads it the first time."""
-        with crossing(self._storage):
+        with worker_boundary(self._storage):
             self._engine = self._shared.acquire(self._load, tag=self._run.run_id)
 
     def process(self, shards: Sequence[Shard]) -> Iterator[ShardReport]:
@@ -58,14 +58,14 @@ class _ProcessShard(beam.DoFn):
 
     def _process(self, shard: Shard) -> ShardReport:
         engine = self._ready()
-        with crossing(self._storage):
+        with worker_boundary(self._storage):
             report, counts = process_shard(
                 shard.shard_id,
                 read_shard(shard),
                 engine,
                 self._run,
                 self._fetch,
-                seen=lambda images: progress_counter.seen(self._run.run_id, images),
+                seen=lambda images: progress_counter.add(self._run.run_id, images),
             )
             if report.fresh:
                 engine.did(report.rows + report.failures)
@@ -74,7 +74,7 @@ class _ProcessShard(beam.DoFn):
 
     def finish_bundle(self) -> None:
         """Writes the process's record at the end of a bundle."""
-        with crossing(self._storage):
+        with worker_boundary(self._storage):
             self._ready().write_record()
 
     def _ready(self) -> Engine:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.formats.hdf5 import Hdf5Data, Hdf5Writer
 from captionbeam.schemas.formats.parquet import ParquetData, ParquetWriter
-from captionbeam.schemas.storage.object_stores import refusals
+from captionbeam.schemas.storage.object_stores import as_os_errors
 
 FORMATS = ("parquet", "hdf5")
 SUFFIX = {"parquet": ".parquet", "hdf5": ".h5"}
@@ -33,7 +33,7 @@ def open_writer(url: str, schema: pa.Schema) -> DataWriter:
 
 def open_data(url: str) -> DataFile:
     """Returns a reader for the format of the URL's suffix. Raises OSError, StoreError."""
-    with refusals(url):
+    with as_os_errors(url):
         return Hdf5Data(url) if url.endswith(SUFFIX["hdf5"]) else ParquetData(url)
 
 

@@ -23,7 +23,7 @@ from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.parquet import rows_per_group
 from captionbeam.schemas.records import WrittenFile
 from captionbeam.schemas.storage import files
-from captionbeam.schemas.storage.object_stores import refusals
+from captionbeam.schemas.storage.object_stores import as_os_errors
 
 _TEXT = h5py.string_dtype("utf-8")
 
@@ -154,7 +154,7 @@ class Hdf5Writer:
         )
         if not self._local:
             fs, path = files.split(self._url)
-            with refusals(self._url):
+            with as_os_errors(self._url):
                 fs.put_file(self._path, path)
             os.unlink(self._path)
         return record

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.records import WrittenFile
 from captionbeam.schemas.storage import files
-from captionbeam.schemas.storage.object_stores import discard, refusals
+from captionbeam.schemas.storage.object_stores import as_os_errors, discard
 
 GROUP_BYTES = 8 << 20
 MAX_GROUP_ROWS = 4096
@@ -68,7 +68,7 @@ class ParquetWriter:
         if files.is_local(self._fs):
             self._fs.makedirs(self._fs._parent(self._path), exist_ok=True)
         self._schema, self._name = schema, url.rsplit("/", 1)[-1]
-        with refusals(self._path):
+        with as_os_errors(self._path):
             self._raw = self._fs.open(self._path, "wb")
         self._stream = HashingStream(self._raw)
         grids = [field.name for field in schema if arrow.is_grid(field)]
@@ -93,7 +93,7 @@ class ParquetWriter:
 
     def _flush(self, rows: int) -> None:
         table = pa.Table.from_batches(self._held, schema=self._schema)
-        with refusals(self._path):
+        with as_os_errors(self._path):
             self._writer.write_table(table.slice(0, rows), row_group_size=rows)
         self._held = table.slice(rows).to_batches()
 
@@ -102,7 +102,7 @@ class ParquetWriter:
         rest = sum(held.num_rows for held in self._held)
         if rest:
             self._flush(rest)
-        with refusals(self._path):
+        with as_os_errors(self._path):
             self._writer.close()
             self._raw.flush()
             if files.is_local(self._fs):  # must be on the disk before the commit that names it

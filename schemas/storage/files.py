@@ -27,11 +27,11 @@ from fsspec.core import has_magic, url_to_fs
 from captionbeam.schemas.errors import FingerprintError, RequestError
 from captionbeam.schemas.storage import object_stores
 from captionbeam.schemas.storage import options as _options  # noqa: F401 (registers the classes that open gs and s3)
-from captionbeam.schemas.storage.object_stores import refusals
+from captionbeam.schemas.storage.object_stores import as_os_errors
 
 ATOMIC_CREATE = frozenset({"file", "local", "gs", "gcs", "s3", "s3a", "memory"})
 HAVE_KEYS = frozenset({"gs", "gcs", "s3", "s3a", "http", "https"})
-# As object_stores.refusals and s3fs report 5xx
+# As object_stores.as_os_errors and s3fs report 5xx
 _PASSING = frozenset({errno.EIO, errno.EBUSY, errno.ETIMEDOUT})
 _memory_lock = threading.Lock()
 
@@ -88,7 +88,7 @@ def _creates_once(url: str) -> bool:
         return create(probe, b"") and not create(probe, b"")
     finally:
         fs, path = split(probe)
-        with refusals(probe):
+        with as_os_errors(probe):
             fs.rm_file(path)
 
 
@@ -107,14 +107,14 @@ def absolute(url: str) -> str:
 def exists(url: str) -> bool:
     """Returns whether a file or folder exists at ``url``, without using a cached listing."""
     fs, path = split(url)
-    with refusals(url):
+    with as_os_errors(url):
         return fs.exists(path)
 
 
 def read_bytes(url: str) -> bytes:
     """Returns the whole file. Raises FileNotFoundError."""
     fs, path = split(url)
-    with refusals(url):
+    with as_os_errors(url):
         return fs.cat_file(path)
 
 
@@ -133,7 +133,7 @@ def names(url: str) -> list[str]:
     """
     fs, path = split(url)
     try:
-        with refusals(url):
+        with as_os_errors(url):
             listing = fs.ls(path, detail=False)
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -160,7 +160,7 @@ def write_atomic(url: str, data: bytes) -> None:
     """Writes ``data`` to ``url`` and replaces what is there. Readers see the old or the new content, never a part."""
     fs, path = split(url)
     if not is_local(fs):
-        with refusals(url):
+        with as_os_errors(url):
             fs.pipe_file(path, data)
         return
     os.replace(_write_beside(path, data), path)
@@ -169,7 +169,7 @@ def write_atomic(url: str, data: bytes) -> None:
 def write_in_place(url: str, data: bytes) -> None:
     """Writes ``data`` directly to ``url``, which may be a pipe, a device or a file that is a mount point."""
     fs, path = split(url)
-    with refusals(url), fs.open(path, "wb") as stream:
+    with as_os_errors(url), fs.open(path, "wb") as stream:
         stream.write(data)
 
 
@@ -183,7 +183,7 @@ def check_writable(url: str) -> None:
         folder = os.path.dirname(folder)
     probe = f"{folder}/.{uuid.uuid4().hex[:12]}.tmp"
     try:
-        with refusals(url):
+        with as_os_errors(url):
             fs.pipe_file(probe, b"")
             fs.rm_file(probe)
     except OSError as err:
@@ -195,7 +195,7 @@ def check_writable(url: str) -> None:
         ) from err
 
 
-def check_room(url: str) -> None:
+def check_local_writable(url: str) -> None:
     """Like ``check_writable``, but leaves no files and checks local folders only, for dry runs.
 
     Raises RequestError.
@@ -235,7 +235,7 @@ def copy_file(source: str, target: str, sha256: str | None = None) -> None:
 def _blocks(url: str) -> Generator[bytes]:
     """Yields the content of ``url`` in parts."""
     fs, path = split(url)
-    with refusals(url), fs.open(path, "rb") as reader:
+    with as_os_errors(url), fs.open(path, "rb") as reader:
         while block := reader.read(1 << 22):
             yield block
 
@@ -249,7 +249,7 @@ def _writing(url: str) -> Iterator[BinaryIO]:
     fs, path = split(url)
     local = is_local(fs)
     landing = _beside(path) if local else path
-    with refusals(url):
+    with as_os_errors(url):
         if local:
             os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         stream = fs.open(landing, "wb")
@@ -272,7 +272,7 @@ def remove(url: str) -> None:
     The path is taken literally; fsspec's ``rm`` would treat ``*``, ``?`` and ``[`` as a pattern.
     """
     fs, path = split(url)
-    with refusals(url):
+    with as_os_errors(url):
         if not fs.isdir(path):
             fs.rm_file(path)
         elif is_local(fs) or not has_magic(path):
@@ -311,7 +311,7 @@ def _write_beside(path: str, data: bytes) -> str:
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     temporary = _beside(path)
     try:
-        with refusals(path), open(temporary, "wb") as stream:
+        with as_os_errors(path), open(temporary, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())

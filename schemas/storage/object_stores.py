@@ -33,7 +33,7 @@ def create(fs: AbstractFileSystem, path: str, data: bytes) -> bool:
     options = {"Metadata": mark} if "s3" in fs.protocol else {"metadata": mark}
     for attempt in range(CONFLICTS):
         try:
-            with refusals(path):
+            with as_os_errors(path):
                 fs.pipe_file(path, data, mode="create", **options)
             return True
         except FileExistsError:
@@ -47,7 +47,7 @@ def create(fs: AbstractFileSystem, path: str, data: bytes) -> bool:
 
 def _mark_of(fs: AbstractFileSystem, path: str) -> str | None:
     try:
-        with refusals(path):
+        with as_os_errors(path):
             found: str | None = fs.getxattr(path, MARK)
     except (KeyError, FileNotFoundError):  # written by another program, or removed since
         return None
@@ -57,7 +57,7 @@ def _mark_of(fs: AbstractFileSystem, path: str) -> str | None:
 def discard(fs: AbstractFileSystem, path: str, stream: BinaryIO) -> None:
     """Discards what was written to ``stream``, which is open on ``path``. No file appears there."""
     if isinstance(stream, AbstractBufferedFile):
-        with suppress(OSError), refusals(path):
+        with suppress(OSError), as_os_errors(path):
             stream.discard()
         stream.closed = True  # else it would write its buffer when it is garbage collected
         return
@@ -67,7 +67,7 @@ def discard(fs: AbstractFileSystem, path: str, stream: BinaryIO) -> None:
 
 
 @contextmanager
-def refusals(path: str) -> Iterator[None]:
+def as_os_errors(path: str) -> Iterator[None]:
     """Converts errors of storage libraries to the equivalent OSError for ``path``.
 
     An OSError without a file name, as of a full disk, gets ``path`` as its file name.

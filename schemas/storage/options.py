@@ -37,9 +37,9 @@ _HARMLESS = frozenset(
 )
 _USER = re.compile(r"^([^/]*//)?[^/?#]*@")
 _NO_SECRET_TOKENS = frozenset({"anon", "cloud", "google_default", "cache", "browser"})
-_PATIENT = {
-    "gs": "captionbeam.schemas.storage.retrying_gs.PatientGCSFileSystem",
-    "s3": "captionbeam.schemas.storage.retrying_s3.PatientS3FileSystem",
+_RETRYING = {
+    "gs": "captionbeam.schemas.storage.retrying_gs.RetryingGCSFileSystem",
+    "s3": "captionbeam.schemas.storage.retrying_s3.RetryingS3FileSystem",
 }
 _SIZED = "captionbeam.schemas.storage.sized_http.SizedHTTPFileSystem"
 _ALIASES = {"gcs": "gs", "s3a": "s3", "https": "http"}
@@ -122,16 +122,16 @@ def name_of(protocol: str) -> str:
     return _ALIASES.get(protocol, protocol)
 
 
-def is_patient(kind: type) -> bool:
+def has_retries(kind: type) -> bool:
     """Returns whether ``kind`` is one of this project's filesystem classes for gs or s3."""
-    return f"{kind.__module__}.{kind.__qualname__}" in _PATIENT.values()
+    return f"{kind.__module__}.{kind.__qualname__}" in _RETRYING.values()
 
 
 def use_own_classes() -> None:
     """Registers the retrying classes for gs and s3 and the size-detecting class for HTTP with fsspec."""
     for name in ("http", "https"):
         fsspec.register_implementation(name, _SIZED, clobber=True)
-    for protocol, kind in _PATIENT.items():
+    for protocol, kind in _RETRYING.items():
         for name in (protocol, *(alias for alias, base in _ALIASES.items() if base == protocol)):
             fsspec.register_implementation(name, kind, clobber=True, errtxt=_NEEDS.get(protocol))
 

@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-TRIES = 8  # per request; total wait at most 32 s, or 7 minutes if Retry-After asks for it
+ATTEMPTS = 8  # per request; total wait at most 32 s, or 7 minutes if Retry-After asks for it
 FIRST_WAIT, LONGEST_WAIT = 0.25, 16.0  # seconds between tries: random, below a limit that doubles
-LONGEST_HEEDED = 60.0  # maximum seconds taken from Retry-After
-CONNECT_SECONDS, SILENT_SECONDS = (
+MAX_RETRY_AFTER = 60.0  # maximum seconds taken from Retry-After
+CONNECT_TIMEOUT, READ_TIMEOUT = (
     20.0,
     60.0,
 )  # limits for connecting, and for a connection without data
@@ -32,7 +32,7 @@ Answer = TypeVar("Answer")
 
 
 @contextmanager
-def one_try() -> Iterator[None]:
+def single_attempt() -> Iterator[None]:
     """Disables retries inside the block, because the caller counts the tries."""
     token = _once.set(True)
     try:
@@ -41,21 +41,21 @@ def one_try() -> Iterator[None]:
         _once.reset(token)
 
 
-def is_once() -> bool:
+def is_single_attempt() -> bool:
     """Returns whether an outer caller counts the tries."""
     return _once.get()
 
 
-async def patiently(
+async def retry_async(
     ask: Callable[[int], Awaitable[Answer]], passes: Callable[[BaseException], bool]
 ) -> Answer:
     """Returns the result of ``ask(attempt)`` (from 1), retried while ``passes`` says that its error is transient."""
-    if is_once():
+    if is_single_attempt():
         return await ask(1)
     async for attempt in AsyncRetrying(
-        stop=stop_after_attempt(TRIES), wait=wait, retry=retry_if_exception(passes), reraise=True
+        stop=stop_after_attempt(ATTEMPTS), wait=wait, retry=retry_if_exception(passes), reraise=True
     ):
-        with attempt, one_try():
+        with attempt, single_attempt():
             return await ask(attempt.retry_state.attempt_number)
     raise AssertionError("tenacity raises the last error")
 
@@ -63,15 +63,15 @@ async def patiently(
 def wait(state: RetryCallState) -> float:
     """Returns the seconds until the next try: random, and at least what the server's Retry-After asks for."""
     error = state.outcome.exception() if state.outcome else None
-    return max(_draw(state), min(LONGEST_HEEDED, getattr(error, "retry_after", 0.0)))
+    return max(_draw(state), min(MAX_RETRY_AFTER, getattr(error, "retry_after", 0.0)))
 
 
-def passes_by(status: int | None) -> bool:
+def is_transient_status(status: int | None) -> bool:
     """Returns whether an HTTP status is transient, so that the same request may succeed later."""
     return status is not None and (status in _RESTS or status >= 500) and status != 501
 
 
-def seconds_asked(header: str | None) -> float:
+def parse_retry_after(header: str | None) -> float:
     """Parses ``Retry-After``, in seconds or as a date (RFC 9110, 10.2.3); 0 if absent or invalid."""
     if not header:
         return 0.0
@@ -83,7 +83,7 @@ def seconds_asked(header: str | None) -> float:
         return 0.0
 
 
-def note(error: BaseException, header: Any) -> None:
+def note_retry_after(error: BaseException, header: Any) -> None:
     """Stores the response's ``Retry-After`` on ``error``, for ``wait``."""
-    if seconds := seconds_asked(header):
+    if seconds := parse_retry_after(header):
         error.retry_after = seconds  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ _sends: ContextVar[int] = ContextVar("sends", default=0)
 _told: ContextVar[str | None] = ContextVar("told", default=None)
 
 
-class PatientGCSFileSystem(GCSFileSystem):
+class RetryingGCSFileSystem(GCSFileSystem):
     """Retries in ``_request``, which makes all requests: reads, listings, and parts of uploads."""
 
     session_kwargs: dict[str, Any]
@@ -30,7 +30,7 @@ class PatientGCSFileSystem(GCSFileSystem):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=retrying.CONNECT_SECONDS, sock_read=retrying.SILENT_SECONDS
+            total=None, sock_connect=retrying.CONNECT_TIMEOUT, sock_read=retrying.READ_TIMEOUT
         )
         self.session_kwargs = {"timeout": timeout, "middlewares": (_hear,), **self.session_kwargs}
 
@@ -50,10 +50,10 @@ class PatientGCSFileSystem(GCSFileSystem):
                     raise
                 return done
             except Exception as err:
-                retrying.note(err, _told.get())
+                retrying.note_retry_after(err, _told.get())
                 raise
 
-        return await retrying.patiently(ask, _passes)
+        return await retrying.retry_async(ask, _passes)
 
     async def _done_before(self, method: str, path: str, headers: Any) -> Any:
         """Returns the lost response of an earlier try that succeeded; None if it did not."""
@@ -76,7 +76,11 @@ async def _hear(request: Any, handler: Any) -> Any:
 
 
 def _passes(error: BaseException) -> bool:
-    if isinstance(error, HttpError) and str(error.code).isdigit() and retrying.passes_by(int(error.code)):
+    if (
+        isinstance(error, HttpError)
+        and str(error.code).isdigit()
+        and retrying.is_transient_status(int(error.code))
+    ):
         return True
     transport = (TimeoutError, ConnectionError, google.auth.exceptions.TransportError)
     return isinstance(error, transport) or is_retriable(error)

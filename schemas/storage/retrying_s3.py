@@ -19,14 +19,14 @@ _PASSING_CODES = frozenset(
 _BODY_TRIES = 5  # tries to read an interrupted response body, as in s3fs
 
 
-class PatientS3FileSystem(S3FileSystem):
+class RetryingS3FileSystem(S3FileSystem):
     """Retries in ``_call_s3``, which makes all requests. botocore's own retries are off."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         given = kwargs.pop("config_kwargs", None) or {}
         config = {
-            "connect_timeout": retrying.CONNECT_SECONDS,
-            "read_timeout": retrying.SILENT_SECONDS,
+            "connect_timeout": retrying.CONNECT_TIMEOUT,
+            "read_timeout": retrying.READ_TIMEOUT,
             "retries": {"mode": "standard", "total_max_attempts": 1},
             **given,
         }
@@ -35,21 +35,21 @@ class PatientS3FileSystem(S3FileSystem):
     @property
     def retries(self) -> int:
         """The number of tries that s3fs makes itself: one if the caller counts them."""
-        return 1 if retrying.is_once() else _BODY_TRIES
+        return 1 if retrying.is_single_attempt() else _BODY_TRIES
 
     async def _call_s3(self, method: str, *args: Any, **kwargs: Any) -> Any:
         async def ask(attempt: int) -> Any:
             try:
-                return await super(PatientS3FileSystem, self)._call_s3(method, *args, **kwargs)
+                return await super(RetryingS3FileSystem, self)._call_s3(method, *args, **kwargs)
             except FileNotFoundError:
                 if method == "complete_multipart_upload" and attempt > 1:
                     return await self._completed(kwargs)
                 raise
             except Exception as err:
-                retrying.note(err, _retry_after(err))
+                retrying.note_retry_after(err, _retry_after(err))
                 raise
 
-        return await retrying.patiently(ask, _passes)
+        return await retrying.retry_async(ask, _passes)
 
     call_s3 = sync_wrapper(_call_s3)  # s3fs's own is bound to its own _call_s3
 
@@ -66,7 +66,7 @@ def _passes(error: BaseException) -> bool:
     cause = error if isinstance(error, ClientError) else error.__cause__
     if isinstance(cause, ClientError) and cause.response.get("Error", {}).get("Code") in _PASSING_CODES:
         return True
-    if retrying.passes_by(status_of(error)):
+    if retrying.is_transient_status(status_of(error)):
         return True
     return isinstance(error, (*S3_RETRYABLE_ERRORS, TimeoutError, ConnectionError)) or _is_a_connections(
         error

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from captionbeam.schemas.fingerprint import sha256_stream
 from captionbeam.schemas.storage import files
-from captionbeam.schemas.storage.object_stores import refusals
+from captionbeam.schemas.storage.object_stores import as_os_errors
 
 
-def is_whole(url: str, sha256: str) -> bool:
+def has_sha256(url: str, sha256: str) -> bool:
     """Returns whether the file at ``url`` exists and has the SHA-256 ``sha256`` (hexadecimal). Reads all of it."""
     fs, path = files.split(url)
     try:
-        with refusals(url), fs.open(path, "rb") as stream:
+        with as_os_errors(url), fs.open(path, "rb") as stream:
             return sha256_stream(stream) == sha256
     except FileNotFoundError:
         return False
@@ -22,11 +22,11 @@ def keep_file(source: str, target: str, sha256: str) -> None:
 
     Raises FingerprintError if the hash of ``source`` differs, and FileNotFoundError.
     """
-    if not is_whole(target, sha256):
+    if not has_sha256(target, sha256):
         files.copy_file(source, target, sha256)
 
 
 def keep_bytes(data: bytes, target: str, sha256: str) -> None:
     """Writes ``data``, whose SHA-256 is ``sha256``, to ``target`` unless ``target`` already has that hash."""
-    if not is_whole(target, sha256):
+    if not has_sha256(target, sha256):
         files.write_atomic(target, data)

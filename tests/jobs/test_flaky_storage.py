@@ -15,7 +15,6 @@ from tests.builders.commands import captionbeam
 from tests.builders.key_servers import ADDRESS
 from tests.builders.meddler import HANG_UP, LOSE_THE_ANSWER, Weather, meddling
 
-pytestmark = [pytest.mark.engines, pytest.mark.slow]
 SEED = 7
 COUNTS = {"train": 6, "val": 2, "test": 3}
 SMALL = ["--embed-dim", 8, "--hidden-dim", 8, "--attention-dim", 8, "--feature-dim", 8]
@@ -80,7 +79,6 @@ def calm(scenes, tmp_path_factory):
     return given(folder)
 
 
-@pytest.mark.cluster
 def test_the_whole_path_through_bad_weather(bucket, scenes, calm, monkeypatch, tmp_path):
     kind = bucket.server.protocol
     upload(bucket.url, scenes)
@@ -145,7 +143,7 @@ def test_what_does_not_pass_is_asked_for_once(refusing, status, error):
     fs, path = files.split(target)
     plan[:] = [status] * 20
     del seen[:]
-    with pytest.raises(error), files.refusals(target):
+    with pytest.raises(error), files.as_os_errors(target):
         fs.cat_file(path, start=0, end=1)
     assert len(seen) == 1
 

@@ -17,8 +17,8 @@ from captionbeam.pipelines.sources.buckets.key_pages import Keys, pages
 
 RANGES = 16  # maximum number of ranges from one range
 _PAGES = 10  # pages below which a range is not cut
-_LOOKS = 32  # maximum number of folders or prefixes to examine
-_LOOKS_AT_ONCE = 8
+_MAX_REQUESTS = 32  # maximum number of folders or prefixes to examine
+_CONCURRENT_REQUESTS = 8
 _CHARACTERS = 64  # maximum number of distinct characters at one position
 _LOWEST = " "  # lowest character in key names
 _LAST, _BEFORE_SURROGATES, _AFTER_SURROGATES = 0x10FFFF, 0xD7FF, 0xE000
@@ -36,13 +36,13 @@ def _bounds(fs: AbstractFileSystem, keys: Keys, ranges: int, page: int) -> set[s
     """Returns prefixes within the range as bounds, level by level, until there are enough for half the ranges."""
     bounds: set[str] = set()
     shared = commonprefix([keys.start, keys.end])  # noqa: RUF071 (compares characters)
-    stems, looks = [shared or keys.prefix], _LOOKS
-    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-        while stems and looks > 0 and 2 * len(bounds) < ranges:
+    stems, requests = [shared or keys.prefix], _MAX_REQUESTS
+    with ThreadPoolExecutor(_CONCURRENT_REQUESTS) as pool:
+        while stems and requests > 0 and 2 * len(bounds) < ranges:
             found = list(
-                pool.map(lambda stem: _children(fs, keys._replace(prefix=stem), page), stems[:looks])
+                pool.map(lambda stem: _children(fs, keys._replace(prefix=stem), page), stems[:requests])
             )
-            looks -= len(stems)
+            requests -= len(stems)
             stems = [child for children in found for child in children]
             bounds.update(child for children in found for child in children[1:] if _inside(child, keys))
     return bounds

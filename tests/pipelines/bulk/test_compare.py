@@ -8,8 +8,7 @@ import pytest
 from captionbeam.pipelines.bulk.compare import (
     CompareStore,
     NameSources,
-    gone_part,
-    judge,
+    compare_image,
     read_counts,
     read_gone,
     sources_of,
@@ -49,29 +48,29 @@ def row(version="2", place="s/0", source="/i", code=None, dead=False):
     ],
 )
 def test_an_image_is_new_changed_gone_or_none_of_it(refs, base, kind, gone):
-    verdict = judge(refs, base, {"/i"})
+    verdict = compare_image(refs, base, {"/i"})
     assert (verdict.kind, tuple(verdict.gone)) == (kind, gone)
     assert (verdict.todo is not None) == (kind in ("new", "changed", "again"))
 
 
 def test_nothing_is_gone_from_a_listing_of_a_part():
-    assert judge([], [row()], {"/i"}, complete=False).gone == []
+    assert compare_image([], [row()], {"/i"}, complete=False).gone == []
 
 
 def test_an_image_that_came_back_replaces_its_dead_rows():
-    todo = judge([REF], [row(dead=True)], {"/i"}).todo
+    todo = compare_image([REF], [row(dead=True)], {"/i"}).todo
     assert todo is not None
     assert todo.replaces == "s/0"
 
 
 def test_another_sources_row_is_never_replaced():
     with pytest.raises(RequestError, match="image 'a.jpg' of /i would replace another one of /other"):
-        judge([REF], [row("1", source="/other")], {"/i"})
-    assert judge([REF], [row("1", source="/other")], {"/i", "/other"}).kind == "changed"
+        compare_image([REF], [row("1", source="/other")], {"/i"})
+    assert compare_image([REF], [row("1", source="/other")], {"/i", "/other"}).kind == "changed"
 
 
 def test_an_image_that_another_of_the_sources_had_is_done_again_so_that_its_row_says_where_it_is():
-    moved = judge([REF], [row(source="/old")], {"/i", "/old"})
+    moved = compare_image([REF], [row(source="/old")], {"/i", "/old"})
     assert (moved.kind, moved.todo) == ("moved", REF._replace(replaces="s/0"))
 
 
@@ -113,22 +112,3 @@ def test_a_listing_that_breaks_off_deletes_nothing(tmp_path):
     with pytest.raises(SourceError, match="no-such"):
         compare(run, FindImages(specs), ["/images"])
     assert layout.snapshot_ids(run.url) == [1]
-
-
-def test_features_name_every_source_they_ever_had(tmp_path):
-    store = make_features(f"{tmp_path}/store", ["a"], (2, 2, 1))
-
-    def build(pipeline):
-        names = pipeline | NameSources(["/more", "/images"], store)
-        return (
-            names
-            | beam.combiners.ToList()
-            | beam.Map(lambda names: (tmp_path / "names").write_text(repr(sorted(names))))
-        )
-
-    run_pipeline([], build)
-    assert (tmp_path / "names").read_text() == "['/images', '/more']"
-
-
-def test_a_shards_gone_rows_go_to_one_file():
-    assert len({gone_part(f"s/{row}", 7) for row in range(9)}) == 1

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captionbeam.pipelines.reduction import second_moments as module
-from captionbeam.pipelines.reduction.second_moments import Moments, decompose
-from captionbeam.pipelines.reduction.svd import GatherMoments
+from captionbeam.pipelines.reduction.second_moments import SecondMoments, decompose
+from captionbeam.pipelines.reduction.svd import SumMoments
 
 
 def features(images: int = 40, channels: int = 6, seed: int = 0) -> np.ndarray:
@@ -19,8 +19,8 @@ def features(images: int = 40, channels: int = 6, seed: int = 0) -> np.ndarray:
     return (mixed @ random.standard_normal((channels, channels)) + 1).astype(np.float16)
 
 
-def gathered(*parts: np.ndarray) -> Moments:
-    combine = GatherMoments(parts[0].shape[-1])
+def gathered(*parts: np.ndarray) -> SecondMoments:
+    combine = SumMoments(parts[0].shape[-1])
     accumulators = [combine.add_input(combine.create_accumulator(), part) for part in parts]
     return combine.extract_output(combine.merge_accumulators(accumulators))
 
@@ -31,15 +31,6 @@ def test_the_vectors_are_the_right_singular_vectors_of_all_cells():
     _, values, vectors = np.linalg.svd(matrix, full_matrices=False)
     assert np.abs(found.vectors @ vectors.T).round(9).tolist() == np.eye(4, 6).tolist()
     np.testing.assert_allclose(found.singular_values, values, rtol=1e-10)
-
-
-def test_centred_they_are_the_principal_components():
-    matrix = features().reshape(-1, 6).astype(np.float64)
-    found = decompose(gathered(features()), 6, center=True)
-    _, values, vectors = np.linalg.svd(matrix - matrix.mean(0), full_matrices=False)
-    assert np.abs(found.vectors @ vectors.T).round(9).tolist() == np.eye(6).tolist()
-    np.testing.assert_allclose(found.variance, values**2 / len(matrix), rtol=1e-10)
-    np.testing.assert_allclose(found.mean, matrix.mean(0), rtol=1e-12)
 
 
 @pytest.mark.parametrize("center", [False, True])
@@ -68,11 +59,6 @@ def test_the_variance_is_that_of_the_projected_features(center):
     assert found.total == pytest.approx(matrix.var(0).sum(), rel=1e-12)
 
 
-def test_a_vectors_largest_number_is_positive():
-    vectors = decompose(gathered(features()), 6).vectors
-    assert all(row[np.abs(row).argmax()] > 0 for row in vectors)
-
-
 @settings(max_examples=40, deadline=None)
 @given(st.permutations(range(30)), st.lists(st.integers(1, 29), max_size=6), st.integers(1, 50))
 def test_any_order_partition_and_block_gives_the_same(order, cuts, block):
@@ -88,10 +74,3 @@ def test_any_order_partition_and_block_gives_the_same(order, cuts, block):
     np.testing.assert_allclose(merged.products, whole.products, rtol=1e-10)
     one, other = decompose(merged, 6), decompose(whole, 6)
     np.testing.assert_allclose(one.singular_values, other.singular_values, rtol=1e-10)
-
-
-def test_merging_leaves_what_is_merged_as_it_was():
-    combine, parts = GatherMoments(6), [gathered(features(8, seed=at)) for at in range(2)]
-    before = [one.products.copy() for one in parts]
-    combine.merge_accumulators(parts)
-    assert [one.products.tolist() for one in parts] == [one.tolist() for one in before]

@@ -20,7 +20,7 @@ from captionbeam.jobs.cli import main
 from captionbeam.pipelines.bulk.compare import (
     CompareStore,
     NameSources,
-    judge,
+    compare_image,
     read_counts,
     write_counts,
     write_gone,
@@ -178,16 +178,6 @@ def test_touched_images_are_copied_and_changed_ones_computed(tmp_path, what):
     assert (PROCESSED, store.snapshot_id, counts) == ([], 2, counted(unchanged=7, known=7))
 
 
-def test_int8_codes_are_copied_as_they_are(tmp_path):
-    store, _ = refresh(tmp_path, [ref("1.jpg")], ITEMS, "int8")
-    refresh(tmp_path, [ref("1.jpg", "v2")], ITEMS, "int8", salt=1.0)
-    first, second = (
-        pa.parquet.read_table(path).select(["grid", "grid_scale"])
-        for path in sorted(Path(store.url, "data").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    )
-    assert first.equals(second)
-
-
 def test_copied_int8_rows_have_no_rounding_error_of_their_own(tmp_path, monkeypatch, capsys):
     """The originals of copied codes are not known: their error is neither 0 nor that of the other rows."""
     monkeypatch.setattr(
@@ -221,26 +211,9 @@ def shown(store, capsys):
     return " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
-def test_a_row_of_an_image_that_came_back_is_copied(tmp_path):
-    refs = [ref(name) for name in ITEMS]
-    refresh(tmp_path, refs, ITEMS)
-    refresh(tmp_path, refs[1:], ITEMS)
-    store, counts = refresh(tmp_path, refs, ITEMS, salt=1.0)
-    assert (PROCESSED, counts["new"], reused(store)) == ([], 1, 1)
-    assert sorted(rows(store)) == sorted(ITEMS)
-
-
-def test_another_fingerprint_copies_nothing(tmp_path):
-    refresh(tmp_path, [ref("1.jpg")], ITEMS)
-    store, _ = refresh(tmp_path, [ref("1.jpg", "v2")], ITEMS, "int8")
-    assert PROCESSED == ["1.jpg"]
-    assert reused(store) == 0
-
-
 OLD = ImageRef("a", "s3://b/a#1.jpg", "/images", None)
 NEW = OLD._replace(image_id="a#1.jpg", former="a")
 OTHER = ImageRef("a#2.jpg", "s3://b/a#2.jpg", "/images", None, former="a")
-TRUE = ImageRef("a", "s3://b/a", "/images", None)
 SPELLED = {"a": b"\1", "a#1.jpg": b"\1", "a#2.jpg": b"\2"}
 
 
@@ -258,24 +231,6 @@ def test_a_row_under_a_former_id_is_copied_to_its_own(tmp_path, operation):
     assert store.totals["rows"] == 3
     store, counts = refresh(tmp_path, [NEW, OTHER, ref("1.jpg")], {**SPELLED, **ITEMS})
     assert (PROCESSED, store.snapshot_id, counts) == ([], 2, counted(unchanged=3, known=3))
-
-
-def test_of_one_former_id_each_image_keeps_its_own_row(tmp_path):
-    """The row ``a`` is that of ``s3://b/a#1.jpg``; ``s3://b/a`` came later."""
-    refresh(tmp_path, [OLD], SPELLED)
-    items = {**SPELLED, "a": b"\3"}
-    for _ in range(3):
-        store, counts = refresh(tmp_path, [NEW, TRUE], items)
-        assert {name: value[0] for name, (_, value) in rows(store).items()} == {"a#1.jpg": 1, "a": 3}
-    assert counts == counted(unchanged=2, known=2)
-
-
-def test_captions_under_a_former_id_are_written_anew(tmp_path):
-    """What they draw depends on the id."""
-    items = dict.fromkeys(("a", "a#1.jpg"), as_item([{"text": "x", "logprob": -1.0, "tokens": ["x"]}]))
-    refresh(tmp_path, [OLD], items, "captions")
-    store, counts = refresh(tmp_path, [NEW], items, "captions")
-    assert (PROCESSED, counts, list(rows(store))) == (["a#1.jpg"], counted(moved=1, known=1), ["a#1.jpg"])
 
 
 def test_a_former_row_that_compacting_moved_meanwhile_goes_with_the_next_refresh(tmp_path):
@@ -301,21 +256,6 @@ def _address(url, image_id):
         for row in table.to_pylist()
         if row["image_id"] == image_id
     )
-
-
-def test_killed_between_two_shards_it_goes_on_and_copies_the_rest(tmp_path):
-    before = rows(refresh(tmp_path, [ref(name) for name in ITEMS], ITEMS)[0])
-    touched = [ref(name, "v2") for name in ITEMS]
-    killed = launch(tmp_path, "parquet")
-    write_plan(killed, "loose-0", judged(killed, touched), 3)
-    first, *_ = planned_shards(killed)
-    PROCESSED.clear()
-    process_shard(first.shard_id, read_shard(first), Engine(Counting()), killed, fetch_from(ITEMS))
-    store, counts = refresh(tmp_path, touched, ITEMS, salt=1.0)
-    assert PROCESSED == []
-    assert counts == counted(changed=7 - first.images, unchanged=first.images, known=7)
-    assert reused(store) == 7
-    assert rows(store) == {name: ("v2", value) for name, (_, value) in before.items()}
 
 
 def test_rows_whose_file_is_gone_are_computed_again(tmp_path):
@@ -355,7 +295,7 @@ def judged(run, refs):
         for own, found, existing in bring_home(name, images[name], base[name]):
             home[own][0].extend(found)
             home[own][1].extend(existing)
-    verdicts = {name: judge(found, existing, {"/images"}) for name, (found, existing) in home.items()}
+    verdicts = {name: compare_image(found, existing, {"/images"}) for name, (found, existing) in home.items()}
     gone = [row for name in verdicts for row in named_ids(",".join(verdicts[name].gone), name).items()]
     write_gone("000000", gone, run)
     write_counts(
@@ -406,7 +346,6 @@ def _former(uri, old):
 @pytest.mark.parametrize(
     ("name", "url", "other", "before"),
     [
-        ("/copy/photos", "/copy/features", "/first/features", "/first/photos"),
         ("/copy/in/photos", "/copy/out/features", "/first/out/features", "/first/in/photos"),
         ("gs://b/2/photos", "gs://b/2/features", "gs://a/1/features", "gs://a/1/photos"),
         ("/copy/photos", "/copy/features", "/first/other", ""),
