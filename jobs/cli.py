@@ -22,9 +22,9 @@ COMMANDS = {
     "tokenize": "tokenize",
     "train": "train",
     "caption": "caption:Caption",
-    "evaluate": "evaluate",
+    "evaluate": "evaluate:Evaluate",
     "predictions": "predictions",
-    "report": "report",
+    "report": "report:Report",
     "refresh": "refresh:Refresh",
     "store": "store",
     "schedule": "schedule",
@@ -82,6 +82,10 @@ def _run(words: list[str]) -> int:
 def parse(words: Sequence[str]) -> Command:
     """Returns the command that a ``captionbeam`` command line describes. Raises RequestError."""
     name, *rest = words
+    if words[:2] == ["store", "retry-failures"]:
+        from captionbeam.jobs.store_commands.retry import RetryFailures
+
+        return parse_command(RetryFailures, rest[1:])
     if name not in COMMANDS:
         raise RequestError(f"there is no command {name!r}; expected one of {', '.join(COMMANDS)}")
     module, _, owner = COMMANDS[name].partition(":")
