@@ -7,7 +7,7 @@ DEMO   ?= demo-output
 PYTEST_ARGS ?= -n auto --dist loadfile
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
-.PHONY: setup demo test test-engines check clean
+.PHONY: setup demo test test-engines check types docs clean
 
 setup: $(VENV)/.ready
 
@@ -34,13 +34,21 @@ test-engines: setup
 	$(PYTEST) -m engines
 
 # The same in CI and by hand: style, types, which package may import which, and every import declared in setup.py.
-check: setup
+check: setup types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@mkdir -p build/types/captionbeam
-	@for name in schemas capmodel pipelines jobs; do ln -sfn ../../../$$name build/types/captionbeam/$$name; done
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_house.py tests/test_dependencies.py
+
+# A folder in which the four packages lie below captionbeam, for programs that read sources without importing them.
+types:
+	@mkdir -p build/types/captionbeam
+	@for name in schemas capmodel pipelines jobs; do ln -sfn ../../../$$name build/types/captionbeam/$$name; done
+
+# The site is build/site/index.html. It is built without the network, and a warning is an error.
+docs: setup types
+	$(BIN)/python docs/pages.py build/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache
