@@ -76,10 +76,10 @@ def test_scaled_all_channels_weigh_alike(store, output, capsys):
     )
     capsys.readouterr()
     assert main(request_of(store, output)) == 2
-    assert "holds components of scaled True, not False; expected the same request" in capsys.readouterr().err
+    assert "has components of scaled True, not False; expected the same options" in capsys.readouterr().err
 
 
-def test_components_of_before_there_was_scaling_are_these_very_ones(store, output, capsys):
+def test_an_option_that_the_file_does_not_record_is_at_its_default(store, output, capsys):
     assert main(request_of(store, output)) == 0
     found = read_components(output)
     request = {name: value for name, value in found.about["request"].items() if name != "scaled"}
@@ -112,9 +112,9 @@ def test_again_there_is_nothing_to_do(store, output, capsys):
     before = read_components(output).sha256
     capsys.readouterr()
     assert main(request_of(store, output)) == 0
-    assert capsys.readouterr().out.startswith(f"nothing to do: {output} holds these very components\n")
+    assert capsys.readouterr().out.startswith(f"nothing to do: {output} has these components already\n")
     assert main(request_of(store, output, "--center")) == 2
-    assert "holds components of centered False, not True" in capsys.readouterr().err
+    assert "has components of centered False, not True" in capsys.readouterr().err
     assert read_components(output).sha256 == before
 
 
@@ -129,12 +129,8 @@ def test_dry_run_says_the_steps_and_writes_nothing(store, output, tmp_path, caps
     ("change", "sentence"),
     [
         (["--components", "6"], "6 components of 5 channels; expected --components of at most as many"),
-        (["--seed", "1"], "--seed 1 would do nothing without --sample; expected to leave it out"),
-        (
-            ["--output", "components.npz"],
-            "--output 'components.npz' would hold safetensors; expected a name that",
-        ),
-        (["--sample", "0"], "--sample 0 leaves no image; expected a share above 0"),
+        (["--output", "c.npz"], "--output is 'c.npz'; expected a name that ends in .safetensors"),
+        (["--sample", "0"], "--sample is 0.0; expected a share above 0, at most 1"),
         (["--ids", "nowhere.txt"], "--ids 'nowhere.txt' cannot be read"),
         (
             ["--sample", "0.0001"],
