@@ -1,4 +1,4 @@
-"""Validates the workers' device and precision as far as the launcher knows them."""
+"""Settles the workers' device and precision as far as the launcher knows them."""
 
 from __future__ import annotations
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from captionbeam.jobs.run_on.gpus import GPUS
-from captionbeam.jobs.run_on.target import protocol_of, settle_job, settle_target
+from captionbeam.jobs.run_on.target import protocol_of, resolve_target, settle_target
 from captionbeam.pipelines.workers.processors import EncoderJob
 from captionbeam.schemas.errors import RequestError
-from tests.builders.launches import CLOUD, PLACES, options, settled
+from tests.builders.launches import CLOUD, PLACES, encode, settled
 
 IMAGE = ["--sdk_container_image", "europe-docker.pkg.dev/a-project/images/captionbeam:1"]
 ENCODER = EncoderJob(spec={}, weights="models/0.safetensors")
@@ -90,48 +90,31 @@ def test_where_no_model_is_loaded_workers_are_as_the_service_has_them():
     ("gpu", "precision"), [("t4", "fp32"), ("l4", "bf16"), ("a100", "bf16"), ("h100", "bf16")]
 )
 def test_a_preset_settles_the_precision_that_was_left_to_the_hardware(gpu, precision):
-    chosen = options(gpu, output="gs://bucket/store", sources=["gs://bucket/photos"])
-    settle_job(chosen, [*CLOUD, *IMAGE])
-    assert chosen.precision == precision
-    chosen.precision = "fp32"
-    settle_job(chosen, [*CLOUD, *IMAGE])
-    assert chosen.precision == "fp32"
+    launch = [*CLOUD, *IMAGE]
+    assert resolve_target(encode(launch, gpu=gpu))[1].precision == precision
+    assert resolve_target(encode(launch, gpu=gpu, precision="fp32"))[1].precision == "fp32"
 
 
 @pytest.mark.parametrize(
     ("gpu", "beam_args", "places", "sentence"),
     [
-        ("k80", [*CLOUD, *IMAGE], PLACES, "no GPU preset 'k80'; expected one of t4, l4, a100, h100"),
         (
             "l4",
             [],
             PLACES,
-            "--gpu l4 would do nothing with FnApiRunner; expected --runner DataflowRunner, or to leave it out",
+            "--gpu l4 is of Dataflow's workers, not of FnApiRunner; expected --runner DataflowRunner",
         ),
         (
             "l4",
             ["--runner", "PrismRunner"],
             PLACES,
-            "--gpu l4 would do nothing with PrismRunner; expected --runner DataflowRunner, or to leave it out",
+            "--gpu l4 is of Dataflow's workers, not of PrismRunner; expected --runner DataflowRunner",
         ),
         (
             "l4",
             CLOUD,
             PLACES,
             "--gpu l4 needs workers with torch and CUDA; expected --sdk_container_image with an image of containers/",
-        ),
-        (None, CLOUD[:2], PLACES, "DataflowRunner needs a project; expected --project"),
-        (
-            None,
-            CLOUD[:6],
-            PLACES,
-            "DataflowRunner needs a place for what it sends; expected --temp_location gs://BUCKET/FOLDER",
-        ),
-        (
-            None,
-            [*CLOUD[:6], "--temp_location", "/tmp/here"],
-            PLACES,
-            "--temp_location /tmp/here is not in a bucket; expected gs://BUCKET/FOLDER",
         ),
         (
             None,
@@ -147,89 +130,23 @@ def test_a_preset_settles_the_precision_that_was_left_to_the_hardware(gpu, preci
             "--output file:///tmp/store is on this machine, where workers on Dataflow do not see it; expected gs://... "
             "or another URL",
         ),
-        (
-            None,
-            [*CLOUD, "--labels", "Team=vision"],
-            PLACES,
-            "Team=vision is not a label of Google Cloud; expected lower-case letters, digits, _ and -, at most 63 in "
-            "key and value, and a letter first in the key",
-        ),
-        (
-            None,
-            [*CLOUD, "--labels", "{team"],
-            PLACES,
-            """--labels '{team' is no label; expected KEY=VALUE or '{"KEY": "VALUE"}'""",
-        ),
-        (
-            None,
-            [*CLOUD, "--labels", "team"],
-            PLACES,
-            """--labels 'team' is no label; expected KEY=VALUE or '{"KEY": "VALUE"}'""",
-        ),
-        (
-            None,
-            [*CLOUD, "--staging_location", "/tmp/zz"],
-            PLACES,
-            "--staging_location /tmp/zz is not in a bucket; expected gs://BUCKET/FOLDER",
-        ),
-        (None, [*CLOUD, "--disk_size_gb", "-1"], PLACES, "--disk_size_gb is -1; expected 1 or more"),
-        (
-            None,
-            [*CLOUD, "--number_of_worker_harness_threads", "0"],
-            PLACES,
-            "--number_of_worker_harness_threads is 0; expected 1 or more",
-        ),
-        (
-            None,
-            [*CLOUD, "--sdk_container_image", "not an image"],
-            PLACES,
-            "--sdk_container_image 'not an image' is no name of an image; expected REGISTRY/FOLDER/NAME:TAG",
-        ),
-        (
-            None,
-            [*CLOUD, "--job_name", "x" * 1025],
-            PLACES,
-            f"--job_name '{'x' * 1025}' is no name of a job; expected lower-case letters, digits and hyphens, at most "
-            "1024, a letter first and no hyphen last",
-        ),
-        (
-            "l4",
-            [*CLOUD, *IMAGE, "--experiments", f"no_{MANY},{MANY}"],
-            PLACES,
-            f"--experiments no_{MANY} contradicts --experiments {MANY}; expected one of them",
-        ),
-        (
-            None,
-            [*CLOUD, "--experiments", "disable_runner_v2"],
-            PLACES,
-            "--experiments disable_runner_v2 asks for a Dataflow that Beam no longer sends to; expected to leave "
-            "it out",
-        ),
-        (
-            "l4",
-            [*CLOUD, *IMAGE, "--resource_hints", "accelerator=type:nvidia-l4;count:1"],
-            PLACES,
-            "--resource_hints accelerator=type:nvidia-l4;count:1 beside --gpu l4: the service takes no accelerator of "
-            "a job and hints together; expected one of them",
-        ),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_in_one_sentence(gpu, beam_args, places, sentence):
     with pytest.raises(RequestError) as refusal:
-        settle_target(options(gpu), beam_args, places) if gpu != "k80" else settle_job(
-            options(gpu), beam_args
-        )
+        settle_target(beam_args, places, gpu)
     assert str(refusal.value) == sentence
 
 
-def test_a_preset_without_a_name_is_none():
-    with pytest.raises(RequestError, match="no GPU preset ''; expected one of t4, l4, a100, h100"):
-        settle_job(options(""), [*CLOUD, *IMAGE])
+@pytest.mark.parametrize("name", ["", "k80"])
+def test_an_unknown_preset_is_refused(name):
+    with pytest.raises(RequestError, match=f"--gpu is '{name}'; expected one of t4, l4, a100, h100"):
+        encode([*CLOUD, *IMAGE], gpu=name)
 
 
 @pytest.mark.parametrize("name", ["dataflow", "DataflowRunner", "dataflowrunner"])
 def test_the_runner_may_be_spelt_as_beam_allows(name):
-    assert settle_target(options(), ["--runner", name, *CLOUD[2:]], PLACES).on_dataflow
+    assert settle_target(["--runner", name, *CLOUD[2:]], PLACES).on_dataflow
 
 
 def test_where_the_bytes_of_a_chained_url_are():
@@ -240,9 +157,7 @@ def test_where_the_bytes_of_a_chained_url_are():
 
 
 def test_a_device_beside_a_gpu_is_refused():
-    chosen = options("l4")
-    chosen.device = "cpu"
     with pytest.raises(
         RequestError, match="--device cpu contradicts --gpu l4, whose workers use their GPU; expected"
     ):
-        settle_job(chosen, [*CLOUD, *IMAGE])
+        resolve_target(encode([*CLOUD, *IMAGE], gpu="l4", device="cpu"))

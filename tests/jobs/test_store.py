@@ -16,7 +16,6 @@ from captionbeam.pipelines.bulk.publish import publish
 from captionbeam.pipelines.maintenance.export import export
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError, StoreError
-from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
 from tests.builders.history import advance, content, plan, process, start
 from tests.builders.training import make_data, tiny_options
@@ -43,13 +42,13 @@ def said(capsys, *arguments):
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", [name.partition(" ")[2] for name in COMMANDS if name.startswith("store ")])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name.startswith("store ")])
 def test_each_help_opens_with_a_command_that_the_parser_takes(name, capsys):
     with pytest.raises(SystemExit):
-        cli.main(["store", name, "--help"])
+        cli.main([*name.split(), "--help"])
     first = next(line.strip() for line in capsys.readouterr().out.splitlines() if line.strip())
     program, job, command, *arguments = shlex.split(first)
-    assert (program, job, command) == ("captionbeam", "store", name)
+    assert (program, f"{job} {command}") == ("captionbeam", name)
     cli.parse(["store", command, *arguments])
 
 
@@ -107,10 +106,7 @@ def test_diff_names_what_changed(three, capsys):
 def test_a_tag_stays_and_promote_moves(three, capsys):
     said(capsys, "tag", three, "prod", 1)
     assert cli.main(["store", "tag", three, "prod", "2"]) == 2
-    assert (
-        "is snapshot 1; expected a new name, or `captionbeam store promote`"
-        in capsys.readouterr().err
-    )
+    assert "is snapshot 1; expected a new name, or `captionbeam store promote`" in capsys.readouterr().err
     assert Store.open(f"{three}@prod").snapshot_id == 1
     assert "is snapshot 3 (before: 1)" in said(capsys, "promote", three, "prod")
     assert Store.open(f"{three}@prod").snapshot_id == Store.open(three, "prod").snapshot_id == 3
@@ -129,15 +125,9 @@ def test_promoting_forward_never_takes_a_tag_back(three, capsys):
     ("arguments", "sentence"),
     [
         (["tag", "STORE", "3"], "'3' is no name of a tag; expected letters, digits"),
-        (["tag", "STORE", "x y"], "'x y' is no name of a tag; expected letters, digits"),
         (["tag", "STORE", "x", "9"], "has no snapshot 9; it has 1, 2, 3"),
-        (["promote", "STORE", "x", "nope"], "has no tag 'nope'; it has none"),
         (["rollback", "STORE@1", "1"], "names one snapshot; expected the store alone"),
-        (["show", "STORE@nope"], "has no tag 'nope'"),
         (["failures", "STORE", "--code", "x"], "--code is 'x'; expected one of"),
-        (["ls", "STORE/nothing"], "has no published snapshot"),
-        (["ls", "STORE", "--runner", "DirectRunner"], "unknown option '--runner' of captionbeam store ls"),
-        (["lss", "STORE"], "there is no command 'store lss'; expected one of ls, show"),
     ],
 )
 def test_a_wrong_request_is_one_sentence(three, arguments, sentence, capsys):
@@ -198,19 +188,6 @@ def test_an_at_in_the_path_itself_is_no_tag(tmp_path):
         Store.open(f"{folder}@prod", 1)
     with pytest.raises(StoreError, match="no tag 'dev'; it has prod"):
         Store.open(f"{folder}@dev")
-
-
-def test_a_broken_tag_is_mended_by_promoting(three, capsys):
-    files.write_atomic(tags.tag_url(three, "prod"), b'["x"]')
-    assert cli.main(["store", "ls", three]) == 2
-    assert "is not a tag" in capsys.readouterr().err
-    assert said(capsys, "promote", three, "prod", 2).endswith("@prod is snapshot 2\n")
-
-
-def test_a_file_is_no_store(tmp_path, capsys):
-    (tmp_path / "x").write_text("")
-    assert cli.main(["store", "ls", str(tmp_path / "x")]) == 2
-    assert "has no published snapshot" in capsys.readouterr().err
 
 
 def test_a_snapshot_is_nothing_to_write_to(three):
