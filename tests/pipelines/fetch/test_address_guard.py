@@ -7,6 +7,7 @@ import ipaddress
 import socket
 import time
 
+import fsspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
