@@ -8,8 +8,8 @@ import torch
 
 from captionbeam.capmodel.runtime.distributed import Distributed
 from captionbeam.capmodel.training.checkpoints import Checkpoints, Position
-from captionbeam.capmodel.training.events import EventWriter
 from captionbeam.capmodel.training.optimizer import load_parameters, parameters_of
+from captionbeam.capmodel.training.progress import EventWriter
 from captionbeam.capmodel.training.trainer import Trainer
 from captionbeam.schemas.errors import RequestError
 from tests.builders.training import StopAfter, make_data, tiny_options, train_alone
