@@ -26,7 +26,10 @@ MOST_THREADS = 1024
 WORDS_ONLY = ("learning_rate", "label_smoothing", "consensus", "captions_per_image", "dropout", "embed_dropout",
               "state_dropout", "grid_dropout", "doubly_stochastic")  # fmt: skip
 """Options of cross-entropy alone: captions that a decoder draws itself are learned of without them."""
-PLACES = ("features", "tokens", "output", "checkpoints", "logs", "embeddings")
+NOT_IDENTITY = {"features", "tokens", "output", "checkpoints", "logs", "embeddings", "batch_size", "batch_max",
+                "accumulate", "cache", "threads", "device", "precision", "max_missing", "snapshot",
+                "checkpoint_minutes", "keep_epochs", "restart"}  # fmt: skip
+"""Locations, and options that affect speed only."""
 
 
 @dataclass(frozen=True)
@@ -143,54 +146,22 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
         expect(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
 
     def _expect_sense(self) -> None:
-        """Raises RequestError for options without effect, given the others."""
-        if self.patience is not None:
-            most = max(self.epochs, self.self_critical_epochs)
-            expected = f"fewer than the {most} epochs (more would never end a run)"
-            expect(self.patience < most, "patience", self.patience, expected)
-        penalty, beams = self.val_length_penalty, "0 without --val-beam 2 or more, as one beam ranks nothing"
-        expect(not penalty or self.val_beam > 1, "val_length_penalty", penalty, beams)
+        """Raises RequestError for combinations that would train something else than asked."""
         if self.self_critical_epochs:
             drawn = (
                 "another one with --self-critical-epochs: without draws a hard choice of cells learns nothing"
             )
             expect(self.attention != "hard", "attention", self.attention, drawn)
-        if self.self_critical_grid_dropout:
-            expected = "a share above 0 with --self-critical-grid-dropout"
-            expect(self.grid_dropout > 0, "grid_dropout", self.grid_dropout, expected)
-        if self.epochs == 0:
-            self._expect_no_words_only()
         if self.output_layer == "adaptive":
             smoothing = self.label_smoothing
             expect(not smoothing, "label_smoothing", smoothing, "0 where output-layer is adaptive")
-        if self.embeddings is None:
-            frozen = self.freeze_embeddings
-            expect(not frozen, "freeze_embeddings", frozen, "none without --embeddings")
-        elif self.init is not None:
-            expect(False, "embeddings", self.embeddings, "none with --init, whose words come with it")
-        self._expect_growth()
-
-    def _expect_no_words_only(self) -> None:
-        """Raises RequestError for options of cross-entropy in a run without cross-entropy epochs."""
-        for name in WORDS_ONLY:
-            value = getattr(self, name)
-            heeded = draws_heed(name, vars(self)) or value == getattr(TrainOptions, name)
-            expected = "to leave it out where epochs is 0: self-critical training does not heed it"
-            expect(heeded, name, value, expected)
-
-    def _expect_growth(self) -> None:
-        """Raises RequestError for a batch that never grows or has no maximum."""
+        fresh = self.embeddings is None or self.init is None
+        expect(fresh, "embeddings", self.embeddings, "none with --init, whose words come with it")
         expect(1 <= self.batch_growth < inf, "batch_growth", self.batch_growth, "1 (none) or more")
-        if self.batch_growth == 1:
-            expect(self.batch_max is None, "batch_max", self.batch_max, "none without --batch-growth")
-            every = self.batch_growth_epochs
-            expect(every == 1, "batch_growth_epochs", every, "none without --batch-growth")
-            return
-        most, least = self.batch_max, self.batch_size
-        expect(most is not None and most > least, "batch_max", most, f"more than the batch-size of {least}")
-        every, epochs = self.batch_growth_epochs, max(self.epochs, self.self_critical_epochs)
-        expected = f"fewer than the {epochs} epochs (the batch would never grow)"
-        expect(every < epochs, "batch_growth_epochs", every, expected)
+        if self.batch_growth > 1:
+            most, least = self.batch_max, self.batch_size
+            grows = most is not None and most > least
+            expect(grows, "batch_max", most, f"more than the batch-size of {least}")
 
     def images_per_step(self, workers: int, age: int = 0) -> int:
         """Returns the images per step on all workers, in the phase's epoch of index ``age``."""
@@ -231,23 +202,12 @@ class TrainOptions(DecoderOptions, SelfCriticalOptions):
 
         ``init`` is identified by its content: see captionbeam.capmodel.training.warm_start.
         """
-        free = {
-            *PLACES,
-            "batch_size",
-            "batch_max",
-            "accumulate",
-            "cache",
-            "threads",
-            "device",
-            "precision",
-            "max_missing",
-        }
-        free |= {"snapshot", "checkpoint_minutes", "keep_epochs", "restart"}
-        chosen = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in free}
+        names = (field.name for field in fields(self) if field.name not in NOT_IDENTITY)
+        chosen = {name: getattr(self, name) for name in names}
         return {**chosen, "init": None}
 
 
-def draws_heed(name: str, chosen: Mapping[str, Any]) -> bool:
+def self_critical_uses(name: str, chosen: Mapping[str, Any]) -> bool:
     """Whether self-critical epochs alone use an option of WORDS_ONLY, given all options in ``chosen``."""
     # buckets depend on the selected captions
     buckets = name == "captions_per_image" and chosen["bucket_by_length"]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from captionbeam.capmodel.decoders.options import is_of_use
-from captionbeam.capmodel.training.config import WORDS_ONLY, draws_heed
+from captionbeam.capmodel.training.config import WORDS_ONLY, self_critical_uses
 from captionbeam.jobs.options.shared import require
 from captionbeam.jobs.options.training import add_groups
 from captionbeam.schemas.errors import RequestError
@@ -120,5 +120,5 @@ def _is_idle(name: str, chosen: Mapping[str, Any]) -> bool:
         "self_critical_grid_dropout": not chosen["grid_dropout"],
     }
     of_phase = name.startswith("self_critical_") and not chosen["self_critical_epochs"]
-    of_words = name in WORDS_ONLY and not (chosen["epochs"] or draws_heed(name, chosen))
+    of_words = name in WORDS_ONLY and not (chosen["epochs"] or self_critical_uses(name, chosen))
     return idle.get(name, False) or of_phase or of_words or not is_of_use(name, chosen)

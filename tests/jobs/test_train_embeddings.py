@@ -79,7 +79,6 @@ def test_the_file_decides_how_many_channels_a_word_has(data, tmp_path, vectors):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("--freeze-embeddings", "freeze-embeddings is True; expected none without --embeddings"),
         (
             "--embeddings VECTORS --on kubernetes --image i.org/i:1 --volume photos:/data:DATA",
             "some.vec' is on no volume of the workers; expected a place below",

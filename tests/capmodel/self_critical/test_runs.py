@@ -148,10 +148,6 @@ def test_ranks_draw_what_one_rank_with_their_images_draws(data, run, tmp_path, b
             "attention is 'hard'; expected another one with --self-critical-epochs: without draws a hard choice "
             "of cells learns nothing",
         ),
-        (
-            {"self_critical_epochs": 1, "self_critical_grid_dropout": True, "grid_dropout": 0.0},
-            "grid-dropout is 0.0; expected a share above 0 with --self-critical-grid-dropout",
-        ),
     ],
 )
 def test_options_that_make_no_sense_are_refused(data, tmp_path, wrong, sentence):
