@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import inf
 
 from captionbeam.capmodel.generation.options import LEAST_TEMPERATURE, MOST_ROWS
-from captionbeam.schemas.errors import RequestError, expect, flag
+from captionbeam.schemas.errors import expect
 
 BASELINES = ("mean", "greedy")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfCriticalOptions:
-    """Options of self-critical training. Raises RequestError for a value that is invalid or has no effect.
+    """Options of self-critical training. Raises RequestError for an invalid value.
 
     self_critical_epochs:        passes over the training split after those of cross-entropy; 0: none.
     self_critical_samples:       captions sampled per image at each step.
@@ -38,19 +38,11 @@ class SelfCriticalOptions:
 
     def check_self_critical(self) -> None:
         """Raises RequestError if these options are invalid."""
-        epochs, samples, rate = (
-            self.self_critical_epochs,
-            self.self_critical_samples,
-            self.self_critical_learning_rate,
-        )
+        epochs, samples = self.self_critical_epochs, self.self_critical_samples
+        rate, baseline = self.self_critical_learning_rate, self.self_critical_baseline
         _expect(epochs >= 0, "epochs", epochs, "0 (none) or more")
-        _expect(
-            self.self_critical_baseline in BASELINES,
-            "baseline",
-            self.self_critical_baseline,
-            f"one of {', '.join(BASELINES)}",
-        )
-        least = 2 if self.self_critical_baseline == "mean" else 1
+        _expect(baseline in BASELINES, "baseline", baseline, f"one of {', '.join(BASELINES)}")
+        least = 2 if baseline == "mean" else 1
         others = " (their mean needs others)" if least == 2 else ""
         bounds = f"from {least} to {MOST_ROWS:,}{others}"
         _expect(least <= samples <= MOST_ROWS, "samples", samples, bounds)
@@ -60,16 +52,6 @@ class SelfCriticalOptions:
         temperature = self.self_critical_temperature
         warm = LEAST_TEMPERATURE <= temperature < inf
         _expect(warm, "temperature", temperature, f"a number above 0, {LEAST_TEMPERATURE} or more")
-        for name, default in _DEFAULTS.items():
-            value = getattr(self, name)
-            if not epochs and value != default:
-                raise RequestError(
-                    f"--{flag(name)} is {value!r}, which does nothing without self-critical epochs; "
-                    "expected --self-critical-epochs 1 or more with it"
-                )
-
-
-_DEFAULTS = {option.name: option.default for option in fields(SelfCriticalOptions)}
 
 
 def _expect(holds: bool, name: str, value: object, expected: str) -> None:
