@@ -115,7 +115,6 @@ def test_word_vectors_settle_their_width():
     [
         ("--preset hard-attention --self-critical-epochs 1", (2, 2, 3),
          "(--preset hard-attention sets --attention hard)"),
-        ("--preset soft-attention", (3,), "(--preset soft-attention sets --doubly-stochastic 1)"),
         ("--preset small-lstm --gate none", (2, 2, 3), "(--preset small-lstm sets --architecture lstm)"),
         ("--preset small-lstm --dropout 1", (2, 2, 3), "at least 0 and below 1"),
     ],
