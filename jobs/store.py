@@ -14,7 +14,6 @@ from captionbeam.jobs.store_commands import (
     failures,
     ls,
     purge,
-    retry,
     show,
     tags,
     vacuum,
@@ -58,7 +57,6 @@ COMMANDS = {
     "export": Command("live rows for other tools", export.HELP, export.add_options, export.run),
     "verify": Command("check every file", verify.HELP, verify.add_options, verify.run),
     "vacuum": Command("remove what nobody needs", vacuum.HELP, vacuum.add_options, vacuum.run),
-    "retry-failures": Command("do failed images again", retry.HELP, retry.add_options, retry.run, beam=True),
     "compact": Command("the same rows in fewer files", compact.HELP, compact.add_options, compact.run),
     "purge": Command("take images out of every snapshot", purge.HELP, purge.add_options, purge.run),
 }

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from captionbeam.jobs.ui.terminal import visible
+from captionbeam.jobs.ui.terminal import is_speaking, visible
 
 PLAIN_SECONDS = 10.0
 
@@ -27,7 +27,7 @@ def clock(seconds: float) -> str:
 class Progress:
     """``with Progress("encode", total) as progress: progress.update(done, failures=3)``.
 
-    ``total`` may become known later. The rate is measured from the start.
+    ``total`` may become known later. The rate is measured from the start. Silent where commands print nothing.
     """
 
     def __init__(
@@ -37,7 +37,8 @@ class Progress:
         self._stream = stream or sys.stderr
         self._start = self._said = time.monotonic()
         self._line = ""
-        self._bars = _bars(self._stream) if self._stream.isatty() else None
+        self._silent = not is_speaking()
+        self._bars = _bars(self._stream) if self._stream.isatty() and not self._silent else None
         self._task = self._bars.add_task(description, total=total, note="") if self._bars else None
 
     def __enter__(self) -> Self:
@@ -75,6 +76,8 @@ class Progress:
             self._print(f"{self._description}: {text}")
 
     def _print(self, line: str) -> None:
+        if self._silent:
+            return
         with suppress(BrokenPipeError):  # the work continues if nobody reads the progress
             print(visible(line), file=self._stream, flush=True)
 

@@ -16,9 +16,29 @@ def visible(text: object) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
+_speaking = False
+
+
+def speak(on: bool = True) -> None:
+    """Turns on what commands print: the command line does; used from Python, they are silent."""
+    global _speaking
+    _speaking = on
+
+
+def is_speaking() -> bool:
+    """Whether commands print."""
+    return _speaking
+
+
+def say(text: object, to_error: bool = False) -> None:
+    """Prints ``text`` on standard output, or with ``to_error`` on standard error, if commands print."""
+    if _speaking:
+        print(text, file=sys.stderr if to_error else sys.stdout, flush=True)
+
+
 def note(text: object, to_error: bool = False) -> None:
-    """Prints ``text`` as one line that begins with "note:", on standard output unless ``to_error``."""
-    print(f"note: {visible(text)}", file=sys.stderr if to_error else sys.stdout, flush=True)
+    """Prints ``text`` as one line that begins with "note:"."""
+    say(f"note: {visible(text)}", to_error)
 
 
 def one_line(error: BaseException) -> str:
