@@ -20,7 +20,7 @@ COMMANDS = {
     "import-features": "import_features",
     "svd": "svd",
     "tokenize": "tokenize",
-    "train": "train",
+    "train": "train:Train",
     "caption": "caption:Caption",
     "evaluate": "evaluate:Evaluate",
     "predictions": "predictions",
