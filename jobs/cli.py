@@ -86,6 +86,10 @@ def parse(words: Sequence[str]) -> Command:
         from captionbeam.jobs.store_commands.retry import RetryFailures
 
         return parse_command(RetryFailures, rest[1:])
+    if name == "schedule":
+        from captionbeam.jobs import schedule
+
+        return schedule.parse(rest)
     if name not in COMMANDS:
         raise RequestError(f"there is no command {name!r}; expected one of {', '.join(COMMANDS)}")
     module, _, owner = COMMANDS[name].partition(":")

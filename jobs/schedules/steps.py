@@ -5,14 +5,18 @@ A step has the arguments of ``captionbeam``. Each step may run late, twice at th
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from captionbeam.jobs.options.shared import require
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.storage import files
+
+if TYPE_CHECKING:
+    from captionbeam.jobs.refresh import Refresh
+    from captionbeam.jobs.schedules.schedule import Schedule
 
 Steps = Mapping[str, list[str]]
 IN_OPTIONS = ("weights", "reduce", "inventory", "image_root")
@@ -44,7 +48,7 @@ class NightlyRefresh:
         return [store for store in (self.features, self.captions) if store]
 
 
-def nightly_refresh(options: argparse.Namespace) -> NightlyRefresh:
+def nightly_refresh(options: Schedule) -> NightlyRefresh:
     """Returns the stores of the options, with absolute local paths. Raises RequestError."""
     return NightlyRefresh(
         sources=tuple(map(absolute, options.sources)),
@@ -135,7 +139,7 @@ def places(plan: NightlyRefresh) -> Iterator[str]:
     """Yields all locations that the steps read or write, including those in their options: URLs or paths."""
     yield from (*plan.sources, *plan.stores, *([plan.bundle] if plan.bundle else []))
     for arguments in refresh_steps(plan).values():
-        options = parsed(arguments)
+        options = parsed_refresh(arguments)
         for name in IN_OPTIONS:
             found = getattr(options, name, None) or []
             named = [found] if isinstance(found, str) else found
@@ -156,33 +160,40 @@ def refuse_words(plan: NightlyRefresh, unwanted: str, why: str) -> None:
 
 def check_refresh(plan: NightlyRefresh) -> None:
     """Raises RequestError for anything that the jobs' parsers reject or a schedule cannot do."""
-    from captionbeam.jobs.refresh import check_options
-
     _check_stores(plan)
     _check_storage(plan)
     for arguments in refresh_steps(plan).values():
-        options = parsed(arguments)
-        check_options(options)
+        options = parsed_refresh(arguments)
+        options.check_request()
         require(
             not (options.plan or options.canary or options.dry_run),
             "--plan, --canary and --dry-run publish nothing; expected none of them in what a schedule runs",
         )
     for arguments in [*nightly_steps(plan).values(), *upkeep_steps(plan).values()]:
-        parsed(arguments)
+        check_step(arguments)
     if plan.promote:
         from captionbeam.schemas.store.tags import check_name
 
         check_name(plan.promote)
 
 
-def parsed(arguments: list[str]) -> argparse.Namespace:
-    """Returns the parsed step. Raises RequestError."""
+def check_step(arguments: list[str]) -> object:
+    """Returns the command of a step. Raises RequestError."""
     from captionbeam.jobs.cli import parse
 
     try:
-        return parse(arguments)[0]
+        return parse(arguments)
     except RequestError as err:
         raise RequestError(f"`captionbeam {shlex.join(arguments)}` is refused: {err}") from err
+
+
+def parsed_refresh(arguments: list[str]) -> Refresh:
+    """Returns a refresh step's command. Raises RequestError."""
+    from captionbeam.jobs.refresh import Refresh
+
+    command = check_step(arguments)
+    assert isinstance(command, Refresh)
+    return command
 
 
 def _check_storage(plan: NightlyRefresh) -> None:
