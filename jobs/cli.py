@@ -43,7 +43,7 @@ image captioning as a batch data pipeline; each NAME --help opens with a command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Returns 0 (done), 1 (error), 2 (wrong request) or 3 (done with many failures)."""
     open_closed_streams()
-    speak()
+    before = speak(True)
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _run(words)
@@ -62,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept = "" if "--dry-run" in words else "; the same command resumes"
         print(f"captionbeam: interrupted{kept}", file=sys.stderr)
         return ERROR
+    finally:
+        speak(before)
 
 
 def _run(words: list[str]) -> int:

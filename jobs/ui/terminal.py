@@ -19,10 +19,11 @@ def visible(text: object) -> str:
 _speaking = False
 
 
-def speak(on: bool = True) -> None:
-    """Turns on what commands print: the command line does; used from Python, they are silent."""
+def speak(on: bool) -> bool:
+    """Turns on or off what commands print; returns the earlier state. Used from Python they are silent."""
     global _speaking
-    _speaking = on
+    before, _speaking = _speaking, on
+    return before
 
 
 def is_speaking() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import ipaddress
 import socket
@@ -13,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captionbeam.jobs.options.sources import add_fetch_options, fetch_options
+from captionbeam.jobs.options.sources import SourceOptions, fetch_options
 from captionbeam.pipelines.fetch import address_guard
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 from tests.builders.answers import ONCE, OPEN, answering, fetched, is_denied, moved_to
@@ -243,10 +242,7 @@ def test_a_named_server_that_was_public_is_looked_at_all_the_same(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", rebinding)
     with Web({"a.jpg": picture("a")}, ranges=False) as web:
         url = f"http://rebinding.example:{web.url.rpartition(':')[2]}"
-        parser = argparse.ArgumentParser()
-        add_fetch_options(parser)
-        given = parser.parse_args([])
-        given.sources, given.image_root = [f"{url}/list.txt"], None
+        given = SourceOptions(sources=[f"{url}/list.txt"])
         options = fetch_options(given)
         assert (options.trusted, options.inside) == ((url,), ())
         answers[0] = "127.0.0.1"
