@@ -15,9 +15,9 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.formats.tokens import TokenTable
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
-from tests.builders.commands import ROOT, captionbeam, environment
+from tests.builders.commands import ROOT, environment
 from tests.builders.inventories import gcs_report, objects, s3_report
-from tests.builders.sources import make_zip
+from tests.builders.zygote import captionbeam
 
 COUNTS = {"train": 12, "val": 4, "test": 4}
 SMALL = ["--embed-dim", 16, "--hidden-dim", 16, "--attention-dim", 16, "--feature-dim", 16]
@@ -103,22 +103,6 @@ def test_copies_in_a_bucket_are_encoded_once(bucket, scenes):
     assert rows.keys() == originals.keys() | {f"copy/{name}.jpg" for name in originals}
     assert len(set(rows.values())) == 6
     assert all(rows[name] == rows[f"copy/{name}.jpg"] for name in originals)
-
-
-def test_a_zip_in_a_bucket_becomes_hdf5_in_a_bucket(bucket, scenes, tmp_path):
-    upload(bucket.url, scenes)
-    pictures = {each.name: each.jpeg for split in ("train", "val") for each in scenes[split]}
-    files.copy_file(str(make_zip(tmp_path / "photos.zip", pictures)), files.join(bucket.url, "photos.zip"))
-    captionbeam(*encode(bucket.url))
-    captionbeam("encode", f"{bucket.url}/photos.zip", "--output", f"{bucket.url}/hdf5", "--format", "hdf5",
-                "--encoder", "efficientnet_lite0", "--batch-size", 4, "--precision", "fp32")  # fmt: skip
-    found = grids(Store.open(f"{bucket.url}/hdf5"))
-    expected = grids(Store.open(f"{bucket.url}/features"))
-    assert found.keys() == expected.keys()
-    for name, grid in found.items():
-        same = np.frombuffer(grid, np.float16), np.frombuffer(expected[name], np.float16)
-        assert np.allclose(*same, atol=1e-2)
-    assert all(name.endswith(".h5") for name in files.names(f"{bucket.url}/hdf5/data"))
 
 
 def test_a_store_moves_between_listing_and_inventory(bucket, scenes):

@@ -21,10 +21,11 @@ from captionbeam.schemas.formats.tokens import RECORD, TABLE
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 from tests.builders.clusters import Cluster
-from tests.builders.commands import ROOT, captionbeam, environment
+from tests.builders.commands import ROOT, environment
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer
 from tests.builders.processes import await_true
 from tests.builders.workers import one_engine_a_process
+from tests.builders.zygote import captionbeam
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 ENCODER = ["--encoder", "efficientnet_lite0", "--precision", "fp32", "--batch-size", 4]

@@ -160,9 +160,7 @@ def test_a_refresh_follows_the_features(plain, tmp_path):
     assert verify(small).problems == []
 
 
-@pytest.mark.parametrize(
-    "options", [["--reduce"], ["--dtype", "int8"], ["--dtype", "int8", "--reduce"]], ids=str
-)
+@pytest.mark.parametrize("options", [["--dtype", "int8", "--reduce"]], ids=str)
 def test_failed_rows_are_reduced_again_from_the_features(tmp_path, options):
     """A file of features could not be read at first. No network made them: nothing but the rows can be read again."""
     names = [f"{number}.jpg" for number in range(8)]
@@ -208,9 +206,7 @@ def test_components_of_another_encoder_are_refused_and_both_are_named(world, tmp
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--reduce-dim", "5"], "--reduce-dim 5 would do nothing without --reduce"),
         (["--reduce", "FILE", "--reduce-dim", "13"], "--reduce-dim 13 is more than the 12 components of"),
-        (["--reduce", "nowhere"], "'nowhere' holds no components (it is not there)"),
         (["--dtype", "int4"], "dtype is 'int4'; expected one of float16, int8"),
     ],
 )
@@ -225,10 +221,6 @@ def test_what_cannot_be_is_one_sentence(world, tmp_path, capsys, options, senten
     [
         ([], "--features would copy a store as it is; expected --reduce, --dtype int8 or both"),
         (["--dtype", "int8", "photos"], "--features takes the place of SOURCE; expected one of them"),
-        (["--dtype", "int8", "--precision", "bf16"], "--precision bf16 would do nothing with --features"),
-        (["--dtype", "int8", "--encoder", "resnet50"], "--encoder would do nothing with --features"),
-        (["--dtype", "int8", "--image-root", "x"], "--image-root would do nothing with --features"),
-        (["--dtype", "int8", "--fetch-tries", "9"], "--fetch-tries would do nothing with --features"),
     ],
 )
 def test_options_that_do_nothing_for_a_store_are_refused(world, tmp_path, capsys, options, sentence):
@@ -274,16 +266,6 @@ def small(world, tmp_path_factory):
 
 def captions(captioner: Captioner, items: list, names: list[str]) -> list:
     return captioner.run([captioner.prepare(item) for item in items], names)["captions"].to_pylist()
-
-
-def test_a_bundle_captions_images_as_it_does_their_reduced_features(world, small, tmp_path):
-    features, options = scanned(small.store.url), DecodeOptions(n_best=2, keep_attention=True)
-    photos = [Path(world.photos, name).read_bytes() for name in features]
-    names = [*features]
-    of_images = Captioner.load(small.url, options, batch_size=8)
-    of_rows = Captioner.load(small.url, options, from_features=True, batch_size=8)
-    assert captions(of_images, photos, names) == captions(of_rows, [*features.values()], names)
-    assert of_images.spec["features"] == small.store.fingerprint
 
 
 def test_captions_of_reduced_features_by_the_job(world, small, tmp_path):

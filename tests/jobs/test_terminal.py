@@ -94,15 +94,10 @@ def test_progress_that_nobody_reads_stops_nothing(tmp_path):
         progress.update(3)
 
 
+@pytest.mark.engines
 @pytest.mark.parametrize(
     ("command", "status", "out", "err"),
-    [
-        ("store ls {} >&-", 0, "", ""),
-        ("store ls {} 2>&-", 0, "snapshot", ""),
-        ("store ls /nowhere 2>&-", 2, "", ""),
-        ("store ls {} | true; exit ${{PIPESTATUS[0]}}", 1, "", ""),
-        ("--help | true; exit ${{PIPESTATUS[0]}}", 1, "", ""),
-    ],
+    [("store ls {} 2>&-", 0, "snapshot", ""), ("store ls {} | true; exit ${{PIPESTATUS[0]}}", 1, "", "")],
 )
 def test_closed_and_broken_streams_bring_no_traceback(store, command, status, out, err):
     line = f"'{sys.executable}' -m captionbeam.jobs.cli " + command.format(f"'{store.url}'")

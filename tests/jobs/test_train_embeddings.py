@@ -95,8 +95,6 @@ def test_the_file_decides_how_many_channels_a_word_has(data, tmp_path, vectors):
     ("words", "sentence"),
     [
         ("--freeze-embeddings", "freeze-embeddings is True; expected none without --embeddings"),
-        ("--embeddings VECTORS --init bundle", "expected none with --init, whose words come with it"),
-        ("--embeddings nowhere.vec", "which is no file; expected one of word vectors"),
         (
             "--embeddings VECTORS --on kubernetes --image i.org/i:1 --volume photos:/data:DATA",
             "some.vec' is on no volume of the workers; expected a place below",

@@ -30,14 +30,6 @@ def test_what_was_saved_comes_back(url):
     }
 
 
-def test_only_the_newest_state_is_kept(url):
-    checkpoints = Checkpoints(url, IDENTITY)
-    for step in (3, 10, 9):
-        checkpoints.save(Position(0, step), TENSORS)
-    assert files.names(url) == ["latest.json", "state-0000-00000009.safetensors"]
-    assert checkpoints.load()[0] == Position(0, 9)
-
-
 class Killed(BaseException):
     """Stands for kill -9."""
 

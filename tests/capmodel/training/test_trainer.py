@@ -10,13 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captionbeam.capmodel.data.dataset import Data
 from captionbeam.capmodel.data.loader import Batch
 from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
 from captionbeam.capmodel.objectives.losses import masked_cross_entropy
-from captionbeam.capmodel.runtime.distributed import Distributed, choose_device
+from captionbeam.capmodel.runtime.distributed import Distributed
 from captionbeam.capmodel.training.checkpoints import Checkpoints, Position
-from captionbeam.capmodel.training.config import TrainOptions, completed, difference
 from captionbeam.capmodel.training.epoch_history import best_epoch
 from captionbeam.capmodel.training.events import EventWriter
 from captionbeam.capmodel.training.optimizer import (
@@ -212,19 +210,6 @@ def test_adams_state_comes_back_whole():
     assert same(dict(ours.named_parameters()), dict(theirs.named_parameters()))
 
 
-def test_parameters_of_another_model_are_refused():
-    linear = torch.nn.Linear(2, 3)
-    with pytest.raises(RequestError, match="differ from the model's in 'weight'"):
-        load_parameters(linear, {"weight": np.zeros((2, 2), np.float32), "bias": np.zeros(3, np.float32)})
-
-
-def test_options_recorded_before_others_existed_are_those_of_their_defaults(data, tmp_path):
-    options = tiny_options(data, tmp_path)
-    older = {name: value for name, value in options.identity().items() if name != "architecture"}
-    assert difference(options.identity(), completed(older)) is None
-    assert difference({"architecture": "other"}, completed(older)) == "architecture attentive, not other"
-
-
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
@@ -238,26 +223,8 @@ def test_options_that_make_no_sense_are_refused(data, tmp_path, wrong, sentence)
     assert str(caught.value) == sentence
 
 
-def test_options_travel_as_json_and_differ_by_name(data, tmp_path):
-    options = tiny_options(data, tmp_path)
-    assert TrainOptions.from_json(options.to_json()) == options
-    assert difference({"a_b": 1, "c": 2}, {"a_b": 1, "c": 3, "d": 4}) == "c 3, not 2"
-    assert difference({"c": 2}, {"c": 2, "d": 4}) is None
-
-
 def test_what_only_decides_how_fast_is_not_a_runs_identity(data, tmp_path):
     options = tiny_options(data, tmp_path)
     faster = replace(options, threads=2, checkpoint_minutes=1.0, keep_epochs=True, logs="elsewhere")
     assert faster.identity() == options.identity()
     assert "seed" in options.identity()
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_a_gpu_that_is_not_there_is_refused():
-    with pytest.raises(RequestError, match="this machine has no CUDA device"):
-        choose_device("cuda")
-
-
-def test_the_val_split_is_scored_whole_or_as_many_as_asked(data, tmp_path):
-    opened = Data.open(tiny_options(data, tmp_path))
-    assert (len(opened.val(100).samples), len(opened.val(4).samples)) == (6, 4)

@@ -6,12 +6,11 @@ import functools
 import shutil
 import tempfile
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,9 +26,8 @@ from captionbeam.pipelines.bulk.compare import (
 )
 from captionbeam.pipelines.bulk.plan import PlanShards, planned_shards, read_shard, write_plan
 from captionbeam.pipelines.bulk.publish import PublishSnapshot, publish
-from captionbeam.pipelines.bulk.run import moved_sources, name_before, start_run
+from captionbeam.pipelines.bulk.run import moved_sources, start_run
 from captionbeam.pipelines.bulk.skip import SkipDone, _index_files, bring_home, names_of, read_base
-from captionbeam.pipelines.maintenance.compact import compact
 from captionbeam.pipelines.maintenance.history import describe
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.pipelines.runners.runner import run_pipeline
@@ -40,7 +38,7 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.fingerprint import fingerprint
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.int8 import stored_columns
-from captionbeam.schemas.records import ImageRef, named_ids, named_place
+from captionbeam.schemas.records import ImageRef, named_ids
 from captionbeam.schemas.store import layout
 from tests.builders.runs import FIELD, Mean, fetch_from
 from tests.builders.stores import Echo, as_item
@@ -233,31 +231,6 @@ def test_a_row_under_a_former_id_is_copied_to_its_own(tmp_path, operation):
     assert (PROCESSED, store.snapshot_id, counts) == ([], 2, counted(unchanged=3, known=3))
 
 
-def test_a_former_row_that_compacting_moved_meanwhile_goes_with_the_next_refresh(tmp_path):
-    items, others = {**SPELLED, **ITEMS}, [ref(name) for name in ITEMS]
-    refresh(tmp_path, [OLD, *others], items)
-    run = launch(tmp_path, "parquet")
-    write_plan(run, "loose-0", [NEW._replace(replaces=named_place(_address(run.url, "a"), "a"))], 3)
-    compact(run.url, dead_share=0.0, small=10)
-    (shard,) = planned_shards(run)
-    process_shard(shard.shard_id, read_shard(shard), Engine(Counting()), run, fetch_from(SPELLED))
-    publish(run)
-    assert sorted(rows(Store.open(run.url))) == [*ITEMS, "a", "a#1.jpg"]
-    store, _ = refresh(tmp_path, [NEW, *others], items)
-    assert sorted(rows(store)) == [*ITEMS, "a#1.jpg"]
-    assert verify(store.url).problems == []
-
-
-def _address(url, image_id):
-    store = Store.open(url)
-    return next(
-        f"{shard}/{row['row']}"
-        for shard, table in store.index()
-        for row in table.to_pylist()
-        if row["image_id"] == image_id
-    )
-
-
 def test_rows_whose_file_is_gone_are_computed_again(tmp_path):
     store, _ = refresh(tmp_path, [ref(name) for name in ITEMS], ITEMS)
     run = launch(tmp_path, "parquet")
@@ -268,17 +241,6 @@ def test_rows_whose_file_is_gone_are_computed_again(tmp_path):
     (shard,) = planned_shards(run)
     process_shard(shard.shard_id, read_shard(shard), Engine(Counting()), run, fetch_from(ITEMS))
     assert sorted(PROCESSED) == sorted(ITEMS)
-
-
-def test_rows_of_features_have_a_content_too(tmp_path):
-    """Captions of features follow the row of features, which a touched image keeps."""
-    grid = np.arange(4, dtype=np.float16).reshape(2, 2, 1)
-    run = replace(launch(tmp_path, "parquet"), kind="captions")
-    refs = [ref("1.jpg")]
-    process_shard("0" * 40, refs, Engine(Echo(FIELD)), run, lambda window: [grid for _ in window])
-    commit = layout.load_commit(run.url, "0" * 40)
-    (row,) = pa.parquet.read_table(f"{run.url}/index/{commit.index}").to_pylist()
-    assert len(row["content"]) == 64
 
 
 def judged(run, refs):
@@ -341,19 +303,6 @@ def test_whatever_was_touched_changed_or_renamed_each_image_has_its_own_row_once
 
 def _former(uri, old):
     return URIS[uri] if URIS[uri] != uri and not old else ""
-
-
-@pytest.mark.parametrize(
-    ("name", "url", "other", "before"),
-    [
-        ("/copy/in/photos", "/copy/out/features", "/first/out/features", "/first/in/photos"),
-        ("gs://b/2/photos", "gs://b/2/features", "gs://a/1/features", "gs://a/1/photos"),
-        ("/copy/photos", "/copy/features", "/first/other", ""),
-        ("/copy/features/photos", "/copy/features", "/first/features", ""),
-    ],
-)
-def test_a_source_is_looked_for_where_it_lay_beside_the_store(name, url, other, before):
-    assert name_before(name, url, other) == before
 
 
 def test_sources_move_with_their_store_until_a_run_has_published_there(tmp_path):

@@ -14,14 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from captionbeam.jobs.cli import main
-from captionbeam.pipelines.features.rows import fetch_rows, find_rows
 from captionbeam.pipelines.maintenance.compact import compact
 from captionbeam.pipelines.maintenance.history import describe
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.formats.int8 import RoundingError, dequantise, quantise, rounded
-from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 from tests.builders.stores import make_features
 
@@ -101,23 +99,6 @@ def test_hdf5_has_codes_and_scales_as_datasets(tmp_path):
         assert (file["grid"].dtype, file["grid_scale"].dtype) == (np.int8, np.float16)
         values = file["grid"][:] * file["grid_scale"][:].astype(np.float32)[:, None, None]
     np.testing.assert_allclose(values[0], made()["0.jpg"], atol=1 / 254 * 1.01)
-
-
-def test_rows_of_features_are_fetched_as_float16(tmp_path):
-    store = make_features(str(tmp_path / "store"), IDS, dtype="int8")
-    (shard, *_) = store.manifest.to_pylist()
-    refs = list(find_rows(files.join(store.url, "index", shard["index"]), store.data_url(shard["shard"]), []))
-    found = dict(zip([ref.image_id for ref in refs], fetch_rows(refs), strict=True))
-    assert_same(found, {name: rounded(made()[name][None])[0] for name in found})
-
-
-def test_compacting_merges_the_codes_as_they_are(tmp_path):
-    store = make_features(str(tmp_path / "store"), IDS, dtype="int8")
-    before = scanned(store)
-    snapshot, rewritten = compact(store.url, 0.2, 256)
-    assert (rewritten, snapshot.totals["shards"]) == (3, 1)
-    assert_same(scanned(Store.open(store.url)), before)
-    assert verify(store.url).problems == []
 
 
 def test_the_commit_says_how_far_off_a_shard_is(tmp_path):

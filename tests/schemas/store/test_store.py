@@ -115,11 +115,3 @@ def test_other_tools_open_the_files(tmp_path):
         assert file["grid"].dtype == np.float16
         assert [name.decode() for name in file["image_id"]] == IDS[:3]
         assert file.attrs["captionbeam.version"] == "1"
-
-
-def test_row_groups_are_read_one_by_one(url, file_format):
-    store = make_features(url, IDS, file_format=file_format, shard_size=4)
-    groups = store.row_groups()
-    assert [group.rows for group in groups] == [4, 3, 4]
-    names = [name for group in groups for name in store.read_row_group(group).column("image_id").to_pylist()]
-    assert sorted(names) == IDS

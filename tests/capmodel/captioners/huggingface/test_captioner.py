@@ -134,13 +134,6 @@ def test_what_generate_does_not_have_is_refused(models, options, said):
         resolve_captioner(models["blip"], DecodeOptions(**options))
 
 
-def test_bf16_computes_in_bf16_and_has_a_fingerprint_of_its_own(models):
-    loaded = captioner(models["blip"], precision="bf16", method="greedy")
-    assert {parameter.dtype for parameter in loaded._model.parameters()} == {torch.bfloat16}
-    assert [len(image) for image in captions(loaded)] == [1, 1, 1]
-    assert loaded.fingerprint != captioner(models["blip"], method="greedy").fingerprint
-
-
 def test_what_is_not_finite_is_an_error_of_the_image(models):
     loaded = captioner(models["blip"], method="greedy")
     broken = {"pixel_values": torch.full((3, 16, 16), torch.nan)}
