@@ -13,7 +13,7 @@ from captionbeam.jobs.options.shared import require
 from captionbeam.jobs.submit.follow import follow
 from captionbeam.jobs.submit.training_target import Order, TrainingTarget, run_name
 from captionbeam.jobs.ui.terminal import say
-from captionbeam.schemas.options import flag_of, options_of
+from captionbeam.schemas.options import flag_of, groups_of
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.storage import options as storage_options
 
@@ -105,7 +105,7 @@ def words_of(options: TrainOptions, places: Sequence[str]) -> list[str]:
     words = ["captionbeam", "train"]
     for name in (*places, "snapshot"):
         words += [flag_of(name), str(getattr(options, name))]
-    for field, found in options_of(TrainingOptions):
+    for field, found in (entry for group in groups_of(TrainingOptions).values() for entry in group):
         value = getattr(options, field.name)
         if value == field.default or field.name in (*places, "restart"):
             continue
