@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Sequence
 
 try:
+    from captionbeam.jobs import COMMANDS
     from captionbeam.jobs.options.command import DONE, ERROR, Command
     from captionbeam.jobs.options.command_line import parse_command
     from captionbeam.jobs.ui.terminal import drop_output, one_line, open_closed_streams, speak
@@ -15,27 +15,17 @@ try:
 except KeyboardInterrupt:  # these imports take a moment, before anything has begun
     raise SystemExit("captionbeam: interrupted") from None
 
-COMMANDS = {
-    "encode": "encode:Encode",
-    "import-features": "import_features",
-    "svd": "svd",
-    "tokenize": "tokenize",
-    "train": "train:Train",
-    "caption": "caption:Caption",
-    "evaluate": "evaluate:Evaluate",
-    "predictions": "predictions",
-    "report": "report:Report",
-    "refresh": "refresh:Refresh",
-    "store": "store",
-    "schedule": "schedule",
-    "workers": "workers",
-    "demo": "demo",
+GROUPS = {
+    "store": "Lists, checks, exports and cleans up the snapshots of a store.",
+    "schedule": "Prints a schedule of nightly refreshes for Airflow, Kubernetes or Cloud Scheduler.",
 }
-JOBS = tuple(COMMANDS)
+HELP = ("-h", "--help")
 OVERVIEW = """\
-  captionbeam demo --output demo          # everything below, on a small set that it draws
+captionbeam COMMAND ...
 
-image captioning as a batch data pipeline; each NAME --help opens with a command to paste:
+  captionbeam demo --output demo          # runs all steps on a small set of drawn pictures
+
+Image captioning as a batch data pipeline. The help of each command begins with an example.
 
 """
 
@@ -67,89 +57,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
-        print("captionbeam NAME ...\n\n" + OVERVIEW + "\n".join(_overview()))
+    if not words or words[0] in HELP:
+        print(OVERVIEW + "\n".join(_summaries("")))
         return DONE
     if words[0] == "--version":
         from importlib.metadata import version
 
         print(version("captionbeam"))
         return DONE
-    command = parse(words)
-    if isinstance(command, Command):
-        return command.run().status
-    return _run_old(command)
+    if words[0] in GROUPS and (not words[1:] or words[1] in HELP):
+        print(f"captionbeam {words[0]} COMMAND ...\n\n" + "\n".join(_summaries(words[0])))
+        return DONE
+    return parse(words).run().status
 
 
 def parse(words: Sequence[str]) -> Command:
     """Returns the command that a ``captionbeam`` command line describes. Raises RequestError."""
-    name, *rest = words
-    if words[:2] == ["store", "retry-failures"]:
-        from captionbeam.jobs.store_commands.retry import RetryFailures
-
-        return parse_command(RetryFailures, rest[1:])
-    if name == "schedule":
-        from captionbeam.jobs import schedule
-
-        return schedule.parse(rest)
+    size = 2 if " ".join(words[:2]) in COMMANDS else 1
+    name, rest = " ".join(words[:size]), words[size:]
     if name not in COMMANDS:
-        raise RequestError(f"there is no command {name!r}; expected one of {', '.join(COMMANDS)}")
+        inside = [one.partition(" ")[2] for one in COMMANDS if one.startswith(f"{name} ")]
+        names = inside or dict.fromkeys(one.partition(" ")[0] for one in COMMANDS)
+        given = " ".join(words[:2]) if inside else name
+        raise RequestError(f"there is no command {given!r}; expected one of {', '.join(names)}")
+    return parse_command(find_command(name), rest)
+
+
+def find_command(name: str) -> type[Command]:
+    """Returns the class of a command."""
     module, _, owner = COMMANDS[name].partition(":")
-    found = importlib.import_module(f"captionbeam.jobs.{module}")
-    return parse_command(getattr(found, owner), rest) if owner else _parse_old(found, name, rest)
+    found: type[Command] = getattr(importlib.import_module(f"captionbeam.jobs.{module}"), owner)
+    return found
 
 
-def _overview() -> list[str]:
-    modules = {name: target.partition(":")[0] for name, target in COMMANDS.items()}
-    return [
-        f"  {name:15} {(importlib.import_module(f'captionbeam.jobs.{module}').__doc__ or '').splitlines()[0]}"
-        for name, module in modules.items()
-    ]
-
-
-# Until every command is a dataclass of options.
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise RequestError(f"{message} ({self.prog} --help shows what is expected)")
-
-
-def _parse_old(job, name, rest):
-    from captionbeam.jobs.options.storage import add_storage_options
-
-    parser = _Parser(
-        prog=f"captionbeam {name}",
-        usage=argparse.SUPPRESS,
-        description=job.HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.set_defaults(job=name)
-    job.add_options(parser)
-    if name not in ("store", "schedule", "workers", "demo"):
-        add_storage_options(parser)
-    if hasattr(job, "expand"):
-        rest = job.expand(rest)
-    if not getattr(job, "BEAM", False):
-        options, beam_args = parser.parse_args(rest), []
-    else:
-        options, beam_args = parser.parse_known_args(rest)
-        if beam_args:
-            from captionbeam.pipelines.runners.flags import check_beam_args
-
-            check_beam_args(beam_args)
-    options._module, options._beam = job, beam_args
-    return options
-
-
-def _run_old(options):
-    from captionbeam.jobs.options.storage import use_storage_options_old
-
-    job, beam = options._module, options._beam
-    del options._module, options._beam
-    use_storage_options_old(options)
-    return job.run(options, beam)
+def _summaries(group: str) -> list[str]:
+    """Returns a line for each command of ``group``, or for each command and group if that is empty."""
+    shown = {}
+    for name in COMMANDS:
+        first = name.partition(" ")[0]
+        if not group and first in GROUPS:
+            shown[first] = GROUPS[first]
+        elif not group or first == group:
+            shown[name] = (find_command(name).__doc__ or "").splitlines()[0]
+    return [f"  {name:22} {said}" for name, said in shown.items()]
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class EmbeddingWidth:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(TargetOptions, EmbeddingWidth, TrainingOptions, Command):  # type: ignore[misc]
+class Train(TargetOptions, EmbeddingWidth, TrainingOptions, Command):
     """Trains a decoder and saves its best epoch as a bundle.
 
     With a preset or recipe use ``Train.from_preset``, in which the values that are given win.

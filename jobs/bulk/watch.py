@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
-from types import TracebackType
 from typing import Any, Self
 
 from captionbeam.jobs.options.command import DONE, WARNED, Result
 from captionbeam.jobs.options.run import BulkCommand
-from captionbeam.jobs.ui.progress import Progress, clock
+from captionbeam.jobs.ui.progress import Progress, clock, watching
 from captionbeam.jobs.ui.summary import cost_per_million, print_table, size
 from captionbeam.jobs.ui.terminal import note, say
 from captionbeam.pipelines.bulk.compare import read_counts
@@ -29,38 +27,29 @@ LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 10.0
 
 
 class Watch:
-    """A background thread that reads a run's plan and commits and shows progress. A context manager.
+    """Reads a run's plan and commits in the background and shows progress. A context manager.
 
     It does not use the runner's metrics, which retries inflate.
     """
 
     def __init__(self, run: Run, description: str) -> None:
-        self._run, self._description = run, description
+        self._run, self._start = run, time.monotonic()
         self._parts: list[str] = []
         self._shards: list[Shard] = []
         self._commits: dict[str, Commit] = {}
-        self._stop, self._start = threading.Event(), time.monotonic()
-        self._thread = threading.Thread(target=self._loop, name="progress", daemon=True)
         self._earlier = layout.committed_shards(run.url)
+        progress = Progress(description)
+        progress.say("listing images")
+        is_local = files.is_local(files.split(run.url)[0])
+        self._watching = watching(progress, self._look, LOCAL_SECONDS if is_local else REMOTE_SECONDS)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._watching.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
+    def __exit__(self, *error: Any) -> None:
+        self._watching.__exit__(*error)
         self.seconds = time.monotonic() - self._start
-
-    def _loop(self) -> None:
-        pause = LOCAL_SECONDS if files.is_local(files.split(self._run.url)[0]) else REMOTE_SECONDS
-        with Progress(self._description) as progress:
-            progress.say("listing images")
-            while not self._stop.wait(pause):
-                self._look(progress)
-            self._look(progress)
 
     def _look(self, progress: Progress) -> None:
         parts = files.names(files.join(self._run.folder, "parts"))

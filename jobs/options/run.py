@@ -109,7 +109,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions:
+class ModelOptions(GpuOptions):
     """Batches and device."""
 
     GROUP = "run"
@@ -120,5 +120,5 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BulkCommand(RunOptions, GpuOptions, PipelineCommand):
+class BulkCommand(RunOptions, LaunchOptions, PipelineCommand):
     """A command that processes images in shards and publishes a snapshot."""

@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 
-from captionbeam.jobs.options.run import BulkCommand
+from captionbeam.jobs.options.run import BulkCommand, ModelOptions
 from captionbeam.jobs.options.shared import require
 from captionbeam.jobs.run_on.devices import workers_precision
 from captionbeam.jobs.run_on.gpus import MANY_PROCESSES, ONE_PROCESS, find_gpu
@@ -75,7 +75,9 @@ def resolve_target(options: B, output: str = "output") -> tuple[RunTarget, B]:
             places[shown(field, found)] = [value] if isinstance(value, str) else list(value)
     for option in ("--weights", "--reduce", "--bundle", "--captioner"):
         places.pop(option, None)  # read by the launcher, and copied to the store
-    device, precision = getattr(options, "device", "auto"), getattr(options, "precision", None)
+    if not isinstance(options, ModelOptions):
+        return settle_target(options.pipeline_options, places, models=False), options
+    device, precision = options.device, getattr(options, "precision", None)
     if options.gpu is not None:
         require(
             device == "auto",

@@ -21,10 +21,9 @@ EMPTY = "SCHEDULE: dict[str, Any] = {}\n"
 
 @dataclass(frozen=True, kw_only=True)
 class AirflowSchedule(Schedule):
-    """A schedule of DAGs in one file."""
+    """Prints a schedule for Airflow: DAGs in one file."""
 
     GROUP = "airflow"
-    ABOUT = "DAGs in one file"
     HELP = """\
   captionbeam schedule airflow /data/photos --name photos --features /data/features \\
     --features-options='--encoder efficientnet_lite0' --captions /data/captions --bundle /data/bundle \\

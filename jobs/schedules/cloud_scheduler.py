@@ -28,10 +28,9 @@ RUN = "https://run.googleapis.com/v2/projects/{project}/locations/{region}/jobs/
 
 @dataclass(frozen=True, kw_only=True)
 class CloudSchedule(Schedule):
-    """A schedule of Cloud Scheduler, Dataflow and Cloud Run."""
+    """Prints a schedule for Cloud Scheduler: gcloud commands that launch a Dataflow Flex Template."""
 
     GROUP = "google cloud"
-    ABOUT = "gcloud commands that launch a Dataflow Flex Template"
     HELP = """\
   captionbeam schedule cloud-scheduler gs://bucket/photos --name photos --features gs://bucket/features \\
     --features-options='--encoder efficientnet_lite0 --gpu l4' --captions gs://bucket/captions \\

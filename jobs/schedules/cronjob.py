@@ -26,10 +26,9 @@ TOTALS = "/dev/termination-log"  # every container has this file; the kubelet sh
 
 @dataclass(frozen=True, kw_only=True)
 class CronJobSchedule(Schedule):
-    """A schedule of Kubernetes CronJobs."""
+    """Prints a schedule for Kubernetes: CronJobs."""
 
     GROUP = "kubernetes"
-    ABOUT = "Kubernetes CronJobs"
     HELP = """\
   captionbeam schedule cronjob gs://bucket/photos --name photos --features gs://bucket/features \\
     --features-options='--encoder efficientnet_lite0' --captions gs://bucket/captions --bundle gs://bucket/bundle \\

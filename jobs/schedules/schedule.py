@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from captionbeam.jobs.options.command import Command, Result
 from captionbeam.jobs.ui.terminal import say
@@ -38,7 +38,6 @@ class Schedule(ScheduleTimes, Command):
     """A schedule that keeps a features store, a captions store or both up to date. ``run`` prints it."""
 
     GROUP = ""
-    ABOUT: ClassVar[str] = ""
 
     sources: tuple[str, ...] = option((), "where the images are", text("SOURCE"), positional=True)
     schedule_name: str = option(..., "name of the schedule", flag="--name")

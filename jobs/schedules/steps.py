@@ -59,7 +59,7 @@ def nightly_refresh(options: Schedule) -> NightlyRefresh:
         captions_options=_words("--captions-options", options.captions_options),
         promote=options.promote,
         verify_nightly=options.verify == "nightly",
-        storage=_storage(options.storage_options),
+        storage=_storage(str(options.storage_options or "")),
         keep=options.keep,
     )
 
@@ -146,7 +146,7 @@ def places(plan: NightlyRefresh) -> Iterator[str]:
             yield from (
                 each for each in named if "/" in each or "." in each
             )  # weights may be a published name
-        given = options.storage_options or "{"
+        given = str(options.storage_options or "{")
         if not given.lstrip().startswith("{"):
             yield given
 
@@ -216,7 +216,7 @@ def _check_stores(plan: NightlyRefresh) -> None:
         raise RequestError(wrong)
 
 
-def _storage(given: str | None) -> tuple[str, ...]:
+def _storage(given: str) -> tuple[str, ...]:
     """Returns --storage-options for every step, with an absolute file name."""
     if not given:
         return ()

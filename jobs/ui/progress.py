@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self, TextIO
 
@@ -94,6 +96,26 @@ class Progress:
             return ""
         spent = time.monotonic() - self._start
         return f", {clock(spent / done * (self._total - done))} left"
+
+
+@contextmanager
+def watching(progress: Progress, look: Callable[[Progress], None], pause: float = 1.0) -> Iterator[None]:
+    """Calls ``look(progress)`` in a background thread, every ``pause`` seconds and once at the end."""
+    stop = threading.Event()
+
+    def loop() -> None:
+        with progress:
+            while not stop.wait(pause):
+                look(progress)
+            look(progress)
+
+    thread = threading.Thread(target=loop, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _bars(stream: TextIO) -> Bars:

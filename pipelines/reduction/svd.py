@@ -5,7 +5,6 @@ moments | WriteComponents                                 # seconds, on one work
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
@@ -13,11 +12,11 @@ import numpy as np
 
 from captionbeam.pipelines.bulk.find import is_sampled
 from captionbeam.pipelines.reduction.second_moments import Decomposition, SecondMoments, decompose
+from captionbeam.pipelines.reduction.svd_options import SvdOptions
 from captionbeam.pipelines.workers import progress_counter
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.pipelines.workers.output import storage_error
 from captionbeam.schemas.errors import RequestError
-from captionbeam.schemas.fingerprint import fingerprint
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.components import components_bytes, encoder_fingerprint, encoder_part
 from captionbeam.schemas.formats.datafile import open_data
@@ -28,49 +27,15 @@ from captionbeam.schemas.store.reading import Dead, Store
 Task = tuple[str, list[int]]  # a data file, and its dead rows
 
 
-@dataclass(frozen=True)
-class SvdOptions:
-    """Options of the decomposition.
-
-    ``count``: components to keep; ``center``: PCA; ``scale``: scale channels to equal size; ``sample``, ``seed``,
-    ``ids``: the images to use.
-    """
-
-    count: int = 128
-    center: bool = False
-    sample: float = 1.0
-    seed: int = 0
-    ids: frozenset[str] | None = None
-    scale: bool = False
-
-    def spec(self) -> dict[str, Any]:
-        """Returns the options that affect the result, with ids as a hash."""
-        ids = None if self.ids is None else fingerprint({"ids": sorted(self.ids)})
-        return {
-            "components": self.count,
-            "centered": self.center,
-            "sample": self.sample,
-            "seed": self.seed,
-            "ids": ids,
-            "scaled": self.scale,
-        }
-
-    def takes(self, image_id: str) -> bool:
-        """Returns whether the image is used."""
-        return (self.ids is None or image_id in self.ids) and (
-            self.sample == 1 or is_sampled(image_id, self.sample, self.seed)
-        )
-
-
 def check_features(store: Store, options: SvdOptions) -> None:
     """Raises RequestError if the store has no features from which components can be computed."""
     if store.kind != "features":
         raise RequestError(f"{store.url} is a store of {store.kind}; expected one of features")
     if "reduction" in store.spec:
         raise RequestError(f"the features {store.url} are reduced already; expected those of an encoder")
-    if options.count > store.shape[-1]:
+    if options.components > store.shape[-1]:
         raise RequestError(
-            f"{options.count} components of {store.shape[-1]} channels; expected --components of at most as many"
+            f"{options.components} components of {store.shape[-1]} channels; expected --components of at most as many"
         )
 
 
@@ -155,7 +120,13 @@ def read_features(task: Task, options: SvdOptions, run_id: str = "svd") -> Itera
 def _kept(ids: list[str], start: int, dead: Collection[int], options: SvdOptions) -> np.ndarray:
     gone = set(dead)
     return np.array(
-        [at for at, name in enumerate(ids) if start + at not in gone and options.takes(name)], int
+        [at for at, name in enumerate(ids) if start + at not in gone and _used(name, options)], int
+    )
+
+
+def _used(image_id: str, options: SvdOptions) -> bool:
+    return (options.image_ids is None or image_id in options.image_ids) and (
+        options.sample == 1 or is_sampled(image_id, options.sample, options.seed)
     )
 
 
@@ -168,12 +139,12 @@ def write_components(moments: SecondMoments, url: str, about: Mapping[str, Any],
     """Decomposes the moments and writes the file atomically. Raises RequestError, SystemicError."""
     if not moments.images:
         raise RequestError("no image of the store is among those of --ids, or in the --sample; expected some")
-    if moments.cells < options.count:
+    if moments.cells < options.components:
         raise RequestError(
-            f"{moments.cells} cells of {moments.images} images make no {options.count} components; "
+            f"{moments.cells} cells of {moments.images} images make no {options.components} components; "
             "expected at least as many cells"
         )
-    found = decompose(moments, options.count, options.center, options.scale)
+    found = decompose(moments, options.components, options.center, options.scale)
     said = {**about, "images": moments.images, "cells": moments.cells, **explained(found)}
     try:
         files.write_atomic(url, components_bytes(found.vectors, found.mean, said))

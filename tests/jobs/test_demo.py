@@ -40,7 +40,7 @@ def test_scenes_are_drawn_once(tmp_path):
 def test_another_demo_is_not_mixed_with_the_one_that_is_there(tmp_path):
     demo.draw(str(tmp_path), SMALL, 0)
     with pytest.raises(
-        RequestError, match=r"holds a demo of .*'seed': 0.*; expected the same, or a new --output"
+        RequestError, match=r"has a demo of .*'seed': 0.*; expected the same options, or another --output"
     ):
         demo.draw(str(tmp_path), SMALL, 1)
 
@@ -62,7 +62,7 @@ def test_right_captions_are_counted_and_scores_averaged(tmp_path):
 
 
 def test_a_job_that_fails_ends_the_demo(tmp_path, capfd):
-    with pytest.raises(SystemicError, match="tokenize ended with status 2; the same demo command goes on"):
+    with pytest.raises(SystemicError, match="tokenize ended with status 2; the same demo command resumes"):
         demo.run_job("tokenize", ["--train", "none.json", "--output", str(tmp_path / "a b")])
     said = capfd.readouterr()
     assert (

@@ -7,7 +7,6 @@ import ast
 import pytest
 
 from captionbeam.jobs import cli
-from captionbeam.jobs.schedule import SCHEDULERS
 
 STORES = ["gs://b/photos", "--name", "photos", "--features", "gs://b/features",
           "--features-options=--encoder efficientnet_lite0 --pooled"]  # fmt: skip
@@ -106,7 +105,7 @@ def test_what_a_job_would_refuse_is_refused_when_it_is_scheduled(capsys, schedul
     assert said.out == ""
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", OF)
 def test_each_help_opens_with_a_command_that_can_be_pasted(capsys, scheduler):
     import shlex
 

@@ -75,7 +75,7 @@ def test_scaled_all_channels_weigh_alike(store, output, capsys):
     )
     capsys.readouterr()
     assert main(request_of(store, output)) == 2
-    assert "holds components of scaled True, not False; expected the same request" in capsys.readouterr().err
+    assert "has components of scaled True, not False; expected the same options" in capsys.readouterr().err
 
 
 def test_of_a_sample_or_of_listed_images_alone(store, output, tmp_path):
@@ -94,9 +94,9 @@ def test_again_there_is_nothing_to_do(store, output, capsys):
     before = read_components(output).sha256
     capsys.readouterr()
     assert main(request_of(store, output)) == 0
-    assert capsys.readouterr().out.startswith(f"nothing to do: {output} holds these very components\n")
+    assert capsys.readouterr().out.startswith(f"nothing to do: {output} has these components already\n")
     assert main(request_of(store, output, "--center")) == 2
-    assert "holds components of centered False, not True" in capsys.readouterr().err
+    assert "has components of centered False, not True" in capsys.readouterr().err
     assert read_components(output).sha256 == before
 
 
@@ -111,7 +111,7 @@ def test_dry_run_says_the_steps_and_writes_nothing(store, output, tmp_path, caps
     ("change", "sentence"),
     [
         (["--components", "6"], "6 components of 5 channels; expected --components of at most as many"),
-        (["--sample", "0"], "--sample 0 leaves no image; expected a share above 0"),
+        (["--sample", "0"], "--sample is 0.0; expected a share above 0, at most 1"),
         (
             ["--sample", "0.0001"],
             "no image of the store is among those of --ids, or in the --sample; expected some",
