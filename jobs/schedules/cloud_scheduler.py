@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from captionbeam.jobs.schedules.schedule import CRON, Schedule
+from captionbeam.jobs.schedules.schedule import CRON, Schedule, render
 from captionbeam.jobs.schedules.steps import (
     TEMPLATE,
     NightlyRefresh,
@@ -60,21 +59,14 @@ it waits for has ended leaves the rest to the next night.
 
     def text(self, plan: NightlyRefresh) -> str:
         """Returns the text of the script."""
-        import jinja2
-
         _check_paths(plan)
-        environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("captionbeam.jobs"), undefined=jinja2.StrictUndefined
-        )
-        environment.filters["json"] = lambda value: json.dumps(value, indent=1)
-        environment.filters["quote"] = lambda value: shlex.quote(str(value))
         values = {
             **vars(self),
             "name": self.schedule_name,
             "launches": list(launches(plan, self)),
             "tasks": list(tasks(plan, self)),
         }
-        return environment.get_template("cloud_scheduler.sh.j2").render(values) + "\n"
+        return render("cloud_scheduler.sh.j2", values)
 
 
 def launches(plan: NightlyRefresh, options: CloudSchedule) -> Iterator[dict[str, Any]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from captionbeam.jobs.schedules.schedule import Schedule
+from captionbeam.jobs.schedules.schedule import Schedule, render
 from captionbeam.jobs.schedules.steps import (
     TEMPLATE,
     NightlyRefresh,
@@ -52,20 +51,13 @@ Needs Kubernetes 1.31 or newer. Paths are URLs, or lie on the volume claim that 
 
     def text(self, plan: NightlyRefresh) -> str:
         """Returns the manifests in YAML."""
-        import jinja2
-
         _check_paths(plan, self.mount, bool(self.claim))
-        environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("captionbeam.jobs"), undefined=jinja2.StrictUndefined
-        )
-        environment.filters["json"] = json.dumps
         name = self.schedule_name
         jobs = [
             _job(name, "nightly", self.cron, nightly_steps(plan)),
             _job(f"{name}-upkeep", "upkeep", self.upkeep_cron, upkeep_steps(plan)),
         ]
-        values = {**vars(self), "name": name, "jobs": jobs}
-        return environment.get_template("cronjob.yaml.j2").render(values) + "\n"
+        return render("cronjob.yaml.j2", {**vars(self), "name": name, "jobs": jobs})
 
 
 def _job(name: str, component: str, cron: str, steps: Steps) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from captionbeam.jobs.options.command import Command, Result
 from captionbeam.jobs.ui.terminal import say
@@ -14,6 +17,16 @@ if TYPE_CHECKING:
 
 CRON = text("'M H D M W'")
 OPTIONS = text("'OPTIONS'")
+
+
+def render(template: str, values: Mapping[str, Any]) -> str:
+    """Returns the text of ``jobs/templates/TEMPLATE``, in which the filter ``quote`` quotes for a shell."""
+    import jinja2
+
+    loader = jinja2.PackageLoader("captionbeam.jobs")
+    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined)
+    environment.filters |= {"json": json.dumps, "quote": lambda value: shlex.quote(str(value))}
+    return environment.get_template(template).render(values) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,53 +85,29 @@ def refresh_steps(plan: NightlyRefresh) -> dict[str, list[str]]:
     """Returns the refresh step of each store."""
     steps = {}
     if plan.features:
-        made = [
-            "refresh",
-            *plan.sources,
-            "--output",
-            plan.features,
-            *plan.features_options,
-            *plan.storage,
-        ]
-        steps["features"] = made
+        made = ["refresh", *plan.sources, "--output", plan.features]
+        steps["features"] = [*made, *plan.features_options, *plan.storage]
     if plan.captions:
         what = ["--features", plan.features] if plan.features else list(plan.sources)
-        steps["captions"] = ["refresh", *what, "--output", plan.captions, "--bundle", str(plan.bundle),
-                             *plan.captions_options, *plan.storage]  # fmt: skip
+        made = ["refresh", *what, "--output", plan.captions, "--bundle", str(plan.bundle)]
+        steps["captions"] = [*made, *plan.captions_options, *plan.storage]
     return steps
 
 
 def upkeep_steps(plan: NightlyRefresh) -> dict[str, list[str]]:
     """Returns the weekly steps: vacuum all stores, then verify them."""
     kinds = {plan.features: "features", plan.captions: "captions"}
-    steps = {}
-    for store in plan.stores:
-        steps[f"vacuum_{kinds[store]}"] = [
-            "store",
-            "vacuum",
-            store,
-            "--keep",
-            str(plan.keep),
-            *plan.storage,
-        ]
-    for store in plan.stores:
-        steps[f"verify_{kinds[store]}"] = ["store", "verify", store, *plan.storage]
-    return steps
+    keep = ("--keep", str(plan.keep))
+    vacuum = {f"vacuum_{kinds[one]}": ["store", "vacuum", one, *keep, *plan.storage] for one in plan.stores}
+    return vacuum | {f"verify_{kinds[one]}": ["store", "verify", one, *plan.storage] for one in plan.stores}
 
 
 def bulk_steps(plan: NightlyRefresh, output: str) -> dict[str, list[str]]:
     """Returns the steps that caption given images into a store ``output``; empty without a bundle."""
     if not plan.bundle:
         return {}
-    captions = [
-        "caption",
-        "--output",
-        output,
-        "--bundle",
-        plan.bundle,
-        *plan.captions_options,
-        *plan.storage,
-    ]
+    made = ["caption", "--output", output, "--bundle", plan.bundle]
+    captions = [*made, *plan.captions_options, *plan.storage]
     return {"captions": captions, "verify": ["store", "verify", output, *plan.storage]}
 
 
@@ -143,9 +119,8 @@ def places(plan: NightlyRefresh) -> Iterator[str]:
         for name in IN_OPTIONS:
             found = getattr(options, name, None) or []
             named = [found] if isinstance(found, str) else found
-            yield from (
-                each for each in named if "/" in each or "." in each
-            )  # weights may be a published name
+            # weights may be a published name
+            yield from (each for each in named if "/" in each or "." in each)
         given = str(options.storage_options or "{")
         if not given.lstrip().startswith("{"):
             yield given
