@@ -11,29 +11,39 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import captionbeam
+from captionbeam import jobs
 from captionbeam.jobs import cli
 from captionbeam.jobs.encode import Encode
 from captionbeam.schemas.errors import RequestError
-from tests.builders.zygote import captionbeam
+from tests.builders import zygote
 
 BULK = ["--output", "out", "--encoder", "efficientnet_lite0"]
 
 
-@pytest.mark.parametrize("name", cli.JOBS)
+@pytest.mark.parametrize("name", jobs.COMMANDS)
 def test_each_help_opens_with_a_command_that_the_parser_takes(name, capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main([name, "--help"])
+        cli.main([*name.split(), "--help"])
     assert stopped.value.code == 0
     first = next(line.strip() for line in capsys.readouterr().out.splitlines() if line.strip())
-    program, job, *arguments = shlex.split(first.partition("#")[0])
-    assert (program, job) == ("captionbeam", name)
-    cli.parse([name, *arguments])
+    words = shlex.split(first.partition("#")[0])
+    assert words[: len(name.split()) + 1] == ["captionbeam", *name.split()]
+    cli.parse(words[1:])
 
 
-def test_the_overview_names_every_job(capsys):
-    assert cli.main([]) == 0
+def test_the_overviews_name_every_command(capsys):
+    assert cli.main([]) == cli.main(["store"]) == 0
     said = capsys.readouterr().out
-    assert all(f"\n  {name} " in said for name in cli.JOBS)
+    assert all(f"\n  {name} " in said for name in (*jobs.COMMANDS, "store"))
+
+
+def test_every_command_is_a_class_of_the_package():
+    classes = [target.partition(":")[2] for target in jobs.COMMANDS.values()]
+    assert sorted(filter(None, classes)) == sorted(jobs.__all__)
+    for name in jobs.__all__:
+        assert getattr(captionbeam, name).HELP
+    assert set(captionbeam.__all__) == {"Store", *jobs.__all__}
 
 
 PHOTO = str(Path(tempfile.gettempdir(), "captionbeam-test.jpg"))
@@ -50,6 +60,11 @@ def photo():
         (
             ["encod"],
             "there is no command 'encod'; expected one of encode, import-features, svd, tokenize, train",
+        ),
+        (["store", "lss"], "there is no command 'store lss'; expected one of ls, show, failures"),
+        (
+            ["store", "ls", "s", "--runner", "DirectRunner"],
+            "unknown option '--runner' of captionbeam store ls",
         ),
         (
             ["encode", "x.zip"],
@@ -120,7 +135,7 @@ def test_from_python_a_command_is_silent_and_gives_its_totals(tmp_path, capsys):
 
 
 def test_the_console_script_gives_its_status_to_the_shell():
-    done = captionbeam("encode", "/not/there", *BULK, status=2)
+    done = zygote.captionbeam("encode", "/not/there", *BULK, status=2)
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
 

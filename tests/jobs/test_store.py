@@ -11,7 +11,7 @@ import pytest
 
 from captionbeam.capmodel.data.dataset import Data
 from captionbeam.capmodel.training.request import resolve_options
-from captionbeam.jobs import COMMANDS, cli
+from captionbeam.jobs import COMMANDS, ListSnapshots, PromoteSnapshot, cli
 from captionbeam.pipelines.bulk.publish import publish
 from captionbeam.pipelines.maintenance.export import export
 from captionbeam.schemas import Store
@@ -64,6 +64,13 @@ def test_ls_lists_snapshots_and_marks_the_newest(three, capsys):
     table = said(capsys, "ls", three)
     assert [line.split()[1] for line in table.splitlines() if " * " in line] == ["3"]
     assert "good" in table
+
+
+def test_from_python_it_is_silent_and_returns_the_totals(three, capfd):
+    found = ListSnapshots(store=three).run().totals
+    assert (found["newest"], [row["rows"] for row in found["snapshots"]]) == (3, [2, 4, 5])
+    assert PromoteSnapshot(store=three, tag="prod", snapshot="2").run().totals["snapshot"] == 2
+    assert tuple(capfd.readouterr()) == ("", "")
 
 
 def test_show_says_what_a_snapshot_is(three, capsys):

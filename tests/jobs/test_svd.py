@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from captionbeam.jobs.cli import main
+from captionbeam.jobs.svd import FitComponents
 from captionbeam.pipelines.bulk.find import is_sampled
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
@@ -56,6 +57,12 @@ def test_components_and_a_summary(store, output, capsys):
     assert "svd, 3 of 5 components" in said
     assert "96 cells of 24 images" in said
     assert f"3 components {cumulative[2]:.3%}, the last of them {ratio[2]:.3%}" in " ".join(said.split())
+
+
+def test_from_python_it_is_silent_and_returns_the_totals(store, output, capfd):
+    result = FitComponents(features=store.url, output=output, components=3).run()
+    assert (result.totals["images"], result.totals["cells"], result.output) == (24, 96, output)
+    assert tuple(capfd.readouterr()) == ("", "")
 
 
 def test_centred_it_keeps_the_mean(store, output):
