@@ -28,7 +28,7 @@ from captionbeam.schemas.storage import files
 RUNNER_LOG = "apache_beam.runners.dataflow.dataflow_runner"
 STAGER_LOG = "apache_beam.runners.portability.stager"
 CLIENT_LOG = "apache_beam.runners.dataflow.internal.apiclient"
-GOES_ON = "the same command goes on from there"
+RESUMES = "the same command resumes"
 
 
 def run_on_dataflow(
@@ -56,7 +56,7 @@ def run_on_dataflow(
             raise SystemicError(
                 f"interrupted here; Dataflow job {sent['job_id']} goes on, and publishes by itself; `gcloud dataflow "
                 f"jobs cancel {sent['job_id']} --project {sent['project']} --region {sent['region']}` ends it, and "
-                f"{GOES_ON}"
+                f"{RESUMES}"
             ) from None
 
 
@@ -159,7 +159,7 @@ def _ended(sent: dict[str, Any], error: Exception) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip() not in ("", "None")]
     said = f" ({lines[-1]})" if lines else ""
     ended = {"FAILED": "failed", "CANCELLED": "was cancelled"}.get(state, f"ended as {state}")
-    return f"Dataflow job {sent.get('job_id')} {ended}{said}; see {sent.get('console')}; {GOES_ON}"
+    return f"Dataflow job {sent.get('job_id')} {ended}{said}; see {sent.get('console')}; {RESUMES}"
 
 
 class _StateLines(logging.Handler):

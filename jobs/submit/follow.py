@@ -33,7 +33,7 @@ def follow(target: TrainingTarget, job: Job, order: Order) -> int:
         time.sleep(poll)
     if state.phase is Phase.FAILED:
         raise SystemicError(
-            f"{target.title} ended {job.id}: {state.message}; its log says why: {job.view} (the same command goes on "
+            f"{target.title} ended {job.id}: {state.message}; its log says why: {job.view} (the same command resumes "
             f"from {order.options.checkpoints})"
         )
     output = order.options.output

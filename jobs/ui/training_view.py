@@ -43,7 +43,7 @@ class TrainingView:
             return DONE
         if self._end["event"] == "stopped":
             place = f"after {self._end['step']} steps of epoch {self._end['epoch'] + 1}"
-            say(f"stopped {place}; the same command goes on from {self._options.checkpoints}")
+            say(f"stopped {place}; the same command resumes from {self._options.checkpoints}")
             return STOPPED
         print_table(f"train: {self._options.output}", self._rows(self._end))
         return DONE
