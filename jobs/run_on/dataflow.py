@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.runner import PipelineResult
 
 from captionbeam.jobs.run_on.packages import NAME, build_wheel
+from captionbeam.jobs.ui.terminal import say
 from captionbeam.pipelines.bulk.run import now
 from captionbeam.pipelines.runners.runner import make_pipeline, run_pipeline
 from captionbeam.schemas.errors import CaptionbeamError, RequestError, SystemicError
@@ -44,7 +44,7 @@ def run_on_dataflow(
         sent.update(about, **_sent(beam_args, result))
         files.write_atomic(record_url, files.json_bytes(sent))
         if sent["job_id"]:
-            print(f"Dataflow job {sent['job_id']}: {sent['console']}", flush=True)
+            say(f"Dataflow job {sent['job_id']}: {sent['console']}")
 
     with packaged(beam_args) as whole, _refusals(sent), _progress_lines():
         _check_credentials(beam_args)
@@ -168,9 +168,9 @@ class _StateLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         if " is in state JOB_STATE_" in text:
-            print(f"Dataflow: {text.rpartition('JOB_STATE_')[2].lower().replace('_', ' ')}", file=sys.stderr)
+            say(f"Dataflow: {text.rpartition('JOB_STATE_')[2].lower().replace('_', ' ')}", to_error=True)
         elif record.levelno == logging.WARNING:
-            print(f"Dataflow: {' '.join(text.split())}", file=sys.stderr)
+            say(f"Dataflow: {' '.join(text.split())}", to_error=True)
 
 
 @contextmanager
