@@ -22,7 +22,6 @@ OUTPUTS = ("full", "two-stage", "adaptive")
 POSITIONS = ("sinusoidal", "learned")
 GATES = ("vector", "scalar", "none")
 INITIAL_STATES = ("zeros", "mean")
-ALWAYS_SAID = ("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "dropout", "grid_dropout")
 DROPOUT = number(0, 1, "at least 0 and below 1", "SHARE", below=True)
 
 
@@ -224,11 +223,3 @@ def is_of_use(name: str, chosen: Mapping[str, Any]) -> bool:
         return True
     decider, values = ONLY_WITH[name]
     return chosen[decider] in values and is_of_use(decider, chosen)
-
-
-def is_said(name: str, value: object) -> bool:
-    """Whether a record contains the option: always for ``ALWAYS_SAID``, otherwise only if it is not the default.
-
-    A record written before an option existed therefore equals one written with its default.
-    """
-    return name in ALWAYS_SAID or name not in _DEFAULTS or value != _DEFAULTS[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from captionbeam.capmodel.decoders.options import DecoderOptions
@@ -27,7 +27,7 @@ from captionbeam.schemas.options import (
     text,
 )
 
-__all__ = ["TrainOptions", "TrainingOptions", "completed", "cores", "difference"]
+__all__ = ["TrainOptions", "TrainingOptions", "cores", "difference"]
 
 PLACES = ("features", "tokens", "output", "checkpoints", "logs", "embeddings")
 PENALTY = number(0, 10, "from 0 to 10", "A")
@@ -267,13 +267,10 @@ class TrainOptions(TrainingOptions):
         return {**chosen, "init": None}
 
 
-def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a recorded ``identity`` with defaults for options that were added after it."""
-    return {field.name: field.default for field in fields(TrainOptions) if field.default is not MISSING} | {
-        **identity
-    }
+def difference(ours: Mapping[str, Any], recorded: Mapping[str, Any]) -> str | None:
+    """Returns for example ``epochs 8, not 4`` for the first difference of a run's identity; None if there is none.
 
-
-def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
-    """Returns for example ``epochs 8, not 4`` for the first difference of ``ours``; None if there is none."""
+    Options that ``recorded`` lacks have their defaults.
+    """
+    theirs = fingerprint.complete(TrainOptions, recorded)
     return fingerprint.difference({name: theirs.get(name) for name in ours}, ours, most=1)
