@@ -99,7 +99,7 @@ def _summaries(group: str) -> list[str]:
             shown[first] = GROUPS[first]
         elif not group or first == group:
             shown[name] = (find_command(name).__doc__ or "").splitlines()[0]
-    return [f"  {name:22} {said}" for name, said in shown.items()]
+    return [f"  {name:24} {said}" for name, said in shown.items()]
 
 
 if __name__ == "__main__":
