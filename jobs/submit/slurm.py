@@ -77,15 +77,11 @@ class Slurm(TrainingTarget):
     gathering = ()
 
     def check(self, flags: TargetOptions) -> None:
-        limit = flags.max_hours and flags.max_hours * 3600
-        stop = flags.stop_seconds
-        require(
-            not limit or limit > stop,
-            f"--max-hours {flags.max_hours:g} is less than the {stop} seconds before its end in which a checkpoint is "
-            "written; expected more (--stop-seconds changes them)"
-            if limit
-            else "",
-        )
+        if flags.max_hours and flags.max_hours * 3600 <= flags.stop_seconds:
+            raise RequestError(
+                f"--max-hours {flags.max_hours:g} is less than the {flags.stop_seconds} seconds before its end in "
+                "which a checkpoint is written; expected more (--stop-seconds changes them)"
+            )
 
     def on_workers(self, place: str, flags: TargetOptions) -> str:
         _check_line("a place", place)
