@@ -82,7 +82,7 @@ def test_captions_are_scored_as_a_beam_writes_them_where_asked(data, tmp_path, p
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"ema": 1.0}, "ema is 1.0; expected at least 0 and below 1"),
+        ({"ema": 1.0}, "--ema is 1.0; expected at least 0 and below 1"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(data, tmp_path, wrong, sentence):
