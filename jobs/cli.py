@@ -151,7 +151,8 @@ def _run_old(options):
 
     job, beam = options._module, options._beam
     del options._module, options._beam
-    use_storage_options_old(options)
+    if options.job == "train":
+        use_storage_options_old(options)
     return job.run(options, beam)
 
 

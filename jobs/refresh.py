@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
+from captionbeam.capmodel.specs import complete_spec
 from captionbeam.jobs.options.captioners import CaptionerOptions, captioning
 from captionbeam.jobs.options.command import Result
 from captionbeam.jobs.options.features import EncodingOptions, check_encoding, encoding
@@ -204,7 +205,8 @@ def _check_redo(options: Refresh, work: Work, newest: Snapshot | None) -> None:
     if newest is None or newest.fingerprint == work.fingerprint:
         return
     images = newest.totals["rows"] + newest.totals["failed"]
-    said = ", ".join(f"{name} {old} -> {new}" for name, old, new in changes(newest.spec, work.spec))
+    found = changes(complete_spec(newest.spec), complete_spec(work.spec))
+    said = ", ".join(f"{name} {old} -> {new}" for name, old, new in found)
     if not (options.redo or options.plan or options.canary):
         raise RequestError(
             f"all {images:,} images of {options.output} would be processed again: {said}; expected --redo to do so "

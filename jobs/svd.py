@@ -17,6 +17,7 @@ from captionbeam.jobs.ui.terminal import say
 from captionbeam.pipelines.reduction.svd_options import SvdOptions
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import complete, difference
 from captionbeam.schemas.options import FILE, STORE, option, part_of, text
 from captionbeam.schemas.storage import files
 
@@ -101,13 +102,13 @@ def _check_same(named: str, url: str, request: Mapping[str, Any]) -> None:
     """Raises RequestError if the components at ``url`` are those of another request."""
     from captionbeam.schemas.formats.components import read_components
 
-    there = {**SvdOptions().spec(), **read_components(url).about["request"]}
-    for name, value in request.items():
-        if there.get(name) != value:
-            raise RequestError(
-                f"{named!r} has components of {name} {there.get(name)}, not {value}; expected the same options, "
-                "another --output or --overwrite"
-            )
+    there, wanted = (
+        complete(SvdOptions, about) for about in (read_components(url).about["request"], request)
+    )
+    if odd := difference(there, wanted, most=1):
+        raise RequestError(
+            f"{named!r} has components of {odd}; expected the same options, another --output or --overwrite"
+        )
 
 
 def _rows(components: Components, seconds: float | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from captionbeam.capmodel.specs import complete_spec
 from captionbeam.jobs.options.encoders import EncoderOptions
 from captionbeam.jobs.options.run import BulkCommand
 from captionbeam.jobs.options.sources import ReadingOptions, SourceOptions
@@ -48,8 +49,9 @@ def request_of(options: BulkCommand, work: Work) -> dict[str, Any]:
     making = (
         values if options.features else {name: value for name, value in values.items() if name not in own}
     )
-    if "precision" in work.spec and (work.kind == "captions" or not options.features):
-        making["precision"] = work.spec["precision"]
+    precision = complete_spec(work.spec).get("precision")
+    if precision is not None and (work.kind == "captions" or not options.features):
+        making["precision"] = precision
     recorded = dict(options.listings)
     sources = [{"source": name, **own, **recorded.get(name, {})} for name in work.names]
     return {"job": options.name, "options": making, "sources": sources}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from captionbeam.schemas.fingerprint import fingerprint
+from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.options import NATURAL, POSITIVE, number, option
 
 
@@ -36,12 +36,6 @@ class SvdOptions:
 
     def spec(self) -> dict[str, Any]:
         """Returns the options that affect the result, with ids as a hash."""
-        ids = None if self.image_ids is None else fingerprint({"ids": sorted(self.image_ids)})
-        return {
-            "components": self.components,
-            "centered": self.center,
-            "sample": self.sample,
-            "seed": self.seed,
-            "ids": ids,
-            "scaled": self.scale,
-        }
+        values = spec_of(replace(self, image_ids=None))
+        ids = {} if self.image_ids is None else {"ids": fingerprint({"ids": sorted(self.image_ids)})}
+        return {**values, **ids}

@@ -19,7 +19,7 @@ from captionbeam.capmodel.tokenizers import Tokenizer, learn_tokenizer, splitter
 from captionbeam.pipelines.runners.runner import run_pipeline
 from captionbeam.pipelines.tokens.inputs import InputFile, split_captions
 from captionbeam.pipelines.tokens.publish import check_output, make_record, publish
-from captionbeam.pipelines.tokens.tokenize_options import TokenizeOptions
+from captionbeam.pipelines.tokens.tokenize_options import DEFAULTS, TokenizeOptions
 from captionbeam.pipelines.workers import progress_counter
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.errors import RequestError
@@ -58,7 +58,7 @@ def tokenizing(
     """Returns a function that builds the pipeline; None if the token table already exists. Raises RequestError."""
     url = files.absolute(url)
     spec = {"options": options.spec(), "captions": [source.to_dict() for source in inputs]}
-    if not check_output(url, spec, overwrite):
+    if not check_output(url, spec, DEFAULTS, overwrite):
         return None
     return lambda pipeline: pipeline | "Tokenize" >> TokenizeCaptions(url, inputs, options, spec, run_id)
 
@@ -142,7 +142,7 @@ def learn(options: TokenizeOptions, counts: Mapping[str, int]) -> Tokenizer:
     """Returns the tokenizer of these word counts. Raises RequestError if there are none."""
     if not counts:
         raise RequestError("no word was found in the captions named for learning; expected some with --train")
-    return learn_tokenizer(word_counts=counts, **options.spec())
+    return learn_tokenizer(word_counts=counts, **options.learning())
 
 
 def encode_image(

@@ -7,6 +7,8 @@ from typing import Any
 
 from captionbeam.schemas.options import NATURAL, POSITIVE, check_fields, number, one_of, option
 
+DEFAULTS = {"kind": "bpe", "max_length": 64, "merges": 4000, "min_count": 5}
+
 
 @dataclass(frozen=True)
 class TokenizeOptions:
@@ -35,9 +37,16 @@ class TokenizeOptions:
             after()
 
     def spec(self) -> dict[str, Any]:
-        """Returns the options that affect the result, with their defaults."""
-        if self.kind == "bpe":
-            own = {"merges": 4000 if self.merges is None else self.merges}
-        else:
-            own = {"min_count": 5 if self.min_count is None else self.min_count}
-        return {"kind": self.kind, "max_length": self.max_length, **own}
+        """Returns the record of the options that affect the result."""
+        own = self.learning()
+        return {name: value for name, value in own.items() if value != DEFAULTS[name]}
+
+    def learning(self) -> dict[str, Any]:
+        """Returns the arguments of ``learn_tokenizer``."""
+        size = "merges" if self.kind == "bpe" else "min_count"
+        given = getattr(self, size)
+        return {
+            "kind": self.kind,
+            "max_length": self.max_length,
+            size: DEFAULTS[size] if given is None else given,
+        }

@@ -23,6 +23,7 @@ from captionbeam.schemas.errors import StoreError
 from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.formats import arrow, parquet
 from captionbeam.schemas.storage import files
+from captionbeam.schemas.versions import check_version
 
 KINDS = ("features", "captions")
 SEAL, HASHES = "sha256", "file_sha256"
@@ -113,7 +114,7 @@ def load_snapshot(url: str, number: int) -> Snapshot:
         raise StoreError(f"store {url} has no snapshot {number}; it has {known}") from err
     except json.JSONDecodeError as err:
         raise StoreError(f"{where} is not a snapshot: {err}; expected JSON") from err
-    _check_version(values, where)
+    check_version(values.get("version"), arrow.SCHEMA_VERSION, where)
     for name in (SEAL, HASHES):
         values.pop(name, None)
     lists = {name: tuple(values[name]) for name in ("shape", "manifests", "deletes")}
@@ -175,7 +176,7 @@ def load_commit(url: str, shard: str) -> Commit | None:
         values = files.read_json(commit_url(url, shard))
     except FileNotFoundError:
         return None
-    _check_version(values, commit_url(url, shard))
+    check_version(values.get("version"), arrow.SCHEMA_VERSION, commit_url(url, shard))
     return Commit(**values)
 
 
@@ -203,11 +204,3 @@ def read_tables(url: str, names: Iterable[str], schema: pa.Schema) -> pa.Table:
     """Returns the rows of several manifests or delete files as one table."""
     tables = [parquet.read_table(files.join(url, name)).replace_schema_metadata(None) for name in names]
     return pa.concat_tables([schema.empty_table(), *tables])
-
-
-def _check_version(values: dict[str, Any], where: str) -> None:
-    written = values.get("version")
-    if not isinstance(written, int) or written > arrow.SCHEMA_VERSION:
-        raise StoreError(
-            f"{where} has version {written!r}; this captionbeam reads up to {arrow.SCHEMA_VERSION}: upgrade it"
-        )

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from captionbeam.schemas.errors import StoreError
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.storage import files
+from captionbeam.schemas.versions import check_version
 
 READERS = 16
 
@@ -74,9 +74,5 @@ def summary(records: list[WorkerRecord]) -> dict[str, int]:
 
 def _read(url: str) -> WorkerRecord:
     values: Mapping[str, Any] = files.read_json(url)
-    if not isinstance(values.get("version"), int) or values["version"] > arrow.SCHEMA_VERSION:
-        raise StoreError(
-            f"{url} has version {values.get('version')!r}; this captionbeam reads up to {arrow.SCHEMA_VERSION}: "
-            "upgrade it"
-        )
+    check_version(values.get("version"), arrow.SCHEMA_VERSION, url)
     return WorkerRecord(**values)

@@ -1,11 +1,11 @@
 import uuid
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.capmodel.bundles.contents import read_manifest, store_bundle
-from captionbeam.capmodel.generation.generate import DecodeOptions
+from captionbeam.capmodel.generation.captions import DecodeOptions
 from captionbeam.schemas.errors import BundleError
 from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.storage import files
@@ -203,9 +203,9 @@ def test_the_card_says_scores_use_and_origin(folder):
 (None, " computes them.", "--beam 3", "DecodeOptions(beam=3)")],
 )  # fmt: skip
 def test_the_card_says_how_the_scored_captions_were_written(folder, writing, of, flags, call):
-    replace(make_bundle(), writing=writing.to_dict() if writing else {}, sha256="").save(folder)
+    replace(make_bundle(), writing=asdict(writing) if writing else {}, sha256="").save(folder)
     card = files.read_bytes(files.join(folder, "README.md")).decode()
     assert f"as coco-caption{of}\n" in card
     assert f"--output captions {flags}\n" in card
     assert f"generate(bundle.decoder, features, {call}, image_ids" in card
-    assert Bundle.load(folder).writing == (writing.to_dict() if writing else {})
+    assert Bundle.load(folder).writing == (asdict(writing) if writing else {})

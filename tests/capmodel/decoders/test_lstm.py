@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from captionbeam.capmodel.generation.generate import DecodeOptions, check_options, generate
+from captionbeam.capmodel.generation.captions import DecodeOptions, check_options, generate
 from captionbeam.schemas.errors import RequestError
 from tests.builders import models
 from tests.builders.models import make_features, make_tokenizer

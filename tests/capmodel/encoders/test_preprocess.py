@@ -13,9 +13,10 @@ from PIL import Image
 from torchvision.models import ResNet50_Weights
 from torchvision.transforms.v2 import functional
 
-from captionbeam.capmodel.encoders.preprocess import VERSION, Preprocess, scaling_of
+from captionbeam.capmodel.encoders.preprocess import Preprocess, scaling_of
+from captionbeam.capmodel.specs import PREPROCESS_VERSION
 from captionbeam.schemas.errors import RequestError
-from captionbeam.schemas.fingerprint import fingerprint
+from captionbeam.schemas.fingerprint import fingerprint, from_spec, spec_of
 from tests.builders.images import drawn
 
 SIZES = [(640, 480), (480, 640), (427, 640), (300, 300), (224, 224), (64, 97), (1001, 333)]
@@ -89,7 +90,7 @@ def test_whatever_the_size_a_plain_picture_stays_plain(width, height, size, marg
     assert torch.equal(pixels, torch.tensor(colour, dtype=torch.uint8)[:, None, None].expand(3, size, size))
 
 
-# Raise VERSION when one of these changes: stores hold features of the old pixels.
+# Raise PREPROCESS_VERSION when one of these changes: stores hold features of the old pixels.
 GOLDEN = {
     RESNET: "da59b81a21e0f3aa",
     INCEPTION: "e421e9750707a467",
@@ -102,11 +103,11 @@ GOLDEN = {
 def test_golden_pixels(preset):
     pixels = [preset.pixels(drawn(width, height)) for width, height in SIZES]
     seen = hashlib.sha256(b"".join(p.permute(1, 2, 0).numpy().tobytes() for p in pixels)).hexdigest()
-    assert (VERSION, seen[:16]) == (1, GOLDEN[preset])
+    assert (PREPROCESS_VERSION, seen[:16]) == (1, GOLDEN[preset])
 
 
 def test_it_travels_as_plain_values_and_every_one_counts():
-    assert Preprocess.from_dict(LITE.to_dict()) == LITE
+    assert from_spec(Preprocess, spec_of(LITE)) == LITE
     others = [
         LITE.override(scaling="torch"),
         LITE.override(image_size=192),
@@ -114,7 +115,7 @@ def test_it_travels_as_plain_values_and_every_one_counts():
         LITE.override(interpolation="bilinear"),
         LITE.override(channels="bgr"),
     ]
-    assert len({fingerprint(each.to_dict()) for each in [LITE, *others]}) == 6
+    assert len({fingerprint(spec_of(each)) for each in [LITE, *others]}) == 6
 
 
 def test_the_users_choices_over_a_preset():
@@ -147,9 +148,9 @@ def test_what_does_not_exist_is_refused_in_one_sentence(wrong, sentence):
 
 def test_another_version_is_refused():
     with pytest.raises(
-        RequestError, match=f"preprocessing version 0; this captionbeam has version {VERSION}"
+        RequestError, match=f"preprocessing version 0; this captionbeam has version {PREPROCESS_VERSION}"
     ):
-        Preprocess.from_dict({**LITE.to_dict(), "version": 0})
+        from_spec(Preprocess, {**spec_of(LITE), "version": 0})
 
 
 def test_a_scaling_may_be_written_out():

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captionbeam.capmodel.generation.generate import DecodeOptions, generate
+from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from captionbeam.schemas.errors import RequestError
 from tests.builders.models import WORDS, make_decoder, make_features, make_tokenizer
 
@@ -271,20 +271,3 @@ def test_top_k_of_one_is_greedy_and_so_are_a_tiny_top_p_and_temperature():
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(RequestError, match=message):
         DecodeOptions(**options)
-
-
-def test_options_say_what_decides_a_caption_and_are_read_back():
-    options = DecodeOptions(method="beam", beam=5, seed=7)
-    assert options.to_dict() == {
-        "method": "beam",
-        "beam": 5,
-        "n_best": 1,
-        "max_length": None,
-        "prefix": "",
-        "allow_unk": False,
-        "keep_attention": False,
-    }
-    sampled = DecodeOptions(method="sample", n_best=9, top_k=4, seed=7)
-    assert DecodeOptions.from_dict(sampled.to_dict()) == sampled
-    with pytest.raises(RequestError, match="decoding options is \\['magic'\\]; expected some of method"):
-        DecodeOptions.from_dict({"magic": 1})

@@ -88,10 +88,18 @@ def test_clearing_forgets_the_run_and_nothing_else(url):
     assert checkpoints.load() is None
 
 
-@pytest.mark.parametrize("content", [b"half a", b'{"version": 2}'])
+@pytest.mark.parametrize("content", [b"half a", b"[]"])
 def test_what_is_no_checkpoint_is_refused(url, content):
     files.write_atomic(files.join(url, "latest.json"), content)
     with pytest.raises(RequestError, match=r"latest.json is not a checkpoint.*--restart"):
+        Checkpoints(url, IDENTITY).load()
+
+
+def test_a_newer_checkpoint_is_refused(url):
+    files.write_atomic(files.join(url, "latest.json"), b'{"version": 2}')
+    with pytest.raises(
+        RequestError, match=r"latest.json has version 2; this captionbeam reads up to 1: upgrade"
+    ):
         Checkpoints(url, IDENTITY).load()
 
 

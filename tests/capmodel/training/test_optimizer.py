@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 
 from captionbeam.capmodel.bundles.bundle import Bundle
-from captionbeam.capmodel.generation.generate import DecodeOptions, generate
+from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from captionbeam.capmodel.training.checkpoints import Checkpoints
-from captionbeam.capmodel.training.optimizer import make_optimizer
-from captionbeam.capmodel.training.optimizer_step import ModelOptimizer
+from captionbeam.capmodel.training.optimizer import ModelOptimizer, make_optimizer
 from captionbeam.capmodel.training.worker import save_bundle
 from captionbeam.schemas.errors import RequestError
 from tests.builders.training import make_data, tiny_options, train_alone
@@ -75,7 +76,7 @@ def test_captions_are_scored_as_a_beam_writes_them_where_asked(data, tmp_path, p
     expected = {int(row): captions[0].text for row, captions in zip(batch.rows, written, strict=True)}
     assert trainer.validation._captions(trainer.decoder, batch) == expected
     save_bundle(trainer, [{"epoch": 1, "CIDEr": 0.5, "val_loss": 3.0}])
-    assert Bundle.load(trainer.options.output).writing == beam.to_dict()
+    assert Bundle.load(trainer.options.output).writing == asdict(beam.deciding())
 
 
 @pytest.mark.parametrize(
