@@ -135,7 +135,7 @@ def _parse_old(job, name, rest):
     if hasattr(job, "expand"):
         rest = job.expand(rest)
     if not getattr(job, "BEAM", False):
-        options, beam_args = parser.parse_args(rest), []
+        options, beam_args = parser.parse_args(rest), list[str]()
     else:
         options, beam_args = parser.parse_known_args(rest)
         if beam_args:
