@@ -1,0 +1,99 @@
+"""What an earlier version made is carried on with: a refresh redoes no row, and training resumes.
+
+A failure here means that a fingerprint, an identity or a format changed, which redoes every user's work. Give a new
+option a default that leaves results as they are (schemas/fingerprint.py) rather than building the fixtures again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from captionbeam.capmodel.bundles.bundle import Bundle
+from captionbeam.jobs import cli
+from captionbeam.pipelines.maintenance.verify import verify
+from captionbeam.schemas import Store
+from tests.builders.fixtures import IMAGES, RESULTS, STOPPED, half_trained, set_times
+from tests.builders.training import StopAfter, train_alone
+
+BUNDLE = "BUNDLE_SHA"
+FINGERPRINTS = {
+    "features": "FEATURES_SHA",
+    "hdf5": "FEATURES_SHA",
+    "captions": "CAPTIONS_SHA",
+}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A copy of the fixtures, with the photographs' recorded times."""
+    folder = Path(shutil.copytree(RESULTS, tmp_path / "results"))
+    set_times(folder / "photos")
+    return folder
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (store / "data").iterdir()}
+
+
+@pytest.mark.parametrize("name", FINGERPRINTS)
+def test_a_refresh_redoes_no_row(results, name):
+    store, totals = results / name, results / "totals.json"
+    before = contents(store)
+    assert cli.main(["refresh", str(store), "--totals", str(totals)]) == 0
+    found = Store.open(str(store))
+    assert (found.count(), found.failures().num_rows, found.fingerprint) == (IMAGES, 0, FINGERPRINTS[name])
+    assert contents(store) == before
+    assert [problem for problem in verify(str(store)).problems if "models/" not in str(problem)] == []
+
+
+def test_a_touched_photograph_is_read_and_its_row_copied(results):
+    store, (photo, *_) = results / "features", sorted((results / "photos").iterdir())
+    rows = {row["image_id"]: row["pooled"] for row in values(store)}
+    photo.touch()
+    totals = results / "totals.json"
+    assert cli.main(["refresh", str(store), "--totals", str(totals)]) == 0
+    assert json.loads(totals.read_text())["copied"] == 1
+    assert {row["image_id"]: row["pooled"] for row in values(store)} == rows
+
+
+def values(store: Path) -> list[dict[str, object]]:
+    return [
+        {"image_id": name, "pooled": value.tobytes()}
+        for batch in Store.open(str(store)).scan(["image_id", "pooled"])
+        for name, value in zip(
+            batch.column("image_id").to_pylist(), batch.column("pooled").to_numpy_ndarray(), strict=True
+        )
+    ]
+
+
+def test_a_bundles_hash_is_what_it_was(results):
+    bundle = Bundle.load(str(results / "bundle"))
+    bundle.save(str(results / "again"))
+    config = json.loads((results / "again" / "config.json").read_text())
+    assert (bundle.sha256, config["sha256"]) == (BUNDLE, BUNDLE)
+    assert (results / "captions/models" / BUNDLE / "config.json").exists()
+
+
+def test_a_stopped_training_resumes_to_the_same_bits_however_often_it_is_stopped(results):
+    once, twice = results / "training", results / "again"
+    shutil.copytree(once, twice)
+    trainer, events = train_alone(half_trained(once))
+    assert (events[0]["epoch"], events[0]["step"]) == divmod(STOPPED, 3) or events[0]
+    train_alone(half_trained(twice), StopAfter(1))
+    again, _ = train_alone(half_trained(twice))
+    ours, theirs = (each.decoder.state_dict() for each in (trainer, again))
+    assert all(np.array_equal(ours[name].numpy(), theirs[name].numpy()) for name in ours)
+
+
+def test_an_option_that_a_stopped_training_did_not_know_has_its_default(results):
+    latest = results / "training/checkpoints/latest.json"
+    record = json.loads(latest.read_text())
+    del record["identity"]["clip"]
+    latest.write_text(json.dumps(record))
+    _, events = train_alone(half_trained(results / "training"))
+    assert events[-1]["event"] == "epoch"
