@@ -3,7 +3,7 @@
 photos/            drawn photographs
 features/, hdf5/   their features in Parquet and HDF5, by efficientnet_lite0, without the weights in models/
 bundle/            a tiny captioner of such features
-captions/          its captions of features/
+captions/          its captions of features/, likewise without models/
 training/          features, tokens and checkpoints of a training that was stopped halfway
 
 They are built once: a change of them means that fingerprints changed, which redoes every user's work.
@@ -68,7 +68,7 @@ def build(folder: Path) -> None:
         "--beam", "2")  # fmt: skip
     make_data(folder / "training", train=12, val=2)
     train_alone(half_trained(folder / "training"), StopAfter(STOPPED))
-    for unneeded in ("features/models", "hdf5/models", "training/logs"):
+    for unneeded in ("features/models", "hdf5/models", "captions/models", "training/logs"):
         shutil.rmtree(folder / unneeded)
     for records in folder.glob("*/plans/*/workers"):
         shutil.rmtree(records)
