@@ -17,7 +17,7 @@ from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.jobs import cli
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas import Store
-from tests.builders.fixtures import IMAGES, RESULTS, STOPPED, half_trained, set_times
+from tests.builders.fixtures import IMAGES, RESULTS, half_trained, set_times
 from tests.builders.training import StopAfter, train_alone
 
 BUNDLE = "41f850ba9e9206b7fb14cb354207f6a7b09b33822dabb625ade100ec5971e98d"
@@ -36,39 +36,28 @@ def results(tmp_path):
     return folder
 
 
-def contents(store: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (store / "data").iterdir()}
-
-
 @pytest.mark.parametrize("name", FINGERPRINTS)
 def test_a_refresh_redoes_no_row(results, name):
-    store, totals = results / name, results / "totals.json"
-    before = contents(store)
-    assert cli.main(["refresh", str(store), "--totals", str(totals)]) == 0
-    found = Store.open(str(store))
-    assert (found.count(), found.failures().num_rows, found.fingerprint) == (IMAGES, 0, FINGERPRINTS[name])
-    assert contents(store) == before
-    assert [problem for problem in verify(str(store)).problems if "models/" not in str(problem)] == []
+    """The fixtures were made at another place: rows of images count as moved, and are copied by content."""
+    url, totals = str(results / name), results / "totals.json"
+    before = values(url)
+    assert cli.main(["refresh", url, "--totals", str(totals)]) == 0
+    found = json.loads(totals.read_text())
+    assert (found["rows"] - found["reused"], found["failed"]) == (0, 0)
+    assert values(url) == before
+    assert len(before) == IMAGES
+    assert Store.open(url).fingerprint == FINGERPRINTS[name]
+    assert [problem for problem in verify(url).problems if "models/" not in str(problem)] == []
 
 
-def test_a_touched_photograph_is_read_and_its_row_copied(results):
-    store, (photo, *_) = results / "features", sorted((results / "photos").iterdir())
-    rows = {row["image_id"]: row["pooled"] for row in values(store)}
-    photo.touch()
-    totals = results / "totals.json"
-    assert cli.main(["refresh", str(store), "--totals", str(totals)]) == 0
-    assert json.loads(totals.read_text())["copied"] == 1
-    assert {row["image_id"]: row["pooled"] for row in values(store)} == rows
-
-
-def values(store: Path) -> list[dict[str, object]]:
-    return [
-        {"image_id": name, "pooled": value.tobytes()}
-        for batch in Store.open(str(store)).scan(["image_id", "pooled"])
-        for name, value in zip(
-            batch.column("image_id").to_pylist(), batch.column("pooled").to_numpy_ndarray(), strict=True
-        )
-    ]
+def values(url: str) -> dict[str, object]:
+    store = Store.open(url)
+    rows: dict[str, object] = {}
+    for batch in store.scan(["image_id", store.column]):
+        column = batch.column(store.column)
+        found = column.to_numpy_ndarray().tolist() if store.shape else column.to_pylist()
+        rows.update(zip(batch.column("image_id").to_pylist(), found, strict=True))
+    return rows
 
 
 def test_a_bundles_hash_is_what_it_was(results):
@@ -83,7 +72,7 @@ def test_a_stopped_training_resumes_to_the_same_bits_however_often_it_is_stopped
     once, twice = results / "training", results / "again"
     shutil.copytree(once, twice)
     trainer, events = train_alone(half_trained(once))
-    assert (events[0]["epoch"], events[0]["step"]) == divmod(STOPPED, 3) or events[0]
+    assert (events[0]["epoch"], events[0]["step"]) == (1, 1)
     train_alone(half_trained(twice), StopAfter(1))
     again, _ = train_alone(half_trained(twice))
     ours, theirs = (each.decoder.state_dict() for each in (trainer, again))

@@ -25,7 +25,7 @@ from tests.builders.training import StopAfter, make_data, tiny_options, train_al
 RESULTS = Path(__file__).parent.parent / "fixtures" / "results"
 WORK = Path("/tmp/captionbeam-fixtures")  # what the stores' records name
 TIME = 1_700_000_000  # seconds: the photographs' modification time, which is part of a local file's version
-IMAGES, STOPPED = 4, 5  # photographs; steps before training stopped
+IMAGES = 4
 ENCODER = ["--encoder", "efficientnet_lite0", "--image-size", "64", "--precision", "fp32", "--pooled"]
 
 
@@ -67,7 +67,7 @@ def build(folder: Path) -> None:
     run("caption", "--features", folder / "features", "--bundle", folder / "bundle", "--output", folder / "captions",
         "--beam", "2")  # fmt: skip
     make_data(folder / "training", train=12, val=2)
-    train_alone(half_trained(folder / "training"), StopAfter(STOPPED))
+    train_alone(half_trained(folder / "training"), StopAfter(5))
     for unneeded in ("features/models", "hdf5/models", "captions/models", "training/logs"):
         shutil.rmtree(folder / unneeded)
     for records in folder.glob("*/plans/*/workers"):
