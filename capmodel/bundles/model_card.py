@@ -41,8 +41,8 @@ captionbeam caption --bundle {url} one.jpg
 {encoder_note}
 
 ```python
-from captionbeam.capmodel.bundles.bundle import Bundle
-from captionbeam.capmodel.generation.generate import DecodeOptions, generate
+from captionbeam.capmodel.bundles import Bundle
+from captionbeam.capmodel.generation import DecodeOptions, generate
 
 bundle = Bundle.load("{url}")
 found = generate(bundle.decoder, features, DecodeOptions({arguments}), image_ids, bundle.tokenizer)

@@ -5,7 +5,7 @@ Shapes: n images; B the batch; S the image size; H, W, C the grid's height, widt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,21 +174,6 @@ class Encoder:
                 "model", "model", f"the encoder's output for {bad[0]!r} is not finite in float16"
             )
         return {self.spec.output: rows}
-
-    def bare_forward(self) -> Callable[[], object]:
-        """For benchmarks: returns a function that runs one forward pass of a full batch of scaled noise.
-
-        The pass runs on the calling thread.
-        """
-        size = self.spec.preprocess.size
-        pixels = torch.randint(0, 256, (self.batch_size, 3, size, size), dtype=torch.uint8)
-        scaled = self._scaled(pixels.to(self.device).contiguous(memory_format=torch.channels_last))
-
-        def forward() -> None:
-            with torch.inference_mode(), exact_kernels(self.device):
-                self._network(scaled).sum().item()
-
-        return forward
 
     def _padded(self, batch: Sequence[Tensor]) -> Tensor:
         """Returns uint8 ``[B, 3, S, S]``, channels last in memory, padded with black images."""

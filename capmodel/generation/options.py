@@ -150,15 +150,3 @@ class DecodeOptions:
     def from_dict(cls, values: dict[str, Any]) -> DecodeOptions:
         """Returns the options that ``to_dict`` wrote. Raises RequestError."""
         return from_spec(cls, values)
-
-
-def check_ngram(options: DecodeOptions, most: int) -> None:
-    """Raises RequestError if captions are too short to repeat an n-gram of the chosen length.
-
-    ``most``: the maximum number of tokens, including START and END. A repetition needs one token more than the n-gram.
-    """
-    longest = max(0, most - 3)
-    room = (
-        f"at most {longest}: captions of at most {most} tokens, START and END counted, repeat no longer ones"
-    )
-    expect(options.no_repeat_ngram <= longest, "no_repeat_ngram", options.no_repeat_ngram, room)

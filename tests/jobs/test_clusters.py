@@ -5,7 +5,7 @@ Two JVMs of the engine stand for two machines, each with Python processes of its
 
 from __future__ import annotations
 
-import re
+import operator
 import shutil
 import signal
 import subprocess
@@ -13,9 +13,12 @@ import sys
 import time
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from captionbeam.jobs.scenes.files import coco_format, draw_scenes
+from captionbeam.pipelines.transforms import CaptionImages, EncodeImages, FindImages
 from captionbeam.schemas import Store
 from captionbeam.schemas.formats.tokens import RECORD, TABLE
 from captionbeam.schemas.storage import files
@@ -117,6 +120,24 @@ def test_caption(cluster: Cluster, made, tmp_path):
     assert one_engine_a_process(tmp_path / "store")
 
 
+def test_transforms_of_another_pipeline(cluster: Cluster, made, tmp_path):
+    how = {"models": f"{tmp_path}/models", "batch_size": 4, "precision": "fp32"}
+    with beam.Pipeline(options=PipelineOptions(list(map(str, cluster.flags)))) as pipeline:
+        images = pipeline | FindImages(f"{made}/photos")
+        for name, outputs in (
+            ("encoded", images | EncodeImages("efficientnet_lite0", **how)),
+            ("captioned", images | CaptionImages(f"{made}/bundle", **how)),
+        ):
+            for part, rows in outputs._asdict().items():
+                ids = rows | f"{name} {part}" >> beam.Map(operator.attrgetter("image_id"))
+                _ = ids | f"write {name} {part}" >> beam.io.WriteToText(f"{tmp_path}/{name}-{part}")
+    rows, failures = ([row["image_id"] for row in table] for table in content(made / "features"))
+    for name in ("encoded", "captioned"):
+        for part, expected in (("rows", rows), ("failures", failures)):
+            texts = [path.read_text() for path in tmp_path.glob(f"{name}-{part}-*")]
+            assert sorted("".join(texts).split()) == expected
+
+
 def test_tokenize(cluster: Cluster, made, tmp_path):
     captionbeam(*tokenize(made, tmp_path / "tokens", *cluster.flags))
     found, expected = (
@@ -133,19 +154,6 @@ def test_refresh(cluster: Cluster, made, tmp_path):
     assert content(tmp_path / "store") == content(made / "after") != content(made / "before")
 
 
-def test_a_wrong_request_that_a_worker_finds(cluster: Cluster, made, tmp_path):
-    """Two sources have the same ids: only the job sees it."""
-    wrong = captionbeam(
-        "encode", made / "moving", *encode(made, tmp_path / "store", *cluster.flags)[1:], status=2
-    )
-    *_, last = wrong.stderr.splitlines()
-    place = r"\S+ \(in \S+\)"
-    assert re.fullmatch(
-        rf"captionbeam: two images have the id '[a-z0-9_.]+': {place} and {place}; expected one", last
-    )
-    assert not [word for word in ("Traceback", "java.", "WorkerError") if word in wrong.stderr]
-
-
 def start(made, store, cluster):
     """Encode with a shard for each image, in the background; what it says comes out of one pipe."""
     command = encode(made, store, *cluster.flags, "--shard-size", 1)
@@ -155,7 +163,7 @@ def start(made, store, cluster):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("victim", ["python worker", "machine"])
+@pytest.mark.parametrize("victim", ["machine"])
 def test_killed_in_the_middle(cluster: Cluster, made, tmp_path, victim):
     """kill -9 when some shards are committed and some are not: the job goes on by itself and loses nothing."""
     store = str(tmp_path / "store")

@@ -55,30 +55,6 @@ def test_every_field_is_one_that_kubernetes_knows(capsys, version):
             kubernetes_validate.validate(manifest, version, strict=True)
 
 
-def test_what_the_options_ask_for(capsys):
-    nightly, upkeep = manifests(capsys, *EVERYTHING)
-    assert [each["metadata"]["name"] for each in (nightly, upkeep)] == ["photos", "photos-upkeep"]
-    assert {each["metadata"]["namespace"] for each in (nightly, upkeep)} == {"captions"}
-    spec = nightly["spec"]
-    assert (spec["schedule"], upkeep["spec"]["schedule"]) == ("0 2 * * *", "0 12 * * 0")
-    assert (spec["timeZone"], spec["concurrencyPolicy"]) == ("Europe/Berlin", "Forbid")
-    job = spec["jobTemplate"]["spec"]
-    assert (job["activeDeadlineSeconds"], job["backoffLimit"]) == (3600, 3)
-    pod = job["template"]["spec"]
-    assert pod["serviceAccountName"] == "captioner"
-    assert pod["volumes"][1]["persistentVolumeClaim"] == {"claimName": "data"}
-    containers = [*pod["initContainers"], *pod["containers"]]
-    assert [each["name"] for each in containers] == ["features", "captions", "verify", "promote"]
-    for each in containers:
-        assert each["envFrom"] == [{"secretRef": {"name": "s3-keys"}}]
-        assert each["volumeMounts"][1] == {"name": "data", "mountPath": "/data"}
-        limits = {"memory": "8Gi"} | (
-            {"nvidia.com/gpu": 1} if each["name"] in ("features", "captions") else {}
-        )
-        assert each["resources"]["limits"] == limits
-    assert containers[3]["command"][1:] == ["store", "promote", "/data/captions", "prod", "--forward"]
-
-
 def test_what_only_this_machine_has_is_refused(capsys):
     assert cli.main(["schedule", "cronjob", "/tmp/photos", *EVERYTHING[1:]]) == 2
     said = "'/tmp/photos' is on this machine, where no pod finds it; expected a URL, or --claim and a path below /data"

@@ -290,11 +290,3 @@ def test_the_flex_template_writes_its_job_and_does_not_wait(photos, launch):
 )
 def test_the_templates_parameters_become_a_command(passed, expected):
     assert command(passed) == expected
-
-
-@pytest.mark.parametrize(
-    "passed", [["--job=train", "--output=gs://b/s"], ["--job=encode"], ["--output=gs://b/s"]]
-)
-def test_wrong_parameters_end_the_launcher(passed):
-    with pytest.raises(SystemExit, match="captionbeam: the template's parameters are wrong: "):
-        command(passed)

@@ -21,6 +21,7 @@ from captionbeam.schemas.store import layout
 from tests.builders.commands import ROOT, environment
 from tests.builders.dataflow import ENDPOINT, dataflow_service, running
 from tests.builders.models import WORDS, make_bundle, make_decoder, make_tokenizer
+from tests.builders.stores import rows_of
 from tests.builders.worker_image import container, worker_image
 from tests.builders.zygote import captionbeam
 
@@ -102,11 +103,7 @@ def encode(url, *more, store=None):
 
 
 def grids(store):
-    return {
-        name: grid
-        for batch in store.scan(["image_id", "grid"])
-        for name, grid in zip(batch.column(0).to_pylist(), batch.column(1).to_numpy_ndarray(), strict=True)
-    }
+    return {name: row.tobytes() for name, row in rows_of(store).items()}
 
 
 def cancel(service, job):

@@ -11,7 +11,7 @@ import pytest
 from captionbeam.jobs import demo
 from captionbeam.jobs.cli import JOBS
 from captionbeam.schemas.errors import RequestError, SystemicError
-from tests.builders.commands import captionbeam
+from tests.builders.zygote import captionbeam
 
 SMALL = {"train": 3, "val": 2, "test": 2}
 

@@ -90,13 +90,6 @@ def test_a_store_stays_as_it_is(photos, store, capsys):
     assert found["runner"] == {"name": "PrismRunner", "beam_args": ["--runner", "PrismRunner"], "gpu": None}
 
 
-def test_failures_are_not_tried_again_either(store, capsys):
-    before = everything(store)
-    found = dry(capsys, "store", "retry-failures", store, "--all")
-    assert everything(store) == before
-    assert found["job"] == "retry-failures"
-
-
 def test_no_token_table_is_made(photos, capsys):
     before = everything(photos)
     found = dry(

@@ -19,6 +19,7 @@ from captionbeam.jobs.cli import main
 from captionbeam.schemas import Store
 from captionbeam.schemas.store import layout
 from tests.builders.commands import captionbeam
+from tests.builders.stores import rows_of
 
 ENCODER = ["--encoder", "efficientnet_lite0", "--precision", "fp32", "--batch-size", 4]
 
@@ -121,11 +122,7 @@ def test_another_encoder_on_the_same_store_is_refused(encoded, photos):
 
 
 def vectors(store):
-    return {
-        name: row.tobytes()
-        for batch in Store.open(str(store)).scan(["image_id", "pooled"])
-        for name, row in zip(batch.column(0).to_pylist(), batch.column(1).to_numpy_ndarray(), strict=True)
-    }
+    return {name: row.tobytes() for name, row in rows_of(store).items()}
 
 
 def test_a_zip_gives_the_same_rows_as_its_folder_in_parquet_and_hdf5(photos, tmp_path):
@@ -158,9 +155,7 @@ def test_a_sample_of_no_image_makes_no_store(photos, tmp_path, capsys):
     assert (layout.snapshot_ids(str(url)), Store.open(str(url)).ids()) == ([1], ["one.jpg"])
 
 
-@pytest.mark.parametrize(
-    ("name", "what"), [("config.json", "a bundle or another model"), ("tokens.arrow", "a token table")]
-)
+@pytest.mark.parametrize(("name", "what"), [("config.json", "a bundle or another model")])
 def test_what_is_something_else_becomes_no_store(photos, tmp_path, capsys, name, what):
     (tmp_path / name).write_text("{}")
     assert main(["encode", str(photos), "--output", str(tmp_path), *map(str, ENCODER)]) == 2

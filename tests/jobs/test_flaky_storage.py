@@ -125,16 +125,6 @@ def test_what_passes_is_asked_for_again(refusing, trouble):
         assert not plan
 
 
-def test_a_server_that_asks_for_a_rest_gets_it(refusing):
-    url, plan, seen = refusing
-    files.write_atomic(files.join(url, "a.json"), b"x")
-    plan[:] = [429, 503]
-    del seen[:]
-    assert files.read_bytes(files.join(url, "a.json")) == b"x"
-    assert seen[1] - seen[0] >= 0.9
-    assert seen[2] - seen[1] >= 0.9
-
-
 @pytest.mark.parametrize(("status", "error"), [(403, PermissionError), (404, FileNotFoundError)])
 def test_what_does_not_pass_is_asked_for_once(refusing, status, error):
     url, plan, seen = refusing

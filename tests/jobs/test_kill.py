@@ -16,6 +16,7 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 from tests.builders.commands import ROOT, captionbeam, environment
+from tests.builders.stores import rows_of
 
 IMAGES, SHARD = 42, 2
 POINTS = [
@@ -50,12 +51,7 @@ def command(photos, store):
 
 
 def rows(store):
-    found = {}
-    for batch in store.scan(["image_id", "pooled"]):
-        for name, row in zip(batch.column(0).to_pylist(), batch.column(1).to_numpy_ndarray(), strict=True):
-            assert name not in found, f"{name} is there twice"
-            found[name] = row.tobytes()
-    return found
+    return {name: row.tobytes() for name, row in rows_of(store).items()}
 
 
 def check(store_url, unbroken, committed_before):

@@ -208,37 +208,6 @@ def clean_up(group):
         return
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (
-            ["--direct_num_workers", "2", "--direct_running_mode", "multi_threading"],
-            "--direct_running_mode multi_threading garbles what passes between steps",
-        ),
-        (
-            ["--direct_num_workers", "-1"],
-            "--direct_num_workers is -1; expected 0 (one for each core) or more",
-        ),
-        (["--threads", "0"], "argument --threads: '0' is not a whole number above 0"),
-    ],
-)
-def test_options_that_contradict_are_said(tmp_path, capsys, flags, said):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "x.jpg").write_bytes(b"1")
-    command = [
-        "encode",
-        tmp_path / "photos",
-        "--output",
-        tmp_path / "store",
-        "--encoder",
-        "efficientnet_lite0",
-        *flags,
-    ]
-    assert cli.main([str(word) for word in command]) == 2
-    assert said in capsys.readouterr().err
-    assert not (tmp_path / "store").exists()
-
-
 @pytest.mark.parametrize("threads", [3])
 def test_threads_are_what_each_worker_gets(made, tmp_path, threads):
     """And not that many for each of them: 16 that prepare images have no helpers."""

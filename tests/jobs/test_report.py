@@ -145,14 +145,6 @@ def test_a_page_shows_pictures_captions_scores_curves_failures_and_how_it_was_ma
     ]
 
 
-def test_without_references_the_ends_are_the_surest_and_the_least_sure(store, tmp_path):
-    page = report(store, tmp_path, "--images", 4)
-    assert headings(page)[1:3] == ["Surest 10", "Least sure 10"]
-    least = page[page.index('id="worst"') :]
-    assert html.unescape(re.search(r'class="caption">(.*?)</p>', least)[1]) == SCRIPT
-    assert 'class="miss"' not in page
-
-
 def test_whatever_a_store_says_is_text_and_never_markup(store, references, tmp_path):
     page = report(store, tmp_path, "--references", references, "--images", 40)
     tags = Tags(page).found
@@ -245,15 +237,6 @@ def test_a_store_without_its_bundle_or_attention_still_has_a_page(tmp_path):
     make_store(str(tmp_path / "plain"), "captions", arrow.captions_field(), items)
     page = report(str(tmp_path / "plain"), tmp_path)
     assert headings(page) == ["Surest 1", "Scores and captions", "How it was made"]
-
-
-def test_wrong_requests_write_nothing(store, tmp_path, capsys):
-    out = tmp_path / "page.html"
-    assert main(["report", "--captions", f"{tmp_path}/none", "--output", str(out)]) == 2
-    assert "has no published snapshot" in capsys.readouterr().err
-    assert main(["report", "--captions", store, "--output", str(out), "--split", "val"]) == 2
-    assert "--split would do nothing without --references" in capsys.readouterr().err
-    assert not out.exists()
 
 
 CHROMIUM = next(

@@ -12,7 +12,7 @@ from captionbeam.pipelines.bulk.find import is_sampled
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.formats.components import components_bytes, read_components
-from tests.builders.stores import make_captions, make_features
+from tests.builders.stores import make_features
 
 IDS = [f"{number}.jpg" for number in range(24)]
 
@@ -100,13 +100,6 @@ def test_again_there_is_nothing_to_do(store, output, capsys):
     assert read_components(output).sha256 == before
 
 
-def test_dry_run_says_the_steps_and_writes_nothing(store, output, tmp_path, capsys):
-    assert main(request_of(store, output, "--dry-run")) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert (said["steps"], said["options"]["components"]) == (["FitComponents"], 3)
-    assert [path.name for path in tmp_path.iterdir()] == ["features"]
-
-
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -121,15 +114,6 @@ def test_dry_run_says_the_steps_and_writes_nothing(store, output, tmp_path, caps
 def test_what_cannot_be_is_one_sentence(store, output, capsys, change, sentence):
     assert main(request_of(store, output, *change)) == 2
     assert sentence in capsys.readouterr().err
-
-
-def test_captions_and_reduced_features_have_none(tmp_path, output, capsys):
-    captions = make_captions(str(tmp_path / "captions"), {"a.jpg": "a dog"})
-    assert main(request_of(captions, output)) == 2
-    assert "is a store of captions; expected one of features" in capsys.readouterr().err
-    reduced = make_features(str(tmp_path / "small"), IDS, (2, 2, 3), spec={"reduction": {"dim": 3}})
-    assert main(request_of(reduced, output)) == 2
-    assert "are reduced already; expected those of an encoder" in capsys.readouterr().err
 
 
 def test_another_file_holds_no_components(tmp_path):
@@ -153,10 +137,8 @@ PLAIN = np.eye(2, 3, dtype=np.float32)
 @pytest.mark.parametrize(
     ("tensors", "about", "said"),
     [
-        ({"weight": PLAIN}, {}, "it has no 'components'"),
         ({"components": PLAIN[0]}, {}, "components of shape [3]"),
         ({"components": PLAIN * np.nan}, {}, "components in float32 or not finite"),
-        ({"components": PLAIN}, {"fingerprint": 7}, "fingerprint 7"),
     ],
 )
 def test_a_damaged_file_is_one_sentence(tmp_path, tensors, about, said):
@@ -169,14 +151,3 @@ def test_a_damaged_file_is_one_sentence(tmp_path, tensors, about, said):
         read_components(url)
     assert said in str(caught.value)
     assert str(caught.value).endswith("expected a file that captionbeam svd wrote")
-
-
-@pytest.mark.parametrize("key", ["fingerprint"])
-def test_a_header_without_a_key_is_one_sentence(tmp_path, key):
-    from safetensors.numpy import save_file
-
-    url = str(tmp_path / "damaged.safetensors")
-    header = {name: value for name, value in ABOUT.items() if name != key}
-    save_file({"components": PLAIN}, url, {"captionbeam": json.dumps(header)})
-    with pytest.raises(RequestError, match=f"holds no components .it has no '{key}'"):
-        read_components(url)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from captionbeam.jobs import cli
 from captionbeam.jobs.ui.progress import Progress
-from captionbeam.jobs.ui.summary import print_table
 from captionbeam.jobs.ui.terminal import note, visible
 from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.formats import arrow
@@ -29,11 +28,6 @@ def test_any_text_is_one_line_that_moves_no_cursor(text):
     assert len(shown.splitlines()) <= 1
     assert all(character >= " " and character != "\x7f" for character in shown)
     assert visible(shown) == shown
-
-
-def test_what_people_write_stays_as_it_is():
-    said = "ein Hund, 猫　と犬, père\u0301, 👩‍👩‍👧 [1] #2 50%\\n"
-    assert visible(said) == said
 
 
 @pytest.fixture
@@ -64,14 +58,6 @@ def test_a_note_is_one_line(capsys):
     note("x.\x1b[31m\nz")
     note("b", to_error=True)
     assert tuple(capsys.readouterr()) == ("note: x.\\x1b[31m\\nz\n", "note: b\n")
-
-
-def test_a_table_has_no_markup_and_keeps_its_own_lines(capsys):
-    print_table("[bold]x", {"a[/b]": f"one\n{ID}"[:9] + ":cat:\x1b"})
-    out = capsys.readouterr().out
-    assert "[bold]x" in out
-    assert r":cat:\x1b" in out
-    assert "\x1b" not in out
 
 
 def test_an_error_is_one_line(capsys):

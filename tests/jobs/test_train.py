@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -129,19 +129,6 @@ def start_nothing():
     return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(20)"])
 
 
-@contextmanager
-def torch_run(workers, *words):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    yield subprocess.run(
-        [*command, "-m", "captionbeam", *words],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_a_bundle_a_history_and_scalars_come_out_and_then_there_is_nothing_to_do(
     data, unbroken, tmp_path, capfd
 ):
@@ -232,15 +219,6 @@ def test_with_torchrun_killed_nobody_trains_on(data, tmp_path):
 
 
 @pytest.mark.engines
-def test_inside_an_outer_torchrun_its_processes_are_the_workers(data, tmp_path):
-    with torch_run(2, *arguments(data, tmp_path / "bundle", epochs=1)) as done:
-        assert done.returncode == 0, done.stderr
-    assert done.stdout.count("epoch 1 of 1: ") == 1
-    assert "on cpu, workers: 2" in done.stdout
-    assert len(Bundle.load(str(tmp_path / "bundle")).history) == 1
-
-
-@pytest.mark.engines
 @pytest.mark.parametrize(
     ("how", "kind", "sentence"),
     [
@@ -260,19 +238,6 @@ def test_what_goes_wrong_in_a_worker_is_one_sentence(tmp_path, capfd, how, kind,
     assert str(caught.value).startswith(sentence)
     assert "a line of rank 1 that is no event" in capfd.readouterr().out
     assert "Traceback" in log.read_text()
-
-
-def test_a_checkpoint_of_another_run_is_refused_by_the_command(data, tmp_path, capfd):
-    output = tmp_path / "bundle"
-    stopped = tiny_options(data, tmp_path, **OWN, checkpoints=str(output) + "-checkpoints", seed=7)
-    train_alone(stopped, lambda: True)
-    assert main(arguments(data, output)) == 2
-    err = capfd.readouterr().err.strip()
-    assert err.startswith(
-        f"captionbeam: the checkpoints in {output}-checkpoints are of a run with seed 7, not 0;"
-    )
-    assert "\n" not in err
-    assert not output.exists()
 
 
 @pytest.mark.parametrize(
@@ -333,17 +298,3 @@ def test_another_model_is_not_written_over(data, tmp_path, capsys, restart):
     assert main([*arguments(data, output), *restart]) == 2
     assert "where README.md is of no run that is known; expected another folder" in capsys.readouterr().err
     assert (output / "README.md").read_text() == "mine"
-
-
-def test_no_place_is_another_things(data, tmp_path, capsys):
-    output = tmp_path / "bundle"
-    assert main(arguments(data, data["tokens"])) == 2
-    assert f"output is '{data['tokens']}', a token table; expected another folder" in capsys.readouterr().err
-    assert main(arguments(data, output, checkpoints=output)) == 2
-    assert f"checkpoints is '{output}', the output; expected another folder" in capsys.readouterr().err
-    assert not output.exists()
-
-
-def test_no_more_captions_are_asked_for_than_there_are(data, tmp_path, capsys):
-    assert main(arguments(data, tmp_path / "bundle", captions_per_image=9)) == 2
-    assert "captions-per-image is 9; expected at most 2, as many as an image of" in capsys.readouterr().err

@@ -10,7 +10,6 @@ from captionbeam.capmodel.training.request import resolve_options
 from captionbeam.jobs.cli import main
 from captionbeam.jobs.ui.training_view import TrainingView
 from captionbeam.schemas.errors import RequestError
-from captionbeam.schemas.fingerprint import sha256_file
 from tests.builders.training import make_data, tiny_options, train_alone
 
 WIDTH = 12
@@ -60,20 +59,6 @@ def test_frozen_vectors_stay_through_averages_and_decay_and_a_stop(data, tmp_pat
     unbroken, _ = train_alone(tiny_options(data, tmp_path / "unbroken", **chosen))
     ours, theirs = (dict(run.decoder.named_parameters()) for run in (trainer, unbroken))
     assert [name for name in ours if not ours[name].equal(theirs[name])] == []
-
-
-def test_the_file_is_part_of_what_a_run_is_its_place_is_not(data, tmp_path, vectors):
-    options = tiny_options(data, tmp_path, epochs=1, embeddings=vectors)
-    trainer, _ = train_alone(options, lambda: True)
-    assert trainer.identity()["embeddings"] == sha256_file(vectors)
-    moved = tmp_path / "moved.txt"
-    moved.write_bytes((tmp_path / "some.vec").read_bytes())
-    train_alone(tiny_options(data, tmp_path, epochs=1, embeddings=str(moved)), lambda: True)
-    moved.write_text("seen" + " 3" * WIDTH + "\n")
-    with pytest.raises(RequestError, match="are of a run with embeddings [0-9a-f]{12}, not [0-9a-f]{12};"):
-        train_alone(tiny_options(data, tmp_path, epochs=1, embeddings=str(moved)), lambda: True)
-    with pytest.raises(RequestError, match="are of a run with embeddings [0-9a-f]{12}, not none;"):
-        train_alone(tiny_options(data, tmp_path, epochs=1), lambda: True)
 
 
 def settled(data, tmp_path, **chosen):

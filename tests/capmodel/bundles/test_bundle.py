@@ -5,7 +5,7 @@ import pytest
 
 from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.capmodel.bundles.contents import read_manifest, store_bundle
-from captionbeam.capmodel.generation.generate import DecodeOptions
+from captionbeam.capmodel.generation.captions import DecodeOptions
 from captionbeam.schemas.errors import BundleError
 from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.storage import files

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captionbeam.capmodel.decoders.transformer import sinusoids
-from captionbeam.capmodel.generation.generate import DecodeOptions, generate
+from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from captionbeam.schemas.errors import RequestError
 from tests.builders.models import make_decoder as make_random
 from tests.builders.models import make_features, make_tokenizer

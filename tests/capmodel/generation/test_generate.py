@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captionbeam.capmodel.generation.generate import DecodeOptions, generate
+from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from captionbeam.schemas.errors import RequestError
 from tests.builders.models import WORDS, make_decoder, make_features, make_tokenizer
 

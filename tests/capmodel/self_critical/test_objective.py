@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from captionbeam.capmodel.data.loader import Batch
-from captionbeam.capmodel.generation.generate import DecodeOptions, generate
+from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from captionbeam.capmodel.objectives.objective import CrossEntropy, Mixed
 from captionbeam.capmodel.self_critical.objective import PolicyTargets, SelfCritical
 from captionbeam.capmodel.self_critical.sampling import draw_captions, policy, policy_logits

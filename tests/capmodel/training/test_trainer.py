@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,13 +18,7 @@ from captionbeam.capmodel.runtime.distributed import Distributed
 from captionbeam.capmodel.training.checkpoints import Checkpoints, Position
 from captionbeam.capmodel.training.epoch_history import best_epoch
 from captionbeam.capmodel.training.events import EventWriter
-from captionbeam.capmodel.training.optimizer import (
-    full_state,
-    learning_rate,
-    load_parameters,
-    load_state,
-    make_optimizer,
-)
+from captionbeam.capmodel.training.optimizer import ModelOptimizer, learning_rate, load_parameters
 from captionbeam.capmodel.training.trainer import Trainer
 from captionbeam.schemas.errors import RequestError, SystemicError
 from tests.builders.training import StopAfter, make_data, tiny_options, train_alone
@@ -142,7 +137,7 @@ class Rank(Distributed):
 def gradients(trainer, batch):
     """What one backward pass of this rank gives."""
     seen = {}
-    trainer.optimizer.optimizer.step = lambda: seen.update(
+    trainer.optimizer.adam.step = lambda: seen.update(
         {name: value.grad.clone() for name, value in trainer.decoder.named_parameters()}
     )
     trainer.model.train()
@@ -191,22 +186,25 @@ def test_the_learning_rate_rises_to_its_peak_then_falls_towards_nothing(steps, w
     assert max(rates) == 2.0
 
 
-def test_adams_state_comes_back_whole():
+def test_the_optimizers_state_comes_back_whole():
     torch.manual_seed(0)
     config = DecoderConfig(9, (2, 2, 3), embed_dim=4, hidden_dim=4, attention_dim=4, feature_dim=4)
     ours, theirs = make_decoder(config), make_decoder(config)
-    first, second = make_optimizer(ours, 0.01), make_optimizer(theirs, 0.01)
+    options = SimpleNamespace(clip=5.0, learning_rate=0.01, weight_decay=0.0, ema=0.9)
+    first, second = ModelOptimizer(ours, options), ModelOptimizer(theirs, options)
     tokens = torch.tensor([[[2, 5, 6, 3]]])
 
-    def step(decoder, optimizer):
-        decoder.eval()(torch.ones(1, 4, 3), tokens).square().sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    def step(optimizer, taken):
+        optimizer.model.eval()(torch.ones(1, 4, 3), tokens).square().sum().backward()
+        optimizer.step(0.01, taken)
 
-    step(ours, first)
-    load_state(theirs, second, {name: value.copy() for name, value in full_state(ours, first).items()})
-    step(ours, first)
-    step(theirs, second)
+    step(first, 0)
+    second.load({name: value.copy() for name, value in first.state().items()})
+    step(first, 1)
+    step(second, 1)
+    for one in (first, second):
+        one.average.swap()
+        step(one, 2)
     assert same(dict(ours.named_parameters()), dict(theirs.named_parameters()))
 
 

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 
 from captionbeam.capmodel.bundles.bundle import Bundle
-from captionbeam.capmodel.data.dataset import Data
-from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
 from captionbeam.capmodel.training.checkpoints import Checkpoints
 from captionbeam.capmodel.training.optimizer import parameters_of
 from captionbeam.capmodel.training.request import resolve_options
@@ -107,25 +105,6 @@ def test_another_decoder_is_refused(data, first, tmp_path, chosen, sentence):
         resolve_options(wanted(options), 1)
     with pytest.raises(RequestError, match=sentence):
         train_alone(options)
-
-
-def test_a_bundle_of_one_cell_goes_on_with_its_own_attention_dim(tmp_path):
-    """Which does nothing there, and was not always refused: its weights have that width."""
-    pooled = make_data(tmp_path / "data", train=8, val=2, shape=(3,))
-    fresh = tiny_options(pooled, tmp_path / "fresh", epochs=1)
-    with pytest.raises(
-        RequestError, match="attention-dim is 8; expected 256, its default, with features of one"
-    ):
-        resolve_options(wanted(fresh), 1)
-    opened = Data.open(fresh)
-    sizes = {**fresh.decoder(), "max_length": opened.tokenizer.max_length}
-    decoder = make_decoder(DecoderConfig(opened.tokenizer.vocab_size, (3,), **sizes))
-    init = Bundle(decoder, opened.tokenizer, opened.store.fingerprint).save(str(tmp_path / "old"))
-    options = tiny_options(pooled, tmp_path / "new", epochs=1, init=init)
-    assert resolve_options(wanted(options), 1)[1]
-    assert [one["phase"] for one in epochs_of(train_alone(options)[1])] == ["init", "cross-entropy"]
-    with pytest.raises(RequestError, match="whose decoder has attention dim 8, not 256"):
-        resolve_options(wanted(replace(options, attention_dim=256)), 1)
 
 
 def test_other_features_and_other_tokens_are_refused(data, first, tmp_path):

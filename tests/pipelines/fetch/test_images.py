@@ -16,6 +16,7 @@ from captionbeam.pipelines.fetch.images import fetch, fetch_location, fetch_loca
 from captionbeam.schemas.errors import ImageError, SystemicError
 from captionbeam.schemas.records import ImageRef
 from tests.builders.sources import (
+    codes,
     counted,
     listed,
     make_folder,
@@ -23,18 +24,11 @@ from tests.builders.sources import (
     make_tar,
     make_zip,
     picture,
+    ref_to,
 )
 
 QUICK = FetchOptions(attempts=2, timeout=0.3, allow_private=True)
 PICTURES = {f"{name}.jpg": picture(name, 700) for name in "abcdef"}
-
-
-def ref_to(uri: str, **fields) -> ImageRef:
-    return ImageRef(str(uri), str(uri), str(uri), None, **fields)
-
-
-def codes(results: list) -> list[str]:
-    return [result.code if isinstance(result, ImageError) else "ok" for result in results]
 
 
 def test_images_of_all_kinds_come_back_in_the_order_asked(tmp_path):

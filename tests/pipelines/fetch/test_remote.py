@@ -6,29 +6,23 @@ import pytest
 
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 from captionbeam.pipelines.fetch.images import fetch
-from captionbeam.schemas.errors import ImageError, SourceError, SystemicError
+from captionbeam.schemas.errors import SourceError, SystemicError
 from captionbeam.schemas.records import ImageRef
 from tests.builders.sources import (
     Web,
+    codes,
     distant,
     listed,
     make_parquet,
     make_tar,
     make_zip,
     picture,
+    ref_to,
 )
 
 QUICK = FetchOptions(attempts=2, timeout=0.3, allow_private=True)
 HERE = FetchOptions(allow_private=True)  # servers of tests are on this machine
 PICTURES = {f"{name}.jpg": picture(name, 700) for name in "abcdef"}
-
-
-def ref_to(uri: str, **fields) -> ImageRef:
-    return ImageRef(str(uri), str(uri), str(uri), None, **fields)
-
-
-def codes(results: list) -> list[str]:
-    return [result.code if isinstance(result, ImageError) else "ok" for result in results]
 
 
 class TestWeb:

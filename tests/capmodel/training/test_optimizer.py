@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from captionbeam.capmodel.bundles.bundle import Bundle
-from captionbeam.capmodel.generation.generate import DecodeOptions, generate
+from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from captionbeam.capmodel.training.checkpoints import Checkpoints
-from captionbeam.capmodel.training.optimizer import make_optimizer
-from captionbeam.capmodel.training.optimizer_step import ModelOptimizer
+from captionbeam.capmodel.training.optimizer import ModelOptimizer, make_optimizer
 from captionbeam.capmodel.training.worker import save_bundle
 from captionbeam.schemas.errors import RequestError
 from tests.builders.training import make_data, tiny_options, train_alone
