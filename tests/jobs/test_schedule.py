@@ -7,7 +7,6 @@ import ast
 import pytest
 
 from captionbeam.jobs import cli
-from captionbeam.jobs.schedule import SCHEDULERS
 
 STORES = ["gs://b/photos", "--name", "photos", "--features", "gs://b/features",
           "--features-options=--encoder efficientnet_lite0 --pooled"]  # fmt: skip
@@ -74,15 +73,17 @@ WRONG = [
     ([*STORES, "--bundle", "b"], "--captions and --bundle need each other"),
     ([*STORES, "--captions", "c"], "--captions and --bundle need each other"),
     (STORES[:5], "needs one of --encoder (for features) and --bundle"),
-    ([*STORES[:5], "--features-options=--encoder x --beam 3"], "--beam would do nothing without --bundle"),
-    ([*STORES[:5], "--features-options=--encoder x --typo"], "`captionbeam refresh gs://b/photos --output"),
+    (
+        [*STORES[:5], "--features-options=--encoder resnet18 --typo"],
+        "`captionbeam refresh gs://b/photos --output",
+    ),
     ([*STORES[:5], "--features-options=--encoder 'x"], "is no command line: No closing quotation"),
     (
-        [*STORES[:5], "--features-options=--encoder x --dry-run"],
+        [*STORES[:5], "--features-options=--encoder resnet18 --dry-run"],
         "and --dry-run publish nothing; expected none",
     ),
     ([*STORES, "--promote", "3"], "'3' is no name of a tag"),
-    ([*STORES, "--keep", "0"], "'0' is not a whole number above 0"),
+    ([*STORES, "--keep", "0"], "--keep is 0; expected a whole number above 0"),
 ]
 
 
@@ -95,7 +96,7 @@ def test_what_a_job_would_refuse_is_refused_when_it_is_scheduled(capsys, schedul
     assert said.out == ""
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", OF)
 def test_each_help_opens_with_a_command_that_can_be_pasted(capsys, scheduler):
     import shlex
 
