@@ -6,12 +6,10 @@ import pytest
 
 from captionbeam.capmodel.decoders import DECODER_FIELDS, DecoderConfig, DecoderOptions
 from captionbeam.capmodel.training.config import TrainOptions
-from captionbeam.jobs.options.decoders import DECODER_FLAGS
 from captionbeam.schemas.errors import RequestError
 
 
-def test_each_option_has_a_flag_and_a_place_in_a_training_run():
-    assert tuple(DECODER_FLAGS) == DECODER_FIELDS
+def test_each_option_has_a_place_in_a_training_run():
     ours = {field.name: field.default for field in fields(TrainOptions)}
     assert {name: ours[name] for name in DECODER_FIELDS} == DecoderOptions().decoder()
 
@@ -32,6 +30,10 @@ def test_fields_of_another_version_are_refused():
         ({"architecture": "gru"}, "architecture is 'gru'; expected one of attentive, lstm, transformer"),
         ({"heads": 3, "architecture": "transformer"}, "embed-dim is 256; expected a multiple of 3 heads"),
         (
+            {"hard_temperature": 0.0, "attention": "hard"},
+            "hard-temperature is 0.0; expected a number of",
+        ),
+        (
             {"doubly_stochastic": 1.0, "attention": "hard"},
             "doubly-stochastic is 1.0; expected 0 with hard attention",
         ),
@@ -39,8 +41,24 @@ def test_fields_of_another_version_are_refused():
             {"output_layer": "two-stage"},
             "output-bottleneck is None; expected a positive number with two stages",
         ),
-        ({"output_layer": "adaptive", "adaptive_cutoffs": "9,x"}, "adaptive-cutoffs is '9,x'; expected ids"),
+        (
+            {"output_layer": "two-stage", "output_bottleneck": 9, "tie_embeddings": True},
+            "embeddings of 256 channels cannot be tied where --output-layer is two-stage of 9 channels; expected --no",
+        ),
+        (
+            {"output_layer": "adaptive", "adaptive_cutoffs": "9,x"},
+            "adaptive-cutoffs is '9,x'; expected rising ids",
+        ),
+        (
+            {"output_layer": "adaptive", "adaptive_cutoffs": "9,50"},
+            "adaptive-cutoffs is 50; expected less than the 50 words",
+        ),
+        (
+            {"output_layer": "adaptive", "adaptive_cutoffs": "9,19,29", "embed_dim": 60},
+            r"adaptive-cutoffs is \(9, 19, 29\); expected fewer clusters: .* at first 60",
+        ),
         ({"feature_shape": (8, 8)}, r"feature-shape is \(8, 8\); expected \[H, W, C\] or \[C\]"),
+        ({"dropout": 1.0}, "dropout is 1.0; expected at least 0 and below 1"),
         ({"end": 2}, r"pad, unk, start, end is \(0, 1, 2, 2\); expected four ids"),
     ],
 )
