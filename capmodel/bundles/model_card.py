@@ -122,7 +122,7 @@ def _settings(config: DecoderConfig) -> str:
     chosen = {
         name: value
         for name, value in config.decoder().items()
-        if config.uses(name) and value not in (None, "", "none")
+        if config.uses(name) and value not in (None, "")
     }
     return ", ".join(f"{name} {value}" for name, value in chosen.items())
 
