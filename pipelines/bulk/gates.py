@@ -16,6 +16,7 @@ from captionbeam.schemas.formats import parquet
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store.layout import Snapshot
 from captionbeam.schemas.store.reading import Dead, Store
+from captionbeam.schemas.store.rows import ManifestRow
 
 FAILURES_RISE, FEWEST_FAILURES = 0.1, 3
 SHORTER, UNKNOWN_RISE, EQUAL_RISE = 0.5, 0.1, 0.25
@@ -48,7 +49,7 @@ def check_gates(
     run: Run,
     parent: Snapshot | None,
     snapshot: Snapshot,
-    added: Sequence[dict[str, Any]],
+    added: Sequence[ManifestRow],
     gone: Sequence[str],
     known: int,
 ) -> None:
@@ -71,9 +72,7 @@ def check_gates(
         check_captions(before, new_captions(run.url, added), _may_be_equal(run.spec))
 
 
-def check_failures(
-    limit: float | None, run: Run, snapshot: Snapshot, added: Sequence[dict[str, Any]]
-) -> None:
+def check_failures(limit: float | None, run: Run, snapshot: Snapshot, added: Sequence[ManifestRow]) -> None:
     """Raises TooManyFailures if more than ``limit`` (share or number) of the snapshot's images failed."""
     failed, images = snapshot.totals["failed"], snapshot.totals["failed"] + snapshot.totals["rows"]
     if limit is None or failed <= allowed(limit, images):
@@ -84,7 +83,7 @@ def check_failures(
     )
 
 
-def _examples(run: Run, added: Sequence[dict[str, Any]]) -> str:
+def _examples(run: Run, added: Sequence[ManifestRow]) -> str:
     """Returns the new failures by code, with one example each."""
     failures = [
         failure
@@ -215,15 +214,15 @@ def _spread(texts: Sequence[str], count: int) -> list[str]:
 def parent_captions(url: str, parent: Snapshot) -> list[str]:
     """Returns the first captions of live rows from a few shards of the parent."""
     store = Store(url, parent)
-    return _first_captions(url, store.manifest.to_pylist(), store.dead)
+    return _first_captions(url, store.shards, store.dead)
 
 
-def new_captions(url: str, added: Sequence[dict[str, Any]]) -> list[str]:
+def new_captions(url: str, added: Sequence[ManifestRow]) -> list[str]:
     """Returns the first captions from a few of the new shards."""
     return _first_captions(url, added, {})
 
 
-def _first_captions(url: str, shards: Sequence[dict[str, Any]], dead: Mapping[str, Dead]) -> list[str]:
+def _first_captions(url: str, shards: Sequence[ManifestRow], dead: Mapping[str, Dead]) -> list[str]:
     """Reads 16 shards, or more if they are small. Shard names are hashes, so the first by name are a random sample."""
     ordered = sorted((row for row in shards if row["rows"]), key=lambda row: row["shard"])
     found: list[str] = []

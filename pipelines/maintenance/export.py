@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from captionbeam.pipelines.bulk.run import check_no_snapshot, now
+from captionbeam.pipelines.bulk.run import check_no_snapshot
 from captionbeam.pipelines.maintenance import tables
 from captionbeam.pipelines.maintenance.file_writers import (
     TABLE_WRITERS,
@@ -23,6 +23,7 @@ from captionbeam.pipelines.maintenance.file_writers import (
 )
 from captionbeam.schemas.errors import RequestError, SystemicError
 from captionbeam.schemas.storage import files
+from captionbeam.schemas.store.layout import now
 from captionbeam.schemas.store.reading import Store
 
 FORMATS = ("parquet", "jsonl", "csv", "webdataset", "npy")

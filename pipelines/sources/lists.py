@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
-from urllib.parse import urlsplit
 
 import fsspec
 
@@ -53,9 +52,7 @@ def list_rows(spec: SourceSpec) -> Iterator[ImageRef]:
     for number, row in enumerate(read_rows(spec.url, (spec.uri_column, spec.id_column))):
         uri, said = _text(row.get(spec.uri_column)).strip(), _text(row.get(spec.id_column))
         image_id = said or id_of(uri) or f"{spec.url.rsplit('/', 1)[-1]}#{number}"
-        former = said.strip() if said else former_id_of(uri)
-        ref = ref_of(resolve(uri, spec.root) if uri else "", image_id, spec)
-        yield ref._replace(former=printable(former) if former != image_id else "")
+        yield ref_of(resolve(uri, spec.root) if uri else "", image_id, spec)
 
 
 def resolve_list_columns(spec: SourceSpec, uri_column: str | None, id_column: str | None) -> SourceSpec:
@@ -117,19 +114,6 @@ def id_of(uri: str) -> str:
     parts = split_url(uri)
     path = parts.path.lstrip("/") or parts.authority
     return f"{path}?{parts.query}" if parts.query else path
-
-
-def former_id_of(uri: str) -> str:
-    """Returns the id of ``uri`` in older stores, where ``#`` ended the id of any URI; '' if it is the same."""
-    try:
-        parts = urlsplit(uri) if "://" in uri else None
-    except ValueError:
-        return ""
-    if parts is None:
-        return ""
-    path = parts.path.lstrip("/") or parts.netloc
-    former = f"{path}?{parts.query}" if parts.query else path
-    return "" if former == id_of(uri) else former
 
 
 def ref_of(uri: str, image_id: str, spec: SourceSpec) -> ImageRef:

@@ -121,7 +121,7 @@ def _is_web_folder(url: str) -> bool:
     if not is_http(url) or _kind_of_suffix(url):
         return False
     fs, path = filesystem(url)
-    return fs.info(path).get("mimetype") == "text/html"
+    return bool(fs.info(path).get("mimetype") == "text/html")
 
 
 def _kind(url: str, name: str) -> str:

@@ -49,7 +49,8 @@ def split(url: str) -> tuple[AbstractFileSystem, str]:
         if kind in ("file", "local") or (kind in HAVE_KEYS and "::" in url):
             fs = fsspec.filesystem(kind, use_listings_cache=False)
             return fs, fs._strip_protocol(url)
-        return url_to_fs(url, use_listings_cache=False)
+        fs, path = url_to_fs(url, use_listings_cache=False)
+        return fs, path
     except ImportError as err:
         # The message names the package to install
         raise RequestError(f"{url!r} cannot be opened: {err}") from err
@@ -108,14 +109,15 @@ def exists(url: str) -> bool:
     """Returns whether a file or folder exists at ``url``, without using a cached listing."""
     fs, path = split(url)
     with as_os_errors(url):
-        return fs.exists(path)
+        return bool(fs.exists(path))
 
 
 def read_bytes(url: str) -> bytes:
     """Returns the whole file. Raises FileNotFoundError."""
     fs, path = split(url)
     with as_os_errors(url):
-        return fs.cat_file(path)
+        data: bytes = fs.cat_file(path)
+    return data
 
 
 def read_json(url: str) -> Any:

@@ -84,4 +84,5 @@ def _retry_after(error: BaseException) -> str | None:
     cause = error if isinstance(error, ClientError) else error.__cause__
     if not isinstance(cause, ClientError):
         return None
-    return cause.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after")
+    header: str | None = cause.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after")
+    return header

@@ -28,8 +28,7 @@ from captionbeam.pipelines.bulk.compare import (
 from captionbeam.pipelines.bulk.plan import PlanShards, planned_shards, read_shard, write_plan
 from captionbeam.pipelines.bulk.publish import PublishSnapshot, publish
 from captionbeam.pipelines.bulk.run import moved_sources, name_before, start_run
-from captionbeam.pipelines.bulk.skip import SkipDone, _index_files, bring_home, names_of, read_base
-from captionbeam.pipelines.maintenance.compact import compact
+from captionbeam.pipelines.bulk.skip import SkipDone, _index_files, read_base
 from captionbeam.pipelines.maintenance.history import describe
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.pipelines.runners.runner import run_pipeline
@@ -40,7 +39,7 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.fingerprint import fingerprint
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.int8 import stored_columns
-from captionbeam.schemas.records import ImageRef, named_ids, named_place
+from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.store import layout
 from tests.builders.runs import FIELD, Mean, fetch_from
 from tests.builders.stores import Echo, as_item
@@ -237,72 +236,6 @@ def test_another_fingerprint_copies_nothing(tmp_path):
     assert reused(store) == 0
 
 
-OLD = ImageRef("a", "s3://b/a#1.jpg", "/images", None)
-NEW = OLD._replace(image_id="a#1.jpg", former="a")
-OTHER = ImageRef("a#2.jpg", "s3://b/a#2.jpg", "/images", None, former="a")
-TRUE = ImageRef("a", "s3://b/a", "/images", None)
-SPELLED = {"a": b"\1", "a#1.jpg": b"\1", "a#2.jpg": b"\2"}
-
-
-@pytest.mark.parametrize("operation", ["refresh", "add"])
-def test_a_row_under_a_former_id_is_copied_to_its_own(tmp_path, operation):
-    before = rows(refresh(tmp_path, [OLD, ref("1.jpg")], {**SPELLED, **ITEMS})[0])
-    store, counts = run_on_beam(tmp_path, [NEW, OTHER, ref("1.jpg")], {**SPELLED, **ITEMS}, operation, 1.0)
-    assert PROCESSED == ["a#2.jpg"]
-    if operation == "refresh":
-        assert counts == counted(new=1, moved=1, unchanged=1, known=2)
-    after = rows(store)
-    assert sorted(after) == ["1.jpg", "a#1.jpg", "a#2.jpg"]
-    assert after["a#1.jpg"] == before["a"]
-    assert verify(store.url).problems == []
-    assert store.totals["rows"] == 3
-    store, counts = refresh(tmp_path, [NEW, OTHER, ref("1.jpg")], {**SPELLED, **ITEMS})
-    assert (PROCESSED, store.snapshot_id, counts) == ([], 2, counted(unchanged=3, known=3))
-
-
-def test_of_one_former_id_each_image_keeps_its_own_row(tmp_path):
-    """The row ``a`` is that of ``s3://b/a#1.jpg``; ``s3://b/a`` came later."""
-    refresh(tmp_path, [OLD], SPELLED)
-    items = {**SPELLED, "a": b"\3"}
-    for _ in range(3):
-        store, counts = refresh(tmp_path, [NEW, TRUE], items)
-        assert {name: value[0] for name, (_, value) in rows(store).items()} == {"a#1.jpg": 1, "a": 3}
-    assert counts == counted(unchanged=2, known=2)
-
-
-def test_captions_under_a_former_id_are_written_anew(tmp_path):
-    """What they draw depends on the id."""
-    items = dict.fromkeys(("a", "a#1.jpg"), as_item([{"text": "x", "logprob": -1.0, "tokens": ["x"]}]))
-    refresh(tmp_path, [OLD], items, "captions")
-    store, counts = refresh(tmp_path, [NEW], items, "captions")
-    assert (PROCESSED, counts, list(rows(store))) == (["a#1.jpg"], counted(moved=1, known=1), ["a#1.jpg"])
-
-
-def test_a_former_row_that_compacting_moved_meanwhile_goes_with_the_next_refresh(tmp_path):
-    items, others = {**SPELLED, **ITEMS}, [ref(name) for name in ITEMS]
-    refresh(tmp_path, [OLD, *others], items)
-    run = launch(tmp_path, "parquet")
-    write_plan(run, "loose-0", [NEW._replace(replaces=named_place(_address(run.url, "a"), "a"))], 3)
-    compact(run.url, dead_share=0.0, small=10)
-    (shard,) = planned_shards(run)
-    process_shard(shard.shard_id, read_shard(shard), Engine(Counting()), run, fetch_from(SPELLED))
-    publish(run)
-    assert sorted(rows(Store.open(run.url))) == [*ITEMS, "a", "a#1.jpg"]
-    store, _ = refresh(tmp_path, [NEW, *others], items)
-    assert sorted(rows(store)) == [*ITEMS, "a#1.jpg"]
-    assert verify(store.url).problems == []
-
-
-def _address(url, image_id):
-    store = Store.open(url)
-    return next(
-        f"{shard}/{row['row']}"
-        for shard, table in store.index()
-        for row in table.to_pylist()
-        if row["image_id"] == image_id
-    )
-
-
 def test_killed_between_two_shards_it_goes_on_and_copies_the_rest(tmp_path):
     before = rows(refresh(tmp_path, [ref(name) for name in ITEMS], ITEMS)[0])
     touched = [ref(name, "v2") for name in ITEMS]
@@ -345,44 +278,33 @@ def judged(run, refs):
     """What a refresh of ``refs`` has to do; what is gone is noted."""
     images, base = defaultdict(list), defaultdict(list)
     for one in refs:
-        for name in names_of(one):
-            images[name].append(one)
+        images[one.image_id].append(one)
     for task in _index_files(run):
         for name, row in read_base(*task):
             base[name].append(row)
-    home: dict[str, tuple[list, list]] = defaultdict(lambda: ([], []))
-    for name in sorted({*images, *base}):
-        for own, found, existing in bring_home(name, images[name], base[name]):
-            home[own][0].extend(found)
-            home[own][1].extend(existing)
-    verdicts = {name: compare_image(found, existing, {"/images"}) for name, (found, existing) in home.items()}
-    gone = [row for name in verdicts for row in named_ids(",".join(verdicts[name].gone), name).items()]
-    write_gone("000000", gone, run)
+    verdicts = {
+        name: compare_image(images[name], base[name], {"/images"}) for name in sorted({*images, *base})
+    }
+    write_gone("000000", [(place, name) for name in verdicts for place in verdicts[name].gone], run)
     write_counts(
         Counter(kind for one in verdicts.values() for kind in (one.kind, "known" * one.known) if kind), run
     )
     return [verdict.todo for verdict in verdicts.values() if verdict.todo is not None]
 
 
-URIS = {"a#1.jpg": "a", "a#2.jpg": "a", "a": "a", "b#1.jpg": "b", "c.jpg": "c.jpg"}
-IMAGES = st.dictionaries(
-    st.sampled_from(sorted(URIS)), st.tuples(st.integers(1, 2), st.integers(1, 2)), min_size=1
-)
-NIGHT = st.tuples(IMAGES, st.booleans(), st.integers(1, 3), st.sampled_from(["publish", "killed"]))
+NAMES = ("a.jpg", "b.jpg", "c.jpg", "d.jpg")
+IMAGES = st.dictionaries(st.sampled_from(NAMES), st.tuples(st.integers(1, 2), st.integers(1, 2)), min_size=1)
+NIGHT = st.tuples(IMAGES, st.integers(1, 3), st.sampled_from(["publish", "killed"]))
 
 
 @given(st.lists(NIGHT, min_size=2, max_size=5))
 @settings(max_examples=20, deadline=None)
-def test_whatever_was_touched_changed_or_renamed_each_image_has_its_own_row_once(nights):
-    """``(content, touch)`` by URI; a night in the old spelling has one image an id, as it had to."""
+def test_whatever_was_touched_or_changed_each_image_has_its_own_row_once(nights):
+    """``(content, touch)`` by image."""
     with tempfile.TemporaryDirectory() as folder:
-        for images, old, shard_size, fate in nights:
-            named = {URIS[uri] if old else uri: uri for uri in sorted(images, reverse=True)}
-            refs = [
-                ImageRef(name, f"s3://b/{uri}", "/images", f"{uri}-{images[uri]}", former=_former(uri, old))
-                for name, uri in named.items()
-            ]
-            items = {name: bytes([10 * images[uri][0] + len(uri)]) for name, uri in named.items()}
+        for images, shard_size, fate in nights:
+            refs = [ref(name, str(images[name])) for name in images]
+            items = {name: bytes([10 * images[name][0] + NAMES.index(name)]) for name in images}
             run = launch(folder, "parquet")
             write_plan(run, "loose-0", judged(run, refs), shard_size)
             shards = planned_shards(run)
@@ -397,10 +319,6 @@ def test_whatever_was_touched_changed_or_renamed_each_image_has_its_own_row_once
                 assert store.totals["rows"] == len(refs)
                 assert verify(store.url).problems == []
                 assert judged(launch(folder, "parquet"), refs) == []
-
-
-def _former(uri, old):
-    return URIS[uri] if URIS[uri] != uri and not old else ""
 
 
 @pytest.mark.parametrize(
