@@ -4,10 +4,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   ?= demo-output
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n auto --dist loadfile
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
-.PHONY: setup demo test test-fast test-clusters check clean
+.PHONY: setup demo test test-engines check types docs clean
 
 setup: $(VENV)/.ready
 
@@ -24,24 +24,31 @@ $(VENV)/.ready: setup.py pyproject.toml
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/captionbeam demo --output $(DEMO)
 
-test: test-fast test-clusters
+# The quick suite: unit tests, each command in process, one kill -9.
+test: setup
+	$(PYTEST) $(PYTEST_ARGS) -m "not engines and not gpu"
 
-test-fast: setup
-	$(PYTEST) $(PYTEST_ARGS) -m "not cluster"
-
-# Long trials on real engines and of platforms (Spark, Flink, Airflow, Slurm, Prism, lost machines, buckets, failing storage)
-# take all cores: one after the other. What they need is fetched once, into ~/.cache.
-test-clusters: setup
-	$(PYTEST) -m cluster
+# Whatever starts a cluster, an emulator, a server or a container, and the long fault trials. They take all cores, so one
+# runs after the other. What they need is fetched once, into ~/.cache.
+test-engines: setup
+	$(PYTEST) -m engines
 
 # The same in CI and by hand: style, types, which package may import which, and every import declared in setup.py.
-check: setup
+check: setup types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@mkdir -p build/types/captionbeam
-	@for name in schemas capmodel pipelines jobs; do ln -sfn ../../../$$name build/types/captionbeam/$$name; done
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_house.py tests/test_dependencies.py
+
+# A folder in which the four packages lie below captionbeam, for programs that read sources without importing them.
+types:
+	@mkdir -p build/types/captionbeam
+	@for name in schemas capmodel pipelines jobs; do ln -sfn ../../../$$name build/types/captionbeam/$$name; done
+
+# The site is build/site/index.html. It is built without the network, and a warning is an error.
+docs: setup types
+	$(BIN)/python docs/pages.py build/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache

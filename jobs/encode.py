@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from captionbeam.capmodel.encoders.names import described
+from captionbeam.capmodel.encoders.names import encoder_choices
 from captionbeam.jobs.options.features import (
     add_feature_options,
     add_features_source,
@@ -68,7 +68,7 @@ def add_encoder_options(group: Any) -> None:
 
 def add_network_options(group: Any) -> None:
     """Adds the options of the network, its weights and its preprocessing."""
-    group.add_argument("--encoder", metavar="NAME", help=described())
+    group.add_argument("--encoder", metavar="NAME", help=encoder_choices())
     group.add_argument(
         "--weights",
         metavar="WEIGHTS",

@@ -78,14 +78,14 @@ def _predicted(
 
 
 def _captioner(options: argparse.Namespace) -> Captioner:
-    from captionbeam.capmodel.captioners.captioner import Captioner, settle_captioner
+    from captionbeam.capmodel.captioners.captioner import Captioner, resolve_captioner
     from captionbeam.capmodel.generation.options import DecodeOptions
 
     # decoding options are only validated, since no caption is generated
     greedy = DecodeOptions(method="greedy")
     if options.features:
         features = Store.open(options.features)
-        settle_captioner(options.bundle, greedy, features, options.precision, options.device)
+        resolve_captioner(options.bundle, greedy, features, options.precision, options.device)
     return Captioner.load(
         options.bundle, greedy, bool(options.features), 1, options.precision, options.device
     )

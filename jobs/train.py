@@ -81,13 +81,13 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _train_here(options: argparse.Namespace, wanted: dict[str, Any]) -> int:
-    from captionbeam.capmodel.training.request import WRITTEN, settle
+    from captionbeam.capmodel.training.request import WRITTEN, resolve_options
     from captionbeam.jobs.submit.local import describe, train_here
     from captionbeam.jobs.ui.training_view import TrainingView
 
     node = find_node(options.nodes, options.rendezvous, run_name(files.absolute(options.output)))
     workers = _settle_workers(options)
-    chosen, anything_to_do = settle(wanted, workers * node.nodes, () if options.dry_run else WRITTEN)
+    chosen, anything_to_do = resolve_options(wanted, workers * node.nodes, () if options.dry_run else WRITTEN)
     if not anything_to_do:
         print(nothing_to_do(chosen.output))
         return 0
@@ -98,7 +98,7 @@ def _train_here(options: argparse.Namespace, wanted: dict[str, Any]) -> int:
         if INSIDE_TORCHRUN in os.environ:
             from captionbeam.capmodel.training.worker import StopRequest, train
 
-            train(chosen, StopRequest().heed_signals(), view.show)
+            train(chosen, StopRequest().handle_signals(), view.show)
         else:
             train_here(chosen, workers, node, view)
     return view.finish()

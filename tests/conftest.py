@@ -34,6 +34,17 @@ pytest_plugins = (
 )
 
 
+# Fixtures that start a server or a cluster: a test that asks for one is a trial of an engine.
+ENGINES = {"gcs_server", "s3_server", "bucket", "running_cluster", "slurm_cluster", "vertex", "kubernetes"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark with ``engines`` what uses one of ``ENGINES``."""
+    for item in items:
+        if ENGINES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.engines)
+
+
 @pytest.fixture(autouse=True)
 def _no_storage_options_of_the_last_test() -> Iterator[None]:
     """A job opens storage with its own options from then on, and a test is not the end of the process."""

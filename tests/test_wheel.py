@@ -16,7 +16,7 @@ from tests.builders.commands import ROOT
 from tests.builders.dependencies import PLACES, declared
 from tests.builders.images import drawn, encoded
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(1800)]
 VERSIONS = ("3.11", "3.12", "3.13")
 EXTRAS = sorted(PLACES.keys() - {"test"})
 UV = [str(Path(sys.executable).with_name("uv")), "--quiet", "--no-python-downloads"]

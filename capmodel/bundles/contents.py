@@ -79,7 +79,7 @@ def read_manifest(url: str) -> Manifest:
     return _checked(url, values)
 
 
-def is_others(data: bytes) -> bool:
+def is_foreign_config(data: bytes) -> bool:
     """Whether this ``config.json`` is complete JSON but not a bundle's."""
     try:
         values = json.loads(data)
@@ -100,7 +100,7 @@ def read_checked(url: str, manifest: Manifest, name: str) -> bytes:
     return data
 
 
-def keep_bundle(url: str, models_url: str) -> str:
+def store_bundle(url: str, models_url: str) -> str:
     """Copies a bundle below ``models_url`` under its content hash, unless a complete copy exists; returns its URL.
 
     Raises BundleError if a file is missing or differs from the saved one.

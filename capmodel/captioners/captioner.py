@@ -1,4 +1,4 @@
-"""Captioners: ``settle_captioner`` runs on the launcher, ``Captioner`` on workers."""
+"""Captioners: ``resolve_captioner`` runs on the launcher, ``Captioner`` on workers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from captionbeam.capmodel.bundles.bundle import Bundle
-from captionbeam.capmodel.bundles.contents import keep_bundle
+from captionbeam.capmodel.bundles.contents import store_bundle
 from captionbeam.capmodel.generation.generate import Caption, DecodeOptions, check_options, generate
 from captionbeam.capmodel.generation.options import check_ngram
 from captionbeam.capmodel.generation.predictions import Prediction, predict_words
-from captionbeam.capmodel.runtime.device import device_errors, pick_device, settle_precision
+from captionbeam.capmodel.runtime.device import device_errors, pick_device, resolve_precision
 from captionbeam.capmodel.runtime.streams import Streams
 from captionbeam.schemas.errors import BundleError, FingerprintError, ImageError
 from captionbeam.schemas.fingerprint import difference, fingerprint
@@ -49,10 +49,10 @@ class CaptionPlan:
 
     def store_bundle(self, models_url: str) -> str:
         """Copies the bundle below a store's ``models/`` under its hash, unless it is there; returns its URL."""
-        return keep_bundle(self.url, models_url)
+        return store_bundle(self.url, models_url)
 
 
-def settle_captioner(
+def resolve_captioner(
     url: str,
     options: DecodeOptions,
     features: Store | None = None,
@@ -77,7 +77,7 @@ def _plan(
     url: str, bundle: Bundle, options: DecodeOptions, from_features: bool, precision: str | None, device: str
 ) -> CaptionPlan:
     trained = bundle.encoder_spec or {}
-    settled = settle_precision(precision or trained.get("precision", "fp32"), device)
+    settled = resolve_precision(precision or trained.get("precision", "fp32"), device)
     encoder = None if from_features else _encoder_spec(url, bundle, settled)
     spec = {
         "bundle": bundle.sha256,
@@ -145,7 +145,7 @@ class Captioner:
         precision: str | None = None,
         device: str = "auto",
     ) -> Captioner:
-        """Loads the captioner of a bundle. ``precision`` as in ``settle_captioner``.
+        """Loads the captioner of a bundle. ``precision`` as in ``resolve_captioner``.
 
         Raises BundleError, FingerprintError, RequestError.
         """
@@ -216,7 +216,7 @@ def _load_encoder(bundle: Bundle, plan: CaptionPlan, batch_size: int | None, dev
     from captionbeam.capmodel.encoders.reduction import FeatureEncoder
 
     spec, weights = plan.spec["encoder"], str(bundle.encoder_weights)
-    return FeatureEncoder.load(spec, weights, bundle.components, batch_size, device, as_read=True)
+    return FeatureEncoder.load(spec, weights, bundle.components, batch_size, device, as_stored=True)
 
 
 def captions_array(found: Sequence[Sequence[Caption]], kind: pa.DataType) -> pa.Array:

@@ -20,7 +20,7 @@ from captionbeam.schemas.store.reading import RowGroup, Store
 
 
 @dataclass(frozen=True)
-class Places:
+class ImagePositions:
     """Positions of a snapshot's live images: image ``ids[i]`` is in row group ``group[i]`` at ``position[i]``.
 
     A position counts live rows only, like ``Store.read_row_group``.
@@ -56,7 +56,7 @@ class Samples:
         return self.pick(np.sort(chosen))
 
 
-def find_places(store: Store) -> Places:
+def image_positions(store: Store) -> ImagePositions:
     """Returns the position of every live image of the snapshot, from the index alone."""
     groups = tuple(store.row_groups())
     names = (store.manifest.column(name).to_pylist() for name in ("shard", "data"))
@@ -67,7 +67,7 @@ def find_places(store: Store) -> Places:
         ids += found
         parts.append(_locate(rows, urls[shard], groups))
     group, position = (np.concatenate([np.empty(0, np.int64), *part]) for part in zip(*parts, strict=True))
-    return Places(groups, ids, group, position)
+    return ImagePositions(groups, ids, group, position)
 
 
 def pair(store: Store, table: TokenTable, max_missing: float) -> dict[str, Samples]:
@@ -80,9 +80,9 @@ def pair(store: Store, table: TokenTable, max_missing: float) -> dict[str, Sampl
         raise RequestError(
             f"{store.url} is a store of {store.kind}; expected one of features (captionbeam encode)"
         )
-    places = find_places(store)
+    places = image_positions(store)
     matched = _matched(table, places)
-    _check_halves(store, table, places.ids, matched, max_missing)
+    _check_missing(store, table, places.ids, matched, max_missing)
     return {split: _samples(split, store, table, places, matched) for split in ("train", "val")}
 
 
@@ -107,7 +107,7 @@ def _locate(rows: np.ndarray, url: str, groups: Sequence[RowGroup]) -> tuple[np.
     return own[which], np.arange(len(rows)) - first
 
 
-def _matched(table: TokenTable, places: Places) -> dict[str, str]:
+def _matched(table: TokenTable, places: ImagePositions) -> dict[str, str]:
     """Returns ``{the table's image id: the store's}``. Raises RequestError if two table ids match one image."""
     matched = match_images(table.rows, places.ids)
     taken: dict[str, str] = {}
@@ -121,7 +121,7 @@ def _matched(table: TokenTable, places: Places) -> dict[str, str]:
     return matched
 
 
-def _check_halves(
+def _check_missing(
     store: Store, table: TokenTable, ids: list[str], matched: dict[str, str], max_missing: float
 ) -> None:
     wanted = [*table.image_ids("train"), *table.image_ids("val")]
@@ -146,7 +146,9 @@ def _example(missing: Iterable[str]) -> str:
     return "" if first is None else f" ({first!r} for one)"
 
 
-def _samples(split: str, store: Store, table: TokenTable, places: Places, matched: dict[str, str]) -> Samples:
+def _samples(
+    split: str, store: Store, table: TokenTable, places: ImagePositions, matched: dict[str, str]
+) -> Samples:
     index = {image_id: place for place, image_id in enumerate(places.ids)}
     pairs = [
         (index[matched[image_id]], table.rows[image_id])

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from captionbeam.capmodel.data.packing import Blocks
 from captionbeam.capmodel.decoders.attention import make_attention
 from captionbeam.capmodel.decoders.base import Decoder, selected
 from captionbeam.capmodel.decoders.config import DecoderConfig
 from captionbeam.capmodel.decoders.deferred_linear import deferred
+from captionbeam.capmodel.decoders.packing import PackedCaptions
 
 Layer = Callable[[Tensor], Tensor]
 
@@ -65,7 +65,7 @@ class AttentiveDecoder(Decoder):
 
     def read(self, features: Tensor, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | float]:
         """Implements ``Decoder.read``; the steps run over blocks that shrink as captions end."""
-        blocks = Blocks.of(wanted)
+        blocks = PackedCaptions.of(wanted)
         words = self.drop_words(self.embed(blocks.rows(tokens)))
         state = self._rearranged(self.begin(features), blocks, tokens.shape[1])
         hidden, context, weights = self._run(state, self.from_word(words), blocks.sizes)
@@ -153,7 +153,7 @@ class AttentiveDecoder(Decoder):
         return self.drop(self.out_hidden(self.drop_state(hidden)) + self.out_context(context) + words)
 
     @staticmethod
-    def _rearranged(state: DecoderState, blocks: Blocks, captions: int) -> DecoderState:
+    def _rearranged(state: DecoderState, blocks: PackedCaptions, captions: int) -> DecoderState:
         """Reorders the images of ``state`` to the order of ``blocks`` and expands it to N captions per image."""
         keys, values, hidden, cell = (part.index_select(0, blocks.images) for part in state)
         return DecoderState(keys, values, *(part.expand(-1, captions, -1) for part in (hidden, cell)))

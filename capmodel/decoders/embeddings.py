@@ -11,22 +11,22 @@ from torch.optim import Optimizer
 from captionbeam.capmodel.decoders.word_vectors import WordVectors
 
 
-def place(vectors: WordVectors, embed: nn.Embedding) -> None:
+def load_word_vectors(vectors: WordVectors, embed: nn.Embedding) -> None:
     """Copies the vectors into the embedding rows of their words; other rows are unchanged."""
     with torch.no_grad():
         embed.weight[torch.from_numpy(vectors.ids).to(embed.weight.device)] = _rows(vectors, embed.weight)
 
 
-def freeze(vectors: WordVectors, embed: nn.Embedding, optimizer: Optimizer) -> None:
+def freeze_word_vectors(vectors: WordVectors, embed: nn.Embedding, optimizer: Optimizer) -> None:
     """Keeps the rows that have a vector fixed during training; the other rows are trained."""
     learns = torch.ones(len(embed.weight), 1, device=embed.weight.device)
     learns[torch.from_numpy(vectors.ids)] = 0.0
     embed.weight.register_hook(lambda gradient: gradient * learns)
 
-    def put_back(*_: Any) -> None:
-        place(vectors, embed)  # weight decay also changes rows without a gradient
+    def restore(*_: Any) -> None:
+        load_word_vectors(vectors, embed)  # weight decay also changes rows without a gradient
 
-    optimizer.register_step_post_hook(put_back)
+    optimizer.register_step_post_hook(restore)
 
 
 def _rows(vectors: WordVectors, like: Tensor) -> Tensor:

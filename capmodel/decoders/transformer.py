@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch
@@ -20,6 +19,7 @@ from torch.nn import functional
 
 from captionbeam.capmodel.decoders.base import Decoder
 from captionbeam.capmodel.decoders.config import DecoderConfig
+from captionbeam.capmodel.decoders.packing import PackedTokens
 
 Memory = tuple[Tensor, Tensor]
 """Keys and values of the grid, ``[B, h, L, d]`` each: one layer's, once an image."""
@@ -37,35 +37,6 @@ class TransformerState(NamedTuple):
         rows = (index + captions * torch.arange(images, device=index.device).unsqueeze(1)).flatten()
         caches = (cache.flatten(0, 1).index_select(0, rows) for cache in self.caches)
         return self._replace(caches=tuple(cache.unflatten(0, index.shape) for cache in caches))
-
-
-@dataclass(frozen=True)
-class Packing:
-    """Positions of the M non-padding words among ``[B, N, T]``; None: all positions.
-
-    Everything except attention runs on these rows alone, since more than half of the positions on Flickr8k are PAD.
-    """
-
-    shape: tuple[int, int, int]
-    places: Tensor | None  # [M] int64
-
-    @classmethod
-    def of(cls, counts: Tensor) -> Packing:
-        """Returns the packing of ``counts`` ``[B, N, T]``, which is True for words to compute."""
-        places = None if bool(counts.all()) else counts.flatten().nonzero().squeeze(1)
-        images, captions, steps = counts.shape
-        return cls((images, captions, steps), places)
-
-    def pack(self, spread: Tensor) -> Tensor:
-        """Selects the rows: ``[B N T, ...]`` -> ``[M, ...]``."""
-        return spread if self.places is None else spread.index_select(0, self.places)
-
-    def spread(self, rows: Tensor) -> Tensor:
-        """Scatters the rows, with zeros elsewhere: ``[M, ...]`` -> ``[B N T, ...]``."""
-        if self.places is None:
-            return rows
-        everywhere = rows.new_zeros(math.prod(self.shape), *rows.shape[1:])
-        return everywhere.index_copy(0, self.places, rows)
 
 
 class Layer(nn.Module):
@@ -89,7 +60,7 @@ class Layer(nn.Module):
         keys, values = self._heads(self.from_grid(grid), 2).contiguous()  # once instead of at each step
         return keys, values
 
-    def forward(self, rows: Tensor, packing: Packing, memory: Memory) -> Tensor:
+    def forward(self, rows: Tensor, packing: PackedTokens, memory: Memory) -> Tensor:
         """Runs all steps at once: the stream ``[M, D]`` before and after this layer."""
         images, captions, steps = packing.shape
         words = packing.spread(self.from_words(self.norms[0](rows))).view(images * captions, steps, -1)
@@ -167,7 +138,7 @@ class TransformerDecoder(Decoder):
         counts = wanted.flip(-1).cumsum(-1).flip(-1) > 0
         steps = int(counts.flatten(0, 1).any(0).sum())
         counts, tokens, wanted = (part[..., :steps] for part in (counts, tokens, wanted))
-        packing = Packing.of(counts)
+        packing = PackedTokens.of(counts)
         rows = self._words(tokens, 0).flatten(0, 2)
         rows = self.drop_words(packing.pack(rows))
         for layer, memory in zip(self._stack, self._memories(features), strict=True):

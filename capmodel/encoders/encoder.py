@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from captionbeam.capmodel.encoders.backbones import find_backbone, ready, shape_of
+from captionbeam.capmodel.encoders.backbones import get_backbone, load_network, shape_of
 from captionbeam.capmodel.encoders.images import decode_image
 from captionbeam.capmodel.encoders.names import INCEPTION_V3
 from captionbeam.capmodel.encoders.preprocess import Preprocess
@@ -30,7 +30,7 @@ from captionbeam.capmodel.runtime.device import (
     device_errors,
     exact_kernels,
     pick_device,
-    settle_precision,
+    resolve_precision,
 )
 from captionbeam.capmodel.runtime.streams import Streams
 from captionbeam.schemas.errors import ImageError, RequestError
@@ -46,7 +46,7 @@ BATCH = {"cpu": 16, "cuda": 128}  # default batch size; a CPU computes several b
 class EncoderSpec:
     """Everything that determines a row of features besides the image's bytes; its hash is the features' fingerprint.
 
-    name, output:   a name for ``find_backbone``; ``grid`` ``[H, W, C]``, ``pooled`` ``[C]`` (the input of the network's
+    name, output:   a name for ``get_backbone``; ``grid`` ``[H, W, C]``, ``pooled`` ``[C]`` (the input of the network's
                     own classifier: in most networks the grid's mean) or ``logits`` ``[1000]``.
     weights_sha256: of the weights as ``weights_bytes`` writes them, without those that the output does not need.
     pool_padding:   whether InceptionV3's average pools count padding (torchvision) or not (TensorFlow).
@@ -119,7 +119,7 @@ def resolve_encoder(
     ``Preprocess.override``. ``device``: decides the precision if ``precision`` is auto. Raises RequestError for an
     invalid combination.
     """
-    backbone = find_backbone(name)
+    backbone = get_backbone(name)
     backbone.check_output(output)
     _check_layers(name, output, layers)
     if not pool_padding and name != INCEPTION_V3:
@@ -128,9 +128,9 @@ def resolve_encoder(
     preset = backbone.presets.get(wanted, backbone.presets[backbone.default])
     prepared = preset.override(preprocess, image_size, crop, interpolation, channels, resize)
     shape_of(name, prepared.size, output, tuple(layers))
-    precision = settle_precision(precision, device)
+    precision = resolve_precision(precision, device)
     state = backbone.fit(backbone.weights(wanted), prepared.size, output)
-    ready(name, prepared.size, output, state, pool_padding, torch.float32, torch.device("cpu"), layers)
+    load_network(name, prepared.size, output, state, pool_padding, torch.float32, torch.device("cpu"), layers)
     sha256 = sha256_bytes(weights_bytes(state))
     return EncoderSpec(name, output, sha256, prepared, precision, pool_padding, tuple(layers)), state
 
@@ -167,7 +167,7 @@ class Encoder:
         """
         target = pick_device(device)
         state = read_weights(f"{weights_url}{SHA256_MARK}{spec.weights_sha256}")
-        network = ready(
+        network = load_network(
             spec.name,
             spec.preprocess.size,
             spec.output,

@@ -41,7 +41,7 @@ class FeaturePlan:
         return columns_of(self.spec, self.column, self.shape).field(0)
 
 
-def settle_features(
+def resolve_features(
     spec: Mapping[str, Any],
     column: str,
     shape: Sequence[int],

@@ -25,7 +25,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 BACKGROUND = (255, 255, 255)
 
 # Raised by Pillow's decoders for bytes that contradict their header (found by fuzzing).
-BROKEN = (
+DECODE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -77,7 +77,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     try:
         with alone:
             return np.array(_to_rgb(_upright(image)))
-    except BROKEN as err:
+    except DECODE_ERRORS as err:
         if _lacks_strips(image, len(data)):
             raise ImageError(
                 "truncated", "decode", f"TIFF of {len(data)} bytes: its pixels lie beyond"
@@ -93,7 +93,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageError("too_large", "decode", f"{err}; expected at most {max_pixels} pixels") from err
     except UnidentifiedImageError as err:
         raise _unidentified(data) from err
-    except BROKEN as err:
+    except DECODE_ERRORS as err:
         raise _broken(data, _signature(data) or "image", err) from err
     width, height = image.size
     if width * height > max_pixels:
@@ -107,7 +107,7 @@ def _orientation(image: Image.Image) -> int:
     """Returns the EXIF orientation; 1 (upright) if the EXIF block is missing or broken."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except BROKEN:
+    except DECODE_ERRORS:
         return 1
 
 

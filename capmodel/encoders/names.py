@@ -28,6 +28,6 @@ TIMM = "timm:"  # prefix of timm model names
 OUTPUTS = ("grid", "pooled", "logits")
 
 
-def described() -> str:
+def encoder_choices() -> str:
     """Returns all names as a phrase for messages."""
     return f"{', '.join(ENCODERS)}, or {TIMM}NAME for any model of timm's"

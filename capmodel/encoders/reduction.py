@@ -66,14 +66,14 @@ class Reducer:
 class FeatureEncoder:
     """A processor that maps images to features as ``plan`` stores them: an encoder with optional reduction.
 
-    ``as_read``: for int8, return what a reader of the store gets; otherwise the float16 values to be stored as int8.
+    ``as_stored``: for int8, return what a reader of the store gets; otherwise the float16 values to be stored as int8.
     """
 
     def __init__(
-        self, encoder: Encoder, spec: Mapping[str, Any], reducer: Reducer | None, as_read: bool = False
+        self, encoder: Encoder, spec: Mapping[str, Any], reducer: Reducer | None, as_stored: bool = False
     ):
         self._encoder, self._reducer = encoder, reducer
-        self._rounding = as_read and spec.get("dtype") == "int8"
+        self._rounding = as_stored and spec.get("dtype") == "int8"
         self.column, shape = encoder.spec.output, encoder.spec.shape
         self.shape = (*shape[:-1], spec["reduction"]["dim"]) if reducer else shape
         self.fingerprint, self.schema = fingerprint(spec), columns_of(spec, self.column, self.shape)
@@ -87,7 +87,7 @@ class FeatureEncoder:
         components_url: str | None = None,
         batch_size: int | None = None,
         device: str = "auto",
-        as_read: bool = False,
+        as_stored: bool = False,
     ) -> FeatureEncoder:
         """Loads the encoder of ``spec``, with weights and components from the store's ``models/``.
 
@@ -96,7 +96,7 @@ class FeatureEncoder:
         from captionbeam.capmodel.encoders.encoder import Encoder, EncoderSpec
 
         encoder = Encoder.load(EncoderSpec.from_dict(encoder_part(spec)), weights_url, batch_size, device)
-        return cls(encoder, spec, load_reducer(spec, components_url, encoder.device), as_read)
+        return cls(encoder, spec, load_reducer(spec, components_url, encoder.device), as_stored)
 
     @property
     def batch_size(self) -> int:

@@ -24,7 +24,7 @@ from captionbeam.schemas.store import models
 
 State = dict[str, Tensor]
 # Raised by safetensors and torch's unpickler for bytes of another format.
-NOT_WEIGHTS = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError,
+PARSE_ERRORS = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError,
                AttributeError, ArithmeticError, struct.error)  # fmt: skip
 SHA256_MARK = "#sha256="
 
@@ -117,7 +117,7 @@ def _parse(url: str, data: bytes) -> State:
         if data[8:9] == b"{":  # safetensors files start with the length of a JSON header, then the header
             return safetensors.torch.load(data)
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except NOT_WEIGHTS as err:
+    except PARSE_ERRORS as err:
         raise RequestError(
             f"weights {url!r} cannot be read ({_reason(err)}); expected .safetensors or a .pth of tensors alone"
         ) from err

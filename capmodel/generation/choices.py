@@ -15,10 +15,10 @@ from torch import Tensor
 from captionbeam.capmodel.generation.constraints import NEVER
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.capmodel.generation.ranking import Ranking
-from captionbeam.capmodel.generation.search import Choose
+from captionbeam.capmodel.generation.search import SelectTokens
 
 
-class Likeliest:
+class BeamSearch:
     """Beam search: keeps the K highest-ranked continuations of an image's captions.
 
     Finished captions stay in the beam. One beam is greedy search. With groups, the K / groups beams of each group
@@ -64,10 +64,10 @@ class Likeliest:
         return place // each, tokens.flatten(1).gather(1, place), best
 
 
-class Forced:
+class ForcedPrefix:
     """Chooses the words of a prefix, one caption per image; ``then`` chooses the words after it."""
 
-    def __init__(self, prefix: Sequence[int], then: Choose) -> None:
+    def __init__(self, prefix: Sequence[int], then: SelectTokens) -> None:
         self.prefix, self.then = prefix, then
 
     def __call__(
@@ -80,7 +80,7 @@ class Forced:
         return parents, torch.full_like(parents, token), scores + logprobs[..., token]
 
 
-class Draw:
+class Sampling:
     """Sampling: K captions per image, each continued with a randomly drawn word.
 
     Scores add up the model's own log-probabilities, before temperature, top-k and top-p.

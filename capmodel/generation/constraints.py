@@ -13,7 +13,7 @@ from captionbeam.capmodel.decoders import DecoderConfig
 NEVER = float("-inf")
 
 
-class Rules:
+class TokenConstraints:
     """Bans PAD, START and (by default) UNK, and optionally repeated n-grams; END in the last step, PAD after END."""
 
     def __init__(

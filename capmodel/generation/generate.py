@@ -17,11 +17,17 @@ from torch import Tensor
 
 from captionbeam.capmodel.decoders import DecoderConfig
 from captionbeam.capmodel.decoders.base import Decoder
-from captionbeam.capmodel.generation.choices import Draw, Forced, Likeliest, uniforms
-from captionbeam.capmodel.generation.constraints import NEVER, Rules
+from captionbeam.capmodel.generation.choices import BeamSearch, ForcedPrefix, Sampling, uniforms
+from captionbeam.capmodel.generation.constraints import NEVER, TokenConstraints
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.capmodel.generation.ranking import Ranking
-from captionbeam.capmodel.generation.search import Choose, Trace, attended, write, written
+from captionbeam.capmodel.generation.search import (
+    SearchTrace,
+    SelectTokens,
+    attention_weights,
+    run_search,
+    token_ids,
+)
 from captionbeam.capmodel.tokenizers import Tokenizer
 from captionbeam.schemas.errors import RequestError
 
@@ -80,37 +86,39 @@ def generate(
     was_training = decoder.training
     decoder.eval()
     try:
-        traces = _write(decoder, features, options, image_ids, prefix)
+        traces = _search(decoder, features, options, image_ids, prefix)
     finally:
         decoder.train(was_training)
     return _captions(traces, options, tokenizer)
 
 
-def _write(
+def _search(
     decoder: Decoder,
     features: Tensor,
     options: DecodeOptions,
     image_ids: Sequence[str],
     prefix: Sequence[int],
-) -> Trace:
+) -> SearchTrace:
     steps = (options.max_length or decoder.config.max_length) - 1
     state = decoder.begin(features)
     first = torch.full((len(features), 1), decoder.config.start, device=features.device)
     ranking = Ranking.of(options)
-    rules = Rules(
+    rules = TokenConstraints(
         decoder.config, options.allow_unk, features.device, options.no_repeat_ngram, prefix=len(prefix)
     )
-    choose: Choose = Likeliest(options.rows, ranking, options.diversity, rules.pad)
+    choose: SelectTokens = BeamSearch(options.rows, ranking, options.diversity, rules.pad)
     if options.method == "sample":
         numbers = uniforms(options.seed, image_ids, options.n_best, steps - len(prefix))
-        choose = Draw(options, torch.from_numpy(numbers).to(features.device))
-    return write(decoder, state, first, rules, Forced(prefix, choose), steps, ranking, options.keep_attention)
+        choose = Sampling(options, torch.from_numpy(numbers).to(features.device))
+    return run_search(
+        decoder, state, first, rules, ForcedPrefix(prefix, choose), steps, ranking, options.keep_attention
+    )
 
 
-def _captions(trace: Trace, options: DecodeOptions, tokenizer: Tokenizer) -> list[list[Caption]]:
+def _captions(trace: SearchTrace, options: DecodeOptions, tokenizer: Tokenizer) -> list[list[Caption]]:
     """Returns each image's best captions by rank, without beams that never found a continuation."""
-    scores, tokens = trace.scores.cpu().numpy(), written(trace)
-    weights = attended(trace) if options.keep_attention else None
+    scores, tokens = trace.scores.cpu().numpy(), token_ids(trace)
+    weights = attention_weights(trace) if options.keep_attention else None
     order = np.argsort(-trace.ranks.cpu().numpy(), axis=1, kind="stable")
     ranking = Ranking.of(options)
 

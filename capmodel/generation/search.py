@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from captionbeam.capmodel.decoders.base import Decoder, State
-from captionbeam.capmodel.generation.constraints import NEVER, Rules
+from captionbeam.capmodel.generation.constraints import NEVER, TokenConstraints
 from captionbeam.capmodel.generation.ranking import Ranking
 
-PLAIN = Ranking()
-Choose = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]]
+NO_PENALTY = Ranking()
+SelectTokens = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]]
 """(log-probabilities [B, n, V], scores [B, n], lengths [B, n], step) -> parents (below n), tokens, scores: [B, K].
 
 The lengths are those that captions have once they have gone on, in tokens without START; finished ones do not go on.
@@ -25,7 +25,7 @@ The lengths are those that captions have once they have gone on, in tokens witho
 
 
 @dataclass
-class Trace:
+class SearchTrace:
     """The search's history, one entry per step, and the final captions' scores and ranks ``[B, K]``."""
 
     parents: list[Tensor]  # [B, K]
@@ -35,16 +35,16 @@ class Trace:
     ranks: Tensor
 
 
-def write(
+def run_search(
     decoder: Decoder,
     state: State,
     first: Tensor,
-    rules: Rules,
-    choose: Choose,
+    rules: TokenConstraints,
+    choose: SelectTokens,
     steps: int,
-    ranking: Ranking = PLAIN,
+    ranking: Ranking = NO_PENALTY,
     keep_attention: bool = False,
-) -> Trace:
+) -> SearchTrace:
     """Continues one caption per image, from the words ``first`` ``[B, 1]``, for at most ``steps`` tokens.
 
     An image is done when its best captions, by ``ranking``, are finished and no running one can pass them. Step shapes
@@ -55,7 +55,7 @@ def write(
     finished, lengths = torch.zeros_like(first, dtype=torch.bool), torch.zeros_like(first)
     history = first[..., :0] if rules.no_repeat else None
     done = finished
-    trace = Trace([], [], [], scores, scores)
+    trace = SearchTrace([], [], [], scores, scores)
     for step in range(steps):
         logits, state, weights = decoder.step(state, tokens)
         logprobs = rules.logprobs(logits, finished, step == steps - 1, history)
@@ -105,14 +105,14 @@ def backtrack(parents: Sequence[Tensor]) -> list[np.ndarray]:
     return slots[::-1]
 
 
-def written(trace: Trace) -> np.ndarray:
+def token_ids(trace: SearchTrace) -> np.ndarray:
     """Returns the token ids of each final caption, ``[B, K, steps]``: up to END, then PAD."""
     slots = backtrack(trace.parents)
     tokens = (step.cpu().numpy() for step in trace.tokens)
     return np.stack([np.take_along_axis(*pair, axis=1) for pair in zip(tokens, slots, strict=True)], axis=-1)
 
 
-def attended(trace: Trace) -> np.ndarray:
+def attention_weights(trace: SearchTrace) -> np.ndarray:
     """Returns the attention weights of each token of each final caption, float32 ``[B, K, steps, L]``."""
     images = np.arange(len(trace.scores))[:, None]
     kept = []

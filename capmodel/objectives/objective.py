@@ -1,6 +1,6 @@
 """The interface of training objectives. Losses are sums: the trainer divides by the words of all ranks.
 
-An objective has two steps, so that the number of words of a whole step is known before the backward pass. ``lesson``
+An objective has two steps, so that the number of words of a whole step is known before the backward pass. ``prepare``
 prepares training targets from a batch (human captions, or captions sampled from the decoder). ``loss`` computes
 their loss inside the forward pass that DDP wraps.
 
@@ -22,7 +22,7 @@ from captionbeam.capmodel.decoders.base import Decoder
 from captionbeam.capmodel.tokenizers import PAD
 
 
-class Lesson(NamedTuple):
+class TrainingBatch(NamedTuple):
     """One rank's part of a training step, on its device.
 
     ``features`` [B, ...]: the decoder's input. ``inputs`` and ``targets`` int64 [B, N, T]: words read and words to
@@ -42,14 +42,14 @@ class Lesson(NamedTuple):
 class Objective(Protocol):
     """A training objective. Random draws use torch's global generator, which is seeded for every step and rank."""
 
-    def lesson(self, decoder: Decoder, batch: Batch, device: torch.device, seed: int) -> Lesson:
+    def prepare(self, decoder: Decoder, batch: Batch, device: torch.device, seed: int) -> TrainingBatch:
         """Prepares training targets from ``batch``, without gradients.
 
         ``seed`` belongs to the step and is the same on every rank; it is for draws that are tied to an image.
         """
 
-    def loss(self, decoder: Decoder, lesson: Lesson) -> Tensor:
-        """Returns the loss (float32) summed over the lesson's words."""
+    def loss(self, decoder: Decoder, prepared: TrainingBatch) -> Tensor:
+        """Returns the loss (float32) summed over its words."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class CrossEntropy:
     label_smoothing: float = 0.0
     weights: np.ndarray | None = None
 
-    def lesson(self, decoder: Decoder, batch: Batch, device: torch.device, seed: int) -> Lesson:
+    def prepare(self, decoder: Decoder, batch: Batch, device: torch.device, seed: int) -> TrainingBatch:
         """Returns the batch itself; ``extra`` is its caption weights, float32 [B, N], or None."""
         tokens = batch.tokens.to(device)
         targets = tokens[..., 1:]
         words = int((targets != PAD).sum()) if len(batch.rows) else 0
         weights = None if self.weights is None else self._weights_of(self.weights, batch).to(device)
-        return Lesson(batch.features.to(device), tokens[..., :-1], targets, words, extra=weights)
+        return TrainingBatch(batch.features.to(device), tokens[..., :-1], targets, words, extra=weights)
 
     @staticmethod
     def _weights_of(weights: np.ndarray, batch: Batch) -> Tensor:
@@ -79,10 +79,10 @@ class CrossEntropy:
             rows = np.take_along_axis(rows, np.maximum(batch.captions, 0), axis=1)
         return torch.from_numpy(rows[:, : batch.tokens.shape[1]].copy())
 
-    def loss(self, decoder: Decoder, lesson: Lesson) -> Tensor:
+    def loss(self, decoder: Decoder, prepared: TrainingBatch) -> Tensor:
         """Returns the targets' negative log-likelihood plus the extra loss of the decoder's options."""
         return decoder.loss(
-            lesson.features, lesson.inputs, lesson.targets, self.label_smoothing, lesson.extra
+            prepared.features, prepared.inputs, prepared.targets, self.label_smoothing, prepared.extra
         )
 
 
@@ -98,24 +98,24 @@ class Mixed:
     beside: Objective
     weight: float
 
-    def lesson(self, decoder: Decoder, batch: Batch, device: torch.device, seed: int) -> Lesson:
-        """Returns ``main``'s lesson, with both lessons in ``extra``."""
-        both = [objective.lesson(decoder, batch, device, seed) for objective in (self.main, self.beside)]
+    def prepare(self, decoder: Decoder, batch: Batch, device: torch.device, seed: int) -> TrainingBatch:
+        """Returns ``main``'s batch, with both batches in ``extra``."""
+        both = [objective.prepare(decoder, batch, device, seed) for objective in (self.main, self.beside)]
         return both[0]._replace(extra=both)
 
-    def loss(self, decoder: Decoder, lesson: Lesson) -> Tensor:
+    def loss(self, decoder: Decoder, prepared: TrainingBatch) -> Tensor:
         """Returns the sum of both losses, that of ``beside`` multiplied by ``weight``."""
-        main, beside = lesson.extra
+        main, beside = prepared.extra
         return self.main.loss(decoder, main) + self.weight * self.beside.loss(decoder, beside)
 
 
-class Taught(nn.Module):
+class LossModule(nn.Module):
     """A decoder whose forward pass is the loss; DDP wraps it, so an objective can use all of the decoder."""
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
         self.decoder = decoder
 
-    def forward(self, objective: Objective, lesson: Lesson) -> Tensor:
-        """Returns the loss of ``lesson``."""
-        return objective.loss(self.decoder, lesson)
+    def forward(self, objective: Objective, prepared: TrainingBatch) -> Tensor:
+        """Returns the loss of ``prepared``."""
+        return objective.loss(self.decoder, prepared)

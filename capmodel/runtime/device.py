@@ -39,7 +39,7 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
-def settle_precision(name: str = "auto", device: str = "auto") -> str:
+def resolve_precision(name: str = "auto", device: str = "auto") -> str:
     """Returns ``fp32`` or ``bf16``; ``auto`` is bf16 if ``device`` multiplies it in hardware, else fp32.
 
     ``device`` is examined only for ``auto``. Encoding, training and captioning all use this function. Raises

@@ -19,50 +19,50 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """``rank`` of ``world`` processes, computing on ``device``. A single process needs no process group."""
+class Distributed:
+    """Rank ``rank`` of ``world_size`` processes, computing on ``device``. A single process needs no process group."""
 
     rank: int
-    world: int
+    world_size: int
     device: torch.device
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that prints and writes."""
         return self.rank == 0
 
-    def total(self, *values: float) -> list[float]:
+    def all_sum(self, *values: float) -> list[float]:
         """Returns each of ``values`` summed over all ranks, in float64."""
         sums = torch.tensor(values, dtype=torch.float64)
-        if self.world > 1:
+        if self.world_size > 1:
             dist.all_reduce(sums)
         return sums.tolist()
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Returns every rank's ``value``, in rank order, on all ranks."""
-        if self.world == 1:
+        if self.world_size == 1:
             return [value]
-        values: list[Any] = [None] * self.world
+        values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
 
-    def from_first(self, make: Callable[[], T]) -> T:
+    def from_main(self, make: Callable[[], T]) -> T:
         """Calls ``make`` on the first rank and returns its result on all ranks."""
-        if self.world == 1:
+        if self.world_size == 1:
             return make()
-        values = [make() if self.first else None]
+        values = [make() if self.is_main else None]
         dist.broadcast_object_list(values)
         return cast(T, values[0])
 
-    def share(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: nn.Module) -> nn.Module:
         """Returns ``model`` with gradients averaged over the ranks."""
-        if self.world == 1:
+        if self.world_size == 1:
             return model
         device_ids = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=device_ids)
 
     @staticmethod
-    def unshared(model: nn.Module) -> AbstractContextManager[None]:
+    def no_sync(model: nn.Module) -> AbstractContextManager[None]:
         """Accumulates gradients locally inside this context; the next backward pass after it averages them."""
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
@@ -98,16 +98,16 @@ def choose_device(name: str) -> torch.device:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Ranks]:
+def init_distributed(device: str) -> Iterator[Distributed]:
     """Joins the process group that torchrun's environment describes: gloo between CPUs, nccl between GPUs."""
     chosen, world = choose_device(device), int(os.environ.get("WORLD_SIZE", "1"))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if world == 1:
-        yield Ranks(0, 1, chosen)
+        yield Distributed(0, 1, chosen)
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield Ranks(dist.get_rank(), world, chosen)
+        yield Distributed(dist.get_rank(), world, chosen)
     finally:
         dist.destroy_process_group()

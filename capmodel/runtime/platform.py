@@ -8,10 +8,10 @@ from collections.abc import Mapping
 JOB = "CAPTIONBEAM_JOB"  # `PLATFORM/JOB`, set at submission for platforms that do not give jobs their name
 
 
-def workplace(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+def detect_platform(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Returns ``platform`` (Slurm, Vertex AI, Kubernetes or local) and ``job``, which local does not have.
 
-    >>> workplace({"SLURM_JOB_ID": "12", "SLURM_CLUSTER_NAME": "birch"})
+    >>> detect_platform({"SLURM_JOB_ID": "12", "SLURM_CLUSTER_NAME": "birch"})
     {'platform': 'Slurm', 'job': '12 on birch'}
     """
     if JOB in environment:

@@ -28,15 +28,15 @@ from torch.nn import functional
 
 from captionbeam.capmodel.data.loader import Batch
 from captionbeam.capmodel.decoders.base import Decoder
-from captionbeam.capmodel.objectives.objective import Lesson
-from captionbeam.capmodel.self_critical.sampling import allowed, draw_captions, policy
+from captionbeam.capmodel.objectives.objective import TrainingBatch
+from captionbeam.capmodel.self_critical.sampling import draw_captions, policy, policy_logits
 
 Reward = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(rows of the token table [B], tokens [B, N, T]) -> float64 [B, N]: the worth of each caption."""
 
 
-class Drawn(NamedTuple):
-    """A lesson's extra data: the advantage r - b of each caption, float32 [B, K], and the policy's ``mask``."""
+class PolicyTargets(NamedTuple):
+    """A batch's extra data: the advantage r - b of each caption, float32 [B, K], and the policy's ``mask``."""
 
     advantages: Tensor
     mask: int | None
@@ -52,8 +52,8 @@ class SelfCritical:
     temperature: float = 1.0
     grid_dropout: bool = False
 
-    def lesson(self, decoder: Decoder, batch: Batch, device: torch.device, seed: int) -> Lesson:
-        """Samples captions of the batch's images; ``extra`` is ``Drawn``."""
+    def prepare(self, decoder: Decoder, batch: Batch, device: torch.device, seed: int) -> TrainingBatch:
+        """Samples captions of the batch's images; ``extra`` is ``PolicyTargets``."""
         features = batch.features.to(device)
         if not len(batch.rows):
             return _blank(decoder, features)
@@ -66,12 +66,12 @@ class SelfCritical:
         drawn, bases = rewards[:, : self.samples], self._bases(rewards)
         advantages = torch.from_numpy(drawn - bases).float().to(device)
         targets = torch.from_numpy(tokens[:, : self.samples]).to(device)
-        return Lesson(
+        return TrainingBatch(
             features,
             functional.pad(targets[..., :-1], (1, 0), value=decoder.config.start),
             targets,
             int((targets != decoder.config.pad).sum()),
-            extra=Drawn(advantages, mask),
+            extra=PolicyTargets(advantages, mask),
             measures={"reward": drawn.mean(1).sum(), "baseline": bases.mean(1).sum()},
         )
 
@@ -81,26 +81,31 @@ class SelfCritical:
             return rewards[:, self.samples :]
         return (rewards.sum(1, keepdims=True) - rewards) / (self.samples - 1)
 
-    def loss(self, decoder: Decoder, lesson: Lesson) -> Tensor:
+    def loss(self, decoder: Decoder, prepared: TrainingBatch) -> Tensor:
         """Returns the sum over the chosen tokens of -(r - b) log p, with r - b of the token's caption."""
-        chosen = lesson.targets != decoder.config.pad
-        advantages, mask = lesson.extra
+        chosen = prepared.targets != decoder.config.pad
+        advantages, mask = prepared.extra
         with policy(decoder, mask):
-            logits = decoder(lesson.features, lesson.inputs, lesson.targets)
+            logits = decoder(prepared.features, prepared.inputs, prepared.targets)
         of_tokens = advantages.unsqueeze(-1).expand_as(chosen)[chosen]
         minus_log_p = functional.cross_entropy(
-            allowed(logits, decoder, self.temperature), lesson.targets[chosen], reduction="none"
+            policy_logits(logits, decoder, self.temperature), prepared.targets[chosen], reduction="none"
         )
         return (of_tokens * minus_log_p).sum()
 
 
-def _blank(decoder: Decoder, features: Tensor) -> Lesson:
-    """Returns the lesson of a rank without images in this step."""
+def _blank(decoder: Decoder, features: Tensor) -> TrainingBatch:
+    """Returns the prepared of a rank without images in this step."""
     inputs, targets = (
         torch.full((1, 1, 1), token, device=features.device)
         for token in (decoder.config.start, decoder.config.end)
     )
     advantages = torch.zeros(1, 1, device=features.device)
-    return Lesson(
-        features, inputs, targets, 0, extra=Drawn(advantages, None), measures={"reward": 0.0, "baseline": 0.0}
+    return TrainingBatch(
+        features,
+        inputs,
+        targets,
+        0,
+        extra=PolicyTargets(advantages, None),
+        measures={"reward": 0.0, "baseline": 0.0},
     )

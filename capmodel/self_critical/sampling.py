@@ -51,7 +51,7 @@ def draw_captions(
         if not step:
             state, logits = state.select(torch.zeros_like(which)), logits.expand(-1, rows, -1)
         chosen = _choose(
-            allowed(logits, decoder, temperature), numbers[..., step].gather(1, which), which >= samples
+            policy_logits(logits, decoder, temperature), numbers[..., step].gather(1, which), which >= samples
         )
         tokens = torch.where(running, chosen, config.pad)
         written[..., step].scatter_(1, which, tokens)
@@ -66,7 +66,7 @@ def draw_captions(
     return written[..., : step + 1].cpu().numpy()
 
 
-def allowed(logits: Tensor, decoder: Decoder, temperature: float) -> Tensor:
+def policy_logits(logits: Tensor, decoder: Decoder, temperature: float) -> Tensor:
     """Returns ``logits / temperature`` ``[..., V]`` in float32, with -inf for PAD, START and UNK."""
     config = decoder.config
     banned = torch.tensor([config.pad, config.start, config.unk], device=logits.device)

@@ -12,14 +12,14 @@ CROSS_ENTROPY, SELF_CRITICAL = "cross-entropy", "self-critical"
 History = Sequence[Mapping[str, Any]]
 
 
-def best_of(history: History) -> Mapping[str, Any]:
+def best_epoch(history: History) -> Mapping[str, Any]:
     """Returns the epoch with the highest CIDEr; ties go to the lowest loss, then to the first."""
     return max(history, key=lambda entry: (entry["CIDEr"], -entry["val_loss"]))
 
 
 def epochs_since_best(history: History) -> int:
-    """Returns the number of epochs after ``best_of``, 0 for an empty history. ``patience`` limits it."""
-    return history[-1]["epoch"] - best_of(history)["epoch"] if history else 0
+    """Returns the number of epochs after ``best_epoch``, 0 for an empty history. ``patience`` limits it."""
+    return history[-1]["epoch"] - best_epoch(history)["epoch"] if history else 0
 
 
 def early_stops(history: History, options: TrainOptions) -> list[dict[str, Any]]:
@@ -33,7 +33,7 @@ def early_stops(history: History, options: TrainOptions) -> list[dict[str, Any]]
     for phase, epochs in planned.items():
         own = [entry["epoch"] for entry in history if entry["phase"] == phase]
         if own and len(own) < epochs:
-            best = best_of([entry for entry in history if entry["epoch"] <= own[-1]])
+            best = best_epoch([entry for entry in history if entry["epoch"] <= own[-1]])
             counts = {"after": len(own), "planned": epochs, "epoch": own[-1], "patience": options.patience}
             found.append({"phase": phase, **counts, "best": best["epoch"], "CIDEr": best["CIDEr"]})
     return found

@@ -17,7 +17,7 @@ from captionbeam.capmodel.data.sampler import sequential_steps
 from captionbeam.capmodel.decoders.base import Decoder
 from captionbeam.capmodel.generation.generate import DecodeOptions, generate
 from captionbeam.capmodel.objectives.losses import masked_cross_entropy, next_word_hits
-from captionbeam.capmodel.runtime.distributed import Ranks, autocast
+from captionbeam.capmodel.runtime.distributed import Distributed, autocast
 from captionbeam.capmodel.tokenizers import PAD, Tokenizer
 from captionbeam.capmodel.training.config import TrainOptions
 from captionbeam.schemas.formats.tokens import TokenTable
@@ -30,17 +30,17 @@ class Validation:
     reader: FeatureReader
     table: TokenTable
     tokenizer: Tokenizer
-    ranks: Ranks
+    dist: Distributed
     batch_size: int
     autocast: Callable[[], torch.autocast]
     writing: DecodeOptions
 
     @classmethod
-    def of(cls, options: TrainOptions, data: Data, ranks: Ranks, precision: str) -> Self:
+    def of(cls, options: TrainOptions, data: Data, dist: Distributed, precision: str) -> Self:
         """Returns the validation of a run with ``options`` on the val split."""
         reader = data.val(options.val_images)
-        words = partial(autocast, ranks.device, precision)
-        return cls(reader, data.table, data.tokenizer, ranks, options.batch_size, words, options.writing)
+        words = partial(autocast, dist.device, precision)
+        return cls(reader, data.table, data.tokenizer, dist, options.batch_size, words, options.writing)
 
     def scores(self, decoder: Decoder, stopping: Callable[[], bool]) -> dict[str, float] | None:
         """Returns ``val_loss`` (nats per word), ``val_accuracy`` and the captions' metrics; None if stopped.
@@ -48,8 +48,8 @@ class Validation:
         ``stopping`` is called before each batch and must return the same on every rank.
         """
         sums, captions = torch.zeros(3, dtype=torch.float64), dict[int, str]()
-        ranks, images = self.ranks, len(self.reader.samples)
-        steps = sequential_steps(images, self.batch_size * ranks.world, ranks.rank, ranks.world)
+        dist, images = self.dist, len(self.reader.samples)
+        steps = sequential_steps(images, self.batch_size * dist.world_size, dist.rank, dist.world_size)
         with closing(self.reader.batches(steps)) as batches:
             for batch in batches:
                 if stopping():
@@ -57,18 +57,18 @@ class Validation:
                 if len(batch.rows):
                     sums += self._words(decoder, batch)
                     captions |= self._captions(decoder, batch)
-        loss, hits, words = ranks.total(*sums.tolist())
-        written = {row: text for part in ranks.gather(captions) for row, text in part.items()}
+        loss, hits, words = dist.all_sum(*sums.tolist())
+        written = {row: text for part in dist.all_gather(captions) for row, text in part.items()}
         return {"val_loss": loss / words, "val_accuracy": hits / words, **self._metrics(written)}
 
     @torch.inference_mode()
     def _words(self, decoder: Decoder, batch: Batch) -> torch.Tensor:
         """Returns the sums of losses, correct next words and words of one batch, float64 [3]."""
         decoder.eval()
-        tokens = batch.tokens.to(self.ranks.device)
+        tokens = batch.tokens.to(self.dist.device)
         targets = tokens[..., 1:]
         with self.autocast():
-            logits = decoder(batch.features.to(self.ranks.device), tokens[..., :-1], targets)
+            logits = decoder(batch.features.to(self.dist.device), tokens[..., :-1], targets)
         flat = targets[targets != PAD]
         loss, words = masked_cross_entropy(logits, flat, PAD)
         return torch.stack([loss, next_word_hits(logits, flat, PAD), words]).double().cpu()
@@ -78,14 +78,14 @@ class Validation:
         names = [str(row) for row in batch.rows]
         with self.autocast():
             found = generate(
-                decoder, batch.features.to(self.ranks.device), self.writing, names, self.tokenizer
+                decoder, batch.features.to(self.dist.device), self.writing, names, self.tokenizer
             )
         return {int(row): captions[0].text for row, captions in zip(batch.rows, found, strict=True)}
 
     def _metrics(self, written: dict[int, str]) -> dict[str, float]:
         """Returns the metrics, which the first rank computes for all."""
         hypotheses = {str(row): text for row, text in written.items()}
-        return self.ranks.from_first(lambda: dict(self.references.evaluate(hypotheses).scores))
+        return self.dist.from_main(lambda: dict(self.references.evaluate(hypotheses).scores))
 
     @cached_property
     def references(self) -> metrics.References:

@@ -15,7 +15,7 @@ EVENT_SECONDS = 0.5
 SCALAR_STEPS = 10
 
 
-class Journal:
+class EventWriter:
     """Writes on the first rank only; on other ranks (``on`` False) it does nothing.
 
     ``report`` gets events: plain dicts whose ``event`` is ``begin``, ``step``, ``epoch``, ``early_stop``, ``stopped``
@@ -42,7 +42,7 @@ class Journal:
             from torch.utils.tensorboard import SummaryWriter  # imported here, as other ranks do not need it
 
             self._writer = SummaryWriter(self._folder, purge_step=count + 1)
-            self.tell("begin", **facts)
+            self.emit("begin", **facts)
 
     def step(self, count: int, facts: Mapping[str, float], **place: Any) -> None:
         """Reports a finished step, the ``count``-th of the whole run, at limited frequency."""
@@ -52,20 +52,20 @@ class Journal:
             self._draw("train", facts, count)
         if time.monotonic() - self._said >= EVENT_SECONDS:
             self._said = time.monotonic()
-            self.tell("step", **facts, **place)
+            self.emit("step", **facts, **place)
 
     def epoch(self, count: int, entry: Mapping[str, Any], best: int) -> None:
         """Reports a finished epoch, the run's steps up to its end (``count``) and the ``best`` epoch so far."""
         if self._on:
             self._draw("epoch", {key: entry[key] for key in entry if isinstance(entry[key], float)}, count)
-            self.tell("epoch", **{**entry, "best": best})
+            self.emit("epoch", **{**entry, "best": best})
 
     def _draw(self, group: str, facts: Mapping[str, float], step: int) -> None:
         if self._writer:
             for name, value in facts.items():
                 self._writer.add_scalar(f"{group}/{name}", value, step)
 
-    def tell(self, event: str, **facts: Any) -> None:
+    def emit(self, event: str, **facts: Any) -> None:
         """Reports an event."""
         if self._on:
             self._report({"event": event, **facts})

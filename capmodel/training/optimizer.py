@@ -73,8 +73,8 @@ def full_state(model: nn.Module, optimizer: AdamW) -> dict[str, np.ndarray]:
 
 def load_state(model: nn.Module, optimizer: AdamW, tensors: Tensors) -> None:
     """Loads the result of ``full_state`` into a model and a new optimizer. Raises RequestError."""
-    load_parameters(model, below("model.", tensors))
-    moments = below("adam.", tensors)
+    load_parameters(model, with_prefix("model.", tensors))
+    moments = with_prefix("adam.", tensors)
     for name, parameter in model.named_parameters():
         keys = {key.partition(".")[0] for key in moments if key.partition(".")[2] == name}
         optimizer.state[parameter] = {
@@ -82,6 +82,6 @@ def load_state(model: nn.Module, optimizer: AdamW, tensors: Tensors) -> None:
         }
 
 
-def below(prefix: str, tensors: Tensors) -> dict[str, np.ndarray]:
+def with_prefix(prefix: str, tensors: Tensors) -> dict[str, np.ndarray]:
     """Returns the ``tensors`` whose names begin with ``prefix``, without the prefix."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

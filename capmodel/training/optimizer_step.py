@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from captionbeam.capmodel.training.checkpoints import Tensors
 from captionbeam.capmodel.training.config import TrainOptions
-from captionbeam.capmodel.training.optimizer import below, full_state, load_state, make_optimizer
+from captionbeam.capmodel.training.optimizer import full_state, load_state, make_optimizer, with_prefix
 
 
 class Average:
@@ -48,7 +48,7 @@ class Average:
 
     def load(self, tensors: Tensors) -> None:
         """Loads the result of ``state``."""
-        found = below("ema.", tensors)
+        found = with_prefix("ema.", tensors)
         for name, value in zip(self._names, self._values, strict=True):
             value.copy_(torch.from_numpy(found[name]))
 
@@ -56,7 +56,7 @@ class Average:
         return [value.detach() for value in self._model.parameters()]
 
 
-class Descent:
+class ModelOptimizer:
     """Updates ``model``: gradient clipping, Adam, and an optional moving average of the weights."""
 
     def __init__(self, model: nn.Module, options: TrainOptions) -> None:

@@ -24,8 +24,7 @@ class Phase:
     """``epochs`` epochs of one ``objective``.
 
     The maximum ``learning_rate`` is reached after the first ``warmup`` share of the phase's steps. With ``patience``,
-    the phase ends after that many consecutive epochs that are not better than the phase's best, as ``best_of`` orders
-    them.
+    the phase ends after that many consecutive epochs that are not better than the phase's best (``best_epoch``).
     """
 
     name: str

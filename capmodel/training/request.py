@@ -17,7 +17,7 @@ from captionbeam.capmodel.bundles.contents import (
     MODEL,
     TOKENIZER,
     Manifest,
-    is_others,
+    is_foreign_config,
     read_checked,
     read_manifest,
 )
@@ -40,7 +40,7 @@ OTHERS = (MODEL, TOKENIZER, HISTORY, CARD)  # files that every bundle has, besid
 WRITTEN = ("output", "checkpoints", "logs", "cache")
 
 
-def settle(
+def resolve_options(
     wanted: Mapping[str, Any], workers: int, written: Sequence[str] = WRITTEN
 ) -> tuple[TrainOptions, bool]:
     """Returns the options with absolute locations and a pinned snapshot, and whether there is anything to do.
@@ -69,7 +69,7 @@ def settle(
     return options, True
 
 
-def forget(options: TrainOptions) -> None:
+def delete_run(options: TrainOptions) -> None:
     """Deletes the finished bundle, ``config.json`` first, and the checkpoints, so that the next run starts over."""
     for name in (CONFIG, *OTHERS):
         with suppress(FileNotFoundError):
@@ -90,7 +90,7 @@ def _check_output(options: TrainOptions) -> None:
         raise RequestError(f"checkpoints is {options.checkpoints!r}, the output; expected another folder")
     config = files.join(options.output, CONFIG)
     if files.exists(config):
-        if is_others(files.read_bytes(config)):
+        if is_foreign_config(files.read_bytes(config)):
             raise RequestError(
                 f"output is {options.output!r}, whose {CONFIG} is not a bundle's; expected another folder"
             )

@@ -24,19 +24,19 @@ from captionbeam.capmodel.data.dataset import Data
 from captionbeam.capmodel.data.epochs import Epochs
 from captionbeam.capmodel.data.loader import Batch
 from captionbeam.capmodel.decoders import make_decoder
-from captionbeam.capmodel.decoders.embeddings import freeze, place
-from captionbeam.capmodel.objectives.objective import Lesson, Objective, Taught
-from captionbeam.capmodel.runtime.device import settle_precision
-from captionbeam.capmodel.runtime.distributed import Ranks, autocast
+from captionbeam.capmodel.decoders.embeddings import freeze_word_vectors, load_word_vectors
+from captionbeam.capmodel.objectives.objective import LossModule, Objective, TrainingBatch
+from captionbeam.capmodel.runtime.device import resolve_precision
+from captionbeam.capmodel.runtime.distributed import Distributed, autocast
 from captionbeam.capmodel.training.checkpoints import Checkpoints, Position, Tensors
 from captionbeam.capmodel.training.config import TrainOptions
-from captionbeam.capmodel.training.epoch_history import best_of, early_stops
+from captionbeam.capmodel.training.epoch_history import best_epoch, early_stops
 from captionbeam.capmodel.training.evaluator import Validation
-from captionbeam.capmodel.training.events import Journal
+from captionbeam.capmodel.training.events import EventWriter
 from captionbeam.capmodel.training.optimizer import learning_rate, load_parameters, parameters_of
-from captionbeam.capmodel.training.optimizer_step import Descent
+from captionbeam.capmodel.training.optimizer_step import ModelOptimizer
 from captionbeam.capmodel.training.phases import Phase, phases_of
-from captionbeam.capmodel.training.run_log import RunLog
+from captionbeam.capmodel.training.progress import RunProgress
 from captionbeam.capmodel.training.warm_start import check_start, identity_of_start, weights_of
 from captionbeam.schemas.errors import SystemicError
 
@@ -56,37 +56,37 @@ class Trainer:
         self,
         options: TrainOptions,
         data: Data,
-        ranks: Ranks,
+        dist: Distributed,
         wants_stop: Callable[[], bool],
-        journal: Journal,
+        events: EventWriter,
     ) -> None:
-        self.options, self.data, self.ranks, self.wants_stop = options, data, ranks, wants_stop
-        self.precision = ranks.from_first(lambda: settle_precision(options.precision, str(ranks.device)))
+        self.options, self.data, self.dist, self.wants_stop = options, data, dist, wants_stop
+        self.precision = dist.from_main(lambda: resolve_precision(options.precision, str(dist.device)))
         torch.manual_seed(options.seed)
-        self.decoder = make_decoder(data.decoder_config(options)).to(ranks.device)
-        self.vectors = ranks.from_first(lambda: data.word_vectors(options))
+        self.decoder = make_decoder(data.decoder_config(options)).to(dist.device)
+        self.vectors = dist.from_main(lambda: data.word_vectors(options))
         if self.vectors:
-            place(self.vectors, self.decoder.embed)
-        self.model: nn.Module = Taught(self.decoder)
+            load_word_vectors(self.vectors, self.decoder.embed)
+        self.model: nn.Module = LossModule(self.decoder)
         self.phases = phases_of(options, data)
-        self.descent = Descent(self.decoder, options)
+        self.optimizer = ModelOptimizer(self.decoder, options)
         if self.vectors and options.freeze_embeddings:
-            freeze(self.vectors, self.decoder.embed, self.descent.optimizer)
-        self.epochs = Epochs(options, data.train, ranks.rank, ranks.world)
-        self.log = RunLog(self.epochs, self.phases, journal)
+            freeze_word_vectors(self.vectors, self.decoder.embed, self.optimizer.optimizer)
+        self.epochs = Epochs(options, data.train, dist.rank, dist.world_size)
+        self.log = RunProgress(self.epochs, self.phases, events)
         self.checkpoints = Checkpoints(options.checkpoints, self.identity())
         self.saved = time.monotonic()
 
     def identity(self) -> dict[str, Any]:
         """Returns everything that determines the result, up to rounding."""
-        start, steps = identity_of_start(self.options.init), self.options.step_identity(self.ranks.world)
+        start, steps = identity_of_start(self.options.init), self.options.step_identity(self.dist.world_size)
         own = {"precision": self.precision, "embeddings": self.vectors and self.vectors.sha256}
         return {**self.options.identity(), **self.data.identity(), **start, **steps, **own}
 
     def run(self) -> Position:
         """Trains to the end; ``decoder`` then has the best epoch's parameters. Raises Stopped."""
         position = self._resumed()
-        self.model = self.ranks.share(self.model)
+        self.model = self.dist.wrap(self.model)
         self.log.begin(position, **self._facts())
         self.saved = time.monotonic()
         if self.options.init and not position.history and not position.step:
@@ -98,8 +98,8 @@ class Trainer:
     def _entered(self, position: Position) -> Position:
         """Moves ``position`` past finished phases: loads the best weights and resets the optimizer."""
         while position.phase < len(self.phases) and self._phase(position).is_over(position):
-            load_parameters(self.decoder, self.ranks.from_first(self.checkpoints.load_best))
-            self.descent.restart()
+            load_parameters(self.decoder, self.dist.from_main(self.checkpoints.load_best))
+            self.optimizer.restart()
             for stop in early_stops(position.history, self.options):
                 if stop["phase"] == self._phase(position).name:
                     self.log.early_stop(stop)
@@ -110,12 +110,12 @@ class Trainer:
         return self.phases[position.phase]
 
     def _resumed(self) -> Position:
-        found = self.ranks.from_first(self._found)
+        found = self.dist.from_main(self._found)
         if found is None:
             self._start()
             return Position()
         position, tensors = found
-        self.descent.load(tensors)
+        self.optimizer.load(tensors)
         return position
 
     def _start(self) -> None:
@@ -123,8 +123,8 @@ class Trainer:
         if self.options.init is not None:
             url = self.options.init
             check_start(url, self.data.store.fingerprint, self.data.tokenizer, self.decoder.config)
-            load_parameters(self.decoder, self.ranks.from_first(lambda: weights_of(url)))
-            self.descent.restart()
+            load_parameters(self.decoder, self.dist.from_main(lambda: weights_of(url)))
+            self.optimizer.restart()
 
     def _found(self) -> tuple[Position, Tensors] | None:
         if not self.options.restart:
@@ -137,8 +137,8 @@ class Trainer:
             "epochs": self.options.all_epochs,
             "train_images": len(self.data.samples["train"]),
             "val_images": len(self.validation.reader.samples),
-            "workers": self.ranks.world,
-            "device": str(self.ranks.device),
+            "workers": self.dist.world_size,
+            "device": str(self.dist.device),
             "precision": self.precision,
             "vectors": self.vectors and (len(self.vectors.ids), self.vectors.asked),
             "parameters": sum(value.numel() for value in self.decoder.parameters()),
@@ -159,14 +159,14 @@ class Trainer:
 
     def _step(self, batches: Sequence[Batch], position: Position) -> Position:
         """Runs one optimizer step, together with all ranks."""
-        torch.manual_seed(self._draw(position, self.ranks.rank))
-        lessons = [self._lesson(batch, position) for batch in batches]
-        words = self._agreed(position, sum(lesson.words for lesson in lessons))
-        losses = self._losses(self._phase(position).objective, lessons, self.ranks.world / words)
+        torch.manual_seed(self._draw(position, self.dist.rank))
+        parts = [self._prepared(batch, position) for batch in batches]
+        words = self._agreed(position, sum(prepared.words for prepared in parts))
+        losses = self._losses(self._phase(position).objective, parts, self.dist.world_size / words)
         rate = self._descend(position)
-        names = [*lessons[0].measures]
-        own = [sum(lesson.measures[name] for lesson in lessons) for name in names]
-        total, images, *sums = self.ranks.total(sum(losses), sum(len(batch.rows) for batch in batches), *own)
+        names = [*parts[0].measures]
+        own = [sum(prepared.measures[name] for prepared in parts) for name in names]
+        total, images, *sums = self.dist.all_sum(sum(losses), sum(len(batch.rows) for batch in batches), *own)
         if not isfinite(total):
             place = f"step {position.step + 1} of epoch {position.epoch + 1}"
             raise SystemicError(f"the loss is {total} at {place}; expected a number: lower the learning rate")
@@ -175,22 +175,22 @@ class Trainer:
         after = position.advanced(total, words, int(images), measured)
         return self.log.step(after, {"loss": total / words, **means, "learning_rate": rate})
 
-    def _losses(self, objective: Objective, lessons: Sequence[Lesson], scale: float) -> list[float]:
-        """Returns the losses of the lessons; accumulates gradients times ``scale``, averaged in the last pass."""
+    def _losses(self, objective: Objective, parts: Sequence[TrainingBatch], scale: float) -> list[float]:
+        """Returns the losses of the parts; accumulates gradients times ``scale``, averaged in the last pass."""
 
-        def cost(lesson: Lesson) -> float:
-            with autocast(self.ranks.device, self.precision):
-                loss = self.model(objective, lesson)
-            (loss * (scale if lesson.words else 0.0)).backward()
-            return loss.item() if lesson.words else 0.0
+        def cost(prepared: TrainingBatch) -> float:
+            with autocast(self.dist.device, self.precision):
+                loss = self.model(objective, prepared)
+            (loss * (scale if prepared.words else 0.0)).backward()
+            return loss.item() if prepared.words else 0.0
 
-        with self.ranks.unshared(self.model):
-            before = [cost(lesson) for lesson in lessons[:-1]]
-        return [*before, cost(lessons[-1])]
+        with self.dist.no_sync(self.model):
+            before = [cost(prepared) for prepared in parts[:-1]]
+        return [*before, cost(parts[-1])]
 
     def _agreed(self, position: Position, own: int) -> int:
         """Returns the words of this step on all ranks; raises Stopped on all ranks if one was asked to stop."""
-        words, stopping = self.ranks.total(own, self.wants_stop())
+        words, stopping = self.dist.all_sum(own, self.wants_stop())
         if stopping:
             self._save(position)
             raise Stopped(position)
@@ -201,22 +201,22 @@ class Trainer:
         parts = (self.options.seed, position.epoch, position.step, *rank)
         return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
-    def _lesson(self, batch: Batch, position: Position) -> Lesson:
+    def _prepared(self, batch: Batch, position: Position) -> TrainingBatch:
         objective = self._phase(position).objective
-        with torch.no_grad(), autocast(self.ranks.device, self.precision):
-            return objective.lesson(self.decoder, batch, self.ranks.device, self._draw(position))
+        with torch.no_grad(), autocast(self.dist.device, self.precision):
+            return objective.prepare(self.decoder, batch, self.dist.device, self._draw(position))
 
     def _descend(self, position: Position) -> float:
         """Applies the gradients; returns the learning rate."""
         phase, taken = self._phase(position), self.log.steps(position) - position.first_step
         steps = self.epochs.steps_until(phase.epochs)
         rate = learning_rate(taken, steps, phase.learning_rate, phase.warmup, self.options.schedule)
-        self.descent.step(rate, taken)
+        self.optimizer.step(rate, taken)
         return rate
 
     def _validated(self, position: Position) -> Position:
         """Ends an epoch: computes scores, saves the best parameters and a checkpoint."""
-        with self.descent.averaged():
+        with self.optimizer.averaged():
             scores = self.validation.scores(self.decoder, self._all_stop)
             after = position if scores is None else self._scored(position, scores)
         self._save(after)
@@ -229,17 +229,17 @@ class Trainer:
         """Returns the start of the next epoch; saves the weights if they are the best so far."""
         history = (*position.history, self.log.entry(position, scores))
         after = position.next_epoch(history) if position.words else replace(position, history=history)
-        if self.ranks.first:
-            self._keep(after, history[-1] is best_of(history))
+        if self.dist.is_main:
+            self._keep(after, history[-1] is best_epoch(history))
         return after
 
     @cached_property
     def validation(self) -> Validation:
         """The validation on the val split."""
-        return Validation.of(self.options, self.data, self.ranks, self.precision)
+        return Validation.of(self.options, self.data, self.dist, self.precision)
 
     def _all_stop(self) -> bool:
-        return self.ranks.total(self.wants_stop())[0] > 0
+        return self.dist.all_sum(self.wants_stop())[0] > 0
 
     def _keep(self, position: Position, best: bool) -> None:
         parameters = parameters_of(self.decoder)
@@ -250,6 +250,6 @@ class Trainer:
 
     def _save(self, position: Position) -> None:
         """Writes a checkpoint, on the first rank."""
-        if self.ranks.first:
-            self.checkpoints.save(position, self.descent.state())
+        if self.dist.is_main:
+            self.checkpoints.save(position, self.optimizer.state())
         self.saved = time.monotonic()

@@ -1,7 +1,7 @@
 """One process of a training run, started by torchrun: ``python -m ...training.worker OPTIONS_JSON``.
 
-Reports JSON lines on standard output: the journal's events, ``error`` and ``crash``. On standard input, ``stop`` asks
-for a checkpoint and an end; end of file (the parent was killed) ends this process too, so that it is not orphaned.
+Reports JSON lines on standard output: training events, ``error`` and ``crash``. On standard input, ``stop`` asks for
+a checkpoint and an end; end of file (the parent was killed) ends this process too, so that it is not orphaned.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import torch
 from captionbeam.capmodel import metrics
 from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.capmodel.data.dataset import Data
-from captionbeam.capmodel.runtime.distributed import joined, local_rank, local_world
-from captionbeam.capmodel.runtime.platform import workplace
-from captionbeam.capmodel.runtime.run_lock import sole_run
+from captionbeam.capmodel.runtime.distributed import init_distributed, local_rank, local_world
+from captionbeam.capmodel.runtime.platform import detect_platform
+from captionbeam.capmodel.runtime.run_lock import exclusive_run
 from captionbeam.capmodel.training.config import TrainOptions, cores
-from captionbeam.capmodel.training.epoch_history import best_of, early_stops
-from captionbeam.capmodel.training.events import Journal
+from captionbeam.capmodel.training.epoch_history import best_epoch, early_stops
+from captionbeam.capmodel.training.events import EventWriter
 from captionbeam.capmodel.training.trainer import Stopped, Trainer
 from captionbeam.schemas.errors import CaptionbeamError, SystemicError
 
@@ -48,13 +48,13 @@ class StopRequest:
         """Asks the run to stop after its step."""
         self._asked.set()
 
-    def heed_signals(self) -> StopRequest:
+    def handle_signals(self) -> StopRequest:
         """Makes SIGTERM and SIGINT ask for a stop."""
         signal.signal(signal.SIGTERM, self.ask)
         signal.signal(signal.SIGINT, self.ask)
         return self
 
-    def heed_input(self) -> None:
+    def watch_stdin(self) -> None:
         """Makes ``stop`` on standard input ask for a stop, and its end of file exit the process."""
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -72,11 +72,11 @@ def train(options: TrainOptions, stop: StopRequest, report: Report) -> None:
     machine. Raises RequestError, SystemicError.
     """
     torch.set_num_threads(options.threads or max(1, cores() // local_world()))
-    with joined(options.device) as ranks, ExitStack() as held:
-        ranks.from_first(lambda: held.enter_context(sole_run(options.checkpoints)))
-        journal = held.enter_context(Journal(options.logs, report, ranks.first))
+    with init_distributed(options.device) as dist, ExitStack() as held:
+        dist.from_main(lambda: held.enter_context(exclusive_run(options.checkpoints)))
+        events = held.enter_context(EventWriter(options.logs, report, dist.is_main))
         data = Data.open(options)
-        trainer = Trainer(options, data, ranks, stop, journal)
+        trainer = Trainer(options, data, dist, stop, events)
         try:
             position = trainer.run()
         except Stopped as stopped:
@@ -86,13 +86,13 @@ def train(options: TrainOptions, stop: StopRequest, report: Report) -> None:
             return
         except torch.OutOfMemoryError as err:
             raise SystemicError(
-                f"{options.batch_size} images do not fit {ranks.device}; lower --batch-size"
+                f"{options.batch_size} images do not fit {dist.device}; lower --batch-size"
             ) from err
         # No rank exits before the bundle is saved: a platform may end a job when its first process exits.
-        encoded = ranks.from_first(lambda: _saved(trainer, position.history))
+        encoded = dist.from_main(lambda: _saved(trainer, position.history))
         encoder = "with its encoder" if encoded else "without an encoder: for features only"
         stops = early_stops(position.history, options)
-        journal.tell("saved", encoder=encoder, early_stops=stops, **best_of(position.history))
+        events.emit("saved", encoder=encoder, early_stops=stops, **best_epoch(position.history))
 
 
 def _saved(trainer: Trainer, history: Sequence[Mapping[str, Any]]) -> bool:
@@ -104,7 +104,7 @@ def _saved(trainer: Trainer, history: Sequence[Mapping[str, Any]]) -> bool:
 
 def save_bundle(trainer: Trainer, history: Sequence[Mapping[str, Any]]) -> Bundle:
     """Writes and returns the bundle of a finished run, with the best epoch's scores."""
-    data, best = trainer.data, best_of(history)
+    data, best = trainer.data, best_epoch(history)
     bundle = Bundle(
         decoder=trainer.decoder,
         tokenizer=data.tokenizer,
@@ -114,7 +114,11 @@ def save_bundle(trainer: Trainer, history: Sequence[Mapping[str, Any]]) -> Bundl
         components=data.components(),
         scores={name: value for name, value in best.items() if name in SCORES},
         history=list(history),
-        trained_on={**workplace(), "workers": trainer.ranks.world, "device": trainer.ranks.device.type},
+        trained_on={
+            **detect_platform(),
+            "workers": trainer.dist.world_size,
+            "device": trainer.dist.device.type,
+        },
         writing=trainer.options.writing.to_dict(),
     )
     bundle.save(trainer.options.output)
@@ -123,31 +127,31 @@ def save_bundle(trainer: Trainer, history: Sequence[Mapping[str, Any]]) -> Bundl
 
 def main(arguments: Sequence[str]) -> int:
     """The main function of a torchrun process. Returns the exit status."""
-    sys.excepthook = tell_crash
+    sys.excepthook = report_crash
     stop = StopRequest()
-    stop.heed_signals()
-    stop.heed_input()
+    stop.handle_signals()
+    stop.watch_stdin()
     try:
-        train(TrainOptions.from_json(arguments[0]), stop, tell)
+        train(TrainOptions.from_json(arguments[0]), stop, emit)
     except CaptionbeamError as err:
-        tell({"event": "error", "message": str(err), "status": err.exit_status})
+        emit({"event": "error", "message": str(err), "status": err.exit_status})
         return err.exit_status
     return 0
 
 
-def tell_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def report_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Reports an unexpected error as an event, and prints its traceback on standard error."""
-    tell({"event": "crash", "message": f"{kind.__name__}: {error}"})
+    emit({"event": "crash", "message": f"{kind.__name__}: {error}"})
     sys.__excepthook__(kind, error, trace)
 
 
-def tell(event: Mapping[str, Any]) -> None:
+def emit(event: Mapping[str, Any]) -> None:
     """Writes one JSON line in a single write."""
     sys.stdout.write(json.dumps(event) + "\n")
     sys.stdout.flush()
 
 
-def leave(status: int) -> NoReturn:
+def exit_now(status: int) -> NoReturn:
     """Exits without the interpreter's teardown.
 
     A thread of gloo or autograd that returns to Python during teardown aborts the process ("terminate called without an
@@ -159,4 +163,4 @@ def leave(status: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    leave(main(sys.argv[1:]))
+    exit_now(main(sys.argv[1:]))

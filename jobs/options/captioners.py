@@ -70,20 +70,22 @@ def captioner_now(options: argparse.Namespace, decode: Any, batch_size: int) -> 
         return Captioner.load(
             options.bundle, decode, batch_size=batch_size, precision=options.precision, device=options.device
         )
-    from captionbeam.capmodel.captioners.huggingface.captioner import HuggingFaceCaptioner, settle_captioner
+    from captionbeam.capmodel.captioners.huggingface.captioner import HuggingFaceCaptioner, resolve_captioner
 
-    plan = settle_captioner(options.captioner.removeprefix(SCHEME), decode, options.precision, options.device)
+    plan = resolve_captioner(
+        options.captioner.removeprefix(SCHEME), decode, options.precision, options.device
+    )
     return HuggingFaceCaptioner.load(plan.folder, decode, plan.spec, batch_size, options.device)
 
 
 def _by_bundle(options: argparse.Namespace, decode: Any) -> Work:
-    from captionbeam.capmodel.captioners.captioner import settle_captioner
+    from captionbeam.capmodel.captioners.captioner import resolve_captioner
     from captionbeam.jobs.bulk.launch import Work
     from captionbeam.pipelines.workers.processors import CaptionerJob
 
     features = Store.open(options.features) if options.features else None
     found = listing(options, () if features else parsed_sources(options), features)
-    plan = settle_captioner(options.bundle, decode, features, options.precision, options.device)
+    plan = resolve_captioner(options.bundle, decode, features, options.precision, options.device)
 
     def job(models_url: str) -> CaptionerJob:
         return CaptionerJob(
@@ -106,16 +108,18 @@ def _by_bundle(options: argparse.Namespace, decode: Any) -> Work:
 
 
 def _by_transformers(options: argparse.Namespace, decode: Any) -> Work:
-    from captionbeam.capmodel.captioners.huggingface.captioner import settle_captioner
+    from captionbeam.capmodel.captioners.huggingface.captioner import resolve_captioner
     from captionbeam.jobs.bulk.launch import Work
     from captionbeam.pipelines.workers.processors import TransformersJob
 
     found = listing(options, parsed_sources(options), None)
-    plan = settle_captioner(options.captioner.removeprefix(SCHEME), decode, options.precision, options.device)
+    plan = resolve_captioner(
+        options.captioner.removeprefix(SCHEME), decode, options.precision, options.device
+    )
 
     def job(models_url: str) -> TransformersJob:
         return TransformersJob(
-            folder=plan.folder.keep(models_url),
+            folder=plan.folder.store(models_url),
             spec=dict(plan.spec),
             batch_size=options.batch_size,
             device=options.device,

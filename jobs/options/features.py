@@ -48,9 +48,9 @@ def add_features_source(group: Any) -> None:
 
 def settled(options: argparse.Namespace, spec: Any, column: str, shape: tuple[int, ...]) -> FeaturePlan:
     """Returns the plan for stored features of ``spec``. Raises RequestError."""
-    from captionbeam.capmodel.encoders.feature_plan import settle_features
+    from captionbeam.capmodel.encoders.feature_plan import resolve_features
 
-    return settle_features(spec, column, shape, options.reduce, options.reduce_dim, options.dtype)
+    return resolve_features(spec, column, shape, options.reduce, options.reduce_dim, options.dtype)
 
 
 def keep_components(plan: FeaturePlan, models_url: str) -> str | None:

@@ -14,7 +14,7 @@ def settle_device(options: argparse.Namespace, beam_args: Sequence[str]) -> tupl
     Returns notes to print. Raises RequestError for a device that does not exist here or is invalid, and for ``auto`` if
     this machine cannot determine it.
     """
-    from captionbeam.capmodel.runtime.device import named_device, pick_device, settle_precision
+    from captionbeam.capmodel.runtime.device import named_device, pick_device, resolve_precision
     from captionbeam.pipelines.runners.runner import workers_elsewhere
 
     if not workers_elsewhere(beam_args):
@@ -28,6 +28,6 @@ def settle_device(options: argparse.Namespace, beam_args: Sequence[str]) -> tupl
         f"--precision auto is not known of the workers' --device {options.device} here; expected --precision fp32 or "
         "bf16",
     )
-    options.precision = settle_precision("auto", options.device)
+    options.precision = resolve_precision("auto", options.device)
     said = f"--precision {options.precision}, which auto is on this machine; workers compute in it whatever they have"
     return (said,)

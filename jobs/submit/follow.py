@@ -9,7 +9,7 @@ from typing import Any
 
 from captionbeam.capmodel.bundles.contents import CONFIG, HISTORY, read_manifest
 from captionbeam.capmodel.training.checkpoints import Checkpoints
-from captionbeam.capmodel.training.epoch_history import best_of, early_stops
+from captionbeam.capmodel.training.epoch_history import best_epoch, early_stops
 from captionbeam.jobs.submit.base import Job, Order, Phase, State, Target
 from captionbeam.jobs.ui.progress import clock
 from captionbeam.jobs.ui.summary import print_table
@@ -84,7 +84,7 @@ class _Seen:
 
     def _tell(self, history: Sequence[Mapping[str, Any]]) -> None:
         for count in range(self._told, len(history)):
-            best = best_of(history[: count + 1])
+            best = best_epoch(history[: count + 1])
             print(epoch_line(history[count], self._options.all_epochs, best["epoch"]), flush=True)
         self._told = max(self._told, len(history))
 

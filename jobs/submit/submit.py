@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from captionbeam.capmodel.training.config import TrainOptions
-from captionbeam.capmodel.training.request import forget, settle
+from captionbeam.capmodel.training.request import delete_run, resolve_options
 from captionbeam.jobs.options.shared import require
 from captionbeam.jobs.options.training import GROUPS, nothing_to_do
 from captionbeam.jobs.submit.base import Order, Target, run_name
@@ -29,7 +29,9 @@ def submit(target: Target, flags: argparse.Namespace, wanted: Mapping[str, Any])
     nodes, workers = flags.nodes or 1, flags.workers or flags.gpus or 1
     logs = {"logs": wanted["logs"] if target.logs_are_seen else None}
     written = ("output", "checkpoints", *(["logs"] if target.logs_are_seen else []))
-    chosen, anything_to_do = settle({**wanted, **logs}, nodes * workers, () if flags.dry_run else written)
+    chosen, anything_to_do = resolve_options(
+        {**wanted, **logs}, nodes * workers, () if flags.dry_run else written
+    )
     if not anything_to_do:
         print(nothing_to_do(chosen.output))
         return 0
@@ -44,7 +46,7 @@ def submit(target: Target, flags: argparse.Namespace, wanted: Mapping[str, Any])
     )
     if job is None:
         if flags.restart:
-            forget(chosen)
+            delete_run(chosen)
         job = target.submit(order)
         print(f"submitted to {target.title}: {job.id} ({job.look})", flush=True)
     else:

@@ -181,16 +181,19 @@ _workers: dict[str, Worker] = {}
 _loading = threading.Lock()
 
 
-def load_engine(run: Run, job: WorkerJob, threads: int | None = None, processes: int = 1) -> Engine:
-    """Returns this process's engine for ``run``, with its share of threads. The engine keeps the process's record.
+def load_engine(
+    job: WorkerJob, threads: int | None = None, processes: int = 1, run: Run | None = None
+) -> Engine:
+    """Returns an engine for ``job`` with this process's share of threads, see ``threads_each``.
 
-    See ``threads_each`` for ``threads`` and ``processes``.
+    With a ``run``, the engine keeps the process's record.
     """
     with _loading:
         due = threads_each(threads, processes)
-        worker = _workers.setdefault(run.folder, Worker(run, due))
+        worker = _workers.setdefault(run.folder, Worker(run, due)) if run else None
         pa.set_cpu_count(due)
         engine = Engine(job.load(due), due, worker)
         prepare_alone(engine.preparers, due)
-        worker.loaded(engine)
+        if worker is not None:
+            worker.loaded(engine)
     return engine

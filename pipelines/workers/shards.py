@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,13 @@ from captionbeam.schemas.store import layout
 
 Item = bytes | np.ndarray
 Fetch = Callable[[Sequence[ImageRef]], Sequence[Item | ImageError]]
+
+
+class Result(NamedTuple):
+    """Processed images and their rows, by column, or the error on which they fail."""
+
+    done: Sequence[Done]
+    columns: dict[str, Any] | ImageError
 
 
 class Fetched:
@@ -115,16 +122,49 @@ def process_shard(
 def _run_shard(
     refs: Sequence[ImageRef], engine: Engine, run: Run, fetch: Fetch, output: ShardOutput, tally: Tally
 ) -> None:
-    """Runs all steps. After an error, no waiting task of this shard starts in the engine's pools."""
     reuse = Reuse(run, refs)
-    with (
-        closing(_fetched(refs, fetch, engine, tally)) as fetched,
-        closing(_alike(fetched, run.kind == "features", tally)) as unlike,
-        closing(_prepared(unlike, engine, reuse, output, tally)) as prepared,
-    ):
-        _run_all(prepared, engine, output, tally)
+    with closing(process_images(refs, engine, fetch, tally, run.kind == "features", reuse)) as results:
+        for done, result in results:
+            if not isinstance(result, ImageError):
+                output.add(done, result)
+                continue
+            for image in done:
+                output.fail(failure_of(image.ref, result))
     for done, columns in reuse.rows(engine.processor.schema):
         output.add(done, columns)
+
+
+def process_images(
+    refs: Sequence[ImageRef],
+    engine: Engine,
+    fetch: Fetch,
+    tally: Tally,
+    joining: bool,
+    reuse: Reuse | None = None,
+) -> Generator[Result]:
+    """Yields the rows of all images, batch by batch, and their failures; except rows that ``reuse`` takes.
+
+    ``joining``: compute neighbours with the same bytes once. Close the generator to stop early: no waiting task of
+    these images then starts in the engine's pools. Raises SystemicError.
+    """
+    failed: deque[Result] = deque()
+    with (
+        closing(_fetched(refs, fetch, engine, tally)) as fetched,
+        closing(_alike(fetched, joining, tally)) as unlike,
+        closing(_prepared(unlike, engine, reuse, failed, tally)) as prepared,
+        closing(_run_all(prepared, engine, tally)) as results,
+    ):
+        for result in results:
+            yield result
+            while failed:
+                yield failed.popleft()
+        yield from failed
+
+
+def failure_of(ref: ImageRef, error: ImageError) -> Failure:
+    """Returns the failure row of an image."""
+    place = (ref.image_id, ref.location, ref.version, ref.source)
+    return Failure(*place, error.stage, error.code, error.message, ref.replaces)
 
 
 def windows(refs: Sequence[ImageRef]) -> Iterator[list[ImageRef]]:
@@ -183,14 +223,16 @@ def _alike(
 
 
 def _prepared(
-    fetched: Iterable[Fetched], engine: Engine, reuse: Reuse, output: ShardOutput, tally: Tally
+    fetched: Iterable[Fetched], engine: Engine, reuse: Reuse | None, failed: deque[Result], tally: Tally
 ) -> Generator[Prepared]:
+    """Yields prepared images in order; adds those that cannot be fetched or decoded to ``failed``."""
+
     def prepare(fetched: Fetched) -> Prepared | ImageError | None:
         (ref, *copies), item = fetched.refs, fetched.take()
         if isinstance(item, ImageError):
             return item
         content = _content_of(item)
-        if reuse.take([ref, *copies], content):
+        if reuse is not None and reuse.take([ref, *copies], content):
             return None
         try:
             with engine.preparing.one():
@@ -203,7 +245,7 @@ def _prepared(
 
     for images, result in _ahead(fetched, submit, engine.prepared_ahead, lambda images: images.bytes):
         if isinstance(result, ImageError):
-            _fail(output, images.refs, result, tally)
+            failed.append(_failed(images.refs, result, tally))
         elif result is None:
             tally.counts["reused"] += len(images.refs)
             tally.done(len(images.refs), held=1)
@@ -241,7 +283,7 @@ def _done(item: Any, future: Future[Any]) -> tuple[Any, Any]:
     return item, future.result()
 
 
-def _run_all(prepared: Iterator[Prepared], engine: Engine, output: ShardOutput, tally: Tally) -> None:
+def _run_all(prepared: Iterator[Prepared], engine: Engine, tally: Tally) -> Generator[Result]:
     processor = engine.processor
 
     def run(batch: Sequence[Prepared]) -> list[BatchResult]:
@@ -252,12 +294,12 @@ def _run_all(prepared: Iterator[Prepared], engine: Engine, output: ShardOutput, 
     for _, results in _ahead(batches, lambda batch: engine.runners.submit(run, batch), processor.streams):
         for part, result in results:
             if isinstance(result, ImageError):
-                _fail(output, part[0].refs, result, tally)
+                yield _failed(part[0].refs, result, tally)
             else:
                 done = [Done(ref, item.content) for item in part for ref in item.refs]
-                output.add(done, _for_all(part, result))
                 tally.counts["copies"] += len(done) - len(part)
                 tally.done(len(done), held=len(part))
+                yield Result(done, _for_all(part, result))
 
 
 def _for_all(part: Sequence[Prepared], columns: dict[str, Any]) -> dict[str, Any]:
@@ -271,9 +313,7 @@ def _for_all(part: Sequence[Prepared], columns: dict[str, Any]) -> dict[str, Any
     }
 
 
-def _fail(output: ShardOutput, refs: Sequence[ImageRef], error: ImageError, tally: Tally) -> None:
-    why = (error.stage, error.code, error.message)
-    for ref in refs:
-        output.fail(Failure(ref.image_id, ref.location, ref.version, ref.source, *why, ref.replaces))
+def _failed(refs: Sequence[ImageRef], error: ImageError, tally: Tally) -> Result:
     tally.counts[f"failed_{error.code}"] += len(refs)
     tally.done(len(refs), held=1)
+    return Result([Done(ref, "") for ref in refs], error)

@@ -34,7 +34,7 @@ class ProcessShards(beam.PTransform[PCollection[list[Shard]], PCollection[ShardR
     ) -> None:
         super().__init__()
         self._run, self._fetch = run, fetch
-        self._load = partial(load_engine, run, job, threads, processes)
+        self._load = partial(load_engine, job, threads, processes, run)
 
     def expand(self, shards: PCollection[list[Shard]]) -> PCollection[ShardReport]:
         work = _ProcessShard(self._run, self._load, self._fetch)

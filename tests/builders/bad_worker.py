@@ -6,10 +6,10 @@ import os
 import sys
 import time
 
-from captionbeam.capmodel.training.worker import tell, tell_crash
+from captionbeam.capmodel.training.worker import emit, report_crash
 
 how, rank = sys.argv[1], os.environ["RANK"]
-sys.excepthook = tell_crash
+sys.excepthook = report_crash
 if rank == "1":
     print("a line of rank 1 that is no event", flush=True)
 if how == "silent" and rank == "1":
@@ -18,10 +18,10 @@ if rank == "1" and how == "error":
     try:
         raise RuntimeError("connection closed by peer")
     except RuntimeError as err:
-        tell_crash(type(err), err, err.__traceback__)
+        report_crash(type(err), err, err.__traceback__)
     time.sleep(60)  # torchrun ends all processes with the first that is gone: here the other one's
 if rank == "1" or how == "crash":
     raise RuntimeError("connection closed by peer")
 time.sleep(0.5 if how == "error" else 60)
-tell({"event": "error", "message": "the value is 3; expected 4", "status": 2})
+emit({"event": "error", "message": "the value is 3; expected 4", "status": 2})
 sys.exit(2)

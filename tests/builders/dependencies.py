@@ -20,6 +20,7 @@ CORE = ("schemas", "capmodel", "pipelines", "jobs", "containers")
 # The files that may import the packages of an extra; other files import these inside functions only.
 PLACES = {
     "benchmarks": "benchmarks",
+    "docs": "docs",
     "huggingface": "capmodel/captioners/huggingface",
     "s3": "schemas/storage/retrying_s3.py",
     "test": "tests",

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from captionbeam.capmodel.data.dataset import Data
-from captionbeam.capmodel.runtime.distributed import Ranks
+from captionbeam.capmodel.runtime.distributed import Distributed
 from captionbeam.capmodel.tokenizers import Tokenizer, WordTokenizer
 from captionbeam.capmodel.training.config import TrainOptions
-from captionbeam.capmodel.training.events import Journal
+from captionbeam.capmodel.training.events import EventWriter
 from captionbeam.capmodel.training.trainer import Stopped, Trainer
 from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.formats.tokens import RECORD, TABLE, TOKENIZER, TokenTable, table_bytes
@@ -101,9 +101,9 @@ def train_alone(
     """Train in this process, one rank; the trainer, and the events that were told."""
     events: list[dict[str, Any]] = []
     torch.set_num_threads(1)
-    with Journal(options.logs, lambda event: events.append(dict(event))) as journal:
-        ranks = Ranks(0, 1, torch.device("cpu"))
-        trainer = Trainer(options, Data.open(options), ranks, wants_stop, journal)
+    with EventWriter(options.logs, lambda event: events.append(dict(event))) as writer:
+        dist = Distributed(0, 1, torch.device("cpu"))
+        trainer = Trainer(options, Data.open(options), dist, wants_stop, writer)
         try:
             trainer.run()
         except Stopped as stopped:

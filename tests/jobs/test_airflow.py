@@ -24,7 +24,7 @@ from tests.builders.commands import ROOT, captionbeam
 from tests.builders.nights import ENCODER, check_store, data_files, draw, make_place
 from tests.builders.servers import free_port
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = pytest.mark.engines
 COMMAND = ["--command", Path(sys.executable).with_name("captionbeam"), "--retries", "1"]
 ALL = ("features", "captions", "verify", "promote")
 

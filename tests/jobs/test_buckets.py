@@ -19,7 +19,6 @@ from tests.builders.commands import ROOT, captionbeam, environment
 from tests.builders.inventories import gcs_report, objects, s3_report
 from tests.builders.sources import make_zip
 
-pytestmark = [pytest.mark.engines, pytest.mark.slow, pytest.mark.cluster]
 COUNTS = {"train": 12, "val": 4, "test": 4}
 SMALL = ["--embed-dim", 16, "--hidden-dim", 16, "--attention-dim", 16, "--feature-dim", 16]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captionbeam.capmodel.captioners.huggingface.captioner import HuggingFaceCaptioner, settle_captioner
+from captionbeam.capmodel.captioners.huggingface.captioner import HuggingFaceCaptioner, resolve_captioner
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.jobs import cli
 from captionbeam.jobs.options import captioners
@@ -55,7 +55,7 @@ def rows(store):
 @pytest.fixture(scope="module")
 def expected(made):
     options = DecodeOptions(n_best=2)
-    plan = settle_captioner(str(made / "blip"), options)
+    plan = resolve_captioner(str(made / "blip"), options)
     captioner = HuggingFaceCaptioner.load(plan.folder, options, plan.spec, 4, "cpu")
     found = {}
     for number in range(IMAGES):

@@ -173,7 +173,7 @@ def status(process):
     return process.returncode, said
 
 
-@pytest.mark.cluster
+@pytest.mark.engines
 def test_a_night_whose_launches_come_twice(capsys, gcloud, gcs, tmp_path):
     """Cloud Scheduler calls at least once: both launches end well, and no image is there twice."""
     place, url = make_place(tmp_path / "place", images=4), gcs.url

@@ -26,7 +26,7 @@ from tests.builders.models import make_bundle, make_decoder, make_tokenizer
 from tests.builders.processes import await_true
 from tests.builders.workers import one_engine_a_process
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 ENCODER = ["--encoder", "efficientnet_lite0", "--precision", "fp32", "--batch-size", 4]
 COMMON = ["--shard-size", 4, "--warn-failures", 1]
 BROKEN = "broken.jpg"

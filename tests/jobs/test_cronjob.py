@@ -20,7 +20,7 @@ from captionbeam.schemas.store import layout
 from tests.builders.kubelet import run_job
 from tests.builders.nights import check_store, data_files, draw, make_place
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.engines
 VERSIONS = [
     version
     for version in kubernetes_validate.utils.all_versions()
@@ -100,7 +100,6 @@ def test_kubernetes_fills_nothing_in(capsys):
     assert captions["command"][captions["command"].index("--prefix") + 1] == "$$(HOME)"
 
 
-@pytest.mark.cluster
 def test_nights_that_overlap_and_follow(capsys, place, tmp_path):
     nightly, upkeep = manifests(capsys, "--name", "photos", *place.options(), *on_claim(place.folder))
     with ThreadPoolExecutor() as pool:  # Forbid keeps Kubernetes from this; a Job made by hand does not

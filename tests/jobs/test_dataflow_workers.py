@@ -27,7 +27,7 @@ from tests.builders.dataflow import ENDPOINT, dataflow_service, running
 from tests.builders.models import WORDS, make_bundle, make_decoder, make_tokenizer
 from tests.builders.worker_image import container, worker_image
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(1800)]
 IMAGE = "europe-docker.pkg.dev/a-project/images/captionbeam:1"
 FLAGS = ["--runner", "DataflowRunner", "--project", "a-project", "--region", "us-central1",
          "--sdk_container_image", IMAGE, "--dataflow_endpoint", ENDPOINT]  # fmt: skip

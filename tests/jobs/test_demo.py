@@ -72,7 +72,6 @@ def test_a_job_that_fails_ends_the_demo(tmp_path, capfd):
     assert "there is no caption file 'none.json'" in said.err
 
 
-@pytest.mark.slow
 def test_from_nothing_to_a_report_and_again(tmp_path):
     request = ["demo", "--output", str(tmp_path / "demo"), "--images", "24", "--held-out", "6"]
     done = captionbeam(*request)

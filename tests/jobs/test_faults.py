@@ -11,7 +11,7 @@ import pytest
 from tests.builders.commands import ROOT
 
 
-@pytest.mark.cluster
+@pytest.mark.engines
 def test_whatever_breaks_the_store_is_clean_and_has_exactly_the_rows(tmp_path):
     command = [sys.executable, "benchmarks/faults.py", "--kills", "4", "--scratch", tmp_path]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

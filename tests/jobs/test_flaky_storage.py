@@ -15,7 +15,6 @@ from tests.builders.commands import captionbeam
 from tests.builders.key_servers import ADDRESS
 from tests.builders.meddler import HANG_UP, LOSE_THE_ANSWER, Weather, meddling
 
-pytestmark = [pytest.mark.engines, pytest.mark.slow]
 SEED = 7
 COUNTS = {"train": 6, "val": 2, "test": 3}
 SMALL = ["--embed-dim", 8, "--hidden-dim", 8, "--attention-dim", 8, "--feature-dim", 8]
@@ -80,7 +79,6 @@ def calm(scenes, tmp_path_factory):
     return given(folder)
 
 
-@pytest.mark.cluster
 def test_the_whole_path_through_bad_weather(bucket, scenes, calm, monkeypatch, tmp_path):
     kind = bucket.server.protocol
     upload(bucket.url, scenes)

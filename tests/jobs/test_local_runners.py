@@ -25,7 +25,7 @@ from tests.builders.models import make_bundle, make_decoder, make_tokenizer
 from tests.builders.prism import prism_binary
 from tests.builders.workers import one_engine_a_process
 
-pytestmark = [pytest.mark.engines, pytest.mark.slow]
+pytestmark = pytest.mark.engines
 PROCESSES = {"processes": 2, "prism": 1}
 SHARD, BATCH = 2, 2
 
@@ -109,7 +109,6 @@ def plain(batch):
     return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
 
 
-@pytest.mark.cluster
 def test_the_same_rows_and_one_engine_a_process(made, runner, tmp_path):
     name, flags = runner
     run_all(made, tmp_path, flags, captionbeam)
@@ -131,7 +130,6 @@ def test_the_same_rows_and_one_engine_a_process(made, runner, tmp_path):
     assert table.equals(TokenTable.open(str(made / "expected/tokens")).table)
 
 
-@pytest.mark.cluster
 def test_a_wrong_request_that_a_worker_finds_is_one_sentence(made, runner, tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -145,7 +143,6 @@ def test_a_wrong_request_that_a_worker_finds_is_one_sentence(made, runner, tmp_p
     ]
 
 
-@pytest.mark.cluster
 def test_killed_and_the_same_command_again(made, runner, tmp_path):
     name, flags = runner
     store = tmp_path / "features"
@@ -173,7 +170,6 @@ def test_killed_and_the_same_command_again(made, runner, tmp_path):
     assert sum(record.shards for record in again) == 7 - len(before)
 
 
-@pytest.mark.cluster
 @pytest.mark.parametrize("how", ["interrupted", "terminated"])
 def test_an_end_before_its_time_is_one_sentence(made, tmp_path, how):
     flags = ["--direct_num_workers", 2, "--direct_running_mode", "multi_processing"]
@@ -278,7 +274,6 @@ def test_threads_do_nothing_where_nothing_is_computed(tmp_path, capsys):
     assert "--threads would do nothing with --plan; expected to leave it out" in capsys.readouterr().err
 
 
-@pytest.mark.cluster
 @pytest.mark.parametrize("threads", [3, 16])
 def test_threads_are_what_each_worker_gets(made, tmp_path, threads):
     """And not that many for each of them: 16 that prepare images have no helpers."""
@@ -297,7 +292,6 @@ def test_the_summary_and_the_record_say_what_the_workers_held(made):
     assert workers == {"processes": 1, "hosts": 1, "models_each": 1, "threads_each": 1}
 
 
-@pytest.mark.cluster
 def test_the_benchmark_compares_the_runners():
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks/runners.py", "--planned", "300", "--workers", "2"],

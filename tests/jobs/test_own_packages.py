@@ -11,7 +11,7 @@ from tests.builders.commands import environment
 
 PROCESSES = ("--direct_running_mode", "multi_processing", "--direct_num_workers", 2)
 REFUSES = "raise RuntimeError('a package of the user was imported')\n"
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.engines
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from captionbeam.capmodel.bundles.contents import keep_bundle
+from captionbeam.capmodel.bundles.contents import store_bundle
 from captionbeam.jobs.cli import main
 from captionbeam.jobs.reporting.charts import histogram, line_chart, nice_ticks
 from captionbeam.jobs.reporting.heat import looks
@@ -67,7 +67,7 @@ def store(tmp_path):
     make_store(
         url, "captions", arrow.captions_field(True), items, spec=spec, locations=locations, shard_size=8
     )
-    keep_bundle(bundle.save(str(tmp_path / "bundle")), f"{url}/models")
+    store_bundle(bundle.save(str(tmp_path / "bundle")), f"{url}/models")
     return url
 
 
@@ -298,7 +298,6 @@ CHROMIUM = next(
 )
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine to look at the page with")
 def test_a_browser_makes_text_of_hostile_captions_and_finds_every_picture(store, references, tmp_path):
     report(store, tmp_path, "--references", references, "--images", 40)

@@ -45,8 +45,6 @@ def pays(request):
     return "userProject=who-pays" in path or headers.get("x-amz-request-payer") == "requester"
 
 
-@pytest.mark.engines
-@pytest.mark.slow
 def test_who_pays_is_said_by_the_launcher_and_by_every_worker(overheard):
     """Workers are processes that know nothing but the pipeline. The run's record keeps the options, but no secret."""
     bucket, heard = overheard
@@ -69,7 +67,6 @@ def test_who_pays_is_said_by_the_launcher_and_by_every_worker(overheard):
     assert layout.snapshot_ids(f"{bucket.url}/store") == [1]
 
 
-@pytest.mark.engines
 def test_who_is_anonymous_signs_nothing(overheard, monkeypatch, tmp_path):
     bucket, heard = overheard
     monkeypatch.delenv("FSSPEC_GS_TOKEN", raising=False)

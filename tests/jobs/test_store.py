@@ -10,7 +10,7 @@ from dataclasses import asdict
 import pytest
 
 from captionbeam.capmodel.data.dataset import Data
-from captionbeam.capmodel.training.request import settle
+from captionbeam.capmodel.training.request import resolve_options
 from captionbeam.jobs import cli, store
 from captionbeam.pipelines.bulk.publish import publish
 from captionbeam.pipelines.maintenance.export import export
@@ -225,6 +225,6 @@ def test_training_pins_the_snapshot_that_a_tag_names(tmp_path):
     data = make_data(tmp_path, train=8, val=2)
     tags.set_tag(data["features"], "prod", 1)
     wanted = asdict(tiny_options(data, tmp_path)) | {"features": f"{data['features']}@prod", "snapshot": None}
-    options, _ = settle(wanted, workers=1)
+    options, _ = resolve_options(wanted, workers=1)
     assert (options.features, options.snapshot) == (data["features"], 1)
     assert Data.open(options).store.snapshot_id == 1

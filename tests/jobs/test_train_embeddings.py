@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from captionbeam.capmodel.training.config import TrainOptions
-from captionbeam.capmodel.training.request import settle
+from captionbeam.capmodel.training.request import resolve_options
 from captionbeam.jobs.cli import main
 from captionbeam.jobs.ui.training_view import TrainingView
 from captionbeam.schemas.errors import RequestError
@@ -78,7 +78,7 @@ def test_the_file_is_part_of_what_a_run_is_its_place_is_not(data, tmp_path, vect
 
 def settled(data, tmp_path, **chosen):
     options = json.loads(tiny_options(data, tmp_path).to_json())
-    return settle({**options, "embed_dim": None, **chosen}, workers=1)[0]
+    return resolve_options({**options, "embed_dim": None, **chosen}, workers=1)[0]
 
 
 def test_the_file_decides_how_many_channels_a_word_has(data, tmp_path, vectors):

@@ -143,7 +143,6 @@ def test_a_jobset_fits_its_published_definition(data, capsys):
 
 
 @needs_kubectl
-@pytest.mark.cluster
 def test_a_jobset_that_loses_a_pod_gives_the_bundle_of_an_unbroken_run_here(
     data, here, kubernetes, tmp_path, capfd
 ):

@@ -81,6 +81,7 @@ def position(output):
     return (0, 0)
 
 
+@pytest.mark.engines
 def test_two_machines_of_one_worker_are_one_of_two(data, one_machine, tmp_path):
     output = tmp_path / "bundle"
     with two_machines(data, output, tmp_path) as both:
@@ -92,7 +93,7 @@ def test_two_machines_of_one_worker_are_one_of_two(data, one_machine, tmp_path):
     assert said.count("epoch 4 of 4: ") == 1
 
 
-@pytest.mark.cluster
+@pytest.mark.engines
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_one_machine_taken_away_both_end_and_the_same_commands_go_on_to_the_same_bits(
     data, one_machine, tmp_path, number

@@ -18,7 +18,7 @@ from tests.builders.commands import ROOT, environment
 from tests.builders.slurm import ask, wait_until
 from tests.builders.training import SMALL, make_data
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.engines
 MODEL = {**SMALL, "device": "cpu", "precision": "fp32", "batch_size": 4, "epochs": 8}
 
 

@@ -62,7 +62,6 @@ def epochs_of(output):
     return len((record.get("position") or {}).get("history", ()))
 
 
-@pytest.mark.cluster
 def test_on_two_spot_machines_one_of_which_is_lost_it_gives_the_bundle_of_an_unbroken_run_here(
     data, there, vertex, tmp_path, capfd
 ):

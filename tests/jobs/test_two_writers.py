@@ -19,7 +19,7 @@ from captionbeam.schemas.store.rows import read_deletes
 from tests.builders.commands import ROOT, captionbeam, environment
 from tests.builders.servers import upload
 
-pytestmark = [pytest.mark.engines, pytest.mark.slow]
+pytestmark = pytest.mark.engines
 PAUSED = ROOT / "tests/builders/paused.py"
 # Ten photographs (0 to 9), a third of which both writers are told to do; 4 is broken.
 OURS, THEIRS = "[0-5]*.jpg", "[3-9]*.jpg"

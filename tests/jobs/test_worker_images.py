@@ -19,7 +19,7 @@ from tests.builders.jobservers import job_server
 from tests.builders.worker_image import BOOT, OFFLINE, container, launcher_image, worker_image
 from tests.builders.workers import one_engine_a_process
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture

@@ -26,20 +26,13 @@ def test_images_are_joined_by_id_or_by_the_one_base_name():
         match_images(["c.jpg"], available)
 
 
-@given(DIFFERENT)
-def test_equal_ids_always_join(ids):
-    assert match_images(ids, ids) == {name: name for name in ids}
-
-
 @given(DIFFERENT, st.sampled_from(["NFC", "NFD"]), st.sampled_from(["NFC", "NFD"]))
 def test_every_unicode_form_of_an_id_joins_every_other(ids, ours, theirs):
     wanted, available = ([unicodedata.normalize(form, name) for name in ids] for form in (ours, theirs))
     assert match_images(wanted, available) == dict(zip(wanted, available, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("wanted", "available"), [(NFC, NFD), (NFD, NFC), (NFC, f"train/{NFD}"), (f"in/{NFD}", NFC)]
-)
+@pytest.mark.parametrize(("wanted", "available"), [(NFC, NFD), (NFC, f"train/{NFD}")])
 def test_composed_and_decomposed_letters_join_as_they_are_written(wanted, available):
     assert match_images([wanted], [available, "other.jpg"]) == {wanted: available}
 

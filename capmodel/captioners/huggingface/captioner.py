@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from captionbeam.capmodel.captioners.captioner import BATCH, captions_array
-from captionbeam.capmodel.captioners.huggingface.folders import ModelFolder, kept_folder, open_folder
+from captionbeam.capmodel.captioners.huggingface.folders import ModelFolder, open_folder, stored_folder
 from captionbeam.capmodel.captioners.huggingface.generate import (
     check_options,
     check_text,
@@ -27,7 +27,7 @@ from captionbeam.capmodel.captioners.huggingface.generate import (
     until_end,
     write,
 )
-from captionbeam.capmodel.captioners.huggingface.loading import LOCAL, NOT_THERE, load_model, reason
+from captionbeam.capmodel.captioners.huggingface.loading import LOAD_ERRORS, LOCAL, load_model, reason
 from captionbeam.capmodel.encoders.images import decode_image
 from captionbeam.capmodel.generation.generate import Caption
 from captionbeam.capmodel.generation.options import DecodeOptions
@@ -36,7 +36,7 @@ from captionbeam.capmodel.runtime.device import (
     device_errors,
     exact_kernels,
     pick_device,
-    settle_precision,
+    resolve_precision,
 )
 from captionbeam.capmodel.runtime.streams import Streams
 from captionbeam.schemas.errors import ImageError, RequestError
@@ -62,7 +62,7 @@ class HuggingFacePlan:
         return arrow.captions_field(False)
 
 
-class Parts:
+class HuggingFaceProcessor:
     """Configuration, image processor and tokenizer from a local folder.
 
     Raises RequestError if the model does not caption an image without a prompt.
@@ -73,7 +73,7 @@ class Parts:
             self.config = AutoConfig.from_pretrained(path, **LOCAL)
             self.pictures = AutoImageProcessor.from_pretrained(path, **LOCAL)
             self.tokenizer = AutoTokenizer.from_pretrained(path, **LOCAL)
-        except NOT_THERE as err:
+        except LOAD_ERRORS as err:
             raise RequestError(
                 f"the model {path!r} cannot be opened ({reason(err)}); expected config.json, the image "
                 "processor's and the tokenizer's files, of a model that transformers has itself"
@@ -115,7 +115,7 @@ class Parts:
         return {int(one) for several in said for one in _listed(several)}
 
 
-def settle_captioner(
+def resolve_captioner(
     name: str, options: DecodeOptions, precision: str | None = None, device: str = "auto"
 ) -> HuggingFacePlan:
     """Returns the plan for captions of images. Runs on the launcher.
@@ -124,13 +124,13 @@ def settle_captioner(
     (the default), ``bf16`` or ``auto`` (decided by ``device``). Raises RequestError.
     """
     folder = open_folder(name)
-    settled = settle_precision(precision or "fp32", device)
-    with folder.at_hand(weights=False) as path:
-        parts = Parts(path)
+    settled = resolve_precision(precision or "fp32", device)
+    with folder.local_copy(weights=False) as path:
+        parts = HuggingFaceProcessor(path)
     check_options(options, parts.config.model_type)
     check_text(options, parts.config, parts.tokenizer)
     generate_arguments(options, prompt(options, parts.config, parts.tokenizer)[1])
-    with folder.at_hand() as path:
+    with folder.local_copy() as path:
         load_model(path, folder.url, "auto")
     spec = {
         "transformers": folder.sha256,
@@ -151,7 +151,7 @@ class HuggingFaceCaptioner:
     def __init__(
         self,
         plan_spec: Mapping[str, Any],
-        parts: Parts,
+        parts: HuggingFaceProcessor,
         model: Any,
         options: DecodeOptions,
         batch_size: int,
@@ -177,14 +177,14 @@ class HuggingFaceCaptioner:
         batch_size: int | None = None,
         device: str = "auto",
     ) -> HuggingFaceCaptioner:
-        """Loads the captioner of ``spec`` from a folder, or from the URL where ``keep`` stored it.
+        """Loads the captioner of ``spec`` from a folder, or from the URL where ``store`` wrote it.
 
         Raises FingerprintError, RequestError.
         """
         target = pick_device(device)
-        whole = folder if isinstance(folder, ModelFolder) else kept_folder(folder)
-        with whole.at_hand() as path:
-            parts, dtype = Parts(path), DTYPES[spec["precision"]]
+        whole = folder if isinstance(folder, ModelFolder) else stored_folder(folder)
+        with whole.local_copy() as path:
+            parts, dtype = HuggingFaceProcessor(path), DTYPES[spec["precision"]]
             model = load_model(path, whole.url, dtype)
         return cls(spec, parts, model, options, batch_size or BATCH[target.type], target)
 

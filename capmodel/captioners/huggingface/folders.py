@@ -39,7 +39,7 @@ class ModelFolder:
         """The hash of all names and contents, under which the folder is stored."""
         return sha256_bytes(json.dumps(dict(self.files), sort_keys=True, separators=(",", ":")).encode())
 
-    def keep(self, models_url: str) -> str:
+    def store(self, models_url: str) -> str:
         """Copies the folder below a store's ``models/`` under its hash, unless it is there; returns its URL.
 
         Raises FingerprintError for a file that has changed.
@@ -52,7 +52,7 @@ class ModelFolder:
         return target
 
     @contextmanager
-    def at_hand(self, weights: bool = True) -> Iterator[str]:
+    def local_copy(self, weights: bool = True) -> Iterator[str]:
         """Yields a local path with all files verified; a remote folder is copied to a temporary one.
 
         Without ``weights``, weight files are neither copied nor verified. Raises FingerprintError for a file that has
@@ -103,8 +103,8 @@ def _refuse_bundle(name: str, config: Any) -> None:
         raise RequestError(f"{name!r} is a bundle of captionbeam; expected --bundle {name}")
 
 
-def kept_folder(url: str) -> ModelFolder:
-    """Returns the folder that ``keep`` wrote at ``url``."""
+def stored_folder(url: str) -> ModelFolder:
+    """Returns the folder that ``store`` wrote at ``url``."""
     return ModelFolder(url, files.read_json(files.join(url, MANIFEST))["files"])
 
 

@@ -97,7 +97,7 @@ def prompt(options: DecodeOptions, config: Any, tokenizer: Any) -> tuple[dict[st
     return {"decoder_input_ids": [start, *ids]}, len(ids)
 
 
-class Drawn(LogitsProcessor):
+class SeededSampling(LogitsProcessor):
     """Deterministic sampling: sample i of an image depends only on (seed, image_id, i).
 
     transformers draws from one generator for the whole batch. This processor leaves each caption one possible word, the
@@ -138,7 +138,10 @@ def write(
     """
     if options.method == "sample":
         inputs = {name: value.repeat_interleave(options.n_best, 0) for name, value in inputs.items()}
-        arguments = {**arguments, "logits_processor": LogitsProcessorList([Drawn(options, image_ids)])}
+        arguments = {
+            **arguments,
+            "logits_processor": LogitsProcessorList([SeededSampling(options, image_ids)]),
+        }
     with torch.no_grad():
         out = model.generate(**inputs, **arguments, return_dict_in_generate=True, output_logits=True)
     logits = tuple(step.float() for step in out.logits)

@@ -13,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar, get_verbosity, set_
 from captionbeam.schemas.errors import RequestError
 
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
-NOT_THERE = (
+LOAD_ERRORS = (
     OSError,
     ValueError,
     KeyError,
@@ -46,7 +46,7 @@ def load_model(path: str, name: str, dtype: torch.dtype | str) -> Any:
             ignore_mismatched_sizes=True,
             **LOCAL,
         )
-    except NOT_THERE as err:
+    except LOAD_ERRORS as err:
         raise RequestError(
             f"the weights of {name!r} cannot be loaded ({reason(err)}); expected those that save_pretrained wrote"
         ) from err

@@ -109,7 +109,7 @@ class BundleForCaptioning(PreTrainedModel):
         if bundle.encoder_spec is None or bundle.encoder_weights is None:
             raise BundleError("the bundle holds no encoder; expected features, or a bundle with one")
         weights, device = bundle.encoder_weights, str(self.device)
-        return FeatureEncoder.load(bundle.encoder_spec, weights, bundle.components, 1, device, as_read=True)
+        return FeatureEncoder.load(bundle.encoder_spec, weights, bundle.components, 1, device, as_stored=True)
 
 
 MANIFEST = frozenset({"format", "version", *(field.name for field in fields(Manifest))})

@@ -11,7 +11,7 @@ from torch import nn
 
 from captionbeam.capmodel.encoders.backbones import families, grid_size
 from captionbeam.capmodel.encoders.backbones.base import Backbone
-from captionbeam.capmodel.encoders.backbones.families import Convolutional, DenseNet, Lite
+from captionbeam.capmodel.encoders.backbones.families import Convolutional, DenseNet, EfficientNetLite
 from captionbeam.capmodel.encoders.backbones.folding import fold_batch_norm
 from captionbeam.capmodel.encoders.backbones.vit import Vit
 from captionbeam.capmodel.encoders.names import (
@@ -24,7 +24,7 @@ from captionbeam.capmodel.encoders.names import (
     RESNETS,
     TIMM,
     VITS,
-    described,
+    encoder_choices,
 )
 from captionbeam.capmodel.encoders.weights import State, load_into
 from captionbeam.schemas.errors import RequestError
@@ -57,21 +57,21 @@ def _convolutional(name: str) -> Backbone:
     if name == INCEPTION_V3:
         ignored, make = ("fc.", "AuxLogits."), families.inception_v3
         return Convolutional(name, 2048, grid_size.inception_v3, ignored, make, NO_LOGITS)
-    return Lite(name, 1280, half, ("_fc.",), families.efficientnet_lite0, NO_LOGITS)
+    return EfficientNetLite(name, 1280, half, ("_fc.",), families.efficientnet_lite0, NO_LOGITS)
 
 
 BACKBONES = {name: Vit(name) if name in VITS else _convolutional(name) for name in ENCODERS}
 
 
 @lru_cache(maxsize=8)
-def find_backbone(name: str) -> Backbone:
+def get_backbone(name: str) -> Backbone:
     """Returns the backbone of that name. Raises RequestError if there is none."""
     if name.startswith(TIMM):
         from captionbeam.capmodel.encoders.backbones.timm_models import Timm
 
         return Timm(name)
     if name not in BACKBONES:
-        raise RequestError(f"no encoder {name!r}; expected one of {described()}")
+        raise RequestError(f"no encoder {name!r}; expected one of {encoder_choices()}")
     return BACKBONES[name]
 
 
@@ -81,7 +81,7 @@ def shape_of(name: str, size: int, output: str, layers: tuple[str, ...] = ()) ->
 
     Raises RequestError for a size, output or layers that the network does not support.
     """
-    backbone = find_backbone(name)
+    backbone = get_backbone(name)
     shape = backbone.shape(size, output)
     if not layers:
         return shape
@@ -99,7 +99,7 @@ def shape_of(name: str, size: int, output: str, layers: tuple[str, ...] = ()) ->
     return (height, width, channels) if output == "grid" else (channels,)
 
 
-def ready(
+def load_network(
     name: str,
     size: int,
     output: str,
@@ -109,11 +109,11 @@ def ready(
     device: torch.device,
     layers: Sequence[str] = (),
 ) -> nn.Module:
-    """Returns the network with ``state``, ready for inference: batch norms folded, channels last, cut after ``layers``.
+    """Returns the network with ``state`` for inference: batch norms folded, channels last, cut after ``layers``.
 
     Raises RequestError if the keys or shapes of ``state`` differ from the network's.
     """
-    network: Any = find_backbone(name).build(size, output)
+    network: Any = get_backbone(name).build(size, output)
     load_into(getattr(network, "model", network), state, name)
     network.eval().requires_grad_(False)
     if not pool_padding:
@@ -121,6 +121,6 @@ def ready(
     if name in BACKBONES:
         fold_batch_norm(network, layers)
     if layers:
-        network = find_backbone(name).cut(network, layers)
+        network = get_backbone(name).cut(network, layers)
     network.to(device=device, dtype=dtype)
     return network.to(memory_format=torch.channels_last)

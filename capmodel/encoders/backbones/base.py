@@ -69,7 +69,7 @@ class Backbone(ABC):
             raise RequestError(f"{self.name} has no {output}; expected {' or '.join(self.outputs)}")
 
 
-class Tower(nn.Module):
+class TrunkAndHead(nn.Module):
     """Sequential modules, under the names that the weights use.
 
     ``trunk`` computes the grid ``[n, C, H, W]``; ``head``, if there is one, takes its mean ``[n, C, 1, 1]``.

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from captionbeam.capmodel.encoders.backbones import presets
-from captionbeam.capmodel.encoders.backbones.base import Backbone, Tower
+from captionbeam.capmodel.encoders.backbones.base import Backbone, TrunkAndHead
 from captionbeam.capmodel.encoders.backbones.layers import Layers
 from captionbeam.capmodel.encoders.names import OUTPUTS
 from captionbeam.capmodel.encoders.preprocess import Preprocess
@@ -81,7 +81,7 @@ class DenseNet(Convolutional):
         return super().fit(renamed, size, output)
 
 
-class Lite(Convolutional):
+class EfficientNetLite(Convolutional):
     """EfficientNet-Lite0, whose weights come from a Python package."""
 
     @property
@@ -117,14 +117,14 @@ def densenet(name: str, output: str) -> nn.Module:
     """DenseNet (Huang et al. 2017) up to the last norm's ReLU: ``[n, 1024, 7, 7]`` for DenseNet-121."""
     whole: Any = model(name)
     head = {"flatten": nn.Flatten(), "classifier": whole.classifier} if output == "logits" else {}
-    return Tower({"features": whole.features, "relu": nn.ReLU()}, head)
+    return TrunkAndHead({"features": whole.features, "relu": nn.ReLU()}, head)
 
 
 def efficientnet(name: str, output: str) -> nn.Module:
     """EfficientNet (Tan & Le 2019, 2021): ``[n, 1280, 7, 7]`` for B0 and images of 224."""
     whole: Any = model(name)
     head = {"flatten": nn.Flatten(), "classifier": whole.classifier} if output == "logits" else {}
-    return Tower({"features": whole.features}, head)
+    return TrunkAndHead({"features": whole.features}, head)
 
 
 def convnext(name: str, output: str) -> nn.Module:
@@ -135,7 +135,7 @@ def convnext(name: str, output: str) -> nn.Module:
         "pooled": {"classifier": whole.classifier[:2]},
         "logits": {"classifier": whole.classifier},
     }
-    return Tower({"features": whole.features}, heads[output])
+    return TrunkAndHead({"features": whole.features}, heads[output])
 
 
 def inception_v3(name: str, output: str) -> nn.Module:
@@ -157,4 +157,4 @@ def _classified(whole: nn.Module, output: str) -> nn.Module:
     children = dict(whole.named_children())
     names = list(children)
     trunk = {name: children[name] for name in names[: names.index("avgpool")]}
-    return Tower(trunk, {"flatten": nn.Flatten(), "fc": children["fc"]} if output == "logits" else {})
+    return TrunkAndHead(trunk, {"flatten": nn.Flatten(), "fc": children["fc"]} if output == "logits" else {})

@@ -23,7 +23,7 @@ from captionbeam.schemas.errors import RequestError, not_installed
 OWN = "TIMM"  # timm's published weights of the model
 CROPS = {"center": "resize-crop", "squash": "squash-crop"}
 # Raised by timm's models for unsupported image sizes.
-UNFIT = (
+SIZE_ERRORS = (
     RuntimeError,
     AssertionError,
     ValueError,
@@ -148,7 +148,7 @@ def _shape(name: str, size: int, output: str) -> tuple[int, ...]:
             row = tuple(network(torch.empty(1, 3, size, size)).shape[1:])
         except RequestError:
             raise
-        except UNFIT as err:
+        except SIZE_ERRORS as err:
             raise _unfit(name, size, err) from err
     return (*row[1:], row[0]) if output == "grid" else row
 
@@ -164,7 +164,7 @@ def _resized(name: str, model: Any, size: int) -> Any:
     if hasattr(model, "set_input_size"):
         try:
             model.set_input_size(img_size=(size, size))
-        except UNFIT as err:
+        except SIZE_ERRORS as err:
             raise _unfit(name, size, err) from err
     return model
 

@@ -63,22 +63,6 @@ def test_captions_are_drawn_by_seed_epoch_and_image_alone(make, seed, epoch, eac
         assert {*some} <= {0, 1, 2, 3}
 
 
-def test_every_caption_has_its_turn(make):
-    epochs = make(captions_per_image=1)
-    drawn = [captions(epochs.parts(epoch, epoch, 0)) for epoch in range(60)]
-    assert all({some[image][0] for some in drawn} == {0, 1, 2, 3} for image in range(40))
-
-
-def test_only_the_drawn_captions_are_read(reader):
-    chosen = np.array([[1, 3], [2, -1]])
-    rows = reader.samples.row[:2]
-    several, other = (reader.tokens[row] for row in rows)
-    (batch,) = reader.batches([np.arange(2)], [chosen])
-    expected = [[several[1], several[3]], [other[2]]]
-    found = [[one[one != 0].tolist() for one in image if (one != 0).any()] for image in batch.tokens]
-    assert found == [[one.tolist() for one in image] for image in expected]
-
-
 def test_an_epoch_of_some_steps_goes_on_where_the_one_before_ended(make):
     epochs = make(steps_per_epoch=3, batch_size=8)
     several = [images(epochs.parts(epoch, epoch, 0)) for epoch in range(4)]
@@ -86,14 +70,6 @@ def test_an_epoch_of_some_steps_goes_on_where_the_one_before_ended(make):
     stream = [image for some in several for image in some]
     assert sorted(stream[:40]) == sorted(stream[40:80]) == list(range(40))
     assert images(epochs.parts(5, 1, 24)) == several[2]  # of a phase that began after 24 images
-
-
-def test_an_image_that_comes_in_two_passes_of_an_epoch_has_captions_of_each(make):
-    parts = make(steps_per_epoch=10, batch_size=8, captions_per_image=1).parts(0, 0, 0)
-    both = [captions(parts[:5]), captions(parts[5:])]
-    passes = [captions(make(captions_per_image=1).parts(number, 0, 0)) for number in (0, 1)]
-    assert both == passes
-    assert both[0] != both[1]
 
 
 def test_steps_grow_by_their_factor_up_to_the_most(make):
@@ -147,32 +123,11 @@ def test_with_all_options_a_run_that_was_stopped_anywhere_ends_with_the_same_bit
     assert all(torch.equal(ours[name], theirs[name]) for name in {*ours, *theirs})
 
 
-def test_checkpoints_of_a_smaller_growth_are_another_runs(data, tmp_path):
-    growing = {"batch_growth": 2.0, "batch_size": 8}
-    train_alone(tiny_options(data, tmp_path, batch_max=16, **growing), StopAfter(1))
-    with pytest.raises(RequestError, match="with images per step at most 16, not 32"):
-        train_alone(tiny_options(data, tmp_path, batch_max=32, **growing))
-
-
-def test_a_batch_may_grow_in_self_critical_epochs_alone(data, tmp_path):
-    growing = {"batch_growth": 2.0, "batch_max": 16, "batch_growth_epochs": 2}
-    assert (
-        tiny_options(data, tmp_path, epochs=1, self_critical_epochs=3, **growing).images_per_step(1, 2) == 16
-    )
-
-
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
         ({"captions_per_image": 0}, "captions-per-image is 0; expected 1 or more"),
-        ({"batch_growth": 0.5}, "batch-growth is 0.5; expected 1 (none) or more"),
         ({"batch_growth": 2.0}, "batch-max is None; expected more than the batch-size of 8"),
-        ({"batch_max": 64}, "batch-max is 64; expected none without --batch-growth"),
-        ({"batch_growth_epochs": 2}, "batch-growth-epochs is 2; expected none without --batch-growth"),
-        (
-            {"batch_growth": 2.0, "batch_max": 16, "batch_growth_epochs": 3},
-            "batch-growth-epochs is 3; expected fewer than the 3 epochs (the batch would never grow)",
-        ),
     ],
 )
 def test_options_that_make_no_sense_are_refused(data, tmp_path, wrong, sentence):

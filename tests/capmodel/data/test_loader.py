@@ -21,7 +21,7 @@ from captionbeam.capmodel.data.loader import (
     prefetched,
 )
 from captionbeam.capmodel.data.pairing import pair
-from captionbeam.capmodel.data.sampler import sequential_steps, shuffled_steps
+from captionbeam.capmodel.data.sampler import shuffled_steps
 from captionbeam.schemas.errors import RequestError
 from tests.builders.stores import make_captions, make_features
 from tests.builders.training import make_tokens, numbered_captions
@@ -59,24 +59,6 @@ def test_no_more_groups_are_open_at_once_than_are_mixed(group, mix):
     moments = {number: np.flatnonzero(group[seen] == number) for number in set(group.tolist())}
     open_at = [sum(m[0] <= now <= m[-1] for m in moments.values()) for now in range(len(seen))]
     assert max(open_at) <= mix
-
-
-@given(count=st.integers(1, 100), batch=st.integers(1, 20), world=st.integers(1, 5))
-def test_in_sequence_every_image_comes_once_and_every_rank_has_as_many_steps(count, batch, world):
-    ranks = [sequential_steps(count, batch, rank, world) for rank in range(world)]
-    assert len({len(steps) for steps in ranks}) == 1
-    assert [i for steps in ranks for step in steps for i in step] == list(range(count))
-
-
-def test_epochs_and_seeds_differ_and_repeat():
-    group = np.repeat(np.arange(20), 8)
-    orders = {
-        (seed, epoch): np.concatenate(shuffled_steps(group, 16, 4, seed, epoch)).tolist()
-        for seed in (0, 1)
-        for epoch in (0, 1)
-    }
-    assert len({tuple(order) for order in orders.values()}) == 4
-    assert np.concatenate(shuffled_steps(group, 16, 4, 1, 1)).tolist() == orders[1, 1]
 
 
 def test_steps_are_mixed_evenly_and_few_groups_are_read_twice():
@@ -130,11 +112,6 @@ def test_each_image_comes_with_its_own_grid_and_captions(store, table, split):
             assert np.array_equal(grid, expected[ids[row]])
             assert [[t for t in caption if t] for caption in captions] == table.table["tokens"][row].as_py()
     assert sorted(seen) == table.image_ids(split)
-
-
-def test_pooled_features_are_one_cell(tmp_path, table):
-    reader = reader_of(make_features(str(tmp_path / "pooled"), list(CAPTIONS), shape=(5,)), table)
-    assert next(reader.batches([np.arange(3)])).features.shape == (3, 1, 5)
 
 
 def test_short_captions_and_images_with_fewer_are_padded(tmp_path):
@@ -213,12 +190,6 @@ def test_prefetching_goes_only_so_far_ahead_and_passes_errors_on():
         list(ahead)
 
 
-def test_ids_of_a_zip_find_their_captions_by_name(tmp_path, table):
-    store = make_features(str(tmp_path / "store"), [f"train2014/{name}" for name in CAPTIONS])
-    samples = pair(store, table, 0.0)
-    assert {split: len(samples[split]) for split in samples} == {"train": 50, "val": 7}
-
-
 def test_images_without_their_other_half_are_refused_beyond_a_share(tmp_path, table):
     names = [name for name in CAPTIONS if name != "0011.jpg"]
     store = make_features(str(tmp_path / "store"), [*names, "other.jpg"], failing=["0011.jpg"])
@@ -230,13 +201,6 @@ def test_images_without_their_other_half_are_refused_beyond_a_share(tmp_path, ta
         "('other.jpg' for one); expected at most a share of 0.01 (--max-missing)"
     )
     assert len(pair(store, table, 0.04)["train"]) == 49
-
-
-def test_test_images_need_no_features_but_count_as_captioned(tmp_path):
-    captions = {**CAPTIONS, "t1": ("test", ["some"]), "t2": ("test", ["more"])}
-    store = make_features(str(tmp_path / "store"), [*CAPTIONS, "t1"])
-    table = make_tokens(str(tmp_path / "t"), captions)
-    assert {split: len(found) for split, found in pair(store, table, 0.0).items()} == {"train": 50, "val": 7}
 
 
 def test_an_empty_split_and_a_store_of_captions_are_refused(tmp_path, table):
@@ -252,18 +216,3 @@ def test_two_rows_of_captions_for_one_image_are_refused(tmp_path):
     store = make_features(str(tmp_path / "store"), ["1.jpg"])
     with pytest.raises(RequestError, match=r"'a/1.jpg' and 'b/1.jpg' of .* both fit image '1.jpg'"):
         pair(store, table, 1.0)
-
-
-def test_a_name_that_a_file_system_decomposed_finds_its_captions(tmp_path):
-    table = make_tokens(str(tmp_path / "t"), {"caf\u00e9.jpg": ("train", ["one"]), "b.jpg": ("val", ["two"])})
-    store = make_features(str(tmp_path / "store"), ["cafe\u0301.jpg", "b.jpg"])
-    assert {split: len(found) for split, found in pair(store, table, 0.0).items()} == {"train": 1, "val": 1}
-
-
-def test_a_sample_of_the_val_split_is_the_same_each_time(store, table):
-    samples = pair(store, table, 0.0)["train"]
-    some = samples.sample(10, 3)
-    assert len(set(some.row)) == 10
-    assert np.array_equal(some.row, samples.sample(10, 3).row)
-    assert np.array_equal(some.row, some.pick(np.lexsort((some.position, some.group))).row)
-    assert samples.sample(99, 3) is samples

@@ -51,9 +51,10 @@ CHOICES = {
 }
 
 each_choice = pytest.mark.parametrize("chosen", CHOICES.values(), ids=CHOICES)
+each_decoder = pytest.mark.parametrize("chosen", [{}, *CHOICES.values()], ids=["attentive", *CHOICES])
 
 
-@each_choice
+@each_decoder
 def test_teacher_forcing_equals_stepping(chosen):
     decoder = make_decoder(TOKENIZER, **chosen)
     torch.testing.assert_close(decoder(FEATURES, TOKENS), stepped(decoder, FEATURES, TOKENS))
@@ -61,7 +62,7 @@ def test_teacher_forcing_equals_stepping(chosen):
     torch.testing.assert_close(decoder(FEATURES, INPUTS, TARGETS), decoder(FEATURES, INPUTS)[wanted])
 
 
-@each_choice
+@each_decoder
 def test_every_parameter_learns(chosen):
     torch.manual_seed(0)
     decoder = make_decoder(TOKENIZER, **chosen).train()
@@ -81,7 +82,7 @@ def test_the_choice_changes_the_model(chosen):
         assert losses[0] != pytest.approx(losses[1])
 
 
-@each_choice
+@each_decoder
 def test_a_bundle_brings_it_back(chosen, tmp_path):
     decoder = make_decoder(TOKENIZER, **chosen)
     url = make_bundle(decoder=decoder).save(str(tmp_path / "bundle"))
@@ -97,7 +98,7 @@ def test_a_bundle_brings_it_back(chosen, tmp_path):
     ]
 
 
-@each_choice
+@each_decoder
 def test_an_images_captions_do_not_depend_on_the_others_of_its_batch(chosen):
     decoder, options = make_decoder(TOKENIZER, **chosen), DecodeOptions(beam=3)
     others = torch.cat([FEATURES[:1], make_features(2, seed=1)])
@@ -109,7 +110,7 @@ def test_an_images_captions_do_not_depend_on_the_others_of_its_batch(chosen):
     ]
 
 
-@each_choice
+@each_decoder
 def test_the_loss_is_a_sum_over_captions(chosen):
     """So that ranks, batches and padding may be cut as one likes: absent captions add nothing."""
     decoder = make_decoder(TOKENIZER, **chosen)
@@ -123,7 +124,7 @@ def test_the_loss_is_a_sum_over_captions(chosen):
     torch.testing.assert_close(decoder.loss(FEATURES, *more), sum(apart))
 
 
-@each_choice
+@each_decoder
 def test_bf16_stays_close(chosen):
     decoder = make_decoder(TOKENIZER, **chosen)
     with torch.autocast("cpu", torch.bfloat16):

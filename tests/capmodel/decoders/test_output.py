@@ -34,12 +34,6 @@ def test_tied_weights_are_the_embeddings():
     torch.testing.assert_close(layer(seen, embeddings, bias), seen @ embeddings.T + bias)
 
 
-def test_untied_weights_are_the_layers_own():
-    layer, embeddings, bias, seen, _ = made(tie_embeddings=False)
-    assert [tuple(value.shape) for value in layer.parameters()] == [(WORDS, WIDTH)]
-    torch.testing.assert_close(layer(seen, embeddings, bias), seen @ layer.weight.T + bias)
-
-
 @pytest.mark.parametrize(("size", "tied"), [(3, False), (16, True)])
 def test_two_stages_are_a_few_channels_and_then_the_words(size, tied):
     layer, embeddings, bias, seen, _ = made(output_layer="two-stage", output_bottleneck=size)
@@ -49,16 +43,6 @@ def test_two_stages_are_a_few_channels_and_then_the_words(size, tied):
     assert (layer.weight is None) == tied
     expected = stage @ (embeddings if tied else layer.weight).T + bias
     torch.testing.assert_close(layer(seen, embeddings, bias), expected)
-
-
-def test_two_stages_need_fewer_numbers():
-    def numbers(**chosen):
-        decoder = make_decoder(make_tokenizer(), embed_dim=256, hidden_dim=64, tie_embeddings=False, **chosen)
-        return sum(value.numel() for value in decoder.output.parameters())
-
-    words = make_tokenizer().vocab_size
-    assert numbers() == 256 * words
-    assert numbers(output_layer="two-stage", output_bottleneck=4) == 256 * 4 + 4 + 4 * words
 
 
 def test_adaptive_softmax_is_a_distribution_over_all_words_by_clusters():
@@ -89,13 +73,6 @@ def test_a_step_without_rare_words_gives_their_clusters_a_gradient_all_the_same(
     loss_of(layer, embeddings, bias, seen, targets.clamp(max=7)).backward()
     assert all(value.grad is not None for value in layer.parameters())
     assert not any(value.grad.any() for value in layer.words.tail.parameters())
-
-
-def test_label_smoothing_reaches_the_output():
-    layer, embeddings, bias, seen, targets = made()
-    logits = layer(seen, embeddings, bias)
-    expected = masked_cross_entropy(logits, targets, 0, label_smoothing=0.2)[0]
-    torch.testing.assert_close(loss_of(layer, embeddings, bias, seen, targets, 0.2), expected)
 
 
 def test_the_gradient_of_tied_embeddings_is_that_of_both_their_uses():

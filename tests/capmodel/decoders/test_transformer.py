@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
-from captionbeam.capmodel.decoders.transformer import Packing, sinusoids
+from captionbeam.capmodel.decoders.transformer import sinusoids
 from captionbeam.capmodel.generation.generate import DecodeOptions, generate
 from captionbeam.schemas.errors import RequestError
 from tests.builders.models import make_decoder as make_random
@@ -108,28 +108,6 @@ def test_all_steps_at_once_equal_step_by_step(seed, images, captions, heads, lay
     )
 
 
-@given(SEEDS, st.integers(1, 4), st.integers(1, 3))
-@settings(max_examples=15, deadline=None)
-def test_what_is_left_out_as_padding_changes_nothing(seed, images, captions):
-    random = np.random.default_rng(seed)
-    lengths = torch.from_numpy(random.integers(0, 6, (images, captions)))
-    lengths[0, 0] = 3
-    inputs = torch.from_numpy(random.integers(4, 12, (images, captions, 5)))
-    targets = torch.where(torch.arange(5) < lengths.unsqueeze(-1), inputs, TOKENIZER.pad)
-    decoder, features = transformer(seed=seed), make_features(images, seed=seed)
-    expected = decoder(features, inputs)[targets != TOKENIZER.pad]
-    torch.testing.assert_close(decoder(features, inputs, targets), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_only_rows_that_count_are_computed():
-    counts = torch.tensor([[[True, True, False], [True, False, False]]])
-    packing, rows = Packing.of(counts), torch.arange(1.0, 4.0).unsqueeze(1)
-    spread = packing.spread(rows)
-    assert spread.squeeze(1).tolist() == [1, 2, 0, 3, 0, 0]
-    assert packing.pack(spread).equal(rows)
-    assert Packing.of(counts[..., :1]).places is None
-
-
 def test_selecting_carries_each_captions_cache_along_and_shares_the_grid():
     decoder, features = transformer(), make_features(2)
     state = decoder.begin(features).select(torch.zeros(2, 3, dtype=torch.int64))
@@ -156,12 +134,7 @@ def test_a_beam_search_equals_one_that_computes_everything_anew(seed, beam, powe
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"method": "greedy"},
-        {"beam": 3, "n_best": 3},
-        {"method": "sample", "n_best": 2},
-        {"beam": 4, "n_best": 2, "beam_groups": 2, "diversity": 0.5},
-    ],
+    [{"beam": 3, "n_best": 3}, {"method": "sample", "n_best": 2}],
     ids=str,
 )
 def test_a_row_does_not_depend_on_its_batch_mates_at_a_working_size(options):

@@ -81,17 +81,6 @@ def test_a_narrow_beam_equals_a_plain_beam_search(seed, beam):
     assert_same(found, plain_beam_search(decoder, features, SMALL, beam), SMALL)
 
 
-@given(SEEDS)
-@settings(max_examples=20, deadline=None)
-def test_a_wider_beam_is_never_worse_than_all_captions_allow(seed):
-    decoder, features = make_decoder(SMALL, seed=seed), make_features(2, seed=seed)
-    greedy = captions(decoder, features, SMALL, method="greedy")
-    assert captions(decoder, features, SMALL, beam=1) == greedy
-    best = captions(decoder, features, SMALL, beam=200)
-    for image in range(2):
-        assert best[image][0].logprob >= greedy[image][0].logprob - 1e-5
-
-
 def vocabulary(found):
     """The tokens of all captions."""
     return {token for image in found for caption in image for token in caption.tokens}
@@ -138,21 +127,6 @@ def test_a_row_does_not_depend_on_its_batch_mates(options, seed):
     assert [(c.tokens, c.logprob, c.attention.tobytes()) for c in ours] == [
         (c.tokens, c.logprob, c.attention.tobytes()) for c in theirs
     ]
-
-
-def test_a_row_does_not_depend_on_its_batch_mates_at_a_working_size():
-    tokenizer, shape = make_tokenizer(max_length=12), (4, 4, 64)
-    sizes = {"embed_dim": 64, "hidden_dim": 128, "attention_dim": 64, "feature_dim": 96}
-    decoder = make_decoder(tokenizer, shape, **sizes)
-    with torch.no_grad():
-        for parameter in decoder.parameters():
-            parameter *= 0.1
-    features = make_features(32, shape)
-    order = np.random.default_rng(0).permutation(32)
-    for options in METHODS:
-        straight = captions(decoder, features, tokenizer, **options)
-        mixed = captions(decoder, features[order], tokenizer, [NAMES[place] for place in order], **options)
-        assert mixed == [straight[place] for place in order]
 
 
 def test_pad_and_start_are_never_written_and_unk_only_on_request():
@@ -212,18 +186,6 @@ def test_a_beam_stops_when_no_other_caption_can_be_better():
     assert steps == [(4, 1), (4, 1), (4, 3)], "the other two captions take a word each"
 
 
-def test_writing_stops_when_all_captions_are_finished():
-    decoder, features = make_decoder(TOKENIZER), make_features(4)
-    steps = []
-    step = decoder.step
-    decoder.step = lambda state, tokens: steps.append(tokens.shape) or step(state, tokens)
-    with torch.no_grad():
-        decoder.out_bias[TOKENIZER.end] = 30.0
-    found = captions(decoder, features, method="greedy", max_length=50)
-    assert texts(found) == [[""]] * 4
-    assert steps == [(4, 1)]
-
-
 @pytest.mark.parametrize("options", METHODS, ids=str)
 def test_every_caption_starts_with_the_prefix_and_is_scored_with_it(options):
     decoder, features = make_decoder(TOKENIZER), make_features(4)
@@ -238,12 +200,6 @@ def test_every_caption_starts_with_the_prefix_and_is_scored_with_it(options):
             assert caption.logprob == pytest.approx(
                 logprob(decoder, features[image : image + 1], ids), abs=1e-4
             )
-
-
-def test_a_prefix_that_fills_the_length_is_the_caption():
-    decoder, features = make_decoder(TOKENIZER), make_features(2)
-    found = captions(decoder, features, prefix="a dog", max_length=4, beam=3, n_best=3)
-    assert texts(found) == [["a dog"], ["a dog"]]
 
 
 @pytest.mark.parametrize(
@@ -275,16 +231,6 @@ def test_attention_is_that_of_each_token_of_the_surviving_caption(options):
             np.testing.assert_allclose(caption.attention, np.array(expected).reshape(-1, 6), atol=1e-5)
 
 
-def test_without_keep_attention_there_is_none():
-    assert captions(make_decoder(TOKENIZER), make_features(1))[0][0].attention is None
-
-
-def test_pooled_features_are_captioned_too():
-    decoder = make_decoder(TOKENIZER, shape=(5,))
-    found = captions(decoder, make_features(2, (5,)), keep_attention=True)
-    assert all(caption.attention.tolist() == [[1.0]] * len(caption.tokens) for (caption,) in found)
-
-
 def test_a_sample_depends_on_seed_and_image_alone():
     decoder, features = make_decoder(TOKENIZER), make_features(1).expand(4, -1, -1, -1)
     options = {"method": "sample", "n_best": 2}
@@ -294,14 +240,6 @@ def test_a_sample_depends_on_seed_and_image_alone():
     moved = texts(captions(decoder, features, names=["c", "a", "a", "b"], **options))
     assert moved == [first[2], first[0], first[0], first[1]]
     assert texts(captions(decoder, features, names=["a", "b", "c", "a"], seed=1, **options)) != first
-
-
-def test_more_samples_leave_the_others_as_they_are():
-    decoder, features = make_decoder(TOKENIZER), make_features(4)
-    few = texts(captions(decoder, features, method="sample", n_best=2))
-    many = texts(captions(decoder, features, method="sample", n_best=6))
-    for some, more in zip(few, many, strict=True):
-        assert set(some) <= set(more)
 
 
 def frequencies(**options):
@@ -319,11 +257,6 @@ def frequencies(**options):
 def test_samples_follow_the_models_chances():
     found, logits = frequencies()
     np.testing.assert_allclose(found, logits.softmax(-1).numpy(), atol=0.03)
-
-
-def test_temperature_flattens_the_chances():
-    found, logits = frequencies(temperature=3.0)
-    np.testing.assert_allclose(found, (logits / 3).softmax(-1).numpy(), atol=0.03)
 
 
 def test_top_k_leaves_the_likeliest_words_only():
@@ -350,27 +283,14 @@ def test_top_k_of_one_is_greedy_and_so_are_a_tiny_top_p_and_temperature():
     assert captions(decoder, features, method="sample", **power) == greedy
 
 
-def test_the_decoder_is_left_in_the_mode_it_was_in():
-    decoder, features = make_decoder(TOKENIZER).train(), make_features(2)
-    assert captions(decoder, features) == captions(decoder, features)
-    assert decoder.training
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"method": "magic"}, "method is 'magic'; expected one of greedy, beam, sample"),
         ({"beam": 0}, "beam is 0; expected from 1 to 1,000"),
-        ({"beam": 1001}, "beam is 1001; expected from 1 to 1,000"),
         ({"beam": 3, "n_best": 4}, "n-best is 4; expected at most 3 for beam"),
-        ({"method": "greedy", "n_best": 2}, "n-best is 2; expected at most 1 for greedy"),
-        ({"method": "sample", "temperature": 0.0}, "temperature is 0.0; expected a number above 0"),
-        ({"method": "sample", "temperature": math.nan}, "temperature is nan; expected a number above 0"),
         ({"method": "sample", "temperature": 1e-45}, "is 1e-45; .* from 1e-06 to 1,000,000 .method greedy"),
-        ({"method": "sample", "temperature": 1e39}, r"is 1e\+39; .* from 1e-06 to 1,000,000 .method greedy"),
-        ({"method": "sample", "top_k": -1}, r"top-k is -1; expected 0 \(all words\) or more"),
         ({"method": "sample", "top_p": 1.5}, "top-p is 1.5; expected above 0 and at most 1"),
-        ({"max_length": 2}, "max-length is 2; expected from 3"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):

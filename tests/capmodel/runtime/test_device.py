@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from captionbeam.capmodel.runtime.device import settle_precision
+from captionbeam.capmodel.runtime.device import resolve_precision
 from captionbeam.schemas.errors import RequestError
 
 
@@ -35,13 +35,13 @@ def processor(monkeypatch):
 )
 def test_auto_is_bf16_on_processors_that_multiply_it(processor, abilities, precision):
     processor(*abilities)
-    assert settle_precision("auto") == settle_precision("auto", "cpu") == precision
+    assert resolve_precision("auto") == resolve_precision("auto", "cpu") == precision
 
 
 def test_a_precision_that_is_named_is_taken_whatever_the_device():
-    assert settle_precision("bf16", "cuda:77") == "bf16"
+    assert resolve_precision("bf16", "cuda:77") == "bf16"
 
 
 def test_another_precision_is_refused():
     with pytest.raises(RequestError, match="precision is 'fp64'; expected auto, fp32 or bf16"):
-        settle_precision("fp64")
+        resolve_precision("fp64")

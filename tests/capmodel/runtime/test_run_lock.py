@@ -8,15 +8,15 @@ from functools import partial
 
 import pytest
 
-from captionbeam.capmodel.runtime.run_lock import sole_run
+from captionbeam.capmodel.runtime.run_lock import exclusive_run
 from captionbeam.capmodel.training import worker
 from captionbeam.schemas.errors import RequestError
 from tests.builders.training import make_data, tiny_options
 
 HOLD = """
 import sys
-from captionbeam.capmodel.runtime.run_lock import sole_run
-with sole_run(sys.argv[1]):
+from captionbeam.capmodel.runtime.run_lock import exclusive_run
+with exclusive_run(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -34,7 +34,7 @@ def other(tmp_path):
 
 def test_a_second_run_is_told(other, tmp_path):
     url = str(tmp_path / "checkpoints")
-    with pytest.raises(RequestError) as caught, sole_run(url, patience=0.3):
+    with pytest.raises(RequestError) as caught, exclusive_run(url, timeout=0.3):
         pytest.fail("both are in")
     assert str(caught.value) == (
         f"another run is training into {url}; expected to wait for its end, or another --output"
@@ -42,7 +42,7 @@ def test_a_second_run_is_told(other, tmp_path):
 
 
 def test_training_is_such_a_run(other, tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "sole_run", partial(sole_run, patience=0))
+    monkeypatch.setattr(worker, "exclusive_run", partial(exclusive_run, timeout=0))
     options = tiny_options(make_data(tmp_path), tmp_path, checkpoints=str(tmp_path / "checkpoints"))
     with pytest.raises(RequestError, match="another run is training into"):
         worker.train(options, worker.StopRequest(), print)
@@ -51,19 +51,19 @@ def test_training_is_such_a_run(other, tmp_path, monkeypatch):
 
 def test_a_run_that_was_killed_is_in_nobodys_way(other, tmp_path):
     other.kill()
-    with sole_run(str(tmp_path / "checkpoints"), patience=5):
+    with exclusive_run(str(tmp_path / "checkpoints"), timeout=5):
         pass
 
 
 def test_it_may_be_had_again_after_its_end(tmp_path):
     for _ in range(2):
-        with sole_run(str(tmp_path), patience=0):
+        with exclusive_run(str(tmp_path), timeout=0):
             pass
 
 
 def test_a_bucket_holds_nobody_apart():
     with (
-        sole_run("memory://bucket/checkpoints", patience=0),
-        sole_run("memory://bucket/checkpoints", patience=0),
+        exclusive_run("memory://bucket/checkpoints", timeout=0),
+        exclusive_run("memory://bucket/checkpoints", timeout=0),
     ):
         pass

@@ -11,8 +11,8 @@ import torch
 from captionbeam.capmodel.data.loader import Batch
 from captionbeam.capmodel.generation.generate import DecodeOptions, generate
 from captionbeam.capmodel.objectives.objective import CrossEntropy, Mixed
-from captionbeam.capmodel.self_critical.objective import Drawn, SelfCritical
-from captionbeam.capmodel.self_critical.sampling import allowed, draw_captions, policy
+from captionbeam.capmodel.self_critical.objective import PolicyTargets, SelfCritical
+from captionbeam.capmodel.self_critical.sampling import draw_captions, policy, policy_logits
 from captionbeam.capmodel.tokenizers import END, PAD, START, UNK
 from tests.builders.models import make_decoder, make_features, make_tokenizer
 
@@ -101,13 +101,15 @@ def whole_space(**chosen):
     return decoder, make_features(1), captions
 
 
-def lesson_of(decoder, features, captions, advantages):
-    """The lesson of captions that were drawn."""
-    drawn = SelfCritical(length_reward, captions.shape[1], "mean").lesson(decoder, batch_of(features), CPU, 0)
+def batch_for(decoder, features, captions, advantages):
+    """The training batch of sampled captions."""
+    drawn = SelfCritical(length_reward, captions.shape[1], "mean").prepare(
+        decoder, batch_of(features), CPU, 0
+    )
     start = torch.full_like(captions[..., :1], START)
     inputs = torch.cat([start, captions[..., :-1]], dim=-1)
     words = int((captions != PAD).sum())
-    return drawn._replace(inputs=inputs, targets=captions, words=words, extra=Drawn(advantages, None))
+    return drawn._replace(inputs=inputs, targets=captions, words=words, extra=PolicyTargets(advantages, None))
 
 
 @every_decoder
@@ -119,8 +121,8 @@ def test_log_probabilities_are_those_of_the_captions_that_can_be_drawn(chosen):
     for number in range(captions.shape[1]):
         one = torch.zeros(captions.shape[:2])
         one[0, number] = 1.0
-        lesson = lesson_of(decoder, features, captions, one)
-        total += torch.exp(-objective.loss(decoder, lesson)).item()
+        prepared = batch_for(decoder, features, captions, one)
+        total += torch.exp(-objective.loss(decoder, prepared)).item()
     assert total == pytest.approx(1.0, abs=1e-5)
 
 
@@ -132,13 +134,13 @@ def test_its_expected_gradient_is_that_of_the_expected_reward():
     for number in range(captions.shape[1]):
         one = torch.zeros(captions.shape[:2])
         one[0, number] = 1.0
-        logprobs.append(-objective.loss(decoder, lesson_of(decoder, features, captions, one)))
+        logprobs.append(-objective.loss(decoder, batch_for(decoder, features, captions, one)))
     chances = torch.stack(logprobs).exp()
     parameters = [value for _, value in sorted(decoder.named_parameters())]
     expected = torch.autograd.grad(-(chances * rewards).sum(), parameters, allow_unused=True)
     weights = (chances.detach() * (rewards - 0.3))[None]  # a baseline changes nothing in expectation
     found = torch.autograd.grad(
-        objective.loss(decoder, lesson_of(decoder, features, captions, weights)),
+        objective.loss(decoder, batch_for(decoder, features, captions, weights)),
         parameters,
         allow_unused=True,
     )
@@ -148,24 +150,24 @@ def test_its_expected_gradient_is_that_of_the_expected_reward():
 
 def test_each_sample_is_held_against_the_mean_of_the_others():
     decoder, features = make_decoder(make_tokenizer()), make_features(3)
-    lesson = SelfCritical(length_reward, 4, "mean").lesson(decoder, batch_of(features), CPU, 7)
-    rewards = length_reward(np.arange(3), lesson.targets.numpy())
+    prepared = SelfCritical(length_reward, 4, "mean").prepare(decoder, batch_of(features), CPU, 7)
+    rewards = length_reward(np.arange(3), prepared.targets.numpy())
     others = [[np.delete(image, k).mean() for k in range(4)] for image in rewards]
-    np.testing.assert_allclose(lesson.extra.advantages, rewards - np.array(others), atol=1e-5)
-    assert lesson.measures == pytest.approx(
+    np.testing.assert_allclose(prepared.extra.advantages, rewards - np.array(others), atol=1e-5)
+    assert prepared.measures == pytest.approx(
         {"reward": rewards.mean(1).sum(), "baseline": rewards.mean(1).sum()}
     )
-    assert not lesson.extra.advantages.requires_grad
+    assert not prepared.extra.advantages.requires_grad
 
 
 def test_or_against_the_greedy_caption():
     decoder, features = make_decoder(make_tokenizer()), make_features(3)
-    lesson = SelfCritical(length_reward, 2, "greedy").lesson(decoder, batch_of(features), CPU, 7)
+    prepared = SelfCritical(length_reward, 2, "greedy").prepare(decoder, batch_of(features), CPU, 7)
     tokens = draw_captions(decoder, features, list("012"), samples=2, seed=7, greedy=True)
     rewards = length_reward(np.arange(3), tokens)
-    np.testing.assert_allclose(lesson.extra.advantages, rewards[:, :2] - rewards[:, 2:], atol=1e-5)
-    assert lesson.measures["baseline"] == pytest.approx(rewards[:, 2].sum())
-    assert lesson.targets.shape[1] == 2
+    np.testing.assert_allclose(prepared.extra.advantages, rewards[:, :2] - rewards[:, 2:], atol=1e-5)
+    assert prepared.measures["baseline"] == pytest.approx(rewards[:, 2].sum())
+    assert prepared.targets.shape[1] == 2
 
 
 def test_a_temperature_is_that_of_logits_divided_by_it():
@@ -175,18 +177,18 @@ def test_a_temperature_is_that_of_logits_divided_by_it():
     cooled.logits = lambda seen: 2 * usual(seen)
     batch = batch_of(make_features(3))
     half, whole = (SelfCritical(length_reward, 3, "mean", temperature) for temperature in (0.5, 1.0))
-    ours, theirs = half.lesson(plain, batch, CPU, 1), whole.lesson(cooled, batch, CPU, 1)
+    ours, theirs = half.prepare(plain, batch, CPU, 1), whole.prepare(cooled, batch, CPU, 1)
     assert torch.equal(ours.targets, theirs.targets)
-    assert not torch.equal(ours.targets, whole.lesson(plain, batch, CPU, 1).targets)
+    assert not torch.equal(ours.targets, whole.prepare(plain, batch, CPU, 1).targets)
     assert half.loss(plain, ours).item() == pytest.approx(whole.loss(cooled, theirs).item(), rel=1e-5)
 
 
 def test_nothing_is_dropped_while_it_draws_and_learns():
     decoder = make_decoder(make_tokenizer(), dropout=0.9, grid_dropout=0.9).train()
     objective, batch = SelfCritical(length_reward, 3, "mean"), batch_of(make_features(3))
-    lessons = [objective.lesson(decoder, batch, CPU, 1) for _ in range(2)]
-    losses = [objective.loss(decoder, lesson) for lesson in lessons]
-    assert torch.equal(lessons[0].targets, lessons[1].targets)
+    parts = [objective.prepare(decoder, batch, CPU, 1) for _ in range(2)]
+    losses = [objective.loss(decoder, prepared) for prepared in parts]
+    assert torch.equal(parts[0].targets, parts[1].targets)
     assert losses[0] == losses[1]
     assert decoder.training
 
@@ -197,31 +199,31 @@ def test_with_grid_dropout_what_it_learns_of_sees_the_grid_that_was_drawn_from(c
     decoder = make_decoder(make_tokenizer(), dropout=0.9, grid_dropout=0.5, **chosen).train()
     batch, first = batch_of(make_features(3)), torch.get_rng_state()
     objective = SelfCritical(length_reward, 3, "mean", grid_dropout=True)
-    lesson = objective.lesson(decoder, batch, CPU, 1)
+    prepared = objective.prepare(decoder, batch, CPU, 1)
     seen = torch.get_rng_state()
-    lesson = lesson._replace(extra=lesson.extra._replace(advantages=torch.ones(3, 3)))
-    assert objective.loss(decoder, lesson).item() == pytest.approx(-walked(decoder, lesson), rel=1e-4)
-    assert objective.loss(decoder, lesson) == objective.loss(decoder, lesson)
-    assert torch.equal(torch.get_rng_state(), seen)  # the mask is drawn once, by the lesson
-    whole = lesson._replace(extra=lesson.extra._replace(mask=None))
-    assert objective.loss(decoder, whole).item() != pytest.approx(objective.loss(decoder, lesson).item())
-    other = objective.lesson(decoder, batch, CPU, 1)
+    prepared = prepared._replace(extra=prepared.extra._replace(advantages=torch.ones(3, 3)))
+    assert objective.loss(decoder, prepared).item() == pytest.approx(-walked(decoder, prepared), rel=1e-4)
+    assert objective.loss(decoder, prepared) == objective.loss(decoder, prepared)
+    assert torch.equal(torch.get_rng_state(), seen)  # the mask is drawn once, by ``prepare``
+    whole = prepared._replace(extra=prepared.extra._replace(mask=None))
+    assert objective.loss(decoder, whole).item() != pytest.approx(objective.loss(decoder, prepared).item())
+    other = objective.prepare(decoder, batch, CPU, 1)
     torch.set_rng_state(first)
-    again = objective.lesson(decoder, batch, CPU, 1)
-    assert again.extra.mask == lesson.extra.mask != other.extra.mask
-    assert torch.equal(again.targets, lesson.targets)
+    again = objective.prepare(decoder, batch, CPU, 1)
+    assert again.extra.mask == prepared.extra.mask != other.extra.mask
+    assert torch.equal(again.targets, prepared.targets)
     assert decoder.training
 
 
-def walked(decoder, lesson):
-    """The sum of log p over the lesson's words, walking through them as ``draw_captions`` does."""
+def walked(decoder, prepared):
+    """The sum of log p over the targets, walking through them as ``draw_captions`` does."""
     config, total = decoder.config, 0.0
-    with torch.no_grad(), policy(decoder, lesson.extra.mask):
-        state = decoder.begin(lesson.features)
-        state = state.select(torch.zeros(lesson.targets.shape[:2], dtype=torch.int64))
-        for words, targets in zip(lesson.inputs.unbind(-1), lesson.targets.unbind(-1), strict=True):
+    with torch.no_grad(), policy(decoder, prepared.extra.mask):
+        state = decoder.begin(prepared.features)
+        state = state.select(torch.zeros(prepared.targets.shape[:2], dtype=torch.int64))
+        for words, targets in zip(prepared.inputs.unbind(-1), prepared.targets.unbind(-1), strict=True):
             logits, state, _ = decoder.step(state, words)
-            logprobs = allowed(logits, decoder, 1.0).log_softmax(-1).gather(-1, targets.unsqueeze(-1))
+            logprobs = policy_logits(logits, decoder, 1.0).log_softmax(-1).gather(-1, targets.unsqueeze(-1))
             total += logprobs[targets.unsqueeze(-1) != config.pad].sum().item()
     return total
 
@@ -234,26 +236,26 @@ def test_beside_cross_entropy_both_losses_are_summed_over_their_own_words():
         make_features(3),
     )
     objective, batch = Mixed(drawing, reading, 0.25), Batch(features, people, np.arange(3))
-    lesson = objective.lesson(decoder, batch, CPU, 7)
-    alone, words = drawing.lesson(decoder, batch, CPU, 7), reading.lesson(decoder, batch, CPU, 7)
-    assert torch.equal(lesson.targets, alone.targets)
-    assert (lesson.words, lesson.measures) == (alone.words, alone.measures)
+    prepared = objective.prepare(decoder, batch, CPU, 7)
+    alone, words = drawing.prepare(decoder, batch, CPU, 7), reading.prepare(decoder, batch, CPU, 7)
+    assert torch.equal(prepared.targets, alone.targets)
+    assert (prepared.words, prepared.measures) == (alone.words, alone.measures)
     losses = []
     for _ in range(2):  # people's captions are read with dropout, drawn ones are not
         torch.manual_seed(1)
-        found = objective.loss(decoder, lesson)
+        found = objective.loss(decoder, prepared)
         torch.manual_seed(1)
         parts = drawing.loss(decoder, alone), reading.loss(decoder, words)
         torch.testing.assert_close(found, parts[0] + 0.25 * parts[1])
         losses.append(found.item())
-    assert losses[0] == losses[1] != objective.loss(decoder, lesson).item()
+    assert losses[0] == losses[1] != objective.loss(decoder, prepared).item()
 
 
 def test_a_rank_without_images_has_a_loss_of_no_weight():
     decoder = make_decoder(make_tokenizer())
     blank = Batch(torch.zeros(1, 6, 5, dtype=torch.float16), torch.tensor([[[START, END]]]), np.empty(0, int))
     objective = SelfCritical(length_reward, 3, "greedy")
-    lesson = objective.lesson(decoder, blank, CPU, 1)
-    assert (lesson.words, lesson.measures) == (0, {"reward": 0.0, "baseline": 0.0})
-    objective.loss(decoder, lesson).backward()
+    prepared = objective.prepare(decoder, blank, CPU, 1)
+    assert (prepared.words, prepared.measures) == (0, {"reward": 0.0, "baseline": 0.0})
+    objective.loss(decoder, prepared).backward()
     assert all(value.grad is not None and not value.grad.any() for value in decoder.parameters())

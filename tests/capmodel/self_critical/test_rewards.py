@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from functools import cache
 
@@ -15,7 +14,7 @@ from captionbeam.capmodel.metrics import References
 from captionbeam.capmodel.metrics.cider import CiderReferences
 from captionbeam.capmodel.metrics.ptb import tokenize
 from captionbeam.capmodel.self_critical.rewards import CaptionReader, CiderReward, PackedReferences
-from captionbeam.capmodel.self_critical.rewards.ngrams import NONE, NgramTable, count_repeats
+from captionbeam.capmodel.self_critical.rewards.ngrams import NONE, count_repeats
 from captionbeam.capmodel.tokenizers import END, PAD, START, UNK, BpeTokenizer, WordTokenizer
 from captionbeam.capmodel.tokenizers.bpe import split_words
 from captionbeam.schemas.errors import RequestError
@@ -80,44 +79,10 @@ def test_it_is_the_published_codes():
     np.testing.assert_allclose(reward[:, 0], published, rtol=0, atol=1e-8)
 
 
-def test_a_batch_is_any_images_in_any_order():
-    references, _ = numbered([[[1, 2, 3]], [[4, 5], [4, 5, 6]], [[7]]])
-    reward = CiderReward(PackedReferences.pack(references))
-    words = np.array([[[3, 4, NONE]], [[0, 1, 2]], [[3, 4, 5]]])
-    whole = reward(np.array([1, 0, 1]), words)
-    alone = [reward(np.array([image]), words[n : n + 1])[0] for n, image in enumerate([1, 0, 1])]
-    np.testing.assert_array_equal(whole, np.array(alone))
-    assert whole[1, 0] == pytest.approx(7.5)  # no n-gram of four words in three
-
-
-def test_clipping_and_length_by_hand():
-    """``red red dog`` for ``red dog``, two images, so that each idf is log 2: see test_metrics_scores."""
-    reward = CiderReward(PackedReferences.pack([[[0, 1]], [[2, 3]]]))
-    unigrams, bigrams = (1 + 1) / (math.sqrt(5) * math.sqrt(2)), 1 / math.sqrt(2)
-    score = reward(np.array([0]), np.array([[[0, 0, 1]]]))
-    assert score[0, 0] == pytest.approx(10 / 4 * (unigrams + bigrams) * math.exp(-1 / 72))
-
-
 @pytest.mark.parametrize("references", [[], [[[0]], []]])
 def test_an_image_without_references_is_refused(references):
     with pytest.raises(RequestError, match="an image without references has no CIDEr-D"):
         PackedReferences.pack(references)
-
-
-@given(st.lists(captions, min_size=1, max_size=6))
-def test_every_ngram_of_a_corpus_has_a_number_of_its_own(several):
-    corpus, _ = numbered([several])
-    flat = np.array([word for caption in corpus[0] for word in caption], np.int64)
-    table = NgramTable(flat, np.repeat(np.arange(len(several)), [len(caption) for caption in several]))
-    numbers = {}
-    for n, found in enumerate(table.find(padded(corpus[0])), start=1):
-        for caption, row in zip(corpus[0], found, strict=True):
-            for start, number in enumerate(row):
-                ngram = tuple(caption[start : start + n])
-                assert (number != NONE) == (len(ngram) == n)
-                if len(ngram) == n:
-                    assert numbers.setdefault(ngram, number) == number
-    assert sorted(numbers.values()) == list(range(len(table)))
 
 
 @given(st.lists(captions, min_size=1, max_size=4))
@@ -167,16 +132,6 @@ def test_captions_are_read_as_the_metrics_read_them(kind):
     whole = tokenize([tokenizer.decode(row) for row in tokens])
     assert read_back(reader, tokens) == whole
     assert read_back(reader, tokens) == whole  # what was learned of new words is kept
-
-
-@given(st.lists(st.lists(st.integers(0, 40), max_size=8), min_size=1, max_size=5))
-def test_any_pieces_read_as_they_are_decoded(rows):
-    tokenizer = make_tokenizer("bpe")
-    reader = CaptionReader(tokenizer, count_end=False)
-    reader.references([TEXTS])
-    tokens = np.array([[*row, *[END] * (8 - len(row))] for row in rows])
-    expected = [[w for unit in tokenizer.decode(row).split() for w in tokenize([unit])[0]] for row in tokens]
-    assert read_back(reader, tokens) == expected
 
 
 def test_a_caption_goes_up_to_its_end_and_pad_and_start_are_nothing():

@@ -22,7 +22,6 @@ from captionbeam.capmodel.tokenizers import (
     learn_tokenizer,
     load_tokenizer,
     splitter,
-    tokenizer_from_files,
 )
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.storage import files
@@ -80,9 +79,6 @@ class TestBytePairs:
         tokenizer = BpeTokenizer.learn({"ab": 3, "abc": 2}, merges=2)
         assert tokenizer.vocab == (*SPECIALS, "a", "a@@", "b", "b@@", "c", "c@@", "ab", "bc")
 
-    def test_the_default_is_four_thousand_merges(self):
-        assert BpeTokenizer.learn({"ab": 3}).options == {"merges": 4000}
-
     @given(st.text(alphabet="aAdgot. ,'-@<é1:\u2019/w>\\", max_size=60))
     def test_any_text_over_the_learned_alphabet_comes_back(self, text):
         tokenizer = LEARNED
@@ -109,22 +105,6 @@ class TestBytePairs:
     def test_the_order_of_the_counts_does_not_matter(self, items):
         assert BpeTokenizer.learn(dict(items), merges=20) == learned()
 
-    def test_nothing_to_merge_spells_everything(self):
-        for tokenizer in (BpeTokenizer.learn({"ab": 5}, merges=0), BpeTokenizer.learn({"a": 5, "b": 5})):
-            assert tokenizer.tokens(tokenizer.encode("ab a")) == ["<start>", "a@@", "b", "a", "<end>"]
-
-    def test_learning_writes_nothing_to_the_terminal(self, capsys):
-        learned()
-        assert capsys.readouterr() == ("", "")
-
-    def test_only_counts_of_its_own_words_are_learned_from(self):
-        with pytest.raises(RequestError, match="'A dog' is not one word"):
-            BpeTokenizer.learn({"A dog": 3})
-
-    def test_fewer_than_no_merges_are_refused(self):
-        with pytest.raises(RequestError, match="-1 merges cannot be learned; expected 0 or more"):
-            BpeTokenizer.learn({"dog": 3}, merges=-1)
-
 
 class TestWholeWords:
     def test_words_below_the_minimum_count_are_unknown(self):
@@ -132,9 +112,6 @@ class TestWholeWords:
         assert tokenizer.vocab == (*SPECIALS, "a", "dog")
         assert tokenizer.encode("A dog, a cat!") == [START, 4, 5, 4, UNK, END]
         assert tokenizer.decode([START, 4, 5, 4, UNK, END]) == "a dog a <unk>"
-
-    def test_the_most_frequent_come_first_and_ties_by_spelling(self):
-        assert WordTokenizer.learn({"b": 5, "c": 6, "a": 5}).vocab[4:] == ("c", "a", "b")
 
     def test_whitespace_style_keeps_case(self):
         tokenizer = learn_tokenizer("whitespace", {"Dog.": 5, "dog.": 6})
@@ -149,10 +126,6 @@ class TestWholeWords:
         tokenizer = learned("words")
         assert tokenizer.decode(tokenizer.encode_whole(" ".join(words))) == " ".join(words)
 
-    def test_a_minimum_count_of_nothing_is_refused(self):
-        with pytest.raises(RequestError, match="a minimum count of 0 makes no sense; expected 1 or more"):
-            WordTokenizer.learn({"a": 1}, min_count=0)
-
 
 class TestLength:
     @given(st.integers(3, 12), st.text(alphabet="adgo .", max_size=40))
@@ -166,14 +139,6 @@ class TestLength:
         tokenizer = WordTokenizer.learn({"a": 5, "dog": 5})
         assert tokenizer.decode([PAD, START, 4, 5, END, 4, PAD]) == "a dog"
 
-    def test_tokens_has_one_token_an_id(self):
-        tokenizer = WordTokenizer.learn({"a": 5, "dog": 5})
-        assert tokenizer.tokens([2, 4, 5, 3, 0]) == ["<start>", "a", "dog", "<end>", "<pad>"]
-
-    def test_a_length_without_room_for_a_token_is_refused(self):
-        with pytest.raises(RequestError, match="maximum length of 2 is too short; expected 3 or more"):
-            learned(max_length=2)
-
 
 class TestFolder:
     @pytest.mark.parametrize("kind", ["bpe", "words", "whitespace"])
@@ -184,10 +149,6 @@ class TestFolder:
         assert (type(again), again.vocab, again.max_length) == (type(tokenizer), tokenizer.vocab, 9)
         assert (again, again.fingerprint) == (tokenizer, tokenizer.fingerprint)
         assert again.encode("two dogs at 10:30") == tokenizer.encode("two dogs at 10:30")
-
-    def test_any_filesystem_will_do(self):
-        learned().save("memory://tokenizers/one")
-        assert load_tokenizer("memory://tokenizers/one") == learned()
 
     def test_the_folder_holds_the_vocabulary_the_codes_and_a_header(self, tmp_path):
         learned(merges=3).save(str(tmp_path))
@@ -207,19 +168,6 @@ class TestFolder:
         ]
         assert len({tokenizer.fingerprint for tokenizer in variants}) == len(variants)
 
-    def test_a_tokenizer_can_travel(self):
-        assert tokenizer_from_files(learned().to_files()) == learned()
-
-    def test_no_folder(self, tmp_path):
-        with pytest.raises(RequestError, match=r"is not a tokenizer; expected a folder with tokenizer.json"):
-            load_tokenizer(str(tmp_path / "nothing"))
-
-    def test_a_lost_file(self, tmp_path):
-        learned().save(str(tmp_path))
-        (tmp_path / "codes.bpe").unlink()
-        with pytest.raises(RequestError, match=r"lacks its file 'codes.bpe'"):
-            load_tokenizer(str(tmp_path))
-
     def test_a_changed_file(self, tmp_path):
         learned().save(str(tmp_path))
         (tmp_path / "vocab.json").write_text("[]")
@@ -232,11 +180,8 @@ class TestFolder:
         ("change", "sentence"),
         [
             ({"format": "other"}, "is not a tokenizer's; expected format 'captionbeam tokenizer'"),
-            ({"version": 2}, "has version 2; expected 1 or older"),
             ({"kind": "chars"}, "no tokenizer is of kind 'chars'; expected one of bpe, words, whitespace"),
-            ({"max_length": "9"}, "has max_length = '9'; expected int"),
             ({"sha256": {}}, r"names the files \[\]; expected \['codes.bpe', 'vocab.json'\]"),
-            ({"vocab_size": 3}, "has a vocabulary of another layout"),
         ],
     )
     def test_a_header_that_makes_no_sense(self, change, sentence, tmp_path):
@@ -246,12 +191,7 @@ class TestFolder:
         with pytest.raises(RequestError, match=sentence):
             load_tokenizer(str(tmp_path))
 
-    def test_a_header_that_is_not_json(self, tmp_path):
-        (tmp_path / "tokenizer.json").write_text("{")
-        with pytest.raises(RequestError, match=r"tokenizer.json in .* is not JSON"):
-            load_tokenizer(str(tmp_path))
-
-    @pytest.mark.parametrize("codes", ["", "a b\n", "#version: 0.2\na b c\n", "#version: 0.2\nab\n"])
+    @pytest.mark.parametrize("codes", ["a b\n", "#version: 0.2\na b c\n"])
     def test_codes_that_are_not_subword_nmts(self, codes):
         with pytest.raises(RequestError, match="byte pair codes"):
             BpeTokenizer([*SPECIALS, "a"], codes)

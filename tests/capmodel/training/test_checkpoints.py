@@ -30,10 +30,6 @@ def test_what_was_saved_comes_back(url):
     }
 
 
-def test_nothing_saved_is_nothing_to_go_on_from(url):
-    assert Checkpoints(url, IDENTITY).load() is None
-
-
 def test_only_the_newest_state_is_kept(url):
     checkpoints = Checkpoints(url, IDENTITY)
     for step in (3, 10, 9):
@@ -66,11 +62,7 @@ def test_a_kill_between_any_two_writes_leaves_the_earlier_checkpoint(url, last_w
 
 @pytest.mark.parametrize(
     ("other", "difference"),
-    [
-        ({"seed": 4}, "seed 0, not 4"),
-        ({"tokens": "x"}, "tokens abc, not x"),
-        ({"lr": 1}, "lr none, not 1"),
-    ],
+    [({"seed": 4}, "seed 0, not 4"), ({"lr": 1}, "lr none, not 1")],
 )
 def test_another_runs_checkpoints_are_refused_with_the_difference(url, other, difference):
     Checkpoints(url, IDENTITY).save(POSITION, TENSORS)
@@ -104,13 +96,7 @@ def test_clearing_forgets_the_run_and_nothing_else(url):
     assert checkpoints.load() is None
 
 
-def test_the_best_parameters_come_back(url):
-    checkpoints = Checkpoints(url, IDENTITY)
-    checkpoints.save_best(TENSORS)
-    assert checkpoints.load_best()["model.a"].tolist() == TENSORS["model.a"].tolist()
-
-
-@pytest.mark.parametrize("content", [b"half a", b"[]", b'{"version": 2}'])
+@pytest.mark.parametrize("content", [b"half a", b'{"version": 2}'])
 def test_what_is_no_checkpoint_is_refused(url, content):
     files.write_atomic(files.join(url, "latest.json"), content)
     with pytest.raises(RequestError, match=r"latest.json is not a checkpoint.*--restart"):

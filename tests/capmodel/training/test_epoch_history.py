@@ -7,7 +7,7 @@ from pathlib import Path
 from captionbeam.capmodel.training.epoch_history import (
     CROSS_ENTROPY,
     SELF_CRITICAL,
-    best_of,
+    best_epoch,
     early_stops,
     epochs_since_best,
 )
@@ -30,8 +30,8 @@ DRAWN = history(SELF_CRITICAL, 0.2, 0.4, 0.3, 0.35, first=5)
 
 
 def test_the_best_epoch_has_the_highest_cider_then_the_lowest_loss_then_comes_first():
-    assert best_of(WORDS)["epoch"] == 2
-    assert best_of([*WORDS[:3], {**WORDS[3], "val_loss": 0.5}])["epoch"] == 4
+    assert best_epoch(WORDS)["epoch"] == 2
+    assert best_epoch([*WORDS[:3], {**WORDS[3], "val_loss": 0.5}])["epoch"] == 4
 
 
 def test_epochs_since_the_best():

@@ -10,7 +10,7 @@ from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.capmodel.generation.generate import DecodeOptions, generate
 from captionbeam.capmodel.training.checkpoints import Checkpoints
 from captionbeam.capmodel.training.optimizer import learning_rate, make_optimizer
-from captionbeam.capmodel.training.optimizer_step import Average, Descent
+from captionbeam.capmodel.training.optimizer_step import Average, ModelOptimizer
 from captionbeam.capmodel.training.worker import save_bundle
 from captionbeam.schemas.errors import RequestError
 from tests.builders.training import make_data, tiny_options, train_alone
@@ -42,10 +42,6 @@ def test_a_constant_rate_stays_at_its_peak_after_the_warmup():
     ]
 
 
-def test_a_cosine_is_at_half_its_peak_halfway():
-    assert learning_rate(30, 50, 4.0, 0.2) == pytest.approx(2.0)
-
-
 def test_an_average_forgets_by_its_decay_and_sooner_at_first():
     layer = torch.nn.Linear(1, 1, bias=False)
     average, expected = Average(layer, 0.5), layer.weight.item()
@@ -63,13 +59,13 @@ def test_an_average_forgets_by_its_decay_and_sooner_at_first():
 
 def test_the_averaged_weights_are_what_is_validated_and_saved(data, tmp_path, monkeypatch):
     seen = []
-    step = Descent.step
+    step = ModelOptimizer.step
 
     def watched(self, rate, taken):
         step(self, rate, taken)
         seen.append({name: value.detach().clone() for name, value in self.model.named_parameters()})
 
-    monkeypatch.setattr(Descent, "step", watched)
+    monkeypatch.setattr(ModelOptimizer, "step", watched)
     options = tiny_options(data, tmp_path, epochs=2, ema=0.9, keep_epochs=True, precision="fp32")
     trainer, events = train_alone(options)
     assert len(seen) == 4
@@ -112,13 +108,10 @@ def test_captions_are_scored_as_a_beam_writes_them_where_asked(data, tmp_path, p
     ("wrong", "sentence"),
     [
         ({"ema": 1.0}, "ema is 1.0; expected at least 0 and below 1"),
-        ({"weight_decay": -1.0}, "weight-decay is -1.0; expected 0 or more"),
-        ({"val_beam": 2, "val_length_penalty": 11.0}, "val-length-penalty is 11.0; expected from 0 to 10"),
         (
             {"val_length_penalty": 1.0},
             "val-length-penalty is 1.0; expected 0 without --val-beam 2 or more, as one beam ranks nothing",
         ),
-        ({"schedule": "staircase"}, "schedule is 'staircase'; expected one of cosine, constant"),
         (
             {"patience": 3, "epochs": 3},
             "patience is 3; expected fewer than the 3 epochs (more would never end a run)",

@@ -9,7 +9,6 @@ from captionbeam.pipelines.bulk.compare import (
     CompareStore,
     NameSources,
     compare_image,
-    gone_part,
     read_counts,
     read_gone,
     sources_of,
@@ -113,22 +112,3 @@ def test_a_listing_that_breaks_off_deletes_nothing(tmp_path):
     with pytest.raises(SourceError, match="no-such"):
         compare(run, FindImages(specs), ["/images"])
     assert layout.snapshot_ids(run.url) == [1]
-
-
-def test_features_name_every_source_they_ever_had(tmp_path):
-    store = make_features(f"{tmp_path}/store", ["a"], (2, 2, 1))
-
-    def build(pipeline):
-        names = pipeline | NameSources(["/more", "/images"], store)
-        return (
-            names
-            | beam.combiners.ToList()
-            | beam.Map(lambda names: (tmp_path / "names").write_text(repr(sorted(names))))
-        )
-
-    run_pipeline([], build)
-    assert (tmp_path / "names").read_text() == "['/images', '/more']"
-
-
-def test_a_shards_gone_rows_go_to_one_file():
-    assert len({gone_part(f"s/{row}", 7) for row in range(9)}) == 1

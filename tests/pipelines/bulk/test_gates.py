@@ -22,7 +22,7 @@ VARIED = [f"a dog and {number} cats" for number in range(100)]
         ),
     ],
 )
-@pytest.mark.parametrize("before", [[], VARIED[:19], ["a dog"] * 19])
+@pytest.mark.parametrize("before", [[], VARIED[:19]])
 def test_captions_without_enough_others_beside_them_are_not_all_empty_or_equal(before, captions, said):
     with pytest.raises(HeldBack) as held:
         check_captions(before, captions)
@@ -35,11 +35,6 @@ def test_captions_without_enough_others_beside_them_are_not_all_empty_or_equal(b
 )
 def test_a_few_captions_or_different_ones_pass(captions):
     check_captions([], captions)
-
-
-def test_what_was_equal_before_may_stay_equal():
-    check_captions(["a dog"] * 20, ["a dog"] * 100)
-    check_captions([""] * 20, [""] * 20)
 
 
 @pytest.mark.parametrize("anyway", [False, True])
@@ -63,11 +58,9 @@ def test_a_first_snapshot_of_equal_captions(tmp_path, decode, held, anyway):
     ("limit", "before", "after", "gone", "known", "said"),
     [
         (None, 10, 0, 10, 10, None),
-        (0.1, 10, 9, 1, 10, None),
         (0.1, 20, 18, 2, 10, "2 of 10 images are gone from the listing"),
         (0.1, 10, 8, 0, 0, "the snapshot would have 8 rows, its parent has 10"),
         (2, 10, 8, 2, 2, None),
-        (0.1, 10, 12, 0, 0, None),
     ],
 )
 def test_how_many_may_go(limit, before, after, gone, known, said):

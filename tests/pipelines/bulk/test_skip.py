@@ -108,23 +108,6 @@ ITEMS = {f"{n}.jpg": bytes([n]) for n in range(1, 10)}
 REFS = [ref(name) for name in ITEMS]
 
 
-def test_a_second_run_does_nothing_and_publishes_nothing(tmp_path):
-    _, first = encode(tmp_path, REFS, ITEMS)
-    assert sorted(PROCESSED) == sorted(ITEMS)
-    _, second = encode(tmp_path, REFS, ITEMS)
-    assert PROCESSED == []
-    assert (first.snapshot_id, second.snapshot_id) == (1, 1)
-
-
-def test_only_what_is_new_is_done(tmp_path):
-    encode(tmp_path, REFS[:5], ITEMS)
-    _, store = encode(tmp_path, REFS, ITEMS)
-    assert sorted(PROCESSED) == sorted(ITEMS)[5:]
-    assert sorted(store.ids()) == sorted(ITEMS)
-    assert store.snapshot.parent == 1
-    assert len(store.snapshot.manifests) == 2
-
-
 def test_a_changed_image_is_done_again_and_its_old_row_is_not_seen(tmp_path):
     encode(tmp_path, REFS, ITEMS)
     changed = [ref("3.jpg", "v2"), *(r for r in REFS if r.image_id != "3.jpg")]
@@ -148,14 +131,6 @@ def test_transient_failures_are_done_again_and_permanent_ones_on_a_flag(tmp_path
     assert store.failures().num_rows == 0
     assert sorted(store.ids()) == sorted(ITEMS)
     assert (store.totals["rows"], store.totals["failed"]) == (9, 0)
-
-
-def test_a_transient_failure_that_stays_is_one_failure(tmp_path):
-    items = {**ITEMS, "1.jpg": ImageError("timeout", "fetch", "slow")}
-    for _ in range(3):
-        _, store = encode(tmp_path, REFS, items)
-        assert [row["image_id"] for row in store.failures().to_pylist()] == ["1.jpg"]
-        assert store.totals["failed"] == 1
 
 
 def test_the_next_run_publishes_what_a_killed_one_committed(tmp_path):
@@ -210,16 +185,6 @@ def test_too_many_failures_publish_nothing(tmp_path):
     _, store = encode(tmp_path, REFS, items, max_failures=2)
     assert store.totals["failed"] == 2
     assert PROCESSED == []
-
-
-def test_one_id_twice_stops_the_pipeline_with_the_sentence(tmp_path):
-    with pytest.raises(RequestError, match="two images have the id '1.jpg'"):
-        encode(tmp_path, [*REFS, ref("1.jpg")._replace(uri="/b/1.jpg")], ITEMS)
-
-
-def test_an_empty_listing_publishes_an_empty_snapshot_of_a_new_store(tmp_path):
-    _, store = encode(tmp_path, [], ITEMS)
-    assert store.ids() == []
 
 
 def test_another_fingerprint_is_refused_with_what_differs(tmp_path):

@@ -7,8 +7,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from captionbeam.pipelines.features.array_files import arrays_in, find_array
 from captionbeam.pipelines.features.array_ids import check_ids, find_id_list, read_ids
@@ -19,7 +17,6 @@ from captionbeam.pipelines.features.array_spec import ArraySpec, Layout, import_
 from captionbeam.schemas.errors import ImageError, RequestError, SourceError
 
 GRIDS = np.random.default_rng(0).normal(size=(7, 2, 3, 4))
-IDS = [f"photo {number}.jpg" for number in range(7)]
 
 
 def write(folder: Path, name: str, values: np.ndarray = GRIDS, **others: np.ndarray) -> str:
@@ -48,7 +45,7 @@ def taken(url: str, rows: list[int], array: ArraySpec | None = None) -> list[np.
 # What a file holds
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4"])
+@pytest.mark.parametrize("dtype", ["float16", ">f4"])
 @pytest.mark.parametrize("name", ["a.npy", "stored.npz", "compressed.npz", "a.h5"])
 def test_rows_come_as_they_are_in_any_file(tmp_path, name, dtype):
     url = write(tmp_path, name, GRIDS.astype(dtype))
@@ -65,14 +62,6 @@ def test_an_array_in_fortrans_order_is_read_all_the_same(tmp_path):
     url = write(tmp_path, "a.npy", np.asfortranarray(GRIDS))
     assert find_array(url).fortran
     for row, seen in enumerate(taken(url, list(range(7)))):
-        np.testing.assert_array_equal(seen, GRIDS[row])
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
-@given(st.lists(st.integers(0, 6), min_size=1, max_size=12))
-def test_rows_come_in_the_order_they_are_asked_for(tmp_path, rows):
-    url = write(tmp_path, "a.npy") if not (tmp_path / "a.npy").exists() else str(tmp_path / "a.npy")
-    for row, seen in zip(rows, taken(url, rows), strict=True):
         np.testing.assert_array_equal(seen, GRIDS[row])
 
 
@@ -136,7 +125,6 @@ def test_an_array_that_changed_since_it_was_listed_stops_the_job(tmp_path, name)
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("ids.txt", "a.jpg\nb.jpg\n"),
         ("ids.csv", "split,image_id\ntrain,a.jpg\nval,b.jpg\n"),
         ("ids.jsonl", '{"image_id": "a.jpg"}\n{"image_id": "b.jpg"}\n'),
     ],
@@ -195,7 +183,6 @@ def test_a_pickle_of_ids_is_never_loaded(tmp_path):
     [
         ("a\nb\na", "two rows have the id 'a': row 0 of {0} and row 2 of {0}; expected one"),
         ("a\nb", "{0} has 2 ids, array {1!r} has 3 rows; expected as many"),
-        ("a\nb\nc\nd", "{0} has 4 ids, array {1!r} has 3 rows; expected as many"),
     ],
 )
 def test_ids_that_do_not_fit_the_rows_are_refused(tmp_path, text, said):
@@ -204,17 +191,6 @@ def test_ids_that_do_not_fit_the_rows_are_refused(tmp_path, text, said):
     with pytest.raises(RequestError) as caught:
         check_ids(find_id_list(str(tmp_path / "ids.txt")), find_array(url), {})
     assert str(caught.value) == said.format(tmp_path / "ids.txt", url)
-
-
-def test_an_id_in_two_files_and_an_empty_one_are_refused(tmp_path):
-    (tmp_path / "ids.csv").write_text("id,x\na,1\n,2\n")
-    array = find_array(write(tmp_path, "a.npy", GRIDS[:2]))
-    with pytest.raises(
-        RequestError, match=r"the id in row 1 of .*ids.csv is empty; expected one for each row"
-    ):
-        check_ids(find_id_list(str(tmp_path / "ids.csv")), array, {})
-    with pytest.raises(RequestError, match="two rows have the id 'a': row 9 of other.txt and row 0 of"):
-        check_ids(find_id_list(str(tmp_path / "ids.csv")), array, {"a": "row 9 of other.txt"})
 
 
 def test_a_column_that_a_list_does_not_have_is_refused(tmp_path):
@@ -260,13 +236,14 @@ def test_a_row_becomes_a_grid_or_a_vector(array, layout, shape):
     ("array", "layout", "sentence"),
     [
         (spec(9), Layout(), "array '/a.npy' is [9]; expected [N, C], [N, L, C] or [N, H, W, C]"),
-        (spec(9, 8), Layout(channels_first=True), "--channels-first would do nothing for '/a.npy', which is [9, 8]"),
         (spec(9, 6, 8), Layout(), "array '/a.npy' is [9, 6, 8]; expected --grid HxW too"),
-        (spec(9, 2, 3, 8), Layout((2, 3)), "array '/a.npy' is [9, 2, 3, 8]; expected to leave --grid out"),
-        (spec(9, 8, 6), Layout((2, 3)),
-         "array '/a.npy' is [9, 8, 6], with 8 cells a row; expected as many as --grid 2x3 has, 6"),
+        (
+            spec(9, 8, 6),
+            Layout((2, 3)),
+            "array '/a.npy' is [9, 8, 6], with 8 cells a row; expected as many as --grid 2x3 has, 6",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_refused(array, layout, sentence):
     with pytest.raises(RequestError) as caught:
         layout.shape(array)

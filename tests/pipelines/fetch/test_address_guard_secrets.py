@@ -12,7 +12,7 @@ from captionbeam.pipelines.fetch.reads import read_ranges
 from captionbeam.pipelines.sources.lists import ref_of
 from captionbeam.pipelines.sources.spec import SourceSpec
 from captionbeam.schemas.errors import SourceError
-from tests.builders.answers import OPEN, answering, fetched, is_denied, moved_to
+from tests.builders.answers import OPEN, answering, fetched, is_denied
 from tests.builders.commands import captionbeam
 from tests.builders.sources import Web, listed, picture
 
@@ -39,16 +39,6 @@ def test_an_answer_that_is_no_http_may_pass():
 
     with answering(answer) as url:
         assert fetched(f"{url}/a.jpg", OPEN).code == "unavailable"
-
-
-def test_letters_of_a_scheme_may_be_large(tmp_path):
-    with Web({"a.jpg": picture("a")}, ranges=False) as web:
-        large = web.url.replace("http", "HTTP")
-        (tmp_path / "list.txt").write_text(f"{large}/a.jpg\n")
-        ((ref,), _) = listed(tmp_path / "list.txt")
-        assert fetch([ref], OPEN) == [picture("a")]
-        with answering(moved_to(f"{large}/a.jpg")) as url:
-            assert fetched(url, OPEN) == picture("a")
 
 
 def test_files_that_a_list_may_not_name_are_not_even_looked_for(tmp_path):

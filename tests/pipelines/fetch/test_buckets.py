@@ -14,8 +14,6 @@ from tests.builders.key_servers import ADDRESS, put_keys
 from tests.builders.meddler import meddling
 from tests.builders.sources import listed, make_zip, picture
 
-pytestmark = pytest.mark.engines
-
 
 @pytest.fixture
 def counted(bucket, monkeypatch):

@@ -40,22 +40,11 @@ class TestDamagedArchives:
         flip(path, refs[0].offset + 100)
         assert codes(fetch(refs)) == ["decode", "ok"]
 
-    def test_a_member_that_does_not_begin_where_the_directory_says_fails_alone(self, tmp_path):
-        path = make_zip(tmp_path / "x.zip", PICTURES)
-        refs, _ = listed(path)
-        flip(path, refs[2].offset)
-        assert codes(fetch(refs)) == ["ok", "ok", "decode", "ok", "ok", "ok"]
-
     def test_members_beyond_a_cut_are_truncated(self, tmp_path):
         for path in (make_zip(tmp_path / "x.zip", PICTURES), make_tar(tmp_path / "x.tar", PICTURES)):
             refs, _ = listed(path)
             os.truncate(path, refs[4].offset + 200)
             assert codes(fetch(refs)) == ["ok"] * 4 + ["truncated"] * 2
-
-    def test_a_deflated_stream_that_stops_early_is_truncated(self, tmp_path):
-        path = make_zip(tmp_path / "x.zip", {"a.jpg": os.urandom(5000)}, zipfile.ZIP_DEFLATED)
-        (ref,) = listed(path)[0]
-        assert codes(fetch([ref._replace(length=ref.length - 100)])) == ["truncated"]
 
     def test_a_bomb_is_not_inflated_beyond_what_the_directory_declares(self, tmp_path):
         path = make_zip(tmp_path / "x.zip", {"a.jpg": b"\0" * 50_000_000}, zipfile.ZIP_DEFLATED)
@@ -68,13 +57,6 @@ class TestDamagedArchives:
         data = os.urandom(3000)
         refs, _ = listed(zip_with_local_extra(tmp_path / "x.zip", "a.jpg", data, extra=60_000))
         assert fetch(refs) == [data]
-
-    def test_an_empty_member_is_empty(self, tmp_path):
-        for path in (
-            make_zip(tmp_path / "x.zip", {"a.jpg": b""}),
-            make_tar(tmp_path / "x.tar", {"a.jpg": b""}),
-        ):
-            assert codes(fetch(listed(path)[0])) == ["empty"]
 
     @pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.parquet"])
     def test_a_container_that_is_gone_stops_the_job(self, tmp_path, name):

@@ -62,25 +62,6 @@ def test_a_large_row_group_is_read_once_and_not_kept(streamed):
         assert count["bytes"] < len(raw) + (128 << 10)  # and its footer
 
 
-def test_a_later_launch_goes_on_in_the_middle(streamed):
-    with counted({"large.parquet": hugging_face(IMAGES)}) as count:
-        refs, _ = listed("counted://large.parquet")
-        count.clear()
-        assert fetch(refs[40:]) == IMAGES[40:]
-        assert kept_bytes(streamed) <= 10 * LENGTH
-        assert count["bytes"] < ROWS * LENGTH + (128 << 10)
-
-
-def test_a_window_that_is_overtaken_by_the_next_is_there(streamed):
-    raw = hugging_face(IMAGES)
-    with counted({"large.parquet": raw}) as count:
-        refs, _ = listed("counted://large.parquet")
-        count.clear()
-        for start in (8, 0, 16, 24):
-            assert fetch(refs[start : start + 8]) == IMAGES[start : start + 8]
-        assert count["bytes"] < len(raw) + (128 << 10)
-
-
 @given(st.lists(st.lists(st.integers(0, ROWS - 1), max_size=12), max_size=6), st.sampled_from([7, 25, ROWS]))
 def test_whatever_is_asked_for_is_exact(asked, row_group):
     with pytest.MonkeyPatch.context() as patch, counted({"any.parquet": hugging_face(IMAGES, row_group)}):
@@ -156,7 +137,7 @@ def test_windows_end_at_32_images_or_128_mebibytes(sizes):
         assert not following or len(window) == 32 or expected + following[0].length > 128 << 20
 
 
-@pytest.mark.cluster
+@pytest.mark.engines
 def test_a_row_group_beyond_2_gib_is_read(tmp_path):
     """56 cells of 40 MiB, which are zeros but for their first bytes."""
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -1,7 +1,6 @@
 """Images that lie elsewhere: web servers and object stores, what they answer and how often they are asked."""
 
 import os
-import socket
 
 import pytest
 
@@ -33,18 +32,9 @@ def codes(results: list) -> list[str]:
 
 
 class TestWeb:
-    def test_images_of_a_server_come_in_order(self):
-        with Web(PICTURES, ranges=False) as web:
-            refs = [ref_to(f"{web.url}/{name}") for name in reversed(PICTURES)]
-            assert fetch(refs, QUICK) == list(reversed(PICTURES.values()))
-
     @pytest.mark.parametrize(
         ("status", "code", "tries"),
-        [
-            (404, "not_found", 1), (410, "not_found", 1), (401, "denied", 1), (403, "denied", 1),
-            (400, "denied", 1), (408, "timeout", 2), (429, "unavailable", 2), (500, "unavailable", 2),
-            (503, "unavailable", 2),
-        ],
+        [(404, "not_found", 1), (401, "denied", 1), (408, "timeout", 2), (503, "unavailable", 2)],
     )  # fmt: skip
     def test_each_status_has_its_code_and_only_passing_ones_are_tried_again(self, status, code, tries):
         with Web(PICTURES, ranges=True) as web:
@@ -81,12 +71,6 @@ class TestWeb:
             patient = FetchOptions(attempts=1, timeout=0.3, allow_private=True)
             assert codes(fetch(refs, patient)) == ["timeout", "ok"]
 
-    def test_a_server_that_is_not_there_is_unavailable(self):
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            url = f"http://127.0.0.1:{taken.getsockname()[1]}/a.jpg"
-            assert codes(fetch([ref_to(url)], QUICK)) == ["unavailable"]
-
     def test_an_answer_that_is_too_long_is_not_downloaded(self):
         with Web({"a.jpg": b"x" * 30_000_000}, ranges=False) as web:
             assert codes(
@@ -102,23 +86,6 @@ class TestWeb:
             assert fetch([refs[3], refs[30]]) == [contents["3.jpg"], contents["30.jpg"]]
             assert web.bytes_sent < 1_000_000
             assert fetch(refs) == list(contents.values())
-
-    def test_a_tar_and_a_parquet_file_on_a_server_are_read_too(self, tmp_path):
-        tar = make_tar(tmp_path / "x.tar", PICTURES).read_bytes()
-        parquet = make_parquet(tmp_path / "x.parquet", {"image": list(PICTURES.values())}).read_bytes()
-        with Web(
-            {"x.tar": tar, "x.parquet": parquet, "x.csv": b"url\na.jpg\n", **PICTURES}, ranges=True
-        ) as web:
-            for name in ("x.tar", "x.parquet"):
-                assert fetch(listed(f"{web.url}/{name}")[0], HERE) == list(PICTURES.values())
-            (ref,) = listed(f"{web.url}/x.csv")[0]
-            assert (ref.uri, fetch([ref], HERE)) == (f"{web.url}/a.jpg", [PICTURES["a.jpg"]])
-
-    def test_a_server_that_recovers_is_listed(self, tmp_path):
-        archive = make_zip(tmp_path / "x.zip", PICTURES).read_bytes()
-        with Web({"x.zip": archive}, ranges=True) as web:
-            refs, _ = listed(f"{web.url}/flaky/3/x.zip")
-            assert fetch(refs) == list(PICTURES.values())
 
     def test_a_server_without_ranges_is_refused_for_archives(self, tmp_path):
         archive = make_zip(tmp_path / "x.zip", PICTURES).read_bytes()
@@ -160,14 +127,6 @@ class TestObjectStores:
         assert codes(results) == ["ok", "unavailable", "denied"]
         assert results[1].message == "distant://try/b.jpg: reset"
 
-    def test_members_that_share_a_read_share_its_passing_failure(self, tmp_path):
-        archive = make_zip(tmp_path / "x.zip", PICTURES)
-        refs = [ref._replace(uri="distant://share/x.zip") for ref in listed(archive)[0]]
-        with distant({"share/x.zip": archive.read_bytes()}) as filesystem:
-            filesystem.errors["share/x.zip"] = [TimeoutError("slow")] * 2
-            assert codes(fetch(refs, QUICK)) == ["timeout"] * 6
-            assert fetch(refs, QUICK) == list(PICTURES.values())
-
     def test_expired_credentials_stop_the_job_whatever_else_is_under_way(self):
         from google.auth.exceptions import RefreshError
 
@@ -185,14 +144,9 @@ class TestOddURIs:
         ("uri", "message"),
         [
             ("hf://x", "hf://x: Repository id must be 'namespace/name', got 'x'."),
-            ("hf://", "hf://: Access to buckets and repositories lists is not implemented."),
-            ("dir::file:///x", "dir::file:///x: 'LocalFileSystem' object has no attribute '_cat_file'"),
             ("dir://x", "dir://x: 'dir://x' cannot be opened: 'NoneType' object has no attribute"),
-            ("data://x", "data://x: not enough values to unpack (expected 2, got 1)"),
-            ("smb://h/x", "smb://h/x: 'smb://h/x' cannot be opened: "),
             ("nowhere://x", "nowhere://x: 'nowhere://x' cannot be opened: Protocol not known: nowhere"),
             ("zip://x::memory://odd/a.jpg", "zip://x::memory://odd/a.jpg: File is not a zip file"),
-            ("tar://x::memory://odd/a.jpg", "tar://x::memory://odd/a.jpg: "),
         ],
     )
     def test_a_uri_that_its_filesystem_does_not_understand_is_a_failure_of_its_image(self, uri, message):
@@ -205,7 +159,7 @@ class TestOddURIs:
 
     @pytest.mark.parametrize(
         "error",
-        [ValueError("v"), TypeError("v"), AttributeError("v"), NotImplementedError("v"), ImportError("v")],
+        [ValueError("v"), AttributeError("v")],
     )
     def test_what_a_filesystem_raises_for_one_uri_is_not_tried_again(self, error):
         with distant({"odd/a.jpg": b"1"}) as filesystem:

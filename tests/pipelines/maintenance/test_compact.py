@@ -141,15 +141,3 @@ def test_what_a_killed_run_changed_is_adopted_after_compacting(tmp_path):
     rows, _ = outcomes(Store.open(url))
     assert {name: rows[name][0] for name in ("f", "g", "late")} == {"f": "2", "g": "2", "late": "1"}
     assert verify(url).problems == []
-
-
-def test_another_writers_row_of_the_same_version_stays_the_only_one(tmp_path):
-    url = history(str(tmp_path / "store"))
-    slow = start(url)
-    plan(slow, {"f": "2"})
-    process(slow)
-    advance(url, {"f": "2"}, shard_size=1)
-    compact(url, 0.0, 256)
-    finish(slow)
-    assert outcomes(Store.open(url))[0]["f"][0] == "2"
-    assert verify(url).problems == []

@@ -17,6 +17,8 @@ from tests.builders.processes import await_true
 from tests.builders.servers import free_port
 from tests.builders.worker_pool import worker_pool
 
+pytestmark = pytest.mark.engines
+
 
 class Jvm(beam_fn_api_pb2_grpc.BeamFnControlServicer):
     """The control service of an executor, which does no more than hear who connects."""
@@ -109,7 +111,7 @@ def test_a_worker_whose_fork_server_is_killed_is_started_again(pool):
     await_true("its end", lambda: not pool._processes)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM])
 def test_a_service_that_is_stopped_leaves_nothing(tmp_path, number):
     """``captionbeam workers``, stopped as systemd or Ctrl-C does."""
     jvm = Jvm(free_port())
@@ -128,17 +130,6 @@ def test_a_service_that_is_stopped_leaves_nothing(tmp_path, number):
 
 def is_alive(process):
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-
-
-def test_the_pool_takes_its_workers_along():
-    jvm = Jvm(free_port())
-    jvm.serve()
-    with WorkerPool() as pool:
-        ask(pool, jvm)
-        jvm.connected.get(timeout=60)
-        worker = only_worker(pool)
-    await_true("its end", lambda: not is_alive(worker))
-    jvm.server.stop(0)
 
 
 def test_a_port_that_somebody_has(pool):

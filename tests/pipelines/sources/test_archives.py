@@ -49,13 +49,6 @@ def test_members_are_listed_by_name_with_checksum_and_size_as_version(tmp_path):
     assert ignored == []
 
 
-def test_zipping_again_changes_no_version(tmp_path):
-    stored = make_zip(tmp_path / "x.zip", PICTURES)
-    deflated = make_zip(tmp_path / "y.zip", dict(reversed(PICTURES.items())), zipfile.ZIP_DEFLATED)
-    versions = [{ref.image_id: ref.version for ref in listed(path)[0]} for path in (stored, deflated)]
-    assert versions[0] == versions[1]
-
-
 def test_folders_annotations_and_resource_forks_in_an_archive_are_no_images(tmp_path):
     others = {
         "train/": b"",
@@ -68,16 +61,6 @@ def test_folders_annotations_and_resource_forks_in_an_archive_are_no_images(tmp_
         refs, rest = listed(path)
         assert [ref.image_id for ref in refs] == list(PICTURES)
         assert rest == ignored
-
-
-def test_zip64_members_are_read_like_others(tmp_path):
-    path = tmp_path / "x.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in PICTURES.items():
-            with archive.open(name, "w", force_zip64=True) as stream:
-                stream.write(data)
-    refs, _ = listed(path)
-    assert fetch(refs) == list(PICTURES.values())
 
 
 def test_offsets_and_sizes_beyond_four_gigabytes_are_understood(tmp_path):
@@ -104,7 +87,7 @@ def test_an_encrypted_member_is_listed_and_fails_alone(tmp_path):
     )
 
 
-@pytest.mark.parametrize(("method", "name"), [(zipfile.ZIP_BZIP2, "bzip2"), (zipfile.ZIP_LZMA, "lzma")])
+@pytest.mark.parametrize(("method", "name"), [(zipfile.ZIP_BZIP2, "bzip2")])
 def test_a_compression_that_is_not_read_is_listed_and_fails_alone(tmp_path, method, name):
     path = make_zip(tmp_path / "x.zip", {"a.jpg": picture("a")})
     with zipfile.ZipFile(path, "a") as archive:
@@ -112,23 +95,6 @@ def test_a_compression_that_is_not_read_is_listed_and_fails_alone(tmp_path, meth
     first, second = fetch(listed(path)[0])
     assert first == picture("a")
     assert (second.code, name in second.message) == ("unsupported", True)
-
-
-def test_names_of_any_script_are_kept(tmp_path):
-    contents = {name: picture(name) for name in ("ねこ.jpg", "кот/é.png", "🐈.webp", "a b#c?d%20.jpg")}
-    for path in (make_zip(tmp_path / "x.zip", contents), make_tar(tmp_path / "x.tar", contents)):
-        refs, _ = listed(path)
-        assert [ref.image_id for ref in refs] == list(contents)
-        assert fetch(refs) == list(contents.values())
-
-
-def test_names_in_the_old_code_page_are_kept_apart_and_found_again(tmp_path):
-    path = make_zip(tmp_path / "x.zip", {"AAA.jpg": picture("1"), "BBB.jpg": picture("2")})
-    raw = path.read_bytes().replace(b"AAA", b"\x82\xe9\x81").replace(b"BBB", b"\x82\xe9\x82")  # Shift-JIS
-    path.write_bytes(raw)
-    refs, _ = listed(path)
-    assert len({ref.image_id for ref in refs}) == 2
-    assert fetch(refs) == [picture("1"), picture("2")]
 
 
 def test_tar_names_that_are_not_utf8_are_kept_apart_and_found_again(tmp_path):
@@ -187,21 +153,6 @@ def test_a_zip_with_a_damaged_directory_is_refused_when_listed(tmp_path):
         listed(path)
 
 
-def test_of_a_big_zip_only_the_directory_and_the_asked_members_are_read():
-    contents = {f"{i:03}.jpg": os.urandom(100_000) for i in range(200)}
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in contents.items():
-            archive.writestr(name, data)
-    with counted({"big.zip": buffer.getvalue()}) as reads:
-        refs, _ = listed("counted://big.zip")
-        assert len(refs) == 200
-        assert reads["bytes"] < 50_000
-        reads.clear()
-        assert fetch([refs[7], refs[150]]) == [contents["007.jpg"], contents["150.jpg"]]
-        assert (reads["reads"], reads["bytes"] < 2 * 100_000 + 1000) == (2, True)
-
-
 def test_neighbours_in_an_archive_are_read_together_in_pieces_of_a_few_megabytes():
     contents = {f"{i:03}.jpg": os.urandom(100_000) for i in range(200)}
     buffer = io.BytesIO()
@@ -231,11 +182,6 @@ def test_every_dialect_of_tar_is_read_long_names_too(tmp_path, kind):
     refs, _ = listed(make_tar(tmp_path / "x.tar", contents, kind))
     assert [ref.image_id for ref in refs] == list(contents)
     assert fetch(refs) == list(contents.values())
-
-
-def test_the_dot_that_tar_puts_before_names_is_left_out(tmp_path):
-    refs, _ = listed(make_tar(tmp_path / "x.tar", {"./a.jpg": picture("a"), "./b/c.jpg": picture("c")}))
-    assert [ref.image_id for ref in refs] == ["a.jpg", "b/c.jpg"]
 
 
 def test_links_in_a_tar_are_listed_and_fail_alone(tmp_path):
@@ -270,7 +216,7 @@ def test_a_damaged_header_inside_a_tar_is_no_end(tmp_path):
         listed(path)
 
 
-@pytest.mark.parametrize("name", ["x.tar.gz", "x.tgz", "X.TAR.BZ2", "x.tar.zst"])
+@pytest.mark.parametrize("name", ["x.tar.gz", "X.TAR.BZ2"])
 def test_a_compressed_tar_is_refused_with_the_reason(tmp_path, name):
     make_folder(tmp_path, {name: b"anything"})
     with pytest.raises(
@@ -299,16 +245,6 @@ def test_archives_on_any_filesystem_are_read_alike(tmp_path):
         refs, _ = listed(url)
         assert [ref.image_id for ref in refs] == list(PICTURES)
         assert fetch(refs) == list(PICTURES.values())
-
-
-def test_no_archive_of_a_bucket_is_left_out_however_many_there_are(tmp_path):
-    memory = fsspec.filesystem("memory")
-    archive = make_tar(tmp_path / "x.tar", {"x.jpg": picture("x")}).read_bytes()
-    for number in range(1100):
-        memory.pipe_file(f"/many/{number:04}.tar", archive)
-    assert [spec.url for spec in parse_sources(["memory://many"])] == [
-        f"memory:///many/{number:04}.tar" for number in range(1100)
-    ]
 
 
 def test_images_behind_an_archive_and_a_thousand_notes_are_what_a_bucket_holds(tmp_path):

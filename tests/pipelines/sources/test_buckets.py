@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
-import pytest
-
 from captionbeam.pipelines.fetch.images import fetch
 from captionbeam.pipelines.sources.spec import digest_of
 from captionbeam.schemas.storage import files
 from tests.builders.sources import listed, picture
-
-pytestmark = pytest.mark.engines
 
 
 def test_a_bucket_is_listed_with_versions_and_digests(bucket):

@@ -13,14 +13,7 @@ from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files
-from tests.builders.sources import Web, listed, make_folder, picture
-
-
-def test_every_image_below_a_folder_is_listed_by_its_path_from_there(tmp_path):
-    make_folder(tmp_path, {"a.jpg": b"12", "deep/er/b.PNG": b"345", "notes.txt": b"", "deep/c.json": b"{}"})
-    refs, ignored = listed(tmp_path)
-    assert sorted(ref.image_id for ref in refs) == ["a.jpg", "deep/er/b.PNG"]
-    assert sorted(ignored) == [f"{tmp_path}/deep/c.json", f"{tmp_path}/notes.txt"]
+from tests.builders.sources import Web, listed, make_folder
 
 
 def test_a_reference_says_where_the_file_is_how_long_and_which_version(tmp_path):
@@ -29,13 +22,6 @@ def test_a_reference_says_where_the_file_is_how_long_and_which_version(tmp_path)
     assert listed(tmp_path)[0] == [
         ImageRef("in/a.jpg", str(path), str(tmp_path), "2-7000000001", kind="file", length=2)
     ]
-
-
-def test_resource_forks_of_macs_are_no_images(tmp_path):
-    make_folder(tmp_path, {"a.jpg": b"1", "._a.jpg": b"1", "__MACOSX/b.jpg": b"1"})
-    refs, ignored = listed(tmp_path)
-    assert [ref.image_id for ref in refs] == ["a.jpg"]
-    assert len(ignored) == 2
 
 
 def test_the_parts_of_a_folder_hold_together_what_it_holds(tmp_path):
@@ -69,17 +55,6 @@ def test_a_name_that_is_not_utf8_is_written_so_that_it_can_be_read_back(tmp_path
     ref.uri.encode("utf-8")
 
 
-def test_links_are_followed_but_never_in_a_circle(tmp_path):
-    make_folder(tmp_path, {"real/a.jpg": b"1"})
-    (tmp_path / "linked").symlink_to(tmp_path / "real")
-    (tmp_path / "real/up").symlink_to(tmp_path)
-    refs, _ = listed(tmp_path)
-    assert sorted({ref.image_id for ref in refs if "up" not in ref.image_id}) == [
-        "linked/a.jpg",
-        "real/a.jpg",
-    ]
-
-
 def test_a_link_that_leads_nowhere_is_listed_so_that_its_failure_is_seen(tmp_path):
     make_folder(tmp_path, {"a.jpg": b"1"})
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
@@ -105,32 +80,6 @@ def test_a_folder_that_may_not_be_read_is_an_error_and_no_shorter_listing(tmp_pa
     monkeypatch.setattr(access.os, "scandir", guarded)
     with pytest.raises(SourceError, match=r"cannot be read \(denied\).*not yours"):
         listed(tmp_path)
-
-
-def test_a_folder_that_fails_on_a_remote_filesystem_is_an_error_and_no_shorter_listing(monkeypatch):
-    filesystem, _ = files.split("memory://")  # the one that listings use
-    filesystem.pipe({"/part/a.jpg": b"1", "/part/sub/b.jpg": b"1"})
-    whole = filesystem.ls
-
-    def ls(path, detail=True, **kwargs):
-        if path.endswith("/sub"):
-            raise PermissionError("not yours")
-        return whole(path, detail=detail, **kwargs)
-
-    monkeypatch.setattr(filesystem, "ls", ls)
-    with pytest.raises(SourceError, match=r"denied.*not yours"):
-        listed("memory://part")
-
-
-def test_folders_on_any_filesystem_are_listed_alike():
-    fsspec.filesystem("memory").pipe({"/photos/a.jpg": b"12", "/photos/in/b.jpg": b"3", "/photos/c.txt": b""})
-    refs, ignored = listed("memory://photos/")
-    assert sorted((ref.image_id, ref.uri, ref.source, ref.length) for ref in refs) == [
-        ("a.jpg", "memory:///photos/a.jpg", "memory://photos", 2),
-        ("in/b.jpg", "memory:///photos/in/b.jpg", "memory://photos", 1),
-    ]
-    assert all(ref.version for ref in refs)
-    assert ignored == ["memory:///photos/c.txt"]
 
 
 def test_pages_of_links_are_folders():
@@ -198,18 +147,7 @@ def test_a_glob_looks_only_into_folders_that_can_match(monkeypatch):
     assert set(asked) == {"/g", "/g/2024"}
 
 
-def test_brackets_in_a_real_name_are_no_pattern(tmp_path):
-    make_folder(tmp_path, {"trip [1]/a.jpg": b"1"})
-    assert [ref.image_id for ref in listed(tmp_path / "trip [1]")[0]] == ["a.jpg"]
-
-
 def test_one_image_is_a_source(tmp_path):
     make_folder(tmp_path, {"one.jpg": b"123"})
     ((ref,), _) = listed(tmp_path / "one.jpg")
     assert (ref.image_id, ref.uri, ref.length) == ("one.jpg", f"{tmp_path}/one.jpg", 3)
-
-
-def test_one_image_on_the_web_is_a_source_whatever_follows_its_name():
-    with Web({"pics/one.jpg": picture("one")}, ranges=False) as web:
-        ((ref,), _) = listed(f"{web.url}/pics/one.jpg?size=2")
-    assert (ref.image_id, ref.uri) == ("one.jpg?size=2", f"{web.url}/pics/one.jpg?size=2")

@@ -9,16 +9,15 @@ import fsspec
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from captionbeam.pipelines.bulk.find import FindImages
 from captionbeam.pipelines.sources.buckets import key_ranges
-from captionbeam.pipelines.sources.buckets.key_pages import Keys, keys_below, pages
+from captionbeam.pipelines.sources.buckets.key_pages import Keys, pages
 from captionbeam.pipelines.sources.listing import list_images, split_part, split_source
 from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.schemas.records import ImageRef
-from captionbeam.schemas.storage import files
 from tests.builders.key_servers import ADDRESS, FakeGcs, FakeS3, put_keys
 from tests.builders.meddler import meddling
 from tests.builders.sources import listed
@@ -80,13 +79,6 @@ def test_one_folder_that_holds_nearly_all_is_cut_in_the_second_round(fake):
     assert max(len(keys_of(fs, part)) for part in second) <= 2_000
 
 
-@FAKES
-def test_what_a_few_pages_show_stays_one_range(fake):
-    fs = fake({f"photos/{n}/a.jpg" for n in range(9_500)})
-    assert key_ranges.cut(fs, Keys("bucket", "photos/")) == [Keys("bucket", "photos/")]
-    assert fs.requests == 10
-
-
 ODD = [
     "a.jpg",
     "x/",
@@ -101,7 +93,6 @@ ODD = [
 ]
 
 
-@pytest.mark.engines
 def test_odd_keys_have_an_id_each_on_real_servers(bucket):
     """The id is what stands after the prefix and one slash; what another folder begins with is not in this one."""
     put_keys(bucket.url, [f"photos/{key}" for key in ODD] + ["photos", "photos.jpg", "photos2/i.jpg"])
@@ -111,22 +102,6 @@ def test_odd_keys_have_an_id_each_on_real_servers(bucket):
     assert ignored == []
 
 
-@pytest.mark.engines
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_ranges_hold_every_key_once_on_real_servers(both_buckets, data):
-    for url in both_buckets:
-        fs, path = files.split(url)
-        inside = keys_below(fs, f"{path}/{data.draw(st.uuids())}")
-        keys = data.draw(KEYS.filter(lambda keys: not keys & {".", ".."}))
-        put_keys(url, [inside.prefix + key for key in keys])
-        parts = key_ranges.cut(fs, inside, 6, page=1)
-        assert [key for part in parts for key in keys_of(fs, part)] == sorted(
-            inside.prefix + key for key in keys
-        )
-
-
-@pytest.mark.engines
 def test_many_keys_are_listed_by_many_tasks_that_share_no_page(bucket, monkeypatch):
     """Seen from the server: besides the looks that cut, every key is sent once, to one task of several."""
     monkeypatch.setattr("captionbeam.pipelines.sources.buckets.key_pages.PAGE", 20)
@@ -152,7 +127,6 @@ def test_many_keys_are_listed_by_many_tasks_that_share_no_page(bucket, monkeypat
     )
 
 
-@pytest.mark.engines
 def test_a_pipeline_finds_what_one_flat_listing_finds(gcs, monkeypatch):
     monkeypatch.setattr("captionbeam.pipelines.sources.buckets.key_pages.PAGE", 20)
     put_keys(gcs.url, [f"photos/{n % 3}/{n:04}.jpg" for n in range(600)] + ["photos/notes.md"])

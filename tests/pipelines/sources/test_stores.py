@@ -13,7 +13,7 @@ from tests.builders.sources import make_folder, picture
 from tests.builders.stores import make_captions, make_features
 
 
-@pytest.mark.parametrize("inside", ["", "/data", "/index", "/data/*.parquet"])
+@pytest.mark.parametrize("inside", ["", "/data/*.parquet"])
 def test_a_store_as_a_source_is_refused(tmp_path, inside):
     url = make_features(f"{tmp_path}/store", ["a.jpg"]).url
     with pytest.raises(SourceError) as refused:
@@ -26,11 +26,6 @@ def test_a_folder_with_a_store_in_it_and_no_picture_is_refused(tmp_path):
     make_captions(f"{tmp_path}/all/store", {"a.jpg": "a dog"})
     with pytest.raises(SourceError, match="is a store of captions, not of pictures; expected the pictures"):
         parse_sources([f"{tmp_path}/all"])
-
-
-def test_a_folder_called_data_is_a_source(tmp_path):
-    make_folder(tmp_path / "data", {"a.jpg": picture("a")})
-    assert [spec.kind for spec in parse_sources([f"{tmp_path}/data"])] == ["folder"]
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,10 @@ from captionbeam.pipelines.sources.urls import UrlParts, split_url
     [
         ("https://u:p@host:80/a/b.jpg?x=1&y=/#part?", ("https", "u:p@host:80", "/a/b.jpg", "x=1&y=/")),
         ("HTTP://host#part/a", ("http", "host", "", "")),
-        ("http://host?x=http://b/c", ("http", "host", "", "x=http://b/c")),
         ("http://[gone]/a.jpg", ("http", "[gone]", "/a.jpg", "")),
-        ("http://ex℀mple.com/x.jpg", ("http", "ex℀mple.com", "/x.jpg", "")),
         ("s3://[a/b.jpg", ("s3", "[a", "/b.jpg", "")),
         ("s3://b/a?1#2%20.jpg", ("s3", "b", "/a?1#2%20.jpg", "")),
-        ("file:///d/a?#b%.jpg", ("file", "", "/d/a?#b%.jpg", "")),
         ("/d/a?#.jpg", ("", "", "/d/a?#.jpg", "")),
-        ("photos/a.jpg?at=http://b/c", ("", "", "photos/a.jpg?at=http://b/c", "")),
         ("gs://b/two\nlines", ("gs", "b", "/two\nlines", "")),
     ],
 )

@@ -46,10 +46,6 @@ class TestCoco:
         )
         assert read(url) == [("1", "", "A dog.", "")]
 
-    def test_an_id_may_be_a_number_here_and_a_string_there(self, tmp_path):
-        content = {"images": [{"id": "1"}], "annotations": [{"image_id": 1, "caption": "A dog."}]}
-        assert read(write_json(tmp_path / "c.json", content)) == [("1", "", "A dog.", "")]
-
     @pytest.mark.parametrize(
         ("part", "row", "change", "sentence"),
         [
@@ -60,27 +56,13 @@ class TestCoco:
                 r"annotations\[1\] has image_id 99; expected one of the file's 2",
             ),
             ("annotations", 2, {"caption": 5}, r"annotations\[2\] has the caption 5; expected a string"),
-            (
-                "annotations",
-                0,
-                {"caption": None},
-                r"annotations\[0\] is .*; expected an object with 'caption'",
-            ),
             ("annotations", 0, {"caption": "\ud800"}, r"'\\ud800', which is not valid Unicode"),
-            ("annotations", 0, {"image_id": True}, r"has image_id True; expected a whole number or a string"),
             (
                 "images",
                 1,
                 {"id": 0},
                 r"images\[1\] has id 0, which an image before it has; expected unique ids",
             ),
-            (
-                "images",
-                1,
-                {"file_name": "a.jpg"},
-                r"has file_name 'a.jpg', which image 0 has; expected unique names",
-            ),
-            ("images", 1, {"file_name": 3}, r"images\[1\] has the file name 3; expected a string"),
         ],
     )
     def test_a_broken_row_is_named(self, part, row, change, sentence, tmp_path):
@@ -90,14 +72,12 @@ class TestCoco:
         with pytest.raises(RequestError, match=rf"c\.json: .*{sentence}"):
             read(url)
 
-    @pytest.mark.parametrize(
-        "content", [[], {}, 3, {"images": []}, {"images": [3]}, {"images": 3, "annotations": []}]
-    )
+    @pytest.mark.parametrize("content", [[], {"images": []}, {"images": 3, "annotations": []}])
     def test_json_of_another_form(self, content, tmp_path):
         with pytest.raises(RequestError, match=r"c\.json is neither COCO's captions .* nor Karpathy's"):
             list(read_captions(write_json(tmp_path / "c.json", content)))
 
-    @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe{}", b"{'images': []}"])
+    @pytest.mark.parametrize("data", [b"{", b"\xff\xfe{}"])
     def test_what_is_not_json(self, data, tmp_path):
         (tmp_path / "c.json").write_bytes(data)
         with pytest.raises(RequestError, match=r"c\.json is not JSON: "):
@@ -109,10 +89,6 @@ class TestCoco:
             RequestError, match=r"c\.json\.gz' cannot be unpacked .*; expected a whole zip or gzip"
         ):
             read(str(tmp_path / "c.json.gz"))
-
-    def test_a_gzipped_file(self, tmp_path):
-        (tmp_path / "c.json.gz").write_bytes(gzip.compress(json.dumps(coco(TWO)).encode()))
-        assert len(read(str(tmp_path / "c.json.gz"))) == 3
 
     @given(
         st.dictionaries(
@@ -136,12 +112,6 @@ class TestZip:
         assert find_captions(url) == [CaptionFile(url, "annotations/captions_val.json")]
         assert [caption for _, _, caption, _ in read(url)] == ["A dog.", "Two dogs.", "A cat."]
 
-    def test_a_lone_json_needs_no_telling_name(self, tmp_path):
-        url = write_zip(
-            tmp_path / "c.zip", {"dataset_coco.json": coco(TWO), "__MACOSX/dataset_coco.json": {}}
-        )
-        assert find_captions(url) == [CaptionFile(url, "dataset_coco.json")]
-
     def test_of_several_one_is_chosen_by_name_or_base_name(self, tmp_path):
         url = write_zip(
             tmp_path / "c.zip", {"a/captions_train.json": coco(TWO), "a/captions_val.json": coco({})}
@@ -156,22 +126,10 @@ class TestZip:
         with pytest.raises(RequestError, match=sentence):
             find_captions(url)
 
-    def test_a_choice_that_is_not_there(self, tmp_path):
-        url = write_zip(tmp_path / "c.zip", {"a/captions_val.json": {}})
-        with pytest.raises(
-            RequestError, match=r"no single member 'x.json'; its caption files: 'a/captions_val.json'"
-        ):
-            find_captions(url, "x.json")
-
     def test_a_zip_without_captions(self, tmp_path):
         url = write_zip(tmp_path / "c.zip", {"readme.txt": ""})
         with pytest.raises(RequestError, match=r"c\.zip' holds no caption file; expected a \.json"):
             find_captions(url)
-
-    def test_a_zip_that_is_none(self, tmp_path):
-        (tmp_path / "c.zip").write_text("not a zip")
-        with pytest.raises(RequestError, match=r"c\.zip' cannot be unpacked"):
-            find_captions(str(tmp_path / "c.zip"))
 
     def test_a_damaged_member(self, tmp_path):
         url = write_zip(
@@ -203,13 +161,6 @@ class TestKarpathy:
             ("391895", "val2014/a.jpg", "A dog.", "val")
         ]
 
-    def test_an_unknown_split(self, tmp_path):
-        url = write_json(tmp_path / "k.json", karpathy([("a.jpg", "holdout", [])]))
-        with pytest.raises(
-            RequestError, match=r"images\[0\] has split 'holdout'; expected one of train, restval, val"
-        ):
-            read(url)
-
 
 class TestRows:
     def test_json_lines(self, tmp_path):
@@ -238,24 +189,13 @@ class TestRows:
         ("row", "sentence"),
         [
             ({"caption": "A dog."}, "names no image; expected image_id or file_name"),
-            ({"image_id": ""}, "has image_id ''; expected a whole number or a string"),
             ({"image_id": 1.5, "caption": ""}, "has image_id 1.5; expected a whole number or a string"),
             ({"image_id": 1}, "has both caption and captions, or neither; expected one of them"),
-            ({"image_id": 1, "captions": "A dog."}, "has captions 'A dog.'; expected a list"),
-            ({"image_id": 1, "captions": [None]}, "has the caption None; expected a string"),
-            (["A dog."], r"is \['A dog.'\]; expected an object with image_id or file_name, and caption"),
         ],
     )
     def test_a_broken_line_is_named(self, row, sentence, tmp_path):
         url = write_lines(tmp_path / "c.jsonl", [{"image_id": 1, "caption": "A dog."}, row])
         with pytest.raises(RequestError, match=rf"c\.jsonl: line 2 {sentence}"):
-            read(url)
-
-    def test_a_broken_parquet_row_is_named(self, tmp_path):
-        url = write_parquet(tmp_path / "c.parquet", [{"image_id": 1, "caption": "A dog."}, {"image_id": 1}])
-        with pytest.raises(
-            RequestError, match=r"c\.parquet: row 1 has both caption and captions, or neither"
-        ):
             read(url)
 
     def test_parquet_without_the_columns(self, tmp_path):
@@ -264,11 +204,6 @@ class TestRows:
             RequestError, match=r"has the columns \['image', 'text'\]; expected image_id or file_name"
         ):
             read(url)
-
-    def test_parquet_that_is_none(self, tmp_path):
-        (tmp_path / "c.parquet").write_text("no")
-        with pytest.raises(RequestError, match=r"c\.parquet is not readable as Parquet"):
-            read(str(tmp_path / "c.parquet"))
 
 
 class TestFinding:
@@ -285,10 +220,6 @@ class TestFinding:
         names = [write_json(folder / f"{name}.json", coco(TWO)) for name in ("c [1]", "c 1")]
         assert find_captions(str(folder / "c [1].json")) == [CaptionFile(names[0])]
         assert find_captions(str(folder / "c*.json")) == [CaptionFile(names[1]), CaptionFile(names[0])]
-
-    def test_wildcards_elsewhere_than_on_the_disk(self):
-        files.write_atomic("memory://found/c.jsonl", b'{"image_id": 1, "caption": "A dog."}\n')
-        assert read("memory://found/*.jsonl") == [("1", "", "A dog.", "")]
 
     @pytest.mark.parametrize(
         ("name", "sentence"),
@@ -317,12 +248,6 @@ class TestReferences:
             Reference("0", "a.jpg", ["A dog.", "Two dogs."]),
             Reference("1", "b.jpg", ["A cat."]),
         ]
-
-    def test_one_split_alone(self, tmp_path):
-        url = write_json(
-            tmp_path / "k.json", karpathy([("a.jpg", "train", ["A dog."]), ("b.jpg", "val", ["A cat."])])
-        )
-        assert read_references(url, split="val") == [Reference("1", "b.jpg", ["A cat."])]
 
 
 @pytest.mark.skipif(

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from captionbeam.capmodel.tokenizers import END, START, UNK, load_tokenizer
 from captionbeam.pipelines.bulk.find import is_sampled
 from captionbeam.pipelines.tokens.inputs import InputFile, list_inputs
-from captionbeam.pipelines.tokens.publish import publish
-from captionbeam.pipelines.tokens.tokenize import TokenizeOptions, encode_image, learn, tokenize, train_words
-from captionbeam.schemas.errors import RequestError, StoreError, SystemicError
+from captionbeam.pipelines.tokens.tokenize import TokenizeOptions, tokenize
+from captionbeam.schemas.errors import RequestError, StoreError
 from captionbeam.schemas.formats.tokens import TokenTable, table_bytes
-from tests.builders.captions import coco, karpathy, write_json, write_lines, write_zip
+from tests.builders.captions import coco, karpathy, write_json
 
 TRAIN = {"a.jpg": ["A dog runs.", "Two dogs."], "b.jpg": ["A cat runs."]}
 VAL = {"c.jpg": ["A zebra runs."]}
@@ -101,20 +97,6 @@ class TestTable:
         assert (record["tokenizer"]["kind"], record["tokenizer"]["vocab_size"]) == ("words", 10)
         assert record["spec"]["options"] == {"kind": "words", "min_count": 1, "max_length": 4}
 
-    def test_images_without_a_file_name_go_by_their_id(self, tmp_path, output):
-        rows = [{"image_id": 7, "caption": "A dog."}, {"image_id": 7, "caption": "Dogs."}]
-        table = tokenize(output, list_inputs([write_lines(tmp_path / "t.jsonl", rows)], []), WORDS)
-        row = table.table.to_pylist()[0]
-        assert (row["image_id"], row["file_name"], row["coco_id"]) == ("7", None, "7")
-        assert row["captions"] == ["A dog.", "Dogs."]
-
-    def test_an_images_captions_keep_the_order_of_files_and_rows(self, tmp_path, output):
-        first = [{"file_name": "a.jpg", "caption": caption} for caption in ("b", "a")]
-        second = [{"file_name": "a.jpg", "captions": ["d", "c"]}]
-        urls = [write_lines(tmp_path / "z.jsonl", first), write_lines(tmp_path / "y.jsonl", second)]
-        table = tokenize(output, list_inputs(urls, []), WORDS)
-        assert table.table.to_pylist()[0]["captions"] == ["b", "a", "d", "c"]
-
     def test_captions_without_a_word_are_left_out_and_counted(self, tmp_path, output):
         captions = {"a.jpg": ["A dog.", "", "..."], "b.jpg": [" "]}
         table = tokenize(output, inputs(tmp_path, captions), WORDS)
@@ -130,11 +112,6 @@ class TestTable:
         two = tokenize(str(tmp_path / "two"), inputs(tmp_path, many), TokenizeOptions(), runner)
         assert contents(one.url) == contents(two.url)
         assert one.sha256 == two.sha256
-
-    def test_any_filesystem_will_do(self, tmp_path):
-        table = tokenize("memory://tokenized/t", inputs(tmp_path), WORDS)
-        assert table.image_ids("val") == ["c.jpg"]
-        assert load_tokenizer(table.tokenizer_url).words_of("A dog") == ["a", "dog"]
 
 
 class TestSplits:
@@ -179,21 +156,6 @@ class TestSplits:
         again = tokenize(str(tmp_path / "again"), list_inputs([turned], [], val_share=0.1), WORDS)
         assert again.image_ids("val") == drawn
 
-    def test_a_share_beside_validation_captions_is_refused(self, tmp_path, output):
-        train = write_json(tmp_path / "t.json", coco(TRAIN))
-        with pytest.raises(RequestError, match=r"--val-share 0.1 beside --val; expected one of the two"):
-            list_inputs([train], [train], val_share=0.1)
-        split = write_json(tmp_path / "k.json", karpathy(SPLIT_ROWS))
-        with pytest.raises(RequestError, match=r"says itself which images are for validation"):
-            tokenize(output, list_inputs([split], [], val_share=0.1), WORDS)
-
-    def test_one_zip_may_hold_both(self, tmp_path):
-        url = write_zip(
-            tmp_path / "c.zip", {"captions_train.json": coco(TRAIN), "captions_val.json": coco(VAL)}
-        )
-        found = list_inputs([f"zip://captions_train.json::{url}"], [f"zip://captions_val.json::{url}"])
-        assert [source.role for source in found] == ["train", "val"]
-
 
 class TestRequests:
     def test_a_second_run_has_nothing_to_do(self, tmp_path, output):
@@ -216,11 +178,6 @@ class TestRequests:
                 TokenizeOptions(),
             )
 
-    def test_changed_captions_are_another_request(self, tmp_path, output):
-        tokenize(output, inputs(tmp_path), WORDS)
-        with pytest.raises(RequestError, match=r"another token table \(other captions\)"):
-            tokenize(output, inputs(tmp_path, {**TRAIN, "d.jpg": ["A cow."]}), WORDS)
-
     def test_overwriting_leaves_nothing_of_the_old_one(self, tmp_path, output):
         tokenize(output, inputs(tmp_path), TokenizeOptions())
         table = tokenize(output, inputs(tmp_path), WORDS, overwrite=True)
@@ -238,28 +195,16 @@ class TestRequests:
             tokenize(output, found, WORDS)
         assert not os.path.exists(output)
 
-    def test_nothing_to_learn_from(self, tmp_path, output):
-        with pytest.raises(RequestError, match="no word was found in the captions named for learning"):
-            tokenize(output, inputs(tmp_path, {"a.jpg": ["..."]}), WORDS)
-
     def test_storage_that_refuses_is_known_before_the_work(self, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(RequestError, match=r"file/tokens' cannot be written to"):
             tokenize(str(tmp_path / "file" / "tokens"), inputs(tmp_path), WORDS)
-
-    def test_storage_that_refuses_in_the_middle(self, tmp_path, output):
-        (tmp_path / "tokens").mkdir()
-        (tmp_path / "tokens" / "tokenizer").write_text("in the way")
-        with pytest.raises(SystemicError, match=r"cannot write to .*tokens.*; expected a writable place"):
-            publish(output, [], {"vocab.json": b"[]"}, {"tokenizer": {"fingerprint": "f"}})
 
     @pytest.mark.parametrize(
         ("options", "sentence"),
         [
             ({"kind": "char"}, "no tokenizer is of kind 'char'"),
             ({"kind": "words", "merges": 9}, "--merges is for --kind bpe; this is --kind words"),
-            ({"kind": "bpe", "min_count": 9}, "--min-count is for --kind words; this is --kind bpe"),
-            ({"kind": "bpe", "max_length": 2}, "a maximum length of 2 is too short"),
         ],
     )
     def test_options_that_make_no_sense(self, options, sentence):
@@ -279,14 +224,6 @@ class TestHalfWritten:
             TokenTable.open(output)
         assert tokenize(output, inputs(tmp_path), WORDS).image_ids("train") == ["a.jpg", "b.jpg"]
 
-    def test_a_damaged_table(self, tmp_path, output):
-        tokenize(output, inputs(tmp_path), WORDS)
-        Path(output, "tokens.arrow").write_bytes(b"ARROW1")
-        with pytest.raises(
-            StoreError, match=r"tokens.arrow in .* cannot be read .*; tokenize again with --overwrite"
-        ):
-            TokenTable.open(output)
-
     def test_a_table_of_another_tokenizer(self, tmp_path, output):
         table = tokenize(output, inputs(tmp_path), WORDS)
         Path(output, "tokens.arrow").write_bytes(table_bytes(table.table.to_pylist(), "other"))
@@ -301,27 +238,3 @@ class TestHalfWritten:
         os.replace(f"{output}/other.arrow", f"{output}/tokens.arrow")
         with pytest.raises(StoreError, match="has schema version 99"):
             TokenTable.open(output)
-
-
-class TestSteps:
-    def test_only_training_captions_are_learned_from(self):
-        keyed = ("a.jpg", ("train", 0, 0, "1", "a.jpg", "A dog"))
-        assert train_words(keyed, str.split) == ["A", "dog"]
-        assert train_words(("a.jpg", ("val", *keyed[1][1:])), str.split) == []
-
-    @settings(max_examples=30)
-    @given(
-        st.permutations([("train", 0, row, "1", "a.jpg", text) for row, text in enumerate(["b a", "a", "b"])])
-    )
-    def test_a_row_does_not_depend_on_the_order_of_its_captions(self, captions):
-        tokenizer = learn(WORDS, {"a": 2, "b": 2})
-        row = encode_image(("a.jpg", captions), tokenizer)
-        assert (row["captions"], row["tokens"]) == (["b a", "a", "b"], [[2, 5, 4, 3], [2, 4, 3], [2, 5, 3]])
-
-
-def test_the_record_is_plain_json(tmp_path, output):
-    tokenize(output, inputs(tmp_path), WORDS)
-    record = json.loads(Path(output, "record.json").read_text())
-    assert sorted(record) == [
-        "bytes", "finished", "format", "left_out", "sha256", "spec", "splits", "tokenizer", "versions",
-    ]  # fmt: skip

@@ -21,7 +21,7 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.errors import StoreError, SystemicError
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.store import layout
-from captionbeam.schemas.store.workers import read_workers, summary
+from captionbeam.schemas.store.workers import read_workers
 from tests.builders.commands import ROOT, environment
 from tests.builders.runs import Loads, Mean, features_run, fetch_from
 from tests.builders.workers import one_engine_a_process
@@ -51,7 +51,7 @@ def at_once(run, shards, engine, fetch):
 def test_ten_bundles_at_once_hold_no_more_than_two_shards(tmp_path, threads, streams):
     run, shards = planned(tmp_path)
     processor = Mean(batch_size=4, streams=streams)
-    engine = load_engine(run, Loads(processor), threads)
+    engine = load_engine(Loads(processor), threads, run=run)
     at_once(run, shards, engine, fetch_from(ITEMS))
     publish(run)
     (record,) = one_engine_a_process(run.url, threads=threads)
@@ -111,25 +111,10 @@ def test_a_shard_that_fails_gives_back_its_turn_and_what_it_held(tmp_path):
     assert layout.committed_shards(run.url) == set()
 
 
-def test_copies_in_memory_count_once(tmp_path):
-    run = features_run(tmp_path)
-    refs = [ImageRef(f"{n:02d}.jpg", "x", "/", "v") for n in range(20)]
-    engine = Engine(Mean(), threads=1)
-    process_shard("0" * 40, refs, engine, run, lambda window: [b"\1"] * len(window))
-    assert engine.images.now == 0
-
-
-def test_a_model_is_loaded_with_the_threads_that_are_due(tmp_path):
-    run, _ = planned(tmp_path)
-    job = Loads(Mean())
-    load_engine(run, job, threads=5)
-    assert job.threads == [5]
-
-
 def test_a_second_model_in_a_process_is_on_record(tmp_path):
     run, shards = planned(tmp_path)
     for _ in range(2):
-        engine = load_engine(run, Loads(Mean()), 1)
+        engine = load_engine(Loads(Mean()), 1, run=run)
     at_once(run, shards, engine, fetch_from(ITEMS))
     publish(run)
     (record,) = read_workers(run.folder)
@@ -141,7 +126,7 @@ def test_a_second_model_in_a_process_is_on_record(tmp_path):
 def test_a_record_that_cannot_be_written_stops_nothing(tmp_path, caplog):
     run, shards = planned(tmp_path)
     Path(run.folder, "workers").write_text("a file where the folder should be")
-    at_once(run, shards, load_engine(run, Loads(Mean()), 1), fetch_from(ITEMS))
+    at_once(run, shards, load_engine(Loads(Mean()), 1, run=run), fetch_from(ITEMS))
     assert publish(run).totals["rows"] == len(ITEMS)
     assert "the record of this worker cannot be written" in caplog.text
 
@@ -149,7 +134,7 @@ def test_a_record_that_cannot_be_written_stops_nothing(tmp_path, caplog):
 def test_the_record_is_written_while_the_process_works(tmp_path, monkeypatch):
     run, shards = planned(tmp_path)
     monkeypatch.setattr(engines, "SECONDS", 0.0)
-    engine, seen = load_engine(run, Loads(Mean()), 1), []
+    engine, seen = load_engine(Loads(Mean()), 1, run=run), []
     for shard in shards[:3]:
         process_shard(shard.shard_id, read_shard(shard), engine, run, fetch_from(ITEMS))
         engine.did(60)
@@ -157,14 +142,9 @@ def test_the_record_is_written_while_the_process_works(tmp_path, monkeypatch):
     assert seen == [1, 2, 3]
 
 
-def test_a_run_of_an_earlier_version_has_no_records(tmp_path):
-    assert read_workers(features_run(tmp_path).folder) == []
-    assert summary([]) == {}
-
-
 def test_a_newer_record_is_refused_with_one_sentence(tmp_path):
     run, _ = planned(tmp_path)
-    load_engine(run, Loads(Mean()), 1)
+    load_engine(Loads(Mean()), 1, run=run)
     (path,) = Path(run.folder, "workers").iterdir()
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 9, "of_the_future": 1}))
     with pytest.raises(StoreError, match="has version 9; this captionbeam reads up to 1: upgrade it"):

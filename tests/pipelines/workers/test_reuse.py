@@ -177,16 +177,6 @@ def test_touched_images_are_copied_and_changed_ones_computed(tmp_path, what):
     assert (PROCESSED, store.snapshot_id, counts) == ([], 2, counted(unchanged=7, known=7))
 
 
-def test_int8_codes_are_copied_as_they_are(tmp_path):
-    store, _ = refresh(tmp_path, [ref("1.jpg")], ITEMS, "int8")
-    refresh(tmp_path, [ref("1.jpg", "v2")], ITEMS, "int8", salt=1.0)
-    first, second = (
-        pa.parquet.read_table(path).select(["grid", "grid_scale"])
-        for path in sorted(Path(store.url, "data").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    )
-    assert first.equals(second)
-
-
 def test_copied_int8_rows_have_no_rounding_error_of_their_own(tmp_path, monkeypatch, capsys):
     """The originals of copied codes are not known: their error is neither 0 nor that of the other rows."""
     monkeypatch.setattr(
@@ -218,37 +208,6 @@ def test_copied_int8_rows_have_no_rounding_error_of_their_own(tmp_path, monkeypa
 def shown(store, capsys):
     assert main(["store", "show", store.url]) == 0
     return " ".join(capsys.readouterr().out.replace("│", " ").split())
-
-
-def test_a_row_of_an_image_that_came_back_is_copied(tmp_path):
-    refs = [ref(name) for name in ITEMS]
-    refresh(tmp_path, refs, ITEMS)
-    refresh(tmp_path, refs[1:], ITEMS)
-    store, counts = refresh(tmp_path, refs, ITEMS, salt=1.0)
-    assert (PROCESSED, counts["new"], reused(store)) == ([], 1, 1)
-    assert sorted(rows(store)) == sorted(ITEMS)
-
-
-def test_another_fingerprint_copies_nothing(tmp_path):
-    refresh(tmp_path, [ref("1.jpg")], ITEMS)
-    store, _ = refresh(tmp_path, [ref("1.jpg", "v2")], ITEMS, "int8")
-    assert PROCESSED == ["1.jpg"]
-    assert reused(store) == 0
-
-
-def test_killed_between_two_shards_it_goes_on_and_copies_the_rest(tmp_path):
-    before = rows(refresh(tmp_path, [ref(name) for name in ITEMS], ITEMS)[0])
-    touched = [ref(name, "v2") for name in ITEMS]
-    killed = launch(tmp_path, "parquet")
-    write_plan(killed, "loose-0", judged(killed, touched), 3)
-    first, *_ = planned_shards(killed)
-    PROCESSED.clear()
-    process_shard(first.shard_id, read_shard(first), Engine(Counting()), killed, fetch_from(ITEMS))
-    store, counts = refresh(tmp_path, touched, ITEMS, salt=1.0)
-    assert PROCESSED == []
-    assert counts == counted(changed=7 - first.images, unchanged=first.images, known=7)
-    assert reused(store) == 7
-    assert rows(store) == {name: ("v2", value) for name, (_, value) in before.items()}
 
 
 def test_rows_whose_file_is_gone_are_computed_again(tmp_path):
@@ -324,7 +283,6 @@ def test_whatever_was_touched_or_changed_each_image_has_its_own_row_once(nights)
 @pytest.mark.parametrize(
     ("name", "url", "other", "before"),
     [
-        ("/copy/photos", "/copy/features", "/first/features", "/first/photos"),
         ("/copy/in/photos", "/copy/out/features", "/first/out/features", "/first/in/photos"),
         ("gs://b/2/photos", "gs://b/2/features", "gs://a/1/features", "gs://a/1/photos"),
         ("/copy/photos", "/copy/features", "/first/other", ""),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from dataclasses import replace
 from itertools import product
@@ -50,13 +49,6 @@ def rows(store):
     }
 
 
-def test_every_image_becomes_a_row(tmp_path):
-    run, (report,) = process(tmp_path, ITEMS)
-    publish(run)
-    assert (report.rows, report.failures, report.fresh) == (10, 0, True)
-    assert rows(Store.open(run.url)) == {f"{n:02d}.jpg": float(n) for n in range(10)}
-
-
 def test_a_bad_image_costs_one_failure_and_its_batch_mates_nothing(tmp_path):
     items = {**ITEMS, "03.jpg": b"bad", "05.jpg": ImageError("timeout", "fetch", "too slow")}
     run, (report,) = process(tmp_path, items)
@@ -82,12 +74,6 @@ def test_a_batch_that_the_model_fails_on_is_bisected_to_the_image(tmp_path):
     (failure,) = store.failures().to_pylist()
     assert (failure["image_id"], failure["code"]) == ("06.jpg", "model")
     assert failure["message"] == "RuntimeError: shape mismatch"
-
-
-def test_as_many_batches_run_side_by_side_as_the_processor_computes(tmp_path):
-    meeting = threading.Barrier(2, timeout=30)
-    _, (report,) = process(tmp_path, ITEMS, Mean(batch_size=5, breaks=lambda _: meeting.wait(), streams=2))
-    assert report.rows == 10
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path):
@@ -198,17 +184,6 @@ def test_images_of_the_same_bytes_are_computed_once_and_have_a_row_each(tmp_path
     )
     assert sorted(by_content) == [["a.jpg"], ["b.jpg", "c.jpg", "d.jpg"], ["e.jpg"]]
     assert layout.load_commit(run.url, report.shard_id).counts["copies"] == 2
-
-
-def test_copies_of_what_cannot_be_read_fail_like_it(tmp_path):
-    items = {"a.jpg": b"bad", "b.jpg": b"bad", "c.jpg": b"\1"}
-    run, (report,) = process(tmp_path, items)
-    publish(run)
-    store = Store.open(run.url)
-    assert [(row["image_id"], row["code"]) for row in store.failures().to_pylist()] == [
-        ("a.jpg", "decode"), ("b.jpg", "decode"),
-    ]  # fmt: skip
-    assert layout.load_commit(run.url, report.shard_id).counts["failed_decode"] == 2
 
 
 @given(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from hypothesis.extra.numpy import arrays
 from captionbeam.jobs.cli import main
 from captionbeam.pipelines.features.rows import fetch_rows, find_rows
 from captionbeam.pipelines.maintenance.compact import compact
-from captionbeam.pipelines.maintenance.export import export
 from captionbeam.pipelines.maintenance.history import describe
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas import Store
@@ -68,20 +66,6 @@ def test_no_number_is_off_by_more_than_half_a_step_and_nothing_is_clipped(values
     assert (127.5 * scales.astype(np.float64) >= largest).all()
     assert np.isfinite(dequantise(codes, scales)).all()
     assert not codes[np.broadcast_to(step == 0, codes.shape)].any()
-
-
-@settings(max_examples=30, deadline=None)
-@given(arrays(np.float16, (4, 5), elements=HALVES))
-def test_a_pooled_vector_has_one_scale(values):
-    codes, scales = quantise(values)
-    assert scales.shape == (4, 1)
-    step = scales.astype(np.float64)
-    assert (np.abs(codes * step - values) <= step * 0.5 * (1 + 1e-6)).all()
-
-
-def test_a_row_does_not_depend_on_the_others():
-    values = np.stack(list(made(shape=(8, 8, 300)).values()))
-    assert rounded(values)[3:5].tolist() == rounded(values[3:5]).tolist()
 
 
 @pytest.mark.parametrize("file_format", ["parquet", "hdf5"])
@@ -136,17 +120,6 @@ def test_compacting_merges_the_codes_as_they_are(tmp_path):
     assert verify(store.url).problems == []
 
 
-def test_an_export_has_numbers(tmp_path):
-    store = make_features(str(tmp_path / "store"), IDS, dtype="int8")
-    export(store, str(tmp_path / "npy"), "npy")
-    assert np.load(tmp_path / "npy" / "grid.npy").tolist() == [
-        grid.tolist() for grid in scanned(store).values()
-    ]
-    export(store, str(tmp_path / "jsonl"), "jsonl")
-    rows = [json.loads(line) for line in (tmp_path / "jsonl" / "part-00000.jsonl").read_text().splitlines()]
-    assert [row["grid"] for row in rows] == [grid.ravel().tolist() for grid in scanned(store).values()]
-
-
 def test_the_commit_says_how_far_off_a_shard_is(tmp_path):
     store = make_features(str(tmp_path / "store"), IDS, dtype="int8")
     exact, found = made(), scanned(store)
@@ -179,24 +152,6 @@ def test_store_show_says_how_far_off_all_is(tmp_path, capsys):
     assert f"off by {said['rms_relative']:.3%} (root mean square)" in capsys.readouterr().out
     compact(store.url, 0.2, 256)
     assert describe(Store.open(store.url))["rounding"] == {}
-
-
-def test_other_commits_have_nothing_to_say(tmp_path):
-    store = make_features(str(tmp_path / "store"), IDS)
-    (commit, *_) = layout.load_commits(store.url, store.manifest.column("shard").to_pylist())
-    assert commit.rounding == {}
-
-
-def test_errors_of_parts_add_up():
-    values = np.stack(list(made().values()))
-    whole, parts = RoundingError(), RoundingError()
-    whole.add(values, *quantise(values))
-    for part in (values[:4], values[4:]):
-        one = RoundingError()
-        one.add(part, *quantise(part))
-        parts.merge(one.to_dict())
-    assert parts.to_dict() == pytest.approx(whole.to_dict(), rel=1e-6)
-    assert dataclasses.asdict(whole).keys() <= whole.to_dict().keys()
 
 
 def test_zeros_come_back_as_zeros():

@@ -35,7 +35,7 @@ def test_a_file_is_copied_once(folder, source):
     assert files.read_bytes(target) == WEIGHTS
 
 
-@pytest.mark.parametrize("length", [0, 100, len(WEIGHTS) - 1])
+@pytest.mark.parametrize("length", [len(WEIGHTS) - 1])
 def test_a_cut_file_is_refused_and_leaves_nothing(folder, source, length):
     source.write_bytes(WEIGHTS[:length])
     with pytest.raises(FingerprintError, match=f"source' has SHA-256 [0-9a-f]{{64}}; expected {SHA256}"):
@@ -44,7 +44,7 @@ def test_a_cut_file_is_refused_and_leaves_nothing(folder, source, length):
     assert not fs.exists(path) or fs.find(path) == []
 
 
-@pytest.mark.parametrize("there", [b"", WEIGHTS[:-1], WEIGHTS[:-1] + b"?"])
+@pytest.mark.parametrize("there", [b"", WEIGHTS[:-1] + b"?"])
 def test_what_is_there_and_wrong_is_replaced(folder, source, there):
     for name in ("copied", "written"):
         files.write_atomic(files.join(folder, name), there)

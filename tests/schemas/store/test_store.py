@@ -59,13 +59,6 @@ def test_scan_by_ids_and_columns_gives_just_those(url, file_format):
     assert np.array_equal(grids(store, ids=wanted)[IDS[7]], everything[IDS[7]])
 
 
-def test_pooled_features_are_rows_of_one_dimension(url, file_format):
-    store = make_features(url, IDS, shape=(5,), file_format=file_format)
-    assert store.column == "pooled"
-    assert store.shape == (5,)
-    assert grids(store)[IDS[0]].shape == (5,)
-
-
 def test_failures_are_rows_of_their_own(url, file_format):
     store = make_features(url, IDS, failing=["bad.jpg"], file_format=file_format)
     assert store.failures().to_pylist() == [
@@ -95,14 +88,6 @@ def test_opening_a_place_without_a_snapshot_says_so(tmp_path):
     make_features(str(tmp_path / "store"), IDS)
     with pytest.raises(StoreError, match="has no snapshot 7; it has 1"):
         Store.open(str(tmp_path / "store"), snapshot=7)
-
-
-def test_a_newer_version_is_refused(tmp_path):
-    make_features(str(tmp_path / "store"), IDS)
-    path = tmp_path / "store/snapshots/00000001.json"
-    path.write_text(path.read_text().replace('"version": 1', '"version": 99'))
-    with pytest.raises(StoreError, match=r"has version 99; this captionbeam reads up to 1"):
-        Store.open(str(tmp_path / "store"))
 
 
 def test_captions_come_back_as_structs(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -61,21 +60,6 @@ def test_weights_that_were_trained_on_are_saved(folder, tmp_path):
     assert loaded.sha256 != Bundle.load(folder).sha256
     for name, value in model.decoder.state_dict().items():
         assert torch.equal(loaded.decoder.state_dict()[name], value)
-
-
-def test_teacher_forcing_is_the_decoders(folder):
-    model, tokens = BundleForCaptioning.from_pretrained(folder), torch.tensor([[[2, 4, 5]]])
-    assert torch.equal(model(make_features(1), tokens), model.decoder(make_features(1), tokens))
-
-
-def test_a_bundle_from_before_model_types_opens_too(folder):
-    path = Path(folder, "config.json")
-    config = json.loads(path.read_text())
-    assert config.pop("model_type") == "captionbeam"
-    assert config.pop("architectures") == ["BundleForCaptioning"]
-    path.write_text(json.dumps(config))
-    model = BundleForCaptioning.from_pretrained(folder)
-    assert model.generate(features=make_features(4), options=BEST) == written(Bundle.load(folder))
 
 
 def test_images_get_the_captions_of_a_job(tmp_path):

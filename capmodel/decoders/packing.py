@@ -1,10 +1,12 @@
-"""Packs captions of different lengths into one block per time step, whose size shrinks.
+"""Leaves padding out of a decoder's computations: more than half of all positions on Flickr8k.
 
-Shapes: B images, N captions per image, T steps; block t has ``b_t`` images with ``n_t`` captions each.
+Shapes: B images, N captions per image, T steps; M words. In ``PackedCaptions``, step t computes ``b_t`` images with
+``n_t`` captions each.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Blocks:
+class PackedCaptions:
     """The captions that are still running at each step, and the position of each of their rows.
 
     Images are sorted by their longest caption and each image's captions by length, both falling. The captions running
@@ -26,7 +28,7 @@ class Blocks:
     picks: Tensor  # [M] int64: the rows of the wanted positions, in the order of wanted.nonzero()
 
     @classmethod
-    def of(cls, wanted: Tensor) -> Blocks:
+    def of(cls, wanted: Tensor) -> PackedCaptions:
         """Returns the blocks that cover the True positions of ``wanted`` ``[B, N, T]`` and all before them."""
         lengths = _lengths(wanted)
         images = lengths.amax(1).argsort(dim=0, descending=True, stable=True)
@@ -40,6 +42,35 @@ class Blocks:
         ordered = tokens[self.images].gather(1, index)
         corners = [ordered[:b, :n, t].reshape(-1) for t, (b, n) in enumerate(self.sizes)]
         return torch.cat(corners) if corners else tokens.new_empty(0)
+
+
+@dataclass(frozen=True)
+class PackedTokens:
+    """Positions of the M non-padding words among ``[B, N, T]``; None: all positions.
+
+    Everything except attention runs on these rows alone, since more than half of the positions on Flickr8k are PAD.
+    """
+
+    shape: tuple[int, int, int]
+    places: Tensor | None  # [M] int64
+
+    @classmethod
+    def of(cls, counts: Tensor) -> PackedTokens:
+        """Returns the packing of ``counts`` ``[B, N, T]``, which is True for words to compute."""
+        places = None if bool(counts.all()) else counts.flatten().nonzero().squeeze(1)
+        images, captions, steps = counts.shape
+        return cls((images, captions, steps), places)
+
+    def pack(self, spread: Tensor) -> Tensor:
+        """Selects the rows: ``[B N T, ...]`` -> ``[M, ...]``."""
+        return spread if self.places is None else spread.index_select(0, self.places)
+
+    def spread(self, rows: Tensor) -> Tensor:
+        """Scatters the rows, with zeros elsewhere: ``[M, ...]`` -> ``[B N T, ...]``."""
+        if self.places is None:
+            return rows
+        everywhere = rows.new_zeros(math.prod(self.shape), *rows.shape[1:])
+        return everywhere.index_copy(0, self.places, rows)
 
 
 def _lengths(wanted: Tensor) -> Tensor:

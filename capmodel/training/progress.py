@@ -1,4 +1,4 @@
-"""A run's log: steps and images so far, history entries, and events for the journal."""
+"""A run's log: steps and images so far, history entries, and the events of its steps and epochs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 from captionbeam.capmodel.data.epochs import Epochs
 from captionbeam.capmodel.training.checkpoints import Position
-from captionbeam.capmodel.training.epoch_history import best_of
-from captionbeam.capmodel.training.events import Journal
+from captionbeam.capmodel.training.epoch_history import best_epoch
+from captionbeam.capmodel.training.events import EventWriter
 from captionbeam.capmodel.training.phases import Phase
 
 
-class RunLog:
+class RunProgress:
     """One rank's log of a run with ``phases`` over ``epochs``. A lap is the time since the last step or epoch."""
 
-    def __init__(self, epochs: Epochs, phases: Sequence[Phase], journal: Journal) -> None:
-        self._epochs, self._phases, self._journal = epochs, phases, journal
+    def __init__(self, epochs: Epochs, phases: Sequence[Phase], events: EventWriter) -> None:
+        self._epochs, self._phases, self._events = epochs, phases, events
         self._lapped = time.monotonic()
 
     def steps(self, position: Position) -> int:
@@ -34,7 +34,7 @@ class RunLog:
     def begin(self, position: Position, **facts: Any) -> None:
         """Reports the run's start or resumption at ``position``, with further ``facts``."""
         planned = sum(self._epochs.images_until(phase.epochs) for phase in self._phases)
-        self._journal.begin(self.steps(position), **self._place(position), planned=planned, **facts)
+        self._events.begin(self.steps(position), **self._place(position), planned=planned, **facts)
         self._lapped = time.monotonic()
 
     def step(self, position: Position, facts: Mapping[str, float]) -> Position:
@@ -43,7 +43,7 @@ class RunLog:
         place = self._place(position)
         before = self.images(replace(position, step=position.step - 1))
         facts = {**facts, "images_per_second": (place["images"] - before) / spent}
-        self._journal.step(self.steps(position), facts, **place)
+        self._events.step(self.steps(position), facts, **place)
         return replace(position, seconds=position.seconds + spent)
 
     def entry(self, position: Position, scores: Mapping[str, float]) -> dict[str, Any]:
@@ -53,12 +53,12 @@ class RunLog:
     def epoch(self, position: Position) -> None:
         """Reports the newest history entry at ``position``; restarts the lap."""
         history = position.history
-        self._journal.epoch(self.steps(position), history[-1], best=best_of(history)["epoch"])
+        self._events.epoch(self.steps(position), history[-1], best=best_epoch(history)["epoch"])
         self._lapped = time.monotonic()
 
     def early_stop(self, facts: Mapping[str, Any]) -> None:
         """Reports a phase that ended early; ``facts`` is one of ``early_stops``."""
-        self._journal.tell("early_stop", **facts)
+        self._events.emit("early_stop", **facts)
 
     def _epoch(self, position: Position) -> dict[str, Any]:
         if not position.words:
