@@ -1,1 +1,3 @@
 """The Beam pipelines: find images, plan shards, encode, tokenize, caption, publish, and maintain stores."""
+
+__all__ = ["bulk", "features", "fetch", "maintenance", "reduction", "runners", "sources", "tokens", "workers"]

@@ -136,7 +136,7 @@ def parsed_sources(options: argparse.Namespace) -> Sequence[SourceSpec]:
     from captionbeam.pipelines.sources.stores import refuse_output
 
     listings = [(source, source_options(own)) for source, own in _listings(options)]
-    specs = parse_each(listings, source_options(options))
+    specs = parse_each(listings, source_options(options).inventories)
     if options.output:
         refuse_output(options.output, dict.fromkeys(spec.name for spec in specs))
     for name, as_of in dict.fromkeys((spec.name, report_time(spec)) for spec in specs if spec.report):

@@ -71,10 +71,6 @@ class Layout:
             raise RequestError(
                 f"array {array.label} is {_axes(array.shape)}; expected [N, C], [N, L, C] or [N, H, W, C]"
             )
-        if len(row) == 1 and self.channels_first:
-            raise RequestError(
-                f"--channels-first would do nothing for {array.label}, which is {_axes(array.shape)}"
-            )
         if (len(row) == 2) != (self.grid is not None):
             wanted = "expected --grid HxW too" if self.grid is None else "expected to leave --grid out"
             raise RequestError(f"array {array.label} is {_axes(array.shape)}; {wanted}")

@@ -22,8 +22,7 @@ from captionbeam.pipelines.fetch.reads import is_local
 from captionbeam.pipelines.sources import access, parquet
 from captionbeam.pipelines.sources.csv_rows import read_csv
 from captionbeam.pipelines.sources.errors import reading
-from captionbeam.pipelines.sources.spec import SourceSpec, lower_scheme, printable
-from captionbeam.pipelines.sources.urls import split_url
+from captionbeam.pipelines.sources.spec import SourceSpec, lower_scheme, printable, split_url
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files

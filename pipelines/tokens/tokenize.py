@@ -10,7 +10,7 @@ The same request gives the same table, byte for byte, on every runner.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
@@ -39,30 +39,20 @@ class TokenizeOptions:
 
     kind: str = "bpe"
     max_length: int = 64
-    merges: int | None = 4000
+    merges: int | None = None
     min_count: int | None = None
 
     def __post_init__(self) -> None:
         splitter(self.kind)
         check_max_length(self.max_length)
-        spare, other = ("min_count", "words") if self.kind == "bpe" else ("merges", "bpe")
-        if getattr(self, spare) is not None:
-            raise RequestError(
-                f"--{spare.replace('_', '-')} is for --kind {other}; this is --kind {self.kind}"
-            )
-
-    @classmethod
-    def of(
-        cls, kind: str, max_length: int = 64, merges: int | None = None, min_count: int | None = None
-    ) -> "TokenizeOptions":
-        """Returns options of ``kind``, with its default for the required option if that is None."""
-        if kind == "bpe":
-            return cls(kind, max_length, 4000 if merges is None else merges, min_count)
-        return cls(kind, max_length, merges, 5 if min_count is None else min_count)
 
     def spec(self) -> dict[str, Any]:
-        """Returns the options that affect the result."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        """Returns the options that affect the result, with their defaults."""
+        if self.kind == "bpe":
+            own = {"merges": 4000 if self.merges is None else self.merges}
+        else:
+            own = {"min_count": 5 if self.min_count is None else self.min_count}
+        return {"kind": self.kind, "max_length": self.max_length, **own}
 
 
 def tokenize(

@@ -168,7 +168,6 @@ def test_rows_that_hold_what_is_no_number_are_failures_of_theirs(command, tmp_pa
         ({"--format": "hdf5"}, "holds parquet shards; expected --format parquet, not hdf5"),
         ({"--ids": None}, "holds no ids; expected --ids FILE with one for each of its 10 rows"),
         ({"--dataset": "x"}, "is one array; expected no --dataset x"),
-        ({"--id-dataset": "x"}, "--id-dataset would do nothing for"),
         ({"--id-column": "x"}, "have the columns 'uri'; expected 'x'"),
         ({"--batch-size": "4"}, "--batch-size"),
     ],

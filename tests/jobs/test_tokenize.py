@@ -63,9 +63,7 @@ def test_a_member_of_a_zip_is_chosen(tmp_path):
             ["--train", "none.json"],
             "there is no caption file 'none.json'; expected .json, .jsonl, .parquet or .zip",
         ),
-        (["--member", "x"], "--member x chooses from a zip; expected one among the caption files"),
         (["--max-length", "2"], "a maximum length of 2 is too short; expected 3 or more"),
-        (["--min-count", "5"], "--min-count is for --kind words; this is --kind bpe"),
         (["--kind", "chars"], "invalid choice: 'chars'"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captionbeam.pipelines.sources.urls import UrlParts, split_url
+from captionbeam.pipelines.sources.spec import UrlParts, split_url
 
 
 @pytest.mark.parametrize(
