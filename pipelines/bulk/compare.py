@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Optional, cast
+from typing import Literal, NamedTuple, Optional, cast
 
 import apache_beam as beam
 import pyarrow as pa
@@ -110,7 +110,7 @@ class CompareStore(beam.PTransform[PCollection[ImageRef], tuple[PCollection[Imag
             compared.gone
             | "KeyByPart" >> beam.Map(lambda row, parts: (gone_part(row[0], parts), row), parts)
             | "GroupGone" >> beam.GroupByKey()
-            | "WriteGone" >> beam.Map(across_workers(lambda group: write_gone(*group, run)))
+            | "WriteGone" >> beam.Map(across_workers(lambda group: write_gone(group[0], group[1], run)))
         )
         counts = (
             compared.counts
@@ -120,6 +120,9 @@ class CompareStore(beam.PTransform[PCollection[ImageRef], tuple[PCollection[Imag
         return compared.todo, (gone, counts) | "WhatIsWritten" >> beam.Flatten()
 
 
+Gone = TaggedOutput[Literal["gone"], tuple[str, str]]  # address, image id
+
+
 class _CompareImages(beam.DoFn):
     def __init__(self, complete: bool, retry_failures: bool) -> None:
         self._complete, self._retry, self._storage = complete, retry_failures, storage_options.current()
@@ -127,7 +130,7 @@ class _CompareImages(beam.DoFn):
     def start_bundle(self) -> None:
         self._counts: Counter[str] = Counter()
 
-    def process(self, joined: Joined, sources: list[str]) -> Iterator[ImageRef | TaggedOutput]:
+    def process(self, joined: Joined, sources: list[str]) -> Iterator[ImageRef | Gone]:
         image_id, found = joined
         images, base = list(found["images"]), list(found["base"])
         with worker_boundary(self._storage):
@@ -138,7 +141,7 @@ class _CompareImages(beam.DoFn):
         if compared.todo is not None:
             yield compared.todo
 
-    def finish_bundle(self) -> Iterator[TaggedOutput | WindowedValue]:
+    def finish_bundle(self) -> Iterator[TaggedOutput[Literal["counts"], WindowedValue]]:
         yield TaggedOutput("counts", GlobalWindows.windowed_value(dict(self._counts)))
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import apache_beam as beam
 from apache_beam.metrics.metric import Metrics
@@ -118,13 +118,17 @@ class LimitImages(beam.PTransform[PCollection[ImageRef], PCollection[ImageRef]])
         )
 
 
+_Count = TaggedOutput[Literal["counted"], Counted]
+_Listing = TaggedOutput[Literal["listings"], Listing]
+
+
 class _ListImages(beam.DoFn):
     def __init__(self) -> None:
         self._listed = Metrics.counter("find", "images_listed")
         self._ignored = Metrics.counter("find", "files_ignored")
         self._storage = storage_options.current()
 
-    def process(self, spec: SourceSpec) -> Iterator[ImageRef | TaggedOutput]:
+    def process(self, spec: SourceSpec) -> Iterator[ImageRef | _Count | _Listing]:
         images, passed_over = 0, Counter[str]()
         with worker_boundary(self._storage):
             for found in list_images(spec):
