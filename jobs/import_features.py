@@ -92,7 +92,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     from captionbeam.jobs.run_on.target import settle_target
 
     places = {"ARRAY": options.arrays, "--ids": options.ids or [], "--output": [options.output]}
-    target = settle_target(options, beam_args, places, models=False)
+    target = settle_target(beam_args, places, models=False)
     return launch(importing(options), options.output, options, target, gates_of(options), options.format)
 
 

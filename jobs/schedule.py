@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import re
-import zoneinfo
 from collections.abc import Callable
 from typing import NamedTuple
 
-from captionbeam.jobs.options.shared import natural, positive, seconds
+from captionbeam.jobs.options.shared import natural, positive
 from captionbeam.jobs.options.storage import add_storage_options
 from captionbeam.jobs.schedules import airflow, cloud_scheduler, cronjob
-from captionbeam.jobs.schedules.steps import check_cron, check_night, night_of
+from captionbeam.jobs.schedules.steps import check_refresh, nightly_refresh
 
 HELP = """\
   captionbeam schedule airflow photos/ --name photos --features features --features-options='--encoder resnet50'
@@ -66,7 +64,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_stores(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="where the images are")
-    parser.add_argument("--name", type=_name, required=True, metavar="NAME", help="of the schedule")
+    parser.add_argument("--name", required=True, metavar="NAME", help="of the schedule")
     parser.add_argument("--features", metavar="STORE", help="the features store to keep up to date")
     parser.add_argument(
         "--features-options",
@@ -102,25 +100,20 @@ def _add_stores(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_times(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--cron", type=check_cron, default="0 2 * * *", metavar="'M H D M W'", help="(default '0 2 * * *')"
-    )
+    group.add_argument("--cron", default="0 2 * * *", metavar="'M H D M W'", help="(default '0 2 * * *')")
     group.add_argument(
         "--upkeep-cron",
-        type=check_cron,
         default="0 12 * * 0",
         metavar="'M H D M W'",
         help="of vacuum and verify (default '0 12 * * 0')",
     )
-    group.add_argument(
-        "--time-zone", type=_time_zone, default="UTC", metavar="ZONE", help="of both (default UTC)"
-    )
+    group.add_argument("--time-zone", default="UTC", metavar="ZONE", help="of both (default UTC)")
     group.add_argument(
         "--timeout",
-        type=_timeout,
+        type=positive,
         default=12 * 3600,
         metavar="SECONDS",
-        help="after which a task, on Kubernetes a whole night, is ended (default 12 hours)",
+        help="after which a task, on Kubernetes a whole plan, is ended (default 12 hours)",
     )
     group.add_argument(
         "--retries",
@@ -133,30 +126,7 @@ def _add_times(group: argparse._ArgumentGroup) -> None:
 
 def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Validates and prints the schedule; ``beam_args`` is empty, since no pipeline runs."""
-    night = night_of(options)
-    check_night(night)
-    print(SCHEDULERS[options.scheduler].text(night, options), end="")
+    plan = nightly_refresh(options)
+    check_refresh(plan)
+    print(SCHEDULERS[options.scheduler].text(plan, options), end="")
     return 0
-
-
-def _name(text: str) -> str:
-    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no name of a schedule; expected up to 40 of a-z, 0-9 and '-', a letter first"
-        )
-    return text
-
-
-def _timeout(text: str) -> float:
-    value = seconds(text)
-    if value < 1:  # Kubernetes and Cloud Run count whole seconds
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds of 1 or more")
-    return value
-
-
-def _time_zone(text: str) -> str:
-    if text != "UTC" and text not in zoneinfo.available_timezones():
-        raise argparse.ArgumentTypeError(
-            f"no time zone {text!r}; expected a name such as UTC or Europe/Berlin"
-        )
-    return text

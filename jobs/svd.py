@@ -87,12 +87,8 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     from captionbeam.jobs.run_on.target import settle_target
     from captionbeam.pipelines.reduction.svd import FitComponents
 
-    target = settle_target(
-        options,
-        beam_args,
-        {"--features": [options.features], "--output": [options.output]},
-        models=False,
-    )
+    places = {"--features": [options.features], "--output": [options.output]}
+    target = settle_target(beam_args, places, models=False)
     wanted = _wanted(options)
     start, run_id, url = time.monotonic(), uuid.uuid4().hex, files.absolute(options.output)
     store = Store.open(options.features)

@@ -76,7 +76,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     from captionbeam.pipelines.tokens.tokenize import TokenizeOptions, tokenizing
 
     places = {"--train": options.train, "--val": options.val, "--output": [options.output]}
-    target = settle_target(options, beam_args, places, models=False)
+    target = settle_target(beam_args, places, models=False)
     inputs = list_inputs(options.train, options.val, options.member, options.val_share)
     wanted = TokenizeOptions(options.kind, options.max_length, options.merges, options.min_count)
     start, run_id, url = time.monotonic(), uuid.uuid4().hex, files.absolute(options.output)

@@ -12,7 +12,7 @@ from captionbeam.jobs.options.training import add_groups, nothing_to_do
 from captionbeam.jobs.presets import add_presets, naming_presets, with_presets
 from captionbeam.jobs.submit import find_target
 from captionbeam.jobs.submit.base import run_name
-from captionbeam.jobs.submit.flags import add_target_options, refuse_others
+from captionbeam.jobs.submit.flags import add_target_options
 from captionbeam.jobs.submit.nodes import find_node
 from captionbeam.schemas.storage import files
 
@@ -72,7 +72,6 @@ def _run(options: argparse.Namespace) -> int:
     from captionbeam.capmodel.training.config import TrainOptions
 
     wanted = {field.name: getattr(options, field.name) for field in fields(TrainOptions)}
-    refuse_others(options, options.on)
     if options.on == "local":
         return _train_here(options, wanted)
     from captionbeam.jobs.submit.submit import submit

@@ -46,7 +46,7 @@ def run_on_dataflow(
         if sent["job_id"]:
             print(f"Dataflow job {sent['job_id']}: {sent['console']}", flush=True)
 
-    with packaged(beam_args) as whole, _refusals(sent), _messages():
+    with packaged(beam_args) as whole, _refusals(sent), _progress_lines():
         _check_credentials(beam_args)
         try:
             run_pipeline(whole, build, submitted)
@@ -68,23 +68,23 @@ def _check_credentials(beam_args: Sequence[str]) -> None:
         google.auth.default()
 
 
-def look_at_job(beam_args: Sequence[str], build: Callable[[beam.Pipeline], object]) -> dict[str, Any]:
+def describe_job(beam_args: Sequence[str], build: Callable[[beam.Pipeline], object]) -> dict[str, Any]:
     """Returns the job that would be sent, as the service's JSON. Stages and sends nothing. Raises RequestError."""
     with packaged(beam_args) as whole, _refusals({}):
         pipeline = make_pipeline([*whole, "--dry_run=True"])
         build(pipeline)
         job = vars(pipeline.run())["job"]
         job.options.view_as(TestOptions).dry_run = False
-        _describe(job)
+        _complete(job)
         found: dict[str, Any] = json.loads(job.json())
         return found
 
 
-def _describe(job: Any) -> None:
+def _complete(job: Any) -> None:
     """Completes a job's description with Beam's client, without its uploads of files and the pipeline."""
     from apache_beam.runners.dataflow.internal import apiclient
 
-    class Looking(apiclient.DataflowApplicationClient):
+    class Describer(apiclient.DataflowApplicationClient):
         def __init__(self, options: PipelineOptions) -> None:
             self.google_cloud_options = options.view_as(GoogleCloudOptions)
             self.environment_version = apiclient._FNAPI_ENVIRONMENT_MAJOR_VERSION
@@ -94,7 +94,7 @@ def _describe(job: Any) -> None:
 
         def stage_file_with_retry(self, *_: Any, **__: Any) -> None: ...
 
-    Looking(job.options).create_job_description(job)
+    Describer(job.options).create_job_description(job)
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def packaged(beam_args: Sequence[str]) -> Iterator[list[str]]:
     if setup.setup_file or any(name.startswith(f"{NAME}-") for name in names):
         yield list(beam_args)
         return
-    with tempfile.TemporaryDirectory(prefix=f"{NAME}-") as folder, _unsaid(STAGER_LOG):
+    with tempfile.TemporaryDirectory(prefix=f"{NAME}-") as folder, _silenced(STAGER_LOG):
         yield [*beam_args, f"--extra_package={build_wheel(folder)}"]
 
 
@@ -148,11 +148,8 @@ def _refusals(sent: dict[str, Any]) -> Iterator[None]:
             f"no credentials for Google Cloud ({str(err).partition('. ')[0]}); expected those of `gcloud auth "
             "application-default login`, or of a service account"
         ) from err
-    except ValueError as err:  # from Beam's validator
-        if "validations errors" not in str(err):
-            raise
-        said = "; ".join(line.strip() for line in str(err).splitlines()[1:] if line.strip())
-        raise RequestError(f"the options do not suit Dataflow: {said}") from err
+    except (ValueError, SyntaxError, RuntimeError) as err:  # Beam does not accept an option or a file
+        raise RequestError(f"Beam refuses the job: {' '.join(str(err).split())}") from err
 
 
 def _ended(sent: dict[str, Any], error: Exception) -> str:
@@ -165,7 +162,7 @@ def _ended(sent: dict[str, Any], error: Exception) -> str:
     return f"Dataflow job {sent.get('job_id')} {ended}{said}; see {sent.get('console')}; {GOES_ON}"
 
 
-class _Told(logging.Handler):
+class _StateLines(logging.Handler):
     """Prints a job's states and warnings, one line each."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -177,24 +174,24 @@ class _Told(logging.Handler):
 
 
 @contextmanager
-def _messages() -> Iterator[None]:
+def _progress_lines() -> Iterator[None]:
     """Shows a job's progress. Its errors, which Beam logs too, are reported once, at the end."""
-    runner, told = logging.getLogger(RUNNER_LOG), _Told()
+    runner, lines = logging.getLogger(RUNNER_LOG), _StateLines()
     before = runner.level, runner.propagate
     runner.setLevel(logging.INFO)
     runner.propagate = False
-    runner.addHandler(told)
+    runner.addHandler(lines)
     try:
-        with _unsaid(CLIENT_LOG):
+        with _silenced(CLIENT_LOG):
             yield
     finally:
-        runner.removeHandler(told)
+        runner.removeHandler(lines)
         runner.setLevel(before[0])
         runner.propagate = before[1]
 
 
 @contextmanager
-def _unsaid(name: str) -> Iterator[None]:
+def _silenced(name: str) -> Iterator[None]:
     """Silences a Beam logger: its client's errors are reported by us, and its stager warns of any wheel."""
     logger = logging.getLogger(name)
     before, logger.disabled = logger.disabled, True

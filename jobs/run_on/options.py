@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from captionbeam.jobs.options.shared import require
-from captionbeam.jobs.run_on.gpus import GPUS, find_gpu
+from captionbeam.jobs.run_on.gpus import GPUS
 
 
 def add_launch_options(parser: argparse.ArgumentParser, gpu: bool = True) -> None:
@@ -23,19 +22,3 @@ def add_launch_options(parser: argparse.ArgumentParser, gpu: bool = True) -> Non
             help=f"of Dataflow workers: {', '.join(GPUS)}; sets accelerator, machine, processes, threads and disk, "
             "unless Beam's own flags do",
         )
-
-
-def settle_gpu(options: argparse.Namespace) -> None:
-    """Sets the precision ``auto`` to that of ``--gpu``, independent of this machine.
-
-    Raises RequestError for an unknown preset, and for a ``--device`` with it.
-    """
-    if options.gpu is None:
-        return
-    gpu = find_gpu(options.gpu)
-    require(
-        options.device == "auto",
-        f"--device {options.device} contradicts --gpu {options.gpu}, whose workers use their GPU; expected one of them",
-    )
-    if getattr(options, "precision", None) == "auto":
-        options.precision = gpu.precision

@@ -56,9 +56,9 @@ def print_dry(
     for said in target.notes:
         note(said, to_error=True)
     if target.on_dataflow:
-        from captionbeam.jobs.run_on.dataflow import look_at_job
+        from captionbeam.jobs.run_on.dataflow import describe_job
 
-        found: Mapping[str, Any] = look_at_job(arguments, build)
+        found: Mapping[str, Any] = describe_job(arguments, build)
     else:
         found = {"runner": target.record, **about, "steps": steps(build)}
     print(json.dumps(found, indent=1, sort_keys=True))

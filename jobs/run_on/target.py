@@ -1,4 +1,4 @@
-"""The target of a pipeline: runner and options, settled and validated before anything is written."""
+"""Where a pipeline runs: its Beam runner and flags, settled before anything is written."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from apache_beam.options.pipeline_options import (
 )
 
 from captionbeam.jobs.options.shared import require
-from captionbeam.jobs.run_on.cloud import DATAFLOW, check_cloud
-from captionbeam.jobs.run_on.devices import settle_device
+from captionbeam.jobs.run_on.devices import workers_precision
 from captionbeam.jobs.run_on.gpus import MANY_PROCESSES, ONE_PROCESS, find_gpu
-from captionbeam.jobs.run_on.labels import job_name, own_labels, user_labels
-from captionbeam.jobs.run_on.options import settle_gpu
-from captionbeam.pipelines.runners.names import runner_of
+from captionbeam.jobs.run_on.images import check_versions
+from captionbeam.jobs.run_on.labels import job_name, own_labels
+from captionbeam.pipelines.runners.names import DATAFLOW, runner_of
 from captionbeam.pipelines.workers.batches import WorkerJob
 from captionbeam.pipelines.workers.processors import ModelJob
 
@@ -40,7 +39,7 @@ class RunTarget:
     @property
     def on_dataflow(self) -> bool:
         """Whether the runner is Dataflow."""
-        return self.runner == DATAFLOW
+        return self.runner in DATAFLOW
 
     def with_device(self, job: WorkerJob) -> WorkerJob:
         """Returns ``job`` on the workers' device."""
@@ -52,22 +51,27 @@ class RunTarget:
         return {"name": self.runner, "beam_args": list(self.beam_args), "gpu": self.gpu}
 
     def arguments(self, job: str, run_id: str, store: str) -> list[str]:
-        """Returns Beam's flags; on Dataflow with the job's name and labels."""
+        """Returns Beam's flags; on Dataflow with the job's name and labels, of which the user's win."""
         if not self.on_dataflow:
             return list(self.beam_args)
-        cloud = PipelineOptions(list(self.beam_args)).view_as(GoogleCloudOptions)
-        given = user_labels(cloud.labels)
-        own = {key: value for key, value in own_labels(job, run_id, store).items() if key not in given}
-        named = [] if cloud.job_name else [f"--job_name={job_name(job, run_id)}"]
-        return [*self.beam_args, *named, *(f"--labels={key}={value}" for key, value in own.items())]
+        labels = [f"--labels={key}={value}" for key, value in own_labels(job, run_id, store).items()]
+        named = PipelineOptions(list(self.beam_args)).view_as(GoogleCloudOptions).job_name
+        return [*labels, *self.beam_args, *([] if named else [f"--job_name={job_name(job, run_id)}"])]
 
 
 def settle_job(options: argparse.Namespace, beam_args: Sequence[str], store: str = "--output") -> RunTarget:
-    """Returns the target of a job on images; ``--gpu`` also settles its precision.
-
-    ``store``: the name of its store's option.
-    """
-    settle_gpu(options)
+    """Returns the target of a job on images, and settles its precision. ``store``: the name of its store's option."""
+    precision = getattr(options, "precision", None)
+    if options.gpu is not None:
+        require(
+            options.device == "auto",
+            f"--device {options.device} contradicts --gpu {options.gpu}, whose workers use their GPU; expected one of "
+            "them",
+        )
+        precision = find_gpu(options.gpu).precision if precision == "auto" else precision
+    precision, notes = workers_precision(options.device, precision, beam_args)
+    if precision is not None:
+        options.precision = precision
     named = {
         "SOURCE": "sources",
         "--features": "features",
@@ -77,42 +81,41 @@ def settle_job(options: argparse.Namespace, beam_args: Sequence[str], store: str
     }
     places = {option: getattr(options, name, None) or [] for option, name in named.items()}
     lists = {option: [found] if isinstance(found, str) else found for option, found in places.items()}
-    target = settle_target(options, beam_args, lists)
-    return replace(target, notes=(*target.notes, *settle_device(options, beam_args)))
+    target = settle_target(beam_args, lists, options.gpu)
+    return replace(target, notes=(*target.notes, *notes))
 
 
 def settle_target(
-    options: argparse.Namespace,
     beam_args: Sequence[str],
     places: Mapping[str, Sequence[str]],
+    gpu: str | None = None,
     models: bool = True,
 ) -> RunTarget:
-    """Returns the target of the options.
+    """Returns the target of Beam's flags and the preset ``gpu``.
 
     ``places``: locations that workers must reach, by option name. ``models``: whether workers load a model, which
-    should be once per process. Raises RequestError for options that cannot work or have no effect on the target.
+    should be once per process. Raises RequestError for options that cannot work on the target.
     """
-    parsed, gpu = PipelineOptions(list(beam_args)), getattr(options, "gpu", None)
+    parsed = PipelineOptions(list(beam_args))
     name = runner_of(parsed) or "FnApiRunner"
-    if name != DATAFLOW:
+    if name not in DATAFLOW:
         require(
             gpu is None,
-            f"--gpu {gpu} would do nothing with {name}; expected --runner {DATAFLOW}, or to leave it out",
+            f"--gpu {gpu} is of Dataflow's workers, not of {name}; expected --runner DataflowRunner",
         )
         return RunTarget(name, tuple(beam_args))
-    check_cloud(parsed, gpu)
     _check_places(places)
     image = parsed.view_as(WorkerOptions).sdk_container_image
+    check_versions(image)
     require(
         image or not gpu,
         f"--gpu {gpu} needs workers with torch and CUDA; expected --sdk_container_image with an image of containers/",
     )
-    added, notes = _workers(parsed, gpu) if models else ([], [])
+    added, said = _workers(parsed, gpu) if models else ([], [])
     if parsed.view_as(SetupOptions).save_main_session is None:
-        added.append(
-            "--no_save_main_session"
-        )  # the main session has none of our code, and workers would import the command line
-    return RunTarget(name, (*beam_args, *added), gpu, tuple(notes))
+        # the main session has none of our code, and workers would import the command line
+        added.append("--no_save_main_session")
+    return RunTarget(name, (*beam_args, *added), gpu, tuple(said))
 
 
 def _check_places(places: Mapping[str, Sequence[str]]) -> None:
@@ -127,7 +130,8 @@ def _check_places(places: Mapping[str, Sequence[str]]) -> None:
 
 def protocol_of(url: str) -> str:
     """Returns ``gs``, ``https``, ...; empty for a path. For a chained URL that of the outermost."""
-    return url.rpartition("::")[2].partition("://")[0] if "://" in url.rpartition("::")[2] else ""
+    outermost = url.rpartition("::")[2]
+    return outermost.partition("://")[0] if "://" in outermost else ""
 
 
 def _workers(parsed: PipelineOptions, gpu: str | None) -> tuple[list[str], list[str]]:
@@ -140,25 +144,17 @@ def _workers(parsed: PipelineOptions, gpu: str | None) -> tuple[list[str], list[
         for name, value in wanted.items()
         if gpu and given.get(name) is not None and str(given[name]) != value
     ]
-    for more, said in (_experiments(given), _accelerator(given, gpu)):
-        added, notes = [*added, *more], [*notes, *said]
+    experiments = given.get("experiments") or []
+    many = MANY_PROCESSES in experiments
+    processes = ("use_runner_v2",) if many else ("use_runner_v2", ONE_PROCESS)
+    added += [f"--experiments={name}" for name in processes if name not in experiments]
+    if many:
+        notes.append(f"--experiments {MANY_PROCESSES}: each process of a worker loads a model of its own")
+    if gpu:
+        services = given.get("dataflow_service_options") or []
+        theirs = [one for one in services if one.startswith("worker_accelerator=")]
+        if theirs:
+            notes.append(f"--dataflow_service_options {theirs[0]} instead of the accelerator of --gpu {gpu}")
+        else:
+            added.append(f"--dataflow_service_options={find_gpu(gpu).service_option}")
     return added, notes
-
-
-def _experiments(given: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    there = given.get("experiments") or []
-    many = MANY_PROCESSES in there
-    wanted = ("use_runner_v2",) if many else ("use_runner_v2", ONE_PROCESS)
-    said = f"--experiments {MANY_PROCESSES}: each process of a worker loads a model of its own"
-    return [f"--experiments={name}" for name in wanted if name not in there], [said] if many else []
-
-
-def _accelerator(given: Mapping[str, Any], gpu: str | None) -> tuple[list[str], list[str]]:
-    if not gpu:
-        return [], []
-    theirs = [
-        one for one in given.get("dataflow_service_options") or [] if one.startswith("worker_accelerator=")
-    ]
-    if theirs:
-        return [], [f"--dataflow_service_options {theirs[0]} instead of the accelerator of --gpu {gpu}"]
-    return [f"--dataflow_service_options={find_gpu(gpu).service_option}"], []

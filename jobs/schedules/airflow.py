@@ -7,14 +7,20 @@ from importlib.resources import files as resources
 from pprint import pformat
 
 from captionbeam.jobs.options.shared import seconds
-from captionbeam.jobs.schedules.steps import Night, bulk_steps, nightly_steps, refuse_words, upkeep_steps
+from captionbeam.jobs.schedules.steps import (
+    NightlyRefresh,
+    bulk_steps,
+    nightly_steps,
+    refuse_words,
+    upkeep_steps,
+)
 
 HELP = """\
   captionbeam schedule airflow /data/photos --name photos --features /data/features \\
     --features-options='--encoder efficientnet_lite0' --captions /data/captions --bundle /data/bundle \\
     --promote prod --command /opt/captionbeam/bin/captionbeam > dags/captionbeam_photos.py
 
-Prints a file for the dags/ folder of Airflow 3, with three DAGs: captionbeam_NAME every night, captionbeam_NAME_upkeep
+Prints a file for the dags/ folder of Airflow 3, with three DAGs: captionbeam_NAME every plan, captionbeam_NAME_upkeep
 every week, captionbeam_NAME_bulk by hand for the images of any sources. Airflow's environment needs no captionbeam:
 the tasks run the console script at --command. What holds {{ }} is filled in by Airflow when a task runs, so that
 '{{ var.value.photos }}' is a Variable.
@@ -37,18 +43,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def text(night: Night, options: argparse.Namespace) -> str:
+def text(plan: NightlyRefresh, options: argparse.Namespace) -> str:
     """Returns the text of the DAG file."""
     for tag in ("{%", "{#"):
-        refuse_words(night, tag, "which Airflow takes for a template's")
+        refuse_words(plan, tag, "which Airflow takes for a template's")
     source = resources("captionbeam.jobs.schedules").joinpath("airflow_dag.py").read_text()
-    schedule = pformat(settings(night, options), sort_dicts=False, width=108, compact=True)
+    schedule = pformat(settings(plan, options), sort_dicts=False, width=108, compact=True)
     before, found, after = source.partition(EMPTY)
     assert found, "airflow_dag.py has lost its SCHEDULE"
     return f"{before}SCHEDULE: dict[str, Any] = {schedule}\n{after}"
 
 
-def settings(night: Night, options: argparse.Namespace) -> dict[str, object]:
+def settings(plan: NightlyRefresh, options: argparse.Namespace) -> dict[str, object]:
     """Returns the settings of the DAGs."""
     made = "{{ ti.xcom_pull('captions')['snapshot'] }}"
     return {
@@ -60,7 +66,7 @@ def settings(night: Night, options: argparse.Namespace) -> dict[str, object]:
         "timeout_seconds": options.timeout,
         "retries": options.retries,
         "retry_seconds": options.retry_delay,
-        "nightly": nightly_steps(night, made if night.captions else made.replace("captions", "features")),
-        "upkeep": upkeep_steps(night),
-        "bulk": bulk_steps(night, "{{ params.output }}"),
+        "nightly": nightly_steps(plan, made if plan.captions else made.replace("captions", "features")),
+        "upkeep": upkeep_steps(plan),
+        "bulk": bulk_steps(plan, "{{ params.output }}"),
     }

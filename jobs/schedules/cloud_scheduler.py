@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from captionbeam.jobs.options.shared import require
 from captionbeam.jobs.schedules.steps import (
     TEMPLATE,
-    Night,
+    NightlyRefresh,
     Steps,
-    check_cron,
     nightly_steps,
     places,
     refresh_steps,
@@ -34,10 +31,9 @@ HELP = """\
 
 Prints a script of gcloud commands: each store's refresh is a launch of the Flex Template at a time of its own; verify,
 promote and the weekly upkeep are Cloud Run jobs. A launch does what is not done yet, so one that comes before the one
-it waits for has ended leaves the rest to the next night.
+it waits for has ended leaves the rest to the next plan.
 """
 DATAFLOW = "https://dataflow.googleapis.com/v1b3/projects/{project}/locations/{region}/flexTemplates:launch"
-MOST_RETRIES = 5  # Cloud Scheduler's limit; Cloud Run's is 10
 CRONS = {"captions": "0 6 * * *", "promote": "0 10 * * *"}
 RUN = "https://run.googleapis.com/v2/projects/{project}/locations/{region}/jobs/{name}:run"
 
@@ -45,55 +41,47 @@ RUN = "https://run.googleapis.com/v2/projects/{project}/locations/{region}/jobs/
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of Google Cloud."""
     group = parser.add_argument_group("google cloud")
-    group.add_argument("--project", type=_plain, required=True, metavar="ID", help="where all of it runs")
-    group.add_argument("--region", type=_plain, required=True, metavar="NAME", help="likewise")
-    group.add_argument("--template", type=_bucket, required=True, metavar="URL", help="the template's spec")
-    group.add_argument("--temp", type=_bucket, required=True, metavar="URL", help="for Dataflow's own files")
-    group.add_argument("--image", type=_plain, required=True, metavar="IMAGE", help="of the Cloud Run jobs")
+    group.add_argument("--project", required=True, metavar="ID", help="where all of it runs")
+    group.add_argument("--region", required=True, metavar="NAME", help="likewise")
+    group.add_argument("--template", required=True, metavar="URL", help="the template's spec")
+    group.add_argument("--temp", required=True, metavar="URL", help="for Dataflow's own files")
+    group.add_argument("--image", required=True, metavar="IMAGE", help="of the Cloud Run jobs")
     group.add_argument(
         "--worker-image",
-        type=_plain,
         metavar="IMAGE",
         help="of Dataflow's workers; --gpu in the options needs it",
     )
-    group.add_argument(
-        "--service-account", type=_plain, required=True, metavar="EMAIL", help="who launches, and runs"
-    )
+    group.add_argument("--service-account", required=True, metavar="EMAIL", help="who launches, and runs")
     for step, cron in CRONS.items():
         group.add_argument(
             f"--{step}-cron",
-            type=check_cron,
             metavar="'M H D M W'",
             help=f"of {step} (default '{cron}'); --cron is that of the first store",
         )
 
 
-def text(night: Night, options: argparse.Namespace) -> str:
+def text(plan: NightlyRefresh, options: argparse.Namespace) -> str:
     """Returns the text of the script."""
     import jinja2
 
-    _check_paths(night)
-    _check_crons(night, options)
-    require(
-        options.retries <= MOST_RETRIES,
-        f"--retries is {options.retries}; expected at most {MOST_RETRIES}, as Cloud Scheduler takes them",
-    )
+    _check_paths(plan)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("captionbeam.jobs"), undefined=jinja2.StrictUndefined
     )
     environment.filters["json"] = lambda value: json.dumps(value, indent=1)
+    environment.filters["quote"] = lambda value: shlex.quote(str(value))
     values = {
         **vars(options),
-        "launches": list(launches(night, options)),
-        "tasks": list(tasks(night, options)),
+        "launches": list(launches(plan, options)),
+        "tasks": list(tasks(plan, options)),
     }
     return environment.get_template("cloud_scheduler.sh.j2").render(values) + "\n"
 
 
-def launches(night: Night, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def launches(plan: NightlyRefresh, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yields one launch per store: its name, schedule, and Cloud Scheduler's request to Dataflow."""
-    for step, arguments in refresh_steps(night).items():
-        follows = step == "captions" and night.features
+    for step, arguments in refresh_steps(plan).items():
+        follows = step == "captions" and plan.features
         parameter = {
             "jobName": f"{options.name}-{step}",  # Dataflow refuses a second active job of this name
             "containerSpecGcsPath": options.template,
@@ -128,13 +116,13 @@ def template_parameters(arguments: list[str], worker_image: str | None = None) -
     return {name: value for name, value in found.items() if value} | image
 
 
-def tasks(night: Night, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def tasks(plan: NightlyRefresh, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yields the Cloud Run jobs of steps without a pipeline."""
-    made = refresh_steps(night)
-    after = {name: step for name, step in nightly_steps(night).items() if name not in made}
+    made = refresh_steps(plan)
+    after = {name: step for name, step in nightly_steps(plan).items() if name not in made}
     if after:
         yield _task(options, "promote", options.promote_cron or CRONS["promote"], after)
-    yield _task(options, "upkeep", options.upkeep_cron, upkeep_steps(night))
+    yield _task(options, "upkeep", options.upkeep_cron, upkeep_steps(plan))
 
 
 def _task(options: argparse.Namespace, suffix: str, cron: str, steps: Steps) -> dict[str, Any]:
@@ -166,35 +154,11 @@ def comment(text: str) -> str:
     return " ".join(text.split())
 
 
-def _check_crons(night: Night, options: argparse.Namespace) -> None:
-    follows = night.features and night.captions
-    require(
-        bool(follows or not options.captions_cron),
-        "--captions-cron would do nothing without --features and --captions; expected to leave it out",
-    )
-    require(
-        bool(night.promote or night.verify_nightly or not options.promote_cron),
-        "--promote-cron would do nothing without --promote and with --verify weekly; expected to leave it out",
-    )
-
-
-def _check_paths(night: Night) -> None:
-    refuse_words(night, TEMPLATE, "which only Airflow fills in")
-    for path in places(night):
+def _check_paths(plan: NightlyRefresh) -> None:
+    refuse_words(plan, TEMPLATE, "which only Airflow fills in")
+    for path in places(plan):
         if "://" not in path:
             raise RequestError(f"{path!r} is on this machine, where no worker finds it; expected a URL")
-    for store in night.stores:
+    for store in plan.stores:
         if not store.startswith("gs://"):
             raise RequestError(f"the store {store!r} is not on gs://; expected what the template takes")
-
-
-def _plain(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._:/@-]+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no name; expected letters, digits and . _ : / @ -")
-    return text
-
-
-def _bucket(text: str) -> str:
-    if not re.fullmatch(r"gs://[A-Za-z0-9._/-]+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no gs:// URL; expected one")
-    return text

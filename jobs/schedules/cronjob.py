@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
-from captionbeam.jobs.options.shared import natural, require
+from captionbeam.jobs.options.shared import natural
 from captionbeam.jobs.schedules.steps import (
     TEMPLATE,
-    Night,
+    NightlyRefresh,
     Steps,
     nightly_steps,
     places,
     refuse_words,
     upkeep_steps,
 )
-from captionbeam.jobs.submit.kubernetes_names import check_name, check_namespace, literal
+from captionbeam.jobs.submit.manifests import literal
 from captionbeam.schemas.errors import RequestError
 
 HELP = """\
@@ -26,7 +25,7 @@ HELP = """\
     --features-options='--encoder efficientnet_lite0' --captions gs://bucket/captions --bundle gs://bucket/bundle \\
     --promote prod --image registry/captionbeam:1 --service-account captionbeam | kubectl apply -f -
 
-Prints two CronJobs: NAME every night, NAME-upkeep every week. A wrong request is not tried again, a lost node does not
+Prints two CronJobs: NAME every plan, NAME-upkeep every week. A wrong request is not tried again, a lost node does not
 count, and many failed images are no failure (add --warn-failures to the options to make them one, or --max-failures).
 Needs Kubernetes 1.31 or newer. Paths are URLs, or lie on the volume claim that is mounted at --mount.
 """
@@ -45,29 +44,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--claim", metavar="NAME", help="a persistent volume claim, for paths that are no URLs"
     )
     group.add_argument("--mount", metavar="PATH", help=f"where it is (default {MOUNT})")
-    group.add_argument("--cpu", type=_quantity, default="4", metavar="N", help="of each pod (default 4)")
-    group.add_argument("--memory", type=_quantity, default="8Gi", metavar="SIZE", help="(default 8Gi)")
+    group.add_argument("--cpu", default="4", metavar="N", help="of each pod (default 4)")
+    group.add_argument("--memory", default="8Gi", metavar="SIZE", help="(default 8Gi)")
     group.add_argument("--gpus", type=natural, default=0, metavar="N", help="of each refresh (default 0)")
 
 
-def text(night: Night, options: argparse.Namespace) -> str:
+def text(plan: NightlyRefresh, options: argparse.Namespace) -> str:
     """Returns the manifest in YAML."""
     import jinja2
 
-    require(
-        bool(options.claim or not options.mount),
-        "--mount would do nothing without --claim; expected to leave it out",
-    )
     mount = options.mount or MOUNT
-    _check_names(options)
-    _check_paths(night, mount, bool(options.claim))
+    _check_paths(plan, mount, bool(options.claim))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("captionbeam.jobs"), undefined=jinja2.StrictUndefined
     )
     environment.filters["json"] = json.dumps
     jobs = [
-        _job(options.name, "nightly", options.cron, nightly_steps(night)),
-        _job(f"{options.name}-upkeep", "upkeep", options.upkeep_cron, upkeep_steps(night)),
+        _job(options.name, "nightly", options.cron, nightly_steps(plan)),
+        _job(f"{options.name}-upkeep", "upkeep", options.upkeep_cron, upkeep_steps(plan)),
     ]
     values = {**vars(options), "jobs": jobs, "timeout": int(options.timeout), "mount": mount}
     return environment.get_template("cronjob.yaml.j2").render(values) + "\n"
@@ -94,24 +88,12 @@ def _told(arguments: list[str]) -> list[str]:
     return ["--totals", TOTALS, *([] if asked else ["--warn-failures", "1"])]
 
 
-def _check_names(options: argparse.Namespace) -> None:
-    check_namespace("--namespace", options.namespace)
-    for name in ("service_account", "secret", "claim"):
-        check_name(f"--{name.replace('_', '-')}", getattr(options, name))
-
-
-def _check_paths(night: Night, mount: str, claimed: bool) -> None:
-    refuse_words(night, TEMPLATE, "which only Airflow fills in")
-    for path in places(night):
+def _check_paths(plan: NightlyRefresh, mount: str, claimed: bool) -> None:
+    refuse_words(plan, TEMPLATE, "which only Airflow fills in")
+    for path in places(plan):
         on_claim = claimed and path.startswith(mount.rstrip("/") + "/")
         if "://" not in path and not on_claim:
             raise RequestError(
                 f"{path!r} is on this machine, where no pod finds it; expected a URL, or --claim and a path below "
                 f"{mount}"
             )
-
-
-def _quantity(text: str) -> str:
-    if not re.fullmatch(r"\d+(\.\d+)?(m|[kMGT]i?)?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no quantity; expected one such as 500m, 4 or 8Gi")
-    return text

@@ -1,8 +1,8 @@
 """The interface of targets: platforms that run one command on some machines, each with some workers.
 
 A target is called in this order: ``check`` (its own options, before any data is read), ``on_workers`` (is a location
-reachable from workers, and by which name), ``request`` (what would be sent, as text), ``live`` (is there an active job
-of this run), ``submit``, ``state``.
+reachable from workers, and by which name), ``request`` (what would be sent, as text), ``find_active`` (the active job
+of this run, if any), ``submit``, ``state``.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class State(NamedTuple):
     """A job's phase, and the platform's own description."""
 
     phase: Phase
-    said: str
+    message: str
 
 
 class Job(NamedTuple):
     """A job on the platform: its id, and a URL or command to look at it."""
 
     id: str
-    look: str
+    view: str
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Target(ABC):
         """Returns what would be sent, complete, as text."""
 
     @abstractmethod
-    def live(self, order: Order) -> Job | None:
+    def find_active(self, order: Order) -> Job | None:
         """Returns the waiting or running job of this run, or None. Raises RequestError, SystemicError."""
 
     @abstractmethod

@@ -1,13 +1,12 @@
-"""Options of ``train`` for where it runs; each belongs to some targets and is rejected with others."""
+"""Options of ``train`` for where it runs; each belongs to some targets and has no effect with others."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from captionbeam.jobs.options.shared import natural, positive, require, seconds
+from captionbeam.jobs.options.shared import natural, positive, seconds
 from captionbeam.jobs.submit import NAMES
 
 REMOTE = ("vertex", "kubernetes", "slurm")
@@ -32,11 +31,6 @@ class Flag:
     help: str
     more: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def dest(self) -> str:
-        """Its name in the namespace."""
-        return self.name.removeprefix("--").replace("-", "_")
-
 
 def pair(text: str) -> tuple[str, str]:
     """Parses ``NAME=VALUE``."""
@@ -44,14 +38,6 @@ def pair(text: str) -> tuple[str, str]:
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     return name, value
-
-
-def hours(text: str) -> float:
-    """Parses a time limit of at least a minute, since platforms count whole seconds or minutes."""
-    value = seconds(text)
-    if value * 60 < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} hours are less than a minute; expected 0.02 or more")
-    return value
 
 
 def _many(metavar: str, kind: Any = pair) -> dict[str, Any]:
@@ -72,7 +58,7 @@ FLAGS = (
     Flag(("local",), "--rendezvous", "where --nodes meet: HOST:PORT of the first, or auto: as the platform says",
          _text("HOST:PORT")),
     Flag(REMOTE, "--gpus", "of each machine; --workers is as many then", {"type": positive, "metavar": "N"}),
-    Flag(REMOTE, "--max-hours", "the job's time limit, of a minute or more", {"type": hours, "metavar": "HOURS"}),
+    Flag(REMOTE, "--max-hours", "the job's time limit", {"type": seconds, "metavar": "HOURS"}),
     Flag(REMOTE, "--no-wait", "leave once the job is submitted; the same command then waits for it", SWITCH),
     Flag(REMOTE, "--poll", "seconds between looks at the job (default 15)", {"type": seconds, "metavar": "SECONDS"}),
     Flag(IMAGES, "--image", "the container: captionbeam, the same Python, torch", _text("IMAGE")),
@@ -133,23 +119,3 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     for flag in FLAGS:
         groups[flag.on].add_argument(flag.name, help=flag.help or None, **flag.more)
-
-
-def refuse_others(options: argparse.Namespace, name: str) -> None:
-    """Raises RequestError for an option that the target ``name`` does not have."""
-    idle = [flag for flag in FLAGS if name not in flag.on and _is_given(getattr(options, flag.dest))]
-    if idle:
-        wanted = " or ".join(dict.fromkeys(target for target in idle[0].on))
-        require(
-            False,
-            f"{_names(idle)} would do nothing with --on {name}; expected --on {wanted}, or to leave it out",
-        )
-
-
-def _is_given(value: Any) -> bool:
-    """Whether an option is set; 0 counts as set."""
-    return value is not None and value is not False and value != []
-
-
-def _names(flags: Sequence[Flag]) -> str:
-    return " and ".join(flag.name for flag in flags)

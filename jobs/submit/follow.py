@@ -27,20 +27,20 @@ def follow(target: Target, job: Job, order: Order) -> int:
     seen = _Seen(order)
     said = ""
     while (state := _state(target, job, order, poll)).phase in (Phase.WAITING, Phase.RUNNING):
-        if state.said != said:
-            said = state.said
+        if state.message != said:
+            said = state.message
             print(f"{job.id}: {said}", flush=True)
-        seen.look()
+        seen.print_new()
         time.sleep(poll)
     if state.phase is Phase.FAILED:
         raise SystemicError(
-            f"{target.title} ended {job.id}: {state.said}; its log says why: {job.look} (the same command goes on "
+            f"{target.title} ended {job.id}: {state.message}; its log says why: {job.view} (the same command goes on "
             f"from {order.options.checkpoints})"
         )
     output = order.options.output
     if not files.exists(files.join(output, CONFIG)):
         raise SystemicError(
-            f"{target.title} says that {job.id} is done, but {output} holds no bundle: {job.look}"
+            f"{target.title} says that {job.id} is done, but {output} holds no bundle: {job.view}"
         )
     seen.finish()
     _report(target, job, order, time.monotonic() - start)
@@ -66,7 +66,7 @@ class _Seen:
     def __init__(self, order: Order) -> None:
         self._options, self._told = order.options, 0
 
-    def look(self) -> None:
+    def print_new(self) -> None:
         """Prints new epochs of the newest checkpoint."""
         try:
             record = Checkpoints(self._options.checkpoints, {}).record()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from captionbeam.capmodel.runtime.platform import JOB
 from captionbeam.jobs.submit.base import Order
-from captionbeam.jobs.submit.kubernetes_names import literal
 from captionbeam.jobs.submit.mounts import parse_mount
 from captionbeam.jobs.submit.nodes import PORT
 from captionbeam.schemas.errors import RequestError
@@ -35,7 +35,7 @@ def trainjob(order: Order) -> dict[str, Any]:
     }
     spec.update(_patched(_pod(flags), flags.trainer_version or "2.2"))
     if flags.max_hours:
-        spec["activeDeadlineSeconds"] = round(flags.max_hours * 3600)
+        spec["activeDeadlineSeconds"] = max(1, round(flags.max_hours * 3600))
     return {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "TrainJob",
@@ -60,6 +60,11 @@ def jobset(order: Order) -> dict[str, Any]:
     }
 
 
+def literal(words: Sequence[str]) -> list[str]:
+    """Escapes a command for Kubernetes, which expands ``$(NAME)`` and reads ``$$`` as ``$``."""
+    return [word.replace("$", "$$") for word in words]
+
+
 def _job(order: Order) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "parallelism": order.nodes,
@@ -79,7 +84,7 @@ def _job(order: Order) -> dict[str, Any]:
         "template": {"spec": _whole_pod(order)},
     }
     if order.flags.max_hours:
-        spec["activeDeadlineSeconds"] = round(order.flags.max_hours * 3600)
+        spec["activeDeadlineSeconds"] = max(1, round(order.flags.max_hours * 3600))
     return spec
 
 
@@ -170,7 +175,7 @@ def toleration(text: str) -> dict[str, str]:
     """Parses ``KEY``, ``KEY:EFFECT`` or ``KEY=VALUE:EFFECT``. Raises RequestError."""
     key, _, effect = text.partition(":")
     name, equals, value = key.partition("=")
-    if not name or (effect and effect not in ("NoSchedule", "PreferNoSchedule", "NoExecute")):
+    if not name:
         raise RequestError(f"--toleration is {text!r}; expected KEY, KEY:EFFECT or KEY=VALUE:EFFECT")
     how = {"operator": "Equal", "value": value} if equals else {"operator": "Exists"}
     return {"key": name, **how, **({"effect": effect} if effect else {})}

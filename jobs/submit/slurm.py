@@ -6,7 +6,6 @@ import argparse
 import os
 import re
 import shlex
-import shutil
 import sys
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from captionbeam.schemas.errors import RequestError, SystemicError
 from captionbeam.schemas.storage import files
 
 STOP_SECONDS, RESTARTS = 120, 3
-ON_ONE_LINE = ("memory", "partition", "account", "qos", "constraint")
 UNREACHED = re.compile(r"contact slurm controller|timed out|connect failure|try again", re.IGNORECASE)
 WAITING = {
     "PENDING",
@@ -72,18 +70,6 @@ class Slurm(Target):
     gathering = ()
 
     def check(self, flags: argparse.Namespace) -> None:
-        require(
-            flags.dry_run or shutil.which("sbatch") is not None,
-            "sbatch is not on this machine's PATH; expected a login node of a Slurm cluster (or --dry-run)",
-        )
-        require(
-            not (flags.activate and flags.container),
-            "--activate would do nothing with --container; expected one of them",
-        )
-        for name in ON_ONE_LINE:
-            _check_line(f"--{name}", getattr(flags, name) or "")
-        for setting in flags.sbatch:
-            _check_line("--sbatch", setting)
         limit = flags.max_hours and flags.max_hours * 3600
         stop = flags.stop_seconds or STOP_SECONDS
         require(
@@ -101,15 +87,18 @@ class Slurm(Target):
     def request(self, order: Order) -> str:
         failures = f'{shlex.quote(_log_folder(order))}/slurm-"$SLURM_JOB_ID".failures'
         restarts = RESTARTS if order.flags.restarts is None else order.flags.restarts
+        settings = _settings(order)
+        for setting in settings:
+            _check_line("an option of sbatch", setting)
         return SCRIPT.format(
-            settings="\n".join(f"#SBATCH {setting}" for setting in _settings(order)),
+            settings="\n".join(f"#SBATCH {setting}" for setting in settings),
             prepare=_prepare(order.flags),
             command=shlex.join([*_inside(order.flags), *order.command]),
             failures=failures,
             restarts=restarts,
         )
 
-    def live(self, order: Order) -> Job | None:
+    def find_active(self, order: Order) -> Job | None:
         found = _ask("squeue", "--me", "--noheader", f"--name={order.name}", "--format=%i")
         return _job(found.split()[0], order) if found.split() else None
 

@@ -39,7 +39,7 @@ def submit(target: Target, flags: argparse.Namespace, wanted: Mapping[str, Any])
     if flags.dry_run:
         print(target.request(order))
         return 0
-    job = target.live(order)
+    job = target.find_active(order)
     require(
         job is None or not flags.restart,
         f"{job and job.id} on {target.title} trains {chosen.output} just now; expected no --restart until it is over",
@@ -48,9 +48,9 @@ def submit(target: Target, flags: argparse.Namespace, wanted: Mapping[str, Any])
         if flags.restart:
             delete_run(chosen)
         job = target.submit(order)
-        print(f"submitted to {target.title}: {job.id} ({job.look})", flush=True)
+        print(f"submitted to {target.title}: {job.id} ({job.view})", flush=True)
     else:
-        print(f"on {target.title} already: {job.id} ({job.look})", flush=True)
+        print(f"on {target.title} already: {job.id} ({job.view})", flush=True)
     return 0 if flags.no_wait else follow(target, job, order)
 
 

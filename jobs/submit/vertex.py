@@ -38,15 +38,6 @@ class Vertex(Target):
             f"--gpus {flags.gpus} needs --accelerator, which says of what type; expected such as NVIDIA_L4",
         )
         _check_accelerator(flags.accelerator)
-        require(
-            RUN_LABEL not in dict(flags.label),
-            f"--label {RUN_LABEL} is set by captionbeam, which finds its jobs by it; expected another name",
-        )
-        bucket = flags.staging_bucket
-        require(
-            bucket is None or bucket.startswith("gs://"),
-            f"--staging-bucket is {bucket!r}; expected gs://BUCKET[/PREFIX]",
-        )
 
     def on_workers(self, place: str, flags: argparse.Namespace) -> str:
         return remote_place(place, self.title, "a bucket's URL, such as gs://BUCKET/features")
@@ -68,7 +59,7 @@ class Vertex(Target):
                                             always_print_fields_with_no_presence=False))  # fmt: skip
         return json.dumps({"parent": _parent(project, order.flags), "customJob": body}, indent=2)
 
-    def live(self, order: Order) -> Job | None:
+    def find_active(self, order: Order) -> Job | None:
         client, project = _client(order.flags)
         with _refusals("customJobs.list"):
             found = client.list_custom_jobs(
@@ -112,7 +103,7 @@ def custom_job(order: Order) -> CustomJob:
             output_uri_prefix=_staging(flags.staging_bucket, order.name)
         )
     return CustomJob(
-        display_name=order.name, job_spec=spec, labels={RUN_LABEL: order.name, **dict(flags.label)}
+        display_name=order.name, job_spec=spec, labels={**dict(flags.label), RUN_LABEL: order.name}
     )
 
 
@@ -147,7 +138,7 @@ def _scheduling(flags: argparse.Namespace) -> Any:
     if flags.spot:
         chosen["strategy"] = Scheduling.Strategy.SPOT
     if flags.max_hours:
-        chosen["timeout"] = timedelta(seconds=round(flags.max_hours * 3600))
+        chosen["timeout"] = timedelta(seconds=max(1, round(flags.max_hours * 3600)))
     return Scheduling(**chosen)
 
 

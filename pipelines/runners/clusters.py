@@ -36,7 +36,6 @@ CLUSTERS = (*SPARK, *FLINK, *PORTABLE)
 REST_SECONDS = 10
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOCAL = re.compile(r"local(\[.+\])?|\[local\]|\[auto\]")
-_FAILED = re.compile(r"Pipeline \S+ failed in state \w+: ")
 
 
 def on_cluster(beam_args: Sequence[str]) -> bool:
@@ -159,9 +158,7 @@ def _cancel_flink(master: str, name: str) -> None:
         urllib.request.urlopen(request, timeout=REST_SECONDS).close()
 
 
-def failure(error: Exception) -> SystemicError:
-    """Returns a cluster's error as a SystemicError with the first line of its message."""
-    said = _FAILED.sub("", str(error)).strip() or type(error).__name__
-    return SystemicError(
-        f"the cluster gave up: {said.splitlines()[0]}; expected it to be there, with room; the same command goes on"
-    )
+def failure(runner: str, error: Exception) -> SystemicError:
+    """Returns an error of a runner or its cluster as a SystemicError with the first line of its message."""
+    first = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return SystemicError(f"{runner} failed: {first}; the same command goes on")

@@ -75,7 +75,8 @@ def worker_processes(beam_args: Sequence[str]) -> int:
         return 1 if alone else 0
     if runner in ONE_WORKER or portable.environment_type == "LOOPBACK":
         return 1
-    return int(portable.sdk_worker_parallelism)
+    named = str(portable.sdk_worker_parallelism)
+    return int(named) if named.isdecimal() else 1
 
 
 def workers_elsewhere(beam_args: Sequence[str]) -> bool:
@@ -104,23 +105,26 @@ def run_pipeline(
 ) -> None:
     """Builds a pipeline, runs it and waits. Raises the first captionbeam error of a worker unchanged.
 
-    ``submitted`` receives the runner's result before the wait. Raises SystemicError if a cluster fails.
+    ``submitted`` receives the runner's result before the wait. Raises SystemicError if a cluster fails or Prism does
+    not start.
     """
     on_cluster = clusters.on_cluster(beam_args)
     pipeline = make_pipeline(beam_args)
+    name, started = runner_of(pipeline.options), False
     with log_filter.said_once() as stderr, _stopping_prism(pipeline, stderr):
         build(pipeline)  # errors here come from the launcher, not from a cluster
         try:
             with clusters.attending(pipeline) if on_cluster else local.attending(pipeline, stderr) as run:
                 result = run()
+                started = True
                 if submitted is not None:
                     submitted(result)
                 result.wait_until_finish()
         except Exception as err:  # each runner wraps workers' errors in its own type
             ours = unmarked(err)
-            if ours is None and not on_cluster:
+            if ours is None and not on_cluster and (started or name not in ONE_WORKER):
                 raise
-            raise ours or clusters.failure(err) from err
+            raise ours or clusters.failure(f"{name}", err) from err
 
 
 @contextmanager

@@ -18,7 +18,7 @@ def options(gpu=None, **more):
 
 
 def settled(beam_args, gpu=None, places=PLACES, models=True):
-    target = settle_target(options(gpu), [*CLOUD, *beam_args], places, models)
+    target = settle_target([*CLOUD, *beam_args], places, gpu, models)
     return target, PipelineOptions(
         target.arguments("encode", "20260102-030405-0a1b2c3d", "gs://bucket/store")
     )

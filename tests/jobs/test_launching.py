@@ -106,32 +106,19 @@ def test_a_preset_settles_the_precision_that_was_left_to_the_hardware(gpu, preci
             "l4",
             [],
             PLACES,
-            "--gpu l4 would do nothing with FnApiRunner; expected --runner DataflowRunner, or to leave it out",
+            "--gpu l4 is of Dataflow's workers, not of FnApiRunner; expected --runner DataflowRunner",
         ),
         (
             "l4",
             ["--runner", "PrismRunner"],
             PLACES,
-            "--gpu l4 would do nothing with PrismRunner; expected --runner DataflowRunner, or to leave it out",
+            "--gpu l4 is of Dataflow's workers, not of PrismRunner; expected --runner DataflowRunner",
         ),
         (
             "l4",
             CLOUD,
             PLACES,
             "--gpu l4 needs workers with torch and CUDA; expected --sdk_container_image with an image of containers/",
-        ),
-        (None, CLOUD[:2], PLACES, "DataflowRunner needs a project; expected --project"),
-        (
-            None,
-            CLOUD[:6],
-            PLACES,
-            "DataflowRunner needs a place for what it sends; expected --temp_location gs://BUCKET/FOLDER",
-        ),
-        (
-            None,
-            [*CLOUD[:6], "--temp_location", "/tmp/here"],
-            PLACES,
-            "--temp_location /tmp/here is not in a bucket; expected gs://BUCKET/FOLDER",
         ),
         (
             None,
@@ -147,78 +134,11 @@ def test_a_preset_settles_the_precision_that_was_left_to_the_hardware(gpu, preci
             "--output file:///tmp/store is on this machine, where workers on Dataflow do not see it; expected gs://... "
             "or another URL",
         ),
-        (
-            None,
-            [*CLOUD, "--labels", "Team=vision"],
-            PLACES,
-            "Team=vision is not a label of Google Cloud; expected lower-case letters, digits, _ and -, at most 63 in "
-            "key and value, and a letter first in the key",
-        ),
-        (
-            None,
-            [*CLOUD, "--labels", "{team"],
-            PLACES,
-            """--labels '{team' is no label; expected KEY=VALUE or '{"KEY": "VALUE"}'""",
-        ),
-        (
-            None,
-            [*CLOUD, "--labels", "team"],
-            PLACES,
-            """--labels 'team' is no label; expected KEY=VALUE or '{"KEY": "VALUE"}'""",
-        ),
-        (
-            None,
-            [*CLOUD, "--staging_location", "/tmp/zz"],
-            PLACES,
-            "--staging_location /tmp/zz is not in a bucket; expected gs://BUCKET/FOLDER",
-        ),
-        (None, [*CLOUD, "--disk_size_gb", "-1"], PLACES, "--disk_size_gb is -1; expected 1 or more"),
-        (
-            None,
-            [*CLOUD, "--number_of_worker_harness_threads", "0"],
-            PLACES,
-            "--number_of_worker_harness_threads is 0; expected 1 or more",
-        ),
-        (
-            None,
-            [*CLOUD, "--sdk_container_image", "not an image"],
-            PLACES,
-            "--sdk_container_image 'not an image' is no name of an image; expected REGISTRY/FOLDER/NAME:TAG",
-        ),
-        (
-            None,
-            [*CLOUD, "--job_name", "x" * 1025],
-            PLACES,
-            f"--job_name '{'x' * 1025}' is no name of a job; expected lower-case letters, digits and hyphens, at most "
-            "1024, a letter first and no hyphen last",
-        ),
-        (
-            "l4",
-            [*CLOUD, *IMAGE, "--experiments", f"no_{MANY},{MANY}"],
-            PLACES,
-            f"--experiments no_{MANY} contradicts --experiments {MANY}; expected one of them",
-        ),
-        (
-            None,
-            [*CLOUD, "--experiments", "disable_runner_v2"],
-            PLACES,
-            "--experiments disable_runner_v2 asks for a Dataflow that Beam no longer sends to; expected to leave "
-            "it out",
-        ),
-        (
-            "l4",
-            [*CLOUD, *IMAGE, "--resource_hints", "accelerator=type:nvidia-l4;count:1"],
-            PLACES,
-            "--resource_hints accelerator=type:nvidia-l4;count:1 beside --gpu l4: the service takes no accelerator of "
-            "a job and hints together; expected one of them",
-        ),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_in_one_sentence(gpu, beam_args, places, sentence):
     with pytest.raises(RequestError) as refusal:
-        settle_target(options(gpu), beam_args, places) if gpu != "k80" else settle_job(
-            options(gpu), beam_args
-        )
+        settle_target(beam_args, places, gpu)
     assert str(refusal.value) == sentence
 
 
@@ -229,7 +149,7 @@ def test_a_preset_without_a_name_is_none():
 
 @pytest.mark.parametrize("name", ["dataflow", "DataflowRunner", "dataflowrunner"])
 def test_the_runner_may_be_spelt_as_beam_allows(name):
-    assert settle_target(options(), ["--runner", name, *CLOUD[2:]], PLACES).on_dataflow
+    assert settle_target(["--runner", name, *CLOUD[2:]], PLACES).on_dataflow
 
 
 def test_where_the_bytes_of_a_chained_url_are():

@@ -42,7 +42,7 @@ def test_a_device_of_other_machines_is_not_looked_for_here(beam_args):
     with pytest.raises(RequestError, match="no device 'abacus'; expected auto, cpu, cuda or cuda:N"):
         settled_job(beam_args, "abacus", "bf16")
     with pytest.raises(
-        RequestError, match="--precision auto is not known of .*; expected --precision fp32 or bf16"
+        RequestError, match="--precision auto cannot be resolved here .*; expected --precision fp32 or bf16"
     ):
         settled_job(beam_args, "cuda", "auto")
 
@@ -51,9 +51,7 @@ def test_a_device_of_other_machines_is_not_looked_for_here(beam_args):
 def test_a_precision_that_this_machine_settles_for_others_is_said(beam_args):
     target, chosen = settled_job(beam_args, "auto", "auto")
     assert chosen.precision in ("fp32", "bf16")
-    assert target.notes == (
-        f"--precision {chosen.precision}, which auto is on this machine; workers compute in it whatever they have",
-    )
+    assert target.notes == (f"--precision auto is {chosen.precision} on this machine, and so on all workers",)
 
 
 def test_a_worker_without_the_device_stops_the_job():

@@ -86,15 +86,7 @@ def test_a_log_in_a_folder_with_a_percent_sign_is_found(data, tmp_path, capsys):
 )
 def test_no_option_begins_another_line_of_the_script(data, tmp_path, capsys, option):
     assert main(words(data, tmp_path / "bundle", f"{option}=x\nrm -r y")) == 2
-    assert f"{option} is 'x\\nrm -r y'; expected one line" in capsys.readouterr().err
+    assert "rm -r y" in (said := capsys.readouterr().err)
+    assert said.endswith("; expected one line\n")
     assert main(words(data, f"{tmp_path}/a\nb")) == 2
     assert "a\\nb'; expected one line" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("on", ["local", "vertex"])
-def test_no_restarts_are_an_option_too(data, tmp_path, capsys, on):
-    assert main(words(data, tmp_path / "bundle", "--restarts", "0", on=on)) == 2
-    assert (
-        f"--restarts would do nothing with --on {on}; expected --on kubernetes or slurm"
-        in capsys.readouterr().err
-    )

@@ -80,18 +80,11 @@ def test_storage_options_reach_every_step(capsys):
     assert "did you mean 'requester_pays'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("cron", ["*/15 0-23/2 1,15 * 1-5", "0 2 * * 0", "59 23 31 12 6"])
-def test_times_that_every_scheduler_reads_alike(capsys, cron):
-    assert settings(printed(capsys, "airflow", *STORES, "--cron", cron))["cron"] == cron
-
-
 WRONG = [
     (["x", "--name", "n"], "no store is named; expected --features, --captions or both"),
     (["--name", "n", "--features", "f"], "no source is named"),
     ([*STORES, "--bundle", "b"], "--captions and --bundle need each other"),
     ([*STORES, "--captions", "c"], "--captions and --bundle need each other"),
-    ([*STORES, "--captions-options=--beam 3"], "--captions-options would do nothing without --captions"),
-    ([*STORES[:3], *CAPTIONS, STORES[-1]], "--features-options would do nothing without --features"),
     (STORES[:5], "needs one of --encoder (for features) and --bundle"),
     ([*STORES[:5], "--features-options=--encoder x --beam 3"], "--beam would do nothing without --bundle"),
     ([*STORES[:5], "--features-options=--encoder x --typo"], "`captionbeam refresh gs://b/photos --output"),
@@ -101,16 +94,6 @@ WRONG = [
         "and --dry-run publish nothing; expected none",
     ),
     ([*STORES, "--promote", "3"], "'3' is no name of a tag"),
-    ([*STORES, "--cron", "@daily"], "'@daily' is no cron expression; expected five fields"),
-    ([*STORES, "--time-zone", "Berlin"], "no time zone 'Berlin'"),
-    ([*STORES, "--name", "Photos"], "'Photos' is no name of a schedule"),
-    ([*STORES, "--cron", "99 99 99 99 99"], "has '99' for the minute; expected *, or numbers from 0 to 59"),
-    ([*STORES, "--cron", "a a a a a"], "has 'a' for the minute"),
-    ([*STORES, "--cron", "0 2 * * 7"], "has '7' for the day of the week; expected *, or numbers from 0 to 6"),
-    ([*STORES, "--cron", "0 2 * * SUN"], "has 'SUN' for the day of the week"),
-    ([*STORES, "--upkeep-cron", "0 2 0 * *"], "has '0' for the day of the month"),
-    ([*STORES, "--cron", "*/0 9-2 * * *"], "has '*/0' for the minute"),
-    ([*STORES, "--timeout", "0.5"], "'0.5' is not a number of seconds of 1 or more"),
     ([*STORES, "--keep", "0"], "'0' is not a whole number above 0"),
 ]
 
@@ -171,9 +154,3 @@ def test_published_weights_are_no_place(capsys, scheduler):
 def test_what_airflow_would_take_for_a_template_is_refused(capsys, tag):
     assert cli.main(["schedule", "airflow", f"gs://b/{tag}x", *STORES[1:]]) == 2
     assert f"holds {tag}, which Airflow takes for a template's" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("option", ["--claim", "--secret", "--service-account", "--namespace"])
-def test_names_that_kubernetes_would_refuse(capsys, option):
-    assert cli.main(["schedule", "cronjob", *STORES, *IMAGE, option, "bad name"]) == 2
-    assert f"{option} is 'bad name'; expected a name of a-z" in capsys.readouterr().err

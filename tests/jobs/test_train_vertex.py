@@ -215,12 +215,7 @@ def test_a_job_that_fails_is_one_sentence_with_the_place_to_look(there, vertex, 
             "--accelerator is 'NVIDIA_ABACUS'; expected one of NVIDIA_TESLA_K80, ",
         ),
         ({"gpus": 2}, "--gpus 2 needs --accelerator"),
-        ({"staging_bucket": "/tmp/x"}, "--staging-bucket is '/tmp/x'; expected gs://BUCKET"),
         ({"logs": "/tmp/logs"}, "--logs is '/tmp/logs'; expected a folder below /gcs/BUCKET"),
-        ({"partition": "gpu"}, "--partition would do nothing with --on vertex; expected --on slurm"),
-        ({"label": "captionbeam-run=mine"}, "--label captionbeam-run is set by captionbeam"),
-        ({"max_hours": "0.0001"}, "'0.0001' hours are less than a minute; expected 0.02 or more"),
-        ({"rendezvous": "auto"}, "--rendezvous would do nothing with --on vertex; expected --on local"),
     ],
 )
 def test_a_wrong_request_is_refused_before_anything_is_sent(there, vertex, capsys, chosen, sentence):
