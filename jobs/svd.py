@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from captionbeam.jobs.options.shared import natural, positive, read_ids, share
 from captionbeam.jobs.run_on.options import add_launch_options
-from captionbeam.jobs.ui.progress import Progress, clock
+from captionbeam.jobs.ui.progress import Progress, clock, polling
 from captionbeam.jobs.ui.summary import print_table, size
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
@@ -85,7 +83,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Fits the components, unless they exist."""
     from captionbeam.jobs.run_on.running import print_dry, run_on
     from captionbeam.jobs.run_on.target import settle_target
-    from captionbeam.pipelines.reduction.svd import FitComponents
+    from captionbeam.pipelines.reduction.svd import FitComponents, images_so_far
 
     places = {"--features": [options.features], "--output": [options.output]}
     target = settle_target(beam_args, places, models=False)
@@ -104,7 +102,13 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
         print_dry(target, build, "svd", run_id, url, {"job": "svd", "output": url, "options": request})
         return 0
     files.check_writable(url.rpartition("/")[0])
-    with _progress(run_id, store.count()):
+    progress = Progress("svd", store.count(), stream=sys.stderr)
+
+    def poll() -> None:
+        if read := images_so_far(run_id):
+            progress.update(min(read, store.count()))
+
+    with polling(progress, poll):
         done = run_on(target, build, "svd", run_id, url, f"{url}.launch")
     return _report(options.output, url, time.monotonic() - start) if done else 0
 
@@ -144,27 +148,6 @@ def _is_there(url: str, request: Mapping[str, Any], options: argparse.Namespace)
         )
     print(f"nothing to do: {options.output} holds these very components")
     return _report(options.output, url, None) == 0
-
-
-@contextmanager
-def _progress(run_id: str, total: int) -> Iterator[None]:
-    stop = threading.Event()
-    thread = threading.Thread(target=_watch, args=(run_id, total, stop), name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _watch(run_id: str, total: int, stop: threading.Event) -> None:
-    from captionbeam.pipelines.reduction.svd import images_so_far
-
-    with Progress("svd", total, stream=sys.stderr) as progress:
-        while not stop.wait(1.0):
-            if read := images_so_far(run_id):
-                progress.update(min(read, total))
 
 
 def _report(named: str, url: str, seconds: float | None) -> int:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from captionbeam.jobs.options.shared import natural, positive, share
 from captionbeam.jobs.run_on.options import add_launch_options
-from captionbeam.jobs.ui.progress import Progress, clock
+from captionbeam.jobs.ui.progress import Progress, clock, polling
 from captionbeam.jobs.ui.summary import print_table, size
 from captionbeam.jobs.ui.terminal import note
 from captionbeam.schemas.formats.tokens import SPLITS, TokenTable, read_record
@@ -73,7 +71,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     """Makes the token table, unless it exists."""
     from captionbeam.jobs.run_on.target import settle_target
     from captionbeam.pipelines.tokens.inputs import list_inputs
-    from captionbeam.pipelines.tokens.tokenize import TokenizeOptions, tokenizing
+    from captionbeam.pipelines.tokens.tokenize import TokenizeOptions, counts_so_far, tokenizing
 
     places = {"--train": options.train, "--val": options.val, "--output": [options.output]}
     target = settle_target(beam_args, places, models=False)
@@ -88,7 +86,14 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
         _look(target, build, run_id, url, wanted, inputs)
         return 0
     files.check_writable(url)
-    with _progress(run_id):
+    progress = Progress("tokenize", unit="captions", stream=sys.stderr)
+
+    def poll() -> None:
+        encoded, read = counts_so_far(run_id)
+        if read:
+            progress.update(encoded, read)
+
+    with polling(progress, poll):
         done = _run_on(target, build, run_id, url)
     return _report(url, options.output, time.monotonic() - start) if done else 0
 
@@ -114,28 +119,6 @@ def _report(url: str, named: str, seconds: float | None) -> int:
         if not record["splits"]["val"]["captions"]:
             note("no captions to validate with; train wants some: --val CAPTIONS or --val-share 0.05")
     return 0
-
-
-@contextmanager
-def _progress(run_id: str) -> Iterator[None]:
-    stop = threading.Event()
-    thread = threading.Thread(target=_watch, args=(run_id, stop), name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _watch(run_id: str, stop: threading.Event) -> None:
-    from captionbeam.pipelines.tokens.tokenize import counts_so_far
-
-    with Progress("tokenize", unit="captions", stream=sys.stderr) as progress:
-        while not stop.wait(1.0):
-            encoded, read = counts_so_far(run_id)
-            if read:
-                progress.update(encoded, read)
 
 
 def _rows(record: Mapping[str, Any], seconds: float | None) -> dict[str, Any]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import threading
 import time
 from collections import Counter
 from types import TracebackType
 from typing import Any, Self
 
-from captionbeam.jobs.ui.progress import Progress, clock
+from captionbeam.jobs.ui.progress import Progress, clock, polling
 from captionbeam.jobs.ui.summary import cost_per_million, print_table, size
 from captionbeam.jobs.ui.terminal import note
 from captionbeam.pipelines.bulk.compare import read_counts
@@ -34,34 +33,26 @@ class Watch:
     """
 
     def __init__(self, run: Run, description: str) -> None:
-        self._run, self._description = run, description
+        self._run, self._progress = run, Progress(description)
         self._parts: list[str] = []
         self._shards: list[Shard] = []
         self._commits: dict[str, Commit] = {}
-        self._stop, self._start = threading.Event(), time.monotonic()
-        self._thread = threading.Thread(target=self._loop, name="progress", daemon=True)
+        self._start = time.monotonic()
+        pause = LOCAL_SECONDS if files.is_local(files.split(run.url)[0]) else REMOTE_SECONDS
+        self._polling = polling(self._progress, self._look, pause, first="listing images", at_end=True)
         self._earlier = layout.committed_shards(run.url)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._polling.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._polling.__exit__(kind, error, trace)
         self.seconds = time.monotonic() - self._start
 
-    def _loop(self) -> None:
-        pause = LOCAL_SECONDS if files.is_local(files.split(self._run.url)[0]) else REMOTE_SECONDS
-        with Progress(self._description) as progress:
-            progress.say("listing images")
-            while not self._stop.wait(pause):
-                self._look(progress)
-            self._look(progress)
-
-    def _look(self, progress: Progress) -> None:
+    def _look(self) -> None:
         parts = files.names(files.join(self._run.folder, "parts"))
         if parts != self._parts:
             self._parts, self._shards = parts, planned_shards(self._run)
@@ -69,7 +60,7 @@ class Watch:
         fresh = waiting & layout.committed_shards(self._run.url) if waiting else set()
         self._commits.update((commit.shard, commit) for commit in layout.load_commits(self._run.url, fresh))
         if self._shards:
-            progress.update(
+            self._progress.update(
                 max(
                     sum(self.images(commit) for commit in self._commits.values()),
                     progress_counter.count(self._run.run_id),

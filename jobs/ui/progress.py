@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self, TextIO
 
@@ -91,6 +93,34 @@ class Progress:
             return ""
         spent = time.monotonic() - self._start
         return f", {clock(spent / done * (self._total - done))} left"
+
+
+@contextmanager
+def polling(
+    progress: Progress, poll: Callable[[], None], seconds: float = 1.0, first: str = "", at_end: bool = False
+) -> Iterator[None]:
+    """Shows ``progress`` during the block and calls ``poll`` every ``seconds`` in a thread; ``at_end`` once more.
+
+    ``first`` is shown until there is something to count.
+    """
+    stop = threading.Event()
+
+    def loop() -> None:
+        with progress:
+            if first:
+                progress.say(first)
+            while not stop.wait(seconds):
+                poll()
+            if at_end:
+                poll()
+
+    thread = threading.Thread(target=loop, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _bars(stream: TextIO) -> Bars:
