@@ -136,12 +136,12 @@ class _ListImages(beam.DoFn):
                     self._ignored.inc()
                     passed_over[ending(found.name)] += 1
                 elif isinstance(found, Counted):
-                    yield TaggedOutput("counted", found)
+                    yield _Count("counted", found)
                 else:
                     self._listed.inc()
                     images += 1
                     yield found
-        yield TaggedOutput("listings", Listing(spec.name, images, dict(passed_over)))
+        yield _Listing("listings", Listing(spec.name, images, dict(passed_over)))
 
 
 def ref_is_sampled(ref: ImageRef, rate: float, seed: int) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +22,7 @@ SHORTER, UNKNOWN_RISE, EQUAL_RISE = 0.5, 0.1, 0.25
 FEWEST_CAPTIONS, FEWEST_EQUAL, SAMPLED_SHARDS = 20, 100, 16
 FEW_TOKENS = 5  # including start and end
 UNKNOWN = "<unk>"
+NONE_DEAD: Mapping[str, Dead] = {}
 TEXTS = "captions.list.element.text"
 AGAIN = "not published; the rows are kept, and the same command with {} publishes them"
 
@@ -68,8 +68,11 @@ def check_gates(
     if parent is not None:
         _check_jump(parent, snapshot)
     if run.kind == "captions":
-        before = parent_captions(run.url, parent) if parent is not None else []
-        check_captions(before, new_captions(run.url, added), _may_be_equal(run.spec))
+        store = Store(run.url, parent) if parent is not None else None
+        before = first_captions(run.url, store.shards, store.dead) if store else []
+        decode = run.spec.get("decode", {})  # a fixed prefix, or very short captions, may be equal
+        may_be_equal = bool(decode.get("prefix")) or 0 < (decode.get("max_length") or 0) <= FEW_TOKENS
+        check_captions(before, first_captions(run.url, added), may_be_equal)
 
 
 def check_failures(limit: float | None, run: Run, snapshot: Snapshot, added: Sequence[ManifestRow]) -> None:
@@ -163,12 +166,6 @@ def caption_figures(texts: Sequence[str]) -> CaptionFigures:
     return CaptionFigures(words / len(texts), unknown, 1 - len(set(texts)) / len(texts))
 
 
-def _may_be_equal(spec: Mapping[str, Any]) -> bool:
-    """Returns whether the options can cause equal captions: a fixed prefix, or very short captions."""
-    decode = spec.get("decode", {})
-    return bool(decode.get("prefix")) or 0 < (decode.get("max_length") or 0) <= FEW_TOKENS
-
-
 def check_captions(before: Sequence[str], after: Sequence[str], may_be_equal: bool = False) -> None:
     """Raises HeldBack if captions collapsed.
 
@@ -211,19 +208,13 @@ def _spread(texts: Sequence[str], count: int) -> list[str]:
     return [texts[number * len(texts) // count] for number in range(count)]
 
 
-def parent_captions(url: str, parent: Snapshot) -> list[str]:
-    """Returns the first captions of live rows from a few shards of the parent."""
-    store = Store(url, parent)
-    return _first_captions(url, store.shards, store.dead)
+def first_captions(
+    url: str, shards: Sequence[ManifestRow], dead: Mapping[str, Dead] = NONE_DEAD
+) -> list[str]:
+    """Returns the first captions of the live rows of 16 of ``shards``, or of more if they are small.
 
-
-def new_captions(url: str, added: Sequence[ManifestRow]) -> list[str]:
-    """Returns the first captions from a few of the new shards."""
-    return _first_captions(url, added, {})
-
-
-def _first_captions(url: str, shards: Sequence[ManifestRow], dead: Mapping[str, Dead]) -> list[str]:
-    """Reads 16 shards, or more if they are small. Shard names are hashes, so the first by name are a random sample."""
+    Shard names are hashes, so the first by name are a random sample.
+    """
     ordered = sorted((row for row in shards if row["rows"]), key=lambda row: row["shard"])
     found: list[str] = []
     for number, row in enumerate(ordered):

@@ -10,7 +10,7 @@ import datetime
 import platform
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from os.path import splitext
 from typing import Any
@@ -100,15 +100,9 @@ def start_run(
         check_same(url, newest, kind, check_format(file_format), spec, None if redo else fingerprint)
         shape = arrow.grid_shape(field)[0] if arrow.is_grid(field) else ()
         parent = newest.id if newest else None
-        made = Run(url, _new_id(), kind, file_format, fingerprint, dict(spec), field.name, shape, parent)
-        run = replace(
-            made,
-            operation=operation,
-            redo=redo,
-            place=place,
-            request=dict(request or {}),
-            retired=tuple(retired),
-        )
+        described = (kind, file_format, fingerprint, dict(spec), field.name, shape, parent)
+        again = (operation, redo, place, dict(request or {}), tuple(retired))
+        run = Run(url, _new_id(), *described, *again)
         _write_record(run, options or {}, _unpublished(run), runner or {})
     except (OSError, ImportError) as err:
         raise RequestError(

@@ -147,5 +147,4 @@ def publish_change(url: str, change: Callable[[Snapshot], Snapshot | None]) -> S
 
 def snapshot_number(url: str, text: str) -> int:
     """Returns the number of a snapshot given by number or tag. Raises StoreError, RequestError."""
-    number = int(text) if text.isascii() and text.isdigit() else tags.read_tag(url, text)
-    return layout.load_snapshot(url, number).id
+    return layout.load_snapshot(url, tags.snapshot_number(url, text)).id

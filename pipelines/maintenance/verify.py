@@ -69,7 +69,8 @@ def _open(url: str, number: int, report: Report) -> _Opened | None:
         if layout.SEAL in values and values[layout.SEAL] != layout.seal_of(values):
             report.problems.append(f"{where} is damaged: its fields do not have its sha256")
             return None
-        damaged = list(_damaged_lists(url, values.get(layout.HASHES, {})))
+        lists = values.get(layout.HASHES, {}).items()
+        damaged = [said for name, sha256 in lists for said in _wrong_hash(files.join(url, name), sha256)]
         report.problems += [problem for problem in damaged if problem not in report.problems]
         if damaged:
             return None
@@ -82,12 +83,6 @@ def _open(url: str, number: int, report: Report) -> _Opened | None:
     return _Opened(snapshot, manifest, deletes, dead_rows(deletes))
 
 
-def _damaged_lists(url: str, hashes: dict[str, str]) -> Iterator[str]:
-    """Yields manifests and delete files that are missing or have changed."""
-    for name, sha256 in hashes.items():
-        yield from _wrong_hash(files.join(url, name), sha256)
-
-
 def _disagreements(url: str, one: _Opened, shards: dict[str, ShardFacts]) -> Iterator[str]:
     for shard, times in Counter(row["shard"] for row in one.manifest).items():
         if times > 1:
@@ -96,15 +91,11 @@ def _disagreements(url: str, one: _Opened, shards: dict[str, ShardFacts]) -> Ite
     odd = sorted(found - {one.snapshot.fingerprint})
     if odd:
         yield f"has rows of fingerprint {odd[0]}; expected {one.snapshot.fingerprint}"
-    yield from _wrong_totals(one)
-    yield from _wrong_deletes(one, shards)
-    yield from _twice(url, one, shards)
-
-
-def _wrong_totals(one: _Opened) -> Iterator[str]:
     for name, value in totals_of(one.manifest, one.deletes).items():
         if one.snapshot.totals.get(name) != value:
             yield f"totals say {name} {one.snapshot.totals.get(name)}; manifests and deletes give {value}"
+    yield from _wrong_deletes(one, shards)
+    yield from _twice(url, one, shards)
 
 
 def _wrong_deletes(one: _Opened, shards: dict[str, ShardFacts]) -> Iterator[str]:

@@ -29,16 +29,8 @@ from captionbeam.schemas.storage import files
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
 URI_COLUMNS = (
-    "uri",
-    "url",
-    "image_url",
-    "image_uri",
-    "path",
-    "file_path",
-    "image_path",
-    "file_name",
-    "filename",
-)
+    "uri", "url", "image_url", "image_uri", "path", "file_path", "image_path", "file_name", "filename",
+)  # fmt: skip
 ID_COLUMNS = ("image_id", "id", "key", "__key__")
 _ROWS = 1 << 14
 

@@ -38,9 +38,8 @@ _memory_lock = threading.Lock()
 
 def split(url: str) -> tuple[AbstractFileSystem, str]:
     """Returns the filesystem and the path on it of a local path or fsspec URL. Raises RequestError."""
-    if (
-        "STORAGE_EMULATOR_HOST" in os.environ
-    ):  # else gcsfs would use gRPC, which emulators lack, and wait a minute
+    # else gcsfs would use gRPC, which emulators lack, and wait a minute
+    if "STORAGE_EMULATOR_HOST" in os.environ:
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     url = os.fspath(url)
     try:
@@ -181,8 +180,7 @@ def check_writable(url: str) -> None:
     Raises the storage's OSError if the storage does not respond, since the request itself may be valid.
     """
     fs, folder = split(url)
-    while is_local(fs) and not os.path.exists(folder):  # creating the folder would look like a result
-        folder = os.path.dirname(folder)
+    folder = _existing(folder) if is_local(fs) else folder  # creating the folder would look like a result
     probe = f"{folder}/.{uuid.uuid4().hex[:12]}.tmp"
     try:
         with as_os_errors(url):
@@ -205,14 +203,20 @@ def check_local_writable(url: str) -> None:
     fs, folder = split(url)
     if not is_local(fs):
         return
-    while not os.path.exists(folder):
-        folder = os.path.dirname(folder)
     try:
-        tempfile.TemporaryFile(dir=folder).close()  # has no name where the filesystem supports that
+        tempfile.TemporaryFile(
+            dir=_existing(folder)
+        ).close()  # has no name where the filesystem supports that
     except OSError as err:
         raise RequestError(
             f"{url!r} cannot be written to ({err.strerror or err}); expected a writable folder or URL"
         ) from err
+
+
+def _existing(folder: str) -> str:
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def json_bytes(value: Any) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from botocore.exceptions import ClientError
+from botocore.exceptions import ConnectionError as BotoConnectionError
 from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 from s3fs.core import S3_RETRYABLE_ERRORS
@@ -68,16 +69,8 @@ def _passes(error: BaseException) -> bool:
         return True
     if retrying.is_transient_status(status_of(error)):
         return True
-    return isinstance(error, (*S3_RETRYABLE_ERRORS, TimeoutError, ConnectionError)) or _is_a_connections(
-        error
-    )
-
-
-def _is_a_connections(error: BaseException) -> bool:
-    """Returns whether botocore reports a failed connection. Most of its classes for that derive from these."""
-    from botocore.exceptions import ConnectionError as BotoConnectionError
-
-    return isinstance(error, BotoConnectionError)
+    connection = (TimeoutError, ConnectionError, BotoConnectionError)
+    return isinstance(error, (*S3_RETRYABLE_ERRORS, *connection))
 
 
 def _retry_after(error: BaseException) -> str | None:

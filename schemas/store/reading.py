@@ -69,7 +69,7 @@ class Store:
             )
         wanted = selector if snapshot is None else snapshot
         if wanted is not None:
-            return cls(url, layout.load_snapshot(url, _number(url, wanted)))
+            return cls(url, layout.load_snapshot(url, tags.snapshot_number(url, wanted)))
         newest = layout.newest_snapshot(url)
         if newest is None:
             raise StoreError(f"{url} has no published snapshot; expected a store that a finished job wrote")
@@ -237,10 +237,6 @@ class Store:
             batch = data.read(group.group, read_names(data.schema, checked_columns(data, columns)))
         rows = [row for row in _alive(group.rows, group.dead).tolist() if keep is None or row in keep]
         return with_tensors(batch if len(rows) == group.rows else batch.take(pa.array(rows, pa.int64())))
-
-
-def _number(url: str, wanted: int | str) -> int:
-    return int(wanted) if str(wanted).isdigit() else tags.read_tag(url, str(wanted))
 
 
 def dead_rows(deletes: Iterable[DeleteRow]) -> dict[str, Dead]:
