@@ -19,6 +19,7 @@ from typing import Any
 from job_rates import job_rate
 
 from captionbeam.capmodel.bundles.contents import read_manifest
+from captionbeam.capmodel.specs import complete_spec
 
 
 def main() -> None:
@@ -54,8 +55,8 @@ def _common(options: argparse.Namespace) -> list[str]:
 
 def _encode_arguments(options: argparse.Namespace) -> list[str]:
     """The encode command that makes the features that the bundle's encoder makes."""
-    spec = read_manifest(options.bundle).encoder
-    if spec is None:
+    spec = complete_spec(read_manifest(options.bundle).encoder or {})
+    if not spec:
         raise SystemExit(f"{options.bundle} holds no encoder; expected a bundle that captions images")
     if "imported" in spec:
         raise SystemExit(
@@ -83,8 +84,8 @@ def _picture_flags(preprocess: dict[str, Any]) -> list[str]:
 
 def _kept_flags(options: argparse.Namespace, spec: dict[str, Any]) -> list[str]:
     """What is kept of the features."""
-    flags = ["--dtype", spec["dtype"]] if "dtype" in spec else []
-    if "reduction" not in spec:
+    flags = ["--dtype", spec["dtype"]]
+    if spec["reduction"] is None:
         return flags
     components = str(Path(options.bundle) / "components.safetensors")
     return [*flags, "--reduce", components, "--reduce-dim", str(spec["reduction"]["dim"])]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
 from captionbeam.capmodel.decoders.base import Decoder
-from captionbeam.capmodel.generation.generate import DecodeOptions, generate
+from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from captionbeam.capmodel.tokenizers import WordTokenizer
 
 SIZES: dict[str, dict[str, Any]] = {

@@ -20,8 +20,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from job_rates import job_rate
+
+if TYPE_CHECKING:
+    from captionbeam.capmodel.encoders import Encoder
 
 
 def main() -> None:
@@ -69,7 +73,7 @@ def run_bare(options: argparse.Namespace) -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         encoder = Encoder.load(spec, store_weights(state, folder), options.batch_size)
-        forward, streams = encoder.bare_forward(), Streams(encoder.batch_size, encoder.device.type)
+        forward, streams = _forward(encoder), Streams(encoder.batch_size, encoder.device.type)
         alone = _rate(forward, encoder.batch_size, options.seconds)
         with ThreadPoolExecutor(streams.count) as callers:
             rates = [
@@ -77,6 +81,23 @@ def run_bare(options: argparse.Namespace) -> None:
                 for _ in range(streams.count)
             ]
             print(alone, sum(rate.result() for rate in rates))
+
+
+def _forward(encoder: Encoder) -> Callable[[], object]:
+    """Returns a function that runs one forward pass of a full batch of scaled noise, on the calling thread."""
+    import torch
+
+    from captionbeam.capmodel.runtime.device import exact_kernels
+
+    size = encoder.spec.preprocess.size
+    pixels = torch.randint(0, 256, (encoder.batch_size, 3, size, size), dtype=torch.uint8)
+    scaled = encoder._scaled(pixels.to(encoder.device).contiguous(memory_format=torch.channels_last))
+
+    def forward() -> None:
+        with torch.inference_mode(), exact_kernels(encoder.device):
+            encoder._network(scaled).sum().item()
+
+    return forward
 
 
 def _rate(forward: Callable[[], object], batch_size: int, seconds: float) -> float:

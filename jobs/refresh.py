@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from captionbeam.capmodel.specs import complete_spec
 from captionbeam.jobs.caption import check_sources
 from captionbeam.jobs.encode import add_encoder_options, add_network_options, encoding
 from captionbeam.jobs.options.captioners import add_captioner_options, captioning, check_captioner
@@ -245,7 +246,8 @@ def _check_redo(options: argparse.Namespace, work: Work, newest: Snapshot | None
     if newest is None or newest.fingerprint == work.fingerprint:
         return
     images = newest.totals["rows"] + newest.totals["failed"]
-    said = ", ".join(f"{name} {old} -> {new}" for name, old, new in changes(newest.spec, work.spec))
+    found = changes(complete_spec(newest.spec), complete_spec(work.spec))
+    said = ", ".join(f"{name} {old} -> {new}" for name, old, new in found)
     require(
         options.redo or options.plan or bool(options.canary),
         f"all {images:,} images of {options.output} would be done again: {said}; expected --redo to do so (--plan says "

@@ -135,16 +135,18 @@ def _wanted(options: argparse.Namespace) -> SvdOptions:
 
 def _is_there(url: str, request: Mapping[str, Any], options: argparse.Namespace) -> bool:
     """Whether these components exist at ``url`` (prints them if so). Raises RequestError for others."""
+    from captionbeam.pipelines.reduction.svd import SvdOptions
+    from captionbeam.schemas.fingerprint import complete, difference
     from captionbeam.schemas.formats.components import read_components
 
     if options.overwrite or not files.exists(url):
         return False
-    there = {"scaled": False, **read_components(url).about["request"]}  # older files do not have it
-    odd = [name for name, value in request.items() if there.get(name) != value]
-    if odd:
+    there, wanted = (
+        complete(SvdOptions, about) for about in (read_components(url).about["request"], request)
+    )
+    if odd := difference(there, wanted, most=1):
         raise RequestError(
-            f"{options.output!r} holds components of {odd[0]} {there.get(odd[0])}, not {request[odd[0]]}; expected "
-            "the same request, a new --output or --overwrite"
+            f"{options.output!r} holds components of {odd}; expected the same request, a new --output or --overwrite"
         )
     print(f"nothing to do: {options.output} holds these very components")
     return _report(options.output, url, None) == 0

@@ -76,7 +76,7 @@ def run(options: argparse.Namespace, beam_args: list[str]) -> int:
     places = {"--train": options.train, "--val": options.val, "--output": [options.output]}
     target = settle_target(beam_args, places, models=False)
     inputs = list_inputs(options.train, options.val, options.member, options.val_share)
-    wanted = TokenizeOptions(options.kind, options.max_length, options.merges, options.min_count)
+    wanted = TokenizeOptions.of(options.kind, options.max_length, options.merges, options.min_count)
     start, run_id, url = time.monotonic(), uuid.uuid4().hex, files.absolute(options.output)
     build = tokenizing(url, inputs, wanted, options.overwrite, run_id)
     if build is None:

@@ -1,13 +1,79 @@
-"""Hashes of specifications and file contents, and the differences between two specifications."""
+"""Specifications as records, their hashes and differences; hashes of files.
+
+A specification is a frozen dataclass of everything that determines a result. Its record, and so its fingerprint,
+leaves out each field whose value is the field's default, so a field that is added later changes no fingerprint. For
+that, the default of such a field never changes (tests/capmodel/test_specs.py). A field without a constant default, or
+with a ``default_factory``, is always in the record.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import types
+import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
+
+from captionbeam.schemas.errors import RequestError
+
+T = TypeVar("T")
+
+
+def spec_of(spec: Any) -> dict[str, Any]:
+    """Returns the record of a dataclass: plain JSON values, without fields at their defaults, nested ones likewise."""
+    values = {field.name: (getattr(spec, field.name), field.default) for field in dataclasses.fields(spec)}
+    return {name: _plain(value) for name, (value, default) in values.items() if value != default}
+
+
+def from_spec(cls: type[T], record: Mapping[str, Any]) -> T:
+    """Returns the dataclass of a record that ``spec_of`` made.
+
+    Raises RequestError for a field that ``cls`` does not have, or that the record lacks.
+    """
+    hints, fields = typing.get_type_hints(cls), dataclasses.fields(cls)  # type: ignore[arg-type]
+    if unknown := sorted(record.keys() - {field.name for field in fields}):
+        raise RequestError(
+            f"{cls.__name__} has {', '.join(unknown)}, which this captionbeam does not know: upgrade it"
+        )
+    try:
+        return cls(**{name: _read(hints[name], value) for name, value in record.items()})
+    except TypeError as err:
+        raise RequestError(f"{cls.__name__} is incomplete ({err}); expected it as written") from err
+
+
+def complete(cls: type, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a record of ``cls`` with the defaults of the fields that it leaves out, nested ones likewise."""
+    hints, values = typing.get_type_hints(cls), dict(record)
+    for field in dataclasses.fields(cls):
+        if field.name not in values and field.default is not dataclasses.MISSING:
+            values[field.name] = _plain(field.default)
+        inner = _dataclass_of(hints[field.name])
+        if inner is not None and isinstance(values.get(field.name), Mapping):
+            values[field.name] = complete(inner, values[field.name])
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return spec_of(value)
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _read(hint: Any, value: Any) -> Any:
+    inner = _dataclass_of(hint)
+    if inner is not None and isinstance(value, Mapping):
+        return from_spec(inner, value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _dataclass_of(hint: Any) -> Any:
+    """Returns the dataclass of a type ``D`` or ``D | None``; None for other types."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
 
 
 def fingerprint(spec: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from captionbeam.schemas.errors import BundleError, FingerprintError
 from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import models
+from captionbeam.schemas.versions import check_version
 
 FORMAT, VERSION = "captionbeam bundle", 1
 MODEL_TYPE = "captionbeam"  # read by from_pretrained of Hugging Face transformers, which uses config.json too
@@ -93,7 +94,7 @@ def read_checked(url: str, manifest: Manifest, name: str) -> bytes:
     try:
         data = files.read_bytes(files.join(url, name))
     except FileNotFoundError as err:
-        raise _lacking(url, name) from err
+        raise _missing_file(url, name) from err
     found, expected = sha256_bytes(data), manifest.files[name]
     if found != expected:
         raise BundleError(f"{name} of the bundle {url!r} has SHA-256 {found}; expected {expected}, as saved")
@@ -107,19 +108,19 @@ def store_bundle(url: str, models_url: str) -> str:
     """
     manifest = read_manifest(url)
     target = files.join(models_url, manifest.sha256)
-    if not _is_whole(target, manifest.sha256):
+    if not _is_complete(target, manifest.sha256):
         for name, sha256 in manifest.files.items():
             try:
                 models.keep_file(files.join(url, name), files.join(target, name), sha256)
             except FileNotFoundError as err:
-                raise _lacking(url, name) from err
+                raise _missing_file(url, name) from err
             except FingerprintError as err:
                 raise BundleError(f"{name} of the bundle {err}, as saved") from err
         files.write_atomic(files.join(target, CONFIG), files.json_bytes(manifest.to_dict()))
     return target
 
 
-def _is_whole(url: str, sha256: str) -> bool:
+def _is_complete(url: str, sha256: str) -> bool:
     """Whether a complete copy exists, by its own manifest: bundles that differ only in history share a location."""
     try:
         there = read_manifest(url)
@@ -130,18 +131,14 @@ def _is_whole(url: str, sha256: str) -> bool:
     )
 
 
-def _lacking(url: str, name: str) -> BundleError:
+def _missing_file(url: str, name: str) -> BundleError:
     return BundleError(f"the bundle {url!r} lacks {name}; expected the files that were saved")
 
 
 def _checked(url: str, values: Any) -> Manifest:
     if not isinstance(values, Mapping) or values.get("format") != FORMAT:
         raise BundleError(f"{CONFIG} in {url!r} is not a bundle's; expected format {FORMAT!r}")
-    version = values.get("version")
-    if not isinstance(version, int) or version > VERSION:
-        raise BundleError(
-            f"the bundle {url!r} has version {version!r}; this captionbeam reads up to {VERSION}: upgrade it"
-        )
+    check_version(values.get("version"), VERSION, f"the bundle {url!r}", BundleError)
     try:
         others = ("format", "version", *OF_TRANSFORMERS)
         manifest = Manifest(**{key: value for key, value in values.items() if key not in others})

@@ -8,7 +8,6 @@ from typing import Any
 
 from captionbeam.capmodel.bundles.contents import ENCODER, Manifest
 from captionbeam.capmodel.decoders.config import DecoderConfig
-from captionbeam.capmodel.decoders.options import is_said
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.capmodel.tokenizers import Tokenizer
 
@@ -42,8 +41,8 @@ captionbeam caption --bundle {url} one.jpg
 {encoder_note}
 
 ```python
-from captionbeam.capmodel.bundles.bundle import Bundle
-from captionbeam.capmodel.generation.generate import DecodeOptions, generate
+from captionbeam.capmodel.bundles import Bundle
+from captionbeam.capmodel.generation import DecodeOptions, generate
 
 bundle = Bundle.load("{url}")
 found = generate(bundle.decoder, features, DecodeOptions({arguments}), image_ids, bundle.tokenizer)
@@ -121,7 +120,9 @@ def model_card(
 
 def _settings(config: DecoderConfig) -> str:
     chosen = {
-        name: value for name, value in config.decoder().items() if is_said(name, value) and config.uses(name)
+        name: value
+        for name, value in config.decoder().items()
+        if config.uses(name) and value not in (None, "", "none")
     }
     return ", ".join(f"{name} {value}" for name, value in chosen.items())
 

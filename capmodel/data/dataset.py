@@ -82,4 +82,4 @@ class Data:
 
     def decoder_config(self, options: TrainOptions) -> DecoderConfig:
         """Returns the config of the decoder for these features and this tokenizer."""
-        return DecoderConfig.fit(options, self.store.shape, self.tokenizer, options.init is not None)
+        return DecoderConfig.fit(options, self.store.shape, self.tokenizer)

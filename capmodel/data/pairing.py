@@ -125,18 +125,18 @@ def _check_missing(
     store: Store, table: TokenTable, ids: list[str], matched: dict[str, str], max_missing: float
 ) -> None:
     wanted = [*table.image_ids("train"), *table.image_ids("val")]
-    blind = [image_id for image_id in wanted if image_id not in matched]
-    mute = sorted(set(ids).difference(matched.values()))
-    images = len(ids) + len(blind)
-    if len(blind) + len(mute) <= max_missing * images:
+    no_features = [image_id for image_id in wanted if image_id not in matched]
+    no_captions = sorted(set(ids).difference(matched.values()))
+    images = len(ids) + len(no_features)
+    if len(no_features) + len(no_captions) <= max_missing * images:
         return
     reasons = [
-        f"{len(blind)} with captions but no features in {store.url}, snapshot {store.snapshot_id}"
-        f"{_example(blind)}",
-        f"{len(mute)} with features but no captions in {table.url}{_example(mute)}",
+        f"{len(no_features)} with captions but no features in {store.url}, snapshot {store.snapshot_id}"
+        f"{_example(no_features)}",
+        f"{len(no_captions)} with features but no captions in {table.url}{_example(no_captions)}",
     ]
     raise RequestError(
-        f"{len(blind) + len(mute)} of {images} images lack their other half: {', '.join(reasons)}; "
+        f"{len(no_features) + len(no_captions)} of {images} images lack their other half: {', '.join(reasons)}; "
         f"expected at most a share of {max_missing:g} (--max-missing)"
     )
 

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 from captionbeam.capmodel.decoders.config import DecoderConfig
 from captionbeam.capmodel.decoders.options import DECODER_FIELDS, DecoderOptions
+from captionbeam.capmodel.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from captionbeam.capmodel.decoders.base import Decoder
+    from captionbeam.capmodel.decoders.base import Decoder, State
 
-__all__ = ["DECODER_FIELDS", "DecoderConfig", "DecoderOptions", "make_decoder"]
+__all__ = ["DECODER_FIELDS", "Decoder", "DecoderConfig", "DecoderOptions", "State", "make_decoder"]
+
+__getattr__ = lazy_names(__name__, base="Decoder State")
 
 
 def make_decoder(config: DecoderConfig) -> Decoder:

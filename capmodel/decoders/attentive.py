@@ -51,34 +51,29 @@ class AttentiveDecoder(Decoder):
         self.embed = nn.Embedding(c.vocab_size, c.embed_dim)
         self.attention = make_attention(c)
         self.from_word = nn.Linear(c.embed_dim, c.attention_dim + 4 * c.hidden_dim)
-        self.from_hidden = nn.Linear(c.hidden_dim, sum(self._parts()), bias=False)
+        self.from_hidden = nn.Linear(c.hidden_dim, sum(self._widths()), bias=False)
         self.from_context = nn.Linear(c.feature_dim, 4 * c.hidden_dim, bias=False)
         self.out_hidden = nn.Linear(c.hidden_dim, c.embed_dim)
         self.out_context = nn.Linear(c.feature_dim, c.embed_dim, bias=False)
         self.start = nn.Linear(c.feature_dim, 2 * c.hidden_dim) if c.initial_state == "mean" else None
         self._add_output()
-        self.drop = nn.Dropout(c.dropout)
-        self.drop_words = nn.Dropout(c.words_dropped)
-        self.drop_state = nn.Dropout(c.states_dropped)
-        self.drop_grid = nn.Dropout(c.grid_dropout)
         self._initialise()
 
     def read(self, features: Tensor, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | float]:
         """Implements ``Decoder.read``; the steps run over blocks that shrink as captions end."""
         blocks = PackedCaptions.of(wanted)
         words = self.drop_words(self.embed(blocks.rows(tokens)))
-        state = self._rearranged(self.begin(features), blocks, tokens.shape[1])
+        state = self._reordered(self.begin(features), blocks, tokens.shape[1])
         hidden, context, weights = self._run(state, self.from_word(words), blocks.sizes)
         picks = blocks.picks
-        seen = self._blend(*(rows.index_select(0, picks) for rows in (hidden, context, words)))
-        return seen, 0.0 if weights is None else self._unseen(weights.index_select(0, picks), wanted)
+        seen = self._output_input(*(rows.index_select(0, picks) for rows in (hidden, context, words)))
+        return seen, 0.0 if weights is None else self._doubly_stochastic_loss(
+            weights.index_select(0, picks), wanted
+        )
 
     def begin(self, features: Tensor) -> DecoderState:
         """Returns the state of one caption (N = 1) per image, before START. Features as in ``forward``."""
-        flat = features.reshape(len(features), self.config.cells, self.config.channels)
-        kept = flat.dtype if torch.is_autocast_enabled(flat.device.type) else self.project.weight.dtype
-        values = self.normalise(self.project(flat.to(kept)))  # autocast converts the input itself
-        values = self.drop_grid(values)
+        values = self._projected(features, self.project, self.normalise)
         hidden, cell = self._first_state(values)
         keys, values = self.attention.keys(values), self.attention.values(values)
         return DecoderState(keys, values, hidden, cell)
@@ -97,7 +92,7 @@ class AttentiveDecoder(Decoder):
         state, context, weights = self._advance(
             state, self.from_word(words), (self.from_hidden, self.from_context)
         )
-        return self.logits(self._blend(state.hidden, context, words)), state, weights
+        return self.logits(self._output_input(state.hidden, context, words)), state, weights
 
     def _advance(
         self, state: DecoderState, word: Tensor, layers: tuple[Layer, Layer]
@@ -107,8 +102,8 @@ class AttentiveDecoder(Decoder):
         ``word``: the word's projection ``[B, N, A + 4H]``. ``layers``: the projections of hidden state and context.
         """
         from_hidden, from_context = layers
-        query, gates, *gate = from_hidden(state.hidden).split(self._parts(), dim=-1)
-        word_query, word_gates = word.split(self._parts()[:2], dim=-1)
+        query, gates, *gate = from_hidden(state.hidden).split(self._widths(), dim=-1)
+        word_query, word_gates = word.split(self._widths()[:2], dim=-1)
         context, weights = self.attention(state.keys, state.values, word_query + query)
         for beta in gate:
             context = torch.sigmoid(beta) * context
@@ -118,7 +113,7 @@ class AttentiveDecoder(Decoder):
         hidden = torch.sigmoid(show) * torch.tanh(cell)
         return state._replace(hidden=hidden, cell=cell), context, weights
 
-    def _parts(self) -> list[int]:
+    def _widths(self) -> list[int]:
         """Output widths of the hidden state's projection: query, LSTM gates, context gate. A word has the first two."""
         gate = {"vector": [self.config.feature_dim], "scalar": [1], "none": []}[self.config.gate]
         return [self.config.attention_dim, 4 * self.config.hidden_dim, *gate]
@@ -141,19 +136,19 @@ class AttentiveDecoder(Decoder):
         kept = torch.cat(weights) if self.config.doubly_stochastic else None
         return torch.cat(hidden), torch.cat(contexts), kept
 
-    def _unseen(self, weights: Tensor, wanted: Tensor) -> Tensor:
+    def _doubly_stochastic_loss(self, weights: Tensor, wanted: Tensor) -> Tensor:
         """Returns ``lambda`` times the sum over captions and cells of ``(1 - sum of the weights over time) ** 2``."""
         captions = wanted.flatten(0, 1)
         owner = captions.nonzero()[:, 0]
         given = weights.new_zeros(len(captions), self.config.cells).index_add(0, owner, weights)
         return self.config.doubly_stochastic * (1 - given[captions.any(1)]).square().sum()
 
-    def _blend(self, hidden: Tensor, context: Tensor, words: Tensor) -> Tensor:
+    def _output_input(self, hidden: Tensor, context: Tensor, words: Tensor) -> Tensor:
         """Returns the output layer's input, ``word + W_h h + W_z context`` (Xu et al., equation 7)."""
         return self.drop(self.out_hidden(self.drop_state(hidden)) + self.out_context(context) + words)
 
     @staticmethod
-    def _rearranged(state: DecoderState, blocks: PackedCaptions, captions: int) -> DecoderState:
+    def _reordered(state: DecoderState, blocks: PackedCaptions, captions: int) -> DecoderState:
         """Reorders the images of ``state`` to the order of ``blocks`` and expands it to N captions per image."""
         keys, values, hidden, cell = (part.index_select(0, blocks.images) for part in state)
         return DecoderState(keys, values, *(part.expand(-1, captions, -1) for part in (hidden, cell)))

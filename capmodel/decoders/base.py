@@ -31,7 +31,6 @@ class Decoder(nn.Module):
     embed: nn.Embedding
     output: Output
     out_bias: nn.Parameter | None
-    drop_grid: nn.Dropout
 
     def read(self, features: Tensor, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | float]:
         """Runs teacher forcing up to the output layer, at each True position of ``wanted`` ``[B, N, T]``.
@@ -46,9 +45,21 @@ class Decoder(nn.Module):
         return self.output(seen, self.embed.weight, self.out_bias)
 
     def _add_output(self) -> None:
-        """Creates the output layer, which takes ``config.output_width`` channels."""
-        self.out_bias = make_bias(self.config)
-        self.output = make_output(self.config)
+        """Creates the output layer, which takes ``config.output_width`` channels, and the dropouts."""
+        c = self.config
+        self.out_bias, self.output = make_bias(c), make_output(c)
+        self.drop, self.drop_grid = nn.Dropout(c.dropout), nn.Dropout(c.grid_dropout)
+        self.drop_words, self.drop_state = nn.Dropout(c.words_dropped), nn.Dropout(c.states_dropped)
+
+    def _flat(self, features: Tensor) -> Tensor:
+        """Returns features of any shape of ``forward`` as ``[B, L, C]``."""
+        return features.reshape(len(features), self.config.cells, self.config.channels)
+
+    def _projected(self, features: Tensor, project: nn.Linear, normalise: nn.LayerNorm) -> Tensor:
+        """Returns the normalised projection of the grid, with dropout, ``[B, L, F]``."""
+        flat = self._flat(features)
+        kept = flat.dtype if torch.is_autocast_enabled(flat.device.type) else project.weight.dtype
+        return self.drop_grid(normalise(project(flat.to(kept))))  # autocast converts the input itself
 
     def forward(self, features: Tensor, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Teacher forcing: returns the logits of the word after each of ``tokens`` ``[B, N, T]`` (int64, START first).

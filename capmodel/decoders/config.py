@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from captionbeam.capmodel.decoders.options import DecoderOptions, is_said
+from captionbeam.capmodel.decoders.options import DecoderOptions
 from captionbeam.capmodel.tokenizers import Tokenizer
 from captionbeam.schemas.errors import RequestError, expect
+from captionbeam.schemas.fingerprint import from_spec, spec_of
 
 ADAPTIVE_SHARE = 4  # Grave et al. 2017, section 4.3
 
@@ -35,18 +36,10 @@ class DecoderConfig(DecoderOptions):
         expect(self.vocab_size >= 1, "vocab_size", self.vocab_size, "a positive number")
         expect(len(shape) in (1, 3) and min(shape) >= 1, "feature_shape", shape, "[H, W, C] or [C]")
         expect(self.max_length >= 3, "max_length", self.max_length, "3 or more (START, a token, END)")
-        self._check_cells()
         specials = (self.pad, self.unk, self.start, self.end)
         known = len(set(specials)) == 4 and set(specials) <= set(range(self.vocab_size))
         expect(known, "pad, unk, start, end", specials, f"four ids of a vocabulary of {self.vocab_size}")
         self._check_clusters()
-
-    def _check_cells(self) -> None:
-        """Raises RequestError for attention options with a single cell, which always gets all the weight."""
-        if self.cells == 1 and self.attends:
-            one = "its default with features of one cell, which gets all the weight"
-            expect(self.attention == "additive", "attention", self.attention, one)
-            expect(self.doubly_stochastic == 0, "doubly_stochastic", self.doubly_stochastic, one)
 
     def _check_clusters(self) -> None:
         last, thinnest = self.cutoffs[-1], self.output_width // ADAPTIVE_SHARE ** len(self.cutoffs)
@@ -67,16 +60,9 @@ class DecoderConfig(DecoderOptions):
 
     @classmethod
     def fit(
-        cls,
-        options: DecoderOptions,
-        feature_shape: tuple[int, ...],
-        tokenizer: Tokenizer,
-        has_weights: bool = False,
+        cls, options: DecoderOptions, feature_shape: tuple[int, ...], tokenizer: Tokenizer
     ) -> DecoderConfig:
-        """Returns the config of ``options`` for the given features and tokenizer.
-
-        ``has_weights``: whether the decoder already has trained weights. Raises RequestError.
-        """
+        """Returns the config of ``options`` for the given features and tokenizer. Raises RequestError."""
         if options.output_layer == "adaptive" and tokenizer.kind == "bpe":
             raise RequestError(
                 "output-layer is adaptive, which needs ids that fall in frequency, and those of byte pairs do not; "
@@ -84,26 +70,7 @@ class DecoderConfig(DecoderOptions):
             )
         ids = {name: getattr(tokenizer, name) for name in ("pad", "unk", "start", "end")}
         chosen = {**options.decoder(), **ids, "max_length": tokenizer.max_length}
-        config = cls(tokenizer.vocab_size, feature_shape, **chosen)
-        config._refuse_idle(has_weights)
-        return config
-
-    def _refuse_idle(self, has_weights: bool) -> None:
-        """Raises RequestError for options without effect, for new decoders only.
-
-        Bundles that were trained with such options still load and can be trained further.
-        """
-        if self.architecture == "attentive" and self.cells == 1 and not has_weights:
-            usual = DecoderOptions.attention_dim
-            one = f"{usual}, its default, with features of one cell, which gets all the weight"
-            expect(self.attention_dim == usual, "attention_dim", self.attention_dim, one)
-        if self.architecture == "lstm" and not self.projects_state:
-            others = self.embed_dropout is None or self.state_dropout is None
-            both = (
-                f"0 or {DecoderOptions.dropout}, its default, with --embed-dropout and --state-dropout: the output "
-                "sees the LSTM's states themselves where its weights are not the embeddings"
-            )
-            expect(others or self.dropout in (0, DecoderOptions.dropout), "dropout", self.dropout, both)
+        return cls(tokenizer.vocab_size, feature_shape, **chosen)
 
     @property
     def cutoffs(self) -> tuple[int, ...]:
@@ -133,13 +100,10 @@ class DecoderConfig(DecoderOptions):
         return self.max_length if learned else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values, which ``from_dict`` reads."""
-        values = {**asdict(self), "feature_shape": list(self.feature_shape)}
-        return {name: value for name, value in values.items() if is_said(name, value)}
+        """Returns the record, which ``from_dict`` reads."""
+        return spec_of(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DecoderConfig:
-        """Returns the config that ``to_dict`` wrote. Raises RequestError for unknown fields."""
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        expect(not unknown, "decoder config fields", unknown, "none beyond this version's")
-        return cls(**values)
+        """Returns the config that ``to_dict`` wrote. Raises RequestError."""
+        return from_spec(cls, values)

@@ -40,10 +40,6 @@ class LstmDecoder(Decoder):
         self.lstm = nn.LSTM(c.embed_dim, c.hidden_dim, batch_first=True)
         self.out_hidden = nn.Linear(c.hidden_dim, c.embed_dim) if c.projects_state else None
         self._add_output()
-        self.drop = nn.Dropout(c.dropout)
-        self.drop_words = nn.Dropout(c.words_dropped)
-        self.drop_state = nn.Dropout(c.states_dropped)
-        self.drop_grid = nn.Dropout(c.grid_dropout)
         self._initialise()
 
     def read(self, features: Tensor, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | float]:
@@ -55,8 +51,7 @@ class LstmDecoder(Decoder):
 
     def begin(self, features: Tensor) -> LstmState:
         """Returns the state of one caption (N = 1) per image, before START. Features as in ``forward``."""
-        flat = features.reshape(len(features), self.config.cells, self.config.channels)
-        image = self.image(self.drop_grid(flat.mean(1, dtype=torch.float32))).unsqueeze(1)
+        image = self.image(self.drop_grid(self._flat(features).mean(1, dtype=torch.float32))).unsqueeze(1)
         zeros = image.new_zeros(len(features), 1, self.config.hidden_dim)
         match self.config.image_as:
             case "start-state":

@@ -26,7 +26,6 @@ _SIZES = (
     *("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "heads", "image_bottleneck"),
     *("layers", "feedforward_dim"),
 )
-ALWAYS_SAID = ("embed_dim", "hidden_dim", "attention_dim", "feature_dim", "dropout", "grid_dropout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,14 +220,6 @@ def is_of_use(name: str, chosen: Mapping[str, Any]) -> bool:
         return True
     decider, values = ONLY_WITH[name]
     return chosen[decider] in values and is_of_use(decider, chosen)
-
-
-def is_said(name: str, value: object) -> bool:
-    """Whether a record contains the option: always for ``ALWAYS_SAID``, otherwise only if it is not the default.
-
-    A record written before an option existed therefore equals one written with its default.
-    """
-    return name in ALWAYS_SAID or name not in _DEFAULTS or value != _DEFAULTS[name]
 
 
 def expect_one_of(choices: Sequence[str], name: str, value: object) -> None:

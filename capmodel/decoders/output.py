@@ -1,4 +1,4 @@
-"""The output layer: logits of the next word.
+"""Output layers: logits of the next word, and their loss. Embeddings ``[V, E]`` and biases ``[V]`` are the decoder's.
 
 Shapes: V vocabulary, D input channels, E embedding, M words.
 """
@@ -13,30 +13,7 @@ from captionbeam.capmodel.decoders.config import ADAPTIVE_SHARE, DecoderConfig
 from captionbeam.capmodel.objectives.losses import masked_cross_entropy
 
 
-class Output(nn.Module):
-    """Base class of output layers. The embeddings ``[V, E]`` and biases ``[V]`` belong to the decoder."""
-
-    def forward(self, seen: Tensor, embeddings: Tensor, bias: Tensor | None) -> Tensor:
-        """Returns logits: ``[..., D]`` -> ``[..., V]``."""
-        raise NotImplementedError
-
-    def loss(
-        self,
-        seen: Tensor,
-        embeddings: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        label_smoothing: float = 0.0,
-        weights: Tensor | None = None,
-    ) -> Tensor:
-        """Returns the cross-entropy in nats, float32, summed over M words: ``seen`` ``[M, D]``, ``targets`` ``[M]``.
-
-        ``weights`` ``[M]`` multiply each word's loss.
-        """
-        raise NotImplementedError
-
-
-class FullOutput(Output):
+class FullOutput(nn.Module):
     """Logits of all words: ``W reduce(x) + b``.
 
     W is the embeddings if they are tied (Press & Wolf 2017), else a weight of its own. ``reduce`` is the identity, or
@@ -56,6 +33,7 @@ class FullOutput(Output):
         self.register_parameter("weight", own)
 
     def forward(self, seen: Tensor, embeddings: Tensor, bias: Tensor | None) -> Tensor:
+        """Returns logits: ``[..., D]`` -> ``[..., V]``."""
         weight = embeddings if self.weight is None else self.weight
         return functional.linear(self.reduce(seen), weight, bias)
 
@@ -68,11 +46,15 @@ class FullOutput(Output):
         label_smoothing: float = 0.0,
         weights: Tensor | None = None,
     ) -> Tensor:
+        """Returns the cross-entropy in nats, float32, summed over M words: ``seen`` ``[M, D]``, ``targets`` ``[M]``.
+
+        ``weights`` ``[M]`` multiply each word's loss.
+        """
         logits = self(seen, embeddings, bias)
         return masked_cross_entropy(logits, targets, self.pad, label_smoothing, weights)[0]
 
 
-class AdaptiveOutput(Output):
+class AdaptiveOutput(nn.Module):
     """Adaptive softmax (Grave et al. 2017): rare words are in clusters with fewer channels, computed on demand.
 
     Token ids must be sorted by falling frequency. Computes in float32 for any input dtype.
@@ -97,12 +79,15 @@ class AdaptiveOutput(Output):
         label_smoothing: float = 0.0,
         weights: Tensor | None = None,
     ) -> Tensor:
-        """As in the base class, without label smoothing; computes only the clusters of the targets."""
+        """As in ``FullOutput``, without label smoothing; computes only the clusters of the targets."""
         with torch.autocast(seen.device.type, enabled=False):
             likelihoods = self.words(seen.float(), targets).output
         idle = sum(value.sum() for value in self.words.tail.parameters())
         total = likelihoods.sum() if weights is None else likelihoods @ weights
         return 0.0 * idle - total  # gives every weight a gradient, which DDP requires
+
+
+Output = FullOutput | AdaptiveOutput
 
 
 def make_output(config: DecoderConfig) -> Output:

@@ -55,7 +55,7 @@ class Layer(nn.Module):
         self.narrow = nn.Linear(config.feedforward, width)
         self.drop = nn.Dropout(config.dropout)
 
-    def remember(self, grid: Tensor) -> Memory:
+    def memory_of(self, grid: Tensor) -> Memory:
         """Returns the keys and values of the projected grid ``[B, L, D]``."""
         keys, values = self._heads(self.from_grid(grid), 2).contiguous()  # once instead of at each step
         return keys, values
@@ -71,7 +71,7 @@ class Layer(nn.Module):
         (query,) = self._heads(words, 1)
         seen = functional.scaled_dot_product_attention(query, *memory)
         rows = rows + self.drop(self.to_grid(packing.pack(_merged(seen).flatten(0, 1))))
-        return self._think(rows)
+        return self._feed_forward(rows)
 
     def step(self, stream: Tensor, cache: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
         """Runs one step; returns the stream ``[B, N, D]``, the extended cache, and weights ``[B, N, L]``."""
@@ -84,9 +84,9 @@ class Layer(nn.Module):
         (query,) = self._heads(self.query(self.norms[1](stream)), 1)
         seen, weights = _attend(query, *memory)
         stream = stream + self.drop(self.to_grid(_merged(seen)))
-        return self._think(stream), cache, weights
+        return self._feed_forward(stream), cache, weights
 
-    def _think(self, rows: Tensor) -> Tensor:
+    def _feed_forward(self, rows: Tensor) -> Tensor:
         return rows + self.drop(self.narrow(torch.relu(self.widen(self.norms[2](rows)))))
 
     def _heads(self, mixed: Tensor, parts: int) -> Tensor:
@@ -129,8 +129,6 @@ class TransformerDecoder(Decoder):
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.layers))
         self.settle = nn.LayerNorm(c.embed_dim)
         self._add_output()
-        self.drop_words = nn.Dropout(c.words_dropped)
-        self.drop_grid = nn.Dropout(c.grid_dropout)
         self._initialise()
 
     def read(self, features: Tensor, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | float]:
@@ -167,10 +165,8 @@ class TransformerDecoder(Decoder):
         return cast(Iterable[Layer], self.layers)
 
     def _memories(self, features: Tensor) -> tuple[Memory, ...]:
-        flat = features.reshape(len(features), self.config.cells, self.config.channels)
-        kept = flat.dtype if torch.is_autocast_enabled(flat.device.type) else self.project.weight.dtype
-        grid = self.drop_grid(self.normalise(self.project(flat.to(kept))))
-        return tuple(layer.remember(grid) for layer in self._stack)
+        grid = self._projected(features, self.project, self.normalise)
+        return tuple(layer.memory_of(grid) for layer in self._stack)
 
     def _words(self, tokens: Tensor, start: int) -> Tensor:
         """Embeds ``tokens`` ``[B, N, T]``, which start at position ``start``: ``[B, N, T, D]``."""

@@ -103,33 +103,23 @@ def _opened(url: str) -> Iterator[tuple[IO[bytes], _Hashed]]:
 def _begin(url: str, lines: IO[bytes]) -> tuple[int, list[bytes]]:
     """Returns the number of channels and the lines already read; a header is returned as an empty line."""
     first = lines.readline(BUFFER)
-    if not _is_header(first):
-        return _checked(url, first, len(first.split()) - 1), [first]
-    row, width = lines.readline(BUFFER), _checked(url, first, int(first.split()[1]))
-    if (values := _values(row)) != width:
+    fields = first.split()
+    header = len(fields) == 2 and all(field.isdigit() and len(field) <= HEADER_DIGITS for field in fields)
+    width = int(fields[1]) if header else len(fields) - 1
+    if width < 2:
+        raise RequestError(
+            f"the first line of {url!r} is {first[:60]!r}; expected a word and its numbers, as word2vec's text"
+        )
+    if not header:
+        return width, [first]
+    row = lines.readline(BUFFER)
+    values = len([*takewhile(_is_number, reversed(row.split()[1:]))])
+    if values != width:
         raise RequestError(
             f"the first line of {url!r} promises {width} numbers a word, but the first word has {values}; "
             "expected as many"
         )
     return width, [b"", row]
-
-
-def _is_header(line: bytes) -> bool:
-    fields = line.split()
-    return len(fields) == 2 and all(field.isdigit() and len(field) <= HEADER_DIGITS for field in fields)
-
-
-def _checked(url: str, first: bytes, width: int) -> int:
-    if width < 2:
-        raise RequestError(
-            f"the first line of {url!r} is {first[:60]!r}; expected a word and its numbers, as word2vec's text"
-        )
-    return width
-
-
-def _values(line: bytes) -> int:
-    """Returns the number of numeric fields at the end of a line, not counting its first word."""
-    return len([*takewhile(_is_number, reversed(line.split()[1:]))])
 
 
 def _is_number(field: bytes) -> bool:
@@ -143,14 +133,16 @@ def _is_number(field: bytes) -> bool:
 def _numbers(url: str, number: int, line: bytes, width: int) -> np.ndarray | None:
     """Returns the vector of a line; None if the word contains a blank, which gives extra fields before the numbers."""
     fields = line.split()[1:]
+    if len(fields) > width:
+        return None
     try:
-        if len(fields) <= width:
-            row = np.array([float(field) for field in fields], np.float32)
-            if len(row) == width and np.isfinite(row).all():
-                return row
-            raise ValueError(f"{len(row)} of them" if len(row) != width else "one is not finite in float32")
+        row = np.array([float(field) for field in fields], np.float32)
+        if len(row) != width:
+            raise ValueError(f"{len(row)} of them")
+        if not np.isfinite(row).all():
+            raise ValueError("one is not finite in float32")
     except ValueError as err:
         raise RequestError(
             f"line {number} of {url!r} does not have {width} numbers ({err}); expected as many as the first"
         ) from err
-    return None
+    return row

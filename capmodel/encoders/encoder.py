@@ -5,8 +5,8 @@ Shapes: n images; B the batch; S the image size; H, W, C the grid's height, widt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,9 +33,11 @@ from captionbeam.capmodel.runtime.device import (
     resolve_precision,
 )
 from captionbeam.capmodel.runtime.streams import Streams
+from captionbeam.capmodel.specs import NetworkSpec
 from captionbeam.schemas.errors import ImageError, RequestError
-from captionbeam.schemas.fingerprint import fingerprint, sha256_bytes
+from captionbeam.schemas.fingerprint import fingerprint, from_spec, sha256_bytes, spec_of
 from captionbeam.schemas.formats import arrow
+from captionbeam.schemas.formats.components import encoder_part
 
 __all__ = ["Encoder", "EncoderSpec", "resolve_encoder", "store_weights"]
 
@@ -43,43 +45,19 @@ BATCH = {"cpu": 16, "cuda": 128}  # default batch size; a CPU computes several b
 
 
 @dataclass(frozen=True)
-class EncoderSpec:
-    """Everything that determines a row of features besides the image's bytes; its hash is the features' fingerprint.
+class EncoderSpec(NetworkSpec):
+    """Everything that determines a row of features besides the image's bytes; its hash is the features' fingerprint."""
 
-    name, output:   a name for ``get_backbone``; ``grid`` ``[H, W, C]``, ``pooled`` ``[C]`` (the input of the network's
-                    own classifier: in most networks the grid's mean) or ``logits`` ``[1000]``.
-    weights_sha256: of the weights as ``weights_bytes`` writes them, without those that the output does not need.
-    pool_padding:   whether InceptionV3's average pools count padding (torchvision) or not (TensorFlow).
-    layers:         modules whose grids are concatenated, averaged down to the coarsest; () for the last grid.
-    precision:      ``fp32`` or ``bf16``: the dtype of the computation. Features are float16 either way.
-    """
-
-    name: str
-    output: str
-    weights_sha256: str
     preprocess: Preprocess
-    precision: str = "fp32"
-    pool_padding: bool = True
-    layers: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values, which ``from_dict`` reads. ``layers`` is included only if it is not empty."""
-        values = asdict(self)
-        layers = list(values.pop("layers"))
-        return {**values, "layers": layers} if layers else values
 
     @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> EncoderSpec:
-        """Returns the spec that ``to_dict`` wrote. Raises RequestError for another version's."""
-        try:
-            prepared = Preprocess.from_dict(values["preprocess"])
-            layers = tuple(values.get("layers", ()))
-            return EncoderSpec(**{**values, "preprocess": prepared, "layers": layers})
-        except (TypeError, KeyError) as err:
-            raise RequestError(
-                f"an encoder of another version of captionbeam ({err}); "
-                f"expected {', '.join(EncoderSpec.__annotations__)}"
-            ) from err
+    def from_dict(record: Mapping[str, Any]) -> EncoderSpec:
+        """Returns the spec of a features record, whether or not these are reduced. Raises RequestError."""
+        return from_spec(EncoderSpec, encoder_part(record))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the record, which ``from_dict`` reads."""
+        return spec_of(self)
 
     @property
     def fingerprint(self) -> str:
@@ -196,21 +174,6 @@ class Encoder:
                 "model", "model", f"the encoder's output for {bad[0]!r} is not finite in float16"
             )
         return {self.spec.output: rows}
-
-    def bare_forward(self) -> Callable[[], object]:
-        """For benchmarks: returns a function that runs one forward pass of a full batch of scaled noise.
-
-        The pass runs on the calling thread.
-        """
-        size = self.spec.preprocess.size
-        pixels = torch.randint(0, 256, (self.batch_size, 3, size, size), dtype=torch.uint8)
-        scaled = self._scaled(pixels.to(self.device).contiguous(memory_format=torch.channels_last))
-
-        def forward() -> None:
-            with torch.inference_mode(), exact_kernels(self.device):
-                self._network(scaled).sum().item()
-
-        return forward
 
     def _padded(self, batch: Sequence[Tensor]) -> Tensor:
         """Returns uint8 ``[B, 3, S, S]``, channels last in memory, padded with black images."""

@@ -8,8 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from captionbeam.capmodel.specs import Reduction, StoredAs, complete_spec
 from captionbeam.schemas.errors import FingerprintError, RequestError
-from captionbeam.schemas.fingerprint import difference, fingerprint
+from captionbeam.schemas.fingerprint import difference, fingerprint, spec_of
 from captionbeam.schemas.formats.components import encoder_fingerprint, encoder_part, read_components
 from captionbeam.schemas.formats.int8 import stored_columns
 
@@ -20,9 +21,8 @@ DTYPES = ("float16", "int8")
 class FeaturePlan:
     """Which features are stored, and how.
 
-    ``spec``: the features' own spec: the encoder's, plus ``reduction`` (method, dim, sha256 of the components) and
-    ``dtype`` if they are set; its hash is the fingerprint. ``column``, ``shape``: of a row. ``components``: URL of the
-    file.
+    ``spec``: the record of the encoder's or import's spec and of ``StoredAs``; its hash is the fingerprint.
+    ``column``, ``shape``: of a row. ``components``: URL of the file.
     """
 
     spec: Mapping[str, Any]
@@ -58,19 +58,16 @@ def resolve_features(
         raise RequestError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     if dim is not None and reduce is None:
         raise RequestError(f"--reduce-dim {dim} would do nothing without --reduce; expected components too")
-    kept, width = dict(spec), shape[-1]
-    if reduce is not None:
-        kept["reduction"] = _reduction(reduce, dim, spec, width)
-        width = kept["reduction"]["dim"]
-    if dtype != "float16":
-        kept["dtype"] = dtype
-    return FeaturePlan(kept, column, (*shape[:-1], width), reduce)
+    reduction = None if reduce is None else _reduction(reduce, dim, spec, shape[-1])
+    width = reduction.dim if reduction else shape[-1]
+    record = {**spec, **spec_of(StoredAs(reduction, dtype))}
+    return FeaturePlan(record, column, (*shape[:-1], width), reduce)
 
 
-def _reduction(url: str, dim: int | None, spec: Mapping[str, Any], channels: int) -> dict[str, Any]:
+def _reduction(url: str, dim: int | None, spec: Mapping[str, Any], channels: int) -> Reduction:
     found = read_components(url)
     if found.about["fingerprint"] != encoder_fingerprint(spec):
-        said = difference(found.about["spec"], encoder_part(spec))
+        said = difference(complete_spec(found.about["spec"]), complete_spec(encoder_part(spec)))
         raise FingerprintError(
             f"the components {url!r} were fitted to features of {said or 'another fingerprint'}; expected "
             "components of the same encoder, weights, preprocessing and output"
@@ -82,9 +79,9 @@ def _reduction(url: str, dim: int | None, spec: Mapping[str, Any], channels: int
         raise RequestError(
             f"--reduce-dim {dim} is more than the {count} components of {url!r}; expected at most as many"
         )
-    return {"method": found.method, "dim": dim or count, "sha256": found.sha256}
+    return Reduction(found.method, dim or count, found.sha256)
 
 
 def columns_of(spec: Mapping[str, Any], column: str, shape: Sequence[int]) -> pa.Schema:
     """Returns the stored columns of features of ``spec``."""
-    return stored_columns(column, shape, spec.get("dtype", "float16"))
+    return stored_columns(column, shape, spec.get("dtype", StoredAs.dtype))

@@ -71,7 +71,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     ``too_large`` (more than ``max_pixels``), ``truncated`` (the file ends too early), ``decode`` (any other defect).
     """
     if not data:
-        raise ImageError("empty", "decode", "the file has no bytes")
+        raise _error("empty", "the file has no bytes")
     image = _open(data, max_pixels)
     alone = _giant if image.width * image.height > GIANT_PIXELS else nullcontext()
     try:
@@ -79,10 +79,12 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             return np.array(_to_rgb(_upright(image)))
     except DECODE_ERRORS as err:
         if _lacks_strips(image, len(data)):
-            raise ImageError(
-                "truncated", "decode", f"TIFF of {len(data)} bytes: its pixels lie beyond"
-            ) from err
+            raise _error("truncated", f"TIFF of {len(data)} bytes: its pixels lie beyond") from err
         raise _broken(data, image.format or "image", err) from err
+
+
+def _error(code: str, message: str) -> ImageError:
+    return ImageError(code, "decode", message)
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
@@ -90,16 +92,14 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as err:
-        raise ImageError("too_large", "decode", f"{err}; expected at most {max_pixels} pixels") from err
+        raise _error("too_large", f"{err}; expected at most {max_pixels} pixels") from err
     except UnidentifiedImageError as err:
         raise _unidentified(data) from err
     except DECODE_ERRORS as err:
         raise _broken(data, _signature(data) or "image", err) from err
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageError(
-            "too_large", "decode", f"{width} x {height} pixels; expected at most {max_pixels} in all"
-        )
+        raise _error("too_large", f"{width} x {height} pixels; expected at most {max_pixels} in all")
     return image
 
 
@@ -120,10 +120,8 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Converts any mode to RGB. Raises ImageError(``unsupported``) for pixels without a defined range."""
     if image.mode in ("I", "F"):
-        raise ImageError(
-            "unsupported",
-            "decode",
-            f"{image.format} with pixels of mode {image.mode}; expected 8 or 16 bits a channel",
+        raise _error(
+            "unsupported", f"{image.format} with pixels of mode {image.mode}; expected 8 or 16 bits a channel"
         )
     if image.mode.startswith("I;16"):
         image = _to_eight_bits(image)
@@ -146,13 +144,13 @@ def _signature(data: bytes) -> str | None:
 def _unidentified(data: bytes) -> ImageError:
     name = _signature(data)
     if name is None:
-        return ImageError("unsupported", "decode", f"no picture in {FORMATS} starts with {data[:8]!r}")
+        return _error("unsupported", f"no picture in {FORMATS} starts with {data[:8]!r}")
     return _broken(data, name, ValueError("its header cannot be read"))
 
 
 def _broken(data: bytes, name: str, err: Exception) -> ImageError:
     code = "truncated" if _ends_early(data, name) else "decode"
-    return ImageError(code, "decode", f"{name} of {len(data)} bytes: {str(err) or type(err).__name__}")
+    return _error(code, f"{name} of {len(data)} bytes: {str(err) or type(err).__name__}")
 
 
 def _ends_early(data: bytes, name: str) -> bool:

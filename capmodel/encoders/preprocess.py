@@ -9,16 +9,14 @@ small; ``scale`` converts a whole batch to floats on the device.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from captionbeam.capmodel.specs import PREPROCESS_VERSION, PreprocessSpec
 from captionbeam.schemas.errors import RequestError
-
-VERSION = 1  # increment whenever decode_image or this module gives other numbers for the same options
 
 CROPS = ("resize-crop", "square-crop", "squash-crop")
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -66,25 +64,8 @@ def scaling_values(scaling: str) -> tuple[Colours, Colours]:
 
 
 @dataclass(frozen=True)
-class Preprocess:
-    """How pixels become an encoder's input; all fields are part of the fingerprint.
-
-    ``size``: S. ``crop``: ``resize-crop`` resizes the shorter side to ``resize`` and takes the central S x S, as
-    torchvision does; ``square-crop`` takes the central square with a side of ``size / resize`` of the shorter side and
-    resizes it to S x S, as EfficientNet does (``resize == size``: the whole shorter side); ``squash-crop`` resizes both
-    sides to ``resize`` and takes the central S x S, as some of timm's weights require. ``scaling``: a value for
-    ``scaling_values``. ``channels``: the order in the tensor; each colour keeps its own mean in either order.
-
-    Raises RequestError for any other value.
-    """
-
-    size: int
-    resize: int
-    crop: str = "resize-crop"
-    interpolation: str = "bilinear"
-    channels: str = "rgb"
-    scaling: str = "torch"
-    version: int = VERSION
+class Preprocess(PreprocessSpec):
+    """Turns pixels into an encoder's input, as its fields say. Raises RequestError for an invalid value."""
 
     def __post_init__(self) -> None:
         _one_of("crop", self.crop, CROPS)
@@ -95,20 +76,11 @@ class Preprocess:
             raise RequestError(
                 f"image size {self.size} with resize {self.resize}; expected 1 <= image size <= resize"
             )
-        if self.version != VERSION:
+        if self.version != PREPROCESS_VERSION:
             raise RequestError(
-                f"preprocessing version {self.version}; this captionbeam has version {VERSION}: "
+                f"preprocessing version {self.version}; this captionbeam has version {PREPROCESS_VERSION}: "
                 "use the one that the features were made with, or encode again"
             )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values."""
-        return asdict(self)
-
-    @staticmethod
-    def from_dict(spec: Mapping[str, Any]) -> Preprocess:
-        """Returns what ``to_dict`` wrote."""
-        return Preprocess(**spec)
 
     def override(
         self,

@@ -21,7 +21,7 @@ from captionbeam.capmodel.runtime.device import device_errors, exact_kernels, pi
 from captionbeam.capmodel.runtime.streams import Streams
 from captionbeam.schemas.errors import FingerprintError, ImageError, RequestError
 from captionbeam.schemas.fingerprint import fingerprint
-from captionbeam.schemas.formats.components import Components, encoder_part, read_components
+from captionbeam.schemas.formats.components import Components, read_components
 from captionbeam.schemas.formats.int8 import rounded
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class FeatureEncoder:
         """
         from captionbeam.capmodel.encoders.encoder import Encoder, EncoderSpec
 
-        encoder = Encoder.load(EncoderSpec.from_dict(encoder_part(spec)), weights_url, batch_size, device)
+        encoder = Encoder.load(EncoderSpec.from_dict(spec), weights_url, batch_size, device)
         return cls(encoder, spec, load_reducer(spec, components_url, encoder.device), as_stored)
 
     @property

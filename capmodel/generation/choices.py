@@ -15,7 +15,7 @@ from torch import Tensor
 from captionbeam.capmodel.generation.constraints import NEVER
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.capmodel.generation.ranking import Ranking
-from captionbeam.capmodel.generation.search import SelectTokens
+from captionbeam.capmodel.generation.search import Selection, SelectTokens
 
 
 class BeamSearch:
@@ -30,14 +30,12 @@ class BeamSearch:
     def __init__(self, beam: int, ranking: Ranking, diversity: float, pad: int) -> None:
         self.each, self.ranking, self.diversity, self.pad = beam // ranking.groups, ranking, diversity, pad
 
-    def __call__(
-        self, logprobs: Tensor, scores: Tensor, lengths: Tensor, step: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, logprobs: Tensor, scores: Tensor, lengths: Tensor, step: int) -> Selection:
         if self.ranking.groups == 1:
             return self._best(logprobs, scores, lengths, logprobs)
         width = max(scores.shape[1] // self.ranking.groups, 1)
         taken = torch.zeros_like(logprobs[:, 0])
-        groups: list[tuple[Tensor, Tensor, Tensor]] = []
+        groups: list[Selection] = []
         for group in range(self.ranking.groups):
             # all groups start from the one initial caption
             start = group * width if scores.shape[1] > 1 else 0
@@ -50,9 +48,7 @@ class BeamSearch:
         parents, tokens, best = (torch.cat(parts, dim=1) for parts in zip(*groups, strict=True))
         return parents, tokens, best
 
-    def _best(
-        self, logprobs: Tensor, scores: Tensor, lengths: Tensor, chances: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _best(self, logprobs: Tensor, scores: Tensor, lengths: Tensor, chances: Tensor) -> Selection:
         """Returns the ``each`` best by ``chances``, which are ``logprobs`` minus the diversity penalty."""
         each = min(self.each, logprobs.shape[-1])
         gained, tokens = chances.topk(each, dim=-1)  # the best of each caption, then the best of those
@@ -70,9 +66,7 @@ class ForcedPrefix:
     def __init__(self, prefix: Sequence[int], then: SelectTokens) -> None:
         self.prefix, self.then = prefix, then
 
-    def __call__(
-        self, logprobs: Tensor, scores: Tensor, lengths: Tensor, step: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, logprobs: Tensor, scores: Tensor, lengths: Tensor, step: int) -> Selection:
         if step >= len(self.prefix):
             return self.then(logprobs, scores, lengths, step - len(self.prefix))
         token = self.prefix[step]
@@ -90,9 +84,7 @@ class Sampling:
         """``numbers`` ``[B, K, steps]`` in [0, 1), from ``uniforms``."""
         self.options, self.numbers = options, numbers
 
-    def __call__(
-        self, logprobs: Tensor, scores: Tensor, lengths: Tensor, step: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, logprobs: Tensor, scores: Tensor, lengths: Tensor, step: int) -> Selection:
         images, captions, _ = self.numbers.shape
         parents = torch.arange(captions, device=scores.device) % scores.shape[1]
         logprobs, scores = (part.expand(images, captions, *part.shape[2:]) for part in (logprobs, scores))

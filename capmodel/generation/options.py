@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from captionbeam.schemas.errors import expect
+from captionbeam.schemas.fingerprint import from_spec, spec_of
 
 METHODS = ("greedy", "beam", "sample")
 FORMULAS = ("length", "gnmt")
@@ -136,40 +137,16 @@ class DecodeOptions:
         """The divisor of log-probabilities before words are drawn."""
         return self.temperature if self.temperature_convention == CONVENTIONS[0] else 1 / self.temperature
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns only what determines a caption's words, so that equal captions have equal fingerprints.
+    def deciding(self) -> DecodeOptions:
+        """Returns a copy whose options that the method does not use have their defaults."""
+        unused = (name for method, names in ONLY_OF.items() if method != self.method for name in names)
+        return replace(self, **{name: getattr(DecodeOptions, name) for name in unused})
 
-        Options added later are included only if they differ from their defaults, so older fingerprints stay valid.
-        """
-        unused = {name for method, names in ONLY_OF.items() if method != self.method for name in names}
-        unused |= {name for name in _LATER if getattr(self, name) == getattr(type(self), name)}
-        return {name: value for name, value in asdict(self).items() if name not in unused}
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the record of what determines a caption's words, so that equal captions have equal fingerprints."""
+        return spec_of(self.deciding())
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DecodeOptions:
-        """Returns the options that ``to_dict`` wrote. Raises RequestError for an unknown option."""
-        unknown = sorted(set(values) - set(cls.__dataclass_fields__))
-        expect(not unknown, "decoding options", unknown, f"some of {', '.join(cls.__dataclass_fields__)}")
-        return cls(**values)
-
-
-def check_ngram(options: DecodeOptions, most: int) -> None:
-    """Raises RequestError if captions are too short to repeat an n-gram of the chosen length.
-
-    ``most``: the maximum number of tokens, including START and END. A repetition needs one token more than the n-gram.
-    """
-    longest = max(0, most - 3)
-    room = (
-        f"at most {longest}: captions of at most {most} tokens, START and END counted, repeat no longer ones"
-    )
-    expect(options.no_repeat_ngram <= longest, "no_repeat_ngram", options.no_repeat_ngram, room)
-
-
-_LATER = (
-    "length_penalty",
-    "length_formula",
-    "no_repeat_ngram",
-    "beam_groups",
-    "diversity",
-    "temperature_convention",
-)
+        """Returns the options that ``to_dict`` wrote. Raises RequestError."""
+        return from_spec(cls, values)

@@ -60,13 +60,13 @@ class Ranking:
         if self.groups == 1:
             return list(order[: self.n_best])
         taken: dict[bytes, int] = {}
-        for place in _in_rounds(order, each):
+        for place in _by_turns(order, each):
             taken.setdefault(caption(place), place)
         chosen = set(list(taken.values())[: self.n_best])
         return [place for place in order if place in chosen]
 
 
-def _in_rounds(order: Sequence[int], each: int) -> list[int]:
+def _by_turns(order: Sequence[int], each: int) -> list[int]:
     """Reorders ``order`` by turns: the best of each group of ``each`` first, then the second best of each."""
     counts: Counter[int] = Counter()
     turns = {}

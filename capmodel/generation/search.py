@@ -17,8 +17,10 @@ from captionbeam.capmodel.generation.constraints import NEVER, TokenConstraints
 from captionbeam.capmodel.generation.ranking import Ranking
 
 NO_PENALTY = Ranking()
-SelectTokens = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]]
-"""(log-probabilities [B, n, V], scores [B, n], lengths [B, n], step) -> parents (below n), tokens, scores: [B, K].
+Selection = tuple[Tensor, Tensor, Tensor]
+"""Parents (below n), tokens and scores of the continued captions, ``[B, K]`` each."""
+SelectTokens = Callable[[Tensor, Tensor, Tensor, int], Selection]
+"""(log-probabilities [B, n, V], scores [B, n], lengths [B, n], step) -> Selection.
 
 The lengths are those that captions have once they have gone on, in tokens without START; finished ones do not go on.
 """
@@ -61,9 +63,9 @@ def run_search(
         logprobs = rules.logprobs(logits, finished, step == steps - 1, history)
         lengths = lengths + ~finished
         chosen = choose(logprobs, scores, lengths, step)
-        parents, tokens, scores = _unless(done, chosen, scores, rules.pad, ranking.groups)
+        parents, tokens, scores = _unless_done(done, chosen, scores, rules.pad, ranking.groups)
         state, lengths = state.select(parents), lengths.gather(1, parents)
-        history = None if history is None else _longer(history, parents, tokens)
+        history = None if history is None else _extended(history, parents, tokens)
         finished = finished.gather(1, parents) | (tokens == rules.end) | (scores == NEVER)
         done = ranking.done(scores, lengths, finished, steps)
         trace.parents.append(parents)
@@ -76,15 +78,13 @@ def run_search(
     return trace
 
 
-def _longer(history: Tensor, parents: Tensor, tokens: Tensor) -> Tensor:
+def _extended(history: Tensor, parents: Tensor, tokens: Tensor) -> Tensor:
     """Returns ``history`` ``[B, n, t]`` of the continued captions with their new tokens: ``[B, K, t + 1]``."""
     index = parents.unsqueeze(-1).expand(-1, -1, history.shape[-1])
     return torch.cat([history.gather(1, index), tokens.unsqueeze(-1)], dim=-1)
 
 
-def _unless(
-    done: Tensor, chosen: tuple[Tensor, Tensor, Tensor], scores: Tensor, pad: int, groups: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _unless_done(done: Tensor, chosen: Selection, scores: Tensor, pad: int, groups: int) -> Selection:
     """Returns ``chosen``, but for images that are ``done`` ``[B, 1]`` their current captions, continued with PAD.
 
     A group that grows from ``before`` to ``after`` captions keeps its captions first; the others are empty.

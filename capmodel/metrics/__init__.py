@@ -11,9 +11,11 @@ from typing import Any
 
 from captionbeam.capmodel.metrics.bleu import ORDERS, BleuCounts, add_counts, bleu, count_image
 from captionbeam.capmodel.metrics.cider import CiderReferences
-from captionbeam.capmodel.metrics.ptb import tokenize
+from captionbeam.capmodel.metrics.ptb import split_tokens, tokenize
 from captionbeam.capmodel.metrics.rouge import rouge_l
 from captionbeam.schemas.errors import RequestError
+
+__all__ = ["SCORES", "Evaluation", "References", "score", "tokenize"]
 
 SCORES = (
     *(f"Bleu_{order}" for order in range(1, ORDERS + 1)),
@@ -55,18 +57,22 @@ class References:
             )
         tokens = iter(tokenize([text for texts in captions.values() for text in texts]))
         self._tokens = {image: [next(tokens) for _ in texts] for image, texts in captions.items()}
-        self._words = {image: [_words(one) for one in texts] for image, texts in self._tokens.items()}
+        self._words = {image: [split_tokens(one) for one in texts] for image, texts in self._tokens.items()}
         self._cider = CiderReferences(self._words)
 
     def cider(self, hypotheses: Mapping[str, str]) -> float:
         """Returns the CIDEr (that is, CIDEr-D) of one caption per image, for monitoring during training."""
         captions = self._tokenized(hypotheses)
-        return sum(self._cider.cider_d(image, _words(one)) for image, one in captions.items()) / len(captions)
+        return sum(self._cider.cider_d(image, split_tokens(one)) for image, one in captions.items()) / len(
+            captions
+        )
 
     def evaluate(self, hypotheses: Mapping[str, str]) -> Evaluation:
         """Returns all scores. Raises RequestError unless ``hypotheses`` has exactly the images of the references."""
         captions = self._tokenized(hypotheses)
-        counts = {image: count_image(_words(one), self._words[image]) for image, one in captions.items()}
+        counts = {
+            image: count_image(split_tokens(one), self._words[image]) for image, one in captions.items()
+        }
         images = {image: self._score_image(image, one, counts[image]) for image, one in captions.items()}
         total = add_counts(counts.values())
         means = {name: sum(one[name] for one in images.values()) / len(images) for name in SCORES[ORDERS:]}
@@ -82,7 +88,7 @@ class References:
         return dict(zip(self._tokens, tokenize(ordered), strict=True))
 
     def _score_image(self, image: str, tokens: list[str], counts: BleuCounts) -> dict[str, float]:
-        words = _words(tokens)
+        words = split_tokens(tokens)
         cider_d = self._cider.cider_d(image, words)
         return {
             **_by_order(bleu(counts)),
@@ -100,11 +106,6 @@ def score(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]
     ``references``. Both arguments must have the same images.
     """
     return References(references).evaluate(hypotheses).to_dict()
-
-
-def _words(tokens: Sequence[str]) -> list[str]:
-    """Splits words as the published BLEU and CIDEr do: ``23 3/4`` is one token for ROUGE-L but two words here."""
-    return " ".join(tokens).split()
 
 
 def _by_order(scores: Sequence[float]) -> dict[str, float]:

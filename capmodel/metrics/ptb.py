@@ -43,6 +43,11 @@ def tokenize(lines: Sequence[str]) -> list[list[str]]:
     ]
 
 
+def split_tokens(tokens: Sequence[str]) -> list[str]:
+    """Splits tokens as the published BLEU and CIDEr do: ``23 3/4`` is one token for ROUGE-L but two words here."""
+    return " ".join(tokens).split()
+
+
 def _plain_words(line: str) -> list[str]:
     """Returns the words of a line of plain words, commas and a final full stop; an empty list for any other line."""
     if not _PLAIN_LINE.fullmatch(line):

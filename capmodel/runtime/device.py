@@ -60,6 +60,11 @@ def has_bf16(device: torch.device) -> bool:
     return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Returns the context in which a model computes in ``precision``."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
 def exact_kernels(device: torch.device) -> AbstractContextManager[None]:
     """Uses deterministic cuDNN kernels and full float32 (no TF32) on CUDA. Applies to the whole process."""
     if device.type != "cuda":

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from captionbeam.schemas.errors import RequestError
+from captionbeam.capmodel.runtime.device import pick_device
 
 T = TypeVar("T")
 
@@ -67,11 +67,6 @@ class Distributed:
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Returns the context in which a model computes in ``precision``."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
 def local_world() -> int:
     """Returns the number of the run's processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -84,16 +79,9 @@ def local_rank() -> int:
 
 def choose_device(name: str) -> torch.device:
     """Returns the device; ``auto`` is this process's GPU if there is one, else the CPU. Raises RequestError."""
-    try:
-        device = torch.device(
-            "cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu")
-        )
-    except RuntimeError as err:
-        raise RequestError(f"device is {name!r}; expected auto, cpu or cuda") from err
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RequestError(f"device is {name!r}, but this machine has no CUDA device; expected auto or cpu")
+    device = pick_device(name)
     if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", local_rank() % torch.cuda.device_count())
+        return torch.device("cuda", local_rank() % torch.cuda.device_count())
     return device
 
 

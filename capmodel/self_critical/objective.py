@@ -95,7 +95,7 @@ class SelfCritical:
 
 
 def _blank(decoder: Decoder, features: Tensor) -> TrainingBatch:
-    """Returns the prepared of a rank without images in this step."""
+    """Returns the batch of a rank without images in this step."""
     inputs, targets = (
         torch.full((1, 1, 1), token, device=features.device)
         for token in (decoder.config.start, decoder.config.end)

@@ -12,6 +12,7 @@ from captionbeam.capmodel.tokenizers.words import WORD_STYLES
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.storage import files
+from captionbeam.schemas.versions import check_version
 
 KINDS = ("bpe", "words", "whitespace")
 
@@ -70,11 +71,7 @@ def _read_header(url: str) -> dict[str, Any]:
 def _check_header(header: Any, name: str) -> dict[str, Any]:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise RequestError(f"tokenizer.json in {name!r} is not a tokenizer's; expected format {FORMAT!r}")
-    if not isinstance(header.get("version"), int) or header["version"] > VERSION:
-        raise RequestError(
-            f"the tokenizer {name!r} has version {header.get('version')!r}; "
-            f"expected {VERSION} or older: update captionbeam"
-        )
+    check_version(header.get("version"), VERSION, f"the tokenizer {name!r}", RequestError)
     check_kind(header.get("kind", ""))
     wanted = {"max_length": int, "options": dict, "vocab_size": int, "sha256": dict}
     for key, kind in wanted.items():

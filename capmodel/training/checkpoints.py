@@ -23,9 +23,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from captionbeam.capmodel.training.config import completed, difference
+from captionbeam.capmodel.training.config import difference
 from captionbeam.schemas.errors import RequestError, SystemicError
 from captionbeam.schemas.storage import files
+from captionbeam.schemas.versions import check_version
 
 LATEST, BEST, VERSION = "latest.json", "best.safetensors", 1
 STATE = re.compile(r"state-\d+-\d+\.safetensors")
@@ -99,7 +100,7 @@ class Checkpoints:
 
     def check_same(self, record: Mapping[str, Any]) -> None:
         """Raises RequestError if ``record`` is another run's, with the first difference."""
-        different = difference(self.identity, completed(record["identity"]))
+        different = difference(self.identity, record["identity"])
         if different:
             raise RequestError(
                 f"the checkpoints in {self.url} are of a run with {different}; expected one with the same "
@@ -148,8 +149,9 @@ class Checkpoints:
             raise RequestError(
                 f"{url} is not a checkpoint: {err}; expected JSON (--restart starts over)"
             ) from err
-        if not isinstance(record, dict) or record.get("version") != VERSION:
-            raise RequestError(f"{url} is not a checkpoint of version {VERSION} (--restart starts over)")
+        if not isinstance(record, dict):
+            raise RequestError(f"{url} is not a checkpoint; expected a JSON object (--restart starts over)")
+        check_version(record.get("version"), VERSION, url, RequestError)
         return record
 
     def _record(self, **facts: Any) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from math import inf
 from typing import Any
 
@@ -16,7 +16,7 @@ from captionbeam.schemas import fingerprint
 from captionbeam.schemas.errors import expect
 from captionbeam.schemas.machine import cores
 
-__all__ = ["TrainOptions", "completed", "cores", "difference"]
+__all__ = ["TrainOptions", "cores", "difference"]
 
 PRECISIONS = ("auto", "fp32", "bf16")
 COUNTS = ("steps_per_epoch", "batch_size", "accumulate", "batch_growth_epochs", "batch_max", "mix",
@@ -255,13 +255,10 @@ def draws_heed(name: str, chosen: Mapping[str, Any]) -> bool:
     return buckets or dropped or (name != "learning_rate" and chosen["self_critical_cross_entropy"] > 0)
 
 
-def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a recorded ``identity`` with defaults for options that were added after it."""
-    return {field.name: field.default for field in fields(TrainOptions) if field.default is not MISSING} | {
-        **identity
-    }
+def difference(ours: Mapping[str, Any], recorded: Mapping[str, Any]) -> str | None:
+    """Returns for example ``epochs 8, not 4`` for the first difference of a run's identity; None if there is none.
 
-
-def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
-    """Returns for example ``epochs 8, not 4`` for the first difference of ``ours``; None if there is none."""
+    Options that ``recorded`` lacks have their defaults.
+    """
+    theirs = fingerprint.complete(TrainOptions, recorded)
     return fingerprint.difference({name: theirs.get(name) for name in ours}, ours, most=1)

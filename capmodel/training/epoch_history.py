@@ -14,7 +14,7 @@ History = Sequence[Mapping[str, Any]]
 
 def best_epoch(history: History) -> Mapping[str, Any]:
     """Returns the epoch with the highest CIDEr; ties go to the lowest loss, then to the first."""
-    return max(history, key=lambda entry: (entry["CIDEr"], -entry["val_loss"]))
+    return max(history, key=lambda entry: (entry.get("CIDEr", 0.0), -entry.get("val_loss", 0.0)))
 
 
 def epochs_since_best(history: History) -> int:

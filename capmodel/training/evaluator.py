@@ -15,9 +15,10 @@ from captionbeam.capmodel.data.dataset import Data
 from captionbeam.capmodel.data.loader import Batch, FeatureReader
 from captionbeam.capmodel.data.sampler import sequential_steps
 from captionbeam.capmodel.decoders.base import Decoder
-from captionbeam.capmodel.generation.generate import DecodeOptions, generate
+from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from captionbeam.capmodel.objectives.losses import masked_cross_entropy, next_word_hits
-from captionbeam.capmodel.runtime.distributed import Distributed, autocast
+from captionbeam.capmodel.runtime.device import autocast
+from captionbeam.capmodel.runtime.distributed import Distributed
 from captionbeam.capmodel.tokenizers import PAD, Tokenizer
 from captionbeam.capmodel.training.config import TrainOptions
 from captionbeam.schemas.formats.tokens import TokenTable

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -25,14 +24,12 @@ class EventWriter:
     def __init__(self, folder: str, report: Report, on: bool = True) -> None:
         self._folder, self._report, self._on = folder, report, on
         self._writer: SummaryWriter | None = None
-        self._said = 0.0
+        self._reported_at = 0.0
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._writer:
             self._writer.close()
 
@@ -50,8 +47,8 @@ class EventWriter:
             return
         if count % SCALAR_STEPS == 0:
             self._draw("train", facts, count)
-        if time.monotonic() - self._said >= EVENT_SECONDS:
-            self._said = time.monotonic()
+        if time.monotonic() - self._reported_at >= EVENT_SECONDS:
+            self._reported_at = time.monotonic()
             self.emit("step", **facts, **place)
 
     def epoch(self, count: int, entry: Mapping[str, Any], best: int) -> None:

@@ -1,15 +1,18 @@
-"""Adam, its learning rate, and its state as plain arrays."""
+"""AdamW with a learning rate schedule, gradient clipping and averaged weights; its state as plain arrays."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from captionbeam.capmodel.training.checkpoints import Tensors
+from captionbeam.capmodel.training.config import TrainOptions
 from captionbeam.schemas.errors import RequestError
 
 BETAS = (0.9, 0.98)
@@ -19,7 +22,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float, schedule: s
     """Returns the learning rate: linear up to ``peak`` over the first ``warmup`` share of ``steps``, then the schedule.
 
     ``cosine``: falls along half a cosine (Loshchilov and Hutter 2017, without restarts). ``constant``: stays at
-    ``peak``.
+    ``peak``. A function of the step, unlike torch's schedulers, so checkpoints need no scheduler state.
     """
     rising = math.ceil(warmup * steps)
     if step < rising:
@@ -35,12 +38,14 @@ def make_optimizer(model: nn.Module, rate: float, weight_decay: float = 0.0) -> 
     ``weight_decay`` is decoupled from the gradients (Loshchilov and Hutter 2019) and applies to embeddings and matrices
     only, not to biases and norms.
     """
-    parts = [[value for value in model.parameters() if (value.ndim > 1) is large] for large in (True, False)]
-    decays = (weight_decay, 0.0)
     groups = [
-        {"params": part, "weight_decay": decay} for part, decay in zip(parts, decays, strict=True) if part
+        {
+            "params": [value for value in model.parameters() if (value.ndim > 1) is large],
+            "weight_decay": decay,
+        }
+        for large, decay in ((True, weight_decay), (False, 0.0))
     ]
-    return AdamW(groups, lr=rate, betas=BETAS, fused=True)
+    return AdamW([group for group in groups if group["params"]], lr=rate, betas=BETAS, fused=True)
 
 
 def parameters_of(model: nn.Module) -> dict[str, np.ndarray]:
@@ -53,35 +58,109 @@ def load_parameters(model: nn.Module, tensors: Tensors) -> None:
     expected = {name: tuple(value.shape) for name, value in model.named_parameters()}
     found = {name: value.shape for name, value in tensors.items()}
     if found != expected:
-        odd = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+        odd = min(name for name in {*expected, *found} if expected.get(name) != found.get(name))
         raise RequestError(
-            f"the weights kept differ from the model's in {odd[0]!r}; expected the same names and shapes"
+            f"the weights kept differ from the model's in {odd!r}; expected the same names and shapes"
         )
     with torch.no_grad():
         for name, value in model.named_parameters():
             value.copy_(torch.from_numpy(tensors[name]))
 
 
-def full_state(model: nn.Module, optimizer: AdamW) -> dict[str, np.ndarray]:
-    """Returns parameters as ``model.NAME`` and Adam's state as ``adam.KEY.NAME``."""
-    state = {f"model.{name}": value for name, value in parameters_of(model).items()}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state[parameter].items():
-            state[f"adam.{key}.{name}"] = value.detach().cpu().numpy()
-    return state
+class WeightAverage:
+    """An exponential moving average of a model's parameters (Polyak and Juditsky 1992), float32.
 
+    The decay is ``min(decay, (1 + n) / (10 + n))`` after n steps, as in TensorFlow's ExponentialMovingAverage: it is
+    small at first, so the random initial weights are soon forgotten. (torch's AveragedModel has one decay, and copies
+    the weights at its first update.)
+    """
 
-def load_state(model: nn.Module, optimizer: AdamW, tensors: Tensors) -> None:
-    """Loads the result of ``full_state`` into a model and a new optimizer. Raises RequestError."""
-    load_parameters(model, with_prefix("model.", tensors))
-    moments = with_prefix("adam.", tensors)
-    for name, parameter in model.named_parameters():
-        keys = {key.partition(".")[0] for key in moments if key.partition(".")[2] == name}
-        optimizer.state[parameter] = {
-            key: torch.from_numpy(moments[f"{key}.{name}"]).to(parameter.device) for key in keys
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._model, self._decay = model, decay
+        self.restart()
+
+    def restart(self) -> None:
+        """Restarts the average from the model's current parameters."""
+        self._values = [value.clone() for value in self._parameters()]
+
+    @torch.no_grad()
+    def update(self, taken: int) -> None:
+        """Updates the average after a step that ``taken`` steps preceded."""
+        decay = min(self._decay, (1 + taken) / (10 + taken))
+        torch._foreach_lerp_(self._values, self._parameters(), 1 - decay)
+
+    def swap(self) -> None:
+        """Swaps average and parameters; a second call swaps them back."""
+        for value, mean in zip(self._model.parameters(), self._values, strict=True):
+            value.data, mean.data = mean.data, value.data
+
+    def named_values(self) -> dict[str, Tensor]:
+        """Returns the average of each parameter, by its name."""
+        return {
+            name: mean for (name, _), mean in zip(self._model.named_parameters(), self._values, strict=True)
         }
 
+    def _parameters(self) -> list[Tensor]:
+        return [value.detach() for value in self._model.parameters()]
 
-def with_prefix(prefix: str, tensors: Tensors) -> dict[str, np.ndarray]:
-    """Returns the ``tensors`` whose names begin with ``prefix``, without the prefix."""
+
+class ModelOptimizer:
+    """Updates ``model``: gradient clipping, AdamW, and an optional moving average of the weights."""
+
+    def __init__(self, model: nn.Module, options: TrainOptions) -> None:
+        self.model, self.clip = model, options.clip
+        self.adam = make_optimizer(model, options.learning_rate, options.weight_decay)
+        self.average = WeightAverage(model, options.ema) if options.ema else None
+
+    def step(self, rate: float, taken: int) -> None:
+        """Applies the gradients at the learning rate ``rate`` and clears them; ``taken`` steps preceded."""
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        for group in self.adam.param_groups:
+            group["lr"] = rate
+        self.adam.step()
+        self.adam.zero_grad()
+        if self.average:
+            self.average.update(taken)
+
+    def restart(self) -> None:
+        """Resets Adam's state and the average to the current parameters."""
+        self.adam.state.clear()
+        if self.average:
+            self.average.restart()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Uses the averaged weights, if any, inside this context."""
+        if not self.average:
+            yield
+            return
+        self.average.swap()
+        try:
+            yield
+        finally:
+            self.average.swap()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Returns the whole state as arrays: ``model.NAME``, ``adam.KEY.NAME`` and ``ema.NAME``."""
+        state = {f"model.{name}": value for name, value in parameters_of(self.model).items()}
+        for name, parameter in self.model.named_parameters():
+            for key, value in self.adam.state[parameter].items():
+                state[f"adam.{key}.{name}"] = value.detach().cpu().numpy()
+        means = self.average.named_values() if self.average else {}
+        return state | {f"ema.{name}": value.cpu().numpy() for name, value in means.items()}
+
+    def load(self, tensors: Tensors) -> None:
+        """Loads the result of ``state``. Raises RequestError if names or shapes differ."""
+        load_parameters(self.model, _with_prefix("model.", tensors))
+        for name, parameter in self.model.named_parameters():
+            keys = [key for key in tensors if key.startswith("adam.") and key.split(".", 2)[2] == name]
+            self.adam.state[parameter] = {
+                key.split(".")[1]: torch.from_numpy(tensors[key]).to(parameter.device) for key in keys
+            }
+        if self.average:
+            for name, mean in self.average.named_values().items():
+                mean.copy_(torch.from_numpy(tensors[f"ema.{name}"]))
+
+
+def _with_prefix(prefix: str, tensors: Tensors) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -37,8 +37,8 @@ class Phase:
     def is_over(self, position: Position) -> bool:
         """Whether this phase is finished at ``position``, the beginning of an epoch."""
         own = [entry for entry in position.history if entry["epoch"] > position.first_epoch]
-        tired = self.patience is not None and epochs_since_best(own) >= self.patience
-        return len(own) >= self.epochs or tired
+        stalled = self.patience is not None and epochs_since_best(own) >= self.patience
+        return len(own) >= self.epochs or stalled
 
 
 def phases_of(options: TrainOptions, data: Data) -> tuple[Phase, ...]:

@@ -7,9 +7,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
-import pyarrow.compute as pc
-
 from captionbeam.capmodel.bundles.contents import (
     CARD,
     CONFIG,
@@ -53,9 +50,9 @@ def resolve_options(
     wanted = {**wanted, "features": store.url, "snapshot": store.snapshot_id}  # STORE@prod may change later
     options = TrainOptions(**{**wanted, **_places(wanted), **_embeddings(wanted)})
     table = TokenTable.open(options.tokens)
-    _check_captions(options, table, pair(store, table, options.max_missing)["train"].row)
+    pair(store, table, options.max_missing)  # raises RequestError where too many images lack a half
     tokenizer = load_tokenizer(table.tokenizer_url)
-    config = DecoderConfig.fit(options, store.shape, tokenizer, options.init is not None)
+    config = DecoderConfig.fit(options, store.shape, tokenizer)
     for name in ("output", "checkpoints"):
         _check_no_other(name, getattr(options, name))
     _check_output(options)
@@ -100,22 +97,6 @@ def _check_output(options: TrainOptions) -> None:
         raise RequestError(
             f"output is {options.output!r}, where {there[0]} is of no run that is known; expected another folder, or "
             "an empty one"
-        )
-
-
-def _check_captions(options: TrainOptions, table: TokenTable, rows: np.ndarray) -> None:
-    """Raises RequestError if options need more captions per image than there are."""
-    if not options.consensus and options.captions_per_image is None:
-        return
-    most = pc.max(pc.list_value_length(table.table["captions"].take(rows))).as_py()
-    if options.consensus and most < 2:
-        raise RequestError(
-            f"consensus is {options.consensus:g}; expected 0, since no image of {options.tokens} has several captions"
-        )
-    if (options.captions_per_image or 0) > most:
-        raise RequestError(
-            f"captions-per-image is {options.captions_per_image}; expected at most {most}, as many as an image of "
-            f"{options.tokens} has"
         )
 
 

@@ -26,15 +26,19 @@ from captionbeam.capmodel.data.loader import Batch
 from captionbeam.capmodel.decoders import make_decoder
 from captionbeam.capmodel.decoders.embeddings import freeze_word_vectors, load_word_vectors
 from captionbeam.capmodel.objectives.objective import LossModule, Objective, TrainingBatch
-from captionbeam.capmodel.runtime.device import resolve_precision
-from captionbeam.capmodel.runtime.distributed import Distributed, autocast
+from captionbeam.capmodel.runtime.device import autocast, resolve_precision
+from captionbeam.capmodel.runtime.distributed import Distributed
 from captionbeam.capmodel.training.checkpoints import Checkpoints, Position, Tensors
 from captionbeam.capmodel.training.config import TrainOptions
 from captionbeam.capmodel.training.epoch_history import best_epoch, early_stops
 from captionbeam.capmodel.training.evaluator import Validation
 from captionbeam.capmodel.training.events import EventWriter
-from captionbeam.capmodel.training.optimizer import learning_rate, load_parameters, parameters_of
-from captionbeam.capmodel.training.optimizer_step import ModelOptimizer
+from captionbeam.capmodel.training.optimizer import (
+    ModelOptimizer,
+    learning_rate,
+    load_parameters,
+    parameters_of,
+)
 from captionbeam.capmodel.training.phases import Phase, phases_of
 from captionbeam.capmodel.training.progress import RunProgress
 from captionbeam.capmodel.training.warm_start import check_start, identity_of_start, weights_of
@@ -71,7 +75,7 @@ class Trainer:
         self.phases = phases_of(options, data)
         self.optimizer = ModelOptimizer(self.decoder, options)
         if self.vectors and options.freeze_embeddings:
-            freeze_word_vectors(self.vectors, self.decoder.embed, self.optimizer.optimizer)
+            freeze_word_vectors(self.vectors, self.decoder.embed, self.optimizer.adam)
         self.epochs = Epochs(options, data.train, dist.rank, dist.world_size)
         self.log = RunProgress(self.epochs, self.phases, events)
         self.checkpoints = Checkpoints(options.checkpoints, self.identity())
@@ -85,17 +89,17 @@ class Trainer:
 
     def run(self) -> Position:
         """Trains to the end; ``decoder`` then has the best epoch's parameters. Raises Stopped."""
-        position = self._resumed()
+        position = self._resume()
         self.model = self.dist.wrap(self.model)
         self.log.begin(position, **self._facts())
         self.saved = time.monotonic()
         if self.options.init and not position.history and not position.step:
-            position = self._validated(position)  # the initial weights' score; they may remain the best
-        while (position := self._entered(position)).phase < len(self.phases):
-            position = self._validated(self._stepped(position))
+            position = self._end_epoch(position)  # the initial weights' score; they may remain the best
+        while (position := self._enter_phase(position)).phase < len(self.phases):
+            position = self._end_epoch(self._train_epoch(position))
         return position
 
-    def _entered(self, position: Position) -> Position:
+    def _enter_phase(self, position: Position) -> Position:
         """Moves ``position`` past finished phases: loads the best weights and resets the optimizer."""
         while position.phase < len(self.phases) and self._phase(position).is_over(position):
             load_parameters(self.decoder, self.dist.from_main(self.checkpoints.load_best))
@@ -109,8 +113,8 @@ class Trainer:
     def _phase(self, position: Position) -> Phase:
         return self.phases[position.phase]
 
-    def _resumed(self) -> Position:
-        found = self.dist.from_main(self._found)
+    def _resume(self) -> Position:
+        found = self.dist.from_main(self._load_checkpoint)
         if found is None:
             self._start()
             return Position()
@@ -126,7 +130,7 @@ class Trainer:
             load_parameters(self.decoder, self.dist.from_main(lambda: weights_of(url)))
             self.optimizer.restart()
 
-    def _found(self) -> tuple[Position, Tensors] | None:
+    def _load_checkpoint(self) -> tuple[Position, Tensors] | None:
         if not self.options.restart:
             return self.checkpoints.load()
         self.checkpoints.clear()
@@ -144,7 +148,7 @@ class Trainer:
             "parameters": sum(value.numel() for value in self.decoder.parameters()),
         }
 
-    def _stepped(self, position: Position) -> Position:
+    def _train_epoch(self, position: Position) -> Position:
         """Runs the remaining steps of an epoch."""
         each, place = self.options.accumulate, (position.epoch, position.age, position.first_image)
         parts = self.epochs.parts(*place)[position.step * each :]
@@ -154,16 +158,16 @@ class Trainer:
             while step := list(islice(batches, each)):
                 position = self._step(step, position)
                 if time.monotonic() - self.saved > 60 * self.options.checkpoint_minutes:
-                    self._save(position)
+                    self._save_checkpoint(position)
         return position
 
     def _step(self, batches: Sequence[Batch], position: Position) -> Position:
         """Runs one optimizer step, together with all ranks."""
-        torch.manual_seed(self._draw(position, self.dist.rank))
-        parts = [self._prepared(batch, position) for batch in batches]
-        words = self._agreed(position, sum(prepared.words for prepared in parts))
-        losses = self._losses(self._phase(position).objective, parts, self.dist.world_size / words)
-        rate = self._descend(position)
+        torch.manual_seed(self._step_seed(position, self.dist.rank))
+        parts = [self._prepare(batch, position) for batch in batches]
+        words = self._total_words(position, sum(prepared.words for prepared in parts))
+        losses = self._backward(self._phase(position).objective, parts, self.dist.world_size / words)
+        rate = self._update_weights(position)
         names = [*parts[0].measures]
         own = [sum(prepared.measures[name] for prepared in parts) for name in names]
         total, images, *sums = self.dist.all_sum(sum(losses), sum(len(batch.rows) for batch in batches), *own)
@@ -175,7 +179,7 @@ class Trainer:
         after = position.advanced(total, words, int(images), measured)
         return self.log.step(after, {"loss": total / words, **means, "learning_rate": rate})
 
-    def _losses(self, objective: Objective, parts: Sequence[TrainingBatch], scale: float) -> list[float]:
+    def _backward(self, objective: Objective, parts: Sequence[TrainingBatch], scale: float) -> list[float]:
         """Returns the losses of the parts; accumulates gradients times ``scale``, averaged in the last pass."""
 
         def cost(prepared: TrainingBatch) -> float:
@@ -188,25 +192,25 @@ class Trainer:
             before = [cost(prepared) for prepared in parts[:-1]]
         return [*before, cost(parts[-1])]
 
-    def _agreed(self, position: Position, own: int) -> int:
+    def _total_words(self, position: Position, own: int) -> int:
         """Returns the words of this step on all ranks; raises Stopped on all ranks if one was asked to stop."""
         words, stopping = self.dist.all_sum(own, self.wants_stop())
         if stopping:
-            self._save(position)
+            self._save_checkpoint(position)
             raise Stopped(position)
         return int(words)
 
-    def _draw(self, position: Position, *rank: int) -> int:
+    def _step_seed(self, position: Position, *rank: int) -> int:
         """Returns the random seed of this step, for one ``rank`` or for all."""
         parts = (self.options.seed, position.epoch, position.step, *rank)
         return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
-    def _prepared(self, batch: Batch, position: Position) -> TrainingBatch:
+    def _prepare(self, batch: Batch, position: Position) -> TrainingBatch:
         objective = self._phase(position).objective
         with torch.no_grad(), autocast(self.dist.device, self.precision):
-            return objective.prepare(self.decoder, batch, self.dist.device, self._draw(position))
+            return objective.prepare(self.decoder, batch, self.dist.device, self._step_seed(position))
 
-    def _descend(self, position: Position) -> float:
+    def _update_weights(self, position: Position) -> float:
         """Applies the gradients; returns the learning rate."""
         phase, taken = self._phase(position), self.log.steps(position) - position.first_step
         steps = self.epochs.steps_until(phase.epochs)
@@ -214,23 +218,23 @@ class Trainer:
         self.optimizer.step(rate, taken)
         return rate
 
-    def _validated(self, position: Position) -> Position:
+    def _end_epoch(self, position: Position) -> Position:
         """Ends an epoch: computes scores, saves the best parameters and a checkpoint."""
         with self.optimizer.averaged():
             scores = self.validation.scores(self.decoder, self._all_stop)
-            after = position if scores is None else self._scored(position, scores)
-        self._save(after)
+            after = position if scores is None else self._record_epoch(position, scores)
+        self._save_checkpoint(after)
         if scores is None:
             raise Stopped(position)
         self.log.epoch(after)
         return after
 
-    def _scored(self, position: Position, scores: Mapping[str, float]) -> Position:
+    def _record_epoch(self, position: Position, scores: Mapping[str, float]) -> Position:
         """Returns the start of the next epoch; saves the weights if they are the best so far."""
         history = (*position.history, self.log.entry(position, scores))
         after = position.next_epoch(history) if position.words else replace(position, history=history)
         if self.dist.is_main:
-            self._keep(after, history[-1] is best_epoch(history))
+            self._save_weights(after, history[-1] is best_epoch(history))
         return after
 
     @cached_property
@@ -241,14 +245,14 @@ class Trainer:
     def _all_stop(self) -> bool:
         return self.dist.all_sum(self.wants_stop())[0] > 0
 
-    def _keep(self, position: Position, best: bool) -> None:
+    def _save_weights(self, position: Position, best: bool) -> None:
         parameters = parameters_of(self.decoder)
         if best:
             self.checkpoints.save_best(parameters)
         if self.options.keep_epochs:
             self.checkpoints.save_epoch(position.epoch, parameters)
 
-    def _save(self, position: Position) -> None:
+    def _save_checkpoint(self, position: Position) -> None:
         """Writes a checkpoint, on the first rank."""
         if self.dist.is_main:
             self.checkpoints.save(position, self.optimizer.state())

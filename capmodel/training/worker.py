@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -72,9 +73,9 @@ def train(options: TrainOptions, stop: StopRequest, report: Report) -> None:
     machine. Raises RequestError, SystemicError.
     """
     torch.set_num_threads(options.threads or max(1, cores() // local_world()))
-    with init_distributed(options.device) as dist, ExitStack() as held:
-        dist.from_main(lambda: held.enter_context(exclusive_run(options.checkpoints)))
-        events = held.enter_context(EventWriter(options.logs, report, dist.is_main))
+    with init_distributed(options.device) as dist, ExitStack() as stack:
+        dist.from_main(lambda: stack.enter_context(exclusive_run(options.checkpoints)))
+        events = stack.enter_context(EventWriter(options.logs, report, dist.is_main))
         data = Data.open(options)
         trainer = Trainer(options, data, dist, stop, events)
         try:
@@ -119,7 +120,7 @@ def save_bundle(trainer: Trainer, history: Sequence[Mapping[str, Any]]) -> Bundl
             "workers": trainer.dist.world_size,
             "device": trainer.dist.device.type,
         },
-        writing=trainer.options.writing.to_dict(),
+        writing=asdict(trainer.options.writing.deciding()),
     )
     bundle.save(trainer.options.output)
     return bundle

@@ -92,7 +92,7 @@ def _by_bundle(options: argparse.Namespace, decode: Any) -> Work:
             bundle=plan.store_bundle(models_url),
             decode=decode,
             from_features=features is not None,
-            precision=plan.spec["precision"],
+            precision=plan.precision,
             batch_size=options.batch_size,
             device=options.device,
         )

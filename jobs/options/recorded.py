@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from typing import TYPE_CHECKING, Any
 
+from captionbeam.capmodel.specs import complete_spec
 from captionbeam.jobs.options.shared import dests, require
 from captionbeam.jobs.options.sources import PER_SOURCE, add_fetch_options, add_source_options
 from captionbeam.jobs.ui.terminal import note, visible
@@ -53,8 +54,9 @@ def request_of(options: argparse.Namespace, work: Work) -> dict[str, Any]:
     if options.sample == 1 and not options.limit and getattr(options, "method", None) != "sample":
         changed.pop("seed", None)
     making = {name: value for name, value in changed.items() if name not in listing or options.features}
-    if "precision" in work.spec and (work.kind == "captions" or not options.features):
-        making["precision"] = work.spec["precision"]
+    precision = complete_spec(work.spec).get("precision")
+    if precision is not None and (work.kind == "captions" or not options.features):
+        making["precision"] = precision
     own = {name: value for name, value in changed.items() if name in listing}
     recorded = dict(getattr(options, "listings", None) or [])
     sources = [{"source": name, **own, **recorded.get(name, {})} for name in work.names]

@@ -10,6 +10,7 @@ from typing import Any
 from captionbeam.capmodel.bundles.contents import HISTORY, Manifest, read_checked, read_manifest
 from captionbeam.capmodel.metrics import Evaluation
 from captionbeam.capmodel.metrics.variety import variety
+from captionbeam.capmodel.specs import complete_spec
 from captionbeam.jobs.evaluate import TITLES
 from captionbeam.jobs.reporting.page import (
     Card,
@@ -93,7 +94,7 @@ def _cards(
     store: Store, choice: Choice, scored: Scored, bundle: Manifest | None, reading: FetchOptions
 ) -> dict[str, Card]:
     rows = read_rows(store, choice.ids)
-    preprocess = ((bundle.encoder if bundle else None) or {}).get("preprocess")
+    preprocess = complete_spec((bundle.encoder if bundle else None) or {}).get("preprocess")
     pictures = read_pictures([rows[image].uri for image in choice.ids], reading)
     references, cards = scored.pairs.references, {}
     images = scored.evaluation.images if scored.evaluation else {}
@@ -174,7 +175,7 @@ def _history(store: Store, bundle: Manifest | None) -> list[dict[str, Any]]:
 
 def _facts(store: Store, bundle: Manifest | None) -> dict[str, dict[str, str]]:
     """Returns details of the store, its captioner and its newest run."""
-    spec, encoder = store.spec, (bundle.encoder if bundle else None) or {}
+    spec, encoder = complete_spec(store.spec), complete_spec((bundle.encoder if bundle else None) or {})
     folder = files.join(store.url, "plans", store.snapshot.run)
     record, totals = _json(files.join(folder, "run.json")), _json(files.join(folder, "totals.json"))
     groups: dict[str, dict[str, Any]] = {

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from captionbeam.capmodel.metrics.ptb import tokenize
+from captionbeam.capmodel.training.epoch_history import best_epoch
 from captionbeam.jobs.reporting.charts import histogram, line_chart
 from captionbeam.jobs.reporting.heat import Look, looks
 from captionbeam.jobs.reporting.pictures import Picture, Window, seen_window
@@ -153,7 +154,7 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """Returns charts of a bundle's history over epochs, with the best epoch (highest CIDEr) marked."""
     if not history:
         return []
-    best = max(history, key=lambda entry: (entry.get("CIDEr", 0.0), -entry.get("val_loss", 0.0)))
+    best = best_epoch(history)
     groups = {
         "Loss, nats a word": {"training": "train_loss", "validation": "val_loss"},
         "CIDEr on val": {"CIDEr": "CIDEr"},

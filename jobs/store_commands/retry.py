@@ -7,6 +7,7 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
+from captionbeam.capmodel.specs import StoredAs, complete_spec
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import FingerprintError, StoreError
 from captionbeam.schemas.fingerprint import fingerprint
@@ -135,7 +136,7 @@ def _reducer(store: Store) -> tuple[Any, ModelJob]:
 
 
 def _field(store: Store) -> Any:
-    return stored_columns(store.column, store.shape, store.spec.get("dtype", "float16")).field(0)
+    return stored_columns(store.column, store.shape, store.spec.get("dtype", StoredAs.dtype)).field(0)
 
 
 def _components(store: Store) -> str | None:
@@ -150,12 +151,12 @@ def _captioner(store: Store) -> tuple[Any, ModelJob]:
     if "transformers" in store.spec:
         folder = _model(store, str(store.spec["transformers"]))
         return arrow.captions_field(False), TransformersJob(folder=folder, spec=dict(store.spec))
-    decode = DecodeOptions(**store.spec.get("decode", {}))
+    decode = DecodeOptions.from_dict(store.spec.get("decode", {}))
     return arrow.captions_field(decode.keep_attention), CaptionerJob(
         bundle=_model(store, str(store.spec.get("bundle"))),
         decode=decode,
         from_features=store.spec.get("encoder") is None,
-        precision=store.spec.get("precision"),
+        precision=complete_spec(store.spec).get("precision"),
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from captionbeam.capmodel.specs import complete_spec
 from captionbeam.schemas.errors import FingerprintError, RequestError
 from captionbeam.schemas.fingerprint import difference
 from captionbeam.schemas.formats import arrow
@@ -247,7 +248,7 @@ def check_same(
             f"{url} holds {newest.format} shards; expected --format {newest.format}, not {file_format}"
         )
     if fingerprint is not None and newest.fingerprint != fingerprint:
-        known = difference(newest.spec, spec)
+        known = difference(complete_spec(newest.spec), complete_spec(spec))
         said = known or f"fingerprint {newest.fingerprint[:12]}, not {fingerprint[:12]}"
         raise FingerprintError(
             f"{url} was made with {said}; expected the same encoder, weights, preprocessing and options, "

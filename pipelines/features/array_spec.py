@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from captionbeam.capmodel.specs import ImportedSpec
 from captionbeam.schemas.errors import RequestError
-from captionbeam.schemas.fingerprint import fingerprint
+from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.formats import arrow
 
 DTYPES = ("float16", "float32", "float64")
@@ -101,7 +102,7 @@ def import_spec(name: str, shape: tuple[int, ...]) -> Mapping[str, Any]:
 
     ``name`` is the user's name for the model that made the features.
     """
-    return {"imported": name, "output": "grid" if len(shape) == 3 else "pooled", "shape": list(shape)}
+    return spec_of(ImportedSpec(name, "grid" if len(shape) == 3 else "pooled", tuple(shape)))
 
 
 def field_of(spec: Mapping[str, Any]) -> pa.Field:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+from captionbeam.capmodel.specs import complete_spec
 from captionbeam.schemas.formats.int8 import RoundingError
 from captionbeam.schemas.store import layout, tags
 from captionbeam.schemas.store.layout import Snapshot
@@ -65,7 +66,7 @@ def describe(store: Store) -> dict[str, Any]:
         "sources": dict(sorted(sources.items())),
         "parents": [snapshot.id for snapshot in ancestors],
         "runs": list(dict.fromkeys(snapshot.run for snapshot in (store.snapshot, *ancestors))),
-        "spec": dict(store.spec),
+        "spec": complete_spec(store.spec),
         "rounding": rounding_of(store),
     }
 

@@ -13,6 +13,7 @@ from typing import cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from captionbeam.capmodel.specs import complete_spec
 from captionbeam.pipelines.bulk.plan import REF_COLUMNS
 from captionbeam.pipelines.fetch.images import parse_location
 from captionbeam.pipelines.sources.listing import list_images
@@ -44,7 +45,9 @@ def find_failed(store: Store, failures: Iterable[FailureRow]) -> tuple[list[Imag
         if len(found) == len(wanted):
             break
     rest = [failure for name, failure in wanted.items() if name not in found]
-    if store.spec.get("encoder", "") is not None:  # captions of features: their images are rows, not files
+    if (
+        complete_spec(store.spec).get("encoder", "") is not None
+    ):  # else captions of features, whose images are rows
         found.update((failure["image_id"], _from_location(failure)) for failure in rest)
     refs = _with_coordinates(list(found.values()))
     return refs, sorted(wanted.keys() - {ref.image_id for ref in refs})

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from captionbeam.capmodel.specs import complete_spec
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.store.reading import Store
 
@@ -41,9 +42,9 @@ def export_schema(store: Store, file_format: str) -> pa.Schema:
 
 
 def _keeps_attention(store: Store) -> bool:
-    decode = store.spec.get("decode")
-    if isinstance(decode, dict) and "keep_attention" in decode:
-        return bool(decode["keep_attention"])
+    decode = complete_spec(store.spec).get("decode")
+    if isinstance(decode, dict):
+        return bool(decode.get("keep_attention"))
     first = next(store.scan(["captions"]), None)
     return first is not None and "attention" in [
         field.name for field in first.schema.field(0).type.value_type

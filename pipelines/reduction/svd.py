@@ -18,7 +18,7 @@ from captionbeam.pipelines.workers import progress_counter
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.pipelines.workers.output import storage_error
 from captionbeam.schemas.errors import RequestError
-from captionbeam.schemas.fingerprint import fingerprint
+from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.components import components_bytes, encoder_fingerprint, encoder_part
 from captionbeam.schemas.formats.datafile import open_data
@@ -33,11 +33,11 @@ Task = tuple[str, list[int]]  # a data file, and its dead rows
 class SvdOptions:
     """Options of the decomposition.
 
-    ``count``: components to keep; ``center``: PCA; ``scale``: scale channels to equal size; ``sample``, ``seed``,
+    ``components``: how many to keep; ``center``: PCA; ``scale``: scale channels to equal size; ``sample``, ``seed``,
     ``ids``: the images to use.
     """
 
-    count: int = 128
+    components: int = 128
     center: bool = False
     sample: float = 1.0
     seed: int = 0
@@ -45,16 +45,9 @@ class SvdOptions:
     scale: bool = False
 
     def spec(self) -> dict[str, Any]:
-        """Returns the options that affect the result, with ids as a hash."""
-        ids = None if self.ids is None else fingerprint({"ids": sorted(self.ids)})
-        return {
-            "components": self.count,
-            "centered": self.center,
-            "sample": self.sample,
-            "seed": self.seed,
-            "ids": ids,
-            "scaled": self.scale,
-        }
+        """Returns the record of the options, with ids as a hash."""
+        ids = {} if self.ids is None else {"ids": fingerprint({"ids": sorted(self.ids)})}
+        return {**spec_of(self), **ids}
 
     def takes(self, image_id: str) -> bool:
         """Returns whether the image is used."""
@@ -69,9 +62,9 @@ def check_features(store: Store, options: SvdOptions) -> None:
         raise RequestError(f"{store.url} is a store of {store.kind}; expected one of features")
     if "reduction" in store.spec:
         raise RequestError(f"the features {store.url} are reduced already; expected those of an encoder")
-    if options.count > store.shape[-1]:
+    if options.components > store.shape[-1]:
         raise RequestError(
-            f"{options.count} components of {store.shape[-1]} channels; expected --components of at most as many"
+            f"{options.components} components of {store.shape[-1]} channels; expected --components of at most as many"
         )
 
 
@@ -169,12 +162,12 @@ def write_components(moments: SecondMoments, url: str, about: Mapping[str, Any],
     """Decomposes the moments and writes the file atomically. Raises RequestError, SystemicError."""
     if not moments.images:
         raise RequestError("no image of the store is among those of --ids, or in the --sample; expected some")
-    if moments.cells < options.count:
+    if moments.cells < options.components:
         raise RequestError(
-            f"{moments.cells} cells of {moments.images} images make no {options.count} components; "
+            f"{moments.cells} cells of {moments.images} images make no {options.components} components; "
             "expected at least as many cells"
         )
-    found = decompose(moments, options.count, options.center, options.scale)
+    found = decompose(moments, options.components, options.center, options.scale)
     said = {**about, "images": moments.images, "cells": moments.cells, **explained(found)}
     try:
         files.write_atomic(url, components_bytes(found.vectors, found.mean, said))

@@ -10,6 +10,7 @@ from captionbeam.pipelines.bulk.run import versions
 from captionbeam.pipelines.workers.output import storage_error
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.fingerprint import sha256_bytes
+from captionbeam.schemas.formats.arrow import SCHEMA_VERSION
 from captionbeam.schemas.formats.tokens import (
     LAUNCH,
     RECORD,
@@ -25,11 +26,11 @@ from captionbeam.schemas.store.layout import now
 UNKNOWN = 1
 
 
-def check_output(url: str, spec: Mapping[str, Any], overwrite: bool) -> bool:
+def check_output(url: str, spec: Mapping[str, Any], defaults: Mapping[str, Any], overwrite: bool) -> bool:
     """Returns whether ``url`` lacks the token table that ``spec`` describes.
 
-    ``overwrite`` permits another table there, which stays until the new one is ready. Raises RequestError for another
-    table without ``overwrite``, and for a folder with other content.
+    ``defaults`` are those of the spec's options. ``overwrite`` permits another table there, which stays until the new
+    one is ready. Raises RequestError for another table without ``overwrite``, and for a folder with other content.
     """
     record = read_record(url)
     if record is None:
@@ -39,7 +40,7 @@ def check_output(url: str, spec: Mapping[str, Any], overwrite: bool) -> bool:
         return True
     if record["spec"] != spec:
         raise RequestError(
-            f"{url!r} holds another token table ({_difference(record['spec'], spec)}); "
+            f"{url!r} holds another token table ({_difference(record['spec'], spec, defaults)}); "
             "expected the same request, a new --output or --overwrite"
         )
     return False
@@ -73,6 +74,7 @@ def make_record(
     """Returns the content of ``record.json``, except the table's hash and size."""
     return {
         "format": "captionbeam tokens",
+        "version": SCHEMA_VERSION,
         "spec": dict(spec),
         "versions": versions(),
         "finished": now(),
@@ -122,8 +124,9 @@ def _refuse_foreign(url: str) -> None:
         raise RequestError(f"{url!r} holds {others[0]!r}, and no token table; expected a new or empty folder")
 
 
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     """Describes the existing table's options that differ."""
-    options = {name: value for name, value in old["options"].items() if new["options"].get(name) != value}
+    theirs, ours = ({**defaults, **spec["options"]} for spec in (old, new))
+    options = {name: value for name, value in theirs.items() if value not in (None, ours.get(name))}
     said = [f"{name.replace('_', ' ')} {value}" for name, value in options.items()]
     return ", ".join(said + ["other captions"] * (old["captions"] != new["captions"]))

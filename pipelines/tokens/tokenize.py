@@ -10,7 +10,7 @@ The same request gives the same table, byte for byte, on every runner.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import apache_beam as beam
@@ -24,6 +24,7 @@ from captionbeam.pipelines.tokens.publish import check_output, make_record, publ
 from captionbeam.pipelines.workers import progress_counter
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import complete, spec_of
 from captionbeam.schemas.formats.tokens import TokenTable
 from captionbeam.schemas.storage import files
 
@@ -39,20 +40,29 @@ class TokenizeOptions:
 
     kind: str = "bpe"
     max_length: int = 64
-    merges: int | None = None
+    merges: int | None = 4000
     min_count: int | None = None
 
     def __post_init__(self) -> None:
         splitter(self.kind)
         check_max_length(self.max_length)
 
+    @classmethod
+    def of(
+        cls, kind: str, max_length: int = 64, merges: int | None = None, min_count: int | None = None
+    ) -> "TokenizeOptions":
+        """Returns options of ``kind``, with the default for its own option if that is None."""
+        if kind == "bpe":
+            return cls(kind, max_length, 4000 if merges is None else merges)
+        return cls(kind, max_length, None, 5 if min_count is None else min_count)
+
     def spec(self) -> dict[str, Any]:
-        """Returns the options that affect the result, with their defaults."""
-        if self.kind == "bpe":
-            own = {"merges": 4000 if self.merges is None else self.merges}
-        else:
-            own = {"min_count": 5 if self.min_count is None else self.min_count}
-        return {"kind": self.kind, "max_length": self.max_length, **own}
+        """Returns the record of the options."""
+        return spec_of(self)
+
+    def learning(self) -> dict[str, Any]:
+        """Returns the arguments of ``learn_tokenizer``."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def tokenize(
@@ -81,7 +91,7 @@ def tokenizing(
     """Returns a function that builds the pipeline; None if the token table already exists. Raises RequestError."""
     url = files.absolute(url)
     spec = {"options": options.spec(), "captions": [source.to_dict() for source in inputs]}
-    if not check_output(url, spec, overwrite):
+    if not check_output(url, spec, complete(TokenizeOptions, {}), overwrite):
         return None
     return lambda pipeline: pipeline | "Tokenize" >> TokenizeCaptions(url, inputs, options, spec, run_id)
 
@@ -165,7 +175,7 @@ def learn(options: TokenizeOptions, counts: Mapping[str, int]) -> Tokenizer:
     """Returns the tokenizer of these word counts. Raises RequestError if there are none."""
     if not counts:
         raise RequestError("no word was found in the captions named for learning; expected some with --train")
-    return learn_tokenizer(word_counts=counts, **options.spec())
+    return learn_tokenizer(word_counts=counts, **options.learning())
 
 
 def encode_image(

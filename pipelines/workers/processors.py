@@ -113,7 +113,7 @@ class TransformersJob(ModelJob):
             raise SystemicError(
                 f"on a worker ({err}): {not_installed('transformers', 'huggingface')}"
             ) from err
-        decode = DecodeOptions(**self.spec["decode"])
+        decode = DecodeOptions.from_dict(self.spec.get("decode", {}))
         return HuggingFaceCaptioner.load(self.folder, decode, self.spec, self.batch_size, self.device)
 
 

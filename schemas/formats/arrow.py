@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
+from captionbeam.schemas import versions
 from captionbeam.schemas.errors import StoreError
 
 SCHEMA_VERSION = 1
@@ -99,10 +100,7 @@ def check_version(metadata: Mapping[bytes, bytes] | None, where: str) -> None:
         raise StoreError(
             f"{where} is not a captionbeam file; expected {VERSION_KEY.decode()} in its metadata"
         )
-    if int(written) > SCHEMA_VERSION:
-        raise StoreError(
-            f"{where} has schema version {int(written)}; this captionbeam reads up to {SCHEMA_VERSION}: upgrade it"
-        )
+    versions.check_version(int(written), SCHEMA_VERSION, where)
 
 
 def is_grid(field: pa.Field) -> bool:

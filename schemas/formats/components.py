@@ -21,6 +21,7 @@ from safetensors.numpy import load, save
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.fingerprint import fingerprint, sha256_bytes
 from captionbeam.schemas.storage import files
+from captionbeam.schemas.versions import check_version
 
 FORMAT, VERSION, ABOUT = "captionbeam components", 1, "captionbeam"
 KEYS = {"fingerprint": str, "spec": dict, "request": dict}  # header keys that other modules read
@@ -61,10 +62,7 @@ def read_components(url: str) -> Components:
     try:
         data = files.read_bytes(url)
         about = _about(data)
-        if about["version"] > VERSION:
-            raise RequestError(
-                f"{url!r} has version {about['version']}; this captionbeam reads up to {VERSION}: upgrade it"
-            )
+        check_version(about["version"], VERSION, url, RequestError)
         vectors, mean = _tensors(data, about)
     except RequestError:
         raise
@@ -87,8 +85,6 @@ def _about(data: bytes) -> dict[str, Any]:
     about: dict[str, Any] = json.loads(header["__metadata__"][ABOUT])
     if about["format"] != FORMAT:
         raise ValueError(f"format {about['format']!r}")
-    if type(about["version"]) is not int:
-        raise ValueError(f"version {about['version']!r}")
     return about
 
 

@@ -20,8 +20,9 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from captionbeam.schemas import versions
 from captionbeam.schemas.errors import StoreError
-from captionbeam.schemas.formats.arrow import FINGERPRINT_KEY, check_version, stamp
+from captionbeam.schemas.formats.arrow import FINGERPRINT_KEY, SCHEMA_VERSION, check_version, stamp
 from captionbeam.schemas.storage import files
 
 TABLE, RECORD, TOKENIZER, LAUNCH = "tokens.arrow", "record.json", "tokenizer", "launch.json"
@@ -106,11 +107,13 @@ class TokenTable:
 def read_record(url: str) -> dict[str, Any] | None:
     """Returns the ``record.json`` of the token table at ``url``; None without a complete table. Raises StoreError."""
     try:
-        return cast(dict[str, Any], files.read_json(files.join(url, RECORD)))
+        record: dict[str, Any] = files.read_json(files.join(url, RECORD))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as err:
         raise StoreError(f"{RECORD} in {url!r} is not JSON: {err}") from err
+    versions.check_version(record.get("version"), SCHEMA_VERSION, f"the token table {url!r}")
+    return record
 
 
 def _read_table(url: str) -> pa.Table:

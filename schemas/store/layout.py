@@ -23,6 +23,7 @@ from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store.rows import ManifestRow
+from captionbeam.schemas.versions import check_version
 
 KINDS = ("features", "captions")
 ATTEMPTS = 100  # to publish a snapshot while others publish
@@ -217,9 +218,5 @@ def load_commits(url: str, shards: Iterable[str]) -> list[Commit]:
 def read_record(url: str) -> dict[str, Any]:
     """Returns a JSON record of a store. Raises FileNotFoundError, StoreError if a newer version wrote it."""
     values: dict[str, Any] = files.read_json(url)
-    written = values.get("version")
-    if not isinstance(written, int) or written > arrow.SCHEMA_VERSION:
-        raise StoreError(
-            f"{url} has version {written!r}; this captionbeam reads up to {arrow.SCHEMA_VERSION}: upgrade it"
-        )
+    check_version(values.get("version"), arrow.SCHEMA_VERSION, url)
     return values

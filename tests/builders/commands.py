@@ -1,27 +1,43 @@
-"""Running a command as a user would, in a process of its own."""
+"""Running a command as a user would: in this process, which has everything loaded."""
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
-from tests.builders.zygote import Zygote
+from captionbeam.jobs.cli import main
 
 ROOT = Path(__file__).parent.parent.parent
-_zygote = Zygote()
+WIDE = {"COLUMNS": "200"}
 
 
 def environment() -> dict[str, str]:
-    """This environment with the virtual environment's commands first, and few threads."""
+    """This environment with the virtual environment's commands first, for processes of a test."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **WIDE}
 
 
 def captionbeam(*arguments: object, status: int | None = 0) -> subprocess.CompletedProcess[str]:
     """``captionbeam ARGUMENTS...``; checks the exit status unless that is None."""
-    done = _zygote.run([str(argument) for argument in arguments], environment(), ROOT)
-    if status is not None:
-        assert done.returncode == status, f"{done.returncode}:\n{done.stdout}\n{done.stderr}"
+    words = [str(argument) for argument in arguments]
+    with (
+        redirect_stdout(io.StringIO()) as out,
+        redirect_stderr(io.StringIO()) as err,
+        patch.dict(os.environ, WIDE),
+    ):
+        found = main(words)
+    done = subprocess.CompletedProcess(["captionbeam", *words], found, out.getvalue(), err.getvalue())
+    checked(done, status)
+    twice = {"schemas", "capmodel", "pipelines", "jobs"} & sys.modules.keys()
+    assert not twice, f"imported outside captionbeam: {sorted(twice)}"
     return done
+
+
+def checked(done: subprocess.CompletedProcess[str], status: int | None) -> None:
+    """Asserts a command's exit status, unless that is None."""
+    assert status in (None, done.returncode), f"{done.returncode}:\n{done.stdout}\n{done.stderr}"

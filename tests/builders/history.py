@@ -22,7 +22,6 @@ from captionbeam.schemas.storage import files
 from tests.builders.stores import Echo, as_item, commit_all
 
 GRID = arrow.grid_field("grid", (2, 2, 3))
-POOLED = arrow.grid_field("pooled", (5,))
 CAPTIONS = arrow.captions_field()
 SPEC = {"made": "by hand"}
 

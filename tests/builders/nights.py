@@ -10,8 +10,8 @@ from typing import NamedTuple
 from captionbeam.jobs.scenes.files import draw_scenes
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas import Store
-from tests.builders.commands import captionbeam
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer
+from tests.builders.zygote import captionbeam
 
 ENCODER = "--encoder efficientnet_lite0 --image-size 96 --precision fp32"
 

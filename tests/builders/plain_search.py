@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from captionbeam.capmodel.decoders.base import Decoder
-from captionbeam.capmodel.generation.generate import DecodeOptions
+from captionbeam.capmodel.generation.captions import DecodeOptions
 from captionbeam.capmodel.tokenizers import Tokenizer
 
 Scored = tuple[float, list[int]]

@@ -170,12 +170,6 @@ def bucket(request: pytest.FixtureRequest) -> Bucket:
     return request.getfixturevalue({"gs": "gcs", "s3": "s3"}[request.param])
 
 
-@pytest.fixture
-def both_buckets(gcs: Bucket, s3: Bucket) -> list[str]:
-    """The URLs of an empty bucket on each, at the same time."""
-    return [gcs.url, s3.url]
-
-
 @contextmanager
 def _bucket(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     for name, value in server.environment.items():

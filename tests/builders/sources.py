@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import fsspec
 import pyarrow as pa
@@ -26,6 +26,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from captionbeam.pipelines.sources.listing import list_images, split_source
 from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.pipelines.sources.spec import Ignored, SourceOptions
+from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.records import ImageRef
 
 
@@ -44,6 +45,16 @@ def listed(url: str, **options: str) -> tuple[list[ImageRef], list[str]]:
     ]
     refs = [item for item in found if isinstance(item, ImageRef)]
     return refs, [item.name for item in found if isinstance(item, Ignored)]
+
+
+def ref_to(uri: object, **fields: Any) -> ImageRef:
+    """A reference to one file."""
+    return ImageRef(str(uri), str(uri), str(uri), None, **fields)
+
+
+def codes(results: Sequence[bytes | ImageError]) -> list[str]:
+    """What became of each fetch: ``ok``, or the failure's code."""
+    return [result.code if isinstance(result, ImageError) else "ok" for result in results]
 
 
 def make_folder(root: Path, contents: Mapping[str, bytes]) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,17 @@ def make_store(
     commit_all(run, processor, fetch)
     publish(run)
     return Store.open(url)
+
+
+def rows_of(store: Store | str | Path, **how: Any) -> dict[str, np.ndarray]:
+    """Each image's features by its id; asserts that no image is there twice."""
+    store = store if isinstance(store, Store) else Store.open(str(store))
+    found: dict[str, np.ndarray] = {}
+    for batch in store.scan(["image_id", store.column], **how):
+        for name, row in zip(batch.column(0).to_pylist(), batch.column(1).to_numpy_ndarray(), strict=True):
+            assert name not in found, f"{name} is there twice"
+            found[name] = row
+    return found
 
 
 def as_item(value: Any) -> Any:

@@ -32,7 +32,7 @@ def make_tokens(url: str, captions: Captions, max_length: int = 20) -> TokenTabl
     data = table_bytes([_row(name, *captions[name], tokenizer) for name in captions], tokenizer.fingerprint)
     tokenizer.save(files.join(url, TOKENIZER))
     files.write_atomic(files.join(url, TABLE), data)
-    record = {"sha256": sha256_bytes(data), "tokenizer": {"fingerprint": tokenizer.fingerprint}}
+    record = {"version": 1, "sha256": sha256_bytes(data), "tokenizer": {"fingerprint": tokenizer.fingerprint}}
     files.write_atomic(files.join(url, RECORD), files.json_bytes(record))
     return TokenTable.open(url)
 

@@ -80,6 +80,18 @@ class Zygote:
         return self._process
 
 
+_zygote = Zygote()
+
+
+def captionbeam(*arguments: object, status: int | None = 0) -> subprocess.CompletedProcess[str]:
+    """``captionbeam ARGUMENTS...`` in a process of its own; checks the exit status unless that is None."""
+    from tests.builders.commands import ROOT, checked, environment
+
+    done = _zygote.run([str(argument) for argument in arguments], environment(), ROOT)
+    checked(done, status)
+    return done
+
+
 def serve(requests: TextIO, answers: TextIO) -> dict[str, Any] | None:
     """Answer each request with the exit status of the child that runs it.
 

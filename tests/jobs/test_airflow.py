@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
-import re
 import shutil
 import sys
-import threading
-import urllib.error
-from contextlib import contextmanager
 from pathlib import Path
 
-import kubernetes_validate
 import psutil
 import pytest
 
 from captionbeam.schemas import Store
 from captionbeam.schemas.store import layout
 from tests.builders.airflow_server import Airflow
-from tests.builders.commands import ROOT, captionbeam
 from tests.builders.nights import ENCODER, check_store, data_files, draw, make_place
-from tests.builders.servers import free_port
+from tests.builders.zygote import captionbeam
 
 pytestmark = pytest.mark.engines
 COMMAND = ["--command", Path(sys.executable).with_name("captionbeam"), "--retries", "1"]
@@ -35,37 +27,19 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def port():
-    """Where a server of images will be, and is not yet."""
-    return free_port()
-
-
-@pytest.fixture(scope="module")
-def airflow(place, port, tmp_path_factory):
-    """Airflow with files of DAGs: two for the same stores, and one each that is wrong, late, slow, out of time."""
+def airflow(place, tmp_path_factory):
+    """Airflow with files of DAGs: two for the same stores, one that is wrong, one that is slow."""
     airflow = Airflow(tmp_path_factory.mktemp("airflow"))
 
-    def add(name, *options, delay=1):
-        made = captionbeam("schedule", "airflow", "--name", name, *options, "--retry-delay", delay, *COMMAND)
+    def add(name, *options):
+        made = captionbeam("schedule", "airflow", "--name", name, *options, "--retry-delay", 1, *COMMAND)
         (airflow.dags / f"{name}.py").write_text(made.stdout)
-
-    def features(source, name, shards):
-        encode = f"{ENCODER} --shard-size {shards} --batch-size 1"
-        return [
-            source,
-            "--features",
-            place.folder / name,
-            f"--features-options={encode}",
-            "--verify",
-            "weekly",
-        ]
 
     add("photos", *place.options())
     add("twin", *place.options())
     add("wrong", place.photos, "--captions", place.folder / "none", "--bundle", place.folder / "nowhere")
-    add("late", *features(f"http://127.0.0.1:{port}/list.txt", "late", 2), delay=4)
-    add("slow", *features(place.folder / "many", "slow", 1))
-    add("brief", *features(place.photos, "brief", 1), "--timeout", "3")
+    add("slow", place.folder / "many", "--features", place.folder / "slow", "--verify", "weekly",
+        f"--features-options={ENCODER} --shard-size 1 --batch-size 1")  # fmt: skip
     with airflow.running():
         yield airflow
 
@@ -115,15 +89,13 @@ print(json.dumps({"loaded": loaded, "dags": {
     )
     assert dags["loaded"] == []
     found = dags["dags"]
-    names = ("photos", "twin", "wrong", "late", "slow", "brief")
+    names = ("photos", "twin", "wrong", "slow")
     by_hand = {f"captionbeam_{name}_bulk" for name in ("photos", "twin", "wrong")}
     weekly = {f"captionbeam_{name}_upkeep" for name in names}
     assert found.keys() == {f"captionbeam_{name}" for name in names} | weekly | by_hand
     for dag in found.values():
         assert (dag["runs"], dag["catchup"]) == (1, False)
         assert all(task[1:3] == [1, True] for task in dag["tasks"].values())
-    (only,) = found["captionbeam_brief"]["tasks"].values()
-    assert only[3] == 3
     nightly = found["captionbeam_photos"]
     assert {task[3] for task in nightly["tasks"].values()} == {12 * 3600}
     assert (nightly["cron"], nightly["tags"]) == ("0 2 * * *", ["captionbeam", "photos"])
@@ -131,7 +103,7 @@ print(json.dumps({"loaded": loaded, "dags": {
     assert {name: task[0] for name, task in nightly["tasks"].items()} == {
         "features": [], "captions": ["features"], "verify": ["captions"], "promote": ["verify"]
     }  # fmt: skip
-    assert list(found["captionbeam_late"]["tasks"]) == ["features"]
+    assert list(found["captionbeam_slow"]["tasks"]) == ["features"]
     airflow.wait_for(
         "a time", lambda: airflow.get("dags/captionbeam_twin")["next_dagrun_run_after"] is not None
     )
@@ -141,26 +113,6 @@ print(json.dumps({"loaded": loaded, "dags": {
     assert (found["captionbeam_photos_bulk"]["cron"], found["captionbeam_photos_bulk"]["params"]) == (
         None, ["output", "sources"],
     )  # fmt: skip
-
-
-def test_pods_instead_of_processes(airflow, place):
-    """What the guide says to put in place of the operator: its pods, and what it makes of exit statuses."""
-    guide = (ROOT / "docs" / "schedules.md").read_text()
-    operator = re.search(r"```python\n(.*?class Captionbeam.*?)```", guide, re.DOTALL)[1]
-    source = (airflow.dags / "photos.py").read_text()
-    before, _, rest = source.partition("class Captionbeam(BaseOperator)")
-    made = airflow.home / "pods.py"
-    made.write_text(before + operator + "\n\ndef as_arguments" + rest.partition("\ndef as_arguments")[2])
-    program = (Path(__file__).parent.parent / "builders" / "airflow_pods.py").read_text()
-    found = airflow.python(program, made)
-    assert found["fails"]["1"][0] == "AirflowException"
-    assert found["fails"]["2"] == ["AirflowFailException", "a sentence"]
-    assert list(found["pods"]) == list(ALL)
-    for pod in found["pods"].values():
-        kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
-    (base, *_) = found["pods"]["features"]["spec"]["containers"]
-    assert (base["command"], base["args"][:2]) == (["captionbeam"], ["refresh", str(place.photos)])
-    assert base["args"][-4:] == ["--totals", "/airflow/xcom/return.json", "--warn-failures", "1"]
 
 
 def test_two_schedules_of_the_same_stores_at_once(airflow, place, first_night):
@@ -218,35 +170,6 @@ def test_a_wrong_request_fails_at_once(airflow, place):
     assert f"{place.folder}/nowhere" in airflow.log("captionbeam_wrong", started, "captions")
 
 
-@contextmanager
-def serving(folder, port):
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def test_a_server_that_is_down_is_asked_again(airflow, place, port):
-    folder = place.folder / "web"
-    drawn = draw(folder, 2)
-    lines = [f"http://127.0.0.1:{port}/{path.name}\n" for path in drawn]
-    (folder / "list.txt").write_text("".join(lines))
-    started = airflow.trigger("captionbeam_late")
-    airflow.wait_for(
-        "a first try", lambda: airflow.tasks("captionbeam_late", started)["features"][0] == "up_for_retry"
-    )
-    assert "cannot be read (unavailable)" in airflow.log("captionbeam_late", started, "features", 1)
-    with serving(folder, port):
-        assert airflow.finished("captionbeam_late", started) == "success"
-    assert airflow.tasks("captionbeam_late", started) == {"features": ("success", 2)}
-    check_store(place.folder / "late", {path.name for path in drawn})
-
-
 def test_a_task_that_is_killed_goes_on(airflow, place):
     """kill -9 in the middle: the retry does what is left, and no committed shard again."""
     draw(place.folder / "many", 40)
@@ -266,30 +189,8 @@ def test_a_task_that_is_killed_goes_on(airflow, place):
     check_store(store, {path.name for path in (place.folder / "many").iterdir()})
 
 
-def test_a_task_out_of_time_takes_its_command_along(airflow, place):
-    _, state, tasks = run(airflow, "captionbeam_brief")
-    assert (state, tasks) == ("failed", {"features": ("failed", 2)})
-    gone = place.folder / "brief"
-    airflow.wait_for("an end of both commands", lambda: not list(processes("refresh", gone)), 30)
-
-
 def test_a_week_s_upkeep(airflow, place, first_night):
     _, state, tasks = run(airflow, "captionbeam_photos_upkeep")
     steps = ("vacuum_features", "vacuum_captions", "verify_features", "verify_captions")
     assert (state, tasks) == ("success", dict.fromkeys(steps, ("success", 1)))
     place.check()
-
-
-def test_bulk_captions_by_hand(airflow, place):
-    output = place.folder / "bulk"
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        airflow.trigger("captionbeam_photos_bulk", sources=[], output=str(output))
-    assert refused.value.code == 400
-    sources = [
-        draw(place.folder / name, 1, split)[0].parent for name, split in (("a", "val"), ("b b", "test"))
-    ]
-    _, state, tasks = run(
-        airflow, "captionbeam_photos_bulk", sources=list(map(str, sources)), output=str(output)
-    )
-    assert (state, tasks) == ("success", {"captions": ("success", 1), "verify": ("success", 1)})
-    check_store(output, {path.name for source in sources for path in source.iterdir()})

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +17,6 @@ from captionbeam.jobs.options import captioners
 from captionbeam.schemas import Store
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
-from tests.builders.commands import ROOT, environment
 from tests.builders.transformers_models import save_model
 
 IMAGES = 6
@@ -67,19 +63,8 @@ def expected(made):
 
 @pytest.fixture(scope="module")
 def captioned(made, tmp_path_factory):
-    """A store whose first run was killed between an index and its commit, and whose second did the rest."""
     store = tmp_path_factory.mktemp("captioned") / "store"
-    killed = subprocess.run(
-        [sys.executable, ROOT / "tests/builders/killed.py", "between index and commit", "4",
-         *map(str, command(made, store))],
-        env=environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    before = commits(store)
-    assert len(before) == 3
     run(*command(made, store))
-    assert len(commits(store)) == IMAGES + 1
-    assert commits(store).items() >= before.items()
     return store
 
 
@@ -93,7 +78,7 @@ def run(*arguments, status=0):
     assert cli.main([str(argument) for argument in arguments]) == status
 
 
-def test_the_store_has_the_captions_of_the_model_whatever_was_killed(captioned, expected):
+def test_the_store_has_the_captions_of_the_model(captioned, expected):
     assert rows(captioned) == expected
     (failure,) = Store.open(str(captioned)).failures().to_pylist()
     assert (failure["image_id"], failure["stage"]) == ("broken.png", "decode")

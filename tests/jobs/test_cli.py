@@ -13,7 +13,7 @@ from PIL import Image
 
 from captionbeam.jobs import cli
 from captionbeam.schemas.errors import RequestError
-from tests.builders.commands import captionbeam
+from tests.builders.zygote import captionbeam
 
 BULK = ["--output", "out", "--encoder", "efficientnet_lite0"]
 

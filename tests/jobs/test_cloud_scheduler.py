@@ -5,21 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import re
-import subprocess
-import sys
 from urllib.parse import urlsplit
 
 import pytest
 
 from captionbeam.jobs import cli
-from captionbeam.schemas import Store
-from captionbeam.schemas.storage import files
-from captionbeam.schemas.store import layout
-from tests.builders.commands import ROOT, environment
+from tests.builders.commands import ROOT
 from tests.builders.discovery import complaints, find_call
 from tests.builders.gcloud import install, kept, run_script
-from tests.builders.nights import ENCODER, check_store, make_place
-from tests.builders.servers import upload
 
 TEMPLATE = json.loads((ROOT / "containers" / "flex_template.json").read_text())
 GOOGLE = ["--project", "my-project", "--region", "europe-west4", "--template", "gs://b/templates/captionbeam.json",
@@ -81,15 +74,6 @@ def test_what_google_gets_is_what_its_services_describe(capsys, gcloud):
         assert complaints(body(scheduled[name]), call.body, "run.v2") == []
 
 
-def test_the_script_again_updates_what_is_there_and_deletes_nothing(capsys, gcloud):
-    applied(capsys, gcloud, *NIGHT)
-    scheduled, _ = applied(capsys, gcloud, *NIGHT, "--cron", "30 1 * * *", "--retries", "5")
-    features = scheduled["photos-features"]
-    assert (features["schedule"], features["retryConfig"]["retryCount"]) == ("30 1 * * *", 5)
-    assert len(scheduled) == 4
-    assert " delete " not in printed(capsys, *NIGHT, *GOOGLE)
-
-
 def test_the_launches_are_what_the_template_takes(capsys, gcloud):
     scheduled, _ = applied(capsys, gcloud, *NIGHT)
     declared = {each["name"]: each for each in TEMPLATE["parameters"]}
@@ -116,12 +100,6 @@ def test_the_launches_are_what_the_template_takes(capsys, gcloud):
     ]
 
 
-def test_a_line_break_in_an_option_is_no_command(capsys, gcloud):
-    script = printed(capsys, *NIGHT[:-2], "--captions-options=--prefix 'a\ntouch b'", *GOOGLE)
-    assert not [line for line in script.splitlines() if line.startswith("touch")]
-    assert run_script(script, gcloud).returncode == 0
-
-
 def test_every_value_is_quoted_for_the_shell(capsys, gcloud):
     script = printed(capsys, *NIGHT, *GOOGLE, "--time-zone", "a; touch b")
     assert "--time-zone='a; touch b'" in script
@@ -137,59 +115,3 @@ def test_every_value_is_quoted_for_the_shell(capsys, gcloud):
 def test_what_google_cannot_reach_is_refused(capsys, arguments, sentence):
     assert cli.main(["schedule", "cloud-scheduler", *GOOGLE, *arguments]) == 2
     assert sentence in capsys.readouterr().err
-
-
-def launch(job):
-    """What Dataflow's launcher would start for it, here and on the local runner: a process."""
-    parameters = body(job)["launchParameter"]["parameters"]
-    told = [f"--{name}={value}" for name, value in parameters.items()]
-    return start([sys.executable, ROOT / "containers" / "flex_launcher.py", *told])
-
-
-def run_task(task):
-    """A task of a Cloud Run job: a process."""
-    (container,) = task["spec"]["template"]["spec"]["template"]["spec"]["containers"]
-    return start(container["command"])
-
-
-def start(command):
-    return subprocess.Popen(
-        list(map(str, command)),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def status(process):
-    said, _ = process.communicate(timeout=300)
-    return process.returncode, said
-
-
-@pytest.mark.engines
-def test_a_night_whose_launches_come_twice(capsys, gcloud, gcs, tmp_path):
-    """Cloud Scheduler calls at least once: both launches end well, and no image is there twice."""
-    place, url = make_place(tmp_path / "place", images=4), gcs.url
-    for name in ("photos", "bundle"):
-        upload(str(place.folder / name), files.join(url, name))
-    night = [f"{url}/photos", "--name", "photos", "--features", f"{url}/features",
-             f"--features-options={ENCODER} --shard-size 2", "--captions", f"{url}/captions",
-             "--bundle", f"{url}/bundle", "--promote", "prod"]  # fmt: skip
-    scheduled, tasks = applied(capsys, gcloud, *night)
-    for launched in [launch(scheduled["photos-features"]) for _ in range(2)]:
-        assert status(launched)[0] == 0
-    assert status(launch(scheduled["photos-captions"]))[0] == 0
-    assert status(run_task(tasks["photos-promote"]))[0] == 0
-    for store in ("features", "captions"):
-        check_store(f"{url}/{store}", place.names())
-    newest = layout.snapshot_ids(f"{url}/captions")[-1]
-    assert Store.open(f"{url}/captions@prod").snapshot_id == newest
-    again, said = status(launch(scheduled["photos-captions"]))
-    assert (again, "nothing to do: all 4 images" in said) == (0, True)
-
-    wrong = [f"{url}/photos", "--name", "wrong", "--captions", f"{url}/none", "--bundle", f"{url}/nowhere"]
-    scheduled, _ = applied(capsys, gcloud, *wrong)
-    refused, said = status(launch(scheduled["wrong-captions"]))
-    assert refused == 2
-    assert f"{url}/nowhere" in said.splitlines()[-1]

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import kubernetes_validate
-import psutil
 import pytest
 import yaml
 
@@ -18,7 +14,7 @@ from captionbeam.jobs import cli
 from captionbeam.schemas import Store
 from captionbeam.schemas.store import layout
 from tests.builders.kubelet import run_job
-from tests.builders.nights import check_store, data_files, draw, make_place
+from tests.builders.nights import data_files, draw, make_place
 
 pytestmark = pytest.mark.engines
 VERSIONS = [
@@ -57,30 +53,6 @@ def test_every_field_is_one_that_kubernetes_knows(capsys, version):
         manifest["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["comand"] = ["x"]
         with pytest.raises(kubernetes_validate.ValidationError, match="'comand' was unexpected"):
             kubernetes_validate.validate(manifest, version, strict=True)
-
-
-def test_what_the_options_ask_for(capsys):
-    nightly, upkeep = manifests(capsys, *EVERYTHING)
-    assert [each["metadata"]["name"] for each in (nightly, upkeep)] == ["photos", "photos-upkeep"]
-    assert {each["metadata"]["namespace"] for each in (nightly, upkeep)} == {"captions"}
-    spec = nightly["spec"]
-    assert (spec["schedule"], upkeep["spec"]["schedule"]) == ("0 2 * * *", "0 12 * * 0")
-    assert (spec["timeZone"], spec["concurrencyPolicy"]) == ("Europe/Berlin", "Forbid")
-    job = spec["jobTemplate"]["spec"]
-    assert (job["activeDeadlineSeconds"], job["backoffLimit"]) == (3600, 3)
-    pod = job["template"]["spec"]
-    assert pod["serviceAccountName"] == "captioner"
-    assert pod["volumes"][1]["persistentVolumeClaim"] == {"claimName": "data"}
-    containers = [*pod["initContainers"], *pod["containers"]]
-    assert [each["name"] for each in containers] == ["features", "captions", "verify", "promote"]
-    for each in containers:
-        assert each["envFrom"] == [{"secretRef": {"name": "s3-keys"}}]
-        assert each["volumeMounts"][1] == {"name": "data", "mountPath": "/data"}
-        limits = {"memory": "8Gi"} | (
-            {"nvidia.com/gpu": 1} if each["name"] in ("features", "captions") else {}
-        )
-        assert each["resources"]["limits"] == limits
-    assert containers[3]["command"][1:] == ["store", "promote", "/data/captions", "prod", "--forward"]
 
 
 def test_what_only_this_machine_has_is_refused(capsys):
@@ -126,45 +98,3 @@ def test_a_wrong_request_is_not_tried_again(capsys, place, tmp_path):
     ended = run_job(nightly, tmp_path / "scratch")
     assert (ended.why, ended.pods) == ("pod failure policy", [{"captions": 2}])
     assert "nowhere" in ended.messages["captions"].splitlines()[-1]
-
-
-def test_many_failures_are_no_failure_unless_asked(capsys, place, tmp_path):
-    photos = tmp_path / "photos"
-    draw(photos, 1)
-    (photos / "broken.jpg").write_bytes(b"no picture")
-    for options, succeeded, pods in (
-        ("", True, [{"features": 0}]),
-        (" --warn-failures 0.1", False, [{"features": 3}]),
-    ):
-        encode = f"--encoder efficientnet_lite0 --pooled{options}"
-        (nightly, _) = manifests(capsys, photos, "--name", "bad", "--features", tmp_path / "features",
-                                 f"--features-options={encode}", "--verify", "weekly", *on_claim(tmp_path))  # fmt: skip
-        ended = run_job(nightly, tmp_path / "scratch")
-        assert (ended.succeeded, ended.pods) == (succeeded, pods)
-        assert json.loads(ended.messages["features"])["store"]["failed"] == 1
-
-
-def test_a_container_that_is_killed_starts_again(capsys, tmp_path):
-    photos, store = tmp_path / "photos", tmp_path / "features"
-    drawn = draw(photos, 30)
-    encode = "--encoder efficientnet_lite0 --pooled --shard-size 1 --batch-size 1"
-    (nightly, _) = manifests(capsys, photos, "--name", "killed", "--features", store, f"--features-options={encode}",
-                             "--verify", "weekly", *on_claim(tmp_path))  # fmt: skip
-    killer = threading.Thread(target=kill_at_work, args=(str(store), 4))
-    killer.start()
-    ended = run_job(nightly, tmp_path / "scratch")
-    killer.join()
-    assert (ended.succeeded, ended.pods) == (True, [{"features": -9}, {"features": 0}])
-    totals = json.loads(ended.messages["features"])
-    assert totals["images"] + totals["adopted"]["rows"] == 30
-    assert totals["images"] < 30
-    check_store(store, {path.name for path in drawn})
-
-
-def kill_at_work(store, shards):
-    """kill -9 of the command on ``store``, once it has committed some shards."""
-    while len(layout.committed_shards(store)) < shards:
-        time.sleep(0.02)
-    for process in psutil.Process(os.getpid()).children(recursive=True):
-        if store in process.cmdline():
-            process.kill()

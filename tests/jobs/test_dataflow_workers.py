@@ -6,32 +6,29 @@ The service of these tests takes the pipeline from the bucket. What its workers 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-import tarfile
 import time
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from captionbeam.jobs.scenes.files import coco_format, draw_scenes
 from captionbeam.schemas import Store
-from captionbeam.schemas.formats.tokens import TokenTable
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
-from tests.builders.commands import ROOT, captionbeam, environment
+from tests.builders.commands import ROOT, environment
 from tests.builders.dataflow import ENDPOINT, dataflow_service, running
 from tests.builders.models import WORDS, make_bundle, make_decoder, make_tokenizer
+from tests.builders.stores import rows_of
 from tests.builders.worker_image import container, worker_image
+from tests.builders.zygote import captionbeam
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(1800)]
 IMAGE = "europe-docker.pkg.dev/a-project/images/captionbeam:1"
 FLAGS = ["--runner", "DataflowRunner", "--project", "a-project", "--region", "us-central1",
          "--sdk_container_image", IMAGE, "--dataflow_endpoint", ENDPOINT]  # fmt: skip
-VENV = "/opt/apache/beam-venv"  # where Beam's boot program installs what was staged
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +103,7 @@ def encode(url, *more, store=None):
 
 
 def grids(store):
-    return {
-        name: grid
-        for batch in store.scan(["image_id", "grid"])
-        for name, grid in zip(batch.column(0).to_pylist(), batch.column(1).to_numpy_ndarray(), strict=True)
-    }
+    return {name: row.tobytes() for name, row in rows_of(store).items()}
 
 
 def cancel(service, job):
@@ -202,35 +195,3 @@ def test_a_gpu_worker_without_a_gpu_stops_the_job_in_one_sentence(photos, launch
         "with it, and a driver that suits their torch"
     )
     assert layout.snapshot_ids(f"{photos}/features") == []
-
-
-def test_the_users_own_setup_file_is_staged_built_and_enough(photos, launch, worker, tmp_path):
-    """``--setup_file``, as Beam's guides have it; nothing that the image has is installed again."""
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("setup.py", "pyproject.toml", "schemas", "capmodel", "pipelines", "jobs"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, source / name)
-    worker.run("rm", "-rf", VENV)
-    before = worker.run("python", "-m", "pip", "freeze", "--all")
-    launch("tokenize", "--train", f"{photos}/captions.json", "--output", f"{photos}/tokens", "--kind", "words",
-           "--min-count", 1, "--setup_file", source / "setup.py")  # fmt: skip
-    table = TokenTable.open(f"{photos}/tokens")
-    assert table.record["splits"]["train"]["images"] == 6
-    assert files.read_json(f"{photos}/tokens/launch.json")["runner"]["name"] == "DataflowRunner"
-    assert worker.run("python", "-m", "pip", "freeze", "--all") == before
-    found = worker.run("find", VENV, "-maxdepth", "5", "-name", "*.dist-info", "-printf", "%f ").split()
-    assert {name.partition("-")[0] for name in found} - {"pip", "setuptools"} == {"captionbeam"}
-    (machine,) = (tmp_path / "machines").iterdir()
-    staged = {path.name for path in (machine / "staged").iterdir()}
-    assert "workflow.tar.gz" in staged
-    assert not [name for name in staged if name.endswith(".whl")]
-    with tarfile.open(machine / "staged" / "workflow.tar.gz") as archive:
-        inside = {Path(*Path(member.name).parts[1:]).as_posix() for member in archive if member.isfile()}
-    assert {
-        "setup.py",
-        "pyproject.toml",
-        "jobs/templates/report.html.j2",
-        "pipelines/workers/shards.py",
-    } <= inside
-    assert not [name for name in inside if name.startswith("tests/")]

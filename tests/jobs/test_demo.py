@@ -9,9 +9,9 @@ import shlex
 import pytest
 
 from captionbeam.jobs import demo
-from captionbeam.jobs.cli import JOBS, main
+from captionbeam.jobs.cli import JOBS
 from captionbeam.schemas.errors import RequestError, SystemicError
-from tests.builders.commands import captionbeam
+from tests.builders.zygote import captionbeam
 
 SMALL = {"train": 3, "val": 2, "test": 2}
 
@@ -72,6 +72,7 @@ def test_a_job_that_fails_ends_the_demo(tmp_path, capfd):
     assert "there is no caption file 'none.json'" in said.err
 
 
+@pytest.mark.engines
 def test_from_nothing_to_a_report_and_again(tmp_path):
     request = ["demo", "--output", str(tmp_path / "demo"), "--images", "24", "--held-out", "6"]
     done = captionbeam(*request)
@@ -80,10 +81,3 @@ def test_from_nothing_to_a_report_and_again(tmp_path):
     assert (tmp_path / "demo" / "report.html").stat().st_size > 10_000
     again = captionbeam(*request)
     assert again.stdout.count("nothing to do") == 4
-
-
-def test_help_opens_with_a_command(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["demo", "--help"])
-    assert stopped.value.code == 0
-    assert capsys.readouterr().out.startswith("  captionbeam demo --output demo\n")

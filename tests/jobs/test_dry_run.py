@@ -67,7 +67,7 @@ def test_a_new_store_is_not_even_made(photos, capsys):
     assert any(step.startswith("PublishSnapshot") for step in found["steps"])
 
 
-@pytest.mark.parametrize("job", ["encode", "tokenize"])
+@pytest.mark.parametrize("job", ["encode"])
 def test_a_store_that_could_not_be_made_is_refused_as_the_run_would(photos, capsys, job):
     place = photos / "captions.json" / "new"  # below a file
     given = {
@@ -90,13 +90,6 @@ def test_a_store_stays_as_it_is(photos, store, capsys):
     assert found["runner"] == {"name": "PrismRunner", "beam_args": ["--runner", "PrismRunner"], "gpu": None}
 
 
-def test_failures_are_not_tried_again_either(store, capsys):
-    before = everything(store)
-    found = dry(capsys, "store", "retry-failures", store, "--all")
-    assert everything(store) == before
-    assert found["job"] == "retry-failures"
-
-
 def test_no_token_table_is_made(photos, capsys):
     before = everything(photos)
     found = dry(
@@ -113,20 +106,3 @@ def test_no_token_table_is_made(photos, capsys):
     assert (found["job"], found["output"]) == ("tokenize", f"{photos}/tokens")
     assert found["options"] == {"kind": "words", "max_length": 64, "min_count": 5}
     assert "Tokenize" in found["steps"]
-
-
-@pytest.mark.parametrize("other", [["--plan"], ["--canary", "2"]])
-def test_beside_another_way_of_looking_it_is_refused(photos, store, capsys, other):
-    assert (
-        cli.main(["refresh", f"{photos}/photos", "--output", str(store), *ENCODER, *other, "--dry-run"]) == 2
-    )
-    assert capsys.readouterr().err == (
-        "captionbeam: --dry-run excludes --plan and --canary; expected one of them\n"
-    )
-
-
-def test_where_captions_are_only_printed_it_would_do_nothing(photos, capsys):
-    assert cli.main(["caption", f"{photos}/photos", "--bundle", "none", "--dry-run"]) == 2
-    assert capsys.readouterr().err == (
-        "captionbeam: --dry-run would do nothing without --output; expected to leave it out\n"
-    )

@@ -10,10 +10,9 @@ from captionbeam.capmodel.metrics import SCORES, score
 from captionbeam.jobs.cli import main
 from captionbeam.jobs.reporting.scoring import join_references, read_captions
 from captionbeam.pipelines.tokens.caption_files import Reference
-from captionbeam.schemas.errors import RequestError, StoreError
+from captionbeam.schemas.errors import RequestError
 from tests.builders.captions import coco, karpathy, write_json
-from tests.builders.commands import captionbeam
-from tests.builders.stores import make_captions, make_features
+from tests.builders.stores import make_captions
 
 CAPTIONS = {"val/1.jpg": "a dog runs", "val/2.jpg": "two cats sleep", "val/3.jpg": "a red car"}
 REFERENCES = {
@@ -90,38 +89,13 @@ def test_captions_come_from_an_export_as_json_lines(capsys, tmp_path, store, ref
     assert exported["CIDEr"] == evaluate(capsys, "--captions", store, "--references", references)["CIDEr"]
 
 
-@pytest.mark.parametrize("name", ["out.jsonl", "out.json", "out.jsonl.gz", "out.csv"])
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
 def test_an_export_is_known_by_its_record_whatever_its_name(tmp_path, store, name):
     out = str(tmp_path / name)
     assert main(["store", "export", store, "--output", out, "--format", "jsonl"]) == 0
     assert (
         read_captions(out) == read_captions(f"{out}/") == read_captions(f"{out}/part-00000.jsonl") == CAPTIONS
     )
-
-
-@pytest.mark.parametrize(("kind", "suffix"), [("csv", "csv"), ("parquet", "parquet"), ("webdataset", "tar")])
-def test_an_export_in_another_format_is_a_wrong_request(
-    capsys, tmp_path, monkeypatch, store, references, kind, suffix
-):
-    out = str(tmp_path / "out.jsonl")
-    assert main(["store", "export", store, "--output", out, "--format", kind]) == 0
-    for url in (out, f"{out}/part-*.{suffix}", f"{out}/part-00000.{suffix}"):
-        capsys.readouterr()
-        assert main(["evaluate", "--captions", url, "--references", references]) == 2
-        assert (
-            capsys.readouterr().err
-            == f"captionbeam: {url!r} is an export as {kind}; expected --format jsonl\n"
-        )
-    monkeypatch.chdir(out)
-    with pytest.raises(RequestError, match=f"'part-00000.{suffix}' is an export as {kind}"):
-        read_captions(f"part-00000.{suffix}")
-
-
-@pytest.mark.parametrize("content", ["{", "[]", "{}"])
-def test_a_broken_record_of_an_export_is_named(tmp_path, content):
-    (tmp_path / "export.json").write_text(content)
-    with pytest.raises(RequestError, match=r"export\.json' is not the record of an export"):
-        read_captions(str(tmp_path))
 
 
 def test_broken_lines_of_an_export_are_named(tmp_path):
@@ -156,11 +130,6 @@ def test_references_of_several_files_add_up(capsys, tmp_path, store, references)
     assert together["references_from"] == [references, str(more)]
 
 
-def test_a_file_of_references_counts_once(capsys, store, references):
-    assert main(["evaluate", "--captions", store, "--references", references, references]) == 2
-    assert f"--references names '{references}' 2 times; expected each file once" in capsys.readouterr().err
-
-
 def test_a_single_image_has_no_cider_and_why_is_said(capsys, tmp_path, store):
     path = write_json(tmp_path / "one.json", coco({"1.jpg": REFERENCES["1.jpg"]}))
     assert main(["evaluate", "--captions", store, "--references", path, "--json"]) == 0
@@ -191,15 +160,6 @@ def test_leftovers_on_either_side_are_counted_said_and_left_out(capsys, tmp_path
     assert record["CIDEr"] == pytest.approx(score({k: CAPTIONS[f"val/{k}"] for k in known}, known)["CIDEr"])
 
 
-def test_the_table_says_scores_and_leftovers(capsys, tmp_path, references):
-    rows = [{"image_id": "1.jpg", "caption": "a dog runs"}, {"image_id": 2, "caption": "A dog runs."}]
-    assert main(["evaluate", "--captions", results(tmp_path, rows), "--references", references]) == 0
-    said = capsys.readouterr().out
-    for part in ("BLEU-4", "ROUGE-L", "CIDEr", "2, with 3 references", "1 (50.0%)", "3 words, 3.0 a caption"):
-        assert part in said
-    assert "left out: references of 1 image (such as '3.jpg') without a caption" in said
-
-
 def test_a_split_of_karpathys_file_alone(capsys, tmp_path, store):
     rows = [
         ("1.jpg", "test", REFERENCES["1.jpg"]),
@@ -219,30 +179,10 @@ def test_each_images_scores_on_request(capsys, tmp_path, store, references):
     assert sum(row["CIDEr"] for row in rows) / 3 == pytest.approx(record["CIDEr"])
 
 
-def test_nothing_in_common_is_a_wrong_request(capsys, tmp_path, store):
-    path = write_json(tmp_path / "other.json", coco({"x.jpg": ["Something else"]}, first_id=77))
-    assert main(["evaluate", "--captions", store, "--references", path]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err == (
-        "captionbeam: 3 captions and the references of 1 images have no image in common "
-        "(captions have 'val/1.jpg', references 'x.jpg'); expected the same ids or file names\n"
-    )
-
-
-def test_a_features_store_is_a_wrong_request(tmp_path, references):
-    make_features(str(tmp_path / "features"), ["1.jpg"])
-    with pytest.raises(RequestError, match="is a store of features; expected one of captions"):
-        read_captions(str(tmp_path / "features"))
-
-
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ('{"a": 1}', "holds no list; expected COCO results"),
         ("[1", "is not JSON"),
-        ('[{"image_id": 1}]', r"row 0 is .* expected an object with image_id and caption"),
-        ('[{"image_id": true, "caption": ""}]', "expected an object with image_id and caption"),
         (
             '[{"image_id": 1, "caption": "a"}, {"image_id": "1", "caption": "b"}]',
             "row 1 is the second of image '1'",
@@ -256,29 +196,6 @@ def test_broken_results_are_named_in_one_sentence(tmp_path, content, sentence):
         read_captions(str(path))
 
 
-def test_what_is_not_there_is_named(tmp_path):
-    with pytest.raises(RequestError, match="there is no file"):
-        read_captions(str(tmp_path / "results.json"))
-    with pytest.raises(StoreError, match="no published snapshot"):
-        read_captions(str(tmp_path / "captions"))
-
-
-def test_one_caption_cannot_have_two_images_references():
-    references = [Reference("1", "a/1.jpg", ["x"]), Reference("2", "b/1.jpg", ["y"])]
-    with pytest.raises(RequestError, match=r"'a/1.jpg' and 'b/1.jpg' both fit the caption of '1.jpg'"):
-        join_references({"1.jpg": "a dog"}, references)
-
-
-def test_a_base_name_that_fits_several_captions_is_an_error():
-    with pytest.raises(RequestError, match=r"'1.jpg' fits 2 images"):
-        join_references({"a/1.jpg": "a dog", "b/1.jpg": "a cat"}, [Reference("7", "1.jpg", ["x"])])
-
-
-def test_a_name_that_a_file_system_decomposed_finds_its_references():
-    pairs = join_references({"cafe\u0301.jpg": "a cup"}, [Reference("7", "caf\u00e9.jpg", ["a cup of tea"])])
-    assert pairs.references == {"cafe\u0301.jpg": ["a cup of tea"]}
-
-
 def test_numbers_join_by_id_and_names_by_name():
     references = [
         Reference("1", "one.jpg", ["x"]),
@@ -289,15 +206,3 @@ def test_numbers_join_by_id_and_names_by_name():
     assert pairs.references == {"val/one.jpg": ["x"], "2": ["y"], "3": ["z"]}
     assert pairs.captions == {"val/one.jpg": "a", "2": "b", "3": "c"}
     assert pairs.leftovers() == ""
-
-
-def test_a_file_that_cannot_be_written_is_a_wrong_request(capsys, tmp_path, store, references):
-    (tmp_path / "file").write_text("")
-    arguments = ["--captions", store, "--references", references, "--per-image", f"{tmp_path}/file/x.jsonl"]
-    assert main(["evaluate", *arguments]) == 2
-    assert "cannot be written" in capsys.readouterr().err
-
-
-def test_the_command_prints_json_alone_on_standard_output(store, references):
-    done = captionbeam("evaluate", "--captions", store, "--references", references, "--json")
-    assert json.loads(done.stdout)["images"] == 3

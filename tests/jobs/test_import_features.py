@@ -78,27 +78,6 @@ def test_hdf5_files_with_their_ids_and_a_grid_to_lay_the_cells_out(tmp_path):
     assert Store.open(str(tmp_path / "store")).shape == (2, 3, 4)
 
 
-def test_a_compressed_npz_with_channels_first(tmp_path):
-    np.savez_compressed(
-        tmp_path / "a.npz", features=GRIDS.astype(np.float64).transpose(0, 3, 1, 2), ids=np.array(IDS)
-    )
-    assert main(["import-features", str(tmp_path / "a.npz"), "--channels-first", "--fingerprint", "mine", "--output",
-                 str(tmp_path / "store")]) == 0  # fmt: skip
-    same(rows(tmp_path / "store"), GRIDS)
-
-
-def test_vectors_with_ids_in_a_column(tmp_path):
-    np.save(tmp_path / "a.npy", GRIDS.reshape(10, -1))
-    (tmp_path / "ids.csv").write_text("file,split\n" + "".join(f"{name},train\n" for name in IDS))
-    assert main(["import-features", str(tmp_path / "a.npy"), "--ids", str(tmp_path / "ids.csv"), "--id-column", "file",
-                 "--fingerprint", "mine", "--output", str(tmp_path / "store")]) == 0  # fmt: skip
-    same(rows(tmp_path / "store"), GRIDS.reshape(10, -1))
-    assert (Store.open(str(tmp_path / "store")).column, Store.open(str(tmp_path / "store")).shape) == (
-        "pooled",
-        (24,),
-    )
-
-
 # Again, and after an end
 
 
@@ -159,17 +138,8 @@ def test_rows_that_hold_what_is_no_number_are_failures_of_theirs(command, tmp_pa
     ("change", "sentence"),
     [
         ({"--fingerprint": "resnet"}, ", not resnet; expected the same"),
-        (
-            {"--fingerprint": " "},
-            "argument --fingerprint: ' ' is no name; expected 1 to 200 printable characters",
-        ),
         ({"--grid": "2x3"}, "is [10, 2, 3, 4]; expected to leave --grid out"),
-        ({"--grid": "six"}, "argument --grid: 'six' is no grid; expected HxW, such as 14x14"),
-        ({"--format": "hdf5"}, "holds parquet shards; expected --format parquet, not hdf5"),
         ({"--ids": None}, "holds no ids; expected --ids FILE with one for each of its 10 rows"),
-        ({"--dataset": "x"}, "is one array; expected no --dataset x"),
-        ({"--id-column": "x"}, "have the columns 'uri'; expected 'x'"),
-        ({"--batch-size": "4"}, "--batch-size"),
     ],
 )
 def test_a_wrong_request_is_one_sentence(change, sentence, made, capsys):
@@ -189,17 +159,6 @@ def made(tmp_path_factory):
                str(folder / "store"), "--fingerprint", "mine"]  # fmt: skip
     assert main(command) == 0
     return command
-
-
-def test_arrays_and_lists_that_do_not_pair_are_refused(made, tmp_path, capsys):
-    assert main([*made[:2], made[1], *made[2:]]) == 2
-    assert "there are 2 ARRAYs and 1 files of --ids; expected as many" in capsys.readouterr().err
-    np.save(tmp_path / "flat.npy", GRIDS[:2].reshape(2, -1))
-    (tmp_path / "two.txt").write_text("a\nb")
-    assert (
-        main([*made[:2], str(tmp_path / "flat.npy"), *made[2:4], str(tmp_path / "two.txt"), *made[4:]]) == 2
-    )
-    assert "become [2, 3, 4], those of" in capsys.readouterr().err
 
 
 # What such a store is for

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,18 +11,17 @@ import pytest
 from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.capmodel.captioners.captioner import Captioner
 from captionbeam.capmodel.data.dataset import Data
-from captionbeam.capmodel.generation.generate import DecodeOptions
+from captionbeam.capmodel.generation.captions import DecodeOptions
 from captionbeam.jobs.cli import main
 from captionbeam.pipelines.maintenance.vacuum import vacuum
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import BundleError, FingerprintError
 from captionbeam.schemas.formats.components import read_components
-from captionbeam.schemas.formats.int8 import rounded
 from captionbeam.schemas.storage import files
 from tests.builders.images import drawn, encoded
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer
-from tests.builders.stores import make_captions, make_features
+from tests.builders.stores import make_features, rows_of
 
 ENCODER = [
     "--encoder",
@@ -50,15 +48,6 @@ def world(tmp_path_factory):
     return SimpleNamespace(photos=photos, full=full, components=components)
 
 
-def scanned(url: str) -> dict[str, np.ndarray]:
-    store = Store.open(url)
-    return {
-        name: grid
-        for batch in store.scan(["image_id", store.column])
-        for name, grid in zip(batch.column(0).to_pylist(), batch.column(1).to_numpy_ndarray(), strict=True)
-    }
-
-
 def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
     assert {name: grid.tolist() for name, grid in found.items()} == {
         name: grid.tolist() for name, grid in expected.items()
@@ -76,9 +65,9 @@ def test_a_store_is_reduced_to_its_components(world, tmp_path):
     assert store.shape == (2, 2, 12)
     assert store.spec["reduction"] == {"method": "svd", "dim": 12, "sha256": components.sha256}
     assert {k: v for k, v in store.spec.items() if k != "reduction"} == Store.open(world.full).spec
-    for name, grid in scanned(world.full).items():
+    for name, grid in rows_of(world.full).items():
         expected = grid.astype(np.float64) @ components.vectors.T.astype(np.float64)
-        np.testing.assert_allclose(scanned(store.url)[name], expected, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(rows_of(store.url)[name], expected, rtol=1e-3, atol=1e-3)
     assert verify(store.url).problems == []
 
 
@@ -87,17 +76,9 @@ def test_images_give_the_rows_that_their_features_give(world, tmp_path):
     store, images = reduced(world, str(tmp_path / "rows"), *options), str(tmp_path / "images")
     assert main(["encode", world.photos, "--output", images, *ENCODER, *options]) == 0
     assert Store.open(images).fingerprint == store.fingerprint
-    assert_same(scanned(images), scanned(store.url))
+    assert_same(rows_of(images), rows_of(store.url))
     vacuum(images, keep=1, grace_hours=0)  # leaves weights and components
     assert verify(images).problems == []
-
-
-def test_int8_is_the_same_features_rounded(world, tmp_path):
-    store = reduced(world, str(tmp_path / "coarse"), "--dtype", "int8")
-    assert store.spec == {**Store.open(world.full).spec, "dtype": "int8"}
-    assert_same(
-        scanned(store.url), {name: rounded(grid[None])[0] for name, grid in scanned(world.full).items()}
-    )
 
 
 @pytest.fixture
@@ -118,9 +99,9 @@ def test_centred_components_take_the_mean_off(plain, tmp_path):
     assert main(["encode", "--features", plain.url, "--output", small, "--reduce", file]) == 0
     found = read_components(file)
     assert Store.open(small).spec["reduction"]["method"] == "pca"
-    for name, grid in scanned(plain.url).items():
+    for name, grid in rows_of(plain.url).items():
         expected = (grid.astype(np.float64) - found.mean) @ found.vectors.T.astype(np.float64)
-        np.testing.assert_allclose(scanned(small)[name], expected, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(rows_of(small)[name], expected, rtol=1e-3, atol=1e-3)
 
 
 def test_the_first_components_alone(plain, tmp_path):
@@ -130,22 +111,9 @@ def test_the_first_components_alone(plain, tmp_path):
         == 0
     )
     assert (Store.open(small).shape, Store.open(small).spec["reduction"]["dim"]) == ((2, 2, 2), 2)
-    for name, grid in scanned(plain.url).items():
+    for name, grid in rows_of(plain.url).items():
         expected = grid.astype(np.float32) @ read_components(file).vectors[:2].T
-        np.testing.assert_allclose(scanned(small)[name], expected, rtol=1e-3, atol=1e-3)
-
-
-def test_pooled_features_are_reduced_too_and_hdf5_holds_them(tmp_path):
-    pooled, small = (
-        make_features(str(tmp_path / "pooled"), ["a.jpg", "b.jpg", "c.jpg", "d.jpg"], (6,)),
-        tmp_path / "s",
-    )
-    file = fitted(pooled)
-    options = ["--reduce", file, "--dtype", "int8", "--format", "hdf5"]
-    assert main(["encode", "--features", pooled.url, "--output", str(small), *options]) == 0
-    for name, vector in scanned(pooled.url).items():
-        expected = vector.astype(np.float32) @ read_components(file).vectors.T
-        np.testing.assert_allclose(scanned(str(small))[name], expected, atol=np.abs(expected).max() / 250)
+        np.testing.assert_allclose(rows_of(small)[name], expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_refresh_follows_the_features(plain, tmp_path):
@@ -160,9 +128,7 @@ def test_a_refresh_follows_the_features(plain, tmp_path):
     assert verify(small).problems == []
 
 
-@pytest.mark.parametrize(
-    "options", [["--reduce"], ["--dtype", "int8"], ["--dtype", "int8", "--reduce"]], ids=str
-)
+@pytest.mark.parametrize("options", [["--dtype", "int8", "--reduce"]], ids=str)
 def test_failed_rows_are_reduced_again_from_the_features(tmp_path, options):
     """A file of features could not be read at first. No network made them: nothing but the rows can be read again."""
     names = [f"{number}.jpg" for number in range(8)]
@@ -178,20 +144,8 @@ def test_failed_rows_are_reduced_again_from_the_features(tmp_path, options):
     (tmp_path / "away").rename(data)
     assert main(["store", "retry-failures", url, "--all"]) == 0
     assert Store.open(url).failures().num_rows == 0
-    assert_same(scanned(url), scanned(whole))
+    assert_same(rows_of(url), rows_of(whole))
     assert verify(url).problems == []
-
-
-def test_a_failed_image_is_encoded_and_reduced_again(world, tmp_path):
-    """By the weights and the components in the store's models/."""
-    options = ["--reduce", world.components, "--dtype", "int8"]
-    whole, url = reduced(world, str(tmp_path / "whole"), *options), str(tmp_path / "images")
-    photos = Path(shutil.copytree(world.photos, tmp_path / "photos"))
-    (photos / "1.jpg").write_bytes(bytes((photos / "1.jpg").stat().st_size))
-    assert main(["encode", str(photos), "--output", url, *ENCODER, *options, "--warn-failures", "1"]) == 0
-    shutil.copy(Path(world.photos, "1.jpg"), photos / "1.jpg")
-    assert main(["store", "retry-failures", url, "--all", "--batch-size", "8"]) == 0
-    assert_same(scanned(url), scanned(whole.url))
 
 
 def test_components_of_another_encoder_are_refused_and_both_are_named(world, tmp_path, capsys):
@@ -208,9 +162,7 @@ def test_components_of_another_encoder_are_refused_and_both_are_named(world, tmp
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--reduce-dim", "5"], "--reduce-dim 5 would do nothing without --reduce"),
         (["--reduce", "FILE", "--reduce-dim", "13"], "--reduce-dim 13 is more than the 12 components of"),
-        (["--reduce", "nowhere"], "'nowhere' holds no components (it is not there)"),
         (["--dtype", "int4"], "dtype is 'int4'; expected one of float16, int8"),
     ],
 )
@@ -218,43 +170,6 @@ def test_what_cannot_be_is_one_sentence(world, tmp_path, capsys, options, senten
     options = [world.components if word == "FILE" else word for word in options]
     assert main(["encode", world.photos, "--output", str(tmp_path / "s"), *ENCODER, *options]) == 2
     assert sentence in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ([], "--features would copy a store as it is; expected --reduce, --dtype int8 or both"),
-        (["--dtype", "int8", "photos"], "--features takes the place of SOURCE; expected one of them"),
-        (["--dtype", "int8", "--precision", "bf16"], "--precision bf16 would do nothing with --features"),
-        (["--dtype", "int8", "--encoder", "resnet50"], "--encoder would do nothing with --features"),
-        (["--dtype", "int8", "--image-root", "x"], "--image-root would do nothing with --features"),
-        (["--dtype", "int8", "--fetch-tries", "9"], "--fetch-tries would do nothing with --features"),
-    ],
-)
-def test_options_that_do_nothing_for_a_store_are_refused(world, tmp_path, capsys, options, sentence):
-    assert main(["encode", "--features", world.full, "--output", str(tmp_path / "s"), *options]) == 2
-    assert sentence in capsys.readouterr().err
-
-
-def test_only_an_encoders_own_features_are_reduced(tmp_path, capsys):
-    captions = make_captions(str(tmp_path / "captions"), {"a.jpg": "a dog"})
-    small = make_features(str(tmp_path / "small"), ["a.jpg"], spec={"reduction": {"dim": 3}})
-    coarse = make_features(str(tmp_path / "coarse"), ["a.jpg"], spec={"dtype": "int8"}, dtype="int8")
-    for store, said in (
-        (captions, "is a store of captions"),
-        (small, "reduced already"),
-        (coarse, "int8 already"),
-    ):
-        request = ["encode", "--features", store.url, "--output", str(tmp_path / "s"), "--dtype", "int8"]
-        assert main(request) == 2
-        assert said in capsys.readouterr().err
-
-
-def test_an_encode_needs_a_source_and_an_encoder(world, tmp_path, capsys):
-    assert main(["encode", "--output", str(tmp_path / "s"), *ENCODER]) == 2
-    assert "no source is named; expected one SOURCE or more, or --features" in capsys.readouterr().err
-    assert main(["encode", world.photos, "--output", str(tmp_path / "s")]) == 2
-    assert "no encoder is named; expected --encoder NAME, or --features" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -274,16 +189,6 @@ def small(world, tmp_path_factory):
 
 def captions(captioner: Captioner, items: list, names: list[str]) -> list:
     return captioner.run([captioner.prepare(item) for item in items], names)["captions"].to_pylist()
-
-
-def test_a_bundle_captions_images_as_it_does_their_reduced_features(world, small, tmp_path):
-    features, options = scanned(small.store.url), DecodeOptions(n_best=2, keep_attention=True)
-    photos = [Path(world.photos, name).read_bytes() for name in features]
-    names = [*features]
-    of_images = Captioner.load(small.url, options, batch_size=8)
-    of_rows = Captioner.load(small.url, options, from_features=True, batch_size=8)
-    assert captions(of_images, photos, names) == captions(of_rows, [*features.values()], names)
-    assert of_images.spec["features"] == small.store.fingerprint
 
 
 def test_captions_of_reduced_features_by_the_job(world, small, tmp_path):

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import io
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import zipfile
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import gettempdir
 
 import pytest
 
 from captionbeam.jobs import cli
-from captionbeam.pipelines.sources.spec import source_name
 from captionbeam.schemas import Store
 from captionbeam.schemas.store import layout
 from tests.builders.commands import ROOT, captionbeam, environment
@@ -64,16 +59,8 @@ def copied(made, tmp_path):
     shutil.copytree(kept, made / "photos")
 
 
-def refresh(source, store, *arguments, status=0, job=captionbeam):
-    return job("refresh", source, "--output", store, *ENCODER, *arguments, status=status)
-
-
-def here(*arguments, status=0):
-    """What ``captionbeam`` of the builders does, in this process, which has everything loaded."""
-    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
-        found = cli.main([str(argument) for argument in arguments])
-    assert found == status, f"{found}:\n{out.getvalue()}\n{err.getvalue()}"
-    return subprocess.CompletedProcess(arguments, found, out.getvalue(), err.getvalue())
+def refresh(source, store, *arguments, status=0):
+    return captionbeam("refresh", source, "--output", store, *ENCODER, *arguments, status=status)
 
 
 def versions(store, number=None):
@@ -123,7 +110,7 @@ def test_a_folder_that_changed(copied):
     seen = next(reading).column(0).to_pylist()
 
     there = tree(store)
-    planned = shown(refresh(photos, store, "--plan", "--price-per-hour", 3, job=here).stdout)
+    planned = shown(refresh(photos, store, "--plan", "--price-per-hour", 3).stdout)
     assert [planned[kind] for kind in ("new", "changed", "gone", "unchanged")] == ["1", "1", "2", "23"]
     assert planned["shards"] == "1"
     assert planned["bytes to read"] == f"{(len(jpeg(50)) + len(jpeg(60))) / 1000:.1f} kB"
@@ -145,34 +132,34 @@ def test_a_folder_that_changed(copied):
     assert versions(store, 1) == before
 
     (photos / "new.jpg").unlink()
-    done = refresh(photos, store, job=here).stdout
+    done = refresh(photos, store).stdout
     assert shown(done)["listing"] == "0 new, 0 changed, 1 gone, 24 unchanged"
     assert "nothing to do" not in done
     assert "new.jpg" not in versions(store)
 
     (photos / "03.jpg").write_bytes(jpeg(3))
-    refresh(photos, store, job=here)
+    refresh(photos, store)
     assert sorted(versions(store)) == sorted(before), "what came back is there again"
 
 
 def test_a_copy_of_photographs_and_store_costs_a_reading(tmp_path):
     photos, store = make_photos(tmp_path / "work" / "photos", images=5), tmp_path / "work" / "store"
-    here("encode", photos, "--output", store, *ENCODER)
+    captionbeam("encode", photos, "--output", store, *ENCODER)
     shutil.copytree(tmp_path / "work", tmp_path / "copy", copy_function=shutil.copy)
     copy = tmp_path / "copy" / "photos"
     (copy / "00.jpg").write_bytes(jpeg(50))
-    done = refresh(copy, tmp_path / "copy" / "store", job=here).stdout
+    done = refresh(copy, tmp_path / "copy" / "store").stdout
     assert f"rows of {photos} count as those of {copy}" in done
     assert shown(done)["listing"] == "0 new, 5 changed, 0 gone, 0 unchanged"
     assert shown(done)["reused"].startswith("4 rows copied")
-    assert "nothing to do" in refresh(copy, tmp_path / "copy" / "store", job=here).stdout
+    assert "nothing to do" in refresh(copy, tmp_path / "copy" / "store").stdout
     assert versions(tmp_path / "copy" / "store").keys() == {path.name for path in copy.iterdir()}
 
 
 def test_a_sample_deletes_nothing(copied):
     photos, store = copied
     (photos / "03.jpg").unlink()
-    done = refresh(photos, store, "--limit", 3, job=here)
+    done = refresh(photos, store, "--limit", 3)
     assert "none is taken for gone" in done.stdout
     assert "03.jpg" in versions(store)
 
@@ -182,20 +169,20 @@ def test_more_gone_than_allowed_is_held_back_and_published_on_request(copied):
     for number in range(6):
         (photos / f"{number:02d}.jpg").unlink()
     (photos / "new.jpg").write_bytes(jpeg(60))
-    plan = refresh(photos, store, "--plan", job=here).stdout
+    plan = refresh(photos, store, "--plan").stdout
     gone = "6 of 26 images are gone from the listing; expected at most 0.1 to go (--max-deletes)"
     assert f"note: {gone}: as it is, the refresh would be held back" in plan
-    redo = refresh(photos, store, "--plan", "--image-size", 96, job=here).stdout
+    redo = refresh(photos, store, "--plan", "--image-size", 96).stdout
     assert "the snapshot would have 21 rows, its parent has 24; expected at most 0.1 to go" in redo
-    held = refresh(photos, store, status=1, job=here)
+    held = refresh(photos, store, status=1)
     assert (
         "6 of 26 images are gone from the listing ('00.jpg', '01.jpg', '02.jpg', ...); expected at most 0.1 to go "
         "(--max-deletes)"
     ) in held.stderr
     assert "Traceback" not in held.stderr
     assert layout.snapshot_ids(str(store)) == [1]
-    assert "would be held back" not in refresh(photos, store, "--plan", "--max-deletes", 6, job=here).stdout
-    done = refresh(photos, store, "--max-deletes", 6, job=here)
+    assert "would be held back" not in refresh(photos, store, "--plan", "--max-deletes", 6).stdout
+    done = refresh(photos, store, "--max-deletes", 6)
     assert shown(done.stdout)["images"].startswith("0 in"), "the new image was kept"
     assert len(versions(store)) == IMAGES - 6 + 1
 
@@ -213,35 +200,33 @@ def test_a_zip_beside_a_folder(copied, tmp_path):
     """Packed again with the same pictures it is the same; what goes from it leaves the folder's rows alone."""
     photos, store = copied
     archive = zip_of(tmp_path / "more.zip", range(20))
-    refresh(archive, store, job=here)
+    refresh(archive, store)
     assert len(versions(store)) == IMAGES + 20
     zip_of(archive, reversed(range(20)), zipfile.ZIP_DEFLATED)
-    assert "nothing to do" in refresh(archive, store, job=here).stdout
+    assert "nothing to do" in refresh(archive, store).stdout
     (photos / "03.jpg").unlink()
     zip_of(archive, range(1, 20))
-    assert (
-        shown(refresh(archive, store, job=here).stdout)["listing"] == "0 new, 0 changed, 1 gone, 19 unchanged"
-    )
+    assert shown(refresh(archive, store).stdout)["listing"] == "0 new, 0 changed, 1 gone, 19 unchanged"
     assert {"03.jpg", "04.jpg"} <= versions(store).keys()
     assert "in-zip/0.jpg" not in versions(store)
-    refused = refresh(archive, store, "--image-size", 96, status=2, job=here)
+    refused = refresh(archive, store, "--image-size", 96, status=2)
     assert f"and the rows of {photos} lost" in refused.stderr
     moved = shutil.copytree(photos, tmp_path / "moved")
     (moved / "04.jpg").write_bytes(jpeg(70))
-    refused = refresh(moved, store, status=2, job=here)
+    refused = refresh(moved, store, status=2)
     assert f"image '04.jpg' of {moved} would replace another one of {photos}" in refused.stderr
-    refresh(moved, store, "--retire", photos, job=here)
+    refresh(moved, store, "--retire", photos)
     assert "03.jpg" not in versions(store)
     assert len(versions(store)) == IMAGES - 1 + 19
     (moved / "05.jpg").unlink()
-    assert "1 gone" in refresh(moved, store, job=here).stdout, "its rows are the new source's now"
+    assert "1 gone" in refresh(moved, store).stdout, "its rows are the new source's now"
 
 
 def test_another_option_does_all_again_whatever_kills_it(copied):
     photos, store = copied
     before, spec = versions(store), Store.open(str(store)).spec
     options = ["refresh", photos, "--output", store, *ENCODER, "--image-size", 96]
-    refused = here(*options, status=2).stderr
+    refused = captionbeam(*options, status=2).stderr
     assert f"all 26 images of {store} would be done again: " in refused
     assert "expected --redo to do so" in refused
     command = [*options, "--redo"]
@@ -254,7 +239,7 @@ def test_another_option_does_all_again_whatever_kills_it(copied):
     assert f"all 26 images of {store} are done again: " in killed.stdout
     assert f"preprocess.size {size} -> 96" in killed.stdout
     assert versions(store) == before
-    plan = here(*options, "--plan").stdout
+    plan = captionbeam(*options, "--plan").stdout
     assert "held back" not in plan, "what the killed run has done is not gone"
     done = shown(captionbeam(*command).stdout)
     assert done["rows"].endswith("in 4 shards")
@@ -268,30 +253,10 @@ def test_another_option_does_all_again_whatever_kills_it(copied):
     assert "nothing to do" in captionbeam(*command).stdout
 
 
-@pytest.mark.parametrize("point", ["while planning", "between the last commit and the snapshot"])
-def test_killed_and_started_again(copied, point):
-    photos, store = copied
-    before = versions(store)
-    (photos / "03.jpg").unlink()
-    (photos / "05.jpg").write_bytes(jpeg(50))
-    command = ["refresh", photos, "--output", store, *ENCODER]
-    killed = subprocess.run(
-        [sys.executable, ROOT / "tests/builders/killed.py", point, "1", *map(str, command)],
-        env=environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert layout.snapshot_ids(str(store)) == [1]
-    assert versions(store) == before
-    captionbeam(*command)
-    after = versions(store)
-    assert {name for name in before if after.get(name) != before[name]} == {"03.jpg", "05.jpg"}
-    assert Store.open(str(store)).totals["rows"] == len(after) == IMAGES - 1
-
-
 def test_a_canary_says_what_all_would_cost_and_leaves_no_trace(copied):
     photos, store = copied
     there, places = tree(store), set(Path(gettempdir()).glob("captionbeam-*"))
-    done = refresh(photos, store, "--image-size", 96, "--canary", 6, "--price-per-hour", 3600, job=here)
+    done = refresh(photos, store, "--image-size", 96, "--canary", 6, "--price-per-hour", 3600)
     rows = shown(done.stdout)
     assert rows["canary"].startswith("6 images in ")
     assert rows["new"] == "26"
@@ -306,7 +271,7 @@ def test_captions_follow_their_images_and_their_features(made, tmp_path):
     photos = make_photos(tmp_path / "photos")
     features, captions, direct = tmp_path / "features", tmp_path / "captions", tmp_path / "direct"
     encoder = ["--encoder", "efficientnet_lite0", "--precision", "fp32", "--image-size", 96]
-    here("encode", photos, "--output", features, *encoder)
+    captionbeam("encode", photos, "--output", features, *encoder)
     store = Store.open(str(features))
     (weights,) = Path(store.models_url).glob("*.safetensors")
     tokenizer = make_tokenizer()
@@ -320,28 +285,31 @@ def test_captions_follow_their_images_and_their_features(made, tmp_path):
     of_features = ["refresh", "--features", features, "--bundle", tmp_path / "bundle", "--output", captions]
     of_images = ["refresh", photos, "--bundle", tmp_path / "bundle", "--output", direct, "--publish-anyway"]
     for command in (of_features, of_images):
-        assert shown(here(*command).stdout)["listing"] == f"{IMAGES} new, 0 changed, 0 gone, 0 unchanged"
+        assert (
+            shown(captionbeam(*command).stdout)["listing"] == f"{IMAGES} new, 0 changed, 0 gone, 0 unchanged"
+        )
 
     (photos / "03.jpg").unlink()
     (photos / "05.jpg").write_bytes(jpeg(50))
-    here("refresh", photos, "--output", features, *encoder)
+    captionbeam("refresh", photos, "--output", features, *encoder)
     for command, found in ((of_features, captions), (of_images, direct)):
-        done = shown(here(*command).stdout)
+        done = shown(captionbeam(*command).stdout)
         assert done["listing"] == f"0 new, 1 changed, 1 gone, {IMAGES - 2} unchanged"
         assert versions(found) == versions(features)
-    done = here(*of_images, "--beam", 2, "--plan").stdout
+    done = captionbeam(*of_images, "--beam", 2, "--plan").stdout
     assert "are done again: decode.beam 3 -> 2" in done
     assert layout.snapshot_ids(str(direct)) == [1, 2]
 
-    repeated = here("refresh", captions).stdout
+    repeated = captionbeam("refresh", captions).stdout
     assert f"as in the record of {captions}: --bundle {tmp_path}/bundle --features {features} " in repeated
     assert "nothing to do" in repeated
-    here("refresh", "--output", captions, "--n-best", 2, "--redo", "--publish-anyway")
-    assert "nothing to do" in here("refresh", captions).stdout, "the new option is of the record now"
+    captionbeam("refresh", "--output", captions, "--n-best", 2, "--redo", "--publish-anyway")
+    assert "nothing to do" in captionbeam("refresh", captions).stdout, "the new option is of the record now"
     assert (
-        "decode.n_best 2 -> 1; expected --redo" in here("refresh", captions, "--n-best", 1, status=2).stderr
+        "decode.n_best 2 -> 1; expected --redo"
+        in captionbeam("refresh", captions, "--n-best", 1, status=2).stderr
     )
-    assert "nothing to do" in here("refresh", direct, "--publish-anyway").stdout
+    assert "nothing to do" in captionbeam("refresh", direct, "--publish-anyway").stdout
 
 
 def test_a_store_alone_repeats_the_sources_and_options_of_all_its_runs(copied, tmp_path):
@@ -350,7 +318,7 @@ def test_a_store_alone_repeats_the_sources_and_options_of_all_its_runs(copied, t
     more = make_photos(tmp_path / "more", "m", 4)
     (tmp_path / "list.csv").write_text("name,path\n" + "".join(f"n{n},m{n:02d}.jpg\n" for n in range(4)))
     listed = [tmp_path / "list.csv", "--id-column", "name", "--image-root", more]
-    here("encode", *listed, "--output", store, *ENCODER)
+    captionbeam("encode", *listed, "--output", store, *ENCODER)
     assert Store.open(str(store)).snapshot.request == {
         "job": "encode",
         "options": {"encoder": "efficientnet_lite0", "pooled": True, "precision": "fp32"},
@@ -361,110 +329,41 @@ def test_a_store_alone_repeats_the_sources_and_options_of_all_its_runs(copied, t
     }
     (photos / "03.jpg").unlink()
     (more / "m02.jpg").write_bytes(jpeg(50))
-    done = here("refresh", store, "--warn-failures", 1).stdout
+    done = captionbeam("refresh", store, "--warn-failures", 1).stdout
     said = f"--encoder efficientnet_lite0 --pooled --precision fp32 {photos} {tmp_path / 'list.csv'}"
     assert f"as in the record of {store}: {said}\n" in done
     assert shown(done)["listing"] == "0 new, 1 changed, 1 gone, 28 unchanged"
     assert {"n0", "n1", "n2", "n3"} <= versions(store).keys()
 
-    one = here("refresh", photos, "--output", store, "--warn-failures", 1).stdout
+    one = captionbeam("refresh", photos, "--output", store, "--warn-failures", 1).stdout
     assert shown(one)["listing"] == "0 new, 0 changed, 0 gone, 25 unchanged", "of this source alone"
     retire = ["--retire", tmp_path / "list.csv", "--max-deletes", 4, "--warn-failures", 1]
-    here("refresh", "--output", store, *retire)
+    captionbeam("refresh", "--output", store, *retire)
     assert "n0" not in versions(store)
     assert Store.open(str(store)).snapshot.request["sources"] == [{"source": str(photos)}]
 
 
 def test_a_part_of_a_source_stays_the_part_until_the_source_is_named(tmp_path):
     photos, store = make_photos(tmp_path / "photos", images=6), tmp_path / "store"
-    here("encode", photos, "--output", store, *ENCODER, "--limit", 2, "--seed", 3)
-    assert "nothing to do: all 2 images" in here("refresh", store).stdout
+    captionbeam("encode", photos, "--output", store, *ENCODER, "--limit", 2, "--seed", 3)
+    assert "nothing to do: all 2 images" in captionbeam("refresh", store).stdout
     make_photos(tmp_path / "more", "m", 2)
-    here("encode", tmp_path / "more", "--output", store, *ENCODER)
-    refused = here("refresh", store, status=2).stderr
+    captionbeam("encode", tmp_path / "more", "--output", store, *ENCODER)
+    refused = captionbeam("refresh", store, status=2).stderr
     assert "the sources were listed with different --" in refused
-    here("refresh", photos, "--output", store)
+    captionbeam("refresh", photos, "--output", store)
     assert len(versions(store)) == 8
-    assert "nothing to do" in here("refresh", store).stdout
-
-
-def test_what_is_named_anew_is_all_that_changes(copied):
-    _, store = copied
-    plan = here("refresh", store, "--image-size", 96, "--plan").stdout
-    assert "preprocess.size 224 -> 96" in plan
-    assert "--pooled" in plan
-    refused = here("refresh", "--output", store, "--ignore-record", status=2).stderr
-    assert "a refresh needs one of --encoder" in refused
-
-
-def test_a_store_without_a_record_says_what_to_name(copied):
-    _, store = copied
-    snapshot = layout.load_snapshot(str(store), 1)
-    (store / "snapshots" / "00000001.json").unlink()
-    layout.create_snapshot(str(store), dataclasses.replace(snapshot, request={}))
-    refused = here("refresh", store, status=2).stderr
-    assert (
-        f"{store} has no record of what made it; expected SOURCE and the options of captionbeam encode"
-        in refused
-    )
-
-
-def test_a_source_that_became_empty_is_refused_as_a_folder_is(copied, tmp_path):
-    _, store = copied
-    archive = zip_of(tmp_path / "more.zip", range(4))
-    refresh(archive, store, job=here)
-    zip_of(archive, [])
-    refused = here("refresh", store, "--warn-failures", 1, status=2).stderr
-    assert f"source '{archive}' holds no image; expected one image or more" in refused
-    here("refresh", store, "--retire", archive, "--max-deletes", 4, "--warn-failures", 1)
-    assert len(versions(store)) == IMAGES
+    assert "nothing to do" in captionbeam("refresh", store).stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["x"], "a refresh needs one of --encoder (for features) and --bundle or --captioner"),
-        (["x", "--encoder", "resnet50", "--bundle", "b"], "expected exactly one"),
         (["x", "--encoder", "resnet50", "--beam", "3"], "--beam would do nothing without --bundle"),
-        (["x", "--bundle", "b", "--pooled"], "--pooled would do nothing with --bundle"),
         (["--encoder", "resnet50"], "no source is named"),
-        (
-            ["x", "--encoder", "resnet50", "--features", "f"],
-            "--features takes the place of SOURCE; expected one",
-        ),
-        (
-            ["x", "--encoder", "resnet50", "--scratch", "s"],
-            "--scratch would do nothing without --plan or --canary",
-        ),
-        (["x", "--encoder", "resnet50", "--plan", "--canary", "2"], "--plan and --canary exclude each other"),
     ],
 )
 def test_a_wrong_request_is_one_sentence(arguments, sentence, capsys):
     assert cli.main(["refresh", "--output", "store", *arguments]) == 2
     assert sentence in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "photos",
-        "photos/",
-        "./photos",
-        "x/../photos",
-        "{cwd}/photos/",
-        "file://{cwd}/photos",
-        "local://{cwd}/photos",
-    ],
-)
-def test_a_source_has_one_name_however_it_is_written(name):
-    assert source_name(name.format(cwd=os.getcwd())) == f"{os.getcwd()}/photos"
-
-
-@pytest.mark.parametrize(("name", "same"), [("gcs://b/x/", "gs://b/x"), ("s3a://b/x", "s3://b/x")])
-def test_protocols_of_two_names_are_one(name, same):
-    assert source_name(name) == source_name(same) == same
-
-
-def test_the_record_has_what_the_listing_found(made):
-    (record,) = Path(made / "store").glob("plans/*/totals.json")
-    assert json.loads(record.read_text())["listing"] == {}

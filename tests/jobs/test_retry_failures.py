@@ -26,7 +26,7 @@ from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.storage import files
 from tests.builders.models import make_bundle
-from tests.builders.stores import commit_all, make_store
+from tests.builders.stores import commit_all, make_store, rows_of
 
 PICTURES = [f"{number}.png" for number in range(6)]
 
@@ -76,13 +76,7 @@ def encoded(url, sources, encoder, failing):
 
 
 def vectors(url):
-    return {
-        name: vector.tolist()
-        for batch in Store.open(url).scan(["image_id", "pooled"])
-        for name, vector in zip(
-            batch.column("image_id").to_pylist(), batch.column("pooled").to_numpy_ndarray(), strict=True
-        )
-    }
+    return {name: row.tolist() for name, row in rows_of(url).items()}
 
 
 def codes(url):
@@ -163,18 +157,3 @@ def test_captions_of_features_are_done_again_from_the_features(tmp_path, capsys)
     said = capsys.readouterr().out
     assert "3 failed images" in said
     assert "nothing to do" in said
-
-
-def test_the_limits_of_what_is_read_are_those_of_the_record(tmp_path):
-    """An image that only a higher limit let be read is not too large for it either."""
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "a.png").write_bytes(picture("a.png"))
-    encode = ["encode", str(tmp_path / "photos"), "--encoder", "efficientnet_lite0", "--pooled", "--output"]
-    url = str(tmp_path / "store")
-    assert cli.main([*encode, url, "--max-image-bytes", "1000", "--warn-failures", "1"]) == 0
-    assert codes(url) == {"a.png": "too_large"}
-    assert cli.main(["store", "retry-failures", url, "--all", "--warn-failures", "1"]) == 0
-    assert codes(url) == {"a.png": "too_large"}, "as recorded"
-    more = ["--max-image-bytes", "100000"]
-    assert cli.main(["store", "retry-failures", url, "--all", *more]) == 0
-    assert codes(url) == {}

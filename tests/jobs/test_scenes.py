@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
 import random
-import zipfile
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -16,8 +13,6 @@ from PIL import Image
 
 from captionbeam.jobs.scenes.drawing import HUES, draw_jpeg
 from captionbeam.jobs.scenes.files import (
-    coco_format,
-    count_right,
     draw_scenes,
     random_scene,
     split_of,
@@ -25,7 +20,6 @@ from captionbeam.jobs.scenes.files import (
 )
 from captionbeam.jobs.scenes.words import (
     ABOVE,
-    LEFT,
     Group,
     Scene,
     describe,
@@ -33,7 +27,6 @@ from captionbeam.jobs.scenes.words import (
     is_right,
     understand,
 )
-from captionbeam.pipelines.tokens.caption_files import read_captions
 
 RED, BLUE = Group(2, "red", "circle"), Group(1, "blue", "square")
 seeds = st.integers(0, 2**32)
@@ -58,15 +51,6 @@ class TestWords:
     def test_what_a_caption_means(self, caption, meaning):
         assert understand(caption) == meaning
 
-    @pytest.mark.parametrize(
-        "caption",
-        ["", "two", "two red circle", "a red circles", "two circles", "red circles", "two red red circles",
-         "two red circles above", "two red circles a blue square", "two red circles and a blue square",
-         "two red circles in red", "<unk> red circles"],
-    )  # fmt: skip
-    def test_what_means_nothing(self, caption):
-        assert understand(caption) is None
-
     @given(seeds)
     def test_every_caption_is_right_about_its_scene(self, seed):
         rng = random.Random(seed)
@@ -79,26 +63,6 @@ class TestWords:
     def test_no_caption_is_right_about_another_scene(self, one, other):
         caption = describe(scene_of(one), random.Random(one))
         assert is_right(caption, scene_of(other)) == (scene_of(one) == scene_of(other))
-
-    @pytest.mark.parametrize(
-        ("caption", "right"),
-        [
-            ("two red circles above a blue square", True),
-            ("a blue square below two red circles", True),
-            ("a blue square above two red circles", False),
-            ("two red circles to the left of a blue square", False),
-            ("three red circles above a blue square", False),
-            ("two red squares above a blue circle", False),
-            ("two red circles", False),
-        ],
-    )
-    def test_right_is_right_in_everything(self, caption, right):
-        assert is_right(caption, Scene(RED, ABOVE, BLUE)) is right
-
-    @given(seeds)
-    def test_a_scene_survives_json(self, seed):
-        scene = scene_of(seed)
-        assert Scene.from_dict(json.loads(json.dumps(scene.to_dict()))) == scene
 
 
 def places(jpeg: bytes, colour: str) -> list[tuple[float, float]]:
@@ -137,10 +101,6 @@ class TestDrawing:
             axis = 1 if scene.relation == ABOVE else 0
             assert max(place[axis] for place in first) < min(place[axis] for place in second)
 
-    def test_pictures_differ_in_size_and_everything_else(self):
-        drawn = [draw_jpeg(Scene(RED), random.Random(seed)) for seed in range(5)]
-        assert len({size for _, size in drawn}) == len({jpeg for jpeg, _ in drawn}) == 5
-
 
 class TestSet:
     def test_no_scene_is_in_two_splits(self):
@@ -149,12 +109,6 @@ class TestSet:
         }
         assert all(split_of(scene) == split for split, several in scenes.items() for scene in several)
         assert not scenes["train"] & scenes["test"]
-
-    def test_splits_have_scenes_of_every_kind(self):
-        shares = Counter(split_of(scene_of(seed)) for seed in range(4000))
-        assert all(0.08 < shares[split] / 4000 < 0.17 for split in ("val", "test"))
-        held_out = [drawn.scene for drawn in draw_scenes("test", 40)]
-        assert {scene.relation for scene in held_out} == {"", ABOVE, LEFT}
 
     def test_the_same_seed_draws_the_same_bytes(self, tmp_path):
         for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -165,21 +119,3 @@ class TestSet:
         }
         assert bytes_of["a"] == bytes_of["b"]
         assert bytes_of["a"] != bytes_of["c"]
-
-    def test_the_captions_are_cocos_and_their_pictures_lie_in_the_zip(self, tmp_path):
-        write_scenes(str(tmp_path), {"train": 3, "test": 2})
-        with zipfile.ZipFile(tmp_path / "test.zip") as archive:
-            assert archive.namelist() == ["test_000000.jpg", "test_000001.jpg"]
-            sizes = [Image.open(archive.open(name)).size for name in archive.namelist()]
-        content = json.loads((tmp_path / "captions_test.json").read_text())
-        assert [(image["width"], image["height"]) for image in content["images"]] == sizes
-        records = list(read_captions(str(tmp_path / "captions_test.json")))
-        assert Counter((record.image_id, record.file_name) for record in records) == {
-            ("4", "test_000000.jpg"): 5,
-            ("5", "test_000001.jpg"): 5,
-        }
-
-    def test_right_captions_are_counted_by_file_name(self):
-        drawn = list(draw_scenes("test", 3))
-        said = {drawn[0].name: drawn[0].captions[0], drawn[1].name: "a picture of nothing"}
-        assert count_right(said, coco_format(drawn)) == (1, 3)

@@ -52,18 +52,6 @@ def test_the_steps_of_a_night(capsys):
     assert said["bulk"]["captions"][:3] == ["caption", "--output", "{{ params.output }}"]
 
 
-def test_captions_without_features(capsys):
-    said = settings(printed(capsys, "airflow", *STORES[:3], *CAPTIONS, "--verify", "weekly"))
-    assert list(said["nightly"]) == ["captions", "promote"]
-    assert said["nightly"]["captions"][:2] == ["refresh", "gs://b/photos"]
-
-
-def test_features_alone_have_nothing_to_caption_with(capsys):
-    said = settings(printed(capsys, "airflow", *STORES, "--promote", "prod"))
-    assert (list(said["nightly"]), said["bulk"]) == (["features", "verify", "promote"], {})
-    assert said["nightly"]["promote"][4] == "{{ ti.xcom_pull('features')['snapshot'] }}"
-
-
 def test_paths_are_made_absolute_and_what_airflow_fills_in_stays(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = settings(printed(capsys, "airflow", "photos", "{{ var.value.more }}", *STORES[1:]))
@@ -144,13 +132,7 @@ def test_what_only_this_machine_has_is_refused_in_options_too(capsys, scheduler,
     assert sentence in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("scheduler", OF)
-def test_published_weights_are_no_place(capsys, scheduler):
-    options = "--features-options=--encoder resnet50 --weights IMAGENET1K_V1"
-    assert "IMAGENET1K_V1" in printed(capsys, scheduler, *STORES[:5], options)
-
-
-@pytest.mark.parametrize("tag", ["{#", "{%"])
+@pytest.mark.parametrize("tag", ["{#"])
 def test_what_airflow_would_take_for_a_template_is_refused(capsys, tag):
     assert cli.main(["schedule", "airflow", f"gs://b/{tag}x", *STORES[1:]]) == 2
     assert f"holds {tag}, which Airflow takes for a template's" in capsys.readouterr().err

@@ -14,9 +14,9 @@ from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.storage import options as storage_options
 from captionbeam.schemas.store import layout
-from tests.builders.commands import captionbeam
 from tests.builders.key_servers import ADDRESS
 from tests.builders.meddler import meddling
+from tests.builders.zygote import captionbeam
 
 PAYS = {"gs": {"requester_pays": "who-pays", "token": "anon"}, "s3": {"requester_pays": True}}
 SECRETS = {"s3": {"key": "test", "secret": "test"}}
@@ -104,38 +104,11 @@ def test_what_may_be_a_secret_is_not_kept():
     assert storage_options.for_record({"gs": {"token": "anon"}}) == {"gs": {"token": "anon"}}
 
 
-def test_a_password_in_an_endpoint_is_not_kept():
-    for given, kept in (
-        ("http://me:pw@host:9000/x@y", "http://host:9000/x@y"),
-        ("http://host/a@b", "http://host/a@b"),
-    ):
-        assert storage_options.for_record({"s3": {"endpoint_url": given}}) == {"s3": {"endpoint_url": kept}}
-
-
-@pytest.mark.parametrize(
-    "text", ['["hush"]', '"hush"', 'gs={"token": "hush"}', '{"s3": "hush"}', ' [{"key": "hush"']
-)
+@pytest.mark.parametrize("text", ['["hush"]', 'gs={"token": "hush"}'])
 def test_a_refusal_does_not_say_what_may_be_a_secret(text):
     with pytest.raises(RequestError) as refused:
         parsed(text)
     assert "hush" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("{", "cannot be read"),
-        ("nothing.json", "names no file that can be read"),
-        ("[1]", "is not an object of objects"),
-        ('{"gs": 1}', "is not an object of objects"),
-        ('{"nowhere": {}}', "names 'nowhere'"),
-        ('{"gs": {"requester_pay": true}}', "did you mean 'requester_pays'?"),
-        ('{"s3": {"anno": true}}', "did you mean 'anon'?"),
-    ],
-)
-def test_options_that_would_do_nothing_are_refused(text, said):
-    with pytest.raises(RequestError, match=said.replace("?", r"\?")):
-        parsed(text)
 
 
 def test_a_protocol_has_one_name():

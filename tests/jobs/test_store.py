@@ -12,13 +12,10 @@ import pytest
 from captionbeam.capmodel.data.dataset import Data
 from captionbeam.capmodel.training.request import resolve_options
 from captionbeam.jobs import cli, store
-from captionbeam.pipelines.bulk.publish import publish
-from captionbeam.pipelines.maintenance.export import export
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError, StoreError
-from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
-from tests.builders.history import advance, content, plan, process, start
+from tests.builders.history import advance, content
 from tests.builders.training import make_data, tiny_options
 
 
@@ -129,15 +126,9 @@ def test_promoting_forward_never_takes_a_tag_back(three, capsys):
     ("arguments", "sentence"),
     [
         (["tag", "STORE", "3"], "'3' is no name of a tag; expected letters, digits"),
-        (["tag", "STORE", "x y"], "'x y' is no name of a tag; expected letters, digits"),
         (["tag", "STORE", "x", "9"], "has no snapshot 9; it has 1, 2, 3"),
-        (["promote", "STORE", "x", "nope"], "has no tag 'nope'; it has none"),
         (["rollback", "STORE@1", "1"], "names one snapshot; expected the store alone"),
-        (["show", "STORE@nope"], "has no tag 'nope'"),
         (["failures", "STORE", "--code", "x"], "no failure code 'x'; expected one of"),
-        (["ls", "STORE/nothing"], "has no published snapshot"),
-        (["ls", "STORE", "--runner", "DirectRunner"], "would do nothing in store ls"),
-        (["lss", "STORE"], "invalid choice: 'lss'"),
     ],
 )
 def test_a_wrong_request_is_one_sentence(three, arguments, sentence, capsys):
@@ -158,36 +149,6 @@ def test_rollback_publishes_the_earlier_content(three, capsys):
     assert layout.snapshot_ids(three) == [1, 2, 3, 4]
 
 
-def test_after_a_rollback_a_run_takes_up_what_was_committed(three, capsys):
-    before = content(Store.open(three))
-    said(capsys, "rollback", three, 1)
-    commits = layout.committed_shards(three)
-    advance(three, {"a": "1", "b": "2", "c": "1", "d": "1"})
-    advance(three, {"e": "1"})
-    assert content(Store.open(three)) == before
-    assert layout.committed_shards(three) == commits
-
-
-def test_rollback_while_another_publishes(three, capsys, monkeypatch):
-    """The other comes between the look and the write: the rollback is published on top of it, nothing is torn."""
-    run = start(three)
-    plan(run, {"f": "1"})
-    process(run)
-    create, waiting = layout.create_snapshot, [run]
-
-    def first_the_other(url, snapshot):
-        if waiting:
-            publish(waiting.pop())
-        return create(url, snapshot)
-
-    monkeypatch.setattr(layout, "create_snapshot", first_the_other)
-    said(capsys, "rollback", three, 1)
-    operations = [snapshot.operation for snapshot in layout.load_snapshots(three)]
-    assert operations == ["add", "add", "add", "add", "rollback"]
-    assert content(Store.open(three)) == content(Store.open(three, 1))
-    assert "f" in content(Store.open(three, 4))
-
-
 def test_an_at_in_the_path_itself_is_no_tag(tmp_path):
     folder = str(tmp_path / "me@home" / "features@v2")
     advance(folder, {"a": "1"})
@@ -198,26 +159,6 @@ def test_an_at_in_the_path_itself_is_no_tag(tmp_path):
         Store.open(f"{folder}@prod", 1)
     with pytest.raises(StoreError, match="no tag 'dev'; it has prod"):
         Store.open(f"{folder}@dev")
-
-
-def test_a_broken_tag_is_mended_by_promoting(three, capsys):
-    files.write_atomic(tags.tag_url(three, "prod"), b'["x"]')
-    assert cli.main(["store", "ls", three]) == 2
-    assert "is not a tag" in capsys.readouterr().err
-    assert said(capsys, "promote", three, "prod", 2).endswith("@prod is snapshot 2\n")
-
-
-def test_a_file_is_no_store(tmp_path, capsys):
-    (tmp_path / "x").write_text("")
-    assert cli.main(["store", "ls", str(tmp_path / "x")]) == 2
-    assert "has no published snapshot" in capsys.readouterr().err
-
-
-def test_a_snapshot_is_nothing_to_write_to(three):
-    with pytest.raises(RequestError, match=r"@1 is a snapshot of .*, to be read; expected"):
-        start(f"{three}@1")
-    with pytest.raises(RequestError, match=r"@prod is a snapshot of"):
-        export(Store.open(str(three)), f"{three}@prod", "parquet")
 
 
 def test_training_pins_the_snapshot_that_a_tag_names(tmp_path):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from captionbeam.capmodel.tokenizers import load_tokenizer
 from captionbeam.jobs.cli import main
 from captionbeam.schemas.formats.tokens import TokenTable
 from tests.builders.captions import coco, write_json, write_zip
@@ -42,12 +41,6 @@ def test_again_there_is_nothing_to_do(request_, tmp_path, capsys):
     )
 
 
-def test_options_reach_the_tokenizer(request_, tmp_path):
-    assert main([*request_, "--kind", "words", "--min-count", "2", "--max-length", "5"]) == 0
-    tokenizer = load_tokenizer(str(tmp_path / "tokens" / "tokenizer"))
-    assert (tokenizer.kind, tokenizer.vocab[4:], tokenizer.max_length) == ("words", ("a", "runs"), 5)
-
-
 def test_a_member_of_a_zip_is_chosen(tmp_path):
     url = write_zip(tmp_path / "c.zip", {"captions_train.json": coco(TRAIN), "captions_val.json": coco(VAL)})
     output = str(tmp_path / "tokens")
@@ -63,8 +56,6 @@ def test_a_member_of_a_zip_is_chosen(tmp_path):
             ["--train", "none.json"],
             "there is no caption file 'none.json'; expected .json, .jsonl, .parquet or .zip",
         ),
-        (["--max-length", "2"], "a maximum length of 2 is too short; expected 3 or more"),
-        (["--kind", "chars"], "invalid choice: 'chars'"),
     ],
 )
 def test_a_wrong_request_is_one_sentence_and_status_2(change, sentence, request_, tmp_path, capsys):

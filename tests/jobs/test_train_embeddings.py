@@ -10,7 +10,6 @@ from captionbeam.capmodel.training.request import resolve_options
 from captionbeam.jobs.cli import main
 from captionbeam.jobs.ui.training_view import TrainingView
 from captionbeam.schemas.errors import RequestError
-from captionbeam.schemas.fingerprint import sha256_file
 from tests.builders.training import make_data, tiny_options, train_alone
 
 WIDTH = 12
@@ -62,20 +61,6 @@ def test_frozen_vectors_stay_through_averages_and_decay_and_a_stop(data, tmp_pat
     assert [name for name in ours if not ours[name].equal(theirs[name])] == []
 
 
-def test_the_file_is_part_of_what_a_run_is_its_place_is_not(data, tmp_path, vectors):
-    options = tiny_options(data, tmp_path, epochs=1, embeddings=vectors)
-    trainer, _ = train_alone(options, lambda: True)
-    assert trainer.identity()["embeddings"] == sha256_file(vectors)
-    moved = tmp_path / "moved.txt"
-    moved.write_bytes((tmp_path / "some.vec").read_bytes())
-    train_alone(tiny_options(data, tmp_path, epochs=1, embeddings=str(moved)), lambda: True)
-    moved.write_text("seen" + " 3" * WIDTH + "\n")
-    with pytest.raises(RequestError, match="are of a run with embeddings [0-9a-f]{12}, not [0-9a-f]{12};"):
-        train_alone(tiny_options(data, tmp_path, epochs=1, embeddings=str(moved)), lambda: True)
-    with pytest.raises(RequestError, match="are of a run with embeddings [0-9a-f]{12}, not none;"):
-        train_alone(tiny_options(data, tmp_path, epochs=1), lambda: True)
-
-
 def settled(data, tmp_path, **chosen):
     options = json.loads(tiny_options(data, tmp_path).to_json())
     return resolve_options({**options, "embed_dim": None, **chosen}, workers=1)[0]
@@ -95,8 +80,6 @@ def test_the_file_decides_how_many_channels_a_word_has(data, tmp_path, vectors):
     ("words", "sentence"),
     [
         ("--freeze-embeddings", "freeze-embeddings is True; expected none without --embeddings"),
-        ("--embeddings VECTORS --init bundle", "expected none with --init, whose words come with it"),
-        ("--embeddings nowhere.vec", "which is no file; expected one of word vectors"),
         (
             "--embeddings VECTORS --on kubernetes --image i.org/i:1 --volume photos:/data:DATA",
             "some.vec' is on no volume of the workers; expected a place below",

@@ -122,7 +122,7 @@ def test_a_job_that_is_cancelled_or_fails_is_one_sentence(data, tmp_path, slurm,
     said = capfd.readouterr()
     assert ": FAILED (NonZeroExitCode); its log says why: tail -f " in said.err
     (log,) = Path(f"{tmp_path / 'broken'}-checkpoints").glob("slurm-*.log")
-    assert log.read_text().count("captionbeam: device is 'cuda', but this machine has no CUDA device") == 1
+    assert log.read_text().count("captionbeam: no device 'cuda': this machine has 0 CUDA devices") == 1
 
 
 def test_what_slurm_refuses_is_a_wrong_request(data, tmp_path, slurm, capfd):

@@ -46,14 +46,14 @@ def told(data, on, given, capsys):
     return parse([*command[1:], *(["x"] if command[-1] == "--rendezvous" else [])])[0].storage_options
 
 
-@pytest.mark.parametrize("on", ["slurm", "kubernetes"])
+@pytest.mark.parametrize("on", ["kubernetes"])
 def test_what_is_no_secret_is_in_the_command(data, capsys, tmp_path, on):
     (tmp_path / "options.json").write_text(json.dumps(HARMLESS))
     for given in (json.dumps(HARMLESS), str(tmp_path / "options.json")):
         assert json.loads(told(data, on, given, capsys)) == HARMLESS
 
 
-@pytest.mark.parametrize(("on", "there"), [("slurm", "{data}"), ("kubernetes", "/data")])
+@pytest.mark.parametrize(("on", "there"), [("kubernetes", "/data")])
 def test_of_a_file_with_secrets_the_workers_are_told_the_name(data, capsys, on, there):
     (data / "options.json").write_text(json.dumps(SECRET))
     found = told(data, on, str(data / "options.json"), capsys)
@@ -79,17 +79,3 @@ def test_a_secret_is_in_no_job(data, capsys, on, expected):
     assert "--storage-options have s3's secret, which may be secret, and a job's command is" in said.err
     assert expected in said.err
     assert "hush" not in said.err + said.out
-
-
-def test_a_file_with_secrets_that_no_worker_sees_is_refused(data, capsys, tmp_path):
-    (tmp_path / "options.json").write_text(json.dumps(SECRET))
-    places = ["--features", f"{data}/features", "--tokens", f"{data}/tokens", "--output", f"{data}/b"]
-    words = [
-        "train",
-        *places,
-        *targets(data)["kubernetes"],
-        "--storage-options",
-        str(tmp_path / "options.json"),
-    ]
-    assert main([*words, "--dry-run"]) == 2
-    assert f"'{tmp_path}/options.json' is on no volume of the workers" in capsys.readouterr().err

@@ -16,8 +16,9 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 from captionbeam.schemas.store.rows import read_deletes
-from tests.builders.commands import ROOT, captionbeam, environment
+from tests.builders.commands import ROOT, environment
 from tests.builders.servers import upload
+from tests.builders.zygote import captionbeam
 
 pytestmark = pytest.mark.engines
 PAUSED = ROOT / "tests/builders/paused.py"
@@ -137,11 +138,3 @@ def test_one_command_twice_at_once(place):
     store = check(place[1])
     assert not store.dead
     assert len(layout.committed_shards(place[1])) == store.manifest.num_rows == 5
-
-
-def test_one_command_twice_and_the_slower_one_finds_it_done(place, tmp_path):
-    with paused("before a commit", tmp_path, encode(place, "*.jpg")):
-        captionbeam(*encode(place, "*.jpg"))
-    store = check(place[1])
-    assert not store.dead
-    assert layout.snapshot_ids(place[1]) == [1]

@@ -14,10 +14,10 @@ from captionbeam.jobs.run_on.packages import build_wheel
 from captionbeam.jobs.scenes.files import draw_scenes
 from captionbeam.schemas import Store
 from captionbeam.schemas.store import layout
-from tests.builders.commands import captionbeam
 from tests.builders.jobservers import job_server
 from tests.builders.worker_image import BOOT, OFFLINE, container, launcher_image, worker_image
 from tests.builders.workers import one_engine_a_process
+from tests.builders.zygote import captionbeam
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(1800)]
 

@@ -1,1 +1,24 @@
-"""Hugging Face transformers: its captioners in bulk jobs, and bundles as its models (extra ``huggingface``)."""
+"""Hugging Face transformers (extra ``huggingface``): its models as captioners, and bundles as its models."""
+
+from typing import TYPE_CHECKING
+
+from captionbeam.capmodel.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from captionbeam.capmodel.captioners.huggingface.captioner import (
+        HuggingFaceCaptioner,
+        HuggingFacePlan,
+        resolve_captioner,
+    )
+    from captionbeam.capmodel.captioners.huggingface.folders import ModelFolder, open_folder, stored_folder
+    from captionbeam.capmodel.captioners.huggingface.modeling import BundleConfig, BundleForCaptioning
+
+__all__ = ["BundleConfig", "BundleForCaptioning", "HuggingFaceCaptioner", "HuggingFacePlan", "ModelFolder",
+           "open_folder", "resolve_captioner", "stored_folder"]  # fmt: skip
+
+__getattr__ = lazy_names(
+    __name__,
+    captioner="HuggingFaceCaptioner HuggingFacePlan resolve_captioner",
+    folders="ModelFolder open_folder stored_folder",
+    modeling="BundleConfig BundleForCaptioning",
+)

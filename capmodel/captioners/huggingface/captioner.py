@@ -11,25 +11,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-from captionbeam.capmodel.captioners.captioner import BATCH, captions_array
+from captionbeam.capmodel.captioners.base import BatchCaptioner, CaptionPlan
 from captionbeam.capmodel.captioners.huggingface.folders import ModelFolder, open_folder, stored_folder
 from captionbeam.capmodel.captioners.huggingface.generate import (
     check_options,
     check_text,
     generate_arguments,
     prompt,
-    until_end,
-    write,
+    run_generate,
+    until_eos,
 )
 from captionbeam.capmodel.captioners.huggingface.loading import LOAD_ERRORS, LOCAL, load_model, reason
 from captionbeam.capmodel.encoders.images import decode_image
-from captionbeam.capmodel.generation.generate import Caption
+from captionbeam.capmodel.generation.captions import Caption
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.capmodel.runtime.device import (
     DTYPES,
@@ -38,28 +37,16 @@ from captionbeam.capmodel.runtime.device import (
     pick_device,
     resolve_precision,
 )
-from captionbeam.capmodel.runtime.streams import Streams
-from captionbeam.schemas.errors import ImageError, RequestError
-from captionbeam.schemas.fingerprint import fingerprint
-from captionbeam.schemas.formats import arrow
+from captionbeam.capmodel.specs import TransformersSpec
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import spec_of
 
 
 @dataclass(frozen=True)
-class HuggingFacePlan:
-    """Everything that determines a row of captions besides the image; ``fingerprint`` is that of the captions."""
+class HuggingFacePlan(CaptionPlan):
+    """The plan of the model in ``folder``."""
 
     folder: ModelFolder
-    spec: Mapping[str, Any]
-
-    @property
-    def fingerprint(self) -> str:
-        """The captions' fingerprint: 32 hexadecimal digits."""
-        return fingerprint(self.spec)
-
-    @property
-    def field(self) -> pa.Field:
-        """The output column."""
-        return arrow.captions_field(False)
 
 
 class HuggingFaceProcessor:
@@ -71,7 +58,7 @@ class HuggingFaceProcessor:
     def __init__(self, path: str) -> None:
         try:
             self.config = AutoConfig.from_pretrained(path, **LOCAL)
-            self.pictures = AutoImageProcessor.from_pretrained(path, **LOCAL)
+            self.image_processor = AutoImageProcessor.from_pretrained(path, **LOCAL)
             self.tokenizer = AutoTokenizer.from_pretrained(path, **LOCAL)
         except LOAD_ERRORS as err:
             raise RequestError(
@@ -104,11 +91,11 @@ class HuggingFaceProcessor:
 
     def pixels(self, image: np.ndarray) -> dict[str, Tensor]:
         """Converts uint8 ``[H, W, 3]`` to the model's inputs for one image, by name."""
-        ready = self.pictures(images=Image.fromarray(image), return_tensors="pt")
+        ready = self.image_processor(images=Image.fromarray(image), return_tensors="pt")
         return {name: value[0] for name, value in ready.items() if isinstance(value, Tensor)}
 
     @property
-    def ends(self) -> set[int]:
+    def eos_ids(self) -> set[int]:
         """The ids that end a caption: from the configuration, and the tokenizer's EOS and SEP."""
         text = self.config.get_text_config(decoder=True)
         said = (getattr(text, "eos_token_id", None), self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
@@ -126,47 +113,36 @@ def resolve_captioner(
     folder = open_folder(name)
     settled = resolve_precision(precision or "fp32", device)
     with folder.local_copy(weights=False) as path:
-        parts = HuggingFaceProcessor(path)
-    check_options(options, parts.config.model_type)
-    check_text(options, parts.config, parts.tokenizer)
-    generate_arguments(options, prompt(options, parts.config, parts.tokenizer)[1])
+        processor = HuggingFaceProcessor(path)
+    check_options(options, processor.config.model_type)
+    check_text(options, processor.config, processor.tokenizer)
+    generate_arguments(options, prompt(options, processor.config, processor.tokenizer)[1])
     with folder.local_copy() as path:
         load_model(path, folder.url, "auto")
-    spec = {
-        "transformers": folder.sha256,
-        "model_type": parts.config.model_type,
-        "decode": options.to_dict(),
-        "precision": settled,
-    }
-    return HuggingFacePlan(folder, spec)
+    spec = TransformersSpec(folder.sha256, processor.config.model_type, options.deciding(), settled)
+    return HuggingFacePlan(spec_of(spec), folder)
 
 
-class HuggingFaceCaptioner:
-    """A processor that maps images to ``captions``, best first.
-
-    Batches are padded to ``batch_size``, so on one device a row does not depend on the rest of its batch. Threads may
-    share a captioner; it computes ``streams`` batches at a time.
-    """
+class HuggingFaceCaptioner(BatchCaptioner):
+    """A captioner of images by a model of transformers."""
 
     def __init__(
         self,
-        plan_spec: Mapping[str, Any],
-        parts: HuggingFaceProcessor,
+        plan: CaptionPlan,
+        processor: HuggingFaceProcessor,
         model: Any,
         options: DecodeOptions,
-        batch_size: int,
+        batch_size: int | None,
         device: torch.device,
     ) -> None:
-        self.batch_size, self.device, self.spec = batch_size, device, plan_spec
-        self.fingerprint = fingerprint(plan_spec)
-        self.schema = pa.schema([arrow.captions_field(False)])
-        self._parts, self._options, self._model = parts, options, model.to(device).eval()
-        self._streams = Streams(batch_size, device.type)
-        self.streams = self._streams.count
-        self._prompt, count = prompt(options, parts.config, parts.tokenizer)
+        super().__init__(plan, batch_size, device)
+        self._processor, self._options, self._model = processor, options, model.to(device).eval()
+        self._prompt, count = prompt(options, processor.config, processor.tokenizer)
         self._arguments = generate_arguments(options, count)
-        self._ends = parts.ends | {int(one) for one in _listed(model.generation_config.eos_token_id)}
-        self._special = set(parts.tokenizer.all_special_ids)
+        self._eos_ids = processor.eos_ids | {
+            int(one) for one in _listed(model.generation_config.eos_token_id)
+        }
+        self._special = set(processor.tokenizer.all_special_ids)
 
     @classmethod
     def load(
@@ -181,47 +157,40 @@ class HuggingFaceCaptioner:
 
         Raises FingerprintError, RequestError.
         """
-        target = pick_device(device)
+        plan, target = CaptionPlan(spec), pick_device(device)
         whole = folder if isinstance(folder, ModelFolder) else stored_folder(folder)
         with whole.local_copy() as path:
-            parts, dtype = HuggingFaceProcessor(path), DTYPES[spec["precision"]]
+            processor, dtype = HuggingFaceProcessor(path), DTYPES[plan.precision]
             model = load_model(path, whole.url, dtype)
-        return cls(spec, parts, model, options, batch_size or BATCH[target.type], target)
+        return cls(plan, processor, model, options, batch_size, target)
 
     def prepare(self, item: bytes) -> dict[str, Tensor]:
         """Returns a file's bytes as the model's inputs for one image. Raises ImageError."""
-        return self._parts.pixels(decode_image(item))
+        return self._processor.pixels(decode_image(item))
 
-    def run(self, batch: Sequence[dict[str, Tensor]], image_ids: Sequence[str]) -> dict[str, pa.Array]:
-        """Returns ``{"captions": list<struct<text, logprob, tokens>>}``, one list per image.
+    def _inputs(
+        self, batch: Sequence[dict[str, Tensor]], image_ids: Sequence[str]
+    ) -> Sequence[dict[str, Tensor]]:
+        return [*batch, *[batch[0]] * (self.batch_size - len(batch))]
 
-        Raises ImageError if the model's output is not finite, OutOfMemory, SystemicError.
-        """
-        missing = self.batch_size - len(batch)
-        rows = [*batch, *[batch[0]] * missing]
-        names = [*image_ids, *[""] * missing]
-        found = self._streams.run(lambda: self._written(rows, names))[: len(batch)]
-        for name, captions in zip(image_ids, found, strict=True):
-            if not all(np.isfinite(caption.logprob) for caption in captions):
-                raise ImageError("model", "model", f"the model's output for {name!r} is not finite")
-        return {"captions": captions_array(found, self.schema.field(0).type)}
-
-    def _written(self, rows: Sequence[dict[str, Tensor]], names: Sequence[str]) -> list[list[Caption]]:
+    def _captions(self, inputs: Sequence[dict[str, Tensor]], image_ids: Sequence[str]) -> list[list[Caption]]:
         with device_errors(), exact_kernels(self.device):
-            inputs = {name: self._input(torch.stack([row[name] for row in rows])) for name in rows[0]}
+            given = {name: self._moved(torch.stack([row[name] for row in inputs])) for name in inputs[0]}
             for name, ids in self._prompt.items():
-                inputs[name] = torch.tensor([ids] * len(rows), device=self.device)
-            sequences, tokens, gained = write(self._model, inputs, self._options, names, self._arguments)
-            sums = torch.where(until_end(tokens, sorted(self._ends)), gained, 0.0).sum(1)
-        return self._captions(sequences.cpu(), sums.tolist())
+                given[name] = torch.tensor([ids] * len(inputs), device=self.device)
+            sequences, tokens, logprobs = run_generate(
+                self._model, given, self._options, image_ids, self._arguments
+            )
+            sums = torch.where(until_eos(tokens, sorted(self._eos_ids)), logprobs, 0.0).sum(1)
+        return self._per_image(sequences.cpu(), sums.tolist())
 
-    def _input(self, values: Tensor) -> Tensor:
+    def _moved(self, values: Tensor) -> Tensor:
         floats = values.is_floating_point()
         return values.to(self.device, self._model.dtype if floats else values.dtype)
 
-    def _captions(self, sequences: Tensor, sums: Sequence[float]) -> list[list[Caption]]:
+    def _per_image(self, sequences: Tensor, sums: Sequence[float]) -> list[list[Caption]]:
         """Returns each image's captions, in ``generate``'s order; samples are sorted by log-probability."""
-        words = self._parts.tokenizer
+        words = self._processor.tokenizer
         texts = words.batch_decode(sequences, skip_special_tokens=True)
         ids = [[one for one in row if one not in self._special] for row in sequences.tolist()]
         all_of_them = [

@@ -38,16 +38,11 @@ def check_options(options: DecodeOptions, model_type: str) -> None:
 
 
 def check_text(options: DecodeOptions, config: Any, tokenizer: Any) -> None:
-    """Raises RequestError for a maximum length or n-gram that is too long, and for a prefix with unknown words."""
+    """Raises RequestError for a maximum length that is too long, and for a prefix with unknown words."""
     most = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     if isinstance(most, int) and 0 < most < (options.max_length or 0):
         raise RequestError(
             f"max-length is {options.max_length}; expected at most {most}, the positions of the model's decoder"
-        )
-    room = options.max_length or most
-    if isinstance(room, int) and 0 < room <= options.no_repeat_ngram:
-        raise RequestError(
-            f"no-repeat-ngram is {options.no_repeat_ngram}; expected fewer than the {room} tokens of a caption"
         )
     if (
         options.prefix
@@ -123,7 +118,7 @@ class SeededSampling(LogitsProcessor):
         return self.numbers[..., self.step - 1]
 
 
-def write(
+def run_generate(
     model: Any,
     inputs: Mapping[str, Tensor],
     options: DecodeOptions,
@@ -145,13 +140,13 @@ def write(
     with torch.no_grad():
         out = model.generate(**inputs, **arguments, return_dict_in_generate=True, output_logits=True)
     logits = tuple(step.float() for step in out.logits)
-    gained = model.compute_transition_scores(
+    logprobs = model.compute_transition_scores(
         out.sequences, logits, getattr(out, "beam_indices", None), normalize_logits=True
     )
-    return out.sequences, out.sequences[:, -gained.shape[1] :], gained
+    return out.sequences, out.sequences[:, -logprobs.shape[1] :], logprobs
 
 
-def until_end(tokens: Tensor, ends: Sequence[int]) -> Tensor:
+def until_eos(tokens: Tensor, ends: Sequence[int]) -> Tensor:
     """Returns bool ``[..., T]``: True up to and including the first of ``ends``."""
     found = torch.isin(tokens, torch.tensor(sorted(ends), device=tokens.device)).long()
     return found.cumsum(-1) - found == 0

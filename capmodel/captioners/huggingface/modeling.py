@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Pre
 from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.capmodel.bundles.contents import MODEL_TYPE, Manifest
 from captionbeam.capmodel.encoders.reduction import FeatureEncoder
-from captionbeam.capmodel.generation.generate import Caption, generate
+from captionbeam.capmodel.generation.captions import Caption, generate
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.schemas.errors import BundleError, RequestError
 
@@ -57,7 +57,7 @@ class BundleForCaptioning(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **options: Any) -> Self:
         """Loads a bundle from a folder or fsspec URL and verifies its files. Raises BundleError, RequestError."""
-        idle = [name for name, value in options.items() if value is not None and name not in HARMLESS]
+        idle = [name for name, value in options.items() if value is not None and name not in IGNORED_OPTIONS]
         if args or idle:
             said = f"options {', '.join(idle)}" if idle else f"arguments {args!r}"
             raise RequestError(f"from_pretrained of a bundle has no {said}; expected a folder alone")
@@ -113,7 +113,9 @@ class BundleForCaptioning(PreTrainedModel):
 
 
 MANIFEST = frozenset({"format", "version", *(field.name for field in fields(Manifest))})
-HARMLESS = frozenset(("config", "trust_remote_code", "local_files_only", "use_safetensors", "adapter_kwargs"))
+IGNORED_OPTIONS = frozenset(
+    ("config", "trust_remote_code", "local_files_only", "use_safetensors", "adapter_kwargs")
+)
 """What the Auto classes pass on, and what asks for what is so anyway."""
 
 AutoConfig.register(MODEL_TYPE, BundleConfig)

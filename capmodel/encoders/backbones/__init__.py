@@ -29,6 +29,8 @@ from captionbeam.capmodel.encoders.names import (
 from captionbeam.capmodel.encoders.weights import State, load_into
 from captionbeam.schemas.errors import RequestError
 
+__all__ = ["BACKBONES", "Backbone", "get_backbone", "load_network", "shape_of"]
+
 # Grid channels that differ from the rest of the family.
 WIDTHS = {
     "resnet18": 512, "resnet34": 512, "densenet161": 2208, "densenet169": 1664, "densenet201": 1920,

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from captionbeam.capmodel.encoders.backbones.presets import default_torchvision_weights, torchvision_presets
 from captionbeam.capmodel.encoders.preprocess import Preprocess
 from captionbeam.capmodel.encoders.weights import State, find_weights, hub_weights
 from captionbeam.schemas.errors import RequestError
@@ -26,15 +28,15 @@ class Backbone(ABC):
     name: str
     outputs: tuple[str, ...]
 
-    @property
-    @abstractmethod
+    @cached_property
     def presets(self) -> Mapping[str, Preprocess]:
-        """The preprocessing of each published set of weights, by name."""
+        """The preprocessing of each published set of weights, by name; torchvision's unless overridden."""
+        return torchvision_presets(self.name)
 
     @property
-    @abstractmethod
     def default(self) -> str:
         """The name of the default weights; weights from a file use their preset."""
+        return default_torchvision_weights(self.name)
 
     @abstractmethod
     def shape(self, size: int, output: str) -> tuple[int, ...]:
@@ -72,7 +74,8 @@ class Backbone(ABC):
 class TrunkAndHead(nn.Module):
     """Sequential modules, under the names that the weights use.
 
-    ``trunk`` computes the grid ``[n, C, H, W]``; ``head``, if there is one, takes its mean ``[n, C, 1, 1]``.
+    ``trunk`` computes the grid ``[n, C, H, W]``; ``head``, if there is one, takes its mean ``[n, C, 1, 1]``, which is
+    computed in float32. (torchvision's ``create_feature_extractor`` gives the same bits as fast, but has no head.)
     """
 
     def __init__(self, trunk: Mapping[str, nn.Module], head: Mapping[str, nn.Module]) -> None:

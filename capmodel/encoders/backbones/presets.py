@@ -12,14 +12,14 @@ from captionbeam.capmodel.encoders.preprocess import Preprocess, scaling_of
 SCALED_INSIDE = ("inception_v3", "googlenet")
 
 
-def of_torchvision(name: str) -> Mapping[str, Preprocess]:
+def torchvision_presets(name: str) -> Mapping[str, Preprocess]:
     """Returns the preprocessing of each published set of weights, from ``Weights.transforms()``."""
     from torchvision.models import get_model_weights  # slow import (seconds)
 
     return {each.name: _preset(name, each.transforms()) for each in get_model_weights(name)}
 
 
-def default_of_torchvision(name: str) -> str:
+def default_torchvision_weights(name: str) -> str:
     """Returns the name of the weights that torchvision calls DEFAULT."""
     from torchvision.models import get_model_weights
 

@@ -52,7 +52,7 @@ class Timm(Backbone):
 
     @cached_property
     def presets(self) -> Mapping[str, Preprocess]:
-        from timm.data import resolve_data_config
+        from timm.data.config import resolve_data_config
 
         return {OWN: _preset(self.name, resolve_data_config(pretrained_cfg=self._config))}
 
@@ -149,7 +149,7 @@ def _shape(name: str, size: int, output: str) -> tuple[int, ...]:
         except RequestError:
             raise
         except SIZE_ERRORS as err:
-            raise _unfit(name, size, err) from err
+            raise _size_error(name, size, err) from err
     return (*row[1:], row[0]) if output == "grid" else row
 
 
@@ -165,11 +165,11 @@ def _resized(name: str, model: Any, size: int) -> Any:
         try:
             model.set_input_size(img_size=(size, size))
         except SIZE_ERRORS as err:
-            raise _unfit(name, size, err) from err
+            raise _size_error(name, size, err) from err
     return model
 
 
-def _unfit(name: str, size: int, err: Exception) -> RequestError:
+def _size_error(name: str, size: int, err: Exception) -> RequestError:
     said = (str(err).strip() or type(err).__name__).splitlines()[0]
     return RequestError(f"{name} takes no images of size {size} ({said}); expected another --image-size")
 

@@ -7,17 +7,13 @@ the class token ``[n, C]`` after that norm, the classifier's input.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from captionbeam.capmodel.encoders.backbones import presets
 from captionbeam.capmodel.encoders.backbones.base import Backbone
 from captionbeam.capmodel.encoders.names import OUTPUTS
-from captionbeam.capmodel.encoders.preprocess import Preprocess
 from captionbeam.capmodel.encoders.weights import State
 from captionbeam.schemas.errors import RequestError
 
@@ -35,14 +31,6 @@ class Vit(Backbone):
         self.name = name
         self.patch = int(name.rpartition("_")[2])
         self.channels = WIDTHS[name.split("_")[1]]
-
-    @cached_property
-    def presets(self) -> Mapping[str, Preprocess]:
-        return presets.of_torchvision(self.name)
-
-    @property
-    def default(self) -> str:
-        return presets.default_of_torchvision(self.name)
 
     def shape(self, size: int, output: str) -> tuple[int, ...]:
         if size % self.patch:

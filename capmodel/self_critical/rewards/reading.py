@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from captionbeam.capmodel.metrics.ptb import tokenize
+from captionbeam.capmodel.metrics.ptb import split_tokens, tokenize
 from captionbeam.capmodel.self_critical.rewards.ngrams import NONE
 from captionbeam.capmodel.tokenizers import END, PAD, START, BpeTokenizer, Tokenizer
 from captionbeam.capmodel.tokenizers.bpe import CONTINUES
@@ -43,15 +43,15 @@ class CaptionReader:
         images = [list(texts) for texts in captions]
         lines = iter(tokenize([text for texts in images for text in texts]))
         closing = [CLOSING] if self.count_end else []
-        read = [[self._intern([*_split(next(lines)), *closing]) for _ in texts] for texts in images]
+        read = [[self._intern([*split_tokens(next(lines)), *closing]) for _ in texts] for texts in images]
         self._learn([[token] for token in range(self.tokenizer.vocab_size)])
         return read
 
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
         """Converts ``tokens`` int64 [M, T], closed by END or not, to word ids [M, T'], padded with NONE."""
         ended = tokens == END
-        open_ = (np.cumsum(ended, axis=1) == 0) & (tokens != PAD) & (tokens != START)
-        caption, place = np.nonzero(open_)
+        is_word = (np.cumsum(ended, axis=1) == 0) & (tokens != PAD) & (tokens != START)
+        caption, place = np.nonzero(is_word)
         units, caption = self._gather(tokens[caption, place], caption)
         sizes = self._sizes[units]
         starts = (np.cumsum(self._sizes) - self._sizes)[units]
@@ -68,14 +68,14 @@ class CaptionReader:
 
     def _gather(self, tokens: np.ndarray, caption: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Merges tokens [P] with their captions into units [U] with theirs: the pieces of a word become one."""
-        going = self._joins[tokens]
-        if not going.any():
+        continues = self._joins[tokens]
+        if not continues.any():
             return tokens, caption
         last = np.append(caption[1:] != caption[:-1], True)
-        ends = np.flatnonzero(~going | last)
+        ends = np.flatnonzero(~continues | last)
         starts = np.append(0, ends[:-1] + 1)
         units = tokens[starts]
-        spelled = np.flatnonzero((ends > starts) | going[starts])
+        spelled = np.flatnonzero((ends > starts) | continues[starts])
         keys = [tokens[starts[at] : ends[at] + 1].tobytes() for at in spelled]
         if fresh := [key for key in dict.fromkeys(keys) if key not in self._units]:
             self._units |= {key: len(self._words) + number for number, key in enumerate(fresh)}
@@ -85,17 +85,14 @@ class CaptionReader:
 
     def _learn(self, units: Sequence[Sequence[int]]) -> None:
         """Tokenizes new units and numbers them after the existing ones."""
-        self._words += [self._intern(_split(tokenize([self.tokenizer.decode(ids)])[0])) for ids in units]
+        self._words += [
+            self._intern(split_tokens(tokenize([self.tokenizer.decode(ids)])[0])) for ids in units
+        ]
         self._flat = np.array([word for words in self._words for word in words], np.int64)
         self._sizes = np.array([len(words) for words in self._words], np.int64)
 
     def _intern(self, words: Sequence[str]) -> list[int]:
         return [self._ids.setdefault(word, len(self._ids)) for word in words]
-
-
-def _split(tokens: Sequence[str]) -> list[str]:
-    """Splits words as CIDEr does: ``23 3/4``, one Penn Treebank token, is two words."""
-    return " ".join(tokens).split()
 
 
 def _joins(tokenizer: Tokenizer, token: str) -> bool:

@@ -1,12 +1,12 @@
 import uuid
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.capmodel.bundles.contents import read_manifest, store_bundle
-from captionbeam.capmodel.generation.generate import DecodeOptions
-from captionbeam.schemas.errors import BundleError, FingerprintError
+from captionbeam.capmodel.generation.captions import DecodeOptions
+from captionbeam.schemas.errors import BundleError
 from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.storage import files
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer
@@ -57,13 +57,6 @@ def test_the_encoders_weights_are_in_the_folder(folder):
     assert loaded.encoder_weights == files.join(folder, "encoder.safetensors")
     assert files.read_bytes(loaded.encoder_weights) == b"weights"
     assert loaded.sha256 == bundle.sha256
-
-
-def test_other_encoder_weights_than_the_specs_are_refused(folder):
-    bundle = with_encoder(folder)
-    files.write_atomic(bundle.encoder_weights, b"others")
-    with pytest.raises(FingerprintError, match=r"encoder weights .* have SHA-256 .*; expected "):
-        bundle.save(folder)
 
 
 def test_the_hash_is_of_what_decides_a_caption():
@@ -210,9 +203,9 @@ def test_the_card_says_scores_use_and_origin(folder):
 (None, " computes them.", "--beam 3", "DecodeOptions(beam=3)")],
 )  # fmt: skip
 def test_the_card_says_how_the_scored_captions_were_written(folder, writing, of, flags, call):
-    replace(make_bundle(), writing=writing.to_dict() if writing else {}, sha256="").save(folder)
+    replace(make_bundle(), writing=asdict(writing) if writing else {}, sha256="").save(folder)
     card = files.read_bytes(files.join(folder, "README.md")).decode()
     assert f"as coco-caption{of}\n" in card
     assert f"--output captions {flags}\n" in card
     assert f"generate(bundle.decoder, features, {call}, image_ids" in card
-    assert Bundle.load(folder).writing == (writing.to_dict() if writing else {})
+    assert Bundle.load(folder).writing == (asdict(writing) if writing else {})

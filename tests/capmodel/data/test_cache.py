@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
@@ -53,28 +52,6 @@ def test_each_group_is_decoded_once_for_all_readers(data, tmp_path, monkeypatch)
         epoch(reader)
         epoch(reader)
     assert len(decoded) == len(set(decoded)) == len(set(data[2].group.tolist()))
-
-
-def test_a_group_whose_decoding_fails_is_not_taken_for_done(data, tmp_path):
-    store, _, samples = data
-    cache = GridCache(str(tmp_path), store, samples.groups)
-
-    def fail(group):
-        raise OSError("gone")
-
-    with pytest.raises(OSError, match="gone"):
-        cache.read(0, fail)
-    rows = np.ones((samples.groups[0].live, 4, 3), np.float16)
-    assert np.array_equal(cache.read(0, lambda group: rows), rows)
-
-
-def test_another_snapshot_has_a_file_of_its_own(data, tmp_path):
-    store, _, samples = data
-    GridCache(str(tmp_path), store, samples.groups)
-    assert len(list(tmp_path.iterdir())) == 2
-    other = Store(store.url, type(store.snapshot)(**{**vars(store.snapshot), "run": "another"}))
-    GridCache(str(tmp_path), other, samples.groups)
-    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_a_disk_without_room_is_refused(data, tmp_path):

@@ -53,23 +53,6 @@ def test_a_step_has_the_same_images_whatever_the_number_of_ranks(group, batch, m
     assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
 
 
-@given(group=groups, mix=st.integers(1, 16))
-def test_no_more_groups_are_open_at_once_than_are_mixed(group, mix):
-    seen = np.concatenate(shuffled_steps(group, 1, mix, 0, 0))
-    moments = {number: np.flatnonzero(group[seen] == number) for number in set(group.tolist())}
-    open_at = [sum(m[0] <= now <= m[-1] for m in moments.values()) for now in range(len(seen))]
-    assert max(open_at) <= mix
-
-
-def test_steps_are_mixed_evenly_and_few_groups_are_read_twice():
-    group = np.repeat(np.arange(200), 32)
-    ranks = [shuffled_steps(group, 32, 16, 0, 0, rank, 2) for rank in range(2)]
-    steps = [np.concatenate(parts) for parts in zip(*ranks, strict=True)]
-    assert np.mean([len(set(group[step])) for step in steps]) > 14
-    reads = sum(len(set(group[np.concatenate(rank)])) for rank in ranks)
-    assert reads < 1.25 * 200
-
-
 CAPTIONS = numbered_captions(train=50, val=7)
 
 
@@ -209,10 +192,3 @@ def test_an_empty_split_and_a_store_of_captions_are_refused(tmp_path, table):
         pair(store, table, 1.0)
     with pytest.raises(RequestError, match="is a store of captions; expected one of features"):
         pair(make_captions(str(tmp_path / "c"), {"0001.jpg": "a"}), table, 1.0)
-
-
-def test_two_rows_of_captions_for_one_image_are_refused(tmp_path):
-    table = make_tokens(str(tmp_path / "t"), {"a/1.jpg": ("train", ["one"]), "b/1.jpg": ("val", ["two"])})
-    store = make_features(str(tmp_path / "store"), ["1.jpg"])
-    with pytest.raises(RequestError, match=r"'a/1.jpg' and 'b/1.jpg' of .* both fit image '1.jpg'"):
-        pair(store, table, 1.0)

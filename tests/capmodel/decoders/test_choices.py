@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from captionbeam.capmodel.bundles.bundle import Bundle
-from captionbeam.capmodel.generation.generate import DecodeOptions, generate
+from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from tests.builders.models import make_bundle, make_decoder, make_features, make_tokenizer
 from tests.builders.sentences import padded, stepped
 
@@ -144,7 +144,7 @@ def by_the_book(decoder, grid, caption):
     for token in caption:
         word = decoder.embed.weight[token]
         word_query, word_gates = decoder.from_word(word).split([config.attention_dim, 4 * config.hidden_dim])
-        query, gates, *beta = decoder.from_hidden(hidden).split(decoder._parts())
+        query, gates, *beta = decoder.from_hidden(hidden).split(decoder._widths())
         keys = decoder.attention.key(cells)
         scores = torch.tanh(keys + query + word_query) @ decoder.attention.score.weight[0]
         weights.append(scores.softmax(0))

@@ -8,23 +8,6 @@ from captionbeam.capmodel.decoders import DECODER_FIELDS, DecoderConfig, Decoder
 from captionbeam.capmodel.training.config import TrainOptions
 from captionbeam.jobs.options.decoders import DECODER_FLAGS
 from captionbeam.schemas.errors import RequestError
-from tests.builders.models import make_tokenizer
-
-FIRST_VERSION = {
-    "vocab_size": 50,
-    "feature_shape": [8, 8, 2048],
-    "embed_dim": 256,
-    "hidden_dim": 512,
-    "attention_dim": 256,
-    "feature_dim": 512,
-    "dropout": 0.5,
-    "grid_dropout": 0.1,
-    "max_length": 64,
-    "pad": 0,
-    "unk": 1,
-    "start": 2,
-    "end": 3,
-}
 
 
 def test_each_option_has_a_flag_and_a_place_in_a_training_run():
@@ -33,15 +16,13 @@ def test_each_option_has_a_flag_and_a_place_in_a_training_run():
     assert {name: ours[name] for name in DECODER_FIELDS} == DecoderOptions().decoder()
 
 
-def test_a_default_config_is_recorded_as_by_the_first_version():
-    config = DecoderConfig(50, (8, 8, 2048))
-    assert config.to_dict() == FIRST_VERSION
-    assert DecoderConfig.from_dict(FIRST_VERSION) == config
+def test_a_default_config_is_recorded_without_its_defaults():
+    assert DecoderConfig(50, (8, 8, 2048)).to_dict() == {"vocab_size": 50, "feature_shape": [8, 8, 2048]}
 
 
 def test_fields_of_another_version_are_refused():
     values = {**DecoderConfig(50, (8,)).to_dict(), "magic": 2}
-    with pytest.raises(RequestError, match=r"decoder config fields is \['magic'\]; expected none beyond"):
+    with pytest.raises(RequestError, match="DecoderConfig has magic, which this captionbeam does not know"):
         DecoderConfig.from_dict(values)
 
 
@@ -61,10 +42,6 @@ def test_fields_of_another_version_are_refused():
         (
             {"doubly_stochastic": 1.0, "attention": "hard"},
             "doubly-stochastic is 1.0; expected 0 with hard attention",
-        ),
-        (
-            {"feature_shape": (1, 1, 16), "doubly_stochastic": 1.0},
-            "doubly-stochastic is 1.0; expected its default with features of one cell",
         ),
         (
             {"output_layer": "two-stage"},
@@ -91,38 +68,3 @@ def test_fields_of_another_version_are_refused():
 def test_a_config_that_makes_no_sense_is_refused(change, message):
     with pytest.raises(RequestError, match=message):
         replace(DecoderConfig(50, (8, 8, 16)), **change)
-
-
-BOTH = {"architecture": "lstm", "embed_dropout": 0.1, "state_dropout": 0.2, "dropout": 0.3}
-UNTIED = {**BOTH, "tie_embeddings": False}
-
-
-@pytest.mark.parametrize(
-    ("chosen", "shape", "message"),
-    [
-        (
-            {"attention_dim": 9},
-            (16,),
-            "attention-dim is 9; expected 256, its default, with features of one c",
-        ),
-        (
-            UNTIED,
-            (8, 8, 16),
-            "dropout is 0.3; expected 0 or 0.5, its default, with --embed-dropout and --state-dr",
-        ),
-    ],
-)
-def test_what_would_do_nothing_is_not_trained_but_loads(chosen, shape, message):
-    with pytest.raises(RequestError, match=message):
-        DecoderConfig.fit(DecoderOptions(**chosen), shape, make_tokenizer())
-    config = DecoderConfig(50, shape, **chosen)
-    assert DecoderConfig.from_dict(config.to_dict()) == config
-
-
-@pytest.mark.parametrize(
-    ("chosen", "shape"),
-    [({"attention_dim": 9}, (1, 2, 16)), (BOTH, (16,)), ({**UNTIED, "state_dropout": None}, (16,))],
-)
-def test_what_does_something_is_trained(chosen, shape):
-    config = DecoderConfig.fit(DecoderOptions(**chosen), shape, make_tokenizer())
-    assert {name: getattr(config, name) for name in chosen} == chosen

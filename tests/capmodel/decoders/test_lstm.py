@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
-from captionbeam.capmodel.generation.generate import DecodeOptions, check_options, generate
+from captionbeam.capmodel.generation.captions import DecodeOptions, check_options, generate
 from captionbeam.schemas.errors import RequestError
 from tests.builders import models
 from tests.builders.models import make_features, make_tokenizer
@@ -71,36 +70,6 @@ def test_pooled_features_are_taken_as_they_are_and_a_grid_by_its_mean(tied):
     pooled.load_state_dict(decoder.state_dict())
     torch.testing.assert_close(decoder(grid, TOKENS), pooled(grid.mean((1, 2)), TOKENS))
     torch.testing.assert_close(decoder(grid, TOKENS), decoder(grid.flatten(1, 2), TOKENS))
-
-
-def test_a_fresh_one_starts_near_a_uniform_guess_with_open_forget_gates():
-    torch.manual_seed(0)
-    decoder = make_decoder(DecoderConfig(100, (2, 2, 8), architecture="lstm")).eval()
-    forget = decoder.lstm.bias_ih_l0[512:1024]
-    assert forget.mean().item() == pytest.approx(1, abs=0.05)
-    assert decoder(make_features(4, (2, 2, 8)), torch.full((4, 1, 1), 2)).abs().max() < 3
-
-
-@pytest.mark.parametrize(
-    ("name", "part"),
-    [("grid_dropout", "drop_grid"), ("embed_dropout", "drop_words"), ("state_dropout", "drop_state")],
-)
-def test_image_words_and_states_have_a_dropout_each(name, part):
-    none = {"dropout": 0.0, "grid_dropout": 0.0}
-    decoder = made(**{**none, name: 0.5}).train()
-    assert {
-        place: getattr(decoder, place).p for place in ("drop_grid", "drop_words", "drop_state", "drop")
-    } == {
-        "drop_grid": 0.0,
-        "drop_words": 0.0,
-        "drop_state": 0.0,
-        "drop": 0.0,
-        part: 0.5,
-    }
-    features = make_features(3)
-    assert not decoder(features, TOKENS).equal(decoder(features, TOKENS))
-    decoder.eval()
-    assert decoder(features, TOKENS).equal(decoder(features, TOKENS))
 
 
 def test_there_is_no_attention_to_keep():

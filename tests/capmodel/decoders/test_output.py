@@ -7,8 +7,7 @@ from captionbeam.capmodel.decoders.output import make_bias, make_output
 from captionbeam.capmodel.objectives.losses import masked_cross_entropy
 from captionbeam.capmodel.tokenizers import BpeTokenizer
 from captionbeam.schemas.errors import RequestError
-from tests.builders.models import make_decoder, make_features, make_tokenizer
-from tests.builders.sentences import padded
+from tests.builders.models import make_tokenizer
 
 WORDS, WIDTH = 30, 16
 
@@ -73,29 +72,6 @@ def test_a_step_without_rare_words_gives_their_clusters_a_gradient_all_the_same(
     loss_of(layer, embeddings, bias, seen, targets.clamp(max=7)).backward()
     assert all(value.grad is not None for value in layer.parameters())
     assert not any(value.grad.any() for value in layer.words.tail.parameters())
-
-
-def test_the_gradient_of_tied_embeddings_is_that_of_both_their_uses():
-    tokenizer = make_tokenizer()
-    tokens = padded(tokenizer)
-    tied = make_decoder(tokenizer)
-    loose = make_decoder(tokenizer, tie_embeddings=False)
-    loose.load_state_dict({**tied.state_dict(), "output.weight": tied.embed.weight.detach().clone()})
-    for decoder in (tied, loose):
-        decoder.loss(make_features(3), tokens[..., :-1], tokens[..., 1:]).backward()
-    torch.testing.assert_close(tied.embed.weight.grad, loose.embed.weight.grad + loose.output.weight.grad)
-
-
-@pytest.mark.parametrize("name", ["embed_dropout", "state_dropout"])
-def test_words_and_states_have_a_dropout_of_their_own(name):
-    """None: that of the output. Dropped are whole numbers of what goes in, so the share is seen in the masks."""
-    part = {"embed_dropout": "drop_words", "state_dropout": "drop_state"}[name]
-    assert getattr(make_decoder(make_tokenizer(), dropout=0.3), part).p == 0.3
-    own = make_decoder(make_tokenizer(), dropout=0.0, grid_dropout=0.0, **{name: 0.5})
-    assert (getattr(own, part).p, own.drop.p) == (0.5, 0.0)
-    tokens = padded(make_tokenizer())
-    assert not own.train()(make_features(3), tokens).equal(own(make_features(3), tokens))
-    assert own.eval()(make_features(3), tokens).equal(own(make_features(3), tokens))
 
 
 def test_adaptive_softmax_is_refused_for_byte_pairs_whose_ids_do_not_fall_in_frequency():

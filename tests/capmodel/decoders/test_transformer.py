@@ -8,9 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
 from captionbeam.capmodel.decoders.transformer import sinusoids
-from captionbeam.capmodel.generation.generate import DecodeOptions, generate
+from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from captionbeam.schemas.errors import RequestError
 from tests.builders.models import make_decoder as make_random
 from tests.builders.models import make_features, make_tokenizer
@@ -108,18 +107,6 @@ def test_all_steps_at_once_equal_step_by_step(seed, images, captions, heads, lay
     )
 
 
-def test_selecting_carries_each_captions_cache_along_and_shares_the_grid():
-    decoder, features = transformer(), make_features(2)
-    state = decoder.begin(features).select(torch.zeros(2, 3, dtype=torch.int64))
-    _, state, _ = decoder.step(state, torch.tensor([[4, 5, 6], [7, 8, 9]]))
-    chosen = state.select(torch.tensor([[2, 2], [0, 1]]))
-    for ours, theirs in zip(chosen.caches, state.caches, strict=True):
-        assert ours[0].equal(theirs[0][[2, 2]])
-        assert ours[1].equal(theirs[1][[0, 1]])
-    assert chosen.memories is state.memories
-    assert [keys.shape[0] for keys, _ in state.memories] == [2, 2], "once an image"
-
-
 @given(SEEDS, st.integers(1, 4), st.sampled_from([0.0, 1.0]))
 @settings(max_examples=10, deadline=None)
 def test_a_beam_search_equals_one_that_computes_everything_anew(seed, beam, power):
@@ -180,13 +167,3 @@ def test_dropout_acts_on_words_layers_and_grid_in_training_only():
         torch.testing.assert_close(
             transformer(**none).train()(features, tokens), decoder.eval()(features, tokens)
         )
-
-
-def test_a_fresh_decoder_starts_near_a_uniform_guess():
-    """But for the word just read, which tied embeddings make likely."""
-    torch.manual_seed(0)
-    decoder = make_decoder(DecoderConfig(100, (2, 2, 8), architecture="transformer", embed_dim=64)).eval()
-    logits = decoder(make_features(4, (2, 2, 8)), torch.full((4, 1, 1), TOKENIZER.start))
-    logits[..., TOKENIZER.start] = 0
-    assert logits.abs().max() < 4
-    assert decoder.config.feedforward == 256

@@ -108,21 +108,6 @@ def test_the_shape_of_a_row_is_known_without_running_the_network(name):
     assert run_shape(name, [size], "grid") == [backbone.shape(size, "grid")]
 
 
-@pytest.mark.parametrize(
-    ("name", "sizes"),
-    [
-        ("inception_v3", (75, 107, 224, 299, 300, 331)),
-        ("resnet18", (33, 64, 96, 224, 225)),
-        ("densenet121", (29, 32, 100)),
-        ("googlenet", (15, 64, 101)),
-        ("efficientnet_lite0", (32, 64, 100, 224, 240)),
-        ("convnext_tiny", (32, 63, 100)),
-    ],
-)
-def test_a_grids_shape_at_any_size(name, sizes):
-    assert run_shape(name, sizes, "grid") == [get_backbone(name).shape(size, "grid") for size in sizes]
-
-
 @pytest.mark.parametrize("name", [name for name in ENCODERS if name != "efficientnet_lite0"])
 def test_the_presets_are_those_of_the_weights_own_transforms(name):
     published = models.get_model_weights(name)
@@ -149,18 +134,6 @@ def test_a_preset_gives_what_the_weights_transforms_give(name):
         torch.testing.assert_close(
             BACKBONES[name].presets[weights.name](PICTURE), expected, rtol=0, atol=LEVEL + 1e-3
         )
-
-
-@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
-def test_networks_that_scale_inside_get_their_input_scaled_in_one_step(name):
-    with torch.device("meta"):
-        whole = models.get_model(name, weights=None, transform_input=True, init_weights=False)
-    weights = models.get_model_weights(name).DEFAULT
-    scaled = weights.transforms()(Image.fromarray(PICTURE))
-    expected = whole._transform_input(scaled[None])[0]
-    torch.testing.assert_close(
-        BACKBONES[name].presets[weights.name](PICTURE), expected, rtol=0, atol=LEVEL + 1e-3
-    )
 
 
 def test_a_vits_positions_are_interpolated_for_another_size_as_torchvision_does_it():
@@ -210,18 +183,6 @@ def test_a_size_that_a_network_cannot_take_is_refused(name, size, sentence):
     with pytest.raises(RequestError) as caught:
         BACKBONES[name].shape(size, "grid")
     assert str(caught.value) == sentence
-
-
-@pytest.mark.parametrize("name", ["densenet121"])
-def test_bf16_is_nearly_fp32(name):
-    whole = seeing(name)
-    state, images = BACKBONES[name].fit(whole.state_dict(), 64, "pooled"), torch.randn(2, 3, 64, 64)
-    rows = []
-    for dtype in (torch.float32, torch.bfloat16):
-        network = load_network(name, 64, "pooled", state, True, dtype, CPU)
-        with torch.inference_mode():
-            rows.append(network(images.to(dtype)).float().flatten(1))
-    assert torch.cosine_similarity(*rows).min() > 0.99
 
 
 def test_the_guide_says_what_there_is():

@@ -10,7 +10,6 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from captionbeam.capmodel.encoders.backbones import get_backbone, load_network, shape_of
 from captionbeam.capmodel.encoders.encoder import Encoder, EncoderSpec, resolve_encoder, store_weights
-from captionbeam.capmodel.encoders.preprocess import Preprocess
 from captionbeam.schemas.errors import RequestError
 from tests.builders.images import drawn
 from tests.builders.networks import layer_output, random_network
@@ -64,24 +63,6 @@ def test_a_layer_of_any_family_is_torchvisions_convolutions_before_a_norm_too(na
     assert shape_of(name, 96, "grid", (layer,)) == (*expected.shape[2:], expected.shape[1])
 
 
-def test_what_no_layer_needs_is_not_computed(resnet):
-    state = get_backbone("resnet18").fit(resnet.state_dict(), 96, "grid")
-    network = load_network("resnet18", 96, "grid", state, True, torch.float32, CPU, ("layer2",))
-    assert not any("layer3" in name for name, _ in network.named_modules())
-    assert shape_of("resnet18", 96, "grid", ("layer2",)) == (12, 12, 128)
-
-
-@pytest.mark.parametrize(
-    ("name", "layers", "shape"),
-    [
-        ("inception_v3", ("Mixed_6e", "Mixed_7b", "Mixed_7c"), (8, 8, 4864)),
-        ("googlenet", ("inception4e", "inception5b"), (9, 9, 1856)),
-    ],
-)
-def test_every_family_has_them(name, layers, shape):
-    assert shape_of(name, 299, "grid", layers) == shape
-
-
 @pytest.mark.parametrize("output", ["grid", "pooled"])
 def test_an_encoder_of_them_is_found_again_by_its_spec(weights, tmp_path, output):
     spec, state = resolve_encoder(
@@ -102,12 +83,6 @@ def test_an_encoder_of_them_is_found_again_by_its_spec(weights, tmp_path, output
 
 def prepared(spec):
     return spec.preprocess.pixels(drawn(120, 96))
-
-
-def test_fingerprints_without_layers_are_what_they_were():
-    spec = EncoderSpec("resnet18", "grid", "ab" * 32, Preprocess(96, 110))
-    assert "layers" not in spec.to_dict()
-    assert spec.to_dict() == EncoderSpec.from_dict(spec.to_dict()).to_dict()
 
 
 @pytest.mark.parametrize(

@@ -53,13 +53,6 @@ def test_a_pth_and_a_safetensors_file_say_the_same(tmp_path, pth):
     assert same(read_weights(str(tmp_path / "small.safetensors")), STATE)
 
 
-def test_an_old_pth_and_one_with_a_training_state_around_it_are_read(tmp_path):
-    torch.save(STATE, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    torch.save({"epoch": 3, "state_dict": STATE}, tmp_path / "run.pth")
-    assert same(read_weights(str(tmp_path / "old.pth")), STATE)
-    assert same(read_weights(str(tmp_path / "run.pth")), STATE)
-
-
 def test_a_stated_hash_is_checked(pth):
     right = sha256_file(pth)
     assert same(read_weights(f"{pth}#sha256={right.upper()}"), STATE)
@@ -127,16 +120,6 @@ def test_every_key_and_shape_has_to_fit():
     assert sentence(load, {**STATE, "0.bias": torch.zeros(5)}) == (
         "weights '0.bias' have shape [5]; small expects [4]"
     )
-
-
-def test_a_network_on_no_device_gets_real_float32_weights():
-    with torch.device("meta"):
-        network = small_network()
-    half = {key: value.half() for key, value in STATE.items() if "num_batches" not in key}
-    load_into(network, half, "small")
-    assert network[0].weight.dtype == torch.float32
-    torch.testing.assert_close(network[0].weight, half["0.weight"].float(), rtol=0, atol=0)
-    assert not any(parameter.is_meta for parameter in network.parameters())
 
 
 @pytest.mark.parametrize("models", ["folder", "memory://store/models"])

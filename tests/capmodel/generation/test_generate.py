@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captionbeam.capmodel.generation.generate import DecodeOptions, generate
+from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from captionbeam.schemas.errors import RequestError
 from tests.builders.models import WORDS, make_decoder, make_features, make_tokenizer
 
@@ -162,16 +162,6 @@ def test_the_maximum_length_is_the_models_where_none_is_asked_for():
     assert {len(found[0].tokens) for found in captions(decoder, features, max_length=30)} == {28}
 
 
-@given(SEEDS, st.integers(2, 6), st.data())
-@settings(max_examples=25, deadline=None)
-def test_fewer_captions_asked_for_are_the_first_of_more(seed, beam, data):
-    """An image is done early when the captions asked for are finished: what they are does not change."""
-    n_best = data.draw(st.integers(1, beam - 1))
-    decoder, features = make_decoder(SMALL, seed=seed), make_features(3, seed=seed)
-    every = captions(decoder, features, SMALL, beam=beam, n_best=beam)
-    assert captions(decoder, features, SMALL, beam=beam, n_best=n_best) == [found[:n_best] for found in every]
-
-
 def test_a_beam_stops_when_no_other_caption_can_be_better():
     decoder, features = make_decoder(TOKENIZER), make_features(4)
     steps = []
@@ -200,21 +190,6 @@ def test_every_caption_starts_with_the_prefix_and_is_scored_with_it(options):
             assert caption.logprob == pytest.approx(
                 logprob(decoder, features[image : image + 1], ids), abs=1e-4
             )
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"prefix": "a zebra"}, "prefix 'a zebra' has a word that the model does not know"),
-        (
-            {"prefix": "a dog on grass", "max_length": 5},
-            "prefix 'a dog on grass' has 4 tokens; expected at most 3",
-        ),
-    ],
-)
-def test_a_prefix_that_cannot_be_written_is_refused(options, message):
-    with pytest.raises(RequestError, match=message):
-        captions(make_decoder(TOKENIZER), make_features(1), **options)
 
 
 @pytest.mark.parametrize("options", METHODS, ids=str)
@@ -296,20 +271,3 @@ def test_top_k_of_one_is_greedy_and_so_are_a_tiny_top_p_and_temperature():
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(RequestError, match=message):
         DecodeOptions(**options)
-
-
-def test_options_say_what_decides_a_caption_and_are_read_back():
-    options = DecodeOptions(method="beam", beam=5, seed=7)
-    assert options.to_dict() == {
-        "method": "beam",
-        "beam": 5,
-        "n_best": 1,
-        "max_length": None,
-        "prefix": "",
-        "allow_unk": False,
-        "keep_attention": False,
-    }
-    sampled = DecodeOptions(method="sample", n_best=9, top_k=4, seed=7)
-    assert DecodeOptions.from_dict(sampled.to_dict()) == sampled
-    with pytest.raises(RequestError, match="decoding options is \\['magic'\\]; expected some of method"):
-        DecodeOptions.from_dict({"magic": 1})

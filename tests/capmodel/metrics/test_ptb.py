@@ -112,12 +112,6 @@ def test_any_text_gives_words_without_punctuation(lines):
         assert all(word and " " not in word and word not in PUNCTUATION for word in line)
 
 
-@given(st.lists(st.from_regex(r"[a-z]{2,8}", fullmatch=True), min_size=1, max_size=8))
-def test_plain_words_and_scanned_words_agree(plain):
-    """The quick way for plain lines gives what the rules give: a sign at the front takes that way away."""
-    assert tokenize(["% " + " ".join(plain)])[0] == ["%", *tokenize([" ".join(plain)])[0]]
-
-
 DATA = os.environ.get("CAPTIONBEAM_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="CAPTIONBEAM_DATA does not name the folder of real data")
 

@@ -15,12 +15,11 @@ from captionbeam.capmodel.self_critical.rewards import consensus_weights
 from captionbeam.capmodel.self_critical.rewards.consensus import consensus
 from captionbeam.capmodel.tokenizers import END, PAD, START
 from captionbeam.capmodel.training.optimizer import parameters_of
-from captionbeam.capmodel.training.request import resolve_options
 from captionbeam.schemas.errors import RequestError
 from tests.builders.models import make_decoder, make_tokenizer
 from tests.builders.models import make_features as random_features
 from tests.builders.stores import make_features
-from tests.builders.training import make_data, make_tokens, tiny_options, train_alone
+from tests.builders.training import make_tokens, tiny_options, train_alone
 
 CPU = torch.device("cpu")
 TEXTS = [["a dog runs", "a dog runs on grass", "two cats"], ["two cats sleep"], ["a", "dog"]]
@@ -121,15 +120,6 @@ def test_a_run_heeds_it(data, tmp_path):
         found.append(parameters_of(train_alone(options)[0].decoder))
     for one, other in ((0, 1), (1, 2)):
         assert any(not np.array_equal(found[one][name], found[other][name]) for name in found[0])
-
-
-def test_where_no_image_has_several_captions_it_is_refused(tmp_path):
-    data = make_data(tmp_path, train=8, val=2, each=1)
-    with pytest.raises(RequestError) as caught:
-        resolve_options(vars(tiny_options(data, tmp_path, consensus=0.5)), 1)
-    assert str(caught.value) == (
-        f"consensus is 0.5; expected 0, since no image of {tmp_path}/tokens has several captions"
-    )
 
 
 @pytest.mark.parametrize(

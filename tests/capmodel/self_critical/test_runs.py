@@ -91,7 +91,7 @@ class Rank(Distributed):
 
 def gradients(trainer, batch, position):
     seen = {}
-    trainer.optimizer.optimizer.step = lambda: seen.update(
+    trainer.optimizer.adam.step = lambda: seen.update(
         {name: value.grad.clone() for name, value in trainer.decoder.named_parameters()}
     )
     trainer.model.train()
@@ -126,7 +126,7 @@ def test_ranks_draw_what_one_rank_with_their_images_draws(data, run, tmp_path, b
         load_parameters(made.decoder, parameters_of(trainer.decoder))
         return made
 
-    words = one(0, 1)._prepared(whole, position).words
+    words = one(0, 1)._prepare(whole, position).words
     expected = gradients(one(0, 1, words), whole, position)
     sums = {name: torch.zeros_like(value) for name, value in expected.items()}
     for number, part in enumerate(parts):

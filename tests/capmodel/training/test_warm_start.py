@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 
 from captionbeam.capmodel.bundles.bundle import Bundle
-from captionbeam.capmodel.data.dataset import Data
-from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
 from captionbeam.capmodel.training.checkpoints import Checkpoints
 from captionbeam.capmodel.training.optimizer import parameters_of
 from captionbeam.capmodel.training.request import resolve_options
@@ -64,14 +62,6 @@ def test_the_second_phase_alone(data, first, tmp_path):
     assert events[0]["epochs"] == 2
 
 
-def test_what_it_started_from_stays_the_best_where_nothing_is_better(data, first, tmp_path):
-    spoiled = {"epochs": 1, "learning_rate": 5.0, "clip": 1e9}
-    trainer, events = train_alone(started(data, tmp_path, first, **spoiled))
-    assert epochs_of(events)[-1]["best"] == 0
-    ours, theirs = parameters_of(trainer.decoder), parameters_of(Bundle.load(first[0].output).decoder)
-    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
-
-
 def test_stopped_before_or_after_its_first_scores_it_ends_the_same(data, first, tmp_path):
     chosen = {"epochs": 1, "self_critical_epochs": 1}
     whole, _ = train_alone(started(data, tmp_path / "whole", first, **chosen))
@@ -99,14 +89,6 @@ def wanted(options):
     return json.loads(options.to_json())
 
 
-def test_the_launcher_takes_it_and_makes_its_place_absolute(data, first, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    bundle = first[0].output
-    options = replace(started(data, tmp_path / "out", first, epochs=1), init="bundle")
-    (tmp_path / "bundle").symlink_to(bundle)
-    assert resolve_options(wanted(options), 1)[0].init == str(tmp_path / "bundle")
-
-
 @pytest.mark.parametrize(
     ("chosen", "sentence"),
     [
@@ -123,25 +105,6 @@ def test_another_decoder_is_refused(data, first, tmp_path, chosen, sentence):
         resolve_options(wanted(options), 1)
     with pytest.raises(RequestError, match=sentence):
         train_alone(options)
-
-
-def test_a_bundle_of_one_cell_goes_on_with_its_own_attention_dim(tmp_path):
-    """Which does nothing there, and was not always refused: its weights have that width."""
-    pooled = make_data(tmp_path / "data", train=8, val=2, shape=(3,))
-    fresh = tiny_options(pooled, tmp_path / "fresh", epochs=1)
-    with pytest.raises(
-        RequestError, match="attention-dim is 8; expected 256, its default, with features of one"
-    ):
-        resolve_options(wanted(fresh), 1)
-    opened = Data.open(fresh)
-    sizes = {**fresh.decoder(), "max_length": opened.tokenizer.max_length}
-    decoder = make_decoder(DecoderConfig(opened.tokenizer.vocab_size, (3,), **sizes))
-    init = Bundle(decoder, opened.tokenizer, opened.store.fingerprint).save(str(tmp_path / "old"))
-    options = tiny_options(pooled, tmp_path / "new", epochs=1, init=init)
-    assert resolve_options(wanted(options), 1)[1]
-    assert [one["phase"] for one in epochs_of(train_alone(options)[1])] == ["init", "cross-entropy"]
-    with pytest.raises(RequestError, match="whose decoder has attention dim 8, not 256"):
-        resolve_options(wanted(replace(options, attention_dim=256)), 1)
 
 
 def test_other_features_and_other_tokens_are_refused(data, first, tmp_path):
@@ -172,20 +135,6 @@ def test_what_only_cross_entropy_heeds_is_refused_without_it(data, first, tmp_pa
     with pytest.raises(RequestError, match=sentence):
         started(data, tmp_path, first, epochs=0, self_critical_epochs=1, **chosen)
     started(data, tmp_path, first, epochs=1, self_critical_epochs=1, **chosen)
-
-
-def test_beside_drawn_captions_cross_entropy_heeds_all_but_the_rate(data, first, tmp_path):
-    alone = {"epochs": 0, "self_critical_epochs": 1, "self_critical_cross_entropy": 0.1}
-    started(data, tmp_path, first, **alone, label_smoothing=0.1, captions_per_image=1)
-    with pytest.raises(
-        RequestError, match="learning-rate is 0.1; expected to leave it out where epochs is 0"
-    ):
-        started(data, tmp_path, first, **alone, learning_rate=0.1)
-
-
-def test_buckets_go_by_the_captions_that_are_drawn(data, first, tmp_path):
-    alone = {"epochs": 0, "self_critical_epochs": 1, "captions_per_image": 1}
-    started(data, tmp_path, first, **alone, bucket_by_length=True)
 
 
 def test_a_restart_takes_no_bundle_away_that_it_starts_from(data, first, tmp_path):

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 from captionbeam.pipelines.fetch.images import fetch
-from captionbeam.schemas.errors import ImageError, SourceError
+from captionbeam.schemas.errors import SourceError
 from tests.builders.sources import (
+    codes,
     listed,
     make_parquet,
     make_tar,
@@ -20,10 +21,6 @@ from tests.builders.sources import (
 )
 
 PICTURES = {f"{name}.jpg": picture(name, 700) for name in "abcdef"}
-
-
-def codes(results: list) -> list[str]:
-    return [result.code if isinstance(result, ImageError) else "ok" for result in results]
 
 
 def flip(path, offset: int) -> None:

@@ -12,12 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captionbeam.pipelines.fetch import parquet_cells
-from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 from captionbeam.pipelines.fetch.images import fetch
 from captionbeam.pipelines.workers.shards import windows
-from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.records import ImageRef
-from tests.builders.sources import CountingFileSystem, counted, listed
+from tests.builders.sources import counted, listed
 
 ROWS, LENGTH = 60, 10_000
 IMAGES = [os.urandom(LENGTH) for _ in range(ROWS)]
@@ -87,23 +85,6 @@ def test_damage_costs_the_rows_after_it():
     assert "row group 0 is damaged" in found[-1].message
 
 
-@pytest.mark.usefixtures("streamed")
-def test_a_read_that_fails_for_the_moment_costs_its_window(monkeypatch):
-    quick, read = FetchOptions(attempts=1), CountingFileSystem.cat_file
-    with counted({"flaky.parquet": hugging_face(IMAGES)}):
-        refs, _ = listed("counted://flaky.parquet")
-        assert fetch(refs[:8], quick) == IMAGES[:8]
-        monkeypatch.setattr(CountingFileSystem, "cat_file", _fails)
-        failed = fetch(refs[8:16], quick)
-        monkeypatch.setattr(CountingFileSystem, "cat_file", read)
-        assert [result.code for result in failed if isinstance(result, ImageError)][-4:] == ["timeout"] * 4
-        assert fetch(refs[8:], quick) == IMAGES[8:]
-
-
-def _fails(self, path, **kwargs):
-    raise TimeoutError("slow")
-
-
 def test_of_small_row_groups_the_oldest_go(monkeypatch):
     monkeypatch.setattr(parquet_cells, "_recent", parquet_cells._Recent())
     monkeypatch.setattr(parquet_cells, "_SMALL_BYTES", 15 * LENGTH)
@@ -114,15 +95,6 @@ def test_of_small_row_groups_the_oldest_go(monkeypatch):
             assert fetch(refs[row : row + 5]) == IMAGES[row : row + 5]
             assert count["bytes"] // (10 * LENGTH) == reads, row
         assert kept_bytes(parquet_cells._recent) <= 30 * LENGTH
-
-
-def test_a_column_that_is_gone_is_not_found(tmp_path):
-    path = tmp_path / "x.parquet"
-    path.write_bytes(hugging_face(IMAGES[:3]))
-    refs, _ = listed(path)
-    assert [result.code for result in fetch([refs[0]._replace(column="no"), refs[0]._replace(length=9)])] == [
-        "not_found", "not_found",
-    ]  # fmt: skip
 
 
 @given(st.lists(st.integers(0, 200), max_size=100))

@@ -6,29 +6,23 @@ import pytest
 
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 from captionbeam.pipelines.fetch.images import fetch
-from captionbeam.schemas.errors import ImageError, SourceError, SystemicError, is_transient
+from captionbeam.schemas.errors import SourceError, SystemicError
 from captionbeam.schemas.records import ImageRef
 from tests.builders.sources import (
     Web,
+    codes,
     distant,
     listed,
     make_parquet,
     make_tar,
     make_zip,
     picture,
+    ref_to,
 )
 
 QUICK = FetchOptions(attempts=2, timeout=0.3, allow_private=True)
 HERE = FetchOptions(allow_private=True)  # servers of tests are on this machine
 PICTURES = {f"{name}.jpg": picture(name, 700) for name in "abcdef"}
-
-
-def ref_to(uri: str, **fields) -> ImageRef:
-    return ImageRef(str(uri), str(uri), str(uri), None, **fields)
-
-
-def codes(results: list) -> list[str]:
-    return [result.code if isinstance(result, ImageError) else "ok" for result in results]
 
 
 class TestWeb:
@@ -60,23 +54,11 @@ class TestWeb:
                 assert fetch(refs, HERE) == [PICTURES[picture] for picture in pictures]
             assert codes(fetch(listed(f"{web.url}/empty.jpg")[0], HERE)) == ["empty"]
 
-    def test_a_body_that_breaks_off_is_the_networks_fault_and_is_done_again_by_the_next_run(self):
-        with Web(PICTURES, ranges=False) as web:
-            assert codes(fetch([ref_to(f"{web.url}/cut/a.jpg")], QUICK)) == ["unavailable"]
-        assert is_transient("unavailable")
-
     def test_a_server_that_does_not_answer_in_time_is_a_timeout_and_holds_up_no_one(self):
         with Web(PICTURES, ranges=False) as web:
             refs = [ref_to(f"{web.url}/slow/a.jpg"), ref_to(f"{web.url}/b.jpg")]
             patient = FetchOptions(attempts=1, timeout=0.3, allow_private=True)
             assert codes(fetch(refs, patient)) == ["timeout", "ok"]
-
-    def test_an_answer_that_is_too_long_is_not_downloaded(self):
-        with Web({"a.jpg": b"x" * 30_000_000}, ranges=False) as web:
-            assert codes(
-                fetch([ref_to(f"{web.url}/a.jpg")], FetchOptions(max_bytes=1000, allow_private=True))
-            ) == ["too_large"]
-            assert codes(fetch([ref_to(f"{web.url}/a.jpg")], HERE)) == ["ok"]
 
     def test_members_of_an_archive_come_by_byte_ranges(self, tmp_path):
         contents = {f"{i}.jpg": os.urandom(200_000) for i in range(40)}
@@ -94,13 +76,6 @@ class TestWeb:
                 listed(f"{web.url}/x.zip")
             with pytest.raises(SourceError, match="no byte ranges"):
                 fetch([ImageRef("a.jpg", f"{web.url}/x.zip", "s", "0-700", "zip", 0, 700, 0, 700)])
-
-    def test_a_missing_address_is_refused_at_once_with_its_reason(self):
-        with Web({}, ranges=True) as web:
-            with pytest.raises(SourceError, match=r"/status/403/x\.zip' cannot be read \(denied\)"):
-                listed(f"{web.url}/status/403/x.zip")
-            with pytest.raises(SourceError, match=r"/x\.zip' cannot be read \(not_found\)"):
-                listed(f"{web.url}/x.zip")
 
 
 class TestObjectStores:
@@ -156,19 +131,3 @@ class TestOddURIs:
             )
         assert (before, failure.code, failure.stage, after) == (b"1", "unsupported", "fetch", b"22")
         assert failure.message.startswith(message)
-
-    @pytest.mark.parametrize(
-        "error",
-        [ValueError("v"), AttributeError("v")],
-    )
-    def test_what_a_filesystem_raises_for_one_uri_is_not_tried_again(self, error):
-        with distant({"odd/a.jpg": b"1"}) as filesystem:
-            filesystem.errors["odd/a.jpg"] = [error]
-            (failure,) = fetch([ref_to("distant://odd/a.jpg")], QUICK)
-        assert (failure.code, failure.message) == ("unsupported", "distant://odd/a.jpg: v")
-
-    def test_a_filesystem_that_fails_for_a_container_is_no_failure_of_an_image(self):
-        with distant({"odd/x.zip": b"1"}) as filesystem:
-            filesystem.errors["odd/x.zip"] = [AttributeError("v")]
-            with pytest.raises(AttributeError, match="v"):
-                fetch([ImageRef("a.jpg", "distant://odd/x.zip", "s", "0-7", "zip", 0, 7, 0, 7)], QUICK)

@@ -40,23 +40,6 @@ def test_the_same_rows_in_one_shard(field, file_format):
     assert compact(url, dead_share=0.2, small=256) == (snapshot, 0)
 
 
-def test_only_shards_with_more_dead_rows_than_that_are_rewritten(tmp_path):
-    url = history(str(tmp_path / "store"))
-    before, shards = outcomes(Store.open(url)), set(Store.open(url).manifest.column("shard").to_pylist())
-    dead = {shard: len(dead.rows | dead.failed) for shard, dead in Store.open(url).dead.items()}
-    compact(url, dead_share=0.3, small=0)
-    kept = shards & set(Store.open(url).manifest.column("shard").to_pylist())
-    heavy = {
-        row["shard"]
-        for row in Store.open(url, 3).manifest.to_pylist()
-        if dead.get(row["shard"], 0) > 0.3 * (row["rows"] + row["failed"])
-    }
-    assert heavy
-    assert kept == shards - heavy
-    assert outcomes(Store.open(url)) == before
-    assert verify(url).problems == []
-
-
 CHANGES = st.dictionaries(
     st.sampled_from("abcdefgh"), st.tuples(st.integers(1, 3), st.sampled_from(["", "timeout", "decode"]))
 )
@@ -125,19 +108,4 @@ def test_what_a_run_at_work_changed_replaces_rows_that_were_moved_meanwhile(tmp_
     finish(run)
     rows, _ = outcomes(Store.open(url))
     assert (rows["f"][0], rows["late"][0]) == ("2", "1")
-    assert verify(url).problems == []
-
-
-def test_what_a_killed_run_changed_is_adopted_after_compacting(tmp_path):
-    url = history(str(tmp_path / "store"))
-    killed = start(url)
-    plan(killed, {"f": "2", "g": "2"})
-    process(killed)
-    compact(url, 0.2, 256)
-    run = start(url)
-    assert plan(run, {"f": "2", "g": "2", "late": "1"})[0].image_id == "late"
-    process(run)
-    finish(run)
-    rows, _ = outcomes(Store.open(url))
-    assert {name: rows[name][0] for name in ("f", "g", "late")} == {"f": "2", "g": "2", "late": "1"}
     assert verify(url).problems == []

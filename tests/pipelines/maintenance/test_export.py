@@ -145,13 +145,6 @@ def test_captions_fit_the_schema_for_bigquery(tmp_path, keep_attention):
         assert inner["attention"] == ("RECORD", "REPEATED")
 
 
-@pytest.mark.parametrize("file_format", ["parquet", "webdataset"])
-def test_an_empty_snapshot_gives_one_empty_file(tmp_path, file_format):
-    store = advance(str(tmp_path / "store"), {"a": "1"}, field=CAPTIONS, fails={"a": "decode"})
-    record = export.export(store, str(tmp_path / "out"), file_format)
-    assert [part["rows"] for part in record["files"]] == [0]
-
-
 def test_an_output_that_holds_something_is_refused_and_left_alone(features, output):
     files.write_atomic(f"{output}/mine.txt", b"mine")
     with pytest.raises(RequestError, match="holds something already; expected a new or empty folder"):
@@ -189,11 +182,3 @@ def test_what_a_format_cannot_hold_is_refused(kind, arguments, sentence, tmp_pat
     assert cli.main(["store", "export", store.url, "--output", str(tmp_path / "out"), *arguments]) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_the_command_exports_the_snapshot_that_is_named(captions, tmp_path, capsys):
-    out = str(tmp_path / "out")
-    assert cli.main(["store", "export", f"{captions.url}@1", "--output", out, "--format", "jsonl"]) == 0
-    assert "10 rows of snapshot 1 in 1 files" in capsys.readouterr().out
-    rows = [json.loads(line) for line in (tmp_path / "out" / "part-00000.jsonl").read_text().splitlines()]
-    assert as_dict(rows, "captions") == content(Store.open(captions.url, 1))

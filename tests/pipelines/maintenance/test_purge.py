@@ -17,7 +17,6 @@ from captionbeam.pipelines.maintenance.history import roll_back
 from captionbeam.pipelines.maintenance.purge import purge
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas import Store
-from captionbeam.schemas.errors import SystemicError
 from captionbeam.schemas.formats.datafile import open_data
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
@@ -127,19 +126,6 @@ def test_who_publishes_meanwhile_publishes_on_top_of_it(tmp_path, monkeypatch):
     assert everywhere(url).isdisjoint(GONE)
     assert "late.jpg" in Store.open(url).ids()
     assert verify(url).problems == []
-
-
-def test_a_run_that_planned_a_purged_image_says_so_and_can_be_started_again(tmp_path):
-    url = history(str(tmp_path / "store"))
-    run = start(url)
-    plan(run, {"late.jpg": "1", "later.jpg": "1"})
-    process(run)
-    purge(url, {"late.jpg"})
-    with pytest.raises(SystemicError, match="planned shards have no commit"):
-        finish(run)
-    advance(url, {"later.jpg": "1"})
-    assert "later.jpg" in Store.open(url).ids()
-    assert everywhere(url).isdisjoint({"late.jpg"})
 
 
 @settings(max_examples=12, deadline=None)

@@ -55,19 +55,6 @@ def test_a_name_that_is_not_utf8_is_written_so_that_it_can_be_read_back(tmp_path
     ref.uri.encode("utf-8")
 
 
-def test_a_link_that_leads_nowhere_is_listed_so_that_its_failure_is_seen(tmp_path):
-    make_folder(tmp_path, {"a.jpg": b"1"})
-    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
-    refs = {ref.image_id: ref for ref in listed(tmp_path)[0]}
-    assert refs["gone.jpg"].version is None
-
-
-def test_a_pipe_named_like_an_image_is_ignored(tmp_path):
-    make_folder(tmp_path, {"a.jpg": b"1"})
-    os.mkfifo(tmp_path / "b.jpg")
-    assert listed(tmp_path)[1] == [f"{tmp_path}/b.jpg"]
-
-
 def test_a_folder_that_may_not_be_read_is_an_error_and_no_shorter_listing(tmp_path, monkeypatch):
     make_folder(tmp_path, {"a.jpg": b"1", "locked/b.jpg": b"1"})
     whole = os.scandir

@@ -70,25 +70,6 @@ def test_an_object_that_is_gone_since_is_a_failure(reported):
     assert failure.code == "not_found"
 
 
-def test_of_a_folder_of_reports_the_newest_is_taken(reported):
-    url, make = reported
-    times = (
-        ("2026-11-09T00:00", "2026-11-24T00:00")
-        if url.startswith("gs")
-        else ("2026-11-09T00-00Z", "2026-11-24T00-00Z")
-    )
-    make(objects(url)[:2], time=times[0])
-    newest = make(objects(url), time=times[1])
-    folder = newest.rpartition("/")[0] if url.startswith("gs") else newest.rsplit("/", 2)[0]
-    assert by_report(f"{url}/photos", folder) == by_listing(f"{url}/photos")
-
-
-def test_google_may_leave_the_header_out(gcs):
-    put_keys(gcs.url, ["photos/a.jpg", "photos/b.jpg"])
-    manifest = gcs_report(gcs.url, objects(gcs.url), header=False)
-    assert by_report(f"{gcs.url}/photos", manifest) == by_listing(f"{gcs.url}/photos")
-
-
 def test_only_live_objects_count(s3, gcs):
     put_keys(s3.url, ["photos/a.jpg", "photos/b.jpg"])
     now = objects(s3.url)
@@ -182,27 +163,3 @@ def test_a_damaged_manifest_of_google_is_one_sentence(google, fields, said):
     url, manifest = google
     with pytest.raises(SourceError, match=f"has a damaged manifest: {said}"):
         by_report(url, changed(manifest, **fields))
-
-
-@pytest.mark.parametrize(
-    ("entries", "said"),
-    [(None, "files: None is not of type 'array'"), ([{}], r"files\[0\]: 'key' is a required")],
-)
-def test_a_damaged_manifest_of_amazon_is_one_sentence(tmp_path, entries, said):
-    manifest = tmp_path / "m.json"
-    manifest.write_text(json.dumps({"sourceBucket": "b", "fileFormat": "CSV", "files": entries}))
-    with pytest.raises(SourceError, match=f"has a damaged manifest: {said}"):
-        by_report("s3://b/photos", str(manifest))
-
-
-def test_rows_that_cannot_be_are_refused(gcs):
-    put_keys(gcs.url, ["photos/a.jpg"])
-    (found,) = objects(gcs.url)
-    with pytest.raises(SourceError, match="has the size 'five'; expected a number of bytes"):
-        by_report(gcs.url, gcs_report(gcs.url, [{**found, "size": "five"}]))
-    manifest = gcs_report(gcs.url, [found])
-    data = files.read_bytes(first_file(manifest))
-    bucket = gcs.url.removeprefix("gs://")
-    files.write_atomic(first_file(manifest), data.replace(bucket.encode(), b"another"))
-    with pytest.raises(SourceError, match=f"has a row of the bucket 'another'; expected '{bucket}'"):
-        by_report(gcs.url, manifest)

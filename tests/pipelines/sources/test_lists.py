@@ -16,7 +16,7 @@ from captionbeam.pipelines.sources import lists
 from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.pipelines.sources.spec import SourceSpec, printable
 from captionbeam.schemas.errors import SourceError
-from tests.builders.sources import listed, make_folder, make_parquet
+from tests.builders.sources import listed, make_folder
 
 SPACED = [" a.jpg ", "a.jpg", "\ta.jpg", "a.jpg\u00a0", "b\u2028c", "d\x85", "e\ne", '"f"', "g;h,i"]
 
@@ -116,30 +116,6 @@ def test_a_row_with_more_values_than_names_and_a_repeated_name_are_refused(tmp_p
         assert str(caught.value) == f"source '{tmp_path}/{name}' is not a readable list: {sentence}"
 
 
-def test_a_row_with_fewer_values_and_columns_without_a_name_are_read(tmp_path):
-    make_folder(tmp_path, {"x.csv": b"uri,id,,\na.jpg\nb.jpg,7,,\n"})
-    refs, _ = listed(tmp_path / "x.csv")
-    assert [ref.image_id for ref in refs] == ["a.jpg", "7"]
-
-
-def test_semicolons_part_values_where_the_header_has_no_comma(tmp_path):
-    make_folder(tmp_path, {"x.csv": b"IMAGE PATH;id\na,1.jpg;7\n", "y.csv": b"path,a;b\na.jpg,1\n"})
-    (ref,) = listed(tmp_path / "x.csv", uri_column="IMAGE PATH")[0]
-    assert (ref.image_id, ref.uri) == ("7", f"{tmp_path}/a,1.jpg")
-    assert [ref.image_id for ref in listed(tmp_path / "y.csv")[0]] == ["a.jpg"]
-
-
-@pytest.mark.parametrize(("name", "separator"), [("x.csv", ";"), ("x.tsv", "\t")])
-def test_a_table_without_a_known_column_says_how_it_was_read(tmp_path, name, separator):
-    make_folder(tmp_path, {name: f"IMAGE PATH{separator}id\na.jpg{separator}7\n".encode()})
-    with pytest.raises(SourceError) as caught:
-        parse_sources([f"{tmp_path}/{name}"])
-    assert str(caught.value) == (
-        f"source '{tmp_path}/{name}' has the columns 'IMAGE PATH', 'id' (separated by {separator!r}); expected one of "
-        f"{', '.join(lists.URI_COLUMNS)}, or --uri-column NAME, for URIs"
-    )
-
-
 @pytest.mark.parametrize("suffix", [".csv.gz"])
 def test_a_gz_that_is_none_or_is_cut_is_refused(tmp_path, suffix):
     packed = gzip.compress(b'{"uri": "a.jpg"}\n' * 9999, mtime=0)
@@ -152,21 +128,6 @@ def test_a_gz_that_is_none_or_is_cut_is_refused(tmp_path, suffix):
         list(lists.read_rows(f"{tmp_path}/cut{suffix}"))
 
 
-def test_ids_keep_their_spaces_and_uris_lose_them(tmp_path):
-    make_folder(
-        tmp_path,
-        {
-            "x.csv": b"id,uri\r\n a.jpg , u.jpg \r\n\tb.jpg,u.jpg\r\n  ,u.jpg\r\n",
-            "x.jsonl": b'{"id": " a.jpg ", "uri": "u.jpg "}\n{"id": "\\tb.jpg", "uri": "u.jpg"}\n{"uri": "u.jpg"}\n',
-        },
-    )
-    make_parquet(tmp_path / "x.parquet", {"id": [" a.jpg ", "\tb.jpg", None], "uri": [" u.jpg"] * 3})
-    for name in ("x.csv", "x.jsonl", "x.parquet"):
-        refs, _ = listed(tmp_path / name)
-        assert [ref.image_id for ref in refs] == [" a.jpg ", "\tb.jpg", "u.jpg"]
-        assert {ref.uri for ref in refs} == {f"{tmp_path}/u.jpg"}
-
-
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_exported_ids_are_read_back_as_they_are(tmp_path, kind):
     schema = pa.schema([pa.field("image_id", pa.string())])
@@ -174,11 +135,6 @@ def test_exported_ids_are_read_back_as_they_are(tmp_path, kind):
     writer.write(pa.RecordBatch.from_pydict({"image_id": SPACED}, schema))
     writer.close()
     assert list(read_ids(find_id_list(f"{tmp_path}/x.{kind}"))) == SPACED
-
-
-def test_a_line_of_a_text_file_is_an_id_as_it_stands(tmp_path):
-    make_folder(tmp_path, {"x.txt": " a.jpg \r\na.jpg\n\n\tb\u2028.jpg".encode()})
-    assert list(read_ids(find_id_list(f"{tmp_path}/x.txt"))) == [" a.jpg ", "a.jpg", "\tb\u2028.jpg"]
 
 
 NASTY = [

@@ -11,7 +11,6 @@ import pytest
 
 from captionbeam.pipelines.fetch.images import fetch
 from captionbeam.pipelines.sources.parse import parse_sources
-from captionbeam.pipelines.sources.spec import SourceOptions
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.records import ImageRef
 from tests.builders.sources import listed, make_folder, make_parquet, picture
@@ -34,17 +33,6 @@ def test_a_row_with_bytes_is_an_image_named_by_the_id_column(tmp_path):
     assert fetch(refs) == PICTURES
 
 
-def test_without_an_id_column_the_row_number_names_the_image(tmp_path):
-    path = make_parquet(tmp_path / "x.parquet", {"image": PICTURES})
-    assert [ref.image_id for ref in listed(path)[0]] == [f"x.parquet#{i}" for i in range(10)]
-
-
-def test_whole_numbers_are_ids_and_a_missing_one_is_named_by_its_row(tmp_path):
-    ids = pa.array([7, None, 9], pa.int64())
-    path = make_parquet(tmp_path / "x.parquet", {"id": ids, "bytes": PICTURES[:3]})
-    assert [ref.image_id for ref in listed(path)[0]] == ["7", "x.parquet#1", "9"]
-
-
 @pytest.mark.parametrize("options", [{}, {"bytes_column": "image.bytes"}])
 def test_hugging_face_structs_are_understood(tmp_path, options):
     column = [{"bytes": data, "path": f"{name}.jpg"} for name, data in zip(NAMES, PICTURES, strict=True)]
@@ -52,13 +40,6 @@ def test_hugging_face_structs_are_understood(tmp_path, options):
     refs, _ = listed(path, **options)
     assert {ref.column for ref in refs} == {"image.bytes"}
     assert fetch(refs) == PICTURES
-
-
-def test_the_path_inside_a_struct_can_be_the_id(tmp_path):
-    column = [{"bytes": data, "path": f"{name}.jpg"} for name, data in zip(NAMES, PICTURES, strict=True)]
-    path = make_parquet(tmp_path / "x.parquet", {"image": column})
-    refs, _ = listed(path, id_column="image.path")
-    assert [ref.image_id for ref in refs] == [f"{name}.jpg" for name in NAMES]
 
 
 @pytest.mark.parametrize("kind", [pa.large_binary(), pa.binary(500)])
@@ -127,12 +108,6 @@ def test_parquet_of_uris_is_a_list(tmp_path):
     ]
 
 
-def test_an_id_column_names_the_images(tmp_path):
-    make_folder(tmp_path, {"x.csv": b"image_id,key,url\n7,k7,http://h/1.jpg\n8,k8,http://h/2.jpg\n"})
-    assert [ref.image_id for ref in listed(tmp_path / "x.csv")[0]] == ["7", "8"]
-    assert [ref.image_id for ref in listed(tmp_path / "x.csv", id_column="key")[0]] == ["k7", "k8"]
-
-
 def test_relative_paths_start_from_the_image_root(tmp_path):
     make_folder(tmp_path, {"lists/x.txt": b"a.jpg\n", "images/a.jpg": b"123"})
     (ref,) = listed(tmp_path / "lists/x.txt", image_root=f"{tmp_path}/images/")[0]
@@ -163,17 +138,6 @@ def test_a_list_that_cannot_be_used_is_refused_at_once(tmp_path, name, content, 
     make_folder(tmp_path, {name: content})
     with pytest.raises(SourceError, match=message):
         parse_sources([f"{tmp_path}/{name}"])
-
-
-def test_a_named_column_that_is_not_there_is_refused(tmp_path):
-    make_folder(tmp_path, {"x.csv": b"url,id\na.jpg,1\n"})
-    make_parquet(tmp_path / "x.parquet", {"image": PICTURES, "id": NAMES})
-    for name in ("x.csv", "x.parquet"):
-        for options in ({"uri_column": "link"}, {"id_column": "key"}):
-            with pytest.raises(SourceError, match=f"expected '{next(iter(options.values()))}'"):
-                parse_sources([f"{tmp_path}/{name}"], SourceOptions(**options))
-    with pytest.raises(SourceError, match="expected 'photo'"):
-        parse_sources([f"{tmp_path}/x.parquet"], SourceOptions(bytes_column="photo"))
 
 
 def coco(images: list) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import threading
@@ -14,14 +13,12 @@ import pytest
 
 from captionbeam.pipelines.bulk.plan import planned_shards, read_shard, write_plan
 from captionbeam.pipelines.bulk.publish import publish
-from captionbeam.pipelines.workers import engine as engines
 from captionbeam.pipelines.workers.engine import SHARDS, Engine, Gauge, load_engine
 from captionbeam.pipelines.workers.shards import process_shard
 from captionbeam.schemas import Store
-from captionbeam.schemas.errors import StoreError, SystemicError
+from captionbeam.schemas.errors import SystemicError
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.store import layout
-from captionbeam.schemas.store.workers import read_workers
 from tests.builders.commands import ROOT, environment
 from tests.builders.runs import Loads, Mean, features_run, fetch_from
 from tests.builders.workers import one_engine_a_process
@@ -59,12 +56,6 @@ def test_ten_bundles_at_once_hold_no_more_than_two_shards(tmp_path, threads, str
     assert record.most["bundles"] > SHARDS >= record.most["shards"]
     assert record.limits["batches"] == streams
     assert sorted(Store.open(run.url).ids()) == sorted(ITEMS)
-
-
-def test_eight_bundles_take_the_memory_of_two(tmp_path):
-    """Of 64 images of 1 MB each that four shards more would hold; a single bundle holds one shard's."""
-    two, eight = (held(tmp_path / str(bundles), bundles) for bundles in (2, 8))
-    assert eight < two + (64 << 20)
 
 
 def held(folder, bundles):
@@ -111,41 +102,9 @@ def test_a_shard_that_fails_gives_back_its_turn_and_what_it_held(tmp_path):
     assert layout.committed_shards(run.url) == set()
 
 
-def test_a_second_model_in_a_process_is_on_record(tmp_path):
-    run, shards = planned(tmp_path)
-    for _ in range(2):
-        engine = load_engine(Loads(Mean()), 1, run=run)
-    at_once(run, shards, engine, fetch_from(ITEMS))
-    publish(run)
-    (record,) = read_workers(run.folder)
-    assert record.models == 2
-    with pytest.raises(AssertionError, match="loaded 2 models"):
-        one_engine_a_process(run.url)
-
-
 def test_a_record_that_cannot_be_written_stops_nothing(tmp_path, caplog):
     run, shards = planned(tmp_path)
     Path(run.folder, "workers").write_text("a file where the folder should be")
     at_once(run, shards, load_engine(Loads(Mean()), 1, run=run), fetch_from(ITEMS))
     assert publish(run).totals["rows"] == len(ITEMS)
     assert "the record of this worker cannot be written" in caplog.text
-
-
-def test_the_record_is_written_while_the_process_works(tmp_path, monkeypatch):
-    run, shards = planned(tmp_path)
-    monkeypatch.setattr(engines, "SECONDS", 0.0)
-    engine, seen = load_engine(Loads(Mean()), 1, run=run), []
-    for shard in shards[:3]:
-        process_shard(shard.shard_id, read_shard(shard), engine, run, fetch_from(ITEMS))
-        engine.did(60)
-        seen.append(read_workers(run.folder)[0].shards)
-    assert seen == [1, 2, 3]
-
-
-def test_a_newer_record_is_refused_with_one_sentence(tmp_path):
-    run, _ = planned(tmp_path)
-    load_engine(Loads(Mean()), 1, run=run)
-    (path,) = Path(run.folder, "workers").iterdir()
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 9, "of_the_future": 1}))
-    with pytest.raises(StoreError, match="has version 9; this captionbeam reads up to 1: upgrade it"):
-        read_workers(run.folder)

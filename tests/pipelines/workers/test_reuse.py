@@ -6,12 +6,11 @@ import functools
 import shutil
 import tempfile
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,7 +26,7 @@ from captionbeam.pipelines.bulk.compare import (
 )
 from captionbeam.pipelines.bulk.plan import PlanShards, planned_shards, read_shard, write_plan
 from captionbeam.pipelines.bulk.publish import PublishSnapshot, publish
-from captionbeam.pipelines.bulk.run import moved_sources, name_before, start_run
+from captionbeam.pipelines.bulk.run import moved_sources, start_run
 from captionbeam.pipelines.bulk.skip import SkipDone, _index_files, read_base
 from captionbeam.pipelines.maintenance.history import describe
 from captionbeam.pipelines.maintenance.verify import verify
@@ -222,17 +221,6 @@ def test_rows_whose_file_is_gone_are_computed_again(tmp_path):
     assert sorted(PROCESSED) == sorted(ITEMS)
 
 
-def test_rows_of_features_have_a_content_too(tmp_path):
-    """Captions of features follow the row of features, which a touched image keeps."""
-    grid = np.arange(4, dtype=np.float16).reshape(2, 2, 1)
-    run = replace(launch(tmp_path, "parquet"), kind="captions")
-    refs = [ref("1.jpg")]
-    process_shard("0" * 40, refs, Engine(Echo(FIELD)), run, lambda window: [grid for _ in window])
-    commit = layout.load_commit(run.url, "0" * 40)
-    (row,) = pa.parquet.read_table(f"{run.url}/index/{commit.index}").to_pylist()
-    assert len(row["content"]) == 64
-
-
 def judged(run, refs):
     """What a refresh of ``refs`` has to do; what is gone is noted."""
     images, base = defaultdict(list), defaultdict(list)
@@ -278,19 +266,6 @@ def test_whatever_was_touched_or_changed_each_image_has_its_own_row_once(nights)
                 assert store.totals["rows"] == len(refs)
                 assert verify(store.url).problems == []
                 assert judged(launch(folder, "parquet"), refs) == []
-
-
-@pytest.mark.parametrize(
-    ("name", "url", "other", "before"),
-    [
-        ("/copy/in/photos", "/copy/out/features", "/first/out/features", "/first/in/photos"),
-        ("gs://b/2/photos", "gs://b/2/features", "gs://a/1/features", "gs://a/1/photos"),
-        ("/copy/photos", "/copy/features", "/first/other", ""),
-        ("/copy/features/photos", "/copy/features", "/first/features", ""),
-    ],
-)
-def test_a_source_is_looked_for_where_it_lay_beside_the_store(name, url, other, before):
-    assert name_before(name, url, other) == before
 
 
 def test_sources_move_with_their_store_until_a_run_has_published_there(tmp_path):

@@ -23,6 +23,7 @@ from captionbeam.schemas.errors import ImageError, OutOfMemory, SystemicError
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.store import layout
 from tests.builders.runs import Mean, features_run, fetch_from
+from tests.builders.stores import rows_of
 
 ITEMS = {f"{n:02d}.jpg": bytes([n]) for n in range(10)}
 
@@ -40,13 +41,7 @@ def process(tmp_path, items, processor=None, shard_size=100):
 
 
 def rows(store):
-    return {
-        name: float(grid[0, 0, 0])
-        for batch in store.scan()
-        for name, grid in zip(
-            batch.column("image_id").to_pylist(), batch.column("grid").to_numpy_ndarray(), strict=True
-        )
-    }
+    return {name: float(grid[0, 0, 0]) for name, grid in rows_of(store).items()}
 
 
 def test_a_bad_image_costs_one_failure_and_its_batch_mates_nothing(tmp_path):

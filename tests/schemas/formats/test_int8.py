@@ -14,16 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from captionbeam.jobs.cli import main
-from captionbeam.pipelines.features.rows import fetch_rows, find_rows
 from captionbeam.pipelines.maintenance.compact import compact
 from captionbeam.pipelines.maintenance.history import describe
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.formats.int8 import RoundingError, dequantise, quantise, rounded
-from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
-from tests.builders.stores import make_features
+from tests.builders.stores import make_features, rows_of
 
 IDS = [f"{number}.jpg" for number in range(10)]
 HALVES = st.floats(-65504, 65504, width=16)
@@ -33,14 +31,6 @@ def made(ids: list[str] = IDS, shape: tuple[int, ...] = (2, 2, 3)) -> dict[str, 
     """What ``make_features`` puts into its store, by id."""
     random = np.random.default_rng(0)
     return {name: random.random(shape).astype(np.float16) for name in ids}
-
-
-def scanned(store: Store, **how) -> dict[str, np.ndarray]:
-    return {
-        name: grid
-        for batch in store.scan(["image_id", store.column], **how)
-        for name, grid in zip(batch.column(0).to_pylist(), batch.column(1).to_numpy_ndarray(), strict=True)
-    }
 
 
 def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
@@ -73,10 +63,10 @@ def test_no_number_is_off_by_more_than_half_a_step_and_nothing_is_clipped(values
 def test_a_store_gives_float16_back(tmp_path, file_format, shape):
     store = make_features(str(tmp_path / "store"), IDS, shape, file_format=file_format, dtype="int8")
     expected = {name: rounded(grid[None])[0] for name, grid in made(shape=shape).items()}
-    found = scanned(store)
+    found = rows_of(store)
     assert {grid.dtype for grid in found.values()} == {np.dtype(np.float16)}
     assert_same(found, expected)
-    assert_same(scanned(store, ids=["3.jpg", "8.jpg"]), {name: expected[name] for name in ("3.jpg", "8.jpg")})
+    assert_same(rows_of(store, ids=["3.jpg", "8.jpg"]), {name: expected[name] for name in ("3.jpg", "8.jpg")})
     assert next(store.scan()).schema.names == ["image_id", "uri", "version", "source", store.column]
     with pytest.raises(RequestError, match=f"no column '{store.column}_scale' in this store"):
         next(store.scan([f"{store.column}_scale"]))
@@ -103,26 +93,9 @@ def test_hdf5_has_codes_and_scales_as_datasets(tmp_path):
     np.testing.assert_allclose(values[0], made()["0.jpg"], atol=1 / 254 * 1.01)
 
 
-def test_rows_of_features_are_fetched_as_float16(tmp_path):
-    store = make_features(str(tmp_path / "store"), IDS, dtype="int8")
-    (shard, *_) = store.manifest.to_pylist()
-    refs = list(find_rows(files.join(store.url, "index", shard["index"]), store.data_url(shard["shard"]), []))
-    found = dict(zip([ref.image_id for ref in refs], fetch_rows(refs), strict=True))
-    assert_same(found, {name: rounded(made()[name][None])[0] for name in found})
-
-
-def test_compacting_merges_the_codes_as_they_are(tmp_path):
-    store = make_features(str(tmp_path / "store"), IDS, dtype="int8")
-    before = scanned(store)
-    snapshot, rewritten = compact(store.url, 0.2, 256)
-    assert (rewritten, snapshot.totals["shards"]) == (3, 1)
-    assert_same(scanned(Store.open(store.url)), before)
-    assert verify(store.url).problems == []
-
-
 def test_the_commit_says_how_far_off_a_shard_is(tmp_path):
     store = make_features(str(tmp_path / "store"), IDS, dtype="int8")
-    exact, found = made(), scanned(store)
+    exact, found = made(), rows_of(store)
     for commit in layout.load_commits(store.url, store.manifest.column("shard").to_pylist()):
         ids = store.shard_index(commit.shard).column("image_id").to_pylist()
         values = np.stack([exact[name] for name in ids]).astype(np.float64)
@@ -144,7 +117,7 @@ def test_the_commit_says_how_far_off_a_shard_is(tmp_path):
 
 def test_store_show_says_how_far_off_all_is(tmp_path, capsys):
     store = make_features(str(tmp_path / "store"), IDS, dtype="int8", spec={"dtype": "int8"})
-    error = np.stack(list(scanned(store).values())) - np.stack(list(made().values())).astype(np.float64)
+    error = np.stack(list(rows_of(store).values())) - np.stack(list(made().values())).astype(np.float64)
     said = describe(store)["rounding"]
     assert (said["shards"], said["max_abs"]) == (3, pytest.approx(np.abs(error).max(), rel=1e-5))
     assert (said["rows"], said["stored_rows"]) == (10, 10)

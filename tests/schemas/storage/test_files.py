@@ -10,7 +10,6 @@ import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -45,12 +44,6 @@ def test_of_many_processes_one_wins(tmp_path):
     ]
     assert sorted(process.communicate()[0].split()[0] for process in running) == [b"False"] * 3 + [b"True"]
     assert os.listdir(tmp_path) == ["a"]
-
-
-def test_what_a_killed_writer_left_has_no_name(tmp_path):
-    (tmp_path / ".a.json.0123.tmp").write_bytes(b"half")
-    assert files.names(str(tmp_path)) == []
-    assert files.names(str(tmp_path / "nothing")) == []
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
@@ -148,12 +141,6 @@ def test_the_error_tree_stands_as_it_is_drawn():
         ImageError("odd", "decode", "")
 
 
-def test_absolute_names_a_store_as_every_worker_does(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert files.absolute("store/") == str(Path(tmp_path, "store"))
-    assert files.absolute("gs://bucket/store/") == "gs://bucket/store"
-
-
 def test_what_is_removed_is_no_pattern(folder):
     for name in ("we [1]/a*.bin", "we [1]/in/b.bin", "we 1/a.bin", "we 1/in/b.bin", "a*.bin", "ab.bin"):
         files.write_atomic(f"{folder}/{name}", b"1")
@@ -182,10 +169,3 @@ def test_what_is_removed_is_no_pattern(folder):
 )
 def test_a_path_has_no_scheme(url, scheme):
     assert files.scheme(url) == scheme
-
-
-def test_a_path_may_hold_what_chains_urls(tmp_path):
-    name = f"{tmp_path}/a::zip/b#1?%20[x].bin"
-    files.write_atomic(name, b"1")
-    assert files.read_bytes(name) == files.read_bytes(f"file://{name}") == b"1"
-    assert files.names(f"{tmp_path}/a::zip") == ["b#1?%20[x].bin"]

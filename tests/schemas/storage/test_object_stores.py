@@ -87,13 +87,6 @@ def test_of_many_processes_that_create_one_key_one_wins(bucket):
     assert files.names(files.join(bucket.url, "commits")) == ["a.json"]
 
 
-def test_what_something_else_wrote_is_there_too(bucket):
-    url = files.join(bucket.url, "a.json")
-    files.write_atomic(url, b"first")
-    assert not files.create(url, b"second")
-    assert files.read_bytes(url) == b"first"
-
-
 def test_who_wrote_and_never_heard_of_it_has_won(meddled):
     """The library sends the request again, and the storage answers that the object is there: it is ours."""
     url, plan, seen = meddled
@@ -111,13 +104,6 @@ def test_a_conflict_is_tried_again(meddled):
     assert len(seen) == 3
     plan.append(409)
     assert not files.create(files.join(url, "a.json"), b"y")
-
-
-def test_a_plain_refusal_to_write_over_is_understood(meddled):
-    """412 without a word of why, as S3-compatible servers answer."""
-    url, plan, _ = meddled
-    plan.append(412)
-    assert not files.create(files.join(url, "a.json"), b"x")
 
 
 def test_what_the_storage_forbids_is_a_permission_error(meddled):

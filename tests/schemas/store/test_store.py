@@ -11,7 +11,7 @@ import pytest
 
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError, StoreError
-from tests.builders.stores import make_captions, make_features
+from tests.builders.stores import make_captions, make_features, rows_of
 
 IDS = [f"folder/{number:02d}.jpg" for number in range(11)]
 
@@ -26,21 +26,11 @@ def url(request, tmp_path):
     return str(tmp_path / "store") if request.param == "local" else f"memory://{uuid.uuid4().hex}/store"
 
 
-def grids(store, **options):
-    return {
-        name: grid
-        for batch in store.scan(**options)
-        for name, grid in zip(
-            batch.column("image_id").to_pylist(), batch.column(store.column).to_numpy_ndarray(), strict=True
-        )
-    }
-
-
 def test_scan_gives_every_row_once_with_its_own_grid(url, file_format):
     store = make_features(url, IDS, shape=(2, 3, 4), file_format=file_format)
     random = np.random.default_rng(0)
     expected = {name: random.random((2, 3, 4)).astype(np.float16) for name in IDS}
-    found = grids(store)
+    found = rows_of(store)
     assert sorted(found) == IDS
     assert all(np.array_equal(found[name], expected[name]) for name in IDS)
     assert next(iter(store.scan())).column("grid").to_numpy_ndarray().shape[1:] == (2, 3, 4)
@@ -55,8 +45,8 @@ def test_scan_by_ids_and_columns_gives_just_those(url, file_format):
         IDS[7],
     ]
     assert all(batch.schema.names == ["image_id"] for batch in batches)
-    everything = grids(store)
-    assert np.array_equal(grids(store, ids=wanted)[IDS[7]], everything[IDS[7]])
+    everything = rows_of(store)
+    assert np.array_equal(rows_of(store, ids=wanted)[IDS[7]], everything[IDS[7]])
 
 
 def test_failures_are_rows_of_their_own(url, file_format):
@@ -115,11 +105,3 @@ def test_other_tools_open_the_files(tmp_path):
         assert file["grid"].dtype == np.float16
         assert [name.decode() for name in file["image_id"]] == IDS[:3]
         assert file.attrs["captionbeam.version"] == "1"
-
-
-def test_row_groups_are_read_one_by_one(url, file_format):
-    store = make_features(url, IDS, file_format=file_format, shard_size=4)
-    groups = store.row_groups()
-    assert [group.rows for group in groups] == [4, 3, 4]
-    names = [name for group in groups for name in store.read_row_group(group).column("image_id").to_pylist()]
-    assert sorted(names) == IDS

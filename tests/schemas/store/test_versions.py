@@ -79,7 +79,7 @@ def test_a_newer_file_is_refused_with_one_sentence(tmp_path, folder):
     (path,) = Path(store.url, folder).iterdir()
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({**table.schema.metadata, arrow.VERSION_KEY: "9"}), path)
-    with pytest.raises(StoreError, match="has schema version 9; this captionbeam reads up to"):
+    with pytest.raises(StoreError, match="has version 9; this captionbeam reads up to"):
         read_all(Store.open(store.url))
 
 
@@ -89,5 +89,5 @@ def test_a_newer_hdf5_file_is_refused_with_one_sentence(tmp_path):
     (path,) = Path(store.url, "data").iterdir()
     with h5py.File(path, "r+") as file:
         file.attrs[arrow.VERSION_KEY.decode()] = "9"
-    with pytest.raises(StoreError, match="has schema version 9"):
+    with pytest.raises(StoreError, match="has version 9"):
         outcomes(Store.open(store.url))

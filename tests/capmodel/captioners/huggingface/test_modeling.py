@@ -16,7 +16,7 @@ from captionbeam.capmodel.captioners.captioner import Captioner
 from captionbeam.capmodel.captioners.huggingface.folders import open_folder
 from captionbeam.capmodel.captioners.huggingface.modeling import BundleForCaptioning
 from captionbeam.capmodel.encoders.encoder import resolve_encoder, store_weights
-from captionbeam.capmodel.generation.generate import DecodeOptions, generate
+from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from captionbeam.schemas.errors import BundleError, RequestError
 from tests.builders.models import make_bundle, make_decoder, make_features, make_tokenizer
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 
 from captionbeam.capmodel.bundles.bundle import Bundle
-from captionbeam.capmodel.generation.generate import DecodeOptions, generate
+from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from captionbeam.capmodel.training.checkpoints import Checkpoints
-from captionbeam.capmodel.training.optimizer import learning_rate, make_optimizer
-from captionbeam.capmodel.training.optimizer_step import Average, ModelOptimizer
+from captionbeam.capmodel.training.optimizer import ModelOptimizer, make_optimizer
 from captionbeam.capmodel.training.worker import save_bundle
 from captionbeam.schemas.errors import RequestError
 from tests.builders.training import make_data, tiny_options, train_alone
@@ -29,32 +30,6 @@ def test_weights_decay_in_tables_and_matrices_and_nowhere_else():
     optimizer.step()
     torch.testing.assert_close(layer.weight.detach(), before["weight"] * (1 - 0.1 * 0.5))
     assert torch.equal(layer.bias.detach(), before["bias"])
-
-
-def test_a_constant_rate_stays_at_its_peak_after_the_warmup():
-    assert [learning_rate(step, 10, 4.0, 0.4, "constant") for step in range(6)] == [
-        1.0,
-        2.0,
-        3.0,
-        4.0,
-        4.0,
-        4.0,
-    ]
-
-
-def test_an_average_forgets_by_its_decay_and_sooner_at_first():
-    layer = torch.nn.Linear(1, 1, bias=False)
-    average, expected = Average(layer, 0.5), layer.weight.item()
-    for taken in range(12):
-        with torch.no_grad():
-            layer.weight.fill_(float(taken))
-        average.follow(taken)
-        kept = min(0.5, (1 + taken) / (10 + taken))
-        expected = kept * expected + (1 - kept) * taken
-    average.exchange()
-    assert layer.weight.item() == pytest.approx(expected, rel=1e-6)
-    average.exchange()
-    assert layer.weight.item() == 11.0
 
 
 def test_the_averaged_weights_are_what_is_validated_and_saved(data, tmp_path, monkeypatch):
@@ -101,7 +76,7 @@ def test_captions_are_scored_as_a_beam_writes_them_where_asked(data, tmp_path, p
     expected = {int(row): captions[0].text for row, captions in zip(batch.rows, written, strict=True)}
     assert trainer.validation._captions(trainer.decoder, batch) == expected
     save_bundle(trainer, [{"epoch": 1, "CIDEr": 0.5, "val_loss": 3.0}])
-    assert Bundle.load(trainer.options.output).writing == beam.to_dict()
+    assert Bundle.load(trainer.options.output).writing == asdict(beam.deciding())
 
 
 @pytest.mark.parametrize(

@@ -71,11 +71,7 @@ def check_options(options: DecodeOptions, config: DecoderConfig, tokenizer: Toke
 
 @torch.no_grad()  # not inference_mode, in which autocast casts every weight again at each step
 def generate(
-    decoder: Decoder,
-    features: Tensor,
-    options: DecodeOptions,
-    image_ids: Sequence[str],
-    tokenizer: Tokenizer,
+    decoder: Decoder, features: Tensor, options: DecodeOptions, image_ids: Sequence[str], tokenizer: Tokenizer
 ) -> list[list[Caption]]:
     """Returns up to ``n_best`` captions per image, best first; fewer if the search finds fewer different ones.
 

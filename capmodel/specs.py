@@ -1,0 +1,146 @@
+"""Specifications of stores: everything that determines a row besides the image's bytes.
+
+The record of one (``schemas.fingerprint.spec_of``) is a store's ``spec``, and its hash the fingerprint. Does not import
+torch: ``encoders.preprocess.Preprocess`` and ``encoders.encoder.EncoderSpec`` add what computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from captionbeam.capmodel.generation.options import DecodeOptions
+from captionbeam.schemas.fingerprint import complete
+
+__all__ = [
+    "CaptionsSpec",
+    "FeaturesSpec",
+    "ImportedSpec",
+    "NetworkSpec",
+    "PreprocessSpec",
+    "Reduction",
+    "StoredAs",
+    "TransformersSpec",
+    "complete_spec",
+]
+
+_DECODE = DecodeOptions()
+PREPROCESS_VERSION = (
+    1  # increment whenever decoding or preprocessing gives other numbers for the same options
+)
+
+
+@dataclass(frozen=True)
+class PreprocessSpec:
+    """How pixels become an encoder's input.
+
+    ``size``: S. ``crop``: ``resize-crop`` resizes the shorter side to ``resize`` and takes the central S x S, as
+    torchvision does; ``square-crop`` takes the central square with a side of ``size / resize`` of the shorter side and
+    resizes it to S x S, as EfficientNet does (``resize == size``: the whole shorter side); ``squash-crop`` resizes both
+    sides to ``resize`` and takes the central S x S, as some of timm's weights require. ``scaling``: a value for
+    ``encoders.preprocess.scaling_values``. ``channels``: the order in the tensor; each colour keeps its own mean in
+    either order.
+    """
+
+    size: int
+    resize: int
+    crop: str = "resize-crop"
+    interpolation: str = "bilinear"
+    channels: str = "rgb"
+    scaling: str = "torch"
+    version: int = field(default_factory=lambda: PREPROCESS_VERSION)
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """What an encoder computes.
+
+    name, output:   a name for ``get_backbone``; ``grid`` ``[H, W, C]``, ``pooled`` ``[C]`` (the input of the network's
+                    own classifier: in most networks the grid's mean) or ``logits`` ``[1000]``.
+    weights_sha256: of the weights as ``weights_bytes`` writes them, without those that the output does not need.
+    precision:      ``fp32`` or ``bf16``: the dtype of the computation. Features are float16 either way.
+    pool_padding:   whether InceptionV3's average pools count padding (torchvision) or not (TensorFlow).
+    layers:         modules whose grids are concatenated, averaged down to the coarsest; () for the last grid.
+    """
+
+    name: str
+    output: str
+    weights_sha256: str
+    preprocess: PreprocessSpec
+    precision: str = "fp32"
+    pool_padding: bool = True
+    layers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """Components that reduce features: ``pca`` or ``svd``, how many of the file's, and the file's SHA-256."""
+
+    method: str
+    dim: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StoredAs:
+    """How features are stored: reduced to components or whole, as ``float16`` or ``int8``."""
+
+    reduction: Reduction | None = None
+    dtype: str = "float16"
+
+
+@dataclass(frozen=True)
+class FeaturesSpec(StoredAs, NetworkSpec):
+    """Features of an encoder."""
+
+
+@dataclass(frozen=True)
+class _Imported:
+    imported: str
+    output: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ImportedSpec(StoredAs, _Imported):
+    """Features from arrays: the user's name for the model that made them, their column and a row's shape."""
+
+
+@dataclass(frozen=True)
+class CaptionsSpec:
+    """Captions of a bundle.
+
+    ``bundle``: its SHA-256. ``features``: the fingerprint of the features that it reads. ``encoder``: the spec of
+    those features if the job computes them from images; None if it reads a store's rows.
+    """
+
+    bundle: str
+    features: str
+    encoder: FeaturesSpec | None = None
+    decode: DecodeOptions = _DECODE
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True)
+class TransformersSpec:
+    """Captions of a model of Hugging Face transformers; ``transformers``: the SHA-256 of its folder."""
+
+    transformers: str
+    model_type: str
+    decode: DecodeOptions = _DECODE
+    precision: str = "fp32"
+
+
+_KINDS = {
+    "weights_sha256": FeaturesSpec,
+    "imported": ImportedSpec,
+    "bundle": CaptionsSpec,
+    "transformers": TransformersSpec,
+}
+
+
+def complete_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a store's ``spec`` with the defaults of the options that it leaves out."""
+    kind = next((kind for name, kind in _KINDS.items() if name in spec), None)
+    return dict(spec) if kind is None else complete(kind, spec)
