@@ -1,4 +1,4 @@
-# The Flex Template's launcher: a worker image with Google's launcher program. It serves workers too.
+# The Flex Template's launcher: a worker image with Google's launcher program. It can also run workers.
 # docker build -f containers/flex.Dockerfile --build-arg WORKER_IMAGE=IMAGE -t LAUNCHER .
 
 ARG WORKER_IMAGE

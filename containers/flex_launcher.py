@@ -1,4 +1,4 @@
-"""What Google's Flex Template launcher runs; its parameters are in flex_template.json."""
+"""The program that Google's Flex Template launcher runs; flex_template.json defines its parameters."""
 
 import sys
 

@@ -79,8 +79,8 @@ def test_the_launchers_file_hands_its_arguments_on():
     assert wrong.returncode == 1
     assert wrong.stderr.startswith("captionbeam: the template's parameters are wrong: ")
     local = subprocess.run(
-        [*program, "--job=encode", "--sources=photos", "--output=gs://b/s", "--arguments=--encoder resnet50",
-         "--runner=DataflowRunner", "--project=a-project", "--temp_location=gs://b/tmp"],
+        [*program, "--job=encode", "--sources=photos", "--output=gs://bucket/s", "--arguments=--encoder resnet50",
+         "--runner=DataflowRunner", "--project=a-project", "--temp_location=gs://bucket/tmp"],
         capture_output=True, text=True, cwd=ROOT, check=False,
     )  # fmt: skip
     assert local.returncode == 2

@@ -104,5 +104,14 @@ def test_command_lines_parse(page):
     assert not wrong
 
 
+NAMED = re.compile(r"`((?:schemas|capmodel|pipelines|jobs|tests|docs|benchmarks|containers)/[\w./-]*)`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_files_exist(page):
+    named = NAMED.findall(page.read_text())
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
 def test_pictures_are_small():
     assert not [path.name for path in (ROOT / "docs/images").iterdir() if path.stat().st_size > 150_000]

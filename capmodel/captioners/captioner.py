@@ -43,8 +43,9 @@ def resolve_captioner(
     features: Store | None = None,
     precision: str | None = None,
     device: str = "auto",
+    from_features: bool = False,
 ) -> BundlePlan:
-    """Returns the plan for captions of images, or of the rows of ``features``. Runs on the launcher.
+    """Returns the plan for captions of images, of the rows of ``features``, or of features. Runs on the launcher.
 
     ``precision``: ``fp32``, ``bf16``, ``auto`` (decided by ``device``), or None: that of the features.
 
@@ -54,7 +55,7 @@ def resolve_captioner(
     check_options(options, bundle.config, bundle.tokenizer)
     if features is not None:
         _check_features(bundle, features)
-    return _plan(url, bundle, options, features is not None, precision, device)
+    return _plan(url, bundle, options, from_features or features is not None, precision, device)
 
 
 def _plan(

@@ -1,4 +1,4 @@
-"""Training data: features joined with captions, read in a shuffled order that can be resumed."""
+"""Training data: features joined with captions, read in a shuffled order that can be resumed; torch datasets."""
 
 from typing import TYPE_CHECKING
 
@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from captionbeam.capmodel.data.loader import Batch, CaptionTokens, FeatureReader
     from captionbeam.capmodel.data.pairing import Samples, pair
     from captionbeam.capmodel.data.sampler import sequential_steps, shuffled_steps
+    from captionbeam.capmodel.data.torch_datasets import FeatureDataset, IterableFeatureDataset
 
-__all__ = ["Batch", "CaptionTokens", "Data", "Epochs", "FeatureReader", "GridCache", "Samples", "pair",
-           "sequential_steps", "shuffled_steps"]  # fmt: skip
+__all__ = ["Batch", "CaptionTokens", "Data", "Epochs", "FeatureDataset", "FeatureReader", "GridCache",
+           "IterableFeatureDataset", "Samples", "pair", "sequential_steps", "shuffled_steps"]  # fmt: skip
 
 __getattr__ = lazy_names(
     __name__,
@@ -23,4 +24,5 @@ __getattr__ = lazy_names(
     loader="Batch CaptionTokens FeatureReader",
     pairing="Samples pair",
     sampler="sequential_steps shuffled_steps",
+    torch_datasets="FeatureDataset IterableFeatureDataset",
 )

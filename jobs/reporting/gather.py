@@ -115,7 +115,7 @@ def _sections(choice: Choice, cards: Mapping[str, Card], has_references: bool) -
         (
             "looks",
             "Where the model looked",
-            "Attention while each word was written: bright is where it was most, each word by its own scale.",
+            "The attention weights of each word: bright cells have the highest weight, on a scale for each word.",
             seen,
         ),
         ("sample", "A sample", "Drawn by a hash of the images' ids: the same ones each time.", rest),

@@ -33,13 +33,13 @@ REFRESH_PARAMS = {
         False,
         type="boolean",
         title="Publish anyway",
-        description="this run only: publish what was held back because it looks wrong beside the newest snapshot",
+        description="this run only: publish what was held back because it looks wrong compared with its parent",
     ),
     "retry_failures": Param(
         False,
         type="boolean",
         title="Retry failures",
-        description="this run only: do permanent failures again too; transient ones are anyhow",
+        description="this run only: also retry permanent failures; transient ones are always retried",
     ),
 }
 BULK_PARAMS = {
@@ -48,9 +48,11 @@ BULK_PARAMS = {
         items={"type": "string"},
         minItems=1,
         title="Sources",
-        description="where the images are: folders, zips, lists, buckets; one a line",
+        description="where the images are: folders, zips, lists, buckets; one per line",
     ),
-    "output": Param(type="string", minLength=1, title="Output", description="the captions store, new or not"),
+    "output": Param(
+        type="string", minLength=1, title="Output", description="the captions store, new or existing"
+    ),
 }
 
 
@@ -118,7 +120,7 @@ def make_dag(suffix: str, about: str, cron: str | None, params: Mapping[str, Par
     dag = DAG(
         f"captionbeam_{SCHEDULE['name']}{suffix}",
         description=about,
-        doc_md=f"{about}\n\nEach run may be late, doubled or killed: the next one goes on. See docs/schedules.md.",
+        doc_md=f"{about}\n\nA run may be late, repeated or killed: the next one continues. See docs/schedules.md.",
         schedule=CronTriggerTimetable(cron, timezone=SCHEDULE["time_zone"]) if cron else None,
         catchup=False,
         max_active_runs=1,
@@ -137,7 +139,9 @@ def make_dag(suffix: str, about: str, cron: str | None, params: Mapping[str, Par
     return dag
 
 
-nightly = make_dag("", "New and changed images, in every store.", SCHEDULE["cron"], REFRESH_PARAMS)
-upkeep = make_dag("_upkeep", "Checks the stores, removes what nobody needs.", SCHEDULE["upkeep_cron"])
+nightly = make_dag("", "Processes new and changed images, in every store.", SCHEDULE["cron"], REFRESH_PARAMS)
+upkeep = make_dag(
+    "_upkeep", "Verifies the stores and removes old snapshots and unused files.", SCHEDULE["upkeep_cron"]
+)
 if SCHEDULE["bulk"]:
-    bulk = make_dag("_bulk", "Captions for the images of any sources, by hand.", None, BULK_PARAMS)
+    bulk = make_dag("_bulk", "Captions the images of given sources; started by hand.", None, BULK_PARAMS)

@@ -13,7 +13,8 @@ from apache_beam.transforms import combiners
 from captionbeam.pipelines.bulk.listing_record import Listing, ending
 from captionbeam.pipelines.sources.buckets.inventory import check_counts
 from captionbeam.pipelines.sources.listing import list_images, split_part, split_source
-from captionbeam.pipelines.sources.spec import Counted, Ignored, SourceSpec
+from captionbeam.pipelines.sources.parse import AS_FOUND, parse_sources
+from captionbeam.pipelines.sources.spec import Counted, Ignored, SourceOptions, SourceSpec
 from captionbeam.pipelines.workers.boundary import across_workers, worker_boundary
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.records import ImageRef
@@ -70,14 +71,29 @@ class ListSources(beam.PTransform[PBegin, tuple[PCollection[ImageRef], PCollecti
 
 
 class FindImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
-    """PBegin -> PCollection[ImageRef]: only the images of ``ListSources``."""
+    """PBegin -> PCollection[ImageRef]: references to the images of ``sources``, or of a sample of them.
 
-    def __init__(self, sources: Sequence[SourceSpec], sample: float = 1.0, seed: int = 0) -> None:
+    ``sources``: one or several paths or URLs of folders, globs, zips, tars, Parquet files and lists, as for
+    ``captionbeam encode``; or parsed SourceSpecs. ``options``: how lists and Parquet files are read. Raises SourceError
+    and RequestError where the pipeline is built; on workers, raises SourceError for a container that is unreadable.
+    """
+
+    def __init__(
+        self,
+        sources: str | Sequence[str | SourceSpec],
+        sample: float = 1.0,
+        seed: int = 0,
+        options: SourceOptions = AS_FOUND,
+    ) -> None:
         super().__init__()
-        self._listing = ListSources(sources, sample, seed)
+        self._sources = [sources] if isinstance(sources, str) else list(sources)
+        self._sample, self._seed, self._options = sample, seed, options
 
     def expand(self, begin: PBegin) -> PCollection[ImageRef]:
-        return (begin | self._listing)[0]
+        urls = [source for source in self._sources if isinstance(source, str)]
+        specs = [source for source in self._sources if isinstance(source, SourceSpec)]
+        specs += parse_sources(urls, self._options) if urls else []
+        return (begin | ListSources(specs, self._sample, self._seed))[0]
 
 
 class CheckReports(beam.PTransform[PCollection[ImageRef], PCollection[ImageRef]]):

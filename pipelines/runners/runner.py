@@ -31,6 +31,17 @@ from captionbeam.schemas.machine import cores
 logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)
 logging.getLogger().addFilter(lambda record: "Waiting for grpc channel" not in record.getMessage())
 
+PLACING = (
+    "direct_running_mode",
+    "direct_num_workers",
+    "environment_type",
+    "sdk_worker_parallelism",
+    "experiments",
+    "spark_master_url",
+    "flink_master",
+    "output_executable_path",
+)
+
 
 def make_pipeline(beam_args: Sequence[str] = ()) -> beam.Pipeline:
     """Returns a pipeline on the runner in ``beam_args``; by default the in-process one, which downloads nothing."""
@@ -88,6 +99,15 @@ def workers_elsewhere(beam_args: Sequence[str]) -> bool:
     if runner in ONE_WORKER:
         return options.view_as(PortableOptions).environment_type not in (None, "LOOPBACK", "EMBEDDED")
     return not clusters.loops_back(beam_args)
+
+
+def placing_args(pipeline: beam.Pipeline) -> list[str]:
+    """Returns Beam's flags that say where a pipeline's workers run, for ``worker_processes``, ``workers_elsewhere``."""
+    options = pipeline.options.get_all_options()
+    given = {name: options[name] for name in PLACING if options.get(name) is not None}
+    lists = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
+    flags = [f"--{name}={value}" for name, values in lists.items() for value in values]
+    return [f"--runner={type(pipeline.runner).__name__}", *flags]
 
 
 def is_handed_over(beam_args: Sequence[str]) -> bool:

@@ -1,17 +1,27 @@
-"""Worker jobs: what a worker loads, as picklable values. The only module in pipelines that loads models."""
+"""Worker jobs: what a worker loads, as picklable values; and how a launcher makes them.
+
+The only module in pipelines that uses models.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from captionbeam.pipelines.workers.batches import Processor
 from captionbeam.schemas.errors import RequestError, SystemicError, not_installed
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import models
 
 if TYPE_CHECKING:
+    from captionbeam.capmodel.encoders.feature_plan import FeaturePlan
     from captionbeam.capmodel.generation.options import DecodeOptions
+    from captionbeam.schemas.store.reading import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +56,22 @@ class ModelJob:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderJob(ModelJob):
-    """Images to features of ``spec``. ``weights``, ``components``: URLs in the store's ``models/``."""
+    """Images to features of ``spec``. ``weights``, ``components``: URLs in the store's ``models/``.
+
+    ``as_read``: give int8 features as a reader of the store gets them, not as they are written.
+    """
 
     spec: Mapping[str, Any]
     weights: str
     components: str | None = None
+    as_read: bool = False
 
     def _processor(self) -> Processor:
         from captionbeam.capmodel.encoders.reduction import FeatureEncoder
 
-        return FeatureEncoder.load(self.spec, self.weights, self.components, self.batch_size, self.device)
+        return FeatureEncoder.load(
+            self.spec, self.weights, self.components, self.batch_size, self.device, self.as_read
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +131,139 @@ class TransformersJob(ModelJob):
             ) from err
         decode = DecodeOptions.from_dict(self.spec.get("decode", {}))
         return HuggingFaceCaptioner.load(self.folder, decode, self.spec, self.batch_size, self.device)
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """Rows to be computed, as resolved on the launcher: their specification, its hash, and their column.
+
+    ``job``: copies weights or a bundle to a store's ``models/``, whose URL it takes, and returns the workers' job.
+    ``features``: the fingerprint of the features that a captioner reads or computes.
+    """
+
+    spec: Mapping[str, Any]
+    fingerprint: str
+    field: pa.Field
+    job: Callable[[str], ModelJob]
+    features: str | None = None
+
+
+def plan_encoder(
+    encoder: str,
+    *,
+    reduce: str | None = None,
+    reduce_dim: int | None = None,
+    dtype: str = "float16",
+    batch_size: int | None = None,
+    device: str = "auto",
+    as_read: bool = False,
+    **encoding: Any,
+) -> ModelPlan:
+    """Returns the plan for features of images. ``encoding``: further arguments of ``resolve_encoder``.
+
+    ``reduce``, ``reduce_dim``, ``dtype``: as in ``resolve_features``. Raises RequestError, FingerprintError.
+    """
+    from captionbeam.capmodel.encoders.encoder import resolve_encoder, store_weights
+    from captionbeam.capmodel.encoders.feature_plan import resolve_features
+
+    spec, state = resolve_encoder(encoder, device=device, **encoding)
+    plan = resolve_features(spec.to_dict(), spec.output, spec.shape, reduce, reduce_dim, dtype)
+
+    def job(models_url: str) -> EncoderJob:
+        return EncoderJob(
+            spec=plan.spec,
+            weights=store_weights(state, models_url),
+            components=keep_components(plan, models_url),
+            as_read=as_read,
+            batch_size=batch_size,
+            device=device,
+        )
+
+    return ModelPlan(plan.spec, plan.fingerprint, plan.field, job)
+
+
+def keep_components(plan: FeaturePlan, models_url: str) -> str | None:
+    """Copies the components below ``models_url`` under their hash; returns their URL, or None without components."""
+    if plan.components is None:
+        return None
+    sha256 = plan.spec["reduction"]["sha256"]
+    url = files.join(models_url, f"{sha256}.safetensors")
+    models.keep_file(plan.components, url, sha256)
+    return url
+
+
+def plan_captioner(
+    bundle: str,
+    decode: DecodeOptions,
+    *,
+    features: Store | None = None,
+    from_features: bool = False,
+    precision: str | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+) -> ModelPlan:
+    """Returns the plan for captions by a bundle: of images, of the rows of ``features``, or of features in general.
+
+    Raises BundleError, FingerprintError for features that the bundle was not trained on, RequestError.
+    """
+    from captionbeam.capmodel.captioners.captioner import resolve_captioner
+
+    from_features = from_features or features is not None
+    plan = resolve_captioner(bundle, decode, features, precision, device, from_features)
+
+    def job(models_url: str) -> CaptionerJob:
+        return CaptionerJob(
+            bundle=plan.store_bundle(models_url),
+            decode=decode,
+            from_features=from_features,
+            precision=plan.precision,
+            batch_size=batch_size,
+            device=device,
+        )
+
+    return ModelPlan(plan.spec, plan.fingerprint, plan.field, job, plan.spec["features"])
+
+
+def plan_transformers(
+    model: str,
+    decode: DecodeOptions,
+    *,
+    precision: str | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+) -> ModelPlan:
+    """Returns the plan for captions by a Hugging Face transformers ``model``: a folder, or a name on the hub.
+
+    Raises RequestError.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise RequestError(f"the captioner hf:{model}: {not_installed('transformers', 'huggingface')}")
+    from captionbeam.capmodel.captioners.huggingface.captioner import resolve_captioner
+
+    plan = resolve_captioner(model, decode, precision, device)
+
+    def job(models_url: str) -> TransformersJob:
+        folder = plan.folder.store(models_url)
+        return TransformersJob(folder=folder, spec=dict(plan.spec), batch_size=batch_size, device=device)
+
+    return ModelPlan(plan.spec, plan.fingerprint, plan.field, job)
+
+
+def decode_options(given: Mapping[str, Any], bundle: str | None = None) -> DecodeOptions:
+    """Returns the options ``given``; without beam and length penalty, those with which ``bundle`` was scored.
+
+    Raises RequestError, BundleError.
+    """
+    from captionbeam.capmodel.bundles.contents import read_manifest
+    from captionbeam.capmodel.generation.options import DecodeOptions
+
+    own = DecodeOptions()
+    if bundle is not None and given.get("method", own.method) == "beam":
+        scored = DecodeOptions.from_dict(dict(read_manifest(bundle).writing))
+        own = scored if scored.method == "beam" else own
+    beam = given.get("beam", own.beam)
+    penalty = own.length_penalty if beam > given.get("beam_groups", 1) else 0.0
+    return DecodeOptions(**{"beam": beam, "length_penalty": penalty, **given})
 
 
 def prepare_alone(preparers: ThreadPoolExecutor, count: int) -> None:

@@ -5,6 +5,7 @@ Two JVMs of the engine stand for two machines, each with Python processes of its
 
 from __future__ import annotations
 
+import operator
 import shutil
 import signal
 import subprocess
@@ -12,9 +13,12 @@ import sys
 import time
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from captionbeam.jobs.scenes.files import coco_format, draw_scenes
+from captionbeam.pipelines.transforms import CaptionImages, EncodeImages, FindImages
 from captionbeam.schemas import Store
 from captionbeam.schemas.formats.tokens import RECORD, TABLE
 from captionbeam.schemas.storage import files
@@ -114,6 +118,24 @@ def test_caption(cluster: Cluster, made, tmp_path):
     captionbeam(*caption(made, tmp_path / "store", *cluster.flags))
     assert content(tmp_path / "store") == content(made / "captions")
     assert one_engine_a_process(tmp_path / "store")
+
+
+def test_transforms_of_another_pipeline(cluster: Cluster, made, tmp_path):
+    how = {"models": f"{tmp_path}/models", "batch_size": 4, "precision": "fp32"}
+    with beam.Pipeline(options=PipelineOptions(list(map(str, cluster.flags)))) as pipeline:
+        images = pipeline | FindImages(f"{made}/photos")
+        for name, outputs in (
+            ("encoded", images | EncodeImages("efficientnet_lite0", **how)),
+            ("captioned", images | CaptionImages(f"{made}/bundle", **how)),
+        ):
+            for part, rows in outputs._asdict().items():
+                ids = rows | f"{name} {part}" >> beam.Map(operator.attrgetter("image_id"))
+                _ = ids | f"write {name} {part}" >> beam.io.WriteToText(f"{tmp_path}/{name}-{part}")
+    rows, failures = ([row["image_id"] for row in table] for table in content(made / "features"))
+    for name in ("encoded", "captioned"):
+        for part, expected in (("rows", rows), ("failures", failures)):
+            texts = [path.read_text() for path in tmp_path.glob(f"{name}-{part}-*")]
+            assert sorted("".join(texts).split()) == expected
 
 
 def test_tokenize(cluster: Cluster, made, tmp_path):

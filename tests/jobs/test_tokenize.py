@@ -37,7 +37,7 @@ def test_again_there_is_nothing_to_do(request_, tmp_path, capsys):
     capsys.readouterr()
     assert main(request_) == 0
     assert capsys.readouterr().out.startswith(
-        f"nothing to do: {tmp_path / 'tokens'} holds this very token table\n"
+        f"nothing to do: {tmp_path / 'tokens'} has this token table already\n"
     )
 
 
@@ -51,7 +51,7 @@ def test_a_member_of_a_zip_is_chosen(tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (["--kind", "words"], "holds another token table (kind bpe, merges 4000); expected the same request"),
+        (["--kind", "words"], "holds another token table (kind bpe); expected the same request"),
         (
             ["--train", "none.json"],
             "there is no caption file 'none.json'; expected .json, .jsonl, .parquet or .zip",

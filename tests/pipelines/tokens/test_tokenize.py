@@ -23,7 +23,7 @@ SPLIT_ROWS = [
     ("c.jpg", "val", ["A cow."]),
     ("d.jpg", "test", ["A hen.", "Hens."]),
 ]
-WORDS = TokenizeOptions.of("words", min_count=1)
+WORDS = TokenizeOptions("words", min_count=1)
 
 
 def inputs(folder: Path, train: dict = TRAIN, val: dict = VAL) -> list[InputFile]:
@@ -75,7 +75,7 @@ class TestTable:
         ]
 
     def test_the_record_counts_every_split(self, tmp_path, output):
-        record = tokenize(output, inputs(tmp_path), TokenizeOptions.of("words", 4, min_count=1)).record
+        record = tokenize(output, inputs(tmp_path), TokenizeOptions("words", 4, min_count=1)).record
         assert record["splits"]["train"] == {
             "images": 2,
             "captions": 3,
@@ -89,7 +89,7 @@ class TestTable:
         assert record["splits"]["val"]["unknown_share"] == 0.5
         assert record["splits"]["test"]["images"] == 0
         assert (record["tokenizer"]["kind"], record["tokenizer"]["vocab_size"]) == ("words", 10)
-        assert TokenizeOptions(**record["spec"]["options"]) == TokenizeOptions.of("words", 4, None, 1)
+        assert TokenizeOptions(**record["spec"]["options"]) == TokenizeOptions("words", 4, min_count=1)
 
     def test_captions_without_a_word_are_left_out_and_counted(self, tmp_path, output):
         captions = {"a.jpg": ["A dog.", "", "..."], "b.jpg": [" "]}
@@ -183,7 +183,7 @@ class TestRequests:
         assert not os.path.exists(output)
 
     def test_an_unknown_kind_is_refused(self):
-        with pytest.raises(RequestError, match="no tokenizer is of kind 'char'"):
+        with pytest.raises(RequestError, match="--kind is 'char'; expected one of bpe, words, whitespace"):
             TokenizeOptions("char")
 
 

@@ -1,0 +1,61 @@
+"""Elements of the transforms: NamedTuples, which Beam encodes as rows with a schema."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Optional
+
+import apache_beam as beam
+import numpy as np
+
+
+class ImageFeatures(NamedTuple):
+    """The features of one image: ``data`` is float16 of ``shape`` ``[H, W, C]`` or ``[C]``, in C order.
+
+    ``fingerprint`` is that of the features. ``uri`` and ``source`` of an image that was given as bytes are empty.
+    """
+
+    image_id: str
+    uri: str
+    version: Optional[str]
+    source: str
+    fingerprint: str
+    shape: Sequence[int]
+    data: bytes
+
+    @property
+    def array(self) -> np.ndarray:
+        """The features as a read-only array, float16 ``[H, W, C]`` or ``[C]``."""
+        return np.frombuffer(self.data, np.float16, math.prod(self.shape)).reshape(tuple(self.shape))
+
+
+class Caption(NamedTuple):
+    """A caption and its log-probability."""
+
+    text: str
+    logprob: float
+
+
+class ImageCaptions(NamedTuple):
+    """The captions of one image, best first. ``fingerprint`` is that of the captions."""
+
+    image_id: str
+    uri: str
+    version: Optional[str]
+    source: str
+    fingerprint: str
+    captions: Sequence[Caption]
+
+    @property
+    def text(self) -> str:
+        """The best caption."""
+        return self.captions[0].text
+
+
+class Outputs(NamedTuple):
+    """A transform's two outputs. Every image is in exactly one of them.
+
+    ``rows``: ImageFeatures or ImageCaptions. ``failures``: ``Failure`` with stage, code and message.
+    """
+
+    rows: beam.PCollection
+    failures: beam.PCollection

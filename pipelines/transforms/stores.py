@@ -1,0 +1,60 @@
+"""ReadFeatures: the rows of a features store as elements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import apache_beam as beam
+
+from captionbeam.pipelines.transforms.elements import ImageFeatures
+from captionbeam.pipelines.workers.boundary import across_workers
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.formats.datafile import open_data, read_rows
+from captionbeam.schemas.formats.int8 import read_names, with_tensors
+from captionbeam.schemas.store.reading import Store
+
+PLACE = ("image_id", "uri", "version", "source")
+
+
+class ReadFeatures(beam.PTransform):
+    """PBegin -> PCollection[ImageFeatures]: all rows of a snapshot, read in parallel by shard.
+
+    ``store``: a path or URL, ``STORE@TAG`` for another snapshot than the newest, or a Store. Raises StoreError, and
+    RequestError if it is not a store of features.
+    """
+
+    def __init__(self, store: str | Store) -> None:
+        super().__init__()
+        self._store = store
+
+    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[ImageFeatures]:
+        store = self._store if isinstance(self._store, Store) else Store.open(self._store)
+        if store.kind != "features":
+            raise RequestError(f"{store.url} is a store of {store.kind}; expected one of features")
+        shards = [
+            (store.data_url(shard["shard"]), sorted(store.dead_in(shard["shard"]).rows))
+            for shard in store.shards
+            if shard["rows"]
+        ]
+        reading = beam.FlatMap(across_workers(_read), store.column, store.fingerprint)
+        return (
+            begin
+            | "NameShards" >> beam.Create(shards)
+            | "SpreadShards" >> beam.Reshuffle()
+            | "ReadRows" >> reading.with_output_types(ImageFeatures)
+        )
+
+
+def _read(shard: tuple[str, list[int]], column: str, fingerprint: str) -> Iterator[ImageFeatures]:
+    """Yields the rows of one data file except the given dead ones."""
+    url, dead = shard
+    with closing(open_data(url)) as data:
+        rows = sorted(set(range(sum(data.group_rows))).difference(dead))
+        for _, stored in read_rows(data, rows, read_names(data.schema, [*PLACE, column])):
+            batch = with_tensors(stored)
+            grids = batch.column(column).to_numpy_ndarray()
+            for row, grid in zip(batch.select(PLACE).to_pylist(), grids, strict=True):
+                yield ImageFeatures(
+                    **row, fingerprint=fingerprint, shape=list(grid.shape), data=grid.tobytes()
+                )

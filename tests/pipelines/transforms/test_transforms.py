@@ -1,0 +1,191 @@
+"""The transforms for other pipelines: the rows of the commands, as elements, on any runner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.util import assert_that, equal_to
+from PIL import Image
+
+from captionbeam.jobs.cli import main
+from captionbeam.pipelines.transforms import (
+    Caption,
+    CaptionFeatures,
+    CaptionImages,
+    EncodeImages,
+    Failure,
+    FindImages,
+    ImageCaptions,
+    ImageFeatures,
+    ReadFeatures,
+)
+from captionbeam.schemas import Store
+from captionbeam.schemas.errors import RequestError
+from tests.builders.models import make_bundle, make_decoder, make_tokenizer
+
+HOW = {"batch_size": 4, "precision": "fp32"}
+ENCODER = "efficientnet_lite0"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Photographs, one file that is none, and what the commands make of them: features, a bundle, captions."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "photos").mkdir()
+    random = np.random.default_rng(0)
+    for number in range(6):
+        picture = Image.fromarray(random.integers(0, 255, (40, 50, 3), np.uint8))
+        picture.save(folder / "photos" / f"{number}.jpg")
+    (folder / "photos" / "broken.jpg").write_bytes(b"not a picture")
+    common = ["--precision", "fp32", "--batch-size", "4", "--warn-failures", "1"]
+    assert not main(
+        ["encode", f"{folder}/photos", "--output", f"{folder}/features", "--encoder", ENCODER, *common]
+    )
+    store = Store.open(f"{folder}/features")
+    (weights,) = Path(store.models_url).glob("*.safetensors")
+    tokenizer = make_tokenizer()
+    make_bundle(
+        (dict(store.spec), str(weights)),
+        decoder=make_decoder(tokenizer, store.shape),
+        tokenizer=tokenizer,
+        features_fingerprint=store.fingerprint,
+    ).save(f"{folder}/bundle")
+    words = ["--bundle", f"{folder}/bundle", "--output", f"{folder}/captions", "--beam", "2"]
+    assert not main(["caption", f"{folder}/photos", *words, *common])
+    return folder
+
+
+def pipeline(*flags):
+    return beam.Pipeline(runner="FnApiRunner", options=PipelineOptions(list(flags)))
+
+
+def like_the_store(folder):
+    """Whether elements are the store's rows; their numbers, to what a row's place in a batch leaves of them."""
+    store = Store.open(f"{folder}/features")
+    (batch,) = store.scan()
+    expected = zip(batch.to_pylist(), batch.column("grid").to_numpy_ndarray(), strict=True)
+    about = {
+        row["image_id"]: (row["uri"], row["version"], row["source"], store.fingerprint) for row, _ in expected
+    }
+    ids = batch.column("image_id").to_pylist()
+    grids = dict(zip(ids, batch.column("grid").to_numpy_ndarray(), strict=True))
+
+    def check(rows):
+        assert {row.image_id: (row.uri, row.version, row.source, row.fingerprint) for row in rows} == about
+        assert len(rows) == len(about)
+        for row in rows:
+            np.testing.assert_allclose(row.array, grids[row.image_id], atol=0.01)
+
+    return check
+
+
+def stored_captions(folder):
+    return [
+        (row["image_id"], [Caption(one["text"], one["logprob"]) for one in row["captions"]])
+        for batch in Store.open(f"{folder}/captions").scan()
+        for row in batch.to_pylist()
+    ]
+
+
+def why(failure: Failure):
+    return failure.image_id, failure.stage, failure.code
+
+
+@pytest.mark.parametrize("flags", [(), ("--direct_running_mode=multi_processing", "--direct_num_workers=2")])
+def test_found_images_get_the_rows_of_the_command(made, tmp_path, flags):
+    with pipeline(*flags) as p:
+        encoded = (
+            p
+            | FindImages(f"{made}/photos")
+            | EncodeImages(ENCODER, models=f"{tmp_path}/models", threads=2, **HOW)
+        )
+        assert (encoded.rows.element_type, encoded.failures.element_type) == (ImageFeatures, Failure)
+        assert_that(encoded.rows, like_the_store(made))
+        assert_that(
+            encoded.failures | "Why" >> beam.Map(why),
+            equal_to([("broken.jpg", "decode", "unsupported")]),
+            label="AssertFailures",
+        )
+    assert len(list((tmp_path / "models").iterdir())) == 1
+
+
+def test_images_made_by_hand_keep_their_windows_and_timestamps(made):
+    data = {name: (made / "photos" / name).read_bytes() for name in ("0.jpg", "1.jpg", "broken.jpg")}
+    at = beam.transforms.window.TimestampedValue
+
+    def placed(row, timestamp=beam.DoFn.TimestampParam, window=beam.DoFn.WindowParam):
+        return row.image_id, float(timestamp), float(window.start)
+
+    with pipeline() as p:
+        rows, failures = (
+            p
+            | beam.Create([at((name, data[name]), 10.0 * n + 1) for n, name in enumerate(data)])
+            | beam.Map(lambda timestamped: timestamped)
+            | beam.WindowInto(beam.window.FixedWindows(10))
+            | EncodeImages(ENCODER, output="pooled", **HOW)
+        )
+        assert_that(rows | beam.Map(placed), equal_to([("0.jpg", 1.0, 0.0), ("1.jpg", 11.0, 10.0)]))
+        assert_that(
+            failures | "Place" >> beam.Map(placed), equal_to([("broken.jpg", 21.0, 20.0)]), label="Failures"
+        )
+
+
+def test_images_and_stored_features_get_the_captions_of_the_command(made):
+    def text(row: ImageCaptions):
+        return row.image_id, [Caption(one.text, round(one.logprob, 3)) for one in row.captions]
+
+    expected = [
+        (name, [Caption(one.text, round(one.logprob, 3)) for one in captions])
+        for name, captions in stored_captions(made)
+    ]
+    with pipeline() as p:
+        images = p | FindImages([f"{made}/photos"])
+        captions, failures = images | CaptionImages(f"{made}/bundle", beam=2, **HOW)
+        assert_that(captions | beam.Map(text), equal_to(expected))
+        assert_that(
+            failures | beam.Map(why), equal_to([("broken.jpg", "decode", "unsupported")]), label="Why"
+        )
+        again, none = p | ReadFeatures(f"{made}/features") | CaptionFeatures(f"{made}/bundle", beam=2, **HOW)
+        assert_that(again | "Text" >> beam.Map(text), equal_to(expected), label="OfFeatures")
+        assert_that(none, equal_to([]), label="NoFailures")
+
+
+def test_deleted_rows_are_not_read(made):
+    with pipeline() as p:
+        rows = p | ReadFeatures(f"{made}/features")
+        assert rows.element_type is ImageFeatures
+        assert_that(rows, like_the_store(made))
+    with pytest.raises(RequestError, match="is a store of captions; expected one of features"):
+        _ = pipeline() | ReadFeatures(f"{made}/captions")
+
+
+def test_captions_of_other_features_are_refused(made):
+    other = ImageFeatures("a", "", None, "", "0" * 32, [7, 7, 1], b"")
+    with (
+        pytest.raises(Exception, match=f"the features of 'a' have fingerprint {'0' * 32}; expected"),
+        pipeline() as p,
+    ):
+        _ = p | beam.Create([other]) | CaptionFeatures(f"{made}/bundle", **HOW)
+
+
+def test_an_element_that_is_no_image_is_refused(made):
+    with pytest.raises(Exception, match="an element is 'a.jpg'; expected ImageRef"), pipeline() as p:
+        _ = p | beam.Create(["a.jpg"]) | EncodeImages(ENCODER, **HOW)
+
+
+def test_workers_elsewhere_need_a_folder_for_models():
+    cluster = PipelineOptions(
+        [
+            "--runner=FlinkRunner",
+            "--flink_master=h:8081",
+            "--environment_type=EXTERNAL",
+            "--environment_config=h:50000",
+        ]
+    )
+    images = beam.Pipeline(options=cluster) | beam.Create([("a", b"")])
+    with pytest.raises(RequestError, match="models is None, and the workers .* gs://bucket/models"):
+        _ = images | EncodeImages(ENCODER, **HOW)
