@@ -35,6 +35,11 @@ def is_sampled(image_id: str, rate: float, seed: int) -> bool:
     return draw(image_id, seed) < rate
 
 
+def _check_sample(sample: float) -> None:
+    if not 0 < sample <= 1:
+        raise RequestError(f"sample {sample!r} is no share of the images; expected above 0, at most 1")
+
+
 class ListSources(beam.PTransform[PBegin, tuple[PCollection[ImageRef], PCollection[Listing]]]):
     """PBegin -> all images of ``sources``, or a sample of them, and a ``Listing`` of each container.
 
@@ -45,8 +50,7 @@ class ListSources(beam.PTransform[PBegin, tuple[PCollection[ImageRef], PCollecti
 
     def __init__(self, sources: Sequence[SourceSpec], sample: float = 1.0, seed: int = 0) -> None:
         super().__init__()
-        if not 0 < sample <= 1:
-            raise RequestError(f"sample {sample!r} is no share of the images; expected above 0, at most 1")
+        _check_sample(sample)
         self._sources, self._sample, self._seed = list(sources), sample, seed
 
     def expand(self, begin: PBegin) -> Any:  # Beam takes no tuple as a hint
@@ -86,6 +90,7 @@ class FindImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
         options: SourceOptions = AS_FOUND,
     ) -> None:
         super().__init__()
+        _check_sample(sample)
         self._sources = [sources] if isinstance(sources, str) else list(sources)
         self._sample, self._seed, self._options = sample, seed, options
 
