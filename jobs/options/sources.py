@@ -134,7 +134,7 @@ class SourceOptions(Part, ReadingOptions):
 
 def _listings(options: SourceOptions) -> list[tuple[str, SourceOptions]]:
     """Returns each SOURCE with the options of its own listing."""
-    listings = options.listings or [(source, {}) for source in options.sources]
+    listings = options.listings or tuple((source, dict[str, Any]()) for source in options.sources)
     plain = dataclasses.replace(options, listings=()) if options.listings else options
     return [(source, dataclasses.replace(plain, **own) if own else plain) for source, own in listings]
 

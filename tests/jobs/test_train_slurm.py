@@ -67,7 +67,7 @@ def test_queued_again_stopped_and_killed_it_gives_the_bundle_of_an_unbroken_run_
     log = Path(f"{output}-checkpoints/slurm-{job}.log").read_text()
     assert log.count("workers: 2, going on after") == 3
     # the first node's process and the second's, each time; not where a worker was killed
-    assert log.count("; the same command goes on from") == 4
+    assert log.count("; the same command resumes from") == 4
     assert Path(f"{output}-checkpoints/slurm-{job}.failures").read_text() == "1\n"
     said = (tmp_path / "said").read_text()
     assert f"submitted to Slurm: {job} " in said
@@ -123,10 +123,3 @@ def test_a_job_that_is_cancelled_or_fails_is_one_sentence(data, tmp_path, slurm,
     assert ": FAILED (NonZeroExitCode); its log says why: tail -f " in said.err
     (log,) = Path(f"{tmp_path / 'broken'}-checkpoints").glob("slurm-*.log")
     assert log.read_text().count("captionbeam: no device 'cuda': this machine has 0 CUDA devices") == 1
-
-
-def test_what_slurm_refuses_is_a_wrong_request(data, tmp_path, slurm, capfd):
-    words = arguments(data, tmp_path / "bundle", "--on", "slurm", partition="nowhere")
-    assert main(words) == 2
-    assert "captionbeam: sbatch refuses the job: sbatch: error: " in capfd.readouterr().err
-    assert not (tmp_path / "bundle").exists()

@@ -17,8 +17,8 @@ from captionbeam.capmodel.objectives.losses import masked_cross_entropy
 from captionbeam.capmodel.runtime.distributed import Distributed
 from captionbeam.capmodel.training.checkpoints import Checkpoints, Position
 from captionbeam.capmodel.training.epoch_history import best_epoch
-from captionbeam.capmodel.training.events import EventWriter
 from captionbeam.capmodel.training.optimizer import ModelOptimizer, learning_rate, load_parameters
+from captionbeam.capmodel.training.progress import EventWriter
 from captionbeam.capmodel.training.trainer import Trainer
 from captionbeam.schemas.errors import RequestError, SystemicError
 from tests.builders.training import StopAfter, make_data, tiny_options, train_alone
@@ -212,7 +212,7 @@ def test_the_optimizers_state_comes_back_whole():
     ("wrong", "sentence"),
     [
         ({"epochs": 0}, "epochs is 0; expected 1 or more (0 takes --init and --self-critical-epochs)"),
-        ({"learning_rate": float("nan")}, "learning-rate is nan; expected a number above 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate is nan; expected a number above 0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(data, tmp_path, wrong, sentence):
