@@ -13,7 +13,6 @@ from captionbeam.capmodel.data.dataset import Data
 from captionbeam.capmodel.training.request import resolve_options
 from captionbeam.jobs import COMMANDS, ListSnapshots, PromoteSnapshot, cli
 from captionbeam.schemas import Store
-from captionbeam.schemas.errors import RequestError, StoreError
 from captionbeam.schemas.store import layout, tags
 from tests.builders.history import advance, content
 from tests.builders.training import make_data, tiny_options
@@ -84,15 +83,6 @@ def test_show_says_what_a_snapshot_is(three, capsys):
     assert "1 timeout" in said(capsys, "show", f"{three}@1")
 
 
-def test_failures_are_listed_with_their_reasons(three, capsys):
-    line = said(capsys, "failures", f"{three}@1")
-    assert line.split("\t")[:3] == ["timeout", "fetch", "c"]
-    assert "made to fail" in line
-    (failure,) = json.loads(said(capsys, "failures", f"{three}@1", "--json"))
-    assert (failure["image_id"], failure["code"]) == ("c", "timeout")
-    assert said(capsys, "failures", three) == said(capsys, "failures", f"{three}@1", "--code", "decode") == ""
-
-
 def test_diff_names_what_changed(three, capsys):
     found = json.loads(said(capsys, "diff", three, 1, 2, "--ids", "--json"))
     assert found["ids"] == {
@@ -151,18 +141,6 @@ def test_rollback_publishes_the_earlier_content(three, capsys):
     assert content(newest) == earlier
     assert "nothing to do" in said(capsys, "rollback", three, 1)
     assert layout.snapshot_ids(three) == [1, 2, 3, 4]
-
-
-def test_an_at_in_the_path_itself_is_no_tag(tmp_path):
-    folder = str(tmp_path / "me@home" / "features@v2")
-    advance(folder, {"a": "1"})
-    assert Store.open(folder).url == folder
-    tags.set_tag(folder, "prod", 1)
-    assert Store.open(f"{folder}@prod").url == folder
-    with pytest.raises(RequestError, match="name one each"):
-        Store.open(f"{folder}@prod", 1)
-    with pytest.raises(StoreError, match="no tag 'dev'; it has prod"):
-        Store.open(f"{folder}@dev")
 
 
 def test_training_pins_the_snapshot_that_a_tag_names(tmp_path):

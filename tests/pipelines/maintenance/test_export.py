@@ -15,12 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.core import url_to_fs
 
-from captionbeam.jobs import cli
 from captionbeam.pipelines.maintenance import export
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.storage import files
-from tests.builders.history import CAPTIONS, GRID, advance, content
+from tests.builders.history import CAPTIONS, advance, content
 from tests.builders.stores import make_captions
 
 IMAGES = {f"val/{at}.jpg": "1" for at in range(11)}
@@ -168,17 +167,3 @@ def test_an_export_that_fails_leaves_nothing(features, output, monkeypatch):
     assert not files.exists(output)
     fs, path = url_to_fs(output)
     assert not [name for name in fs.ls(path.rsplit("/", 1)[0], detail=False) if name.endswith(".tmp")]
-
-
-@pytest.mark.parametrize(
-    ("kind", "arguments", "sentence"),
-    [
-        ("features", ["--format", "csv"], "csv has no columns for grids"),
-        ("features", ["--format", "xml"], "unknown format 'xml'; expected one of parquet, jsonl"),
-    ],
-)
-def test_what_a_format_cannot_hold_is_refused(kind, arguments, sentence, tmp_path, capsys):
-    store = advance(str(tmp_path / "store"), {"a": "1"}, field=CAPTIONS if kind == "captions" else GRID)
-    assert cli.main(["store", "export", store.url, "--output", str(tmp_path / "out"), *arguments]) == 2
-    assert sentence in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()

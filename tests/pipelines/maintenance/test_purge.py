@@ -99,23 +99,6 @@ def test_a_second_time_finds_nothing_and_changes_nothing(tmp_path):
     assert {path: path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file()} == before
 
 
-def test_what_killed_runs_and_zombies_left_goes_too(tmp_path):
-    url = history(str(tmp_path / "store"))
-    killed = start(url)
-    plan(killed, {"new-a.jpg": "1", "new-b.jpg": "1"}, shard_size=1)
-    process(killed)
-    for entry in list((tmp_path / "store" / "data").iterdir()):
-        (entry.parent / f"zombie-{entry.name}").write_bytes(entry.read_bytes())
-    (tmp_path / "store" / "data" / "half.parquet").write_bytes(b"PAR1 and no end")
-    done = purge(url, {*GONE, "new-a.jpg"})
-    assert done.unreadable == ["data/half.parquet"]
-    (tmp_path / "store" / "data" / "half.parquet").unlink()
-    assert everywhere(url).isdisjoint({*GONE, "new-a.jpg"})
-    advance(url, {"last.jpg": "1"})
-    assert {"new-b.jpg", "last.jpg"} <= set(Store.open(url).ids())
-    assert verify(url).problems == []
-
-
 def test_who_publishes_meanwhile_publishes_on_top_of_it(tmp_path, monkeypatch):
     """Its base still had the images; what it did of them is a file of its own, which goes at the second look."""
     url = history(str(tmp_path / "store"))

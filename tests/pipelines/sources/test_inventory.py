@@ -70,19 +70,6 @@ def test_an_object_that_is_gone_since_is_a_failure(reported):
     assert failure.code == "not_found"
 
 
-def test_only_live_objects_count(s3, gcs):
-    put_keys(s3.url, ["photos/a.jpg", "photos/b.jpg"])
-    now = objects(s3.url)
-    older = [{**now[0], "latest": False, "ETag": "old"}, {**now[0], "key": "photos/gone.jpg", "marker": True}]
-    assert by_report(f"{s3.url}/photos", s3_report(s3.url, now + older)) == by_listing(f"{s3.url}/photos")
-    put_keys(gcs.url, ["photos/a.jpg"])
-    deleted = [
-        {**item, "key": "photos/b.jpg", "timeDeleted": "2026-11-01T00:00:00Z"} for item in objects(gcs.url)
-    ]
-    manifest = gcs_report(gcs.url, objects(gcs.url) + deleted)
-    assert by_report(f"{gcs.url}/photos", manifest) == by_listing(f"{gcs.url}/photos")
-
-
 def test_files_that_are_not_what_the_manifest_says_are_refused(s3):
     put_keys(s3.url, ["photos/a.jpg"])
     wrong = s3_report(s3.url, objects(s3.url), wrong="0" * 32)
