@@ -17,7 +17,7 @@ from captionbeam.schemas.store.reading import Store
 PLACE = ("image_id", "uri", "version", "source")
 
 
-class ReadFeatures(beam.PTransform):
+class ReadFeatures(beam.PTransform[beam.pvalue.PBegin, beam.PCollection[ImageFeatures]]):
     """PBegin -> PCollection[ImageFeatures]: all rows of a snapshot, read in parallel by shard.
 
     ``store``: a path or URL, ``STORE@TAG`` for another snapshot than the newest, or a Store. Raises StoreError, and
