@@ -153,7 +153,7 @@ def parsed_sources(options: SourceOptions, output: str | None) -> Sequence[Sourc
     from captionbeam.pipelines.sources.stores import refuse_output
 
     listings = [(source, _listing_options(own)) for source, own in _listings(options)]
-    specs = parse_each(listings, _listing_options(options))
+    specs = parse_each(listings, _listing_options(options).inventories)
     if output:
         refuse_output(output, dict.fromkeys(spec.name for spec in specs))
     for name, as_of in dict.fromkeys((spec.name, report_time(spec)) for spec in specs if spec.report):

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from captionbeam.pipelines.bulk.compare import compare_image, write_counts, write_gone
-from captionbeam.pipelines.bulk.gates import Gates, check_captions, new_captions, parent_captions
+from captionbeam.pipelines.bulk.gates import Gates, check_captions, first_captions
 from captionbeam.pipelines.bulk.plan import planned_shards, read_shard, write_plan
 from captionbeam.pipelines.bulk.publish import publish
 from captionbeam.pipelines.bulk.run import base_manifest, start_run
@@ -286,10 +286,10 @@ TEXTS = [f"a dog number {n} runs on the grass" for n in range(24)]
 def test_captions_that_collapse_are_held_back(tmp_path, after, said):
     before = make_captions(f"{tmp_path}/s", {f"{n}.jpg": text for n, text in enumerate(TEXTS)})
     other = make_captions(f"{tmp_path}/t", {f"{n}.jpg": text for n, text in enumerate(after)})
-    new = new_captions(other.url, other.manifest.to_pylist())
+    new = first_captions(other.url, other.shards)
     assert sorted(new) == sorted(after)
     with pytest.raises(HeldBack) as raised:
-        check_captions(parent_captions(before.url, before.snapshot), new)
+        check_captions(first_captions(before.url, before.shards, before.dead), new)
     assert said in str(raised.value)
     check_captions(TEXTS, TEXTS[:20])
     check_captions(TEXTS, after[:19])
