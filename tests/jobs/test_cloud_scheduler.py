@@ -115,3 +115,18 @@ def test_every_value_is_quoted_for_the_shell(capsys, gcloud):
 def test_what_google_cannot_reach_is_refused(capsys, arguments, sentence):
     assert cli.main(["schedule", "cloud-scheduler", *GOOGLE, *arguments]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_line_break_in_an_option_is_no_command(capsys, gcloud):
+    script = printed(capsys, *NIGHT[:-2], "--captions-options=--prefix 'a\ntouch b'", *GOOGLE)
+    assert not [line for line in script.splitlines() if line.startswith("touch")]
+    assert run_script(script, gcloud).returncode == 0
+
+
+def test_the_script_again_updates_what_is_there_and_deletes_nothing(capsys, gcloud):
+    applied(capsys, gcloud, *NIGHT)
+    scheduled, _ = applied(capsys, gcloud, *NIGHT, "--cron", "30 1 * * *", "--retries", "5")
+    features = scheduled["photos-features"]
+    assert (features["schedule"], features["retryConfig"]["retryCount"]) == ("30 1 * * *", 5)
+    assert len(scheduled) == 4
+    assert " delete " not in printed(capsys, *NIGHT, *GOOGLE)

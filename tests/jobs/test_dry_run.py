@@ -92,3 +92,10 @@ def test_no_token_table_is_made(photos, capsys):
     assert (found["job"], found["output"]) == ("tokenize", f"{photos}/tokens")
     assert found["options"] == {"kind": "words", "max_length": 64, "min_count": 5}
     assert "Tokenize" in found["steps"]
+
+
+def test_failures_are_not_tried_again_either(store, capsys):
+    before = everything(store)
+    found = dry(capsys, "store", "retry-failures", store, "--all")
+    assert everything(store) == before
+    assert found["job"] == "store retry-failures"

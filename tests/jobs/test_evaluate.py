@@ -178,3 +178,19 @@ def test_numbers_join_by_id_and_names_by_name():
     assert pairs.references == {"val/one.jpg": ["x"], "2": ["y"], "3": ["z"]}
     assert pairs.captions == {"val/one.jpg": "a", "2": "b", "3": "c"}
     assert pairs.leftovers() == ""
+
+
+def test_nothing_in_common_is_a_wrong_request(capsys, tmp_path, store):
+    path = write_json(tmp_path / "other.json", coco({"x.jpg": ["Something else"]}, first_id=77))
+    assert main(["evaluate", "--captions", store, "--references", path]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == (
+        "captionbeam: 3 captions and the references of 1 images have no image in common "
+        "(captions have 'val/1.jpg', references 'x.jpg'); expected the same ids or file names\n"
+    )
+
+
+def test_a_base_name_that_fits_several_captions_is_an_error():
+    with pytest.raises(RequestError, match=r"'1.jpg' fits 2 images"):
+        join_references({"a/1.jpg": "a dog", "b/1.jpg": "a cat"}, [Reference("7", "1.jpg", ["x"])])

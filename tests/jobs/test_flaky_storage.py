@@ -153,3 +153,13 @@ def test_an_upload_in_parts_survives_answers_that_get_lost(refusing):
     plan[:] = [LOSE_THE_ANSWER]
     fs.rm_file(path)
     assert files.names(url) == []
+
+
+def test_a_server_that_asks_for_a_rest_gets_it(refusing):
+    url, plan, seen = refusing
+    files.write_atomic(files.join(url, "a.json"), b"x")
+    plan[:] = [429, 503]
+    del seen[:]
+    assert files.read_bytes(files.join(url, "a.json")) == b"x"
+    assert seen[1] - seen[0] >= 0.9
+    assert seen[2] - seen[1] >= 0.9

@@ -180,3 +180,24 @@ def test_a_captioner_of_imported_features_captions_features_and_says_why_not_ima
     )
     record = next(Path(store).glob("plans/*/run.json"))
     assert json.loads(record.read_text())["options"]["fingerprint"] == "my net"
+
+
+def test_a_compressed_npz_with_channels_first(tmp_path):
+    np.savez_compressed(
+        tmp_path / "a.npz", features=GRIDS.astype(np.float64).transpose(0, 3, 1, 2), ids=np.array(IDS)
+    )
+    assert main(["import-features", str(tmp_path / "a.npz"), "--channels-first", "--fingerprint", "mine", "--output",
+                 str(tmp_path / "store")]) == 0  # fmt: skip
+    same(rows(tmp_path / "store"), GRIDS)
+
+
+def test_vectors_with_ids_in_a_column(tmp_path):
+    np.save(tmp_path / "a.npy", GRIDS.reshape(10, -1))
+    (tmp_path / "ids.csv").write_text("file,split\n" + "".join(f"{name},train\n" for name in IDS))
+    assert main(["import-features", str(tmp_path / "a.npy"), "--ids", str(tmp_path / "ids.csv"), "--id-column", "file",
+                 "--fingerprint", "mine", "--output", str(tmp_path / "store")]) == 0  # fmt: skip
+    same(rows(tmp_path / "store"), GRIDS.reshape(10, -1))
+    assert (Store.open(str(tmp_path / "store")).column, Store.open(str(tmp_path / "store")).shape) == (
+        "pooled",
+        (24,),
+    )

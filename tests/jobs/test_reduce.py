@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,10 +19,11 @@ from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import BundleError, FingerprintError
 from captionbeam.schemas.formats.components import read_components
+from captionbeam.schemas.formats.int8 import rounded
 from captionbeam.schemas.storage import files
 from tests.builders.images import drawn, encoded
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer
-from tests.builders.stores import make_features, rows_of
+from tests.builders.stores import make_captions, make_features, rows_of
 
 ENCODER = [
     "--encoder",
@@ -191,3 +193,50 @@ def test_a_bundle_keeps_its_components_and_knows_when_they_are_not_there(world, 
     without = make_bundle((dict(small.store.spec), loaded.encoder_weights))
     with pytest.raises(BundleError, match="lacks the components of its features; expected --features"):
         Captioner.load(without.save(str(tmp_path / "bundle")), DecodeOptions())
+
+
+def test_int8_is_the_same_features_rounded(world, tmp_path):
+    store = reduced(world, str(tmp_path / "coarse"), "--dtype", "int8")
+    assert store.spec == {**Store.open(world.full).spec, "dtype": "int8"}
+    assert_same(
+        rows_of(store.url), {name: rounded(grid[None])[0] for name, grid in rows_of(world.full).items()}
+    )
+
+
+def test_pooled_features_are_reduced_too_and_hdf5_holds_them(tmp_path):
+    pooled, small = (
+        make_features(str(tmp_path / "pooled"), ["a.jpg", "b.jpg", "c.jpg", "d.jpg"], (6,)),
+        tmp_path / "s",
+    )
+    file = fitted(pooled)
+    options = ["--reduce", file, "--dtype", "int8", "--format", "hdf5"]
+    assert main(["encode", "--features", pooled.url, "--output", str(small), *options]) == 0
+    for name, vector in rows_of(pooled.url).items():
+        expected = vector.astype(np.float32) @ read_components(file).vectors.T
+        np.testing.assert_allclose(rows_of(str(small))[name], expected, atol=np.abs(expected).max() / 250)
+
+
+def test_a_failed_image_is_encoded_and_reduced_again(world, tmp_path):
+    """By the weights and the components in the store's models/."""
+    options = ["--reduce", world.components, "--dtype", "int8"]
+    whole, url = reduced(world, str(tmp_path / "whole"), *options), str(tmp_path / "images")
+    photos = Path(shutil.copytree(world.photos, tmp_path / "photos"))
+    (photos / "1.jpg").write_bytes(bytes((photos / "1.jpg").stat().st_size))
+    assert main(["encode", str(photos), "--output", url, *ENCODER, *options, "--warn-failures", "1"]) == 0
+    shutil.copy(Path(world.photos, "1.jpg"), photos / "1.jpg")
+    assert main(["store", "retry-failures", url, "--all", "--batch-size", "8"]) == 0
+    assert_same(rows_of(url), rows_of(whole.url))
+
+
+def test_only_an_encoders_own_features_are_reduced(tmp_path, capsys):
+    captions = make_captions(str(tmp_path / "captions"), {"a.jpg": "a dog"})
+    small = make_features(str(tmp_path / "small"), ["a.jpg"], spec={"reduction": {"dim": 3}})
+    coarse = make_features(str(tmp_path / "coarse"), ["a.jpg"], spec={"dtype": "int8"}, dtype="int8")
+    for store, said in (
+        (captions, "is a store of captions"),
+        (small, "reduced already"),
+        (coarse, "int8 already"),
+    ):
+        request = ["encode", "--features", store.url, "--output", str(tmp_path / "s"), "--dtype", "int8"]
+        assert main(request) == 2
+        assert said in capsys.readouterr().err

@@ -257,3 +257,9 @@ def test_a_browser_makes_text_of_hostile_captions_and_finds_every_picture(store,
     assert SCRIPT in text_of(dom)
     assert dom.count('class="picture"') == 29
     assert "Refused" not in done.stderr  # by the page's own security policy
+
+
+def test_a_picture_that_is_gone_leaves_a_frame_that_says_why(store, tmp_path):
+    page = report(store, tmp_path, "--images", 40)
+    assert page.count('class="trouble"') == 1
+    assert re.search(r"no picture</strong><span>fetch: not_found: .*gone&lt;b&gt;.jpg", page)

@@ -137,3 +137,15 @@ def test_what_only_this_machine_has_is_refused_in_options_too(capsys, scheduler,
 def test_what_airflow_would_take_for_a_template_is_refused(capsys, tag):
     assert cli.main(["schedule", "airflow", f"gs://b/{tag}x", *STORES[1:]]) == 2
     assert f"holds {tag}, which Airflow takes for a template's" in capsys.readouterr().err
+
+
+def test_captions_without_features(capsys):
+    said = settings(printed(capsys, "airflow", *STORES[:3], *CAPTIONS, "--verify", "weekly"))
+    assert list(said["nightly"]) == ["captions", "promote"]
+    assert said["nightly"]["captions"][:2] == ["refresh", "gs://b/photos"]
+
+
+def test_features_alone_have_nothing_to_caption_with(capsys):
+    said = settings(printed(capsys, "airflow", *STORES, "--promote", "prod"))
+    assert (list(said["nightly"]), said["bulk"]) == (["features", "verify", "promote"], {})
+    assert said["nightly"]["promote"][4] == "{{ ti.xcom_pull('features')['snapshot'] }}"

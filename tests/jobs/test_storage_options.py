@@ -176,3 +176,25 @@ def test_a_secret_is_in_no_job(data, capsys, on, expected):
     assert "--storage-options have s3's secret, which may be secret, and a job's command is" in said.err
     assert expected in said.err
     assert "hush" not in said.err + said.out
+
+
+def test_a_password_in_an_endpoint_is_not_kept():
+    for given, kept in (
+        ("http://me:pw@host:9000/x@y", "http://host:9000/x@y"),
+        ("http://host/a@b", "http://host/a@b"),
+    ):
+        assert storage_options.for_record({"s3": {"endpoint_url": given}}) == {"s3": {"endpoint_url": kept}}
+
+
+def test_a_file_with_secrets_that_no_worker_sees_is_refused(data, capsys, tmp_path):
+    (tmp_path / "options.json").write_text(json.dumps(SECRET))
+    places = ["--features", f"{data}/features", "--tokens", f"{data}/tokens", "--output", f"{data}/b"]
+    words = [
+        "train",
+        *places,
+        *targets(data)["kubernetes"],
+        "--storage-options",
+        str(tmp_path / "options.json"),
+    ]
+    assert main([*words, "--dry-run"]) == 2
+    assert f"'{tmp_path}/options.json' is on no volume of the workers" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from captionbeam.capmodel.training.request import resolve_options
 from captionbeam.jobs.ui import terminal
 from captionbeam.jobs.ui.training_view import TrainingView
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import sha256_file
 from tests.builders.training import make_data, tiny_options, train_alone
 
 WIDTH = 12
@@ -75,3 +76,17 @@ def test_the_file_decides_how_many_channels_a_word_has(data, tmp_path, vectors):
         sentence = f"embed-dim is {other}, but the vectors in .* have {WIDTH} channels"
         with pytest.raises(RequestError, match=sentence):
             settled(data, tmp_path, embeddings=vectors, embed_dim=other)
+
+
+def test_the_file_is_part_of_what_a_run_is_its_place_is_not(data, tmp_path, vectors):
+    options = tiny_options(data, tmp_path, epochs=1, embeddings=vectors)
+    trainer, _ = train_alone(options, lambda: True)
+    assert trainer.identity()["embeddings"] == sha256_file(vectors)
+    moved = tmp_path / "moved.txt"
+    moved.write_bytes((tmp_path / "some.vec").read_bytes())
+    train_alone(tiny_options(data, tmp_path, epochs=1, embeddings=str(moved)), lambda: True)
+    moved.write_text("seen" + " 3" * WIDTH + "\n")
+    with pytest.raises(RequestError, match="are of a run with embeddings [0-9a-f]{12}, not [0-9a-f]{12};"):
+        train_alone(tiny_options(data, tmp_path, epochs=1, embeddings=str(moved)), lambda: True)
+    with pytest.raises(RequestError, match="are of a run with embeddings [0-9a-f]{12}, not none;"):
+        train_alone(tiny_options(data, tmp_path, epochs=1), lambda: True)

@@ -4,10 +4,11 @@ import pytest
 
 from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.capmodel.bundles.contents import read_manifest, store_bundle
+from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from captionbeam.schemas.errors import BundleError
 from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.storage import files
-from tests.builders.models import make_bundle, make_decoder, make_tokenizer
+from tests.builders.models import make_bundle, make_decoder, make_features, make_tokenizer
 
 PARTS = {"config.json", "model.safetensors", "tokenizer", "history.json", "README.md"}
 
@@ -189,3 +190,21 @@ def test_the_card_says_scores_use_and_origin(folder):
     ):
         assert part in card
     assert card.startswith("---\nlibrary_name: captionbeam\n")
+
+
+def test_a_loaded_bundle_writes_the_same_captions(folder):
+    bundle = make_bundle()
+    bundle.save(folder)
+    loaded, features, names = Bundle.load(folder), make_features(4), list("abcd")
+    options = DecodeOptions(n_best=3)
+    assert generate(loaded.decoder, features, options, names, loaded.tokenizer) == generate(
+        bundle.decoder, features, options, names, bundle.tokenizer
+    )
+
+
+def test_a_file_that_is_gone_is_found_out(folder):
+    make_bundle().save(folder)
+    fs, path = files.split(files.join(folder, "model.safetensors"))
+    fs.rm_file(path)
+    with pytest.raises(BundleError, match=r"lacks model\.safetensors; expected the files that were saved"):
+        Bundle.load(folder)

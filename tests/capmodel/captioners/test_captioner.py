@@ -191,3 +191,13 @@ def test_images_get_the_captions_that_their_features_get(sighted):
     features = encoder.run([encoder.prepare(image) for image in pictures], NAMES[:3])["grid"]
     from_rows = Captioner.load(sighted.url, options, from_features=True, batch_size=4)
     assert captioned(captioner, pictures) == captioned(from_rows, features)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_precision_is_the_features_own_unless_it_is_asked_for(tmp_path, precision):
+    spec = {**SPEC, "precision": precision}
+    url = make_bundle((spec, None)).save(str(tmp_path / "bundle"))
+    of_features = Captioner.load(url, DecodeOptions(), from_features=True)
+    assert of_features.spec.get("precision", "fp32") == precision
+    asked = Captioner.load(url, DecodeOptions(), from_features=True, precision="fp32")
+    assert asked.spec.get("precision", "fp32") == "fp32"

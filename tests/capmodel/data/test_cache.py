@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -70,3 +71,25 @@ def test_training_with_a_cache_gives_the_same_weights(tmp_path):
     assert options.identity() == tiny_options(data, tmp_path / "a", epochs=2).identity()
     for name, value in plain.decoder.state_dict().items():
         assert torch.equal(cached.decoder.state_dict()[name], value)
+
+
+def test_a_group_whose_decoding_fails_is_not_taken_for_done(data, tmp_path):
+    store, _, samples = data
+    cache = GridCache(str(tmp_path), store, samples.groups)
+
+    def fail(group):
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        cache.read(0, fail)
+    rows = np.ones((samples.groups[0].live, 4, 3), np.float16)
+    assert np.array_equal(cache.read(0, lambda group: rows), rows)
+
+
+def test_another_snapshot_has_a_file_of_its_own(data, tmp_path):
+    store, _, samples = data
+    GridCache(str(tmp_path), store, samples.groups)
+    assert len(list(tmp_path.iterdir())) == 2
+    other = Store(store.url, type(store.snapshot)(**{**vars(store.snapshot), "run": "another"}))
+    GridCache(str(tmp_path), other, samples.groups)
+    assert len(list(tmp_path.iterdir())) == 4

@@ -134,3 +134,9 @@ def test_options_that_make_no_sense_are_refused(data, tmp_path, wrong, sentence)
     with pytest.raises(RequestError) as caught:
         tiny_options(data, tmp_path, **wrong)
     assert str(caught.value) == sentence
+
+
+def test_every_caption_has_its_turn(make):
+    epochs = make(captions_per_image=1)
+    drawn = [captions(epochs.parts(epoch, epoch, 0)) for epoch in range(60)]
+    assert all({some[image][0] for some in drawn} == {0, 1, 2, 3} for image in range(40))

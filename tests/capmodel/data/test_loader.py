@@ -192,3 +192,21 @@ def test_an_empty_split_and_a_store_of_captions_are_refused(tmp_path, table):
         pair(store, table, 1.0)
     with pytest.raises(RequestError, match="is a store of captions; expected one of features"):
         pair(make_captions(str(tmp_path / "c"), {"0001.jpg": "a"}), table, 1.0)
+
+
+def test_pooled_features_are_one_cell(tmp_path, table):
+    reader = reader_of(make_features(str(tmp_path / "pooled"), list(CAPTIONS), shape=(5,)), table)
+    assert next(reader.batches([np.arange(3)])).features.shape == (3, 1, 5)
+
+
+def test_ids_of_a_zip_find_their_captions_by_name(tmp_path, table):
+    store = make_features(str(tmp_path / "store"), [f"train2014/{name}" for name in CAPTIONS])
+    samples = pair(store, table, 0.0)
+    assert {split: len(samples[split]) for split in samples} == {"train": 50, "val": 7}
+
+
+def test_two_rows_of_captions_for_one_image_are_refused(tmp_path):
+    table = make_tokens(str(tmp_path / "t"), {"a/1.jpg": ("train", ["one"]), "b/1.jpg": ("val", ["two"])})
+    store = make_features(str(tmp_path / "store"), ["1.jpg"])
+    with pytest.raises(RequestError, match=r"'a/1.jpg' and 'b/1.jpg' of .* both fit image '1.jpg'"):
+        pair(store, table, 1.0)

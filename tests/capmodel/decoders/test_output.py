@@ -7,7 +7,8 @@ from captionbeam.capmodel.decoders.output import make_bias, make_output
 from captionbeam.capmodel.objectives.losses import masked_cross_entropy
 from captionbeam.capmodel.tokenizers import BpeTokenizer
 from captionbeam.schemas.errors import RequestError
-from tests.builders.models import make_tokenizer
+from tests.builders.models import make_decoder, make_features, make_tokenizer
+from tests.builders.sentences import padded
 
 WORDS, WIDTH = 30, 16
 
@@ -80,3 +81,22 @@ def test_adaptive_softmax_is_refused_for_byte_pairs_whose_ids_do_not_fall_in_fre
     with pytest.raises(RequestError, match="needs ids that fall in frequency"):
         DecoderConfig.fit(options, (8,), tokenizer)
     assert DecoderConfig.fit(options, (8,), make_tokenizer()).output_layer == "adaptive"
+
+
+def test_label_smoothing_reaches_the_output():
+    layer, embeddings, bias, seen, targets = made()
+    logits = layer(seen, embeddings, bias)
+    expected = masked_cross_entropy(logits, targets, 0, label_smoothing=0.2)[0]
+    torch.testing.assert_close(loss_of(layer, embeddings, bias, seen, targets, 0.2), expected)
+
+
+@pytest.mark.parametrize("name", ["embed_dropout", "state_dropout"])
+def test_words_and_states_have_a_dropout_of_their_own(name):
+    """None: that of the output. Dropped are whole numbers of what goes in, so the share is seen in the masks."""
+    part = {"embed_dropout": "drop_words", "state_dropout": "drop_state"}[name]
+    assert getattr(make_decoder(make_tokenizer(), dropout=0.3), part).p == 0.3
+    own = make_decoder(make_tokenizer(), dropout=0.0, grid_dropout=0.0, **{name: 0.5})
+    assert (getattr(own, part).p, own.drop.p) == (0.5, 0.0)
+    tokens = padded(make_tokenizer())
+    assert not own.train()(make_features(3), tokens).equal(own(make_features(3), tokens))
+    assert own.eval()(make_features(3), tokens).equal(own(make_features(3), tokens))

@@ -199,3 +199,23 @@ def test_a_worker_refuses_weights_that_are_not_the_specs(lite):
     spec, url = lite
     with pytest.raises(FingerprintError, match="expected 000"):
         Encoder.load(dataclasses.replace(spec, weights_sha256="0" * 64), url)
+
+
+def test_pooled_is_the_mean_of_the_grid(tmp_path, lite):
+    spec, url = lite
+    grid = features(Encoder.load(spec, url, 8))
+    pooled = features(Encoder.load(dataclasses.replace(spec, output="pooled"), url, 8))
+    assert (grid.shape, pooled.shape) == ((8, 2, 2, 1280), (8, 1280))
+    np.testing.assert_allclose(pooled, grid.astype(np.float32).mean((1, 2)), rtol=1e-3, atol=1e-3)
+
+
+def test_every_part_of_the_preprocessing_can_be_chosen():
+    spec, _ = resolve_encoder(
+        "efficientnet_lite0",
+        image_size=96,
+        resize=128,
+        interpolation="bilinear",
+        channels="bgr",
+        crop="resize-crop",
+    )
+    assert spec.preprocess == Preprocess(96, 128, "resize-crop", "bilinear", "bgr", "lite")

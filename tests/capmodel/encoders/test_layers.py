@@ -105,3 +105,17 @@ def test_what_is_no_layer_is_refused(name, layers, sentence):
     with pytest.raises(RequestError) as caught:
         resolve_encoder(name, layers=layers, precision="fp32")
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "shape"),
+    [
+        ("inception_v3", ("Mixed_6e", "Mixed_7b", "Mixed_7c"), (8, 8, 4864)),
+        ("densenet121", ("features.denseblock3", "relu"), (9, 9, 2048)),
+        ("googlenet", ("inception4e", "inception5b"), (9, 9, 1856)),
+        ("efficientnet_b0", ("features.5", "features.8"), (10, 10, 1392)),
+        ("convnext_tiny", ("features.5", "features.7"), (9, 9, 1152)),
+    ],
+)
+def test_every_family_has_them(name, layers, shape):
+    assert shape_of(name, 299, "grid", layers) == shape

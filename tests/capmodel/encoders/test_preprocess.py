@@ -160,3 +160,23 @@ def test_a_scaling_may_be_written_out():
     expected = functional.normalize(as_tensor(image).float() / 255, list(mean), list(std))
     torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-4)
     assert scaling_of(mean, std) == "0.4,0.5,0.6/0.1,0.2,0.25"
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_square_crop_is_pillows_crop_and_resize_within_one_level(width, height):
+    image = drawn(width, height)
+    side = min(width, height)
+    left, top = (width - side + 1) // 2, (height - side + 1) // 2
+    cut = Image.fromarray(image).crop((left, top, left + side, top + side))
+    expected = np.asarray(cut.resize((96, 96), Image.Resampling.BILINEAR)).astype(int)
+    difference = Preprocess(96, 96, "square-crop").pixels(image).permute(1, 2, 0).numpy() - expected
+    assert np.abs(difference).max() <= 1
+    assert (difference != 0).mean() < 0.01
+
+
+def test_squash_crop_is_torchvisions_resize_of_both_sides_and_its_crop():
+    image = drawn(90, 60)
+    both = functional.resize(as_tensor(image), [64, 64], antialias=True)
+    expected = functional.center_crop(both, [56])
+    seen = Preprocess(56, 64, "squash-crop").pixels(image)
+    assert (seen.int() - expected.int()).abs().max() <= 1

@@ -268,3 +268,18 @@ def test_top_k_of_one_is_greedy_and_so_are_a_tiny_top_p_and_temperature():
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(RequestError, match=message):
         DecodeOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prefix": "a zebra"}, "prefix 'a zebra' has a word that the model does not know"),
+        (
+            {"prefix": "a dog on grass", "max_length": 5},
+            "prefix 'a dog on grass' has 4 tokens; expected at most 3",
+        ),
+    ],
+)
+def test_a_prefix_that_cannot_be_written_is_refused(options, message):
+    with pytest.raises(RequestError, match=message):
+        captions(make_decoder(TOKENIZER), make_features(1), **options)

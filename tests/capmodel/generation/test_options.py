@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -140,3 +141,42 @@ def test_a_record_has_only_options_that_differ_from_their_defaults():
     for options in given:
         assert DecodeOptions.from_dict(options.to_dict()) == options
     assert DecodeOptions(method="greedy", length_penalty=1.0).to_dict() == DecodeOptions("greedy").to_dict()
+
+
+@pytest.mark.parametrize("formula", ["length", "gnmt"])
+def test_the_best_by_penalty_of_all_captions_is_found_by_a_wide_beam(formula):
+    """121 captions are possible: the beam holds them all, and their order is that of the formula."""
+    decoder, features = make_decoder(SMALL, seed=2), make_features(1)
+    (every,) = captions(decoder, features, SMALL, beam=121, n_best=121)
+    (ranked,) = captions(
+        decoder, features, SMALL, beam=121, n_best=121, length_penalty=1.5, length_formula=formula
+    )
+
+    def rank(caption):
+        length = len(caption.tokens) + 1
+        return caption.logprob / (length if formula == "length" else (5 + length) / 6) ** 1.5
+
+    words = [caption.tokens for caption in ranked]
+    assert words == [caption.tokens for caption in sorted(every, key=rank, reverse=True)]
+    assert words != [caption.tokens for caption in every]
+
+
+def test_samples_follow_the_chances_to_the_power_of_the_temperature():
+    tokenizer = make_tokenizer(max_length=3)
+    decoder, features = make_decoder(tokenizer, seed=1), make_features(1)
+    (found,) = captions(
+        decoder,
+        features,
+        tokenizer,
+        method="sample",
+        n_best=4000,
+        temperature=0.3,
+        temperature_convention="probability-power",
+    )
+    drawn = [tokenizer.encode_whole(caption.text)[1] for caption in found]
+    logits, _, _ = decoder.step(decoder.begin(features), torch.tensor([[tokenizer.start]]))
+    chances = logits[0, 0].detach().softmax(-1)
+    chances[[tokenizer.pad, tokenizer.start, tokenizer.unk]] = 0
+    expected = chances**0.3 / (chances**0.3).sum()
+    frequencies = np.bincount(drawn, minlength=tokenizer.vocab_size) / 4000
+    np.testing.assert_allclose(frequencies, expected.numpy(), atol=0.03)

@@ -130,3 +130,9 @@ def test_what_makes_no_sense_is_refused(data, tmp_path, wrong, sentence):
     with pytest.raises(RequestError) as caught:
         tiny_options(data, tmp_path, **wrong)
     assert str(caught.value) == sentence
+
+
+def test_a_higher_power_sets_them_further_apart():
+    plain, squared = (consensus_weights(TEXTS, make_tokenizer(), power) for power in (1.0, 2.0))
+    both = plain[0] ** 2
+    np.testing.assert_allclose(squared[0], 3 * both / both.sum(), rtol=1e-6)

@@ -226,3 +226,36 @@ def test_a_rank_without_images_has_a_loss_of_no_weight():
     assert (prepared.words, prepared.measures) == (0, {"reward": 0.0, "baseline": 0.0})
     objective.loss(decoder, prepared).backward()
     assert all(value.grad is not None and not value.grad.any() for value in decoder.parameters())
+
+
+def test_or_against_the_greedy_caption():
+    decoder, features = make_decoder(make_tokenizer()), make_features(3)
+    prepared = SelfCritical(length_reward, 2, "greedy").prepare(decoder, batch_of(features), CPU, 7)
+    tokens = draw_captions(decoder, features, list("012"), samples=2, seed=7, greedy=True)
+    rewards = length_reward(np.arange(3), tokens)
+    np.testing.assert_allclose(prepared.extra.advantages, rewards[:, :2] - rewards[:, 2:], atol=1e-5)
+    assert prepared.measures["baseline"] == pytest.approx(rewards[:, 2].sum())
+    assert prepared.targets.shape[1] == 2
+
+
+def test_a_temperature_is_that_of_logits_divided_by_it():
+    """Drawn from, and learned of: the same captions and the same loss as of a decoder with such logits."""
+    plain, cooled = (make_decoder(make_tokenizer(), seed=3) for _ in range(2))
+    usual = cooled.logits
+    cooled.logits = lambda seen: 2 * usual(seen)
+    batch = batch_of(make_features(3))
+    half, whole = (SelfCritical(length_reward, 3, "mean", temperature) for temperature in (0.5, 1.0))
+    ours, theirs = half.prepare(plain, batch, CPU, 1), whole.prepare(cooled, batch, CPU, 1)
+    assert torch.equal(ours.targets, theirs.targets)
+    assert not torch.equal(ours.targets, whole.prepare(plain, batch, CPU, 1).targets)
+    assert half.loss(plain, ours).item() == pytest.approx(whole.loss(cooled, theirs).item(), rel=1e-5)
+
+
+def test_nothing_is_dropped_while_it_draws_and_learns():
+    decoder = make_decoder(make_tokenizer(), dropout=0.9, grid_dropout=0.9).train()
+    objective, batch = SelfCritical(length_reward, 3, "mean"), batch_of(make_features(3))
+    lessons = [objective.prepare(decoder, batch, CPU, 1) for _ in range(2)]
+    losses = [objective.loss(decoder, lesson) for lesson in lessons]
+    assert torch.equal(lessons[0].targets, lessons[1].targets)
+    assert losses[0] == losses[1]
+    assert decoder.training

@@ -102,3 +102,11 @@ def test_a_full_disk_stops_the_job(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "write_atomic", refuse)
     with pytest.raises(SystemicError, match=r"cannot be written .*No space left on device"):
         Checkpoints(str(tmp_path), IDENTITY).save(POSITION, TENSORS)
+
+
+def test_only_the_newest_state_is_kept(url):
+    checkpoints = Checkpoints(url, IDENTITY)
+    for step in (3, 10, 9):
+        checkpoints.save(Position(0, step), TENSORS)
+    assert files.names(url) == ["latest.json", "state-0000-00000009.safetensors"]
+    assert checkpoints.load()[0] == Position(0, 9)

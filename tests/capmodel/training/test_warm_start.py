@@ -131,3 +131,11 @@ def test_damaged_weights_are_refused_before_anything_starts(data, first, tmp_pat
         BundleError, match=r"model.safetensors of the bundle .* has SHA-256 [0-9a-f]+; expected"
     ):
         resolve_options(wanted(replace(started(data, tmp_path, first), init=str(copy))), 1, ())
+
+
+def test_what_it_started_from_stays_the_best_where_nothing_is_better(data, first, tmp_path):
+    spoiled = {"epochs": 1, "learning_rate": 5.0, "clip": 1e9}
+    trainer, events = train_alone(started(data, tmp_path, first, **spoiled))
+    assert epochs_of(events)[-1]["best"] == 0
+    ours, theirs = parameters_of(trainer.decoder), parameters_of(Bundle.load(first[0].output).decoder)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)

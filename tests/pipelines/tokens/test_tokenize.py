@@ -171,3 +171,24 @@ class TestHalfWritten:
         ):
             TokenTable.open(output)
         assert tokenize(output, inputs(tmp_path), WORDS).image_ids("train") == ["a.jpg", "b.jpg"]
+
+
+def test_nothing_is_learned_from_validation_captions(tmp_path, output):
+    table = tokenize(output, inputs(tmp_path), TokenizeOptions())
+    alphabet = {token[0] for token in load_tokenizer(table.tokenizer_url).vocab[4:]}
+    assert alphabet == set("adogruns.twc")
+
+
+def test_changed_captions_are_another_request(tmp_path, output):
+    tokenize(output, inputs(tmp_path), WORDS)
+    with pytest.raises(RequestError, match=r"another token table \(other captions\)"):
+        tokenize(output, inputs(tmp_path, {**TRAIN, "d.jpg": ["A cow."]}), WORDS)
+
+
+def test_a_damaged_table(tmp_path, output):
+    tokenize(output, inputs(tmp_path), WORDS)
+    Path(output, "tokens.arrow").write_bytes(b"ARROW1")
+    with pytest.raises(
+        StoreError, match=r"tokens.arrow in .* cannot be read .*; tokenize again with --overwrite"
+    ):
+        TokenTable.open(output)

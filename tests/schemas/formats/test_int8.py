@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from captionbeam.jobs.cli import main
 from captionbeam.pipelines.maintenance.compact import compact
+from captionbeam.pipelines.maintenance.export import export
 from captionbeam.pipelines.maintenance.history import describe
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas import Store
@@ -132,3 +133,32 @@ def test_zeros_come_back_as_zeros():
     error = RoundingError()
     error.add(zeros, *quantise(zeros))
     assert (dequantise(*quantise(zeros)).tolist(), error.to_dict()["rms_relative"]) == (zeros.tolist(), 0.0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(arrays(np.float16, (4, 5), elements=HALVES))
+def test_a_pooled_vector_has_one_scale(values):
+    codes, scales = quantise(values)
+    assert scales.shape == (4, 1)
+    step = scales.astype(np.float64)
+    assert (np.abs(codes * step - values) <= step * 0.5 * (1 + 1e-6)).all()
+
+
+def test_compacting_merges_the_codes_as_they_are(tmp_path):
+    store = make_features(str(tmp_path / "store"), IDS, dtype="int8")
+    before = rows_of(store)
+    snapshot, rewritten = compact(store.url, 0.2, 256)
+    assert (rewritten, snapshot.totals["shards"]) == (3, 1)
+    assert_same(rows_of(Store.open(store.url)), before)
+    assert verify(store.url).problems == []
+
+
+def test_an_export_has_numbers(tmp_path):
+    store = make_features(str(tmp_path / "store"), IDS, dtype="int8")
+    export(store, str(tmp_path / "npy"), "npy")
+    assert np.load(tmp_path / "npy" / "grid.npy").tolist() == [
+        grid.tolist() for grid in rows_of(store).values()
+    ]
+    export(store, str(tmp_path / "jsonl"), "jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "jsonl" / "part-00000.jsonl").read_text().splitlines()]
+    assert [row["grid"] for row in rows] == [grid.ravel().tolist() for grid in rows_of(store).values()]

@@ -133,3 +133,10 @@ def test_what_is_not_finite_is_an_error_of_the_image(models):
     broken = {"pixel_values": torch.full((3, 16, 16), torch.nan)}
     with pytest.raises(ImageError, match="output for 'b' is not finite"):
         loaded.run([loaded.prepare(png(PICTURES[0])), broken], ["a", "b"])
+
+
+def test_bf16_computes_in_bf16_and_has_a_fingerprint_of_its_own(models):
+    loaded = captioner(models["blip"], precision="bf16", method="greedy")
+    assert {parameter.dtype for parameter in loaded._model.parameters()} == {torch.bfloat16}
+    assert [len(image) for image in captions(loaded)] == [1, 1, 1]
+    assert loaded.fingerprint != captioner(models["blip"], method="greedy").fingerprint
