@@ -18,7 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from captionbeam.jobs import cli
+from captionbeam.jobs import COMMANDS
+from captionbeam.jobs.cli import GROUPS, find_command
+from captionbeam.jobs.options.command import Command
+from captionbeam.jobs.options.command_line import reference
 
 ROOT = Path(__file__).parent.parent
 COPIED = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "containers", "docs")
@@ -56,44 +59,41 @@ def notebooks() -> Iterator[tuple[str, str]]:
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """Yields a page for each command, and their list."""
+    """Yields a page for each command or group of commands, and their list."""
     lines = ["# Commands", "", "| command | |", "|---|---|"]
-    for name in cli.JOBS:
-        job = importlib.import_module(f"captionbeam.jobs.{name.replace('-', '_')}")
-        parser = argparse.ArgumentParser(prog=f"captionbeam {name}", description=job.HELP)
-        job.add_options(parser)
-        if name in cli.OPEN_STORAGE:
-            cli.add_storage_options(parser)
-        lines.append(f"| [`captionbeam {name}`]({name}.md) | {cell((job.__doc__ or '').splitlines()[0])} |")
-        yield f"reference/commands/{name}.md", "\n".join(command_page(parser))
+    pages: dict[str, list[str]] = {}
+    for name in COMMANDS:
+        if ":" not in COMMANDS[name]:  # until it is a class
+            module = importlib.import_module(f"captionbeam.jobs.{name}")
+            pages[name] = [f"# captionbeam {name}", "", *described(module.HELP)]
+            continue
+        command, group = find_command(name), name.partition(" ")[0]
+        if group in GROUPS and group not in pages:
+            pages[group] = [f"# captionbeam {group}", "", GROUPS[group], ""]
+        pages.setdefault(group, []).extend(command_page(command, 2 if group in GROUPS else 1))
+        place = f"{group}.md#{anchor(name)}" if group in GROUPS else f"{group}.md"
+        lines.append(f"| [`captionbeam {name}`]({place}) | {cell((command.__doc__ or '').splitlines()[0])} |")
+    for group, page in pages.items():
+        yield f"reference/commands/{group}.md", "\n".join(page)
     yield "reference/commands/index.md", "\n".join(lines)
 
 
-def command_page(parser: argparse.ArgumentParser, level: int = 1) -> list[str]:
+def anchor(name: str) -> str:
+    """Returns the anchor of a command's heading."""
+    return f"captionbeam {name}".replace(" ", "-")
+
+
+def command_page(command: type[Command], level: int = 1) -> list[str]:
     """Returns the lines of a command's page: examples, what it does, a table for each group of options."""
-    lines = [f"{'#' * level} {parser.prog}", "", *described(parser.description or "")]
-    for group in parser._action_groups:
-        actions = [a for a in group._group_actions if not isinstance(a, argparse._SubParsersAction)]
-        rows = [
-            row(action) for action in actions if action.dest != "help" and action.help != argparse.SUPPRESS
-        ]
-        if rows:
-            title = {"positional arguments": "Arguments", "options": "Options"}.get(
-                group.title or "", group.title
-            )
-            lines += [
-                f"{'#' * (level + 1)} {str(title).capitalize()}",
-                "",
-                "| option | |",
-                "|---|---|",
-                *rows,
-                "",
-            ]
-        for action in group._group_actions:
-            if isinstance(action, argparse._SubParsersAction):
-                for sub in dict.fromkeys(action.choices.values()):
-                    lines += command_page(sub, level + 1)
-    return lines
+    lines = [f"{'#' * level} captionbeam {command.name}", "", *described(command.HELP)]
+    for title, rows in reference(command).items():
+        lines += [f"**{(title or 'options').capitalize()}**", "", "| option | default | |", "|---|---|---|"]
+        for flag, unit, default, text in rows:
+            shown = flag if flag == unit else f"{flag} {unit}".strip()
+            lines.append(f"| `{cell(shown)}` | {cell(escaped(default))} | {cell(escaped(text))} |")
+        lines.append("")
+    python = f"In Python: `captionbeam.{command.__name__}`."
+    return [*lines, python, ""]
 
 
 def described(text: str) -> list[str]:
@@ -104,15 +104,6 @@ def described(text: str) -> list[str]:
         body = inspect.cleandoc(paragraph) if code else paragraph
         lines += ["```", body, "```", ""] if code else [escaped(body), ""]
     return lines
-
-
-def row(action: argparse.Action) -> str:
-    """Returns a table's row for an option."""
-    value = action.metavar or ("" if action.nargs == 0 else action.dest.upper())
-    value = " ".join(value) if isinstance(value, tuple) else value
-    names = ", ".join(action.option_strings) or value
-    shown = f"{names} {value}".strip() if action.option_strings else names
-    return f"| `{cell(shown)}` | {cell(escaped((action.help or '').replace('%%', '%')))} |"
 
 
 def cell(text: str) -> str:

@@ -1,1 +1,96 @@
-"""One command per file: it parses options, runs one pipeline or one training job, and reports."""
+"""One command per file: a frozen dataclass of options whose ``run()`` runs one pipeline or one training job.
+
+The classes are attributes of this package and of ``captionbeam``; each is imported at its first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from captionbeam.jobs.caption import Caption
+    from captionbeam.jobs.demo import Demo
+    from captionbeam.jobs.encode import Encode
+    from captionbeam.jobs.evaluate import Evaluate
+    from captionbeam.jobs.import_features import ImportFeatures
+    from captionbeam.jobs.predictions import Predictions
+    from captionbeam.jobs.refresh import Refresh
+    from captionbeam.jobs.report import Report
+    from captionbeam.jobs.store_commands.compact import CompactStore
+    from captionbeam.jobs.store_commands.diff import DiffSnapshots
+    from captionbeam.jobs.store_commands.export import ExportSnapshot
+    from captionbeam.jobs.store_commands.failures import ListFailures
+    from captionbeam.jobs.store_commands.ls import ListSnapshots
+    from captionbeam.jobs.store_commands.purge import PurgeImages
+    from captionbeam.jobs.store_commands.retry import RetryFailures
+    from captionbeam.jobs.store_commands.show import ShowSnapshot
+    from captionbeam.jobs.store_commands.tags import PromoteSnapshot, Rollback, TagSnapshot
+    from captionbeam.jobs.store_commands.vacuum import VacuumStore
+    from captionbeam.jobs.store_commands.verify import VerifyStore
+    from captionbeam.jobs.svd import FitComponents
+    from captionbeam.jobs.tokenize import Tokenize
+    from captionbeam.jobs.workers import ServeWorkers
+
+__all__ = [
+    "Caption",
+    "CompactStore",
+    "Demo",
+    "DiffSnapshots",
+    "Encode",
+    "Evaluate",
+    "ExportSnapshot",
+    "FitComponents",
+    "ImportFeatures",
+    "ListFailures",
+    "ListSnapshots",
+    "Predictions",
+    "PromoteSnapshot",
+    "PurgeImages",
+    "Refresh",
+    "Report",
+    "RetryFailures",
+    "Rollback",
+    "ServeWorkers",
+    "ShowSnapshot",
+    "TagSnapshot",
+    "Tokenize",
+    "VacuumStore",
+    "VerifyStore",
+]
+
+COMMANDS = {
+    "encode": "encode:Encode",
+    "import-features": "import_features:ImportFeatures",
+    "svd": "svd:FitComponents",
+    "tokenize": "tokenize:Tokenize",
+    "train": "train",
+    "caption": "caption:Caption",
+    "evaluate": "evaluate:Evaluate",
+    "predictions": "predictions:Predictions",
+    "report": "report:Report",
+    "refresh": "refresh:Refresh",
+    "store ls": "store_commands.ls:ListSnapshots",
+    "store show": "store_commands.show:ShowSnapshot",
+    "store failures": "store_commands.failures:ListFailures",
+    "store retry-failures": "store_commands.retry:RetryFailures",
+    "store diff": "store_commands.diff:DiffSnapshots",
+    "store tag": "store_commands.tags:TagSnapshot",
+    "store promote": "store_commands.tags:PromoteSnapshot",
+    "store rollback": "store_commands.tags:Rollback",
+    "store export": "store_commands.export:ExportSnapshot",
+    "store verify": "store_commands.verify:VerifyStore",
+    "store vacuum": "store_commands.vacuum:VacuumStore",
+    "store compact": "store_commands.compact:CompactStore",
+    "store purge": "store_commands.purge:PurgeImages",
+    "schedule": "schedule",
+    "workers": "workers:ServeWorkers",
+    "demo": "demo:Demo",
+}
+"""The command line's commands: name -> module and class."""
+
+
+def __getattr__(name: str) -> Any:
+    for target in COMMANDS.values():
+        module, _, owner = target.partition(":")
+        if owner == name:
+            return getattr(import_module(f"{__name__}.{module}"), owner)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""``captionbeam NAME ...``: runs one job; errors are one sentence each, with an exit status."""
+"""``captionbeam NAME ...``: runs one command; errors are one sentence each, with an exit status."""
 
 from __future__ import annotations
 
@@ -6,63 +6,32 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from types import ModuleType
 
 try:
-    from captionbeam.jobs.options.storage import add_storage_options, use_storage_options
-    from captionbeam.jobs.ui.terminal import drop_output, one_line, open_closed_streams
+    from captionbeam.jobs import COMMANDS
+    from captionbeam.jobs.options.command import DONE, ERROR, Command
+    from captionbeam.jobs.options.command_line import parse_command
+    from captionbeam.jobs.ui.terminal import drop_output, one_line, open_closed_streams, speak
     from captionbeam.schemas.errors import CaptionbeamError, RequestError
 except KeyboardInterrupt:  # these imports take a moment, before anything has begun
     raise SystemExit("captionbeam: interrupted") from None
 
-JOBS = (
-    "encode",
-    "import-features",
-    "svd",
-    "tokenize",
-    "train",
-    "caption",
-    "evaluate",
-    "predictions",
-    "report",
-    "refresh",
-    "store",
-    "schedule",
-    "workers",
-    "demo",
-)
-# ``store`` adds the option to each of its commands; ``schedule`` passes it on
-OPEN_STORAGE = (
-    "encode",
-    "import-features",
-    "svd",
-    "tokenize",
-    "train",
-    "caption",
-    "evaluate",
-    "predictions",
-    "report",
-    "refresh",
-)
-DONE, ERROR, WRONG_REQUEST, WARNED = 0, 1, 2, 3
+GROUPS = {"store": "Lists, checks, exports and cleans up the snapshots of a store."}
+HELP = ("-h", "--help")
 OVERVIEW = """\
-  captionbeam demo --output demo          # everything below, on a small set that it draws
+captionbeam COMMAND ...
 
-image captioning as a batch data pipeline; each NAME --help opens with a command to paste:
+  captionbeam demo --output demo          # runs all steps on a small set of drawn pictures
+
+Image captioning as a batch data pipeline. The help of each command begins with an example.
 
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports a wrong command line as a RequestError."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise RequestError(f"{message} ({self.prog} --help shows what is expected)")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one job. Returns 0 (done), 1 (error), 2 (wrong request) or 3 (done with many failures)."""
+    """Runs one command. Returns 0 (done), 1 (error), 2 (wrong request) or 3 (done with many failures)."""
     open_closed_streams()
+    before = speak(True)
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _run(words)
@@ -78,47 +47,80 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"captionbeam: {one_line(err)}", file=sys.stderr)
         return ERROR
     except KeyboardInterrupt:
-        kept = "" if "--dry-run" in words else "; the same command goes on from here"
+        kept = "" if "--dry-run" in words else "; the same command resumes"
         print(f"captionbeam: interrupted{kept}", file=sys.stderr)
         return ERROR
+    finally:
+        speak(before)
 
 
-def _run(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("captionbeam NAME ...\n\n" + OVERVIEW + "\n".join(_overview()))
+def _run(words: list[str]) -> int:
+    if not words or words[0] in HELP:
+        print(OVERVIEW + "\n".join(_summaries("")))
         return DONE
-    if arguments[0] == "--version":
+    if words[0] == "--version":
         from importlib.metadata import version
 
         print(version("captionbeam"))
         return DONE
-    options, beam_args = parse(arguments)
-    if arguments[0] in (*OPEN_STORAGE, "store"):
-        use_storage_options(options)
-    return _job(arguments[0]).run(options, beam_args)
+    if words[0] in GROUPS and (not words[1:] or words[1] in HELP):
+        print(f"captionbeam {words[0]} COMMAND ...\n\n" + "\n".join(_summaries(words[0])))
+        return DONE
+    command = parse(words)
+    if isinstance(command, Command):
+        return command.run().status
+    return _run_old(command)
 
 
-def _job(name: str) -> ModuleType:
-    if name not in JOBS:
-        raise RequestError(f"no job {name!r}; expected one of {', '.join(JOBS)}")
-    return importlib.import_module(_module(name))
+def parse(words: Sequence[str]) -> Command:
+    """Returns the command that a ``captionbeam`` command line describes. Raises RequestError."""
+    size = 2 if " ".join(words[:2]) in COMMANDS else 1
+    name, rest = " ".join(words[:size]), words[size:]
+    if name not in COMMANDS:
+        inside = [one.partition(" ")[2] for one in COMMANDS if one.startswith(f"{name} ")]
+        names = inside or dict.fromkeys(one.partition(" ")[0] for one in COMMANDS)
+        given = " ".join(words[:2]) if inside else name
+        raise RequestError(f"there is no command {given!r}; expected one of {', '.join(names)}")
+    if ":" not in COMMANDS[name]:
+        return _parse_old(_old(name), name, rest)
+    return parse_command(find_command(name), rest)
 
 
-def _module(name: str) -> str:
-    return f"captionbeam.jobs.{name.replace('-', '_')}"
+def find_command(name: str) -> type[Command]:
+    """Returns the class of a command."""
+    module, _, owner = COMMANDS[name].partition(":")
+    found: type[Command] = getattr(importlib.import_module(f"captionbeam.jobs.{module}"), owner)
+    return found
 
 
-def _overview() -> list[str]:
-    return [
-        f"  {name:15} {(importlib.import_module(_module(name)).__doc__ or '').splitlines()[0]}"
-        for name in JOBS
-    ]
+def _summaries(group: str) -> list[str]:
+    """Returns a line for each command of ``group``, or for each command and group if that is empty."""
+    shown = {}
+    for name in COMMANDS:
+        first = name.partition(" ")[0]
+        if not group and first in GROUPS:
+            shown[first] = GROUPS[first]
+        elif not group or first == group:
+            doc = find_command(name).__doc__ if ":" in COMMANDS[name] else _old(name).__doc__
+            shown[name] = (doc or "").splitlines()[0]
+    return [f"  {name:22} {said}" for name, said in shown.items()]
 
 
-def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Returns the options of a ``captionbeam`` command line, and the flags for Beam. Raises RequestError."""
-    name, *rest = arguments
-    job = _job(name)
+# Until every command is a dataclass of options.
+
+
+def _old(name):
+    return importlib.import_module(f"captionbeam.jobs.{COMMANDS[name]}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise RequestError(f"{message} ({self.prog} --help shows what is expected)")
+
+
+def _parse_old(job, name, rest):
+    from captionbeam.jobs.options.storage import add_storage_options
+
     parser = _Parser(
         prog=f"captionbeam {name}",
         usage=argparse.SUPPRESS,
@@ -128,30 +130,30 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.set_defaults(job=name)
     job.add_options(parser)
-    if name in OPEN_STORAGE:
+    if name not in ("store", "schedule", "workers", "demo"):
         add_storage_options(parser)
     if hasattr(job, "expand"):
         rest = job.expand(rest)
     if not getattr(job, "BEAM", False):
-        return parser.parse_args(rest), []
-    options, beam_args = parser.parse_known_args(rest)
-    if getattr(job, "REPEATS", False):
-        options.named = _named(job, name, rest)
-    if beam_args:
-        from captionbeam.pipelines.runners.flags import check_beam_args
+        options, beam_args = parser.parse_args(rest), []
+    else:
+        options, beam_args = parser.parse_known_args(rest)
+        if beam_args:
+            from captionbeam.pipelines.runners.flags import check_beam_args
 
-        check_beam_args(beam_args)
-    return options, beam_args
+            check_beam_args(beam_args)
+    options._module, options._beam = job, beam_args
+    return options
 
 
-def _named(job: ModuleType, name: str, words: Sequence[str]) -> set[str]:
-    """Returns the options that a command line names, with any values."""
-    parser = _Parser(prog=f"captionbeam {name}", add_help=False, allow_abbrev=False)
-    job.add_options(parser)
-    add_storage_options(parser)
-    for action in parser._actions:
-        action.default = argparse.SUPPRESS
-    return set(vars(parser.parse_known_args(list(words))[0]))
+def _run_old(options):
+    from captionbeam.jobs.options.storage import use_storage_options_old
+
+    job, beam = options._module, options._beam
+    del options._module, options._beam
+    if options.job == "train":
+        use_storage_options_old(options)
+    return job.run(options, beam)
 
 
 if __name__ == "__main__":

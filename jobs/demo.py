@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import signal
@@ -11,22 +10,18 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from captionbeam.jobs.options.shared import natural, positive
+from captionbeam.jobs.options.command import Command, Result
 from captionbeam.jobs.ui.progress import clock
 from captionbeam.jobs.ui.summary import print_table
+from captionbeam.jobs.ui.terminal import is_speaking, say
 from captionbeam.schemas.errors import RequestError, SystemicError
+from captionbeam.schemas.options import NATURAL, POSITIVE, option, text
 from captionbeam.schemas.storage import files
 
-HELP = """\
-  captionbeam demo --output demo
-
-Draws scenes of coloured shapes, five captions each, and runs encode, tokenize, train, caption, evaluate and report
-on them, in a few minutes on two cores and without any download. Each command is printed as it is run, ready to be
-pasted. At the end it says how many captions of held-out scenes are right in number, colour, shape and relation.
-"""
-# arguments of each job; {0} is the demo's folder
+# arguments of each command; {0} is the demo's folder
 COMMANDS = {
     "encode": "{0}/scenes/train.zip {0}/scenes/val.zip --output {0}/features --encoder efficientnet_lite0",
     "tokenize": "--train {0}/scenes/captions_train.json --val {0}/scenes/captions_val.json --output {0}/tokens",
@@ -42,29 +37,35 @@ COMMANDS = {
 }
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of ``captionbeam demo``."""
-    parser.add_argument(
-        "--output", required=True, metavar="DIR", help="a local folder for all that the demo makes"
-    )
-    parser.add_argument(
-        "--images", type=positive, default=2400, metavar="N", help="scenes to learn from (default 2400)"
-    )
-    parser.add_argument(
-        "--held-out", type=positive, default=120, metavar="N", help="and to be tried on (default 120)"
-    )
-    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="other scenes (default 0)")
+@dataclass(frozen=True, kw_only=True)
+class Demo(Command):
+    """Runs all steps on a small set of drawn scenes."""
 
+    HELP = """\
+  captionbeam demo --output demo
 
-def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Draws the scenes, runs every job, and prints how many captions are correct."""
-    folder, start = options.output.rstrip("/"), time.monotonic()
-    counts = {"train": options.images, "val": options.held_out, "test": options.held_out}
-    took = {"draw": draw(folder, counts, options.seed)}
-    for name, arguments in commands(folder).items():
-        took[name] = run_job(name, arguments)
-    print_table("demo", {**summary(folder), **times(took, time.monotonic() - start)})
-    return 0
+Draws scenes of coloured shapes with five captions each and runs encode, tokenize, train, caption, evaluate and report
+on them: a few minutes on two cores, without any download. Each command is printed before it runs, ready to be pasted.
+The summary says how many captions of held-out scenes have the right number, colour, shape and relation.
+"""
+    name = "demo"
+
+    output: str = option(..., "a local folder for all files of the demo", text("FOLDER"))
+    images: int = option(2400, "scenes for training", POSITIVE)
+    held_out: int = option(120, "scenes for validation, and as many for the test", POSITIVE)
+    seed: int = option(0, "random seed of the scenes", NATURAL)
+    storage_options: None = None
+
+    def execute(self) -> Result:
+        """Draws the scenes, runs every command, and prints how many captions are correct."""
+        folder, start = self.output.rstrip("/"), time.monotonic()
+        counts = {"train": self.images, "val": self.held_out, "test": self.held_out}
+        took = {"draw": draw(folder, counts, self.seed)}
+        for name, arguments in commands(folder).items():
+            took[name] = run_job(name, arguments)
+        found = summary(folder)
+        print_table("demo", {**found, **times(took, time.monotonic() - start)})
+        return Result(totals={**found, "seconds": took}, output=folder)
 
 
 def draw(folder: str, counts: Mapping[str, int], seed: int) -> float:
@@ -77,39 +78,42 @@ def draw(folder: str, counts: Mapping[str, int], seed: int) -> float:
     if files.exists(record):
         found = files.read_json(record)
         if found != wanted:
-            raise RequestError(f"{folder!r} holds a demo of {found}; expected the same, or a new --output")
+            raise RequestError(
+                f"{folder!r} has a demo of {found}; expected the same options, or another --output"
+            )
     else:
-        print(f"drawing {sum(counts.values()):,} scenes into {folder}/scenes", flush=True)
+        say(f"drawing {sum(counts.values()):,} scenes into {folder}/scenes")
         write_scenes(files.join(folder, "scenes"), counts, seed)
         files.write_atomic(record, files.json_bytes(wanted))
     return time.monotonic() - start
 
 
 def commands(folder: str) -> dict[str, list[str]]:
-    """Returns the demo's commands, in order: a job's name -> its arguments."""
+    """Returns the demo's commands, in order: name -> arguments."""
     return {name: [part.format(folder) for part in text.split()] for name, text in COMMANDS.items()}
 
 
 def run_job(name: str, arguments: Sequence[str]) -> float:
     """Prints one command and runs it in a process of its own; returns seconds. Raises SystemicError if it fails."""
-    print(f"\n$ {shlex.join(['captionbeam', name, *arguments])}", flush=True)
+    say(f"\n$ {shlex.join(['captionbeam', name, *arguments])}")
     start = time.monotonic()
     command = [sys.executable, "-m", "captionbeam", name, *arguments]
-    with subprocess.Popen(command) as child, _passing_on(child):
+    output = None if is_speaking() else subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=output, stderr=output) as child, _forwarding_signals(child):
         status = child.wait()
     if status:
-        raise SystemicError(f"{name} ended with status {status}; the same demo command goes on from there")
+        raise SystemicError(f"{name} ended with status {status}; the same demo command resumes")
     return time.monotonic() - start
 
 
 @contextmanager
-def _passing_on(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Passes SIGTERM and SIGINT to the job, which stops in order; the demo ends after it."""
+def _forwarding_signals(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Forwards SIGTERM and SIGINT to the command, which then stops; the demo ends after it."""
 
-    def pass_on(number: int, _: object) -> None:
+    def forward(number: int, _: object) -> None:
         child.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:

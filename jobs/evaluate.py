@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from captionbeam.jobs.options.command import Command, Result
 from captionbeam.jobs.ui.summary import print_table
+from captionbeam.jobs.ui.terminal import say
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.options import FILE, NAME, STORE, one_of, option, text
 
-HELP = """\
+TITLES = {
+    "Bleu_1": "BLEU-1",
+    "Bleu_2": "BLEU-2",
+    "Bleu_3": "BLEU-3",
+    "Bleu_4": "BLEU-4",
+    "ROUGE_L": "ROUGE-L",
+    "CIDEr": "CIDEr (CIDEr-D)",
+    "CIDEr_original": "CIDEr, original",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceOptions:
+    """Captions that people wrote."""
+
+    GROUP = "references"
+
+    references: tuple[str, ...] = option(
+        (), "captions that people wrote: one file or several", text("CAPTIONS"), several=True, common=True
+    )
+    split: str | None = option(
+        None, "only references of this split, where the file has splits", one_of("train", "val", "test")
+    )
+    member: str | None = option(None, "the caption file inside a zip that has several", NAME)
+
+    def read_references(self) -> Any:
+        """Returns the references by image, and their sources. Raises RequestError."""
+        from captionbeam.jobs.reporting.scoring import read_references
+
+        return read_references(self.references, self.member, self.split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(ReferenceOptions, Command):
+    """Scores captions against references: BLEU, ROUGE-L and CIDEr."""
+
+    HELP = """\
   captionbeam evaluate --captions captions --references captions_val2014.json
   captionbeam evaluate --captions results.json --references dataset_coco.json --split test --json
   captionbeam evaluate --captions exported --references first.json second.jsonl
@@ -23,79 +62,43 @@ name, else by unique base name. No Java is needed.
 CIDEr is what coco-caption publishes under that name, which is CIDEr-D. CIDEr_original has neither its
 clipping nor its length penalty. idf comes from the references of the scored images.
 """
-TITLES = {
-    "Bleu_1": "BLEU-1",
-    "Bleu_2": "BLEU-2",
-    "Bleu_3": "BLEU-3",
-    "Bleu_4": "BLEU-4",
-    "ROUGE_L": "ROUGE-L",
-    "CIDEr": "CIDEr (CIDEr-D)",
-    "CIDEr_original": "CIDEr, original",
-}
+    name = "evaluate"
 
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of ``captionbeam evaluate``."""
-    parser.add_argument(
-        "--captions",
-        required=True,
-        metavar="STORE",
-        help="a captions store, its export as JSON lines, or COCO results (.json)",
+    captions: str = option(
+        ..., "a captions store, its export as JSON lines, or COCO results (.json)", STORE, common=True
     )
-    add_reference_options(parser, required=True)
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.add_argument(
-        "--per-image", metavar="FILE", help="also write each image's caption and scores there, as JSON lines"
+    json: bool = option(False, "print one JSON object instead of a table")
+    per_image: str | None = option(
+        None, "also write each image's caption and scores to this file, as JSON lines", FILE
     )
 
+    def execute(self) -> Result:
+        """Computes and prints the scores, which are the totals."""
+        from captionbeam.jobs.reporting.scoring import join_references, read_captions, write_output
 
-def add_reference_options(parser: argparse.ArgumentParser, required: bool) -> None:
-    """Adds the options of references, also for ``report``."""
-    parser.add_argument(
-        "--references",
-        required=required,
-        nargs="+",
-        action="extend",
-        metavar="CAPTIONS",
-        help="captions that people wrote: one file or several",
-    )
-    parser.add_argument(
-        "--split",
-        choices=("train", "val", "test"),
-        help="only references of this split, where the file has any",
-    )
-    parser.add_argument("--member", metavar="NAME", help="the caption file inside a zip that holds several")
-
-
-def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Computes and prints the scores."""
-    from captionbeam.jobs.reporting.scoring import (
-        join_references,
-        read_captions,
-        read_references,
-        write_output,
-    )
-
-    references = read_references(options.references, options.member, options.split)
-    pairs = join_references(read_captions(options.captions), *references)
-    evaluation = pairs.evaluate()
-    if options.per_image:
-        lines = [
-            json.dumps({"image_id": image, "caption": pairs.captions[image], **scores})
-            for image, scores in evaluation.images.items()
-        ]
-        write_output(options.per_image, ("\n".join(lines) + "\n").encode())
-    record = summary(options, pairs, evaluation)
-    if options.json:
-        print(json.dumps(record))
-    else:
-        print_table("scores", score_rows(record))
-    for note in pairs.notes():
-        print(note, file=sys.stderr if options.json else sys.stdout)
-    return 0
+        if not self.references:
+            raise RequestError(
+                "--references is missing; expected captions that people wrote: one file or several"
+            )
+        pairs = join_references(read_captions(self.captions), *self.read_references())
+        evaluation = pairs.evaluate()
+        if self.per_image:
+            lines = [
+                json.dumps({"image_id": image, "caption": pairs.captions[image], **scores})
+                for image, scores in evaluation.images.items()
+            ]
+            write_output(self.per_image, ("\n".join(lines) + "\n").encode())
+        record = summary(self, pairs, evaluation)
+        if self.json:
+            say(json.dumps(record))
+        else:
+            print_table("scores", score_rows(record))
+        for line in pairs.notes():
+            say(line, to_error=self.json)
+        return Result(totals=record)
 
 
-def summary(options: argparse.Namespace, pairs: Any, evaluation: Any) -> dict[str, Any]:
+def summary(options: Evaluate, pairs: Any, evaluation: Any) -> dict[str, Any]:
     """Returns the output of ``--json``: scores, counts, unmatched images, variety of the captions."""
     from captionbeam.capmodel.metrics.variety import variety
 
@@ -107,7 +110,7 @@ def summary(options: argparse.Namespace, pairs: Any, evaluation: Any) -> dict[st
         "captions_without_references": len(pairs.without_references),
         "variety": variety(pairs.captions.values()),
         "captions": options.captions,
-        "references_from": options.references,
+        "references_from": list(options.references),
     }
 
 

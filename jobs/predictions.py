@@ -2,69 +2,68 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from captionbeam.jobs.options.shared import positive, require
-from captionbeam.jobs.ui.terminal import visible
+from captionbeam.jobs.options.command import Command, Result
+from captionbeam.jobs.options.shared import require
+from captionbeam.jobs.ui.terminal import say, visible
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import ImageError, RequestError
+from captionbeam.schemas.options import DEVICE, POSITIVE, PRECISION, STORE, option, text
 
 if TYPE_CHECKING:
     from captionbeam.capmodel.captioners.captioner import Captioner
     from captionbeam.capmodel.generation.predictions import Prediction
 
-HELP = """\
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions(Command):
+    """Shows the words that a captioner predicts at each step of a given caption."""
+
+    HELP = """\
   captionbeam predictions 1000268201_693b08cb0e.jpg --bundle bundle --features features --tokens tokens
   captionbeam predictions photo.jpg --bundle bundle --caption "a dog runs on grass" --top 10 --json
 
-Reads a caption that is given word by word, and shows what the model would have said next each time: the true
-word, the probability that the model gave it and its rank, and the likeliest words with theirs. IMAGE is an image,
-or with --features its id there. The captions are yours (--caption), or all that a token table has of the image.
+Gives the captioner a true caption word by word (teacher forcing) and shows for each position the true word, its
+probability and rank, and the most likely words with their probabilities. The captions are those of --caption, or all
+that a token table has of the image.
 """
+    name = "predictions"
 
+    image: str = option(..., "an image; with --features, the id of an image", text("IMAGE"), positional=True)
+    bundle: str = option(..., "the trained captioner", text("BUNDLE"))
+    features: str | None = option(None, "a features store that has the image", STORE)
+    tokens: str | None = option(None, "a token table that has captions of the image", text("TOKENS"))
+    caption: tuple[str, ...] = option((), "a true caption; repeatable", text("TEXT"), repeated=True)
+    top: int = option(5, "number of predicted words that are shown", POSITIVE)
+    json: bool = option(False, "print one JSON object instead of tables")
+    precision: str | None = option(
+        None,
+        "precision of encoder and decoder: fp32, bf16 or auto (default: that of the bundle's features)",
+        PRECISION,
+    )
+    device: str = option("auto", "auto, cpu, cuda or cuda:N", DEVICE)
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of ``captionbeam predictions``."""
-    parser.add_argument("image", metavar="IMAGE", help="an image; with --features an image's id")
-    parser.add_argument("--bundle", required=True, metavar="BUNDLE", help="the trained captioner")
-    parser.add_argument("--features", metavar="STORE", help="a features store that has the image")
-    parser.add_argument("--tokens", metavar="FOLDER", help="a token table that has captions of the image")
-    parser.add_argument(
-        "--caption", action="append", default=[], metavar="TEXT", help="a true caption; may be given again"
-    )
-    parser.add_argument(
-        "--top", type=positive, default=5, metavar="N", help="predicted words that are shown (default 5)"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    parser.add_argument(
-        "--precision",
-        metavar="NAME",
-        help="of the encoder and decoder: fp32, bf16 or auto (default: as the bundle's features were made)",
-    )
-    parser.add_argument(
-        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default auto)"
-    )
-
-
-def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Reads the image and its captions, runs the model, and prints the predictions."""
-    require(
-        bool(options.tokens) != bool(options.caption),
-        "the true words come from one of --tokens and --caption; expected exactly one",
-    )
-    image_id, item = _row(options) if options.features else _picture(options.image)
-    captions = options.caption or _captions(options.tokens, image_id)
-    found = _predicted(_captioner(options), image_id, item, captions, options.top)
-    if options.json:
-        print(json.dumps(record(options.bundle, image_id, captions, found)))
-    else:
-        for caption, steps in zip(captions, found, strict=True):
-            print_steps(caption, steps)
-    return 0
+    def execute(self) -> Result:
+        """Reads the image and its captions, runs the model, and prints the predictions, which are the totals."""
+        require(
+            bool(self.tokens) != bool(self.caption),
+            "the true captions come from one of --tokens and --caption; expected exactly one",
+        )
+        image_id, item = _features_of(self) if self.features else _picture(self.image)
+        captions = self.caption or _captions(str(self.tokens), image_id)
+        found = _predicted(_captioner(self), image_id, item, captions, self.top)
+        totals = record(self.bundle, image_id, captions, found)
+        if self.json:
+            say(json.dumps(totals))
+        else:
+            for caption, steps in zip(captions, found, strict=True):
+                print_steps(caption, steps)
+        return Result(totals=totals)
 
 
 def _predicted(
@@ -77,7 +76,7 @@ def _predicted(
         raise RequestError(f"{image_id}: {err}; expected an image that can be captioned") from err
 
 
-def _captioner(options: argparse.Namespace) -> Captioner:
+def _captioner(options: Predictions) -> Captioner:
     from captionbeam.capmodel.captioners.captioner import Captioner, resolve_captioner
     from captionbeam.capmodel.generation.options import DecodeOptions
 
@@ -91,11 +90,11 @@ def _captioner(options: argparse.Namespace) -> Captioner:
     )
 
 
-def _row(options: argparse.Namespace) -> tuple[str, Any]:
+def _features_of(options: Predictions) -> tuple[str, Any]:
     """Returns the image's id in the store, and its features. Raises RequestError."""
     from captionbeam.schemas.match_ids import match_images
 
-    store = Store.open(options.features)
+    store = Store.open(str(options.features))
     require(store.kind == "features", f"{store.url} is a store of {store.kind}; expected one of features")
     found = match_images([options.image], store.ids()).get(options.image)
     if found is None:
@@ -165,7 +164,7 @@ def print_steps(caption: str, steps: Sequence[Prediction]) -> None:
     unknown = SPECIALS[UNK]
     first = sum(step.rank == 1 for step in steps)
     said = f"{first} of {len(steps)} tokens predicted, log-probability {logprob(steps):.2f}"
-    print(f"{visible(caption)}  ({said})")
+    say(f"{visible(caption)}  ({said})")
     table = Table()
     for name in ("true", "chance", "rank"):
         table.add_column(name, justify="left" if name == "true" else "right", no_wrap=True)
@@ -175,4 +174,4 @@ def print_steps(caption: str, steps: Sequence[Prediction]) -> None:
         table.add_row(visible(step.token), f"{step.probability:.1%}", f"{step.rank:,}", visible(words))
     console(width=110).print(table)
     if any(step.token == unknown for step in steps):
-        print(f"{unknown} stands for words of this caption that the model does not know")
+        say(f"{unknown} stands for words that are not in the model's vocabulary")

@@ -2,178 +2,113 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from captionbeam.jobs.options.shared import natural, positive, read_ids, share
-from captionbeam.jobs.run_on.options import add_launch_options
-from captionbeam.jobs.ui.progress import Progress, clock
+from captionbeam.jobs.options.command import PipelineCommand, Result
+from captionbeam.jobs.options.run import LaunchOptions
+from captionbeam.jobs.options.shared import read_ids
+from captionbeam.jobs.ui.progress import Progress, clock, watching
 from captionbeam.jobs.ui.summary import print_table, size
+from captionbeam.jobs.ui.terminal import say
+from captionbeam.pipelines.reduction.svd_options import SvdOptions
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import complete, difference
+from captionbeam.schemas.options import FILE, STORE, option, part_of, text
 from captionbeam.schemas.storage import files
 
 if TYPE_CHECKING:
-    from captionbeam.pipelines.reduction.svd import SvdOptions
     from captionbeam.schemas.formats.components import Components
 
-HELP = """\
-  captionbeam svd --features features --output components.safetensors
-  captionbeam encode photos.zip --output small --encoder inception_v3 --reduce components.safetensors
-
-Finds the components of a store of features: the orthonormal directions, over its channels, that lose least of its
-cells (grids) or vectors (pooled). The features are read once, their second moments summed in float64. The file says
-how much of the variance each component explains, and which features it is for: encode --reduce refuses others.
-"""
-BEAM = True
 SHOWN = (16, 32, 64, 128, 256, 512, 1024)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of ``captionbeam svd``."""
-    parser.add_argument(
-        "--features", required=True, metavar="STORE", help="a features store, or a snapshot of it: STORE@prod"
+@dataclass(frozen=True, kw_only=True)
+class FitComponents(SvdOptions, LaunchOptions, PipelineCommand):
+    """Fits components to a store of features."""
+
+    HELP = """\
+  captionbeam svd --features features --output components.safetensors
+  captionbeam encode photos.zip --output small --encoder inception_v3 --reduce components.safetensors
+
+Computes the components of a features store by singular value decomposition: orthonormal directions over the channels,
+ordered by the variance that they explain. The features are read once; their second moments are summed in float64. The
+file has the variance ratio of each component and the fingerprint of the features; encode --reduce accepts only features
+with this fingerprint. Other flags are those of Beam's PipelineOptions.
+"""
+    name = "svd"
+
+    features: str = option(..., "a features store, or one of its snapshots: STORE@TAG", STORE)
+    output: str = option(
+        ...,
+        "the file that is written, a name that ends in .safetensors",
+        text("FILE", "a name that ends in .safetensors", lambda value: value.endswith(".safetensors")),
     )
-    parser.add_argument(
-        "--output", required=True, metavar="FILE", help="for the components: a name that ends in .safetensors"
+    ids: str | None = option(
+        None,
+        "a text file with an image id on each line, such as the training split; only these are used",
+        FILE,
     )
-    parser.add_argument(
-        "--components",
-        type=positive,
-        default=128,
-        metavar="K",
-        help="how many are kept (default 128); encode --reduce-dim may take fewer, the first ones",
-    )
-    parser.add_argument(
-        "--center",
-        action="store_true",
-        help="take the mean off first (PCA); without it the reduction is one matrix product, and what was zero stays "
-        "zero (SVD)",
-    )
-    parser.add_argument(
-        "--scale",
-        action="store_true",
-        help="divide each channel by its root mean square first (with --center: its standard deviation), so that all "
-        "weigh alike: for encode --layers, whose layers' numbers are of different sizes",
-    )
-    parser.add_argument(
-        "--sample",
-        type=share,
-        default=1.0,
-        metavar="RATE",
-        help="of this share of the images, chosen by a hash of their ids; a few thousand say nearly as much as all",
-    )
-    parser.add_argument(
-        "--seed", type=natural, metavar="N", help="of --sample; another seed, other images (default 0)"
-    )
-    parser.add_argument(
-        "--ids",
-        metavar="FILE",
-        help="of these images alone, an id a line: the training split's, so that no other is looked at",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace other components at --output")
-    add_launch_options(parser, gpu=False)
+    overwrite: bool = option(False, "replace other components in the output file")
+
+    def execute(self) -> Result:
+        """Fits the components, unless the file has them already."""
+        from captionbeam.jobs.run_on.running import print_dry, run_on
+        from captionbeam.jobs.run_on.target import settle_target
+        from captionbeam.pipelines.reduction import svd
+
+        places = {"--features": [self.features], "--output": [self.output]}
+        target = settle_target(self.pipeline_options, places, models=False)
+        wanted = replace(part_of(SvdOptions, self), image_ids=read_ids(self.ids) if self.ids else None)
+        start, run_id, url = time.monotonic(), uuid.uuid4().hex, files.absolute(self.output)
+        store = Store.open(self.features)
+        request = {"features": store.url, "snapshot": store.snapshot_id, **wanted.spec()}
+        if not self.overwrite and files.exists(url):
+            _check_same(self.output, url, request)
+            say(f"nothing to do: {self.output} has these components already")
+            return self._result(url, None)
+        fit = svd.FitComponents(store, url, wanted, request, run_id)
+
+        def build(pipeline: Any) -> Any:
+            return pipeline | "FitComponents" >> fit
+
+        if self.dry_run:
+            about = {"job": self.name, "output": url, "options": request}
+            return Result(totals=print_dry(target, build, self.name, run_id, url, about))
+        files.check_writable(url.rpartition("/")[0])
+
+        def look(progress: Progress) -> None:
+            if read := svd.images_so_far(run_id):
+                progress.update(min(read, store.count()))
+
+        with watching(Progress(self.name, store.count()), look):
+            done = run_on(target, build, self.name, run_id, url, f"{url}.launch")
+        return self._result(url, time.monotonic() - start) if done else Result(output=url)
+
+    def _result(self, url: str, seconds: float | None) -> Result:
+        """Prints the components at ``url``, and returns their description."""
+        from captionbeam.schemas.formats.components import read_components
+
+        found = read_components(url)
+        print_table(f"components: {self.output}", _rows(found, seconds))
+        return Result(totals={**found.about, "method": found.method, "sha256": found.sha256}, output=url)
 
 
-def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Fits the components, unless they exist."""
-    from captionbeam.jobs.run_on.running import print_dry, run_on
-    from captionbeam.jobs.run_on.target import settle_target
-    from captionbeam.pipelines.reduction.svd import FitComponents
-
-    places = {"--features": [options.features], "--output": [options.output]}
-    target = settle_target(beam_args, places, models=False)
-    wanted = _wanted(options)
-    start, run_id, url = time.monotonic(), uuid.uuid4().hex, files.absolute(options.output)
-    store = Store.open(options.features)
-    request = {"features": store.url, "snapshot": store.snapshot_id, **wanted.spec()}
-    if _is_there(url, request, options):
-        return 0
-    fit = FitComponents(store, url, wanted, request, run_id)
-
-    def build(pipeline: Any) -> Any:
-        return pipeline | "FitComponents" >> fit
-
-    if options.dry_run:
-        print_dry(target, build, "svd", run_id, url, {"job": "svd", "output": url, "options": request})
-        return 0
-    files.check_writable(url.rpartition("/")[0])
-    with _progress(run_id, store.count()):
-        done = run_on(target, build, "svd", run_id, url, f"{url}.launch")
-    return _report(options.output, url, time.monotonic() - start) if done else 0
-
-
-def _wanted(options: argparse.Namespace) -> SvdOptions:
-    """Returns the options of the fit. Raises RequestError for options without effect, or without images."""
-    from captionbeam.jobs.options.shared import require
-    from captionbeam.pipelines.reduction.svd import SvdOptions
-
-    require(
-        options.output.endswith(".safetensors"),
-        f"--output {options.output!r} would hold safetensors; expected a name that ends in .safetensors",
-    )
-    require(options.sample > 0, "--sample 0 leaves no image; expected a share above 0")
-    require(
-        options.seed is None or options.sample < 1,
-        f"--seed {options.seed} would do nothing without --sample; expected to leave it out",
-    )
-    ids = read_ids(options.ids) if options.ids else None
-    return SvdOptions(
-        options.components, options.center, options.sample, options.seed or 0, ids, options.scale
-    )
-
-
-def _is_there(url: str, request: Mapping[str, Any], options: argparse.Namespace) -> bool:
-    """Whether these components exist at ``url`` (prints them if so). Raises RequestError for others."""
-    from captionbeam.pipelines.reduction.svd import SvdOptions
-    from captionbeam.schemas.fingerprint import complete, difference
+def _check_same(named: str, url: str, request: Mapping[str, Any]) -> None:
+    """Raises RequestError if the components at ``url`` are those of another request."""
     from captionbeam.schemas.formats.components import read_components
 
-    if options.overwrite or not files.exists(url):
-        return False
     there, wanted = (
         complete(SvdOptions, about) for about in (read_components(url).about["request"], request)
     )
     if odd := difference(there, wanted, most=1):
         raise RequestError(
-            f"{options.output!r} holds components of {odd}; expected the same request, a new --output or --overwrite"
+            f"{named!r} has components of {odd}; expected the same options, another --output or --overwrite"
         )
-    print(f"nothing to do: {options.output} holds these very components")
-    return _report(options.output, url, None) == 0
-
-
-@contextmanager
-def _progress(run_id: str, total: int) -> Iterator[None]:
-    stop = threading.Event()
-    thread = threading.Thread(target=_watch, args=(run_id, total, stop), name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _watch(run_id: str, total: int, stop: threading.Event) -> None:
-    from captionbeam.pipelines.reduction.svd import images_so_far
-
-    with Progress("svd", total, stream=sys.stderr) as progress:
-        while not stop.wait(1.0):
-            if read := images_so_far(run_id):
-                progress.update(min(read, total))
-
-
-def _report(named: str, url: str, seconds: float | None) -> int:
-    from captionbeam.schemas.formats.components import read_components
-
-    print_table(f"components: {named}", _rows(read_components(url), seconds))
-    return 0
 
 
 def _rows(components: Components, seconds: float | None) -> dict[str, Any]:
@@ -181,7 +116,7 @@ def _rows(components: Components, seconds: float | None) -> dict[str, Any]:
     shown = sorted({number for number in SHOWN if number < channels} | {count})
     rows = {
         "method": f"{components.method}, {count:,} of {channels:,} components",
-        "fitted on": f"{about['cells']:,} cells of {about['images']:,} images",
+        "fitted to": f"{about['cells']:,} cells of {about['images']:,} images",
         "features": about["fingerprint"],
         "explained variance": "\n".join(_line(number, about) for number in shown),
         "file": f"{size(components.vectors.nbytes)}, sha256 {components.sha256}",

@@ -2,140 +2,89 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from captionbeam.jobs.options.shared import natural, positive, share
-from captionbeam.jobs.run_on.options import add_launch_options
-from captionbeam.jobs.ui.progress import Progress, clock
+from captionbeam.jobs.options.command import PipelineCommand, Result
+from captionbeam.jobs.options.run import LaunchOptions
+from captionbeam.jobs.ui.progress import Progress, clock, watching
 from captionbeam.jobs.ui.summary import print_table, size
-from captionbeam.jobs.ui.terminal import note
+from captionbeam.jobs.ui.terminal import note, say
+from captionbeam.pipelines.tokens.tokenize_options import TokenizeOptions
 from captionbeam.schemas.formats.tokens import SPLITS, TokenTable, read_record
+from captionbeam.schemas.options import NAME, SHARE, option, part_of, text
 from captionbeam.schemas.storage import files
 
-if TYPE_CHECKING:
-    from captionbeam.jobs.run_on.target import RunTarget
 
-BEAM = True
-HELP = """\
+@dataclass(frozen=True, kw_only=True)
+class Tokenize(TokenizeOptions, LaunchOptions, PipelineCommand):
+    """Learns a tokenizer from captions and writes a token table."""
+
+    HELP = """\
   captionbeam tokenize --train captions_train2014.json --val captions_val2014.json --output tokens
   captionbeam tokenize --train dataset_coco.json --output tokens               # has its own splits
   captionbeam tokenize --train captions.parquet --val-share 0.05 --output tokens --kind words --min-count 5
 
-Turns captions into token ids. CAPTIONS is COCO's JSON (also inside its zip), Karpathy's split JSON, JSON
-lines (.jsonl) or Parquet, on this disk or any fsspec URL, wildcards allowed. The tokenizer learns from the
-captions of --train alone. Splits that a file itself names hold; of a --val file with such splits only the val
-rows are taken.
+Converts captions to token ids. CAPTIONS is COCO's JSON (also inside its zip), Karpathy's split JSON, JSON lines
+(.jsonl) or Parquet: a path, a URL or a glob. The tokenizer is learned from the captions of --train only. If a file
+names splits itself, these are used; of such a file in --val only the images of the split val are used. Other flags are
+those of Beam's PipelineOptions.
 """
+    name = "tokenize"
 
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of ``captionbeam tokenize``."""
-    parser.add_argument(
-        "--train", nargs="+", required=True, metavar="CAPTIONS", help="captions to learn from"
+    train: tuple[str, ...] = option(..., "captions for training", text("CAPTIONS"), several=True)
+    val: tuple[str, ...] = option((), "captions for validation", text("CAPTIONS"), several=True)
+    val_share: float = option(
+        0.0, "instead of --val: use this share of the images of --train, chosen by a hash of their ids", SHARE
     )
-    parser.add_argument("--val", nargs="+", default=[], metavar="CAPTIONS", help="captions to validate with")
-    parser.add_argument(
-        "--val-share",
-        type=share,
-        default=0.0,
-        metavar="SHARE",
-        help="instead of --val: this share of the images of --train, by a hash of their ids",
-    )
-    parser.add_argument(
-        "--output", required=True, metavar="TOKENS", help="folder for the table and the tokenizer"
-    )
-    parser.add_argument("--member", metavar="NAME", help="the caption file inside a zip that holds several")
-    parser.add_argument(
-        "--kind",
-        choices=("bpe", "words", "whitespace"),
-        default="bpe",
-        help="bpe: byte pairs; words: lower-cased, no punctuation; whitespace: as they stand (default bpe)",
-    )
-    parser.add_argument("--merges", type=natural, metavar="N", help="of bpe (default 4000)")
-    parser.add_argument(
-        "--min-count", type=positive, metavar="N", help="of words: rarer ones become UNK (default 5)"
-    )
-    parser.add_argument(
-        "--max-length", type=positive, default=64, metavar="N", help="tokens with START and END (default 64)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace another token table at TOKENS")
-    add_launch_options(parser, gpu=False)
+    output: str = option(..., "the folder of the token table and the tokenizer", text("TOKENS"))
+    member: str | None = option(None, "the caption file inside a zip that has several", NAME)
+    overwrite: bool = option(False, "replace another token table in the output folder")
 
+    def execute(self) -> Result:
+        """Makes the token table, unless it exists."""
+        from captionbeam.jobs.run_on.running import print_dry, run_on
+        from captionbeam.jobs.run_on.target import settle_target
+        from captionbeam.pipelines.tokens.inputs import list_inputs
+        from captionbeam.pipelines.tokens.tokenize import counts_so_far, tokenizing
 
-def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Makes the token table, unless it exists."""
-    from captionbeam.jobs.run_on.target import settle_target
-    from captionbeam.pipelines.tokens.inputs import list_inputs
-    from captionbeam.pipelines.tokens.tokenize import TokenizeOptions, tokenizing
+        places = {"--train": self.train, "--val": self.val, "--output": [self.output]}
+        target = settle_target(self.pipeline_options, places, models=False)
+        inputs = list_inputs(self.train, self.val, self.member, self.val_share)
+        wanted = part_of(TokenizeOptions, self)
+        start, run_id, url = time.monotonic(), uuid.uuid4().hex, files.absolute(self.output)
+        build = tokenizing(url, inputs, wanted, self.overwrite, run_id)
+        if build is None:
+            say(f"nothing to do: {self.output} has this token table already")
+            return self._result(url, read_record(url) or {})
+        if self.dry_run:
+            captions = [source.to_dict() for source in inputs]
+            about = {"job": self.name, "output": url, "options": wanted.spec(), "captions": captions}
+            return Result(totals=print_dry(target, build, self.name, run_id, url, about))
+        files.check_writable(url)
 
-    places = {"--train": options.train, "--val": options.val, "--output": [options.output]}
-    target = settle_target(beam_args, places, models=False)
-    inputs = list_inputs(options.train, options.val, options.member, options.val_share)
-    wanted = TokenizeOptions.of(options.kind, options.max_length, options.merges, options.min_count)
-    start, run_id, url = time.monotonic(), uuid.uuid4().hex, files.absolute(options.output)
-    build = tokenizing(url, inputs, wanted, options.overwrite, run_id)
-    if build is None:
-        print(f"nothing to do: {options.output} holds this very token table")
-        return _report(url, options.output, None)
-    if options.dry_run:
-        _look(target, build, run_id, url, wanted, inputs)
-        return 0
-    files.check_writable(url)
-    with _progress(run_id):
-        done = _run_on(target, build, run_id, url)
-    return _report(url, options.output, time.monotonic() - start) if done else 0
-
-
-def _run_on(target: RunTarget, build: Any, run_id: str, url: str) -> bool:
-    from captionbeam.jobs.run_on.running import run_on
-
-    return run_on(target, build, "tokenize", run_id, url, url)
-
-
-def _look(target: RunTarget, build: Any, run_id: str, url: str, wanted: Any, inputs: Sequence[Any]) -> None:
-    from captionbeam.jobs.run_on.running import print_dry
-
-    about = {"job": "tokenize", "output": url, "options": wanted.spec()}
-    captions = [source.to_dict() for source in inputs]
-    print_dry(target, build, "tokenize", run_id, url, {**about, "captions": captions})
-
-
-def _report(url: str, named: str, seconds: float | None) -> int:
-    record = TokenTable.open(url).record if seconds is not None else read_record(url)
-    if record is not None:
-        print_table(f"tokens: {named}", _rows(record, seconds))
-        if not record["splits"]["val"]["captions"]:
-            note("no captions to validate with; train wants some: --val CAPTIONS or --val-share 0.05")
-    return 0
-
-
-@contextmanager
-def _progress(run_id: str) -> Iterator[None]:
-    stop = threading.Event()
-    thread = threading.Thread(target=_watch, args=(run_id, stop), name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _watch(run_id: str, stop: threading.Event) -> None:
-    from captionbeam.pipelines.tokens.tokenize import counts_so_far
-
-    with Progress("tokenize", unit="captions", stream=sys.stderr) as progress:
-        while not stop.wait(1.0):
+        def look(progress: Progress) -> None:
             encoded, read = counts_so_far(run_id)
             if read:
                 progress.update(encoded, read)
+
+        with watching(Progress(self.name, unit="captions"), look):
+            done = run_on(target, build, self.name, run_id, url, url)
+        if not done:
+            return Result(output=url)
+        return self._result(url, TokenTable.open(url).record, time.monotonic() - start)
+
+    def _result(self, url: str, record: Mapping[str, Any], seconds: float | None = None) -> Result:
+        """Prints the token table's record, and returns it."""
+        print_table(f"tokens: {self.output}", _rows(record, seconds))
+        if not record["splits"]["val"]["captions"]:
+            note(
+                "there are no captions for validation, which train needs; expected --val CAPTIONS or --val-share 0.05"
+            )
+        return Result(totals=record, output=url)
 
 
 def _rows(record: Mapping[str, Any], seconds: float | None) -> dict[str, Any]:

@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
 
-HELP = """\
+from captionbeam.jobs.options.command import Command, Result
+from captionbeam.jobs.ui.terminal import say
+from captionbeam.schemas.options import NAME, number, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeWorkers(Command):
+    """Serves the Python processes of Spark's and Flink's workers on this machine."""
+
+    HELP = """\
   captionbeam workers --port 50000                       # on each machine of the cluster
 
-Serves until Ctrl-C or SIGTERM, which end its processes too. Spark's executors and Flink's task managers on this
-machine each get a Python process from it, for a job that is started with --environment_type EXTERNAL
---environment_config localhost:50000.
+Starts a Python process for each Spark executor or Flink task manager on this machine that requests one. Jobs use it
+with --environment_type EXTERNAL --environment_config localhost:50000. Runs until Ctrl-C or SIGTERM, which also end
+its processes.
 """
+    name = "workers"
 
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of ``captionbeam workers``."""
-    parser.add_argument(
-        "--port", type=_port, default=50000, metavar="N", help="to listen on (default 50000; 0: a free one)"
+    port: int = option(
+        50000,
+        "port to listen on (default 50000); 0 selects a free one",
+        number(0, 65535, "a port from 0 to 65535", "PORT", whole=True),
     )
-    parser.add_argument(
-        "--host",
-        default="localhost",
-        metavar="NAME",
-        help="address to listen on; whoever reaches it can run code here (default localhost)",
-    )
+    host: str = option("localhost", "address to listen on; everyone who can reach it can run code here", NAME)
+    storage_options: None = None
 
+    def execute(self) -> Result:
+        """Serves until Ctrl-C or SIGTERM."""
+        from captionbeam.pipelines.runners.worker_pool import WorkerPool
 
-def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Serves until Ctrl-C or SIGTERM, which also stop the workers."""
-    from captionbeam.pipelines.runners.worker_pool import WorkerPool
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with suppress(KeyboardInterrupt), WorkerPool(options.port, options.host) as pool:
-        print(f"workers for {options.host}:{pool.port}; Ctrl-C stops them", flush=True)
-        threading.Event().wait()
-    return 0
-
-
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
-    return int(text)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with suppress(KeyboardInterrupt), WorkerPool(self.port, self.host) as pool:
+            say(f"workers for {self.host}:{pool.port}; Ctrl-C stops them")
+            threading.Event().wait()
+        return Result()

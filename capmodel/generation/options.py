@@ -7,6 +7,7 @@ from typing import Any
 
 from captionbeam.schemas.errors import expect
 from captionbeam.schemas.fingerprint import from_spec, spec_of
+from captionbeam.schemas.options import NATURAL, check_fields, number, one_of, option, text
 
 METHODS = ("greedy", "beam", "sample")
 FORMULAS = ("length", "gnmt")
@@ -22,97 +23,116 @@ ONLY_OF = {
 """The options that do something with one method only."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DecodeOptions:
-    """How captions are generated. Raises RequestError for an invalid value or combination.
+    """How captions are generated. Raises RequestError for an invalid value or combination."""
 
-    method:          ``greedy`` takes the most likely word; ``beam`` keeps the ``beam`` most likely beginnings;
-                     ``sample`` draws words.
-    n_best:          captions per image, best first (at most ``beam``; 1 for greedy).
-    temperature:     of sampling; its effect depends on the convention.
-    top_k, top_p:    sampling draws from the ``top_k`` most likely words (0: all), and of those from the fewest
-                     whose probabilities reach ``top_p`` (1: all).
-    seed:            sample i of an image depends only on (seed, image_id, i).
-    max_length:      maximum tokens of a caption, including START and END; None: the model's. A caption that reaches it
-                     is closed: its last token is END, with END's log-probability.
-    prefix:          words that every caption starts with.
-    allow_unk:       whether UNK may be generated. PAD and START never are.
-    keep_attention:  whether captions include their attention weights.
-    length_penalty:  A of beam search, which ranks captions by log-probability / penalty: a higher A favours longer
-                     captions; 0: no penalty.
-    length_formula:  the penalty of a caption of ``n`` tokens, including prefix and END: ``length`` is n^A, as in
-                     Hugging Face transformers; ``gnmt`` is ((5 + n) / 6)^A (Wu et al. 2016, equation 14).
-    no_repeat_ngram: no sequence of N tokens occurs twice in a caption, including its prefix; 0: no limit.
-    beam_groups:     groups of ``beam / beam_groups`` beams that avoid each other's words (Vijayakumar et al. 2018).
-    diversity:       penalty on a word's log-probability for each caption of the previous groups that took the word
-                     at the same step (their lambda, Hamming diversity).
-    temperature_convention: ``logit-division`` draws from p^(1/t), so t < 1 favours likely words;
-                     ``probability-power`` draws from p^t, so t > 1 favours likely words.
-    """
+    GROUP = "caption generation"
 
-    method: str = "beam"
-    beam: int = 3
-    n_best: int = 1
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-    max_length: int | None = None
-    prefix: str = ""
-    allow_unk: bool = False
-    keep_attention: bool = False
-    length_penalty: float = 0.0
-    length_formula: str = "length"
-    no_repeat_ngram: int = 0
-    beam_groups: int = 1
-    diversity: float = 0.0
-    temperature_convention: str = "logit-division"
+    method: str = option(
+        "beam",
+        "greedy (the likeliest word at each step), beam (beam search) or sample (words drawn at random)",
+        one_of(*METHODS),
+        common=True,
+        role="rows",
+    )
+    beam: int = option(
+        3,
+        "beams of beam search (default: as the bundle was scored; 3 if that was greedy, or with --captioner)",
+        number(1, MOST_ROWS, whole=True),
+        common=True,
+        role="rows",
+    )
+    n_best: int = option(
+        1,
+        "captions for each image, best first (at most --beam of beam search; 1 of greedy)",
+        number(1, MOST_DRAWS, whole=True),
+        common=True,
+        role="rows",
+    )
+    temperature: float = option(
+        1.0,
+        "temperature of --method sample; its draws depend only on --seed, the image's id and the caption's number",
+        number(LEAST_TEMPERATURE, 1 / LEAST_TEMPERATURE, unit="T"),
+        role="rows",
+    )
+    top_k: int = option(
+        0, "sample from the K likeliest words (0: all)", number(0, whole=True, unit="K"), role="rows"
+    )
+    top_p: float = option(
+        1.0,
+        "sample from the fewest words whose probabilities reach P (1: all)",
+        number(0, 1, above=True, unit="P"),
+        role="rows",
+    )
+    seed: int = option(0, "seed of --method sample", NATURAL, role="part")
+    max_length: int | None = option(
+        None,
+        "longest caption in tokens, including start and end (default: the bundle's). A caption that reaches it ends "
+        "with the end token and its log-probability",
+        number(3, LONGEST, whole=True),
+        role="rows",
+    )
+    prefix: str = option("", "words that every caption starts with", text("WORDS"), role="rows")
+    allow_unk: bool = option(False, "allow the token for unknown words in captions", role="rows")
+    keep_attention: bool = option(
+        False,
+        "store each word's attention over the grid (of a transformer: the last layer's mean over its heads)",
+        role="rows",
+    )
+    length_penalty: float = option(
+        0.0,
+        "A of beam search, which ranks captions by log-probability / penalty: a higher A favours longer captions. The "
+        "stored log-probability is the plain sum (default: as the bundle was scored; 0 if that was without one, or "
+        "with --captioner)",
+        number(0, 10, unit="A"),
+        common=True,
+        role="rows",
+    )
+    length_formula: str = option(
+        "length",
+        "penalty of a caption of n tokens, including prefix and end: length is n^A, as in Hugging Face transformers; "
+        "gnmt is ((5 + n) / 6)^A (Wu et al. 2016, equation 14)",
+        one_of(*FORMULAS),
+        role="rows",
+    )
+    no_repeat_ngram: int = option(
+        0,
+        "no sequence of N tokens occurs twice in a caption, including its prefix (0: no limit)",
+        NATURAL,
+        role="rows",
+    )
+    beam_groups: int = option(
+        1,
+        "diverse beam search (Vijayakumar et al. 2018): the beams are divided into G groups, each of which avoids the "
+        "words of the groups before; --n-best takes the best of each group first",
+        number(1, MOST_ROWS, whole=True, unit="G"),
+        role="rows",
+    )
+    diversity: float = option(
+        0.0,
+        "of --beam-groups: what a word's log-probability loses for each caption of the groups before that has the word "
+        "at the same step (their lambda, with Hamming diversity)",
+        number(0, unit="LAMBDA"),
+        role="rows",
+    )
+    temperature_convention: str = option(
+        "logit-division",
+        "logit-division draws from p^(1/T), so that T below 1 favours likely words; probability-power draws from p^T, "
+        "so that T above 1 does",
+        one_of(*CONVENTIONS),
+        role="rows",
+    )
 
     def __post_init__(self) -> None:
-        expect(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
-        expect(1 <= self.beam <= MOST_ROWS, "beam", self.beam, f"from 1 to {MOST_ROWS:,}")
+        check_fields(self)
         most = self.captions_at_most()
-        expect(1 <= self.n_best <= MOST_DRAWS, "n_best", self.n_best, f"from 1 to {MOST_DRAWS:,}")
         expect(
             most is None or self.n_best <= most, "n_best", self.n_best, f"at most {most} for {self.method}"
         )
-        fits = self.max_length is None or 3 <= self.max_length <= LONGEST
-        expect(fits, "max_length", self.max_length, f"from 3 (START, a token, END) to {LONGEST:,}")
-        expect(self.no_repeat_ngram >= 0, "no_repeat_ngram", self.no_repeat_ngram, "0 (may repeat) or more")
-        self._check_sampling()
         if self.method == "beam":
-            self._check_penalty()
-            self._check_groups()
-
-    def _check_sampling(self) -> None:
-        bounds = f"a number above 0, from {LEAST_TEMPERATURE} to {1 / LEAST_TEMPERATURE:,.0f}"
-        warm = LEAST_TEMPERATURE <= self.temperature <= 1 / LEAST_TEMPERATURE
-        greedy = "method greedy takes the likeliest words"
-        expect(warm, "temperature", self.temperature, f"{bounds} ({greedy})")
-        convention = self.temperature_convention
-        known = convention in CONVENTIONS
-        expect(known, "temperature_convention", convention, f"one of {', '.join(CONVENTIONS)}")
-        idle = self.method == "sample" and self.temperature == 1 and convention != CONVENTIONS[0]
-        expect(not idle, "temperature_convention", convention, "a temperature other than 1 with it")
-        expect(self.top_k >= 0, "top_k", self.top_k, "0 (all words) or more")
-        expect(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
-
-    def _check_penalty(self) -> None:
-        power, formula = self.length_penalty, self.length_formula
-        expect(0 <= power <= 10, "length_penalty", power, "from 0 to 10")
-        expect(formula in FORMULAS, "length_formula", formula, f"one of {', '.join(FORMULAS)}")
-        idle = not power and formula != FORMULAS[0]
-        expect(not idle, "length_formula", formula, "a length-penalty other than 0 with it")
-        idle = bool(power) and self.beam == self.beam_groups
-        expect(not idle, "length_penalty", power, "beams of 2 or more, as 1 ranks nothing")
-
-    def _check_groups(self) -> None:
-        groups, diversity = self.beam_groups, self.diversity
-        even = groups >= 1 and self.beam % groups == 0
-        expect(even, "beam_groups", groups, f"a divisor of the beam, {self.beam}")
-        expect(0 <= diversity < float("inf"), "diversity", diversity, "0 or more")
-        expect(groups == 1 or diversity > 0, "diversity", diversity, "above 0 for groups to differ")
-        expect(groups > 1 or diversity == 0, "diversity", diversity, "beam-groups of 2 or more with it")
+            even = self.beam % self.beam_groups == 0
+            expect(even, "beam_groups", self.beam_groups, f"a divisor of the beam, {self.beam}")
 
     def captions_at_most(self) -> int | None:
         """Returns the maximum number of captions per image; None if unlimited."""

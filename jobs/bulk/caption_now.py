@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from heapq import nsmallest
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.jobs.options.captioners import captioner_now
-from captionbeam.jobs.options.sources import fetch_options
-from captionbeam.jobs.ui.terminal import visible
+from captionbeam.jobs.options.command import DONE, WARNED, Result
+from captionbeam.jobs.options.sources import fetch_options, parsed_sources
+from captionbeam.jobs.ui.terminal import say, visible
 from captionbeam.pipelines.bulk.find import draw, is_sampled
 from captionbeam.pipelines.bulk.listing_record import (
     Listing,
@@ -30,25 +28,31 @@ from captionbeam.pipelines.workers.batches import Prepared, Processor, run_batch
 from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.records import ImageRef
 
+if TYPE_CHECKING:
+    from captionbeam.jobs.caption import Caption
 
-def print_captions(sources: Sequence[SourceSpec], decode: DecodeOptions, options: argparse.Namespace) -> int:
-    """Captions the images of ``sources``, sorted by id, and prints captions as they are ready.
+
+def print_captions(options: Caption) -> Result:
+    """Captions the images of the sources, sorted by id, and prints captions as they are ready.
 
     For a single image with one caption, the line is the caption alone; otherwise id, log-probability and caption,
-    separated by tabs. Failures go to standard error. Returns 0, or 3 if an image failed.
+    separated by tabs. Failures go to standard error, and the status is then 3. The totals have the captions by id.
     """
-    captioner = captioner_now(options, decode, options.batch_size or 1)
-    refs = _chosen(sources, options)
-    alone, failed = len(refs) == 1 and decode.n_best == 1, 0
+    captioner = captioner_now(options, options.batch_size or 1)
+    refs = _chosen(parsed_sources(options, None), options)
+    alone, captions, failures = len(refs) == 1 and options.n_best == 1, {}, {}
     reading = fetch_options(options)
     for batch in _batches(iter(refs), captioner.batch_size):
         for ref, result in _captioned(batch, fetch(batch, reading), captioner):
-            failed += isinstance(result, ImageError)
+            if isinstance(result, ImageError):
+                failures[ref.image_id] = str(result)
+            else:
+                captions[ref.image_id] = result
             _say(ref, result, alone)
-    return 3 if failed else 0
+    return Result(WARNED if failures else DONE, {"captions": captions, "failures": failures})
 
 
-def _chosen(sources: Sequence[SourceSpec], options: argparse.Namespace) -> list[ImageRef]:
+def _chosen(sources: Sequence[SourceSpec], options: Caption) -> list[ImageRef]:
     """Returns the images that a captions store would get from the same options, sorted by id."""
     refs = [ref for ref in _listed(sources) if is_sampled(ref.image_id, options.sample, options.seed)]
     if options.limit:
@@ -75,7 +79,7 @@ def _listed(sources: Sequence[SourceSpec]) -> Iterator[ImageRef]:
         listings.append(Listing(source.name, images, passed_over))
     check_counts(counts)
     if said := passed_over_line(listings):
-        print(f"captionbeam: note: {said}", file=sys.stderr)
+        say(f"captionbeam: note: {said}", to_error=True)
     check_listed(sum_listings(listings), [source.name for source in sources])
 
 
@@ -102,9 +106,9 @@ def _captioned(
 
 def _say(ref: ImageRef, result: list[dict[str, Any]] | ImageError, alone: bool) -> None:
     if isinstance(result, ImageError):
-        print(f"captionbeam: {visible(ref.location)}: {visible(result)}", file=sys.stderr)
+        say(f"captionbeam: {visible(ref.location)}: {visible(result)}", to_error=True)
         return
     for caption in result:
         text = visible(caption["text"])
         line = text if alone else f"{visible(ref.image_id)}\t{caption['logprob']:.3f}\t{text}"
-        print(line, flush=True)
+        say(line)

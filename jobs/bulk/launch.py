@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 
 from captionbeam.jobs.bulk.watch import Watch, finish
+from captionbeam.jobs.options.command import Result
 from captionbeam.jobs.options.recorded import request_of
-from captionbeam.jobs.options.shared import as_record, clear_totals, require
+from captionbeam.jobs.options.run import BulkCommand
+from captionbeam.jobs.options.sources import Part
 from captionbeam.jobs.run_on.running import print_dry, run_on
 from captionbeam.jobs.run_on.target import RunTarget
-from captionbeam.jobs.ui.terminal import note
+from captionbeam.jobs.ui.terminal import note, say
 from captionbeam.pipelines.bulk.compare import CompareStore, NameSources
 from captionbeam.pipelines.bulk.dedup import HashContents
 from captionbeam.pipelines.bulk.find import LimitImages
@@ -44,7 +45,8 @@ class Work:
     ``kind``, ``spec``, ``fingerprint`` and ``field``: the resulting rows. ``find``: lists the images, with counts like
     ``ListSources`` if ``counted``. ``names``: the sources that it lists. ``features``: the snapshot that it lists
     instead. ``job``: copies weights or a bundle to a store's ``models/``, whose URL it takes, and returns the workers'
-    job. ``dedup``: reads all images first, so that equal content is planned together.
+    job. ``dedup``: reads all images first, so that equal content is planned together. ``part``: the images of
+    the sources that are processed.
     """
 
     kind: str
@@ -58,26 +60,27 @@ class Work:
     job: Callable[[str], WorkerJob]
     dedup: bool = False
     counted: bool = False
+    part: Part = field(default_factory=Part)
 
 
-def start(work: Work, url: str, options: argparse.Namespace, file_format: str = "parquet", **how: Any) -> Run:
+def start(work: Work, url: str, options: BulkCommand, file_format: str = "parquet", **how: Any) -> Run:
     """Starts a new run of ``work`` on the store at ``url``; ``how`` are arguments of ``start_run``."""
     return start_run(
-        url, work.kind, work.spec, work.fingerprint, work.field, file_format, as_record(options), **how
+        url, work.kind, work.spec, work.fingerprint, work.field, file_format, options.record(), **how
     )
 
 
 def launch(
     work: Work,
     url: str,
-    options: argparse.Namespace,
+    options: BulkCommand,
     target: RunTarget,
     gates: Gates,
     file_format: str = "parquet",
     operation: str = "add",
     retired: Sequence[str] = (),
-) -> int:
-    """Performs a new run on the store at ``url``, or only prints it with --dry-run. Returns the exit status.
+) -> Result:
+    """Performs a new run on the store at ``url``, or only prints it with --dry-run.
 
     ``retired``: sources of a refresh that no longer exist.
     """
@@ -95,12 +98,7 @@ def launch(
         retired=retired,
     )
     if options.dry_run:
-        look(begin, work, options, target, gates, retired)
-        return 0
-    require(
-        not (options.totals and is_handed_over(target.beam_args)),
-        "--totals would do nothing where the pipeline is only written down; expected to leave it out",
-    )
+        return Result(totals=dry_run(begin, work, options, target, gates, retired))
     return process_images(begin(), work, options, target, gates, retired)
 
 
@@ -115,48 +113,46 @@ def moved(url: str, work: Work) -> list[str]:
 def process_images(
     run: Run,
     work: Work,
-    options: argparse.Namespace,
+    options: BulkCommand,
     target: RunTarget,
     gates: Gates,
     retired: Sequence[str] = (),
-) -> int:
-    """Runs the pipeline and reports. Returns the exit status."""
-    clear_totals(options)
+) -> Result:
+    """Runs the pipeline and reports."""
+    options.clear_totals()
     build = builder(run, work, options, target, gates, retired, files.join(run.url, "models"))
     if not files.has_atomic_create(run.url):
-        print(
-            f"note: {files.protocol(run.url)} cannot create a file only if it is absent; one writer at a time"
-        )
-    for said in clusters.notes(run.url, target.beam_args):
-        print(said, flush=True)
+        note(f"{files.protocol(run.url)} cannot create a file only if it is absent: use one writer at a time")
+    for line in clusters.notes(run.url, target.beam_args):
+        say(line)
     if is_handed_over(target.beam_args):
-        run_on(target, build, options.job, run.run_id, run.url, run.folder)
-        return 0
-    with Watch(run, options.job) as watch:
-        run_on(target, build, options.job, run.run_id, run.url, run.folder)
+        run_on(target, build, options.name, run.run_id, run.url, run.folder)
+        return Result(output=run.url)
+    with Watch(run, options.name) as watch:
+        run_on(target, build, options.name, run.run_id, run.url, run.folder)
     return finish(run, watch, options)
 
 
-def look(
+def dry_run(
     begin: Callable[..., Run],
     work: Work,
-    options: argparse.Namespace,
+    options: BulkCommand,
     target: RunTarget,
     gates: Gates,
     retired: Sequence[str],
-) -> None:
-    """Prints what would run. The record and weights go to a temporary folder; the store is only read."""
+) -> Mapping[str, Any]:
+    """Returns and prints what would run. The record and weights go to a temporary folder; the store is only read."""
     with tempfile.TemporaryDirectory(prefix="captionbeam-") as folder:
         run = begin(place=folder)
         build = builder(run, work, options, target, gates, retired, folder)
-        about = {"job": options.job, "run": dataclasses.asdict(dataclasses.replace(run, place=""))}
-        print_dry(target, build, options.job, run.run_id, run.url, about)
+        about = {"job": options.name, "run": dataclasses.asdict(dataclasses.replace(run, place=""))}
+        return print_dry(target, build, options.name, run.run_id, run.url, about)
 
 
 def builder(
     run: Run,
     work: Work,
-    options: argparse.Namespace,
+    options: BulkCommand,
     target: RunTarget,
     gates: Gates,
     retired: Sequence[str],
@@ -179,7 +175,7 @@ def builder(
 
 
 def to_do(
-    pipeline: beam.Pipeline, run: Run, work: Work, options: argparse.Namespace, retired: Sequence[str] = ()
+    pipeline: beam.Pipeline, run: Run, work: Work, options: BulkCommand, retired: Sequence[str] = ()
 ) -> tuple[beam.PCollection, list[beam.PCollection]]:
     """Returns the images to process, and further collections that publishing must wait for."""
     images = pipeline | "FindImages" >> work.find
@@ -187,22 +183,12 @@ def to_do(
     if work.counted:
         images, listings = images
         written = [listings | "RecordListing" >> RecordListing(run, work.names)]
-    if options.limit:
-        images = images | LimitImages(options.limit, options.seed)
+    if work.part.limit:
+        images = images | LimitImages(work.part.limit, work.part.seed)
     if run.operation != "refresh":
         todo = images | SkipDone(run, options.retry_failures, retired)
     else:
         names = NameSources([*work.names, *retired], work.features)
-        todo, compared = images | CompareStore(run, names, lists_all(options), options.retry_failures)
+        todo, compared = images | CompareStore(run, names, work.part.lists_all, options.retry_failures)
         written.append(compared)
     return todo, [one | f"Written{number}" >> beam.Map(lambda _: 1) for number, one in enumerate(written)]
-
-
-def lists_all(options: argparse.Namespace) -> bool:
-    """Whether the listing covers the sources completely."""
-    return options.sample == 1 and not options.limit
-
-
-def gates_of(options: argparse.Namespace, max_deletes: float | None = None) -> Gates:
-    """Returns the publish gates that the options set."""
-    return Gates(options.max_failures, max_deletes, compared=True, anyway=options.publish_anyway)

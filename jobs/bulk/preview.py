@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
 import pyarrow.parquet as pq
 
 from captionbeam.jobs.bulk.launch import Work, start, to_do
-from captionbeam.jobs.options.shared import require
+from captionbeam.jobs.options.command import Result
 from captionbeam.jobs.run_on.running import run_on
 from captionbeam.jobs.run_on.target import RunTarget
 from captionbeam.jobs.ui.progress import clock
 from captionbeam.jobs.ui.summary import print_table, size
-from captionbeam.jobs.ui.terminal import note
+from captionbeam.jobs.ui.terminal import note, say
 from captionbeam.pipelines.bulk.compare import read_counts, read_gone
 from captionbeam.pipelines.bulk.find import LimitImages
 from captionbeam.pipelines.bulk.gates import too_many_gone
@@ -29,36 +28,42 @@ from captionbeam.pipelines.bulk.plan import PlanShards, planned_shards
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.runners.runner import is_handed_over, runs_in_process, worker_processes
 from captionbeam.pipelines.workers.transforms import ProcessShards
+from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.records import parse_address
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 
+if TYPE_CHECKING:
+    from captionbeam.jobs.refresh import Refresh
+
 LATEST_RUNS = 50
 
 
-def try_out(work: Work, options: argparse.Namespace, target: RunTarget, retired: Sequence[str]) -> int:
-    """Plans the refresh, processes a few images with ``--canary``, and prints the cost of the whole. Returns 0."""
-    require(
-        options.scratch or runs_in_process(target.beam_args),
-        "the workers of this runner cannot reach this machine's temporary folder; expected --scratch with a URL",
-    )
-    require(
-        not is_handed_over(target.beam_args),
-        "--plan and --canary wait for what they print; expected a pipeline that is run, and not only written down",
-    )
+def try_out(work: Work, options: Refresh, target: RunTarget, retired: Sequence[str]) -> Result:
+    """Plans the refresh, processes a few images with ``--canary``, and prints the cost of the whole."""
+    if not options.scratch and not runs_in_process(target.beam_args):
+        raise RequestError(
+            "the workers of this runner cannot reach this machine's temporary folder; expected --scratch with a URL"
+        )
+    if is_handed_over(target.beam_args):
+        raise RequestError(
+            "--plan and --canary need a pipeline that runs; expected no template or jar to be written"
+        )
     with _scratch(options.scratch) as place:
-        look = start(work, options.output, options, options.format, operation="refresh", place=place)
-        trial = start(work, files.join(place, "store"), options, options.format) if options.canary else None
+        look = start(work, options.output, options, str(options.format), operation="refresh", place=place)
+        trial = (
+            start(work, files.join(place, "store"), options, str(options.format)) if options.canary else None
+        )
         build = functools.partial(
             _build, look=look, trial=trial, work=work, options=options, retired=retired, target=target
         )
-        run_on(target, build, options.job, look.run_id, look.url, look.folder)
+        run_on(target, build, options.name, look.run_id, look.url, look.folder)
         rows, counts = plan_rows(look), read_counts(look)
         left = to_be_done(look)
         if trial is None:
             rate = earlier_rate(look.url)
             rows |= cost_rows(
-                left, rate, options.price_per_hour, "as the largest of this store's latest runs"
+                left, rate, options.price_per_hour, "the rate of the largest of this store's latest runs"
             )
             if not rate:
                 rows["time"] = "unknown: this store has no earlier run; --canary N measures one"
@@ -69,11 +74,11 @@ def try_out(work: Work, options: argparse.Namespace, target: RunTarget, retired:
         note(passed_over)
     if not left:
         rest = "but deleting" if counts["gone"] else "but publishing" if look.redo else ""
-        print(f"nothing to do {rest}".rstrip())
+        say(f"nothing to do {rest}".rstrip())
     said = None if options.publish_anyway else would_be_held_back(look, counts, options.max_deletes)
     if said:
-        note(f"{said}: as it is, the refresh would be held back")
-    return 0
+        note(f"{said}: this refresh would not be published")
+    return Result(totals=rows, output=options.output)
 
 
 @contextmanager
@@ -96,7 +101,7 @@ def _build(
     look: Run,
     trial: Run | None,
     work: Work,
-    options: argparse.Namespace,
+    options: Refresh,
     retired: Sequence[str],
     target: RunTarget,
 ) -> None:
@@ -115,13 +120,11 @@ def plan_rows(look: Run) -> dict[str, Any]:
     counts, shards = read_counts(look), planned_shards(look)
     rows = {name: f"{counts.get(name, 0):,}" for name in ("new", "changed", "gone", "unchanged")}
     if counts.get("again"):
-        rows["failures done again"] = f"{counts['again']:,}"
+        rows["failures retried"] = f"{counts['again']:,}"
     if counts.get("moved"):
         rows["under another name or source"] = f"{counts['moved']:,}"
     if had := counts.get("changed", 0) + counts.get("moved", 0):
-        rows["reused"] = (
-            f"those of these {had:,} whose content is still that of their row: copied, not computed"
-        )
+        rows["reused"] = f"of these {had:,} images, those whose content is unchanged: their rows are copied"
     known, unknown = planned_bytes(look)
     rows["bytes to read"] = size(known) + (f", and {unknown:,} images of unknown size" if unknown else "")
     done = len({shard.shard_id for shard in shards} & layout.committed_shards(look.url))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-import threading
 import time
 from collections import Counter
-from types import TracebackType
 from typing import Any, Self
 
-from captionbeam.jobs.ui.progress import Progress, clock
+from captionbeam.jobs.options.command import DONE, WARNED, Result
+from captionbeam.jobs.options.run import BulkCommand
+from captionbeam.jobs.ui.progress import Progress, clock, watching
 from captionbeam.jobs.ui.summary import cost_per_million, print_table, size
-from captionbeam.jobs.ui.terminal import note
+from captionbeam.jobs.ui.terminal import note, say
 from captionbeam.pipelines.bulk.compare import read_counts
 from captionbeam.pipelines.bulk.listing_record import passed_over_line, read_listing
 from captionbeam.pipelines.bulk.plan import planned_shards
@@ -28,38 +27,29 @@ LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 10.0
 
 
 class Watch:
-    """A background thread that reads a run's plan and commits and shows progress. A context manager.
+    """Reads a run's plan and commits in the background and shows progress. A context manager.
 
     It does not use the runner's metrics, which retries inflate.
     """
 
     def __init__(self, run: Run, description: str) -> None:
-        self._run, self._description = run, description
+        self._run, self._start = run, time.monotonic()
         self._parts: list[str] = []
         self._shards: list[Shard] = []
         self._commits: dict[str, Commit] = {}
-        self._stop, self._start = threading.Event(), time.monotonic()
-        self._thread = threading.Thread(target=self._loop, name="progress", daemon=True)
         self._earlier = layout.committed_shards(run.url)
+        progress = Progress(description)
+        progress.say("listing images")
+        is_local = files.is_local(files.split(run.url)[0])
+        self._watching = watching(progress, self._look, LOCAL_SECONDS if is_local else REMOTE_SECONDS)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._watching.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
+    def __exit__(self, *error: Any) -> None:
+        self._watching.__exit__(*error)
         self.seconds = time.monotonic() - self._start
-
-    def _loop(self) -> None:
-        pause = LOCAL_SECONDS if files.is_local(files.split(self._run.url)[0]) else REMOTE_SECONDS
-        with Progress(self._description) as progress:
-            progress.say("listing images")
-            while not self._stop.wait(pause):
-                self._look(progress)
-            self._look(progress)
 
     def _look(self, progress: Progress) -> None:
         parts = files.names(files.join(self._run.folder, "parts"))
@@ -95,8 +85,8 @@ class Watch:
         return [commit for commit in self._commits.values() if commit.run == self._run.run_id]
 
 
-def finish(run: Run, watch: Watch, options: argparse.Namespace) -> int:
-    """Writes and prints the run's totals. Returns the exit status: 0, or 3 for many failures."""
+def finish(run: Run, watch: Watch, options: BulkCommand) -> Result:
+    """Writes and prints the run's totals. The status is 3 for many failures."""
     store = Store.open(run.url)
     totals = run_totals(run, watch, store, options.price_per_hour)
     files.write_atomic(files.join(run.folder, "totals.json"), files.json_bytes(totals))
@@ -107,15 +97,15 @@ def finish(run: Run, watch: Watch, options: argparse.Namespace) -> int:
         files.write_in_place(options.totals, files.json_bytes({**totals, "warned": warned}))
     print_table(f"{run.kind}: {run.url}", _rows(run, totals))
     if not totals["images"] and store.snapshot_id == run.parent:
-        print(
+        say(
             f"nothing to do: all {store.totals['rows'] + store.totals['failed']:,} images of {run.url} are done"
         )
     if passed_over := passed_over_line(read_listing(run)):
         note(passed_over)
     if warned:
-        said = f"over the warning share of {options.warn_failures:g}"
-        print(f"warning: {failed:,} of {images:,} images failed, {said}")
-    return 3 if warned else 0
+        limit = f"more than the share of {options.warn_failures:g} (--warn-failures)"
+        say(f"warning: {failed:,} of {images:,} images failed, {limit}")
+    return Result(WARNED if warned else DONE, {**totals, "warned": warned}, run.url)
 
 
 def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | None) -> dict[str, Any]:

@@ -2,68 +2,95 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from captionbeam.jobs.options.shared import require
-from captionbeam.jobs.options.sources import listing, parsed_sources
+from captionbeam.jobs.options.decoding import DecodingOptions, decode_options
+from captionbeam.jobs.options.run import ModelOptions
+from captionbeam.jobs.options.sources import SourceOptions, listing, parsed_sources
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError, not_installed
+from captionbeam.schemas.options import PRECISION, option, text
 
 if TYPE_CHECKING:
     from captionbeam.jobs.bulk.launch import Work
-    from captionbeam.pipelines.workers.batches import Processor
+    from captionbeam.pipelines.workers.batches import Processor, WorkerJob
 
 SCHEME = "hf:"
 
 
-def add_captioner_options(parser: argparse.ArgumentParser) -> None:
-    """Adds --bundle and --captioner."""
-    parser.add_argument("--bundle", metavar="BUNDLE", help="the trained captioner")
-    parser.add_argument(
-        "--captioner",
-        metavar="hf:PATH",
-        help="instead of --bundle: an image-to-text model of Hugging Face transformers (BLIP, GIT, ...), its folder as "
-        "save_pretrained wrote it, or its name on the hub, with @REVISION or without (extra: huggingface)",
+@dataclass(frozen=True, kw_only=True)
+class CaptionerOptions(DecodingOptions, SourceOptions, ModelOptions):
+    """The captioner, what it captions, and how."""
+
+    GROUP = "captioner"
+
+    bundle: str | None = option(
+        None,
+        "the trained captioner: a folder or URL",
+        text("BUNDLE"),
+        common=True,
+        role="rows",
+        location=True,
+        instead_of=("captioner",),
+    )
+    captioner: str | None = option(
+        None,
+        "instead of --bundle, an image-to-text model of Hugging Face transformers (BLIP, GIT, ...): a folder of "
+        "save_pretrained, or a name on the hub, optionally with @REVISION (extra: huggingface)",
+        text(
+            "hf:PATH",
+            "hf: and a folder, or a model's name on the hub",
+            lambda value: value[:3] == SCHEME < value,
+        ),
+        common=True,
+        role="rows",
+        location=True,
+        instead_of=("bundle",),
+    )
+    precision: str | None = option(
+        None,
+        "fp32, bf16 or auto (default: as the bundle's features; fp32 with --captioner)",
+        PRECISION,
+        common=True,
+    )
+
+    @property
+    def model(self) -> str:
+        """The folder or the hub's name of --captioner."""
+        return str(self.captioner).removeprefix(SCHEME)
+
+    def check_captioner(self) -> None:
+        """Raises RequestError unless exactly one captioner is given, with images or features that it can read."""
+        if bool(self.bundle) == bool(self.captioner):
+            raise RequestError("captions need one of --bundle and --captioner; expected exactly one")
+        if bool(self.sources) == bool(self.features):
+            raise RequestError("captions need one of SOURCE and --features; expected exactly one")
+        if self.captioner and self.features:
+            raise RequestError("--captioner reads images, not --features; expected SOURCE")
+        if self.captioner and importlib.util.find_spec("transformers") is None:
+            raise RequestError(f"--captioner hf: {not_installed('transformers', 'huggingface')}")
+        decode_options(self, None)
+
+
+def captioning(options: CaptionerOptions, output: str) -> Work:
+    """Returns the captioning work of the options. Raises RequestError, StoreError, BundleError."""
+    from captionbeam.jobs.bulk.launch import Work
+
+    options.check_captioner()
+    features = Store.open(options.features) if options.features else None
+    found = listing(options, () if features else parsed_sources(options, output), features)
+    plan, job = _by_transformers(options) if options.captioner else _by_bundle(options, features)
+    return Work(
+        kind="captions", spec=plan.spec, fingerprint=plan.fingerprint, field=plan.field, job=job, **found
     )
 
 
-def check_captioner(options: argparse.Namespace) -> None:
-    """Raises RequestError unless exactly one captioner is given."""
-    require(
-        bool(options.bundle) != bool(options.captioner),
-        "captions need one of --bundle and --captioner; expected exactly one",
-    )
-    if not options.captioner:
-        return
-    path = options.captioner.removeprefix(SCHEME)
-    require(
-        path not in ("", options.captioner),
-        f"--captioner is {options.captioner!r}; expected hf: and a folder, or a model's name on the hub",
-    )
-    require(
-        not options.features,
-        "--features would do nothing with --captioner, which looks at images; expected SOURCE",
-    )
-    require_transformers()
-
-
-def require_transformers() -> None:
-    """Raises RequestError if transformers is not installed."""
-    if importlib.util.find_spec("transformers") is None:
-        raise RequestError(f"--captioner hf: {not_installed('transformers', 'huggingface')}")
-
-
-def captioning(options: argparse.Namespace, decode: Any) -> Work:
-    """Returns the captioning work of the options. Raises RequestError."""
-    check_captioner(options)
-    return _by_transformers(options, decode) if options.captioner else _by_bundle(options, decode)
-
-
-def captioner_now(options: argparse.Namespace, decode: Any, batch_size: int) -> Processor:
+def captioner_now(options: CaptionerOptions, batch_size: int) -> Processor:
     """Returns the captioner in this process, loaded from its original location. Raises BundleError, RequestError."""
-    check_captioner(options)
+    decode = decode_options(options, options.bundle)
     if not options.captioner:
         from captionbeam.capmodel.captioners.captioner import Captioner
 
@@ -72,20 +99,16 @@ def captioner_now(options: argparse.Namespace, decode: Any, batch_size: int) -> 
         )
     from captionbeam.capmodel.captioners.huggingface.captioner import HuggingFaceCaptioner, resolve_captioner
 
-    plan = resolve_captioner(
-        options.captioner.removeprefix(SCHEME), decode, options.precision, options.device
-    )
+    plan = resolve_captioner(options.model, decode, options.precision, options.device)
     return HuggingFaceCaptioner.load(plan.folder, decode, plan.spec, batch_size, options.device)
 
 
-def _by_bundle(options: argparse.Namespace, decode: Any) -> Work:
+def _by_bundle(options: CaptionerOptions, features: Store | None) -> tuple[Any, Callable[[str], WorkerJob]]:
     from captionbeam.capmodel.captioners.captioner import resolve_captioner
-    from captionbeam.jobs.bulk.launch import Work
     from captionbeam.pipelines.workers.processors import CaptionerJob
 
-    features = Store.open(options.features) if options.features else None
-    found = listing(options, () if features else parsed_sources(options), features)
-    plan = resolve_captioner(options.bundle, decode, features, options.precision, options.device)
+    decode = decode_options(options, options.bundle)
+    plan = resolve_captioner(str(options.bundle), decode, features, options.precision, options.device)
 
     def job(models_url: str) -> CaptionerJob:
         return CaptionerJob(
@@ -97,25 +120,14 @@ def _by_bundle(options: argparse.Namespace, decode: Any) -> Work:
             device=options.device,
         )
 
-    return Work(
-        kind="captions",
-        spec=plan.spec,
-        fingerprint=plan.fingerprint,
-        field=plan.field,
-        job=job,
-        **found,
-    )
+    return plan, job
 
 
-def _by_transformers(options: argparse.Namespace, decode: Any) -> Work:
+def _by_transformers(options: CaptionerOptions) -> tuple[Any, Callable[[str], WorkerJob]]:
     from captionbeam.capmodel.captioners.huggingface.captioner import resolve_captioner
-    from captionbeam.jobs.bulk.launch import Work
     from captionbeam.pipelines.workers.processors import TransformersJob
 
-    found = listing(options, parsed_sources(options), None)
-    plan = resolve_captioner(
-        options.captioner.removeprefix(SCHEME), decode, options.precision, options.device
-    )
+    plan = resolve_captioner(options.model, decode_options(options, None), options.precision, options.device)
 
     def job(models_url: str) -> TransformersJob:
         return TransformersJob(
@@ -125,11 +137,4 @@ def _by_transformers(options: argparse.Namespace, decode: Any) -> Work:
             device=options.device,
         )
 
-    return Work(
-        kind="captions",
-        spec=plan.spec,
-        fingerprint=plan.fingerprint,
-        field=plan.field,
-        job=job,
-        **found,
-    )
+    return plan, job

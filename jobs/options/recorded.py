@@ -1,161 +1,160 @@
 """The request that made a store, as its snapshots record it, and how a refresh repeats it.
 
-A snapshot's ``request`` is ``{"job", "options", "sources"}``: the non-default options that determine rows and values,
-and each listed source with the options of its listing. Options that affect only how the work is done (shards, batches,
-devices, runners, gates, storage options) are not included. A refresh uses the request as defaults for the user's
-options.
+A snapshot's ``request`` is ``{"job", "options", "sources"}``: the options of the role ``rows`` that are not at their
+defaults, and each listed source with the options of its listing. Options that affect only how the work is done (shards,
+batches, devices, runners, gates, storage options) are not included. A refresh uses the request as defaults for the
+user's options.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
-import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from captionbeam.capmodel.specs import complete_spec
-from captionbeam.jobs.options.shared import dests, require
-from captionbeam.jobs.options.sources import PER_SOURCE, add_fetch_options, add_source_options
-from captionbeam.jobs.ui.terminal import note, visible
+from captionbeam.jobs.options.encoders import EncoderOptions
+from captionbeam.jobs.options.run import BulkCommand
+from captionbeam.jobs.options.sources import ReadingOptions, SourceOptions
+from captionbeam.jobs.ui.terminal import note, say, visible
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.options import Option, Role, changed, flag_of, options_of
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 
 if TYPE_CHECKING:
     from captionbeam.jobs.bulk.launch import Work
+    from captionbeam.jobs.refresh import Refresh
     from captionbeam.schemas.store.layout import Snapshot
 
-JOBS = ("encode", "caption", "refresh")
-# If the user names one option of a group, the recorded ones of that group are ignored.
-EXCLUSIVE = (
-    {"bundle", "captioner"},
-    {"sources", "features"},
-    {"pooled", "logits", "layers"},
-    {"uri_column", "bytes_column"},
-)
-PART = ("sample", "limit", "seed")  # options that select a part of the sources
-HOW = {"fetch_timeout", "fetch_tries", "dedup_content"}  # options in these groups that do not affect rows
-ELSEWHERE = {"sources", "output", "format", "precision"}  # recorded in other places
-PATHS = ("bundle", "features", "reduce", "image_root")
+R = TypeVar("R", bound=ReadingOptions)
+LISTING: tuple[Role, ...] = ("listing", "source", "part")
 
 
-def request_of(options: argparse.Namespace, work: Work) -> dict[str, Any]:
-    """Returns the request that repeats a run of ``work``; empty for jobs that cannot be repeated."""
-    if options.job not in JOBS:
+def request_of(options: BulkCommand, work: Work) -> dict[str, Any]:
+    """Returns the request that repeats a run of ``work``; empty for commands that cannot be repeated."""
+    if not isinstance(options, SourceOptions):
         return {}
-    usual, listing = _deciding(), dests(add_source_options).keys()
-    changed = {
-        name: _absolute(name, getattr(options, name))
-        for name, value in usual.items()
-        if hasattr(options, name) and getattr(options, name) != value
+    all_options = dict(_options(type(options)))
+    values = {
+        name: _absolute(name, all_options[name], value)
+        for name, value in changed(options, ("rows", *LISTING)).items()
+        if name != "sources"
     }
-    if options.sample == 1 and not options.limit and getattr(options, "method", None) != "sample":
-        changed.pop("seed", None)
-    making = {name: value for name, value in changed.items() if name not in listing or options.features}
+    if options.lists_all and getattr(options, "method", None) != "sample":
+        values.pop("seed", None)
+    own = {name: value for name, value in values.items() if all_options[name].role in LISTING}
+    making = (
+        values if options.features else {name: value for name, value in values.items() if name not in own}
+    )
     precision = complete_spec(work.spec).get("precision")
     if precision is not None and (work.kind == "captions" or not options.features):
         making["precision"] = precision
-    own = {name: value for name, value in changed.items() if name in listing}
-    recorded = dict(getattr(options, "listings", None) or [])
+    recorded = dict(options.listings)
     sources = [{"source": name, **own, **recorded.get(name, {})} for name in work.names]
-    return {"job": options.job, "options": making, "sources": sources}
+    return {"job": options.name, "options": making, "sources": sources}
 
 
-def _deciding() -> dict[str, Any]:
-    """Returns the options that determine rows and values, with a refresh's defaults."""
-    from captionbeam.jobs.encode import add_encoder_options
-    from captionbeam.jobs.options.captioners import add_captioner_options
-    from captionbeam.jobs.options.decoding import add_decoding_options
-    from captionbeam.jobs.options.features import add_features_source
-
-    groups: tuple[Callable[[Any], None], ...] = (
-        add_captioner_options,
-        add_features_source,
-        add_encoder_options,
-        add_decoding_options,
-        add_source_options,
-    )
-    found = {name: value for add in groups for name, value in dests(add).items()}
-    return {name: value for name, value in found.items() if name not in HOW | ELSEWHERE}
+def _options(owner: type) -> Iterator[tuple[str, Option]]:
+    return ((field.name, found) for field, found in options_of(owner))
 
 
-def _absolute(name: str, value: Any) -> Any:
-    """Returns paths as absolute ones."""
-    if name in PATHS and value:
-        return files.absolute(value)
-    if name == "inventory":
+def _absolute(name: str, found: Option, value: Any) -> Any:
+    """Returns paths as absolute ones; ``weights`` and ``captioner`` may be a published name instead."""
+    if not found.location or not value:
+        return value
+    if isinstance(value, tuple):
         return [files.absolute(one) for one in value]
-    if name == "weights" and value and os.path.exists(os.path.expanduser(value.partition("#")[0])):
-        return files.absolute(value)
-    if name == "captioner" and value:
+    if name == "weights":
+        return files.absolute(value) if os.path.exists(os.path.expanduser(value.partition("#")[0])) else value
+    if name == "captioner":
         scheme, _, path = value.partition(":")
         return f"{scheme}:{files.absolute(path)}" if os.path.isdir(os.path.expanduser(path)) else value
-    return value
+    return files.absolute(value)
 
 
-def settle_store(options: argparse.Namespace) -> None:
+def with_store(options: Refresh) -> Refresh:
     """Handles ``refresh STORE`` as ``refresh --output STORE``. Raises RequestError if no store is named."""
-    alone = options.sources[0] if options.output is None and len(options.sources) == 1 else None
+    if options.output is not None:
+        return options
+    alone = options.sources[0] if len(options.sources) == 1 else None
     if alone is not None and layout.snapshot_ids(files.absolute(alone)):
-        options.output, options.sources = alone, []
-        options.named -= {"sources"}
-    if options.output is None:
-        said = "no store is named" if alone is None else f"{alone!r} is not a store with a published snapshot"
-        raise RequestError(f"{said}; expected --output STORE, or captionbeam refresh STORE")
+        return replace(options, output=alone, sources=(), given=options.named - {"sources"})
+    said = "no store is named" if alone is None else f"{alone!r} is not a store with a published snapshot"
+    raise RequestError(f"{said}; expected --output STORE, or captionbeam refresh STORE")
 
 
-def repeat_request(options: argparse.Namespace, newest: Snapshot | None) -> None:
-    """Sets options from the ``newest`` snapshot's request unless the user named them, and prints them.
+def repeat_request(options: Refresh, newest: Snapshot | None) -> Refresh:
+    """Returns the options with those of the ``newest`` snapshot's request where the user named none; prints them.
 
     Raises RequestError if the sources were listed with incompatible options, or if a store without a record needs more
     options.
     """
     if newest is None or options.ignore_record:
-        return
+        return options
     if not newest.request:
         _require_named(options, newest)
-        return
-    request = _beside_store(newest.request, options)
-    named, recorded = set(options.named), dict(request["options"])
-    kept = dict(_not_replaced(recorded, named, options))
-    for name, value in kept.items():
-        setattr(options, name, value)
+        return options
+    request, named = _beside_store(newest.request, options), options.named
+    kept = dict(_not_replaced(request["options"], options))
+    options = replace(options, **kept, given=named)
     entries = _entries(options, request["sources"])
-    whole = {name: value for name, value in _agreed(entries, named).items() if name not in PER_SOURCE}
-    for name, value in whole.items():
-        setattr(options, name, value)
-    gone = named | _excluded(named)
-    options.listings = [
-        (entry["source"], {name: entry[name] for name in PER_SOURCE if name in entry and name not in gone})
+    whole = dict(_agreed(entries, named))
+    gone = named | _replaced(named)
+    listings = [
+        (
+            entry["source"],
+            {name: _value(entry[name]) for name in _per_source() if name in entry and name not in gone},
+        )
         for entry in entries
     ]
     repeated = [] if named & {"sources", "features"} else [entry["source"] for entry in entries]
-    options.sources = [entry["source"] for entry in entries]
-    flags = [*_flags({**kept, **whole}), *repeated]
-    if flags:
-        say(options, f"as in the record of {options.output}: {shlex.join(flags)}")
+    if flags := [*_flags({**kept, **whole}), *repeated]:
+        say(visible(f"as in the record of {options.output}: {shlex.join(flags)}"), to_error=options.dry_run)
+    sources = tuple(entry["source"] for entry in entries)
+    return replace(options, **whole, sources=sources, listings=tuple(listings), given=named)
 
 
-def _beside_store(request: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Returns ``request`` for a store that was moved or copied: what lay beside it is taken from beside it now.
+def repeat_limits(options: R, newest: Snapshot) -> R:
+    """Returns the options with the read limits that all sources were listed with, unless the user changed them."""
+    limits = {}
+    for field, found in options_of(ReadingOptions):
+        recorded = {entry.get(field.name, field.default) for entry in newest.request.get("sources", ())}
+        if found.role == "listing" and len(recorded) == 1 and getattr(options, field.name) == field.default:
+            limits[field.name] = recorded.pop()
+    return replace(options, **limits)
 
-    Prints a note for each path that is not there: it stays the recorded one.
+
+def _value(recorded: Any) -> Any:
+    return tuple(recorded) if isinstance(recorded, list) else recorded
+
+
+def _per_source() -> list[str]:
+    return [name for name, found in _options(SourceOptions) if found.role == "source"]
+
+
+def _beside_store(request: Mapping[str, Any], options: Refresh) -> dict[str, Any]:
+    """Returns ``request`` for a store that was moved or copied: locations beside it are those beside it now.
+
+    Prints a note for each location that is not there: the recorded one is used.
     """
     from captionbeam.pipelines.bulk.run import name_before, url_before
 
-    now, before = files.absolute(options.output), url_before(files.absolute(options.output))
+    now, before = files.absolute(str(options.output)), url_before(files.absolute(str(options.output)))
+    movable = {name for name, found in _options(type(options)) if found.location and not found.repeated}
+    movable = (movable | {"source"}) - {"weights", "captioner"}
 
     def found(name: str, value: Any) -> Any:
-        if before in ("", now) or name not in (*PATHS, "source") or not isinstance(value, str):
+        if before in ("", now) or name not in movable or not isinstance(value, str):
             return value
         other = name_before(value, before, now)
         if other and files.exists(other):
             return other
         if not (name in options.named or (name == "source" and "sources" in options.named)):
             note(
-                f"{now} was made at {before}; no copy of {value} is beside it: {value} is used",
+                f"{now} was made at {before}; there is no copy of {value} beside it, so {value} is used",
                 options.dry_run,
             )
         return value
@@ -168,61 +167,53 @@ def _beside_store(request: Mapping[str, Any], options: argparse.Namespace) -> di
     }
 
 
-def say(options: argparse.Namespace, line: str) -> None:
-    """Prints a line; in a dry run on standard error, because standard output is JSON."""
-    print(visible(line), file=sys.stderr if options.dry_run else sys.stdout, flush=True)
-
-
-def repeat_limits(options: argparse.Namespace, newest: Snapshot) -> None:
-    """Sets the read limits that all sources were listed with, unless the user changed them."""
-    usual = dests(add_fetch_options)
-    for name in usual.keys() - HOW:
-        recorded = {entry.get(name, usual[name]) for entry in newest.request.get("sources", ())}
-        if len(recorded) == 1 and getattr(options, name) == usual[name]:
-            setattr(options, name, recorded.pop())
-
-
-def _require_named(options: argparse.Namespace, newest: Snapshot) -> None:
+def _require_named(options: Refresh, newest: Snapshot) -> None:
     made = "encode: --encoder NAME, ..." if newest.kind == "features" else "caption: --bundle BUNDLE, ..."
     if "imported" in newest.spec:
         raise RequestError(
             f"the rows of {options.output} were imported as {newest.spec['imported']!r}; expected captionbeam "
             "import-features again"
         )
-    require(
-        bool(options.named & {"encoder", "bundle", "captioner", "features"}),
-        f"{options.output} has no record of what made it; expected SOURCE and the options of captionbeam {made}",
+    if not options.named & {"encoder", "bundle", "captioner", "features"}:
+        raise RequestError(
+            f"{options.output} has no record of what made it; expected SOURCE and the options of captionbeam {made}"
+        )
+
+
+def _not_replaced(recorded: Mapping[str, Any], options: Refresh) -> Iterator[tuple[str, Any]]:
+    """Yields the recorded options that the user's options do not replace."""
+    from captionbeam.capmodel.generation.options import ONLY_OF
+
+    named, all_options = options.named, dict(_options(type(options)))
+    gone = {*named, *_replaced(named)}
+    network = {name for name, _ in _options(EncoderOptions)}
+    if "encoder" in named and options.encoder != recorded.get("encoder"):
+        gone |= {*network, "reduce", "reduce_dim"}
+    models = named & {"bundle", "captioner"}
+    if any(
+        _absolute(name, all_options[name], getattr(options, name)) != recorded.get(name) for name in models
+    ):
+        gone |= {"precision"}  # that of another model
+    if "features" in named and "encoder" in recorded:
+        gone |= {*network, "precision"}
+    if "sources" in named and "features" in recorded:
+        gone |= {"features", *(name for name, found in all_options.items() if found.role == "part")}
+    if "method" in named:
+        gone |= {name for names in ONLY_OF.values() for name in names}
+    return (
+        (name, _value(value)) for name, value in recorded.items() if name not in gone and name in all_options
     )
 
 
-def _not_replaced(
-    recorded: Mapping[str, Any], named: Set[str], options: argparse.Namespace
-) -> Iterator[tuple[str, Any]]:
-    """Yields the recorded options that the user's options do not replace."""
-    from captionbeam.capmodel.generation.options import ONLY_OF
-    from captionbeam.jobs.encode import add_network_options
+def _replaced(named: Collection[str]) -> set[str]:
+    """Returns the options that the named ones replace, and those themselves."""
+    from captionbeam.jobs.refresh import Refresh
 
-    gone = {*named, *_excluded(named)}
-    network = {*dests(add_network_options), "precision"}
-    if "encoder" in named and options.encoder != recorded.get("encoder"):
-        gone |= {*network, "reduce", "reduce_dim"} - {"precision"}
-    models = named & {"bundle", "captioner"}
-    if any(_absolute(name, getattr(options, name)) != recorded.get(name) for name in models):
-        gone |= {"precision"}  # that of another model
-    if "features" in named and "encoder" in recorded:
-        gone |= network
-    if "sources" in named and "features" in recorded:
-        gone |= {"features", *PART}
-    if "method" in named:
-        gone |= {name for names in ONLY_OF.values() for name in names}
-    return ((name, value) for name, value in recorded.items() if name not in gone and hasattr(options, name))
+    groups = [{name, *found.instead_of} for name, found in _options(Refresh) if found.instead_of]
+    return {name for group in groups if group & set(named) for name in group}
 
 
-def _excluded(named: Collection[str]) -> set[str]:
-    return {name for group in EXCLUSIVE if group & set(named) for name in group}
-
-
-def _entries(options: argparse.Namespace, recorded: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _entries(options: Refresh, recorded: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns the sources to list, with the options of their listing; a named source is listed completely."""
     from captionbeam.pipelines.sources.spec import source_name
 
@@ -230,38 +221,36 @@ def _entries(options: argparse.Namespace, recorded: Iterable[Mapping[str, Any]])
     if options.features:
         return [{"source": name} for name in options.sources]
     if "sources" not in options.named:
-        retired = {source_name(name) for name in options.retire}
+        retired = set(options.retired_names())
         return [entry for name, entry in known.items() if name not in retired]
-    found = []
-    for name in map(source_name, options.sources):
-        entry = known.get(name, {"source": name})
-        found.append({key: value for key, value in entry.items() if key not in (*PART, "inventory")})
-    return found
+    gone = {"inventory", *(name for name, found in _options(SourceOptions) if found.role == "part")}
+    entries = [known.get(name, {"source": name}) for name in map(source_name, options.sources)]
+    return [{name: value for name, value in entry.items() if name not in gone} for entry in entries]
 
 
-def _agreed(entries: Iterable[Mapping[str, Any]], named: Collection[str]) -> dict[str, Any]:
-    """Returns the options that apply to the whole run. Raises RequestError if the entries differ."""
-    usual = dests(add_source_options)
-    entries, found = list(entries), {}
-    for name in {name for entry in entries for name in entry} - {"source", *PER_SOURCE, *named}:
-        values = {repr(entry.get(name, usual[name])): entry["source"] for entry in entries}
+def _agreed(entries: Iterable[Mapping[str, Any]], named: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """Yields the options that apply to the whole run. Raises RequestError if the entries differ."""
+    entries, defaults = list(entries), {field.name: field.default for field, _ in options_of(SourceOptions)}
+    for name in sorted({name for entry in entries for name in entry} - {"source", *_per_source(), *named}):
+        values = {repr(entry.get(name, defaults[name])): entry["source"] for entry in entries}
         if len(values) > 1:
             said = " and ".join(f"{source} with {value}" for value, source in list(values.items())[:2])
-            flag = f"--{name.replace('_', '-')}"
             raise RequestError(
-                f"the sources were listed with different {flag}: {said}; expected {flag} to be named, or one SOURCE"
+                f"the sources were listed with different {flag_of(name)}: {said}; expected {flag_of(name)} to be "
+                "named, or one SOURCE"
             )
-        found[name] = entries[0][name]
-    return found
+        yield name, _value(entries[0].get(name, defaults[name]))
 
 
 def _flags(options: Mapping[str, Any]) -> Iterator[str]:
+    from captionbeam.jobs.refresh import Refresh
+
+    found = dict(_options(Refresh))
     for name, value in options.items():
-        flag = f"--{name.replace('_', '-')}"
         if value is True:
-            yield flag
-        elif isinstance(value, list):
-            parts = [",".join(value)] if name == "layers" else value
-            yield from (word for one in parts for word in (flag, one))
+            yield flag_of(name)
+        elif isinstance(value, tuple):
+            parts = [",".join(value)] if found[name].split else value
+            yield from (word for one in parts for word in (flag_of(name), one))
         else:
-            yield from (flag, str(value))
+            yield from (flag_of(name), str(value))

@@ -1,14 +1,26 @@
-"""Options of the image sources, of reading them, and the listings made from them."""
+"""Options of the image sources and of reading images, and the listings made from them."""
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from captionbeam.jobs.options.shared import natural, positive, require, seconds, share
 from captionbeam.jobs.ui.terminal import note
+from captionbeam.schemas.options import (
+    NAME,
+    NATURAL,
+    POSITIVE,
+    SECONDS,
+    SHARE,
+    STORE,
+    URL,
+    option,
+    part_of,
+    text,
+)
 from captionbeam.schemas.storage import files
 
 if TYPE_CHECKING:
@@ -16,136 +28,141 @@ if TYPE_CHECKING:
     from captionbeam.pipelines.sources.spec import SourceSpec
     from captionbeam.schemas.store.reading import Store
 
-PER_SOURCE = (
-    "image_root",
-    "id_column",
-    "uri_column",
-    "bytes_column",
-    "inventory",
-)  # may differ between sources
 
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """How images are read."""
 
-def add_source_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of sources and sampling."""
-    group = parser.add_argument_group("images")
-    group.add_argument(
-        "--image-root",
-        metavar="URL",
-        help="where the images of a COCO file or of a list's relative paths are",
-    )
-    group.add_argument(
-        "--id-column", metavar="NAME", help="column of a list or a Parquet file with the images' ids"
-    )
-    group.add_argument("--uri-column", metavar="NAME", help="column of a list with the images' URIs")
-    group.add_argument(
-        "--bytes-column", metavar="NAME", help="column of a Parquet file with the images' bytes"
-    )
-    group.add_argument(
-        "--inventory",
-        action="append",
-        default=[],
-        metavar="URL",
-        help="list a SOURCE that is a bucket, or a folder of one, by its inventory: the manifest of a Cloud Storage "
-        "inventory report or of an S3 Inventory, or the folder above it, whose newest is taken",
-    )
-    group.add_argument(
-        "--sample",
-        type=share,
-        default=1.0,
-        metavar="RATE",
-        help="this share of the images, chosen by a hash of their ids",
-    )
-    group.add_argument(
-        "--seed",
-        type=natural,
-        default=0,
-        metavar="N",
-        help="of --sample and --limit; another seed, other images (default 0)",
-    )
-    group.add_argument(
-        "--limit", type=positive, metavar="N", help="at most this many images, the same ones each time"
-    )
+    GROUP = "reading images"
 
-    add_fetch_options(parser.add_argument_group("reading"))
-
-
-def add_fetch_options(group: Any) -> None:
-    """Adds the options of reading images: size limit, timeout, retries."""
-    group.add_argument(
-        "--max-image-bytes",
-        type=positive,
-        default=64 << 20,
-        metavar="N",
-        help="a longer image is a failure, too_large, and not a worker's memory (default 64 MiB)",
+    max_image_bytes: int = option(
+        64 << 20,
+        "largest image file; a larger one becomes a failure with the code too_large (default 64 MiB)",
+        POSITIVE,
+        role="listing",
     )
-    group.add_argument(
-        "--fetch-timeout",
-        type=seconds,
-        default=60.0,
-        metavar="SECONDS",
-        help="of one try at reading an image, or a container's range (default 60)",
+    fetch_timeout: float = option(
+        60.0, "timeout of one attempt to read an image or a range of a container", SECONDS
     )
-    group.add_argument(
-        "--fetch-tries",
-        type=positive,
-        default=4,
-        metavar="N",
-        help="at what may pass by itself: timeouts, 429, 5xx; ever later, at random (default 4)",
+    fetch_tries: int = option(
+        4,
+        "attempts where an error may be temporary (timeout, 429, 5xx), with increasing random pauses",
+        POSITIVE,
     )
-    add_private_option(group)
-
-
-def add_private_option(group: Any) -> None:
-    """Adds the option that permits private addresses in lists."""
-    group.add_argument(
-        "--allow-private-addresses",
-        action="store_true",
-        help="read images that a list has at addresses inside a network (this machine, 10.0.0.0/8, ...), and by any "
-        "protocol; else they are failures, denied",
+    allow_private_addresses: bool = option(
+        False,
+        "read images that a list has at private addresses (this machine, 10.0.0.0/8, ...) and by any protocol; "
+        "otherwise they become failures with the code denied",
+        role="listing",
     )
 
 
-def check_seed(options: argparse.Namespace, drawn: bool = False) -> None:
-    """Raises RequestError for a seed without random images (or captions, if ``drawn``)."""
-    of_use = drawn or options.sample < 1 or options.limit is not None or options.seed == 0
-    wanted = "--sample or --limit" + (", or --method sample" if options.job == "caption" else "")
-    require(
-        of_use,
-        f"--seed {options.seed} would do nothing without {wanted}; expected to leave it out",
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Which part of the sources' images is processed."""
+
+    GROUP = "images"
+
+    sample: float = option(1.0, "process this share of the images, selected by a hash of their ids", SHARE,
+                           common=True, role="part")  # fmt: skip
+    seed: int = option(0, "seed of --sample and --limit, and of --method sample", NATURAL, role="part")
+    limit: int | None = option(
+        None, "process at most this many images, the same ones each time", POSITIVE, common=True, role="part"
     )
 
+    @property
+    def lists_all(self) -> bool:
+        """Whether the listing covers the sources completely."""
+        return self.sample == 1 and not self.limit
 
-def source_options(options: argparse.Namespace) -> Any:
-    """Returns the group ``images`` for ``parse_sources``."""
-    from captionbeam.pipelines.sources.spec import SourceOptions
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions(Part, ReadingOptions):
+    """Which images, and how they are listed.
+
+    listings: each source with its own values of the options that may differ between sources, from a store's record.
+    """
+
+    GROUP = "images"
+
+    sources: tuple[str, ...] = option(
+        (),
+        "a folder, glob, zip, tar, Parquet file with images, list of URIs, or COCO annotation file; a path or URL",
+        text("SOURCE"),
+        positional=True,
+        common=True,
+        role="listing",
+        instead_of=("features",),
+    )
+    features: str | None = option(
+        None,
+        "a features store instead of SOURCE",
+        STORE,
+        common=True,
+        role="rows",
+        location=True,
+        instead_of=("sources",),
+    )
+    image_root: str | None = option(
+        None,
+        "the location of the images of a COCO file, or of relative paths in a list",
+        URL,
+        common=True,
+        role="source",
+        location=True,
+    )
+    id_column: str | None = option(
+        None, "column of a list or Parquet file with image ids", NAME, role="source"
+    )
+    uri_column: str | None = option(
+        None, "column of a list with URIs", NAME, role="source", instead_of=("bytes_column",)
+    )
+    bytes_column: str | None = option(
+        None, "column of a Parquet file with image bytes", NAME, role="source", instead_of=("uri_column",)
+    )
+    inventory: tuple[str, ...] = option(
+        (),
+        "list a SOURCE that is a bucket, or a folder of one, from its inventory: the manifest of a Cloud Storage "
+        "inventory report or of an S3 Inventory, or the folder above it (the newest is used); repeatable",
+        URL,
+        repeated=True,
+        role="source",
+        location=True,
+    )
+    listings: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+
+
+def _listings(options: SourceOptions) -> list[tuple[str, SourceOptions]]:
+    """Returns each SOURCE with the options of its own listing."""
+    listings = options.listings or [(source, {}) for source in options.sources]
+    plain = dataclasses.replace(options, listings=()) if options.listings else options
+    return [(source, dataclasses.replace(plain, **own) if own else plain) for source, own in listings]
+
+
+def _listing_options(options: SourceOptions) -> Any:
+    from captionbeam.pipelines.sources.spec import SourceOptions as ListingOptions
 
     columns = (options.id_column, options.uri_column, options.bytes_column)
-    return SourceOptions(*columns, options.image_root, tuple(options.inventory))
+    return ListingOptions(*columns, options.image_root, options.inventory)
 
 
-def _listings(options: argparse.Namespace) -> list[tuple[str, argparse.Namespace]]:
-    """Returns each SOURCE with the options of its own listing, which a store's record has per source."""
-    recorded = getattr(options, "listings", None) or [(source, {}) for source in options.sources]
-    return [(source, argparse.Namespace(**{**vars(options), **own})) for source, own in recorded]
-
-
-def parsed_sources(options: argparse.Namespace) -> Sequence[SourceSpec]:
-    """Returns the parsed SOURCEs. Raises RequestError, also if the job's --output is inside one of them."""
+def parsed_sources(options: SourceOptions, output: str | None) -> Sequence[SourceSpec]:
+    """Returns the parsed SOURCEs. Raises RequestError, also if the job's ``output`` is inside one of them."""
     from captionbeam.pipelines.sources.buckets.inventory import report_time
     from captionbeam.pipelines.sources.parse import parse_each
     from captionbeam.pipelines.sources.stores import refuse_output
 
-    listings = [(source, source_options(own)) for source, own in _listings(options)]
-    specs = parse_each(listings, source_options(options))
-    if options.output:
-        refuse_output(options.output, dict.fromkeys(spec.name for spec in specs))
+    listings = [(source, _listing_options(own)) for source, own in _listings(options)]
+    specs = parse_each(listings, _listing_options(options))
+    if output:
+        refuse_output(output, dict.fromkeys(spec.name for spec in specs))
     for name, as_of in dict.fromkeys((spec.name, report_time(spec)) for spec in specs if spec.report):
-        note(f"{name} is listed as its inventory of {as_of or 'an unknown time'} has it")
+        note(f"{name} is listed from its inventory of {as_of or 'an unknown time'}")
     return specs
 
 
 def listing(
-    options: argparse.Namespace, sources: Sequence[SourceSpec], features: Store | None = None
+    options: SourceOptions, sources: Sequence[SourceSpec], features: Store | None = None
 ) -> dict[str, Any]:
     """Returns the fields of ``Work`` that list ``sources`` (or rows of ``features``) and fetch their images."""
     names = tuple(dict.fromkeys(source.name for source in sources))
@@ -153,21 +170,28 @@ def listing(
         from captionbeam.pipelines.features.rows import FindRows, fetch_rows
 
         find: Any = FindRows(features, options.sample, options.seed)
-        return {"find": find, "fetch": fetch_rows, "names": names, "features": features}
+        return {
+            "find": find,
+            "fetch": fetch_rows,
+            "names": names,
+            "features": features,
+            "part": part_of(Part, options),
+        }
     from captionbeam.pipelines.bulk.find import ListSources
     from captionbeam.pipelines.fetch.images import fetch
 
     find = ListSources(sources, options.sample, options.seed)
     read = functools.partial(fetch, options=fetch_options(options))
-    return {"find": find, "fetch": read, "names": names, "features": None, "counted": True}
+    part = part_of(Part, options)
+    return {"find": find, "fetch": read, "names": names, "features": None, "counted": True, "part": part}
 
 
-def fetch_options(options: argparse.Namespace) -> FetchOptions:
-    """Returns the options of the group ``reading``."""
+def fetch_options(options: ReadingOptions) -> FetchOptions:
+    """Returns the options of workers that read images."""
     from captionbeam.pipelines.fetch import address_guard
     from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 
-    trusted = _trusted(options)
+    trusted = _trusted(options) if isinstance(options, SourceOptions) else ()
     return FetchOptions(
         options.max_image_bytes,
         options.fetch_timeout,
@@ -178,10 +202,10 @@ def fetch_options(options: argparse.Namespace) -> FetchOptions:
     )
 
 
-def _trusted(options: argparse.Namespace) -> tuple[str, ...]:
-    """Returns the trusted locations, which the user named: servers of sources, server or folder of the images."""
+def _trusted(options: SourceOptions) -> tuple[str, ...]:
+    """Returns the locations that the user named: servers of sources, server or folder of the images."""
     from captionbeam.pipelines.fetch.address_guard import origins
 
-    listings = _listings(options) if hasattr(options, "sources") else []
+    listings = _listings(options)
     roots = dict.fromkeys(own.image_root for _, own in listings if own.image_root)
     return (*origins([*(source for source, _ in listings), *roots]), *map(files.absolute, roots))

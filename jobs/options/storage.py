@@ -29,7 +29,12 @@ def add_storage_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def use_storage_options(options: argparse.Namespace) -> None:
+def use_storage_options(given: str | None) -> None:
+    """Applies the storage options to this process and its workers. Raises RequestError."""
+    storage_options.use(parsed(given) if given else {})
+
+
+def use_storage_options_old(options: argparse.Namespace) -> None:
     """Applies the storage options to this process, and replaces secrets in the recorded ones. Raises RequestError."""
     given = getattr(options, "storage_options", None)
     settled = parsed(given) if given else {}

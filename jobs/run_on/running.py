@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import apache_beam as beam
 from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 
 from captionbeam.jobs.run_on.target import RunTarget
-from captionbeam.jobs.ui.terminal import note
+from captionbeam.jobs.ui.terminal import note, say
 from captionbeam.pipelines.runners import clusters
 from captionbeam.pipelines.runners.runner import is_handed_over, make_pipeline, run_pipeline
 from captionbeam.schemas.formats.tokens import LAUNCH
@@ -38,18 +37,18 @@ def run_on(target: RunTarget, build: Build, job: str, run_id: str, store: str, f
         return True
     jar = clusters.executable_path(arguments)
     if jar is not None:
-        print(clusters.submit_line(jar, arguments))
+        say(clusters.submit_line(jar, arguments))
     else:
-        print(f"the job is written down, not run: whoever starts it has {store} published by its last step")
+        say(f"the job is written, not run: its last step will publish {store}")
     return False
 
 
 def print_dry(
     target: RunTarget, build: Build, job: str, run_id: str, store: str, about: Mapping[str, Any]
-) -> None:
-    """Prints what would run as JSON: Dataflow's job, or else ``about`` and the steps. Notes go to standard error.
+) -> Mapping[str, Any]:
+    """Returns and prints as JSON what would run: Dataflow's job, or else ``about`` and the steps.
 
-    Raises RequestError if ``store`` is not writable.
+    Notes go to standard error. Raises RequestError if ``store`` is not writable.
     """
     files.check_local_writable(store)
     arguments = target.arguments(job, run_id, store)
@@ -61,8 +60,9 @@ def print_dry(
         found: Mapping[str, Any] = describe_job(arguments, build)
     else:
         found = {"runner": target.record, **about, "steps": steps(build)}
-    print(json.dumps(found, indent=1, sort_keys=True))
-    print("dry run: nothing was written, sent or run", file=sys.stderr)
+    say(json.dumps(found, indent=1, sort_keys=True))
+    say("dry run: nothing was written, sent or run", to_error=True)
+    return found
 
 
 def steps(build: Build) -> list[str]:

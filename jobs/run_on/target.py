@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from apache_beam.options.pipeline_options import (
     GoogleCloudOptions,
@@ -14,6 +13,7 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 
+from captionbeam.jobs.options.run import BulkCommand, ModelOptions
 from captionbeam.jobs.options.shared import require
 from captionbeam.jobs.run_on.devices import workers_precision
 from captionbeam.jobs.run_on.gpus import MANY_PROCESSES, ONE_PROCESS, find_gpu
@@ -22,6 +22,7 @@ from captionbeam.jobs.run_on.labels import job_name, own_labels
 from captionbeam.pipelines.runners.names import DATAFLOW, runner_of
 from captionbeam.pipelines.workers.batches import WorkerJob
 from captionbeam.pipelines.workers.processors import ModelJob
+from captionbeam.schemas.options import options_of, shown
 
 CPU_THREADS = "2"  # shards in progress: one computes on all cores while another is read
 LOCAL = ("", "file", "local", "memory")
@@ -59,37 +60,39 @@ class RunTarget:
         return [*labels, *self.beam_args, *([] if named else [f"--job_name={job_name(job, run_id)}"])]
 
 
-def settle_job(options: argparse.Namespace, beam_args: Sequence[str], store: str = "--output") -> RunTarget:
-    """Returns the target of a job on images, and settles its precision. ``store``: the name of its store's option."""
-    precision = getattr(options, "precision", None)
+B = TypeVar("B", bound=BulkCommand)
+
+
+def resolve_target(options: B, output: str = "output") -> tuple[RunTarget, B]:
+    """Returns the target of a job on images, and its options with the precision that its workers compute in.
+
+    ``output``: the field with its store. Raises RequestError.
+    """
+    places = {}
+    for field, found in options_of(options):
+        if found.location or field.name in ("sources", output):
+            value = getattr(options, field.name) or ()
+            places[shown(field, found)] = [value] if isinstance(value, str) else list(value)
+    for option in ("--weights", "--reduce", "--bundle", "--captioner"):
+        places.pop(option, None)  # read by the launcher, and copied to the store
+    if not isinstance(options, ModelOptions):
+        return settle_target(options.pipeline_options, places, models=False), options
+    device, precision = options.device, getattr(options, "precision", None)
     if options.gpu is not None:
         require(
-            options.device == "auto",
-            f"--device {options.device} contradicts --gpu {options.gpu}, whose workers use their GPU; expected one of "
-            "them",
+            device == "auto",
+            f"--device {device} contradicts --gpu {options.gpu}, whose workers use their GPU; expected one of them",
         )
         precision = find_gpu(options.gpu).precision if precision == "auto" else precision
-    precision, notes = workers_precision(options.device, precision, beam_args)
-    if precision is not None:
-        options.precision = precision
-    named = {
-        "SOURCE": "sources",
-        "--features": "features",
-        "--image-root": "image_root",
-        "--inventory": "inventory",
-        store: store.strip("-").lower(),
-    }
-    places = {option: getattr(options, name, None) or [] for option, name in named.items()}
-    lists = {option: [found] if isinstance(found, str) else found for option, found in places.items()}
-    target = settle_target(beam_args, lists, options.gpu)
-    return replace(target, notes=(*target.notes, *notes))
+    target = settle_target(options.pipeline_options, places, options.gpu)
+    precision, notes = workers_precision(device, precision, options.pipeline_options)
+    if precision != getattr(options, "precision", precision):
+        options = replace(options, precision=precision)
+    return replace(target, notes=(*target.notes, *notes)), options
 
 
 def settle_target(
-    beam_args: Sequence[str],
-    places: Mapping[str, Sequence[str]],
-    gpu: str | None = None,
-    models: bool = True,
+    beam_args: Sequence[str], places: Mapping[str, Sequence[str]], gpu: str | None = None, models: bool = True
 ) -> RunTarget:
     """Returns the target of Beam's flags and the preset ``gpu``.
 

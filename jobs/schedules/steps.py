@@ -9,6 +9,7 @@ import argparse
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from captionbeam.jobs.options.shared import require
 from captionbeam.schemas.errors import RequestError
@@ -156,13 +157,11 @@ def refuse_words(plan: NightlyRefresh, unwanted: str, why: str) -> None:
 
 def check_refresh(plan: NightlyRefresh) -> None:
     """Raises RequestError for anything that the jobs' parsers reject or a schedule cannot do."""
-    from captionbeam.jobs.refresh import check_options
-
     _check_stores(plan)
     _check_storage(plan)
     for arguments in refresh_steps(plan).values():
         options = parsed(arguments)
-        check_options(options)
+        options.check_request()
         require(
             not (options.plan or options.canary or options.dry_run),
             "--plan, --canary and --dry-run publish nothing; expected none of them in what a schedule runs",
@@ -175,12 +174,12 @@ def check_refresh(plan: NightlyRefresh) -> None:
         check_name(plan.promote)
 
 
-def parsed(arguments: list[str]) -> argparse.Namespace:
+def parsed(arguments: list[str]) -> Any:
     """Returns the parsed step. Raises RequestError."""
     from captionbeam.jobs.cli import parse
 
     try:
-        return parse(arguments)[0]
+        return parse(arguments)
     except RequestError as err:
         raise RequestError(f"`captionbeam {shlex.join(arguments)}` is refused: {err}") from err
 

@@ -2,55 +2,45 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 
-HELP = """\
+from captionbeam.jobs.options.command import Command, Result
+from captionbeam.jobs.store_commands.shared import store_option, whole_store
+from captionbeam.jobs.ui.terminal import say
+from captionbeam.schemas.options import NATURAL, SHARE, option
+from captionbeam.schemas.store import layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactStore(Command):
+    """Rewrites a store with the same rows in fewer files."""
+
+    HELP = """\
   captionbeam store compact features
   captionbeam store compact features --dead 0.5 --small 64
 
-Publishes a snapshot of STORE with the same rows and failures as the newest in fewer and fuller files: shards of which
-more than --dead is superseded or deleted are written again without that, shards with fewer than --small live rows are
-merged, with their index files, into ones of about 1,024 rows, and the manifests become one. Earlier snapshots keep
-their files until `captionbeam store vacuum` removes them. Others may publish meanwhile.
+Publishes a snapshot of STORE with the rows and failures of the newest in fewer and larger files. Shards with a larger
+share of superseded or deleted rows than --dead are rewritten without them; shards with fewer live rows than --small are
+merged, with their index files, to about 1,024 rows each; all manifests are merged. Earlier snapshots keep their files
+until `captionbeam store vacuum` removes them. Other jobs may publish meanwhile.
 """
+    name = "store compact"
 
+    store: str = store_option()
+    dead: float = option(0.2, "rewrite a shard with a larger share of superseded or deleted rows", SHARE)
+    small: int = option(256, "merge shards with fewer rows", NATURAL)
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of ``store compact``."""
-    from captionbeam.jobs.options.shared import natural, share
-    from captionbeam.jobs.store_commands.shared import add_store
+    def execute(self) -> Result:
+        """Compacts and prints the result."""
+        from captionbeam.pipelines.maintenance.compact import compact
 
-    add_store(parser)
-    parser.add_argument(
-        "--dead",
-        type=share,
-        default=0.2,
-        metavar="SHARE",
-        help="of dead rows above which a shard is rewritten (default 0.2)",
-    )
-    parser.add_argument(
-        "--small",
-        type=natural,
-        default=256,
-        metavar="N",
-        help="rows below which shards are merged (default 256)",
-    )
-
-
-def run(options: argparse.Namespace) -> int:
-    """Compacts and prints the result."""
-    from captionbeam.jobs.store_commands.shared import whole_store
-    from captionbeam.pipelines.maintenance.compact import compact
-    from captionbeam.schemas.store import layout
-
-    url = whole_store(options.store)
-    before = layout.snapshot_ids(url)[-1]
-    snapshot, rewritten = compact(url, options.dead, options.small)
-    if snapshot.id <= before:
-        print(f"nothing to do: no shard of snapshot {snapshot.id} of {url} is to be rewritten or merged")
-        return 0
-    print(
-        f"published snapshot {snapshot.id} of {url}: {rewritten:,} shards rewritten, {snapshot.totals['rows']:,} "
-        f"rows in {snapshot.totals['shards']:,} shards now"
-    )
-    return 0
+        url = whole_store(self.store)
+        before = layout.snapshot_ids(url)[-1]
+        snapshot, rewritten = compact(url, self.dead, self.small)
+        rows, shards = snapshot.totals["rows"], snapshot.totals["shards"]
+        if snapshot.id <= before:
+            say(f"nothing to do: no shard of snapshot {snapshot.id} of {url} needs to be rewritten or merged")
+        else:
+            written = f"{rewritten:,} shards rewritten, now {rows:,} rows in {shards:,} shards"
+            say(f"published snapshot {snapshot.id} of {url}: {written}")
+        return Result(totals={"snapshot": snapshot.id, "rewritten": rewritten, **snapshot.totals}, output=url)

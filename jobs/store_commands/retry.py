@@ -2,82 +2,79 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import functools
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from captionbeam.capmodel.specs import StoredAs, complete_spec
+from captionbeam.jobs.options.command import Result
+from captionbeam.jobs.options.run import BulkCommand, ModelOptions, RunOptions
+from captionbeam.jobs.options.sources import ReadingOptions
+from captionbeam.jobs.ui.terminal import note, say
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import FingerprintError, StoreError
 from captionbeam.schemas.fingerprint import fingerprint
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.int8 import stored_columns
+from captionbeam.schemas.options import STORE, like, option
 from captionbeam.schemas.storage import files
 
 if TYPE_CHECKING:
     from captionbeam.jobs.bulk.launch import Work
     from captionbeam.pipelines.workers.processors import ModelJob
 
-HELP = """\
+
+@dataclass(frozen=True, kw_only=True)
+class RetryFailures(ReadingOptions, ModelOptions, BulkCommand):
+    """Processes a store's failed images again and publishes the next snapshot."""
+
+    HELP = """\
   captionbeam store retry-failures features
   captionbeam store retry-failures captions --all
 
-Does the images of STORE again whose failure is transient (timeout, unavailable), or all failed ones, and publishes the
-next snapshot. Sources are not listed again and nothing else is needed: the encoder or bundle is the one in the store's
-models/, where each image is stands in the plan of the run that failed on it. Members of zips are looked up again.
-Flags that are not below go to Beam's PipelineOptions.
+Processes the images of STORE again whose failure is temporary (timeout, unavailable), or all failed ones, and publishes
+the next snapshot. Sources are not listed again, and no other option is needed: the encoder or bundle is the one in the
+store's models/, and the plan of the run that failed has each image's location. Members of zips are looked up again.
+Other flags are those of Beam's PipelineOptions.
 """
+    name = "store retry-failures"
 
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of ``store retry-failures``."""
-    from captionbeam.jobs.options.shared import add_run_options
-    from captionbeam.jobs.options.sources import add_fetch_options
-    from captionbeam.jobs.run_on.options import add_launch_options
-    from captionbeam.jobs.store_commands.shared import add_store
-
-    add_store(parser)
-    parser.add_argument(
-        "--all", action="store_true", dest="retry_failures", help="permanent failures too, not only transient"
+    store: str = option(..., "a folder or URL", STORE, positional=True, common=True)
+    retry_failures: bool = like(
+        RunOptions, "retry_failures", help="also permanent failures, not only temporary ones", flag="--all"
     )
-    add_run_options(parser, retry=False)
-    add_fetch_options(parser.add_argument_group("reading"))
-    add_launch_options(parser)
-    parser.set_defaults(limit=None, sample=1.0, seed=0, totals=None)
+
+    def execute(self) -> Result:
+        """Finds the failures, runs the pipeline on them, and reports."""
+        from captionbeam.jobs.bulk.launch import launch
+        from captionbeam.jobs.options.recorded import repeat_limits
+        from captionbeam.jobs.run_on.target import resolve_target
+        from captionbeam.jobs.store_commands.shared import whole_store
+        from captionbeam.pipelines.maintenance.retry_failures import by_reading, failed_images, find_failed
+
+        store = Store.open(whole_store(self.store))
+        failures = failed_images(store, self.retry_failures)
+        refs, lost = find_failed(store, failures)
+        if lost:
+            note(
+                f"{len(lost):,} failed images (such as {lost[0]!r}) are not retried: no plan has their location any "
+                "more; a run that lists their source retries them"
+            )
+        if not refs:
+            kind = "" if self.retry_failures else "temporary "
+            say(
+                f"nothing to do: {len(failures):,} {kind}failures in snapshot {store.snapshot_id} of {store.url}"
+            )
+            return Result(output=store.url)
+        target, options = resolve_target(repeat_limits(self, store.snapshot), "store")
+        works = [_work(store, alike, options) for alike in by_reading(refs)]
+        done = [
+            launch(work, store.url, options, target, options.gates(), store.snapshot.format) for work in works
+        ]
+        return replace(done[-1], status=max(one.status for one in done))
 
 
-def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Finds the failures, runs the pipeline on them, and reports."""
-    from captionbeam.jobs.bulk.launch import gates_of, launch
-    from captionbeam.jobs.options.recorded import repeat_limits
-    from captionbeam.jobs.run_on.target import settle_job
-    from captionbeam.jobs.store_commands.shared import whole_store
-    from captionbeam.pipelines.maintenance.retry_failures import by_reading, failed_images, find_failed
-
-    store = Store.open(whole_store(options.store))
-    failures = failed_images(store, options.retry_failures)
-    refs, lost = find_failed(store, failures)
-    if lost:
-        print(
-            f"note: {len(lost):,} failed images (such as {lost[0]!r}) are left alone: where they are stands in no "
-            "plan any more; a run that lists their source does them again"
-        )
-    if not refs:
-        kind = "" if options.retry_failures else "transient "
-        print(
-            f"nothing to do: {len(failures):,} {kind}failures in snapshot {store.snapshot_id} of {store.url}"
-        )
-        return 0
-    options.job = "retry-failures"
-    repeat_limits(options, store.snapshot)
-    target = settle_job(options, beam_args, "STORE")
-    works = [_work(store, alike, options) for alike in by_reading(refs)]
-    gates, kept = gates_of(options), store.snapshot.format
-    return max(launch(work, store.url, options, target, gates, kept) for work in works)
-
-
-def _work(store: Store, refs: list[Any], options: argparse.Namespace) -> Work:
+def _work(store: Store, refs: list[Any], options: RetryFailures) -> Work:
     """Returns the work of the store's encoder, reduction or captioner on ``refs``, which are read in the same way.
 
     Raises StoreError, FingerprintError.
@@ -97,7 +94,7 @@ def _work(store: Store, refs: list[Any], options: argparse.Namespace) -> Work:
     rows = refs[0].kind == "row"
     make = _captioner if store.kind == "captions" else _reducer if rows else _encoder
     field, job = make(store)
-    job = dataclasses.replace(job, batch_size=options.batch_size, device=options.device)
+    job = replace(job, batch_size=options.batch_size, device=options.device)
     return Work(
         kind=store.kind,
         spec=store.spec,

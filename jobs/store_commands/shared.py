@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -10,22 +9,29 @@ from typing import Any
 from rich.table import Table
 
 from captionbeam.jobs.ui.summary import console
-from captionbeam.jobs.ui.terminal import visible
+from captionbeam.jobs.ui.terminal import say, visible
 from captionbeam.schemas.errors import RequestError, StoreError
+from captionbeam.schemas.options import STORE, option, text
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
 from captionbeam.schemas.store.reading import Store
 
 
-def add_store(parser: argparse.ArgumentParser, snapshot: bool = False) -> None:
-    """Adds the argument STORE; with ``snapshot`` it may name one, as ``STORE@prod`` or ``STORE@3``."""
-    form, said = ("STORE[@SNAPSHOT]", ", @ and a tag or number after it") if snapshot else ("STORE", "")
-    parser.add_argument("store", metavar=form, help=f"a folder or URL{said}")
+def store_option(snapshot: bool = False) -> Any:
+    """Returns the positional option STORE; with ``snapshot`` it may name one, as ``STORE@prod`` or ``STORE@3``."""
+    if not snapshot:
+        return option(..., "the store: a folder or URL", STORE, positional=True)
+    return option(
+        ...,
+        "the store, a folder or URL; @ and a tag or number select a snapshot (default: the newest)",
+        text("STORE[@SNAPSHOT]"),
+        positional=True,
+    )
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """Adds --json."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+def json_option() -> Any:
+    """Returns the option --json."""
+    return option(False, "print JSON instead of a table")
 
 
 def whole_store(url: str) -> str:
@@ -45,7 +51,7 @@ def store_folder(url: str) -> str:
 
 def print_json(value: Any) -> None:
     """Prints one JSON value on standard output."""
-    print(json.dumps(value, indent=1))
+    say(json.dumps(value, indent=1))
 
 
 def print_columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

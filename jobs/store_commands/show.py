@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
-import argparse
+import json as json_text
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-HELP = """\
+from captionbeam.jobs.options.command import Command, Result
+from captionbeam.jobs.store_commands.shared import json_option, print_json, store_option
+from captionbeam.jobs.ui.summary import print_table, size
+from captionbeam.jobs.ui.terminal import visible
+from captionbeam.schemas import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowSnapshot(Command):
+    """Shows one snapshot: rows, bytes, failures, specification, origin."""
+
+    HELP = """\
   captionbeam store show features
   captionbeam store show captions@prod --json
 
-Shows one snapshot of STORE, the newest unless a tag or number stands behind @: rows, bytes, failures by code,
-fingerprint and specification, the snapshots it came from, the runs that made them, and the images of each source.
+Shows one snapshot of STORE, the newest unless a tag or number after @ selects another: rows, bytes, failures by code,
+fingerprint and specification, parent snapshots, runs, and the number of images of each source.
 """
+    name = "store show"
+
+    store: str = store_option(snapshot=True)
+    json: bool = json_option()
+
+    def execute(self) -> Result:
+        """Prints the description of the snapshot, which is the totals."""
+        from captionbeam.pipelines.maintenance.history import describe
+
+        found = describe(Store.open(self.store))
+        if self.json:
+            print_json(found)
+        else:
+            print_table(f"store: {found['store']}", _rows(found))
+        return Result(totals=found)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of ``store show``."""
-    from captionbeam.jobs.store_commands.shared import add_json, add_store
-
-    add_store(parser, snapshot=True)
-    add_json(parser)
-
-
-def run(options: argparse.Namespace) -> int:
-    """Prints the table, or the same as one JSON object."""
-    import json
-
-    from captionbeam.jobs.store_commands.shared import print_json
-    from captionbeam.jobs.ui.summary import print_table, size
-    from captionbeam.jobs.ui.terminal import visible
-    from captionbeam.pipelines.maintenance.history import describe
-    from captionbeam.schemas import Store
-
-    said = describe(Store.open(options.store))
-    if options.json:
-        print_json(said)
-        return 0
+def _rows(said: Mapping[str, Any]) -> dict[str, str]:
     rows = {
         "snapshot": f"{said['snapshot']} of {said['time']}, {said['operation']} {said['note']}".rstrip(),
         "tags": ", ".join(said["tags"]) or "none",
@@ -49,12 +55,11 @@ def run(options: argparse.Namespace) -> int:
         "parents": ", ".join(map(str, said["parents"])) or "none",
         "runs": "\n".join(said["runs"]),
         "fingerprint": said["fingerprint"],
-        "specification": json.dumps(said["spec"], indent=1),
+        "specification": json_text.dumps(said["spec"], indent=1),
     }
     if said["rounding"]:
         rows["int8"] = _rounding(said)
-    print_table(f"store: {said['store']}", rows)
-    return 0
+    return rows
 
 
 def _rounding(said: Mapping[str, Any]) -> str:

@@ -2,51 +2,55 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 
-HELP = """\
+from captionbeam.jobs.options.command import Command, Result
+from captionbeam.jobs.store_commands.shared import store_option, whole_store
+from captionbeam.jobs.ui.summary import print_table, size
+from captionbeam.jobs.ui.terminal import say
+from captionbeam.schemas.options import POSITIVE, number, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class VacuumStore(Command):
+    """Removes old snapshots and unreferenced files."""
+
+    HELP = """\
   captionbeam store vacuum features --keep 5 --dry-run
   captionbeam store vacuum features --keep 5 --grace 24
 
-Removes the snapshots of STORE beyond the newest --keep, tagged ones excepted, and every file that no snapshot needs
-any more: their data, commits, plans and weights, and what killed runs left. Files younger than --grace hours stay,
-and so does all that a run needs that did something in that time and has not ended. Readers of a removed snapshot that
-still have it open will fail. Stopped at any moment, it leaves a store that can be read; run again, it goes on.
+Removes the snapshots of STORE except the newest --keep and the tagged ones, and every file that no remaining snapshot
+needs: data, commits, plans, weights, and files of killed runs. Files younger than --grace hours are kept, and so are
+those of a run that was active in that time and has not ended. Readers that have a removed snapshot open will fail. An
+interrupted vacuum leaves a readable store; run it again to complete it.
 """
+    name = "store vacuum"
 
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of ``store vacuum``."""
-    from captionbeam.jobs.options.shared import positive, price
-    from captionbeam.jobs.store_commands.shared import add_store
-
-    add_store(parser)
-    parser.add_argument(
-        "--keep", type=positive, required=True, metavar="N", help="how many of the newest snapshots stay"
+    store: str = store_option()
+    keep: int = option(..., "number of newest snapshots to keep", POSITIVE)
+    grace: float = option(
+        24.0,
+        "keep files younger than this",
+        number(0, expected="a number of hours of 0 or more", unit="HOURS"),
     )
-    parser.add_argument(
-        "--grace", type=price, default=24.0, metavar="HOURS", help="what is younger stays (default 24)"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="name what would go, remove nothing")
+    dry_run: bool = option(False, "list what would be removed, and remove nothing")
 
+    def execute(self) -> Result:
+        """Removes files and prints what was removed."""
+        from captionbeam.pipelines.maintenance.vacuum import find_garbage, vacuum
 
-def run(options: argparse.Namespace) -> int:
-    """Removes files and prints what was removed."""
-    from captionbeam.jobs.store_commands.shared import whole_store
-    from captionbeam.jobs.ui.summary import print_table, size
-    from captionbeam.pipelines.maintenance.vacuum import find_garbage, vacuum
-
-    url = whole_store(options.store)
-    if options.dry_run:
-        gone = find_garbage(url, options.keep, options.grace).entries()
-        for entry in gone:
-            print(entry.name)
-    else:
-        gone = vacuum(url, options.keep, options.grace)
-    rows = {"store": url}
-    for folder in dict.fromkeys(entry.name.split("/")[0] for entry in gone):
-        inside = [entry.bytes for entry in gone if entry.name.startswith(f"{folder}/")]
-        rows[folder] = f"{len(inside):,}, {size(sum(inside))}"
-    said = "would go" if options.dry_run else "removed"
-    print_table(said, rows if gone else {**rows, "nothing": "all is needed"})
-    return 0
+        url = whole_store(self.store)
+        if self.dry_run:
+            gone = find_garbage(url, self.keep, self.grace).entries()
+            for entry in gone:
+                say(entry.name)
+        else:
+            gone = vacuum(url, self.keep, self.grace)
+        rows = {"store": url}
+        for folder in dict.fromkeys(entry.name.split("/")[0] for entry in gone):
+            inside = [entry.bytes for entry in gone if entry.name.startswith(f"{folder}/")]
+            rows[folder] = f"{len(inside):,}, {size(sum(inside))}"
+        title = "would be removed" if self.dry_run else "removed"
+        print_table(title, rows if gone else {**rows, "nothing": "every file is needed"})
+        totals = {"files": [entry.name for entry in gone], "bytes": sum(entry.bytes for entry in gone)}
+        return Result(totals=totals, output=url)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self, TextIO
 
@@ -12,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from captionbeam.jobs.ui.terminal import visible
+from captionbeam.jobs.ui.terminal import is_speaking, visible
 
 PLAIN_SECONDS = 10.0
 
@@ -27,7 +29,7 @@ def clock(seconds: float) -> str:
 class Progress:
     """``with Progress("encode", total) as progress: progress.update(done, failures=3)``.
 
-    ``total`` may become known later. The rate is measured from the start.
+    ``total`` may become known later. The rate is measured from the start. Silent where commands print nothing.
     """
 
     def __init__(
@@ -37,7 +39,8 @@ class Progress:
         self._stream = stream or sys.stderr
         self._start = self._said = time.monotonic()
         self._line = ""
-        self._bars = _bars(self._stream) if self._stream.isatty() else None
+        self._silent = not is_speaking()
+        self._bars = _bars(self._stream) if self._stream.isatty() and not self._silent else None
         self._task = self._bars.add_task(description, total=total, note="") if self._bars else None
 
     def __enter__(self) -> Self:
@@ -75,6 +78,8 @@ class Progress:
             self._print(f"{self._description}: {text}")
 
     def _print(self, line: str) -> None:
+        if self._silent:
+            return
         with suppress(BrokenPipeError):  # the work continues if nobody reads the progress
             print(visible(line), file=self._stream, flush=True)
 
@@ -91,6 +96,26 @@ class Progress:
             return ""
         spent = time.monotonic() - self._start
         return f", {clock(spent / done * (self._total - done))} left"
+
+
+@contextmanager
+def watching(progress: Progress, look: Callable[[Progress], None], pause: float = 1.0) -> Iterator[None]:
+    """Calls ``look(progress)`` in a background thread, every ``pause`` seconds and once at the end."""
+    stop = threading.Event()
+
+    def loop() -> None:
+        with progress:
+            while not stop.wait(pause):
+                look(progress)
+            look(progress)
+
+    thread = threading.Thread(target=loop, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _bars(stream: TextIO) -> Bars:

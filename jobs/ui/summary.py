@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from captionbeam.jobs.ui.terminal import visible
+from captionbeam.jobs.ui.terminal import is_speaking, visible
 
 
 def print_table(title: str, rows: Mapping[str, Any]) -> None:
@@ -30,6 +30,7 @@ def console(width: int) -> Console:
         markup=False,
         emoji=False,
         highlight=False,
+        quiet=not is_speaking(),
     )
 
 

@@ -16,9 +16,30 @@ def visible(text: object) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
+_speaking = False
+
+
+def speak(on: bool) -> bool:
+    """Turns on or off what commands print; returns the earlier state. Used from Python they are silent."""
+    global _speaking
+    before, _speaking = _speaking, on
+    return before
+
+
+def is_speaking() -> bool:
+    """Whether commands print."""
+    return _speaking
+
+
+def say(text: object, to_error: bool = False) -> None:
+    """Prints ``text`` on standard output, or with ``to_error`` on standard error, if commands print."""
+    if _speaking:
+        print(text, file=sys.stderr if to_error else sys.stdout, flush=True)
+
+
 def note(text: object, to_error: bool = False) -> None:
-    """Prints ``text`` as one line that begins with "note:", on standard output unless ``to_error``."""
-    print(f"note: {visible(text)}", file=sys.stderr if to_error else sys.stdout, flush=True)
+    """Prints ``text`` as one line that begins with "note:"."""
+    say(f"note: {visible(text)}", to_error)
 
 
 def one_line(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from captionbeam.capmodel.specs import ImportedSpec
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.formats import arrow
+from captionbeam.schemas.options import Kind, option
 
 DTYPES = ("float16", "float32", "float64")
 
@@ -55,6 +56,18 @@ class ArraySpec(NamedTuple):
         return f"{self.url!r}, {self.key!r}" if self.key else repr(self.url)
 
 
+def _read_grid(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    return int(height), int(width)
+
+
+def _is_grid(value: Any) -> bool:
+    return len(value) == 2 and all(isinstance(side, int) and side > 0 for side in value)
+
+
+GRID = Kind(_read_grid, _is_grid, "HEIGHTxWIDTH, such as 14x14", "HxW")
+
+
 @dataclass(frozen=True)
 class Layout:
     """The layout of a row: ``[C]``, ``[L, C]`` with a ``grid`` ``(H, W)``, or ``[H, W, C]``.
@@ -62,8 +75,12 @@ class Layout:
     ``channels_first``: ``[C, L]`` or ``[C, H, W]`` instead.
     """
 
-    grid: tuple[int, int] | None = None
-    channels_first: bool = False
+    GROUP = "arrays"
+
+    grid: tuple[int, int] | None = option(
+        None, "height and width of the grid with the L cells of [N, L, C]", GRID
+    )
+    channels_first: bool = option(False, "rows are [C, H, W] or [C, L]; they are transposed")
 
     def shape(self, array: ArraySpec) -> tuple[int, ...]:
         """Returns a row's shape in the store, ``(H, W, C)`` or ``(C,)``. Raises RequestError if it does not fit."""
@@ -72,12 +89,8 @@ class Layout:
             raise RequestError(
                 f"array {array.label} is {_axes(array.shape)}; expected [N, C], [N, L, C] or [N, H, W, C]"
             )
-        if len(row) == 1 and self.channels_first:
-            raise RequestError(
-                f"--channels-first would do nothing for {array.label}, which is {_axes(array.shape)}"
-            )
         if (len(row) == 2) != (self.grid is not None):
-            wanted = "expected --grid HxW too" if self.grid is None else "expected to leave --grid out"
+            wanted = "expected --grid HxW too" if self.grid is None else "expected no --grid"
             raise RequestError(f"array {array.label} is {_axes(array.shape)}; {wanted}")
         channels, *cells = row if self.channels_first else (row[-1], *row[:-1])
         if self.grid is None:

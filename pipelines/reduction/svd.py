@@ -5,7 +5,6 @@ moments | WriteComponents                                 # seconds, on one work
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
@@ -13,11 +12,11 @@ import numpy as np
 
 from captionbeam.pipelines.bulk.find import is_sampled
 from captionbeam.pipelines.reduction.second_moments import Decomposition, SecondMoments, decompose
+from captionbeam.pipelines.reduction.svd_options import SvdOptions
 from captionbeam.pipelines.workers import progress_counter
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.pipelines.workers.output import storage_error
 from captionbeam.schemas.errors import RequestError
-from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.components import components_bytes, encoder_fingerprint, encoder_part
 from captionbeam.schemas.formats.datafile import open_data
@@ -26,33 +25,6 @@ from captionbeam.schemas.storage import files
 from captionbeam.schemas.store.reading import Dead, Store
 
 Task = tuple[str, list[int]]  # a data file, and its dead rows
-
-
-@dataclass(frozen=True)
-class SvdOptions:
-    """Options of the decomposition.
-
-    ``components``: how many to keep; ``center``: PCA; ``scale``: scale channels to equal size; ``sample``, ``seed``,
-    ``ids``: the images to use.
-    """
-
-    components: int = 128
-    center: bool = False
-    sample: float = 1.0
-    seed: int = 0
-    ids: frozenset[str] | None = None
-    scale: bool = False
-
-    def spec(self) -> dict[str, Any]:
-        """Returns the record of the options, with ids as a hash."""
-        ids = {} if self.ids is None else {"ids": fingerprint({"ids": sorted(self.ids)})}
-        return {**spec_of(self), **ids}
-
-    def takes(self, image_id: str) -> bool:
-        """Returns whether the image is used."""
-        return (self.ids is None or image_id in self.ids) and (
-            self.sample == 1 or is_sampled(image_id, self.sample, self.seed)
-        )
 
 
 def check_features(store: Store, options: SvdOptions) -> None:
@@ -148,7 +120,13 @@ def read_features(task: Task, options: SvdOptions, run_id: str = "svd") -> Itera
 def _kept(ids: list[str], start: int, dead: Collection[int], options: SvdOptions) -> np.ndarray:
     gone = set(dead)
     return np.array(
-        [at for at, name in enumerate(ids) if start + at not in gone and options.takes(name)], int
+        [at for at, name in enumerate(ids) if start + at not in gone and _used(name, options)], int
+    )
+
+
+def _used(image_id: str, options: SvdOptions) -> bool:
+    return (options.image_ids is None or image_id in options.image_ids) and (
+        options.sample == 1 or is_sampled(image_id, options.sample, options.seed)
     )
 
 

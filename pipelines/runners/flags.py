@@ -45,6 +45,12 @@ def beam_flags() -> list[str]:
     return list(_Parser()._option_string_actions)
 
 
+def takes_value(flag: str) -> bool:
+    """Whether Beam's ``flag`` has a value, as ``--runner`` does."""
+    action = _Parser()._option_string_actions.get(flag)
+    return action is None or action.nargs != 0
+
+
 def check_beam_args(beam_args: Sequence[str]) -> None:
     """Raises RequestError for flags that Beam does not know or accept, or whose result would be lost or surprising."""
     given = {arg.split("=", 1)[0] for arg in beam_args if arg.startswith("--")}

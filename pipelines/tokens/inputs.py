@@ -58,8 +58,6 @@ def list_inputs(
             named = roles.setdefault((files.absolute(found.url), found.member), [])
             if role not in named:
                 named.append(role)
-    if member is not None and not any(inside for _, inside in roles):
-        raise RequestError(f"--member {member} chooses from a zip; expected one among the caption files")
     return [
         InputFile(order, "both" if len(named) == 2 else named[0], url, inside, _version(url), val_share)
         for order, ((url, inside), named) in enumerate(roles.items())

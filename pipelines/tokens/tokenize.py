@@ -10,20 +10,19 @@ The same request gives the same table, byte for byte, on every runner.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.pvalue import AsDict, AsIter, AsSingleton, PBegin, PCollection
 
-from captionbeam.capmodel.tokenizers import Tokenizer, check_max_length, learn_tokenizer, splitter
+from captionbeam.capmodel.tokenizers import Tokenizer, learn_tokenizer, splitter
 from captionbeam.pipelines.runners.runner import run_pipeline
 from captionbeam.pipelines.tokens.inputs import InputFile, split_captions
 from captionbeam.pipelines.tokens.publish import check_output, make_record, publish
+from captionbeam.pipelines.tokens.tokenize_options import DEFAULTS, TokenizeOptions
 from captionbeam.pipelines.workers import progress_counter
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.errors import RequestError
-from captionbeam.schemas.fingerprint import complete, spec_of
 from captionbeam.schemas.formats.tokens import TokenTable
 from captionbeam.schemas.storage import files
 
@@ -31,42 +30,6 @@ from captionbeam.schemas.storage import files
 # encoding
 Caption = tuple[str, int, int, str, str, str]
 Keyed = tuple[str, Caption]
-
-
-@dataclass(frozen=True)
-class TokenizeOptions:
-    """How captions become ids. ``merges`` applies to byte pairs, ``min_count`` to words. Raises RequestError."""
-
-    kind: str = "bpe"
-    max_length: int = 64
-    merges: int | None = 4000
-    min_count: int | None = None
-
-    def __post_init__(self) -> None:
-        splitter(self.kind)
-        check_max_length(self.max_length)
-        spare, other = ("min_count", "words") if self.kind == "bpe" else ("merges", "bpe")
-        if getattr(self, spare) is not None:
-            raise RequestError(
-                f"--{spare.replace('_', '-')} is for --kind {other}; this is --kind {self.kind}"
-            )
-
-    @classmethod
-    def of(
-        cls, kind: str, max_length: int = 64, merges: int | None = None, min_count: int | None = None
-    ) -> "TokenizeOptions":
-        """Returns options of ``kind``, with its default for the required option if that is None."""
-        if kind == "bpe":
-            return cls(kind, max_length, 4000 if merges is None else merges, min_count)
-        return cls(kind, max_length, merges, 5 if min_count is None else min_count)
-
-    def spec(self) -> dict[str, Any]:
-        """Returns the record of the options."""
-        return spec_of(self)
-
-    def learning(self) -> dict[str, Any]:
-        """Returns the arguments of ``learn_tokenizer``."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def tokenize(
@@ -95,7 +58,7 @@ def tokenizing(
     """Returns a function that builds the pipeline; None if the token table already exists. Raises RequestError."""
     url = files.absolute(url)
     spec = {"options": options.spec(), "captions": [source.to_dict() for source in inputs]}
-    if not check_output(url, spec, complete(TokenizeOptions, {}), overwrite):
+    if not check_output(url, spec, DEFAULTS, overwrite):
         return None
     return lambda pipeline: pipeline | "Tokenize" >> TokenizeCaptions(url, inputs, options, spec, run_id)
 

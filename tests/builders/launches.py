@@ -1,11 +1,10 @@
-"""Launches on Dataflow as the command line settles them, nothing sent."""
+"""Launches on Dataflow as the command line resolves them; nothing is sent."""
 
 from __future__ import annotations
 
-import argparse
-
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from captionbeam.jobs.encode import Encode
 from captionbeam.jobs.run_on.target import settle_target
 
 CLOUD = ["--runner", "DataflowRunner", "--project", "a-project", "--region", "us-central1",
@@ -13,8 +12,10 @@ CLOUD = ["--runner", "DataflowRunner", "--project", "a-project", "--region", "us
 PLACES = {"SOURCE": ["gs://bucket/photos"], "--output": ["gs://bucket/store"]}
 
 
-def options(gpu=None, **more):
-    return argparse.Namespace(gpu=gpu, device="auto", precision="auto", dry_run=False, **more)
+def encode(beam_args, **more):
+    """An ``encode`` of a bucket."""
+    chosen = {"sources": ["gs://bucket/photos"], "output": "gs://bucket/store", "encoder": "resnet18", **more}
+    return Encode(**chosen, pipeline_options=beam_args)
 
 
 def settled(beam_args, gpu=None, places=PLACES, models=True):

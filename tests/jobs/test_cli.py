@@ -11,28 +11,39 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import captionbeam
+from captionbeam import jobs
 from captionbeam.jobs import cli
+from captionbeam.jobs.encode import Encode
 from captionbeam.schemas.errors import RequestError
-from tests.builders.zygote import captionbeam
+from tests.builders import zygote
 
 BULK = ["--output", "out", "--encoder", "efficientnet_lite0"]
 
 
-@pytest.mark.parametrize("name", cli.JOBS)
+@pytest.mark.parametrize("name", jobs.COMMANDS)
 def test_each_help_opens_with_a_command_that_the_parser_takes(name, capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main([name, "--help"])
+        cli.main([*name.split(), "--help"])
     assert stopped.value.code == 0
     first = next(line.strip() for line in capsys.readouterr().out.splitlines() if line.strip())
-    program, job, *arguments = shlex.split(first.partition("#")[0])
-    assert (program, job) == ("captionbeam", name)
-    cli.parse([name, *arguments])
+    words = shlex.split(first.partition("#")[0])
+    assert words[: len(name.split()) + 1] == ["captionbeam", *name.split()]
+    cli.parse(words[1:])
 
 
-def test_the_overview_names_every_job(capsys):
-    assert cli.main([]) == 0
+def test_the_overviews_name_every_command(capsys):
+    assert cli.main([]) == cli.main(["store"]) == 0
     said = capsys.readouterr().out
-    assert all(f"\n  {name} " in said for name in cli.JOBS)
+    assert all(f"\n  {name} " in said for name in (*jobs.COMMANDS, "store"))
+
+
+def test_every_command_is_a_class_of_the_package():
+    classes = [target.partition(":")[2] for target in jobs.COMMANDS.values()]
+    assert sorted(filter(None, classes)) == sorted(jobs.__all__)
+    for name in jobs.__all__:
+        assert getattr(captionbeam, name).HELP
+    assert set(captionbeam.__all__) == {"Store", *jobs.__all__}
 
 
 PHOTO = str(Path(tempfile.gettempdir(), "captionbeam-test.jpg"))
@@ -46,66 +57,40 @@ def photo():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["encod"], "no job 'encod'; expected one of encode, import-features, svd, tokenize, train"),
-        (["encode", "x.zip"], "the following arguments are required: --output"),
+        (
+            ["encod"],
+            "there is no command 'encod'; expected one of encode, import-features, svd, tokenize, train",
+        ),
+        (["store", "lss"], "there is no command 'store lss'; expected one of ls, show, failures"),
+        (
+            ["store", "ls", "s", "--runner", "DirectRunner"],
+            "unknown option '--runner' of captionbeam store ls",
+        ),
+        (
+            ["encode", "x.zip"],
+            "--output is missing; expected the store: a folder, new or with earlier snapshots",
+        ),
         (["encode", "x.zip", "--output", "s"], "no encoder is named; expected --encoder NAME, or --features"),
-        (["encode", "x.zip", *BULK, "--shard-sise", "3"], "unknown option '--shard-sise'; expected one of"),
-        (["encode", "x.zip", *BULK, "--shard-size", "0"], "'0' is not a whole number above 0"),
         (
-            ["encode", "x.zip", *BULK, "--max-failures", "1.5"],
-            "'1.5' is neither a share below 1 nor a whole number",
+            ["encode", "x.zip", *BULK, "--shard-sise", "3"],
+            "unknown option '--shard-sise' of captionbeam encode",
         ),
-        (["encode", "x.zip", *BULK, "--sample", "nan"], "'nan' is not a number"),
+        (
+            ["encode", "x.zip", *BULK, "--shard-size", "0"],
+            "--shard-size is 0; expected a whole number above 0",
+        ),
+        (["encode", "x.zip", *BULK, "--sample", "many"], "--sample is 'many'; expected a share from 0 to 1"),
+        (
+            ["encode", "x.zip", "--output", "s", "--encoder", "resnet5"],
+            "--encoder is 'resnet5'; expected one of",
+        ),
         (["encode", "/not/there.zip", *BULK], "'/not/there.zip' does not exist"),
-        (
-            ["encode", "x.zip", *BULK, "--max-failures", "inf"],
-            "'inf' is neither a share below 1 nor a whole number",
-        ),
-        (
-            ["encode", "x.zip", *BULK, "--image-size", "100000"],
-            "'100000' is not a whole number of pixels from 32",
-        ),
         (["encode", "x.zip", *BULK, "--runner", "NoSuch"], "no runner 'NoSuch'"),
         (["encode", __file__, *BULK], "is of no known kind"),
         (["encode", PHOTO, "--output", "foo://bar", *BULK[2:]], "'foo://bar' cannot be opened"),
         (["encode", PHOTO, *BULK, "--weights", "/etc/passwd"], "weights '/etc/passwd'"),
-        (
-            ["caption", "x.jpg", "--bundle", "b", "--shard-size", "9"],
-            "--shard-size would do nothing without --output",
-        ),
-        (
-            ["caption", "--features", "f", "--bundle", "b", "--output", "o", "--fetch-tries", "9"],
-            "--fetch-tries would do nothing with --features",
-        ),
-        (
-            ["encode", "x.zip", *BULK, "--fetch-timeout", "0"],
-            "'0' is not a number of seconds above 0",
-        ),
-        (
-            ["caption", "--features", "f", "--bundle", "b", "--output", "o", "--image-root", "r"],
-            "--image-root would do",
-        ),
-        (
-            ["encode", "x.zip", *BULK, "--seed", "2"],
-            "--seed 2 would do nothing without --sample or --limit; expected to leave it out",
-        ),
-        (
-            ["caption", "x.jpg", "--bundle", "b", "--seed", "2"],
-            "--seed 2 would do nothing without --sample or --limit, or --method sample; expected to leave it out",
-        ),
         (["caption", "--bundle", "b"], "captions need one of SOURCE and --features"),
-        (
-            ["caption", "x.jpg", "--bundle", "b", "--beam", "2", "--method", "greedy"],
-            "--beam would do nothing with",
-        ),
-        (
-            ["caption", "x.jpg", "--bundle", "b", "--top-k", "2"],
-            "--top-k would do nothing with --method beam",
-        ),
-        (
-            ["caption", "x.jpg", "--bundle", "b", "--length-penalty", "1", "--method", "greedy"],
-            "--length-penalty would do nothing with --method greedy; expected another method, or to leave it out",
-        ),
+        (["caption", "--bundle", "b", "--features", "f"], "--features needs --output"),
     ],
 )
 def test_a_wrong_request_is_one_sentence_and_status_2(arguments, sentence, capsys):
@@ -117,16 +102,40 @@ def test_a_wrong_request_is_one_sentence_and_status_2(arguments, sentence, capsy
     assert out == ""
 
 
-def test_a_misspelt_option_is_told_the_nearest():
-    from captionbeam.pipelines.runners.flags import check_beam_args
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["encode", "--limt", "3"], "--limit"),
+        (["encode", "--batch", "3"], "--batch-size"),
+        (["encode", "--batch_size", "3"], "--batch-size"),
+        (["caption", "--beams", "3"], "--beam"),
+        (["encode", "--dry_run"], "--dry-run"),
+    ],
+)
+def test_a_misspelt_option_is_told_the_nearest_of_the_command(words, meant):
+    with pytest.raises(RequestError, match=f"unknown option '{words[1]}' of .*; did you mean {meant}\\?"):
+        cli.parse(words)
 
-    with pytest.raises(RequestError, match="'--runer'.*did you mean --runner"):
-        check_beam_args(["--runer", "SparkRunner"])
-    check_beam_args(["--runner", "SparkRunner", "--spark_master_url=local[2]"])
+
+def test_beams_flags_are_passed_on_wherever_they_stand():
+    command = cli.parse(["encode", "--runner", "SparkRunner", "x.zip", "--spark_master_url=local[2]", *BULK])
+    assert command.sources == ("x.zip",)
+    assert command.pipeline_options == ("--runner", "SparkRunner", "--spark_master_url=local[2]")
+
+
+def test_a_switch_can_be_turned_off_again():
+    assert not cli.parse(["encode", "x.zip", *BULK, "--pooled", "--no-pooled"]).pooled
+
+
+def test_from_python_a_command_is_silent_and_gives_its_totals(tmp_path, capsys):
+    url = str(tmp_path / "store")
+    result = Encode(sources=[PHOTO], output=url, encoder="efficientnet_lite0", device="cpu").run()
+    assert (result.status, result.totals["rows"], result.store.image_ids()) == (0, 1, [Path(PHOTO).name])
+    assert capsys.readouterr().out == ""
 
 
 def test_the_console_script_gives_its_status_to_the_shell():
-    done = captionbeam("encode", "/not/there", *BULK, status=2)
+    done = zygote.captionbeam("encode", "/not/there", *BULK, status=2)
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
 
@@ -134,10 +143,10 @@ def test_the_console_script_gives_its_status_to_the_shell():
 def test_ctrl_c_while_the_command_imports_its_modules_is_one_sentence(monkeypatch):
     class Interrupting:
         def find_spec(self, name, path=None, target=None):
-            if name == "captionbeam.jobs.options.storage":
+            if name == "captionbeam.jobs.options.command_line":
                 raise KeyboardInterrupt
 
-    for name in ("captionbeam.jobs.cli", "captionbeam.jobs.options.storage"):
+    for name in ("captionbeam.jobs.cli", "captionbeam.jobs.options.command_line"):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
     with pytest.raises(SystemExit) as stopped:
@@ -147,7 +156,7 @@ def test_ctrl_c_while_the_command_imports_its_modules_is_one_sentence(monkeypatc
 
 @pytest.mark.parametrize(
     ("more", "said"),
-    [([], "interrupted; the same command goes on from here"), (["--dry-run"], "interrupted")],
+    [([], "interrupted; the same command resumes"), (["--dry-run"], "interrupted")],
 )
 def test_ctrl_c_is_one_sentence_that_promises_what_is_kept(more, said, monkeypatch, capsys):
     def interrupted(arguments):

@@ -138,8 +138,8 @@ def test_rows_that_hold_what_is_no_number_are_failures_of_theirs(command, tmp_pa
     ("change", "sentence"),
     [
         ({"--fingerprint": "resnet"}, ", not resnet; expected the same"),
-        ({"--grid": "2x3"}, "is [10, 2, 3, 4]; expected to leave --grid out"),
-        ({"--ids": None}, "holds no ids; expected --ids FILE with one for each of its 10 rows"),
+        ({"--grid": "2x3"}, "is [10, 2, 3, 4]; expected no --grid"),
+        ({"--ids": None}, "has no ids; expected --ids FILE with one for each of its 10 rows"),
     ],
 )
 def test_a_wrong_request_is_one_sentence(change, sentence, made, capsys):

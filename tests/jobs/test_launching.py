@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from captionbeam.jobs.run_on.target import protocol_of, settle_job, settle_target
+from captionbeam.jobs.run_on.target import protocol_of, resolve_target, settle_target
 from captionbeam.pipelines.workers.processors import EncoderJob
 from captionbeam.schemas.errors import RequestError
-from tests.builders.launches import CLOUD, PLACES, options, settled
+from tests.builders.launches import CLOUD, PLACES, encode, settled
 
 IMAGE = ["--sdk_container_image", "europe-docker.pkg.dev/a-project/images/captionbeam:1"]
 ENCODER = EncoderJob(spec={}, weights="models/0.safetensors")
@@ -69,18 +69,21 @@ def test_where_no_model_is_loaded_workers_are_as_the_service_has_them():
 
 @pytest.mark.parametrize(("gpu", "precision"), [("t4", "fp32"), ("l4", "bf16")])
 def test_a_preset_settles_the_precision_that_was_left_to_the_hardware(gpu, precision):
-    chosen = options(gpu, output="gs://bucket/store", sources=["gs://bucket/photos"])
-    settle_job(chosen, [*CLOUD, *IMAGE])
-    assert chosen.precision == precision
-    chosen.precision = "fp32"
-    settle_job(chosen, [*CLOUD, *IMAGE])
-    assert chosen.precision == "fp32"
+    launch = [*CLOUD, *IMAGE]
+    assert resolve_target(encode(launch, gpu=gpu))[1].precision == precision
+    assert resolve_target(encode(launch, gpu=gpu, precision="fp32"))[1].precision == "fp32"
 
 
 @pytest.mark.parametrize(
     ("gpu", "beam_args", "places", "sentence"),
-    [("k80", [*CLOUD, *IMAGE], PLACES, "no GPU preset 'k80'; expected one of t4, l4, a100, h100"),
-(
+    [
+        (
+            "l4",
+            [],
+            PLACES,
+            "--gpu l4 is of Dataflow's workers, not of FnApiRunner; expected --runner DataflowRunner",
+        ),
+        (
             "l4",
             ["--runner", "PrismRunner"],
             PLACES,
@@ -100,6 +103,17 @@ def test_what_cannot_work_is_refused_in_one_sentence(gpu, beam_args, places, sen
     assert str(refusal.value) == sentence
 
 
+@pytest.mark.parametrize("name", ["", "k80"])
+def test_an_unknown_preset_is_refused(name):
+    with pytest.raises(RequestError, match=f"--gpu is '{name}'; expected one of t4, l4, a100, h100"):
+        encode([*CLOUD, *IMAGE], gpu=name)
+
+
+@pytest.mark.parametrize("name", ["dataflow", "DataflowRunner", "dataflowrunner"])
+def test_the_runner_may_be_spelt_as_beam_allows(name):
+    assert settle_target(["--runner", name, *CLOUD[2:]], PLACES).on_dataflow
+
+
 def test_where_the_bytes_of_a_chained_url_are():
     assert protocol_of("zip://a.jpg::gs://bucket/photos.zip") == "gs"
     assert protocol_of("zip://a.jpg::photos.zip") == ""
@@ -108,9 +122,7 @@ def test_where_the_bytes_of_a_chained_url_are():
 
 
 def test_a_device_beside_a_gpu_is_refused():
-    chosen = options("l4")
-    chosen.device = "cpu"
     with pytest.raises(
         RequestError, match="--device cpu contradicts --gpu l4, whose workers use their GPU; expected"
     ):
-        settle_job(chosen, [*CLOUD, *IMAGE])
+        resolve_target(encode([*CLOUD, *IMAGE], gpu="l4", device="cpu"))

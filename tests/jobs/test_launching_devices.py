@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from captionbeam.jobs.run_on.target import settle_job
+from captionbeam.jobs.run_on.target import resolve_target
 from captionbeam.pipelines.workers.processors import EncoderJob
 from captionbeam.schemas.errors import RequestError, SystemicError
-from tests.builders.launches import CLOUD, options
+from tests.builders.launches import CLOUD, encode
 
 ABSENT = f"cuda:{torch.cuda.device_count()}"
 POOL = ["--environment_type", "EXTERNAL", "--environment_config", "localhost:50000"]
@@ -22,9 +22,7 @@ HERE = [[], ["--runner", "PrismRunner"], ["--runner", "SparkRunner"]]
 
 
 def settled_job(beam_args, device, precision):
-    chosen = options(output="gs://bucket/store", sources=["gs://bucket/photos"])
-    chosen.device, chosen.precision = device, precision
-    return settle_job(chosen, beam_args), chosen
+    return resolve_target(encode(beam_args, device=device, precision=precision))
 
 
 @pytest.mark.parametrize("beam_args", HERE)
@@ -39,7 +37,7 @@ def test_a_device_is_looked_for_here_where_the_workers_are_here(beam_args):
 def test_a_device_of_other_machines_is_not_looked_for_here(beam_args):
     target, chosen = settled_job(beam_args, ABSENT, "bf16")
     assert (target.notes, chosen.device, chosen.precision) == ((), ABSENT, "bf16")
-    with pytest.raises(RequestError, match="no device 'abacus'; expected auto, cpu, cuda or cuda:N"):
+    with pytest.raises(RequestError, match="--device is 'abacus'; expected auto, cpu, cuda or cuda:N"):
         settled_job(beam_args, "abacus", "bf16")
     with pytest.raises(
         RequestError, match="--precision auto cannot be resolved here .*; expected --precision fp32 or bf16"

@@ -51,7 +51,7 @@ def test_all_captions_that_a_token_table_has_of_an_image(made, capsys):
 def test_words_that_the_model_does_not_know_are_told(made, capsys, caption, told):
     predictions(made, "train/b.jpg", "--features", made / "features", "--caption", caption)
     *_, last = capsys.readouterr().out.splitlines()
-    assert (last == "<unk> stands for words of this caption that the model does not know") == told
+    assert (last == "<unk> stands for words that are not in the model's vocabulary") == told
 
 
 def test_the_table_has_a_line_a_word(made, capsys):
@@ -81,7 +81,7 @@ def test_the_table_has_a_line_a_word(made, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "the true words come from one of --tokens and --caption; expected exactly one"),
+        ([], "the true captions come from one of --tokens and --caption; expected exactly one"),
         (["--caption", "a", "--features", "{made}/features"], "no image 'c.jpg' in"),
     ],
 )

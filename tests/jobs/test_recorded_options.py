@@ -8,7 +8,8 @@ import re
 import pytest
 
 from captionbeam.jobs import cli
-from captionbeam.jobs.options.recorded import repeat_limits, repeat_request, request_of, settle_store
+from captionbeam.jobs.options.recorded import repeat_limits, repeat_request, request_of, with_store
+from captionbeam.jobs.ui.terminal import speak
 from captionbeam.pipelines.bulk.run import Run, merged_request
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.storage import files
@@ -28,9 +29,14 @@ def snapshot(options=None, sources=(PHOTOS,)) -> Snapshot:
 
 def repeated(words, newest):
     """The options of ``captionbeam refresh --output s WORDS``, the record taken into account."""
-    options, _ = cli.parse(["refresh", "--output", "s", *words])
-    repeat_request(options, newest)
-    return options
+    return repeat_request(cli.parse(["refresh", "--output", "s", *words]), newest)
+
+
+@pytest.fixture(autouse=True)
+def printing():
+    before = speak(True)
+    yield
+    speak(before)
 
 
 def chosen(options, *names):
@@ -40,9 +46,9 @@ def chosen(options, *names):
 def test_all_that_is_not_named_is_as_recorded(capsys):
     recorded = {"encoder": "resnet50", "layers": ["layer3", "layer4"], "dtype": "int8", "precision": "bf16"}
     options = repeated([], snapshot(recorded, [PHOTOS, LIST]))
-    assert chosen(options, *recorded) == recorded
-    assert options.sources == ["/photos", "/list.csv"]
-    assert options.listings == [("/photos", {}), ("/list.csv", {"id_column": "name", "image_root": "/root"})]
+    assert chosen(options, *recorded) == {**recorded, "layers": ("layer3", "layer4")}
+    assert options.sources == ("/photos", "/list.csv")
+    assert options.listings == (("/photos", {}), ("/list.csv", {"id_column": "name", "image_root": "/root"}))
     flags = "--encoder resnet50 --layers layer3,layer4 --dtype int8 --precision bf16 /photos /list.csv"
     assert capsys.readouterr().out == f"as in the record of s: {flags}\n"
 
@@ -51,7 +57,7 @@ def test_what_is_named_wins_even_where_it_is_the_default():
     options = repeated(["--dtype", "float16", "--id-column", "key"], snapshot({"dtype": "int8"}, [LIST]))
     assert options.dtype == "float16"
     assert options.id_column == "key"
-    assert options.listings == [("/list.csv", {"image_root": "/root"})]
+    assert options.listings == (("/list.csv", {"image_root": "/root"}),)
 
 
 @pytest.mark.parametrize(
@@ -79,13 +85,13 @@ def test_what_is_named_wins_even_where_it_is_the_default():
         ),
         (["--method", "sample"], {"beam": 5, "n_best": 2}, {"beam": None, "n_best": 2}),
         (
-            ["--encoder", "b"],
-            {"encoder": "a", "weights": "/w", "image_size": 96, "reduce": "/c", "dtype": "int8"},
-            {"encoder": "b", "weights": None, "image_size": None, "reduce": None, "dtype": "int8"},
+            ["--encoder", "resnet34"],
+            {"encoder": "resnet18", "weights": "/w", "image_size": 96, "reduce": "/c", "dtype": "int8"},
+            {"encoder": "resnet34", "weights": None, "image_size": None, "reduce": None, "dtype": "int8"},
         ),
-        (["--encoder", "a"], {"encoder": "a", "image_size": 96}, {"encoder": "a", "image_size": 96}),
+        (["--encoder", "resnet18"], {"encoder": "resnet18", "image_size": 96}, {"image_size": 96}),
         (["x"], {"features": "/f", "bundle": "/b"}, {"features": None, "bundle": "/b"}),
-        (["--ignore-record"], {"encoder": "a"}, {"encoder": None, "sources": []}),
+        (["--ignore-record"], {"encoder": "resnet18"}, {"encoder": None, "sources": ()}),
     ],
 )
 def test_what_is_named_takes_the_place_of_what_it_excludes(words, recorded, expected):
@@ -95,8 +101,8 @@ def test_what_is_named_takes_the_place_of_what_it_excludes(words, recorded, expe
 def test_a_named_source_is_listed_whole_with_its_own_columns():
     listed = {**LIST, "limit": 5, "seed": 3, "inventory": ["/i"]}
     options = repeated(["/list.csv", "/new"], snapshot({}, [PHOTOS, listed]))
-    assert options.listings == [("/list.csv", {"id_column": "name", "image_root": "/root"}), ("/new", {})]
-    assert chosen(options, "limit", "seed", "inventory") == {"limit": None, "seed": 0, "inventory": []}
+    assert options.listings == (("/list.csv", {"id_column": "name", "image_root": "/root"}), ("/new", {}))
+    assert chosen(options, "limit", "seed", "inventory") == {"limit": None, "seed": 0, "inventory": ()}
 
 
 def test_sources_that_were_listed_differently_have_to_be_named():
@@ -109,27 +115,24 @@ def test_sources_that_were_listed_differently_have_to_be_named():
 
 
 def test_limits_of_what_is_read_are_repeated_where_all_sources_agree():
-    options, _ = cli.parse(["store", "retry-failures", "s"])
-    repeat_limits(options, snapshot({}, [{**PHOTOS, "max_image_bytes": 9}, LIST]))
-    assert options.max_image_bytes == 64 << 20
-    repeat_limits(options, snapshot({}, [{**PHOTOS, "max_image_bytes": 9}]))
-    assert options.max_image_bytes == 9
+    options = cli.parse(["store", "retry-failures", "s"])
+    differing = snapshot({}, [{**PHOTOS, "max_image_bytes": 9}, LIST])
+    assert repeat_limits(options, differing).max_image_bytes == 64 << 20
+    assert repeat_limits(options, snapshot({}, [{**PHOTOS, "max_image_bytes": 9}])).max_image_bytes == 9
 
 
 def test_a_store_alone_is_the_output(tmp_path):
     url = make_features(str(tmp_path / "store"), ["a.jpg"]).url
-    options, _ = cli.parse(["refresh", url])
-    settle_store(options)
-    assert (options.output, options.sources) == (url, [])
+    options = with_store(cli.parse(["refresh", url]))
+    assert (options.output, options.sources) == (url, ())
     none = str(tmp_path / "none")
     for words, said in (
         (["refresh"], "no store is named"),
         (["refresh", none], f"{none!r} is not a store with a published snapshot"),
         (["refresh", url, "photos"], "no store is named"),
     ):
-        options, _ = cli.parse(words)
         with pytest.raises(RequestError, match=f"{re.escape(said)}; expected --output STORE"):
-            settle_store(options)
+            with_store(cli.parse(words))
 
 
 def test_a_copied_store_is_refreshed_from_what_was_copied_beside_it(tmp_path, capsys):
@@ -141,12 +144,13 @@ def test_a_copied_store_is_refreshed_from_what_was_copied_beside_it(tmp_path, ca
     files.write_atomic(files.join(url, "plans", run_id, "run.json"), files.json_bytes(record))
     (now / "photos").mkdir()
     sources = [{"source": str(before / "photos")}, {"source": str(before / "list.csv")}]
-    options, _ = cli.parse(["refresh", url])
-    settle_store(options)
-    repeat_request(options, snapshot({"encoder": "resnet18"}, sources))
-    assert options.sources == [str(now / "photos"), str(before / "list.csv")]
+    options = repeat_request(
+        with_store(cli.parse(["refresh", url])), snapshot({"encoder": "resnet18"}, sources)
+    )
+    assert options.sources == (str(now / "photos"), str(before / "list.csv"))
     assert capsys.readouterr().out.splitlines() == [
-        f"note: {url} was made at {before}/store; no copy of {before}/list.csv is beside it: {before}/list.csv is used",
+        f"note: {url} was made at {before}/store; there is no copy of {before}/list.csv beside it, so "
+        f"{before}/list.csv is used",
         f"as in the record of {url}: --encoder resnet18 {now}/photos {before}/list.csv",
     ]
 
@@ -171,14 +175,14 @@ def test_a_request_has_what_decides_rows_and_no_more():
         "--format",
         "hdf5",
     ]
-    options, _ = cli.parse(["encode", *words, *how, "--storage-options", '{"gs": {"token": "secret"}}'])
+    options = cli.parse(["encode", *words, *how, "--storage-options", '{"gs": {"token": "secret"}}'])
     assert request_of(options, Made()) == {
         "job": "encode",
         "options": {"encoder": "resnet50", "weights": "none.pth", "precision": "fp32"},
         "sources": [{"source": "/photos", "limit": 5}],
     }
     words = ["--features", "f", "--output", "s", "--reduce", "c"]
-    options, _ = cli.parse(["encode", *words])
+    options = cli.parse(["encode", *words])
     here = os.getcwd()
     assert request_of(options, Made())["options"] == {"features": f"{here}/f", "reduce": f"{here}/c"}
 

@@ -160,7 +160,7 @@ def test_a_sample_deletes_nothing(copied):
     photos, store = copied
     (photos / "03.jpg").unlink()
     done = refresh(photos, store, "--limit", 3)
-    assert "none is taken for gone" in done.stdout
+    assert "none is deleted" in done.stdout
     assert "03.jpg" in versions(store)
 
 
@@ -171,7 +171,7 @@ def test_more_gone_than_allowed_is_held_back_and_published_on_request(copied):
     (photos / "new.jpg").write_bytes(jpeg(60))
     plan = refresh(photos, store, "--plan").stdout
     gone = "6 of 26 images are gone from the listing; expected at most 0.1 to go (--max-deletes)"
-    assert f"note: {gone}: as it is, the refresh would be held back" in plan
+    assert f"note: {gone}: this refresh would not be published" in plan
     redo = refresh(photos, store, "--plan", "--image-size", 96).stdout
     assert "the snapshot would have 21 rows, its parent has 24; expected at most 0.1 to go" in redo
     held = refresh(photos, store, status=1)
@@ -227,7 +227,7 @@ def test_another_option_does_all_again_whatever_kills_it(copied):
     before, spec = versions(store), Store.open(str(store)).spec
     options = ["refresh", photos, "--output", store, *ENCODER, "--image-size", 96]
     refused = captionbeam(*options, status=2).stderr
-    assert f"all 26 images of {store} would be done again: " in refused
+    assert f"all 26 images of {store} would be processed again: " in refused
     assert "expected --redo to do so" in refused
     command = [*options, "--redo"]
     killed = subprocess.run(
@@ -236,7 +236,7 @@ def test_another_option_does_all_again_whatever_kills_it(copied):
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     size = spec["preprocess"]["size"]
-    assert f"all 26 images of {store} are done again: " in killed.stdout
+    assert f"all 26 images of {store} are processed again: " in killed.stdout
     assert f"preprocess.size {size} -> 96" in killed.stdout
     assert versions(store) == before
     plan = captionbeam(*options, "--plan").stdout
@@ -297,7 +297,7 @@ def test_captions_follow_their_images_and_their_features(made, tmp_path):
         assert done["listing"] == f"0 new, 1 changed, 1 gone, {IMAGES - 2} unchanged"
         assert versions(found) == versions(features)
     done = captionbeam(*of_images, "--beam", 2, "--plan").stdout
-    assert "are done again: decode.beam 3 -> 2" in done
+    assert "are processed again: decode.beam 3 -> 2" in done
     assert layout.snapshot_ids(str(direct)) == [1, 2]
 
     repeated = captionbeam("refresh", captions).stdout

@@ -74,11 +74,13 @@ WRONG = [
     ([*STORES, "--bundle", "b"], "--captions and --bundle need each other"),
     ([*STORES, "--captions", "c"], "--captions and --bundle need each other"),
     (STORES[:5], "needs one of --encoder (for features) and --bundle"),
-    ([*STORES[:5], "--features-options=--encoder x --beam 3"], "--beam would do nothing without --bundle"),
-    ([*STORES[:5], "--features-options=--encoder x --typo"], "`captionbeam refresh gs://b/photos --output"),
+    (
+        [*STORES[:5], "--features-options=--encoder resnet18 --typo"],
+        "`captionbeam refresh gs://b/photos --output",
+    ),
     ([*STORES[:5], "--features-options=--encoder 'x"], "is no command line: No closing quotation"),
     (
-        [*STORES[:5], "--features-options=--encoder x --dry-run"],
+        [*STORES[:5], "--features-options=--encoder resnet18 --dry-run"],
         "and --dry-run publish nothing; expected none",
     ),
     ([*STORES, "--promote", "3"], "'3' is no name of a tag"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from captionbeam.jobs.cli import main
+from captionbeam.jobs.svd import FitComponents
 from captionbeam.pipelines.bulk.find import is_sampled
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
@@ -58,6 +59,12 @@ def test_components_and_a_summary(store, output, capsys):
     assert f"3 components {cumulative[2]:.3%}, the last of them {ratio[2]:.3%}" in " ".join(said.split())
 
 
+def test_from_python_it_is_silent_and_returns_the_totals(store, output, capfd):
+    result = FitComponents(features=store.url, output=output, components=3).run()
+    assert (result.totals["images"], result.totals["cells"], result.output) == (24, 96, output)
+    assert tuple(capfd.readouterr()) == ("", "")
+
+
 def test_centred_it_keeps_the_mean(store, output):
     assert main(request_of(store, output, "--center")) == 0
     found = read_components(output)
@@ -75,7 +82,7 @@ def test_scaled_all_channels_weigh_alike(store, output, capsys):
     )
     capsys.readouterr()
     assert main(request_of(store, output)) == 2
-    assert "holds components of scale True, not False; expected the same request" in capsys.readouterr().err
+    assert "has components of scale True, not False; expected the same options" in capsys.readouterr().err
 
 
 def test_of_a_sample_or_of_listed_images_alone(store, output, tmp_path):
@@ -94,9 +101,9 @@ def test_again_there_is_nothing_to_do(store, output, capsys):
     before = read_components(output).sha256
     capsys.readouterr()
     assert main(request_of(store, output)) == 0
-    assert capsys.readouterr().out.startswith(f"nothing to do: {output} holds these very components\n")
+    assert capsys.readouterr().out.startswith(f"nothing to do: {output} has these components already\n")
     assert main(request_of(store, output, "--center")) == 2
-    assert "holds components of center False, not True" in capsys.readouterr().err
+    assert "has components of center False, not True" in capsys.readouterr().err
     assert read_components(output).sha256 == before
 
 
@@ -104,7 +111,7 @@ def test_again_there_is_nothing_to_do(store, output, capsys):
     ("change", "sentence"),
     [
         (["--components", "6"], "6 components of 5 channels; expected --components of at most as many"),
-        (["--sample", "0"], "--sample 0 leaves no image; expected a share above 0"),
+        (["--sample", "0"], "--sample is 0.0; expected a share above 0, at most 1"),
         (
             ["--sample", "0.0001"],
             "no image of the store is among those of --ids, or in the --sample; expected some",

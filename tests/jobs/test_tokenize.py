@@ -37,7 +37,7 @@ def test_again_there_is_nothing_to_do(request_, tmp_path, capsys):
     capsys.readouterr()
     assert main(request_) == 0
     assert capsys.readouterr().out.startswith(
-        f"nothing to do: {tmp_path / 'tokens'} holds this very token table\n"
+        f"nothing to do: {tmp_path / 'tokens'} has this token table already\n"
     )
 
 

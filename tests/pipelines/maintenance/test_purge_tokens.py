@@ -20,7 +20,7 @@ CAPTIONS = {
 
 def make(tmp_path):
     inputs = list_inputs([write_json(tmp_path / "c.json", coco(CAPTIONS))], [], val_share=0.3)
-    return tokenize(str(tmp_path / "tokens"), inputs, TokenizeOptions.of("words", min_count=2))
+    return tokenize(str(tmp_path / "tokens"), inputs, TokenizeOptions("words", min_count=2))
 
 
 def test_the_images_and_their_captions_are_gone_and_the_rest_stays(tmp_path):
