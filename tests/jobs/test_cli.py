@@ -130,7 +130,7 @@ def test_a_switch_can_be_turned_off_again():
 def test_from_python_a_command_is_silent_and_gives_its_totals(tmp_path, capsys):
     url = str(tmp_path / "store")
     result = Encode(sources=[PHOTO], output=url, encoder="efficientnet_lite0", device="cpu").run()
-    assert (result.status, result.totals["rows"], result.store.image_ids()) == (0, 1, [Path(PHOTO).name])
+    assert (result.status, result.totals["rows"], result.store.ids()) == (0, 1, [Path(PHOTO).name])
     assert capsys.readouterr().out == ""
 
 

@@ -51,7 +51,7 @@ def test_a_member_of_a_zip_is_chosen(tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (["--kind", "words"], "holds another token table (kind bpe, merges 4000); expected the same request"),
+        (["--kind", "words"], "holds another token table (kind bpe); expected the same request"),
         (
             ["--train", "none.json"],
             "there is no caption file 'none.json'; expected .json, .jsonl, .parquet or .zip",

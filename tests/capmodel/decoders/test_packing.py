@@ -1,9 +1,15 @@
+"""Captions packed by step, and a recurrence's linear layer whose weights' gradient is made at the end."""
+
+from __future__ import annotations
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from captionbeam.capmodel.decoders.deferred_linear import deferred
 from captionbeam.capmodel.decoders.packing import PackedCaptions
 
 MASKS = arrays(bool, array_shapes(min_dims=3, max_dims=3, max_side=5)).map(torch.from_numpy)
@@ -47,3 +53,31 @@ def test_a_caption_keeps_its_place_in_all_steps():
     tokens = torch.arange(12).view(2, 2, 3)
     assert blocks.rows(tokens).tolist() == [3, 0, 6, 9, 4, 7, 5]
     assert blocks.picks.tolist() == [1, 0, 4, 6, 2, 5]
+
+
+def walked(make, layer, start, sizes):
+    """A recurrence over shrinking rows, and the gradients of its weights and its start."""
+    step, rows, state = make(layer), [], start
+    for size in sizes:
+        state = torch.tanh(step(state[:size]).float())
+        rows.append(state)
+    loss = torch.cat([row.flatten() for row in rows]).square().sum()
+    return loss, torch.autograd.grad(loss, (layer.weight, start))
+
+
+@pytest.mark.parametrize(("bf16", "tolerance"), [(False, 1e-6), (True, 0.02)])
+def test_values_and_gradients_are_the_layers_own(bf16, tolerance):
+    torch.manual_seed(0)
+    layer, start = torch.nn.Linear(8, 8, bias=False), torch.randn(5, 2, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        ours, theirs = (walked(make, layer, start, [5, 5, 3, 1]) for make in (deferred, lambda same: same))
+    assert ours[0].item() == theirs[0].item()
+    for one, other in zip(ours[1], theirs[1], strict=True):
+        assert one.dtype == other.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+def test_without_gradients_it_is_the_layer_itself():
+    layer = torch.nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        assert deferred(layer) is layer

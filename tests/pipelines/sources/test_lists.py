@@ -15,6 +15,7 @@ from captionbeam.pipelines.maintenance.file_writers import TABLE_WRITERS
 from captionbeam.pipelines.sources import lists
 from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.pipelines.sources.spec import SourceSpec, printable
+from captionbeam.pipelines.sources.urls import UrlParts, split_url
 from captionbeam.schemas.errors import SourceError
 from tests.builders.sources import listed, make_folder
 
@@ -162,3 +163,29 @@ def test_a_malformed_uri_is_a_failure_of_its_row(tmp_path):
     first, *failures, last = fetch(refs, FetchOptions(attempts=1))
     assert (first, last) == (b"1", b"22")
     assert [error.code for error in failures] == ["unsupported"] * 4 + ["not_found", "unsupported"]
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("https://u:p@host:80/a/b.jpg?x=1&y=/#part?", ("https", "u:p@host:80", "/a/b.jpg", "x=1&y=/")),
+        ("HTTP://host#part/a", ("http", "host", "", "")),
+        ("http://[gone]/a.jpg", ("http", "[gone]", "/a.jpg", "")),
+        ("s3://[a/b.jpg", ("s3", "[a", "/b.jpg", "")),
+        ("s3://b/a?1#2%20.jpg", ("s3", "b", "/a?1#2%20.jpg", "")),
+        ("/d/a?#.jpg", ("", "", "/d/a?#.jpg", "")),
+        ("gs://b/two\nlines", ("gs", "b", "/two\nlines", "")),
+    ],
+)
+def test_only_http_has_queries_and_fragments(url, parts):
+    assert split_url(url) == UrlParts(*parts)
+
+
+@given(st.text() | st.builds("{}://{}".format, st.sampled_from(["http", "s3", "file", "x-y"]), st.text()))
+def test_no_text_raises_and_all_but_http_is_kept_whole(url):
+    parts = split_url(url)
+    whole = f"{parts.scheme}://{parts.authority}{parts.path}" if parts.scheme else parts.path
+    if parts.scheme in ("http", "https"):
+        assert url.startswith(whole)
+    else:
+        assert (whole.lower(), parts.query) == (url.lower(), "")

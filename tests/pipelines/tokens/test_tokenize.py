@@ -89,7 +89,7 @@ class TestTable:
         assert record["splits"]["val"]["unknown_share"] == 0.5
         assert record["splits"]["test"]["images"] == 0
         assert (record["tokenizer"]["kind"], record["tokenizer"]["vocab_size"]) == ("words", 10)
-        assert TokenizeOptions(**record["spec"]["options"]) == TokenizeOptions.of("words", 4, None, 1)
+        assert TokenizeOptions(**record["spec"]["options"]) == TokenizeOptions("words", 4, min_count=1)
 
     def test_captions_without_a_word_are_left_out_and_counted(self, tmp_path, output):
         captions = {"a.jpg": ["A dog.", "", "..."], "b.jpg": [" "]}
