@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from captionbeam.jobs.predictions import Predictions
     from captionbeam.jobs.refresh import Refresh
     from captionbeam.jobs.report import Report
+    from captionbeam.jobs.schedules.airflow import AirflowSchedule
+    from captionbeam.jobs.schedules.cloud_scheduler import CloudSchedule
+    from captionbeam.jobs.schedules.cronjob import CronJobSchedule
     from captionbeam.jobs.store_commands.compact import CompactStore
     from captionbeam.jobs.store_commands.diff import DiffSnapshots
     from captionbeam.jobs.store_commands.export import ExportSnapshot
@@ -28,11 +31,15 @@ if TYPE_CHECKING:
     from captionbeam.jobs.store_commands.verify import VerifyStore
     from captionbeam.jobs.svd import FitComponents
     from captionbeam.jobs.tokenize import Tokenize
+    from captionbeam.jobs.train import Train
     from captionbeam.jobs.workers import ServeWorkers
 
 __all__ = [
+    "AirflowSchedule",
     "Caption",
+    "CloudSchedule",
     "CompactStore",
+    "CronJobSchedule",
     "Demo",
     "DiffSnapshots",
     "Encode",
@@ -53,6 +60,7 @@ __all__ = [
     "ShowSnapshot",
     "TagSnapshot",
     "Tokenize",
+    "Train",
     "VacuumStore",
     "VerifyStore",
 ]
@@ -62,7 +70,7 @@ COMMANDS = {
     "import-features": "import_features:ImportFeatures",
     "svd": "svd:FitComponents",
     "tokenize": "tokenize:Tokenize",
-    "train": "train",
+    "train": "train:Train",
     "caption": "caption:Caption",
     "evaluate": "evaluate:Evaluate",
     "predictions": "predictions:Predictions",
@@ -81,7 +89,9 @@ COMMANDS = {
     "store vacuum": "store_commands.vacuum:VacuumStore",
     "store compact": "store_commands.compact:CompactStore",
     "store purge": "store_commands.purge:PurgeImages",
-    "schedule": "schedule",
+    "schedule airflow": "schedules.airflow:AirflowSchedule",
+    "schedule cronjob": "schedules.cronjob:CronJobSchedule",
+    "schedule cloud-scheduler": "schedules.cloud_scheduler:CloudSchedule",
     "workers": "workers:ServeWorkers",
     "demo": "demo:Demo",
 }

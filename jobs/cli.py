@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,10 @@ try:
 except KeyboardInterrupt:  # these imports take a moment, before anything has begun
     raise SystemExit("captionbeam: interrupted") from None
 
-GROUPS = {"store": "Lists, checks, exports and cleans up the snapshots of a store."}
+GROUPS = {
+    "store": "Lists, checks, exports and cleans up the snapshots of a store.",
+    "schedule": "Prints a schedule of nightly refreshes for Airflow, Kubernetes or Cloud Scheduler.",
+}
 HELP = ("-h", "--help")
 OVERVIEW = """\
 captionbeam COMMAND ...
@@ -66,10 +68,7 @@ def _run(words: list[str]) -> int:
     if words[0] in GROUPS and (not words[1:] or words[1] in HELP):
         print(f"captionbeam {words[0]} COMMAND ...\n\n" + "\n".join(_summaries(words[0])))
         return DONE
-    command = parse(words)
-    if isinstance(command, Command):
-        return command.run().status
-    return _run_old(command)
+    return parse(words).run().status
 
 
 def parse(words: Sequence[str]) -> Command:
@@ -81,8 +80,6 @@ def parse(words: Sequence[str]) -> Command:
         names = inside or dict.fromkeys(one.partition(" ")[0] for one in COMMANDS)
         given = " ".join(words[:2]) if inside else name
         raise RequestError(f"there is no command {given!r}; expected one of {', '.join(names)}")
-    if ":" not in COMMANDS[name]:
-        return _parse_old(_old(name), name, rest)
     return parse_command(find_command(name), rest)
 
 
@@ -101,59 +98,8 @@ def _summaries(group: str) -> list[str]:
         if not group and first in GROUPS:
             shown[first] = GROUPS[first]
         elif not group or first == group:
-            doc = find_command(name).__doc__ if ":" in COMMANDS[name] else _old(name).__doc__
-            shown[name] = (doc or "").splitlines()[0]
-    return [f"  {name:22} {said}" for name, said in shown.items()]
-
-
-# Until every command is a dataclass of options.
-
-
-def _old(name):
-    return importlib.import_module(f"captionbeam.jobs.{COMMANDS[name]}")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise RequestError(f"{message} ({self.prog} --help shows what is expected)")
-
-
-def _parse_old(job, name, rest):
-    from captionbeam.jobs.options.storage import add_storage_options
-
-    parser = _Parser(
-        prog=f"captionbeam {name}",
-        usage=argparse.SUPPRESS,
-        description=job.HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.set_defaults(job=name)
-    job.add_options(parser)
-    if name not in ("store", "schedule", "workers", "demo"):
-        add_storage_options(parser)
-    if hasattr(job, "expand"):
-        rest = job.expand(rest)
-    if not getattr(job, "BEAM", False):
-        options, beam_args = parser.parse_args(rest), []
-    else:
-        options, beam_args = parser.parse_known_args(rest)
-        if beam_args:
-            from captionbeam.pipelines.runners.flags import check_beam_args
-
-            check_beam_args(beam_args)
-    options._module, options._beam = job, beam_args
-    return options
-
-
-def _run_old(options):
-    from captionbeam.jobs.options.storage import use_storage_options_old
-
-    job, beam = options._module, options._beam
-    del options._module, options._beam
-    if options.job == "train":
-        use_storage_options_old(options)
-    return job.run(options, beam)
+            shown[name] = (find_command(name).__doc__ or "").splitlines()[0]
+    return [f"  {name:24} {said}" for name, said in shown.items()]
 
 
 if __name__ == "__main__":

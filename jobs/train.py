@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-from dataclasses import fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
-from captionbeam.jobs.options.shared import positive, require
-from captionbeam.jobs.options.training import add_groups, nothing_to_do
-from captionbeam.jobs.presets import add_presets, naming_presets, with_presets
+from captionbeam.capmodel.training.config import TrainingOptions
+from captionbeam.jobs.options.command import Command, Result
+from captionbeam.jobs.options.shared import require
+from captionbeam.jobs.presets import known, with_preset
 from captionbeam.jobs.submit import find_target
-from captionbeam.jobs.submit.base import run_name
-from captionbeam.jobs.submit.flags import add_target_options
 from captionbeam.jobs.submit.nodes import find_node
+from captionbeam.jobs.submit.target_options import TargetOptions
+from captionbeam.jobs.submit.training_target import run_name
+from captionbeam.jobs.ui.terminal import say
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.options import POSITIVE, STORE, URL, like, option, options_of, text
 from captionbeam.schemas.storage import files
 
-HELP = """\
+INSIDE_TORCHRUN = "TORCHELASTIC_RUN_ID"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingWidth:
+    """The width of word embeddings, which a file of word vectors may decide."""
+
+    GROUP = "decoder"
+
+    embed_dim: int | None = like(
+        TrainingOptions,
+        "embed_dim",
+        default=None,
+        help="channels of a word embedding, and of all layers of a transformer (default 256, or those of --embeddings)",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(TargetOptions, EmbeddingWidth, TrainingOptions, Command):
+    """Trains a decoder and saves its best epoch as a bundle.
+
+    With a preset or recipe use ``Train.from_preset``, in which the values that are given win.
+    """
+
+    HELP = """\
   captionbeam train --features features --tokens tokens --output bundle --epochs 8 --workers 2
 
 Trains a decoder (--architecture; by default the attentive LSTM) on the newest snapshot of a features store and
 on a token table, in --workers processes that torchrun starts on this machine, and saves the epoch with the best
-CIDEr on the val split as a bundle. Stopped at any moment, by SIGTERM, Ctrl-C or kill -9, the same command goes
-on from the last checkpoint to the same result. Elsewhere (docs/training.md), with --dry-run to see what is sent:
+CIDEr on the val split as a bundle. Stopped at any moment, by SIGTERM, Ctrl-C or kill -9, the same command resumes
+from the last checkpoint and gives the same result. Other examples (docs/training.md; --dry-run shows what is sent):
 
   captionbeam train ... --preset soft-attention         # a classic; --recipe: a whole tuned training
   captionbeam train ... --on slurm --nodes 2 --gpus 8 --partition gpu --max-hours 12
@@ -31,90 +58,99 @@ on from the last checkpoint to the same result. Elsewhere (docs/training.md), wi
       --image IMAGE
   captionbeam train ... --nodes 2 --workers 8 --rendezvous HOST:29500     # the same on both machines
 """
-INSIDE_TORCHRUN = "TORCHELASTIC_RUN_ID"
-expand = with_presets
+    GROUP = ""
+    name = "train"
 
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of ``captionbeam train``."""
-    add = parser.add_argument
-    add("--features", required=True, metavar="STORE", help="the features store that encode wrote")
-    add("--snapshot", type=positive, metavar="N", help="of the features store (default: the newest)")
-    add("--tokens", required=True, metavar="TOKENS", help="the token table that tokenize wrote")
-    add(
-        "--init",
-        metavar="BUNDLE",
-        help="start from the weights of this bundle (same features, tokens, decoder)",
+    features: str = option(..., "the features store that encode wrote", STORE, common=True)
+    snapshot: int | None = option(None, "snapshot of the features store (default: the newest)", POSITIVE)
+    tokens: str = option(..., "the token table that tokenize wrote", text("TOKENS"), common=True)
+    output: str = option(..., "folder of the trained captioner", text("BUNDLE"), common=True)
+    checkpoints: str | None = option(
+        None, "where a stopped run resumes from (default: BUNDLE-checkpoints)", URL, common=True
     )
-    add("--output", required=True, metavar="BUNDLE", help="the folder of the trained captioner")
-    add("--checkpoints", metavar="URL", help="where a stopped run goes on from (default BUNDLE-checkpoints)")
-    add("--logs", metavar="DIR", help="TensorBoard's folder, local (default CHECKPOINTS/logs)")
-    add(
-        "--workers",
-        type=positive,
-        metavar="N",
-        help="processes on each machine (default: its --gpus, else 1)",
+    logs: str | None = option(
+        None, "TensorBoard's folder, local (default: CHECKPOINTS/logs)", text("DIR"), common=True
     )
-    add("--keep-epochs", action="store_true", help="keep the weights of each epoch beside the checkpoint")
-    add("--restart", action="store_true", help="forget the checkpoints and a finished bundle; start over")
-    add_presets(parser)
-    add_groups(parser)
-    add_target_options(parser)
-
-
-def run(options: argparse.Namespace, beam_args: list[str]) -> int:
-    """Validates the request, trains and reports. Returns 0 also if the bundle exists, 1 if stopped."""
-    with naming_presets(options):
-        return _run(options)
-
-
-def _run(options: argparse.Namespace) -> int:
-    from captionbeam.capmodel.training.config import TrainOptions
-
-    wanted = {field.name: getattr(options, field.name) for field in fields(TrainOptions)}
-    if options.on == "local":
-        return _train_here(options, wanted)
-    from captionbeam.jobs.submit.submit import submit
-
-    return submit(find_target(options.on), options, wanted)
-
-
-def _train_here(options: argparse.Namespace, wanted: dict[str, Any]) -> int:
-    from captionbeam.capmodel.training.request import WRITTEN, resolve_options
-    from captionbeam.jobs.submit.local import describe, train_here
-    from captionbeam.jobs.ui.training_view import TrainingView
-
-    node = find_node(options.nodes, options.rendezvous, run_name(files.absolute(options.output)))
-    workers = _settle_workers(options)
-    chosen, anything_to_do = resolve_options(wanted, workers * node.nodes, () if options.dry_run else WRITTEN)
-    if not anything_to_do:
-        print(nothing_to_do(chosen.output))
-        return 0
-    if options.dry_run:
-        print(describe(chosen, workers, node))
-        return 0
-    with TrainingView(chosen) as view:
-        if INSIDE_TORCHRUN in os.environ:
-            from captionbeam.capmodel.training.worker import StopRequest, train
-
-            train(chosen, StopRequest().handle_signals(), view.show)
-        else:
-            train_here(chosen, workers, node, view)
-    return view.finish()
-
-
-def _settle_workers(options: argparse.Namespace) -> int:
-    """Returns the number of processes. Raises RequestError if an outer torchrun has another number."""
-    wanted = options.workers
-    if INSIDE_TORCHRUN not in os.environ:
-        return wanted or 1
-    require(
-        options.rendezvous is None,
-        "--rendezvous would do nothing inside a torchrun; expected to leave it out",
+    preset: str | None = option(
+        None,
+        f"a classic decoder: {', '.join(known('preset'))}; options of your own override its",
+        common=True,
     )
-    world = int(os.environ["WORLD_SIZE"])
-    require(
-        wanted in (None, world),
-        f"--workers is {wanted} inside a torchrun of {world} processes; expected {world}, or nothing",
+    recipe: str | None = option(
+        None, f"a complete training, tuned on a data set: {', '.join(known('recipe'))}", common=True
     )
-    return world
+
+    def __post_init__(self) -> None:
+        Command.__post_init__(self)  # the rules between options are those of TrainOptions, once all are known
+
+    @classmethod
+    def from_command_line(cls, values: dict[str, Any]) -> Self:
+        """Returns the command with the ``values`` and, where they have none, those of their preset or recipe."""
+        return cls(**with_preset(cls, values))
+
+    @classmethod
+    def from_preset(cls, preset: str | None = None, recipe: str | None = None, **values: Any) -> Self:
+        """Returns the command with ``values`` and, where they have none, those of the preset or recipe."""
+        return cls.from_command_line({"preset": preset, "recipe": recipe, **values})
+
+    def execute(self) -> Result:
+        """Validates the request, trains and reports. The status is 0 also if the bundle exists, and 1 if stopped."""
+        try:
+            status = self._train_here() if self.on == "local" else self._submit()
+        except RequestError as err:
+            if type(err) is not RequestError or not (chosen := self.preset or self.recipe):
+                raise
+            raise RequestError(f"{err} (with --{'preset' if self.preset else 'recipe'} {chosen})") from err
+        return Result(status, output=files.absolute(self.output))
+
+    def chosen(self) -> dict[str, Any]:
+        """Returns the values for ``resolve_options``: the training options, and the locations as given."""
+        names = [field.name for field, _ in options_of(TrainingOptions)]
+        places = ("features", "snapshot", "tokens", "output", "checkpoints", "logs")
+        return {name: getattr(self, name) for name in (*names, *places)}
+
+    def _train_here(self) -> int:
+        from captionbeam.capmodel.training.request import WRITTEN, resolve_options
+        from captionbeam.jobs.submit.local import describe, train_here
+        from captionbeam.jobs.ui.training_view import TrainingView
+
+        node = find_node(self.nodes, self.rendezvous, run_name(files.absolute(self.output)))
+        workers = self._own_workers()
+        chosen, anything_to_do = resolve_options(
+            self.chosen(), workers * node.nodes, () if self.dry_run else WRITTEN
+        )
+        if not anything_to_do:
+            say(nothing_to_do(chosen.output))
+            return 0
+        if self.dry_run:
+            say(describe(chosen, workers, node))
+            return 0
+        with TrainingView(chosen) as view:
+            if INSIDE_TORCHRUN in os.environ:
+                from captionbeam.capmodel.training.worker import StopRequest, train
+
+                train(chosen, StopRequest().handle_signals(), view.show)
+            else:
+                train_here(chosen, workers, node, view)
+        return view.finish()
+
+    def _submit(self) -> int:
+        from captionbeam.jobs.submit.submit import submit
+
+        return submit(find_target(self.on), self)
+
+    def _own_workers(self) -> int:
+        """Returns the number of processes. Raises RequestError if an outer torchrun has another number."""
+        if INSIDE_TORCHRUN not in os.environ:
+            return self.workers or 1
+        world = int(os.environ["WORLD_SIZE"])
+        require(
+            self.workers in (None, world),
+            f"--workers is {self.workers} inside a torchrun of {world} processes; expected {world}, or nothing",
+        )
+        return world
+
+
+def nothing_to_do(output: str) -> str:
+    """Returns the message if the bundle already exists."""
+    return f"nothing to do: {output} holds the finished bundle (--restart trains anew)"

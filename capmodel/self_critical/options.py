@@ -2,75 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from math import inf
+from dataclasses import dataclass
 
 from captionbeam.capmodel.generation.options import LEAST_TEMPERATURE, MOST_ROWS
-from captionbeam.schemas.errors import RequestError, expect, flag
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.options import NATURAL, number, one_of, option
 
 BASELINES = ("mean", "greedy")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfCriticalOptions:
-    """Options of self-critical training. Raises RequestError for a value that is invalid or has no effect.
+    """Options of self-critical training (Rennie et al. 2017): rewards for captions that the model samples itself."""
 
-    self_critical_epochs:        passes over the training split after those of cross-entropy; 0: none.
-    self_critical_samples:       captions sampled per image at each step.
-    self_critical_baseline:      the baseline of a caption's reward: the ``mean`` of the image's other samples
-                                 (Luo 2020), or the caption of ``greedy`` search (Rennie et al. 2017).
-    self_critical_temperature:   the policy is p^(1 / this): below 1 it starts near the decoder's most likely captions.
-    self_critical_grid_dropout:  applies the decoder's grid dropout to the policy, with the same mask of an image for
-                                 sampling and learning in one step.
-    self_critical_cross_entropy: weight of an added cross-entropy of human captions, with its dropout and label
-                                 smoothing: both losses are summed over their words and added (Paulus et al. 2018,
-                                 equation 16). 0: none.
-    self_critical_learning_rate: Adam's maximum in those epochs.
-    """
+    GROUP = "self-critical training"
 
-    self_critical_epochs: int = 0
-    self_critical_samples: int = 5
-    self_critical_baseline: str = "mean"
-    self_critical_temperature: float = 1.0
-    self_critical_grid_dropout: bool = False
-    self_critical_cross_entropy: float = 0.0
-    self_critical_learning_rate: float = 5e-5
+    self_critical_epochs: int = option(
+        0,
+        "passes over the training split that reward sampled captions by CIDEr-D, after those of cross-entropy and from "
+        "their best weights on",
+        NATURAL,
+        common=True,
+    )
+    self_critical_samples: int = option(
+        5, "captions sampled for each image at each step", number(1, MOST_ROWS, whole=True)
+    )
+    self_critical_baseline: str = option(
+        "mean",
+        "baseline of a caption's reward: mean, of the image's other samples (Luo 2020), or greedy, the caption of "
+        "greedy search (Rennie et al. 2017)",
+        one_of(*BASELINES),
+    )
+    self_critical_temperature: float = option(
+        1.0,
+        "the policy that is sampled and trained is p^(1/T): below 1 likely words are sampled more often",
+        number(LEAST_TEMPERATURE, unit="T"),
+    )
+    self_critical_grid_dropout: bool = option(
+        False,
+        "apply --grid-dropout to the policy, with one mask of an image for sampling and learning in a step",
+    )
+    self_critical_cross_entropy: float = option(
+        0.0,
+        "weight of an added cross-entropy of human captions, with its dropout and label smoothing (Paulus et al. 2018, "
+        "equation 16)",
+        number(0, unit="WEIGHT"),
+    )
+    self_critical_learning_rate: float = option(
+        5e-5, "Adam's maximum in these epochs", number(0, above=True, unit="RATE"), common=True
+    )
 
     def check_self_critical(self) -> None:
-        """Raises RequestError if these options are invalid."""
-        epochs, samples, rate = (
-            self.self_critical_epochs,
-            self.self_critical_samples,
-            self.self_critical_learning_rate,
-        )
-        _expect(epochs >= 0, "epochs", epochs, "0 (none) or more")
-        _expect(
-            self.self_critical_baseline in BASELINES,
-            "baseline",
-            self.self_critical_baseline,
-            f"one of {', '.join(BASELINES)}",
-        )
-        least = 2 if self.self_critical_baseline == "mean" else 1
-        others = " (their mean needs others)" if least == 2 else ""
-        bounds = f"from {least} to {MOST_ROWS:,}{others}"
-        _expect(least <= samples <= MOST_ROWS, "samples", samples, bounds)
-        _expect(0 < rate < inf, "learning_rate", rate, "a number above 0")
-        weight = self.self_critical_cross_entropy
-        _expect(0 <= weight < inf, "cross_entropy", weight, "0 (none) or more")
-        temperature = self.self_critical_temperature
-        warm = LEAST_TEMPERATURE <= temperature < inf
-        _expect(warm, "temperature", temperature, f"a number above 0, {LEAST_TEMPERATURE} or more")
-        for name, default in _DEFAULTS.items():
-            value = getattr(self, name)
-            if not epochs and value != default:
-                raise RequestError(
-                    f"--{flag(name)} is {value!r}, which does nothing without self-critical epochs; "
-                    "expected --self-critical-epochs 1 or more with it"
-                )
-
-
-_DEFAULTS = {option.name: option.default for option in fields(SelfCriticalOptions)}
-
-
-def _expect(holds: bool, name: str, value: object, expected: str) -> None:
-    expect(holds, f"self-critical-{name}", value, expected)
+        """Raises RequestError if the samples are too few for their baseline."""
+        if self.self_critical_baseline == "mean" and self.self_critical_samples < 2:
+            raise RequestError(
+                f"--self-critical-samples is {self.self_critical_samples}; expected 2 or more, as the baseline mean "
+                "needs others"
+            )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,8 @@ from captionbeam.schemas.options import PRECISION, option, text
 
 if TYPE_CHECKING:
     from captionbeam.jobs.bulk.launch import Work
-    from captionbeam.pipelines.workers.batches import Processor, WorkerJob
+    from captionbeam.pipelines.workers.batches import Processor
+    from captionbeam.pipelines.workers.processors import ModelPlan
 
 SCHEME = "hf:"
 
@@ -82,9 +82,9 @@ def captioning(options: CaptionerOptions, output: str) -> Work:
     options.check_captioner()
     features = Store.open(options.features) if options.features else None
     found = listing(options, () if features else parsed_sources(options, output), features)
-    plan, job = _by_transformers(options) if options.captioner else _by_bundle(options, features)
+    plan = _plan(options, features)
     return Work(
-        kind="captions", spec=plan.spec, fingerprint=plan.fingerprint, field=plan.field, job=job, **found
+        kind="captions", spec=plan.spec, fingerprint=plan.fingerprint, field=plan.field, job=plan.job, **found
     )
 
 
@@ -103,38 +103,15 @@ def captioner_now(options: CaptionerOptions, batch_size: int) -> Processor:
     return HuggingFaceCaptioner.load(plan.folder, decode, plan.spec, batch_size, options.device)
 
 
-def _by_bundle(options: CaptionerOptions, features: Store | None) -> tuple[Any, Callable[[str], WorkerJob]]:
-    from captionbeam.capmodel.captioners.captioner import resolve_captioner
-    from captionbeam.pipelines.workers.processors import CaptionerJob
+def _plan(options: CaptionerOptions, features: Store | None) -> ModelPlan:
+    from captionbeam.pipelines.workers.processors import plan_captioner, plan_transformers
 
     decode = decode_options(options, options.bundle)
-    plan = resolve_captioner(str(options.bundle), decode, features, options.precision, options.device)
-
-    def job(models_url: str) -> CaptionerJob:
-        return CaptionerJob(
-            bundle=plan.store_bundle(models_url),
-            decode=decode,
-            from_features=features is not None,
-            precision=plan.precision,
-            batch_size=options.batch_size,
-            device=options.device,
-        )
-
-    return plan, job
-
-
-def _by_transformers(options: CaptionerOptions) -> tuple[Any, Callable[[str], WorkerJob]]:
-    from captionbeam.capmodel.captioners.huggingface.captioner import resolve_captioner
-    from captionbeam.pipelines.workers.processors import TransformersJob
-
-    plan = resolve_captioner(options.model, decode_options(options, None), options.precision, options.device)
-
-    def job(models_url: str) -> TransformersJob:
-        return TransformersJob(
-            folder=plan.folder.store(models_url),
-            spec=dict(plan.spec),
-            batch_size=options.batch_size,
-            device=options.device,
-        )
-
-    return plan, job
+    how: dict[str, Any] = {
+        "precision": options.precision,
+        "batch_size": options.batch_size,
+        "device": options.device,
+    }
+    if options.captioner:
+        return plan_transformers(options.model, decode, **how)
+    return plan_captioner(str(options.bundle), decode, features=features, **how)

@@ -51,17 +51,27 @@ def parse_values(command: type[Command], words: Sequence[str]) -> tuple[dict[str
         print(help_text(command, all_options="--help-all" in wanted), end="")
         raise SystemExit(0)
     own, beam_args = _separate(command, parser, words)
-    given = vars(parser.parse_args(own))
-    values = {}
+    values = _read_values(command, parser, own)
     for field, found in options_of(command):
-        if field.name not in given:
-            if field.default is MISSING:
-                raise RequestError(
-                    f"{_shown(field, found)} is missing; expected {found.help.partition('. ')[0]}"
-                )
-            continue
-        values[field.name] = _value(field, found, given[field.name])
+        if field.name not in values and field.default is MISSING:
+            raise RequestError(f"{_shown(field, found)} is missing; expected {found.help.partition('. ')[0]}")
     return values, beam_args
+
+
+def read_flags(command: type[Command], words: Sequence[str]) -> dict[str, Any]:
+    """Returns the values of the command's options in ``words``, some of its flags. Raises RequestError."""
+    return _read_values(command, build_parser(command), words)
+
+
+def _read_values(
+    command: type[Command], parser: argparse.ArgumentParser, words: Sequence[str]
+) -> dict[str, Any]:
+    given = vars(parser.parse_args(list(words)))
+    return {
+        field.name: _value(field, found, given[field.name])
+        for field, found in options_of(command)
+        if field.name in given
+    }
 
 
 def _value(field: Field[Any], found: Option, given: Any) -> Any:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 
 from captionbeam.capmodel.generation.options import DecodeOptions
-from captionbeam.schemas.options import check_fields, like, part_of
+from captionbeam.schemas.options import check_fields, like
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +29,8 @@ def decode_options(options: DecodingOptions, bundle: str | None) -> DecodeOption
 
     Raises RequestError, BundleError.
     """
-    from captionbeam.capmodel.bundles.contents import read_manifest
+    from captionbeam.pipelines.workers import processors
 
-    own = DecodeOptions()  # whose beam and length penalty hold for greedy search and other models
-    if bundle and options.method == "beam" and None in (options.beam, options.length_penalty):
-        scored = read_manifest(bundle).writing
-        if scored.get("method") == "beam":
-            own = DecodeOptions.from_dict(dict(scored))
-    beam = options.beam or own.beam
-    penalty = options.length_penalty
-    if penalty is None:
-        penalty = own.length_penalty if beam > options.beam_groups else 0.0
-    return part_of(DecodeOptions, replace(options, beam=beam, length_penalty=penalty))
+    values = {field.name: getattr(options, field.name) for field in fields(DecodeOptions)}
+    given = {name: value for name, value in values.items() if value is not None}
+    return processors.decode_options(given, bundle)

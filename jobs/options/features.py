@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from captionbeam.jobs.options.encoders import EncoderOptions, FeatureOptions
 from captionbeam.jobs.options.run import ModelOptions
@@ -15,7 +15,6 @@ from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import models
 
 if TYPE_CHECKING:
-    from captionbeam.capmodel.encoders.feature_plan import FeaturePlan
     from captionbeam.jobs.bulk.launch import Work
 
 
@@ -47,55 +46,49 @@ def encoding(options: EncodingOptions, output: str) -> Work:
     check_encoding(options)
     if options.features:
         return _reducing(options)
-    from captionbeam.capmodel.encoders.encoder import resolve_encoder, store_weights
     from captionbeam.jobs.bulk.launch import Work
-    from captionbeam.pipelines.workers.processors import EncoderJob
+    from captionbeam.pipelines.workers.processors import plan_encoder
 
     sources = parsed_sources(options, output)
-    spec, state = resolve_encoder(
+    plan = plan_encoder(
         str(options.encoder),
-        options.weights,
+        weights=options.weights,
         preprocess=options.preprocess,
         output=options.feature_output,
         precision=options.precision or "auto",
         image_size=options.image_size,
         crop=options.crop,
         pool_padding=not options.exclude_pool_padding,
-        device=options.device,
         resize=options.resize,
         interpolation=options.interpolation,
         channels=options.channels,
         layers=options.layers,
+        reduce=options.reduce,
+        reduce_dim=options.reduce_dim,
+        dtype=options.dtype,
+        batch_size=options.batch_size,
+        device=options.device,
     )
-    plan = _plan(options, spec.to_dict(), spec.output, spec.shape)
-
-    def job(models_url: str) -> EncoderJob:
-        return EncoderJob(
-            spec=plan.spec,
-            weights=store_weights(state, models_url),
-            components=_keep_components(plan, models_url),
-            batch_size=options.batch_size,
-            device=options.device,
-        )
-
     return Work(
         kind="features",
         spec=plan.spec,
         fingerprint=plan.fingerprint,
         field=plan.field,
-        job=job,
+        job=plan.job,
         dedup=options.dedup_content,
         **listing(options, sources),
     )
 
 
 def _reducing(options: EncodingOptions) -> Work:
+    from captionbeam.capmodel.encoders.feature_plan import resolve_features
     from captionbeam.jobs.bulk.launch import Work
-    from captionbeam.pipelines.workers.processors import ReducerJob
+    from captionbeam.pipelines.workers.processors import ReducerJob, keep_components
 
     store = Store.open(str(options.features))
     _check_full(store)
-    plan = _plan(options, store.spec, store.column, store.shape)
+    stored_as = options.reduce, options.reduce_dim, options.dtype
+    plan = resolve_features(store.spec, store.column, store.shape, *stored_as)
 
     def job(models_url: str) -> ReducerJob:
         _keep_weights(store, models_url)
@@ -103,7 +96,7 @@ def _reducing(options: EncodingOptions) -> Work:
             spec=plan.spec,
             column=store.column,
             shape=store.shape,
-            components=_keep_components(plan, models_url),
+            components=keep_components(plan, models_url),
             batch_size=options.batch_size,
             device=options.device,
         )
@@ -116,25 +109,6 @@ def _reducing(options: EncodingOptions) -> Work:
         job=job,
         **listing(options, (), store),
     )
-
-
-def _plan(options: FeatureOptions, spec: Any, column: str, shape: tuple[int, ...]) -> FeaturePlan:
-    from captionbeam.capmodel.encoders.feature_plan import resolve_features
-
-    return resolve_features(spec, column, shape, options.reduce, options.reduce_dim, options.dtype)
-
-
-def _keep_components(plan: FeaturePlan, models_url: str) -> str | None:
-    """Copies the components below ``models_url`` under their hash; returns their URL, or None without components."""
-    if plan.components is None:
-        return None
-    return _keep(plan.components, plan.spec["reduction"]["sha256"], models_url)
-
-
-def _keep(source: str, sha256: str, models_url: str) -> str:
-    target = files.join(models_url, f"{sha256}.safetensors")
-    models.keep_file(source, target, sha256)
-    return target
 
 
 def _check_full(store: Store) -> None:
@@ -153,4 +127,4 @@ def _keep_weights(store: Store, models_url: str) -> None:
     sha256 = str(store.spec.get("weights_sha256"))
     source = files.join(store.models_url, f"{sha256}.safetensors")
     if files.exists(source):
-        _keep(source, sha256, models_url)
+        models.keep_file(source, files.join(models_url, f"{sha256}.safetensors"), sha256)

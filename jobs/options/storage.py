@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import inspect
 import json
@@ -19,30 +18,9 @@ _PASSED_ON = {"s3": {"profile"}}
 EXAMPLE = '{"gs": {"requester_pays": "my-project"}}'
 
 
-def add_storage_options(parser: argparse.ArgumentParser) -> None:
-    """Adds --storage-options."""
-    parser.add_argument(
-        "--storage-options",
-        metavar="JSON",
-        help=f"fsspec's options by protocol, as {EXAMPLE}, or a .json file of them, kept out of the run's record; "
-        "they travel to the workers",
-    )
-
-
 def use_storage_options(given: str | None) -> None:
     """Applies the storage options to this process and its workers. Raises RequestError."""
     storage_options.use(parsed(given) if given else {})
-
-
-def use_storage_options_old(options: argparse.Namespace) -> None:
-    """Applies the storage options to this process, and replaces secrets in the recorded ones. Raises RequestError."""
-    given = getattr(options, "storage_options", None)
-    settled = parsed(given) if given else {}
-    storage_options.use(settled)
-    if given:
-        options.storage_options = storage_options.for_record(settled)
-        if "storage_file" in options and not given.lstrip().startswith("{"):
-            options.storage_file = files.absolute(given)
 
 
 def parsed(text: str) -> storage_options.Options:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.runner import PipelineResult
 
 from captionbeam.jobs.run_on.packages import NAME, build_wheel
+from captionbeam.jobs.ui.terminal import say
 from captionbeam.pipelines.bulk.run import now
 from captionbeam.pipelines.runners.runner import make_pipeline, run_pipeline
 from captionbeam.schemas.errors import CaptionbeamError, RequestError, SystemicError
@@ -28,7 +28,7 @@ from captionbeam.schemas.storage import files
 RUNNER_LOG = "apache_beam.runners.dataflow.dataflow_runner"
 STAGER_LOG = "apache_beam.runners.portability.stager"
 CLIENT_LOG = "apache_beam.runners.dataflow.internal.apiclient"
-GOES_ON = "the same command goes on from there"
+RESUMES = "the same command resumes"
 
 
 def run_on_dataflow(
@@ -44,7 +44,7 @@ def run_on_dataflow(
         sent.update(about, **_sent(beam_args, result))
         files.write_atomic(record_url, files.json_bytes(sent))
         if sent["job_id"]:
-            print(f"Dataflow job {sent['job_id']}: {sent['console']}", flush=True)
+            say(f"Dataflow job {sent['job_id']}: {sent['console']}")
 
     with packaged(beam_args) as whole, _refusals(sent), _progress_lines():
         _check_credentials(beam_args)
@@ -56,7 +56,7 @@ def run_on_dataflow(
             raise SystemicError(
                 f"interrupted here; Dataflow job {sent['job_id']} goes on, and publishes by itself; `gcloud dataflow "
                 f"jobs cancel {sent['job_id']} --project {sent['project']} --region {sent['region']}` ends it, and "
-                f"{GOES_ON}"
+                f"{RESUMES}"
             ) from None
 
 
@@ -159,7 +159,7 @@ def _ended(sent: dict[str, Any], error: Exception) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip() not in ("", "None")]
     said = f" ({lines[-1]})" if lines else ""
     ended = {"FAILED": "failed", "CANCELLED": "was cancelled"}.get(state, f"ended as {state}")
-    return f"Dataflow job {sent.get('job_id')} {ended}{said}; see {sent.get('console')}; {GOES_ON}"
+    return f"Dataflow job {sent.get('job_id')} {ended}{said}; see {sent.get('console')}; {RESUMES}"
 
 
 class _StateLines(logging.Handler):
@@ -168,9 +168,9 @@ class _StateLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         if " is in state JOB_STATE_" in text:
-            print(f"Dataflow: {text.rpartition('JOB_STATE_')[2].lower().replace('_', ' ')}", file=sys.stderr)
+            say(f"Dataflow: {text.rpartition('JOB_STATE_')[2].lower().replace('_', ' ')}", to_error=True)
         elif record.levelno == logging.WARNING:
-            print(f"Dataflow: {' '.join(text.split())}", file=sys.stderr)
+            say(f"Dataflow: {' '.join(text.split())}", to_error=True)
 
 
 @contextmanager

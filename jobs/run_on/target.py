@@ -92,7 +92,10 @@ def resolve_target(options: B, output: str = "output") -> tuple[RunTarget, B]:
 
 
 def settle_target(
-    beam_args: Sequence[str], places: Mapping[str, Sequence[str]], gpu: str | None = None, models: bool = True
+    beam_args: Sequence[str],
+    places: Mapping[str, Sequence[str]],
+    gpu: str | None = None,
+    models: bool = True,
 ) -> RunTarget:
     """Returns the target of Beam's flags and the preset ``gpu``.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from captionbeam.jobs.schedules.schedule import CRON, Schedule, render
 from captionbeam.jobs.schedules.steps import (
     TEMPLATE,
     NightlyRefresh,
@@ -19,8 +19,18 @@ from captionbeam.jobs.schedules.steps import (
     upkeep_steps,
 )
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.options import URL, option, text
 
-HELP = """\
+DATAFLOW = "https://dataflow.googleapis.com/v1b3/projects/{project}/locations/{region}/flexTemplates:launch"
+RUN = "https://run.googleapis.com/v2/projects/{project}/locations/{region}/jobs/{name}:run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloudSchedule(Schedule):
+    """Prints a schedule for Cloud Scheduler: gcloud commands that launch a Dataflow Flex Template."""
+
+    GROUP = "google cloud"
+    HELP = """\
   captionbeam schedule cloud-scheduler gs://bucket/photos --name photos --features gs://bucket/features \\
     --features-options='--encoder efficientnet_lite0 --gpu l4' --captions gs://bucket/captions \\
     --captions-options='--gpu l4' --bundle gs://bucket/bundle --promote prod --project my-project \\
@@ -31,59 +41,40 @@ HELP = """\
 
 Prints a script of gcloud commands: each store's refresh is a launch of the Flex Template at a time of its own; verify,
 promote and the weekly upkeep are Cloud Run jobs. A launch does what is not done yet, so one that comes before the one
-it waits for has ended leaves the rest to the next plan.
+it waits for has ended leaves the rest to the next night.
 """
-DATAFLOW = "https://dataflow.googleapis.com/v1b3/projects/{project}/locations/{region}/flexTemplates:launch"
-CRONS = {"captions": "0 6 * * *", "promote": "0 10 * * *"}
-RUN = "https://run.googleapis.com/v2/projects/{project}/locations/{region}/jobs/{name}:run"
+    name = "schedule cloud-scheduler"
 
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of Google Cloud."""
-    group = parser.add_argument_group("google cloud")
-    group.add_argument("--project", required=True, metavar="ID", help="where all of it runs")
-    group.add_argument("--region", required=True, metavar="NAME", help="likewise")
-    group.add_argument("--template", required=True, metavar="URL", help="the template's spec")
-    group.add_argument("--temp", required=True, metavar="URL", help="for Dataflow's own files")
-    group.add_argument("--image", required=True, metavar="IMAGE", help="of the Cloud Run jobs")
-    group.add_argument(
-        "--worker-image",
-        metavar="IMAGE",
-        help="of Dataflow's workers; --gpu in the options needs it",
+    project: str = option(..., "project of all jobs", text("ID"))
+    region: str = option(..., "region of all jobs")
+    template: str = option(..., "the Flex Template's specification", URL)
+    temp: str = option(..., "location of Dataflow's temporary files", URL)
+    image: str = option(..., "image of the Cloud Run jobs", text("IMAGE"))
+    worker_image: str | None = option(
+        None, "image of Dataflow's workers, which --gpu in the options needs", text("IMAGE")
     )
-    group.add_argument("--service-account", required=True, metavar="EMAIL", help="who launches, and runs")
-    for step, cron in CRONS.items():
-        group.add_argument(
-            f"--{step}-cron",
-            metavar="'M H D M W'",
-            help=f"of {step} (default '{cron}'); --cron is that of the first store",
-        )
+    service_account: str = option(..., "service account that launches and runs", text("EMAIL"))
+    captions_cron: str = option("0 6 * * *", "when captions are refreshed after the features", CRON)
+    promote_cron: str = option("0 10 * * *", "when the last store is verified and promoted", CRON)
+
+    def text(self, plan: NightlyRefresh) -> str:
+        """Returns the text of the script."""
+        _check_paths(plan)
+        values = {
+            **vars(self),
+            "name": self.schedule_name,
+            "launches": list(launches(plan, self)),
+            "tasks": list(tasks(plan, self)),
+        }
+        return render("cloud_scheduler.sh.j2", values)
 
 
-def text(plan: NightlyRefresh, options: argparse.Namespace) -> str:
-    """Returns the text of the script."""
-    import jinja2
-
-    _check_paths(plan)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("captionbeam.jobs"), undefined=jinja2.StrictUndefined
-    )
-    environment.filters["json"] = lambda value: json.dumps(value, indent=1)
-    environment.filters["quote"] = lambda value: shlex.quote(str(value))
-    values = {
-        **vars(options),
-        "launches": list(launches(plan, options)),
-        "tasks": list(tasks(plan, options)),
-    }
-    return environment.get_template("cloud_scheduler.sh.j2").render(values) + "\n"
-
-
-def launches(plan: NightlyRefresh, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def launches(plan: NightlyRefresh, options: CloudSchedule) -> Iterator[dict[str, Any]]:
     """Yields one launch per store: its name, schedule, and Cloud Scheduler's request to Dataflow."""
     for step, arguments in refresh_steps(plan).items():
         follows = step == "captions" and plan.features
         parameter = {
-            "jobName": f"{options.name}-{step}",  # Dataflow refuses a second active job of this name
+            "jobName": f"{options.schedule_name}-{step}",  # Dataflow refuses a second active job of this name
             "containerSpecGcsPath": options.template,
             "parameters": template_parameters(arguments, options.worker_image),
             "environment": {
@@ -95,7 +86,7 @@ def launches(plan: NightlyRefresh, options: argparse.Namespace) -> Iterator[dict
         yield {
             "name": parameter["jobName"],
             "about": comment(f"captionbeam {shlex.join(arguments)}"),
-            "cron": (options.captions_cron or CRONS["captions"]) if follows else options.cron,
+            "cron": options.captions_cron if follows else options.cron,
             "uri": DATAFLOW.format(project=options.project, region=options.region),
             "body": {"launchParameter": parameter},
         }
@@ -116,17 +107,17 @@ def template_parameters(arguments: list[str], worker_image: str | None = None) -
     return {name: value for name, value in found.items() if value} | image
 
 
-def tasks(plan: NightlyRefresh, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def tasks(plan: NightlyRefresh, options: CloudSchedule) -> Iterator[dict[str, Any]]:
     """Yields the Cloud Run jobs of steps without a pipeline."""
     made = refresh_steps(plan)
     after = {name: step for name, step in nightly_steps(plan).items() if name not in made}
     if after:
-        yield _task(options, "promote", options.promote_cron or CRONS["promote"], after)
+        yield _task(options, "promote", options.promote_cron, after)
     yield _task(options, "upkeep", options.upkeep_cron, upkeep_steps(plan))
 
 
-def _task(options: argparse.Namespace, suffix: str, cron: str, steps: Steps) -> dict[str, Any]:
-    name = f"{options.name}-{suffix}"
+def _task(options: CloudSchedule, suffix: str, cron: str, steps: Steps) -> dict[str, Any]:
+    name = f"{options.schedule_name}-{suffix}"
     commands = " && ".join(shlex.join(["captionbeam", *step]) for step in steps.values())
     container = {
         "image": options.image,
@@ -137,7 +128,7 @@ def _task(options: argparse.Namespace, suffix: str, cron: str, steps: Steps) -> 
         "containers": [container],
         "maxRetries": options.retries,
         "serviceAccountName": options.service_account,
-        "timeoutSeconds": str(int(options.timeout)),
+        "timeoutSeconds": str(options.timeout),
     }
     body = {
         "apiVersion": "run.googleapis.com/v1",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from captionbeam.jobs.options.shared import natural
+from captionbeam.jobs.schedules.schedule import Schedule, render
 from captionbeam.jobs.schedules.steps import (
     TEMPLATE,
     NightlyRefresh,
@@ -19,52 +18,46 @@ from captionbeam.jobs.schedules.steps import (
 )
 from captionbeam.jobs.submit.manifests import literal
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.options import NATURAL, option, text
 
-HELP = """\
+TOTALS = "/dev/termination-log"  # every container has this file; the kubelet shows its content
+
+
+@dataclass(frozen=True, kw_only=True)
+class CronJobSchedule(Schedule):
+    """Prints a schedule for Kubernetes: CronJobs."""
+
+    GROUP = "kubernetes"
+    HELP = """\
   captionbeam schedule cronjob gs://bucket/photos --name photos --features gs://bucket/features \\
     --features-options='--encoder efficientnet_lite0' --captions gs://bucket/captions --bundle gs://bucket/bundle \\
     --promote prod --image registry/captionbeam:1 --service-account captionbeam | kubectl apply -f -
 
-Prints two CronJobs: NAME every plan, NAME-upkeep every week. A wrong request is not tried again, a lost node does not
+Prints two CronJobs: NAME every night, NAME-upkeep every week. A wrong request is not tried again, a lost node does not
 count, and many failed images are no failure (add --warn-failures to the options to make them one, or --max-failures).
 Needs Kubernetes 1.31 or newer. Paths are URLs, or lie on the volume claim that is mounted at --mount.
 """
-MOUNT = "/data"
-TOTALS = "/dev/termination-log"  # every container has this file; the kubelet shows its content
+    name = "schedule cronjob"
 
+    image: str = option(..., "image with captionbeam on its PATH", text("IMAGE"))
+    namespace: str | None = option(None, "namespace (default: kubectl's)")
+    service_account: str | None = option(None, "service account of the pods")
+    secret: str | None = option(None, "secret that becomes environment variables (S3's keys, ...)")
+    claim: str | None = option(None, "persistent volume claim, for paths that are no URLs")
+    mount: str = option("/data", "path at which the claim is mounted", text("PATH"))
+    cpu: str = option("4", "CPUs of each pod", text("N"))
+    memory: str = option("8Gi", "memory of each pod", text("SIZE"))
+    gpus: int = option(0, "GPUs of each refresh", NATURAL)
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of Kubernetes."""
-    group = parser.add_argument_group("kubernetes")
-    group.add_argument("--image", required=True, metavar="IMAGE", help="with captionbeam on its PATH")
-    group.add_argument("--namespace", metavar="NAME", help="(default: kubectl's)")
-    group.add_argument("--service-account", metavar="NAME", help="whose rights the pods have")
-    group.add_argument("--secret", metavar="NAME", help="that becomes environment variables (S3's keys, ...)")
-    group.add_argument(
-        "--claim", metavar="NAME", help="a persistent volume claim, for paths that are no URLs"
-    )
-    group.add_argument("--mount", metavar="PATH", help=f"where it is (default {MOUNT})")
-    group.add_argument("--cpu", default="4", metavar="N", help="of each pod (default 4)")
-    group.add_argument("--memory", default="8Gi", metavar="SIZE", help="(default 8Gi)")
-    group.add_argument("--gpus", type=natural, default=0, metavar="N", help="of each refresh (default 0)")
-
-
-def text(plan: NightlyRefresh, options: argparse.Namespace) -> str:
-    """Returns the manifest in YAML."""
-    import jinja2
-
-    mount = options.mount or MOUNT
-    _check_paths(plan, mount, bool(options.claim))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("captionbeam.jobs"), undefined=jinja2.StrictUndefined
-    )
-    environment.filters["json"] = json.dumps
-    jobs = [
-        _job(options.name, "nightly", options.cron, nightly_steps(plan)),
-        _job(f"{options.name}-upkeep", "upkeep", options.upkeep_cron, upkeep_steps(plan)),
-    ]
-    values = {**vars(options), "jobs": jobs, "timeout": int(options.timeout), "mount": mount}
-    return environment.get_template("cronjob.yaml.j2").render(values) + "\n"
+    def text(self, plan: NightlyRefresh) -> str:
+        """Returns the manifests in YAML."""
+        _check_paths(plan, self.mount, bool(self.claim))
+        name = self.schedule_name
+        jobs = [
+            _job(name, "nightly", self.cron, nightly_steps(plan)),
+            _job(f"{name}-upkeep", "upkeep", self.upkeep_cron, upkeep_steps(plan)),
+        ]
+        return render("cronjob.yaml.j2", {**vars(self), "name": name, "jobs": jobs})
 
 
 def _job(name: str, component: str, cron: str, steps: Steps) -> dict[str, Any]:

@@ -5,15 +5,18 @@ A step has the arguments of ``captionbeam``. Each step may run late, twice at th
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from captionbeam.jobs.options.shared import require
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.storage import files
+
+if TYPE_CHECKING:
+    from captionbeam.jobs.refresh import Refresh
+    from captionbeam.jobs.schedules.schedule import Schedule
 
 Steps = Mapping[str, list[str]]
 IN_OPTIONS = ("weights", "reduce", "inventory", "image_root")
@@ -45,7 +48,7 @@ class NightlyRefresh:
         return [store for store in (self.features, self.captions) if store]
 
 
-def nightly_refresh(options: argparse.Namespace) -> NightlyRefresh:
+def nightly_refresh(options: Schedule) -> NightlyRefresh:
     """Returns the stores of the options, with absolute local paths. Raises RequestError."""
     return NightlyRefresh(
         sources=tuple(map(absolute, options.sources)),
@@ -56,7 +59,7 @@ def nightly_refresh(options: argparse.Namespace) -> NightlyRefresh:
         captions_options=_words("--captions-options", options.captions_options),
         promote=options.promote,
         verify_nightly=options.verify == "nightly",
-        storage=_storage(options.storage_options),
+        storage=_storage(str(options.storage_options or "")),
         keep=options.keep,
     )
 
@@ -82,53 +85,29 @@ def refresh_steps(plan: NightlyRefresh) -> dict[str, list[str]]:
     """Returns the refresh step of each store."""
     steps = {}
     if plan.features:
-        made = [
-            "refresh",
-            *plan.sources,
-            "--output",
-            plan.features,
-            *plan.features_options,
-            *plan.storage,
-        ]
-        steps["features"] = made
+        made = ["refresh", *plan.sources, "--output", plan.features]
+        steps["features"] = [*made, *plan.features_options, *plan.storage]
     if plan.captions:
         what = ["--features", plan.features] if plan.features else list(plan.sources)
-        steps["captions"] = ["refresh", *what, "--output", plan.captions, "--bundle", str(plan.bundle),
-                             *plan.captions_options, *plan.storage]  # fmt: skip
+        made = ["refresh", *what, "--output", plan.captions, "--bundle", str(plan.bundle)]
+        steps["captions"] = [*made, *plan.captions_options, *plan.storage]
     return steps
 
 
 def upkeep_steps(plan: NightlyRefresh) -> dict[str, list[str]]:
     """Returns the weekly steps: vacuum all stores, then verify them."""
     kinds = {plan.features: "features", plan.captions: "captions"}
-    steps = {}
-    for store in plan.stores:
-        steps[f"vacuum_{kinds[store]}"] = [
-            "store",
-            "vacuum",
-            store,
-            "--keep",
-            str(plan.keep),
-            *plan.storage,
-        ]
-    for store in plan.stores:
-        steps[f"verify_{kinds[store]}"] = ["store", "verify", store, *plan.storage]
-    return steps
+    keep = ("--keep", str(plan.keep))
+    vacuum = {f"vacuum_{kinds[one]}": ["store", "vacuum", one, *keep, *plan.storage] for one in plan.stores}
+    return vacuum | {f"verify_{kinds[one]}": ["store", "verify", one, *plan.storage] for one in plan.stores}
 
 
 def bulk_steps(plan: NightlyRefresh, output: str) -> dict[str, list[str]]:
     """Returns the steps that caption given images into a store ``output``; empty without a bundle."""
     if not plan.bundle:
         return {}
-    captions = [
-        "caption",
-        "--output",
-        output,
-        "--bundle",
-        plan.bundle,
-        *plan.captions_options,
-        *plan.storage,
-    ]
+    made = ["caption", "--output", output, "--bundle", plan.bundle]
+    captions = [*made, *plan.captions_options, *plan.storage]
     return {"captions": captions, "verify": ["store", "verify", output, *plan.storage]}
 
 
@@ -136,14 +115,13 @@ def places(plan: NightlyRefresh) -> Iterator[str]:
     """Yields all locations that the steps read or write, including those in their options: URLs or paths."""
     yield from (*plan.sources, *plan.stores, *([plan.bundle] if plan.bundle else []))
     for arguments in refresh_steps(plan).values():
-        options = parsed(arguments)
+        options = parsed_refresh(arguments)
         for name in IN_OPTIONS:
             found = getattr(options, name, None) or []
             named = [found] if isinstance(found, str) else found
-            yield from (
-                each for each in named if "/" in each or "." in each
-            )  # weights may be a published name
-        given = options.storage_options or "{"
+            # weights may be a published name
+            yield from (each for each in named if "/" in each or "." in each)
+        given = str(options.storage_options or "{")
         if not given.lstrip().startswith("{"):
             yield given
 
@@ -160,28 +138,37 @@ def check_refresh(plan: NightlyRefresh) -> None:
     _check_stores(plan)
     _check_storage(plan)
     for arguments in refresh_steps(plan).values():
-        options = parsed(arguments)
+        options = parsed_refresh(arguments)
         options.check_request()
         require(
             not (options.plan or options.canary or options.dry_run),
             "--plan, --canary and --dry-run publish nothing; expected none of them in what a schedule runs",
         )
     for arguments in [*nightly_steps(plan).values(), *upkeep_steps(plan).values()]:
-        parsed(arguments)
+        check_step(arguments)
     if plan.promote:
         from captionbeam.schemas.store.tags import check_name
 
         check_name(plan.promote)
 
 
-def parsed(arguments: list[str]) -> Any:
-    """Returns the parsed step. Raises RequestError."""
+def check_step(arguments: list[str]) -> object:
+    """Returns the command of a step. Raises RequestError."""
     from captionbeam.jobs.cli import parse
 
     try:
         return parse(arguments)
     except RequestError as err:
         raise RequestError(f"`captionbeam {shlex.join(arguments)}` is refused: {err}") from err
+
+
+def parsed_refresh(arguments: list[str]) -> Refresh:
+    """Returns a refresh step's command. Raises RequestError."""
+    from captionbeam.jobs.refresh import Refresh
+
+    command = check_step(arguments)
+    assert isinstance(command, Refresh)
+    return command
 
 
 def _check_storage(plan: NightlyRefresh) -> None:
@@ -204,7 +191,7 @@ def _check_stores(plan: NightlyRefresh) -> None:
         raise RequestError(wrong)
 
 
-def _storage(given: str | None) -> tuple[str, ...]:
+def _storage(given: str) -> tuple[str, ...]:
     """Returns --storage-options for every step, with an absolute file name."""
     if not given:
         return ()

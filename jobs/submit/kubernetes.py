@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Mapping
@@ -12,8 +11,18 @@ import yaml
 
 from captionbeam.jobs.options.shared import require
 from captionbeam.jobs.submit import manifests
-from captionbeam.jobs.submit.base import Job, Order, Phase, State, Target, last_line, remote_place, run_client
 from captionbeam.jobs.submit.mounts import Mount, parse_mount
+from captionbeam.jobs.submit.target_options import TargetOptions
+from captionbeam.jobs.submit.training_target import (
+    Job,
+    Order,
+    Phase,
+    State,
+    TrainingTarget,
+    last_line,
+    remote_place,
+    run_client,
+)
 from captionbeam.schemas.errors import RequestError, SystemicError
 
 RESOURCES = {"trainjob": "trainjobs.trainer.kubeflow.org", "jobset": "jobsets.jobset.x-k8s.io"}
@@ -23,22 +32,22 @@ REFUSED = re.compile(
 )
 
 
-class Kubernetes(Target):
+class Kubernetes(TrainingTarget):
     """Locations are in buckets, or on volumes that the launcher can access too."""
 
     name, title = "kubernetes", "Kubernetes"
     secrets = "the workers' environment (--env-secret FSSPEC_S3_SECRET=NAME:KEY), or in a file on a --volume"
 
-    def check(self, flags: argparse.Namespace) -> None:
+    def check(self, flags: TargetOptions) -> None:
         require(bool(flags.image), "--on kubernetes needs --image, the container that the workers run")
         for mount in flags.volume:
             parse_mount(mount)
         for taint in flags.toleration:
             manifests.toleration(taint)
-        for name, source in flags.env_secret:
-            manifests.secret_variable(name, source)
+        for given in flags.env_secret:
+            manifests.secret_variable(given)
 
-    def on_workers(self, place: str, flags: argparse.Namespace) -> str:
+    def on_workers(self, place: str, flags: TargetOptions) -> str:
         mounts = [parse_mount(text) for text in flags.volume]
         for mount in mounts:
             if (found := mount.on_workers(place)) is not None:
@@ -53,14 +62,14 @@ class Kubernetes(Target):
         return str(yaml.safe_dump(self._manifest(order), sort_keys=False, width=100))
 
     def _manifest(self, order: Order) -> dict[str, Any]:
-        return manifests.trainjob(order) if kind_of(order.flags) == "trainjob" else manifests.jobset(order)
+        return manifests.trainjob(order) if order.flags.kind == "trainjob" else manifests.jobset(order)
 
     def find_active(self, order: Order) -> Job | None:
         state = self._current(order)
         return self._job(order) if state and state.phase in (Phase.WAITING, Phase.RUNNING) else None
 
     def submit(self, order: Order) -> Job:
-        resource = RESOURCES[kind_of(order.flags)]
+        resource = RESOURCES[order.flags.kind]
         _kubectl(order.flags, "delete", resource, order.name, "--ignore-not-found")  # a finished earlier job
         done = run_client(_words(order.flags, "create", "-f", "-"), self.request(order))
         if done.returncode:
@@ -73,19 +82,14 @@ class Kubernetes(Target):
         return state or State(Phase.FAILED, "deleted")
 
     def _current(self, order: Order) -> State | None:
-        resource = RESOURCES[kind_of(order.flags)]
+        resource = RESOURCES[order.flags.kind]
         text = _kubectl(order.flags, "get", resource, order.name, "--ignore-not-found", "-o", "json")
         return _as_state(json.loads(text).get("status") or {}) if text.strip() else None
 
     def _job(self, order: Order) -> Job:
         pods = f"--selector=jobset.sigs.k8s.io/jobset-name={order.name}"
         where = _words(order.flags, "logs", "--prefix", "--tail=-1", pods)
-        return Job(f"{kind_of(order.flags)} {order.name}", " ".join(where))
-
-
-def kind_of(flags: argparse.Namespace) -> str:
-    """Returns ``trainjob`` or ``jobset``."""
-    return flags.kind or "trainjob"
+        return Job(f"{order.flags.kind} {order.name}", " ".join(where))
 
 
 def _expected(mounts: list[Mount]) -> str:
@@ -93,12 +97,12 @@ def _expected(mounts: list[Mount]) -> str:
     return f"a place below {below}" if mounts else "--volume CLAIM:PATH with the place below PATH"
 
 
-def _words(flags: argparse.Namespace, *words: str) -> list[str]:
+def _words(flags: TargetOptions, *words: str) -> list[str]:
     chosen = {"context": flags.context, "namespace": flags.namespace}
     return ["kubectl", *(f"--{name}={value}" for name, value in chosen.items() if value), *words]
 
 
-def _kubectl(flags: argparse.Namespace, *words: str) -> str:
+def _kubectl(flags: TargetOptions, *words: str) -> str:
     done = run_client(_words(flags, *words))
     if done.returncode:
         said = last_line(done.stderr)

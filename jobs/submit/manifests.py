@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from typing import Any
 
 from captionbeam.capmodel.runtime.platform import JOB
-from captionbeam.jobs.submit.base import Order
 from captionbeam.jobs.submit.mounts import parse_mount
 from captionbeam.jobs.submit.nodes import PORT
+from captionbeam.jobs.submit.target_options import TargetOptions, pairs
+from captionbeam.jobs.submit.training_target import Order
 from captionbeam.schemas.errors import RequestError
 
 NODE = "node"  # name of the job and of its container, as in Kubeflow's torch-distributed runtime
 INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 LABELS = {"app.kubernetes.io/name": "captionbeam", "app.kubernetes.io/component": "train"}
-RUNTIME, SHARED_MEMORY, RESTARTS = "torch-distributed", "8Gi", 3
 WRONG_REQUEST = 2  # captionbeam's exit status for errors that a retry cannot fix
 
 
@@ -23,7 +22,7 @@ def trainjob(order: Order) -> dict[str, Any]:
     """Returns a TrainJob: the runtime defines what is common in the cluster, the job the rest."""
     flags = order.flags
     spec: dict[str, Any] = {
-        "runtimeRef": {"name": flags.runtime or RUNTIME},
+        "runtimeRef": {"name": flags.runtime},
         "trainer": {
             "image": flags.image,
             "command": literal(order.command),
@@ -33,7 +32,7 @@ def trainjob(order: Order) -> dict[str, Any]:
             "resourcesPerNode": _resources(flags),
         },
     }
-    spec.update(_patched(_pod(flags), flags.trainer_version or "2.2"))
+    spec.update(_patched(_pod(flags), flags.trainer_version))
     if flags.max_hours:
         spec["activeDeadlineSeconds"] = max(1, round(flags.max_hours * 3600))
     return {
@@ -46,14 +45,13 @@ def trainjob(order: Order) -> dict[str, Any]:
 
 def jobset(order: Order) -> dict[str, Any]:
     """Returns a JobSet: one indexed job with a pod per node; if one fails, all restart."""
-    restarts = RESTARTS if order.flags.restarts is None else order.flags.restarts
     fatal = {"name": "wrongRequest", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
         "metadata": _metadata(order),
         "spec": {
-            "failurePolicy": {"maxRestarts": restarts, "rules": [fatal]},
+            "failurePolicy": {"maxRestarts": order.flags.restarts, "rules": [fatal]},
             "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
             "replicatedJobs": [{"name": NODE, "replicas": 1, "template": {"spec": _job(order)}}],
         },
@@ -116,28 +114,28 @@ def _gathering(order: Order) -> list[dict[str, Any]]:
 
 def _metadata(order: Order) -> dict[str, Any]:
     where = {"namespace": order.flags.namespace} if order.flags.namespace else {}
-    return {"name": order.name, **where, "labels": {**LABELS, **dict(order.flags.label)}}
+    return {"name": order.name, **where, "labels": {**LABELS, **pairs(order.flags.label)}}
 
 
 def _variables(order: Order) -> list[dict[str, Any]]:
     flags = order.flags
-    plain = {JOB: f"Kubernetes/{flags.kind or 'trainjob'} {order.name}", **dict(flags.env)}
-    secret = [secret_variable(name, source) for name, source in flags.env_secret]
+    plain = {JOB: f"Kubernetes/{flags.kind} {order.name}", **pairs(flags.env)}
+    secret = [secret_variable(given) for given in flags.env_secret]
     return [*({"name": name, "value": value} for name, value in plain.items()), *secret]
 
 
-def _resources(flags: argparse.Namespace) -> dict[str, Any]:
+def _resources(flags: TargetOptions) -> dict[str, Any]:
     own = {name: str(value) for name, value in (("cpu", flags.cpus), ("memory", flags.memory)) if value}
     gpus = {"nvidia.com/gpu": str(flags.gpus)} if flags.gpus else {}
     return {"requests": {**own, **gpus}, "limits": {**own, **gpus}} if own or gpus else {}
 
 
-def _pod(flags: argparse.Namespace) -> dict[str, Any]:
+def _pod(flags: TargetOptions) -> dict[str, Any]:
     """Returns a pod's fields besides its container's, as both kinds use them."""
     volumes, mounts = _volumes(flags)
     pod = {
         "serviceAccountName": flags.service_account,
-        "nodeSelector": dict(flags.node_selector),
+        "nodeSelector": pairs(flags.node_selector),
         "tolerations": [toleration(text) for text in flags.toleration],
         "volumes": volumes,
         "containers": [{"name": NODE, "volumeMounts": mounts}] if mounts else [],
@@ -145,9 +143,9 @@ def _pod(flags: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in pod.items() if value}
 
 
-def _volumes(flags: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _volumes(flags: TargetOptions) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     volumes, mounts = [], []
-    size = flags.shared_memory or SHARED_MEMORY
+    size = flags.shared_memory
     if size != "0":  # the runtime's 64 MiB are too small for several workers
         volumes.append({"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": size}})
         mounts.append({"name": "shared-memory", "mountPath": "/dev/shm"})
@@ -181,9 +179,10 @@ def toleration(text: str) -> dict[str, str]:
     return {"key": name, **how, **({"effect": effect} if effect else {})}
 
 
-def secret_variable(name: str, source: str) -> dict[str, Any]:
-    """Returns a variable whose value is in ``SECRET:KEY``. Raises RequestError."""
-    secret, colon, key = source.partition(":")
-    if not secret or not colon or not key:
-        raise RequestError(f"--env-secret is '{name}={source}'; expected NAME=SECRET:KEY")
+def secret_variable(given: str) -> dict[str, Any]:
+    """Returns the variable of ``NAME=SECRET:KEY``. Raises RequestError."""
+    name, _, source = given.partition("=")
+    secret, _, key = source.partition(":")
+    if not name or not secret or not key:
+        raise RequestError(f"--env-secret is {given!r}; expected NAME=SECRET:KEY")
     return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}

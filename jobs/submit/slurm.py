@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shlex
@@ -10,11 +9,19 @@ import sys
 from pathlib import Path
 
 from captionbeam.jobs.options.shared import require
-from captionbeam.jobs.submit.base import Job, Order, Phase, State, Target, last_line, run_client
+from captionbeam.jobs.submit.target_options import TargetOptions
+from captionbeam.jobs.submit.training_target import (
+    Job,
+    Order,
+    Phase,
+    State,
+    TrainingTarget,
+    last_line,
+    run_client,
+)
 from captionbeam.schemas.errors import RequestError, SystemicError
 from captionbeam.schemas.storage import files
 
-STOP_SECONDS, RESTARTS = 120, 3
 UNREACHED = re.compile(r"contact slurm controller|timed out|connect failure|try again", re.IGNORECASE)
 WAITING = {
     "PENDING",
@@ -59,7 +66,7 @@ exit "$status"
 """
 
 
-class Slurm(Target):
+class Slurm(TrainingTarget):
     """Uses sbatch, squeue and scontrol, on a login node."""
 
     name, title = "slurm", "Slurm"
@@ -69,24 +76,19 @@ class Slurm(Target):
     )
     gathering = ()
 
-    def check(self, flags: argparse.Namespace) -> None:
-        limit = flags.max_hours and flags.max_hours * 3600
-        stop = flags.stop_seconds or STOP_SECONDS
-        require(
-            not limit or limit > stop,
-            f"--max-hours {flags.max_hours:g} is less than the {stop} seconds before its end in which a checkpoint is "
-            "written; expected more (--stop-seconds changes them)"
-            if limit
-            else "",
-        )
+    def check(self, flags: TargetOptions) -> None:
+        if flags.max_hours and flags.max_hours * 3600 <= flags.stop_seconds:
+            raise RequestError(
+                f"--max-hours {flags.max_hours:g} is less than the {flags.stop_seconds} seconds before its end in "
+                "which a checkpoint is written; expected more (--stop-seconds changes them)"
+            )
 
-    def on_workers(self, place: str, flags: argparse.Namespace) -> str:
+    def on_workers(self, place: str, flags: TargetOptions) -> str:
         _check_line("a place", place)
         return place  # assumes a shared disk; each machine checks it before it starts
 
     def request(self, order: Order) -> str:
         failures = f'{shlex.quote(_log_folder(order))}/slurm-"$SLURM_JOB_ID".failures'
-        restarts = RESTARTS if order.flags.restarts is None else order.flags.restarts
         settings = _settings(order)
         for setting in settings:
             _check_line("an option of sbatch", setting)
@@ -95,7 +97,7 @@ class Slurm(Target):
             prepare=_prepare(order.flags),
             command=shlex.join([*_inside(order.flags), *order.command]),
             failures=failures,
-            restarts=restarts,
+            restarts=order.flags.restarts,
         )
 
     def find_active(self, order: Order) -> Job | None:
@@ -144,19 +146,19 @@ def _settings(order: Order) -> list[str]:
         f"--output={shlex.quote(_log_pattern(order))}",
         "--open-mode=append",
         "--requeue",
-        f"--signal=B:USR1@{flags.stop_seconds or STOP_SECONDS}",
+        f"--signal=B:USR1@{flags.stop_seconds}",
         *flags.sbatch,
     ]
 
 
-def _prepare(flags: argparse.Namespace) -> str:
+def _prepare(flags: TargetOptions) -> str:
     """Returns the line that activates the environment, by default the current one."""
     here = Path(sys.prefix) / "bin" / "activate"
     script = flags.activate or (str(here) if sys.prefix != sys.base_prefix and here.exists() else None)
     return f"source {shlex.quote(script)}\n" if script and not flags.container else ""
 
 
-def _inside(flags: argparse.Namespace) -> list[str]:
+def _inside(flags: TargetOptions) -> list[str]:
     if not flags.container:
         return []
     return ["apptainer", "exec", *(["--nv"] if flags.gpus else []), flags.container]

@@ -2,83 +2,85 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from captionbeam.capmodel.training.config import TrainOptions
+from captionbeam.capmodel.training.config import TrainingOptions, TrainOptions
 from captionbeam.capmodel.training.request import delete_run, resolve_options
 from captionbeam.jobs.options.shared import require
-from captionbeam.jobs.options.training import GROUPS, nothing_to_do
-from captionbeam.jobs.submit.base import Order, Target, run_name
 from captionbeam.jobs.submit.follow import follow
+from captionbeam.jobs.submit.training_target import Order, TrainingTarget, run_name
+from captionbeam.jobs.ui.terminal import say
+from captionbeam.schemas.options import flag_of, groups_of
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.storage import options as storage_options
 
+if TYPE_CHECKING:
+    from captionbeam.jobs.train import Train
 
-def submit(target: Target, flags: argparse.Namespace, wanted: Mapping[str, Any]) -> int:
+
+def submit(target: TrainingTarget, command: Train) -> int:
     """Validates, submits the run or finds its active job, and waits.
 
     Returns 0 if the bundle exists (or, with --no-wait, if the job is submitted). Raises RequestError before anything is
     sent, SystemicError if the job fails.
     """
-    target.check(flags)
-    told = storage_words(target, flags)
-    nodes, workers = flags.nodes or 1, flags.workers or flags.gpus or 1
-    logs = {"logs": wanted["logs"] if target.logs_are_seen else None}
+    from captionbeam.jobs.train import nothing_to_do
+
+    target.check(command)
+    storage = storage_words(target, command)
+    nodes, workers = command.nodes or 1, command.workers or command.gpus or 1
+    wanted = {**command.chosen(), "logs": command.logs if target.logs_are_seen else None}
     written = ("output", "checkpoints", *(["logs"] if target.logs_are_seen else []))
-    chosen, anything_to_do = resolve_options(
-        {**wanted, **logs}, nodes * workers, () if flags.dry_run else written
-    )
+    chosen, anything_to_do = resolve_options(wanted, nodes * workers, () if command.dry_run else written)
     if not anything_to_do:
-        print(nothing_to_do(chosen.output))
+        say(nothing_to_do(chosen.output))
         return 0
-    order = _order(target, flags, chosen, nodes, workers, told)
-    if flags.dry_run:
-        print(target.request(order))
+    order = _order(target, command, chosen, nodes, workers, storage)
+    if command.dry_run:
+        say(target.request(order))
         return 0
     job = target.find_active(order)
     require(
-        job is None or not flags.restart,
+        job is None or not command.restart,
         f"{job and job.id} on {target.title} trains {chosen.output} just now; expected no --restart until it is over",
     )
     if job is None:
-        if flags.restart:
+        if command.restart:
             delete_run(chosen)
         job = target.submit(order)
-        print(f"submitted to {target.title}: {job.id} ({job.view})", flush=True)
+        say(f"submitted to {target.title}: {job.id} ({job.view})")
     else:
-        print(f"on {target.title} already: {job.id} ({job.view})", flush=True)
-    return 0 if flags.no_wait else follow(target, job, order)
+        say(f"on {target.title} already: {job.id} ({job.view})")
+    return 0 if command.no_wait else follow(target, job, order)
 
 
 def _order(
-    target: Target,
-    flags: argparse.Namespace,
+    target: TrainingTarget,
+    command: Train,
     chosen: TrainOptions,
     nodes: int,
     workers: int,
-    told: Sequence[str],
+    storage: Sequence[str],
 ) -> Order:
     given = [name for name in ("init", "embeddings") if getattr(chosen, name)]
     names = ("features", "tokens", "output", "checkpoints", *given)
-    places: dict[str, Any] = {name: target.on_workers(getattr(chosen, name), flags) for name in names}
+    places: dict[str, Any] = {name: target.on_workers(getattr(chosen, name), command) for name in names}
     name = run_name(places["output"])
-    logs = target.logs_on_workers(files.absolute(flags.logs) if flags.logs else None, name, flags)
+    logs = target.logs_on_workers(files.absolute(command.logs) if command.logs else None, name, command)
     # the machine's own disk, in a folder that any user can write
     if logs is None and "://" in places["checkpoints"]:
         logs = f"/tmp/{name}-logs"
     if logs is not None:
         places["logs"] = logs
-    there = replace(chosen, **places)
     machines = ["--workers", str(workers), "--nodes", str(nodes), *target.gathering]
-    command = (*words_of(there, [*places]), *told, *machines)
-    return Order(chosen, flags, nodes, workers, command, name)
+    words = (*words_of(replace(chosen, **places), [*places]), *storage, *machines)
+    return Order(chosen, command, nodes, workers, words, name)
 
 
-def storage_words(target: Target, flags: argparse.Namespace) -> list[str]:
+def storage_words(target: TrainingTarget, command: Train) -> list[str]:
     """Returns ``--storage-options`` for the workers: as JSON, or a file name. Raises RequestError for secrets."""
     chosen = storage_options.current()
     if not chosen:
@@ -89,27 +91,24 @@ def storage_words(target: Target, flags: argparse.Namespace) -> list[str]:
     hidden = [
         f"{name}'s {key}" for name in chosen for key in chosen[name] if shown[name][key] != chosen[name][key]
     ]
+    given = str(command.storage_options)
     require(
-        flags.storage_file is not None,
+        not given.lstrip().startswith("{"),
         f"--storage-options have {' and '.join(hidden)}, which may be secret, and a job's command is for many to "
         f"read; expected it in {target.secrets}",
     )
-    return ["--storage-options", target.on_workers(flags.storage_file, flags)]
+    return ["--storage-options", target.on_workers(files.absolute(given), command)]
 
 
-def words_of(options: TrainOptions, places: list[str]) -> list[str]:
+def words_of(options: TrainOptions, places: Sequence[str]) -> list[str]:
     """Returns ``captionbeam train`` with equivalent options; of locations only those in ``places``."""
-    values = {name: getattr(options, name) for name in [*places, "snapshot"]}
-    usual = {name: getattr(TrainOptions, name) for group in GROUPS.values() for name in group}
-    changed = {name: getattr(options, name) for name in usual if getattr(options, name) != usual[name]}
-    said = [word for name, value in {**values, **changed}.items() for word in _flag(name, value)]
-    switches = ["--keep-epochs"] if options.keep_epochs else []
-    return ["captionbeam", "train", *said, *switches]
-
-
-def _flag(name: str, value: object) -> list[str]:
-    """Returns ``--name value``, or ``--name`` or ``--no-name``."""
-    dashed = name.replace("_", "-")
-    if isinstance(value, bool):
-        return [f"--{dashed}" if value else f"--no-{dashed}"]
-    return [f"--{dashed}", str(value)]
+    words = ["captionbeam", "train"]
+    for name in (*places, "snapshot"):
+        words += [flag_of(name), str(getattr(options, name))]
+    for field, found in (entry for group in groups_of(TrainingOptions).values() for entry in group):
+        value = getattr(options, field.name)
+        if value == field.default or field.name in (*places, "restart"):
+            continue
+        flag = flag_of(field.name, found)
+        words += [flag if value else f"--no-{flag[2:]}"] if isinstance(value, bool) else [flag, str(value)]
+    return words

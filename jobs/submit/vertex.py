@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Iterator
@@ -11,25 +10,26 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from captionbeam.jobs.options.shared import require
-from captionbeam.jobs.submit.base import Job, Order, Phase, State, Target, remote_place
+from captionbeam.jobs.submit.target_options import TargetOptions, pairs
+from captionbeam.jobs.submit.training_target import Job, Order, Phase, State, TrainingTarget, remote_place
 from captionbeam.schemas.errors import RequestError, SystemicError
 
 if TYPE_CHECKING:
     from google.cloud.aiplatform_v1 import CustomJob, JobServiceClient
 
-RUN_LABEL, BOOT_DISK_GB = "captionbeam-run", 100
+RUN_LABEL = "captionbeam-run"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 WAITING = {"JOB_STATE_QUEUED", "JOB_STATE_PENDING", "JOB_STATE_PAUSED", "JOB_STATE_UNSPECIFIED"}
 RUNNING = {"JOB_STATE_RUNNING", "JOB_STATE_UPDATING", "JOB_STATE_CANCELLING"}
 
 
-class Vertex(Target):
+class Vertex(TrainingTarget):
     """Uses the SDK's job service, over REST."""
 
     name, title = "vertex", "Vertex AI"
     secrets = "a file in a bucket that --service-account reads"
 
-    def check(self, flags: argparse.Namespace) -> None:
+    def check(self, flags: TargetOptions) -> None:
         for name in ("region", "machine_type", "image"):
             said = name.replace("_", "-")
             require(bool(getattr(flags, name)), f"--on vertex needs --{said}, which has no default")
@@ -39,10 +39,10 @@ class Vertex(Target):
         )
         _check_accelerator(flags.accelerator)
 
-    def on_workers(self, place: str, flags: argparse.Namespace) -> str:
+    def on_workers(self, place: str, flags: TargetOptions) -> str:
         return remote_place(place, self.title, "a bucket's URL, such as gs://BUCKET/features")
 
-    def logs_on_workers(self, place: str | None, name: str, flags: argparse.Namespace) -> str | None:
+    def logs_on_workers(self, place: str | None, name: str, flags: TargetOptions) -> str | None:
         if place is None and flags.staging_bucket:
             return f"/gcs/{_staging(flags.staging_bucket, name).removeprefix('gs://')}/logs"
         if place is not None and not place.startswith("/gcs/"):
@@ -103,7 +103,7 @@ def custom_job(order: Order) -> CustomJob:
             output_uri_prefix=_staging(flags.staging_bucket, order.name)
         )
     return CustomJob(
-        display_name=order.name, job_spec=spec, labels={**dict(flags.label), RUN_LABEL: order.name}
+        display_name=order.name, job_spec=spec, labels={**pairs(flags.label), RUN_LABEL: order.name}
     )
 
 
@@ -121,16 +121,16 @@ def _pool(order: Order, replicas: int) -> Any:
     return WorkerPoolSpec(
         machine_spec=machine,
         replica_count=replicas,
-        disk_spec=DiskSpec(boot_disk_type="pd-ssd", boot_disk_size_gb=flags.boot_disk_gb or BOOT_DISK_GB),
+        disk_spec=DiskSpec(boot_disk_type="pd-ssd", boot_disk_size_gb=flags.boot_disk_gb),
         container_spec=ContainerSpec(
             image_uri=flags.image,
             command=list(order.command),
-            env=[EnvVar(name=name, value=value) for name, value in flags.env],
+            env=[EnvVar(name=name, value=value) for name, value in pairs(flags.env).items()],
         ),
     )
 
 
-def _scheduling(flags: argparse.Namespace) -> Any:
+def _scheduling(flags: TargetOptions) -> Any:
     """Returns the scheduling: if a machine is preempted, all restart and resume from the checkpoints."""
     from google.cloud.aiplatform_v1 import Scheduling
 
@@ -153,11 +153,11 @@ def _staging(bucket: str, name: str) -> str:
     return f"{bucket.rstrip('/')}/{name}"
 
 
-def _parent(project: str, flags: argparse.Namespace) -> str:
+def _parent(project: str, flags: TargetOptions) -> str:
     return f"projects/{project}/locations/{flags.region}"
 
 
-def _client(flags: argparse.Namespace) -> tuple[JobServiceClient, str]:
+def _client(flags: TargetOptions) -> tuple[JobServiceClient, str]:
     """Returns the service's client and the project. Raises SystemicError if there are no credentials."""
     import google.auth
     from google.auth.exceptions import GoogleAuthError

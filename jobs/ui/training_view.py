@@ -10,6 +10,7 @@ from typing import Any, Self
 from captionbeam.capmodel.training.config import TrainOptions
 from captionbeam.jobs.ui.progress import Progress, clock
 from captionbeam.jobs.ui.summary import print_table
+from captionbeam.jobs.ui.terminal import say
 
 DONE, STOPPED = 0, 1
 
@@ -42,7 +43,7 @@ class TrainingView:
             return DONE
         if self._end["event"] == "stopped":
             place = f"after {self._end['step']} steps of epoch {self._end['epoch'] + 1}"
-            print(f"stopped {place}; the same command goes on from {self._options.checkpoints}")
+            say(f"stopped {place}; the same command resumes from {self._options.checkpoints}")
             return STOPPED
         print_table(f"train: {self._options.output}", self._rows(self._end))
         return DONE
@@ -51,15 +52,14 @@ class TrainingView:
         self._begin = event
         going_on = event["epoch"] or event["step"]
         where = f", going on after {event['step']} steps of epoch {event['epoch'] + 1}" if going_on else ""
-        print(
+        say(
             f"{event['train_images']:,} images to train on, {event['val_images']:,} to validate with; "
             f"{event['parameters']:,} parameters, {event['precision']} on {event['device']}, "
-            f"workers: {event['workers']}{where}",
-            flush=True,
+            f"workers: {event['workers']}{where}"
         )
         if event.get("vectors"):
             found, asked = event["vectors"]
-            print(f"{found:,} of {asked:,} tokens have a vector in {self._options.embeddings}", flush=True)
+            say(f"{found:,} of {asked:,} tokens have a vector in {self._options.embeddings}")
         self._bar = Progress("training", event["planned"] - event["images"]).__enter__()
 
     def _show_step(self, event: Mapping[str, Any]) -> None:
@@ -78,10 +78,10 @@ class TrainingView:
     def _show_epoch(self, event: Mapping[str, Any]) -> None:
         if self._bar is not None and event["epoch"]:
             self._bar.update(self._done(event), loss=f"{event['train_loss']:.3f}")
-        print(epoch_line(event, self._begin["epochs"], event["best"]), flush=True)
+        say(epoch_line(event, self._begin["epochs"], event["best"]))
 
     def _show_early_stop(self, event: Mapping[str, Any]) -> None:
-        print(stop_line(event), flush=True)
+        say(stop_line(event))
 
     def _show_stopped(self, event: Mapping[str, Any]) -> None:
         self._end = event

@@ -160,4 +160,4 @@ def _cancel_flink(master: str, name: str) -> None:
 def failure(runner: str, error: Exception) -> SystemicError:
     """Returns an error of a runner or its cluster as a SystemicError with the first line of its message."""
     first = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return SystemicError(f"{runner} failed: {first}; the same command goes on")
+    return SystemicError(f"{runner} failed: {first}; the same command resumes")

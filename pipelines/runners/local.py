@@ -51,7 +51,7 @@ def attending(pipeline: beam.Pipeline, stderr: Unmarked) -> Iterator[Callable[[]
             raise
         raise SystemicError(
             f"a worker process ended with status {ended[0]}; expected it to live, with memory for all of them; the "
-            "same command goes on"
+            "same command resumes"
         ) from err
 
 

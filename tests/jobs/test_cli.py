@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shlex
 import sys
 import tempfile
@@ -26,16 +27,16 @@ def test_each_help_opens_with_a_command_that_the_parser_takes(name, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([*name.split(), "--help"])
     assert stopped.value.code == 0
-    first = next(line.strip() for line in capsys.readouterr().out.splitlines() if line.strip())
-    words = shlex.split(first.partition("#")[0])
+    first = capsys.readouterr().out.strip().replace("\\\n", " ").splitlines()[0]
+    words = shlex.split(re.split(" [#>|]", first)[0])
     assert words[: len(name.split()) + 1] == ["captionbeam", *name.split()]
     cli.parse(words[1:])
 
 
 def test_the_overviews_name_every_command(capsys):
-    assert cli.main([]) == cli.main(["store"]) == 0
+    assert cli.main([]) == cli.main(["store"]) == cli.main(["schedule"]) == 0
     said = capsys.readouterr().out
-    assert all(f"\n  {name} " in said for name in (*jobs.COMMANDS, "store"))
+    assert all(f"\n  {name} " in said for name in (*jobs.COMMANDS, "store", "schedule"))
 
 
 def test_every_command_is_a_class_of_the_package():

@@ -188,7 +188,7 @@ def test_interrupted(cluster: Cluster, made, tmp_path):
     job.send_signal(signal.SIGINT)
     said, _ = job.communicate()
     assert job.returncode == 1
-    assert said.splitlines()[-1] == "captionbeam: interrupted; the same command goes on from here"
+    assert said.splitlines()[-1] == "captionbeam: interrupted; the same command resumes"
     assert "Traceback" not in said
     await_true("the end of the cluster's job", lambda: cluster.jobs() == 0)
     assert layout.snapshot_ids(store) == []

@@ -124,8 +124,7 @@ def test_the_job_that_is_sent_is_the_job_that_was_shown(photos, launch):
     console = f"https://console.cloud.google.com/dataflow/jobs/us-central1/{job.id}?project=a-project"
     assert out == f"Dataflow job {job.id}: {console}\n"
     assert (
-        f"captionbeam: Dataflow job {job.id} was cancelled; see {console}; the same command goes on from there\n"
-        in err
+        f"captionbeam: Dataflow job {job.id} was cancelled; see {console}; the same command resumes\n" in err
     )
     (run,), (sent,) = records(photos, "run.json"), records(photos, "launch.json")
     assert (run["runner"]["name"], run["runner"]["gpu"]) == ("DataflowRunner", "l4")
@@ -181,7 +180,7 @@ def test_the_launcher_waits_and_says_how_the_job_fares(photos, launch):
         (
             "Workflow failed. Causes: The zone does not have enough resources.",
             "Dataflow job {job} failed (Workflow failed. Causes: The zone does not have enough resources.); see "
-            "{console}; the same command goes on from there",
+            "{console}; the same command resumes",
             1,
         ),
     ],
@@ -213,8 +212,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_end_it(photos, tmp_path):
         assert started.returncode == 1
         assert err.splitlines()[-1] == (
             f"captionbeam: interrupted here; Dataflow job {job.id} goes on, and publishes by itself; `gcloud dataflow "
-            f"jobs cancel {job.id} --project a-project --region us-central1` ends it, and the same command goes on "
-            "from there"
+            f"jobs cancel {job.id} --project a-project --region us-central1` ends it, and the same command resumes"
         )
         assert job.states[-1] == "JOB_STATE_RUNNING"
 

@@ -177,7 +177,7 @@ def test_an_end_before_its_time_is_one_sentence(made, tmp_path, how):
         clean_up(job.pid)
     assert job.returncode == 1, said
     assert "Traceback" not in said
-    assert "captionbeam: interrupted; the same command goes on from here" in said.splitlines()
+    assert "captionbeam: interrupted; the same command resumes" in said.splitlines()
     captionbeam(*command)
     assert rows(store) == rows(made / "expected/features", 1)
 

@@ -8,16 +8,17 @@ import pytest
 
 from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
 from captionbeam.capmodel.decoders.options import DECODER_FIELDS, DecoderOptions
-from captionbeam.capmodel.training.config import TrainOptions
+from captionbeam.capmodel.training.config import TrainingOptions, TrainOptions
 from captionbeam.jobs.cli import main, parse
-from captionbeam.jobs.options.training import GROUPS, SETTLED
 from captionbeam.jobs.presets import FOLDERS, flags_of, known
+from captionbeam.jobs.train import Train
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.options import flag_of, options_of
 from tests.builders.training import SMALL, make_data
 
 FILES = [(kind, name) for kind in FOLDERS for name in known(kind)]
 PLACES = ["--features", "f", "--tokens", "t", "--output", "o"]
-FLAGS = {f"--{name.replace('_', '-')}" for group in GROUPS.values() for name in group}
+FLAGS = {flag_of(field.name) for field, _ in options_of(TrainingOptions)}
 DECODERS = {
     "soft-attention": {"architecture": "attentive", "attention": "additive", "gate": "scalar", "initial_state": "mean",
                        "doubly_stochastic": 1},
@@ -31,17 +32,13 @@ DECODERS = {
 
 
 def decoder_options(words):
-    options, _ = parse(["train", *PLACES, *words])
-    return {
-        name: getattr(options, name) for name in TrainOptions.__dataclass_fields__ if hasattr(options, name)
-    }
+    return parse(["train", *PLACES, *words]).chosen()
 
 
 def config_of(words, shape=(2, 2, 3)):
     places = {"snapshot": 1, "checkpoints": "c", "logs": "l"}
-    said = {name: value for name, value in decoder_options(words).items() if name not in SETTLED or value}
-    chosen = TrainOptions(**{**said, **places})
-    return DecoderConfig(vocab_size=20, feature_shape=shape, **chosen.decoder())
+    given = {name: value for name, value in decoder_options(words).items() if value is not None}
+    return DecoderConfig(vocab_size=20, feature_shape=shape, **TrainOptions(**{**given, **places}).decoder())
 
 
 def test_presets_are_the_classics():
@@ -71,39 +68,18 @@ def test_the_users_own_flags_win_wherever_they_stand(order):
     assert (options["doubly_stochastic"], options["gate"]) == (0.5, "scalar")
 
 
-@pytest.mark.parametrize(
-    ("words", "left_out"),
-    [
-        (
-            "--recipe flickr8k --self-critical-epochs 0",
-            {"self_critical_temperature", "self_critical_learning_rate"},
-        ),
-        ("--recipe flickr8k --epochs=0 --init b", {"learning_rate", "label_smoothing"}),
-        ("--recipe flickr8k --val-beam 1", {"val_length_penalty"}),
-        ("--recipe flickr8k --grid-dropout 0", {"self_critical_grid_dropout"}),
-        ("--recipe flickr8k --epochs=0 --init b --self-critical-cross-entropy 0.1", {"learning_rate"}),
-        ("--preset two-stage --output-layer full", {"output_bottleneck"}),
-        (
-            "--preset small-lstm --architecture attentive",
-            {"image_as", "image_bottleneck", "image_activation"},
-        ),
-        ("--preset small-lstm --architecture transformer", {"image_as", "hidden_dim"}),
-        ("--preset soft-attention --attention hard", {"doubly_stochastic"}),
-        (
-            "--preset soft-attention --architecture lstm",
-            {"attention", "gate", "initial_state", "doubly_stochastic"},
-        ),
-    ],
-)
-def test_what_does_nothing_beside_the_users_own_flags_is_left_out(words, left_out):
-    config_of(words.split())
-    chosen = decoder_options(words.split())
-    assert all(chosen[name] == getattr(TrainOptions, name) for name in left_out)
+def test_what_contradicts_the_users_own_flags_is_left_out():
+    chosen = decoder_options(["--preset", "soft-attention", "--attention", "hard"])
+    assert (chosen["attention"], chosen["doubly_stochastic"], chosen["gate"]) == ("hard", 0, "scalar")
 
 
-def test_a_share_that_draws_drop_too_is_kept_where_there_are_draws_alone():
-    """The recipe's grid dropout is that of its self-critical epochs, too."""
-    assert decoder_options(["--recipe", "flickr8k", "--epochs=0", "--init", "b"])["grid_dropout"] == 0.5
+def test_a_default_that_the_user_names_wins_too():
+    assert decoder_options(["--preset", "soft-attention", "--gate", "vector"])["gate"] == "vector"
+
+
+def test_python_has_them_too():
+    train = Train.from_preset("soft-attention", features="f", tokens="t", output="o", gate="none")
+    assert (train.gate, train.initial_state, train.preset) == ("none", "mean", "soft-attention")
 
 
 def test_word_vectors_settle_their_width():
@@ -114,9 +90,8 @@ def test_word_vectors_settle_their_width():
     ("words", "shape", "sentence"),
     [
         ("--preset hard-attention --self-critical-epochs 1", (2, 2, 3),
-         "(--preset hard-attention sets --attention hard)"),
-        ("--preset soft-attention", (3,), "(--preset soft-attention sets --doubly-stochastic 1)"),
-        ("--preset small-lstm --gate none", (2, 2, 3), "(--preset small-lstm sets --architecture lstm)"),
+         "(with --preset hard-attention)"),
+        ("--preset soft-attention", (3,), "(with --preset soft-attention)"),
         ("--preset small-lstm --dropout 1", (2, 2, 3), "at least 0 and below 1"),
     ],
 )  # fmt: skip
@@ -129,8 +104,10 @@ def test_a_refusal_names_the_preset_that_it_is_about(tmp_path, capsys, words, sh
 
 def test_without_a_preset_the_defaults_hold():
     options = decoder_options([])
-    left_open = dict.fromkeys(SETTLED)
-    assert {name: options[name] for name in DECODER_FIELDS} == {**DecoderOptions().decoder(), **left_open}
+    assert {name: options[name] for name in DECODER_FIELDS} == {
+        **DecoderOptions().decoder(),
+        "embed_dim": None,
+    }
 
 
 @pytest.mark.parametrize("kind", FOLDERS)
@@ -147,7 +124,7 @@ def test_a_name_is_no_path(name):
 
 
 def test_a_name_that_is_missing_is_asked_for():
-    with pytest.raises(RequestError, match="argument --preset: expected one argument"):
+    with pytest.raises(RequestError, match="--preset: expected one argument"):
         parse(["train", *PLACES, "--preset"])
 
 

@@ -7,7 +7,6 @@ import ast
 import pytest
 
 from captionbeam.jobs import cli
-from captionbeam.jobs.schedule import SCHEDULERS
 
 STORES = ["gs://b/photos", "--name", "photos", "--features", "gs://b/features",
           "--features-options=--encoder efficientnet_lite0 --pooled"]  # fmt: skip
@@ -84,7 +83,7 @@ WRONG = [
         "and --dry-run publish nothing; expected none",
     ),
     ([*STORES, "--promote", "3"], "'3' is no name of a tag"),
-    ([*STORES, "--keep", "0"], "'0' is not a whole number above 0"),
+    ([*STORES, "--keep", "0"], "--keep is 0; expected a whole number above 0"),
 ]
 
 
@@ -97,7 +96,7 @@ def test_what_a_job_would_refuse_is_refused_when_it_is_scheduled(capsys, schedul
     assert said.out == ""
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", OF)
 def test_each_help_opens_with_a_command_that_can_be_pasted(capsys, scheduler):
     import shlex
 

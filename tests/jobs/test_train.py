@@ -116,7 +116,7 @@ def test_ended_in_the_middle_of_an_epoch_the_same_command_goes_on_to_the_same_bi
     assert (1, 3) <= (epoch, step) < (3, 0)
     assert not output.exists()
     place = f"after {step} steps of epoch {epoch + 1}"
-    assert number == signal.SIGKILL or f"stopped {place}; the same command goes on" in out
+    assert number == signal.SIGKILL or f"stopped {place}; the same command resumes" in out
     out, _ = finish(start(words))
     assert f"going on {place}" in out
     assert same(parameters_of(output), unbroken)

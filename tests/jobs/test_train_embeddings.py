@@ -8,6 +8,7 @@ import torch
 from captionbeam.capmodel.training.config import TrainOptions
 from captionbeam.capmodel.training.request import resolve_options
 from captionbeam.jobs.cli import main
+from captionbeam.jobs.ui import terminal
 from captionbeam.jobs.ui.training_view import TrainingView
 from captionbeam.schemas.errors import RequestError
 from tests.builders.training import make_data, tiny_options, train_alone
@@ -36,13 +37,14 @@ def row(trainer, word):
     return trainer.decoder.embed.weight[trainer.data.tokenizer.encode(word)[1]].detach()
 
 
-def test_words_begin_with_their_vectors_and_learn(data, tmp_path, vectors, capsys):
+def test_words_begin_with_their_vectors_and_learn(data, tmp_path, vectors, capsys, monkeypatch):
     trainer, events = train_alone(tiny_options(data, tmp_path, epochs=1, embeddings=vectors))
     plain, _ = train_alone(tiny_options(data, tmp_path / "plain", epochs=1))
     assert not torch.allclose(row(trainer, "seen"), row(plain, "seen"))
     assert not row(trainer, "seen").eq(2).any()
     torch.testing.assert_close(row(trainer, "seen"), torch.full((WIDTH,), 2.0), atol=0.1, rtol=0)
     assert events[0]["vectors"] == (2, trainer.data.tokenizer.vocab_size - 4)
+    monkeypatch.setattr(terminal, "_speaking", True)
     TrainingView(trainer.options).show(events[0])
     assert f"2 of {events[0]['vectors'][1]} tokens have a vector in {vectors}\n" in capsys.readouterr().out
 
@@ -79,7 +81,6 @@ def test_the_file_decides_how_many_channels_a_word_has(data, tmp_path, vectors):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("--freeze-embeddings", "freeze-embeddings is True; expected none without --embeddings"),
         (
             "--embeddings VECTORS --on kubernetes --image i.org/i:1 --volume photos:/data:DATA",
             "some.vec' is on no volume of the workers; expected a place below",

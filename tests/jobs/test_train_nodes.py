@@ -104,7 +104,7 @@ def test_one_machine_taken_away_both_end_and_the_same_commands_go_on_to_the_same
         end_with(both, tmp_path, [1, 1 if number == signal.SIGTERM else -number])
     assert not output.exists()
     stopped = [
-        f"said-{n}" for n in (0, 1) if "; the same command goes on" in (tmp_path / f"said-{n}").read_text()
+        f"said-{n}" for n in (0, 1) if "; the same command resumes" in (tmp_path / f"said-{n}").read_text()
     ]
     assert stopped == (["said-0", "said-1"] if number == signal.SIGTERM else [])
     epoch, step = position(output)

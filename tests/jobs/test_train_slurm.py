@@ -67,7 +67,7 @@ def test_queued_again_stopped_and_killed_it_gives_the_bundle_of_an_unbroken_run_
     log = Path(f"{output}-checkpoints/slurm-{job}.log").read_text()
     assert log.count("workers: 2, going on after") == 3
     # the first node's process and the second's, each time; not where a worker was killed
-    assert log.count("; the same command goes on from") == 4
+    assert log.count("; the same command resumes from") == 4
     assert Path(f"{output}-checkpoints/slurm-{job}.failures").read_text() == "1\n"
     said = (tmp_path / "said").read_text()
     assert f"submitted to Slurm: {job} " in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from captionbeam.jobs.ui import terminal
 from captionbeam.jobs.ui.training_view import TrainingView
 from tests.builders.training import tiny_options
 
@@ -22,6 +23,11 @@ BEGIN = {"event": "begin", "train_images": 12, "val_images": 6, "parameters": 99
 REASON = "after 3 of 9: no better CIDEr for 2 epochs"
 SENTENCE = f"cross-entropy stopped early at epoch 3, {REASON}; the best so far is epoch 1, with 0.812"
 PLACES = {"features": "f", "tokens": "t"}
+
+
+@pytest.fixture(autouse=True)
+def speaking(monkeypatch):
+    monkeypatch.setattr(terminal, "_speaking", True)
 
 
 def shown(capsys, options, *events):

@@ -6,12 +6,10 @@ import pytest
 
 from captionbeam.capmodel.decoders import DECODER_FIELDS, DecoderConfig, DecoderOptions
 from captionbeam.capmodel.training.config import TrainOptions
-from captionbeam.jobs.options.decoders import DECODER_FLAGS
 from captionbeam.schemas.errors import RequestError
 
 
-def test_each_option_has_a_flag_and_a_place_in_a_training_run():
-    assert tuple(DECODER_FLAGS) == DECODER_FIELDS
+def test_each_option_has_a_place_in_a_training_run():
     ours = {field.name: field.default for field in fields(TrainOptions)}
     assert {name: ours[name] for name in DECODER_FIELDS} == DecoderOptions().decoder()
 
@@ -30,14 +28,10 @@ def test_fields_of_another_version_are_refused():
     ("change", "message"),
     [
         ({"architecture": "gru"}, "architecture is 'gru'; expected one of attentive, lstm, transformer"),
-        (
-            {"hidden_dim": 9, "architecture": "transformer"},
-            "hidden-dim is 9, which does nothing where architecture is transformer; expected to leave it out, or archi",
-        ),
         ({"heads": 3, "architecture": "transformer"}, "embed-dim is 256; expected a multiple of 3 heads"),
         (
             {"hard_temperature": 0.0, "attention": "hard"},
-            "hard-temperature is 0.0; expected a number above 0",
+            "hard-temperature is 0.0; expected a number of",
         ),
         (
             {"doubly_stochastic": 1.0, "attention": "hard"},
@@ -49,9 +43,12 @@ def test_fields_of_another_version_are_refused():
         ),
         (
             {"output_layer": "two-stage", "output_bottleneck": 9, "tie_embeddings": True},
-            "embeddings of 256 channels cannot be tied where output-layer is two-stage of 9 channels; expected --no",
+            "embeddings of 256 channels cannot be tied where --output-layer is two-stage of 9 channels; expected --no",
         ),
-        ({"output_layer": "adaptive", "adaptive_cutoffs": "9,x"}, "adaptive-cutoffs is '9,x'; expected ids"),
+        (
+            {"output_layer": "adaptive", "adaptive_cutoffs": "9,x"},
+            "adaptive-cutoffs is '9,x'; expected rising ids",
+        ),
         (
             {"output_layer": "adaptive", "adaptive_cutoffs": "9,50"},
             "adaptive-cutoffs is 50; expected less than the 50 words",

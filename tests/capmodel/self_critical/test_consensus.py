@@ -124,7 +124,7 @@ def test_a_run_heeds_it(data, tmp_path):
 
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
-    [({"consensus": 500.0}, "consensus is 500.0; expected from 0 (all captions alike) to 10")],
+    [({"consensus": 500.0}, "--consensus is 500.0; expected from 0 (all captions alike) to 10")],
 )
 def test_what_makes_no_sense_is_refused(data, tmp_path, wrong, sentence):
     with pytest.raises(RequestError) as caught:

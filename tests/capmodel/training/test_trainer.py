@@ -212,7 +212,7 @@ def test_the_optimizers_state_comes_back_whole():
     ("wrong", "sentence"),
     [
         ({"epochs": 0}, "epochs is 0; expected 1 or more (0 takes --init and --self-critical-epochs)"),
-        ({"learning_rate": float("nan")}, "learning-rate is nan; expected a number above 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate is nan; expected a number above 0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(data, tmp_path, wrong, sentence):

@@ -124,19 +124,6 @@ def test_other_features_and_other_tokens_are_refused(data, first, tmp_path):
         resolve_options(wanted(replace(started(data, tmp_path, first), init=str(tmp_path))), 1)
 
 
-@pytest.mark.parametrize(
-    "chosen",
-    [{"label_smoothing": 0.1},
-{"dropout": 0.2}],
-)  # fmt: skip
-def test_what_only_cross_entropy_heeds_is_refused_without_it(data, first, tmp_path, chosen):
-    ((name, value),) = chosen.items()
-    sentence = f"{name.replace('_', '-')} is {value}; expected to leave it out where epochs is 0"
-    with pytest.raises(RequestError, match=sentence):
-        started(data, tmp_path, first, epochs=0, self_critical_epochs=1, **chosen)
-    started(data, tmp_path, first, epochs=1, self_critical_epochs=1, **chosen)
-
-
 def test_a_restart_takes_no_bundle_away_that_it_starts_from(data, first, tmp_path):
     (tmp_path / "same").symlink_to(first[0].output)
     same = replace(started(data, tmp_path, first, restart=True), output=f"file://{tmp_path / 'same'}")

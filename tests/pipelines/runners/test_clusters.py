@@ -49,7 +49,7 @@ def test_a_clusters_own_trouble_is_one_sentence():
     said = str(clusters.failure("FlinkRunner", error))
     assert said == (
         "FlinkRunner failed: Pipeline BeamApp-1 failed in state FAILED: java.net.ConnectException: refused; the same "
-        "command goes on"
+        "command resumes"
     )
 
 

@@ -7,7 +7,6 @@ of this run, if any), ``submit``, ``state``.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import subprocess
 from abc import ABC, abstractmethod
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 from captionbeam.capmodel.training.config import TrainOptions
 from captionbeam.jobs.submit.nodes import AUTO
+from captionbeam.jobs.submit.target_options import TargetOptions
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.storage import files
 
@@ -54,14 +54,14 @@ class Order:
     """
 
     options: TrainOptions
-    flags: argparse.Namespace
+    flags: TargetOptions
     nodes: int
     workers: int
     command: tuple[str, ...]
     name: str
 
 
-class Target(ABC):
+class TrainingTarget(ABC):
     """A platform. ``name`` is the value of ``--on``, ``title`` is for messages."""
 
     name: str
@@ -74,14 +74,14 @@ class Target(ABC):
     )  # options of ``train`` for how machines find each other
 
     @abstractmethod
-    def check(self, flags: argparse.Namespace) -> None:
+    def check(self, flags: TargetOptions) -> None:
         """Validates the target's own options. Raises RequestError."""
 
     @abstractmethod
-    def on_workers(self, place: str, flags: argparse.Namespace) -> str:
+    def on_workers(self, place: str, flags: TargetOptions) -> str:
         """Returns the launcher's ``place`` as workers name it. Raises RequestError if they cannot reach it."""
 
-    def logs_on_workers(self, place: str | None, name: str, flags: argparse.Namespace) -> str | None:
+    def logs_on_workers(self, place: str | None, name: str, flags: TargetOptions) -> str | None:
         """Returns ``--logs`` as workers name it; None if the workers may choose. Raises RequestError."""
         return None if place is None else self.on_workers(place, flags)
 
