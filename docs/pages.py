@@ -64,10 +64,6 @@ def commands() -> Iterator[tuple[str, str]]:
     lines = ["# Commands", "", "| command | |", "|---|---|"]
     pages: dict[str, list[str]] = {}
     for name in COMMANDS:
-        if ":" not in COMMANDS[name]:  # until it is a class
-            module = importlib.import_module(f"captionbeam.jobs.{name}")
-            pages[name] = [f"# captionbeam {name}", "", *described(module.HELP)]
-            continue
         command, group = find_command(name), name.partition(" ")[0]
         if group in GROUPS and group not in pages:
             pages[group] = [f"# captionbeam {group}", "", GROUPS[group], ""]

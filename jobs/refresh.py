@@ -177,7 +177,7 @@ def _check_sources_of_store(
         if options.retire:
             raise RequestError(f"{options.output} is new; expected no --retire")
         return
-    there = sources_of(Store(files.absolute(options.output), newest))
+    there = sources_of(Store(files.absolute(str(options.output)), newest))
     for name in options.retired_names():
         if name not in there:
             raise RequestError(f"{name} is no source of {options.output}; expected one of {_listed(there)}")

@@ -6,9 +6,10 @@ import math
 import os
 import resource
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+
+import psutil
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -89,8 +90,5 @@ def peak_rss() -> int:
 
 
 def os_threads() -> int:
-    """Returns the number of threads of this process, including native ones where the system counts them."""
-    try:
-        return len(os.listdir("/proc/self/task"))
-    except OSError:
-        return threading.active_count()
+    """Returns the number of threads of this process, including native ones."""
+    return int(psutil.Process().num_threads())

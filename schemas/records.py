@@ -4,7 +4,6 @@ They are NamedTuples of plain types, so Beam encodes them as rows: compact, and 
 """
 
 from typing import NamedTuple, Optional
-from urllib.parse import quote, unquote
 
 from captionbeam.schemas.errors import is_transient
 
@@ -30,8 +29,7 @@ class ImageRef(NamedTuple):
     ``digest``: content digest, if the listing has one. The planner uses it to put likely duplicates into one shard
     and does not store it. Duplicates are confirmed by comparing their bytes.
 
-    ``former``: an id under which an older snapshot may have the same image; '' if it is the same id. A row with that
-    id is replaced; it is copied if the image's content has not changed.
+    ``replaces``: addresses of the store's rows that the image's new row supersedes, joined with commas.
     """
 
     image_id: str
@@ -46,7 +44,6 @@ class ImageRef(NamedTuple):
     column: str = ""
     replaces: str = ""
     digest: str = ""
-    former: str = ""
 
     @property
     def expected_bytes(self) -> int:
@@ -121,20 +118,9 @@ def parse_address(text: str) -> tuple[str, int, bool]:
     return shard, int(row.removeprefix("f")), row.startswith("f")
 
 
-def named_place(place: str, former: str = "") -> str:
-    """Returns one entry of ``replaces``: the row's address, and its id if that differs from the new row's id."""
-    return f"{place}={quote(former)}" if former else place
-
-
-def named_ids(replaces: str, image_id: str) -> dict[str, str]:
-    """Returns ``{address: id}`` of the rows in the ``replaces`` value of a reference or index row."""
-    parts = [place.partition("=") for place in replaces.split(",") if place]
-    return {place: unquote(former) or image_id for place, _, former in parts}
-
-
-def named_places(replaces: str) -> set[str]:
-    """Returns the addresses in ``replaces``."""
-    return set(named_ids(replaces, ""))
+def addresses_in(replaces: str) -> set[str]:
+    """Returns the addresses in the ``replaces`` value of a reference or index row."""
+    return {place for place in replaces.split(",") if place}
 
 
 def superseded(code: str | None, replaces: set[str]) -> set[str]:

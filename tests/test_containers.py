@@ -80,7 +80,7 @@ def test_the_launchers_file_hands_its_arguments_on():
     assert wrong.stderr.startswith("captionbeam: the template's parameters are wrong: ")
     local = subprocess.run(
         [*program, "--job=encode", "--sources=photos", "--output=gs://bucket/s", "--arguments=--encoder resnet50",
-         "--runner=DataflowRunner", "--project=a-project", "--temp_location=gs://bucket/tmp"],
+         "--runner=DataflowRunner", "--project=a-project", "--region=us-central1", "--temp_location=gs://bucket/tmp"],
         capture_output=True, text=True, cwd=ROOT, check=False,
     )  # fmt: skip
     assert local.returncode == 2

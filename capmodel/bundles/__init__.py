@@ -6,8 +6,10 @@ from captionbeam.capmodel.lazy import lazy_names
 
 if TYPE_CHECKING:
     from captionbeam.capmodel.bundles.bundle import Bundle
-    from captionbeam.capmodel.bundles.contents import Manifest, read_manifest, store_bundle
+    from captionbeam.capmodel.bundles.contents import Manifest, read_checked, read_manifest, store_bundle
 
-__all__ = ["Bundle", "Manifest", "read_manifest", "store_bundle"]
+__all__ = ["Bundle", "Manifest", "read_checked", "read_manifest", "store_bundle"]
 
-__getattr__ = lazy_names(__name__, bundle="Bundle", contents="Manifest read_manifest store_bundle")
+__getattr__ = lazy_names(
+    __name__, bundle="Bundle", contents="Manifest read_checked read_manifest store_bundle"
+)

@@ -119,11 +119,8 @@ def model_card(
 
 
 def _settings(config: DecoderConfig) -> str:
-    chosen = {
-        name: value
-        for name, value in config.decoder().items()
-        if config.uses(name) and value not in (None, "", "none")
-    }
+    options = config.decoder().items()
+    chosen = {name: value for name, value in options if config.uses(name) and value not in (None, "")}
     return ", ".join(f"{name} {value}" for name, value in chosen.items())
 
 

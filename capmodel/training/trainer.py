@@ -32,7 +32,6 @@ from captionbeam.capmodel.training.checkpoints import Checkpoints, Position, Ten
 from captionbeam.capmodel.training.config import TrainOptions
 from captionbeam.capmodel.training.epoch_history import best_epoch, early_stops
 from captionbeam.capmodel.training.evaluator import Validation
-from captionbeam.capmodel.training.events import EventWriter
 from captionbeam.capmodel.training.optimizer import (
     ModelOptimizer,
     learning_rate,
@@ -40,7 +39,7 @@ from captionbeam.capmodel.training.optimizer import (
     parameters_of,
 )
 from captionbeam.capmodel.training.phases import Phase, phases_of
-from captionbeam.capmodel.training.progress import RunProgress
+from captionbeam.capmodel.training.progress import EventWriter, RunProgress
 from captionbeam.capmodel.training.warm_start import check_start, identity_of_start, weights_of
 from captionbeam.schemas.errors import SystemicError
 

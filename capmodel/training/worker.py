@@ -27,7 +27,7 @@ from captionbeam.capmodel.runtime.platform import detect_platform
 from captionbeam.capmodel.runtime.run_lock import exclusive_run
 from captionbeam.capmodel.training.config import TrainOptions, cores
 from captionbeam.capmodel.training.epoch_history import best_epoch, early_stops
-from captionbeam.capmodel.training.events import EventWriter
+from captionbeam.capmodel.training.progress import EventWriter
 from captionbeam.capmodel.training.trainer import Stopped, Trainer
 from captionbeam.schemas.errors import CaptionbeamError, SystemicError
 
@@ -69,7 +69,7 @@ class StopRequest:
 def train(options: TrainOptions, stop: StopRequest, report: Report) -> None:
     """Trains and saves the bundle.
 
-    ``report`` gets the first rank's events (capmodel.training.events), and ``stopped`` on the first process of each
+    ``report`` gets the first rank's events (capmodel.training.progress), and ``stopped`` on the first process of each
     machine. Raises RequestError, SystemicError.
     """
     torch.set_num_threads(options.threads or max(1, cores() // local_world()))

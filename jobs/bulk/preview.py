@@ -50,7 +50,9 @@ def try_out(work: Work, options: Refresh, target: RunTarget, retired: Sequence[s
             "--plan and --canary need a pipeline that runs; expected no template or jar to be written"
         )
     with _scratch(options.scratch) as place:
-        look = start(work, options.output, options, str(options.format), operation="refresh", place=place)
+        look = start(
+            work, str(options.output), options, str(options.format), operation="refresh", place=place
+        )
         trial = (
             start(work, files.join(place, "store"), options, str(options.format)) if options.canary else None
         )
@@ -107,7 +109,7 @@ def _build(
 ) -> None:
     todo, _ = to_do(pipeline, look, work, options, retired)
     _ = todo | "PlanAll" >> PlanShards(look, options.shard_size)
-    if trial is not None:
+    if trial is not None and options.canary is not None:
         job = target.with_device(work.job(files.join(trial.url, "models")))
         sharing = options.threads, worker_processes(target.beam_args)
         few = todo | "Canary" >> LimitImages(options.canary, options.seed)

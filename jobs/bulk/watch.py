@@ -14,12 +14,12 @@ from captionbeam.jobs.ui.terminal import note, say
 from captionbeam.pipelines.bulk.compare import read_counts
 from captionbeam.pipelines.bulk.listing_record import passed_over_line, read_listing
 from captionbeam.pipelines.bulk.plan import planned_shards
-from captionbeam.pipelines.bulk.run import Run, adopted_manifest, now
+from captionbeam.pipelines.bulk.run import Run, adopted_manifest
 from captionbeam.pipelines.workers import progress_counter
 from captionbeam.schemas.records import Shard
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
-from captionbeam.schemas.store.layout import Commit
+from captionbeam.schemas.store.layout import Commit, now
 from captionbeam.schemas.store.reading import Store
 from captionbeam.schemas.store.workers import read_workers, summary
 

@@ -95,7 +95,11 @@ def captioner_now(options: CaptionerOptions, batch_size: int) -> Processor:
         from captionbeam.capmodel.captioners.captioner import Captioner
 
         return Captioner.load(
-            options.bundle, decode, batch_size=batch_size, precision=options.precision, device=options.device
+            str(options.bundle),
+            decode,
+            batch_size=batch_size,
+            precision=options.precision,
+            device=options.device,
         )
     from captionbeam.capmodel.captioners.huggingface.captioner import HuggingFaceCaptioner, resolve_captioner
 

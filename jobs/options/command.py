@@ -67,7 +67,7 @@ class Command:
 
     def run(self) -> Result:
         """Runs the command. Raises CaptionbeamError, OSError."""
-        use_storage_options(self.storage_options)
+        use_storage_options(None if self.storage_options is None else str(self.storage_options))
         return self.execute()
 
     def execute(self) -> Result:

@@ -101,7 +101,9 @@ def build_parser(command: type[Command], all_options: bool = True) -> argparse.A
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.add_argument("--help-all", action="store_true", help="show this help with all options, and exit")
+    fits = sum(1 for _ in options_of(command)) <= SCREEN
+    every = argparse.SUPPRESS if fits else "show this help with all options, and exit"
+    parser.add_argument("--help-all", action="store_true", help=every)
     for title, entries in groups_of(command).items():
         shown = [entry for entry in entries if all_options or entry[1].common or entry[0].default is MISSING]
         group: Any = parser.add_argument_group(title) if title and shown else parser

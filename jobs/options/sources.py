@@ -134,7 +134,7 @@ class SourceOptions(Part, ReadingOptions):
 
 def _listings(options: SourceOptions) -> list[tuple[str, SourceOptions]]:
     """Returns each SOURCE with the options of its own listing."""
-    listings = options.listings or [(source, {}) for source in options.sources]
+    listings = options.listings or tuple((source, dict[str, Any]()) for source in options.sources)
     plain = dataclasses.replace(options, listings=()) if options.listings else options
     return [(source, dataclasses.replace(plain, **own) if own else plain) for source, own in listings]
 
@@ -153,7 +153,7 @@ def parsed_sources(options: SourceOptions, output: str | None) -> Sequence[Sourc
     from captionbeam.pipelines.sources.stores import refuse_output
 
     listings = [(source, _listing_options(own)) for source, own in _listings(options)]
-    specs = parse_each(listings, _listing_options(options))
+    specs = parse_each(listings, _listing_options(options).inventories)
     if output:
         refuse_output(output, dict.fromkeys(spec.name for spec in specs))
     for name, as_of in dict.fromkeys((spec.name, report_time(spec)) for spec in specs if spec.report):

@@ -26,12 +26,12 @@ from captionbeam.jobs.reporting.pictures import read_pictures
 from captionbeam.jobs.reporting.rows import Brief, Choice, choose, read_briefs, read_rows
 from captionbeam.jobs.reporting.scoring import Pairs, join_references
 from captionbeam.jobs.ui.progress import Progress
-from captionbeam.pipelines.bulk.run import now
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 from captionbeam.pipelines.tokens.caption_files import Reference
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import BundleError
 from captionbeam.schemas.storage import files
+from captionbeam.schemas.store.layout import now
 
 FILMS = 6  # number of images shown word by word
 

@@ -20,10 +20,10 @@ from apache_beam.runners.runner import PipelineResult
 
 from captionbeam.jobs.run_on.packages import NAME, build_wheel
 from captionbeam.jobs.ui.terminal import say
-from captionbeam.pipelines.bulk.run import now
 from captionbeam.pipelines.runners.runner import make_pipeline, run_pipeline
 from captionbeam.schemas.errors import CaptionbeamError, RequestError, SystemicError
 from captionbeam.schemas.storage import files
+from captionbeam.schemas.store.layout import now
 
 RUNNER_LOG = "apache_beam.runners.dataflow.dataflow_runner"
 STAGER_LOG = "apache_beam.runners.portability.stager"

@@ -16,7 +16,7 @@ DONE, STOPPED = 0, 1
 
 
 class TrainingView:
-    """Shows the events of one run (captionbeam.capmodel.training.events). A context manager."""
+    """Shows the events of one run (captionbeam.capmodel.training.progress). A context manager."""
 
     def __init__(self, options: TrainOptions) -> None:
         self._options, self._start = options, time.monotonic()

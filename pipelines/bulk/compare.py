@@ -10,17 +10,19 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Optional
+from typing import Literal, NamedTuple, Optional, cast
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.pvalue import AsList, PBegin, PCollection, TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.windowed_value import WindowedValue
 
 from captionbeam.pipelines.bulk.run import Run, base_manifest
-from captionbeam.pipelines.bulk.skip import BaseRow, JoinBase, check_others, decide, live_rows
+from captionbeam.pipelines.bulk.skip import BaseRow, JoinBase, Joined, check_others, decide, live_rows
 from captionbeam.pipelines.workers.boundary import across_workers, worker_boundary
 from captionbeam.schemas.formats import arrow, parquet
-from captionbeam.schemas.records import ImageRef, named_ids
+from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.storage import options as storage_options
 from captionbeam.schemas.store.reading import Store
@@ -35,8 +37,7 @@ KINDS = ("new", "changed", "again", "moved", "unchanged", "gone", "known")
 class Comparison(NamedTuple):
     """Result of the comparison for one image id. ``kind`` is one of KINDS, or '' if the id does not concern the run.
 
-    ``gone`` names rows as ``replaces`` does. ``known``: whether the base has the image from one of the listed
-    sources.
+    ``gone``: addresses of rows. ``known``: whether the base has the image from one of the listed sources.
     """
 
     kind: str
@@ -55,19 +56,18 @@ def compare_image(
     """Compares one image id of a listing of ``sources`` with the base.
 
     ``complete``: the listing has all images of these sources. An image is ``moved`` if its row belongs to another of
-    the sources, or to a former id. It is processed again, so that its row has the current location. Raises
-    RequestError for two images with one id, and if a row of a source that was not listed would be replaced.
+    the sources. It is processed again, so that its row has the current location. Raises RequestError for two images
+    with one id, and if a row of a source that was not listed would be replaced.
     """
     todo, live = decide(refs, base, retry_failures), live_rows(base)
     ours = [row for row in live if row.source in sources]
     if not refs:
-        places = [row.named for row in ours] if complete else []
+        places = [row.address for row in ours] if complete else []
         return Comparison("gone" if places else "", bool(ours), gone=sorted(places))
     if todo is None and any(row.source != refs[0].source for row in ours):
-        todo = refs[0]._replace(replaces=",".join(sorted(row.named for row in live)))
-    # A former row next to the current one: compaction ran before the former row was replaced
+        todo = refs[0]._replace(replaces=",".join(sorted(row.address for row in live)))
     if todo is None:
-        return Comparison("unchanged", bool(ours), gone=sorted(row.named for row in live if row.former))
+        return Comparison("unchanged", bool(ours))
     check_others(todo, live, sources)
     return Comparison(_why(todo, live), bool(ours), todo)
 
@@ -81,7 +81,7 @@ def _why(todo: ImageRef, live: Sequence[BaseRow]) -> str:
     return "again" if any(row.failed for row in same) else "moved"
 
 
-class CompareStore(beam.PTransform):
+class CompareStore(beam.PTransform[PCollection[ImageRef], tuple[PCollection[ImageRef], PCollection[str]]]):
     """Takes images, returns those to process; writes gone rows and counts to the run's folder.
 
     ``sources`` gives the names of the listed sources. The second output has one element for each written file, for
@@ -89,28 +89,28 @@ class CompareStore(beam.PTransform):
     """
 
     def __init__(
-        self, run: Run, sources: beam.PTransform, complete: bool = True, retry_failures: bool = False
+        self,
+        run: Run,
+        sources: beam.PTransform[PBegin, PCollection[str]],
+        complete: bool = True,
+        retry_failures: bool = False,
     ) -> None:
         super().__init__()
         self._run, self._sources = run, sources
         self._complete, self._retry = complete, retry_failures
 
-    def expand(self, images: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
+    def expand(self, images: PCollection[ImageRef]) -> tuple[PCollection[ImageRef], PCollection[str]]:
         run, parts = self._run, -(-len(base_manifest(self._run)) // SHARDS_PER_PART) or 1
         names = images.pipeline | "NameListed" >> self._sources
+        compare = beam.ParDo(_CompareImages(self._complete, self._retry), AsList(names))
         compared = (
-            images
-            | JoinBase(run)
-            | "CompareImages"
-            >> beam.ParDo(
-                _CompareImages(self._complete, self._retry), beam.pvalue.AsList(names)
-            ).with_outputs("gone", "counts", main="todo")
+            images | JoinBase(run) | "CompareImages" >> compare.with_outputs("gone", "counts", main="todo")
         )
         gone = (
             compared.gone
             | "KeyByPart" >> beam.Map(lambda row, parts: (gone_part(row[0], parts), row), parts)
             | "GroupGone" >> beam.GroupByKey()
-            | "WriteGone" >> beam.Map(across_workers(_write_group), run=run)
+            | "WriteGone" >> beam.Map(across_workers(lambda group: write_gone(group[0], group[1], run)))
         )
         counts = (
             compared.counts
@@ -120,6 +120,9 @@ class CompareStore(beam.PTransform):
         return compared.todo, (gone, counts) | "WhatIsWritten" >> beam.Flatten()
 
 
+Gone = TaggedOutput[Literal["gone"], tuple[str, str]]  # address, image id
+
+
 class _CompareImages(beam.DoFn):
     def __init__(self, complete: bool, retry_failures: bool) -> None:
         self._complete, self._retry, self._storage = complete, retry_failures, storage_options.current()
@@ -127,21 +130,19 @@ class _CompareImages(beam.DoFn):
     def start_bundle(self) -> None:
         self._counts: Counter[str] = Counter()
 
-    def process(self, joined: tuple[str, dict[str, Iterable[Any]]], sources: list[str]) -> Iterator[Any]:
+    def process(self, joined: Joined, sources: list[str]) -> Iterator[ImageRef | Gone]:
         image_id, found = joined
+        images, base = list(found["images"]), list(found["base"])
         with worker_boundary(self._storage):
-            compared = compare_image(
-                list(found["images"]), list(found["base"]), set(sources), self._complete, self._retry
-            )
+            compared = compare_image(images, base, set(sources), self._complete, self._retry)
         self._counts.update(name for name in (compared.kind, "known" if compared.known else "") if name)
-        for row in named_ids(",".join(compared.gone), image_id).items():
-            yield beam.pvalue.TaggedOutput("gone", row)
+        for place in compared.gone:
+            yield TaggedOutput("gone", (place, image_id))
         if compared.todo is not None:
             yield compared.todo
 
-    def finish_bundle(self) -> Iterator[Any]:
-        counts = GlobalWindows.windowed_value(dict(self._counts))
-        yield beam.pvalue.TaggedOutput("counts", counts)
+    def finish_bundle(self) -> Iterator[TaggedOutput[Literal["counts"], WindowedValue]]:
+        yield TaggedOutput("counts", GlobalWindows.windowed_value(dict(self._counts)))
 
 
 def _sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
@@ -155,10 +156,6 @@ def gone_part(place: str, parts: int) -> str:
     """Returns the name of the file for a gone row's address. It depends only on the shard."""
     number = int.from_bytes(hashlib.blake2b(place.split("/")[0].encode(), digest_size=8).digest(), "big")
     return f"{number % parts:06d}"
-
-
-def _write_group(group: tuple[str, Iterable[tuple[str, str]]], run: Run) -> str:
-    return write_gone(*group, run)
 
 
 def write_gone(part: str, rows: Iterable[tuple[str, str]], run: Run) -> str:
@@ -189,19 +186,19 @@ def write_counts(counts: Mapping[str, int], run: Run) -> str:
 def read_counts(run: Run) -> dict[str, int]:
     """Returns the counts from ``write_counts``; empty for a run without a comparison."""
     try:
-        return files.read_json(files.join(run.folder, "counts.json"))
+        return cast(dict[str, int], files.read_json(files.join(run.folder, "counts.json")))
     except FileNotFoundError:
         return {}
 
 
-class NameSources(beam.PTransform):
+class NameSources(beam.PTransform[PBegin, PCollection[str]]):
     """PBegin -> ``names``, and the names of all sources that the features snapshot has had rows of."""
 
     def __init__(self, names: Sequence[str], features: Store | None = None) -> None:
         super().__init__()
         self._names, self._urls = list(names), _index_urls(features) if features else []
 
-    def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection:
+    def expand(self, start: PBegin) -> PCollection[str]:
         named = start | "NamedSources" >> beam.Create(self._names, reshuffle=False).with_output_types(str)
         found = (
             start
@@ -213,11 +210,11 @@ class NameSources(beam.PTransform):
 
 
 def _index_urls(store: Store) -> list[str]:
-    return [files.join(store.url, "index", name) for name in store.manifest.column("index").to_pylist()]
+    return [files.join(store.url, "index", shard["index"]) for shard in store.shards]
 
 
 def _sources_in(url: str) -> list[str]:
-    return parquet.read_table(url, ["source"]).column("source").unique().to_pylist()
+    return cast(list[str], parquet.read_table(url, ["source"]).column("source").unique().to_pylist())
 
 
 def sources_ever(store: Store) -> set[str]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from captionbeam.schemas.records import address, named_ids, named_places, parse_address, superseded
+from captionbeam.schemas.records import address, addresses_in, parse_address, superseded
+from captionbeam.schemas.store.rows import DeleteRow, IndexRow, delete_row
 
 INDEX_COLUMNS = ["image_id", "version", "row", "failed", "code", "replaces"]
 
 
 def resolve_conflicts(
     indexes: Mapping[str, pa.Table], published: Mapping[str, Mapping[str, str | None]], there: Collection[str]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, DeleteRow]:
     """Returns the deletes, by address, after which each image of the new shards has only its latest result.
 
     A new row deletes the rows that it replaces. If its image has another live row that it does not replace, the new
@@ -28,20 +29,19 @@ def resolve_conflicts(
     are in order.
     """
     live = {image_id: dict(places) for image_id, places in published.items()}
-    deletes: dict[str, dict[str, Any]] = {}
+    deletes: dict[str, DeleteRow] = {}
     for shard in in_dependency_order(indexes):
-        for row in indexes[shard].select(INDEX_COLUMNS).to_pylist():
+        for row in cast(list[IndexRow], indexes[shard].select(INDEX_COLUMNS).to_pylist()):
             place = address(shard, row["row"], row["failed"])
             places = live.setdefault(row["image_id"], {})
-            named = named_ids(row["replaces"], row["image_id"])
-            replaced = set(named)
+            replaced = addresses_in(row["replaces"])
             if any(parse_address(old)[0] not in there for old in replaced):
                 replaced |= {old for old, version in places.items() if _yields(old, version, row["version"])}
             if places.keys() - replaced:
-                deletes[place] = deletion(place, row["image_id"], "duplicate")
+                deletes[place] = delete_row(place, row["image_id"], "duplicate")
                 continue
             gone = superseded(row["code"], replaced)
-            deletes.update((old, deletion(old, named.get(old, row["image_id"]), "replaced")) for old in gone)
+            deletes.update((old, delete_row(old, row["image_id"], "replaced")) for old in gone)
             live[row["image_id"]] = {
                 **{old: version for old, version in places.items() if old not in gone},
                 place: row["version"],
@@ -70,15 +70,9 @@ def in_dependency_order(indexes: Mapping[str, pa.Table]) -> list[str]:
 
 def _replaced_shards(table: pa.Table) -> set[str]:
     named = pc.unique(table.column("replaces")).to_pylist()
-    return {parse_address(place)[0] for text in named for place in named_places(text or "")}
+    return {parse_address(place)[0] for text in named for place in addresses_in(text or "")}
 
 
 def _yields(place: str, version: str | None, newer: str | None) -> bool:
     """Returns whether the row at ``place`` is a failure, or of another version than ``newer``."""
     return version != newer or parse_address(place)[2]
-
-
-def deletion(place: str, image_id: str, reason: str) -> dict[str, Any]:
-    """Returns a row of a delete file, which marks the row at ``place`` as no longer live."""
-    shard, row, failed = parse_address(place)
-    return {"shard": shard, "row": row, "failed": failed, "image_id": image_id, "reason": reason}

@@ -6,13 +6,15 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
+from apache_beam.pvalue import PCollection
 
 from captionbeam.pipelines.workers.boundary import across_workers
-from captionbeam.pipelines.workers.shards import WINDOW, Fetch, windows
+from captionbeam.pipelines.workers.engine import WINDOW
+from captionbeam.pipelines.workers.shards import Fetch, windows
 from captionbeam.schemas.records import CONTENT_MARK, ImageRef
 
 
-class HashContents(beam.PTransform):
+class HashContents(beam.PTransform[PCollection[ImageRef], PCollection[ImageRef]]):
     """Takes references, returns them with the SHA-256 of their content as ``digest``.
 
     This reads every image once more. A reference whose image cannot be read is unchanged; its shard reports the
@@ -23,7 +25,7 @@ class HashContents(beam.PTransform):
         super().__init__()
         self._fetch = fetch
 
-    def expand(self, refs: beam.PCollection) -> beam.PCollection:
+    def expand(self, refs: PCollection[ImageRef]) -> PCollection[ImageRef]:
         return (
             refs
             | "BatchRefs" >> beam.BatchElements(min_batch_size=WINDOW, max_batch_size=WINDOW)

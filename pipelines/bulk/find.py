@@ -3,10 +3,12 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import apache_beam as beam
-from apache_beam.metrics import Metrics
+from apache_beam.metrics.metric import Metrics
+from apache_beam.pvalue import AsList, PBegin, PCollection, TaggedOutput
+from apache_beam.transforms import combiners
 
 from captionbeam.pipelines.bulk.listing_record import Listing, ending
 from captionbeam.pipelines.sources.buckets.inventory import check_counts
@@ -33,7 +35,12 @@ def is_sampled(image_id: str, rate: float, seed: int) -> bool:
     return draw(image_id, seed) < rate
 
 
-class ListSources(beam.PTransform):
+def _check_sample(sample: float) -> None:
+    if not 0 < sample <= 1:
+        raise RequestError(f"sample {sample!r} is no share of the images; expected above 0, at most 1")
+
+
+class ListSources(beam.PTransform[PBegin, tuple[PCollection[ImageRef], PCollection[Listing]]]):
     """PBegin -> all images of ``sources``, or a sample of them, and a ``Listing`` of each container.
 
     Counters: ``find/images_listed`` (before sampling), ``find/files_ignored`` (not an image, by name). Images of an
@@ -43,11 +50,10 @@ class ListSources(beam.PTransform):
 
     def __init__(self, sources: Sequence[SourceSpec], sample: float = 1.0, seed: int = 0) -> None:
         super().__init__()
-        if not 0 < sample <= 1:
-            raise RequestError(f"sample {sample!r} is no share of the images; expected above 0, at most 1")
+        _check_sample(sample)
         self._sources, self._sample, self._seed = list(sources), sample, seed
 
-    def expand(self, begin: beam.pvalue.PBegin) -> Any:
+    def expand(self, begin: PBegin) -> Any:  # Beam takes no tuple as a hint
         listed = (
             begin
             | "NameSources" >> beam.Create(self._sources).with_output_types(SourceSpec)
@@ -68,7 +74,7 @@ class ListSources(beam.PTransform):
         return found, listed.listings
 
 
-class FindImages(beam.PTransform):
+class FindImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
     """PBegin -> PCollection[ImageRef]: references to the images of ``sources``, or of a sample of them.
 
     ``sources``: one or several paths or URLs of folders, globs, zips, tars, Parquet files and lists, as for
@@ -84,34 +90,35 @@ class FindImages(beam.PTransform):
         options: SourceOptions = AS_FOUND,
     ) -> None:
         super().__init__()
+        _check_sample(sample)
         self._sources = [sources] if isinstance(sources, str) else list(sources)
         self._sample, self._seed, self._options = sample, seed, options
 
-    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[ImageRef]:
+    def expand(self, begin: PBegin) -> PCollection[ImageRef]:
         urls = [source for source in self._sources if isinstance(source, str)]
         specs = [source for source in self._sources if isinstance(source, SourceSpec)]
         specs += parse_sources(urls, self._options) if urls else []
         return (begin | ListSources(specs, self._sample, self._seed))[0]
 
 
-class CheckReports(beam.PTransform):
+class CheckReports(beam.PTransform[PCollection[ImageRef], PCollection[ImageRef]]):
     """Passes images through once ``counted`` confirms that their inventory reports are complete."""
 
-    def __init__(self, counted: beam.PCollection) -> None:
+    def __init__(self, counted: PCollection[Counted]) -> None:
         super().__init__()
         self._counted = counted
 
-    def expand(self, images: beam.PCollection) -> beam.PCollection[ImageRef]:
+    def expand(self, images: PCollection[ImageRef]) -> PCollection[ImageRef]:
         checked = (
             self._counted
-            | "CollectCounts" >> beam.combiners.ToList()
+            | "CollectCounts" >> combiners.ToList()
             | "CheckCounts" >> beam.Map(across_workers(check_counts))
         )
-        held = beam.Map(lambda ref, _: ref, beam.pvalue.AsList(checked))
+        held = beam.Map(lambda ref, _: ref, AsList(checked))
         return images | "AwaitCheck" >> held.with_output_types(ImageRef)
 
 
-class LimitImages(beam.PTransform):
+class LimitImages(beam.PTransform[PCollection[ImageRef], PCollection[ImageRef]]):
     """PCollection[ImageRef] -> the ``count`` images with the smallest draws, the same ones in every run.
 
     They pass through one worker's memory, about 1 KB each. Raises RequestError for a count below 1.
@@ -123,14 +130,17 @@ class LimitImages(beam.PTransform):
             raise RequestError(f"limit {count!r} leaves no image; expected 1 or more")
         self._count, self._seed = count, seed
 
-    def expand(self, refs: beam.PCollection[ImageRef]) -> beam.PCollection[ImageRef]:
+    def expand(self, refs: PCollection[ImageRef]) -> PCollection[ImageRef]:
         seed = self._seed
         return (
             refs
-            | "TakeSmallestDraws"
-            >> beam.combiners.Top.Smallest(self._count, key=lambda ref: _order(ref, seed))
+            | "TakeSmallestDraws" >> combiners.Top.Smallest(self._count, key=lambda ref: _order(ref, seed))
             | "Unlist" >> beam.FlatMap(lambda smallest: smallest).with_output_types(ImageRef)
         )
+
+
+_Count = TaggedOutput[Literal["counted"], Counted]
+_Listing = TaggedOutput[Literal["listings"], Listing]
 
 
 class _ListImages(beam.DoFn):
@@ -139,7 +149,7 @@ class _ListImages(beam.DoFn):
         self._ignored = Metrics.counter("find", "files_ignored")
         self._storage = storage_options.current()
 
-    def process(self, spec: SourceSpec) -> Iterator[Any]:
+    def process(self, spec: SourceSpec) -> Iterator[ImageRef | _Count | _Listing]:
         images, passed_over = 0, Counter[str]()
         with worker_boundary(self._storage):
             for found in list_images(spec):
@@ -147,12 +157,12 @@ class _ListImages(beam.DoFn):
                     self._ignored.inc()
                     passed_over[ending(found.name)] += 1
                 elif isinstance(found, Counted):
-                    yield beam.pvalue.TaggedOutput("counted", found)
+                    yield _Count("counted", found)
                 else:
                     self._listed.inc()
                     images += 1
                     yield found
-        yield beam.pvalue.TaggedOutput("listings", Listing(spec.name, images, dict(passed_over)))
+        yield _Listing("listings", Listing(spec.name, images, dict(passed_over)))
 
 
 def ref_is_sampled(ref: ImageRef, rate: float, seed: int) -> bool:

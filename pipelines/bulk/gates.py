@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,12 +15,14 @@ from captionbeam.schemas.formats import parquet
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store.layout import Snapshot
 from captionbeam.schemas.store.reading import Dead, Store
+from captionbeam.schemas.store.rows import ManifestRow
 
 FAILURES_RISE, FEWEST_FAILURES = 0.1, 3
 SHORTER, UNKNOWN_RISE, EQUAL_RISE = 0.5, 0.1, 0.25
 FEWEST_CAPTIONS, FEWEST_EQUAL, SAMPLED_SHARDS = 20, 100, 16
 FEW_TOKENS = 5  # including start and end
 UNKNOWN = "<unk>"
+NONE_DEAD: Mapping[str, Dead] = {}
 TEXTS = "captions.list.element.text"
 AGAIN = "not published; the rows are kept, and the same command with {} publishes them"
 
@@ -48,7 +49,7 @@ def check_gates(
     run: Run,
     parent: Snapshot | None,
     snapshot: Snapshot,
-    added: Sequence[dict[str, Any]],
+    added: Sequence[ManifestRow],
     gone: Sequence[str],
     known: int,
 ) -> None:
@@ -67,13 +68,14 @@ def check_gates(
     if parent is not None:
         _check_jump(parent, snapshot)
     if run.kind == "captions":
-        before = parent_captions(run.url, parent) if parent is not None else []
-        check_captions(before, new_captions(run.url, added), _may_be_equal(run.spec))
+        store = Store(run.url, parent) if parent is not None else None
+        before = first_captions(run.url, store.shards, store.dead) if store else []
+        decode = run.spec.get("decode", {})  # a fixed prefix, or very short captions, may be equal
+        may_be_equal = bool(decode.get("prefix")) or 0 < (decode.get("max_length") or 0) <= FEW_TOKENS
+        check_captions(before, first_captions(run.url, added), may_be_equal)
 
 
-def check_failures(
-    limit: float | None, run: Run, snapshot: Snapshot, added: Sequence[dict[str, Any]]
-) -> None:
+def check_failures(limit: float | None, run: Run, snapshot: Snapshot, added: Sequence[ManifestRow]) -> None:
     """Raises TooManyFailures if more than ``limit`` (share or number) of the snapshot's images failed."""
     failed, images = snapshot.totals["failed"], snapshot.totals["failed"] + snapshot.totals["rows"]
     if limit is None or failed <= allowed(limit, images):
@@ -84,7 +86,7 @@ def check_failures(
     )
 
 
-def _examples(run: Run, added: Sequence[dict[str, Any]]) -> str:
+def _examples(run: Run, added: Sequence[ManifestRow]) -> str:
     """Returns the new failures by code, with one example each."""
     failures = [
         failure
@@ -164,12 +166,6 @@ def caption_figures(texts: Sequence[str]) -> CaptionFigures:
     return CaptionFigures(words / len(texts), unknown, 1 - len(set(texts)) / len(texts))
 
 
-def _may_be_equal(spec: Mapping[str, Any]) -> bool:
-    """Returns whether the options can cause equal captions: a fixed prefix, or very short captions."""
-    decode = spec.get("decode", {})
-    return bool(decode.get("prefix")) or 0 < (decode.get("max_length") or 0) <= FEW_TOKENS
-
-
 def check_captions(before: Sequence[str], after: Sequence[str], may_be_equal: bool = False) -> None:
     """Raises HeldBack if captions collapsed.
 
@@ -212,19 +208,13 @@ def _spread(texts: Sequence[str], count: int) -> list[str]:
     return [texts[number * len(texts) // count] for number in range(count)]
 
 
-def parent_captions(url: str, parent: Snapshot) -> list[str]:
-    """Returns the first captions of live rows from a few shards of the parent."""
-    store = Store(url, parent)
-    return _first_captions(url, store.manifest.to_pylist(), store.dead)
+def first_captions(
+    url: str, shards: Sequence[ManifestRow], dead: Mapping[str, Dead] = NONE_DEAD
+) -> list[str]:
+    """Returns the first captions of the live rows of 16 of ``shards``, or of more if they are small.
 
-
-def new_captions(url: str, added: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns the first captions from a few of the new shards."""
-    return _first_captions(url, added, {})
-
-
-def _first_captions(url: str, shards: Sequence[dict[str, Any]], dead: Mapping[str, Dead]) -> list[str]:
-    """Reads 16 shards, or more if they are small. Shard names are hashes, so the first by name are a random sample."""
+    Shard names are hashes, so the first by name are a random sample.
+    """
     ordered = sorted((row for row in shards if row["rows"]), key=lambda row: row["shard"])
     found: list[str] = []
     for number, row in enumerate(ordered):

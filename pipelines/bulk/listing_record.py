@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import apache_beam as beam
+from apache_beam.pvalue import PCollection
 
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.sources.spec import IMAGE_SUFFIXES, suffix
@@ -105,7 +106,7 @@ def read_listing(run: Run) -> list[Listing]:
         return []
 
 
-class RecordListing(beam.PTransform):
+class RecordListing(beam.PTransform[PCollection[Listing], PCollection[str]]):
     """Takes the containers' ``Listing``s and returns one element after writing the record to the run's folder.
 
     Raises SourceError if one of the sources ``names`` has no image.
@@ -115,7 +116,7 @@ class RecordListing(beam.PTransform):
         super().__init__()
         self._run, self._names = run, list(names)
 
-    def expand(self, listings: beam.PCollection) -> beam.PCollection:
+    def expand(self, listings: PCollection[Listing]) -> PCollection[str]:
         write = beam.Map(across_workers(write_listing), run=self._run, names=self._names)
         return listings | "SumListings" >> beam.CombineGlobally(sum_all) | "WriteListing" >> write
 

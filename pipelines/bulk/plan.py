@@ -14,6 +14,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
+from apache_beam.pvalue import AsSingleton, PCollection
+from apache_beam.transforms import combiners
 
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.sources.parquet import LARGE_GROUP
@@ -172,27 +174,27 @@ def _plan_bytes(shards: Sequence[Sequence[ImageRef]], fingerprint: str) -> bytes
             follows, before = group is not None and group == before, _group_of(refs[-1], large)
             rows = [{"shard": name, "follows": follows, **ref._asdict()} for ref in refs]
             writer.write_table(pa.Table.from_pylist(rows, schema=schema), row_group_size=len(rows))
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())
 
 
-class PlanShards(beam.PTransform):
+class PlanShards(beam.PTransform[PCollection[ImageRef], PCollection[list[Shard]]]):
     """Takes references, returns ``sequences`` of ``Shard`` pointers, distributed over the workers."""
 
     def __init__(self, run: Run, shard_size: int) -> None:
         super().__init__()
         self._run, self._size = run, shard_size
 
-    def expand(self, refs: beam.PCollection) -> beam.PCollection:
+    def expand(self, refs: PCollection[ImageRef]) -> PCollection[list[Shard]]:
         run, size = self._run, self._size
         partitions = (
             refs
-            | "CountImages" >> beam.combiners.Count.Globally()
+            | "CountImages" >> combiners.Count.Globally()
             | "FixPartitions" >> beam.Map(across_workers(fix_partitions), run=run, shard_size=size)
         )
         return (
             refs
             | "KeyByPartition"
-            >> beam.Map(lambda ref, n: (partition_of(ref, n), ref), beam.pvalue.AsSingleton(partitions))
+            >> beam.Map(lambda ref, n: (partition_of(ref, n), ref), AsSingleton(partitions))
             | beam.GroupByKey()
             | "WritePlan"
             >> beam.FlatMap(across_workers(_planned), run=run, shard_size=size).with_output_types(list[Shard])
@@ -204,7 +206,7 @@ def fix_partitions(images: int, run: Run, shard_size: int) -> int:
     """Returns the number of partitions for loose files, the same in every repetition."""
     url = files.join(run.folder, "partitions.json")
     files.create(url, files.json_bytes({"images": images, "partitions": partitions_for(images, shard_size)}))
-    return files.read_json(url)["partitions"]
+    return int(files.read_json(url)["partitions"])
 
 
 def _planned(group: tuple[str, Iterable[ImageRef]], run: Run, shard_size: int) -> Iterator[list[Shard]]:

@@ -2,44 +2,47 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
+from apache_beam.pvalue import PCollection
+from apache_beam.transforms.combiners import CountCombineFn
 
 from captionbeam.pipelines.bulk.compare import read_counts, read_gone
-from captionbeam.pipelines.bulk.conflicts import INDEX_COLUMNS, deletion, resolve_conflicts
+from captionbeam.pipelines.bulk.conflicts import INDEX_COLUMNS, resolve_conflicts
 from captionbeam.pipelines.bulk.gates import Gates, check_failures, check_gates
 from captionbeam.pipelines.bulk.listing_record import read_listing
 from captionbeam.pipelines.bulk.plan import planned_shards
-from captionbeam.pipelines.bulk.run import Run, adopted_manifest, check_same, merged_request, now
+from captionbeam.pipelines.bulk.run import Run, adopted_manifest, check_same, merged_request
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.errors import FingerprintError, RequestError, SystemicError
-from captionbeam.schemas.formats import arrow, parquet
+from captionbeam.schemas.formats import parquet
 from captionbeam.schemas.records import address
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 from captionbeam.schemas.store.layout import Snapshot
-from captionbeam.schemas.store.reading import Dead, Store
+from captionbeam.schemas.store.reading import Store
+from captionbeam.schemas.store.rows import DeleteRow, ManifestRow, delete_row, totals_of, write_lists
 
-ATTEMPTS, READERS = 100, 16
+READERS = 16
 OPEN = Gates()
 
 
-class PublishSnapshot(beam.PTransform):
+class PublishSnapshot(beam.PTransform[PCollection[object], PCollection[int]]):
     """Takes shard reports (and other elements to wait for), returns one snapshot number after all have arrived."""
 
     def __init__(self, run: Run, gates: Gates = OPEN) -> None:
         super().__init__()
         self._run, self._gates = run, gates
 
-    def expand(self, reports: beam.PCollection) -> beam.PCollection:
+    def expand(self, reports: PCollection[object]) -> PCollection[int]:
         return (
             reports
-            | "AwaitShards" >> beam.CombineGlobally(beam.combiners.CountCombineFn())
+            | "AwaitShards" >> beam.CombineGlobally(CountCombineFn())
             | "Publish" >> beam.Map(across_workers(_publish_run), run=self._run, gates=self._gates)
         )
 
@@ -57,25 +60,27 @@ def publish(run: Run, gates: Gates = OPEN) -> Snapshot:
     leaves no image for a store's first snapshot, FingerprintError if a snapshot with other rows was published
     meanwhile, and SystemicError if a planned shard has no commit.
     """
-    for _ in range(ATTEMPTS):
-        newest = layout.newest_snapshot(run.url)
+
+    def next_after(newest: Snapshot | None) -> Snapshot | None:
         kept = _kept(run, newest)
         added = _added(run, kept)
         deletes = _deletes(run, kept, added)
         if newest is not None and not added and not deletes:
             check_failures(gates.max_failures, run, newest, added)
-            return newest
+            return None
         if newest is None and not added:
             _check_sample(run)
         snapshot = _next(run, newest, kept, added, deletes)
         gone = [delete["image_id"] for delete in deletes if delete["reason"] == "gone"]
         check_gates(gates, run, newest, snapshot, added, gone, read_counts(run).get("known", 0))
-        _write_tables(run, snapshot, added, deletes)
-        if layout.create_snapshot(run.url, snapshot):
-            return snapshot
-    raise SystemicError(
-        f"{ATTEMPTS} others published to {run.url} first, one after the other; expected a turn"
-    )
+        write_lists(run.url, _list_name(run, newest), added if added or kept is None else None, deletes)
+        return snapshot
+
+    return layout.publish_next(run.url, next_after)
+
+
+def _list_name(run: Run, newest: Snapshot | None) -> str:
+    return f"{newest.id + 1 if newest else 1:08d}-{run.run_id}.parquet"
 
 
 def _check_sample(run: Run) -> None:
@@ -108,9 +113,9 @@ def _kept(run: Run, newest: Snapshot | None) -> Snapshot | None:
     return newest
 
 
-def _added(run: Run, newest: Snapshot | None) -> list[dict[str, Any]]:
+def _added(run: Run, newest: Snapshot | None) -> list[ManifestRow]:
     """Returns manifest rows of adopted and own shards that ``newest`` lacks, those of older runs first."""
-    known = set(Store(run.url, newest).manifest.column("shard").to_pylist()) if newest else set()
+    known = {row["shard"] for row in Store(run.url, newest).shards} if newest else set()
     shards = [shard.shard_id for shard in planned_shards(run)]
     commits = layout.load_commits(run.url, shards)
     if len(commits) < len(shards):
@@ -126,16 +131,15 @@ def _next(
     run: Run,
     newest: Snapshot | None,
     kept: Snapshot | None,
-    added: list[dict[str, Any]],
-    deletes: list[dict[str, Any]],
+    added: list[ManifestRow],
+    deletes: list[DeleteRow],
 ) -> Snapshot:
     """Returns the snapshot after ``newest``: what is ``kept`` of it, and the new shards."""
-    number = newest.id + 1 if newest else 1
-    name = f"{number:08d}-{run.run_id}.parquet"
-    manifests, earlier = (kept.manifests, kept.deletes) if kept else ((), ())
+    name = _list_name(run, newest)
+    manifests, earlier, before = (kept.manifests, kept.deletes, kept.totals) if kept else ((), (), {})
     return Snapshot(
-        id=number,
-        parent=newest.id if newest else None,
+        id=0,  # publishing sets it, parent and time
+        parent=None,
         run=run.run_id,
         kind=run.kind,
         format=run.format,
@@ -143,62 +147,49 @@ def _next(
         spec=dict(run.spec),
         column=run.column,
         shape=run.shape,
-        manifests=(*manifests, f"manifests/{name}") if added or not manifests else manifests,
+        manifests=(*manifests, f"manifests/{name}") if added or kept is None else manifests,
         deletes=(*earlier, f"deletes/{name}") if deletes else earlier,
-        totals=_totals(kept, added, deletes),
-        created=now(),
+        totals=_sum(before, totals_of(added, deletes)),
+        created="",
         operation=run.operation,
         request=merged_request(newest.request if newest else {}, run),
     )
 
 
-def _write_tables(
-    run: Run, snapshot: Snapshot, added: list[dict[str, Any]], deletes: list[dict[str, Any]]
-) -> None:
-    name = f"{snapshot.id:08d}-{run.run_id}.parquet"
-    if f"manifests/{name}" in snapshot.manifests:
-        layout.write_table(run.url, f"manifests/{name}", added, arrow.MANIFEST)
-    if deletes:
-        layout.write_table(run.url, f"deletes/{name}", deletes, arrow.DELETES)
+def _sum(before: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
+    return {name: before.get(name, 0) + count for name, count in more.items()}
 
 
-def _deletes(run: Run, kept: Snapshot | None, added: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _deletes(run: Run, kept: Snapshot | None, added: list[ManifestRow]) -> list[DeleteRow]:
     """Returns the deletes for replaced rows and for rows that left the listing, once each and only for live rows."""
     alone = (kept is None or kept.id == run.base) and not adopted_manifest(run)
     indexes = _read_indexes(run, added, replacing=alone)
-    gone = {place: deletion(place, image_id, "gone") for place, image_id in read_gone(run).items()}
+    gone = {place: delete_row(place, image_id, "gone") for place, image_id in read_gone(run).items()}
     store = Store(run.url, kept) if kept else None
-    there = {*indexes, *(store.manifest.column("shard").to_pylist() if store else ())}
+    there = {*indexes, *(row["shard"] for row in (store.shards if store else ()))}
     published = {} if alone or store is None else _published(store, indexes)
     wanted = {**gone, **resolve_conflicts(indexes, published, there)}
-    if not wanted:
-        return []
-    dead = store.dead if store else {}
-    return [
-        delete
-        for delete in wanted.values()
-        if delete["shard"] in there
-        and delete["row"] not in _dead_of(dead.get(delete["shard"], Dead()), delete["failed"])
-    ]
+    return [row for row in wanted.values() if row["shard"] in there and not (store and _is_dead(store, row))]
 
 
-def _read_indexes(run: Run, added: list[dict[str, Any]], replacing: bool) -> dict[str, pa.Table]:
+def _is_dead(store: Store, row: DeleteRow) -> bool:
+    dead = store.dead_in(row["shard"])
+    return row["row"] in (dead.failed if row["failed"] else dead.rows)
+
+
+def _read_indexes(run: Run, added: list[ManifestRow], replacing: bool) -> dict[str, pa.Table]:
     """Reads INDEX_COLUMNS of each new shard: all rows, or only those that replace others.
 
     If no other writer published, an image is in one new shard only, so rows that replace nothing cannot be
     duplicates.
     """
 
-    def read(row: dict[str, Any]) -> pa.Table:
+    def read(row: ManifestRow) -> pa.Table:
         table = parquet.read_table(files.join(run.url, "index", row["index"]), INDEX_COLUMNS)
         return table.filter(pc.not_equal(table.column("replaces"), "")) if replacing else table
 
     with ThreadPoolExecutor(READERS) as pool:
         return dict(zip((row["shard"] for row in added), pool.map(read, added), strict=True))
-
-
-def _dead_of(dead: Dead, failed: bool) -> frozenset[int]:
-    return dead.failed if failed else dead.rows
 
 
 def _published(store: Store, indexes: dict[str, pa.Table]) -> dict[str, dict[str, str | None]]:
@@ -211,15 +202,3 @@ def _published(store: Store, indexes: dict[str, pa.Table]) -> dict[str, dict[str
         for row in table.filter(pc.is_in(table.column("image_id"), wanted)).to_pylist():
             found[row["image_id"]][address(shard, row["row"], row["failed"])] = row["version"]
     return found
-
-
-def _totals(
-    newest: Snapshot | None, added: list[dict[str, Any]], deletes: list[dict[str, Any]]
-) -> dict[str, int]:
-    totals = Counter(newest.totals if newest else {})
-    gone = Counter("failed" if delete["failed"] else "rows" for delete in deletes)
-    for name, column in (("rows", "rows"), ("failed", "failed"), ("bytes", "bytes")):
-        totals[name] += sum(row[column] for row in added) - gone[name]
-    totals["shards"] += len(added)
-    totals["deleted"] += len(deletes)
-    return dict(totals)

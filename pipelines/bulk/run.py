@@ -10,10 +10,12 @@ import datetime
 import platform
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from os.path import splitext
 from typing import Any
+
+import pyarrow as pa
 
 from captionbeam.capmodel.specs import complete_spec
 from captionbeam.schemas.errors import FingerprintError, RequestError
@@ -23,8 +25,9 @@ from captionbeam.schemas.formats.datafile import SUFFIX, check_format
 from captionbeam.schemas.formats.tokens import TABLE
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
-from captionbeam.schemas.store.layout import Snapshot
+from captionbeam.schemas.store.layout import Snapshot, now
 from captionbeam.schemas.store.reading import Store
+from captionbeam.schemas.store.rows import ManifestRow, put_table, read_manifest
 from captionbeam.schemas.store.tags import split_selector
 
 PACKAGES = ("captionbeam", "apache-beam", "torch", "torchvision", "pyarrow", "numpy")
@@ -98,15 +101,9 @@ def start_run(
         check_same(url, newest, kind, check_format(file_format), spec, None if redo else fingerprint)
         shape = arrow.grid_shape(field)[0] if arrow.is_grid(field) else ()
         parent = newest.id if newest else None
-        made = Run(url, _new_id(), kind, file_format, fingerprint, dict(spec), field.name, shape, parent)
-        run = replace(
-            made,
-            operation=operation,
-            redo=redo,
-            place=place,
-            request=dict(request or {}),
-            retired=tuple(retired),
-        )
+        described = (kind, file_format, fingerprint, dict(spec), field.name, shape, parent)
+        again = (operation, redo, place, dict(request or {}), tuple(retired))
+        run = Run(url, _new_id(), *described, *again)
         _write_record(run, options or {}, _unpublished(run), runner or {})
     except (OSError, ImportError) as err:
         raise RequestError(
@@ -137,7 +134,8 @@ def _write_record(
     run: Run, options: Mapping[str, Any], adopted: list[layout.Commit], runner: Mapping[str, Any]
 ) -> None:
     rows = [commit.manifest_row() for commit in adopted]
-    layout.write_table(run.place or run.url, f"plans/{run.run_id}/base.parquet", rows, arrow.MANIFEST)
+    base = pa.Table.from_pylist(rows, arrow.MANIFEST)
+    put_table(run.place or run.url, f"plans/{run.run_id}/base.parquet", base)
     record = {
         "run": run.run_id,
         "url": run.url,
@@ -186,15 +184,15 @@ def name_before(name: str, url: str, other: str) -> str:
     return "/".join([*there[: -len(tail)], *parts[common:]])
 
 
-def base_manifest(run: Run) -> list[dict[str, Any]]:
+def base_manifest(run: Run) -> list[ManifestRow]:
     """Returns the frozen base's shards as manifest rows: the parent snapshot's, then the adopted ones."""
-    published = Store.open(run.url, run.base).manifest.to_pylist() if run.base is not None else []
+    published = Store.open(run.url, run.base).shards if run.base is not None else []
     return published + adopted_manifest(run)
 
 
-def adopted_manifest(run: Run) -> list[dict[str, Any]]:
+def adopted_manifest(run: Run) -> list[ManifestRow]:
     """Returns the commits that interrupted runs left unpublished, as manifest rows."""
-    return layout.read_tables(run.folder, ["base.parquet"], arrow.MANIFEST).to_pylist()
+    return read_manifest(run.folder, ["base.parquet"])
 
 
 def merged_request(earlier: Mapping[str, Any], run: Run) -> dict[str, Any]:
@@ -222,11 +220,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def now() -> str:
-    """Returns the time in UTC, in ISO 8601, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _new_id() -> str:
@@ -266,8 +259,7 @@ def check_same(
 def _unpublished(run: Run) -> list[layout.Commit]:
     """Returns commits that no snapshot ever had. Commits dropped later (by a rollback) were removed on purpose."""
     manifests = {name for snapshot in layout.load_snapshots(run.url) for name in snapshot.manifests}
-    rows = layout.read_tables(run.url, sorted(manifests), arrow.MANIFEST)
-    published = set(rows.column("shard").to_pylist())
+    published = {row["shard"] for row in read_manifest(run.url, sorted(manifests))}
     waiting = sorted(layout.committed_shards(run.url) - published)
     commits = layout.load_commits(run.url, waiting)
     suffixes = ("", SUFFIX[run.format])  # a shard whose images all failed has no data file

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
-from typing import Any, NamedTuple, Optional
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple, Optional, TypedDict, cast
 
 import apache_beam as beam
+from apache_beam.pvalue import PCollection
 
 from captionbeam.pipelines.bulk.run import Run, base_manifest
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.errors import RequestError, is_transient
 from captionbeam.schemas.formats import parquet
-from captionbeam.schemas.records import ImageRef, address, named_place, named_places, superseded
+from captionbeam.schemas.records import ImageRef, address, addresses_in, superseded
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store.reading import Dead, Store
+from captionbeam.schemas.store.rows import IndexRow
 
 
 class BaseRow(NamedTuple):
     """One row of the base: the image's version, and the row's address in case it is replaced.
 
-    ``dead``: no snapshot shows the row any more. ``place``: a checksum of the image's location, which distinguishes
-    images with the same former id. ``former``: the row's id, if the image now has another one.
+    ``dead``: no snapshot shows the row any more.
     """
 
     version: Optional[str]
@@ -32,13 +31,16 @@ class BaseRow(NamedTuple):
     replaces: str = ""
     source: str = ""
     dead: bool = False
-    place: int = 0
-    former: str = ""
 
-    @property
-    def named(self) -> str:
-        """The name of this row in the ``replaces`` of its successor."""
-        return named_place(self.address, self.former)
+
+class Candidates(TypedDict):
+    """What the listing and the base have under one image id."""
+
+    images: Iterable[ImageRef]
+    base: Iterable[BaseRow]
+
+
+Joined = tuple[str, Candidates]
 
 
 def decide(
@@ -47,8 +49,8 @@ def decide(
     """Returns the reference to process for one image id, with the addresses of the rows it replaces, or None.
 
     An image is done if the base has a row of the same version (any version if the source has none) or a permanent
-    failure of it; rows under a former id do not count. An image that was deleted and is listed again replaces its
-    dead rows, so its shard gets a new id. Raises RequestError for two images with one id.
+    failure of it. An image that was deleted and is listed again replaces its dead rows, so its shard gets a new id.
+    Raises RequestError for two images with one id.
     """
     if not refs:
         return None
@@ -58,101 +60,46 @@ def decide(
     ref, live = refs[0], live_rows(base)
     if any(_is_done_by(row, ref, retry_failures) for row in live):
         return None
-    return ref._replace(replaces=",".join(sorted(row.named for row in live or base)))
+    return ref._replace(replaces=",".join(sorted(row.address for row in live or base)))
 
 
 def _shown(ref: ImageRef) -> str:
-    inside = (
-        f" at byte {ref.offset}" if ref.kind in ("zip", "tar") else ""
-    )  # names in an archive need not be unique
+    # names in an archive need not be unique
+    inside = f" at byte {ref.offset}" if ref.kind in ("zip", "tar") else ""
     return f"{ref.location}{inside} (in {ref.source})"
 
 
 def live_rows(base: Sequence[BaseRow]) -> list[BaseRow]:
     """Returns the rows of ``base`` that are neither dead nor replaced by adopted rows."""
     rows = [row for row in base if not row.dead]
-    dead = {place for row in rows for place in superseded(row.code, named_places(row.replaces))}
+    dead = {place for row in rows for place in superseded(row.code, addresses_in(row.replaces))}
     return [row for row in rows if row.address not in dead]
 
 
 def _is_done_by(row: BaseRow, ref: ImageRef, retry_failures: bool) -> bool:
-    same = not row.former and (ref.version is None or row.version == ref.version)
-    if not row.failed:
-        return same
-    return same and not retry_failures and not is_transient(row.code or "")
+    same = ref.version is None or row.version == ref.version
+    return same and not (row.failed and (retry_failures or is_transient(row.code or "")))
 
 
-class JoinBase(beam.PTransform):
-    """Takes images, returns ``(id, {"images": [...], "base": [...]})`` for each id in the listing or the run's base.
-
-    Images that may have rows under a former id are also joined under that id. A second, small join adds those rows.
-    """
+class JoinBase(beam.PTransform[PCollection[ImageRef], PCollection[Joined]]):
+    """Takes images, returns ``(id, {"images": [...], "base": [...]})`` for each id in the listing or the run's base."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()
         self._run = run
 
-    def expand(self, images: beam.PCollection) -> beam.PCollection:
+    def expand(self, images: PCollection[ImageRef]) -> PCollection[Joined]:
         base = (
             images.pipeline
             | "ListBase" >> beam.Create(_index_files(self._run))
             | "SpreadBase" >> beam.Reshuffle()
             | "ReadBase" >> beam.FlatMapTuple(across_workers(read_base))
         )
-        keyed = images | "KeyByImage" >> beam.FlatMap(lambda ref: [(name, ref) for name in names_of(ref)])
-        joined = (
-            {"images": keyed, "base": base}
-            | beam.CoGroupByKey()
-            | "FindRenamed" >> beam.FlatMap(across_workers(_by_name)).with_outputs("renamed", main="joined")
-        )
-        renamed = joined.renamed | beam.GroupByKey() | "MergeRenamed" >> beam.MapTuple(_merged)
-        return (joined.joined, renamed) | "AllJoined" >> beam.Flatten()
+        keyed = images | "KeyByImage" >> beam.Map(lambda ref: (ref.image_id, ref))
+        return cast(PCollection[Joined], {"images": keyed, "base": base} | beam.CoGroupByKey())
 
 
-def names_of(ref: ImageRef) -> list[str]:
-    """Returns the ids under which an image may have rows."""
-    return [ref.image_id, *filter(None, [ref.former])]
-
-
-def _by_name(joined: tuple[str, Mapping[str, Iterable[Any]]]) -> Iterator[Any]:
-    image_id, found = joined
-    images, base = list(found["images"]), list(found["base"])
-    if not any(ref.former for ref in images):
-        yield image_id, {"images": images, "base": base}
-        return
-    for name, refs, rows in bring_home(image_id, images, base):
-        if refs or rows:
-            yield beam.pvalue.TaggedOutput("renamed", (name, (refs, rows)))
-
-
-def bring_home(
-    image_id: str, images: Sequence[ImageRef], base: Sequence[BaseRow]
-) -> Iterator[tuple[str, list[ImageRef], list[BaseRow]]]:
-    """Yields, for one id's images and rows, the rows of each image that now has another id, then the id's own."""
-    left = list(base)
-    for ref in images:
-        if ref.image_id != image_id:
-            rows = [row for row in base if _was_of(row, ref)]
-            left = [row for row in left if row not in rows]
-            yield ref.image_id, [], [row._replace(former=image_id) for row in rows]
-    yield image_id, [ref for ref in images if ref.image_id == image_id], left
-
-
-def _was_of(row: BaseRow, ref: ImageRef) -> bool:
-    return row.version == ref.version and row.place == checksum(ref._replace(image_id=ref.former).location)
-
-
-def checksum(location: str) -> int:
-    """Returns a checksum of four bytes that distinguishes locations."""
-    return zlib.crc32(location.encode())
-
-
-def _merged(image_id: str, parts: Iterable[tuple[list[ImageRef], list[BaseRow]]]) -> tuple[str, Any]:
-    images, base = zip(*parts, strict=True)
-    return image_id, {"images": [*chain(*images)], "base": [*chain(*base)]}
-
-
-class SkipDone(beam.PTransform):
+class SkipDone(beam.PTransform[PCollection[ImageRef], PCollection[ImageRef]]):
     """Takes images, returns those to process: an anti-join on (image_id, version) with the run's base.
 
     ``retired``: sources that no longer exist, whose rows may be replaced.
@@ -162,32 +109,26 @@ class SkipDone(beam.PTransform):
         super().__init__()
         self._run, self._retry, self._retired = run, retry_failures, frozenset(retired)
 
-    def expand(self, images: beam.PCollection) -> beam.PCollection:
-        return (
-            images
-            | JoinBase(self._run)
-            | "Decide"
-            >> beam.FlatMap(
-                across_workers(_decided), retry=self._retry, retired=self._retired
-            ).with_output_types(ImageRef)
-        )
+    def expand(self, images: PCollection[ImageRef]) -> PCollection[ImageRef]:
+        decided = beam.FlatMap(across_workers(_decided), retry=self._retry, retired=self._retired)
+        return images | JoinBase(self._run) | "Decide" >> decided.with_output_types(ImageRef)
 
 
-def read_base(url: str, shard: str, dead_rows: Sequence[int], dead_failed: Sequence[int]) -> Iterator[tuple]:
+def read_base(
+    url: str, shard: str, dead_rows: Sequence[int], dead_failed: Sequence[int]
+) -> Iterator[tuple[str, BaseRow]]:
     """Yields ``(image_id, BaseRow)`` for each row of one shard's index."""
-    dead = Dead(frozenset(dead_rows), frozenset(dead_failed))
-    for row in parquet.read_table(url).to_pylist():
+    dead, dead_failures = frozenset(dead_rows), frozenset(dead_failed)
+    for row in cast(list[IndexRow], parquet.read_table(url).to_pylist()):
         place = address(shard, row["row"], row["failed"])
+        is_dead = row["row"] in (dead_failures if row["failed"] else dead)
         outcome = (row["version"], row["failed"], row["code"])
-        is_dead = row["row"] in (dead.failed if row["failed"] else dead.rows)
-        found = BaseRow(*outcome, place, row["replaces"], row["source"], is_dead, checksum(row["uri"]))
-        yield row["image_id"], found
+        yield row["image_id"], BaseRow(*outcome, place, row["replaces"], row["source"], is_dead)
 
 
-def _decided(joined: tuple[str, dict], retry: bool, retired: frozenset[str]) -> Iterable[ImageRef]:
-    _, found = joined
-    base = list(found["base"])
-    ref = decide(list(found["images"]), base, retry)
+def _decided(joined: Joined, retry: bool, retired: frozenset[str]) -> Iterable[ImageRef]:
+    base = list(joined[1]["base"])
+    ref = decide(list(joined[1]["images"]), base, retry)
     if ref is None:
         return ()
     check_others(ref, live_rows(base), retired | {ref.source})

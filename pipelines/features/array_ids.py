@@ -35,18 +35,10 @@ def find_id_list(url: str, column: str | None = None, dataset: str | None = None
     """
     name = source_name(url)
     if kind_of(name):
-        if column is not None:
-            raise RequestError(
-                f"--id-column would do nothing for {name!r}; expected --id-dataset, or to leave it out"
-            )
         return IdsSpec(name, array=find_ids(name, dataset))
     if not list_suffix(name):
         raise RequestError(
             f"ids {name!r} are no list; expected .txt, .csv, .tsv, .jsonl, .parquet, .npy, .npz, .h5 or .hdf5"
-        )
-    if dataset is not None:
-        raise RequestError(
-            f"--id-dataset would do nothing for {name!r}; expected --id-column, or to leave it out"
         )
     return IdsSpec(name, _column(name, column))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
+from apache_beam.pvalue import PBegin, PCollection
 
 from captionbeam.pipelines.features.array_ids import IdsSpec, read_ids
 from captionbeam.pipelines.features.array_spec import ArraySpec
@@ -12,14 +13,14 @@ from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.records import ImageRef
 
 
-class FindArrayRows(beam.PTransform):
+class FindArrayRows(beam.PTransform[PBegin, PCollection[ImageRef]]):
     """PBegin -> PCollection[ImageRef] of kind ``array``: all rows of all arrays, with the version of their file."""
 
     def __init__(self, arrays: Sequence[tuple[ArraySpec, IdsSpec]]) -> None:
         super().__init__()
         self._arrays = list(arrays)
 
-    def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection[ImageRef]:
+    def expand(self, start: PBegin) -> PCollection[ImageRef]:
         return (
             start
             | "NameArrays" >> beam.Create(self._arrays)

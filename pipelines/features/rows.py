@@ -7,6 +7,7 @@ from contextlib import closing
 
 import apache_beam as beam
 import numpy as np
+from apache_beam.pvalue import PBegin, PCollection
 
 from captionbeam.pipelines.bulk.find import ref_is_sampled
 from captionbeam.pipelines.workers.boundary import across_workers
@@ -19,7 +20,7 @@ from captionbeam.schemas.storage import files
 from captionbeam.schemas.store.reading import Dead, Store, live_index
 
 
-class FindRows(beam.PTransform):
+class FindRows(beam.PTransform[PBegin, PCollection[ImageRef]]):
     """Lists a features snapshot's live rows as references of kind ``row``, with image id and version.
 
     ``sample`` and ``seed`` select the same images as in ``FindImages``.
@@ -32,13 +33,13 @@ class FindRows(beam.PTransform):
             (
                 files.join(store.url, "index", shard["index"]),
                 store.data_url(shard["shard"]),
-                sorted(store.dead.get(shard["shard"], Dead()).rows),
+                sorted(store.dead_in(shard["shard"]).rows),
             )
-            for shard in store.manifest.to_pylist()
+            for shard in store.shards
             if shard["rows"]
         ]
 
-    def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection:
+    def expand(self, start: PBegin) -> PCollection[ImageRef]:
         rows = (
             start
             | "NameShards" >> beam.Create(self._tasks)

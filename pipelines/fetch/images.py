@@ -15,8 +15,9 @@ from fsspec.utils import merge_offset_ranges
 
 from captionbeam.pipelines.fetch import address_guard
 from captionbeam.pipelines.fetch.byte_ranges import ByteRange, FetchOptions
+from captionbeam.pipelines.fetch.http import too_large
 from captionbeam.pipelines.fetch.parquet_cells import read_cells
-from captionbeam.pipelines.fetch.reads import read_ranges, too_large
+from captionbeam.pipelines.fetch.reads import read_ranges
 from captionbeam.pipelines.sources import tars, zips
 from captionbeam.pipelines.sources.access import file_version
 from captionbeam.pipelines.sources.errors import raise_if_gone
@@ -217,11 +218,12 @@ def _with_coordinates(container: tuple[str, str], wanted: dict[int, ImageRef]) -
         return {i: ref._replace(version=f"{version}:{ref.length}") for i, ref in wanted.items()}
     if kind == "file":
         return wanted
+    members = (ref for ref in list_images(SourceSpec(uri, kind, uri)) if isinstance(ref, ImageRef))
     names = {ref.image_id for ref in wanted.values()}
     there: dict[str, ImageRef] = {}
-    for ref in list_images(SourceSpec(uri, kind, uri)):
-        if isinstance(ref, ImageRef):
-            there.update((name, ref) for name in names & {ref.image_id, ref.former} - there.keys())
+    for ref in members:
+        if ref.image_id in names:
+            there.setdefault(ref.image_id, ref)
     return {i: there[ref.image_id] for i, ref in wanted.items() if ref.image_id in there}
 
 

@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 
 from captionbeam.pipelines.fetch import address_guard
 from captionbeam.pipelines.fetch.byte_ranges import ByteRange, FetchOptions
-from captionbeam.pipelines.fetch.reads import read_ranges, too_large, with_retries
+from captionbeam.pipelines.fetch.http import too_large
+from captionbeam.pipelines.fetch.reads import read_ranges, with_retries
 from captionbeam.pipelines.sources import access
 from captionbeam.pipelines.sources.errors import image_error, raise_if_gone
 from captionbeam.pipelines.sources.parquet import LARGE_GROUP, bytes_per_row, column_at, is_damage

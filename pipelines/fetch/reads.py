@@ -42,7 +42,7 @@ def read_ranges(ranges: Sequence[ByteRange], options: FetchOptions) -> list[byte
 
     Raises SystemicError (credentials, broken disk) and SourceError (a server without byte ranges).
     """
-    found = sync(get_loop(), _gather, list(ranges), options)
+    found: list[bytes | ImageError] = sync(get_loop(), _gather, list(ranges), options)
     for result in found:
         if isinstance(result, BaseException) and not isinstance(result, ImageError):
             raise result
@@ -74,7 +74,9 @@ async def _gather(ranges: list[ByteRange], options: FetchOptions) -> list[Any]:
     return _in_order(len(ranges), groups, done[: len(groups)], zip(remote, done[len(groups) :], strict=True))
 
 
-def _in_order(count: int, groups: list[list[int]], local: Sequence[Any], remote: Iterable) -> list[Any]:
+def _in_order(
+    count: int, groups: list[list[int]], local: Sequence[Any], remote: Iterable[tuple[int, Any]]
+) -> list[Any]:
     found: list[Any] = [None] * count
     per_group = (
         zip(group, [result] * len(group) if isinstance(result, BaseException) else result, strict=True)
@@ -166,9 +168,12 @@ async def _read_once(part: ByteRange, gate: asyncio.Semaphore, options: FetchOpt
         fs, path = filesystem(part.url)
         try:
             with single_attempt():  # retries are counted here
-                if isinstance(fs, AsyncFileSystem):
-                    return await fs._cat_file(path, start=part.start, end=end)
-                return await asyncio.to_thread(fs.cat_file, path, start=part.start, end=end)
+                data: bytes = (
+                    await fs._cat_file(path, start=part.start, end=end)
+                    if isinstance(fs, AsyncFileSystem)
+                    else await asyncio.to_thread(fs.cat_file, path, start=part.start, end=end)
+                )
+                return data
         except Exception as err:
             if str(getattr(err, "code", "")) == str(_RANGE_PAST_END):  # gcsfs, for an empty object
                 return b""

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-from captionbeam.pipelines.maintenance.history import publish_next
-from captionbeam.pipelines.maintenance.rewrite import Part, Rewritten, rewrite, totals_of
-from captionbeam.schemas.formats import arrow
-from captionbeam.schemas.store import layout
+from captionbeam.pipelines.maintenance.history import publish_change
+from captionbeam.pipelines.maintenance.rewrite import Part, Rewritten, rewrite, with_lists
 from captionbeam.schemas.store.layout import Snapshot
 from captionbeam.schemas.store.reading import Dead, Store
+from captionbeam.schemas.store.rows import ManifestRow, read_deletes
 
 SHARD_ROWS = 1024
 WRITERS = 4
+Key = tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]  # shard, rows, failures of each part
 
 
 def compact(url: str, dead_share: float, small: int) -> tuple[Snapshot, int]:
@@ -26,7 +24,7 @@ def compact(url: str, dead_share: float, small: int) -> tuple[Snapshot, int]:
     rows and failures. If another writer publishes meanwhile, starts again from the new snapshot and reuses what is
     already written. Publishes nothing if there is nothing to do.
     """
-    written: dict[tuple[Any, ...], Rewritten | None] = {}
+    written: dict[Key, Rewritten | None] = {}
     count = 0
 
     def next_after(newest: Snapshot) -> Snapshot | None:
@@ -42,15 +40,16 @@ def compact(url: str, dead_share: float, small: int) -> tuple[Snapshot, int]:
             written.update(zip(map(_key, missing), made, strict=True))
         return _compacted(store, bins, [written[_key(parts)] for parts in bins])
 
-    return publish_next(url, next_after), count
+    return publish_change(url, next_after), count
 
 
 def choose(store: Store, dead_share: float, small: int) -> Iterator[list[Part]]:
     """Yields the shards to rewrite together, in the manifest's order, about SHARD_ROWS rows per new shard."""
     together: list[Part] = []
     heavy = False
-    for row in store.manifest.to_pylist():
-        part, dead = _live(row, store.dead.get(row["shard"], Dead())), store.dead.get(row["shard"], Dead())
+    for row in store.shards:
+        dead = store.dead_in(row["shard"])
+        part = _live(row, dead)
         gone, alive = len(dead.rows) + len(dead.failed), len(part.rows) + len(part.failed)
         is_heavy = gone > 0 and gone > dead_share * (gone + alive)
         if not is_heavy and alive >= small:
@@ -62,7 +61,7 @@ def choose(store: Store, dead_share: float, small: int) -> Iterator[list[Part]]:
     yield from [together] if heavy or len(together) > 1 else []
 
 
-def _live(row: dict[str, Any], dead: Dead) -> Part:
+def _live(row: ManifestRow, dead: Dead) -> Part:
     rows = [at for at in range(row["rows"]) if at not in dead.rows]
     return Part(row, rows, [at for at in range(row["failed"]) if at not in dead.failed])
 
@@ -71,26 +70,16 @@ def _size(parts: Sequence[Part]) -> int:
     return sum(len(part.rows) + len(part.failed) for part in parts)
 
 
-def _key(parts: Sequence[Part]) -> tuple[Any, ...]:
+def _key(parts: Sequence[Part]) -> Key:
     return tuple((part.manifest["shard"], tuple(part.rows), tuple(part.failed)) for part in parts)
 
 
 def _compacted(store: Store, bins: list[list[Part]], made: list[Rewritten | None]) -> Snapshot:
     """Returns the store's snapshot with the new shards, one manifest and at most one delete file."""
     gone = {part.manifest["shard"] for parts in bins for part in parts}
-    manifest = [row for row in store.manifest.to_pylist() if row["shard"] not in gone]
+    manifest = [row for row in store.shards if row["shard"] not in gone]
     manifest += [one.manifest for one in made if one is not None]
-    deletes = layout.read_tables(store.url, store.snapshot.deletes, arrow.DELETES).to_pylist()
-    deletes = [delete for delete in deletes if delete["shard"] not in gone]
-    name = f"compact-{uuid.uuid4().hex[:12]}.parquet"
-    layout.write_table(store.url, f"manifests/{name}", manifest, arrow.MANIFEST)
-    if deletes:
-        layout.write_table(store.url, f"deletes/{name}", deletes, arrow.DELETES)
-    return dataclasses.replace(
-        store.snapshot,
-        manifests=(f"manifests/{name}",),
-        deletes=(f"deletes/{name}",) if deletes else (),
-        totals={**store.totals, **totals_of(manifest, deletes)},
-        operation="compact",
-        note=f"{len(gone)} shards into {sum(one is not None for one in made)}",
-    )
+    deletes = [row for row in read_deletes(store.url, store.snapshot.deletes) if row["shard"] not in gone]
+    note = f"{len(gone)} shards into {sum(one is not None for one in made)}"
+    compacted = with_lists(store.url, store.snapshot, "compact", manifest, deletes)
+    return dataclasses.replace(compacted, operation="compact", note=note)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from captionbeam.pipelines.bulk.run import check_no_snapshot, now
+from captionbeam.pipelines.bulk.run import check_no_snapshot
 from captionbeam.pipelines.maintenance import tables
 from captionbeam.pipelines.maintenance.file_writers import (
     TABLE_WRITERS,
@@ -23,6 +23,7 @@ from captionbeam.pipelines.maintenance.file_writers import (
 )
 from captionbeam.schemas.errors import RequestError, SystemicError
 from captionbeam.schemas.storage import files
+from captionbeam.schemas.store.layout import now
 from captionbeam.schemas.store.reading import Store
 
 FORMATS = ("parquet", "jsonl", "csv", "webdataset", "npy")
@@ -31,14 +32,12 @@ MOST_ROWS = 100_000
 RECORD = "export.json"
 
 
-def check_export(store: Store, file_format: str, rows_per_file: int | None) -> None:
+def _check_format(store: Store, file_format: str) -> None:
     """Raises RequestError if the format cannot hold the store's rows."""
     if file_format not in FORMATS:
         raise RequestError(f"unknown format {file_format!r}; expected one of {', '.join(FORMATS)}")
     if file_format == "npy" and not store.shape:
         raise RequestError("npy holds numbers, no captions; expected parquet, jsonl, csv or webdataset")
-    if file_format == "npy" and rows_per_file is not None:
-        raise RequestError("npy is one file, so --rows-per-file would do nothing; expected to leave it out")
     if file_format == "csv" and len(store.shape) > 1:
         raise RequestError("csv has no columns for grids; expected parquet, jsonl, webdataset or npy")
 
@@ -48,7 +47,7 @@ def export(store: Store, output: str, file_format: str, rows_per_file: int | Non
 
     Raises RequestError if the format cannot hold the rows or the output is not empty.
     """
-    check_export(store, file_format, rows_per_file)
+    _check_format(store, file_format)
     output = files.absolute(output)
     check_no_snapshot(output)
     with _appearing(output) as folder:

@@ -9,14 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from captionbeam.capmodel.specs import complete_spec
-from captionbeam.pipelines.bulk.run import now
-from captionbeam.schemas.errors import SystemicError
 from captionbeam.schemas.formats.int8 import RoundingError
 from captionbeam.schemas.store import layout, tags
 from captionbeam.schemas.store.layout import Snapshot
-from captionbeam.schemas.store.reading import Dead, Store
-
-ATTEMPTS = 100
+from captionbeam.schemas.store.reading import Store
 
 
 class Difference(NamedTuple):
@@ -83,11 +79,11 @@ def rounding_of(store: Store) -> dict[str, float]:
     """
     if store.spec.get("dtype") != "int8":
         return {}
-    error, shards = RoundingError(), store.manifest.column("shard").to_pylist()
+    error, shards = RoundingError(), [row["shard"] for row in store.shards]
     commits = [commit for commit in layout.load_commits(store.url, shards) if commit.rounding]
     for commit in commits:
         error.merge(commit.rounding)
-    stored = sum(store.manifest.column("rows").to_pylist())
+    stored = sum(row["rows"] for row in store.shards)
     return {**error.to_dict(), "shards": len(commits), "stored_rows": stored} if commits else {}
 
 
@@ -119,12 +115,9 @@ class _Row(NamedTuple):
 
 def _images(store: Store, other: Store) -> tuple[dict[str, _Row], set[str]]:
     """Returns live rows by image, and failed images, of the shards that differ from those of ``other``."""
-    theirs = set(other.manifest.column("shard").to_pylist())
-    shards = [
-        shard
-        for shard in store.manifest.column("shard").to_pylist()
-        if shard not in theirs or store.dead.get(shard, Dead()) != other.dead.get(shard, Dead())
-    ]
+    ours, theirs = ([row["shard"] for row in each.shards] for each in (store, other))
+    same = {shard for shard in theirs if store.dead_in(shard) == other.dead_in(shard)}
+    shards = [shard for shard in ours if shard not in same]
     rows: dict[str, _Row] = {}
     failed: set[str] = set()
     with ThreadPoolExecutor(8) as pool:
@@ -145,26 +138,14 @@ def roll_back(url: str, target: Snapshot) -> Snapshot:
             return None
         return dataclasses.replace(target, operation="rollback", note=f"to snapshot {target.id}")
 
-    return publish_next(url, next_after)
+    return publish_change(url, next_after)
 
 
-def publish_next(url: str, next_after: Callable[[Snapshot], Snapshot | None]) -> Snapshot:
-    """Publishes the result of ``next_after`` for the newest snapshot; repeats this if others publish meanwhile.
-
-    Sets number, parent and time. If ``next_after`` returns None, publishes nothing and returns the newest snapshot.
-    """
-    for _ in range(ATTEMPTS):
-        newest = Store.open(url).snapshot
-        wanted = next_after(newest)
-        if wanted is None:
-            return newest
-        snapshot = dataclasses.replace(wanted, id=newest.id + 1, parent=newest.id, created=now())
-        if layout.create_snapshot(url, snapshot):
-            return snapshot
-    raise SystemicError(f"{ATTEMPTS} others published to {url} first, one after the other; expected a turn")
+def publish_change(url: str, change: Callable[[Snapshot], Snapshot | None]) -> Snapshot:
+    """Publishes the result of ``change`` for the newest snapshot (see ``layout.publish_next``). Raises StoreError."""
+    return layout.publish_next(url, lambda newest: change(newest) if newest else None)
 
 
 def snapshot_number(url: str, text: str) -> int:
     """Returns the number of a snapshot given by number or tag. Raises StoreError, RequestError."""
-    number = int(text) if text.isascii() and text.isdigit() else tags.read_tag(url, text)
-    return layout.load_snapshot(url, number).id
+    return layout.load_snapshot(url, tags.snapshot_number(url, text)).id

@@ -9,29 +9,35 @@ Each step determines the remaining work from the store, so an interrupted purge 
 from __future__ import annotations
 
 import dataclasses
-import uuid
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from captionbeam.pipelines.maintenance.history import publish_next
-from captionbeam.pipelines.maintenance.rewrite import Part, Rewritten, rewrite, totals_of
+from captionbeam.pipelines.maintenance.history import publish_change
+from captionbeam.pipelines.maintenance.rewrite import Part, Rewritten, rewrite, with_lists
 from captionbeam.pipelines.maintenance.stored_files import list_files, remove
 from captionbeam.schemas.errors import SystemicError
-from captionbeam.schemas.formats import arrow, parquet
+from captionbeam.schemas.formats import parquet
 from captionbeam.schemas.formats.datafile import open_data
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 from captionbeam.schemas.store.layout import Snapshot
+from captionbeam.schemas.store.rows import (
+    FOLDERS,
+    DeleteRow,
+    ManifestRow,
+    files_of,
+    read_deletes,
+    read_manifest,
+)
 
 READERS, ROUNDS = 16, 10
-SHARD_FOLDERS = ("data", "failures", "index")
-ID_FOLDERS = (*SHARD_FOLDERS, "deletes")
 
 
 @dataclass
@@ -66,7 +72,7 @@ class _Purge:
     def round(self) -> bool:
         """Runs all steps once. Returns whether there was anything to do."""
         before = layout.snapshot_ids(self.url)[-1]
-        newest = publish_next(self.url, self._published)
+        newest = publish_change(self.url, self._published)
         changed = newest.id > before and newest.operation == "purge"
         self.done.snapshots |= {newest.id} if changed else set()
         old = list(self._old_snapshots())
@@ -92,8 +98,8 @@ class _Purge:
 
     def _cleaned(self, snapshot: Snapshot) -> Snapshot | None:
         """Returns the snapshot without the ids after writing its new files; None if it has none of the ids."""
-        manifest = layout.read_tables(self.url, snapshot.manifests, arrow.MANIFEST).to_pylist()
-        deletes = layout.read_tables(self.url, snapshot.deletes, arrow.DELETES).to_pylist()
+        manifest = read_manifest(self.url, snapshot.manifests)
+        deletes = read_deletes(self.url, snapshot.deletes)
         with ThreadPoolExecutor(READERS) as pool:
             parts = dict(zip((row["shard"] for row in manifest), pool.map(self._part, manifest), strict=True))
         held = {shard: part for shard, part in parts.items() if part is not None}
@@ -104,9 +110,9 @@ class _Purge:
                 self._rewritten[shard] = rewrite(self.url, snapshot, [part])
         made = [self._rewritten[row["shard"]] if row["shard"] in held else row for row in manifest]
         rows = [one.manifest if isinstance(one, Rewritten) else one for one in made if one is not None]
-        return self._over(snapshot, rows, list(self._moved(deletes, held)))
+        return with_lists(self.url, snapshot, "purge", rows, list(self._moved(deletes, held)))
 
-    def _part(self, row: dict[str, Any]) -> Part | None:
+    def _part(self, row: ManifestRow) -> Part | None:
         """Returns the remaining rows of a shard; None if it has none of the ids."""
         if row["shard"] not in self._parts:
             index = parquet.read_table(files.join(self.url, "index", row["index"]))
@@ -118,7 +124,7 @@ class _Purge:
             self._parts[row["shard"]] = Part(row, rows, failed) if pc.any(named).as_py() else None
         return self._parts[row["shard"]]
 
-    def _moved(self, deletes: Iterable[dict[str, Any]], held: Collection[str]) -> Iterator[dict[str, Any]]:
+    def _moved(self, deletes: Iterable[DeleteRow], held: Collection[str]) -> Iterator[DeleteRow]:
         """Yields the deletes of other images, with their new row numbers."""
         for delete in deletes:
             one = self._rewritten.get(delete["shard"])
@@ -130,28 +136,14 @@ class _Purge:
                 row = one.moved[delete["shard"], delete["row"], delete["failed"]]
                 yield {**delete, "shard": one.manifest["shard"], "row": row}
 
-    def _over(
-        self, snapshot: Snapshot, manifest: list[dict[str, Any]], deletes: list[dict[str, Any]]
-    ) -> Snapshot:
-        name = f"purge-{uuid.uuid4().hex[:12]}.parquet"
-        layout.write_table(self.url, f"manifests/{name}", manifest, arrow.MANIFEST)
-        if deletes:
-            layout.write_table(self.url, f"deletes/{name}", deletes, arrow.DELETES)
-        return dataclasses.replace(
-            snapshot,
-            manifests=(f"manifests/{name}",),
-            deletes=(f"deletes/{name}",) if deletes else (),
-            totals={**snapshot.totals, **totals_of(manifest, deletes)},
-        )
-
     def _remove_leftovers(self) -> list[str]:
         """Removes files with one of the ids that no snapshot names: superseded, unpublished and orphaned files."""
         snapshots = layout.load_snapshots(self.url)
         manifests = sorted({name for snapshot in snapshots for name in snapshot.manifests})
-        rows = layout.read_tables(self.url, manifests, arrow.MANIFEST).to_pylist()
-        named = {f"{folder}/{row[folder]}" for row in rows for folder in SHARD_FOLDERS}
+        rows = read_manifest(self.url, manifests)
+        named = {path for row in rows for path, _ in files_of(row)}
         named |= {name for snapshot in snapshots for name in snapshot.deletes}
-        listed = [entry.name for folder in ID_FOLDERS for entry in list_files(self.url, folder)]
+        listed = [entry.name for folder in (*FOLDERS, "deletes") for entry in list_files(self.url, folder)]
         with ThreadPoolExecutor(READERS) as pool:
             loose = [name for name in listed if name not in named]
             found = {name for name, holds in zip(loose, pool.map(self._holds, loose), strict=True) if holds}
@@ -160,7 +152,7 @@ class _Purge:
         broken = [
             f"commits/{commit.shard}.json"
             for commit in commits
-            if found & {f"{folder}/{getattr(commit, folder)}" for folder in SHARD_FOLDERS}
+            if found & {path for path, _ in files_of(commit.manifest_row())}
         ]
         remove(self.url, broken)
         remove(self.url, sorted(found))
@@ -200,10 +192,7 @@ class _Purge:
 
 def _ids_in(url: str) -> list[str]:
     if "/data/" not in url:
-        return parquet.read_table(url, ["image_id"]).column("image_id").to_pylist()
-    data = open_data(url)
-    try:
+        return cast(list[str], parquet.read_table(url, ["image_id"]).column("image_id").to_pylist())
+    with closing(open_data(url)) as data:
         groups = [data.read(group, ["image_id"]).column(0) for group in range(len(data.group_rows))]
-        return [name for group in groups for name in group.to_pylist()]
-    finally:
-        data.close()
+    return [name for group in groups for name in group.to_pylist()]

@@ -8,7 +8,7 @@ and the zip may have been replaced. If no plan is left (after a vacuum), the con
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,14 +24,16 @@ from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 from captionbeam.schemas.store.reading import Store
+from captionbeam.schemas.store.rows import FailureRow
 
 
-def failed_images(store: Store, all_codes: bool = False) -> list[dict[str, Any]]:
+def failed_images(store: Store, all_codes: bool = False) -> list[FailureRow]:
     """Returns the snapshot's transient failures (``captionbeam.schemas.formats.arrow.FAILURES``), or all."""
-    return [row for row in store.failures().to_pylist() if all_codes or is_transient(row["code"])]
+    rows = cast(list[FailureRow], store.failures().to_pylist())
+    return [row for row in rows if all_codes or is_transient(row["code"])]
 
 
-def find_failed(store: Store, failures: Iterable[Mapping[str, Any]]) -> tuple[list[ImageRef], list[str]]:
+def find_failed(store: Store, failures: Iterable[FailureRow]) -> tuple[list[ImageRef], list[str]]:
     """Returns references to the failures' images, and the ids of images whose coordinates cannot be found.
 
     Raises SourceError for a container that cannot be listed.
@@ -61,13 +63,12 @@ def by_reading(refs: Iterable[ImageRef]) -> list[list[ImageRef]]:
 
 def _runs(store: Store) -> list[str]:
     """Returns the runs that have a plan: first those that committed the snapshot's failures, then the newest."""
-    manifest = store.manifest.filter(pc.greater(store.manifest.column("failed"), 0))
-    commits = layout.load_commits(store.url, manifest.column("shard").to_pylist())
+    commits = layout.load_commits(store.url, [row["shard"] for row in store.shards if row["failed"]])
     names = files.names(files.join(store.url, "plans"))
     return list(dict.fromkeys([*sorted({commit.run for commit in commits}), *reversed(names)]))
 
 
-def _planned(store: Store, run: str, wanted: Mapping[str, Mapping[str, Any]]) -> Iterator[ImageRef]:
+def _planned(store: Store, run: str, wanted: Mapping[str, FailureRow]) -> Iterator[ImageRef]:
     """Yields one run's references to the wanted images, with the version and location that failed."""
     parts = files.join(store.url, "plans", run, "parts")
     ids = pa.array(list(wanted), pa.string())
@@ -79,9 +80,9 @@ def _planned(store: Store, run: str, wanted: Mapping[str, Mapping[str, Any]]) ->
                 yield ref._replace(replaces="")
 
 
-def _from_location(failure: Mapping[str, Any]) -> ImageRef:
+def _from_location(failure: FailureRow) -> ImageRef:
     ref = parse_location(failure["uri"])
-    return ref._replace(**{name: failure[name] for name in ("image_id", "source", "version")})
+    return ref._replace(image_id=failure["image_id"], source=failure["source"], version=failure["version"])
 
 
 def _with_coordinates(refs: list[ImageRef]) -> list[ImageRef]:
@@ -89,11 +90,8 @@ def _with_coordinates(refs: list[ImageRef]) -> list[ImageRef]:
     lost = [ref for ref in refs if ref.kind == "zip" or (ref.kind == "tar" and ref.length < 0)]
     found = [ref for ref in refs if ref not in lost]
     for kind, uri in dict.fromkeys((ref.kind, ref.uri) for ref in lost):
-        ours = {ref.image_id: ref for ref in lost if (ref.kind, ref.uri) == (kind, uri)}
-        source = next(iter(ours.values())).source
-        for member in list_images(SourceSpec(uri, kind, source)):
-            if not isinstance(member, ImageRef):
-                continue
-            if (failed := ours.get(member.image_id) or ours.get(member.former)) is not None:
-                found.append(member._replace(source=source, image_id=failed.image_id, former=""))
+        ours = {ref.image_id: ref.source for ref in lost if (ref.kind, ref.uri) == (kind, uri)}
+        for member in list_images(SourceSpec(uri, kind, uri)):
+            if isinstance(member, ImageRef) and member.image_id in ours:
+                found.append(member._replace(source=ours[member.image_id]))
     return found

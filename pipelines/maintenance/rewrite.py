@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from os.path import splitext
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,12 +18,21 @@ from captionbeam.schemas.formats.datafile import DataWriter, open_data, open_wri
 from captionbeam.schemas.records import WrittenFile
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store.layout import Snapshot
+from captionbeam.schemas.store.rows import (
+    DeleteRow,
+    IndexRow,
+    ManifestRow,
+    manifest_row,
+    put_table,
+    totals_of,
+    write_lists,
+)
 
 
 class Part(NamedTuple):
     """The rows to take from one shard: its manifest row, and ascending row numbers of data and failures."""
 
-    manifest: dict[str, Any]
+    manifest: ManifestRow
     rows: Sequence[int]
     failed: Sequence[int]
 
@@ -30,7 +40,7 @@ class Part(NamedTuple):
 class Rewritten(NamedTuple):
     """The new shard's manifest row, and the new row numbers: (shard, row, failed) -> row."""
 
-    manifest: dict[str, Any]
+    manifest: ManifestRow
     moved: dict[tuple[str, int, bool], int]
 
 
@@ -45,34 +55,19 @@ def rewrite(url: str, snapshot: Snapshot, parts: Sequence[Part]) -> Rewritten | 
     shard = sha256_bytes(uuid.uuid4().bytes)[:40]
     name = f"{shard}-{uuid.uuid4().hex[:12]}"
     data = _write_data(url, snapshot, parts, name)
-    failures = _put(url, "failures", name, snapshot, _failures(url, parts))
+    failures = put_table(url, f"failures/{name}.parquet", _failures(url, parts), snapshot.fingerprint)
     index, moved = _index(url, parts)
-    written = _put(url, "index", name, snapshot, index)
-    manifest = {
-        "shard": shard,
-        "data": data.name,
-        "failures": failures.name,
-        "index": written.name,
-        "rows": data.rows,
-        "failed": failures.rows,
-        "bytes": data.bytes + failures.bytes + written.bytes,
-        "data_sha256": data.sha256,
-        "failures_sha256": failures.sha256,
-        "index_sha256": written.sha256,
-    }
-    return Rewritten(manifest, moved)
+    written = put_table(url, f"index/{name}.parquet", index, snapshot.fingerprint)
+    return Rewritten(manifest_row(shard, data, failures, written), moved)
 
 
-def totals_of(manifest: Sequence[dict[str, Any]], deletes: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Returns a snapshot's totals."""
-    gone = sum(delete["failed"] for delete in deletes)
-    return {
-        "rows": sum(row["rows"] for row in manifest) - (len(deletes) - gone),
-        "failed": sum(row["failed"] for row in manifest) - gone,
-        "bytes": sum(row["bytes"] for row in manifest),
-        "shards": len(manifest),
-        "deleted": len(deletes),
-    }
+def with_lists(
+    url: str, snapshot: Snapshot, prefix: str, manifest: Sequence[ManifestRow], deletes: Sequence[DeleteRow]
+) -> Snapshot:
+    """Returns ``snapshot`` with one new manifest and at most one new delete file, whose names start with ``prefix``."""
+    manifests, deleted = write_lists(url, f"{prefix}-{uuid.uuid4().hex[:12]}.parquet", manifest, deletes)
+    totals = {**snapshot.totals, **totals_of(manifest, deletes)}
+    return dataclasses.replace(snapshot, manifests=manifests, deletes=deleted, totals=totals)
 
 
 def _write_data(url: str, snapshot: Snapshot, parts: Sequence[Part], name: str) -> WrittenFile:
@@ -113,20 +108,13 @@ def _failures(url: str, parts: Sequence[Part]) -> pa.Table:
 
 def _index(url: str, parts: Sequence[Part]) -> tuple[pa.Table, dict[tuple[str, int, bool], int]]:
     """Returns the kept index rows, renumbered, data first, without ``replaces``; and the map of row numbers."""
-    rows: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+    rows: dict[bool, list[IndexRow]] = {False: [], True: []}
     moved: dict[tuple[str, int, bool], int] = {}
     for part in parts:
         table = parquet.read_table(files.join(url, "index", part.manifest["index"]))
         for failed, kept in ((False, part.rows), (True, part.failed)):
             ours = table.filter(pc.equal(table.column("failed"), failed)).sort_by("row")
-            for row in ours.take(pa.array(kept, pa.int64())).to_pylist():
+            for row in cast(list[IndexRow], ours.take(pa.array(kept, pa.int64())).to_pylist()):
                 moved[part.manifest["shard"], row["row"], failed] = len(rows[failed])
                 rows[failed].append({**row, "row": len(rows[failed]), "replaces": ""})
     return pa.Table.from_pylist([*rows[False], *rows[True]], schema=arrow.INDEX), moved
-
-
-def _put(url: str, folder: str, name: str, snapshot: Snapshot, table: pa.Table) -> WrittenFile:
-    stamped = table.replace_schema_metadata(arrow.stamp(table.schema, folder, snapshot.fingerprint).metadata)
-    data = parquet.table_bytes(stamped)
-    files.write_atomic(files.join(url, folder, f"{name}.parquet"), data)
-    return WrittenFile(f"{name}.parquet", len(data), sha256_bytes(data), table.num_rows)

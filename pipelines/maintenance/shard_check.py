@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +18,7 @@ from captionbeam.schemas.formats.datafile import open_data
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 from captionbeam.schemas.store.reading import Dead
-
-FOLDERS = ("data", "failures", "index")
+from captionbeam.schemas.store.rows import ManifestRow, files_of
 
 
 @dataclass
@@ -46,7 +45,7 @@ def id_hash(image_id: str) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "big"))
 
 
-def check_shard(url: str, row: dict[str, Any]) -> ShardFacts:
+def check_shard(url: str, row: ManifestRow) -> ShardFacts:
     """Checks the shard of a manifest ``row``. Stops at damaged files."""
     facts = ShardFacts(list(_damaged(url, row)))
     if facts.problems:
@@ -64,19 +63,17 @@ def check_shard(url: str, row: dict[str, Any]) -> ShardFacts:
     return facts
 
 
-def _damaged(url: str, row: dict[str, Any]) -> Iterator[str]:
+def _damaged(url: str, row: ManifestRow) -> Iterator[str]:
     sizes = 0
-    for folder in FOLDERS:
-        if not row[folder]:  # no data file, as all images failed
-            continue
-        where = files.join(url, folder, row[folder])
+    for name, expected in files_of(row):
+        where = files.join(url, name)
         try:
             sha256 = sha256_file(where)
         except FileNotFoundError:
             yield f"{where} is missing"
             continue
-        if sha256 != row[f"{folder}_sha256"]:
-            yield f"{where} is damaged: its sha256 is {sha256}, not {row[f'{folder}_sha256']}"
+        if sha256 != expected:
+            yield f"{where} is damaged: its sha256 is {sha256}, not {expected}"
         fs, path = files.split(where)
         sizes += fs.size(path)
     if sizes != row["bytes"]:
@@ -86,22 +83,19 @@ def _damaged(url: str, row: dict[str, Any]) -> Iterator[str]:
         yield f"shard {row['shard']}: its commit and its manifest do not say the same"
 
 
-def _read_data(url: str, row: dict[str, Any]) -> tuple[pa.Table, str | None]:
+def _read_data(url: str, row: ManifestRow) -> tuple[pa.Table, str | None]:
     """Returns the identity columns of all rows, and the file's fingerprint."""
     empty = pa.schema(arrow.IDENTITY).empty_table()
     if not row["data"]:
         return empty, None
-    data = open_data(files.join(url, "data", row["data"]))
-    try:
+    with closing(open_data(files.join(url, "data", row["data"]))) as data:
         groups = range(len(data.group_rows))
         tables = [pa.Table.from_batches([data.read(group, arrow.IDENTITY_NAMES)]) for group in groups]
         fingerprint = (data.schema.metadata or {}).get(arrow.FINGERPRINT_KEY, b"").decode()
-    finally:
-        data.close()
     return pa.concat_tables([empty, *(table.replace_schema_metadata(None) for table in tables)]), fingerprint
 
 
-def _odd(row: dict[str, Any], index: pa.Table, failures: pa.Table, data: pa.Table) -> Iterator[str]:
+def _odd(row: ManifestRow, index: pa.Table, failures: pa.Table, data: pa.Table) -> Iterator[str]:
     for name, table, expected in (("data", data, row["rows"]), ("failures", failures, row["failed"])):
         if table.num_rows != expected:
             yield f"{name} has {table.num_rows} rows; its manifest says {expected}"

@@ -24,23 +24,21 @@ class Entry(NamedTuple):
 
 def list_files(url: str, folder: str) -> list[Entry]:
     """Returns the files directly in one folder of the store at ``url``, including hidden ones."""
-    fs, path = files.split(files.join(url, folder))
-    try:
-        found = fs.ls(path, detail=True)
-    except FileNotFoundError:
-        return []
-    return [_entry(folder, info) for info in found if info["type"] == "file"]
+    return [_entry(folder, info) for info in _listed(url, folder) if info["type"] == "file"]
 
 
 def list_folders(url: str, folder: str) -> list[Entry]:
     """Returns the folders directly in one folder of the store at ``url``, each with its whole content."""
+    folders = [_entry(folder, info) for info in _listed(url, folder) if info["type"] == "directory"]
+    return [_whole(url, entry.name) for entry in folders]
+
+
+def _listed(url: str, folder: str) -> list[Mapping[str, Any]]:
     fs, path = files.split(files.join(url, folder))
     try:
-        found = fs.ls(path, detail=True)
+        return list(fs.ls(path, detail=True))
     except FileNotFoundError:
         return []
-    names = [_entry(folder, info).name for info in found if info["type"] == "directory"]
-    return [_whole(url, name) for name in names]
 
 
 def _whole(url: str, name: str) -> Entry:

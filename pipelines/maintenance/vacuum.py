@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from captionbeam.pipelines.maintenance.stored_files import Entry, list_files, list_folders, remove
-from captionbeam.schemas.formats import arrow, parquet
+from captionbeam.schemas.formats import parquet
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
 from captionbeam.schemas.store.layout import Commit, Snapshot
+from captionbeam.schemas.store.rows import ManifestRow, files_of, read_manifest
 
 FILE_FOLDERS = ("manifests", "deletes", "data", "failures", "index", "models")
 HOUR = 3600.0
@@ -111,7 +112,7 @@ class _StoreState:
             )  # failures of compacted shards: any plan may have their coordinates
         return {
             *(f"commits/{shard}.json" for shard in (*shards, *(commit.shard for commit in needed))),
-            *(f"{folder}/{row[folder]}" for row in rows for folder in ("data", "failures", "index")),
+            *(path for row in rows for path, _ in files_of(row)),
             *(name for snapshot in self.kept for name in (*snapshot.manifests, *snapshot.deletes)),
             *(f"models/{sha256}.safetensors" for spec in specs for sha256 in layout.model_hashes(spec)),
             *(f"models/{spec[key]}" for spec in specs for key in ("bundle", "transformers") if key in spec),
@@ -144,14 +145,14 @@ class _Unfinished:
     name: str
     base: int | None
     spec: Mapping[str, Any]
-    adopted: list[dict[str, Any]]
+    adopted: list[ManifestRow]
     planned: set[str]
 
 
 def _unfinished(name: str, folder: str) -> _Unfinished:
     record = files.read_json(files.join(folder, "run.json")) if "run.json" in files.names(folder) else {}
     base = ["base.parquet"] if "base.parquet" in files.names(folder) else []
-    adopted = layout.read_tables(folder, base, arrow.MANIFEST).to_pylist()
+    adopted = read_manifest(folder, base)
     parts = files.join(folder, "parts")
     planned = {
         shard
@@ -161,10 +162,10 @@ def _unfinished(name: str, folder: str) -> _Unfinished:
     return _Unfinished(name, record.get("base", {}).get("snapshot"), record.get("spec", {}), adopted, planned)
 
 
-def _shards(url: str, snapshots: Iterable[Snapshot]) -> dict[str, dict[str, Any]]:
+def _shards(url: str, snapshots: Iterable[Snapshot]) -> dict[str, ManifestRow]:
     """Returns the manifest rows of all shards of several snapshots, by shard."""
     names = sorted({name for snapshot in snapshots for name in snapshot.manifests})
-    return {row["shard"]: row for row in layout.read_tables(url, names, arrow.MANIFEST).to_pylist()}
+    return {row["shard"]: row for row in read_manifest(url, names)}
 
 
 def _stem(entry: Entry) -> str:

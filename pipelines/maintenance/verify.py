@@ -7,18 +7,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from captionbeam.pipelines.maintenance.shard_check import ShardFacts, check_shard
 from captionbeam.schemas.fingerprint import sha256_file
-from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.records import address
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
 from captionbeam.schemas.store.layout import Snapshot
 from captionbeam.schemas.store.reading import Dead, Store, dead_rows
+from captionbeam.schemas.store.rows import DeleteRow, ManifestRow, read_deletes, read_manifest, totals_of
 
 READERS = 8
 
@@ -38,8 +37,8 @@ class _Opened:
     """A snapshot with its manifest rows and deletes."""
 
     snapshot: Snapshot
-    manifest: list[dict[str, Any]]
-    deletes: list[dict[str, Any]]
+    manifest: list[ManifestRow]
+    deletes: list[DeleteRow]
     dead: dict[str, Dead]
 
 
@@ -70,23 +69,18 @@ def _open(url: str, number: int, report: Report) -> _Opened | None:
         if layout.SEAL in values and values[layout.SEAL] != layout.seal_of(values):
             report.problems.append(f"{where} is damaged: its fields do not have its sha256")
             return None
-        damaged = list(_damaged_lists(url, values.get(layout.HASHES, {})))
+        lists = values.get(layout.HASHES, {}).items()
+        damaged = [said for name, sha256 in lists for said in _wrong_hash(files.join(url, name), sha256)]
         report.problems += [problem for problem in damaged if problem not in report.problems]
         if damaged:
             return None
         snapshot = layout.load_snapshot(url, number)
-        manifest = layout.read_tables(url, snapshot.manifests, arrow.MANIFEST).to_pylist()
-        deletes = layout.read_tables(url, snapshot.deletes, arrow.DELETES)
+        manifest = read_manifest(url, snapshot.manifests)
+        deletes = read_deletes(url, snapshot.deletes)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as err:
         report.problems.append(f"{where} cannot be read: {' '.join(str(err).split())}")
         return None
-    return _Opened(snapshot, manifest, deletes.to_pylist(), dead_rows(deletes))
-
-
-def _damaged_lists(url: str, hashes: dict[str, str]) -> Iterator[str]:
-    """Yields manifests and delete files that are missing or have changed."""
-    for name, sha256 in hashes.items():
-        yield from _wrong_hash(files.join(url, name), sha256)
+    return _Opened(snapshot, manifest, deletes, dead_rows(deletes))
 
 
 def _disagreements(url: str, one: _Opened, shards: dict[str, ShardFacts]) -> Iterator[str]:
@@ -97,23 +91,11 @@ def _disagreements(url: str, one: _Opened, shards: dict[str, ShardFacts]) -> Ite
     odd = sorted(found - {one.snapshot.fingerprint})
     if odd:
         yield f"has rows of fingerprint {odd[0]}; expected {one.snapshot.fingerprint}"
-    yield from _wrong_totals(one)
-    yield from _wrong_deletes(one, shards)
-    yield from _twice(url, one, shards)
-
-
-def _wrong_totals(one: _Opened) -> Iterator[str]:
-    gone = Counter("failed" if delete["failed"] else "rows" for delete in one.deletes)
-    expected = {
-        "rows": sum(row["rows"] for row in one.manifest) - gone["rows"],
-        "failed": sum(row["failed"] for row in one.manifest) - gone["failed"],
-        "bytes": sum(row["bytes"] for row in one.manifest),
-        "shards": len(one.manifest),
-        "deleted": len(one.deletes),
-    }
-    for name, value in expected.items():
+    for name, value in totals_of(one.manifest, one.deletes).items():
         if one.snapshot.totals.get(name) != value:
             yield f"totals say {name} {one.snapshot.totals.get(name)}; manifests and deletes give {value}"
+    yield from _wrong_deletes(one, shards)
+    yield from _twice(url, one, shards)
 
 
 def _wrong_deletes(one: _Opened, shards: dict[str, ShardFacts]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
+from apache_beam.pvalue import PBegin, PCollection
 
 from captionbeam.pipelines.bulk.find import is_sampled
 from captionbeam.pipelines.reduction.second_moments import Decomposition, SecondMoments, decompose
@@ -22,7 +23,7 @@ from captionbeam.schemas.formats.components import components_bytes, encoder_fin
 from captionbeam.schemas.formats.datafile import open_data
 from captionbeam.schemas.formats.int8 import read_names, with_tensors
 from captionbeam.schemas.storage import files
-from captionbeam.schemas.store.reading import Dead, Store
+from captionbeam.schemas.store.reading import Store
 
 Task = tuple[str, list[int]]  # a data file, and its dead rows
 
@@ -39,7 +40,7 @@ def check_features(store: Store, options: SvdOptions) -> None:
         )
 
 
-class FitComponents(beam.PTransform):
+class FitComponents(beam.PTransform[PBegin, PCollection[None]]):
     """Writes the components of the live rows of ``store`` to the file ``url``. Raises RequestError.
 
     ``request`` is recorded in the file as the options of the fit; ``run_id`` is the key for ``images_so_far``.
@@ -58,12 +59,12 @@ class FitComponents(beam.PTransform):
         }
         self._channels = store.shape[-1]
         self._tasks: list[Task] = [
-            (store.data_url(shard["shard"]), sorted(store.dead.get(shard["shard"], Dead()).rows))
-            for shard in store.manifest.to_pylist()
+            (store.data_url(shard["shard"]), sorted(store.dead_in(shard["shard"]).rows))
+            for shard in store.shards
             if shard["rows"]
         ]
 
-    def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection:
+    def expand(self, start: PBegin) -> PCollection[None]:
         return (
             start
             | "NameShards" >> beam.Create(self._tasks)

@@ -45,7 +45,8 @@ def on_cluster(beam_args: Sequence[str]) -> bool:
 
 def executable_path(beam_args: Sequence[str]) -> str | None:
     """Returns the path of the jar to write instead of running the job, if any."""
-    return PipelineOptions(list(beam_args)).view_as(PortableOptions).output_executable_path
+    path: str | None = PipelineOptions(list(beam_args)).view_as(PortableOptions).output_executable_path
+    return path
 
 
 def notes(url: str, beam_args: Sequence[str]) -> Iterator[str]:

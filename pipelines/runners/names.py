@@ -14,7 +14,7 @@ _KNOWN = {
 
 def runner_of(options: PipelineOptions) -> str | None:
     """Returns the runner's class name for any of Beam's spellings (``prism``, ``PrismRunner``, with its module)."""
-    name = options.view_as(StandardOptions).runner
+    name: str | None = options.view_as(StandardOptions).runner
     if name is None:
         return None
     last = name.rsplit(".", 1)[-1]

@@ -64,7 +64,7 @@ def _fn_api_runner(options: PipelineOptions) -> FnApiRunner:
 
 def _is_apart(options: PipelineOptions) -> bool:
     """Returns whether the in-process runner uses separate worker processes."""
-    return options.view_as(DirectOptions).direct_running_mode == "multi_processing"
+    return bool(options.view_as(DirectOptions).direct_running_mode == "multi_processing")
 
 
 def runs_in_process(beam_args: Sequence[str]) -> bool:

@@ -131,7 +131,9 @@ def _always(folder: str) -> bool:
     return True
 
 
-def _walk_local(folder: str, enters: Callable, above: tuple[tuple[int, int], ...]) -> Iterator[FileInfo]:
+def _walk_local(
+    folder: str, enters: Callable[[str], bool], above: tuple[tuple[int, int], ...]
+) -> Iterator[FileInfo]:
     identity = _identity(folder)
     if identity in above:  # a symbolic link to a parent folder
         return
@@ -150,7 +152,7 @@ def _identity(folder: str) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _walk_remote(fs: AbstractFileSystem, root: str, enters: Callable) -> Iterator[FileInfo]:
+def _walk_remote(fs: AbstractFileSystem, root: str, enters: Callable[[str], bool]) -> Iterator[FileInfo]:
     folders = [root]
     while folders:
         folder = folders.pop()

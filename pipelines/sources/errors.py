@@ -88,7 +88,13 @@ def image_error(error: BaseException, where: str, unknown: str | None = None) ->
     """
     if isinstance(error, ImageError):
         return error
-    code = _code(error, where, unknown)
+    if isinstance(error, CaptionbeamError) or not isinstance(error, Exception):
+        raise error
+    if _systemic(error):
+        raise SystemicError(f"{where!r} cannot be read: {_sentence(error)}") from error
+    code = _known_code(error) or unknown
+    if code is None:
+        raise error
     return ImageError(code, "fetch", f"{where}: {_sentence(error)}")
 
 
@@ -128,17 +134,6 @@ def reading(source: str) -> Iterator[None]:
         raise source_error(source, code, _sentence(err)) from err
 
 
-def _code(error: BaseException, where: str, unknown: str | None) -> str:
-    if isinstance(error, CaptionbeamError) or not isinstance(error, Exception):
-        raise error
-    if _systemic(error):
-        raise SystemicError(f"{where!r} cannot be read: {_sentence(error)}") from error
-    code = _known_code(error) or unknown
-    if code is None:
-        raise error
-    return code
-
-
 def _systemic(error: BaseException) -> bool:
     if (
         isinstance(error, OSError)
@@ -150,7 +145,7 @@ def _systemic(error: BaseException) -> bool:
 
 
 def _is_about_credentials(error: BaseException) -> bool:
-    if _class_names(error) & _CREDENTIALS or _aws_code(error) in _CREDENTIAL_CODES:
+    if _CREDENTIALS.intersection(_mro_names(error)) or _aws_code(error) in _CREDENTIAL_CODES:
         return True
     return type(error).__name__ == "HttpError" and str(getattr(error, "code", "")) == "401"
 
@@ -165,12 +160,8 @@ def _known_code(error: BaseException) -> str | None:
     for name in _mro_names(error):
         if name in _CODES:
             return _CODES[name]
-    if isinstance(error, OSError):
-        return _code_of_os_error(error)
-    return None
-
-
-def _code_of_os_error(error: OSError) -> str:
+    if not isinstance(error, OSError):
+        return None
     if str(error).startswith("Forbidden"):  # gcsfs reports 403 this way, without an errno
         return "denied"
     return "not_found" if error.errno in _IMPOSSIBLE_NAME else "unavailable"
@@ -217,10 +208,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _mro_names(error: BaseException) -> list[str]:
     return [f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__]
-
-
-def _class_names(error: BaseException) -> set[str]:
-    return set(_mro_names(error))
 
 
 def _sentence(error: BaseException) -> str:

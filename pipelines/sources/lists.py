@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
-from urllib.parse import urlsplit
 
 import fsspec
 
@@ -23,24 +22,15 @@ from captionbeam.pipelines.fetch.reads import is_local
 from captionbeam.pipelines.sources import access, parquet
 from captionbeam.pipelines.sources.csv_rows import read_csv
 from captionbeam.pipelines.sources.errors import reading
-from captionbeam.pipelines.sources.spec import SourceSpec, lower_scheme, printable
-from captionbeam.pipelines.sources.urls import split_url
+from captionbeam.pipelines.sources.spec import SourceSpec, lower_scheme, printable, split_url
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
 URI_COLUMNS = (
-    "uri",
-    "url",
-    "image_url",
-    "image_uri",
-    "path",
-    "file_path",
-    "image_path",
-    "file_name",
-    "filename",
-)
+    "uri", "url", "image_url", "image_uri", "path", "file_path", "image_path", "file_name", "filename",
+)  # fmt: skip
 ID_COLUMNS = ("image_id", "id", "key", "__key__")
 _ROWS = 1 << 14
 
@@ -53,9 +43,7 @@ def list_rows(spec: SourceSpec) -> Iterator[ImageRef]:
     for number, row in enumerate(read_rows(spec.url, (spec.uri_column, spec.id_column))):
         uri, said = _text(row.get(spec.uri_column)).strip(), _text(row.get(spec.id_column))
         image_id = said or id_of(uri) or f"{spec.url.rsplit('/', 1)[-1]}#{number}"
-        former = said.strip() if said else former_id_of(uri)
-        ref = ref_of(resolve(uri, spec.root) if uri else "", image_id, spec)
-        yield ref._replace(former=printable(former) if former != image_id else "")
+        yield ref_of(resolve(uri, spec.root) if uri else "", image_id, spec)
 
 
 def resolve_list_columns(spec: SourceSpec, uri_column: str | None, id_column: str | None) -> SourceSpec:
@@ -117,19 +105,6 @@ def id_of(uri: str) -> str:
     parts = split_url(uri)
     path = parts.path.lstrip("/") or parts.authority
     return f"{path}?{parts.query}" if parts.query else path
-
-
-def former_id_of(uri: str) -> str:
-    """Returns the id of ``uri`` in older stores, where ``#`` ended the id of any URI; '' if it is the same."""
-    try:
-        parts = urlsplit(uri) if "://" in uri else None
-    except ValueError:
-        return ""
-    if parts is None:
-        return ""
-    path = parts.path.lstrip("/") or parts.netloc
-    former = f"{path}?{parts.query}" if parts.query else path
-    return "" if former == id_of(uri) else former
 
 
 def ref_of(uri: str, image_id: str, spec: SourceSpec) -> ImageRef:

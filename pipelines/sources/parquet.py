@@ -49,7 +49,7 @@ def bytes_per_row(metadata: pq.FileMetaData, group: int) -> int:
     Statistics of a single column are not used, because pyarrow aborts on them if the footer is damaged.
     """
     found = metadata.row_group(group)
-    return max(0, found.total_byte_size) // max(1, found.num_rows)
+    return int(max(0, found.total_byte_size) // max(1, found.num_rows))
 
 
 @contextmanager
@@ -129,4 +129,5 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(test(kind) for test in tests)

@@ -37,11 +37,13 @@ def parse_sources(urls: Sequence[str], options: SourceOptions = AS_FOUND) -> lis
 
     Raises SourceError or RequestError if a source cannot be read or does not fit the options.
     """
-    return parse_each([(url, options) for url in urls], options)
+    return parse_each([(url, options) for url in urls], options.inventories)
 
 
-def parse_each(sources: Sequence[tuple[str, SourceOptions]], named: SourceOptions) -> list[SourceSpec]:
-    """Like ``parse_sources``, for sources with own options. Each option in ``named`` must apply to some source."""
+def parse_each(
+    sources: Sequence[tuple[str, SourceOptions]], inventories: Sequence[str] = ()
+) -> list[SourceSpec]:
+    """Like ``parse_sources``, for sources with own options. Each of ``inventories`` must be of some source."""
     if not sources:
         raise RequestError(f"no source is named; expected {_EXPECTED}")
     names = [source_name(url) for url, _ in sources]
@@ -54,8 +56,7 @@ def parse_each(sources: Sequence[tuple[str, SourceOptions]], named: SourceOption
     for name, (_, options) in zip(names, sources, strict=True):
         known = [found[url] for url in options.inventories]
         specs += _reported(name, known) or _parse_source(name, options)
-    _refuse_idle_options(specs, named)
-    _refuse_idle_reports(names, [found[url] for url in named.inventories])
+    _refuse_idle_reports(names, [found[url] for url in inventories])
     return specs
 
 
@@ -121,7 +122,7 @@ def _is_web_folder(url: str) -> bool:
     if not is_http(url) or _kind_of_suffix(url):
         return False
     fs, path = filesystem(url)
-    return fs.info(path).get("mimetype") == "text/html"
+    return bool(fs.info(path).get("mimetype") == "text/html")
 
 
 def _kind(url: str, name: str) -> str:
@@ -266,19 +267,3 @@ def _archives(name: str, root: str, urls: list[str], options: SourceOptions) -> 
         example = resolved.get(spec.kind) or resolved.setdefault(spec.kind, _checked(spec, options))
         specs.append(example._replace(url=url, root=_container(name, url, example.kind, options, root).root))
     return specs
-
-
-def _refuse_idle_options(specs: Sequence[SourceSpec], options: SourceOptions) -> None:
-    """Raises RequestError for options that apply to none of the sources."""
-    kinds = {spec.kind for spec in specs}
-    uses = {
-        "id_column": kinds & {"list", "parquet"},
-        "uri_column": kinds & {"list"},
-        "bytes_column": kinds & {"parquet"},
-        "image_root": kinds & {"list", "coco"},
-    }
-    for option, used_by in uses.items():
-        value = getattr(options, option)
-        if value and not used_by:
-            flag = f"--{option.replace('_', '-')}"
-            raise RequestError(f"{flag} {value!r} fits none of the sources; expected one it is about")

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from fsspec import AbstractFileSystem
 
-from captionbeam.pipelines.sources.urls import split_url
 from captionbeam.schemas.errors import RequestError, SourceError
 from captionbeam.schemas.storage import files
 
@@ -82,6 +81,31 @@ class SourceOptions:
                 f"uri column {self.uri_column!r} and bytes column {self.bytes_column!r} exclude each other; "
                 "expected one of them"
             )
+
+
+class UrlParts(NamedTuple):
+    """``authority`` is a host with port and user, or a bucket. ``scheme`` is in lower case, '' for a path."""
+
+    scheme: str
+    authority: str
+    path: str
+    query: str = ""
+
+
+def split_url(url: str) -> UrlParts:
+    """Splits ``url``, without HTTP's fragment. Never raises, whatever the text.
+
+    A URI is ``scheme://authority/path``; anything else is a path. Only HTTP has queries and fragments: in file names
+    and object keys, ``?``, ``#`` and ``%`` are ordinary characters.
+    """
+    scheme = files.scheme(url)
+    if not scheme:
+        return UrlParts("", "", url)
+    rest, query = url[len(scheme) + len("://") :], ""
+    if scheme.lower() in ("http", "https"):
+        rest, _, query = rest.partition("#")[0].partition("?")
+    authority, slash, path = rest.partition("/")
+    return UrlParts(scheme.lower(), authority, slash + path, query)
 
 
 def source_name(url: str) -> str:

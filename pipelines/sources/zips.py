@@ -179,7 +179,6 @@ def _mend(data: bytes) -> bytes:
 
 
 def _ref(info: zipfile.ZipInfo, name: str, spec: SourceSpec) -> ImageRef:
-    former = info.orig_filename.partition("\0")[0]
     return ImageRef(
         image_id=name,
         uri=spec.url,
@@ -190,7 +189,6 @@ def _ref(info: zipfile.ZipInfo, name: str, spec: SourceSpec) -> ImageRef:
         length=info.compress_size,
         method=ENCRYPTED if info.flag_bits & _FLAG_ENCRYPTED else info.compress_type,
         size=info.file_size,
-        former=former if former != name else "",
     )
 
 
@@ -200,7 +198,7 @@ def _data_start(raw: memoryview) -> int:
     signature, *_, name_length, extra_length = _LOCAL_HEADER.unpack_from(raw)
     if signature != _SIGNATURE:
         raise ImageError("decode", "fetch", "no member begins where the archive's directory says")
-    return _LOCAL_HEADER.size + name_length + extra_length
+    return int(_LOCAL_HEADER.size + name_length + extra_length)
 
 
 def _inflate(ref: ImageRef, packed: memoryview) -> bytes:

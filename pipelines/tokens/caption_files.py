@@ -17,16 +17,6 @@ from captionbeam.pipelines.tokens.caption_rows import READERS, CaptionRecord
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.storage import files
 
-__all__ = [
-    "CaptionFile",
-    "CaptionRecord",
-    "Reference",
-    "find_captions",
-    "opened",
-    "read_captions",
-    "read_references",
-]
-
 
 class Reference(NamedTuple):
     """All human captions of one image."""

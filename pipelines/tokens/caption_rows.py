@@ -22,13 +22,8 @@ import pyarrow.parquet as pq
 from captionbeam.schemas.errors import RequestError
 
 SPLITS = {
-    "train": "train",
-    "restval": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
+    "train": "train", "restval": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+}  # fmt: skip
 ROW_COLUMNS = ("image_id", "file_name", "caption", "captions", "split")
 
 
@@ -146,12 +141,7 @@ def _row_records(row: Any, where: str) -> Iterator[CaptionRecord]:
         yield CaptionRecord(image_id, name, _text(caption, where), split)
 
 
-READERS = {
-    ".json": _read_json,
-    ".jsonl": _read_lines,
-    ".ndjson": _read_lines,
-    ".parquet": _read_parquet,
-}
+READERS = {".json": _read_json, ".jsonl": _read_lines, ".ndjson": _read_lines, ".parquet": _read_parquet}
 
 
 def _parse(data: bytes, where: str) -> Any:

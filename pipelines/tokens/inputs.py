@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from captionbeam.pipelines.bulk.find import is_sampled
 from captionbeam.pipelines.sources.spec import version_of
-from captionbeam.pipelines.tokens.caption_files import CaptionRecord, find_captions, read_captions
+from captionbeam.pipelines.tokens.caption_files import find_captions, read_captions
+from captionbeam.pipelines.tokens.caption_rows import CaptionRecord
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.storage import files
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from captionbeam.pipelines.bulk.run import now, versions
+from captionbeam.pipelines.bulk.run import versions
 from captionbeam.pipelines.workers.output import storage_error
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.fingerprint import sha256_bytes
@@ -21,6 +21,7 @@ from captionbeam.schemas.formats.tokens import (
     table_bytes,
 )
 from captionbeam.schemas.storage import files
+from captionbeam.schemas.store.layout import now
 
 UNKNOWN = 1
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.pvalue import AsDict, AsIter, AsSingleton, PBegin, PCollection
+from apache_beam.transforms import combiners
 
 from captionbeam.capmodel.tokenizers import Tokenizer, learn_tokenizer, splitter
 from captionbeam.pipelines.runners.runner import run_pipeline
@@ -54,7 +55,7 @@ def tokenize(
 
 def tokenizing(
     url: str, inputs: Sequence[InputFile], options: TokenizeOptions, overwrite: bool, run_id: str
-) -> Callable[[beam.Pipeline], PCollection] | None:
+) -> Callable[[beam.Pipeline], PCollection[None]] | None:
     """Returns a function that builds the pipeline; None if the token table already exists. Raises RequestError."""
     url = files.absolute(url)
     spec = {"options": options.spec(), "captions": [source.to_dict() for source in inputs]}
@@ -68,7 +69,7 @@ def counts_so_far(run_id: str) -> tuple[int, int]:
     return progress_counter.count(f"{run_id} encoded"), progress_counter.count(f"{run_id} read")
 
 
-class TokenizeCaptions(beam.PTransform):
+class TokenizeCaptions(beam.PTransform[PBegin, PCollection[None]]):
     """Reads ``inputs`` and publishes the token table at ``url``."""
 
     def __init__(
@@ -83,7 +84,7 @@ class TokenizeCaptions(beam.PTransform):
         self._url, self._inputs, self._options, self._spec = url, list(inputs), options, dict(spec)
         self._run_id = run_id
 
-    def expand(self, start: PBegin) -> PCollection:
+    def expand(self, start: PBegin) -> PCollection[None]:
         captions = (
             start
             | "ListFiles" >> beam.Create(self._inputs)
@@ -105,18 +106,18 @@ class TokenizeCaptions(beam.PTransform):
         )
 
 
-class _LearnTokenizer(beam.PTransform):
+class _LearnTokenizer(beam.PTransform[PCollection[Keyed], PCollection[Tokenizer]]):
     """Learns one tokenizer from the captions of the training split."""
 
     def __init__(self, options: TokenizeOptions) -> None:
         super().__init__()
         self._options = options
 
-    def expand(self, captions: PCollection) -> PCollection:
+    def expand(self, captions: PCollection[Keyed]) -> PCollection[Tokenizer]:
         counts = (
             captions
             | "SplitWords" >> beam.FlatMap(train_words, splitter(self._options.kind)).with_output_types(str)
-            | "CountWords" >> beam.combiners.Count.PerElement()
+            | "CountWords" >> combiners.Count.PerElement()
         )
         return (
             captions.pipeline

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import apache_beam as beam
 import numpy as np
+
+from captionbeam.schemas.records import Failure
 
 
 class ImageFeatures(NamedTuple):
@@ -57,5 +59,5 @@ class Outputs(NamedTuple):
     ``rows``: ImageFeatures or ImageCaptions. ``failures``: ``Failure`` with stage, code and message.
     """
 
-    rows: beam.PCollection
-    failures: beam.PCollection
+    rows: beam.PCollection[Any]
+    failures: beam.PCollection[Failure]

@@ -37,7 +37,7 @@ from captionbeam.schemas.storage import files
 HUGGING_FACE = "hf:"
 
 
-class _Process(beam.PTransform):
+class _Process(beam.PTransform[beam.PCollection[Any], Outputs]):
     """PCollection of images -> ``Outputs``: rows of type ``_row``, and failures."""
 
     _row: type
@@ -62,7 +62,7 @@ class _Process(beam.PTransform):
     def _plan(self) -> ModelPlan:
         raise NotImplementedError
 
-    def expand(self, images: beam.PCollection) -> Outputs:
+    def expand(self, images: beam.PCollection[Any]) -> Outputs:
         """Copies the models to where workers find them. Raises RequestError, BundleError, FingerprintError."""
         placed = placing_args(images.pipeline)
         if self._models is None and workers_elsewhere(placed):

@@ -12,12 +12,12 @@ from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.formats.datafile import open_data, read_rows
 from captionbeam.schemas.formats.int8 import read_names, with_tensors
-from captionbeam.schemas.store.reading import Dead, Store
+from captionbeam.schemas.store.reading import Store
 
 PLACE = ("image_id", "uri", "version", "source")
 
 
-class ReadFeatures(beam.PTransform):
+class ReadFeatures(beam.PTransform[beam.pvalue.PBegin, beam.PCollection[ImageFeatures]]):
     """PBegin -> PCollection[ImageFeatures]: all rows of a snapshot, read in parallel by shard.
 
     ``store``: a path or URL, ``STORE@TAG`` for another snapshot than the newest, or a Store. Raises StoreError, and
@@ -33,8 +33,8 @@ class ReadFeatures(beam.PTransform):
         if store.kind != "features":
             raise RequestError(f"{store.url} is a store of {store.kind}; expected one of features")
         shards = [
-            (store.data_url(shard["shard"]), sorted(store.dead.get(shard["shard"], Dead()).rows))
-            for shard in store.manifest.to_pylist()
+            (store.data_url(shard["shard"]), sorted(store.dead_in(shard["shard"]).rows))
+            for shard in store.shards
             if shard["rows"]
         ]
         reading = beam.FlatMap(across_workers(_read), store.column, store.fingerprint)

@@ -19,10 +19,11 @@ from os import getpid
 
 import pyarrow as pa
 
-from captionbeam.pipelines.bulk.run import Run, now
+from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.workers.batches import Processor, WorkerJob
 from captionbeam.pipelines.workers.processors import prepare_alone
 from captionbeam.schemas.machine import cores, os_threads, peak_rss, threads_each
+from captionbeam.schemas.store.layout import now
 from captionbeam.schemas.store.workers import WorkerRecord, write_worker
 
 SHARDS = 2  # processed at a time

@@ -16,13 +16,14 @@ import pyarrow as pa
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.schemas.errors import SystemicError
 from captionbeam.schemas.fingerprint import sha256_bytes
-from captionbeam.schemas.formats import arrow, parquet
+from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.datafile import SUFFIX, DataWriter, open_writer
 from captionbeam.schemas.formats.int8 import RoundingError, quantised
 from captionbeam.schemas.records import Failure, ImageRef, WrittenFile
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 from captionbeam.schemas.store.layout import Commit
+from captionbeam.schemas.store.rows import FailureRow, IdentityRow, IndexRow, manifest_row, put_table
 
 QUEUED_BATCHES = 4
 
@@ -81,8 +82,8 @@ class ShardOutput:
         self._raise()
         try:
             data = self._finish_data()
-            failures = self._put("failures", self._failure_rows(), arrow.FAILURES)
-            index = self._put("index", self._index_rows(), arrow.INDEX)
+            failures = self._put("failures", pa.Table.from_pylist(self._failure_rows(), arrow.FAILURES))
+            index = self._put("index", pa.Table.from_pylist(self._index_rows(), arrow.INDEX))
             ours = self._commit_record(data, failures, index, counts)
             if layout.create_commit(self._run.url, ours):
                 return ours
@@ -126,51 +127,47 @@ class ShardOutput:
         self._writer = None
         return written
 
-    def _put(self, folder: str, rows: list[dict[str, Any]], schema: pa.Schema) -> WrittenFile:
-        stamped = arrow.stamp(schema, folder, self._run.fingerprint)
-        data = parquet.table_bytes(pa.Table.from_pylist(rows, schema=stamped))
-        files.write_atomic(files.join(self._run.url, folder, f"{self._name}.parquet"), data)
-        return WrittenFile(f"{self._name}.parquet", len(data), sha256_bytes(data), len(rows))
+    def _put(self, folder: str, table: pa.Table) -> WrittenFile:
+        return put_table(self._run.url, f"{folder}/{self._name}.parquet", table, self._run.fingerprint)
 
-    def _failure_rows(self) -> list[dict[str, Any]]:
-        return [failure._asdict() for failure in self._failures]
+    def _failure_rows(self) -> list[FailureRow]:
+        return [
+            {**_identity(failed), "stage": failed.stage, "code": failed.code, "message": failed.message}
+            for failed in self._failures
+        ]
 
-    def _index_rows(self) -> list[dict[str, Any]]:
-        rows = [
+    def _index_rows(self) -> list[IndexRow]:
+        rows: list[IndexRow] = [
             {
                 **_identity(done.ref),
+                "uri": done.ref.location,
                 "row": row,
                 "failed": False,
                 "code": None,
                 "content": done.content,
+                "replaces": done.ref.replaces,
             }
             for row, done in enumerate(self._done)
         ]
-        replaces = [done.ref.replaces for done in self._done] + [
-            failure.replaces for failure in self._failures
+        return rows + [
+            {
+                **_identity(failed),
+                "row": row,
+                "failed": True,
+                "code": failed.code,
+                "content": None,
+                "replaces": failed.replaces,
+            }
+            for row, failed in enumerate(self._failures)
         ]
-        rows += [
-            {**failure._asdict(), "row": row, "failed": True, "content": None}
-            for row, failure in enumerate(self._failures)
-        ]
-        return [{**row, "replaces": value} for row, value in zip(rows, replaces, strict=True)]
 
     def _commit_record(
         self, data: WrittenFile, failures: WrittenFile, index: WrittenFile, counts: dict[str, int]
     ) -> Commit:
         return Commit(
-            shard=self._shard,
+            **manifest_row(self._shard, data, failures, index),
             run=self._run.run_id,
             fingerprint=self._run.fingerprint,
-            data=data.name,
-            failures=failures.name,
-            index=index.name,
-            rows=data.rows,
-            failed=failures.rows,
-            bytes=data.bytes + failures.bytes + index.bytes,
-            data_sha256=data.sha256,
-            failures_sha256=failures.sha256,
-            index_sha256=index.sha256,
             counts=counts,
             rounding=self._rounding.to_dict() if self._rounding.rows else {},
         )
@@ -194,5 +191,10 @@ def storage_error(url: str, error: OSError) -> SystemicError:
     )
 
 
-def _identity(ref: ImageRef) -> dict[str, Any]:
-    return {"image_id": ref.image_id, "uri": ref.location, "version": ref.version, "source": ref.source}
+def _identity(image: ImageRef | Failure) -> IdentityRow:
+    return {
+        "image_id": image.image_id,
+        "uri": image.uri,
+        "version": image.version,
+        "source": image.source,
+    }

@@ -1,7 +1,6 @@
 """Copies rows instead of computing them, for images whose content equals that of a row that they replace.
 
-This covers files that were touched, copied or uploaded again, and ids with a changed spelling: version or name
-differ, but the bytes are the same. This module uses neither Beam nor torch.
+This covers files that were touched, copied or uploaded again. This module uses neither Beam nor torch.
 """
 
 from __future__ import annotations
@@ -22,9 +21,10 @@ from captionbeam.pipelines.workers.output import Done
 from captionbeam.schemas.errors import StoreError
 from captionbeam.schemas.formats import arrow, parquet
 from captionbeam.schemas.formats.datafile import open_data, read_rows
-from captionbeam.schemas.records import ImageRef, named_places, parse_address
+from captionbeam.schemas.records import ImageRef, addresses_in, parse_address
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
+from captionbeam.schemas.store.rows import read_tables
 
 READERS, FILES = 8, ["shard", "index", "data"]
 Place = tuple[str, int]  # a data file's URL, and a row in it
@@ -81,7 +81,7 @@ def _replaced(run: Run, refs: Sequence[ImageRef]) -> dict[Any, Place]:
     """Returns the locations of the rows that ``refs`` replace, by key. Reads each needed index once."""
     rows: defaultdict[str, list[int]] = defaultdict(list)
     for ref in refs:
-        for place in named_places(ref.replaces):
+        for place in addresses_in(ref.replaces):
             shard, row, failed = parse_address(place)
             if not failed:
                 rows[shard].append(row)
@@ -123,8 +123,8 @@ def _base_files(url: str, base: int | None, folder: str) -> pa.Table:
     """Returns the columns FILES of the manifest of a run's base; without the rows of a removed snapshot."""
     try:
         manifests = layout.load_snapshot(url, base).manifests if base is not None else ()
-        published = layout.read_tables(url, manifests, arrow.MANIFEST).select(FILES)
+        published = read_tables(url, manifests, arrow.MANIFEST).select(FILES)
     except (StoreError, FileNotFoundError):
         published = arrow.MANIFEST.empty_table().select(FILES)
-    unpublished = layout.read_tables(folder, ["base.parquet"], arrow.MANIFEST).select(FILES)
+    unpublished = read_tables(folder, ["base.parquet"], arrow.MANIFEST).select(FILES)
     return pa.concat_tables([published, unpublished])

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import apache_beam as beam
-from apache_beam.metrics import Metrics
+from apache_beam.metrics.metric import Metrics
+from apache_beam.pvalue import PCollection
 from apache_beam.utils.shared import Shared
 
 from captionbeam.pipelines.bulk.plan import read_shard
@@ -21,7 +22,7 @@ from captionbeam.schemas.records import Shard, ShardReport
 from captionbeam.schemas.storage import options as storage_options
 
 
-class ProcessShards(beam.PTransform):
+class ProcessShards(beam.PTransform[PCollection[list[Shard]], PCollection[ShardReport]]):
     """Takes sequences of ``Shard`` pointers, returns ``ShardReport``. One worker processes a sequence in order.
 
     ``job`` loads the processor on a worker. A process has one engine for all its bundles. The engine has ``threads``,
@@ -35,7 +36,7 @@ class ProcessShards(beam.PTransform):
         self._run, self._fetch = run, fetch
         self._load = partial(load_engine, job, threads, processes, run)
 
-    def expand(self, shards: beam.PCollection) -> beam.PCollection:
+    def expand(self, shards: PCollection[list[Shard]]) -> PCollection[ShardReport]:
         work = _ProcessShard(self._run, self._load, self._fetch)
         return shards | "Process" >> beam.ParDo(work).with_output_types(ShardReport)
 

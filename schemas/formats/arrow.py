@@ -17,80 +17,41 @@ from captionbeam.schemas import versions
 from captionbeam.schemas.errors import StoreError
 
 SCHEMA_VERSION = 1
-VERSION_KEY, FINGERPRINT_KEY, KIND_KEY = (
+VERSION_KEY, KIND_KEY, FINGERPRINT_KEY = (
     b"captionbeam.version",
-    b"captionbeam.fingerprint",
     b"captionbeam.kind",
+    b"captionbeam.fingerprint",
 )
 DTYPE_KEY, SHAPE_KEY, SCALE_KEY = b"captionbeam.dtype", b"captionbeam.shape", b"captionbeam.scale"
 SCALE = "_scale"  # suffix: ``grid_scale`` holds the scales of ``grid``
 
-IDENTITY = (
-    pa.field("image_id", pa.string(), nullable=False),
-    pa.field("uri", pa.string(), nullable=False),
-    pa.field("version", pa.string()),
-    pa.field("source", pa.string(), nullable=False),
-)
-IDENTITY_NAMES = tuple(field.name for field in IDENTITY)
+_TEXT, _INTEGER, _BOOLEAN = pa.string(), pa.int64(), pa.bool_()
 
-FAILURES = pa.schema(
-    [
-        *IDENTITY,
-        pa.field("stage", pa.string(), nullable=False),
-        pa.field("code", pa.string(), nullable=False),
-        pa.field("message", pa.string(), nullable=False),
-    ]
-)
-INDEX = pa.schema(
-    [
-        *IDENTITY,
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("failed", pa.bool_(), nullable=False),
-        pa.field("code", pa.string()),
-        pa.field("content", pa.string()),
-        pa.field("replaces", pa.string(), nullable=False),
-    ]
-)
-MANIFEST = pa.schema(
-    [
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field("data", pa.string(), nullable=False),
-        pa.field("failures", pa.string(), nullable=False),
-        pa.field("index", pa.string(), nullable=False),
-        pa.field("rows", pa.int64(), nullable=False),
-        pa.field("failed", pa.int64(), nullable=False),
-        pa.field("bytes", pa.int64(), nullable=False),
-        pa.field("data_sha256", pa.string(), nullable=False),
-        pa.field("failures_sha256", pa.string(), nullable=False),
-        pa.field("index_sha256", pa.string(), nullable=False),
-    ]
-)
-DELETES = pa.schema(
-    [
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("failed", pa.bool_(), nullable=False),
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-    ]
-)
-PLAN = pa.schema(
-    [
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field("follows", pa.bool_(), nullable=False),
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("version", pa.string()),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("offset", pa.int64(), nullable=False),
-        pa.field("length", pa.int64(), nullable=False),
-        pa.field("method", pa.int32(), nullable=False),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("column", pa.string(), nullable=False),
-        pa.field("replaces", pa.string(), nullable=False),
-    ]
-)
+
+def _required(kind: pa.DataType, *names: str) -> list[pa.Field]:
+    return [pa.field(name, kind, nullable=False) for name in names]
+
+
+IDENTITY = (*_required(_TEXT, "image_id", "uri"), pa.field("version", _TEXT), *_required(_TEXT, "source"))
+IDENTITY_NAMES = tuple(field.name for field in IDENTITY)
+FAILURES = pa.schema([*IDENTITY, *_required(_TEXT, "stage", "code", "message")])
+INDEX = pa.schema([
+    *IDENTITY, *_required(_INTEGER, "row"), *_required(_BOOLEAN, "failed"), pa.field("code", _TEXT),
+    pa.field("content", _TEXT), *_required(_TEXT, "replaces"),
+])  # fmt: skip
+MANIFEST = pa.schema([
+    *_required(_TEXT, "shard", "data", "failures", "index"), *_required(_INTEGER, "rows", "failed", "bytes"),
+    *_required(_TEXT, "data_sha256", "failures_sha256", "index_sha256"),
+])  # fmt: skip
+DELETES = pa.schema([
+    *_required(_TEXT, "shard"), *_required(_INTEGER, "row"), *_required(_BOOLEAN, "failed"),
+    *_required(_TEXT, "image_id", "reason"),
+])  # fmt: skip
+PLAN = pa.schema([
+    *_required(_TEXT, "shard"), *_required(_BOOLEAN, "follows"), *_required(_TEXT, "image_id", "uri", "source"),
+    pa.field("version", _TEXT), *_required(_TEXT, "kind"), *_required(_INTEGER, "offset", "length"),
+    *_required(pa.int32(), "method"), *_required(_INTEGER, "size"), *_required(_TEXT, "column", "replaces"),
+])  # fmt: skip
 
 
 def grid_field(

@@ -56,7 +56,7 @@ class HashingStream:
 
 def rows_per_group(schema: pa.Schema) -> int:
     """Returns the number of rows in a row group of about 8 MiB of grids, small enough for random access."""
-    width = sum(field.type.byte_width for field in schema if arrow.is_grid(field))
+    width: int = sum(field.type.byte_width for field in schema if arrow.is_grid(field))
     return max(1, min(MAX_GROUP_ROWS, GROUP_BYTES // max(width, 1)))
 
 
@@ -153,7 +153,7 @@ def table_bytes(table: pa.Table, row_group_size: int | None = None) -> bytes:
     """Returns ``table`` as the content of a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", row_group_size=row_group_size)
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())
 
 
 def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:

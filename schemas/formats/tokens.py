@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -49,7 +49,7 @@ def table_bytes(rows: Sequence[Mapping[str, Any]], fingerprint: str) -> bytes:
     with pa.ipc.new_file(target, schema) as writer:
         for start in range(0, len(ordered), ROWS_PER_BATCH):
             writer.write_batch(pa.RecordBatch.from_pylist(ordered[start : start + ROWS_PER_BATCH], schema))
-    return target.getvalue().to_pybytes()
+    return bytes(target.getvalue())
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class TokenTable:
     @property
     def sha256(self) -> str:
         """SHA-256 of the table file, which identifies its content."""
-        return self.record["sha256"]
+        return str(self.record["sha256"])
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -100,7 +100,8 @@ class TokenTable:
 
     def image_ids(self, split: str) -> list[str]:
         """Returns the sorted image ids of one split: ``train``, ``val`` or ``test``."""
-        return self.table.filter(pc.equal(self.table["split"], split))["image_id"].to_pylist()
+        ids = self.table.filter(pc.equal(self.table["split"], split))["image_id"].to_pylist()
+        return cast(list[str], ids)
 
 
 def read_record(url: str) -> dict[str, Any] | None:

@@ -38,9 +38,8 @@ _memory_lock = threading.Lock()
 
 def split(url: str) -> tuple[AbstractFileSystem, str]:
     """Returns the filesystem and the path on it of a local path or fsspec URL. Raises RequestError."""
-    if (
-        "STORAGE_EMULATOR_HOST" in os.environ
-    ):  # else gcsfs would use gRPC, which emulators lack, and wait a minute
+    # else gcsfs would use gRPC, which emulators lack, and wait a minute
+    if "STORAGE_EMULATOR_HOST" in os.environ:
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     url = os.fspath(url)
     try:
@@ -49,7 +48,8 @@ def split(url: str) -> tuple[AbstractFileSystem, str]:
         if kind in ("file", "local") or (kind in HAVE_KEYS and "::" in url):
             fs = fsspec.filesystem(kind, use_listings_cache=False)
             return fs, fs._strip_protocol(url)
-        return url_to_fs(url, use_listings_cache=False)
+        fs, path = url_to_fs(url, use_listings_cache=False)
+        return fs, path
     except ImportError as err:
         # The message names the package to install
         raise RequestError(f"{url!r} cannot be opened: {err}") from err
@@ -108,14 +108,15 @@ def exists(url: str) -> bool:
     """Returns whether a file or folder exists at ``url``, without using a cached listing."""
     fs, path = split(url)
     with as_os_errors(url):
-        return fs.exists(path)
+        return bool(fs.exists(path))
 
 
 def read_bytes(url: str) -> bytes:
     """Returns the whole file. Raises FileNotFoundError."""
     fs, path = split(url)
     with as_os_errors(url):
-        return fs.cat_file(path)
+        data: bytes = fs.cat_file(path)
+    return data
 
 
 def read_json(url: str) -> Any:
@@ -179,8 +180,7 @@ def check_writable(url: str) -> None:
     Raises the storage's OSError if the storage does not respond, since the request itself may be valid.
     """
     fs, folder = split(url)
-    while is_local(fs) and not os.path.exists(folder):  # creating the folder would look like a result
-        folder = os.path.dirname(folder)
+    folder = _existing(folder) if is_local(fs) else folder  # creating the folder would look like a result
     probe = f"{folder}/.{uuid.uuid4().hex[:12]}.tmp"
     try:
         with as_os_errors(url):
@@ -203,14 +203,20 @@ def check_local_writable(url: str) -> None:
     fs, folder = split(url)
     if not is_local(fs):
         return
-    while not os.path.exists(folder):
-        folder = os.path.dirname(folder)
     try:
-        tempfile.TemporaryFile(dir=folder).close()  # has no name where the filesystem supports that
+        tempfile.TemporaryFile(
+            dir=_existing(folder)
+        ).close()  # has no name where the filesystem supports that
     except OSError as err:
         raise RequestError(
             f"{url!r} cannot be written to ({err.strerror or err}); expected a writable folder or URL"
         ) from err
+
+
+def _existing(folder: str) -> str:
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def json_bytes(value: Any) -> bytes:

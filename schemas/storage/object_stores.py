@@ -120,7 +120,7 @@ def _own_status(error: BaseException) -> int | None:
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
         code = response.get("Error", {}).get("Code", "")
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        status: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         return _AWS_CODES.get(code, status)
     code = getattr(error, "code", None) if type(error).__name__ == "HttpError" else None
     return int(code) if code is not None and str(code).isdigit() else None

@@ -23,18 +23,9 @@ from captionbeam.schemas.errors import not_installed
 Options = dict[str, dict[str, Any]]
 
 # Options that a run's record may show. All others may be secrets.
-_HARMLESS = frozenset(
-    {
-        "anon",
-        "requester_pays",
-        "project",
-        "endpoint_url",
-        "profile",
-        "use_ssl",
-        "requests_timeout",
-        "default_location",
-    }
-)
+_HARMLESS = frozenset({
+    "anon", "requester_pays", "project", "endpoint_url", "profile", "use_ssl", "requests_timeout", "default_location",
+})  # fmt: skip
 _USER = re.compile(r"^([^/]*//)?[^/?#]*@")
 _NO_SECRET_TOKENS = frozenset({"anon", "cloud", "google_default", "cache", "browser"})
 _RETRYING = {

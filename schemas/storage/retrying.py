@@ -20,10 +20,7 @@ from tenacity.wait import wait_random_exponential
 ATTEMPTS = 8  # per request; total wait at most 32 s, or 7 minutes if Retry-After asks for it
 FIRST_WAIT, LONGEST_WAIT = 0.25, 16.0  # seconds between tries: random, below a limit that doubles
 MAX_RETRY_AFTER = 60.0  # maximum seconds taken from Retry-After
-CONNECT_TIMEOUT, READ_TIMEOUT = (
-    20.0,
-    60.0,
-)  # limits for connecting, and for a connection without data
+CONNECT_TIMEOUT, READ_TIMEOUT = 20.0, 60.0  # seconds to connect, and without data
 
 _RESTS = frozenset({408, 425, 429})
 _draw = wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT)

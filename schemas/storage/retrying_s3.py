@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from botocore.exceptions import ClientError
+from botocore.exceptions import ConnectionError as BotoConnectionError
 from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 from s3fs.core import S3_RETRYABLE_ERRORS
@@ -68,20 +69,13 @@ def _passes(error: BaseException) -> bool:
         return True
     if retrying.is_transient_status(status_of(error)):
         return True
-    return isinstance(error, (*S3_RETRYABLE_ERRORS, TimeoutError, ConnectionError)) or _is_a_connections(
-        error
-    )
-
-
-def _is_a_connections(error: BaseException) -> bool:
-    """Returns whether botocore reports a failed connection. Most of its classes for that derive from these."""
-    from botocore.exceptions import ConnectionError as BotoConnectionError
-
-    return isinstance(error, BotoConnectionError)
+    connection = (TimeoutError, ConnectionError, BotoConnectionError)
+    return isinstance(error, (*S3_RETRYABLE_ERRORS, *connection))
 
 
 def _retry_after(error: BaseException) -> str | None:
     cause = error if isinstance(error, ClientError) else error.__cause__
     if not isinstance(cause, ClientError):
         return None
-    return cause.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after")
+    header: str | None = cause.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after")
+    return header

@@ -11,7 +11,7 @@ class SizedHTTPFileSystem(HTTPFileSystem):
     """Gets the size from the headers of a GET if HEAD reports 0 bytes."""
 
     async def _info(self, url: str, **kwargs: Any) -> dict[str, Any]:
-        info = await super()._info(url, **kwargs)
+        info: dict[str, Any] = await super()._info(url, **kwargs)
         if info["size"] != 0:
             return info
         session = await self.set_session()

@@ -11,21 +11,22 @@ models/                  weights and bundles, named by content hash
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-import pyarrow as pa
-
-from captionbeam.schemas.errors import StoreError
+from captionbeam.schemas.errors import StoreError, SystemicError
 from captionbeam.schemas.fingerprint import sha256_bytes
-from captionbeam.schemas.formats import arrow, parquet
+from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.storage import files
+from captionbeam.schemas.store.rows import ManifestRow
 from captionbeam.schemas.versions import check_version
 
 KINDS = ("features", "captions")
+ATTEMPTS = 100  # to publish a snapshot while others publish
 SEAL, HASHES = "sha256", "file_sha256"
 
 
@@ -54,9 +55,9 @@ class Commit:
     rounding: dict[str, float] = dataclasses.field(default_factory=dict)
     version: int = arrow.SCHEMA_VERSION
 
-    def manifest_row(self) -> dict[str, Any]:
+    def manifest_row(self) -> ManifestRow:
         """Returns this commit's row in a manifest."""
-        return {name: getattr(self, name) for name in arrow.MANIFEST.names}
+        return cast(ManifestRow, {name: getattr(self, name) for name in arrow.MANIFEST.names})
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,11 @@ class Snapshot:
     version: int = arrow.SCHEMA_VERSION
 
 
+def now() -> str:
+    """Returns the time in UTC, in ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 def snapshot_name(number: int) -> str:
     """Returns a snapshot's path in the store, such as ``snapshots/00000003.json``."""
     return f"snapshots/{number:08d}.json"
@@ -108,13 +114,12 @@ def load_snapshot(url: str, number: int) -> Snapshot:
     """Loads snapshot ``number``. Raises StoreError if it does not exist, is invalid, or a newer version wrote it."""
     where = files.join(url, snapshot_name(number))
     try:
-        values = files.read_json(where)
+        values = read_record(where)
     except FileNotFoundError as err:
         known = ", ".join(map(str, snapshot_ids(url))) or "none"
         raise StoreError(f"store {url} has no snapshot {number}; it has {known}") from err
     except json.JSONDecodeError as err:
         raise StoreError(f"{where} is not a snapshot: {err}; expected JSON") from err
-    check_version(values.get("version"), arrow.SCHEMA_VERSION, where)
     for name in (SEAL, HASHES):
         values.pop(name, None)
     lists = {name: tuple(values[name]) for name in ("shape", "manifests", "deletes")}
@@ -130,6 +135,26 @@ def load_snapshots(url: str) -> list[Snapshot]:
 def create_snapshot(url: str, snapshot: Snapshot) -> bool:
     """Publishes ``snapshot``. Returns False if another writer has used its number."""
     return files.create(files.join(url, snapshot_name(snapshot.id)), snapshot_bytes(url, snapshot))
+
+
+def publish_next(url: str, next_after: Callable[[Snapshot | None], Snapshot | None]) -> Snapshot:
+    """Publishes the result of ``next_after`` for the newest snapshot; repeats this if others publish meanwhile.
+
+    Sets number, parent and time. If ``next_after`` returns None, publishes nothing and returns the newest snapshot.
+    Raises StoreError if there is none, SystemicError if others always publish first.
+    """
+    for _ in range(ATTEMPTS):
+        newest = newest_snapshot(url)
+        wanted = next_after(newest)
+        if wanted is None and newest is None:
+            raise StoreError(f"{url} has no published snapshot; expected a store that a finished job wrote")
+        if wanted is None:
+            return cast(Snapshot, newest)
+        number, parent = (newest.id + 1, newest.id) if newest else (1, None)
+        snapshot = dataclasses.replace(wanted, id=number, parent=parent, created=now())
+        if create_snapshot(url, snapshot):
+            return snapshot
+    raise SystemicError(f"{ATTEMPTS} others published to {url} first, one after the other; expected a turn")
 
 
 def snapshot_bytes(url: str, snapshot: Snapshot) -> bytes:
@@ -173,11 +198,9 @@ def create_commit(url: str, commit: Commit) -> bool:
 def load_commit(url: str, shard: str) -> Commit | None:
     """Loads the commit of ``shard``, or returns None."""
     try:
-        values = files.read_json(commit_url(url, shard))
+        return Commit(**read_record(commit_url(url, shard)))
     except FileNotFoundError:
         return None
-    check_version(values.get("version"), arrow.SCHEMA_VERSION, commit_url(url, shard))
-    return Commit(**values)
 
 
 def committed_shards(url: str) -> set[str]:
@@ -192,15 +215,8 @@ def load_commits(url: str, shards: Iterable[str]) -> list[Commit]:
         return [commit for commit in found if commit is not None]
 
 
-def write_table(url: str, name: str, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> str:
-    """Writes a manifest or delete file to the store at ``url`` and returns ``name``."""
-    stamped = arrow.stamp(schema, name.split("/")[0], "")
-    data = parquet.table_bytes(pa.Table.from_pylist(list(rows), schema=stamped))
-    files.write_atomic(files.join(url, name), data)
-    return name
-
-
-def read_tables(url: str, names: Iterable[str], schema: pa.Schema) -> pa.Table:
-    """Returns the rows of several manifests or delete files as one table."""
-    tables = [parquet.read_table(files.join(url, name)).replace_schema_metadata(None) for name in names]
-    return pa.concat_tables([schema.empty_table(), *tables])
+def read_record(url: str) -> dict[str, Any]:
+    """Returns a JSON record of a store. Raises FileNotFoundError, StoreError if a newer version wrote it."""
+    values: dict[str, Any] = files.read_json(url)
+    check_version(values.get("version"), arrow.SCHEMA_VERSION, url)
+    return values

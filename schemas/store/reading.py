@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ from captionbeam.schemas.formats.datafile import DataFile, open_data
 from captionbeam.schemas.formats.int8 import read_names, scale_names, with_tensors
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
+from captionbeam.schemas.store.rows import DeleteRow, ManifestRow, read_deletes, read_tables
 
 
 class RowGroup(NamedTuple):
@@ -67,7 +69,7 @@ class Store:
             )
         wanted = selector if snapshot is None else snapshot
         if wanted is not None:
-            return cls(url, layout.load_snapshot(url, _number(url, wanted)))
+            return cls(url, layout.load_snapshot(url, tags.snapshot_number(url, wanted)))
         newest = layout.newest_snapshot(url)
         if newest is None:
             raise StoreError(f"{url} has no published snapshot; expected a store that a finished job wrote")
@@ -115,12 +117,21 @@ class Store:
     @cached_property
     def manifest(self) -> pa.Table:
         """One row per shard (``captionbeam.schemas.formats.arrow.MANIFEST``)."""
-        return layout.read_tables(self.url, self.snapshot.manifests, arrow.MANIFEST)
+        return read_tables(self.url, self.snapshot.manifests, arrow.MANIFEST)
+
+    @cached_property
+    def shards(self) -> list[ManifestRow]:
+        """The rows of ``manifest``."""
+        return cast(list[ManifestRow], self.manifest.to_pylist())
 
     @cached_property
     def dead(self) -> Mapping[str, Dead]:
         """Superseded and deleted rows, by shard."""
-        return dead_rows(layout.read_tables(self.url, self.snapshot.deletes, arrow.DELETES))
+        return dead_rows(read_deletes(self.url, self.snapshot.deletes))
+
+    def dead_in(self, shard: str) -> Dead:
+        """Returns the superseded and deleted rows of one shard."""
+        return self.dead.get(shard, Dead())
 
     def count(self) -> int:
         """Returns the number of live rows."""
@@ -128,7 +139,7 @@ class Store:
 
     def index(self) -> Iterator[tuple[str, pa.Table]]:
         """Yields each shard's id and its live index rows, both data and failures (``formats.arrow.INDEX``)."""
-        shards = self.manifest.column("shard").to_pylist()
+        shards = [shard["shard"] for shard in self.shards]
         with ThreadPoolExecutor(8) as pool:
             yield from zip(shards, pool.map(self.shard_index, shards), strict=True)
 
@@ -136,7 +147,7 @@ class Store:
         """Returns the live index rows of one shard."""
         name = self._files[shard][0]
         table = parquet.read_table(files.join(self.url, "index", name))
-        return live_index(table, self.dead.get(shard, Dead()))
+        return live_index(table, self.dead_in(shard))
 
     def data_url(self, shard: str) -> str:
         """Returns the URL of one shard's data file."""
@@ -144,8 +155,7 @@ class Store:
 
     @cached_property
     def _files(self) -> dict[str, tuple[str, str]]:
-        columns = (self.manifest.column(name).to_pylist() for name in ("shard", "index", "data"))
-        return {shard: (index, data) for shard, index, data in zip(*columns, strict=True)}
+        return {shard["shard"]: (shard["index"], shard["data"]) for shard in self.shards}
 
     def ids(self) -> list[str]:
         """Returns the ids of the live images. Reads the index only."""
@@ -159,10 +169,10 @@ class Store:
         deleted.
         """
         tables = [arrow.FAILURES.empty_table()]
-        for shard in self.manifest.to_pylist():
+        for shard in self.shards:
             if shard["failed"]:
                 table = parquet.read_table(files.join(self.url, "failures", shard["failures"]))
-                dead = self.dead.get(shard["shard"], Dead()).failed
+                dead = self.dead_in(shard["shard"]).failed
                 tables.append(table.take(_alive(table.num_rows, dead)).replace_schema_metadata(None))
         return pa.concat_tables(tables)
 
@@ -199,9 +209,8 @@ class Store:
 
     def row_groups(self, only: set[str] | None = None) -> list[RowGroup]:
         """Returns all row groups of all data files, in the manifest's order; ``only`` selects data files."""
-        table = self.manifest.filter(pc.greater(self.manifest.column("rows"), 0))
-        shards = [(shard, self.data_url(shard)) for shard in table.column("shard").to_pylist()]
-        shards = [(shard, url) for shard, url in shards if only is None or url in only]
+        named = [(row["shard"], self.data_url(row["shard"])) for row in self.shards if row["rows"]]
+        shards = [(shard, url) for shard, url in named if only is None or url in only]
         with ThreadPoolExecutor(8) as pool:
             sizes = pool.map(_group_rows, [url for _, url in shards])
             return [
@@ -211,7 +220,7 @@ class Store:
             ]
 
     def _groups(self, shard: str, url: str, sizes: Sequence[int]) -> Iterator[RowGroup]:
-        dead, start = self.dead.get(shard, Dead()).rows, 0
+        dead, start = self.dead_in(shard).rows, 0
         for group, rows in enumerate(sizes):
             inside = tuple(sorted(row - start for row in dead if start <= row < start + rows))
             yield RowGroup(url, group, start, rows, inside)
@@ -224,24 +233,17 @@ class Store:
     def _read(
         self, group: RowGroup, columns: Sequence[str] | None, keep: frozenset[int] | None
     ) -> pa.RecordBatch:
-        data = open_data(group.url)
-        try:
+        with closing(open_data(group.url)) as data:
             batch = data.read(group.group, read_names(data.schema, checked_columns(data, columns)))
-        finally:
-            data.close()
         rows = [row for row in _alive(group.rows, group.dead).tolist() if keep is None or row in keep]
         return with_tensors(batch if len(rows) == group.rows else batch.take(pa.array(rows, pa.int64())))
 
 
-def _number(url: str, wanted: int | str) -> int:
-    return int(wanted) if str(wanted).isdigit() else tags.read_tag(url, str(wanted))
-
-
-def dead_rows(deletes: pa.Table) -> dict[str, Dead]:
+def dead_rows(deletes: Iterable[DeleteRow]) -> dict[str, Dead]:
     """Returns the rows of a table of deletes, grouped by shard."""
     rows: dict[str, set[int]] = defaultdict(set)
     failed: dict[str, set[int]] = defaultdict(set)
-    for row in deletes.select(["shard", "row", "failed"]).to_pylist():
+    for row in deletes:
         (failed if row["failed"] else rows)[row["shard"]].add(row["row"])
     return {shard: Dead(frozenset(rows[shard]), frozenset(failed[shard])) for shard in {*rows, *failed}}
 
@@ -267,11 +269,8 @@ def checked_columns(data: DataFile, columns: Sequence[str] | None) -> list[str]:
 
 
 def _group_rows(url: str) -> list[int]:
-    data = open_data(url)
-    try:
+    with closing(open_data(url)) as data:
         return data.group_rows
-    finally:
-        data.close()
 
 
 def _alive(rows: int, dead: Iterable[int]) -> np.ndarray:

@@ -50,6 +50,12 @@ def read_tag(url: str, name: str) -> int:
         raise StoreError(f"{tag_url(url, name)} is not a tag ({err}); expected JSON with a snapshot") from err
 
 
+def snapshot_number(url: str, snapshot: int | str) -> int:
+    """Returns the number of a snapshot given by number or tag. Raises StoreError if the tag is missing or invalid."""
+    text = str(snapshot)
+    return int(text) if text.isascii() and text.isdigit() else read_tag(url, text)
+
+
 def read_tags(url: str) -> dict[str, int]:
     """Returns ``{tag: snapshot number}`` of the store at ``url``."""
     names = [name.removesuffix(".json") for name in files.names(files.join(url, "tags"))]

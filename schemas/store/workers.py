@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.storage import files
-from captionbeam.schemas.versions import check_version
+from captionbeam.schemas.store import layout
 
 READERS = 16
 
@@ -54,9 +52,9 @@ def write_worker(folder: str, token: str, record: WorkerRecord) -> None:
 
 def read_workers(folder: str) -> list[WorkerRecord]:
     """Returns the records of a run's processes, by name; empty for runs without such records. Raises StoreError."""
-    names = files.names(files.join(folder, "workers"))
+    urls = [files.join(folder, "workers", name) for name in files.names(files.join(folder, "workers"))]
     with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(lambda name: _read(files.join(folder, "workers", name)), names))
+        return [WorkerRecord(**values) for values in pool.map(layout.read_record, urls)]
 
 
 def summary(records: list[WorkerRecord]) -> dict[str, int]:
@@ -70,9 +68,3 @@ def summary(records: list[WorkerRecord]) -> dict[str, int]:
         "threads_each": max(record.threads for record in records),
         "peak_rss_bytes": max(record.peak_rss_bytes for record in records),
     }
-
-
-def _read(url: str) -> WorkerRecord:
-    values: Mapping[str, Any] = files.read_json(url)
-    check_version(values.get("version"), arrow.SCHEMA_VERSION, url)
-    return WorkerRecord(**values)

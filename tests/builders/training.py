@@ -13,7 +13,7 @@ from captionbeam.capmodel.data.dataset import Data
 from captionbeam.capmodel.runtime.distributed import Distributed
 from captionbeam.capmodel.tokenizers import Tokenizer, WordTokenizer
 from captionbeam.capmodel.training.config import TrainOptions
-from captionbeam.capmodel.training.events import EventWriter
+from captionbeam.capmodel.training.progress import EventWriter
 from captionbeam.capmodel.training.trainer import Stopped, Trainer
 from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.formats.tokens import RECORD, TABLE, TOKENIZER, TokenTable, table_bytes

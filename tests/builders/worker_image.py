@@ -11,11 +11,9 @@ import fcntl
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -64,19 +62,6 @@ def worker_image(dockerfile: str = "cpu.Dockerfile") -> str:
         image = _build_ours(dockerfile)
         buildah("rmi", "--prune")
     return image
-
-
-def launcher_image(worker: str) -> str:
-    """The Flex Template's launcher from the ``worker`` image; in the place of Google's program it has nothing."""
-    text = (ROOT / "containers" / "flex.Dockerfile").read_text()
-    (google,) = re.findall(r"FROM (\S+) AS launcher", text)
-    with _lock(), tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "python_template_launcher").touch()
-        (Path(folder) / "Dockerfile").write_text(
-            "FROM scratch\nCOPY python_template_launcher /opt/google/dataflow/\n"
-        )
-        _build(Path(folder) / "Dockerfile", Path(folder), google, [])
-        return _build_ours("flex.Dockerfile", "--build-arg", f"WORKER_IMAGE={worker}")
 
 
 def _build_ours(dockerfile: str, *more: str) -> str:

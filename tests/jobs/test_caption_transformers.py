@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,6 @@ from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.jobs import cli
 from captionbeam.jobs.options import captioners
 from captionbeam.schemas import Store
-from captionbeam.schemas.storage import files
-from captionbeam.schemas.store import layout
 from tests.builders.transformers_models import save_model
 
 IMAGES = 6
@@ -68,11 +65,6 @@ def captioned(made, tmp_path_factory):
     return store
 
 
-def commits(store):
-    shards = layout.committed_shards(str(store))
-    return {shard: files.read_bytes(layout.commit_url(str(store), shard)) for shard in shards}
-
-
 def run(*arguments, status=0):
     """In this process, which has transformers loaded."""
     assert cli.main([str(argument) for argument in arguments]) == status
@@ -92,14 +84,6 @@ def test_evaluate_and_report_read_the_store(captioned, tmp_path, capsys):
     assert "CIDEr" in capsys.readouterr().out
     run("report", "--captions", captioned, "--references", references, "--output", tmp_path / "r.html")
     assert "blip" in (tmp_path / "r.html").read_text()
-
-
-def test_refresh_does_only_what_is_new(made, captioned, expected, tmp_path):
-    store = shutil.copytree(captioned, tmp_path / "store")
-    before = commits(store)
-    run("refresh", *command(made, store)[1:])
-    assert commits(store) == before
-    assert rows(store) == expected
 
 
 def test_without_output_captions_are_printed(made, expected, capsys):

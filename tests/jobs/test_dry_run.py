@@ -67,20 +67,6 @@ def test_a_new_store_is_not_even_made(photos, capsys):
     assert any(step.startswith("PublishSnapshot") for step in found["steps"])
 
 
-@pytest.mark.parametrize("job", ["encode"])
-def test_a_store_that_could_not_be_made_is_refused_as_the_run_would(photos, capsys, job):
-    place = photos / "captions.json" / "new"  # below a file
-    given = {
-        "encode": [photos / "photos", *ENCODER],
-        "tokenize": ["--train", photos / "captions.json", "--kind", "words"],
-    }
-    before = everything(photos)
-    assert cli.main([job, *map(str, given[job]), "--output", str(place), "--dry-run"]) == 2
-    out, err = capsys.readouterr()
-    assert (out, everything(photos)) == ("", before)
-    assert f"'{place}' cannot be written to (Not a directory); expected a writable folder or URL" in err
-
-
 def test_a_store_stays_as_it_is(photos, store, capsys):
     before = everything(photos)
     found = dry(capsys, "refresh", photos / "photos", "--output", store, *ENCODER, "--runner", "PrismRunner")

@@ -88,16 +88,6 @@ def test_the_summary_and_the_record_agree(encoded):
     assert run["base"] == {"snapshot": None, "adopted_shards": 0}
 
 
-def test_many_failures_are_status_3_and_too_many_status_1(photos, tmp_path):
-    command = ["encode", photos, "--output", tmp_path / "s", *ENCODER, "--pooled"]
-    done = captionbeam(*command, "--max-failures", 2, status=1)
-    assert "expected at most 2 (--max-failures): not published" in done.stderr
-    assert layout.snapshot_ids(str(tmp_path / "s")) == []
-    done = captionbeam(*command, status=3)
-    assert "over the warning share of 0.05" in done.stdout
-    assert layout.snapshot_ids(str(tmp_path / "s")) == [1]
-
-
 def test_the_totals_are_told_to_who_asks(photos, tmp_path):
     told = tmp_path / "totals.json"
     told.write_text("an earlier run's")
@@ -155,14 +145,6 @@ def test_a_sample_of_no_image_makes_no_store(photos, tmp_path, capsys):
     assert (layout.snapshot_ids(str(url)), Store.open(str(url)).ids()) == ([1], ["one.jpg"])
 
 
-@pytest.mark.parametrize(("name", "what"), [("config.json", "a bundle or another model")])
-def test_what_is_something_else_becomes_no_store(photos, tmp_path, capsys, name, what):
-    (tmp_path / name).write_text("{}")
-    assert main(["encode", str(photos), "--output", str(tmp_path), *map(str, ENCODER)]) == 2
-    assert f"{tmp_path} holds {what} ({name}); expected a store, or a new folder" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
 @pytest.mark.skipif(
     "CAPTIONBEAM_DATA" not in os.environ, reason="CAPTIONBEAM_DATA is not set: no real photographs"
 )
@@ -202,13 +184,3 @@ def test_what_is_passed_over_is_said_and_recorded(encoded):
     record = min(Path(store).glob("plans/*/totals.json"), key=os.path.getmtime)
     (source,) = json.loads(record.read_text())["sources"]
     assert (source["images"], source["passed_over"]) == (12, {".txt": 1})
-
-
-def test_an_archive_without_an_image_is_a_wrong_request(tmp_path, capsys):
-    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
-        archive.writestr("readme.txt", "no picture here")
-    store = tmp_path / "store"
-    assert main(["encode", str(tmp_path / "x.zip"), "--output", str(store), *map(str, ENCODER)]) == 2
-    said = f"captionbeam: source '{tmp_path}/x.zip' holds no image: 1 file passed over (.txt); expected one"
-    assert said in capsys.readouterr().err
-    assert layout.snapshot_ids(str(store)) == []

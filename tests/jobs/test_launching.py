@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from captionbeam.jobs.run_on.target import protocol_of, resolve_target, settle_target
+from captionbeam.jobs.run_on.target import resolve_target, settle_target
 from captionbeam.pipelines.workers.processors import EncoderJob
 from captionbeam.schemas.errors import RequestError
 from tests.builders.launches import CLOUD, PLACES, encode, settled
@@ -62,11 +62,6 @@ def test_without_a_gpu_a_worker_has_one_process_all_the_same():
     assert target.with_device(ENCODER) == ENCODER
 
 
-def test_where_no_model_is_loaded_workers_are_as_the_service_has_them():
-    every = settled([], models=False)[1].get_all_options()
-    assert (every["experiments"], every["number_of_worker_harness_threads"]) == (None, None)
-
-
 @pytest.mark.parametrize(("gpu", "precision"), [("t4", "fp32"), ("l4", "bf16")])
 def test_a_preset_settles_the_precision_that_was_left_to_the_hardware(gpu, precision):
     launch = [*CLOUD, *IMAGE]
@@ -112,13 +107,6 @@ def test_an_unknown_preset_is_refused(name):
 @pytest.mark.parametrize("name", ["dataflow", "DataflowRunner", "dataflowrunner"])
 def test_the_runner_may_be_spelt_as_beam_allows(name):
     assert settle_target(["--runner", name, *CLOUD[2:]], PLACES).on_dataflow
-
-
-def test_where_the_bytes_of_a_chained_url_are():
-    assert protocol_of("zip://a.jpg::gs://bucket/photos.zip") == "gs"
-    assert protocol_of("zip://a.jpg::photos.zip") == ""
-    assert protocol_of("photos") == ""
-    assert protocol_of("https://example.org/list.txt") == "https"
 
 
 def test_a_device_beside_a_gpu_is_refused():

@@ -45,13 +45,6 @@ def test_a_device_of_other_machines_is_not_looked_for_here(beam_args):
         settled_job(beam_args, "cuda", "auto")
 
 
-@pytest.mark.parametrize("beam_args", REMOTE)
-def test_a_precision_that_this_machine_settles_for_others_is_said(beam_args):
-    target, chosen = settled_job(beam_args, "auto", "auto")
-    assert chosen.precision in ("fp32", "bf16")
-    assert target.notes == (f"--precision auto is {chosen.precision} on this machine, and so on all workers",)
-
-
 def test_a_worker_without_the_device_stops_the_job():
     job = EncoderJob(spec={}, weights="models/0.safetensors", device=ABSENT)
     with pytest.raises(

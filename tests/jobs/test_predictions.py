@@ -47,13 +47,6 @@ def test_all_captions_that_a_token_table_has_of_an_image(made, capsys):
             assert chances == sorted(chances, reverse=True)
 
 
-@pytest.mark.parametrize(("caption", "told"), [("two cats", False), ("two axolotls", True)])
-def test_words_that_the_model_does_not_know_are_told(made, capsys, caption, told):
-    predictions(made, "train/b.jpg", "--features", made / "features", "--caption", caption)
-    *_, last = capsys.readouterr().out.splitlines()
-    assert (last == "<unk> stands for words that are not in the model's vocabulary") == told
-
-
 def test_the_table_has_a_line_a_word(made, capsys):
     predictions(made, "train/b.jpg", "--features", made / "features", "--caption", "two cats", "--top", 2)
     predictions(
@@ -76,21 +69,6 @@ def test_the_table_has_a_line_a_word(made, capsys):
         ]
         for step in caption["steps"]
     ]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        ([], "the true captions come from one of --tokens and --caption; expected exactly one"),
-        (["--caption", "a", "--features", "{made}/features"], "no image 'c.jpg' in"),
-    ],
-)
-def test_a_wrong_request_is_one_sentence(made, arguments, sentence, capsys):
-    given = [argument.format(made=made) for argument in arguments]
-    predictions(made, "c.jpg", *given, status=2)
-    said = capsys.readouterr().err
-    assert sentence in said
-    assert said.count("\n") == 1
 
 
 def test_a_photograph_is_encoded_first(tmp_path, capsys):

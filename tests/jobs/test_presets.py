@@ -91,7 +91,6 @@ def test_word_vectors_settle_their_width():
     [
         ("--preset hard-attention --self-critical-epochs 1", (2, 2, 3),
          "(with --preset hard-attention)"),
-        ("--preset soft-attention", (3,), "(with --preset soft-attention)"),
         ("--preset small-lstm --dropout 1", (2, 2, 3), "at least 0 and below 1"),
     ],
 )  # fmt: skip

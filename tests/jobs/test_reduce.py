@@ -148,30 +148,6 @@ def test_failed_rows_are_reduced_again_from_the_features(tmp_path, options):
     assert verify(url).problems == []
 
 
-def test_components_of_another_encoder_are_refused_and_both_are_named(world, tmp_path, capsys):
-    request = ["encode", world.photos, "--output", str(tmp_path / "small"), "--reduce", world.components]
-    other = ["--encoder", "efficientnet_lite0", "--image-size", "96", "--precision", "fp32"]
-    assert main([*request, *other]) == 2
-    said = capsys.readouterr().err
-    assert (
-        "features of preprocess.resize 73, not 110; preprocess.size 64, not 96; expected components" in said
-    )
-    assert not (tmp_path / "small").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        (["--reduce", "FILE", "--reduce-dim", "13"], "--reduce-dim 13 is more than the 12 components of"),
-        (["--dtype", "int4"], "dtype is 'int4'; expected one of float16, int8"),
-    ],
-)
-def test_what_cannot_be_is_one_sentence(world, tmp_path, capsys, options, sentence):
-    options = [world.components if word == "FILE" else word for word in options]
-    assert main(["encode", world.photos, "--output", str(tmp_path / "s"), *ENCODER, *options]) == 2
-    assert sentence in capsys.readouterr().err
-
-
 @pytest.fixture(scope="module")
 def small(world, tmp_path_factory):
     """A store of reduced int8 features, and a bundle that was trained on it."""

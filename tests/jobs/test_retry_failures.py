@@ -106,17 +106,6 @@ def test_transient_failures_are_done_again_and_with_all_the_others_too(place, tm
     assert verify(place).problems == []
 
 
-def test_where_no_plan_is_left_the_container_is_listed(tmp_path, encoder):
-    pack(tmp_path / "photos.zip", PICTURES)
-    source = [str(tmp_path / "photos.zip")]
-    url = encoded(str(tmp_path / "store"), source, encoder, {"1.png": "timeout", "5.png": "timeout"})
-    fs, path = files.split(f"{url}/plans")
-    fs.rm(path, recursive=True)
-    assert cli.main(["store", "retry-failures", url, "--batch-size", "4"]) == 0
-    assert sorted(vectors(url)) == PICTURES
-    assert codes(url) == {}
-
-
 def test_weights_that_are_gone_are_named(tmp_path, encoder, capsys):
     pack(tmp_path / "photos.zip", PICTURES)
     url = encoded(str(tmp_path / "store"), [str(tmp_path / "photos.zip")], encoder, {"1.png": "timeout"})

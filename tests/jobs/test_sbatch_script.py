@@ -76,11 +76,6 @@ def test_the_signal_before_the_limit_stops_the_step_and_queues_the_job_again(dat
     assert (tmp_path / "said").read_text() == "--signal=TERM 7.0\nrequeued\n"
 
 
-def test_a_log_in_a_folder_with_a_percent_sign_is_found(data, tmp_path, capsys):
-    script = script_of(capsys, data, tmp_path / "100%j")
-    assert f"#SBATCH --output={tmp_path}/100%%j-checkpoints/slurm-%j.log\n" in script.replace("'", "")
-
-
 @pytest.mark.parametrize("option", ["--sbatch"])
 def test_no_option_begins_another_line_of_the_script(data, tmp_path, capsys, option):
     assert main(words(data, tmp_path / "bundle", f"{option}=x\nrm -r y")) == 2

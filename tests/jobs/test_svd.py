@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
@@ -63,13 +61,6 @@ def test_from_python_it_is_silent_and_returns_the_totals(store, output, capfd):
     result = FitComponents(features=store.url, output=output, components=3).run()
     assert (result.totals["images"], result.totals["cells"], result.output) == (24, 96, output)
     assert tuple(capfd.readouterr()) == ("", "")
-
-
-def test_centred_it_keeps_the_mean(store, output):
-    assert main(request_of(store, output, "--center")) == 0
-    found = read_components(output)
-    assert found.method == "pca"
-    np.testing.assert_allclose(found.mean, cells(store).mean(0), rtol=1e-6)
 
 
 def test_scaled_all_channels_weigh_alike(store, output, capsys):
@@ -135,26 +126,3 @@ def test_another_file_holds_no_components(tmp_path):
     (tmp_path / "newer.safetensors").write_bytes(newer)
     with pytest.raises(RequestError, match="has version 9; this captionbeam reads up to 1"):
         read_components(str(tmp_path / "newer.safetensors"))
-
-
-ABOUT = {"format": "captionbeam components", "version": 1, "fingerprint": "0" * 32, "spec": {}, "request": {}}
-PLAIN = np.eye(2, 3, dtype=np.float32)
-
-
-@pytest.mark.parametrize(
-    ("tensors", "about", "said"),
-    [
-        ({"components": PLAIN[0]}, {}, "components of shape [3]"),
-        ({"components": PLAIN * np.nan}, {}, "components in float32 or not finite"),
-    ],
-)
-def test_a_damaged_file_is_one_sentence(tmp_path, tensors, about, said):
-    from safetensors.numpy import save_file
-
-    header = [] if about is None else {**ABOUT, **about}
-    url = str(tmp_path / "damaged.safetensors")
-    save_file(tensors, url, {"captionbeam": json.dumps(header)})
-    with pytest.raises(RequestError) as caught:
-        read_components(url)
-    assert said in str(caught.value)
-    assert str(caught.value).endswith("expected a file that captionbeam svd wrote")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from captionbeam.jobs import cli
 from captionbeam.jobs.ui.progress import Progress
-from captionbeam.jobs.ui.terminal import note, visible
+from captionbeam.jobs.ui.terminal import visible
 from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.formats import arrow
 from tests.builders.commands import ROOT, environment
@@ -52,12 +52,6 @@ def test_ids_and_paths_are_one_line_each_in_every_command(store, capsys):
     make_store(store.url, "captions", arrow.captions_field(False), {f"2{ID}": []})
     out = said(capsys, "store", "diff", store.url, "1", "2", "--ids")
     assert out.endswith(f"\nadded\t2{SHOWN}\n")
-
-
-def test_a_note_is_one_line(capsys):
-    note("x.\x1b[31m\nz")
-    note("b", to_error=True)
-    assert tuple(capsys.readouterr()) == ("note: x.\\x1b[31m\\nz\n", "note: b\n")
 
 
 def test_an_error_is_one_line(capsys):

@@ -9,7 +9,7 @@ import pytest
 
 from captionbeam.jobs.cli import main
 from captionbeam.schemas.formats.tokens import TokenTable
-from tests.builders.captions import coco, write_json, write_zip
+from tests.builders.captions import coco, write_json
 
 TRAIN = {"a.jpg": ["A dog runs.", "Two dogs."], "b.jpg": ["A cat runs."]}
 VAL = {"c.jpg": ["A zebra runs."]}
@@ -39,13 +39,6 @@ def test_again_there_is_nothing_to_do(request_, tmp_path, capsys):
     assert capsys.readouterr().out.startswith(
         f"nothing to do: {tmp_path / 'tokens'} has this token table already\n"
     )
-
-
-def test_a_member_of_a_zip_is_chosen(tmp_path):
-    url = write_zip(tmp_path / "c.zip", {"captions_train.json": coco(TRAIN), "captions_val.json": coco(VAL)})
-    output = str(tmp_path / "tokens")
-    assert main(["tokenize", "--train", url, "--member", "captions_train.json", "--output", output]) == 0
-    assert TokenTable.open(output).image_ids("train") == ["a.jpg", "b.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import torch
 
 from captionbeam.capmodel.training.config import TrainOptions
 from captionbeam.capmodel.training.request import resolve_options
-from captionbeam.jobs.cli import main
 from captionbeam.jobs.ui import terminal
 from captionbeam.jobs.ui.training_view import TrainingView
 from captionbeam.schemas.errors import RequestError
@@ -76,29 +75,3 @@ def test_the_file_decides_how_many_channels_a_word_has(data, tmp_path, vectors):
         sentence = f"embed-dim is {other}, but the vectors in .* have {WIDTH} channels"
         with pytest.raises(RequestError, match=sentence):
             settled(data, tmp_path, embeddings=vectors, embed_dim=other)
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (
-            "--embeddings VECTORS --on kubernetes --image i.org/i:1 --volume photos:/data:DATA",
-            "some.vec' is on no volume of the workers; expected a place below",
-        ),
-    ],
-)
-def test_what_cannot_be_is_refused_before_anything_starts(data, tmp_path, capsys, vectors, words, sentence):
-    here = data["features"].removesuffix("/features")
-    places = ["--features", data["features"], "--tokens", data["tokens"], "--output", f"{here}/bundle"]
-    assert main(["train", *places, *words.replace("VECTORS", vectors).replace("DATA", here).split()]) == 2
-    assert sentence in capsys.readouterr().err
-
-
-def test_a_job_elsewhere_is_told_the_file(data, tmp_path, capsys, vectors):
-    places = ["--features", data["features"], "--tokens", data["tokens"], "--output", str(tmp_path / "b")]
-    slurm = ["--on", "slurm", "--dry-run", "--partition", "p", "--max-hours", "1"]
-    assert main(["train", *places, "--embeddings", vectors, "--freeze-embeddings", *slurm]) == 0
-    said = capsys.readouterr().out
-    assert f"--embeddings {vectors}" in said
-    assert f"--embed-dim {WIDTH}" in said
-    assert "--freeze-embeddings" in said

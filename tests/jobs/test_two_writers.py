@@ -15,6 +15,7 @@ from PIL import Image
 from captionbeam.schemas import Store
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
+from captionbeam.schemas.store.rows import read_deletes
 from tests.builders.commands import ROOT, environment
 from tests.builders.servers import upload
 from tests.builders.zygote import captionbeam
@@ -123,9 +124,8 @@ def test_who_never_saw_the_others_commits_loses_nothing(place, tmp_path):
     check(place[1])
     assert rows_of(place[1], 1) == {f"{n}.jpg" for n in (3, 5, 6, 7, 8, 9)}
     assert layout.snapshot_ids(place[1]) == [1, 2]
-    deletes = [layout.read_tables(place[1], [name], layout.arrow.DELETES).to_pylist()
-               for name in Store.open(place[1]).snapshot.deletes]  # fmt: skip
-    assert sorted((row["image_id"], row["reason"]) for table in deletes for row in table) == [
+    deletes = read_deletes(place[1], Store.open(place[1]).snapshot.deletes)
+    assert sorted((row["image_id"], row["reason"]) for row in deletes) == [
         (f"{n}.jpg", "duplicate") for n in (3, 4, 5)
     ]
 

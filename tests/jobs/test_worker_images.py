@@ -15,7 +15,7 @@ from captionbeam.jobs.scenes.files import draw_scenes
 from captionbeam.schemas import Store
 from captionbeam.schemas.store import layout
 from tests.builders.jobservers import job_server
-from tests.builders.worker_image import BOOT, OFFLINE, container, launcher_image, worker_image
+from tests.builders.worker_image import BOOT, OFFLINE, container, worker_image
 from tests.builders.workers import one_engine_a_process
 from tests.builders.zygote import captionbeam
 
@@ -61,13 +61,6 @@ def test_the_command_in_the_image(made, dockerfile):
     assert content(store) == content(made / "here")
     rows, failures = content(store)
     assert (len(rows), [failure["image_id"] for failure in failures]) == (6, ["broken.jpg"])
-
-
-def test_the_launcher_in_its_image(made):
-    """It reads the template's parameters, as on Google's machine, where there is no checkout."""
-    program = "python $FLEX_TEMPLATE_PYTHON_PY_FILE --job=train; [ $? = 1 ]"
-    with container(launcher_image(worker_image())) as image:
-        assert "captionbeam: the template's parameters are wrong: " in image.run("sh", "-c", program)
 
 
 def test_workers_from_the_image_run_what_the_launcher_sent(worker, made, tmp_path):

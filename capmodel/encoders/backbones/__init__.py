@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from captionbeam.capmodel.encoders.backbones import families, grid_size
-from captionbeam.capmodel.encoders.backbones.base import Backbone
+from captionbeam.capmodel.encoders.backbones.base import Backbone, fold_batch_norm
 from captionbeam.capmodel.encoders.backbones.families import Convolutional, DenseNet, EfficientNetLite
-from captionbeam.capmodel.encoders.backbones.folding import fold_batch_norm
 from captionbeam.capmodel.encoders.backbones.vit import Vit
 from captionbeam.capmodel.encoders.names import (
     CONVNEXTS,

@@ -41,7 +41,7 @@ def parts(report: Report, spec: SourceSpec) -> Iterator[SourceSpec]:
 
 def report_time(spec: SourceSpec) -> str:
     """Returns the report's own creation time for a part ``spec``."""
-    return json.loads(spec.report)["as_of"]
+    return str(json.loads(spec.report)["as_of"])
 
 
 def list_report(spec: SourceSpec) -> Iterator[FileInfo | Counted]:

@@ -101,20 +101,6 @@ def test_the_fingerprint_is_of_bundle_features_decoding_and_precision(url):
     assert len({captioner.fingerprint, *(other.fingerprint for other in others)}) == 3
 
 
-def test_a_row_of_another_shape_is_one_images_failure(url):
-    captioner = Captioner.load(url, DecodeOptions(), from_features=True)
-    with pytest.raises(ImageError, match=r"features have shape \(2, 3, 4\); expected \(2, 3, 5\)"):
-        captioner.prepare(np.zeros((2, 3, 4), np.float16))
-
-
-def test_a_row_that_is_not_finite_is_one_images_failure(url):
-    captioner = Captioner.load(url, DecodeOptions(), from_features=True)
-    row = rows(1)[0].copy()
-    row[0, 0, 0] = np.nan
-    with pytest.raises(ImageError, match="features are not finite"):
-        captioner.prepare(row)
-
-
 def test_output_that_is_not_finite_names_the_image(tmp_path):
     decoder = make_decoder(make_tokenizer())
     with torch.no_grad():

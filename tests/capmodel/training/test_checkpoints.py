@@ -77,24 +77,6 @@ def test_a_finished_run_keeps_the_name_of_its_bundle_alone(url):
     assert Checkpoints(url, {"seed": 1}).load() is None
 
 
-def test_clearing_forgets_the_run_and_nothing_else(url):
-    checkpoints = Checkpoints(url, IDENTITY)
-    checkpoints.save_best(TENSORS)
-    checkpoints.save_epoch(2, TENSORS)
-    checkpoints.save(POSITION, TENSORS)
-    files.write_atomic(files.join(url, "notes.txt"), b"mine")
-    checkpoints.clear()
-    assert files.names(url) == ["notes.txt"]
-    assert checkpoints.load() is None
-
-
-@pytest.mark.parametrize("content", [b"half a", b"[]"])
-def test_what_is_no_checkpoint_is_refused(url, content):
-    files.write_atomic(files.join(url, "latest.json"), content)
-    with pytest.raises(RequestError, match=r"latest.json is not a checkpoint.*--restart"):
-        Checkpoints(url, IDENTITY).load()
-
-
 def test_a_newer_checkpoint_is_refused(url):
     files.write_atomic(files.join(url, "latest.json"), b'{"version": 2}')
     with pytest.raises(

@@ -17,8 +17,8 @@ from captionbeam.capmodel.objectives.losses import masked_cross_entropy
 from captionbeam.capmodel.runtime.distributed import Distributed
 from captionbeam.capmodel.training.checkpoints import Checkpoints, Position
 from captionbeam.capmodel.training.epoch_history import best_epoch
-from captionbeam.capmodel.training.events import EventWriter
 from captionbeam.capmodel.training.optimizer import ModelOptimizer, learning_rate, load_parameters
+from captionbeam.capmodel.training.progress import EventWriter
 from captionbeam.capmodel.training.trainer import Trainer
 from captionbeam.schemas.errors import RequestError, SystemicError
 from tests.builders.training import StopAfter, make_data, tiny_options, train_alone

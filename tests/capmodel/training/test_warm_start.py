@@ -124,15 +124,6 @@ def test_other_features_and_other_tokens_are_refused(data, first, tmp_path):
         resolve_options(wanted(replace(started(data, tmp_path, first), init=str(tmp_path))), 1)
 
 
-def test_a_restart_takes_no_bundle_away_that_it_starts_from(data, first, tmp_path):
-    (tmp_path / "same").symlink_to(first[0].output)
-    same = replace(started(data, tmp_path, first, restart=True), output=f"file://{tmp_path / 'same'}")
-    with pytest.raises(
-        RequestError, match=r"init is .*, the output, which --restart takes away; expected another"
-    ):
-        resolve_options(wanted(same), 1)
-
-
 def test_damaged_weights_are_refused_before_anything_starts(data, first, tmp_path):
     copy = Path(shutil.copytree(first[0].output, tmp_path / "copy"))
     (copy / "model.safetensors").write_bytes(b"damaged")

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from captionbeam.pipelines.bulk.compare import compare_image, write_counts, write_gone
-from captionbeam.pipelines.bulk.gates import Gates, check_captions, new_captions, parent_captions
+from captionbeam.pipelines.bulk.gates import Gates, check_captions, first_captions
 from captionbeam.pipelines.bulk.plan import planned_shards, read_shard, write_plan
 from captionbeam.pipelines.bulk.publish import publish
 from captionbeam.pipelines.bulk.run import base_manifest, start_run
@@ -286,10 +286,10 @@ TEXTS = [f"a dog number {n} runs on the grass" for n in range(24)]
 def test_captions_that_collapse_are_held_back(tmp_path, after, said):
     before = make_captions(f"{tmp_path}/s", {f"{n}.jpg": text for n, text in enumerate(TEXTS)})
     other = make_captions(f"{tmp_path}/t", {f"{n}.jpg": text for n, text in enumerate(after)})
-    new = new_captions(other.url, other.manifest.to_pylist())
+    new = first_captions(other.url, other.shards)
     assert sorted(new) == sorted(after)
     with pytest.raises(HeldBack) as raised:
-        check_captions(parent_captions(before.url, before.snapshot), new)
+        check_captions(first_captions(before.url, before.shards, before.dead), new)
     assert said in str(raised.value)
     check_captions(TEXTS, TEXTS[:20])
     check_captions(TEXTS, after[:19])
@@ -310,3 +310,28 @@ def test_a_captions_store_is_held_to_its_parents_captions(tmp_path, keep_attenti
     with pytest.raises(HeldBack, match=r"words a caption fell from 8.0 to 1.0, .* \(of 24 of each\)"):
         publish(run, Gates(compared=True))
     assert publish(run, Gates(compared=True, anyway=True)).totals["rows"] == 54
+
+
+def test_an_image_that_went_back_to_its_old_version_is_that_version(tmp_path):
+    """The killed run committed v2; the next one sees v1 again."""
+    for version, ended in ((1, True), (2, False), (1, True)):
+        images = {"a": (version, "ok")}
+        run = launch(tmp_path, images, 1)
+        process(run, images, planned_shards(run))
+        if ended:
+            publish(run)
+    assert check(run.url) == ({"a": "v1"}, {})
+
+
+def test_two_writers_that_miss_the_same_image_delete_it_once(tmp_path):
+    stored(tmp_path, ABC)
+    both = [refresh(tmp_path, {"b": (1, "ok"), "c": (1, "bad")}) for _ in range(2)]
+    assert [publish(run).id for run in both] == [2, 2]
+    assert check(f"{tmp_path}/store") == ({"b": "v1"}, {"c": "v1"})
+    assert Store.open(f"{tmp_path}/store").totals["deleted"] == 1
+
+
+def test_rows_that_go_for_other_reasons_are_held_back_too(tmp_path):
+    stored(tmp_path, {"a": (1, "ok"), "b": (1, "ok")})
+    with pytest.raises(HeldBack, match="the snapshot would have 1 rows, its parent has 2"):
+        publish(refresh(tmp_path, {"a": (2, "bad"), "b": (1, "ok")}), Gates(max_deletes=0.4))

@@ -88,14 +88,6 @@ def test_another_range_than_was_asked_for_is_not_taken(said):
             assert fetched(f"{url}/a.jpg", OPEN).code == "unsupported"
 
 
-def test_an_answer_that_is_no_http_may_pass():
-    def answer(handler):
-        handler.wfile.write(b"NONSENSE\r\n\r\n")
-
-    with answering(answer) as url:
-        assert fetched(f"{url}/a.jpg", OPEN).code == "unavailable"
-
-
 def test_files_that_a_list_may_not_name_are_not_even_looked_for(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"123")
     (tmp_path / "empty.jpg").write_bytes(b"")

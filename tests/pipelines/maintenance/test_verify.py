@@ -14,6 +14,7 @@ from captionbeam.jobs import cli
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
+from captionbeam.schemas.store.rows import read_manifest, write_lists
 from tests.builders.history import CAPTIONS, GRID, advance
 
 IMAGES = dict.fromkeys("abcdefgh", "1")
@@ -97,13 +98,13 @@ def test_an_image_with_two_live_rows_is_found(tmp_path):
 def test_deletes_that_name_no_row_are_found(tmp_path):
     url = history(str(tmp_path / "store"))
     newest = layout.newest_snapshot(url)
-    shard = layout.read_tables(url, newest.manifests, layout.arrow.MANIFEST).column("shard")[1].as_py()
+    shard = read_manifest(url, newest.manifests)[1]["shard"]
     rows = [
         {"shard": shard, "row": 99, "failed": False, "image_id": "c", "reason": "gone"},
         {"shard": "0" * 40, "row": 0, "failed": False, "image_id": "c", "reason": "gone"},
         {"shard": shard, "row": 0, "failed": False, "image_id": "zebra", "reason": "gone"},
     ]
-    name = layout.write_table(url, "deletes/odd.parquet", rows, layout.arrow.DELETES)
+    _, (name,) = write_lists(url, "odd.parquet", None, rows)
     republished(url, deletes=[*newest.deletes, name])
     problems = "\n".join(verify(url).problems)
     assert f"the delete of row 99 of {shard} is of no row of 'c'" in problems

@@ -83,29 +83,6 @@ def test_one_folder_that_holds_nearly_all_is_cut_in_the_second_round(fake):
     assert max(len(keys_of(fs, part)) for part in second) <= 2_000
 
 
-ODD = [
-    "a.jpg",
-    "x/",
-    "x/b.jpg",
-    "x/y/c.jpg",
-    "x//d.jpg",
-    "/e.jpg",
-    "é/f.jpg",
-    "日本/g.jpg",
-    "x.jpg",
-    "x.jpg/h.jpg",
-]
-
-
-def test_odd_keys_have_an_id_each_on_real_servers(bucket):
-    """The id is what stands after the prefix and one slash; what another folder begins with is not in this one."""
-    put_keys(bucket.url, [f"photos/{key}" for key in ODD] + ["photos", "photos.jpg", "photos2/i.jpg"])
-    refs, ignored = listed(f"{bucket.url}/photos")
-    assert sorted(ref.image_id for ref in refs) == sorted(key for key in ODD if key != "x/")
-    assert {ref.uri for ref in refs} == {f"{bucket.url}/photos/{ref.image_id}" for ref in refs}
-    assert ignored == []
-
-
 def test_many_keys_are_listed_by_many_tasks_that_share_no_page(bucket, monkeypatch):
     """Seen from the server: besides the looks that cut, every key is sent once, to one task of several."""
     monkeypatch.setattr("captionbeam.pipelines.sources.buckets.key_pages.PAGE", 20)

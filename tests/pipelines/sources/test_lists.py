@@ -14,8 +14,7 @@ from captionbeam.pipelines.fetch.images import fetch
 from captionbeam.pipelines.maintenance.file_writers import TABLE_WRITERS
 from captionbeam.pipelines.sources import lists
 from captionbeam.pipelines.sources.parse import parse_sources
-from captionbeam.pipelines.sources.spec import SourceSpec, printable
-from captionbeam.pipelines.sources.urls import UrlParts, split_url
+from captionbeam.pipelines.sources.spec import SourceSpec, UrlParts, printable, split_url
 from captionbeam.schemas.errors import SourceError
 from tests.builders.sources import listed, make_folder
 
@@ -23,18 +22,18 @@ SPACED = [" a.jpg ", "a.jpg", "\ta.jpg", "a.jpg\u00a0", "b\u2028c", "d\x85", "e\
 
 
 @pytest.mark.parametrize(
-    ("uri", "image_id", "former"),
+    ("uri", "image_id"),
     [
-        ("file:///d/a#1.jpg", "d/a#1.jpg", "d/a"),
-        ("s3://b/a#1.jpg", "a#1.jpg", "a"),
-        ("gs://b/a?1#2.jpg", "a?1#2.jpg", "a?1"),
-        ("https://h/a.jpg?x=1#part", "a.jpg?x=1", ""),
-        ("https://h", "h", ""),
-        ("/d/a#1.jpg", "d/a#1.jpg", ""),
+        ("file:///d/a#1.jpg", "d/a#1.jpg"),
+        ("s3://b/a#1.jpg", "a#1.jpg"),
+        ("gs://b/a?1#2.jpg", "a?1#2.jpg"),
+        ("https://h/a.jpg?x=1#part", "a.jpg?x=1"),
+        ("https://h", "h"),
+        ("/d/a#1.jpg", "d/a#1.jpg"),
     ],
 )
-def test_the_whole_path_of_a_uri_is_its_id(uri, image_id, former):
-    assert (lists.id_of(uri), lists.former_id_of(uri)) == (image_id, former)
+def test_the_whole_path_of_a_uri_is_its_id(uri, image_id):
+    assert lists.id_of(uri) == image_id
 
 
 def test_files_with_a_hash_in_their_names_are_images_of_their_own(tmp_path):
@@ -152,7 +151,6 @@ def test_no_text_as_a_uri_raises_and_each_row_is_a_reference(tmp_path_factory, u
     for number, (ref, uri) in enumerate(zip(refs, uris, strict=True)):
         assert ref.image_id == printable(lists.id_of(uri.strip()) or f"any.jsonl#{number}")
         assert ref.uri == printable(lists.resolve(uri.strip(), "/nowhere") if uri.strip() else "")
-        assert lists.former_id_of(uri) == "" or lists.former_id_of(uri) != lists.id_of(uri)
 
 
 def test_a_malformed_uri_is_a_failure_of_its_row(tmp_path):

@@ -113,12 +113,6 @@ class TestZip:
             assert find_captions(url, member) == [CaptionFile(url, "a/captions_train.json")]
         assert len(read(f"zip://a/captions_train.json::{url}")) == 3
 
-    def test_several_without_a_choice_are_listed(self, tmp_path):
-        url = write_zip(tmp_path / "c.zip", {"a/captions_train.json": {}, "a/captions_val.json": {}})
-        sentence = r"\('a/captions_train.json', 'a/captions_val.json'\); choose one with --member, or"
-        with pytest.raises(RequestError, match=sentence):
-            find_captions(url)
-
     def test_a_damaged_member(self, tmp_path):
         url = write_zip(
             tmp_path / "c.zip", {"captions.json": coco({f"{i}.jpg": ["A dog."] for i in range(99)})}
@@ -180,13 +174,6 @@ class TestRows:
         with pytest.raises(RequestError, match=rf"c\.jsonl: line 2 {sentence}"):
             read(url)
 
-    def test_parquet_without_the_columns(self, tmp_path):
-        url = write_parquet(tmp_path / "c.parquet", [{"image": 1, "text": "A dog."}])
-        with pytest.raises(
-            RequestError, match=r"has the columns \['image', 'text'\]; expected image_id or file_name"
-        ):
-            read(url)
-
 
 class TestFinding:
     def test_wildcards_give_every_file_in_order(self, tmp_path):
@@ -202,19 +189,6 @@ class TestFinding:
         names = [write_json(folder / f"{name}.json", coco(TWO)) for name in ("c [1]", "c 1")]
         assert find_captions(str(folder / "c [1].json")) == [CaptionFile(names[0])]
         assert find_captions(str(folder / "c*.json")) == [CaptionFile(names[1]), CaptionFile(names[0])]
-
-    @pytest.mark.parametrize(
-        ("name", "sentence"),
-        [
-            (
-                "none.json",
-                r"there is no caption file '.*none\.json'; expected \.json, \.jsonl, \.parquet or \.zip",
-            )
-        ],
-    )
-    def test_nothing_there(self, name, sentence, tmp_path):
-        with pytest.raises(RequestError, match=sentence):
-            find_captions(str(tmp_path / name))
 
 
 class TestReferences:

@@ -74,23 +74,6 @@ class TestTable:
             },
         ]
 
-    def test_the_record_counts_every_split(self, tmp_path, output):
-        record = tokenize(output, inputs(tmp_path), TokenizeOptions("words", 4, min_count=1)).record
-        assert record["splits"]["train"] == {
-            "images": 2,
-            "captions": 3,
-            "tokens": 6,
-            "mean_tokens": 2.0,
-            "longest": 2,
-            "cut": 2,
-            "unknown": 0,
-            "unknown_share": 0.0,
-        }
-        assert record["splits"]["val"]["unknown_share"] == 0.5
-        assert record["splits"]["test"]["images"] == 0
-        assert (record["tokenizer"]["kind"], record["tokenizer"]["vocab_size"]) == ("words", 10)
-        assert TokenizeOptions(**record["spec"]["options"]) == TokenizeOptions("words", 4, min_count=1)
-
     def test_captions_without_a_word_are_left_out_and_counted(self, tmp_path, output):
         captions = {"a.jpg": ["A dog.", "", "..."], "b.jpg": [" "]}
         table = tokenize(output, inputs(tmp_path, captions), WORDS)
@@ -164,16 +147,6 @@ class TestRequests:
                 list_inputs([str(tmp_path / "train.json")], [str(tmp_path / "val.json")]),
                 TokenizeOptions(),
             )
-
-    def test_overwriting_leaves_nothing_of_the_old_one(self, tmp_path, output):
-        tokenize(output, inputs(tmp_path), TokenizeOptions())
-        table = tokenize(output, inputs(tmp_path), WORDS, overwrite=True)
-        assert sorted(contents(output)) == [
-            "tokenizer/tokenizer.json",
-            "tokenizer/vocab.json",
-            "tokens.arrow",
-        ]
-        assert table.record["tokenizer"]["kind"] == "words"
 
     def test_a_broken_file_publishes_nothing(self, tmp_path, output):
         found = inputs(tmp_path)

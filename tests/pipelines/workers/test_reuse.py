@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 import tempfile
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
@@ -15,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captionbeam.jobs.cli import main
 from captionbeam.pipelines.bulk.compare import (
     CompareStore,
     NameSources,
@@ -27,8 +24,7 @@ from captionbeam.pipelines.bulk.compare import (
 from captionbeam.pipelines.bulk.plan import PlanShards, planned_shards, read_shard, write_plan
 from captionbeam.pipelines.bulk.publish import PublishSnapshot, publish
 from captionbeam.pipelines.bulk.run import moved_sources, start_run
-from captionbeam.pipelines.bulk.skip import SkipDone, _index_files, bring_home, names_of, read_base
-from captionbeam.pipelines.maintenance.history import describe
+from captionbeam.pipelines.bulk.skip import SkipDone, _index_files, read_base
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.pipelines.runners.runner import run_pipeline
 from captionbeam.pipelines.workers.engine import Engine
@@ -38,7 +34,7 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.fingerprint import fingerprint
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.int8 import stored_columns
-from captionbeam.schemas.records import ImageRef, named_ids
+from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.store import layout
 from tests.builders.runs import FIELD, Mean, fetch_from
 from tests.builders.stores import Echo, as_item
@@ -176,115 +172,37 @@ def test_touched_images_are_copied_and_changed_ones_computed(tmp_path, what):
     assert (PROCESSED, store.snapshot_id, counts) == ([], 2, counted(unchanged=7, known=7))
 
 
-def test_copied_int8_rows_have_no_rounding_error_of_their_own(tmp_path, monkeypatch, capsys):
-    """The originals of copied codes are not known: their error is neither 0 nor that of the other rows."""
-    monkeypatch.setattr(
-        f"{__name__}.launch", functools.partial(launch, spec={"model": "int8", "dtype": "int8"})
-    )
-
-    def of_run(store):
-        run = store.snapshot.run
-        return [(commit.rows, commit.rounding) for commit in commits(store) if commit.run == run]
-
-    store, _ = refresh(tmp_path, [ref("1.jpg"), ref("2.jpg")], ITEMS, "int8")
-    ((rows, first),) = of_run(store)
-    assert (rows, first["rows"], first["max_value"]) == (2, 2, 3.5)
-    said = shown(store, capsys)
-    assert "off by" in said
-    assert "the others were copied" not in said
-
-    store, _ = refresh(tmp_path, [ref("1.jpg", "v2"), ref("2.jpg", "v2")], ITEMS, "int8", salt=1.0)
-    assert of_run(store) == [(2, {})]
-    assert (describe(store)["rounding"]["rows"], describe(store)["rounding"]["stored_rows"]) == (2, 4)
-    assert "(over 2 of 4 rows; the others were copied)" in shown(store, capsys)
-
-    items = {**ITEMS, "1.jpg": bytes([9, 9])}
-    store, _ = refresh(tmp_path, [ref("1.jpg", "v3"), ref("2.jpg", "v3")], items, "int8")
-    ((rows, mixed),) = of_run(store)
-    assert (rows, mixed["rows"], mixed["max_value"]) == (2, 1, 9.0)
-
-
-def shown(store, capsys):
-    assert main(["store", "show", store.url]) == 0
-    return " ".join(capsys.readouterr().out.replace("│", " ").split())
-
-
-OLD = ImageRef("a", "s3://b/a#1.jpg", "/images", None)
-NEW = OLD._replace(image_id="a#1.jpg", former="a")
-OTHER = ImageRef("a#2.jpg", "s3://b/a#2.jpg", "/images", None, former="a")
-SPELLED = {"a": b"\1", "a#1.jpg": b"\1", "a#2.jpg": b"\2"}
-
-
-@pytest.mark.parametrize("operation", ["refresh", "add"])
-def test_a_row_under_a_former_id_is_copied_to_its_own(tmp_path, operation):
-    before = rows(refresh(tmp_path, [OLD, ref("1.jpg")], {**SPELLED, **ITEMS})[0])
-    store, counts = run_on_beam(tmp_path, [NEW, OTHER, ref("1.jpg")], {**SPELLED, **ITEMS}, operation, 1.0)
-    assert PROCESSED == ["a#2.jpg"]
-    if operation == "refresh":
-        assert counts == counted(new=1, moved=1, unchanged=1, known=2)
-    after = rows(store)
-    assert sorted(after) == ["1.jpg", "a#1.jpg", "a#2.jpg"]
-    assert after["a#1.jpg"] == before["a"]
-    assert verify(store.url).problems == []
-    assert store.totals["rows"] == 3
-    store, counts = refresh(tmp_path, [NEW, OTHER, ref("1.jpg")], {**SPELLED, **ITEMS})
-    assert (PROCESSED, store.snapshot_id, counts) == ([], 2, counted(unchanged=3, known=3))
-
-
-def test_rows_whose_file_is_gone_are_computed_again(tmp_path):
-    store, _ = refresh(tmp_path, [ref(name) for name in ITEMS], ITEMS)
-    run = launch(tmp_path, "parquet")
-    write_plan(run, "loose-0", judged(run, [ref(name, "v2") for name in ITEMS]), 9)
-    for path in Path(store.url, "data").iterdir():
-        path.unlink()
-    PROCESSED.clear()
-    (shard,) = planned_shards(run)
-    process_shard(shard.shard_id, read_shard(shard), Engine(Counting()), run, fetch_from(ITEMS))
-    assert sorted(PROCESSED) == sorted(ITEMS)
-
-
 def judged(run, refs):
     """What a refresh of ``refs`` has to do; what is gone is noted."""
     images, base = defaultdict(list), defaultdict(list)
     for one in refs:
-        for name in names_of(one):
-            images[name].append(one)
+        images[one.image_id].append(one)
     for task in _index_files(run):
         for name, row in read_base(*task):
             base[name].append(row)
-    home: dict[str, tuple[list, list]] = defaultdict(lambda: ([], []))
-    for name in sorted({*images, *base}):
-        for own, found, existing in bring_home(name, images[name], base[name]):
-            home[own][0].extend(found)
-            home[own][1].extend(existing)
-    verdicts = {name: compare_image(found, existing, {"/images"}) for name, (found, existing) in home.items()}
-    gone = [row for name in verdicts for row in named_ids(",".join(verdicts[name].gone), name).items()]
-    write_gone("000000", gone, run)
+    verdicts = {
+        name: compare_image(images[name], base[name], {"/images"}) for name in sorted({*images, *base})
+    }
+    write_gone("000000", [(place, name) for name in verdicts for place in verdicts[name].gone], run)
     write_counts(
         Counter(kind for one in verdicts.values() for kind in (one.kind, "known" * one.known) if kind), run
     )
     return [verdict.todo for verdict in verdicts.values() if verdict.todo is not None]
 
 
-URIS = {"a#1.jpg": "a", "a#2.jpg": "a", "a": "a", "b#1.jpg": "b", "c.jpg": "c.jpg"}
-IMAGES = st.dictionaries(
-    st.sampled_from(sorted(URIS)), st.tuples(st.integers(1, 2), st.integers(1, 2)), min_size=1
-)
-NIGHT = st.tuples(IMAGES, st.booleans(), st.integers(1, 3), st.sampled_from(["publish", "killed"]))
+NAMES = ("a.jpg", "b.jpg", "c.jpg", "d.jpg")
+IMAGES = st.dictionaries(st.sampled_from(NAMES), st.tuples(st.integers(1, 2), st.integers(1, 2)), min_size=1)
+NIGHT = st.tuples(IMAGES, st.integers(1, 3), st.sampled_from(["publish", "killed"]))
 
 
 @given(st.lists(NIGHT, min_size=2, max_size=5))
 @settings(max_examples=20, deadline=None)
-def test_whatever_was_touched_changed_or_renamed_each_image_has_its_own_row_once(nights):
-    """``(content, touch)`` by URI; a night in the old spelling has one image an id, as it had to."""
+def test_whatever_was_touched_or_changed_each_image_has_its_own_row_once(nights):
+    """``(content, touch)`` by image."""
     with tempfile.TemporaryDirectory() as folder:
-        for images, old, shard_size, fate in nights:
-            named = {URIS[uri] if old else uri: uri for uri in sorted(images, reverse=True)}
-            refs = [
-                ImageRef(name, f"s3://b/{uri}", "/images", f"{uri}-{images[uri]}", former=_former(uri, old))
-                for name, uri in named.items()
-            ]
-            items = {name: bytes([10 * images[uri][0] + len(uri)]) for name, uri in named.items()}
+        for images, shard_size, fate in nights:
+            refs = [ref(name, str(images[name])) for name in images]
+            items = {name: bytes([10 * images[name][0] + NAMES.index(name)]) for name in images}
             run = launch(folder, "parquet")
             write_plan(run, "loose-0", judged(run, refs), shard_size)
             shards = planned_shards(run)
@@ -299,10 +217,6 @@ def test_whatever_was_touched_changed_or_renamed_each_image_has_its_own_row_once
                 assert store.totals["rows"] == len(refs)
                 assert verify(store.url).problems == []
                 assert judged(launch(folder, "parquet"), refs) == []
-
-
-def _former(uri, old):
-    return URIS[uri] if URIS[uri] != uri and not old else ""
 
 
 def test_sources_move_with_their_store_until_a_run_has_published_there(tmp_path):
