@@ -242,9 +242,7 @@ def test_the_flex_template_writes_its_job_and_does_not_wait(photos, launch):
     ]  # fmt: skip
     status, out, err = launch(command(passed))
     assert status == 0, err
-    assert out == (
-        f"the job is written down, not run: whoever starts it has {photos}/store published by its last step\n"
-    )
+    assert out == f"the job is written, not run: its last step will publish {photos}/store\n"
     job = files.read_json(template)
     assert complaints(job, "Job") == []
     assert job["name"] == "nightly"

@@ -12,9 +12,12 @@ import pytest
 from captionbeam.capmodel.data.dataset import Data
 from captionbeam.capmodel.training.request import resolve_options
 from captionbeam.jobs import COMMANDS, ListSnapshots, PromoteSnapshot, cli
+from captionbeam.pipelines.bulk.publish import publish
+from captionbeam.pipelines.maintenance.export import export
 from captionbeam.schemas import Store
+from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.store import layout, tags
-from tests.builders.history import advance, content
+from tests.builders.history import advance, content, plan, process, start
 from tests.builders.training import make_data, tiny_options
 
 
@@ -151,3 +154,40 @@ def test_training_pins_the_snapshot_that_a_tag_names(tmp_path):
     options, _ = resolve_options(wanted, workers=1)
     assert (options.features, options.snapshot) == (data["features"], 1)
     assert Data.open(options).store.snapshot_id == 1
+
+
+def test_after_a_rollback_a_run_takes_up_what_was_committed(three, capsys):
+    before = content(Store.open(three))
+    said(capsys, "rollback", three, 1)
+    commits = layout.committed_shards(three)
+    advance(three, {"a": "1", "b": "2", "c": "1", "d": "1"})
+    advance(three, {"e": "1"})
+    assert content(Store.open(three)) == before
+    assert layout.committed_shards(three) == commits
+
+
+def test_rollback_while_another_publishes(three, capsys, monkeypatch):
+    """The other comes between the look and the write: the rollback is published on top of it, nothing is torn."""
+    run = start(three)
+    plan(run, {"f": "1"})
+    process(run)
+    create, waiting = layout.create_snapshot, [run]
+
+    def first_the_other(url, snapshot):
+        if waiting:
+            publish(waiting.pop())
+        return create(url, snapshot)
+
+    monkeypatch.setattr(layout, "create_snapshot", first_the_other)
+    said(capsys, "rollback", three, 1)
+    operations = [snapshot.operation for snapshot in layout.load_snapshots(three)]
+    assert operations == ["add", "add", "add", "add", "rollback"]
+    assert content(Store.open(three)) == content(Store.open(three, 1))
+    assert "f" in content(Store.open(three, 4))
+
+
+def test_a_snapshot_is_nothing_to_write_to(three):
+    with pytest.raises(RequestError, match=r"@1 is a snapshot of .*, to be read; expected"):
+        start(f"{three}@1")
+    with pytest.raises(RequestError, match=r"@prod is a snapshot of"):
+        export(Store.open(str(three)), f"{three}@prod", "parquet")

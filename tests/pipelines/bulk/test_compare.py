@@ -112,3 +112,18 @@ def test_a_listing_that_breaks_off_deletes_nothing(tmp_path):
     with pytest.raises(SourceError, match="no-such"):
         compare(run, FindImages(specs), ["/images"])
     assert layout.snapshot_ids(run.url) == [1]
+
+
+def test_features_name_every_source_they_ever_had(tmp_path):
+    store = make_features(f"{tmp_path}/store", ["a"], (2, 2, 1))
+
+    def build(pipeline):
+        names = pipeline | NameSources(["/more", "/images"], store)
+        return (
+            names
+            | beam.combiners.ToList()
+            | beam.Map(lambda names: (tmp_path / "names").write_text(repr(sorted(names))))
+        )
+
+    run_pipeline([], build)
+    assert (tmp_path / "names").read_text() == "['/images', '/more']"

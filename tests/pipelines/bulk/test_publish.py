@@ -310,3 +310,28 @@ def test_a_captions_store_is_held_to_its_parents_captions(tmp_path, keep_attenti
     with pytest.raises(HeldBack, match=r"words a caption fell from 8.0 to 1.0, .* \(of 24 of each\)"):
         publish(run, Gates(compared=True))
     assert publish(run, Gates(compared=True, anyway=True)).totals["rows"] == 54
+
+
+def test_an_image_that_went_back_to_its_old_version_is_that_version(tmp_path):
+    """The killed run committed v2; the next one sees v1 again."""
+    for version, ended in ((1, True), (2, False), (1, True)):
+        images = {"a": (version, "ok")}
+        run = launch(tmp_path, images, 1)
+        process(run, images, planned_shards(run))
+        if ended:
+            publish(run)
+    assert check(run.url) == ({"a": "v1"}, {})
+
+
+def test_two_writers_that_miss_the_same_image_delete_it_once(tmp_path):
+    stored(tmp_path, ABC)
+    both = [refresh(tmp_path, {"b": (1, "ok"), "c": (1, "bad")}) for _ in range(2)]
+    assert [publish(run).id for run in both] == [2, 2]
+    assert check(f"{tmp_path}/store") == ({"b": "v1"}, {"c": "v1"})
+    assert Store.open(f"{tmp_path}/store").totals["deleted"] == 1
+
+
+def test_rows_that_go_for_other_reasons_are_held_back_too(tmp_path):
+    stored(tmp_path, {"a": (1, "ok"), "b": (1, "ok")})
+    with pytest.raises(HeldBack, match="the snapshot would have 1 rows, its parent has 2"):
+        publish(refresh(tmp_path, {"a": (2, "bad"), "b": (1, "ok")}), Gates(max_deletes=0.4))

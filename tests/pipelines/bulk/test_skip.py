@@ -22,7 +22,7 @@ from captionbeam.schemas.errors import (
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.store import layout
 from tests.builders.runs import Mean, features_run, fetch_from
-from tests.builders.stores import commit_all
+from tests.builders.stores import commit_all, make_features
 
 REF = ImageRef("a.jpg", "/images/a.jpg", "/images", "2")
 
@@ -180,3 +180,33 @@ def test_another_fingerprint_is_refused_with_what_differs(tmp_path):
     encode(tmp_path, REFS, ITEMS)
     with pytest.raises(FingerprintError, match="was made with model mean, not median; expected the same"):
         features_run(tmp_path, spec={"model": "median"})
+
+
+def test_another_sources_image_of_the_same_id_is_not_replaced_in_silence(tmp_path):
+    make_features(f"{tmp_path}/store", ["a.jpg"], (2, 2, 1), spec={"model": "mean"})
+    other = ref("a.jpg", "v2")._replace(uri="/more/a.jpg", source="/more")
+
+    def build(pipeline):
+        _ = pipeline | beam.Create([other]).with_output_types(ImageRef) | SkipDone(features_run(tmp_path))
+
+    with pytest.raises(RequestError, match="image 'a.jpg' of /more would replace another one of "):
+        run_pipeline([], build)
+
+
+def test_a_second_run_does_nothing_and_publishes_nothing(tmp_path):
+    _, first = encode(tmp_path, REFS, ITEMS)
+    assert sorted(PROCESSED) == sorted(ITEMS)
+    _, second = encode(tmp_path, REFS, ITEMS)
+    assert PROCESSED == []
+    assert (first.snapshot_id, second.snapshot_id) == (1, 1)
+
+
+def test_a_changed_image_that_fails_for_good_has_no_row_any_more(tmp_path):
+    encode(tmp_path, REFS, ITEMS)
+    changed = [ref("3.jpg", "v2"), *(r for r in REFS if r.image_id != "3.jpg")]
+    _, store = encode(tmp_path, changed, {**ITEMS, "3.jpg": ImageError("timeout", "fetch", "slow")})
+    assert "3.jpg" in store.ids()
+    _, store = encode(tmp_path, changed, {**ITEMS, "3.jpg": b"bad"})
+    assert "3.jpg" not in store.ids()
+    assert [row["image_id"] for row in store.failures().to_pylist()] == ["3.jpg"]
+    assert (store.totals["rows"], store.totals["failed"]) == (8, 1)

@@ -226,3 +226,21 @@ def test_a_row_with_what_is_no_number_is_that_rows_failure(value):
     assert (
         caught.value.message == f"1 of 24 numbers are not finite in float16, the first is {np.float32(value)}"
     )
+
+
+def test_an_array_in_fortrans_order_is_read_all_the_same(tmp_path):
+    url = write(tmp_path, "a.npy", np.asfortranarray(GRIDS))
+    assert find_array(url).fortran
+    for row, seen in enumerate(taken(url, list(range(7)))):
+        np.testing.assert_array_equal(seen, GRIDS[row])
+
+
+def test_an_id_in_two_files_and_an_empty_one_are_refused(tmp_path):
+    (tmp_path / "ids.csv").write_text("id,x\na,1\n,2\n")
+    array = find_array(write(tmp_path, "a.npy", GRIDS[:2]))
+    with pytest.raises(
+        RequestError, match=r"the id in row 1 of .*ids.csv is empty; expected one for each row"
+    ):
+        check_ids(find_id_list(str(tmp_path / "ids.csv")), array, {})
+    with pytest.raises(RequestError, match="two rows have the id 'a': row 9 of other.txt and row 0 of"):
+        check_ids(find_id_list(str(tmp_path / "ids.csv")), array, {"a": "row 9 of other.txt"})

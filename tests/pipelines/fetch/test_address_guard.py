@@ -7,13 +7,15 @@ import ipaddress
 import socket
 import time
 
+import fsspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from captionbeam.jobs.options.sources import SourceOptions, fetch_options
 from captionbeam.pipelines.fetch import address_guard
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
-from tests.builders.answers import OPEN, answering, fetched, is_denied, moved_to
+from tests.builders.answers import ONCE, OPEN, answering, fetched, is_denied, moved_to
 from tests.builders.sources import Web, picture
 
 INSIDE = [
@@ -197,3 +199,53 @@ def test_a_list_that_lies_elsewhere_names_no_files_of_this_machine(tmp_path):
 def test_a_list_chooses_no_protocol_but_a_few(uri):
     assert is_denied(fetched(uri, source="gs://bucket/list.txt"))
     assert is_denied(fetched(uri))
+
+
+# aiohttp itself takes no such digits
+@pytest.mark.parametrize("host", ["2130706433", "0177.0.0.1", "127.1", "0"])
+def test_digits_that_are_no_plain_address_are_never_read(host):
+    with Web({"a.jpg": picture("a")}, ranges=False) as web:
+        url = f"http://{host}:{web.url.rpartition(':')[2]}/a.jpg"
+        assert [fetched(url, options).code for options in (ONCE, OPEN)] == ["unsupported"] * 2
+        assert not web.requests
+
+
+def test_redirects_end():
+    seen = []
+    with answering(moved_to(lambda handler: seen.append(handler.path) or f"{handler.path}x")) as url:
+        found = fetched(f"{url}/a", OPEN)
+        assert (found.code, len(seen)) == ("not_found", 6)
+        assert "is redirected more than 5 times" in found.message
+
+
+def test_a_list_may_choose_its_own_protocol_and_what_lies_below_a_named_root():
+    fs = fsspec.filesystem("memory")
+    fs.pipe({"/named/a.jpg": picture("a"), "/b.jpg": picture("b")})
+    try:
+        assert fetched("memory://b.jpg", source="memory://lists/list.txt") == picture("b")
+        below = FetchOptions(trusted=("memory://named",))
+        assert fetched("memory://named/a.jpg", below) == picture("a")
+        assert is_denied(fetched("memory://named/../b.jpg", below))
+    finally:
+        fs.rm(["/named/a.jpg", "/b.jpg"])
+
+
+def test_a_named_server_that_was_public_is_looked_at_all_the_same(monkeypatch):
+    """Its name may lead inside by the time that its images are read."""
+    answers, real = ["93.184.216.34"], socket.getaddrinfo
+
+    def rebinding(host, port, *args, **kwargs):
+        if host != "rebinding.example":
+            return real(host, port, *args, **kwargs)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers[0], port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
+    with Web({"a.jpg": picture("a")}, ranges=False) as web:
+        url = f"http://rebinding.example:{web.url.rpartition(':')[2]}"
+        given = SourceOptions(sources=(f"{url}/list.txt",))
+        options = fetch_options(given)
+        assert (options.trusted, options.inside) == ((url,), ())
+        answers[0] = "127.0.0.1"
+        assert is_denied(fetched(f"{url}/a.jpg", options))
+        assert not web.requests
+        assert fetch_options(given).inside == (url,)

@@ -181,3 +181,21 @@ def test_however_ranges_are_merged_each_image_gets_its_own_bytes(sizes, order, g
         assert fetch(refs) == [whole[ref.offset : ref.offset + ref.length] for ref in refs]
     finally:
         fetching._GAP, fetching._LONGEST_READ = before
+
+
+def test_a_file_shorter_than_it_was_listed_is_truncated(tmp_path):
+    make_folder(tmp_path, PICTURES)
+    refs, _ = listed(tmp_path)
+    os.truncate(refs[0].uri, 10)
+    results = fetch(refs)
+    assert codes(results) == ["truncated"] + ["ok"] * 5
+    assert results[0].message == f"{refs[0].uri}: has 10 of 700 bytes"
+
+
+def test_a_mistake_in_the_program_is_no_failure_of_an_image(monkeypatch):
+    def buggy(self, path, **kwargs):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_file", buggy)
+    with pytest.raises(KeyError):
+        fetch([ref_to("memory://m/a.jpg")], QUICK)

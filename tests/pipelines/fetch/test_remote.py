@@ -6,7 +6,7 @@ import pytest
 
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 from captionbeam.pipelines.fetch.images import fetch
-from captionbeam.schemas.errors import SourceError, SystemicError
+from captionbeam.schemas.errors import SourceError, SystemicError, is_transient
 from captionbeam.schemas.records import ImageRef
 from tests.builders.sources import (
     Web,
@@ -131,3 +131,18 @@ class TestOddURIs:
             )
         assert (before, failure.code, failure.stage, after) == (b"1", "unsupported", "fetch", b"22")
         assert failure.message.startswith(message)
+
+
+def test_a_body_that_breaks_off_is_the_networks_fault_and_is_done_again_by_the_next_run():
+    with Web(PICTURES, ranges=False) as web:
+        assert codes(fetch([ref_to(f"{web.url}/cut/a.jpg")], QUICK)) == ["unavailable"]
+    assert is_transient("unavailable")
+
+
+def test_members_that_share_a_read_share_its_passing_failure(tmp_path):
+    archive = make_zip(tmp_path / "x.zip", PICTURES)
+    refs = [ref._replace(uri="distant://share/x.zip") for ref in listed(archive)[0]]
+    with distant({"share/x.zip": archive.read_bytes()}) as filesystem:
+        filesystem.errors["share/x.zip"] = [TimeoutError("slow")] * 2
+        assert codes(fetch(refs, QUICK)) == ["timeout"] * 6
+        assert fetch(refs, QUICK) == list(PICTURES.values())

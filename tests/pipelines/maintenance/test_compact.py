@@ -109,3 +109,47 @@ def test_what_a_run_at_work_changed_replaces_rows_that_were_moved_meanwhile(tmp_
     rows, _ = outcomes(Store.open(url))
     assert (rows["f"][0], rows["late"][0]) == ("2", "1")
     assert verify(url).problems == []
+
+
+def test_only_shards_with_more_dead_rows_than_that_are_rewritten(tmp_path):
+    url = history(str(tmp_path / "store"))
+    before, shards = outcomes(Store.open(url)), set(Store.open(url).manifest.column("shard").to_pylist())
+    dead = {shard: len(dead.rows | dead.failed) for shard, dead in Store.open(url).dead.items()}
+    compact(url, dead_share=0.3, small=0)
+    kept = shards & set(Store.open(url).manifest.column("shard").to_pylist())
+    heavy = {
+        row["shard"]
+        for row in Store.open(url, 3).manifest.to_pylist()
+        if dead.get(row["shard"], 0) > 0.3 * (row["rows"] + row["failed"])
+    }
+    assert heavy
+    assert kept == shards - heavy
+    assert outcomes(Store.open(url)) == before
+    assert verify(url).problems == []
+
+
+def test_what_a_killed_run_changed_is_adopted_after_compacting(tmp_path):
+    url = history(str(tmp_path / "store"))
+    killed = start(url)
+    plan(killed, {"f": "2", "g": "2"})
+    process(killed)
+    compact(url, 0.2, 256)
+    run = start(url)
+    assert plan(run, {"f": "2", "g": "2", "late": "1"})[0].image_id == "late"
+    process(run)
+    finish(run)
+    rows, _ = outcomes(Store.open(url))
+    assert {name: rows[name][0] for name in ("f", "g", "late")} == {"f": "2", "g": "2", "late": "1"}
+    assert verify(url).problems == []
+
+
+def test_another_writers_row_of_the_same_version_stays_the_only_one(tmp_path):
+    url = history(str(tmp_path / "store"))
+    slow = start(url)
+    plan(slow, {"f": "2"})
+    process(slow)
+    advance(url, {"f": "2"}, shard_size=1)
+    compact(url, 0.0, 256)
+    finish(slow)
+    assert outcomes(Store.open(url))[0]["f"][0] == "2"
+    assert verify(url).problems == []

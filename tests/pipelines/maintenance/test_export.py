@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.core import url_to_fs
 
+from captionbeam.jobs import cli
 from captionbeam.pipelines.maintenance import export
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.storage import files
 from tests.builders.history import CAPTIONS, advance, content
 from tests.builders.stores import make_captions
@@ -167,3 +169,30 @@ def test_an_export_that_fails_leaves_nothing(features, output, monkeypatch):
     assert not files.exists(output)
     fs, path = url_to_fs(output)
     assert not [name for name in fs.ls(path.rsplit("/", 1)[0], detail=False) if name.endswith(".tmp")]
+
+
+def test_captions_as_webdataset_are_json(captions, output):
+    export.export(captions, output, "webdataset")
+    (data,) = read_parts(output, ".tar")
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        rows = [json.loads(tar.extractfile(member).read()) for member in tar]
+    assert as_dict(rows, "captions") == content(captions)
+
+
+def test_pooled_features_as_csv_have_a_column_a_number(tmp_path):
+    store = history(str(tmp_path / "store"), field=arrow.grid_field("pooled", (5,)))
+    export.export(store, str(tmp_path / "out"), "csv")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "part-00000.csv").read_text(), newline="")))
+    found = {
+        row["image_id"]: (row["version"] or None, [float(row[f"pooled_{at}"]) for at in range(5)])
+        for row in rows
+    }
+    assert found == content(store)
+
+
+def test_the_command_exports_the_snapshot_that_is_named(captions, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert cli.main(["store", "export", f"{captions.url}@1", "--output", out, "--format", "jsonl"]) == 0
+    assert "10 rows of snapshot 1 in 1 files" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / "out" / "part-00000.jsonl").read_text().splitlines()]
+    assert as_dict(rows, "captions") == content(Store.open(captions.url, 1))

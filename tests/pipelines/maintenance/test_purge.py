@@ -22,6 +22,7 @@ from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.pipelines.tokens.inputs import list_inputs
 from captionbeam.pipelines.tokens.tokenize import TokenizeOptions, tokenize
 from captionbeam.schemas import Store
+from captionbeam.schemas.errors import SystemicError
 from captionbeam.schemas.formats.datafile import open_data
 from captionbeam.schemas.formats.tokens import TokenTable
 from captionbeam.schemas.storage import files
@@ -175,7 +176,7 @@ CAPTIONS = {
 
 def make(tmp_path):
     inputs = list_inputs([write_json(tmp_path / "c.json", coco(CAPTIONS))], [], val_share=0.3)
-    return tokenize(str(tmp_path / "tokens"), inputs, TokenizeOptions.of("words", min_count=2))
+    return tokenize(str(tmp_path / "tokens"), inputs, TokenizeOptions("words", min_count=2))
 
 
 def test_the_images_and_their_captions_are_gone_and_the_rest_stays(tmp_path):
@@ -212,3 +213,25 @@ def test_by_the_console_script(tmp_path):
     done = captionbeam("store", "purge", table.url, "--ids", tmp_path / "ids.txt")
     assert "2 of 3 ids found" in done.stdout
     assert set(TokenTable.open(table.url).rows) == set(CAPTIONS) - {"3.jpg", "5.jpg"}
+
+
+def test_a_purged_image_that_its_source_still_has_comes_back_as_a_new_row(tmp_path):
+    url = history(str(tmp_path / "store"))
+    before = outcomes(Store.open(url))
+    purge(url, GONE)
+    advance(url, {**IMAGES, "c-of-mine.jpg": "2", "d-of-mine.jpg": "2"})
+    assert outcomes(Store.open(url)) == before
+    assert verify(url).problems == []
+
+
+def test_a_run_that_planned_a_purged_image_says_so_and_can_be_started_again(tmp_path):
+    url = history(str(tmp_path / "store"))
+    run = start(url)
+    plan(run, {"late.jpg": "1", "later.jpg": "1"})
+    process(run)
+    purge(url, {"late.jpg"})
+    with pytest.raises(SystemicError, match="planned shards have no commit"):
+        finish(run)
+    advance(url, {"later.jpg": "1"})
+    assert "later.jpg" in Store.open(url).ids()
+    assert everywhere(url).isdisjoint({"late.jpg"})

@@ -257,3 +257,54 @@ def test_two_members_whose_names_become_equal_are_both_named(tmp_path):
 def test_a_location_in_the_old_spelling_still_finds_its_image(tmp_path):
     path = make_raw_zip(tmp_path / "x.zip", [(CAFE.encode(), b"", picture("1"))])
     assert fetch_location(f"zip://caf├⌐.jpg::{path}") == picture("1")
+
+
+def test_zipping_again_changes_no_version(tmp_path):
+    stored = make_zip(tmp_path / "x.zip", PICTURES)
+    deflated = make_zip(tmp_path / "y.zip", dict(reversed(PICTURES.items())), zipfile.ZIP_DEFLATED)
+    versions = [{ref.image_id: ref.version for ref in listed(path)[0]} for path in (stored, deflated)]
+    assert versions[0] == versions[1]
+
+
+@pytest.mark.parametrize(("method", "name"), [(zipfile.ZIP_BZIP2, "bzip2"), (zipfile.ZIP_LZMA, "lzma")])
+def test_a_compression_that_is_not_read_is_listed_and_fails_alone(tmp_path, method, name):
+    path = make_zip(tmp_path / "x.zip", {"a.jpg": picture("a")})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("b.jpg", picture("b"), method)
+    first, second = fetch(listed(path)[0])
+    assert first == picture("a")
+    assert (second.code, name in second.message) == ("unsupported", True)
+
+
+def test_a_zip_with_a_damaged_directory_is_refused_when_listed(tmp_path):
+    path = make_zip(tmp_path / "x.zip", PICTURES)
+    raw = path.read_bytes()
+    path.write_bytes(
+        raw[: raw.index(b"PK\1\2")] + raw[raw.index(b"PK\1\2") :].replace(b"PK\1\2", b"PK\1\3", 1)
+    )
+    with pytest.raises(SourceError, match="is not a readable zip"):
+        listed(path)
+
+
+def test_of_a_big_zip_only_the_directory_and_the_asked_members_are_read():
+    contents = {f"{i:03}.jpg": os.urandom(100_000) for i in range(200)}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in contents.items():
+            archive.writestr(name, data)
+    with counted({"big.zip": buffer.getvalue()}) as reads:
+        refs, _ = listed("counted://big.zip")
+        assert len(refs) == 200
+        assert reads["bytes"] < 50_000
+        reads.clear()
+        assert fetch([refs[7], refs[150]]) == [contents["007.jpg"], contents["150.jpg"]]
+        assert (reads["reads"], reads["bytes"] < 2 * 100_000 + 1000) == (2, True)
+
+
+def test_a_damaged_header_inside_a_tar_is_no_end(tmp_path):
+    path = make_tar(tmp_path / "x.tar", PICTURES)
+    raw = bytearray(path.read_bytes())
+    raw[1024 + 10] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(SourceError, match=r"has a damaged header at byte 1024; expected a whole tar"):
+        listed(path)

@@ -138,3 +138,47 @@ def test_one_image_is_a_source(tmp_path):
     make_folder(tmp_path, {"one.jpg": b"123"})
     ((ref,), _) = listed(tmp_path / "one.jpg")
     assert (ref.image_id, ref.uri, ref.length) == ("one.jpg", f"{tmp_path}/one.jpg", 3)
+
+
+def test_links_are_followed_but_never_in_a_circle(tmp_path):
+    make_folder(tmp_path, {"real/a.jpg": b"1"})
+    (tmp_path / "linked").symlink_to(tmp_path / "real")
+    (tmp_path / "real/up").symlink_to(tmp_path)
+    refs, _ = listed(tmp_path)
+    assert sorted({ref.image_id for ref in refs if "up" not in ref.image_id}) == [
+        "linked/a.jpg",
+        "real/a.jpg",
+    ]
+
+
+def test_a_link_that_leads_nowhere_is_listed_so_that_its_failure_is_seen(tmp_path):
+    make_folder(tmp_path, {"a.jpg": b"1"})
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    refs = {ref.image_id: ref for ref in listed(tmp_path)[0]}
+    assert refs["gone.jpg"].version is None
+
+
+def test_a_folder_that_fails_on_a_remote_filesystem_is_an_error_and_no_shorter_listing(monkeypatch):
+    filesystem, _ = files.split("memory://")  # the one that listings use
+    filesystem.pipe({"/part/a.jpg": b"1", "/part/sub/b.jpg": b"1"})
+    whole = filesystem.ls
+
+    def ls(path, detail=True, **kwargs):
+        if path.endswith("/sub"):
+            raise PermissionError("not yours")
+        return whole(path, detail=detail, **kwargs)
+
+    monkeypatch.setattr(filesystem, "ls", ls)
+    with pytest.raises(SourceError, match=r"denied.*not yours"):
+        listed("memory://part")
+
+
+def test_folders_on_any_filesystem_are_listed_alike():
+    fsspec.filesystem("memory").pipe({"/photos/a.jpg": b"12", "/photos/in/b.jpg": b"3", "/photos/c.txt": b""})
+    refs, ignored = listed("memory://photos/")
+    assert sorted((ref.image_id, ref.uri, ref.source, ref.length) for ref in refs) == [
+        ("a.jpg", "memory:///photos/a.jpg", "memory://photos", 2),
+        ("in/b.jpg", "memory:///photos/in/b.jpg", "memory://photos", 1),
+    ]
+    assert all(ref.version for ref in refs)
+    assert ignored == ["memory:///photos/c.txt"]

@@ -150,3 +150,50 @@ def test_a_damaged_manifest_of_google_is_one_sentence(google, fields, said):
     url, manifest = google
     with pytest.raises(SourceError, match=f"has a damaged manifest: {said}"):
         by_report(url, changed(manifest, **fields))
+
+
+def test_of_a_folder_of_reports_the_newest_is_taken(reported):
+    url, make = reported
+    times = (
+        ("2026-11-09T00:00", "2026-11-24T00:00")
+        if url.startswith("gs")
+        else ("2026-11-09T00-00Z", "2026-11-24T00-00Z")
+    )
+    make(objects(url)[:2], time=times[0])
+    newest = make(objects(url), time=times[1])
+    folder = newest.rpartition("/")[0] if url.startswith("gs") else newest.rsplit("/", 2)[0]
+    assert by_report(f"{url}/photos", folder) == by_listing(f"{url}/photos")
+
+
+def test_a_report_without_the_version_is_refused(s3):
+    put_keys(s3.url, ["photos/a.jpg"])
+    manifest = s3_report(s3.url, [{**item, "ETag": ""} for item in objects(s3.url)])
+    with pytest.raises(SourceError, match="expected Key and ETag among them"):
+        by_report(f"{s3.url}/photos", manifest)
+
+
+def test_a_row_of_another_length_is_refused(google):
+    url, manifest = google
+    data = files.read_bytes(first_file(manifest))
+    files.write_atomic(first_file(manifest), data.rstrip()[:-40] + b"\n")
+    with pytest.raises(SourceError, match=r"has [1-6] fields in line 3; expected 7"):
+        by_report(url, manifest)
+
+
+def test_a_report_that_has_nothing_of_the_source_is_refused(google):
+    url, manifest = google
+    with pytest.raises(SourceError, match=f"has nothing below {url}/photo; expected images there"):
+        by_report(f"{url}/photo", manifest)
+
+
+def test_rows_that_cannot_be_are_refused(gcs):
+    put_keys(gcs.url, ["photos/a.jpg"])
+    (found,) = objects(gcs.url)
+    with pytest.raises(SourceError, match="has the size 'five'; expected a number of bytes"):
+        by_report(gcs.url, gcs_report(gcs.url, [{**found, "size": "five"}]))
+    manifest = gcs_report(gcs.url, [found])
+    data = files.read_bytes(first_file(manifest))
+    bucket = gcs.url.removeprefix("gs://")
+    files.write_atomic(first_file(manifest), data.replace(bucket.encode(), b"another"))
+    with pytest.raises(SourceError, match=f"has a row of the bucket 'another'; expected '{bucket}'"):
+        by_report(gcs.url, manifest)

@@ -11,6 +11,7 @@ import pytest
 
 from captionbeam.pipelines.fetch.images import fetch
 from captionbeam.pipelines.sources.parse import parse_sources
+from captionbeam.pipelines.sources.spec import SourceOptions
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.records import ImageRef
 from tests.builders.sources import listed, make_folder, make_parquet, picture
@@ -179,3 +180,20 @@ def test_coco_mini_is_found_below_its_root():
     assert len(refs) == 155
     assert refs[0].image_id == "285"
     assert all(data[:2] == b"\xff\xd8" for data in fetch(refs))
+
+
+def test_an_id_column_names_the_images(tmp_path):
+    make_folder(tmp_path, {"x.csv": b"image_id,key,url\n7,k7,http://h/1.jpg\n8,k8,http://h/2.jpg\n"})
+    assert [ref.image_id for ref in listed(tmp_path / "x.csv")[0]] == ["7", "8"]
+    assert [ref.image_id for ref in listed(tmp_path / "x.csv", id_column="key")[0]] == ["k7", "k8"]
+
+
+def test_a_named_column_that_is_not_there_is_refused(tmp_path):
+    make_folder(tmp_path, {"x.csv": b"url,id\na.jpg,1\n"})
+    make_parquet(tmp_path / "x.parquet", {"image": PICTURES, "id": NAMES})
+    for name in ("x.csv", "x.parquet"):
+        for options in ({"uri_column": "link"}, {"id_column": "key"}):
+            with pytest.raises(SourceError, match=f"expected '{next(iter(options.values()))}'"):
+                parse_sources([f"{tmp_path}/{name}"], SourceOptions(**options))
+    with pytest.raises(SourceError, match="expected 'photo'"):
+        parse_sources([f"{tmp_path}/x.parquet"], SourceOptions(bytes_column="photo"))

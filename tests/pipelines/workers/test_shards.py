@@ -205,3 +205,14 @@ def test_captions_of_the_same_bytes_are_drawn_apart(tmp_path):
     items = dict.fromkeys(("a.jpg", "b.jpg"), b"\1")
     process_shard("0" * 40, refs, Engine(processor), run, fetch_from(items))
     assert processor.batches == [["a.jpg", "b.jpg"]]
+
+
+def test_copies_of_what_cannot_be_read_fail_like_it(tmp_path):
+    items = {"a.jpg": b"bad", "b.jpg": b"bad", "c.jpg": b"\1"}
+    run, (report,) = process(tmp_path, items)
+    publish(run)
+    store = Store.open(run.url)
+    assert [(row["image_id"], row["code"]) for row in store.failures().to_pylist()] == [
+        ("a.jpg", "decode"), ("b.jpg", "decode"),
+    ]  # fmt: skip
+    assert layout.load_commit(run.url, report.shard_id).counts["failed_decode"] == 2

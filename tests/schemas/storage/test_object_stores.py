@@ -209,3 +209,10 @@ def test_errors_of_the_libraries_are_those_of_a_disk():
         raise ValueError("Bad Request: b/a\ninvalid name")
     with pytest.raises(ValueError, match="not the storage's"), object_stores.as_os_errors("gs://b/a"):
         raise ValueError("not the storage's")
+
+
+def test_a_plain_refusal_to_write_over_is_understood(meddled):
+    """412 without a word of why, as S3-compatible servers answer."""
+    url, plan, _ = meddled
+    plan.append(412)
+    assert not files.create(files.join(url, "a.json"), b"x")
