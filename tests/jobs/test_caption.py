@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.schemas import Store
 from captionbeam.schemas.store import layout
 from tests.builders.commands import ROOT, captionbeam, environment
@@ -131,3 +132,8 @@ def test_killed_and_started_again_nothing_is_lost_or_doubled(made, captioned, tm
     assert rows(store) == rows(captioned)
     assert before <= set(Store.open(str(store)).manifest.column("shard").to_pylist())
     assert f"in {IMAGES + 1 - len(before)} shards" in done.stdout
+
+
+def test_the_store_keeps_the_bundle(captioned, made):
+    (kept,) = Path(captioned, "models").iterdir()
+    assert Bundle.load(str(kept)).sha256 == Bundle.load(str(made / "bundle")).sha256

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from captionbeam.schemas.store import layout
 from tests.builders.clusters import Cluster
 from tests.builders.commands import ROOT, environment
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer
+from tests.builders.processes import await_true
 from tests.builders.workers import one_engine_a_process
 from tests.builders.zygote import captionbeam
 
@@ -203,3 +205,20 @@ def test_a_jar_to_submit(cluster: Cluster, made, tmp_path):
     cluster.submit(jar)
     assert content(store) == content(made / "features")
     assert layout.snapshot_ids(store) == [1]
+
+
+def test_interrupted(cluster: Cluster, made, tmp_path):
+    """Ctrl-C: the cluster's job ends too; the same command goes on, here on the local runner."""
+    store = str(tmp_path / "store")
+    job = start(made, store, cluster)
+    committed = await_commits(job, store, 2)
+    job.send_signal(signal.SIGINT)
+    said, _ = job.communicate()
+    assert job.returncode == 1
+    assert said.splitlines()[-1] == "captionbeam: interrupted; the same command resumes"
+    assert "Traceback" not in said
+    await_true("the end of the cluster's job", lambda: cluster.jobs() == 0)
+    assert layout.snapshot_ids(store) == []
+    captionbeam(*encode(made, store), "--shard-size", 1)
+    assert content(store) == content(made / "features")
+    assert commits(store).items() >= committed.items()

@@ -98,3 +98,43 @@ def test_a_wrong_request_is_not_tried_again(capsys, place, tmp_path):
     ended = run_job(nightly, tmp_path / "scratch")
     assert (ended.why, ended.pods) == ("pod failure policy", [{"captions": 2}])
     assert "nowhere" in ended.messages["captions"].splitlines()[-1]
+
+
+def test_what_the_options_ask_for(capsys):
+    nightly, upkeep = manifests(capsys, *EVERYTHING)
+    assert [each["metadata"]["name"] for each in (nightly, upkeep)] == ["photos", "photos-upkeep"]
+    assert {each["metadata"]["namespace"] for each in (nightly, upkeep)} == {"captions"}
+    spec = nightly["spec"]
+    assert (spec["schedule"], upkeep["spec"]["schedule"]) == ("0 2 * * *", "0 12 * * 0")
+    assert (spec["timeZone"], spec["concurrencyPolicy"]) == ("Europe/Berlin", "Forbid")
+    job = spec["jobTemplate"]["spec"]
+    assert (job["activeDeadlineSeconds"], job["backoffLimit"]) == (3600, 3)
+    pod = job["template"]["spec"]
+    assert pod["serviceAccountName"] == "captioner"
+    assert pod["volumes"][1]["persistentVolumeClaim"] == {"claimName": "data"}
+    containers = [*pod["initContainers"], *pod["containers"]]
+    assert [each["name"] for each in containers] == ["features", "captions", "verify", "promote"]
+    for each in containers:
+        assert each["envFrom"] == [{"secretRef": {"name": "s3-keys"}}]
+        assert each["volumeMounts"][1] == {"name": "data", "mountPath": "/data"}
+        limits = {"memory": "8Gi"} | (
+            {"nvidia.com/gpu": 1} if each["name"] in ("features", "captions") else {}
+        )
+        assert each["resources"]["limits"] == limits
+    assert containers[3]["command"][1:] == ["store", "promote", "/data/captions", "prod", "--forward"]
+
+
+def test_many_failures_are_no_failure_unless_asked(capsys, place, tmp_path):
+    photos = tmp_path / "photos"
+    draw(photos, 1)
+    (photos / "broken.jpg").write_bytes(b"no picture")
+    for options, succeeded, pods in (
+        ("", True, [{"features": 0}]),
+        (" --warn-failures 0.1", False, [{"features": 3}]),
+    ):
+        encode = f"--encoder efficientnet_lite0 --pooled{options}"
+        (nightly, _) = manifests(capsys, photos, "--name", "bad", "--features", tmp_path / "features",
+                                 f"--features-options={encode}", "--verify", "weekly", *on_claim(tmp_path))  # fmt: skip
+        ended = run_job(nightly, tmp_path / "scratch")
+        assert (ended.succeeded, ended.pods) == (succeeded, pods)
+        assert json.loads(ended.messages["features"])["store"]["failed"] == 1

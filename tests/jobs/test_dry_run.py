@@ -99,3 +99,17 @@ def test_failures_are_not_tried_again_either(store, capsys):
     found = dry(capsys, "store", "retry-failures", store, "--all")
     assert everything(store) == before
     assert found["job"] == "store retry-failures"
+
+
+@pytest.mark.parametrize("job", ["encode"])
+def test_a_store_that_could_not_be_made_is_refused_as_the_run_would(photos, capsys, job):
+    place = photos / "captions.json" / "new"  # below a file
+    given = {
+        "encode": [photos / "photos", *ENCODER],
+        "tokenize": ["--train", photos / "captions.json", "--kind", "words"],
+    }
+    before = everything(photos)
+    assert cli.main([job, *map(str, given[job]), "--output", str(place), "--dry-run"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, everything(photos)) == ("", before)
+    assert f"'{place}' cannot be written to (Not a directory); expected a writable folder or URL" in err

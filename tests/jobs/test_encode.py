@@ -184,3 +184,21 @@ def test_what_is_passed_over_is_said_and_recorded(encoded):
     record = min(Path(store).glob("plans/*/totals.json"), key=os.path.getmtime)
     (source,) = json.loads(record.read_text())["sources"]
     assert (source["images"], source["passed_over"]) == (12, {".txt": 1})
+
+
+def test_many_failures_are_status_3_and_too_many_status_1(photos, tmp_path):
+    command = ["encode", photos, "--output", tmp_path / "s", *ENCODER, "--pooled"]
+    done = captionbeam(*command, "--max-failures", 2, status=1)
+    assert "expected at most 2 (--max-failures): not published" in done.stderr
+    assert layout.snapshot_ids(str(tmp_path / "s")) == []
+    done = captionbeam(*command, status=3)
+    assert "3 of 12 images failed, more than the share of 0.05 (--warn-failures)" in done.stdout
+    assert layout.snapshot_ids(str(tmp_path / "s")) == [1]
+
+
+@pytest.mark.parametrize(("name", "what"), [("config.json", "a bundle or another model")])
+def test_what_is_something_else_becomes_no_store(photos, tmp_path, capsys, name, what):
+    (tmp_path / name).write_text("{}")
+    assert main(["encode", str(photos), "--output", str(tmp_path), *map(str, ENCODER)]) == 2
+    assert f"{tmp_path} holds {what} ({name}); expected a store, or a new folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -201,3 +202,15 @@ def test_vectors_with_ids_in_a_column(tmp_path):
         "pooled",
         (24,),
     )
+
+
+def test_hdf5_files_with_their_ids_and_a_grid_to_lay_the_cells_out(tmp_path):
+    for name, part in (("train", slice(0, 6)), ("val", slice(6, 10))):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["features"] = GRIDS[part].reshape(-1, 6, 4).astype(np.float16)
+            file["image_id"] = IDS[part]
+    arrays = [str(tmp_path / "train.h5"), str(tmp_path / "val.h5")]
+    assert main(["import-features", *arrays, "--grid", "2x3", "--fingerprint", "mine", "--format", "hdf5", "--output",
+                 str(tmp_path / "store")]) == 0  # fmt: skip
+    same(rows(tmp_path / "store"), GRIDS.astype(np.float16))
+    assert Store.open(str(tmp_path / "store")).shape == (2, 3, 4)

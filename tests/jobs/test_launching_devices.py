@@ -51,3 +51,10 @@ def test_a_worker_without_the_device_stops_the_job():
         SystemicError, match=f"a worker cannot compute: no device '{ABSENT}': .*; expected workers with"
     ):
         job.load(threads=1)
+
+
+@pytest.mark.parametrize("beam_args", REMOTE)
+def test_a_precision_that_this_machine_settles_for_others_is_said(beam_args):
+    target, chosen = settled_job(beam_args, "auto", "auto")
+    assert chosen.precision in ("fp32", "bf16")
+    assert target.notes == (f"--precision auto is {chosen.precision} on this machine, and so on all workers",)

@@ -224,3 +224,16 @@ def test_the_summary_and_the_record_say_what_the_workers_held(made):
     workers = json.loads(totals.read_text())["workers"]
     assert workers.pop("peak_rss_bytes") > 0
     assert workers == {"processes": 1, "hosts": 1, "models_each": 1, "threads_each": 1}
+
+
+def test_a_wrong_request_that_a_worker_finds_is_one_sentence(made, runner, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.jpg").write_bytes(b"1")
+    done = captionbeam("encode", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "store", "--encoder",
+                       "efficientnet_lite0", *runner[1], status=2)  # fmt: skip
+    said = [line for line in done.stderr.splitlines() if not line.startswith("encode: ")]
+    assert said == [
+        f"captionbeam: two images have the id 'x.jpg': {tmp_path}/a/x.jpg (in {tmp_path}/a) and "
+        f"{tmp_path}/b/x.jpg (in {tmp_path}/b); expected one"
+    ]

@@ -86,3 +86,10 @@ def test_a_photograph_is_encoded_first(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["image_id"] == "one.jpg"
     assert [step["token"] for step in found["captions"][0]["steps"]] == ["two", "cats", "sleep", "<end>"]
+
+
+@pytest.mark.parametrize(("caption", "told"), [("two cats", False), ("two axolotls", True)])
+def test_words_that_the_model_does_not_know_are_told(made, capsys, caption, told):
+    predictions(made, "train/b.jpg", "--features", made / "features", "--caption", caption)
+    *_, last = capsys.readouterr().out.splitlines()
+    assert (last == "<unk> stands for words that are not in the model's vocabulary") == told

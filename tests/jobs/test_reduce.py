@@ -240,3 +240,14 @@ def test_only_an_encoders_own_features_are_reduced(tmp_path, capsys):
         request = ["encode", "--features", store.url, "--output", str(tmp_path / "s"), "--dtype", "int8"]
         assert main(request) == 2
         assert said in capsys.readouterr().err
+
+
+def test_components_of_another_encoder_are_refused_and_both_are_named(world, tmp_path, capsys):
+    request = ["encode", world.photos, "--output", str(tmp_path / "small"), "--reduce", world.components]
+    other = ["--encoder", "efficientnet_lite0", "--image-size", "96", "--precision", "fp32"]
+    assert main([*request, *other]) == 2
+    said = capsys.readouterr().err
+    assert (
+        "features of preprocess.resize 73, not 110; preprocess.size 64, not 96; expected components" in said
+    )
+    assert not (tmp_path / "small").exists()

@@ -367,3 +367,24 @@ def test_a_part_of_a_source_stays_the_part_until_the_source_is_named(tmp_path):
 def test_a_wrong_request_is_one_sentence(arguments, sentence, capsys):
     assert cli.main(["refresh", "--output", "store", *arguments]) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("point", ["while planning", "between the last commit and the snapshot"])
+def test_killed_and_started_again(copied, point):
+    photos, store = copied
+    before = versions(store)
+    (photos / "03.jpg").unlink()
+    (photos / "05.jpg").write_bytes(jpeg(50))
+    command = ["refresh", photos, "--output", store, *ENCODER]
+    killed = subprocess.run(
+        [sys.executable, ROOT / "tests/builders/killed.py", point, "1", *map(str, command)],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert layout.snapshot_ids(str(store)) == [1]
+    assert versions(store) == before
+    captionbeam(*command)
+    after = versions(store)
+    assert {name for name in before if after.get(name) != before[name]} == {"03.jpg", "05.jpg"}
+    assert Store.open(str(store)).totals["rows"] == len(after) == IMAGES - 1

@@ -146,3 +146,14 @@ def test_captions_of_features_are_done_again_from_the_features(tmp_path, capsys)
     said = capsys.readouterr().out
     assert "3 failed images" in said
     assert "nothing to do" in said
+
+
+def test_where_no_plan_is_left_the_container_is_listed(tmp_path, encoder):
+    pack(tmp_path / "photos.zip", PICTURES)
+    source = [str(tmp_path / "photos.zip")]
+    url = encoded(str(tmp_path / "store"), source, encoder, {"1.png": "timeout", "5.png": "timeout"})
+    fs, path = files.split(f"{url}/plans")
+    fs.rm(path, recursive=True)
+    assert cli.main(["store", "retry-failures", url, "--batch-size", "4"]) == 0
+    assert sorted(vectors(url)) == PICTURES
+    assert codes(url) == {}

@@ -13,6 +13,7 @@ from fsspec.config import conf
 from captionbeam.jobs.cli import main, parse
 from captionbeam.jobs.options.storage import parsed
 from captionbeam.jobs.scenes.files import draw_scenes
+from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.storage import options as storage_options
 from captionbeam.schemas.store import layout
@@ -198,3 +199,17 @@ def test_a_file_with_secrets_that_no_worker_sees_is_refused(data, capsys, tmp_pa
     ]
     assert main([*words, "--dry-run"]) == 2
     assert f"'{tmp_path}/options.json' is on no volume of the workers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ['["hush"]', 'gs={"token": "hush"}'])
+def test_a_refusal_does_not_say_what_may_be_a_secret(text):
+    with pytest.raises(RequestError) as refused:
+        parsed(text)
+    assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize("on", ["kubernetes"])
+def test_what_is_no_secret_is_in_the_command(data, capsys, tmp_path, on):
+    (tmp_path / "options.json").write_text(json.dumps(HARMLESS))
+    for given in (json.dumps(HARMLESS), str(tmp_path / "options.json")):
+        assert json.loads(told(data, on, given, capsys)) == HARMLESS

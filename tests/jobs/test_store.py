@@ -15,7 +15,7 @@ from captionbeam.jobs import COMMANDS, ListSnapshots, PromoteSnapshot, cli
 from captionbeam.pipelines.bulk.publish import publish
 from captionbeam.pipelines.maintenance.export import export
 from captionbeam.schemas import Store
-from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.errors import RequestError, StoreError
 from captionbeam.schemas.store import layout, tags
 from tests.builders.history import advance, content, plan, process, start
 from tests.builders.training import make_data, tiny_options
@@ -191,3 +191,24 @@ def test_a_snapshot_is_nothing_to_write_to(three):
         start(f"{three}@1")
     with pytest.raises(RequestError, match=r"@prod is a snapshot of"):
         export(Store.open(str(three)), f"{three}@prod", "parquet")
+
+
+def test_an_at_in_the_path_itself_is_no_tag(tmp_path):
+    folder = str(tmp_path / "me@home" / "features@v2")
+    advance(folder, {"a": "1"})
+    assert Store.open(folder).url == folder
+    tags.set_tag(folder, "prod", 1)
+    assert Store.open(f"{folder}@prod").url == folder
+    with pytest.raises(RequestError, match="name one each"):
+        Store.open(f"{folder}@prod", 1)
+    with pytest.raises(StoreError, match="no tag 'dev'; it has prod"):
+        Store.open(f"{folder}@dev")
+
+
+def test_failures_are_listed_with_their_reasons(three, capsys):
+    line = said(capsys, "failures", f"{three}@1")
+    assert line.split("\t")[:3] == ["timeout", "fetch", "c"]
+    assert "made to fail" in line
+    (failure,) = json.loads(said(capsys, "failures", f"{three}@1", "--json"))
+    assert (failure["image_id"], failure["code"]) == ("c", "timeout")
+    assert said(capsys, "failures", three) == said(capsys, "failures", f"{three}@1", "--code", "decode") == ""

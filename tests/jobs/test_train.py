@@ -277,3 +277,24 @@ def test_another_bundle_is_not_written_over(data, tmp_path, capsys):
     Bundle(trainer.decoder, trainer.data.tokenizer, trainer.data.store.fingerprint).save(str(output))
     assert main(arguments(data, output, gate="none")) == 2
     assert "holds a bundle with gate vector, not none; expected another --output" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["output"])
+def test_a_store_is_no_place_for_a_bundle(data, tmp_path, capsys, place):
+    assert main(arguments({**data}, **{"output": tmp_path / "bundle", place: data["features"]})) == 2
+    said = f"captionbeam: {place} is '{data['features']}', a store of features; expected another folder"
+    assert capsys.readouterr().err.strip() == said
+
+
+@pytest.mark.parametrize("restart", [["--restart"]])
+def test_another_model_is_not_written_over(data, tmp_path, capsys, restart):
+    output = tmp_path / "blip"
+    output.mkdir()
+    (output / "config.json").write_text('{"model_type": "blip"}')
+    (output / "README.md").write_text("mine")
+    assert main([*arguments(data, output), *restart]) == 2
+    assert "config.json is not a bundle's; expected another folder" in capsys.readouterr().err
+    (output / "config.json").unlink()
+    assert main([*arguments(data, output), *restart]) == 2
+    assert "where README.md is of no run that is known; expected another folder" in capsys.readouterr().err
+    assert (output / "README.md").read_text() == "mine"

@@ -201,3 +201,17 @@ def test_precision_is_the_features_own_unless_it_is_asked_for(tmp_path, precisio
     assert of_features.spec.get("precision", "fp32") == precision
     asked = Captioner.load(url, DecodeOptions(), from_features=True, precision="fp32")
     assert asked.spec.get("precision", "fp32") == "fp32"
+
+
+def test_a_row_of_another_shape_is_one_images_failure(url):
+    captioner = Captioner.load(url, DecodeOptions(), from_features=True)
+    with pytest.raises(ImageError, match=r"features have shape \(2, 3, 4\); expected \(2, 3, 5\)"):
+        captioner.prepare(np.zeros((2, 3, 4), np.float16))
+
+
+def test_a_row_that_is_not_finite_is_one_images_failure(url):
+    captioner = Captioner.load(url, DecodeOptions(), from_features=True)
+    row = rows(1)[0].copy()
+    row[0, 0, 0] = np.nan
+    with pytest.raises(ImageError, match="features are not finite"):
+        captioner.prepare(row)

@@ -110,3 +110,21 @@ def test_only_the_newest_state_is_kept(url):
         checkpoints.save(Position(0, step), TENSORS)
     assert files.names(url) == ["latest.json", "state-0000-00000009.safetensors"]
     assert checkpoints.load()[0] == Position(0, 9)
+
+
+def test_clearing_forgets_the_run_and_nothing_else(url):
+    checkpoints = Checkpoints(url, IDENTITY)
+    checkpoints.save_best(TENSORS)
+    checkpoints.save_epoch(2, TENSORS)
+    checkpoints.save(POSITION, TENSORS)
+    files.write_atomic(files.join(url, "notes.txt"), b"mine")
+    checkpoints.clear()
+    assert files.names(url) == ["notes.txt"]
+    assert checkpoints.load() is None
+
+
+@pytest.mark.parametrize("content", [b"half a", b"[]"])
+def test_what_is_no_checkpoint_is_refused(url, content):
+    files.write_atomic(files.join(url, "latest.json"), content)
+    with pytest.raises(RequestError, match=r"latest.json is not a checkpoint.*--restart"):
+        Checkpoints(url, IDENTITY).load()

@@ -139,3 +139,12 @@ def test_what_it_started_from_stays_the_best_where_nothing_is_better(data, first
     assert epochs_of(events)[-1]["best"] == 0
     ours, theirs = parameters_of(trainer.decoder), parameters_of(Bundle.load(first[0].output).decoder)
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_restart_takes_no_bundle_away_that_it_starts_from(data, first, tmp_path):
+    (tmp_path / "same").symlink_to(first[0].output)
+    same = replace(started(data, tmp_path, first, restart=True), output=f"file://{tmp_path / 'same'}")
+    with pytest.raises(
+        RequestError, match=r"init is .*, the output, which --restart takes away; expected another"
+    ):
+        resolve_options(wanted(same), 1)

@@ -176,3 +176,18 @@ def test_by_the_console_script(tmp_path):
     for name in pictures:
         np.testing.assert_array_equal(rows[name], rows[f"z/{name}"])
     np.testing.assert_array_equal(rows["0.jpg"], rows["again.jpg"])
+
+
+def test_copies_are_planned_side_by_side():
+    """Loose files by the digest of their listing, members of a zip by CRC and size; others where they lie."""
+    copies = [loose(n)._replace(digest="same" if n in (1, 4) else f"md5-{n}") for n in range(6)]
+    assert [ref.image_id for ref in cut(copies, 10)[0]] == [f"{n}.jpg" for n in (0, 1, 4, 2, 3, 5)]
+    assert len({partition_of(ref, 64) for ref in copies if ref.digest == "same"}) == 1
+    members = [member(n)._replace(version="crc" if n in (0, 3) else f"crc-{n}") for n in range(5)]
+    assert [ref.offset for ref in cut(members, 10)[0]] == [0, 300, 100, 200, 400]
+    assert [ref.image_id for ref in cut([loose(n) for n in (2, 0, 1)], 10)[0]] == ["0.jpg", "1.jpg", "2.jpg"]
+
+
+def test_copies_share_a_shard_wherever_they_lie():
+    refs = [cell(n)._replace(digest=f"sha256:{n % 200}") for n in range(300)]
+    assert [ref.length for ref in cut(refs, 4)[0]] == [0, 200, 1, 201]

@@ -21,7 +21,7 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.storage import files
-from tests.builders.history import CAPTIONS, advance, content
+from tests.builders.history import CAPTIONS, GRID, advance, content
 from tests.builders.stores import make_captions
 
 IMAGES = {f"val/{at}.jpg": "1" for at in range(11)}
@@ -196,3 +196,17 @@ def test_the_command_exports_the_snapshot_that_is_named(captions, tmp_path, caps
     assert "10 rows of snapshot 1 in 1 files" in capsys.readouterr().out
     rows = [json.loads(line) for line in (tmp_path / "out" / "part-00000.jsonl").read_text().splitlines()]
     assert as_dict(rows, "captions") == content(Store.open(captions.url, 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "sentence"),
+    [
+        ("features", ["--format", "csv"], "csv has no columns for grids"),
+        ("features", ["--format", "xml"], "unknown format 'xml'; expected one of parquet, jsonl"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused(kind, arguments, sentence, tmp_path, capsys):
+    store = advance(str(tmp_path / "store"), {"a": "1"}, field=CAPTIONS if kind == "captions" else GRID)
+    assert cli.main(["store", "export", store.url, "--output", str(tmp_path / "out"), *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

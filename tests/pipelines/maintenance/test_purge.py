@@ -235,3 +235,20 @@ def test_a_run_that_planned_a_purged_image_says_so_and_can_be_started_again(tmp_
     advance(url, {"later.jpg": "1"})
     assert "later.jpg" in Store.open(url).ids()
     assert everywhere(url).isdisjoint({"late.jpg"})
+
+
+def test_what_killed_runs_and_zombies_left_goes_too(tmp_path):
+    url = history(str(tmp_path / "store"))
+    killed = start(url)
+    plan(killed, {"new-a.jpg": "1", "new-b.jpg": "1"}, shard_size=1)
+    process(killed)
+    for entry in list((tmp_path / "store" / "data").iterdir()):
+        (entry.parent / f"zombie-{entry.name}").write_bytes(entry.read_bytes())
+    (tmp_path / "store" / "data" / "half.parquet").write_bytes(b"PAR1 and no end")
+    done = purge(url, {*GONE, "new-a.jpg"})
+    assert done.unreadable == ["data/half.parquet"]
+    (tmp_path / "store" / "data" / "half.parquet").unlink()
+    assert everywhere(url).isdisjoint({*GONE, "new-a.jpg"})
+    advance(url, {"last.jpg": "1"})
+    assert {"new-b.jpg", "last.jpg"} <= set(Store.open(url).ids())
+    assert verify(url).problems == []

@@ -197,3 +197,16 @@ def test_rows_that_cannot_be_are_refused(gcs):
     files.write_atomic(first_file(manifest), data.replace(bucket.encode(), b"another"))
     with pytest.raises(SourceError, match=f"has a row of the bucket 'another'; expected '{bucket}'"):
         by_report(gcs.url, manifest)
+
+
+def test_only_live_objects_count(s3, gcs):
+    put_keys(s3.url, ["photos/a.jpg", "photos/b.jpg"])
+    now = objects(s3.url)
+    older = [{**now[0], "latest": False, "ETag": "old"}, {**now[0], "key": "photos/gone.jpg", "marker": True}]
+    assert by_report(f"{s3.url}/photos", s3_report(s3.url, now + older)) == by_listing(f"{s3.url}/photos")
+    put_keys(gcs.url, ["photos/a.jpg"])
+    deleted = [
+        {**item, "key": "photos/b.jpg", "timeDeleted": "2026-11-01T00:00:00Z"} for item in objects(gcs.url)
+    ]
+    manifest = gcs_report(gcs.url, objects(gcs.url) + deleted)
+    assert by_report(f"{gcs.url}/photos", manifest) == by_listing(f"{gcs.url}/photos")

@@ -148,3 +148,26 @@ def test_only_what_is_of_the_content_is_a_digest():
     assert digest_of({"ETag": f'"{md5}"'}) == md5
     assert digest_of({"ETag": f'"{md5}-12"'}) == ""
     assert digest_of({"size": 3, "mtime": 1.0}) == ""
+
+
+ODD = [
+    "a.jpg",
+    "x/",
+    "x/b.jpg",
+    "x/y/c.jpg",
+    "x//d.jpg",
+    "/e.jpg",
+    "é/f.jpg",
+    "日本/g.jpg",
+    "x.jpg",
+    "x.jpg/h.jpg",
+]
+
+
+def test_odd_keys_have_an_id_each_on_real_servers(bucket):
+    """The id is what stands after the prefix and one slash; what another folder begins with is not in this one."""
+    put_keys(bucket.url, [f"photos/{key}" for key in ODD] + ["photos", "photos.jpg", "photos2/i.jpg"])
+    refs, ignored = listed(f"{bucket.url}/photos")
+    assert sorted(ref.image_id for ref in refs) == sorted(key for key in ODD if key != "x/")
+    assert {ref.uri for ref in refs} == {f"{bucket.url}/photos/{ref.image_id}" for ref in refs}
+    assert ignored == []

@@ -148,6 +148,16 @@ class TestRequests:
                 TokenizeOptions(),
             )
 
+    def test_overwriting_leaves_nothing_of_the_old_one(self, tmp_path, output):
+        tokenize(output, inputs(tmp_path), TokenizeOptions())
+        table = tokenize(output, inputs(tmp_path), WORDS, overwrite=True)
+        assert sorted(contents(output)) == [
+            "tokenizer/tokenizer.json",
+            "tokenizer/vocab.json",
+            "tokens.arrow",
+        ]
+        assert table.record["tokenizer"]["kind"] == "words"
+
     def test_a_broken_file_publishes_nothing(self, tmp_path, output):
         found = inputs(tmp_path)
         (tmp_path / "val.json").write_text("{")

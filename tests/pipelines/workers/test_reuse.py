@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import tempfile
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from captionbeam.jobs.cli import main
 from captionbeam.pipelines.bulk.compare import (
     CompareStore,
     NameSources,
@@ -25,6 +28,7 @@ from captionbeam.pipelines.bulk.plan import PlanShards, planned_shards, read_sha
 from captionbeam.pipelines.bulk.publish import PublishSnapshot, publish
 from captionbeam.pipelines.bulk.run import moved_sources, start_run
 from captionbeam.pipelines.bulk.skip import SkipDone, _index_files, read_base
+from captionbeam.pipelines.maintenance.history import describe
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.pipelines.runners.runner import run_pipeline
 from captionbeam.pipelines.workers.engine import Engine
@@ -232,3 +236,48 @@ def test_sources_move_with_their_store_until_a_run_has_published_there(tmp_path)
     )
     refresh(tmp_path / "copy", [ref("2.jpg")], ITEMS)
     assert moved_sources(url, [photos]) == {}
+
+
+def test_copied_int8_rows_have_no_rounding_error_of_their_own(tmp_path, monkeypatch, capsys):
+    """The originals of copied codes are not known: their error is neither 0 nor that of the other rows."""
+    monkeypatch.setattr(
+        f"{__name__}.launch", functools.partial(launch, spec={"model": "int8", "dtype": "int8"})
+    )
+
+    def of_run(store):
+        run = store.snapshot.run
+        return [(commit.rows, commit.rounding) for commit in commits(store) if commit.run == run]
+
+    store, _ = refresh(tmp_path, [ref("1.jpg"), ref("2.jpg")], ITEMS, "int8")
+    ((rows, first),) = of_run(store)
+    assert (rows, first["rows"], first["max_value"]) == (2, 2, 3.5)
+    said = shown(store, capsys)
+    assert "off by" in said
+    assert "the others were copied" not in said
+
+    store, _ = refresh(tmp_path, [ref("1.jpg", "v2"), ref("2.jpg", "v2")], ITEMS, "int8", salt=1.0)
+    assert of_run(store) == [(2, {})]
+    assert (describe(store)["rounding"]["rows"], describe(store)["rounding"]["stored_rows"]) == (2, 4)
+    assert "(over 2 of 4 rows; the others were copied)" in shown(store, capsys)
+
+    items = {**ITEMS, "1.jpg": bytes([9, 9])}
+    store, _ = refresh(tmp_path, [ref("1.jpg", "v3"), ref("2.jpg", "v3")], items, "int8")
+    ((rows, mixed),) = of_run(store)
+    assert (rows, mixed["rows"], mixed["max_value"]) == (2, 1, 9.0)
+
+
+def test_rows_whose_file_is_gone_are_computed_again(tmp_path):
+    store, _ = refresh(tmp_path, [ref(name) for name in ITEMS], ITEMS)
+    run = launch(tmp_path, "parquet")
+    write_plan(run, "loose-0", judged(run, [ref(name, "v2") for name in ITEMS]), 9)
+    for path in Path(store.url, "data").iterdir():
+        path.unlink()
+    PROCESSED.clear()
+    (shard,) = planned_shards(run)
+    process_shard(shard.shard_id, read_shard(shard), Engine(Counting()), run, fetch_from(ITEMS))
+    assert sorted(PROCESSED) == sorted(ITEMS)
+
+
+def shown(store, capsys):
+    assert main(["store", "show", store.url]) == 0
+    return " ".join(capsys.readouterr().out.replace("│", " ").split())

@@ -216,3 +216,35 @@ def test_a_plain_refusal_to_write_over_is_understood(meddled):
     url, plan, _ = meddled
     plan.append(412)
     assert not files.create(files.join(url, "a.json"), b"x")
+
+
+def test_a_folder_holds_neither_itself_nor_what_is_half_written(bucket):
+    """Consoles make a folder by an empty object with a slash at its end."""
+    fs, path = files.split(files.join(bucket.url, "commits"))
+    fs.pipe_file(f"{path}/", b"")
+    for name in ("b.json", ".c.json.tmp", "deeper/d.json"):
+        files.write_atomic(files.join(bucket.url, "commits", name), b"x")
+    assert files.names(files.join(bucket.url, "commits")) == ["b.json", "deeper"]
+
+
+def python(code, *arguments):
+    command = [
+        sys.executable,
+        "-c",
+        f"import sys; from captionbeam.schemas.storage import files; {code}",
+        *arguments,
+    ]
+    return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
+
+
+def test_what_others_write_is_seen_at_once(bucket):
+    folder = files.join(bucket.url, "snapshots")
+    assert files.names(folder) == []
+    assert not files.exists(files.join(folder, "1.json"))
+    python("files.create(sys.argv[1], b'1')", files.join(folder, "1.json")).wait()
+    assert files.names(folder) == ["1.json"]
+    assert files.exists(files.join(folder, "1.json"))
+    assert files.exists(folder)
+    python("fs, path = files.split(sys.argv[1]); fs.rm_file(path)", files.join(folder, "1.json")).wait()
+    assert files.names(folder) == []
+    assert not files.exists(files.join(folder, "1.json"))

@@ -137,3 +137,15 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(other, tmp_path, 
     spec = resolve_captioner(str(other), DecodeOptions()).spec
     with pytest.raises(RequestError, match=said):
         HuggingFaceCaptioner.load(open_folder(path), DecodeOptions(), spec, 1, "cpu")
+
+
+@pytest.mark.parametrize("kind", ["blip"])
+def test_a_folder_without_a_tokenizer_is_refused(kind, tmp_path):
+    """transformers makes one without words of it, and every caption would be empty."""
+    folder = Path(save_model(tmp_path / kind, kind))
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        (folder / name).unlink()
+    with pytest.raises(
+        RequestError, match=r"the tokenizer of .* knows no word, .*; expected its files beside"
+    ):
+        resolve_captioner(str(folder), DecodeOptions())
