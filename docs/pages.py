@@ -43,7 +43,8 @@ def copied() -> Iterator[tuple[str, bytes]]:
     for name in COPIED:
         for path in [ROOT / name] if (ROOT / name).is_file() else sorted((ROOT / name).rglob("*")):
             if path.is_file() and path.suffix in COPIED_KINDS:
-                yield path.relative_to(ROOT).as_posix(), path.read_bytes()
+                text = path.read_bytes()
+                yield path.relative_to(ROOT).as_posix(), text.replace(b".ipynb)", b".md)")
 
 
 def notebooks() -> Iterator[tuple[str, str]]:

@@ -65,7 +65,7 @@ def test_what_the_files_of_an_extra_import_is_declared(extra):
     assert not undeclared(files_of(PLACES[extra]), declared() | declared(extra))
 
 
-@pytest.mark.parametrize("extra", sorted(PLACES.keys() - {"docs", "test"}))
+@pytest.mark.parametrize("extra", sorted(PLACES.keys() - {"docs", "notebook", "test"}))
 def test_what_an_extra_declares_is_imported(extra):
     used = {owner(name, held()) for path in files_of(PLACES[extra]) for name in others(path)}
     assert declared(extra) <= used

@@ -10,6 +10,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbclient
+import nbformat
 import pytest
 
 from captionbeam.jobs import cli
@@ -77,6 +79,15 @@ def test_python_examples_run(page, made, tmp_path, monkeypatch):
     namespace = {"__name__": "__main__"}
     for number, block in enumerate(blocks(page, "python"), start=1):
         exec(compile(block, f"{page.name}, example {number}", "exec"), namespace)
+
+
+@pytest.mark.engines
+def test_the_notebook_runs(tmp_path):
+    """The committed notebook has no outputs, so that it shows nothing of another version."""
+    notebook = nbformat.read(ROOT / "docs/photographs_to_captions.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert (tmp_path / "report.html").exists()
 
 
 def command_lines(page: Path) -> Iterator[list[str]]:

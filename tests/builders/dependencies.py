@@ -22,6 +22,7 @@ PLACES = {
     "benchmarks": "benchmarks",
     "docs": "docs",
     "huggingface": "capmodel/captioners/huggingface",
+    "notebook": "docs",
     "s3": "schemas/storage/retrying_s3.py",
     "test": "tests",
     "timm": "capmodel/encoders/backbones/timm_models.py",

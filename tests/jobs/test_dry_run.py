@@ -90,5 +90,5 @@ def test_no_token_table_is_made(photos, capsys):
     )
     assert everything(photos) == before
     assert (found["job"], found["output"]) == ("tokenize", f"{photos}/tokens")
-    assert found["options"] == {"kind": "words", "max_length": 64, "min_count": 5}
+    assert found["options"] == {"kind": "words"}
     assert "Tokenize" in found["steps"]

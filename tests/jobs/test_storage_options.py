@@ -147,7 +147,7 @@ def told(data, on, given, capsys):
     else:
         pod = yaml.safe_load(printed)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
         command = pod["containers"][0]["command"]
-    return parse([*command[1:], *(["x"] if command[-1] == "--rendezvous" else [])])[0].storage_options
+    return parse([*command[1:], *(["x"] if command[-1] == "--rendezvous" else [])]).storage_options
 
 
 @pytest.mark.parametrize(("on", "there"), [("kubernetes", "/data")])
