@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 try:
     from captionbeam.jobs import COMMANDS
@@ -98,8 +100,17 @@ def _summaries(group: str) -> list[str]:
         if not group and first in GROUPS:
             shown[first] = GROUPS[first]
         elif not group or first == group:
-            shown[name] = (find_command(name).__doc__ or "").splitlines()[0]
+            shown[name] = _summary(name)
     return [f"  {name:24} {said}" for name, said in shown.items()]
+
+
+def _summary(name: str) -> str:
+    """Returns the first line of the class's docstring, without importing the class."""
+    module, _, owner = COMMANDS[name].partition(":")
+    path = Path(__file__).parent / f"{module.replace('.', '/')}.py"
+    classes = [node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.ClassDef)]
+    docs = [ast.get_docstring(node) or "" for node in classes if node.name == owner]
+    return docs[0].partition("\n")[0]
 
 
 if __name__ == "__main__":
