@@ -146,3 +146,17 @@ def test_killed_and_the_same_command_again(bucket, scenes, point, committed):
         shard: files.read_bytes(layout.commit_url(store, shard)) for shard in layout.committed_shards(store)
     }
     assert before.items() <= after.items()
+
+
+def test_copies_in_a_bucket_are_encoded_once(bucket, scenes):
+    """Wherever they lie and whatever their names: the listing's MD5 puts them into one shard."""
+    originals = {each.name: each.jpeg for each in scenes["train"][:6]}
+    for name, jpeg in originals.items():
+        files.write_atomic(f"{bucket.url}/photos/train/{name}", jpeg)
+        files.write_atomic(f"{bucket.url}/photos/val/copy/{name}.jpg", jpeg)
+    said = captionbeam(*encode(bucket.url)).stdout
+    assert "6 rows of images with the same bytes as another, computed once" in said
+    rows = grids(Store.open(f"{bucket.url}/features"))
+    assert rows.keys() == originals.keys() | {f"copy/{name}.jpg" for name in originals}
+    assert len(set(rows.values())) == 6
+    assert all(rows[name] == rows[f"copy/{name}.jpg"] for name in originals)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.jobs import cli
 from captionbeam.jobs.options import captioners
 from captionbeam.schemas import Store
+from captionbeam.schemas.store import layout
 from tests.builders.transformers_models import save_model
 
 IMAGES = 6
@@ -123,3 +125,11 @@ def test_the_store_keeps_the_model_which_upkeep_knows(made, captioned, expected)
     run("store", "verify", captioned)
     (kept / "vocab.txt").write_text("else")
     run("store", "verify", captioned, status=1)
+
+
+def test_refresh_does_only_what_is_new(made, captioned, expected, tmp_path):
+    store = shutil.copytree(captioned, tmp_path / "store")
+    before = layout.committed_shards(str(store))
+    run("refresh", *command(made, store)[1:])
+    assert layout.committed_shards(str(store)) == before
+    assert rows(store) == expected

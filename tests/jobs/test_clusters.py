@@ -6,6 +6,7 @@ Two JVMs of the engine stand for two machines, each with Python processes of its
 from __future__ import annotations
 
 import operator
+import re
 import shutil
 import signal
 import subprocess
@@ -222,3 +223,16 @@ def test_interrupted(cluster: Cluster, made, tmp_path):
     captionbeam(*encode(made, store), "--shard-size", 1)
     assert content(store) == content(made / "features")
     assert commits(store).items() >= committed.items()
+
+
+def test_a_wrong_request_that_a_worker_finds(cluster: Cluster, made, tmp_path):
+    """Two sources have the same ids: only the job sees it."""
+    wrong = captionbeam(
+        "encode", made / "moving", *encode(made, tmp_path / "store", *cluster.flags)[1:], status=2
+    )
+    *_, last = wrong.stderr.splitlines()
+    place = r"\S+ \(in \S+\)"
+    assert re.fullmatch(
+        rf"captionbeam: two images have the id '[a-z0-9_.]+': {place} and {place}; expected one", last
+    )
+    assert not [word for word in ("Traceback", "java.", "WorkerError") if word in wrong.stderr]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import kubernetes_validate
+import psutil
 import pytest
 import yaml
 
@@ -138,3 +142,29 @@ def test_many_failures_are_no_failure_unless_asked(capsys, place, tmp_path):
         ended = run_job(nightly, tmp_path / "scratch")
         assert (ended.succeeded, ended.pods) == (succeeded, pods)
         assert json.loads(ended.messages["features"])["store"]["failed"] == 1
+
+
+def kill_at_work(store, shards):
+    """kill -9 of the command on ``store``, once it has committed some shards."""
+    while len(layout.committed_shards(store)) < shards:
+        time.sleep(0.02)
+    for process in psutil.Process(os.getpid()).children(recursive=True):
+        if store in process.cmdline():
+            process.kill()
+
+
+def test_a_container_that_is_killed_starts_again(capsys, tmp_path):
+    photos, store = tmp_path / "photos", tmp_path / "features"
+    drawn = draw(photos, 30)
+    encode = "--encoder efficientnet_lite0 --pooled --shard-size 1 --batch-size 1"
+    (nightly, _) = manifests(capsys, photos, "--name", "killed", "--features", store, f"--features-options={encode}",
+                             "--verify", "weekly", *on_claim(tmp_path))  # fmt: skip
+    killer = threading.Thread(target=kill_at_work, args=(str(store), 4))
+    killer.start()
+    ended = run_job(nightly, tmp_path / "scratch")
+    killer.join()
+    assert (ended.succeeded, ended.pods) == (True, [{"features": -9}, {"features": 0}])
+    totals = json.loads(ended.messages["features"])
+    assert totals["images"] + totals["adopted"]["rows"] == 30
+    assert totals["images"] < 30
+    assert sorted(Store.open(str(store)).ids()) == sorted(path.name for path in drawn)

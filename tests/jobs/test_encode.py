@@ -196,7 +196,9 @@ def test_many_failures_are_status_3_and_too_many_status_1(photos, tmp_path):
     assert layout.snapshot_ids(str(tmp_path / "s")) == [1]
 
 
-@pytest.mark.parametrize(("name", "what"), [("config.json", "a bundle or another model")])
+@pytest.mark.parametrize(
+    ("name", "what"), [("config.json", "a bundle or another model"), ("tokens.arrow", "a token table")]
+)
 def test_what_is_something_else_becomes_no_store(photos, tmp_path, capsys, name, what):
     (tmp_path / name).write_text("{}")
     assert main(["encode", str(photos), "--output", str(tmp_path), *map(str, ENCODER)]) == 2

@@ -15,7 +15,12 @@ ENCODER = EncoderJob(spec={}, weights="models/0.safetensors")
 
 @pytest.mark.parametrize(
     ("name", "accelerator", "machine", "threads"),
-    [("t4", "nvidia-tesla-t4", "n1-standard-8", 4), ("h100", "nvidia-h100-80gb", "a3-highgpu-1g", 8)],
+    [
+        ("t4", "nvidia-tesla-t4", "n1-standard-8", 4),
+        ("h100", "nvidia-h100-80gb", "a3-highgpu-1g", 8),
+        ("l4", "nvidia-l4", "g2-standard-8", 4),
+        ("a100", "nvidia-tesla-a100", "a2-highgpu-1g", 4),
+    ],
 )
 def test_a_preset_sets_everything_that_a_gpu_worker_needs(name, accelerator, machine, threads):
     target, found = settled(IMAGE, name)
@@ -62,7 +67,9 @@ def test_without_a_gpu_a_worker_has_one_process_all_the_same():
     assert target.with_device(ENCODER) == ENCODER
 
 
-@pytest.mark.parametrize(("gpu", "precision"), [("t4", "fp32"), ("l4", "bf16")])
+@pytest.mark.parametrize(
+    ("gpu", "precision"), [("t4", "fp32"), ("l4", "bf16"), ("a100", "bf16"), ("h100", "bf16")]
+)
 def test_a_preset_settles_the_precision_that_was_left_to_the_hardware(gpu, precision):
     launch = [*CLOUD, *IMAGE]
     assert resolve_target(encode(launch, gpu=gpu))[1].precision == precision

@@ -158,7 +158,7 @@ def test_killed_and_the_same_command_again(made, runner, tmp_path):
     assert sum(record.shards for record in again) == 7 - len(before)
 
 
-@pytest.mark.parametrize("how", ["interrupted"])
+@pytest.mark.parametrize("how", ["interrupted", "terminated"])
 def test_an_end_before_its_time_is_one_sentence(made, tmp_path, how):
     flags = ["--direct_num_workers", 2, "--direct_running_mode", "multi_processing"]
     store = tmp_path / "features"

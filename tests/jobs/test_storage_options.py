@@ -151,7 +151,7 @@ def told(data, on, given, capsys):
     return parse([*command[1:], *(["x"] if command[-1] == "--rendezvous" else [])]).storage_options
 
 
-@pytest.mark.parametrize(("on", "there"), [("kubernetes", "/data")])
+@pytest.mark.parametrize(("on", "there"), [("kubernetes", "/data"), ("slurm", "{data}")])
 def test_of_a_file_with_secrets_the_workers_are_told_the_name(data, capsys, on, there):
     (data / "options.json").write_text(json.dumps(SECRET))
     found = told(data, on, str(data / "options.json"), capsys)
@@ -201,7 +201,9 @@ def test_a_file_with_secrets_that_no_worker_sees_is_refused(data, capsys, tmp_pa
     assert f"'{tmp_path}/options.json' is on no volume of the workers" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ['["hush"]', 'gs={"token": "hush"}'])
+@pytest.mark.parametrize(
+    "text", ['["hush"]', 'gs={"token": "hush"}', '"hush"', '{"s3": "hush"}', ' [{"key": "hush"']
+)
 def test_a_refusal_does_not_say_what_may_be_a_secret(text):
     with pytest.raises(RequestError) as refused:
         parsed(text)

@@ -279,7 +279,7 @@ def test_another_bundle_is_not_written_over(data, tmp_path, capsys):
     assert "holds a bundle with gate vector, not none; expected another --output" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("place", ["output"])
+@pytest.mark.parametrize("place", ["output", "checkpoints"])
 def test_a_store_is_no_place_for_a_bundle(data, tmp_path, capsys, place):
     assert main(arguments({**data}, **{"output": tmp_path / "bundle", place: data["features"]})) == 2
     said = f"captionbeam: {place} is '{data['features']}', a store of features; expected another folder"

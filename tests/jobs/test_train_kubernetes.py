@@ -69,7 +69,9 @@ def manifest_of(words, capsys):
     return yaml.safe_load(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize(("version", "models"), [("2.0", "2.0.0"), ("2.2", "2.3.0")])
+@pytest.mark.parametrize(
+    ("version", "models"), [("2.0", "2.0.0"), ("2.1", "2.1.0"), ("2.2", "2.2.0"), ("2.2", "2.3.0")]
+)
 def test_a_trainjob_is_what_that_version_of_the_api_knows(data, capsys, version, models):
     job = manifest_of(there(data, data / "b", *EVERYTHING, **MORE, trainer_version=version), capsys)
     assert as_published(job, models) == job

@@ -93,7 +93,7 @@ def test_two_machines_of_one_worker_are_one_of_two(data, one_machine, tmp_path):
 
 
 @pytest.mark.engines
-@pytest.mark.parametrize("number", [signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_one_machine_taken_away_both_end_and_the_same_commands_go_on_to_the_same_bits(
     data, one_machine, tmp_path, number
 ):

@@ -210,3 +210,10 @@ def test_two_rows_of_captions_for_one_image_are_refused(tmp_path):
     store = make_features(str(tmp_path / "store"), ["1.jpg"])
     with pytest.raises(RequestError, match=r"'a/1.jpg' and 'b/1.jpg' of .* both fit image '1.jpg'"):
         pair(store, table, 1.0)
+
+
+def test_test_images_need_no_features_but_count_as_captioned(tmp_path):
+    captions = {**CAPTIONS, "t1": ("test", ["some"]), "t2": ("test", ["more"])}
+    store = make_features(str(tmp_path / "store"), [*CAPTIONS, "t1"])
+    table = make_tokens(str(tmp_path / "t"), captions)
+    assert {split: len(found) for split, found in pair(store, table, 0.0).items()} == {"train": 50, "val": 7}

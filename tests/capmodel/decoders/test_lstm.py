@@ -48,7 +48,7 @@ def by_the_book(decoder, features, caption):
 @pytest.mark.parametrize("role", ["first-input", "start-state", "start-cell"])
 @pytest.mark.parametrize(
     ("bottleneck", "activation", "layers"),
-    [(None, "none", 1), (4, "elu", 4)],
+    [(None, "none", 1), (4, "elu", 4), (4, "none", 2), (None, "elu", 2)],
 )
 def test_the_image_comes_in_as_it_should(role, bottleneck, activation, layers, tied):
     decoder = made(

@@ -45,7 +45,7 @@ def taken(url: str, rows: list[int], array: ArraySpec | None = None) -> list[np.
 # What a file holds
 
 
-@pytest.mark.parametrize("dtype", ["float16", ">f4"])
+@pytest.mark.parametrize("dtype", ["float16", ">f4", "float64"])
 @pytest.mark.parametrize("name", ["a.npy", "stored.npz", "compressed.npz", "a.h5"])
 def test_rows_come_as_they_are_in_any_file(tmp_path, name, dtype):
     url = write(tmp_path, name, GRIDS.astype(dtype))

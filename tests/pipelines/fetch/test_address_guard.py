@@ -95,7 +95,7 @@ def test_a_redirect_is_looked_at_like_the_first_address():
         assert fetched(f"{url}/x.jpg", OPEN) == picture("a")
 
 
-@pytest.mark.parametrize("target", ["file:///etc/passwd"])
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "gs://bucket/a.jpg", "ftp://127.0.0.1/a.jpg"])
 def test_a_redirect_leads_to_http_only(target):
     with answering(moved_to(target)) as url:
         assert fetched(url, OPEN).code == "denied"

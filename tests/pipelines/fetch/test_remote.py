@@ -28,7 +28,8 @@ PICTURES = {f"{name}.jpg": picture(name, 700) for name in "abcdef"}
 class TestWeb:
     @pytest.mark.parametrize(
         ("status", "code", "tries"),
-        [(404, "not_found", 1), (401, "denied", 1), (408, "timeout", 2), (503, "unavailable", 2)],
+        [(404, "not_found", 1), (401, "denied", 1), (408, "timeout", 2), (503, "unavailable", 2), (410, "not_found", 1),
+         (403, "denied", 1), (400, "denied", 1), (429, "unavailable", 2), (500, "unavailable", 2)],
     )  # fmt: skip
     def test_each_status_has_its_code_and_only_passing_ones_are_tried_again(self, status, code, tries):
         with Web(PICTURES, ranges=True) as web:

@@ -10,6 +10,7 @@ from captionbeam.pipelines.fetch.images import fetch
 from captionbeam.pipelines.sources import access
 from captionbeam.pipelines.sources.listing import list_images, split_source
 from captionbeam.pipelines.sources.parse import parse_sources
+from captionbeam.pipelines.sources.spec import source_name
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files
@@ -182,3 +183,8 @@ def test_folders_on_any_filesystem_are_listed_alike():
     ]
     assert all(ref.version for ref in refs)
     assert ignored == ["memory:///photos/c.txt"]
+
+
+@pytest.mark.parametrize(("name", "same"), [("gcs://b/x/", "gs://b/x"), ("s3a://b/x", "s3://b/x")])
+def test_protocols_of_two_names_are_one(name, same):
+    assert source_name(name) == source_name(same) == same
