@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from captionbeam.capmodel.training.config import TrainingOptions
@@ -81,7 +81,7 @@ from the last checkpoint and gives the same result. Other examples (docs/trainin
         None, f"a complete training, tuned on a data set: {', '.join(known('recipe'))}", common=True
     )
 
-    with_preset: bool = False
+    with_preset: bool = field(default=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.preset or self.recipe) and not self.with_preset:
