@@ -74,6 +74,14 @@ def test_what_google_gets_is_what_its_services_describe(capsys, gcloud):
         assert complaints(body(scheduled[name]), call.body, "run.v2") == []
 
 
+def test_each_step_has_its_own_time(capsys, gcloud):
+    times = {"features": "0 1 * * *", "captions": "0 4 * * *", "promote": "0 7 * * *", "upkeep": "0 9 1 * *"}
+    options = ["--cron", "--captions-cron", "--promote-cron", "--upkeep-cron"]
+    given = [word for pair in zip(options, times.values(), strict=True) for word in pair]
+    scheduled, _ = applied(capsys, gcloud, *NIGHT, *given)
+    assert {name.removeprefix("photos-"): job["schedule"] for name, job in scheduled.items()} == times
+
+
 def test_the_launches_are_what_the_template_takes(capsys, gcloud):
     scheduled, _ = applied(capsys, gcloud, *NIGHT)
     declared = {each["name"]: each for each in TEMPLATE["parameters"]}

@@ -76,10 +76,29 @@ def test_the_signal_before_the_limit_stops_the_step_and_queues_the_job_again(dat
     assert (tmp_path / "said").read_text() == "--signal=TERM 7.0\nrequeued\n"
 
 
-@pytest.mark.parametrize("option", ["--sbatch"])
+@pytest.mark.parametrize(
+    "option", ["--sbatch", "--partition", "--account", "--qos", "--constraint", "--memory"]
+)
 def test_no_option_begins_another_line_of_the_script(data, tmp_path, capsys, option):
     assert main(words(data, tmp_path / "bundle", f"{option}=x\nrm -r y")) == 2
     assert "rm -r y" in (said := capsys.readouterr().err)
     assert said.endswith("; expected one line\n")
     assert main(words(data, f"{tmp_path}/a\nb")) == 2
     assert "a\\nb'; expected one line" in capsys.readouterr().err
+
+
+def test_each_option_reaches_the_script(data, tmp_path, capsys):
+    mine = {"partition": "gpu", "account": "photos", "qos": "high", "constraint": "a100|h100", "gpus": 8, "cpus": 64,
+            "memory": "500G", "max_hours": 2, "stop_seconds": 90, "nodes": 2}  # fmt: skip
+    script = script_of(
+        capsys, data, tmp_path / "bundle", "--sbatch=--exclusive", "--activate", "/env/activate", **mine
+    )
+    lines = script.splitlines()
+    for setting in ("partition=gpu", "account=photos", "qos=high", "constraint='a100|h100'", "gpus-per-node=8",
+                    "cpus-per-task=64", "mem=500G", "time=120", "nodes=2", "signal=B:USR1@90", "exclusive",
+                    "dependency=singleton"):  # fmt: skip
+        assert f"#SBATCH --{setting}" in lines
+    assert "source /env/activate" in lines
+    inside = script_of(capsys, data, tmp_path / "bundle", "--container", "c.sif", **mine)
+    assert "apptainer exec --nv c.sif captionbeam train " in inside
+    assert "source " not in inside

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from captionbeam.pipelines.bulk.find import is_sampled
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.formats.components import components_bytes, read_components
-from tests.builders.stores import make_features
+from tests.builders.stores import make_captions, make_features
 
 IDS = [f"{number}.jpg" for number in range(24)]
 
@@ -126,3 +128,19 @@ def test_another_file_holds_no_components(tmp_path):
     (tmp_path / "newer.safetensors").write_bytes(newer)
     with pytest.raises(RequestError, match="has version 9; this captionbeam reads up to 1"):
         read_components(str(tmp_path / "newer.safetensors"))
+
+
+def test_dry_run_says_the_steps_and_writes_nothing(store, output, tmp_path, capsys):
+    assert main(request_of(store, output, "--dry-run")) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["steps"], said["options"]["components"]) == (["FitComponents"], 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["features"]
+
+
+def test_captions_and_reduced_features_have_none(tmp_path, output, capsys):
+    captions = make_captions(str(tmp_path / "captions"), {"a.jpg": "a dog"})
+    assert main(request_of(captions, output)) == 2
+    assert "is a store of captions; expected one of features" in capsys.readouterr().err
+    reduced = make_features(str(tmp_path / "small"), IDS, (2, 2, 3), spec={"reduction": {"dim": 3}})
+    assert main(request_of(reduced, output)) == 2
+    assert "are reduced already; expected those of an encoder" in capsys.readouterr().err

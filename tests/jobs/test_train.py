@@ -298,3 +298,25 @@ def test_another_model_is_not_written_over(data, tmp_path, capsys, restart):
     assert main([*arguments(data, output), *restart]) == 2
     assert "where README.md is of no run that is known; expected another folder" in capsys.readouterr().err
     assert (output / "README.md").read_text() == "mine"
+
+
+def test_no_place_is_another_things(data, tmp_path, capsys):
+    output = tmp_path / "bundle"
+    assert main(arguments(data, data["tokens"])) == 2
+    assert f"output is '{data['tokens']}', a token table; expected another folder" in capsys.readouterr().err
+    assert main(arguments(data, output, checkpoints=output)) == 2
+    assert f"checkpoints is '{output}', the output; expected another folder" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_the_command(data, tmp_path, capfd):
+    output = tmp_path / "bundle"
+    stopped = tiny_options(data, tmp_path, **OWN, checkpoints=str(output) + "-checkpoints", seed=7)
+    train_alone(stopped, lambda: True)
+    assert main(arguments(data, output)) == 2
+    err = capfd.readouterr().err.strip()
+    assert err.startswith(
+        f"captionbeam: the checkpoints in {output}-checkpoints are of a run with seed 7, not 0;"
+    )
+    assert "\n" not in err
+    assert not output.exists()

@@ -85,6 +85,12 @@ def test_a_trainjob_fits_its_published_definition(data, capsys):
     ]
 
 
+def test_the_runtime_and_the_namespace_are_those_named(data, capsys):
+    job = manifest_of(there(data, data / "b", runtime="torch-of-ours", namespace="photos"), capsys)
+    assert job["spec"]["runtimeRef"]["name"] == "torch-of-ours"
+    assert job["metadata"]["namespace"] == "photos"
+
+
 def test_a_jobset_fits_its_published_definition(data, capsys):
     job = manifest_of(
         there(data, data / "b", *EVERYTHING, **MORE, kind="jobset", restarts=5, max_hours=2), capsys

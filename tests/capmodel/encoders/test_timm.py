@@ -137,3 +137,37 @@ def test_without_timm_it_is_said_how_to_install_it(monkeypatch):
     assert str(caught.value) == (
         "timm is not installed; expected pip install '.[timm]' in a clone of captionbeam, on workers too"
     )
+
+
+def test_positions_are_resampled_for_another_size_as_timm_does_it():
+    model = random_model("test_vit")
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    images = torch.randn(2, 3, 96, 96)
+    model.set_input_size(img_size=(96, 96))
+    with torch.inference_mode():
+        expected = model.forward_features(images)[:, 1:].transpose(1, 2).unflatten(2, (6, 6))
+    close(answer("timm:test_vit", "grid", state, images), expected)
+    assert get_backbone("timm:test_vit").shape(96, "grid") == (6, 6, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "sentence"),
+    [
+        ("timm:mixer_s32_224", 96,
+         "timm:mixer_s32_224 takes no images of size 96 (Input height (96) doesn't match model (224).); "
+         "expected another --image-size"),
+        ("timm:coat_tiny", 224,
+         "timm:coat_tiny gives no square grid of features; expected another model, or --pooled"),
+    ],
+)  # fmt: skip
+def test_what_gives_no_grid_is_refused(name, size, sentence):
+    with pytest.raises(RequestError) as caught:
+        get_backbone(name).shape(size, "grid")
+    assert str(caught.value) == sentence
+
+
+def test_a_transform_that_has_no_counterpart_is_refused():
+    with pytest.raises(
+        RequestError, match="cropped as 'border', resized as 'bicubic'; expected a square, center or"
+    ):
+        _ = get_backbone("timm:deepseek_vit_412m").presets

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +90,18 @@ def test_what_a_bundle_cannot_do_is_refused(folder):
         BundleForCaptioning.from_pretrained(folder, revision="main")
     with pytest.raises(RequestError, match="is a bundle of captionbeam; expected --bundle"):
         open_folder(folder)
+
+
+def test_teacher_forcing_is_the_decoders(folder):
+    model, tokens = BundleForCaptioning.from_pretrained(folder), torch.tensor([[[2, 4, 5]]])
+    assert torch.equal(model(make_features(1), tokens), model.decoder(make_features(1), tokens))
+
+
+def test_a_bundle_from_before_model_types_opens_too(folder):
+    path = Path(folder, "config.json")
+    config = json.loads(path.read_text())
+    assert config.pop("model_type") == "captionbeam"
+    assert config.pop("architectures") == ["BundleForCaptioning"]
+    path.write_text(json.dumps(config))
+    model = BundleForCaptioning.from_pretrained(folder)
+    assert model.generate(features=make_features(4), options=BEST) == written(Bundle.load(folder))
