@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from captionbeam.capmodel.training.config import TrainingOptions
 from captionbeam.jobs.options.command import Command, Result
 from captionbeam.jobs.options.shared import require
-from captionbeam.jobs.presets import known, with_preset
+from captionbeam.jobs.presets import known, preset_values
 from captionbeam.jobs.submit import find_target
 from captionbeam.jobs.submit.nodes import find_node
 from captionbeam.jobs.submit.target_options import TargetOptions
 from captionbeam.jobs.submit.training_target import run_name
 from captionbeam.jobs.ui.terminal import say
 from captionbeam.schemas.errors import RequestError
-from captionbeam.schemas.options import POSITIVE, STORE, URL, like, option, options_of, text
+from captionbeam.schemas.options import POSITIVE, STORE, URL, changed, like, option, options_of, text
 from captionbeam.schemas.storage import files
 
 INSIDE_TORCHRUN = "TORCHELASTIC_RUN_ID"
@@ -40,7 +40,8 @@ class EmbeddingWidth:
 class Train(TargetOptions, EmbeddingWidth, TrainingOptions, Command):
     """Trains a decoder and saves its best epoch as a bundle.
 
-    With a preset or recipe use ``Train.from_preset``, in which the values that are given win.
+    The values of a preset or recipe hold where an option is at its default; in ``Train.from_preset``, where it is not
+    given. ``with_preset`` says that they are applied. The result's totals are those of the best epoch.
     """
 
     HELP = """\
@@ -80,13 +81,19 @@ from the last checkpoint and gives the same result. Other examples (docs/trainin
         None, f"a complete training, tuned on a data set: {', '.join(known('recipe'))}", common=True
     )
 
+    with_preset: bool = field(default=False, repr=False, compare=False)
+
     def __post_init__(self) -> None:
+        if (self.preset or self.recipe) and not self.with_preset:
+            given = {"preset": self.preset, "recipe": self.recipe, **changed(self)}
+            for name, value in preset_values(type(self), given).items():
+                object.__setattr__(self, name, value)
         Command.__post_init__(self)  # the rules between options are those of TrainOptions, once all are known
 
     @classmethod
     def from_command_line(cls, values: dict[str, Any]) -> Self:
         """Returns the command with the ``values`` and, where they have none, those of their preset or recipe."""
-        return cls(**with_preset(cls, values))
+        return cls(**preset_values(cls, values), with_preset=True)
 
     @classmethod
     def from_preset(cls, preset: str | None = None, recipe: str | None = None, **values: Any) -> Self:
@@ -96,12 +103,20 @@ from the last checkpoint and gives the same result. Other examples (docs/trainin
     def execute(self) -> Result:
         """Validates the request, trains and reports. The status is 0 also if the bundle exists, and 1 if stopped."""
         try:
-            status = self._train_here() if self.on == "local" else self._submit()
+            done = self._train_here() if self.on == "local" else self._submit()
         except RequestError as err:
             if type(err) is not RequestError or not (chosen := self.preset or self.recipe):
                 raise
             raise RequestError(f"{err} (with --{'preset' if self.preset else 'recipe'} {chosen})") from err
-        return Result(status, output=files.absolute(self.output))
+        return Result(done.status, done.totals or self._best(), files.absolute(self.output))
+
+    def _best(self) -> dict[str, Any]:
+        """Returns the bundle's best epoch with its scores; empty if there is no bundle yet."""
+        from captionbeam.capmodel.bundles.contents import HISTORY
+        from captionbeam.capmodel.training.epoch_history import best_epoch
+
+        url = files.join(files.absolute(self.output), HISTORY)
+        return dict(best_epoch(files.read_json(url))) if files.exists(url) else {}
 
     def chosen(self) -> dict[str, Any]:
         """Returns the values for ``resolve_options``: the training options, and the locations as given."""
@@ -109,7 +124,7 @@ from the last checkpoint and gives the same result. Other examples (docs/trainin
         places = ("features", "snapshot", "tokens", "output", "checkpoints", "logs")
         return {name: getattr(self, name) for name in (*names, *places)}
 
-    def _train_here(self) -> int:
+    def _train_here(self) -> Result:
         from captionbeam.capmodel.training.request import WRITTEN, resolve_options
         from captionbeam.jobs.submit.local import describe, train_here
         from captionbeam.jobs.ui.training_view import TrainingView
@@ -121,10 +136,11 @@ from the last checkpoint and gives the same result. Other examples (docs/trainin
         )
         if not anything_to_do:
             say(nothing_to_do(chosen.output))
-            return 0
+            return Result()
         if self.dry_run:
-            say(describe(chosen, workers, node))
-            return 0
+            text = describe(chosen, workers, node)
+            say(text)
+            return Result(totals={"request": text})
         with TrainingView(chosen) as view:
             if INSIDE_TORCHRUN in os.environ:
                 from captionbeam.capmodel.training.worker import StopRequest, train
@@ -132,9 +148,9 @@ from the last checkpoint and gives the same result. Other examples (docs/trainin
                 train(chosen, StopRequest().handle_signals(), view.show)
             else:
                 train_here(chosen, workers, node, view)
-        return view.finish()
+        return Result(view.finish())
 
-    def _submit(self) -> int:
+    def _submit(self) -> Result:
         from captionbeam.jobs.submit.submit import submit
 
         return submit(find_target(self.on), self)

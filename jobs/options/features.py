@@ -27,6 +27,8 @@ class EncodingOptions(EncoderOptions, FeatureOptions, SourceOptions, ModelOption
 
 def check_encoding(options: EncodingOptions) -> None:
     """Raises RequestError unless either images and an encoder, or features and what to do with them, are given."""
+    if options.pooled and options.logits:
+        raise RequestError("--pooled and --logits exclude each other; expected one of them")
     if not options.features:
         if not options.sources:
             raise RequestError("no source is named; expected one SOURCE or more, or --features")

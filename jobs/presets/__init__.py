@@ -31,7 +31,7 @@ def flags_of(kind: str, name: str) -> list[str]:
     return shlex.split(text, comments=True)
 
 
-def with_preset(command: type[Command], values: dict[str, Any]) -> dict[str, Any]:
+def preset_values(command: type[Command], values: dict[str, Any]) -> dict[str, Any]:
     """Returns ``values`` with those of their preset or recipe where they have none.
 
     Preset values that would contradict the user's are left out. Raises RequestError for an unknown name, and if both

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from captionbeam.capmodel.training.config import TrainingOptions, TrainOptions
 from captionbeam.capmodel.training.request import delete_run, resolve_options
+from captionbeam.jobs.options.command import Result
 from captionbeam.jobs.options.shared import require
 from captionbeam.jobs.submit.follow import follow
 from captionbeam.jobs.submit.training_target import Order, TrainingTarget, run_name
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
     from captionbeam.jobs.train import Train
 
 
-def submit(target: TrainingTarget, command: Train) -> int:
+def submit(target: TrainingTarget, command: Train) -> Result:
     """Validates, submits the run or finds its active job, and waits.
 
-    Returns 0 if the bundle exists (or, with --no-wait, if the job is submitted). Raises RequestError before anything is
+    Done if the bundle exists (or, with --no-wait, if the job is submitted). Raises RequestError before anything is
     sent, SystemicError if the job fails.
     """
     from captionbeam.jobs.train import nothing_to_do
@@ -37,11 +38,12 @@ def submit(target: TrainingTarget, command: Train) -> int:
     chosen, anything_to_do = resolve_options(wanted, nodes * workers, () if command.dry_run else written)
     if not anything_to_do:
         say(nothing_to_do(chosen.output))
-        return 0
+        return Result()
     order = _order(target, command, chosen, nodes, workers, storage)
     if command.dry_run:
-        say(target.request(order))
-        return 0
+        text = target.request(order)
+        say(text)
+        return Result(totals={"request": text})
     job = target.find_active(order)
     require(
         job is None or not command.restart,
@@ -54,7 +56,7 @@ def submit(target: TrainingTarget, command: Train) -> int:
         say(f"submitted to {target.title}: {job.id} ({job.view})")
     else:
         say(f"on {target.title} already: {job.id} ({job.view})")
-    return 0 if command.no_wait else follow(target, job, order)
+    return Result() if command.no_wait else Result(follow(target, job, order))
 
 
 def _order(

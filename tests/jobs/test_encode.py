@@ -165,7 +165,7 @@ def test_logits_are_a_column_of_their_own(tmp_path, capsys):
     command = ["encode", str(tmp_path / "a.jpg"), "--output", str(tmp_path / "s"), "--encoder", "googlenet",
                "--weights", str(tmp_path / "googlenet.pth"), "--image-size", "64", "--precision", "fp32"]  # fmt: skip
     assert main([*command, "--logits", "--pooled"]) == 2
-    assert "argument --pooled: not allowed with argument --logits" in capsys.readouterr().err
+    assert "--pooled and --logits exclude each other" in capsys.readouterr().err
     assert main([*command, "--logits"]) == 0
     store = Store.open(str(tmp_path / "s"))
     assert (store.column, store.shape, store.spec["output"]) == ("logits", (1000,), "logits")

@@ -78,7 +78,9 @@ def test_a_default_that_the_user_names_wins_too():
 
 
 def test_python_has_them_too():
-    train = Train.from_preset("soft-attention", features="f", tokens="t", output="o", gate="none")
+    places = {"features": "f", "tokens": "t", "output": "o"}
+    assert Train(preset="soft-attention", **places) == Train.from_preset("soft-attention", **places)
+    train = Train.from_preset("soft-attention", **places, gate="none")
     assert (train.gate, train.initial_state, train.preset) == ("none", "mean", "soft-attention")
 
 
