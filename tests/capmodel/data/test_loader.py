@@ -217,3 +217,14 @@ def test_test_images_need_no_features_but_count_as_captioned(tmp_path):
     store = make_features(str(tmp_path / "store"), [*CAPTIONS, "t1"])
     table = make_tokens(str(tmp_path / "t"), captions)
     assert {split: len(found) for split, found in pair(store, table, 0.0).items()} == {"train": 50, "val": 7}
+
+
+def test_epochs_and_seeds_differ_and_repeat():
+    group = np.repeat(np.arange(20), 8)
+    orders = {
+        (seed, epoch): np.concatenate(shuffled_steps(group, 16, 4, seed, epoch)).tolist()
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    }
+    assert len({tuple(order) for order in orders.values()}) == 4
+    assert np.concatenate(shuffled_steps(group, 16, 4, 1, 1)).tolist() == orders[1, 1]

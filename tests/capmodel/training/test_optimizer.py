@@ -32,6 +32,16 @@ def test_weights_decay_in_tables_and_matrices_and_nowhere_else():
     assert torch.equal(layer.bias.detach(), before["bias"])
 
 
+@pytest.mark.parametrize(("clip", "expected"), [(1.0, [0.6, 0.8]), (10.0, [3.0, 4.0])])
+def test_gradients_are_scaled_down_to_the_maximum_norm(data, tmp_path, monkeypatch, clip, expected):
+    layer = torch.nn.Linear(2, 1, bias=False)
+    optimizer, seen = ModelOptimizer(layer, tiny_options(data, tmp_path, clip=clip)), []
+    monkeypatch.setattr(optimizer.adam, "step", lambda: seen.extend(layer.weight.grad.flatten().tolist()))
+    layer.weight.grad = torch.tensor([[3.0, 4.0]])
+    optimizer.step(0.1, 0)
+    assert seen == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_averaged_weights_are_what_is_validated_and_saved(data, tmp_path, monkeypatch):
     seen = []
     step = ModelOptimizer.step
