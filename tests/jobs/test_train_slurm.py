@@ -123,3 +123,10 @@ def test_a_job_that_is_cancelled_or_fails_is_one_sentence(data, tmp_path, slurm,
     assert ": FAILED (NonZeroExitCode); its log says why: tail -f " in said.err
     (log,) = Path(f"{tmp_path / 'broken'}-checkpoints").glob("slurm-*.log")
     assert log.read_text().count("captionbeam: no device 'cuda': this machine has 0 CUDA devices") == 1
+
+
+def test_what_slurm_refuses_is_a_wrong_request(data, tmp_path, slurm, capfd):
+    words = arguments(data, tmp_path / "bundle", "--on", "slurm", partition="nowhere")
+    assert main(words) == 2
+    assert "captionbeam: sbatch refuses the job: sbatch: error: " in capfd.readouterr().err
+    assert not (tmp_path / "bundle").exists()
