@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import urllib.error
 from pathlib import Path
 
 import psutil
@@ -194,3 +195,18 @@ def test_a_week_s_upkeep(airflow, place, first_night):
     steps = ("vacuum_features", "vacuum_captions", "verify_features", "verify_captions")
     assert (state, tasks) == ("success", dict.fromkeys(steps, ("success", 1)))
     place.check()
+
+
+def test_bulk_captions_by_hand(airflow, place):
+    output = place.folder / "bulk"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        airflow.trigger("captionbeam_photos_bulk", sources=[], output=str(output))
+    assert refused.value.code == 400
+    sources = [
+        draw(place.folder / name, 1, split)[0].parent for name, split in (("a", "val"), ("b b", "test"))
+    ]
+    _, state, tasks = run(
+        airflow, "captionbeam_photos_bulk", sources=list(map(str, sources)), output=str(output)
+    )
+    assert (state, tasks) == ("success", {"captions": ("success", 1), "verify": ("success", 1)})
+    check_store(output, {path.name for source in sources for path in source.iterdir()})

@@ -164,7 +164,7 @@ def start(made, store, cluster):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("victim", ["machine"])
+@pytest.mark.parametrize("victim", ["python worker", "machine"])
 def test_killed_in_the_middle(cluster: Cluster, made, tmp_path, victim):
     """kill -9 when some shards are committed and some are not: the job goes on by itself and loses nothing."""
     store = str(tmp_path / "store")
