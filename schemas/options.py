@@ -71,12 +71,18 @@ def _whole(text: str) -> int:
 
 def _range(low: float, high: float, whole: bool, above: bool, below: bool) -> str:
     kind = "a whole number" if whole else "a number"
+    if math.isfinite(low) and math.isfinite(high) and not above and not below:
+        return f"{kind} from {_number(low)} to {_number(high)}"
     bounds = []
     if low > -math.inf:
-        bounds.append(f"above {low:,g}" if above else f"of {low:,g} or more")
+        bounds.append(f"above {_number(low)}" if above else f"of {_number(low)} or more")
     if high < math.inf:
-        bounds.append(f"below {high:,g}" if below else f"at most {high:,g}")
+        bounds.append(f"below {_number(high)}" if below else f"at most {_number(high)}")
     return " ".join([kind, " and ".join(bounds)]).strip()
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:g}"
 
 
 def one_of(*names: str, unit: str = "NAME") -> Kind:

@@ -133,6 +133,8 @@ class DecodeOptions:
         if self.method == "beam":
             even = self.beam % self.beam_groups == 0
             expect(even, "beam_groups", self.beam_groups, f"a divisor of the beam, {self.beam}")
+            differ = self.beam_groups == 1 or self.diversity > 0
+            expect(differ, "diversity", self.diversity, "above 0 for groups to differ")
 
     def captions_at_most(self) -> int | None:
         """Returns the maximum number of captions per image; None if unlimited."""

@@ -104,7 +104,9 @@ def test_what_cannot_be_is_refused_with_a_sentence(made, capsys, monkeypatch):
     assert "need one of --bundle and --captioner" in refused(capsys, photos)
     assert "need one of --bundle and --captioner" in refused(capsys, photos, *blip, "--bundle", "b")
     assert "expected hf: and a folder" in refused(capsys, photos, "--captioner", made / "blip")
-    assert "--features would do nothing" in refused(capsys, "--features", "f", *blip, "--output", "s")
+    assert "--captioner reads images, not --features" in refused(
+        capsys, "--features", "f", *blip, "--output", "s"
+    )
     assert "keep-attention is True" in refused(capsys, photos, *blip, "--keep-attention")
     assert "no config.json" in refused(capsys, photos, "--captioner", f"hf:{made / 'none'}")
     monkeypatch.setattr(captioners.importlib.util, "find_spec", lambda name: None)

@@ -58,7 +58,7 @@ def test_an_option_of_another_method_changes_nothing():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--beam", "0"], "--beam is 0; expected a whole number of 1 or more and at most 1,000"),
+        (["--beam", "0"], "--beam is 0; expected a whole number from 1 to 1,000"),
         (["--beam", "4", "--beam-groups", "3"], "beam-groups is 3; expected a divisor of the beam, 4"),
         (["--beam", "2", "--n-best", "3"], "n-best is 3; expected at most 2 for beam"),
         (["--method", "nucleus"], "--method is 'nucleus'; expected one of greedy, beam, sample"),

@@ -360,7 +360,6 @@ def test_a_part_of_a_source_stays_the_part_until_the_source_is_named(tmp_path):
     ("arguments", "sentence"),
     [
         (["x"], "a refresh needs one of --encoder (for features) and --bundle or --captioner"),
-        (["x", "--encoder", "resnet50", "--beam", "3"], "--beam would do nothing without --bundle"),
         (["--encoder", "resnet50"], "no source is named"),
     ],
 )

@@ -99,7 +99,7 @@ def test_transient_failures_are_done_again_and_with_all_the_others_too(place, tm
     assert vectors(place) == {name: vector for name, vector in whole.items() if name != "2.png"}
 
     assert cli.main(["store", "retry-failures", place]) == 0
-    assert "nothing to do: 0 transient failures in snapshot 2" in capsys.readouterr().out
+    assert "nothing to do: 0 temporary failures in snapshot 2" in capsys.readouterr().out
 
     assert cli.main(["store", "retry-failures", place, "--all", "--batch-size", "4"]) == 0
     assert (codes(place), vectors(place)) == ({}, whole)

@@ -126,7 +126,7 @@ def test_with_all_options_a_run_that_was_stopped_anywhere_ends_with_the_same_bit
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"captions_per_image": 0}, "captions-per-image is 0; expected 1 or more"),
+        ({"captions_per_image": 0}, "--captions-per-image is 0; expected a whole number above 0, or all"),
         ({"batch_growth": 2.0}, "batch-max is None; expected more than the batch-size of 8"),
     ],
 )

@@ -261,8 +261,8 @@ def test_top_k_of_one_is_greedy_and_so_are_a_tiny_top_p_and_temperature():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beam": 0}, "beam is 0; expected from 1 to 1,000"),
-        ({"method": "sample", "temperature": 1e-45}, "is 1e-45; .* from 1e-06 to 1,000,000 .method greedy"),
+        ({"beam": 0}, "beam is 0; expected a whole number from 1 to 1,000"),
+        ({"method": "sample", "temperature": 1e-45}, "is 1e-45; expected a number from 1e-06 to 1,000,000"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):

@@ -121,7 +121,7 @@ def test_the_two_temperature_conventions_agree_with_the_inverse(temperature):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"length_penalty": float("nan")}, "length-penalty is nan; expected from 0 to 10"),
+    [({"length_penalty": float("nan")}, "length-penalty is nan; expected a number from 0 to 10"),
 ({"beam": 4, "beam_groups": 3}, "beam-groups is 3; expected a divisor of the beam, 4"),
 ({"beam": 4, "beam_groups": 2}, "diversity is 0.0; expected above 0 for groups to differ")],
 )  # fmt: skip
@@ -140,7 +140,10 @@ def test_a_record_has_only_options_that_differ_from_their_defaults():
     ]
     for options in given:
         assert DecodeOptions.from_dict(options.to_dict()) == options
-    assert DecodeOptions(method="greedy", length_penalty=1.0).to_dict() == DecodeOptions("greedy").to_dict()
+    assert (
+        DecodeOptions(method="greedy", length_penalty=1.0).to_dict()
+        == DecodeOptions(method="greedy").to_dict()
+    )
 
 
 @pytest.mark.parametrize("formula", ["length", "gnmt"])
