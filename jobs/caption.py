@@ -39,6 +39,8 @@ features store. Images that the store already has are not processed again. Witho
         if self.output is None:
             if self.features:
                 raise RequestError("--features needs --output; expected a folder for the captions")
+            if self.dry_run:
+                raise RequestError("--dry-run needs --output; without it captions are computed and printed")
             from captionbeam.jobs.bulk.caption_now import print_captions
 
             return print_captions(self)

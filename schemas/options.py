@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from typing import Any, Literal, TypeVar
 
@@ -205,15 +205,26 @@ def check_fields(owner: Any) -> None:
     """
     for field, found in options_of(owner):
         value = getattr(owner, field.name)
-        if found.repeated or found.several or found.split or isinstance(field.default, tuple):
-            value = (value,) if isinstance(value, str) else tuple(value)
-            object.__setattr__(owner, field.name, value)
-            parts = value
-        else:
-            parts = () if is_switch(field) or (value is None and field.default is None) else (value,)
-        for part in parts:
+        if value is None and field.default is None:
+            continue
+        if is_switch(field):
+            if not isinstance(value, bool):
+                raise RequestError(f"{shown(field, found)} is {value!r}; expected True or False")
+            continue
+        many = found.repeated or found.several or found.split or isinstance(field.default, tuple)
+        if many:
+            value = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+        for part in value if many else (value,):
             if not found.kind.holds(part):
                 raise _wrong(field, found, part)
+        if many and not value and field.default is MISSING:
+            raise RequestError(f"{shown(field, found)} is missing; expected one or more")
+        object.__setattr__(owner, field.name, value if many else _as_read(found.kind, value))
+
+
+def _as_read(kind: Kind, value: Any) -> Any:
+    """Returns a number in the type that the command line reads: records and fingerprints tell 1 from 1.0."""
+    return {float: float, _whole: int}.get(kind.read, lambda same: same)(value)
 
 
 def _wrong(field: dataclasses.Field[Any], found: Option, value: Any) -> RequestError:

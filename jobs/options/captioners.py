@@ -72,7 +72,8 @@ class CaptionerOptions(DecodingOptions, SourceOptions, ModelOptions):
             raise RequestError("--captioner reads images, not --features; expected SOURCE")
         if self.captioner and importlib.util.find_spec("transformers") is None:
             raise RequestError(f"--captioner hf: {not_installed('transformers', 'huggingface')}")
-        decode_options(self, None)
+        if self.beam is not None or self.method != "beam" or self.captioner:
+            decode_options(self, None)  # otherwise the bundle says how many beams there are
 
 
 def captioning(options: CaptionerOptions, output: str) -> Work:

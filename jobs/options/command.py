@@ -96,7 +96,8 @@ class PipelineCommand(Command):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "pipeline_options", tuple(self.pipeline_options))
+        given = self.pipeline_options
+        object.__setattr__(self, "pipeline_options", (given,) if isinstance(given, str) else tuple(given))
         if self.pipeline_options:
             from captionbeam.pipelines.runners.flags import check_beam_args
 

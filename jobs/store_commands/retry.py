@@ -65,6 +65,8 @@ Other flags are those of Beam's PipelineOptions.
             say(
                 f"nothing to do: {len(failures):,} {kind}failures in snapshot {store.snapshot_id} of {store.url}"
             )
+            if not self.dry_run:
+                self.clear_totals()
             return Result(output=store.url)
         target, options = resolve_target(repeat_limits(self, store.snapshot), "store")
         works = [_work(store, alike, options) for alike in by_reading(refs)]

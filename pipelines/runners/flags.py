@@ -60,7 +60,10 @@ def check_beam_args(beam_args: Sequence[str]) -> None:
         "--streaming" not in given,
         "--streaming is for jobs that never end, and this one does; expected to leave it out",
     )
-    _Parser().parse_known_args(list(beam_args))
+    _, others = _Parser().parse_known_args(list(beam_args))
+    _require(
+        not others, f"{' '.join(others)!r} is no option of Beam; expected flags such as --runner=DirectRunner"
+    )
     # dry_run keeps Beam's validator from asking Google Cloud about the bucket
     options = PipelineOptions([*beam_args, "--dry_run=True"])
     direct = options.view_as(DirectOptions)

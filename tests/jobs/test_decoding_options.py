@@ -5,6 +5,7 @@ import re
 import pytest
 
 from captionbeam.capmodel.generation.options import DecodeOptions
+from captionbeam.jobs.caption import Caption
 from captionbeam.jobs.cli import parse
 from captionbeam.jobs.options.decoding import decode_options
 from captionbeam.schemas.errors import RequestError
@@ -68,3 +69,17 @@ def test_an_option_of_another_method_changes_nothing():
 def test_what_cannot_be_done_is_refused(flags, said):
     with pytest.raises(RequestError, match=f"^{re.escape(said)}$"):
         decoded(*flags)
+
+
+def test_the_bundle_may_have_more_beams_than_the_default():
+    parse(["caption", "x.jpg", "--bundle", "bundle", "--n-best", "5", "--beam-groups", "1"]).check_captioner()
+
+
+def test_captions_that_are_printed_have_no_dry_run():
+    with pytest.raises(RequestError, match="--dry-run needs --output"):
+        parse(["caption", "x.jpg", "--bundle", "bundle", "--dry-run"]).run()
+
+
+def test_one_flag_for_beam_may_be_a_text():
+    flag = "--runner=DirectRunner"
+    assert Caption(bundle="b", sources="x", pipeline_options=flag).pipeline_options == (flag,)

@@ -45,6 +45,7 @@ class Sampling(Reading):
     limit: int | None = option(None, "at most", POSITIVE, role="part")
     order: str = option("hash", "of the images", one_of("hash", "name"))
     tries: int = like(Reading, "tries", default=2)
+    strict: bool = option(False, "no leniency")
     plain: bool = False
 
     def __post_init__(self) -> None:
@@ -64,6 +65,8 @@ def fields():
         ({"limit": 2.5}, "--limit is 2.5; expected a whole number above 0"),
         ({"order": "random"}, "--order is 'random'; expected one of hash, name"),
         ({"roots": ["/a", 3]}, "--roots is 3; expected a text"),
+        ({"roots": None}, "--roots is None; expected a text"),
+        ({"strict": "false"}, "--strict is 'false'; expected True or False"),
     ],
 )
 def test_a_wrong_value_is_refused_when_the_object_is_made(given_values, said):
@@ -82,13 +85,18 @@ def test_lists_and_single_texts_become_tuples():
     assert Sampling(roots="/a").roots == ("/a",)
 
 
+def test_numbers_have_the_type_that_the_command_line_reads():
+    options = Sampling(sample=1, limit=2.0)
+    assert (repr(options.sample), repr(options.limit)) == ("1.0", "2")
+
+
 def test_none_is_valid_where_it_is_the_default():
     assert Sampling(limit=None).limit is None
 
 
 def test_groups_are_those_of_the_declaring_classes():
     names = {title: [field.name for field, _ in entries] for title, entries in groups_of(Sampling).items()}
-    assert names == {"sampling": ["sample", "limit", "order", "tries"], "reading": ["roots"]}
+    assert names == {"sampling": ["sample", "limit", "order", "tries", "strict"], "reading": ["roots"]}
 
 
 def test_changed_options_by_role():

@@ -45,6 +45,7 @@ def test_what_can_run_is_accepted(flags):
     ("flags", "sentence"),
     [
         (["--shard-sise", "3"], "unknown option '--shard-sise'; expected one of"),
+        (["runner=FlinkRunner"], "'runner=FlinkRunner' is no option of Beam; expected flags such as"),
         (["--runner", "nope"], "no runner 'nope': Unexpected pipeline runner: nope."),
         ([*DATAFLOW, "--dry_run=True"], "--dry_run is Beam's, and would run the job; expected --dry-run"),
         (["--dry_run", "True"], "--dry_run is Beam's, and would run the job; expected --dry-run"),
