@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from typing import Any, Literal, TypeVar
@@ -29,6 +30,7 @@ rows: it determines values; listing: it determines which images are listed or ho
 may differ between sources; part: it selects a part of the sources; run: it affects only how the work is done.
 """
 T = TypeVar("T")
+LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,9 @@ def number(
     """Returns the kind of numbers from ``low`` to ``high``; ``above`` and ``below`` exclude the bound itself."""
 
     def holds(value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             return False
-        if math.isinf(value) or (whole and value != int(value)):
+        if not -LARGEST <= value <= LARGEST or (whole and value != int(value)):  # neither inf nor nan
             return False
         return (low < value if above else low <= value) and (value < high if below else value <= high)
 
@@ -131,10 +133,9 @@ class Option:
     """What a field says of its option besides name, type and default.
 
     positional: given without a flag. repeated: a tuple whose flag is repeated. several: likewise, and one flag may have
-    several values. split: a tuple given as one text with
-    commas. common: shown by ``--help``, where the command has too many options for one screen. role: in records.
-    location: a path or URL, recorded as an absolute one. instead_of: fields that this one replaces. flag: its name on
-    the command line, if another.
+    several values. split: a tuple given as one text with commas. common: shown by ``--help``, where the command has too
+    many options for one screen. role: in records. location: a path or URL, recorded as an absolute one. instead_of:
+    fields that this one replaces. flag: its name on the command line, if another. secret: left out of ``repr``.
     """
 
     help: str
@@ -148,14 +149,16 @@ class Option:
     location: bool = False
     instead_of: tuple[str, ...] = ()
     flag: str = ""
+    secret: bool = False
 
 
 def option(default: Any, help: str, kind: Kind = NAME, **more: Any) -> Any:
     """Returns a dataclass field with its ``Option``; ``default`` is ``...`` if the option is required."""
+    shown_in_repr = not more.get("secret", False)
     metadata = {"option": Option(help, kind, **more)}
     if default is ...:
         return dataclasses.field(metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, repr=shown_in_repr, metadata=metadata)
 
 
 def like(owner: type, name: str, **changes: Any) -> Any:

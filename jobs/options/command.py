@@ -53,6 +53,7 @@ class Command:
         'options of fsspec by protocol, such as {"gs": {"requester_pays": "my-project"}}, or a .json file of them. '
         "They are passed to the workers; secrets are not recorded",
         Kind(unit="JSON"),
+        secret=True,
     )
 
     def __post_init__(self) -> None:

@@ -83,3 +83,7 @@ def test_captions_that_are_printed_have_no_dry_run():
 def test_one_flag_for_beam_may_be_a_text():
     flag = "--runner=DirectRunner"
     assert Caption(bundle="b", sources="x", pipeline_options=flag).pipeline_options == (flag,)
+
+
+def test_secrets_are_not_shown_by_repr():
+    assert "hush" not in repr(Caption(storage_options={"s3": {"secret": "hush"}}))

@@ -62,6 +62,7 @@ def fields():
         ({"sample": 1.5}, "--sample is 1.5; expected a share from 0 to 1"),
         ({"sample": float("nan")}, "--sample is nan; expected a share from 0 to 1"),
         ({"limit": 0}, "--limit is 0; expected a whole number above 0"),
+        ({"limit": 10**400}, f"--limit is {10**400}; expected a whole number above 0"),
         ({"limit": 2.5}, "--limit is 2.5; expected a whole number above 0"),
         ({"order": "random"}, "--order is 'random'; expected one of hash, name"),
         ({"roots": ["/a", 3]}, "--roots is 3; expected a text"),
