@@ -158,7 +158,7 @@ from the last checkpoint and gives the same result. Other examples (docs/trainin
     def _own_workers(self) -> int:
         """Returns the number of processes. Raises RequestError if an outer torchrun has another number."""
         if INSIDE_TORCHRUN not in os.environ:
-            return self.workers or 1
+            return self.workers or self.gpus or 1
         world = int(os.environ["WORLD_SIZE"])
         require(
             self.workers in (None, world),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from captionbeam.capmodel.bundles.contents import read_manifest
-from captionbeam.jobs.cli import main
+from captionbeam.jobs.cli import main, parse
 from captionbeam.jobs.submit.nodes import Node, find_node
 from captionbeam.schemas.errors import RequestError
 from tests.builders.commands import ROOT, environment
@@ -184,3 +184,8 @@ def test_what_cannot_meet_is_refused(nodes, rendezvous, environment, sentence):
     with pytest.raises(RequestError, match=".*") as caught:
         find_node(nodes, rendezvous, "r", environment)
     assert sentence in str(caught.value)
+
+
+def test_without_workers_there_is_one_for_each_gpu_here_too():
+    command = parse(["train", "--features", "f", "--tokens", "t", "--output", "o", "--gpus", "2"])
+    assert command._own_workers() == 2
