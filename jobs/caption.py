@@ -43,6 +43,7 @@ features store. Images that the store already has are not processed again. Witho
                 raise RequestError("--dry-run needs --output; without it captions are computed and printed")
             from captionbeam.jobs.bulk.caption_now import print_captions
 
+            self.clear_totals()
             return print_captions(self)
         from captionbeam.jobs.bulk.launch import launch
         from captionbeam.jobs.run_on.target import resolve_target

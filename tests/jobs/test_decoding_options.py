@@ -8,7 +8,7 @@ from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.jobs.caption import Caption
 from captionbeam.jobs.cli import parse
 from captionbeam.jobs.options.decoding import decode_options
-from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.errors import CaptionbeamError, RequestError
 
 
 def decoded(*flags):
@@ -87,3 +87,11 @@ def test_one_flag_for_beam_may_be_a_text():
 
 def test_secrets_are_not_shown_by_repr():
     assert "hush" not in repr(Caption(storage_options={"s3": {"secret": "hush"}}))
+
+
+def test_printed_captions_leave_no_totals_of_an_earlier_run(tmp_path):
+    totals = tmp_path / "totals.json"
+    totals.write_text("{}")
+    with pytest.raises(CaptionbeamError):
+        parse(["caption", "x.jpg", "--bundle", str(tmp_path / "none"), "--totals", str(totals)]).run()
+    assert totals.read_bytes() == b""
