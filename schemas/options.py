@@ -227,7 +227,9 @@ def check_fields(owner: Any) -> None:
 
 def _as_read(kind: Kind, value: Any) -> Any:
     """Returns a number in the type that the command line reads: records and fingerprints tell 1 from 1.0."""
-    return {float: float, _whole: int}.get(kind.read, lambda same: same)(value)
+    if kind.read is float:
+        return float(value)
+    return int(value) if kind.read is _whole else value
 
 
 def _wrong(field: dataclasses.Field[Any], found: Option, value: Any) -> RequestError:
