@@ -41,6 +41,11 @@ features store. Images that the store already has are not processed again. Witho
                 raise RequestError("--features needs --output; expected a folder for the captions")
             if self.dry_run:
                 raise RequestError("--dry-run needs --output; without it captions are computed and printed")
+            if self.pipeline_options:
+                given = " ".join(self.pipeline_options)
+                raise RequestError(
+                    f"{given} needs --output; without it captions are computed here and printed"
+                )
             from captionbeam.jobs.bulk.caption_now import print_captions
 
             self.clear_totals()

@@ -116,7 +116,8 @@ from the last checkpoint and gives the same result. Other examples (docs/trainin
         from captionbeam.capmodel.training.epoch_history import best_epoch
 
         url = files.join(files.absolute(self.output), HISTORY)
-        return dict(best_epoch(files.read_json(url))) if files.exists(url) else {}
+        history = files.read_json(url) if files.exists(url) else []
+        return dict(best_epoch(history)) if history else {}
 
     def chosen(self) -> dict[str, Any]:
         """Returns the values for ``resolve_options``: the training options, and the locations as given."""

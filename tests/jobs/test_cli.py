@@ -92,6 +92,10 @@ def photo():
         (["encode", PHOTO, *BULK, "--weights", "/etc/passwd"], "weights '/etc/passwd'"),
         (["caption", "--bundle", "b"], "captions need one of SOURCE and --features"),
         (["caption", "--bundle", "b", "--features", "f"], "--features needs --output"),
+        (
+            ["caption", "x.jpg", "--bundle", "b", "--runner", "FnApiRunner"],
+            "--runner FnApiRunner needs --output",
+        ),
     ],
 )
 def test_a_wrong_request_is_one_sentence_and_status_2(arguments, sentence, capsys):
