@@ -23,6 +23,7 @@ _NOISE = (
     "Prism received bundle error",
     "stage.Execute aborting",
     "pipeline done!",
+    "state request after bundle inactive",
 )
 
 

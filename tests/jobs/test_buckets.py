@@ -109,7 +109,7 @@ def test_a_store_moves_between_listing_and_inventory(bucket, scenes):
     said = captionbeam(
         "refresh", photos, *small, "--inventory", report(bucket.url, objects(bucket.url))
     ).stdout
-    assert f"note: {photos} is listed as its inventory of 20" in said
+    assert f"note: {photos} is listed from its inventory of 20" in said
     assert layout.snapshot_ids(store) == [1]
     fs, path = files.split(photos)
     fs.rm_file(f"{path}/{scenes['train'][0].name}")
