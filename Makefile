@@ -28,10 +28,10 @@ demo: setup
 test: setup
 	$(PYTEST) $(PYTEST_ARGS) -m "not engines and not gpu"
 
-# Whatever starts a cluster, an emulator, a server or a container, and the long fault trials. They take all cores, so one
-# runs after the other. What they need is fetched once, into ~/.cache.
+# Whatever starts a cluster, an emulator, a server or a container, and the long fault trials. Two files at a time, since
+# much of it is waiting. What they need is fetched once, into ~/.cache.
 test-engines: setup
-	$(PYTEST) -m engines
+	$(PYTEST) -n 2 --dist loadfile -m engines
 
 # The same in CI and by hand: style, types, which package may import which, and every import declared in setup.py.
 check: setup types
