@@ -103,7 +103,7 @@ def encode(url, *more, store=None):
 
 
 def grids(store):
-    return {name: row.tobytes() for name, row in rows_of(store).items()}
+    return rows_of(store)
 
 
 def cancel(service, job):
