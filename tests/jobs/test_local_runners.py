@@ -232,7 +232,9 @@ def test_a_wrong_request_that_a_worker_finds_is_one_sentence(made, runner, tmp_p
         (tmp_path / folder / "x.jpg").write_bytes(b"1")
     done = captionbeam("encode", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "store", "--encoder",
                        "efficientnet_lite0", *runner[1], status=2)  # fmt: skip
-    said = [line for line in done.stderr.splitlines() if not line.startswith(("encode: ", "WARNING:PrismRunner"))]
+    said = [
+        line for line in done.stderr.splitlines() if not line.startswith(("encode: ", "WARNING:PrismRunner"))
+    ]
     assert said == [
         f"captionbeam: two images have the id 'x.jpg': {tmp_path}/a/x.jpg (in {tmp_path}/a) and "
         f"{tmp_path}/b/x.jpg (in {tmp_path}/b); expected one"
