@@ -69,7 +69,7 @@ class TrainingView:
         rewards: dict[str, Any] = {
             name: f"{event[name]:.3f}" for name in ("reward", "baseline") if name in event
         }
-        self._bar.update(self._done(event), epoch=where, loss=f"{event['loss']:.3f}", **rewards)
+        self._bar.update(self._done(event), epochs=where, loss=f"{event['loss']:.3f}", **rewards)
 
     def _done(self, event: Mapping[str, Any]) -> int:
         """Returns the images since this process began."""
