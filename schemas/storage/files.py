@@ -144,6 +144,23 @@ def names(url: str) -> list[str]:
     return sorted(name for name in found if not name.startswith("."))
 
 
+def states(url: str) -> dict[str, str]:
+    """Returns what the storage knows of each file in the folder ``url``, by base name, as ``names`` lists them.
+
+    The value differs after a file is written again.
+    """
+    fs, path = split(url)
+    try:
+        with as_os_errors(url):
+            listing = fs.ls(path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    found = {
+        info["name"].rstrip("/").rsplit("/", 1)[-1]: str(info) for info in listing if info["type"] == "file"
+    }
+    return {name: state for name, state in found.items() if not name.startswith(".")}
+
+
 def create(url: str, data: bytes) -> bool:
     """Writes ``data`` to ``url`` as a whole if no file exists there. Returns False if one does."""
     fs, path = split(url)
