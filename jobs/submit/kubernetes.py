@@ -11,7 +11,7 @@ import yaml
 
 from captionbeam.jobs.options.shared import require
 from captionbeam.jobs.submit import manifests
-from captionbeam.jobs.submit.mounts import Mount, parse_mount
+from captionbeam.jobs.submit.manifests import Mount, parse_mount
 from captionbeam.jobs.submit.target_options import TargetOptions
 from captionbeam.jobs.submit.training_target import (
     Job,
@@ -59,10 +59,8 @@ class Kubernetes(TrainingTarget):
         )
 
     def request(self, order: Order) -> str:
-        return str(yaml.safe_dump(self._manifest(order), sort_keys=False, width=100))
-
-    def _manifest(self, order: Order) -> dict[str, Any]:
-        return manifests.trainjob(order) if order.flags.kind == "trainjob" else manifests.jobset(order)
+        made = manifests.trainjob(order) if order.flags.kind == "trainjob" else manifests.jobset(order)
+        return str(yaml.safe_dump(made, sort_keys=False, width=100))
 
     def find_active(self, order: Order) -> Job | None:
         state = self._current(order)
@@ -78,8 +76,7 @@ class Kubernetes(TrainingTarget):
         return self._job(order)
 
     def state(self, job: Job, order: Order) -> State:
-        state = self._current(order)
-        return state or State(Phase.FAILED, "deleted")
+        return self._current(order) or State(Phase.FAILED, "deleted")
 
     def _current(self, order: Order) -> State | None:
         resource = RESOURCES[order.flags.kind]
