@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from captionbeam.capmodel.bundles.contents import HISTORY, Manifest, read_checked, read_manifest
-from captionbeam.capmodel.metrics import Evaluation
-from captionbeam.capmodel.metrics.variety import variety
+from captionbeam.capmodel.metrics import Evaluation, variety
 from captionbeam.capmodel.specs import complete_spec
 from captionbeam.jobs.evaluate import TITLES
 from captionbeam.jobs.reporting.page import (

@@ -115,12 +115,8 @@ def _of(index: pa.Table, failed: bool) -> pa.Table:
 
 
 def _first_difference(first: pa.Table, second: pa.Table, names: Sequence[str]) -> int | None:
-    for at, (one, other) in enumerate(
-        zip(first.select(names).to_pylist(), second.select(names).to_pylist(), strict=True)
-    ):
-        if one != other:
-            return at
-    return None
+    rows = zip(first.select(names).to_pylist(), second.select(names).to_pylist(), strict=True)
+    return next((at for at, (one, other) in enumerate(rows) if one != other), None)
 
 
 def _said(table: pa.Table, at: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from captionbeam.capmodel.encoders.backbones import families, grid_size
+from captionbeam.capmodel.encoders.backbones import families
 from captionbeam.capmodel.encoders.backbones.base import Backbone, fold_batch_norm
 from captionbeam.capmodel.encoders.backbones.families import Convolutional, DenseNet, EfficientNetLite
 from captionbeam.capmodel.encoders.backbones.vit import Vit
@@ -41,23 +41,25 @@ NO_LOGITS = ("grid", "pooled")  # for networks that are built without their clas
 
 def _convolutional(name: str) -> Backbone:
     """Returns the backbone of that name, which is not a ViT."""
-    half = grid_size.half_five_times
+    half = families.half_five_times
     if name in RESNETS:
         return Convolutional(name, WIDTHS.get(name, 2048), half, ("fc.",), families.resnet)
     if name in DENSENETS:
-        return DenseNet(name, WIDTHS.get(name, 1024), grid_size.densenet, ("classifier.",), families.densenet)
+        return DenseNet(
+            name, WIDTHS.get(name, 1024), families.densenet_grid, ("classifier.",), families.densenet
+        )
     if name in EFFICIENTNETS:
         return Convolutional(name, WIDTHS.get(name, 1280), half, ("classifier.",), families.efficientnet)
     if name in CONVNEXTS:
         return Convolutional(
-            name, WIDTHS.get(name, 768), grid_size.convnext, ("classifier.",), families.convnext
+            name, WIDTHS.get(name, 768), families.convnext_grid, ("classifier.",), families.convnext
         )
     auxiliary = ("fc.", "aux1.", "aux2.")  # auxiliary classifiers, used in training only
     if name == GOOGLENET:
-        return Convolutional(name, 1024, grid_size.googlenet, auxiliary, families.googlenet)
+        return Convolutional(name, 1024, families.googlenet_grid, auxiliary, families.googlenet)
     if name == INCEPTION_V3:
         ignored, make = ("fc.", "AuxLogits."), families.inception_v3
-        return Convolutional(name, 2048, grid_size.inception_v3, ignored, make, NO_LOGITS)
+        return Convolutional(name, 2048, families.inception_v3_grid, ignored, make, NO_LOGITS)
     return EfficientNetLite(name, 1280, half, ("_fc.",), families.efficientnet_lite0, NO_LOGITS)
 
 
