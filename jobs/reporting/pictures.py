@@ -12,7 +12,7 @@ from PIL import Image
 
 from captionbeam.capmodel.encoders.images import decode_image
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
-from captionbeam.pipelines.fetch.images import fetch_location, fetch_locations
+from captionbeam.pipelines.fetch.images import fetch_locations
 from captionbeam.schemas.errors import ImageError, RequestError, SystemicError
 
 LONGEST_SIDE, QUALITY = 400, 80
@@ -35,25 +35,19 @@ class Picture:
         return f"{min(max(self.width / self.height, 0.75), 2.0):.4f}"
 
 
-@dataclass(frozen=True)
-class Window:
-    """The encoder's part of a picture, as CSS ``background-size`` and ``background-position``."""
-
-    size: str
-    position: str
-
-
 def read_pictures(locations: Sequence[str], reading: FetchOptions) -> Iterator[Picture]:
     """Yields the pictures at ``locations``, in order."""
     for start in range(0, len(locations), AT_ONCE):
         yield from map(_thumbnail, _fetch(locations[start : start + AT_ONCE], reading))
 
 
-def seen_window(picture: Picture, preprocess: Mapping[str, Any]) -> Window:
-    """Returns the central square with a side of ``size / resize`` of the shorter side, for both kinds of crop."""
+def seen_window(picture: Picture, preprocess: Mapping[str, Any]) -> str:
+    """Returns the encoder's part of a picture as CSS ``background-size``, for both kinds of crop.
+
+    It is the central square with a side of ``size / resize`` of the shorter side.
+    """
     side = min(picture.width, picture.height) * preprocess["size"] / preprocess["resize"]
-    size = f"{100 * picture.width / side:.2f}% {100 * picture.height / side:.2f}%"
-    return Window(size, "50% 50%")
+    return f"{100 * picture.width / side:.2f}% {100 * picture.height / side:.2f}%"
 
 
 def data_uri(data: bytes, kind: str) -> str:
@@ -65,15 +59,8 @@ def _fetch(locations: Sequence[str], reading: FetchOptions) -> Sequence[bytes | 
     """Fetches all locations at once, or one by one if a source fails as a whole."""
     try:
         return fetch_locations(locations, reading)
-    except Trouble:
-        return [_fetch_one(location, reading) for location in locations]
-
-
-def _fetch_one(location: str, reading: FetchOptions) -> bytes | Exception:
-    try:
-        return fetch_location(location, reading)
     except Trouble as err:
-        return err
+        return [err] if len(locations) == 1 else [_fetch([one], reading)[0] for one in locations]
 
 
 def _thumbnail(data: bytes | Exception) -> Picture:

@@ -85,7 +85,7 @@ def launches(plan: NightlyRefresh, options: CloudSchedule) -> Iterator[dict[str,
         }
         yield {
             "name": parameter["jobName"],
-            "about": comment(f"captionbeam {shlex.join(arguments)}"),
+            "about": " ".join(f"captionbeam {shlex.join(arguments)}".split()),
             "cron": options.captions_cron if follows else options.cron,
             "uri": DATAFLOW.format(project=options.project, region=options.region),
             "body": {"launchParameter": parameter},
@@ -137,12 +137,7 @@ def _task(options: CloudSchedule, suffix: str, cron: str, steps: Steps) -> dict[
         "spec": {"template": {"spec": {"taskCount": 1, "template": {"spec": task}}}},
     }
     uri = RUN.format(project=options.project, region=options.region, name=name)
-    return {"name": name, "about": comment(commands), "cron": cron, "uri": uri, "body": body}
-
-
-def comment(text: str) -> str:
-    """Returns ``text`` as one line, for a shell comment."""
-    return " ".join(text.split())
+    return {"name": name, "about": " ".join(commands.split()), "cron": cron, "uri": uri, "body": body}
 
 
 def _check_paths(plan: NightlyRefresh) -> None:

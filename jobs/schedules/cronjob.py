@@ -53,32 +53,29 @@ Needs Kubernetes 1.31 or newer. Paths are URLs, or lie on the volume claim that 
         """Returns the manifests in YAML."""
         _check_paths(plan, self.mount, bool(self.claim))
         name = self.schedule_name
+        planned = (
+            (name, "nightly", self.cron, nightly_steps(plan)),
+            (f"{name}-upkeep", "upkeep", self.upkeep_cron, upkeep_steps(plan)),
+        )
         jobs = [
-            _job(name, "nightly", self.cron, nightly_steps(plan)),
-            _job(f"{name}-upkeep", "upkeep", self.upkeep_cron, upkeep_steps(plan)),
+            {"name": job, "component": component, "cron": cron, "steps": list(_containers(steps))}
+            for job, component, cron, steps in planned
         ]
         return render("cronjob.yaml.j2", {**vars(self), "name": name, "jobs": jobs})
-
-
-def _job(name: str, component: str, cron: str, steps: Steps) -> dict[str, Any]:
-    return {"name": name, "component": component, "cron": cron, "steps": list(_containers(steps))}
 
 
 def _containers(steps: Steps) -> Iterator[dict[str, Any]]:
     for name, arguments in steps.items():
         computes = arguments[0] == "refresh"
-        command = ["captionbeam", *arguments, *(_told(arguments) if computes else ())]
+        command = ["captionbeam", *arguments]
+        if computes:  # exit status 3 would end the pod, unless the user asked for it
+            asked = any(word.split("=")[0] == "--warn-failures" for word in arguments)
+            command += ["--totals", TOTALS, *([] if asked else ["--warn-failures", "1"])]
         yield {
             "name": name.replace("_", "-"),
             "command": literal(command),  # else the kubelet would expand variables
             "computes": computes,
         }
-
-
-def _told(arguments: list[str]) -> list[str]:
-    """Returns options that avoid exit status 3, which would end the pod, unless the user asked for it."""
-    asked = any(word.split("=")[0] == "--warn-failures" for word in arguments)
-    return ["--totals", TOTALS, *([] if asked else ["--warn-failures", "1"])]
 
 
 def _check_paths(plan: NightlyRefresh, mount: str, claimed: bool) -> None:

@@ -180,15 +180,10 @@ def _check_storage(plan: NightlyRefresh) -> None:
 
 
 def _check_stores(plan: NightlyRefresh) -> None:
-    wrong = None
-    if not plan.stores:
-        wrong = "no store is named; expected --features, --captions or both"
-    elif not plan.sources:
-        wrong = "no source is named; expected one SOURCE or more"
-    elif bool(plan.captions) != bool(plan.bundle):
-        wrong = "--captions and --bundle need each other; expected both or neither"
-    if wrong:
-        raise RequestError(wrong)
+    require(bool(plan.stores), "no store is named; expected --features, --captions or both")
+    require(bool(plan.sources), "no source is named; expected one SOURCE or more")
+    both = bool(plan.captions) == bool(plan.bundle)
+    require(both, "--captions and --bundle need each other; expected both or neither")
 
 
 def _storage(given: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import yaml
 
 from captionbeam.jobs.options.shared import require
 from captionbeam.jobs.submit import manifests
-from captionbeam.jobs.submit.manifests import Mount, parse_mount
+from captionbeam.jobs.submit.manifests import parse_mount
 from captionbeam.jobs.submit.target_options import TargetOptions
 from captionbeam.jobs.submit.training_target import (
     Job,
@@ -54,9 +54,9 @@ class Kubernetes(TrainingTarget):
                 return found
         if "://" in place:
             return remote_place(place, self.title, "a bucket's URL")
-        raise RequestError(
-            f"{place!r} is on no volume of the workers; expected {_expected(mounts)} or a bucket's URL"
-        )
+        below = f"a place below {' or '.join(mount.here for mount in mounts)}"
+        expected = below if mounts else "--volume CLAIM:PATH with the place below PATH"
+        raise RequestError(f"{place!r} is on no volume of the workers; expected {expected} or a bucket's URL")
 
     def request(self, order: Order) -> str:
         made = manifests.trainjob(order) if order.flags.kind == "trainjob" else manifests.jobset(order)
@@ -87,11 +87,6 @@ class Kubernetes(TrainingTarget):
         pods = f"--selector=jobset.sigs.k8s.io/jobset-name={order.name}"
         where = _words(order.flags, "logs", "--prefix", "--tail=-1", pods)
         return Job(f"{order.flags.kind} {order.name}", " ".join(where))
-
-
-def _expected(mounts: list[Mount]) -> str:
-    below = " or ".join(mount.here for mount in mounts)
-    return f"a place below {below}" if mounts else "--volume CLAIM:PATH with the place below PATH"
 
 
 def _words(flags: TargetOptions, *words: str) -> list[str]:

@@ -70,16 +70,14 @@ def find_node(
         nodes is not None,
         f"--rendezvous {rendezvous} needs --nodes N, the number of machines that meet there",
     )
+    host, _, port = rendezvous.rpartition(":")
+    require(
+        host != "" and port.isascii() and port.isdigit(),
+        f"--rendezvous is {rendezvous!r}; expected HOST:PORT of the first machine, or {AUTO}",
+    )
     slurm = "SLURM_JOB_ID" in environment
     rank = int(environment["SLURM_NODEID"]) if slurm and "SLURM_NODEID" in environment else None
-    return Node(nodes or 1, _endpoint(rendezvous), rank, run=run, echo=slurm)
-
-
-def _endpoint(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit():
-        raise RequestError(f"--rendezvous is {text!r}; expected HOST:PORT of the first machine, or {AUTO}")
-    return text
+    return Node(nodes or 1, rendezvous, rank, run=run, echo=slurm)
 
 
 def _found(environment: Mapping[str, str]) -> Node:

@@ -172,7 +172,7 @@ def test_pictures_are_small_jpegs_inside_the_page(tmp_path):
 
 def test_heat_maps_are_laid_over_what_the_encoder_saw():
     window = seen_window(Picture("data:", 400, 200), {"size": 150, "resize": 200})
-    assert window.size == "266.67% 133.33%"
+    assert window == "266.67% 133.33%"
 
 
 def test_attention_of_a_words_pieces_is_averaged():
