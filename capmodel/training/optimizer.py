@@ -173,7 +173,8 @@ class ModelOptimizer:
 
     def load(self, tensors: Tensors) -> None:
         """Loads the result of ``state``. Raises RequestError if names or shapes differ."""
-        load_parameters(self.model, _with_prefix("model.", tensors))
+        own = {name: value for name, value in tensors.items() if name.startswith("model.")}
+        load_parameters(self.model, {name.removeprefix("model."): value for name, value in own.items()})
         for name, parameter in self.model.named_parameters():
             keys = [key for key in tensors if key.startswith("adam.") and key.split(".", 2)[2] == name]
             self.adam.state[parameter] = {
@@ -182,7 +183,3 @@ class ModelOptimizer:
         if self.average:
             for name, mean in self.average.named_values().items():
                 mean.copy_(torch.from_numpy(tensors[f"ema.{name}"]))
-
-
-def _with_prefix(prefix: str, tensors: Tensors) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

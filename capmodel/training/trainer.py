@@ -28,7 +28,7 @@ from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
 from captionbeam.capmodel.objectives.objective import LossModule, Objective, TrainingBatch
 from captionbeam.capmodel.runtime.device import autocast, resolve_precision
 from captionbeam.capmodel.runtime.distributed import Distributed
-from captionbeam.capmodel.training.checkpoints import Checkpoints, Position, Tensors
+from captionbeam.capmodel.training.checkpoints import Checkpoints, Position
 from captionbeam.capmodel.training.config import TrainOptions
 from captionbeam.capmodel.training.epoch_history import best_epoch, early_stops
 from captionbeam.capmodel.training.evaluator import Validation
@@ -123,7 +123,9 @@ class Trainer:
         return self.phases[position.phase]
 
     def _resume(self) -> Position:
-        found = self.dist.from_main(self._load_checkpoint)
+        if self.options.restart:
+            self.dist.from_main(self.checkpoints.clear)
+        found = self.dist.from_main(self.checkpoints.load)
         if found is not None:
             self.optimizer.load(found[1])
             return found[0]
@@ -132,12 +134,6 @@ class Trainer:
             load_parameters(self.decoder, self.dist.from_main(lambda: weights_of(url)))
             self.optimizer.restart()
         return Position()
-
-    def _load_checkpoint(self) -> tuple[Position, Tensors] | None:
-        if not self.options.restart:
-            return self.checkpoints.load()
-        self.checkpoints.clear()
-        return None
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -224,7 +220,7 @@ class Trainer:
     def _end_epoch(self, position: Position) -> Position:
         """Ends an epoch: computes scores, saves the best parameters and a checkpoint."""
         with self.optimizer.averaged():
-            scores = self.validation.scores(self.decoder, self._all_stop)
+            scores = self.validation.scores(self.decoder, lambda: self.dist.all_sum(self.wants_stop())[0] > 0)
             after = position if scores is None else self._record_epoch(position, scores)
         self._save_checkpoint(after)
         if scores is None:
@@ -244,9 +240,6 @@ class Trainer:
     def validation(self) -> Validation:
         """The validation on the val split."""
         return Validation.of(self.options, self.data, self.dist, self.precision)
-
-    def _all_stop(self) -> bool:
-        return self.dist.all_sum(self.wants_stop())[0] > 0
 
     def _save_weights(self, position: Position, best: bool) -> None:
         parameters = parameters_of(self.decoder)

@@ -28,7 +28,13 @@ class Layers(nn.Module):
         found = self.network(x)
         grids = [found[name] for name in self.names]
         side = min((grid.shape[2:] for grid in grids), key=lambda cells: cells.numel())
-        return torch.cat([_coarser(grid, side) for grid in grids], dim=1)
+        return torch.cat(
+            [
+                grid if grid.shape[2:] == side else adaptive_avg_pool2d(grid, (side[0], side[1]))
+                for grid in grids
+            ],
+            dim=1,
+        )
 
 
 def _extractor(network: nn.Module, names: Sequence[str], model: str) -> nn.Module:
@@ -61,7 +67,3 @@ def _examples(network: nn.Module) -> str:
             f"{name}.{inner}" for name in names for inner, _ in network.get_submodule(name).named_children()
         ]
     return ", ".join(names[-4:])
-
-
-def _coarser(grid: Tensor, side: torch.Size) -> Tensor:
-    return grid if grid.shape[2:] == side else adaptive_avg_pool2d(grid, (side[0], side[1]))

@@ -24,14 +24,8 @@ OWN = "TIMM"  # timm's published weights of the model
 CROPS = {"center": "resize-crop", "squash": "squash-crop"}
 # Raised by timm's models for unsupported image sizes.
 SIZE_ERRORS = (
-    RuntimeError,
-    AssertionError,
-    ValueError,
-    TypeError,
-    IndexError,
-    NotImplementedError,
-    ZeroDivisionError,
-)
+    RuntimeError, AssertionError, ValueError, TypeError, IndexError, NotImplementedError, ZeroDivisionError,
+)  # fmt: skip
 
 
 class Timm(Backbone):

@@ -51,7 +51,9 @@ class Vit(Backbone):
         """Interpolates position embeddings of weights for another image size, with torchvision's method."""
         from torchvision.models.vision_transformer import interpolate_embeddings
 
-        kept = OrderedDict((key, value) for key, value in state.items() if _is_kept(key, output))
+        kept = OrderedDict(
+            (key, value) for key, value in state.items() if output == "logits" or not key.startswith("heads.")
+        )
         if POSITIONS not in kept:
             return kept  # loading raises the error
         try:
@@ -78,7 +80,3 @@ class Tokens(nn.Module):
         if self.output == "grid":
             return tokens[:, 1:].transpose(1, 2).unflatten(2, patches.shape[2:])
         return self.heads(tokens[:, 0]) if self.output == "logits" else tokens[:, 0]
-
-
-def _is_kept(key: str, output: str) -> bool:
-    return output == "logits" or not key.startswith("heads.")
