@@ -75,11 +75,16 @@ class _Purge:
 
     def round(self) -> bool:
         """Runs all steps once. Returns whether there was anything to do."""
+
+        def published(newest: Snapshot) -> Snapshot | None:
+            clean = self._cleaned(newest)
+            return clean and dataclasses.replace(clean, operation="purge", note=f"of {len(self.ids)} ids")
+
         before = layout.snapshot_ids(self.url)[-1]
-        newest = publish_change(self.url, self._published)
+        newest = publish_change(self.url, published)
         changed = newest.id > before and newest.operation == "purge"
         self.done.snapshots |= {newest.id} if changed else set()
-        old = list(self._old_snapshots())
+        old = [clean for one in layout.load_snapshots(self.url) if (clean := self._cleaned(one)) is not None]
         held = {shard for shard, part in self._parts.items() if part is not None}
         commits = [f"commits/{shard}.json" for shard in sorted(held & layout.committed_shards(self.url))]
         remove(self.url, commits)
@@ -90,15 +95,6 @@ class _Purge:
         gone = [*commits, *self._remove_leftovers()]
         self.done.files += len(gone)
         return bool(changed or old or gone or sum(map(self._clean_plan, self._plan_files())))
-
-    def _published(self, newest: Snapshot) -> Snapshot | None:
-        clean = self._cleaned(newest)
-        return clean and dataclasses.replace(clean, operation="purge", note=f"of {len(self.ids)} ids")
-
-    def _old_snapshots(self) -> Iterator[Snapshot]:
-        for snapshot in layout.load_snapshots(self.url):
-            if (clean := self._cleaned(snapshot)) is not None:
-                yield clean
 
     def _cleaned(self, snapshot: Snapshot) -> Snapshot | None:
         """Returns the snapshot without the ids after writing its new files; None if it has none of the ids."""

@@ -28,7 +28,8 @@ def check_coco(spec: SourceSpec) -> None:
     Checks images below the root only, as absolute names in the file could refer to any location.
     """
     names = [image["file_name"] for image in read_images(spec.url)[:_TRIED]]
-    first = [lists.resolve(name, spec.root) for name in names if _is_below_root(name)]
+    below = [name for name in names if not lists.is_absolute(name) and ".." not in name.split("/")]
+    first = [lists.resolve(name, spec.root) for name in below]
     if first and not any(_is_there(uri) for uri in first):
         raise SourceError(
             f"source {spec.url!r} names images like {first[0]!r}, which is not there; "
@@ -50,10 +51,6 @@ def read_images(url: str) -> list[dict[str, Any]]:
         if not isinstance(image, dict) or not isinstance(image.get("file_name"), str) or "id" not in image:
             raise SourceError(f"source {url!r} has the image {image!r}; expected 'id' and 'file_name' in it")
     return images
-
-
-def _is_below_root(name: str) -> bool:
-    return not lists.is_absolute(name) and ".." not in name.split("/")
 
 
 def _is_there(uri: str) -> bool:

@@ -141,7 +141,7 @@ def _systemic(error: BaseException) -> bool:
         and not is_transient_status(status_of(error))
     ):
         return True
-    return any(_is_about_credentials(cause) for cause in _causes(error))
+    return any(map(_is_about_credentials, _causes(error)))
 
 
 def _is_about_credentials(error: BaseException) -> bool:

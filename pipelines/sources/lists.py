@@ -61,7 +61,10 @@ def read_rows(url: str, columns: Sequence[str] = ()) -> Iterator[Mapping[str, An
     """Yields the rows of a list as mappings. From Parquet, reads only ``columns``, or all if there are none."""
     suffix = list_suffix(url)
     if suffix == ".parquet":
-        yield from _parquet_rows(url, [name for name in columns if name])
+        named = [name for name in columns if name]
+        with parquet.opened(url) as file:
+            for batch in file.iter_batches(_ROWS, columns=named or None):
+                yield from batch.to_pylist()
         return
     with _opened(url) as stream:
         yield from _text_rows(stream, suffix, url)
@@ -163,12 +166,6 @@ def _json_row(line: str, number: int, url: str) -> Mapping[str, Any]:
     if not isinstance(row, dict):
         raise SourceError(f"source {url!r}: line {number} is {line.strip()[:80]!r}; expected a JSON object")
     return row
-
-
-def _parquet_rows(url: str, columns: list[str]) -> Iterator[Mapping[str, Any]]:
-    with parquet.opened(url) as file:
-        for batch in file.iter_batches(_ROWS, columns=columns or None):
-            yield from batch.to_pylist()
 
 
 def _find_column(

@@ -191,7 +191,8 @@ def version_of(info: Mapping[str, Any]) -> str | None:
             return str(info[key]).strip('"')
     for key in ("mtime", "LastModified", "Last-Modified", "last_modified", "updated", "created"):
         if info.get(key) is not None and info.get("size") is not None:
-            return f"{info['size']}-{_stamp(info[key])}"
+            stamp = info[key]
+            return f"{info['size']}-{stamp.isoformat() if hasattr(stamp, 'isoformat') else stamp}"
     return None
 
 
@@ -199,7 +200,3 @@ def digest_of(info: Mapping[str, Any]) -> str:
     """Returns the MD5 of a file's content from its listing: on gs, and on s3 for uploads in one part; else ''."""
     etag = str(info.get("ETag") or "").strip('"')
     return str(info.get("md5Hash") or (etag if _MD5.fullmatch(etag) else ""))
-
-
-def _stamp(value: Any) -> str:
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)

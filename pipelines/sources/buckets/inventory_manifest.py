@@ -156,11 +156,14 @@ def _of_s3(url: str, content: Mapping[str, Any]) -> Report:
         )
     target = content.get("destinationBucket", "").rpartition(":")[2]
     created = str(content.get("creationTimestamp", ""))
+    if created.isdigit():  # milliseconds
+        moment = datetime.datetime.fromtimestamp(int(created) / 1000, datetime.UTC)
+        created = moment.isoformat(timespec="seconds")
     schema = content.get("fileSchema", "") if kind == "csv" else ""
     return Report(
         url=url,
         bucket=f"s3://{content['sourceBucket']}",
-        as_of=_time(int(created)) if created.isdigit() else created,
+        as_of=created,
         format=kind,
         columns=tuple(name.strip() for name in schema.split(",")) if schema else (),
         delimiter=",",
@@ -168,11 +171,6 @@ def _of_s3(url: str, content: Mapping[str, Any]) -> Report:
             (f"s3://{target}/{each['key']}", each.get("MD5checksum", "")) for each in content["files"]
         ),
     )
-
-
-def _time(milliseconds: int) -> str:
-    found = datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC)
-    return found.isoformat(timespec="seconds")
 
 
 def _snake(value: Any) -> Any:
