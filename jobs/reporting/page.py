@@ -15,8 +15,7 @@ from markupsafe import Markup
 from captionbeam.capmodel.metrics.ptb import tokenize
 from captionbeam.capmodel.training.epoch_history import best_epoch
 from captionbeam.jobs.reporting.charts import histogram, line_chart
-from captionbeam.jobs.reporting.heat import Look, looks
-from captionbeam.jobs.reporting.pictures import Picture, seen_window
+from captionbeam.jobs.reporting.pictures import Look, Picture, looks, seen_window
 from captionbeam.jobs.reporting.rows import Brief, Row
 from captionbeam.schemas.errors import is_transient
 

@@ -9,7 +9,6 @@ from typing import Any
 from captionbeam.jobs.schedules.schedule import Schedule, render
 from captionbeam.jobs.schedules.steps import (
     TEMPLATE,
-    NightlyRefresh,
     Steps,
     nightly_steps,
     places,
@@ -49,13 +48,13 @@ Needs Kubernetes 1.31 or newer. Paths are URLs, or lie on the volume claim that 
     memory: str = option("8Gi", "memory of each pod", text("SIZE"))
     gpus: int = option(0, "GPUs of each refresh", NATURAL)
 
-    def text(self, plan: NightlyRefresh) -> str:
+    def text(self) -> str:
         """Returns the manifests in YAML."""
-        _check_paths(plan, self.mount, bool(self.claim))
+        _check_paths(self)
         name = self.schedule_name
         planned = (
-            (name, "nightly", self.cron, nightly_steps(plan)),
-            (f"{name}-upkeep", "upkeep", self.upkeep_cron, upkeep_steps(plan)),
+            (name, "nightly", self.cron, nightly_steps(self)),
+            (f"{name}-upkeep", "upkeep", self.upkeep_cron, upkeep_steps(self)),
         )
         jobs = [
             {"name": job, "component": component, "cron": cron, "steps": list(_containers(steps))}
@@ -78,12 +77,12 @@ def _containers(steps: Steps) -> Iterator[dict[str, Any]]:
         }
 
 
-def _check_paths(plan: NightlyRefresh, mount: str, claimed: bool) -> None:
-    refuse_words(plan, TEMPLATE, "which only Airflow fills in")
-    for path in places(plan):
-        on_claim = claimed and path.startswith(mount.rstrip("/") + "/")
+def _check_paths(options: CronJobSchedule) -> None:
+    refuse_words(options, TEMPLATE, "which only Airflow fills in")
+    for path in places(options):
+        on_claim = options.claim and path.startswith(options.mount.rstrip("/") + "/")
         if "://" not in path and not on_claim:
             raise RequestError(
                 f"{path!r} is on this machine, where no pod finds it; expected a URL, or --claim and a path below "
-                f"{mount}"
+                f"{options.mount}"
             )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from captionbeam.pipelines.fetch.reads import is_local
-from captionbeam.pipelines.sources import access, coco, folders, lists, parquet, stores, tars, zips
+from captionbeam.pipelines.sources import access, folders, lists, parquet, stores, tars, zips
 from captionbeam.pipelines.sources.access import FileInfo
 from captionbeam.pipelines.sources.buckets import inventory, inventory_manifest
 from captionbeam.pipelines.sources.buckets.inventory_manifest import Report
@@ -170,7 +170,7 @@ def _checked(spec: SourceSpec, options: SourceOptions) -> SourceSpec:
         case "tar":
             tars.check_tar(spec)
         case "coco":
-            coco.check_coco(spec)
+            lists.check_coco(spec)
         case "list":
             return lists.resolve_list_columns(spec, options.uri_column, options.id_column)
         case "parquet":

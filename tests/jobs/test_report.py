@@ -20,8 +20,7 @@ from PIL import Image
 from captionbeam.capmodel.bundles.contents import store_bundle
 from captionbeam.jobs.cli import main
 from captionbeam.jobs.reporting.charts import histogram, line_chart, nice_ticks
-from captionbeam.jobs.reporting.heat import looks
-from captionbeam.jobs.reporting.pictures import LONGEST_SIDE, Picture, read_pictures, seen_window
+from captionbeam.jobs.reporting.pictures import LONGEST_SIDE, Picture, looks, read_pictures, seen_window
 from captionbeam.jobs.reporting.rows import choose
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 from captionbeam.schemas.errors import ImageError

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from captionbeam.capmodel.encoders.preprocess import Preprocess, scaling_of
-from captionbeam.capmodel.encoders.weights import State, find_weights, hub_weights
+from captionbeam.capmodel.encoders.weights import State, hub_weights, read_weights
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.storage import files
 
 # For these, torchvision normalises with ImageNet's mean and std, and the network converts back to [-1, 1]
 # (``transform_input``). The scaling ``tf`` does both in one step.
@@ -65,7 +66,14 @@ class Backbone(ABC):
 
     def weights(self, wanted: str) -> State:
         """Returns the weights of a published name, a path or a URL. Raises RequestError, FingerprintError."""
-        return find_weights(self.name, wanted, self.presets, self.published)
+        if wanted in self.presets:
+            return self.published(wanted)
+        looks_like_a_name = wanted.isupper() and wanted.replace("_", "").isalnum()
+        if looks_like_a_name and not files.exists(wanted):
+            raise RequestError(
+                f"{self.name} has no weights {wanted!r}; expected {' or '.join(self.presets)}, or a file or URL"
+            )
+        return read_weights(wanted)
 
     def published(self, name: str) -> State:
         """Returns the weights of one of the ``presets``, from torchvision. Raises RequestError."""
