@@ -110,15 +110,15 @@ def _sections(choice: Choice, cards: Mapping[str, Card], has_references: bool) -
 
 
 def _tiles(store: Store, briefs: Mapping[str, Brief], scores: Mapping[str, float]) -> dict[str, str]:
-    said = variety([brief.text for brief in briefs.values()])
+    counts = variety([brief.text for brief in briefs.values()])
     main = {name: f"{scores[key]:.3f}" for name, key in _MAIN_SCORES.items() if key in scores}
     return {
         **main,
         "captioned": f"{store.count():,}",
         "failed": f"{store.totals['failed']:,}",
-        "distinct captions": f"{said['distinct_share']:.0%}",
-        "words a caption": f"{said['mean_words']:.1f}",
-        "vocabulary": f"{said['vocabulary']:,}",
+        "distinct captions": f"{counts['distinct_share']:.0%}",
+        "words a caption": f"{counts['mean_words']:.1f}",
+        "vocabulary": f"{counts['vocabulary']:,}",
     }
 
 

@@ -151,9 +151,9 @@ def _ended(sent: dict[str, Any], error: Exception) -> str:
     head, _, message = str(error).partition("Error:\n")
     state = head.partition("State: ")[2].partition(",")[0]
     lines = [line.strip() for line in message.splitlines() if line.strip() not in ("", "None")]
-    said = f" ({lines[-1]})" if lines else ""
+    cause = f" ({lines[-1]})" if lines else ""
     ended = {"FAILED": "failed", "CANCELLED": "was cancelled"}.get(state, f"ended as {state}")
-    return f"Dataflow job {sent.get('job_id')} {ended}{said}; see {sent.get('console')}; {RESUMES}"
+    return f"Dataflow job {sent.get('job_id')} {ended}{cause}; see {sent.get('console')}; {RESUMES}"
 
 
 class _StateLines(logging.Handler):

@@ -120,11 +120,11 @@ def settle_target(
         image or not gpu,
         f"--gpu {gpu} needs workers with torch and CUDA; expected --sdk_container_image with an image of containers/",
     )
-    added, said = _workers(parsed, gpu) if models else ([], [])
+    added, remarks = _workers(parsed, gpu) if models else ([], [])
     if parsed.view_as(SetupOptions).save_main_session is None:
         # the main session has none of our code, and workers would import the command line
         added.append("--no_save_main_session")
-    return RunTarget(name, (*beam_args, *added), gpu, tuple(said))
+    return RunTarget(name, (*beam_args, *added), gpu, tuple(remarks))
 
 
 def _check_places(places: Mapping[str, Sequence[str]]) -> None:

@@ -97,9 +97,9 @@ def _words(flags: TargetOptions, *words: str) -> list[str]:
 def _kubectl(flags: TargetOptions, *words: str) -> str:
     done = run_client(_words(flags, *words))
     if done.returncode:
-        said = last_line(done.stderr)
-        kind = RequestError if REFUSED.search(said.lower()) else SystemicError
-        raise kind(f"kubectl {words[0]} does not answer: {said}")
+        message = last_line(done.stderr)
+        kind = RequestError if REFUSED.search(message.lower()) else SystemicError
+        raise kind(f"kubectl {words[0]} does not answer: {message}")
     return done.stdout
 
 

@@ -43,10 +43,10 @@ class Node:
         settings = {"join_timeout": JOIN_SECONDS, "read_timeout": READ_SECONDS}
         if self.rank is not None:
             settings["is_host"] = int(self.rank == 0)
-        said = ",".join(f"{name}={value}" for name, value in settings.items())
+        config = ",".join(f"{name}={value}" for name, value in settings.items())
         local = [f"--local-addr={self.address}"] if self.address else []
         return [f"--nnodes={self.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={self.endpoint}",
-                f"--rdzv-id={self.run}", f"--rdzv-conf={said}", *local]  # fmt: skip
+                f"--rdzv-id={self.run}", f"--rdzv-conf={config}", *local]  # fmt: skip
 
 
 ALONE = Node()

@@ -105,9 +105,9 @@ class Slurm(TrainingTarget):
         os.makedirs(_log_folder(order), exist_ok=True)
         done = run_client(["sbatch", "--parsable"], self.request(order))
         if done.returncode:
-            said = last_line(done.stderr)
-            kind = SystemicError if UNREACHED.search(said) else RequestError
-            raise kind(f"sbatch refuses the job: {said}")
+            message = last_line(done.stderr)
+            kind = SystemicError if UNREACHED.search(message) else RequestError
+            raise kind(f"sbatch refuses the job: {message}")
         return _job(done.stdout.strip().partition(";")[0], order)
 
     def state(self, job: Job, order: Order) -> State:

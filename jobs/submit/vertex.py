@@ -31,8 +31,8 @@ class Vertex(TrainingTarget):
 
     def check(self, flags: TargetOptions) -> None:
         for name in ("region", "machine_type", "image"):
-            said = name.replace("_", "-")
-            require(bool(getattr(flags, name)), f"--on vertex needs --{said}, which has no default")
+            flag = name.replace("_", "-")
+            require(bool(getattr(flags, name)), f"--on vertex needs --{flag}, which has no default")
         require(
             not flags.gpus or bool(flags.accelerator),
             f"--gpus {flags.gpus} needs --accelerator, which says of what type; expected such as NVIDIA_L4",

@@ -81,7 +81,7 @@ def _read_contiguous(array: ArraySpec, start: int, stop: int) -> Sequence[np.nda
         return [data] * (stop - start)
     whole = np.frombuffer(data[: len(data) // size * size], array.dtype).reshape(-1, *array.shape[1:])
     cut = [f"{array.label} ends before row {row}" for row in range(start + len(whole), stop)]
-    return [*whole, *(ImageError("truncated", "fetch", said) for said in cut)]
+    return [*whole, *(ImageError("truncated", "fetch", message) for message in cut)]
 
 
 @lru_cache(maxsize=16)

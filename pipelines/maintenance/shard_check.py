@@ -57,7 +57,7 @@ def check_shard(url: str, row: ManifestRow) -> ShardFacts:
     except (StoreError, OSError, KeyError, ValueError) as err:
         facts.problems.append(f"shard {row['shard']}: {' '.join(str(err).split())}")
         return facts
-    facts.problems = [f"shard {row['shard']}: {said}" for said in _odd(row, index, failures, data)]
+    facts.problems = [f"shard {row['shard']}: {problem}" for problem in _odd(row, index, failures, data)]
     if not facts.problems:
         facts.rows, facts.failed = (_hashes(_of(index, failed)) for failed in (False, True))
     return facts

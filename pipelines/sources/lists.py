@@ -42,8 +42,8 @@ def list_rows(spec: SourceSpec) -> Iterator[ImageRef]:
     A row without a URI becomes an image that cannot be found.
     """
     for number, row in enumerate(read_rows(spec.url, (spec.uri_column, spec.id_column))):
-        uri, said = _text(row.get(spec.uri_column)).strip(), _text(row.get(spec.id_column))
-        image_id = said or id_of(uri) or f"{spec.url.rsplit('/', 1)[-1]}#{number}"
+        uri, own = _text(row.get(spec.uri_column)).strip(), _text(row.get(spec.id_column))
+        image_id = own or id_of(uri) or f"{spec.url.rsplit('/', 1)[-1]}#{number}"
         yield ref_of(resolve(uri, spec.root) if uri else "", image_id, spec)
 
 

@@ -41,8 +41,8 @@ class Timm(Backbone):
         self.name, self.model_name = name, name.removeprefix(TIMM)
         if not timm.is_model(self.model_name):
             near = timm.list_models(f"*{self.model_name.partition('.')[0]}*")[:3]
-            said = f"expected a name out of timm.list_models(), such as {', '.join(near or ['resnet18'])}"
-            raise RequestError(f"timm {timm.__version__} has no model {self.model_name!r}; {said}")
+            message = f"expected a name out of timm.list_models(), such as {', '.join(near or ['resnet18'])}"
+            raise RequestError(f"timm {timm.__version__} has no model {self.model_name!r}; {message}")
 
     @cached_property
     def presets(self) -> Mapping[str, Preprocess]:
@@ -164,8 +164,8 @@ def _resized(name: str, model: Any, size: int) -> Any:
 
 
 def _size_error(name: str, size: int, err: Exception) -> RequestError:
-    said = (str(err).strip() or type(err).__name__).splitlines()[0]
-    return RequestError(f"{name} takes no images of size {size} ({said}); expected another --image-size")
+    message = (str(err).strip() or type(err).__name__).splitlines()[0]
+    return RequestError(f"{name} takes no images of size {size} ({message}); expected another --image-size")
 
 
 def _preset(name: str, config: Mapping[str, Any]) -> Preprocess:

@@ -102,15 +102,15 @@ def _check_manifest(url: str, data: bytes) -> None:
     """Verifies an S3 manifest against the MD5 in the file next to it."""
     if url.endswith("/manifest.json"):
         try:
-            said = files.read_bytes(url.removesuffix(".json") + ".checksum").decode().strip()
+            expected = files.read_bytes(url.removesuffix(".json") + ".checksum").decode().strip()
         except FileNotFoundError:
             return
-        check_md5(url, hashlib.md5(data, usedforsecurity=False).hexdigest(), said)
+        check_md5(url, hashlib.md5(data, usedforsecurity=False).hexdigest(), expected)
 
 
-def check_md5(url: str, found: str, said: str) -> None:
-    if said and found != said.lower():
-        raise SourceError(f"inventory {url!r} has the MD5 {found}; expected {said}, as is said of it")
+def check_md5(url: str, found: str, expected: str) -> None:
+    if expected and found != expected.lower():
+        raise SourceError(f"inventory {url!r} has the MD5 {found}; expected {expected}, as the report states")
 
 
 def _checked(url: str, content: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
