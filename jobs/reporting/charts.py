@@ -34,7 +34,9 @@ def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], best: float 
     if not lines:
         return Markup("")
     xs = [x for points in lines.values() for x, _ in points]
-    ticks = nice_ticks(*_bounds([y for points in lines.values() for _, y in points]))
+    ys = [y for points in lines.values() for _, y in points]
+    low, high = min(ys), max(ys)
+    ticks = nice_ticks(0.0 if 0 <= low < (high - low) * 1.5 else low, high)
     across = Scale(min(xs), max(xs), LEFT + 8, WIDTH - RIGHT - 8)
     up = Scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
     mark = Markup('<line class="mark" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>')
@@ -68,11 +70,6 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     step = next(size * power for size in (1, 2, 2.5, 5, 10) if size * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(at * step, 10) for at in range(first, max(last, first + 1) + 1)]
-
-
-def _bounds(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    return (0.0 if 0 <= low < (high - low) * 1.5 else low), high
 
 
 def _svg(parts: Sequence[Markup], label: str) -> Markup:

@@ -59,7 +59,8 @@ def check_shard(url: str, row: ManifestRow) -> ShardFacts:
         return facts
     facts.problems = [f"shard {row['shard']}: {problem}" for problem in _odd(row, index, failures, data)]
     if not facts.problems:
-        facts.rows, facts.failed = (_hashes(_of(index, failed)) for failed in (False, True))
+        ids = (_of(index, failed).column("image_id").to_pylist() for failed in (False, True))
+        facts.rows, facts.failed = (np.array([id_hash(name) for name in each], np.uint64) for each in ids)
     return facts
 
 
@@ -122,7 +123,3 @@ def _first_difference(first: pa.Table, second: pa.Table, names: Sequence[str]) -
 def _said(table: pa.Table, at: int) -> str:
     row = table.slice(at, 1).to_pylist()[0]
     return f"{row['image_id']!r} of version {row['version']!r}"
-
-
-def _hashes(index: pa.Table) -> np.ndarray:
-    return np.array([id_hash(name) for name in index.column("image_id").to_pylist()], np.uint64)
