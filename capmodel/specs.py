@@ -119,11 +119,35 @@ class TransformersSpec:
     precision: str = "fp32"
 
 
+@dataclass(frozen=True)
+class EndpointSpec:
+    """Captions of a model behind an endpoint of OpenAI's API, by prompts.
+
+    endpoint:         the model's name; the address is not in the specification, since several servers may have it.
+    prompts:          by column, ``{"text": ...}``, with ``"schema": ...`` (a JSON Schema) for answers in JSON.
+    system:           the system message; "" for none.
+    max_new_tokens, temperature, seed: as in the request; None leaves them to the server.
+    n_best:           answers per image and prompt.
+    max_image_pixels: larger pictures are scaled down to it. ``send_urls``: the server reads the image's URL itself.
+    """
+
+    endpoint: str
+    prompts: Mapping[str, Mapping[str, Any]]
+    system: str = ""
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
+    n_best: int = 1
+    max_image_pixels: int = 1_048_576
+    send_urls: bool = False
+
+
 _KINDS = {
     "weights_sha256": FeaturesSpec,
     "imported": ImportedSpec,
     "bundle": CaptionsSpec,
     "transformers": TransformersSpec,
+    "endpoint": EndpointSpec,
 }
 
 

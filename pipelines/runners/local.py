@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import apache_beam as beam
 import grpc
@@ -22,7 +23,7 @@ _ENDED = re.compile(r"Worker subprocess exited with return code (-?\d+)")
 
 @contextmanager
 def attending(pipeline: beam.Pipeline, stderr: Unmarked) -> Iterator[Callable[[], PipelineResult]]:
-    """Yields a function that runs ``pipeline``. SIGTERM ends it like Ctrl-C, without output on ``stderr``.
+    """Yields a function that runs ``pipeline``. SIGTERM ends it like Ctrl-C, without further output on ``stderr``.
 
     Raises SystemicError if a worker process ended.
     """
@@ -40,12 +41,9 @@ def attending(pipeline: beam.Pipeline, stderr: Unmarked) -> Iterator[Callable[[]
 
     earlier, threading.excepthook = threading.excepthook, note
     try:
-        with _terminable():
+        with _interruptible(stderr):
             yield pipeline.run
         threading.excepthook = earlier
-    except KeyboardInterrupt:
-        _be_silent(stderr)
-        raise
     except Exception as err:
         if not ended or unmarked(err) is not None:
             raise
@@ -56,16 +54,25 @@ def attending(pipeline: beam.Pipeline, stderr: Unmarked) -> Iterator[Callable[[]
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Raises KeyboardInterrupt on SIGTERM during the block, in the main thread (only it receives signals)."""
+def _interruptible(stderr: Unmarked) -> Iterator[None]:
+    """Raises KeyboardInterrupt on Ctrl-C and SIGTERM during the block, in the main thread (only it receives signals).
+
+    Silences Beam first: its workers end while the exception travels, and report what they were doing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        _be_silent(stderr)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _be_silent(stderr: Unmarked) -> None:
