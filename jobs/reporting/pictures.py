@@ -14,7 +14,7 @@ from PIL import Image
 
 from captionbeam.capmodel.encoders.images import decode_image
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
-from captionbeam.pipelines.fetch.images import fetch_locations
+from captionbeam.pipelines.sources.images import fetch_locations
 from captionbeam.schemas.errors import ImageError, RequestError, SystemicError
 
 LONGEST_SIDE, QUALITY = 400, 80

@@ -12,10 +12,11 @@ from apache_beam.pvalue import PBegin, PCollection
 from captionbeam.pipelines.features.array_files import find_ids, kind_of
 from captionbeam.pipelines.features.array_reads import read_rows
 from captionbeam.pipelines.features.array_spec import ArraySpec
+from captionbeam.pipelines.fetch.urls import printable
 from captionbeam.pipelines.sources import access
 from captionbeam.pipelines.sources.lists import ID_COLUMNS, URI_COLUMNS, list_suffix
 from captionbeam.pipelines.sources.lists import read_rows as read_list
-from captionbeam.pipelines.sources.spec import printable, source_name
+from captionbeam.pipelines.sources.spec import source_name
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.errors import ImageError, RequestError, SourceError
 from captionbeam.schemas.records import ImageRef

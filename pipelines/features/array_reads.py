@@ -17,10 +17,10 @@ import numpy as np
 from captionbeam.pipelines.features.array_files import arrays_in, read_header
 from captionbeam.pipelines.features.array_spec import ArraySpec
 from captionbeam.pipelines.fetch.byte_ranges import LISTING, ByteRange
-from captionbeam.pipelines.fetch.reads import is_local, read_ranges
+from captionbeam.pipelines.fetch.errors import raise_if_gone, reading
+from captionbeam.pipelines.fetch.reads import read_ranges
+from captionbeam.pipelines.fetch.urls import is_local, local_path
 from captionbeam.pipelines.sources import access
-from captionbeam.pipelines.sources.errors import raise_if_gone, reading
-from captionbeam.pipelines.sources.spec import local_path
 from captionbeam.schemas.errors import ImageError, RequestError, SourceError
 from captionbeam.schemas.records import ImageRef
 

@@ -11,18 +11,12 @@ from typing import Any, BinaryIO, NamedTuple
 from fsspec import AbstractFileSystem
 
 from captionbeam.pipelines.fetch.byte_ranges import LISTING
+from captionbeam.pipelines.fetch.errors import reading
 from captionbeam.pipelines.fetch.reads import check_ranges, with_retries
+from captionbeam.pipelines.fetch.urls import filesystem, is_http, local_path, printable
 from captionbeam.pipelines.sources.buckets import key_pages
 from captionbeam.pipelines.sources.buckets.key_pages import Keys
-from captionbeam.pipelines.sources.errors import reading
-from captionbeam.pipelines.sources.spec import (
-    digest_of,
-    filesystem,
-    is_http,
-    local_path,
-    printable,
-    version_of,
-)
+from captionbeam.pipelines.sources.spec import digest_of, version_of
 from captionbeam.schemas.storage import files
 
 

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from captionbeam.pipelines.fetch.urls import printable
 from captionbeam.pipelines.sources import access
-from captionbeam.pipelines.sources.spec import SourceSpec, printable, relative
+from captionbeam.pipelines.sources.spec import SourceSpec, relative
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.records import ImageRef
 

@@ -6,21 +6,13 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from captionbeam.pipelines.fetch.reads import is_local
+from captionbeam.pipelines.fetch.errors import reading
+from captionbeam.pipelines.fetch.urls import filesystem, is_http, is_local
 from captionbeam.pipelines.sources import access, folders, lists, parquet, stores, tars, zips
 from captionbeam.pipelines.sources.access import FileInfo
 from captionbeam.pipelines.sources.buckets import inventory, inventory_manifest
 from captionbeam.pipelines.sources.buckets.inventory_manifest import Report
-from captionbeam.pipelines.sources.errors import reading
-from captionbeam.pipelines.sources.spec import (
-    SourceOptions,
-    SourceSpec,
-    filesystem,
-    is_http,
-    is_image_name,
-    source_name,
-    suffix,
-)
+from captionbeam.pipelines.sources.spec import SourceOptions, SourceSpec, is_image_name, source_name, suffix
 from captionbeam.schemas.errors import RequestError, SourceError
 
 _EXPECTED = (

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 
 from fsspec.utils import glob_translate
 
+from captionbeam.pipelines.fetch.urls import filesystem, is_http
 from captionbeam.pipelines.sources import folders
-from captionbeam.pipelines.sources.spec import filesystem, is_http, source_name
+from captionbeam.pipelines.sources.spec import source_name
 from captionbeam.schemas.errors import RequestError, SourceError
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout

@@ -14,9 +14,9 @@ from contextlib import suppress
 from typing import BinaryIO
 
 from captionbeam.pipelines.fetch.byte_ranges import LISTING
+from captionbeam.pipelines.fetch.errors import reading
 from captionbeam.pipelines.fetch.reads import with_retries
 from captionbeam.pipelines.sources import access
-from captionbeam.pipelines.sources.errors import reading
 from captionbeam.pipelines.sources.spec import Ignored, SourceSpec, is_image_name
 from captionbeam.schemas.errors import ImageError, SourceError
 from captionbeam.schemas.records import ImageRef

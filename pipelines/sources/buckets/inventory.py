@@ -21,12 +21,13 @@ from urllib.parse import unquote_plus
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from captionbeam.pipelines.fetch.errors import reading
+from captionbeam.pipelines.fetch.urls import filesystem
 from captionbeam.pipelines.sources.access import FileInfo, open_stream
 from captionbeam.pipelines.sources.buckets import key_pages
 from captionbeam.pipelines.sources.buckets.inventory_manifest import Report, check_md5
 from captionbeam.pipelines.sources.csv_rows import read_csv
-from captionbeam.pipelines.sources.errors import reading
-from captionbeam.pipelines.sources.spec import Counted, SourceSpec, digest_of, filesystem, version_of
+from captionbeam.pipelines.sources.spec import Counted, SourceSpec, digest_of, version_of
 from captionbeam.schemas.errors import SourceError
 
 _BLOCK, _ROWS = 8 << 20, 1 << 14

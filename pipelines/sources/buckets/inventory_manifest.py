@@ -20,7 +20,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from captionbeam.pipelines.sources.errors import reading
+from captionbeam.pipelines.fetch.errors import reading
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.storage import files
 

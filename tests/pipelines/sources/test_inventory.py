@@ -9,8 +9,8 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from captionbeam.pipelines.bulk.find import FindImages
-from captionbeam.pipelines.fetch.images import fetch
 from captionbeam.pipelines.sources.buckets.inventory import check_counts
+from captionbeam.pipelines.sources.images import fetch
 from captionbeam.pipelines.sources.listing import list_images
 from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.pipelines.sources.spec import Counted, SourceOptions

@@ -15,13 +15,13 @@ from fsspec.utils import merge_offset_ranges
 
 from captionbeam.pipelines.fetch import address_guard
 from captionbeam.pipelines.fetch.byte_ranges import ByteRange, FetchOptions
+from captionbeam.pipelines.fetch.errors import raise_if_gone
 from captionbeam.pipelines.fetch.http import too_large
-from captionbeam.pipelines.fetch.parquet_cells import read_cells
 from captionbeam.pipelines.fetch.reads import read_ranges
 from captionbeam.pipelines.sources import tars, zips
 from captionbeam.pipelines.sources.access import file_version
-from captionbeam.pipelines.sources.errors import raise_if_gone
 from captionbeam.pipelines.sources.listing import list_images
+from captionbeam.pipelines.sources.parquet_cells import read_cells
 from captionbeam.pipelines.sources.spec import SourceSpec
 from captionbeam.schemas.errors import ImageError, SourceError
 from captionbeam.schemas.records import ImageRef
