@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from captionbeam.jobs.options.shared import require
 from captionbeam.schemas.errors import RequestError
@@ -35,7 +35,7 @@ def resolve(options: S) -> S:
     both = bool(options.captions) == bool(options.bundle)
     require(both, "--captions and --bundle need each other; expected both or neither")
     places = {name: getattr(options, name) for name in ("features", "captions", "bundle")}
-    given = {name: absolute(place) for name, place in places.items() if place}
+    given: dict[str, Any] = {name: absolute(place) for name, place in places.items() if place}
     return replace(options, sources=tuple(map(absolute, options.sources)), **given)
 
 
