@@ -52,17 +52,6 @@ def fetch(refs: Sequence[ImageRef], options: FetchOptions = DEFAULTS) -> list[Re
     return [results[i] for i in range(len(refs))]
 
 
-def fetch_location(location: str, options: FetchOptions = DEFAULTS) -> bytes:
-    """Returns the bytes of the image at ``location`` (see ``ImageRef.location``).
-
-    Raises ImageError, SystemicError.
-    """
-    found = fetch_locations([location], options)[0]
-    if isinstance(found, ImageError):
-        raise found
-    return found
-
-
 def fetch_locations(locations: Sequence[str], options: FetchOptions = DEFAULTS) -> list[Result]:
     """Returns the bytes or error for each location in order. Each container is listed once.
 
@@ -164,10 +153,8 @@ def _reread_short(
     refs: Sequence[ImageRef], raws: list[memoryview | ImageError], options: FetchOptions
 ) -> None:
     """Reads members again whose local header is longer than estimated, and updates ``raws``."""
-    ranges = [
-        0 if isinstance(raw, ImageError) else zips.whole_span(ref, raw)
-        for ref, raw in zip(refs, raws, strict=True)
-    ]
+    pairs = zip(refs, raws, strict=True)
+    ranges = [0 if isinstance(raw, ImageError) else zips.whole_span(ref, raw) for ref, raw in pairs]
     short = [i for i, ref in enumerate(refs) if ranges[i] > zips.likely_span(ref)]
     again = _read_merged([refs[i] for i in short], [ranges[i] for i in short], options)
     for i, raw in zip(short, again, strict=True):
