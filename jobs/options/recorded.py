@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from captionbeam.capmodel.specs import complete_spec
 from captionbeam.jobs.options.encoders import EncoderOptions
+from captionbeam.jobs.options.prompts import is_endpoint
 from captionbeam.jobs.options.run import BulkCommand
 from captionbeam.jobs.options.sources import ReadingOptions, SourceOptions
 from captionbeam.jobs.ui.terminal import note, say, visible
@@ -43,7 +44,8 @@ def request_of(options: BulkCommand, work: Work) -> dict[str, Any]:
         for name, value in changed(options, ("rows", *LISTING)).items()
         if name != "sources"
     }
-    if options.lists_all and getattr(options, "method", None) != "sample":
+    draws = getattr(options, "method", None) == "sample" or is_endpoint(getattr(options, "captioner", None))
+    if options.lists_all and not draws:
         values.pop("seed", None)
     own = {name: value for name, value in values.items() if all_options[name].role in LISTING}
     making = (
