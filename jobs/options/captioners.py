@@ -49,9 +49,9 @@ class CaptionerOptions(DecodingOptions, EndpointOptions, SourceOptions, ModelOpt
     captioner: str | None = option(
         None,
         "instead of --bundle: openai:URL, a server with OpenAI's API (vLLM, SGLang, a hosted one), whose model answers "
-        "--prompt; vllm:MODEL, such a server on each worker machine; or hf:PATH, an image-to-text model of Hugging Face "
-        "transformers (BLIP, GIT, ...): a folder of save_pretrained, or a name on the hub, optionally with @REVISION "
-        "(extra: huggingface)",
+        "--prompt; vllm:MODEL, such a server on each worker machine; or hf:PATH, an image-to-text model of Hugging "
+        "Face transformers (BLIP, GIT, ...): a folder of save_pretrained, or a name on the hub, optionally with "
+        "@REVISION (extra: huggingface)",
         text(
             "openai:URL|vllm:MODEL|hf:PATH",
             "openai: and a URL, vllm: and a model, or hf: and a folder or a model's name on the hub",
@@ -99,6 +99,10 @@ def captioning(options: CaptionerOptions, output: str) -> Work:
     features = Store.open(options.features) if options.features else None
     found = listing(options, () if features else parsed_sources(options, output), features)
     plan = _plan(options, features)
+    if is_endpoint(options.captioner) and options.send_urls:
+        from captionbeam.pipelines.endpoints.links import fetch_links
+
+        found["fetch"] = fetch_links
     return Work(
         kind="captions", spec=plan.spec, fingerprint=plan.fingerprint, field=plan.field, job=plan.job, **found
     )

@@ -44,9 +44,16 @@ class PromptOptions:
         repeated=True,
         common=True,
         role="rows",
+        instead_of=("prompt_file",),
     )
     prompt_file: tuple[str, ...] = option(
-        (), "like --prompt, with the text in a file", text("[NAME=]FILE"), repeated=True, role="rows"
+        (),
+        "like --prompt, with the text in a file",
+        text("[NAME=]FILE"),
+        repeated=True,
+        role="rows",
+        location=True,
+        instead_of=("prompt",),
     )
     system: str = option("", "the system message", text("TEXT"), role="rows")
     schema: tuple[str, ...] = option(
@@ -57,6 +64,7 @@ class PromptOptions:
         repeated=True,
         common=True,
         role="rows",
+        location=True,
     )
     max_new_tokens: int | None = option(
         None,
@@ -79,14 +87,14 @@ class EndpointOptions(PromptOptions):
 
     GROUP = "endpoint"
 
-    model: str | None = option(
-        None, "the model's name at the endpoint", NAME, common=True, role="rows"
-    )
+    model: str | None = option(None, "the model's name at the endpoint", NAME, common=True, role="rows")
     concurrency: int = option(32, "requests in flight of each worker process", POSITIVE, common=True)
     requests_per_minute: float | None = option(
         None, "most requests per minute of the whole run", RATE, common=True
     )
-    tokens_per_minute: float | None = option(None, "most tokens per minute of the whole run", RATE, common=True)
+    tokens_per_minute: float | None = option(
+        None, "most tokens per minute of the whole run", RATE, common=True
+    )
     request_timeout: float = option(120.0, "a request without an answer is repeated after this", SECONDS)
     server_command: str | None = option(
         None,
@@ -94,7 +102,9 @@ class EndpointOptions(PromptOptions):
         f"(default: {VLLM_COMMAND})",
         text("COMMAND", "a command with {port}", lambda value: "{port}" in value),
     )
-    server_timeout: float = option(900.0, "longest start of such a server, in which it loads the model", SECONDS)
+    server_timeout: float = option(
+        900.0, "longest start of such a server, in which it loads the model", SECONDS
+    )
     price_per_million_tokens: tuple[float, ...] = option(
         (),
         "price of a million tokens that are sent, and of a million that are generated; the summary then shows the cost",
@@ -147,7 +157,9 @@ def check_endpoint(options: Any) -> None:
                 raise RequestError(f"{flag} is for endpoints; expected --captioner openai:URL or vllm:MODEL")
         return
     if not options.prompt and not options.prompt_file:
-        raise RequestError(f"--captioner {options.captioner} needs a --prompt; expected what to ask about each image")
+        raise RequestError(
+            f"--captioner {options.captioner} needs a --prompt; expected what to ask about each image"
+        )
     if options.captioner.startswith(OPENAI):
         _checked_url(options.captioner.removeprefix(OPENAI))
         if not options.model:
@@ -165,7 +177,9 @@ def _checked_url(url: str) -> str:
     """Returns the API's base URL. Raises RequestError, also for a URL with a key in it, which would be recorded."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise RequestError(f"--captioner openai:{url} is no URL; expected openai:http://HOST:PORT/v1 or openai:https://...")
+        raise RequestError(
+            f"--captioner openai:{url} is no URL; expected openai:http://HOST:PORT/v1 or openai:https://..."
+        )
     if parts.username or parts.password or parts.query:
         raise RequestError(
             f"--captioner openai:{parts.scheme}://{parts.hostname}... has a user or a query in its URL, which would be "
@@ -186,17 +200,23 @@ def _prompts(options: Any) -> dict[str, dict[str, Any]]:
             which = "two prompts have no name" if name is None else f"two prompts are named {name!r}"
             raise RequestError(f"{which}; expected NAME=TEXT with a name for each")
         if column in TAKEN:
-            raise RequestError(f"a prompt is named {column!r}, which another column has; expected another name")
+            raise RequestError(
+                f"a prompt is named {column!r}, which another column has; expected another name"
+            )
         if not given.strip():
             raise RequestError(f"the prompt {column!r} is empty; expected a text")
         texts[column] = given
     if UNNAMED in texts and len(texts) > 1:
         others = ", ".join(sorted(texts.keys() - {UNNAMED}))
-        raise RequestError(f"one prompt has no name, beside {others}; expected NAME=TEXT for each of several prompts")
+        raise RequestError(
+            f"one prompt has no name, beside {others}; expected NAME=TEXT for each of several prompts"
+        )
     prompts: dict[str, dict[str, Any]] = {column: {"text": given} for column, given in texts.items()}
-    for name, url in (_named(given) for given in options.schema):
+    for name, url in (named(given) for given in options.schema):
         if name is not None and name not in prompts:
-            raise RequestError(f"--schema names {name!r}, which is no prompt; expected one of {', '.join(prompts)}")
+            raise RequestError(
+                f"--schema names {name!r}, which is no prompt; expected one of {', '.join(prompts)}"
+            )
         schema = load_schema(url)
         for column in prompts if name is None else (name,):
             prompts[column]["schema"] = schema
@@ -205,16 +225,16 @@ def _prompts(options: Any) -> dict[str, dict[str, Any]]:
 
 def _texts(options: Any) -> Iterator[tuple[str | None, str]]:
     for given in options.prompt:
-        yield _named(given)
+        yield named(given)
     for given in options.prompt_file:
-        name, url = _named(given)
+        name, url = named(given)
         try:
             yield name, files.read_bytes(url).decode("utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as err:
             raise RequestError(f"--prompt-file {url!r} cannot be read ({err}); expected a text file") from err
 
 
-def _named(given: str) -> tuple[str | None, str]:
+def named(given: str) -> tuple[str | None, str]:
     """Returns the name and the rest of ``NAME=REST``; no name where the part before ``=`` is no name."""
     name, equals, rest = given.partition("=")
     if equals and name.isidentifier():
