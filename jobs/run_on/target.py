@@ -73,8 +73,8 @@ def resolve_target(options: B, output: str = "output") -> tuple[RunTarget, B]:
         if found.location or field.name in ("sources", output):
             value = getattr(options, field.name) or ()
             places[shown(field, found)] = [value] if isinstance(value, str) else list(value)
-    for option in ("--weights", "--reduce", "--bundle", "--captioner"):
-        places.pop(option, None)  # read by the launcher, and copied to the store
+    for option in ("--weights", "--reduce", "--bundle", "--captioner", "--prompt-file", "--schema"):
+        places.pop(option, None)  # read by the launcher
     if not isinstance(options, ModelOptions):
         return settle_target(options.pipeline_options, places, models=False), options
     device, precision = options.device, getattr(options, "precision", None)
