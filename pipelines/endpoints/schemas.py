@@ -60,11 +60,6 @@ def load_schema(url: str) -> dict[str, Any]:
     return schema
 
 
-def load_schema(url: str) -> dict[str, Any]:
-    """Returns the JSON Schema in the file at ``url``. Raises RequestError."""
-    raise NotImplementedError
-
-
 def arrow_type(schema: Mapping[str, Any]) -> pa.DataType:
     """Returns the Arrow type of values of a JSON Schema, by its draft in ``$schema``, else draft 2020-12.
 
