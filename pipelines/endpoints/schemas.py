@@ -8,6 +8,11 @@ from typing import Any
 import pyarrow as pa
 
 
+def load_schema(url: str) -> dict[str, Any]:
+    """Returns the JSON Schema in the file at ``url``. Raises RequestError."""
+    raise NotImplementedError
+
+
 def arrow_type(schema: Mapping[str, Any]) -> pa.DataType:
     """Returns the Arrow type of values of a JSON Schema. Raises RequestError."""
     raise NotImplementedError
