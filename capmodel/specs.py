@@ -14,23 +14,9 @@ from typing import Any
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.schemas.fingerprint import complete
 
-__all__ = [
-    "CaptionsSpec",
-    "EndpointSpec",
-    "FeaturesSpec",
-    "ImportedSpec",
-    "NetworkSpec",
-    "PreprocessSpec",
-    "Reduction",
-    "StoredAs",
-    "TransformersSpec",
-    "complete_spec",
-]
-
 _DECODE = DecodeOptions()
-PREPROCESS_VERSION = (
-    1  # increment whenever decoding or preprocessing gives other numbers for the same options
-)
+# increment whenever decoding or preprocessing gives other numbers for the same options
+PREPROCESS_VERSION = 1
 
 
 @dataclass(frozen=True)
