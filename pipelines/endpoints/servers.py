@@ -22,7 +22,6 @@ from captionbeam.pipelines.endpoints import supervisor
 from captionbeam.pipelines.endpoints.server_folder import Lease, ServerFolder, healthy
 from captionbeam.schemas.errors import RequestError, SystemicError
 
-VLLM = "vllm serve {model} --host 127.0.0.1 --port {port} --served-model-name {model}"
 POLL_SECONDS = 0.2
 INSTALL = {"vllm": "pip install vllm", "sglang": "pip install 'sglang[all]'",
            "transformers": "pip install 'transformers[serving]'"}  # fmt: skip
