@@ -50,7 +50,7 @@ The summary says how many captions of held-out scenes have the right number, col
     name = "demo"
 
     output: str = option(..., "a local folder for all files of the demo", text("FOLDER"))
-    images: int = option(2400, "scenes for training", POSITIVE)
+    images: int = option(2400, "scenes for training; a few hundred are too few to learn from", POSITIVE)
     held_out: int = option(120, "scenes for validation, and as many for the test", POSITIVE)
     seed: int = option(0, "random seed of the scenes", NATURAL)
     storage_options: None = None
