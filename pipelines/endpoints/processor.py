@@ -6,7 +6,7 @@ import hashlib
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +17,13 @@ from captionbeam.capmodel.specs import EndpointSpec
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.endpoints.answers import KeptAnswers
 from captionbeam.pipelines.endpoints.chat import ChatClient
+from captionbeam.pipelines.endpoints.copied import copied_answers
+from captionbeam.pipelines.endpoints.links import url_of
 from captionbeam.pipelines.endpoints.pace import Pace
 from captionbeam.pipelines.endpoints.pictures import as_data_url
 from captionbeam.pipelines.endpoints.plan import Endpoint
 from captionbeam.pipelines.endpoints.prompts import Prompt, prompts_of
-from captionbeam.pipelines.endpoints.servers import Server
+from captionbeam.pipelines.endpoints.servers.server import Server
 from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.records import ImageRef
 
@@ -74,7 +76,7 @@ class EndpointCaptioner:
 
     def _picture(self, item: bytes) -> str:
         if self.options.send_urls:
-            return item.decode().partition("\n")[0]
+            return url_of(item)
         return as_data_url(item, self.options.max_image_pixels)
 
     def run(self, batch: Sequence[Question], image_ids: Sequence[str]) -> dict[str, pa.Array]:
@@ -99,14 +101,16 @@ class EndpointCaptioner:
         """Yields the processor of one shard, which keeps each answer in the store and asks nothing twice."""
         self._pace.join(run.folder)
         with KeptAnswers(run, shard, refs, self.prompts) as kept:
-            yield ShardCaptioner(self, kept)
+            yield ShardCaptioner(self, kept, copied_answers(run, refs, self.prompts))
 
 
 class ShardCaptioner:
     """An ``EndpointCaptioner`` for one shard."""
 
-    def __init__(self, captioner: EndpointCaptioner, kept: KeptAnswers) -> None:
-        self._captioner, self._kept = captioner, kept
+    def __init__(
+        self, captioner: EndpointCaptioner, kept: KeptAnswers, copied: Mapping[tuple[str, str], Answers]
+    ) -> None:
+        self._captioner, self._kept, self._copied = captioner, kept, copied
         self.fingerprint, self.schema = captioner.fingerprint, captioner.schema
         self.batch_size, self.streams = captioner.batch_size, captioner.streams
         self.counts, self._lock = Counter[str](), threading.Lock()
@@ -114,11 +118,15 @@ class ShardCaptioner:
     def prepare(self, item: bytes) -> Question:
         """Returns the question about a file's bytes, with the answers that are known. Raises ImageError."""
         content = hashlib.sha256(item).hexdigest()
-        known = {
-            prompt.fingerprint: answers
-            for prompt in self._captioner.prompts
-            if (answers := self._kept.known(content, prompt)) is not None
-        }
+        known, counts = {}, Counter[str]()
+        for prompt in self._captioner.prompts:
+            if (answers := self._copied.get((content, prompt.fingerprint))) is not None:
+                counts["answers_copied"] += 1
+            elif (answers := self._kept.known(content, prompt)) is not None:
+                counts["answers_kept"] += 1
+            if answers is not None:
+                known[prompt.fingerprint] = answers
+        self._count(counts)
         return self._captioner.question(item, known)
 
     def run(self, batch: Sequence[Question], image_ids: Sequence[str]) -> dict[str, pa.Array]:
@@ -130,7 +138,6 @@ class ShardCaptioner:
             for prompt in self._captioner.prompts:
                 if (known := question.known.get(prompt.fingerprint)) is not None:
                     found[prompt] = known
-                    counts["answers_kept"] += 1
                     continue
                 found[prompt] = self._captioner.ask(question, prompt, counts)
                 self._kept.keep(image_id, question.content, prompt, found[prompt])

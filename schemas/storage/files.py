@@ -155,10 +155,23 @@ def states(url: str) -> dict[str, str]:
             listing = fs.ls(path, detail=True)
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    found = {
-        info["name"].rstrip("/").rsplit("/", 1)[-1]: str(info) for info in listing if info["type"] == "file"
-    }
-    return {name: state for name, state in found.items() if not name.startswith(".")}
+    inside = {info["name"].rsplit("/", 1)[-1]: str(info) for info in listing if info["type"] == "file"}
+    return {name: state for name, state in inside.items() if not name.startswith(".")}
+
+
+def find(url: str) -> list[str]:
+    """Returns the sorted paths of all files below the folder ``url``, relative to it; empty if it does not exist.
+
+    Includes names that start with a dot.
+    """
+    fs, path = split(url)
+    try:
+        with as_os_errors(url):
+            found = fs.find(path)
+    except FileNotFoundError:
+        return []
+    root = path.rstrip("/") + "/"
+    return sorted(name.removeprefix(root) for name in found if name.startswith(root) and name != root)
 
 
 def create(url: str, data: bytes) -> bool:
