@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,19 +45,18 @@ FIRST_ANSWERS = 20  # by which a request that is always wrong is recognized
 CONNECT_TIMEOUT = 20.0
 KEEP_IDLE = 4.0  # seconds: uvicorn, below vLLM and others, closes idle connections after 5
 
-_clients: weakref.WeakSet[ChatClient] = weakref.WeakSet()
-
 
 class ChatClient:
     """Requests to one endpoint. Threads may share it; each has a connection of its own.
 
-    ``timeout``: seconds until a request without an answer is repeated. ``patience``: seconds for which failed
-    requests are repeated, and ``first_wait`` the mean of the first pause.
+    ``url``: the base URL of the API, or a function that waits until the server answers and returns the URL, which may
+    be another one after a restart. ``timeout``: seconds until a request without an answer is repeated.
+    ``patience``: seconds for which failed requests are repeated; ``first_wait``: the longest first pause.
     """
 
     def __init__(
         self,
-        url: str,
+        url: str | Callable[[], str],
         spec: EndpointSpec,
         pace: Pace,
         concurrency: int,
@@ -67,9 +66,9 @@ class ChatClient:
         first_wait: float = FIRST_WAIT,
     ) -> None:
         self._spec, self._pace, self._patience, self._first_wait = spec, pace, patience, first_wait
-        self._address, self._named = _address(url), f"{shown(url)} (model {spec.endpoint})"
+        self._locate = url if callable(url) else None
         self._key = _key()
-        self._secrets = _secrets(url, self._key)
+        self._set_url(url() if callable(url) else url)
         self._timeout = httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT))
         self._limits = httpx.Limits(max_connections=1, keepalive_expiry=KEEP_IDLE)
         self._verify = httpx.create_ssl_context()
@@ -82,7 +81,6 @@ class ChatClient:
         self._schema, self._request = FirstAnswers(), FirstAnswers(alike=True)
         self._tokens_field = "max_tokens"
         logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs each request, with the URL's query
-        _clients.add(self)
 
     def ask(self, picture: str, prompt: Prompt, counts: Counter[str]) -> Answers:
         """Returns the answers to ``prompt`` about ``picture``, a URL or a ``data:`` URL.
@@ -109,6 +107,10 @@ class ChatClient:
             clients, self._https = self._https, []
         for client in clients:
             client.close()
+
+    def _set_url(self, url: str) -> None:
+        self._address, self._named = _address(url), f"{shown(url)} (model {self._spec.endpoint})"
+        self._secrets = _secrets(url, self._key)
 
     def _valid_answers(self, picture: str, prompt: Prompt, counts: Counter[str]) -> Answers:
         found = self._completion(picture, prompt, counts)
@@ -139,6 +141,8 @@ class ChatClient:
                 if self._used_up(tries, err):
                     raise self._no_answer(tries, err) from err
                 self._rest(tries, err)
+                if self._locate is not None and err.lost:
+                    self._set_url(self._locate())
                 counts["retries"] += 1
             except OtherField:
                 counts["retries"] += 1
@@ -179,7 +183,7 @@ class ChatClient:
             return self._http().post(self._address, content=body, extensions={"trace": self._trace})
         except httpx.ConnectTimeout as err:
             message = f"no connection within {self._timeout.connect:g} s"
-            raise Transient("unavailable", message, reached=False) from err
+            raise Transient("unavailable", message, reached=False, lost=True) from err
         except httpx.TimeoutException as err:
             raise Transient("timeout", f"no answer within {self._timeout.read:g} s") from err
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError) as err:
@@ -395,12 +399,3 @@ def _shut(connected: socket.socket) -> None:
         connected.shutdown(socket.SHUT_RDWR)
     except OSError:
         return  # it is closed
-
-
-def _stop_all() -> None:
-    """Ends the requests of a process that ends, which would otherwise wait for their answers."""
-    for client in list(_clients):
-        client.close()
-
-
-threading._register_atexit(_stop_all)  # type: ignore[attr-defined]  # ``atexit`` runs after threads have ended
