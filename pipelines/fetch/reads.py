@@ -68,7 +68,9 @@ async def _gather(ranges: list[ByteRange], options: FetchOptions) -> list[Any]:
 
     jobs: list[Any] = [asyncio.to_thread(read_group, group) for group in groups]
     jobs += [_read_remote(ranges[i], gate, options) for i in remote]
-    done = await asyncio.gather(*jobs, return_exceptions=True)  # which waits for all, also after an error
+    done: list[Any] = await asyncio.gather(
+        *jobs, return_exceptions=True
+    )  # which waits for all, also after an error
     for result in done:
         if isinstance(result, BaseException) and not isinstance(result, ImageError):
             raise result
