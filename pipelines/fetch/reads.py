@@ -68,9 +68,7 @@ async def _gather(ranges: list[ByteRange], options: FetchOptions) -> list[Any]:
 
     jobs: list[Any] = [asyncio.to_thread(read_group, group) for group in groups]
     jobs += [_read_remote(ranges[i], gate, options) for i in remote]
-    done: list[Any] = await asyncio.gather(
-        *jobs, return_exceptions=True
-    )  # which waits for all, also after an error
+    done: list[Any] = await asyncio.gather(*jobs, return_exceptions=True)  # an error after all have ended
     for result in done:
         if isinstance(result, BaseException) and not isinstance(result, ImageError):
             raise result
