@@ -55,12 +55,14 @@ class EndpointCaptioner:
         self.streams = endpoint.concurrency
         self._stack = ExitStack()
         weakref.finalize(self, self._stack.close)  # when Beam drops the engine, or the process ends
-        url = endpoint.url
+        url, reconnect = endpoint.url, None
         if endpoint.command:
             server = Server(endpoint.command, endpoint.model, spec.endpoint, endpoint.start_timeout)
-            url = self._stack.enter_context(server).url
+            url, reconnect = self._stack.enter_context(server).url, server.wait_until_healthy
         self._pace = Pace(endpoint.requests_per_minute, endpoint.tokens_per_minute)
-        self._client = ChatClient(url, spec, self._pace, endpoint.concurrency, endpoint.timeout)
+        self._client = ChatClient(
+            url, spec, self._pace, endpoint.concurrency, endpoint.timeout, reconnect=reconnect
+        )
         self._stack.callback(self._pace.close)
         self._stack.callback(self._client.close)
 
