@@ -105,7 +105,7 @@ def _features_of(options: Predictions) -> tuple[str, Any]:
 
 def _picture(url: str) -> tuple[str, bytes]:
     """Returns the id and the bytes of the single image at ``url``. Raises RequestError, SourceError."""
-    from captionbeam.pipelines.fetch.images import fetch
+    from captionbeam.pipelines.sources.images import fetch
     from captionbeam.pipelines.sources.listing import list_images
     from captionbeam.pipelines.sources.parse import parse_sources
     from captionbeam.schemas.records import ImageRef

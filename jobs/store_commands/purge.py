@@ -33,8 +33,7 @@ and their captions; its tokenizer keeps the words that it learned.
 
     def execute(self) -> Result:
         """Purges and prints the result."""
-        from captionbeam.pipelines.maintenance.purge import purge
-        from captionbeam.pipelines.maintenance.purge_tokens import purge_tokens
+        from captionbeam.pipelines.maintenance.purge import purge, purge_tokens
 
         ids = read_ids(self.ids)
         if read_record(self.store) is not None:

@@ -11,5 +11,7 @@ __all__ = [
     "processor",
     "prompts",
     "schemas",
+    "server_folder",
     "servers",
+    "supervisor",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,11 @@ def prompts_of(spec: EndpointSpec) -> list[Prompt]:
     """Returns the prompts of a specification, in the order of their columns."""
     common = {name: value for name, value in spec_of(spec).items() if name != "prompts"}
     return [
-        Prompt(column, own["text"], own.get("schema"), fingerprint({**common, "prompt": own}))
+        Prompt(column, own["text"], _schema(own), fingerprint({**common, "prompt": own}))
         for column, own in sorted(spec.prompts.items())
     ]
+
+
+def _schema(prompt: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    schema: Mapping[str, Any] | None = json.loads(prompt["schema"]) if "schema" in prompt else None
+    return schema

@@ -8,6 +8,7 @@ meanwhile is kept.
 
 from __future__ import annotations
 
+import posixpath
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ class _StoreState:
     def __init__(self, url: str, keep: int, before: float) -> None:
         self.url, self.before = url, before
         listed = [entry for entry in list_files(url, "commits") if "/." not in entry.name]
-        self.commits = {_stem(entry): entry for entry in listed}
+        self.commits = {posixpath.basename(entry.name).removesuffix(".json"): entry for entry in listed}
         self.snapshots = layout.load_snapshots(url)
         self.published = _shards(url, self.snapshots).keys()
         self.waiting = {
@@ -107,9 +108,8 @@ class _StoreState:
         makers = {snapshot.run for snapshot in self.kept} | {run.name for run in self.runs}
         makers |= {commit.run for commit in [*needed, *layout.load_commits(self.url, shards)]}
         if any(row["failed"] and shard not in self.commits for shard, row in shards.items()):
-            makers |= set(
-                files.names(files.join(self.url, "plans"))
-            )  # failures of compacted shards: any plan may have their coordinates
+            # failures of compacted shards: any plan may have their coordinates
+            makers |= set(files.names(files.join(self.url, "plans")))
         return {
             *(f"commits/{shard}.json" for shard in (*shards, *(commit.shard for commit in needed))),
             *(path for row in rows for path, _ in files_of(row)),
@@ -166,10 +166,6 @@ def _shards(url: str, snapshots: Iterable[Snapshot]) -> dict[str, ManifestRow]:
     """Returns the manifest rows of all shards of several snapshots, by shard."""
     names = sorted({name for snapshot in snapshots for name in snapshot.manifests})
     return {row["shard"]: row for row in read_manifest(url, names)}
-
-
-def _stem(entry: Entry) -> str:
-    return entry.name.rsplit("/", 1)[-1].removesuffix(".json")
 
 
 def _others(url: str) -> list[Entry]:

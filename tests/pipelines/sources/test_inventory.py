@@ -9,8 +9,8 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from captionbeam.pipelines.bulk.find import FindImages
-from captionbeam.pipelines.fetch.images import fetch
 from captionbeam.pipelines.sources.buckets.inventory import check_counts
+from captionbeam.pipelines.sources.images import fetch
 from captionbeam.pipelines.sources.listing import list_images
 from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.pipelines.sources.spec import Counted, SourceOptions
@@ -144,11 +144,11 @@ def test_an_inventory_is_of_folders_only(google, name):
 
 @pytest.mark.parametrize(
     ("fields", "said"),
-    [({"report_shards_file_names": None}, "report_shards_file_names: None is not of type 'array'")],
+    [({"report_shards_file_names": None}, r"TypeError: 'NoneType' object is not iterable")],
 )
 def test_a_damaged_manifest_of_google_is_one_sentence(google, fields, said):
     url, manifest = google
-    with pytest.raises(SourceError, match=f"has a damaged manifest: {said}"):
+    with pytest.raises(SourceError, match=rf"has a damaged manifest \({said}"):
         by_report(url, changed(manifest, **fields))
 
 
