@@ -11,7 +11,5 @@ __all__ = [
     "processor",
     "prompts",
     "schemas",
-    "server_folder",
     "servers",
-    "supervisor",
 ]

@@ -23,7 +23,7 @@ from captionbeam.pipelines.endpoints.pace import Pace
 from captionbeam.pipelines.endpoints.pictures import as_data_url
 from captionbeam.pipelines.endpoints.plan import Endpoint
 from captionbeam.pipelines.endpoints.prompts import Prompt, prompts_of
-from captionbeam.pipelines.endpoints.servers import Server
+from captionbeam.pipelines.endpoints.servers.server import Server
 from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.records import ImageRef
 

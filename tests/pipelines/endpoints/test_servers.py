@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from captionbeam.pipelines.endpoints import supervisor
-from captionbeam.pipelines.endpoints.servers import Server, server_words
+from captionbeam.pipelines.endpoints.servers import supervisor
+from captionbeam.pipelines.endpoints.servers.server import Server, server_words
 from captionbeam.schemas.errors import RequestError, SystemicError
 from tests.builders.commands import ROOT
 from tests.builders.processes import await_true
@@ -26,7 +26,7 @@ from tests.builders.processes import await_true
 ENDPOINT = f"{sys.executable} {ROOT}/tests/builders/endpoint.py {{port}}"
 USER = """
 import sys
-from captionbeam.pipelines.endpoints.servers import Server
+from captionbeam.pipelines.endpoints.servers.server import Server
 with Server(sys.argv[1], "tiny", 60) as server:
     print(server.url, flush=True)
     sys.stdin.readline()

@@ -1,8 +1,4 @@
-"""A model server on each worker machine, shared by its processes: started, watched, restarted and stopped.
-
-The first user on a machine starts a supervisor (``supervisor``), which starts the server and stops it when nobody uses
-it any more. Users hold leases in the server's folder (``server_folder``).
-"""
+"""The server from the point of view of a process that uses it."""
 
 from __future__ import annotations
 
@@ -18,8 +14,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from captionbeam.pipelines.endpoints import supervisor
-from captionbeam.pipelines.endpoints.server_folder import Lease, ServerFolder, healthy
+from captionbeam.pipelines.endpoints.servers import supervisor
+from captionbeam.pipelines.endpoints.servers.folder import Lease, ServerFolder, healthy
 from captionbeam.schemas.errors import RequestError, SystemicError
 
 POLL_SECONDS = 0.2

@@ -21,7 +21,7 @@ from types import FrameType
 
 import psutil
 
-from captionbeam.pipelines.endpoints.server_folder import OWN, TAIL_BYTES, ServerFolder, State, healthy
+from captionbeam.pipelines.endpoints.servers.folder import OWN, TAIL_BYTES, ServerFolder, State, healthy
 
 TICK_SECONDS = 0.25
 LINGER_SECONDS = 1.0  # without users, so that a worker may follow another
