@@ -236,8 +236,8 @@ def test_a_canary_extrapolates_tokens_and_money(photos, tmp_path, capsys):
         assert cli.main(arguments) == 0
     assert len(server.requests) == 2
     said = capsys.readouterr().out
-    assert "500 sent, 50 generated" in said  # of the five images that are left
-    assert "1.00" in said  # 500 of 1,000 a million, 50 of 10,000
+    assert "600 sent, 60 generated" in said  # of the six images that are left
+    assert "1.20" in said  # 600 at 1,000 a million, 60 at 10,000
 
 
 def refresh_arguments(photos, store, *more):
