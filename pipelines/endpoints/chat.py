@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +52,8 @@ class ChatClient:
     """Requests to one endpoint. Threads may share it; each has a connection of its own.
 
     ``timeout``: seconds until a request without an answer is repeated. ``patience``: seconds for which failed
-    requests are repeated, and ``first_wait`` the mean of the first pause.
+    requests are repeated, and ``first_wait`` the mean of the first pause. ``reconnect``: waits until a server that may
+    be started again answers, and returns its URL.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class ChatClient:
         *,
         patience: float = PATIENCE,
         first_wait: float = FIRST_WAIT,
+        reconnect: Callable[[], str] | None = None,
     ) -> None:
         self._spec, self._pace, self._patience, self._first_wait = spec, pace, patience, first_wait
+        self._reconnect = reconnect
         self._address, self._named = _address(url), f"{shown(url)} (model {spec.endpoint})"
         self._key = _key()
         self._secrets = _secrets(url, self._key)
@@ -271,6 +274,8 @@ class ChatClient:
             self._pace.pause(asked or backoff)
         if self._stopped.wait(asked + backoff):
             raise self._ended()
+        if self._reconnect is not None:
+            self._address = _address(self._reconnect())
 
     def _systemic(self, message: str) -> SystemicError:
         message = self._clean(message)

@@ -54,15 +54,17 @@ class EndpointCaptioner:
         self.schema = pa.schema([prompt.field for prompt in self.prompts])
         self.streams = endpoint.concurrency
         self._stack = ExitStack()
-        url = endpoint.url
+        weakref.finalize(self, self._stack.close)  # when Beam drops the engine, or the process ends
+        url, reconnect = endpoint.url, None
         if endpoint.command:
-            server = Server(endpoint.command, spec.endpoint, endpoint.start_timeout)
-            url = self._stack.enter_context(server).url
+            server = Server(endpoint.command, endpoint.model, spec.endpoint, endpoint.start_timeout)
+            url, reconnect = self._stack.enter_context(server).url, server.wait_until_healthy
         self._pace = Pace(endpoint.requests_per_minute, endpoint.tokens_per_minute)
-        self._client = ChatClient(url, spec, self._pace, endpoint.concurrency, endpoint.timeout)
+        self._client = ChatClient(
+            url, spec, self._pace, endpoint.concurrency, endpoint.timeout, reconnect=reconnect
+        )
         self._stack.callback(self._pace.close)
         self._stack.callback(self._client.close)
-        weakref.finalize(self, self._stack.close)  # when Beam drops the engine, or the process ends
 
     def prepare(self, item: bytes) -> Question:
         """Returns a file's bytes as a question without known answers. Raises ImageError."""
