@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -84,6 +85,12 @@ def test_a_text_that_is_no_number_is_refused_with_the_same_words():
 def test_lists_and_single_texts_become_tuples():
     assert Sampling(roots=["/a", "/b"]).roots == ("/a", "/b")
     assert Sampling(roots="/a").roots == ("/a",)
+
+
+def test_paths_become_texts():
+    options = Sampling(roots=[Path("/a"), "/b"], order=Path("name"))
+    assert (options.roots, options.order) == (("/a", "/b"), "name")
+    assert Sampling(roots=Path("/a")).roots == ("/a",)
 
 
 def test_numbers_have_the_type_that_the_command_line_reads():
