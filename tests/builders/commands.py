@@ -22,6 +22,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **WIDE}
 
 
+def flags(**options: object) -> list[str]:
+    """Options by their names in Python as words of a command line."""
+    return [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
 def captionbeam(*arguments: object, status: int | None = 0) -> subprocess.CompletedProcess[str]:
     """``captionbeam ARGUMENTS...``; checks the exit status unless that is None."""
     words = [str(argument) for argument in arguments]

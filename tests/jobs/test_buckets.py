@@ -17,7 +17,7 @@ from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 from tests.builders.commands import ROOT, environment
 from tests.builders.inventories import gcs_report, objects, s3_report
-from tests.builders.stores import rows_of
+from tests.builders.stores import commits, rows_of
 from tests.builders.zygote import captionbeam
 
 COUNTS = {"train": 12, "val": 4, "test": 4}
@@ -133,19 +133,14 @@ def test_killed_and_the_same_command_again(bucket, scenes, point, committed):
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert layout.snapshot_ids(store) == []
-    before = {
-        shard: files.read_bytes(layout.commit_url(store, shard)) for shard in layout.committed_shards(store)
-    }
+    before = commits(store)
     assert len(before) == committed
     captionbeam(*encode(bucket.url))
     done = Store.open(store)
     assert sorted(done.ids()) == sorted(each.name for split in ("train", "val") for each in scenes[split])
     assert len(grids(done)) == done.count() == 16
     assert before.keys() <= set(done.manifest.column("shard").to_pylist())
-    after = {
-        shard: files.read_bytes(layout.commit_url(store, shard)) for shard in layout.committed_shards(store)
-    }
-    assert before.items() <= after.items()
+    assert before.items() <= commits(store).items()
 
 
 def test_copies_in_a_bucket_are_encoded_once(bucket, scenes):

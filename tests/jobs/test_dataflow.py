@@ -261,22 +261,8 @@ def test_the_flex_template_writes_its_job_and_does_not_wait(photos, launch):
     ("passed", "expected"),
     [
         (
-            [
-                "--job=tokenize",
-                "--output=gs://b/t",
-                "--arguments=--train 'gs://b/a file.json' --kind words",
-                "--region=r",
-            ],
-            [
-                "tokenize",
-                "--output",
-                "gs://b/t",
-                "--train",
-                "gs://b/a file.json",
-                "--kind",
-                "words",
-                "--region=r",
-            ],
+            ["--job=tokenize", "--output=gs://b/t", "--arguments=--train 'gs://b/a file.json'", "--region=r"],
+            ["tokenize", "--output", "gs://b/t", "--train", "gs://b/a file.json", "--region=r"],
         ),
         (
             ["--sources=gs://b/one gs://b/two", "--output=gs://b/s", "--job=caption", "--job_name=caption"],

@@ -13,10 +13,9 @@ import pytest
 from PIL import Image
 
 from captionbeam.schemas import Store
-from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 from tests.builders.commands import ROOT, captionbeam, environment
-from tests.builders.stores import rows_of
+from tests.builders.stores import commits, rows_of
 
 IMAGES, SHARD = 42, 2
 POINTS = [
@@ -60,14 +59,6 @@ def check(store_url, unbroken, committed_before):
     assert [row["image_id"] for row in store.failures().to_pylist()] == ["broken.jpg"]
     assert committed_before.keys() <= set(store.manifest.column("shard").to_pylist())
     assert commits(store_url).items() >= committed_before.items()
-
-
-def commits(store):
-    """Each commit's bytes: whoever does a committed shard again would change them."""
-    return {
-        shard: files.read_bytes(layout.commit_url(str(store), shard))
-        for shard in layout.committed_shards(str(store))
-    }
 
 
 @pytest.mark.parametrize("point", POINTS)

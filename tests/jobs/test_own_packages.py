@@ -26,14 +26,8 @@ def place(tmp_path):
 def run(place, *arguments):
     """``captionbeam ARGUMENTS`` in ``place``, which is on Python's path too."""
     command = ["captionbeam", *map(str, arguments)]
-    done = subprocess.run(
-        command,
-        cwd=place,
-        env={**environment(), "PYTHONPATH": "."},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    own = {**environment(), "PYTHONPATH": "."}
+    done = subprocess.run(command, cwd=place, env=own, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
 
 

@@ -19,7 +19,7 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.store import layout
 from tests.builders.commands import ROOT, captionbeam, environment
 from tests.builders.images import drawn, encoded
-from tests.builders.models import make_bundle, make_decoder, make_tokenizer
+from tests.builders.models import bundle_for
 
 IMAGES = 24
 ENCODER = ["--encoder", "efficientnet_lite0", "--precision", "fp32", "--pooled", "--shard-size", 4,
@@ -272,16 +272,7 @@ def test_captions_follow_their_images_and_their_features(made, tmp_path):
     features, captions, direct = tmp_path / "features", tmp_path / "captions", tmp_path / "direct"
     encoder = ["--encoder", "efficientnet_lite0", "--precision", "fp32", "--image-size", 96]
     captionbeam("encode", photos, "--output", features, *encoder)
-    store = Store.open(str(features))
-    (weights,) = Path(store.models_url).glob("*.safetensors")
-    tokenizer = make_tokenizer()
-    bundle = make_bundle(
-        (dict(store.spec), str(weights)),
-        decoder=make_decoder(tokenizer, store.shape),
-        tokenizer=tokenizer,
-        features_fingerprint=store.fingerprint,
-    )
-    bundle.save(str(tmp_path / "bundle"))
+    bundle_for(features, tmp_path / "bundle")
     of_features = ["refresh", "--features", features, "--bundle", tmp_path / "bundle", "--output", captions]
     of_images = ["refresh", photos, "--bundle", tmp_path / "bundle", "--output", direct, "--publish-anyway"]
     for command in (of_features, of_images):

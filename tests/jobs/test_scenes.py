@@ -19,14 +19,12 @@ from captionbeam.jobs.scenes.files import (
 )
 from captionbeam.jobs.scenes.words import (
     ABOVE,
-    Group,
     Scene,
     describe,
     describe_often,
     is_right,
 )
 
-RED, BLUE = Group(2, "red", "circle"), Group(1, "blue", "square")
 seeds = st.integers(0, 2**32)
 
 

@@ -15,7 +15,7 @@ from captionbeam.capmodel.bundles.contents import read_manifest
 from captionbeam.jobs.cli import main, parse
 from captionbeam.jobs.submit.nodes import Node, find_node
 from captionbeam.schemas.errors import RequestError
-from tests.builders.commands import ROOT, environment
+from tests.builders.commands import ROOT, environment, flags
 from tests.builders.servers import free_port
 from tests.builders.slurm import wait_until
 from tests.builders.training import SMALL, make_data
@@ -38,8 +38,7 @@ def one_machine(data, tmp_path_factory):
 
 def arguments(data, output, *more, **chosen):
     pairs = {**data, "output": output, **MODEL, **chosen}
-    words = [word for name, value in pairs.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    return ["train", *words, *more]
+    return ["train", *flags(**pairs), *more]
 
 
 @contextmanager

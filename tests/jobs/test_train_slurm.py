@@ -14,7 +14,7 @@ import pytest
 
 from captionbeam.capmodel.bundles.contents import read_manifest
 from captionbeam.jobs.cli import main
-from tests.builders.commands import ROOT, environment
+from tests.builders.commands import ROOT, environment, flags
 from tests.builders.slurm import ask, wait_until
 from tests.builders.training import SMALL, make_data
 
@@ -29,8 +29,7 @@ def data(tmp_path_factory):
 
 def arguments(data, output, *more, **chosen):
     pairs = {**data, "output": output, **MODEL, **chosen}
-    words = [word for name, value in pairs.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    return ["train", *words, *more]
+    return ["train", *flags(**pairs), *more]
 
 
 @contextmanager
