@@ -11,19 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from captionbeam.jobs.scenes.drawing import HUES, draw_jpeg
-from captionbeam.jobs.scenes.files import (
-    draw_scenes,
-    random_scene,
-    split_of,
-    write_scenes,
-)
-from captionbeam.jobs.scenes.words import (
-    ABOVE,
-    Scene,
-    describe,
-    describe_often,
-    is_right,
-)
+from captionbeam.jobs.scenes.files import draw_scenes, random_scene, split_of, write_scenes
+from captionbeam.jobs.scenes.words import ABOVE, Scene, describe, describe_often, is_right
 
 seeds = st.integers(0, 2**32)
 

@@ -32,6 +32,11 @@ def inputs(folder: Path, train: dict = TRAIN, val: dict = VAL) -> list[InputFile
     )
 
 
+def written(folder: Path) -> list[InputFile]:
+    """What ``inputs`` wrote, listed again."""
+    return list_inputs([str(folder / "train.json")], [str(folder / "val.json")])
+
+
 def contents(folder: str) -> dict[str, bytes]:
     paths = [path for path in Path(folder).rglob("*") if path.is_file() and path.name != "record.json"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
@@ -133,10 +138,8 @@ class TestRequests:
 
     def test_another_request_is_refused_and_says_what_is_there(self, tmp_path, output):
         tokenize(output, inputs(tmp_path), WORDS)
-        with pytest.raises(
-            RequestError, match=r"another token table \(kind words, min count 1\); expected the same"
-        ):
-            tokenize(output, inputs(tmp_path), TokenizeOptions())
+        with pytest.raises(RequestError, match=r"another token table \(kind words, min count 1\); expected"):
+            tokenize(output, written(tmp_path), TokenizeOptions())
 
     def test_overwriting_leaves_nothing_of_the_old_one(self, tmp_path, output):
         tokenize(output, inputs(tmp_path), TokenizeOptions())
