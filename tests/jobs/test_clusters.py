@@ -10,7 +10,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import apache_beam as beam
@@ -22,8 +21,8 @@ from captionbeam.pipelines.transforms import CaptionImages, EncodeImages, FindIm
 from captionbeam.schemas.formats.tokens import RECORD, TABLE
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
+from tests.builders import commands
 from tests.builders.clusters import Cluster
-from tests.builders.commands import ROOT, environment
 from tests.builders.models import bundle_for
 from tests.builders.processes import await_true
 from tests.builders.stores import commits, content
@@ -145,10 +144,7 @@ def test_refresh(cluster: Cluster, made, tmp_path):
 def start(made, store, cluster):
     """Encode with a shard for each image, in the background; what it says comes out of one pipe."""
     command = encode(made, store, *cluster.flags, "--shard-size", 1)
-    return subprocess.Popen(
-        [sys.executable, "-m", "captionbeam", *map(str, command)],
-        env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    return commands.start(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def test_killed_in_the_middle(cluster: Cluster, made, tmp_path):

@@ -6,10 +6,9 @@ The service of these tests takes the pipeline from the bucket. What its workers 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 import urllib.request
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -18,7 +17,8 @@ from captionbeam.jobs.scenes.files import coco_format, draw_scenes
 from captionbeam.schemas import Store
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
-from tests.builders.commands import ROOT, environment
+from tests.builders import commands
+from tests.builders.commands import environment
 from tests.builders.dataflow import ENDPOINT, dataflow_service, running
 from tests.builders.models import WORDS, bundle_for
 from tests.builders.stores import commits, rows_of
@@ -50,11 +50,9 @@ def start(service, gcs, tmp_path):
     """Starts a command as a user would, with Dataflow's flags."""
 
     def run(*arguments):
-        return subprocess.Popen(
-            [sys.executable, "-m", "captionbeam", *map(str, arguments), *FLAGS, "--temp_location", f"{gcs.url}/tmp"],
-            env={**environment(), **service.environment(tmp_path)}, cwd=ROOT, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+        own = {**environment(), **service.environment(tmp_path)}
+        words = [*arguments, *FLAGS, "--temp_location", f"{gcs.url}/tmp"]
+        return commands.start(*words, env=own, stdout=PIPE, stderr=PIPE)
 
     return run
 

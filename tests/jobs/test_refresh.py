@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from tempfile import gettempdir
@@ -17,7 +14,7 @@ import pytest
 from captionbeam.jobs import cli
 from captionbeam.schemas import Store
 from captionbeam.schemas.store import layout
-from tests.builders.commands import ROOT, captionbeam, environment
+from tests.builders.commands import ROOT, captionbeam, killed_at
 from tests.builders.images import drawn, encoded
 from tests.builders.models import bundle_for
 
@@ -230,14 +227,10 @@ def test_another_option_does_all_again_whatever_kills_it(copied):
     assert f"all 26 images of {store} would be processed again: " in refused
     assert "expected --redo to do so" in refused
     command = [*options, "--redo"]
-    killed = subprocess.run(
-        [sys.executable, ROOT / "tests/builders/killed.py", "between index and commit", "4", *map(str, command)],
-        env=environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    said = killed_at("between index and commit", 4, *command)
     size = spec["preprocess"]["size"]
-    assert f"all 26 images of {store} are processed again: " in killed.stdout
-    assert f"preprocess.size {size} -> 96" in killed.stdout
+    assert f"all 26 images of {store} are processed again: " in said
+    assert f"preprocess.size {size} -> 96" in said
     assert versions(store) == before
     plan = captionbeam(*options, "--plan").stdout
     assert "held back" not in plan, "what the killed run has done is not gone"
@@ -367,11 +360,7 @@ def test_killed_and_started_again(copied, point):
     (photos / "03.jpg").unlink()
     (photos / "05.jpg").write_bytes(jpeg(50))
     command = ["refresh", photos, "--output", store, *ENCODER]
-    killed = subprocess.run(
-        [sys.executable, ROOT / "tests/builders/killed.py", point, "1", *map(str, command)],
-        env=environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed_at(point, 1, *command)
     assert layout.snapshot_ids(str(store)) == [1]
     assert versions(store) == before
     captionbeam(*command)

@@ -20,7 +20,8 @@ from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.jobs.cli import main
 from captionbeam.jobs.submit.torchrun import run_workers
 from captionbeam.schemas.errors import RequestError, SystemicError
-from tests.builders.commands import ROOT, environment, flags
+from tests.builders import commands
+from tests.builders.commands import environment, flags
 from tests.builders.stores import make_features
 from tests.builders.training import SMALL, make_data, numbered_captions, tiny_options, train_alone
 
@@ -45,10 +46,8 @@ def arguments(data, output, *more, **chosen):
 
 
 def start(words):
-    return subprocess.Popen(
-        [sys.executable, "-m", "captionbeam", *words], cwd=ROOT, env={**environment(), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    own = {**environment(), "OMP_NUM_THREADS": "1"}
+    return commands.start(*words, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def finish(process, status=0):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 import yaml
 
 from captionbeam.capmodel.bundles.contents import read_manifest
 from captionbeam.jobs.cli import main
-from tests.builders.commands import ROOT, environment, flags
+from tests.builders.commands import flags, start
 from tests.builders.kubeflow import as_published, misfits
 from tests.builders.kubelet import filled
 from tests.builders.slurm import wait_until
@@ -105,8 +104,7 @@ def test_a_jobset_that_loses_a_pod_gives_the_bundle_of_an_unbroken_run_here(
     kubernetes.claims["photos"] = str(data)
     output = data / "evicted"
     words = there(data, output, nodes=2, kind="jobset", poll=0.3, checkpoint_minutes=0)
-    command = [sys.executable, "-m", "captionbeam", *words]
-    waiting = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
+    waiting = start(*words, stdout=PIPE)
     wait_until(lambda: _epochs(f"{output}-checkpoints") == 1, seconds=120)
     ((_, name),) = kubernetes.objects
     assert main([*words, "--no-wait"]) == 0

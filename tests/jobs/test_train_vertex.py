@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from subprocess import PIPE
 
 import pytest
 
 from captionbeam.capmodel.bundles.contents import read_manifest
 from captionbeam.jobs.cli import main
 from captionbeam.schemas.storage import files
-from tests.builders.commands import ROOT, environment, flags
+from tests.builders.commands import flags, start
 from tests.builders.servers import upload
 from tests.builders.slurm import wait_until
 from tests.builders.training import SMALL, make_data
@@ -58,8 +57,7 @@ def test_on_two_spot_machines_one_of_which_is_lost_it_gives_the_bundle_of_an_unb
         staging_bucket=f"{there}/staging", service_account="trainer@example.org", max_hours=2, label="team=photos",
         env="PROXY=none", network="projects/1/global/networks/inner", boot_disk_gb=200, checkpoint_minutes=0,
     )  # fmt: skip
-    command = [sys.executable, "-m", "captionbeam", *words]
-    waiting = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
+    waiting = start(*words, stdout=PIPE)
     wait_until(lambda: epochs_of(output) == 1, seconds=120)
     ((parent, job),) = service.requests
     assert parent == "projects/a-project/locations/us-central1"
