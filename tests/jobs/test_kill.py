@@ -44,7 +44,7 @@ def unbroken(photos, tmp_path_factory):
 
 def command(photos, store):
     return ["encode", photos, "--output", store, "--encoder", "efficientnet_lite0", "--pooled",
-            "--shard-size", SHARD, "--precision", "fp32", "--batch-size", 2]  # fmt: skip
+            "--shard-size", SHARD, "--precision", "fp32", "--batch-size", 2, "--image-size", 96]  # fmt: skip
 
 
 def rows(store):

@@ -76,7 +76,7 @@ class TestDrawing:
 class TestSet:
     def test_no_scene_is_in_two_splits(self):
         scenes = {
-            split: {drawn.scene for drawn in draw_scenes(split, 60)} for split in ("train", "val", "test")
+            split: {drawn.scene for drawn in draw_scenes(split, 30)} for split in ("train", "val", "test")
         }
         assert all(split_of(scene) == split for split, several in scenes.items() for scene in several)
         assert not scenes["train"] & scenes["test"]
