@@ -121,10 +121,6 @@ def test_beams_flags_are_passed_on_wherever_they_stand():
     assert command.pipeline_options == ("--runner", "SparkRunner", "--spark_master_url=local[2]")
 
 
-def test_a_switch_can_be_turned_off_again():
-    assert not cli.parse(["encode", "x.zip", *BULK, "--pooled", "--no-pooled"]).pooled
-
-
 def test_from_python_a_command_is_silent_and_gives_its_totals(tmp_path, capsys):
     url = str(tmp_path / "store")
     result = Encode(sources=[PHOTO], output=url, encoder="efficientnet_lite0", device="cpu").run()
