@@ -82,7 +82,7 @@ def test_each_row_comes_once_over_all_ranks_and_workers(store, tmp_path, start, 
     assert (len(found), dict(found)) == (23, expected(store))
 
 
-@pytest.mark.parametrize("start", [None, "fork", "spawn"])
+@pytest.mark.parametrize("start", [None, "spawn"])
 def test_the_order_depends_on_seed_and_epoch_and_persistent_workers_see_the_epoch(store, start):
     dataset = IterableFeatureDataset(store, shuffle=True, seed=3, mix=2)
     kept = loader(dataset, start, workers=1, persistent_workers=start is not None)
