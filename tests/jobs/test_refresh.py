@@ -312,7 +312,7 @@ def test_a_store_alone_repeats_the_sources_and_options_of_all_its_runs(copied, t
     (photos / "03.jpg").unlink()
     (more / "m02.jpg").write_bytes(jpeg(50))
     done = captionbeam("refresh", store, "--warn-failures", 1).stdout
-    flags = "--encoder efficientnet_lite0 --pooled --precision fp32 --image-size 64"
+    flags = "--encoder efficientnet_lite0 --image-size 64 --pooled --precision fp32"
     said = f"{flags} {photos} {tmp_path / 'list.csv'}"
     assert f"as in the record of {store}: {said}\n" in done
     assert shown(done)["listing"] == "0 new, 1 changed, 1 gone, 28 unchanged"
