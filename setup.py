@@ -21,6 +21,7 @@ EXTRAS["test"] = [
     *EXTRAS["s3"],
     *EXTRAS["timm"],
     "cryptography>=43",
+    "duckdb>=1.1,<2",
     "entmax>=1.3,<2",
     "google-api-python-client>=2.150,<3",
     "google-cloud-dataflow-client>=0.8,<1",
@@ -37,6 +38,7 @@ EXTRAS["test"] = [
     "pytest-xdist>=3.6,<4",
     "ruff>=0.8,<1",
     "setuptools>=75",
+    "transformers[serving]>=5.2,<6",
     "werkzeug>=3,<4",
 ]
 
@@ -78,6 +80,7 @@ setup(
         "markupsafe>=2.1,<4",
         "tensorboard>=2.18,<3",
         "jsonschema>=4.20,<5",
+        "referencing>=0.31,<1",
         "pyyaml>=6,<7",
         "requests>=2.32,<3",
         "grpcio>=1.71,<2",

@@ -6,6 +6,7 @@ torch: ``encoders.preprocess.Preprocess`` and ``encoders.encoder.EncoderSpec`` a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,22 +14,9 @@ from typing import Any
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.schemas.fingerprint import complete
 
-__all__ = [
-    "CaptionsSpec",
-    "FeaturesSpec",
-    "ImportedSpec",
-    "NetworkSpec",
-    "PreprocessSpec",
-    "Reduction",
-    "StoredAs",
-    "TransformersSpec",
-    "complete_spec",
-]
-
 _DECODE = DecodeOptions()
-PREPROCESS_VERSION = (
-    1  # increment whenever decoding or preprocessing gives other numbers for the same options
-)
+# increment whenever decoding or preprocessing gives other numbers for the same options
+PREPROCESS_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -132,11 +120,45 @@ class TransformersSpec:
     precision: str = "fp32"
 
 
+@dataclass(frozen=True)
+class EndpointSpec:
+    """Captions of a model behind an endpoint of OpenAI's API, by prompts.
+
+    endpoint:         the model's name; the address is not in the specification, since several servers may have it.
+    prompts:          by column, ``{"text": ...}``, with ``"schema": ...`` for answers in JSON: a JSON Schema, kept as
+                      JSON text, because models write properties in its order and records sort their keys.
+    system:           the system message; "" for none.
+    max_new_tokens, temperature, seed: as in the request; None leaves them to the server.
+    n_best:           answers per image and prompt.
+    max_image_pixels: larger pictures are scaled down to it. ``send_urls``: the server reads the image's URL itself.
+    """
+
+    endpoint: str
+    prompts: Mapping[str, Mapping[str, Any]]
+    system: str = ""
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
+    n_best: int = 1
+    max_image_pixels: int = 1_048_576
+    send_urls: bool = False
+
+    def __post_init__(self) -> None:
+        prompts = {column: _with_text(own) for column, own in self.prompts.items()}
+        object.__setattr__(self, "prompts", prompts)
+
+
+def _with_text(prompt: Mapping[str, Any]) -> dict[str, Any]:
+    schema = prompt.get("schema")
+    return {**prompt, "schema": json.dumps(schema)} if isinstance(schema, Mapping) else dict(prompt)
+
+
 _KINDS = {
     "weights_sha256": FeaturesSpec,
     "imported": ImportedSpec,
     "bundle": CaptionsSpec,
     "transformers": TransformersSpec,
+    "endpoint": EndpointSpec,
 }
 
 

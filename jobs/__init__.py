@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from captionbeam.jobs.schedules.airflow import AirflowSchedule
     from captionbeam.jobs.schedules.cloud_scheduler import CloudSchedule
     from captionbeam.jobs.schedules.cronjob import CronJobSchedule
-    from captionbeam.jobs.store_commands.compact import CompactStore
-    from captionbeam.jobs.store_commands.diff import DiffSnapshots
     from captionbeam.jobs.store_commands.export import ExportSnapshot
-    from captionbeam.jobs.store_commands.failures import ListFailures
-    from captionbeam.jobs.store_commands.ls import ListSnapshots
     from captionbeam.jobs.store_commands.purge import PurgeImages
     from captionbeam.jobs.store_commands.retry import RetryFailures
-    from captionbeam.jobs.store_commands.show import ShowSnapshot
+    from captionbeam.jobs.store_commands.snapshots import (
+        DiffSnapshots,
+        ListFailures,
+        ListSnapshots,
+        ShowSnapshot,
+    )
     from captionbeam.jobs.store_commands.tags import PromoteSnapshot, Rollback, TagSnapshot
-    from captionbeam.jobs.store_commands.vacuum import VacuumStore
-    from captionbeam.jobs.store_commands.verify import VerifyStore
+    from captionbeam.jobs.store_commands.upkeep import CompactStore, VacuumStore, VerifyStore
     from captionbeam.jobs.svd import FitComponents
     from captionbeam.jobs.tokenize import Tokenize
     from captionbeam.jobs.train import Train
@@ -76,18 +76,18 @@ COMMANDS = {
     "predictions": "predictions:Predictions",
     "report": "report:Report",
     "refresh": "refresh:Refresh",
-    "store ls": "store_commands.ls:ListSnapshots",
-    "store show": "store_commands.show:ShowSnapshot",
-    "store failures": "store_commands.failures:ListFailures",
+    "store ls": "store_commands.snapshots:ListSnapshots",
+    "store show": "store_commands.snapshots:ShowSnapshot",
+    "store failures": "store_commands.snapshots:ListFailures",
     "store retry-failures": "store_commands.retry:RetryFailures",
-    "store diff": "store_commands.diff:DiffSnapshots",
+    "store diff": "store_commands.snapshots:DiffSnapshots",
     "store tag": "store_commands.tags:TagSnapshot",
     "store promote": "store_commands.tags:PromoteSnapshot",
     "store rollback": "store_commands.tags:Rollback",
     "store export": "store_commands.export:ExportSnapshot",
-    "store verify": "store_commands.verify:VerifyStore",
-    "store vacuum": "store_commands.vacuum:VacuumStore",
-    "store compact": "store_commands.compact:CompactStore",
+    "store verify": "store_commands.upkeep:VerifyStore",
+    "store vacuum": "store_commands.upkeep:VacuumStore",
+    "store compact": "store_commands.upkeep:CompactStore",
     "store purge": "store_commands.purge:PurgeImages",
     "schedule airflow": "schedules.airflow:AirflowSchedule",
     "schedule cronjob": "schedules.cronjob:CronJobSchedule",

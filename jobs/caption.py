@@ -20,9 +20,13 @@ class Caption(CaptionerOptions, BulkCommand):
   captionbeam caption --features features --bundle bundle --output captions
   captionbeam caption --bundle bundle one.jpg
   captionbeam caption new_photos/ --captioner hf:blip-image-captioning-base --output captions
+  captionbeam caption new_photos/ --captioner openai:http://localhost:8000/v1 --model Qwen2.5-VL \\
+    --prompt "Describe this picture in one sentence." --output captions
 
 Writes captions for the images of every SOURCE (as for encode), encoder and decoder in one pass, or for the rows of a
-features store. Images that the store already has are not processed again. Without --output the captions are printed.
+features store; or what a model behind an endpoint answers to each --prompt. Images that the store already has are not
+processed again. Without --output the captions are printed: of one image the text alone, of several a line each with
+id, log-probability and text, separated by tabs.
 """
     name = "caption"
 

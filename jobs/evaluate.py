@@ -100,7 +100,7 @@ clipping nor its length penalty. idf comes from the references of the scored ima
 
 def summary(options: Evaluate, pairs: Any, evaluation: Any) -> dict[str, Any]:
     """Returns the output of ``--json``: scores, counts, unmatched images, variety of the captions."""
-    from captionbeam.capmodel.metrics.variety import variety
+    from captionbeam.capmodel.metrics import variety
 
     return {
         **evaluation.to_dict(),

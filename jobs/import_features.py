@@ -95,10 +95,11 @@ file replace its earlier ones. Other flags are those of Beam's PipelineOptions.
 def importing(options: ImportFeatures) -> Work:
     """Returns the work of importing. Raises RequestError."""
     from captionbeam.jobs.bulk.launch import Work
+    from captionbeam.pipelines.features.array_ids import FindArrayRows
     from captionbeam.pipelines.features.array_processor import CopierJob
     from captionbeam.pipelines.features.array_reads import fetch_rows
-    from captionbeam.pipelines.features.array_rows import FindArrayRows
-    from captionbeam.pipelines.features.array_spec import field_of, fingerprint_of, import_spec
+    from captionbeam.pipelines.features.array_spec import field_of, import_spec
+    from captionbeam.schemas.fingerprint import fingerprint
 
     pairs = array_pairs(options)
     layout = part_of(Layout, options)
@@ -107,7 +108,7 @@ def importing(options: ImportFeatures) -> Work:
     return Work(
         kind="features",
         spec=spec,
-        fingerprint=fingerprint_of(spec),
+        fingerprint=fingerprint(spec),
         field=field_of(spec),
         find=FindArrayRows(pairs),
         names=tuple(arrays),

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from captionbeam.capmodel.specs import complete_spec
+from captionbeam.capmodel.specs import EndpointSpec, complete_spec
 from captionbeam.jobs.options.captioners import CaptionerOptions, captioning
 from captionbeam.jobs.options.command import Result
 from captionbeam.jobs.options.features import EncodingOptions, check_encoding, encoding
 from captionbeam.jobs.options.run import BulkCommand
 from captionbeam.jobs.ui.terminal import note, say
 from captionbeam.schemas.errors import RequestError
-from captionbeam.schemas.fingerprint import changes
+from captionbeam.schemas.fingerprint import changes, from_spec
 from captionbeam.schemas.options import (
     POSITIVE,
     PRECISION,
@@ -65,7 +65,7 @@ costs, --canary N tries it on N images; neither writes to the store.
     max_deletes: float = option(
         0.1,
         "publish nothing if more than this share (of the images that the store has of the sources) or number of images "
-        "is gone, or if the store would have as many rows less",
+        "is gone, or if the store would lose that many rows",
         SHARE_OR_NUMBER,
         common=True,
     )
@@ -207,10 +207,31 @@ def _check_redo(options: Refresh, work: Work, newest: Snapshot | None) -> None:
         return
     images = newest.totals["rows"] + newest.totals["failed"]
     found = changes(complete_spec(newest.spec), complete_spec(work.spec))
+    copied = _unchanged_prompts(newest.spec, work.spec)
     said = ", ".join(f"{name} {old} -> {new}" for name, old, new in found)
     if not (options.redo or options.plan or options.canary):
         raise RequestError(
             f"all {images:,} images of {options.output} would be processed again: {said}; expected --redo to do so "
-            "(--plan shows what it costs), or the options that the store was made with"
+            f"(--plan shows what it costs{copied}), or the options that the store was made with"
         )
-    say(f"all {images:,} images of {options.output} are processed again: {said}", to_error=options.dry_run)
+    say(
+        f"all {images:,} images of {options.output} are processed again: {said}{copied}",
+        to_error=options.dry_run,
+    )
+
+
+def _unchanged_prompts(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Returns ``; answers to the prompts a and b are copied`` for the prompts that two specifications share."""
+    if "prompts" not in old or "prompts" not in new:
+        return ""
+    from captionbeam.pipelines.endpoints.prompts import prompts_of
+
+    known = {prompt.fingerprint for prompt in prompts_of(from_spec(EndpointSpec, old))}
+    same = [
+        prompt.column for prompt in prompts_of(from_spec(EndpointSpec, new)) if prompt.fingerprint in known
+    ]
+    return (
+        f"; answers to the unchanged prompt{'s' * (len(same) > 1)} {', '.join(same)} are copied"
+        if same
+        else ""
+    )

@@ -74,7 +74,7 @@ from the last checkpoint and gives the same result. Other examples (docs/trainin
     )
     preset: str | None = option(
         None,
-        f"a classic decoder: {', '.join(known('preset'))}; options of your own override its",
+        f"a classic decoder: {', '.join(known('preset'))}; options given beside it override the preset's",
         common=True,
     )
     recipe: str | None = option(
@@ -127,7 +127,7 @@ from the last checkpoint and gives the same result. Other examples (docs/trainin
 
     def _train_here(self) -> Result:
         from captionbeam.capmodel.training.request import WRITTEN, resolve_options
-        from captionbeam.jobs.submit.local import describe, train_here
+        from captionbeam.jobs.submit.torchrun import describe, train_here
         from captionbeam.jobs.ui.training_view import TrainingView
 
         node = find_node(self.nodes, self.rendezvous, run_name(files.absolute(self.output)))
@@ -148,7 +148,7 @@ from the last checkpoint and gives the same result. Other examples (docs/trainin
 
                 train(chosen, StopRequest().handle_signals(), view.show)
             else:
-                train_here(chosen, workers, node, view)
+                train_here(chosen, workers, node, view.show)
         return Result(view.finish())
 
     def _submit(self) -> Result:

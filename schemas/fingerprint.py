@@ -21,6 +21,7 @@ import fsspec
 from captionbeam.schemas.errors import RequestError
 
 T = TypeVar("T")
+SHOWN = 60  # characters of a value in a difference
 
 
 def spec_of(spec: Any) -> dict[str, Any]:
@@ -115,7 +116,9 @@ def _shown(value: Any) -> str:
         return ", ".join(map(str, value)) or "none"
     text = "none" if value is None else str(value)
     is_hash = len(text) >= 32 and set(text) <= set("0123456789abcdef")
-    return text[:12] if is_hash else text
+    if is_hash:
+        return text[:12]
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -52,6 +52,11 @@ def test_pipelines_touch_the_model_in_one_adapter():
     assert wrong <= {"processors.py"}
 
 
+def test_fetching_bytes_knows_no_sources():
+    names = {name for path in (ROOT / "pipelines" / "fetch").glob("*.py") for name in imports(path)}
+    assert not [name for name in names if name.startswith("captionbeam.pipelines.sources")]
+
+
 def light(statement: str, *banned: str) -> None:
     code = f"import sys; {statement}; print([n for n in {list(banned)!r} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

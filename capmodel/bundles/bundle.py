@@ -85,7 +85,9 @@ class Bundle:
             fs.rm_file(config)
         contents = self._contents()
         manifest = self._manifest(contents)
-        for name, data in {**contents, CARD: self._card(manifest, url).encode()}.items():
+        parameters = sum(value.numel() for value in self.decoder.parameters())
+        card = model_card(manifest, self.config, parameters, self.tokenizer, files.absolute(url))
+        for name, data in {**contents, CARD: card.encode()}.items():
             files.write_atomic(files.join(url, name), data)
         for name, source in self._copied().items():
             files.copy_file(source, files.join(url, name))
@@ -119,10 +121,6 @@ class Bundle:
     def manifest(self) -> Manifest:
         """Returns the content of ``config.json`` for the bundle's current state."""
         return self._manifest(self._contents())
-
-    def _card(self, manifest: Manifest, url: str) -> str:
-        parameters = sum(value.numel() for value in self.decoder.parameters())
-        return model_card(manifest, self.config, parameters, self.tokenizer, files.absolute(url))
 
     def _contents(self) -> dict[str, bytes]:
         state = {name: value.detach().cpu().contiguous() for name, value in self.decoder.state_dict().items()}

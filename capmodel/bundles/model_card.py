@@ -94,11 +94,11 @@ def model_card(
     search = (
         {"beam": writing.beam, "length_penalty": writing.length_penalty} if writing.method == "beam" else {}
     )
-    said = {name: value for name, value in search.items() if value} or {"beam": USUAL_BEAM}
+    shown = {name: value for name, value in search.items() if value} or {"beam": USUAL_BEAM}
     return CARD.format(
         written=f", of captions by {writing.search}" if manifest.writing else "",
-        flags=" ".join(f"--{name.replace('_', '-')} {value}" for name, value in said.items()),
-        arguments=", ".join(f"{name}={value!r}" for name, value in said.items()),
+        flags=" ".join(f"--{name.replace('_', '-')} {value}" for name, value in shown.items()),
+        arguments=", ".join(f"{name}={value!r}" for name, value in shown.items()),
         url=url,
         decoder_name=NAMES[config.architecture],
         encoder_name=encoder.get("name") or encoder.get("imported") or "(not recorded)",

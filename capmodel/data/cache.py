@@ -45,7 +45,10 @@ class GridCache:
         rows = self._rows[start:end]
         if not self._done[group]:
             rows[:] = decode(group)
-            self._write_out(int(start), int(end))
+            row = self._rows[0].nbytes
+            first = int(start) * row // mmap.PAGESIZE * mmap.PAGESIZE
+            # on disk before the group is marked done, in case of a power failure
+            self._rows._mmap.flush(first, int(end) * row - first)  # type: ignore[attr-defined]
             self._done[group] = 1
         return rows
 
@@ -56,12 +59,6 @@ class GridCache:
     def gather(self, groups: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Returns row ``positions[i]`` of ``groups[i]``, which must be cached: float16 [B, L, C]."""
         return self._rows[self._starts[groups] + positions]
-
-    def _write_out(self, start: int, end: int) -> None:
-        """Flushes the rows to disk before the group is marked done, in case of a power failure."""
-        row = self._rows[0].nbytes
-        first = start * row // mmap.PAGESIZE * mmap.PAGESIZE
-        self._rows._mmap.flush(first, end * row - first)  # type: ignore[attr-defined]
 
 
 def _reserve(path: str, size: int) -> None:

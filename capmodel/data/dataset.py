@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from captionbeam.capmodel.data.cache import GridCache
 from captionbeam.capmodel.data.loader import CaptionTokens, FeatureReader
-from captionbeam.capmodel.data.pairing import Samples, identity_of, pair
-from captionbeam.capmodel.decoders import DecoderConfig
+from captionbeam.capmodel.data.pairing import Samples, pair
 from captionbeam.capmodel.decoders.word_vectors import WordVectors, read_vectors
 from captionbeam.capmodel.tokenizers import SPECIALS, Tokenizer, load_tokenizer
 from captionbeam.capmodel.training.config import TrainOptions
@@ -55,10 +53,6 @@ class Data:
     def _grids(self) -> GridCache | None:
         return None if self.cache is None else GridCache(self.cache, self.store, self.samples["train"].groups)
 
-    def identity(self) -> dict[str, Any]:
-        """Returns the values that identify these data."""
-        return identity_of(self.store, self.table)
-
     def encoder_weights(self) -> str | None:
         """Returns the URL of the weights that made the features; None if the store does not have them."""
         return self._model(self.store.spec.get("weights_sha256"))
@@ -79,7 +73,3 @@ class Data:
         return read_vectors(
             options.embeddings, {word: i for i, word in enumerate(words, start=len(SPECIALS))}
         )
-
-    def decoder_config(self, options: TrainOptions) -> DecoderConfig:
-        """Returns the config of the decoder for these features and this tokenizer."""
-        return DecoderConfig.fit(options, self.store.shape, self.tokenizer)

@@ -8,7 +8,6 @@ Shapes: M images of an epoch (an image may occur in two passes), N captions per 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -82,16 +81,13 @@ class Epochs:
         steps = even_parts(np.arange(len(slot)), self.steps(age))
         if self.options.bucket_by_length:
             steps = self._bucketed(steps, self._lengths(part), epoch)
+        each = self.options.accumulate
+        own = slice(self.rank * each, (self.rank + 1) * each)
         return [
             _taken(part, places)
             for step in steps
-            for places in self._own(step[np.argsort(slot[step], kind="stable")])
+            for places in even_parts(step[np.argsort(slot[step], kind="stable")], self.world * each)[own]
         ]
-
-    def _own(self, step: np.ndarray) -> list[np.ndarray]:
-        """Returns this rank's parts of a step."""
-        each = self.options.accumulate
-        return even_parts(step, self.world * each)[self.rank * each : (self.rank + 1) * each]
 
     def _stream(self, epoch: int, start: int, count: int) -> Pass:
         """Returns ``count`` images: a whole pass, or those from ``start`` on in the sequence of all passes."""
@@ -137,18 +133,18 @@ class Epochs:
         Images move between nearby steps only, so that about twice ``mix`` row groups are open at once.
         """
         random = np.random.default_rng([self.options.seed, epoch, BUCKETS])
+        samples = self.reader.samples
+        group = len(samples) / len(np.unique(samples.group))
+        each = max(
+            2, int(self.options.mix * group / len(steps[0]))
+        )  # steps with as many images as ``mix`` groups
+        pools = [steps[start : start + each] for start in range(0, len(steps), each)]
         found: list[np.ndarray] = []
-        for pool in _runs(steps, self._pool(len(steps[0]))):
+        for pool in pools:
             places = np.concatenate(pool)
             buckets = even_parts(places[np.argsort(lengths[places], kind="stable")], len(pool))
             found += [buckets[number] for number in random.permutation(len(pool))]
         return found
-
-    def _pool(self, size: int) -> int:
-        """Returns the number of steps of ``size`` with as many images as ``mix`` row groups; at least 2."""
-        samples = self.reader.samples
-        group = len(samples) / len(np.unique(samples.group))
-        return max(2, int(self.options.mix * group / size))
 
 
 def _taken(part: Part, places: np.ndarray) -> Part:
@@ -161,7 +157,3 @@ def _joined(parts: list[Part]) -> Part:
     return Part(
         np.concatenate([part.samples for part in parts]), np.concatenate(captions) if captions else None
     )
-
-
-def _runs(steps: list[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
-    return (steps[start : start + size] for start in range(0, len(steps), size))

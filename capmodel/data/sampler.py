@@ -34,7 +34,14 @@ def shuffled_steps(
 
 def shuffled(group: np.ndarray, mix: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the samples in the order of ``epoch``, and the slot (0..mix-1) of each sample's group, both [N]."""
-    return _spread(group, mix, np.random.default_rng([seed, epoch]))
+    rng = np.random.default_rng([seed, epoch])
+    present, which, counts = np.unique(group, return_inverse=True, return_counts=True)
+    place = rng.permutation(len(present))
+    start = np.maximum(0, place + 0.5 - mix / 2)
+    end = np.minimum(len(present), place + 0.5 + mix / 2)
+    turn = (_random_ranks(which, counts, rng) + rng.random(len(which))) / counts[which]
+    moment = start[which] + (end - start)[which] * turn
+    return np.argsort(moment, kind="stable"), place[which] % mix
 
 
 def sequential_steps(count: int, batch: int, rank: int = 0, world: int = 1) -> list[np.ndarray]:
@@ -50,17 +57,6 @@ def even_parts(values: np.ndarray, parts: int) -> list[np.ndarray]:
     """Splits ``values`` into ``parts`` runs whose lengths differ by at most one."""
     cuts = np.arange(parts + 1) * len(values) // parts
     return [values[start:end] for start, end in pairwise(cuts)]
-
-
-def _spread(group: np.ndarray, mix: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the samples in the epoch's order, and the slot (0..mix-1) of each sample's group."""
-    present, which, counts = np.unique(group, return_inverse=True, return_counts=True)
-    place = rng.permutation(len(present))
-    start = np.maximum(0, place + 0.5 - mix / 2)
-    end = np.minimum(len(present), place + 0.5 + mix / 2)
-    turn = (_random_ranks(which, counts, rng) + rng.random(len(which))) / counts[which]
-    moment = start[which] + (end - start)[which] * turn
-    return np.argsort(moment, kind="stable"), place[which] % mix
 
 
 def _random_ranks(which: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from captionbeam.capmodel.decoders.config import DecoderConfig
-from captionbeam.capmodel.decoders.output import Output, make_bias, make_output
+from captionbeam.capmodel.decoders.output import AdaptiveOutput, FullOutput, Output
 
 
 class State(Protocol):
@@ -47,7 +47,9 @@ class Decoder(nn.Module):
     def _add_output(self) -> None:
         """Creates the output layer, which takes ``config.output_width`` channels, and the dropouts."""
         c = self.config
-        self.out_bias, self.output = make_bias(c), make_output(c)
+        adaptive = c.output_layer == "adaptive"  # has biases of its own
+        self.out_bias = None if adaptive else nn.Parameter(torch.zeros(c.vocab_size))
+        self.output = AdaptiveOutput(c) if adaptive else FullOutput(c)
         self.drop, self.drop_grid = nn.Dropout(c.dropout), nn.Dropout(c.grid_dropout)
         self.drop_words, self.drop_state = nn.Dropout(c.words_dropped), nn.Dropout(c.states_dropped)
 

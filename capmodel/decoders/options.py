@@ -14,14 +14,6 @@ from captionbeam.capmodel.generation.options import LEAST_TEMPERATURE
 from captionbeam.schemas.errors import RequestError, expect
 from captionbeam.schemas.options import CHANNELS, POSITIVE, check_fields, number, one_of, option, text
 
-ARCHITECTURES = ("attentive", "lstm", "transformer")
-IMAGE_ROLES = ("first-input", "start-state", "start-cell")
-ACTIVATIONS = ("none", "elu")
-ATTENTIONS = ("additive", "dot", "multi-head", "hard", "sparsemax")
-OUTPUTS = ("full", "two-stage", "adaptive")
-POSITIONS = ("sinusoidal", "learned")
-GATES = ("vector", "scalar", "none")
-INITIAL_STATES = ("zeros", "mean")
 DROPOUT = number(0, 1, "at least 0 and below 1", "SHARE", below=True)
 
 
@@ -48,20 +40,20 @@ class DecoderOptions:
         "attentive: an LSTM that attends to the grid at each word (Xu et al. 2015); lstm: an LSTM that reads the image "
         "once (Vinyals et al. 2015); transformer: attention to the words so far and to the grid (Vaswani et al. 2017, "
         "pre-norm)",
-        one_of(*ARCHITECTURES),
+        one_of("attentive", "lstm", "transformer"),
         common=True,
     )
     image_as: str = option(
         "first-input",
         "of lstm: the image is the first-input, or the start of cell and hidden state (start-state) or of the cell "
         "alone (start-cell)",
-        one_of(*IMAGE_ROLES),
+        one_of("first-input", "start-state", "start-cell"),
     )
     image_bottleneck: int | None = option(
         None, "of lstm: channels of a layer between the image and the LSTM (default: none)", CHANNELS
     )
     image_activation: str = option(
-        "none", "of lstm: activation after each layer of the image, none or elu", one_of(*ACTIVATIONS)
+        "none", "of lstm: activation after each layer of the image, none or elu", one_of("none", "elu")
     )
     embed_dim: int = option(
         256,
@@ -75,7 +67,7 @@ class DecoderOptions:
     attention: str = option(
         "additive",
         "additive (Bahdanau et al. 2015), dot, multi-head, hard (one cell, sampled in training) or sparsemax",
-        one_of(*ATTENTIONS),
+        one_of("additive", "dot", "multi-head", "hard", "sparsemax"),
         common=True,
     )
     heads: int = option(4, "heads of multi-head attention or of a transformer", POSITIVE)
@@ -86,12 +78,12 @@ class DecoderOptions:
         "vector",
         "the state's gate on the context: a value for each channel (vector), one for all (scalar: beta of Xu et al. "
         "2015, section 4.2.1) or none",
-        one_of(*GATES),
+        one_of("vector", "scalar", "none"),
     )
     initial_state: str = option(
         "zeros",
         "of attentive: zeros, or mean: a tanh layer over the grid's mean (Xu et al. 2015, section 3.1.2)",
-        one_of(*INITIAL_STATES),
+        one_of("zeros", "mean"),
     )
     doubly_stochastic: float = option(
         0.0,
@@ -103,13 +95,15 @@ class DecoderOptions:
         None, "channels inside a transformer's feed-forward networks (default: 4 times --embed-dim)", CHANNELS
     )
     positions: str = option(
-        "sinusoidal", "position embeddings of a transformer: sinusoidal or learned", one_of(*POSITIONS)
+        "sinusoidal",
+        "position embeddings of a transformer: sinusoidal or learned",
+        one_of("sinusoidal", "learned"),
     )
     output_layer: str = option(
         "full",
         "full: logits of all words; two-stage: through --output-bottleneck channels; adaptive: rare words in separate "
         "clusters (Grave et al. 2017)",
-        one_of(*OUTPUTS),
+        one_of("full", "two-stage", "adaptive"),
     )
     output_bottleneck: int | None = option(None, "channels between the two stages of the output", CHANNELS)
     adaptive_cutoffs: str = option(

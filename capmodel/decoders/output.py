@@ -88,13 +88,3 @@ class AdaptiveOutput(nn.Module):
 
 
 Output = FullOutput | AdaptiveOutput
-
-
-def make_output(config: DecoderConfig) -> Output:
-    """Returns the output layer that ``config`` names."""
-    return AdaptiveOutput(config) if config.output_layer == "adaptive" else FullOutput(config)
-
-
-def make_bias(config: DecoderConfig) -> nn.Parameter | None:
-    """Returns the output biases ``[V]``; None for adaptive softmax, which has its own."""
-    return None if config.output_layer == "adaptive" else nn.Parameter(torch.zeros(config.vocab_size))

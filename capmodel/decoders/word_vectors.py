@@ -1,25 +1,24 @@
 """Reads word vectors in the text format of word2vec and fastText: one word and its numbers per line.
 
 An optional header line has two numbers (words and channels). Files are streamed, and only the requested words are
-kept. Names that end in .gz are decompressed. Does not import torch.
+kept. Compressed files (.gz) are unpacked. Does not import torch.
 """
 
 from __future__ import annotations
 
 import gzip
-import hashlib
-import io
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, takewhile
-from typing import IO, Any, cast
+from typing import IO
 
 import fsspec
 import numpy as np
 
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import sha256_file
 from captionbeam.schemas.storage.object_stores import as_os_errors
 
 BUFFER = 1 << 20
@@ -40,25 +39,9 @@ class WordVectors:
     sha256: str
 
 
-class _Hashed(io.RawIOBase):
-    """A stream that hashes the bytes read from it."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self.hash = stream, hashlib.sha256()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._stream.read(len(buffer))
-        self.hash.update(data)
-        buffer[: len(data)] = data
-        return len(data)
-
-
 def vectors_width(url: str) -> int:
     """Returns the number of channels of the vectors in the file ``url``. Raises RequestError."""
-    with _opened(url) as (lines, _):
+    with _opened(url) as lines:
         return _begin(url, lines)[0]
 
 
@@ -69,7 +52,7 @@ def read_vectors(url: str, vocabulary: Mapping[str, int]) -> WordVectors:
     """
     wanted = {word.encode(): token for word, token in vocabulary.items()}
     found: dict[int, np.ndarray] = {}
-    with _opened(url) as (lines, hashed):
+    with _opened(url) as lines:
         width, begun = _begin(url, lines)
         for number, line in enumerate(chain(begun, lines), start=1):
             token = wanted.get(line.partition(b" ")[0])
@@ -82,18 +65,15 @@ def read_vectors(url: str, vocabulary: Mapping[str, int]) -> WordVectors:
             f"none of the {len(wanted):,} tokens has a vector in {url!r}; expected vectors of the captions' words"
         )
     ids, rows = np.array([*found], np.int64), np.stack([*found.values()])
-    return WordVectors(ids, rows, len(wanted), hashed.hash.hexdigest())
+    return WordVectors(ids, rows, len(wanted), sha256_file(url))
 
 
 @contextmanager
-def _opened(url: str) -> Iterator[tuple[IO[bytes], _Hashed]]:
-    """Yields the decompressed lines, and the hash of the stored bytes, complete at the end of the file."""
+def _opened(url: str) -> Iterator[IO[bytes]]:
+    """Yields the decompressed lines."""
     try:
-        with as_os_errors(url), fsspec.open(url, "rb") as stream:
-            hashed = _Hashed(stream)
-            buffered = io.BufferedReader(hashed, BUFFER)
-            packed = url.endswith(".gz")
-            yield cast(IO[bytes], gzip.GzipFile(fileobj=buffered) if packed else buffered), hashed
+        with as_os_errors(url), fsspec.open(url, "rb", compression="infer") as stream:
+            yield stream
     except (FileNotFoundError, IsADirectoryError) as err:
         raise RequestError(f"embeddings is {url!r}, which is no file; expected one of word vectors") from err
     except (gzip.BadGzipFile, EOFError, zlib.error) as err:

@@ -145,15 +145,9 @@ class Encoder:
         """
         target = pick_device(device)
         state = read_weights(f"{weights_url}{SHA256_MARK}{spec.weights_sha256}")
+        size, dtype = spec.preprocess.size, DTYPES[spec.precision]
         network = load_network(
-            spec.name,
-            spec.preprocess.size,
-            spec.output,
-            state,
-            spec.pool_padding,
-            DTYPES[spec.precision],
-            target,
-            spec.layers,
+            spec.name, size, spec.output, state, spec.pool_padding, dtype, target, spec.layers
         )
         return cls(spec, network, batch_size or BATCH[target.type], target)
 
@@ -186,15 +180,12 @@ class Encoder:
     def _computed(self, pixels: Tensor, count: int) -> tuple[np.ndarray, list[bool]]:
         """Returns the features of the first ``count`` rows, float16 ``[count, *shape]``, and which are finite."""
         with device_errors(), exact_kernels(self.device):
-            features = self._network(self._scaled(pixels.to(self.device)))[:count]
+            scaled = self.spec.preprocess.scale(pixels.to(self.device))
+            features = self._network(scaled.to(DTYPES[self.spec.precision]))[:count]
             if features.ndim == 4:
                 features = features.permute(0, 2, 3, 1)
-                features = (
-                    features if self.spec.output == "grid" else features.mean((1, 2), dtype=torch.float32)
-                )
+                if self.spec.output != "grid":
+                    features = features.mean((1, 2), dtype=torch.float32)
             features = features.to(torch.float16).contiguous()
             finite = features.flatten(1).sum(1, dtype=torch.float32).isfinite().tolist()
             return features.cpu().numpy(), finite
-
-    def _scaled(self, pixels: Tensor) -> Tensor:
-        return self.spec.preprocess.scale(pixels).to(DTYPES[self.spec.precision])

@@ -67,9 +67,9 @@ def resolve_features(
 def _reduction(url: str, dim: int | None, spec: Mapping[str, Any], channels: int) -> Reduction:
     found = read_components(url)
     if found.about["fingerprint"] != encoder_fingerprint(spec):
-        said = difference(complete_spec(found.about["spec"]), complete_spec(encoder_part(spec)))
+        other = difference(complete_spec(found.about["spec"]), complete_spec(encoder_part(spec)))
         raise FingerprintError(
-            f"the components {url!r} were fitted to features of {said or 'another fingerprint'}; expected "
+            f"the components {url!r} were fitted to features of {other or 'another fingerprint'}; expected "
             "components of the same encoder, weights, preprocessing and output"
         )
     count, width = found.vectors.shape

@@ -26,16 +26,8 @@ BACKGROUND = (255, 255, 255)
 
 # Raised by Pillow's decoders for bytes that contradict their header (found by fuzzing).
 DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    ArithmeticError,
-    struct.error,
-    zlib.error,
-)
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, struct.error, zlib.error,
+)  # fmt: skip
 
 _SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
@@ -76,7 +68,9 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     alone = _giant if image.width * image.height > GIANT_PIXELS else nullcontext()
     try:
         with alone:
-            return np.array(_to_rgb(_upright(image)))
+            image.load()
+            turn = _TURNS.get(_orientation(image))
+            return np.array(_to_rgb(image if turn is None else image.transpose(turn)))
     except DECODE_ERRORS as err:
         if _lacks_strips(image, len(data)):
             raise _error("truncated", f"TIFF of {len(data)} bytes: its pixels lie beyond") from err
@@ -94,7 +88,10 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     except Image.DecompressionBombError as err:
         raise _error("too_large", f"{err}; expected at most {max_pixels} pixels") from err
     except UnidentifiedImageError as err:
-        raise _unidentified(data) from err
+        name = _signature(data)
+        if name is None:
+            raise _error("unsupported", f"no picture in {FORMATS} starts with {data[:8]!r}") from err
+        raise _broken(data, name, ValueError("its header cannot be read")) from err
     except DECODE_ERRORS as err:
         raise _broken(data, _signature(data) or "image", err) from err
     width, height = image.size
@@ -111,12 +108,6 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()
-    turn = _TURNS.get(_orientation(image))
-    return image if turn is None else image.transpose(turn)
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Converts any mode to RGB. Raises ImageError(``unsupported``) for pixels without a defined range."""
     if image.mode in ("I", "F"):
@@ -124,28 +115,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             "unsupported", f"{image.format} with pixels of mode {image.mode}; expected 8 or 16 bits a channel"
         )
     if image.mode.startswith("I;16"):
-        image = _to_eight_bits(image)
+        wide = np.asarray(image).astype(np.uint32)  # scales by 1 / 257 and rounds; ``convert`` would clip
+        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (*BACKGROUND, 255)), image).convert("RGB")
     return image.convert("RGB")
 
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scales 16-bit grey by 1 / 257 and rounds; Pillow's ``convert`` would clip."""
-    wide = np.asarray(image).astype(np.uint32)
-    return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
-
-
 def _signature(data: bytes) -> str | None:
     return next((name for start, name in _SIGNATURES.items() if data.startswith(start)), None)
-
-
-def _unidentified(data: bytes) -> ImageError:
-    name = _signature(data)
-    if name is None:
-        return _error("unsupported", f"no picture in {FORMATS} starts with {data[:8]!r}")
-    return _broken(data, name, ValueError("its header cannot be read"))
 
 
 def _broken(data: bytes, name: str, err: Exception) -> ImageError:

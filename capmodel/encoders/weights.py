@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import pickle
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -27,21 +27,6 @@ State = dict[str, Tensor]
 PARSE_ERRORS = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError,
                AttributeError, ArithmeticError, struct.error)  # fmt: skip
 SHA256_MARK = "#sha256="
-
-
-def find_weights(model: str, wanted: str, published: Iterable[str], fetch: Callable[[str], State]) -> State:
-    """Returns the state dict of ``wanted`` for ``model``: one of ``published`` (by ``fetch``), or a path or URL.
-
-    Raises RequestError, FingerprintError.
-    """
-    if wanted in published:
-        return fetch(wanted)
-    looks_like_a_name = wanted.isupper() and wanted.replace("_", "").isalnum()
-    if looks_like_a_name and not files.exists(wanted):
-        raise RequestError(
-            f"{model} has no weights {wanted!r}; expected {' or '.join(published)}, or a file or URL"
-        )
-    return read_weights(wanted)
 
 
 def read_weights(where: str) -> State:

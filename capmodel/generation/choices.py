@@ -116,10 +116,7 @@ def uniforms(seed: int, image_ids: Sequence[str], captions: int, steps: int) -> 
     numbers = np.empty((len(image_ids), captions, steps), np.float32)
     for image, name in enumerate(image_ids):
         for caption in range(captions):
-            numbers[image, caption] = _stream(seed, name, caption).random(steps, np.float32)
+            digest = hashlib.sha256(f"{seed}/{caption}/{name}".encode()).digest()
+            stream = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+            numbers[image, caption] = stream.random(steps, np.float32)
     return numbers
-
-
-def _stream(seed: int, image_id: str, caption: int) -> np.random.Generator:
-    digest = hashlib.sha256(f"{seed}/{caption}/{image_id}".encode()).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))

@@ -28,8 +28,8 @@ class TokenConstraints:
         self.pad, self.end, self.no_repeat, self.prefix = config.pad, config.end, no_repeat, prefix
         banned = [config.pad, config.start, *([] if allow_unk else [config.unk])]
         self.banned = torch.tensor(banned, device=device)
-        self.only_end = _vocabulary(config, device, NEVER, {config.end: 0.0})
-        self.only_pad = _vocabulary(config, device, NEVER, {config.pad: 0.0})
+        self.only_end = _only(config.end, config, device)
+        self.only_pad = _only(config.pad, config, device)
 
     def logprobs(self, logits: Tensor, finished: Tensor, last: bool, history: Tensor | None = None) -> Tensor:
         """Returns ``logits [B, n, V]`` as float32 log-probabilities, -inf for tokens that may not follow.
@@ -58,10 +58,7 @@ def repeating(history: Tensor, size: int, otherwise: int) -> Tensor:
     return torch.where((ngrams[..., :-1] == begun).all(-1), ngrams[..., -1], otherwise)
 
 
-def _vocabulary(
-    config: DecoderConfig, device: torch.device, value: float, others: dict[int, float]
-) -> Tensor:
-    row = torch.full((config.vocab_size,), value, device=device)
-    for token, other in others.items():
-        row[token] = other
+def _only(token: int, config: DecoderConfig, device: torch.device) -> Tensor:
+    row = torch.full((config.vocab_size,), NEVER, device=device)
+    row[token] = 0.0
     return row

@@ -9,8 +9,6 @@ from captionbeam.schemas.errors import expect
 from captionbeam.schemas.fingerprint import from_spec, spec_of
 from captionbeam.schemas.options import NATURAL, check_fields, number, one_of, option, text
 
-METHODS = ("greedy", "beam", "sample")
-FORMULAS = ("length", "gnmt")
 CONVENTIONS = ("logit-division", "probability-power")
 LEAST_TEMPERATURE = 1e-6
 """Of any draw: below it float32 runs over, and the likeliest are drawn all the same."""
@@ -32,7 +30,7 @@ class DecodeOptions:
     method: str = option(
         "beam",
         "greedy (the likeliest word at each step), beam (beam search) or sample (words drawn at random)",
-        one_of(*METHODS),
+        one_of("greedy", "beam", "sample"),
         common=True,
         role="rows",
     )
@@ -93,7 +91,7 @@ class DecodeOptions:
         "length",
         "penalty of a caption of n tokens, including prefix and end: length is n^A, as in Hugging Face transformers; "
         "gnmt is ((5 + n) / 6)^A (Wu et al. 2016, equation 14)",
-        one_of(*FORMULAS),
+        one_of("length", "gnmt"),
         role="rows",
     )
     no_repeat_ngram: int = option(

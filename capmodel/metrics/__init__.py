@@ -5,7 +5,7 @@ Does not import torch. Use ``score`` for one evaluation, ``References`` to reuse
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from captionbeam.capmodel.metrics.ptb import split_tokens, tokenize
 from captionbeam.capmodel.metrics.rouge import rouge_l
 from captionbeam.schemas.errors import RequestError
 
-__all__ = ["SCORES", "Evaluation", "References", "score", "tokenize"]
+__all__ = ["SCORES", "Evaluation", "References", "score", "tokenize", "variety"]
 
 SCORES = (
     *(f"Bleu_{order}" for order in range(1, ORDERS + 1)),
@@ -106,6 +106,23 @@ def score(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]
     ``references``. Both arguments must have the same images.
     """
     return References(references).evaluate(hypotheses).to_dict()
+
+
+def variety(captions: Collection[str]) -> dict[str, Any]:
+    """Returns counts of captions, distinct captions and distinct words, and words per caption, tokenized as for scores.
+
+    >>> variety(["A dog runs.", "a dog runs"])
+    {'captions': 2, 'distinct': 1, 'distinct_share': 0.5, 'mean_words': 3.0, 'vocabulary': 3}
+    """
+    tokens = tokenize(list(captions))
+    distinct = len({tuple(words) for words in tokens})
+    return {
+        "captions": len(tokens),
+        "distinct": distinct,
+        "distinct_share": distinct / max(1, len(tokens)),
+        "mean_words": sum(map(len, tokens)) / max(1, len(tokens)),
+        "vocabulary": len({word for words in tokens for word in words}),
+    }
 
 
 def _by_order(scores: Sequence[float]) -> dict[str, float]:

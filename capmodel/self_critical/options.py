@@ -8,8 +8,6 @@ from captionbeam.capmodel.generation.options import LEAST_TEMPERATURE, MOST_ROWS
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.options import NATURAL, number, one_of, option
 
-BASELINES = ("mean", "greedy")
-
 
 @dataclass(frozen=True, kw_only=True)
 class SelfCriticalOptions:
@@ -31,7 +29,7 @@ class SelfCriticalOptions:
         "mean",
         "baseline of a caption's reward: mean, of the image's other samples (Luo 2020), or greedy, the caption of "
         "greedy search (Rennie et al. 2017)",
-        one_of(*BASELINES),
+        one_of("mean", "greedy"),
     )
     self_critical_temperature: float = option(
         1.0,

@@ -50,9 +50,10 @@ def draw_captions(
         logits, state, _ = decoder.step(state, tokens)
         if not step:
             state, logits = state.select(torch.zeros_like(which)), logits.expand(-1, rows, -1)
-        chosen = _choose(
-            policy_logits(logits, decoder, temperature), numbers[..., step].gather(1, which), which >= samples
-        )
+        own = policy_logits(logits, decoder, temperature)
+        chosen = draw(own, numbers[..., step].gather(1, which), PLAIN)
+        if greedy:
+            chosen = torch.where(which >= samples, own.argmax(-1), chosen)
         tokens = torch.where(running, chosen, config.pad)
         written[..., step].scatter_(1, which, tokens)
         running = running & (tokens != config.end)
@@ -73,12 +74,6 @@ def policy_logits(logits: Tensor, decoder: Decoder, temperature: float) -> Tenso
     return (logits.float() / temperature).index_fill(-1, banned, float("-inf"))
 
 
-def _choose(logits: Tensor, numbers: Tensor, greedy: Tensor) -> Tensor:
-    """Returns ``[B, n]``: a token drawn by its number, or the most likely one if ``greedy``."""
-    drawn = draw(logits, numbers, PLAIN)
-    return torch.where(greedy, logits.argmax(-1), drawn) if bool(greedy.any()) else drawn
-
-
 @contextmanager
 def policy(decoder: Decoder, mask: int | None = None) -> Iterator[None]:
     """Puts the decoder in inference mode with gradients, inside this context.
@@ -89,9 +84,7 @@ def policy(decoder: Decoder, mask: int | None = None) -> Iterator[None]:
     was_training = decoder.training
     decoder.eval()
     for module in decoder.modules():
-        if isinstance(
-            module, nn.RNNBase
-        ):  # has no dropout of its own, and cuDNN's backward pass works in training mode only
+        if isinstance(module, nn.RNNBase):  # without dropout; cuDNN's backward pass needs training mode
             module.train()
     try:
         if mask is None:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.errors import expect
 from captionbeam.schemas.fingerprint import fingerprint, sha256_bytes
 from captionbeam.schemas.storage import files
 
@@ -36,7 +36,8 @@ class Tokenizer(ABC):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.vocab = tuple(vocab)
-        self.max_length = check_max_length(max_length)
+        self.max_length = max_length
+        expect(max_length >= 3, "max_length", max_length, "3 or more (START, a token, END)")
         self.options = dict(options or {})
         self._ids = {token: i for i, token in enumerate(self.vocab) if i >= len(SPECIALS)}
 
@@ -127,12 +128,3 @@ class Tokenizer(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(vocab_size={self.vocab_size}, max_length={self.max_length})"
-
-
-def check_max_length(max_length: int) -> int:
-    """Returns ``max_length`` if START, one token and END fit. Raises RequestError."""
-    if max_length < 3:
-        raise RequestError(
-            f"a maximum length of {max_length} is too short; expected 3 or more (START, a token, END)"
-        )
-    return max_length

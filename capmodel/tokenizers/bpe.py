@@ -85,14 +85,15 @@ class BpeTokenizer(Tokenizer):
 
     def pieces_of(self, words: Sequence[str]) -> Iterable[str]:
         if self._bpe is None:
-            return (piece for word in words for piece in _spell(word))
+            return (piece for word in words for piece in (*(c + CONTINUES for c in word[:-1]), word[-1]))
         if len(self._bpe.cache) > CACHED_WORDS:
             self._bpe.cache.clear()
         return self._bpe.segment_tokens(words)
 
     def join(self, pieces: Sequence[str]) -> str:
-        parts = (piece.removesuffix(CONTINUES) if _continues(piece) else piece + " " for piece in pieces)
-        return "".join(parts).rstrip(" ")
+        continues = [len(piece) > len(CONTINUES) and piece.endswith(CONTINUES) for piece in pieces]
+        parts = zip(pieces, continues, strict=True)
+        return "".join(p.removesuffix(CONTINUES) if more else p + " " for p, more in parts).rstrip(" ")
 
     def contents(self) -> dict[str, bytes]:
         return {**super().contents(), "codes.bpe": self.codes.encode()}
@@ -129,11 +130,3 @@ def _vocabulary(alphabet: Sequence[str], merges: Sequence[tuple[str, str]]) -> l
     merged = (first + second for first, second in merges)
     made = [symbol.removesuffix(ENDS) if symbol.endswith(ENDS) else symbol + CONTINUES for symbol in merged]
     return [*SPECIALS, *dict.fromkeys([*characters, *made])]
-
-
-def _spell(word: str) -> list[str]:
-    return [character + CONTINUES for character in word[:-1]] + [word[-1]]
-
-
-def _continues(piece: str) -> bool:
-    return len(piece) > len(CONTINUES) and piece.endswith(CONTINUES)

@@ -91,7 +91,7 @@ class TrainingOptions(DecoderOptions, WordVectorOptions, SelfCriticalOptions, Pr
 
     epochs: int = option(
         8,
-        "passes over the training split with human captions; 0 with --init and --self-critical-epochs",
+        "passes over the training split with human captions; 0 is allowed with --init and --self-critical-epochs",
         NATURAL,
         common=True,
     )
@@ -191,12 +191,8 @@ class TrainOptions(TrainingOptions):
         self.check_decoder()
         self.check_self_critical()
         from_weights = bool(self.init and self.self_critical_epochs)
-        expect(
-            self.epochs > 0 or from_weights,
-            "epochs",
-            0,
-            "1 or more (0 takes --init and --self-critical-epochs)",
-        )
+        some = self.epochs > 0 or from_weights
+        expect(some, "epochs", 0, "1 or more (0 takes --init and --self-critical-epochs)")
         if self.self_critical_epochs and self.architecture == "attentive":
             drawn = "another one with --self-critical-epochs: without samples a hard choice of cells learns nothing"
             expect(self.attention != "hard", "attention", self.attention, drawn)
@@ -208,9 +204,8 @@ class TrainOptions(TrainingOptions):
             expect(vectors is None, "embeddings", vectors, "none with --init, whose words come with it")
         if self.batch_growth > 1:
             most, least = self.batch_max, self.batch_size
-            expect(
-                most is not None and most > least, "batch_max", most, f"more than the batch-size of {least}"
-            )
+            above = most is not None and most > least
+            expect(above, "batch_max", most, f"more than the batch-size of {least}")
 
     def images_per_step(self, workers: int, age: int = 0) -> int:
         """Returns the images per step on all workers, in the phase's epoch of index ``age``."""
@@ -252,17 +247,9 @@ class TrainOptions(TrainingOptions):
         ``init`` is identified by its content: see captionbeam.capmodel.training.warm_start.
         """
         free = {
-            *PLACES,
-            "batch_size",
-            "batch_max",
-            "accumulate",
-            "cache",
-            "threads",
-            "device",
-            "precision",
-            "max_missing",
-        }
-        free |= {"snapshot", "checkpoint_minutes", "keep_epochs", "restart"}
+            *PLACES, "batch_size", "batch_max", "accumulate", "cache", "threads", "device", "precision", "max_missing",
+            "snapshot", "checkpoint_minutes", "keep_epochs", "restart",
+        }  # fmt: skip
         chosen = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in free}
         return {**chosen, "init": None}
 

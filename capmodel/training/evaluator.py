@@ -60,7 +60,9 @@ class Validation:
                     captions |= self._captions(decoder, batch)
         loss, hits, words = dist.all_sum(*sums.tolist())
         written = {row: text for part in dist.all_gather(captions) for row, text in part.items()}
-        return {"val_loss": loss / words, "val_accuracy": hits / words, **self._metrics(written)}
+        hypotheses = {str(row): text for row, text in written.items()}
+        metric = dist.from_main(lambda: dict(self.references.evaluate(hypotheses).scores))
+        return {"val_loss": loss / words, "val_accuracy": hits / words, **metric}
 
     @torch.inference_mode()
     def _words(self, decoder: Decoder, batch: Batch) -> torch.Tensor:
@@ -82,11 +84,6 @@ class Validation:
                 decoder, batch.features.to(self.dist.device), self.writing, names, self.tokenizer
             )
         return {int(row): captions[0].text for row, captions in zip(batch.rows, found, strict=True)}
-
-    def _metrics(self, written: dict[int, str]) -> dict[str, float]:
-        """Returns the metrics, which the first rank computes for all."""
-        hypotheses = {str(row): text for row, text in written.items()}
-        return self.dist.from_main(lambda: dict(self.references.evaluate(hypotheses).scores))
 
     @cached_property
     def references(self) -> metrics.References:

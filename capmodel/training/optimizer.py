@@ -1,16 +1,18 @@
-"""AdamW with a learning rate schedule, gradient clipping and averaged weights; its state as plain arrays."""
+"""AdamW with a learning rate schedule, clipping and averaged weights, its state as plain arrays; fixed word vectors."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
+from captionbeam.capmodel.decoders.word_vectors import WordVectors
 from captionbeam.capmodel.training.checkpoints import Tensors
 from captionbeam.capmodel.training.config import TrainOptions
 from captionbeam.schemas.errors import RequestError
@@ -65,6 +67,26 @@ def load_parameters(model: nn.Module, tensors: Tensors) -> None:
     with torch.no_grad():
         for name, value in model.named_parameters():
             value.copy_(torch.from_numpy(tensors[name]))
+
+
+def load_word_vectors(vectors: WordVectors, embed: nn.Embedding) -> None:
+    """Copies the vectors into the embedding rows of their words; other rows are unchanged."""
+    with torch.no_grad():
+        embed.weight[torch.from_numpy(vectors.ids).to(embed.weight.device)] = torch.from_numpy(
+            vectors.rows
+        ).to(embed.weight)
+
+
+def freeze_word_vectors(vectors: WordVectors, embed: nn.Embedding, optimizer: Optimizer) -> None:
+    """Keeps the rows that have a vector fixed during training; the other rows are trained."""
+    learns = torch.ones(len(embed.weight), 1, device=embed.weight.device)
+    learns[torch.from_numpy(vectors.ids)] = 0.0
+    embed.weight.register_hook(lambda gradient: gradient * learns)
+
+    def restore(*_: Any) -> None:
+        load_word_vectors(vectors, embed)  # weight decay also changes rows without a gradient
+
+    optimizer.register_step_post_hook(restore)
 
 
 class WeightAverage:
@@ -151,7 +173,8 @@ class ModelOptimizer:
 
     def load(self, tensors: Tensors) -> None:
         """Loads the result of ``state``. Raises RequestError if names or shapes differ."""
-        load_parameters(self.model, _with_prefix("model.", tensors))
+        own = {name: value for name, value in tensors.items() if name.startswith("model.")}
+        load_parameters(self.model, {name.removeprefix("model."): value for name, value in own.items()})
         for name, parameter in self.model.named_parameters():
             keys = [key for key in tensors if key.startswith("adam.") and key.split(".", 2)[2] == name]
             self.adam.state[parameter] = {
@@ -160,7 +183,3 @@ class ModelOptimizer:
         if self.average:
             for name, mean in self.average.named_values().items():
                 mean.copy_(torch.from_numpy(tensors[f"ema.{name}"]))
-
-
-def _with_prefix(prefix: str, tensors: Tensors) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -99,7 +99,8 @@ class RunProgress:
 
     def step(self, position: Position, facts: Mapping[str, float]) -> Position:
         """Reports a finished step; returns ``position`` with the step's time added."""
-        spent = self._lap()
+        now = time.monotonic()
+        spent, self._lapped = now - self._lapped, now
         place = self._place(position)
         before = self.images(replace(position, step=position.step - 1))
         facts = {**facts, "images_per_second": (place["images"] - before) / spent}
@@ -135,8 +136,3 @@ class RunProgress:
 
     def _place(self, position: Position) -> dict[str, int]:
         return {"epoch": position.epoch, "step": position.step, "images": self.images(position)}
-
-    def _lap(self) -> float:
-        now = time.monotonic()
-        spent, self._lapped = now - self._lapped, now
-        return spent

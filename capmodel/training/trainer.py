@@ -23,19 +23,21 @@ from torch import nn
 from captionbeam.capmodel.data.dataset import Data
 from captionbeam.capmodel.data.epochs import Epochs
 from captionbeam.capmodel.data.loader import Batch
-from captionbeam.capmodel.decoders import make_decoder
-from captionbeam.capmodel.decoders.embeddings import freeze_word_vectors, load_word_vectors
+from captionbeam.capmodel.data.pairing import identity_of
+from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
 from captionbeam.capmodel.objectives.objective import LossModule, Objective, TrainingBatch
 from captionbeam.capmodel.runtime.device import autocast, resolve_precision
 from captionbeam.capmodel.runtime.distributed import Distributed
-from captionbeam.capmodel.training.checkpoints import Checkpoints, Position, Tensors
+from captionbeam.capmodel.training.checkpoints import Checkpoints, Position
 from captionbeam.capmodel.training.config import TrainOptions
 from captionbeam.capmodel.training.epoch_history import best_epoch, early_stops
 from captionbeam.capmodel.training.evaluator import Validation
 from captionbeam.capmodel.training.optimizer import (
     ModelOptimizer,
+    freeze_word_vectors,
     learning_rate,
     load_parameters,
+    load_word_vectors,
     parameters_of,
 )
 from captionbeam.capmodel.training.phases import Phase, phases_of
@@ -66,7 +68,9 @@ class Trainer:
         self.options, self.data, self.dist, self.wants_stop = options, data, dist, wants_stop
         self.precision = dist.from_main(lambda: resolve_precision(options.precision, str(dist.device)))
         torch.manual_seed(options.seed)
-        self.decoder = make_decoder(data.decoder_config(options)).to(dist.device)
+        self.decoder = make_decoder(DecoderConfig.fit(options, data.store.shape, data.tokenizer)).to(
+            dist.device
+        )
         self.vectors = dist.from_main(lambda: data.word_vectors(options))
         if self.vectors:
             load_word_vectors(self.vectors, self.decoder.embed)
@@ -84,7 +88,13 @@ class Trainer:
         """Returns everything that determines the result, up to rounding."""
         start, steps = identity_of_start(self.options.init), self.options.step_identity(self.dist.world_size)
         own = {"precision": self.precision, "embeddings": self.vectors and self.vectors.sha256}
-        return {**self.options.identity(), **self.data.identity(), **start, **steps, **own}
+        return {
+            **self.options.identity(),
+            **identity_of(self.data.store, self.data.table),
+            **start,
+            **steps,
+            **own,
+        }
 
     def run(self) -> Position:
         """Trains to the end; ``decoder`` then has the best epoch's parameters. Raises Stopped."""
@@ -113,27 +123,17 @@ class Trainer:
         return self.phases[position.phase]
 
     def _resume(self) -> Position:
-        found = self.dist.from_main(self._load_checkpoint)
-        if found is None:
-            self._start()
-            return Position()
-        position, tensors = found
-        self.optimizer.load(tensors)
-        return position
-
-    def _start(self) -> None:
-        """Loads the weights of the initial bundle, if there is one."""
-        if self.options.init is not None:
-            url = self.options.init
+        if self.options.restart:
+            self.dist.from_main(self.checkpoints.clear)
+        found = self.dist.from_main(self.checkpoints.load)
+        if found is not None:
+            self.optimizer.load(found[1])
+            return found[0]
+        if (url := self.options.init) is not None:
             check_start(url, self.data.store.fingerprint, self.data.tokenizer, self.decoder.config)
             load_parameters(self.decoder, self.dist.from_main(lambda: weights_of(url)))
             self.optimizer.restart()
-
-    def _load_checkpoint(self) -> tuple[Position, Tensors] | None:
-        if not self.options.restart:
-            return self.checkpoints.load()
-        self.checkpoints.clear()
-        return None
+        return Position()
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -220,7 +220,7 @@ class Trainer:
     def _end_epoch(self, position: Position) -> Position:
         """Ends an epoch: computes scores, saves the best parameters and a checkpoint."""
         with self.optimizer.averaged():
-            scores = self.validation.scores(self.decoder, self._all_stop)
+            scores = self.validation.scores(self.decoder, lambda: self.dist.all_sum(self.wants_stop())[0] > 0)
             after = position if scores is None else self._record_epoch(position, scores)
         self._save_checkpoint(after)
         if scores is None:
@@ -240,9 +240,6 @@ class Trainer:
     def validation(self) -> Validation:
         """The validation on the val split."""
         return Validation.of(self.options, self.data, self.dist, self.precision)
-
-    def _all_stop(self) -> bool:
-        return self.dist.all_sum(self.wants_stop())[0] > 0
 
     def _save_weights(self, position: Position, best: bool) -> None:
         parameters = parameters_of(self.decoder)

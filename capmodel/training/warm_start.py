@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from safetensors.numpy import load
 
 from captionbeam.capmodel.bundles.contents import MODEL, TOKENIZER, Manifest, read_checked, read_manifest
@@ -15,13 +12,8 @@ from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.storage import files
 
 NO_WEIGHTS = (
-    "dropout",
-    "embed_dropout",
-    "state_dropout",
-    "grid_dropout",
-    "doubly_stochastic",
-    "hard_temperature",
-)
+    "dropout", "embed_dropout", "state_dropout", "grid_dropout", "doubly_stochastic", "hard_temperature",
+)  # fmt: skip
 
 
 def identity_of_start(url: str | None) -> dict[str, str]:
@@ -45,22 +37,15 @@ def check_start(url: str, features: str, tokenizer: Tokenizer, config: DecoderCo
         raise RequestError(
             f"init is {url!r}, a bundle with tokenizer {theirs}; expected {tokenizer.fingerprint}, as in the table"
         )
-    _check_decoder(url, DecoderConfig.from_dict(manifest.decoder), config)
-    return manifest
-
-
-def _check_decoder(url: str, theirs: DecoderConfig, ours: DecoderConfig) -> None:
-    for name, value in _of_weights(ours).items():
-        found = _of_weights(theirs)[name]
-        if found != value:
+    given = DecoderConfig.from_dict(manifest.decoder)
+    for name, value in vars(config).items():
+        found = getattr(given, name)
+        if name not in NO_WEIGHTS and found != value:
             raise RequestError(
                 f"init is {url!r}, whose decoder has {name.replace('_', ' ')} {found!r}, not {value!r}; "
                 f"expected the same options of the decoder"
             )
-
-
-def _of_weights(config: DecoderConfig) -> Mapping[str, Any]:
-    return {name: value for name, value in vars(config).items() if name not in NO_WEIGHTS}
+    return manifest
 
 
 def weights_of(url: str) -> Tensors:

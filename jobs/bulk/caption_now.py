@@ -20,8 +20,8 @@ from captionbeam.pipelines.bulk.listing_record import (
     passed_over_line,
     sum_listings,
 )
-from captionbeam.pipelines.fetch.images import fetch
 from captionbeam.pipelines.sources.buckets.inventory import check_counts
+from captionbeam.pipelines.sources.images import fetch
 from captionbeam.pipelines.sources.listing import list_images
 from captionbeam.pipelines.sources.spec import Counted, SourceSpec
 from captionbeam.pipelines.workers.batches import Prepared, Processor, run_batch

@@ -14,6 +14,7 @@ import apache_beam as beam
 import pyarrow.parquet as pq
 
 from captionbeam.jobs.bulk.launch import Work, start, to_do
+from captionbeam.jobs.bulk.watch import cost_of_tokens, endpoint_rows, endpoint_totals
 from captionbeam.jobs.options.command import Result
 from captionbeam.jobs.run_on.running import run_on
 from captionbeam.jobs.run_on.target import RunTarget
@@ -70,7 +71,7 @@ def try_out(work: Work, options: Refresh, target: RunTarget, retired: Sequence[s
             if not rate:
                 rows["time"] = "unknown: this store has no earlier run; --canary N measures one"
         else:
-            rows |= canary_rows(trial, left, options.price_per_hour)
+            rows |= canary_rows(trial, left, options.price_per_hour, options.price_per_million_tokens)
     print_table(f"{'canary' if trial else 'plan'}: {look.url}", rows)
     if passed_over := passed_over_line(read_listing(look)):
         note(passed_over)
@@ -193,8 +194,13 @@ def cost_rows(images: int, rate: float, price_per_hour: float | None, whose: str
     return rows
 
 
-def canary_rows(trial: Run, left: int, price_per_hour: float | None) -> dict[str, Any]:
-    """Returns a canary's results: rate without model loading, failures by code, projection for all images."""
+def canary_rows(
+    trial: Run, left: int, price_per_hour: float | None, token_prices: Sequence[float] = ()
+) -> dict[str, Any]:
+    """Returns a canary's results: rate without model loading, failures by code, projection for all images.
+
+    ``token_prices``: of a million tokens sent and generated.
+    """
     commits = layout.load_commits(trial.url, [shard.shard_id for shard in planned_shards(trial)])
     images = sum(commit.rows + commit.failed for commit in commits)
     counts = sum((Counter(commit.counts) for commit in commits), Counter())
@@ -204,4 +210,11 @@ def canary_rows(trial: Run, left: int, price_per_hour: float | None) -> dict[str
         "canary": f"{images:,} images in {seconds:.1f} s of one worker, {images / seconds:.1f} images/s",
         "its failures": ", ".join(f"{n:,} {code}" for code, n in sorted(failed.items())) or "none",
     }
+    if "requests" in counts:
+        rows |= endpoint_rows(endpoint_totals(commits), seconds, token_prices)
+        share = left / max(1, images)
+        tokens = counts["tokens_in"] * share, counts["tokens_out"] * share
+        rows["tokens of all"] = f"{tokens[0]:,.0f} sent, {tokens[1]:,.0f} generated"
+        if token_prices:
+            rows["cost of all tokens"] = f"{cost_of_tokens(tokens, token_prices):,.2f}"
     return rows | cost_rows(left, images / seconds, price_per_hour, "of one worker like the canary's")

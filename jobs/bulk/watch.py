@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from captionbeam.jobs.options.command import DONE, WARNED, Result
@@ -23,6 +24,7 @@ from captionbeam.schemas.store.layout import Commit, now
 from captionbeam.schemas.store.reading import Store
 from captionbeam.schemas.store.workers import read_workers, summary
 
+ENDPOINT_COUNTS = ("requests", "retries", "tokens_in", "tokens_out", "answers_kept", "answers_copied")
 LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 10.0
 
 
@@ -89,13 +91,17 @@ def finish(run: Run, watch: Watch, options: BulkCommand) -> Result:
     """Writes and prints the run's totals. The status is 3 for many failures."""
     store = Store.open(run.url)
     totals = run_totals(run, watch, store, options.price_per_hour)
+    prices = getattr(options, "price_per_million_tokens", ())
+    if prices and "endpoint" in totals:
+        tokens = totals["endpoint"]["tokens_in"], totals["endpoint"]["tokens_out"]
+        totals["endpoint"]["cost"] = round(cost_of_tokens(tokens, prices), 6)
     files.write_atomic(files.join(run.folder, "totals.json"), files.json_bytes(totals))
     failed = store.totals["failed"]
     images = failed + store.totals["rows"]
     warned = bool(images) and failed / images > options.warn_failures
     if options.totals:
         files.write_in_place(options.totals, files.json_bytes({**totals, "warned": warned}))
-    print_table(f"{run.kind}: {run.url}", _rows(run, totals))
+    print_table(f"{run.kind}: {run.url}", _rows(run, totals, prices))
     if not totals["images"] and store.snapshot_id == run.parent:
         say(
             f"nothing to do: all {store.totals['rows'] + store.totals['failed']:,} images of {run.url} are done"
@@ -134,9 +140,35 @@ def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | Non
         "store": dict(store.totals),
         "workers": summary(read_workers(run.folder)),
     }
+    if any("requests" in commit.counts or "answers_copied" in commit.counts for commit in watch.commits):
+        totals["endpoint"] = endpoint_totals(watch.commits)
     if price_per_hour is not None and images:
         totals["cost_per_million_images"] = round(cost_per_million(rate, price_per_hour), 2)
     return totals
+
+
+def endpoint_totals(commits: Iterable[Commit]) -> dict[str, int]:
+    """Returns requests, tokens and answers that were there already, as the commits' counts have them."""
+    counts = sum((Counter(commit.counts) for commit in commits), Counter[str]())
+    return {name: counts[name] for name in ENDPOINT_COUNTS}
+
+
+def endpoint_rows(found: Mapping[str, int], seconds: float, prices: Sequence[float]) -> dict[str, Any]:
+    """Returns the rows of a table with requests, tokens and, by ``prices`` of a million tokens in and out, the cost."""
+    rows = {"requests": f"{found['requests']:,}, {found['retries']:,} of them repeated"}
+    if there := {name: found[f"answers_{name}"] for name in ("kept", "copied") if found[f"answers_{name}"]}:
+        rows["answers not asked again"] = ", ".join(f"{count:,} {name}" for name, count in there.items())
+    tokens = found["tokens_in"], found["tokens_out"]
+    rate = sum(tokens) / max(seconds, 1e-9)
+    rows["tokens"] = f"{tokens[0]:,} sent, {tokens[1]:,} generated, {rate:,.0f} a second"
+    if prices:
+        rows["cost of tokens"] = f"{cost_of_tokens(tokens, prices):,.2f}"
+    return rows
+
+
+def cost_of_tokens(tokens: Sequence[float], prices: Sequence[float]) -> float:
+    """Returns the cost of tokens sent and generated, by the ``prices`` of a million of each."""
+    return sum(count * price for count, price in zip(tokens, prices, strict=True)) / 1e6
 
 
 def _failures_by_code(commits: list[Commit]) -> Counter[str]:
@@ -147,7 +179,7 @@ def _failures_by_code(commits: list[Commit]) -> Counter[str]:
     return codes
 
 
-def _rows(run: Run, totals: dict[str, Any]) -> dict[str, Any]:
+def _rows(run: Run, totals: dict[str, Any], prices: Sequence[float]) -> dict[str, Any]:
     rows = {
         "images": f"{totals['images']:,} in {clock(totals['seconds'])}, {totals['images_per_second']:.1f} images/s",
         "rows": f"{totals['rows']:,} in {totals['shards']:,} shard{'s' * (totals['shards'] != 1)}",
@@ -158,6 +190,8 @@ def _rows(run: Run, totals: dict[str, Any]) -> dict[str, Any]:
         "snapshot": totals["snapshot"],
         "record": files.join(run.folder, "totals.json"),
     }
+    if "endpoint" in totals:
+        rows |= endpoint_rows(totals["endpoint"], totals["seconds"], prices)
     if totals["workers"]:
         rows["workers"] = _workers(totals["workers"])
     if totals["copies"]:

@@ -1,4 +1,4 @@
-"""The captioner of a job: a captionbeam bundle, or a model of Hugging Face transformers."""
+"""The captioner of a job: a captionbeam bundle, a model of Hugging Face transformers, or one behind an endpoint."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from captionbeam.jobs.options.decoding import DecodingOptions, decode_options
+from captionbeam.jobs.options.prompts import (
+    OPENAI,
+    VLLM,
+    EndpointOptions,
+    check_endpoint,
+    is_endpoint,
+    plan_endpoint,
+)
 from captionbeam.jobs.options.run import ModelOptions
 from captionbeam.jobs.options.sources import SourceOptions, listing, parsed_sources
 from captionbeam.schemas import Store
@@ -15,14 +23,16 @@ from captionbeam.schemas.options import PRECISION, option, text
 
 if TYPE_CHECKING:
     from captionbeam.jobs.bulk.launch import Work
+    from captionbeam.pipelines.endpoints.plan import EndpointPlan
     from captionbeam.pipelines.workers.batches import Processor
     from captionbeam.pipelines.workers.processors import ModelPlan
 
-SCHEME = "hf:"
+HUGGING_FACE = "hf:"
+SCHEMES = (OPENAI, VLLM, HUGGING_FACE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionerOptions(DecodingOptions, SourceOptions, ModelOptions):
+class CaptionerOptions(DecodingOptions, EndpointOptions, SourceOptions, ModelOptions):
     """The captioner, what it captions, and how."""
 
     GROUP = "captioner"
@@ -38,12 +48,14 @@ class CaptionerOptions(DecodingOptions, SourceOptions, ModelOptions):
     )
     captioner: str | None = option(
         None,
-        "instead of --bundle, an image-to-text model of Hugging Face transformers (BLIP, GIT, ...): a folder of "
-        "save_pretrained, or a name on the hub, optionally with @REVISION (extra: huggingface)",
+        "instead of --bundle: openai:URL, a server with OpenAI's API (vLLM, SGLang, a hosted one), whose model answers "
+        "--prompt; vllm:MODEL, such a server on each worker machine; or hf:PATH, an image-to-text model of Hugging "
+        "Face transformers (BLIP, GIT, ...): a folder of save_pretrained, or a name on the hub, optionally with "
+        "@REVISION (extra: huggingface)",
         text(
-            "hf:PATH",
-            "hf: and a folder, or a model's name on the hub",
-            lambda value: value[:3] == SCHEME < value,
+            "openai:URL|vllm:MODEL|hf:PATH",
+            "openai: and a URL, vllm: and a model, or hf: and a folder or a model's name on the hub",
+            lambda value: any(value.startswith(scheme) and value != scheme for scheme in SCHEMES),
         ),
         common=True,
         role="rows",
@@ -58,9 +70,9 @@ class CaptionerOptions(DecodingOptions, SourceOptions, ModelOptions):
     )
 
     @property
-    def model(self) -> str:
-        """The folder or the hub's name of --captioner."""
-        return str(self.captioner).removeprefix(SCHEME)
+    def folder(self) -> str:
+        """The folder or the hub's name of --captioner hf:."""
+        return str(self.captioner).removeprefix(HUGGING_FACE)
 
     def check_captioner(self) -> None:
         """Raises RequestError unless exactly one captioner is given, with images or features that it can read."""
@@ -70,6 +82,9 @@ class CaptionerOptions(DecodingOptions, SourceOptions, ModelOptions):
             raise RequestError("captions need one of SOURCE and --features; expected exactly one")
         if self.captioner and self.features:
             raise RequestError("--captioner reads images, not --features; expected SOURCE")
+        check_endpoint(self)
+        if is_endpoint(self.captioner):
+            return
         if self.captioner and importlib.util.find_spec("transformers") is None:
             raise RequestError(f"--captioner hf: {not_installed('transformers', 'huggingface')}")
         if self.beam is not None or self.method != "beam" or self.captioner:
@@ -84,6 +99,10 @@ def captioning(options: CaptionerOptions, output: str) -> Work:
     features = Store.open(options.features) if options.features else None
     found = listing(options, () if features else parsed_sources(options, output), features)
     plan = _plan(options, features)
+    if is_endpoint(options.captioner) and options.send_urls:
+        from captionbeam.pipelines.endpoints.links import fetch_links
+
+        found["fetch"] = fetch_links
     return Work(
         kind="captions", spec=plan.spec, fingerprint=plan.fingerprint, field=plan.field, job=plan.job, **found
     )
@@ -91,6 +110,8 @@ def captioning(options: CaptionerOptions, output: str) -> Work:
 
 def captioner_now(options: CaptionerOptions, batch_size: int) -> Processor:
     """Returns the captioner in this process, loaded from its original location. Raises BundleError, RequestError."""
+    if is_endpoint(options.captioner):
+        return plan_endpoint(options).job("").load(1)
     decode = decode_options(options, options.bundle)
     if not options.captioner:
         from captionbeam.capmodel.captioners.captioner import Captioner
@@ -104,12 +125,15 @@ def captioner_now(options: CaptionerOptions, batch_size: int) -> Processor:
         )
     from captionbeam.capmodel.captioners.huggingface.captioner import HuggingFaceCaptioner, resolve_captioner
 
-    plan = resolve_captioner(options.model, decode, options.precision, options.device)
+    plan = resolve_captioner(options.folder, decode, options.precision, options.device)
     return HuggingFaceCaptioner.load(plan.folder, decode, plan.spec, batch_size, options.device)
 
 
-def _plan(options: CaptionerOptions, features: Store | None) -> ModelPlan:
+def _plan(options: CaptionerOptions, features: Store | None) -> ModelPlan | EndpointPlan:
     from captionbeam.pipelines.workers.processors import plan_captioner, plan_transformers
+
+    if is_endpoint(options.captioner):
+        return plan_endpoint(options)
 
     decode = decode_options(options, options.bundle)
     how: dict[str, Any] = {
@@ -118,5 +142,5 @@ def _plan(options: CaptionerOptions, features: Store | None) -> ModelPlan:
         "device": options.device,
     }
     if options.captioner:
-        return plan_transformers(options.model, decode, **how)
+        return plan_transformers(options.folder, decode, **how)
     return plan_captioner(str(options.bundle), decode, features=features, **how)

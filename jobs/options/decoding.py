@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from captionbeam.capmodel.generation.options import DecodeOptions
-from captionbeam.schemas.options import check_fields, like
+from captionbeam.capmodel.generation.options import LEAST_TEMPERATURE, DecodeOptions
+from captionbeam.schemas.options import check_fields, like, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,15 @@ class DecodingOptions(DecodeOptions):
 
     beam: int | None = like(DecodeOptions, "beam", default=None)  # type: ignore[assignment]
     length_penalty: float | None = like(DecodeOptions, "length_penalty", default=None)  # type: ignore[assignment]
+
+    temperature: float | None = like(  # type: ignore[assignment]
+        DecodeOptions,
+        "temperature",
+        default=None,
+        kind=number(0, 1 / LEAST_TEMPERATURE, unit="T"),
+        help="temperature of --method sample, whose draws depend only on --seed, the image's id and the caption's "
+        "number (default 1); of an endpoint's model (default: the server's)",
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from captionbeam.capmodel.specs import complete_spec
 from captionbeam.jobs.options.encoders import EncoderOptions
+from captionbeam.jobs.options.prompts import is_endpoint, named
 from captionbeam.jobs.options.run import BulkCommand
 from captionbeam.jobs.options.sources import ReadingOptions, SourceOptions
 from captionbeam.jobs.ui.terminal import note, say, visible
@@ -43,12 +44,15 @@ def request_of(options: BulkCommand, work: Work) -> dict[str, Any]:
         for name, value in changed(options, ("rows", *LISTING)).items()
         if name != "sources"
     }
-    if options.lists_all and getattr(options, "method", None) != "sample":
+    draws = getattr(options, "method", None) == "sample" or is_endpoint(getattr(options, "captioner", None))
+    if options.lists_all and not draws:
         values.pop("seed", None)
     own = {name: value for name, value in values.items() if all_options[name].role in LISTING}
     making = (
         values if options.features else {name: value for name, value in values.items() if name not in own}
     )
+    if draws and "seed" in values:
+        making["seed"] = values["seed"]
     precision = complete_spec(work.spec).get("precision")
     if precision is not None and (work.kind == "captions" or not options.features):
         making["precision"] = precision
@@ -66,7 +70,10 @@ def _absolute(name: str, found: Option, value: Any) -> Any:
     if not found.location or not value:
         return value
     if isinstance(value, tuple):
-        return [files.absolute(one) for one in value]
+        return [
+            f"{name}={files.absolute(rest)}" if name else files.absolute(rest)
+            for name, rest in map(named, value)
+        ]
     if name == "weights":
         return files.absolute(value) if os.path.exists(os.path.expanduser(value.partition("#")[0])) else value
     if name == "captioner":

@@ -178,7 +178,7 @@ def listing(
             "part": part_of(Part, options),
         }
     from captionbeam.pipelines.bulk.find import ListSources
-    from captionbeam.pipelines.fetch.images import fetch
+    from captionbeam.pipelines.sources.images import fetch
 
     find = ListSources(sources, options.sample, options.seed)
     read = functools.partial(fetch, options=fetch_options(options))

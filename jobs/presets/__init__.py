@@ -39,8 +39,8 @@ def preset_values(command: type[Command], values: dict[str, Any]) -> dict[str, A
     """
     named = {kind: values[kind] for kind in FOLDERS if values.get(kind) is not None}
     if len(named) == 2:
-        said = " and ".join(f"--{kind} {name}" for kind, name in named.items())
-        raise RequestError(f"{said} each choose the decoder; expected one of the two")
+        both = " and ".join(f"--{kind} {name}" for kind, name in named.items())
+        raise RequestError(f"{both} each choose the decoder; expected one of the two")
     found: dict[str, Any] = {}
     for kind, name in named.items():
         found = read_flags(command, flags_of(kind, name))

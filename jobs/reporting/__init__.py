@@ -1,1 +1,1 @@
-"""The report page: rows, pictures, heat maps, charts, and the page itself."""
+"""The report page: rows, pictures, charts, and the page itself."""

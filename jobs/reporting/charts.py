@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 420, 230
@@ -33,30 +34,27 @@ def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], best: float 
     if not lines:
         return Markup("")
     xs = [x for points in lines.values() for x, _ in points]
-    ticks = nice_ticks(*_bounds([y for points in lines.values() for _, y in points]))
+    ys = [y for points in lines.values() for _, y in points]
+    low, high = min(ys), max(ys)
+    ticks = nice_ticks(0.0 if 0 <= low < (high - low) * 1.5 else low, high)
     across = Scale(min(xs), max(xs), LEFT + 8, WIDTH - RIGHT - 8)
     up = Scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
-    marks = [_mark(across(best))] if best is not None else []
+    mark = Markup('<line class="mark" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>')
+    marks = [mark.format(across(best), TOP, HEIGHT - BOTTOM)] if best is not None else []
     drawn = [_line(at, name, points, across, up) for at, (name, points) in enumerate(lines.items())]
     return _svg([_grid(ticks, up), *marks, _epochs(sorted(set(xs)), across), *drawn], ", ".join(lines))
 
 
 def histogram(values: Sequence[float], bins: Sequence[float], unit: str) -> Markup:
     """Draws counts of ``values`` per bin; values beyond the last bin are counted in it."""
-    counts = [0] * (len(bins) - 1)
-    for value in values:
-        at = max(i for i, low in enumerate(bins[:-1]) if value >= low or i == 0)
-        counts[at] += 1
+    counts = np.histogram(np.clip(values, bins[0], bins[-2]), bins)[0].tolist()
     ticks = nice_ticks(0, max(*counts, 1))
     up = Scale(0, ticks[-1], HEIGHT - BOTTOM, TOP)
     step = (WIDTH - LEFT - RIGHT) / len(counts)
     bars = [_bar(LEFT + at * step, step, up(n), _range(bins, at, unit), n) for at, n in enumerate(counts)]
     every = math.ceil(len(bins) / 9)
-    labels = [
-        _text(LEFT + at * step, HEIGHT - 10, f"{low:g}", "middle")
-        for at, low in enumerate(bins)
-        if at % every == 0
-    ]
+    marked = [*enumerate(bins)][::every]
+    labels = [_text(LEFT + at * step, HEIGHT - 10, f"{low:g}", "middle") for at, low in marked]
     return _svg([_grid(ticks, up), *bars, *labels], f"histogram, {unit}")
 
 
@@ -72,11 +70,6 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     step = next(size * power for size in (1, 2, 2.5, 5, 10) if size * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(at * step, 10) for at in range(first, max(last, first + 1) + 1)]
-
-
-def _bounds(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    return (0.0 if 0 <= low < (high - low) * 1.5 else low), high
 
 
 def _svg(parts: Sequence[Markup], label: str) -> Markup:
@@ -103,13 +96,8 @@ def _grid(ticks: Sequence[float], up: Scale) -> Markup:
 
 
 def _epochs(epochs: Sequence[float], across: Scale) -> Markup:
-    every = math.ceil(len(epochs) / 10)
-    shown = [epoch for at, epoch in enumerate(epochs) if at % every == 0]
+    shown = epochs[:: math.ceil(len(epochs) / 10)]
     return Markup("").join(_text(across(epoch), HEIGHT - 10, f"{epoch:g}", "middle") for epoch in shown)
-
-
-def _mark(x: float) -> Markup:
-    return Markup('<line class="mark" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(x, TOP, HEIGHT - BOTTOM)
 
 
 def _line(at: int, name: str, points: Sequence[tuple[float, float]], across: Scale, up: Scale) -> Markup:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from captionbeam.capmodel.bundles.contents import HISTORY, Manifest, read_checked, read_manifest
-from captionbeam.capmodel.metrics import Evaluation
-from captionbeam.capmodel.metrics.variety import variety
+from captionbeam.capmodel.metrics import variety
 from captionbeam.capmodel.specs import complete_spec
 from captionbeam.jobs.evaluate import TITLES
 from captionbeam.jobs.reporting.page import (
@@ -33,75 +31,57 @@ from captionbeam.schemas.errors import BundleError
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store.layout import now
 
+_MAIN_SCORES = {"CIDEr": "CIDEr", "BLEU-4": "Bleu_4", "ROUGE-L": "ROUGE_L"}
 FILMS = 6  # number of images shown word by word
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Captions with their references and scores; empty without references."""
-
-    pairs: Pairs
-    evaluation: Evaluation | None
-
-    def cider(self) -> dict[str, float]:
-        """Returns the CIDEr of each scored image."""
-        images = self.evaluation.images if self.evaluation else {}
-        return {image: scores["CIDEr"] for image, scores in images.items()}
-
-    def ranking(self) -> dict[str, list[float]]:
-        """Returns CIDEr and then ROUGE-L of each scored image, since many images have a CIDEr of 0."""
-        images = self.evaluation.images if self.evaluation else {}
-        return {image: [scores["CIDEr"], scores["ROUGE_L"]] for image, scores in images.items()}
 
 
 def make_page(
     store: Store, references: Sequence[Sequence[Reference]] | None, images: int, reading: FetchOptions
 ) -> Page:
     """Returns the page of ``store``, with a sample of ``images``; ``references`` are those of each file."""
-    briefs = read_briefs(store)
-    scored = _score(briefs, references)
-    cider = scored.cider()
-    ranking = (
-        scored.ranking() if references else {image: [brief.certainty] for image, brief in briefs.items()}
-    )
-    bundle = _bundle(store)
+    briefs, bundle = read_briefs(store), _bundle(store)
+    pairs, evaluation = Pairs({}, {}, [], []), None
+    ranking = {image: [brief.certainty] for image, brief in briefs.items()}
+    if references is not None:
+        pairs = join_references({image: brief.text for image, brief in briefs.items()}, *references)
+        evaluation = pairs.evaluate()  # ROUGE-L ranks the many images with a CIDEr of 0
+        ranking = {image: [one["CIDEr"], one["ROUGE_L"]] for image, one in evaluation.images.items()}
+    scores = evaluation.scores if evaluation else {}
+    own = evaluation.images if evaluation else {}
     choice = choose(briefs, ranking, images)
-    cards = _cards(store, choice, scored, bundle, reading)
+    cards = _cards(store, choice, pairs, own, bundle, reading)
     return Page(
         title=store.url.rsplit("/", 1)[-1],
         made=now(),
-        tiles=_tiles(store, briefs, scored),
+        tiles=_tiles(store, briefs, scores),
         sections=_sections(choice, cards, references is not None),
-        scores=_scores(scored),
-        charts=caption_charts(briefs.values(), cider.values()),
+        scores=_scores(pairs, scores),
+        charts=caption_charts(briefs.values(), [one["CIDEr"] for one in own.values()]),
         curves=training_curves(_history(store, bundle)),
         frequent=frequent_captions(briefs.values()),
         failures=failure_kinds(store.failures()),
         facts=_facts(store, bundle),
-        note="; ".join(scored.pairs.notes()),
+        note="; ".join(pairs.notes()),
         has_references=references is not None,
     )
 
 
-def _score(briefs: Mapping[str, Brief], references: Sequence[Sequence[Reference]] | None) -> Scored:
-    if references is None:
-        return Scored(Pairs({}, {}, [], []), None)
-    pairs = join_references({image: brief.text for image, brief in briefs.items()}, *references)
-    return Scored(pairs, pairs.evaluate())
-
-
 def _cards(
-    store: Store, choice: Choice, scored: Scored, bundle: Manifest | None, reading: FetchOptions
+    store: Store,
+    choice: Choice,
+    pairs: Pairs,
+    scores: Mapping[str, Mapping[str, float]],
+    bundle: Manifest | None,
+    reading: FetchOptions,
 ) -> dict[str, Card]:
     rows = read_rows(store, choice.ids)
     preprocess = complete_spec((bundle.encoder if bundle else None) or {}).get("preprocess")
     pictures = read_pictures([rows[image].uri for image in choice.ids], reading)
-    references, cards = scored.pairs.references, {}
-    images = scored.evaluation.images if scored.evaluation else {}
+    cards = {}
     with Progress("report", len(choice.ids), "pictures") as progress:
         for image, picture in zip(choice.ids, pictures, strict=True):
-            given = references.get(image, ())
-            cards[image] = make_card(rows[image], picture, preprocess, given, images.get(image))
+            given = pairs.references.get(image, ())
+            cards[image] = make_card(rows[image], picture, preprocess, given, scores.get(image))
             progress.update(len(cards))
     return cards
 
@@ -129,28 +109,23 @@ def _sections(choice: Choice, cards: Mapping[str, Card], has_references: bool) -
     ]
 
 
-def _tiles(store: Store, briefs: Mapping[str, Brief], scored: Scored) -> dict[str, str]:
-    said = variety([brief.text for brief in briefs.values()])
-    scores = scored.evaluation.scores if scored.evaluation else {}
+def _tiles(store: Store, briefs: Mapping[str, Brief], scores: Mapping[str, float]) -> dict[str, str]:
+    counts = variety([brief.text for brief in briefs.values()])
     main = {name: f"{scores[key]:.3f}" for name, key in _MAIN_SCORES.items() if key in scores}
     return {
         **main,
         "captioned": f"{store.count():,}",
         "failed": f"{store.totals['failed']:,}",
-        "distinct captions": f"{said['distinct_share']:.0%}",
-        "words a caption": f"{said['mean_words']:.1f}",
-        "vocabulary": f"{said['vocabulary']:,}",
+        "distinct captions": f"{counts['distinct_share']:.0%}",
+        "words a caption": f"{counts['mean_words']:.1f}",
+        "vocabulary": f"{counts['vocabulary']:,}",
     }
 
 
-_MAIN_SCORES = {"CIDEr": "CIDEr", "BLEU-4": "Bleu_4", "ROUGE-L": "ROUGE_L"}
-
-
-def _scores(scored: Scored) -> dict[str, str]:
-    if scored.evaluation is None:
+def _scores(pairs: Pairs, scores: Mapping[str, float]) -> dict[str, str]:
+    if not scores:
         return {}
-    found = {title: f"{scored.evaluation.scores[name]:.4f}" for name, title in TITLES.items()}
-    pairs = scored.pairs
+    found = {title: f"{scores[name]:.4f}" for name, title in TITLES.items()}
     count = sum(map(len, pairs.references.values()))
     return {**found, "images scored": f"{len(pairs.captions):,}", "references": f"{count:,}"}
 

@@ -15,8 +15,7 @@ from markupsafe import Markup
 from captionbeam.capmodel.metrics.ptb import tokenize
 from captionbeam.capmodel.training.epoch_history import best_epoch
 from captionbeam.jobs.reporting.charts import histogram, line_chart
-from captionbeam.jobs.reporting.heat import Look, looks
-from captionbeam.jobs.reporting.pictures import Picture, Window, seen_window
+from captionbeam.jobs.reporting.pictures import Look, Picture, looks, seen_window
 from captionbeam.jobs.reporting.rows import Brief, Row
 from captionbeam.schemas.errors import is_transient
 
@@ -45,7 +44,7 @@ class Card:
     references: Sequence[str] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
     looks: Sequence[Look] = ()
-    window: Window | None = None
+    window: str = ""  # the encoder's part of the picture, as CSS ``background-size``
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,6 @@ class Page:
     facts: Mapping[str, Mapping[str, str]]
     note: str = ""
     has_references: bool = False
-    has_attention: bool = False
 
 
 def render(page: Page) -> str:
@@ -118,7 +116,7 @@ def make_card(
     captions = [_said(caption, known) for caption in row.captions]
     best = row.captions[0] if row.captions else {"tokens": [], "attention": None}
     seen = looks(best["tokens"], best.get("attention"))
-    window = seen_window(picture, preprocess or {"size": 1, "resize": 1}) if seen else None
+    window = seen_window(picture, preprocess or {"size": 1, "resize": 1}) if seen else ""
     return Card(row.image_id, row.uri, picture, captions, references, scores or {}, seen, window)
 
 

@@ -1,22 +1,28 @@
-"""The page's pictures: small JPEGs as data URIs, or the reason why there is none."""
+"""The page's pictures, as small JPEGs in data URIs or the reason why there is none, and heat maps of attention."""
 
 from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from captionbeam.capmodel.encoders.images import decode_image
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
-from captionbeam.pipelines.fetch.images import fetch_location, fetch_locations
+from captionbeam.pipelines.sources.images import fetch_locations
 from captionbeam.schemas.errors import ImageError, RequestError, SystemicError
 
 LONGEST_SIDE, QUALITY = 400, 80
 AT_ONCE = 32  # originals in memory at a time
+SIDE, LEVELS = 32, 64
+# Red, green, blue, alpha at no, half and full attention: dark covers the picture, light reveals it.
+_STOPS = np.array([(6, 8, 26, 175), (170, 40, 90, 125), (255, 200, 80, 90)], dtype=float)
+_CONTINUES = "@@"
 Trouble = (ImageError, SystemicError, RequestError, OSError)
 
 
@@ -35,25 +41,19 @@ class Picture:
         return f"{min(max(self.width / self.height, 0.75), 2.0):.4f}"
 
 
-@dataclass(frozen=True)
-class Window:
-    """The encoder's part of a picture, as CSS ``background-size`` and ``background-position``."""
-
-    size: str
-    position: str
-
-
 def read_pictures(locations: Sequence[str], reading: FetchOptions) -> Iterator[Picture]:
     """Yields the pictures at ``locations``, in order."""
     for start in range(0, len(locations), AT_ONCE):
         yield from map(_thumbnail, _fetch(locations[start : start + AT_ONCE], reading))
 
 
-def seen_window(picture: Picture, preprocess: Mapping[str, Any]) -> Window:
-    """Returns the central square with a side of ``size / resize`` of the shorter side, for both kinds of crop."""
+def seen_window(picture: Picture, preprocess: Mapping[str, Any]) -> str:
+    """Returns the encoder's part of a picture as CSS ``background-size``, for both kinds of crop.
+
+    It is the central square with a side of ``size / resize`` of the shorter side.
+    """
     side = min(picture.width, picture.height) * preprocess["size"] / preprocess["resize"]
-    size = f"{100 * picture.width / side:.2f}% {100 * picture.height / side:.2f}%"
-    return Window(size, "50% 50%")
+    return f"{100 * picture.width / side:.2f}% {100 * picture.height / side:.2f}%"
 
 
 def data_uri(data: bytes, kind: str) -> str:
@@ -65,15 +65,8 @@ def _fetch(locations: Sequence[str], reading: FetchOptions) -> Sequence[bytes | 
     """Fetches all locations at once, or one by one if a source fails as a whole."""
     try:
         return fetch_locations(locations, reading)
-    except Trouble:
-        return [_fetch_one(location, reading) for location in locations]
-
-
-def _fetch_one(location: str, reading: FetchOptions) -> bytes | Exception:
-    try:
-        return fetch_location(location, reading)
     except Trouble as err:
-        return err
+        return [err] if len(locations) == 1 else [_fetch([one], reading)[0] for one in locations]
 
 
 def _thumbnail(data: bytes | Exception) -> Picture:
@@ -87,3 +80,60 @@ def _thumbnail(data: bytes | Exception) -> Picture:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=QUALITY, optimize=True)
     return Picture(data_uri(file.getvalue(), "image/jpeg"), *image.size)
+
+
+@dataclass(frozen=True)
+class Look:
+    """One word and its attention as a heat map (data URI)."""
+
+    word: str
+    heat: str
+
+
+def looks(tokens: Sequence[str], attention: Sequence[Sequence[float]] | None) -> list[Look]:
+    """Returns a heat map per word; none if there is no attention, or not over a square grid.
+
+    ``attention`` is [T][H * W], one row per token. Pieces of one word (``gi@@ raffe``) are joined, and their attention
+    is averaged.
+    """
+    cells = len(attention[0]) if attention else 0
+    side = math.isqrt(cells)
+    if not attention or len(attention) != len(tokens) or side * side != cells or side < 2:
+        return []
+    grids = np.asarray(attention, dtype=float).reshape(len(tokens), side, side)
+    return [Look(word, _heat_map(grids[start:end].mean(0))) for word, start, end in _words(tokens)]
+
+
+def _words(tokens: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Returns each word with the range of its tokens."""
+    words, start = [], 0
+    for at, token in enumerate(tokens):
+        if not token.endswith(_CONTINUES) or at == len(tokens) - 1:
+            pieces = [piece.removesuffix(_CONTINUES) for piece in tokens[start : at + 1]]
+            words.append(("".join(pieces), start, at + 1))
+            start = at + 1
+    return words
+
+
+def _heat_map(grid: np.ndarray) -> str:
+    """Returns the attention ``[H, W]`` of one word as a small palette PNG, scaled from its minimum to its maximum.
+
+    If the maximum exceeds the minimum by less than the mean, attention is nearly uniform and the map stays dark.
+    """
+    above = grid - grid.min()
+    levels = above / max(float(above.max()), float(grid.mean()), 1e-9)
+    wide = Image.fromarray(levels.astype(np.float32)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    image = Image.fromarray((np.clip(np.asarray(wide), 0, 1) * (LEVELS - 1)).round().astype(np.uint8), "P")
+    image.putpalette(_PALETTE[:, :3].tobytes())
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True, transparency=_PALETTE[:, 3].tobytes())
+    return data_uri(file.getvalue(), "image/png")
+
+
+def _palette() -> np.ndarray:
+    at = np.linspace(0, 1, LEVELS)
+    columns = [np.interp(at, np.linspace(0, 1, len(_STOPS)), _STOPS[:, channel]) for channel in range(4)]
+    return np.stack(columns, axis=1).round().astype(np.uint8)
+
+
+_PALETTE = _palette()

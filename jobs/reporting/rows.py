@@ -71,17 +71,13 @@ def choose(
     worst = ordered[::-1][: min(ends, len(ordered) // 2)]
     best = ordered[: min(ends, len(ordered) - len(worst))]
     rest = set(briefs) - {*best, *worst}
-    return Choice(sorted(heapq.nsmallest(sample, rest, key=_draw)), best, worst)
+    drawn = heapq.nsmallest(
+        sample, rest, key=lambda image: (hashlib.sha256(image.encode()).hexdigest(), image)
+    )
+    return Choice(sorted(drawn), best, worst)
 
 
 def read_rows(store: Store, ids: Iterable[str]) -> dict[str, Row]:
     """Returns the complete rows of ``ids``."""
-    found: dict[str, Row] = {}
-    for batch in store.scan(["image_id", "uri", "captions"], ids):
-        for row in batch.to_pylist():
-            found[row["image_id"]] = Row(**row)
-    return found
-
-
-def _draw(image_id: str) -> tuple[str, str]:
-    return hashlib.sha256(image_id.encode()).hexdigest(), image_id
+    batches = store.scan(["image_id", "uri", "captions"], ids)
+    return {row["image_id"]: Row(**row) for batch in batches for row in batch.to_pylist()}

@@ -38,6 +38,8 @@ def run_on_dataflow(
 
     The record is ``about`` plus the job's id, name and console URL.
     """
+    import google.auth
+
     sent: dict[str, Any] = {}
 
     def submitted(result: PipelineResult) -> None:
@@ -47,7 +49,8 @@ def run_on_dataflow(
             say(f"Dataflow job {sent['job_id']}: {sent['console']}")
 
     with packaged(beam_args) as whole, _refusals(sent), _progress_lines():
-        _check_credentials(beam_args)
+        if not PipelineOptions(list(beam_args)).view_as(GoogleCloudOptions).no_auth:
+            google.auth.default()  # first, as Beam would retry for a minute and print tracebacks
         try:
             run_pipeline(whole, build, submitted)
         except KeyboardInterrupt:
@@ -60,14 +63,6 @@ def run_on_dataflow(
             ) from None
 
 
-def _check_credentials(beam_args: Sequence[str]) -> None:
-    """Checks credentials first: Beam would retry for a minute and print tracebacks."""
-    import google.auth
-
-    if not PipelineOptions(list(beam_args)).view_as(GoogleCloudOptions).no_auth:
-        google.auth.default()
-
-
 def describe_job(beam_args: Sequence[str], build: Callable[[beam.Pipeline], object]) -> dict[str, Any]:
     """Returns the job that would be sent, as the service's JSON. Stages and sends nothing. Raises RequestError."""
     with packaged(beam_args) as whole, _refusals({}):
@@ -76,8 +71,7 @@ def describe_job(beam_args: Sequence[str], build: Callable[[beam.Pipeline], obje
         job = vars(pipeline.run())["job"]
         job.options.view_as(TestOptions).dry_run = False
         _complete(job)
-        found: dict[str, Any] = json.loads(job.json())
-        return found
+        return dict(json.loads(job.json()))
 
 
 def _complete(job: Any) -> None:
@@ -157,9 +151,9 @@ def _ended(sent: dict[str, Any], error: Exception) -> str:
     head, _, message = str(error).partition("Error:\n")
     state = head.partition("State: ")[2].partition(",")[0]
     lines = [line.strip() for line in message.splitlines() if line.strip() not in ("", "None")]
-    said = f" ({lines[-1]})" if lines else ""
+    cause = f" ({lines[-1]})" if lines else ""
     ended = {"FAILED": "failed", "CANCELLED": "was cancelled"}.get(state, f"ended as {state}")
-    return f"Dataflow job {sent.get('job_id')} {ended}{said}; see {sent.get('console')}; {RESUMES}"
+    return f"Dataflow job {sent.get('job_id')} {ended}{cause}; see {sent.get('console')}; {RESUMES}"
 
 
 class _StateLines(logging.Handler):

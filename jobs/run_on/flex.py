@@ -15,18 +15,13 @@ from captionbeam.jobs import cli
 JOBS = ("encode", "caption", "refresh", "svd", "tokenize")
 
 
-class _Parameters(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise SystemExit(f"captionbeam: the template's parameters are wrong: {message}")
-
-
 def command(arguments: Sequence[str]) -> list[str]:
     """Returns the ``captionbeam`` command line for a launcher's arguments.
 
     ``job`` and ``output`` are required. ``sources`` and ``arguments`` are split like shell words. All other arguments
     go to Beam.
     """
-    parser = _Parameters(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser("captionbeam", add_help=False, allow_abbrev=False)
     parser.add_argument("--job", required=True, choices=JOBS)
     parser.add_argument("--output", required=True)
     parser.add_argument("--sources", default="")

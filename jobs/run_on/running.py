@@ -25,8 +25,8 @@ def run_on(target: RunTarget, build: Build, job: str, run_id: str, store: str, f
     On Dataflow the launch's record goes to ``folder``. Raises the errors of the pipeline's workers, SystemicError.
     """
     arguments = target.arguments(job, run_id, store)
-    for said in target.notes:
-        note(said)
+    for text in target.notes:
+        note(text)
     if target.on_dataflow:
         from captionbeam.jobs.run_on.dataflow import run_on_dataflow
 
@@ -52,8 +52,8 @@ def print_dry(
     """
     files.check_local_writable(store)
     arguments = target.arguments(job, run_id, store)
-    for said in target.notes:
-        note(said, to_error=True)
+    for text in target.notes:
+        note(text, to_error=True)
     if target.on_dataflow:
         from captionbeam.jobs.run_on.dataflow import describe_job
 

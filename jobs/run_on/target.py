@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import metadata
 from typing import Any, TypeVar
 
 from apache_beam.options.pipeline_options import (
@@ -15,10 +18,7 @@ from apache_beam.options.pipeline_options import (
 
 from captionbeam.jobs.options.run import BulkCommand, ModelOptions
 from captionbeam.jobs.options.shared import require
-from captionbeam.jobs.run_on.devices import workers_precision
 from captionbeam.jobs.run_on.gpus import MANY_PROCESSES, ONE_PROCESS, find_gpu
-from captionbeam.jobs.run_on.images import check_versions
-from captionbeam.jobs.run_on.labels import job_name, own_labels
 from captionbeam.pipelines.runners.names import DATAFLOW, runner_of
 from captionbeam.pipelines.workers.batches import WorkerJob
 from captionbeam.pipelines.workers.processors import ModelJob
@@ -26,6 +26,9 @@ from captionbeam.schemas.options import options_of, shown
 
 CPU_THREADS = "2"  # shards in progress: one computes on all cores while another is read
 LOCAL = ("", "file", "local", "memory")
+LONGEST = 63  # characters of a name or label in Google Cloud
+PYTHON = re.compile(r"(?:py|python)-?(3\.\d+)")
+BEAM = re.compile(r"beam[_-]?(2\.\d+\.\d+)|beam_python3\.\d+_sdk:(2\.\d+\.\d+)")
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,8 @@ def resolve_target(options: B, output: str = "output") -> tuple[RunTarget, B]:
         if found.location or field.name in ("sources", output):
             value = getattr(options, field.name) or ()
             places[shown(field, found)] = [value] if isinstance(value, str) else list(value)
-    for option in ("--weights", "--reduce", "--bundle", "--captioner"):
-        places.pop(option, None)  # read by the launcher, and copied to the store
+    for option in ("--weights", "--reduce", "--bundle", "--captioner", "--prompt-file", "--schema"):
+        places.pop(option, None)  # read by the launcher
     if not isinstance(options, ModelOptions):
         return settle_target(options.pipeline_options, places, models=False), options
     device, precision = options.device, getattr(options, "precision", None)
@@ -117,11 +120,11 @@ def settle_target(
         image or not gpu,
         f"--gpu {gpu} needs workers with torch and CUDA; expected --sdk_container_image with an image of containers/",
     )
-    added, said = _workers(parsed, gpu) if models else ([], [])
+    added, remarks = _workers(parsed, gpu) if models else ([], [])
     if parsed.view_as(SetupOptions).save_main_session is None:
         # the main session has none of our code, and workers would import the command line
         added.append("--no_save_main_session")
-    return RunTarget(name, (*beam_args, *added), gpu, tuple(said))
+    return RunTarget(name, (*beam_args, *added), gpu, tuple(remarks))
 
 
 def _check_places(places: Mapping[str, Sequence[str]]) -> None:
@@ -164,3 +167,60 @@ def _workers(parsed: PipelineOptions, gpu: str | None) -> tuple[list[str], list[
         else:
             added.append(f"--dataflow_service_options={find_gpu(gpu).service_option}")
     return added, notes
+
+
+def workers_precision(
+    device: str, precision: str | None, beam_args: Sequence[str]
+) -> tuple[str | None, tuple[str, ...]]:
+    """Checks ``device`` for local workers; resolves the precision ``auto`` for remote ones.
+
+    Returns the precision, and notes to print. Raises RequestError for a device that does not exist here or is invalid,
+    and for ``auto`` if this machine cannot determine it.
+    """
+    from captionbeam.capmodel.runtime.device import named_device, pick_device, resolve_precision
+    from captionbeam.pipelines.runners.runner import workers_elsewhere
+
+    if not workers_elsewhere(beam_args):
+        pick_device(device)
+        return precision, ()
+    asked = "cpu" if device == "auto" else named_device(device).type
+    if precision != "auto":
+        return precision, ()
+    require(
+        asked != "cuda",
+        f"--precision auto cannot be resolved here for the workers' --device {device}; expected --precision fp32 or "
+        "bf16",
+    )
+    chosen = resolve_precision("auto", device)
+    return chosen, (f"--precision auto is {chosen} on this machine, and so on all workers",)
+
+
+def check_versions(image: str | None) -> None:
+    """Raises RequestError for an image with another Python or Beam, whose workers could not read the job."""
+    here = {"Python": ".".join(map(str, sys.version_info[:2])), "Beam": metadata.version("apache-beam")}
+    for name, pattern in (("Python", PYTHON), ("Beam", BEAM)):
+        found = pattern.search(image or "")
+        there = next(filter(None, found.groups()), None) if found else None
+        require(
+            there in (None, here[name]),
+            f"the image {image} has {name} {there}, this launcher {here[name]}; expected the same",
+        )
+
+
+def job_name(job: str, run_id: str) -> str:
+    """Returns for example ``captionbeam-encode-20260102-030405-0a1b2c3d``: lower case, digits and hyphens."""
+    return re.sub("[^a-z0-9]+", "-", f"captionbeam-{job}-{run_id}".lower()).strip("-")[:LONGEST].rstrip("-")
+
+
+def own_labels(job: str, run_id: str, store: str) -> dict[str, str]:
+    """Returns the labels that identify our jobs, for search and cost reports."""
+    return {
+        "captionbeam-job": _value(job),
+        "captionbeam-run": _value(run_id),
+        "captionbeam-store": _value(store.partition("://")[2] or store),
+    }
+
+
+def _value(text: str) -> str:
+    """Returns ``text`` as a label's value; keeps the end of a long one, which is more specific."""
+    return re.sub("[^a-z0-9_-]", "_", text.lower())[-LONGEST:]

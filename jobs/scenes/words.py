@@ -67,8 +67,10 @@ def describe(scene: Scene, rng: random.Random) -> str:
     """Returns one correct caption in random words."""
     groups, relation = rng.choice(scene.facts)
     opening = rng.choice(OPENINGS).format(**{"is": "is" if groups[0].number == 1 else "are"})
-    said = [_phrase(group, rng) for group in groups]
-    return opening + (said[0] if len(said) == 1 else f"{said[0]} {rng.choice(SAID[relation])} {said[1]}")
+    phrases = [_phrase(group, rng) for group in groups]
+    return opening + (
+        phrases[0] if len(phrases) == 1 else f"{phrases[0]} {rng.choice(SAID[relation])} {phrases[1]}"
+    )
 
 
 def describe_often(scene: Scene, rng: random.Random, times: int = 5) -> list[str]:
@@ -120,7 +122,7 @@ def _group(phrase: str) -> Group | None:
     return Group(number, matched["before"] or matched["after"], matched["shape"])
 
 
-_MEANING = {said: relation for relation, several in SAID.items() for said in several}
+_MEANING = {phrase: relation for relation, several in SAID.items() for phrase in several}
 _COLOUR = "|".join(COLOURS)
 _NOUN = re.compile(
     rf"(?P<number>an?|{'|'.join(NUMBERS)}) (?:(?P<before>{_COLOUR}) )?"

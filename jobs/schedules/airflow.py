@@ -8,7 +8,6 @@ from pprint import pformat
 
 from captionbeam.jobs.schedules.schedule import Schedule
 from captionbeam.jobs.schedules.steps import (
-    NightlyRefresh,
     bulk_steps,
     nightly_steps,
     refuse_words,
@@ -41,18 +40,18 @@ the tasks run the console script at --command. What holds {{ }} is filled in by 
         300.0, "pause before the first retry, doubled for each after it, up to an hour", SECONDS
     )
 
-    def text(self, plan: NightlyRefresh) -> str:
+    def text(self) -> str:
         """Returns the text of the DAG file."""
         for tag in ("{%", "{#"):
-            refuse_words(plan, tag, "which Airflow takes for a template's")
+            refuse_words(self, tag, "which Airflow takes for a template's")
         source = resources("captionbeam.jobs.schedules").joinpath("airflow_dag.py").read_text()
-        schedule = pformat(settings(plan, self), sort_dicts=False, width=108, compact=True)
+        schedule = pformat(settings(self), sort_dicts=False, width=108, compact=True)
         before, found, after = source.partition(EMPTY)
         assert found, "airflow_dag.py has lost its SCHEDULE"
         return f"{before}SCHEDULE: dict[str, Any] = {schedule}\n{after}"
 
 
-def settings(plan: NightlyRefresh, options: AirflowSchedule) -> dict[str, object]:
+def settings(options: AirflowSchedule) -> dict[str, object]:
     """Returns the settings of the DAGs."""
     made = "{{ ti.xcom_pull('captions')['snapshot'] }}"
     return {
@@ -64,7 +63,7 @@ def settings(plan: NightlyRefresh, options: AirflowSchedule) -> dict[str, object
         "timeout_seconds": options.timeout,
         "retries": options.retries,
         "retry_seconds": options.retry_delay,
-        "nightly": nightly_steps(plan, made if plan.captions else made.replace("captions", "features")),
-        "upkeep": upkeep_steps(plan),
-        "bulk": bulk_steps(plan, "{{ params.output }}"),
+        "nightly": nightly_steps(options, made if options.captions else made.replace("captions", "features")),
+        "upkeep": upkeep_steps(options),
+        "bulk": bulk_steps(options, "{{ params.output }}"),
     }

@@ -10,12 +10,12 @@ from typing import Any
 from captionbeam.jobs.schedules.schedule import CRON, Schedule, render
 from captionbeam.jobs.schedules.steps import (
     TEMPLATE,
-    NightlyRefresh,
     Steps,
     nightly_steps,
     places,
     refresh_steps,
     refuse_words,
+    stores_of,
     upkeep_steps,
 )
 from captionbeam.schemas.errors import RequestError
@@ -57,22 +57,22 @@ it waits for has ended leaves the rest to the next night.
     captions_cron: str = option("0 6 * * *", "when captions are refreshed after the features", CRON)
     promote_cron: str = option("0 10 * * *", "when the last store is verified and promoted", CRON)
 
-    def text(self, plan: NightlyRefresh) -> str:
+    def text(self) -> str:
         """Returns the text of the script."""
-        _check_paths(plan)
+        _check_paths(self)
         values = {
             **vars(self),
             "name": self.schedule_name,
-            "launches": list(launches(plan, self)),
-            "tasks": list(tasks(plan, self)),
+            "launches": list(launches(self)),
+            "tasks": list(tasks(self)),
         }
         return render("cloud_scheduler.sh.j2", values)
 
 
-def launches(plan: NightlyRefresh, options: CloudSchedule) -> Iterator[dict[str, Any]]:
+def launches(options: CloudSchedule) -> Iterator[dict[str, Any]]:
     """Yields one launch per store: its name, schedule, and Cloud Scheduler's request to Dataflow."""
-    for step, arguments in refresh_steps(plan).items():
-        follows = step == "captions" and plan.features
+    for step, arguments in refresh_steps(options).items():
+        follows = step == "captions" and options.features
         parameter = {
             "jobName": f"{options.schedule_name}-{step}",  # Dataflow refuses a second active job of this name
             "containerSpecGcsPath": options.template,
@@ -85,7 +85,7 @@ def launches(plan: NightlyRefresh, options: CloudSchedule) -> Iterator[dict[str,
         }
         yield {
             "name": parameter["jobName"],
-            "about": comment(f"captionbeam {shlex.join(arguments)}"),
+            "about": " ".join(f"captionbeam {shlex.join(arguments)}".split()),
             "cron": options.captions_cron if follows else options.cron,
             "uri": DATAFLOW.format(project=options.project, region=options.region),
             "body": {"launchParameter": parameter},
@@ -107,13 +107,13 @@ def template_parameters(arguments: list[str], worker_image: str | None = None) -
     return {name: value for name, value in found.items() if value} | image
 
 
-def tasks(plan: NightlyRefresh, options: CloudSchedule) -> Iterator[dict[str, Any]]:
+def tasks(options: CloudSchedule) -> Iterator[dict[str, Any]]:
     """Yields the Cloud Run jobs of steps without a pipeline."""
-    made = refresh_steps(plan)
-    after = {name: step for name, step in nightly_steps(plan).items() if name not in made}
+    made = refresh_steps(options)
+    after = {name: step for name, step in nightly_steps(options).items() if name not in made}
     if after:
         yield _task(options, "promote", options.promote_cron, after)
-    yield _task(options, "upkeep", options.upkeep_cron, upkeep_steps(plan))
+    yield _task(options, "upkeep", options.upkeep_cron, upkeep_steps(options))
 
 
 def _task(options: CloudSchedule, suffix: str, cron: str, steps: Steps) -> dict[str, Any]:
@@ -137,19 +137,14 @@ def _task(options: CloudSchedule, suffix: str, cron: str, steps: Steps) -> dict[
         "spec": {"template": {"spec": {"taskCount": 1, "template": {"spec": task}}}},
     }
     uri = RUN.format(project=options.project, region=options.region, name=name)
-    return {"name": name, "about": comment(commands), "cron": cron, "uri": uri, "body": body}
+    return {"name": name, "about": " ".join(commands.split()), "cron": cron, "uri": uri, "body": body}
 
 
-def comment(text: str) -> str:
-    """Returns ``text`` as one line, for a shell comment."""
-    return " ".join(text.split())
-
-
-def _check_paths(plan: NightlyRefresh) -> None:
-    refuse_words(plan, TEMPLATE, "which only Airflow fills in")
-    for path in places(plan):
+def _check_paths(options: CloudSchedule) -> None:
+    refuse_words(options, TEMPLATE, "which only Airflow fills in")
+    for path in places(options):
         if "://" not in path:
             raise RequestError(f"{path!r} is on this machine, where no worker finds it; expected a URL")
-    for store in plan.stores:
+    for store in stores_of(options):
         if not store.startswith("gs://"):
             raise RequestError(f"the store {store!r} is not on gs://; expected what the template takes")

@@ -9,7 +9,6 @@ from typing import Any
 from captionbeam.jobs.schedules.schedule import Schedule, render
 from captionbeam.jobs.schedules.steps import (
     TEMPLATE,
-    NightlyRefresh,
     Steps,
     nightly_steps,
     places,
@@ -49,25 +48,28 @@ Needs Kubernetes 1.31 or newer. Paths are URLs, or lie on the volume claim that 
     memory: str = option("8Gi", "memory of each pod", text("SIZE"))
     gpus: int = option(0, "GPUs of each refresh", NATURAL)
 
-    def text(self, plan: NightlyRefresh) -> str:
+    def text(self) -> str:
         """Returns the manifests in YAML."""
-        _check_paths(plan, self.mount, bool(self.claim))
+        _check_paths(self)
         name = self.schedule_name
+        planned = (
+            (name, "nightly", self.cron, nightly_steps(self)),
+            (f"{name}-upkeep", "upkeep", self.upkeep_cron, upkeep_steps(self)),
+        )
         jobs = [
-            _job(name, "nightly", self.cron, nightly_steps(plan)),
-            _job(f"{name}-upkeep", "upkeep", self.upkeep_cron, upkeep_steps(plan)),
+            {"name": job, "component": component, "cron": cron, "steps": list(_containers(steps))}
+            for job, component, cron, steps in planned
         ]
         return render("cronjob.yaml.j2", {**vars(self), "name": name, "jobs": jobs})
-
-
-def _job(name: str, component: str, cron: str, steps: Steps) -> dict[str, Any]:
-    return {"name": name, "component": component, "cron": cron, "steps": list(_containers(steps))}
 
 
 def _containers(steps: Steps) -> Iterator[dict[str, Any]]:
     for name, arguments in steps.items():
         computes = arguments[0] == "refresh"
-        command = ["captionbeam", *arguments, *(_told(arguments) if computes else ())]
+        command = ["captionbeam", *arguments]
+        if computes:  # exit status 3 would end the pod, unless the user asked for it
+            asked = any(word.split("=")[0] == "--warn-failures" for word in arguments)
+            command += ["--totals", TOTALS, *([] if asked else ["--warn-failures", "1"])]
         yield {
             "name": name.replace("_", "-"),
             "command": literal(command),  # else the kubelet would expand variables
@@ -75,18 +77,12 @@ def _containers(steps: Steps) -> Iterator[dict[str, Any]]:
         }
 
 
-def _told(arguments: list[str]) -> list[str]:
-    """Returns options that avoid exit status 3, which would end the pod, unless the user asked for it."""
-    asked = any(word.split("=")[0] == "--warn-failures" for word in arguments)
-    return ["--totals", TOTALS, *([] if asked else ["--warn-failures", "1"])]
-
-
-def _check_paths(plan: NightlyRefresh, mount: str, claimed: bool) -> None:
-    refuse_words(plan, TEMPLATE, "which only Airflow fills in")
-    for path in places(plan):
-        on_claim = claimed and path.startswith(mount.rstrip("/") + "/")
+def _check_paths(options: CronJobSchedule) -> None:
+    refuse_words(options, TEMPLATE, "which only Airflow fills in")
+    for path in places(options):
+        on_claim = options.claim and path.startswith(options.mount.rstrip("/") + "/")
         if "://" not in path and not on_claim:
             raise RequestError(
                 f"{path!r} is on this machine, where no pod finds it; expected a URL, or --claim and a path below "
-                f"{mount}"
+                f"{options.mount}"
             )

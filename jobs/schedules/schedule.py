@@ -6,14 +6,11 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from captionbeam.jobs.options.command import Command, Result
 from captionbeam.jobs.ui.terminal import say
 from captionbeam.schemas.options import NATURAL, POSITIVE, STORE, number, one_of, option, text
-
-if TYPE_CHECKING:
-    from captionbeam.jobs.schedules.steps import NightlyRefresh
 
 CRON = text("'M H D M W'")
 OPTIONS = text("'OPTIONS'")
@@ -81,14 +78,14 @@ class Schedule(ScheduleTimes, Command):
 
     def execute(self) -> Result:
         """Validates the steps and prints the schedule; its text is in the result's totals."""
-        from captionbeam.jobs.schedules.steps import check_refresh, nightly_refresh
+        from captionbeam.jobs.schedules.steps import check_refresh, resolve
 
-        plan = nightly_refresh(self)
+        plan = resolve(self)
         check_refresh(plan)
-        text = self.text(plan)
+        text = plan.text()
         say(text.rstrip("\n"))
         return Result(totals={"text": text})
 
-    def text(self, plan: NightlyRefresh) -> str:
-        """Returns the schedule's text. Raises RequestError."""
+    def text(self) -> str:
+        """Returns the text of the schedule, whose paths are absolute. Raises RequestError."""
         raise NotImplementedError

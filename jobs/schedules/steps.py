@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from captionbeam.jobs.options.shared import require
 from captionbeam.schemas.errors import RequestError
@@ -18,50 +18,30 @@ if TYPE_CHECKING:
     from captionbeam.jobs.refresh import Refresh
     from captionbeam.jobs.schedules.schedule import Schedule
 
+S = TypeVar("S", bound="Schedule")
 Steps = Mapping[str, list[str]]
 IN_OPTIONS = ("weights", "reduce", "inventory", "image_root")
 TEMPLATE = "{{"  # Airflow's template mark, expanded when a task runs
 
 
-@dataclass(frozen=True)
-class NightlyRefresh:
-    """The stores of a schedule, and how they are made.
+def resolve(options: S) -> S:
+    """Returns the options with absolute local paths. Raises RequestError.
 
-    Either ``features`` (with the encoder in ``features_options``) or ``captions`` (with ``bundle``), or both: then the
-    captions are made from the features.
+    Either ``features`` (with the encoder in ``features_options``) or ``captions`` (with ``bundle``) is named, or both:
+    then the captions are made from the features.
     """
-
-    sources: tuple[str, ...]
-    features: str | None
-    features_options: tuple[str, ...]
-    captions: str | None
-    bundle: str | None
-    captions_options: tuple[str, ...]
-    promote: str | None
-    verify_nightly: bool
-    storage: tuple[str, ...]
-    keep: int
-
-    @property
-    def stores(self) -> list[str]:
-        """The stores, in the order of their steps."""
-        return [store for store in (self.features, self.captions) if store]
+    require(bool(stores_of(options)), "no store is named; expected --features, --captions or both")
+    require(bool(options.sources), "no source is named; expected one SOURCE or more")
+    both = bool(options.captions) == bool(options.bundle)
+    require(both, "--captions and --bundle need each other; expected both or neither")
+    places = {name: getattr(options, name) for name in ("features", "captions", "bundle")}
+    given: dict[str, Any] = {name: absolute(place) for name, place in places.items() if place}
+    return replace(options, sources=tuple(map(absolute, options.sources)), **given)
 
 
-def nightly_refresh(options: Schedule) -> NightlyRefresh:
-    """Returns the stores of the options, with absolute local paths. Raises RequestError."""
-    return NightlyRefresh(
-        sources=tuple(map(absolute, options.sources)),
-        features=options.features and absolute(options.features),
-        features_options=_words("--features-options", options.features_options),
-        captions=options.captions and absolute(options.captions),
-        bundle=options.bundle and absolute(options.bundle),
-        captions_options=_words("--captions-options", options.captions_options),
-        promote=options.promote,
-        verify_nightly=options.verify == "nightly",
-        storage=_storage(str(options.storage_options or "")),
-        keep=options.keep,
-    )
+def stores_of(options: Schedule) -> list[str]:
+    """Returns the stores, in the order of their steps."""
+    return [store for store in (options.features, options.captions) if store]
 
 
 def absolute(url: str) -> str:
@@ -69,51 +49,55 @@ def absolute(url: str) -> str:
     return url if TEMPLATE in url else files.absolute(url)
 
 
-def nightly_steps(plan: NightlyRefresh, snapshot: str | None = None) -> dict[str, list[str]]:
+def nightly_steps(plan: Schedule, snapshot: str | None = None) -> dict[str, list[str]]:
     """Returns the steps refresh, verify and promote. ``snapshot``: what to promote, or None for the newest."""
     steps = refresh_steps(plan)
-    last = plan.stores[-1]
-    if plan.verify_nightly:
-        steps["verify"] = ["store", "verify", last, *plan.storage]
+    last = stores_of(plan)[-1]
+    if plan.verify == "nightly":
+        steps["verify"] = ["store", "verify", last, *_storage(plan)]
     if plan.promote:
         number = [snapshot] if snapshot else []
-        steps["promote"] = ["store", "promote", last, plan.promote, *number, "--forward", *plan.storage]
+        steps["promote"] = ["store", "promote", last, plan.promote, *number, "--forward", *_storage(plan)]
     return steps
 
 
-def refresh_steps(plan: NightlyRefresh) -> dict[str, list[str]]:
+def refresh_steps(plan: Schedule) -> dict[str, list[str]]:
     """Returns the refresh step of each store."""
     steps = {}
     if plan.features:
         made = ["refresh", *plan.sources, "--output", plan.features]
-        steps["features"] = [*made, *plan.features_options, *plan.storage]
+        steps["features"] = [*made, *_words("--features-options", plan.features_options), *_storage(plan)]
     if plan.captions:
         what = ["--features", plan.features] if plan.features else list(plan.sources)
         made = ["refresh", *what, "--output", plan.captions, "--bundle", str(plan.bundle)]
-        steps["captions"] = [*made, *plan.captions_options, *plan.storage]
+        steps["captions"] = [*made, *_words("--captions-options", plan.captions_options), *_storage(plan)]
     return steps
 
 
-def upkeep_steps(plan: NightlyRefresh) -> dict[str, list[str]]:
+def upkeep_steps(plan: Schedule) -> dict[str, list[str]]:
     """Returns the weekly steps: vacuum all stores, then verify them."""
     kinds = {plan.features: "features", plan.captions: "captions"}
     keep = ("--keep", str(plan.keep))
-    vacuum = {f"vacuum_{kinds[one]}": ["store", "vacuum", one, *keep, *plan.storage] for one in plan.stores}
-    return vacuum | {f"verify_{kinds[one]}": ["store", "verify", one, *plan.storage] for one in plan.stores}
+    vacuum = {
+        f"vacuum_{kinds[one]}": ["store", "vacuum", one, *keep, *_storage(plan)] for one in stores_of(plan)
+    }
+    return vacuum | {
+        f"verify_{kinds[one]}": ["store", "verify", one, *_storage(plan)] for one in stores_of(plan)
+    }
 
 
-def bulk_steps(plan: NightlyRefresh, output: str) -> dict[str, list[str]]:
+def bulk_steps(plan: Schedule, output: str) -> dict[str, list[str]]:
     """Returns the steps that caption given images into a store ``output``; empty without a bundle."""
     if not plan.bundle:
         return {}
     made = ["caption", "--output", output, "--bundle", plan.bundle]
-    captions = [*made, *plan.captions_options, *plan.storage]
-    return {"captions": captions, "verify": ["store", "verify", output, *plan.storage]}
+    captions = [*made, *_words("--captions-options", plan.captions_options), *_storage(plan)]
+    return {"captions": captions, "verify": ["store", "verify", output, *_storage(plan)]}
 
 
-def places(plan: NightlyRefresh) -> Iterator[str]:
+def places(plan: Schedule) -> Iterator[str]:
     """Yields all locations that the steps read or write, including those in their options: URLs or paths."""
-    yield from (*plan.sources, *plan.stores, *([plan.bundle] if plan.bundle else []))
+    yield from (*plan.sources, *stores_of(plan), *([plan.bundle] if plan.bundle else []))
     for arguments in refresh_steps(plan).values():
         options = parsed_refresh(arguments)
         for name in IN_OPTIONS:
@@ -126,17 +110,20 @@ def places(plan: NightlyRefresh) -> Iterator[str]:
             yield given
 
 
-def refuse_words(plan: NightlyRefresh, unwanted: str, why: str) -> None:
+def refuse_words(plan: Schedule, unwanted: str, why: str) -> None:
     """Raises RequestError if an argument of a step contains ``unwanted``."""
     for arguments in (*refresh_steps(plan).values(), *upkeep_steps(plan).values()):
         for word in arguments:
             require(unwanted not in word, f"{word!r} holds {unwanted}, {why}; expected a word without it")
 
 
-def check_refresh(plan: NightlyRefresh) -> None:
+def check_refresh(plan: Schedule) -> None:
     """Raises RequestError for anything that the jobs' parsers reject or a schedule cannot do."""
-    _check_stores(plan)
-    _check_storage(plan)
+    from captionbeam.jobs.options.storage import parsed as parse_storage
+
+    for text in _storage(plan)[1:]:
+        if text.lstrip().startswith("{") and TEMPLATE not in text:  # a file need not be on this machine
+            parse_storage(text)
     for arguments in refresh_steps(plan).values():
         options = parsed_refresh(arguments)
         options.check_request()
@@ -171,28 +158,9 @@ def parsed_refresh(arguments: list[str]) -> Refresh:
     return command
 
 
-def _check_storage(plan: NightlyRefresh) -> None:
-    from captionbeam.jobs.options.storage import parsed as parse_storage
-
-    for text in plan.storage[1:]:
-        if text.lstrip().startswith("{") and TEMPLATE not in text:  # a file need not be on this machine
-            parse_storage(text)
-
-
-def _check_stores(plan: NightlyRefresh) -> None:
-    wrong = None
-    if not plan.stores:
-        wrong = "no store is named; expected --features, --captions or both"
-    elif not plan.sources:
-        wrong = "no source is named; expected one SOURCE or more"
-    elif bool(plan.captions) != bool(plan.bundle):
-        wrong = "--captions and --bundle need each other; expected both or neither"
-    if wrong:
-        raise RequestError(wrong)
-
-
-def _storage(given: str) -> tuple[str, ...]:
+def _storage(plan: Schedule) -> tuple[str, ...]:
     """Returns --storage-options for every step, with an absolute file name."""
+    given = str(plan.storage_options or "")
     if not given:
         return ()
     return ("--storage-options", given if given.lstrip().startswith("{") else absolute(given))

@@ -1,1 +1,1 @@
-"""The commands of `captionbeam store`, one file each (`tags.py` has three)."""
+"""The commands of `captionbeam store`, by what they do to its snapshots."""

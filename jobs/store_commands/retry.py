@@ -86,7 +86,7 @@ def _work(store: Store, refs: list[Any], options: RetryFailures) -> Work:
     from captionbeam.jobs.bulk.launch import Work
     from captionbeam.jobs.options.sources import fetch_options
     from captionbeam.pipelines.features.rows import fetch_rows
-    from captionbeam.pipelines.fetch.images import fetch
+    from captionbeam.pipelines.sources.images import fetch
     from captionbeam.schemas.records import ImageRef
 
     if fingerprint(store.spec) != store.fingerprint:

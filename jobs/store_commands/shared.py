@@ -21,12 +21,8 @@ def store_option(snapshot: bool = False) -> Any:
     """Returns the positional option STORE; with ``snapshot`` it may name one, as ``STORE@prod`` or ``STORE@3``."""
     if not snapshot:
         return option(..., "the store: a folder or URL", STORE, positional=True)
-    return option(
-        ...,
-        "the store, a folder or URL; @ and a tag or number select a snapshot (default: the newest)",
-        text("STORE[@SNAPSHOT]"),
-        positional=True,
-    )
+    about = "the store, a folder or URL; @ and a tag or number select a snapshot (default: the newest)"
+    return option(..., about, text("STORE[@SNAPSHOT]"), positional=True)
 
 
 def json_option() -> Any:

@@ -45,16 +45,14 @@ an error; `captionbeam store promote` moves one.
         from captionbeam.pipelines.maintenance.history import snapshot_number
 
         url = whole_store(self.store)
-        return url, layout.snapshot_ids(url)[-1] if self.snapshot is None else snapshot_number(
-            url, self.snapshot
-        )
+        newest = layout.snapshot_ids(url)[-1]
+        return url, newest if self.snapshot is None else snapshot_number(url, self.snapshot)
 
     def report(self, url: str, number: int, before: int | None = None) -> Result:
         """Prints the tag's snapshot, and the one ``before``."""
         say(f"{url}@{self.tag} is snapshot {number}" + (f" (before: {before})" if before is not None else ""))
-        return Result(
-            totals={"store": url, "tag": self.tag, "snapshot": number, "before": before}, output=url
-        )
+        totals = {"store": url, "tag": self.tag, "snapshot": number, "before": before}
+        return Result(totals=totals, output=url)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +119,7 @@ that were committed since are reused.
         if snapshot.id <= before:
             say(f"nothing to do: snapshot {snapshot.id}, the newest of {url}, has the content of {target.id}")
         else:
-            rows = snapshot.totals["rows"]
-            say(
-                f"published snapshot {snapshot.id} of {url}: {rows:,} rows, the content of snapshot {target.id}"
-            )
-        return Result(
-            totals={"snapshot": snapshot.id, "content_of": target.id, **snapshot.totals}, output=url
-        )
+            rows = f"{snapshot.totals['rows']:,} rows"
+            say(f"published snapshot {snapshot.id} of {url}: {rows}, the content of snapshot {target.id}")
+        totals = {"snapshot": snapshot.id, "content_of": target.id, **snapshot.totals}
+        return Result(totals=totals, output=url)

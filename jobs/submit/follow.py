@@ -24,11 +24,11 @@ def follow(target: TrainingTarget, job: Job, order: Order) -> int:
     """Waits until the job is over. Returns 0; raises SystemicError if it failed or left no bundle."""
     start, poll = time.monotonic(), order.flags.poll
     epochs = _EpochLines(order)
-    said = ""
+    shown = ""
     while (state := _state(target, job, order, poll)).phase in (Phase.WAITING, Phase.RUNNING):
-        if state.message != said:
-            said = state.message
-            say(f"{job.id}: {said}")
+        if state.message != shown:
+            shown = state.message
+            say(f"{job.id}: {shown}")
         epochs.print_new()
         time.sleep(poll)
     if state.phase is Phase.FAILED:

@@ -11,7 +11,7 @@ import yaml
 
 from captionbeam.jobs.options.shared import require
 from captionbeam.jobs.submit import manifests
-from captionbeam.jobs.submit.mounts import Mount, parse_mount
+from captionbeam.jobs.submit.manifests import parse_mount
 from captionbeam.jobs.submit.target_options import TargetOptions
 from captionbeam.jobs.submit.training_target import (
     Job,
@@ -54,15 +54,13 @@ class Kubernetes(TrainingTarget):
                 return found
         if "://" in place:
             return remote_place(place, self.title, "a bucket's URL")
-        raise RequestError(
-            f"{place!r} is on no volume of the workers; expected {_expected(mounts)} or a bucket's URL"
-        )
+        below = f"a place below {' or '.join(mount.here for mount in mounts)}"
+        expected = below if mounts else "--volume CLAIM:PATH with the place below PATH"
+        raise RequestError(f"{place!r} is on no volume of the workers; expected {expected} or a bucket's URL")
 
     def request(self, order: Order) -> str:
-        return str(yaml.safe_dump(self._manifest(order), sort_keys=False, width=100))
-
-    def _manifest(self, order: Order) -> dict[str, Any]:
-        return manifests.trainjob(order) if order.flags.kind == "trainjob" else manifests.jobset(order)
+        made = manifests.trainjob(order) if order.flags.kind == "trainjob" else manifests.jobset(order)
+        return str(yaml.safe_dump(made, sort_keys=False, width=100))
 
     def find_active(self, order: Order) -> Job | None:
         state = self._current(order)
@@ -78,8 +76,7 @@ class Kubernetes(TrainingTarget):
         return self._job(order)
 
     def state(self, job: Job, order: Order) -> State:
-        state = self._current(order)
-        return state or State(Phase.FAILED, "deleted")
+        return self._current(order) or State(Phase.FAILED, "deleted")
 
     def _current(self, order: Order) -> State | None:
         resource = RESOURCES[order.flags.kind]
@@ -92,11 +89,6 @@ class Kubernetes(TrainingTarget):
         return Job(f"{order.flags.kind} {order.name}", " ".join(where))
 
 
-def _expected(mounts: list[Mount]) -> str:
-    below = " or ".join(mount.here for mount in mounts)
-    return f"a place below {below}" if mounts else "--volume CLAIM:PATH with the place below PATH"
-
-
 def _words(flags: TargetOptions, *words: str) -> list[str]:
     chosen = {"context": flags.context, "namespace": flags.namespace}
     return ["kubectl", *(f"--{name}={value}" for name, value in chosen.items() if value), *words]
@@ -105,9 +97,9 @@ def _words(flags: TargetOptions, *words: str) -> list[str]:
 def _kubectl(flags: TargetOptions, *words: str) -> str:
     done = run_client(_words(flags, *words))
     if done.returncode:
-        said = last_line(done.stderr)
-        kind = RequestError if REFUSED.search(said.lower()) else SystemicError
-        raise kind(f"kubectl {words[0]} does not answer: {said}")
+        message = last_line(done.stderr)
+        kind = RequestError if REFUSED.search(message.lower()) else SystemicError
+        raise kind(f"kubectl {words[0]} does not answer: {message}")
     return done.stdout
 
 

@@ -43,10 +43,10 @@ class Node:
         settings = {"join_timeout": JOIN_SECONDS, "read_timeout": READ_SECONDS}
         if self.rank is not None:
             settings["is_host"] = int(self.rank == 0)
-        said = ",".join(f"{name}={value}" for name, value in settings.items())
+        config = ",".join(f"{name}={value}" for name, value in settings.items())
         local = [f"--local-addr={self.address}"] if self.address else []
         return [f"--nnodes={self.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={self.endpoint}",
-                f"--rdzv-id={self.run}", f"--rdzv-conf={said}", *local]  # fmt: skip
+                f"--rdzv-id={self.run}", f"--rdzv-conf={config}", *local]  # fmt: skip
 
 
 ALONE = Node()
@@ -70,16 +70,14 @@ def find_node(
         nodes is not None,
         f"--rendezvous {rendezvous} needs --nodes N, the number of machines that meet there",
     )
+    host, _, port = rendezvous.rpartition(":")
+    require(
+        host != "" and port.isascii() and port.isdigit(),
+        f"--rendezvous is {rendezvous!r}; expected HOST:PORT of the first machine, or {AUTO}",
+    )
     slurm = "SLURM_JOB_ID" in environment
     rank = int(environment["SLURM_NODEID"]) if slurm and "SLURM_NODEID" in environment else None
-    return Node(nodes or 1, _endpoint(rendezvous), rank, run=run, echo=slurm)
-
-
-def _endpoint(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit():
-        raise RequestError(f"--rendezvous is {text!r}; expected HOST:PORT of the first machine, or {AUTO}")
-    return text
+    return Node(nodes or 1, rendezvous, rank, run=run, echo=slurm)
 
 
 def _found(environment: Mapping[str, str]) -> Node:

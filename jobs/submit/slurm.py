@@ -24,14 +24,8 @@ from captionbeam.schemas.storage import files
 
 UNREACHED = re.compile(r"contact slurm controller|timed out|connect failure|try again", re.IGNORECASE)
 WAITING = {
-    "PENDING",
-    "CONFIGURING",
-    "REQUEUED",
-    "REQUEUE_HOLD",
-    "REQUEUE_FED",
-    "RESV_DEL_HOLD",
-    "SPECIAL_EXIT",
-}
+    "PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT",
+}  # fmt: skip
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 SCRIPT = """\
 #!/bin/bash
@@ -88,29 +82,32 @@ class Slurm(TrainingTarget):
         return place  # assumes a shared disk; each machine checks it before it starts
 
     def request(self, order: Order) -> str:
-        failures = f'{shlex.quote(_log_folder(order))}/slurm-"$SLURM_JOB_ID".failures'
         settings = _settings(order)
         for setting in settings:
             _check_line("an option of sbatch", setting)
+        image = order.flags.container
+        container = ["apptainer", "exec", *(["--nv"] if order.flags.gpus else []), image] if image else []
         return SCRIPT.format(
             settings="\n".join(f"#SBATCH {setting}" for setting in settings),
             prepare=_prepare(order.flags),
-            command=shlex.join([*_inside(order.flags), *order.command]),
-            failures=failures,
+            command=shlex.join([*container, *order.command]),
+            failures=f'{shlex.quote(_log_folder(order))}/slurm-"$SLURM_JOB_ID".failures',
             restarts=order.flags.restarts,
         )
 
     def find_active(self, order: Order) -> Job | None:
-        found = _ask("squeue", "--me", "--noheader", f"--name={order.name}", "--format=%i")
-        return _job(found.split()[0], order) if found.split() else None
+        done = run_client(["squeue", "--me", "--noheader", f"--name={order.name}", "--format=%i"])
+        if done.returncode:
+            raise SystemicError(f"squeue does not answer: {last_line(done.stderr)}")
+        return _job(done.stdout.split()[0], order) if done.stdout.split() else None
 
     def submit(self, order: Order) -> Job:
         os.makedirs(_log_folder(order), exist_ok=True)
         done = run_client(["sbatch", "--parsable"], self.request(order))
         if done.returncode:
-            said = last_line(done.stderr)
-            kind = SystemicError if UNREACHED.search(said) else RequestError
-            raise kind(f"sbatch refuses the job: {said}")
+            message = last_line(done.stderr)
+            kind = SystemicError if UNREACHED.search(message) else RequestError
+            raise kind(f"sbatch refuses the job: {message}")
         return _job(done.stdout.strip().partition(";")[0], order)
 
     def state(self, job: Job, order: Order) -> State:
@@ -143,7 +140,7 @@ def _settings(order: Order) -> list[str]:
         f"--nodes={order.nodes}",
         "--ntasks-per-node=1",
         *(f"--{name}={shlex.quote(str(value))}" for name, value in chosen.items() if value is not None),
-        f"--output={shlex.quote(_log_pattern(order))}",
+        f"--output={shlex.quote(_log_folder(order).replace('%', '%%') + '/slurm-%j.log')}",
         "--open-mode=append",
         "--requeue",
         f"--signal=B:USR1@{flags.stop_seconds}",
@@ -158,25 +155,10 @@ def _prepare(flags: TargetOptions) -> str:
     return f"source {shlex.quote(script)}\n" if script and not flags.container else ""
 
 
-def _inside(flags: TargetOptions) -> list[str]:
-    if not flags.container:
-        return []
-    return ["apptainer", "exec", *(["--nv"] if flags.gpus else []), flags.container]
-
-
 def _log_folder(order: Order) -> str:
     """Returns the checkpoints' folder, or the current folder if they are in a bucket."""
     folder = order.options.checkpoints
     return folder if files.is_local(files.split(folder)[0]) else os.getcwd()
-
-
-def _log(order: Order, job: str) -> str:
-    return f"{_log_folder(order)}/slurm-{job}.log"
-
-
-def _log_pattern(order: Order) -> str:
-    """Returns the log's name as a pattern for sbatch, with % escaped."""
-    return _log(order, "\0").replace("%", "%%").replace("\0", "%j")
 
 
 def _check_line(what: str, text: str) -> None:
@@ -185,14 +167,7 @@ def _check_line(what: str, text: str) -> None:
 
 
 def _job(job: str, order: Order) -> Job:
-    return Job(job, f"tail -f {_log(order, job)}")
-
-
-def _ask(*words: str) -> str:
-    done = run_client(words)
-    if done.returncode:
-        raise SystemicError(f"{words[0]} does not answer: {last_line(done.stderr)}")
-    return done.stdout
+    return Job(job, f"tail -f {_log_folder(order)}/slurm-{job}.log")
 
 
 def _as_state(word: str, more: str = "") -> State:

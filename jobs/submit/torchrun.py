@@ -1,4 +1,4 @@
-"""Runs one of our modules in torchrun's processes, receives events, and sends stop requests.
+"""Trains on this machine: runs the worker in torchrun's processes, receives events, and sends stop requests.
 
 With several machines each runs its own torchrun; they meet at a rendezvous (jobs/submit/nodes.py).
 
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,8 +21,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from captionbeam.capmodel.training.config import TrainOptions, cores
 from captionbeam.jobs.submit.nodes import ALONE, Node
 from captionbeam.schemas.errors import CaptionbeamError, RequestError, SystemicError
+from captionbeam.schemas.machine import handling_signals
 from captionbeam.schemas.storage import options as storage_options
 
 # Batches have many shapes, and oneDNN and torch's layer on top each cache code for 1,024 of them: 2 GB after 1,000
@@ -29,7 +33,21 @@ SMALL_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": 
 # glibc returns a step's large tensors to the system, which zeroes their pages again in the next step: 5 to 8% of a
 # step's CPU time. Keeping them leaves the peak memory about the same.
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+WORKER = "captionbeam.capmodel.training.worker"
 Watch = Callable[[Mapping[str, Any]], None]
+
+
+def describe(chosen: TrainOptions, workers: int, node: Node) -> str:
+    """Returns the command that ``train`` would start."""
+    return shlex.join(torchrun_command([WORKER, chosen.to_json()], workers, node))
+
+
+def train_here(chosen: TrainOptions, workers: int, node: Node, watch: Watch) -> None:
+    """Trains in ``workers`` processes of this machine. Raises RequestError, SystemicError."""
+    threads = chosen.threads or max(1, cores() // workers)
+    own = "" if node.nodes == 1 else f"-{socket.gethostname() if node.rank is None else node.rank}"
+    log = Path(chosen.logs) / f"workers{own}.log"
+    run_workers([WORKER, chosen.to_json()], workers, threads, log, watch, node)
 
 
 def torchrun_command(command: Sequence[str], workers: int, node: Node = ALONE) -> list[str]:
@@ -110,12 +128,8 @@ def _stopping(child: subprocess.Popen[str]) -> Iterator[None]:
                 child.stdin.write("stop\n")
                 child.stdin.flush()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with handling_signals(ask):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _watch_lines(child: subprocess.Popen[str], watch: Watch) -> tuple[list[Mapping[str, Any]], bool]:

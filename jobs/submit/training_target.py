@@ -68,10 +68,7 @@ class TrainingTarget(ABC):
     title: str
     logs_are_seen = False  # whether launcher and workers see the same local folders
     secrets: str  # alternative for storage options that may be secret, for messages
-    gathering: tuple[str, ...] = (
-        "--rendezvous",
-        AUTO,
-    )  # options of ``train`` for how machines find each other
+    gathering: tuple[str, ...] = ("--rendezvous", AUTO)  # options of ``train``: how machines find each other
 
     @abstractmethod
     def check(self, flags: TargetOptions) -> None:

@@ -31,8 +31,8 @@ class Vertex(TrainingTarget):
 
     def check(self, flags: TargetOptions) -> None:
         for name in ("region", "machine_type", "image"):
-            said = name.replace("_", "-")
-            require(bool(getattr(flags, name)), f"--on vertex needs --{said}, which has no default")
+            flag = name.replace("_", "-")
+            require(bool(getattr(flags, name)), f"--on vertex needs --{flag}, which has no default")
         require(
             not flags.gpus or bool(flags.accelerator),
             f"--gpus {flags.gpus} needs --accelerator, which says of what type; expected such as NVIDIA_L4",
@@ -62,23 +62,17 @@ class Vertex(TrainingTarget):
     def find_active(self, order: Order) -> Job | None:
         client, project = _client(order.flags)
         with _refusals("customJobs.list"):
-            found = client.list_custom_jobs(
-                request={
-                    "parent": _parent(project, order.flags),
-                    "filter": f'labels.{RUN_LABEL}="{order.name}"',
-                }
-            )
-            return next(
-                (_job(job) for job in found if _as_state(job).phase in (Phase.WAITING, Phase.RUNNING)), None
-            )
+            ours = {"parent": _parent(project, order.flags), "filter": f'labels.{RUN_LABEL}="{order.name}"'}
+            found = client.list_custom_jobs(request=ours)
+            active = (_job(job) for job in found if _as_state(job).phase in (Phase.WAITING, Phase.RUNNING))
+            return next(active, None)
 
     def submit(self, order: Order) -> Job:
         client, project = _client(order.flags)
         with _refusals("customJobs.create"):
-            made = client.create_custom_job(
-                parent=_parent(project, order.flags), custom_job=custom_job(order)
+            return _job(
+                client.create_custom_job(parent=_parent(project, order.flags), custom_job=custom_job(order))
             )
-        return _job(made)
 
     def state(self, job: Job, order: Order) -> State:
         client, _ = _client(order.flags)
@@ -99,27 +93,19 @@ def custom_job(order: Order) -> CustomJob:
         network=flags.network,
     )
     if flags.staging_bucket:
-        spec.base_output_directory = GcsDestination(
-            output_uri_prefix=_staging(flags.staging_bucket, order.name)
-        )
-    return CustomJob(
-        display_name=order.name, job_spec=spec, labels={**pairs(flags.label), RUN_LABEL: order.name}
-    )
+        place = _staging(flags.staging_bucket, order.name)
+        spec.base_output_directory = GcsDestination(output_uri_prefix=place)
+    labels = {**pairs(flags.label), RUN_LABEL: order.name}
+    return CustomJob(display_name=order.name, job_spec=spec, labels=labels)
 
 
 def _pool(order: Order, replicas: int) -> Any:
     from google.cloud.aiplatform_v1 import ContainerSpec, DiskSpec, EnvVar, MachineSpec, WorkerPoolSpec
 
     flags = order.flags
-    machine = MachineSpec(machine_type=flags.machine_type)
-    if flags.accelerator:
-        machine = MachineSpec(
-            machine_type=flags.machine_type,
-            accelerator_type=flags.accelerator,
-            accelerator_count=flags.gpus or 1,
-        )
+    gpus = {"accelerator_type": flags.accelerator, "accelerator_count": flags.gpus or 1}
     return WorkerPoolSpec(
-        machine_spec=machine,
+        machine_spec=MachineSpec(machine_type=flags.machine_type, **(gpus if flags.accelerator else {})),
         replica_count=replicas,
         disk_spec=DiskSpec(boot_disk_type="pd-ssd", boot_disk_size_gb=flags.boot_disk_gb),
         container_spec=ContainerSpec(
@@ -193,10 +179,8 @@ def _refusals(what: str) -> Iterator[None]:
 
 def _job(job: CustomJob) -> Job:
     _, project, _, region, _, number = job.name.split("/")
-    console = (
-        f"https://console.cloud.google.com/vertex-ai/locations/{region}/training/{number}?project={project}"
-    )
-    return Job(job.name, console)
+    console = "https://console.cloud.google.com/vertex-ai"
+    return Job(job.name, f"{console}/locations/{region}/training/{number}?project={project}")
 
 
 def _as_state(job: CustomJob) -> State:

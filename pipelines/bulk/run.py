@@ -41,7 +41,8 @@ class Run:
     (None for a new store). ``fingerprint`` is the hash of ``spec``. ``redo``: the parent's rows have another
     fingerprint and none are kept. ``place`` is the folder of the run's record and plan; if it is not the store, the
     run is a trial that does not change the store. ``request``: how to repeat the run, as recorded in snapshots.
-    ``retired``: sources that later runs do not list.
+    ``retired``: sources that later runs do not list. ``previous``: the snapshot of which a redo copies the answers to
+    unchanged prompts.
     """
 
     url: str
@@ -58,6 +59,7 @@ class Run:
     place: str = ""
     request: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     retired: tuple[str, ...] = ()
+    previous: int | None = None
 
     @property
     def folder(self) -> str:
@@ -102,7 +104,8 @@ def start_run(
         shape = arrow.grid_shape(field)[0] if arrow.is_grid(field) else ()
         parent = newest.id if newest else None
         described = (kind, file_format, fingerprint, dict(spec), field.name, shape, parent)
-        again = (operation, redo, place, dict(request or {}), tuple(retired))
+        previous = parent if redo and newest and "prompts" in spec and "prompts" in newest.spec else None
+        again = (operation, redo, place, dict(request or {}), tuple(retired), previous)
         run = Run(url, _new_id(), *described, *again)
         _write_record(run, options or {}, _unpublished(run), runner or {})
     except (OSError, ImportError) as err:

@@ -115,13 +115,13 @@ class SkipDone(beam.PTransform[PCollection[ImageRef], PCollection[ImageRef]]):
 
 
 def read_base(
-    url: str, shard: str, dead_rows: Sequence[int], dead_failed: Sequence[int]
+    url: str, shard: str, dead_rows: Sequence[int] | None, dead_failed: Sequence[int] | None
 ) -> Iterator[tuple[str, BaseRow]]:
-    """Yields ``(image_id, BaseRow)`` for each row of one shard's index."""
-    dead, dead_failures = frozenset(dead_rows), frozenset(dead_failed)
+    """Yields ``(image_id, BaseRow)`` for each row of one shard's index. None: all its rows are dead."""
+    dead, dead_failures = frozenset(dead_rows or ()), frozenset(dead_failed or ())
     for row in cast(list[IndexRow], parquet.read_table(url).to_pylist()):
         place = address(shard, row["row"], row["failed"])
-        is_dead = row["row"] in (dead_failures if row["failed"] else dead)
+        is_dead = dead_rows is None or row["row"] in (dead_failures if row["failed"] else dead)
         outcome = (row["version"], row["failed"], row["code"])
         yield row["image_id"], BaseRow(*outcome, place, row["replaces"], row["source"], is_dead)
 
@@ -145,9 +145,13 @@ def check_others(todo: ImageRef, live: Sequence[BaseRow], sources: Collection[st
         )
 
 
-def _index_files(run: Run) -> list[tuple[str, str, list[int], list[int]]]:
+def _index_files(run: Run) -> list[tuple[str, str, list[int] | None, list[int] | None]]:
+    """Returns each index of the base with its shard and dead rows; None: all are, as those that a redo replaces."""
     deletes = Store.open(run.url, run.base).dead if run.base is not None else {}
-    tasks = []
+    replaced = Store.open(run.url, run.previous).shards if run.previous is not None else []
+    tasks: list[tuple[str, str, list[int] | None, list[int] | None]] = [
+        (files.join(run.url, "index", shard["index"]), shard["shard"], None, None) for shard in replaced
+    ]
     for shard in base_manifest(run):
         dead = deletes.get(shard["shard"], Dead())
         url = files.join(run.url, "index", shard["index"])

@@ -1,3 +1,3 @@
 """Feature rows as input: rows of a features store, and imported arrays (.npy, .npz, HDF5)."""
 
-__all__ = ["array_files", "array_ids", "array_processor", "array_reads", "array_rows", "array_spec", "rows"]
+__all__ = ["array_files", "array_ids", "array_processor", "array_reads", "array_spec", "rows"]

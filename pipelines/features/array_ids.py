@@ -1,20 +1,25 @@
-"""Image ids of an array's rows, from a list or from an array of text or integers."""
+"""The rows of arrays as images, with ids from a list or from an array of text or integers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import apache_beam as beam
 import h5py
+from apache_beam.pvalue import PBegin, PCollection
 
 from captionbeam.pipelines.features.array_files import find_ids, kind_of
 from captionbeam.pipelines.features.array_reads import read_rows
 from captionbeam.pipelines.features.array_spec import ArraySpec
+from captionbeam.pipelines.fetch.urls import printable
 from captionbeam.pipelines.sources import access
 from captionbeam.pipelines.sources.lists import ID_COLUMNS, URI_COLUMNS, list_suffix
 from captionbeam.pipelines.sources.lists import read_rows as read_list
-from captionbeam.pipelines.sources.spec import printable, source_name
+from captionbeam.pipelines.sources.spec import source_name
+from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.errors import ImageError, RequestError, SourceError
+from captionbeam.schemas.records import ImageRef
 
 _ROWS = 1 << 14
 _BLOCK = 1 << 20
@@ -101,3 +106,34 @@ def _column(url: str, wanted: str | None) -> str:
         expected = repr(wanted) if wanted else "--id-column NAME"
         raise RequestError(f"ids {url!r} have the columns {there}; expected {expected}")
     return found
+
+
+class FindArrayRows(beam.PTransform[PBegin, PCollection[ImageRef]]):
+    """PBegin -> PCollection[ImageRef] of kind ``array``: all rows of all arrays, with the version of their file."""
+
+    def __init__(self, arrays: Sequence[tuple[ArraySpec, IdsSpec]]) -> None:
+        super().__init__()
+        self._arrays = list(arrays)
+
+    def expand(self, start: PBegin) -> PCollection[ImageRef]:
+        return (
+            start
+            | "NameArrays" >> beam.Create(self._arrays)
+            | "SpreadArrays" >> beam.Reshuffle()
+            | "ListRows" >> beam.FlatMapTuple(across_workers(list_rows)).with_output_types(ImageRef)
+        )
+
+
+def list_rows(array: ArraySpec, ids: IdsSpec) -> Iterator[ImageRef]:
+    """Yields a reference to each row of an array. Raises SourceError."""
+    for row, image_id in enumerate(read_ids(ids)):
+        yield ImageRef(
+            image_id=image_id,
+            uri=array.url,
+            source=array.url,
+            version=None if array.version is None else f"{array.version}:{row}",
+            kind="array",
+            offset=row,
+            length=1,
+            column=array.key,
+        )

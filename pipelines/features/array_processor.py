@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from captionbeam.pipelines.features.array_spec import Layout, field_of, fingerprint_of
+from captionbeam.pipelines.features.array_spec import Layout, field_of
 from captionbeam.schemas.errors import ImageError
+from captionbeam.schemas.fingerprint import fingerprint
 
 _BATCH_BYTES = 4 << 20
 
@@ -21,7 +22,7 @@ class Copier:
     streams = 1
 
     def __init__(self, spec: Mapping[str, Any], layout: Layout) -> None:
-        self.fingerprint, self.schema = fingerprint_of(spec), pa.schema([field_of(spec)])
+        self.fingerprint, self.schema = fingerprint(spec), pa.schema([field_of(spec)])
         self._column, self._layout = self.schema.field(0).name, layout
         self.batch_size = max(1, _BATCH_BYTES // self.schema.field(0).type.byte_width)
 

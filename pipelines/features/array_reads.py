@@ -17,10 +17,10 @@ import numpy as np
 from captionbeam.pipelines.features.array_files import arrays_in, read_header
 from captionbeam.pipelines.features.array_spec import ArraySpec
 from captionbeam.pipelines.fetch.byte_ranges import LISTING, ByteRange
-from captionbeam.pipelines.fetch.reads import is_local, read_ranges
+from captionbeam.pipelines.fetch.errors import raise_if_gone, reading
+from captionbeam.pipelines.fetch.reads import read_ranges
+from captionbeam.pipelines.fetch.urls import is_local, local_path
 from captionbeam.pipelines.sources import access
-from captionbeam.pipelines.sources.errors import raise_if_gone, reading
-from captionbeam.pipelines.sources.spec import local_path
 from captionbeam.schemas.errors import ImageError, RequestError, SourceError
 from captionbeam.schemas.records import ImageRef
 
@@ -81,7 +81,7 @@ def _read_contiguous(array: ArraySpec, start: int, stop: int) -> Sequence[np.nda
         return [data] * (stop - start)
     whole = np.frombuffer(data[: len(data) // size * size], array.dtype).reshape(-1, *array.shape[1:])
     cut = [f"{array.label} ends before row {row}" for row in range(start + len(whole), stop)]
-    return [*whole, *(ImageError("truncated", "fetch", said) for said in cut)]
+    return [*whole, *(ImageError("truncated", "fetch", message) for message in cut)]
 
 
 @lru_cache(maxsize=16)

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from captionbeam.capmodel.specs import ImportedSpec
 from captionbeam.schemas.errors import RequestError
-from captionbeam.schemas.fingerprint import fingerprint, spec_of
+from captionbeam.schemas.fingerprint import spec_of
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.options import Kind, option
 
@@ -125,11 +125,6 @@ def import_spec(name: str, shape: tuple[int, ...]) -> Mapping[str, Any]:
 def field_of(spec: Mapping[str, Any]) -> pa.Field:
     """Returns the output column of an ``import_spec``."""
     return arrow.grid_field(spec["output"], tuple(spec["shape"]))
-
-
-def fingerprint_of(spec: Mapping[str, Any]) -> str:
-    """Returns the fingerprint, 32 hexadecimal digits."""
-    return fingerprint(spec)
 
 
 def _axes(shape: tuple[int, ...]) -> str:

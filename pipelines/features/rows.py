@@ -44,13 +44,9 @@ class FindRows(beam.PTransform[PBegin, PCollection[ImageRef]]):
             start
             | "NameShards" >> beam.Create(self._tasks)
             | "SpreadShards" >> beam.Reshuffle()
-            | "ListRows" >> beam.FlatMap(across_workers(_listed)).with_output_types(ImageRef)
+            | "ListRows" >> beam.FlatMapTuple(across_workers(find_rows)).with_output_types(ImageRef)
         )
         return rows | "SampleRows" >> beam.Filter(ref_is_sampled, self._sample, self._seed)
-
-
-def _listed(task: tuple[str, str, list[int]]) -> Iterator[ImageRef]:
-    yield from find_rows(*task)
 
 
 def find_rows(index: str, data: str, dead: Sequence[int]) -> Iterator[ImageRef]:

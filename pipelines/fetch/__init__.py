@@ -1,3 +1,3 @@
-"""Reads the bytes of images: files, HTTP, byte ranges of archives, Parquet cells; checks addresses from lists."""
+"""Reads bytes at an address: files, HTTP, object stores; checks addresses from lists, and classifies errors."""
 
-__all__ = ["address_guard", "byte_ranges", "images", "reads"]
+__all__ = ["address_guard", "byte_ranges", "errors", "reads", "urls"]

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from fsspec.registry import known_implementations
 
-from captionbeam.pipelines.sources.spec import split_url
+from captionbeam.pipelines.fetch.urls import split_url
 from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files

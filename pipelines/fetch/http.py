@@ -11,8 +11,8 @@ from fsspec.config import conf
 
 from captionbeam.pipelines.fetch import address_guard
 from captionbeam.pipelines.fetch.byte_ranges import ByteRange, FetchOptions
-from captionbeam.pipelines.sources.errors import HttpStatusError
-from captionbeam.pipelines.sources.spec import filesystem, is_http, lower_scheme
+from captionbeam.pipelines.fetch.errors import HttpStatusError
+from captionbeam.pipelines.fetch.urls import filesystem, is_http, lower_scheme
 from captionbeam.schemas.errors import ImageError, SourceError
 from captionbeam.schemas.storage import retrying
 

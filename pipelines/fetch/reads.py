@@ -21,11 +21,10 @@ from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_att
 
 from captionbeam.pipelines.fetch import address_guard, http
 from captionbeam.pipelines.fetch.byte_ranges import LISTING, ByteRange, FetchOptions
+from captionbeam.pipelines.fetch.errors import image_error, is_worth_retrying, source_error
 from captionbeam.pipelines.fetch.http import too_large
-from captionbeam.pipelines.sources.errors import image_error, is_worth_retrying, source_error
-from captionbeam.pipelines.sources.spec import filesystem, is_http, local_path
+from captionbeam.pipelines.fetch.urls import filesystem, is_http, is_local, local_path
 from captionbeam.schemas.errors import ImageError, RequestError, SourceError
-from captionbeam.schemas.storage import files
 from captionbeam.schemas.storage.retrying import single_attempt, wait
 
 LOCAL_THREADS = 8  # for network disks; local ones need only two
@@ -85,11 +84,6 @@ def _in_order(
     for i, result in chain(remote, *per_group):
         found[i] = result
     return found
-
-
-def is_local(url: str) -> bool:
-    """Returns whether ``url`` is a local path."""
-    return files.scheme(url) in ("", "file")
 
 
 def _read_local(ranges: list[ByteRange], max_bytes: int) -> list[bytes | ImageError]:

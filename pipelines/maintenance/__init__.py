@@ -1,3 +1,3 @@
 """Maintains a store: history, verification, exports, purging, compaction, vacuum. It uses neither Beam nor torch."""
 
-__all__ = ["compact", "export", "history", "purge", "purge_tokens", "retry_failures", "vacuum", "verify"]
+__all__ = ["compact", "export", "history", "purge", "retry_failures", "vacuum", "verify"]

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from captionbeam.pipelines.maintenance.history import publish_change
 from captionbeam.pipelines.maintenance.rewrite import Part, Rewritten, rewrite, with_lists
 from captionbeam.schemas.store.layout import Snapshot
-from captionbeam.schemas.store.reading import Dead, Store
-from captionbeam.schemas.store.rows import ManifestRow, read_deletes
+from captionbeam.schemas.store.reading import Store
+from captionbeam.schemas.store.rows import read_deletes
 
 SHARD_ROWS = 1024
 WRITERS = 4
@@ -49,25 +49,18 @@ def choose(store: Store, dead_share: float, small: int) -> Iterator[list[Part]]:
     heavy = False
     for row in store.shards:
         dead = store.dead_in(row["shard"])
-        part = _live(row, dead)
+        rows = [at for at in range(row["rows"]) if at not in dead.rows]
+        part = Part(row, rows, [at for at in range(row["failed"]) if at not in dead.failed])
         gone, alive = len(dead.rows) + len(dead.failed), len(part.rows) + len(part.failed)
         is_heavy = gone > 0 and gone > dead_share * (gone + alive)
         if not is_heavy and alive >= small:
             continue
-        if together and _size(together) + alive > SHARD_ROWS:
+        size = sum(len(one.rows) + len(one.failed) for one in together)
+        if together and size + alive > SHARD_ROWS:
             yield from [together] if heavy or len(together) > 1 else []
             together, heavy = [], False
         together, heavy = [*together, part], heavy or is_heavy
     yield from [together] if heavy or len(together) > 1 else []
-
-
-def _live(row: ManifestRow, dead: Dead) -> Part:
-    rows = [at for at in range(row["rows"]) if at not in dead.rows]
-    return Part(row, rows, [at for at in range(row["failed"]) if at not in dead.failed])
-
-
-def _size(parts: Sequence[Part]) -> int:
-    return sum(len(part.rows) + len(part.failed) for part in parts)
 
 
 def _key(parts: Sequence[Part]) -> Key:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from captionbeam.pipelines.bulk.run import check_no_snapshot
 from captionbeam.pipelines.maintenance import tables
 from captionbeam.pipelines.maintenance.file_writers import (
+    FORMATS,
     TABLE_WRITERS,
     FileWriter,
     NpyWriter,
@@ -26,7 +27,6 @@ from captionbeam.schemas.storage import files
 from captionbeam.schemas.store.layout import now
 from captionbeam.schemas.store.reading import Store
 
-FORMATS = ("parquet", "jsonl", "csv", "webdataset", "npy")
 FILE_BYTES = 256 << 20
 MOST_ROWS = 100_000
 RECORD = "export.json"
@@ -51,14 +51,19 @@ def export(store: Store, output: str, file_format: str, rows_per_file: int | Non
     output = files.absolute(output)
     check_no_snapshot(output)
     with _appearing(output) as folder:
-        scanned = _Counted(store.scan())
-        parts = [
-            part._asdict()
-            for part in _write(store, scanned, folder, file_format, rows_per_file or _rows_per_file(store))
-        ]
-        if scanned.rows != store.count():
+        rows = 0
+
+        def counted() -> Iterator[pa.RecordBatch]:
+            nonlocal rows
+            for batch in store.scan():
+                rows += batch.num_rows
+                yield batch
+
+        each = rows_per_file or _rows_per_file(store)
+        parts = [part._asdict() for part in _write(store, counted(), folder, file_format, each)]
+        if rows != store.count():
             raise SystemicError(
-                f"{store.url} gave {scanned.rows} rows; expected the {store.count()} of its snapshot "
+                f"{store.url} gave {rows} rows; expected the {store.count()} of its snapshot "
                 f"{store.snapshot_id} (captionbeam store verify says what is wrong)"
             )
         record = {
@@ -69,24 +74,12 @@ def export(store: Store, output: str, file_format: str, rows_per_file: int | Non
             "shape": list(store.shape),
             "fingerprint": store.fingerprint,
             "format": file_format,
-            "rows": scanned.rows,
+            "rows": rows,
             "time": now(),
             "files": parts,
         }
         files.write_atomic(files.join(folder, RECORD), files.json_bytes(record))
     return record
-
-
-class _Counted:
-    """Iterates over batches and counts their rows."""
-
-    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
-        self._batches, self.rows = batches, 0
-
-    def __iter__(self) -> Iterator[pa.RecordBatch]:
-        for batch in self._batches:
-            self.rows += batch.num_rows
-            yield batch
 
 
 def _write(
@@ -98,46 +91,50 @@ def _write(
             writer.write(batch)
         yield from writer.finish()
         return
+    suffix, batches = file_format, scanned
     if file_format == "webdataset":
-        tars = _Files(folder, "tar", lambda url, first: TarWriter(url, store.column, first))
-        yield from tars.write(scanned, rows_per_file)
-        return
-    schema = tables.export_schema(store, file_format)
-    files.write_atomic(files.join(folder, "schema.json"), files.json_bytes(tables.bigquery_schema(schema)))
-    batches = (tables.export_batch(batch, schema, file_format) for batch in scanned)
-    writer_of = TABLE_WRITERS[file_format]
-    yield from _Files(folder, file_format, lambda url, _: writer_of(url, schema)).write(
-        batches, rows_per_file
+        suffix = "tar"
+
+        def open_writer(url: str, first: int) -> FileWriter:
+            return TarWriter(url, store.column, first)
+    else:
+        schema = tables.export_schema(store, file_format)
+        columns = files.json_bytes(tables.bigquery_schema(schema))
+        files.write_atomic(files.join(folder, "schema.json"), columns)
+        batches = (tables.export_batch(batch, schema, file_format) for batch in scanned)
+
+        def open_writer(url: str, first: int) -> FileWriter:
+            return TABLE_WRITERS[file_format](url, schema)
+
+    yield from _in_parts(
+        batches, rows_per_file, lambda number: files.join(folder, f"part-{number:05d}.{suffix}"), open_writer
     )
 
 
-class _Files:
-    """Writes ``part-00000``, ``part-00001``, ... ``open_writer`` takes a file's URL and its first row's number."""
+def _in_parts(
+    batches: Iterable[pa.RecordBatch],
+    rows_per_file: int,
+    name_of: Callable[[int], str],
+    open_writer: Callable[[str, int], FileWriter],
+) -> Iterator[Part]:
+    """Writes all rows, ``rows_per_file`` in each file but the last; one empty file if there are no rows.
 
-    def __init__(self, folder: str, suffix: str, open_writer: Callable[[str, int], FileWriter]) -> None:
-        self._folder, self._suffix, self._open_writer = folder, suffix, open_writer
-        self._opened = 0
-
-    def write(self, batches: Iterable[pa.RecordBatch], rows_per_file: int) -> Iterator[Part]:
-        """Writes all rows, ``rows_per_file`` in each file but the last; one empty file if there are no rows."""
-        writer: FileWriter | None = None
-        for batch in batches:
-            rest = batch
-            while rest.num_rows:
-                writer = writer or self._next(rows_per_file)
-                piece = rest.slice(0, rows_per_file - writer.rows)
-                writer.write(piece)
-                rest = rest.slice(piece.num_rows)
-                if writer.rows == rows_per_file:
-                    yield writer.close()
-                    writer = None
-        if writer is not None or not self._opened:
-            yield (writer or self._next(rows_per_file)).close()
-
-    def _next(self, rows_per_file: int) -> FileWriter:
-        number, self._opened = self._opened, self._opened + 1
-        url = files.join(self._folder, f"part-{number:05d}.{self._suffix}")
-        return self._open_writer(url, number * rows_per_file)
+    ``open_writer`` takes a file's URL and its first row's number.
+    """
+    writer: FileWriter | None = None
+    number = 0
+    for batch in batches:
+        rest = batch
+        while rest.num_rows:
+            writer = writer or open_writer(name_of(number), number * rows_per_file)
+            piece = rest.slice(0, rows_per_file - writer.rows)
+            writer.write(piece)
+            rest = rest.slice(piece.num_rows)
+            if writer.rows == rows_per_file:
+                yield writer.close()
+                writer, number = None, number + 1
+    if writer is not None or not number:
+        yield (writer or open_writer(name_of(0), 0)).close()
 
 
 def _rows_per_file(store: Store) -> int:

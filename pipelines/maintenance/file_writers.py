@@ -30,7 +30,7 @@ class Part(NamedTuple):
 class FileWriter:
     """Writes one file: ``write`` batches, then ``close``, which returns the file's record."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, schema: pa.Schema = None) -> None:
         fs, path = files.split(url)
         self.name, self.rows = url.rsplit("/", 1)[-1], 0
         self._raw = fs.open(path, "wb")
@@ -71,9 +71,6 @@ class ParquetExport(FileWriter):
 
 class JsonlExport(FileWriter):
     """One JSON object per line."""
-
-    def __init__(self, url: str, schema: pa.Schema) -> None:
-        super().__init__(url)
 
     def _write(self, batch: pa.RecordBatch) -> None:
         lines = (json.dumps(row, allow_nan=False, ensure_ascii=False) for row in batch.to_pylist())
@@ -116,7 +113,9 @@ class TarWriter(FileWriter):
             whole = row if is_grid else {**row, self._column: value}
             self._add(f"{at:09d}.json", json.dumps(whole, allow_nan=False).encode())
             if is_grid:
-                self._add(f"{at:09d}.npy", _npy(value))
+                sink = io.BytesIO()
+                np.save(sink, value, allow_pickle=False)
+                self._add(f"{at:09d}.npy", sink.getvalue())
 
     def _add(self, name: str, data: bytes) -> None:
         member = tarfile.TarInfo(name)
@@ -133,7 +132,7 @@ class NpyWriter:
     def __init__(self, folder: str, column: str, shape: tuple[int, ...], rows: int) -> None:
         self._column = column
         self._array = _Array(files.join(folder, f"{column}.npy"), (rows, *shape))
-        self._ids = JsonlExport(files.join(folder, "ids.jsonl"), pa.schema([]))
+        self._ids = JsonlExport(files.join(folder, "ids.jsonl"))
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Adds rows."""
@@ -156,12 +155,14 @@ class _Array(FileWriter):
         self.stream.write(np.ascontiguousarray(values, "<f2").reshape(-1).view(np.uint8).data)  # type: ignore[arg-type]
 
 
-def _npy(value: np.ndarray) -> bytes:
-    sink = io.BytesIO()
-    np.save(sink, value, allow_pickle=False)
-    return sink.getvalue()
-
-
+FORMATS = {
+    "parquet": "features as lists of float32 (grids flat, C order), captions nested; opens in any reader",
+    "jsonl": "the same, one JSON object a line",
+    "csv": "one line per caption, best first; or one column per channel of pooled features",
+    "webdataset": "tars with 000000012.npy and .json for each sample (captions: .json alone)",
+    "npy": "features in one array [N, ...] float16 that numpy memory-maps, and ids.jsonl with its rows' ids",
+}
+"""Name of a format -> what it is, as the command's help says."""
 TABLE_WRITERS: dict[str, Callable[[str, pa.Schema], FileWriter]] = {
     "parquet": ParquetExport,
     "jsonl": JsonlExport,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -53,7 +53,10 @@ def describe(store: Store) -> dict[str, Any]:
     for _, table in store.index():
         live = table.select(["source", "failed"]).to_pylist()
         sources.update(row["source"] for row in live if not row["failed"])
-    ancestors = list(_ancestors(store.snapshot, snapshots))
+    ancestors, parent = [], snapshots.get(store.snapshot.parent or 0)  # as far as they exist
+    while parent is not None:
+        ancestors.append(parent)
+        parent = snapshots.get(parent.parent or 0)
     return {
         "store": store.url,
         **snapshot_row(store.snapshot, tags.read_tags(store.url)),
@@ -85,13 +88,6 @@ def rounding_of(store: Store) -> dict[str, float]:
         error.merge(commit.rounding)
     stored = sum(row["rows"] for row in store.shards)
     return {**error.to_dict(), "shards": len(commits), "stored_rows": stored} if commits else {}
-
-
-def _ancestors(snapshot: Snapshot, known: dict[int, Snapshot]) -> Iterator[Snapshot]:
-    """Yields the parent, its parent and so on, as far as these snapshots exist."""
-    while snapshot.parent is not None and snapshot.parent in known:
-        snapshot = known[snapshot.parent]
-        yield snapshot
 
 
 def diff(before: Store, after: Store) -> Difference:

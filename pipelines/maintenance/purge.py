@@ -2,8 +2,8 @@
 
 First a snapshot without the images is published, on which later runs build. Then the commits of the shards that held
 them are removed, and earlier snapshots are overwritten, with the same numbers and the remaining rows. Finally all
-files that no snapshot names and that contain one of the ids are removed, and plans are rewritten without the ids.
-Each step determines the remaining work from the store, so an interrupted purge can be run again.
+files that no snapshot names and that contain one of the ids are removed, and kept answers and plans are rewritten
+without the ids. Each step determines the remaining work from the store, so an interrupted purge can be run again.
 """
 
 from __future__ import annotations
@@ -20,11 +20,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from captionbeam.pipelines.maintenance.history import publish_change
+from captionbeam.pipelines.maintenance.kept_answers import purge_answers
 from captionbeam.pipelines.maintenance.rewrite import Part, Rewritten, rewrite, with_lists
 from captionbeam.pipelines.maintenance.stored_files import list_files, remove
+from captionbeam.pipelines.tokens.publish import count_split
 from captionbeam.schemas.errors import SystemicError
+from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.formats import parquet
 from captionbeam.schemas.formats.datafile import open_data
+from captionbeam.schemas.formats.tokens import RECORD, SPLITS, TABLE, TokenTable, table_bytes
+from captionbeam.schemas.match_ids import match_images
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 from captionbeam.schemas.store.layout import Snapshot
@@ -71,11 +76,16 @@ class _Purge:
 
     def round(self) -> bool:
         """Runs all steps once. Returns whether there was anything to do."""
+
+        def published(newest: Snapshot) -> Snapshot | None:
+            clean = self._cleaned(newest)
+            return clean and dataclasses.replace(clean, operation="purge", note=f"of {len(self.ids)} ids")
+
         before = layout.snapshot_ids(self.url)[-1]
-        newest = publish_change(self.url, self._published)
+        newest = publish_change(self.url, published)
         changed = newest.id > before and newest.operation == "purge"
         self.done.snapshots |= {newest.id} if changed else set()
-        old = list(self._old_snapshots())
+        old = [clean for one in layout.load_snapshots(self.url) if (clean := self._cleaned(one)) is not None]
         held = {shard for shard, part in self._parts.items() if part is not None}
         commits = [f"commits/{shard}.json" for shard in sorted(held & layout.committed_shards(self.url))]
         remove(self.url, commits)
@@ -83,18 +93,9 @@ class _Purge:
             where = files.join(self.url, layout.snapshot_name(snapshot.id))
             files.write_atomic(where, layout.snapshot_bytes(self.url, snapshot))
             self.done.snapshots.add(snapshot.id)
-        gone = [*commits, *self._remove_leftovers()]
+        gone = [*commits, *self._remove_leftovers(), *self._purge_answers()]
         self.done.files += len(gone)
         return bool(changed or old or gone or sum(map(self._clean_plan, self._plan_files())))
-
-    def _published(self, newest: Snapshot) -> Snapshot | None:
-        clean = self._cleaned(newest)
-        return clean and dataclasses.replace(clean, operation="purge", note=f"of {len(self.ids)} ids")
-
-    def _old_snapshots(self) -> Iterator[Snapshot]:
-        for snapshot in layout.load_snapshots(self.url):
-            if (clean := self._cleaned(snapshot)) is not None:
-                yield clean
 
     def _cleaned(self, snapshot: Snapshot) -> Snapshot | None:
         """Returns the snapshot without the ids after writing its new files; None if it has none of the ids."""
@@ -158,6 +159,12 @@ class _Purge:
         remove(self.url, sorted(found))
         return [*broken, *found]
 
+    def _purge_answers(self) -> list[str]:
+        done = purge_answers(self.url, self.ids)
+        self.done.ids |= done.ids
+        self.done.unreadable = sorted({*self.done.unreadable, *done.unreadable})
+        return done.removed
+
     def _holds(self, name: str) -> bool:
         """Returns whether a file has a row of one of the ids. Incomplete files cannot be read and are reported."""
         try:
@@ -196,3 +203,26 @@ def _ids_in(url: str) -> list[str]:
     with closing(open_data(url)) as data:
         groups = [data.read(group, ["image_id"]).column(0) for group in range(len(data.group_rows))]
     return [name for group in groups for name in group.to_pylist()]
+
+
+def purge_tokens(url: str, ids: Collection[str]) -> set[str]:
+    """Removes the images ``ids`` from the token table at ``url``. Returns the table's ids of the removed images.
+
+    Ids are matched as in training: by id, else by unique base name. The table is replaced atomically, then its
+    record; an interrupted purge can be run again. Words that occur only in the removed captions stay in the
+    tokenizer. Raises StoreError.
+    """
+    table = TokenTable.open(url)
+    gone = set(match_images(ids, table.rows).values())
+    rows = [row for row in table.table.to_pylist() if row["image_id"] not in gone]
+    data = table_bytes(rows, table.record["tokenizer"]["fingerprint"])
+    if not gone and table.sha256 == sha256_bytes(data):
+        return gone
+    splits = {}
+    for split in SPLITS:  # the number of cut captions cannot be determined from the table
+        own = ({**row, "cut": 0} for row in rows if row["split"] == split)
+        splits[split] = {**count_split(own), "cut": table.record["splits"][split]["cut"]}
+    record = {**table.record, "splits": splits, "sha256": sha256_bytes(data), "bytes": len(data)}
+    files.write_atomic(files.join(url, TABLE), data)
+    files.write_atomic(files.join(url, RECORD), files.json_bytes(record))
+    return gone

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from captionbeam.capmodel.specs import complete_spec
 from captionbeam.pipelines.bulk.plan import REF_COLUMNS
-from captionbeam.pipelines.fetch.images import parse_location
+from captionbeam.pipelines.sources.images import parse_location
 from captionbeam.pipelines.sources.listing import list_images
 from captionbeam.pipelines.sources.spec import SourceSpec
 from captionbeam.schemas.errors import is_transient

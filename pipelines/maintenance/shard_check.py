@@ -57,9 +57,10 @@ def check_shard(url: str, row: ManifestRow) -> ShardFacts:
     except (StoreError, OSError, KeyError, ValueError) as err:
         facts.problems.append(f"shard {row['shard']}: {' '.join(str(err).split())}")
         return facts
-    facts.problems = [f"shard {row['shard']}: {said}" for said in _odd(row, index, failures, data)]
+    facts.problems = [f"shard {row['shard']}: {problem}" for problem in _odd(row, index, failures, data)]
     if not facts.problems:
-        facts.rows, facts.failed = (_hashes(_of(index, failed)) for failed in (False, True))
+        ids = (_of(index, failed).column("image_id").to_pylist() for failed in (False, True))
+        facts.rows, facts.failed = (np.array([id_hash(name) for name in each], np.uint64) for each in ids)
     return facts
 
 
@@ -115,18 +116,10 @@ def _of(index: pa.Table, failed: bool) -> pa.Table:
 
 
 def _first_difference(first: pa.Table, second: pa.Table, names: Sequence[str]) -> int | None:
-    for at, (one, other) in enumerate(
-        zip(first.select(names).to_pylist(), second.select(names).to_pylist(), strict=True)
-    ):
-        if one != other:
-            return at
-    return None
+    rows = zip(first.select(names).to_pylist(), second.select(names).to_pylist(), strict=True)
+    return next((at for at, (one, other) in enumerate(rows) if one != other), None)
 
 
 def _said(table: pa.Table, at: int) -> str:
     row = table.slice(at, 1).to_pylist()[0]
     return f"{row['image_id']!r} of version {row['version']!r}"
-
-
-def _hashes(index: pa.Table) -> np.ndarray:
-    return np.array([id_hash(name) for name in index.column("image_id").to_pylist()], np.uint64)

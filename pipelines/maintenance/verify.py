@@ -1,4 +1,4 @@
-"""Verifies a store: all files that its snapshots name, and their consistency."""
+"""Verifies a store: all files that its snapshots name, their consistency, and kept answers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from captionbeam.pipelines.maintenance.kept_answers import broken_parts
 from captionbeam.pipelines.maintenance.shard_check import ShardFacts, check_shard
 from captionbeam.schemas.fingerprint import sha256_file
 from captionbeam.schemas.records import address
@@ -59,6 +60,7 @@ def verify(url: str) -> Report:
         ]
     report.problems += _models(url, [one.snapshot for one in opened])
     report.problems += _tags(url)
+    report.problems += broken_parts(url)
     return report
 
 
@@ -70,7 +72,9 @@ def _open(url: str, number: int, report: Report) -> _Opened | None:
             report.problems.append(f"{where} is damaged: its fields do not have its sha256")
             return None
         lists = values.get(layout.HASHES, {}).items()
-        damaged = [said for name, sha256 in lists for said in _wrong_hash(files.join(url, name), sha256)]
+        damaged = [
+            problem for name, sha256 in lists for problem in _wrong_hash(files.join(url, name), sha256)
+        ]
         report.problems += [problem for problem in damaged if problem not in report.problems]
         if damaged:
             return None
@@ -102,16 +106,16 @@ def _wrong_deletes(one: _Opened, shards: dict[str, ShardFacts]) -> Iterator[str]
     seen: set[tuple[str, int, bool]] = set()
     for delete in one.deletes:
         place = delete["shard"], delete["row"], delete["failed"]
-        said = (
+        text = (
             f"the delete of {'failure' if delete['failed'] else 'row'} {delete['row']} of {delete['shard']}"
         )
         found = shards.get(delete["shard"])
         if place in seen:
-            yield f"{said} is there twice"
+            yield f"{text} is there twice"
         elif found is None:
-            yield f"{said} is of a shard that no manifest has"
+            yield f"{text} is of a shard that no manifest has"
         elif not found.problems and not found.has(delete["row"], delete["failed"], delete["image_id"]):
-            yield f"{said} is of no row of {delete['image_id']!r}"
+            yield f"{text} is of no row of {delete['image_id']!r}"
         seen.add(place)
 
 

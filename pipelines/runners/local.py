@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import apache_beam as beam
 import grpc
@@ -16,13 +16,14 @@ from apache_beam.runners.runner import PipelineResult
 from captionbeam.pipelines.runners.log_filter import Unmarked
 from captionbeam.pipelines.workers.boundary import unmarked
 from captionbeam.schemas.errors import SystemicError
+from captionbeam.schemas.machine import handling_signals
 
 _ENDED = re.compile(r"Worker subprocess exited with return code (-?\d+)")
 
 
 @contextmanager
 def attending(pipeline: beam.Pipeline, stderr: Unmarked) -> Iterator[Callable[[], PipelineResult]]:
-    """Yields a function that runs ``pipeline``. SIGTERM ends it like Ctrl-C, without output on ``stderr``.
+    """Yields a function that runs ``pipeline``. SIGTERM ends it like Ctrl-C, without further output on ``stderr``.
 
     Raises SystemicError if a worker process ended.
     """
@@ -33,19 +34,14 @@ def attending(pipeline: beam.Pipeline, stderr: Unmarked) -> Iterator[Callable[[]
         if found is not None:
             ended.append(found[1])
             _be_silent(stderr)
-        elif not isinstance(
-            thread.exc_value, grpc.RpcError
-        ):  # a closed connection: the job's own error gives the reason
+        elif not isinstance(thread.exc_value, grpc.RpcError):  # else the job's own error gives the reason
             earlier(thread)
 
     earlier, threading.excepthook = threading.excepthook, note
     try:
-        with _terminable():
+        with _interruptible(stderr):
             yield pipeline.run
         threading.excepthook = earlier
-    except KeyboardInterrupt:
-        _be_silent(stderr)
-        raise
     except Exception as err:
         if not ended or unmarked(err) is not None:
             raise
@@ -56,16 +52,21 @@ def attending(pipeline: beam.Pipeline, stderr: Unmarked) -> Iterator[Callable[[]
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Raises KeyboardInterrupt on SIGTERM during the block, in the main thread (only it receives signals)."""
+def _interruptible(stderr: Unmarked) -> Iterator[None]:
+    """Raises KeyboardInterrupt on Ctrl-C and SIGTERM during the block, in the main thread (only it receives signals).
+
+    Silences Beam first: its workers end while the exception travels, and report what they were doing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        _be_silent(stderr)
+        raise KeyboardInterrupt
+
+    with handling_signals(interrupt):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _be_silent(stderr: Unmarked) -> None:

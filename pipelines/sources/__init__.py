@@ -1,9 +1,9 @@
-"""Lists the images of a source: folders and globs, buckets, zips, tars, Parquet, lists of URIs, COCO annotations."""
+"""The images of a source, and their bytes: folders, globs, buckets, zips, tars, Parquet, lists of URIs, COCO."""
 
 __all__ = [
     "access",
     "buckets",
-    "errors",
+    "images",
     "listing",
     "lists",
     "parquet",

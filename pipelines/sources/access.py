@@ -11,18 +11,12 @@ from typing import Any, BinaryIO, NamedTuple
 from fsspec import AbstractFileSystem
 
 from captionbeam.pipelines.fetch.byte_ranges import LISTING
+from captionbeam.pipelines.fetch.errors import reading
 from captionbeam.pipelines.fetch.reads import check_ranges, with_retries
+from captionbeam.pipelines.fetch.urls import filesystem, is_http, local_path, printable
 from captionbeam.pipelines.sources.buckets import key_pages
 from captionbeam.pipelines.sources.buckets.key_pages import Keys
-from captionbeam.pipelines.sources.errors import reading
-from captionbeam.pipelines.sources.spec import (
-    digest_of,
-    filesystem,
-    is_http,
-    local_path,
-    printable,
-    version_of,
-)
+from captionbeam.pipelines.sources.spec import digest_of, version_of
 from captionbeam.schemas.storage import files
 
 
@@ -83,9 +77,9 @@ def walk(url: str, enters: Callable[[str], bool] | None = None, root: str = "") 
     fs, path = filesystem(url)
     if files.is_local(fs):
         part = root and root.rstrip("/") != url.rstrip("/")
-        yield from _walk_local(local_path(path), enters or _always, (_identity(root),) if part else ())
+        yield from _walk_local(local_path(path), enters, (_identity(root),) if part else ())
     elif not key_pages.has_keys(fs):
-        yield from _walk_remote(fs, path, enters or _always)
+        yield from _walk_remote(fs, path, enters)
     elif enters is None:
         yield from list_keys(fs, key_pages.keys_below(fs, path))
     else:
@@ -127,12 +121,8 @@ def _objects(fs: AbstractFileSystem, bucket: str, page: key_pages.Page) -> Itera
             yield _remote_info(_url(fs, f"{bucket}/{item['key']}"), item)
 
 
-def _always(folder: str) -> bool:
-    return True
-
-
 def _walk_local(
-    folder: str, enters: Callable[[str], bool], above: tuple[tuple[int, int], ...]
+    folder: str, enters: Callable[[str], bool] | None, above: tuple[tuple[int, int], ...]
 ) -> Iterator[FileInfo]:
     identity = _identity(folder)
     if identity in above:  # a symbolic link to a parent folder
@@ -141,7 +131,7 @@ def _walk_local(
         for entry in entries:
             if not entry.is_dir():
                 yield _local_info(entry.path)
-            elif enters(printable(entry.path)):
+            elif enters is None or enters(printable(entry.path)):
                 yield from _walk_local(entry.path, enters, (*above, identity))
             else:
                 yield FileInfo(printable(entry.path), -1, None, is_folder=True)
@@ -152,7 +142,9 @@ def _identity(folder: str) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _walk_remote(fs: AbstractFileSystem, root: str, enters: Callable[[str], bool]) -> Iterator[FileInfo]:
+def _walk_remote(
+    fs: AbstractFileSystem, root: str, enters: Callable[[str], bool] | None
+) -> Iterator[FileInfo]:
     folders = [root]
     while folders:
         folder = folders.pop()
@@ -163,31 +155,24 @@ def _walk_remote(fs: AbstractFileSystem, root: str, enters: Callable[[str], bool
             info = _remote_info(_url(fs, entry["name"]), entry)
             if entry["name"].rstrip("/") == folder.rstrip("/"):  # the marker object of an empty folder
                 continue
-            if info.is_folder and enters(info.url):
+            if info.is_folder and (enters is None or enters(info.url)):
                 folders.append(entry["name"])
             else:
                 yield info
 
 
 def _local_info(path: str) -> FileInfo:
-    found = _stat(path)
-    if found is None:
-        return FileInfo(printable(path), -1, None)
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        if os.path.islink(path):  # a broken link is listed; fetching it reports the error
+            return FileInfo(printable(path), -1, None)
+        raise
     is_folder = stat.S_ISDIR(found.st_mode)
     is_special = not is_folder and not stat.S_ISREG(found.st_mode)
     return FileInfo(
         printable(path), found.st_size, f"{found.st_size}-{found.st_mtime_ns}", is_folder, is_special
     )
-
-
-def _stat(path: str) -> os.stat_result | None:
-    """Returns None for a broken link. It is listed; fetching it reports the error."""
-    try:
-        return os.stat(path)
-    except FileNotFoundError:
-        if os.path.islink(path):
-            return None
-        raise
 
 
 def _remote_info(url: str, info: dict[str, Any]) -> FileInfo:

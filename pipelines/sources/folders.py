@@ -9,20 +9,13 @@ from itertools import takewhile
 from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
+from captionbeam.pipelines.fetch.errors import reading
+from captionbeam.pipelines.fetch.urls import filesystem, is_http
 from captionbeam.pipelines.sources import access
 from captionbeam.pipelines.sources.access import FileInfo
 from captionbeam.pipelines.sources.buckets import inventory, key_pages, key_ranges
 from captionbeam.pipelines.sources.buckets.key_pages import Keys
-from captionbeam.pipelines.sources.errors import reading
-from captionbeam.pipelines.sources.spec import (
-    Counted,
-    Ignored,
-    SourceSpec,
-    filesystem,
-    is_http,
-    is_image_name,
-    relative,
-)
+from captionbeam.pipelines.sources.spec import Counted, Ignored, SourceSpec, is_image_name, relative
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files
 

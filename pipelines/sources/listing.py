@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from captionbeam.pipelines.sources import coco, folders, lists, parquet, tars, zips
+from captionbeam.pipelines.sources import folders, lists, parquet, tars, zips
 from captionbeam.pipelines.sources.spec import Counted, Ignored, SourceSpec
 from captionbeam.schemas.records import ImageRef
 
@@ -19,7 +19,7 @@ _LISTERS: dict[str, Callable[[SourceSpec], Iterator[ImageRef | Ignored | Counted
     "tar": tars.list_tar,
     "parquet": parquet.list_parquet,
     "list": lists.list_rows,
-    "coco": coco.list_coco,
+    "coco": lists.list_coco,
 }
 
 

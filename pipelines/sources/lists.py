@@ -1,4 +1,4 @@
-"""Lists of URIs: one per line, CSV with a header, JSON lines (each optionally ``.gz``), Parquet without image bytes.
+"""Lists of URIs: one per line, CSV with a header, JSON lines (each may be ``.gz``), Parquet without image bytes, COCO.
 
 Listing does not contact the images' servers. Only local files have a version, from ``stat``; all others have none.
 """
@@ -18,11 +18,11 @@ from typing import Any
 import fsspec
 
 from captionbeam.pipelines.fetch import address_guard
-from captionbeam.pipelines.fetch.reads import is_local
+from captionbeam.pipelines.fetch.errors import reading
+from captionbeam.pipelines.fetch.urls import is_local, lower_scheme, printable, split_url
 from captionbeam.pipelines.sources import access, parquet
 from captionbeam.pipelines.sources.csv_rows import read_csv
-from captionbeam.pipelines.sources.errors import reading
-from captionbeam.pipelines.sources.spec import SourceSpec, lower_scheme, printable, split_url
+from captionbeam.pipelines.sources.spec import SourceSpec
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files
@@ -33,6 +33,7 @@ URI_COLUMNS = (
 )  # fmt: skip
 ID_COLUMNS = ("image_id", "id", "key", "__key__")
 _ROWS = 1 << 14
+_TRIED = 8  # images of a COCO file
 
 
 def list_rows(spec: SourceSpec) -> Iterator[ImageRef]:
@@ -41,8 +42,8 @@ def list_rows(spec: SourceSpec) -> Iterator[ImageRef]:
     A row without a URI becomes an image that cannot be found.
     """
     for number, row in enumerate(read_rows(spec.url, (spec.uri_column, spec.id_column))):
-        uri, said = _text(row.get(spec.uri_column)).strip(), _text(row.get(spec.id_column))
-        image_id = said or id_of(uri) or f"{spec.url.rsplit('/', 1)[-1]}#{number}"
+        uri, own = _text(row.get(spec.uri_column)).strip(), _text(row.get(spec.id_column))
+        image_id = own or id_of(uri) or f"{spec.url.rsplit('/', 1)[-1]}#{number}"
         yield ref_of(resolve(uri, spec.root) if uri else "", image_id, spec)
 
 
@@ -61,7 +62,10 @@ def read_rows(url: str, columns: Sequence[str] = ()) -> Iterator[Mapping[str, An
     """Yields the rows of a list as mappings. From Parquet, reads only ``columns``, or all if there are none."""
     suffix = list_suffix(url)
     if suffix == ".parquet":
-        yield from _parquet_rows(url, [name for name in columns if name])
+        named = [name for name in columns if name]
+        with parquet.opened(url) as file:
+            for batch in file.iter_batches(_ROWS, columns=named or None):
+                yield from batch.to_pylist()
         return
     with _opened(url) as stream:
         yield from _text_rows(stream, suffix, url)
@@ -165,12 +169,6 @@ def _json_row(line: str, number: int, url: str) -> Mapping[str, Any]:
     return row
 
 
-def _parquet_rows(url: str, columns: list[str]) -> Iterator[Mapping[str, Any]]:
-    with parquet.opened(url) as file:
-        for batch in file.iter_batches(_ROWS, columns=columns or None):
-            yield from batch.to_pylist()
-
-
 def _find_column(
     url: str, what: str, row: Mapping[str, Any], wanted: str | None, usual: Sequence[str], needed: bool = True
 ) -> str:
@@ -196,3 +194,50 @@ def _text(value: Any) -> str:
     """Returns ``value`` as text, unstripped; '' if it is blank."""
     text = "" if value is None else str(value)
     return text if text.strip() else ""
+
+
+def list_coco(spec: SourceSpec) -> Iterator[ImageRef]:
+    """Yields one image per entry, in the file's order. The image id is COCO's ``id`` as text."""
+    for image in read_images(spec.url):
+        uri = resolve(image["file_name"], spec.root)
+        yield ref_of(uri, str(image["id"]), spec)
+
+
+def check_coco(spec: SourceSpec) -> None:
+    """Raises SourceError if the file is no COCO annotation file, or if none of its first images exists.
+
+    Checks images below the root only, as absolute names in the file could refer to any location.
+    """
+    names = [image["file_name"] for image in read_images(spec.url)[:_TRIED]]
+    below = [name for name in names if not is_absolute(name) and ".." not in name.split("/")]
+    first = [resolve(name, spec.root) for name in below]
+    if first and not any(_is_there(uri) for uri in first):
+        raise SourceError(
+            f"source {spec.url!r} names images like {first[0]!r}, which is not there; "
+            "expected the folder they lie in as image root"
+        )
+
+
+def read_images(url: str) -> list[dict[str, Any]]:
+    """Returns the entries of ``images``, each with ``id`` and ``file_name``. Raises SourceError."""
+    with reading(url):
+        try:
+            content = files.read_json(url)
+        except ValueError as err:
+            raise SourceError(f"source {url!r} is not readable JSON: {err}") from err
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list) or not images:
+        raise SourceError(f"source {url!r} lists no images; expected a COCO annotation file with 'images'")
+    for image in images:
+        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str) or "id" not in image:
+            raise SourceError(f"source {url!r} has the image {image!r}; expected 'id' and 'file_name' in it")
+    return images
+
+
+def _is_there(uri: str) -> bool:
+    with reading(uri):
+        try:
+            access.stat_url(uri)
+        except FileNotFoundError:
+            return False
+    return True

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from captionbeam.pipelines.fetch.urls import printable
 from captionbeam.pipelines.sources import access
-from captionbeam.pipelines.sources.spec import SourceSpec, printable, relative
+from captionbeam.pipelines.sources.spec import SourceSpec, relative
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.records import ImageRef
 
@@ -18,6 +19,13 @@ BYTES_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "webp", 
 ID_COLUMNS = ("image_id", "id", "__key__", "key", "file_name", "filename", "name")
 _BLOCK = 64 << 10  # footers are small
 _LISTED_ROWS = 1 << 16
+_BYTES = (
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_fixed_size_binary,
+    pa.types.is_binary_view,
+)
+_NAMES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_integer)
 LARGE_GROUP = 128 << 20  # bytes; larger row groups are read once, in order, and never kept whole
 
 
@@ -73,7 +81,7 @@ def find_bytes_column(schema: pa.Schema, wanted: str | None = None) -> str:
     """Returns the path of the image bytes (``image``, or ``image.bytes`` in a struct); '' if there is none."""
     for name in BYTES_COLUMNS if wanted is None else (wanted,):
         found = _type_at(schema, name)
-        if found is not None and _is_bytes(found):
+        if found is not None and any(test(found) for test in _BYTES):
             return name
         if found is not None and _type_at(schema, f"{name}.bytes") is not None:
             return f"{name}.bytes"
@@ -84,7 +92,7 @@ def find_column(schema: pa.Schema, candidates: Sequence[str]) -> str:
     """Returns the first of ``candidates`` that is a column of text or integers; '' if there is none."""
     for name in candidates:
         found = _type_at(schema, name)
-        if found is not None and (_is_text(found) or pa.types.is_integer(found)):
+        if found is not None and any(test(found) for test in _NAMES):
             return name
     return ""
 
@@ -119,15 +127,3 @@ def _type_at(schema: pa.Schema, path: str) -> pa.DataType | None:
     struct = schema.field(name).type
     index = struct.get_field_index(inside)
     return struct.field(index).type if index >= 0 else None
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    tests = (
-        pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view,
-    )  # fmt: skip
-    return any(test(kind) for test in tests)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return any(test(kind) for test in tests)

@@ -6,30 +6,25 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from captionbeam.pipelines.fetch.reads import is_local
-from captionbeam.pipelines.sources import access, coco, folders, lists, parquet, stores, tars, zips
+from captionbeam.pipelines.fetch.errors import reading
+from captionbeam.pipelines.fetch.urls import filesystem, is_http, is_local
+from captionbeam.pipelines.sources import access, folders, lists, parquet, stores, tars, zips
 from captionbeam.pipelines.sources.access import FileInfo
 from captionbeam.pipelines.sources.buckets import inventory, inventory_manifest
 from captionbeam.pipelines.sources.buckets.inventory_manifest import Report
-from captionbeam.pipelines.sources.errors import reading
-from captionbeam.pipelines.sources.spec import (
-    SourceOptions,
-    SourceSpec,
-    filesystem,
-    is_http,
-    is_image_name,
-    source_name,
-    suffix,
-)
+from captionbeam.pipelines.sources.spec import SourceOptions, SourceSpec, is_image_name, source_name, suffix
 from captionbeam.schemas.errors import RequestError, SourceError
 
+ARCHIVES = {".zip": "zip", ".tar": "tar", ".parquet": "parquet"}
+"""Suffix -> kind of containers, which a folder or glob may hold several of."""
 _EXPECTED = (
-    "a folder, a glob, an image, .zip, .tar, .parquet, a list (.txt, .csv, .tsv, .jsonl) or COCO's .json"
+    f"a folder, a glob, an image, {', '.join(ARCHIVES)}, a list (.txt, .csv, .tsv, .jsonl) or COCO's .json"
 )
 # Number of files of a remote folder to examine for its content, enough to skip a few other files. If one of
 # them is an archive, all files are examined until an image is found, so that no archive is missed.
 _EXAMINED_FILES = 1000
 AS_FOUND = SourceOptions()
+LISTS = ("list", "coco")
 
 
 def parse_sources(urls: Sequence[str], options: SourceOptions = AS_FOUND) -> list[SourceSpec]:
@@ -114,15 +109,13 @@ def _stat(url: str) -> FileInfo | None:
         return None
     if found.version is None and is_local(url):  # a broken link
         return None
-    return found._replace(is_folder=True) if _is_web_folder(url) else found
+    is_page = is_http(url) and not _kind_of_suffix(url) and _mimetype(url) == "text/html"
+    return found._replace(is_folder=True) if is_page else found
 
 
-def _is_web_folder(url: str) -> bool:
-    """Returns whether an HTTP address is a folder: no known suffix, and an HTML response."""
-    if not is_http(url) or _kind_of_suffix(url):
-        return False
+def _mimetype(url: str) -> str:
     fs, path = filesystem(url)
-    return bool(fs.info(path).get("mimetype") == "text/html")
+    return str(fs.info(path).get("mimetype"))
 
 
 def _kind(url: str, name: str) -> str:
@@ -132,8 +125,7 @@ def _kind(url: str, name: str) -> str:
         )
     kind = _kind_of_suffix(url)
     if not kind and is_http(url):
-        fs, path = filesystem(url)
-        kind = "file" if str(fs.info(path).get("mimetype")).startswith("image/") else ""
+        kind = "file" if _mimetype(url).startswith("image/") else ""
     if not kind:
         raise SourceError(f"source {name!r} is of no known kind; expected {_EXPECTED}")
     return kind
@@ -142,13 +134,13 @@ def _kind(url: str, name: str) -> str:
 def _kind_of_suffix(url: str) -> str:
     if is_image_name(url):
         return "file"
-    kind = {".zip": "zip", ".tar": "tar", ".parquet": "parquet", ".json": "coco"}.get(suffix(url), "")
+    kind = {**ARCHIVES, ".json": "coco"}.get(suffix(url), "")
     return kind or ("list" if lists.list_suffix(url) else "")
 
 
 def _container(name: str, url: str, kind: str, options: SourceOptions, root: str) -> SourceSpec:
     """Returns a spec. ``root``: the base of file ids; for lists and COCO, the base of relative paths."""
-    if kind in ("list", "coco") or (kind == "parquet" and options.uri_column):
+    if kind in LISTS or (kind == "parquet" and options.uri_column):
         root = _image_root(options.image_root) if options.image_root else url.rpartition("/")[0]
     return SourceSpec(name, kind, url, root or url.rpartition("/")[0])
 
@@ -172,7 +164,7 @@ def _checked(spec: SourceSpec, options: SourceOptions) -> SourceSpec:
         case "tar":
             tars.check_tar(spec)
         case "coco":
-            coco.check_coco(spec)
+            lists.check_coco(spec)
         case "list":
             return lists.resolve_list_columns(spec, options.uri_column, options.id_column)
         case "parquet":
@@ -227,19 +219,21 @@ def _parse_folder(name: str, url: str, options: SourceOptions) -> list[SourceSpe
             if number >= _EXAMINED_FILES and not archives and not is_local(url):
                 return [SourceSpec(name, "folder", url, url)]
     if not archives:
-        raise SourceError(f"source {name!r} is a folder without images; expected {_EXPECTED}")
+        raise SourceError(f"source {name!r} is a folder without images; expected images or archives below it")
     return _archives(name, url, sorted(archives), options)
 
 
 def _is_archive(url: str) -> bool:
-    return _kind_of_suffix(url) in ("zip", "tar", "parquet") or url.lower().endswith(tars.COMPRESSED_SUFFIXES)
+    return _kind_of_suffix(url) in ARCHIVES.values() or url.lower().endswith(tars.COMPRESSED_SUFFIXES)
 
 
 def _parse_glob(name: str, url: str, options: SourceOptions) -> list[SourceSpec]:
     root = folders.glob_root(url)
     with reading(name):
         found = list(folders.matches(url))
-    archives = [f.url for f in found if not f.is_folder and _is_container(f.url)]
+    archives = [
+        f.url for f in found if not f.is_folder and (_is_archive(f.url) or _kind_of_suffix(f.url) in LISTS)
+    ]
     if any(not f.is_folder and is_image_name(f.url) for f in found):
         if archives:
             raise SourceError(f"source {name!r} matches images and {archives[0]!r}; expected one kind")
@@ -251,10 +245,6 @@ def _parse_glob(name: str, url: str, options: SourceOptions) -> list[SourceSpec]
         raise SourceError(f"source {name!r} matches nothing that holds images; expected {_EXPECTED}")
     parts = (spec for folder in subfolders for spec in _parse_folder(name, folder, options))
     return [spec._replace(root=root) for spec in parts]
-
-
-def _is_container(url: str) -> bool:
-    return _is_archive(url) or _kind_of_suffix(url) in ("list", "coco")
 
 
 def _archives(name: str, root: str, urls: list[str], options: SourceOptions) -> list[SourceSpec]:

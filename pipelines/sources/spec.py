@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from posixpath import splitext
 from typing import Any, NamedTuple
 
-from fsspec import AbstractFileSystem
-
+from captionbeam.pipelines.fetch.urls import is_http, lower_scheme, split_url
 from captionbeam.schemas.errors import RequestError, SourceError
 from captionbeam.schemas.storage import files
 
@@ -22,7 +20,6 @@ IMAGE_SUFFIXES = frozenset({
 })  # fmt: skip
 _ALIASES = {"file://": "", "local://": "", "gcs://": "gs://", "s3a://": "s3://"}
 _MD5 = re.compile(r"[0-9a-f]{32}")
-_INVALID_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
 
 
 class SourceSpec(NamedTuple):
@@ -83,31 +80,6 @@ class SourceOptions:
             )
 
 
-class UrlParts(NamedTuple):
-    """``authority`` is a host with port and user, or a bucket. ``scheme`` is in lower case, '' for a path."""
-
-    scheme: str
-    authority: str
-    path: str
-    query: str = ""
-
-
-def split_url(url: str) -> UrlParts:
-    """Splits ``url``, without HTTP's fragment. Never raises, whatever the text.
-
-    A URI is ``scheme://authority/path``; anything else is a path. Only HTTP has queries and fragments: in file names
-    and object keys, ``?``, ``#`` and ``%`` are ordinary characters.
-    """
-    scheme = files.scheme(url)
-    if not scheme:
-        return UrlParts("", "", url)
-    rest, query = url[len(scheme) + len("://") :], ""
-    if scheme.lower() in ("http", "https"):
-        rest, _, query = rest.partition("#")[0].partition("?")
-    authority, slash, path = rest.partition("/")
-    return UrlParts(scheme.lower(), authority, slash + path, query)
-
-
 def source_name(url: str) -> str:
     """Returns ``url`` as stored in rows: absolute for local paths, one name per protocol, no slash at the end.
 
@@ -122,24 +94,6 @@ def source_name(url: str) -> str:
         if url.startswith(alias):
             url = protocol + url.removeprefix(alias)
     return url if url.endswith("://") else files.absolute(url)
-
-
-def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
-    """Returns filesystem and path of ``url``. Raises RequestError if its protocol is not installed."""
-    try:
-        return files.split(url)
-    except (TypeError, AttributeError) as err:  # some filesystems require options
-        raise RequestError(f"{url!r} cannot be opened: {err}") from err
-
-
-def lower_scheme(url: str) -> str:
-    """Returns ``url`` with its protocol in lower case: ``HTTP://host/A.jpg`` becomes ``http://host/A.jpg``."""
-    scheme = files.scheme(url)
-    return scheme.lower() + url[len(scheme) :]
-
-
-def is_http(url: str) -> bool:
-    return url.startswith(("http://", "https://"))
 
 
 def suffix(url: str) -> str:
@@ -164,26 +118,6 @@ def relative(path: str, root: str) -> str:
     return inside or path.rstrip("/").rsplit("/", 1)[-1]
 
 
-def printable(name: str) -> str:
-    r"""Returns ``name`` with each non-UTF-8 byte (a surrogate in Python's file names) written as ``\xe9``."""
-    try:
-        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # a lone surrogate from JSON
-        return name.encode("utf-8", "backslashreplace").decode()
-
-
-def raw_name(name: str) -> str:
-    r"""Reverses ``printable`` for names that contain escapes such as ``\xe9``."""
-    parts = re.split(_INVALID_BYTE, name)
-    encoded = (bytes([int(part, 16)]) if i % 2 else part.encode() for i, part in enumerate(parts))
-    return b"".join(encoded).decode("utf-8", "surrogateescape")
-
-
-def local_path(path: str) -> str:
-    """Returns the local file of ``path``, with non-UTF-8 bytes restored (see ``printable``)."""
-    return path if "\\x" not in path or os.path.lexists(path) else raw_name(path)
-
-
 def version_of(info: Mapping[str, Any]) -> str | None:
     """Returns a file's version from its listing: generation, ETag, or size and modification time."""
     for key in ("generation", "ETag", "etag"):
@@ -191,7 +125,8 @@ def version_of(info: Mapping[str, Any]) -> str | None:
             return str(info[key]).strip('"')
     for key in ("mtime", "LastModified", "Last-Modified", "last_modified", "updated", "created"):
         if info.get(key) is not None and info.get("size") is not None:
-            return f"{info['size']}-{_stamp(info[key])}"
+            stamp = info[key]
+            return f"{info['size']}-{stamp.isoformat() if hasattr(stamp, 'isoformat') else stamp}"
     return None
 
 
@@ -199,7 +134,3 @@ def digest_of(info: Mapping[str, Any]) -> str:
     """Returns the MD5 of a file's content from its listing: on gs, and on s3 for uploads in one part; else ''."""
     etag = str(info.get("ETag") or "").strip('"')
     return str(info.get("md5Hash") or (etag if _MD5.fullmatch(etag) else ""))
-
-
-def _stamp(value: Any) -> str:
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)

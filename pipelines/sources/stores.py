@@ -5,12 +5,13 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from fsspec.utils import glob_translate
 
+from captionbeam.pipelines.fetch.urls import filesystem, is_http
 from captionbeam.pipelines.sources import folders
-from captionbeam.pipelines.sources.spec import filesystem, is_http, source_name
+from captionbeam.pipelines.sources.spec import source_name
 from captionbeam.schemas.errors import RequestError, SourceError
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -62,13 +63,9 @@ def _sees(source: str, place: str) -> bool:
     if not folders.is_glob(source):
         return place == source or place.startswith(f"{source}/")
     fits = re.compile(glob_translate(source)).match
-    return any(fits(one) for one in (f"{place}/{_EXAMPLE}", *_upwards(place)))
-
-
-def _upwards(place: str) -> Iterator[str]:
-    while place:
-        yield place
-        place = place.rpartition("/")[0]
+    parts = place.split("/")
+    above = ("/".join(parts[:count]) for count in range(1, len(parts) + 1))
+    return any(fits(one) for one in (f"{place}/{_EXAMPLE}", *above))
 
 
 def _real(url: str) -> str:

@@ -6,8 +6,9 @@ import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from captionbeam.pipelines.fetch.urls import printable
 from captionbeam.pipelines.sources import access
-from captionbeam.pipelines.sources.spec import Ignored, SourceSpec, is_image_name, printable
+from captionbeam.pipelines.sources.spec import Ignored, SourceSpec, is_image_name
 from captionbeam.schemas.errors import ImageError, SourceError
 from captionbeam.schemas.records import ImageRef
 

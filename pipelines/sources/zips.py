@@ -10,12 +10,13 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import BinaryIO
 
 from captionbeam.pipelines.fetch.byte_ranges import LISTING
+from captionbeam.pipelines.fetch.errors import reading
 from captionbeam.pipelines.fetch.reads import with_retries
 from captionbeam.pipelines.sources import access
-from captionbeam.pipelines.sources.errors import reading
 from captionbeam.pipelines.sources.spec import Ignored, SourceSpec, is_image_name
 from captionbeam.schemas.errors import ImageError, SourceError
 from captionbeam.schemas.records import ImageRef
@@ -117,21 +118,13 @@ def _name_of(info: zipfile.ZipInfo) -> str:
     name = info.orig_filename
     if not info.flag_bits & _FLAG_UTF8:
         raw = name.encode("cp437")
-        name = _unicode_path(info.extra, raw) or _utf8(raw) or name
+        paths = (field for _, kind, field in _fields(info.extra) if kind == _UNICODE_PATH)
+        name = _path_in(next(paths, b""), raw)
+        if not name:
+            with suppress(UnicodeDecodeError):
+                name = raw.decode("utf-8")
+        name = name or info.orig_filename
     return name.partition("\0")[0]
-
-
-def _utf8(raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return ""
-
-
-def _unicode_path(extra: bytes, raw: bytes) -> str:
-    """Returns the name in a member's first Unicode Path field; '' if there is none."""
-    paths = (field for _, kind, field in _fields(extra) if kind == _UNICODE_PATH)
-    return _path_in(next(paths, b""), raw)
 
 
 def _fields(extra: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -74,11 +74,12 @@ def _expand(url: str) -> list[str]:
 def _choose(url: str, member: str | None) -> CaptionFile:
     if not files.exists(url):
         raise RequestError(f"there is no caption file {url!r}; expected .json, .jsonl, .parquet or .zip")
-    if not _is_zip(url):
+    if not _suffixed(url).endswith(".zip"):
         _reader_for(CaptionFile(url))
         return CaptionFile(url)
     with _opened_zip(url) as archive:
-        names = [name for name in archive.namelist() if _is_caption_like(name)]
+        listed = [name for name in archive.namelist() if not name.startswith("__MACOSX")]
+        names = [name for name in listed if name.lower().endswith(tuple(READERS))]
     return CaptionFile(url, _choose_member(url, names, member))
 
 
@@ -103,14 +104,6 @@ def _choose_member(url: str, names: list[str], member: str | None) -> str:
 def _suffixed(url: str) -> str:
     """Returns the part of ``url`` with the file's suffix: in ``zip://c.json::a.zip`` the first."""
     return url.split("::")[0].lower()
-
-
-def _is_zip(url: str) -> bool:
-    return _suffixed(url).endswith(".zip")
-
-
-def _is_caption_like(name: str) -> bool:
-    return not name.startswith("__MACOSX") and name.lower().endswith(tuple(READERS))
 
 
 @contextmanager

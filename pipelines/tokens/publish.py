@@ -128,5 +128,5 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mappin
     """Describes the existing table's options that differ."""
     theirs, ours = ({**defaults, **spec["options"]} for spec in (old, new))
     options = {name: value for name, value in theirs.items() if value not in (None, ours.get(name))}
-    said = [f"{name.replace('_', ' ')} {value}" for name, value in options.items()]
-    return ", ".join(said + ["other captions"] * (old["captions"] != new["captions"]))
+    texts = [f"{name.replace('_', ' ')} {value}" for name, value in options.items()]
+    return ", ".join(texts + ["other captions"] * (old["captions"] != new["captions"]))

@@ -19,8 +19,8 @@ from typing import Any
 import apache_beam as beam
 
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
-from captionbeam.pipelines.fetch.images import DEFAULTS, fetch
 from captionbeam.pipelines.runners.runner import placing_args, worker_processes, workers_elsewhere
+from captionbeam.pipelines.sources.images import DEFAULTS, fetch
 from captionbeam.pipelines.transforms.elements import ImageCaptions, ImageFeatures, Outputs
 from captionbeam.pipelines.transforms.process import FAILURES, ProcessImages
 from captionbeam.pipelines.workers.processors import (

@@ -89,7 +89,9 @@ class ProcessImages(beam.DoFn):
             worker_boundary(self._storage),
             engine.turn(),
             closing(Tally(engine.images)) as tally,
-            closing(process_images(waiting.refs, engine, fetch, tally, column != "captions")) as results,
+            closing(
+                process_images(waiting.refs, engine, engine.processor, fetch, tally, column != "captions")
+            ) as results,
         ):
             for result in results:
                 for ref, row in zip(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections import Counter
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
 from captionbeam.schemas.errors import ImageError, OutOfMemory, SystemicError
 from captionbeam.schemas.records import ImageRef
+
+if TYPE_CHECKING:
+    from captionbeam.pipelines.bulk.run import Run
 
 MODEL_ERRORS = (RuntimeError, ValueError, ArithmeticError, IndexError)
 
@@ -30,6 +35,28 @@ class Processor(Protocol):
     def prepare(self, item: Any) -> Any: ...
 
     def run(self, batch: list[Any], image_ids: list[str]) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class PerShard(Protocol):
+    """A processor that keeps something for each shard in progress: it gives a processor of its own for each."""
+
+    def open_shard(
+        self, run: Run, shard: str, refs: Sequence[ImageRef]
+    ) -> AbstractContextManager[ShardProcessor]: ...
+
+
+@runtime_checkable
+class ShardProcessor(Processor, Protocol):
+    """The processor of one shard.
+
+    ``counts``: what it counted, added to the commit's. ``committed`` is called once the shard has its commit;
+    ``failed`` are the ids of the images that became failures.
+    """
+
+    counts: Counter[str]
+
+    def committed(self, failed: Collection[str]) -> None: ...
 
 
 class WorkerJob(Protocol):

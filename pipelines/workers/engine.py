@@ -29,6 +29,7 @@ from captionbeam.schemas.store.workers import WorkerRecord, write_worker
 SHARDS = 2  # processed at a time
 WINDOW, WINDOW_BYTES = 32, 128 << 20  # images read together; fewer if they are large
 WINDOWS_AHEAD = 2
+SINGLES_AHEAD = 4
 OTHERS = 64  # threads of Beam's harness, gRPC and pyarrow's I/O
 SECONDS = 1.0  # between two updates of a process's record
 
@@ -82,6 +83,14 @@ class Engine:
         self.limits = self._limits()
 
     @property
+    def batches_ahead(self) -> int:
+        """Number of a shard's batches that are computed or wait for it, while an earlier one is awaited.
+
+        Batches of one image are requests to an endpoint, some of which take far longer than others.
+        """
+        return self.processor.streams * (SINGLES_AHEAD if self.processor.batch_size == 1 else 1)
+
+    @property
     def prepared_ahead(self) -> int:
         """Number of a shard's images that are prepared before the model needs them."""
         return max(2 * self.processor.streams * self.processor.batch_size, WINDOW)
@@ -109,7 +118,7 @@ class Engine:
 
     def _limits(self) -> dict[str, int]:
         streams, size = self.processor.streams, self.processor.batch_size
-        shard = (WINDOWS_AHEAD + 1) * WINDOW + self.prepared_ahead + 1 + (streams + 2) * size
+        shard = (WINDOWS_AHEAD + 1) * WINDOW + self.prepared_ahead + 1 + (self.batches_ahead + 2) * size
         return {
             "shards": SHARDS,
             "images": SHARDS * shard,

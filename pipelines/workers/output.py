@@ -76,6 +76,11 @@ class ShardOutput:
         """Adds an image that could not be processed."""
         self._failures.append(failure)
 
+    @property
+    def failed(self) -> set[str]:
+        """Ids of the images that could not be processed."""
+        return {failure.image_id for failure in self._failures}
+
     def commit(self, counts: dict[str, int]) -> Commit:
         """Finishes the three files and creates the commit. Returns the valid commit, this one or an earlier one."""
         self._stop()

@@ -39,7 +39,7 @@ class Reuse:
 
     def __init__(self, run: Run, refs: Sequence[ImageRef]) -> None:
         self._run, self._lock = run, threading.Lock()
-        self._places = _replaced(run, refs)
+        self._places = {_key(run, *row): place for row, place in replaced_rows(run, refs, run.base)}
         self._taken: defaultdict[str, list[tuple[int, Done]]] = defaultdict(list)
         self._there: dict[str, bool] = {}
 
@@ -77,8 +77,13 @@ def _key(run: Run, image_id: str, content: str) -> Any:
     return content if run.kind == "features" else (image_id, content)
 
 
-def _replaced(run: Run, refs: Sequence[ImageRef]) -> dict[Any, Place]:
-    """Returns the locations of the rows that ``refs`` replace, by key. Reads each needed index once."""
+def replaced_rows(
+    run: Run, refs: Sequence[ImageRef], base: int | None
+) -> list[tuple[tuple[str, str], Place]]:
+    """Returns image, content and location of the rows of snapshot ``base`` that ``refs`` replace.
+
+    Reads each needed index once.
+    """
     rows: defaultdict[str, list[int]] = defaultdict(list)
     for ref in refs:
         for place in addresses_in(ref.replaces):
@@ -86,16 +91,15 @@ def _replaced(run: Run, refs: Sequence[ImageRef]) -> dict[Any, Place]:
             if not failed:
                 rows[shard].append(row)
     if not rows:
-        return {}
+        return []
 
-    def read(shard: tuple[str, str, str]) -> dict[Any, Place]:
+    def read(shard: tuple[str, str, str]) -> list[tuple[tuple[str, str], Place]]:
         name, index, data = shard
         url = files.join(run.url, "data", data)
-        return {_key(run, *row): (url, number) for number, row in _contents(run, index, rows[name])}
+        return [(row, (url, number)) for number, row in _contents(run, index, rows[name])]
 
     with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(read, _files(run, sorted(rows)))
-        return {key: place for part in found for key, place in part.items()}
+        return [one for part in pool.map(read, _files(run, base, sorted(rows))) for one in part]
 
 
 def _contents(run: Run, index: str, rows: Sequence[int]) -> Iterator[tuple[int, tuple[str, str]]]:
@@ -111,16 +115,16 @@ def _contents(run: Run, index: str, rows: Sequence[int]) -> Iterator[tuple[int, 
         yield row["row"], (row["image_id"], row["content"])
 
 
-def _files(run: Run, shards: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Returns the given shards in the run's base, with their index and data files."""
-    table = _base_files(run.url, run.base, run.folder)
+def _files(run: Run, base: int | None, shards: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Returns the given shards in the snapshot ``base`` and the run's adopted ones, with index and data files."""
+    table = _base_files(run.url, base, run.folder)
     kept = table.filter(pc.is_in(table.column("shard"), pa.array(shards)))
     return list(zip(*(kept.column(name).to_pylist() for name in FILES), strict=True))
 
 
 @functools.lru_cache(maxsize=2)
 def _base_files(url: str, base: int | None, folder: str) -> pa.Table:
-    """Returns the columns FILES of the manifest of a run's base; without the rows of a removed snapshot."""
+    """Returns the columns FILES of a run's adopted shards, and of the snapshot ``base`` if it is still there."""
     try:
         manifests = layout.load_snapshot(url, base).manifests if base is not None else ()
         published = read_tables(url, manifests, arrow.MANIFEST).select(FILES)

@@ -14,7 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -22,7 +22,14 @@ import numpy as np
 import pyarrow as pa
 
 from captionbeam.pipelines.bulk.run import Run
-from captionbeam.pipelines.workers.batches import BatchResult, Prepared, run_batch
+from captionbeam.pipelines.workers.batches import (
+    BatchResult,
+    PerShard,
+    Prepared,
+    Processor,
+    ShardProcessor,
+    run_batch,
+)
 from captionbeam.pipelines.workers.engine import WINDOW, WINDOW_BYTES, WINDOWS_AHEAD, Engine, Gauge
 from captionbeam.pipelines.workers.output import Done, ShardOutput
 from captionbeam.pipelines.workers.reuse import Reuse
@@ -111,32 +118,51 @@ def process_shard(
             return ShardReport(shard, earlier.rows, earlier.failed, earlier.bytes, fresh=False), Counter()
         with (
             closing(Tally(engine.images, seen)) as tally,
-            ShardOutput(run, shard, engine.processor.schema) as output,
+            _opened(engine.processor, run, shard, refs) as processor,
+            ShardOutput(run, shard, processor.schema) as output,
         ):
             with tally.timing("shard_msecs"):
-                _run_shard(refs, engine, run, fetch, output, tally)
+                _run_shard(refs, engine, processor, run, fetch, output, tally)
+            tally.counts.update(processor.counts if isinstance(processor, ShardProcessor) else {})
             commit = output.commit(dict(tally.counts))
+            if isinstance(processor, ShardProcessor):
+                processor.committed(output.failed)
     return ShardReport(shard, commit.rows, commit.failed, commit.bytes, fresh=True), tally.counts
 
 
+def _opened(
+    processor: Processor, run: Run, shard: str, refs: Sequence[ImageRef]
+) -> AbstractContextManager[Processor]:
+    return (
+        processor.open_shard(run, shard, refs) if isinstance(processor, PerShard) else nullcontext(processor)
+    )
+
+
 def _run_shard(
-    refs: Sequence[ImageRef], engine: Engine, run: Run, fetch: Fetch, output: ShardOutput, tally: Tally
+    refs: Sequence[ImageRef],
+    engine: Engine,
+    processor: Processor,
+    run: Run,
+    fetch: Fetch,
+    output: ShardOutput,
+    tally: Tally,
 ) -> None:
-    reuse = Reuse(run, refs)
-    with closing(process_images(refs, engine, fetch, tally, run.kind == "features", reuse)) as results:
+    reuse, joining = Reuse(run, refs), run.kind == "features" or isinstance(processor, ShardProcessor)
+    with closing(process_images(refs, engine, processor, fetch, tally, joining, reuse)) as results:
         for done, result in results:
             if not isinstance(result, ImageError):
                 output.add(done, result)
                 continue
             for image in done:
                 output.fail(failure_of(image.ref, result))
-    for done, columns in reuse.rows(engine.processor.schema):
+    for done, columns in reuse.rows(processor.schema):
         output.add(done, columns)
 
 
 def process_images(
     refs: Sequence[ImageRef],
     engine: Engine,
+    processor: Processor,
     fetch: Fetch,
     tally: Tally,
     joining: bool,
@@ -144,15 +170,16 @@ def process_images(
 ) -> Generator[Result]:
     """Yields the rows of all images, batch by batch, and their failures; except rows that ``reuse`` takes.
 
-    ``joining``: compute neighbours with the same bytes once. Close the generator to stop early: no waiting task of
-    these images then starts in the engine's pools. Raises SystemicError.
+    ``processor``: the engine's, or the shard's own. ``joining``: compute neighbours with the same bytes once. Close
+    the generator to stop early: no waiting task of these images then starts in the engine's pools. Raises
+    SystemicError.
     """
     failed: deque[Result] = deque()
     with (
         closing(_fetched(refs, fetch, engine, tally)) as fetched,
         closing(_alike(fetched, joining, tally)) as unlike,
-        closing(_prepared(unlike, engine, reuse, failed, tally)) as prepared,
-        closing(_run_all(prepared, engine, tally)) as results,
+        closing(_prepared(unlike, engine, processor, reuse, failed, tally)) as prepared,
+        closing(_run_all(prepared, engine, processor, tally)) as results,
     ):
         for result in results:
             yield result
@@ -223,7 +250,12 @@ def _alike(
 
 
 def _prepared(
-    fetched: Iterable[Fetched], engine: Engine, reuse: Reuse | None, failed: deque[Result], tally: Tally
+    fetched: Iterable[Fetched],
+    engine: Engine,
+    processor: Processor,
+    reuse: Reuse | None,
+    failed: deque[Result],
+    tally: Tally,
 ) -> Generator[Prepared]:
     """Yields prepared images in order; adds those that cannot be fetched or decoded to ``failed``."""
 
@@ -236,7 +268,7 @@ def _prepared(
             return None
         try:
             with engine.preparing.one():
-                return Prepared(ref, content, engine.processor.prepare(item), copies)
+                return Prepared(ref, content, processor.prepare(item), copies)
         except ImageError as err:
             return err
 
@@ -283,15 +315,16 @@ def _done(item: Any, future: Future[Any]) -> tuple[Any, Any]:
     return item, future.result()
 
 
-def _run_all(prepared: Iterator[Prepared], engine: Engine, tally: Tally) -> Generator[Result]:
-    processor = engine.processor
-
+def _run_all(
+    prepared: Iterator[Prepared], engine: Engine, processor: Processor, tally: Tally
+) -> Generator[Result]:
     def run(batch: Sequence[Prepared]) -> list[BatchResult]:
         with tally.timing("model_msecs"), engine.batches.one():
             return run_batch(batch, processor)
 
     batches = iter(lambda: list(islice(prepared, processor.batch_size)), [])
-    for _, results in _ahead(batches, lambda batch: engine.runners.submit(run, batch), processor.streams):
+    runs = engine.batches_ahead
+    for _, results in _ahead(batches, lambda batch: engine.runners.submit(run, batch), runs):
         for part, result in results:
             if isinstance(result, ImageError):
                 yield _failed(part[0].refs, result, tally)

@@ -22,6 +22,7 @@ VERSION_KEY, KIND_KEY, FINGERPRINT_KEY = (
     b"captionbeam.kind",
     b"captionbeam.fingerprint",
 )
+PROMPT_KEY = b"captionbeam.prompt"  # of a column of answers: its prompt's fingerprint
 DTYPE_KEY, SHAPE_KEY, SCALE_KEY = b"captionbeam.dtype", b"captionbeam.shape", b"captionbeam.scale"
 SCALE = "_scale"  # suffix: ``grid_scale`` holds the scales of ``grid``
 
@@ -80,6 +81,33 @@ def captions_field(keep_attention: bool = False) -> pa.Field:
     if keep_attention:
         parts.append(pa.field("attention", pa.list_(pa.list_(pa.float32()))))
     return pa.field("captions", pa.list_(pa.struct(parts)), nullable=False)
+
+
+def answers_field(name: str, prompt: str, value: pa.DataType | None = None) -> pa.Field:
+    """Returns a column of an endpoint's answers: a list, best first, of text, finish reason, tokens and model.
+
+    ``prompt``: the prompt's fingerprint, kept in the metadata. ``value``: the type of answers in JSON, kept beside
+    their text.
+    """
+    parts = [
+        pa.field("text", pa.string(), nullable=False),
+        *([] if value is None else [pa.field("value", value)]),
+        pa.field("finish_reason", pa.string()),
+        pa.field("tokens_in", pa.int32()),
+        pa.field("tokens_out", pa.int32()),
+        pa.field("model", pa.string()),
+    ]
+    return pa.field(name, pa.list_(pa.struct(parts)), nullable=False, metadata={PROMPT_KEY: prompt})
+
+
+def is_captions(field: pa.Field) -> bool:
+    """Returns whether ``field`` has captions or answers: a list of structs with ``text``."""
+    kind = field.type
+    return bool(
+        pa.types.is_list(kind)
+        and pa.types.is_struct(kind.value_type)
+        and kind.value_type.get_field_index("text") >= 0
+    )
 
 
 def row_schema(columns: pa.Schema, kind: str, fingerprint: str) -> pa.Schema:

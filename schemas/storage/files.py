@@ -144,6 +144,21 @@ def names(url: str) -> list[str]:
     return sorted(name for name in found if not name.startswith("."))
 
 
+def find(url: str) -> list[str]:
+    """Returns the sorted paths of all files below the folder ``url``, relative to it; empty if it does not exist.
+
+    Includes names that start with a dot.
+    """
+    fs, path = split(url)
+    try:
+        with as_os_errors(url):
+            found = fs.find(path)
+    except FileNotFoundError:
+        return []
+    root = path.rstrip("/") + "/"
+    return sorted(name.removeprefix(root) for name in found if name.startswith(root) and name != root)
+
+
 def create(url: str, data: bytes) -> bool:
     """Writes ``data`` to ``url`` as a whole if no file exists there. Returns False if one does."""
     fs, path = split(url)

@@ -87,17 +87,17 @@ def _as_os_error(error: Exception, path: str) -> Exception:
     status = status_of(error)
     if status == _EXISTS:
         return FileExistsError(errno.EEXIST, "there is one already", path)
-    said = " ".join(str(error).split())[:300] or type(error).__name__
+    message = " ".join(str(error).split())[:300] or type(error).__name__
     # gcsfs reports 403 this way, without an errno
-    if type(error) is OSError and said.startswith("Forbidden"):
-        return PermissionError(errno.EACCES, said, path)
+    if type(error) is OSError and message.startswith("Forbidden"):
+        return PermissionError(errno.EACCES, message, path)
     if isinstance(error, OSError) or not _is_of_storage(error):
         return error
     if status == 404:
-        return FileNotFoundError(errno.ENOENT, said, path)
+        return FileNotFoundError(errno.ENOENT, message, path)
     if status in (401, 403) or "Credential" in type(error).__name__:
-        return PermissionError(errno.EACCES, said, path)
-    return OSError(errno.EIO, said, path)
+        return PermissionError(errno.EACCES, message, path)
+    return OSError(errno.EIO, message, path)
 
 
 def _is_of_storage(error: Exception) -> bool:

@@ -63,41 +63,25 @@ def use(options: Options) -> None:
 
 def as_environment() -> dict[str, str]:
     """Returns environment variables for a child process. fsspec reads the options of each protocol from them."""
-    mine = {name: value for name, value in os.environ.items() if not _is_ours(name)}
-    return {
-        **mine,
-        **{f"FSSPEC_{name.upper()}": json.dumps(values) for name, values in conf.items() if name in _ours()},
-    }
-
-
-def _ours() -> set[str]:
-    return {*_used, *(alias for alias, name in _ALIASES.items() if name in _used)}
-
-
-def _is_ours(variable: str) -> bool:
-    return any(f"{variable}_".startswith(f"FSSPEC_{name.upper()}_") for name in _ours())
+    ours = {*_used, *(alias for alias, name in _ALIASES.items() if name in _used)}
+    starts = tuple(f"FSSPEC_{name.upper()}_" for name in ours)
+    kept = {name: value for name, value in os.environ.items() if not f"{name}_".startswith(starts)}
+    return kept | {f"FSSPEC_{name.upper()}": json.dumps(conf[name]) for name in ours & conf.keys()}
 
 
 def for_record(options: Options) -> Options:
     """Returns ``options`` without possible secrets."""
     return {
-        protocol: {
-            name: _without_user(value) if _is_harmless(name, value) else "(not kept)"
-            for name, value in values.items()
-        }
+        protocol: {name: _for_record(name, value) for name, value in values.items()}
         for protocol, values in options.items()
     }
 
 
-def _without_user(value: Any) -> Any:
-    """Removes user name and password from a URL."""
-    return _USER.sub(r"\1", value) if isinstance(value, str) else value
-
-
-def _is_harmless(name: str, value: Any) -> bool:
-    return (
-        name in _HARMLESS or isinstance(value, bool) or (name == "token" and str(value) in _NO_SECRET_TOKENS)
-    )
+def _for_record(name: str, value: Any) -> Any:
+    known_token = name == "token" and str(value) in _NO_SECRET_TOKENS
+    if name not in _HARMLESS and not isinstance(value, bool) and not known_token:
+        return "(not kept)"
+    return _USER.sub(r"\1", value) if isinstance(value, str) else value  # without user name and password
 
 
 def plain(options: Mapping[str, Mapping[str, Any]]) -> Options:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 
 from captionbeam.pipelines.fetch import address_guard
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
-from captionbeam.pipelines.fetch.images import fetch
+from captionbeam.pipelines.sources.images import fetch
 from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.records import ImageRef
 from tests.builders.rest import JsonHandler, serving

@@ -40,9 +40,9 @@ blob.server.port: {blob}
 taskmanager.host: 127.0.0.1
 taskmanager.bind-host: 127.0.0.1
 taskmanager.numberOfTaskSlots: 2
-taskmanager.memory.process.size: 1200m
-taskmanager.memory.network.min: 192m
-taskmanager.memory.network.max: 192m
+taskmanager.memory.process.size: 1264m
+taskmanager.memory.network.min: 256m
+taskmanager.memory.network.max: 256m
 taskmanager.memory.managed.size: 64m
 taskmanager.memory.jvm-metaspace.size: 192m
 cluster.evenly-spread-out-slots: true

@@ -15,6 +15,7 @@ from captionbeam.capmodel.decoders import DecoderConfig
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.capmodel.specs import (
     CaptionsSpec,
+    EndpointSpec,
     FeaturesSpec,
     ImportedSpec,
     PreprocessSpec,
@@ -22,6 +23,7 @@ from captionbeam.capmodel.specs import (
     TransformersSpec,
     complete_spec,
 )
+from captionbeam.pipelines.endpoints.prompts import prompts_of
 from captionbeam.pipelines.reduction.svd import SvdOptions
 from captionbeam.pipelines.tokens.tokenize import TokenizeOptions
 from captionbeam.schemas.errors import RequestError
@@ -41,6 +43,7 @@ SPECS = [
     ImportedSpec("vgg16", "pooled", (512,), dtype="int8"),
     CaptionsSpec("ef" * 32, fingerprint(spec_of(FEATURES)), FEATURES, DecodeOptions(beam=5)),
     TransformersSpec("01" * 32, "git"),
+    EndpointSpec("m", {"captions": {"text": "?", "schema": {"type": "object", "properties": {}}}}, n_best=2),
     DecodeOptions(method="sample", temperature=0.5),
     DecoderConfig(50, (8, 8, 2048), hidden_dim=32),
 ]
@@ -110,3 +113,13 @@ def test_a_default_never_changes(cls):
 
 def json_of(value: Any) -> Any:
     return spec_of(value) if dataclasses.is_dataclass(value) else value
+
+
+def test_a_schemas_order_is_kept_and_counts():
+    """Models write properties in the schema's order: a reason first, and then the answer that follows from it."""
+    orders = [{"reason": {}, "answer": {}}, {"answer": {}, "reason": {}}]
+    specs = [EndpointSpec("m", {"a": {"text": "?", "schema": {"properties": order}}}) for order in orders]
+    records = [json.loads(json.dumps(spec_of(spec), sort_keys=True)) for spec in specs]
+    found = [prompts_of(from_spec(EndpointSpec, record))[0] for record in records]
+    assert [list(prompt.schema["properties"]) for prompt in found] == [list(order) for order in orders]
+    assert found[0].fingerprint != found[1].fingerprint

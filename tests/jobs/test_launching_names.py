@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captionbeam.jobs.run_on.images import check_versions
-from captionbeam.jobs.run_on.labels import job_name, own_labels
 from captionbeam.jobs.run_on.packages import build_wheel
+from captionbeam.jobs.run_on.target import check_versions, job_name, own_labels
 from captionbeam.schemas.errors import RequestError
 from tests.builders.commands import ROOT
 from tests.builders.launches import settled

@@ -20,8 +20,7 @@ from PIL import Image
 from captionbeam.capmodel.bundles.contents import store_bundle
 from captionbeam.jobs.cli import main
 from captionbeam.jobs.reporting.charts import histogram, line_chart, nice_ticks
-from captionbeam.jobs.reporting.heat import looks
-from captionbeam.jobs.reporting.pictures import LONGEST_SIDE, Picture, read_pictures, seen_window
+from captionbeam.jobs.reporting.pictures import LONGEST_SIDE, Picture, looks, read_pictures, seen_window
 from captionbeam.jobs.reporting.rows import choose
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 from captionbeam.schemas.errors import ImageError
@@ -160,7 +159,7 @@ def test_pictures_are_small_jpegs_inside_the_page(tmp_path):
 
 def test_heat_maps_are_laid_over_what_the_encoder_saw():
     window = seen_window(Picture("data:", 400, 200), {"size": 150, "resize": 200})
-    assert window.size == "266.67% 133.33%"
+    assert window == "266.67% 133.33%"
 
 
 def test_attention_of_a_words_pieces_is_averaged():

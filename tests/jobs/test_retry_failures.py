@@ -17,8 +17,8 @@ from captionbeam.jobs import cli
 from captionbeam.pipelines.bulk.plan import write_plan
 from captionbeam.pipelines.bulk.publish import publish
 from captionbeam.pipelines.bulk.run import start_run
-from captionbeam.pipelines.fetch.images import fetch
 from captionbeam.pipelines.maintenance.verify import verify
+from captionbeam.pipelines.sources.images import fetch
 from captionbeam.pipelines.sources.listing import list_images
 from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.schemas import Store

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from captionbeam.capmodel.encoders.backbones import families, grid_size
+from captionbeam.capmodel.encoders.backbones import families
 from captionbeam.capmodel.encoders.backbones.base import Backbone, fold_batch_norm
 from captionbeam.capmodel.encoders.backbones.families import Convolutional, DenseNet, EfficientNetLite
 from captionbeam.capmodel.encoders.backbones.vit import Vit
@@ -30,35 +30,24 @@ from captionbeam.schemas.errors import RequestError
 
 __all__ = ["BACKBONES", "Backbone", "get_backbone", "load_network", "shape_of"]
 
-# Grid channels that differ from the rest of the family.
-WIDTHS = {
-    "resnet18": 512, "resnet34": 512, "densenet161": 2208, "densenet169": 1664, "densenet201": 1920,
-    "efficientnet_b2": 1408, "efficientnet_b3": 1536, "efficientnet_b4": 1792, "efficientnet_b5": 2048,
-    "efficientnet_b6": 2304, "efficientnet_b7": 2560, "convnext_base": 1024, "convnext_large": 1536,
-}  # fmt: skip
 NO_LOGITS = ("grid", "pooled")  # for networks that are built without their classifier
 
 
 def _convolutional(name: str) -> Backbone:
     """Returns the backbone of that name, which is not a ViT."""
-    half = grid_size.half_five_times
     if name in RESNETS:
-        return Convolutional(name, WIDTHS.get(name, 2048), half, ("fc.",), families.resnet)
+        return Convolutional(name, ("fc.",), families.resnet)
     if name in DENSENETS:
-        return DenseNet(name, WIDTHS.get(name, 1024), grid_size.densenet, ("classifier.",), families.densenet)
+        return DenseNet(name, ("classifier.",), families.densenet)
     if name in EFFICIENTNETS:
-        return Convolutional(name, WIDTHS.get(name, 1280), half, ("classifier.",), families.efficientnet)
+        return Convolutional(name, ("classifier.",), families.efficientnet)
     if name in CONVNEXTS:
-        return Convolutional(
-            name, WIDTHS.get(name, 768), grid_size.convnext, ("classifier.",), families.convnext
-        )
-    auxiliary = ("fc.", "aux1.", "aux2.")  # auxiliary classifiers, used in training only
-    if name == GOOGLENET:
-        return Convolutional(name, 1024, grid_size.googlenet, auxiliary, families.googlenet)
+        return Convolutional(name, ("classifier.",), families.convnext)
+    if name == GOOGLENET:  # with auxiliary classifiers, used in training only
+        return Convolutional(name, ("fc.", "aux1.", "aux2."), families.googlenet)
     if name == INCEPTION_V3:
-        ignored, make = ("fc.", "AuxLogits."), families.inception_v3
-        return Convolutional(name, 2048, grid_size.inception_v3, ignored, make, NO_LOGITS)
-    return EfficientNetLite(name, 1280, half, ("_fc.",), families.efficientnet_lite0, NO_LOGITS)
+        return Convolutional(name, ("fc.", "AuxLogits."), families.inception_v3, NO_LOGITS)
+    return EfficientNetLite(name, ("_fc.",), families.efficientnet_lite0, NO_LOGITS)
 
 
 BACKBONES = {name: Vit(name) if name in VITS else _convolutional(name) for name in ENCODERS}
@@ -78,7 +67,7 @@ def get_backbone(name: str) -> Backbone:
 
 @lru_cache(maxsize=64)
 def shape_of(name: str, size: int, output: str, layers: tuple[str, ...] = ()) -> tuple[int, ...]:
-    """Returns the shape of one row, ``(H, W, C)`` or ``(C,)``; with ``layers`` by a run on the meta device.
+    """Returns the shape of one row, ``(H, W, C)`` or ``(C,)``, by a run on the meta device.
 
     Raises RequestError for a size, output or layers that the network does not support.
     """

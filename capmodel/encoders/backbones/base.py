@@ -16,12 +16,17 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from captionbeam.capmodel.encoders.preprocess import Preprocess, scaling_of
-from captionbeam.capmodel.encoders.weights import State, find_weights, hub_weights
+from captionbeam.capmodel.encoders.weights import State, hub_weights, read_weights
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.storage import files
 
 # For these, torchvision normalises with ImageNet's mean and std, and the network converts back to [-1, 1]
 # (``transform_input``). The scaling ``tf`` does both in one step.
 SCALED_INSIDE = ("inception_v3", "googlenet")
+# Raised by networks for unsupported image sizes.
+SIZE_ERRORS = (
+    RuntimeError, AssertionError, ValueError, TypeError, IndexError, NotImplementedError, ZeroDivisionError,
+)  # fmt: skip
 
 
 class Backbone(ABC):
@@ -48,9 +53,22 @@ class Backbone(ABC):
 
         return str(get_model_weights(self.name).DEFAULT.name)
 
-    @abstractmethod
     def shape(self, size: int, output: str) -> tuple[int, ...]:
-        """Returns the shape of one row, ``(H, W, C)`` or ``(C,)``. Raises RequestError for an unsupported size."""
+        """Returns the shape of one row, ``(H, W, C)`` or ``(C,)``, by a run on the meta device.
+
+        Raises RequestError for an unsupported size.
+        """
+        with torch.device("meta"), torch.inference_mode():
+            try:
+                row = tuple(self.build(size, output).eval()(torch.empty(1, 3, size, size)).shape[1:])
+            except RequestError:
+                raise
+            except SIZE_ERRORS as err:
+                message = (str(err).strip() or type(err).__name__).splitlines()[0]
+                raise RequestError(
+                    f"{self.name} takes no images of size {size} ({message}); expected another --image-size"
+                ) from err
+        return (*row[1:], row[0]) if output == "grid" else row[:1]
 
     @abstractmethod
     def build(self, size: int, output: str) -> nn.Module:
@@ -65,7 +83,14 @@ class Backbone(ABC):
 
     def weights(self, wanted: str) -> State:
         """Returns the weights of a published name, a path or a URL. Raises RequestError, FingerprintError."""
-        return find_weights(self.name, wanted, self.presets, self.published)
+        if wanted in self.presets:
+            return self.published(wanted)
+        looks_like_a_name = wanted.isupper() and wanted.replace("_", "").isalnum()
+        if looks_like_a_name and not files.exists(wanted):
+            raise RequestError(
+                f"{self.name} has no weights {wanted!r}; expected {' or '.join(self.presets)}, or a file or URL"
+            )
+        return read_weights(wanted)
 
     def published(self, name: str) -> State:
         """Returns the weights of one of the ``presets``, from torchvision. Raises RequestError."""

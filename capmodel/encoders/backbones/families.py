@@ -9,16 +9,16 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.fx.proxy import TraceError
+from torch.nn.functional import adaptive_avg_pool2d
 
 from captionbeam.capmodel.encoders.backbones.base import Backbone, TrunkAndHead
-from captionbeam.capmodel.encoders.backbones.layers import Layers
 from captionbeam.capmodel.encoders.names import OUTPUTS
 from captionbeam.capmodel.encoders.preprocess import Preprocess
 from captionbeam.capmodel.encoders.weights import State, package_weights
 from captionbeam.schemas.errors import RequestError
 
-LABELS = 1000  # ImageNet classes
 # torchvision's published DenseNet weights have keys such as norm.1, where its DenseNet has norm1.
 OLD_DENSE_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)$")
 
@@ -27,28 +27,14 @@ OLD_DENSE_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)$")
 class Convolutional(Backbone):
     """A network whose grid is the output of convolutions.
 
-    channels:  C.
-    cells:     the grid's side length for images of S pixels.
     ignored:   key prefixes in published weights that not every output needs.
     make:      builds the network of a name for an output.
     """
 
     name: str
-    channels: int
-    cells: Callable[[int], int]
     ignored: tuple[str, ...]
     make: Callable[[str, str], nn.Module]
     outputs: tuple[str, ...] = OUTPUTS
-
-    def shape(self, size: int, output: str) -> tuple[int, ...]:
-        side = self.cells(size)
-        if side < 1:
-            smallest = next(each for each in range(size, size + 1000) if self.cells(each) >= 1)
-            raise RequestError(
-                f"image size {size} is too small for {self.name}; expected at least {smallest}"
-            )
-        rows = {"grid": (side, side, self.channels), "pooled": (self.channels,), "logits": (LABELS,)}
-        return rows[output]
 
     def build(self, size: int, output: str) -> nn.Module:
         with torch.device("meta"):
@@ -149,3 +135,55 @@ def _classified(whole: nn.Module, output: str) -> nn.Module:
     names = list(children)
     trunk = {name: children[name] for name in names[: names.index("avgpool")]}
     return TrunkAndHead(trunk, {"flatten": nn.Flatten(), "fc": children["fc"]} if output == "logits" else {})
+
+
+class Layers(nn.Module):
+    """Outputs of the modules ``names`` of ``network``, concatenated: ``[n, C1 + C2 + ..., H, W]``.
+
+    H and W are those of the coarsest grid; finer grids are averaged down to it. Modules that no output needs are
+    removed. ``model`` is the network's name in errors. Raises RequestError for an unknown name.
+    """
+
+    def __init__(self, network: nn.Module, names: Sequence[str], model: str) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.network = _extractor(network, self.names, model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.network(x)
+        grids = [found[name] for name in self.names]
+        side = min((grid.shape[2:] for grid in grids), key=lambda cells: cells.numel())
+        grids = [g if g.shape[2:] == side else adaptive_avg_pool2d(g, (side[0], side[1])) for g in grids]
+        return torch.cat(grids, dim=1)
+
+
+def _extractor(network: nn.Module, names: Sequence[str], model: str) -> nn.Module:
+    from torchvision.models.feature_extraction import create_feature_extractor  # slow import (seconds)
+
+    known = {name for name, _ in network.named_modules() if name}
+    for name in names:
+        if name not in known:
+            raise RequestError(
+                f"{model} has no layer {name!r}; expected modules such as {_examples(network)}"
+            )
+    try:
+        return create_feature_extractor(network.eval(), {name: name for name in names})
+    except TraceError as err:
+        raise RequestError(
+            f"{model} gives its last grid alone; expected another encoder, or no --layers"
+        ) from err
+    except ValueError as err:  # the module is inside a module that is traced as a whole
+        asked = " and ".join(map(repr, names))
+        raise RequestError(
+            f"{model} cannot be cut after {asked}; expected modules such as {_examples(network)}"
+        ) from err
+
+
+def _examples(network: nn.Module) -> str:
+    """Returns the last names on the first level that has several."""
+    names = [name for name, _ in network.named_children()]
+    if len(names) <= 2:
+        names = [
+            f"{name}.{inner}" for name in names for inner, _ in network.get_submodule(name).named_children()
+        ]
+    return ", ".join(names[-4:])

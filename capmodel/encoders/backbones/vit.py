@@ -17,8 +17,6 @@ from captionbeam.capmodel.encoders.names import OUTPUTS
 from captionbeam.capmodel.encoders.weights import State
 from captionbeam.schemas.errors import RequestError
 
-LABELS = 1000  # ImageNet classes
-WIDTHS = {"b": 768, "l": 1024, "h": 1280}
 POSITIONS = "encoder.pos_embedding"  # [1, 1 + H * W, C]
 
 
@@ -30,16 +28,6 @@ class Vit(Backbone):
     def __init__(self, name: str) -> None:
         self.name = name
         self.patch = int(name.rpartition("_")[2])
-        self.channels = WIDTHS[name.split("_")[1]]
-
-    def shape(self, size: int, output: str) -> tuple[int, ...]:
-        if size % self.patch:
-            raise RequestError(
-                f"image size {size} is no whole number of {self.name}'s patches; "
-                f"expected a multiple of {self.patch}"
-            )
-        side = size // self.patch
-        return {"grid": (side, side, self.channels), "pooled": (self.channels,), "logits": (LABELS,)}[output]
 
     def build(self, size: int, output: str) -> nn.Module:
         from torchvision.models import get_model
@@ -51,7 +39,9 @@ class Vit(Backbone):
         """Interpolates position embeddings of weights for another image size, with torchvision's method."""
         from torchvision.models.vision_transformer import interpolate_embeddings
 
-        kept = OrderedDict((key, value) for key, value in state.items() if _is_kept(key, output))
+        kept = OrderedDict(
+            (key, value) for key, value in state.items() if output == "logits" or not key.startswith("heads.")
+        )
         if POSITIONS not in kept:
             return kept  # loading raises the error
         try:
@@ -78,7 +68,3 @@ class Tokens(nn.Module):
         if self.output == "grid":
             return tokens[:, 1:].transpose(1, 2).unflatten(2, patches.shape[2:])
         return self.heads(tokens[:, 0]) if self.output == "logits" else tokens[:, 0]
-
-
-def _is_kept(key: str, output: str) -> bool:
-    return output == "logits" or not key.startswith("heads.")

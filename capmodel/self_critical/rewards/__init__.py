@@ -3,9 +3,8 @@
 Does not import torch.
 """
 
-from captionbeam.capmodel.self_critical.rewards.cider_d import CiderReward, PackedReferences
+from captionbeam.capmodel.self_critical.rewards.cider_d import CiderReward, PackedReferences, SplitReward
 from captionbeam.capmodel.self_critical.rewards.consensus import consensus_weights
 from captionbeam.capmodel.self_critical.rewards.reading import CaptionReader
-from captionbeam.capmodel.self_critical.rewards.split import SplitReward
 
 __all__ = ["CaptionReader", "CiderReward", "PackedReferences", "SplitReward", "consensus_weights"]

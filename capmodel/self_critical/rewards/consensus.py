@@ -28,8 +28,9 @@ def consensus(references: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
     """
     packed = PackedReferences.pack(references)
     number, cider, words = packed.number[:, None], CiderReward(packed), _padded(references)
-    parts = range(0, len(words), IMAGES_AT_ONCE)
-    whole = np.concatenate([cider(*_part(words, start)) for start in parts])
+    places = np.arange(len(words))
+    parts = [slice(start, start + IMAGES_AT_ONCE) for start in range(0, len(words), IMAGES_AT_ONCE)]
+    whole = np.concatenate([cider(places[part], words[part]) for part in parts])
     itself = ITSELF * (packed.norms > 0).mean(1)
     there = (np.arange(words.shape[1]) < number) & (number > 1)
     others = np.divide(whole * number - itself, number - 1, out=np.full(whole.shape, np.nan), where=there)
@@ -58,8 +59,3 @@ def _padded(references: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
         for which, caption in enumerate(image):
             words[place, which, : len(caption)] = caption
     return words
-
-
-def _part(words: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:
-    part = words[start : start + IMAGES_AT_ONCE]
-    return np.arange(start, start + len(part)), part

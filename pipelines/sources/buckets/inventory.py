@@ -21,12 +21,13 @@ from urllib.parse import unquote_plus
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from captionbeam.pipelines.fetch.errors import reading
+from captionbeam.pipelines.fetch.urls import filesystem
 from captionbeam.pipelines.sources.access import FileInfo, open_stream
 from captionbeam.pipelines.sources.buckets import key_pages
 from captionbeam.pipelines.sources.buckets.inventory_manifest import Report, check_md5
 from captionbeam.pipelines.sources.csv_rows import read_csv
-from captionbeam.pipelines.sources.errors import reading
-from captionbeam.pipelines.sources.spec import Counted, SourceSpec, digest_of, filesystem, version_of
+from captionbeam.pipelines.sources.spec import Counted, SourceSpec, digest_of, version_of
 from captionbeam.schemas.errors import SourceError
 
 _BLOCK, _ROWS = 8 << 20, 1 << 14
@@ -51,7 +52,10 @@ def list_report(spec: SourceSpec) -> Iterator[FileInfo | Counted]:
     keys, rows, below = key_pages.keys_below(fs, path), 0, 0
     with _copied(spec.url, how["md5"]) as file, _whole(spec.url, how["format"]):
         for rows, row in enumerate(_rows(file, how, spec.url), 1):  # noqa: B007 (the last value is the count)
-            _check_bucket(row, keys.bucket, spec.url)
+            if (bucket := row.get("bucket", keys.bucket)) != keys.bucket:
+                raise SourceError(
+                    f"inventory {spec.url!r} has a row of the bucket {bucket!r}; expected {keys.bucket!r}"
+                )
             found = _object(row, spec.url)
             if (
                 found is not None
@@ -89,11 +93,6 @@ def _whole(url: str, kind: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as err:
         raise SourceError(f"inventory {url!r} is not a readable {kind} file: {err}") from err
-
-
-def _check_bucket(row: Mapping[str, Any], bucket: str, url: str) -> None:
-    if row.get("bucket", bucket) != bucket:
-        raise SourceError(f"inventory {url!r} has a row of the bucket {row['bucket']!r}; expected {bucket!r}")
 
 
 @contextmanager

@@ -28,7 +28,9 @@ def cut(fs: AbstractFileSystem, keys: Keys, ranges: int = RANGES, page: int = 0)
     """Returns ``keys`` as at most ``ranges`` disjoint ranges in order; unchanged if it has only a few pages."""
     if any(each.is_last for each in islice(pages(fs, keys, size=page), _PAGES)):
         return [keys]
-    bounds = _thinned(sorted(_bounds(fs, keys, ranges, page)), ranges)
+    found = sorted(_bounds(fs, keys, ranges, page))
+    wanted = min(len(found), ranges - 1)
+    bounds = [found[i * len(found) // wanted] for i in range(wanted)]  # evenly spaced
     return [keys._replace(start=start, end=end) for start, end in pairwise([keys.start, *bounds, keys.end])]
 
 
@@ -44,12 +46,9 @@ def _bounds(fs: AbstractFileSystem, keys: Keys, ranges: int, page: int) -> set[s
             )
             requests -= len(stems)
             stems = [child for children in found for child in children]
-            bounds.update(child for children in found for child in children[1:] if _inside(child, keys))
+            inner = [child for children in found for child in children[1:] if child > keys.start]
+            bounds.update(child for child in inner if not keys.end or child < keys.end)
     return bounds
-
-
-def _inside(bound: str, keys: Keys) -> bool:
-    return keys.start < bound and (not keys.end or bound < keys.end)
 
 
 def _children(fs: AbstractFileSystem, keys: Keys, page: int) -> list[str]:
@@ -94,9 +93,3 @@ def _first_after(fs: AbstractFileSystem, keys: Keys, stem: str) -> str | None:
         return None
     after = _AFTER_SURROGATES if last == _BEFORE_SURROGATES else last + 1
     return _first(fs, keys._replace(start=stem[:-1] + chr(after)))
-
-
-def _thinned(bounds: list[str], ranges: int) -> list[str]:
-    """Returns at most ``ranges`` - 1 of ``bounds``, evenly spaced."""
-    wanted = min(len(bounds), ranges - 1)
-    return [bounds[(i * len(bounds)) // wanted] for i in range(wanted)]

@@ -8,9 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captionbeam.capmodel.decoders.embeddings import freeze_word_vectors, load_word_vectors
 from captionbeam.capmodel.decoders.word_vectors import read_vectors, vectors_width
-from captionbeam.capmodel.training.optimizer import make_optimizer
+from captionbeam.capmodel.training.optimizer import freeze_word_vectors, load_word_vectors, make_optimizer
 from captionbeam.schemas.errors import RequestError
 
 PLAIN = b"the 1 2 3\ndog 4 5 6\n. . . 9 9 9\nrun 7 8 9.5\ndog 0 0 0\n"

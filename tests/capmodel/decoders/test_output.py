@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 
 from captionbeam.capmodel.decoders import DecoderConfig, DecoderOptions
-from captionbeam.capmodel.decoders.output import make_bias, make_output
+from captionbeam.capmodel.decoders.output import AdaptiveOutput, FullOutput
 from captionbeam.capmodel.objectives.losses import masked_cross_entropy
 from captionbeam.capmodel.tokenizers import BpeTokenizer
 from captionbeam.schemas.errors import RequestError
@@ -17,11 +17,18 @@ def made(**chosen):
     """An output layer, the embeddings and biases, what it sees ``[5, 2, WIDTH]`` and targets ``[5, 2]``."""
     torch.manual_seed(0)
     config = DecoderConfig(WORDS, (8,), embed_dim=WIDTH, **chosen)
-    bias = make_bias(config)
+    adaptive = config.output_layer == "adaptive"
+    bias = None if adaptive else torch.nn.Parameter(torch.zeros(config.vocab_size))
     if bias is not None:
         torch.nn.init.normal_(bias)
     targets = torch.randint(4, WORDS, (5, 2))
-    return make_output(config), torch.randn(WORDS, WIDTH), bias, torch.randn(5, 2, WIDTH), targets
+    return (
+        (AdaptiveOutput if adaptive else FullOutput)(config),
+        torch.randn(WORDS, WIDTH),
+        bias,
+        torch.randn(5, 2, WIDTH),
+        targets,
+    )
 
 
 def loss_of(layer, embeddings, bias, seen, targets, smoothing=0.0):

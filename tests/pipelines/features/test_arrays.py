@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from captionbeam.pipelines.features.array_files import arrays_in, find_array
-from captionbeam.pipelines.features.array_ids import check_ids, find_id_list, read_ids
+from captionbeam.pipelines.features.array_ids import check_ids, find_id_list, list_rows, read_ids
 from captionbeam.pipelines.features.array_processor import Copier
 from captionbeam.pipelines.features.array_reads import fetch_rows
-from captionbeam.pipelines.features.array_rows import list_rows
 from captionbeam.pipelines.features.array_spec import ArraySpec, Layout, import_spec
 from captionbeam.schemas.errors import ImageError, RequestError, SourceError
 

@@ -8,8 +8,8 @@ import pytest
 
 from captionbeam.pipelines.fetch import address_guard
 from captionbeam.pipelines.fetch.byte_ranges import ByteRange, FetchOptions
-from captionbeam.pipelines.fetch.images import fetch
 from captionbeam.pipelines.fetch.reads import read_ranges
+from captionbeam.pipelines.sources.images import fetch
 from captionbeam.pipelines.sources.lists import ref_of
 from captionbeam.pipelines.sources.spec import SourceSpec
 from captionbeam.schemas.errors import SourceError

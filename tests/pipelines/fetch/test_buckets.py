@@ -8,7 +8,7 @@ import time
 import fsspec
 import pytest
 
-from captionbeam.pipelines.fetch.images import fetch
+from captionbeam.pipelines.sources.images import fetch
 from captionbeam.schemas.storage import files
 from tests.builders.key_servers import ADDRESS, put_keys
 from tests.builders.meddler import meddling

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
-from captionbeam.pipelines.fetch.images import fetch
+from captionbeam.pipelines.sources.images import fetch
 from captionbeam.schemas.errors import SourceError
 from tests.builders.sources import (
     codes,

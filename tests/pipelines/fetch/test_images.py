@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captionbeam.pipelines.fetch import images as fetching
 from captionbeam.pipelines.fetch import reads
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
-from captionbeam.pipelines.fetch.images import fetch, fetch_location, fetch_locations, parse_location
+from captionbeam.pipelines.sources import images as fetching
+from captionbeam.pipelines.sources.images import fetch, fetch_locations, parse_location
 from captionbeam.schemas.errors import ImageError, SystemicError
 from captionbeam.schemas.records import ImageRef
 from tests.builders.sources import (
@@ -117,7 +117,7 @@ class TestLocations:
         refs, _ = listed(tmp_path / name)
         locations = [ref.location for ref in refs]
         assert fetch_locations(locations) == [contents[ref.image_id] for ref in refs]
-        assert [fetch_location(location) for location in locations] == fetch_locations(locations)
+        assert [fetch_locations([location])[0] for location in locations] == fetch_locations(locations)
 
     @given(
         member=st.text(st.characters(exclude_categories=["Cs"]), min_size=1),

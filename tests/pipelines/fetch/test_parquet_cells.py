@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captionbeam.pipelines.fetch import parquet_cells
-from captionbeam.pipelines.fetch.images import fetch
+from captionbeam.pipelines.sources import parquet_cells
+from captionbeam.pipelines.sources.images import fetch
 from captionbeam.pipelines.workers.shards import windows
 from captionbeam.schemas.records import ImageRef
 from tests.builders.sources import counted, listed

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
-from captionbeam.pipelines.fetch.images import fetch
+from captionbeam.pipelines.sources.images import fetch
 from captionbeam.schemas.errors import SourceError, SystemicError, is_transient
 from captionbeam.schemas.records import ImageRef
 from tests.builders.sources import (

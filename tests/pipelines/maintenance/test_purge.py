@@ -14,10 +14,8 @@ from hypothesis import strategies as st
 
 from captionbeam.jobs import cli
 from captionbeam.pipelines.maintenance import purge as purging
-from captionbeam.pipelines.maintenance import purge_tokens as token_purging
 from captionbeam.pipelines.maintenance.history import roll_back
-from captionbeam.pipelines.maintenance.purge import purge
-from captionbeam.pipelines.maintenance.purge_tokens import purge_tokens
+from captionbeam.pipelines.maintenance.purge import purge, purge_tokens
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.pipelines.tokens.inputs import list_inputs
 from captionbeam.pipelines.tokens.tokenize import TokenizeOptions, tokenize
@@ -189,7 +187,7 @@ def test_killed_between_table_and_record_it_is_run_again(tmp_path, monkeypatch):
         write(url, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(token_purging.files, "write_atomic", dies)
+        patch.setattr(purging.files, "write_atomic", dies)
         with contextlib.suppress(KeyboardInterrupt):
             purge_tokens(before.url, ["3.jpg"])
     purge_tokens(before.url, ["3.jpg"])

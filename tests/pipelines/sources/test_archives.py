@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captionbeam.pipelines.fetch.images import fetch
+from captionbeam.pipelines.sources.images import fetch
 from captionbeam.pipelines.sources.listing import list_images
 from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.schemas.errors import SourceError

@@ -10,7 +10,7 @@ import pytest
 from gcsfs.retry import ChecksumError, HttpError
 from huggingface_hub.errors import HfHubHTTPError
 
-from captionbeam.pipelines.sources.errors import HttpStatusError, image_error, is_worth_retrying, reading
+from captionbeam.pipelines.fetch.errors import HttpStatusError, image_error, is_worth_retrying, reading
 from captionbeam.schemas.errors import ImageError, RequestError, SourceError, SourceUnavailable, SystemicError
 
 httpx = importlib.import_module(HfHubHTTPError.__mro__[1].__module__)  # its name depends on the version

@@ -6,8 +6,8 @@ import os
 import fsspec
 import pytest
 
-from captionbeam.pipelines.fetch.images import fetch
 from captionbeam.pipelines.sources import access
+from captionbeam.pipelines.sources.images import fetch
 from captionbeam.pipelines.sources.listing import list_images, split_source
 from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.pipelines.sources.spec import source_name

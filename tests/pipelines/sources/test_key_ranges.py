@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captionbeam.pipelines.bulk.find import FindImages
-from captionbeam.pipelines.fetch.images import fetch
 from captionbeam.pipelines.sources.buckets import key_ranges
 from captionbeam.pipelines.sources.buckets.key_pages import Keys, pages
+from captionbeam.pipelines.sources.images import fetch
 from captionbeam.pipelines.sources.listing import list_images, split_part, split_source
 from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.pipelines.sources.spec import digest_of

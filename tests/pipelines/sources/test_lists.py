@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from captionbeam.pipelines.features.array_ids import find_id_list, read_ids
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
-from captionbeam.pipelines.fetch.images import fetch
+from captionbeam.pipelines.fetch.urls import UrlParts, printable, split_url
 from captionbeam.pipelines.maintenance.file_writers import TABLE_WRITERS
 from captionbeam.pipelines.sources import lists
+from captionbeam.pipelines.sources.images import fetch
 from captionbeam.pipelines.sources.parse import parse_sources
-from captionbeam.pipelines.sources.spec import SourceSpec, UrlParts, printable, split_url
+from captionbeam.pipelines.sources.spec import SourceSpec
 from captionbeam.schemas.errors import SourceError
 from tests.builders.sources import listed, make_folder
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from captionbeam.pipelines.fetch.images import fetch
+from captionbeam.pipelines.sources.images import fetch
 from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.pipelines.sources.spec import SourceOptions
 from captionbeam.schemas.errors import SourceError

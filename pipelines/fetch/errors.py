@@ -98,10 +98,10 @@ def image_error(error: BaseException, where: str, unknown: str | None = None) ->
     return ImageError(code, "fetch", f"{where}: {_sentence(error)}")
 
 
-def source_error(source: str, code: str, said: str) -> SourceError:
+def source_error(source: str, code: str, message: str) -> SourceError:
     """Returns a SourceError for an unreadable ``source``; SourceUnavailable if the cause is transient."""
     kind = SourceUnavailable if is_transient(code) else SourceError
-    return kind(f"source {source!r} cannot be read ({code}): {said}")
+    return kind(f"source {source!r} cannot be read ({code}): {message}")
 
 
 def raise_if_gone(error: ImageError, container: str) -> None:
@@ -141,7 +141,7 @@ def _systemic(error: BaseException) -> bool:
         and not is_transient_status(status_of(error))
     ):
         return True
-    return any(_is_about_credentials(cause) for cause in _causes(error))
+    return any(map(_is_about_credentials, _causes(error)))
 
 
 def _is_about_credentials(error: BaseException) -> bool:

@@ -15,13 +15,13 @@ from fsspec.utils import merge_offset_ranges
 
 from captionbeam.pipelines.fetch import address_guard
 from captionbeam.pipelines.fetch.byte_ranges import ByteRange, FetchOptions
+from captionbeam.pipelines.fetch.errors import raise_if_gone
 from captionbeam.pipelines.fetch.http import too_large
-from captionbeam.pipelines.fetch.parquet_cells import read_cells
 from captionbeam.pipelines.fetch.reads import read_ranges
 from captionbeam.pipelines.sources import tars, zips
 from captionbeam.pipelines.sources.access import file_version
-from captionbeam.pipelines.sources.errors import raise_if_gone
 from captionbeam.pipelines.sources.listing import list_images
+from captionbeam.pipelines.sources.parquet_cells import read_cells
 from captionbeam.pipelines.sources.spec import SourceSpec
 from captionbeam.schemas.errors import ImageError, SourceError
 from captionbeam.schemas.records import ImageRef
@@ -50,17 +50,6 @@ def fetch(refs: Sequence[ImageRef], options: FetchOptions = DEFAULTS) -> list[Re
         mine = [i for i, ref in enumerate(refs) if ref.kind == kind]
         results.update(zip(mine, _READERS[kind]([refs[i] for i in mine], options), strict=True))
     return [results[i] for i in range(len(refs))]
-
-
-def fetch_location(location: str, options: FetchOptions = DEFAULTS) -> bytes:
-    """Returns the bytes of the image at ``location`` (see ``ImageRef.location``).
-
-    Raises ImageError, SystemicError.
-    """
-    found = fetch_locations([location], options)[0]
-    if isinstance(found, ImageError):
-        raise found
-    return found
 
 
 def fetch_locations(locations: Sequence[str], options: FetchOptions = DEFAULTS) -> list[Result]:
@@ -164,10 +153,8 @@ def _reread_short(
     refs: Sequence[ImageRef], raws: list[memoryview | ImageError], options: FetchOptions
 ) -> None:
     """Reads members again whose local header is longer than estimated, and updates ``raws``."""
-    ranges = [
-        0 if isinstance(raw, ImageError) else zips.whole_span(ref, raw)
-        for ref, raw in zip(refs, raws, strict=True)
-    ]
+    pairs = zip(refs, raws, strict=True)
+    ranges = [0 if isinstance(raw, ImageError) else zips.whole_span(ref, raw) for ref, raw in pairs]
     short = [i for i, ref in enumerate(refs) if ranges[i] > zips.likely_span(ref)]
     again = _read_merged([refs[i] for i in short], [ranges[i] for i in short], options)
     for i, raw in zip(short, again, strict=True):

@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 
 from captionbeam.pipelines.fetch import address_guard
 from captionbeam.pipelines.fetch.byte_ranges import ByteRange, FetchOptions
+from captionbeam.pipelines.fetch.errors import image_error, raise_if_gone
 from captionbeam.pipelines.fetch.http import too_large
 from captionbeam.pipelines.fetch.reads import read_ranges, with_retries
 from captionbeam.pipelines.sources import access
-from captionbeam.pipelines.sources.errors import image_error, raise_if_gone
 from captionbeam.pipelines.sources.parquet import LARGE_GROUP, bytes_per_row, column_at, is_damage
 from captionbeam.schemas.errors import ImageError, SourceError, is_transient
 from captionbeam.schemas.records import ImageRef

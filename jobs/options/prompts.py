@@ -1,0 +1,250 @@
+"""Options of prompted captions: the model behind an endpoint, its prompts, limits and price."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.formats import arrow
+from captionbeam.schemas.options import (
+    MONEY,
+    NAME,
+    POSITIVE,
+    SECONDS,
+    Kind,
+    number,
+    option,
+    text,
+)
+from captionbeam.schemas.storage import files
+
+if TYPE_CHECKING:
+    from captionbeam.pipelines.endpoints.plan import EndpointPlan
+
+OPENAI, VLLM = "openai:", "vllm:"
+VLLM_COMMAND = "vllm serve {model} --served-model-name {name} --host 127.0.0.1 --port {port}"
+RATE = number(0, above=True, expected="a number above 0")
+TAKEN = {*arrow.IDENTITY_NAMES, "row", "failed", "code", "content", "replaces"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """What an endpoint's model is asked about each image."""
+
+    GROUP = "prompts"
+
+    prompt: tuple[str, ...] = option(
+        (),
+        "what to ask the model of --captioner openai: or vllm:; NAME=TEXT, repeated, asks several prompts, each with a "
+        "column NAME of its own",
+        text("[NAME=]TEXT"),
+        repeated=True,
+        common=True,
+        role="rows",
+        instead_of=("prompt_file",),
+    )
+    prompt_file: tuple[str, ...] = option(
+        (),
+        "like --prompt, with the text in a file",
+        text("[NAME=]FILE"),
+        repeated=True,
+        role="rows",
+        location=True,
+        instead_of=("prompt",),
+    )
+    system: str = option("", "the system message", text("TEXT"), role="rows")
+    schema: tuple[str, ...] = option(
+        (),
+        "ask for JSON by the JSON Schema in this file, for all prompts or for the prompt NAME; the values become typed "
+        "columns",
+        text("[NAME=]FILE"),
+        repeated=True,
+        common=True,
+        role="rows",
+        location=True,
+    )
+    max_new_tokens: int | None = option(
+        None,
+        "longest answer in tokens (default: the server's); a longer one becomes a failure with the code cut_off",
+        POSITIVE,
+        common=True,
+        role="rows",
+    )
+    max_image_pixels: int = option(
+        1_048_576, "larger pictures are scaled down to this before they are sent", POSITIVE, role="rows"
+    )
+    send_urls: bool = option(
+        False, "send the images' own http(s) URLs, which the server must be able to read", role="rows"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointOptions(PromptOptions):
+    """How the endpoint is asked."""
+
+    GROUP = "endpoint"
+
+    model: str | None = option(
+        None,
+        "the model's name at the endpoint (default with vllm:MODEL: MODEL)",
+        NAME,
+        common=True,
+        role="rows",
+    )
+    concurrency: int = option(32, "requests in flight of each worker process", POSITIVE, common=True)
+    requests_per_minute: float | None = option(
+        None, "most requests per minute of the whole run", RATE, common=True
+    )
+    tokens_per_minute: float | None = option(
+        None, "most tokens per minute of the whole run", RATE, common=True
+    )
+    request_timeout: float = option(120.0, "a request without an answer is repeated after this", SECONDS)
+    server_command: str | None = option(
+        None,
+        "of --captioner vllm:MODEL: the command that starts a worker machine's server, with {port}, {model} (MODEL) "
+        "and {name} (--model) "
+        f"(default: {VLLM_COMMAND})",
+        text("COMMAND", "a command with {port}", lambda value: "{port}" in value),
+    )
+    server_timeout: float = option(
+        900.0, "longest start of such a server, in which it loads the model", SECONDS
+    )
+    price_per_million_tokens: tuple[float, ...] = option(
+        (),
+        "price of a million tokens that are sent, and of a million that are generated; the summary then shows the cost",
+        Kind(float, MONEY.holds, "two amounts of 0 or more, IN,OUT", "IN,OUT"),
+        split=True,
+    )
+
+
+def is_endpoint(captioner: str | None) -> bool:
+    """Whether a value of --captioner names an endpoint or a server on each worker machine."""
+    return captioner is not None and captioner.startswith((OPENAI, VLLM))
+
+
+def plan_endpoint(options: Any) -> EndpointPlan:
+    """Returns the plan of the options (``CaptionerOptions``). Raises RequestError."""
+    from captionbeam.capmodel.specs import EndpointSpec
+    from captionbeam.pipelines.endpoints.plan import Endpoint, EndpointPlan
+
+    scheme, address = str(options.captioner).partition(":")[::2]
+    own = scheme == VLLM[:-1]
+    spec = EndpointSpec(
+        endpoint=options.model or (address if own else ""),
+        prompts=_prompts(options),
+        system=options.system,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        seed=options.seed or None,
+        n_best=options.n_best,
+        max_image_pixels=options.max_image_pixels,
+        send_urls=options.send_urls,
+    )
+    endpoint = Endpoint(
+        url="" if own else _checked_url(address),
+        command=(options.server_command or VLLM_COMMAND) if own else "",
+        model=address if own else "",
+        concurrency=options.concurrency,
+        requests_per_minute=options.requests_per_minute,
+        tokens_per_minute=options.tokens_per_minute,
+        timeout=options.request_timeout,
+        start_timeout=options.server_timeout,
+    )
+    return EndpointPlan(spec, endpoint)
+
+
+def check_endpoint(options: Any) -> None:
+    """Raises RequestError if the options of an endpoint are incomplete, or if another captioner has them."""
+    if not is_endpoint(options.captioner):
+        for name in ("prompt", "prompt_file", "schema", "system", "model"):
+            if getattr(options, name):
+                flag = "--" + name.replace("_", "-")
+                raise RequestError(f"{flag} is for endpoints; expected --captioner openai:URL or vllm:MODEL")
+        return
+    if not options.prompt and not options.prompt_file:
+        raise RequestError(
+            f"--captioner {options.captioner} needs a --prompt; expected what to ask about each image"
+        )
+    if options.captioner.startswith(OPENAI):
+        _checked_url(options.captioner.removeprefix(OPENAI))
+        if not options.model:
+            raise RequestError(
+                f"--captioner {options.captioner} needs --model; expected the model's name at the endpoint"
+            )
+    prices = options.price_per_million_tokens
+    if prices and len(prices) != 2:
+        raise RequestError(
+            f"--price-per-million-tokens has {len(prices)} amounts; expected two: of tokens sent and generated"
+        )
+
+
+def _checked_url(url: str) -> str:
+    """Returns the API's base URL. Raises RequestError, also for a URL with a key in it, which would be recorded."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise RequestError(
+            f"--captioner openai:{url} is no URL; expected openai:http://HOST:PORT/v1 or openai:https://..."
+        )
+    if parts.username or parts.password or parts.query:
+        raise RequestError(
+            f"--captioner openai:{parts.scheme}://{parts.hostname}... has a user or a query in its URL, which would be "
+            "recorded; expected the key in the environment variable OPENAI_API_KEY of the workers"
+        )
+    return url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
+
+
+def _prompts(options: Any) -> dict[str, dict[str, Any]]:
+    """Returns the prompts by column, each with its text and, for JSON, its schema. Raises RequestError."""
+    from captionbeam.pipelines.endpoints.prompts import UNNAMED
+    from captionbeam.pipelines.endpoints.schemas import load_schema
+
+    texts: dict[str, str] = {}
+    for name, given in _texts(options):
+        column = UNNAMED if name is None else name
+        if column in texts:
+            which = "two prompts have no name" if name is None else f"two prompts are named {name!r}"
+            raise RequestError(f"{which}; expected NAME=TEXT with a name for each")
+        if column in TAKEN:
+            raise RequestError(
+                f"a prompt is named {column!r}, which another column has; expected another name"
+            )
+        if not given.strip():
+            raise RequestError(f"the prompt {column!r} is empty; expected a text")
+        texts[column] = given
+    if UNNAMED in texts and len(texts) > 1:
+        others = ", ".join(sorted(texts.keys() - {UNNAMED}))
+        raise RequestError(
+            f"one prompt has no name, beside {others}; expected NAME=TEXT for each of several prompts"
+        )
+    prompts: dict[str, dict[str, Any]] = {column: {"text": given} for column, given in texts.items()}
+    for name, url in (named(given) for given in options.schema):
+        if name is not None and name not in prompts:
+            raise RequestError(
+                f"--schema names {name!r}, which is no prompt; expected one of {', '.join(prompts)}"
+            )
+        schema = load_schema(url)
+        for column in prompts if name is None else (name,):
+            prompts[column]["schema"] = schema
+    return prompts
+
+
+def _texts(options: Any) -> Iterator[tuple[str | None, str]]:
+    for given in options.prompt:
+        yield named(given)
+    for given in options.prompt_file:
+        name, url = named(given)
+        try:
+            yield name, files.read_bytes(url).decode("utf-8-sig").strip()
+        except (OSError, UnicodeDecodeError) as err:
+            raise RequestError(f"--prompt-file {url!r} cannot be read ({err}); expected a text file") from err
+
+
+def named(given: str) -> tuple[str | None, str]:
+    """Returns the name and the rest of ``NAME=REST``; no name where the part before ``=`` is no name."""
+    name, equals, rest = given.partition("=")
+    if equals and name.isidentifier():
+        return name, rest
+    return None, given

@@ -1,0 +1,154 @@
+"""The processor of endpoints: pictures to answers, one image at a time, with answers kept as they arrive."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from captionbeam.capmodel.specs import EndpointSpec
+from captionbeam.pipelines.bulk.run import Run
+from captionbeam.pipelines.endpoints.answers import KeptAnswers
+from captionbeam.pipelines.endpoints.chat import ChatClient
+from captionbeam.pipelines.endpoints.copied import copied_answers
+from captionbeam.pipelines.endpoints.links import url_of
+from captionbeam.pipelines.endpoints.pace import Pace
+from captionbeam.pipelines.endpoints.pictures import as_data_url
+from captionbeam.pipelines.endpoints.plan import Endpoint
+from captionbeam.pipelines.endpoints.prompts import Prompt, prompts_of
+from captionbeam.pipelines.endpoints.servers.server import Server
+from captionbeam.schemas.fingerprint import fingerprint, spec_of
+from captionbeam.schemas.records import ImageRef
+
+Answers = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One image to ask about: the SHA-256 of its bytes, its URL (``data:`` or the server's to read), known answers."""
+
+    content: str
+    picture: str
+    known: dict[str, Answers]
+
+
+class EndpointCaptioner:
+    """A processor that asks an endpoint every prompt about every image. Threads may share it.
+
+    The number of concurrent calls of ``run`` is the number of requests in flight.
+    """
+
+    batch_size = 1
+
+    def __init__(self, spec: EndpointSpec, endpoint: Endpoint) -> None:
+        self.options, self.prompts = spec, prompts_of(spec)
+        self.spec = spec_of(spec)
+        self.fingerprint = fingerprint(self.spec)
+        self.schema = pa.schema([prompt.field for prompt in self.prompts])
+        self.streams = endpoint.concurrency
+        self._stack = ExitStack()
+        weakref.finalize(self, self._stack.close)  # when Beam drops the engine, or the process ends
+        url = endpoint.url
+        if endpoint.command:
+            server = Server(endpoint.command, endpoint.model, spec.endpoint, endpoint.start_timeout)
+            url = self._stack.enter_context(server).url
+        self._pace = Pace(endpoint.requests_per_minute, endpoint.tokens_per_minute)
+        self._client = ChatClient(url, spec, self._pace, endpoint.concurrency, endpoint.timeout)
+        self._stack.callback(self._pace.close)
+        self._stack.callback(self._client.close)
+
+    def prepare(self, item: bytes) -> Question:
+        """Returns a file's bytes as a question without known answers. Raises ImageError."""
+        return self.question(item, {})
+
+    def question(self, item: bytes, known: dict[str, Answers]) -> Question:
+        """Returns the question about a file's bytes; its picture is made only if a prompt is to be asked."""
+        all_known = len(known) == len(self.prompts)
+        picture = "" if all_known else self._picture(item)
+        return Question(hashlib.sha256(item).hexdigest(), picture, known)
+
+    def _picture(self, item: bytes) -> str:
+        if self.options.send_urls:
+            return url_of(item)
+        return as_data_url(item, self.options.max_image_pixels)
+
+    def run(self, batch: Sequence[Question], image_ids: Sequence[str]) -> dict[str, pa.Array]:
+        """Returns the answers to one question, by column. Raises ImageError, SystemicError."""
+        counts = Counter[str]()
+        found = {prompt: self.ask(batch[0], prompt, counts) for prompt in self.prompts}
+        return self.columns(found)
+
+    def ask(self, question: Question, prompt: Prompt, counts: Counter[str]) -> Answers:
+        """Returns the answers to one prompt."""
+        return self._client.ask(question.picture, prompt, counts)
+
+    def columns(self, found: dict[Prompt, Answers]) -> dict[str, pa.Array]:
+        """Returns one image's answers as columns of one row."""
+        return {
+            prompt.column: pa.array([answers], self.schema.field(prompt.column).type)
+            for prompt, answers in found.items()
+        }
+
+    @contextmanager
+    def open_shard(self, run: Run, shard: str, refs: Sequence[ImageRef]) -> Iterator[ShardCaptioner]:
+        """Yields the processor of one shard, which keeps each answer in the store and asks nothing twice."""
+        self._pace.join(run.folder)
+        with KeptAnswers(run, shard, refs, self.prompts) as kept:
+            yield ShardCaptioner(self, kept, copied_answers(run, refs, self.prompts))
+
+
+class ShardCaptioner:
+    """An ``EndpointCaptioner`` for one shard."""
+
+    def __init__(
+        self, captioner: EndpointCaptioner, kept: KeptAnswers, copied: Mapping[tuple[str, str], Answers]
+    ) -> None:
+        self._captioner, self._kept, self._copied = captioner, kept, copied
+        self.fingerprint, self.schema = captioner.fingerprint, captioner.schema
+        self.batch_size, self.streams = captioner.batch_size, captioner.streams
+        self.counts, self._lock = Counter[str](), threading.Lock()
+
+    def prepare(self, item: bytes) -> Question:
+        """Returns the question about a file's bytes, with the answers that are known. Raises ImageError."""
+        content = hashlib.sha256(item).hexdigest()
+        known, counts = {}, Counter[str]()
+        for prompt in self._captioner.prompts:
+            if (answers := self._copied.get((content, prompt.fingerprint))) is not None:
+                counts["answers_copied"] += 1
+            elif (answers := self._kept.known(content, prompt)) is not None:
+                counts["answers_kept"] += 1
+            if answers is not None:
+                known[prompt.fingerprint] = answers
+        self._count(counts)
+        return self._captioner.question(item, known)
+
+    def run(self, batch: Sequence[Question], image_ids: Sequence[str]) -> dict[str, pa.Array]:
+        """Returns the answers about one image, by column. Raises ImageError, SystemicError."""
+        (question,), (image_id,) = batch, image_ids
+        found: dict[Prompt, Answers] = {}
+        counts = Counter[str]()
+        try:
+            for prompt in self._captioner.prompts:
+                if (known := question.known.get(prompt.fingerprint)) is not None:
+                    found[prompt] = known
+                    continue
+                found[prompt] = self._captioner.ask(question, prompt, counts)
+                self._kept.keep(image_id, question.content, prompt, found[prompt])
+        finally:
+            self._count(counts)
+        return self._captioner.columns(found)
+
+    def _count(self, counts: Counter[str]) -> None:
+        with self._lock:
+            self.counts.update(counts)
+
+    def committed(self, failed: Collection[str]) -> None:
+        """Removes the kept answers that the shard's commit covers."""
+        self._kept.committed(failed)
