@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -17,10 +18,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from captionbeam.capmodel.specs import EndpointSpec
+from captionbeam.pipelines.endpoints.plan import Endpoint
+from captionbeam.pipelines.endpoints.processor import EndpointCaptioner
 from captionbeam.pipelines.endpoints.servers import supervisor
 from captionbeam.pipelines.endpoints.servers.server import Server, server_words
 from captionbeam.schemas.errors import RequestError, SystemicError
 from tests.builders.commands import ROOT
+from tests.builders.images import drawn, encoded
 from tests.builders.processes import await_true
 
 ENDPOINT = f"{sys.executable} {ROOT}/tests/builders/endpoint.py {{port}} --model {{model}}"
@@ -139,6 +144,33 @@ def test_a_killed_server_is_started_again(temp):
             process.wait(5)
             assert answers(server.wait_until_healthy())
             assert servers(temp) != [process]
+
+
+@engines
+def test_no_request_is_lost_when_servers_and_supervisors_are_killed(temp):
+    pictures = [encoded(drawn(20 + number, 20), "JPEG") for number in range(120)]
+    texts = ask_about(pictures, lambda: [servers(temp), supervisors(temp), servers(temp)])
+    assert texts == [f"What? of {hashlib.sha256(picture).hexdigest()[:8]}" for picture in pictures]
+
+
+def ask_about(pictures, victims):
+    """The answers about pictures, while a server, its supervisor and the next server are killed."""
+    captioner = EndpointCaptioner(
+        EndpointSpec("tiny", {"captions": {"text": "What?"}}),
+        Endpoint(command=f"{ENDPOINT} --latency 0.2", model="tiny", concurrency=8),
+    )
+
+    def ask(picture):
+        (answers,) = captioner.run([captioner.prepare(picture)], ["id"])["captions"].to_pylist()
+        return answers[0]["text"]
+
+    with ThreadPoolExecutor(8) as at_once:
+        found = [at_once.submit(ask, picture) for picture in pictures]
+        for number in range(3):
+            found[10 * number].result()
+            for victim in victims()[number]:
+                victim.kill()
+        return [answer.result() for answer in found]
 
 
 @engines
