@@ -198,7 +198,7 @@ def read(field: dataclasses.Field[Any], found: Option, given: str) -> Any:
     """Returns the value that the text ``given`` stands for. Raises RequestError."""
     try:
         if found.split:
-            return tuple(part.strip() for part in given.split(","))
+            return tuple(found.kind.read(part.strip()) for part in given.split(","))
         return found.kind.read(given)
     except ValueError as err:
         raise _wrong(field, found, given) from err

@@ -145,6 +145,21 @@ def names(url: str) -> list[str]:
     return sorted(name for name in found if not name.startswith("."))
 
 
+def states(url: str) -> dict[str, str]:
+    """Returns what the storage knows of each file in the folder ``url``, by base name, as ``names`` lists them.
+
+    The value differs after a file is written again.
+    """
+    fs, path = split(url)
+    try:
+        with as_os_errors(url):
+            listing = fs.ls(path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    inside = {info["name"].rsplit("/", 1)[-1]: str(info) for info in listing if info["type"] == "file"}
+    return {name: state for name, state in inside.items() if not name.startswith(".")}
+
+
 def find(url: str) -> list[str]:
     """Returns the sorted paths of all files below the folder ``url``, relative to it; empty if it does not exist.
 

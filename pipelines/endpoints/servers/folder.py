@@ -17,6 +17,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
@@ -47,16 +48,16 @@ class State:
 
 
 class ServerFolder:
-    """The folder of the server that ``command`` starts for ``model``, below this user's own in the temp directory."""
+    """The folder of a server, below this user's own in the temp directory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.log, self._state = path / "server.log", path / "state.json"
 
     @classmethod
-    def of(cls, command: str, model: str) -> ServerFolder:
-        """Makes the folder. Raises SystemicError if another user owns it or may write to it."""
-        digest = hashlib.sha256(json.dumps([command, model]).encode()).hexdigest()[:16]
+    def of(cls, words: Sequence[str]) -> ServerFolder:
+        """Makes the folder of the server that ``words`` start. Raises SystemicError if others may write to it."""
+        digest = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
         root = Path(tempfile.gettempdir()) / f"captionbeam-{os.getuid()}"
         for folder in (root, root / digest):
             folder.mkdir(mode=0o700, exist_ok=True)

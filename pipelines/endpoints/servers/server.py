@@ -26,13 +26,14 @@ INSTALL = {"vllm": "pip install vllm", "sglang": "pip install 'sglang[all]'",
 class Server:
     """The machine's server for ``command``. A context manager; the last process that leaves it stops the server.
 
-    ``command``: how to start it, with ``{port}`` and, where it names the model, ``{model}``; without a shell.
-    ``model``: what it serves: a folder or a name at Hugging Face. ``start_timeout``: seconds until it must be ready.
+    ``command``: how to start it, without a shell, with ``{port}``, ``{model}`` and ``{name}`` in it. ``model``: what
+    it loads, a folder or a name at Hugging Face. ``name``: the model's in requests. ``start_timeout``: seconds until it
+    must be ready.
     Raises RequestError for a wrong command, SystemicError if the server does not start. Threads may share it.
     """
 
-    def __init__(self, command: str, model: str, start_timeout: float) -> None:
-        self._words, self._command, self._model = server_words(command, model), command, model
+    def __init__(self, command: str, model: str, name: str, start_timeout: float) -> None:
+        self._words = server_words(command, model, name)
         self._start_timeout = start_timeout
         self._turn = threading.Lock()
         self._lease: Lease | None = None
@@ -44,7 +45,7 @@ class Server:
         return self._url
 
     def __enter__(self) -> Self:
-        self._folder = ServerFolder.of(self._command, self._model)
+        self._folder = ServerFolder.of(self._words)
         self._lease = self._folder.lease()
         try:
             self.wait_until_healthy()
@@ -118,8 +119,8 @@ class Server:
         return repr(shlex.join(self._words))
 
 
-def server_words(command: str, model: str) -> list[str]:
-    """Returns the words of ``command`` with the ``model``, and with ``{port}`` still in them. Raises RequestError."""
+def server_words(command: str, model: str, name: str) -> list[str]:
+    """Returns the words of ``command`` with ``model`` and ``name``, and ``{port}`` left in. Raises RequestError."""
     try:
         words = shlex.split(command)
     except ValueError as err:
@@ -128,7 +129,7 @@ def server_words(command: str, model: str) -> list[str]:
         raise RequestError(
             f"server-command is {command!r}; expected {{port}} in it, such as 'vllm serve {{model}} --port {{port}}'"
         )
-    return [word.replace("{model}", model) for word in words]
+    return [word.replace("{name}", name).replace("{model}", model) for word in words]
 
 
 def _program(name: str) -> str:

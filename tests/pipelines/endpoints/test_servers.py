@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -17,17 +18,21 @@ from pathlib import Path
 import psutil
 import pytest
 
+from captionbeam.capmodel.specs import EndpointSpec
+from captionbeam.pipelines.endpoints.plan import Endpoint
+from captionbeam.pipelines.endpoints.processor import EndpointCaptioner
 from captionbeam.pipelines.endpoints.servers import supervisor
 from captionbeam.pipelines.endpoints.servers.server import Server, server_words
 from captionbeam.schemas.errors import RequestError, SystemicError
 from tests.builders.commands import ROOT
+from tests.builders.images import drawn, encoded
 from tests.builders.processes import await_true
 
-ENDPOINT = f"{sys.executable} {ROOT}/tests/builders/endpoint.py {{port}}"
+ENDPOINT = f"{sys.executable} {ROOT}/tests/builders/endpoint.py {{port}} --model {{model}}"
 USER = """
 import sys
 from captionbeam.pipelines.endpoints.servers.server import Server
-with Server(sys.argv[1], "tiny", 60) as server:
+with Server(sys.argv[1], "tiny", "tiny", 60) as server:
     print(server.url, flush=True)
     sys.stdin.readline()
 """
@@ -100,7 +105,7 @@ def test_the_processes_of_a_machine_share_one_server_until_the_last_leaves(temp)
 @engines
 def test_threads_of_a_process_share_it_too(temp):
     def use(_):
-        with Server(ENDPOINT, "tiny", 60) as server:
+        with Server(ENDPOINT, "tiny", "tiny", 60) as server:
             together.wait(60)
             return server.url, server.wait_until_healthy(), len(servers(temp))
 
@@ -112,7 +117,7 @@ def test_threads_of_a_process_share_it_too(temp):
 
 @engines
 def test_each_model_has_a_server_of_its_own(temp):
-    with Server(ENDPOINT, "tiny", 60) as tiny, Server(ENDPOINT, "other", 60) as other:
+    with Server(ENDPOINT, "tiny", "tiny", 60) as tiny, Server(ENDPOINT, "other", "tiny", 60) as other:
         assert tiny.url != other.url
         assert len(servers(temp)) == 2
 
@@ -132,7 +137,7 @@ def test_the_server_ends_when_all_its_users_are_killed(temp):
 
 @engines
 def test_a_killed_server_is_started_again(temp):
-    with Server(ENDPOINT, "tiny", 60) as server:
+    with Server(ENDPOINT, "tiny", "tiny", 60) as server:
         for _ in range(4):  # more than the deaths of one that never becomes ready
             (process,) = servers(temp)
             process.kill()
@@ -142,8 +147,35 @@ def test_a_killed_server_is_started_again(temp):
 
 
 @engines
+def test_no_request_is_lost_when_servers_and_supervisors_are_killed(temp):
+    pictures = [encoded(drawn(20 + number, 20), "JPEG") for number in range(120)]
+    texts = ask_about(pictures, lambda: [servers(temp), supervisors(temp), servers(temp)])
+    assert texts == [f"What? of {hashlib.sha256(picture).hexdigest()[:8]}" for picture in pictures]
+
+
+def ask_about(pictures, victims):
+    """The answers about pictures, while a server, its supervisor and the next server are killed."""
+    captioner = EndpointCaptioner(
+        EndpointSpec("tiny", {"captions": {"text": "What?"}}),
+        Endpoint(command=f"{ENDPOINT} --latency 0.2", model="tiny", concurrency=8),
+    )
+
+    def ask(picture):
+        (answers,) = captioner.run([captioner.prepare(picture)], ["id"])["captions"].to_pylist()
+        return answers[0]["text"]
+
+    with ThreadPoolExecutor(8) as at_once:
+        found = [at_once.submit(ask, picture) for picture in pictures]
+        for number in range(3):
+            found[10 * number].result()
+            for victim in victims()[number]:
+                victim.kill()
+        return [answer.result() for answer in found]
+
+
+@engines
 def test_the_server_of_a_killed_supervisor_ends_and_users_start_a_new_one(temp):
-    with Server(ENDPOINT, "tiny", 60) as server:
+    with Server(ENDPOINT, "tiny", "tiny", 60) as server:
         (process,), (watching,) = servers(temp), supervisors(temp)
         watching.kill()
         process.wait(5)
@@ -160,7 +192,7 @@ def test_what_a_killed_supervisor_left_behind_is_ended_first(temp, monkeypatch):
     )
     (temp / "health").touch()  # the path that it answers
     monkeypatch.chdir(temp)
-    with Server(stubborn, "tiny", 60) as server:
+    with Server(stubborn, "tiny", "tiny", 60) as server:
         (process,), (watching,) = servers(temp), supervisors(temp)
         watching.kill()
         watching.wait(5)
@@ -184,7 +216,7 @@ def test_a_slow_start_is_waited_for(temp):
 @engines
 def test_a_server_that_is_not_ready_in_time(temp):
     silent = python("print('loading weights',flush=True);import time;time.sleep(60)")
-    with pytest.raises(SystemicError) as raised, Server(silent, "tiny", 2):
+    with pytest.raises(SystemicError) as raised, Server(silent, "tiny", "tiny", 2):
         pass
     log = r"\S+/server.log"
     expected = rf"the server '.*' is not ready after 2 s; its log \({log}\) ends: loading weights"
@@ -195,40 +227,50 @@ def test_a_server_that_is_not_ready_in_time(temp):
 @engines
 def test_a_server_that_never_becomes_ready(temp):
     broken = python("print('loading weights');raise SystemExit('out of memory')")
-    with pytest.raises(SystemicError) as raised, Server(broken, "tiny", 60):
+    with pytest.raises(SystemicError) as raised, Server(broken, "tiny", "tiny", 60):
         pass
     log = r"\S+/server.log"
     expected = (
         rf"the server '.*' died 3 times before it was ready; its log \({log}\) ends: .* / out of memory"
     )
     assert re.match(expected, str(raised.value))
-    with Server(ENDPOINT, "tiny", 60) as server:  # others are not affected
+    with Server(ENDPOINT, "tiny", "tiny", 60) as server:  # others are not affected
         assert answers(server.url)
 
 
 def test_a_command_that_is_not_installed():
     expected = "vllm is not installed on this worker; expected pip install vllm, or another --server-command"
-    with pytest.raises(SystemicError, match=expected), Server("vllm serve {model} --port {port}", "tiny", 5):
+    with (
+        pytest.raises(SystemicError, match=expected),
+        Server("vllm serve {model} --port {port}", "tiny", "tiny", 5),
+    ):
         pass
 
 
 @pytest.mark.parametrize("command", ["", "vllm serve {model}", "vllm serve --port {port} 'open"])
 def test_a_wrong_command(command):
     with pytest.raises(RequestError, match="^server-command is "):
-        Server(command, "tiny", 5)
+        Server(command, "tiny", "tiny", 5)
 
 
 def test_braces_in_a_command_are_its_own():
-    command = """serve {model} --port={port} --limit '{"image": 1}'"""
-    assert server_words(command, "a b") == ["serve", "a b", "--port={port}", "--limit", '{"image": 1}']
+    command = """serve {model} {name} --port={port} --limit '{"image": 1}'"""
+    assert server_words(command, "a b", "c") == [
+        "serve",
+        "a b",
+        "c",
+        "--port={port}",
+        "--limit",
+        '{"image": 1}',
+    ]
 
 
 def test_a_folder_that_others_can_use_is_refused(temp):
     folder = Path(temp) / f"captionbeam-{os.getuid()}"
     folder.mkdir(mode=0o755)
     with pytest.raises(SystemicError, match=f"^{folder} is not a folder that only user"):
-        Server(ENDPOINT, "tiny", 5).__enter__()
+        Server(ENDPOINT, "tiny", "tiny", 5).__enter__()
     folder.rmdir()
     folder.symlink_to(temp)
     with pytest.raises(SystemicError, match=f"^{folder} is not a folder that only user"):
-        Server(ENDPOINT, "tiny", 5).__enter__()
+        Server(ENDPOINT, "tiny", "tiny", 5).__enter__()

@@ -57,17 +57,9 @@ def test_scan_by_ids_and_columns_gives_just_those(url, file_format):
 
 def test_failures_are_rows_of_their_own(url, file_format):
     store = make_features(url, IDS, failing=["bad.jpg"], file_format=file_format)
-    assert store.failures().to_pylist() == [
-        {
-            "image_id": "bad.jpg",
-            "uri": "/images/bad.jpg",
-            "version": "v1",
-            "source": "/images",
-            "stage": "decode",
-            "code": "decode",
-            "message": "made to fail",
-        }
-    ]
+    place = {"image_id": "bad.jpg", "uri": "/images/bad.jpg", "version": "v1", "source": "/images"}
+    why = {"stage": "decode", "code": "decode", "message": "made to fail"}
+    assert store.failures().to_pylist() == [place | why]
     assert sorted(store.ids()) == IDS
     assert (store.totals["rows"], store.totals["failed"]) == (11, 1)
 
