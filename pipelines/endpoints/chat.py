@@ -49,14 +49,14 @@ KEEP_IDLE = 4.0  # seconds: uvicorn, below vLLM and others, closes idle connecti
 class ChatClient:
     """Requests to one endpoint. Threads may share it; each has a connection of its own.
 
-    ``url``: the base URL of the API, or a function that waits until the server answers and returns the URL, which may
-    be another one after a restart. ``timeout``: seconds until a request without an answer is repeated.
-    ``patience``: seconds for which failed requests are repeated; ``first_wait``: the longest first pause.
+    ``timeout``: seconds until a request without an answer is repeated. ``patience``: seconds for which failed
+    requests are repeated; ``first_wait``: the longest first pause. ``reconnect``: waits until a server that may be
+    started again answers, and returns its URL, which may be another one.
     """
 
     def __init__(
         self,
-        url: str | Callable[[], str],
+        url: str,
         spec: EndpointSpec,
         pace: Pace,
         concurrency: int,
@@ -64,11 +64,12 @@ class ChatClient:
         *,
         patience: float = PATIENCE,
         first_wait: float = FIRST_WAIT,
+        reconnect: Callable[[], str] | None = None,
     ) -> None:
         self._spec, self._pace, self._patience, self._first_wait = spec, pace, patience, first_wait
-        self._locate = url if callable(url) else None
+        self._reconnect = reconnect
         self._key = _key()
-        self._set_url(url() if callable(url) else url)
+        self._set_url(url)
         self._timeout = httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT))
         self._limits = httpx.Limits(max_connections=1, keepalive_expiry=KEEP_IDLE)
         self._verify = httpx.create_ssl_context()
@@ -141,8 +142,6 @@ class ChatClient:
                 if self._used_up(tries, err):
                     raise self._no_answer(tries, err) from err
                 self._rest(tries, err)
-                if self._locate is not None and err.lost:
-                    self._set_url(self._locate())
                 counts["retries"] += 1
             except OtherField:
                 counts["retries"] += 1
@@ -183,7 +182,7 @@ class ChatClient:
             return self._http().post(self._address, content=body, extensions={"trace": self._trace})
         except httpx.ConnectTimeout as err:
             message = f"no connection within {self._timeout.connect:g} s"
-            raise Transient("unavailable", message, reached=False, lost=True) from err
+            raise Transient("unavailable", message, reached=False) from err
         except httpx.TimeoutException as err:
             raise Transient("timeout", f"no answer within {self._timeout.read:g} s") from err
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError) as err:
@@ -275,6 +274,8 @@ class ChatClient:
             self._pace.pause(asked or backoff)
         if self._stopped.wait(asked + backoff):
             raise self._ended()
+        if self._reconnect is not None:
+            self._set_url(self._reconnect())
 
     def _systemic(self, message: str) -> SystemicError:
         message = self._clean(message)

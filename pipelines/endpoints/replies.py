@@ -27,8 +27,8 @@ _DATA_URL = re.compile(r"data:[\w/.+-]+;base64,[\w+/=-]*")
 class Transient(Exception):
     """The same request may succeed later. ``wait``: seconds that the server asks for; 0 if it does not.
 
-    ``code``: of the image's failure if it does not. ``reached``: the server took the request. ``lost``: there is no
-    connection, or it broke. ``limited``: the server limits the rate of requests.
+    ``code``: of the image's failure if it does not. ``reached``: the server took the request. ``limited``: it
+    limits the rate of requests.
     """
 
     def __init__(
@@ -38,12 +38,11 @@ class Transient(Exception):
         *,
         wait: float = 0.0,
         reached: bool = True,
-        lost: bool = False,
         limited: bool = False,
     ) -> None:
         super().__init__(message)
         self.code, self.message, self.wait = code, message, wait
-        self.reached, self.lost, self.limited = reached, lost, limited
+        self.reached, self.limited = reached, limited
 
 
 class NotACompletion(Transient):

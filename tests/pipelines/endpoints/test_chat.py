@@ -42,11 +42,11 @@ def spec_of(schema=None, **options):
 
 
 @contextmanager
-def asking(url, spec=None, timeout=5.0, patience=0.5, first_wait=0.01):
+def asking(url, spec=None, timeout=5.0, patience=0.5, first_wait=0.01, **options):
     """A function that asks the spec's prompt about a picture; ``counts`` are its counts."""
     spec = spec or spec_of()
     pace, counts = Pace(None, None), Counter()
-    client = ChatClient(url, spec, pace, 4, timeout, patience=patience, first_wait=first_wait)
+    client = ChatClient(url, spec, pace, 4, timeout, patience=patience, first_wait=first_wait, **options)
 
     def ask(picture=PICTURE):
         return client.ask(picture, prompts_of(spec)[0], counts)
@@ -350,7 +350,7 @@ def test_a_server_that_is_started_again_elsewhere_is_found():
     with ExitStack() as stack:
         with scripted_endpoint() as first:
             places.append(first.url)
-            ask = stack.enter_context(asking(lambda: places[-1]))
+            ask = stack.enter_context(asking(first.url, reconnect=lambda: places[-1]))
             ask()
         with scripted_endpoint() as second:
             places.append(second.url)
