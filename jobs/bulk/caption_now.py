@@ -109,6 +109,6 @@ def _say(ref: ImageRef, result: list[dict[str, Any]] | ImageError, alone: bool) 
         say(f"captionbeam: {visible(ref.location)}: {visible(result)}", to_error=True)
         return
     for caption in result:
-        text = visible(caption["text"])
+        text = visible(caption["text"]) or "(empty caption)"
         line = text if alone else f"{visible(ref.image_id)}\t{caption['logprob']:.3f}\t{text}"
         say(line)
