@@ -236,10 +236,10 @@ def _unique(rows: Iterable[tuple[str, Any]], column: str | None) -> dict[str, st
 
 def _result(row: Any, where: str, column: str) -> tuple[str, str]:
     """Returns the image and its caption, the first one of a store's row."""
-    image = row.get("image_id") if isinstance(row, dict) else None
-    caption = row.get("caption") if isinstance(row, dict) else None
-    if isinstance(row, dict) and caption is None:
-        best = next(iter(row.get(column) or ()), None)
+    given = row if isinstance(row, dict) else {}
+    image, caption = given.get("image_id"), given.get("caption")
+    if isinstance(given.get(column), list):  # also of a prompt that is named caption
+        best = next(iter(given[column]), None)
         caption = best.get("text") if isinstance(best, dict) else None
     if isinstance(image, bool) or not isinstance(image, int | str) or not isinstance(caption, str):
         raise RequestError(f"{where} is {json.dumps(row)[:80]}; expected an object with image_id and caption")
