@@ -68,7 +68,10 @@ def _run(words: list[str]) -> int:
         print(version("captionbeam"))
         return DONE
     if words[0] in GROUPS and (not words[1:] or words[1] in HELP):
-        print(f"captionbeam {words[0]} COMMAND ...\n\n" + "\n".join(_summaries(words[0])))
+        print(
+            f"{_example(words[0])}\n\ncaptionbeam {words[0]} COMMAND ...\n\n"
+            + "\n".join(_summaries(words[0]))
+        )
         return DONE
     return parse(words).run().status
 
@@ -90,6 +93,12 @@ def find_command(name: str) -> type[Command]:
     module, _, owner = COMMANDS[name].partition(":")
     found: type[Command] = getattr(importlib.import_module(f"captionbeam.jobs.{module}"), owner)
     return found
+
+
+def _example(group: str) -> str:
+    """Returns the example that the help of the group's first command opens with."""
+    first = next(name for name in COMMANDS if name.startswith(f"{group} "))
+    return find_command(first).HELP.partition("\n\n")[0]
 
 
 def _summaries(group: str) -> list[str]:

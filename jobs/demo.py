@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +16,7 @@ from captionbeam.jobs.ui.progress import clock
 from captionbeam.jobs.ui.summary import print_table
 from captionbeam.jobs.ui.terminal import is_speaking, say
 from captionbeam.schemas.errors import RequestError, SystemicError
+from captionbeam.schemas.machine import handling_signals
 from captionbeam.schemas.options import NATURAL, POSITIVE, option, text
 from captionbeam.schemas.storage import files
 
@@ -51,7 +50,7 @@ The summary says how many captions of held-out scenes have the right number, col
     name = "demo"
 
     output: str = option(..., "a local folder for all files of the demo", text("FOLDER"))
-    images: int = option(2400, "scenes for training", POSITIVE)
+    images: int = option(2400, "scenes for training; a few hundred are too few to learn from", POSITIVE)
     held_out: int = option(120, "scenes for validation, and as many for the test", POSITIVE)
     seed: int = option(0, "random seed of the scenes", NATURAL)
     storage_options: None = None
@@ -64,7 +63,8 @@ The summary says how many captions of held-out scenes have the right number, col
         for name, arguments in commands(folder).items():
             took[name] = run_job(name, arguments)
         found = summary(folder)
-        print_table("demo", {**found, **times(took, time.monotonic() - start)})
+        parts = ", ".join(f"{name} {clock(seconds)}" for name, seconds in took.items())
+        print_table("demo", {**found, "time": f"{clock(time.monotonic() - start)} ({parts})"})
         return Result(totals={**found, "seconds": took}, output=folder)
 
 
@@ -99,26 +99,15 @@ def run_job(name: str, arguments: Sequence[str]) -> float:
     start = time.monotonic()
     command = [sys.executable, "-m", "captionbeam", name, *arguments]
     output = None if is_speaking() else subprocess.DEVNULL
-    with subprocess.Popen(command, stdout=output, stderr=output) as child, _forwarding_signals(child):
+    # a signal stops the command, and the demo ends after it
+    with (
+        subprocess.Popen(command, stdout=output, stderr=output) as child,
+        handling_signals(lambda number, _: child.send_signal(number)),
+    ):
         status = child.wait()
     if status:
         raise SystemicError(f"{name} ended with status {status}; the same demo command resumes")
     return time.monotonic() - start
-
-
-@contextmanager
-def _forwarding_signals(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Forwards SIGTERM and SIGINT to the command, which then stops; the demo ends after it."""
-
-    def forward(number: int, _: object) -> None:
-        child.send_signal(number)
-
-    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def summary(folder: str) -> dict[str, Any]:
@@ -126,7 +115,8 @@ def summary(folder: str) -> dict[str, Any]:
     from captionbeam.jobs.scenes.files import count_right
 
     held_out = files.read_json(files.join(folder, "scenes", "captions_test.json"))
-    scored = read_scores(files.join(folder, "scores.jsonl"))
+    lines = files.read_bytes(files.join(folder, "scores.jsonl")).splitlines()
+    scored = [json.loads(line) for line in lines]
     captions = {row["image_id"]: row["caption"] for row in scored}
     right, images = count_right(captions, held_out)
     examples = [
@@ -138,14 +128,3 @@ def summary(folder: str) -> dict[str, Any]:
         "for example": "\n".join(examples[:5]),
         "report": files.join(folder, "report.html"),
     }
-
-
-def read_scores(url: str) -> Sequence[Mapping[str, Any]]:
-    """Returns the lines that ``evaluate --per-image`` wrote."""
-    return [json.loads(line) for line in files.read_bytes(url).splitlines()]
-
-
-def times(took: Mapping[str, float], total: float) -> dict[str, str]:
-    """Returns the total time and the time of each part."""
-    parts = ", ".join(f"{name} {clock(seconds)}" for name, seconds in took.items())
-    return {"time": f"{clock(total)} ({parts})"}

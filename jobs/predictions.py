@@ -56,7 +56,11 @@ that a token table has of the image.
         )
         image_id, item = _features_of(self) if self.features else _picture(self.image)
         captions = self.caption or _captions(str(self.tokens), image_id)
-        found = _predicted(_captioner(self), image_id, item, captions, self.top)
+        captioner = _captioner(self)
+        try:
+            found = captioner.predictions(captioner.prepare(item), image_id, captions, self.top)
+        except ImageError as err:
+            raise RequestError(f"{image_id}: {err}; expected an image that can be captioned") from err
         totals = record(self.bundle, image_id, captions, found)
         if self.json:
             say(json.dumps(totals))
@@ -64,16 +68,6 @@ that a token table has of the image.
             for caption, steps in zip(captions, found, strict=True):
                 print_steps(caption, steps)
         return Result(totals=totals)
-
-
-def _predicted(
-    captioner: Captioner, image_id: str, item: Any, captions: Sequence[str], top: int
-) -> list[list[Prediction]]:
-    """Returns the predictions. Raises RequestError if the image cannot be read."""
-    try:
-        return captioner.predictions(captioner.prepare(item), image_id, captions, top)
-    except ImageError as err:
-        raise RequestError(f"{image_id}: {err}; expected an image that can be captioned") from err
 
 
 def _captioner(options: Predictions) -> Captioner:
@@ -163,8 +157,8 @@ def print_steps(caption: str, steps: Sequence[Prediction]) -> None:
 
     unknown = SPECIALS[UNK]
     first = sum(step.rank == 1 for step in steps)
-    said = f"{first} of {len(steps)} tokens predicted, log-probability {logprob(steps):.2f}"
-    say(f"{visible(caption)}  ({said})")
+    score = f"{first} of {len(steps)} tokens predicted, log-probability {logprob(steps):.2f}"
+    say(f"{visible(caption)}  ({score})")
     table = Table()
     for name in ("true", "chance", "rank"):
         table.add_column(name, justify="left" if name == "true" else "right", no_wrap=True)

@@ -65,7 +65,7 @@ costs, --canary N tries it on N images; neither writes to the store.
     max_deletes: float = option(
         0.1,
         "publish nothing if more than this share (of the images that the store has of the sources) or number of images "
-        "is gone, or if the store would have as many rows less",
+        "is gone, or if the store would lose that many rows",
         SHARE_OR_NUMBER,
         common=True,
     )

@@ -60,6 +60,7 @@ with this fingerprint. Other flags are those of Beam's PipelineOptions.
         from captionbeam.jobs.run_on.running import print_dry, run_on
         from captionbeam.jobs.run_on.target import settle_target
         from captionbeam.pipelines.reduction import svd
+        from captionbeam.pipelines.workers import progress_counter
 
         places = {"--features": [self.features], "--output": [self.output]}
         target = settle_target(self.pipeline_options, places, models=False)
@@ -82,7 +83,7 @@ with this fingerprint. Other flags are those of Beam's PipelineOptions.
         files.check_writable(url.rpartition("/")[0])
 
         def look(progress: Progress) -> None:
-            if read := svd.images_so_far(run_id):
+            if read := progress_counter.count(run_id):
                 progress.update(min(read, store.count()))
 
         with watching(Progress(self.name, store.count()), look):
@@ -118,12 +119,11 @@ def _rows(components: Components, seconds: float | None) -> dict[str, Any]:
         "method": f"{components.method}, {count:,} of {channels:,} components",
         "fitted to": f"{about['cells']:,} cells of {about['images']:,} images",
         "features": about["fingerprint"],
-        "explained variance": "\n".join(_line(number, about) for number in shown),
+        "explained variance": "\n".join(
+            f"{number:5,} components {about['cumulative'][number - 1]:8.3%}, the last of them "
+            f"{about['explained_variance_ratio'][number - 1]:.3%}"
+            for number in shown
+        ),
         "file": f"{size(components.vectors.nbytes)}, sha256 {components.sha256}",
     }
     return {**rows, "time": clock(seconds)} if seconds is not None else rows
-
-
-def _line(number: int, about: Mapping[str, Any]) -> str:
-    ratio, cumulative = about["explained_variance_ratio"][number - 1], about["cumulative"][number - 1]
-    return f"{number:5,} components {cumulative:8.3%}, the last of them {ratio:.3%}"

@@ -97,7 +97,9 @@ def _rows(record: Mapping[str, Any], seconds: float | None) -> dict[str, Any]:
     for split in SPLITS:
         counts = record["splits"][split]
         if counts["images"] or split != "test":
-            rows[split] = _split_line(counts)
+            captions = f"{counts['captions']:,} captions of {counts['images']:,} images"
+            lengths = f"{counts['mean_tokens']:.1f} tokens each, longest {counts['longest']}"
+            rows[split] = f"{captions}, {lengths}, {counts['cut']:,} cut, {counts['unknown_share']:.2%} UNK"
     left_out = {name: count for name, count in record["left_out"].items() if count}
     if left_out:
         rows["left out"] = ", ".join(
@@ -107,9 +109,3 @@ def _rows(record: Mapping[str, Any], seconds: float | None) -> dict[str, Any]:
     if seconds is not None:
         rows["time"] = clock(seconds)
     return rows
-
-
-def _split_line(counts: Mapping[str, Any]) -> str:
-    captions = f"{counts['captions']:,} captions of {counts['images']:,} images"
-    lengths = f"{counts['mean_tokens']:.1f} tokens each, longest {counts['longest']}, {counts['cut']:,} cut"
-    return f"{captions}, {lengths}, {counts['unknown_share']:.2%} UNK"

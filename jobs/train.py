@@ -74,7 +74,7 @@ from the last checkpoint and gives the same result. Other examples (docs/trainin
     )
     preset: str | None = option(
         None,
-        f"a classic decoder: {', '.join(known('preset'))}; options of your own override its",
+        f"a classic decoder: {', '.join(known('preset'))}; options given beside it override the preset's",
         common=True,
     )
     recipe: str | None = option(

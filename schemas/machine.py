@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import os
 import resource
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import psutil
 
@@ -92,3 +95,14 @@ def peak_rss() -> int:
 def os_threads() -> int:
     """Returns the number of threads of this process, including native ones."""
     return int(psutil.Process().num_threads())
+
+
+@contextmanager
+def handling_signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Calls ``handler`` for SIGTERM and SIGINT during the block. Only the main thread may use it."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

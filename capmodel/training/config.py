@@ -91,7 +91,7 @@ class TrainingOptions(DecoderOptions, WordVectorOptions, SelfCriticalOptions, Pr
 
     epochs: int = option(
         8,
-        "passes over the training split with human captions; 0 with --init and --self-critical-epochs",
+        "passes over the training split with human captions; 0 is allowed with --init and --self-critical-epochs",
         NATURAL,
         common=True,
     )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from captionbeam.pipelines.endpoints.plan import EndpointPlan
 
 OPENAI, VLLM = "openai:", "vllm:"
-VLLM_COMMAND = "vllm serve {model} --served-model-name {model} --host 127.0.0.1 --port {port}"
+VLLM_COMMAND = "vllm serve {model} --served-model-name {name} --host 127.0.0.1 --port {port}"
 RATE = number(0, above=True, expected="a number above 0")
 TAKEN = {*arrow.IDENTITY_NAMES, "row", "failed", "code", "content", "replaces"}
 
@@ -87,7 +87,13 @@ class EndpointOptions(PromptOptions):
 
     GROUP = "endpoint"
 
-    model: str | None = option(None, "the model's name at the endpoint", NAME, common=True, role="rows")
+    model: str | None = option(
+        None,
+        "the model's name at the endpoint (default with vllm:MODEL: MODEL)",
+        NAME,
+        common=True,
+        role="rows",
+    )
     concurrency: int = option(32, "requests in flight of each worker process", POSITIVE, common=True)
     requests_per_minute: float | None = option(
         None, "most requests per minute of the whole run", RATE, common=True
@@ -98,7 +104,8 @@ class EndpointOptions(PromptOptions):
     request_timeout: float = option(120.0, "a request without an answer is repeated after this", SECONDS)
     server_command: str | None = option(
         None,
-        "of --captioner vllm:MODEL: the command that starts a worker machine's server, with {port} and {model} "
+        "of --captioner vllm:MODEL: the command that starts a worker machine's server, with {port}, {model} (MODEL) "
+        "and {name} (--model) "
         f"(default: {VLLM_COMMAND})",
         text("COMMAND", "a command with {port}", lambda value: "{port}" in value),
     )
@@ -139,6 +146,7 @@ def plan_endpoint(options: Any) -> EndpointPlan:
     endpoint = Endpoint(
         url="" if own else _checked_url(address),
         command=(options.server_command or VLLM_COMMAND) if own else "",
+        model=address if own else "",
         concurrency=options.concurrency,
         requests_per_minute=options.requests_per_minute,
         tokens_per_minute=options.tokens_per_minute,

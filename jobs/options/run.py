@@ -85,8 +85,8 @@ class RunOptions:
     warn_failures: float = option(0.05, "exit with status 3 if a larger share failed", SHARE)
     publish_anyway: bool = option(
         False,
-        "publish also what looks wrong: many more failures than in the newest snapshot, or captions that are all "
-        "empty, all equal or far less varied",
+        "publish also what looks wrong: many more failures than in the newest snapshot, captions far less varied than "
+        "there, 20 or more captions that are all empty, or 100 or more that are all equal",
     )
     price_per_hour: float | None = option(
         None, "price of all machines together; the summary then shows the cost of a million images", MONEY

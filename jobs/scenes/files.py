@@ -77,14 +77,22 @@ def draw_scenes(split: str, count: int, seed: int = 0) -> Iterator[Drawn]:
 
 
 def write_scenes(url: str, counts: Mapping[str, int], seed: int = 0) -> None:
-    """Draws ``counts`` (split -> pictures) into the folder ``url``; each caption file is written after its pictures."""
+    """Draws ``counts`` (split -> pictures) into the folder ``url``; each caption file is written after its pictures.
+
+    A file with the same content is left as it is, so that its version stays the same.
+    """
     first_id = 1
     for split, count in counts.items():
         drawn = list(draw_scenes(split, count, seed))
-        files.write_atomic(files.join(url, f"{split}.zip"), _zipped(drawn))
+        _write_changed(files.join(url, f"{split}.zip"), _zipped(drawn))
         content = json.dumps(coco_format(drawn, first_id), indent=1).encode()
-        files.write_atomic(files.join(url, f"captions_{split}.json"), content)
+        _write_changed(files.join(url, f"captions_{split}.json"), content)
         first_id += count
+
+
+def _write_changed(url: str, content: bytes) -> None:
+    if not files.exists(url) or files.read_bytes(url) != content:
+        files.write_atomic(url, content)
 
 
 def coco_format(drawn: Iterable[Drawn], first_id: int = 1) -> dict[str, Any]:

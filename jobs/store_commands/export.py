@@ -8,26 +8,25 @@ from captionbeam.jobs.options.command import Command, Result
 from captionbeam.jobs.store_commands.shared import store_option
 from captionbeam.jobs.ui.summary import size
 from captionbeam.jobs.ui.terminal import say
+from captionbeam.pipelines.maintenance.file_writers import FORMATS
 from captionbeam.schemas import Store
-from captionbeam.schemas.options import NAME, POSITIVE, option, text
+from captionbeam.schemas.options import POSITIVE, one_of, option, text
+
+_FORMATS = "\n".join(f"  {name:10}  {said}" for name, said in FORMATS.items())
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSnapshot(Command):
     """Writes the live rows of a snapshot as files for other tools."""
 
-    HELP = """\
+    HELP = f"""\
   captionbeam store export captions --output captions-2026-12 --format jsonl
   captionbeam store export features@prod --output /data/grids --format npy
 
 Writes the live rows of a snapshot of STORE to a new or empty folder, which appears only when it is complete. Superseded
 and deleted rows, and failures, are left out.
 
-  parquet     features as lists of float32 (grids flat, C order), captions nested, JSON typed; opens in any reader
-  jsonl       the same, one JSON object a line
-  csv         one line per caption of each prompt, best first; or one column per channel of pooled features
-  webdataset  tars with 000000012.npy and .json for each sample (captions: .json alone)
-  npy         features in one array [N, ...] float16 that numpy memory-maps, and ids.jsonl with its rows' ids
+{_FORMATS}
 
 parquet, jsonl and csv have schema.json beside them, in BigQuery's format:
 
@@ -37,7 +36,7 @@ parquet, jsonl and csv have schema.json beside them, in BigQuery's format:
 
     store: str = store_option(snapshot=True)
     output: str = option(..., "a new or empty folder, or a URL", text("FOLDER"))
-    format: str = option(..., "parquet, jsonl, csv, webdataset or npy", NAME)
+    format: str = option(..., ", ".join(FORMATS), one_of(*FORMATS))
     rows_per_file: int | None = option(
         None, "rows (lines, samples) in each file but the last (default: about 256 MB)", POSITIVE
     )

@@ -21,10 +21,10 @@ class PurgeImages(Command):
   captionbeam store purge tokens --ids takedown.txt
 
 Removes the images of --ids from STORE permanently: from the data, index, failures and deletes of every snapshot, tagged
-ones too, from plans, and from files of killed runs. All other rows keep their values and snapshot numbers. Running jobs
-on STORE may have to be restarted. Sources are not changed: remove the images there too, or the next run adds them
-again. An interrupted purge is completed by running it again. STORE may also be a token table, which loses the images
-and their captions; its tokenizer keeps the words that it learned.
+ones too, from plans, from kept answers of endpoints, and from files of killed runs. All other rows keep their values
+and snapshot numbers. Running jobs on STORE may have to be restarted. Sources are not changed: remove the images there
+too, or the next run adds them again. An interrupted purge is completed by running it again. STORE may also be a token
+table, which loses the images and their captions; its tokenizer keeps the words that it learned.
 """
     name = "store purge"
 

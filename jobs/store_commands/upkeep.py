@@ -20,8 +20,8 @@ class VerifyStore(Command):
   captionbeam store verify features
 
 Reads every file of STORE's snapshots and checks SHA-256, sizes, row counts, the index against data and failures,
-deletes against the rows that they name, totals, one live row per image, the weights or bundle in models/, and tags.
-Prints each problem on one line. The exit status is 0 if there is none, else 1.
+deletes against the rows that they name, totals, one live row per image, the weights or bundle in models/, tags, and
+kept answers of endpoints. Prints each problem on one line. The exit status is 0 if there is none, else 1.
 """
     name = "store verify"
 

@@ -24,6 +24,7 @@ from typing import Any, TextIO
 from captionbeam.capmodel.training.config import TrainOptions, cores
 from captionbeam.jobs.submit.nodes import ALONE, Node
 from captionbeam.schemas.errors import CaptionbeamError, RequestError, SystemicError
+from captionbeam.schemas.machine import handling_signals
 from captionbeam.schemas.storage import options as storage_options
 
 # Batches have many shapes, and oneDNN and torch's layer on top each cache code for 1,024 of them: 2 GB after 1,000
@@ -127,12 +128,8 @@ def _stopping(child: subprocess.Popen[str]) -> Iterator[None]:
                 child.stdin.write("stop\n")
                 child.stdin.flush()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with handling_signals(ask):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _watch_lines(child: subprocess.Popen[str], watch: Watch) -> tuple[list[Mapping[str, Any]], bool]:

@@ -86,8 +86,7 @@ class TrainingView:
     def _show_stopped(self, event: Mapping[str, Any]) -> None:
         self._end = event
 
-    def _show_saved(self, event: Mapping[str, Any]) -> None:
-        self._end = event
+    _show_saved = _show_stopped
 
     def _rows(self, best: Mapping[str, Any]) -> dict[str, str]:
         options = self._options

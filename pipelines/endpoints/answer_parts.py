@@ -23,7 +23,6 @@ from captionbeam.schemas.errors import StoreError
 from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.storage import files
-from captionbeam.schemas.store.rows import put_table
 
 FOLDER = "answers"
 IDENTITY = (
@@ -33,6 +32,10 @@ IDENTITY = (
 )
 NAMES = (*(field.name for field in IDENTITY), "answers")
 READERS = 16
+
+
+class BrokenPart(StoreError):
+    """A file is no whole part."""
 
 
 def attempt_name(shard: str, run_id: str) -> str:
@@ -86,29 +89,40 @@ def part_schema(field: pa.Field) -> pa.Schema:
 
 
 def write_part(url: str, path: str, table: pa.Table) -> None:
-    """Writes a part to ``path`` in the store at ``url``. Raises OSError."""
-    put_table(url, path, table, prompt_of(path))
+    """Writes a part to ``path`` in the store at ``url``. Raises OSError.
+
+    No commit names a part with its SHA-256, so its pages have checksums.
+    """
+    metadata = arrow.stamp(table.schema, FOLDER, prompt_of(path)).metadata
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table.replace_schema_metadata(metadata), sink, compression="zstd", write_page_checksum=True
+    )
+    files.write_atomic(files.join(url, path), sink.getvalue().to_pybytes())
 
 
 def read_part(url: str, path: str) -> pa.Table:
     """Returns the rows of the part at ``path`` in the store at ``url``.
 
-    Raises FileNotFoundError, another OSError if the storage fails, and StoreError if the file is no whole part.
+    Raises FileNotFoundError, another OSError if the storage fails, BrokenPart if the file is no whole part, and
+    StoreError if a newer version wrote it.
     """
     where = files.join(url, path)
     data = files.read_bytes(where)
     try:
-        table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+        opened = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        table = opened.read(use_threads=False)
+        names = tuple(table.column_names)
     except (pa.ArrowException, OSError, ValueError) as err:
         said = " ".join(str(err).split()) or type(err).__name__
-        raise StoreError(f"{where} cannot be read: {said}; expected a whole Parquet file") from err
+        raise BrokenPart(f"{where} cannot be read: {said}; expected a whole Parquet file") from err
     metadata = table.schema.metadata or {}
     arrow.check_version(metadata, where)
-    if tuple(table.column_names) != NAMES:
-        raise StoreError(f"{where} has the columns {table.column_names}; expected {list(NAMES)}")
-    written = metadata.get(arrow.FINGERPRINT_KEY, b"").decode()
+    if names != NAMES:
+        raise BrokenPart(f"{where} has the columns {', '.join(names)}; expected {', '.join(NAMES)}")
+    written = metadata.get(arrow.FINGERPRINT_KEY, b"").decode(errors="replace")
     if written != prompt_of(path):
-        raise StoreError(f"{where} has answers to prompt {written!r}; expected {prompt_of(path)!r}")
+        raise BrokenPart(f"{where} has answers to prompt {written!r}; expected {prompt_of(path)!r}")
     return table
 
 

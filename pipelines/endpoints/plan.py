@@ -21,6 +21,7 @@ class Endpoint:
 
     url:         of the API, such as ``https://host/v1``; "" where each worker machine has a server of its own.
     command:     how a worker machine starts its server, with ``{port}``; "" where there is a ``url``.
+    model:       what that server loads: a folder on the worker, or a name at Hugging Face.
     concurrency: requests in flight of one worker process.
     requests_per_minute, tokens_per_minute: limits of the whole run; None: no limit.
     timeout:     seconds until a request without an answer is repeated.
@@ -29,6 +30,7 @@ class Endpoint:
 
     url: str = ""
     command: str = ""
+    model: str = ""
     concurrency: int = 32
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None

@@ -23,7 +23,7 @@ from captionbeam.pipelines.endpoints.pace import Pace
 from captionbeam.pipelines.endpoints.pictures import as_data_url
 from captionbeam.pipelines.endpoints.plan import Endpoint
 from captionbeam.pipelines.endpoints.prompts import Prompt, prompts_of
-from captionbeam.pipelines.endpoints.servers import Server
+from captionbeam.pipelines.endpoints.servers.server import Server
 from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.records import ImageRef
 
@@ -54,15 +54,15 @@ class EndpointCaptioner:
         self.schema = pa.schema([prompt.field for prompt in self.prompts])
         self.streams = endpoint.concurrency
         self._stack = ExitStack()
+        weakref.finalize(self, self._stack.close)  # when Beam drops the engine, or the process ends
         url = endpoint.url
         if endpoint.command:
-            server = Server(endpoint.command, spec.endpoint, endpoint.start_timeout)
+            server = Server(endpoint.command, endpoint.model, spec.endpoint, endpoint.start_timeout)
             url = self._stack.enter_context(server).url
         self._pace = Pace(endpoint.requests_per_minute, endpoint.tokens_per_minute)
         self._client = ChatClient(url, spec, self._pace, endpoint.concurrency, endpoint.timeout)
         self._stack.callback(self._pace.close)
         self._stack.callback(self._client.close)
-        weakref.finalize(self, self._stack.close)  # when Beam drops the engine, or the process ends
 
     def prepare(self, item: bytes) -> Question:
         """Returns a file's bytes as a question without known answers. Raises ImageError."""

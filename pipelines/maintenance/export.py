@@ -15,6 +15,7 @@ import pyarrow as pa
 from captionbeam.pipelines.bulk.run import check_no_snapshot
 from captionbeam.pipelines.maintenance import tables
 from captionbeam.pipelines.maintenance.file_writers import (
+    FORMATS,
     TABLE_WRITERS,
     FileWriter,
     NpyWriter,
@@ -26,7 +27,6 @@ from captionbeam.schemas.storage import files
 from captionbeam.schemas.store.layout import now
 from captionbeam.schemas.store.reading import Store
 
-FORMATS = ("parquet", "jsonl", "csv", "webdataset", "npy")
 FILE_BYTES = 256 << 20
 MOST_ROWS = 100_000
 RECORD = "export.json"

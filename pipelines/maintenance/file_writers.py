@@ -155,6 +155,14 @@ class _Array(FileWriter):
         self.stream.write(np.ascontiguousarray(values, "<f2").reshape(-1).view(np.uint8).data)  # type: ignore[arg-type]
 
 
+FORMATS = {
+    "parquet": "features as lists of float32 (grids flat, C order), captions nested; opens in any reader",
+    "jsonl": "the same, one JSON object a line",
+    "csv": "one line per caption of each prompt, best first; or one column per channel of pooled features",
+    "webdataset": "tars with 000000012.npy and .json for each sample (captions: .json alone)",
+    "npy": "features in one array [N, ...] float16 that numpy memory-maps, and ids.jsonl with its rows' ids",
+}
+"""Name of a format -> what it is, as the command's help says."""
 TABLE_WRITERS: dict[str, Callable[[str, pa.Schema], FileWriter]] = {
     "parquet": ParquetExport,
     "jsonl": JsonlExport,

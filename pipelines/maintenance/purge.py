@@ -2,8 +2,8 @@
 
 First a snapshot without the images is published, on which later runs build. Then the commits of the shards that held
 them are removed, and earlier snapshots are overwritten, with the same numbers and the remaining rows. Finally all
-files that no snapshot names and that contain one of the ids are removed, and plans are rewritten without the ids.
-Each step determines the remaining work from the store, so an interrupted purge can be run again.
+files that no snapshot names and that contain one of the ids are removed, and kept answers and plans are rewritten
+without the ids. Each step determines the remaining work from the store, so an interrupted purge can be run again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from captionbeam.pipelines.maintenance.history import publish_change
+from captionbeam.pipelines.maintenance.kept_answers import purge_answers
 from captionbeam.pipelines.maintenance.rewrite import Part, Rewritten, rewrite, with_lists
 from captionbeam.pipelines.maintenance.stored_files import list_files, remove
 from captionbeam.pipelines.tokens.publish import count_split
@@ -92,7 +93,7 @@ class _Purge:
             where = files.join(self.url, layout.snapshot_name(snapshot.id))
             files.write_atomic(where, layout.snapshot_bytes(self.url, snapshot))
             self.done.snapshots.add(snapshot.id)
-        gone = [*commits, *self._remove_leftovers()]
+        gone = [*commits, *self._remove_leftovers(), *self._purge_answers()]
         self.done.files += len(gone)
         return bool(changed or old or gone or sum(map(self._clean_plan, self._plan_files())))
 
@@ -157,6 +158,12 @@ class _Purge:
         remove(self.url, broken)
         remove(self.url, sorted(found))
         return [*broken, *found]
+
+    def _purge_answers(self) -> list[str]:
+        done = purge_answers(self.url, self.ids)
+        self.done.ids |= done.ids
+        self.done.unreadable = sorted({*self.done.unreadable, *done.unreadable})
+        return done.removed
 
     def _holds(self, name: str) -> bool:
         """Returns whether a file has a row of one of the ids. Incomplete files cannot be read and are reported."""

@@ -27,6 +27,21 @@ def list_files(url: str, folder: str) -> list[Entry]:
     return [_entry(folder, info) for info in _listed(url, folder) if info["type"] == "file"]
 
 
+def list_below(url: str, folder: str) -> list[Entry]:
+    """Returns all files below one folder of the store at ``url``, including hidden ones."""
+    fs, path = files.split(files.join(url, folder))
+    try:
+        found = fs.find(path, detail=True)
+    except FileNotFoundError:
+        return []
+    root = path.rstrip("/") + "/"
+    return [
+        Entry(f"{folder}/{name.removeprefix(root)}", int(info.get("size") or 0), _changed(info))
+        for name, info in sorted(found.items())
+        if name.startswith(root)
+    ]
+
+
 def list_folders(url: str, folder: str) -> list[Entry]:
     """Returns the folders directly in one folder of the store at ``url``, each with its whole content."""
     folders = [_entry(folder, info) for info in _listed(url, folder) if info["type"] == "directory"]

@@ -8,13 +8,20 @@ meanwhile is kept.
 
 from __future__ import annotations
 
+import functools
 import posixpath
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from captionbeam.pipelines.maintenance.stored_files import Entry, list_files, list_folders, remove
+from captionbeam.capmodel.specs import EndpointSpec, complete_spec
+from captionbeam.pipelines.endpoints.answer_parts import FOLDER
+from captionbeam.pipelines.endpoints.prompts import prompts_of
+from captionbeam.pipelines.maintenance.kept_answers import useless_parts
+from captionbeam.pipelines.maintenance.stored_files import Entry, list_below, list_files, list_folders, remove
+from captionbeam.schemas.fingerprint import fingerprint
 from captionbeam.schemas.formats import parquet
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
@@ -45,8 +52,8 @@ def vacuum(url: str, keep: int, grace_hours: float, clock: Callable[[], float] =
     removed entries.
     """
     gone: list[Entry] = []
-    for step in ("commits", "snapshots", "others"):
-        entries = getattr(find_garbage(url, keep, grace_hours, clock), step)
+    for find in (_StoreState.old_commits, _StoreState.dropped, _StoreState.others):
+        entries = find(_StoreState(url, keep, clock() - grace_hours * HOUR))
         remove(url, [entry.name for entry in entries])
         gone += entries
     return gone
@@ -55,12 +62,7 @@ def vacuum(url: str, keep: int, grace_hours: float, clock: Callable[[], float] =
 def find_garbage(url: str, keep: int, grace_hours: float, clock: Callable[[], float] = time.time) -> Garbage:
     """Returns what ``vacuum`` would remove from the store in its current state."""
     state = _StoreState(url, keep, clock() - grace_hours * HOUR)
-    named = state.named()
-    return Garbage(
-        commits=[entry for entry in state.old_commits() if entry.name not in named],
-        snapshots=state.dropped(),
-        others=[entry for entry in _others(url) if entry.name not in named and entry.changed < state.before],
-    )
+    return Garbage(state.old_commits(), state.dropped(), state.others())
 
 
 class _StoreState:
@@ -84,11 +86,11 @@ class _StoreState:
         self.kept = [snapshot for snapshot in self.snapshots if snapshot.id in wanted]
 
     def old_commits(self) -> list[Entry]:
-        """Returns commits outside the grace period, and those that a snapshot has named."""
+        """Returns commits that nothing needs, outside the grace period or once named by a snapshot."""
         return [
             entry
             for shard, entry in self.commits.items()
-            if entry.changed < self.before or shard in self.published
+            if (entry.changed < self.before or shard in self.published) and entry.name not in self.named
         ]
 
     def dropped(self) -> list[Entry]:
@@ -98,8 +100,14 @@ class _StoreState:
         }
         return [entry for entry in list_files(self.url, "snapshots") if entry.name in names]
 
+    def others(self) -> list[Entry]:
+        """Returns other files that nothing needs, outside the grace period."""
+        found = [entry for entry in _others(self.url) if entry.name not in self.named]
+        return [entry for entry in found if entry.changed < self.before] + self._useless_answers()
+
+    @functools.cached_property
     def named(self) -> set[str]:
-        """Returns the paths, below the store, that a kept snapshot, an unfinished run or the grace period needs."""
+        """The paths, below the store, that a kept snapshot, an unfinished run or the grace period needs."""
         shards = _shards(self.url, self.kept)
         needed = self._needed_commits()
         rows = [*shards.values(), *(commit.manifest_row() for commit in needed)]
@@ -118,6 +126,35 @@ class _StoreState:
             *(f"models/{spec[key]}" for spec in specs for key in ("bundle", "transformers") if key in spec),
             *(f"plans/{run}" for run in makers),
         }
+
+    def _useless_answers(self) -> list[Entry]:
+        """Returns kept answers outside the grace period that are broken, or whose images all have a row.
+
+        The row must have answers to the same prompt, and a kept snapshot or needed commit must have it. Temporary
+        files are among them.
+        """
+        old = [entry for entry in list_below(self.url, FOLDER) if entry.changed < self.before]
+        parts = {entry.name: entry for entry in old if "/." not in entry.name}
+        temporary = [entry for entry in old if entry.name not in parts]
+        if not parts:
+            return temporary
+        indexes: defaultdict[str, set[str]] = defaultdict(set)
+        for prompts, rows in self._rows_by_prompts():
+            for prompt in prompts:
+                indexes[prompt] |= {row["index"] for row in rows}
+        return [*temporary, *(parts[path] for path in useless_parts(self.url, list(parts), indexes))]
+
+    def _rows_by_prompts(self) -> Iterator[tuple[list[str], list[ManifestRow]]]:
+        """Yields manifest rows of kept snapshots and needed commits, with the prompts that their shards answer."""
+        specs = {fingerprint(run.spec): run.spec for run in self.runs}
+        specs |= {snapshot.fingerprint: snapshot.spec for snapshot in self.kept}
+        for made_with in {snapshot.fingerprint for snapshot in self.kept}:
+            ours = [snapshot for snapshot in self.kept if snapshot.fingerprint == made_with]
+            yield _prompts(specs[made_with]), [*_shards(self.url, ours).values()]
+        for commit in self._needed_commits():
+            yield _prompts(specs.get(commit.fingerprint, {})), [commit.manifest_row()]
+        for run in self.runs:
+            yield _prompts(run.spec), run.adopted
 
     def _needed_commits(self) -> list[Commit]:
         """Returns commits that an unfinished run planned or adopted, and recent ones that no snapshot has named."""
@@ -160,6 +197,16 @@ def _unfinished(name: str, folder: str) -> _Unfinished:
         for shard in parquet.read_table(files.join(parts, part), ["shard"]).column("shard").to_pylist()
     }
     return _Unfinished(name, record.get("base", {}).get("snapshot"), record.get("spec", {}), adopted, planned)
+
+
+def _prompts(spec: Mapping[str, Any]) -> list[str]:
+    """Returns the fingerprints of the prompts of a store's specification; none if no endpoint made its rows."""
+    if "endpoint" not in spec:
+        return []
+    try:
+        return [prompt.fingerprint for prompt in prompts_of(EndpointSpec(**complete_spec(spec)))]
+    except TypeError:  # a newer version's option, which this one cannot hash
+        return []
 
 
 def _shards(url: str, snapshots: Iterable[Snapshot]) -> dict[str, ManifestRow]:

@@ -1,4 +1,4 @@
-"""Verifies a store: all files that its snapshots name, and their consistency."""
+"""Verifies a store: all files that its snapshots name, their consistency, and kept answers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from captionbeam.pipelines.maintenance.kept_answers import broken_parts
 from captionbeam.pipelines.maintenance.shard_check import ShardFacts, check_shard
 from captionbeam.schemas.fingerprint import sha256_file
 from captionbeam.schemas.records import address
@@ -59,6 +60,7 @@ def verify(url: str) -> Report:
         ]
     report.problems += _models(url, [one.snapshot for one in opened])
     report.problems += _tags(url)
+    report.problems += broken_parts(url)
     return report
 
 

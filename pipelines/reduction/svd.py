@@ -4,7 +4,7 @@ moments = p | NameShards | ReadFeatures | SumMoments   # shuffles one [C, C] mat
 moments | WriteComponents                                 # seconds, on one worker; an atomic write
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -43,7 +43,7 @@ def check_features(store: Store, options: SvdOptions) -> None:
 class FitComponents(beam.PTransform[PBegin, PCollection[None]]):
     """Writes the components of the live rows of ``store`` to the file ``url``. Raises RequestError.
 
-    ``request`` is recorded in the file as the options of the fit; ``run_id`` is the key for ``images_so_far``.
+    ``request`` is recorded in the file as the options of the fit; ``run_id`` is the key of the counted images.
     """
 
     def __init__(
@@ -102,13 +102,19 @@ class SumMoments(beam.CombineFn):
 def read_features(task: Task, options: SvdOptions, run_id: str = "svd") -> Iterator[np.ndarray]:
     """Yields the features of one shard's selected images, float16 ``[images, ..., C]``, by row group."""
     url, dead = task
-    data, start = open_data(url), 0
+    data, start, gone, wanted = open_data(url), 0, frozenset(dead), options.image_ids
+
+    def is_used(name: str) -> bool:
+        sampled = options.sample == 1 or is_sampled(name, options.sample, options.seed)
+        return sampled and (wanted is None or name in wanted)
+
     try:
         name = next(field.name for field in data.schema if arrow.is_grid(field))
         columns = read_names(data.schema, ["image_id", name])
         for group, size in enumerate(data.group_rows):
             batch = with_tensors(data.read(group, columns))
-            kept = _kept(batch.column(0).to_pylist(), start, dead, options)
+            ids = enumerate(batch.column(0).to_pylist())
+            kept = [at for at, name in ids if start + at not in gone and is_used(name)]
             progress_counter.add(run_id, size)
             if len(kept):
                 rows = batch.column(1).to_numpy_ndarray()
@@ -116,24 +122,6 @@ def read_features(task: Task, options: SvdOptions, run_id: str = "svd") -> Itera
             start += size
     finally:
         data.close()
-
-
-def _kept(ids: list[str], start: int, dead: Collection[int], options: SvdOptions) -> np.ndarray:
-    gone = set(dead)
-    return np.array(
-        [at for at, name in enumerate(ids) if start + at not in gone and _used(name, options)], int
-    )
-
-
-def _used(image_id: str, options: SvdOptions) -> bool:
-    return (options.image_ids is None or image_id in options.image_ids) and (
-        options.sample == 1 or is_sampled(image_id, options.sample, options.seed)
-    )
-
-
-def images_so_far(run_id: str) -> int:
-    """Returns the number of images read by workers in this process."""
-    return progress_counter.count(run_id)
 
 
 def write_components(moments: SecondMoments, url: str, about: Mapping[str, Any], options: SvdOptions) -> None:

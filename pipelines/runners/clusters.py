@@ -101,7 +101,7 @@ def attending(pipeline: beam.Pipeline) -> Iterator[Callable[[], PipelineResult]]
         try:
             yield run
         except KeyboardInterrupt:
-            threading.excepthook = _say_nothing  # of the thread that reads the job server's output
+            threading.excepthook = lambda _: None  # of the thread that reads the job server's output
             logging.disable()  # including the job server's messages about being stopped
             for result in running:
                 _cancel(runner, result, options)
@@ -113,9 +113,6 @@ def attending(pipeline: beam.Pipeline) -> Iterator[Callable[[], PipelineResult]]
 
 def _handle_signals() -> list[Any]:
     return [signal.signal(number, signal.default_int_handler) for number in SIGNALS]
-
-
-def _say_nothing(_: Any) -> None: ...
 
 
 @contextmanager
@@ -145,17 +142,12 @@ def _cancel(runner: str | None, result: PipelineResult, options: PipelineOptions
         if runner in PORTABLE:
             result.cancel()
         elif runner in FLINK and not _LOCAL.fullmatch(master):
-            _cancel_flink(
-                FlinkRunner.add_http_scheme(master), str(options.view_as(GoogleCloudOptions).job_name)
-            )
-
-
-def _cancel_flink(master: str, name: str) -> None:
-    with urllib.request.urlopen(f"{master}/jobs/overview", timeout=REST_SECONDS) as answer:
-        jobs = [job["jid"] for job in json.load(answer)["jobs"] if job["name"] == name]
-    for job in jobs:
-        request = urllib.request.Request(f"{master}/jobs/{job}?mode=cancel", method="PATCH")
-        urllib.request.urlopen(request, timeout=REST_SECONDS).close()
+            url, name = FlinkRunner.add_http_scheme(master), options.view_as(GoogleCloudOptions).job_name
+            with urllib.request.urlopen(f"{url}/jobs/overview", timeout=REST_SECONDS) as answer:
+                jobs = [job["jid"] for job in json.load(answer)["jobs"] if job["name"] == name]
+            for job in jobs:
+                request = urllib.request.Request(f"{url}/jobs/{job}?mode=cancel", method="PATCH")
+                urllib.request.urlopen(request, timeout=REST_SECONDS).close()
 
 
 def failure(runner: str, error: Exception) -> SystemicError:

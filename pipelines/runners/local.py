@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from apache_beam.runners.runner import PipelineResult
 from captionbeam.pipelines.runners.log_filter import Unmarked
 from captionbeam.pipelines.workers.boundary import unmarked
 from captionbeam.schemas.errors import SystemicError
+from captionbeam.schemas.machine import handling_signals
 
 _ENDED = re.compile(r"Worker subprocess exited with return code (-?\d+)")
 
@@ -34,9 +34,7 @@ def attending(pipeline: beam.Pipeline, stderr: Unmarked) -> Iterator[Callable[[]
         if found is not None:
             ended.append(found[1])
             _be_silent(stderr)
-        elif not isinstance(
-            thread.exc_value, grpc.RpcError
-        ):  # a closed connection: the job's own error gives the reason
+        elif not isinstance(thread.exc_value, grpc.RpcError):  # else the job's own error gives the reason
             earlier(thread)
 
     earlier, threading.excepthook = threading.excepthook, note
@@ -67,12 +65,8 @@ def _interruptible(stderr: Unmarked) -> Iterator[None]:
         _be_silent(stderr)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handling_signals(interrupt):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _be_silent(stderr: Unmarked) -> None:

@@ -50,16 +50,11 @@ def make_pipeline(beam_args: Sequence[str] = ()) -> beam.Pipeline:
         if _is_apart(options):
             setup = options.view_as(SetupOptions)
             setup.beam_plugins = [*(setup.beam_plugins or []), log_filter.PLUGIN]
-        return beam.Pipeline(runner=_fn_api_runner(options), options=options)
+        # also passes the options to separate worker processes
+        encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
+        info = ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded))
+        return beam.Pipeline(runner=FnApiRunner(provision_info=info), options=options)
     return beam.Pipeline(options=options)
-
-
-def _fn_api_runner(options: PipelineOptions) -> FnApiRunner:
-    """Returns the in-process runner, which also passes the options to separate worker processes."""
-    encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
-    return FnApiRunner(
-        provision_info=ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded))
-    )
 
 
 def _is_apart(options: PipelineOptions) -> bool:

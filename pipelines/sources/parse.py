@@ -15,8 +15,10 @@ from captionbeam.pipelines.sources.buckets.inventory_manifest import Report
 from captionbeam.pipelines.sources.spec import SourceOptions, SourceSpec, is_image_name, source_name, suffix
 from captionbeam.schemas.errors import RequestError, SourceError
 
+ARCHIVES = {".zip": "zip", ".tar": "tar", ".parquet": "parquet"}
+"""Suffix -> kind of containers, which a folder or glob may hold several of."""
 _EXPECTED = (
-    "a folder, a glob, an image, .zip, .tar, .parquet, a list (.txt, .csv, .tsv, .jsonl) or COCO's .json"
+    f"a folder, a glob, an image, {', '.join(ARCHIVES)}, a list (.txt, .csv, .tsv, .jsonl) or COCO's .json"
 )
 # Number of files of a remote folder to examine for its content, enough to skip a few other files. If one of
 # them is an archive, all files are examined until an image is found, so that no archive is missed.
@@ -132,7 +134,7 @@ def _kind(url: str, name: str) -> str:
 def _kind_of_suffix(url: str) -> str:
     if is_image_name(url):
         return "file"
-    kind = {".zip": "zip", ".tar": "tar", ".parquet": "parquet", ".json": "coco"}.get(suffix(url), "")
+    kind = {**ARCHIVES, ".json": "coco"}.get(suffix(url), "")
     return kind or ("list" if lists.list_suffix(url) else "")
 
 
@@ -217,12 +219,12 @@ def _parse_folder(name: str, url: str, options: SourceOptions) -> list[SourceSpe
             if number >= _EXAMINED_FILES and not archives and not is_local(url):
                 return [SourceSpec(name, "folder", url, url)]
     if not archives:
-        raise SourceError(f"source {name!r} is a folder without images; expected {_EXPECTED}")
+        raise SourceError(f"source {name!r} is a folder without images; expected images or archives below it")
     return _archives(name, url, sorted(archives), options)
 
 
 def _is_archive(url: str) -> bool:
-    return _kind_of_suffix(url) in ("zip", "tar", "parquet") or url.lower().endswith(tars.COMPRESSED_SUFFIXES)
+    return _kind_of_suffix(url) in ARCHIVES.values() or url.lower().endswith(tars.COMPRESSED_SUFFIXES)
 
 
 def _parse_glob(name: str, url: str, options: SourceOptions) -> list[SourceSpec]:

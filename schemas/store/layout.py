@@ -2,6 +2,7 @@
 
 data/ failures/ index/   written once by an attempt, with names unique to it, never modified
 commits/<shard>.json     names an attempt's three files; created if absent, so the first attempt wins
+answers/<prompt>/        endpoints' answers until a shard's commit has them, written once (pipelines.endpoints)
 plans/<run>/             the run's record, its frozen base and its plan
 manifests/ deletes/      Parquet: one row per shard; one row per superseded or deleted row
 snapshots/00000003.json  names manifests and delete files; created if absent

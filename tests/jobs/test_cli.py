@@ -37,6 +37,7 @@ def test_the_overviews_name_every_command(capsys):
     assert cli.main([]) == cli.main(["store"]) == cli.main(["schedule"]) == 0
     said = capsys.readouterr().out
     assert all(f"\n  {name} " in said for name in (*jobs.COMMANDS, "store", "schedule"))
+    assert "\n  captionbeam store ls features\n" in said  # an example to paste
 
 
 def test_every_command_is_a_class_of_the_package():

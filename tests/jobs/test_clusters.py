@@ -26,6 +26,7 @@ from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 from tests.builders.clusters import Cluster
 from tests.builders.commands import ROOT, environment
+from tests.builders.endpoint import MODEL, scripted_endpoint
 from tests.builders.models import make_bundle, make_decoder, make_tokenizer
 from tests.builders.processes import await_true
 from tests.builders.workers import one_engine_a_process
@@ -119,6 +120,19 @@ def test_caption(cluster: Cluster, made, tmp_path):
     captionbeam(*caption(made, tmp_path / "store", *cluster.flags))
     assert content(tmp_path / "store") == content(made / "captions")
     assert one_engine_a_process(tmp_path / "store")
+
+
+@pytest.mark.parametrize("running_cluster", ["spark"], indirect=True)
+def test_caption_by_an_endpoint(cluster: Cluster, made, tmp_path):
+    with scripted_endpoint() as server:
+        asked = ["caption", made / "photos", "--captioner", f"openai:{server.url}", "--model", MODEL,
+                 "--prompt", "Describe it.", *COMMON]  # fmt: skip
+        captionbeam(*asked, "--output", tmp_path / "store", *cluster.flags)
+        assert len(server.requests) == 14
+        captionbeam(*asked, "--output", tmp_path / "local")
+    assert content(tmp_path / "store") == content(tmp_path / "local")
+    rows, (failure,) = content(tmp_path / "store")
+    assert (len(rows), failure["image_id"]) == (14, BROKEN)
 
 
 def test_transforms_of_another_pipeline(cluster: Cluster, made, tmp_path):

@@ -103,3 +103,13 @@ class TestSet:
         }
         assert bytes_of["a"] == bytes_of["b"]
         assert bytes_of["a"] != bytes_of["c"]
+
+
+def test_scenes_that_are_there_are_left_as_they_are(tmp_path):
+    """Sources and captions keep their versions, so that later steps have nothing to do."""
+    write_scenes(str(tmp_path), {"train": 2, "val": 1})
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    write_scenes(str(tmp_path), {"train": 2, "val": 2})
+    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    changed = {name for name in after if before[name] != after[name]}
+    assert changed == {"val.zip", "captions_val.json"}

@@ -305,7 +305,7 @@ def test_the_command_exports_the_snapshot_that_is_named(captions, tmp_path, caps
     ("kind", "arguments", "sentence"),
     [
         ("features", ["--format", "csv"], "csv has no columns for grids"),
-        ("features", ["--format", "xml"], "unknown format 'xml'; expected one of parquet, jsonl"),
+        ("features", ["--format", "xml"], "--format is 'xml'; expected one of parquet, jsonl"),
     ],
 )
 def test_what_a_format_cannot_hold_is_refused(kind, arguments, sentence, tmp_path, capsys):

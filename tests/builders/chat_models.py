@@ -1,0 +1,93 @@
+"""A tiny chat model that sees pictures (LLaVA, random weights), saved to disk with a tokenizer made here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+WORDS = ("a", "dog", "runs", "on", "grass", "two", "cats", "sleep", "near", "water", "red", "ball")
+ASKED = ("describe", "the", "picture", "which", "colours", "user", "assistant")
+PAD, UNKNOWN, START, END, IMAGE = SPECIAL = ("[PAD]", "[UNK]", "[START]", "[END]", "[IMAGE]")
+VOCABULARY = {word: number for number, word in enumerate((*SPECIAL, *WORDS, *ASKED))}
+SIDE, PATCH = 32, 8
+TEMPLATE = """\
+{%- for message in messages -%}
+{{ message.role }}{{ ' ' }}
+{%- if message.content is string -%}{{ message.content }}
+{%- else -%}
+{%- for part in message.content -%}
+{%- if part.type == 'image' %} [IMAGE] {% elif part.type == 'text' %}{{ part.text }}{% endif -%}
+{%- endfor -%}
+{%- endif -%}{{ ' ' }}
+{%- endfor -%}
+{%- if add_generation_prompt %}assistant {% endif -%}"""
+
+
+def save_chat_model(folder: Path, seed: int = 0) -> str:
+    """Saves the model to ``folder`` and returns its path. Its answers are 4 to about 10 of WORDS."""
+    from transformers import GenerationConfig
+
+    torch.manual_seed(seed)
+    model = _model()
+    with torch.no_grad():  # far from uniform, so that answers about different pictures differ
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.5)
+    special = [VOCABULARY[word] for word in (*SPECIAL, *ASKED) if word != END]
+    model.generation_config = GenerationConfig(
+        eos_token_id=VOCABULARY[END],
+        pad_token_id=VOCABULARY[PAD],
+        suppress_tokens=special,
+        begin_suppress_tokens=[VOCABULARY[END]],
+        exponential_decay_length_penalty=(4, 2.0),  # the end becomes ever likelier after 4 tokens
+        do_sample=False,
+    )
+    model.save_pretrained(folder)
+    _processor().save_pretrained(folder)
+    return str(folder)
+
+
+def _model() -> Any:
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    text = LlamaConfig(**sizes, vocab_size=len(VOCABULARY), max_position_embeddings=512, bos_token_id=None)
+    vision = CLIPVisionConfig(**sizes, image_size=SIDE, patch_size=PATCH, projection_dim=16)
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=VOCABULARY[IMAGE],
+        vision_feature_layer=-1,
+        image_seq_length=(SIDE // PATCH) ** 2,
+    )
+    return LlavaForConditionalGeneration(config)
+
+
+def _processor() -> Any:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.normalizers import Lowercase
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
+
+    words = Tokenizer(WordLevel(VOCABULARY, unk_token=UNKNOWN))
+    words.pre_tokenizer = WhitespaceSplit()
+    words.normalizer = Lowercase()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        eos_token=END,
+        extra_special_tokens={"image_token": IMAGE},
+    )
+    square = {"height": SIDE, "width": SIDE}
+    return LlavaProcessor(
+        CLIPImageProcessor(size=square, crop_size=square),
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        image_token=IMAGE,
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+    )
