@@ -70,6 +70,7 @@ setup(
         "fsspec>=2025.3",
         "gcsfs>=2025.3",
         "aiohttp>=3.12,<4",
+        "httpx>=0.28,<1",
         "h5py>=3.12,<4",
         "subword-nmt>=0.3.8,<0.4",
         "regex>=2024.4",

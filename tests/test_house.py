@@ -12,7 +12,12 @@ from tests.builders.dependencies import imports
 
 ROOT = Path(__file__).parent.parent
 ORDER = ("schemas", "capmodel", "pipelines", "jobs")  # each is captionbeam.NAME
-TORCH_FREE = {"captionbeam.capmodel.tokenizers", "captionbeam.capmodel.metrics", "captionbeam.capmodel.specs"}
+TORCH_FREE = {
+    "captionbeam.capmodel.encoders.images",
+    "captionbeam.capmodel.tokenizers",
+    "captionbeam.capmodel.metrics",
+    "captionbeam.capmodel.specs",
+}
 
 
 def modules(package: str) -> list[Path]:

@@ -75,15 +75,10 @@ class Machine:
     def run(self, *command: str, status: int = 0) -> str:
         path = f"{self.environment / 'bin'}{os.pathsep}{os.defpath}"
         done = subprocess.run(
-            command,
-            cwd=self.home,
-            env={"PATH": path, "HOME": str(self.home), "COLUMNS": "200"},
+            command, cwd=self.home, env={"PATH": path, "HOME": str(self.home), "COLUMNS": "200"},
             executable=str(self.environment / "bin" / command[0]),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        )  # fmt: skip
         assert done.returncode == status, done.stdout
         return done.stdout
 
@@ -125,8 +120,9 @@ def test_what_needs_an_extra_says_how_to_install_it(machine, extra, command):
     assert f"is not installed; expected pip install '.[{extra}]' in a clone of captionbeam" in said
 
 
-@pytest.mark.parametrize("resolution", ["highest", "lowest-direct"])
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("version", "resolution"), [("3.11", "lowest-direct"), ("3.11", "highest"), ("3.13", "highest")]
+)
 def test_the_requirements_can_be_had(source, version, resolution):
     extras = [part for extra in EXTRAS for part in ("--extra", extra)]
     wanted = ["--python-version", version, "--resolution", resolution, *extras, "setup.py"]

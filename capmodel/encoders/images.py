@@ -7,6 +7,7 @@ blended with white, CMYK is read as Adobe writes it, and 16-bit values are round
 from __future__ import annotations
 
 import io
+import math
 import struct
 import threading
 import warnings
@@ -56,8 +57,10 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 Image.init()  # Image.open(formats=...) knows only plugins that are already loaded
 
 
-def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, enough: int | None = None) -> np.ndarray:
     """Returns the image in ``data`` as uint8 ``[H, W, 3]``, RGB, upright.
+
+    ``enough``: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its sides, while that leaves so many pixels.
 
     Raises ImageError of stage ``decode``: ``empty`` (no bytes), ``unsupported`` (not an image, or an unsupported kind),
     ``too_large`` (more than ``max_pixels``), ``truncated`` (the file ends too early), ``decode`` (any other defect).
@@ -66,6 +69,8 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         raise _error("empty", "the file has no bytes")
     image = _open(data, max_pixels)
     alone = _giant if image.width * image.height > GIANT_PIXELS else nullcontext()
+    if enough is not None:
+        _reduce(image, enough)
     try:
         with alone:
             image.load()
@@ -98,6 +103,18 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         raise _error("too_large", f"{width} x {height} pixels; expected at most {max_pixels} in all")
     return image
+
+
+def _reduce(image: Image.Image, enough: int) -> None:
+    """Makes the decoder of a JPEG scale it down; has no effect on other formats."""
+    width, height = image.size
+    scale = min(1.0, (enough / (width * height)) ** 0.5)
+    image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
+
+
+def is_upright(image: Image.Image) -> bool:
+    """Returns whether an image is stored as it is to be seen, according to its EXIF block."""
+    return _orientation(image) not in _TURNS
 
 
 def _orientation(image: Image.Image) -> int:

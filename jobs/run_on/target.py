@@ -130,17 +130,12 @@ def settle_target(
 def _check_places(places: Mapping[str, Sequence[str]]) -> None:
     for option, urls in places.items():
         for url in urls:
+            protocol, apart, _ = url.rpartition("::")[2].partition("://")  # of a chained URL the outermost
             require(
-                protocol_of(url) not in LOCAL,
+                bool(apart) and protocol not in LOCAL,
                 f"{option} {url} is on this machine, where workers on Dataflow do not see it; expected gs://... or "
                 "another URL",
             )
-
-
-def protocol_of(url: str) -> str:
-    """Returns ``gs``, ``https``, ...; empty for a path. For a chained URL that of the outermost."""
-    outermost = url.rpartition("::")[2]
-    return outermost.partition("://")[0] if "://" in outermost else ""
 
 
 def _workers(parsed: PipelineOptions, gpu: str | None) -> tuple[list[str], list[str]]:

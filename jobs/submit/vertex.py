@@ -37,7 +37,13 @@ class Vertex(TrainingTarget):
             not flags.gpus or bool(flags.accelerator),
             f"--gpus {flags.gpus} needs --accelerator, which says of what type; expected such as NVIDIA_L4",
         )
-        _check_accelerator(flags.accelerator)
+        from google.cloud.aiplatform_v1 import AcceleratorType
+
+        known = list(AcceleratorType.__members__)[1:]
+        require(
+            flags.accelerator in (None, *known),
+            f"--accelerator is {flags.accelerator!r}; expected one of {', '.join(known)}",
+        )
 
     def on_workers(self, place: str, flags: TargetOptions) -> str:
         return remote_place(place, self.title, "a bucket's URL, such as gs://BUCKET/features")
@@ -126,13 +132,6 @@ def _scheduling(flags: TargetOptions) -> Any:
     if flags.max_hours:
         chosen["timeout"] = timedelta(seconds=max(1, round(flags.max_hours * 3600)))
     return Scheduling(**chosen)
-
-
-def _check_accelerator(name: str | None) -> None:
-    from google.cloud.aiplatform_v1 import AcceleratorType
-
-    known = list(AcceleratorType.__members__)[1:]
-    require(name is None or name in known, f"--accelerator is {name!r}; expected one of {', '.join(known)}")
 
 
 def _staging(bucket: str, name: str) -> str:

@@ -2,22 +2,90 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import os
+import random
+import re
+import socket
+import threading
+import time
+import weakref
 from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+import httpx
 
 from captionbeam.capmodel.specs import EndpointSpec
 from captionbeam.pipelines.endpoints.pace import Pace
 from captionbeam.pipelines.endpoints.prompts import Prompt
+from captionbeam.pipelines.endpoints.replies import (
+    Answers,
+    BrokenSchema,
+    Completion,
+    NotACompletion,
+    Rejected,
+    Transient,
+    answers_of,
+    completion_of,
+)
+from captionbeam.schemas.errors import ImageError, SystemicError
 
-Answers = list[dict[str, Any]]
-"""The answers of one image to one prompt, best first: values of the prompt's column (``answers_field``)."""
+KEY = "OPENAI_API_KEY"
+PATIENCE = 150.0  # seconds for which failed requests are repeated: a server may be away for two minutes
+LIMITED_PATIENCE = 6  # times as long while the server limits the rate
+FEWEST_TRIES = 4  # however long they take
+FIRST_WAIT, LONGEST_WAIT = 0.5, 16.0  # seconds between tries: random, below a limit that doubles
+MAX_RETRY_AFTER = 60.0  # maximum seconds taken from Retry-After
+RECENTLY = 60.0  # seconds since an answer for which the endpoint counts as alive
+IN_SUCCESSION = 3  # images without an answer by which it does not
+FIRST_ANSWERS = 20  # by which a request that is always wrong is recognized
+CONNECT_TIMEOUT = 20.0
+KEEP_IDLE = 4.0  # seconds: uvicorn, below vLLM and others, closes idle connections after 5
+
+_clients: weakref.WeakSet[ChatClient] = weakref.WeakSet()
 
 
 class ChatClient:
-    """Requests to one endpoint. Threads may share it."""
+    """Requests to one endpoint. Threads may share it; each has a connection of its own.
 
-    def __init__(self, url: str, spec: EndpointSpec, pace: Pace, concurrency: int, timeout: float) -> None:
-        raise NotImplementedError
+    ``timeout``: seconds until a request without an answer is repeated. ``patience``: seconds for which failed
+    requests are repeated, and ``first_wait`` the mean of the first pause. ``reconnect``: waits until a server that may
+    be started again answers, and returns its URL.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        spec: EndpointSpec,
+        pace: Pace,
+        concurrency: int,
+        timeout: float,
+        *,
+        patience: float = PATIENCE,
+        first_wait: float = FIRST_WAIT,
+        reconnect: Callable[[], str] | None = None,
+    ) -> None:
+        self._spec, self._pace, self._patience, self._first_wait = spec, pace, patience, first_wait
+        self._reconnect = reconnect
+        self._address, self._named = _address(url), f"{shown(url)} (model {spec.endpoint})"
+        self._key = _key()
+        self._secrets = _secrets(url, self._key)
+        self._timeout = httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT))
+        self._limits = httpx.Limits(max_connections=1, keepalive_expiry=KEEP_IDLE)
+        self._verify = httpx.create_ssl_context()
+        self._threads, self._lock = threading.local(), threading.Lock()
+        self._https: list[httpx.Client] = []
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._stopped = threading.Event()
+        self._answered = float("-inf")  # monotonic time
+        self._unanswered = 0  # images in succession
+        self._schema, self._request = FirstAnswers(), FirstAnswers(alike=True)
+        self._tokens_field = "max_tokens"
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs each request, with the URL's query
+        _clients.add(self)
 
     def ask(self, picture: str, prompt: Prompt, counts: Counter[str]) -> Answers:
         """Returns the answers to ``prompt`` about ``picture``, a URL or a ``data:`` URL.
@@ -25,8 +93,319 @@ class ChatClient:
         Adds ``requests``, ``retries``, ``tokens_in`` and ``tokens_out`` to ``counts``. Raises ImageError,
         SystemicError.
         """
-        raise NotImplementedError
+        try:
+            return self._valid_answers(picture, prompt, counts)
+        except BrokenSchema:
+            counts["retries"] += 1
+        try:
+            return self._valid_answers(picture, prompt, counts)
+        except BrokenSchema as err:
+            raise ImageError("invalid_json", "model", self._clean(str(err))) from err
 
     def close(self) -> None:
         """Closes the connections."""
-        raise NotImplementedError
+        self._stopped.set()
+        self._pace.close()
+        for connected in list(self._sockets):
+            _shut(connected)  # wakes threads that wait for an answer
+        with self._lock:
+            clients, self._https = self._https, []
+        for client in clients:
+            client.close()
+
+    def _valid_answers(self, picture: str, prompt: Prompt, counts: Counter[str]) -> Answers:
+        found = self._completion(picture, prompt, counts)
+        try:
+            answers = answers_of(found, prompt, self._spec.max_new_tokens)
+        except BrokenSchema as err:
+            if self._schema.bad(str(err)):
+                raise SystemicError(
+                    f"the first {FIRST_ANSWERS} answers of {self._named} break the schema of prompt "
+                    f"{prompt.column}: {self._clean(str(err))}; expected an endpoint that heeds response_format"
+                ) from err
+            raise
+        except ImageError as err:
+            raise ImageError(err.code, err.stage, self._clean(err.message)) from err
+        if prompt.schema is not None:
+            self._schema.good()
+        return answers
+
+    def _completion(self, picture: str, prompt: Prompt, counts: Counter[str]) -> Completion:
+        """Returns a completion, however many tries it takes."""
+        tries = Tries()
+        while True:
+            counts["requests"] += 1
+            try:
+                found = self._request_once(picture, prompt, counts)
+            except Transient as err:
+                tries.failed()
+                if self._used_up(tries, err):
+                    raise self._no_answer(tries, err) from err
+                self._rest(tries, err)
+                counts["retries"] += 1
+            except OtherField:
+                counts["retries"] += 1
+            else:
+                return found
+
+    def _request_once(self, picture: str, prompt: Prompt, counts: Counter[str]) -> Completion:
+        """Sends one request. Raises Transient, OtherField, ImageError, SystemicError."""
+        field_name = self._tokens_field
+        reserved = self._pace.wait()
+        try:
+            found = completion_of(self._post(self._body(picture, prompt, field_name)))
+        except Transient as err:
+            if err.limited:
+                self._pace.used(0, reserved)
+            raise
+        except Rejected as err:
+            self._alive()
+            self._pace.used(0, reserved)
+            raise self._rejected(err, field_name) from err
+        except ImageError as err:
+            self._alive()
+            raise ImageError(err.code, err.stage, self._clean(err.message)) from err
+        except SystemicError as err:
+            raise self._systemic(str(err)) from err
+        self._alive()
+        self._request.good()
+        tokens_in, tokens_out = found.tokens_in or 0, found.tokens_out or 0
+        self._pace.used(tokens_in + tokens_out, reserved)
+        counts["tokens_in"] += tokens_in
+        counts["tokens_out"] += tokens_out
+        return found
+
+    def _post(self, body: bytes) -> httpx.Response:
+        if self._stopped.is_set():
+            raise self._ended()
+        try:
+            return self._http().post(self._address, content=body, extensions={"trace": self._trace})
+        except httpx.ConnectTimeout as err:
+            message = f"no connection within {self._timeout.connect:g} s"
+            raise Transient("unavailable", message, reached=False) from err
+        except httpx.TimeoutException as err:
+            raise Transient("timeout", f"no answer within {self._timeout.read:g} s") from err
+        except (httpx.UnsupportedProtocol, httpx.LocalProtocolError) as err:
+            raise SystemicError(str(err)) from err
+        except httpx.RequestError as err:
+            message = str(err) or type(err).__name__
+            raise Transient("unavailable", message, reached=not isinstance(err, httpx.ConnectError)) from err
+
+    def _http(self) -> httpx.Client:
+        """Returns the thread's client. One for all threads would look through all its connections at each request."""
+        client: httpx.Client | None = getattr(self._threads, "client", None)
+        if client is None:
+            headers = {"Content-Type": "application/json"} | (
+                {"Authorization": f"Bearer {self._key}"} if self._key else {}
+            )
+            client = httpx.Client(
+                headers=headers, timeout=self._timeout, limits=self._limits, verify=self._verify
+            )
+            self._threads.client = client
+            with self._lock:
+                self._https.append(client)
+        return client
+
+    def _trace(self, event: str, info: Mapping[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            self._sockets.add(info["return_value"].get_extra_info("socket"))
+
+    def _body(self, picture: str, prompt: Prompt, tokens_field: str) -> bytes:
+        spec = self._spec
+        system = [{"role": "system", "content": spec.system}] if spec.system else []
+        user = [{"type": "text", "text": prompt.text}, {"type": "image_url", "image_url": {"url": picture}}]
+        request = {
+            "model": spec.endpoint,
+            "messages": [*system, {"role": "user", "content": user}],
+            tokens_field: spec.max_new_tokens,
+            "temperature": spec.temperature,
+            "seed": spec.seed,
+            "n": None if spec.n_best == 1 else spec.n_best,
+            "response_format": None
+            if prompt.schema is None
+            else _response_format(prompt.column, prompt.schema),
+        }
+        return json.dumps({name: value for name, value in request.items() if value is not None}).encode()
+
+    def _rejected(self, err: Rejected, tokens_field: str) -> Exception:
+        """Returns what a rejected request means: a field of another name, a wrong request, or a wrong image."""
+        if tokens_field == "max_tokens" and "max_completion_tokens" in err.message:
+            self._tokens_field = "max_completion_tokens"
+            return OtherField()
+        message = self._clean(err.message)
+        if self._request.bad(message):
+            return SystemicError(f"{self._named} rejects the first {FIRST_ANSWERS} requests: {message}")
+        return ImageError(err.code, err.stage, message)
+
+    def _alive(self) -> None:
+        self._answered, self._unanswered = time.monotonic(), 0
+
+    def _used_up(self, tries: Tries, err: Transient) -> bool:
+        if isinstance(err, NotACompletion) and self._answered == float("-inf"):
+            return tries.count >= FEWEST_TRIES
+        patience = self._patience * (LIMITED_PATIENCE if err.limited else 1)
+        return tries.count >= FEWEST_TRIES and tries.seconds >= patience
+
+    def _no_answer(self, tries: Tries, err: Transient) -> Exception:
+        """Returns the error of an image without an answer: its own, or the endpoint's.
+
+        An endpoint that does answer, though not about this image, counts as alive: one such image must not stop a
+        job that has nothing else left to ask.
+        """
+        with self._lock:
+            self._unanswered += 1
+            unanswered = self._unanswered
+        reason = self._clean(err.message)
+        if isinstance(err, NotACompletion):
+            return SystemicError(f"{self._named} answers {reason}; expected the base URL of OpenAI's API")
+        recently = time.monotonic() - self._answered < RECENTLY
+        if not recently and (not err.reached or err.limited or unanswered >= IN_SUCCESSION):
+            return SystemicError(
+                f"the endpoint {self._named} does not answer: {reason}, in {tries.count} tries within "
+                f"{tries.seconds:.0f} s; the same command resumes"
+            )
+        return ImageError(err.code, "model", f"{reason}, in {tries.count} tries within {tries.seconds:.0f} s")
+
+    def _rest(self, tries: Tries, err: Transient) -> None:
+        """Waits as long as the server asks, and a random time; all threads wait where the server limits the rate."""
+        backoff = random.uniform(0, min(LONGEST_WAIT, self._first_wait * 2**tries.count))
+        asked = min(err.wait, MAX_RETRY_AFTER)
+        if err.limited:
+            self._pace.pause(asked or backoff)
+        if self._stopped.wait(asked + backoff):
+            raise self._ended()
+        if self._reconnect is not None:
+            self._address = _address(self._reconnect())
+
+    def _systemic(self, message: str) -> SystemicError:
+        message = self._clean(message)
+        if message.startswith("status 401"):
+            state = "is not valid there" if self._key else "is not set"
+            return SystemicError(
+                f"{self._named} answers {message}; {KEY} {state} in the workers' environment"
+            )
+        if message.startswith("status 404"):
+            return SystemicError(
+                f"{self._named} answers {message}; expected a model that the endpoint serves"
+            )
+        return SystemicError(f"{self._named} answers {message}")
+
+    def _ended(self) -> SystemicError:
+        return SystemicError(f"the requests to {self._named} were stopped")
+
+    def _clean(self, message: str) -> str:
+        """Returns a message without passwords, tokens and keys."""
+        for secret in self._secrets:
+            message = message.replace(secret, "***")
+        return message
+
+
+class OtherField(Exception):
+    """The server has another name for a field of the request."""
+
+
+class FirstAnswers:
+    """Recognizes requests that are always wrong. Threads may share it.
+
+    ``alike``: only if all errors have the same message.
+    """
+
+    def __init__(self, alike: bool = False) -> None:
+        self._alike, self._lock = alike, threading.Lock()
+        self._good, self._count, self._messages = False, 0, set[str]()
+
+    def good(self) -> None:
+        """Notes a good answer: nothing is always wrong."""
+        self._good = True
+
+    def bad(self, message: str) -> bool:
+        """Notes a bad answer. Returns whether the first answers are all bad."""
+        with self._lock:
+            self._count += 1
+            if self._count <= FIRST_ANSWERS:
+                self._messages.add(message)
+            same = len(self._messages) == 1 or not self._alike
+            return not self._good and same and self._count >= FIRST_ANSWERS
+
+
+@dataclass
+class Tries:
+    """The failed tries of one request, and the seconds since the first."""
+
+    count: int = 0
+    _first: float = field(default=float("inf"))
+
+    def failed(self) -> None:
+        """Counts a failed try."""
+        self.count += 1
+        self._first = min(self._first, time.monotonic())
+
+    @property
+    def seconds(self) -> float:
+        """The seconds since the first failed try."""
+        return max(0.0, time.monotonic() - self._first)
+
+
+def shown(url: str) -> str:
+    """Returns a URL without the user, password and query, which may be secret."""
+    return str(httpx.URL(url).copy_with(userinfo=b"", query=None, fragment=None))
+
+
+def _address(url: str) -> httpx.URL:
+    base = httpx.URL(url)
+    return base.copy_with(path=base.path.rstrip("/") + "/chat/completions")
+
+
+def _key() -> str:
+    """Returns the key in this process's environment; "" if there is none."""
+    key = os.environ.get(KEY, "").strip()
+    if not (key.isascii() and (key.isprintable() or not key)):
+        raise SystemicError(f"{KEY} has characters that no key has")
+    return key
+
+
+def _secrets(url: str, key: str) -> list[str]:
+    parts = httpx.URL(url)
+    secrets = {key, parts.password, parts.query.decode(), *parts.params.values()}
+    return sorted((secret for secret in secrets if len(secret) > 3), key=len, reverse=True)
+
+
+def _response_format(column: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    name = re.sub(r"[^\w-]", "_", column, flags=re.ASCII)[:64]
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": name, "schema": schema, "strict": _is_strict(schema)},
+    }
+
+
+def _is_strict(schema: Any) -> bool:
+    """Whether OpenAI takes a schema as strict: all properties are required, and no others allowed."""
+    if isinstance(schema, list):
+        return all(map(_is_strict, schema))
+    if not isinstance(schema, Mapping):
+        return True
+    properties = schema.get("properties")
+    if isinstance(properties, Mapping):
+        closed = schema.get("additionalProperties") is False
+        if not closed or set(schema.get("required") or ()) != set(properties):
+            return False
+        return all(map(_is_strict, properties.values())) and all(
+            _is_strict(value) for name, value in schema.items() if name != "properties"
+        )
+    return all(map(_is_strict, schema.values()))
+
+
+def _shut(connected: socket.socket) -> None:
+    try:
+        connected.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return  # it is closed
+
+
+def _stop_all() -> None:
+    """Ends the requests of a process that ends, which would otherwise wait for their answers."""
+    for client in list(_clients):
+        client.close()
+
+
+threading._register_atexit(_stop_all)  # type: ignore[attr-defined]  # ``atexit`` runs after threads have ended

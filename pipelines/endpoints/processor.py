@@ -55,12 +55,14 @@ class EndpointCaptioner:
         self.streams = endpoint.concurrency
         self._stack = ExitStack()
         weakref.finalize(self, self._stack.close)  # when Beam drops the engine, or the process ends
-        url = endpoint.url
+        url, reconnect = endpoint.url, None
         if endpoint.command:
             server = Server(endpoint.command, endpoint.model, spec.endpoint, endpoint.start_timeout)
-            url = self._stack.enter_context(server).url
+            url, reconnect = self._stack.enter_context(server).url, server.wait_until_healthy
         self._pace = Pace(endpoint.requests_per_minute, endpoint.tokens_per_minute)
-        self._client = ChatClient(url, spec, self._pace, endpoint.concurrency, endpoint.timeout)
+        self._client = ChatClient(
+            url, spec, self._pace, endpoint.concurrency, endpoint.timeout, reconnect=reconnect
+        )
         self._stack.callback(self._pace.close)
         self._stack.callback(self._client.close)
 
@@ -82,18 +84,17 @@ class EndpointCaptioner:
     def run(self, batch: Sequence[Question], image_ids: Sequence[str]) -> dict[str, pa.Array]:
         """Returns the answers to one question, by column. Raises ImageError, SystemicError."""
         counts = Counter[str]()
-        found = {prompt: self.ask(batch[0], prompt, counts) for prompt in self.prompts}
+        found = {prompt.column: self.ask(batch[0], prompt, counts) for prompt in self.prompts}
         return self.columns(found)
 
     def ask(self, question: Question, prompt: Prompt, counts: Counter[str]) -> Answers:
         """Returns the answers to one prompt."""
         return self._client.ask(question.picture, prompt, counts)
 
-    def columns(self, found: dict[Prompt, Answers]) -> dict[str, pa.Array]:
+    def columns(self, found: Mapping[str, Answers]) -> dict[str, pa.Array]:
         """Returns one image's answers as columns of one row."""
         return {
-            prompt.column: pa.array([answers], self.schema.field(prompt.column).type)
-            for prompt, answers in found.items()
+            column: pa.array([answers], self.schema.field(column).type) for column, answers in found.items()
         }
 
     @contextmanager
@@ -132,15 +133,16 @@ class ShardCaptioner:
     def run(self, batch: Sequence[Question], image_ids: Sequence[str]) -> dict[str, pa.Array]:
         """Returns the answers about one image, by column. Raises ImageError, SystemicError."""
         (question,), (image_id,) = batch, image_ids
-        found: dict[Prompt, Answers] = {}
+        found: dict[str, Answers] = {}
         counts = Counter[str]()
         try:
             for prompt in self._captioner.prompts:
                 if (known := question.known.get(prompt.fingerprint)) is not None:
-                    found[prompt] = known
+                    found[prompt.column] = known
                     continue
-                found[prompt] = self._captioner.ask(question, prompt, counts)
-                self._kept.keep(image_id, question.content, prompt, found[prompt])
+                answers = self._captioner.ask(question, prompt, counts)
+                self._kept.keep(image_id, question.content, prompt, answers)
+                found[prompt.column] = answers
         finally:
             self._count(counts)
         return self._captioner.columns(found)

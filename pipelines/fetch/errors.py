@@ -141,13 +141,12 @@ def _systemic(error: BaseException) -> bool:
         and not is_transient_status(status_of(error))
     ):
         return True
-    return any(map(_is_about_credentials, _causes(error)))
-
-
-def _is_about_credentials(error: BaseException) -> bool:
-    if _CREDENTIALS.intersection(_mro_names(error)) or _aws_code(error) in _CREDENTIAL_CODES:
-        return True
-    return type(error).__name__ == "HttpError" and str(getattr(error, "code", "")) == "401"
+    return any(
+        _CREDENTIALS.intersection(_mro_names(cause))
+        or _aws_code(cause) in _CREDENTIAL_CODES
+        or (type(cause).__name__ == "HttpError" and str(getattr(cause, "code", "")) == "401")
+        for cause in _causes(error)
+    )
 
 
 def _known_code(error: BaseException) -> str | None:

@@ -11,7 +11,7 @@ import os
 import stat
 import tarfile
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -42,9 +42,6 @@ def read_ranges(ranges: Sequence[ByteRange], options: FetchOptions) -> list[byte
     Raises SystemicError (credentials, broken disk) and SourceError (a server without byte ranges).
     """
     found: list[bytes | ImageError] = sync(get_loop(), _gather, list(ranges), options)
-    for result in found:
-        if isinstance(result, BaseException) and not isinstance(result, ImageError):
-            raise result
     return found
 
 
@@ -65,29 +62,18 @@ async def _gather(ranges: list[ByteRange], options: FetchOptions) -> list[Any]:
     remote = [i for i, part in enumerate(ranges) if not is_local(part.url)]
     gate = asyncio.Semaphore(options.connections)
     groups = [local[i::LOCAL_THREADS] for i in range(min(LOCAL_THREADS, len(local)))]
-    jobs: list[Any] = [
-        asyncio.to_thread(_read_local, [ranges[i] for i in group], options.max_bytes) for group in groups
-    ]
+
+    def read_group(group: list[int]) -> list[bytes | ImageError]:
+        return [_read_file(ranges[i], options.max_bytes) for i in group]
+
+    jobs: list[Any] = [asyncio.to_thread(read_group, group) for group in groups]
     jobs += [_read_remote(ranges[i], gate, options) for i in remote]
-    done = await asyncio.gather(*jobs, return_exceptions=True)
-    return _in_order(len(ranges), groups, done[: len(groups)], zip(remote, done[len(groups) :], strict=True))
-
-
-def _in_order(
-    count: int, groups: list[list[int]], local: Sequence[Any], remote: Iterable[tuple[int, Any]]
-) -> list[Any]:
-    found: list[Any] = [None] * count
-    per_group = (
-        zip(group, [result] * len(group) if isinstance(result, BaseException) else result, strict=True)
-        for group, result in zip(groups, local, strict=True)
-    )
-    for i, result in chain(remote, *per_group):
-        found[i] = result
-    return found
-
-
-def _read_local(ranges: list[ByteRange], max_bytes: int) -> list[bytes | ImageError]:
-    return [_read_file(part, max_bytes) for part in ranges]
+    done: list[Any] = await asyncio.gather(*jobs, return_exceptions=True)  # an error after all have ended
+    for result in done:
+        if isinstance(result, BaseException) and not isinstance(result, ImageError):
+            raise result
+    found = [*chain(*done[: len(groups)]), *done[len(groups) :]]
+    return [result for _, result in sorted(zip([*chain(*groups), *remote], found, strict=True))]
 
 
 def _read_file(part: ByteRange, max_bytes: int) -> bytes | ImageError:

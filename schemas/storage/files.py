@@ -97,8 +97,9 @@ def join(url: str, *parts: str) -> str:
     return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
-def absolute(url: str) -> str:
+def absolute(url: str | os.PathLike[str]) -> str:
     """Returns ``url`` in a form that is valid on every worker: local paths absolute, no slash at the end."""
+    url = os.fspath(url)
     if scheme(url):
         return url.rstrip("/")
     return os.path.abspath(os.path.expanduser(url))
@@ -142,6 +143,21 @@ def names(url: str) -> list[str]:
     own_marker = path.rstrip("/")
     found = (entry.rsplit("/", 1)[-1] for entry in inside if entry != own_marker)
     return sorted(name for name in found if not name.startswith("."))
+
+
+def states(url: str) -> dict[str, str]:
+    """Returns what the storage knows of each file in the folder ``url``, by base name, as ``names`` lists them.
+
+    The value differs after a file is written again.
+    """
+    fs, path = split(url)
+    try:
+        with as_os_errors(url):
+            listing = fs.ls(path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    inside = {info["name"].rsplit("/", 1)[-1]: str(info) for info in listing if info["type"] == "file"}
+    return {name: state for name, state in inside.items() if not name.startswith(".")}
 
 
 def find(url: str) -> list[str]:

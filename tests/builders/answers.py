@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager
 
 from captionbeam.pipelines.fetch import address_guard
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 from captionbeam.pipelines.sources.images import fetch
 from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.records import ImageRef
+from tests.builders.rest import JsonHandler, serving
 
 ONCE = FetchOptions(attempts=1, timeout=5)
 OPEN = FetchOptions(attempts=1, timeout=5, allow_private=True)
 
 
-@contextmanager
-def answering(answer) -> Iterator[str]:
+def answering(answer) -> AbstractContextManager[str]:
     """A server that leaves each GET to ``answer(handler)``."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            answer(self)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    return serving(type("Handler", (JsonHandler,), {"do_GET": answer}))
 
 
 def moved_to(target):

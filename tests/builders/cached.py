@@ -11,7 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.builders.fetched import fetch
-from tests.builders.servers import cache_folder
+
+
+def cache_folder() -> Path:
+    """Where what takes minutes to build is kept between test runs."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "captionbeam"
 
 
 def cached(name: str, make: Callable[[Path], None]) -> Path:

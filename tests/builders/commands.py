@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from subprocess import PIPE
+from typing import Any
 from unittest.mock import patch
 
 from captionbeam.jobs.cli import main
@@ -20,6 +23,25 @@ def environment() -> dict[str, str]:
     """This environment with the virtual environment's commands first, for processes of a test."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **WIDE}
+
+
+def flags(**options: object) -> list[str]:
+    """Options by their names in Python as words of a command line."""
+    return [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def start(*arguments: object, program: str = "-m captionbeam", **how: Any) -> subprocess.Popen[str]:
+    """``captionbeam ARGUMENTS...`` as a process in the background."""
+    words = [sys.executable, *program.split(), *map(str, arguments)]
+    return subprocess.Popen(words, **{"env": environment(), "cwd": ROOT, "text": True, **how})
+
+
+def killed_at(point: str, times: int, *arguments: object) -> str:
+    """What ``captionbeam ARGUMENTS...`` said before it was killed at a point of killed.py."""
+    job = start(point, times, *arguments, program="tests/builders/killed.py", stdout=PIPE, stderr=PIPE)
+    said, errors = job.communicate()
+    assert job.returncode == -signal.SIGKILL, errors
+    return said
 
 
 def captionbeam(*arguments: object, status: int | None = 0) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,6 @@ HTTP proxy that leads there.
 from __future__ import annotations
 
 import datetime
-import functools
 import json
 import os
 import subprocess
@@ -19,18 +18,17 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlsplit
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 from google.cloud import dataflow
 from google.protobuf import json_format
 
 from tests.builders.discovery import complaints, find_call
 from tests.builders.docker import kill
+from tests.builders.rest import JsonHandler, service_account
 from tests.builders.worker_image import BOOT, OFFLINE, Container
 
 ENDPOINT = "http://sandbox.dataflow.test"  # Beam's client speaks REST where its endpoint's URL has "sandbox"
@@ -134,12 +132,11 @@ class Service(ThreadingHTTPServer):
     def environment(self, folder: Path) -> dict[str, str]:
         """What leads a launcher here, with the key of a service account that is nobody's, below ``folder``."""
         address = f"http://127.0.0.1:{self.server_port}"
-        key = folder / "service-account.json"
-        key.write_text(json.dumps(_service_account(f"{address}/token")))
+        key = service_account(folder, f"{address}/token")
         return {
             "HTTP_PROXY": address,
             "NO_PROXY": "127.0.0.1,localhost",
-            "GOOGLE_APPLICATION_CREDENTIALS": str(key),
+            "GOOGLE_APPLICATION_CREDENTIALS": key,
         }
 
     @property
@@ -175,7 +172,7 @@ def dataflow_service(*plays: Play) -> Iterator[Service]:
     assert not service.refused, service.refused
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(JsonHandler):
     server: Service
     calls: ClassVar[dict[str, str]] = {
         "dataflow.projects.locations.jobs.create": "_create",
@@ -185,13 +182,10 @@ class _Handler(BaseHTTPRequestHandler):
         "dataflow.projects.locations.jobs.messages.list": "_messages",
     }
 
-    def log_message(self, *_: Any) -> None: ...
-
-    def _answer(self) -> None:
-        parts, length = urlsplit(self.path), int(self.headers.get("Content-Length") or 0)
-        sent = self.rfile.read(length)
+    def _reply(self) -> None:
+        parts, sent = urlsplit(self.path), self.body()
         if parts.path == "/token":  # asked with a signed claim, not with JSON
-            self._send(200, {"access_token": "nobody", "expires_in": 3600, "token_type": "Bearer"})
+            self.answer(200, {"access_token": "nobody", "expires_in": 3600, "token_type": "Bearer"})
             return
         body = json.loads(sent) if sent else None
         try:
@@ -200,19 +194,11 @@ class _Handler(BaseHTTPRequestHandler):
             answer = getattr(self, self.calls[call.id])(call.path, request)
         except (LookupError, ValueError) as err:
             self.server.refused.append(str(err))
-            self._send(400, {"error": {"code": 400, "message": str(err), "status": "INVALID_ARGUMENT"}})
+            self.answer(400, {"error": {"code": 400, "message": str(err), "status": "INVALID_ARGUMENT"}})
         else:
-            self._send(200, answer)
+            self.answer(200, answer)
 
-    do_GET = do_POST = do_PUT = _answer  # noqa: N815
-
-    def _send(self, status: int, answer: dict[str, Any]) -> None:
-        data = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+    do_GET = do_POST = do_PUT = _reply  # noqa: N815
 
     def _create(self, path: dict[str, str], request: dict[str, Any]) -> dict[str, Any]:
         job = self.server.start({**request, "projectId": path["projectId"], "location": path["location"]})
@@ -246,25 +232,6 @@ def _named(body: Any, schema: str) -> dict[str, Any]:
     if wrong := complaints(found, schema):
         raise ValueError("; ".join(wrong))
     return found
-
-
-@functools.cache
-def _private_key() -> str:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    form = serialization.PrivateFormat.PKCS8
-    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode()
-
-
-def _service_account(token_uri: str) -> dict[str, str]:
-    return {
-        "type": "service_account",
-        "project_id": "a-project",
-        "private_key_id": "nobody",
-        "private_key": _private_key(),
-        "client_email": "nobody@a-project.iam.gserviceaccount.com",
-        "client_id": "1",
-        "token_uri": token_uri,
-    }
 
 
 def _tail(path: Path) -> str:

@@ -20,6 +20,7 @@ from captionbeam.schemas.storage import files
 
 CONFIG = "5f1d9c1c-1b2f-4a5f-9d3e-0a1b2c3d4e5f"
 GCS_FIELDS = ("project", "bucket", "name", "size", "generation", "md5Hash", "timeDeleted")
+CSV_OPTIONS = {"record_separator": "\n", "delimiter": ",", "header_required": True}
 S3_FIELDS = ("Bucket", "Key", "VersionId", "IsLatest", "IsDeleteMarker", "Size", "LastModifiedDate", "ETag")
 
 
@@ -30,11 +31,7 @@ def objects(url: str, prefix: str = "") -> list[dict[str, Any]]:
 
 
 def gcs_report(
-    url: str,
-    found: Sequence[Mapping[str, Any]],
-    kind: str = "csv",
-    time: str = "2026-11-25T00:00",
-    header: bool = True,
+    url: str, found: Sequence[Mapping[str, Any]], kind: str = "csv", time: str = "2026-11-25T00:00"
 ) -> str:
     """A Cloud Storage inventory report of ``found``, in two shards, in ``url``'s folder ``inventory``; its manifest."""
     bucket = url.removeprefix("gs://")
@@ -46,7 +43,7 @@ def gcs_report(
     names = []
     for shard in range(2):
         names.append(f"{CONFIG}_{time}_{shard}.{kind}")
-        data = _parquet(rows[shard::2], GCS_FIELDS) if kind == "parquet" else _csv(rows[shard::2], header)
+        data = _parquet(rows[shard::2], GCS_FIELDS) if kind == "parquet" else _csv(rows[shard::2])
         files.write_atomic(files.join(url, "inventory", names[-1]), data)
     config = {
         "name": f"projects/1234/locations/us-west1/reportConfigs/{CONFIG}",
@@ -55,7 +52,7 @@ def gcs_report(
             "storage_filters": {"bucket": bucket},
             "storage_destination_options": {"bucket": bucket, "destination_path": "inventory"},
         },
-        **({"parquet_options": {}} if kind == "parquet" else {"csv_options": _csv_options(header)}),
+        **({"parquet_options": {}} if kind == "parquet" else {"csv_options": CSV_OPTIONS}),
     }
     manifest = {
         "report_config": config,
@@ -68,12 +65,8 @@ def gcs_report(
 
 
 def s3_report(
-    url: str,
-    found: Sequence[Mapping[str, Any]],
-    kind: str = "CSV",
-    time: str = "2026-11-25T00-00Z",
-    wrong: str = "",
-) -> str:
+    url: str, found: Sequence[Mapping[str, Any]], kind: str = "CSV", time: str = "2026-11-25T00-00Z", wrong: str = ""
+) -> str:  # fmt: skip
     """An S3 Inventory of all versions: ``found`` (with ``latest`` and ``marker`` where they are not), in two files."""
     bucket = url.removeprefix("s3://")
     rows = [
@@ -96,9 +89,9 @@ def s3_report(
         "version": "2016-11-30",
         "creationTimestamp": "1795564800000",
         "fileFormat": kind,
-        "fileSchema": ", ".join(S3_FIELDS)
-        if kind == "CSV"
-        else "message s3.inventory { required binary bucket (UTF8); }",
+        "fileSchema": {"CSV": ", ".join(S3_FIELDS)}.get(
+            kind, "message s3.inventory { required binary bucket (UTF8); }"
+        ),
         "files": entries,
     }
     data = json.dumps(manifest).encode()
@@ -112,15 +105,10 @@ def _put(url: str, name: str, data: bytes) -> str:
     return files.join(url, name)
 
 
-def _csv_options(header: bool) -> dict[str, Any]:
-    return {"record_separator": "\n", "delimiter": ",", "header_required": header}
-
-
-def _csv(rows: Sequence[Mapping[str, Any]], header: bool) -> bytes:
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, GCS_FIELDS, lineterminator="\n")
-    if header:
-        writer.writeheader()
+    writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
 

@@ -43,14 +43,8 @@ class FakeGcs(_Fake):
     protocol = ("gs", "gcs")
 
     def call(
-        self,
-        method: str,
-        path: str,
-        bucket: str,
-        json_out: bool,
-        maxResults: int,  # noqa: N803
-        **asked: str,
-    ) -> dict:
+        self, method: str, path: str, bucket: str, json_out: bool, maxResults: int, **asked: str  # noqa: N803
+    ) -> dict:  # fmt: skip
         assert (method, path, json_out) == ("GET", "b/{}/o", True)
         start, end = asked.get("startOffset", ""), asked.get("endOffset", "")
         keys = [key for key in self.keys if key >= start and (not end or key < end)]

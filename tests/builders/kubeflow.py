@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import json
 import os
@@ -16,8 +15,8 @@ from typing import Any
 import jsonschema
 import yaml
 
+from tests.builders.cached import cached
 from tests.builders.fetched import fetch, need
-from tests.builders.servers import cache_folder
 
 MODULE, VERSION = "github.com/kubeflow/trainer/v2", "v2.0.0"
 FILES = ("trainer.kubeflow.org_trainjobs.yaml", "trainer.kubeflow.org_clustertrainingruntimes.yaml")
@@ -62,31 +61,22 @@ def as_published(manifest: Mapping[str, Any], version: str) -> Any:
 
 
 def _fetched() -> list[Path]:
-    folder = cache_folder() / f"kubeflow-trainer-{VERSION}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not all((folder / name).exists() for name in FILES):
-            source = _module() / "manifests" / "base" / "crds"
-            for name in FILES:
-                shutil.copyfile(source / name, folder / name)
+    def copy(folder: Path) -> None:
+        download = [need("go", "definition of TrainJob"), "mod", "download", "-json", f"{MODULE}@{VERSION}"]
+        module = Path(json.loads(fetch(download, "definition of TrainJob"))["Dir"])
+        for name in FILES:
+            shutil.copyfile(module / "manifests" / "base" / "crds" / name, folder / name)
+
+    folder = cached(f"kubeflow-trainer-{VERSION}", copy)
     return [folder / name for name in FILES]
 
 
-def _module() -> Path:
-    download = [need("go", "definition of TrainJob"), "mod", "download", "-json", f"{MODULE}@{VERSION}"]
-    return Path(json.loads(fetch(download, "definition of TrainJob"))["Dir"])
-
-
 def _models(version: str) -> Path:
-    folder = cache_folder() / f"kubeflow-trainer-api-{version}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "kubeflow_trainer_api").exists():
-            words = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
-            fetch([*words, f"kubeflow-trainer-api=={version}"], f"models of Kubeflow Trainer {version}")
-    return folder
+    def install(folder: Path) -> None:
+        words = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+        fetch([*words, f"kubeflow-trainer-api=={version}"], f"models of Kubeflow Trainer {version}")
+
+    return cached(f"kubeflow-trainer-api-{version}", install)
 
 
 def _schema(path: Path) -> dict[str, Any]:

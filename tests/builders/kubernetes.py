@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ import yaml
 from tests.builders.kubeflow import definitions, misfits
 from tests.builders.kubelet import filled
 from tests.builders.machines import Machines
+from tests.builders.rest import JsonHandler, serving
 from tests.builders.servers import free_port
 
 NAMESPACE = "photos"
@@ -90,10 +91,8 @@ class FakeCluster:
             value["status"] = {"conditions": [{"type": "Suspended", "status": "True", "reason": "Queued"}]}
             return
         pods = Pods.of_trainjob(value) if value["kind"] == "TrainJob" else Pods.of_jobset(value)
-        name, job = (
-            value["metadata"]["name"],
-            "jobsStatus" if value["kind"] == "TrainJob" else "replicatedJobsStatus",
-        )
+        name = value["metadata"]["name"]
+        job = "jobsStatus" if value["kind"] == "TrainJob" else "replicatedJobsStatus"
         mounts = {path: self.claims[claim] for path, claim in pods.mounts.items()}
         machines = self.machines[name] = Machines(self.folder / name, mounts)
         value["status"] = {job: [{"name": "node", "active": len(pods.commands)}]}
@@ -101,30 +100,16 @@ class FakeCluster:
             status = self._once(machines, pods)
             if status in (0, pods.fatal) or self._ending.is_set() or not left:
                 break
-        good = {
-            "type": pods.done,
-            "status": "True",
-            "reason": "AllJobsCompleted",
-            "message": "jobs completed",
-        }
-        bad = {
-            "type": "Failed",
-            "status": "True",
-            "reason": "FailedJobs",
-            "message": f"a pod ended with {status}",
-        }
-        value["status"] = {"conditions": [bad if status else good]}
+        good = {"type": pods.done, "reason": "AllJobsCompleted", "message": "jobs completed"}
+        bad = {"type": "Failed", "reason": "FailedJobs", "message": f"a pod ended with {status}"}
+        value["status"] = {"conditions": [{"status": "True", **(bad if status else good)}]}
 
     def _once(self, machines: Machines, pods: Pods) -> int:
         """One try of all pods: their first failure, and the others are ended; 0 once all are done."""
         port = str(free_port())
         variables = [self._variables(pods, n, port) for n in range(len(pods.commands))]
-        machines.start(
-            [
-                ([filled(word, given) for word in command], given)
-                for command, given in zip(pods.commands, variables, strict=True)
-            ]
-        )
+        each = zip(pods.commands, variables, strict=True)
+        machines.start([([filled(word, given) for word in command], given) for command, given in each])
         while not self._ending.is_set():
             ends = machines.poll()
             failed = [status for status in ends if status]
@@ -142,9 +127,8 @@ class FakeCluster:
                 assert source["fieldRef"]["fieldPath"] == INDEX
                 found[item["name"]] = str(number)
             elif "secretKeyRef" in source:
-                found[item["name"]] = self.secrets[
-                    source["secretKeyRef"]["name"], source["secretKeyRef"]["key"]
-                ]
+                wanted = source["secretKeyRef"]
+                found[item["name"]] = self.secrets[wanted["name"], wanted["key"]]
             else:
                 found[item["name"]] = item["value"]
         assert found["PET_MASTER_ADDR"] == f"{pods.name}-node-0-0.{pods.name}"
@@ -169,14 +153,10 @@ class Pods(NamedTuple):
         spec, policy = job["template"]["spec"], value["spec"]["failurePolicy"]
         pod = spec["template"]["spec"]
         (container,) = pod["containers"]
-        stops = [
-            rule["action"] for rule in policy["rules"] if rule["onJobFailureReasons"] == ["PodFailurePolicy"]
-        ]
-        fatal = (
-            spec["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"][0]
-            if stops == ["FailJobSet"]
-            else None
-        )
+        rules = policy["rules"]
+        stops = [rule["action"] for rule in rules if rule["onJobFailureReasons"] == ["PodFailurePolicy"]]
+        (given_up,) = spec["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"]
+        fatal = given_up if stops == ["FailJobSet"] else None
         return cls(
             value["metadata"]["name"], [container["command"]] * spec["completions"], container["env"],
             _mounts(pod["volumes"], container["volumeMounts"]), policy["maxRestarts"] + 1, fatal, "Completed",
@@ -189,26 +169,18 @@ class Pods(NamedTuple):
         assert spec["runtimeRef"] == {"name": "torch-distributed"}
         trainer, overrides = spec["trainer"], spec["podSpecOverrides"][0]
         assert overrides["targetJobs"] == [{"name": "node"}]
-        plugin = {
-            "PET_NNODES": str(trainer["numNodes"]),
-            "PET_NPROC_PER_NODE": str(trainer["numProcPerNode"]),
-            "PET_MASTER_ADDR": f"{name}-node-0-0.{name}",
-            "PET_MASTER_PORT": "29500",
-        }
+        plugin = {"PET_NNODES": str(trainer["numNodes"]), "PET_NPROC_PER_NODE": str(trainer["numProcPerNode"]),
+                  "PET_MASTER_ADDR": f"{name}-node-0-0.{name}", "PET_MASTER_PORT": "29500"}  # fmt: skip
         rank = {"name": "PET_NODE_RANK", "valueFrom": {"fieldRef": {"fieldPath": INDEX}}}
         env = [*trainer["env"], *({"name": key, "value": item} for key, item in plugin.items()), rank]
         mounts = _mounts(overrides["volumes"], overrides["containers"][0]["volumeMounts"])
-        return cls(
-            name, [trainer["command"]] * trainer["numNodes"], env, mounts, BACKOFF + 1, None, "Complete"
-        )
+        commands = [trainer["command"]] * trainer["numNodes"]
+        return cls(name, commands, env, mounts, BACKOFF + 1, None, "Complete")
 
 
 def _mounts(volumes: list[dict[str, Any]], mounts: list[dict[str, Any]]) -> dict[str, str]:
-    claims = {
-        volume["name"]: volume["persistentVolumeClaim"]["claimName"]
-        for volume in volumes
-        if "persistentVolumeClaim" in volume
-    }
+    claimed = [volume for volume in volumes if "persistentVolumeClaim" in volume]
+    claims = {volume["name"]: volume["persistentVolumeClaim"]["claimName"] for volume in claimed}
     return {mount["mountPath"]: claims[mount["name"]] for mount in mounts if mount["name"] in claims}
 
 
@@ -249,28 +221,28 @@ def _discovery() -> dict[str, Any]:
     }
 
 
-def _handler(cluster: FakeCluster) -> type[BaseHTTPRequestHandler]:
+def _handler(cluster: FakeCluster) -> type[JsonHandler]:
     known = _discovery()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(JsonHandler, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path in known:
-                self._answer(200, known[path])
+                self.answer(200, known[path])
                 return
             self._object(lambda key: cluster.objects[key])
 
         def do_DELETE(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.body()
             self._object(lambda key: cluster.objects.pop(key))
 
         def do_POST(self) -> None:
-            value = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            value = json.loads(self.body())
             kind = next(kind for kind in KINDS if self.path.startswith(kind.path))
             assert self.path.startswith(f"{kind.path}/namespaces/{NAMESPACE}/{kind.plural}?"), self.path
             assert "fieldValidation=Strict" in self.path
             try:
-                self._answer(201, cluster.create(kind, value))
+                self.answer(201, cluster.create(kind, value))
             except ValueError as err:
                 self._refuse(422, "Invalid", f"{kind.name}.{kind.group} is invalid: {err}")
             except FileExistsError as err:
@@ -280,23 +252,13 @@ def _handler(cluster: FakeCluster) -> type[BaseHTTPRequestHandler]:
             *_, namespace, plural, name = self.path.partition("?")[0].split("/")
             try:
                 assert namespace == NAMESPACE
-                self._answer(200, found((plural, name)))
+                self.answer(200, found((plural, name)))
             except (KeyError, AssertionError):
                 self._refuse(404, "NotFound", f'{plural} "{name}" not found')
 
         def _refuse(self, code: int, reason: str, message: str) -> None:
             facts = {"status": "Failure", "reason": reason, "code": code, "message": message}
-            self._answer(code, {"kind": "Status", "apiVersion": "v1", **facts})
-
-        def _answer(self, status: int, value: Any) -> None:
-            data = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: Any) -> None: ...
+            self.answer(code, {"kind": "Status", "apiVersion": "v1", **facts})
 
     return Handler
 
@@ -306,22 +268,14 @@ def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake
     """The cluster, and a ``KUBECONFIG`` whose context has the namespace ``photos``."""
     definitions()
     cluster = FakeCluster(tmp_path / "kubernetes")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(cluster))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
-        "users": [{"name": "u", "user": {}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": NAMESPACE}}],
-        "current-context": "c",
-    }
-    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    monkeypatch.setenv("KUBECACHEDIR", str(tmp_path / "kubecache"))
-    try:
+    with serving(_handler(cluster)) as address:
+        config = {
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": address}}], "users": [{"name": "u", "user": {}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": NAMESPACE}}],
+        }  # fmt: skip
+        (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+        monkeypatch.setenv("KUBECACHEDIR", str(tmp_path / "kubecache"))
         yield cluster
-    finally:
         cluster.close()
-        server.shutdown()
-        server.server_close()

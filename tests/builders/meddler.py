@@ -7,21 +7,20 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from urllib.parse import urlsplit
+
+from tests.builders.rest import JsonHandler, serving
 
 LOSE_THE_ANSWER, HANG_UP = 0, -1
 Heard = tuple[str, str, dict[str, str]]  # method, path, headers in lower case
 Plan = Callable[[str, str], "int | float | None"]
 
 
-@contextmanager
 def meddling(
     address: str, plan: Plan, without: str = "", retry_after: str = "", heard: list[Heard] | None = None
-) -> Iterator[str]:
+) -> AbstractContextManager[str]:
     """The address of a server in front of ``address``.
 
     ``plan`` is asked about each request's method and path: None passes it on, ``LOSE_THE_ANSWER`` passes it on and
@@ -33,17 +32,10 @@ def meddling(
         target, decide, left_out = urlsplit(address).netloc, staticmethod(plan), {"expect", without.lower()}
         wait, told = retry_after, heard
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    return serving(Handler)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(JsonHandler):
     protocol_version = "HTTP/1.1"  # clients that ask before they send (Expect) get their answer
     target: str
     decide: Plan
@@ -51,10 +43,8 @@ class _Handler(BaseHTTPRequestHandler):
     wait: str
     told: list[Heard] | None
 
-    def log_message(self, *_: Any) -> None: ...
-
     def _meddle(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.body()
         if self.told is not None:
             self.told.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}))
         wanted = self.decide(self.command, self.path)

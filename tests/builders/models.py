@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.capmodel.decoders import DecoderConfig
 from captionbeam.capmodel.decoders.base import Decoder
 from captionbeam.capmodel.tokenizers import WordTokenizer
+from captionbeam.schemas import Store
 from captionbeam.schemas.fingerprint import fingerprint
+from captionbeam.schemas.storage import files
 
 SIZES: dict[str, dict[str, Any]] = {
     "attentive": {"embed_dim": 6, "hidden_dim": 7, "attention_dim": 4, "feature_dim": 5},
@@ -61,3 +64,13 @@ def make_bundle(encoder: tuple[dict[str, Any], str] | None = None, **changes: An
         "history": [{"epoch": 1, "val_loss": 3.5}],
     }
     return Bundle(**(values | changes))
+
+
+def bundle_for(features: Store | str | Path, url: str | Path, **changes: Any) -> str:
+    """A bundle, saved at ``url``, of a tiny decoder for a features store and of the encoder in its ``models/``."""
+    store = features if isinstance(features, Store) else Store.open(str(features))
+    (weights,) = files.names(store.models_url)
+    tokenizer = make_tokenizer()
+    about = {"decoder": make_decoder(tokenizer, store.shape), "tokenizer": tokenizer, **changes}
+    encoder = dict(store.spec), files.join(store.models_url, weights)
+    return make_bundle(encoder, features_fingerprint=store.fingerprint, **about).save(str(url))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from captionbeam.jobs.scenes.files import draw_scenes
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas import Store
-from tests.builders.models import make_bundle, make_decoder, make_tokenizer
+from tests.builders.models import bundle_for
 from tests.builders.zygote import captionbeam
 
 ENCODER = "--encoder efficientnet_lite0 --image-size 96 --precision fp32"
@@ -83,14 +83,5 @@ def make_place(folder: Path, images: int = 8) -> Place:
     (folder / "one").mkdir()
     (folder / "one" / "a.jpg").write_bytes(next(iter(sorted(place.photos.iterdir()))).read_bytes())
     captionbeam("encode", folder / "one", "--output", folder / "trial", *ENCODER.split())
-    store = Store.open(str(folder / "trial"))
-    (weights,) = Path(store.models_url).glob("*.safetensors")
-    tokenizer = make_tokenizer()
-    made = make_bundle(
-        (dict(store.spec), str(weights)),
-        decoder=make_decoder(tokenizer, store.shape),
-        tokenizer=tokenizer,
-        features_fingerprint=store.fingerprint,
-    )
-    made.save(str(place.bundle))
+    bundle_for(folder / "trial", place.bundle)
     return place

@@ -20,13 +20,8 @@ def running(
 ) -> Iterator[subprocess.Popen]:
     """Run ``command`` until the block ends; what it says goes to ``log``."""
     with log.open("ab") as said:
-        process = subprocess.Popen(
-            list(command),
-            stdout=said,
-            stderr=said,
-            env=dict(environment or os.environ),
-            start_new_session=True,
-        )
+        own = dict(environment or os.environ)
+        process = subprocess.Popen(list(command), stdout=said, stderr=said, env=own, start_new_session=True)
     try:
         yield process
     finally:

@@ -6,9 +6,7 @@ process, and those that it starts, the environment that leads to its server. The
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -25,6 +23,7 @@ import fsspec
 import pytest
 
 from captionbeam.schemas.storage import files
+from tests.builders.cached import cached
 from tests.builders.fetched import fetch, need
 
 FAKE_GCS = "github.com/fsouza/fake-gcs-server"
@@ -48,32 +47,14 @@ class Bucket(NamedTuple):
     server: Server
 
 
-def cache_folder() -> Path:
-    """Where what takes minutes to build is kept between test runs."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "captionbeam"
-
-
 def fake_gcs_server() -> Path:
     """The server's binary, built the first time (minutes); skips the test where Go is missing."""
-    folder = cache_folder() / f"fake-gcs-server-{FAKE_GCS_VERSION}"
-    folder.mkdir(parents=True, exist_ok=True)
-    binary = folder / "fake-gcs-server"
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes want it at once
-        if not binary.exists():
-            _build(binary)
-    return binary
 
+    def build(folder: Path) -> None:
+        install = [need("go", "GCS server"), "install", f"{FAKE_GCS}@{FAKE_GCS_VERSION}"]
+        fetch(install, "GCS server", GOBIN=str(folder))
 
-def _build(binary: Path) -> None:
-    building = binary.parent / "building"
-    fetch(
-        [need("go", "GCS server"), "install", f"{FAKE_GCS}@{FAKE_GCS_VERSION}"],
-        "GCS server",
-        GOBIN=str(building),
-    )
-    os.replace(building / binary.name, binary)
+    return cached(f"fake-gcs-server-{FAKE_GCS_VERSION}", build) / "fake-gcs-server"
 
 
 def free_port() -> int:
@@ -129,11 +110,8 @@ def s3_serving() -> Iterator[Server]:
     command = [sys.executable, str(Path(__file__).with_name("s3_server.py")), "{port}"]
     credentials = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
     with serving(command, "/") as address:
-        yield Server(
-            "s3",
-            address,
-            {"AWS_ENDPOINT_URL": address, "AWS_DEFAULT_REGION": "us-east-1", **credentials},
-        )
+        own = {"AWS_ENDPOINT_URL": address, "AWS_DEFAULT_REGION": "us-east-1", **credentials}
+        yield Server("s3", address, own)
 
 
 @pytest.fixture(scope="session")

@@ -94,12 +94,8 @@ class SparkCluster:
 
 def spark_environment(home: Path) -> Mapping[str, str]:
     """What Spark's scripts read."""
-    return {
-        **os.environ,
-        "SPARK_HOME": str(home),
-        "SPARK_LOCAL_IP": "127.0.0.1",
-        "SPARK_DAEMON_MEMORY": "192m",
-    }
+    own = {"SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_MEMORY": "192m"}
+    return {**os.environ, **own}
 
 
 @contextmanager

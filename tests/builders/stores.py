@@ -24,6 +24,8 @@ from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.int8 import stored_columns
 from captionbeam.schemas.records import ImageRef
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
 
 
 class Echo:
@@ -87,6 +89,21 @@ def rows_of(store: Store | str | Path, **how: Any) -> dict[str, np.ndarray]:
             assert name not in found, f"{name} is there twice"
             found[name] = row
     return found
+
+
+def content(url: str | Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Every row and every failure of a store's newest snapshot, by image; each image is there once."""
+    store = Store.open(str(url))
+    rows = [row for batch in store.scan() for row in batch.to_pylist()]
+    failures = store.failures().to_pylist()
+    assert len({row["image_id"] for row in rows + failures}) == len(rows) + len(failures)
+    return tuple(sorted(each, key=lambda row: row["image_id"]) for each in (rows, failures))  # type: ignore[return-value]
+
+
+def commits(store: str | Path) -> dict[str, bytes]:
+    """Each commit's bytes by shard: whoever does a committed shard again would change them."""
+    url = str(store)
+    return {shard: files.read_bytes(layout.commit_url(url, shard)) for shard in layout.committed_shards(url)}
 
 
 def as_item(value: Any) -> Any:

@@ -9,17 +9,16 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 from google.cloud.aiplatform_v1 import CustomJob
 
 from tests.builders.discovery import complaints
 from tests.builders.machines import Machines
+from tests.builders.rest import JsonHandler, service_account, serving
 from tests.builders.servers import free_port
 
 DOCUMENT, SCHEMA = "aiplatform.v1", "GoogleCloudAiplatformV1CustomJob"
@@ -75,10 +74,8 @@ class FakeVertex:
             status = self._run(name, machines, spec)
         machines.end()
         if status:
-            job["error"] = {
-                "code": 3,
-                "message": f"The replica workerpool0-0 exited with a non-zero status of {status}.",
-            }
+            said = f"The replica workerpool0-0 exited with a non-zero status of {status}."
+            job["error"] = {"code": 3, "message": said}
         job["state"] = "JOB_STATE_FAILED" if status else "JOB_STATE_SUCCEEDED"
 
     def _disks(self) -> dict[str, str]:
@@ -95,15 +92,11 @@ class FakeVertex:
 
 
 def _commands(name: str, spec: Mapping[str, Any]) -> list[tuple[list[str], dict[str, str]]]:
-    pools = spec["workerPoolSpecs"]
-    first = f"127.0.0.1:{free_port()}"
+    pools, commands = spec["workerPoolSpecs"], []
     cluster = {
-        f"workerpool{pool}": [
-            first if not pool else f"127.0.0.1:{free_port()}" for _ in range(int(found["replicaCount"]))
-        ]
+        f"workerpool{pool}": [f"127.0.0.1:{free_port()}" for _ in range(int(found["replicaCount"]))]
         for pool, found in enumerate(pools)
     }
-    commands = []
     for pool, found in enumerate(pools):
         for index in range(int(found["replicaCount"])):
             task = {"type": f"workerpool{pool}", "index": index, "trial": ""}
@@ -132,18 +125,18 @@ def _unknown(sent: Any, read: Any, where: str = "") -> Iterator[str]:
             yield from _unknown(value, read[number], f"{where}[{number}]")
 
 
-def _handler(service: FakeVertex) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+def _handler(service: FakeVertex) -> type[JsonHandler]:
+    class Handler(JsonHandler, BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             parent, number = self._path()
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = json.loads(self.body())
             if number is not None or not self.headers.get("Authorization", "").startswith("Bearer "):
-                self._answer(401, _error(401, "UNAUTHENTICATED", "no credentials"))
+                self.answer(401, _error(401, "UNAUTHENTICATED", "no credentials"))
                 return
             try:
-                self._answer(200, service.create(parent, body))
+                self.answer(200, service.create(parent, body))
             except ValueError as err:
-                self._answer(400, _error(400, "INVALID_ARGUMENT", str(err)))
+                self.answer(400, _error(400, "INVALID_ARGUMENT", str(err)))
 
         def do_GET(self) -> None:
             parent, number = self._path()
@@ -153,25 +146,15 @@ def _handler(service: FakeVertex) -> type[BaseHTTPRequestHandler]:
                 found = [
                     job for job in service.jobs.values() if job["labels"]["captionbeam-run"] == wanted[1]
                 ]
-                self._answer(200, {"customJobs": found})
+                self.answer(200, {"customJobs": found})
                 return
             job = service.jobs.get(f"{parent}/customJobs/{number}")
-            self._answer(200 if job else 404, job or _error(404, "NOT_FOUND", "no such job"))
+            self.answer(200 if job else 404, job or _error(404, "NOT_FOUND", "no such job"))
 
         def _path(self) -> tuple[str, str | None]:
             found = JOBS.fullmatch(self.path.partition("?")[0])
             assert found, self.path
             return found[1], found[2]
-
-        def _answer(self, status: int, value: Any) -> None:
-            data = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: Any) -> None: ...
 
     return Handler
 
@@ -184,30 +167,7 @@ def _error(code: int, status: str, message: str) -> dict[str, Any]:
 def vertex(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FakeVertex, str]]:
     """The service and its address; credentials of a service account of ``a-project`` are in the environment."""
     service = FakeVertex(tmp_path / "vertex")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(service))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(_service_account(tmp_path)))
-    try:
-        yield service, f"http://127.0.0.1:{server.server_port}"
-    finally:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", service_account(tmp_path))
+    with serving(_handler(service)) as address:
+        yield service, address
         service.close()
-        server.shutdown()
-        server.server_close()
-
-
-def _service_account(folder: Path) -> Path:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    facts = {
-        "type": "service_account",
-        "project_id": "a-project",
-        "private_key_id": "1",
-        "private_key": key.decode(),
-        "client_email": "trainer@a-project.iam.gserviceaccount.com",
-        "client_id": "1",
-        "token_uri": "http://127.0.0.1:9/token",
-    }
-    path = folder / "service-account.json"
-    path.write_text(json.dumps(facts))
-    return path

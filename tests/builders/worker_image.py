@@ -25,10 +25,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.builders.cached import cached
+from tests.builders.cached import cache_folder, cached
 from tests.builders.commands import ROOT
 from tests.builders.fetched import fetch, need
-from tests.builders.servers import cache_folder
 
 BEAM = metadata.version("apache-beam")
 BEAM_MODULE = "github.com/apache/beam/sdks/v2"
@@ -90,12 +89,9 @@ class Container:
     def run(self, *words: str, mounts: tuple[Path, ...] = ()) -> str:
         """Run a command in it; gives what it said. Fails the test where that fails."""
         done = subprocess.run(
-            self.command(list(words), mounts=mounts),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            self.command(list(words), mounts=mounts), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             check=False,
-        )
+        )  # fmt: skip
         assert done.returncode == 0, f"{words}:\n{done.stdout}"
         return done.stdout
 

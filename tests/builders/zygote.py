@@ -55,12 +55,8 @@ class Zygote:
         """``python -m captionbeam ARGUMENTS`` in ``folder``: its status, and what it wrote to its two outputs."""
         with TemporaryDirectory() as scratch:
             outputs = [str(Path(scratch) / name) for name in ("stdout", "stderr")]
-            request = {
-                "arguments": list(arguments),
-                "environment": dict(environment),
-                "folder": str(folder),
-                "outputs": outputs,
-            }
+            request = {"arguments": list(arguments), "environment": dict(environment), "folder": str(folder),
+                       "outputs": outputs}  # fmt: skip
             status = self._status(json.dumps(request))
             said = [Path(output).read_text() for output in outputs]
         return subprocess.CompletedProcess(["captionbeam", *arguments], status, *said)

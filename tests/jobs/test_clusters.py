@@ -10,9 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import apache_beam as beam
 import pytest
@@ -20,15 +18,15 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from captionbeam.jobs.scenes.files import coco_format, draw_scenes
 from captionbeam.pipelines.transforms import CaptionImages, EncodeImages, FindImages
-from captionbeam.schemas import Store
 from captionbeam.schemas.formats.tokens import RECORD, TABLE
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
+from tests.builders import commands
 from tests.builders.clusters import Cluster
-from tests.builders.commands import ROOT, environment
 from tests.builders.endpoint import MODEL, scripted_endpoint
-from tests.builders.models import make_bundle, make_decoder, make_tokenizer
+from tests.builders.models import bundle_for
 from tests.builders.processes import await_true
+from tests.builders.stores import commits, content
 from tests.builders.workers import one_engine_a_process
 from tests.builders.zygote import captionbeam
 
@@ -36,6 +34,10 @@ pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 ENCODER = ["--encoder", "efficientnet_lite0", "--precision", "fp32", "--batch-size", 4]
 COMMON = ["--shard-size", 4, "--warn-failures", 1]
 BROKEN = "broken.jpg"
+# What a job of ours does differently on the two engines is shown on both, the rest on one of them.
+on_spark, on_flink = (
+    pytest.mark.parametrize("running_cluster", [name], indirect=True) for name in ("spark", "flink")
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def made(tmp_path_factory):
         (folder / name / BROKEN).write_bytes(b"not a picture")
     (folder / "captions.json").write_bytes(files.json_bytes(coco_format(drawn)))
     captionbeam(*encode(folder, folder / "features"))
-    make_tiny_bundle(folder)
+    bundle_for(folder / "features", folder / "bundle")
     captionbeam(*caption(folder, folder / "captions"))
     captionbeam(*tokenize(folder, folder / "tokens"))
     captionbeam(*refresh(folder, folder / "before"))
@@ -57,15 +59,6 @@ def made(tmp_path_factory):
     shutil.copytree(folder / "before", folder / "after")
     captionbeam(*refresh(folder, folder / "after"))
     return folder
-
-
-def make_tiny_bundle(folder):
-    """A captioner for the features store in ``folder``."""
-    store, tokenizer = Store.open(str(folder / "features")), make_tokenizer()
-    (weights,) = Path(store.models_url).glob("*.safetensors")
-    decoder = make_decoder(tokenizer, store.shape)
-    about = {"tokenizer": tokenizer, "features_fingerprint": store.fingerprint}
-    make_bundle((dict(store.spec), str(weights)), decoder=decoder, **about).save(str(folder / "bundle"))
 
 
 def change(photos, drawn):
@@ -93,16 +86,6 @@ def refresh(folder, store, *flags):
             *flags]  # fmt: skip
 
 
-def content(url):
-    """Every row of a store's newest snapshot by image, and every failure; each image is there once."""
-    store = Store.open(str(url))
-    rows = [row for batch in store.scan() for row in batch.to_pylist()]
-    failures = store.failures().to_pylist()
-    assert len({row["image_id"] for row in rows + failures}) == len(rows) + len(failures)
-    order = {"key": lambda row: row["image_id"]}
-    return sorted(rows, **order), sorted(failures, **order)
-
-
 def test_encode(cluster: Cluster, made, tmp_path):
     done = captionbeam(*encode(made, tmp_path / "store", *cluster.flags))
     assert content(tmp_path / "store") == content(made / "features")
@@ -116,6 +99,7 @@ def test_encode(cluster: Cluster, made, tmp_path):
     assert layout.snapshot_ids(str(tmp_path / "store")) == [1]
 
 
+@on_spark
 def test_caption(cluster: Cluster, made, tmp_path):
     captionbeam(*caption(made, tmp_path / "store", *cluster.flags))
     assert content(tmp_path / "store") == content(made / "captions")
@@ -153,6 +137,7 @@ def test_transforms_of_another_pipeline(cluster: Cluster, made, tmp_path):
             assert sorted("".join(texts).split()) == expected
 
 
+@on_spark
 def test_tokenize(cluster: Cluster, made, tmp_path):
     captionbeam(*tokenize(made, tmp_path / "tokens", *cluster.flags))
     found, expected = (
@@ -162,6 +147,7 @@ def test_tokenize(cluster: Cluster, made, tmp_path):
     assert (tmp_path / "tokens" / TABLE).read_bytes() == (made / "tokens" / TABLE).read_bytes()
 
 
+@on_flink
 def test_refresh(cluster: Cluster, made, tmp_path):
     shutil.copytree(made / "before", tmp_path / "store")
     done = captionbeam(*refresh(made, tmp_path / "store", *cluster.flags))
@@ -172,19 +158,17 @@ def test_refresh(cluster: Cluster, made, tmp_path):
 def start(made, store, cluster):
     """Encode with a shard for each image, in the background; what it says comes out of one pipe."""
     command = encode(made, store, *cluster.flags, "--shard-size", 1)
-    return subprocess.Popen(
-        [sys.executable, "-m", "captionbeam", *map(str, command)],
-        env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    return commands.start(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-@pytest.mark.parametrize("victim", ["python worker", "machine"])
-def test_killed_in_the_middle(cluster: Cluster, made, tmp_path, victim):
-    """kill -9 when some shards are committed and some are not: the job goes on by itself and loses nothing."""
+def test_killed_in_the_middle(cluster: Cluster, made, tmp_path):
+    """kill -9 of a Python worker, then of a machine, between commits: the job goes on by itself and loses nothing."""
     store = str(tmp_path / "store")
     job = start(made, store, cluster)
-    committed = await_commits(job, store, 3)
-    (cluster.pool.workers() if victim == "python worker" else cluster.machines())[0].kill()
+    await_commits(job, store, 2)
+    cluster.pool.workers()[0].kill()
+    committed = await_commits(job, store, 5)
+    cluster.machines()[0].kill()
     said, _ = job.communicate()
     assert job.returncode == 0, said
     assert len(committed) < 15, "too late to count"
@@ -193,13 +177,6 @@ def test_killed_in_the_middle(cluster: Cluster, made, tmp_path, victim):
     assert len(commits(store)) == 15
     assert "no problems" in captionbeam("store", "verify", store).stdout
     assert one_engine_a_process(store, killed=True)
-
-
-def commits(store):
-    """Each commit's bytes: whoever does a committed shard again would change them."""
-    return {
-        shard: files.read_bytes(layout.commit_url(store, shard)) for shard in layout.committed_shards(store)
-    }
 
 
 def await_commits(job, store, number):
@@ -211,6 +188,7 @@ def await_commits(job, store, number):
     raise AssertionError(f"the job ended first:\n{job.stdout.read()}")
 
 
+@on_flink
 def test_a_jar_to_submit(cluster: Cluster, made, tmp_path):
     """With ``--output_executable_path`` nothing runs until the jar is submitted, which publishes by itself."""
     jar, store = tmp_path / "job.jar", str(tmp_path / "store")

@@ -6,10 +6,9 @@ The service of these tests takes the pipeline from the bucket. What its workers 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 import urllib.request
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -18,10 +17,11 @@ from captionbeam.jobs.scenes.files import coco_format, draw_scenes
 from captionbeam.schemas import Store
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
-from tests.builders.commands import ROOT, environment
+from tests.builders import commands
+from tests.builders.commands import environment
 from tests.builders.dataflow import ENDPOINT, dataflow_service, running
-from tests.builders.models import WORDS, make_bundle, make_decoder, make_tokenizer
-from tests.builders.stores import rows_of
+from tests.builders.models import WORDS, bundle_for
+from tests.builders.stores import commits, rows_of
 from tests.builders.worker_image import container, worker_image
 from tests.builders.zygote import captionbeam
 
@@ -35,17 +35,7 @@ FLAGS = ["--runner", "DataflowRunner", "--project", "a-project", "--region", "us
 def worker():
     """A container of containers/cpu.Dockerfile's image without captionbeam, which a worker is sent anyway."""
     with container(worker_image()) as running:
-        running.run(
-            "python",
-            "-m",
-            "pip",
-            "uninstall",
-            "--quiet",
-            "--yes",
-            "--root-user-action",
-            "ignore",
-            "captionbeam",
-        )
+        running.run("sh", "-c", "python -m pip uninstall --quiet --yes --root-user-action ignore captionbeam")
         yield running
 
 
@@ -60,11 +50,9 @@ def start(service, gcs, tmp_path):
     """Starts a command as a user would, with Dataflow's flags."""
 
     def run(*arguments):
-        return subprocess.Popen(
-            [sys.executable, "-m", "captionbeam", *map(str, arguments), *FLAGS, "--temp_location", f"{gcs.url}/tmp"],
-            env={**environment(), **service.environment(tmp_path)}, cwd=ROOT, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+        own = {**environment(), **service.environment(tmp_path)}
+        words = [*arguments, *FLAGS, "--temp_location", f"{gcs.url}/tmp"]
+        return commands.start(*words, env=own, stdout=PIPE, stderr=PIPE)
 
     return run
 
@@ -102,10 +90,6 @@ def encode(url, *more, store=None):
             "--precision", "fp32", "--batch-size", 2, "--shard-size", 1, "--warn-failures", 1, *more]  # fmt: skip
 
 
-def grids(store):
-    return rows_of(store)
-
-
 def cancel(service, job):
     """As ``gcloud dataflow jobs cancel`` does."""
     request = urllib.request.Request(
@@ -114,20 +98,6 @@ def cancel(service, job):
     )  # fmt: skip
     with urllib.request.urlopen(request, timeout=30):
         pass
-
-
-def make_captioner(features, folder):
-    """A bundle of a tiny decoder for these features, on this machine's disk."""
-    tokenizer = make_tokenizer()
-    (weights,) = files.names(features.models_url)
-    files.copy_file(f"{features.models_url}/{weights}", str(folder / weights))
-    make_bundle(
-        (dict(features.spec), str(folder / weights)),
-        decoder=make_decoder(tokenizer, features.shape),
-        tokenizer=tokenizer,
-        features_fingerprint=features.fingerprint,
-    ).save(str(folder / "bundle"))
-    return folder / "bundle"
 
 
 def test_encode_goes_on_after_a_cancel_and_caption_and_refresh_follow(
@@ -144,20 +114,15 @@ def test_encode_goes_on_after_a_cancel_and_caption_and_refresh_follow(
     _, err = cancelled.communicate()
     assert cancelled.returncode == 1, err
     assert f"captionbeam: Dataflow job {service.job.id} was cancelled; see " in err
-    before = {
-        shard: files.read_bytes(layout.commit_url(store, shard)) for shard in layout.committed_shards(store)
-    }
+    before = commits(store)
     assert 1 <= len(before) <= 7
     assert layout.snapshot_ids(store) == []
 
     out, err = launch(*encode(photos))
     features = Store.open(store)
     assert sorted(features.ids()) == names()
-    after = {
-        shard: files.read_bytes(layout.commit_url(store, shard)) for shard in layout.committed_shards(store)
-    }
-    assert before.items() <= after.items()
-    assert len(after) == 7
+    assert before.items() <= commits(store).items()
+    assert len(commits(store)) == 7
     (failure,) = features.failures().to_pylist()
     assert (failure["image_id"], failure["code"]) == ("broken.jpg", "unsupported")
     assert failure["uri"] == f"{photos}/photos/broken.jpg"
@@ -168,10 +133,10 @@ def test_encode_goes_on_after_a_cancel_and_caption_and_refresh_follow(
     assert (machine / "image").read_text() == IMAGE
 
     captionbeam(*encode(photos, store=tmp_path / "here"))
-    expected, found = grids(Store.open(str(tmp_path / "here"))), grids(features)
+    expected, found = rows_of(tmp_path / "here"), rows_of(features)
     assert all(np.allclose(found[name], expected[name], atol=1e-2) for name in names())
 
-    launch("caption", f"{photos}/photos", "--bundle", make_captioner(features, tmp_path), "--output",
+    launch("caption", f"{photos}/photos", "--bundle", bundle_for(features, tmp_path / "bundle"), "--output",
            f"{photos}/captions", "--warn-failures", 1)  # fmt: skip
     captions = Store.open(f"{photos}/captions")
     assert sorted(captions.ids()) == names()

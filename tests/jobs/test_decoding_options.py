@@ -9,51 +9,30 @@ from captionbeam.jobs.caption import Caption
 from captionbeam.jobs.cli import parse
 from captionbeam.jobs.options.decoding import decode_options
 from captionbeam.schemas.errors import CaptionbeamError, RequestError
+from tests.builders.commands import flags
 
 
 def decoded(*flags):
     return decode_options(parse(["caption", "x.jpg", "--captioner", "hf:x", *flags]), None)
 
 
-def test_without_flags_the_defaults_are_those_of_the_options():
-    assert decoded() == DecodeOptions()
-    assert decoded("--seed", "7") == DecodeOptions(seed=7)
+BEAM = {"beam": 6, "n_best": 2, "length_penalty": 0.6, "length_formula": "gnmt", "beam_groups": 3, "diversity": 0.5,
+        "no_repeat_ngram": 3}  # fmt: skip
+SAMPLE = {"method": "sample", "temperature": 2, "temperature_convention": "probability-power", "top_k": 9,
+          "top_p": 0.9, "max_length": 20, "prefix": "a", "seed": 7}  # fmt: skip
 
 
-def test_every_flag_becomes_its_option():
-    assert decoded(
-        *("--beam", "6", "--n-best", "2", "--length-penalty", "0.6", "--length-formula", "gnmt"),
-        *("--beam-groups", "3", "--diversity", "0.5", "--no-repeat-ngram", "3"),
-    ) == DecodeOptions(
-        beam=6,
-        n_best=2,
-        length_penalty=0.6,
-        length_formula="gnmt",
-        beam_groups=3,
-        diversity=0.5,
-        no_repeat_ngram=3,
-    )
-    assert decoded(
-        *("--method", "sample", "--temperature", "2", "--temperature-convention", "probability-power"),
-        *("--top-k", "9", "--top-p", "0.9", "--max-length", "20", "--prefix", "a", "--allow-unk"),
-    ) == DecodeOptions(
-        method="sample",
-        temperature=2,
-        temperature_convention="probability-power",
-        top_k=9,
-        top_p=0.9,
-        max_length=20,
-        prefix="a",
-        allow_unk=True,
-    )
+@pytest.mark.parametrize("options", [{}, BEAM, SAMPLE], ids=["defaults", "beam", "sample"])
+def test_every_flag_becomes_its_option(options):
+    assert decoded(*flags(**options)) == DecodeOptions(**options)
+    assert decoded("--allow-unk").allow_unk
 
 
 def test_an_option_of_another_method_changes_nothing():
-    plain, more = (
-        decoded("--method", "greedy"),
-        decoded("--method", "greedy", "--temperature", "2", "--beam-groups", "2"),
+    greedy = ("--method", "greedy")
+    assert (
+        decoded(*greedy).to_dict() == decoded(*greedy, "--temperature", "2", "--beam-groups", "2").to_dict()
     )
-    assert plain.to_dict() == more.to_dict()
 
 
 @pytest.mark.parametrize(
@@ -69,10 +48,6 @@ def test_an_option_of_another_method_changes_nothing():
 def test_what_cannot_be_done_is_refused(flags, said):
     with pytest.raises(RequestError, match=f"^{re.escape(said)}$"):
         decoded(*flags)
-
-
-def test_the_bundle_may_have_more_beams_than_the_default():
-    parse(["caption", "x.jpg", "--bundle", "bundle", "--n-best", "5", "--beam-groups", "1"]).check_captioner()
 
 
 def test_captions_that_are_printed_have_no_dry_run():

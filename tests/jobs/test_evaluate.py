@@ -58,25 +58,12 @@ def test_a_store_and_a_results_file_with_the_same_captions_score_the_same(
 def test_json_is_one_object_with_scores_counts_and_what_the_captions_are_like(capsys, store, references):
     record = evaluate(capsys, "--captions", store, "--references", references)
     assert set(record) == {
-        *SCORES,
-        "counts",
-        "images",
-        "references",
-        "variety",
-        "captions",
-        "references_from",
-    } | {
-        "images_without_caption",
-        "captions_without_references",
-    }
+        *SCORES, "counts", "images", "references", "variety", "captions", "references_from",
+        "images_without_caption", "captions_without_references",
+    }  # fmt: skip
     assert (record["images"], record["references"]) == (3, 4)
-    assert record["variety"] == {
-        "captions": 3,
-        "distinct": 3,
-        "distinct_share": 1.0,
-        "mean_words": 3.0,
-        "vocabulary": 8,
-    }
+    variety = {"captions": 3, "distinct": 3, "distinct_share": 1.0, "mean_words": 3.0, "vocabulary": 8}
+    assert record["variety"] == variety
 
 
 def test_captions_come_from_an_export_as_json_lines(capsys, tmp_path, store, references):
@@ -87,15 +74,6 @@ def test_captions_come_from_an_export_as_json_lines(capsys, tmp_path, store, ref
     assert read_captions(f"{out}/part-00001.jsonl") == {"val/3.jpg": "a red car"}
     exported = evaluate(capsys, "--captions", out, "--references", references)
     assert exported["CIDEr"] == evaluate(capsys, "--captions", store, "--references", references)["CIDEr"]
-
-
-@pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
-def test_an_export_is_known_by_its_record_whatever_its_name(tmp_path, store, name):
-    out = str(tmp_path / name)
-    assert main(["store", "export", store, "--output", out, "--format", "jsonl"]) == 0
-    assert (
-        read_captions(out) == read_captions(f"{out}/") == read_captions(f"{out}/part-00000.jsonl") == CAPTIONS
-    )
 
 
 def test_broken_lines_of_an_export_are_named(tmp_path):
@@ -136,11 +114,8 @@ def test_leftovers_on_either_side_are_counted_said_and_left_out(capsys, tmp_path
     assert main(["evaluate", "--captions", store, "--references", path, "--json"]) == 0
     printed = capsys.readouterr()
     record = json.loads(printed.out)
-    assert (record["images"], record["images_without_caption"], record["captions_without_references"]) == (
-        2,
-        1,
-        1,
-    )
+    left_out = record["images_without_caption"], record["captions_without_references"]
+    assert (record["images"], left_out) == (2, (1, 1))
     assert printed.err == (
         "left out: references of 1 image (such as '9.jpg') without a caption, "
         "and captions of 1 image (such as 'val/3.jpg') without references\n"

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from subprocess import DEVNULL
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from captionbeam.schemas import Store
-from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
-from tests.builders.commands import ROOT, captionbeam, environment
-from tests.builders.stores import rows_of
+from tests.builders.commands import captionbeam, killed_at, start
+from tests.builders.stores import commits, rows_of
 
 IMAGES, SHARD = 42, 2
 POINTS = [
@@ -47,7 +44,7 @@ def unbroken(photos, tmp_path_factory):
 
 def command(photos, store):
     return ["encode", photos, "--output", store, "--encoder", "efficientnet_lite0", "--pooled",
-            "--shard-size", SHARD, "--precision", "fp32", "--batch-size", 2]  # fmt: skip
+            "--shard-size", SHARD, "--precision", "fp32", "--batch-size", 2, "--image-size", 96]  # fmt: skip
 
 
 def rows(store):
@@ -62,22 +59,10 @@ def check(store_url, unbroken, committed_before):
     assert commits(store_url).items() >= committed_before.items()
 
 
-def commits(store):
-    """Each commit's bytes: whoever does a committed shard again would change them."""
-    return {
-        shard: files.read_bytes(layout.commit_url(str(store), shard))
-        for shard in layout.committed_shards(str(store))
-    }
-
-
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_between_two_writes(photos, unbroken, tmp_path, point):
     store = tmp_path / "store"
-    killed = subprocess.run(
-        [sys.executable, ROOT / "tests/builders/killed.py", point, "9", *map(str, command(photos, store))],
-        env=environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed_at(point, 9, *command(photos, store))
     assert layout.snapshot_ids(str(store)) == []
     before = commits(store)
     expected = {"while planning": 0, "between the last commit and the snapshot": 22}.get(point, 8)
@@ -92,10 +77,7 @@ def test_killed_between_two_writes(photos, unbroken, tmp_path, point):
 def test_killed_whenever(photos, unbroken, tmp_path):
     """From outside, when most of the shards are committed."""
     store = tmp_path / "store"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "captionbeam", *map(str, command(photos, store))],
-        env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = start(*command(photos, store), stdout=DEVNULL, stderr=DEVNULL)
     while len(layout.committed_shards(str(store))) < 13 and process.poll() is None:
         time.sleep(0.01)
     process.kill()

@@ -79,41 +79,17 @@ def test_a_preset_settles_the_precision_that_was_left_to_the_hardware(gpu, preci
 @pytest.mark.parametrize(
     ("gpu", "beam_args", "places", "sentence"),
     [
-        (
-            "l4",
-            [],
-            PLACES,
-            "--gpu l4 is of Dataflow's workers, not of FnApiRunner; expected --runner DataflowRunner",
-        ),
-        (
-            "l4",
-            ["--runner", "PrismRunner"],
-            PLACES,
-            "--gpu l4 is of Dataflow's workers, not of PrismRunner; expected --runner DataflowRunner",
-        ),
-(
-            None,
-            CLOUD,
-            {"SOURCE": ["gs://bucket/photos", "photos/more"]},
-            "SOURCE photos/more is on this machine, where workers on Dataflow do not see it; expected gs://... or "
-            "another URL",
-        )],
+        ("l4", ["--runner", "PrismRunner"], PLACES,
+         "--gpu l4 is of Dataflow's workers, not of PrismRunner; expected --runner DataflowRunner"),
+        (None, CLOUD, {"SOURCE": ["gs://bucket/photos", "photos/more"]},
+         "SOURCE photos/more is on this machine, where workers on Dataflow do not see it; expected gs://... or "
+         "another URL"),
+    ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_in_one_sentence(gpu, beam_args, places, sentence):
     with pytest.raises(RequestError) as refusal:
         settle_target(beam_args, places, gpu)
     assert str(refusal.value) == sentence
-
-
-@pytest.mark.parametrize("name", ["", "k80"])
-def test_an_unknown_preset_is_refused(name):
-    with pytest.raises(RequestError, match=f"--gpu is '{name}'; expected one of t4, l4, a100, h100"):
-        encode([*CLOUD, *IMAGE], gpu=name)
-
-
-@pytest.mark.parametrize("name", ["dataflow", "DataflowRunner", "dataflowrunner"])
-def test_the_runner_may_be_spelt_as_beam_allows(name):
-    assert settle_target(["--runner", name, *CLOUD[2:]], PLACES).on_dataflow
 
 
 def test_a_device_beside_a_gpu_is_refused():

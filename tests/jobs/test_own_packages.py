@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import pytest
 
+from captionbeam.jobs import demo
 from captionbeam.schemas import Store
 from tests.builders.commands import environment
 
@@ -26,19 +28,19 @@ def place(tmp_path):
 def run(place, *arguments):
     """``captionbeam ARGUMENTS`` in ``place``, which is on Python's path too."""
     command = ["captionbeam", *map(str, arguments)]
-    done = subprocess.run(
-        command,
-        cwd=place,
-        env={**environment(), "PYTHONPATH": "."},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    own = {**environment(), "PYTHONPATH": "."}
+    done = subprocess.run(command, cwd=place, env=own, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 def test_from_encode_to_report_by_two_processes_and_two_trainers(place):
-    run(place, "demo", "--output", "demo", "--images", 24, "--held-out", 6)
+    request = ["demo", "--output", "demo", "--images", 24, "--held-out", 6]
+    said = run(place, *request)
+    assert re.findall(r"^\$ captionbeam (\w+) ", said, re.MULTILINE) == list(demo.COMMANDS)
+    assert re.search(r"held-out captions .*\d of 6 right in number, colour, shape and relation", said)
+    assert (place / "demo" / "report.html").stat().st_size > 10_000
+    assert run(place, *request).count("nothing to do") == 4
     scenes = "demo/scenes/test.zip"
     run(
         place,

@@ -73,13 +73,11 @@ def test_the_table_has_a_line_a_word(made, capsys):
 
 def test_a_photograph_is_encoded_first(tmp_path, capsys):
     spec, state = resolve_encoder("efficientnet_lite0", image_size=64, precision="fp32")
-    weights, tokenizer = store_weights(state, str(tmp_path / "models")), make_tokenizer()
-    make_bundle(
-        (spec.to_dict(), weights),
-        features_fingerprint=spec.fingerprint,
-        decoder=make_decoder(tokenizer, spec.shape),
-        tokenizer=tokenizer,
-    ).save(str(tmp_path / "bundle"))
+    weights, decoder = (
+        store_weights(state, str(tmp_path / "models")),
+        make_decoder(make_tokenizer(), spec.shape),
+    )
+    make_bundle((spec.to_dict(), weights), decoder=decoder).save(str(tmp_path / "bundle"))
     pixels = np.random.default_rng(0).integers(0, 255, (70, 80, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "one.jpg")
     predictions(tmp_path, str(tmp_path / "one.jpg"), "--caption", "two cats sleep", "--json")

@@ -7,13 +7,13 @@ import json
 import pytest
 
 from captionbeam.capmodel.decoders import DecoderConfig, make_decoder
-from captionbeam.capmodel.decoders.options import DECODER_FIELDS, DecoderOptions
 from captionbeam.capmodel.training.config import TrainingOptions, TrainOptions
 from captionbeam.jobs.cli import main, parse
 from captionbeam.jobs.presets import FOLDERS, flags_of, known
 from captionbeam.jobs.train import Train
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.options import flag_of, options_of
+from tests.builders.commands import flags
 from tests.builders.training import SMALL, make_data
 
 FILES = [(kind, name) for kind in FOLDERS for name in known(kind)]
@@ -73,10 +73,6 @@ def test_what_contradicts_the_users_own_flags_is_left_out():
     assert (chosen["attention"], chosen["doubly_stochastic"], chosen["gate"]) == ("hard", 0, "scalar")
 
 
-def test_a_default_that_the_user_names_wins_too():
-    assert decoder_options(["--preset", "soft-attention", "--gate", "vector"])["gate"] == "vector"
-
-
 def test_python_has_them_too():
     places = {"features": "f", "tokens": "t", "output": "o"}
     assert Train(preset="soft-attention", **places) == Train.from_preset("soft-attention", **places)
@@ -103,14 +99,6 @@ def test_a_refusal_names_the_preset_that_it_is_about(tmp_path, capsys, words, sh
     assert capsys.readouterr().err.strip().endswith(sentence)
 
 
-def test_without_a_preset_the_defaults_hold():
-    options = decoder_options([])
-    assert {name: options[name] for name in DECODER_FIELDS} == {
-        **DecoderOptions().decoder(),
-        "embed_dim": None,
-    }
-
-
 @pytest.mark.parametrize("kind", FOLDERS)
 def test_an_unknown_name_is_told_the_known_ones(kind):
     with pytest.raises(RequestError) as refused:
@@ -122,11 +110,6 @@ def test_an_unknown_name_is_told_the_known_ones(kind):
 def test_a_name_is_no_path(name):
     with pytest.raises(RequestError, match="there is no preset"):
         parse(["train", *PLACES, "--preset", name])
-
-
-def test_a_name_that_is_missing_is_asked_for():
-    with pytest.raises(RequestError, match="--preset: expected one argument"):
-        parse(["train", *PLACES, "--preset"])
 
 
 def test_help_lists_them(capsys):
@@ -149,13 +132,8 @@ def test_the_run_records_what_a_preset_stands_for(tmp_path, capsys):
         "soft-attention",
         "--dry-run",
     ]
-    small = [word for name, value in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    assert main([*words, *small]) == 0
+    assert main([*words, *flags(**SMALL)]) == 0
     said = capsys.readouterr().out
     record = json.loads(said[said.index("{") : said.rindex("}") + 1])
-    assert {name: record[name] for name in ("attention", "gate", "doubly_stochastic", "hidden_dim")} == {
-        "attention": "additive",
-        "gate": "scalar",
-        "doubly_stochastic": 1.0,
-        "hidden_dim": 16,
-    }
+    expected = {"attention": "additive", "gate": "scalar", "doubly_stochastic": 1.0, "hidden_dim": 16}
+    assert {name: record[name] for name in expected} == expected

@@ -71,18 +71,7 @@ def test_what_is_named_wins_even_where_it_is_the_default():
             {"captioner": "hf:x", "precision": "bf16", "n_best": 2},
             {"captioner": None, "precision": None, "n_best": 2},
         ),
-        (["--captioner", "hf:y"], {"captioner": "hf:x", "precision": "bf16"}, {"precision": None}),
-        (["--captioner", "hf:x"], {"captioner": "hf:x", "precision": "bf16"}, {"precision": "bf16"}),
-        (
-            ["--bundle", "/c", "--precision", "bf16"],
-            {"bundle": "/b", "precision": "fp32"},
-            {"precision": "bf16"},
-        ),
-        (
-            ["--bundle", "b/../c"],
-            {"bundle": os.path.abspath("c"), "precision": "bf16"},
-            {"precision": "bf16"},
-        ),
+        (["--bundle", "b/../c"], {"bundle": os.path.abspath("c"), "dtype": "int8"}, {"dtype": "int8"}),
         (["--method", "sample"], {"beam": 5, "n_best": 2}, {"beam": None, "n_best": 2}),
         (
             ["--encoder", "resnet34"],

@@ -130,13 +130,11 @@ def test_a_refresh_follows_the_features(plain, tmp_path):
     assert verify(small).problems == []
 
 
-@pytest.mark.parametrize("options", [["--dtype", "int8", "--reduce"]], ids=str)
-def test_failed_rows_are_reduced_again_from_the_features(tmp_path, options):
+def test_failed_rows_are_reduced_again_from_the_features(tmp_path):
     """A file of features could not be read at first. No network made them: nothing but the rows can be read again."""
     names = [f"{number}.jpg" for number in range(8)]
     full = make_features(str(tmp_path / "full"), names, (2, 2, 6), shard_size=4)
-    file = [fitted(full)] if "--reduce" in options else []
-    words = ["encode", "--features", full.url, *options, *file, "--output"]
+    words = ["encode", "--features", full.url, "--dtype", "int8", "--reduce", fitted(full), "--output"]
     whole, url = str(tmp_path / "whole"), str(tmp_path / "small")
     assert main([*words, whole]) == 0
     data = next(Path(full.url, "data").iterdir())

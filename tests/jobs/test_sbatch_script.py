@@ -10,6 +10,7 @@ import time
 import pytest
 
 from captionbeam.jobs.cli import main
+from tests.builders.commands import flags
 from tests.builders.training import SMALL, make_data
 
 CLIENTS = {
@@ -25,8 +26,7 @@ def data(tmp_path_factory):
 
 def words(data, output, *more, on="slurm", **chosen):
     pairs = {**data, "output": output, **SMALL, "device": "cpu", **chosen}
-    options = [word for name, value in pairs.items() for word in (f"--{name}".replace("_", "-"), str(value))]
-    return ["train", *options, "--on", on, "--dry-run", *more]
+    return ["train", *flags(**pairs), "--on", on, "--dry-run", *more]
 
 
 def script_of(capsys, *arguments, **chosen):

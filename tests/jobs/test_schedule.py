@@ -115,10 +115,6 @@ NOWHERE = [
         "'/tmp/w.pt' is on this machine",
     ),
     (
-        [*STORES[:5], "--features-options=--encoder resnet50 --reduce /tmp/c.safetensors"],
-        "'/tmp/c.safetensors' is on this machine",
-    ),
-    (
         [*STORES[:5], "--features-options=--encoder resnet50 --inventory /tmp/i"],
         "'/tmp/i' is on this machine",
     ),
@@ -133,10 +129,9 @@ def test_what_only_this_machine_has_is_refused_in_options_too(capsys, scheduler,
     assert sentence in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("tag", ["{#"])
-def test_what_airflow_would_take_for_a_template_is_refused(capsys, tag):
-    assert cli.main(["schedule", "airflow", f"gs://b/{tag}x", *STORES[1:]]) == 2
-    assert f"holds {tag}, which Airflow takes for a template's" in capsys.readouterr().err
+def test_what_airflow_would_take_for_a_template_is_refused(capsys):
+    assert cli.main(["schedule", "airflow", "gs://b/{#x", *STORES[1:]]) == 2
+    assert "holds {#, which Airflow takes for a template's" in capsys.readouterr().err
 
 
 def test_captions_without_features(capsys):

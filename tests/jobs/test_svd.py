@@ -104,11 +104,7 @@ def test_again_there_is_nothing_to_do(store, output, capsys):
     ("change", "sentence"),
     [
         (["--components", "6"], "6 components of 5 channels; expected --components of at most as many"),
-        (["--sample", "0"], "--sample is 0.0; expected a share above 0, at most 1"),
-        (
-            ["--sample", "0.0001"],
-            "no image of the store is among those of --ids, or in the --sample; expected some",
-        ),
+        (["--sample", "0.0001"], "no image of the store is among those of --ids, or in the --sample"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(store, output, capsys, change, sentence):

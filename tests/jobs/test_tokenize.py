@@ -32,15 +32,6 @@ def test_a_table_and_a_summary(request_, tmp_path, capsys):
     assert "1 captions of 1 images, 3.0 tokens each, longest 3, 0 cut, 33.33% UNK" in said
 
 
-def test_again_there_is_nothing_to_do(request_, tmp_path, capsys):
-    main(request_)
-    capsys.readouterr()
-    assert main(request_) == 0
-    assert capsys.readouterr().out.startswith(
-        f"nothing to do: {tmp_path / 'tokens'} has this token table already\n"
-    )
-
-
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

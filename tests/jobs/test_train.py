@@ -20,10 +20,11 @@ from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.jobs.cli import main
 from captionbeam.jobs.submit.torchrun import run_workers
 from captionbeam.schemas.errors import RequestError, SystemicError
+from tests.builders import commands
+from tests.builders.commands import environment, flags
 from tests.builders.stores import make_features
 from tests.builders.training import SMALL, make_data, numbered_captions, tiny_options, train_alone
 
-ROOT = Path(__file__).parents[2]
 needs_proc = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes in /proc")
 OWN = {"batch_size": 4, "epochs": 3, "precision": "fp32", **SMALL}
 
@@ -41,21 +42,12 @@ def unbroken(data, tmp_path_factory):
 
 
 def arguments(data, output, *more, **chosen):
-    options = {**data, "output": output, "device": "cpu", **OWN, **chosen}
-    pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in options.items()]
-    return ["train", *(word for pair in pairs for word in pair), *more]
+    return ["train", *flags(**{**data, "output": output, "device": "cpu", **OWN, **chosen}), *more]
 
 
 def start(words):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "captionbeam", *words],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    own = {**environment(), "OMP_NUM_THREADS": "1"}
+    return commands.start(*words, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def finish(process, status=0):

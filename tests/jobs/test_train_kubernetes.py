@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 import yaml
 
 from captionbeam.capmodel.bundles.contents import read_manifest
 from captionbeam.jobs.cli import main
-from tests.builders.commands import ROOT, environment
+from tests.builders.commands import flags, start
 from tests.builders.kubeflow import as_published, misfits
 from tests.builders.kubelet import filled
 from tests.builders.slurm import wait_until
@@ -54,8 +53,7 @@ def here(data, tmp_path_factory):
 
 def arguments(data, output, *more, **chosen):
     pairs = {"features": data / "features", "tokens": data / "tokens", "output": output, **MODEL, **chosen}
-    words = [word for name, value in pairs.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    return ["train", *words, *more]
+    return ["train", *flags(**pairs), *more]
 
 
 def there(data, output, *more, **chosen):
@@ -69,9 +67,7 @@ def manifest_of(words, capsys):
     return yaml.safe_load(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize(
-    ("version", "models"), [("2.0", "2.0.0"), ("2.1", "2.1.0"), ("2.2", "2.2.0"), ("2.2", "2.3.0")]
-)
+@pytest.mark.parametrize(("version", "models"), [("2.0", "2.0.0"), ("2.1", "2.1.0"), ("2.2", "2.3.0")])
 def test_a_trainjob_is_what_that_version_of_the_api_knows(data, capsys, version, models):
     job = manifest_of(there(data, data / "b", *EVERYTHING, **MORE, trainer_version=version), capsys)
     assert as_published(job, models) == job
@@ -108,8 +104,7 @@ def test_a_jobset_that_loses_a_pod_gives_the_bundle_of_an_unbroken_run_here(
     kubernetes.claims["photos"] = str(data)
     output = data / "evicted"
     words = there(data, output, nodes=2, kind="jobset", poll=0.3, checkpoint_minutes=0)
-    command = [sys.executable, "-m", "captionbeam", *words]
-    waiting = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
+    waiting = start(*words, stdout=PIPE)
     wait_until(lambda: _epochs(f"{output}-checkpoints") == 1, seconds=120)
     ((_, name),) = kubernetes.objects
     assert main([*words, "--no-wait"]) == 0
@@ -122,12 +117,8 @@ def test_a_jobset_that_loses_a_pod_gives_the_bundle_of_an_unbroken_run_here(
     assert sum("workers: 2, going on after" in log for log in logs) == 1
     found = read_manifest(str(output))
     assert found.sha256 == here.sha256
-    assert found.trained_on == {
-        "platform": "Kubernetes",
-        "job": f"jobset {name}",
-        "workers": 2,
-        "device": "cpu",
-    }
+    told = {"platform": "Kubernetes", "job": f"jobset {name}", "workers": 2, "device": "cpu"}
+    assert found.trained_on == told
     printed = manifest_of_what_was_sent(words, capfd, output)
     printed["metadata"]["namespace"] = "photos"  # the context's, as kubectl adds it
     assert kubernetes.created == [printed]
@@ -187,29 +178,16 @@ def test_what_the_cluster_does_not_know_is_a_wrong_request(data, kubernetes, cap
     assert not kubernetes.created
 
 
-@pytest.mark.parametrize("kind", ["jobset"])
-def test_kubernetes_fills_nothing_in_and_the_namespace_is_there(data, capsys, kind):
+def test_kubernetes_fills_nothing_in_and_the_namespace_is_there(data, capsys):
     """``$(HOME)`` in a place stays what it is."""
-    job = manifest_of(there(data, data / "$(HOME)$$(HOME)", kind=kind, namespace="photos"), capsys)
+    job = manifest_of(there(data, data / "$(HOME)$$(HOME)", kind="jobset", namespace="photos"), capsys)
     assert job["metadata"]["namespace"] == "photos"
-    pod = job["spec"].get("trainer")
-    if kind == "jobset":
-        pod = job["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
+    pod = job["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
     output = pod["command"][pod["command"].index("--output") + 1]
     assert filled(output, {"HOME": "/root"}) == "/data/$(HOME)$$(HOME)"
 
 
-@pytest.mark.parametrize(
-    ("chosen", "sentence"),
-    [
-        (
-            {"volume": "photos:/data"},
-            "is on no volume of the workers; expected a place below /data or a bucket's URL",
-        )
-    ],
-)
-def test_a_wrong_request_is_refused_before_anything_is_sent(data, capsys, chosen, sentence):
-    switches = [f"--{name}" for name, value in chosen.items() if value is True]
-    values = {name: value for name, value in chosen.items() if value is not True}
-    assert main(there(data, data / "b", "--dry-run", *switches, **values)) == 2
-    assert sentence in capsys.readouterr().err
+def test_a_wrong_request_is_refused_before_anything_is_sent(data, capsys):
+    assert main(there(data, data / "b", "--dry-run", volume="photos:/data")) == 2
+    said = "is on no volume of the workers; expected a place below /data or a bucket's URL"
+    assert said in capsys.readouterr().err

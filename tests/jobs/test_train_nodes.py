@@ -15,7 +15,7 @@ from captionbeam.capmodel.bundles.contents import read_manifest
 from captionbeam.jobs.cli import main, parse
 from captionbeam.jobs.submit.nodes import Node, find_node
 from captionbeam.schemas.errors import RequestError
-from tests.builders.commands import ROOT, environment
+from tests.builders.commands import flags, start
 from tests.builders.servers import free_port
 from tests.builders.slurm import wait_until
 from tests.builders.training import SMALL, make_data
@@ -38,8 +38,7 @@ def one_machine(data, tmp_path_factory):
 
 def arguments(data, output, *more, **chosen):
     pairs = {**data, "output": output, **MODEL, **chosen}
-    words = [word for name, value in pairs.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    return ["train", *words, *more]
+    return ["train", *flags(**pairs), *more]
 
 
 @contextmanager
@@ -51,11 +50,8 @@ def two_machines(data, output, folder, **chosen):
         for number in (0, 1):
             logs = folder / f"logs-{number}"
             words = arguments(data, output, nodes=2, rendezvous=place, logs=logs, **chosen)
-            command = [sys.executable, "-m", "captionbeam", *words]
             with (folder / f"said-{number}").open("a") as said:
-                both.append(subprocess.Popen(
-                    command, cwd=ROOT, env=environment(), stdout=said, stderr=said, start_new_session=True
-                ))  # fmt: skip
+                both.append(start(*words, stdout=said, stderr=said, start_new_session=True))
         yield both
     finally:
         for process in both:

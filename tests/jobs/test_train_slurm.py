@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from captionbeam.capmodel.bundles.contents import read_manifest
 from captionbeam.jobs.cli import main
-from tests.builders.commands import ROOT, environment
+from tests.builders.commands import flags, start
 from tests.builders.slurm import ask, wait_until
 from tests.builders.training import SMALL, make_data
 
@@ -29,16 +28,14 @@ def data(tmp_path_factory):
 
 def arguments(data, output, *more, **chosen):
     pairs = {**data, "output": output, **MODEL, **chosen}
-    words = [word for name, value in pairs.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    return ["train", *words, *more]
+    return ["train", *flags(**pairs), *more]
 
 
 @contextmanager
 def waiting_for(words, said):
     """The command in a process of its own; what it says goes to a file."""
     with said.open("w") as stream:
-        command = [sys.executable, "-m", "captionbeam", *words]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=stream, stderr=stream)
+        process = start(*words, stdout=stream, stderr=stream)
     try:
         yield process
     finally:

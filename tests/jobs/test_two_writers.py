@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -16,12 +15,11 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 from captionbeam.schemas.store.rows import read_deletes
-from tests.builders.commands import ROOT, environment
+from tests.builders.commands import start
 from tests.builders.servers import upload
 from tests.builders.zygote import captionbeam
 
 pytestmark = pytest.mark.engines
-PAUSED = ROOT / "tests/builders/paused.py"
 # Ten photographs (0 to 9), a third of which both writers are told to do; 4 is broken.
 OURS, THEIRS = "[0-5]*.jpg", "[3-9]*.jpg"
 WHOLE = {f"{n}.jpg" for n in range(10)} - {"4.jpg"}
@@ -53,11 +51,7 @@ def encode(place, pattern):
             "--shard-size", "2", "--batch-size", "2", "--precision", "fp32", "--warn-failures", "1"]  # fmt: skip
 
 
-def start(*command):
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 
 
 def done(process):
@@ -69,7 +63,7 @@ def done(process):
 @contextmanager
 def paused(point, folder, command):
     """The command as a process that waits at the point while the block runs, and then goes on and ends well."""
-    process = start(PAUSED, point, folder, *command)
+    process = start(point, folder, *command, program="tests/builders/paused.py", **PIPES)
     try:
         while not (folder / "here").exists():
             assert process.poll() is None, process.communicate()
@@ -98,13 +92,14 @@ def rows_of(store_url, snapshot):
 
 
 def test_two_that_overlap_and_start_together(place):
-    both = [start("-m", "captionbeam", *encode(place, pattern)) for pattern in (OURS, THEIRS)]
+    both = [start(*encode(place, pattern), **PIPES) for pattern in (OURS, THEIRS)]
     for process in both:
         done(process)
     check(place[1])
     assert "nothing to do" in captionbeam(*encode(place, "*.jpg")).stdout
 
 
+@pytest.mark.parametrize("place", ["file"], indirect=True)
 def test_who_comes_before_the_other_publishes_takes_its_commits_along(place, tmp_path):
     """The first is held up with all its work committed: the second publishes it, and the first has nothing to add."""
     with paused("before the snapshot", tmp_path, encode(place, OURS)):
@@ -130,9 +125,10 @@ def test_who_never_saw_the_others_commits_loses_nothing(place, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("place", ["file"], indirect=True)
 def test_one_command_twice_at_once(place):
     """Both plan the same shards; whoever commits one first has done it, and one snapshot has them all."""
-    both = [start("-m", "captionbeam", *encode(place, "*.jpg")) for _ in range(2)]
+    both = [start(*encode(place, "*.jpg"), **PIPES) for _ in range(2)]
     for process in both:
         done(process)
     store = check(place[1])

@@ -12,9 +12,9 @@ import pytest
 
 from captionbeam.jobs.run_on.packages import build_wheel
 from captionbeam.jobs.scenes.files import draw_scenes
-from captionbeam.schemas import Store
 from captionbeam.schemas.store import layout
 from tests.builders.jobservers import job_server
+from tests.builders.stores import content
 from tests.builders.worker_image import BOOT, OFFLINE, container, worker_image
 from tests.builders.workers import one_engine_a_process
 from tests.builders.zygote import captionbeam
@@ -44,13 +44,6 @@ def made(tmp_path_factory):
 def encode(folder, store, *more):
     return ["encode", folder / "photos", "--output", store, "--encoder", "efficientnet_lite0", "--precision", "fp32",
             "--batch-size", 2, "--shard-size", 2, "--warn-failures", 1, *more]  # fmt: skip
-
-
-def content(url):
-    """Every row and every failure of a store's newest snapshot, by image."""
-    store = Store.open(str(url))
-    rows = [row for batch in store.scan() for row in batch.to_pylist()]
-    return [sorted(each, key=lambda row: row["image_id"]) for each in (rows, store.failures().to_pylist())]
 
 
 @pytest.mark.parametrize("dockerfile", ["cpu.Dockerfile", "gpu.Dockerfile"])

@@ -6,14 +6,12 @@ import pytest
 
 from captionbeam.schemas.fingerprint import changes, difference
 
+FP32 = {"precision": "fp32"}
+
 
 def test_what_changed_is_named_from_the_specifications():
-    old = {"encoder": {"name": "resnet50", "size": 224}, "bundle": "ab" * 32, "precision": "fp32"}
-    new = {
-        "encoder": {"name": "resnet50", "size": 96, "crop": "square"},
-        "bundle": "cd" * 32,
-        "precision": "fp32",
-    }
+    old = {"encoder": {"name": "resnet50", "size": 224}, "bundle": "ab" * 32, **FP32}
+    new = {"encoder": {"name": "resnet50", "size": 96, "crop": "square"}, "bundle": "cd" * 32, **FP32}
     assert changes(old, new) == [
         ("bundle", "ab" * 6, "cd" * 6),
         ("encoder.crop", "none", "square"),

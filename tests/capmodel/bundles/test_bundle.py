@@ -4,11 +4,10 @@ import pytest
 
 from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.capmodel.bundles.contents import read_manifest, store_bundle
-from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from captionbeam.schemas.errors import BundleError
 from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.storage import files
-from tests.builders.models import make_bundle, make_decoder, make_features, make_tokenizer
+from tests.builders.models import make_bundle, make_decoder, make_tokenizer
 
 PARTS = {"config.json", "model.safetensors", "tokenizer", "history.json", "README.md"}
 
@@ -121,14 +120,10 @@ def test_a_newer_version_is_refused(folder):
         Bundle.load(folder)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [({"features": "another"}, "was changed after it was saved")],
-)
-def test_a_config_that_was_changed_is_found_out(folder, changes, message):
+def test_a_config_that_was_changed_is_found_out(folder):
     make_bundle().save(folder)
-    changed_config(folder, **changes)
-    with pytest.raises(BundleError, match=message):
+    changed_config(folder, features="another")
+    with pytest.raises(BundleError, match="was changed after it was saved"):
         Bundle.load(folder)
 
 
@@ -151,9 +146,9 @@ def test_a_bundle_is_kept_once_by_its_hash(folder):
     assert store_bundle(folder, models) == kept
 
 
-@pytest.mark.parametrize("name", ["encoder.safetensors"])
-def test_a_bundle_that_is_cut_is_refused_and_kept_once_it_is_whole(folder, name):
+def test_a_bundle_that_is_cut_is_refused_and_kept_once_it_is_whole(folder):
     with_encoder(folder).save(folder)
+    name = "encoder.safetensors"
     models, whole = folder + "-models", files.read_bytes(files.join(folder, name))
     files.write_atomic(files.join(folder, name), whole[:-1])
     with pytest.raises(BundleError, match=rf"{name} of the bundle .* has SHA-256 .*; expected .*, as saved"):
@@ -165,13 +160,14 @@ def test_a_bundle_that_is_cut_is_refused_and_kept_once_it_is_whole(folder, name)
     assert Bundle.load(kept).sha256 == read_manifest(folder).sha256
 
 
-@pytest.mark.parametrize("name", ["encoder.safetensors"])
-def test_a_kept_bundle_that_is_damaged_is_replaced(folder, name):
+def test_a_kept_bundle_that_is_damaged_is_replaced(folder):
     with_encoder(folder).save(folder)
     kept = store_bundle(folder, folder + "-models")
-    files.write_atomic(files.join(kept, name), b"cut")
+    files.write_atomic(f"{kept}/encoder.safetensors", b"cut")
     assert store_bundle(folder, folder + "-models") == kept
-    assert files.read_bytes(files.join(kept, name)) == files.read_bytes(files.join(folder, name))
+    assert files.read_bytes(f"{kept}/encoder.safetensors") == files.read_bytes(
+        f"{folder}/encoder.safetensors"
+    )
 
 
 def test_the_card_says_scores_use_and_origin(folder):
@@ -190,16 +186,6 @@ def test_the_card_says_scores_use_and_origin(folder):
     ):
         assert part in card
     assert card.startswith("---\nlibrary_name: captionbeam\n")
-
-
-def test_a_loaded_bundle_writes_the_same_captions(folder):
-    bundle = make_bundle()
-    bundle.save(folder)
-    loaded, features, names = Bundle.load(folder), make_features(4), list("abcd")
-    options = DecodeOptions(n_best=3)
-    assert generate(loaded.decoder, features, options, names, loaded.tokenizer) == generate(
-        bundle.decoder, features, options, names, bundle.tokenizer
-    )
 
 
 def test_a_file_that_is_gone_is_found_out(folder):

@@ -37,18 +37,10 @@ CHOICES = {
     "lstm, untied": {**LSTM, "tie_embeddings": False},
     "transformer": {"architecture": "transformer"},
     "transformer, learned positions": {"architecture": "transformer", "positions": "learned"},
-    "transformer, two-stage": {
-        "architecture": "transformer",
-        "output_layer": "two-stage",
-        "output_bottleneck": 4,
-    },
-    "transformer, adaptive": {
-        "architecture": "transformer",
-        "output_layer": "adaptive",
-        "adaptive_cutoffs": "5,8",
-        "embed_dim": 16,
-    },
-}
+    "transformer, two-stage": {"architecture": "transformer", "output_layer": "two-stage", "output_bottleneck": 4},
+    "transformer, adaptive": {"architecture": "transformer", "output_layer": "adaptive", "adaptive_cutoffs": "5,8",
+                              "embed_dim": 16},
+}  # fmt: skip
 
 each_choice = pytest.mark.parametrize("chosen", CHOICES.values(), ids=CHOICES)
 each_decoder = pytest.mark.parametrize("chosen", [{}, *CHOICES.values()], ids=["attentive", *CHOICES])

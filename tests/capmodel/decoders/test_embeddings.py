@@ -68,7 +68,6 @@ def test_what_is_written_is_read(words, headed):
     ("data", "message"),
     [
         (b"", "first line of .* is b''; expected a word and its numbers"),
-        (b"the 1 2 3\ndog 1 2\n", r"line 2 of .* does not have 3 numbers \(2 of them\)"),
         (
             b"3 999999999999\nthe 1 2 3\n",
             "promises 999999999999 numbers a word, but the first word has 3; expec",
@@ -88,11 +87,6 @@ def test_no_file_and_no_gzip_are_refused(tmp_path):
     (tmp_path / "plain.gz").write_bytes(PLAIN)
     with pytest.raises(RequestError, match=r"plain\.gz' cannot be unpacked"):
         read_vectors(str(tmp_path / "plain.gz"), VOCABULARY)
-    damaged = bytearray(gzip.compress(PLAIN))
-    damaged[10] ^= 0xFF  # the first byte after gzip's own header
-    (tmp_path / "damaged.gz").write_bytes(damaged)
-    with pytest.raises(RequestError, match=r"damaged\.gz' cannot be unpacked"):
-        vectors_width(str(tmp_path / "damaged.gz"))
     (tmp_path / "cut.gz").write_bytes(gzip.compress(PLAIN)[:-9])
     with pytest.raises(RequestError, match=r"cut\.gz' cannot be unpacked"):
         read_vectors(str(tmp_path / "cut.gz"), VOCABULARY)

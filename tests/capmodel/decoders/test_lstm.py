@@ -63,10 +63,8 @@ def test_the_image_comes_in_as_it_should(role, bottleneck, activation, layers, t
             torch.testing.assert_close(logits[image, n], expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("tied", [True])
-def test_pooled_features_are_taken_as_they_are_and_a_grid_by_its_mean(tied):
-    grid, decoder = make_features(3).float(), made(tie_embeddings=tied)
-    pooled = made(shape=(5,), tie_embeddings=tied)
+def test_pooled_features_are_taken_as_they_are_and_a_grid_by_its_mean():
+    grid, decoder, pooled = make_features(3).float(), made(), made(shape=(5,))
     pooled.load_state_dict(decoder.state_dict())
     torch.testing.assert_close(decoder(grid, TOKENS), pooled(grid.mean((1, 2)), TOKENS))
     torch.testing.assert_close(decoder(grid, TOKENS), decoder(grid.flatten(1, 2), TOKENS))

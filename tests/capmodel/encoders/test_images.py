@@ -15,7 +15,6 @@ from captionbeam.schemas.errors import ImageError
 from tests.builders.images import drawn, encoded, exif, png_of_size
 
 PICTURE = drawn()
-GREY = np.asarray(Image.fromarray(PICTURE).convert("L"))
 FILES = {
     "jpeg": encoded(PICTURE, "JPEG"),
     "progressive": encoded(PICTURE, "JPEG", progressive=True),
@@ -47,17 +46,11 @@ def test_formats_without_loss_give_every_pixel_back(name):
     np.testing.assert_array_equal(pixels, PICTURE)
 
 
-@pytest.mark.parametrize("options", [{"subsampling": kind} for kind in (0, 1, 2)] + [{"progressive": True}])
-@pytest.mark.parametrize("mode", ["RGB"])
-def test_a_jpeg_loses_little(options, mode):
-    picture = Image.fromarray(drawn(51, 37)).convert(mode)
+@pytest.mark.parametrize("options", [{"subsampling": 2}, {"progressive": True}])
+def test_a_jpeg_loses_little(options):
+    picture = drawn(51, 37)
     pixels = decode_image(encoded(picture, "JPEG", quality=95, **options))
-    assert np.abs(pixels.astype(int) - np.asarray(picture.convert("RGB"))).mean() < 4
-
-
-@pytest.mark.parametrize("kind", ["PNG"])
-def test_grey_becomes_three_equal_channels(kind):
-    np.testing.assert_array_equal(decode_image(encoded(GREY, kind)), three(GREY))
+    assert np.abs(pixels.astype(int) - picture).mean() < 4
 
 
 @pytest.mark.parametrize(("kind", "order"), [("PNG", "<"), ("TIFF", "<"), ("TIFF", ">")])
@@ -126,11 +119,9 @@ STORED = {  # how an upright picture lies in a file of each orientation
 
 
 @pytest.mark.parametrize("orientation", STORED)
-@pytest.mark.parametrize(("kind", "options"), [("PNG", {})])
-def test_every_orientation_comes_out_upright(kind, options, orientation):
+def test_every_orientation_comes_out_upright(orientation):
     stored = np.ascontiguousarray(STORED[orientation](PICTURE))
-    data = encoded(stored, kind, exif=exif(orientation), **options)
-    np.testing.assert_array_equal(decode_image(data), PICTURE)
+    np.testing.assert_array_equal(decode_image(encoded(stored, "PNG", exif=exif(orientation))), PICTURE)
 
 
 @settings(max_examples=60, deadline=None)
@@ -140,10 +131,9 @@ def test_a_broken_exif_block_turns_nothing(block):
     assert decode_image(data).shape[2] == 3
 
 
-@pytest.mark.parametrize(("kind", "options"), [("PNG", {})])
-def test_an_animation_gives_its_first_frame(kind, options):
+def test_an_animation_gives_its_first_frame():
     second = Image.fromarray(PICTURE[::-1].copy())
-    data = encoded(PICTURE, kind, save_all=True, append_images=[second], **options)
+    data = encoded(PICTURE, "PNG", save_all=True, append_images=[second])
     assert Image.open(io.BytesIO(data)).n_frames == 2
     np.testing.assert_array_equal(decode_image(data), PICTURE)
 
@@ -165,9 +155,8 @@ def test_more_pixels_than_the_limit_are_too_large():
     assert decode_image(FILES["png"], max_pixels=48 * 32).shape == (32, 48, 3)
 
 
-@pytest.mark.parametrize("side", [10_001])
-def test_a_bomb_is_told_by_its_header(side):
-    error = failure(png_of_size(side, side))
+def test_a_bomb_is_told_by_its_header():
+    error = failure(png_of_size(10_001, 10_001))
     assert error.code == "too_large"
     assert str(MAX_PIXELS) in error.message
 

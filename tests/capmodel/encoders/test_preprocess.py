@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torchvision.models import ResNet50_Weights
 from torchvision.transforms.v2 import functional
 
 from captionbeam.capmodel.encoders.preprocess import Preprocess, scaling_of
@@ -41,17 +40,6 @@ def test_resize_crop_has_the_pixels_of_torchvision(width, height, interpolation)
     expected = functional.center_crop(resized, [224])
     pixels = Preprocess(224, 256, interpolation=interpolation).pixels(drawn(width, height))
     assert torch.equal(pixels, expected)
-
-
-@pytest.mark.parametrize(("width", "height"), SIZES)
-@pytest.mark.parametrize("weights", ResNet50_Weights)
-def test_torch_is_torchvisions_preset_within_one_level(weights, width, height):
-    image = drawn(width, height)
-    preset = weights.transforms()
-    ours = Preprocess(preset.crop_size[0], preset.resize_size[0])(image)
-    difference = (ours - preset(Image.fromarray(image))).abs()
-    assert difference.max() < 1.01 / 255 / 0.224
-    assert (difference > 1e-6).float().mean() < 0.001
 
 
 @pytest.mark.parametrize(
@@ -108,13 +96,9 @@ def test_golden_pixels(preset):
 
 def test_it_travels_as_plain_values_and_every_one_counts():
     assert from_spec(Preprocess, spec_of(LITE)) == LITE
-    others = [
-        LITE.override(scaling="torch"),
-        LITE.override(image_size=192),
-        LITE.override(crop="resize-crop"),
-        LITE.override(interpolation="bilinear"),
-        LITE.override(channels="bgr"),
-    ]
+    changes = {"scaling": "torch", "image_size": 192, "crop": "resize-crop", "interpolation": "bilinear",
+               "channels": "bgr"}  # fmt: skip
+    others = [LITE.override(**{name: value}) for name, value in changes.items()]
     assert len({fingerprint(spec_of(each)) for each in [LITE, *others]}) == 6
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from captionbeam.schemas.errors import RequestError
 from tests.builders.models import WORDS, make_decoder, make_features, make_tokenizer
+from tests.builders.plain_search import PlainSearch
 
 SMALL = make_tokenizer(words=3, max_length=6)
 TOKENIZER = make_tokenizer(max_length=8)
@@ -37,22 +38,6 @@ def every_caption(tokenizer):
             yield [tokenizer.start, *middle, tokenizer.end]
 
 
-def plain_beam_search(decoder, features, tokenizer, beam):
-    """Beam search over lists, each continuation scored from the start: ``[(logprob, ids)]``, best first."""
-    captions = [(0.0, [tokenizer.start])]
-    for length in range(2, tokenizer.max_length + 1):
-        grown = []
-        for score, ids in captions:
-            if ids[-1] == tokenizer.end:
-                grown.append((score, ids))
-                continue
-            words = [] if length == tokenizer.max_length else range(4, tokenizer.vocab_size)
-            for word in (tokenizer.end, *words):
-                grown.append((logprob(decoder, features, [*ids, word]), [*ids, word]))
-        captions = sorted(grown, reverse=True)[:beam]
-    return captions
-
-
 def assert_same(found, expected, tokenizer):
     """Equal scores in order; equal captions wherever the score tells them from their neighbours."""
     assert [caption.logprob for caption in found] == pytest.approx([score for score, _ in expected], abs=1e-4)
@@ -77,8 +62,9 @@ def test_a_beam_as_wide_as_all_captions_finds_them_all_in_order(seed):
 @settings(max_examples=25, deadline=None)
 def test_a_narrow_beam_equals_a_plain_beam_search(seed, beam):
     decoder, features = make_decoder(SMALL, seed=seed), make_features(1, seed=seed)
-    found = captions(decoder, features, SMALL, beam=beam, n_best=beam)[0]
-    assert_same(found, plain_beam_search(decoder, features, SMALL, beam), SMALL)
+    options = {"beam": beam, "n_best": beam}
+    expected = PlainSearch(decoder, features, SMALL, DecodeOptions(**options)).search()
+    assert_same(captions(decoder, features, SMALL, **options)[0], expected, SMALL)
 
 
 def vocabulary(found):
@@ -261,7 +247,8 @@ def test_top_k_of_one_is_greedy_and_so_are_a_tiny_top_p_and_temperature():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beam": 0}, "beam is 0; expected a whole number from 1 to 1,000"),
+        ({"beam": 4, "beam_groups": 3}, "beam-groups is 3; expected a divisor of the beam, 4"),
+        ({"beam": 4, "beam_groups": 2}, "diversity is 0.0; expected above 0 for groups to differ"),
         ({"method": "sample", "temperature": 1e-45}, "is 1e-45; expected a number from 1e-06 to 1,000,000"),
     ],
 )

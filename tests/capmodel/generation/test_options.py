@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captionbeam.capmodel.generation.captions import DecodeOptions, generate
-from captionbeam.schemas.errors import RequestError
 from tests.builders.models import make_decoder, make_features, make_tokenizer
 from tests.builders.plain_search import PlainSearch
 
@@ -108,26 +107,14 @@ def test_no_ngram_is_written_twice(options, size):
     assert repeats(captions(decoder, features, max_length=16, no_repeat_ngram=size, **options)) == 0
 
 
-@pytest.mark.parametrize("temperature", [0.7])
-def test_the_two_temperature_conventions_agree_with_the_inverse(temperature):
+def test_the_two_temperature_conventions_agree_with_the_inverse():
     decoder, features = make_decoder(TOKENIZER), make_features(4)
     options = {"method": "sample", "n_best": 5, "top_p": 0.95}
     power = captions(
-        decoder, features, temperature=temperature, temperature_convention="probability-power", **options
+        decoder, features, temperature=0.7, temperature_convention="probability-power", **options
     )
-    assert power == captions(decoder, features, temperature=1 / temperature, **options)
-    assert power != captions(decoder, features, temperature=temperature, **options)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"length_penalty": float("nan")}, "length-penalty is nan; expected a number from 0 to 10"),
-({"beam": 4, "beam_groups": 3}, "beam-groups is 3; expected a divisor of the beam, 4"),
-({"beam": 4, "beam_groups": 2}, "diversity is 0.0; expected above 0 for groups to differ")],
-)  # fmt: skip
-def test_options_that_make_no_sense_are_refused(options, message):
-    with pytest.raises(RequestError, match=message):
-        DecodeOptions(**options)
+    assert power == captions(decoder, features, temperature=1 / 0.7, **options)
+    assert power != captions(decoder, features, temperature=0.7, **options)
 
 
 def test_a_record_has_only_options_that_differ_from_their_defaults():
@@ -167,15 +154,8 @@ def test_the_best_by_penalty_of_all_captions_is_found_by_a_wide_beam(formula):
 def test_samples_follow_the_chances_to_the_power_of_the_temperature():
     tokenizer = make_tokenizer(max_length=3)
     decoder, features = make_decoder(tokenizer, seed=1), make_features(1)
-    (found,) = captions(
-        decoder,
-        features,
-        tokenizer,
-        method="sample",
-        n_best=4000,
-        temperature=0.3,
-        temperature_convention="probability-power",
-    )
+    options = {"method": "sample", "temperature": 0.3, "temperature_convention": "probability-power"}
+    (found,) = captions(decoder, features, tokenizer, n_best=4000, **options)
     drawn = [tokenizer.encode_whole(caption.text)[1] for caption in found]
     logits, _, _ = decoder.step(decoder.begin(features), torch.tensor([[tokenizer.start]]))
     chances = logits[0, 0].detach().softmax(-1)

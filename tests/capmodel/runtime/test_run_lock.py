@@ -55,12 +55,6 @@ def test_a_run_that_was_killed_is_in_nobodys_way(other, tmp_path):
         pass
 
 
-def test_it_may_be_had_again_after_its_end(tmp_path):
-    for _ in range(2):
-        with exclusive_run(str(tmp_path), timeout=0):
-            pass
-
-
 def test_a_bucket_holds_nobody_apart():
     with (
         exclusive_run("memory://bucket/checkpoints", timeout=0),

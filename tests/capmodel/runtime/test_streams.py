@@ -60,17 +60,6 @@ def test_as_many_batches_as_streams_run_side_by_side_and_no_more():
     assert most == [2]
 
 
-def test_what_the_work_gives_or_raises_reaches_the_caller():
-    streams = Streams(ROWS, threads=2)
-    assert streams.run(lambda: "rows") == "rows"
-
-    def fail() -> None:
-        raise ValueError("no rows")
-
-    with pytest.raises(ValueError, match="no rows"):
-        streams.run(fail)
-
-
 @pytest.fixture
 def processor(monkeypatch):
     """Makes this machine one whose processor has exactly the named abilities, and no GPU."""
@@ -96,10 +85,6 @@ def processor(monkeypatch):
 def test_auto_is_bf16_on_processors_that_multiply_it(processor, abilities, precision):
     processor(*abilities)
     assert resolve_precision("auto") == resolve_precision("auto", "cpu") == precision
-
-
-def test_a_precision_that_is_named_is_taken_whatever_the_device():
-    assert resolve_precision("bf16", "cuda:77") == "bf16"
 
 
 def test_another_precision_is_refused():

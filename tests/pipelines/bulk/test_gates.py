@@ -16,7 +16,6 @@ from captionbeam.pipelines.bulk.listing_record import (
     RecordListing,
     check_listed,
     ending,
-    passed_over_line,
     read_listing,
     sum_listings,
     write_listing,
@@ -132,23 +131,13 @@ def test_how_many_may_go(limit, before, after, gone, known, said):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("in/b.SVG", ".svg"),
         (".DS_Store", "no ending"),
         ("__MACOSX/._a.jpg", "other"),
-        ("log.2026-11-30T12:00", "other"),
-        ("https://host/page.html?x=a.jpg", ".html"),
+        ("https://host/page.HTML?x=a.jpg", ".html"),
     ],
 )
 def test_what_is_passed_over_is_counted_by_its_ending(name, expected):
     assert ending(name) == expected
-
-
-@pytest.mark.parametrize(
-    ("counts", "line"),
-    [([], ""), ([{".txt": 1, ".svg": 1}, {".svg": 1}], "3 files passed over (2 .svg, 1 .txt)")],
-)
-def test_it_is_said_in_one_line(counts, line):
-    assert passed_over_line(Listing("/a", 1, count) for count in counts) == line
 
 
 def test_many_endings_are_a_hundred_and_the_rest():

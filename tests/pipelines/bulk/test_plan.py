@@ -6,15 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
-import apache_beam as beam
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from captionbeam.pipelines.bulk.dedup import hash_contents
 from captionbeam.pipelines.bulk.plan import (
-    PlanShards,
     cut,
     fix_partitions,
     partition_of,
@@ -24,7 +21,6 @@ from captionbeam.pipelines.bulk.plan import (
     shard_id,
     write_plan,
 )
-from captionbeam.pipelines.runners.runner import make_pipeline
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.records import ImageRef
@@ -116,21 +112,6 @@ def test_the_number_of_partitions_is_fixed_by_whoever_comes_first(tmp_path):
     run = features_run(tmp_path)
     assert fix_partitions(1000, run, 10) == 7
     assert fix_partitions(5000, run, 10) == 7
-
-
-@pytest.mark.parametrize("size", [7])
-def test_the_pipeline_plans_each_reference_once(tmp_path, size):
-    refs = [
-        *(loose(n) for n in range(50)),
-        *(member(n) for n in range(30)),
-        *(member(n, "/b.zip") for n in range(5)),
-    ]
-    run = features_run(tmp_path)
-    with make_pipeline() as pipeline:
-        _ = pipeline | beam.Create(refs).with_output_types(ImageRef) | PlanShards(run, size)
-    shards = planned_shards(run)
-    assert sorted(ref for shard in shards for ref in read_shard(shard)) == sorted(refs)
-    assert all(shard.shard_id == shard_id(read_shard(shard), run.fingerprint) for shard in shards)
 
 
 def test_what_is_read_gets_a_digest_and_what_fails_stays_as_it_is():

@@ -43,24 +43,14 @@ def test_images_of_all_kinds_come_back_in_the_order_asked(tmp_path):
 
 def test_a_file_is_missing_empty_too_large_a_folder_or_no_file_and_the_others_come(tmp_path):
     make_folder(
-        tmp_path, {"ok.jpg": b"123", "empty.jpg": b"", "large.jpg": b"x" * 101, "limit.jpg": b"y" * 100}
+        tmp_path, {"ok.jpg": b"1", "empty.jpg": b"", "large.jpg": b"x" * 101, "limit.jpg": b"y" * 100}
     )
     os.mkfifo(tmp_path / "pipe.jpg")
-    names = [
-        "gone.jpg",
-        "ok.jpg",
-        "empty.jpg",
-        "large.jpg",
-        "limit.jpg",
-        "",
-        "pipe.jpg",
-        "a\0b.jpg",
-        "x" * 300,
-    ]
-    results = fetch([ref_to(tmp_path / name) for name in names], FetchOptions(max_bytes=100))
-    assert codes(results) == [
-        "not_found", "ok", "empty", "too_large", "ok", "not_found", "unsupported", "not_found", "not_found",
-    ]  # fmt: skip
+    expected = {"gone.jpg": "not_found", "ok.jpg": "ok", "empty.jpg": "empty", "large.jpg": "too_large",
+                "limit.jpg": "ok", "": "not_found", "pipe.jpg": "unsupported", "a\0b.jpg": "not_found",
+                "x" * 300: "not_found"}  # fmt: skip
+    results = fetch([ref_to(tmp_path / name) for name in expected], FetchOptions(max_bytes=100))
+    assert codes(results) == list(expected.values())
     assert all(result.stage == "fetch" for result in results if isinstance(result, ImageError))
 
 
@@ -77,33 +67,16 @@ def test_a_file_that_may_not_be_read_is_denied(tmp_path, monkeypatch):
     assert codes(fetch([ref_to(tmp_path / "a.jpg"), ref_to(tmp_path / "b.jpg")])) == ["denied", "ok"]
 
 
-def test_what_no_library_can_open_is_unsupported(tmp_path):
-    refs = [ref_to("gopher://host/a.jpg"), ref_to("http://host:99999999/a.jpg"), ref_to("http://[bad/a.jpg")]
-    assert codes(fetch(refs, QUICK)) == ["unsupported"] * 3
-
-
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
-def test_a_broken_machine_stops_the_job(monkeypatch, tmp_path, code):
+def test_a_broken_machine_stops_the_job(monkeypatch, tmp_path):
     make_folder(tmp_path, PICTURES)
     refs, _ = listed(tmp_path)
 
     def broken(path, flags):
-        raise OSError(code, os.strerror(code))
+        raise OSError(errno.EIO, "broken disk")
 
     monkeypatch.setattr(reads.os, "open", broken)
-    with pytest.raises(SystemicError, match=os.strerror(code)):
+    with pytest.raises(SystemicError, match="broken disk"):
         fetch(refs)
-
-
-def test_missing_credentials_stop_the_job(monkeypatch):
-    from google.auth.exceptions import RefreshError
-
-    def expired(self, path, **kwargs):
-        raise RefreshError("token has expired")
-
-    monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_file", expired)
-    with pytest.raises(SystemicError, match="token has expired"):
-        fetch([ref_to("memory://m/a.jpg")], QUICK)
 
 
 class TestParquetReads:

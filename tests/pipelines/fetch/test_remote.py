@@ -28,9 +28,8 @@ PICTURES = {f"{name}.jpg": picture(name, 700) for name in "abcdef"}
 class TestWeb:
     @pytest.mark.parametrize(
         ("status", "code", "tries"),
-        [(404, "not_found", 1), (401, "denied", 1), (408, "timeout", 2), (503, "unavailable", 2), (410, "not_found", 1),
-         (403, "denied", 1), (400, "denied", 1), (429, "unavailable", 2), (500, "unavailable", 2)],
-    )  # fmt: skip
+        [(410, "not_found", 1), (401, "denied", 1), (408, "timeout", 2), (503, "unavailable", 2)],
+    )
     def test_each_status_has_its_code_and_only_passing_ones_are_tried_again(self, status, code, tries):
         with Web(PICTURES, ranges=True) as web:
             results = fetch([ref_to(f"{web.url}/status/{status}/a.jpg"), ref_to(f"{web.url}/b.jpg")], QUICK)
@@ -115,23 +114,19 @@ class TestObjectStores:
                 fetch([ref_to(f"distant://{name}") for name in contents])
 
 
-class TestOddURIs:
-    @pytest.mark.parametrize(
-        ("uri", "message"),
-        [
-            ("hf://x", "hf://x: Repository id must be 'namespace/name', got 'x'."),
-            ("dir://x", "dir://x: 'dir://x' cannot be opened: 'NoneType' object has no attribute"),
-            ("nowhere://x", "nowhere://x: 'nowhere://x' cannot be opened: Protocol not known: nowhere"),
-            ("zip://x::memory://odd/a.jpg", "zip://x::memory://odd/a.jpg: File is not a zip file"),
-        ],
-    )
-    def test_a_uri_that_its_filesystem_does_not_understand_is_a_failure_of_its_image(self, uri, message):
-        with distant({"odd/a.jpg": b"1", "odd/b.jpg": b"22"}):
-            before, failure, after = fetch(
-                [ref_to(name) for name in ("distant://odd/a.jpg", uri, "memory://odd/b.jpg")], HERE
-            )
-        assert (before, failure.code, failure.stage, after) == (b"1", "unsupported", "fetch", b"22")
-        assert failure.message.startswith(message)
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("hf://x", "hf://x: Repository id must be 'namespace/name', got 'x'."),
+        ("nowhere://x", "nowhere://x: 'nowhere://x' cannot be opened: Protocol not known: nowhere"),
+    ],
+)
+def test_a_uri_that_its_filesystem_does_not_understand_is_a_failure_of_its_image(uri, message):
+    with distant({"odd/a.jpg": b"1", "odd/b.jpg": b"22"}):
+        names = ("distant://odd/a.jpg", uri, "memory://odd/b.jpg")
+        before, failure, after = fetch([ref_to(name) for name in names], HERE)
+    assert (before, failure.code, failure.stage, after) == (b"1", "unsupported", "fetch", b"22")
+    assert failure.message.startswith(message)
 
 
 def test_a_body_that_breaks_off_is_the_networks_fault_and_is_done_again_by_the_next_run():

@@ -26,7 +26,6 @@ from captionbeam.schemas.formats.tokens import TokenTable
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
 from tests.builders.captions import coco, write_json
-from tests.builders.commands import captionbeam
 from tests.builders.history import CAPTIONS, GRID, advance, finish, outcomes, plan, process, start
 
 IMAGES = {f"{name}-of-mine.jpg": "1" for name in "abcdefgh"}
@@ -87,15 +86,6 @@ def test_the_images_are_nowhere_and_all_other_rows_are_as_they_were(field, file_
     assert Store.open(url).snapshot.operation == "purge"
     assert Store.open(f"{url}@old").snapshot_id == 1
     assert verify(url).problems == []
-
-
-def test_a_second_time_finds_nothing_and_changes_nothing(tmp_path):
-    url = history(str(tmp_path / "store"))
-    purge(url, GONE)
-    before = {path: path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file()}
-    done = purge(url, GONE)
-    assert (done.ids, done.snapshots, done.files) == (set(), set(), 0)
-    assert {path: path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file()} == before
 
 
 def test_who_publishes_meanwhile_publishes_on_top_of_it(tmp_path, monkeypatch):
@@ -203,14 +193,6 @@ def test_killed_between_table_and_record_it_is_run_again(tmp_path, monkeypatch):
     purge_tokens(before.url, ["3.jpg"])
     record = TokenTable.open(before.url).record
     assert record["splits"]["train"]["images"] + record["splits"]["val"]["images"] == 7
-
-
-def test_by_the_console_script(tmp_path):
-    table = make(tmp_path)
-    (tmp_path / "ids.txt").write_text("3.jpg\n5.jpg\nother.jpg\n")
-    done = captionbeam("store", "purge", table.url, "--ids", tmp_path / "ids.txt")
-    assert "2 of 3 ids found" in done.stdout
-    assert set(TokenTable.open(table.url).rows) == set(CAPTIONS) - {"3.jpg", "5.jpg"}
 
 
 def test_a_purged_image_that_its_source_still_has_comes_back_as_a_new_row(tmp_path):

@@ -13,11 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captionbeam.pipelines.bulk.skip import decide
 from captionbeam.pipelines.sources.images import fetch
 from captionbeam.pipelines.sources.listing import list_images
 from captionbeam.pipelines.sources.parse import parse_sources
-from captionbeam.schemas.errors import RequestError, SourceError
+from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.records import ImageRef
 from tests.builders.sources import (
     counted,
@@ -38,22 +37,11 @@ def test_members_are_listed_by_name_with_checksum_and_size_as_version(tmp_path):
     path = make_zip(tmp_path / "x.zip", PICTURES)
     with zipfile.ZipFile(path) as archive:
         infos = {info.filename: info for info in archive.infolist()}
-    refs, ignored = listed(path)
-    assert refs == [
-        ImageRef(
-            name,
-            str(path),
-            str(path),
-            f"{infos[name].CRC:08x}-500",
-            "zip",
-            infos[name].header_offset,
-            500,
-            0,
-            500,
-        )
-        for name in PICTURES
-    ]
-    assert ignored == []
+    place = {"uri": str(path), "source": str(path), "kind": "zip", "length": 500, "method": 0, "size": 500}
+    assert listed(path) == ([
+        ImageRef(name, version=f"{info.CRC:08x}-500", offset=info.header_offset, **place)
+        for name, info in infos.items()
+    ], [])  # fmt: skip
 
 
 def test_offsets_and_sizes_beyond_four_gigabytes_are_understood(tmp_path):
@@ -103,19 +91,6 @@ def test_a_cut_zip_is_refused_at_once(tmp_path):
     assert str(caught.value) == f"source '{path}' is not a zip or is cut short; expected a whole .zip"
 
 
-def test_neighbours_in_an_archive_are_read_together_in_pieces_of_a_few_megabytes():
-    contents = {f"{i:03}.jpg": os.urandom(100_000) for i in range(200)}
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in contents.items():
-            archive.writestr(name, data)
-    with counted({"big.zip": buffer.getvalue()}) as reads:
-        refs, _ = listed("counted://big.zip")
-        reads.clear()
-        assert fetch(refs) == list(contents.values())
-        assert (reads["reads"], reads["bytes"] < 20_100_000) == (3, True)
-
-
 def test_tar_members_are_listed_by_name_with_size_and_time_as_version(tmp_path):
     path = make_tar(tmp_path / "x.tar", PICTURES | {"readme.md": b"x"})
     refs, ignored = listed(path)
@@ -157,13 +132,10 @@ def test_a_tar_that_stops_early_is_refused_and_not_taken_for_a_short_one(tmp_pat
         listed(path)
 
 
-@pytest.mark.parametrize("name", ["x.tar.gz", "X.TAR.BZ2"])
-def test_a_compressed_tar_is_refused_with_the_reason(tmp_path, name):
-    make_folder(tmp_path, {name: b"anything"})
-    with pytest.raises(
-        SourceError, match=r"is a compressed tar, without random access; expected a plain \.tar"
-    ):
-        parse_sources([f"{tmp_path}/{name}"])
+def test_a_compressed_tar_is_refused_with_the_reason(tmp_path):
+    make_folder(tmp_path, {"X.TAR.GZ": b"anything"})
+    with pytest.raises(SourceError, match="is a compressed tar, without random access"):
+        parse_sources([f"{tmp_path}/X.TAR.GZ"])
 
 
 def test_archives_of_a_folder_or_glob_are_one_source_of_many_containers(tmp_path):
@@ -203,9 +175,7 @@ def names(path):
 @pytest.mark.parametrize(
     ("raw", "extra", "flags", "image_id"),
     [
-        (b"a.jpg", b"", 0, "a.jpg"),
         (CAFE.encode(), b"", 0x800, CAFE),
-        (CAFE.encode(), b"", 0, CAFE),
         (RAW, TIMES + unicode_path(RAW, CAT.encode()), 0, CAT),
         (RAW, unicode_path(b"another.jpg", CAT.encode()), 0, "öL.jpg"),
         (RAW, unicode_path(RAW, CAT.encode(), version=2), 0, "öL.jpg"),
@@ -221,37 +191,17 @@ def test_a_members_name_is_what_was_meant(tmp_path, raw, extra, flags, image_id)
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0/\\"), min_size=1, max_size=20))
 def test_utf8_without_its_flag_is_utf8(tmp_path_factory, stem):
     folder = tmp_path_factory.mktemp("zips")
-    path = make_raw_zip(folder / "x.zip", [(f"d/{stem}.jpg".encode(), b"", picture("1"))])
-    assert [ref.image_id for ref in listed(path)[0]] == [f"d/{stem}.jpg"]
+    path = make_raw_zip(folder / "x.zip", [(f"d/x{stem}.jpg".encode(), b"", picture("1"))])
+    assert [ref.image_id for ref in listed(path)[0]] == [f"d/x{stem}.jpg"]
 
 
-@pytest.mark.parametrize(
-    "field",
-    [struct.pack("<HH", 0x7075, 2) + b"\1\0", unicode_path(RAW, b"\xff")],
-    ids=["short", "no UTF-8"],
-)
-@pytest.mark.parametrize("before", [b"", TIMES], ids=["alone", "after another field"])
+@pytest.mark.parametrize("field", [struct.pack("<HH", 0x7075, 2) + b"\1\0", unicode_path(RAW, b"\xff")])
 @pytest.mark.filterwarnings("error")
-def test_a_broken_unicode_path_leaves_its_member_the_name_in_the_header(tmp_path, before, field):
-    cat = unicode_path(b"cat.jpg", CAT.encode())
-    members = [
-        (RAW, before + field, picture("1")),
-        (b"cat.jpg", cat, picture("2")),
-        (b"up.jpg", b"", picture("3")),
-    ]
+def test_a_broken_unicode_path_leaves_its_member_the_name_in_the_header(tmp_path, field):
+    members = [(RAW, TIMES + field, picture("1")), (b"up.jpg", b"", picture("2"))]
     path = make_raw_zip(tmp_path / "x.zip", members)
-    assert names(path) == ["öL.jpg", CAT, "up.jpg"]
-    assert fetch(listed(path)[0]) == [picture("1"), picture("2"), picture("3")]
-
-
-def test_two_members_whose_names_become_equal_are_both_named(tmp_path):
-    path = make_raw_zip(tmp_path / "x.zip", [(CAFE.encode(), b"", b"1"), (CAFE.encode("cp437"), b"", b"2")])
-    with pytest.raises(RequestError) as caught:
-        decide(listed(path)[0], [])
-    assert str(caught.value) == (
-        f"two images have the id 'café.jpg': zip://café.jpg::{path} at byte 0 (in {path}) and "
-        f"zip://café.jpg::{path} at byte 40 (in {path}); expected one"
-    )
+    assert names(path) == ["öL.jpg", "up.jpg"]
+    assert fetch(listed(path)[0]) == [picture("1"), picture("2")]
 
 
 def test_zipping_again_changes_no_version(tmp_path):
@@ -294,6 +244,9 @@ def test_of_a_big_zip_only_the_directory_and_the_asked_members_are_read():
         reads.clear()
         assert fetch([refs[7], refs[150]]) == [contents["007.jpg"], contents["150.jpg"]]
         assert (reads["reads"], reads["bytes"] < 2 * 100_000 + 1000) == (2, True)
+        reads.clear()
+        assert fetch(refs) == list(contents.values())
+        assert (reads["reads"], reads["bytes"] < 20_100_000) == (3, True), "neighbours are read together"
 
 
 def test_a_damaged_header_inside_a_tar_is_no_end(tmp_path):

@@ -65,14 +65,10 @@ class TestCoco:
         with pytest.raises(RequestError, match=rf"c\.json: .*{sentence}"):
             read(url)
 
-    @pytest.mark.parametrize("content", [[], {"images": []}, {"images": 3, "annotations": []}])
-    def test_json_of_another_form(self, content, tmp_path):
+    def test_what_is_another_json_or_none(self, tmp_path):
         with pytest.raises(RequestError, match=r"c\.json is neither COCO's captions .* nor Karpathy's"):
-            list(read_captions(write_json(tmp_path / "c.json", content)))
-
-    @pytest.mark.parametrize("data", [b"{", b"\xff\xfe{}"])
-    def test_what_is_not_json(self, data, tmp_path):
-        (tmp_path / "c.json").write_bytes(data)
+            read(write_json(tmp_path / "c.json", {"images": 3, "annotations": []}))
+        (tmp_path / "c.json").write_bytes(b"\xff\xfe{}")
         with pytest.raises(RequestError, match=r"c\.json is not JSON: "):
             read(str(tmp_path / "c.json"))
 

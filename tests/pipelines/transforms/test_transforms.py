@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import apache_beam as beam
 import numpy as np
 import pytest
@@ -28,7 +26,7 @@ from captionbeam.pipelines.transforms import (
 from captionbeam.pipelines.transforms.process import FAILURES, ProcessImages
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
-from tests.builders.models import make_bundle, make_decoder, make_tokenizer
+from tests.builders.models import bundle_for
 from tests.builders.runs import Loads, fetch_from
 from tests.builders.stores import Echo, answer, as_item
 
@@ -50,22 +48,14 @@ def made(tmp_path_factory):
     assert not main(
         ["encode", f"{folder}/photos", "--output", f"{folder}/features", "--encoder", ENCODER, *common]
     )
-    store = Store.open(f"{folder}/features")
-    (weights,) = Path(store.models_url).glob("*.safetensors")
-    tokenizer = make_tokenizer()
-    make_bundle(
-        (dict(store.spec), str(weights)),
-        decoder=make_decoder(tokenizer, store.shape),
-        tokenizer=tokenizer,
-        features_fingerprint=store.fingerprint,
-    ).save(f"{folder}/bundle")
+    bundle_for(f"{folder}/features", f"{folder}/bundle")
     words = ["--bundle", f"{folder}/bundle", "--output", f"{folder}/captions", "--beam", "2"]
     assert not main(["caption", f"{folder}/photos", *words, *common])
     return folder
 
 
-def pipeline(*flags):
-    return beam.Pipeline(runner="FnApiRunner", options=PipelineOptions(list(flags)))
+def pipeline():
+    return beam.Pipeline(runner="FnApiRunner", options=PipelineOptions([]))
 
 
 def like_the_store(folder):
@@ -100,9 +90,8 @@ def why(failure: Failure):
     return failure.image_id, failure.stage, failure.code
 
 
-@pytest.mark.parametrize("flags", [(), ("--direct_running_mode=multi_processing", "--direct_num_workers=2")])
-def test_found_images_get_the_rows_of_the_command(made, tmp_path, flags):
-    with pipeline(*flags) as p:
+def test_found_images_get_the_rows_of_the_command(made, tmp_path):
+    with pipeline() as p:
         encoded = (
             p
             | FindImages(f"{made}/photos")
@@ -148,8 +137,8 @@ def test_images_and_stored_features_get_the_captions_of_the_command(made):
         for name, captions in stored_captions(made)
     ]
     with pipeline() as p:
-        images = p | FindImages([f"{made}/photos"])
-        captions, failures = images | CaptionImages(f"{made}/bundle", beam=2, **HOW)
+        images = p | FindImages([made / "photos"])
+        captions, failures = images | CaptionImages(made / "bundle", beam=2, **HOW)
         assert_that(captions | beam.Map(text), equal_to(expected))
         assert_that(
             failures | beam.Map(why), equal_to([("broken.jpg", "decode", "unsupported")]), label="Why"
@@ -161,7 +150,7 @@ def test_images_and_stored_features_get_the_captions_of_the_command(made):
 
 def test_deleted_rows_are_not_read(made):
     with pipeline() as p:
-        rows = p | ReadFeatures(f"{made}/features")
+        rows = p | ReadFeatures(made / "features")
         assert rows.element_type is ImageFeatures
         assert_that(rows, like_the_store(made))
     with pytest.raises(RequestError, match="is a store of captions; expected one of features"):
@@ -183,14 +172,8 @@ def test_an_element_that_is_no_image_is_refused(made):
 
 
 def test_workers_elsewhere_need_a_folder_for_models():
-    cluster = PipelineOptions(
-        [
-            "--runner=FlinkRunner",
-            "--flink_master=h:8081",
-            "--environment_type=EXTERNAL",
-            "--environment_config=h:50000",
-        ]
-    )
+    cluster = PipelineOptions(["--runner=FlinkRunner", "--flink_master=h:8081", "--environment_type=EXTERNAL",
+                               "--environment_config=h:50000"])  # fmt: skip
     images = beam.Pipeline(options=cluster) | beam.Create([("a", b"")])
     with pytest.raises(RequestError, match="models is None, and the workers .* gs://bucket/models"):
         _ = images | EncodeImages(ENCODER, **HOW)

@@ -1,0 +1,131 @@
+"""Pictures for an endpoint: upright RGB JPEGs of limited size, whatever the files were."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from captionbeam.capmodel.encoders.images import decode_image
+from captionbeam.pipelines.endpoints.pictures import LONGEST_SIDE, as_data_url, scaled
+from captionbeam.schemas.errors import ImageError
+from tests.builders.images import drawn, encoded, exif
+
+PREFIX = "data:image/jpeg;base64,"
+MANY = 1 << 20
+
+
+def jpeg_of(data, max_pixels=MANY):
+    url = as_data_url(data, max_pixels)
+    assert url.startswith(PREFIX)
+    return base64.b64decode(url.removeprefix(PREFIX), validate=True)
+
+
+def opened(data, max_pixels=MANY):
+    image = Image.open(io.BytesIO(jpeg_of(data, max_pixels)))
+    assert (image.format, image.mode) == ("JPEG", "RGB")
+    return image
+
+
+def difference(image, pixels):
+    """The mean difference of a channel, from 0 to 255."""
+    return np.abs(np.asarray(image).astype(int) - pixels.astype(int)).mean()
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_fits_stays_as_it_is(progressive):
+    data = encoded(drawn(), "JPEG", progressive=progressive)
+    assert jpeg_of(data, 48 * 32) == data
+
+
+def test_an_upright_jpeg_keeps_its_exif_block():
+    data = encoded(drawn(), "JPEG", exif=exif(1))
+    assert jpeg_of(data) == data
+
+
+def cmyk(pixels):
+    return Image.fromarray(pixels).convert("CMYK")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(drawn(), "PNG"),
+        encoded(drawn(), "WEBP", lossless=True),
+        encoded(drawn(), "GIF"),
+        encoded(drawn(), "BMP"),
+        encoded(drawn(), "TIFF"),
+        encoded(cmyk(drawn()), "JPEG", quality=95),
+        encoded(Image.fromarray(drawn()).convert("L"), "JPEG"),
+        encoded((drawn()[..., 0].astype(np.uint16) * 257), "PNG"),
+        encoded(Image.fromarray(drawn()).convert("RGBA"), "PNG"),
+        encoded(drawn(), "JPEG", quality=95, exif=exif(6)),
+        encoded(drawn(), "JPEG", quality=95, exif=exif(3)),
+    ],
+    ids=["png", "webp", "gif", "bmp", "tiff", "cmyk", "grey", "16-bit", "alpha", "turned", "upside-down"],
+)
+def test_any_other_file_becomes_an_upright_rgb_jpeg(data):
+    expected = decode_image(data)
+    image = opened(data)
+    assert image.size == (expected.shape[1], expected.shape[0])
+    assert difference(image, expected) < 8
+    assert not image.getexif()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_large_picture_is_scaled_down(kind):
+    data = encoded(drawn(1200, 800), kind)
+    image = opened(data, 60_000)
+    assert image.size == (300, 200)
+    assert difference(image, drawn(300, 200)) < 8
+
+
+def test_a_large_picture_that_lies_on_its_side_is_scaled_upright():
+    data = encoded(drawn(1200, 800), "JPEG", exif=exif(6))
+    image = opened(data, 60_000)
+    assert image.size == (200, 300)
+    assert difference(image, np.rot90(drawn(300, 200), -1)) < 8
+
+
+@given(
+    st.tuples(st.integers(1, 100_000), st.integers(1, 100_000)),
+    st.integers(1, 10_000_000),
+)
+def test_a_scaled_size_keeps_within_the_limits_and_near_the_proportions(size, max_pixels):
+    width, height = scaled(size, max_pixels)
+    assert 1 <= width * height <= max_pixels
+    assert max(width, height) <= LONGEST_SIDE
+    scale = width / size[0], height / size[1]
+    assert max(scale) <= 1 or min(width, height) == 1
+    assert min(width, height) < 20 or scale[0] == pytest.approx(scale[1], rel=0.06)
+
+
+def test_a_very_long_strip_is_sent_all_the_same():
+    assert opened(encoded(np.zeros((70_000, 1, 3), np.uint8), "PNG")).size == (1, LONGEST_SIDE)
+
+
+def broken(data, code, max_pixels=MANY):
+    with pytest.raises(ImageError) as info:
+        as_data_url(data, max_pixels)
+    assert (info.value.code, info.value.stage) == (code, "decode")
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("kept", [0.4, 0.9, 0.99])
+@pytest.mark.parametrize("max_pixels", [MANY, 5000])
+def test_a_truncated_jpeg_is_not_sent(progressive, kept, max_pixels):
+    data = encoded(drawn(320, 200), "JPEG", progressive=progressive)
+    broken(data[: int(len(data) * kept)], "truncated", max_pixels)
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [(b"", "empty"), (b"<html>", "unsupported"), (b"\xff\xd8\xff\xe0 no picture", "truncated")],
+)
+def test_what_is_no_picture_is_not_sent(data, code):
+    broken(data, code)
