@@ -8,6 +8,7 @@ from captionbeam.jobs.evaluate import ColumnOptions, ReferenceOptions
 from captionbeam.jobs.options.command import Command, Result
 from captionbeam.jobs.options.sources import ReadingOptions
 from captionbeam.jobs.ui.terminal import say
+from captionbeam.schemas.counts import counted
 from captionbeam.schemas.options import FILE, NATURAL, STORE, like, option
 
 
@@ -49,7 +50,9 @@ and how everything was made. A picture that cannot be read any more leaves a fra
         data = render(page).encode()
         write_output(self.output, data)
         shown = sum(len(section.cards) for section in page.sections)
-        say(f"{self.output}: {shown:,} of {store.count():,} images, {len(data) / 1e6:.1f} MB")
+        say(
+            f"{self.output}: {shown:,} of {counted(store.count(), 'image')} shown (--images), {len(data) / 1e6:.1f} MB"
+        )
         if page.note:
             say(page.note)
         return Result(totals={"images": shown, "bytes": len(data)}, output=self.output)

@@ -14,6 +14,7 @@ from captionbeam.pipelines.maintenance.export import RECORD
 from captionbeam.pipelines.tokens import caption_files
 from captionbeam.pipelines.tokens.caption_files import Reference
 from captionbeam.schemas import Store
+from captionbeam.schemas.counts import counted
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.match_ids import match_images
 from captionbeam.schemas.storage import files
@@ -181,7 +182,7 @@ def _name(reference: Reference) -> str:
 
 
 def _some(ids: list[str]) -> str:
-    return f"{len(ids):,} image{'s' * (len(ids) > 1)} (such as {ids[0]!r})"
+    return f"{counted(len(ids), 'image')} (such as {ids[0]!r})"
 
 
 def _from_store(store: Store, column: str) -> dict[str, str]:

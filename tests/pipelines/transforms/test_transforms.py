@@ -137,8 +137,8 @@ def test_images_and_stored_features_get_the_captions_of_the_command(made):
         for name, captions in stored_captions(made)
     ]
     with pipeline() as p:
-        images = p | FindImages([f"{made}/photos"])
-        captions, failures = images | CaptionImages(f"{made}/bundle", beam=2, **HOW)
+        images = p | FindImages([made / "photos"])
+        captions, failures = images | CaptionImages(made / "bundle", beam=2, **HOW)
         assert_that(captions | beam.Map(text), equal_to(expected))
         assert_that(
             failures | beam.Map(why), equal_to([("broken.jpg", "decode", "unsupported")]), label="Why"
@@ -150,7 +150,7 @@ def test_images_and_stored_features_get_the_captions_of_the_command(made):
 
 def test_deleted_rows_are_not_read(made):
     with pipeline() as p:
-        rows = p | ReadFeatures(f"{made}/features")
+        rows = p | ReadFeatures(made / "features")
         assert rows.element_type is ImageFeatures
         assert_that(rows, like_the_store(made))
     with pytest.raises(RequestError, match="is a store of captions; expected one of features"):
