@@ -37,19 +37,22 @@ id, log-probability and text, separated by tabs.
         common=True,
     )
 
+    def check(self) -> None:
+        """Raises RequestError for a wrong captioner, and for options that need --output."""
+        self.check_captioner()
+        if self.output is not None:
+            return
+        if self.features:
+            raise RequestError("--features needs --output; expected a folder for the captions")
+        if self.dry_run:
+            raise RequestError("--dry-run needs --output; without it captions are computed and printed")
+        if self.pipeline_options:
+            given = " ".join(self.pipeline_options)
+            raise RequestError(f"{given} needs --output; without it captions are computed here and printed")
+
     def execute(self) -> Result:
         """Prints captions, or runs the pipeline and reports."""
-        self.check_captioner()
         if self.output is None:
-            if self.features:
-                raise RequestError("--features needs --output; expected a folder for the captions")
-            if self.dry_run:
-                raise RequestError("--dry-run needs --output; without it captions are computed and printed")
-            if self.pipeline_options:
-                given = " ".join(self.pipeline_options)
-                raise RequestError(
-                    f"{given} needs --output; without it captions are computed here and printed"
-                )
             from captionbeam.jobs.bulk.caption_now import print_captions
 
             self.clear_totals()

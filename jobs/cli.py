@@ -63,9 +63,9 @@ def _run(words: list[str]) -> int:
         print(OVERVIEW + "\n".join(_summaries("")))
         return DONE
     if words[0] == "--version":
-        from importlib.metadata import version
+        import captionbeam
 
-        print(version("captionbeam"))
+        print(captionbeam.__version__)
         return DONE
     if words[0] in GROUPS and (not words[1:] or words[1] in HELP):
         print(

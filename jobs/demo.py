@@ -79,7 +79,8 @@ def draw(folder: str, counts: Mapping[str, int], seed: int) -> float:
         found = files.read_json(record)
         if found != wanted:
             raise RequestError(
-                f"{folder!r} has a demo of {found}; expected the same options, or another --output"
+                f"{folder!r} was made with --images {found['pictures']['train']} --held-out "
+                f"{found['pictures']['test']} --seed {found['seed']}; expected the same options, or another --output"
             )
     else:
         say(f"drawing {sum(counts.values()):,} scenes into {folder}/scenes")

@@ -34,11 +34,14 @@ file with --image-root; on a local disk, gs://, s3:// or http(s)://. Other flags
         "auto", "auto, fp32 or bf16; auto is bf16 where this machine computes in it", PRECISION, common=True
     )
 
+    def check(self) -> None:
+        """Raises RequestError unless images and an encoder, or features and what to do with them, are given."""
+        check_encoding(self)
+
     def execute(self) -> Result:
         """Resolves sources and encoder, runs the pipeline, and reports."""
         from captionbeam.jobs.bulk.launch import launch
         from captionbeam.jobs.run_on.target import resolve_target
 
-        check_encoding(self)
         target, options = resolve_target(self)
         return launch(encoding(options, self.output), self.output, options, target, self.gates(), self.format)

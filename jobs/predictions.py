@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from captionbeam.jobs.options import inputs
 from captionbeam.jobs.options.command import Command, Result
 from captionbeam.jobs.options.shared import require
 from captionbeam.jobs.ui.terminal import say, visible
@@ -35,7 +36,7 @@ that a token table has of the image.
     name = "predictions"
 
     image: str = option(..., "an image; with --features, the id of an image", text("IMAGE"), positional=True)
-    bundle: str = option(..., "the trained captioner", text("BUNDLE"))
+    bundle: str = option(..., "the trained captioner", text("BUNDLE"), opens=inputs.bundle)
     features: str | None = option(None, "a features store that has the image", STORE)
     tokens: str | None = option(None, "a token table that has captions of the image", text("TOKENS"))
     caption: tuple[str, ...] = option((), "a true caption; repeatable", text("TEXT"), repeated=True)

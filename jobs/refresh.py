@@ -116,6 +116,12 @@ costs, --canary N tries it on N images; neither writes to the store.
         """Whether the store is one of captions."""
         return bool(self.bundle or self.captioner)
 
+    def check(self) -> None:
+        """Raises RequestError unless a store is named."""
+        from captionbeam.jobs.options.recorded import with_store
+
+        with_store(self)
+
     def execute(self) -> Result:
         """Resolves sources and options from the store's record, then plans, previews or performs the refresh."""
         from captionbeam.jobs.bulk.launch import launch, moved

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from captionbeam.jobs.options import inputs
 from captionbeam.jobs.options.command import PipelineCommand, Result
 from captionbeam.jobs.options.run import LaunchOptions
 from captionbeam.jobs.options.shared import read_ids
@@ -42,7 +43,9 @@ with this fingerprint. Other flags are those of Beam's PipelineOptions.
 """
     name = "svd"
 
-    features: str = option(..., "a features store, or one of its snapshots: STORE@TAG", STORE)
+    features: str = option(
+        ..., "a features store, or one of its snapshots: STORE@TAG", STORE, opens=inputs.store
+    )
     output: str = option(
         ...,
         "the file that is written, a name that ends in .safetensors",

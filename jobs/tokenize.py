@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from captionbeam.jobs.options import inputs
 from captionbeam.jobs.options.command import PipelineCommand, Result
 from captionbeam.jobs.options.run import LaunchOptions
 from captionbeam.jobs.ui.progress import Progress, clock, watching
@@ -35,8 +36,12 @@ those of Beam's PipelineOptions.
 """
     name = "tokenize"
 
-    train: tuple[str, ...] = option(..., "captions for training", text("CAPTIONS"), several=True)
-    val: tuple[str, ...] = option((), "captions for validation", text("CAPTIONS"), several=True)
+    train: tuple[str, ...] = option(
+        ..., "captions for training", text("CAPTIONS"), several=True, opens=inputs.captions
+    )
+    val: tuple[str, ...] = option(
+        (), "captions for validation", text("CAPTIONS"), several=True, opens=inputs.captions
+    )
     val_share: float = option(
         0.0, "instead of --val: use this share of the images of --train, chosen by a hash of their ids", SHARE
     )

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass
@@ -135,7 +136,8 @@ class Option:
     positional: given without a flag. repeated: a tuple whose flag is repeated. several: likewise, and one flag may have
     several values. split: a tuple given as one text with commas. common: shown by ``--help``, where the command has too
     many options for one screen. role: in records. location: a path or URL, recorded as an absolute one. instead_of:
-    fields that this one replaces. flag: its name on the command line, if another. secret: left out of ``repr``.
+    fields that this one replaces. flag: its name on the command line, if another. secret: left out of ``repr``. opens:
+    raises RequestError if a local input is not there; called before the work is imported.
     """
 
     help: str
@@ -150,6 +152,7 @@ class Option:
     instead_of: tuple[str, ...] = ()
     flag: str = ""
     secret: bool = False
+    opens: Callable[[str], None] | None = None
 
 
 def option(default: Any, help: str, kind: Kind = NAME, **more: Any) -> Any:
@@ -204,7 +207,7 @@ def read(field: dataclasses.Field[Any], found: Option, given: str) -> Any:
 def check_fields(owner: Any) -> None:
     """Raises RequestError for the first option of ``owner`` whose value is not valid; lists become tuples.
 
-    None is valid where it is the default.
+    None is valid where it is the default. Paths (``os.PathLike``) become texts.
     """
     for field, found in options_of(owner):
         value = getattr(owner, field.name)
@@ -217,12 +220,17 @@ def check_fields(owner: Any) -> None:
         many = found.repeated or found.several or found.split or isinstance(field.default, tuple)
         if many:
             value = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+        value = tuple(map(_text, value)) if many else _text(value)
         for part in value if many else (value,):
             if not found.kind.holds(part):
                 raise _wrong(field, found, part)
         if many and not value and field.default is MISSING:
             raise RequestError(f"{shown(field, found)} is missing; expected one or more")
         object.__setattr__(owner, field.name, value if many else _as_read(found.kind, value))
+
+
+def _text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _as_read(kind: Kind, value: Any) -> Any:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -29,6 +30,7 @@ from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.storage import options as storage_options
 from captionbeam.schemas.store.reading import Store
 
+Path = str | os.PathLike[str]
 Row = tuple[str, Tensor]
 """An image's id, and its features: float16 ``[H, W, C]`` or ``[C]``."""
 
@@ -36,7 +38,7 @@ Row = tuple[str, Tensor]
 class _Features:
     """The rows of one snapshot. Picklable: each process opens files of its own, when it reads them."""
 
-    def __init__(self, store: str | Store, cache: str | None = None) -> None:
+    def __init__(self, store: Path | Store, cache: Path | None = None) -> None:
         """``store``: a path or URL, ``STORE@TAG`` for another snapshot than the newest, or a Store.
 
         ``cache``: a local folder where row groups are kept decoded, for all processes of this machine and later runs.
@@ -45,7 +47,7 @@ class _Features:
         self.store = store if isinstance(store, Store) else Store.open(store)
         if self.store.kind != "features":
             raise RequestError(f"{self.store.url} is a store of {self.store.kind}; expected one of features")
-        self._cache_folder = cache
+        self._cache_folder = None if cache is None else os.fspath(cache)
         self._positions: ImagePositions = image_positions(self.store)
 
     def __len__(self) -> int:
@@ -91,7 +93,7 @@ class FeatureDataset(_Features, Dataset[Row]):
     that jump between more of them decode rows again: use ``cache``, or IterableFeatureDataset.
     """
 
-    def __init__(self, store: str | Store, cache: str | None = None, groups: int = 4) -> None:
+    def __init__(self, store: Path | Store, cache: Path | None = None, groups: int = 4) -> None:
         super().__init__(store, cache)
         self._groups = groups
 
@@ -132,8 +134,8 @@ class IterableFeatureDataset(_Features, IterableDataset[Row]):
 
     def __init__(
         self,
-        store: str | Store,
-        cache: str | None = None,
+        store: Path | Store,
+        cache: Path | None = None,
         shuffle: bool = False,
         seed: int = 0,
         mix: int = 16,

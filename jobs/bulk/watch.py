@@ -17,6 +17,7 @@ from captionbeam.pipelines.bulk.listing_record import passed_over_line, read_lis
 from captionbeam.pipelines.bulk.plan import planned_shards
 from captionbeam.pipelines.bulk.run import Run, adopted_manifest
 from captionbeam.pipelines.workers import progress_counter
+from captionbeam.schemas.counts import counted
 from captionbeam.schemas.records import Shard
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -101,17 +102,24 @@ def finish(run: Run, watch: Watch, options: BulkCommand) -> Result:
     warned = bool(images) and failed / images > options.warn_failures
     if options.totals:
         files.write_in_place(options.totals, files.json_bytes({**totals, "warned": warned}))
-    print_table(f"{run.kind}: {run.url}", _rows(run, totals, prices))
-    if not totals["images"] and store.snapshot_id == run.parent:
-        say(
-            f"nothing to do: all {store.totals['rows'] + store.totals['failed']:,} images of {run.url} are done"
-        )
+    idle = not totals["images"] and store.snapshot_id == run.parent
+    if not idle or totals["listing"]:
+        print_table(f"{run.kind}: {run.url}", _rows(run, totals, prices))
+    if idle:
+        say(_nothing_to_do(run.url, store.totals["rows"], failed))
     if passed_over := passed_over_line(read_listing(run)):
         note(passed_over)
     if warned:
         limit = f"more than the share of {options.warn_failures:g} (--warn-failures)"
         say(f"warning: {failed:,} of {images:,} images failed, {limit}")
     return Result(WARNED if warned else DONE, {**totals, "warned": warned}, run.url)
+
+
+def _nothing_to_do(url: str, rows: int, failed: int) -> str:
+    if not failed:
+        return f"nothing to do: all {counted(rows, 'image')} of {url} are done"
+    said = f"{counted(rows, 'image')} of {url} are done and {failed:,} failed"
+    return f"nothing to do: {said} (--retry-failures tries them again)"
 
 
 def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | None) -> dict[str, Any]:
@@ -182,11 +190,11 @@ def _failures_by_code(commits: list[Commit]) -> Counter[str]:
 def _rows(run: Run, totals: dict[str, Any], prices: Sequence[float]) -> dict[str, Any]:
     rows = {
         "images": f"{totals['images']:,} in {clock(totals['seconds'])}, {totals['images_per_second']:.1f} images/s",
-        "rows": f"{totals['rows']:,} in {totals['shards']:,} shard{'s' * (totals['shards'] != 1)}",
+        "rows": f"{totals['rows']:,} in {counted(totals['shards'], 'shard')}",
         "failures": ", ".join(f"{n:,} {code}" for code, n in totals["failures_by_code"].items()) or "none",
         "read": size(totals["bytes_read"]),
         "written": size(totals["bytes_written"]),
-        "store now": f"{totals['store']['rows']:,} rows, {totals['store']['failed']:,} failures",
+        "store now": f"{counted(totals['store']['rows'], 'row')}, {counted(totals['store']['failed'], 'failure')}",
         "snapshot": totals["snapshot"],
         "record": files.join(run.folder, "totals.json"),
     }
@@ -195,13 +203,17 @@ def _rows(run: Run, totals: dict[str, Any], prices: Sequence[float]) -> dict[str
     if totals["workers"]:
         rows["workers"] = _workers(totals["workers"])
     if totals["copies"]:
-        rows["copies"] = f"{totals['copies']:,} rows of images with the same bytes as another, computed once"
+        rows["copies"] = (
+            f"{counted(totals['copies'], 'row')} of images with the same bytes as another, computed once"
+        )
     if totals["reused"]:
-        rows["reused"] = f"{totals['reused']:,} rows copied: same content as a row that the image had already"
+        rows["reused"] = (
+            f"{counted(totals['reused'], 'row')} copied: same content as a row that the image had already"
+        )
     if totals["listing"]:
         rows["listing"] = _listing(totals["listing"])
     if any(totals["adopted"].values()):
-        said = f"{totals['adopted']['rows']:,} rows and {totals['adopted']['failed']:,} failures"
+        said = f"{counted(totals['adopted']['rows'], 'row')} and {counted(totals['adopted']['failed'], 'failure')}"
         rows["adopted"] = f"{said} that an earlier run committed and did not publish"
     if "cost_per_million_images" in totals:
         rows["cost per million images"] = totals["cost_per_million_images"]
@@ -212,11 +224,9 @@ def _workers(held: dict[str, int]) -> str:
     """For example ``4 processes on 2 machines, 1 model and 6 threads each, 1.2 GB at most``."""
     processes, hosts, models = held["processes"], held["hosts"], held["models_each"]
     where = f" on {hosts} machines" if hosts > 1 else ""
-    each = f"{models} model{'s' * (models != 1)} and {held['threads_each']} thread{'s' * (held['threads_each'] != 1)}"
+    each = f"{counted(models, 'model')} and {counted(held['threads_each'], 'thread')}"
     each += " each" * (processes > 1)
-    return (
-        f"{processes} process{'es' * (processes != 1)}{where}, {each}, {size(held['peak_rss_bytes'])} at most"
-    )
+    return f"{counted(processes, 'process')}{where}, {each}, {size(held['peak_rss_bytes'])} at most"
 
 
 def _listing(counts: dict[str, int]) -> str:

@@ -6,6 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from captionbeam.jobs.options import inputs
 from captionbeam.jobs.options.decoding import DecodingOptions, decode_options
 from captionbeam.jobs.options.prompts import (
     OPENAI,
@@ -45,6 +46,7 @@ class CaptionerOptions(DecodingOptions, EndpointOptions, SourceOptions, ModelOpt
         role="rows",
         location=True,
         instead_of=("captioner",),
+        opens=inputs.bundle,
     )
     captioner: str | None = option(
         None,

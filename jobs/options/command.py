@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from captionbeam.jobs.options.inputs import check_inputs
 from captionbeam.jobs.options.storage import use_storage_options
 from captionbeam.schemas.options import Kind, check_fields, option, options_of
 
@@ -56,6 +57,17 @@ class Command:
         secret=True,
     )
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__repr__ = Command.__repr__  # type: ignore[method-assign]  # else each dataclass gets one of its own
+
+    def __repr__(self) -> str:
+        """Returns the class with the values that are not at their defaults, without secrets."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.repr}
+        defaults = {each.name: each.default for each in fields(self)}
+        shown = [f"{name}={value!r}" for name, value in values.items() if value != defaults[name]]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
     def __post_init__(self) -> None:
         if isinstance(self.storage_options, Mapping):
             object.__setattr__(self, "storage_options", json.dumps(self.storage_options))
@@ -69,7 +81,12 @@ class Command:
     def run(self) -> Result:
         """Runs the command. Raises CaptionbeamError, OSError."""
         use_storage_options(None if self.storage_options is None else str(self.storage_options))
+        self.check()
+        check_inputs(self)
         return self.execute()
+
+    def check(self) -> None:
+        """Raises RequestError for options that contradict each other, before anything is read."""
 
     def execute(self) -> Result:
         """Does the work of ``run``, after the storage options are applied."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from captionbeam.jobs.options import inputs
 from captionbeam.jobs.ui.terminal import note
 from captionbeam.schemas.options import (
     NAME,
@@ -93,6 +94,7 @@ class SourceOptions(Part, ReadingOptions):
         common=True,
         role="listing",
         instead_of=("features",),
+        opens=inputs.source,
     )
     features: str | None = option(
         None,
@@ -102,6 +104,7 @@ class SourceOptions(Part, ReadingOptions):
         role="rows",
         location=True,
         instead_of=("sources",),
+        opens=inputs.store,
     )
     image_root: str | None = option(
         None,

@@ -10,6 +10,7 @@ from captionbeam.jobs.ui.summary import size
 from captionbeam.jobs.ui.terminal import say
 from captionbeam.pipelines.maintenance.file_writers import FORMATS
 from captionbeam.schemas import Store
+from captionbeam.schemas.counts import counted
 from captionbeam.schemas.options import POSITIVE, one_of, option, text
 
 _FORMATS = "\n".join(f"  {name:10}  {said}" for name, said in FORMATS.items())
@@ -48,7 +49,7 @@ parquet, jsonl and csv have schema.json beside them, in BigQuery's format:
         done = export(Store.open(self.store), self.output, self.format, self.rows_per_file)
         written = size(sum(part["bytes"] for part in done["files"]))
         say(
-            f"{self.output}: {done['rows']:,} rows of snapshot {done['snapshot']} in {len(done['files']):,} files, "
-            f"{written}"
+            f"{self.output}: {counted(done['rows'], 'row')} of snapshot {done['snapshot']} in "
+            f"{counted(len(done['files']), 'file')}, {written}"
         )
         return Result(totals=done, output=self.output)

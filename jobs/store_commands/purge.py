@@ -8,6 +8,7 @@ from captionbeam.jobs.options.command import Command, Result
 from captionbeam.jobs.options.shared import read_ids
 from captionbeam.jobs.store_commands.shared import store_option, whole_store
 from captionbeam.jobs.ui.terminal import note, say
+from captionbeam.schemas.counts import counted
 from captionbeam.schemas.formats.tokens import read_record
 from captionbeam.schemas.options import FILE, option
 
@@ -38,19 +39,21 @@ table, which loses the images and their captions; its tokenizer keeps the words 
         ids = read_ids(self.ids)
         if read_record(self.store) is not None:
             gone = purge_tokens(self.store, ids)
-            say(f"{self.store}: {len(gone):,} of {len(ids):,} ids found, token table written without them")
+            say(
+                f"{self.store}: {len(gone):,} of {counted(len(ids), 'id')} found, token table written without them"
+            )
             return Result(totals={"ids": sorted(gone)}, output=self.store)
         url = whole_store(self.store)
         done = purge(url, ids)
         say(
-            f"{url}: {len(done.ids):,} of {len(ids):,} ids found, {len(done.snapshots):,} snapshots written without "
-            f"them, {done.files:,} files removed"
+            f"{url}: {len(done.ids):,} of {counted(len(ids), 'id')} found, "
+            f"{counted(len(done.snapshots), 'snapshot')} written without them, {counted(done.files, 'file')} removed"
         )
         note("an image that its source still has is added again by the next run")
         if done.unreadable:
             note(
-                f"{len(done.unreadable):,} files of killed writers (such as {done.unreadable[0]}) cannot be read and "
-                "may have rows of these images; captionbeam store vacuum removes them"
+                f"{counted(len(done.unreadable), 'file')} of killed writers (such as {done.unreadable[0]}) cannot be "
+                "read and may have rows of these images; captionbeam store vacuum removes them"
             )
         totals = {
             "ids": sorted(done.ids),

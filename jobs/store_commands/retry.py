@@ -12,6 +12,7 @@ from captionbeam.jobs.options.run import BulkCommand, ModelOptions, RunOptions
 from captionbeam.jobs.options.sources import ReadingOptions
 from captionbeam.jobs.ui.terminal import note, say
 from captionbeam.schemas import Store
+from captionbeam.schemas.counts import counted
 from captionbeam.schemas.errors import FingerprintError, StoreError
 from captionbeam.schemas.fingerprint import fingerprint
 from captionbeam.schemas.formats import arrow
@@ -57,13 +58,14 @@ Other flags are those of Beam's PipelineOptions.
         refs, lost = find_failed(store, failures)
         if lost:
             note(
-                f"{len(lost):,} failed images (such as {lost[0]!r}) are not retried: no plan has their location any "
-                "more; a run that lists their source retries them"
+                f"{counted(len(lost), 'failed image')} (such as {lost[0]!r}) are not retried: no plan has their "
+                "location any more; a run that lists their source retries them"
             )
         if not refs:
             kind = "" if self.retry_failures else "temporary "
             say(
-                f"nothing to do: {len(failures):,} {kind}failures in snapshot {store.snapshot_id} of {store.url}"
+                f"nothing to do: {counted(len(failures), f'{kind}failure')} in snapshot {store.snapshot_id} "
+                f"of {store.url}"
             )
             if not self.dry_run:
                 self.clear_totals()

@@ -18,6 +18,7 @@ from captionbeam.jobs.store_commands.shared import (
 from captionbeam.jobs.ui.summary import print_table, size
 from captionbeam.jobs.ui.terminal import say, visible
 from captionbeam.schemas import Store
+from captionbeam.schemas.counts import counted
 from captionbeam.schemas.errors import FAILURE_CODES
 from captionbeam.schemas.options import one_of, option, text
 from captionbeam.schemas.store import layout, tags
@@ -64,6 +65,7 @@ failures, bytes and tags. The newest, which STORE without @ means, is marked wit
             for row in rows
         ]
         print_columns(("snapshot", "time", "operation", "run", "rows", "failures", "size", "tags"), lines)
+        say("* the newest, which the store's name alone stands for")
         return Result(totals=totals)
 
 
@@ -96,11 +98,12 @@ fingerprint and specification, parent snapshots, runs, and the number of images 
 
 
 def _rows(facts: Mapping[str, Any]) -> dict[str, str]:
+    shards = counted(facts["shards"], "shard")
     rows = {
         "snapshot": f"{facts['snapshot']} of {facts['time']}, {facts['operation']} {facts['note']}".rstrip(),
         "tags": ", ".join(facts["tags"]) or "none",
-        "kind": f"{facts['kind']}, {facts['format']}, column {facts['column']} {facts['shape'] or ''}".rstrip(),
-        "rows": f"{facts['rows']:,} in {facts['shards']:,} shards ({facts['superseded']:,} superseded or deleted)",
+        "kind": f"{facts['kind']}, {facts['format']}, {_columns(facts)}",
+        "rows": f"{facts['rows']:,} in {shards} ({facts['superseded']:,} superseded or deleted)",
         "size": size(facts["bytes"]),
         "failures": ", ".join(f"{count:,} {code}" for code, count in facts["failures"].items()) or "none",
         "sources": "\n".join(f"{count:,} of {visible(source)}" for source, count in facts["sources"].items())
@@ -113,6 +116,13 @@ def _rows(facts: Mapping[str, Any]) -> dict[str, str]:
     if facts["rounding"]:
         rows["int8"] = _rounding(facts)
     return rows
+
+
+def _columns(facts: Mapping[str, Any]) -> str:
+    names = facts["columns"]
+    if len(names) > 1:
+        return f"columns {', '.join(names)}"
+    return f"column {facts['column']} {facts['shape'] or ''}".rstrip()
 
 
 def _rounding(facts: Mapping[str, Any]) -> str:

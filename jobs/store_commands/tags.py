@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from captionbeam.jobs.options.command import Command, Result
 from captionbeam.jobs.store_commands.shared import store_option, whole_store
 from captionbeam.jobs.ui.terminal import say
+from captionbeam.schemas.counts import counted
 from captionbeam.schemas.errors import RequestError, StoreError
 from captionbeam.schemas.options import like, option, text
 from captionbeam.schemas.store import layout, tags
@@ -119,7 +120,7 @@ that were committed since are reused.
         if snapshot.id <= before:
             say(f"nothing to do: snapshot {snapshot.id}, the newest of {url}, has the content of {target.id}")
         else:
-            rows = f"{snapshot.totals['rows']:,} rows"
+            rows = counted(snapshot.totals["rows"], "row")
             say(f"published snapshot {snapshot.id} of {url}: {rows}, the content of snapshot {target.id}")
         totals = {"snapshot": snapshot.id, "content_of": target.id, **snapshot.totals}
         return Result(totals=totals, output=url)

@@ -8,6 +8,7 @@ from captionbeam.jobs.options.command import DONE, ERROR, Command, Result
 from captionbeam.jobs.store_commands.shared import store_folder, store_option, whole_store
 from captionbeam.jobs.ui.summary import print_table, size
 from captionbeam.jobs.ui.terminal import say, visible
+from captionbeam.schemas.counts import counted
 from captionbeam.schemas.options import NATURAL, POSITIVE, SHARE, number, option
 from captionbeam.schemas.store import layout
 
@@ -36,8 +37,8 @@ kept answers of endpoints. Prints each problem on one line. The exit status is 0
         for problem in report.problems:
             say(visible(problem))
         count = len(report.problems)
-        checked = f"{report.snapshots:,} snapshots, {report.shards:,} shards, {size(report.bytes)}"
-        say(f"{url}: {count or 'no'} problem{'s' * (count != 1)}; {checked} read")
+        checked = f"{counted(report.snapshots, 'snapshot')}, {counted(report.shards, 'shard')}, {size(report.bytes)}"
+        say(f"{url}: {counted(count, 'problem') if count else 'no problems'}; {checked} read")
         totals = {
             "problems": report.problems,
             "snapshots": report.snapshots,
@@ -118,10 +119,10 @@ until `captionbeam store vacuum` removes them. Other jobs may publish meanwhile.
         url = whole_store(self.store)
         before = layout.snapshot_ids(url)[-1]
         snapshot, rewritten = compact(url, self.dead, self.small)
-        rows, shards = snapshot.totals["rows"], snapshot.totals["shards"]
+        rows, shards = counted(snapshot.totals["rows"], "row"), counted(snapshot.totals["shards"], "shard")
         if snapshot.id <= before:
             say(f"nothing to do: no shard of snapshot {snapshot.id} of {url} needs to be rewritten or merged")
         else:
-            written = f"{rewritten:,} shards rewritten, now {rows:,} rows in {shards:,} shards"
+            written = f"{counted(rewritten, 'shard')} rewritten, now {rows} in {shards}"
             say(f"published snapshot {snapshot.id} of {url}: {written}")
         return Result(totals={"snapshot": snapshot.id, "rewritten": rewritten, **snapshot.totals}, output=url)

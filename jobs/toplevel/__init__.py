@@ -18,6 +18,10 @@ __all__ += jobs.__all__
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("captionbeam")
     if name == "Store":
         return schemas.Store
     if name in jobs.__all__:

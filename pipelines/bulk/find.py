@@ -1,6 +1,7 @@
 """Finds the images of all sources as references. Containers are listed in parallel."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import options as storage_options
 
+Url = str | os.PathLike[str]
 _HASH_BYTES = 8
 
 
@@ -84,18 +86,18 @@ class FindImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
 
     def __init__(
         self,
-        sources: str | Sequence[str | SourceSpec],
+        sources: Url | Sequence[Url | SourceSpec],
         sample: float = 1.0,
         seed: int = 0,
         options: SourceOptions = AS_FOUND,
     ) -> None:
         super().__init__()
         _check_sample(sample)
-        self._sources = [sources] if isinstance(sources, str) else list(sources)
+        self._sources = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
         self._sample, self._seed, self._options = sample, seed, options
 
     def expand(self, begin: PBegin) -> PCollection[ImageRef]:
-        urls = [source for source in self._sources if isinstance(source, str)]
+        urls = [os.fspath(source) for source in self._sources if isinstance(source, str | os.PathLike)]
         specs = [source for source in self._sources if isinstance(source, SourceSpec)]
         specs += parse_sources(urls, self._options) if urls else []
         return (begin | ListSources(specs, self._sample, self._seed))[0]

@@ -15,6 +15,7 @@ from apache_beam.pvalue import PCollection
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.sources.spec import IMAGE_SUFFIXES, suffix
 from captionbeam.pipelines.workers.boundary import across_workers
+from captionbeam.schemas.counts import counted
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.storage import files
 
@@ -70,8 +71,7 @@ def passed_over_line(listings: Iterable[Listing]) -> str:
         return ""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     kinds = ordered[0][0] if len(ordered) == 1 else ", ".join(f"{count:,} {kind}" for kind, count in ordered)
-    total = counts.total()
-    return f"{total:,} file{'s' * (total != 1)} passed over ({kinds})"
+    return f"{counted(counts.total(), 'file')} passed over ({kinds})"
 
 
 def check_listed(listings: Sequence[Listing], names: Sequence[str]) -> None:

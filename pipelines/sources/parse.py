@@ -12,14 +12,18 @@ from captionbeam.pipelines.sources import access, folders, lists, parquet, store
 from captionbeam.pipelines.sources.access import FileInfo
 from captionbeam.pipelines.sources.buckets import inventory, inventory_manifest
 from captionbeam.pipelines.sources.buckets.inventory_manifest import Report
-from captionbeam.pipelines.sources.spec import SourceOptions, SourceSpec, is_image_name, source_name, suffix
+from captionbeam.pipelines.sources.spec import (
+    ARCHIVES,
+    EXPECTED,
+    SourceOptions,
+    SourceSpec,
+    is_image_name,
+    missing,
+    source_name,
+    suffix,
+)
 from captionbeam.schemas.errors import RequestError, SourceError
 
-ARCHIVES = {".zip": "zip", ".tar": "tar", ".parquet": "parquet"}
-"""Suffix -> kind of containers, which a folder or glob may hold several of."""
-_EXPECTED = (
-    f"a folder, a glob, an image, {', '.join(ARCHIVES)}, a list (.txt, .csv, .tsv, .jsonl) or COCO's .json"
-)
 # Number of files of a remote folder to examine for its content, enough to skip a few other files. If one of
 # them is an archive, all files are examined until an image is found, so that no archive is missed.
 _EXAMINED_FILES = 1000
@@ -40,7 +44,7 @@ def parse_each(
 ) -> list[SourceSpec]:
     """Like ``parse_sources``, for sources with own options. Each of ``inventories`` must be of some source."""
     if not sources:
-        raise RequestError(f"no source is named; expected {_EXPECTED}")
+        raise RequestError(f"no source is named; expected {EXPECTED}")
     names = [source_name(url) for url, _ in sources]
     for name in names:
         if names.count(name) > 1:
@@ -92,7 +96,7 @@ def _parse_source(name: str, options: SourceOptions) -> list[SourceSpec]:
         with reading(name):
             return _parse_glob(name, folders.escaped(url), options)
     if found is None:
-        raise SourceError(f"source {name!r} does not exist; expected {_EXPECTED}")
+        raise missing(name)
     if found.is_folder or (not _kind_of_suffix(url) and access.has_keys_below(url)):
         stores.refuse_store(name, url)
         return _parse_folder(name, url, options)
@@ -127,7 +131,7 @@ def _kind(url: str, name: str) -> str:
     if not kind and is_http(url):
         kind = "file" if _mimetype(url).startswith("image/") else ""
     if not kind:
-        raise SourceError(f"source {name!r} is of no known kind; expected {_EXPECTED}")
+        raise SourceError(f"source {name!r} is of no known kind; expected {EXPECTED}")
     return kind
 
 
@@ -242,7 +246,7 @@ def _parse_glob(name: str, url: str, options: SourceOptions) -> list[SourceSpec]
         return _archives(name, root, sorted(archives), options)
     subfolders = sorted(f.url.rstrip("/") for f in found if f.is_folder)
     if not subfolders:
-        raise SourceError(f"source {name!r} matches nothing that holds images; expected {_EXPECTED}")
+        raise SourceError(f"source {name!r} matches nothing that holds images; expected {EXPECTED}")
     parts = (spec for folder in subfolders for spec in _parse_folder(name, folder, options))
     return [spec._replace(root=root) for spec in parts]
 

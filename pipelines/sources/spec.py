@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from posixpath import splitext
 from typing import Any, NamedTuple
 
-from captionbeam.pipelines.fetch.urls import is_http, lower_scheme, split_url
+from fsspec.core import has_magic
+
+from captionbeam.pipelines.fetch.urls import is_http, local_path, lower_scheme, split_url
 from captionbeam.schemas.errors import RequestError, SourceError
 from captionbeam.schemas.storage import files
 
@@ -18,6 +21,11 @@ IMAGE_SUFFIXES = frozenset({
     ".avif", ".avifs", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".ico",
     ".tga",
 })  # fmt: skip
+ARCHIVES = {".zip": "zip", ".tar": "tar", ".parquet": "parquet"}
+"""Suffix -> kind of containers, which a folder or glob may hold several of."""
+EXPECTED = (
+    f"a folder, a glob, an image, {', '.join(ARCHIVES)}, a list (.txt, .csv, .tsv, .jsonl) or COCO's .json"
+)
 _ALIASES = {"file://": "", "local://": "", "gcs://": "gs://", "s3a://": "s3://"}
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
@@ -94,6 +102,18 @@ def source_name(url: str) -> str:
         if url.startswith(alias):
             url = protocol + url.removeprefix(alias)
     return url if url.endswith("://") else files.absolute(url)
+
+
+def missing(name: str) -> SourceError:
+    """Returns the error of a source that does not exist."""
+    return SourceError(f"source {name!r} does not exist; expected {EXPECTED}")
+
+
+def check_exists(url: str) -> None:
+    """Raises SourceError if ``url`` is a local path, not a glob, where nothing is."""
+    name = source_name(url)
+    if not (files.scheme(name) or has_magic(name) or os.path.lexists(local_path(name))):
+        raise missing(name)
 
 
 def suffix(url: str) -> str:

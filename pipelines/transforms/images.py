@@ -13,6 +13,7 @@ reach. Without it they are copied to a temporary folder, for runners whose worke
 from __future__ import annotations
 
 import functools
+import os
 import tempfile
 from typing import Any
 
@@ -44,7 +45,7 @@ class _Process(beam.PTransform[beam.PCollection[Any], Outputs]):
 
     def __init__(
         self,
-        models: str | None = None,
+        models: str | os.PathLike[str] | None = None,
         batch_size: int | None = None,
         device: str = "auto",
         threads: int | None = None,
@@ -96,7 +97,7 @@ class EncodeImages(_Process):
         self,
         encoder: str,
         *,
-        models: str | None = None,
+        models: str | os.PathLike[str] | None = None,
         batch_size: int | None = None,
         device: str = "auto",
         threads: int | None = None,
@@ -124,10 +125,10 @@ class CaptionImages(_Process):
 
     def __init__(
         self,
-        bundle: str,
+        bundle: str | os.PathLike[str],
         *,
         precision: str | None = None,
-        models: str | None = None,
+        models: str | os.PathLike[str] | None = None,
         batch_size: int | None = None,
         device: str = "auto",
         threads: int | None = None,
@@ -135,7 +136,7 @@ class CaptionImages(_Process):
         **decoding: Any,
     ) -> None:
         super().__init__(models, batch_size, device, threads, reading)
-        self._bundle, self._precision, self._decoding = bundle, precision, decoding
+        self._bundle, self._precision, self._decoding = os.fspath(bundle), precision, decoding
 
     def _plan(self) -> ModelPlan:
         how: dict[str, Any] = {

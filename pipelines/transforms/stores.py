@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -24,7 +25,7 @@ class ReadFeatures(beam.PTransform[beam.pvalue.PBegin, beam.PCollection[ImageFea
     RequestError if it is not a store of features.
     """
 
-    def __init__(self, store: str | Store) -> None:
+    def __init__(self, store: str | os.PathLike[str] | Store) -> None:
         super().__init__()
         self._store = store
 

@@ -97,8 +97,9 @@ def join(url: str, *parts: str) -> str:
     return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
-def absolute(url: str) -> str:
+def absolute(url: str | os.PathLike[str]) -> str:
     """Returns ``url`` in a form that is valid on every worker: local paths absolute, no slash at the end."""
+    url = os.fspath(url)
     if scheme(url):
         return url.rstrip("/")
     return os.path.abspath(os.path.expanduser(url))

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from captionbeam.schemas.counts import counted
 from captionbeam.schemas.errors import RequestError, StoreError
 from captionbeam.schemas.formats import arrow, parquet
 from captionbeam.schemas.formats.datafile import DataFile, open_data
@@ -57,7 +59,7 @@ class Store:
         self.url, self.snapshot = url, snapshot
 
     @classmethod
-    def open(cls, url: str, snapshot: int | str | None = None) -> Store:
+    def open(cls, url: str | os.PathLike[str], snapshot: int | str | None = None) -> Store:
         """Opens the newest snapshot of the store at ``url``, or the one with a number or tag (``STORE@prod``).
 
         Raises StoreError if it does not exist, and RequestError if both ``url`` and ``snapshot`` name one.
@@ -74,6 +76,10 @@ class Store:
         if newest is None:
             raise StoreError(f"{url} has no published snapshot; expected a store that a finished job wrote")
         return cls(url, newest)
+
+    def __repr__(self) -> str:
+        rows, failed = counted(self.totals["rows"], "row"), counted(self.totals["failed"], "failure")
+        return f"<Store {self.url}, snapshot {self.snapshot_id}: {rows}, {failed}>"
 
     @property
     def snapshot_id(self) -> int:
@@ -96,8 +102,13 @@ class Store:
 
     @property
     def column(self) -> str:
-        """``grid``, ``pooled`` or ``captions``."""
+        """``grid``, ``pooled``, ``captions``, or the first of ``columns``."""
         return self.snapshot.column
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of all columns of values, sorted: one for each prompt, or ``column`` alone."""
+        return layout.value_columns(self.spec, self.column)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -80,7 +80,7 @@ def photo():
         (["encode", "x.zip", *BULK, "--sample", "many"], "--sample is 'many'; expected a share from 0 to 1"),
         (["encode", "x.zip", *BULK[:3], "resnet5"], "--encoder is 'resnet5'; expected one of"),
         (["encode", "/not/there.zip", *BULK], "'/not/there.zip' does not exist"),
-        (["encode", "x.zip", *BULK, "--runner", "NoSuch"], "no runner 'NoSuch'"),
+        (["encode", PHOTO, *BULK, "--runner", "NoSuch"], "no runner 'NoSuch'"),
         (["encode", __file__, *BULK], "is of no known kind"),
         (["encode", PHOTO, "--output", "foo://bar", *BULK[2:]], "'foo://bar' cannot be opened"),
         (["encode", PHOTO, *BULK, "--weights", "/etc/passwd"], "weights '/etc/passwd'"),
@@ -127,6 +127,45 @@ def test_from_python_a_command_is_silent_and_gives_its_totals(tmp_path, capsys):
     result = Encode(sources=[PHOTO], output=url, encoder="efficientnet_lite0", device="cpu").run()
     assert (result.status, result.totals["rows"], result.store.ids()) == (0, 1, [Path(PHOTO).name])
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["encode", "none.zip", *BULK], f"source '{Path.cwd()}/none.zip' does not exist; expected a folder"),
+        (
+            ["caption", "--bundle", "none", PHOTO],
+            "'none' does not exist; expected a folder that captionbeam train",
+        ),
+        (["tokenize", "--train", PHOTO, "--output", "out"], f"'{PHOTO}' is of no known kind; expected .json"),
+        (["refresh", "none"], "'none' is not a store with a published snapshot"),
+        (["svd", "--features", "none", "--output", "c.safetensors"], "none has no published snapshot"),
+    ],
+)
+def test_local_inputs_are_checked_before_beam_and_torch_are_imported(
+    arguments, sentence, monkeypatch, capsys
+):
+    class Refusing:
+        def find_spec(self, name, path=None, target=None):
+            assert name not in ("captionbeam.jobs.run_on.target", "captionbeam.jobs.bulk.launch")
+
+    for name in ("captionbeam.jobs.run_on.target", "captionbeam.jobs.bulk.launch"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Refusing(), *sys.meta_path])
+    assert cli.main(arguments) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_command_takes_paths_and_shows_what_is_not_at_its_default():
+    encode = Encode(
+        sources=[Path("a"), "b.zip"], output=Path("out"), storage_options={"s3": {"key": "secret"}}
+    )
+    assert repr(encode) == "Encode(sources=('a', 'b.zip'), output='out')"
+
+
+def test_the_version_is_that_of_the_distribution(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{captionbeam.__version__}\n"
 
 
 def test_the_console_script_gives_its_status_to_the_shell():

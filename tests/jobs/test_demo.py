@@ -9,7 +9,7 @@ import pytest
 
 from captionbeam.jobs import COMMANDS, demo
 from captionbeam.jobs.ui import terminal
-from captionbeam.schemas.errors import SystemicError
+from captionbeam.schemas.errors import RequestError, SystemicError
 
 SMALL = {"train": 3, "val": 2, "test": 2}
 
@@ -28,6 +28,10 @@ def test_scenes_are_drawn_once(tmp_path):
     ]  # fmt: skip
     demo.draw(str(tmp_path), SMALL, 0)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    with pytest.raises(
+        RequestError, match="was made with --images 3 --held-out 2 --seed 0; expected the same"
+    ):
+        demo.draw(str(tmp_path), SMALL, 1)
 
 
 def test_right_captions_are_counted_and_scores_averaged(tmp_path):

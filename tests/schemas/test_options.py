@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -81,6 +82,9 @@ def test_a_text_that_is_no_number_is_refused_with_the_same_words():
 def test_values_get_the_type_that_the_command_line_reads():
     assert Sampling(roots=["/a", "/b"]).roots == ("/a", "/b")
     assert Sampling(roots="/a").roots == ("/a",)
+    options = Sampling(roots=[Path("/a"), "/b"], order=Path("name"))
+    assert (options.roots, options.order) == (("/a", "/b"), "name")
+    assert Sampling(roots=Path("/a")).roots == ("/a",)
     options = Sampling(sample=1, limit=2.0)
     assert (repr(options.sample), repr(options.limit), options.tries) == ("1.0", "2", 2)
 

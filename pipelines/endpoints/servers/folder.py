@@ -28,7 +28,7 @@ from typing import TextIO
 from captionbeam.schemas.errors import SystemicError
 
 HEALTH_SECONDS = 2.0
-TAIL_BYTES = 1 << 16
+LOG_BYTES, TAIL_BYTES = 64 << 20, 1 << 16
 OWN = "captionbeam: "  # starts the supervisor's lines in the log
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -37,12 +37,11 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 class State:
     """What the supervisor says of its server.
 
-    ``url``: its API's base URL, once it was healthy; "" until then. ``pid``: of the server's process. ``error``: why
-    there is no server, and will not be one, for the users with ``leases``.
+    ``url``: its API's base URL, once it was healthy; "" until then. ``error``: why there is no server, and will not be
+    one, for the users with ``leases``.
     """
 
     url: str = ""
-    pid: int = 0
     error: str = ""
     leases: tuple[str, ...] = ()
 
@@ -99,6 +98,19 @@ class ServerFolder:
     def leases(self) -> frozenset[str]:
         """Returns the names of the leases that living processes hold, and removes the others."""
         return frozenset(path.name for path in self.path.glob("lease-*") if _held(path))
+
+    def keep_up(self) -> None:
+        """Keeps the files young, as systems remove old ones from temp directories, and the log short."""
+        for path in self.path.iterdir():
+            with suppress(FileNotFoundError):
+                os.utime(path)
+        with suppress(FileNotFoundError), self.log.open("r+b") as log:
+            if log.seek(0, os.SEEK_END) > LOG_BYTES:
+                log.seek(-TAIL_BYTES, os.SEEK_END)
+                tail = log.read()
+                log.truncate(0)  # the server appends
+                log.seek(0)
+                log.write(tail)
 
     def last_lines(self, count: int = 3) -> str:
         """Returns the last lines of the server's log that say something, in one line."""

@@ -21,7 +21,7 @@ from types import FrameType
 
 import psutil
 
-from captionbeam.pipelines.endpoints.servers.folder import OWN, TAIL_BYTES, ServerFolder, State, healthy
+from captionbeam.pipelines.endpoints.servers.folder import OWN, ServerFolder, State, healthy
 
 TICK_SECONDS = 0.25
 LINGER_SECONDS = 1.0  # without users, so that a worker may follow another
@@ -29,8 +29,6 @@ STOP_SECONDS = 10.0  # from SIGTERM to SIGKILL
 HUNG_SECONDS = 120.0  # without an answer, of a server that is ready
 CHECK_SECONDS = 5.0  # between two looks at one that is ready
 DEATHS = 3  # in a row, before the server is ready
-LONGEST_PAUSE = 60.0  # seconds before a restart
-LOG_BYTES = 64 << 20
 MARK = "CAPTIONBEAM_SERVER"  # in the environment of the server and all that it starts
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -61,8 +59,9 @@ class Supervisor:
                     deaths += 1
                 if deaths == DEATHS:
                     return self._give_up(f"died {DEATHS} times before it was ready")
+                self._put(State())
                 self._stop()
-                self._wait(min(2.0**deaths, LONGEST_PAUSE))
+                self._wait(2.0**deaths)
         finally:
             self._stop()
             self._folder.forget()
@@ -75,14 +74,13 @@ class Supervisor:
         self._server = subprocess.Popen(
             words, env=environment, start_new_session=True, preexec_fn=_die_with()
         )
-        self._put(State(pid=self._server.pid))
+        self._put(State())
 
     def _becomes_ready(self) -> bool:
         """Returns True when the server is ready, False when it died or nobody waits for it."""
         while self._lives():
             if healthy(self._port):
-                pid = self._server.pid if self._server else 0
-                self._put(State(url=f"http://127.0.0.1:{self._port}/v1", pid=pid))
+                self._put(State(url=f"http://127.0.0.1:{self._port}/v1"))
                 self._say("is ready")
                 return True
         return False
@@ -94,7 +92,7 @@ class Supervisor:
             if time.monotonic() - looked > CHECK_SECONDS:
                 looked = time.monotonic()
                 seen = looked if healthy(self._port) else seen
-                self._shorten_log()
+                self._folder.keep_up()
 
     def _lives(self) -> bool:
         """Waits a moment; returns True if the server lives and is used."""
@@ -146,15 +144,6 @@ class Supervisor:
 
     def _say(self, what: str) -> None:
         print(f"{OWN}the server {what}", flush=True)
-
-    def _shorten_log(self) -> None:
-        if self._folder.log.stat().st_size > LOG_BYTES:
-            with self._folder.log.open("r+b") as log:
-                log.seek(-TAIL_BYTES, os.SEEK_END)
-                tail = log.read()
-                log.truncate(0)
-                log.seek(0)
-                log.write(tail)
 
 
 def end_all(folder: ServerFolder) -> None:

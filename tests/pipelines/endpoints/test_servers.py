@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import re
 import subprocess
@@ -21,7 +22,9 @@ import pytest
 from captionbeam.capmodel.specs import EndpointSpec
 from captionbeam.pipelines.endpoints.plan import Endpoint
 from captionbeam.pipelines.endpoints.processor import EndpointCaptioner
+from captionbeam.pipelines.endpoints.servers import folder as folder_module
 from captionbeam.pipelines.endpoints.servers import supervisor
+from captionbeam.pipelines.endpoints.servers.folder import ServerFolder
 from captionbeam.pipelines.endpoints.servers.server import Server, server_words
 from captionbeam.schemas.errors import RequestError, SystemicError
 from tests.builders.commands import ROOT
@@ -147,6 +150,26 @@ def test_a_killed_server_is_started_again(temp):
 
 
 @engines
+def test_a_server_that_hangs_is_started_again(temp, monkeypatch):
+    monkeypatch.setattr(supervisor, "CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(supervisor, "HUNG_SECONDS", 1.0)
+    words = [word.replace("{model}", "tiny") for word in ENDPOINT.split()]
+    folder = ServerFolder.of(words)
+    lease = folder.lease()
+    watching = multiprocessing.get_context("fork").Process(target=supervisor.Supervisor(folder, words).run)
+    watching.start()
+    await_true("a server", lambda: folder.state().url)
+    (process,) = servers(temp)
+    process.suspend()
+    process.wait(20)
+    await_true("the next one", lambda: folder.state().url and servers(temp) != [process])
+    assert answers(folder.state().url)
+    lease.release()
+    watching.join(20)
+    assert not servers(temp)
+
+
+@engines
 def test_no_request_is_lost_when_servers_and_supervisors_are_killed(temp):
     pictures = [encoded(drawn(20 + number, 20), "JPEG") for number in range(120)]
     texts = ask_about(pictures, lambda: [servers(temp), supervisors(temp), servers(temp)])
@@ -263,6 +286,19 @@ def test_braces_in_a_command_are_its_own():
         "--limit",
         '{"image": 1}',
     ]
+
+
+def test_a_long_log_is_shortened(temp, monkeypatch):
+    monkeypatch.setattr(folder_module, "LOG_BYTES", 100_000)
+    folder = ServerFolder.of(["serve"])
+    with folder.log.open("a") as log:
+        for number in range(20_000):
+            print(f"line {number}", file=log)
+        log.flush()
+        folder.keep_up()
+        print("the last", file=log, flush=True)
+    assert folder.last_lines(2) == "line 19999 / the last"
+    assert folder.log.stat().st_size < 70_000
 
 
 def test_a_folder_that_others_can_use_is_refused(temp):

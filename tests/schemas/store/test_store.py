@@ -36,6 +36,12 @@ def test_scan_gives_every_row_once_with_its_own_grid(url, file_format):
     assert next(iter(store.scan())).column("grid").to_numpy_ndarray().shape[1:] == (2, 3, 4)
 
 
+def test_a_store_is_opened_by_its_path_and_shows_what_it_holds(tmp_path):
+    make_features(str(tmp_path / "store"), IDS, failing=["bad.jpg"])
+    store = Store.open(tmp_path / "store")
+    assert repr(store) == f"<Store {tmp_path}/store, snapshot 1: 11 rows, 1 failure>"
+
+
 def test_scan_by_ids_and_columns_gives_just_those(url, file_format):
     store = make_features(url, IDS, file_format=file_format)
     wanted = [IDS[3], IDS[7], "not there"]

@@ -1,0 +1,50 @@
+"""Checks of local inputs before modules with Beam and torch are imported, which take seconds.
+
+Each takes the value of an option and raises the RequestError of the work itself. The modules are imported where they
+are used, since most commands need few of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from captionbeam.schemas.options import options_of
+from captionbeam.schemas.storage import files
+
+
+def check_inputs(options: Any) -> None:
+    """Checks all options with ``opens`` that name local files or folders. Raises RequestError."""
+    for field, found in options_of(options):
+        value = getattr(options, field.name)
+        for url in value if isinstance(value, tuple) else (value,):
+            if found.opens and url and files.scheme(url) in ("", "file", "local"):
+                found.opens(url)
+
+
+def source(url: str) -> None:
+    """Raises SourceError if the SOURCE does not exist."""
+    from captionbeam.pipelines.sources.spec import check_exists
+
+    check_exists(url)
+
+
+def store(url: str) -> None:
+    """Raises StoreError if the store has no such snapshot."""
+    from captionbeam.schemas import Store
+
+    Store.open(url)
+
+
+def bundle(url: str) -> None:
+    """Raises BundleError if the folder is no bundle."""
+    from captionbeam.capmodel.bundles.contents import read_manifest
+
+    read_manifest(url)
+
+
+def captions(url: str) -> None:
+    """Raises RequestError if there is no caption file; which member of a zip is read is the work's to find."""
+    from captionbeam.pipelines.tokens.caption_files import find_captions
+
+    if not url.lower().endswith(".zip") or not files.exists(url):
+        find_captions(url)
