@@ -249,6 +249,38 @@ def test_a_part_that_vanishes_is_no_error_and_a_broken_one_is_passed_over(place,
     assert answer_parts.all_parts(place) == [by_first[NAMES[0]]]
 
 
+def test_answers_in_json_keep_their_types(place):
+    schema = {
+        "type": "object",
+        "properties": {
+            "colours": {"type": "array", "items": {"type": "string", "enum": ["red", "blue"]}},
+            "size": {
+                "type": "object",
+                "properties": {"cm": {"type": "number"}, "whole": {"type": "integer"}},
+            },
+            "sure": {"type": "boolean"},
+            "kind": {"enum": ["cat", "dog"]},
+        },
+        "required": ["colours"],
+    }
+    (prompt,) = prompts_of(EndpointSpec("m", {"about": {"text": "Describe it.", "schema": schema}}))
+    values = [
+        {"colours": ["red", "blue"], "size": {"cm": 1.5, "whole": 2}, "sure": True, "kind": "dog"},
+        {"colours": [], "size": None, "sure": None, "kind": None},
+    ]
+    run, said = start(place), [{**answer("a")[0], "text": str(value), "value": value} for value in values]
+    with attempt(run, prompts=[prompt]) as kept:
+        kept.keep("a", content("a"), prompt, said)
+        kept.keep("b", content("b"), prompt, said[1:])
+    for earlier in (run, start(place)):
+        left_answers.PARTS.__init__()
+        with attempt(earlier, prompts=[prompt]) as kept:
+            assert kept.known(content("a"), prompt) == said
+            assert kept.known(content("b"), prompt) == said[1:]
+            column = pa.array([kept.known(content("a"), prompt)], prompt.field.type)
+            assert column.to_pylist() == [said]
+
+
 def test_no_flipped_bit_of_a_part_changes_an_answer(tmp_path):
     url = str(tmp_path / "store")
     with attempt(start(url)) as kept:
@@ -291,6 +323,23 @@ def test_what_is_committed_goes_but_not_the_other_answers_about_failed_images(pl
         kept.committed([])
     assert parts(place, COLOUR) == []
     assert parts(place, WHAT) == [["003.jpg"]]  # not used by the retry
+
+
+def test_in_a_bucket_as_on_a_disk(bucket):
+    url = f"{bucket.url}/stores/answers"
+    run = start(url)
+    with attempt(run, "s2", NAMES[60:]):
+        with attempt(run) as kept:
+            keep(kept, NAMES[:40], (COLOUR, WHAT))
+        with attempt(run) as kept:
+            assert known(kept) == expected(NAMES[:40])
+            kept.committed(["003.jpg"])
+    assert kept_ids(url, COLOUR) == kept_ids(url, WHAT) == ["003.jpg"]
+    with attempt(start(url), "t") as kept:
+        assert known(kept, prompt=WHAT) == expected(["003.jpg"], WHAT)
+        assert known(kept) == expected(["003.jpg"])
+        kept.committed([])
+    assert answer_parts.all_parts(url) == []
 
 
 def test_what_cannot_be_removed_is_logged_only(tmp_path, caplog):

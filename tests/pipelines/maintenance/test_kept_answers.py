@@ -161,6 +161,18 @@ def test_purge_erases_the_images_from_parts_and_keeps_the_rest(url):
     assert verify(url).problems == []
 
 
+def test_in_a_bucket_as_on_a_disk(bucket):
+    url = f"{bucket.url}/stores/answers"
+    run_of(url, {"a": "1", "b": "1"})
+    covered, other = leave(url, {"a": "1"}), leave(url, {"b": "1", "x": "1", "y": "1"})
+    assert purge(url, {"x"}).ids == {"x"}
+    assert sorted(ids(url).values()) == [["a"], ["b", "y"]]
+    assert verify(url).problems == []
+    assert covered in {entry.name for entry in vacuum(url, 5, 24, clock=LATER)}
+    assert [*ids(url).values()] == [["b", "y"]]
+    assert other not in ids(url)
+
+
 def test_an_interrupted_purge_of_parts_is_completed_by_the_next(url, monkeypatch):
     run_of(url, {"a": "1"})
     leave(url, {"b": "1", "x": "1"})

@@ -9,7 +9,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
 from PIL import Image
 
+from captionbeam.capmodel.specs import EndpointSpec
 from captionbeam.jobs.cli import main
+from captionbeam.pipelines.endpoints.prompts import prompts_of
 from captionbeam.pipelines.transforms import (
     Caption,
     CaptionFeatures,
@@ -21,9 +23,12 @@ from captionbeam.pipelines.transforms import (
     ImageFeatures,
     ReadFeatures,
 )
+from captionbeam.pipelines.transforms.process import FAILURES, ProcessImages
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
 from tests.builders.models import bundle_for
+from tests.builders.runs import Loads, fetch_from
+from tests.builders.stores import Echo, answer, as_item
 
 HOW = {"batch_size": 4, "precision": "fp32"}
 ENCODER = "efficientnet_lite0"
@@ -172,3 +177,29 @@ def test_workers_elsewhere_need_a_folder_for_models():
     images = beam.Pipeline(options=cluster) | beam.Create([("a", b"")])
     with pytest.raises(RequestError, match="models is None, and the workers .* gs://bucket/models"):
         _ = images | EncodeImages(ENCODER, **HOW)
+
+
+def test_answers_are_captions_that_name_their_prompt():
+    def captions(row: ImageCaptions):
+        return row.image_id, [tuple(one) for one in row.captions]
+
+    several = EndpointSpec("m", {"b": {"text": "?"}, "a": {"text": "!", "schema": {"type": "integer"}}})
+    one = EndpointSpec("m", {"a": {"text": "!"}})
+    for spec, expected in (
+        (several, [("1", None, "a"), ("2", None, "a"), ("x", None, "b")]),
+        (one, [("1", None, None), ("2", None, None)]),
+    ):
+        first, *more = prompts_of(spec)
+        item = {
+            "a": [answer(text, first) for text in "12"],
+            **{prompt.column: [answer("x", prompt)] for prompt in more},
+        }
+        job = Loads(Echo(first.field, *(prompt.field for prompt in more)))
+        with pipeline() as p:
+            rows, failures = (
+                p
+                | beam.Create([("i", as_item(item))])
+                | beam.ParDo(ProcessImages(job, "f", fetch_from({}))).with_outputs(FAILURES, main="rows")
+            )
+            assert_that(rows | beam.Map(captions), equal_to([("i", expected)]))
+            assert_that(failures, equal_to([]), label="NoFailures")
