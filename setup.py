@@ -32,6 +32,7 @@ EXTRAS["test"] = [
     "mypy>=1.11,<3",
     "nbclient>=0.10,<1",
     "nbformat>=5.10,<6",
+    "pandas>=2,<3",
     "protobuf>=5",
     "pytest>=8,<10",
     "pytest-timeout>=2.3,<3",

@@ -46,7 +46,18 @@ class ReferenceOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(ReferenceOptions, Command):
+class ColumnOptions:
+    """Which captions of a store."""
+
+    GROUP = "captions"
+
+    column: str | None = option(
+        None, "of a store with the answers to several prompts: one prompt's name", NAME
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(ReferenceOptions, ColumnOptions, Command):
     """Scores captions against references: BLEU, ROUGE-L and CIDEr."""
 
     HELP = """\
@@ -80,7 +91,7 @@ clipping nor its length penalty. idf comes from the references of the scored ima
             raise RequestError(
                 "--references is missing; expected captions that people wrote: one file or several"
             )
-        pairs = join_references(read_captions(self.captions), *self.read_references())
+        pairs = join_references(read_captions(self.captions, self.column), *self.read_references())
         evaluation = pairs.evaluate()
         if self.per_image:
             lines = [

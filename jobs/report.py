@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from captionbeam.jobs.evaluate import ReferenceOptions
+from captionbeam.jobs.evaluate import ColumnOptions, ReferenceOptions
 from captionbeam.jobs.options.command import Command, Result
 from captionbeam.jobs.options.sources import ReadingOptions
 from captionbeam.jobs.ui.terminal import say
@@ -13,7 +13,7 @@ from captionbeam.schemas.options import FILE, NATURAL, STORE, like, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report(ReferenceOptions, Command):
+class Report(ReferenceOptions, ColumnOptions, Command):
     """Writes a captions store as one HTML page."""
 
     HELP = """\
@@ -34,17 +34,18 @@ and how everything was made. A picture that cannot be read any more leaves a fra
 
     def execute(self) -> Result:
         """Reads and scores the captions, renders the page, and writes it."""
-        from captionbeam.jobs.reporting.scoring import open_captions, write_output
+        from captionbeam.jobs.reporting.scoring import chosen_column, open_captions, write_output
         from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 
         store = open_captions(self.captions)
+        column = chosen_column(store.columns, self.column, self.captions)
         references = self.read_references() if self.references else None
 
         from captionbeam.jobs.reporting.gather import make_page
         from captionbeam.jobs.reporting.page import render
 
         page = make_page(
-            store, references, self.images, FetchOptions(allow_private=self.allow_private_addresses)
+            store, column, references, self.images, FetchOptions(allow_private=self.allow_private_addresses)
         )
         data = render(page).encode()
         write_output(self.output, data)

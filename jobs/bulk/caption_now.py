@@ -8,6 +8,8 @@ from heapq import nsmallest
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from captionbeam.jobs.options.captioners import captioner_now
 from captionbeam.jobs.options.command import DONE, WARNED, Result
 from captionbeam.jobs.options.sources import fetch_options, parsed_sources
@@ -31,23 +33,28 @@ from captionbeam.schemas.records import ImageRef
 if TYPE_CHECKING:
     from captionbeam.jobs.caption import Caption
 
+Captions = dict[str, list[dict[str, Any]]]
+"""The captions of one image, best first, by column."""
+
 
 def print_captions(options: Caption) -> Result:
     """Captions the images of the sources, sorted by id, and prints captions as they are ready.
 
-    For a single image with one caption, the line is the caption alone; otherwise id, log-probability and caption,
-    separated by tabs. Failures go to standard error, and the status is then 3. The totals have the captions by id.
+    For a single image with one caption, the line is the caption alone; otherwise id, log-probability (unless the model
+    is behind an endpoint), prompt (of several), and caption, separated by tabs. Failures go to standard error, and the
+    status is then 3. The totals have the captions by id, and of several prompts by id and prompt.
     """
     captioner = captioner_now(options, options.batch_size or 1)
     refs = _chosen(parsed_sources(options, None), options)
-    alone, captions, failures = len(refs) == 1 and options.n_best == 1, {}, {}
+    names = captioner.schema.names
+    alone, captions, failures = len(refs) == options.n_best == len(names) == 1, {}, {}
     reading = fetch_options(options)
     for batch in _batches(iter(refs), captioner.batch_size):
         for ref, result in _captioned(batch, fetch(batch, reading), captioner):
             if isinstance(result, ImageError):
                 failures[ref.image_id] = str(result)
             else:
-                captions[ref.image_id] = result
+                captions[ref.image_id] = result if len(names) > 1 else result[names[0]]
             _say(ref, result, alone)
     return Result(WARNED if failures else DONE, {"captions": captions, "failures": failures})
 
@@ -90,7 +97,7 @@ def _batches(refs: Iterator[ImageRef], size: int) -> Iterator[list[ImageRef]]:
 
 def _captioned(
     refs: list[ImageRef], items: Sequence[bytes | ImageError], captioner: Processor
-) -> Iterator[tuple[ImageRef, list[dict[str, Any]] | ImageError]]:
+) -> Iterator[tuple[ImageRef, Captions | ImageError]]:
     prepared = []
     for ref, item in zip(refs, items, strict=True):
         try:
@@ -100,15 +107,17 @@ def _captioned(
         except ImageError as err:
             yield ref, err
     for part, result in run_batch(prepared, captioner) if prepared else ():
-        captions = [result] if isinstance(result, ImageError) else result["captions"].to_pylist()
+        captions = [result] if isinstance(result, ImageError) else pa.table(result).to_pylist()
         yield from ((one.ref, found) for one, found in zip(part, captions, strict=True))
 
 
-def _say(ref: ImageRef, result: list[dict[str, Any]] | ImageError, alone: bool) -> None:
+def _say(ref: ImageRef, result: Captions | ImageError, alone: bool) -> None:
     if isinstance(result, ImageError):
         say(f"captionbeam: {visible(ref.location)}: {visible(result)}", to_error=True)
         return
-    for caption in result:
-        text = visible(caption["text"])
-        line = text if alone else f"{visible(ref.image_id)}\t{caption['logprob']:.3f}\t{text}"
-        say(line)
+    for column, captions in result.items():
+        for caption in captions:
+            logprob = [f"{caption['logprob']:.3f}"] if "logprob" in caption else []
+            prompt = [column] if len(result) > 1 else []
+            parts = [visible(ref.image_id), *logprob, *prompt, visible(caption["text"]) or "(empty caption)"]
+            say(parts[-1] if alone else "\t".join(parts))

@@ -21,7 +21,7 @@ from captionbeam.jobs.reporting.page import (
     training_curves,
 )
 from captionbeam.jobs.reporting.pictures import read_pictures
-from captionbeam.jobs.reporting.rows import Brief, Choice, choose, read_briefs, read_rows
+from captionbeam.jobs.reporting.rows import Brief, Choice, Row, choose, read_briefs, read_rows
 from captionbeam.jobs.reporting.scoring import Pairs, join_references
 from captionbeam.jobs.ui.progress import Progress
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
@@ -32,16 +32,24 @@ from captionbeam.schemas.storage import files
 from captionbeam.schemas.store.layout import now
 
 _MAIN_SCORES = {"CIDEr": "CIDEr", "BLEU-4": "Bleu_4", "ROUGE-L": "ROUGE_L"}
+_REQUEST = ("system", "max_new_tokens", "temperature", "seed")
 FILMS = 6  # number of images shown word by word
 
 
 def make_page(
-    store: Store, references: Sequence[Sequence[Reference]] | None, images: int, reading: FetchOptions
+    store: Store,
+    column: str,
+    references: Sequence[Sequence[Reference]] | None,
+    images: int,
+    reading: FetchOptions,
 ) -> Page:
-    """Returns the page of ``store``, with a sample of ``images``; ``references`` are those of each file."""
-    briefs, bundle = read_briefs(store), _bundle(store)
+    """Returns the page of the captions in one ``column`` of ``store``, with a sample of ``images``.
+
+    ``references`` are those of each file.
+    """
+    briefs, bundle = read_briefs(store, column), _bundle(store)
     pairs, evaluation = Pairs({}, {}, [], []), None
-    ranking = {image: [brief.certainty] for image, brief in briefs.items()}
+    ranking = {image: [brief.certainty] for image, brief in briefs.items() if brief.certainty is not None}
     if references is not None:
         pairs = join_references({image: brief.text for image, brief in briefs.items()}, *references)
         evaluation = pairs.evaluate()  # ROUGE-L ranks the many images with a CIDEr of 0
@@ -49,9 +57,10 @@ def make_page(
     scores = evaluation.scores if evaluation else {}
     own = evaluation.images if evaluation else {}
     choice = choose(briefs, ranking, images)
-    cards = _cards(store, choice, pairs, own, bundle, reading)
+    cards = _cards(read_rows(store, column, choice.ids), choice, pairs, own, bundle, reading)
+    name = store.url.rsplit("/", 1)[-1]
     return Page(
-        title=store.url.rsplit("/", 1)[-1],
+        title=name if len(store.columns) == 1 else f"{name}: {column}",
         made=now(),
         tiles=_tiles(store, briefs, scores),
         sections=_sections(choice, cards, references is not None),
@@ -67,14 +76,13 @@ def make_page(
 
 
 def _cards(
-    store: Store,
+    rows: Mapping[str, Row],
     choice: Choice,
     pairs: Pairs,
     scores: Mapping[str, Mapping[str, float]],
     bundle: Manifest | None,
     reading: FetchOptions,
 ) -> dict[str, Card]:
-    rows = read_rows(store, choice.ids)
     preprocess = complete_spec((bundle.encoder if bundle else None) or {}).get("preprocess")
     pictures = read_pictures([rows[image].uri for image in choice.ids], reading)
     cards = {}
@@ -172,6 +180,9 @@ def _facts(store: Store, bundle: Manifest | None) -> dict[str, dict[str, str]]:
             **{f"encoder, {name}": value for name, value in encoder.get("preprocess", {}).items()},
             **{f"decoding, {name}": value for name, value in spec.get("decode", {}).items()},
             "precision": spec.get("precision"),
+            "model": spec.get("endpoint"),
+            **{f"prompt, {name}": own["text"] for name, own in spec.get("prompts", {}).items()},
+            **{name.replace("_", " "): spec.get(name) for name in _REQUEST},
         },
         "run": {
             "run": record.get("run"),

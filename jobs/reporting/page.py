@@ -26,11 +26,13 @@ EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Said:
-    """One caption: each word with whether a reference has it (None if there are no references)."""
+    """One caption: each word with whether a reference has it (None if there are no references).
+
+    ``logprob``: of the whole caption and mean of a token; None for an endpoint's answer, which has none.
+    """
 
     words: list[tuple[str, bool | None]]
-    logprob: float
-    tokens: int
+    logprob: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def make_card(
     known = {word for words in tokenize(references) for word in words} if references else None
     captions = [_said(caption, known) for caption in row.captions]
     best = row.captions[0] if row.captions else {"tokens": [], "attention": None}
-    seen = looks(best["tokens"], best.get("attention"))
+    seen = looks(best.get("tokens", ()), best.get("attention"))
     window = seen_window(picture, preprocess or {"size": 1, "resize": 1}) if seen else ""
     return Card(row.image_id, row.uri, picture, captions, references, scores or {}, seen, window)
 
@@ -176,4 +178,6 @@ def _said(caption: Mapping[str, Any], known: set[str] | None) -> Said:
     words = caption["text"].split()
     tokens = tokenize(words) if known is not None else []
     hits = [known.issuperset(one) for one in tokens] if known is not None else [None] * len(words)
-    return Said(list(zip(words, hits, strict=True)), caption["logprob"], len(caption["tokens"]) + 1)
+    whole = caption.get("logprob")
+    logprob = None if whole is None else (whole, whole / (len(caption["tokens"]) + 1))
+    return Said(list(zip(words, hits, strict=True)), logprob)

@@ -12,14 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from captionbeam.schemas import Store
+from captionbeam.schemas.formats import arrow
 
 
 @dataclass(frozen=True)
 class Brief:
-    """A row's best caption: its text, and the mean log-probability of its tokens, including END."""
+    """A row's best caption: its text, and the mean log-probability of its tokens, including END, if it has one."""
 
     text: str
-    certainty: float
+    certainty: float | None
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,20 @@ class Choice:
         return [*self.best, *self.worst, *self.sample]
 
 
-def read_briefs(store: Store) -> dict[str, Brief]:
-    """Returns each live row's best caption, without rows that have none. Does not read attention."""
+def read_briefs(store: Store, column: str) -> dict[str, Brief]:
+    """Returns each live row's best caption in ``column``, without rows that have none. Does not read attention."""
     found: dict[str, Brief] = {}
-    for batch in store.scan(["image_id", "captions"]):
+    for batch in store.scan(["image_id", column]):
         table = pa.Table.from_batches([batch])
-        table = table.filter(pc.greater(pc.list_value_length(table.column("captions")), 0))
+        table = table.filter(pc.greater(pc.list_value_length(table.column(column)), 0))
         for chunk in table.to_batches():
-            first = pc.list_element(chunk.column("captions"), 0)
-            lengths = pc.list_value_length(first.field("tokens"))
-            columns = (chunk.column("image_id"), first.field("text"), first.field("logprob"), lengths)
-            for image, text, logprob, length in zip(*(c.to_pylist() for c in columns), strict=True):
-                found[image] = Brief(text, logprob / (length + 1))
+            first = pc.list_element(chunk.column(column), 0)
+            texts, certainty = first.field("text").to_pylist(), pa.nulls(chunk.num_rows)
+            if arrow.has_logprobs(table.schema.field(column)):
+                lengths = pc.add(pc.list_value_length(first.field("tokens")), 1)
+                certainty = pc.divide(first.field("logprob").cast(pa.float64()), lengths)
+            briefs = map(Brief, texts, certainty.to_pylist())
+            found.update(zip(chunk.column("image_id").to_pylist(), briefs, strict=True))
     return found
 
 
@@ -77,7 +80,8 @@ def choose(
     return Choice(sorted(drawn), best, worst)
 
 
-def read_rows(store: Store, ids: Iterable[str]) -> dict[str, Row]:
-    """Returns the complete rows of ``ids``."""
-    batches = store.scan(["image_id", "uri", "captions"], ids)
-    return {row["image_id"]: Row(**row) for batch in batches for row in batch.to_pylist()}
+def read_rows(store: Store, column: str, ids: Iterable[str]) -> dict[str, Row]:
+    """Returns the rows of ``ids``, with the captions in ``column``."""
+    names = ["image_id", "uri", column]
+    rows = (row for batch in store.scan(names, ids) for row in batch.to_pylist())
+    return {row["image_id"]: Row(*(row[name] for name in names)) for row in rows}

@@ -55,34 +55,54 @@ class Pairs:
         return "left out: " + ", and ".join(part for part in parts if part) if any(parts) else ""
 
 
-def read_captions(url: str) -> dict[str, str]:
+def read_captions(url: str, column: str | None = None) -> dict[str, str]:
     """Returns image id -> caption (a row's best one) of a captions store, its JSON lines export, or COCO results.
 
-    An export is its folder or its files, with wildcards. Raises RequestError if ``url`` is none of these.
+    ``column``: which captions, if a store or its export has those of several prompts. An export is its folder or its
+    files, with wildcards. Raises RequestError if ``url`` is none of these, or has several columns, or another one.
     """
     name = url.split("::")[0]
-    if name == url and _is_export(url, url):
-        return _unique(_exported(files.join(url, "part-*.jsonl")))
+    if name == url and (columns := _exported_columns(url, url)):
+        lines = files.join(url, "part-*.jsonl")
+        return _unique(_exported(lines), chosen_column(columns, column, url))
     if name.endswith(".json"):
-        return _unique(_results(url))
+        return _unique(_results(url), column)
     if name.endswith((".jsonl", ".jsonl.gz")):
-        return _unique(_exported(url))
+        return _unique(_exported(url), column)
     if name.endswith(_OTHER_EXPORTS):
-        _is_export(files.absolute(url).rpartition("/")[0], url)
-    return _from_store(open_captions(url))
+        _exported_columns(files.absolute(url).rpartition("/")[0], url)
+    store = open_captions(url)
+    return _from_store(store, chosen_column(store.columns, column, url))
 
 
-def _is_export(folder: str, url: str) -> bool:
-    """Returns whether ``folder`` is an export as JSON lines. Raises RequestError for another format of ``url``."""
+def chosen_column(columns: Sequence[str], column: str | None, url: str) -> str:
+    """Returns the column of captions to read, of all ``columns`` of a store. Raises RequestError."""
+    names = ", ".join(columns)
+    if column is None:
+        require(
+            len(columns) == 1,
+            f"{url} has answers to several prompts; expected --column with one of {names}",
+        )
+        return columns[0]
+    require(column in columns, f"--column {column} is not in {url}; expected one of {names}")
+    return column
+
+
+def _exported_columns(folder: str, url: str) -> list[str]:
+    """Returns the columns of captions if ``folder`` is an export as JSON lines, else none.
+
+    Raises RequestError for another format of ``url``.
+    """
     place = files.join(folder, RECORD)
     if not files.exists(place):
-        return False
+        return []
     try:
-        kind = files.read_json(place)["format"]
+        record = files.read_json(place)
+        kind, columns = record["format"], list(record["columns"])
     except (ValueError, TypeError, KeyError) as err:
         raise RequestError(f"{place!r} is not the record of an export; expected a whole one") from err
     require(kind == "jsonl", f"{url!r} is an export as {kind}; expected --format jsonl")
-    return True
+    return columns
 
 
 def open_captions(url: str) -> Store:
@@ -165,10 +185,10 @@ def _some(ids: list[str]) -> str:
     return f"{counted(len(ids), 'image')} (such as {ids[0]!r})"
 
 
-def _from_store(store: Store) -> dict[str, str]:
+def _from_store(store: Store, column: str) -> dict[str, str]:
     found: dict[str, str] = {}
-    for batch in store.scan(["image_id", "captions"]):
-        columns = (batch.column(name).to_pylist() for name in ("image_id", "captions"))
+    for batch in store.scan(["image_id", column]):
+        columns = (batch.column(name).to_pylist() for name in ("image_id", column))
         found.update((image, texts[0]["text"]) for image, texts in zip(*columns, strict=True) if texts)
     return found
 
@@ -199,26 +219,28 @@ def _exported(url: str) -> Iterator[tuple[str, Any]]:
                     raise RequestError(
                         f"{where} is not JSON: {err}; expected a row of a captions store"
                     ) from err
-                if not isinstance(row, dict) or row.get("captions") != []:  # an image without a caption
-                    yield where, row
+                yield where, row
 
 
-def _unique(rows: Iterable[tuple[str, Any]]) -> dict[str, str]:
+def _unique(rows: Iterable[tuple[str, Any]], column: str | None) -> dict[str, str]:
+    name = column or "captions"
     found: dict[str, str] = {}
     for where, row in rows:
-        image, caption = _result(row, where)
+        if isinstance(row, dict) and row.get(name) == []:  # an image without a caption
+            continue
+        image, caption = _result(row, where, name)
         if image in found:
             raise RequestError(f"{where} is the second of image {image!r}; expected one each")
         found[image] = caption
     return found
 
 
-def _result(row: Any, where: str) -> tuple[str, str]:
+def _result(row: Any, where: str, column: str) -> tuple[str, str]:
     """Returns the image and its caption, the first one of a store's row."""
-    image = row.get("image_id") if isinstance(row, dict) else None
-    caption = row.get("caption") if isinstance(row, dict) else None
-    if isinstance(row, dict) and caption is None:
-        best = next(iter(row.get("captions") or ()), None)
+    given = row if isinstance(row, dict) else {}
+    image, caption = given.get("image_id"), given.get("caption")
+    if isinstance(given.get(column), list):  # also of a prompt that is named caption
+        best = next(iter(given[column]), None)
         caption = best.get("text") if isinstance(best, dict) else None
     if isinstance(image, bool) or not isinstance(image, int | str) or not isinstance(caption, str):
         raise RequestError(f"{where} is {json.dumps(row)[:80]}; expected an object with image_id and caption")

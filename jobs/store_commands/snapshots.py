@@ -102,7 +102,7 @@ def _rows(facts: Mapping[str, Any]) -> dict[str, str]:
     rows = {
         "snapshot": f"{facts['snapshot']} of {facts['time']}, {facts['operation']} {facts['note']}".rstrip(),
         "tags": ", ".join(facts["tags"]) or "none",
-        "kind": f"{facts['kind']}, {facts['format']}, column {facts['column']} {facts['shape'] or ''}".rstrip(),
+        "kind": f"{facts['kind']}, {facts['format']}, {_columns(facts)}",
         "rows": f"{facts['rows']:,} in {shards} ({facts['superseded']:,} superseded or deleted)",
         "size": size(facts["bytes"]),
         "failures": ", ".join(f"{count:,} {code}" for code, count in facts["failures"].items()) or "none",
@@ -116,6 +116,13 @@ def _rows(facts: Mapping[str, Any]) -> dict[str, str]:
     if facts["rounding"]:
         rows["int8"] = _rounding(facts)
     return rows
+
+
+def _columns(facts: Mapping[str, Any]) -> str:
+    names = facts["columns"]
+    if len(names) > 1:
+        return f"columns {', '.join(names)}"
+    return f"column {facts['column']} {facts['shape'] or ''}".rstrip()
 
 
 def _rounding(facts: Mapping[str, Any]) -> str:

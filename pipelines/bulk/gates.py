@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ from captionbeam.pipelines.bulk.run import Run
 from captionbeam.schemas.errors import HeldBack, TooManyFailures
 from captionbeam.schemas.formats import parquet
 from captionbeam.schemas.storage import files
-from captionbeam.schemas.store.layout import Snapshot
+from captionbeam.schemas.store.layout import Snapshot, value_columns
 from captionbeam.schemas.store.reading import Dead, Store
 from captionbeam.schemas.store.rows import ManifestRow
 
@@ -23,7 +24,6 @@ FEWEST_CAPTIONS, FEWEST_EQUAL, SAMPLED_SHARDS = 20, 100, 16
 FEW_TOKENS = 5  # including start and end
 UNKNOWN = "<unk>"
 NONE_DEAD: Mapping[str, Dead] = {}
-TEXTS = "captions.list.element.text"
 AGAIN = "not published; the rows are kept, and the same command with {} publishes them"
 
 
@@ -68,11 +68,28 @@ def check_gates(
     if parent is not None:
         _check_jump(parent, snapshot)
     if run.kind == "captions":
-        store = Store(run.url, parent) if parent is not None else None
-        before = first_captions(run.url, store.shards, store.dead) if store else []
-        decode = run.spec.get("decode", {})  # a fixed prefix, or very short captions, may be equal
-        may_be_equal = bool(decode.get("prefix")) or 0 < (decode.get("max_length") or 0) <= FEW_TOKENS
-        check_captions(before, first_captions(run.url, added), may_be_equal)
+        _check_texts(run, parent, added)
+
+
+def _check_texts(run: Run, parent: Snapshot | None, added: Sequence[ManifestRow]) -> None:
+    """Checks each column. Answers are compared with the parent's only if the prompt is the same and not for JSON."""
+    decode = run.spec.get("decode", {})  # a fixed prefix, or very short captions, may be equal
+    may_be_equal = bool(decode.get("prefix")) or 0 < (decode.get("max_length") or 0) <= FEW_TOKENS
+    for column in value_columns(run.spec, run.column):
+        prompt = _prompt(run.spec, column)
+        is_json = prompt is not None and "schema" in prompt
+        before: list[str] = []
+        if parent is not None and not is_json and _prompt(parent.spec, column) == prompt:
+            store = Store(run.url, parent)
+            before = first_captions(run.url, store.shards, store.dead, column)
+        what = "captions" if prompt is None else f"answers to the prompt of {column!r}"
+        after = first_captions(run.url, added, column=column)
+        check_captions(before, after, may_be_equal or is_json, what)
+
+
+def _prompt(spec: Mapping[str, Any], column: str) -> Mapping[str, Any] | None:
+    prompt: Mapping[str, Any] | None = spec.get("prompts", {}).get(column)
+    return prompt
 
 
 def check_failures(limit: float | None, run: Run, snapshot: Snapshot, added: Sequence[ManifestRow]) -> None:
@@ -166,15 +183,17 @@ def caption_figures(texts: Sequence[str]) -> CaptionFigures:
     return CaptionFigures(words / len(texts), unknown, 1 - len(set(texts)) / len(texts))
 
 
-def check_captions(before: Sequence[str], after: Sequence[str], may_be_equal: bool = False) -> None:
-    """Raises HeldBack if captions collapsed.
+def check_captions(
+    before: Sequence[str], after: Sequence[str], may_be_equal: bool = False, what: str = "captions"
+) -> None:
+    """Raises HeldBack if captions collapsed. ``what`` names them in the message.
 
     Compares equally many captions of both snapshots. If either has fewer than 20, checks only that the new captions
     are not all empty and, unless they ``may_be_equal``, not all equal.
     """
     count = min(len(before), len(after))
     if count < FEWEST_CAPTIONS:
-        _check_alone(after, may_be_equal)
+        _check_alone(after, may_be_equal, what)
         return
     old, new = (caption_figures(_spread(texts, count)) for texts in (before, after))
     said = []
@@ -183,22 +202,20 @@ def check_captions(before: Sequence[str], after: Sequence[str], may_be_equal: bo
     if new.unknown - old.unknown > UNKNOWN_RISE:
         said.append(f"the share of {UNKNOWN} rose from {old.unknown:.1%} to {new.unknown:.1%}")
     if new.equal - old.equal > EQUAL_RISE:
-        said.append(f"the share of equal captions rose from {old.equal:.1%} to {new.equal:.1%}")
+        said.append(f"the share of equal {what} rose from {old.equal:.1%} to {new.equal:.1%}")
     if said:
         raise HeldBack(
-            f"captions collapsed against the parent's: {', '.join(said)} (of {count:,} of each); expected "
-            "captions as varied as those: " + AGAIN.format("--publish-anyway")
+            f"{what} collapsed against the parent's: {', '.join(said)} (of {count:,} of each); expected "
+            f"{what} as varied as those: " + AGAIN.format("--publish-anyway")
         )
 
 
-def _check_alone(texts: Sequence[str], may_be_equal: bool) -> None:
+def _check_alone(texts: Sequence[str], may_be_equal: bool, what: str) -> None:
     said = ""
     if len(texts) >= FEWEST_CAPTIONS and not any(text.strip() for text in texts):
-        said = f"all {len(texts):,} captions that were looked at are empty; expected words"
+        said = f"all {len(texts):,} {what} that were looked at are empty; expected words"
     elif len(texts) >= FEWEST_EQUAL and len(set(texts)) == 1 and not may_be_equal:
-        said = (
-            f"all {len(texts):,} captions that were looked at are {texts[0]!r}; expected captions that differ"
-        )
+        said = f"all {len(texts):,} {what} that were looked at are {texts[0]!r}; expected {what} that differ"
     if said:
         raise HeldBack(f"{said}: " + AGAIN.format("--publish-anyway"))
 
@@ -209,9 +226,9 @@ def _spread(texts: Sequence[str], count: int) -> list[str]:
 
 
 def first_captions(
-    url: str, shards: Sequence[ManifestRow], dead: Mapping[str, Dead] = NONE_DEAD
+    url: str, shards: Sequence[ManifestRow], dead: Mapping[str, Dead] = NONE_DEAD, column: str = "captions"
 ) -> list[str]:
-    """Returns the first captions of the live rows of 16 of ``shards``, or of more if they are small.
+    """Returns the first captions, in ``column``, of the live rows of 16 of ``shards``, or of more if they are small.
 
     Shard names are hashes, so the first by name are a random sample.
     """
@@ -221,8 +238,9 @@ def first_captions(
         if number >= SAMPLED_SHARDS and len(found) >= FEWEST_EQUAL:
             break
         data = pa.BufferReader(files.read_bytes(files.join(url, "data", row["data"])))
-        table = pq.ParquetFile(data).read(columns=[TEXTS])  # read_table cannot select parts of lists
+        texts = f"{column}.list.element.text"
+        table = pq.ParquetFile(data).read(columns=[texts])  # read_table cannot select parts of lists
         gone = dead.get(row["shard"], Dead()).rows
-        rows = enumerate(table.column("captions").to_pylist())
+        rows = enumerate(table.column(column).to_pylist())
         found += [captions[0]["text"] for number, captions in rows if captions and number not in gone]
     return found

@@ -71,6 +71,7 @@ def export(store: Store, output: str, file_format: str, rows_per_file: int | Non
             "snapshot": store.snapshot_id,
             "kind": store.kind,
             "column": store.column,
+            "columns": list(store.columns),
             "shape": list(store.shape),
             "fingerprint": store.fingerprint,
             "format": file_format,

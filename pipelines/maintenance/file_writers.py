@@ -156,9 +156,9 @@ class _Array(FileWriter):
 
 
 FORMATS = {
-    "parquet": "features as lists of float32 (grids flat, C order), captions nested; opens in any reader",
+    "parquet": "features as lists of float32 (grids flat, C order), captions nested, JSON typed; opens in any reader",
     "jsonl": "the same, one JSON object a line",
-    "csv": "one line per caption, best first; or one column per channel of pooled features",
+    "csv": "one line per caption of each prompt, best first; or one column per channel of pooled features",
     "webdataset": "tars with 000000012.npy and .json for each sample (captions: .json alone)",
     "npy": "features in one array [N, ...] float16 that numpy memory-maps, and ids.jsonl with its rows' ids",
 }

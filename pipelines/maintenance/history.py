@@ -63,6 +63,7 @@ def describe(store: Store) -> dict[str, Any]:
         "kind": store.kind,
         "format": store.snapshot.format,
         "column": store.column,
+        "columns": list(store.columns),
         "shape": list(store.shape),
         "superseded": store.totals["deleted"],
         "failures": dict(Counter(store.failures().column("code").to_pylist()).most_common()),

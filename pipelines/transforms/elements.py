@@ -31,10 +31,11 @@ class ImageFeatures(NamedTuple):
 
 
 class Caption(NamedTuple):
-    """A caption and its log-probability."""
+    """A caption and its log-probability; None for an endpoint's answer, which names its prompt if there are several."""
 
     text: str
-    logprob: float
+    logprob: Optional[float] = None
+    prompt: Optional[str] = None
 
 
 class ImageCaptions(NamedTuple):

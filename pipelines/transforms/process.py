@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
@@ -19,6 +20,7 @@ from captionbeam.pipelines.workers.boundary import worker_boundary
 from captionbeam.pipelines.workers.engine import WINDOW_BYTES, Engine, load_engine
 from captionbeam.pipelines.workers.shards import Fetch, Item, Result, Tally, failure_of, process_images
 from captionbeam.schemas.errors import FingerprintError, ImageError, RequestError
+from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.records import Failure, ImageRef
 from captionbeam.schemas.storage import options as storage_options
 
@@ -84,35 +86,46 @@ class ProcessImages(beam.DoFn):
                 "process() before setup(); expected a runner that keeps to Beam's DoFn life cycle"
             )
         fetch = partial(waiting.fetch, others=self._fetch)
-        column = engine.processor.schema.field(0).name
+        schema = engine.processor.schema
+        is_features = not arrow.is_captions(schema.field(0))
         with (
             worker_boundary(self._storage),
             engine.turn(),
             closing(Tally(engine.images)) as tally,
             closing(
-                process_images(waiting.refs, engine, engine.processor, fetch, tally, column != "captions")
+                process_images(waiting.refs, engine, engine.processor, fetch, tally, is_features)
             ) as results,
         ):
             for result in results:
                 for ref, row in zip(
-                    (one.ref for one in result.done), self._rows(result, column), strict=True
+                    (one.ref for one in result.done), self._rows(result, schema), strict=True
                 ):
                     output = waiting.windowed(ref, row)
                     yield beam.pvalue.TaggedOutput(FAILURES, output) if isinstance(row, Failure) else output
         for name, count in tally.counts.items():
             Metrics.counter("captionbeam", name).inc(count)
 
-    def _rows(self, result: Result, column: str) -> Iterator[ImageFeatures | ImageCaptions | Failure]:
+    def _rows(self, result: Result, schema: pa.Schema) -> Iterator[ImageFeatures | ImageCaptions | Failure]:
         refs = [one.ref for one in result.done]
         if isinstance(result.columns, ImageError):
             yield from (failure_of(ref, result.columns) for ref in refs)
             return
-        for ref, value in zip(refs, result.columns[column], strict=True):
+        columns = [result.columns[name] for name in schema.names]
+        for ref, *values in zip(refs, *columns, strict=True):
             about = (ref.image_id, ref.location, ref.version, ref.source, self._fingerprint)
-            if column == "captions":
-                yield ImageCaptions(*about, [Caption(one["text"], one["logprob"]) for one in value.as_py()])
+            if arrow.is_captions(schema.field(0)):
+                yield ImageCaptions(*about, _captions(schema.names, [value.as_py() for value in values]))
             else:
-                yield ImageFeatures(*about, list(value.shape), value.tobytes())
+                yield ImageFeatures(*about, list(values[0].shape), values[0].tobytes())
+
+
+def _captions(names: Sequence[str], values: Sequence[Sequence[Mapping[str, Any]]]) -> list[Caption]:
+    """Returns the captions of one image, in the columns ``names``, as one list."""
+    return [
+        Caption(one["text"], one.get("logprob"), name if len(names) > 1 else None)
+        for name, several in zip(names, values, strict=True)
+        for one in several
+    ]
 
 
 class _Waiting:

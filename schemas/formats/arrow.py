@@ -110,6 +110,11 @@ def is_captions(field: pa.Field) -> bool:
     )
 
 
+def has_logprobs(field: pa.Field) -> bool:
+    """Returns whether the captions in ``field`` have log-probabilities and tokens; an endpoint's answers do not."""
+    return bool(field.type.value_type.get_field_index("logprob") >= 0)
+
+
 def row_schema(columns: pa.Schema, kind: str, fingerprint: str) -> pa.Schema:
     """Returns the identity columns followed by a processor's ``columns``; ``kind`` is ``features`` or ``captions``."""
     return stamp(pa.schema([*IDENTITY, *columns]), kind, fingerprint)

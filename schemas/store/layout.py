@@ -186,6 +186,11 @@ def model_hashes(spec: Mapping[str, Any]) -> list[str]:
     return [str(sha256) for sha256 in named if sha256 is not None]
 
 
+def value_columns(spec: Mapping[str, Any], column: str) -> tuple[str, ...]:
+    """Returns the names of all columns of values, sorted: one for each prompt of the ``spec``, or ``column`` alone."""
+    return tuple(sorted(spec.get("prompts", ()))) or (column,)
+
+
 def commit_url(url: str, shard: str) -> str:
     """Returns the URL of the commit of ``shard``, whether or not it exists."""
     return files.join(url, "commits", f"{shard}.json")

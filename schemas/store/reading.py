@@ -102,8 +102,13 @@ class Store:
 
     @property
     def column(self) -> str:
-        """``grid``, ``pooled`` or ``captions``."""
+        """``grid``, ``pooled``, ``captions``, or the first of ``columns``."""
         return self.snapshot.column
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of all columns of values, sorted: one for each prompt, or ``column`` alone."""
+        return layout.value_columns(self.spec, self.column)
 
     @property
     def shape(self) -> tuple[int, ...]:

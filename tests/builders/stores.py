@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from captionbeam.capmodel.specs import EndpointSpec
 from captionbeam.pipelines.bulk.plan import planned_shards, read_shard, write_plan
 from captionbeam.pipelines.bulk.publish import publish
 from captionbeam.pipelines.bulk.run import Run, start_run
+from captionbeam.pipelines.endpoints.prompts import Prompt, prompts_of
+from captionbeam.pipelines.endpoints.schemas import parsed
 from captionbeam.pipelines.workers.engine import Engine
 from captionbeam.pipelines.workers.shards import process_shard
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import ImageError
-from captionbeam.schemas.fingerprint import fingerprint
+from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.int8 import stored_columns
 from captionbeam.schemas.records import ImageRef
@@ -26,10 +29,13 @@ from captionbeam.schemas.store import layout
 
 
 class Echo:
-    """A processor that gives each item back: grids for features, for captions the list of them out of JSON."""
+    """A processor that gives each item back: grids for features, for captions the list of them out of JSON.
 
-    def __init__(self, field: pa.Field, batch_size: int = 4) -> None:
-        self.schema, self.batch_size = pa.schema([field]), batch_size
+    Of several fields, an item has the lists by name.
+    """
+
+    def __init__(self, *fields: pa.Field, batch_size: int = 4) -> None:
+        self.schema, self.batch_size = pa.schema(fields), batch_size
         self.fingerprint, self.streams = "", 1
 
     def prepare(self, item: Any) -> Any:
@@ -37,6 +43,8 @@ class Echo:
 
     def run(self, batch: list[Any], image_ids: list[str]) -> dict[str, Any]:
         field = self.schema.field(0)
+        if isinstance(batch[0], dict):
+            return {one.name: pa.array([item[one.name] for item in batch], one.type) for one in self.schema}
         return {field.name: np.stack(batch) if arrow.is_grid(field) else pa.array(batch, field.type)}
 
 
@@ -50,10 +58,11 @@ def make_store(
     shard_size: int = 4,
     locations: Mapping[str, str] | None = None,
     dtype: str = "float16",
+    more: Sequence[pa.Field] = (),
 ) -> Store:
     """A store with one row for each of ``items`` (an ImageError makes a failure row), published.
 
-    ``dtype``: what float16 features are kept as.
+    ``dtype``: what float16 features are kept as. ``more``: columns beside that of ``field``.
     """
     spec = dict(spec or {"made": "by hand"})
     run = start_run(url, kind, spec, fingerprint(spec), field, file_format)
@@ -63,7 +72,7 @@ def make_store(
     def fetch(window: Sequence[ImageRef]) -> list[Any]:
         return [as_item(items[ref.image_id]) for ref in window]
 
-    processor = Echo(field)
+    processor = Echo(field, *more)
     if dtype != "float16":
         processor.schema = stored_columns(field.name, arrow.grid_shape(field)[0], dtype)
     commit_all(run, processor, fetch)
@@ -99,7 +108,7 @@ def commits(store: str | Path) -> dict[str, bytes]:
 
 def as_item(value: Any) -> Any:
     """What a fetch gives for ``Echo`` to give ``value`` back."""
-    return json.dumps(value).encode() if isinstance(value, list) else value
+    return json.dumps(value).encode() if isinstance(value, list | dict) else value
 
 
 def commit_all(run: Run, processor: Any, fetch: Any) -> None:
@@ -131,6 +140,29 @@ def make_captions(
     """A captions store with one caption an image; attention, if any, looks at one cell after the other."""
     items = {name: [_caption(text, keep_attention, cells)] for name, text in captions.items()}
     return make_store(url, "captions", arrow.captions_field(keep_attention), items, **options)
+
+
+def make_answers(
+    url: str, answers: Mapping[str, Any], prompts: Mapping[str, Mapping[str, Any]], **options: Any
+) -> Store:
+    """A store of an endpoint's answers: for each image, its texts by the prompt's column, or an ImageError."""
+    spec = EndpointSpec("tiny", prompts)
+    first, *more = asked = prompts_of(spec)
+    items = {
+        name: given
+        if isinstance(given, ImageError)
+        else {prompt.column: [answer(text, prompt) for text in given[prompt.column]] for prompt in asked}
+        for name, given in answers.items()
+    }
+    fields = [prompt.field for prompt in more]
+    return make_store(url, "captions", first.field, items, spec_of(spec), more=fields, **options)
+
+
+def answer(text: str, prompt: Prompt) -> dict[str, Any]:
+    """One answer as it is stored."""
+    value = {} if prompt.schema is None else {"value": parsed(text, prompt.schema)}
+    tokens = {"tokens_in": 100, "tokens_out": len(text.split())}
+    return {"text": text, **value, "finish_reason": "stop", **tokens, "model": "tiny-1"}
 
 
 def _caption(text: str, keep_attention: bool, cells: int) -> dict[str, Any]:

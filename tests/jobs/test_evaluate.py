@@ -12,7 +12,7 @@ from captionbeam.jobs.reporting.scoring import join_references, read_captions
 from captionbeam.pipelines.tokens.caption_files import Reference
 from captionbeam.schemas.errors import RequestError
 from tests.builders.captions import coco, karpathy, write_json
-from tests.builders.stores import make_captions
+from tests.builders.stores import make_answers, make_captions
 
 CAPTIONS = {"val/1.jpg": "a dog runs", "val/2.jpg": "two cats sleep", "val/3.jpg": "a red car"}
 REFERENCES = {
@@ -169,3 +169,33 @@ def test_nothing_in_common_is_a_wrong_request(capsys, tmp_path, store):
 def test_a_base_name_that_fits_several_captions_is_an_error():
     with pytest.raises(RequestError, match=r"'1.jpg' fits 2 images"):
         join_references({"a/1.jpg": "a dog", "b/1.jpg": "a cat"}, [Reference("7", "1.jpg", ["x"])])
+
+
+PROMPTS = {"caption": {"text": "Describe."}, "colour": {"text": "Which colour?"}}
+
+
+def test_one_prompts_answers_are_scored(capsys, tmp_path, store, references):
+    rows = {name: {"caption": [text, "x"], "colour": ["red"]} for name, text in CAPTIONS.items()}
+    answers = make_answers(f"{tmp_path}/answers", rows, PROMPTS).url
+    expected = evaluate(capsys, "--captions", store, "--references", references)
+    found = evaluate(capsys, "--captions", answers, "--references", references, "--column", "caption")
+    assert {name: found[name] for name in SCORES} == {name: expected[name] for name in SCORES}
+    out = f"{tmp_path}/out"
+    assert main(["store", "export", answers, "--output", out, "--format", "jsonl"]) == 0
+    assert read_captions(out, "caption") == read_captions(f"{out}/part-*.jsonl", "caption") == CAPTIONS
+    for place in (answers, out):
+        with pytest.raises(RequestError) as refused:
+            read_captions(place)
+        said = f"{place} has answers to several prompts; expected --column with one of caption, colour"
+        assert str(refused.value) == said
+        with pytest.raises(RequestError) as refused:
+            read_captions(place, "size")
+        assert str(refused.value) == f"--column size is not in {place}; expected one of caption, colour"
+
+
+def test_a_single_named_prompt_needs_no_column(tmp_path):
+    rows = {name: {"caption": [text]} for name, text in CAPTIONS.items()}
+    answers = make_answers(f"{tmp_path}/answers", rows, {"caption": PROMPTS["caption"]})
+    assert read_captions(answers.url) == CAPTIONS
+    assert main(["store", "export", answers.url, "--output", f"{tmp_path}/out", "--format", "jsonl"]) == 0
+    assert read_captions(f"{tmp_path}/out") == CAPTIONS

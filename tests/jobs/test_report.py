@@ -27,7 +27,7 @@ from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.formats import arrow
 from tests.builders.captions import coco, write_json
 from tests.builders.models import make_bundle
-from tests.builders.stores import make_store
+from tests.builders.stores import make_answers, make_store
 
 EVIL = "<img src=x onerror=alert(1)>.jpg"
 SCRIPT = "a <script>alert('x')</script> & a \"dog\""
@@ -221,6 +221,25 @@ def test_a_store_without_its_bundle_or_attention_still_has_a_page(tmp_path):
     make_store(str(tmp_path / "plain"), "captions", arrow.captions_field(), items)
     page = report(str(tmp_path / "plain"), tmp_path)
     assert headings(page) == ["Surest 1", "Scores and captions", "How it was made"]
+
+
+def test_answers_to_a_prompt_have_a_page_without_probabilities(tmp_path, capsys):
+    prompts = {"colour": {"text": "Which colour?"}, "kind": {"text": "What?", "schema": {"type": "object"}}}
+    rows = {f"{n}.jpg": {"colour": [f"red {n}", "blue"], "kind": ['{"a": 1}']} for n in range(3)}
+    store = make_answers(str(tmp_path / "answers"), rows, prompts).url
+    page = report(store, tmp_path, "--column", "colour")
+    assert headings(page) == ["A sample", "Scores and captions", "How it was made"]
+    text = text_of(page)
+    for part in ("answers: colour", "red 2", "model tiny", "prompt, colour Which colour?"):
+        assert part in text
+    assert "log p" not in text
+    assert '{"a": 1}' in text_of(report(store, tmp_path, "--column", "kind"))
+    capsys.readouterr()
+    assert main(["report", "--captions", store, "--output", f"{tmp_path}/r.html"]) == 2
+    said = (
+        f"captionbeam: {store} has answers to several prompts; expected --column with one of colour, kind\n"
+    )
+    assert capsys.readouterr().err == said
 
 
 CHROMIUM = next(

@@ -18,6 +18,7 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError, StoreError
 from captionbeam.schemas.store import layout, tags
 from tests.builders.history import advance, content, plan, process, start
+from tests.builders.stores import make_answers
 from tests.builders.training import make_data, tiny_options
 
 
@@ -84,6 +85,14 @@ def test_show_says_what_a_snapshot_is(three, capsys):
     assert newest["spec"] == {"made": "by hand"}
     assert newest["bytes"] == Store.open(three).totals["bytes"] > 0
     assert "1 timeout" in said(capsys, "show", f"{three}@1")
+
+
+def test_show_names_all_columns(tmp_path, capsys):
+    store = make_answers(
+        f"{tmp_path}/s", {"x": {"a": ["1"], "b": ["2"]}}, {"a": {"text": "?"}, "b": {"text": "!"}}
+    )
+    assert json.loads(said(capsys, "show", store.url, "--json"))["columns"] == ["a", "b"]
+    assert "captions, parquet, columns a, b" in said(capsys, "show", store.url)
 
 
 def test_diff_names_what_changed(three, capsys):

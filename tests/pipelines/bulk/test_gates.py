@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from functools import partial
+
 import apache_beam as beam
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -22,7 +25,7 @@ from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.schemas.errors import HeldBack, SourceError
 from tests.builders.runs import features_run
 from tests.builders.sources import make_folder, make_zip, picture
-from tests.builders.stores import make_captions
+from tests.builders.stores import make_answers, make_captions
 
 VARIED = [f"a dog and {number} cats" for number in range(100)]
 
@@ -60,6 +63,57 @@ def test_a_first_snapshot_of_equal_captions(tmp_path, decode, held, anyway):
         return
     with pytest.raises(HeldBack, match="all 100 captions that were looked at are 'a dog'"):
         check_gates(gates, run, None, store.snapshot, added, [], 0)
+
+
+PROMPTS = {"a": {"text": "Describe."}, "b": {"text": "Is it red?", "schema": {"type": "boolean"}}}
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (VARIED, None),
+        (
+            ["x"] * 100,
+            "all 100 answers to the prompt of 'a' that were looked at are 'x'; expected answers to ",
+        ),
+        ([" "] * 100, "all 100 answers to the prompt of 'a' that were looked at are empty; expected words"),
+    ],
+)
+def test_every_prompt_is_checked_but_json_may_be_equal(tmp_path, texts, said):
+    rows = {f"{n:03d}.jpg": {"a": [text], "b": ["true"]} for n, text in enumerate(texts)}
+    store = make_answers(f"{tmp_path}/store", rows, PROMPTS)
+    check = partial(check_gates, GATES, run_of(store), None, store.snapshot, store.shards, [], 0)
+    if said is None:
+        check()
+        return
+    with pytest.raises(HeldBack) as held:
+        check()
+    assert str(held.value).startswith(said)
+
+
+@pytest.mark.parametrize(("prompt", "held"), [("Describe.", True), ("One word!", False)])
+def test_answers_are_compared_with_those_to_the_same_prompt(tmp_path, prompt, held):
+    rows = {f"{n:03d}.jpg": {"a": [text], "b": ["true"]} for n, text in enumerate(VARIED)}
+    words = {name: {"a": [f"w{n}"], "b": ["true"]} for n, name in enumerate(rows)}
+    parent = make_answers(f"{tmp_path}/parent", rows, PROMPTS)
+    store = make_answers(f"{tmp_path}/store", words, {**PROMPTS, "a": {"text": prompt}})
+    shutil.copytree(f"{parent.url}/data", f"{store.url}/data", dirs_exist_ok=True)
+    shutil.copytree(f"{parent.url}/manifests", f"{store.url}/manifests", dirs_exist_ok=True)
+    check = partial(check_gates, GATES, run_of(store), parent.snapshot, store.snapshot, store.shards, [], 0)
+    if not held:
+        check()
+        return
+    with pytest.raises(
+        HeldBack, match="answers to the prompt of 'a' collapsed against the parent's: words a"
+    ):
+        check()
+
+
+GATES = Gates(compared=True)
+
+
+def run_of(store):
+    return Run(store.url, "r", "captions", "parquet", store.fingerprint, store.spec, store.column, (), None)
 
 
 @pytest.mark.parametrize(

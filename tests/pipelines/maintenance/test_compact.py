@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from captionbeam.jobs import cli
 from captionbeam.pipelines.maintenance.compact import compact
+from captionbeam.pipelines.maintenance.purge import purge
 from captionbeam.pipelines.maintenance.vacuum import vacuum
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas import Store
 from captionbeam.schemas.store import layout
 from tests.builders.history import CAPTIONS, GRID, advance, finish, outcomes, plan, process, start
+from tests.builders.stores import make_answers
 
 IMAGES = dict.fromkeys("abcdefghij", "1")
 
@@ -38,6 +40,23 @@ def test_the_same_rows_in_one_shard(field, file_format):
     assert snapshot.totals["deleted"] == 0
     assert verify(url).problems == []
     assert compact(url, dead_share=0.2, small=256) == (snapshot, 0)
+
+
+def test_answers_to_several_prompts_are_kept_by_compacting_and_purging(tmp_path):
+    schema = {"type": "object", "properties": {"kind": {"enum": ["cat", "dog"]}}}
+    rows = {name: {"a": [name], "b": ['{"kind": "cat"}']} for name in "pqrst"}
+    prompts = {"a": {"text": "?"}, "b": {"text": "?", "schema": schema}}
+    store = make_answers(f"{tmp_path}/store", rows, prompts, shard_size=2)
+    before = {row["image_id"]: row for batch in store.scan() for row in batch.to_pylist()}
+    assert before["p"]["b"][0]["value"] == {"kind": "cat"}
+    snapshot, rewritten = compact(store.url, dead_share=0.2, small=256)
+    assert (snapshot.totals["shards"], rewritten, snapshot.column) == (1, 3, "a")
+    purge(store.url, ["q"])
+    store = Store.open(store.url)
+    assert store.columns == ("a", "b")
+    del before["q"]
+    assert {row["image_id"]: row for batch in store.scan() for row in batch.to_pylist()} == before
+    assert verify(store.url).problems == []
 
 
 CHANGES = st.dictionaries(

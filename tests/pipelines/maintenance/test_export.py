@@ -7,7 +7,9 @@ import io
 import json
 import tarfile
 
+import duckdb
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.json
@@ -18,11 +20,11 @@ from fsspec.core import url_to_fs
 from captionbeam.jobs import cli
 from captionbeam.pipelines.maintenance import export
 from captionbeam.schemas import Store
-from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.errors import ImageError, RequestError
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.storage import files
 from tests.builders.history import CAPTIONS, GRID, advance, content
-from tests.builders.stores import make_captions
+from tests.builders.stores import make_answers, make_captions
 
 IMAGES = {f"val/{at}.jpg": "1" for at in range(11)}
 
@@ -144,6 +146,107 @@ def test_captions_fit_the_schema_for_bigquery(tmp_path, keep_attention):
     assert inner["tokens"] == ("STRING", "REPEATED")
     if keep_attention:
         assert inner["attention"] == ("RECORD", "REPEATED")
+
+
+PROMPTS = {
+    "colour": {"text": "Which colour?"},
+    "product": {
+        "text": "What is it?",
+        "schema": {
+            "type": "object",
+            "properties": {
+                "kind": {"enum": ["car", "cat"]},
+                "price": {"type": ["number", "null"]},
+                "since": {"type": "string", "format": "date"},
+                "outline": {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+            },
+        },
+    },
+}
+CAR = '{"kind": "car", "price": 3, "since": "2024-01-01", "outline": [[1, 2], []]}'
+
+
+@pytest.fixture
+def answers(tmp_path):
+    rows = {
+        "a.jpg": {"colour": ["red", "dark red"], "product": [CAR]},
+        "b.jpg": ImageError("refused", "model", "no"),
+        "c.jpg": {"colour": [], "product": ['{"kind": "cat"}']},
+    }
+    return make_answers(str(tmp_path / "store"), rows, PROMPTS)
+
+
+def test_answers_to_prompts_are_nested_columns_of_typed_values(answers, tmp_path):
+    for file_format in ("jsonl", "parquet"):
+        export.export(answers, str(tmp_path / file_format), file_format)
+    rows = [json.loads(line) for line in (tmp_path / "jsonl" / "part-00000.jsonl").read_text().splitlines()]
+    about = {"finish_reason": "stop", "tokens_in": 100, "tokens_out": 1, "model": "tiny-1"}
+    identity = {"version": "v1", "source": "/images"}
+    car = {"kind": "car", "price": 3.0, "since": "2024-01-01", "outline": [{"items": [1, 2]}, {"items": []}]}
+    cat = {"kind": "cat", "price": None, "since": None, "outline": []}
+    assert rows == [
+        {
+            "image_id": "a.jpg", "uri": "/images/a.jpg", **identity,
+            "colour": [{"text": "red", **about}, {"text": "dark red", **about, "tokens_out": 2}],
+            "product": [{"text": CAR, "value": car, **about, "tokens_out": len(CAR.split())}],
+        },
+        {
+            "image_id": "c.jpg", "uri": "/images/c.jpg", **identity,
+            "colour": [], "product": [{"text": '{"kind": "cat"}', "value": cat, **about, "tokens_out": 2}],
+        },
+    ]  # fmt: skip
+    assert pq.read_table(tmp_path / "parquet" / "part-00000.parquet").to_pylist() == rows
+    schema = json.loads((tmp_path / "jsonl" / "schema.json").read_text())
+    assert all(fits(row, {"type": "RECORD", "mode": "REQUIRED", "fields": schema}) for row in rows)
+    types = {field["name"]: field for field in schema}
+    assert [one["name"] for one in types["colour"]["fields"]] == ["text", *about]
+    (value,) = [one for one in types["product"]["fields"] if one["name"] == "value"]
+    assert [(one["name"], one["type"], one["mode"]) for one in value["fields"]] == [
+        ("kind", "STRING", "NULLABLE"),
+        ("price", "FLOAT", "NULLABLE"),
+        ("since", "STRING", "NULLABLE"),
+        ("outline", "RECORD", "REPEATED"),
+    ]
+    assert value["fields"][3]["fields"] == [{"name": "items", "type": "INTEGER", "mode": "REPEATED"}]
+
+
+def test_answers_to_prompts_as_csv_are_a_line_each_with_the_prompt(answers, tmp_path):
+    export.export(answers, str(tmp_path / "out"), "csv")
+    lines = list(csv.reader(io.StringIO((tmp_path / "out" / "part-00000.csv").read_text(), newline="")))
+    assert lines == [
+        ["image_id", "uri", "version", "source", "prompt", "rank", "caption", "logprob"],
+        ["a.jpg", "/images/a.jpg", "v1", "/images", "colour", "1", "red", ""],
+        ["a.jpg", "/images/a.jpg", "v1", "/images", "colour", "2", "dark red", ""],
+        ["a.jpg", "/images/a.jpg", "v1", "/images", "product", "1", CAR, ""],
+        ["c.jpg", "/images/c.jpg", "v1", "/images", "product", "1", '{"kind": "cat"}', ""],
+    ]
+    modes = {field["name"]: field["mode"] for field in json.loads((tmp_path / "out/schema.json").read_text())}
+    assert (modes["prompt"], modes["logprob"]) == ("REQUIRED", "NULLABLE")
+
+
+def test_answers_as_webdataset_are_json_with_every_column(answers, tmp_path):
+    export.export(answers, str(tmp_path / "out"), "webdataset")
+    with tarfile.open(tmp_path / "out" / "part-00000.tar") as tar:
+        rows = [json.loads(tar.extractfile(member).read()) for member in tar]
+    assert rows == next(answers.scan()).to_pylist()
+
+
+def test_a_store_of_answers_without_rows_is_exported(tmp_path):
+    """Where no file says which type the JSON has."""
+    store = make_answers(str(tmp_path / "store"), {"a": ImageError("refused", "model", "no")}, PROMPTS)
+    export.export(store, str(tmp_path / "out"), "parquet")
+    table = pq.read_table(tmp_path / "out" / "part-00000.parquet")
+    assert (table.num_rows, table.column_names[4:]) == (0, ["colour", "product"])
+
+
+def test_duckdb_and_pandas_read_a_snapshots_data_file(answers):
+    (shard,) = answers.shards
+    query = "SELECT colour[1].text, product[1].value.price, product[1].value.kind FROM read_parquet(?)"
+    found = duckdb.execute(query, [answers.data_url(shard["shard"])]).fetchall()
+    assert found == [("red", 3.0, "car"), (None, None, "cat")]
+    frame = pd.read_parquet(answers.data_url(shard["shard"]))
+    assert [row[0]["value"]["kind"] for row in frame["product"]] == ["car", "cat"]
+    assert [[one["text"] for one in row] for row in frame["colour"]] == [["red", "dark red"], []]
 
 
 def test_an_output_that_holds_something_is_refused_and_left_alone(features, output):

@@ -9,7 +9,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
 from PIL import Image
 
+from captionbeam.capmodel.specs import EndpointSpec
 from captionbeam.jobs.cli import main
+from captionbeam.pipelines.endpoints.prompts import prompts_of
 from captionbeam.pipelines.transforms import (
     Caption,
     CaptionFeatures,
@@ -19,11 +21,16 @@ from captionbeam.pipelines.transforms import (
     FindImages,
     ImageCaptions,
     ImageFeatures,
+    PromptImages,
     ReadFeatures,
 )
+from captionbeam.pipelines.transforms.process import FAILURES, ProcessImages
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
+from tests.builders.endpoint import scripted_endpoint
 from tests.builders.models import bundle_for
+from tests.builders.runs import Loads, fetch_from
+from tests.builders.stores import Echo, answer, as_item
 
 HOW = {"batch_size": 4, "precision": "fp32"}
 ENCODER = "efficientnet_lite0"
@@ -123,6 +130,22 @@ def test_images_made_by_hand_keep_their_windows_and_timestamps(made):
         )
 
 
+def test_prompts_are_asked_about_images(made):
+    def texts(row: ImageCaptions):
+        return row.image_id, [(one.prompt, one.text.partition(" of ")[0]) for one in row.captions]
+
+    with scripted_endpoint() as server, pipeline() as p:
+        asked = PromptImages(server.url, "scripted", {"alt": "Describe it.", "colour": "Which colour?"})
+        rows, failures = p | FindImages(f"{made}/photos") | asked
+        answers = [("alt", "Describe it."), ("colour", "Which colour?")]
+        assert_that(rows | beam.Map(texts), equal_to([(f"{n}.jpg", answers) for n in range(6)]))
+        assert_that(
+            failures | "Why" >> beam.Map(why),
+            equal_to([("broken.jpg", "decode", "unsupported")]),
+            label="AssertFailures",
+        )
+
+
 def test_images_and_stored_features_get_the_captions_of_the_command(made):
     def text(row: ImageCaptions):
         return row.image_id, [Caption(one.text, round(one.logprob, 3)) for one in row.captions]
@@ -172,3 +195,29 @@ def test_workers_elsewhere_need_a_folder_for_models():
     images = beam.Pipeline(options=cluster) | beam.Create([("a", b"")])
     with pytest.raises(RequestError, match="models is None, and the workers .* gs://bucket/models"):
         _ = images | EncodeImages(ENCODER, **HOW)
+
+
+def test_answers_are_captions_that_name_their_prompt():
+    def captions(row: ImageCaptions):
+        return row.image_id, [tuple(one) for one in row.captions]
+
+    several = EndpointSpec("m", {"b": {"text": "?"}, "a": {"text": "!", "schema": {"type": "integer"}}})
+    one = EndpointSpec("m", {"a": {"text": "!"}})
+    for spec, expected in (
+        (several, [("1", None, "a"), ("2", None, "a"), ("x", None, "b")]),
+        (one, [("1", None, None), ("2", None, None)]),
+    ):
+        first, *more = prompts_of(spec)
+        item = {
+            "a": [answer(text, first) for text in "12"],
+            **{prompt.column: [answer("x", prompt)] for prompt in more},
+        }
+        job = Loads(Echo(first.field, *(prompt.field for prompt in more)))
+        with pipeline() as p:
+            rows, failures = (
+                p
+                | beam.Create([("i", as_item(item))])
+                | beam.ParDo(ProcessImages(job, "f", fetch_from({}))).with_outputs(FAILURES, main="rows")
+            )
+            assert_that(rows | beam.Map(captions), equal_to([("i", expected)]))
+            assert_that(failures, equal_to([]), label="NoFailures")

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from captionbeam.capmodel.specs import EndpointSpec
 from captionbeam.jobs.cli import main
 from captionbeam.pipelines.bulk.compare import (
     CompareStore,
@@ -28,6 +29,7 @@ from captionbeam.pipelines.bulk.plan import PlanShards, planned_shards, read_sha
 from captionbeam.pipelines.bulk.publish import PublishSnapshot, publish
 from captionbeam.pipelines.bulk.run import moved_sources, start_run
 from captionbeam.pipelines.bulk.skip import SkipDone, _index_files, read_base
+from captionbeam.pipelines.endpoints.prompts import prompts_of
 from captionbeam.pipelines.maintenance.history import describe
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.pipelines.runners.runner import run_pipeline
@@ -35,14 +37,15 @@ from captionbeam.pipelines.workers.engine import Engine
 from captionbeam.pipelines.workers.shards import process_shard
 from captionbeam.pipelines.workers.transforms import ProcessShards
 from captionbeam.schemas import Store
-from captionbeam.schemas.fingerprint import fingerprint
+from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.int8 import stored_columns
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.store import layout
 from tests.builders.runs import FIELD, Mean, fetch_from
-from tests.builders.stores import Echo, as_item
+from tests.builders.stores import Echo, answer, as_item
 
+PROMPTS = EndpointSpec("m", {"a": {"text": "?"}, "b": {"text": "?", "schema": {"enum": [*range(9), None]}}})
 ITEMS = {f"{n}.jpg": bytes([n, n + 3]) for n in range(1, 8)}
 PROCESSED: list[str] = []
 
@@ -73,7 +76,9 @@ class CountingJob:
     salt: float
 
     def load(self, threads):
-        processor = {"int8": CountingCodes, "captions": Captions}.get(self.what, Counting)()
+        processor = {"int8": CountingCodes, "captions": Captions, "answers": Answers}.get(
+            self.what, Counting
+        )()
         processor.salt = self.salt
         return processor
 
@@ -83,17 +88,20 @@ class Captions(CountingEcho):
         super().__init__(arrow.captions_field())
 
 
+class Answers(CountingEcho):
+    def __init__(self):
+        super().__init__(*(prompt.field for prompt in prompts_of(PROMPTS)))
+
+
 def ref(name, version="v1", **more):
     return ImageRef(name, f"/images/{name}", "/images", version, **more)
 
 
 def launch(folder, what, operation="refresh", spec=None):
-    field = arrow.captions_field() if what == "captions" else FIELD
-    kind, file_format = (
-        "captions" if what == "captions" else "features",
-        "hdf5" if what == "hdf5" else "parquet",
-    )
-    spec = spec or {"model": what}
+    fields = {"captions": arrow.captions_field(), "answers": prompts_of(PROMPTS)[0].field}
+    field, file_format = fields.get(what, FIELD), "hdf5" if what == "hdf5" else "parquet"
+    kind = "captions" if what in fields else "features"
+    spec = spec or (spec_of(PROMPTS) if what == "answers" else {"model": what})
     return start_run(
         f"{folder}/store", kind, spec, fingerprint(spec), field, file_format, operation=operation
     )
@@ -133,7 +141,7 @@ def rows(store):
     """Each live image's columns, and its version."""
     found = [row for batch in store.scan() for row in batch.to_pylist()]
     assert len(found) == len({row["image_id"] for row in found})
-    return {row.pop("image_id"): (row.pop("version"), row[store.column]) for row in found}
+    return {row.pop("image_id"): (row.pop("version"), [row[name] for name in store.columns]) for row in found}
 
 
 def reused(store):
@@ -148,11 +156,16 @@ def counted(**some):
     return {**dict.fromkeys(("new", "changed", "again", "moved", "unchanged", "gone", "known"), 0), **some}
 
 
-@pytest.mark.parametrize("what", ["parquet", "hdf5", "int8", "captions"])
+@pytest.mark.parametrize("what", ["parquet", "hdf5", "int8", "captions", "answers"])
 def test_touched_images_are_copied_and_changed_ones_computed(tmp_path, what):
     items = ITEMS
     if what == "captions":
         items = {name: as_item([{"text": name, "logprob": -1.5, "tokens": [name, "."]}]) for name in ITEMS}
+    if what == "answers":
+        items = {
+            name: as_item({one.column: [answer(text, one)] for one in prompts_of(PROMPTS)})
+            for name, text in zip(ITEMS, ("1", "2", "3", "4", "null", "6", "7"), strict=True)
+        }
     before = rows(refresh(tmp_path, [ref(name) for name in items], items, what)[0])
     assert sorted(PROCESSED) == sorted(items)
 
@@ -215,7 +228,7 @@ def test_whatever_was_touched_or_changed_each_image_has_its_own_row_once(nights)
             if fate == "publish":
                 publish(run)
                 store = Store.open(run.url)
-                assert {name: (v, g[0]) for name, (v, g) in rows(store).items()} == {
+                assert {name: (v, g[0]) for name, (v, (g,)) in rows(store).items()} == {
                     one.image_id: (one.version, items[one.image_id][0]) for one in refs
                 }
                 assert store.totals["rows"] == len(refs)
