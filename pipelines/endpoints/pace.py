@@ -5,7 +5,8 @@ sends requests only while its last listing is at most FRESH seconds old, and, wh
 the time to notice. So whoever sends knows of all who send, and the limit holds whenever processes come and go.
 
 Requests: the time is cut into slots, one for each request that the limit allows, and the slots go round the processes.
-Clocks of different machines that differ by more than a slot may add one request of each process to a minute.
+A minute may have one request more of each other process while processes come and go, or where the clocks of their
+machines differ by more than a slot: within 10% for limits of at least ten requests a process.
 Tokens: each process has a bucket of its own that fills at its share of the limit.
 """
 
@@ -21,6 +22,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from os import getpid
 
+from captionbeam.schemas.errors import SystemicError
 from captionbeam.schemas.storage import files
 
 MINUTE = 60.0
@@ -187,7 +189,10 @@ class Pace:
             self._record = None if self._closed.is_set() else Record(folder, self._clock)
 
     def wait(self) -> float:
-        """Waits until one more request may be sent. Returns the tokens reserved for it, for ``used``."""
+        """Waits until one more request may be sent. Returns the tokens reserved for it, for ``used``.
+
+        Raises SystemicError if the processes of the run cannot learn of each other.
+        """
         if not self._limits.any:
             while (seconds := self._held()) > 0 and not self._closed.wait(seconds):
                 pass
@@ -247,10 +252,16 @@ class Record:
         self._members, self._renewals = Members(name), 0
         self._wanted, self._idle = clock(), False
         self._closed, self._wake, self._writing = threading.Event(), threading.Event(), threading.Lock()
-        threading.Thread(target=self._renew, name="pace", daemon=True).start()
+        self._thread = threading.Thread(target=self._renew, name="pace", daemon=True)
+        self._thread.start()
 
     def place(self, now: float) -> tuple[int, int] | None:
-        """Returns the own number among the live processes, and theirs; None while no request may be sent."""
+        """Returns the own number among the live processes, and theirs; None while no request may be sent.
+
+        Raises SystemicError if the record will not be renewed any more.
+        """
+        if not self._thread.is_alive() and not self._closed.is_set():
+            raise SystemicError(f"the record {self._url} is not renewed any more; the log says why")
         self._wanted = now
         if self._idle:
             self._wake.set()
