@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ GROUPS = {
     "store": "Lists, checks, exports and cleans up the snapshots of a store.",
     "schedule": "Prints a schedule of nightly refreshes for Airflow, Kubernetes or Cloud Scheduler.",
 }
+SYNONYMS = {"list": "ls", "info": "show", "remove": "purge", "delete": "purge", "check": "verify"}
 HELP = ("-h", "--help")
 OVERVIEW = """\
 captionbeam COMMAND ...
@@ -84,7 +86,10 @@ def parse(words: Sequence[str]) -> Command:
         inside = [one.partition(" ")[2] for one in COMMANDS if one.startswith(f"{name} ")]
         names = inside or dict.fromkeys(one.partition(" ")[0] for one in COMMANDS)
         given = " ".join(words[:2]) if inside else name
-        raise RequestError(f"there is no command {given!r}; expected one of {', '.join(names)}")
+        word = given.rpartition(" ")[2]
+        near = [*{SYNONYMS.get(word)} & {*names}] or difflib.get_close_matches(word, [*names], 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise RequestError(f"there is no command {given!r}; expected one of {', '.join(names)}{hint}")
     return parse_command(find_command(name), rest)
 
 

@@ -21,6 +21,8 @@ import fsspec
 from captionbeam.schemas.errors import RequestError
 
 T = TypeVar("T")
+OPTIONS = ("decode",)
+"""Parts of specifications whose fields are options of the same names."""
 SHOWN = 60  # characters of a value in a difference
 
 
@@ -86,11 +88,11 @@ def fingerprint(spec: Mapping[str, Any]) -> str:
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Returns the differences of two specifications as (name, old, new), sorted by name.
 
-    Nested names are joined with a dot (``a.b``); hashes are shortened.
+    Nested names are joined with a dot (``a.b``), those of ``OPTIONS`` are flags; hashes are shortened.
     """
     before, after = dict(_flat(old)), dict(_flat(new))
     return [
-        (name, _shown(before.get(name)), _shown(after.get(name)))
+        (_named(name), _shown(before.get(name)), _shown(after.get(name)))
         for name in sorted({*before, *after})
         if before.get(name) != after.get(name)
     ]
@@ -101,6 +103,11 @@ def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any], most: int = 3
     found = changes(theirs, ours)
     said = [f"{name.replace('_', ' ')} {old}, not {new}" for name, old, new in found[:most]]
     return "; ".join(said) + (f"; {len(found) - most} more" if len(found) > most > 1 else "") or None
+
+
+def _named(name: str) -> str:
+    group, _, inside = name.rpartition(".")
+    return f"--{inside.replace('_', '-')}" if group in OPTIONS else name
 
 
 def _flat(spec: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -114,6 +121,8 @@ def _flat(spec: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]
 def _shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
     text = "none" if value is None else str(value)
     is_hash = len(text) >= 32 and set(text) <= set("0123456789abcdef")
     if is_hash:

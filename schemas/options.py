@@ -15,6 +15,7 @@ The command line, the Python API, the checks before a run, the run's record and 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import os
 import sys
@@ -32,16 +33,22 @@ may differ between sources; part: it selects a part of the sources; run: it affe
 """
 T = TypeVar("T")
 LARGEST = sys.float_info.max
+MANY = 12
+"""More choices than this are not listed where one of them is meant."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """The valid values of an option: how one is read from text, what holds for it, how that is said, and its unit."""
+    """The valid values of an option: how one is read from text, what holds for it, how that is said, and its unit.
+
+    choices: the names, if these are a fixed set.
+    """
 
     read: Callable[[str], Any] = str
     holds: Callable[[Any], bool] = lambda value: True
     expected: str = "a text"
     unit: str = "TEXT"
+    choices: tuple[str, ...] = ()
 
 
 def number(
@@ -90,7 +97,7 @@ def _number(value: float) -> str:
 
 def one_of(*names: str, unit: str = "NAME") -> Kind:
     """Returns the kind of a fixed set of names."""
-    return Kind(str, lambda value: value in names, f"one of {', '.join(names)}", unit)
+    return Kind(str, lambda value: value in names, f"one of {', '.join(names)}", unit, names)
 
 
 def text(unit: str, expected: str = "a text", holds: Callable[[Any], bool] = lambda value: True) -> Kind:
@@ -241,7 +248,12 @@ def _as_read(kind: Kind, value: Any) -> Any:
 
 
 def _wrong(field: dataclasses.Field[Any], found: Option, value: Any) -> RequestError:
-    return RequestError(f"{shown(field, found)} is {value!r}; expected {found.kind.expected}")
+    kind, expected = found.kind, found.kind.expected
+    near = difflib.get_close_matches(str(value), kind.choices, 1)
+    if near and len(kind.choices) > MANY:
+        expected = f"one of {len(kind.choices)} names that --help lists"
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return RequestError(f"{shown(field, found)} is {value!r}; expected {expected}{hint}")
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:

@@ -76,6 +76,7 @@ class DecodeOptions:
     keep_attention: bool = option(
         False,
         "store each word's attention over the grid (of a transformer: the last layer's mean over its heads)",
+        common=True,
         role="rows",
     )
     length_penalty: float = option(

@@ -119,5 +119,5 @@ def _say(ref: ImageRef, result: Captions | ImageError, alone: bool) -> None:
         for caption in captions:
             logprob = [f"{caption['logprob']:.3f}"] if "logprob" in caption else []
             prompt = [column] if len(result) > 1 else []
-            parts = [visible(ref.image_id), *logprob, *prompt, visible(caption["text"])]
+            parts = [visible(ref.image_id), *logprob, *prompt, visible(caption["text"]) or "(empty caption)"]
             say(parts[-1] if alone else "\t".join(parts))

@@ -10,6 +10,8 @@ import argparse
 import difflib
 import importlib.util
 import os
+import shutil
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field
 from typing import Any, TypeVar
@@ -19,6 +21,7 @@ from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.options import Option, flag_of, groups_of, is_switch, options_of, read
 
 C = TypeVar("C", bound=Command)
+WIDTH = 110
 SCREEN = 40
 """A command with more options shows the common ones in ``--help``, all in ``--help-all``."""
 SYNONYMS = {
@@ -91,13 +94,30 @@ class _Parser(argparse.ArgumentParser):
         raise RequestError(f"{message.removeprefix('argument ')} ({self.prog} --help shows what is expected)")
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Wraps by the terminal's width, at most ``WIDTH``; paragraphs with indented lines, as examples, are kept."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(_filled(part, width) for part in text.rstrip("\n").split("\n\n"))
+
+
+def _filled(paragraph: str, width: int) -> str:
+    if "\n " in f"\n{paragraph}":
+        return paragraph
+    words = " ".join(paragraph.split())
+    return textwrap.fill(words, width, break_long_words=False, break_on_hyphens=False)
+
+
 def build_parser(command: type[Command], all_options: bool = True) -> argparse.ArgumentParser:
     """Returns a parser whose result has only the options that the command line names."""
     parser = _Parser(
         prog=f"captionbeam {command.name}",
         usage=argparse.SUPPRESS,
         description=command.HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
@@ -167,6 +187,10 @@ def _separate(
     while rest:
         word = rest.pop(0)
         flag = word.partition("=")[0]
+        if f"-{flag}" in actions and not flag.startswith("--"):
+            raise RequestError(
+                f"unknown option {flag!r} of captionbeam {command.name}; did you mean -{flag}?"
+            )
         if not word.startswith("--") or word == "--" or flag in actions:
             own.append(word)
             if flag in actions and "=" not in word and actions[flag].nargs != 0 and rest:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from captionbeam.capmodel.encoders.names import ENCODERS, TIMM, encoder_choices
 from captionbeam.schemas.options import FILE, NAME, POSITIVE, SIDE, one_of, option, text
 
-ENCODER = text("NAME", f"one of {encoder_choices()}", lambda name: name in ENCODERS or name.startswith(TIMM))
+ENCODER = replace(
+    text("NAME", f"one of {encoder_choices()}", lambda name: name in ENCODERS or name.startswith(TIMM)),
+    choices=ENCODERS,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,6 +87,7 @@ class RunOptions:
         False,
         "publish also what looks wrong: many more failures than in the newest snapshot, captions far less varied than "
         "there, 20 or more captions that are all empty, or 100 or more that are all equal",
+        common=True,
     )
     price_per_hour: float | None = option(
         None, "price of all machines together; the summary then shows the cost of a million images", MONEY

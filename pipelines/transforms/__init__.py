@@ -6,7 +6,7 @@ them reach (``models``), to which they are copied when the transform is applied.
 
 from captionbeam.pipelines.bulk.find import FindImages
 from captionbeam.pipelines.transforms.elements import Caption, ImageCaptions, ImageFeatures, Outputs
-from captionbeam.pipelines.transforms.images import CaptionFeatures, CaptionImages, EncodeImages
+from captionbeam.pipelines.transforms.images import CaptionFeatures, CaptionImages, EncodeImages, PromptImages
 from captionbeam.pipelines.transforms.stores import ReadFeatures
 from captionbeam.schemas.records import Failure, ImageRef
 
@@ -21,5 +21,6 @@ __all__ = [
     "ImageFeatures",
     "ImageRef",
     "Outputs",
+    "PromptImages",
     "ReadFeatures",
 ]

@@ -1,4 +1,4 @@
-"""EncodeImages, CaptionImages and CaptionFeatures.
+"""EncodeImages, CaptionImages, CaptionFeatures and PromptImages.
 
 >>> import apache_beam as beam
 >>> from captionbeam.pipelines.transforms import EncodeImages, FindImages
@@ -15,10 +15,14 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import apache_beam as beam
 
+from captionbeam.capmodel.specs import EndpointSpec
+from captionbeam.pipelines.endpoints.plan import Endpoint, EndpointPlan
+from captionbeam.pipelines.endpoints.prompts import UNNAMED
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 from captionbeam.pipelines.runners.runner import placing_args, worker_processes, workers_elsewhere
 from captionbeam.pipelines.sources.images import DEFAULTS, fetch
@@ -60,7 +64,7 @@ class _Process(beam.PTransform[beam.PCollection[Any], Outputs]):
         self._models, self._batch_size, self._device = models, batch_size, device
         self._threads, self._reading = threads, reading
 
-    def _plan(self) -> ModelPlan:
+    def _plan(self) -> ModelPlan | EndpointPlan:
         raise NotImplementedError
 
     def expand(self, images: beam.PCollection[Any]) -> Outputs:
@@ -158,6 +162,35 @@ class CaptionFeatures(CaptionImages):
     """
 
     _from_features = True
+
+
+class PromptImages(_Process):
+    """PCollection of ImageRef or ``(image_id, bytes)`` -> ``Outputs`` with ImageCaptions by a model behind an endpoint.
+
+    ``url``: of OpenAI's API, ending in ``/v1``; the key is ``OPENAI_API_KEY`` of the workers' environment. ``prompts``:
+    a text, or texts by name. ``settings``: fields of ``EndpointSpec``, such as system, max_new_tokens, temperature.
+    Answers are not kept: a bundle that a runner repeats asks again.
+    """
+
+    _row = ImageCaptions
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        prompts: str | Mapping[str, str],
+        *,
+        concurrency: int = 32,
+        reading: FetchOptions = DEFAULTS,
+        **settings: Any,
+    ) -> None:
+        super().__init__(reading=reading)
+        named = {UNNAMED: prompts} if isinstance(prompts, str) else prompts
+        spec = EndpointSpec(model, {name: {"text": text} for name, text in named.items()}, **settings)
+        self._endpoint = EndpointPlan(spec, Endpoint(url=url, concurrency=concurrency))
+
+    def _plan(self) -> EndpointPlan:
+        return self._endpoint
 
 
 @functools.cache

@@ -95,7 +95,7 @@ def test_a_prefix_starts_every_caption_and_attention_is_kept_on_request(made, tm
 
 def test_other_options_or_another_bundle_are_refused_on_the_same_store(made, captioned, tmp_path):
     done = caption(made, captioned, "--beam", 2, status=2)
-    assert "was made with decode.beam 3, not 2" in done.stderr
+    assert "was made with --beam 3, not 2" in done.stderr
     shutil.copytree(made / "bundle", tmp_path / "bundle")
     (tmp_path / "bundle/model.safetensors").write_bytes(b"garbage")
     done = captionbeam(

@@ -63,6 +63,13 @@ def photo():
             ["encod"],
             "there is no command 'encod'; expected one of encode, import-features, svd, tokenize, train",
         ),
+        (["store", "list"], "expected one of ls, show, failures"),
+        (["store", "list"], "; did you mean ls?"),
+        (["tokenise"], "; did you mean tokenize?"),
+        (
+            ["encode", "x.zip", "-output", "s"],
+            "unknown option '-output' of captionbeam encode; did you mean --output?",
+        ),
         (["store", "lss"], "there is no command 'store lss'; expected one of ls, show, failures"),
         (
             ["store", "ls", "s", "--runner", "DirectRunner"],

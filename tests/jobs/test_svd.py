@@ -75,7 +75,7 @@ def test_scaled_all_channels_weigh_alike(store, output, capsys):
     )
     capsys.readouterr()
     assert main(request_of(store, output)) == 2
-    assert "has components of scale True, not False; expected the same options" in capsys.readouterr().err
+    assert "has components of scale on, not off; expected the same options" in capsys.readouterr().err
 
 
 def test_of_a_sample_or_of_listed_images_alone(store, output, tmp_path):
@@ -96,7 +96,7 @@ def test_again_there_is_nothing_to_do(store, output, capsys):
     assert main(request_of(store, output)) == 0
     assert capsys.readouterr().out.startswith(f"nothing to do: {output} has these components already\n")
     assert main(request_of(store, output, "--center")) == 2
-    assert "has components of center False, not True" in capsys.readouterr().err
+    assert "has components of center off, not on" in capsys.readouterr().err
     assert read_components(output).sha256 == before
 
 

@@ -25,6 +25,11 @@ def test_what_changed_is_named_from_the_specifications():
         ({"a_b": {"c": 1}}, {"a_b": {"c": 2}, "d": "x"}, "a b.c 1, not 2; d none, not x"),
         ({"a": 1}, {"b": 2, "c": 3, "d": 4}, "a 1, not none; b none, not 2; c none, not 3; 1 more"),
         ({"text": "x" * 99}, {"text": "y"}, f"text {'x' * 60}..., not y"),
+        (
+            {"decode": {"n_best": 1, "keep": True}},
+            {"decode": {"n_best": 2, "keep": False}},
+            "--keep on, not off; --n-best 1, not 2",
+        ),
         ({"a": 1}, {"a": 1}, None),
     ],
 )

@@ -64,6 +64,7 @@ def fields():
         ({"limit": 10**400}, f"--limit is {10**400}; expected a whole number above 0"),
         ({"limit": 2.5}, "--limit is 2.5; expected a whole number above 0"),
         ({"order": "random"}, "--order is 'random'; expected one of hash, name"),
+        ({"order": "names"}, "--order is 'names'; expected one of hash, name; did you mean name?"),
         ({"roots": ["/a", 3]}, "--roots is 3; expected a text"),
         ({"strict": "false"}, "--strict is 'false'; expected True or False"),
     ],

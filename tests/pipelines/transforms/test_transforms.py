@@ -21,11 +21,13 @@ from captionbeam.pipelines.transforms import (
     FindImages,
     ImageCaptions,
     ImageFeatures,
+    PromptImages,
     ReadFeatures,
 )
 from captionbeam.pipelines.transforms.process import FAILURES, ProcessImages
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
+from tests.builders.endpoint import scripted_endpoint
 from tests.builders.models import bundle_for
 from tests.builders.runs import Loads, fetch_from
 from tests.builders.stores import Echo, answer, as_item
@@ -125,6 +127,22 @@ def test_images_made_by_hand_keep_their_windows_and_timestamps(made):
         assert_that(rows | beam.Map(placed), equal_to([("0.jpg", 1.0, 0.0), ("1.jpg", 11.0, 10.0)]))
         assert_that(
             failures | "Place" >> beam.Map(placed), equal_to([("broken.jpg", 21.0, 20.0)]), label="Failures"
+        )
+
+
+def test_prompts_are_asked_about_images(made):
+    def texts(row: ImageCaptions):
+        return row.image_id, [(one.prompt, one.text.partition(" of ")[0]) for one in row.captions]
+
+    with scripted_endpoint() as server, pipeline() as p:
+        asked = PromptImages(server.url, "scripted", {"alt": "Describe it.", "colour": "Which colour?"})
+        rows, failures = p | FindImages(f"{made}/photos") | asked
+        answers = [("alt", "Describe it."), ("colour", "Which colour?")]
+        assert_that(rows | beam.Map(texts), equal_to([(f"{n}.jpg", answers) for n in range(6)]))
+        assert_that(
+            failures | "Why" >> beam.Map(why),
+            equal_to([("broken.jpg", "decode", "unsupported")]),
+            label="AssertFailures",
         )
 
 
