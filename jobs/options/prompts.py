@@ -25,7 +25,7 @@ from captionbeam.schemas.storage import files
 
 if TYPE_CHECKING:
     from captionbeam.jobs.options.captioners import CaptionerOptions
-    from captionbeam.pipelines.endpoints.plan import EndpointPlan
+    from captionbeam.pipelines.endpoints.plan import Endpoint, EndpointPlan
 
 OPENAI, VLLM = "openai:", "vllm:"
 VLLM_COMMAND = "vllm serve {model} --served-model-name {name} --host 127.0.0.1 --port {port}"
@@ -86,18 +86,11 @@ class PromptOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndpointOptions(PromptOptions):
-    """How the endpoint is asked."""
+class RequestOptions:
+    """How the endpoint is asked, which changes no answer."""
 
     GROUP = "endpoint"
 
-    model: str | None = option(
-        None,
-        "the model's name at the endpoint (default with vllm:MODEL: MODEL)",
-        NAME,
-        common=True,
-        role="rows",
-    )
     concurrency: int = option(32, "requests in flight of each worker process", POSITIVE, common=True)
     requests_per_minute: float | None = option(
         None, "most requests per minute of the whole run", RATE, common=True
@@ -124,6 +117,21 @@ class EndpointOptions(PromptOptions):
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class EndpointOptions(PromptOptions, RequestOptions):
+    """The model behind an endpoint, its prompts, and how it is asked."""
+
+    GROUP = "endpoint"
+
+    model: str | None = option(
+        None,
+        "the model's name at the endpoint (default with vllm:MODEL: MODEL)",
+        NAME,
+        common=True,
+        role="rows",
+    )
+
+
 def is_endpoint(captioner: str | None) -> bool:
     """Whether a value of --captioner names an endpoint or a server on each worker machine."""
     return captioner is not None and captioner.startswith((OPENAI, VLLM))
@@ -132,7 +140,7 @@ def is_endpoint(captioner: str | None) -> bool:
 def plan_endpoint(options: CaptionerOptions) -> EndpointPlan:
     """Returns the plan of the options. Raises RequestError."""
     from captionbeam.capmodel.specs import EndpointSpec
-    from captionbeam.pipelines.endpoints.plan import Endpoint, EndpointPlan
+    from captionbeam.pipelines.endpoints.plan import EndpointPlan
 
     scheme, address = str(options.captioner).partition(":")[::2]
     own = scheme == VLLM[:-1]
@@ -152,7 +160,16 @@ def plan_endpoint(options: CaptionerOptions) -> EndpointPlan:
         max_image_pixels=options.max_image_pixels,
         send_urls=options.send_urls,
     )
-    endpoint = Endpoint(
+    return EndpointPlan(spec, endpoint_of(options.captioner, options))
+
+
+def endpoint_of(captioner: str, options: RequestOptions) -> Endpoint:
+    """Returns where and how the model of ``captioner`` (openai:URL or vllm:MODEL) is asked. Raises RequestError."""
+    from captionbeam.pipelines.endpoints.plan import Endpoint
+
+    scheme, _, address = captioner.partition(":")
+    own = scheme == VLLM[:-1]
+    return Endpoint(
         url="" if own else _checked_url(address),
         command=(options.server_command or VLLM_COMMAND) if own else "",
         model=address if own else "",
@@ -162,7 +179,6 @@ def plan_endpoint(options: CaptionerOptions) -> EndpointPlan:
         timeout=options.request_timeout,
         start_timeout=options.server_timeout,
     )
-    return EndpointPlan(spec, endpoint)
 
 
 def check_endpoint(options: CaptionerOptions) -> None:

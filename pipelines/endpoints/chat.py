@@ -45,15 +45,13 @@ FIRST_ANSWERS = 20  # by which a request that is always wrong is recognized
 CONNECT_TIMEOUT = 20.0
 KEEP_IDLE = 4.0  # seconds: uvicorn, below vLLM and others, closes idle connections after 5
 
-_clients: weakref.WeakSet[ChatClient] = weakref.WeakSet()
-
 
 class ChatClient:
     """Requests to one endpoint. Threads may share it; each has a connection of its own.
 
     ``timeout``: seconds until a request without an answer is repeated. ``patience``: seconds for which failed
-    requests are repeated, and ``first_wait`` the mean of the first pause. ``reconnect``: waits until a server that may
-    be started again answers, and returns its URL.
+    requests are repeated; ``first_wait``: the longest first pause. ``reconnect``: waits until a server that may be
+    started again answers, and returns its URL, which may be another one.
     """
 
     def __init__(
@@ -70,9 +68,8 @@ class ChatClient:
     ) -> None:
         self._spec, self._pace, self._patience, self._first_wait = spec, pace, patience, first_wait
         self._reconnect = reconnect
-        self._address, self._named = _address(url), f"{shown(url)} (model {spec.endpoint})"
         self._key = _key()
-        self._secrets = _secrets(url, self._key)
+        self._set_url(url)
         self._timeout = httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT))
         self._limits = httpx.Limits(max_connections=1, keepalive_expiry=KEEP_IDLE)
         self._verify = httpx.create_ssl_context()
@@ -85,7 +82,6 @@ class ChatClient:
         self._schema, self._request = FirstAnswers(), FirstAnswers(alike=True)
         self._tokens_field = "max_tokens"
         logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs each request, with the URL's query
-        _clients.add(self)
 
     def ask(self, picture: str, prompt: Prompt, counts: Counter[str]) -> Answers:
         """Returns the answers to ``prompt`` about ``picture``, a URL or a ``data:`` URL.
@@ -112,6 +108,10 @@ class ChatClient:
             clients, self._https = self._https, []
         for client in clients:
             client.close()
+
+    def _set_url(self, url: str) -> None:
+        self._address, self._named = _address(url), f"{shown(url)} (model {self._spec.endpoint})"
+        self._secrets = _secrets(url, self._key)
 
     def _valid_answers(self, picture: str, prompt: Prompt, counts: Counter[str]) -> Answers:
         found = self._completion(picture, prompt, counts)
@@ -275,7 +275,7 @@ class ChatClient:
         if self._stopped.wait(asked + backoff):
             raise self._ended()
         if self._reconnect is not None:
-            self._address = _address(self._reconnect())
+            self._set_url(self._reconnect())
 
     def _systemic(self, message: str) -> SystemicError:
         message = self._clean(message)
@@ -400,12 +400,3 @@ def _shut(connected: socket.socket) -> None:
         connected.shutdown(socket.SHUT_RDWR)
     except OSError:
         return  # it is closed
-
-
-def _stop_all() -> None:
-    """Ends the requests of a process that ends, which would otherwise wait for their answers."""
-    for client in list(_clients):
-        client.close()
-
-
-threading._register_atexit(_stop_all)  # type: ignore[attr-defined]  # ``atexit`` runs after threads have ended

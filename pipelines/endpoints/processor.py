@@ -29,6 +29,8 @@ from captionbeam.schemas.records import ImageRef
 
 Answers = list[dict[str, Any]]
 
+_captioners: weakref.WeakSet[EndpointCaptioner] = weakref.WeakSet()
+
 
 @dataclass(frozen=True)
 class Question:
@@ -54,7 +56,8 @@ class EndpointCaptioner:
         self.schema = pa.schema([prompt.field for prompt in self.prompts])
         self.streams = endpoint.concurrency
         self._stack = ExitStack()
-        weakref.finalize(self, self._stack.close)  # when Beam drops the engine, or the process ends
+        weakref.finalize(self, self._stack.close)  # when Beam drops the engine
+        _captioners.add(self)
         url, reconnect = endpoint.url, None
         if endpoint.command:
             server = Server(endpoint.command, endpoint.model, spec.endpoint, endpoint.start_timeout)
@@ -65,6 +68,10 @@ class EndpointCaptioner:
         )
         self._stack.callback(self._pace.close)
         self._stack.callback(self._client.close)
+
+    def close(self) -> None:
+        """Ends all requests, and leaves the server."""
+        self._stack.close()
 
     def prepare(self, item: bytes) -> Question:
         """Returns a file's bytes as a question without known answers. Raises ImageError."""
@@ -154,3 +161,12 @@ class ShardCaptioner:
     def committed(self, failed: Collection[str]) -> None:
         """Removes the kept answers that the shard's commit covers."""
         self._kept.committed(failed)
+
+
+def _close_all() -> None:
+    """Ends the requests of a process that ends, which would otherwise wait for their answers."""
+    for captioner in list(_captioners):
+        captioner.close()
+
+
+threading._register_atexit(_close_all)  # type: ignore[attr-defined]  # ``atexit`` runs after threads have ended

@@ -27,15 +27,22 @@ _DATA_URL = re.compile(r"data:[\w/.+-]+;base64,[\w+/=-]*")
 class Transient(Exception):
     """The same request may succeed later. ``wait``: seconds that the server asks for; 0 if it does not.
 
-    ``code``: of the image's failure if it does not. ``reached``: the server answered, or took the request.
-    ``limited``: it limits the rate of requests.
+    ``code``: of the image's failure if it does not. ``reached``: the server took the request. ``limited``: it
+    limits the rate of requests.
     """
 
     def __init__(
-        self, code: str, message: str, *, wait: float = 0.0, reached: bool = True, limited: bool = False
+        self,
+        code: str,
+        message: str,
+        *,
+        wait: float = 0.0,
+        reached: bool = True,
+        limited: bool = False,
     ) -> None:
         super().__init__(message)
-        self.code, self.message, self.wait, self.reached, self.limited = code, message, wait, reached, limited
+        self.code, self.message, self.wait = code, message, wait
+        self.reached, self.limited = reached, limited
 
 
 class NotACompletion(Transient):

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from email.utils import formatdate
 
 import pytest
@@ -42,11 +42,11 @@ def spec_of(schema=None, **options):
 
 
 @contextmanager
-def asking(url, spec=None, timeout=5.0, patience=0.5, first_wait=0.01):
+def asking(url, spec=None, timeout=5.0, patience=0.5, first_wait=0.01, **options):
     """A function that asks the spec's prompt about a picture; ``counts`` are its counts."""
     spec = spec or spec_of()
     pace, counts = Pace(None, None), Counter()
-    client = ChatClient(url, spec, pace, 4, timeout, patience=patience, first_wait=first_wait)
+    client = ChatClient(url, spec, pace, 4, timeout, patience=patience, first_wait=first_wait, **options)
 
     def ask(picture=PICTURE):
         return client.ask(picture, prompts_of(spec)[0], counts)
@@ -345,6 +345,19 @@ def test_a_server_that_is_away_for_a_while_loses_nothing():
             assert asked.result(30)[0]["text"] == f"Describe. of {DIGEST}"
 
 
+def test_a_server_that_is_started_again_elsewhere_is_found():
+    places = []
+    with ExitStack() as stack:
+        with scripted_endpoint() as first:
+            places.append(first.url)
+            ask = stack.enter_context(asking(first.url, reconnect=lambda: places[-1]))
+            ask()
+        with scripted_endpoint() as second:
+            places.append(second.url)
+            ask()
+        assert (len(first.requests), len(second.requests)) == (1, 1)
+
+
 def test_a_picture_that_the_server_never_answers_fails_alone():
     def reply(request):
         return Reply("broken", 500) if request.picture == b"bad" else default_reply(request)
@@ -467,17 +480,15 @@ def test_closing_ends_all_waits():
 
 INTERRUPTED = """
 import sys
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from captionbeam.capmodel.specs import EndpointSpec
-from captionbeam.pipelines.endpoints.chat import ChatClient
-from captionbeam.pipelines.endpoints.pace import Pace
-from captionbeam.pipelines.endpoints.prompts import prompts_of
+from captionbeam.pipelines.endpoints.plan import Endpoint
+from captionbeam.pipelines.endpoints.processor import EndpointCaptioner, Question
 
 spec = EndpointSpec(endpoint="tiny", prompts={"captions": {"text": "x"}})
-client = ChatClient(sys.argv[1], spec, Pace(None, None), 4, 60)
+captioner = EndpointCaptioner(spec, Endpoint(url=sys.argv[1]))
 pool = ThreadPoolExecutor(4)
-asked = [pool.submit(client.ask, "data:,", prompts_of(spec)[0], Counter()) for _ in range(4)]
+asked = [pool.submit(captioner.run, [Question("", "data:,", {})], ["a"]) for _ in range(4)]
 print("asking", flush=True)
 asked[0].result()
 """
