@@ -160,7 +160,7 @@ def plan_endpoint(options: CaptionerOptions) -> EndpointPlan:
         max_image_pixels=options.max_image_pixels,
         send_urls=options.send_urls,
     )
-    return EndpointPlan(spec, endpoint_of(options.captioner, options))
+    return EndpointPlan(spec, endpoint_of(str(options.captioner), options))
 
 
 def endpoint_of(captioner: str, options: RequestOptions) -> Endpoint:
