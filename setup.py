@@ -39,6 +39,7 @@ EXTRAS["test"] = [
     "pytest-xdist>=3.6,<4",
     "ruff>=0.8,<1",
     "setuptools>=75",
+    "tokenizers>=0.21,<1",
     "transformers[serving]>=5.2,<6",
     "werkzeug>=3,<4",
 ]

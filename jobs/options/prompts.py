@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from captionbeam.jobs.ui.terminal import note
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.options import (
@@ -22,10 +24,12 @@ from captionbeam.schemas.options import (
 from captionbeam.schemas.storage import files
 
 if TYPE_CHECKING:
-    from captionbeam.pipelines.endpoints.plan import EndpointPlan
+    from captionbeam.jobs.options.captioners import CaptionerOptions
+    from captionbeam.pipelines.endpoints.plan import Endpoint, EndpointPlan
 
 OPENAI, VLLM = "openai:", "vllm:"
 VLLM_COMMAND = "vllm serve {model} --served-model-name {name} --host 127.0.0.1 --port {port}"
+COLUMN = re.compile(r"\{[A-Za-z_]\w*\}")
 RATE = number(0, above=True, expected="a number above 0")
 TAKEN = {*arrow.IDENTITY_NAMES, "row", "failed", "code", "content", "replaces"}
 
@@ -82,18 +86,11 @@ class PromptOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndpointOptions(PromptOptions):
-    """How the endpoint is asked."""
+class RequestOptions:
+    """How the endpoint is asked, which changes no answer."""
 
     GROUP = "endpoint"
 
-    model: str | None = option(
-        None,
-        "the model's name at the endpoint (default with vllm:MODEL: MODEL)",
-        NAME,
-        common=True,
-        role="rows",
-    )
     concurrency: int = option(32, "requests in flight of each worker process", POSITIVE, common=True)
     requests_per_minute: float | None = option(
         None, "most requests per minute of the whole run", RATE, common=True
@@ -120,21 +117,41 @@ class EndpointOptions(PromptOptions):
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class EndpointOptions(PromptOptions, RequestOptions):
+    """The model behind an endpoint, its prompts, and how it is asked."""
+
+    GROUP = "endpoint"
+
+    model: str | None = option(
+        None,
+        "the model's name at the endpoint (default with vllm:MODEL: MODEL)",
+        NAME,
+        common=True,
+        role="rows",
+    )
+
+
 def is_endpoint(captioner: str | None) -> bool:
     """Whether a value of --captioner names an endpoint or a server on each worker machine."""
     return captioner is not None and captioner.startswith((OPENAI, VLLM))
 
 
-def plan_endpoint(options: Any) -> EndpointPlan:
-    """Returns the plan of the options (``CaptionerOptions``). Raises RequestError."""
+def plan_endpoint(options: CaptionerOptions) -> EndpointPlan:
+    """Returns the plan of the options. Raises RequestError."""
     from captionbeam.capmodel.specs import EndpointSpec
-    from captionbeam.pipelines.endpoints.plan import Endpoint, EndpointPlan
+    from captionbeam.pipelines.endpoints.plan import EndpointPlan
 
     scheme, address = str(options.captioner).partition(":")[::2]
     own = scheme == VLLM[:-1]
+    prompts = _prompts(options)
+    for braces in dict.fromkeys(
+        found for prompt in prompts.values() for found in COLUMN.findall(prompt["text"])
+    ):
+        note(f"{braces} in a prompt is sent as it stands: columns of the input are not carried along")
     spec = EndpointSpec(
         endpoint=options.model or (address if own else ""),
-        prompts=_prompts(options),
+        prompts=prompts,
         system=options.system,
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
@@ -143,7 +160,16 @@ def plan_endpoint(options: Any) -> EndpointPlan:
         max_image_pixels=options.max_image_pixels,
         send_urls=options.send_urls,
     )
-    endpoint = Endpoint(
+    return EndpointPlan(spec, endpoint_of(str(options.captioner), options))
+
+
+def endpoint_of(captioner: str, options: RequestOptions) -> Endpoint:
+    """Returns where and how the model of ``captioner`` (openai:URL or vllm:MODEL) is asked. Raises RequestError."""
+    from captionbeam.pipelines.endpoints.plan import Endpoint
+
+    scheme, _, address = captioner.partition(":")
+    own = scheme == VLLM[:-1]
+    return Endpoint(
         url="" if own else _checked_url(address),
         command=(options.server_command or VLLM_COMMAND) if own else "",
         model=address if own else "",
@@ -153,10 +179,9 @@ def plan_endpoint(options: Any) -> EndpointPlan:
         timeout=options.request_timeout,
         start_timeout=options.server_timeout,
     )
-    return EndpointPlan(spec, endpoint)
 
 
-def check_endpoint(options: Any) -> None:
+def check_endpoint(options: CaptionerOptions) -> None:
     """Raises RequestError if the options of an endpoint are incomplete, or if another captioner has them."""
     if not is_endpoint(options.captioner):
         for name in ("prompt", "prompt_file", "schema", "system", "model"):
@@ -168,8 +193,9 @@ def check_endpoint(options: Any) -> None:
         raise RequestError(
             f"--captioner {options.captioner} needs a --prompt; expected what to ask about each image"
         )
-    if options.captioner.startswith(OPENAI):
-        _checked_url(options.captioner.removeprefix(OPENAI))
+    scheme, address = str(options.captioner).partition(":")[::2]
+    if scheme == OPENAI[:-1]:
+        _checked_url(address)
         if not options.model:
             raise RequestError(
                 f"--captioner {options.captioner} needs --model; expected the model's name at the endpoint"
@@ -196,7 +222,7 @@ def _checked_url(url: str) -> str:
     return url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
 
 
-def _prompts(options: Any) -> dict[str, dict[str, Any]]:
+def _prompts(options: CaptionerOptions) -> dict[str, dict[str, Any]]:
     """Returns the prompts by column, each with its text and, for JSON, its schema. Raises RequestError."""
     from captionbeam.pipelines.endpoints.prompts import UNNAMED
     from captionbeam.pipelines.endpoints.schemas import load_schema
@@ -231,7 +257,7 @@ def _prompts(options: Any) -> dict[str, dict[str, Any]]:
     return prompts
 
 
-def _texts(options: Any) -> Iterator[tuple[str | None, str]]:
+def _texts(options: CaptionerOptions) -> Iterator[tuple[str | None, str]]:
     for given in options.prompt:
         yield named(given)
     for given in options.prompt_file:

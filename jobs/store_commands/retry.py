@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from captionbeam.capmodel.specs import StoredAs, complete_spec
 from captionbeam.jobs.options.command import Result
+from captionbeam.jobs.options.prompts import RequestOptions, endpoint_of, is_endpoint
 from captionbeam.jobs.options.run import BulkCommand, ModelOptions, RunOptions
 from captionbeam.jobs.options.sources import ReadingOptions
 from captionbeam.jobs.ui.terminal import note, say
 from captionbeam.schemas import Store
 from captionbeam.schemas.counts import counted
 from captionbeam.schemas.errors import FingerprintError, StoreError
-from captionbeam.schemas.fingerprint import fingerprint
+from captionbeam.schemas.fingerprint import fingerprint, from_spec
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.int8 import stored_columns
 from captionbeam.schemas.options import STORE, like, option
@@ -22,11 +23,12 @@ from captionbeam.schemas.storage import files
 
 if TYPE_CHECKING:
     from captionbeam.jobs.bulk.launch import Work
+    from captionbeam.pipelines.endpoints.plan import EndpointJob
     from captionbeam.pipelines.workers.processors import ModelJob
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetryFailures(ReadingOptions, ModelOptions, BulkCommand):
+class RetryFailures(ReadingOptions, ModelOptions, RequestOptions, BulkCommand):
     """Processes a store's failed images again and publishes the next snapshot."""
 
     HELP = """\
@@ -35,7 +37,8 @@ class RetryFailures(ReadingOptions, ModelOptions, BulkCommand):
 
 Processes the images of STORE again whose failure is temporary (timeout, unavailable), or all failed ones, and publishes
 the next snapshot. Sources are not listed again, and no other option is needed: the encoder or bundle is the one in the
-store's models/, and the plan of the run that failed has each image's location. Members of zips are looked up again.
+store's models/, an endpoint has the recorded address, and the plan of the run that failed has each image's location.
+Members of zips are looked up again.
 Other flags are those of Beam's PipelineOptions.
 """
     name = "store retry-failures"
@@ -87,6 +90,7 @@ def _work(store: Store, refs: list[Any], options: RetryFailures) -> Work:
 
     from captionbeam.jobs.bulk.launch import Work
     from captionbeam.jobs.options.sources import fetch_options
+    from captionbeam.pipelines.endpoints.links import fetch_links
     from captionbeam.pipelines.features.rows import fetch_rows
     from captionbeam.pipelines.sources.images import fetch
     from captionbeam.schemas.records import ImageRef
@@ -96,9 +100,15 @@ def _work(store: Store, refs: list[Any], options: RetryFailures) -> Work:
             f"the specification of {store.url} has fingerprint {fingerprint(store.spec)}; expected {store.fingerprint}"
         )
     rows = refs[0].kind == "row"
-    make = _captioner if store.kind == "captions" else _reducer if rows else _encoder
-    field, job = make(store)
-    job = replace(job, batch_size=options.batch_size, device=options.device)
+    read: Any = fetch_rows if rows else functools.partial(fetch, options=fetch_options(options))
+    job: Any
+    if "endpoint" in store.spec:
+        field, job = _endpoint(store, options)
+        read = fetch_links if job.spec.send_urls else read
+    else:
+        make = _captioner if store.kind == "captions" else _reducer if rows else _encoder
+        field, job = make(store)
+        job = replace(job, batch_size=options.batch_size, device=options.device)
     return Work(
         kind=store.kind,
         spec=store.spec,
@@ -107,9 +117,25 @@ def _work(store: Store, refs: list[Any], options: RetryFailures) -> Work:
         find=beam.Create(refs, reshuffle=False).with_output_types(ImageRef),
         names=(),
         features=None,
-        fetch=fetch_rows if rows else functools.partial(fetch, options=fetch_options(options)),
+        fetch=read,
         job=lambda models_url: job,
     )
+
+
+def _endpoint(store: Store, options: RetryFailures) -> tuple[Any, EndpointJob]:
+    """Returns field and job for the prompts of ``store``, asked at the recorded address."""
+    from captionbeam.capmodel.specs import EndpointSpec
+    from captionbeam.pipelines.endpoints.plan import EndpointJob
+    from captionbeam.pipelines.endpoints.prompts import prompts_of
+
+    captioner = store.snapshot.request.get("options", {}).get("captioner")
+    if not is_endpoint(captioner):
+        raise StoreError(
+            f"{store.url} has no record of where {store.spec['endpoint']!r} is asked; "
+            "expected captionbeam caption again, with --retry-failures"
+        )
+    spec = from_spec(EndpointSpec, store.spec)
+    return prompts_of(spec)[0].field, EndpointJob(spec, endpoint_of(captioner, options))
 
 
 def _encoder(store: Store) -> tuple[Any, ModelJob]:

@@ -263,3 +263,36 @@ def test_wrong_requests_are_one_sentence(photos, tmp_path, capsys, arguments, se
     assert sentence in said
     assert "secret" not in said
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("prompts", [ONE, TWO])
+def test_failures_are_retried_at_the_recorded_address(photos, tmp_path, prompts):
+    def refusing(request):
+        refused = request.digest.startswith(sent(photos, 3))
+        return Reply(status=400, text="not today") if refused else default_reply(request)
+
+    with scripted_endpoint(refusing) as server:
+        assert caption(photos, server, tmp_path / "store", *prompts) == 0
+        before = Store.open(str(tmp_path / "store"))
+        assert {row["image_id"] for row in before.failures().to_pylist()} == {"3.png", "broken.png"}
+        server.reply = default_reply
+        retry = ["store", "retry-failures", str(tmp_path / "store"), "--all", "--warn-failures", "1"]
+        assert cli.main([*retry, "--concurrency", "2"]) == 0
+    after = Store.open(str(tmp_path / "store"))
+    assert {row["image_id"] for row in after.failures().to_pylist()} == {"broken.png"}
+    assert after.fingerprint == before.fingerprint
+    found = rows(tmp_path / "store", *after.columns)
+    assert sorted(found) == [f"{number}.png" for number in range(IMAGES)]
+    texts = {"captions": "Describe it.", "colour": "Which colour?", "short": "In a word?"}
+    assert found["3.png"] == {name: [f"{texts[name]} of {sent(photos, 3)}"] for name in after.columns}
+
+
+def test_several_prompts_are_printed_with_their_names(photos, capsys):
+    with scripted_endpoint() as server:
+        how = ["--captioner", f"openai:{server.url}", "--model", "scripted"]
+        assert cli.main(["caption", str(photos / "0.png"), str(photos / "1.png"), *how, *TWO]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{number}.png\t{name}\t{text} of {sent(photos, number)}"
+        for number in (0, 1)
+        for name, text in (("colour", "Which colour?"), ("short", "In a word?"))
+    ]

@@ -18,7 +18,7 @@ from tests.builders.processes import await_true
 from tests.builders.servers import serving
 from tests.builders.zygote import captionbeam
 
-pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.engines
 IMAGES = 12
 TRANSFORMERS = f"{Path(sys.executable).parent}/transformers"
 SERVE = [TRANSFORMERS, "serve", "{model}", "--host", "127.0.0.1", "--port", "{port}"]

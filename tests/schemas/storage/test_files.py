@@ -36,6 +36,13 @@ def test_of_many_creators_one_wins_and_its_bytes_stay(folder):
     assert files.names(files.join(folder, "commits")) == ["a.json"]
 
 
+def test_files_are_found_below_a_folder_hidden_ones_too(folder):
+    for name in ("a/1.json", "a/b [x]/.2.tmp", "ab/3.json"):
+        files.write_atomic(files.join(folder, name), b"")
+    assert files.find(files.join(folder, "a")) == ["1.json", "b [x]/.2.tmp"]
+    assert files.find(files.join(folder, "none")) == []
+
+
 def test_of_many_processes_one_wins(tmp_path):
     code = f"from captionbeam.schemas.storage import files; print(files.create({str(tmp_path / 'a')!r}, b'x' * 100000))"
     running = [
