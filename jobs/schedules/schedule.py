@@ -60,7 +60,9 @@ class Schedule(ScheduleTimes, Command):
     captions: str | None = option(
         None, "captions store to keep up to date, from the features if there are any, else from SOURCE", STORE
     )
-    bundle: str | None = option(None, "the trained captioner", text("BUNDLE"))
+    bundle: str | None = option(
+        None, "the trained captioner; for another, --captioner in --captions-options", text("BUNDLE")
+    )
     captions_options: str = option("", "likewise for the captions: --captions-options='--beam 3'", OPTIONS)
     promote: str | None = option(
         None, "tag of the last store, moved to its snapshot when all steps succeeded", text("TAG")

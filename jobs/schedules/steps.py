@@ -27,13 +27,15 @@ TEMPLATE = "{{"  # Airflow's template mark, expanded when a task runs
 def resolve(options: S) -> S:
     """Returns the options with absolute local paths. Raises RequestError.
 
-    Either ``features`` (with the encoder in ``features_options``) or ``captions`` (with ``bundle``) is named, or both:
-    then the captions are made from the features.
+    Either ``features`` (with the encoder in ``features_options``) or ``captions`` (with ``bundle``, or --captioner in
+    ``captions_options``) is named, or both: then a bundle's captions are made from the features.
     """
     require(bool(stores_of(options)), "no store is named; expected --features, --captions or both")
     require(bool(options.sources), "no source is named; expected one SOURCE or more")
-    both = bool(options.captions) == bool(options.bundle)
-    require(both, "--captions and --bundle need each other; expected both or neither")
+    require(
+        bool(options.captions) or not options.bundle,
+        "--bundle needs --captions; expected a store for its captions",
+    )
     places = {name: getattr(options, name) for name in ("features", "captions", "bundle")}
     given: dict[str, Any] = {name: absolute(place) for name, place in places.items() if place}
     return replace(options, sources=tuple(map(absolute, options.sources)), **given)
@@ -68,9 +70,8 @@ def refresh_steps(plan: Schedule) -> dict[str, list[str]]:
         made = ["refresh", *plan.sources, "--output", plan.features]
         steps["features"] = [*made, *_words("--features-options", plan.features_options), *_storage(plan)]
     if plan.captions:
-        what = ["--features", plan.features] if plan.features else list(plan.sources)
-        made = ["refresh", *what, "--output", plan.captions, "--bundle", str(plan.bundle)]
-        steps["captions"] = [*made, *_words("--captions-options", plan.captions_options), *_storage(plan)]
+        what = ["--features", plan.features] if plan.features and plan.bundle else list(plan.sources)
+        steps["captions"] = ["refresh", *what, "--output", plan.captions, *_captioner(plan), *_storage(plan)]
     return steps
 
 
@@ -87,11 +88,10 @@ def upkeep_steps(plan: Schedule) -> dict[str, list[str]]:
 
 
 def bulk_steps(plan: Schedule, output: str) -> dict[str, list[str]]:
-    """Returns the steps that caption given images into a store ``output``; empty without a bundle."""
-    if not plan.bundle:
+    """Returns the steps that caption given images into a store ``output``; empty without captions."""
+    if not plan.captions:
         return {}
-    made = ["caption", "--output", output, "--bundle", plan.bundle]
-    captions = [*made, *_words("--captions-options", plan.captions_options), *_storage(plan)]
+    captions = ["caption", "--output", output, *_captioner(plan), *_storage(plan)]
     return {"captions": captions, "verify": ["store", "verify", output, *_storage(plan)]}
 
 
@@ -156,6 +156,12 @@ def parsed_refresh(arguments: list[str]) -> Refresh:
     command = check_step(arguments)
     assert isinstance(command, Refresh)
     return command
+
+
+def _captioner(plan: Schedule) -> list[str]:
+    """Returns the flags of the captions: the bundle, if there is one, and the user's own."""
+    bundle = ["--bundle", plan.bundle] if plan.bundle else []
+    return [*bundle, *_words("--captions-options", plan.captions_options)]
 
 
 def _storage(plan: Schedule) -> tuple[str, ...]:

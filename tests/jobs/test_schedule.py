@@ -51,6 +51,17 @@ def test_the_steps_of_a_night(capsys):
     assert said["bulk"]["captions"][:3] == ["caption", "--output", "{{ params.output }}"]
 
 
+def test_an_endpoint_captions_the_sources_themselves(capsys):
+    asked = "--captioner openai:http://vlm:8000/v1 --model m --prompt 'What is it?'"
+    said = settings(
+        printed(capsys, "airflow", *STORES, "--captions", "gs://b/captions", f"--captions-options={asked}")
+    )
+    assert said["nightly"]["captions"] == [
+        "refresh", "gs://b/photos", "--output", "gs://b/captions", "--captioner", "openai:http://vlm:8000/v1",
+        "--model", "m", "--prompt", "What is it?",
+    ]  # fmt: skip
+
+
 def test_paths_are_made_absolute_and_what_airflow_fills_in_stays(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = settings(printed(capsys, "airflow", "photos", "{{ var.value.more }}", *STORES[1:]))
@@ -70,8 +81,8 @@ def test_storage_options_reach_every_step(capsys):
 WRONG = [
     (["x", "--name", "n"], "no store is named; expected --features, --captions or both"),
     (["--name", "n", "--features", "f"], "no source is named"),
-    ([*STORES, "--bundle", "b"], "--captions and --bundle need each other"),
-    ([*STORES, "--captions", "c"], "--captions and --bundle need each other"),
+    ([*STORES, "--bundle", "b"], "--bundle needs --captions"),
+    ([*STORES, "--captions", "c"], "and --bundle or --captioner (for captions); expected exactly one"),
     (STORES[:5], "needs one of --encoder (for features) and --bundle"),
     (
         [*STORES[:5], "--features-options=--encoder resnet18 --typo"],
