@@ -44,6 +44,7 @@ check: setup types
 types:
 	@mkdir -p build/types/captionbeam
 	@for name in schemas capmodel pipelines jobs; do ln -sfn ../../../$$name build/types/captionbeam/$$name; done
+	@ln -sfn ../../../jobs/toplevel/__init__.py build/types/captionbeam/__init__.py
 
 # The site is build/site/index.html. It is built without the network, and a warning is an error.
 docs: setup types
