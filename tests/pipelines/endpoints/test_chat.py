@@ -286,8 +286,24 @@ def test_an_endpoint_that_answers_others_may_have_no_completion_for_one_image():
 
 
 NAMES = st.sampled_from(
-    "choices message content text refusal finish_reason usage prompt_tokens completion_tokens model error code type "
-    "detail msg innererror".split()
+    [
+        "choices",
+        "message",
+        "content",
+        "text",
+        "refusal",
+        "finish_reason",
+        "usage",
+        "prompt_tokens",
+        "completion_tokens",
+        "model",
+        "error",
+        "code",
+        "type",
+        "detail",
+        "msg",
+        "innererror",
+    ]
 )
 VALUES = (
     st.none()
