@@ -144,7 +144,6 @@ costs, --canary N tries it on N images; neither writes to the store.
         if options.plan or options.canary:
             from captionbeam.jobs.bulk.preview import try_out
 
-            options.clear_totals()
             return try_out(work, options, target, retired)
         if not options.lists_all:
             note("--sample and --limit list a part of the images: none is deleted")
