@@ -10,6 +10,7 @@ from captionbeam.capmodel.specs import EndpointSpec, complete_spec
 from captionbeam.jobs.options.captioners import CaptionerOptions, captioning
 from captionbeam.jobs.options.command import Result
 from captionbeam.jobs.options.features import EncodingOptions, check_encoding, encoding
+from captionbeam.jobs.options.prompts import without_prompts
 from captionbeam.jobs.options.run import BulkCommand
 from captionbeam.jobs.ui.terminal import note, say
 from captionbeam.schemas.errors import RequestError
@@ -144,7 +145,10 @@ costs, --canary N tries it on N images; neither writes to the store.
         if options.plan or options.canary:
             from captionbeam.jobs.bulk.preview import try_out
 
-            return try_out(work, options, target, retired)
+            same = _unchanged_prompts(newest.spec, work.spec) if newest is not None else []
+            fewer = without_prompts(options, same) if options.canary and same else options
+            tried = captioning(fewer, output) if fewer.prompt and fewer is not options else work
+            return try_out(work, options, target, retired, tried)
         if not options.lists_all:
             note("--sample and --limit list a part of the images: none is deleted")
         gates = options.gates(options.max_deletes)
@@ -212,7 +216,12 @@ def _check_redo(options: Refresh, work: Work, newest: Snapshot | None) -> None:
         return
     images = newest.totals["rows"] + newest.totals["failed"]
     found = changes(complete_spec(newest.spec), complete_spec(work.spec))
-    copied = _unchanged_prompts(newest.spec, work.spec)
+    same = _unchanged_prompts(newest.spec, work.spec)
+    copied = (
+        f"; answers to the unchanged prompt{'s' * (len(same) > 1)} {', '.join(same)} are copied"
+        if same
+        else ""
+    )
     said = ", ".join(f"{name} {old} -> {new}" for name, old, new in found)
     if not (options.redo or options.plan or options.canary):
         raise RequestError(
@@ -225,18 +234,13 @@ def _check_redo(options: Refresh, work: Work, newest: Snapshot | None) -> None:
     )
 
 
-def _unchanged_prompts(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Returns ``; answers to the prompts a and b are copied`` for the prompts that two specifications share."""
+def _unchanged_prompts(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Returns the columns of the prompts of ``new`` whose answers a store of ``old`` has."""
     if "prompts" not in old or "prompts" not in new:
-        return ""
+        return []
     from captionbeam.pipelines.endpoints.prompts import prompts_of
 
     known = {prompt.fingerprint for prompt in prompts_of(from_spec(EndpointSpec, old))}
-    same = [
+    return [
         prompt.column for prompt in prompts_of(from_spec(EndpointSpec, new)) if prompt.fingerprint in known
     ]
-    return (
-        f"; answers to the unchanged prompt{'s' * (len(same) > 1)} {', '.join(same)} are copied"
-        if same
-        else ""
-    )

@@ -214,7 +214,7 @@ def read(field: dataclasses.Field[Any], found: Option, given: str) -> Any:
 def check_fields(owner: Any) -> None:
     """Raises RequestError for the first option of ``owner`` whose value is not valid; lists become tuples.
 
-    None is valid where it is the default. Paths (``os.PathLike``) become texts.
+    None is valid where it is the default. Paths (``os.PathLike``) become texts, and a mapping ``NAME=VALUE`` texts.
     """
     for field, found in options_of(owner):
         value = getattr(owner, field.name)
@@ -225,7 +225,9 @@ def check_fields(owner: Any) -> None:
                 raise RequestError(f"{shown(field, found)} is {value!r}; expected True or False")
             continue
         many = found.repeated or found.several or found.split or isinstance(field.default, tuple)
-        if many:
+        if many and isinstance(value, Mapping):
+            value = tuple(f"{name}={each}" for name, each in value.items())
+        elif many:
             value = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
         value = tuple(map(_text, value)) if many else _text(value)
         for part in value if many else (value,):

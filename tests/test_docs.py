@@ -17,6 +17,7 @@ import pytest
 from captionbeam.jobs import cli
 from captionbeam.jobs.scenes.files import write_scenes
 from tests.builders.commands import ROOT
+from tests.builders.endpoint import scripted_endpoint
 
 PAGES = [
     ROOT / "README.md",
@@ -73,12 +74,17 @@ OUTPUTS = ("features", "int8_features", "tokens", "bundle", "captions")
 @pytest.mark.engines
 @pytest.mark.parametrize("page", with_python(), ids=lambda page: page.name)
 def test_python_examples_run(page, made, tmp_path, monkeypatch):
-    """The blocks of a page run in order, as one program, in a folder with photographs and stores."""
+    """The blocks of a page run in order, as one program, in a folder with photographs and stores.
+
+    A scripted server answers for the one at port 8000.
+    """
     shutil.copytree(made, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     namespace = {"__name__": "__main__"}
-    for number, block in enumerate(blocks(page, "python"), start=1):
-        exec(compile(block, f"{page.name}, example {number}", "exec"), namespace)
+    with scripted_endpoint() as server:
+        for number, block in enumerate(blocks(page, "python"), start=1):
+            source = block.replace("http://127.0.0.1:8000/v1", server.url)
+            exec(compile(source, f"{page.name}, example {number}", "exec"), namespace)
 
 
 @pytest.mark.engines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from heapq import nsmallest
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from captionbeam.pipelines.bulk.listing_record import (
     passed_over_line,
     sum_listings,
 )
+from captionbeam.pipelines.endpoints.links import fetch_links
 from captionbeam.pipelines.sources.buckets.inventory import check_counts
 from captionbeam.pipelines.sources.images import fetch
 from captionbeam.pipelines.sources.listing import list_images
@@ -48,9 +50,9 @@ def print_captions(options: Caption) -> Result:
     refs = _chosen(parsed_sources(options, None), options)
     names = captioner.schema.names
     alone, captions, failures = len(refs) == options.n_best == len(names) == 1, {}, {}
-    reading = fetch_options(options)
+    read = fetch_links if options.by_url else partial(fetch, options=fetch_options(options))
     for batch in _batches(iter(refs), captioner.batch_size):
-        for ref, result in _captioned(batch, fetch(batch, reading), captioner):
+        for ref, result in _captioned(batch, read(batch), captioner):
             if isinstance(result, ImageError):
                 failures[ref.image_id] = str(result)
             else:

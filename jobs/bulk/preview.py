@@ -14,7 +14,7 @@ import apache_beam as beam
 import pyarrow.parquet as pq
 
 from captionbeam.jobs.bulk.launch import Work, start, to_do
-from captionbeam.jobs.bulk.watch import cost_of_tokens, endpoint_rows, endpoint_totals
+from captionbeam.jobs.bulk.watch import cost_of_tokens, endpoint_rows, endpoint_totals, money
 from captionbeam.jobs.options.command import Result
 from captionbeam.jobs.run_on.running import run_on
 from captionbeam.jobs.run_on.target import RunTarget
@@ -40,8 +40,14 @@ if TYPE_CHECKING:
 LATEST_RUNS = 50
 
 
-def try_out(work: Work, options: Refresh, target: RunTarget, retired: Sequence[str]) -> Result:
-    """Plans the refresh, processes a few images with ``--canary``, and prints the cost of the whole."""
+def try_out(
+    work: Work, options: Refresh, target: RunTarget, retired: Sequence[str], tried: Work | None = None
+) -> Result:
+    """Plans the refresh, processes a few images with ``--canary``, and prints the cost of the whole.
+
+    ``tried``: the canary's work, where it is less than that of the refresh: without prompts whose answers are copied.
+    """
+    tried = tried or work
     if not options.scratch and not runs_in_process(target.beam_args):
         raise RequestError(
             "the workers of this runner cannot reach this machine's temporary folder; expected --scratch with a URL"
@@ -55,21 +61,23 @@ def try_out(work: Work, options: Refresh, target: RunTarget, retired: Sequence[s
             work, str(options.output), options, str(options.format), operation="refresh", place=place
         )
         trial = (
-            start(work, files.join(place, "store"), options, str(options.format)) if options.canary else None
+            start(tried, files.join(place, "store"), options, str(options.format)) if options.canary else None
         )
         build = functools.partial(
-            _build, look=look, trial=trial, work=work, options=options, retired=retired, target=target
+            _build,
+            look=look,
+            trial=trial,
+            work=work,
+            tried=tried,
+            options=options,
+            retired=retired,
+            target=target,
         )
         run_on(target, build, options.name, look.run_id, look.url, look.folder)
         rows, counts = plan_rows(look), read_counts(look)
         left = to_be_done(look)
         if trial is None:
-            rate = earlier_rate(look.url)
-            rows |= cost_rows(
-                left, rate, options.price_per_hour, "the rate of the largest of this store's latest runs"
-            )
-            if not rate:
-                rows["time"] = "unknown: this store has no earlier run; --canary N measures one"
+            rows |= _earlier_rows(look, left, options)
         else:
             rows |= canary_rows(trial, left, options.price_per_hour, options.price_per_million_tokens)
     print_table(f"{'canary' if trial else 'plan'}: {look.url}", rows)
@@ -104,6 +112,7 @@ def _build(
     look: Run,
     trial: Run | None,
     work: Work,
+    tried: Work,
     options: Refresh,
     retired: Sequence[str],
     target: RunTarget,
@@ -111,11 +120,25 @@ def _build(
     todo, _ = to_do(pipeline, look, work, options, retired)
     _ = todo | "PlanAll" >> PlanShards(look, options.shard_size)
     if trial is not None and options.canary is not None:
-        job = target.with_device(work.job(files.join(trial.url, "models")))
+        job = target.with_device(tried.job(files.join(trial.url, "models")))
         sharing = options.threads, worker_processes(target.beam_args)
         few = todo | "Canary" >> LimitImages(options.canary, options.seed)
         shards = few | "PlanCanary" >> PlanShards(trial, options.shard_size)
-        _ = shards | ProcessShards(trial, job, work.fetch, *sharing)
+        _ = shards | ProcessShards(trial, job, tried.fetch, *sharing)
+
+
+def _earlier_rows(look: Run, left: int, options: Refresh) -> dict[str, Any]:
+    """Returns time and cost of ``left`` images by the store's largest recent run."""
+    earlier = earlier_totals(look.url)
+    if earlier is None:
+        return {"time": "unknown: this store has no earlier run; --canary N measures one"}
+    whose = "the rate of the largest of this store's latest runs"
+    rows = cost_rows(left, earlier["images_per_second"], options.price_per_hour, whose)
+    if found := earlier.get("endpoint"):
+        rows |= token_rows(left, found, earlier["images"], options.price_per_million_tokens)
+        if look.previous is not None:
+            note("tokens and cost are those of all prompts; answers to unchanged ones are copied")
+    return rows
 
 
 def plan_rows(look: Run) -> dict[str, Any]:
@@ -167,9 +190,9 @@ def to_be_done(look: Run) -> int:
     return sum(shard.images for shard in planned_shards(look) if shard.shard_id not in committed)
 
 
-def earlier_rate(url: str) -> float:
-    """Returns images per second of the store's largest recent run, where startup matters least; 0 if none."""
-    largest, rate, runs = 0, 0.0, 0
+def earlier_totals(url: str) -> dict[str, Any] | None:
+    """Returns the totals of the store's largest recent run, where startup matters least; None if there is none."""
+    largest, found, runs = 0, None, 0
     for run in reversed(files.names(files.join(url, "plans"))):
         try:
             totals = files.read_json(files.join(url, "plans", run, "totals.json"))
@@ -177,11 +200,20 @@ def earlier_rate(url: str) -> float:
             continue
         computed = totals["images"] - totals.get("reused", 0)
         if computed > largest:
-            largest, rate = computed, totals["images_per_second"]
+            largest, found = computed, totals
         runs += 1
         if runs == LATEST_RUNS:
             break
-    return rate
+    return found
+
+
+def token_rows(images: int, share: Mapping[str, int], of: int, prices: Sequence[float]) -> dict[str, Any]:
+    """Returns tokens and their cost for ``images``, by the counts ``share`` for ``of`` images."""
+    tokens = [share[name] * images / max(1, of) for name in ("tokens_in", "tokens_out")]
+    rows = {"tokens of all": f"{tokens[0]:,.0f} sent, {tokens[1]:,.0f} generated"}
+    if prices:
+        rows["cost of all tokens"] = money(cost_of_tokens(tokens, prices))
+    return rows
 
 
 def cost_rows(images: int, rate: float, price_per_hour: float | None, whose: str) -> dict[str, Any]:
@@ -212,9 +244,5 @@ def canary_rows(
     }
     if "requests" in counts:
         rows |= endpoint_rows(endpoint_totals(commits), seconds, token_prices)
-        share = left / max(1, images)
-        tokens = counts["tokens_in"] * share, counts["tokens_out"] * share
-        rows["tokens of all"] = f"{tokens[0]:,.0f} sent, {tokens[1]:,.0f} generated"
-        if token_prices:
-            rows["cost of all tokens"] = f"{cost_of_tokens(tokens, token_prices):,.2f}"
+        rows |= token_rows(left, counts, images, token_prices)
     return rows | cost_rows(left, images / seconds, price_per_hour, "of one worker like the canary's")

@@ -170,13 +170,18 @@ def endpoint_rows(found: Mapping[str, int], seconds: float, prices: Sequence[flo
     rate = sum(tokens) / max(seconds, 1e-9)
     rows["tokens"] = f"{tokens[0]:,} sent, {tokens[1]:,} generated, {rate:,.0f} a second"
     if prices:
-        rows["cost of tokens"] = f"{cost_of_tokens(tokens, prices):,.2f}"
+        rows["cost of tokens"] = money(cost_of_tokens(tokens, prices))
     return rows
 
 
 def cost_of_tokens(tokens: Sequence[float], prices: Sequence[float]) -> float:
     """Returns the cost of tokens sent and generated, by the ``prices`` of a million of each."""
     return sum(count * price for count, price in zip(tokens, prices, strict=True)) / 1e6
+
+
+def money(amount: float) -> str:
+    """Returns an amount with two decimals, or two significant digits if it is below 1."""
+    return f"{amount:,.2f}" if amount >= 1 or amount == 0 else f"{amount:.2g}"
 
 
 def _failures_by_code(commits: list[Commit]) -> Counter[str]:

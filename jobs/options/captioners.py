@@ -76,6 +76,11 @@ class CaptionerOptions(DecodingOptions, EndpointOptions, SourceOptions, ModelOpt
         """The folder or the hub's name of --captioner hf:."""
         return str(self.captioner).removeprefix(HUGGING_FACE)
 
+    @property
+    def by_url(self) -> bool:
+        """Whether the endpoint's server reads the images itself."""
+        return is_endpoint(self.captioner) and self.send_urls
+
     def check_captioner(self) -> None:
         """Raises RequestError unless exactly one captioner is given, with images or features that it can read."""
         if bool(self.bundle) == bool(self.captioner):
@@ -101,7 +106,7 @@ def captioning(options: CaptionerOptions, output: str) -> Work:
     features = Store.open(options.features) if options.features else None
     found = listing(options, () if features else parsed_sources(options, output), features)
     plan = _plan(options, features)
-    if is_endpoint(options.captioner) and options.send_urls:
+    if options.by_url:
         from captionbeam.pipelines.endpoints.links import fetch_links
 
         found["fetch"] = fetch_links

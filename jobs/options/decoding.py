@@ -17,6 +17,17 @@ class DecodingOptions(DecodeOptions):
     beam: int | None = like(DecodeOptions, "beam", default=None)  # type: ignore[assignment]
     length_penalty: float | None = like(DecodeOptions, "length_penalty", default=None)  # type: ignore[assignment]
 
+    n_best: int = like(
+        DecodeOptions,
+        "n_best",
+        help="captions for each image, best first (at most --beam of beam search; 1 of greedy); of an endpoint, "
+        "answers to each prompt",
+    )
+    seed: int = like(
+        DecodeOptions,
+        "seed",
+        help="seed of --sample, --limit, --method sample and, unless it is 0, of an endpoint's model",
+    )
     temperature: float | None = like(  # type: ignore[assignment]
         DecodeOptions,
         "temperature",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+import shlex
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from captionbeam.capmodel.specs import UNNAMED
 from captionbeam.jobs.ui.terminal import note
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.formats import arrow
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from captionbeam.jobs.options.captioners import CaptionerOptions
     from captionbeam.pipelines.endpoints.plan import Endpoint, EndpointPlan
 
+R = TypeVar("R", bound="PromptOptions")
 OPENAI, VLLM = "openai:", "vllm:"
 VLLM_COMMAND = "vllm serve {model} --served-model-name {name} --host 127.0.0.1 --port {port}"
 COLUMN = re.compile(r"\{[A-Za-z_]\w*\}")
@@ -165,12 +167,12 @@ def plan_endpoint(options: CaptionerOptions) -> EndpointPlan:
 
 def endpoint_of(captioner: str, options: RequestOptions) -> Endpoint:
     """Returns where and how the model of ``captioner`` (openai:URL or vllm:MODEL) is asked. Raises RequestError."""
-    from captionbeam.pipelines.endpoints.plan import Endpoint
+    from captionbeam.pipelines.endpoints.plan import Endpoint, checked_url
 
     scheme, _, address = captioner.partition(":")
     own = scheme == VLLM[:-1]
     return Endpoint(
-        url="" if own else _checked_url(address),
+        url="" if own else checked_url(address),
         command=(options.server_command or VLLM_COMMAND) if own else "",
         model=address if own else "",
         concurrency=options.concurrency,
@@ -193,13 +195,19 @@ def check_endpoint(options: CaptionerOptions) -> None:
         raise RequestError(
             f"--captioner {options.captioner} needs a --prompt; expected what to ask about each image"
         )
+    from captionbeam.pipelines.endpoints.plan import checked_url
+
     scheme, address = str(options.captioner).partition(":")[::2]
     if scheme == OPENAI[:-1]:
-        _checked_url(address)
+        checked_url(address)
         if not options.model:
             raise RequestError(
                 f"--captioner {options.captioner} needs --model; expected the model's name at the endpoint"
             )
+    try:
+        shlex.split(options.server_command or "")
+    except ValueError as err:
+        raise RequestError(f"--server-command {options.server_command!r} is no command line: {err}") from err
     prices = options.price_per_million_tokens
     if prices and len(prices) != 2:
         raise RequestError(
@@ -207,46 +215,29 @@ def check_endpoint(options: CaptionerOptions) -> None:
         )
 
 
-def _checked_url(url: str) -> str:
-    """Returns the API's base URL. Raises RequestError, also for a URL with a key in it, which would be recorded."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise RequestError(
-            f"--captioner openai:{url} is no URL; expected openai:http://HOST:PORT/v1 or openai:https://..."
-        )
-    if parts.username or parts.password or parts.query:
-        raise RequestError(
-            f"--captioner openai:{parts.scheme}://{parts.hostname}... has a user or a query in its URL, which would be "
-            "recorded; expected the key in the environment variable OPENAI_API_KEY of the workers"
-        )
-    return url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
-
-
 def _prompts(options: CaptionerOptions) -> dict[str, dict[str, Any]]:
     """Returns the prompts by column, each with its text and, for JSON, its schema. Raises RequestError."""
-    from captionbeam.pipelines.endpoints.prompts import UNNAMED
     from captionbeam.pipelines.endpoints.schemas import load_schema
 
     texts: dict[str, str] = {}
-    for name, given in _texts(options):
+    found = list(_texts(options))
+    for name, given in found:
         column = UNNAMED if name is None else name
-        if column in texts:
-            which = "two prompts have no name" if name is None else f"two prompts are named {name!r}"
-            raise RequestError(f"{which}; expected NAME=TEXT with a name for each")
-        if column in TAKEN:
+        if name is None and len(found) > 1:
+            raise RequestError(
+                f"the prompt {given[:40]!r} has no name; expected NAME=TEXT for each of several prompts"
+            )
+        if column.casefold() in {other.casefold() for other in texts}:
+            raise RequestError(f"two prompts are named {column!r}, in any case; expected a name for each")
+        if column.casefold() in TAKEN:
             raise RequestError(
                 f"a prompt is named {column!r}, which another column has; expected another name"
             )
         if not given.strip():
             raise RequestError(f"the prompt {column!r} is empty; expected a text")
         texts[column] = given
-    if UNNAMED in texts and len(texts) > 1:
-        others = ", ".join(sorted(texts.keys() - {UNNAMED}))
-        raise RequestError(
-            f"one prompt has no name, beside {others}; expected NAME=TEXT for each of several prompts"
-        )
     prompts: dict[str, dict[str, Any]] = {column: {"text": given} for column, given in texts.items()}
-    for name, url in (named(given) for given in options.schema):
+    for name, url in (named_text(given) for given in options.schema):
         if name is not None and name not in prompts:
             raise RequestError(
                 f"--schema names {name!r}, which is no prompt; expected one of {', '.join(prompts)}"
@@ -257,18 +248,26 @@ def _prompts(options: CaptionerOptions) -> dict[str, dict[str, Any]]:
     return prompts
 
 
-def _texts(options: CaptionerOptions) -> Iterator[tuple[str | None, str]]:
+def without_prompts(options: R, columns: Collection[str]) -> R:
+    """Returns the options without the prompts of ``columns``, whose texts may have been in files."""
+    texts = {name: given for name, given in _texts(options) if (name or UNNAMED) not in columns}
+    schemas = [given for given in options.schema if named_text(given)[0] in {None, *texts}]
+    prompts = [given if name is None else f"{name}={given}" for name, given in texts.items()]
+    return replace(options, prompt=tuple(prompts), prompt_file=(), schema=tuple(schemas))
+
+
+def _texts(options: PromptOptions) -> Iterator[tuple[str | None, str]]:
     for given in options.prompt:
-        yield named(given)
+        yield named_text(given)
     for given in options.prompt_file:
-        name, url = named(given)
+        name, url = named_text(given)
         try:
             yield name, files.read_bytes(url).decode("utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as err:
             raise RequestError(f"--prompt-file {url!r} cannot be read ({err}); expected a text file") from err
 
 
-def named(given: str) -> tuple[str | None, str]:
+def named_text(given: str) -> tuple[str | None, str]:
     """Returns the name and the rest of ``NAME=REST``; no name where the part before ``=`` is no name."""
     name, equals, rest = given.partition("=")
     if equals and name.isidentifier():

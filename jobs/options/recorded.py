@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from captionbeam.capmodel.specs import complete_spec
 from captionbeam.jobs.options.encoders import EncoderOptions
-from captionbeam.jobs.options.prompts import is_endpoint, named
+from captionbeam.jobs.options.prompts import is_endpoint, named_text
 from captionbeam.jobs.options.run import BulkCommand
 from captionbeam.jobs.options.sources import ReadingOptions, SourceOptions
 from captionbeam.jobs.ui.terminal import note, say, visible
@@ -72,7 +72,7 @@ def _absolute(name: str, found: Option, value: Any) -> Any:
     if isinstance(value, tuple):
         return [
             f"{name}={files.absolute(rest)}" if name else files.absolute(rest)
-            for name, rest in map(named, value)
+            for name, rest in map(named_text, value)
         ]
     if name == "weights":
         return files.absolute(value) if os.path.exists(os.path.expanduser(value.partition("#")[0])) else value
@@ -207,9 +207,11 @@ def _not_replaced(recorded: Mapping[str, Any], options: Refresh) -> Iterator[tup
         gone |= {"features", *(name for name, found in all_options.items() if found.role == "part")}
     if "method" in named:
         gone |= {name for names in ONLY_OF.values() for name in names}
-    return (
-        (name, _value(value)) for name, value in recorded.items() if name not in gone and name in all_options
-    )
+    kept = {name: value for name, value in recorded.items() if name not in gone and name in all_options}
+    if "schema" in kept and named & {"prompt", "prompt_file"}:
+        asked = {named_text(given)[0] for given in (*options.prompt, *options.prompt_file)}
+        kept["schema"] = [one for one in kept["schema"] if named_text(one)[0] in {None, *asked}]
+    return ((name, _value(value)) for name, value in kept.items())
 
 
 def _replaced(named: Collection[str]) -> set[str]:

@@ -253,9 +253,12 @@ def check_same(
     if fingerprint is not None and newest.fingerprint != fingerprint:
         known = difference(complete_spec(newest.spec), complete_spec(spec))
         said = known or f"fingerprint {newest.fingerprint[:12]}, not {fingerprint[:12]}"
+        asked = "prompts" in spec and "prompts" in newest.spec
+        again = "asks what is new or changed" if asked else "does all of it again"
+        what = "model, prompts and options" if asked else "encoder, weights, preprocessing and options"
         raise FingerprintError(
-            f"{url} was made with {said}; expected the same encoder, weights, preprocessing and options, "
-            "or a new --output (captionbeam refresh --redo does all of it again)"
+            f"{url} was made with {said}; expected the same {what}, or a new --output (captionbeam refresh --redo "
+            f"{again})"
         )
 
 

@@ -30,6 +30,7 @@ from captionbeam.pipelines.endpoints.replies import (
     Transient,
     answers_of,
     completion_of,
+    sentence,
 )
 from captionbeam.schemas.errors import ImageError, SystemicError
 
@@ -39,11 +40,14 @@ LIMITED_PATIENCE = 6  # times as long while the server limits the rate
 FEWEST_TRIES = 4  # however long they take
 FIRST_WAIT, LONGEST_WAIT = 0.5, 16.0  # seconds between tries: random, below a limit that doubles
 MAX_RETRY_AFTER = 60.0  # maximum seconds taken from Retry-After
+NOTICE_INTERVAL = 60.0  # least seconds between warnings of an endpoint that has not answered yet
 RECENTLY = 60.0  # seconds since an answer for which the endpoint counts as alive
 IN_SUCCESSION = 3  # images without an answer by which it does not
 FIRST_ANSWERS = 20  # by which a request that is always wrong is recognized
 CONNECT_TIMEOUT = 20.0
 KEEP_IDLE = 4.0  # seconds: uvicorn, below vLLM and others, closes idle connections after 5
+
+_log = logging.getLogger(__name__)
 
 
 class ChatClient:
@@ -79,7 +83,9 @@ class ChatClient:
         self._stopped = threading.Event()
         self._answered = float("-inf")  # monotonic time
         self._unanswered = 0  # images in succession
-        self._schema, self._request = FirstAnswers(), FirstAnswers(alike=True)
+        self._warned = float("-inf")  # monotonic time
+        self._schemas: dict[str, FirstAnswers] = {}  # by the prompt's column
+        self._request = FirstAnswers(alike=True)
         self._tokens_field = "max_tokens"
         logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs each request, with the URL's query
 
@@ -115,10 +121,11 @@ class ChatClient:
 
     def _valid_answers(self, picture: str, prompt: Prompt, counts: Counter[str]) -> Answers:
         found = self._completion(picture, prompt, counts)
+        heeded = self._schemas.setdefault(prompt.column, FirstAnswers())
         try:
             answers = answers_of(found, prompt, self._spec.max_new_tokens)
         except BrokenSchema as err:
-            if self._schema.bad(str(err)):
+            if heeded.bad(str(err)):
                 raise SystemicError(
                     f"the first {FIRST_ANSWERS} answers of {self._named} break the schema of prompt "
                     f"{prompt.column}: {self._clean(str(err))}; expected an endpoint that heeds response_format"
@@ -127,7 +134,7 @@ class ChatClient:
         except ImageError as err:
             raise ImageError(err.code, err.stage, self._clean(err.message)) from err
         if prompt.schema is not None:
-            self._schema.good()
+            heeded.good()
         return answers
 
     def _completion(self, picture: str, prompt: Prompt, counts: Counter[str]) -> Completion:
@@ -141,6 +148,7 @@ class ChatClient:
                 tries.failed()
                 if self._used_up(tries, err):
                     raise self._no_answer(tries, err) from err
+                self._warn(err)
                 self._rest(tries, err)
                 counts["retries"] += 1
             except OtherField:
@@ -243,8 +251,21 @@ class ChatClient:
     def _used_up(self, tries: Tries, err: Transient) -> bool:
         if isinstance(err, NotACompletion) and self._answered == float("-inf"):
             return tries.count >= FEWEST_TRIES
-        patience = self._patience * (LIMITED_PATIENCE if err.limited else 1)
-        return tries.count >= FEWEST_TRIES and tries.seconds >= patience
+        return tries.count >= FEWEST_TRIES and tries.seconds >= self._patience_with(err)
+
+    def _patience_with(self, err: Transient) -> float:
+        return self._patience * (LIMITED_PATIENCE if err.limited else 1)
+
+    def _warn(self, err: Transient) -> None:
+        """Logs that the endpoint has not answered yet, so that nobody waits for a wrong address without a word."""
+        with self._lock:
+            now = time.monotonic()
+            recently = now - self._warned < NOTICE_INTERVAL
+            if recently or self._answered > float("-inf") or isinstance(err, NotACompletion):
+                return
+            self._warned = now
+        reason, patience = self._clean(err.message), self._patience_with(err)
+        _log.warning("the endpoint %s does not answer: %s; trying for %g s", self._named, reason, patience)
 
     def _no_answer(self, tries: Tries, err: Transient) -> Exception:
         """Returns the error of an image without an answer: its own, or the endpoint's.
@@ -256,7 +277,7 @@ class ChatClient:
             self._unanswered += 1
             unanswered = self._unanswered
         reason = self._clean(err.message)
-        if isinstance(err, NotACompletion):
+        if isinstance(err, NotACompletion) and self._answered == float("-inf"):
             return SystemicError(f"{self._named} answers {reason}; expected the base URL of OpenAI's API")
         recently = time.monotonic() - self._answered < RECENTLY
         if not recently and (not err.reached or err.limited or unanswered >= IN_SUCCESSION):
@@ -286,7 +307,8 @@ class ChatClient:
             )
         if message.startswith("status 404"):
             return SystemicError(
-                f"{self._named} answers {message}; expected a model that the endpoint serves"
+                f"{self._named} answers {message}; expected a model that the endpoint serves, at the base URL of "
+                "its API (ending in /v1)"
             )
         return SystemicError(f"{self._named} answers {message}")
 
@@ -294,10 +316,10 @@ class ChatClient:
         return SystemicError(f"the requests to {self._named} were stopped")
 
     def _clean(self, message: str) -> str:
-        """Returns a message without passwords, tokens and keys."""
+        """Returns a message as a sentence without passwords, tokens and keys."""
         for secret in self._secrets:
             message = message.replace(secret, "***")
-        return message
+        return sentence(message)
 
 
 class OtherField(Exception):

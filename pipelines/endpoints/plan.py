@@ -4,15 +4,41 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
 from captionbeam.capmodel.specs import EndpointSpec
 from captionbeam.pipelines.endpoints.prompts import prompts_of
+from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.fingerprint import fingerprint, spec_of
 
 if TYPE_CHECKING:
     from captionbeam.pipelines.endpoints.processor import EndpointCaptioner
+
+
+def checked_url(url: str) -> str:
+    """Returns the base URL of an API, with ``/v1`` if it has no path.
+
+    Raises RequestError, also for a URL that may have a key in it, which would be recorded.
+    """
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname if parts.scheme in ("http", "https") else None
+        _ = parts.port
+    except ValueError:
+        host = None
+    if not host:
+        raise RequestError(
+            "the endpoint's address is no URL; expected http://HOST:PORT/v1 or https://..., after openai: on the "
+            "command line"
+        )
+    if parts.username or parts.password or parts.query or parts.fragment or ";" in url:
+        raise RequestError(
+            f"the endpoint's address {parts.scheme}://{host}... has more than a host and a path, which would be "
+            "recorded; expected the key in the environment variable OPENAI_API_KEY of the workers"
+        )
+    return url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
 
 
 @dataclass(frozen=True, kw_only=True)

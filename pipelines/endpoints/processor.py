@@ -24,6 +24,7 @@ from captionbeam.pipelines.endpoints.pictures import as_data_url
 from captionbeam.pipelines.endpoints.plan import Endpoint
 from captionbeam.pipelines.endpoints.prompts import Prompt, prompts_of
 from captionbeam.pipelines.endpoints.servers.server import Server
+from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.records import ImageRef
 
@@ -95,8 +96,12 @@ class EndpointCaptioner:
         return self.columns(found)
 
     def ask(self, question: Question, prompt: Prompt, counts: Counter[str]) -> Answers:
-        """Returns the answers to one prompt."""
-        return self._client.ask(question.picture, prompt, counts)
+        """Returns the answers to one prompt. Raises ImageError, which names the prompt if there are several."""
+        try:
+            return self._client.ask(question.picture, prompt, counts)
+        except ImageError as err:
+            which = f"prompt {prompt.column}: " if len(self.prompts) > 1 else ""
+            raise ImageError(err.code, err.stage, which + err.message) from err
 
     def columns(self, found: Mapping[str, Answers]) -> dict[str, pa.Array]:
         """Returns one image's answers as columns of one row."""
@@ -132,6 +137,8 @@ class ShardCaptioner:
                 counts["answers_copied"] += 1
             elif (answers := self._kept.known(content, prompt)) is not None:
                 counts["answers_kept"] += 1
+                for name in ("tokens_in", "tokens_out"):  # paid for by an attempt that did not commit
+                    counts[name] += sum(answer[name] or 0 for answer in answers)
             if answers is not None:
                 known[prompt.fingerprint] = answers
         self._count(counts)

@@ -14,8 +14,6 @@ from captionbeam.pipelines.endpoints.schemas import arrow_type
 from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.formats.arrow import answers_field
 
-UNNAMED = "captions"  # the column of a prompt without a name
-
 
 @dataclass(frozen=True)
 class Prompt:

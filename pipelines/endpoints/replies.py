@@ -17,10 +17,13 @@ from captionbeam.schemas.storage.retrying import is_transient_status, parse_retr
 
 Answers = list[dict[str, Any]]
 LONGEST_SENTENCE = 300  # characters of a server's message
+MAX_TOKENS = (1 << 31) - 1  # of the answers' column
 REJECTED = (400, 413, 422)
 FILTERED = frozenset({"content_filter", "content_policy_violation", "moderation_blocked"})
 TOO_MANY = 429
 
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_SURROGATES = re.compile("[\ud800-\udfff]")  # halves of pairs, which no file can have
 _DATA_URL = re.compile(r"data:[\w/.+-]+;base64,[\w+/=-]*")
 
 
@@ -62,7 +65,7 @@ class BrokenSchema(ValueError):
 
 @dataclass(frozen=True)
 class Completion:
-    """A chat completion: its choices, its tokens (0 where the server does not count them) and the model's name."""
+    """A chat completion: its choices, its tokens (None where the server does not count them) and the model's name."""
 
     choices: list[dict[str, Any]]
     tokens_in: int | None
@@ -71,27 +74,41 @@ class Completion:
 
 
 def completion_of(response: httpx.Response) -> Completion:
-    """Returns the completion in a response. Raises Rejected, ImageError, Transient, SystemicError.
+    """Returns the completion in a response. Raises Rejected, ImageError, Transient, SystemicError and nothing else.
 
-    The messages are the server's sentences; SystemicError has the status only.
+    The messages are the server's, as they are: they may have secrets, many lines and any length (see ``sentence``).
+    SystemicError has the status only.
     """
+    try:
+        return _completion(response)
+    except (ImageError, SystemicError, Transient):
+        raise
+    except Exception as err:  # a server may answer anything, and no answer may stop a job with a traceback
+        raise _no_completion(response) from err
+
+
+def _completion(response: httpx.Response) -> Completion:
     body = _json(response)
     status = _status(response, body)
     if status != 200:
         raise _error(response, status, body)
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-        raise NotACompletion(
-            "unavailable", f"status 200 with {response.text[:80]!r} instead of a chat completion"
-        )
-    usage = body.get("usage") or {}
-    model = body.get("model")
+        raise _no_completion(response)
+    usage = body.get("usage")
+    if not isinstance(usage, dict):
+        usage = {}
     return Completion(
         choices,
         _number(usage.get("prompt_tokens")),
         _number(usage.get("completion_tokens")),
-        model if isinstance(model, str) else None,
+        _string(body.get("model")),
     )
+
+
+def _no_completion(response: httpx.Response) -> NotACompletion:
+    status = response.status_code
+    return NotACompletion("unavailable", f"status {status} without a chat completion: {_content(response)}")
 
 
 def answers_of(found: Completion, prompt: Prompt, max_new_tokens: int | None) -> Answers:
@@ -115,10 +132,13 @@ def answers_of(found: Completion, prompt: Prompt, max_new_tokens: int | None) ->
 def _answer(
     choice: Mapping[str, Any], found: Completion, prompt: Prompt, max_new_tokens: int | None
 ) -> dict[str, Any]:
-    message, reason = choice.get("message") or {}, choice.get("finish_reason")
+    message, reason = choice.get("message") or {}, _string(choice.get("finish_reason"))
+    if not isinstance(message, dict):
+        raise ImageError("no_answer", "model", f"the message is {json.dumps(message)}; expected an object")
     refusal = message.get("refusal")
     if refusal or reason == "content_filter":
-        raise ImageError("refused", "model", sentence(refusal or "finish_reason content_filter"))
+        said = refusal or "finish_reason content_filter"
+        raise ImageError("refused", "model", said if isinstance(said, str) else json.dumps(said))
     if reason == "length":
         limit = "the model's limit" if max_new_tokens is None else f"--max-new-tokens {max_new_tokens}"
         count = "" if found.tokens_out is None else f" after {found.tokens_out} tokens"
@@ -138,18 +158,18 @@ def _answer(
     try:
         return answer | {"value": parsed(text, prompt.schema)}
     except ValueError as err:
-        raise BrokenSchema(sentence(str(err))) from err
+        raise BrokenSchema(str(err)) from err
 
 
 def _text(content: object) -> str:
     """Returns a message's text; some servers answer in parts."""
-    if isinstance(content, list):
-        return "".join(part.get("text") or "" for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else ""
+    parts = content if isinstance(content, list) else [{"text": content}]
+    texts = [_string(part.get("text")) for part in parts if isinstance(part, dict)]
+    return "".join(text for text in texts if text is not None)
 
 
 def _error(response: httpx.Response, status: int, body: Any) -> Exception:
-    said, code = said_by(body) or sentence(response.text), _code(body)
+    said, code = said_by(body) or _content(response), _code(body)
     message = f"status {status}" + (f": {said}" if said else "")
     if status in REJECTED and FILTERED & {code, _inner_code(body)}:
         return ImageError("refused", "model", said or code)
@@ -168,22 +188,37 @@ def _json(response: httpx.Response) -> Any:
         return None
 
 
+def _content(response: httpx.Response) -> str:
+    """Returns the body as text, whatever charset its header names."""
+    return response.content.decode("utf-8", "replace").strip()
+
+
 def _status(response: httpx.Response, body: Any) -> int:
     """Returns the status; some gateways answer 200 with an error in the body, whose code is the status."""
     error = body.get("error") if isinstance(body, dict) else None
     inside = error.get("code") if isinstance(error, dict) else None
+    if isinstance(inside, str) and re.fullmatch("[45][0-9][0-9]", inside):
+        inside = int(inside)
     gateway = response.status_code == 200 and isinstance(inside, int) and 400 <= inside < 600
     return inside if gateway and isinstance(inside, int) else response.status_code
 
 
 def _number(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+    """Returns a number of tokens; None for anything else."""
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS
+    return value if is_number and isinstance(value, int) else None
+
+
+def _string(value: object) -> str | None:
+    """Returns a string as Unicode text; None for anything else."""
+    return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else None
 
 
 def _wait(headers: httpx.Headers) -> float:
     """Returns the seconds that the server asks to wait; 0 if it does not."""
     try:
-        return float(headers["retry-after-ms"]) / 1000
+        asked = float(headers["retry-after-ms"]) / 1000
+        return asked if 0 <= asked < float("inf") else 0.0
     except (KeyError, ValueError):
         return parse_retry_after(headers.get("retry-after"))
 
@@ -200,14 +235,17 @@ def said_by(body: Any) -> str:
     detail = body.get("detail")
     if isinstance(detail, list):
         detail = "; ".join(str(part.get("msg")) for part in detail if isinstance(part, dict))
-    return sentence(
-        next((text for text in (found, body.get("message"), detail) if isinstance(text, str)), "")
-    )
+    said = next((text for text in (found, body.get("message"), detail) if isinstance(text, str)), "")
+    return said.strip()
 
 
 def sentence(text: str) -> str:
-    """Returns a server's text in one line of limited length, without the picture that some servers repeat."""
+    """Returns a server's text in one printable line of limited length, without the picture that some servers repeat.
+
+    It may be cut in the middle of a secret, so secrets must be masked before.
+    """
     line = " ".join(_DATA_URL.sub("data:...", text).split())
+    line = _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", line)
     return line if len(line) <= LONGEST_SENTENCE else line[: LONGEST_SENTENCE - 3] + "..."
 
 

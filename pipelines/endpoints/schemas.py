@@ -37,6 +37,7 @@ from captionbeam.schemas.storage import files
 
 SHOWN = 80  # characters of a value in a sentence
 _INT64 = 1 << 63
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*?)\s*```\s*", re.DOTALL | re.IGNORECASE)
 _OLD_DRAFT = "/draft-0"  # in ``$schema``: nothing beside a ``$ref`` counts
 
@@ -48,6 +49,8 @@ def load_schema(url: str) -> dict[str, Any]:
     """
     try:
         schema = json.loads(files.read_bytes(url))
+    except RecursionError:
+        raise RequestError(f"{url!r} has too many levels; expected a JSON Schema of fewer") from None
     except (OSError, ValueError) as err:
         problem = "cannot be read" if isinstance(err, OSError) else "is not JSON"
         raise RequestError(f"{url!r} {problem} ({err}); expected a JSON Schema") from err
@@ -65,7 +68,10 @@ def arrow_type(schema: Mapping[str, Any]) -> pa.DataType:
 
     Raises RequestError if the schema is invalid, refers to itself or elsewhere, or allows nothing but null.
     """
-    return _answers(_text(schema)).shape.type
+    try:
+        return _answers(_text(schema)).shape.type
+    except RecursionError:
+        raise RequestError("the JSON Schema has too many levels; expected fewer") from None
 
 
 def parsed(text: str, schema: Mapping[str, Any]) -> Any:
@@ -213,6 +219,9 @@ def _answers(text: str) -> _Answers:
     schema = json.loads(text)
     if not isinstance(schema, dict):
         raise RequestError(f"a JSON Schema is {_cut(text)}; expected an object")
+    if half := _SURROGATE.search(text):
+        near = text[max(0, half.start() - SHOWN // 4) : half.end()]
+        raise RequestError(f"the JSON Schema has {near!r}; expected Unicode text")
     named = schema.get("$schema", DRAFT202012.name)
     kind: Any = jsonschema.validators.validator_for(schema, default=None)
     if kind is None:
@@ -377,6 +386,8 @@ def _of_values(values: Sequence[Any]) -> Shape | None:
 
 def _kind(value: Any) -> str:
     names = {bool: "boolean", str: "string", int: "integer", float: "number"}
+    if type(value) is int and not -_INT64 <= value < _INT64:
+        return "json"
     return names.get(type(value), "json")
 
 
@@ -390,7 +401,7 @@ def _refuse(name: str) -> NoReturn:
 
 def _is_unicode(text: str) -> bool:
     """Returns whether ``text`` can be encoded; half of a surrogate pair, as JSON may escape it, cannot."""
-    return text.isascii() or not re.search("[\ud800-\udfff]", text)
+    return text.isascii() or not _SURROGATE.search(text)
 
 
 def _shown(value: Any) -> str:
@@ -417,10 +428,17 @@ def _expected(error: ValidationError | SchemaError) -> str:
             return f"at least {says}{_UNITS.get(str(error.validator), '')}"
         case "maximum" | "maxLength" | "maxItems" | "maxProperties":
             return f"at most {says}{_UNITS.get(str(error.validator), '')}"
+        case "anyOf" | "oneOf" if alternatives := _alternatives(error):
+            return " or ".join(alternatives)
         case "additionalProperties" | "unevaluatedProperties":
             return f"no other properties than the schema's ({error.message})"
         case _:
             return f"what the schema says: {error.validator} {_shown(says)}"
+
+
+def _alternatives(error: ValidationError | SchemaError) -> list[str]:
+    """Returns what the alternatives of an ``anyOf`` demand of the value itself, not of its parts."""
+    return list(dict.fromkeys(_expected(one) for one in error.context or () if not one.relative_path))
 
 
 _UNITS = {

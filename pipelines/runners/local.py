@@ -25,9 +25,10 @@ _ENDED = re.compile(r"Worker subprocess exited with return code (-?\d+)")
 def attending(pipeline: beam.Pipeline, stderr: Unmarked) -> Iterator[Callable[[], PipelineResult]]:
     """Yields a function that runs ``pipeline``. SIGTERM ends it like Ctrl-C, without further output on ``stderr``.
 
-    Raises SystemicError if a worker process ended.
+    Raises SystemicError if a worker process ended, and KeyboardInterrupt, which Beam may have made an error of its own.
     """
     ended: list[str] = []
+    signals: list[int] = []
 
     def note(thread: threading.ExceptHookArgs) -> None:
         found = _ENDED.match(str(thread.exc_value))
@@ -39,10 +40,12 @@ def attending(pipeline: beam.Pipeline, stderr: Unmarked) -> Iterator[Callable[[]
 
     earlier, threading.excepthook = threading.excepthook, note
     try:
-        with _interruptible(stderr):
+        with _interruptible(stderr, signals):
             yield pipeline.run
         threading.excepthook = earlier
     except Exception as err:
+        if signals:
+            raise KeyboardInterrupt from err
         if not ended or unmarked(err) is not None:
             raise
         raise SystemicError(
@@ -52,10 +55,11 @@ def attending(pipeline: beam.Pipeline, stderr: Unmarked) -> Iterator[Callable[[]
 
 
 @contextmanager
-def _interruptible(stderr: Unmarked) -> Iterator[None]:
+def _interruptible(stderr: Unmarked, signals: list[int]) -> Iterator[None]:
     """Raises KeyboardInterrupt on Ctrl-C and SIGTERM during the block, in the main thread (only it receives signals).
 
-    Silences Beam first: its workers end while the exception travels, and report what they were doing.
+    Adds the signal to ``signals``. Silences Beam first: its workers end while the exception travels, and report what
+    they were doing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -63,6 +67,7 @@ def _interruptible(stderr: Unmarked) -> Iterator[None]:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         _be_silent(stderr)
+        signals.append(number)
         raise KeyboardInterrupt
 
     with handling_signals(interrupt):

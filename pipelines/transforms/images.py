@@ -20,9 +20,8 @@ from typing import Any
 
 import apache_beam as beam
 
-from captionbeam.capmodel.specs import EndpointSpec
-from captionbeam.pipelines.endpoints.plan import Endpoint, EndpointPlan
-from captionbeam.pipelines.endpoints.prompts import UNNAMED
+from captionbeam.capmodel.specs import UNNAMED, EndpointSpec
+from captionbeam.pipelines.endpoints.plan import Endpoint, EndpointPlan, checked_url
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 from captionbeam.pipelines.runners.runner import placing_args, worker_processes, workers_elsewhere
 from captionbeam.pipelines.sources.images import DEFAULTS, fetch
@@ -46,6 +45,7 @@ class _Process(beam.PTransform[beam.PCollection[Any], Outputs]):
     """PCollection of images -> ``Outputs``: rows of type ``_row``, and failures."""
 
     _row: type
+    _copies_models = True
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class _Process(beam.PTransform[beam.PCollection[Any], Outputs]):
     def expand(self, images: beam.PCollection[Any]) -> Outputs:
         """Copies the models to where workers find them. Raises RequestError, BundleError, FingerprintError."""
         placed = placing_args(images.pipeline)
-        if self._models is None and workers_elsewhere(placed):
+        if self._copies_models and self._models is None and workers_elsewhere(placed):
             raise RequestError(
                 "models is None, and the workers of this runner are on other machines; expected a URL that they can "
                 "read and this process can write, such as gs://bucket/models"
@@ -167,12 +167,12 @@ class CaptionFeatures(CaptionImages):
 class PromptImages(_Process):
     """PCollection of ImageRef or ``(image_id, bytes)`` -> ``Outputs`` with ImageCaptions by a model behind an endpoint.
 
-    ``url``: of OpenAI's API, ending in ``/v1``; the key is ``OPENAI_API_KEY`` of the workers' environment. ``prompts``:
-    a text, or texts by name. ``settings``: fields of ``EndpointSpec``, such as system, max_new_tokens, temperature.
+    ``url``: of OpenAI's API; the key is ``OPENAI_API_KEY`` of the workers' environment. ``prompts``: a text, or texts
+    by name. ``concurrency``: requests in flight of each worker process. The others: as of ``captionbeam caption``.
     Answers are not kept: a bundle that a runner repeats asks again.
     """
 
-    _row = ImageCaptions
+    _row, _copies_models = ImageCaptions, False
 
     def __init__(
         self,
@@ -181,13 +181,27 @@ class PromptImages(_Process):
         prompts: str | Mapping[str, str],
         *,
         concurrency: int = 32,
+        system: str = "",
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        max_image_pixels: int = EndpointSpec.max_image_pixels,
         reading: FetchOptions = DEFAULTS,
-        **settings: Any,
     ) -> None:
         super().__init__(reading=reading)
         named = {UNNAMED: prompts} if isinstance(prompts, str) else prompts
-        spec = EndpointSpec(model, {name: {"text": text} for name, text in named.items()}, **settings)
-        self._endpoint = EndpointPlan(spec, Endpoint(url=url, concurrency=concurrency))
+        if not named or concurrency < 1:
+            raise RequestError(
+                f"{len(named)} prompts, concurrency {concurrency}; expected one or more of each"
+            )
+        spec = EndpointSpec(
+            model,
+            {name: {"text": text} for name, text in named.items()},
+            system,
+            max_new_tokens,
+            temperature,
+            max_image_pixels=max_image_pixels,
+        )
+        self._endpoint = EndpointPlan(spec, Endpoint(url=checked_url(url), concurrency=concurrency))
 
     def _plan(self) -> EndpointPlan:
         return self._endpoint

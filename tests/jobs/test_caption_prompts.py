@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from captionbeam.jobs import cli
+from captionbeam.jobs.caption import Caption
 from captionbeam.schemas import Store
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -102,7 +103,11 @@ def everything(folder):
 
 def test_named_prompts_have_columns_and_fingerprints(photos, tmp_path):
     with scripted_endpoint() as server:
-        assert caption(photos, server, tmp_path / "store", *TWO) == 0
+        done = Caption(
+            sources=[photos], captioner=f"openai:{server.url}", model="scripted", output=tmp_path / "store",
+            prompt={"colour": "Which colour?", "short": "In a word?"}, warn_failures=1.0,
+        ).run()  # fmt: skip
+    assert done.status == 0
     assert rows(tmp_path / "store", "colour", "short")["3.png"] == {
         "colour": [f"Which colour? of {sent(photos, 3)}"],
         "short": [f"In a word? of {sent(photos, 3)}"],
@@ -240,15 +245,46 @@ def test_a_canary_extrapolates_tokens_and_money(photos, tmp_path, capsys):
     assert "1.20" in said  # 600 at 1,000 a million, 60 at 10,000
 
 
+def test_a_canary_of_a_further_prompt_asks_and_prices_only_that(photos, tmp_path, capsys):
+    store = tmp_path / "store"
+    with scripted_endpoint(reply=lambda request: Reply("a b", tokens=(100, 10))) as server:
+        assert caption(photos, server, store, "--prompt", "colour=Which colour?", "--publish-anyway") == 0
+        server.requests.clear()
+        assert refresh(store, *TWO, "--redo", "--canary", 3) == 0
+        assert {request.prompt for request in server.requests} == {"In a word?"}
+        server.requests.clear()
+        assert refresh(store, *TWO, "--redo", "--plan", "--price-per-million-tokens", "1,1") == 0
+    assert server.requests == []
+    said = capsys.readouterr().out
+    assert "answers to unchanged ones are copied" in said
+    assert "cost of all tokens" in said
+
+
+def test_a_prompt_is_dropped_with_its_schema(photos, tmp_path):
+    store = tmp_path / "store"
+    (tmp_path / "schema.json").write_text('{"type": "object", "properties": {"a": {"type": "string"}}}')
+    with scripted_endpoint(reply=lambda request: Reply('{"a": "b"}')) as server:
+        schema = "--schema", f"colour={tmp_path}/schema.json"
+        assert caption(photos, server, store, *TWO, *schema, "--publish-anyway") == 0
+        server.requests.clear()
+        assert refresh(store, *TWO[2:], "--redo", "--publish-anyway") == 0
+    assert server.requests == []
+    assert Store.open(str(store)).columns == ("short",)
+
+
 def refresh_arguments(photos, store, *more):
     return [str(each) for each in ("refresh", photos, "--output", store, "--warn-failures", 1, *more)]
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
     ((), "needs a --prompt"),
-    (("--prompt", "a=x", "--prompt", "b"), "one prompt has no name, beside a"),
+    (("--prompt", "a=x", "--prompt", "b"), "the prompt 'b' has no name"),
     (("--prompt", "a=x", "--prompt", "a=y"), "two prompts are named 'a'"),
-    (("--prompt", "uri=x"), "a prompt is named 'uri'"),
+    (("--prompt", "URI=x"), "a prompt is named 'URI'"),
+    (("--prompt", "a=x", "--prompt", "A=y"), "two prompts are named 'A'"),
+    (("--prompt", "x", "--captioner", "openai:https://host/v1#sk-secret"), "OPENAI_API_KEY"),
+    (("--prompt", "x", "--captioner", "openai:me:secret@host/v1"), "is no URL"),
+    (("--prompt", "x", "--captioner", "openai:http://[::1/v1"), "is no URL"),
     (("--prompt", "x", "--captioner", "openai:https://me:secret@host/v1"), "OPENAI_API_KEY"),
     (("--prompt", "x", "--captioner", "openai:localhost"), "is no URL"),
     (("--prompt", "x", "--schema", "b=s.json"), "--schema names 'b'"),

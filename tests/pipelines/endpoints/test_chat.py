@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import logging
 import subprocess
 import sys
@@ -14,12 +15,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from email.utils import formatdate
 
+import httpx
+import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from captionbeam.capmodel.specs import EndpointSpec
 from captionbeam.pipelines.endpoints.chat import FIRST_ANSWERS, ChatClient
 from captionbeam.pipelines.endpoints.pace import Pace
 from captionbeam.pipelines.endpoints.prompts import prompts_of
+from captionbeam.pipelines.endpoints.replies import Completion, Transient, answers_of, completion_of
 from captionbeam.schemas.errors import ImageError, SystemicError
 from tests.builders.commands import ROOT, environment
 from tests.builders.endpoint import Reply, default_reply, in_turn, scripted_endpoint
@@ -48,8 +54,8 @@ def asking(url, spec=None, timeout=5.0, patience=0.5, first_wait=0.01, **options
     pace, counts = Pace(None, None), Counter()
     client = ChatClient(url, spec, pace, 4, timeout, patience=patience, first_wait=first_wait, **options)
 
-    def ask(picture=PICTURE):
-        return client.ask(picture, prompts_of(spec)[0], counts)
+    def ask(picture=PICTURE, at=0):
+        return client.ask(picture, prompts_of(spec)[at], counts)
 
     ask.counts, ask.client, ask.pace = counts, client, pace
     try:
@@ -212,6 +218,129 @@ def test_an_answer_that_is_cut_off_names_the_tokens_and_the_option():
         assert fails(ask, "cut_off") == said
 
 
+# ---- answers that no server should give
+
+
+def completion(choice=None, message=None, **parts):
+    """The body of a completion, of which some parts are replaced."""
+    said = {"role": "assistant", "content": "a dog"} | (message or {})
+    body = {
+        "model": "tiny",
+        "choices": [{"message": said, "finish_reason": "stop"} | (choice or {})],
+        **parts,
+    }
+    return json.dumps(body).encode()
+
+
+@pytest.mark.parametrize(
+    ("raw", "odd"),
+    [
+        (completion(usage=[1]), {}),
+        (completion(usage="a"), {}),
+        (completion(usage={"prompt_tokens": 10**30, "completion_tokens": True}), {}),
+        (completion(usage={"prompt_tokens": 1 << 31, "completion_tokens": -1}), {}),
+        (completion(usage={"prompt_tokens": "7", "completion_tokens": 2.0}), {}),
+        (completion(usage={"prompt_tokens": (1 << 31) - 1}), {"tokens_in": (1 << 31) - 1}),
+        (completion({"finish_reason": 5}), {"finish_reason": None}),
+        (completion({"finish_reason": "st\ud800p"}), {"finish_reason": "st\N{REPLACEMENT CHARACTER}p"}),
+        (completion(message={"content": "a \ud800dog"}), {"text": "a \N{REPLACEMENT CHARACTER}dog"}),
+        (completion(message={"content": [{"text": 5}, 5, {"text": "a cat"}]}), {"text": "a cat"}),
+        (completion(model="\udfff"), {"model": "\N{REPLACEMENT CHARACTER}"}),
+        (completion(model=[1]), {"model": None}),
+    ],
+)  # fmt: skip
+def test_an_answer_is_kept_without_the_parts_that_are_wrong(raw, odd):
+    with served(Reply(raw=raw)) as ask:
+        (answer,) = ask()
+    plain = {"text": "a dog", "finish_reason": "stop", "tokens_in": None, "tokens_out": None, "model": "tiny"}
+    assert answer == plain | odd
+    assert pa.array([[answer]], prompts_of(spec_of())[0].field.type).to_pylist() == [[answer]]
+
+
+@pytest.mark.parametrize(
+    ("raw", "code", "said"),
+    [
+        (completion({"message": "hello"}), "no_answer", 'the message is "hello"; expected an object'),
+        (completion({"message": [1]}), "no_answer", "the message is [1]; expected an object"),
+        (
+            completion(message={"content": [{"text": 5}]}),
+            "no_answer",
+            "the answer is empty (finish_reason stop)",
+        ),
+        (completion(message={"refusal": {"why": "\ud800"}}), "refused", '{"why": "\\ud800"}'),
+        (completion(message={"refusal": "no\ud800\n"}), "refused", "no\N{REPLACEMENT CHARACTER}"),
+    ],
+)
+def test_a_completion_without_an_answer_fails_alone(raw, code, said):
+    with served(Reply(raw=raw)) as ask:
+        assert fails(ask, code) == said
+        assert ask()[0]["text"] == f"Describe. of {DIGEST}"
+
+
+def test_an_endpoint_that_answers_others_may_have_no_completion_for_one_image():
+    replies = [Reply(raw=b'{"choices": "none"}')] * 4
+    with served(Reply("a dog"), *replies, patience=0.01) as ask:
+        ask()
+        assert "status 200 without a chat completion: {" in fails(ask, "unavailable")
+        ask()
+
+
+NAMES = st.sampled_from(
+    [
+        "choices",
+        "message",
+        "content",
+        "text",
+        "refusal",
+        "finish_reason",
+        "usage",
+        "prompt_tokens",
+        "completion_tokens",
+        "model",
+        "error",
+        "code",
+        "type",
+        "detail",
+        "msg",
+        "innererror",
+    ]
+)
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(), max_size=5)
+    | st.sampled_from(["429", "503", "stop", "length", "content_filter", "\ud800", 10**30, "model_not_found"])
+)
+BODIES = st.recursive(
+    VALUES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=20,
+)
+CHOICES = st.lists(
+    st.fixed_dictionaries({"message": BODIES, "finish_reason": VALUES}), min_size=1, max_size=2
+)
+COMPLETIONS = st.fixed_dictionaries({"choices": CHOICES, "usage": BODIES, "model": VALUES})
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    (BODIES | COMPLETIONS).map(lambda body: json.dumps(body).encode()) | st.binary(max_size=20),
+    st.sampled_from([200, 200, 200, 400, 404, 429, 500]),
+    st.sampled_from([{}, {"Content-Type": "text/html; charset=hex"}, {"retry-after-ms": "nan"}, {"Retry-After": "x"}]),
+)  # fmt: skip
+def test_whatever_an_endpoint_answers_is_an_answer_or_one_of_our_errors(body, status, headers):
+    (prompt,) = prompts_of(spec_of())
+    try:
+        found = completion_of(httpx.Response(status, content=body, headers=headers))
+        assert isinstance(found, Completion)
+        answers = answers_of(found, prompt, None)
+    except (Transient, ImageError, SystemicError):
+        return
+    assert pa.array([answers], prompt.field.type).to_pylist() == [answers]
+
+
 # ---- JSON
 
 
@@ -268,6 +397,26 @@ def test_one_valid_answer_shows_that_the_endpoint_heeds_the_schema():
             fails(ask, "invalid_json")
 
 
+def test_each_prompt_has_first_answers_of_its_own():
+    """One prompt's schema may be beyond the model, though it heeds the others'."""
+
+    def reply(request):
+        return Reply('{"dogs": 2}' if request.prompt == "easy" else "two dogs")
+
+    prompts = {text: {"text": text, "schema": SCHEMA} for text in ("easy", "hard")}
+    spec = EndpointSpec(endpoint="tiny", prompts=prompts)
+    with scripted_endpoint(reply) as server, asking(server.url, spec) as ask:
+        for _ in range(FIRST_ANSWERS // 2 - 1):
+            ask(at=0)
+            with pytest.raises(ImageError):
+                ask(at=1)
+        ask(at=0)
+        with pytest.raises(
+            SystemicError, match=f"the first {FIRST_ANSWERS} answers .* schema of prompt hard"
+        ):
+            ask(at=1)
+
+
 # ---- what is waited out
 
 
@@ -284,8 +433,9 @@ STALE = Reply("x", cut=0)
         Reply("x", cut=20),
         Reply(raw=b"<html>restarting</html>"),
         Reply(raw=b'{"error": {"code": 502, "message": "upstream"}}'),
+        Reply(raw=b'{"error": {"code": "429", "message": "slow down"}}'),
     ],
-    ids=["429", "500", "503", "no-answer", "cut", "html", "error-in-200"],
+    ids=["429", "500", "503", "no-answer", "cut", "html", "error-in-200", "text-in-200"],
 )
 def test_what_may_pass_is_tried_again(reply):
     with served(reply, reply) as ask:
@@ -377,6 +527,34 @@ def test_a_picture_that_times_out_always_fails_alone():
         ask()
 
 
+def test_an_error_in_a_200_counts_by_its_code():
+    with served(Reply(raw=b'{"error": {"code": "429"}}', headers={"Retry-After": "1"})) as ask:
+        ask()
+        first, second = ask.server.requests
+        assert second.time - first.time > 0.95
+    with served(Reply(raw=b'{"error": {"code": "403", "message": "not allowed"}}')) as ask:
+        assert "answers status 403: not allowed" in stops(ask)
+
+
+def test_a_server_that_has_not_answered_yet_is_told_once(caplog):
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    with asking(url, patience=0.2) as ask:
+        stops(ask)
+        stops(ask)
+    (record,) = [record for record in caplog.records if record.name.startswith("captionbeam")]
+    assert record.levelname == "WARNING"
+    said = record.getMessage()
+    assert said.startswith(f"the endpoint {url} (model tiny) does not answer: ")
+    assert said.endswith("Connection refused; trying for 0.2 s")
+
+
+def test_a_server_that_has_answered_is_waited_for_without_a_warning(caplog):
+    with served(Reply("a dog"), Reply("broken", 500)) as ask:
+        ask()
+        ask()
+    assert not [record for record in caplog.records if record.name.startswith("captionbeam")]
+
+
 # ---- what stops the run
 
 
@@ -425,7 +603,25 @@ def test_an_endpoint_that_cannot_answer_at_all_stops_the_run_at_once(reply):
 
 def test_an_address_that_gives_web_pages_stops_the_run():
     with served(always=Reply(raw=b"<html>hello</html>")) as ask:
-        assert "status 200 with '<html>hello</html>' instead of a chat completion" in stops(ask)
+        said = (
+            "status 200 without a chat completion: <html>hello</html>; expected the base URL of OpenAI's API"
+        )
+        assert said in stops(ask)
+
+
+def test_a_wrong_path_is_told_with_the_form_of_a_base_url():
+    with served(Reply("no such page", 404)) as ask:
+        assert "at the base URL of its API (ending in /v1)" in stops(ask)
+
+
+@pytest.mark.parametrize("before", range(60, 300, 20))
+@pytest.mark.parametrize("status", [200, 400, 403])
+def test_a_key_at_the_place_where_a_sentence_is_cut_is_masked(monkeypatch, before, status):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    reply = Reply(status=status, raw=b"x" * before + b" " + KEY.encode() + b"x" * 300)
+    with served(*[reply] * 4) as ask, pytest.raises((ImageError, SystemicError)) as info:
+        ask()
+    assert "sk-s" not in str(info.value)
 
 
 def test_a_request_that_is_always_rejected_stops_the_run():

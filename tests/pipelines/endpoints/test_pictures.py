@@ -43,9 +43,49 @@ def test_a_jpeg_that_fits_stays_as_it_is(progressive):
     assert jpeg_of(data, 48 * 32) == data
 
 
-def test_an_upright_jpeg_keeps_its_exif_block():
-    data = encoded(drawn(), "JPEG", exif=exif(1))
-    assert jpeg_of(data) == data
+def segment(kind, payload):
+    return bytes([0xFF, kind]) + (len(payload) + 2).to_bytes(2, "big") + payload
+
+
+SECRETS = [segment(kind, b"at home" * 9) for kind in (0xE0, 0xE2, *range(0xE3, 0xF0), 0xFE)]
+SECRETS += [segment(0xE1, exif(1) + b"at home"), segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0at home")]
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_is_sent_without_metadata_and_without_what_follows_it(progressive):
+    bare = encoded(drawn(), "JPEG", progressive=progressive)
+    (scan, *_) = [at for at in range(len(bare)) if bare[at : at + 2] == b"\xff\xda"]
+    secret = b"".join(SECRETS)
+    data = bare[:2] + secret + bare[2:scan] + secret + bare[scan:] + b"at home" + bare
+    assert jpeg_of(data) == bare
+
+
+def test_metadata_between_the_scans_of_a_jpeg_is_not_sent():
+    bare = encoded(drawn(), "JPEG", progressive=True)
+    last = bare.rindex(b"\xff\xda")
+    assert bare.index(b"\xff\xda") < last
+    assert jpeg_of(bare[:last] + segment(0xFE, b"at home") + bare[last:]) == bare
+
+
+def test_a_jpeg_keeps_its_colour_profile_its_density_and_its_colour_space():
+    rgb = encoded(drawn(), "JPEG", icc_profile=b"profile" * 20_000, dpi=(72, 72), keep_rgb=True)
+    assert b"Adobe" in rgb
+    assert jpeg_of(rgb) == rgb
+
+
+def test_a_jpegs_thumbnail_is_not_sent():
+    bare = encoded(drawn(), "JPEG")
+    head = bare.index(b"JFIF") - 4
+    thumbnail = segment(0xE0, bare[head + 4 : head + 16] + b"\1\1" + b"RGB")
+    assert jpeg_of(bare[:head] + thumbnail + bare[head + 18 :]) == bare
+
+
+def test_a_jpeg_of_an_unusual_structure_is_encoded_again():
+    bare = encoded(drawn(), "JPEG", quality=95)
+    data = bare[:2] + segment(0xFE, b"at home") + b"\xff" + bare[2:]
+    sent = jpeg_of(data)
+    assert b"at home" not in sent
+    assert difference(Image.open(io.BytesIO(sent)), drawn()) < 8
 
 
 def cmyk(pixels):
