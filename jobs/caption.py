@@ -55,7 +55,6 @@ id, log-probability and text, separated by tabs.
         if self.output is None:
             from captionbeam.jobs.bulk.caption_now import print_captions
 
-            self.clear_totals()
             return print_captions(self)
         from captionbeam.jobs.bulk.launch import launch
         from captionbeam.jobs.run_on.target import resolve_target

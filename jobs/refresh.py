@@ -145,7 +145,6 @@ costs, --canary N tries it on N images; neither writes to the store.
         if options.plan or options.canary:
             from captionbeam.jobs.bulk.preview import try_out
 
-            options.clear_totals()
             same = _unchanged_prompts(newest.spec, work.spec) if newest is not None else []
             fewer = without_prompts(options, same) if options.canary and same else options
             tried = captioning(fewer, output) if fewer.prompt and fewer is not options else work

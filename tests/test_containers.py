@@ -76,16 +76,19 @@ def test_the_launcher_image_runs_a_file_that_is_there():
 def test_the_launchers_file_hands_its_arguments_on():
     program = [sys.executable, ROOT / "containers" / "flex_launcher.py"]
     wrong = subprocess.run([*program, "--job=train"], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert wrong.returncode == 1
-    assert wrong.stderr.startswith("captionbeam: the template's parameters are wrong: ")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith(
+        "captionbeam: the template's parameters are wrong: --job: invalid choice: 'train'"
+    )
+    assert len(wrong.stderr.splitlines()) == 1
     local = subprocess.run(
-        [*program, "--job=encode", "--sources=photos", "--output=gs://bucket/s", "--arguments=--encoder resnet50",
+        [*program, "--job=encode", "--sources=docs", "--output=gs://bucket/s", "--arguments=--encoder resnet50",
          "--runner=DataflowRunner", "--project=a-project", "--region=us-central1", "--temp_location=gs://bucket/tmp"],
         capture_output=True, text=True, cwd=ROOT, check=False,
     )  # fmt: skip
     assert local.returncode == 2
     assert local.stderr.startswith(
-        "captionbeam: SOURCE photos is on this machine, where workers on Dataflow do not "
+        "captionbeam: SOURCE docs is on this machine, where workers on Dataflow do not "
     )
 
 

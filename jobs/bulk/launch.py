@@ -119,7 +119,6 @@ def process_images(
     retired: Sequence[str] = (),
 ) -> Result:
     """Runs the pipeline and reports."""
-    options.clear_totals()
     build = builder(run, work, options, target, gates, retired, files.join(run.url, "models"))
     if not files.has_atomic_create(run.url):
         note(f"{files.protocol(run.url)} cannot create a file only if it is absent: use one writer at a time")

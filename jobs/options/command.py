@@ -81,9 +81,13 @@ class Command:
     def run(self) -> Result:
         """Runs the command. Raises CaptionbeamError, OSError."""
         use_storage_options(None if self.storage_options is None else str(self.storage_options))
+        self.begin()
         self.check()
         check_inputs(self)
         return self.execute()
+
+    def begin(self) -> None:
+        """Clears what an earlier run left for a reader, before anything can fail."""
 
     def check(self) -> None:
         """Raises RequestError for options that contradict each other, before anything is read."""

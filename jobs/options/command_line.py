@@ -103,8 +103,12 @@ class _Formatter(argparse.HelpFormatter):
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n\n".join(_filled(part, width) for part in text.rstrip("\n").split("\n\n"))
 
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return _filled(text, width).splitlines()
+
 
 def _filled(paragraph: str, width: int) -> str:
+    """Wraps ``paragraph``, but within no name or flag, so that each can be copied."""
     if "\n " in f"\n{paragraph}":
         return paragraph
     words = " ".join(paragraph.split())

@@ -123,3 +123,8 @@ class ModelOptions(GpuOptions):
 @dataclass(frozen=True, kw_only=True)
 class BulkCommand(RunOptions, LaunchOptions, PipelineCommand):
     """A command that processes images in shards and publishes a snapshot."""
+
+    def begin(self) -> None:
+        """Empties the file of --totals, except in a dry run. Raises RequestError."""
+        if not self.dry_run:
+            self.clear_totals()

@@ -70,14 +70,13 @@ Other flags are those of Beam's PipelineOptions.
                 f"nothing to do: {counted(len(failures), f'{kind}failure')} in snapshot {store.snapshot_id} "
                 f"of {store.url}"
             )
-            if not self.dry_run:
-                self.clear_totals()
             return Result(output=store.url)
         target, options = resolve_target(repeat_limits(self, store.snapshot), "store")
         works = [_work(store, alike, options) for alike in by_reading(refs)]
-        done = [
-            launch(work, store.url, options, target, options.gates(), store.snapshot.format) for work in works
-        ]
+        done = []
+        for work in works:
+            self.begin()  # no totals of the work before, if this one fails
+            done.append(launch(work, store.url, options, target, options.gates(), store.snapshot.format))
         return replace(done[-1], status=max(one.status for one in done))
 
 

@@ -12,7 +12,7 @@ from tempfile import gettempdir
 import pytest
 
 from captionbeam.jobs import cli
-from captionbeam.jobs.run_on.flex import command
+from captionbeam.jobs.run_on.flex import command, main
 from captionbeam.jobs.scenes.files import coco_format, draw_scenes
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -268,3 +268,11 @@ def test_the_flex_template_writes_its_job_and_does_not_wait(photos, launch):
 )
 def test_the_templates_parameters_become_a_command(passed, expected):
     assert command(passed) == expected
+
+
+def test_parameters_that_are_no_words_are_refused(capsys):
+    assert main(["--job=encode", "--output=gs://b/s", "--arguments=--sample 'a"]) == 2
+    assert capsys.readouterr().err == (
+        "captionbeam: the template's parameters are wrong: --arguments is \"--sample 'a\" (No closing quotation); "
+        "expected words as in a shell\n"
+    )

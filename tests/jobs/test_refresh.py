@@ -342,7 +342,7 @@ def test_a_part_of_a_source_stays_the_part_until_the_source_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["x"], "a refresh needs one of --encoder (for features) and --bundle or --captioner"),
+        ([__file__], "a refresh needs one of --encoder (for features) and --bundle or --captioner"),
         (["--encoder", "resnet50"], "no source is named"),
     ],
 )

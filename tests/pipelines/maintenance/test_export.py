@@ -296,7 +296,7 @@ def test_pooled_features_as_csv_have_a_column_a_number(tmp_path):
 def test_the_command_exports_the_snapshot_that_is_named(captions, tmp_path, capsys):
     out = str(tmp_path / "out")
     assert cli.main(["store", "export", f"{captions.url}@1", "--output", out, "--format", "jsonl"]) == 0
-    assert "10 rows of snapshot 1 in 1 files" in capsys.readouterr().out
+    assert "10 rows of snapshot 1 in 1 file," in capsys.readouterr().out
     rows = [json.loads(line) for line in (tmp_path / "out" / "part-00000.jsonl").read_text().splitlines()]
     assert as_dict(rows, "captions") == content(Store.open(captions.url, 1))
 
