@@ -30,24 +30,37 @@ from captionbeam.schemas.errors import RequestError
 
 __all__ = ["BACKBONES", "Backbone", "get_backbone", "load_network", "shape_of"]
 
+# Grid channels that differ from the rest of the family.
+WIDTHS = {
+    "resnet18": 512, "resnet34": 512, "densenet161": 2208, "densenet169": 1664, "densenet201": 1920,
+    "efficientnet_b2": 1408, "efficientnet_b3": 1536, "efficientnet_b4": 1792, "efficientnet_b5": 2048,
+    "efficientnet_b6": 2304, "efficientnet_b7": 2560, "convnext_base": 1024, "convnext_large": 1536,
+}  # fmt: skip
 NO_LOGITS = ("grid", "pooled")  # for networks that are built without their classifier
 
 
 def _convolutional(name: str) -> Backbone:
     """Returns the backbone of that name, which is not a ViT."""
+    half = families.half_five_times
     if name in RESNETS:
-        return Convolutional(name, ("fc.",), families.resnet)
+        return Convolutional(name, WIDTHS.get(name, 2048), half, ("fc.",), families.resnet)
     if name in DENSENETS:
-        return DenseNet(name, ("classifier.",), families.densenet)
+        return DenseNet(
+            name, WIDTHS.get(name, 1024), families.densenet_grid, ("classifier.",), families.densenet
+        )
     if name in EFFICIENTNETS:
-        return Convolutional(name, ("classifier.",), families.efficientnet)
+        return Convolutional(name, WIDTHS.get(name, 1280), half, ("classifier.",), families.efficientnet)
     if name in CONVNEXTS:
-        return Convolutional(name, ("classifier.",), families.convnext)
-    if name == GOOGLENET:  # with auxiliary classifiers, used in training only
-        return Convolutional(name, ("fc.", "aux1.", "aux2."), families.googlenet)
+        return Convolutional(
+            name, WIDTHS.get(name, 768), families.convnext_grid, ("classifier.",), families.convnext
+        )
+    auxiliary = ("fc.", "aux1.", "aux2.")  # auxiliary classifiers, used in training only
+    if name == GOOGLENET:
+        return Convolutional(name, 1024, families.googlenet_grid, auxiliary, families.googlenet)
     if name == INCEPTION_V3:
-        return Convolutional(name, ("fc.", "AuxLogits."), families.inception_v3, NO_LOGITS)
-    return EfficientNetLite(name, ("_fc.",), families.efficientnet_lite0, NO_LOGITS)
+        ignored, make = ("fc.", "AuxLogits."), families.inception_v3
+        return Convolutional(name, 2048, families.inception_v3_grid, ignored, make, NO_LOGITS)
+    return EfficientNetLite(name, 1280, half, ("_fc.",), families.efficientnet_lite0, NO_LOGITS)
 
 
 BACKBONES = {name: Vit(name) if name in VITS else _convolutional(name) for name in ENCODERS}
@@ -67,7 +80,7 @@ def get_backbone(name: str) -> Backbone:
 
 @lru_cache(maxsize=64)
 def shape_of(name: str, size: int, output: str, layers: tuple[str, ...] = ()) -> tuple[int, ...]:
-    """Returns the shape of one row, ``(H, W, C)`` or ``(C,)``, by a run on the meta device.
+    """Returns the shape of one row, ``(H, W, C)`` or ``(C,)``; with ``layers`` by a run on the meta device.
 
     Raises RequestError for a size, output or layers that the network does not support.
     """

@@ -23,10 +23,6 @@ from captionbeam.schemas.storage import files
 # For these, torchvision normalises with ImageNet's mean and std, and the network converts back to [-1, 1]
 # (``transform_input``). The scaling ``tf`` does both in one step.
 SCALED_INSIDE = ("inception_v3", "googlenet")
-# Raised by networks for unsupported image sizes.
-SIZE_ERRORS = (
-    RuntimeError, AssertionError, ValueError, TypeError, IndexError, NotImplementedError, ZeroDivisionError,
-)  # fmt: skip
 
 
 class Backbone(ABC):
@@ -53,22 +49,9 @@ class Backbone(ABC):
 
         return str(get_model_weights(self.name).DEFAULT.name)
 
+    @abstractmethod
     def shape(self, size: int, output: str) -> tuple[int, ...]:
-        """Returns the shape of one row, ``(H, W, C)`` or ``(C,)``, by a run on the meta device.
-
-        Raises RequestError for an unsupported size.
-        """
-        with torch.device("meta"), torch.inference_mode():
-            try:
-                row = tuple(self.build(size, output).eval()(torch.empty(1, 3, size, size)).shape[1:])
-            except RequestError:
-                raise
-            except SIZE_ERRORS as err:
-                message = (str(err).strip() or type(err).__name__).splitlines()[0]
-                raise RequestError(
-                    f"{self.name} takes no images of size {size} ({message}); expected another --image-size"
-                ) from err
-        return (*row[1:], row[0]) if output == "grid" else row[:1]
+        """Returns the shape of one row, ``(H, W, C)`` or ``(C,)``. Raises RequestError for an unsupported size."""
 
     @abstractmethod
     def build(self, size: int, output: str) -> nn.Module:

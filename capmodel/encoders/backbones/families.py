@@ -19,6 +19,7 @@ from captionbeam.capmodel.encoders.preprocess import Preprocess
 from captionbeam.capmodel.encoders.weights import State, package_weights
 from captionbeam.schemas.errors import RequestError
 
+LABELS = 1000  # ImageNet classes
 # torchvision's published DenseNet weights have keys such as norm.1, where its DenseNet has norm1.
 OLD_DENSE_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)$")
 
@@ -27,14 +28,28 @@ OLD_DENSE_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)$")
 class Convolutional(Backbone):
     """A network whose grid is the output of convolutions.
 
+    channels:  C.
+    cells:     the grid's side length for images of S pixels.
     ignored:   key prefixes in published weights that not every output needs.
     make:      builds the network of a name for an output.
     """
 
     name: str
+    channels: int
+    cells: Callable[[int], int]
     ignored: tuple[str, ...]
     make: Callable[[str, str], nn.Module]
     outputs: tuple[str, ...] = OUTPUTS
+
+    def shape(self, size: int, output: str) -> tuple[int, ...]:
+        side = self.cells(size)
+        if side < 1:
+            smallest = next(each for each in range(size, size + 1000) if self.cells(each) >= 1)
+            raise RequestError(
+                f"image size {size} is too small for {self.name}; expected at least {smallest}"
+            )
+        rows = {"grid": (side, side, self.channels), "pooled": (self.channels,), "logits": (LABELS,)}
+        return rows[output]
 
     def build(self, size: int, output: str) -> nn.Module:
         with torch.device("meta"):
@@ -187,3 +202,38 @@ def _examples(network: nn.Module) -> str:
             f"{name}.{inner}" for name in names for inner, _ in network.get_submodule(name).named_children()
         ]
     return ", ".join(names[-4:])
+
+
+# The side length of a network's grid, for an image's side length in pixels.
+
+
+def inception_v3_grid(size: int) -> int:
+    """Inception v3: 8 for 299."""
+    side = (size - 3) // 2 + 1  # Conv2d_1a
+    side = (side - 2 - 3) // 2 + 1  # Conv2d_2a, maxpool1
+    side = (side - 2 - 3) // 2 + 1  # Conv2d_4a, maxpool2
+    side = (side - 3) // 2 + 1  # Mixed_6a
+    return (side - 3) // 2 + 1  # Mixed_7a
+
+
+def half_five_times(size: int) -> int:
+    """Networks that halve a padded input five times: 7 for 224."""
+    return -(-size // 32)
+
+
+def densenet_grid(size: int) -> int:
+    """DenseNet, two padded halvings and three unpadded ones: 7 for 224."""
+    return -(-size // 4) // 8
+
+
+def googlenet_grid(size: int) -> int:
+    """GoogLeNet: 7 for 224. The last pooling window may extend beyond the edge but must start inside."""
+    side = -(-size // 2)  # conv1
+    for _ in range(3):  # maxpool1, maxpool2, maxpool3: 3 cells wide
+        side = -(-(side - 3) // 2) + 1 if side > 2 else 1
+    return -(-side // 2)  # maxpool4: 2 cells wide
+
+
+def convnext_grid(size: int) -> int:
+    """ConvNeXt, 4-pixel patches and three 2 x 2 reductions that drop remainders: 7 for 224."""
+    return size // 4 // 2 // 2 // 2

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from captionbeam.capmodel.encoders.backbones.base import Backbone
@@ -21,6 +22,10 @@ from captionbeam.schemas.errors import RequestError, not_installed
 
 OWN = "TIMM"  # timm's published weights of the model
 CROPS = {"center": "resize-crop", "squash": "squash-crop"}
+# Raised by timm's models for unsupported image sizes.
+SIZE_ERRORS = (
+    RuntimeError, AssertionError, ValueError, TypeError, IndexError, NotImplementedError, ZeroDivisionError,
+)  # fmt: skip
 
 
 class Timm(Backbone):
@@ -58,10 +63,13 @@ class Timm(Backbone):
         """The image size that the model is built for."""
         return int(self._config["input_size"][-1])
 
+    def shape(self, size: int, output: str) -> tuple[int, ...]:
+        return _shape(self.name, size, output)
+
     def build(self, size: int, output: str) -> nn.Module:
-        """Builds on the current device: buffers that are not in the weights are computed."""
+        """Builds on the CPU, not the meta device, because buffers that are not in the weights are computed."""
         model = _created(self.model_name, output)
-        return Features(_resized(model, size), self.name, output)
+        return Features(_resized(self.name, model, size), self.name, output)
 
     def published(self, name: str) -> State:
         """Returns timm's weights of the model, downloaded once to its cache. Raises RequestError."""
@@ -80,7 +88,7 @@ class Timm(Backbone):
         if size == self._size or not hasattr(model, "set_input_size"):
             return kept
         load_into(model, kept, self.name)
-        return _resized(model, size).state_dict()
+        return _resized(self.name, model, size).state_dict()
 
     def _kept(self, state: State, model: nn.Module) -> State:
         """Returns ``state`` without the classifier if ``model`` has none."""
@@ -124,17 +132,40 @@ class Features(nn.Module):
         return features.shape[1] != self.model.num_features and features.shape[3] == self.model.num_features
 
 
+@lru_cache(maxsize=64)
+def _shape(name: str, size: int, output: str) -> tuple[int, ...]:
+    """Returns the shape of one row, by a run on the meta device."""
+    with torch.device("meta"), torch.inference_mode():
+        model = _created(name.removeprefix(TIMM), output)
+        network = Features(_resized(name, model, size), name, output).eval()
+        try:
+            row = tuple(network(torch.empty(1, 3, size, size)).shape[1:])
+        except RequestError:
+            raise
+        except SIZE_ERRORS as err:
+            raise _size_error(name, size, err) from err
+    return (*row[1:], row[0]) if output == "grid" else row
+
+
 def _created(model_name: str, output: str) -> Any:
     """Returns the model with random weights, with its classifier for logits only."""
     options = {} if output == "logits" else {"num_classes": 0}
     return _timm().create_model(model_name, pretrained=False, **options)
 
 
-def _resized(model: Any, size: int) -> Any:
+def _resized(name: str, model: Any, size: int) -> Any:
     """Sets the image size of ``model`` if it has ``set_input_size``; other models take the size of their input."""
     if hasattr(model, "set_input_size"):
-        model.set_input_size(img_size=(size, size))
+        try:
+            model.set_input_size(img_size=(size, size))
+        except SIZE_ERRORS as err:
+            raise _size_error(name, size, err) from err
     return model
+
+
+def _size_error(name: str, size: int, err: Exception) -> RequestError:
+    message = (str(err).strip() or type(err).__name__).splitlines()[0]
+    return RequestError(f"{name} takes no images of size {size} ({message}); expected another --image-size")
 
 
 def _preset(name: str, config: Mapping[str, Any]) -> Preprocess:

@@ -17,6 +17,8 @@ from captionbeam.capmodel.encoders.names import OUTPUTS
 from captionbeam.capmodel.encoders.weights import State
 from captionbeam.schemas.errors import RequestError
 
+LABELS = 1000  # ImageNet classes
+WIDTHS = {"b": 768, "l": 1024, "h": 1280}
 POSITIONS = "encoder.pos_embedding"  # [1, 1 + H * W, C]
 
 
@@ -28,6 +30,16 @@ class Vit(Backbone):
     def __init__(self, name: str) -> None:
         self.name = name
         self.patch = int(name.rpartition("_")[2])
+        self.channels = WIDTHS[name.split("_")[1]]
+
+    def shape(self, size: int, output: str) -> tuple[int, ...]:
+        if size % self.patch:
+            raise RequestError(
+                f"image size {size} is no whole number of {self.name}'s patches; "
+                f"expected a multiple of {self.patch}"
+            )
+        side = size // self.patch
+        return {"grid": (side, side, self.channels), "pooled": (self.channels,), "logits": (LABELS,)}[output]
 
     def build(self, size: int, output: str) -> nn.Module:
         from torchvision.models import get_model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,21 @@ def test_a_network_gives_what_torchvisions_own_gives(name):
         close(grid.mean((2, 3)), pooled)
 
 
+def run_shape(name: str, sizes: Sequence[int], output: str) -> list[tuple[int, ...]]:
+    """The shapes of rows as one network gives them, ``[H, W, C]`` or ``[C]``."""
+    network = BACKBONES[name].build(sizes[0], output).eval().to("meta")
+    with torch.device("meta"), torch.inference_mode():
+        rows = [tuple(network(torch.empty(1, 3, size, size)).shape[1:]) for size in sizes]
+    return [(*row[1:], row[0]) if len(row) == 3 else row for row in rows]
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_shape_of_a_row_is_known_without_running_the_network(name):
+    backbone = get_backbone(name)
+    size = 7 * backbone.patch if name.startswith("vit") else 79
+    assert run_shape(name, [size], "grid") == [backbone.shape(size, "grid")]
+
+
 @pytest.mark.parametrize("name", [name for name in ENCODERS if name != "efficientnet_lite0"])
 def test_the_presets_are_those_of_the_weights_own_transforms(name):
     published = models.get_model_weights(name)
@@ -144,8 +160,7 @@ def test_weights_are_kept_without_what_an_output_does_not_need():
         (
             "vit_b_16",
             230,
-            "vit_b_16 takes no images of size 230 (Input shape indivisible by patch size!); "
-            "expected another --image-size",
+            "image size 230 is no whole number of vit_b_16's patches; expected a multiple of 16",
         )
     ],
 )

@@ -177,8 +177,7 @@ def test_a_fingerprint_stays_what_it_was():
 ({"image_size": 224, "resize": 200},
          "image size 224 with resize 200; expected 1 <= image size <= resize"),
 ({"name": "inception_v3", "image_size": 74},
-         "inception_v3 takes no images of size 74 (Calculated padded input size per channel: (2 x 2). Kernel size: "
-         "(3 x 3). Kernel size can't be greater than actual input size); expected another --image-size")],
+         "image size 74 is too small for inception_v3; expected at least 75")],
 )  # fmt: skip
 def test_a_wrong_request_is_one_sentence(wrong, sentence):
     with pytest.raises(RequestError) as caught:
