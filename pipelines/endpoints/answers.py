@@ -275,7 +275,7 @@ class KeptAnswers:
                 self._writing, self._open = self._open, _Open()
             try:
                 self._write(self._writing.rows)
-            except BaseException:  # raised again
+            except BaseException:  # Ctrl-C too: nothing that is open is lost, and it is raised again
                 with self._changed:
                     self._writing.join(self._open)
                     self._open, self._writing = self._writing, _Open()

@@ -49,7 +49,7 @@ class Server:
         self._lease = self._folder.lease()
         try:
             self.wait_until_healthy()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: leaves the server and raises again
             self._leave()
             raise
         return self
