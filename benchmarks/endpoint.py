@@ -72,7 +72,7 @@ def _run(options: argparse.Namespace, side: str, url: str, folder: Path, images:
 
 @contextmanager
 def _served(latency: float) -> Iterator[str]:
-    command = [sys.executable, "-m", "tests.builders.endpoint", "--latency", str(latency)]
+    command = [sys.executable, "-m", "tests.builders.web.endpoint", "--latency", str(latency)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

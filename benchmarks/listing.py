@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the tests' servers
 from captionbeam.pipelines.sources.buckets import key_pages
 from captionbeam.pipelines.sources.listing import list_images, split_part, split_source
 from captionbeam.pipelines.sources.spec import SourceSpec
-from tests.builders.key_servers import ADDRESS, put_keys
-from tests.builders.meddler import meddling
-from tests.builders.servers import Server, gcs_serving, make_bucket, s3_serving
+from tests.builders.web.key_servers import ADDRESS, put_keys
+from tests.builders.web.meddler import meddling
+from tests.builders.web.servers import Server, gcs_serving, make_bucket, s3_serving
 
 
 def main() -> None:

@@ -74,7 +74,7 @@ def main() -> None:
 def made_up(options: argparse.Namespace, scratch: str) -> Store:
     """Grids with half of their values zero, as after a ReLU, in a features store."""
     from captionbeam.schemas.formats import arrow
-    from tests.builders.stores import make_store
+    from tests.builders.data.stores import make_store
 
     random, shape = np.random.default_rng(0), tuple(options.shape)
 

@@ -26,11 +26,11 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = (
-    "tests.builders.servers",
-    "tests.builders.clusters",
-    "tests.builders.slurm",
-    "tests.builders.vertex",
-    "tests.builders.kubernetes",
+    "tests.builders.web.servers",
+    "tests.builders.engines.clusters",
+    "tests.builders.clouds.slurm",
+    "tests.builders.clouds.vertex",
+    "tests.builders.clouds.kubernetes",
 )
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders.commands import ROOT
-from tests.builders.discovery import complaints, find_call
+from tests.builders.clouds.discovery import complaints, find_call
+from tests.builders.running.commands import ROOT
 
 WORKERS = ("cpu.Dockerfile", "gpu.Dockerfile")
 PARAMETERS = ["job", "sources", "output", "arguments", "sdk_container_image"]

@@ -10,8 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders.commands import ROOT
-from tests.builders.dependencies import CORE, PLACES, declared, imports, longest, modules_of, owner, said
+from tests.builders.running.commands import ROOT
+from tests.builders.running.dependencies import (
+    CORE,
+    PLACES,
+    declared,
+    imports,
+    longest,
+    modules_of,
+    owner,
+    said,
+)
 
 OURS = {"captionbeam", *CORE, "tests", "benchmarks", *(path.stem for path in ROOT.glob("benchmarks/*.py"))}
 FOREIGN = {"airflow", "kubernetes", "pycocoevalcap"}  # of files that run in environments of their own

@@ -16,8 +16,8 @@ import pytest
 
 from captionbeam.jobs import cli
 from captionbeam.jobs.scenes.files import write_scenes
-from tests.builders.commands import ROOT
-from tests.builders.endpoint import scripted_endpoint
+from tests.builders.running.commands import ROOT
+from tests.builders.web.endpoint import scripted_endpoint
 
 PAGES = [
     ROOT / "README.md",

@@ -17,8 +17,8 @@ from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.jobs import cli
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas import Store
-from tests.builders.fixtures import IMAGES, RESULTS, half_trained, set_times
-from tests.builders.training import StopAfter, train_alone
+from tests.builders.data.fixtures import IMAGES, RESULTS, half_trained, set_times
+from tests.builders.model.training import StopAfter, train_alone
 
 BUNDLE = "41f850ba9e9206b7fb14cb354207f6a7b09b33822dabb625ade100ec5971e98d"
 FINGERPRINTS = {

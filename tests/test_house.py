@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.builders.dependencies import imports
+from tests.builders.running.dependencies import imports
 
 ROOT = Path(__file__).parent.parent
 ORDER = ("schemas", "capmodel", "pipelines", "jobs")  # each is captionbeam.NAME
@@ -22,6 +23,12 @@ TORCH_FREE = {
 
 def modules(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("package", [*ORDER, "tests"])
+def test_a_folder_has_at_most_14_modules(package):
+    folders = Counter(path.parent for path in modules(package) if path.name != "__init__.py")
+    assert not {folder: count for folder, count in folders.items() if count > 14}
 
 
 @pytest.mark.parametrize("package", ORDER)

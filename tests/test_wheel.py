@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders.commands import ROOT
-from tests.builders.dependencies import PLACES, declared
-from tests.builders.images import drawn, encoded
+from tests.builders.data.images import drawn, encoded
+from tests.builders.running.commands import ROOT
+from tests.builders.running.dependencies import PLACES, declared
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(1800)]
 VERSIONS = ("3.11", "3.12", "3.13")

@@ -7,7 +7,7 @@ from captionbeam.capmodel.bundles.contents import read_manifest, store_bundle
 from captionbeam.schemas.errors import BundleError
 from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.storage import files
-from tests.builders.models import make_bundle, make_decoder, make_tokenizer
+from tests.builders.model.models import make_bundle, make_decoder, make_tokenizer
 
 PARTS = {"config.json", "model.safetensors", "tokenizer", "history.json", "README.md"}
 

@@ -15,9 +15,9 @@ from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from captionbeam.schemas.errors import BundleError, FingerprintError, ImageError, OutOfMemory, RequestError
 from captionbeam.schemas.fingerprint import fingerprint
 from captionbeam.schemas.formats import arrow
-from tests.builders.models import make_bundle, make_decoder, make_tokenizer
-from tests.builders.models import make_features as grids
-from tests.builders.stores import make_features
+from tests.builders.data.stores import make_features
+from tests.builders.model.models import make_bundle, make_decoder, make_tokenizer
+from tests.builders.model.models import make_features as grids
 
 SPEC = {"name": "none", "weights_sha256": "0" * 64, "precision": "fp32"}
 NAMES = ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]

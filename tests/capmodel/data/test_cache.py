@@ -13,7 +13,7 @@ from captionbeam.capmodel.data.sampler import shuffled_steps
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.formats.tokens import TokenTable
-from tests.builders.training import make_data, tiny_options, train_alone
+from tests.builders.model.training import make_data, tiny_options, train_alone
 
 
 @pytest.fixture(scope="module")

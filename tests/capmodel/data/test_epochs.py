@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from captionbeam.capmodel.data.dataset import Data
 from captionbeam.capmodel.data.epochs import Epochs
-from tests.builders.training import StopAfter, make_data, tiny_options, train_alone
+from tests.builders.model.training import StopAfter, make_data, tiny_options, train_alone
 
 ALL = {"captions_per_image": 1, "bucket_by_length": True, "steps_per_epoch": 3, "accumulate": 2, "ema": 0.9}
 ALL |= {"batch_growth": 2.0, "batch_max": 8, "batch_size": 4, "weight_decay": 0.01, "epochs": 2}

@@ -23,8 +23,8 @@ from captionbeam.capmodel.data.loader import (
 from captionbeam.capmodel.data.pairing import pair
 from captionbeam.capmodel.data.sampler import shuffled_steps
 from captionbeam.schemas.errors import RequestError
-from tests.builders.stores import make_captions, make_features
-from tests.builders.training import make_tokens, numbered_captions
+from tests.builders.data.stores import make_captions, make_features
+from tests.builders.model.training import make_tokens, numbered_captions
 
 groups = st.lists(st.integers(0, 12), min_size=1, max_size=120).map(np.array)
 sizes = {"batch": st.integers(1, 40), "mix": st.integers(1, 16), "world": st.integers(1, 5)}

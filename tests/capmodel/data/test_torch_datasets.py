@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from captionbeam.capmodel.data import FeatureDataset, IterableFeatureDataset
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
-from tests.builders.stores import make_captions, make_features
+from tests.builders.data.stores import make_captions, make_features
 
 IDS = [f"{number:02d}.jpg" for number in range(23)]
 

@@ -6,8 +6,8 @@ from safetensors.torch import load_file
 
 from captionbeam.capmodel.bundles.bundle import Bundle
 from captionbeam.capmodel.generation.captions import DecodeOptions, generate
-from tests.builders.models import make_bundle, make_decoder, make_features, make_tokenizer
-from tests.builders.sentences import padded, stepped
+from tests.builders.model.models import make_bundle, make_decoder, make_features, make_tokenizer
+from tests.builders.model.sentences import padded, stepped
 
 TOKENIZER = make_tokenizer()
 TOKENS = padded(TOKENIZER)

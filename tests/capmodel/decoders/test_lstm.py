@@ -4,9 +4,9 @@ from torch.nn import functional
 
 from captionbeam.capmodel.generation.captions import DecodeOptions, check_options, generate
 from captionbeam.schemas.errors import RequestError
-from tests.builders import models
-from tests.builders.models import make_decoder, make_features, make_tokenizer
-from tests.builders.sentences import padded
+from tests.builders.model import models
+from tests.builders.model.models import make_decoder, make_features, make_tokenizer
+from tests.builders.model.sentences import padded
 
 TOKENIZER = make_tokenizer()
 TOKENS = padded(TOKENIZER)

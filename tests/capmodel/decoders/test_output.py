@@ -7,8 +7,8 @@ from captionbeam.capmodel.decoders.output import AdaptiveOutput, FullOutput
 from captionbeam.capmodel.objectives.losses import masked_cross_entropy
 from captionbeam.capmodel.tokenizers import BpeTokenizer
 from captionbeam.schemas.errors import RequestError
-from tests.builders.models import make_decoder, make_features, make_tokenizer
-from tests.builders.sentences import padded
+from tests.builders.model.models import make_decoder, make_features, make_tokenizer
+from tests.builders.model.sentences import padded
 
 WORDS, WIDTH = 30, 16
 

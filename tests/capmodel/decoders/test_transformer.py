@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from captionbeam.capmodel.decoders.transformer import sinusoids
 from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from captionbeam.schemas.errors import RequestError
-from tests.builders.models import make_decoder as make_random
-from tests.builders.models import make_features, make_tokenizer
-from tests.builders.plain_search import PlainSearch
-from tests.builders.sentences import padded, stepped
+from tests.builders.model.models import make_decoder as make_random
+from tests.builders.model.models import make_features, make_tokenizer
+from tests.builders.model.plain_search import PlainSearch
+from tests.builders.model.sentences import padded, stepped
 
 TOKENIZER = make_tokenizer(max_length=8)
 SMALL = make_tokenizer(words=3, max_length=6)

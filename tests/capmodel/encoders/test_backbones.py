@@ -17,7 +17,7 @@ from captionbeam.capmodel.encoders.backbones import BACKBONES, get_backbone, loa
 from captionbeam.capmodel.encoders.names import ENCODERS, OUTPUTS
 from captionbeam.capmodel.encoders.preprocess import scaling_values
 from captionbeam.schemas.errors import RequestError
-from tests.builders.networks import layer_output
+from tests.builders.model.networks import layer_output
 
 CPU = torch.device("cpu")
 # One of each family that is torchvision's.

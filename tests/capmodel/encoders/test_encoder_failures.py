@@ -15,7 +15,7 @@ from captionbeam.capmodel.encoders.backbones import BACKBONES
 from captionbeam.capmodel.encoders.encoder import Encoder, EncoderSpec
 from captionbeam.capmodel.encoders.preprocess import Preprocess
 from captionbeam.schemas.errors import ImageError, OutOfMemory, SystemicError
-from tests.builders.encoding import PHOTOS, features, stored
+from tests.builders.model.encoding import PHOTOS, features, stored
 
 CPU = torch.device("cpu")
 

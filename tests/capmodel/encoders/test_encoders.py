@@ -17,8 +17,8 @@ from captionbeam.capmodel.encoders.encoder import Encoder, EncoderSpec, resolve_
 from captionbeam.capmodel.encoders.preprocess import Preprocess
 from captionbeam.capmodel.runtime.streams import ROWS
 from captionbeam.schemas.errors import FingerprintError, RequestError
-from tests.builders.encoding import PHOTOS, features, stored
-from tests.builders.networks import layer_output, random_network
+from tests.builders.model.encoding import PHOTOS, features, stored
+from tests.builders.model.networks import layer_output, random_network
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from captionbeam.capmodel.encoders.images import MAX_PIXELS, decode_image
 from captionbeam.schemas.errors import ImageError
-from tests.builders.images import drawn, encoded, exif, png_of_size
+from tests.builders.data.images import drawn, encoded, exif, png_of_size
 
 PICTURE = drawn()
 FILES = {

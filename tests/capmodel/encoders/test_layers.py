@@ -11,8 +11,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 from captionbeam.capmodel.encoders.backbones import get_backbone, load_network, shape_of
 from captionbeam.capmodel.encoders.encoder import Encoder, EncoderSpec, resolve_encoder, store_weights
 from captionbeam.schemas.errors import RequestError
-from tests.builders.images import drawn
-from tests.builders.networks import layer_output, random_network
+from tests.builders.data.images import drawn
+from tests.builders.model.networks import layer_output, random_network
 
 CPU = torch.device("cpu")
 LAYERS = ("layer2", "layer3", "layer4")

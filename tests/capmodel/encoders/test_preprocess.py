@@ -16,7 +16,7 @@ from captionbeam.capmodel.encoders.preprocess import Preprocess, scaling_of
 from captionbeam.capmodel.specs import PREPROCESS_VERSION
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.fingerprint import fingerprint, from_spec, spec_of
-from tests.builders.images import drawn
+from tests.builders.data.images import drawn
 
 SIZES = [(640, 480), (480, 640), (427, 640), (300, 300), (224, 224), (64, 97), (1001, 333)]
 RESNET = Preprocess(224, 256)

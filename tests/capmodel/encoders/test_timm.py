@@ -17,7 +17,7 @@ from torch import Tensor
 from captionbeam.capmodel.encoders.backbones import get_backbone, load_network
 from captionbeam.capmodel.encoders.encoder import Encoder, resolve_encoder, store_weights
 from captionbeam.schemas.errors import RequestError
-from tests.builders.images import drawn, encoded
+from tests.builders.data.images import drawn, encoded
 
 CPU = torch.device("cpu")
 PHOTOS = [encoded(drawn(width, height), "JPEG") for width, height in ((90, 70), (64, 80))]

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captionbeam.capmodel.generation.captions import DecodeOptions, generate
-from tests.builders.models import make_decoder, make_features, make_tokenizer
-from tests.builders.plain_search import PlainSearch
+from tests.builders.model.models import make_decoder, make_features, make_tokenizer
+from tests.builders.model.plain_search import PlainSearch
 
 SMALL = make_tokenizer(words=3, max_length=6)
 TOKENIZER = make_tokenizer(max_length=9)

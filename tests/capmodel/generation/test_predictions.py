@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from captionbeam.capmodel.generation.predictions import predict_words
-from tests.builders.models import make_decoder, make_features, make_tokenizer
+from tests.builders.model.models import make_decoder, make_features, make_tokenizer
 
 TOKENIZER = make_tokenizer(max_length=8)
 

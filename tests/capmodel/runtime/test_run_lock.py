@@ -11,7 +11,7 @@ import pytest
 from captionbeam.capmodel.runtime.run_lock import exclusive_run
 from captionbeam.capmodel.training import worker
 from captionbeam.schemas.errors import RequestError
-from tests.builders.training import make_data, tiny_options
+from tests.builders.model.training import make_data, tiny_options
 
 HOLD = """
 import sys

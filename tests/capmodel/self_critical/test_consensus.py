@@ -15,10 +15,10 @@ from captionbeam.capmodel.self_critical.rewards import consensus_weights
 from captionbeam.capmodel.self_critical.rewards.consensus import consensus
 from captionbeam.capmodel.tokenizers import END, PAD, START
 from captionbeam.capmodel.training.optimizer import parameters_of
-from tests.builders.models import make_decoder, make_tokenizer
-from tests.builders.models import make_features as random_features
-from tests.builders.stores import make_features
-from tests.builders.training import make_tokens, tiny_options, train_alone
+from tests.builders.data.stores import make_features
+from tests.builders.model.models import make_decoder, make_tokenizer
+from tests.builders.model.models import make_features as random_features
+from tests.builders.model.training import make_tokens, tiny_options, train_alone
 
 CPU = torch.device("cpu")
 TEXTS = [["a dog runs", "a dog runs on grass", "two cats"], ["two cats sleep"], ["a", "dog"]]

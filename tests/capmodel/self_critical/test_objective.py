@@ -14,7 +14,7 @@ from captionbeam.capmodel.objectives.objective import CrossEntropy, Mixed
 from captionbeam.capmodel.self_critical.objective import PolicyTargets, SelfCritical
 from captionbeam.capmodel.self_critical.sampling import draw_captions, policy, policy_logits
 from captionbeam.capmodel.tokenizers import END, PAD, START, UNK
-from tests.builders.models import make_decoder, make_features, make_tokenizer
+from tests.builders.model.models import make_decoder, make_features, make_tokenizer
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from captionbeam.capmodel.training.optimizer import load_parameters, parameters_
 from captionbeam.capmodel.training.progress import EventWriter
 from captionbeam.capmodel.training.trainer import Trainer
 from captionbeam.schemas.errors import RequestError
-from tests.builders.training import StopAfter, make_data, tiny_options, train_alone
+from tests.builders.model.training import StopAfter, make_data, tiny_options, train_alone
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,7 @@ from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from captionbeam.capmodel.training.checkpoints import Checkpoints
 from captionbeam.capmodel.training.optimizer import ModelOptimizer, learning_rate, make_optimizer
 from captionbeam.capmodel.training.worker import save_bundle
-from tests.builders.training import make_data, tiny_options, train_alone
+from tests.builders.model.training import make_data, tiny_options, train_alone
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from captionbeam.capmodel.training.epoch_history import (
     early_stops,
 )
 from captionbeam.capmodel.training.phases import Phase
-from tests.builders.training import StopAfter, make_data, tiny_options, train_alone
+from tests.builders.model.training import StopAfter, make_data, tiny_options, train_alone
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from captionbeam.capmodel.training.optimizer import ModelOptimizer, learning_rat
 from captionbeam.capmodel.training.progress import EventWriter
 from captionbeam.capmodel.training.trainer import Trainer
 from captionbeam.schemas.errors import RequestError, SystemicError
-from tests.builders.training import StopAfter, make_data, tiny_options, train_alone
+from tests.builders.model.training import StopAfter, make_data, tiny_options, train_alone
 
 
 @pytest.fixture(scope="module")

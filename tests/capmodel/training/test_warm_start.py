@@ -16,7 +16,7 @@ from captionbeam.capmodel.training.optimizer import parameters_of
 from captionbeam.capmodel.training.request import resolve_options
 from captionbeam.capmodel.training.worker import save_bundle
 from captionbeam.schemas.errors import BundleError, RequestError
-from tests.builders.training import (
+from tests.builders.model.training import (
     StopAfter,
     make_data,
     make_tokens,

@@ -20,8 +20,8 @@ from captionbeam.pipelines.sources.spec import SourceSpec
 from captionbeam.schemas.errors import RequestError, SourceError
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.store import layout
-from tests.builders.runs import features_run
-from tests.builders.stores import make_features
+from tests.builders.data.runs import features_run
+from tests.builders.data.stores import make_features
 
 REF = ImageRef("a.jpg", "/i/a.jpg", "/i", "2")
 

@@ -11,7 +11,7 @@ from captionbeam.pipelines.bulk.find import FindImages, LimitImages, draw, is_sa
 from captionbeam.pipelines.sources.listing import list_images, split_source
 from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.schemas.errors import RequestError
-from tests.builders.sources import listed, make_folder, make_tar, make_zip, picture
+from tests.builders.data.sources import listed, make_folder, make_tar, make_zip, picture
 
 IDS = st.text(st.characters(exclude_categories=["Cs"]))
 SEEDS = st.integers(-(2**40), 2**40)

@@ -23,9 +23,9 @@ from captionbeam.pipelines.bulk.listing_record import (
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.schemas.errors import HeldBack, SourceError
-from tests.builders.runs import features_run
-from tests.builders.sources import make_folder, make_zip, picture
-from tests.builders.stores import make_answers, make_captions
+from tests.builders.data.runs import features_run
+from tests.builders.data.sources import make_folder, make_zip, picture
+from tests.builders.data.stores import make_answers, make_captions
 
 VARIED = [f"a dog and {number} cats" for number in range(100)]
 

@@ -24,10 +24,10 @@ from captionbeam.pipelines.bulk.plan import (
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.records import ImageRef
-from tests.builders.commands import captionbeam
-from tests.builders.images import drawn, encoded
-from tests.builders.runs import features_run
-from tests.builders.sources import make_zip
+from tests.builders.data.images import drawn, encoded
+from tests.builders.data.runs import features_run
+from tests.builders.data.sources import make_zip
+from tests.builders.running.commands import captionbeam
 
 
 def loose(number: int) -> ImageRef:

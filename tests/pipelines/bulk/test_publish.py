@@ -22,8 +22,8 @@ from captionbeam.schemas.errors import FingerprintError, HeldBack, ImageError, T
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.store import layout
-from tests.builders.runs import Mean, features_run, fetch_from
-from tests.builders.stores import Echo, as_item, commit_all, make_captions
+from tests.builders.data.runs import Mean, features_run, fetch_from
+from tests.builders.data.stores import Echo, as_item, commit_all, make_captions
 
 OUTCOMES = {"ok": b"\x05", "bad": b"bad", "slow": ImageError("timeout", "fetch", "slow")}
 SOURCES = {"/i": "abc", "/j": "de"}

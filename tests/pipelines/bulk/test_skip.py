@@ -21,8 +21,8 @@ from captionbeam.schemas.errors import (
 )
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.store import layout
-from tests.builders.runs import Mean, features_run, fetch_from
-from tests.builders.stores import commit_all, make_features
+from tests.builders.data.runs import Mean, features_run, fetch_from
+from tests.builders.data.stores import commit_all, make_features
 
 REF = ImageRef("a.jpg", "/images/a.jpg", "/images", "2")
 

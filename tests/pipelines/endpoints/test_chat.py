@@ -27,9 +27,9 @@ from captionbeam.pipelines.endpoints.pace import Pace
 from captionbeam.pipelines.endpoints.prompts import prompts_of
 from captionbeam.pipelines.endpoints.replies import Completion, Transient, answers_of, completion_of
 from captionbeam.schemas.errors import ImageError, SystemicError
-from tests.builders.commands import ROOT, environment
-from tests.builders.endpoint import Reply, default_reply, in_turn, scripted_endpoint
-from tests.builders.servers import free_port
+from tests.builders.running.commands import ROOT, environment
+from tests.builders.web.endpoint import Reply, default_reply, in_turn, scripted_endpoint
+from tests.builders.web.servers import free_port
 
 PICTURE = "data:image/jpeg;base64,/9j/2Q=="
 DIGEST = hashlib.sha256(base64.b64decode(PICTURE.partition(",")[2])).hexdigest()[:8]

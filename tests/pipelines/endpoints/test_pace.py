@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from captionbeam.pipelines.endpoints.pace import FRESH, GONE, RENEW, SLICE, Limits, Members, Pace
 from captionbeam.schemas.errors import SystemicError
 from captionbeam.schemas.storage import files
-from tests.builders.commands import ROOT, environment
+from tests.builders.running.commands import ROOT, environment
 
 
 def busiest(times, weights=None, window=60.0):

@@ -14,7 +14,7 @@ from PIL import Image
 from captionbeam.capmodel.encoders.images import decode_image
 from captionbeam.pipelines.endpoints.pictures import LONGEST_SIDE, as_data_url, scaled
 from captionbeam.schemas.errors import ImageError
-from tests.builders.images import drawn, encoded, exif
+from tests.builders.data.images import drawn, encoded, exif
 
 PREFIX = "data:image/jpeg;base64,"
 MANY = 1 << 20

@@ -27,11 +27,11 @@ from captionbeam.pipelines.endpoints.servers import supervisor
 from captionbeam.pipelines.endpoints.servers.folder import ServerFolder
 from captionbeam.pipelines.endpoints.servers.server import Server, server_words
 from captionbeam.schemas.errors import RequestError, SystemicError
-from tests.builders.commands import ROOT
-from tests.builders.images import drawn, encoded
-from tests.builders.processes import await_true
+from tests.builders.data.images import drawn, encoded
+from tests.builders.running.commands import ROOT
+from tests.builders.running.processes import await_true
 
-ENDPOINT = f"{sys.executable} {ROOT}/tests/builders/endpoint.py {{port}} --model {{model}}"
+ENDPOINT = f"{sys.executable} {ROOT}/tests/builders/web/endpoint.py {{port}} --model {{model}}"
 USER = """
 import sys
 from captionbeam.pipelines.endpoints.servers.server import Server

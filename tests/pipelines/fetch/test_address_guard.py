@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from captionbeam.jobs.options.sources import SourceOptions, fetch_options
 from captionbeam.pipelines.fetch import address_guard
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
-from tests.builders.answers import ONCE, OPEN, answering, fetched, is_denied, moved_to
-from tests.builders.sources import Web, picture
+from tests.builders.data.sources import Web, picture
+from tests.builders.web.answers import ONCE, OPEN, answering, fetched, is_denied, moved_to
 
 INSIDE = [
     "127.0.0.1", "127.8.8.8", "0.0.0.0", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1",

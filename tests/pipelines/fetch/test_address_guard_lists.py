@@ -15,9 +15,9 @@ from captionbeam.pipelines.sources.spec import SourceSpec
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import options as storage_options
-from tests.builders.answers import OPEN, answering, fetched, is_denied, moved_to
-from tests.builders.commands import captionbeam
-from tests.builders.sources import Web, listed, picture
+from tests.builders.data.sources import Web, listed, picture
+from tests.builders.running.commands import captionbeam
+from tests.builders.web.answers import OPEN, answering, fetched, is_denied, moved_to
 
 
 def test_a_protocol_may_have_other_names():

@@ -10,9 +10,9 @@ import pytest
 
 from captionbeam.pipelines.sources.images import fetch
 from captionbeam.schemas.storage import files
-from tests.builders.key_servers import ADDRESS, put_keys
-from tests.builders.meddler import meddling
-from tests.builders.sources import listed, make_zip, picture
+from tests.builders.data.sources import listed, make_zip, picture
+from tests.builders.web.key_servers import ADDRESS, put_keys
+from tests.builders.web.meddler import meddling
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 from captionbeam.pipelines.sources.images import fetch
 from captionbeam.schemas.errors import SourceError
-from tests.builders.sources import (
+from tests.builders.data.sources import (
     codes,
     listed,
     make_parquet,

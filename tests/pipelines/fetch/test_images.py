@@ -15,7 +15,7 @@ from captionbeam.pipelines.sources import images as fetching
 from captionbeam.pipelines.sources.images import fetch, fetch_locations, parse_location
 from captionbeam.schemas.errors import ImageError, SystemicError
 from captionbeam.schemas.records import ImageRef
-from tests.builders.sources import (
+from tests.builders.data.sources import (
     codes,
     counted,
     listed,

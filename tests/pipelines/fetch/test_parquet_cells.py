@@ -15,7 +15,7 @@ from captionbeam.pipelines.sources import parquet_cells
 from captionbeam.pipelines.sources.images import fetch
 from captionbeam.pipelines.workers.shards import windows
 from captionbeam.schemas.records import ImageRef
-from tests.builders.sources import counted, listed
+from tests.builders.data.sources import counted, listed
 
 ROWS, LENGTH = 60, 10_000
 IMAGES = [os.urandom(LENGTH) for _ in range(ROWS)]

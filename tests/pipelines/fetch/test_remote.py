@@ -8,7 +8,7 @@ from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 from captionbeam.pipelines.sources.images import fetch
 from captionbeam.schemas.errors import SourceError, SystemicError, is_transient
 from captionbeam.schemas.records import ImageRef
-from tests.builders.sources import (
+from tests.builders.data.sources import (
     Web,
     codes,
     distant,

@@ -14,7 +14,7 @@ from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas import Store
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
-from tests.builders.history import advance, outcomes
+from tests.builders.data.history import advance, outcomes
 
 IMAGES = dict.fromkeys("abcdefgh", "1")
 

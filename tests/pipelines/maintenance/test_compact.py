@@ -16,8 +16,8 @@ from captionbeam.pipelines.maintenance.vacuum import vacuum
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas import Store
 from captionbeam.schemas.store import layout
-from tests.builders.history import CAPTIONS, GRID, advance, finish, outcomes, plan, process, start
-from tests.builders.stores import make_answers
+from tests.builders.data.history import CAPTIONS, GRID, advance, finish, outcomes, plan, process, start
+from tests.builders.data.stores import make_answers
 
 IMAGES = dict.fromkeys("abcdefghij", "1")
 

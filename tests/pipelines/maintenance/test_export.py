@@ -23,8 +23,8 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.errors import ImageError, RequestError
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.storage import files
-from tests.builders.history import CAPTIONS, GRID, advance, content
-from tests.builders.stores import make_answers, make_captions
+from tests.builders.data.history import CAPTIONS, GRID, advance, content
+from tests.builders.data.stores import make_answers, make_captions
 
 IMAGES = {f"val/{at}.jpg": "1" for at in range(11)}
 

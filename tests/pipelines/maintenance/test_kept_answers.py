@@ -31,8 +31,8 @@ from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files
-from tests.builders.history import finish
-from tests.builders.stores import commit_all
+from tests.builders.data.history import finish
+from tests.builders.data.stores import commit_all
 
 SPEC = EndpointSpec("m", {"captions": {"text": "Describe it."}})
 (PROMPT,) = prompts_of(SPEC)

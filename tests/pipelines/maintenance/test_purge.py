@@ -25,8 +25,8 @@ from captionbeam.schemas.formats.datafile import open_data
 from captionbeam.schemas.formats.tokens import TokenTable
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
-from tests.builders.captions import coco, write_json
-from tests.builders.history import CAPTIONS, GRID, advance, finish, outcomes, plan, process, start
+from tests.builders.data.captions import coco, write_json
+from tests.builders.data.history import CAPTIONS, GRID, advance, finish, outcomes, plan, process, start
 
 IMAGES = {f"{name}-of-mine.jpg": "1" for name in "abcdefgh"}
 GONE = {"a-of-mine.jpg", "c-of-mine.jpg", "h-of-mine.jpg", "never-there.jpg"}

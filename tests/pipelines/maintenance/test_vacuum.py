@@ -18,7 +18,7 @@ from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas import Store
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
-from tests.builders.history import advance, finish, outcomes, plan, process, start
+from tests.builders.data.history import advance, finish, outcomes, plan, process, start
 
 LATER = lambda: time.time() + 48 * 3600  # noqa: E731 - a clock
 
@@ -127,7 +127,7 @@ def test_what_killed_writers_left_goes_after_the_grace_period(tmp_path):
 
 
 def test_weights_that_a_snapshot_names_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr("tests.builders.history.SPEC", {"weights_sha256": "ab" * 32})
+    monkeypatch.setattr("tests.builders.data.history.SPEC", {"weights_sha256": "ab" * 32})
     url = advance(str(tmp_path / "store"), {"a": "1"}).url
     for name in ("ab" * 32, "cd" * 32):
         files.write_atomic(f"{url}/models/{name}.safetensors", b"")

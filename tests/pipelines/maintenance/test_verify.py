@@ -15,7 +15,7 @@ from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
 from captionbeam.schemas.store.rows import read_manifest, write_lists
-from tests.builders.history import CAPTIONS, GRID, advance
+from tests.builders.data.history import CAPTIONS, GRID, advance
 
 IMAGES = dict.fromkeys("abcdefgh", "1")
 NAMED = ("data", "failures", "index", "manifests", "deletes", "snapshots")

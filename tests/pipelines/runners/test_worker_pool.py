@@ -13,9 +13,9 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, e
 
 from captionbeam.pipelines.runners.worker_pool import WorkerPool
 from captionbeam.schemas.errors import RequestError
-from tests.builders.processes import await_true
-from tests.builders.servers import free_port
-from tests.builders.worker_pool import worker_pool
+from tests.builders.engines.worker_pool import worker_pool
+from tests.builders.running.processes import await_true
+from tests.builders.web.servers import free_port
 
 pytestmark = pytest.mark.engines
 

@@ -18,7 +18,7 @@ from captionbeam.pipelines.sources.listing import list_images
 from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.records import ImageRef
-from tests.builders.sources import (
+from tests.builders.data.sources import (
     counted,
     encrypt_members,
     listed,

@@ -14,7 +14,7 @@ from captionbeam.pipelines.sources.spec import source_name
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files
-from tests.builders.sources import Web, listed, make_folder
+from tests.builders.data.sources import Web, listed, make_folder
 
 
 def test_a_reference_says_where_the_file_is_how_long_and_which_version(tmp_path):

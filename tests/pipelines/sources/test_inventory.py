@@ -15,9 +15,9 @@ from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.pipelines.sources.spec import Counted, SourceOptions
 from captionbeam.schemas.errors import RequestError, SourceError
 from captionbeam.schemas.storage import files
-from tests.builders.inventories import gcs_report, objects, s3_report
-from tests.builders.key_servers import put_keys
-from tests.builders.sources import listed
+from tests.builders.data.inventories import gcs_report, objects, s3_report
+from tests.builders.data.sources import listed
+from tests.builders.web.key_servers import put_keys
 
 pytestmark = pytest.mark.engines
 ODD = ["a.jpg", "x/b.jpg", "x//c.jpg", "x/", "é +&,\"%41'.jpg", "日本/d.jpg", "notes.md"]

@@ -21,9 +21,9 @@ from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.pipelines.sources.spec import digest_of
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files
-from tests.builders.key_servers import ADDRESS, FakeGcs, FakeS3, put_keys
-from tests.builders.meddler import meddling
-from tests.builders.sources import listed, picture
+from tests.builders.data.sources import listed, picture
+from tests.builders.web.key_servers import ADDRESS, FakeGcs, FakeS3, put_keys
+from tests.builders.web.meddler import meddling
 
 # Slashes in a row, markers of folders, keys that begin others, letters of every length in UTF-8.
 PIECES = st.sampled_from(

@@ -17,7 +17,7 @@ from captionbeam.pipelines.sources.images import fetch
 from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.pipelines.sources.spec import SourceSpec
 from captionbeam.schemas.errors import SourceError
-from tests.builders.sources import listed, make_folder
+from tests.builders.data.sources import listed, make_folder
 
 SPACED = [" a.jpg ", "a.jpg", "\ta.jpg", "a.jpg\u00a0", "b\u2028c", "d\x85", "e\ne", '"f"', "g;h,i"]
 

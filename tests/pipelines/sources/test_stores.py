@@ -9,8 +9,8 @@ from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.pipelines.sources.stores import refuse_output
 from captionbeam.schemas.errors import RequestError, SourceError
 from captionbeam.schemas.formats import arrow
-from tests.builders.sources import make_folder, picture
-from tests.builders.stores import make_captions, make_features
+from tests.builders.data.sources import make_folder, picture
+from tests.builders.data.stores import make_captions, make_features
 
 
 @pytest.mark.parametrize("inside", ["", "/data/*.parquet"])

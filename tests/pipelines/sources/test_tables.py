@@ -13,7 +13,7 @@ from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.pipelines.sources.spec import SourceOptions
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.records import ImageRef
-from tests.builders.sources import listed, make_folder, make_parquet, picture
+from tests.builders.data.sources import listed, make_folder, make_parquet, picture
 
 NAMES = [f"n{i}" for i in range(10)]
 PICTURES = [picture(name) for name in NAMES]

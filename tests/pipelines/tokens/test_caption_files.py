@@ -21,7 +21,7 @@ from captionbeam.pipelines.tokens.caption_files import (
 )
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.storage import files
-from tests.builders.captions import coco, karpathy, write_json, write_lines, write_parquet, write_zip
+from tests.builders.data.captions import coco, karpathy, write_json, write_lines, write_parquet, write_zip
 
 TWO = {"a.jpg": ["A dog.", "Two dogs."], "b.jpg": ["A cat."]}
 

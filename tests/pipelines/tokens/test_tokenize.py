@@ -13,7 +13,7 @@ from captionbeam.pipelines.tokens.inputs import InputFile, list_inputs
 from captionbeam.pipelines.tokens.tokenize import TokenizeOptions, tokenize
 from captionbeam.schemas.errors import RequestError, StoreError
 from captionbeam.schemas.formats.tokens import TokenTable
-from tests.builders.captions import coco, karpathy, write_json
+from tests.builders.data.captions import coco, karpathy, write_json
 
 TRAIN = {"a.jpg": ["A dog runs.", "Two dogs."], "b.jpg": ["A cat runs."]}
 VAL = {"c.jpg": ["A zebra runs."]}

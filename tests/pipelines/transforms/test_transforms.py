@@ -27,10 +27,10 @@ from captionbeam.pipelines.transforms import (
 from captionbeam.pipelines.transforms.process import FAILURES, ProcessImages
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
-from tests.builders.endpoint import scripted_endpoint
-from tests.builders.models import bundle_for
-from tests.builders.runs import Loads, fetch_from
-from tests.builders.stores import Echo, answer, as_item
+from tests.builders.data.runs import Loads, fetch_from
+from tests.builders.data.stores import Echo, answer, as_item
+from tests.builders.model.models import bundle_for
+from tests.builders.web.endpoint import scripted_endpoint
 
 HOW = {"batch_size": 4, "precision": "fp32"}
 ENCODER = "efficientnet_lite0"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +17,8 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.errors import SystemicError
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.store import layout
-from tests.builders.commands import ROOT, environment
-from tests.builders.runs import Loads, Mean, features_run, fetch_from
-from tests.builders.workers import one_engine_a_process
+from tests.builders.data.runs import Loads, Mean, features_run, fetch_from
+from tests.builders.running.workers import one_engine_a_process
 
 ITEMS = {f"{n:03d}.jpg": bytes([n % 250 + 1, n // 250 + 1]) for n in range(600)}
 
@@ -56,16 +53,6 @@ def test_ten_bundles_at_once_hold_no_more_than_two_shards(tmp_path, threads, str
     assert record.most["bundles"] > SHARDS >= record.most["shards"]
     assert record.limits["batches"] == streams
     assert sorted(Store.open(run.url).ids()) == sorted(ITEMS)
-
-
-def held(folder, bundles):
-    """The most memory of a process that has so many bundles at once, each of 128 images of 1 MB."""
-    script = Path(__file__).parents[2] / "builders" / "held.py"
-    done = subprocess.run(
-        [sys.executable, script, folder, str(bundles)], env=environment(), cwd=ROOT,
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return int(done.stdout)
 
 
 def test_more_shards_than_two_never_read_ahead_more(tmp_path):

@@ -42,8 +42,8 @@ from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.int8 import stored_columns
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.store import layout
-from tests.builders.runs import FIELD, Mean, fetch_from
-from tests.builders.stores import Echo, answer, as_item
+from tests.builders.data.runs import FIELD, Mean, fetch_from
+from tests.builders.data.stores import Echo, answer, as_item
 
 PROMPTS = EndpointSpec("m", {"a": {"text": "?"}, "b": {"text": "?", "schema": {"enum": [*range(9), None]}}})
 ITEMS = {f"{n}.jpg": bytes([n, n + 3]) for n in range(1, 8)}

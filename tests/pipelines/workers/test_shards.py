@@ -22,8 +22,8 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.errors import ImageError, OutOfMemory, SystemicError
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.store import layout
-from tests.builders.runs import Mean, features_run, fetch_from
-from tests.builders.stores import rows_of
+from tests.builders.data.runs import Mean, features_run, fetch_from
+from tests.builders.data.stores import rows_of
 
 ITEMS = {f"{n:02d}.jpg": bytes([n]) for n in range(10)}
 

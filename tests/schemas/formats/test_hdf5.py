@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders.commands import ROOT, environment
+from tests.builders.running.commands import ROOT, environment
 
 # The limit is of this process's files: a write beyond it fails as one on a full disk does.
 SCRIPT = """

@@ -22,7 +22,7 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.formats.int8 import RoundingError, dequantise, quantise, rounded
 from captionbeam.schemas.store import layout
-from tests.builders.stores import make_features, rows_of
+from tests.builders.data.stores import make_features, rows_of
 
 IDS = [f"{number}.jpg" for number in range(10)]
 HALVES = st.floats(-65504, 65504, width=16)

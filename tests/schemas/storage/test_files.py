@@ -19,7 +19,7 @@ from captionbeam.schemas import errors
 from captionbeam.schemas.errors import ImageError, RequestError, SystemicError
 from captionbeam.schemas.records import address, parse_address
 from captionbeam.schemas.storage import files
-from tests.builders.commands import ROOT
+from tests.builders.running.commands import ROOT
 
 
 @pytest.fixture(params=["local", "memory"])

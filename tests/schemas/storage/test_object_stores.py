@@ -17,8 +17,8 @@ from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.datafile import SUFFIX, open_data, open_writer
 from captionbeam.schemas.storage import files, object_stores
 from captionbeam.schemas.store import models
-from tests.builders.commands import ROOT, environment
-from tests.builders.meddler import LOSE_THE_ANSWER, meddling
+from tests.builders.running.commands import ROOT, environment
+from tests.builders.web.meddler import LOSE_THE_ANSWER, meddling
 
 WRITERS = 8
 ADDRESS = {"gs": "STORAGE_EMULATOR_HOST", "s3": "AWS_ENDPOINT_URL"}

@@ -11,7 +11,7 @@ import pytest
 
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError, StoreError
-from tests.builders.stores import make_captions, make_features, rows_of
+from tests.builders.data.stores import make_captions, make_features, rows_of
 
 IDS = [f"folder/{number:02d}.jpg" for number in range(11)]
 

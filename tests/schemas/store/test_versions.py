@@ -15,7 +15,7 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.errors import StoreError
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.store import layout
-from tests.builders.history import CAPTIONS, GRID, advance, outcomes, value_of
+from tests.builders.data.history import CAPTIONS, GRID, advance, outcomes, value_of
 
 STORES = Path(__file__).parents[2] / "fixtures" / "stores"
 FIELDS = {"features-parquet": GRID, "features-hdf5": GRID, "captions-parquet": CAPTIONS}

@@ -14,7 +14,7 @@ from captionbeam.capmodel.captioners.huggingface.captioner import HuggingFaceCap
 from captionbeam.capmodel.captioners.huggingface.generate import until_eos
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.schemas.errors import ImageError, RequestError
-from tests.builders.transformers_models import save_model
+from tests.builders.model.transformers_models import save_model
 
 KINDS = ("blip", "git", "vision-encoder-decoder")
 NAMES = ["a", "b", "c"]

@@ -15,7 +15,7 @@ from captionbeam.capmodel.captioners.huggingface.folders import open_folder, sto
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.schemas.errors import FingerprintError, RequestError
 from captionbeam.schemas.fingerprint import sha256_file
-from tests.builders.transformers_models import save_model
+from tests.builders.model.transformers_models import save_model
 
 
 @pytest.fixture(scope="module")

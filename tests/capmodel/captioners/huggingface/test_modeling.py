@@ -19,7 +19,7 @@ from captionbeam.capmodel.captioners.huggingface.modeling import BundleForCaptio
 from captionbeam.capmodel.encoders.encoder import resolve_encoder, store_weights
 from captionbeam.capmodel.generation.captions import DecodeOptions, generate
 from captionbeam.schemas.errors import BundleError, RequestError
-from tests.builders.models import make_bundle, make_decoder, make_features, make_tokenizer
+from tests.builders.model.models import make_bundle, make_decoder, make_features, make_tokenizer
 
 BEST = DecodeOptions(beam=3, n_best=2)
 
