@@ -22,8 +22,10 @@ from captionbeam.pipelines.fetch.errors import reading
 from captionbeam.pipelines.fetch.urls import is_local, lower_scheme, printable, split_url
 from captionbeam.pipelines.sources import access, parquet
 from captionbeam.pipelines.sources.csv_rows import read_csv
-from captionbeam.pipelines.sources.spec import SourceSpec
+from captionbeam.pipelines.sources.kept import Keeper, kept_names
+from captionbeam.pipelines.sources.spec import Columns, SourceSpec
 from captionbeam.schemas.errors import SourceError
+from captionbeam.schemas.formats.kept import plain_values
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files
 
@@ -36,15 +38,34 @@ _ROWS = 1 << 14
 _TRIED = 8  # images of a COCO file
 
 
-def list_rows(spec: SourceSpec) -> Iterator[ImageRef]:
-    """Yields one image per row. Its id is the id column, else the path of the URI, else ``LIST#ROW``.
+def list_rows(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
+    """Yields one image per row, then the kept columns. Its id is the id column, else the path of the URI, else
+    ``LIST#ROW``.
 
     A row without a URI becomes an image that cannot be found.
     """
-    for number, row in enumerate(read_rows(spec.url, (spec.uri_column, spec.id_column))):
+    keeper, names = _keeper(spec)
+    are_cells = list_suffix(spec.url) in (".csv", ".tsv")
+    for number, row in enumerate(read_rows(spec.url, (spec.uri_column, spec.id_column, *names))):
         uri, own = _text(row.get(spec.uri_column)).strip(), _text(row.get(spec.id_column))
         image_id = own or id_of(uri) or f"{spec.url.rsplit('/', 1)[-1]}#{number}"
-        yield ref_of(resolve(uri, spec.root) if uri else "", image_id, spec)
+        columns = keeper.text(row, f"row {number + 1}", are_cells)
+        yield ref_of(resolve(uri, spec.root) if uri else "", image_id, spec)._replace(columns=columns)
+    yield from keeper.columns()
+
+
+def _keeper(spec: SourceSpec) -> tuple[Keeper, list[str]]:
+    """Returns what keeps the columns of a list, and their names as far as they are known before it is read."""
+    suffix = list_suffix(spec.url)
+    if not spec.keep or suffix in (".txt", ".jsonl", ".ndjson"):
+        return Keeper(spec), []
+    if suffix == ".parquet":
+        with parquet.opened(spec.url) as file:
+            schema = file.schema_arrow
+        names = kept_names(spec, schema.names)
+        return Keeper(spec, names, schema), names
+    names = kept_names(spec, next(iter(read_rows(spec.url)), {}))
+    return Keeper(spec, names), names
 
 
 def resolve_list_columns(spec: SourceSpec, uri_column: str | None, id_column: str | None) -> SourceSpec:
@@ -52,20 +73,24 @@ def resolve_list_columns(spec: SourceSpec, uri_column: str | None, id_column: st
     first = next(iter(read_rows(spec.url)), None)
     if first is None:
         raise SourceError(f"source {spec.url!r} is an empty list; expected one URI or more")
-    return spec._replace(
+    found = spec._replace(
         uri_column=_find_column(spec.url, "URIs", first, uri_column, URI_COLUMNS),
         id_column=_find_column(spec.url, "ids", first, id_column, ID_COLUMNS, needed=False),
     )
+    if list_suffix(spec.url) in (".csv", ".tsv", ".parquet"):  # a line of JSON need not have all columns
+        kept_names(found, first)
+    return found
 
 
 def read_rows(url: str, columns: Sequence[str] = ()) -> Iterator[Mapping[str, Any]]:
     """Yields the rows of a list as mappings. From Parquet, reads only ``columns``, or all if there are none."""
     suffix = list_suffix(url)
     if suffix == ".parquet":
-        named = [name for name in columns if name]
+        named = list(dict.fromkeys(name for name in columns if name))
         with parquet.opened(url) as file:
             for batch in file.iter_batches(_ROWS, columns=named or None):
-                yield from batch.to_pylist()
+                for values in zip(*map(plain_values, batch.columns), strict=True):
+                    yield dict(zip(batch.schema.names, values, strict=True))
         return
     with _opened(url) as stream:
         yield from _text_rows(stream, suffix, url)
@@ -196,11 +221,14 @@ def _text(value: Any) -> str:
     return text if text.strip() else ""
 
 
-def list_coco(spec: SourceSpec) -> Iterator[ImageRef]:
-    """Yields one image per entry, in the file's order. The image id is COCO's ``id`` as text."""
+def list_coco(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
+    """Yields one image per entry, in the file's order, then the kept columns. The image id is COCO's ``id`` as text."""
+    keeper = Keeper(spec._replace(id_column="id", uri_column="file_name"))
     for image in read_images(spec.url):
         uri = resolve(image["file_name"], spec.root)
-        yield ref_of(uri, str(image["id"]), spec)
+        columns = keeper.text(image, f"image {image['id']}")
+        yield ref_of(uri, str(image["id"]), spec)._replace(columns=columns)
+    yield from keeper.columns()
 
 
 def check_coco(spec: SourceSpec) -> None:

@@ -12,6 +12,7 @@ from captionbeam.pipelines.sources import access, folders, lists, parquet, store
 from captionbeam.pipelines.sources.access import FileInfo
 from captionbeam.pipelines.sources.buckets import inventory, inventory_manifest
 from captionbeam.pipelines.sources.buckets.inventory_manifest import Report
+from captionbeam.pipelines.sources.kept import kept_names
 from captionbeam.pipelines.sources.spec import (
     ARCHIVES,
     EXPECTED,
@@ -146,7 +147,7 @@ def _container(name: str, url: str, kind: str, options: SourceOptions, root: str
     """Returns a spec. ``root``: the base of file ids; for lists and COCO, the base of relative paths."""
     if kind in LISTS or (kind == "parquet" and options.uri_column):
         root = _image_root(options.image_root) if options.image_root else url.rpartition("/")[0]
-    return SourceSpec(name, kind, url, root or url.rpartition("/")[0])
+    return SourceSpec(name, kind, url, root or url.rpartition("/")[0], keep=options.keep_columns)
 
 
 def _image_root(url: str) -> str:
@@ -185,7 +186,9 @@ def _resolve_parquet(spec: SourceSpec, options: SourceOptions) -> SourceSpec:
     bytes_column = "" if options.uri_column else parquet.find_bytes_column(schema, options.bytes_column)
     if bytes_column:
         id_column = _id_column(spec, schema, options, parquet.ID_COLUMNS)
-        return spec._replace(id_column=id_column, bytes_column=bytes_column)
+        spec = spec._replace(id_column=id_column, bytes_column=bytes_column)
+        kept_names(spec, schema.names)
+        return spec
     uris = (options.uri_column,) if options.uri_column else lists.URI_COLUMNS
     uri_column = "" if options.bytes_column else parquet.find_column(schema, uris)
     if not uri_column:
@@ -194,7 +197,9 @@ def _resolve_parquet(spec: SourceSpec, options: SourceOptions) -> SourceSpec:
         raise SourceError(f"source {spec.url!r} has the columns {_names(schema)}; expected {expected}")
     id_column = _id_column(spec, schema, options, lists.ID_COLUMNS)
     spec = _container(spec.name, spec.url, "list", options, spec.root)
-    return spec._replace(id_column=id_column, uri_column=uri_column)
+    spec = spec._replace(id_column=id_column, uri_column=uri_column)
+    kept_names(spec, schema.names)
+    return spec
 
 
 def _id_column(spec: SourceSpec, schema: pa.Schema, options: SourceOptions, usual: Sequence[str]) -> str:
