@@ -161,9 +161,9 @@ def _listing_options(options: SourceOptions) -> Any:
 def parsed_sources(options: SourceOptions, output: str | None) -> Sequence[SourceSpec]:
     """Returns the parsed SOURCEs. Raises RequestError, also if the job's ``output`` is inside one of them."""
     from captionbeam.pipelines.sources.buckets.inventory import report_time
-    from captionbeam.pipelines.sources.columns import URI_COLUMNS, find_first
     from captionbeam.pipelines.sources.parse import parse_each
     from captionbeam.pipelines.sources.stores import refuse_output
+    from captionbeam.pipelines.sources.tables.columns import URI_COLUMNS, find_first
 
     listings = [(source, _listing_options(own)) for source, own in _listings(options)]
     specs = parse_each(listings, _listing_options(options).inventories)

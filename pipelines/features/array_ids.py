@@ -14,10 +14,10 @@ from captionbeam.pipelines.features.array_reads import read_rows
 from captionbeam.pipelines.features.array_spec import ArraySpec
 from captionbeam.pipelines.fetch.urls import printable
 from captionbeam.pipelines.sources import access
-from captionbeam.pipelines.sources.columns import ID_COLUMNS, URI_COLUMNS, find_first
 from captionbeam.pipelines.sources.lists import list_suffix
 from captionbeam.pipelines.sources.lists import read_rows as read_list
 from captionbeam.pipelines.sources.spec import source_name
+from captionbeam.pipelines.sources.tables.columns import ID_COLUMNS, URI_COLUMNS, find_first
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.errors import ImageError, RequestError, SourceError
 from captionbeam.schemas.records import ImageRef

@@ -21,9 +21,10 @@ import fsspec
 from captionbeam.pipelines.fetch import address_guard
 from captionbeam.pipelines.fetch.errors import reading
 from captionbeam.pipelines.fetch.urls import is_local, lower_scheme, printable, split_url
-from captionbeam.pipelines.sources import access, columns, parquet
-from captionbeam.pipelines.sources.csv_rows import read_csv
+from captionbeam.pipelines.sources import access, parquet
 from captionbeam.pipelines.sources.spec import SourceSpec
+from captionbeam.pipelines.sources.tables import columns
+from captionbeam.pipelines.sources.tables.csv_rows import read_csv
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files

@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from captionbeam.pipelines.fetch.urls import printable
-from captionbeam.pipelines.sources import access, columns
+from captionbeam.pipelines.sources import access
 from captionbeam.pipelines.sources.spec import SourceSpec, relative
+from captionbeam.pipelines.sources.tables import columns
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.records import ImageRef
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from captionbeam.pipelines.fetch.errors import reading
 from captionbeam.pipelines.fetch.urls import filesystem, is_http, is_local
-from captionbeam.pipelines.sources import access, columns, folders, lists, parquet, stores, tars, zips
+from captionbeam.pipelines.sources import access, folders, lists, parquet, stores, tars, zips
 from captionbeam.pipelines.sources.access import FileInfo
 from captionbeam.pipelines.sources.buckets import inventory, inventory_manifest
 from captionbeam.pipelines.sources.buckets.inventory_manifest import Report
@@ -23,6 +23,7 @@ from captionbeam.pipelines.sources.spec import (
     source_name,
     suffix,
 )
+from captionbeam.pipelines.sources.tables import columns
 from captionbeam.schemas.errors import RequestError, SourceError
 
 # Number of files of a remote folder to examine for its content, enough to skip a few other files. If one of
