@@ -15,8 +15,8 @@ from apache_beam.pvalue import PCollection
 
 from captionbeam.pipelines.bulk.kept import write_kept_schema
 from captionbeam.pipelines.bulk.run import Run
-from captionbeam.pipelines.sources.kept import ALL
 from captionbeam.pipelines.sources.spec import IMAGE_SUFFIXES, suffix
+from captionbeam.pipelines.sources.tables.kept import ALL
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.counts import counted
 from captionbeam.schemas.errors import SourceError

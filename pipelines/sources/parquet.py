@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from captionbeam.pipelines.fetch.urls import printable
 from captionbeam.pipelines.sources import access
-from captionbeam.pipelines.sources.kept import Keeper, kept_names
 from captionbeam.pipelines.sources.spec import Columns, SourceSpec, relative
+from captionbeam.pipelines.sources.tables import columns
+from captionbeam.pipelines.sources.tables.kept import Keeper, kept_names
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.formats.kept import plain_values
 from captionbeam.schemas.records import ImageRef
@@ -28,7 +29,8 @@ _BYTES = (
     pa.types.is_fixed_size_binary,
     pa.types.is_binary_view,
 )
-_NAMES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_integer)
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+_NAMES = (*_TEXTS, pa.types.is_integer)
 LARGE_GROUP = 128 << 20  # bytes; larger row groups are read once, in order, and never kept whole
 
 
@@ -91,21 +93,37 @@ def is_damage(error: Exception) -> bool:
 def find_bytes_column(schema: pa.Schema, wanted: str | None = None) -> str:
     """Returns the path of the image bytes (``image``, or ``image.bytes`` in a struct); '' if there is none."""
     for name in BYTES_COLUMNS if wanted is None else (wanted,):
-        found = _type_at(schema, name)
-        if found is not None and any(test(found) for test in _BYTES):
-            return name
-        if found is not None and _type_at(schema, f"{name}.bytes") is not None:
-            return f"{name}.bytes"
+        exact = [name] if _type_at(schema, name) is not None else []
+        for path in exact or [columns.find_named(name, schema.names)]:
+            if _is_any(_type_at(schema, path), _BYTES):
+                return path
+            if _type_at(schema, f"{path}.bytes") is not None:
+                return f"{path}.bytes"
     return ""
 
 
 def find_column(schema: pa.Schema, candidates: Sequence[str]) -> str:
     """Returns the first of ``candidates`` that is a column of text or integers; '' if there is none."""
+    names = [field.name for field in schema if _is_any(field.type, _NAMES)]
     for name in candidates:
-        found = _type_at(schema, name)
-        if found is not None and any(test(found) for test in _NAMES):
+        if _is_any(_type_at(schema, name), _NAMES):
             return name
+        if found := columns.find_named(name, names):
+            return found
     return ""
+
+
+def find_images(file: pq.ParquetFile) -> list[str]:
+    """Returns the columns of text that hold nothing but locations of images in the first rows."""
+    names = [field.name for field in file.schema_arrow if _is_any(field.type, _TEXTS)]
+    if not names:
+        return []
+    batch = next(file.iter_batches(columns.FIRST_ROWS, columns=names), None)
+    return columns.of_images([] if batch is None else batch.to_pylist())
+
+
+def _is_any(kind: pa.DataType | None, tests: Sequence[Callable[[pa.DataType], bool]]) -> bool:
+    return kind is not None and any(test(kind) for test in tests)
 
 
 def column_at(table: pa.Table | pa.RecordBatch, path: str) -> pa.ChunkedArray | pa.Array:
