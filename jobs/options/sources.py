@@ -115,13 +115,31 @@ class SourceOptions(Part, ReadingOptions):
         location=True,
     )
     id_column: str | None = option(
-        None, "column of a list or Parquet file with image ids", NAME, role="source"
+        None,
+        "column of a list or Parquet file with image ids (default: image_id, id, key or __key__; case, spaces, - and _ "
+        "make no difference)",
+        NAME,
+        role="source",
     )
     uri_column: str | None = option(
-        None, "column of a list with URIs", NAME, role="source", instead_of=("bytes_column",)
+        None,
+        "column of a list with URIs (default: uri, url, image_url, path, file_name, ..., else the only one that holds "
+        "images)",
+        NAME,
+        role="source",
+        instead_of=("bytes_column",),
     )
     bytes_column: str | None = option(
         None, "column of a Parquet file with image bytes", NAME, role="source", instead_of=("uri_column",)
+    )
+    keep_columns: tuple[str, ...] = option(
+        (),
+        "columns of a list, Parquet file, COCO file, or WebDataset's JSON to keep beside the rows, with their types: "
+        "NAME,... or all",
+        text("NAME,...|all"),
+        split=True,
+        common=True,
+        role="source",
     )
     inventory: tuple[str, ...] = option(
         (),
@@ -146,7 +164,7 @@ def _listing_options(options: SourceOptions) -> Any:
     from captionbeam.pipelines.sources.spec import SourceOptions as ListingOptions
 
     columns = (options.id_column, options.uri_column, options.bytes_column)
-    return ListingOptions(*columns, options.image_root, options.inventory)
+    return ListingOptions(*columns, options.image_root, options.inventory, options.keep_columns)
 
 
 def parsed_sources(options: SourceOptions, output: str | None) -> Sequence[SourceSpec]:
@@ -154,11 +172,16 @@ def parsed_sources(options: SourceOptions, output: str | None) -> Sequence[Sourc
     from captionbeam.pipelines.sources.buckets.inventory import report_time
     from captionbeam.pipelines.sources.parse import parse_each
     from captionbeam.pipelines.sources.stores import refuse_output
+    from captionbeam.pipelines.sources.tables.columns import URI_COLUMNS, find_first
 
     listings = [(source, _listing_options(own)) for source, own in _listings(options)]
     specs = parse_each(listings, _listing_options(options).inventories)
     if output:
         refuse_output(output, dict.fromkeys(spec.name for spec in specs))
+    given = {name: own.uri_column for name, own in listings}
+    for name, column in dict.fromkeys((spec.name, spec.uri_column) for spec in specs):
+        if column and not given.get(name) and not find_first(URI_COLUMNS, [column]):
+            note(f"{name}: the URIs are in the column {column!r}, the only one that holds images")
     for name, as_of in dict.fromkeys((spec.name, report_time(spec)) for spec in specs if spec.report):
         note(f"{name} is listed from its inventory of {as_of or 'an unknown time'}")
     return specs
@@ -186,7 +209,15 @@ def listing(
     find = ListSources(sources, options.sample, options.seed)
     read = functools.partial(fetch, options=fetch_options(options))
     part = part_of(Part, options)
-    return {"find": find, "fetch": read, "names": names, "features": None, "counted": True, "part": part}
+    return {
+        "find": find,
+        "fetch": read,
+        "names": names,
+        "features": None,
+        "counted": True,
+        "part": part,
+        "keep": tuple(dict.fromkeys(name for source in sources for name in source.keep)),
+    }
 
 
 def fetch_options(options: ReadingOptions) -> FetchOptions:

@@ -14,9 +14,10 @@ from captionbeam.pipelines.features.array_reads import read_rows
 from captionbeam.pipelines.features.array_spec import ArraySpec
 from captionbeam.pipelines.fetch.urls import printable
 from captionbeam.pipelines.sources import access
-from captionbeam.pipelines.sources.lists import ID_COLUMNS, URI_COLUMNS, list_suffix
+from captionbeam.pipelines.sources.lists import list_suffix
 from captionbeam.pipelines.sources.lists import read_rows as read_list
 from captionbeam.pipelines.sources.spec import source_name
+from captionbeam.pipelines.sources.tables.columns import ID_COLUMNS, URI_COLUMNS, find_first
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.errors import ImageError, RequestError, SourceError
 from captionbeam.schemas.records import ImageRef
@@ -99,9 +100,8 @@ def _column(url: str, wanted: str | None) -> str:
     first: Mapping[str, Any] | None = next(iter(read_list(url)), None)
     if first is None:
         raise RequestError(f"ids {url!r} are an empty list; expected one for each row of the array")
-    usual = (wanted,) if wanted else (*ID_COLUMNS, *URI_COLUMNS)
-    found = next((name for name in usual if name in first), None)
-    if found is None:
+    found = find_first((wanted,) if wanted else (*ID_COLUMNS, *URI_COLUMNS), list(first))
+    if not found:
         there = ", ".join(map(repr, first))
         expected = repr(wanted) if wanted else "--id-column NAME"
         raise RequestError(f"ids {url!r} have the columns {there}; expected {expected}")

@@ -8,11 +8,12 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import fsspec
@@ -21,51 +22,73 @@ from captionbeam.pipelines.fetch import address_guard
 from captionbeam.pipelines.fetch.errors import reading
 from captionbeam.pipelines.fetch.urls import is_local, lower_scheme, printable, split_url
 from captionbeam.pipelines.sources import access, parquet
-from captionbeam.pipelines.sources.csv_rows import read_csv
-from captionbeam.pipelines.sources.spec import SourceSpec
+from captionbeam.pipelines.sources.spec import Columns, SourceSpec
+from captionbeam.pipelines.sources.tables import columns
+from captionbeam.pipelines.sources.tables.csv_rows import read_csv
+from captionbeam.pipelines.sources.tables.kept import Keeper, kept_names
 from captionbeam.schemas.errors import SourceError
+from captionbeam.schemas.formats.kept import plain_values
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
-URI_COLUMNS = (
-    "uri", "url", "image_url", "image_uri", "path", "file_path", "image_path", "file_name", "filename",
-)  # fmt: skip
-ID_COLUMNS = ("image_id", "id", "key", "__key__")
 _ROWS = 1 << 14
 _TRIED = 8  # images of a COCO file
+_QUOTED = re.compile(r'"[^"]*"')
 
 
-def list_rows(spec: SourceSpec) -> Iterator[ImageRef]:
-    """Yields one image per row. Its id is the id column, else the path of the URI, else ``LIST#ROW``.
+def list_rows(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
+    """Yields one image per row, then the kept columns. Its id is the id column, else the path of the URI, else
+    ``LIST#ROW``.
 
     A row without a URI becomes an image that cannot be found.
     """
-    for number, row in enumerate(read_rows(spec.url, (spec.uri_column, spec.id_column))):
+    keeper, names = _keeper(spec)
+    are_cells = list_suffix(spec.url) in (".csv", ".tsv")
+    for number, row in enumerate(read_rows(spec.url, (spec.uri_column, spec.id_column, *names))):
         uri, own = _text(row.get(spec.uri_column)).strip(), _text(row.get(spec.id_column))
         image_id = own or id_of(uri) or f"{spec.url.rsplit('/', 1)[-1]}#{number}"
-        yield ref_of(resolve(uri, spec.root) if uri else "", image_id, spec)
+        kept = keeper.text(row, f"row {number + 1}", are_cells)
+        yield ref_of(resolve(uri, spec.root) if uri else "", image_id, spec)._replace(columns=kept)
+    yield from keeper.columns()
+
+
+def _keeper(spec: SourceSpec) -> tuple[Keeper, list[str]]:
+    """Returns what keeps the columns of a list, and their names as far as they are known before it is read."""
+    suffix = list_suffix(spec.url)
+    if not spec.keep or suffix in (".txt", ".jsonl", ".ndjson"):
+        return Keeper(spec), []
+    if suffix == ".parquet":
+        with parquet.opened(spec.url) as file:
+            schema = file.schema_arrow
+        names = kept_names(spec, schema.names)
+        return Keeper(spec, names, schema), names
+    names = kept_names(spec, next(iter(read_rows(spec.url)), {}))
+    return Keeper(spec, names), names
 
 
 def resolve_list_columns(spec: SourceSpec, uri_column: str | None, id_column: str | None) -> SourceSpec:
-    """Returns ``spec`` with its columns chosen from the list's first row. Raises SourceError."""
-    first = next(iter(read_rows(spec.url)), None)
-    if first is None:
+    """Returns ``spec`` with its columns chosen from the list's first rows. Raises SourceError."""
+    first = list(islice(read_rows(spec.url), columns.FIRST_ROWS))
+    if not first:
         raise SourceError(f"source {spec.url!r} is an empty list; expected one URI or more")
-    return spec._replace(
-        uri_column=_find_column(spec.url, "URIs", first, uri_column, URI_COLUMNS),
-        id_column=_find_column(spec.url, "ids", first, id_column, ID_COLUMNS, needed=False),
+    found = spec._replace(
+        uri_column=_find_uris(spec.url, first, uri_column), id_column=_find_ids(spec.url, first, id_column)
     )
+    if list_suffix(spec.url) in (".csv", ".tsv", ".parquet"):  # a line of JSON need not have all columns
+        kept_names(found, first[0])
+    return found
 
 
-def read_rows(url: str, columns: Sequence[str] = ()) -> Iterator[Mapping[str, Any]]:
-    """Yields the rows of a list as mappings. From Parquet, reads only ``columns``, or all if there are none."""
+def read_rows(url: str, wanted: Sequence[str] = ()) -> Iterator[Mapping[str, Any]]:
+    """Yields the rows of a list as mappings. From Parquet, reads only ``wanted``, or all if there are none."""
     suffix = list_suffix(url)
     if suffix == ".parquet":
-        named = [name for name in columns if name]
+        named = list(dict.fromkeys(name for name in wanted if name))
         with parquet.opened(url) as file:
             for batch in file.iter_batches(_ROWS, columns=named or None):
-                yield from batch.to_pylist()
+                for values in zip(*map(plain_values, batch.columns), strict=True):
+                    yield dict(zip(batch.schema.names, values, strict=True))
         return
     with _opened(url) as stream:
         yield from _text_rows(stream, suffix, url)
@@ -153,10 +176,16 @@ def _csv_rows(stream: Iterator[str], suffix: str) -> Iterator[Mapping[str, Any]]
 
 
 def _separator(header: str, suffix: str) -> str:
-    """Returns the separator of a CSV header: semicolons are usual in locales with decimal commas."""
+    """Returns the separator of a CSV header: one that gives a usual column of URIs, else the most frequent one.
+
+    Separators in quotes do not count. Semicolons are usual in locales with decimal commas.
+    """
     if suffix == ".tsv":
         return "\t"
-    return ";" if "," not in header and ";" in header else ","
+    bare = _QUOTED.sub("", header)
+    found = sorted(",;\t", key=bare.count, reverse=True)
+    names = {one: [name.strip().strip('"') for name in header.split(one)] for one in found if one in bare}
+    return next((one for one in names if columns.find_first(columns.URI_COLUMNS, names[one])), found[0])
 
 
 def _json_row(line: str, number: int, url: str) -> Mapping[str, Any]:
@@ -169,17 +198,36 @@ def _json_row(line: str, number: int, url: str) -> Mapping[str, Any]:
     return row
 
 
-def _find_column(
-    url: str, what: str, row: Mapping[str, Any], wanted: str | None, usual: Sequence[str], needed: bool = True
-) -> str:
-    found = next((name for name in ((wanted,) if wanted else usual) if name in row), "")
-    if not found and (needed or wanted):
-        expected = repr(wanted) if wanted else f"one of {', '.join(usual)}, or --uri-column NAME,"
-        there = ", ".join(repr(name) for name in row)
+def _find_uris(url: str, rows: Sequence[Mapping[str, Any]], wanted: str | None) -> str:
+    names = _names(rows)
+    if found := columns.find_first((wanted,) if wanted else columns.URI_COLUMNS, names):
+        return found
+    if any(map(columns.is_location, names)):
         raise SourceError(
-            f"source {url!r} has the columns {there}{_separated(url)}; expected {expected} for {what}"
+            f"source {url!r} begins with {columns.named(names)}{_separated(url)}; expected a line of column names"
+        )
+    images = [] if wanted else columns.of_images(rows)
+    if len(images) == 1:
+        return images[0]
+    usual = f"one of {', '.join(columns.URI_COLUMNS)} for URIs"
+    expected = columns.expected_uris(wanted, images, usual)
+    raise SourceError(
+        f"source {url!r} has the columns {columns.named(names)}{_separated(url)}; expected {expected}"
+    )
+
+
+def _find_ids(url: str, rows: Sequence[Mapping[str, Any]], wanted: str | None) -> str:
+    names = _names(rows)
+    found = columns.find_first((wanted,) if wanted else columns.ID_COLUMNS, names)
+    if wanted and not found:
+        raise SourceError(
+            f"source {url!r} has the columns {columns.named(names)}{_separated(url)}; expected {wanted!r} for ids"
         )
     return found
+
+
+def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(chain.from_iterable(rows)))
 
 
 def _separated(url: str) -> str:
@@ -196,11 +244,14 @@ def _text(value: Any) -> str:
     return text if text.strip() else ""
 
 
-def list_coco(spec: SourceSpec) -> Iterator[ImageRef]:
-    """Yields one image per entry, in the file's order. The image id is COCO's ``id`` as text."""
+def list_coco(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
+    """Yields one image per entry, in the file's order, then the kept columns. The image id is COCO's ``id`` as text."""
+    keeper = Keeper(spec._replace(id_column="id", uri_column="file_name"))
     for image in read_images(spec.url):
         uri = resolve(image["file_name"], spec.root)
-        yield ref_of(uri, str(image["id"]), spec)
+        kept = keeper.text(image, f"image {image['id']}")
+        yield ref_of(uri, str(image["id"]), spec)._replace(columns=kept)
+    yield from keeper.columns()
 
 
 def check_coco(spec: SourceSpec) -> None:

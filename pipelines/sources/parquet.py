@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,8 +12,11 @@ import pyarrow.parquet as pq
 
 from captionbeam.pipelines.fetch.urls import printable
 from captionbeam.pipelines.sources import access
-from captionbeam.pipelines.sources.spec import SourceSpec, relative
+from captionbeam.pipelines.sources.spec import Columns, SourceSpec, relative
+from captionbeam.pipelines.sources.tables import columns
+from captionbeam.pipelines.sources.tables.kept import Keeper, kept_names
 from captionbeam.schemas.errors import SourceError
+from captionbeam.schemas.formats.kept import plain_values
 from captionbeam.schemas.records import ImageRef
 
 BYTES_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "webp", "img", "content")
@@ -25,18 +29,25 @@ _BYTES = (
     pa.types.is_fixed_size_binary,
     pa.types.is_binary_view,
 )
-_NAMES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_integer)
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+_NAMES = (*_TEXTS, pa.types.is_integer)
 LARGE_GROUP = 128 << 20  # bytes; larger row groups are read once, in order, and never kept whole
 
 
-def list_parquet(spec: SourceSpec) -> Iterator[ImageRef]:
-    """Yields one image per row. Its id is the id column, else ``FILE#ROW``. Reads only the id column's pages."""
+def list_parquet(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
+    """Yields one image per row, then the kept columns. Its id is the id column, else ``FILE#ROW``.
+
+    Reads only the pages of the ids and of the kept columns.
+    """
     version = access.file_version(spec.url)
     with opened(spec.url) as parquet:
-        first = 0
+        schema = parquet.schema_arrow
+        names = kept_names(spec, schema.names)
+        keeper, first = Keeper(spec, names, schema), 0
         for group in range(parquet.num_row_groups):
             size = bytes_per_row(parquet.metadata, group)
-            for row, image_id in enumerate(_ids(parquet, group, first, spec)):
+            pairs = zip(_ids(parquet, group, first, spec), _rows(parquet, group, names), strict=True)
+            for row, (image_id, values) in enumerate(pairs):
                 yield ImageRef(
                     image_id=image_id,
                     uri=spec.url,
@@ -47,8 +58,10 @@ def list_parquet(spec: SourceSpec) -> Iterator[ImageRef]:
                     length=row,
                     size=size,
                     column=spec.bytes_column,
+                    columns=keeper.text(values, f"row {first + row + 1}"),
                 )
             first += parquet.metadata.row_group(group).num_rows
+        yield from keeper.columns()
 
 
 def bytes_per_row(metadata: pq.FileMetaData, group: int) -> int:
@@ -80,21 +93,37 @@ def is_damage(error: Exception) -> bool:
 def find_bytes_column(schema: pa.Schema, wanted: str | None = None) -> str:
     """Returns the path of the image bytes (``image``, or ``image.bytes`` in a struct); '' if there is none."""
     for name in BYTES_COLUMNS if wanted is None else (wanted,):
-        found = _type_at(schema, name)
-        if found is not None and any(test(found) for test in _BYTES):
-            return name
-        if found is not None and _type_at(schema, f"{name}.bytes") is not None:
-            return f"{name}.bytes"
+        exact = [name] if _type_at(schema, name) is not None else []
+        for path in exact or [columns.find_named(name, schema.names)]:
+            if _is_any(_type_at(schema, path), _BYTES):
+                return path
+            if _type_at(schema, f"{path}.bytes") is not None:
+                return f"{path}.bytes"
     return ""
 
 
 def find_column(schema: pa.Schema, candidates: Sequence[str]) -> str:
     """Returns the first of ``candidates`` that is a column of text or integers; '' if there is none."""
+    names = [field.name for field in schema if _is_any(field.type, _NAMES)]
     for name in candidates:
-        found = _type_at(schema, name)
-        if found is not None and any(test(found) for test in _NAMES):
+        if _is_any(_type_at(schema, name), _NAMES):
             return name
+        if found := columns.find_named(name, names):
+            return found
     return ""
+
+
+def find_images(file: pq.ParquetFile) -> list[str]:
+    """Returns the columns of text that hold nothing but locations of images in the first rows."""
+    names = [field.name for field in file.schema_arrow if _is_any(field.type, _TEXTS)]
+    if not names:
+        return []
+    batch = next(file.iter_batches(columns.FIRST_ROWS, columns=names), None)
+    return columns.of_images([] if batch is None else batch.to_pylist())
+
+
+def _is_any(kind: pa.DataType | None, tests: Sequence[Callable[[pa.DataType], bool]]) -> bool:
+    return kind is not None and any(test(kind) for test in tests)
 
 
 def column_at(table: pa.Table | pa.RecordBatch, path: str) -> pa.ChunkedArray | pa.Array:
@@ -116,6 +145,16 @@ def _ids(parquet: pq.ParquetFile, group: int, first: int, spec: SourceSpec) -> I
         for value in column_at(batch, spec.id_column).to_pylist():
             yield f"{stem}#{row}" if value is None else str(value)
             row += 1
+
+
+def _rows(parquet: pq.ParquetFile, group: int, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """Yields the values of the columns ``names`` of each row."""
+    if not names:
+        yield from ({} for _ in range(parquet.metadata.row_group(group).num_rows))
+        return
+    for batch in parquet.iter_batches(_LISTED_ROWS, row_groups=[group], columns=list(names)):
+        for values in zip(*(plain_values(column) for column in batch.columns), strict=True):
+            yield dict(zip(batch.schema.names, values, strict=True))
 
 
 def _type_at(schema: pa.Schema, path: str) -> pa.DataType | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from captionbeam.pipelines.fetch.errors import reading
 from captionbeam.pipelines.fetch.urls import filesystem, is_http, is_local
@@ -22,6 +23,8 @@ from captionbeam.pipelines.sources.spec import (
     source_name,
     suffix,
 )
+from captionbeam.pipelines.sources.tables import columns
+from captionbeam.pipelines.sources.tables.kept import kept_names
 from captionbeam.schemas.errors import RequestError, SourceError
 
 # Number of files of a remote folder to examine for its content, enough to skip a few other files. If one of
@@ -146,7 +149,7 @@ def _container(name: str, url: str, kind: str, options: SourceOptions, root: str
     """Returns a spec. ``root``: the base of file ids; for lists and COCO, the base of relative paths."""
     if kind in LISTS or (kind == "parquet" and options.uri_column):
         root = _image_root(options.image_root) if options.image_root else url.rpartition("/")[0]
-    return SourceSpec(name, kind, url, root or url.rpartition("/")[0])
+    return SourceSpec(name, kind, url, root or url.rpartition("/")[0], keep=options.keep_columns)
 
 
 def _image_root(url: str) -> str:
@@ -180,35 +183,44 @@ def _resolve_parquet(spec: SourceSpec, options: SourceOptions) -> SourceSpec:
     """Chooses the column of image bytes, or else of URIs, in which case the file is a list."""
     with parquet.opened(spec.url) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
-    if not rows:
-        raise SourceError(f"source {spec.url!r} has no rows; expected one image or more")
-    bytes_column = "" if options.uri_column else parquet.find_bytes_column(schema, options.bytes_column)
+        if not rows:
+            raise SourceError(f"source {spec.url!r} has no rows; expected one image or more")
+        bytes_column = "" if options.uri_column else parquet.find_bytes_column(schema, options.bytes_column)
+        uri_column = "" if bytes_column else _uri_column(spec, file, options)
     if bytes_column:
         id_column = _id_column(spec, schema, options, parquet.ID_COLUMNS)
-        return spec._replace(id_column=id_column, bytes_column=bytes_column)
-    uris = (options.uri_column,) if options.uri_column else lists.URI_COLUMNS
-    uri_column = "" if options.bytes_column else parquet.find_column(schema, uris)
-    if not uri_column:
-        wanted = options.bytes_column or options.uri_column
-        expected = repr(wanted) if wanted else f"{parquet.BYTES_COLUMNS[0]!r} (bytes) or {uris[0]!r} (text)"
-        raise SourceError(f"source {spec.url!r} has the columns {_names(schema)}; expected {expected}")
-    id_column = _id_column(spec, schema, options, lists.ID_COLUMNS)
+        spec = spec._replace(id_column=id_column, bytes_column=bytes_column)
+        kept_names(spec, schema.names)
+        return spec
+    id_column = _id_column(spec, schema, options, columns.ID_COLUMNS)
     spec = _container(spec.name, spec.url, "list", options, spec.root)
-    return spec._replace(id_column=id_column, uri_column=uri_column)
+    spec = spec._replace(id_column=id_column, uri_column=uri_column)
+    kept_names(spec, schema.names)
+    return spec
+
+
+def _uri_column(spec: SourceSpec, file: pq.ParquetFile, options: SourceOptions) -> str:
+    schema, wanted = file.schema_arrow, options.bytes_column or options.uri_column
+    uris = (options.uri_column,) if options.uri_column else columns.URI_COLUMNS
+    found = "" if options.bytes_column else parquet.find_column(schema, uris)
+    images = [] if found or wanted else parquet.find_images(file)
+    if found or len(images) == 1:
+        return found or images[0]
+    usual = f"{parquet.BYTES_COLUMNS[0]!r} (bytes) or {uris[0]!r} (text)"
+    expected = columns.expected_uris(wanted, images, usual)
+    raise SourceError(
+        f"source {spec.url!r} has the columns {columns.named(schema.names)}; expected {expected}"
+    )
 
 
 def _id_column(spec: SourceSpec, schema: pa.Schema, options: SourceOptions, usual: Sequence[str]) -> str:
     found = parquet.find_column(schema, (options.id_column,) if options.id_column else usual)
     if options.id_column and not found:
         raise SourceError(
-            f"source {spec.url!r} has the columns {_names(schema)}; expected {options.id_column!r} for ids, "
-            "text or whole numbers"
+            f"source {spec.url!r} has the columns {columns.named(schema.names)}; expected {options.id_column!r} "
+            "for ids, text or whole numbers"
         )
     return found
-
-
-def _names(schema: pa.Schema) -> str:
-    return ", ".join(repr(name) for name in schema.names)
 
 
 def _parse_folder(name: str, url: str, options: SourceOptions) -> list[SourceSpec]:

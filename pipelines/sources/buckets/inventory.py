@@ -26,8 +26,8 @@ from captionbeam.pipelines.fetch.urls import filesystem
 from captionbeam.pipelines.sources.access import FileInfo, open_stream
 from captionbeam.pipelines.sources.buckets import key_pages
 from captionbeam.pipelines.sources.buckets.inventory_manifest import Report, check_md5
-from captionbeam.pipelines.sources.csv_rows import read_csv
 from captionbeam.pipelines.sources.spec import Counted, SourceSpec, digest_of, version_of
+from captionbeam.pipelines.sources.tables.csv_rows import read_csv
 from captionbeam.schemas.errors import SourceError
 
 _BLOCK, _ROWS = 8 << 20, 1 << 14

@@ -72,7 +72,8 @@ def test_parquet_without_a_usable_column_says_which_there_are(tmp_path):
     with pytest.raises(SourceError) as caught:
         parse_sources([str(path)])
     assert str(caught.value) == (
-        f"source '{path}' has the columns 'label', 'score'; expected 'image' (bytes) or 'uri' (text)"
+        f"source '{path}' has the columns 'label', 'score'; expected 'image' (bytes) or 'uri' (text), or "
+        "--uri-column NAME"
     )
 
 
@@ -181,3 +182,75 @@ def test_a_named_column_that_is_not_there_is_refused(tmp_path):
                 parse_sources([f"{tmp_path}/{name}"], SourceOptions(**options))
     with pytest.raises(SourceError, match="expected 'photo'"):
         parse_sources([f"{tmp_path}/x.parquet"], SourceOptions(bytes_column="photo"))
+
+
+@pytest.mark.parametrize(
+    "header", ["URL", "Image_Url", "IMAGE PATH", "image-url", "imageUrl", " Uri ", '"File Name"', "File-Name"]
+)
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_headers_are_found_as_people_write_them(tmp_path, header, separator):
+    content = (
+        separator.join(["No", header, "Key"]) + "\n" + separator.join(["1", "https://h/a.jpg", "k1"]) + "\n"
+    )
+    make_folder(tmp_path, {"x.csv": content.encode()})
+    assert [(ref.image_id, ref.uri) for ref in listed(tmp_path / "x.csv")[0]] == [("k1", "https://h/a.jpg")]
+    name = header.strip('"')
+    make_folder(tmp_path, {"x.jsonl": json.dumps({"No": 1, name: "https://h/a.jpg", "Key": "k1"}).encode()})
+    assert [(ref.image_id, ref.uri) for ref in listed(tmp_path / "x.jsonl")[0]] == [("k1", "https://h/a.jpg")]
+    path = make_parquet(tmp_path / "x.parquet", {"No": [1], name: ["https://h/a.jpg"], "Key": ["k1"]})
+    assert [(ref.image_id, ref.uri) for ref in listed(path)[0]] == [("k1", "https://h/a.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "options"),
+    [
+        ("IMAGE PATH", "a.jpg", {}),  # a single column: no separator
+        ("Title, or none;IMAGE PATH", "x;a.jpg", {}),
+        ("url,a;b;c", "a.jpg,1", {}),
+        ('"a;b;c",url', "1,a.jpg", {}),  # separators inside quotes do not count
+        ("url,URL,Url", "a.jpg,b.jpg,c.jpg", {}),  # the exact name first
+        ("url,URL,Url", "b.jpg,a.jpg,c.jpg", {"uri_column": "URL"}),
+        ("url,My Link", "b.jpg,a.jpg", {"uri_column": "my_link"}),
+        ("title,Foto,note", "x.y,a.jpg,", {}),  # the only one that holds images
+        ("page,Foto", "https://h/1,a.jpg", {}),
+    ],
+)  # fmt: skip
+def test_the_column_of_uris_is_found_by_its_name_or_its_values(tmp_path, header, row, options):
+    make_folder(tmp_path, {"x.csv": f"{header}\n{row}\n".encode()})
+    assert [ref.uri for ref in listed(tmp_path / "x.csv", **options)[0]] == [f"{tmp_path}/a.jpg"]
+
+
+def test_a_parquet_column_is_found_by_its_values_if_only_one_holds_images(tmp_path):
+    values = {"note": ["a.b", "c"], "n": [1, 2], "Foto": ["https://h/1.JPG?w=2", None]}
+    path = make_parquet(tmp_path / "x.parquet", values)
+    assert [ref.uri for ref in listed(path)[0]] == ["https://h/1.JPG?w=2", ""]
+    path = make_parquet(tmp_path / "x.parquet", {**values, "Thumb": ["t.jpg", "u.jpg"]})
+    with pytest.raises(SourceError) as caught:
+        parse_sources([str(path)])
+    assert str(caught.value) == (
+        f"source '{path}' has the columns 'note', 'n', 'Foto', 'Thumb'; expected --uri-column NAME, as 'Foto' and "
+        "'Thumb' all hold images"
+    )
+
+
+def test_a_column_of_bytes_and_its_ids_are_found_as_people_write_them(tmp_path):
+    path = make_parquet(tmp_path / "x.parquet", {"Image ID": NAMES, "IMAGE": PICTURES})
+    refs, _ = listed(path)
+    assert ([ref.image_id for ref in refs], refs[0].column) == (NAMES, "IMAGE")
+    assert fetch(refs) == PICTURES
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("a,b\n1.jpg,2.jpg\n", {}, r"has the columns 'a', 'b' \(separated by ','\); expected --uri-column NAME, as"),
+        ("a,b\n1.jpg,2\n3,4\n", {}, "expected one of uri, url, .* for URIs, or --uri-column NAME"),
+        ("https://h/1.jpg;x\nhttps://h/2.jpg;y\n", {}, "begins with .* 'x' .*; expected a line of column names"),
+        ("URL,Url\n1.jpg,2.jpg\n", {"uri_column": "url"}, "has the columns 'URL', 'Url' .*; expected 'url'"),
+        ("URL,n\n1.jpg,2\n", {"id_column": "key"}, "expected 'key' for ids"),
+    ],
+)  # fmt: skip
+def test_a_list_whose_columns_are_unclear_is_refused(tmp_path, content, options, message):
+    make_folder(tmp_path, {"x.csv": content.encode()})
+    with pytest.raises(SourceError, match=message):
+        parse_sources([f"{tmp_path}/x.csv"], SourceOptions(**options))
