@@ -30,6 +30,9 @@ class ImageRef(NamedTuple):
     and does not store it. Duplicates are confirmed by comparing their bytes.
 
     ``replaces``: addresses of the store's rows that the image's new row supersedes, joined with commas.
+
+    ``columns``: the values of the kept columns that stand beside the image in its source, as text
+    (``captionbeam.schemas.formats.kept``); '' if there are none.
     """
 
     image_id: str
@@ -44,6 +47,7 @@ class ImageRef(NamedTuple):
     column: str = ""
     replaces: str = ""
     digest: str = ""
+    columns: str = ""
 
     @property
     def expected_bytes(self) -> int:
@@ -86,6 +90,7 @@ class Failure(NamedTuple):
     code: str
     message: str
     replaces: str = ""
+    columns: str = ""
 
 
 class ShardReport(NamedTuple):

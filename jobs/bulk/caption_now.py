@@ -28,7 +28,7 @@ from captionbeam.pipelines.endpoints.links import fetch_links
 from captionbeam.pipelines.sources.buckets.inventory import check_counts
 from captionbeam.pipelines.sources.images import fetch
 from captionbeam.pipelines.sources.listing import list_images
-from captionbeam.pipelines.sources.spec import Counted, SourceSpec
+from captionbeam.pipelines.sources.spec import Counted, Ignored, SourceSpec
 from captionbeam.pipelines.workers.batches import Prepared, Processor, run_batch
 from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.records import ImageRef
@@ -88,7 +88,7 @@ def _listed(sources: Sequence[SourceSpec]) -> Iterator[ImageRef]:
                 yield found
             elif isinstance(found, Counted):
                 counts.append(found)
-            else:
+            elif isinstance(found, Ignored):
                 passed_over[ending(found.name)] += 1
         listings.append(Listing(source.name, images, passed_over))
     check_counts(counts)

@@ -47,7 +47,8 @@ class Work:
     ``ListSources`` if ``counted``. ``names``: the sources that it lists. ``features``: the snapshot that it lists
     instead. ``job``: copies weights or a bundle to a store's ``models/``, whose URL it takes, and returns the workers'
     job. ``dedup``: reads all images first, so that equal content is planned together. ``part``: the images of
-    the sources that are processed. ``first``: of several images with one id, the first one is taken.
+    the sources that are processed. ``first``: of several images with one id, the first one is taken. ``keep``: names
+    of columns to keep, or ``all``.
     """
 
     kind: str
@@ -63,12 +64,21 @@ class Work:
     counted: bool = False
     part: Part = field(default_factory=Part)
     first: bool = False
+    keep: tuple[str, ...] = ()
 
 
 def start(work: Work, url: str, options: BulkCommand, file_format: str = "parquet", **how: Any) -> Run:
     """Starts a new run of ``work`` on the store at ``url``; ``how`` are arguments of ``start_run``."""
     return start_run(
-        url, work.kind, work.spec, work.fingerprint, work.field, file_format, options.record(), **how
+        url,
+        work.kind,
+        work.spec,
+        work.fingerprint,
+        work.field,
+        file_format,
+        options.record(),
+        keeps=bool(work.keep),
+        **how,
     )
 
 
@@ -167,7 +177,7 @@ def builder(
         todo, written = to_do(pipeline, run, work, options, retired)
         if work.dedup:
             todo = todo | HashContents(work.fetch)
-        shards = todo | PlanShards(run, options.shard_size)
+        shards = todo | PlanShards(run, options.shard_size, written[0] if run.keeps else None)
         reports = shards | ProcessShards(run, job, work.fetch, *sharing)
         awaited = (reports | "Report" >> beam.Map(lambda _: 1), *written) | "Await" >> beam.Flatten()
         return awaited | PublishSnapshot(run, gates)
@@ -183,7 +193,7 @@ def to_do(
     written = []
     if work.counted:
         images, listings = images
-        written = [listings | "RecordListing" >> RecordListing(run, work.names)]
+        written = [listings | "RecordListing" >> RecordListing(run, work.names, work.keep)]
     if work.first:
         images, passed_over = images | PassOverDuplicates(run, work.names)
         written.append(passed_over)

@@ -139,6 +139,15 @@ class SourceOptions(Part, ReadingOptions):
         one_of("error", "first"),
         role="listing",
     )
+    keep_columns: tuple[str, ...] = option(
+        (),
+        "columns of a list, Parquet file, COCO file, or WebDataset's JSON to keep beside the rows, with their types: "
+        "NAME,... or all",
+        text("NAME,...|all"),
+        split=True,
+        common=True,
+        role="source",
+    )
     inventory: tuple[str, ...] = option(
         (),
         "list a SOURCE that is a bucket, or a folder of one, from its inventory: the manifest of a Cloud Storage "
@@ -162,7 +171,7 @@ def _listing_options(options: SourceOptions) -> Any:
     from captionbeam.pipelines.sources.spec import SourceOptions as ListingOptions
 
     columns = (options.id_column, options.uri_column, options.bytes_column)
-    return ListingOptions(*columns, options.image_root, options.inventory)
+    return ListingOptions(*columns, options.image_root, options.inventory, options.keep_columns)
 
 
 def parsed_sources(options: SourceOptions, output: str | None) -> Sequence[SourceSpec]:
@@ -209,8 +218,17 @@ def listing(
 
     find = ListSources(sources, options.sample, options.seed)
     read = functools.partial(fetch, options=fetch_options(options))
-    how = {"counted": True, "part": part_of(Part, options), "first": options.on_duplicate == "first"}
-    return {"find": find, "fetch": read, "names": names, "features": None, **how}
+    part = part_of(Part, options)
+    return {
+        "find": find,
+        "fetch": read,
+        "names": names,
+        "features": None,
+        "counted": True,
+        "part": part,
+        "first": options.on_duplicate == "first",
+        "keep": tuple(dict.fromkeys(name for source in sources for name in source.keep)),
+    }
 
 
 def fetch_options(options: ReadingOptions) -> FetchOptions:

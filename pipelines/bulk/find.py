@@ -15,7 +15,7 @@ from captionbeam.pipelines.bulk.listing_record import Listing, ending
 from captionbeam.pipelines.sources.buckets.inventory import check_counts
 from captionbeam.pipelines.sources.listing import list_images, split_part, split_source
 from captionbeam.pipelines.sources.parse import AS_FOUND, parse_sources
-from captionbeam.pipelines.sources.spec import Counted, Ignored, SourceOptions, SourceSpec
+from captionbeam.pipelines.sources.spec import Columns, Counted, Ignored, SourceOptions, SourceSpec
 from captionbeam.pipelines.workers.boundary import across_workers, worker_boundary
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.records import ImageRef
@@ -152,7 +152,7 @@ class _ListImages(beam.DoFn):
         self._storage = storage_options.current()
 
     def process(self, spec: SourceSpec) -> Iterator[ImageRef | _Count | _Listing]:
-        images, passed_over = 0, Counter[str]()
+        images, passed_over, columns = 0, Counter[str](), ""
         with worker_boundary(self._storage):
             for found in list_images(spec):
                 if isinstance(found, Ignored):
@@ -160,11 +160,13 @@ class _ListImages(beam.DoFn):
                     passed_over[ending(found.name)] += 1
                 elif isinstance(found, Counted):
                     yield _Count("counted", found)
+                elif isinstance(found, Columns):
+                    columns = found.schema
                 else:
                     self._listed.inc()
                     images += 1
                     yield found
-        yield _Listing("listings", Listing(spec.name, images, dict(passed_over)))
+        yield _Listing("listings", Listing(spec.name, images, dict(passed_over), columns))
 
 
 def ref_is_sampled(ref: ImageRef, rate: float, seed: int) -> bool:

@@ -10,13 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam.pvalue import PCollection
 
+from captionbeam.pipelines.bulk.kept import write_kept_schema
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.sources.spec import IMAGE_SUFFIXES, suffix
+from captionbeam.pipelines.sources.tables.kept import ALL
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.counts import counted
 from captionbeam.schemas.errors import SourceError
+from captionbeam.schemas.formats.kept import Types, schema_of, schema_text
 from captionbeam.schemas.storage import files
 
 RECORD = "listing.json"
@@ -25,11 +29,15 @@ _LONGEST_ENDING, _MOST_ENDINGS = 12, 100
 
 
 class Listing(NamedTuple):
-    """Listing of one container or source: number of images before sampling, and of ignored files by ending."""
+    """Listing of one container or source: number of images before sampling, and of ignored files by ending.
+
+    ``columns``: names and types of the kept columns, as from ``schema_text``; '' if there are none.
+    """
 
     source: str
     images: int
     passed_over: Mapping[str, int]
+    columns: str = ""
 
 
 def ending(name: str) -> str:
@@ -50,10 +58,15 @@ def sum_listings(listings: Iterable[Listing]) -> list[Listing]:
     """Returns one listing per source, by name. The rarest of more than 100 endings are counted as ``other``."""
     images: Counter[str] = Counter()
     passed_over: dict[str, Counter[str]] = {}
+    types: dict[str, Types] = {}
     for one in listings:
         images[one.source] += one.images
         passed_over.setdefault(one.source, Counter()).update(one.passed_over)
-    return [Listing(name, images[name], _bounded(passed_over[name])) for name in sorted(passed_over)]
+        types.setdefault(one.source, Types()).add(schema_of(one.columns))
+    return [
+        Listing(name, images[name], _bounded(passed_over[name]), schema_text(types[name].schema()))
+        for name in sorted(passed_over)
+    ]
 
 
 def _bounded(counts: Counter[str]) -> dict[str, int]:
@@ -86,16 +99,37 @@ def check_listed(listings: Sequence[Listing], names: Sequence[str]) -> None:
             )
 
 
-def write_listing(listings: Sequence[Listing], run: Run, names: Sequence[str] = ()) -> str:
-    """Writes the listing if the file does not exist yet. Returns its URL.
+def write_listing(
+    listings: Sequence[Listing], run: Run, names: Sequence[str] = (), keep: Sequence[str] = ()
+) -> str:
+    """Writes the listing, and the types of kept columns, if the files do not exist yet. Returns the listing's URL.
 
-    Raises SourceError if one of the sources ``names`` has no image.
+    Raises SourceError if one of the sources ``names`` has no image, or if none has one of the columns to ``keep``.
     """
-    url = files.join(run.folder, RECORD)
-    record = [one._asdict() for one in sum_listings(listings)]
+    url, summed = files.join(run.folder, RECORD), sum_listings(listings)
+    record = [{"source": one.source, "images": one.images, "passed_over": one.passed_over} for one in summed]
     files.create(url, files.json_bytes({"sources": record}))
     check_listed(read_listing(run), names)
+    if run.keeps:
+        types = Types()
+        for one in summed:
+            types.add(schema_of(one.columns))
+        check_columns(types.schema(), keep)
+        write_kept_schema(run, types.schema())
     return url
+
+
+def check_columns(found: pa.Schema, keep: Sequence[str]) -> None:
+    """Raises SourceError if no source has one of the columns to ``keep``, or if there are none for ``all``."""
+    if not len(found):
+        raise SourceError(
+            "no source has columns to keep; expected a list, Parquet, a COCO file or a tar with JSON beside its images"
+        )
+    missing = [name for name in keep if name != ALL and name not in found.names]
+    if missing:
+        raise SourceError(
+            f"no source has a column {missing[0]!r} to keep; expected some of {', '.join(map(repr, found.names))}"
+        )
 
 
 def read_listing(run: Run) -> list[Listing]:
@@ -109,15 +143,15 @@ def read_listing(run: Run) -> list[Listing]:
 class RecordListing(beam.PTransform[PCollection[Listing], PCollection[str]]):
     """Takes the containers' ``Listing``s and returns one element after writing the record to the run's folder.
 
-    Raises SourceError if one of the sources ``names`` has no image.
+    Raises SourceError if one of the sources ``names`` has no image, or if none has one of the columns to ``keep``.
     """
 
-    def __init__(self, run: Run, names: Sequence[str]) -> None:
+    def __init__(self, run: Run, names: Sequence[str], keep: Sequence[str] = ()) -> None:
         super().__init__()
-        self._run, self._names = run, list(names)
+        self._run, self._names, self._keep = run, list(names), list(keep)
 
     def expand(self, listings: PCollection[Listing]) -> PCollection[str]:
-        write = beam.Map(across_workers(write_listing), run=self._run, names=self._names)
+        write = beam.Map(across_workers(write_listing), run=self._run, names=self._names, keep=self._keep)
         return listings | "SumListings" >> beam.CombineGlobally(sum_all) | "WriteListing" >> write
 
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.pvalue import AsSingleton, PCollection
+from apache_beam.pvalue import AsList, AsSingleton, PCollection
 from apache_beam.transforms import combiners
 
 from captionbeam.pipelines.bulk.run import Run
@@ -178,11 +178,14 @@ def _plan_bytes(shards: Sequence[Sequence[ImageRef]], fingerprint: str) -> bytes
 
 
 class PlanShards(beam.PTransform[PCollection[ImageRef], PCollection[list[Shard]]]):
-    """Takes references, returns ``sequences`` of ``Shard`` pointers, distributed over the workers."""
+    """Takes references, returns ``sequences`` of ``Shard`` pointers, distributed over the workers.
 
-    def __init__(self, run: Run, shard_size: int) -> None:
+    ``after``: a collection that is complete before any shard is planned.
+    """
+
+    def __init__(self, run: Run, shard_size: int, after: PCollection[object] | None = None) -> None:
         super().__init__()
-        self._run, self._size = run, shard_size
+        self._run, self._size, self._after = run, shard_size, after
 
     def expand(self, refs: PCollection[ImageRef]) -> PCollection[list[Shard]]:
         run, size = self._run, self._size
@@ -191,6 +194,8 @@ class PlanShards(beam.PTransform[PCollection[ImageRef], PCollection[list[Shard]]
             | "CountImages" >> combiners.Count.Globally()
             | "FixPartitions" >> beam.Map(across_workers(fix_partitions), run=run, shard_size=size)
         )
+        if self._after is not None:
+            partitions = partitions | "AwaitRecords" >> beam.Map(lambda n, _: n, AsList(self._after))
         return (
             refs
             | "KeyByPartition"

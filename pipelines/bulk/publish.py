@@ -15,12 +15,14 @@ from apache_beam.transforms.combiners import CountCombineFn
 from captionbeam.pipelines.bulk.compare import read_counts, read_gone
 from captionbeam.pipelines.bulk.conflicts import INDEX_COLUMNS, resolve_conflicts
 from captionbeam.pipelines.bulk.gates import Gates, check_failures, check_gates
+from captionbeam.pipelines.bulk.kept import kept_schema
 from captionbeam.pipelines.bulk.listing_record import read_listing
 from captionbeam.pipelines.bulk.plan import planned_shards
 from captionbeam.pipelines.bulk.run import Run, adopted_manifest, check_same, merged_request
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.errors import FingerprintError, RequestError, SystemicError
 from captionbeam.schemas.formats import parquet
+from captionbeam.schemas.formats.kept import merged, schema_of, schema_text
 from captionbeam.schemas.records import address
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -153,7 +155,14 @@ def _next(
         created="",
         operation=run.operation,
         request=merged_request(newest.request if newest else {}, run),
+        kept=_kept_columns(run, kept),
     )
+
+
+def _kept_columns(run: Run, kept: Snapshot | None) -> str:
+    """Returns the kept columns of the run and of the snapshot that it adds to, with types for both."""
+    before = schema_of(kept.kept if kept else "")
+    return schema_text(merged(before, kept_schema(run)))
 
 
 def _sum(before: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from captionbeam.pipelines.sources import folders, lists, parquet, tars, zips
-from captionbeam.pipelines.sources.spec import Counted, Ignored, SourceSpec
+from captionbeam.pipelines.sources.spec import Columns, Counted, Ignored, SourceSpec
 from captionbeam.schemas.records import ImageRef
 
-_LISTERS: dict[str, Callable[[SourceSpec], Iterator[ImageRef | Ignored | Counted]]] = {
+_LISTERS: dict[str, Callable[[SourceSpec], Iterator[ImageRef | Ignored | Counted | Columns]]] = {
     "folder": folders.list_folder,
     "files": folders.list_folder,
     "keys": folders.list_range,
@@ -39,8 +39,8 @@ def split_part(spec: SourceSpec) -> Iterator[SourceSpec]:
         yield spec
 
 
-def list_images(spec: SourceSpec) -> Iterator[ImageRef | Ignored | Counted]:
-    """Yields the images and ignored files of one container, and counts for a file of an inventory report.
+def list_images(spec: SourceSpec) -> Iterator[ImageRef | Ignored | Counted | Columns]:
+    """Yields the images and ignored files of one container, its kept columns, and an inventory file's counts.
 
     Raises SourceError, SystemicError.
     """

@@ -23,10 +23,12 @@ from captionbeam.pipelines.fetch import address_guard
 from captionbeam.pipelines.fetch.errors import reading
 from captionbeam.pipelines.fetch.urls import is_local, lower_scheme, printable, split_url
 from captionbeam.pipelines.sources import access, parquet
-from captionbeam.pipelines.sources.spec import SourceSpec, relative
+from captionbeam.pipelines.sources.spec import Columns, SourceSpec, relative
 from captionbeam.pipelines.sources.tables import columns
 from captionbeam.pipelines.sources.tables.csv_rows import read_csv
+from captionbeam.pipelines.sources.tables.kept import Keeper, kept_names
 from captionbeam.schemas.errors import SourceError
+from captionbeam.schemas.formats.kept import plain_values
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files
 
@@ -36,15 +38,36 @@ _TRIED = 8  # images of a COCO file
 _QUOTED = re.compile(r'"[^"]*"')
 
 
-def list_rows(spec: SourceSpec) -> Iterator[ImageRef]:
-    """Yields one image per row. Its id is the id column, else the path of the URI, else ``LIST#ROW``.
+def list_rows(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
+    """Yields one image per row, then the kept columns. Its id is the id column, else the path of the URI, else
+    ``LIST#ROW``.
 
     A row without a URI becomes an image that cannot be found.
     """
-    for number, row in enumerate(read_rows(spec.url, (spec.uri_column, spec.id_column))):
+    keeper, names = _keeper(spec)
+    are_cells = list_suffix(spec.url) in (".csv", ".tsv")
+    for number, row in enumerate(read_rows(spec.url, (spec.uri_column, spec.id_column, *names))):
         uri, own = _text(row.get(spec.uri_column)).strip(), _text(row.get(spec.id_column))
         image_id = own or id_of(uri) or f"{spec.url.rsplit('/', 1)[-1]}#{number}"
-        yield ref_of(resolve(uri, spec.root) if uri else "", image_id, spec, number + 1)
+        kept = keeper.text(row, f"row {number + 1}", are_cells)
+        yield ref_of(resolve(uri, spec.root) if uri else "", image_id, spec, number + 1)._replace(
+            columns=kept
+        )
+    yield from keeper.columns()
+
+
+def _keeper(spec: SourceSpec) -> tuple[Keeper, list[str]]:
+    """Returns what keeps the columns of a list, and their names as far as they are known before it is read."""
+    suffix = list_suffix(spec.url)
+    if not spec.keep or suffix in (".txt", ".jsonl", ".ndjson"):
+        return Keeper(spec), []
+    if suffix == ".parquet":
+        with parquet.opened(spec.url) as file:
+            schema = file.schema_arrow
+        names = kept_names(spec, schema.names)
+        return Keeper(spec, names, schema), names
+    names = kept_names(spec, next(iter(read_rows(spec.url)), {}))
+    return Keeper(spec, names), names
 
 
 def resolve_list_columns(spec: SourceSpec, uri_column: str | None, id_column: str | None) -> SourceSpec:
@@ -52,19 +75,23 @@ def resolve_list_columns(spec: SourceSpec, uri_column: str | None, id_column: st
     first = list(islice(read_rows(spec.url), columns.FIRST_ROWS))
     if not first:
         raise SourceError(f"source {spec.url!r} is an empty list; expected one URI or more")
-    return spec._replace(
+    found = spec._replace(
         uri_column=_find_uris(spec.url, first, uri_column), id_column=_find_ids(spec.url, first, id_column)
     )
+    if list_suffix(spec.url) in (".csv", ".tsv", ".parquet"):  # a line of JSON need not have all columns
+        kept_names(found, first[0])
+    return found
 
 
 def read_rows(url: str, wanted: Sequence[str] = ()) -> Iterator[Mapping[str, Any]]:
     """Yields the rows of a list as mappings. From Parquet, reads only ``wanted``, or all if there are none."""
     suffix = list_suffix(url)
     if suffix == ".parquet":
-        named = [name for name in wanted if name]
+        named = list(dict.fromkeys(name for name in wanted if name))
         with parquet.opened(url) as file:
             for batch in file.iter_batches(_ROWS, columns=named or None):
-                yield from batch.to_pylist()
+                for values in zip(*map(plain_values, batch.columns), strict=True):
+                    yield dict(zip(batch.schema.names, values, strict=True))
         return
     with _opened(url) as stream:
         yield from _text_rows(stream, suffix, url)
@@ -231,11 +258,14 @@ def _text(value: Any) -> str:
     return text if text.strip() else ""
 
 
-def list_coco(spec: SourceSpec) -> Iterator[ImageRef]:
-    """Yields one image per entry, in the file's order. The image id is COCO's ``id`` as text."""
+def list_coco(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
+    """Yields one image per entry, in the file's order, then the kept columns. The image id is COCO's ``id`` as text."""
+    keeper = Keeper(spec._replace(id_column="id", uri_column="file_name"))
     for number, image in enumerate(read_images(spec.url)):
         uri = resolve(image["file_name"], spec.root)
-        yield ref_of(uri, str(image["id"]), spec, number + 1)
+        kept = keeper.text(image, f"image {image['id']}")
+        yield ref_of(uri, str(image["id"]), spec, number + 1)._replace(columns=kept)
+    yield from keeper.columns()
 
 
 def check_coco(spec: SourceSpec) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,9 +12,11 @@ import pyarrow.parquet as pq
 
 from captionbeam.pipelines.fetch.urls import printable
 from captionbeam.pipelines.sources import access
-from captionbeam.pipelines.sources.spec import SourceSpec, relative
+from captionbeam.pipelines.sources.spec import Columns, SourceSpec, relative
 from captionbeam.pipelines.sources.tables import columns
+from captionbeam.pipelines.sources.tables.kept import Keeper, kept_names
 from captionbeam.schemas.errors import SourceError
+from captionbeam.schemas.formats.kept import plain_values
 from captionbeam.schemas.records import ImageRef
 
 BYTES_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "webp", "img", "content")
@@ -31,14 +34,20 @@ _NAMES = (*_TEXTS, pa.types.is_integer)
 LARGE_GROUP = 128 << 20  # bytes; larger row groups are read once, in order, and never kept whole
 
 
-def list_parquet(spec: SourceSpec) -> Iterator[ImageRef]:
-    """Yields one image per row. Its id is the id column, else ``FILE#ROW``. Reads only the id column's pages."""
+def list_parquet(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
+    """Yields one image per row, then the kept columns. Its id is the id column, else ``FILE#ROW``.
+
+    Reads only the pages of the ids and of the kept columns.
+    """
     version = access.file_version(spec.url)
     with opened(spec.url) as parquet:
-        first = 0
+        schema = parquet.schema_arrow
+        names = kept_names(spec, schema.names)
+        keeper, first = Keeper(spec, names, schema), 0
         for group in range(parquet.num_row_groups):
             size = bytes_per_row(parquet.metadata, group)
-            for row, image_id in enumerate(_ids(parquet, group, first, spec)):
+            pairs = zip(_ids(parquet, group, first, spec), _rows(parquet, group, names), strict=True)
+            for row, (image_id, values) in enumerate(pairs):
                 yield ImageRef(
                     image_id=image_id,
                     uri=spec.url,
@@ -49,8 +58,10 @@ def list_parquet(spec: SourceSpec) -> Iterator[ImageRef]:
                     length=row,
                     size=size,
                     column=spec.bytes_column,
+                    columns=keeper.text(values, f"row {first + row + 1}"),
                 )
             first += parquet.metadata.row_group(group).num_rows
+        yield from keeper.columns()
 
 
 def bytes_per_row(metadata: pq.FileMetaData, group: int) -> int:
@@ -134,6 +145,16 @@ def _ids(parquet: pq.ParquetFile, group: int, first: int, spec: SourceSpec) -> I
         for value in column_at(batch, spec.id_column).to_pylist():
             yield f"{stem}#{row}" if value is None else str(value)
             row += 1
+
+
+def _rows(parquet: pq.ParquetFile, group: int, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """Yields the values of the columns ``names`` of each row."""
+    if not names:
+        yield from ({} for _ in range(parquet.metadata.row_group(group).num_rows))
+        return
+    for batch in parquet.iter_batches(_LISTED_ROWS, row_groups=[group], columns=list(names)):
+        for values in zip(*(plain_values(column) for column in batch.columns), strict=True):
+            yield dict(zip(batch.schema.names, values, strict=True))
 
 
 def _type_at(schema: pa.Schema, path: str) -> pa.DataType | None:

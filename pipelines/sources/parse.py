@@ -24,6 +24,7 @@ from captionbeam.pipelines.sources.spec import (
     suffix,
 )
 from captionbeam.pipelines.sources.tables import columns
+from captionbeam.pipelines.sources.tables.kept import kept_names
 from captionbeam.schemas.errors import RequestError, SourceError
 
 # Number of files of a remote folder to examine for its content, enough to skip a few other files. If one of
@@ -148,7 +149,7 @@ def _container(name: str, url: str, kind: str, options: SourceOptions, root: str
     """Returns a spec. ``root``: the base of file ids; for lists and COCO, the base of relative paths."""
     if kind in LISTS or (kind == "parquet" and options.uri_column):
         root = _image_root(options.image_root) if options.image_root else url.rpartition("/")[0]
-    return SourceSpec(name, kind, url, root or url.rpartition("/")[0])
+    return SourceSpec(name, kind, url, root or url.rpartition("/")[0], keep=options.keep_columns)
 
 
 def _image_root(url: str) -> str:
@@ -188,10 +189,14 @@ def _resolve_parquet(spec: SourceSpec, options: SourceOptions) -> SourceSpec:
         uri_column = "" if bytes_column else _uri_column(spec, file, options)
     if bytes_column:
         id_column = _id_column(spec, schema, options, parquet.ID_COLUMNS)
-        return spec._replace(id_column=id_column, bytes_column=bytes_column)
+        spec = spec._replace(id_column=id_column, bytes_column=bytes_column)
+        kept_names(spec, schema.names)
+        return spec
     id_column = _id_column(spec, schema, options, columns.ID_COLUMNS)
     spec = _container(spec.name, spec.url, "list", options, spec.root)
-    return spec._replace(id_column=id_column, uri_column=uri_column)
+    spec = spec._replace(id_column=id_column, uri_column=uri_column)
+    kept_names(spec, schema.names)
+    return spec
 
 
 def _uri_column(spec: SourceSpec, file: pq.ParquetFile, options: SourceOptions) -> str:

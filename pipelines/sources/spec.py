@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from posixpath import splitext
 from typing import Any, NamedTuple
@@ -36,7 +36,7 @@ class SourceSpec(NamedTuple):
     ``kind``: ``folder`` (all files below ``url``), ``files`` (files directly in ``url``), ``keys`` (keys below
     ``url`` from ``first`` to ``last``), ``inventory`` (objects below ``root`` in a file of an inventory report, with
     the format in ``report``), ``glob``, ``file``, ``zip``, ``tar``, ``parquet``, ``list`` or ``coco``. ``root``: the
-    base of file ids; for lists and COCO, the base of relative paths.
+    base of file ids; for lists and COCO, the base of relative paths. ``keep``: the columns to keep.
     """
 
     name: str
@@ -49,6 +49,7 @@ class SourceSpec(NamedTuple):
     first: str = ""
     last: str = ""
     report: str = ""
+    keep: Sequence[str] = ()
 
 
 class Ignored(NamedTuple):
@@ -70,15 +71,25 @@ class Counted(NamedTuple):
     expected: int
 
 
+class Columns(NamedTuple):
+    """Names and types of the columns that a container's images have, as from ``formats.kept.schema_text``."""
+
+    schema: str
+
+
 @dataclass(frozen=True)
 class SourceOptions:
-    """How to read lists, Parquet and COCO annotations. Values of None are detected."""
+    """How to read lists, Parquet and COCO annotations. Values of None are detected.
+
+    ``keep_columns``: names of columns to keep beside the images; ``("all",)`` for all but those of ids, URIs and bytes.
+    """
 
     id_column: str | None = None
     uri_column: str | None = None
     bytes_column: str | None = None
     image_root: str | None = None
     inventories: tuple[str, ...] = ()
+    keep_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.uri_column and self.bytes_column:

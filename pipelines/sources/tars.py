@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
 
 from captionbeam.pipelines.fetch.urls import printable
 from captionbeam.pipelines.sources import access
-from captionbeam.pipelines.sources.spec import Ignored, SourceSpec, is_image_name
+from captionbeam.pipelines.sources.spec import Columns, Ignored, SourceSpec, is_image_name
+from captionbeam.pipelines.sources.tables.kept import Keeper
 from captionbeam.schemas.errors import ImageError, SourceError
 from captionbeam.schemas.records import ImageRef
 
@@ -18,6 +20,7 @@ COMPRESSED_SUFFIXES = (
 # Headers lie between the images, so listing streams the whole archive. Large blocks keep requests few.
 _BLOCK = 8 << 20
 _HEADER_BLOCK = 64 << 10
+_LARGEST_JSON = 1 << 20  # bytes
 _TYPES = {
     tarfile.SYMTYPE: "a symbolic link",
     tarfile.LNKTYPE: "a hard link",
@@ -31,17 +34,34 @@ def check_tar(spec: SourceSpec) -> None:
         return
 
 
-def list_tar(spec: SourceSpec) -> Iterator[ImageRef | Ignored]:
-    """Yields the images among the members, in the archive's order.
+def list_tar(spec: SourceSpec) -> Iterator[ImageRef | Ignored | Columns]:
+    """Yields the images among the members, in the archive's order, then the kept columns.
 
-    Links and sparse files are listed too (``method`` is their type); fetching them reports the error.
+    Links and sparse files are listed too (``method`` is their type); fetching them reports the error. Columns are kept
+    from JSON beside an image, as WebDataset has it: members of one sample follow each other, and their names differ
+    after the first dot only.
     """
+    keeper = Keeper(spec)
+    sample, images, values = "", list[ImageRef](), dict[str, Any]()
     with access.open_container(spec.url, _BLOCK) as stream, _opened(stream, spec.url) as archive:
         for info in _members(archive, spec.url):
             if info.isdir():
                 continue
-            yield _ref(info, spec) if is_image_name(info.name) else Ignored(printable(info.name))
+            if spec.keep and _sample(info.name) != sample:
+                yield from _with_columns(images, keeper, values)
+                sample, images, values = _sample(info.name), [], {}
+            if is_image_name(info.name):
+                images.append(_ref(info, spec))
+            elif spec.keep and info.name.lower().endswith(".json"):
+                values |= _json(archive, info, spec.url)
+            else:
+                yield Ignored(printable(info.name))
+            if not spec.keep:
+                yield from images
+                images.clear()
+        yield from _with_columns(images, keeper, values)
         _check_end(archive, stream, spec.url)
+    yield from keeper.columns()
 
 
 def refusal(ref: ImageRef, max_bytes: int) -> ImageError | None:
@@ -61,6 +81,33 @@ def unpack(ref: ImageRef, raw: memoryview) -> bytes:
         message = f"{ref.location}: {len(raw)} of {ref.length} bytes are there"
         raise ImageError("truncated", "fetch", message)
     return bytes(raw[: ref.length])
+
+
+def _sample(name: str) -> str:
+    """Returns what the members of one WebDataset sample have in common: the name up to its first dot."""
+    folder, slash, base = name.rpartition("/")
+    return f"{folder}{slash}{base.partition('.')[0]}"
+
+
+def _with_columns(
+    images: Sequence[ImageRef], keeper: Keeper, values: Mapping[str, Any]
+) -> Iterator[ImageRef]:
+    for ref in images:
+        yield ref._replace(columns=keeper.text(values, f"member {ref.image_id!r}"))
+
+
+def _json(archive: tarfile.TarFile, info: tarfile.TarInfo, url: str) -> dict[str, Any]:
+    expected = "expected a JSON object beside the image"
+    if not info.isreg() or info.size > _LARGEST_JSON:
+        raise SourceError(f"source {url!r}: member {info.name!r} has {info.size:,} bytes; {expected}")
+    member = archive.extractfile(info)
+    try:
+        values = json.loads(member.read() if member is not None else b"")
+    except ValueError as err:
+        raise SourceError(f"source {url!r}: member {info.name!r} is not JSON ({err}); {expected}") from err
+    if not isinstance(values, dict):
+        raise SourceError(f"source {url!r}: member {info.name!r} holds {str(values)[:80]!r}; {expected}")
+    return values
 
 
 def _opened(stream: BinaryIO, url: str) -> tarfile.TarFile:

@@ -1,4 +1,4 @@
-"""Output of one attempt at a shard: three files with unique names, then the commit that names them."""
+"""Output of one attempt at a shard: its files, with unique names, then the commit that names them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
+from captionbeam.pipelines.bulk.kept import kept_schema
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.schemas.errors import SystemicError
 from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.datafile import SUFFIX, DataWriter, open_writer
 from captionbeam.schemas.formats.int8 import RoundingError, quantised
+from captionbeam.schemas.formats.kept import table_of
 from captionbeam.schemas.records import Failure, ImageRef, WrittenFile
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -37,7 +39,8 @@ class Done:
 
 
 class ShardOutput:
-    """Collects a shard's rows and failures and commits them. A context manager that discards them on an error.
+    """Collects a shard's rows, failures and kept columns and commits them. A context manager, which discards them on
+    an error.
 
     A separate thread writes rows a few batches behind, so that compression and storage do not block the model. Every
     method raises SystemicError if the storage fails.
@@ -82,14 +85,15 @@ class ShardOutput:
         return {failure.image_id for failure in self._failures}
 
     def commit(self, counts: dict[str, int]) -> Commit:
-        """Finishes the three files and creates the commit. Returns the valid commit, this one or an earlier one."""
+        """Finishes the files and creates the commit. Returns the valid commit, this one or an earlier one."""
         self._stop()
         self._raise()
         try:
             data = self._finish_data()
             failures = self._put("failures", pa.Table.from_pylist(self._failure_rows(), arrow.FAILURES))
             index = self._put("index", pa.Table.from_pylist(self._index_rows(), arrow.INDEX))
-            ours = self._commit_record(data, failures, index, counts)
+            columns = self._put("columns", self._kept_table()) if self._run.keeps else None
+            ours = self._commit_record(data, failures, index, columns, counts)
             if layout.create_commit(self._run.url, ours):
                 return ours
         except OSError as err:
@@ -166,11 +170,21 @@ class ShardOutput:
             for row, failed in enumerate(self._failures)
         ]
 
+    def _kept_table(self) -> pa.Table:
+        done = [(item.ref.image_id, False, item.ref.columns) for item in self._done]
+        failed = [(failure.image_id, True, failure.columns) for failure in self._failures]
+        return table_of([*done, *failed], kept_schema(self._run))
+
     def _commit_record(
-        self, data: WrittenFile, failures: WrittenFile, index: WrittenFile, counts: dict[str, int]
+        self,
+        data: WrittenFile,
+        failures: WrittenFile,
+        index: WrittenFile,
+        columns: WrittenFile | None,
+        counts: dict[str, int],
     ) -> Commit:
         return Commit(
-            **manifest_row(self._shard, data, failures, index),
+            **manifest_row(self._shard, data, failures, index, columns),
             run=self._run.run_id,
             fingerprint=self._run.fingerprint,
             counts=counts,

@@ -191,7 +191,7 @@ def process_images(
 def failure_of(ref: ImageRef, error: ImageError) -> Failure:
     """Returns the failure row of an image."""
     place = (ref.image_id, ref.location, ref.version, ref.source)
-    return Failure(*place, error.stage, error.code, error.message, ref.replaces)
+    return Failure(*place, error.stage, error.code, error.message, ref.replaces, ref.columns)
 
 
 def windows(refs: Sequence[ImageRef]) -> Iterator[list[ImageRef]]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from captionbeam.schemas import versions
 from captionbeam.schemas.errors import StoreError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # version 1 has no kept columns
 VERSION_KEY, KIND_KEY, FINGERPRINT_KEY = (
     b"captionbeam.version",
     b"captionbeam.kind",
@@ -43,6 +43,7 @@ INDEX = pa.schema([
 MANIFEST = pa.schema([
     *_required(_TEXT, "shard", "data", "failures", "index"), *_required(_INTEGER, "rows", "failed", "bytes"),
     *_required(_TEXT, "data_sha256", "failures_sha256", "index_sha256"),
+    pa.field("columns", _TEXT), pa.field("columns_sha256", _TEXT),
 ])  # fmt: skip
 DELETES = pa.schema([
     *_required(_TEXT, "shard"), *_required(_INTEGER, "row"), *_required(_BOOLEAN, "failed"),
@@ -51,7 +52,7 @@ DELETES = pa.schema([
 PLAN = pa.schema([
     *_required(_TEXT, "shard"), *_required(_BOOLEAN, "follows"), *_required(_TEXT, "image_id", "uri", "source"),
     pa.field("version", _TEXT), *_required(_TEXT, "kind"), *_required(_INTEGER, "offset", "length"),
-    *_required(pa.int32(), "method"), *_required(_INTEGER, "size"), *_required(_TEXT, "column", "replaces"),
+    *_required(pa.int32(), "method"), *_required(_INTEGER, "size"), *_required(_TEXT, "column", "replaces", "columns"),
 ])  # fmt: skip
 
 

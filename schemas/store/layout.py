@@ -1,10 +1,12 @@
 """Layout of a store, and its commit and snapshot records.
 
 data/ failures/ index/   written once by an attempt, with names unique to it, never modified
-commits/<shard>.json     names an attempt's three files; created if absent, so the first attempt wins
+columns/                 likewise: the kept columns of a shard's index rows, in their order (formats.kept)
+commits/<shard>.json     names an attempt's files; created if absent, so the first attempt wins
 answers/<prompt>/        endpoints' answers until a shard's commit has them, written once (pipelines.endpoints)
 plans/<run>/             the run's record, its frozen base and its plan
-manifests/ deletes/      Parquet: one row per shard; one row per superseded or deleted row
+manifests/ deletes/      Parquet: one row per shard, of which a later manifest may have another one with newer columns;
+                         one row per superseded or deleted row
 snapshots/00000003.json  names manifests and delete files; created if absent
 models/                  weights and bundles, named by content hash
 """
@@ -54,6 +56,8 @@ class Commit:
     index_sha256: str
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     rounding: dict[str, float] = dataclasses.field(default_factory=dict)
+    columns: str | None = None
+    columns_sha256: str | None = None
     version: int = arrow.SCHEMA_VERSION
 
     def manifest_row(self) -> ManifestRow:
@@ -67,7 +71,8 @@ class Snapshot:
 
     ``operation`` is ``add``, ``refresh``, ``rollback``, ``compact`` or ``purge``; ``note`` is an optional remark.
     ``request`` is what a refresh repeats: the job, the options that affect rows and values, and each source with its
-    listing options; empty if no job recorded it.
+    listing options; empty if no job recorded it. ``kept``: names and types of the kept columns, as from
+    ``schema_text``; '' if there are none.
     """
 
     id: int
@@ -86,6 +91,7 @@ class Snapshot:
     operation: str = "add"
     note: str = ""
     request: dict[str, Any] = dataclasses.field(default_factory=dict)
+    kept: str = ""
     version: int = arrow.SCHEMA_VERSION
 
 

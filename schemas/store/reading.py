@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -22,22 +22,26 @@ import pyarrow.compute as pc
 
 from captionbeam.schemas.counts import counted
 from captionbeam.schemas.errors import RequestError, StoreError
-from captionbeam.schemas.formats import arrow, parquet
+from captionbeam.schemas.formats import arrow, kept, parquet
 from captionbeam.schemas.formats.datafile import DataFile, open_data
 from captionbeam.schemas.formats.int8 import read_names, scale_names, with_tensors
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
-from captionbeam.schemas.store.rows import DeleteRow, ManifestRow, read_deletes, read_tables
+from captionbeam.schemas.store.rows import DeleteRow, ManifestRow, manifest_table, read_deletes
 
 
 class RowGroup(NamedTuple):
-    """One row group of one data file: the unit that training reads. ``dead`` are rows, within the group, to skip."""
+    """One row group of one data file: the unit that training reads. ``dead`` are rows, within the group, to skip.
+
+    ``start`` is the first row's number in the file.
+    """
 
     url: str
     group: int
     start: int
     rows: int
     dead: tuple[int, ...]
+    shard: str = ""
 
     @property
     def live(self) -> int:
@@ -110,6 +114,23 @@ class Store:
         """Names of all columns of values, sorted: one for each prompt, or ``column`` alone."""
         return layout.value_columns(self.spec, self.column)
 
+    @cached_property
+    def kept(self) -> pa.Schema:
+        """Names and types of the columns kept from the input, as readers get them; empty if there are none.
+
+        One that has the name of a column of the store's own is called ``input_NAME``.
+        """
+        return pa.schema([field.with_name(self._shown[field.name]) for field in self._kept])
+
+    @cached_property
+    def _kept(self) -> pa.Schema:
+        return kept.schema_of(self.snapshot.kept)
+
+    @cached_property
+    def _shown(self) -> Mapping[str, str]:
+        own = [*arrow.IDENTITY_NAMES, *arrow.FAILURES.names, *self.columns]
+        return kept.shown_names(self._kept, [*own, *(name + arrow.SCALE for name in self.columns)])
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one row of a features store: ``(H, W, C)`` or ``(C,)``; ``()`` for a captions store."""
@@ -128,7 +149,7 @@ class Store:
     @cached_property
     def manifest(self) -> pa.Table:
         """One row per shard (``captionbeam.schemas.formats.arrow.MANIFEST``)."""
-        return read_tables(self.url, self.snapshot.manifests, arrow.MANIFEST)
+        return manifest_table(self.url, self.snapshot.manifests)
 
     @cached_property
     def shards(self) -> list[ManifestRow]:
@@ -165,8 +186,8 @@ class Store:
         return files.join(self.url, "data", self._files[shard][1])
 
     @cached_property
-    def _files(self) -> dict[str, tuple[str, str]]:
-        return {shard["shard"]: (shard["index"], shard["data"]) for shard in self.shards}
+    def _files(self) -> dict[str, tuple[str, str, str | None]]:
+        return {shard["shard"]: (shard["index"], shard["data"], shard["columns"]) for shard in self.shards}
 
     def ids(self) -> list[str]:
         """Returns the ids of the live images. Reads the index only."""
@@ -176,16 +197,29 @@ class Store:
         return found
 
     def failures(self) -> pa.Table:
-        """Returns failed images (``formats.arrow.FAILURES``), except those that have since succeeded or been
-        deleted.
+        """Returns failed images (``formats.arrow.FAILURES``, then the kept columns), except those that have since
+        succeeded or been deleted.
         """
-        tables = [arrow.FAILURES.empty_table()]
+        tables = [pa.schema([*arrow.FAILURES, *self.kept]).empty_table()]
         for shard in self.shards:
             if shard["failed"]:
                 table = parquet.read_table(files.join(self.url, "failures", shard["failures"]))
+                columns = self._kept_columns(shard["shard"], shard["rows"], shard["failed"])
+                for name, values in columns.items():
+                    table = table.append_column(name, values)
                 dead = self.dead_in(shard["shard"]).failed
                 tables.append(table.take(_alive(table.num_rows, dead)).replace_schema_metadata(None))
         return pa.concat_tables(tables)
+
+    def _kept_columns(self, shard: str, start: int, count: int) -> dict[str, pa.Array]:
+        """Returns the kept columns of ``count`` index rows of a shard, from row ``start``, by the readers' names."""
+        name = self._files[shard][2]
+        if not len(self._kept):
+            return {}
+        if name is None:
+            return {field.name: pa.nulls(count, field.type) for field in self.kept}
+        values = _kept_values(files.join(self.url, "columns", name)).slice(start, count)
+        return dict(zip(self.kept.names, kept.cast_struct(values, self._kept), strict=True))
 
     def scan(
         self, columns: Sequence[str] | None = None, ids: Iterable[str] | None = None
@@ -193,7 +227,7 @@ class Store:
         """Yields live rows as Arrow record batches, one per row group.
 
         Grids are ``fixed_shape_tensor`` of float16, also if stored as int8. ``columns`` selects columns, ``ids``
-        images. Raises RequestError for an unknown column.
+        images. The columns kept from the input come last. Raises RequestError for an unknown column.
         """
         for group, wanted in self._wanted(ids):
             keep = None if wanted is None else frozenset((wanted - group.start).tolist())
@@ -234,7 +268,7 @@ class Store:
         dead, start = self.dead_in(shard).rows, 0
         for group, rows in enumerate(sizes):
             inside = tuple(sorted(row - start for row in dead if start <= row < start + rows))
-            yield RowGroup(url, group, start, rows, inside)
+            yield RowGroup(url, group, start, rows, inside, shard)
             start += rows
 
     def read_row_group(self, group: RowGroup, columns: Sequence[str] | None = None) -> pa.RecordBatch:
@@ -245,9 +279,22 @@ class Store:
         self, group: RowGroup, columns: Sequence[str] | None, keep: frozenset[int] | None
     ) -> pa.RecordBatch:
         with closing(open_data(group.url)) as data:
-            batch = data.read(group.group, read_names(data.schema, checked_columns(data, columns)))
+            names = checked_columns(data, columns, self.kept.names)
+            own = [name for name in names if name not in self.kept.names]
+            batch = data.read(group.group, read_names(data.schema, own))
+        if own != names:
+            batch = self._with_kept(batch, group, names)
         rows = [row for row in _alive(group.rows, group.dead).tolist() if keep is None or row in keep]
         return with_tensors(batch if len(rows) == group.rows else batch.take(pa.array(rows, pa.int64())))
+
+    def _with_kept(self, batch: pa.RecordBatch, group: RowGroup, names: Sequence[str]) -> pa.RecordBatch:
+        """Returns a row group's batch with the kept columns among ``names``, in the order of ``names``."""
+        columns = self._kept_columns(group.shard, group.start, group.rows)
+        fields = {field.name: field for field in (*batch.schema, *self.kept)}
+        arrays = {**dict(zip(batch.schema.names, batch.columns, strict=True)), **columns}
+        ordered = [*names, *(name for name in batch.schema.names if name not in names)]  # scales last
+        schema = pa.schema([fields[name] for name in ordered], batch.schema.metadata)
+        return pa.RecordBatch.from_arrays([arrays[name] for name in ordered], schema=schema)
 
 
 def dead_rows(deletes: Iterable[DeleteRow]) -> dict[str, Dead]:
@@ -269,14 +316,22 @@ def live_index(table: pa.Table, dead: Dead) -> pa.Table:
     )
 
 
-def checked_columns(data: DataFile, columns: Sequence[str] | None) -> list[str]:
+def checked_columns(
+    data: DataFile, columns: Sequence[str] | None, kept_names: Sequence[str] = ()
+) -> list[str]:
     """Returns ``columns``, by default all except scales. Raises RequestError for an unknown column."""
     scales = scale_names(data.schema)
-    names = [name for name in data.schema.names if name not in scales]
+    names = [name for name in data.schema.names if name not in scales] + list(kept_names)
     for column in columns or ():
         if column not in names:
             raise RequestError(f"no column {column!r} in this store; expected some of {', '.join(names)}")
     return names if columns is None else list(columns)
+
+
+@lru_cache(maxsize=8)
+def _kept_values(url: str) -> pa.StructArray:
+    """Returns the values of one file of ``columns/``, which the row groups of a shard read one after another."""
+    return parquet.read_table(url, [kept.VALUES]).column(0).combine_chunks()
 
 
 def _group_rows(url: str) -> list[int]:

@@ -13,7 +13,7 @@ from captionbeam.schemas.formats import arrow, parquet
 from captionbeam.schemas.records import WrittenFile, parse_address
 from captionbeam.schemas.storage import files
 
-FOLDERS = ("data", "failures", "index")  # of a shard's three files
+FOLDERS = ("data", "failures", "index", "columns")  # of a shard's files
 
 
 class IdentityRow(TypedDict):
@@ -44,7 +44,10 @@ class IndexRow(IdentityRow):
 
 
 class ManifestRow(TypedDict):
-    """One shard: the names and hashes of its three files, their rows and total size in bytes."""
+    """One shard: the names and hashes of its files, their rows and total size in bytes.
+
+    ``columns`` has the kept columns of its rows; None if it has none.
+    """
 
     shard: str
     data: str
@@ -56,6 +59,8 @@ class ManifestRow(TypedDict):
     data_sha256: str
     failures_sha256: str
     index_sha256: str
+    columns: str | None
+    columns_sha256: str | None
 
 
 class DeleteRow(TypedDict):
@@ -68,7 +73,13 @@ class DeleteRow(TypedDict):
     reason: str
 
 
-def manifest_row(shard: str, data: WrittenFile, failures: WrittenFile, index: WrittenFile) -> ManifestRow:
+def manifest_row(
+    shard: str,
+    data: WrittenFile,
+    failures: WrittenFile,
+    index: WrittenFile,
+    columns: WrittenFile | None = None,
+) -> ManifestRow:
     """Returns the manifest row of a shard with these files."""
     return {
         "shard": shard,
@@ -77,10 +88,12 @@ def manifest_row(shard: str, data: WrittenFile, failures: WrittenFile, index: Wr
         "index": index.name,
         "rows": data.rows,
         "failed": failures.rows,
-        "bytes": data.bytes + failures.bytes + index.bytes,
+        "bytes": data.bytes + failures.bytes + index.bytes + (columns.bytes if columns else 0),
         "data_sha256": data.sha256,
         "failures_sha256": failures.sha256,
         "index_sha256": index.sha256,
+        "columns": columns.name if columns else None,
+        "columns_sha256": columns.sha256 if columns else None,
     }
 
 
@@ -91,6 +104,8 @@ def files_of(row: ManifestRow) -> list[tuple[str, str]]:
         (f"failures/{row['failures']}", row["failures_sha256"]),
         (f"index/{row['index']}", row["index_sha256"]),
     ]
+    if row["columns"] is not None and row["columns_sha256"] is not None:
+        paths.append((f"columns/{row['columns']}", row["columns_sha256"]))
     return paths if row["data"] else paths[1:]
 
 
@@ -114,12 +129,22 @@ def totals_of(manifest: Iterable[ManifestRow], deletes: Iterable[DeleteRow]) -> 
 def read_tables(url: str, names: Iterable[str], schema: pa.Schema) -> pa.Table:
     """Returns the rows of several manifests or delete files of the store at ``url`` as one table."""
     tables = [parquet.read_table(files.join(url, name)).replace_schema_metadata(None) for name in names]
-    return pa.concat_tables([schema.empty_table(), *tables])
+    return pa.concat_tables([schema.empty_table(), *tables], promote_options="default")
+
+
+def manifest_table(url: str, names: Iterable[str]) -> pa.Table:
+    """Returns the rows of several manifests (``formats.arrow.MANIFEST``), one row per shard.
+
+    Of several rows of a shard, which differ in the kept columns, the last one counts.
+    """
+    table = read_tables(url, names, arrow.MANIFEST)
+    last = {shard: row for row, shard in enumerate(table.column("shard").to_pylist())}
+    return table if len(last) == table.num_rows else table.take(pa.array(last.values()))
 
 
 def read_manifest(url: str, names: Iterable[str]) -> list[ManifestRow]:
-    """Returns the rows of several manifests."""
-    return cast(list[ManifestRow], read_tables(url, names, arrow.MANIFEST).to_pylist())
+    """Returns the rows of ``manifest_table``."""
+    return cast(list[ManifestRow], manifest_table(url, names).to_pylist())
 
 
 def read_deletes(url: str, names: Iterable[str]) -> list[DeleteRow]:

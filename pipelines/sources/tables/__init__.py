@@ -1,1 +1,1 @@
-"""Rows and columns of lists: strict CSV, and which columns hold URIs and ids."""
+"""Rows and columns of lists: strict CSV, which columns hold URIs and ids, and which are kept."""

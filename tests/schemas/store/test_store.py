@@ -102,4 +102,4 @@ def test_other_tools_open_the_files(tmp_path):
         assert file["grid"].chunks == (1, 2, 2, 3)
         assert file["grid"].dtype == np.float16
         assert [name.decode() for name in file["image_id"]] == IDS[:3]
-        assert file.attrs["captionbeam.version"] == "1"
+        assert file.attrs["captionbeam.version"] == "2"

@@ -1,0 +1,305 @@
+"""Kept columns: what stood beside the images in the input, carried along with their rows.
+
+An image's values travel as text, in ``ImageRef.columns``: a JSON object with sorted names and without nulls. The cells
+of CSV have no types; an object of cells has a mark before it, and its types are inferred from all cells of the listing.
+A store keeps the values as one typed struct for each row, in ``columns/`` (``table_of``).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from captionbeam.schemas.errors import SystemicError
+
+VALUES, HASH = "columns", "columns_hash"
+MOST_BYTES = 4096  # of one image's values as text
+CELLS = "="  # before an object of CSV cells
+ROW = (
+    pa.field("image_id", pa.string(), nullable=False),
+    pa.field("failed", pa.bool_(), nullable=False),
+    pa.field(HASH, pa.string(), nullable=False),
+)
+_INTEGER = re.compile(r"-?[1-9]\d{0,17}|0")  # others, such as 007, are names rather than numbers
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
+_BOOLEANS = {"true": True, "false": False}
+
+
+def packed(values: Mapping[str, Any]) -> str:
+    """Returns typed values (of JSON's types, or from ``plain_values``) as text; '' if there are none."""
+    there = {name: value for name, value in values.items() if value is not None}
+    return json.dumps(there, ensure_ascii=False, sort_keys=True, separators=(",", ":")) if there else ""
+
+
+def packed_cells(cells: Mapping[str, str | None]) -> str:
+    """Returns cells of CSV as text; '' if all are empty."""
+    text = packed({name: cell for name, cell in cells.items() if cell})
+    return CELLS + text if text else ""
+
+
+def unpacked(text: str) -> dict[str, Any]:
+    """Returns the values of ``packed``, or the cells of ``packed_cells``."""
+    values: dict[str, Any] = json.loads(text.removeprefix(CELLS)) if text else {}
+    return values
+
+
+def columns_hash(text: str) -> str:
+    """Returns 16 hexadecimal digits that change if a value does; '' for no values."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest() if text else ""
+
+
+def kept_type(kind: pa.DataType) -> pa.DataType:
+    """Returns the type in which a column of type ``kind`` is kept.
+
+    Nested types with times, decimals or bytes inside are kept as JSON text, and dictionaries as their values.
+    """
+    if isinstance(kind, pa.BaseExtensionType):
+        return kept_type(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return kept_type(kind.value_type)
+    if _is_text(kind) or pa.types.is_null(kind):
+        return pa.string() if _is_text(kind) else kind
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind):
+        return pa.binary()
+    if pa.types.is_float16(kind):
+        return pa.float32()
+    if pa.types.is_nested(kind):
+        return kind if _is_json(kind) else pa.string()
+    return kind
+
+
+def plain_values(column: pa.Array) -> list[Any]:
+    """Returns a column's values for ``packed``: of JSON's types.
+
+    Dates, decimals and bytes (base64) are text; times of day and durations are counts of their unit.
+    """
+    if isinstance(column, pa.ExtensionArray):
+        return plain_values(column.storage)
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return plain_values(column.dictionary_decode())
+    if pa.types.is_nested(kind) and not _is_json(kind):
+        return [None if value is None else json.dumps(value, default=str) for value in column.to_pylist()]
+    if _is_bytes(kind):
+        return [None if value is None else base64.b64encode(value).decode() for value in column.to_pylist()]
+    if _is_span(kind):
+        return list(column.cast(pa.int32() if pa.types.is_time32(kind) else pa.int64()).to_pylist())
+    if _is_parsed(kind):
+        return list(column.cast(pa.string()).to_pylist())
+    return list(column.to_pylist())
+
+
+class Types:
+    """The types of kept columns as far as a listing has seen them, by name."""
+
+    def __init__(self, schema: pa.Schema | None = None) -> None:
+        self._types: dict[str, pa.DataType] = {}
+        if schema is not None:
+            self.add(schema)
+
+    def add(self, schema: pa.Schema) -> None:
+        """Adds columns of known types, such as those of a Parquet file or of another container."""
+        for field in schema:
+            self._see(field.name, field.type)
+
+    def see(self, text: str) -> None:
+        """Adds one image's values."""
+        infer = _cell_type if text.startswith(CELLS) else _value_type
+        for name, value in unpacked(text).items():
+            self._see(name, infer(value))
+
+    def schema(self) -> pa.Schema:
+        """Returns the columns, sorted by name. A column without any value so far has the type null."""
+        return pa.schema(sorted(self._types.items()))
+
+    def _see(self, name: str, kind: pa.DataType) -> None:
+        known = self._types.get(name)
+        if known != kind:
+            self._types[name] = kind if known is None else _merged(known, kind)
+
+
+def schema_text(schema: pa.Schema) -> str:
+    """Returns a schema as text for JSON records: Arrow's IPC message in base64; '' without columns."""
+    return base64.b64encode(schema.serialize()).decode() if len(schema) else ""
+
+
+def schema_of(text: str) -> pa.Schema:
+    """Returns the schema of ``schema_text``."""
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text))) if text else pa.schema([])
+
+
+def merged(one: pa.Schema, other: pa.Schema) -> pa.Schema:
+    """Returns the columns of both, with types that hold the values of both."""
+    types = Types(one)
+    types.add(other)
+    return types.schema()
+
+
+def struct_of(texts: Sequence[str], schema: pa.Schema) -> pa.StructArray:
+    """Returns the values of several images as a struct of the columns in ``schema``.
+
+    Raises SystemicError for a value that does not fit its column's type.
+    """
+    rows = [(unpacked(text), text.startswith(CELLS)) for text in texts]
+    arrays = [_array([(row.get(field.name), is_cell) for row, is_cell in rows], field) for field in schema]
+    if not arrays:
+        return pa.array([{}] * len(texts), pa.struct([]))
+    return pa.StructArray.from_arrays(arrays, fields=list(schema))
+
+
+def table_of(images: Iterable[tuple[str, bool, str]], schema: pa.Schema) -> pa.Table:
+    """Returns a file of ``columns/`` for ``(image_id, failed, text)`` of a shard's index rows, in their order."""
+    rows = list(images)
+    ids, failed, texts = (list(part) for part in zip(*rows, strict=True)) if rows else ([], [], [])
+    values = struct_of(texts, schema)
+    arrays = [
+        pa.array(ids, pa.string()),
+        pa.array(failed, pa.bool_()),
+        pa.array(map(columns_hash, texts), pa.string()),
+    ]
+    return pa.table([*arrays, values], pa.schema([*ROW, pa.field(VALUES, values.type, nullable=False)]))
+
+
+def cast_struct(values: pa.StructArray, schema: pa.Schema) -> list[pa.Array]:
+    """Returns the columns of ``schema`` from a struct of an earlier or narrower schema; absent ones are null."""
+    there = {field.name: values.field(number) for number, field in enumerate(values.type)}
+    return [
+        _cast(there[field.name], field.type) if field.name in there else pa.nulls(len(values), field.type)
+        for field in schema
+    ]
+
+
+def texts_of(values: pa.StructArray) -> list[str]:
+    """Returns each row of a struct as text, as from ``packed``."""
+    columns = {field.name: plain_values(values.field(number)) for number, field in enumerate(values.type)}
+    return [packed({name: column[row] for name, column in columns.items()}) for row in range(len(values))]
+
+
+def shown_names(schema: pa.Schema, taken: Iterable[str]) -> dict[str, str]:
+    """Returns the names under which readers get the columns: ``input_NAME`` for those of the store's own columns.
+
+    ``taken``: the store's own names. Upper and lower case are alike, as they are to SQL.
+    """
+    own = {name.casefold() for name in taken}
+    return {name: f"input_{name}" if name.casefold() in own else name for name in schema.names}
+
+
+def largest(text: str) -> tuple[str, int]:
+    """Returns the column with the longest value, and that value's length in bytes as text."""
+    sizes = {name: len(packed({name: value}).encode()) for name, value in unpacked(text).items()}
+    name = max(sizes, key=lambda one: sizes[one])
+    return name, sizes[name]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    tests = (
+        pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view,
+    )  # fmt: skip
+    return any(test(kind) for test in tests)
+
+
+def _is_span(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_time(kind) or pa.types.is_duration(kind))
+
+
+def _is_parsed(kind: pa.DataType) -> bool:
+    """Returns whether pyarrow parses values of ``kind`` from the text that it makes of them."""
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_decimal(kind))
+
+
+def _is_json(kind: pa.DataType) -> bool:
+    """Returns whether JSON has the values of ``kind``."""
+    if pa.types.is_struct(kind):  # Parquet has no struct without fields
+        return kind.num_fields > 0 and all(_is_json(field.type) for field in kind)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _is_json(kind.value_type)
+    tests = (_is_text, pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_null)
+    return any(test(kind) for test in tests)
+
+
+def _cell_type(cell: str) -> pa.DataType:
+    if _INTEGER.fullmatch(cell):
+        return pa.int64()
+    if _NUMBER.fullmatch(cell):
+        return pa.float64()
+    return pa.bool_() if cell.lower() in _BOOLEANS else pa.string()
+
+
+def _value_type(value: Any) -> pa.DataType:
+    if isinstance(value, str):
+        return pa.string()
+    try:
+        return kept_type(pa.scalar(value).type)
+    except (pa.ArrowException, OverflowError):
+        return pa.string()  # JSON text
+
+
+def _merged(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    if _is_text(one) or _is_text(other):
+        return pa.string()
+    try:
+        both = [pa.schema([("", one)]), pa.schema([("", other)])]
+        return pa.unify_schemas(both, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return pa.string()
+
+
+def _array(values: Sequence[tuple[Any, bool]], field: pa.Field) -> pa.Array:
+    convert = _converter(field.type)
+    kept = [None if value is None else convert(value, is_cell) for value, is_cell in values]
+    try:
+        if _is_parsed(field.type):
+            return pa.array(kept, pa.string()).cast(field.type)
+        return pa.array(kept, field.type)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as err:
+        raise SystemicError(
+            f"kept column {field.name!r} has a value that is no {field.type} ({err}), as the listing said; expected "
+            "its source not to change meanwhile: start the job again"
+        ) from err
+
+
+def _converter(kind: pa.DataType) -> Callable[[Any, bool], Any]:
+    """Returns the function that turns a value, or a cell, into what pyarrow takes for ``kind``."""
+    if _is_text(kind):
+        return lambda value, is_cell: (
+            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        )
+    if _is_bytes(kind):
+        return lambda value, is_cell: base64.b64decode(value)
+    if pa.types.is_boolean(kind):
+        return lambda value, is_cell: _BOOLEANS.get(value.lower(), value) if is_cell else value
+    if pa.types.is_floating(kind):
+        return lambda value, is_cell: _number(value, float)
+    if pa.types.is_integer(kind) or _is_span(kind):
+        return lambda value, is_cell: _number(value, int) if is_cell else value
+    if _is_parsed(kind):
+        return lambda value, is_cell: str(value)
+    return lambda value, is_cell: value
+
+
+def _number(value: Any, kind: type[int] | type[float]) -> Any:
+    try:
+        return kind(value)
+    except ValueError:  # pyarrow's error says more
+        return value
+
+
+def _cast(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    if values.type == kind:
+        return values
+    if _is_text(kind):
+        texts = plain_values(values)
+        return pa.array(
+            [one if one is None or isinstance(one, str) else json.dumps(one) for one in texts], kind
+        )
+    return values.cast(kind)
