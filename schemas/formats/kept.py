@@ -186,8 +186,14 @@ def shown_names(schema: pa.Schema, taken: Iterable[str]) -> dict[str, str]:
 
     ``taken``: the store's own names. Upper and lower case are alike, as they are to SQL.
     """
-    own = {name.casefold() for name in taken}
-    return {name: f"input_{name}" if name.casefold() in own else name for name in schema.names}
+    own, shown = {name.casefold() for name in taken}, dict[str, str]()
+    for name in schema.names:
+        free = name
+        while free.casefold() in own:
+            free = f"input_{free}"
+        own.add(free.casefold())
+        shown[name] = free
+    return shown
 
 
 def largest(text: str) -> tuple[str, int]:
