@@ -44,8 +44,8 @@ class PromptOptions:
 
     prompt: tuple[str, ...] = option(
         (),
-        "what to ask the model of --captioner openai: or vllm:; NAME=TEXT, repeated, asks several prompts, each with a "
-        "column NAME of its own",
+        "what to ask the model of --captioner openai:, vllm: or hf:; NAME=TEXT, repeated, asks several prompts, each "
+        "with a column NAME of its own",
         text("[NAME=]TEXT"),
         repeated=True,
         common=True,
@@ -74,13 +74,14 @@ class PromptOptions:
     )
     max_new_tokens: int | None = option(
         None,
-        "longest answer in tokens (default: the server's); a longer one becomes a failure with the code cut_off",
+        "longest answer in tokens (default: the server's; 512 with hf:); a longer one becomes a failure with the code "
+        "cut_off",
         POSITIVE,
         common=True,
         role="rows",
     )
     max_image_pixels: int = option(
-        1_048_576, "larger pictures are scaled down to this before they are sent", POSITIVE, role="rows"
+        1_048_576, "larger pictures are scaled down to this before the model gets them", POSITIVE, role="rows"
     )
     send_urls: bool = option(
         False, "send the images' own http(s) URLs, which the server must be able to read", role="rows"
@@ -139,6 +140,11 @@ def is_endpoint(captioner: str | None) -> bool:
     return captioner is not None and captioner.startswith((OPENAI, VLLM))
 
 
+def has_prompts(options: PromptOptions) -> bool:
+    """Whether the captioner is asked prompts."""
+    return bool(options.prompt or options.prompt_file)
+
+
 def plan_endpoint(options: CaptionerOptions) -> EndpointPlan:
     """Returns the plan of the options. Raises RequestError."""
     from captionbeam.capmodel.specs import EndpointSpec
@@ -146,7 +152,7 @@ def plan_endpoint(options: CaptionerOptions) -> EndpointPlan:
 
     scheme, address = str(options.captioner).partition(":")[::2]
     own = scheme == VLLM[:-1]
-    prompts = _prompts(options)
+    prompts = prompts_by_column(options)
     for braces in dict.fromkeys(
         found for prompt in prompts.values() for found in COLUMN.findall(prompt["text"])
     ):
@@ -186,10 +192,18 @@ def endpoint_of(captioner: str, options: RequestOptions) -> Endpoint:
 def check_endpoint(options: CaptionerOptions) -> None:
     """Raises RequestError if the options of an endpoint are incomplete, or if another captioner has them."""
     if not is_endpoint(options.captioner):
-        for name in ("prompt", "prompt_file", "schema", "system", "model"):
+        chat = options.captioner is not None
+        for name in ("schema", "model") if chat else ("prompt", "prompt_file", "schema", "system", "model"):
             if getattr(options, name):
                 flag = "--" + name.replace("_", "-")
-                raise RequestError(f"{flag} is for endpoints; expected --captioner openai:URL or vllm:MODEL")
+                others = ", or hf:PATH with --prompt" if name in ("prompt", "prompt_file", "system") else ""
+                raise RequestError(
+                    f"{flag} is for endpoints; expected --captioner openai:URL or vllm:MODEL{others}"
+                )
+        if options.system and not has_prompts(options):
+            raise RequestError(
+                "--system goes with prompts; expected --prompt with what to ask about each image"
+            )
         return
     if not options.prompt and not options.prompt_file:
         raise RequestError(
@@ -215,7 +229,7 @@ def check_endpoint(options: CaptionerOptions) -> None:
         )
 
 
-def _prompts(options: CaptionerOptions) -> dict[str, dict[str, Any]]:
+def prompts_by_column(options: CaptionerOptions) -> dict[str, dict[str, Any]]:
     """Returns the prompts by column, each with its text and, for JSON, its schema. Raises RequestError."""
     from captionbeam.pipelines.endpoints.schemas import load_schema
 

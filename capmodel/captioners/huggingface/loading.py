@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -27,6 +28,8 @@ LOAD_ERRORS = (
 UNUSED = re.compile(r"^encoder\.pooler\.|(^|\.)position_ids$")
 
 disable_progress_bar()  # the progress bar of loading would clutter worker logs
+if "TRANSFORMERS_VERBOSITY" not in os.environ:
+    set_verbosity_error()  # its warnings are for those who write the call, such as of flags that greedy search ignores
 
 
 def load_model(path: str, name: str, dtype: torch.dtype | str) -> Any:

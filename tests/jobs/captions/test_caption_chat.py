@@ -1,0 +1,195 @@
+"""``captionbeam caption --captioner hf:PATH --prompt ...``: a tiny random LLaVA in the same bulk job as a bundle."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from captionbeam.capmodel.captioners.huggingface.chat import ChatCaptioner, resolve_chat
+from captionbeam.capmodel.generation.options import DecodeOptions
+from captionbeam.jobs import cli
+from captionbeam.pipelines.workers.processors import columns_of
+from captionbeam.schemas import Store
+from captionbeam.schemas.formats import arrow
+from tests.builders.data.images import drawn
+from tests.builders.model.chat_models import save_chat_model
+from tests.builders.model.transformers_models import save_model
+
+IMAGES = 6
+TWO = {"what": "describe the picture", "colour": "which colours"}
+PROMPTS = [part for name, text in TWO.items() for part in ("--prompt", f"{name}={text}")]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "photos").mkdir()
+    for number in range(IMAGES):
+        Image.fromarray(drawn(40 + 9 * number, 90 - 9 * number)).rotate(31 * number).save(
+            folder / f"photos/{number}.png"
+        )
+    (folder / "photos/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n no more")
+    save_chat_model(folder / "llava")
+    return folder
+
+
+def command(made, store, *arguments):
+    return ["caption", made / "photos", "--captioner", f"hf:{made / 'llava'}", "--output", store, "--batch-size", 4,
+            "--warn-failures", 1, "--shard-size", 3, *arguments]  # fmt: skip
+
+
+def run(*arguments, status=0):
+    """In this process, which has transformers loaded."""
+    assert cli.main([str(argument) for argument in arguments]) == status
+
+
+def rows(store, *columns):
+    return {
+        row["image_id"]: {column: [one["text"] for one in row[column]] for column in columns}
+        for batch in Store.open(str(store)).scan(["image_id", *columns])
+        for row in batch.to_pylist()
+    }
+
+
+@pytest.fixture(scope="module")
+def asked(made, tmp_path_factory):
+    store = tmp_path_factory.mktemp("asked") / "store"
+    run(*command(made, store, *PROMPTS))
+    return store
+
+
+@pytest.fixture(scope="module")
+def expected(made):
+    """Each image's answers, from a batch of its own."""
+    prompts = {name: {"text": text} for name, text in TWO.items()}
+    plan = resolve_chat(str(made / "llava"), prompts, DecodeOptions(method="greedy"))
+    loaded = ChatCaptioner.load(plan.folder, plan.spec, columns_of(plan.spec), 1, "cpu")
+    found = {}
+    for number in range(IMAGES):
+        item = loaded.prepare((made / f"photos/{number}.png").read_bytes())
+        columns = loaded.run([item], [str(number)])
+        found[f"{number}.png"] = {name: [columns[name][0][0]["text"].as_py()] for name in TWO}
+    return found
+
+
+def test_each_prompt_has_a_column_with_the_models_answers(asked, expected):
+    assert rows(asked, *TWO) == expected
+    assert len({answers["what"][0] for answers in expected.values()}) > 2
+    assert any(answers["what"] != answers["colour"] for answers in expected.values())
+    store = Store.open(str(asked))
+    (failure,) = store.failures().to_pylist()
+    assert (failure["image_id"], failure["stage"]) == ("broken.png", "decode")
+    schema = next(iter(store.scan(list(TWO)))).schema
+    assert schema.field("what").type == arrow.answers_field("what", "").type
+    assert store.spec["prompts"] == {name: {"text": text} for name, text in TWO.items()}
+
+
+def test_a_prompts_fingerprint_depends_on_the_model_and_its_own_text_only(made):
+    def fingerprints(prompts, **options):
+        plan = resolve_chat(
+            str(made / "llava"),
+            {name: {"text": text} for name, text in prompts.items()},
+            DecodeOptions(method="greedy"),
+            **options,
+        )
+        return {field.name: field.metadata[arrow.PROMPT_KEY] for field in columns_of(plan.spec)}
+
+    two = fingerprints(TWO)
+    assert fingerprints({"colour": TWO["colour"]})["colour"] == two["colour"]
+    assert fingerprints({"colour": TWO["what"]})["colour"] == two["what"] != two["colour"]
+    assert fingerprints(TWO, system="describe")["what"] != two["what"]
+
+
+def test_the_store_keeps_the_model_which_upkeep_knows(made, asked, expected, tmp_path):
+    store = shutil.copytree(asked, tmp_path / "store")
+    (kept,) = Path(store, "models").iterdir()
+    run("store", "vacuum", store, "--keep", 1, "--grace", 0)
+    assert kept.exists()
+    run(
+        "store", "retry-failures", store, "--all", "--warn-failures", 1
+    )  # with the model that the store keeps
+    run("store", "verify", store)
+    assert rows(store, *TWO) == expected
+    before = Store.open(str(store)).snapshot_id
+    run("refresh", store, "--warn-failures", 1)
+    assert rows(store, *TWO) == expected
+    assert Store.open(str(store)).fingerprint == Store.open(str(asked)).fingerprint
+    assert Store.open(str(store)).snapshot_id >= before
+
+
+def test_another_prompt_is_a_redo_that_says_what_it_asks(made, asked, expected, tmp_path, capsys):
+    store = shutil.copytree(asked, tmp_path / "store")
+    more = [*command(made, store)[1:], *PROMPTS, "--prompt", "more=describe the colours"]
+    run("refresh", *more, status=2)
+    assert "images of" in capsys.readouterr().err
+    run("refresh", *more, "--redo")
+    found = rows(store, *TWO, "more")
+    assert {name: {column: row[column] for column in TWO} for name, row in found.items()} == expected
+    assert all(row["more"] for row in found.values())
+
+
+def test_without_output_answers_are_printed(made, expected, capsys):
+    start = ["caption", made / "photos/3.png", "--captioner", f"hf:{made / 'llava'}", "--prompt"]
+    run(*start, TWO["what"])
+    assert capsys.readouterr() == (expected["3.png"]["what"][0] + "\n", "")
+
+
+def test_an_answer_that_does_not_end_is_a_failure(made, capsys):
+    start = ["caption", made / "photos/3.png", "--captioner", f"hf:{made / 'llava'}", "--prompt"]
+    run(*start, TWO["what"], "--max-new-tokens", 2, status=3)
+    assert (
+        "cut_off: the answer does not end; expected it to end within --max-new-tokens 2"
+        in capsys.readouterr().err
+    )
+
+
+def test_nothing_of_transformers_reaches_the_terminal(made, tmp_path):
+    """In a process of its own, where transformers warns for the first time."""
+    arguments = [*command(made, tmp_path / "store", "--prompt", "describe", "--temperature", 0), "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-m", "captionbeam", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "transformers" not in done.stderr
+    assert "generation flags" not in done.stderr
+    assert "Loading weights" not in done.stderr
+
+
+def refused(capsys, *arguments):
+    assert cli.main(["caption", *map(str, arguments)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+def test_what_cannot_be_is_refused_with_a_sentence(made, tmp_path, capsys):
+    photos, output = made / "photos", ("--output", tmp_path / "store")
+    llava = ("--captioner", f"hf:{made / 'llava'}")
+    blip = ("--captioner", f"hf:{save_model(tmp_path / 'blip')}")
+    assert "which answers prompts; expected --prompt" in refused(capsys, photos, *llava, *output)
+    for name, said in (
+        ("chat_template.jinja", "without a chat template"),
+        ("tokenizer.json", "expected"),
+        ("model.safetensors", "has no .safetensors file"),
+        ("config.json", "no config.json"),
+        ("processor_config.json", "expected"),
+    ):
+        folder = shutil.copytree(made / "llava", tmp_path / f"without-{name}")
+        (folder / name).unlink()
+        assert said in refused(capsys, photos, "--captioner", f"hf:{folder}", "--prompt", "describe", *output)
+    assert "vllm: or openai:" in refused(capsys, photos, *blip, "--prompt", "describe", *output)
+    more = (*llava, "--prompt", "describe", *output)
+    assert "prefix is 'a'" in refused(capsys, photos, *more, "--prefix", "a")
+    assert "expected --max-new-tokens" in refused(capsys, photos, *more, "--max-length", 9)
+    assert "--schema is for endpoints" in refused(capsys, photos, *more, "--schema", "s.json")
+    assert "--model is for endpoints" in refused(capsys, photos, *more, "--model", "m")
+    assert "--system goes with prompts" in refused(capsys, photos, *blip, "--system", "x", *output)
+    assert "--prompt is for endpoints" in refused(capsys, photos, "--bundle", "b", "--prompt", "x", *output)
