@@ -148,6 +148,17 @@ class SourceOptions(Part, ReadingOptions):
         common=True,
         role="source",
     )
+    keep_exif: bool = option(
+        False,
+        "keep what each image file says of itself: width, height, format, taken, taken_offset, orientation, camera",
+        common=True,
+        role="source",
+    )
+    keep_gps: bool = option(
+        False,
+        "keep that, and the place where the image was taken, latitude and longitude, which may be somebody's home",
+        role="source",
+    )
     inventory: tuple[str, ...] = option(
         (),
         "list a SOURCE that is a bucket, or a folder of one, from its inventory: the manifest of a Cloud Storage "
@@ -228,7 +239,18 @@ def listing(
         "part": part,
         "first": options.on_duplicate == "first",
         "keep": tuple(dict.fromkeys(name for source in sources for name in source.keep)),
+        "exif": _exif(options),
     }
+
+
+def _exif(options: SourceOptions) -> tuple[str, ...]:
+    """Returns what is kept of each image file: of those of all sources, if it is kept for one."""
+    from captionbeam.pipelines.workers.exif import ABOUT, PLACE
+
+    listings = [own for _, own in _listings(options)]
+    gps = any(own.keep_gps for own in listings)
+    about = ABOUT.names if gps or any(own.keep_exif for own in listings) else []
+    return (*about, *(PLACE.names if gps else []))
 
 
 def fetch_options(options: ReadingOptions) -> FetchOptions:

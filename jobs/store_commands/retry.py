@@ -18,6 +18,7 @@ from captionbeam.schemas.errors import FingerprintError, StoreError
 from captionbeam.schemas.fingerprint import fingerprint, from_spec
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.int8 import stored_columns
+from captionbeam.schemas.formats.kept import schema_of
 from captionbeam.schemas.options import STORE, like, option
 from captionbeam.schemas.storage import files
 
@@ -118,6 +119,7 @@ def _work(store: Store, refs: list[Any], options: RetryFailures) -> Work:
         features=None,
         fetch=read,
         job=lambda models_url: job,
+        exif=tuple(schema_of(store.snapshot.exif).names),
     )
 
 
