@@ -23,6 +23,7 @@ from captionbeam.jobs.ui.terminal import note, say
 from captionbeam.pipelines.bulk.changed_columns import RewriteColumns
 from captionbeam.pipelines.bulk.compare import CompareStore, NameSources
 from captionbeam.pipelines.bulk.dedup import HashContents
+from captionbeam.pipelines.bulk.duplicates import PassOverDuplicates
 from captionbeam.pipelines.bulk.find import LimitImages
 from captionbeam.pipelines.bulk.gates import Gates
 from captionbeam.pipelines.bulk.listing_record import RecordListing
@@ -47,7 +48,8 @@ class Work:
     ``ListSources`` if ``counted``. ``names``: the sources that it lists. ``features``: the snapshot that it lists
     instead. ``job``: copies weights or a bundle to a store's ``models/``, whose URL it takes, and returns the workers'
     job. ``dedup``: reads all images first, so that equal content is planned together. ``part``: the images of
-    the sources that are processed. ``keep``: names of columns to keep, or ``all``.
+    the sources that are processed. ``first``: of several images with one id, the first one is taken. ``keep``: names
+    of columns to keep, or ``all``.
     """
 
     kind: str
@@ -62,6 +64,7 @@ class Work:
     dedup: bool = False
     counted: bool = False
     part: Part = field(default_factory=Part)
+    first: bool = False
     keep: tuple[str, ...] = ()
 
 
@@ -198,6 +201,9 @@ def to_do(
     if work.counted:
         images, listings = images
         written = [listings | "RecordListing" >> RecordListing(run, work.names, work.keep)]
+    if work.first:
+        images, passed_over = images | PassOverDuplicates(run, work.names)
+        written.append(passed_over)
     if work.part.limit:
         images = images | LimitImages(work.part.limit, work.part.seed)
     if run.operation != "refresh":

@@ -23,6 +23,7 @@ from captionbeam.jobs.ui.progress import clock
 from captionbeam.jobs.ui.summary import print_table, size
 from captionbeam.jobs.ui.terminal import note, say
 from captionbeam.pipelines.bulk.compare import read_counts, read_gone
+from captionbeam.pipelines.bulk.duplicates import duplicates_line, read_duplicates
 from captionbeam.pipelines.bulk.find import LimitImages
 from captionbeam.pipelines.bulk.gates import too_many_gone
 from captionbeam.pipelines.bulk.listing_record import passed_over_line, read_listing
@@ -79,20 +80,21 @@ def try_out(
         run_on(target, build, options.name, look.run_id, look.url, look.folder)
         rows, counts = plan_rows(look), read_counts(look)
         left = to_be_done(look)
+        held_back = None if options.publish_anyway else would_be_held_back(look, counts, options.max_deletes)
+        passed_over = passed_over_line(read_listing(look)), duplicates_line(read_duplicates(look))
         if trial is None:
             rows |= _earlier_rows(look, left, options)
         else:
             rows |= canary_rows(trial, left, options.price_per_hour, options.price_per_million_tokens)
     print_table(f"{'canary' if trial else 'plan'}: {look.url}", rows)
-    if passed_over := passed_over_line(read_listing(look)):
-        note(passed_over)
+    for line in filter(None, passed_over):
+        note(line)
     if not left:
         rest = ["deleting"] * bool(counts["gone"]) + ["rewriting kept columns"] * bool(counts["columns"])
         rest = rest or ["publishing"] * look.redo
         say(f"nothing to do but {' and '.join(rest)}" if rest else "nothing to do")
-    said = None if options.publish_anyway else would_be_held_back(look, counts, options.max_deletes)
-    if said:
-        note(f"{said}: this refresh would not be published")
+    if held_back:
+        note(f"{held_back}: this refresh would not be published")
     return Result(totals=rows, output=options.output)
 
 

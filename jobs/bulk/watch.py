@@ -14,6 +14,7 @@ from captionbeam.jobs.ui.summary import cost_per_million, print_table, size
 from captionbeam.jobs.ui.terminal import note, say
 from captionbeam.pipelines.bulk.changed_columns import Rewritten, read_rewritten
 from captionbeam.pipelines.bulk.compare import read_counts
+from captionbeam.pipelines.bulk.duplicates import duplicates_line, read_duplicates
 from captionbeam.pipelines.bulk.listing_record import passed_over_line, read_listing
 from captionbeam.pipelines.bulk.plan import planned_shards
 from captionbeam.pipelines.bulk.run import Run, adopted_manifest
@@ -110,6 +111,8 @@ def finish(run: Run, watch: Watch, options: BulkCommand) -> Result:
         say(_nothing_to_do(run.url, store.totals["rows"], failed))
     if passed_over := passed_over_line(read_listing(run)):
         note(passed_over)
+    if duplicates := duplicates_line(read_duplicates(run)):
+        note(duplicates)
     if warned:
         limit = f"more than the share of {options.warn_failures:g} (--warn-failures)"
         say(f"warning: {failed:,} of {images:,} images failed, {limit}")
@@ -136,6 +139,7 @@ def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | Non
         "images": images,
         "listing": read_counts(run),
         "sources": [one._asdict() for one in read_listing(run)],
+        "duplicates_passed_over": read_duplicates(run).images,
         "rows": sum(commit.rows for commit in watch.commits),
         "copies": sum(commit.counts.get("copies", 0) for commit in watch.commits),
         "reused": sum(commit.counts.get("reused", 0) for commit in watch.commits),

@@ -9,6 +9,7 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection, TaggedOutput
 
 from captionbeam.pipelines.bulk.changed_columns import Change
+from captionbeam.pipelines.bulk.duplicates import refuse_duplicates
 from captionbeam.pipelines.bulk.run import Run, base_manifest
 from captionbeam.pipelines.workers.boundary import across_workers, worker_boundary
 from captionbeam.schemas.errors import RequestError, is_transient
@@ -60,9 +61,7 @@ def decide(
     """
     if not refs:
         return None
-    if len(refs) > 1:
-        first, second = sorted(map(_shown, refs))[:2]
-        raise RequestError(f"two images have the id {refs[0].image_id!r}: {first} and {second}; expected one")
+    refuse_duplicates(refs)
     ref, live = refs[0], live_rows(base)
     if any(_is_done_by(row, ref, retry_failures) for row in live):
         return None
@@ -82,12 +81,6 @@ def changed_columns(
         for row in live_rows(base)
         if row.columns != wanted and row.source in sources and _is_done_by(row, ref, retry_failures)
     ]
-
-
-def _shown(ref: ImageRef) -> str:
-    # names in an archive need not be unique
-    inside = f" at byte {ref.offset}" if ref.kind in ("zip", "tar") else ""
-    return f"{ref.location}{inside} (in {ref.source})"
 
 
 def live_rows(base: Sequence[BaseRow]) -> list[BaseRow]:

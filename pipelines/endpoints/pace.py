@@ -2,16 +2,17 @@
 
 Each process writes a record of itself to ``<run folder>/pace/`` and lists those of the others every RENEW seconds. It
 sends requests only while its last listing is at most FRESH seconds old, and, when it joins, only once all others had
-the time to notice. So whoever sends knows of all who send, and the limit holds whenever processes come and go.
+the time to notice. So whoever sends knows of all who send, but may count ones that end or join, too.
 
-Requests: the time is cut into slots, one for each request that the limit allows, and the slots go round the processes.
-A minute may have one request more of each other process while processes come and go, or where the clocks of their
-machines differ by more than a slot: within 10% for limits of at least ten requests a process.
+Requests: the time is cut into slots, one for each request that the limit allows. Each slot ranks all processes in an
+order of its own (rendezvous hashing), and belongs to the first. Of two processes that know of each other, the later
+one in that order never takes the slot, whoever else they count, so the limit holds whenever processes come and go.
 Tokens: each process has a bucket of its own that fills at its share of the limit.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import random
@@ -20,6 +21,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from os import getpid
 
 from captionbeam.schemas.errors import SystemicError
@@ -30,7 +32,8 @@ RENEW = 10.0  # seconds between two renewals of a record
 FRESH = 15.0  # seconds for which a listing of the others holds
 GONE = 30.0  # seconds without a change of its record after which a process counts as ended
 IDLE = 60.0  # seconds without a request after which a process leaves its share to the others
-LATE = 1.0  # seconds by which a slot may be used too late
+LATE = 0.5  # seconds by which a slot may be used too late
+SKEW = 0.5  # seconds by which the clocks of machines may differ, and requests be held up on their way
 SLICE = 0.5  # longest sleep, in seconds
 FIRST_TOKENS = 2000.0  # tokens of a request, as long as none is known
 MEMORY = 0.1  # weight of the newest request in the mean
@@ -38,17 +41,43 @@ MEMORY = 0.1  # weight of the newest request in the mean
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class View:
+    """Who may send from ``start`` until ``end``, as the process ``name`` knows it: itself and the ``others``."""
+
+    name: str = ""
+    others: frozenset[str] = frozenset()
+    start: float = float("-inf")
+    end: float = float("inf")
+
+    @property
+    def count(self) -> int:
+        """The number of processes that share the limits."""
+        return 1 + len(self.others)
+
+    def owns(self, slot: int) -> bool:
+        """Tells whether ``name`` is the first of all in the slot's order."""
+        own = _rank(slot, self.name)
+        return all(own < _rank(slot, other) for other in self.others)
+
+
+def _rank(slot: int, name: str) -> bytes:
+    return hashlib.blake2b(f"{slot} {name}".encode(), digest_size=8).digest()
+
+
+ALONE = View()
+
+
 class Members:
     """The live processes of a run, as one of them knows them. Times are of its own clock."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._written = float("-inf")
         self._seen: dict[str, tuple[str, float]] = {}  # by name: its state, and when that was new
-        self._view = (float("inf"), float("-inf"), (0, 1))  # valid from, valid until, place
+        self._began, self._view = float("-inf"), View(name, start=float("inf"))
 
     def renewed(self, began: float, states: Mapping[str, str], now: float) -> None:
-        """Notes that the own record was written, and then a listing that ``began`` and ended ``now``.
+        """Notes a renewal, which ``began``, wrote the own record, listed all, and ended ``now``.
 
         ``states``: of all records, by name; a state differs after each renewal.
         """
@@ -56,41 +85,45 @@ class Members:
             name: (state, self._seen[name][1] if self._seen.get(name, ("", 0))[0] == state else now)
             for name, state in states.items()
         }
-        live = {name for name, (_, changed) in self._seen.items() if began - changed <= GONE} | {self._name}
-        start = self._view[0]
-        if began - self._written > FRESH:  # new to the others, or perhaps given up by them
-            start = began if live == {self._name} else began + FRESH
-        self._written = began
-        self._view = start, began + FRESH, (sorted(live).index(self._name), len(live))
+        others = {name for name, (_, changed) in self._seen.items() if began - changed <= GONE} - {self._name}
+        start = self._view.start
+        if began - self._began > FRESH:  # new to the others, or perhaps given up by them
+            start = now + SKEW + (FRESH if others else 0.0)
+        elif not self._view.others <= others:  # one that ended may have used the current slot
+            start = max(start, now + SKEW)
+        self._began, self._view = began, View(self._name, frozenset(others), start, began + FRESH)
 
     def left(self) -> None:
         """Notes that the own record is about to be removed."""
-        self._written, self._view = float("-inf"), (float("inf"), float("-inf"), (0, 1))
+        self._began, self._view = float("-inf"), View(self._name, start=float("inf"))
 
-    def place(self, now: float) -> tuple[int, int] | None:
-        """Returns the own number among the live processes, and theirs; None while no request may be sent."""
-        start, end, place = self._view
-        return place if start <= now <= end else None
+    def view(self, now: float) -> View | None:
+        """Returns who may send; None while this process may not."""
+        view = self._view
+        return view if view.start <= now <= view.end else None
 
 
 class Slots:
     """Slots for requests: ``limit`` in any minute."""
 
     def __init__(self, limit: float) -> None:
-        self._length = (MINUTE + LATE) / limit
-        self._last = float("-inf")
+        self._length = (MINUTE + LATE + SKEW) / limit
+        self._last = -1
 
-    def seconds(self, now: float, number: int, count: int) -> float:
-        """Returns the seconds until the next slot of process ``number`` of ``count``; 0 if it is there."""
-        return max(0.0, self._next(now, number, count) * self._length - now)
+    def seconds(self, now: float, view: View) -> float:
+        """Returns the seconds until the next own slot; 0 if it is there. Over SLICE: at least so many."""
+        return max(0.0, self._next(now, view) * self._length - now)
 
-    def take(self, now: float, number: int, count: int) -> None:
+    def take(self, now: float, view: View) -> None:
         """Takes that slot."""
-        self._last = self._next(now, number, count)
+        self._last = self._next(now, view)
 
-    def _next(self, now: float, number: int, count: int) -> float:
-        first = max(math.ceil((now - LATE) / self._length), self._last + 1)
-        return first + (number - first) % count
+    def _next(self, now: float, view: View) -> int:
+        """Returns the next own slot, or the first one that begins in more than SLICE seconds."""
+        slot = max(math.ceil(max(now - LATE, view.start) / self._length), self._last + 1)
+        while slot * self._length <= now + SLICE and not view.owns(slot):
+            slot += 1
+        return slot
 
 
 class Bucket:
@@ -137,15 +170,15 @@ class Limits:
         self._bucket = None if tokens is None else Bucket(tokens)
         self.any = self._slots is not None or self._bucket is not None
 
-    def seconds(self, now: float, number: int, count: int) -> float:
-        """Returns the seconds until process ``number`` of ``count`` may send a request; 0 if it may."""
-        slot = 0.0 if self._slots is None else self._slots.seconds(now, number, count)
-        return slot if self._bucket is None else max(slot, self._bucket.seconds(now, count))
+    def seconds(self, now: float, view: View) -> float:
+        """Returns the seconds until a request may be sent, at least as far as SLICE; 0 if it may."""
+        slot = 0.0 if self._slots is None else self._slots.seconds(now, view)
+        return slot if self._bucket is None else max(slot, self._bucket.seconds(now, view.count))
 
-    def take(self, now: float, number: int, count: int) -> float:
+    def take(self, now: float, view: View) -> float:
         """Counts a request that is sent. Returns the tokens reserved for it."""
         if self._slots is not None:
-            self._slots.take(now, number, count)
+            self._slots.take(now, view)
         if self._bucket is None:
             return 0.0
         tokens = self._bucket.estimate
@@ -232,11 +265,11 @@ class Pace:
         record = self._record
         with self._state:
             now = self._clock()
-            place = (0, 1) if record is None else record.place(now)
-            if place is None:
+            view = ALONE if record is None else record.view(now)
+            if view is None:
                 return SLICE, 0.0
-            seconds = max(self._held_until - now, self._limits.seconds(now, *place))
-            return (seconds, 0.0) if seconds > 0 else (0.0, self._limits.take(now, *place))
+            seconds = max(self._held_until - now, self._limits.seconds(now, view))
+            return (seconds, 0.0) if seconds > 0 else (0.0, self._limits.take(now, view))
 
 
 class Record:
@@ -255,8 +288,8 @@ class Record:
         self._thread = threading.Thread(target=self._renew, name="pace", daemon=True)
         self._thread.start()
 
-    def place(self, now: float) -> tuple[int, int] | None:
-        """Returns the own number among the live processes, and theirs; None while no request may be sent.
+    def view(self, now: float) -> View | None:
+        """Returns who may send; None while this process may not.
 
         Raises SystemicError if the record will not be renewed any more.
         """
@@ -265,7 +298,7 @@ class Record:
         self._wanted = now
         if self._idle:
             self._wake.set()
-        return self._members.place(now)
+        return self._members.view(now)
 
     def close(self) -> None:
         """Removes the record."""
@@ -295,8 +328,8 @@ class Record:
                 return
             self._idle = False
             self._renewals += 1
+            began = self._clock()
             files.write_atomic(self._url, files.json_bytes({"renewals": self._renewals}))
-        began = self._clock()
         states = files.states(self._records)
         self._members.renewed(began, states, self._clock())
 
