@@ -114,6 +114,43 @@ def test_a_refresh_keeps_them_and_rows_copied_by_content_have_them(folder, tmp_p
     }  # fmt: skip
 
 
+def test_changed_columns_of_the_list_leave_them_as_they_are(folder, tmp_path):
+    """Also columns that are kept only later. No image is fetched."""
+    store, lines = tmp_path / "f", folder / "list.csv"
+    lines.write_text("id,path,price\na,a.jpg,1\nb,picture.png,2\n")
+    encode(lines, store, "--keep-exif")
+    for text in (
+        "id,path,price\na,a.jpg,1\nb,picture.png,2\n",
+        "id,path,price\na,a.jpg,1\nb,picture.png,3.5\n",
+    ):
+        lines.write_text(text)
+        encode(lines, store, "--keep-exif", "--keep-columns", "price")
+    assert rows(store, [*ABOUT, "price"]) == {"a": (*PHOTO, 1.0), "b": (*PICTURE, 3.5)}
+    names = [one.rpartition("/")[2] for one in Store.open(str(store)).snapshot.manifests]
+    assert len(names) == 3
+    assert len(list((store / "data").iterdir())) == 1
+
+
+def test_they_stay_beside_compacted_rows_and_go_with_purged_images(folder, tmp_path):
+    store, ids = tmp_path / "f", tmp_path / "ids.txt"
+    encode(folder, store, "--keep-gps", "--shard-size", 1)
+    captionbeam("store", "compact", store)
+    expected = {
+        "a.jpg": PHOTO, "copy.jpg": PHOTO, "picture.png": PICTURE, "half.jpg": PHOTO, "text.jpg": NOTHING,
+    }  # fmt: skip
+    assert rows(store) == expected
+    ids.write_text("copy.jpg\nhalf.jpg\n")
+    captionbeam("store", "purge", store, "--ids", ids)
+    assert rows(store) == {
+        name: row for name, row in expected.items() if name not in ("copy.jpg", "half.jpg")
+    }
+    captionbeam("store", "verify", store)
+    found = duckdb.sql(
+        f"select image_id from '{store}/columns/*.parquet' where exif.latitude > 48"
+    ).fetchall()
+    assert set(found) == {("a.jpg",)}
+
+
 def test_the_option_changes_no_fingerprint(folder, tmp_path):
     encode(folder, tmp_path / "f", "--keep-exif")
     encode(folder, tmp_path / "g")
