@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple, Optional, TypedDict, cast
+from typing import Any, NamedTuple, Optional, TypedDict, cast
 
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
+from captionbeam.pipelines.bulk.adopt import AdoptIds
 from captionbeam.pipelines.bulk.duplicates import refuse_duplicates
 from captionbeam.pipelines.bulk.run import Run, base_manifest
 from captionbeam.pipelines.workers.boundary import across_workers
@@ -22,7 +23,7 @@ from captionbeam.schemas.store.rows import IndexRow
 class BaseRow(NamedTuple):
     """One row of the base: the image's version, and the row's address in case it is replaced.
 
-    ``dead``: no snapshot shows the row any more.
+    ``dead``: no snapshot shows the row any more. ``renamed``: the row has another id, which the image takes over.
     """
 
     version: Optional[str]
@@ -32,6 +33,7 @@ class BaseRow(NamedTuple):
     replaces: str = ""
     source: str = ""
     dead: bool = False
+    renamed: bool = False
 
 
 class Candidates(TypedDict):
@@ -57,7 +59,8 @@ def decide(
         return None
     refuse_duplicates(refs)
     ref, live = refs[0], live_rows(base)
-    if any(_is_done_by(row, ref, retry_failures) for row in live):
+    renamed = any(row.renamed for row in live)
+    if not renamed and any(_is_done_by(row, ref, retry_failures) for row in live):
         return None
     return ref._replace(replaces=",".join(sorted(row.address for row in live or base)))
 
@@ -82,12 +85,21 @@ class JoinBase(beam.PTransform[PCollection[ImageRef], PCollection[Joined]]):
         self._run = run
 
     def expand(self, images: PCollection[ImageRef]) -> PCollection[Joined]:
-        base = (
+        shards = (
             images.pipeline
             | "ListBase" >> beam.Create(_index_files(self._run))
             | "SpreadBase" >> beam.Reshuffle()
-            | "ReadBase" >> beam.FlatMapTuple(across_workers(read_base))
         )
+        if self._run.adopts:
+            located = {
+                "images": images
+                | "KeyByLocation" >> beam.Map(lambda ref: (ref.location or ref.image_id, ref)),
+                "base": shards | "ReadLocations" >> beam.FlatMapTuple(across_workers(read_located)),
+            }
+            joined = located | "JoinLocations" >> beam.CoGroupByKey()
+            images, base = joined | AdoptIds(self._run.retired)
+        else:
+            base = shards | "ReadBase" >> beam.FlatMapTuple(across_workers(read_base))
         keyed = images | "KeyByImage" >> beam.Map(lambda ref: (ref.image_id, ref))
         return cast(PCollection[Joined], {"images": keyed, "base": base} | beam.CoGroupByKey())
 
@@ -117,6 +129,13 @@ def read_base(
         is_dead = dead_rows is None or row["row"] in (dead_failures if row["failed"] else dead)
         outcome = (row["version"], row["failed"], row["code"])
         yield row["image_id"], BaseRow(*outcome, place, row["replaces"], row["source"], is_dead)
+
+
+def read_located(url: str, *shard: Any) -> Iterator[tuple[str, tuple[str, BaseRow]]]:
+    """Yields ``(location, (image_id, BaseRow))`` for each row of one shard's index; takes what ``read_base`` takes."""
+    locations = parquet.read_table(url, ["uri"]).column("uri").to_pylist()
+    for location, (image_id, row) in zip(locations, read_base(url, *shard), strict=True):
+        yield location or image_id, (image_id, row)
 
 
 def _decided(joined: Joined, retry: bool, retired: frozenset[str]) -> Iterable[ImageRef]:
