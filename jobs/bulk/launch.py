@@ -52,7 +52,8 @@ class Work:
     instead. ``job``: copies weights or a bundle to a store's ``models/``, whose URL it takes, and returns the workers'
     job. ``dedup``: reads all images first, so that equal content is planned together. ``part``: the images of
     the sources that are processed. ``first``: of several images with one id, the first one is taken. ``keep``: names
-    of columns to keep, or ``all``. ``exif``: names of what to keep of each image file.
+    of columns to keep, or ``all``. ``exif``: names of what to keep of each image file. ``adopts``: images take over the
+    rows that the store has of them under other ids.
     """
 
     kind: str
@@ -70,11 +71,12 @@ class Work:
     first: bool = False
     keep: tuple[str, ...] = ()
     exif: tuple[str, ...] = ()
+    adopts: bool = False
 
 
 def start(work: Work, url: str, options: BulkCommand, file_format: str = "parquet", **how: Any) -> Run:
     """Starts a new run of ``work`` on the store at ``url``; ``how`` are arguments of ``start_run``."""
-    return start_run(
+    run = start_run(
         url,
         work.kind,
         work.spec,
@@ -86,6 +88,7 @@ def start(work: Work, url: str, options: BulkCommand, file_format: str = "parque
         exif=work.exif,
         **how,
     )
+    return dataclasses.replace(run, adopts=work.adopts)
 
 
 def launch(

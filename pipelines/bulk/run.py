@@ -43,7 +43,8 @@ class Run:
     run is a trial that does not change the store. ``request``: how to repeat the run, as recorded in snapshots.
     ``retired``: sources that later runs do not list. ``previous``: the snapshot of which a redo copies the answers to
     unchanged prompts. ``keeps``: columns of the input are kept beside the rows. ``exif``: names of what is kept of each
-    image file (``pipelines.workers.exif.NAMES``).
+    image file (``pipelines.workers.exif.NAMES``). ``adopts``: an image whose location the base has under another id
+    takes over that row.
     """
 
     url: str
@@ -63,6 +64,7 @@ class Run:
     previous: int | None = None
     keeps: bool = False
     exif: tuple[str, ...] = ()
+    adopts: bool = False
 
     @property
     def folder(self) -> str:
