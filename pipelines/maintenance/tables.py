@@ -14,6 +14,7 @@ from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.datafile import open_data
 from captionbeam.schemas.store.reading import Store
 
+RECORD = "export.json"  # in the folder of an export, with its format and columns
 _NAMES = {
     "string": "STRING",
     "int32": "INTEGER",
