@@ -24,7 +24,7 @@ from captionbeam.schemas.formats.datafile import open_data, read_rows
 from captionbeam.schemas.records import ImageRef, addresses_in, parse_address
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
-from captionbeam.schemas.store.rows import read_tables
+from captionbeam.schemas.store.rows import manifest_table
 
 READERS, FILES = 8, ["shard", "index", "data"]
 Place = tuple[str, int]  # a data file's URL, and a row in it
@@ -127,8 +127,8 @@ def _base_files(url: str, base: int | None, folder: str) -> pa.Table:
     """Returns the columns FILES of a run's adopted shards, and of the snapshot ``base`` if it is still there."""
     try:
         manifests = layout.load_snapshot(url, base).manifests if base is not None else ()
-        published = read_tables(url, manifests, arrow.MANIFEST).select(FILES)
+        published = manifest_table(url, manifests).select(FILES)
     except (StoreError, FileNotFoundError):
         published = arrow.MANIFEST.empty_table().select(FILES)
-    unpublished = read_tables(folder, ["base.parquet"], arrow.MANIFEST).select(FILES)
+    unpublished = manifest_table(folder, ["base.parquet"]).select(FILES)
     return pa.concat_tables([published, unpublished])
