@@ -172,6 +172,7 @@ class SourceOptions(Part, ReadingOptions):
         repeated=True,
         role="source",
         location=True,
+        opens=inputs.file,
     )
     listings: tuple[tuple[str, Mapping[str, Any]], ...] = ()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from captionbeam.capmodel.specs import StoredAs, complete_spec
+from captionbeam.jobs.options import inputs
 from captionbeam.jobs.options.command import Result
 from captionbeam.jobs.options.prompts import RequestOptions, endpoint_of, is_endpoint
 from captionbeam.jobs.options.run import BulkCommand, ModelOptions, RunOptions
@@ -44,7 +45,7 @@ Other flags are those of Beam's PipelineOptions.
 """
     name = "store retry-failures"
 
-    store: str = option(..., "a folder or URL", STORE, positional=True, common=True)
+    store: str = option(..., "a folder or URL", STORE, positional=True, common=True, opens=inputs.store)
     retry_failures: bool = like(
         RunOptions, "retry_failures", help="also permanent failures, not only temporary ones", flag="--all"
     )
