@@ -20,6 +20,7 @@ from captionbeam.jobs.options.sources import Part
 from captionbeam.jobs.run_on.running import print_dry, run_on
 from captionbeam.jobs.run_on.target import RunTarget
 from captionbeam.jobs.ui.terminal import note, say
+from captionbeam.pipelines.bulk.changed_columns import RewriteColumns
 from captionbeam.pipelines.bulk.compare import CompareStore, NameSources
 from captionbeam.pipelines.bulk.dedup import HashContents
 from captionbeam.pipelines.bulk.duplicates import PassOverDuplicates
@@ -35,7 +36,10 @@ from captionbeam.pipelines.runners.runner import is_handed_over, worker_processe
 from captionbeam.pipelines.workers.batches import WorkerJob
 from captionbeam.pipelines.workers.shards import Fetch
 from captionbeam.pipelines.workers.transforms import ProcessShards
+from captionbeam.schemas.counts import counted
+from captionbeam.schemas.formats.kept import schema_of
 from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
 from captionbeam.schemas.store.reading import Store
 
 
@@ -48,7 +52,8 @@ class Work:
     instead. ``job``: copies weights or a bundle to a store's ``models/``, whose URL it takes, and returns the workers'
     job. ``dedup``: reads all images first, so that equal content is planned together. ``part``: the images of
     the sources that are processed. ``first``: of several images with one id, the first one is taken. ``keep``: names
-    of columns to keep, or ``all``.
+    of columns to keep, or ``all``. ``exif``: names of what to keep of each image file. ``adopts``: images take over the
+    rows that the store has of them under other ids.
     """
 
     kind: str
@@ -65,11 +70,13 @@ class Work:
     part: Part = field(default_factory=Part)
     first: bool = False
     keep: tuple[str, ...] = ()
+    exif: tuple[str, ...] = ()
+    adopts: bool = False
 
 
 def start(work: Work, url: str, options: BulkCommand, file_format: str = "parquet", **how: Any) -> Run:
     """Starts a new run of ``work`` on the store at ``url``; ``how`` are arguments of ``start_run``."""
-    return start_run(
+    run = start_run(
         url,
         work.kind,
         work.spec,
@@ -78,8 +85,10 @@ def start(work: Work, url: str, options: BulkCommand, file_format: str = "parque
         file_format,
         options.record(),
         keeps=bool(work.keep),
+        exif=work.exif,
         **how,
     )
+    return dataclasses.replace(run, adopts=work.adopts)
 
 
 def launch(
@@ -98,6 +107,7 @@ def launch(
     """
     if operation != "refresh":
         retired = moved(url, work)
+    note_rows_before(work, url, options)
     begin = functools.partial(
         start,
         work,
@@ -112,6 +122,19 @@ def launch(
     if options.dry_run:
         return Result(totals=dry_run(begin, work, options, target, gates, retired))
     return process_images(begin(), work, options, target, gates, retired)
+
+
+def note_rows_before(work: Work, url: str, options: BulkCommand) -> None:
+    """Says how many rows of a store have none of what the run keeps of each image file."""
+    newest = layout.newest_snapshot(files.absolute(url)) if work.exif else None
+    if newest is None or newest.fingerprint != work.fingerprint:
+        return
+    there = schema_of(newest.exif).names
+    lacking = [name for name in work.exif if name not in there]
+    if lacking:
+        flag = "--keep-exif" if "width" in lacking else "--keep-gps"
+        said = f"{counted(newest.totals['rows'], 'row')} of {url} made without {flag}"
+        note(f"{said}: null in its columns until the image is read again", options.dry_run)
 
 
 def moved(url: str, work: Work) -> list[str]:
@@ -174,11 +197,14 @@ def builder(
     sharing = options.threads, worker_processes(target.beam_args)
 
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
-        todo, written = to_do(pipeline, run, work, options, retired)
+        todo, changes, written = to_do(pipeline, run, work, options, retired)
         if work.dedup:
             todo = todo | HashContents(work.fetch)
         shards = todo | PlanShards(run, options.shard_size, written[0] if run.keeps else None)
         reports = shards | ProcessShards(run, job, work.fetch, *sharing)
+        if run.keeps:
+            rewritten = changes | RewriteColumns(run, written[0])
+            written.append(rewritten | "Rewritten" >> beam.Map(lambda _: 1))
         awaited = (reports | "Report" >> beam.Map(lambda _: 1), *written) | "Await" >> beam.Flatten()
         return awaited | PublishSnapshot(run, gates)
 
@@ -187,8 +213,11 @@ def builder(
 
 def to_do(
     pipeline: beam.Pipeline, run: Run, work: Work, options: BulkCommand, retired: Sequence[str] = ()
-) -> tuple[beam.PCollection, list[beam.PCollection]]:
-    """Returns the images to process, and further collections that publishing must wait for."""
+) -> tuple[beam.PCollection, beam.PCollection, list[beam.PCollection]]:
+    """Returns the images to process, rows whose kept columns changed, and collections that publishing must wait for.
+
+    The first of these is the record of the listing, with the types of the kept columns.
+    """
     images = pipeline | "FindImages" >> work.find
     written = []
     if work.counted:
@@ -200,9 +229,14 @@ def to_do(
     if work.part.limit:
         images = images | LimitImages(work.part.limit, work.part.seed)
     if run.operation != "refresh":
-        todo = images | SkipDone(run, options.retry_failures, retired)
+        todo, changes = images | SkipDone(run, options.retry_failures, retired)
     else:
         names = NameSources([*work.names, *retired], work.features)
-        todo, compared = images | CompareStore(run, names, work.part.lists_all, options.retry_failures)
+        compare = CompareStore(run, names, work.part.lists_all, options.retry_failures)
+        todo, changes, compared = images | compare
         written.append(compared)
-    return todo, [one | f"Written{number}" >> beam.Map(lambda _: 1) for number, one in enumerate(written)]
+    return (
+        todo,
+        changes,
+        [one | f"Written{number}" >> beam.Map(lambda _: 1) for number, one in enumerate(written)],
+    )
