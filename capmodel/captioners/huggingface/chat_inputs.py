@@ -19,6 +19,8 @@ from captionbeam.schemas.errors import ImageError, RequestError
 
 INSTEAD = "--captioner vllm: or openai: if a server runs it"
 IMAGE_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)  # such as for extreme proportions
+FORMATS = {"florence2": "TEXT", "paligemma": "<image>TEXT"}  # of prompts of models without a chat template
+NOT_INPUTS = {"labels"}
 PROBE = (64, 48)  # width and height of the picture that a processor is tried with
 
 
@@ -59,7 +61,12 @@ class ChatProcessor:
                 f"{name!r} has no processor with {' and '.join(parts)}; expected the files that save_pretrained of "
                 f"the model's processor wrote, or {INSTEAD}"
             )
-        if not getattr(self._processor, "chat_template", None):
+        self._format = None if getattr(self._processor, "chat_template", None) else FORMATS.get(kind, "")
+        if self._format and self._system:
+            raise RequestError(
+                f"{name!r} is a model of {kind}, which has no place for --system; expected none"
+            )
+        if self._format == "":
             raise RequestError(
                 f"{name!r} is a model of {kind} without a chat template, which has no place for a --prompt; expected "
                 f"none if it captions images by itself (blip, git), chat_template.jinja in its folder, or {INSTEAD}"
@@ -75,9 +82,7 @@ class ChatProcessor:
     def _check_prompt(self, name: str, text: str) -> None:
         image = Image.new("RGB", PROBE)
         try:
-            rendered = self._processor.apply_chat_template(
-                self._conversation(text, image), add_generation_prompt=True
-            )
+            rendered = self._rendered(text, image)
             ids = self._tensors(text, image)["input_ids"]
         except (*LOAD_ERRORS, TemplateError) as err:
             raise RequestError(
@@ -119,14 +124,26 @@ class ChatProcessor:
 
     def _tensors(self, text: str, image: Image.Image) -> dict[str, Tensor]:
         """Returns ``input_ids`` int64 ``[1, L]`` and all other inputs of one image; the first axis is the batch's."""
-        ready = self._processor.apply_chat_template(
-            self._conversation(text, image),
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
+        if self._format:
+            ready = self._processor(text=self._rendered(text, image), images=image, return_tensors="pt")
+        else:
+            ready = self._processor.apply_chat_template(
+                self._conversation(text, image),
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+            )
+        named = ready.items()
+        return {name: value for name, value in named if isinstance(value, Tensor) and name not in NOT_INPUTS}
+
+    def _rendered(self, text: str, image: Image.Image) -> str:
+        if self._format:
+            return self._format.replace("TEXT", text)
+        rendered: str = self._processor.apply_chat_template(
+            self._conversation(text, image), add_generation_prompt=True
         )
-        return {name: value for name, value in ready.items() if isinstance(value, Tensor)}
+        return rendered
 
     def _conversation(self, text: str, image: Image.Image) -> list[dict[str, Any]]:
         user = [{"type": "image", "image": image}, {"type": "text", "text": text}]
