@@ -32,7 +32,6 @@ EXTRAS["test"] = [
     "mypy>=1.11,<3",
     "nbclient>=0.10,<1",
     "nbformat>=5.10,<6",
-    "num2words>=0.5,<1",  # what SmolVLM's processor imports
     "pandas>=2,<3",
     "protobuf>=5",
     "pytest>=8,<10",

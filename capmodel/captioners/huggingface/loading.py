@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ LOAD_ERRORS = (
 # not needed for captions, and missing in TrOCR's weights
 UNUSED = re.compile(r"^encoder\.pooler\.|(^|\.)position_ids$")
 
+warnings.filterwarnings("ignore", module=r"transformers\.")  # such as of a maximum length that it chooses
 disable_progress_bar()  # the progress bar of loading would clutter worker logs
 if "TRANSFORMERS_VERBOSITY" not in os.environ:
     set_verbosity_error()  # its warnings are for those who write the call, such as of flags that greedy search ignores
