@@ -81,16 +81,21 @@ def conversation(image, text, system):
 
 def inputs(processor, pictures, text, before):
     """The inputs of a batch, as the documentation of transformers makes them."""
-    how = {"return_tensors": "pt", "padding": True}
     if before is not None:
-        given = processor(text=[before + text] * len(pictures), images=[[one] for one in pictures], **how)
+        given = processor(
+            text=[before + text] * len(pictures),
+            images=[[one] for one in pictures],
+            return_tensors="pt",
+            padding=True,
+        )
         return {name: value for name, value in given.items() if name != "labels"}
     return processor.apply_chat_template(
         [conversation(image, text, SYSTEM) for image in pictures],
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
-        processor_kwargs=how,
+        return_tensors="pt",
+        processor_kwargs={"padding": True},
     )
 
 
