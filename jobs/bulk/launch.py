@@ -25,6 +25,7 @@ from captionbeam.pipelines.bulk.dedup import HashContents
 from captionbeam.pipelines.bulk.duplicates import PassOverDuplicates
 from captionbeam.pipelines.bulk.find import LimitImages
 from captionbeam.pipelines.bulk.gates import Gates
+from captionbeam.pipelines.bulk.kept import write_kept_schema
 from captionbeam.pipelines.bulk.listing_record import RecordListing
 from captionbeam.pipelines.bulk.plan import PlanShards
 from captionbeam.pipelines.bulk.publish import PublishSnapshot
@@ -48,7 +49,7 @@ class Work:
     instead. ``job``: copies weights or a bundle to a store's ``models/``, whose URL it takes, and returns the workers'
     job. ``dedup``: reads all images first, so that equal content is planned together. ``part``: the images of
     the sources that are processed. ``first``: of several images with one id, the first one is taken. ``keep``: names
-    of columns to keep, or ``all``.
+    of columns to keep, or ``all``. ``kept``: their names and types, if they are known before the listing.
     """
 
     kind: str
@@ -65,11 +66,12 @@ class Work:
     part: Part = field(default_factory=Part)
     first: bool = False
     keep: tuple[str, ...] = ()
+    kept: pa.Schema | None = None
 
 
 def start(work: Work, url: str, options: BulkCommand, file_format: str = "parquet", **how: Any) -> Run:
     """Starts a new run of ``work`` on the store at ``url``; ``how`` are arguments of ``start_run``."""
-    return start_run(
+    run = start_run(
         url,
         work.kind,
         work.spec,
@@ -80,6 +82,9 @@ def start(work: Work, url: str, options: BulkCommand, file_format: str = "parque
         keeps=bool(work.keep),
         **how,
     )
+    if run.keeps and work.kept is not None:
+        write_kept_schema(run, work.kept)
+    return run
 
 
 def launch(
@@ -194,6 +199,8 @@ def to_do(
     if work.counted:
         images, listings = images
         written = [listings | "RecordListing" >> RecordListing(run, work.names, work.keep)]
+    elif run.keeps:  # their types are known
+        written = [pipeline | "KnowTypes" >> beam.Create([0])]
     if work.first:
         images, passed_over = images | PassOverDuplicates(run, work.names)
         written.append(passed_over)

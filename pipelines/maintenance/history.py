@@ -64,6 +64,7 @@ def describe(store: Store) -> dict[str, Any]:
         "format": store.snapshot.format,
         "column": store.column,
         "columns": list(store.columns),
+        "kept": {field.name: str(field.type) for field in store.kept},
         "shape": list(store.shape),
         "superseded": store.totals["deleted"],
         "failures": dict(Counter(store.failures().column("code").to_pylist()).most_common()),

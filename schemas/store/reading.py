@@ -122,6 +122,11 @@ class Store:
         """
         return pa.schema([field.with_name(self._shown[field.name]) for field in self._kept])
 
+    @property
+    def input_columns(self) -> pa.Schema:
+        """Names and types of the kept columns, with the names that they have in the input."""
+        return self._kept
+
     @cached_property
     def _kept(self) -> pa.Schema:
         return kept.schema_of(self.snapshot.kept)
