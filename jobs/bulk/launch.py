@@ -20,6 +20,7 @@ from captionbeam.jobs.options.sources import Part
 from captionbeam.jobs.run_on.running import print_dry, run_on
 from captionbeam.jobs.run_on.target import RunTarget
 from captionbeam.jobs.ui.terminal import note, say
+from captionbeam.pipelines.bulk.changed_columns import RewriteColumns
 from captionbeam.pipelines.bulk.compare import CompareStore, NameSources
 from captionbeam.pipelines.bulk.dedup import HashContents
 from captionbeam.pipelines.bulk.duplicates import PassOverDuplicates
@@ -50,6 +51,7 @@ class Work:
     job. ``dedup``: reads all images first, so that equal content is planned together. ``part``: the images of
     the sources that are processed. ``first``: of several images with one id, the first one is taken. ``keep``: names
     of columns to keep, or ``all``. ``kept``: their names and types, if they are known before the listing.
+    ``adopts``: images take over the rows that the store has of them under other ids.
     """
 
     kind: str
@@ -67,6 +69,7 @@ class Work:
     first: bool = False
     keep: tuple[str, ...] = ()
     kept: pa.Schema | None = None
+    adopts: bool = False
 
 
 def start(work: Work, url: str, options: BulkCommand, file_format: str = "parquet", **how: Any) -> Run:
@@ -84,7 +87,7 @@ def start(work: Work, url: str, options: BulkCommand, file_format: str = "parque
     )
     if run.keeps and work.kept is not None:
         write_kept_schema(run, work.kept)
-    return run
+    return dataclasses.replace(run, adopts=work.adopts)
 
 
 def launch(
@@ -179,11 +182,14 @@ def builder(
     sharing = options.threads, worker_processes(target.beam_args)
 
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
-        todo, written = to_do(pipeline, run, work, options, retired)
+        todo, changes, written = to_do(pipeline, run, work, options, retired)
         if work.dedup:
             todo = todo | HashContents(work.fetch)
         shards = todo | PlanShards(run, options.shard_size, written[0] if run.keeps else None)
         reports = shards | ProcessShards(run, job, work.fetch, *sharing)
+        if run.keeps:
+            rewritten = changes | RewriteColumns(run, written[0])
+            written.append(rewritten | "Rewritten" >> beam.Map(lambda _: 1))
         awaited = (reports | "Report" >> beam.Map(lambda _: 1), *written) | "Await" >> beam.Flatten()
         return awaited | PublishSnapshot(run, gates)
 
@@ -192,8 +198,11 @@ def builder(
 
 def to_do(
     pipeline: beam.Pipeline, run: Run, work: Work, options: BulkCommand, retired: Sequence[str] = ()
-) -> tuple[beam.PCollection, list[beam.PCollection]]:
-    """Returns the images to process, and further collections that publishing must wait for."""
+) -> tuple[beam.PCollection, beam.PCollection, list[beam.PCollection]]:
+    """Returns the images to process, rows whose kept columns changed, and collections that publishing must wait for.
+
+    The first of these is the record of the listing, with the types of the kept columns.
+    """
     images = pipeline | "FindImages" >> work.find
     written = []
     if work.counted:
@@ -207,9 +216,14 @@ def to_do(
     if work.part.limit:
         images = images | LimitImages(work.part.limit, work.part.seed)
     if run.operation != "refresh":
-        todo = images | SkipDone(run, options.retry_failures, retired)
+        todo, changes = images | SkipDone(run, options.retry_failures, retired)
     else:
         names = NameSources([*work.names, *retired], work.features)
-        todo, compared = images | CompareStore(run, names, work.part.lists_all, options.retry_failures)
+        compare = CompareStore(run, names, work.part.lists_all, options.retry_failures)
+        todo, changes, compared = images | compare
         written.append(compared)
-    return todo, [one | f"Written{number}" >> beam.Map(lambda _: 1) for number, one in enumerate(written)]
+    return (
+        todo,
+        changes,
+        [one | f"Written{number}" >> beam.Map(lambda _: 1) for number, one in enumerate(written)],
+    )

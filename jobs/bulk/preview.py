@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
@@ -59,10 +60,18 @@ def try_out(
         )
     with _scratch(options.scratch) as place:
         look = start(
-            work, str(options.output), options, str(options.format), operation="refresh", place=place
+            work,
+            str(options.output),
+            options,
+            str(options.format),
+            operation="refresh",
+            place=place,
+            retired=retired,
         )
         trial = (
-            start(tried, files.join(place, "store"), options, str(options.format)) if options.canary else None
+            start(replace(tried, keep=()), files.join(place, "store"), options, str(options.format))
+            if options.canary
+            else None
         )
         build = functools.partial(
             _build,
@@ -87,8 +96,9 @@ def try_out(
     for line in filter(None, passed_over):
         note(line)
     if not left:
-        rest = "but deleting" if counts["gone"] else "but publishing" if look.redo else ""
-        say(f"nothing to do {rest}".rstrip())
+        rest = ["deleting"] * bool(counts["gone"]) + ["rewriting kept columns"] * bool(counts["columns"])
+        rest = rest or ["publishing"] * look.redo
+        say(f"nothing to do but {' and '.join(rest)}" if rest else "nothing to do")
     if held_back:
         note(f"{held_back}: this refresh would not be published")
     return Result(totals=rows, output=options.output)
@@ -119,7 +129,7 @@ def _build(
     retired: Sequence[str],
     target: RunTarget,
 ) -> None:
-    todo, _ = to_do(pipeline, look, work, options, retired)
+    todo, _, _ = to_do(pipeline, look, work, options, retired)
     _ = todo | "PlanAll" >> PlanShards(look, options.shard_size)
     if trial is not None and options.canary is not None:
         job = target.with_device(tried.job(files.join(trial.url, "models")))
@@ -147,6 +157,8 @@ def plan_rows(look: Run) -> dict[str, Any]:
     """Returns the rows of a plan: numbers of images by kind of change, bytes, shards."""
     counts, shards = read_counts(look), planned_shards(look)
     rows = {name: f"{counts.get(name, 0):,}" for name in ("new", "changed", "gone", "unchanged")}
+    if counts.get("columns"):
+        rows["with changed columns"] = f"{counts['columns']:,}, whose columns alone are rewritten"
     if counts.get("again"):
         rows["failures retried"] = f"{counts['again']:,}"
     if counts.get("moved"):

@@ -42,7 +42,8 @@ class Run:
     fingerprint and none are kept. ``place`` is the folder of the run's record and plan; if it is not the store, the
     run is a trial that does not change the store. ``request``: how to repeat the run, as recorded in snapshots.
     ``retired``: sources that later runs do not list. ``previous``: the snapshot of which a redo copies the answers to
-    unchanged prompts. ``keeps``: columns of the input are kept beside the rows.
+    unchanged prompts. ``keeps``: columns of the input are kept beside the rows. ``adopts``: an image whose location the
+    base has under another id takes over that row.
     """
 
     url: str
@@ -61,6 +62,7 @@ class Run:
     retired: tuple[str, ...] = ()
     previous: int | None = None
     keeps: bool = False
+    adopts: bool = False
 
     @property
     def folder(self) -> str:
@@ -210,6 +212,17 @@ def merged_request(earlier: Mapping[str, Any], run: Run) -> dict[str, Any]:
     sources = {} if run.request["options"].get("features") else _by_name(earlier) | _by_name(run.request)
     kept = [entry for name, entry in sources.items() if name not in run.retired]
     return {**run.request, "sources": kept}
+
+
+def lists_all(run: Run, request: Mapping[str, Any]) -> bool:
+    """Returns whether the run is a refresh that lists all images of all sources of a store's ``request``."""
+    entries = [run.request.get("options", {}), *run.request.get("sources", ())]
+    is_part = any(name in entry for entry in entries for name in ("sample", "limit"))
+    return (
+        run.operation == "refresh"
+        and not is_part
+        and _by_name(request).keys() <= _by_name(run.request).keys()
+    )
 
 
 def _by_name(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,20 +1,24 @@
-"""SkipDone: removes images that the run's frozen base already has from the listing."""
+"""SkipDone: removes images that the run's frozen base already has from the listing, and finds other kept columns."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple, Optional, TypedDict, cast
+from typing import Any, Literal, NamedTuple, Optional, TypedDict, cast
 
 import apache_beam as beam
-from apache_beam.pvalue import PCollection
+from apache_beam.pvalue import PCollection, TaggedOutput
 
+from captionbeam.pipelines.bulk.adopt import AdoptIds
+from captionbeam.pipelines.bulk.changed_columns import Change
 from captionbeam.pipelines.bulk.duplicates import refuse_duplicates
 from captionbeam.pipelines.bulk.run import Run, base_manifest
-from captionbeam.pipelines.workers.boundary import across_workers
+from captionbeam.pipelines.workers.boundary import across_workers, worker_boundary
 from captionbeam.schemas.errors import RequestError, is_transient
 from captionbeam.schemas.formats import parquet
+from captionbeam.schemas.formats.kept import HASH, columns_hash
 from captionbeam.schemas.records import ImageRef, address, addresses_in, superseded
 from captionbeam.schemas.storage import files
+from captionbeam.schemas.storage import options as storage_options
 from captionbeam.schemas.store.reading import Dead, Store
 from captionbeam.schemas.store.rows import IndexRow
 
@@ -22,7 +26,8 @@ from captionbeam.schemas.store.rows import IndexRow
 class BaseRow(NamedTuple):
     """One row of the base: the image's version, and the row's address in case it is replaced.
 
-    ``dead``: no snapshot shows the row any more.
+    ``dead``: no snapshot shows the row any more. ``columns``: the ``columns_hash`` of the row's kept columns, if the
+    run keeps some. ``renamed``: the row has another id, which the image takes over.
     """
 
     version: Optional[str]
@@ -32,6 +37,8 @@ class BaseRow(NamedTuple):
     replaces: str = ""
     source: str = ""
     dead: bool = False
+    columns: str = ""
+    renamed: bool = False
 
 
 class Candidates(TypedDict):
@@ -42,6 +49,7 @@ class Candidates(TypedDict):
 
 
 Joined = tuple[str, Candidates]
+Changed = TaggedOutput[Literal["columns"], Change]
 
 
 def decide(
@@ -57,9 +65,25 @@ def decide(
         return None
     refuse_duplicates(refs)
     ref, live = refs[0], live_rows(base)
-    if any(_is_done_by(row, ref, retry_failures) for row in live):
+    renamed = any(row.renamed for row in live)
+    if not renamed and any(_is_done_by(row, ref, retry_failures) for row in live):
         return None
     return ref._replace(replaces=",".join(sorted(row.address for row in live or base)))
+
+
+def changed_columns(
+    ref: ImageRef, base: Sequence[BaseRow], sources: Collection[str], retry_failures: bool = False
+) -> list[Change]:
+    """Returns the changes for an image that is done: those of its rows whose kept columns are not those of ``ref``.
+
+    ``sources``: rows of others keep their columns.
+    """
+    wanted = columns_hash(ref.columns)
+    return [
+        Change(row.address, ref.columns)
+        for row in live_rows(base)
+        if row.columns != wanted and row.source in sources and _is_done_by(row, ref, retry_failures)
+    ]
 
 
 def live_rows(base: Sequence[BaseRow]) -> list[BaseRow]:
@@ -82,50 +106,88 @@ class JoinBase(beam.PTransform[PCollection[ImageRef], PCollection[Joined]]):
         self._run = run
 
     def expand(self, images: PCollection[ImageRef]) -> PCollection[Joined]:
-        base = (
+        shards = (
             images.pipeline
             | "ListBase" >> beam.Create(_index_files(self._run))
             | "SpreadBase" >> beam.Reshuffle()
-            | "ReadBase" >> beam.FlatMapTuple(across_workers(read_base))
         )
+        if self._run.adopts:
+            located = {
+                "images": images
+                | "KeyByLocation" >> beam.Map(lambda ref: (ref.location or ref.image_id, ref)),
+                "base": shards | "ReadLocations" >> beam.FlatMapTuple(across_workers(read_located)),
+            }
+            joined = located | "JoinLocations" >> beam.CoGroupByKey()
+            images, base = joined | AdoptIds(self._run.retired)
+        else:
+            base = shards | "ReadBase" >> beam.FlatMapTuple(across_workers(read_base))
         keyed = images | "KeyByImage" >> beam.Map(lambda ref: (ref.image_id, ref))
         return cast(PCollection[Joined], {"images": keyed, "base": base} | beam.CoGroupByKey())
 
 
-class SkipDone(beam.PTransform[PCollection[ImageRef], PCollection[ImageRef]]):
+class SkipDone(beam.PTransform[PCollection[ImageRef], tuple[PCollection[ImageRef], PCollection[Change]]]):
     """Takes images, returns those to process: an anti-join on (image_id, version) with the run's base.
 
-    ``retired``: sources that no longer exist, whose rows may be replaced.
+    The second output has the rows of the others whose kept columns changed. ``retired``: sources that no longer exist,
+    whose rows may be replaced.
     """
 
     def __init__(self, run: Run, retry_failures: bool = False, retired: Collection[str] = ()) -> None:
         super().__init__()
         self._run, self._retry, self._retired = run, retry_failures, frozenset(retired)
 
-    def expand(self, images: PCollection[ImageRef]) -> PCollection[ImageRef]:
-        decided = beam.FlatMap(across_workers(_decided), retry=self._retry, retired=self._retired)
-        return images | JoinBase(self._run) | "Decide" >> decided.with_output_types(ImageRef)
+    def expand(self, images: PCollection[ImageRef]) -> tuple[PCollection[ImageRef], PCollection[Change]]:
+        decide_each = beam.ParDo(_DecideImages(self._run.keeps, self._retry, self._retired))
+        decided = images | JoinBase(self._run) | "Decide" >> decide_each.with_outputs("columns", main="todo")
+        return decided.todo, decided.columns
+
+
+class _DecideImages(beam.DoFn):
+    def __init__(self, keeps: bool, retry_failures: bool, retired: frozenset[str]) -> None:
+        self._keeps, self._retry, self._retired = keeps, retry_failures, retired
+        self._storage = storage_options.current()
+
+    def process(self, joined: Joined) -> Iterator[ImageRef | Changed]:
+        refs, base = list(joined[1]["images"]), list(joined[1]["base"])
+        with worker_boundary(self._storage):
+            todo = decide(refs, base, self._retry)
+            if todo is not None:
+                check_others(todo, live_rows(base), self._retired | {todo.source})
+        if todo is not None:
+            yield todo
+        elif refs and self._keeps:
+            for change in changed_columns(refs[0], base, self._retired | {refs[0].source}, self._retry):
+                yield Changed("columns", change)
 
 
 def read_base(
-    url: str, shard: str, dead_rows: Sequence[int] | None, dead_failed: Sequence[int] | None
+    url: str,
+    shard: str,
+    dead_rows: Sequence[int] | None,
+    dead_failed: Sequence[int] | None,
+    columns_url: str = "",
 ) -> Iterator[tuple[str, BaseRow]]:
-    """Yields ``(image_id, BaseRow)`` for each row of one shard's index. None: all its rows are dead."""
+    """Yields ``(image_id, BaseRow)`` for each row of one shard's index. None: all its rows are dead.
+
+    ``columns_url``: of the file with the kept columns of the same rows, if the run compares these.
+    """
     dead, dead_failures = frozenset(dead_rows or ()), frozenset(dead_failed or ())
-    for row in cast(list[IndexRow], parquet.read_table(url).to_pylist()):
+    rows = cast(list[IndexRow], parquet.read_table(url).to_pylist())
+    hashes = (
+        parquet.read_table(columns_url, [HASH]).column(HASH).to_pylist() if columns_url else [""] * len(rows)
+    )
+    for row, columns in zip(rows, hashes, strict=True):
         place = address(shard, row["row"], row["failed"])
         is_dead = dead_rows is None or row["row"] in (dead_failures if row["failed"] else dead)
         outcome = (row["version"], row["failed"], row["code"])
-        yield row["image_id"], BaseRow(*outcome, place, row["replaces"], row["source"], is_dead)
+        yield row["image_id"], BaseRow(*outcome, place, row["replaces"], row["source"], is_dead, columns)
 
 
-def _decided(joined: Joined, retry: bool, retired: frozenset[str]) -> Iterable[ImageRef]:
-    base = list(joined[1]["base"])
-    ref = decide(list(joined[1]["images"]), base, retry)
-    if ref is None:
-        return ()
-    check_others(ref, live_rows(base), retired | {ref.source})
-    return (ref,)
+def read_located(url: str, *shard: Any) -> Iterator[tuple[str, tuple[str, BaseRow]]]:
+    """Yields ``(location, (image_id, BaseRow))`` for each row of one shard's index; takes what ``read_base`` takes."""
+    locations = parquet.read_table(url, ["uri"]).column("uri").to_pylist()
+    for location, (image_id, row) in zip(locations, read_base(url, *shard), strict=True):
+        yield location or image_id, (image_id, row)
 
 
 def check_others(todo: ImageRef, live: Sequence[BaseRow], sources: Collection[str]) -> None:
@@ -138,15 +200,23 @@ def check_others(todo: ImageRef, live: Sequence[BaseRow], sources: Collection[st
         )
 
 
-def _index_files(run: Run) -> list[tuple[str, str, list[int] | None, list[int] | None]]:
-    """Returns each index of the base with its shard and dead rows; None: all are, as those that a redo replaces."""
+IndexFile = tuple[str, str, list[int] | None, list[int] | None, str]
+
+
+def _index_files(run: Run) -> list[IndexFile]:
+    """Returns each index of the base with its shard, its dead rows and the URL of its columns file.
+
+    None: all rows are dead, as those that a redo replaces. The last is '' without such a file, or if the run keeps no
+    columns.
+    """
     deletes = Store.open(run.url, run.base).dead if run.base is not None else {}
     replaced = Store.open(run.url, run.previous).shards if run.previous is not None else []
-    tasks: list[tuple[str, str, list[int] | None, list[int] | None]] = [
-        (files.join(run.url, "index", shard["index"]), shard["shard"], None, None) for shard in replaced
+    tasks: list[IndexFile] = [
+        (files.join(run.url, "index", shard["index"]), shard["shard"], None, None, "") for shard in replaced
     ]
     for shard in base_manifest(run):
         dead = deletes.get(shard["shard"], Dead())
         url = files.join(run.url, "index", shard["index"])
-        tasks.append((url, shard["shard"], sorted(dead.rows), sorted(dead.failed)))
+        columns = files.join(run.url, "columns", shard["columns"]) if run.keeps and shard["columns"] else ""
+        tasks.append((url, shard["shard"], sorted(dead.rows), sorted(dead.failed), columns))
     return tasks

@@ -24,7 +24,7 @@ from captionbeam.schemas.formats.datafile import open_data, read_rows
 from captionbeam.schemas.records import ImageRef, addresses_in, parse_address
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
-from captionbeam.schemas.store.rows import read_tables
+from captionbeam.schemas.store.rows import manifest_table
 
 READERS, FILES = 8, ["shard", "index", "data"]
 Place = tuple[str, int]  # a data file's URL, and a row in it
@@ -80,23 +80,24 @@ def _key(run: Run, image_id: str, content: str) -> Any:
 def replaced_rows(
     run: Run, refs: Sequence[ImageRef], base: int | None
 ) -> list[tuple[tuple[str, str], Place]]:
-    """Returns image, content and location of the rows of snapshot ``base`` that ``refs`` replace.
+    """Returns image, content and location of the rows of snapshot ``base`` that ``refs`` replace, by these images' ids.
 
     Reads each needed index once.
     """
-    rows: defaultdict[str, list[int]] = defaultdict(list)
+    rows: defaultdict[str, dict[int, str]] = defaultdict(dict)  # the image that replaces each row
     for ref in refs:
         for place in addresses_in(ref.replaces):
             shard, row, failed = parse_address(place)
             if not failed:
-                rows[shard].append(row)
+                rows[shard][row] = ref.image_id
     if not rows:
         return []
 
     def read(shard: tuple[str, str, str]) -> list[tuple[tuple[str, str], Place]]:
         name, index, data = shard
         url = files.join(run.url, "data", data)
-        return [(row, (url, number)) for number, row in _contents(run, index, rows[name])]
+        found = _contents(run, index, list(rows[name]))
+        return [((rows[name][number], content), (url, number)) for number, (_, content) in found]
 
     with ThreadPoolExecutor(READERS) as pool:
         return [one for part in pool.map(read, _files(run, base, sorted(rows))) for one in part]
@@ -127,8 +128,8 @@ def _base_files(url: str, base: int | None, folder: str) -> pa.Table:
     """Returns the columns FILES of a run's adopted shards, and of the snapshot ``base`` if it is still there."""
     try:
         manifests = layout.load_snapshot(url, base).manifests if base is not None else ()
-        published = read_tables(url, manifests, arrow.MANIFEST).select(FILES)
+        published = manifest_table(url, manifests).select(FILES)
     except (StoreError, FileNotFoundError):
         published = arrow.MANIFEST.empty_table().select(FILES)
-    unpublished = read_tables(folder, ["base.parquet"], arrow.MANIFEST).select(FILES)
+    unpublished = manifest_table(folder, ["base.parquet"]).select(FILES)
     return pa.concat_tables([published, unpublished])
