@@ -152,6 +152,17 @@ class SourceOptions(Part, ReadingOptions):
         common=True,
         role="source",
     )
+    keep_exif: bool = option(
+        False,
+        "keep what each image file says of itself: width, height, format, taken, taken_offset, orientation, camera",
+        common=True,
+        role="source",
+    )
+    keep_gps: bool = option(
+        False,
+        "keep that, and the place where the image was taken, latitude and longitude, which may be somebody's home",
+        role="source",
+    )
     adopt_ids: bool = option(
         False,
         "images that the store has under other ids take over their rows, copied where the content is the same",
@@ -164,6 +175,7 @@ class SourceOptions(Part, ReadingOptions):
         repeated=True,
         role="source",
         location=True,
+        opens=inputs.file,
     )
     listings: tuple[tuple[str, Mapping[str, Any]], ...] = ()
 
@@ -262,20 +274,24 @@ def listing(
         "first": options.on_duplicate == "first",
         "adopts": options.adopt_ids,
         "keep": tuple(dict.fromkeys(name for source in sources for name in source.keep)),
+        "exif": _exif(options),
     }
 
 
 def kept_of(features: Store, named: Sequence[str]) -> pa.Schema:
     """Returns the ``named`` ones (or ``all``) of a store's kept columns. Raises RequestError for those it lacks.
 
-    They may have their names in the input, by which they are kept again, or those that readers of the store see.
+    They may have their names in the input, by which they are kept again, or those that readers of the store see. What
+    image files say of themselves is among them.
     """
     import pyarrow as pa
 
     from captionbeam.pipelines.sources.tables.kept import ALL
 
-    there = features.input_columns
-    shown = dict(zip(features.kept.names, there.names, strict=True)) | {name: name for name in there.names}
+    own = features.input_columns
+    exif = [field for field in list(features.kept)[len(own) :] if field.name not in own.names]
+    there = pa.schema([*own, *exif])
+    shown = dict(zip(features.kept.names, own.names, strict=False)) | {name: name for name in there.names}
     if named and not len(there):
         raise RequestError(f"{features.url} has no kept columns; expected no --keep-columns")
     if tuple(named) == (ALL,):
@@ -288,6 +304,16 @@ def kept_of(features: Store, named: Sequence[str]) -> pa.Schema:
             )
     wanted = {shown[name] for name in named}
     return pa.schema([field for field in there if field.name in wanted])
+
+
+def _exif(options: SourceOptions) -> tuple[str, ...]:
+    """Returns what is kept of each image file: of those of all sources, if it is kept for one."""
+    from captionbeam.pipelines.workers.exif import ABOUT, PLACE
+
+    listings = [own for _, own in _listings(options)]
+    gps = any(own.keep_gps for own in listings)
+    about = ABOUT.names if gps or any(own.keep_exif for own in listings) else []
+    return (*about, *(PLACE.names if gps else []))
 
 
 def fetch_options(options: ReadingOptions) -> FetchOptions:

@@ -81,7 +81,10 @@ def find_rows(
 
 def _texts(url: str, schema: pa.Schema) -> list[str]:
     """Returns the columns of ``schema`` as text, for all data rows of a shard and then its failures."""
-    return kept.texts_of(parquet.read_table(url, [kept.VALUES]).column(0).combine_chunks(), schema)
+    table, arrays = parquet.read_table(url), dict[str, pa.Array]()
+    for values in (kept.struct_in(table, name) for name in (kept.EXIF, kept.VALUES)):
+        arrays.update((field.name, values.field(number)) for number, field in enumerate(values.type))
+    return kept.texts_of(pa.StructArray.from_arrays([*arrays.values()], [*arrays]), schema)
 
 
 def fetch_rows(refs: Sequence[ImageRef]) -> list[np.ndarray | ImageError]:

@@ -67,7 +67,7 @@ def _with_columns(store: Store, refs: list[ImageRef]) -> list[ImageRef]:
             alive = [at for at in range(row["failed"]) if at not in store.dead_in(row["shard"]).failed]
             ours = table.take(pa.array(alive, pa.int64()))
             ours = ours.filter(pc.is_in(ours.column("image_id"), ids))
-            texts = kept.texts_of(ours.column(kept.VALUES).combine_chunks(), schema)
+            texts = kept.texts_of(kept.struct_in(ours, kept.VALUES), schema)
             named = (ours.column(name).to_pylist() for name in ("image_id", kept.HASH))
             kept_now.update((name, (hashed, text)) for name, hashed, text in zip(*named, texts, strict=True))
     found = []

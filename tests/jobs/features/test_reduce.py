@@ -23,9 +23,9 @@ from captionbeam.schemas.errors import BundleError, FingerprintError
 from captionbeam.schemas.formats.components import read_components
 from captionbeam.schemas.formats.int8 import rounded
 from captionbeam.schemas.storage import files
-from tests.builders.data.history import kept_columns
+from tests.builders.data.history import change_columns, kept_columns
 from tests.builders.data.images import drawn, encoded
-from tests.builders.data.stores import make_captions, make_features, rows_of
+from tests.builders.data.stores import commits, make_captions, make_features, rows_of
 from tests.builders.model.models import make_bundle, make_decoder, make_tokenizer
 
 ENCODER = [
@@ -87,6 +87,12 @@ def test_rows_keep_the_columns_that_the_full_store_has_of_them(tmp_path, capsys)
     assert main([*shrink, str(tmp_path / "named"), "--keep-columns", "price"]) == 0
     store = Store.open(str(tmp_path / "named"))
     assert kept_columns(store) == {name: {"price": own["price"]} for name, own in columns.items()}
+    before = commits(tmp_path / "small")
+    change_columns(full.url, {"0.png": {"price": 100, "tags": ["sale"]}})
+    assert main(["refresh", str(tmp_path / "small")]) == 0
+    store = Store.open(str(tmp_path / "small"))
+    assert kept_columns(store) == {**columns, "0.png": {"price": 100, "tags": ["sale"]}}
+    assert (store.snapshot_id, commits(store.url)) == (2, before)
     capsys.readouterr()
     assert main(["store", "show", full.url]) == 0
     assert re.search(r"kept columns\W+price int64, tags list<", capsys.readouterr().out)
