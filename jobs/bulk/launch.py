@@ -49,7 +49,7 @@ class Work:
     instead. ``job``: copies weights or a bundle to a store's ``models/``, whose URL it takes, and returns the workers'
     job. ``dedup``: reads all images first, so that equal content is planned together. ``part``: the images of
     the sources that are processed. ``first``: of several images with one id, the first one is taken. ``keep``: names
-    of columns to keep, or ``all``.
+    of columns to keep, or ``all``. ``adopts``: images take over the rows that the store has of them under other ids.
     """
 
     kind: str
@@ -66,11 +66,12 @@ class Work:
     part: Part = field(default_factory=Part)
     first: bool = False
     keep: tuple[str, ...] = ()
+    adopts: bool = False
 
 
 def start(work: Work, url: str, options: BulkCommand, file_format: str = "parquet", **how: Any) -> Run:
     """Starts a new run of ``work`` on the store at ``url``; ``how`` are arguments of ``start_run``."""
-    return start_run(
+    run = start_run(
         url,
         work.kind,
         work.spec,
@@ -81,6 +82,7 @@ def start(work: Work, url: str, options: BulkCommand, file_format: str = "parque
         keeps=bool(work.keep),
         **how,
     )
+    return dataclasses.replace(run, adopts=work.adopts)
 
 
 def launch(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from captionbeam.jobs.options import inputs
 from captionbeam.jobs.ui.terminal import note
+from captionbeam.schemas.counts import counted
 from captionbeam.schemas.options import (
     NAME,
     NATURAL,
@@ -148,6 +149,10 @@ class SourceOptions(Part, ReadingOptions):
         common=True,
         role="source",
     )
+    adopt_ids: bool = option(
+        False,
+        "images that the store has under other ids take over their rows, copied where the content is the same",
+    )
     inventory: tuple[str, ...] = option(
         (),
         "list a SOURCE that is a bucket, or a folder of one, from its inventory: the manifest of a Cloud Storage "
@@ -192,9 +197,27 @@ def parsed_sources(options: SourceOptions, output: str | None) -> Sequence[Sourc
                 f"{name}: the URIs are in the column {column!r}, the only one that holds images",
                 to_error=True,
             )
+    if output and not options.adopt_ids:
+        _say_other_ids(specs, output)
     for name, as_of in dict.fromkeys((spec.name, report_time(spec)) for spec in specs if spec.report):
         note(f"{name} is listed from its inventory of {as_of or 'an unknown time'}")
     return specs
+
+
+def _say_other_ids(specs: Sequence[SourceSpec], output: str) -> None:
+    """Says which sources name images by other ids than the store does, if it has a snapshot."""
+    from captionbeam.pipelines.bulk.adopt import find_other_ids
+    from captionbeam.schemas import Store
+    from captionbeam.schemas.store import layout
+
+    newest = layout.newest_snapshot(files.absolute(output))
+    for found in find_other_ids(Store(files.absolute(output), newest), specs) if newest else ():
+        images = counted(found.images, "image")
+        note(
+            f"{output} has {images} of {found.source} under other ids (now {found.new!r}, there {found.old!r}): they "
+            "are processed again under the new ids; with --adopt-ids, their rows are copied",
+            to_error=True,
+        )
 
 
 def listing(
@@ -212,6 +235,7 @@ def listing(
             "names": names,
             "features": features,
             "part": part_of(Part, options),
+            "adopts": options.adopt_ids,
         }
     from captionbeam.pipelines.bulk.find import ListSources
     from captionbeam.pipelines.sources.images import fetch
@@ -227,6 +251,7 @@ def listing(
         "counted": True,
         "part": part,
         "first": options.on_duplicate == "first",
+        "adopts": options.adopt_ids,
         "keep": tuple(dict.fromkeys(name for source in sources for name in source.keep)),
     }
 

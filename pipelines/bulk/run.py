@@ -42,7 +42,8 @@ class Run:
     fingerprint and none are kept. ``place`` is the folder of the run's record and plan; if it is not the store, the
     run is a trial that does not change the store. ``request``: how to repeat the run, as recorded in snapshots.
     ``retired``: sources that later runs do not list. ``previous``: the snapshot of which a redo copies the answers to
-    unchanged prompts. ``keeps``: columns of the input are kept beside the rows.
+    unchanged prompts. ``keeps``: columns of the input are kept beside the rows. ``adopts``: an image whose location the
+    base has under another id takes over that row.
     """
 
     url: str
@@ -61,6 +62,7 @@ class Run:
     retired: tuple[str, ...] = ()
     previous: int | None = None
     keeps: bool = False
+    adopts: bool = False
 
     @property
     def folder(self) -> str:

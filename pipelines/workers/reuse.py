@@ -80,23 +80,24 @@ def _key(run: Run, image_id: str, content: str) -> Any:
 def replaced_rows(
     run: Run, refs: Sequence[ImageRef], base: int | None
 ) -> list[tuple[tuple[str, str], Place]]:
-    """Returns image, content and location of the rows of snapshot ``base`` that ``refs`` replace.
+    """Returns image, content and location of the rows of snapshot ``base`` that ``refs`` replace, by these images' ids.
 
     Reads each needed index once.
     """
-    rows: defaultdict[str, list[int]] = defaultdict(list)
+    rows: defaultdict[str, dict[int, str]] = defaultdict(dict)  # the image that replaces each row
     for ref in refs:
         for place in addresses_in(ref.replaces):
             shard, row, failed = parse_address(place)
             if not failed:
-                rows[shard].append(row)
+                rows[shard][row] = ref.image_id
     if not rows:
         return []
 
     def read(shard: tuple[str, str, str]) -> list[tuple[tuple[str, str], Place]]:
         name, index, data = shard
         url = files.join(run.url, "data", data)
-        return [(row, (url, number)) for number, row in _contents(run, index, rows[name])]
+        found = _contents(run, index, list(rows[name]))
+        return [((rows[name][number], content), (url, number)) for number, (_, content) in found]
 
     with ThreadPoolExecutor(READERS) as pool:
         return [one for part in pool.map(read, _files(run, base, sorted(rows))) for one in part]
