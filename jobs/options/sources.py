@@ -149,6 +149,17 @@ class SourceOptions(Part, ReadingOptions):
         common=True,
         role="source",
     )
+    keep_exif: bool = option(
+        False,
+        "keep what each image file says of itself: width, height, format, taken, taken_offset, orientation, camera",
+        common=True,
+        role="source",
+    )
+    keep_gps: bool = option(
+        False,
+        "keep that, and the place where the image was taken, latitude and longitude, which may be somebody's home",
+        role="source",
+    )
     adopt_ids: bool = option(
         False,
         "images that the store has under other ids take over their rows, copied where the content is the same",
@@ -161,6 +172,7 @@ class SourceOptions(Part, ReadingOptions):
         repeated=True,
         role="source",
         location=True,
+        opens=inputs.file,
     )
     listings: tuple[tuple[str, Mapping[str, Any]], ...] = ()
 
@@ -253,7 +265,18 @@ def listing(
         "first": options.on_duplicate == "first",
         "adopts": options.adopt_ids,
         "keep": tuple(dict.fromkeys(name for source in sources for name in source.keep)),
+        "exif": _exif(options),
     }
+
+
+def _exif(options: SourceOptions) -> tuple[str, ...]:
+    """Returns what is kept of each image file: of those of all sources, if it is kept for one."""
+    from captionbeam.pipelines.workers.exif import ABOUT, PLACE
+
+    listings = [own for _, own in _listings(options)]
+    gps = any(own.keep_gps for own in listings)
+    about = ABOUT.names if gps or any(own.keep_exif for own in listings) else []
+    return (*about, *(PLACE.names if gps else []))
 
 
 def fetch_options(options: ReadingOptions) -> FetchOptions:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -43,14 +43,14 @@ class Reuse:
         self._taken: defaultdict[str, list[tuple[int, Done]]] = defaultdict(list)
         self._there: dict[str, bool] = {}
 
-    def take(self, refs: Sequence[ImageRef], content: str) -> bool:
+    def take(self, refs: Sequence[ImageRef], content: str, exif: Mapping[str, Any]) -> bool:
         """Returns whether there is a row to copy for the images ``refs`` with this ``content``, and notes it."""
         found = [place for ref in refs if (place := self._places.get(_key(self._run, ref.image_id, content)))]
         if not found or not self._is_there(found[0][0]):
             return False
         url, row = found[0]
         with self._lock:
-            self._taken[url] += [(row, Done(ref, content)) for ref in refs]
+            self._taken[url] += [(row, Done(ref, content, exif)) for ref in refs]
         return True
 
     def rows(self, schema: pa.Schema) -> Iterator[tuple[list[Done], dict[str, pa.Array]]]:
