@@ -116,6 +116,8 @@ def _rows(facts: Mapping[str, Any]) -> dict[str, str]:
         "fingerprint": facts["fingerprint"],
         "specification": json_text.dumps(facts["spec"], indent=1),
     }
+    if facts["kept"]:
+        rows["kept columns"] = ", ".join(f"{visible(name)} {kind}" for name, kind in facts["kept"].items())
     if facts["rounding"]:
         rows["int8"] = _rounding(facts)
     return rows
@@ -189,7 +191,7 @@ class DiffSnapshots(Command):
   captionbeam store diff captions prod 7 --ids
 
 Compares two snapshots of STORE, each given by number or tag: images added, removed, changed (another version),
-recomputed (the same version, another row), newly failed and recovered.
+recomputed (the same version, another row), with other kept columns, newly failed and recovered.
 """
     name = "store diff"
 
