@@ -116,8 +116,6 @@ def _rows(facts: Mapping[str, Any]) -> dict[str, str]:
         "fingerprint": facts["fingerprint"],
         "specification": json_text.dumps(facts["spec"], indent=1),
     }
-    if facts["kept"]:
-        rows["kept columns"] = ", ".join(f"{visible(name)} {kind}" for name, kind in facts["kept"].items())
     if facts["rounding"]:
         rows["int8"] = _rounding(facts)
     return rows

@@ -67,7 +67,6 @@ def describe(store: Store) -> dict[str, Any]:
         "format": store.snapshot.format,
         "column": store.column,
         "columns": list(store.columns),
-        "kept": {field.name: str(field.type) for field in store.kept},
         "shape": list(store.shape),
         "kept": {field.name: str(field.type) for field in store.kept},
         "superseded": store.totals["deleted"],
