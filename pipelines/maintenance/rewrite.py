@@ -173,7 +173,7 @@ def _struct(name: str, tables: Sequence[pa.Table], snapshot: Snapshot) -> pa.Arr
     ]
     schema = schemas[0]
     if any(one != schema for one in schemas):
-        known = kept.schema_of(snapshot.kept if name == kept.VALUES else "")
+        known = kept.without_nulls(kept.schema_of(snapshot.kept if name == kept.VALUES else ""))
         schema = known if len(known) else functools.reduce(kept.merged, schemas)
     return pa.concat_arrays([_cast(table, name, schema) for table in tables])
 
