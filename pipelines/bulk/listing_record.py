@@ -121,14 +121,16 @@ def write_listing(
 
 def check_columns(found: pa.Schema, keep: Sequence[str]) -> None:
     """Raises SourceError if no source has one of the columns to ``keep``, or if there are none for ``all``."""
+    missing = [name for name in keep if name != ALL and name not in found.names]
+    if missing:
+        others = f"; of those named, there are {', '.join(map(repr, found.names))}" if len(found) else ""
+        raise SourceError(
+            f"no source has a column {missing[0]!r} to keep{others}; expected columns of the input in --keep-columns, "
+            "or all"
+        )
     if not len(found):
         raise SourceError(
             "no source has columns to keep; expected a list, Parquet, a COCO file or a tar with JSON beside its images"
-        )
-    missing = [name for name in keep if name != ALL and name not in found.names]
-    if missing:
-        raise SourceError(
-            f"no source has a column {missing[0]!r} to keep; expected some of {', '.join(map(repr, found.names))}"
         )
 
 

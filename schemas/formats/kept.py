@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -27,8 +28,11 @@ ROW = (
     pa.field("failed", pa.bool_(), nullable=False),
     pa.field(HASH, pa.string(), nullable=False),
 )
-_INTEGER = re.compile(r"-?[1-9]\d{0,17}|0")  # others, such as 007, are names rather than numbers
-_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
+_INTEGER = re.compile(r"-?[1-9]\d*|0")  # others, such as 007, are names rather than numbers, as is 12E4
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]\d+)?")
+_MOST_DIGITS = 17  # of a decimal number that a double gives back
+_SURROGATE = re.compile("[\ud800-\udfff]")  # alone it is no text; JSON has escapes for it
+_UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -78,7 +82,7 @@ def kept_type(kind: pa.DataType) -> pa.DataType:
 def plain_values(column: pa.Array) -> list[Any]:
     """Returns a column's values for ``packed``: of JSON's types.
 
-    Dates, decimals and bytes (base64) are text; times of day and durations are counts of their unit.
+    Dates, decimals and bytes (base64) are text, as are times of day and durations (``1500ms``).
     """
     if isinstance(column, pa.ExtensionArray):
         return plain_values(column.storage)
@@ -90,7 +94,8 @@ def plain_values(column: pa.Array) -> list[Any]:
     if _is_bytes(kind):
         return [None if value is None else base64.b64encode(value).decode() for value in column.to_pylist()]
     if _is_span(kind):
-        return list(column.cast(pa.int32() if pa.types.is_time32(kind) else pa.int64()).to_pylist())
+        counts = column.cast(pa.int32() if pa.types.is_time32(kind) else pa.int64()).to_pylist()
+        return [None if count is None else f"{count}{kind.unit}" for count in counts]
     if _is_parsed(kind):
         return list(column.cast(pa.string()).to_pylist())
     return list(column.to_pylist())
@@ -230,7 +235,8 @@ def largest(text: str) -> tuple[str, int]:
 
 
 def _json_text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -265,9 +271,10 @@ def _is_json(kind: pa.DataType) -> bool:
 
 def _cell_type(cell: str) -> pa.DataType:
     if _INTEGER.fullmatch(cell):
-        return pa.int64()
+        return pa.int64() if -(2**63) <= int(cell) < 2**63 else pa.string()
     if _NUMBER.fullmatch(cell):
-        return pa.float64()
+        digits = len(cell.lower().partition("e")[0].lstrip("-0.").replace(".", ""))
+        return pa.float64() if digits <= _MOST_DIGITS and math.isfinite(float(cell)) else pa.string()
     return pa.bool_() if cell.lower() in _BOOLEANS else pa.string()
 
 
@@ -312,8 +319,8 @@ def _array(values: Sequence[tuple[Any, bool]], field: pa.Field) -> pa.Array:
         return pa.array(kept, field.type)
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as err:
         raise SystemicError(
-            f"kept column {field.name!r} has a value that is no {field.type} ({err}), as the listing said; expected "
-            "its source not to change meanwhile: start the job again"
+            f"kept column {field.name!r} has a value that is no {field.type}, the type for all its values in the "
+            f"listing ({err}); start the job again if its source has changed, else leave the column out of --keep-columns"
         ) from err
 
 
@@ -327,11 +334,32 @@ def _converter(kind: pa.DataType) -> Callable[[Any, bool], Any]:
         return lambda value, is_cell: _BOOLEANS.get(value.lower(), value) if is_cell else value
     if pa.types.is_floating(kind):
         return lambda value, is_cell: _number(value, float)
-    if pa.types.is_integer(kind) or _is_span(kind):
+    if _is_span(kind):
+        return lambda value, is_cell: _count(value, kind.unit)
+    if pa.types.is_integer(kind):
         return lambda value, is_cell: _number(value, int) if is_cell else value
     if _is_parsed(kind):
         return lambda value, is_cell: str(value)
+    if pa.types.is_nested(kind):
+        return lambda value, is_cell: _fitted(value, kind)
     return lambda value, is_cell: value
+
+
+def _fitted(value: Any, kind: pa.DataType) -> Any:
+    """Returns a nested value of JSON with floats where ``kind`` has them: pyarrow takes only small integers for such."""
+    if isinstance(value, dict) and pa.types.is_struct(kind):
+        return {field.name: _fitted(value.get(field.name), field.type) for field in kind}
+    if isinstance(value, list) and pa.types.is_nested(kind):
+        return [_fitted(one, kind.value_type) for one in value]
+    if isinstance(value, int) and not isinstance(value, bool) and pa.types.is_floating(kind):
+        return float(value)
+    return value
+
+
+def _count(value: str, unit: str) -> int:
+    """Returns the number of ``unit`` in a time of day or duration such as ``1500ms``."""
+    number = value.rstrip("muns")
+    return int(number) * _UNITS[value[len(number) :]] // _UNITS[unit]
 
 
 def _number(value: Any, kind: type[int] | type[float]) -> Any:

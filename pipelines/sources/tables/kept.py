@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from captionbeam.pipelines.sources.spec import Columns, SourceSpec
+from captionbeam.pipelines.sources.tables.columns import find_named
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.formats.kept import (
     MOST_BYTES,
