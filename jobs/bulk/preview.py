@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
@@ -19,7 +20,7 @@ from captionbeam.jobs.options.command import Result
 from captionbeam.jobs.run_on.running import run_on
 from captionbeam.jobs.run_on.target import RunTarget
 from captionbeam.jobs.ui.progress import clock
-from captionbeam.jobs.ui.summary import print_table, size
+from captionbeam.jobs.ui.summary import empty_places_line, print_table, size
 from captionbeam.jobs.ui.terminal import note, say
 from captionbeam.pipelines.bulk.compare import read_counts, read_gone
 from captionbeam.pipelines.bulk.find import LimitImages
@@ -60,9 +61,7 @@ def try_out(
         look = start(
             work, str(options.output), options, str(options.format), operation="refresh", place=place
         )
-        trial = (
-            start(tried, files.join(place, "store"), options, str(options.format)) if options.canary else None
-        )
+        trial = start_trial(tried, place, options) if options.canary else None
         build = functools.partial(
             _build,
             look=look,
@@ -90,6 +89,11 @@ def try_out(
     if said:
         note(f"{said}: this refresh would not be published")
     return Result(totals=rows, output=options.output)
+
+
+def start_trial(tried: Work, place: str, options: Refresh) -> Run:
+    """Returns the canary's run, on a store of its own, which keeps no columns: only the refresh lists their types."""
+    return start(replace(tried, keep=()), files.join(place, "store"), options, str(options.format))
 
 
 @contextmanager
@@ -245,4 +249,6 @@ def canary_rows(
     if "requests" in counts:
         rows |= endpoint_rows(endpoint_totals(commits), seconds, token_prices)
         rows |= token_rows(left, counts, images, token_prices)
+    if counts["empty_places"]:
+        rows["empty places"] = empty_places_line(counts["empty_places"], trial.used_columns)
     return rows | cost_rows(left, images / seconds, price_per_hour, "of one worker like the canary's")

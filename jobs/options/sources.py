@@ -135,7 +135,7 @@ class SourceOptions(Part, ReadingOptions):
     keep_columns: tuple[str, ...] = option(
         (),
         "columns of a list, Parquet file, COCO file, or WebDataset's JSON to keep beside the rows, with their types: "
-        "NAME,... or all",
+        "NAME,... or all; those that a --prompt uses are kept in any case",
         text("NAME,...|all"),
         split=True,
         common=True,
@@ -160,21 +160,26 @@ def _listings(options: SourceOptions) -> list[tuple[str, SourceOptions]]:
     return [(source, dataclasses.replace(plain, **own) if own else plain) for source, own in listings]
 
 
-def _listing_options(options: SourceOptions) -> Any:
+def _listing_options(options: SourceOptions, used: Sequence[str] = ()) -> Any:
     from captionbeam.pipelines.sources.spec import SourceOptions as ListingOptions
 
     columns = (options.id_column, options.uri_column, options.bytes_column)
-    return ListingOptions(*columns, options.image_root, options.inventory, options.keep_columns)
+    return ListingOptions(*columns, options.image_root, options.inventory, options.keep_columns, tuple(used))
 
 
-def parsed_sources(options: SourceOptions, output: str | None) -> Sequence[SourceSpec]:
-    """Returns the parsed SOURCEs. Raises RequestError, also if the job's ``output`` is inside one of them."""
+def parsed_sources(
+    options: SourceOptions, output: str | None, used: Sequence[str] = ()
+) -> Sequence[SourceSpec]:
+    """Returns the parsed SOURCEs. Raises RequestError, also if the job's ``output`` is inside one of them.
+
+    ``used``: the columns that prompts use, which are kept too.
+    """
     from captionbeam.pipelines.sources.buckets.inventory import report_time
     from captionbeam.pipelines.sources.parse import parse_each
     from captionbeam.pipelines.sources.stores import refuse_output
     from captionbeam.pipelines.sources.tables.columns import URI_COLUMNS, find_first
 
-    listings = [(source, _listing_options(own)) for source, own in _listings(options)]
+    listings = [(source, _listing_options(own, used)) for source, own in _listings(options)]
     specs = parse_each(listings, _listing_options(options).inventories)
     if output:
         refuse_output(output, dict.fromkeys(spec.name for spec in specs))
