@@ -85,7 +85,8 @@ def run_once(options: argparse.Namespace, beam_args: Sequence[str]) -> None:
             | beam.Reshuffle()
             | beam.FlatMap(list_piece, options.images, options.changed).with_output_types(ImageRef)
         )
-        shards = images | SkipDone(run) | PlanShards(run, 1024)
+        todo, _ = images | SkipDone(run)
+        shards = todo | PlanShards(run, 1024)
         reports = shards | ProcessShards(run, NothingJob(), fetch_nothing)
         _ = reports | PublishSnapshot(run)
 

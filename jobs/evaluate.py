@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,12 +80,12 @@ clipping nor its length penalty. idf comes from the references of the scored ima
     )
     json: bool = option(False, "print one JSON object instead of a table")
     per_image: str | None = option(
-        None, "also write each image's caption and scores to this file, as JSON lines", FILE
+        None, "also write each image's caption, scores and kept columns to this file, as JSON lines", FILE
     )
 
     def execute(self) -> Result:
         """Computes and prints the scores, which are the totals."""
-        from captionbeam.jobs.reporting.scoring import join_references, read_captions, write_output
+        from captionbeam.jobs.reporting.scoring import join_references, read_captions, read_kept, write_output
 
         if not self.references:
             raise RequestError(
@@ -94,11 +94,8 @@ clipping nor its length penalty. idf comes from the references of the scored ima
         pairs = join_references(read_captions(self.captions, self.column), *self.read_references())
         evaluation = pairs.evaluate()
         if self.per_image:
-            lines = [
-                json.dumps({"image_id": image, "caption": pairs.captions[image], **scores})
-                for image, scores in evaluation.images.items()
-            ]
-            write_output(self.per_image, ("\n".join(lines) + "\n").encode())
+            rows = image_rows(pairs.captions, evaluation.images, read_kept(self.captions))
+            write_output(self.per_image, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
         record = summary(self, pairs, evaluation)
         if self.json:
             say(json.dumps(record))
@@ -107,6 +104,18 @@ clipping nor its length penalty. idf comes from the references of the scored ima
         for line in pairs.notes():
             say(line, to_error=self.json)
         return Result(totals=record)
+
+
+def image_rows(
+    captions: Mapping[str, str],
+    scores: Mapping[str, Mapping[str, float]],
+    kept: Mapping[str, Mapping[str, Any]],
+) -> Iterator[dict[str, Any]]:
+    """Yields the lines of ``--per-image``. A kept column with the name of another one is called ``input_NAME``."""
+    for image, own in scores.items():
+        line = {"image_id": image, "caption": captions[image], **own}
+        beside = kept.get(image, {})
+        yield {**line, **{f"input_{name}" if name in line else name: value for name, value in beside.items()}}
 
 
 def summary(options: Evaluate, pairs: Any, evaluation: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ class ImageRef(NamedTuple):
     ======== ============================ =============================== =====================================
     kind     offset                       length                          method, size, column
     ======== ============================ =============================== =====================================
-    file     0                            bytes, or -1 if unknown         -
+    file     row in its list from 1, or 0 bytes, or -1 if unknown         column: its list, of several in a source
     zip      of the local header, bytes   compressed bytes                method (0, 8), bytes
     tar      of the data, bytes           bytes                           -
     parquet  row group                    row within the row group        size: average bytes per row; column

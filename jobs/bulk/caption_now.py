@@ -16,6 +16,7 @@ from captionbeam.jobs.options.command import DONE, WARNED, Result
 from captionbeam.jobs.options.sources import fetch_options, parsed_sources
 from captionbeam.jobs.ui.summary import empty_places_line
 from captionbeam.jobs.ui.terminal import note, say, visible
+from captionbeam.pipelines.bulk.duplicates import duplicates_line, take_first
 from captionbeam.pipelines.bulk.find import draw, is_sampled
 from captionbeam.pipelines.bulk.listing_record import (
     Listing,
@@ -70,6 +71,10 @@ def print_captions(options: Caption) -> Result:
 def _chosen(sources: Sequence[SourceSpec], options: Caption) -> list[ImageRef]:
     """Returns the images that a captions store would get from the same options, sorted by id."""
     refs = [ref for ref in _listed(sources) if is_sampled(ref.image_id, options.sample, options.seed)]
+    if options.on_duplicate == "first":
+        refs, others = take_first(refs, list(dict.fromkeys(source.name for source in sources)))
+        if said := duplicates_line(others):
+            say(f"captionbeam: note: {said}", to_error=True)
     if options.limit:
         refs = nsmallest(options.limit, refs, key=lambda ref: draw(ref.image_id, options.seed))
     return sorted(refs, key=lambda ref: ref.image_id)

@@ -20,8 +20,10 @@ from captionbeam.jobs.options.sources import Part
 from captionbeam.jobs.run_on.running import print_dry, run_on
 from captionbeam.jobs.run_on.target import RunTarget
 from captionbeam.jobs.ui.terminal import note, say
+from captionbeam.pipelines.bulk.changed_columns import RewriteColumns
 from captionbeam.pipelines.bulk.compare import CompareStore, NameSources
 from captionbeam.pipelines.bulk.dedup import HashContents
+from captionbeam.pipelines.bulk.duplicates import PassOverDuplicates
 from captionbeam.pipelines.bulk.find import LimitImages
 from captionbeam.pipelines.bulk.gates import Gates
 from captionbeam.pipelines.bulk.listing_record import RecordListing
@@ -46,7 +48,8 @@ class Work:
     ``ListSources`` if ``counted``. ``names``: the sources that it lists. ``features``: the snapshot that it lists
     instead. ``job``: copies weights or a bundle to a store's ``models/``, whose URL it takes, and returns the workers'
     job. ``dedup``: reads all images first, so that equal content is planned together. ``part``: the images of
-    the sources that are processed. ``keep``: names of columns to keep, or ``all``.
+    the sources that are processed. ``first``: of several images with one id, the first one is taken. ``keep``: names
+    of columns to keep, or ``all``.
     """
 
     kind: str
@@ -61,6 +64,7 @@ class Work:
     dedup: bool = False
     counted: bool = False
     part: Part = field(default_factory=Part)
+    first: bool = False
     keep: tuple[str, ...] = ()
 
 
@@ -171,11 +175,14 @@ def builder(
     sharing = options.threads, worker_processes(target.beam_args)
 
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
-        todo, written = to_do(pipeline, run, work, options, retired)
+        todo, changes, written = to_do(pipeline, run, work, options, retired)
         if work.dedup:
             todo = todo | HashContents(work.fetch)
         shards = todo | PlanShards(run, options.shard_size, written[0] if run.keeps else None)
         reports = shards | ProcessShards(run, job, work.fetch, *sharing)
+        if run.keeps:
+            rewritten = changes | RewriteColumns(run, written[0])
+            written.append(rewritten | "Rewritten" >> beam.Map(lambda _: 1))
         awaited = (reports | "Report" >> beam.Map(lambda _: 1), *written) | "Await" >> beam.Flatten()
         return awaited | PublishSnapshot(run, gates)
 
@@ -184,19 +191,30 @@ def builder(
 
 def to_do(
     pipeline: beam.Pipeline, run: Run, work: Work, options: BulkCommand, retired: Sequence[str] = ()
-) -> tuple[beam.PCollection, list[beam.PCollection]]:
-    """Returns the images to process, and further collections that publishing must wait for."""
+) -> tuple[beam.PCollection, beam.PCollection, list[beam.PCollection]]:
+    """Returns the images to process, rows whose kept columns changed, and collections that publishing must wait for.
+
+    The first of these is the record of the listing, with the types of the kept columns.
+    """
     images = pipeline | "FindImages" >> work.find
     written = []
     if work.counted:
         images, listings = images
         written = [listings | "RecordListing" >> RecordListing(run, work.names, work.keep)]
+    if work.first:
+        images, passed_over = images | PassOverDuplicates(run, work.names)
+        written.append(passed_over)
     if work.part.limit:
         images = images | LimitImages(work.part.limit, work.part.seed)
     if run.operation != "refresh":
-        todo = images | SkipDone(run, options.retry_failures, retired)
+        todo, changes = images | SkipDone(run, options.retry_failures, retired)
     else:
         names = NameSources([*work.names, *retired], work.features)
-        todo, compared = images | CompareStore(run, names, work.part.lists_all, options.retry_failures)
+        compare = CompareStore(run, names, work.part.lists_all, options.retry_failures)
+        todo, changes, compared = images | compare
         written.append(compared)
-    return todo, [one | f"Written{number}" >> beam.Map(lambda _: 1) for number, one in enumerate(written)]
+    return (
+        todo,
+        changes,
+        [one | f"Written{number}" >> beam.Map(lambda _: 1) for number, one in enumerate(written)],
+    )

@@ -23,6 +23,7 @@ from captionbeam.jobs.ui.progress import clock
 from captionbeam.jobs.ui.summary import empty_places_line, print_table, size
 from captionbeam.jobs.ui.terminal import note, say
 from captionbeam.pipelines.bulk.compare import read_counts, read_gone
+from captionbeam.pipelines.bulk.duplicates import duplicates_line, read_duplicates
 from captionbeam.pipelines.bulk.find import LimitImages
 from captionbeam.pipelines.bulk.gates import too_many_gone
 from captionbeam.pipelines.bulk.listing_record import passed_over_line, read_listing
@@ -61,7 +62,11 @@ def try_out(
         look = start(
             work, str(options.output), options, str(options.format), operation="refresh", place=place
         )
-        trial = start_trial(tried, place, options) if options.canary else None
+        trial = (
+            start(replace(tried, keep=()), files.join(place, "store"), options, str(options.format))
+            if options.canary
+            else None
+        )
         build = functools.partial(
             _build,
             look=look,
@@ -75,25 +80,22 @@ def try_out(
         run_on(target, build, options.name, look.run_id, look.url, look.folder)
         rows, counts = plan_rows(look), read_counts(look)
         left = to_be_done(look)
+        held_back = None if options.publish_anyway else would_be_held_back(look, counts, options.max_deletes)
+        passed_over = passed_over_line(read_listing(look)), duplicates_line(read_duplicates(look))
         if trial is None:
             rows |= _earlier_rows(look, left, options)
         else:
             rows |= canary_rows(trial, left, options.price_per_hour, options.price_per_million_tokens)
     print_table(f"{'canary' if trial else 'plan'}: {look.url}", rows)
-    if passed_over := passed_over_line(read_listing(look)):
-        note(passed_over)
+    for line in filter(None, passed_over):
+        note(line)
     if not left:
-        rest = "but deleting" if counts["gone"] else "but publishing" if look.redo else ""
-        say(f"nothing to do {rest}".rstrip())
-    said = None if options.publish_anyway else would_be_held_back(look, counts, options.max_deletes)
-    if said:
-        note(f"{said}: this refresh would not be published")
+        rest = ["deleting"] * bool(counts["gone"]) + ["rewriting kept columns"] * bool(counts["columns"])
+        rest = rest or ["publishing"] * look.redo
+        say(f"nothing to do but {' and '.join(rest)}" if rest else "nothing to do")
+    if held_back:
+        note(f"{held_back}: this refresh would not be published")
     return Result(totals=rows, output=options.output)
-
-
-def start_trial(tried: Work, place: str, options: Refresh) -> Run:
-    """Returns the canary's run, on a store of its own, which keeps no columns: only the refresh lists their types."""
-    return start(replace(tried, keep=()), files.join(place, "store"), options, str(options.format))
 
 
 @contextmanager
@@ -121,7 +123,7 @@ def _build(
     retired: Sequence[str],
     target: RunTarget,
 ) -> None:
-    todo, _ = to_do(pipeline, look, work, options, retired)
+    todo, _, _ = to_do(pipeline, look, work, options, retired)
     _ = todo | "PlanAll" >> PlanShards(look, options.shard_size)
     if trial is not None and options.canary is not None:
         job = target.with_device(tried.job(files.join(trial.url, "models")))
@@ -149,6 +151,8 @@ def plan_rows(look: Run) -> dict[str, Any]:
     """Returns the rows of a plan: numbers of images by kind of change, bytes, shards."""
     counts, shards = read_counts(look), planned_shards(look)
     rows = {name: f"{counts.get(name, 0):,}" for name in ("new", "changed", "gone", "unchanged")}
+    if counts.get("columns"):
+        rows["with changed columns"] = f"{counts['columns']:,}, whose columns alone are rewritten"
     if counts.get("again"):
         rows["failures retried"] = f"{counts['again']:,}"
     if counts.get("moved"):

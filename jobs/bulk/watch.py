@@ -12,7 +12,9 @@ from captionbeam.jobs.options.run import BulkCommand
 from captionbeam.jobs.ui.progress import Progress, clock, watching
 from captionbeam.jobs.ui.summary import cost_per_million, empty_places_line, print_table, size
 from captionbeam.jobs.ui.terminal import note, say
+from captionbeam.pipelines.bulk.changed_columns import Rewritten, read_rewritten
 from captionbeam.pipelines.bulk.compare import read_counts
+from captionbeam.pipelines.bulk.duplicates import duplicates_line, read_duplicates
 from captionbeam.pipelines.bulk.listing_record import passed_over_line, read_listing
 from captionbeam.pipelines.bulk.plan import planned_shards
 from captionbeam.pipelines.bulk.run import Run, adopted_manifest
@@ -111,6 +113,8 @@ def finish(run: Run, watch: Watch, options: BulkCommand) -> Result:
         note(passed_over)
     if "empty_places" in totals:
         note(empty_places_line(totals["empty_places"], run.used_columns))
+    if duplicates := duplicates_line(read_duplicates(run)):
+        note(duplicates)
     if warned:
         limit = f"more than the share of {options.warn_failures:g} (--warn-failures)"
         say(f"warning: {failed:,} of {images:,} images failed, {limit}")
@@ -129,6 +133,7 @@ def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | Non
     images = sum(watch.images(commit) for commit in watch.commits)
     adopted = adopted_manifest(run)
     rate = images / max(watch.seconds, 1e-9)
+    columns = read_rewritten(run) if run.keeps else []
     totals: dict[str, Any] = {
         "run": run.run_id,
         "finished": now(),
@@ -136,13 +141,14 @@ def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | Non
         "images": images,
         "listing": read_counts(run),
         "sources": [one._asdict() for one in read_listing(run)],
+        "duplicates_passed_over": read_duplicates(run).images,
         "rows": sum(commit.rows for commit in watch.commits),
         "copies": sum(commit.counts.get("copies", 0) for commit in watch.commits),
         "reused": sum(commit.counts.get("reused", 0) for commit in watch.commits),
         "failed": sum(commit.failed for commit in watch.commits),
         "failures_by_code": dict(_failures_by_code(watch.commits)),
         "shards": len(watch.commits),
-        "bytes_written": sum(commit.bytes for commit in watch.commits),
+        "bytes_written": sum(commit.bytes for commit in watch.commits) + sum(one.bytes for one in columns),
         "bytes_read": sum(commit.counts.get("bytes_read", 0) for commit in watch.commits),
         "seconds": round(watch.seconds, 3),
         "images_per_second": round(rate, 3),
@@ -150,6 +156,8 @@ def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | Non
         "store": dict(store.totals),
         "workers": summary(read_workers(run.folder)),
     }
+    if columns:
+        totals["columns"] = _columns(columns, store)
     if any("requests" in commit.counts or "answers_copied" in commit.counts for commit in watch.commits):
         totals["endpoint"] = endpoint_totals(watch.commits)
     if empty := sum(commit.counts.get("empty_places", 0) for commit in watch.commits):
@@ -157,6 +165,21 @@ def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | Non
     if price_per_hour is not None and images:
         totals["cost_per_million_images"] = round(cost_per_million(rate, price_per_hour), 2)
     return totals
+
+
+def _columns(rewritten: Sequence[Rewritten], store: Store) -> dict[str, int]:
+    """Returns how many images' columns were rewritten, in how many shards, and how many are left to the next run.
+
+    Those are of shards that another run rewrote meanwhile.
+    """
+    published = {row["columns"] for row in store.shards}
+    left = sum(one.images for one in rewritten if one.columns not in published)
+    return {
+        "images": sum(one.images for one in rewritten),
+        "shards": len(rewritten),
+        "bytes": sum(one.bytes for one in rewritten),
+        "left": left,
+    }
 
 
 def endpoint_totals(commits: Iterable[Commit]) -> dict[str, int]:
@@ -219,6 +242,8 @@ def _rows(run: Run, totals: dict[str, Any], prices: Sequence[float]) -> dict[str
         rows["reused"] = (
             f"{counted(totals['reused'], 'row')} copied: same content as a row that the image had already"
         )
+    if "columns" in totals:
+        rows["columns"] = _rewritten(totals["columns"])
     if totals["listing"]:
         rows["listing"] = _listing(totals["listing"])
     if any(totals["adopted"].values()):
@@ -227,6 +252,17 @@ def _rows(run: Run, totals: dict[str, Any], prices: Sequence[float]) -> dict[str
     if "cost_per_million_images" in totals:
         rows["cost per million images"] = totals["cost_per_million_images"]
     return rows
+
+
+def _rewritten(columns: Mapping[str, int]) -> str:
+    """For example ``1,000 images rewritten in 4 shards (61.2 kB), none of them fetched``."""
+    images, shards = counted(columns["images"], "image"), counted(columns["shards"], "shard")
+    said = f"{images} rewritten in {shards} ({size(columns['bytes'])}), none of them fetched"
+    if columns["left"]:
+        said += (
+            f"; {columns['left']:,} of them not published, as another run wrote the same shards: run it again"
+        )
+    return said
 
 
 def _workers(held: dict[str, int]) -> str:
@@ -241,5 +277,9 @@ def _workers(held: dict[str, int]) -> str:
 def _listing(counts: dict[str, int]) -> str:
     """A refresh's listing as text: ``3 new, 1 changed, 0 gone, 96 unchanged``, and other kinds."""
     named = [f"{counts[kind]:,} {kind}" for kind in ("new", "changed", "gone", "unchanged")]
-    others = {"failures again": counts["again"], "under another name or source": counts["moved"]}
+    others = {
+        "with changed columns": counts["columns"],
+        "failures again": counts["again"],
+        "under another name or source": counts["moved"],
+    }
     return ", ".join([*named, *(f"{count:,} {name}" for name, count in others.items() if count)])

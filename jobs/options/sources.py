@@ -18,6 +18,7 @@ from captionbeam.schemas.options import (
     SHARE,
     STORE,
     URL,
+    one_of,
     option,
     part_of,
     text,
@@ -132,6 +133,12 @@ class SourceOptions(Part, ReadingOptions):
     bytes_column: str | None = option(
         None, "column of a Parquet file with image bytes", NAME, role="source", instead_of=("uri_column",)
     )
+    on_duplicate: str = option(
+        "error",
+        "what to do where two images have one id: error, or take the first (in the order of the sources, then of rows)",
+        one_of("error", "first"),
+        role="listing",
+    )
     keep_columns: tuple[str, ...] = option(
         (),
         "columns of a list, Parquet file, COCO file, or WebDataset's JSON to keep beside the rows, with their types: "
@@ -186,7 +193,10 @@ def parsed_sources(
     given = {name: own.uri_column for name, own in listings}
     for name, column in dict.fromkeys((spec.name, spec.uri_column) for spec in specs):
         if column and not given.get(name) and not find_first(URI_COLUMNS, [column]):
-            note(f"{name}: the URIs are in the column {column!r}, the only one that holds images")
+            note(
+                f"{name}: the URIs are in the column {column!r}, the only one that holds images",
+                to_error=True,
+            )
     for name, as_of in dict.fromkeys((spec.name, report_time(spec)) for spec in specs if spec.report):
         note(f"{name} is listed from its inventory of {as_of or 'an unknown time'}")
     return specs
@@ -221,6 +231,7 @@ def listing(
         "features": None,
         "counted": True,
         "part": part,
+        "first": options.on_duplicate == "first",
         "keep": tuple(dict.fromkeys(name for source in sources for name in source.keep)),
     }
 

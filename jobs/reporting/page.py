@@ -37,7 +37,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Card:
-    """One image on the page."""
+    """One image on the page. ``kept``: columns that stood beside it in the input."""
 
     image_id: str
     uri: str
@@ -47,6 +47,7 @@ class Card:
     scores: Mapping[str, float] = field(default_factory=dict)
     looks: Sequence[Look] = ()
     window: str = ""  # the encoder's part of the picture, as CSS ``background-size``
+    kept: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def make_card(
     best = row.captions[0] if row.captions else {"tokens": [], "attention": None}
     seen = looks(best.get("tokens", ()), best.get("attention"))
     window = seen_window(picture, preprocess or {"size": 1, "resize": 1}) if seen else ""
-    return Card(row.image_id, row.uri, picture, captions, references, scores or {}, seen, window)
+    return Card(row.image_id, row.uri, picture, captions, references, scores or {}, seen, window, row.kept)
 
 
 def failure_kinds(failures: pa.Table) -> list[FailureKind]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import itertools
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from captionbeam.pipelines.maintenance.tables import with_json_values
 from captionbeam.schemas import Store
 from captionbeam.schemas.formats import arrow
+
+MOST_KEPT, MOST_LETTERS = 12, 80
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,12 @@ class Brief:
 
 @dataclass(frozen=True)
 class Row:
-    """A row to show: its image's location, and its captions as stored, best first."""
+    """A row to show: its image's location, its captions as stored, best first, and columns kept from the input."""
 
     image_id: str
     uri: str
     captions: Sequence[Mapping[str, Any]]
+    kept: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,22 @@ def choose(
 
 def read_rows(store: Store, column: str, ids: Iterable[str]) -> dict[str, Row]:
     """Returns the rows of ``ids``, with the captions in ``column``."""
-    names = ["image_id", "uri", column]
-    rows = (row for batch in store.scan(names, ids) for row in batch.to_pylist())
-    return {row["image_id"]: Row(*(row[name] for name in names)) for row in rows}
+    kept = store.kept.names
+    return {
+        row["image_id"]: Row(row["image_id"], row["uri"], row[column], _shown(row, kept))
+        for batch in store.scan(["image_id", "uri", column, *kept], ids)
+        for row in with_json_values(batch, kept).to_pylist()
+    }
+
+
+def _shown(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
+    """Returns a row's first values of the columns ``names`` as short texts."""
+    there = [(name, row[name]) for name in names if row[name] not in (None, "")]
+    texts = {
+        name: one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for name, one in there
+    }
+    short = {
+        name: text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}..."
+        for name, text in texts.items()
+    }
+    return dict(itertools.islice(short.items(), MOST_KEPT))

@@ -11,6 +11,7 @@ from typing import Any
 from captionbeam.capmodel.metrics import Evaluation, References
 from captionbeam.jobs.options.shared import require
 from captionbeam.pipelines.maintenance.export import RECORD
+from captionbeam.pipelines.maintenance.tables import with_json_values
 from captionbeam.pipelines.tokens import caption_files
 from captionbeam.pipelines.tokens.caption_files import Reference
 from captionbeam.schemas import Store
@@ -73,6 +74,24 @@ def read_captions(url: str, column: str | None = None) -> dict[str, str]:
         _exported_columns(files.absolute(url).rpartition("/")[0], url)
     store = open_captions(url)
     return _from_store(store, chosen_column(store.columns, column, url))
+
+
+def read_kept(url: str) -> dict[str, dict[str, Any]]:
+    """Returns image id -> its columns kept from the input, with values of JSON's types.
+
+    ``url``: as for ``read_captions``, a captions store, or the folder of its export. Others have none.
+    """
+    if "::" in url or url.endswith((".json", ".jsonl", ".jsonl.gz")):
+        return {}
+    if files.exists(place := files.join(url, RECORD)):
+        names = files.read_json(place).get("kept", [])
+        rows = (row for _, row in _exported(files.join(url, "part-*.jsonl")))
+    else:
+        store = open_captions(url)
+        names = store.kept.names
+        batches = store.scan(["image_id", *names])
+        rows = (row for batch in batches for row in with_json_values(batch, names).to_pylist())
+    return {row["image_id"]: {name: row[name] for name in names} for row in rows} if names else {}
 
 
 def chosen_column(columns: Sequence[str], column: str | None, url: str) -> str:

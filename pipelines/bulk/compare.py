@@ -6,6 +6,7 @@ from the first listing are deleted.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,10 +19,21 @@ from apache_beam.pvalue import AsList, PBegin, PCollection, TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
+from captionbeam.pipelines.bulk.changed_columns import Change
 from captionbeam.pipelines.bulk.run import Run, base_manifest
-from captionbeam.pipelines.bulk.skip import BaseRow, JoinBase, Joined, check_others, decide, live_rows
+from captionbeam.pipelines.bulk.skip import (
+    BaseRow,
+    Changed,
+    JoinBase,
+    Joined,
+    changed_columns,
+    check_others,
+    decide,
+    live_rows,
+)
 from captionbeam.pipelines.workers.boundary import across_workers, worker_boundary
 from captionbeam.schemas.formats import arrow, parquet
+from captionbeam.schemas.formats.kept import used_values
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.storage import options as storage_options
@@ -31,19 +43,21 @@ SHARDS_PER_PART = 256
 GONE = pa.schema(
     [pa.field("address", pa.string(), nullable=False), pa.field("image_id", pa.string(), nullable=False)]
 )
-KINDS = ("new", "changed", "again", "moved", "unchanged", "gone", "known")
+KINDS = ("new", "changed", "again", "moved", "columns", "unchanged", "gone", "known")
 
 
 class Comparison(NamedTuple):
     """Result of the comparison for one image id. ``kind`` is one of KINDS, or '' if the id does not concern the run.
 
-    ``gone``: addresses of rows. ``known``: whether the base has the image from one of the listed sources.
+    ``gone``: addresses of rows. ``known``: whether the base has the image from one of the listed sources. ``columns``:
+    changes to the kept columns of an image of the kind ``columns``, which is otherwise unchanged.
     """
 
     kind: str
     known: bool
     todo: Optional[ImageRef] = None
     gone: Sequence[str] = ()
+    columns: Sequence[Change] = ()
 
 
 def compare_image(
@@ -52,14 +66,17 @@ def compare_image(
     sources: Collection[str],
     complete: bool = True,
     retry_failures: bool = False,
+    keeps: bool = False,
+    used: Collection[str] = (),
 ) -> Comparison:
     """Compares one image id of a listing of ``sources`` with the base.
 
-    ``complete``: the listing has all images of these sources. An image is ``moved`` if its row belongs to another of
-    the sources. It is processed again, so that its row has the current location. Raises RequestError for two images
-    with one id, and if a row of a source that was not listed would be replaced.
+    ``complete``: the listing has all images of these sources. ``keeps``: the run keeps columns of its input; ``used``:
+    those that prompts use. An image with other values in these is ``changed``. An image is ``moved`` if its row belongs
+    to another of the sources. It is processed again, so that its row has the current location. Raises RequestError for
+    two images with one id, and if a row of a source that was not listed would be replaced.
     """
-    todo, live = decide(refs, base, retry_failures), live_rows(base)
+    todo, live = decide(refs, base, retry_failures, used), live_rows(base)
     ours = [row for row in live if row.source in sources]
     if not refs:
         places = [row.address for row in ours] if complete else []
@@ -67,25 +84,31 @@ def compare_image(
     if todo is None and any(row.source != refs[0].source for row in ours):
         todo = refs[0]._replace(replaces=",".join(sorted(row.address for row in live)))
     if todo is None:
-        return Comparison("unchanged", bool(ours))
+        changes = changed_columns(refs[0], base, {refs[0].source}, retry_failures, used) if keeps else []
+        return Comparison("columns" if changes else "unchanged", bool(ours), columns=changes)
     check_others(todo, live, sources)
-    return Comparison(_why(todo, live), bool(ours), todo)
+    return Comparison(_why(todo, live, used), bool(ours), todo)
 
 
-def _why(todo: ImageRef, live: Sequence[BaseRow]) -> str:
+def _why(todo: ImageRef, live: Sequence[BaseRow], used: Collection[str]) -> str:
     if not live:
         return "new"
-    same = [row for row in live if row.version == todo.version]
+    about = todo.version, used_values(todo.columns, used)
+    same = [row for row in live if (row.version, row.used) == about]
     if not same:
         return "changed"
     return "again" if any(row.failed for row in same) else "moved"
 
 
-class CompareStore(beam.PTransform[PCollection[ImageRef], tuple[PCollection[ImageRef], PCollection[str]]]):
+class CompareStore(
+    beam.PTransform[
+        PCollection[ImageRef], tuple[PCollection[ImageRef], PCollection[Change], PCollection[str]]
+    ]
+):
     """Takes images, returns those to process; writes gone rows and counts to the run's folder.
 
-    ``sources`` gives the names of the listed sources. The second output has one element for each written file, for
-    publishing to wait on.
+    ``sources`` gives the names of the listed sources. The second output has the rows whose kept columns changed. The
+    third has one element for each written file, for publishing to wait on.
     """
 
     def __init__(
@@ -99,13 +122,14 @@ class CompareStore(beam.PTransform[PCollection[ImageRef], tuple[PCollection[Imag
         self._run, self._sources = run, sources
         self._complete, self._retry = complete, retry_failures
 
-    def expand(self, images: PCollection[ImageRef]) -> tuple[PCollection[ImageRef], PCollection[str]]:
+    def expand(
+        self, images: PCollection[ImageRef]
+    ) -> tuple[PCollection[ImageRef], PCollection[Change], PCollection[str]]:
         run, parts = self._run, -(-len(base_manifest(self._run)) // SHARDS_PER_PART) or 1
         names = images.pipeline | "NameListed" >> self._sources
-        compare = beam.ParDo(_CompareImages(self._complete, self._retry), AsList(names))
-        compared = (
-            images | JoinBase(run) | "CompareImages" >> compare.with_outputs("gone", "counts", main="todo")
-        )
+        compare = beam.ParDo(_CompareImages(run, self._complete, self._retry), AsList(names))
+        outputs = compare.with_outputs("columns", "gone", "counts", main="todo")
+        compared = images | JoinBase(run) | "CompareImages" >> outputs
         gone = (
             compared.gone
             | "KeyByPart" >> beam.Map(lambda row, parts: (gone_part(row[0], parts), row), parts)
@@ -117,27 +141,36 @@ class CompareStore(beam.PTransform[PCollection[ImageRef], tuple[PCollection[Imag
             | "SumCounts" >> beam.CombineGlobally(_sum_counts)
             | "WriteCounts" >> beam.Map(across_workers(write_counts), run=run)
         )
-        return compared.todo, (gone, counts) | "WhatIsWritten" >> beam.Flatten()
+        return compared.todo, compared.columns, (gone, counts) | "WhatIsWritten" >> beam.Flatten()
 
 
 Gone = TaggedOutput[Literal["gone"], tuple[str, str]]  # address, image id
 
 
 class _CompareImages(beam.DoFn):
-    def __init__(self, complete: bool, retry_failures: bool) -> None:
-        self._complete, self._retry, self._storage = complete, retry_failures, storage_options.current()
+    def __init__(self, run: Run, complete: bool, retry_failures: bool) -> None:
+        self._compare = functools.partial(
+            compare_image,
+            complete=complete,
+            retry_failures=retry_failures,
+            keeps=run.keeps,
+            used=run.used_columns,
+        )
+        self._storage = storage_options.current()
 
     def start_bundle(self) -> None:
         self._counts: Counter[str] = Counter()
 
-    def process(self, joined: Joined, sources: list[str]) -> Iterator[ImageRef | Gone]:
+    def process(self, joined: Joined, sources: list[str]) -> Iterator[ImageRef | Gone | Changed]:
         image_id, found = joined
         images, base = list(found["images"]), list(found["base"])
         with worker_boundary(self._storage):
-            compared = compare_image(images, base, set(sources), self._complete, self._retry)
+            compared = self._compare(images, base, set(sources))
         self._counts.update(name for name in (compared.kind, "known" if compared.known else "") if name)
         for place in compared.gone:
-            yield TaggedOutput("gone", (place, image_id))
+            yield Gone("gone", (place, image_id))
+        for change in compared.columns:
+            yield Changed("columns", change)
         if compared.todo is not None:
             yield compared.todo
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -12,13 +13,14 @@ import pyarrow.compute as pc
 from apache_beam.pvalue import PCollection
 from apache_beam.transforms.combiners import CountCombineFn
 
+from captionbeam.pipelines.bulk.changed_columns import Rewritten, read_rewritten
 from captionbeam.pipelines.bulk.compare import read_counts, read_gone
 from captionbeam.pipelines.bulk.conflicts import INDEX_COLUMNS, resolve_conflicts
 from captionbeam.pipelines.bulk.gates import Gates, check_failures, check_gates
 from captionbeam.pipelines.bulk.kept import kept_schema
 from captionbeam.pipelines.bulk.listing_record import read_listing
 from captionbeam.pipelines.bulk.plan import planned_shards
-from captionbeam.pipelines.bulk.run import Run, adopted_manifest, check_same, merged_request
+from captionbeam.pipelines.bulk.run import Run, adopted_manifest, check_same, lists_all, merged_request
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.errors import FingerprintError, RequestError, SystemicError
 from captionbeam.schemas.formats import parquet
@@ -30,6 +32,7 @@ from captionbeam.schemas.store.layout import Snapshot
 from captionbeam.schemas.store.reading import Store
 from captionbeam.schemas.store.rows import DeleteRow, ManifestRow, delete_row, totals_of, write_lists
 
+Renewed = tuple[ManifestRow, ManifestRow]  # a shard's former row, and that with new columns
 READERS = 16
 OPEN = Gates()
 
@@ -58,24 +61,28 @@ def publish(run: Run, gates: Gates = OPEN) -> Snapshot:
 
     Merges snapshots that other writers published since the run's base was frozen, without losing their rows: shards
     that are already in the newest snapshot are left out, duplicate rows of an image are deleted, and gone rows are
-    deleted only if they are still live. Raises TooManyFailures and HeldBack (see Gates), RequestError if a sample
-    leaves no image for a store's first snapshot, FingerprintError if a snapshot with other rows was published
-    meanwhile, and SystemicError if a planned shard has no commit.
+    deleted only if they are still live. Columns that the run rewrote are published where the newest snapshot has the
+    columns that they replace; the next run finds the other differences again. Raises TooManyFailures and HeldBack (see
+    Gates), RequestError if a sample leaves no image for a store's first snapshot, FingerprintError if a snapshot with
+    other rows was published meanwhile, and SystemicError if a planned shard has no commit.
     """
+
+    rewritten = read_rewritten(run) if run.keeps else []
 
     def next_after(newest: Snapshot | None) -> Snapshot | None:
         kept = _kept(run, newest)
-        added = _added(run, kept)
+        added, renewed = _with_columns(run, rewritten, _added(run, kept), kept)
         deletes = _deletes(run, kept, added)
-        if newest is not None and not added and not deletes:
+        if newest is not None and not added and not renewed and not deletes:
             check_failures(gates.max_failures, run, newest, added)
             return None
         if newest is None and not added:
             _check_sample(run)
-        snapshot = _next(run, newest, kept, added, deletes)
+        snapshot = _next(run, newest, kept, added, renewed, deletes)
         gone = [delete["image_id"] for delete in deletes if delete["reason"] == "gone"]
         check_gates(gates, run, newest, snapshot, added, gone, read_counts(run).get("known", 0))
-        write_lists(run.url, _list_name(run, newest), added if added or kept is None else None, deletes)
+        rows = [*(after for _, after in renewed), *added]
+        write_lists(run.url, _list_name(run, newest), rows if rows or kept is None else None, deletes)
         return snapshot
 
     return layout.publish_next(run.url, next_after)
@@ -129,16 +136,31 @@ def _added(run: Run, newest: Snapshot | None) -> list[ManifestRow]:
     return [row for shard, row in rows.items() if shard not in known]
 
 
+def _with_columns(
+    run: Run, rewritten: list[Rewritten], added: list[ManifestRow], kept: Snapshot | None
+) -> tuple[list[ManifestRow], list[Renewed]]:
+    """Returns the rows of new shards, and former and new row of shards of ``kept`` whose columns the run rewrote."""
+    own = {one.shard: one for one in rewritten}
+    rows = [(own[row["shard"]].of(row) or row) if row["shard"] in own else row for row in added]
+    published = Store(run.url, kept).shards if kept is not None and own else []
+    found = [(row, own[row["shard"]].of(row)) for row in published if row["shard"] in own]
+    return rows, [(before, after) for before, after in found if after is not None]
+
+
 def _next(
     run: Run,
     newest: Snapshot | None,
     kept: Snapshot | None,
     added: list[ManifestRow],
+    renewed: list[Renewed],
     deletes: list[DeleteRow],
 ) -> Snapshot:
-    """Returns the snapshot after ``newest``: what is ``kept`` of it, and the new shards."""
+    """Returns the snapshot after ``newest``: what is ``kept`` of it, some with new columns, and the new shards."""
     name = _list_name(run, newest)
     manifests, earlier, before = (kept.manifests, kept.deletes, kept.totals) if kept else ((), (), {})
+    totals = _sum(before, totals_of(added, deletes))
+    totals["bytes"] += sum(new["bytes"] - old["bytes"] for old, new in renewed)
+    request = merged_request(newest.request if newest else {}, run)
     return Snapshot(
         id=0,  # publishing sets it, parent and time
         parent=None,
@@ -149,20 +171,25 @@ def _next(
         spec=dict(run.spec),
         column=run.column,
         shape=run.shape,
-        manifests=(*manifests, f"manifests/{name}") if added or kept is None else manifests,
+        manifests=(*manifests, f"manifests/{name}") if added or renewed or kept is None else manifests,
         deletes=(*earlier, f"deletes/{name}") if deletes else earlier,
-        totals=_sum(before, totals_of(added, deletes)),
+        totals=totals,
         created="",
         operation=run.operation,
-        request=merged_request(newest.request if newest else {}, run),
-        kept=_kept_columns(run, kept),
+        request=request,
+        kept=_kept_columns(run, kept, request),
     )
 
 
-def _kept_columns(run: Run, kept: Snapshot | None) -> str:
-    """Returns the kept columns of the run and of the snapshot that it adds to, with types for both."""
-    before = schema_of(kept.kept if kept else "")
-    return schema_text(merged(before, kept_schema(run)))
+def _kept_columns(run: Run, kept: Snapshot | None, request: Mapping[str, Any]) -> str:
+    """Returns the kept columns of the run and of the snapshot that it adds to, with types for both.
+
+    After a refresh of all sources, every row has the run's columns, and no others are kept.
+    """
+    before, own = schema_of(kept.kept if kept else ""), kept_schema(run)
+    if run.keeps and kept is not None and kept.request and lists_all(run, request):
+        before = pa.schema([field for field in before if field.name in own.names])
+    return schema_text(merged(before, own))
 
 
 def _sum(before: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:

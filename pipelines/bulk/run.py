@@ -218,6 +218,17 @@ def merged_request(earlier: Mapping[str, Any], run: Run) -> dict[str, Any]:
     return {**run.request, "sources": kept}
 
 
+def lists_all(run: Run, request: Mapping[str, Any]) -> bool:
+    """Returns whether the run is a refresh that lists all images of all sources of a store's ``request``."""
+    entries = [run.request.get("options", {}), *run.request.get("sources", ())]
+    is_part = any(name in entry for entry in entries for name in ("sample", "limit"))
+    return (
+        run.operation == "refresh"
+        and not is_part
+        and _by_name(request).keys() <= _by_name(run.request).keys()
+    )
+
+
 def _by_name(request: Mapping[str, Any]) -> dict[str, Any]:
     return {entry["source"]: entry for entry in request.get("sources", ())}
 

@@ -1,19 +1,23 @@
-"""SkipDone: removes images that the run's frozen base already has from the listing."""
+"""SkipDone: removes images that the run's frozen base already has from the listing, and finds other kept columns."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple, Optional, TypedDict, cast
+from typing import Literal, NamedTuple, Optional, TypedDict, cast
 
 import apache_beam as beam
-from apache_beam.pvalue import PCollection
+from apache_beam.pvalue import PCollection, TaggedOutput
 
+from captionbeam.pipelines.bulk.changed_columns import Change
+from captionbeam.pipelines.bulk.duplicates import refuse_duplicates
 from captionbeam.pipelines.bulk.run import Run, base_manifest
-from captionbeam.pipelines.workers.boundary import across_workers
+from captionbeam.pipelines.workers.boundary import across_workers, worker_boundary
 from captionbeam.schemas.errors import RequestError, is_transient
 from captionbeam.schemas.formats import parquet
+from captionbeam.schemas.formats.kept import HASH, USED, columns_hash, used_values
 from captionbeam.schemas.records import ImageRef, address, addresses_in, superseded
 from captionbeam.schemas.storage import files
+from captionbeam.schemas.storage import options as storage_options
 from captionbeam.schemas.store.reading import Dead, Store
 from captionbeam.schemas.store.rows import IndexRow
 
@@ -21,7 +25,8 @@ from captionbeam.schemas.store.rows import IndexRow
 class BaseRow(NamedTuple):
     """One row of the base: the image's version, and the row's address in case it is replaced.
 
-    ``dead``: no snapshot shows the row any more.
+    ``dead``: no snapshot shows the row any more. ``columns``: the ``columns_hash`` of the row's kept columns, and
+    ``used``: the values of those that prompts use, as text, if the run keeps some.
     """
 
     version: Optional[str]
@@ -31,6 +36,8 @@ class BaseRow(NamedTuple):
     replaces: str = ""
     source: str = ""
     dead: bool = False
+    columns: str = ""
+    used: str = ""
 
 
 class Candidates(TypedDict):
@@ -41,32 +48,48 @@ class Candidates(TypedDict):
 
 
 Joined = tuple[str, Candidates]
+Changed = TaggedOutput[Literal["columns"], Change]
 
 
 def decide(
-    refs: Sequence[ImageRef], base: Sequence[BaseRow], retry_failures: bool = False
+    refs: Sequence[ImageRef],
+    base: Sequence[BaseRow],
+    retry_failures: bool = False,
+    used: Collection[str] = (),
 ) -> ImageRef | None:
     """Returns the reference to process for one image id, with the addresses of the rows it replaces, or None.
 
     An image is done if the base has a row of the same version (any version if the source has none) or a permanent
-    failure of it. An image that was deleted and is listed again replaces its dead rows, so its shard gets a new id.
-    Raises RequestError for two images with one id.
+    failure of it, with the same values in ``used``: the columns that prompts use. An image that was deleted and is
+    listed again replaces its dead rows, so its shard gets a new id. Raises RequestError for two images with one id.
     """
     if not refs:
         return None
-    if len(refs) > 1:
-        first, second = sorted(map(_shown, refs))[:2]
-        raise RequestError(f"two images have the id {refs[0].image_id!r}: {first} and {second}; expected one")
+    refuse_duplicates(refs)
     ref, live = refs[0], live_rows(base)
-    if any(_is_done_by(row, ref, retry_failures) for row in live):
+    values = used_values(ref.columns, used)
+    if any(_is_done_by(row, ref, retry_failures, values) for row in live):
         return None
     return ref._replace(replaces=",".join(sorted(row.address for row in live or base)))
 
 
-def _shown(ref: ImageRef) -> str:
-    # names in an archive need not be unique
-    inside = f" at byte {ref.offset}" if ref.kind in ("zip", "tar") else ""
-    return f"{ref.location}{inside} (in {ref.source})"
+def changed_columns(
+    ref: ImageRef,
+    base: Sequence[BaseRow],
+    sources: Collection[str],
+    retry_failures: bool = False,
+    used: Collection[str] = (),
+) -> list[Change]:
+    """Returns the changes for an image that is done: those of its rows whose kept columns are not those of ``ref``.
+
+    ``sources``: rows of others keep their columns. ``used``: the columns that prompts use.
+    """
+    wanted, values = columns_hash(ref.columns), used_values(ref.columns, used)
+    return [
+        Change(row.address, ref.columns)
+        for row in live_rows(base)
+        if row.columns != wanted and row.source in sources and _is_done_by(row, ref, retry_failures, values)
+    ]
 
 
 def live_rows(base: Sequence[BaseRow]) -> list[BaseRow]:
@@ -76,8 +99,8 @@ def live_rows(base: Sequence[BaseRow]) -> list[BaseRow]:
     return [row for row in rows if row.address not in dead]
 
 
-def _is_done_by(row: BaseRow, ref: ImageRef, retry_failures: bool) -> bool:
-    same = ref.version is None or row.version == ref.version
+def _is_done_by(row: BaseRow, ref: ImageRef, retry_failures: bool, used: str) -> bool:
+    same = (ref.version is None or row.version == ref.version) and row.used == used
     return same and not (row.failed and (retry_failures or is_transient(row.code or "")))
 
 
@@ -99,40 +122,63 @@ class JoinBase(beam.PTransform[PCollection[ImageRef], PCollection[Joined]]):
         return cast(PCollection[Joined], {"images": keyed, "base": base} | beam.CoGroupByKey())
 
 
-class SkipDone(beam.PTransform[PCollection[ImageRef], PCollection[ImageRef]]):
+class SkipDone(beam.PTransform[PCollection[ImageRef], tuple[PCollection[ImageRef], PCollection[Change]]]):
     """Takes images, returns those to process: an anti-join on (image_id, version) with the run's base.
 
-    ``retired``: sources that no longer exist, whose rows may be replaced.
+    The second output has the rows of the others whose kept columns changed. ``retired``: sources that no longer exist,
+    whose rows may be replaced.
     """
 
     def __init__(self, run: Run, retry_failures: bool = False, retired: Collection[str] = ()) -> None:
         super().__init__()
         self._run, self._retry, self._retired = run, retry_failures, frozenset(retired)
 
-    def expand(self, images: PCollection[ImageRef]) -> PCollection[ImageRef]:
-        decided = beam.FlatMap(across_workers(_decided), retry=self._retry, retired=self._retired)
-        return images | JoinBase(self._run) | "Decide" >> decided.with_output_types(ImageRef)
+    def expand(self, images: PCollection[ImageRef]) -> tuple[PCollection[ImageRef], PCollection[Change]]:
+        decide_each = beam.ParDo(_DecideImages(self._run, self._retry, self._retired))
+        decided = images | JoinBase(self._run) | "Decide" >> decide_each.with_outputs("columns", main="todo")
+        return decided.todo, decided.columns
+
+
+class _DecideImages(beam.DoFn):
+    def __init__(self, run: Run, retry_failures: bool, retired: frozenset[str]) -> None:
+        self._keeps, self._used = run.keeps, run.used_columns
+        self._retry, self._retired = retry_failures, retired
+        self._storage = storage_options.current()
+
+    def process(self, joined: Joined) -> Iterator[ImageRef | Changed]:
+        refs, base = list(joined[1]["images"]), list(joined[1]["base"])
+        with worker_boundary(self._storage):
+            todo = decide(refs, base, self._retry, self._used)
+            if todo is not None:
+                check_others(todo, live_rows(base), self._retired | {todo.source})
+        if todo is not None:
+            yield todo
+        elif refs and self._keeps:
+            sources = self._retired | {refs[0].source}
+            for change in changed_columns(refs[0], base, sources, self._retry, self._used):
+                yield Changed("columns", change)
 
 
 def read_base(
-    url: str, shard: str, dead_rows: Sequence[int] | None, dead_failed: Sequence[int] | None
+    url: str,
+    shard: str,
+    dead_rows: Sequence[int] | None,
+    dead_failed: Sequence[int] | None,
+    columns_url: str = "",
 ) -> Iterator[tuple[str, BaseRow]]:
-    """Yields ``(image_id, BaseRow)`` for each row of one shard's index. None: all its rows are dead."""
+    """Yields ``(image_id, BaseRow)`` for each row of one shard's index. None: all its rows are dead.
+
+    ``columns_url``: of the file with the kept columns of the same rows, if the run compares these.
+    """
     dead, dead_failures = frozenset(dead_rows or ()), frozenset(dead_failed or ())
-    for row in cast(list[IndexRow], parquet.read_table(url).to_pylist()):
+    rows = cast(list[IndexRow], parquet.read_table(url).to_pylist())
+    kept = parquet.read_table(columns_url, [HASH, USED]).to_pylist() if columns_url else [{}] * len(rows)
+    for row, columns in zip(rows, kept, strict=True):
         place = address(shard, row["row"], row["failed"])
         is_dead = dead_rows is None or row["row"] in (dead_failures if row["failed"] else dead)
         outcome = (row["version"], row["failed"], row["code"])
-        yield row["image_id"], BaseRow(*outcome, place, row["replaces"], row["source"], is_dead)
-
-
-def _decided(joined: Joined, retry: bool, retired: frozenset[str]) -> Iterable[ImageRef]:
-    base = list(joined[1]["base"])
-    ref = decide(list(joined[1]["images"]), base, retry)
-    if ref is None:
-        return ()
-    check_others(ref, live_rows(base), retired | {ref.source})
-    return (ref,)
+        values = (columns.get(HASH, ""), columns.get(USED, ""))
+        yield row["image_id"], BaseRow(*outcome, place, row["replaces"], row["source"], is_dead, *values)
 
 
 def check_others(todo: ImageRef, live: Sequence[BaseRow], sources: Collection[str]) -> None:
@@ -145,15 +191,23 @@ def check_others(todo: ImageRef, live: Sequence[BaseRow], sources: Collection[st
         )
 
 
-def _index_files(run: Run) -> list[tuple[str, str, list[int] | None, list[int] | None]]:
-    """Returns each index of the base with its shard and dead rows; None: all are, as those that a redo replaces."""
+IndexFile = tuple[str, str, list[int] | None, list[int] | None, str]
+
+
+def _index_files(run: Run) -> list[IndexFile]:
+    """Returns each index of the base with its shard, its dead rows and the URL of its columns file.
+
+    None: all rows are dead, as those that a redo replaces. The last is '' without such a file, or if the run keeps no
+    columns.
+    """
     deletes = Store.open(run.url, run.base).dead if run.base is not None else {}
     replaced = Store.open(run.url, run.previous).shards if run.previous is not None else []
-    tasks: list[tuple[str, str, list[int] | None, list[int] | None]] = [
-        (files.join(run.url, "index", shard["index"]), shard["shard"], None, None) for shard in replaced
+    tasks: list[IndexFile] = [
+        (files.join(run.url, "index", shard["index"]), shard["shard"], None, None, "") for shard in replaced
     ]
     for shard in base_manifest(run):
         dead = deletes.get(shard["shard"], Dead())
         url = files.join(run.url, "index", shard["index"])
-        tasks.append((url, shard["shard"], sorted(dead.rows), sorted(dead.failed)))
+        columns = files.join(run.url, "columns", shard["columns"]) if run.keeps and shard["columns"] else ""
+        tasks.append((url, shard["shard"], sorted(dead.rows), sorted(dead.failed), columns))
     return tasks

@@ -14,7 +14,8 @@ from captionbeam.schemas.store.rows import read_deletes
 
 SHARD_ROWS = 1024
 WRITERS = 4
-Key = tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]  # shard, rows, failures of each part
+Key = tuple[tuple[str, str | None, tuple[int, ...], tuple[int, ...]], ...]
+"""Shard, file of kept columns, rows and failures of each part."""
 
 
 def compact(url: str, dead_share: float, small: int) -> tuple[Snapshot, int]:
@@ -64,7 +65,10 @@ def choose(store: Store, dead_share: float, small: int) -> Iterator[list[Part]]:
 
 
 def _key(parts: Sequence[Part]) -> Key:
-    return tuple((part.manifest["shard"], tuple(part.rows), tuple(part.failed)) for part in parts)
+    return tuple(
+        (part.manifest["shard"], part.manifest["columns"], tuple(part.rows), tuple(part.failed))
+        for part in parts
+    )
 
 
 def _compacted(store: Store, bins: list[list[Part]], made: list[Rewritten | None]) -> Snapshot:

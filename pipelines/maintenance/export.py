@@ -72,6 +72,7 @@ def export(store: Store, output: str, file_format: str, rows_per_file: int | Non
             "kind": store.kind,
             "column": store.column,
             "columns": list(store.columns),
+            "kept": store.kept.names,
             "shape": list(store.shape),
             "fingerprint": store.fingerprint,
             "format": file_format,
@@ -89,12 +90,13 @@ def _write(
     if file_format == "npy":
         writer = NpyWriter(folder, store.column, store.shape, store.count())
         for batch in scanned:
-            writer.write(batch)
+            writer.write(tables.with_json_values(batch, store.kept.names))
         yield from writer.finish()
         return
     suffix, batches = file_format, scanned
     if file_format == "webdataset":
         suffix = "tar"
+        batches = (tables.with_json_values(batch, store.kept.names) for batch in scanned)
 
         def open_writer(url: str, first: int) -> FileWriter:
             return TarWriter(url, store.column, first)
@@ -102,7 +104,7 @@ def _write(
         schema = tables.export_schema(store, file_format)
         columns = files.json_bytes(tables.bigquery_schema(schema))
         files.write_atomic(files.join(folder, "schema.json"), columns)
-        batches = (tables.export_batch(batch, schema, file_format) for batch in scanned)
+        batches = (tables.export_batch(batch, store, schema, file_format) for batch in scanned)
 
         def open_writer(url: str, first: int) -> FileWriter:
             return TABLE_WRITERS[file_format](url, schema)

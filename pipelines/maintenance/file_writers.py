@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.parquet import HashingStream
 from captionbeam.schemas.storage import files
 
@@ -127,7 +126,7 @@ class TarWriter(FileWriter):
 
 
 class NpyWriter:
-    """Writes ``<column>.npy`` ``[rows, *shape]`` float16, and ``ids.jsonl`` with the identity of each row."""
+    """Writes ``<column>.npy`` ``[rows, *shape]`` float16, and ``ids.jsonl`` with the other columns."""
 
     def __init__(self, folder: str, column: str, shape: tuple[int, ...], rows: int) -> None:
         self._column = column
@@ -137,7 +136,7 @@ class NpyWriter:
     def write(self, batch: pa.RecordBatch) -> None:
         """Adds rows."""
         self._array.write(batch.select([self._column]))
-        self._ids.write(batch.select(arrow.IDENTITY_NAMES))
+        self._ids.write(batch.drop_columns([self._column]))
 
     def finish(self) -> list[Part]:
         """Finishes both files."""
@@ -160,7 +159,7 @@ FORMATS = {
     "jsonl": "the same, one JSON object a line",
     "csv": "one line per caption of each prompt, best first; or one column per channel of pooled features",
     "webdataset": "tars with 000000012.npy and .json for each sample (captions: .json alone)",
-    "npy": "features in one array [N, ...] float16 that numpy memory-maps, and ids.jsonl with its rows' ids",
+    "npy": "features in one array [N, ...] float16 that numpy memory-maps, and ids.jsonl with the other columns",
 }
 """Name of a format -> what it is, as the command's help says."""
 TABLE_WRITERS: dict[str, Callable[[str, pa.Schema], FileWriter]] = {

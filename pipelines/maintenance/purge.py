@@ -21,7 +21,13 @@ import pyarrow.parquet as pq
 
 from captionbeam.pipelines.maintenance.history import publish_change
 from captionbeam.pipelines.maintenance.kept_answers import purge_answers
-from captionbeam.pipelines.maintenance.rewrite import Part, Rewritten, rewrite, with_lists
+from captionbeam.pipelines.maintenance.rewrite import (
+    Part,
+    Rewritten,
+    rewrite_rows,
+    with_columns,
+    with_lists,
+)
 from captionbeam.pipelines.maintenance.stored_files import list_files, remove
 from captionbeam.pipelines.tokens.publish import count_split
 from captionbeam.schemas.errors import SystemicError
@@ -40,6 +46,7 @@ from captionbeam.schemas.store.rows import (
     files_of,
     read_deletes,
     read_manifest,
+    read_manifests,
 )
 
 READERS, ROUNDS = 16, 10
@@ -73,6 +80,7 @@ class _Purge:
         self._wanted = pa.array(sorted(ids), pa.string())
         self._parts: dict[str, Part | None] = {}
         self._rewritten: dict[str, Rewritten | None] = {}
+        self._rows: dict[tuple[str, str | None], ManifestRow] = {}  # by shard and file of kept columns
 
     def round(self) -> bool:
         """Runs all steps once. Returns whether there was anything to do."""
@@ -106,12 +114,25 @@ class _Purge:
         held = {shard: part for shard, part in parts.items() if part is not None}
         if not held and not any(delete["image_id"] in self.ids for delete in deletes):
             return None
-        for shard, part in held.items():
-            if shard not in self._rewritten:
-                self._rewritten[shard] = rewrite(self.url, snapshot, [part])
-        made = [self._rewritten[row["shard"]] if row["shard"] in held else row for row in manifest]
-        rows = [one.manifest if isinstance(one, Rewritten) else one for one in made if one is not None]
+        made = [
+            self._rewrite(snapshot, part._replace(manifest=row)) if (part := held.get(row["shard"])) else row
+            for row in manifest
+        ]
+        rows = [row for row in made if row is not None]
         return with_lists(self.url, snapshot, "purge", rows, list(self._moved(deletes, held)))
+
+    def _rewrite(self, snapshot: Snapshot, part: Part) -> ManifestRow | None:
+        """Returns the manifest row of a part's new shard; None if it has no rows.
+
+        Snapshots may name one shard with different kept columns: its other files are written once.
+        """
+        shard = part.manifest["shard"]
+        if shard not in self._rewritten:
+            self._rewritten[shard] = rewrite_rows(self.url, snapshot, [part])
+        made, key = self._rewritten[shard], (shard, part.manifest["columns"])
+        if made is not None and key not in self._rows:
+            self._rows[key] = with_columns(self.url, snapshot, [part], made.manifest)
+        return self._rows.get(key)
 
     def _part(self, row: ManifestRow) -> Part | None:
         """Returns the remaining rows of a shard; None if it has none of the ids."""
@@ -141,7 +162,7 @@ class _Purge:
         """Removes files with one of the ids that no snapshot names: superseded, unpublished and orphaned files."""
         snapshots = layout.load_snapshots(self.url)
         manifests = sorted({name for snapshot in snapshots for name in snapshot.manifests})
-        rows = read_manifest(self.url, manifests)
+        rows = read_manifests(self.url, manifests)
         named = {path for row in rows for path, _ in files_of(row)}
         named |= {name for snapshot in snapshots for name in snapshot.deletes}
         listed = [entry.name for folder in (*FOLDERS, "deletes") for entry in list_files(self.url, folder)]

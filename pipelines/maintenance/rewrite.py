@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from captionbeam.schemas.fingerprint import sha256_bytes
-from captionbeam.schemas.formats import arrow, parquet
+from captionbeam.schemas.formats import arrow, kept, parquet
 from captionbeam.schemas.formats.datafile import DataWriter, open_data, open_writer, read_rows
 from captionbeam.schemas.records import WrittenFile
 from captionbeam.schemas.storage import files
@@ -45,11 +46,17 @@ class Rewritten(NamedTuple):
 
 
 def rewrite(url: str, snapshot: Snapshot, parts: Sequence[Part]) -> Rewritten | None:
-    """Writes the rows of ``parts`` as one new shard, by row group. Returns None if there are no rows.
+    """Writes the rows of ``parts`` as one new shard, with their kept columns. Returns None if there are no rows.
 
     The shard has a new id, because its row numbers change. It has no commit, so it is not mistaken for a shard of an
     interrupted run.
     """
+    made = rewrite_rows(url, snapshot, parts)
+    return made and made._replace(manifest=with_columns(url, snapshot, parts, made.manifest))
+
+
+def rewrite_rows(url: str, snapshot: Snapshot, parts: Sequence[Part]) -> Rewritten | None:
+    """Like ``rewrite``, without kept columns."""
     if not any(part.rows or part.failed for part in parts):
         return None
     shard = sha256_bytes(uuid.uuid4().bytes)[:40]
@@ -59,6 +66,28 @@ def rewrite(url: str, snapshot: Snapshot, parts: Sequence[Part]) -> Rewritten | 
     index, moved = _index(url, parts)
     written = put_table(url, f"index/{name}.parquet", index, snapshot.fingerprint)
     return Rewritten(manifest_row(shard, data, failures, written), moved)
+
+
+def with_columns(url: str, snapshot: Snapshot, parts: Sequence[Part], made: ManifestRow) -> ManifestRow:
+    """Writes the kept columns of ``parts``, if they have any, for the new shard ``made``. Returns its manifest row.
+
+    The file has the type of each column as the parts' files have it; where these differ, as the snapshot has it.
+    """
+    tables = [_columns(url, part, failed) for failed in (False, True) for part in parts]
+    names = list(dict.fromkeys(name for table in tables for name in table.column_names[len(kept.ROW) :]))
+    if not names:
+        return made
+    own = [
+        pa.chunked_array([chunk for table in tables for chunk in table.column(field.name).chunks], field.type)
+        for field in kept.ROW
+    ]
+    structs = [_struct(name, tables, snapshot) for name in names]
+    fields = [pa.field(name, one.type, nullable=False) for name, one in zip(names, structs, strict=True)]
+    table = pa.table([*own, *structs], pa.schema([*kept.ROW, *fields]))
+    name = f"{made['shard']}-{uuid.uuid4().hex[:12]}.parquet"
+    written = put_table(url, f"columns/{name}", table, snapshot.fingerprint)
+    size = made["bytes"] + written.bytes
+    return {**made, "bytes": size, "columns": written.name, "columns_sha256": written.sha256}
 
 
 def with_lists(
@@ -111,10 +140,47 @@ def _index(url: str, parts: Sequence[Part]) -> tuple[pa.Table, dict[tuple[str, i
     rows: dict[bool, list[IndexRow]] = {False: [], True: []}
     moved: dict[tuple[str, int, bool], int] = {}
     for part in parts:
-        table = parquet.read_table(files.join(url, "index", part.manifest["index"]))
-        for failed, kept in ((False, part.rows), (True, part.failed)):
-            ours = table.filter(pc.equal(table.column("failed"), failed)).sort_by("row")
-            for row in cast(list[IndexRow], ours.take(pa.array(kept, pa.int64())).to_pylist()):
+        for failed in (False, True):
+            for row in cast(list[IndexRow], _index_rows(url, part, failed).to_pylist()):
                 moved[part.manifest["shard"], row["row"], failed] = len(rows[failed])
                 rows[failed].append({**row, "row": len(rows[failed]), "replaces": ""})
     return pa.Table.from_pylist([*rows[False], *rows[True]], schema=arrow.INDEX), moved
+
+
+def _index_rows(url: str, part: Part, failed: bool) -> pa.Table:
+    """Returns the index rows of the kept data rows, or of the kept failures."""
+    table = parquet.read_table(files.join(url, "index", part.manifest["index"]))
+    ours = table.filter(pc.equal(table.column("failed"), failed)).sort_by("row")
+    return ours.take(pa.array(part.failed if failed else part.rows, pa.int64()))
+
+
+def _columns(url: str, part: Part, failed: bool) -> pa.Table:
+    """Returns the columns file of the kept data rows, or failures, of a part; without values if it has none."""
+    name = part.manifest["columns"]
+    if name is None:
+        rows = _index_rows(url, part, failed)
+        none = pa.array([""] * rows.num_rows, pa.string())
+        return pa.table([rows.column("image_id"), rows.column("failed"), none, none], pa.schema(kept.ROW))
+    at = [part.manifest["rows"] + row for row in part.failed] if failed else list(part.rows)
+    table = parquet.read_table(files.join(url, "columns", name))
+    return table.take(pa.array(at, pa.int64())).replace_schema_metadata(None)
+
+
+def _struct(name: str, tables: Sequence[pa.Table], snapshot: Snapshot) -> pa.Array:
+    """Returns the column ``name``, a struct, of all ``tables``; nulls for those that lack it."""
+    schemas = [
+        pa.schema(list(table.schema.field(name).type)) for table in tables if name in table.column_names
+    ]
+    schema = schemas[0]
+    if any(one != schema for one in schemas):
+        known = kept.schema_of(snapshot.kept if name == kept.VALUES else "")
+        schema = known if len(known) else functools.reduce(kept.merged, schemas)
+    return pa.concat_arrays([_cast(table, name, schema) for table in tables])
+
+
+def _cast(table: pa.Table, name: str, schema: pa.Schema) -> pa.StructArray:
+    if name in table.column_names:
+        arrays = kept.cast_struct(table.column(name).combine_chunks(), schema)
+    else:
+        arrays = [pa.nulls(table.num_rows, field.type) for field in schema]
+    return pa.StructArray.from_arrays(arrays, fields=list(schema))

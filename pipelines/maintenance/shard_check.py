@@ -1,9 +1,9 @@
-"""Checks one shard: its three files exist, are undamaged and agree with each other."""
+"""Checks one shard: its files exist, are undamaged and agree with each other."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -18,14 +18,18 @@ from captionbeam.schemas.formats.datafile import open_data
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 from captionbeam.schemas.store.reading import Dead
-from captionbeam.schemas.store.rows import ManifestRow, files_of
+from captionbeam.schemas.store.rows import ManifestRow, files_of, without_columns
 
 
 @dataclass
 class ShardFacts:
-    """Problems of a shard; if there are none, also the image ids of its rows and failures as 64-bit hashes."""
+    """Problems of a shard; if there are none, also the image ids of its rows and failures as 64-bit hashes.
+
+    ``bytes``: the size of all its files.
+    """
 
     problems: list[str] = field(default_factory=list)
+    bytes: int = 0
     rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
     failed: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
     fingerprint: str | None = None
@@ -45,28 +49,31 @@ def id_hash(image_id: str) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "big"))
 
 
-def check_shard(url: str, row: ManifestRow) -> ShardFacts:
-    """Checks the shard of a manifest ``row``. Stops at damaged files."""
-    facts = ShardFacts(list(_damaged(url, row)))
+def check_shard(url: str, rows: Sequence[ManifestRow]) -> ShardFacts:
+    """Checks the shard of manifest ``rows``, which differ in its kept columns only. Stops at damaged files."""
+    row, sizes = rows[0], dict[str, int]()
+    facts = ShardFacts(list(_damaged(url, rows, sizes)), sum(sizes.values()))
     if facts.problems:
         return facts
     try:
         index = parquet.read_table(files.join(url, "index", row["index"]))
         failures = parquet.read_table(files.join(url, "failures", row["failures"]))
         data, facts.fingerprint = _read_data(url, row)
+        columns = {one["columns"]: _read_columns(url, one["columns"]) for one in rows if one["columns"]}
     except (StoreError, OSError, KeyError, ValueError) as err:
         facts.problems.append(f"shard {row['shard']}: {' '.join(str(err).split())}")
         return facts
-    facts.problems = [f"shard {row['shard']}: {problem}" for problem in _odd(row, index, failures, data)]
+    odd = [*_odd(row, index, failures, data), *_odd_columns(index, columns)]
+    facts.problems = [f"shard {row['shard']}: {problem}" for problem in odd]
     if not facts.problems:
         ids = (_of(index, failed).column("image_id").to_pylist() for failed in (False, True))
         facts.rows, facts.failed = (np.array([id_hash(name) for name in each], np.uint64) for each in ids)
     return facts
 
 
-def _damaged(url: str, row: ManifestRow) -> Iterator[str]:
-    sizes = 0
-    for name, expected in files_of(row):
+def _damaged(url: str, rows: Sequence[ManifestRow], sizes: dict[str, int]) -> Iterator[str]:
+    """Yields damages, and puts the size in bytes of each file, by its path in the store, into ``sizes``."""
+    for name, expected in dict.fromkeys(pair for row in rows for pair in files_of(row)):
         where = files.join(url, name)
         try:
             sha256 = sha256_file(where)
@@ -76,12 +83,18 @@ def _damaged(url: str, row: ManifestRow) -> Iterator[str]:
         if sha256 != expected:
             yield f"{where} is damaged: its sha256 is {sha256}, not {expected}"
         fs, path = files.split(where)
-        sizes += fs.size(path)
-    if sizes != row["bytes"]:
-        yield f"shard {row['shard']}: its files have {sizes} bytes; its manifest says {row['bytes']}"
-    commit = layout.load_commit(url, row["shard"])
-    if commit is not None and commit.manifest_row() != row:
-        yield f"shard {row['shard']}: its commit and its manifest do not say the same"
+        sizes[name] = fs.size(path)
+    for row in rows:
+        size = sum(sizes.get(name, 0) for name, _ in files_of(row))
+        if size != row["bytes"]:
+            yield f"shard {row['shard']}: its files have {size} bytes; its manifest says {row['bytes']}"
+    commit = layout.load_commit(url, rows[0]["shard"])
+    if commit is not None and without_columns(commit.manifest_row()) != without_columns(rows[0]):
+        yield f"shard {rows[0]['shard']}: its commit and its manifest do not say the same"
+
+
+def _read_columns(url: str, name: str) -> pa.Table:
+    return parquet.read_table(files.join(url, "columns", name), ["image_id", "failed"])
 
 
 def _read_data(url: str, row: ManifestRow) -> tuple[pa.Table, str | None]:
@@ -108,6 +121,16 @@ def _odd(row: ManifestRow, index: pa.Table, failures: pa.Table, data: pa.Table) 
             yield f"row {at} of {name} is {_said(table, at)}; the index says {_said(listed, at)}"
     if _of(index, True).column("code").to_pylist() != failures.column("code").to_pylist():
         yield "the index has other failure codes than failures"
+
+
+def _odd_columns(index: pa.Table, columns: Mapping[str, pa.Table]) -> Iterator[str]:
+    listed = pa.concat_tables([_of(index, False), _of(index, True)])
+    for name, table in columns.items():
+        if table.num_rows != listed.num_rows:
+            yield f"columns/{name} has {table.num_rows} rows; the index has {listed.num_rows}"
+        elif (at := _first_difference(listed, table, ["image_id", "failed"])) is not None:
+            said = table.column("image_id")[at].as_py()
+            yield f"row {at} of columns/{name} is {said!r}; the index says {_said(listed, at)}"
 
 
 def _of(index: pa.Table, failed: bool) -> pa.Table:

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.datafile import open_data
+from captionbeam.schemas.formats.kept import plain_values, shown_names
 from captionbeam.schemas.store.reading import Store
 
-_NAMES = {
-    "string": "STRING",
-    "int32": "INTEGER",
-    "int64": "INTEGER",
-    "float": "FLOAT",
-    "double": "FLOAT",
-    "bool": "BOOLEAN",
-}
+_BIGQUERY: list[tuple[str, Callable[[pa.DataType], bool]]] = [
+    ("STRING", pa.types.is_string),
+    ("INTEGER", pa.types.is_integer),
+    ("INTEGER", pa.types.is_duration),
+    ("FLOAT", pa.types.is_floating),
+    ("BOOLEAN", pa.types.is_boolean),
+    ("BYTES", pa.types.is_binary),
+    ("DATE", pa.types.is_date),
+    ("TIME", pa.types.is_time),
+    ("DATETIME", lambda kind: pa.types.is_timestamp(kind) and kind.tz is None),
+    ("TIMESTAMP", pa.types.is_timestamp),
+    (
+        "NUMERIC",
+        lambda kind: pa.types.is_decimal(kind) and kind.scale <= 9 and kind.precision <= 29 + kind.scale,
+    ),
+    ("BIGNUMERIC", pa.types.is_decimal),
+]
 PROMPT = pa.field("prompt", pa.string(), nullable=False)
 
 
@@ -32,20 +43,27 @@ def export_schema(store: Store, file_format: str) -> pa.Schema:
     vector has one column per number. Captions and answers are nested, with their typed values; enums are strings, and
     an inner list of a list is a record with one field, because BigQuery has no nested lists. In csv, each caption has
     its own line: JSON as text, the prompt's name if there are several prompts, an empty ``logprob`` if there is none.
+    The columns kept from the input come last. In csv, nested ones are JSON text.
     """
+    own = [*arrow.IDENTITY, *_value_fields(store, file_format)]
+    shown = shown_names(store.kept, [field.name for field in own])
+    kept = [field.with_name(shown[field.name]) for field in store.kept]
+    if file_format == "csv":
+        kept = [pa.field(one.name, pa.string() if pa.types.is_nested(one.type) else one.type) for one in kept]
+    return pa.schema([*own, *map(_plain_field, kept)])
+
+
+def _value_fields(store: Store, file_format: str) -> list[pa.Field]:
     if store.shape and file_format == "csv":
-        numbers = [
+        return [
             pa.field(f"{store.column}_{at}", pa.float32(), nullable=False) for at in range(store.shape[0])
         ]
-        return pa.schema([*arrow.IDENTITY, *numbers])
     if store.shape:
         metadata = {arrow.SHAPE_KEY: json.dumps(list(store.shape))}
         flat = pa.list_(pa.float32(), math.prod(store.shape))
-        return pa.schema([*arrow.IDENTITY, pa.field(store.column, flat, nullable=False, metadata=metadata)])
+        return [pa.field(store.column, flat, nullable=False, metadata=metadata)]
     stored = _stored_fields(store)
-    if file_format == "csv":
-        return pa.schema([*arrow.IDENTITY, *_line_fields(stored)])
-    return pa.schema([*arrow.IDENTITY, *(_plain_field(field) for field in stored)])
+    return [*_line_fields(stored)] if file_format == "csv" else [*map(_plain_field, stored)]
 
 
 def _stored_fields(store: Store) -> list[pa.Field]:
@@ -79,56 +97,124 @@ def _plain_type(kind: pa.DataType, inner: str = "items") -> pa.DataType:
         return kind.value_type
     if pa.types.is_struct(kind):
         return pa.struct([_plain_field(field) for field in kind])
-    if not pa.types.is_list(kind):
-        return kind
-    item = _plain_type(kind.value_type)
-    return pa.list_(pa.struct([pa.field(inner, item)]) if pa.types.is_list(item) else item)
+    if _is_list(kind):
+        item = _plain_type(kind.value_type)
+        return pa.list_(pa.struct([pa.field(inner, item)]) if pa.types.is_list(item) else item)
+    is_text = pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind)
+    return pa.string() if is_text else kind
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _plain(value: Any, kind: pa.DataType) -> Any:
     """Returns a value of a stored type as one of its plain type ``kind``; a null list is empty, as in BigQuery."""
     if pa.types.is_list(kind):
         return [_plain(item, kind.value_type) for item in value or ()]
-    if value is None or pa.types.is_primitive(kind) or pa.types.is_string(kind):
+    if value is None or not pa.types.is_nested(kind):
         return value
     if isinstance(value, list):  # in a list
         return {kind.field(0).name: _plain(value, kind.field(0).type)}
     return {field.name: _plain(value[field.name], field.type) for field in kind}
 
 
-def export_batch(batch: pa.RecordBatch, schema: pa.Schema, file_format: str) -> pa.RecordBatch:
-    """Returns a batch of ``Store.scan`` with the columns of ``export_schema``."""
-    value = batch.column(len(arrow.IDENTITY))
-    if isinstance(value, pa.ExtensionArray):
-        return _features(batch, value, schema, file_format)
-    if file_format == "csv":
-        names = batch.schema.names[len(arrow.IDENTITY) :]
-        lines = [line for row in batch.to_pylist() for line in _lines(row, names)]
-        return pa.RecordBatch.from_pylist(lines, schema=schema)
-    plain = [
-        pa.array([_plain(one, field.type) for one in batch.column(field.name).to_pylist()], field.type)
-        for field in list(schema)[len(arrow.IDENTITY) :]
+def export_batch(batch: pa.RecordBatch, store: Store, schema: pa.Schema, file_format: str) -> pa.RecordBatch:
+    """Returns a batch of ``Store.scan`` with the columns of ``export_schema``.
+
+    In jsonl and csv, the values of kept columns are those of JSON's types.
+    """
+    first, last = len(arrow.IDENTITY), batch.num_columns - len(store.kept)
+    kept = [
+        _kept_values(batch.column(at), field.type, file_format)
+        for at, field in enumerate(list(schema)[len(schema) - len(store.kept) :], last)
     ]
-    return pa.RecordBatch.from_arrays([*batch.columns[: len(arrow.IDENTITY)], *plain], schema=schema)
-
-
-def _features(
-    batch: pa.RecordBatch, value: pa.ExtensionArray, schema: pa.Schema, file_format: str
-) -> pa.RecordBatch:
-    numbers = value.to_numpy_ndarray().astype("float32").reshape(len(value), -1)
-    if file_format == "csv":
-        columns = [pa.array(numbers[:, at]) for at in range(numbers.shape[1])]
+    identity, values = batch.columns[:first], batch.columns[first:last]
+    if store.shape:
+        columns = [*identity, *_features(values[0], file_format), *kept]
+    elif file_format == "csv":
+        return _lines(batch.select(range(last)), kept, schema)
     else:
-        columns = [pa.FixedSizeListArray.from_arrays(pa.array(numbers.reshape(-1)), numbers.shape[1])]
-    return pa.RecordBatch.from_arrays([*batch.columns[: len(arrow.IDENTITY)], *columns], schema=schema)
+        fields = list(schema)[first:last]
+        plain = [_plain_array(values, field.type) for values, field in zip(values, fields, strict=True)]
+        columns = [*identity, *plain, *kept]
+    if file_format == "parquet":
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
+    return pa.RecordBatch.from_arrays(columns, schema.names)
 
 
-def _lines(row: dict[str, Any], columns: list[str]) -> Iterator[dict[str, Any]]:
-    identity = {name: row[name] for name in arrow.IDENTITY_NAMES}
-    for column in columns:
-        for rank, caption in enumerate(row[column], 1):
-            about = {"rank": rank, "caption": caption["text"], "logprob": caption.get("logprob")}
-            yield {**identity, "prompt": column, **about}
+def with_json_values(batch: pa.RecordBatch, names: Collection[str]) -> pa.RecordBatch:
+    """Returns a batch of ``Store.scan`` whose kept columns, ``names``, have values of JSON's types."""
+    arrays = [
+        json_array(column) if name in names else column
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, batch.schema.names)
+
+
+def json_array(column: pa.Array) -> pa.Array:
+    """Returns a kept column with values of JSON's types.
+
+    Dates, times, decimals and bytes (base64) are text, durations counts of their unit; NaN and infinity are null.
+    """
+    kind = column.type
+    if pa.types.is_floating(kind):
+        return pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind))
+    if pa.types.is_nested(kind):
+        return pa.array(map(_finite, column.to_pylist()), kind)
+    if pa.types.is_time(kind):
+        return column.cast(pa.string())
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        return column
+    return pa.array(plain_values(column))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _kept_values(column: pa.Array, kind: pa.DataType, file_format: str) -> pa.Array:
+    is_nested = pa.types.is_nested(column.type)
+    if file_format == "parquet":
+        return _plain_array(column, kind) if is_nested else column
+    values = json_array(column)
+    if file_format == "jsonl":
+        return _plain_array(values, kind) if is_nested else values
+    if is_nested:
+        texts = [None if one is None else json.dumps(one, ensure_ascii=False) for one in values.to_pylist()]
+        return pa.array(texts, pa.string())
+    return values.cast(pa.string()) if pa.types.is_boolean(kind) else values  # true rather than True
+
+
+def _plain_array(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    return pa.array([_plain(one, kind) for one in column.to_pylist()], kind)
+
+
+def _features(values: pa.ExtensionArray, file_format: str) -> list[pa.Array]:
+    numbers = values.to_numpy_ndarray().astype("float32").reshape(len(values), -1)
+    if file_format == "csv":
+        return [pa.array(numbers[:, at]) for at in range(numbers.shape[1])]
+    return [pa.FixedSizeListArray.from_arrays(pa.array(numbers.reshape(-1)), numbers.shape[1])]
+
+
+def _lines(batch: pa.RecordBatch, kept: list[pa.Array], schema: pa.Schema) -> pa.RecordBatch:
+    """Returns a line for each caption. ``kept``: the kept columns, with a value for each row of ``batch``."""
+    lines, rows = [], []
+    for at, row in enumerate(batch.to_pylist()):
+        identity = {name: row[name] for name in arrow.IDENTITY_NAMES}
+        for column in batch.schema.names[len(arrow.IDENTITY) :]:
+            for rank, caption in enumerate(row[column], 1):
+                about = {"rank": rank, "caption": caption["text"], "logprob": caption.get("logprob")}
+                lines.append({**identity, "prompt": column, **about})
+                rows.append(at)
+    own = pa.schema(list(schema)[: len(schema) - len(kept)])
+    repeated = [values.take(pa.array(rows, pa.int64())) for values in kept]
+    columns = [*pa.RecordBatch.from_pylist(lines, schema=own).columns, *repeated]
+    return pa.RecordBatch.from_arrays(columns, schema.names)
 
 
 def bigquery_schema(schema: pa.Schema) -> list[dict[str, Any]]:
@@ -142,4 +228,5 @@ def _bigquery_field(field: pa.Field) -> dict[str, Any]:
         kind, mode = kind.value_type, "REPEATED"
     if pa.types.is_struct(kind):
         return {"name": field.name, "type": "RECORD", "mode": mode, "fields": [*map(_bigquery_field, kind)]}
-    return {"name": field.name, "type": _NAMES[str(kind)], "mode": mode}
+    name = next(name for name, is_one in _BIGQUERY if is_one(kind))
+    return {"name": field.name, "type": name, "mode": mode}

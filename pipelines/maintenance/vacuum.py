@@ -26,9 +26,9 @@ from captionbeam.schemas.formats import parquet
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
 from captionbeam.schemas.store.layout import Commit, Snapshot
-from captionbeam.schemas.store.rows import ManifestRow, files_of, read_manifest
+from captionbeam.schemas.store.rows import FOLDERS, ManifestRow, files_of, read_manifest, read_manifests
 
-FILE_FOLDERS = ("manifests", "deletes", "data", "failures", "index", "models")
+FILE_FOLDERS = (*FOLDERS, "manifests", "deletes", "models")
 HOUR = 3600.0
 
 
@@ -76,7 +76,7 @@ class _StoreState:
         listed = [entry for entry in list_files(url, "commits") if "/." not in entry.name]
         self.commits = {posixpath.basename(entry.name).removesuffix(".json"): entry for entry in listed}
         self.snapshots = layout.load_snapshots(url)
-        self.published = _shards(url, self.snapshots).keys()
+        self.published = {row["shard"] for row in _rows(url, self.snapshots)}
         self.waiting = {
             commit.shard: commit for commit in layout.load_commits(url, self.commits.keys() - self.published)
         }
@@ -108,19 +108,22 @@ class _StoreState:
     @functools.cached_property
     def named(self) -> set[str]:
         """The paths, below the store, that a kept snapshot, an unfinished run or the grace period needs."""
-        shards = _shards(self.url, self.kept)
-        needed = self._needed_commits()
-        rows = [*shards.values(), *(commit.manifest_row() for commit in needed)]
+        rows = _rows(self.url, self.kept)
+        shards = {row["shard"]: row for row in rows}
+        needed, published = self._needed_commits(), layout.load_commits(self.url, shards)
+        # a later run that plans a published shard uses its commit, whose kept columns may be older ones
+        rows += [commit.manifest_row() for commit in (*needed, *published)]
         rows += [row for run in self.runs for row in run.adopted]
         specs = [snapshot.spec for snapshot in self.kept] + [run.spec for run in self.runs]
         makers = {snapshot.run for snapshot in self.kept} | {run.name for run in self.runs}
-        makers |= {commit.run for commit in [*needed, *layout.load_commits(self.url, shards)]}
+        makers |= {commit.run for commit in (*needed, *published)}
         if any(row["failed"] and shard not in self.commits for shard, row in shards.items()):
             # failures of compacted shards: any plan may have their coordinates
             makers |= set(files.names(files.join(self.url, "plans")))
         return {
             *(f"commits/{shard}.json" for shard in (*shards, *(commit.shard for commit in needed))),
             *(path for row in rows for path, _ in files_of(row)),
+            *(f"columns/{name}" for run in self.runs for name in run.columns),
             *(name for snapshot in self.kept for name in (*snapshot.manifests, *snapshot.deletes)),
             *(f"models/{sha256}.safetensors" for spec in specs for sha256 in layout.model_hashes(spec)),
             *(f"models/{spec[key]}" for spec in specs for key in ("bundle", "transformers") if key in spec),
@@ -150,7 +153,7 @@ class _StoreState:
         specs |= {snapshot.fingerprint: snapshot.spec for snapshot in self.kept}
         for made_with in {snapshot.fingerprint for snapshot in self.kept}:
             ours = [snapshot for snapshot in self.kept if snapshot.fingerprint == made_with]
-            yield _prompts(specs[made_with]), [*_shards(self.url, ours).values()]
+            yield _prompts(specs[made_with]), _rows(self.url, ours)
         for commit in self._needed_commits():
             yield _prompts(specs.get(commit.fingerprint, {})), [commit.manifest_row()]
         for run in self.runs:
@@ -177,13 +180,17 @@ class _StoreState:
 
 @dataclass(frozen=True)
 class _Unfinished:
-    """What a possibly active run needs. A killed run cannot be distinguished from one until the grace period ends."""
+    """What a possibly active run needs. A killed run cannot be distinguished from one until the grace period ends.
+
+    ``columns``: names of files of kept columns that it has written for shards of its base.
+    """
 
     name: str
     base: int | None
     spec: Mapping[str, Any]
     adopted: list[ManifestRow]
     planned: set[str]
+    columns: list[str]
 
 
 def _unfinished(name: str, folder: str) -> _Unfinished:
@@ -196,7 +203,10 @@ def _unfinished(name: str, folder: str) -> _Unfinished:
         for part in files.names(parts)
         for shard in parquet.read_table(files.join(parts, part), ["shard"]).column("shard").to_pylist()
     }
-    return _Unfinished(name, record.get("base", {}).get("snapshot"), record.get("spec", {}), adopted, planned)
+    written = files.join(folder, "columns")
+    columns = [files.read_json(files.join(written, one))["columns"] for one in files.names(written)]
+    base_id, spec = record.get("base", {}).get("snapshot"), record.get("spec", {})
+    return _Unfinished(name, base_id, spec, adopted, planned, columns)
 
 
 def _prompts(spec: Mapping[str, Any]) -> list[str]:
@@ -209,10 +219,26 @@ def _prompts(spec: Mapping[str, Any]) -> list[str]:
         return []
 
 
-def _shards(url: str, snapshots: Iterable[Snapshot]) -> dict[str, ManifestRow]:
-    """Returns the manifest rows of all shards of several snapshots, by shard."""
-    names = sorted({name for snapshot in snapshots for name in snapshot.manifests})
-    return {row["shard"]: row for row in read_manifest(url, names)}
+def _rows(url: str, snapshots: Iterable[Snapshot]) -> list[ManifestRow]:
+    """Returns the manifest rows of all shards of several snapshots.
+
+    A shard has several rows if the snapshots name different kept columns.
+    """
+    snapshots = list(snapshots)
+    found: defaultdict[str, dict[str, ManifestRow]] = defaultdict(dict)
+    for name in sorted({name for snapshot in snapshots for name in snapshot.manifests}):
+        for row in read_manifests(url, [name]):
+            found[row["shard"]][name] = row
+    rows: list[ManifestRow] = []
+    for of_shard in found.values():
+        if len(of_shard) > 1:
+            last = (
+                next((name for name in reversed(one.manifests) if name in of_shard), "") for one in snapshots
+            )
+            rows += [of_shard[name] for name in dict.fromkeys(last) if name]
+        else:
+            rows += of_shard.values()
+    return rows
 
 
 def _others(url: str) -> list[Entry]:

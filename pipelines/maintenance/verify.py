@@ -18,9 +18,17 @@ from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
 from captionbeam.schemas.store.layout import Snapshot
 from captionbeam.schemas.store.reading import Dead, Store, dead_rows
-from captionbeam.schemas.store.rows import DeleteRow, ManifestRow, read_deletes, read_manifest, totals_of
+from captionbeam.schemas.store.rows import (
+    DeleteRow,
+    ManifestRow,
+    read_deletes,
+    read_manifests,
+    totals_of,
+    without_columns,
+)
 
 READERS = 8
+Same = tuple[object, ...]
 
 
 @dataclass
@@ -35,9 +43,13 @@ class Report:
 
 @dataclass(frozen=True)
 class _Opened:
-    """A snapshot with its manifest rows and deletes."""
+    """A snapshot with its manifest rows and deletes.
+
+    ``listed``: the rows of all its manifests, also those in whose place a later one counts.
+    """
 
     snapshot: Snapshot
+    listed: list[ManifestRow]
     manifest: list[ManifestRow]
     deletes: list[DeleteRow]
     dead: dict[str, Dead]
@@ -48,13 +60,16 @@ def verify(url: str) -> Report:
     report = Report()
     opened = [one for number in layout.snapshot_ids(url) if (one := _open(url, number, report)) is not None]
     report.snapshots = len(opened)
-    rows = {tuple(row.values()): row for one in opened for row in one.manifest}
+    rows: defaultdict[Same, dict[str | None, ManifestRow]] = defaultdict(dict)  # by file of kept columns
+    for row in (row for one in opened for row in one.manifest):
+        rows[without_columns(row)].setdefault(row["columns"], row)
     with ThreadPoolExecutor(READERS) as pool:
-        facts = dict(zip(rows, pool.map(lambda row: check_shard(url, row), rows.values()), strict=True))
-    report.shards, report.bytes = len(rows), sum(row["bytes"] for row in rows.values())
-    report.problems += [problem for found in facts.values() for problem in found.problems]
+        found = pool.map(lambda same: check_shard(url, [*same.values()]), rows.values())
+        facts = dict(zip(rows, found, strict=True))
+    report.shards, report.bytes = len(rows), sum(each.bytes for each in facts.values())
+    report.problems += [problem for each in facts.values() for problem in each.problems]
     for one in opened:
-        shards = {row["shard"]: facts[tuple(row.values())] for row in one.manifest}
+        shards = {row["shard"]: facts[without_columns(row)] for row in one.manifest}
         report.problems += [
             f"snapshot {one.snapshot.id}: {problem}" for problem in _disagreements(url, one, shards)
         ]
@@ -79,18 +94,22 @@ def _open(url: str, number: int, report: Report) -> _Opened | None:
         if damaged:
             return None
         snapshot = layout.load_snapshot(url, number)
-        manifest = read_manifest(url, snapshot.manifests)
+        listed = read_manifests(url, snapshot.manifests)
         deletes = read_deletes(url, snapshot.deletes)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as err:
         report.problems.append(f"{where} cannot be read: {' '.join(str(err).split())}")
         return None
-    return _Opened(snapshot, manifest, deletes, dead_rows(deletes))
+    manifest = {row["shard"]: row for row in listed}
+    return _Opened(snapshot, listed, [*manifest.values()], deletes, dead_rows(deletes))
 
 
 def _disagreements(url: str, one: _Opened, shards: dict[str, ShardFacts]) -> Iterator[str]:
-    for shard, times in Counter(row["shard"] for row in one.manifest).items():
+    same = Counter((without_columns(row), row["columns"]) for row in one.listed)
+    for times, (row, _) in ((times, key) for key, times in same.items() if times > 1):
+        yield f"shard {row[0]} is in the manifests {times} times"
+    for shard, times in Counter(row[0] for row in {row for row, _ in same}).items():
         if times > 1:
-            yield f"shard {shard} is in the manifests {times} times"
+            yield f"shard {shard} is in the manifests {times} times, with different files of its rows"
     found = {shard.fingerprint for shard in shards.values() if shard.fingerprint is not None}
     odd = sorted(found - {one.snapshot.fingerprint})
     if odd:

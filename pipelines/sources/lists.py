@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
+from posixpath import commonprefix
 from typing import Any
 
 import fsspec
@@ -22,7 +23,7 @@ from captionbeam.pipelines.fetch import address_guard
 from captionbeam.pipelines.fetch.errors import reading
 from captionbeam.pipelines.fetch.urls import is_local, lower_scheme, printable, split_url
 from captionbeam.pipelines.sources import access, parquet
-from captionbeam.pipelines.sources.spec import Columns, SourceSpec
+from captionbeam.pipelines.sources.spec import Columns, SourceSpec, relative
 from captionbeam.pipelines.sources.tables import columns
 from captionbeam.pipelines.sources.tables.csv_rows import read_csv
 from captionbeam.pipelines.sources.tables.kept import Keeper, kept_names
@@ -49,7 +50,9 @@ def list_rows(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
         uri, own = _text(row.get(spec.uri_column)).strip(), _text(row.get(spec.id_column))
         image_id = own or id_of(uri) or f"{spec.url.rsplit('/', 1)[-1]}#{number}"
         kept = keeper.text(row, f"row {number + 1}", are_cells)
-        yield ref_of(resolve(uri, spec.root) if uri else "", image_id, spec)._replace(columns=kept)
+        yield ref_of(resolve(uri, spec.root) if uri else "", image_id, spec, number + 1)._replace(
+            columns=kept
+        )
     yield from keeper.columns()
 
 
@@ -134,13 +137,24 @@ def id_of(uri: str) -> str:
     return f"{path}?{parts.query}" if parts.query else path
 
 
-def ref_of(uri: str, image_id: str, spec: SourceSpec) -> ImageRef:
-    """Returns a reference, with version and size if the image is a local file that the list is allowed to name."""
-    ref = ImageRef(printable(image_id), printable(uri), spec.name, None)
+def ref_of(uri: str, image_id: str, spec: SourceSpec, row: int) -> ImageRef:
+    """Returns a reference to the image in the list's ``row``, counted from 1.
+
+    It has version and size if the image is a local file that the list is allowed to name.
+    """
+    ref = ImageRef(printable(image_id), printable(uri), spec.name, None, offset=row, column=_list_name(spec))
     if not uri or not is_local(uri) or address_guard.refusal(ref, (spec.root,)):
         return ref
     version, length = _local_version(uri)
     return ref._replace(version=version, length=length)
+
+
+def _list_name(spec: SourceSpec) -> str:
+    """Returns the list's name in a source of several lists; '' if the source is the list."""
+    if spec.url == spec.name:
+        return ""
+    shared = commonprefix([spec.url, f"{spec.name}/"]).rpartition("/")[0]
+    return printable(relative(spec.url, shared))
 
 
 def _local_version(uri: str) -> tuple[str | None, int]:
@@ -247,10 +261,10 @@ def _text(value: Any) -> str:
 def list_coco(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
     """Yields one image per entry, in the file's order, then the kept columns. The image id is COCO's ``id`` as text."""
     keeper = Keeper(spec._replace(id_column="id", uri_column="file_name"))
-    for image in read_images(spec.url):
+    for number, image in enumerate(read_images(spec.url)):
         uri = resolve(image["file_name"], spec.root)
         kept = keeper.text(image, f"image {image['id']}")
-        yield ref_of(uri, str(image["id"]), spec)._replace(columns=kept)
+        yield ref_of(uri, str(image["id"]), spec, number + 1)._replace(columns=kept)
     yield from keeper.columns()
 
 

@@ -37,7 +37,7 @@ _BOOLEANS = {"true": True, "false": False}
 def packed(values: Mapping[str, Any]) -> str:
     """Returns typed values (of JSON's types, or from ``plain_values``) as text; '' if there are none."""
     there = {name: value for name, value in values.items() if value is not None}
-    return json.dumps(there, ensure_ascii=False, sort_keys=True, separators=(",", ":")) if there else ""
+    return _json_text(there) if there else ""
 
 
 def packed_cells(cells: Mapping[str, str | None]) -> str:
@@ -110,7 +110,7 @@ def plain_values(column: pa.Array) -> list[Any]:
     if pa.types.is_dictionary(kind):
         return plain_values(column.dictionary_decode())
     if pa.types.is_nested(kind) and not _is_json(kind):
-        return [None if value is None else json.dumps(value, default=str) for value in column.to_pylist()]
+        return [None if value is None else _json_text(value) for value in column.to_pylist()]
     if _is_bytes(kind):
         return [None if value is None else base64.b64encode(value).decode() for value in column.to_pylist()]
     if _is_span(kind):
@@ -219,8 +219,14 @@ def shown_names(schema: pa.Schema, taken: Iterable[str]) -> dict[str, str]:
 
     ``taken``: the store's own names. Upper and lower case are alike, as they are to SQL.
     """
-    own = {name.casefold() for name in taken}
-    return {name: f"input_{name}" if name.casefold() in own else name for name in schema.names}
+    own, shown = {name.casefold() for name in taken}, dict[str, str]()
+    for name in schema.names:
+        free = name
+        while free.casefold() in own:
+            free = f"input_{free}"
+        own.add(free.casefold())
+        shown[name] = free
+    return shown
 
 
 def largest(text: str) -> tuple[str, int]:
@@ -228,6 +234,10 @@ def largest(text: str) -> tuple[str, int]:
     sizes = {name: len(packed({name: value}).encode()) for name, value in unpacked(text).items()}
     name = max(sizes, key=lambda one: sizes[one])
     return name, sizes[name]
+
+
+def _json_text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -304,9 +314,7 @@ def _array(values: Sequence[tuple[Any, bool]], field: pa.Field) -> pa.Array:
 def _converter(kind: pa.DataType) -> Callable[[Any, bool], Any]:
     """Returns the function that turns a value, or a cell, into what pyarrow takes for ``kind``."""
     if _is_text(kind):
-        return lambda value, is_cell: (
-            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        )
+        return lambda value, is_cell: value if isinstance(value, str) else _json_text(value)
     if _is_bytes(kind):
         return lambda value, is_cell: base64.b64decode(value)
     if pa.types.is_boolean(kind):
@@ -333,6 +341,6 @@ def _cast(values: pa.Array, kind: pa.DataType) -> pa.Array:
     if _is_text(kind):
         texts = plain_values(values)
         return pa.array(
-            [one if one is None or isinstance(one, str) else json.dumps(one) for one in texts], kind
+            [one if one is None or isinstance(one, str) else _json_text(one) for one in texts], kind
         )
     return values.cast(kind)

@@ -97,6 +97,11 @@ def manifest_row(
     }
 
 
+def without_columns(row: ManifestRow) -> tuple[object, ...]:
+    """Returns what all manifest rows of one shard have in common, whatever its kept columns."""
+    return tuple(value for name, value in row.items() if name not in ("bytes", "columns", "columns_sha256"))
+
+
 def files_of(row: ManifestRow) -> list[tuple[str, str]]:
     """Returns path in the store and SHA-256 of a shard's files. A shard whose images all failed has no data file."""
     paths = [
@@ -145,6 +150,11 @@ def manifest_table(url: str, names: Iterable[str]) -> pa.Table:
 def read_manifest(url: str, names: Iterable[str]) -> list[ManifestRow]:
     """Returns the rows of ``manifest_table``."""
     return cast(list[ManifestRow], manifest_table(url, names).to_pylist())
+
+
+def read_manifests(url: str, names: Iterable[str]) -> list[ManifestRow]:
+    """Returns all rows of several manifests, also those in whose place a later one counts."""
+    return cast(list[ManifestRow], read_tables(url, names, arrow.MANIFEST).to_pylist())
 
 
 def read_deletes(url: str, names: Iterable[str]) -> list[DeleteRow]:

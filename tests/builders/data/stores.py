@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from captionbeam.capmodel.specs import EndpointSpec
+from captionbeam.pipelines.bulk.kept import write_kept_schema
 from captionbeam.pipelines.bulk.plan import planned_shards, read_shard, write_plan
 from captionbeam.pipelines.bulk.publish import publish
 from captionbeam.pipelines.bulk.run import Run, start_run
@@ -23,6 +24,7 @@ from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.int8 import stored_columns
+from captionbeam.schemas.formats.kept import kept_type, packed, plain_values
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -59,14 +61,21 @@ def make_store(
     locations: Mapping[str, str] | None = None,
     dtype: str = "float16",
     more: Sequence[pa.Field] = (),
+    kept: pa.Table | None = None,
 ) -> Store:
     """A store with one row for each of ``items`` (an ImageError makes a failure row), published.
 
-    ``dtype``: what float16 features are kept as. ``more``: columns beside that of ``field``.
+    ``dtype``: what float16 features are kept as. ``more``: columns beside that of ``field``. ``kept``: what stands
+    beside each of ``items`` in the source.
     """
     spec = dict(spec or {"made": "by hand"})
-    run = start_run(url, kind, spec, fingerprint(spec), field, file_format)
+    run = start_run(url, kind, spec, fingerprint(spec), field, file_format, keeps=kept is not None)
     refs = [ImageRef(name, (locations or {}).get(name, f"/images/{name}"), "/images", "v1") for name in items]
+    if kept is not None:
+        write_kept_schema(run, pa.schema([(one.name, kept_type(one.type)) for one in kept.schema]))
+        values = [plain_values(column.combine_chunks()) for column in kept.columns]
+        texts = [packed(dict(zip(kept.column_names, row, strict=True))) for row in zip(*values, strict=True)]
+        refs = [ref._replace(columns=text) for ref, text in zip(refs, texts, strict=True)]
     write_plan(run, "loose-0", refs, shard_size)
 
     def fetch(window: Sequence[ImageRef]) -> list[Any]:

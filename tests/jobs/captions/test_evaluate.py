@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 
+import pyarrow as pa
 import pytest
 
 from captionbeam.capmodel.metrics import SCORES, score
@@ -141,6 +143,27 @@ def test_each_images_scores_on_request(capsys, tmp_path, store, references):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(row["image_id"], row["caption"]) for row in rows] == list(CAPTIONS.items())
     assert sum(row["CIDEr"] for row in rows) / 3 == pytest.approx(record["CIDEr"])
+
+
+def test_each_images_line_has_the_columns_kept_from_the_input(capsys, tmp_path, references):
+    """Of a store and of its export alike."""
+    kept = pa.table(
+        {"caption": ["x", "y", None], "day": [datetime.date(2024, 1, 1), None, None], "price": [1, 2, 3]}
+    )
+    url, out, path = str(tmp_path / "captions"), str(tmp_path / "out"), tmp_path / "images.jsonl"
+    make_captions(url, CAPTIONS, kept=kept)
+    assert main(["store", "export", url, "--output", out, "--format", "jsonl"]) == 0
+    capsys.readouterr()
+    for captions in (url, out):
+        evaluate(capsys, "--captions", captions, "--references", references, "--per-image", str(path))
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [
+            {name: row[name] for name in ("caption", "input_caption", "day", "price")} for row in rows
+        ] == [
+            {"caption": "a dog runs", "input_caption": "x", "day": "2024-01-01", "price": 1},
+            {"caption": "two cats sleep", "input_caption": "y", "day": None, "price": 2},
+            {"caption": "a red car", "input_caption": None, "day": None, "price": 3},
+        ]
 
 
 def test_numbers_join_by_id_and_names_by_name():

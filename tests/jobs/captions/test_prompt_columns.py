@@ -275,6 +275,94 @@ def test_a_touched_picture_with_other_values_is_not_copied(products, pictures, t
     assert texts(store, "colour") == dict.fromkeys(ASKED, "Which colour?")
 
 
+@pytest.mark.parametrize("job", ["refresh", "caption"])
+def test_another_value_asks_the_prompts_that_use_it(products, pictures, tmp_path, capsys, job):
+    """Answers to other prompts, and other images, are not asked again; columns that no prompt uses are rewritten."""
+    store, keep = tmp_path / "store", ("--keep-columns", "other")
+    prompts = "--prompt", "alt=A {category} {title}?", "--prompt", "cost={Unit Price}?", *PLAIN
+
+    def again(rows):
+        write_csv(products, rows)
+        server.requests.clear()
+        if job == "refresh":
+            return refresh(store)
+        return caption(products, server, store, pictures, *prompts, *keep)
+
+    with scripted_endpoint() as server:
+        assert caption(products, server, store, pictures, *prompts, *keep) == 0
+        assert again(ROWS) == 0
+        assert asked(server) == []
+        assert again([[*row[:4], f"new {row[4]}"] for row in ROWS]) == 0
+        assert asked(server) == []
+        assert kept(store, "other") == {"0.png": "new a", "1.png": "new b", "2.png": "new c"}
+        capsys.readouterr()
+        assert again([[*row[:3], "13", "new"] if row[0] == "0.png" else row for row in ROWS]) == 0
+        assert asked(server) == ["13?"]
+        assert job == "caption" or "0 new, 1 changed, 0 gone" in capsys.readouterr().out
+        assert kept(store, "other") == {"0.png": "new", "1.png": "b", "2.png": "c"}
+        assert again([[row[0], "Cup", "", *row[3:]] if row[0] == "2.png" else row for row in ROWS]) == 0
+        assert asked(server) == ["12.50?", "A  Cup?"]
+        assert again([[row[0], "Cup", "", "1000", row[4]] if row[0] == "2.png" else row for row in ROWS]) == 0
+        assert asked(server) == ["1000?"]  # its type and value are the same, its text is not
+    assert texts(store) == {"0.png": "A kitchen Mug {title}?", "1.png": "A  Vase?", "2.png": "A  Cup?"}
+    assert texts(store, "cost") == {"0.png": "12.50?", "1.png": "7?", "2.png": "1000?"}
+    assert texts(store, "colour") == dict.fromkeys(ASKED, "Which colour?")
+    assert kept(store, "Unit Price") == {"0.png": 12.5, "1.png": 7, "2.png": 1000}
+    assert cli.main(["store", "verify", str(store)]) == 0
+
+
+def kept(store, column):
+    return {
+        row["image_id"]: row[column]
+        for batch in Store.open(str(store)).scan(["image_id", column])
+        for row in batch.to_pylist()
+    }
+
+
+def test_a_rejected_image_is_asked_again_with_another_value(products, pictures, tmp_path):
+    def rejecting(request):
+        return Reply("no", status=400) if "Vase" in request.prompt else default_reply(request)
+
+    store = tmp_path / "store"
+    with scripted_endpoint(rejecting) as server:
+        assert caption(products, server, store, pictures, *ALT, *PLAIN, "--warn-failures", 1) == 0
+        assert [row["image_id"] for row in Store.open(str(store)).failures().to_pylist()] == ["1.png"]
+        server.requests.clear()
+        assert refresh(store, "--warn-failures", 1) == 0
+        assert asked(server) == []  # the failure is permanent
+        write_csv(products, [[row[0], "Cup", *row[2:]] if row[0] == "1.png" else row for row in ROWS])
+        assert refresh(store) == 0
+    assert asked(server) == ["Describe this  product called Cup, 7 EUR.", "Which colour?"]
+    assert Store.open(str(store)).failures().num_rows == 0
+
+
+def test_failures_are_retried_with_their_values(products, pictures, tmp_path):
+    def rejecting(request):
+        return Reply("no", status=400) if "Mug" in request.prompt else default_reply(request)
+
+    store = tmp_path / "store"
+    with scripted_endpoint(rejecting) as server:
+        assert caption(products, server, store, pictures, *ALT, "--warn-failures", 1) == 0
+        server.requests.clear()
+        server.reply = default_reply
+        retry = "store", "retry-failures", store, "--all", "--publish-anyway"
+        assert cli.main([str(each) for each in retry]) == 0
+    assert asked(server) == [ASKED["0.png"]]
+    assert texts(store) == ASKED
+
+
+def test_compacting_keeps_what_prompts_use(products, pictures, tmp_path):
+    store = tmp_path / "store"
+    with scripted_endpoint() as server:
+        assert caption(products, server, store, pictures, *ALT, "--shard-size", 1) == 0
+        server.requests.clear()
+        assert cli.main(["store", "compact", str(store)]) == 0
+        assert refresh(store) == 0
+        write_csv(products, [[*row[:3], "8", row[4]] if row[0] == "1.png" else row for row in ROWS])
+        assert refresh(store) == 0
+    assert asked(server) == ["Describe this  product called Vase, 8 EUR."]
+
+
 def test_captions_are_printed_without_a_store(products, pictures, capsys):
     with scripted_endpoint() as server:
         assert caption(products, server, None, pictures, "--prompt", "Describe {category}.") == 0

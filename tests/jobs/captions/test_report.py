@@ -12,6 +12,7 @@ import zipfile
 from html.parser import HTMLParser
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -240,6 +241,18 @@ def test_answers_to_a_prompt_have_a_page_without_probabilities(tmp_path, capsys)
         f"captionbeam: {store} has answers to several prompts; expected --column with one of colour, kind\n"
     )
     assert capsys.readouterr().err == said
+
+
+def test_cards_show_what_stood_beside_the_pictures_in_the_input(tmp_path):
+    items = {"a.jpg": [{"text": "a dog", "logprob": -1.0, "tokens": ["a", "dog"]}]}
+    kept = pa.table(
+        {"about": ["<b>long" * 20], "empty": [""], "nothing": [None], "price": [1.5], "size": [[4, 5]]}
+    )
+    make_store(str(tmp_path / "plain"), "captions", arrow.captions_field(), items, kept=kept)
+    page = report(str(tmp_path / "plain"), tmp_path)
+    assert re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page.partition("<main>")[2]) == [
+        ("about", html.escape(("<b>long" * 20)[:80]) + "..."), ("price", "1.5"), ("size", "[4, 5]"),
+    ]  # fmt: skip
 
 
 CHROMIUM = next(

@@ -224,6 +224,8 @@ def test_a_wrong_request_that_a_worker_finds(cluster: Cluster, made, tmp_path):
     *_, last = wrong.stderr.splitlines()
     place = r"\S+ \(in \S+\)"
     assert re.fullmatch(
-        rf"captionbeam: two images have the id '[a-z0-9_.]+': {place} and {place}; expected one", last
+        rf"captionbeam: two images have the id '[a-z0-9_.]+': {place} and {place}; expected one, or "
+        "--on-duplicate first",
+        last,
     )
     assert not [word for word in ("Traceback", "java.", "WorkerError") if word in wrong.stderr]

@@ -237,5 +237,5 @@ def test_a_wrong_request_that_a_worker_finds_is_one_sentence(made, runner, tmp_p
     ]
     assert said == [
         f"captionbeam: two images have the id 'x.jpg': {tmp_path}/a/x.jpg (in {tmp_path}/a) and "
-        f"{tmp_path}/b/x.jpg (in {tmp_path}/b); expected one"
+        f"{tmp_path}/b/x.jpg (in {tmp_path}/b); expected one, or --on-duplicate first"
     ]

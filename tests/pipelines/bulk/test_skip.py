@@ -85,7 +85,7 @@ def encode(folder, refs, items, retry=False, shard_size=4, max_failures=None):
     run = features_run(folder)
 
     def build(pipeline):
-        todo = pipeline | beam.Create(refs).with_output_types(ImageRef) | SkipDone(run, retry)
+        todo, _ = pipeline | beam.Create(refs).with_output_types(ImageRef) | SkipDone(run, retry)
         reports = todo | PlanShards(run, shard_size) | ProcessShards(run, CountingJob(), fetch_from(items))
         return reports | PublishSnapshot(run, Gates(max_failures))
 

@@ -93,10 +93,10 @@ def test_files_that_a_list_may_not_name_are_not_even_looked_for(tmp_path):
     (tmp_path / "empty.jpg").write_bytes(b"")
     spec = SourceSpec("gs://bucket/list.txt", "list", "gs://bucket/list.txt", "gs://bucket")
     for name in ("a.jpg", "empty.jpg"):
-        ref = ref_of(str(tmp_path / name), name, spec)
+        ref = ref_of(str(tmp_path / name), name, spec, 1)
         assert (ref.version, ref.length) == (None, -1)
         assert is_denied(fetch([ref._replace(length=0)])[0])
-    assert ref_of(str(tmp_path / "a.jpg"), "a", spec._replace(root=str(tmp_path))).length == 3
+    assert ref_of(str(tmp_path / "a.jpg"), "a", spec._replace(root=str(tmp_path)), 1).length == 3
 
 
 def test_a_coco_file_sends_nobody_anywhere_before_the_job_begins(tmp_path):

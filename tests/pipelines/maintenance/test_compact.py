@@ -16,7 +16,18 @@ from captionbeam.pipelines.maintenance.vacuum import vacuum
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas import Store
 from captionbeam.schemas.store import layout
-from tests.builders.data.history import CAPTIONS, GRID, advance, finish, outcomes, plan, process, start
+from tests.builders.data.history import (
+    CAPTIONS,
+    GRID,
+    advance,
+    change_columns,
+    finish,
+    kept_columns,
+    outcomes,
+    plan,
+    process,
+    start,
+)
 from tests.builders.data.stores import make_answers
 
 IMAGES = dict.fromkeys("abcdefghij", "1")
@@ -57,6 +68,47 @@ def test_answers_to_several_prompts_are_kept_by_compacting_and_purging(tmp_path)
     del before["q"]
     assert {row["image_id"]: row for batch in store.scan() for row in batch.to_pylist()} == before
     assert verify(store.url).problems == []
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "hdf5"])
+def test_kept_columns_stay_beside_their_rows_and_failures(tmp_path, file_format):
+    """Of shards whose files have other types, of one without a file, and of one whose columns changed since."""
+    url = str(tmp_path / "store")
+    prices = {name: {"price": number, "seller": name.upper()} for number, name in enumerate(IMAGES)}
+    advance(url, IMAGES, fails={"a": "decode"}, columns=prices, file_format=file_format)
+    advance(url, {**IMAGES, "c": "2", "k": "1"}, columns={"c": {"price": 2.5}}, file_format=file_format)
+    advance(url, {"l": "1"}, file_format=file_format)
+    store = change_columns(url, {"b": {"price": 100, "tags": ["new", "red"]}})
+    before = kept_columns(store)
+    assert {name: before[name] for name in "abckl"} == {
+        "a": {"price": 0.0, "seller": "A"},
+        "b": {"price": 100.0, "tags": ["new", "red"]},
+        "c": {"price": 2.5},
+        "k": {},
+        "l": {},
+    }
+    snapshot, rewritten = compact(url, dead_share=0.2, small=256)
+    assert (snapshot.totals["shards"], rewritten, snapshot.kept) == (1, 5, store.snapshot.kept)
+    assert kept_columns(Store.open(url)) == before
+    assert kept_columns(Store.open(url, 4)) == before
+    assert verify(url).problems == []
+
+
+def test_columns_that_change_meanwhile_are_the_ones_that_are_kept(tmp_path, monkeypatch):
+    url = str(tmp_path / "store")
+    advance(url, IMAGES, columns={"a": {"price": 1}})
+    create, waiting = layout.create_snapshot, [{"a": {"price": 2}}]
+
+    def first_the_other(place, snapshot):
+        if waiting:
+            change_columns(url, waiting.pop())
+        return create(place, snapshot)
+
+    monkeypatch.setattr(layout, "create_snapshot", first_the_other)
+    compact(url, 0.2, 256)
+    assert [one.operation for one in layout.load_snapshots(url)] == ["add", "refresh", "compact"]
+    assert kept_columns(Store.open(url))["a"] == {"price": 2}
+    assert verify(url).problems == []
 
 
 CHANGES = st.dictionaries(

@@ -26,7 +26,19 @@ from captionbeam.schemas.formats.tokens import TokenTable
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
 from tests.builders.data.captions import coco, write_json
-from tests.builders.data.history import CAPTIONS, GRID, advance, finish, outcomes, plan, process, start
+from tests.builders.data.history import (
+    CAPTIONS,
+    GRID,
+    advance,
+    change_columns,
+    finish,
+    kept_columns,
+    outcomes,
+    plan,
+    process,
+    start,
+    write_columns,
+)
 
 IMAGES = {f"{name}-of-mine.jpg": "1" for name in "abcdefgh"}
 GONE = {"a-of-mine.jpg", "c-of-mine.jpg", "h-of-mine.jpg", "never-there.jpg"}
@@ -86,6 +98,38 @@ def test_the_images_are_nowhere_and_all_other_rows_are_as_they_were(field, file_
     assert Store.open(url).snapshot.operation == "purge"
     assert Store.open(f"{url}@old").snapshot_id == 1
     assert verify(url).problems == []
+
+
+def test_the_values_of_their_kept_columns_are_in_no_file_and_those_of_others_are_as_they_were(tmp_path):
+    """Neither in columns files that only older snapshots or nobody names, nor in the plans of runs."""
+    url = str(tmp_path / "store")
+    advance(
+        url,
+        IMAGES,
+        fails={"a-of-mine.jpg": "timeout"},
+        columns={name: {"owner": f"owner of {name}", "price": 1} for name in IMAGES},
+    )
+    for price in (2, 3):
+        change_columns(url, {name: {"owner": f"owner of {name}", "price": price} for name in IMAGES})
+    write_columns(url, {name: {"owner": f"{name} of a killed run"} for name in IMAGES})
+    before = {number: kept_columns(Store.open(url, number)) for number in (1, 2, 3)}
+    shards = len(files.names(f"{url}/index"))
+    purge(url, GONE)
+    assert (
+        len(files.names(f"{url}/index")) == shards
+    )  # of one shard with three kinds of columns, one new index
+    after = {number: kept_columns(Store.open(url, number)) for number in (1, 2, 3, 4)}
+    left = {
+        number: {name: values for name, values in columns.items() if name not in GONE}
+        for number, columns in before.items()
+    }
+    assert after == {**left, 4: left[3]}
+    assert verify(url).problems == []
+    said = ""
+    for path in [*(tmp_path / "store" / "columns").iterdir(), *(tmp_path / "store").glob("plans/*/parts/*")]:
+        said += str(pq.read_table(path).to_pylist())
+    assert "owner of b-of-mine" in said
+    assert not any(name in said for name in GONE)
 
 
 def test_who_publishes_meanwhile_publishes_on_top_of_it(tmp_path, monkeypatch):

@@ -18,7 +18,17 @@ from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas import Store
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
-from tests.builders.data.history import advance, finish, outcomes, plan, process, start
+from tests.builders.data.history import (
+    advance,
+    change_columns,
+    finish,
+    kept_columns,
+    outcomes,
+    plan,
+    process,
+    start,
+    write_columns,
+)
 
 LATER = lambda: time.time() + 48 * 3600  # noqa: E731 - a clock
 
@@ -115,9 +125,38 @@ def test_a_run_that_is_at_work_can_finish(url):
     assert verify(url).problems == []
 
 
+def test_columns_files_go_with_the_last_snapshot_that_shows_them(tmp_path):
+    """But for the first one: a run that plans the same shard again takes what its commit names."""
+    url = str(tmp_path / "store")
+    advance(url, {"a": "1", "b": "1"}, columns={"a": {"price": 1}})
+    for price in (2, 3, 4):
+        change_columns(url, {"a": {"price": price}})
+    tags.set_tag(url, "good", 3)
+    by_age = sorted(Path(url, "columns").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    removed = gone(url, 1, 24, clock=LATER)
+    assert {name for name in removed if name.startswith("columns/")} == {f"columns/{by_age[1].name}"}
+    assert [kept_columns(Store.open(url, number))["a"] for number in (3, 4)] == [{"price": 3}, {"price": 4}]
+    assert verify(url).problems == []
+
+
+def test_columns_that_a_run_at_work_has_written_stay_for_it(tmp_path):
+    url = str(tmp_path / "store")
+    advance(url, {"a": "1", "b": "1"}, columns={"a": {"price": 1}})
+    run = start(url, keeps=True)
+    plan(run, {"a": "1", "b": "1"})
+    (row,) = write_columns(url, {"a": {"price": 2}})
+    os.utime(f"{url}/columns/{row['columns']}", (0, 0))
+    record = {"shard": row["shard"], "columns": row["columns"]}
+    files.write_atomic(f"{run.folder}/columns/{row['shard']}.json", files.json_bytes(record))
+    assert gone(url, 1, 24) == set()
+    assert f"columns/{row['columns']}" in gone(url, 1, 24, clock=LATER)
+    assert verify(url).problems == []
+
+
 def test_what_killed_writers_left_goes_after_the_grace_period(tmp_path):
     url = advance(str(tmp_path / "store"), {"a": "1"}).url
-    left = ["data/half.parquet", "snapshots/.00000002.json.ab.tmp", "commits/.x.json.cd.tmp", "tags/.t.json.ef.tmp",
+    left = ["columns/half.parquet", "columns/.x.parquet.ab.tmp",
+            "data/half.parquet", "snapshots/.00000002.json.ab.tmp", "commits/.x.json.cd.tmp", "tags/.t.json.ef.tmp",
             "models/old.safetensors", "models/bundle/config.json", "plans/dead/run.json"]  # fmt: skip
     for name in left:
         files.write_atomic(f"{url}/{name}", b"{}")

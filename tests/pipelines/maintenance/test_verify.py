@@ -6,6 +6,7 @@ import json
 import random
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,18 +15,19 @@ from captionbeam.jobs import cli
 from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
-from captionbeam.schemas.store.rows import read_manifest, write_lists
-from tests.builders.data.history import CAPTIONS, GRID, advance
+from captionbeam.schemas.store.rows import put_table, read_manifest, read_manifests, write_lists
+from tests.builders.data.history import CAPTIONS, GRID, advance, change_columns
 
 IMAGES = dict.fromkeys("abcdefgh", "1")
-NAMED = ("data", "failures", "index", "manifests", "deletes", "snapshots")
+NAMED = ("data", "failures", "index", "columns", "manifests", "deletes", "snapshots")
+PRICES = {name: {"price": number} for number, name in enumerate(IMAGES)}
 
 
 def history(url, **options):
     """Superseded rows, failures that stay, failures that went away."""
-    advance(url, IMAGES, fails={"a": "timeout", "b": "decode"}, **options)
+    advance(url, IMAGES, fails={"a": "timeout", "b": "decode"}, columns=PRICES, **options)
     advance(url, {**IMAGES, "c": "2"}, fails={"c": "decode"}, **options)
-    return advance(url, {**IMAGES, "c": "3", "d": "2"}, **options).url
+    return advance(url, {**IMAGES, "c": "3", "d": "2"}, columns=PRICES, **options).url
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,52 @@ def test_an_image_with_two_live_rows_is_found(tmp_path):
     problems = verify(url).problems
     for name in "cd":
         assert any(f"snapshot 3: image {name!r} has 2 live rows: " in problem for problem in problems)
+
+
+def test_a_shard_may_come_again_with_other_columns_only(tmp_path):
+    url = history(str(tmp_path / "store"))
+    before = verify(url)
+    change_columns(url, {"e": {"price": 100}})
+    change_columns(url, {"e": {"price": 200}})
+    after = verify(url)
+    assert after.problems == []
+    assert after.shards == before.shards
+    newest = layout.newest_snapshot(url)
+    assert len(read_manifests(url, newest.manifests)) == len(read_manifest(url, newest.manifests)) + 2
+    row = next(row for row in read_manifest(url, newest.manifests) if row["columns"] is None)
+    (twice,), _ = write_lists(url, "twice.parquet", [row], [])
+    (other,), _ = write_lists(url, "other.parquet", [{**row, "index": "other.parquet"}], [])
+    republished(url, manifests=[*newest.manifests, twice])
+    assert verify(url).problems == [f"snapshot 5: shard {row['shard']} is in the manifests 2 times"]
+    republished(url, manifests=[*newest.manifests, other])
+    said = f"snapshot 5: shard {row['shard']} is in the manifests 2 times, with different files of its rows"
+    assert said in verify(url).problems
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        ([0, 1, 2], "has 3 rows; the index has 4"),
+        ([1, 0, 2, 3], "is 'd'; the index says 'c' of version '1'"),
+    ],
+)
+def test_columns_of_other_rows_are_found(tmp_path, rows, problem):
+    """They would be read as the columns of other images."""
+    url = str(tmp_path / "store")
+    advance(url, IMAGES, fails={"a": "timeout", "b": "decode"}, columns=PRICES)
+    newest = layout.newest_snapshot(url)
+    row = next(row for row in read_manifest(url, newest.manifests) if row["failed"])
+    table = pq.read_table(f"{url}/columns/{row['columns']}").take(rows)
+    written = put_table(url, "columns/odd.parquet", table)
+    size = row["bytes"] - Path(url, "columns", row["columns"]).stat().st_size + written.bytes
+    odd = {**row, "bytes": size, "columns": written.name, "columns_sha256": written.sha256}
+    (name,), _ = write_lists(url, "odd.parquet", [odd], [])
+    totals = {**newest.totals, "bytes": newest.totals["bytes"] + size - row["bytes"]}
+    republished(url, manifests=[*newest.manifests, name], totals=totals)
+    (found,) = verify(url).problems
+    assert found.startswith(f"shard {row['shard']}: ")
+    assert "columns/odd.parquet" in found
+    assert problem in found
 
 
 def test_deletes_that_name_no_row_are_found(tmp_path):

@@ -92,9 +92,9 @@ def test_lists_of_every_kind_give_the_same_images(tmp_path, name, content):
     refs, _ = listed(tmp_path / name)
     source = f"{tmp_path}/{name}"
     assert refs == [
-        ImageRef("a/1.jpg", "http://h/a/1.jpg", source, None),
-        ImageRef("two.jpg", f"{tmp_path}/two.jpg", source, None),
-        ImageRef("abs/3.jpg", "/abs/3.jpg", source, None),
+        ImageRef("a/1.jpg", "http://h/a/1.jpg", source, None, offset=1),
+        ImageRef("two.jpg", f"{tmp_path}/two.jpg", source, None, offset=2),
+        ImageRef("abs/3.jpg", "/abs/3.jpg", source, None, offset=3),
     ]
 
 

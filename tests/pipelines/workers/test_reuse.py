@@ -126,9 +126,10 @@ def run_on_beam(folder, refs, items, operation="refresh", salt=0.0):
     def build(pipeline):
         images = pipeline | beam.Create(refs).with_output_types(ImageRef)
         if operation == "refresh":
-            todo, written = images | CompareStore(run, NameSources(["/images"]))
+            todo, _, written = images | CompareStore(run, NameSources(["/images"]))
         else:
-            todo, written = images | SkipDone(run), pipeline | "Nothing" >> beam.Create([])
+            todo, _ = images | SkipDone(run)
+            written = pipeline | "Nothing" >> beam.Create([])
         shards = todo | PlanShards(run, 3)
         reports = shards | ProcessShards(run, CountingJob("parquet", salt), fetch_from(items))
         _ = (reports, written) | beam.Flatten() | beam.Map(lambda _: 1) | PublishSnapshot(run)
@@ -153,7 +154,10 @@ def commits(store):
 
 
 def counted(**some):
-    return {**dict.fromkeys(("new", "changed", "again", "moved", "unchanged", "gone", "known"), 0), **some}
+    return {
+        **dict.fromkeys(("new", "changed", "again", "moved", "columns", "unchanged", "gone", "known"), 0),
+        **some,
+    }
 
 
 @pytest.mark.parametrize("what", ["parquet", "hdf5", "int8", "captions", "answers"])

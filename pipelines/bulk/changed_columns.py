@@ -1,0 +1,185 @@
+"""RewriteColumns: writes the kept columns of rows that are done already, where the listing has other values for them.
+
+A shard's data, failures and index stay. Its columns file is written anew, and a record below the run's plan names it,
+created if absent; publishing gives the shard a manifest row with the new file.
+"""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Optional, cast
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from apache_beam.pvalue import AsList, PCollection
+
+from captionbeam.pipelines.bulk.kept import kept_schema
+from captionbeam.pipelines.bulk.run import Run
+from captionbeam.pipelines.workers.boundary import across_workers
+from captionbeam.schemas.formats import arrow, parquet
+from captionbeam.schemas.formats.kept import (
+    HASH,
+    VALUES,
+    cast_struct,
+    columns_hash,
+    merged,
+    struct_of,
+    table_of,
+)
+from captionbeam.schemas.records import WrittenFile, parse_address
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
+from captionbeam.schemas.store.rows import ManifestRow, manifest_table, put_table
+
+FOLDER, READERS = "columns", 16
+
+
+class Change(NamedTuple):
+    """A row of the store, by its address, and its image's kept columns in the listing, as text."""
+
+    address: str
+    columns: str
+
+
+class Rewritten(NamedTuple):
+    """A shard whose columns file a run has written anew.
+
+    ``replaces``: the name of the former columns file, if there was one, and ``replaced_bytes`` its size. ``images``:
+    the number of rows and failures with other values than before.
+    """
+
+    shard: str
+    columns: str
+    sha256: str
+    bytes: int
+    images: int
+    replaces: Optional[str] = None
+    replaced_bytes: int = 0
+
+    def of(self, row: ManifestRow) -> ManifestRow | None:
+        """Returns a shard's manifest row with the new columns; None if it has others than those that they replace."""
+        if row["columns"] != self.replaces:
+            return None
+        size = row["bytes"] - self.replaced_bytes + self.bytes
+        return {**row, "columns": self.columns, "columns_sha256": self.sha256, "bytes": size}
+
+
+class RewriteColumns(beam.PTransform[PCollection[Change], PCollection[str]]):
+    """Takes changes, returns one element for each shard whose columns are written.
+
+    ``after``: a collection that is complete once the types of the run's kept columns are written.
+    """
+
+    def __init__(self, run: Run, after: PCollection[object]) -> None:
+        super().__init__()
+        self._run, self._after = run, after
+
+    def expand(self, changes: PCollection[Change]) -> PCollection[str]:
+        rewrite = beam.Map(across_workers(_rewrite), AsList(self._after), run=self._run)
+        return (
+            changes
+            | "KeyByShard" >> beam.Map(lambda change: (change[0].split("/")[0], (change[0], change[1])))
+            | "GroupByShard" >> beam.GroupByKey()
+            | "WriteColumns" >> rewrite.with_output_types(str)
+        )
+
+
+def _rewrite(group: tuple[str, Iterable[tuple[str, str]]], _: list[object], run: Run) -> str:
+    shard, changes = group
+    return rewrite_columns(run, shard, [Change(*change) for change in changes])
+
+
+def rewrite_columns(run: Run, shard: str, changes: Iterable[Change]) -> str:
+    """Writes a shard's columns with the ``changes``, and their record if it does not exist yet. Returns its URL."""
+    url = files.join(run.folder, FOLDER, f"{shard}.json")
+    if files.exists(url):
+        return url
+    row = _base_row(run, shard)
+    before, size = _columns_before(run, row)
+    texts = {_position(change.address, row["rows"]): change.columns for change in changes}
+    written = _write(run, shard, with_changes(before, texts, kept_schema(run)))
+    about = Rewritten(shard, written.name, written.sha256, written.bytes, len(texts), row["columns"], size)
+    files.create(url, files.json_bytes(about._asdict()))
+    return url
+
+
+def with_changes(before: pa.Table, texts: dict[int, str], types: pa.Schema) -> pa.Table:
+    """Returns a columns file with other values in some of its rows: ``texts`` by row number.
+
+    ``types``: names and types of the run's kept columns. A column that is not among them is left out if no row has a
+    value of it any more.
+    """
+    rows, new = list(texts), list(texts.values())
+    old = cast(pa.StructArray, before.column(VALUES).combine_chunks())
+    schema = merged(types, pa.schema(list(old.type)))
+    at = list(range(before.num_rows))
+    for number, row in enumerate(rows):
+        at[row] = before.num_rows + number
+    take = pa.array(at, pa.int64())
+    arrays = {
+        field.name: pa.concat_arrays([left, right]).take(take)
+        for field, left, right in zip(
+            schema, cast_struct(old, schema), struct_of(new, schema).flatten(), strict=True
+        )
+    }
+    fields = [
+        field for field in schema if field.name in types.names or arrays[field.name].null_count < len(at)
+    ]
+    values = pa.StructArray.from_arrays([arrays[field.name] for field in fields], fields=fields)
+    hashes = before.column(HASH).to_pylist()
+    for row, text in texts.items():
+        hashes[row] = columns_hash(text)
+    table = before
+    for name, column in ((HASH, pa.array(hashes, pa.string())), (VALUES, values)):
+        number = table.schema.get_field_index(name)
+        table = table.set_column(number, pa.field(name, column.type, nullable=False), column)
+    return table
+
+
+def read_rewritten(run: Run) -> list[Rewritten]:
+    """Returns the shards whose columns the run has written anew."""
+    folder = files.join(run.folder, FOLDER)
+    with ThreadPoolExecutor(READERS) as pool:
+        records = pool.map(lambda name: files.read_json(files.join(folder, name)), files.names(folder))
+        return [Rewritten(**record) for record in records]
+
+
+def _position(address: str, rows: int) -> int:
+    """Returns the row of a columns file: those of data come first, then those of failures."""
+    _, row, failed = parse_address(address)
+    return rows + row if failed else row
+
+
+def _columns_before(run: Run, row: ManifestRow) -> tuple[pa.Table, int]:
+    """Returns a shard's columns, which are without values where it has none, and the size of their file."""
+    if row["columns"] is not None:
+        data = files.read_bytes(files.join(run.url, "columns", row["columns"]))
+        table = pq.read_table(pa.BufferReader(data))
+        arrow.check_version(table.schema.metadata, row["columns"])
+        return table, len(data)
+    index = parquet.read_table(files.join(run.url, "index", row["index"]), ["image_id", "failed"])
+    named = zip(*(index.column(name).to_pylist() for name in ("image_id", "failed")), strict=True)
+    return table_of(((image_id, failed, "") for image_id, failed in named), pa.schema([])), 0
+
+
+def _write(run: Run, shard: str, table: pa.Table) -> WrittenFile:
+    path = f"columns/{shard}-{uuid.uuid4().hex[:12]}.parquet"
+    return put_table(run.url, path, table, run.fingerprint)
+
+
+def _base_row(run: Run, shard: str) -> ManifestRow:
+    table = _base_table(run.url, run.base, run.folder)
+    (row,) = table.filter(pc.equal(table.column("shard"), shard)).to_pylist()
+    return cast(ManifestRow, row)
+
+
+@functools.lru_cache(maxsize=2)
+def _base_table(url: str, base: int | None, folder: str) -> pa.Table:
+    """Returns the manifest of a run's base: that of the snapshot ``base``, then the adopted shards."""
+    published = () if base is None else layout.load_snapshot(url, base).manifests
+    return pa.concat_tables([manifest_table(url, published), manifest_table(folder, ["base.parquet"])])

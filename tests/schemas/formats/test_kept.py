@@ -1,0 +1,163 @@
+"""Kept columns: values of every type survive their way as text, and types are inferred from all cells."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from captionbeam.schemas.errors import SystemicError
+from captionbeam.schemas.formats import kept
+
+UTC = datetime.UTC
+VALUES = {
+    "text": (["a", None, "ü"], pa.large_string()),
+    "small": ([1, None, -1], pa.int8()),
+    "large": ([2**64 - 1, 0, None], pa.uint64()),
+    "half": ([1.5, None, 0.25], pa.float16()),
+    "flag": ([True, None, False], pa.bool_()),
+    "price": ([decimal.Decimal("1.20"), None, decimal.Decimal("-3.00")], pa.decimal128(9, 2)),
+    "day": ([datetime.date(2024, 2, 29), None, datetime.date(1, 1, 1)], pa.date32()),
+    "time": ([datetime.time(1, 2, 3, 4), None, datetime.time()], pa.time64("us")),
+    "taken": ([datetime.datetime(2024, 1, 2, 3, 4, 5, 6), None, datetime.datetime(1970, 1, 1)], pa.timestamp("us")),
+    "zoned": ([datetime.datetime(2024, 1, 2, tzinfo=UTC), None, None], pa.timestamp("ms", tz="Europe/Berlin")),
+    "span": ([datetime.timedelta(days=1), None, datetime.timedelta()], pa.duration("ms")),
+    "bytes": ([b"\xff\x00", None, b""], pa.large_binary()),
+    "tags": ([["a", "b"], None, []], pa.list_(pa.string())),
+    "size": ([{"w": 1, "h": 2}, None, {"w": 3, "h": None}], pa.struct([("w", pa.int32()), ("h", pa.int32())])),
+    "brand": (["x", "y", None], pa.dictionary(pa.int8(), pa.string())),
+}  # fmt: skip
+AS_KEPT = {
+    "text": pa.string(),
+    "half": pa.float32(),
+    "bytes": pa.binary(),
+    "brand": pa.string(),
+}
+
+
+def struct_by_way_of_text(table: pa.Table) -> pa.StructArray:
+    schema = pa.schema([(field.name, kept.kept_type(field.type)) for field in table.schema])
+    columns = {name: kept.plain_values(table.column(name).combine_chunks()) for name in table.schema.names}
+    texts = [
+        kept.packed({name: column[row] for name, column in columns.items()}) for row in range(len(table))
+    ]
+    return kept.struct_of(texts, kept.Types(schema).schema())
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_parquet_column_keeps_its_values_and_its_type(name):
+    values, kind = VALUES[name]
+    column = struct_by_way_of_text(pa.table({name: pa.array(values, kind)})).field(0)
+    assert column.type == AS_KEPT.get(name, kind)
+    assert column.to_pylist() == pa.array(values, kind).cast(column.type).to_pylist()
+
+
+def test_times_inside_lists_are_kept_as_json():
+    (text,) = struct_by_way_of_text(pa.table({"days": [[datetime.date(2024, 2, 29)]]})).field(0).to_pylist()
+    assert text == '["2024-02-29"]'
+
+
+def types_of(*rows, pack=kept.packed_cells):
+    types = kept.Types()
+    for row in rows:
+        types.see(pack(row))
+    return {field.name: str(field.type) for field in types.schema()}
+
+
+def test_types_of_cells_are_inferred_from_all_of_them():
+    rows = [
+        {"n": "1", "x": "1", "price": "2", "ok": "true", "code": "007", "mixed": "1", "empty": ""},
+        {"n": "-20", "x": "1.5", "price": "1e3", "ok": "FALSE", "code": "1", "mixed": "true", "empty": None},
+    ]
+    assert types_of(*rows) == {
+        "n": "int64", "x": "double", "price": "double", "ok": "bool", "code": "string", "mixed": "string",
+    }  # fmt: skip
+
+
+def test_cells_of_a_column_that_is_mixed_stay_as_they_stand():
+    rows = [{"code": "1.50"}, {"code": "n/a"}, {"code": ""}]
+    texts = [kept.packed_cells(row) for row in rows]
+    assert kept.struct_of(texts, pa.schema([("code", pa.string())])).field(0).to_pylist() == [
+        "1.50",
+        "n/a",
+        None,
+    ]
+
+
+@given(st.lists(st.one_of(st.integers(), st.floats(allow_nan=False), st.text(), st.just("007")), min_size=1))
+def test_no_cell_is_changed_by_its_type(values):
+    cells = [str(value) for value in values]
+    texts = [kept.packed_cells({"c": cell}) for cell in cells]
+    types = kept.Types()
+    for text in texts:
+        types.see(text)
+    found = kept.struct_of(texts, types.schema())
+    kind = found.type[0].type if len(found.type) else pa.null()
+    expected = {
+        pa.int64(): [int(cell) if cell else None for cell in cells] if kind == pa.int64() else None,
+        pa.float64(): [float(cell) if cell else None for cell in cells] if kind == pa.float64() else None,
+        pa.string(): [cell or None for cell in cells],
+    }.get(kind)
+    if expected is not None:
+        assert found.field(0).to_pylist() == expected
+
+
+def test_json_has_its_own_types():
+    rows = [{"a": 1, "b": "1", "c": [1], "d": {"x": 1}}, {"a": 1.5, "b": "2", "c": [2.5], "d": {"y": "z"}}]
+    assert types_of(*rows, pack=kept.packed) == {
+        "a": "double",
+        "b": "string",
+        "c": "list<item: double>",
+        "d": "struct<x: int64, y: string>",
+    }
+
+
+@pytest.mark.parametrize("odd", [{"a": {}}, {"a": 2**70}, {"a": [1, "x"]}])
+def test_what_arrow_has_no_type_for_is_json_text(odd, tmp_path):
+    text = kept.packed(odd)
+    types = kept.Types()
+    types.see(text)
+    table = kept.table_of([("i", False, text)], types.schema())
+    pq.write_table(table, tmp_path / "kept.parquet")
+    assert kept.packed({"a": odd["a"]}) == '{"a":' + table.column("columns")[0].as_py()["a"] + "}"
+
+
+schemas = st.dictionaries(
+    st.sampled_from("abc"),
+    st.sampled_from([pa.null(), pa.int64(), pa.float64(), pa.bool_(), pa.string(), pa.date32()]),
+).map(lambda types: pa.schema(list(types.items())))
+
+
+@given(schemas, schemas, schemas)
+def test_types_are_the_same_in_whatever_order_containers_are_listed(one, two, three):
+    assert kept.merged(kept.merged(one, two), three) == kept.merged(kept.merged(three, one), two)
+
+
+@given(st.dictionaries(st.text(min_size=1), st.one_of(st.none(), st.text(), st.integers(), st.booleans())))
+def test_text_gives_back_its_values(values):
+    text = kept.packed(values)
+    assert kept.unpacked(text) == {name: value for name, value in values.items() if value is not None}
+    assert kept.columns_hash(text) == kept.columns_hash(kept.packed(dict(reversed(values.items()))))
+
+
+def test_a_value_that_does_not_fit_what_the_listing_said_stops_the_job():
+    with pytest.raises(SystemicError, match="kept column 'price' has a value that is no int64"):
+        kept.struct_of([kept.packed_cells({"price": "much"})], pa.schema([("price", pa.int64())]))
+
+
+def test_an_earlier_struct_is_read_by_a_wider_schema():
+    earlier = pa.array([{"price": 1, "gone": "x"}], pa.struct([("price", pa.int64()), ("gone", pa.string())]))
+    wider = pa.schema([("new", pa.bool_()), ("price", pa.float64())])
+    assert [column.to_pylist() for column in kept.cast_struct(earlier, wider)] == [[None], [1.0]]
+    as_text = pa.schema([("price", pa.string())])
+    assert kept.cast_struct(earlier, as_text)[0].to_pylist() == ["1"]
+
+
+def test_a_column_with_a_name_of_the_store_s_own_is_shown_as_input():
+    schema = pa.schema([("Source", pa.string()), ("price", pa.int64())])
+    assert kept.shown_names(schema, ["image_id", "source"]) == {"Source": "input_Source", "price": "price"}
