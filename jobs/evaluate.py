@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from captionbeam.jobs.options import inputs
 from captionbeam.jobs.options.command import Command, Result
 from captionbeam.jobs.ui.summary import print_table
 from captionbeam.jobs.ui.terminal import say
@@ -31,7 +32,12 @@ class ReferenceOptions:
     GROUP = "references"
 
     references: tuple[str, ...] = option(
-        (), "captions that people wrote: one file or several", text("CAPTIONS"), several=True, common=True
+        (),
+        "captions that people wrote: one file or several",
+        text("CAPTIONS"),
+        several=True,
+        common=True,
+        opens=inputs.captions,
     )
     split: str | None = option(
         None, "only references of this split, where the file has splits", one_of("train", "val", "test")

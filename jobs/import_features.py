@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from captionbeam.jobs.options import inputs
 from captionbeam.jobs.options.command import Result
 from captionbeam.jobs.options.run import BulkCommand
 from captionbeam.jobs.options.shared import require
@@ -35,6 +36,7 @@ class ArrayOptions(Layout):
         FILE,
         several=True,
         location=True,
+        opens=inputs.file,
     )
     id_column: str | None = option(None, "column of a list with the ids (default: image_id, id, ...)", NAME)
     id_dataset: str | None = option(
@@ -67,6 +69,7 @@ file replace its earlier ones. Other flags are those of Beam's PipelineOptions.
         positional=True,
         repeated=True,
         location=True,
+        opens=inputs.file,
     )
     output: str = option(..., "the features store, new or with earlier snapshots", STORE)
     fingerprint: str = option(

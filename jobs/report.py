@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from captionbeam.jobs.evaluate import ColumnOptions, ReferenceOptions
+from captionbeam.jobs.options import inputs
 from captionbeam.jobs.options.command import Command, Result
 from captionbeam.jobs.options.sources import ReadingOptions
 from captionbeam.jobs.ui.terminal import say
@@ -27,7 +28,7 @@ and how everything was made. A picture that cannot be read any more leaves a fra
 """
     name = "report"
 
-    captions: str = option(..., "a captions store", STORE, common=True)
+    captions: str = option(..., "a captions store", STORE, common=True, opens=inputs.store)
     output: str = option(..., "the page that is written", FILE, common=True)
     images: int = option(24, "images in the sample, besides the ten best and the ten worst", NATURAL)
     allow_private_addresses: bool = like(ReadingOptions, "allow_private_addresses")

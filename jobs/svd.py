@@ -55,6 +55,7 @@ with this fingerprint. Other flags are those of Beam's PipelineOptions.
         None,
         "a text file with an image id on each line, such as the training split; only these are used",
         FILE,
+        opens=inputs.ids,
     )
     overwrite: bool = option(False, "replace other components in the output file")
 

@@ -12,7 +12,8 @@ first of equally long ones. Most captions have only plain words and need no rule
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 from captionbeam.capmodel.metrics.ptb_rules import BEFORE_NUMBERS, ENDINGS, FUSED, RULES, STATES, TITLES
 
@@ -20,7 +21,6 @@ from captionbeam.capmodel.metrics.ptb_rules import BEFORE_NUMBERS, ENDINGS, FUSE
 # -lrb- and the like stay words.
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
-_SCANNERS = [(re.compile(pattern), split) for pattern, split in RULES]
 _ABBREVIATED = frozenset(f"{TITLES} {ENDINGS} {STATES.lower()} {BEFORE_NUMBERS} mfg mtg".split())
 _FUSED = frozenset(FUSED.split())
 _PLAIN_LINE = re.compile(r"[A-Za-z]+(?:,? [A-Za-z]+)* ?\.?\s*")
@@ -78,9 +78,14 @@ def _scan(text: str, end: int) -> Iterator[str]:
             yield from words
 
 
+@cache
+def _scanners() -> list[tuple[re.Pattern[str], Callable[[str], list[str]]]]:
+    return [(re.compile(pattern), split) for pattern, split in RULES]  # takes 0.2 s
+
+
 def _longest_match(text: str, at: int) -> tuple[list[str], int]:
     """Returns the words at ``at`` by the rule with the longest match, and their end; the last rule always matches."""
-    matches = ((pattern.match(text, at), split) for pattern, split in _SCANNERS)
+    matches = ((pattern.match(text, at), split) for pattern, split in _scanners())
     match, split = max(((match, split) for match, split in matches if match), key=lambda pair: pair[0].end())
     end = match.end(match.lastindex or 0)
     return split(text[at:end]), end

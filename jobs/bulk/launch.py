@@ -36,7 +36,10 @@ from captionbeam.pipelines.runners.runner import is_handed_over, worker_processe
 from captionbeam.pipelines.workers.batches import WorkerJob
 from captionbeam.pipelines.workers.shards import Fetch
 from captionbeam.pipelines.workers.transforms import ProcessShards
+from captionbeam.schemas.counts import counted
+from captionbeam.schemas.formats.kept import schema_of
 from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
 from captionbeam.schemas.store.reading import Store
 
 
@@ -49,7 +52,8 @@ class Work:
     instead. ``job``: copies weights or a bundle to a store's ``models/``, whose URL it takes, and returns the workers'
     job. ``dedup``: reads all images first, so that equal content is planned together. ``part``: the images of
     the sources that are processed. ``first``: of several images with one id, the first one is taken. ``keep``: names
-    of columns to keep, or ``all``.
+    of columns to keep, or ``all``. ``exif``: names of what to keep of each image file. ``adopts``: images take over the
+    rows that the store has of them under other ids.
     """
 
     kind: str
@@ -66,11 +70,13 @@ class Work:
     part: Part = field(default_factory=Part)
     first: bool = False
     keep: tuple[str, ...] = ()
+    exif: tuple[str, ...] = ()
+    adopts: bool = False
 
 
 def start(work: Work, url: str, options: BulkCommand, file_format: str = "parquet", **how: Any) -> Run:
     """Starts a new run of ``work`` on the store at ``url``; ``how`` are arguments of ``start_run``."""
-    return start_run(
+    run = start_run(
         url,
         work.kind,
         work.spec,
@@ -79,8 +85,10 @@ def start(work: Work, url: str, options: BulkCommand, file_format: str = "parque
         file_format,
         options.record(),
         keeps=bool(work.keep),
+        exif=work.exif,
         **how,
     )
+    return dataclasses.replace(run, adopts=work.adopts)
 
 
 def launch(
@@ -99,6 +107,7 @@ def launch(
     """
     if operation != "refresh":
         retired = moved(url, work)
+    note_rows_before(work, url, options)
     begin = functools.partial(
         start,
         work,
@@ -113,6 +122,19 @@ def launch(
     if options.dry_run:
         return Result(totals=dry_run(begin, work, options, target, gates, retired))
     return process_images(begin(), work, options, target, gates, retired)
+
+
+def note_rows_before(work: Work, url: str, options: BulkCommand) -> None:
+    """Says how many rows of a store have none of what the run keeps of each image file."""
+    newest = layout.newest_snapshot(files.absolute(url)) if work.exif else None
+    if newest is None or newest.fingerprint != work.fingerprint:
+        return
+    there = schema_of(newest.exif).names
+    lacking = [name for name in work.exif if name not in there]
+    if lacking:
+        flag = "--keep-exif" if "width" in lacking else "--keep-gps"
+        said = f"{counted(newest.totals['rows'], 'row')} of {url} made without {flag}"
+        note(f"{said}: null in its columns until the image is read again", options.dry_run)
 
 
 def moved(url: str, work: Work) -> list[str]:

@@ -60,7 +60,13 @@ def try_out(
         )
     with _scratch(options.scratch) as place:
         look = start(
-            work, str(options.output), options, str(options.format), operation="refresh", place=place
+            work,
+            str(options.output),
+            options,
+            str(options.format),
+            operation="refresh",
+            place=place,
+            retired=retired,
         )
         trial = (
             start(replace(tried, keep=()), files.join(place, "store"), options, str(options.format))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from captionbeam.capmodel.encoders.names import ENCODERS, TIMM, encoder_choices
+from captionbeam.jobs.options import inputs
 from captionbeam.schemas.options import FILE, NAME, POSITIVE, SIDE, one_of, option, text
 
 ENCODER = replace(
@@ -28,6 +29,7 @@ class EncoderOptions:
         common=True,
         role="rows",
         location=True,
+        opens=inputs.weights,
     )
     pooled: bool = option(
         False,
@@ -108,6 +110,7 @@ class FeatureOptions:
         common=True,
         role="rows",
         location=True,
+        opens=inputs.components,
     )
     reduce_dim: int | None = option(
         None, "number of components, the first ones of the file (default: all)", POSITIVE, role="rows"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.options import options_of
 from captionbeam.schemas.storage import files
 
@@ -33,6 +34,36 @@ def store(url: str) -> None:
     from captionbeam.schemas import Store
 
     Store.open(url)
+
+
+def file(url: str) -> None:
+    """Raises SourceError if there is no such file or folder."""
+    if not files.exists(url):
+        from captionbeam.pipelines.sources import access, spec
+
+        access.file_version(spec.source_name(url))
+
+
+def ids(url: str) -> None:
+    """Raises RequestError if the file has no image ids."""
+    from captionbeam.jobs.options.shared import read_ids
+
+    read_ids(url)
+
+
+def components(url: str) -> None:
+    """Raises RequestError if there is no file of components."""
+    if not files.exists(url):
+        from captionbeam.schemas.formats.components import read_components
+
+        read_components(url)
+
+
+def weights(value: str) -> None:
+    """Raises RequestError if there is no such file; published names are in capitals."""
+    url = value.partition("#")[0]
+    if not value.isupper() and not files.exists(url):
+        raise RequestError(f"weights {url!r} cannot be read (there is no such file); expected a file or URL")
 
 
 def bundle(url: str) -> None:

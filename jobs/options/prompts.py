@@ -33,6 +33,23 @@ RATE = number(0, above=True, expected="a number above 0")
 TAKEN = {*arrow.IDENTITY_NAMES, "row", "failed", "code", "content", "replaces"}
 
 
+def _read_prompt(given: str) -> tuple[str | None, str]:
+    """Returns the name and the text of a ``[NAME=]FILE``. Raises RequestError."""
+    name, url = named_text(given)
+    try:
+        return name, files.read_bytes(url).decode("utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as err:
+        raise RequestError(f"--prompt-file {url!r} cannot be read ({err}); expected a text file") from err
+
+
+def _read_schema(given: str) -> tuple[str | None, dict[str, Any]]:
+    """Returns the name and the JSON Schema of a ``[NAME=]FILE``. Raises RequestError."""
+    from captionbeam.pipelines.endpoints.schemas import load_schema
+
+    name, url = named_text(given)
+    return name, load_schema(url)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PromptOptions:
     """What an endpoint's model is asked about each image."""
@@ -57,6 +74,7 @@ class PromptOptions:
         role="rows",
         location=True,
         instead_of=("prompt",),
+        opens=_read_prompt,
     )
     system: str = option("", "the system message", text("TEXT"), role="rows")
     schema: tuple[str, ...] = option(
@@ -68,6 +86,7 @@ class PromptOptions:
         common=True,
         role="rows",
         location=True,
+        opens=_read_schema,
     )
     max_new_tokens: int | None = option(
         None,
@@ -210,8 +229,6 @@ def check_endpoint(options: CaptionerOptions) -> None:
 
 def _prompts(options: CaptionerOptions) -> dict[str, dict[str, Any]]:
     """Returns the prompts by column, each with its text and, for JSON, its schema. Raises RequestError."""
-    from captionbeam.pipelines.endpoints.schemas import load_schema
-
     texts: dict[str, str] = {}
     found = list(_texts(options))
     for name, given in found:
@@ -230,12 +247,12 @@ def _prompts(options: CaptionerOptions) -> dict[str, dict[str, Any]]:
             raise RequestError(f"the prompt {column!r} is empty; expected a text")
         texts[column] = given
     prompts: dict[str, dict[str, Any]] = {column: {"text": given} for column, given in texts.items()}
-    for name, url in (named_text(given) for given in options.schema):
+    for given in options.schema:
+        name, schema = _read_schema(given)
         if name is not None and name not in prompts:
             raise RequestError(
                 f"--schema names {name!r}, which is no prompt; expected one of {', '.join(prompts)}"
             )
-        schema = load_schema(url)
         for column in prompts if name is None else (name,):
             prompts[column]["schema"] = schema
     return prompts
@@ -252,12 +269,7 @@ def without_prompts(options: R, columns: Collection[str]) -> R:
 def _texts(options: PromptOptions) -> Iterator[tuple[str | None, str]]:
     for given in options.prompt:
         yield named_text(given)
-    for given in options.prompt_file:
-        name, url = named_text(given)
-        try:
-            yield name, files.read_bytes(url).decode("utf-8-sig").strip()
-        except (OSError, UnicodeDecodeError) as err:
-            raise RequestError(f"--prompt-file {url!r} cannot be read ({err}); expected a text file") from err
+    yield from map(_read_prompt, options.prompt_file)
 
 
 def named_text(given: str) -> tuple[str | None, str]:

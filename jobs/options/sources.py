@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from captionbeam.jobs.options import inputs
 from captionbeam.jobs.ui.terminal import note
+from captionbeam.schemas.counts import counted
 from captionbeam.schemas.options import (
     NAME,
     NATURAL,
@@ -148,6 +149,21 @@ class SourceOptions(Part, ReadingOptions):
         common=True,
         role="source",
     )
+    keep_exif: bool = option(
+        False,
+        "keep what each image file says of itself: width, height, format, taken, taken_offset, orientation, camera",
+        common=True,
+        role="source",
+    )
+    keep_gps: bool = option(
+        False,
+        "keep that, and the place where the image was taken, latitude and longitude, which may be somebody's home",
+        role="source",
+    )
+    adopt_ids: bool = option(
+        False,
+        "images that the store has under other ids take over their rows, copied where the content is the same",
+    )
     inventory: tuple[str, ...] = option(
         (),
         "list a SOURCE that is a bucket, or a folder of one, from its inventory: the manifest of a Cloud Storage "
@@ -156,6 +172,7 @@ class SourceOptions(Part, ReadingOptions):
         repeated=True,
         role="source",
         location=True,
+        opens=inputs.file,
     )
     listings: tuple[tuple[str, Mapping[str, Any]], ...] = ()
 
@@ -197,9 +214,27 @@ def parsed_sources(
                 f"{name}: the URIs are in the column {column!r}, the only one that holds images",
                 to_error=True,
             )
+    if output and not options.adopt_ids:
+        _say_other_ids(specs, output)
     for name, as_of in dict.fromkeys((spec.name, report_time(spec)) for spec in specs if spec.report):
         note(f"{name} is listed from its inventory of {as_of or 'an unknown time'}")
     return specs
+
+
+def _say_other_ids(specs: Sequence[SourceSpec], output: str) -> None:
+    """Says which sources name images by other ids than the store does, if it has a snapshot."""
+    from captionbeam.pipelines.bulk.adopt import find_other_ids
+    from captionbeam.schemas import Store
+    from captionbeam.schemas.store import layout
+
+    newest = layout.newest_snapshot(files.absolute(output))
+    for found in find_other_ids(Store(files.absolute(output), newest), specs) if newest else ():
+        images = counted(found.images, "image")
+        note(
+            f"{output} has {images} of {found.source} under other ids (now {found.new!r}, there {found.old!r}): they "
+            "are processed again under the new ids; with --adopt-ids, their rows are copied",
+            to_error=True,
+        )
 
 
 def listing(
@@ -217,6 +252,7 @@ def listing(
             "names": names,
             "features": features,
             "part": part_of(Part, options),
+            "adopts": options.adopt_ids,
         }
     from captionbeam.pipelines.bulk.find import ListSources
     from captionbeam.pipelines.sources.images import fetch
@@ -232,8 +268,20 @@ def listing(
         "counted": True,
         "part": part,
         "first": options.on_duplicate == "first",
+        "adopts": options.adopt_ids,
         "keep": tuple(dict.fromkeys(name for source in sources for name in source.keep)),
+        "exif": _exif(options),
     }
+
+
+def _exif(options: SourceOptions) -> tuple[str, ...]:
+    """Returns what is kept of each image file: of those of all sources, if it is kept for one."""
+    from captionbeam.pipelines.workers.exif import ABOUT, PLACE
+
+    listings = [own for _, own in _listings(options)]
+    gps = any(own.keep_gps for own in listings)
+    about = ABOUT.names if gps or any(own.keep_exif for own in listings) else []
+    return (*about, *(PLACE.names if gps else []))
 
 
 def fetch_options(options: ReadingOptions) -> FetchOptions:

@@ -10,8 +10,7 @@ from typing import Any
 
 from captionbeam.capmodel.metrics import Evaluation, References
 from captionbeam.jobs.options.shared import require
-from captionbeam.pipelines.maintenance.export import RECORD
-from captionbeam.pipelines.maintenance.tables import with_json_values
+from captionbeam.pipelines.maintenance.tables import RECORD, with_json_values
 from captionbeam.pipelines.tokens import caption_files
 from captionbeam.pipelines.tokens.caption_files import Reference
 from captionbeam.schemas import Store

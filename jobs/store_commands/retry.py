@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from captionbeam.capmodel.specs import StoredAs, complete_spec
+from captionbeam.jobs.options import inputs
 from captionbeam.jobs.options.command import Result
 from captionbeam.jobs.options.prompts import RequestOptions, endpoint_of, is_endpoint
 from captionbeam.jobs.options.run import BulkCommand, ModelOptions, RunOptions
@@ -18,6 +19,7 @@ from captionbeam.schemas.errors import FingerprintError, StoreError
 from captionbeam.schemas.fingerprint import fingerprint, from_spec
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.int8 import stored_columns
+from captionbeam.schemas.formats.kept import schema_of
 from captionbeam.schemas.options import STORE, like, option
 from captionbeam.schemas.storage import files
 
@@ -43,7 +45,7 @@ Other flags are those of Beam's PipelineOptions.
 """
     name = "store retry-failures"
 
-    store: str = option(..., "a folder or URL", STORE, positional=True, common=True)
+    store: str = option(..., "a folder or URL", STORE, positional=True, common=True, opens=inputs.store)
     retry_failures: bool = like(
         RunOptions, "retry_failures", help="also permanent failures, not only temporary ones", flag="--all"
     )
@@ -118,6 +120,7 @@ def _work(store: Store, refs: list[Any], options: RetryFailures) -> Work:
         features=None,
         fetch=read,
         job=lambda models_url: job,
+        exif=tuple(schema_of(store.snapshot.exif).names),
     )
 
 

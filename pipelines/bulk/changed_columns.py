@@ -28,6 +28,7 @@ from captionbeam.schemas.formats.kept import (
     cast_struct,
     columns_hash,
     merged,
+    struct_in,
     struct_of,
     table_of,
 )
@@ -115,7 +116,7 @@ def with_changes(before: pa.Table, texts: dict[int, str], types: pa.Schema) -> p
     value of it any more.
     """
     rows, new = list(texts), list(texts.values())
-    old = cast(pa.StructArray, before.column(VALUES).combine_chunks())
+    old = struct_in(before, VALUES)
     schema = merged(types, pa.schema(list(old.type)))
     at = list(range(before.num_rows))
     for number, row in enumerate(rows):
@@ -134,11 +135,10 @@ def with_changes(before: pa.Table, texts: dict[int, str], types: pa.Schema) -> p
     hashes = before.column(HASH).to_pylist()
     for row, text in texts.items():
         hashes[row] = columns_hash(text)
-    table = before
-    for name, column in ((HASH, pa.array(hashes, pa.string())), (VALUES, values)):
-        number = table.schema.get_field_index(name)
-        table = table.set_column(number, pa.field(name, column.type, nullable=False), column)
-    return table
+    columns = dict(zip(before.column_names, before.columns, strict=True))
+    columns |= {HASH: pa.array(hashes, pa.string()), VALUES: values}
+    written = [pa.field(name, column.type, nullable=False) for name, column in columns.items()]
+    return pa.table(list(columns.values()), pa.schema(written, before.schema.metadata))
 
 
 def read_rewritten(run: Run) -> list[Rewritten]:

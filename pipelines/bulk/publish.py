@@ -22,6 +22,7 @@ from captionbeam.pipelines.bulk.listing_record import read_listing
 from captionbeam.pipelines.bulk.plan import planned_shards
 from captionbeam.pipelines.bulk.run import Run, adopted_manifest, check_same, lists_all, merged_request
 from captionbeam.pipelines.workers.boundary import across_workers
+from captionbeam.pipelines.workers.exif import exif_schema
 from captionbeam.schemas.errors import FingerprintError, RequestError, SystemicError
 from captionbeam.schemas.formats import parquet
 from captionbeam.schemas.formats.kept import merged, schema_of, schema_text
@@ -178,6 +179,7 @@ def _next(
         operation=run.operation,
         request=request,
         kept=_kept_columns(run, kept, request),
+        exif=schema_text(exif_schema([*schema_of(kept.exif if kept else "").names, *run.exif])),
     )
 
 

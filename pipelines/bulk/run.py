@@ -43,7 +43,9 @@ class Run:
     fingerprint and none are kept. ``place`` is the folder of the run's record and plan; if it is not the store, the
     run is a trial that does not change the store. ``request``: how to repeat the run, as recorded in snapshots.
     ``retired``: sources that later runs do not list. ``previous``: the snapshot of which a redo copies the answers to
-    unchanged prompts. ``keeps``: columns of the input are kept beside the rows.
+    unchanged prompts. ``keeps``: columns of the input are kept beside the rows. ``exif``: names of what is kept of each
+    image file (``pipelines.workers.exif.NAMES``). ``adopts``: an image whose location the base has under another id
+    takes over that row.
     """
 
     url: str
@@ -62,6 +64,8 @@ class Run:
     retired: tuple[str, ...] = ()
     previous: int | None = None
     keeps: bool = False
+    exif: tuple[str, ...] = ()
+    adopts: bool = False
 
     @property
     def folder(self) -> str:
@@ -93,13 +97,14 @@ def start_run(
     request: Mapping[str, Any] | None = None,
     retired: Sequence[str] = (),
     keeps: bool = False,
+    exif: Sequence[str] = (),
 ) -> Run:
     """Freezes the base of a new run on the store at ``url`` and writes its record (below ``place``, if given).
 
     ``field`` is the Arrow field of the output column; ``operation`` is ``add`` or ``refresh``; ``runner`` describes
-    the runner for the record; for ``request``, ``retired`` and ``keeps`` see ``Run``. Raises RequestError if the store
-    is not writable, StoreError if a newer version wrote it, and FingerprintError if its rows have another fingerprint
-    (a refresh redoes all rows instead).
+    the runner for the record; for ``request``, ``retired``, ``keeps`` and ``exif`` see ``Run``. Raises RequestError if
+    the store is not writable, StoreError if a newer version wrote it, and FingerprintError if its rows have another
+    fingerprint (a refresh redoes all rows instead).
     """
     url = files.absolute(url)
     check_no_snapshot(url)
@@ -113,8 +118,8 @@ def start_run(
         parent = newest.id if newest else None
         described = (kind, file_format, fingerprint, dict(spec), field.name, shape, parent)
         previous = parent if redo and newest and "prompts" in spec and "prompts" in newest.spec else None
-        again = (operation, redo, place, dict(request or {}), tuple(retired), previous, keeps)
-        run = Run(url, _new_id(), *described, *again)
+        again = (operation, redo, place, dict(request or {}), tuple(retired), previous)
+        run = Run(url, _new_id(), *described, *again, keeps=keeps, exif=tuple(exif))
         _write_record(run, options or {}, _unpublished(run), runner or {})
     except (OSError, ImportError) as err:
         raise RequestError(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple, Optional, TypedDict, cast
+from typing import Any, Literal, NamedTuple, Optional, TypedDict, cast
 
 import apache_beam as beam
 from apache_beam.pvalue import PCollection, TaggedOutput
 
+from captionbeam.pipelines.bulk.adopt import AdoptIds
 from captionbeam.pipelines.bulk.changed_columns import Change
 from captionbeam.pipelines.bulk.duplicates import refuse_duplicates
 from captionbeam.pipelines.bulk.run import Run, base_manifest
@@ -26,7 +27,8 @@ class BaseRow(NamedTuple):
     """One row of the base: the image's version, and the row's address in case it is replaced.
 
     ``dead``: no snapshot shows the row any more. ``columns``: the ``columns_hash`` of the row's kept columns, and
-    ``used``: the values of those that prompts use, as text, if the run keeps some.
+    ``used``: the values of those that prompts use, as text, if the run keeps some. ``renamed``: the row has another id,
+    which the image takes over.
     """
 
     version: Optional[str]
@@ -38,6 +40,7 @@ class BaseRow(NamedTuple):
     dead: bool = False
     columns: str = ""
     used: str = ""
+    renamed: bool = False
 
 
 class Candidates(TypedDict):
@@ -67,8 +70,8 @@ def decide(
         return None
     refuse_duplicates(refs)
     ref, live = refs[0], live_rows(base)
-    values = used_values(ref.columns, used)
-    if any(_is_done_by(row, ref, retry_failures, values) for row in live):
+    renamed, values = any(row.renamed for row in live), used_values(ref.columns, used)
+    if not renamed and any(_is_done_by(row, ref, retry_failures, values) for row in live):
         return None
     return ref._replace(replaces=",".join(sorted(row.address for row in live or base)))
 
@@ -112,12 +115,21 @@ class JoinBase(beam.PTransform[PCollection[ImageRef], PCollection[Joined]]):
         self._run = run
 
     def expand(self, images: PCollection[ImageRef]) -> PCollection[Joined]:
-        base = (
+        shards = (
             images.pipeline
             | "ListBase" >> beam.Create(_index_files(self._run))
             | "SpreadBase" >> beam.Reshuffle()
-            | "ReadBase" >> beam.FlatMapTuple(across_workers(read_base))
         )
+        if self._run.adopts:
+            located = {
+                "images": images
+                | "KeyByLocation" >> beam.Map(lambda ref: (ref.location or ref.image_id, ref)),
+                "base": shards | "ReadLocations" >> beam.FlatMapTuple(across_workers(read_located)),
+            }
+            joined = located | "JoinLocations" >> beam.CoGroupByKey()
+            images, base = joined | AdoptIds(self._run.retired)
+        else:
+            base = shards | "ReadBase" >> beam.FlatMapTuple(across_workers(read_base))
         keyed = images | "KeyByImage" >> beam.Map(lambda ref: (ref.image_id, ref))
         return cast(PCollection[Joined], {"images": keyed, "base": base} | beam.CoGroupByKey())
 
@@ -179,6 +191,13 @@ def read_base(
         outcome = (row["version"], row["failed"], row["code"])
         values = (columns.get(HASH, ""), columns.get(USED, ""))
         yield row["image_id"], BaseRow(*outcome, place, row["replaces"], row["source"], is_dead, *values)
+
+
+def read_located(url: str, *shard: Any) -> Iterator[tuple[str, tuple[str, BaseRow]]]:
+    """Yields ``(location, (image_id, BaseRow))`` for each row of one shard's index; takes what ``read_base`` takes."""
+    locations = parquet.read_table(url, ["uri"]).column("uri").to_pylist()
+    for location, (image_id, row) in zip(locations, read_base(url, *shard), strict=True):
+        yield location or image_id, (image_id, row)
 
 
 def check_others(todo: ImageRef, live: Sequence[BaseRow], sources: Collection[str]) -> None:

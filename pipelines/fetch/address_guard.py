@@ -10,16 +10,18 @@ import ipaddress
 import posixpath
 import socket
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import aiohttp
 from fsspec.registry import known_implementations
 
 from captionbeam.pipelines.fetch.urls import split_url
 from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files
+
+if TYPE_CHECKING:
+    import aiohttp
 
 HOW = "--allow-private-addresses reads it"
 
@@ -67,6 +69,8 @@ def public_socket(address: tuple[Any, ...]) -> socket.socket:
 
 async def guarded_client(**settings: Any) -> aiohttp.ClientSession:
     """Returns a session that cannot connect to private addresses."""
+    import aiohttp  # slow
+
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=public_socket), **settings)
 
 

@@ -29,7 +29,6 @@ from captionbeam.schemas.store.reading import Store
 
 FILE_BYTES = 256 << 20
 MOST_ROWS = 100_000
-RECORD = "export.json"
 
 
 def _check_format(store: Store, file_format: str) -> None:
@@ -80,7 +79,7 @@ def export(store: Store, output: str, file_format: str, rows_per_file: int | Non
             "time": now(),
             "files": parts,
         }
-        files.write_atomic(files.join(folder, RECORD), files.json_bytes(record))
+        files.write_atomic(files.join(folder, tables.RECORD), files.json_bytes(record))
     return record
 
 
@@ -173,7 +172,7 @@ def _appearing(output: str) -> Iterator[str]:
 
 def _move(staging: str, output: str) -> None:
     fs, _ = files.split(output)
-    for name in sorted(files.names(staging), key=lambda name: (name == RECORD, name)):
+    for name in sorted(files.names(staging), key=lambda name: (name == tables.RECORD, name)):
         before, after = (files.split(files.join(folder, name))[1] for folder in (staging, output))
         fs.cp_file(before, after)  # fsspec's mv treats brackets in a path as a pattern
         fs.rm_file(before)

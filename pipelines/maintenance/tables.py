@@ -16,6 +16,7 @@ from captionbeam.schemas.formats.datafile import open_data
 from captionbeam.schemas.formats.kept import plain_values, shown_names
 from captionbeam.schemas.store.reading import Store
 
+RECORD = "export.json"  # in the folder of an export, with its format and columns
 _BIGQUERY: list[tuple[str, Callable[[pa.DataType], bool]]] = [
     ("STRING", pa.types.is_string),
     ("INTEGER", pa.types.is_integer),

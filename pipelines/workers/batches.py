@@ -95,13 +95,20 @@ class WorkerJob(Protocol):
 class Prepared:
     """One image in progress: its reference, the hash of its bytes, and the result of ``prepare``.
 
-    ``copies`` are other images with the same bytes, which get the same row.
+    ``copies`` are other images with the same bytes, which get the same row. ``exif``: what the file says of itself.
     """
 
-    __slots__ = ("content", "copies", "ref", "value")
+    __slots__ = ("content", "copies", "exif", "ref", "value")
 
-    def __init__(self, ref: ImageRef, content: str, value: Any, copies: Sequence[ImageRef] = ()) -> None:
-        self.ref, self.content, self.value, self.copies = ref, content, value, copies
+    def __init__(
+        self,
+        ref: ImageRef,
+        content: str,
+        value: Any,
+        copies: Sequence[ImageRef] = (),
+        exif: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.ref, self.content, self.value, self.copies, self.exif = ref, content, value, copies, exif or {}
 
     @property
     def refs(self) -> list[ImageRef]:

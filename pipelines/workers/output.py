@@ -5,8 +5,9 @@ from __future__ import annotations
 import queue
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as default
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,12 +16,13 @@ import pyarrow as pa
 
 from captionbeam.pipelines.bulk.kept import kept_schema
 from captionbeam.pipelines.bulk.run import Run
+from captionbeam.pipelines.workers.exif import exif_schema
 from captionbeam.schemas.errors import SystemicError
 from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.datafile import SUFFIX, DataWriter, open_writer
 from captionbeam.schemas.formats.int8 import RoundingError, quantised
-from captionbeam.schemas.formats.kept import lacks_value, table_of
+from captionbeam.schemas.formats.kept import lacks_value, table_of, with_exif
 from captionbeam.schemas.records import Failure, ImageRef, WrittenFile
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -32,10 +34,13 @@ QUEUED_BATCHES = 4
 
 @dataclass(frozen=True)
 class Done:
-    """A processed image: its reference and the SHA-256 of its bytes, or of its row of features."""
+    """A processed image: its reference, the SHA-256 of its bytes, or of its row of features, and what the file says of
+    itself.
+    """
 
     ref: ImageRef
     content: str
+    exif: Mapping[str, Any] = default(default_factory=dict)
 
 
 class ShardOutput:
@@ -52,6 +57,7 @@ class ShardOutput:
         self._name = f"{shard}-{uuid.uuid4().hex[:12]}"
         self._done: list[Done] = []
         self._failures: list[Failure] = []
+        self._failures_exif: list[Mapping[str, Any]] = []
         self._rounding = RoundingError()
         self._queue: queue.Queue[tuple[Sequence[Done], dict[str, Any]] | None] = queue.Queue(QUEUED_BATCHES)
         self._error: BaseException | None = None
@@ -75,9 +81,10 @@ class ShardOutput:
         self._done += done
         self._queue.put((done, columns))
 
-    def fail(self, failure: Failure) -> None:
-        """Adds an image that could not be processed."""
+    def fail(self, failure: Failure, exif: Mapping[str, Any] | None = None) -> None:
+        """Adds an image that could not be processed, with what its file says of itself."""
         self._failures.append(failure)
+        self._failures_exif.append(exif or {})
 
     @property
     def failed(self) -> set[str]:
@@ -92,7 +99,7 @@ class ShardOutput:
             data = self._finish_data()
             failures = self._put("failures", pa.Table.from_pylist(self._failure_rows(), arrow.FAILURES))
             index = self._put("index", pa.Table.from_pylist(self._index_rows(), arrow.INDEX))
-            columns = self._put("columns", self._kept_table()) if self._run.keeps else None
+            columns = self._put("columns", self._kept_table()) if self._run.keeps or self._run.exif else None
             ours = self._commit_record(data, failures, index, columns, {**counts, **self._empty_places()})
             if layout.create_commit(self._run.url, ours):
                 return ours
@@ -173,7 +180,11 @@ class ShardOutput:
     def _kept_table(self) -> pa.Table:
         done = [(item.ref.image_id, False, item.ref.columns) for item in self._done]
         failed = [(failure.image_id, True, failure.columns) for failure in self._failures]
-        return table_of([*done, *failed], kept_schema(self._run), self._run.used_columns)
+        table = table_of([*done, *failed], kept_schema(self._run), self._run.used_columns)
+        if not self._run.exif:
+            return table
+        exif = [*(item.exif for item in self._done), *self._failures_exif]
+        return with_exif(table, exif, exif_schema(self._run.exif))
 
     def _empty_places(self) -> dict[str, int]:
         """Returns the number of images without a value in a column that a prompt uses, if there are any."""

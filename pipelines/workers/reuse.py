@@ -32,7 +32,7 @@ Place = tuple[str, int]  # a data file's URL, and a row in it
 
 
 class Replaced(NamedTuple):
-    """A row that is replaced. ``used``: the image's values in columns that prompts use, as text."""
+    """A row that is replaced, by the image ``image_id``. ``used``: its values in columns that prompts use, as text."""
 
     image_id: str
     content: str
@@ -54,14 +54,14 @@ class Reuse:
         self._taken: defaultdict[str, list[tuple[int, Done]]] = defaultdict(list)
         self._there: dict[str, bool] = {}
 
-    def take(self, refs: Sequence[ImageRef], content: str) -> bool:
+    def take(self, refs: Sequence[ImageRef], content: str, exif: Mapping[str, Any]) -> bool:
         """Returns whether there is a row to copy for the images ``refs`` with this ``content``, and notes it."""
         found = [place for ref in refs if (place := self._places.get(self._key_of(ref, content)))]
         if not found or not self._is_there(found[0][0]):
             return False
         url, row = found[0]
         with self._lock:
-            self._taken[url] += [(row, Done(ref, content)) for ref in refs]
+            self._taken[url] += [(row, Done(ref, content, exif)) for ref in refs]
         return True
 
     def rows(self, schema: pa.Schema) -> Iterator[tuple[list[Done], dict[str, pa.Array]]]:
@@ -92,20 +92,20 @@ def _key(run: Run, image_id: str, content: str, used: str) -> Any:
 
 
 def replaced_rows(run: Run, refs: Sequence[ImageRef], base: int | None) -> list[Replaced]:
-    """Returns the rows of snapshot ``base`` that ``refs`` replace. Reads each needed index once."""
-    rows: defaultdict[str, list[int]] = defaultdict(list)
+    """Returns the rows of snapshot ``base`` that ``refs`` replace, with these images' ids. Reads each index once."""
+    rows: defaultdict[str, dict[int, str]] = defaultdict(dict)  # the image that replaces each row
     for ref in refs:
         for place in addresses_in(ref.replaces):
             shard, row, failed = parse_address(place)
             if not failed:
-                rows[shard].append(row)
+                rows[shard][row] = ref.image_id
     if not rows:
         return []
 
     def read(files_of: Mapping[str, Any]) -> list[Replaced]:
-        url = files.join(run.url, "data", files_of["data"])
-        found = _contents(run, files_of["index"], files_of["columns"], rows[files_of["shard"]])
-        return [Replaced(image_id, content, used, (url, row)) for row, image_id, content, used in found]
+        url, replacing = files.join(run.url, "data", files_of["data"]), rows[files_of["shard"]]
+        found = _contents(run, files_of["index"], files_of["columns"], list(replacing))
+        return [Replaced(replacing[row], content, used, (url, row)) for row, content, used in found]
 
     with ThreadPoolExecutor(READERS) as pool:
         return [one for part in pool.map(read, _files(run, base, sorted(rows))) for one in part]
@@ -113,12 +113,10 @@ def replaced_rows(run: Run, refs: Sequence[ImageRef], base: int | None) -> list[
 
 def _contents(
     run: Run, index: str, columns: str | None, rows: Sequence[int]
-) -> Iterator[tuple[int, str, str, str]]:
-    """Yields number, image, content and used values of ``rows``; none if the index has no contents or is gone."""
+) -> Iterator[tuple[int, str, str]]:
+    """Yields number, content and used values of ``rows``; none if the index has no contents or is gone."""
     try:
-        table = parquet.read_table(
-            files.join(run.url, "index", index), ["row", "failed", "image_id", "content"]
-        )
+        table = parquet.read_table(files.join(run.url, "index", index), ["row", "failed", "content"])
         used: Any = pa.repeat("", table.num_rows)
         if run.used_columns and columns is not None:
             used = parquet.read_table(files.join(run.url, "columns", columns), [USED]).column(USED)
@@ -127,7 +125,7 @@ def _contents(
     table = table.append_column(USED, used)
     wanted = pc.and_(pc.is_in(table.column("row"), pa.array(rows)), pc.invert(table.column("failed")))
     for row in table.filter(pc.and_(wanted, pc.is_valid(table.column("content")))).to_pylist():
-        yield row["row"], row["image_id"], row["content"], row[USED]
+        yield row["row"], row["content"], row[USED]
 
 
 def _files(run: Run, base: int | None, shards: Sequence[str]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import hashlib
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from itertools import islice
@@ -33,6 +33,7 @@ from captionbeam.pipelines.workers.batches import (
     used_by,
 )
 from captionbeam.pipelines.workers.engine import WINDOW, WINDOW_BYTES, WINDOWS_AHEAD, Engine, Gauge
+from captionbeam.pipelines.workers.exif import read_exif
 from captionbeam.pipelines.workers.output import Done, ShardOutput
 from captionbeam.pipelines.workers.reuse import Reuse
 from captionbeam.schemas.errors import ImageError
@@ -51,10 +52,11 @@ class Result(NamedTuple):
 
 
 class Fetched:
-    """Images with the same bytes, and the bytes until they are prepared, or an error."""
+    """Images with the same bytes, the bytes until they are prepared, or an error, and what the file says of itself."""
 
     def __init__(self, refs: list[ImageRef], item: Item | ImageError) -> None:
         self.refs, self._item = refs, item
+        self.exif: Mapping[str, Any] = {}
         self.bytes = len(item) if isinstance(item, bytes) else 0
 
     def take(self) -> Item | ImageError:
@@ -150,13 +152,13 @@ def _run_shard(
     tally: Tally,
 ) -> None:
     reuse, joining = Reuse(run, refs), run.kind == "features" or isinstance(processor, ShardProcessor)
-    with closing(process_images(refs, engine, processor, fetch, tally, joining, reuse)) as results:
+    with closing(process_images(refs, engine, processor, fetch, tally, joining, reuse, run.exif)) as results:
         for done, result in results:
             if not isinstance(result, ImageError):
                 output.add(done, result)
                 continue
             for image in done:
-                output.fail(failure_of(image.ref, result))
+                output.fail(failure_of(image.ref, result), image.exif)
     for done, columns in reuse.rows(processor.schema):
         output.add(done, columns)
 
@@ -169,18 +171,19 @@ def process_images(
     tally: Tally,
     joining: bool,
     reuse: Reuse | None = None,
+    exif: Sequence[str] = (),
 ) -> Generator[Result]:
     """Yields the rows of all images, batch by batch, and their failures; except rows that ``reuse`` takes.
 
-    ``processor``: the engine's, or the shard's own. ``joining``: compute neighbours with the same bytes once. Close
-    the generator to stop early: no waiting task of these images then starts in the engine's pools. Raises
-    SystemicError.
+    ``processor``: the engine's, or the shard's own. ``joining``: compute neighbours with the same bytes once. ``exif``:
+    names of what to read of each image file about itself. Close the generator to stop early: no waiting task of these
+    images then starts in the engine's pools. Raises SystemicError.
     """
     failed: deque[Result] = deque()
     with (
         closing(_fetched(refs, fetch, engine, tally)) as fetched,
         closing(_alike(fetched, processor, joining, tally)) as unlike,
-        closing(_prepared(unlike, engine, processor, reuse, failed, tally)) as prepared,
+        closing(_prepared(unlike, engine, processor, reuse, failed, tally, exif)) as prepared,
         closing(_run_all(prepared, engine, processor, tally)) as results,
     ):
         for result in results:
@@ -262,6 +265,7 @@ def _prepared(
     reuse: Reuse | None,
     failed: deque[Result],
     tally: Tally,
+    exif: Sequence[str],
 ) -> Generator[Prepared]:
     """Yields prepared images in order; adds those that cannot be fetched or decoded to ``failed``."""
 
@@ -270,11 +274,14 @@ def _prepared(
         if isinstance(item, ImageError):
             return item
         content = _content_of(item)
-        if reuse is not None and reuse.take([ref, *copies], content):
+        if exif and isinstance(item, bytes):
+            fetched.exif = read_exif(item, exif)
+        if reuse is not None and reuse.take([ref, *copies], content, fetched.exif):
             return None
         try:
             with engine.preparing.one():
-                return Prepared(ref, content, prepare_image(processor, item, ref), copies)
+                value = prepare_image(processor, item, ref)
+                return Prepared(ref, content, value, copies, fetched.exif)
         except ImageError as err:
             return err
 
@@ -283,7 +290,7 @@ def _prepared(
 
     for images, result in _ahead(fetched, submit, engine.prepared_ahead, lambda images: images.bytes):
         if isinstance(result, ImageError):
-            failed.append(_failed(images.refs, result, tally))
+            failed.append(_failed(images.refs, result, tally, images.exif))
         elif result is None:
             tally.counts["reused"] += len(images.refs)
             tally.done(len(images.refs), held=1)
@@ -333,9 +340,9 @@ def _run_all(
     for _, results in _ahead(batches, lambda batch: engine.runners.submit(run, batch), runs):
         for part, result in results:
             if isinstance(result, ImageError):
-                yield _failed(part[0].refs, result, tally)
+                yield _failed(part[0].refs, result, tally, part[0].exif)
             else:
-                done = [Done(ref, item.content) for item in part for ref in item.refs]
+                done = [Done(ref, item.content, item.exif) for item in part for ref in item.refs]
                 tally.counts["copies"] += len(done) - len(part)
                 tally.done(len(done), held=len(part))
                 yield Result(done, _for_all(part, result))
@@ -352,7 +359,7 @@ def _for_all(part: Sequence[Prepared], columns: dict[str, Any]) -> dict[str, Any
     }
 
 
-def _failed(refs: Sequence[ImageRef], error: ImageError, tally: Tally) -> Result:
+def _failed(refs: Sequence[ImageRef], error: ImageError, tally: Tally, exif: Mapping[str, Any]) -> Result:
     tally.counts[f"failed_{error.code}"] += len(refs)
     tally.done(len(refs), held=1)
-    return Result([Done(ref, "") for ref in refs], error)
+    return Result([Done(ref, "", exif) for ref in refs], error)

@@ -3,7 +3,8 @@
 An image's values travel as text, in ``ImageRef.columns``: a JSON object with sorted names and without nulls. The cells
 of CSV have no types; an object of cells has a mark before it, and its types are inferred from all cells of the listing.
 A store keeps the values as one typed struct for each row, in ``columns/`` (``table_of``). Beside it stands the text of
-those values that prompts use (``used_values``), which decide answers.
+those values that prompts use (``used_values``), which decide answers. What the image file says of itself
+(``--keep-exif``) is a struct of its own, which does not depend on the listing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import pyarrow as pa
 
 from captionbeam.schemas.errors import SystemicError
 
-VALUES, HASH, USED = "columns", "columns_hash", "used"
+VALUES, HASH, USED, EXIF = "columns", "columns_hash", "used", "exif"
 MOST_BYTES = 4096  # of one image's values as text
 CELLS = "="  # before an object of CSV cells
 ROW = (
@@ -197,6 +198,23 @@ def table_of(
         pa.array([used_values(text, used) for text in texts], pa.string()),
     ]
     return pa.table([*arrays, values], pa.schema([*ROW, pa.field(VALUES, values.type, nullable=False)]))
+
+
+def with_exif(table: pa.Table, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Returns a file of ``columns/`` with what each image file says of itself: values of ``schema``, or of some of it.
+
+    Without kept columns it has no struct of them, as Parquet has no empty structs.
+    """
+    values = pa.array(rows, pa.struct(list(schema)))
+    table = table.append_column(pa.field(EXIF, values.type, nullable=False), values)
+    return table if table.schema.field(VALUES).type.num_fields else table.drop_columns([VALUES])
+
+
+def struct_in(table: pa.Table, name: str) -> pa.StructArray:
+    """Returns the struct VALUES or EXIF of a file of ``columns/``, without fields if it has none."""
+    if name not in table.column_names:
+        return pa.array([{}] * table.num_rows, pa.struct([]))
+    return table.column(name).combine_chunks()
 
 
 def cast_struct(values: pa.StructArray, schema: pa.Schema) -> list[pa.Array]:

@@ -72,7 +72,7 @@ class Snapshot:
     ``operation`` is ``add``, ``refresh``, ``rollback``, ``compact`` or ``purge``; ``note`` is an optional remark.
     ``request`` is what a refresh repeats: the job, the options that affect rows and values, and each source with its
     listing options; empty if no job recorded it. ``kept``: names and types of the kept columns, as from
-    ``schema_text``; '' if there are none.
+    ``schema_text``; '' if there are none. ``exif``: likewise of what image files say of themselves.
     """
 
     id: int
@@ -92,6 +92,7 @@ class Snapshot:
     note: str = ""
     request: dict[str, Any] = dataclasses.field(default_factory=dict)
     kept: str = ""
+    exif: str = ""
     version: int = arrow.SCHEMA_VERSION
 
 

@@ -116,19 +116,24 @@ class Store:
 
     @cached_property
     def kept(self) -> pa.Schema:
-        """Names and types of the columns kept from the input, as readers get them; empty if there are none.
+        """Names and types of the columns kept from the input, as readers get them, then those that image files say of
+        themselves; empty if there are none.
 
-        One that has the name of a column of the store's own is called ``input_NAME``.
+        One from the input that has the name of a column of the store's own is called ``input_NAME``.
         """
-        return pa.schema([field.with_name(self._shown[field.name]) for field in self._kept])
+        return pa.schema([*(field.with_name(self._shown[field.name]) for field in self._kept), *self._exif])
 
     @cached_property
     def _kept(self) -> pa.Schema:
         return kept.schema_of(self.snapshot.kept)
 
     @cached_property
+    def _exif(self) -> pa.Schema:
+        return kept.schema_of(self.snapshot.exif)
+
+    @cached_property
     def _shown(self) -> Mapping[str, str]:
-        own = [*arrow.IDENTITY_NAMES, *arrow.FAILURES.names, *self.columns]
+        own = [*arrow.IDENTITY_NAMES, *arrow.FAILURES.names, *self.columns, *self._exif.names]
         return kept.shown_names(self._kept, [*own, *(name + arrow.SCALE for name in self.columns)])
 
     @property
@@ -214,12 +219,14 @@ class Store:
     def _kept_columns(self, shard: str, start: int, count: int) -> dict[str, pa.Array]:
         """Returns the kept columns of ``count`` index rows of a shard, from row ``start``, by the readers' names."""
         name = self._files[shard][2]
-        if not len(self._kept):
+        if not len(self.kept):
             return {}
         if name is None:
             return {field.name: pa.nulls(count, field.type) for field in self.kept}
-        values = _kept_values(files.join(self.url, "columns", name)).slice(start, count)
-        return dict(zip(self.kept.names, kept.cast_struct(values, self._kept), strict=True))
+        values, exif = _kept_values(files.join(self.url, "columns", name))
+        arrays = kept.cast_struct(values.slice(start, count), self._kept)
+        arrays += kept.cast_struct(exif.slice(start, count), self._exif)
+        return dict(zip(self.kept.names, arrays, strict=True))
 
     def scan(
         self, columns: Sequence[str] | None = None, ids: Iterable[str] | None = None
@@ -329,9 +336,10 @@ def checked_columns(
 
 
 @lru_cache(maxsize=8)
-def _kept_values(url: str) -> pa.StructArray:
-    """Returns the values of one file of ``columns/``, which the row groups of a shard read one after another."""
-    return parquet.read_table(url, [kept.VALUES]).column(0).combine_chunks()
+def _kept_values(url: str) -> tuple[pa.StructArray, pa.StructArray]:
+    """Returns both structs of one file of ``columns/``, which the row groups of a shard read one after another."""
+    table = parquet.read_table(url)
+    return kept.struct_in(table, kept.VALUES), kept.struct_in(table, kept.EXIF)
 
 
 def _group_rows(url: str) -> list[int]:

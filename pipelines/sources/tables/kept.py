@@ -44,7 +44,7 @@ def _kept(spec: SourceSpec, there: Collection[str]) -> list[str]:
 
 def missing_column(said: str, name: str, there: Collection[str], used: Collection[str]) -> SourceError:
     """Returns the error of a column to keep that is not ``there``. ``used``: the columns that prompts use."""
-    expected = f"one of {', '.join(map(repr, there))}" if there else COLUMNS
+    expected = f"some of {', '.join(map(repr, there))}" if there else COLUMNS
     if name in used:
         return SourceError(
             f"{said} {name!r}, which a prompt uses; expected {expected}, or {{{{{name}}}}} for the text {{{name}}}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -291,7 +292,9 @@ def refresh_arguments(photos, store, *more):
     (("--prompt", "x", "--price-per-million-tokens", "1"), "expected two"),
     (("--prompt", "x", "--captioner", "hf:blip"), "--prompt is for endpoints"),
 ])  # fmt: skip
-def test_wrong_requests_are_one_sentence(photos, tmp_path, capsys, arguments, sentence):
+def test_wrong_requests_are_one_sentence(photos, tmp_path, monkeypatch, capsys, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    Path("s.json").write_text('{"type": "string"}')
     start = ["caption", str(photos), "--captioner", "openai:http://127.0.0.1:9/v1", "--model", "m",
              "--output", str(tmp_path / "store")]  # fmt: skip
     assert cli.main([*start, *arguments]) == 2

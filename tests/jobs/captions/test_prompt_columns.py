@@ -179,7 +179,7 @@ def test_a_name_that_is_no_column_is_one_sentence(pictures, tmp_path, capsys, na
         assert caption(path, server, tmp_path / "store", pictures, "--prompt", "Describe {titel}.") == 2
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1
-    assert "has no column 'titel', which a prompt uses; expected one of 'file_name', 'title', 'id'" in said
+    assert "has no column 'titel', which a prompt uses; expected some of 'file_name', 'title', 'id'" in said
     assert "or {{titel}} for the text {titel}" in said
     assert server.requests == []
     assert not files.exists(f"{tmp_path}/store/plans")
@@ -194,7 +194,7 @@ def test_a_name_that_no_line_of_json_has_is_one_sentence(pictures, tmp_path, cap
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 3  # the first one is "listing images"
     for line in said[1:]:
-        assert "no source has a column 'titel', which a prompt uses; expected one of 'title'" in line
+        assert "no source has a column 'titel', which a prompt uses; expected some of 'title'" in line
     assert server.requests == []
 
 

@@ -20,6 +20,7 @@ from captionbeam.schemas.errors import RequestError
 from tests.builders.running import zygote
 
 BULK = ["--output", "out", "--encoder", "efficientnet_lite0"]
+ENDPOINT = ("--captioner", "openai:http://localhost:1/v1", "--model", "m", "--output", "o")
 
 
 @pytest.mark.parametrize("name", jobs.COMMANDS)
@@ -147,6 +148,13 @@ def test_from_python_a_command_is_silent_and_gives_its_totals(tmp_path, capsys):
         (["tokenize", "--train", PHOTO, "--output", "out"], f"'{PHOTO}' is of no known kind; expected .json"),
         (["refresh", "none"], "'none' is not a store with a published snapshot"),
         (["svd", "--features", "none", "--output", "c.safetensors"], "none has no published snapshot"),
+        (["encode", PHOTO, *BULK, "--weights", "none.pt"], "weights 'none.pt' cannot be read"),
+        (["encode", PHOTO, *BULK, "--reduce", "none"], "'none' holds no components (it is not there)"),
+        (["encode", PHOTO, *BULK, "--inventory", "none"], "none' cannot be read (not_found)"),
+        (["import-features", "none.npy", "--fingerprint", "x", "--output", "o"], "none.npy' cannot be read"),
+        (["caption", PHOTO, *ENDPOINT, "--prompt-file", "a=none"], "--prompt-file 'none' cannot be read"),
+        (["caption", PHOTO, *ENDPOINT, "--prompt", "x", "--schema", "none"], "'none' cannot be read"),
+        (["store", "retry-failures", "none"], "none has no published snapshot"),
     ],
 )
 def test_local_inputs_are_checked_before_beam_and_torch_are_imported(

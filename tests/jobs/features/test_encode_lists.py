@@ -11,6 +11,7 @@ import pytest
 
 from captionbeam.schemas import Store
 from tests.builders.data.images import drawn, encoded
+from tests.builders.data.stores import rows_of
 from tests.builders.running.commands import captionbeam
 
 ENCODER = ["--encoder", "efficientnet_lite0", "--precision", "fp32", "--pooled", "--image-size", 64]
@@ -38,6 +39,10 @@ def totals(store) -> dict:
 def uris(store) -> dict[str, str]:
     batches = Store.open(str(store)).scan(["image_id", "uri"])
     return {row["image_id"]: row["uri"] for batch in batches for row in batch.to_pylist()}
+
+
+def grids(store) -> dict[str, list[float]]:
+    return {name: row.tolist() for name, row in rows_of(Store.open(str(store))).items()}
 
 
 def test_lists_with_headers_as_people_write_them_simply_work(photos):
@@ -80,3 +85,44 @@ def test_the_first_source_is_that_which_is_named_first(photos):
                 "--on-duplicate", "first")  # fmt: skip
     assert uris(photos / "store") == {f"{number}.jpg": f"{photos}/b/{number}.jpg" for number in range(3)}
     assert totals(photos / "store")["duplicates_passed_over"] == 3
+
+
+def test_rows_under_other_ids_are_said_and_adopted(photos):
+    names = [f"{photos}/a/{number}.jpg" for number in range(3)]
+    source, store = photos / "list.csv", photos / "store"
+    source.write_text("\n".join(["url", *names]))
+    encode(source, store)
+    before = grids(store)
+    source.write_text("\n".join(["url,ID", *(f"{name},P{n}" for n, name in enumerate(names))]))
+    said = (
+        f"note: {store} has 3 images of {source} under other ids (now 'P0', there '{names[0][1:]}'): they are "
+        "processed again under the new ids; with --adopt-ids, their rows are copied"
+    )
+    plan = captionbeam("refresh", store, "--plan")
+    assert said in plan.stderr
+    assert "new │ 3" in " ".join(plan.stdout.replace("│ new", "new").split())
+    plan = captionbeam("refresh", store, "--plan", "--adopt-ids")
+    assert said not in plan.stderr
+    assert "under another name or source │ 3" in " ".join(plan.stdout.split())
+    assert "this refresh would not be published" not in plan.stdout
+    captionbeam("refresh", store, "--adopt-ids")
+    assert (totals(store)["reused"], totals(store)["images"]) == (3, 3)
+    assert uris(store) == {f"P{number}": name for number, name in enumerate(names)}
+    assert grids(store) == {f"P{number}": before[name[1:]] for number, name in enumerate(names)}
+    done = captionbeam("refresh", store)
+    assert "nothing to do: all 3 images" in done.stdout
+    assert "under other ids" not in done.stderr
+
+
+def test_encode_adopts_ids_too_but_never_rows_of_another_source(photos):
+    names = [f"{photos}/a/{number}.jpg" for number in range(3)]
+    store = photos / "store"
+    (photos / "list.csv").write_text("\n".join(["url", *names]))
+    encode(photos / "list.csv", store)
+    (photos / "list.csv").write_text("\n".join(["url,id", *(f"{name},P{n}" for n, name in enumerate(names))]))
+    (photos / "other.csv").write_text(f"url,id\n{names[0]},Q")
+    encode(photos / "other.csv", store, "--adopt-ids")
+    assert sorted(uris(store)) == sorted([*(name[1:] for name in names), "Q"])
+    encode(photos / "list.csv", store, "--adopt-ids")
+    assert totals(store)["reused"] == 3
+    assert sorted(uris(store)) == ["P0", "P1", "P2", "Q"]

@@ -193,6 +193,31 @@ def test_touched_images_are_copied_and_changed_ones_computed(tmp_path, what):
     assert (PROCESSED, store.snapshot_id, counts) == ([], 2, counted(unchanged=7, known=7))
 
 
+@pytest.mark.parametrize("what", ["parquet", "captions"])
+def test_rows_under_other_ids_are_copied(tmp_path, what):
+    """What an image takes over with --adopt-ids; its id in a row of captions is the new one."""
+    items = ITEMS
+    if what == "captions":
+        items = {name: as_item([{"text": name, "logprob": -1.5, "tokens": [name, "."]}]) for name in ITEMS}
+    before = rows(refresh(tmp_path, [ref(name) for name in items], items, what)[0])
+    PROCESSED.clear()
+    run = launch(tmp_path, what)
+    base = [found for task in _index_files(run) for found in read_base(*task)]
+    renamed = [ref(name)._replace(image_id=f"P{name}", replaces=row.address) for name, row in base]
+    write_plan(run, "loose-0", renamed, 3)
+    for shard in planned_shards(run):
+        process_shard(
+            shard.shard_id,
+            read_shard(shard),
+            Engine(CountingJob(what, 1.0).load(1)),
+            run,
+            fetch_from({f"P{name}": item for name, item in items.items()}),
+        )
+    publish(run)
+    assert PROCESSED == []
+    assert rows(Store.open(run.url)) == {f"P{name}": row for name, row in before.items()}
+
+
 def judged(run, refs):
     """What a refresh of ``refs`` has to do; what is gone is noted."""
     images, base = defaultdict(list), defaultdict(list)
