@@ -26,6 +26,7 @@ from captionbeam.pipelines.bulk.dedup import HashContents
 from captionbeam.pipelines.bulk.duplicates import PassOverDuplicates
 from captionbeam.pipelines.bulk.find import LimitImages
 from captionbeam.pipelines.bulk.gates import Gates
+from captionbeam.pipelines.bulk.kept import write_kept_schema
 from captionbeam.pipelines.bulk.listing_record import RecordListing
 from captionbeam.pipelines.bulk.plan import PlanShards
 from captionbeam.pipelines.bulk.publish import PublishSnapshot
@@ -52,8 +53,9 @@ class Work:
     instead. ``job``: copies weights or a bundle to a store's ``models/``, whose URL it takes, and returns the workers'
     job. ``dedup``: reads all images first, so that equal content is planned together. ``part``: the images of
     the sources that are processed. ``first``: of several images with one id, the first one is taken. ``keep``: names
-    of columns to keep, or ``all``. ``exif``: names of what to keep of each image file. ``adopts``: images take over the
-    rows that the store has of them under other ids.
+    of columns to keep, or ``all``. ``kept``: their names and types, if they are known before the listing. ``exif``:
+    names of what to keep of each image file. ``adopts``: images take over the rows that the store has of them under
+    other ids.
     """
 
     kind: str
@@ -70,6 +72,7 @@ class Work:
     part: Part = field(default_factory=Part)
     first: bool = False
     keep: tuple[str, ...] = ()
+    kept: pa.Schema | None = None
     exif: tuple[str, ...] = ()
     adopts: bool = False
 
@@ -88,6 +91,8 @@ def start(work: Work, url: str, options: BulkCommand, file_format: str = "parque
         exif=work.exif,
         **how,
     )
+    if run.keeps and work.kept is not None:
+        write_kept_schema(run, work.kept)
     return dataclasses.replace(run, adopts=work.adopts)
 
 
@@ -223,6 +228,8 @@ def to_do(
     if work.counted:
         images, listings = images
         written = [listings | "RecordListing" >> RecordListing(run, work.names, work.keep)]
+    elif run.keeps:  # their types are known
+        written = [pipeline | "KnowTypes" >> beam.Create([0])]
     if work.first:
         images, passed_over = images | PassOverDuplicates(run, work.names)
         written.append(passed_over)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from captionbeam.jobs.options.encoders import EncoderOptions, FeatureOptions
@@ -109,8 +109,17 @@ def _reducing(options: EncodingOptions) -> Work:
         fingerprint=plan.fingerprint,
         field=plan.field,
         job=job,
-        **listing(options, (), store),
+        **listing(_with_columns(options, store), (), store),
     )
+
+
+def _with_columns(options: EncodingOptions, store: Store) -> EncodingOptions:
+    """Returns the options with all kept columns of ``store`` kept, unless some are named: rows keep their columns."""
+    from captionbeam.pipelines.sources.tables.kept import ALL
+
+    if options.keep_columns or not len(store.kept):
+        return options
+    return replace(options, keep_columns=(ALL,))
 
 
 def _check_full(store: Store) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from captionbeam.jobs.options import inputs
 from captionbeam.jobs.ui.terminal import note
 from captionbeam.schemas.counts import counted
+from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.options import (
     NAME,
     NATURAL,
@@ -27,6 +28,8 @@ from captionbeam.schemas.options import (
 from captionbeam.schemas.storage import files
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
     from captionbeam.pipelines.sources.spec import SourceSpec
     from captionbeam.schemas.store.reading import Store
@@ -240,18 +243,24 @@ def _say_other_ids(specs: Sequence[SourceSpec], output: str) -> None:
 def listing(
     options: SourceOptions, sources: Sequence[SourceSpec], features: Store | None = None
 ) -> dict[str, Any]:
-    """Returns the fields of ``Work`` that list ``sources`` (or rows of ``features``) and fetch their images."""
+    """Returns the fields of ``Work`` that list ``sources`` (or rows of ``features``) and fetch their images.
+
+    Raises RequestError for columns to keep that ``features`` do not have.
+    """
     names = tuple(dict.fromkeys(source.name for source in sources))
     if features is not None:
         from captionbeam.pipelines.features.rows import FindRows, fetch_rows
 
-        find: Any = FindRows(features, options.sample, options.seed)
+        kept = kept_of(features, options.keep_columns)
+        find: Any = FindRows(features, options.sample, options.seed, kept)
         return {
             "find": find,
             "fetch": fetch_rows,
             "names": names,
             "features": features,
             "part": part_of(Part, options),
+            "keep": tuple(kept.names),
+            "kept": kept,
             "adopts": options.adopt_ids,
         }
     from captionbeam.pipelines.bulk.find import ListSources
@@ -272,6 +281,34 @@ def listing(
         "keep": tuple(dict.fromkeys(name for source in sources for name in source.keep)),
         "exif": _exif(options),
     }
+
+
+def kept_of(features: Store, named: Sequence[str]) -> pa.Schema:
+    """Returns the ``named`` ones (or ``all``) of a store's kept columns. Raises RequestError for those it lacks.
+
+    They may have their names in the input, by which they are kept again, or those that readers of the store see. What
+    image files say of themselves is among them.
+    """
+    import pyarrow as pa
+
+    from captionbeam.pipelines.sources.tables.kept import ALL
+
+    own = features.input_columns
+    exif = [field for field in list(features.kept)[len(own) :] if field.name not in own.names]
+    there = pa.schema([*own, *exif])
+    shown = dict(zip(features.kept.names, own.names, strict=False)) | {name: name for name in there.names}
+    if named and not len(there):
+        raise RequestError(f"{features.url} has no kept columns; expected no --keep-columns")
+    if tuple(named) == (ALL,):
+        return there
+    for name in named:
+        if name not in shown:
+            expected = ", ".join(map(repr, there.names))
+            raise RequestError(
+                f"{features.url} has no kept column {name!r}; expected some of {expected}, or {ALL}"
+            )
+    wanted = {shown[name] for name in named}
+    return pa.schema([field for field in there if field.name in wanted])
 
 
 def _exif(options: SourceOptions) -> tuple[str, ...]:

@@ -120,6 +120,8 @@ def _work(store: Store, refs: list[Any], options: RetryFailures) -> Work:
         features=None,
         fetch=read,
         job=lambda models_url: job,
+        keep=tuple(store.input_columns.names),
+        kept=store.input_columns,
         exif=tuple(schema_of(store.snapshot.exif).names),
     )
 

@@ -78,7 +78,8 @@ class ShowSnapshot(Command):
   captionbeam store show captions@prod --json
 
 Shows one snapshot of STORE, the newest unless a tag or number after @ selects another: rows, bytes, failures by code,
-fingerprint and specification, parent snapshots, runs, and the number of images of each source.
+fingerprint and specification, columns kept from the input, parent snapshots, runs, and the number of images of each
+source.
 """
     name = "store show"
 
@@ -103,6 +104,8 @@ def _rows(facts: Mapping[str, Any]) -> dict[str, str]:
         "snapshot": f"{facts['snapshot']} of {facts['time']}, {facts['operation']} {facts['note']}".rstrip(),
         "tags": ", ".join(facts["tags"]) or "none",
         "kind": f"{facts['kind']}, {facts['format']}, {_columns(facts)}",
+        "kept columns": ", ".join(f"{visible(name)} {kind}" for name, kind in facts["kept"].items())
+        or "none",
         "rows": f"{facts['rows']:,} in {shards} ({facts['superseded']:,} superseded or deleted)",
         "size": size(facts["bytes"]),
         "failures": ", ".join(f"{count:,} {code}" for code, count in facts["failures"].items()) or "none",
@@ -158,7 +161,7 @@ and message. `captionbeam store retry-failures` processes them again.
     def execute(self) -> Result:
         """Prints one line per image; the totals are {"failures": [...]}."""
         order = [("code", "ascending"), ("image_id", "ascending")]
-        rows = Store.open(self.store).failures().sort_by(order).to_pylist()
+        rows = _plain_rows(Store.open(self.store).failures().sort_by(order))
         found = [row for row in rows if self.code in (None, row["code"])]
         if self.json:
             print_json(found)
@@ -167,6 +170,14 @@ and message. `captionbeam store retry-failures` processes them again.
                 names = ("code", "stage", "image_id", "uri", "message")
                 say("\t".join(visible(row[name]) for name in names))
         return Result(totals={"failures": found})
+
+
+def _plain_rows(failures: Any) -> list[dict[str, Any]]:
+    """Returns the rows of failures, with kept columns in JSON's types."""
+    from captionbeam.schemas.formats.kept import plain_values
+
+    columns = [plain_values(column.combine_chunks()) for column in failures.columns]
+    return [dict(zip(failures.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +189,7 @@ class DiffSnapshots(Command):
   captionbeam store diff captions prod 7 --ids
 
 Compares two snapshots of STORE, each given by number or tag: images added, removed, changed (another version),
-recomputed (the same version, another row), newly failed and recovered.
+recomputed (the same version, another row), with other kept columns, newly failed and recovered.
 """
     name = "store diff"
 

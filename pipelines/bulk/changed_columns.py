@@ -103,27 +103,30 @@ def rewrite_columns(run: Run, shard: str, changes: Iterable[Change]) -> str:
     row = _base_row(run, shard)
     before, size = _columns_before(run, row)
     texts = {_position(change.address, row["rows"]): change.columns for change in changes}
-    written = _write(run, shard, with_changes(before, texts, kept_schema(run)))
+    written = _write(run, shard, with_changes(before, texts, kept_schema(run), run.operation != "refresh"))
     about = Rewritten(shard, written.name, written.sha256, written.bytes, len(texts), row["columns"], size)
     files.create(url, files.json_bytes(about._asdict()))
     return url
 
 
-def with_changes(before: pa.Table, texts: dict[int, str], types: pa.Schema) -> pa.Table:
+def with_changes(before: pa.Table, texts: dict[int, str], types: pa.Schema, adds: bool = False) -> pa.Table:
     """Returns a columns file with other values in some of its rows: ``texts`` by row number.
 
-    ``types``: names and types of the run's kept columns. A column that is not among them is left out if no row has a
-    value of it any more.
+    ``types``: names and types of the run's kept columns. These rows lose other columns, unless the run only ``adds``. A
+    column that is not among ``types`` is left out if no row has a value of it any more.
     """
     rows, new = list(texts), list(texts.values())
     old = struct_in(before, VALUES)
     schema = merged(types, pa.schema(list(old.type)))
-    at = list(range(before.num_rows))
+    same = pa.array(range(before.num_rows), pa.int64())
+    at = same.to_pylist()
     for number, row in enumerate(rows):
         at[row] = before.num_rows + number
-    take = pa.array(at, pa.int64())
+    changed = pa.array(at, pa.int64())
     arrays = {
-        field.name: pa.concat_arrays([left, right]).take(take)
+        field.name: pa.concat_arrays([left, right]).take(
+            same if adds and field.name not in types.names else changed
+        )
         for field, left, right in zip(
             schema, cast_struct(old, schema), struct_of(new, schema).flatten(), strict=True
         )

@@ -128,7 +128,7 @@ class CompareStore(
         run, parts = self._run, -(-len(base_manifest(self._run)) // SHARDS_PER_PART) or 1
         names = images.pipeline | "NameListed" >> self._sources
         compare = beam.ParDo(_CompareImages(run, self._complete, self._retry), AsList(names))
-        outputs = compare.with_outputs("columns", "gone", "counts", main="todo")
+        outputs = compare.with_output_types(ImageRef).with_outputs("columns", "gone", "counts", main="todo")
         compared = images | JoinBase(run) | "CompareImages" >> outputs
         gone = (
             compared.gone

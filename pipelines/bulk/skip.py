@@ -147,7 +147,8 @@ class SkipDone(beam.PTransform[PCollection[ImageRef], tuple[PCollection[ImageRef
 
     def expand(self, images: PCollection[ImageRef]) -> tuple[PCollection[ImageRef], PCollection[Change]]:
         decide_each = beam.ParDo(_DecideImages(self._run, self._retry, self._retired))
-        decided = images | JoinBase(self._run) | "Decide" >> decide_each.with_outputs("columns", main="todo")
+        outputs = decide_each.with_output_types(ImageRef).with_outputs("columns", main="todo")
+        decided = images | JoinBase(self._run) | "Decide" >> outputs
         return decided.todo, decided.columns
 
 

@@ -7,12 +7,13 @@ from contextlib import closing
 
 import apache_beam as beam
 import numpy as np
+import pyarrow as pa
 from apache_beam.pvalue import PBegin, PCollection
 
 from captionbeam.pipelines.bulk.find import ref_is_sampled
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.errors import ImageError
-from captionbeam.schemas.formats import arrow, parquet
+from captionbeam.schemas.formats import arrow, kept, parquet
 from captionbeam.schemas.formats.datafile import open_data, read_rows
 from captionbeam.schemas.formats.int8 import read_names, with_tensors
 from captionbeam.schemas.records import ImageRef
@@ -23,17 +24,22 @@ from captionbeam.schemas.store.reading import Dead, Store, live_index
 class FindRows(beam.PTransform[PBegin, PCollection[ImageRef]]):
     """Lists a features snapshot's live rows as references of kind ``row``, with image id and version.
 
-    ``sample`` and ``seed`` select the same images as in ``FindImages``.
+    ``sample`` and ``seed`` select the same images as in ``FindImages``. ``columns``: names and types of those kept
+    columns of the snapshot, by their names in the input, that the references carry along.
     """
 
-    def __init__(self, store: Store, sample: float = 1.0, seed: int = 0) -> None:
+    def __init__(
+        self, store: Store, sample: float = 1.0, seed: int = 0, columns: pa.Schema | None = None
+    ) -> None:
         super().__init__()
         self._sample, self._seed = sample, seed
+        self._columns = kept.schema_text(columns or pa.schema([]))
         self._tasks = [
             (
                 files.join(store.url, "index", shard["index"]),
                 store.data_url(shard["shard"]),
                 sorted(store.dead_in(shard["shard"]).rows),
+                files.join(store.url, "columns", shard["columns"]) if shard["columns"] else "",
             )
             for shard in store.shards
             if shard["rows"]
@@ -44,13 +50,20 @@ class FindRows(beam.PTransform[PBegin, PCollection[ImageRef]]):
             start
             | "NameShards" >> beam.Create(self._tasks)
             | "SpreadShards" >> beam.Reshuffle()
-            | "ListRows" >> beam.FlatMapTuple(across_workers(find_rows)).with_output_types(ImageRef)
+            | "ListRows"
+            >> beam.FlatMapTuple(across_workers(find_rows), self._columns).with_output_types(ImageRef)
         )
         return rows | "SampleRows" >> beam.Filter(ref_is_sampled, self._sample, self._seed)
 
 
-def find_rows(index: str, data: str, dead: Sequence[int]) -> Iterator[ImageRef]:
-    """Yields references to the live rows of one shard, from its index, its data file and its dead rows."""
+def find_rows(
+    index: str, data: str, dead: Sequence[int], columns_url: str = "", columns: str = ""
+) -> Iterator[ImageRef]:
+    """Yields references to the live rows of one shard, from its index, its data file and its dead rows.
+
+    ``columns_url``: of its kept columns, '' if it has none. ``columns``: those to carry along, as from ``schema_text``.
+    """
+    texts = _texts(columns_url, kept.schema_of(columns)) if columns and columns_url else []
     table = live_index(parquet.read_table(index), Dead(rows=frozenset(dead)))
     for row in table.to_pylist():
         if not row["failed"]:
@@ -62,7 +75,16 @@ def find_rows(index: str, data: str, dead: Sequence[int]) -> Iterator[ImageRef]:
                 kind="row",
                 offset=row["row"],
                 column=row["uri"],
+                columns=texts[row["row"]] if texts else "",
             )
+
+
+def _texts(url: str, schema: pa.Schema) -> list[str]:
+    """Returns the columns of ``schema`` as text, for all data rows of a shard and then its failures."""
+    table, arrays = parquet.read_table(url), dict[str, pa.Array]()
+    for values in (kept.struct_in(table, name) for name in (kept.EXIF, kept.VALUES)):
+        arrays.update((field.name, values.field(number)) for number, field in enumerate(values.type))
+    return kept.texts_of(pa.StructArray.from_arrays([*arrays.values()], [*arrays]), schema)
 
 
 def fetch_rows(refs: Sequence[ImageRef]) -> list[np.ndarray | ImageError]:

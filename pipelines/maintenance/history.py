@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from captionbeam.capmodel.specs import complete_spec
 from captionbeam.schemas.formats.int8 import RoundingError
+from captionbeam.schemas.formats.kept import HASH
 from captionbeam.schemas.store import layout, tags
 from captionbeam.schemas.store.layout import Snapshot
 from captionbeam.schemas.store.reading import Store
@@ -18,13 +19,15 @@ from captionbeam.schemas.store.reading import Store
 class Difference(NamedTuple):
     """Sorted image ids by how they differ between two snapshots.
 
-    ``changed`` images have another version, ``redone`` ones the same version in another row.
+    ``changed`` images have another version, ``redone`` ones the same version in another row, ``columns`` other kept
+    columns.
     """
 
     added: list[str]
     removed: list[str]
     changed: list[str]
     redone: list[str]
+    columns: list[str]
     failed: list[str]
     recovered: list[str]
 
@@ -65,6 +68,7 @@ def describe(store: Store) -> dict[str, Any]:
         "column": store.column,
         "columns": list(store.columns),
         "shape": list(store.shape),
+        "kept": {field.name: str(field.type) for field in store.kept},
         "superseded": store.totals["deleted"],
         "failures": dict(Counter(store.failures().column("code").to_pylist()).most_common()),
         "sources": dict(sorted(sources.items())),
@@ -99,7 +103,12 @@ def diff(before: Store, after: Store) -> Difference:
         added=sorted(new.keys() - old.keys()),
         removed=sorted(old.keys() - new.keys()),
         changed=[name for name in both if old[name].version != new[name].version],
-        redone=[name for name in both if old[name] != new[name] and old[name].version == new[name].version],
+        redone=[
+            name
+            for name in both
+            if old[name].place != new[name].place and old[name].version == new[name].version
+        ],
+        columns=[name for name in both if old[name].columns != new[name].columns],
         failed=sorted(new_failed - old_failed),
         recovered=sorted(old_failed - new_failed),
     )
@@ -108,22 +117,28 @@ def diff(before: Store, after: Store) -> Difference:
 class _Row(NamedTuple):
     version: str | None
     place: tuple[str, int]
+    columns: str
 
 
 def _images(store: Store, other: Store) -> tuple[dict[str, _Row], set[str]]:
     """Returns live rows by image, and failed images, of the shards that differ from those of ``other``."""
-    ours, theirs = ([row["shard"] for row in each.shards] for each in (store, other))
-    same = {shard for shard in theirs if store.dead_in(shard) == other.dead_in(shard)}
-    shards = [shard for shard in ours if shard not in same]
+    theirs = {row["shard"]: row["columns"] for row in other.shards}
+    shards = [
+        row["shard"]
+        for row in store.shards
+        if row["shard"] not in theirs
+        or row["columns"] != theirs[row["shard"]]
+        or store.dead_in(row["shard"]) != other.dead_in(row["shard"])
+    ]
     rows: dict[str, _Row] = {}
     failed: set[str] = set()
     with ThreadPoolExecutor(8) as pool:
-        for shard, table in zip(shards, pool.map(store.shard_index, shards), strict=True):
-            for row in table.select(["image_id", "version", "row", "failed"]).to_pylist():
+        for shard, table in zip(shards, pool.map(store.shard_index_with_hashes, shards), strict=True):
+            for row in table.select(["image_id", "version", "row", "failed", HASH]).to_pylist():
                 if row["failed"]:
                     failed.add(row["image_id"])
                 else:
-                    rows[row["image_id"]] = _Row(row["version"], (shard, row["row"]))
+                    rows[row["image_id"]] = _Row(row["version"], (shard, row["row"]), row[HASH])
     return rows, failed
 
 

@@ -19,7 +19,7 @@ from captionbeam.pipelines.sources.images import parse_location
 from captionbeam.pipelines.sources.listing import list_images
 from captionbeam.pipelines.sources.spec import SourceSpec
 from captionbeam.schemas.errors import is_transient
-from captionbeam.schemas.formats import parquet
+from captionbeam.schemas.formats import kept, parquet
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -49,8 +49,32 @@ def find_failed(store: Store, failures: Iterable[FailureRow]) -> tuple[list[Imag
         complete_spec(store.spec).get("encoder", "") is not None
     ):  # else captions of features, whose images are rows
         found.update((failure["image_id"], _from_location(failure)) for failure in rest)
-    refs = _with_coordinates(list(found.values()))
+    refs = _with_columns(store, _with_coordinates(list(found.values())))
     return refs, sorted(wanted.keys() - {ref.image_id for ref in refs})
+
+
+def _with_columns(store: Store, refs: list[ImageRef]) -> list[ImageRef]:
+    """Returns the references with the kept columns that the store has of their failures.
+
+    A plan's text of the same values is left as it is: one of CSV cells has another hash than one of typed values, and
+    a refresh compares hashes.
+    """
+    ids, schema = pa.array([ref.image_id for ref in refs], pa.string()), store.input_columns
+    kept_now: dict[str, tuple[str, str]] = {}  # hash and text by image
+    for row in store.shards if len(schema) else ():
+        if row["failed"] and row["columns"]:
+            table = parquet.read_table(files.join(store.url, "columns", row["columns"])).slice(row["rows"])
+            alive = [at for at in range(row["failed"]) if at not in store.dead_in(row["shard"]).failed]
+            ours = table.take(pa.array(alive, pa.int64()))
+            ours = ours.filter(pc.is_in(ours.column("image_id"), ids))
+            texts = kept.texts_of(kept.struct_in(ours, kept.VALUES), schema)
+            named = (ours.column(name).to_pylist() for name in ("image_id", kept.HASH))
+            kept_now.update((name, (hashed, text)) for name, hashed, text in zip(*named, texts, strict=True))
+    found = []
+    for ref in refs:
+        hashed, text = kept_now.get(ref.image_id, ("", ""))
+        found.append(ref if kept.columns_hash(ref.columns) == hashed else ref._replace(columns=text))
+    return found
 
 
 def by_reading(refs: Iterable[ImageRef]) -> list[list[ImageRef]]:
@@ -90,8 +114,9 @@ def _with_coordinates(refs: list[ImageRef]) -> list[ImageRef]:
     lost = [ref for ref in refs if ref.kind == "zip" or (ref.kind == "tar" and ref.length < 0)]
     found = [ref for ref in refs if ref not in lost]
     for kind, uri in dict.fromkeys((ref.kind, ref.uri) for ref in lost):
-        ours = {ref.image_id: ref.source for ref in lost if (ref.kind, ref.uri) == (kind, uri)}
+        ours = {ref.image_id: ref for ref in lost if (ref.kind, ref.uri) == (kind, uri)}
         for member in list_images(SourceSpec(uri, kind, uri)):
             if isinstance(member, ImageRef) and member.image_id in ours:
-                found.append(member._replace(source=ours[member.image_id]))
+                before = ours[member.image_id]
+                found.append(member._replace(source=before.source, columns=before.columns))
     return found

@@ -226,9 +226,11 @@ def cast_struct(values: pa.StructArray, schema: pa.Schema) -> list[pa.Array]:
     ]
 
 
-def texts_of(values: pa.StructArray) -> list[str]:
-    """Returns each row of a struct as text, as from ``packed``."""
-    columns = {field.name: plain_values(values.field(number)) for number, field in enumerate(values.type)}
+def texts_of(values: pa.StructArray, schema: pa.Schema | None = None) -> list[str]:
+    """Returns each row of a struct as text, as from ``packed``; if a ``schema`` is given, its columns and types."""
+    schema = pa.schema(list(values.type)) if schema is None else schema
+    arrays = zip(schema.names, cast_struct(values, schema), strict=True)
+    columns = {name: plain_values(array) for name, array in arrays}
     return [packed({name: column[row] for name, column in columns.items()}) for row in range(len(values))]
 
 

@@ -123,6 +123,11 @@ class Store:
         """
         return pa.schema([*(field.with_name(self._shown[field.name]) for field in self._kept), *self._exif])
 
+    @property
+    def input_columns(self) -> pa.Schema:
+        """Names and types of the kept columns, with the names that they have in the input."""
+        return self._kept
+
     @cached_property
     def _kept(self) -> pa.Schema:
         return kept.schema_of(self.snapshot.kept)
@@ -182,9 +187,18 @@ class Store:
 
     def shard_index(self, shard: str) -> pa.Table:
         """Returns the live index rows of one shard."""
-        name = self._files[shard][0]
-        table = parquet.read_table(files.join(self.url, "index", name))
-        return live_index(table, self.dead_in(shard))
+        return live_index(self._index_table(shard), self.dead_in(shard))
+
+    def shard_index_with_hashes(self, shard: str) -> pa.Table:
+        """Returns ``shard_index`` with a further column, ``columns_hash`` of the rows' kept columns."""
+        table, name = self._index_table(shard), self._files[shard][2]
+        hashes: Any = pa.array([""] * table.num_rows, pa.string())
+        if name is not None:
+            hashes = parquet.read_table(files.join(self.url, "columns", name), [kept.HASH]).column(0)
+        return live_index(table.append_column(kept.HASH, hashes), self.dead_in(shard))
+
+    def _index_table(self, shard: str) -> pa.Table:
+        return parquet.read_table(files.join(self.url, "index", self._files[shard][0]))
 
     def data_url(self, shard: str) -> str:
         """Returns the URL of one shard's data file."""

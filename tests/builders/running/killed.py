@@ -48,6 +48,8 @@ def arm(point: str, times: int) -> None:
         layout.create_snapshot = dying(layout.create_snapshot, 1)
     elif point == "while planning":
         files.create = dying(files.create, 1, in_folder("parts"))
+    elif point == "while rewriting columns":
+        files.create = dying(files.create, times, in_folder("columns"))
     else:
         raise SystemExit(f"no point {point!r}")
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from captionbeam.jobs.cli import main
+from captionbeam.pipelines.maintenance.verify import verify
 from captionbeam.schemas import Store
 from tests.builders.data.images import drawn, encoded
 from tests.builders.running.commands import captionbeam
@@ -166,3 +167,19 @@ def test_failures_that_are_retried_have_them(folder, tmp_path):
     captionbeam("store", "retry-failures", tmp_path / "f", "--all", "--warn-failures", 0.9)
     assert rows(tmp_path / "f")["half.jpg"] == PHOTO
     assert rows(tmp_path / "f")["a.jpg"] == PHOTO
+
+
+def test_rows_that_are_compacted_or_made_from_these_features_have_them(folder, tmp_path):
+    encode(folder, tmp_path / "f", "--keep-gps", "--shard-size", 2)
+    names = [*ABOUT, "latitude", "longitude"]
+    before = rows(tmp_path / "f", names)
+    captionbeam("store", "compact", tmp_path / "f")
+    assert rows(tmp_path / "f", names) == before
+    assert verify(str(tmp_path / "f")).problems == []
+    captionbeam("encode", "--features", tmp_path / "f", "--dtype", "int8", "--output", tmp_path / "small")
+    assert rows(tmp_path / "small", names) == {
+        name: before[name] for name in ("a.jpg", "copy.jpg", "picture.png")
+    }
+    assert Store.open(str(tmp_path / "small")).kept.equals(
+        pa.schema(sorted(Store.open(str(tmp_path / "f")).kept, key=lambda field: field.name))
+    )

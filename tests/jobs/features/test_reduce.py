@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from captionbeam.capmodel.bundles.bundle import Bundle
@@ -21,8 +23,9 @@ from captionbeam.schemas.errors import BundleError, FingerprintError
 from captionbeam.schemas.formats.components import read_components
 from captionbeam.schemas.formats.int8 import rounded
 from captionbeam.schemas.storage import files
+from tests.builders.data.history import change_columns, kept_columns
 from tests.builders.data.images import drawn, encoded
-from tests.builders.data.stores import make_captions, make_features, rows_of
+from tests.builders.data.stores import commits, make_captions, make_features, rows_of
 from tests.builders.model.models import make_bundle, make_decoder, make_tokenizer
 
 ENCODER = [
@@ -71,6 +74,28 @@ def test_a_store_is_reduced_to_its_components(world, tmp_path):
         expected = grid.astype(np.float64) @ components.vectors.T.astype(np.float64)
         np.testing.assert_allclose(rows_of(store.url)[name], expected, rtol=1e-3, atol=1e-3)
     assert verify(store.url).problems == []
+
+
+def test_rows_keep_the_columns_that_the_full_store_has_of_them(tmp_path, capsys):
+    names = [f"{number}.png" for number in range(5)]
+    columns = {name: {"price": number, "tags": [name]} for number, name in enumerate(names)}
+    spec, kept = {"name": "none", "weights_sha256": "0" * 64}, pa.Table.from_pylist([*columns.values(), {}])
+    full = make_features(str(tmp_path / "full"), names, (2, 2, 8), failing=["5.png"], kept=kept, spec=spec)
+    shrink = ["encode", "--features", full.url, "--dtype", "int8", "--output"]
+    assert main([*shrink, str(tmp_path / "small")]) == 0
+    assert kept_columns(Store.open(str(tmp_path / "small"))) == columns
+    assert main([*shrink, str(tmp_path / "named"), "--keep-columns", "price"]) == 0
+    store = Store.open(str(tmp_path / "named"))
+    assert kept_columns(store) == {name: {"price": own["price"]} for name, own in columns.items()}
+    before = commits(tmp_path / "small")
+    change_columns(full.url, {"0.png": {"price": 100, "tags": ["sale"]}})
+    assert main(["refresh", str(tmp_path / "small")]) == 0
+    store = Store.open(str(tmp_path / "small"))
+    assert kept_columns(store) == {**columns, "0.png": {"price": 100, "tags": ["sale"]}}
+    assert (store.snapshot_id, commits(store.url)) == (2, before)
+    capsys.readouterr()
+    assert main(["store", "show", full.url]) == 0
+    assert re.search(r"kept columns\W+price int64, tags list<", capsys.readouterr().out)
 
 
 def test_images_give_the_rows_that_their_features_give(world, tmp_path):

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -23,8 +24,9 @@ from captionbeam.pipelines.sources.listing import list_images
 from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import ImageError
-from captionbeam.schemas.formats import arrow
+from captionbeam.schemas.formats import arrow, parquet
 from captionbeam.schemas.storage import files
+from tests.builders.data.history import change_columns, kept_columns
 from tests.builders.data.stores import commit_all, make_store, rows_of
 from tests.builders.model.models import make_bundle
 
@@ -77,6 +79,11 @@ def encoded(url, sources, encoder, failing):
 
 def vectors(url):
     return {name: row.tolist() for name, row in rows_of(url).items()}
+
+
+def columns_hashes(url):
+    tables = [parquet.read_table(f"{url}/columns/{row['columns']}") for row in Store.open(url).shards]
+    return {row["image_id"]: row["columns_hash"] for table in tables for row in table.to_pylist()}
 
 
 def codes(url):
@@ -148,6 +155,40 @@ def test_captions_of_features_are_done_again_from_the_features(tmp_path, capsys)
     assert "nothing to do" in said
 
 
+def test_kept_columns_go_from_features_to_captions_and_stay_with_what_is_retried(tmp_path, capsys):
+    """Names as in the input: one of them is that of a column of every store."""
+    items = {f"{number}.png": np.ones((2, 3, 5), np.float16) for number in range(6)}
+    columns = {name: {"price": number + 0.5, "source": f"shop {number}"} for number, name in enumerate(items)}
+    features = make_store(
+        str(tmp_path / "features"),
+        "features",
+        arrow.grid_field("grid", (2, 3, 5)),
+        items,
+        {"name": "none", "weights_sha256": "0" * 64},
+        shard_size=3,
+        kept=pa.Table.from_pylist([*columns.values()]),
+    )
+    make_bundle().save(str(tmp_path / "bundle"))
+    url = str(tmp_path / "captions")
+    command = ["caption", "--features", features.url, "--bundle", str(tmp_path / "bundle"), "--output", url]
+    assert cli.main([*command, "--keep-columns", "cost"]) == 2
+    assert "has no kept column 'cost'; expected some of 'price', 'source', or all" in capsys.readouterr().err
+    data = next(Path(features.url, "data").iterdir())
+    data.rename(tmp_path / "away")
+    assert cli.main([*command, "--keep-columns", "input_source,price"]) == 3
+    assert (len(codes(url)), kept_columns(Store.open(url)), Store.open(url).kept) == (
+        3,
+        {name: {"price": own["price"], "input_source": own["source"]} for name, own in columns.items()},
+        features.kept,
+    )
+    (tmp_path / "away").rename(data)
+    change_columns(url, {name: {"price": 9.0} for name in list(items)[:3]})
+    before = kept_columns(Store.open(url))
+    assert cli.main(["store", "retry-failures", url, "--all"]) == 0
+    assert (codes(url), kept_columns(Store.open(url))) == ({}, before)
+    assert verify(url).problems == []
+
+
 def test_where_no_plan_is_left_the_container_is_listed(tmp_path, encoder):
     pack(tmp_path / "photos.zip", PICTURES)
     source = [str(tmp_path / "photos.zip")]
@@ -157,3 +198,23 @@ def test_where_no_plan_is_left_the_container_is_listed(tmp_path, encoder):
     assert cli.main(["store", "retry-failures", url, "--batch-size", "4"]) == 0
     assert sorted(vectors(url)) == PICTURES
     assert codes(url) == {}
+
+
+def test_values_of_a_list_that_a_retry_takes_along_are_still_those_of_the_list(tmp_path):
+    """CSV has no types: the columns' hash is that of the cells, by which a refresh sees that nothing changed."""
+    (tmp_path / "2.png").write_bytes(picture("2.png"))
+    (tmp_path / "list.csv").write_text("url,price\n1.png,5\n2.png,7.5\n")
+    url = str(tmp_path / "store")
+    encode = ["encode", str(tmp_path / "list.csv"), "--output", url, "--keep-columns", "price", "--pooled"]
+    assert (
+        cli.main([*encode, "--encoder", "efficientnet_lite0", "--image-size", "64", "--max-failures", "1"])
+        == 3
+    )
+    hashes = columns_hashes(url)
+    (tmp_path / "1.png").write_bytes(picture("1.png"))
+    assert cli.main(["store", "retry-failures", url, "--all"]) == 0
+    assert {name.rsplit("/")[-1]: own for name, own in kept_columns(Store.open(url)).items()} == {
+        "1.png": {"price": 5.0},
+        "2.png": {"price": 7.5},
+    }
+    assert columns_hashes(url) == hashes

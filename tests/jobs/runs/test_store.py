@@ -102,6 +102,7 @@ def test_diff_names_what_changed(three, capsys):
         "removed": [],
         "changed": ["b"],
         "redone": [],
+        "columns": [],
         "failed": [],
         "recovered": ["c"],
     }

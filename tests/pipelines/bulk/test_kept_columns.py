@@ -206,8 +206,10 @@ def test_failures_columns_change_too(tmp_path):
 def test_a_complete_refresh_drops_columns_that_are_kept_no_more_and_an_encode_drops_none(tmp_path):
     run(tmp_path, PRICES)
     fewer = {name: {"shop": values["shop"]} for name, values in PRICES.items()}
-    some = {"0.jpg": fewer["0.jpg"]}
-    assert run(tmp_path, some).kept.names == ["price", "shop"]
+    assert kept(run(tmp_path, {"0.jpg": {"shop": "south"}})) == {
+        **PRICES,
+        "0.jpg": {"price": 0, "shop": "south"},
+    }
     store = run(tmp_path, fewer, "refresh")
     assert store.kept.names == ["shop"]
     assert kept(store) == fewer

@@ -15,7 +15,7 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.errors import StoreError
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.store import layout
-from tests.builders.data.history import CAPTIONS, GRID, advance, outcomes, value_of
+from tests.builders.data.history import CAPTIONS, GRID, advance, kept_columns, outcomes, value_of
 
 STORES = Path(__file__).parents[2] / "fixtures" / "stores"
 FIELDS = {"features-parquet": GRID, "features-hdf5": GRID, "captions-parquet": CAPTIONS}
@@ -61,6 +61,30 @@ def test_a_stored_store_is_added_to(version, name, tmp_path):
     store = advance(str(url), {"new": "1"}, FIELDS[name], file_format=name.split("-")[1])
     assert outcomes(store)[0] == rows({**EXPECTED[2][0], "new": "1"}, FIELDS[name])
     assert verify(str(url)).problems == []
+
+
+@pytest.mark.parametrize("name", ["features-parquet", "captions-parquet"])
+def test_kept_columns_of_a_stored_store_are_read(name):
+    """The third snapshot has other columns of a shard of the first one."""
+    url, cheap = str(STORES / "version-2" / name), {"price": 1, "shop": "Ä"}
+    assert kept_columns(Store.open(url, 1)) == {
+        "a.jpg": cheap,
+        "deep/b.jpg": {"price": 2, "tags": ["x", "y"]},
+        "ünï.jpg": {},
+    }
+    newest = Store.open(url)
+    assert kept_columns(newest) == {
+        "a.jpg": cheap,
+        "deep/b.jpg": {"price": 2, "tags": ["x", "y"]},
+        "c.jpg": {"price": 2.5},
+        "ünï.jpg": {"price": 7, "input_source": "list"},
+    }
+    assert [(field.name, str(field.type)) for field in newest.kept] == [
+        ("price", "double"),
+        ("shop", "string"),
+        ("input_source", "string"),
+        ("tags", "list<item: string>"),
+    ]
 
 
 def test_a_newer_snapshot_is_refused_with_one_sentence(tmp_path, capsys):
