@@ -74,16 +74,19 @@ def with_columns(url: str, snapshot: Snapshot, parts: Sequence[Part], made: Mani
     The file has the type of each column as the parts' files have it; where these differ, as the snapshot has it.
     """
     tables = [_columns(url, part, failed) for failed in (False, True) for part in parts]
-    names = list(dict.fromkeys(name for table in tables for name in table.column_names[len(kept.ROW) :]))
+    there = (name for table in tables for name in table.column_names[len(kept.ROW) :])
+    names = [name for name in dict.fromkeys(there) if name != kept.USED]
     if not names:
         return made
-    own = [
+    ids, failed, hashes = (
         pa.chunked_array([chunk for table in tables for chunk in table.column(field.name).chunks], field.type)
         for field in kept.ROW
-    ]
+    )
     structs = [_struct(name, tables, snapshot) for name in names]
     fields = [pa.field(name, one.type, nullable=False) for name, one in zip(names, structs, strict=True)]
-    table = pa.table([*own, *structs], pa.schema([*kept.ROW, *fields]))
+    table = pa.table([ids, failed, hashes, *structs], pa.schema([*kept.ROW, *fields]))
+    if any(kept.USED in one.column_names for one in tables):
+        table = kept.with_used(table, [text for one in tables for text in kept.used_in(one)])
     name = f"{made['shard']}-{uuid.uuid4().hex[:12]}.parquet"
     written = put_table(url, f"columns/{name}", table, snapshot.fingerprint)
     size = made["bytes"] + written.bytes
@@ -159,8 +162,8 @@ def _columns(url: str, part: Part, failed: bool) -> pa.Table:
     name = part.manifest["columns"]
     if name is None:
         rows = _index_rows(url, part, failed)
-        none = pa.array([""] * rows.num_rows, pa.string())
-        return pa.table([rows.column("image_id"), rows.column("failed"), none, none], pa.schema(kept.ROW))
+        hashes = pa.array([""] * rows.num_rows, pa.string())
+        return pa.table([rows.column("image_id"), rows.column("failed"), hashes], pa.schema(kept.ROW))
     at = [part.manifest["rows"] + row for row in part.failed] if failed else list(part.rows)
     table = parquet.read_table(files.join(url, "columns", name))
     return table.take(pa.array(at, pa.int64())).replace_schema_metadata(None)
@@ -173,7 +176,7 @@ def _struct(name: str, tables: Sequence[pa.Table], snapshot: Snapshot) -> pa.Arr
     ]
     schema = schemas[0]
     if any(one != schema for one in schemas):
-        known = kept.schema_of(snapshot.kept if name == kept.VALUES else "")
+        known = kept.without_nulls(kept.schema_of(snapshot.kept if name == kept.VALUES else ""))
         schema = known if len(known) else functools.reduce(kept.merged, schemas)
     return pa.concat_arrays([_cast(table, name, schema) for table in tables])
 

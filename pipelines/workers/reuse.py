@@ -21,7 +21,7 @@ from captionbeam.pipelines.workers.output import Done
 from captionbeam.schemas.errors import StoreError
 from captionbeam.schemas.formats import arrow, parquet
 from captionbeam.schemas.formats.datafile import open_data, read_rows
-from captionbeam.schemas.formats.kept import USED, used_values
+from captionbeam.schemas.formats.kept import HASH, USED, used_in, used_values
 from captionbeam.schemas.records import ImageRef, addresses_in, parse_address
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -117,12 +117,12 @@ def _contents(
     """Yields number, content and used values of ``rows``; none if the index has no contents or is gone."""
     try:
         table = parquet.read_table(files.join(run.url, "index", index), ["row", "failed", "content"])
-        used: Any = pa.repeat("", table.num_rows)
+        used = [""] * table.num_rows
         if run.used_columns and columns is not None:
-            used = parquet.read_table(files.join(run.url, "columns", columns), [USED]).column(USED)
+            used = used_in(parquet.read_table(files.join(run.url, "columns", columns), [HASH, USED]))
     except FileNotFoundError:
         return
-    table = table.append_column(USED, used)
+    table = table.append_column(USED, pa.array(used, pa.string()))
     wanted = pc.and_(pc.is_in(table.column("row"), pa.array(rows)), pc.invert(table.column("failed")))
     for row in table.filter(pc.and_(wanted, pc.is_valid(table.column("content")))).to_pylist():
         yield row["row"], row["content"], row[USED]

@@ -28,7 +28,6 @@ ROW = (
     pa.field("image_id", pa.string(), nullable=False),
     pa.field("failed", pa.bool_(), nullable=False),
     pa.field(HASH, pa.string(), nullable=False),
-    pa.field(USED, pa.string(), nullable=False),
 )
 _INTEGER = re.compile(r"-?[1-9]\d{0,17}|0")  # others, such as 007, are names rather than numbers
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
@@ -195,9 +194,22 @@ def table_of(
         pa.array(ids, pa.string()),
         pa.array(failed, pa.bool_()),
         pa.array(map(columns_hash, texts), pa.string()),
-        pa.array([used_values(text, used) for text in texts], pa.string()),
     ]
-    return pa.table([*arrays, values], pa.schema([*ROW, pa.field(VALUES, values.type, nullable=False)]))
+    table = pa.table([*arrays, values], pa.schema([*ROW, pa.field(VALUES, values.type, nullable=False)]))
+    return with_used(table, [used_values(text, used) for text in texts]) if used else table
+
+
+def with_used(table: pa.Table, used: Sequence[str]) -> pa.Table:
+    """Returns a file of ``columns/`` with the values that prompts use of each row, as text (``used_values``)."""
+    return table.append_column(pa.field(USED, pa.string(), nullable=False), pa.array(used, pa.string()))
+
+
+def used_in(table: pa.Table) -> list[str]:
+    """Returns the values that prompts use of each row of a file of ``columns/``; '' where none does."""
+    if USED not in table.column_names:
+        return [""] * table.num_rows
+    texts: list[str] = table.column(USED).to_pylist()
+    return texts
 
 
 def with_exif(table: pa.Table, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
