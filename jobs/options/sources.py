@@ -291,12 +291,11 @@ def kept_of(features: Store, named: Sequence[str]) -> pa.Schema:
     """
     import pyarrow as pa
 
+    from captionbeam.pipelines.features.rows import carried_columns
     from captionbeam.pipelines.sources.tables.kept import ALL
 
-    own = features.input_columns
-    exif = [field for field in list(features.kept)[len(own) :] if field.name not in own.names]
-    there = pa.schema([*own, *exif])
-    shown = dict(zip(features.kept.names, own.names, strict=False)) | {name: name for name in there.names}
+    there, own = carried_columns(features), features.input_columns.names
+    shown = dict(zip(features.kept.names, own, strict=False)) | {name: name for name in there.names}
     if named and not len(there):
         raise RequestError(f"{features.url} has no kept columns; expected no --keep-columns")
     if tuple(named) == (ALL,):

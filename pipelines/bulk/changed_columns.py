@@ -31,6 +31,7 @@ from captionbeam.schemas.formats.kept import (
     struct_in,
     struct_of,
     table_of,
+    without_nulls,
 )
 from captionbeam.schemas.records import WrittenFile, parse_address
 from captionbeam.schemas.storage import files
@@ -117,7 +118,7 @@ def with_changes(before: pa.Table, texts: dict[int, str], types: pa.Schema, adds
     """
     rows, new = list(texts), list(texts.values())
     old = struct_in(before, VALUES)
-    schema = merged(types, pa.schema(list(old.type)))
+    schema = without_nulls(merged(types, _seen(old)))
     same = pa.array(range(before.num_rows), pa.int64())
     at = same.to_pylist()
     for number, row in enumerate(rows):
@@ -142,6 +143,17 @@ def with_changes(before: pa.Table, texts: dict[int, str], types: pa.Schema, adds
     columns |= {HASH: pa.array(hashes, pa.string()), VALUES: values}
     written = [pa.field(name, column.type, nullable=False) for name, column in columns.items()]
     return pa.table(list(columns.values()), pa.schema(written, before.schema.metadata))
+
+
+def _seen(values: pa.StructArray) -> pa.Schema:
+    """Returns names and types of a struct; null for a column without any value."""
+    columns = zip(values.type, values.flatten(), strict=True)
+    return pa.schema(
+        [
+            (field.name, pa.null() if column.null_count == len(column) else field.type)
+            for field, column in columns
+        ]
+    )
 
 
 def read_rewritten(run: Run) -> list[Rewritten]:

@@ -13,15 +13,15 @@ RECORD = "columns.arrow"
 
 
 def write_kept_schema(run: Run, schema: pa.Schema) -> None:
-    """Writes names and types of the run's kept columns if they are not written yet. Columns of nulls are text."""
-    whole = pa.schema(
-        [(field.name, pa.string() if pa.types.is_null(field.type) else field.type) for field in schema]
-    )
-    files.create(files.join(run.folder, RECORD), whole.serialize().to_pybytes())
+    """Writes names and types of the run's kept columns if they are not written yet."""
+    files.create(files.join(run.folder, RECORD), schema.serialize().to_pybytes())
 
 
 def kept_schema(run: Run) -> pa.Schema:
-    """Returns names and types of the run's kept columns; no columns if it keeps none."""
+    """Returns names and types of the run's kept columns; no columns if it keeps none.
+
+    A column without any value has the type null.
+    """
     return _read_schema(files.join(run.folder, RECORD)) if run.keeps else pa.schema([])
 
 

@@ -63,7 +63,7 @@ def find_rows(
 
     ``columns_url``: of its kept columns, '' if it has none. ``columns``: those to carry along, as from ``schema_text``.
     """
-    texts = _texts(columns_url, kept.schema_of(columns)) if columns and columns_url else []
+    texts = read_texts(columns_url, kept.schema_of(columns)) if columns and columns_url else []
     table = live_index(parquet.read_table(index), Dead(rows=frozenset(dead)))
     for row in table.to_pylist():
         if not row["failed"]:
@@ -79,8 +79,21 @@ def find_rows(
             )
 
 
-def _texts(url: str, schema: pa.Schema) -> list[str]:
-    """Returns the columns of ``schema`` as text, for all data rows of a shard and then its failures."""
+def carried_columns(store: Store) -> pa.Schema:
+    """Returns names, as in the input, and types of all kept columns that references to a store's rows can carry along.
+
+    What image files say of themselves is among them, unless the input has a column of that name.
+    """
+    own = store.input_columns
+    exif = [field for field in list(store.kept)[len(own) :] if field.name not in own.names]
+    return pa.schema([*own, *exif])
+
+
+def read_texts(url: str, schema: pa.Schema) -> list[str]:
+    """Returns the kept columns of ``schema``, by their names in the input, as text for each row of a columns file.
+
+    These are a shard's data rows, then its failures. What image files say of themselves is among the columns.
+    """
     table, arrays = parquet.read_table(url), dict[str, pa.Array]()
     for values in (kept.struct_in(table, name) for name in (kept.EXIF, kept.VALUES)):
         arrays.update((field.name, values.field(number)) for number, field in enumerate(values.type))

@@ -14,6 +14,7 @@ class ImageFeatures(NamedTuple):
     """The features of one image: ``data`` is float16 of ``shape`` ``[H, W, C]`` or ``[C]``, in C order.
 
     ``fingerprint`` is that of the features. ``uri`` and ``source`` of an image that was given as bytes are empty.
+    ``columns``: the columns that are kept from the input, as a JSON object; '' if there are none.
     """
 
     image_id: str
@@ -23,6 +24,7 @@ class ImageFeatures(NamedTuple):
     fingerprint: str
     shape: Sequence[int]
     data: bytes
+    columns: str = ""
 
     @property
     def array(self) -> np.ndarray:
@@ -39,7 +41,10 @@ class Caption(NamedTuple):
 
 
 class ImageCaptions(NamedTuple):
-    """The captions of one image, best first. ``fingerprint`` is that of the captions."""
+    """The captions of one image, best first.
+
+    ``fingerprint`` is that of the captions; ``columns``: as of ImageFeatures.
+    """
 
     image_id: str
     uri: str
@@ -47,6 +52,7 @@ class ImageCaptions(NamedTuple):
     source: str
     fingerprint: str
     captions: Sequence[Caption]
+    columns: str = ""
 
     @property
     def text(self) -> str:

@@ -21,7 +21,7 @@ from captionbeam.pipelines.workers.engine import WINDOW_BYTES, Engine, load_engi
 from captionbeam.pipelines.workers.shards import Fetch, Item, Result, Tally, failure_of, process_images
 from captionbeam.schemas.errors import FingerprintError, ImageError, RequestError
 from captionbeam.schemas.formats import arrow
-from captionbeam.schemas.formats.kept import lacks_value, packed
+from captionbeam.schemas.formats.kept import CELLS, lacks_value, packed
 from captionbeam.schemas.records import Failure, ImageRef
 from captionbeam.schemas.storage import options as storage_options
 
@@ -113,15 +113,22 @@ class ProcessImages(beam.DoFn):
     def _rows(self, result: Result, schema: pa.Schema) -> Iterator[ImageFeatures | ImageCaptions | Failure]:
         refs = [one.ref for one in result.done]
         if isinstance(result.columns, ImageError):
-            yield from (failure_of(ref, result.columns) for ref in refs)
+            yield from (failure_of(_as_json(ref), result.columns) for ref in refs)
             return
         columns = [result.columns[name] for name in schema.names]
-        for ref, *values in zip(refs, *columns, strict=True):
+        for ref, *values in zip(map(_as_json, refs), *columns, strict=True):
             about = (ref.image_id, ref.location, ref.version, ref.source, self._fingerprint)
             if arrow.is_captions(schema.field(0)):
-                yield ImageCaptions(*about, _captions(schema.names, [value.as_py() for value in values]))
+                yield ImageCaptions(
+                    *about, _captions(schema.names, [value.as_py() for value in values]), ref.columns
+                )
             else:
-                yield ImageFeatures(*about, list(values[0].shape), values[0].tobytes())
+                yield ImageFeatures(*about, list(values[0].shape), values[0].tobytes(), ref.columns)
+
+
+def _as_json(ref: ImageRef) -> ImageRef:
+    """Returns ``ref`` with its kept columns as JSON; cells of CSV are texts."""
+    return ref._replace(columns=ref.columns.removeprefix(CELLS))
 
 
 def _captions(names: Sequence[str], values: Sequence[Sequence[Mapping[str, Any]]]) -> list[Caption]:
@@ -160,6 +167,7 @@ class _Waiting:
         match element:
             case ImageFeatures():
                 ref = ImageRef(element.image_id, element.uri, element.source, element.version, INLINE, at)
+                ref = ref._replace(columns=element.columns)
                 self._items[at], size = element.array, len(element.data)
             case (str(image_id), bytes(data)):
                 ref = ImageRef(image_id, "", "", None, INLINE, at)

@@ -8,11 +8,14 @@ from contextlib import closing
 
 import apache_beam as beam
 
+from captionbeam.pipelines.features.rows import carried_columns, read_texts
 from captionbeam.pipelines.transforms.elements import ImageFeatures
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.formats.datafile import open_data, read_rows
 from captionbeam.schemas.formats.int8 import read_names, with_tensors
+from captionbeam.schemas.formats.kept import schema_of, schema_text
+from captionbeam.schemas.storage import files
 from captionbeam.schemas.store.reading import Store
 
 PLACE = ("image_id", "uri", "version", "source")
@@ -34,11 +37,16 @@ class ReadFeatures(beam.PTransform[beam.pvalue.PBegin, beam.PCollection[ImageFea
         if store.kind != "features":
             raise RequestError(f"{store.url} is a store of {store.kind}; expected one of features")
         shards = [
-            (store.data_url(shard["shard"]), sorted(store.dead_in(shard["shard"]).rows))
+            (
+                store.data_url(shard["shard"]),
+                sorted(store.dead_in(shard["shard"]).rows),
+                files.join(store.url, "columns", shard["columns"]) if shard["columns"] else "",
+            )
             for shard in store.shards
             if shard["rows"]
         ]
-        reading = beam.FlatMap(across_workers(_read), store.column, store.fingerprint)
+        kept = schema_text(carried_columns(store))
+        reading = beam.FlatMap(across_workers(_read), store.column, store.fingerprint, kept)
         return (
             begin
             | "NameShards" >> beam.Create(shards)
@@ -47,15 +55,22 @@ class ReadFeatures(beam.PTransform[beam.pvalue.PBegin, beam.PCollection[ImageFea
         )
 
 
-def _read(shard: tuple[str, list[int]], column: str, fingerprint: str) -> Iterator[ImageFeatures]:
-    """Yields the rows of one data file except the given dead ones."""
-    url, dead = shard
+def _read(
+    shard: tuple[str, list[int], str], column: str, fingerprint: str, kept: str
+) -> Iterator[ImageFeatures]:
+    """Yields the rows of one data file except the given dead ones, with their ``kept`` columns (``schema_text``)."""
+    url, dead, columns_url = shard
+    texts = read_texts(columns_url, schema_of(kept)) if kept and columns_url else []
     with closing(open_data(url)) as data:
         rows = sorted(set(range(sum(data.group_rows))).difference(dead))
-        for _, stored in read_rows(data, rows, read_names(data.schema, [*PLACE, column])):
+        for numbers, stored in read_rows(data, rows, read_names(data.schema, [*PLACE, column])):
             batch = with_tensors(stored)
             grids = batch.column(column).to_numpy_ndarray()
-            for row, grid in zip(batch.select(PLACE).to_pylist(), grids, strict=True):
+            for number, row, grid in zip(numbers, batch.select(PLACE).to_pylist(), grids, strict=True):
                 yield ImageFeatures(
-                    **row, fingerprint=fingerprint, shape=list(grid.shape), data=grid.tobytes()
+                    **row,
+                    fingerprint=fingerprint,
+                    shape=list(grid.shape),
+                    data=grid.tobytes(),
+                    columns=texts[number] if texts else "",
                 )

@@ -22,7 +22,7 @@ from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.datafile import SUFFIX, DataWriter, open_writer
 from captionbeam.schemas.formats.int8 import RoundingError, quantised
-from captionbeam.schemas.formats.kept import lacks_value, table_of, with_exif
+from captionbeam.schemas.formats.kept import lacks_value, table_of, with_exif, without_nulls
 from captionbeam.schemas.records import Failure, ImageRef, WrittenFile
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -180,7 +180,8 @@ class ShardOutput:
     def _kept_table(self) -> pa.Table:
         done = [(item.ref.image_id, False, item.ref.columns) for item in self._done]
         failed = [(failure.image_id, True, failure.columns) for failure in self._failures]
-        table = table_of([*done, *failed], kept_schema(self._run), self._run.used_columns)
+        schema = without_nulls(kept_schema(self._run))
+        table = table_of([*done, *failed], schema, self._run.used_columns)
         if not self._run.exif:
             return table
         exif = [*(item.exif for item in self._done), *self._failures_exif]

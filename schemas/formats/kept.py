@@ -168,6 +168,12 @@ def merged(one: pa.Schema, other: pa.Schema) -> pa.Schema:
     return types.schema()
 
 
+def without_nulls(schema: pa.Schema) -> pa.Schema:
+    """Returns the schema in which columns are written and read: those without any value so far are text."""
+    types = [pa.string() if pa.types.is_null(field.type) else field.type for field in schema]
+    return pa.schema([(name, kind) for name, kind in zip(schema.names, types, strict=True)])
+
+
 def struct_of(texts: Sequence[str], schema: pa.Schema) -> pa.StructArray:
     """Returns the values of several images as a struct of the columns in ``schema``.
 
@@ -320,13 +326,26 @@ def _value_type(value: Any) -> pa.DataType:
 
 
 def _merged(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    if pa.types.is_null(one) or pa.types.is_null(other):
+        return other if pa.types.is_null(one) else one
     if _is_text(one) or _is_text(other):
         return pa.string()
+    if pa.types.is_uint64(one) != pa.types.is_uint64(other) and _are_integers(one, other):
+        return pa.string()  # no type of numbers holds both
+    if pa.types.is_decimal(one) != pa.types.is_decimal(other) and (
+        pa.types.is_integer(one) or pa.types.is_integer(other)
+    ):
+        scale = one.scale if pa.types.is_decimal(one) else other.scale
+        return pa.decimal128(38, scale) if scale <= 18 else pa.string()
     try:
         both = [pa.schema([("", one)]), pa.schema([("", other)])]
         return pa.unify_schemas(both, promote_options="permissive").field(0).type
     except pa.ArrowException:
         return pa.string()
+
+
+def _are_integers(*kinds: pa.DataType) -> bool:
+    return all(pa.types.is_integer(kind) for kind in kinds)
 
 
 def _array(values: Sequence[tuple[Any, bool]], field: pa.Field) -> pa.Array:
@@ -370,9 +389,11 @@ def _number(value: Any, kind: type[int] | type[float]) -> Any:
 def _cast(values: pa.Array, kind: pa.DataType) -> pa.Array:
     if values.type == kind:
         return values
+    if pa.types.is_null(kind) or values.null_count == len(values):
+        return pa.nulls(len(values), kind)
     if _is_text(kind):
         texts = plain_values(values)
         return pa.array(
             [one if one is None or isinstance(one, str) else _json_text(one) for one in texts], kind
         )
-    return values.cast(kind)
+    return values.cast(kind, safe=not pa.types.is_floating(kind))  # large integers are rounded

@@ -125,12 +125,15 @@ class Store:
 
     @property
     def input_columns(self) -> pa.Schema:
-        """Names and types of the kept columns, with the names that they have in the input."""
-        return self._kept
+        """Names and types of the kept columns, with the names that they have in the input.
+
+        A column without any value so far has the type null.
+        """
+        return kept.schema_of(self.snapshot.kept)
 
     @cached_property
     def _kept(self) -> pa.Schema:
-        return kept.schema_of(self.snapshot.kept)
+        return kept.without_nulls(self.input_columns)
 
     @cached_property
     def _exif(self) -> pa.Schema:

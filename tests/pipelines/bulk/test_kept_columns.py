@@ -67,6 +67,7 @@ def start(folder, images, operation="add", source="/list.csv", keeps=True, pack=
     types, refs = Types(), []
     for name, values in images.items():
         text = pack(values) if keeps else ""
+        types.add(pa.schema([(column, pa.null()) for column in values]))
         types.see(text)
         version = (versions or {}).get(name, "v1")
         refs.append(ImageRef(name, f"/images/{name}", source, version, columns=text))
@@ -230,6 +231,19 @@ def test_types_become_wider_and_rows_that_did_not_change_are_read_in_them(tmp_pa
     store = run(tmp_path, priced("sold", "3.jpg"), pack=cells)
     assert store.kept.field("price").type == pa.string()
     assert {kept(store)[name]["price"] for name in ("3.jpg", "4.jpg")} == {"sold", "4.0"}
+
+
+def test_a_listing_without_any_value_of_a_column_leaves_its_type(tmp_path):
+    def cells(images):
+        return packed_cells({name: None if value is None else str(value) for name, value in images.items()})
+
+    assert run(tmp_path, {"a": {"price": None, "shop": "x"}}, pack=cells).kept.names == ["price", "shop"]
+    store = run(tmp_path, {"a": {"price": 2, "shop": "x"}}, pack=cells)
+    assert (store.kept.field("price").type, kept(store)["a"]["price"]) == (pa.int64(), 2)
+    more = {"a": {"price": 2, "shop": "y"}, "b": {"price": None, "shop": "x"}}
+    store = run(tmp_path, more, pack=cells)
+    assert store.kept.field("price").type == pa.int64()
+    assert kept(store) == more
 
 
 def test_rows_of_another_source_keep_their_columns(tmp_path):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
+import json
+
 import apache_beam as beam
 import numpy as np
+import pyarrow as pa
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
@@ -12,6 +16,7 @@ from PIL import Image
 from captionbeam.capmodel.specs import EndpointSpec
 from captionbeam.jobs.cli import main
 from captionbeam.pipelines.endpoints.prompts import prompts_of
+from captionbeam.pipelines.sources.spec import SourceOptions
 from captionbeam.pipelines.transforms import (
     Caption,
     CaptionFeatures,
@@ -27,8 +32,9 @@ from captionbeam.pipelines.transforms import (
 from captionbeam.pipelines.transforms.process import FAILURES, ProcessImages
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.formats import arrow
 from tests.builders.data.runs import Loads, fetch_from
-from tests.builders.data.stores import Echo, answer, as_item
+from tests.builders.data.stores import Echo, answer, as_item, make_features
 from tests.builders.model.models import bundle_for
 from tests.builders.web.endpoint import scripted_endpoint
 
@@ -164,6 +170,44 @@ def test_images_and_stored_features_get_the_captions_of_the_command(made):
         again, none = p | ReadFeatures(f"{made}/features") | CaptionFeatures(f"{made}/bundle", beam=2, **HOW)
         assert_that(again | "Text" >> beam.Map(text), equal_to(expected), label="OfFeatures")
         assert_that(none, equal_to([]), label="NoFailures")
+
+
+def columns(row):
+    return row.image_id.rsplit("/")[-1], json.loads(row.columns or "{}")
+
+
+def test_rows_and_failures_carry_kept_columns_along(made):
+    lines = [{"url": "photos/0.jpg", "price": 2.5, "tags": ["a"]}, {"url": "photos/gone.jpg", "price": 3}]
+    (made / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (made / "list.csv").write_text("url,price\nphotos/1.jpg,007\n")
+    with pipeline() as p:
+        rows, failures = (
+            p
+            | FindImages(
+                [made / "list.jsonl", made / "list.csv"], options=SourceOptions(keep_columns=("all",))
+            )
+            | EncodeImages(ENCODER, output="pooled", **HOW)
+        )
+        expected = [("0.jpg", {"price": 2.5, "tags": ["a"]}), ("1.jpg", {"price": "007"})]
+        assert_that(rows | beam.Map(columns), equal_to(expected))
+        assert_that(
+            failures | "Columns" >> beam.Map(columns),
+            equal_to([("gone.jpg", {"price": 3})]),
+            label="Failures",
+        )
+
+
+def test_rows_of_a_store_carry_its_kept_columns_along(tmp_path):
+    day = datetime.date(2026, 12, 1)
+    kept = pa.table({"price": [1, 2, None], "uri": ["x", None, None], "day": [day, None, None]})
+    store = make_features(str(tmp_path / "store"), "abc", shard_size=2, kept=kept)
+    job = Loads(Echo(arrow.grid_field("grid", (2, 2, 3))))
+    expected = [("a", {"price": 1, "uri": "x", "day": "2026-12-01"}), ("b", {"price": 2}), ("c", {})]
+    with pipeline() as p:
+        read = p | ReadFeatures(store)
+        assert_that(read | beam.Map(columns), equal_to(expected))
+        again = read | beam.ParDo(ProcessImages(job, "f", fetch_from({}), store.fingerprint))
+        assert_that(again | "Columns" >> beam.Map(columns), equal_to(expected), label="Again")
 
 
 def test_deleted_rows_are_not_read(made):
