@@ -185,7 +185,7 @@ def read_base(
     """
     dead, dead_failures = frozenset(dead_rows or ()), frozenset(dead_failed or ())
     rows = cast(list[IndexRow], parquet.read_table(url).to_pylist())
-    kept = parquet.read_table(columns_url, [HASH, USED]).to_pylist() if columns_url else [{}] * len(rows)
+    kept = parquet.read_present(columns_url, [HASH, USED]).to_pylist() if columns_url else [{}] * len(rows)
     for row, columns in zip(rows, kept, strict=True):
         place = address(shard, row["row"], row["failed"])
         is_dead = dead_rows is None or row["row"] in (dead_failures if row["failed"] else dead)

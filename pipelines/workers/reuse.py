@@ -119,7 +119,7 @@ def _contents(
         table = parquet.read_table(files.join(run.url, "index", index), ["row", "failed", "content"])
         used = [""] * table.num_rows
         if run.used_columns and columns is not None:
-            used = used_in(parquet.read_table(files.join(run.url, "columns", columns), [HASH, USED]))
+            used = used_in(parquet.read_present(files.join(run.url, "columns", columns), [HASH, USED]))
     except FileNotFoundError:
         return
     table = table.append_column(USED, pa.array(used, pa.string()))
