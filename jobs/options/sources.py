@@ -251,7 +251,7 @@ def listing(
     if features is not None:
         from captionbeam.pipelines.features.rows import FindRows, fetch_rows
 
-        kept = kept_of(features, options.keep_columns)
+        kept = kept_of(features, options.keep_columns, options.keep_gps)
         find: Any = FindRows(features, options.sample, options.seed, kept)
         return {
             "find": find,
@@ -283,23 +283,25 @@ def listing(
     }
 
 
-def kept_of(features: Store, named: Sequence[str]) -> pa.Schema:
+def kept_of(features: Store, named: Sequence[str], place: bool = False) -> pa.Schema:
     """Returns the ``named`` ones (or ``all``) of a store's kept columns. Raises RequestError for those it lacks.
 
     They may have their names in the input, by which they are kept again, or those that readers of the store see. What
-    image files say of themselves is among them.
+    image files say of themselves is among them; ``all`` includes where an image was taken only with ``place``.
     """
     import pyarrow as pa
 
     from captionbeam.pipelines.features.rows import carried_columns
     from captionbeam.pipelines.sources.tables.kept import ALL
+    from captionbeam.pipelines.workers.exif import PLACE
 
     there, own = carried_columns(features), features.input_columns.names
     shown = dict(zip(features.kept.names, own, strict=False)) | {name: name for name in there.names}
     if named and not len(there):
         raise RequestError(f"{features.url} has no kept columns; expected no --keep-columns")
     if tuple(named) == (ALL,):
-        return there
+        hidden = {*PLACE.names} - {*own} if not place else set[str]()
+        return pa.schema([field for field in there if field.name not in hidden])
     for name in named:
         if name not in shown:
             expected = ", ".join(map(repr, there.names))
