@@ -146,8 +146,8 @@ class SourceOptions(Part, ReadingOptions):
     keep_columns: tuple[str, ...] = option(
         (),
         "columns of a list, Parquet file, COCO file, or WebDataset's JSON to keep beside the rows, with their types: "
-        "NAME,... or all; those that a --prompt uses are kept in any case",
-        text("NAME,...|all"),
+        "all of them, or none any more; those that a --prompt uses are kept in any case",
+        text("NAME,...|all|none"),
         split=True,
         common=True,
         role="source",
@@ -179,6 +179,11 @@ class SourceOptions(Part, ReadingOptions):
     )
     listings: tuple[tuple[str, Mapping[str, Any]], ...] = ()
 
+    @property
+    def columns_to_keep(self) -> tuple[str, ...]:
+        """The named columns, or ``("all",)``; empty for ``none``."""
+        return () if self.keep_columns == ("none",) else self.keep_columns
+
 
 def _listings(options: SourceOptions) -> list[tuple[str, SourceOptions]]:
     """Returns each SOURCE with the options of its own listing."""
@@ -191,7 +196,9 @@ def _listing_options(options: SourceOptions, used: Sequence[str] = ()) -> Any:
     from captionbeam.pipelines.sources.spec import SourceOptions as ListingOptions
 
     columns = (options.id_column, options.uri_column, options.bytes_column)
-    return ListingOptions(*columns, options.image_root, options.inventory, options.keep_columns, tuple(used))
+    return ListingOptions(
+        *columns, options.image_root, options.inventory, options.columns_to_keep, tuple(used)
+    )
 
 
 def parsed_sources(
@@ -251,7 +258,7 @@ def listing(
     if features is not None:
         from captionbeam.pipelines.features.rows import FindRows, fetch_rows
 
-        kept = kept_of(features, options.keep_columns, options.keep_gps)
+        kept = kept_of(features, options.columns_to_keep, options.keep_gps)
         find: Any = FindRows(features, options.sample, options.seed, kept)
         return {
             "find": find,

@@ -363,8 +363,9 @@ def _array(values: Sequence[tuple[Any, bool]], field: pa.Field) -> pa.Array:
         return pa.array(kept, field.type)
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as err:
         raise SystemicError(
-            f"kept column {field.name!r} has a value that is no {field.type}, the type for all its values in the "
-            f"listing ({err}); start the job again if its source has changed, else leave the column out of --keep-columns"
+            f"kept column {field.name!r} has a value that is no {field.type}, the type of all its values in the "
+            f"listing ({err}); expected its source not to change meanwhile: start the job again, or leave the column "
+            "out of --keep-columns"
         ) from err
 
 
@@ -390,7 +391,7 @@ def _converter(kind: pa.DataType) -> Callable[[Any, bool], Any]:
 
 
 def _fitted(value: Any, kind: pa.DataType) -> Any:
-    """Returns a nested value of JSON with floats where ``kind`` has them: pyarrow takes only small integers for such."""
+    """Returns a nested value of JSON with floats where ``kind`` has them, as pyarrow refuses large integers there."""
     if isinstance(value, dict) and pa.types.is_struct(kind):
         return {field.name: _fitted(value.get(field.name), field.type) for field in kind}
     if isinstance(value, list) and pa.types.is_nested(kind):
