@@ -6,6 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from captionbeam.capmodel.templates import columns_of_prompts
 from captionbeam.jobs.options import inputs
 from captionbeam.jobs.options.decoding import DecodingOptions, decode_options
 from captionbeam.jobs.options.prompts import (
@@ -24,7 +25,6 @@ from captionbeam.schemas.options import PRECISION, option, text
 
 if TYPE_CHECKING:
     from captionbeam.jobs.bulk.launch import Work
-    from captionbeam.pipelines.endpoints.plan import EndpointPlan
     from captionbeam.pipelines.workers.batches import Processor
     from captionbeam.pipelines.workers.processors import ModelPlan
 
@@ -104,8 +104,10 @@ def captioning(options: CaptionerOptions, output: str) -> Work:
 
     options.check_captioner()
     features = Store.open(options.features) if options.features else None
-    found = listing(options, () if features else parsed_sources(options, output), features)
-    plan = _plan(options, features)
+    asked = plan_endpoint(options) if is_endpoint(options.captioner) else None
+    used = columns_of_prompts(asked.spec) if asked else ()
+    found = listing(options, () if features else parsed_sources(options, output, used), features)
+    plan = asked or _plan(options, features)
     if options.by_url:
         from captionbeam.pipelines.endpoints.links import fetch_links
 
@@ -136,11 +138,8 @@ def captioner_now(options: CaptionerOptions, batch_size: int) -> Processor:
     return HuggingFaceCaptioner.load(plan.folder, decode, plan.spec, batch_size, options.device)
 
 
-def _plan(options: CaptionerOptions, features: Store | None) -> ModelPlan | EndpointPlan:
+def _plan(options: CaptionerOptions, features: Store | None) -> ModelPlan:
     from captionbeam.pipelines.workers.processors import plan_captioner, plan_transformers
-
-    if is_endpoint(options.captioner):
-        return plan_endpoint(options)
 
     decode = decode_options(options, options.bundle)
     how: dict[str, Any] = {

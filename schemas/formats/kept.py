@@ -2,8 +2,9 @@
 
 An image's values travel as text, in ``ImageRef.columns``: a JSON object with sorted names and without nulls. The cells
 of CSV have no types; an object of cells has a mark before it, and its types are inferred from all cells of the listing.
-A store keeps the values as one typed struct for each row, in ``columns/`` (``table_of``); what the image file says of
-itself (``--keep-exif``) is a struct of its own beside it, which does not depend on the listing.
+A store keeps the values as one typed struct for each row, in ``columns/`` (``table_of``). Beside it stands the text of
+those values that prompts use (``used_values``), which decide answers. What the image file says of itself
+(``--keep-exif``) is a struct of its own, which does not depend on the listing.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from captionbeam.schemas.errors import SystemicError
 
-VALUES, HASH, EXIF = "columns", "columns_hash", "exif"
+VALUES, HASH, USED, EXIF = "columns", "columns_hash", "used", "exif"
 MOST_BYTES = 4096  # of one image's values as text
 CELLS = "="  # before an object of CSV cells
 ROW = (
@@ -53,6 +55,28 @@ def unpacked(text: str) -> dict[str, Any]:
 def columns_hash(text: str) -> str:
     """Returns 16 hexadecimal digits that change if a value does; '' for no values."""
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest() if text else ""
+
+
+def used_values(text: str, names: Collection[str]) -> str:
+    """Returns an image's values in the columns ``names``, each as text, as an object like that of ``packed``.
+
+    Text stands as it is, also that of CSV's cells; other values are JSON. Null, NaN and empty text are left out.
+    """
+    if not text or not names:
+        return ""
+    there = ((name, value) for name, value in unpacked(text).items() if name in names)
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in there
+        if not (isinstance(value, float) and math.isnan(value))
+    }
+    return packed({name: value for name, value in texts.items() if value})
+
+
+def lacks_value(text: str, names: Collection[str]) -> bool:
+    """Returns whether an image has no value, or only blanks, in one of the columns ``names``."""
+    values: dict[str, str] = unpacked(used_values(text, names))
+    return any(not values.get(name, "").strip() for name in names)
 
 
 def kept_type(kind: pa.DataType) -> pa.DataType:
@@ -93,6 +117,8 @@ def plain_values(column: pa.Array) -> list[Any]:
         return list(column.cast(pa.int32() if pa.types.is_time32(kind) else pa.int64()).to_pylist())
     if _is_parsed(kind):
         return list(column.cast(pa.string()).to_pylist())
+    if pa.types.is_float32(kind):  # 0.1 rather than 0.10000000149011612
+        return [None if text is None else float(text) for text in column.cast(pa.string()).to_pylist()]
     return list(column.to_pylist())
 
 
@@ -160,8 +186,13 @@ def struct_of(texts: Sequence[str], schema: pa.Schema) -> pa.StructArray:
     return pa.StructArray.from_arrays(arrays, fields=list(schema))
 
 
-def table_of(images: Iterable[tuple[str, bool, str]], schema: pa.Schema) -> pa.Table:
-    """Returns a file of ``columns/`` for ``(image_id, failed, text)`` of a shard's index rows, in their order."""
+def table_of(
+    images: Iterable[tuple[str, bool, str]], schema: pa.Schema, used: Collection[str] = ()
+) -> pa.Table:
+    """Returns a file of ``columns/`` for ``(image_id, failed, text)`` of a shard's index rows, in their order.
+
+    ``used``: the columns that prompts use.
+    """
     rows = list(images)
     ids, failed, texts = (list(part) for part in zip(*rows, strict=True)) if rows else ([], [], [])
     values = struct_of(texts, schema)
@@ -170,7 +201,21 @@ def table_of(images: Iterable[tuple[str, bool, str]], schema: pa.Schema) -> pa.T
         pa.array(failed, pa.bool_()),
         pa.array(map(columns_hash, texts), pa.string()),
     ]
-    return pa.table([*arrays, values], pa.schema([*ROW, pa.field(VALUES, values.type, nullable=False)]))
+    table = pa.table([*arrays, values], pa.schema([*ROW, pa.field(VALUES, values.type, nullable=False)]))
+    return with_used(table, [used_values(text, used) for text in texts]) if used else table
+
+
+def with_used(table: pa.Table, used: Sequence[str]) -> pa.Table:
+    """Returns a file of ``columns/`` with the values that prompts use of each row, as text (``used_values``)."""
+    return table.append_column(pa.field(USED, pa.string(), nullable=False), pa.array(used, pa.string()))
+
+
+def used_in(table: pa.Table) -> list[str]:
+    """Returns the values that prompts use of each row of a file of ``columns/``; '' where none does."""
+    if USED not in table.column_names:
+        return [""] * table.num_rows
+    texts: list[str] = table.column(USED).to_pylist()
+    return texts
 
 
 def with_exif(table: pa.Table, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
