@@ -6,13 +6,16 @@ import csv
 import json
 import os
 
+import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.testing.util import assert_that, equal_to
 from PIL import Image
 
 from captionbeam.jobs import cli
+from captionbeam.pipelines.transforms import PromptImages
 from captionbeam.schemas import Store
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -347,8 +350,12 @@ def test_failures_are_retried_with_their_values(products, pictures, tmp_path):
         server.reply = default_reply
         retry = "store", "retry-failures", store, "--all", "--publish-anyway"
         assert cli.main([str(each) for each in retry]) == 0
-    assert asked(server) == [ASKED["0.png"]]
+        assert asked(server) == [ASKED["0.png"]]
+        server.requests.clear()
+        assert refresh(store) == 0
+        assert asked(server) == []
     assert texts(store) == ASKED
+    assert kept(store, "Unit Price") == {"0.png": 12.5, "1.png": 7, "2.png": 1000}
 
 
 def test_compacting_keeps_what_prompts_use(products, pictures, tmp_path):
@@ -361,6 +368,18 @@ def test_compacting_keeps_what_prompts_use(products, pictures, tmp_path):
         write_csv(products, [[*row[:3], "8", row[4]] if row[0] == "1.png" else row for row in ROWS])
         assert refresh(store) == 0
     assert asked(server) == ["Describe this  product called Vase, 8 EUR."]
+
+
+def test_elements_with_columns_are_asked_with_them(pictures):
+    data = (pictures / "0.png").read_bytes()
+    images = [("a", data, {"title": "Mug", "n": 2}), ("b", data, {"title": "Vase"})]
+    with scripted_endpoint() as server:
+        pipeline = beam.Pipeline(runner="FnApiRunner")
+        rows, _ = pipeline | beam.Create(images) | PromptImages(server.url, "scripted", "{n} {title}?")
+        texts = rows | beam.Map(lambda row: (row.image_id, row.text.partition(" of ")[0]))
+        assert_that(texts, equal_to([("a", "2 Mug?"), ("b", "Vase?")]))
+        pipeline.run().wait_until_finish()
+        assert asked(server) == [" Vase?", "2 Mug?"]
 
 
 def test_captions_are_printed_without_a_store(products, pictures, capsys):
