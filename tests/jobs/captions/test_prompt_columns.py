@@ -25,14 +25,14 @@ HEADER = ["image_url", "title", "category", "Unit Price", "other"]
 ROWS = [
     ["0.png", "Mug {title}", "kitchen", "12.50", "a"],
     ["1.png", "Vase", "", "7", "b"],
-    ["2.png", "Rug", "floor", "1e3", "c"],
+    ["2.png", "Rug", "floor", "1e+3", "c"],
 ]
 ALT = "--prompt", "alt=Describe this {category} product called {title}, {Unit Price} EUR."
 PLAIN = "--prompt", "colour=Which colour?"
 ASKED = {
     "0.png": "Describe this kitchen product called Mug {title}, 12.50 EUR.",
     "1.png": "Describe this  product called Vase, 7 EUR.",
-    "2.png": "Describe this floor product called Rug, 1e3 EUR.",
+    "2.png": "Describe this floor product called Rug, 1e+3 EUR.",
 }
 
 
@@ -114,7 +114,7 @@ def test_each_image_is_asked_with_its_own_values(products, pictures, tmp_path, c
     assert used(tmp_path / "store") == {
         "0.png": {"title": "Mug {title}", "category": "kitchen", "Unit Price": "12.50"},
         "1.png": {"title": "Vase", "Unit Price": "7"},
-        "2.png": {"title": "Rug", "category": "floor", "Unit Price": "1e3"},
+        "2.png": {"title": "Rug", "category": "floor", "Unit Price": "1e+3"},
     }
 
 
@@ -205,7 +205,7 @@ def test_a_folder_has_no_columns(pictures, tmp_path, capsys):
     with scripted_endpoint() as server:
         assert caption(pictures, server, tmp_path / "store", pictures, "--prompt", "Describe {title}.") == 2
     said = capsys.readouterr().err
-    assert "no source has a column 'title', which a prompt uses; expected a list, Parquet" in said
+    assert "no source has a column 'title', which a prompt uses; expected a column of a list, Parquet" in said
     assert "{{title}}" in said
 
 
