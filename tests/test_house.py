@@ -18,6 +18,7 @@ TORCH_FREE = {
     "captionbeam.capmodel.tokenizers",
     "captionbeam.capmodel.metrics",
     "captionbeam.capmodel.specs",
+    "captionbeam.capmodel.templates",
 }
 
 

@@ -14,11 +14,13 @@ import pyarrow as pa
 from captionbeam.jobs.options.captioners import captioner_now
 from captionbeam.jobs.options.command import DONE, WARNED, Result
 from captionbeam.jobs.options.sources import fetch_options, parsed_sources
-from captionbeam.jobs.ui.terminal import say, visible
+from captionbeam.jobs.ui.summary import empty_places_line
+from captionbeam.jobs.ui.terminal import note, say, visible
 from captionbeam.pipelines.bulk.duplicates import duplicates_line, take_first
 from captionbeam.pipelines.bulk.find import draw, is_sampled
 from captionbeam.pipelines.bulk.listing_record import (
     Listing,
+    check_columns,
     check_listed,
     ending,
     passed_over_line,
@@ -29,8 +31,9 @@ from captionbeam.pipelines.sources.buckets.inventory import check_counts
 from captionbeam.pipelines.sources.images import fetch
 from captionbeam.pipelines.sources.listing import list_images
 from captionbeam.pipelines.sources.spec import Counted, Ignored, SourceSpec
-from captionbeam.pipelines.workers.batches import Prepared, Processor, run_batch
+from captionbeam.pipelines.workers.batches import Prepared, Processor, ReadsColumns, prepare_image, run_batch
 from captionbeam.schemas.errors import ImageError
+from captionbeam.schemas.formats.kept import Types, lacks_value, schema_of
 from captionbeam.schemas.records import ImageRef
 
 if TYPE_CHECKING:
@@ -48,7 +51,8 @@ def print_captions(options: Caption) -> Result:
     status is then 3. The totals have the captions by id, and of several prompts by id and prompt.
     """
     captioner = captioner_now(options, options.batch_size or 1)
-    refs = _chosen(parsed_sources(options, None), options)
+    used = captioner.columns if isinstance(captioner, ReadsColumns) else ()
+    refs = _chosen(parsed_sources(options, None, list(used)), options)
     names = captioner.schema.names
     alone, captions, failures = len(refs) == options.n_best == len(names) == 1, {}, {}
     read = fetch_links if options.by_url else partial(fetch, options=fetch_options(options))
@@ -59,6 +63,8 @@ def print_captions(options: Caption) -> Result:
             else:
                 captions[ref.image_id] = result if len(names) > 1 else result[names[0]]
             _say(ref, result, alone)
+    if empty := used and sum(lacks_value(ref.columns, used) for ref in refs):
+        note(empty_places_line(empty, used), to_error=True)
     return Result(WARNED if failures else DONE, {"captions": captions, "failures": failures})
 
 
@@ -77,9 +83,9 @@ def _chosen(sources: Sequence[SourceSpec], options: Caption) -> list[ImageRef]:
 def _listed(sources: Sequence[SourceSpec]) -> Iterator[ImageRef]:
     """Yields the images of all sources; reports skipped files on standard error.
 
-    Raises SourceError if a source has no images.
+    Raises SourceError if a source has no images, or if none has a column that a prompt uses.
     """
-    counts, listings = [], []
+    counts, listings, columns = [], [], Types()
     for source in sources:
         images, passed_over = 0, Counter[str]()
         for found in list_images(source):
@@ -90,11 +96,16 @@ def _listed(sources: Sequence[SourceSpec]) -> Iterator[ImageRef]:
                 counts.append(found)
             elif isinstance(found, Ignored):
                 passed_over[ending(found.name)] += 1
+            else:
+                columns.add(schema_of(found.schema))
         listings.append(Listing(source.name, images, passed_over))
     check_counts(counts)
     if said := passed_over_line(listings):
         say(f"captionbeam: note: {said}", to_error=True)
     check_listed(sum_listings(listings), [source.name for source in sources])
+    used = [name for source in sources for name in source.used]
+    if used:
+        check_columns(columns.schema(), used, used)
 
 
 def _batches(refs: Iterator[ImageRef], size: int) -> Iterator[list[ImageRef]]:
@@ -110,7 +121,7 @@ def _captioned(
         try:
             if isinstance(item, ImageError):
                 raise item
-            prepared.append(Prepared(ref, "", captioner.prepare(item)))
+            prepared.append(Prepared(ref, "", prepare_image(captioner, item, ref)))
         except ImageError as err:
             yield ref, err
     for part, result in run_batch(prepared, captioner) if prepared else ():

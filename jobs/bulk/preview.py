@@ -20,7 +20,7 @@ from captionbeam.jobs.options.command import Result
 from captionbeam.jobs.run_on.running import run_on
 from captionbeam.jobs.run_on.target import RunTarget
 from captionbeam.jobs.ui.progress import clock
-from captionbeam.jobs.ui.summary import print_table, size
+from captionbeam.jobs.ui.summary import empty_places_line, print_table, size
 from captionbeam.jobs.ui.terminal import note, say
 from captionbeam.pipelines.bulk.compare import read_counts, read_gone
 from captionbeam.pipelines.bulk.duplicates import duplicates_line, read_duplicates
@@ -259,4 +259,6 @@ def canary_rows(
     if "requests" in counts:
         rows |= endpoint_rows(endpoint_totals(commits), seconds, token_prices)
         rows |= token_rows(left, counts, images, token_prices)
+    if counts["empty_places"]:
+        rows["empty places"] = empty_places_line(counts["empty_places"], trial.used_columns)
     return rows | cost_rows(left, images / seconds, price_per_hour, "of one worker like the canary's")

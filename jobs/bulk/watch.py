@@ -10,7 +10,7 @@ from typing import Any, Self
 from captionbeam.jobs.options.command import DONE, WARNED, Result
 from captionbeam.jobs.options.run import BulkCommand
 from captionbeam.jobs.ui.progress import Progress, clock, watching
-from captionbeam.jobs.ui.summary import cost_per_million, print_table, size
+from captionbeam.jobs.ui.summary import cost_per_million, empty_places_line, print_table, size
 from captionbeam.jobs.ui.terminal import note, say
 from captionbeam.pipelines.bulk.changed_columns import Rewritten, read_rewritten
 from captionbeam.pipelines.bulk.compare import read_counts
@@ -111,6 +111,8 @@ def finish(run: Run, watch: Watch, options: BulkCommand) -> Result:
         say(_nothing_to_do(run.url, store.totals["rows"], failed))
     if passed_over := passed_over_line(read_listing(run)):
         note(passed_over)
+    if "empty_places" in totals:
+        note(empty_places_line(totals["empty_places"], run.used_columns))
     if duplicates := duplicates_line(read_duplicates(run)):
         note(duplicates)
     if warned:
@@ -158,6 +160,8 @@ def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | Non
         totals["columns"] = _columns(columns, store)
     if any("requests" in commit.counts or "answers_copied" in commit.counts for commit in watch.commits):
         totals["endpoint"] = endpoint_totals(watch.commits)
+    if empty := sum(commit.counts.get("empty_places", 0) for commit in watch.commits):
+        totals["empty_places"] = empty
     if price_per_hour is not None and images:
         totals["cost_per_million_images"] = round(cost_per_million(rate, price_per_hour), 2)
     return totals

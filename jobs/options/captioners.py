@@ -6,6 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from captionbeam.capmodel.templates import columns_of_prompts
 from captionbeam.jobs.options import inputs
 from captionbeam.jobs.options.decoding import DecodingOptions, chat_decoding, decode_options
 from captionbeam.jobs.options.prompts import (
@@ -26,7 +27,6 @@ from captionbeam.schemas.options import PRECISION, option, text
 
 if TYPE_CHECKING:
     from captionbeam.jobs.bulk.launch import Work
-    from captionbeam.pipelines.endpoints.plan import EndpointPlan
     from captionbeam.pipelines.workers.batches import Processor
     from captionbeam.pipelines.workers.processors import ModelPlan
 
@@ -112,8 +112,10 @@ def captioning(options: CaptionerOptions, output: str) -> Work:
 
     options.check_captioner()
     features = Store.open(options.features) if options.features else None
-    found = listing(options, () if features else parsed_sources(options, output), features)
-    plan = _plan(options, features)
+    asked = plan_endpoint(options) if is_endpoint(options.captioner) else None
+    used = columns_of_prompts({"prompts": prompts_by_column(options)})
+    found = listing(options, () if features else parsed_sources(options, output, used), features)
+    plan = asked or _plan(options, features)
     if options.by_url:
         from captionbeam.pipelines.endpoints.links import fetch_links
 
@@ -167,11 +169,9 @@ def _asking(options: CaptionerOptions) -> dict[str, Any]:
     }
 
 
-def _plan(options: CaptionerOptions, features: Store | None) -> ModelPlan | EndpointPlan:
+def _plan(options: CaptionerOptions, features: Store | None) -> ModelPlan:
     from captionbeam.pipelines.workers.processors import plan_captioner, plan_chat, plan_transformers
 
-    if is_endpoint(options.captioner):
-        return plan_endpoint(options)
     if options.asks_here:
         return plan_chat(options.folder, batch_size=options.batch_size, **_asking(options))
 

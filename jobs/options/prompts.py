@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from captionbeam.capmodel.specs import UNNAMED
-from captionbeam.jobs.ui.terminal import note
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.options import (
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound="PromptOptions")
 OPENAI, VLLM = "openai:", "vllm:"
 VLLM_COMMAND = "vllm serve {model} --served-model-name {name} --host 127.0.0.1 --port {port}"
-COLUMN = re.compile(r"\{[A-Za-z_]\w*\}")
 RATE = number(0, above=True, expected="a number above 0")
 TAKEN = {*arrow.IDENTITY_NAMES, "row", "failed", "code", "content", "replaces"}
 
@@ -55,14 +52,14 @@ def _read_schema(given: str) -> tuple[str | None, dict[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptOptions:
-    """What an endpoint's model is asked about each image."""
+    """What a model is asked about each image."""
 
     GROUP = "prompts"
 
     prompt: tuple[str, ...] = option(
         (),
-        "what to ask the model of --captioner openai:, vllm: or hf:; NAME=TEXT, repeated, asks several prompts, each "
-        "with a column NAME of its own",
+        "what to ask the model of --captioner openai:, vllm: or hf:; {COLUMN} stands for the image's value in a column "
+        "of the SOURCE; NAME=TEXT, repeated, asks several prompts, each with a column NAME of its own",
         text("[NAME=]TEXT"),
         repeated=True,
         common=True,
@@ -172,10 +169,6 @@ def plan_endpoint(options: CaptionerOptions) -> EndpointPlan:
     scheme, address = str(options.captioner).partition(":")[::2]
     own = scheme == VLLM[:-1]
     prompts = prompts_by_column(options)
-    for braces in dict.fromkeys(
-        found for prompt in prompts.values() for found in COLUMN.findall(prompt["text"])
-    ):
-        note(f"{braces} in a prompt is sent as it stands: columns of the input are not carried along")
     spec = EndpointSpec(
         endpoint=options.model or (address if own else ""),
         prompts=prompts,

@@ -146,8 +146,8 @@ class SourceOptions(Part, ReadingOptions):
     keep_columns: tuple[str, ...] = option(
         (),
         "columns of a list, Parquet file, COCO file, or WebDataset's JSON to keep beside the rows, with their types: "
-        "NAME,... or all",
-        text("NAME,...|all"),
+        "all of them, or none any more; those that a --prompt uses are kept in any case",
+        text("NAME,...|all|none"),
         split=True,
         common=True,
         role="source",
@@ -179,6 +179,11 @@ class SourceOptions(Part, ReadingOptions):
     )
     listings: tuple[tuple[str, Mapping[str, Any]], ...] = ()
 
+    @property
+    def columns_to_keep(self) -> tuple[str, ...]:
+        """The named columns, or ``("all",)``; empty for ``none``."""
+        return () if self.keep_columns == ("none",) else self.keep_columns
+
 
 def _listings(options: SourceOptions) -> list[tuple[str, SourceOptions]]:
     """Returns each SOURCE with the options of its own listing."""
@@ -187,21 +192,28 @@ def _listings(options: SourceOptions) -> list[tuple[str, SourceOptions]]:
     return [(source, dataclasses.replace(plain, **own) if own else plain) for source, own in listings]
 
 
-def _listing_options(options: SourceOptions) -> Any:
+def _listing_options(options: SourceOptions, used: Sequence[str] = ()) -> Any:
     from captionbeam.pipelines.sources.spec import SourceOptions as ListingOptions
 
     columns = (options.id_column, options.uri_column, options.bytes_column)
-    return ListingOptions(*columns, options.image_root, options.inventory, options.keep_columns)
+    return ListingOptions(
+        *columns, options.image_root, options.inventory, options.columns_to_keep, tuple(used)
+    )
 
 
-def parsed_sources(options: SourceOptions, output: str | None) -> Sequence[SourceSpec]:
-    """Returns the parsed SOURCEs. Raises RequestError, also if the job's ``output`` is inside one of them."""
+def parsed_sources(
+    options: SourceOptions, output: str | None, used: Sequence[str] = ()
+) -> Sequence[SourceSpec]:
+    """Returns the parsed SOURCEs. Raises RequestError, also if the job's ``output`` is inside one of them.
+
+    ``used``: the columns that prompts use, which are kept too.
+    """
     from captionbeam.pipelines.sources.buckets.inventory import report_time
     from captionbeam.pipelines.sources.parse import parse_each
     from captionbeam.pipelines.sources.stores import refuse_output
     from captionbeam.pipelines.sources.tables.columns import URI_COLUMNS, find_first
 
-    listings = [(source, _listing_options(own)) for source, own in _listings(options)]
+    listings = [(source, _listing_options(own, used)) for source, own in _listings(options)]
     specs = parse_each(listings, _listing_options(options).inventories)
     if output:
         refuse_output(output, dict.fromkeys(spec.name for spec in specs))
@@ -246,7 +258,7 @@ def listing(
     if features is not None:
         from captionbeam.pipelines.features.rows import FindRows, fetch_rows
 
-        kept = kept_of(features, options.keep_columns)
+        kept = kept_of(features, options.columns_to_keep, options.keep_gps)
         find: Any = FindRows(features, options.sample, options.seed, kept)
         return {
             "find": find,
@@ -278,23 +290,25 @@ def listing(
     }
 
 
-def kept_of(features: Store, named: Sequence[str]) -> pa.Schema:
+def kept_of(features: Store, named: Sequence[str], place: bool = False) -> pa.Schema:
     """Returns the ``named`` ones (or ``all``) of a store's kept columns. Raises RequestError for those it lacks.
 
     They may have their names in the input, by which they are kept again, or those that readers of the store see. What
-    image files say of themselves is among them.
+    image files say of themselves is among them; ``all`` includes where an image was taken only with ``place``.
     """
     import pyarrow as pa
 
     from captionbeam.pipelines.features.rows import carried_columns
     from captionbeam.pipelines.sources.tables.kept import ALL
+    from captionbeam.pipelines.workers.exif import PLACE
 
     there, own = carried_columns(features), features.input_columns.names
     shown = dict(zip(features.kept.names, own, strict=False)) | {name: name for name in there.names}
     if named and not len(there):
         raise RequestError(f"{features.url} has no kept columns; expected no --keep-columns")
     if tuple(named) == (ALL,):
-        return there
+        hidden = {*PLACE.names} - {*own} if not place else set[str]()
+        return pa.schema([field for field in there if field.name not in hidden])
     for name in named:
         if name not in shown:
             expected = ", ".join(map(repr, there.names))

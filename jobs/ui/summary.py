@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from captionbeam.jobs.ui.terminal import is_speaking, visible
+from captionbeam.schemas.counts import counted
 
 
 def print_table(title: str, rows: Mapping[str, Any]) -> None:
@@ -32,6 +33,13 @@ def console(width: int) -> Console:
         highlight=False,
         quiet=not is_speaking(),
     )
+
+
+def empty_places_line(images: int, columns: Iterable[str]) -> str:
+    """Returns how many images have no value in one of the ``columns`` that prompts use."""
+    names = ", ".join(f"{{{name}}}" for name in sorted(columns))
+    said = f"{counted(images, 'image')} {'has' if images == 1 else 'have'} no value"
+    return f"{said} in a column that a prompt uses ({names}); its place in the prompt is empty"
 
 
 def size(count: float) -> str:

@@ -6,6 +6,7 @@ from the first listing are deleted.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from captionbeam.pipelines.bulk.skip import (
 )
 from captionbeam.pipelines.workers.boundary import across_workers, worker_boundary
 from captionbeam.schemas.formats import arrow, parquet
+from captionbeam.schemas.formats.kept import used_values
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.storage import options as storage_options
@@ -65,15 +67,16 @@ def compare_image(
     complete: bool = True,
     retry_failures: bool = False,
     keeps: bool = False,
+    used: Collection[str] = (),
 ) -> Comparison:
     """Compares one image id of a listing of ``sources`` with the base.
 
-    ``complete``: the listing has all images of these sources. ``keeps``: the run keeps columns of its input. An image
-    is ``moved`` if its row belongs to another of the sources. It is processed again, so that its row has the current
-    location. Raises RequestError for two images with one id, and if a row of a source that was not listed would be
-    replaced.
+    ``complete``: the listing has all images of these sources. ``keeps``: the run keeps columns of its input; ``used``:
+    those that prompts use. An image with other values in these is ``changed``. An image is ``moved`` if its row belongs
+    to another of the sources. It is processed again, so that its row has the current location. Raises RequestError for
+    two images with one id, and if a row of a source that was not listed would be replaced.
     """
-    todo, live = decide(refs, base, retry_failures), live_rows(base)
+    todo, live = decide(refs, base, retry_failures, used), live_rows(base)
     ours = [row for row in live if row.source in sources]
     if not refs:
         places = [row.address for row in ours] if complete else []
@@ -81,16 +84,17 @@ def compare_image(
     if todo is None and any(row.source != refs[0].source for row in ours):
         todo = refs[0]._replace(replaces=",".join(sorted(row.address for row in live)))
     if todo is None:
-        changes = changed_columns(refs[0], base, {refs[0].source}, retry_failures) if keeps else []
+        changes = changed_columns(refs[0], base, {refs[0].source}, retry_failures, used) if keeps else []
         return Comparison("columns" if changes else "unchanged", bool(ours), columns=changes)
     check_others(todo, live, sources)
-    return Comparison(_why(todo, live), bool(ours), todo)
+    return Comparison(_why(todo, live, used), bool(ours), todo)
 
 
-def _why(todo: ImageRef, live: Sequence[BaseRow]) -> str:
+def _why(todo: ImageRef, live: Sequence[BaseRow], used: Collection[str]) -> str:
     if not live:
         return "new"
-    same = [row for row in live if row.version == todo.version]
+    about = todo.version, used_values(todo.columns, used)
+    same = [row for row in live if (row.version, row.used) == about]
     if not same:
         return "changed"
     return "again" if any(row.failed for row in same) else "moved"
@@ -123,7 +127,7 @@ class CompareStore(
     ) -> tuple[PCollection[ImageRef], PCollection[Change], PCollection[str]]:
         run, parts = self._run, -(-len(base_manifest(self._run)) // SHARDS_PER_PART) or 1
         names = images.pipeline | "NameListed" >> self._sources
-        compare = beam.ParDo(_CompareImages(run.keeps, self._complete, self._retry), AsList(names))
+        compare = beam.ParDo(_CompareImages(run, self._complete, self._retry), AsList(names))
         outputs = compare.with_output_types(ImageRef).with_outputs("columns", "gone", "counts", main="todo")
         compared = images | JoinBase(run) | "CompareImages" >> outputs
         gone = (
@@ -144,8 +148,14 @@ Gone = TaggedOutput[Literal["gone"], tuple[str, str]]  # address, image id
 
 
 class _CompareImages(beam.DoFn):
-    def __init__(self, keeps: bool, complete: bool, retry_failures: bool) -> None:
-        self._keeps, self._complete, self._retry = keeps, complete, retry_failures
+    def __init__(self, run: Run, complete: bool, retry_failures: bool) -> None:
+        self._compare = functools.partial(
+            compare_image,
+            complete=complete,
+            retry_failures=retry_failures,
+            keeps=run.keeps,
+            used=run.used_columns,
+        )
         self._storage = storage_options.current()
 
     def start_bundle(self) -> None:
@@ -155,7 +165,7 @@ class _CompareImages(beam.DoFn):
         image_id, found = joined
         images, base = list(found["images"]), list(found["base"])
         with worker_boundary(self._storage):
-            compared = compare_image(images, base, set(sources), self._complete, self._retry, self._keeps)
+            compared = self._compare(images, base, set(sources))
         self._counts.update(name for name in (compared.kind, "known" if compared.known else "") if name)
         for place in compared.gone:
             yield Gone("gone", (place, image_id))

@@ -6,7 +6,7 @@ The listing of each container is summed where it is read, so only one small elem
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import apache_beam as beam
@@ -16,7 +16,7 @@ from apache_beam.pvalue import PCollection
 from captionbeam.pipelines.bulk.kept import write_kept_schema
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.sources.spec import IMAGE_SUFFIXES, suffix
-from captionbeam.pipelines.sources.tables.kept import ALL
+from captionbeam.pipelines.sources.tables.kept import ALL, COLUMNS, missing_column
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.counts import counted
 from captionbeam.schemas.errors import SourceError
@@ -114,22 +114,21 @@ def write_listing(
         types = Types()
         for one in summed:
             types.add(schema_of(one.columns))
-        check_columns(types.schema(), keep)
+        check_columns(types.schema(), keep, run.used_columns)
         write_kept_schema(run, types.schema())
     return url
 
 
-def check_columns(found: pa.Schema, keep: Sequence[str]) -> None:
-    """Raises SourceError if no source has one of the columns to ``keep``, or if there are none for ``all``."""
+def check_columns(found: pa.Schema, keep: Sequence[str], used: Collection[str] = ()) -> None:
+    """Raises SourceError if no source has one of the columns to ``keep``, or if there are none for ``all``.
+
+    ``used``: those of them that prompts use.
+    """
+    for name in keep:
+        if name != ALL and name not in found.names:
+            raise missing_column("no source has a column", name, found.names, used)
     if not len(found):
-        raise SourceError(
-            "no source has columns to keep; expected a list, Parquet, a COCO file or a tar with JSON beside its images"
-        )
-    missing = [name for name in keep if name != ALL and name not in found.names]
-    if missing:
-        raise SourceError(
-            f"no source has a column {missing[0]!r} to keep; expected some of {', '.join(map(repr, found.names))}"
-        )
+        raise SourceError(f"no source has columns to keep; expected {COLUMNS}")
 
 
 def read_listing(run: Run) -> list[Listing]:

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from captionbeam.capmodel.specs import complete_spec
+from captionbeam.capmodel.templates import columns_of_prompts
 from captionbeam.schemas.errors import FingerprintError, RequestError
 from captionbeam.schemas.fingerprint import difference
 from captionbeam.schemas.formats import arrow
@@ -70,6 +71,11 @@ class Run:
     def folder(self) -> str:
         """``plans/<run>``, the folder of the run's record, base and plan."""
         return files.join(self.place or self.url, "plans", self.run_id)
+
+    @property
+    def used_columns(self) -> frozenset[str]:
+        """The columns of the input that prompts use."""
+        return frozenset(columns_of_prompts(self.spec))
 
     @property
     def base(self) -> int | None:

@@ -15,7 +15,7 @@ from captionbeam.pipelines.bulk.run import Run, base_manifest
 from captionbeam.pipelines.workers.boundary import across_workers, worker_boundary
 from captionbeam.schemas.errors import RequestError, is_transient
 from captionbeam.schemas.formats import parquet
-from captionbeam.schemas.formats.kept import HASH, columns_hash
+from captionbeam.schemas.formats.kept import HASH, USED, columns_hash, used_values
 from captionbeam.schemas.records import ImageRef, address, addresses_in, superseded
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.storage import options as storage_options
@@ -26,8 +26,9 @@ from captionbeam.schemas.store.rows import IndexRow
 class BaseRow(NamedTuple):
     """One row of the base: the image's version, and the row's address in case it is replaced.
 
-    ``dead``: no snapshot shows the row any more. ``columns``: the ``columns_hash`` of the row's kept columns, if the
-    run keeps some. ``renamed``: the row has another id, which the image takes over.
+    ``dead``: no snapshot shows the row any more. ``columns``: the ``columns_hash`` of the row's kept columns, and
+    ``used``: the values of those that prompts use, as text, if the run keeps some. ``renamed``: the row has another id,
+    which the image takes over.
     """
 
     version: Optional[str]
@@ -38,6 +39,7 @@ class BaseRow(NamedTuple):
     source: str = ""
     dead: bool = False
     columns: str = ""
+    used: str = ""
     renamed: bool = False
 
 
@@ -53,36 +55,43 @@ Changed = TaggedOutput[Literal["columns"], Change]
 
 
 def decide(
-    refs: Sequence[ImageRef], base: Sequence[BaseRow], retry_failures: bool = False
+    refs: Sequence[ImageRef],
+    base: Sequence[BaseRow],
+    retry_failures: bool = False,
+    used: Collection[str] = (),
 ) -> ImageRef | None:
     """Returns the reference to process for one image id, with the addresses of the rows it replaces, or None.
 
     An image is done if the base has a row of the same version (any version if the source has none) or a permanent
-    failure of it. An image that was deleted and is listed again replaces its dead rows, so its shard gets a new id.
-    Raises RequestError for two images with one id.
+    failure of it, with the same values in ``used``: the columns that prompts use. An image that was deleted and is
+    listed again replaces its dead rows, so its shard gets a new id. Raises RequestError for two images with one id.
     """
     if not refs:
         return None
     refuse_duplicates(refs)
     ref, live = refs[0], live_rows(base)
-    renamed = any(row.renamed for row in live)
-    if not renamed and any(_is_done_by(row, ref, retry_failures) for row in live):
+    renamed, values = any(row.renamed for row in live), used_values(ref.columns, used)
+    if not renamed and any(_is_done_by(row, ref, retry_failures, values) for row in live):
         return None
     return ref._replace(replaces=",".join(sorted(row.address for row in live or base)))
 
 
 def changed_columns(
-    ref: ImageRef, base: Sequence[BaseRow], sources: Collection[str], retry_failures: bool = False
+    ref: ImageRef,
+    base: Sequence[BaseRow],
+    sources: Collection[str],
+    retry_failures: bool = False,
+    used: Collection[str] = (),
 ) -> list[Change]:
     """Returns the changes for an image that is done: those of its rows whose kept columns are not those of ``ref``.
 
-    ``sources``: rows of others keep their columns.
+    ``sources``: rows of others keep their columns. ``used``: the columns that prompts use.
     """
-    wanted = columns_hash(ref.columns)
+    wanted, values = columns_hash(ref.columns), used_values(ref.columns, used)
     return [
         Change(row.address, ref.columns)
         for row in live_rows(base)
-        if row.columns != wanted and row.source in sources and _is_done_by(row, ref, retry_failures)
+        if row.columns != wanted and row.source in sources and _is_done_by(row, ref, retry_failures, values)
     ]
 
 
@@ -93,8 +102,8 @@ def live_rows(base: Sequence[BaseRow]) -> list[BaseRow]:
     return [row for row in rows if row.address not in dead]
 
 
-def _is_done_by(row: BaseRow, ref: ImageRef, retry_failures: bool) -> bool:
-    same = ref.version is None or row.version == ref.version
+def _is_done_by(row: BaseRow, ref: ImageRef, retry_failures: bool, used: str) -> bool:
+    same = (ref.version is None or row.version == ref.version) and row.used == used
     return same and not (row.failed and (retry_failures or is_transient(row.code or "")))
 
 
@@ -137,27 +146,29 @@ class SkipDone(beam.PTransform[PCollection[ImageRef], tuple[PCollection[ImageRef
         self._run, self._retry, self._retired = run, retry_failures, frozenset(retired)
 
     def expand(self, images: PCollection[ImageRef]) -> tuple[PCollection[ImageRef], PCollection[Change]]:
-        decide_each = beam.ParDo(_DecideImages(self._run.keeps, self._retry, self._retired))
+        decide_each = beam.ParDo(_DecideImages(self._run, self._retry, self._retired))
         outputs = decide_each.with_output_types(ImageRef).with_outputs("columns", main="todo")
         decided = images | JoinBase(self._run) | "Decide" >> outputs
         return decided.todo, decided.columns
 
 
 class _DecideImages(beam.DoFn):
-    def __init__(self, keeps: bool, retry_failures: bool, retired: frozenset[str]) -> None:
-        self._keeps, self._retry, self._retired = keeps, retry_failures, retired
+    def __init__(self, run: Run, retry_failures: bool, retired: frozenset[str]) -> None:
+        self._keeps, self._used = run.keeps, run.used_columns
+        self._retry, self._retired = retry_failures, retired
         self._storage = storage_options.current()
 
     def process(self, joined: Joined) -> Iterator[ImageRef | Changed]:
         refs, base = list(joined[1]["images"]), list(joined[1]["base"])
         with worker_boundary(self._storage):
-            todo = decide(refs, base, self._retry)
+            todo = decide(refs, base, self._retry, self._used)
             if todo is not None:
                 check_others(todo, live_rows(base), self._retired | {todo.source})
         if todo is not None:
             yield todo
         elif refs and self._keeps:
-            for change in changed_columns(refs[0], base, self._retired | {refs[0].source}, self._retry):
+            sources = self._retired | {refs[0].source}
+            for change in changed_columns(refs[0], base, sources, self._retry, self._used):
                 yield Changed("columns", change)
 
 
@@ -174,14 +185,13 @@ def read_base(
     """
     dead, dead_failures = frozenset(dead_rows or ()), frozenset(dead_failed or ())
     rows = cast(list[IndexRow], parquet.read_table(url).to_pylist())
-    hashes = (
-        parquet.read_table(columns_url, [HASH]).column(HASH).to_pylist() if columns_url else [""] * len(rows)
-    )
-    for row, columns in zip(rows, hashes, strict=True):
+    kept = parquet.read_present(columns_url, [HASH, USED]).to_pylist() if columns_url else [{}] * len(rows)
+    for row, columns in zip(rows, kept, strict=True):
         place = address(shard, row["row"], row["failed"])
         is_dead = dead_rows is None or row["row"] in (dead_failures if row["failed"] else dead)
         outcome = (row["version"], row["failed"], row["code"])
-        yield row["image_id"], BaseRow(*outcome, place, row["replaces"], row["source"], is_dead, columns)
+        values = (columns.get(HASH, ""), columns.get(USED, ""))
+        yield row["image_id"], BaseRow(*outcome, place, row["replaces"], row["source"], is_dead, *values)
 
 
 def read_located(url: str, *shard: Any) -> Iterator[tuple[str, tuple[str, BaseRow]]]:

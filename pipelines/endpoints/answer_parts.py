@@ -1,7 +1,8 @@
 """Files of kept answers: ``answers/<prompt's fingerprint>/<bucket>/<shard>-<run>-<attempt>-<n>.parquet``.
 
-A part has the answers of one attempt at one shard to one prompt: ``image_id``, ``version``, ``content`` (SHA-256 of
-the image's bytes) and ``answers`` (of the prompt's column type). It is written once, as a whole, under a name that
+A part has the answers of one attempt at one shard to one prompt: ``image_id``, ``version``, ``content``
+(``Prompt.key``: the SHA-256 of the image's bytes, and of the values that the prompt uses) and ``answers`` (of the
+prompt's column type). It is written once, as a whole, under a name that
 nobody else uses.
 
 The bucket is a hash of the shard, so that one write makes one file for each prompt, and a later attempt at the shard

@@ -144,7 +144,7 @@ class KeptAnswers:
             self._give_all()
 
     def known(self, content: str, prompt: Prompt) -> Answers | None:
-        """Returns earlier answers to ``prompt`` about an image of this ``content`` (SHA-256), or None.
+        """Returns earlier answers to ``prompt`` about an image with the key ``content`` (``Prompt.key``), or None.
 
         Raises SystemicError if the store cannot be read.
         """

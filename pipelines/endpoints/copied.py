@@ -1,17 +1,18 @@
-"""Answers to unchanged prompts, copied from the rows that a redo replaces."""
+"""Answers to unchanged prompts, copied from the rows that are replaced."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from typing import Any
 
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.endpoints.prompts import Prompt
-from captionbeam.pipelines.workers.reuse import replaced_rows
+from captionbeam.pipelines.workers.reuse import Replaced, replaced_rows
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.datafile import DataFile, open_data, read_rows
+from captionbeam.schemas.formats.kept import unpacked
 from captionbeam.schemas.records import ImageRef
 
 Answers = list[dict[str, Any]]
@@ -20,30 +21,35 @@ Answers = list[dict[str, Any]]
 def copied_answers(
     run: Run, refs: Sequence[ImageRef], prompts: Sequence[Prompt]
 ) -> dict[tuple[str, str], Answers]:
-    """Returns the answers of ``run.previous`` to those of ``prompts`` that it had, by content and fingerprint.
+    """Returns the answers of the replaced rows to those of ``prompts`` that they have, by key and fingerprint.
 
+    The rows are those of ``run.previous``; without it, those of images whose values in columns of prompts changed.
     Reads each needed data file once. A file that a vacuum removed meanwhile gives none.
     """
-    if run.previous is None:
+    base = run.base if run.previous is None else run.previous
+    if base is None or (run.previous is None and not run.used_columns):
         return {}
-    by_url: defaultdict[str, dict[int, str]] = defaultdict(dict)
-    for (_, content), (url, row) in replaced_rows(run, refs, run.previous):
-        by_url[url][row] = content
+    by_url: defaultdict[str, dict[int, Replaced]] = defaultdict(dict)
+    for replaced in replaced_rows(run, refs, base):
+        url, row = replaced.place
+        by_url[url][row] = replaced
+    wanted = {prompt.fingerprint: prompt for prompt in prompts}
     found: dict[tuple[str, str], Answers] = {}
-    for url, contents in sorted(by_url.items()):
+    for url, rows in sorted(by_url.items()):
         try:
             with closing(open_data(url)) as data:
-                columns = _columns(data, {prompt.fingerprint for prompt in prompts})
-                for numbers, batch in read_rows(data, sorted(contents), list(columns)) if columns else ():
+                columns = _columns(data, wanted)
+                for numbers, batch in read_rows(data, sorted(rows), list(columns)) if columns else ():
+                    about = [(rows[number].content, unpacked(rows[number].used)) for number in numbers]
                     for name, prompt in columns.items():
-                        for number, answers in zip(numbers, batch.column(name).to_pylist(), strict=True):
-                            found[contents[number], prompt] = answers
+                        for one, answers in zip(about, batch.column(name).to_pylist(), strict=True):
+                            found[wanted[prompt].key(*one), prompt] = answers
         except FileNotFoundError:
             continue
     return found
 
 
-def _columns(data: DataFile, wanted: set[str]) -> dict[str, str]:
+def _columns(data: DataFile, wanted: Collection[str]) -> dict[str, str]:
     """Returns the columns of a data file with answers to the ``wanted`` prompts, with the prompt's fingerprint."""
     prompts = {
         field.name: field.metadata[arrow.PROMPT_KEY].decode()

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from captionbeam.capmodel.specs import EndpointSpec
+from captionbeam.capmodel.templates import columns_of_prompts
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.endpoints.answers import KeptAnswers
 from captionbeam.pipelines.endpoints.chat import ChatClient
@@ -29,17 +30,22 @@ from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.records import ImageRef
 
 Answers = list[dict[str, Any]]
+NO_VALUES: Mapping[str, str] = {}
 
 _captioners: weakref.WeakSet[EndpointCaptioner] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
 class Question:
-    """One image to ask about: the SHA-256 of its bytes, its URL (``data:`` or the server's to read), known answers."""
+    """One image to ask about: its URL (``data:`` or the server's to read), the prompts with its values in their texts.
 
-    content: str
+    ``keys``: what the answers to each prompt depend on (``Prompt.key``). ``known``: answers by column.
+    """
+
     picture: str
-    known: dict[str, Answers]
+    prompts: Sequence[Prompt]
+    keys: Sequence[str]
+    known: Mapping[str, Answers]
 
 
 class EndpointCaptioner:
@@ -55,6 +61,7 @@ class EndpointCaptioner:
         self.spec = spec_of(spec)
         self.fingerprint = fingerprint(self.spec)
         self.schema = pa.schema([prompt.field for prompt in self.prompts])
+        self.columns = tuple(columns_of_prompts(self.spec))
         self.streams = endpoint.concurrency
         self._stack = ExitStack()
         weakref.finalize(self, self._stack.close)  # when Beam drops the engine
@@ -74,15 +81,25 @@ class EndpointCaptioner:
         """Ends all requests, and leaves the server."""
         self._stack.close()
 
-    def prepare(self, item: bytes) -> Question:
-        """Returns a file's bytes as a question without known answers. Raises ImageError."""
-        return self.question(item, {})
+    def prepare(self, item: bytes, used: Mapping[str, str] = NO_VALUES) -> Question:
+        """Returns a file's bytes as a question without known answers. Raises ImageError.
 
-    def question(self, item: bytes, known: dict[str, Answers]) -> Question:
+        ``used``: the image's values in ``columns``.
+        """
+        return self.question(item, used, self.keys(item, used), {})
+
+    def keys(self, item: bytes, used: Mapping[str, str]) -> list[str]:
+        """Returns what the answers to each prompt depend on."""
+        content = hashlib.sha256(item).hexdigest()
+        return [prompt.key(content, used) for prompt in self.prompts]
+
+    def question(
+        self, item: bytes, used: Mapping[str, str], keys: Sequence[str], known: Mapping[str, Answers]
+    ) -> Question:
         """Returns the question about a file's bytes; its picture is made only if a prompt is to be asked."""
         all_known = len(known) == len(self.prompts)
         picture = "" if all_known else self._picture(item)
-        return Question(hashlib.sha256(item).hexdigest(), picture, known)
+        return Question(picture, [prompt.about(used) for prompt in self.prompts], keys, known)
 
     def _picture(self, item: bytes) -> str:
         if self.options.send_urls:
@@ -92,8 +109,8 @@ class EndpointCaptioner:
     def run(self, batch: Sequence[Question], image_ids: Sequence[str]) -> dict[str, pa.Array]:
         """Returns the answers to one question, by column. Raises ImageError, SystemicError."""
         counts = Counter[str]()
-        found = {prompt.column: self.ask(batch[0], prompt, counts) for prompt in self.prompts}
-        return self.columns(found)
+        found = {prompt.column: self.ask(batch[0], prompt, counts) for prompt in batch[0].prompts}
+        return self.arrays(found)
 
     def ask(self, question: Question, prompt: Prompt, counts: Counter[str]) -> Answers:
         """Returns the answers to one prompt. Raises ImageError, which names the prompt if there are several."""
@@ -103,7 +120,7 @@ class EndpointCaptioner:
             which = f"prompt {prompt.column}: " if len(self.prompts) > 1 else ""
             raise ImageError(err.code, err.stage, which + err.message) from err
 
-    def columns(self, found: Mapping[str, Answers]) -> dict[str, pa.Array]:
+    def arrays(self, found: Mapping[str, Answers]) -> dict[str, pa.Array]:
         """Returns one image's answers as columns of one row."""
         return {
             column: pa.array([answers], self.schema.field(column).type) for column, answers in found.items()
@@ -125,24 +142,28 @@ class ShardCaptioner:
     ) -> None:
         self._captioner, self._kept, self._copied = captioner, kept, copied
         self.fingerprint, self.schema = captioner.fingerprint, captioner.schema
-        self.batch_size, self.streams = captioner.batch_size, captioner.streams
+        self.batch_size, self.streams, self.columns = (
+            captioner.batch_size,
+            captioner.streams,
+            captioner.columns,
+        )
         self.counts, self._lock = Counter[str](), threading.Lock()
 
-    def prepare(self, item: bytes) -> Question:
+    def prepare(self, item: bytes, used: Mapping[str, str] = NO_VALUES) -> Question:
         """Returns the question about a file's bytes, with the answers that are known. Raises ImageError."""
-        content = hashlib.sha256(item).hexdigest()
+        keys = self._captioner.keys(item, used)
         known, counts = {}, Counter[str]()
-        for prompt in self._captioner.prompts:
-            if (answers := self._copied.get((content, prompt.fingerprint))) is not None:
+        for prompt, key in zip(self._captioner.prompts, keys, strict=True):
+            if (answers := self._copied.get((key, prompt.fingerprint))) is not None:
                 counts["answers_copied"] += 1
-            elif (answers := self._kept.known(content, prompt)) is not None:
+            elif (answers := self._kept.known(key, prompt)) is not None:
                 counts["answers_kept"] += 1
                 for name in ("tokens_in", "tokens_out"):  # paid for by an attempt that did not commit
                     counts[name] += sum(answer[name] or 0 for answer in answers)
             if answers is not None:
-                known[prompt.fingerprint] = answers
+                known[prompt.column] = answers
         self._count(counts)
-        return self._captioner.question(item, known)
+        return self._captioner.question(item, used, keys, known)
 
     def run(self, batch: Sequence[Question], image_ids: Sequence[str]) -> dict[str, pa.Array]:
         """Returns the answers about one image, by column. Raises ImageError, SystemicError."""
@@ -150,16 +171,16 @@ class ShardCaptioner:
         found: dict[str, Answers] = {}
         counts = Counter[str]()
         try:
-            for prompt in self._captioner.prompts:
-                if (known := question.known.get(prompt.fingerprint)) is not None:
+            for prompt, key in zip(question.prompts, question.keys, strict=True):
+                if (known := question.known.get(prompt.column)) is not None:
                     found[prompt.column] = known
                     continue
                 answers = self._captioner.ask(question, prompt, counts)
-                self._kept.keep(image_id, question.content, prompt, answers)
+                self._kept.keep(image_id, key, prompt, answers)
                 found[prompt.column] = answers
         finally:
             self._count(counts)
-        return self._captioner.columns(found)
+        return self._captioner.arrays(found)
 
     def _count(self, counts: Counter[str]) -> None:
         with self._lock:

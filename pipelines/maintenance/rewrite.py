@@ -74,7 +74,8 @@ def with_columns(url: str, snapshot: Snapshot, parts: Sequence[Part], made: Mani
     The file has the type of each column as the parts' files have it; where these differ, as the snapshot has it.
     """
     tables = [_columns(url, part, failed) for failed in (False, True) for part in parts]
-    names = list(dict.fromkeys(name for table in tables for name in table.column_names[len(kept.ROW) :]))
+    there = (name for table in tables for name in table.column_names[len(kept.ROW) :])
+    names = [name for name in dict.fromkeys(there) if name != kept.USED]
     if not names:
         return made
     ids, failed, hashes = (
@@ -84,6 +85,8 @@ def with_columns(url: str, snapshot: Snapshot, parts: Sequence[Part], made: Mani
     structs = [_struct(name, tables, snapshot) for name in names]
     fields = [pa.field(name, one.type, nullable=False) for name, one in zip(names, structs, strict=True)]
     table = pa.table([ids, failed, hashes, *structs], pa.schema([*kept.ROW, *fields]))
+    if any(kept.USED in one.column_names for one in tables):
+        table = kept.with_used(table, [text for one in tables for text in kept.used_in(one)])
     name = f"{made['shard']}-{uuid.uuid4().hex[:12]}.parquet"
     written = put_table(url, f"columns/{name}", table, snapshot.fingerprint)
     size = made["bytes"] + written.bytes

@@ -269,11 +269,14 @@ def list_coco(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
 
 
 def check_coco(spec: SourceSpec) -> None:
-    """Raises SourceError if the file is no COCO annotation file, or if none of its first images exists.
+    """Raises SourceError if the file is no COCO annotation file, if none of its first images exists, or if no image has
+    one of the columns to keep.
 
     Checks images below the root only, as absolute names in the file could refer to any location.
     """
-    names = [image["file_name"] for image in read_images(spec.url)[:_TRIED]]
+    images = read_images(spec.url)
+    kept_names(spec, dict.fromkeys(chain.from_iterable(images)))
+    names = [image["file_name"] for image in images[:_TRIED]]
     below = [name for name in names if not is_absolute(name) and ".." not in name.split("/")]
     first = [resolve(name, spec.root) for name in below]
     if first and not any(_is_there(uri) for uri in first):

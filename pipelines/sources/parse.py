@@ -24,7 +24,7 @@ from captionbeam.pipelines.sources.spec import (
     suffix,
 )
 from captionbeam.pipelines.sources.tables import columns
-from captionbeam.pipelines.sources.tables.kept import kept_names
+from captionbeam.pipelines.sources.tables.kept import check_has_columns, kept_names
 from captionbeam.schemas.errors import RequestError, SourceError
 
 # Number of files of a remote folder to examine for its content, enough to skip a few other files. If one of
@@ -59,6 +59,7 @@ def parse_each(
         known = [found[url] for url in options.inventories]
         specs += _reported(name, known) or _parse_source(name, options)
     _refuse_idle_reports(names, [found[url] for url in inventories])
+    check_has_columns(specs, [column for _, options in sources for column in options.used_columns])
     return specs
 
 
@@ -149,7 +150,9 @@ def _container(name: str, url: str, kind: str, options: SourceOptions, root: str
     """Returns a spec. ``root``: the base of file ids; for lists and COCO, the base of relative paths."""
     if kind in LISTS or (kind == "parquet" and options.uri_column):
         root = _image_root(options.image_root) if options.image_root else url.rpartition("/")[0]
-    return SourceSpec(name, kind, url, root or url.rpartition("/")[0], keep=options.keep_columns)
+    keep = tuple(dict.fromkeys((*options.keep_columns, *options.used_columns)))
+    root = root or url.rpartition("/")[0]
+    return SourceSpec(name, kind, url, root, keep=keep, used=options.used_columns)
 
 
 def _image_root(url: str) -> str:

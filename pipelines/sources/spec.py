@@ -36,7 +36,8 @@ class SourceSpec(NamedTuple):
     ``kind``: ``folder`` (all files below ``url``), ``files`` (files directly in ``url``), ``keys`` (keys below
     ``url`` from ``first`` to ``last``), ``inventory`` (objects below ``root`` in a file of an inventory report, with
     the format in ``report``), ``glob``, ``file``, ``zip``, ``tar``, ``parquet``, ``list`` or ``coco``. ``root``: the
-    base of file ids; for lists and COCO, the base of relative paths. ``keep``: the columns to keep.
+    base of file ids; for lists and COCO, the base of relative paths. ``keep``: the columns to keep; ``used``: those of
+    them that prompts use.
     """
 
     name: str
@@ -50,6 +51,7 @@ class SourceSpec(NamedTuple):
     last: str = ""
     report: str = ""
     keep: Sequence[str] = ()
+    used: Sequence[str] = ()
 
 
 class Ignored(NamedTuple):
@@ -81,7 +83,8 @@ class Columns(NamedTuple):
 class SourceOptions:
     """How to read lists, Parquet and COCO annotations. Values of None are detected.
 
-    ``keep_columns``: names of columns to keep beside the images; ``("all",)`` for all but those of ids, URIs and bytes.
+    ``keep_columns``: names of columns to keep beside the images; ``all`` for all but those of ids, URIs and bytes.
+    ``used_columns``: names of columns that prompts use, which are kept too.
     """
 
     id_column: str | None = None
@@ -90,6 +93,7 @@ class SourceOptions:
     image_root: str | None = None
     inventories: tuple[str, ...] = ()
     keep_columns: tuple[str, ...] = ()
+    used_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.uri_column and self.bytes_column:

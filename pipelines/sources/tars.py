@@ -39,7 +39,7 @@ def list_tar(spec: SourceSpec) -> Iterator[ImageRef | Ignored | Columns]:
 
     Links and sparse files are listed too (``method`` is their type); fetching them reports the error. Columns are kept
     from JSON beside an image, as WebDataset has it: members of one sample follow each other, and their names differ
-    after the first dot only.
+    after the first dot only. A member ``.json`` without an object is passed over like other files.
     """
     keeper = Keeper(spec)
     sample, images, values = "", list[ImageRef](), dict[str, Any]()
@@ -53,7 +53,10 @@ def list_tar(spec: SourceSpec) -> Iterator[ImageRef | Ignored | Columns]:
             if is_image_name(info.name):
                 images.append(_ref(info, spec))
             elif spec.keep and info.name.lower().endswith(".json"):
-                values |= _json(archive, info, spec.url)
+                found = _json(archive, info)
+                values |= found or {}
+                if found is None:
+                    yield Ignored(printable(info.name))
             else:
                 yield Ignored(printable(info.name))
             if not spec.keep:
@@ -96,18 +99,14 @@ def _with_columns(
         yield ref._replace(columns=keeper.text(values, f"member {ref.image_id!r}"))
 
 
-def _json(archive: tarfile.TarFile, info: tarfile.TarInfo, url: str) -> dict[str, Any]:
-    expected = "expected a JSON object beside the image"
-    if not info.isreg() or info.size > _LARGEST_JSON:
-        raise SourceError(f"source {url!r}: member {info.name!r} has {info.size:,} bytes; {expected}")
-    member = archive.extractfile(info)
+def _json(archive: tarfile.TarFile, info: tarfile.TarInfo) -> dict[str, Any] | None:
+    """Returns a member's JSON object; None if it holds none."""
+    member = archive.extractfile(info) if info.isreg() and info.size <= _LARGEST_JSON else None
     try:
         values = json.loads(member.read() if member is not None else b"")
-    except ValueError as err:
-        raise SourceError(f"source {url!r}: member {info.name!r} is not JSON ({err}); {expected}") from err
-    if not isinstance(values, dict):
-        raise SourceError(f"source {url!r}: member {info.name!r} holds {str(values)[:80]!r}; {expected}")
-    return values
+    except (ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def _opened(stream: BinaryIO, url: str) -> tarfile.TarFile:

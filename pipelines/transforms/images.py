@@ -168,8 +168,10 @@ class PromptImages(_Process):
     """PCollection of ImageRef or ``(image_id, bytes)`` -> ``Outputs`` with ImageCaptions by a model behind an endpoint.
 
     ``url``: of OpenAI's API; the key is ``OPENAI_API_KEY`` of the workers' environment. ``prompts``: a text, or texts
-    by name. ``concurrency``: requests in flight of each worker process. The others: as of ``captionbeam caption``.
-    Answers are not kept: a bundle that a runner repeats asks again.
+    by name; ``{name}`` in a text stands for the image's value in that column: of an ImageRef with kept columns
+    (``FindImages`` with ``SourceOptions(keep_columns=...)``), or of ``(image_id, bytes, {name: value})``. The counter
+    ``captionbeam/empty_places`` has the images without such a value. ``concurrency``: requests in flight of each worker
+    process. The others: as of ``captionbeam caption``. Answers are not kept: a bundle that a runner repeats asks again.
     """
 
     _row, _copies_models = ImageCaptions, False

@@ -15,13 +15,13 @@ from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
 from captionbeam.pipelines.transforms.elements import Caption, ImageCaptions, ImageFeatures
-from captionbeam.pipelines.workers.batches import WorkerJob
+from captionbeam.pipelines.workers.batches import ReadsColumns, WorkerJob
 from captionbeam.pipelines.workers.boundary import worker_boundary
 from captionbeam.pipelines.workers.engine import WINDOW_BYTES, Engine, load_engine
 from captionbeam.pipelines.workers.shards import Fetch, Item, Result, Tally, failure_of, process_images
 from captionbeam.schemas.errors import FingerprintError, ImageError, RequestError
 from captionbeam.schemas.formats import arrow
-from captionbeam.schemas.formats.kept import CELLS
+from captionbeam.schemas.formats.kept import CELLS, lacks_value, packed
 from captionbeam.schemas.records import Failure, ImageRef
 from captionbeam.schemas.storage import options as storage_options
 
@@ -33,7 +33,8 @@ INLINE = "inline"  # kind of a reference to the element at position ``offset``, 
 class ProcessImages(beam.DoFn):
     """Yields ImageFeatures, ImageCaptions or a tagged ``Failure`` for each element, with its timestamp and window.
 
-    Elements are ImageRef, ``(image_id, bytes)`` or ImageFeatures, which must have the fingerprint ``features``.
+    Elements are ImageRef, ``(image_id, bytes)``, ``(image_id, bytes, columns)`` or ImageFeatures, which must have the
+    fingerprint ``features``.
     ``fingerprint``: of the results. A process has one engine for all its bundles.
     """
 
@@ -103,6 +104,9 @@ class ProcessImages(beam.DoFn):
                 ):
                     output = waiting.windowed(ref, row)
                     yield beam.pvalue.TaggedOutput(FAILURES, output) if isinstance(row, Failure) else output
+        if isinstance(engine.processor, ReadsColumns):
+            used = engine.processor.columns
+            tally.counts["empty_places"] = sum(lacks_value(ref.columns, used) for ref in waiting.refs)
         for name, count in tally.counts.items():
             Metrics.counter("captionbeam", name).inc(count)
 
@@ -136,6 +140,13 @@ def _captions(names: Sequence[str], values: Sequence[Sequence[Mapping[str, Any]]
     ]
 
 
+def _packed(image_id: str, columns: Mapping[str, Any]) -> str:
+    try:
+        return packed(columns)
+    except TypeError as err:
+        raise RequestError(f"the columns of {image_id!r} have a value that JSON has not: {err}") from err
+
+
 class _Waiting:
     """Elements to be processed together: a reference to each, and the images that they hold themselves."""
 
@@ -161,10 +172,13 @@ class _Waiting:
             case (str(image_id), bytes(data)):
                 ref = ImageRef(image_id, "", "", None, INLINE, at)
                 self._items[at], size = data, len(data)
+            case (str(image_id), bytes(data), Mapping() as columns):
+                ref = ImageRef(image_id, "", "", None, INLINE, at, columns=_packed(image_id, columns))
+                self._items[at], size = data, len(data)
             case _:
                 raise RequestError(
-                    f"an element is {str(element)[:100]!r}; expected ImageRef (of FindImages), (image_id, bytes), or "
-                    "ImageFeatures for CaptionFeatures"
+                    f"an element is {str(element)[:100]!r}; expected ImageRef (of FindImages), (image_id, bytes), "
+                    "(image_id, bytes, columns), or ImageFeatures for CaptionFeatures"
                 )
         self.bytes += size
         return ref._replace(size=size)

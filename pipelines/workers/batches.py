@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import pyarrow as pa
 
 from captionbeam.schemas.errors import ImageError, OutOfMemory, SystemicError
+from captionbeam.schemas.formats.kept import unpacked, used_values
 from captionbeam.schemas.records import ImageRef
 
 if TYPE_CHECKING:
@@ -38,6 +39,18 @@ class Processor(Protocol):
 
 
 @runtime_checkable
+class ReadsColumns(Protocol):
+    """A processor whose results depend on kept columns of an image, too.
+
+    ``columns``: their names. ``prepare`` gets the image's values (``formats.kept.used_values``), by name.
+    """
+
+    columns: Collection[str]
+
+    def prepare(self, item: Any, used: Mapping[str, str]) -> Any: ...
+
+
+@runtime_checkable
 class PerShard(Protocol):
     """A processor that keeps something for each shard in progress: it gives a processor of its own for each."""
 
@@ -57,6 +70,20 @@ class ShardProcessor(Processor, Protocol):
     counts: Counter[str]
 
     def committed(self, failed: Collection[str]) -> None: ...
+
+
+def used_by(processor: Processor, ref: ImageRef) -> str:
+    """Returns the values of an image's kept columns on which results of ``processor`` depend, as text; '' if none."""
+    if ref.columns and isinstance(processor, ReadsColumns):
+        return used_values(ref.columns, processor.columns)
+    return ""
+
+
+def prepare_image(processor: Processor, item: Any, ref: ImageRef) -> Any:
+    """Returns the result of ``processor.prepare`` for one image. Raises ImageError."""
+    if ref.columns and isinstance(processor, ReadsColumns):
+        return processor.prepare(item, unpacked(used_values(ref.columns, processor.columns)))
+    return processor.prepare(item)
 
 
 class WorkerJob(Protocol):

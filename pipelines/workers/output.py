@@ -22,7 +22,7 @@ from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.datafile import SUFFIX, DataWriter, open_writer
 from captionbeam.schemas.formats.int8 import RoundingError, quantised
-from captionbeam.schemas.formats.kept import table_of, with_exif, without_nulls
+from captionbeam.schemas.formats.kept import lacks_value, table_of, with_exif, without_nulls
 from captionbeam.schemas.records import Failure, ImageRef, WrittenFile
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -100,7 +100,7 @@ class ShardOutput:
             failures = self._put("failures", pa.Table.from_pylist(self._failure_rows(), arrow.FAILURES))
             index = self._put("index", pa.Table.from_pylist(self._index_rows(), arrow.INDEX))
             columns = self._put("columns", self._kept_table()) if self._run.keeps or self._run.exif else None
-            ours = self._commit_record(data, failures, index, columns, counts)
+            ours = self._commit_record(data, failures, index, columns, {**counts, **self._empty_places()})
             if layout.create_commit(self._run.url, ours):
                 return ours
         except OSError as err:
@@ -180,11 +180,21 @@ class ShardOutput:
     def _kept_table(self) -> pa.Table:
         done = [(item.ref.image_id, False, item.ref.columns) for item in self._done]
         failed = [(failure.image_id, True, failure.columns) for failure in self._failures]
-        table = table_of([*done, *failed], without_nulls(kept_schema(self._run)))
+        schema = without_nulls(kept_schema(self._run))
+        table = table_of([*done, *failed], schema, self._run.used_columns)
         if not self._run.exif:
             return table
         exif = [*(item.exif for item in self._done), *self._failures_exif]
         return with_exif(table, exif, exif_schema(self._run.exif))
+
+    def _empty_places(self) -> dict[str, int]:
+        """Returns the number of images without a value in a column that a prompt uses, if there are any."""
+        names = self._run.used_columns
+        if not names:
+            return {}
+        texts = [item.ref.columns for item in self._done] + [failure.columns for failure in self._failures]
+        images = sum(lacks_value(text, names) for text in texts)
+        return {"empty_places": images} if images else {}
 
     def _commit_record(
         self,

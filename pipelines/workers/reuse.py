@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,31 +21,42 @@ from captionbeam.pipelines.workers.output import Done
 from captionbeam.schemas.errors import StoreError
 from captionbeam.schemas.formats import arrow, parquet
 from captionbeam.schemas.formats.datafile import open_data, read_rows
+from captionbeam.schemas.formats.kept import HASH, USED, used_in, used_values
 from captionbeam.schemas.records import ImageRef, addresses_in, parse_address
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 from captionbeam.schemas.store.rows import manifest_table
 
-READERS, FILES = 8, ["shard", "index", "data"]
+READERS, FILES = 8, ["shard", "index", "data", "columns"]
 Place = tuple[str, int]  # a data file's URL, and a row in it
+
+
+class Replaced(NamedTuple):
+    """A row that is replaced, by the image ``image_id``. ``used``: its values in columns that prompts use, as text."""
+
+    image_id: str
+    content: str
+    used: str
+    place: Place
 
 
 class Reuse:
     """The rows that one shard's images replace, by content, and those to copy.
 
     Feature rows are matched by content alone; caption rows also by image, as random draws for captions depend on the
-    image's id. Several threads may share one.
+    image's id, and by the values that prompts use. Several threads may share one.
     """
 
     def __init__(self, run: Run, refs: Sequence[ImageRef]) -> None:
         self._run, self._lock = run, threading.Lock()
-        self._places = {_key(run, *row): place for row, place in replaced_rows(run, refs, run.base)}
+        self._used_columns = run.used_columns
+        self._places = {_key(run, *row[:3]): row.place for row in replaced_rows(run, refs, run.base)}
         self._taken: defaultdict[str, list[tuple[int, Done]]] = defaultdict(list)
         self._there: dict[str, bool] = {}
 
     def take(self, refs: Sequence[ImageRef], content: str, exif: Mapping[str, Any]) -> bool:
         """Returns whether there is a row to copy for the images ``refs`` with this ``content``, and notes it."""
-        found = [place for ref in refs if (place := self._places.get(_key(self._run, ref.image_id, content)))]
+        found = [place for ref in refs if (place := self._places.get(self._key_of(ref, content)))]
         if not found or not self._is_there(found[0][0]):
             return False
         url, row = found[0]
@@ -65,6 +76,9 @@ class Reuse:
                     at = [place for place, number in enumerate(numbers) for _ in by_row[number]]
                     yield images, dict(zip(schema.names, batch.take(pa.array(at)).columns, strict=True))
 
+    def _key_of(self, ref: ImageRef, content: str) -> Any:
+        return _key(self._run, ref.image_id, content, used_values(ref.columns, self._used_columns))
+
     def _is_there(self, url: str) -> bool:
         """Returns whether a data file still exists. Rows are computed again if it was compacted and vacuumed."""
         with self._lock:
@@ -73,17 +87,12 @@ class Reuse:
             return self._there[url]
 
 
-def _key(run: Run, image_id: str, content: str) -> Any:
-    return content if run.kind == "features" else (image_id, content)
+def _key(run: Run, image_id: str, content: str, used: str) -> Any:
+    return content if run.kind == "features" else (image_id, content, used)
 
 
-def replaced_rows(
-    run: Run, refs: Sequence[ImageRef], base: int | None
-) -> list[tuple[tuple[str, str], Place]]:
-    """Returns image, content and location of the rows of snapshot ``base`` that ``refs`` replace, by these images' ids.
-
-    Reads each needed index once.
-    """
+def replaced_rows(run: Run, refs: Sequence[ImageRef], base: int | None) -> list[Replaced]:
+    """Returns the rows of snapshot ``base`` that ``refs`` replace, with these images' ids. Reads each index once."""
     rows: defaultdict[str, dict[int, str]] = defaultdict(dict)  # the image that replaces each row
     for ref in refs:
         for place in addresses_in(ref.replaces):
@@ -93,34 +102,38 @@ def replaced_rows(
     if not rows:
         return []
 
-    def read(shard: tuple[str, str, str]) -> list[tuple[tuple[str, str], Place]]:
-        name, index, data = shard
-        url = files.join(run.url, "data", data)
-        found = _contents(run, index, list(rows[name]))
-        return [((rows[name][number], content), (url, number)) for number, (_, content) in found]
+    def read(files_of: Mapping[str, Any]) -> list[Replaced]:
+        url, replacing = files.join(run.url, "data", files_of["data"]), rows[files_of["shard"]]
+        found = _contents(run, files_of["index"], files_of["columns"], list(replacing))
+        return [Replaced(replacing[row], content, used, (url, row)) for row, content, used in found]
 
     with ThreadPoolExecutor(READERS) as pool:
         return [one for part in pool.map(read, _files(run, base, sorted(rows))) for one in part]
 
 
-def _contents(run: Run, index: str, rows: Sequence[int]) -> Iterator[tuple[int, tuple[str, str]]]:
-    """Yields rows of one index with image and content; none if the index has no contents or is gone."""
+def _contents(
+    run: Run, index: str, columns: str | None, rows: Sequence[int]
+) -> Iterator[tuple[int, str, str]]:
+    """Yields number, content and used values of ``rows``; none if the index has no contents or is gone."""
     try:
-        table = parquet.read_table(
-            files.join(run.url, "index", index), ["row", "failed", "image_id", "content"]
-        )
+        table = parquet.read_table(files.join(run.url, "index", index), ["row", "failed", "content"])
+        used = [""] * table.num_rows
+        if run.used_columns and columns is not None:
+            used = used_in(parquet.read_present(files.join(run.url, "columns", columns), [HASH, USED]))
     except FileNotFoundError:
         return
+    table = table.append_column(USED, pa.array(used, pa.string()))
     wanted = pc.and_(pc.is_in(table.column("row"), pa.array(rows)), pc.invert(table.column("failed")))
     for row in table.filter(pc.and_(wanted, pc.is_valid(table.column("content")))).to_pylist():
-        yield row["row"], (row["image_id"], row["content"])
+        yield row["row"], row["content"], row[USED]
 
 
-def _files(run: Run, base: int | None, shards: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Returns the given shards in the snapshot ``base`` and the run's adopted ones, with index and data files."""
+def _files(run: Run, base: int | None, shards: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the given shards in the snapshot ``base`` and the run's adopted ones, with the names of their files."""
     table = _base_files(run.url, base, run.folder)
     kept = table.filter(pc.is_in(table.column("shard"), pa.array(shards)))
-    return list(zip(*(kept.column(name).to_pylist() for name in FILES), strict=True))
+    found: list[dict[str, Any]] = kept.to_pylist()
+    return found
 
 
 @functools.lru_cache(maxsize=2)

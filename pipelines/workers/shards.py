@@ -28,7 +28,9 @@ from captionbeam.pipelines.workers.batches import (
     Prepared,
     Processor,
     ShardProcessor,
+    prepare_image,
     run_batch,
+    used_by,
 )
 from captionbeam.pipelines.workers.engine import WINDOW, WINDOW_BYTES, WINDOWS_AHEAD, Engine, Gauge
 from captionbeam.pipelines.workers.exif import read_exif
@@ -180,7 +182,7 @@ def process_images(
     failed: deque[Result] = deque()
     with (
         closing(_fetched(refs, fetch, engine, tally)) as fetched,
-        closing(_alike(fetched, joining, tally)) as unlike,
+        closing(_alike(fetched, processor, joining, tally)) as unlike,
         closing(_prepared(unlike, engine, processor, reuse, failed, tally, exif)) as prepared,
         closing(_run_all(prepared, engine, processor, tally)) as results,
     ):
@@ -235,13 +237,17 @@ def _fetched(
 
 
 def _alike(
-    fetched: Iterable[tuple[ImageRef, Item | ImageError]], joining: bool, tally: Tally
+    fetched: Iterable[tuple[ImageRef, Item | ImageError]], processor: Processor, joining: bool, tally: Tally
 ) -> Generator[Fetched]:
-    """Joins neighbours with the same bytes if ``joining``. Captions are not joined: their draws depend on the id."""
+    """Joins neighbours with the same bytes, and the same values for ``processor``, if ``joining``.
+
+    Captions are not joined: their draws depend on the id.
+    """
     refs: list[ImageRef] = []
     content: Item | ImageError = b""
     for ref, item in fetched:
-        if joining and refs and isinstance(item, bytes) and isinstance(content, bytes) and item == content:
+        same = joining and refs and isinstance(item, bytes) and isinstance(content, bytes) and item == content
+        if same and used_by(processor, ref) == used_by(processor, refs[0]):
             refs.append(ref)
             tally.hold(-1)
             continue
@@ -274,7 +280,8 @@ def _prepared(
             return None
         try:
             with engine.preparing.one():
-                return Prepared(ref, content, processor.prepare(item), copies, fetched.exif)
+                value = prepare_image(processor, item, ref)
+                return Prepared(ref, content, value, copies, fetched.exif)
         except ImageError as err:
             return err
 

@@ -2,8 +2,9 @@
 
 An image's values travel as text, in ``ImageRef.columns``: a JSON object with sorted names and without nulls. The cells
 of CSV have no types; an object of cells has a mark before it, and its types are inferred from all cells of the listing.
-A store keeps the values as one typed struct for each row, in ``columns/`` (``table_of``); what the image file says of
-itself (``--keep-exif``) is a struct of its own beside it, which does not depend on the listing.
+A store keeps the values as one typed struct for each row, in ``columns/`` (``table_of``). Beside it stands the text of
+those values that prompts use (``used_values``), which decide answers. What the image file says of itself
+(``--keep-exif``) is a struct of its own, which does not depend on the listing.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from captionbeam.schemas.errors import SystemicError
 
-VALUES, HASH, EXIF = "columns", "columns_hash", "exif"
+VALUES, HASH, USED, EXIF = "columns", "columns_hash", "used", "exif"
 MOST_BYTES = 4096  # of one image's values as text
 CELLS = "="  # before an object of CSV cells
 ROW = (
@@ -27,8 +29,11 @@ ROW = (
     pa.field("failed", pa.bool_(), nullable=False),
     pa.field(HASH, pa.string(), nullable=False),
 )
-_INTEGER = re.compile(r"-?[1-9]\d{0,17}|0")  # others, such as 007, are names rather than numbers
-_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
+_INTEGER = re.compile(r"-?[1-9]\d*|0")  # others, such as 007, are names rather than numbers, as is 12E4
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]\d+)?")
+_MOST_DIGITS = 17  # of a decimal number that a double gives back
+_SURROGATE = re.compile("[\ud800-\udfff]")  # alone it is no text; JSON has escapes for it
+_UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -55,6 +60,28 @@ def columns_hash(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest() if text else ""
 
 
+def used_values(text: str, names: Collection[str]) -> str:
+    """Returns an image's values in the columns ``names``, each as text, as an object like that of ``packed``.
+
+    Text stands as it is, also that of CSV's cells; other values are JSON. Null, NaN and empty text are left out.
+    """
+    if not text or not names:
+        return ""
+    there = ((name, value) for name, value in unpacked(text).items() if name in names)
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in there
+        if not (isinstance(value, float) and math.isnan(value))
+    }
+    return packed({name: value for name, value in texts.items() if value})
+
+
+def lacks_value(text: str, names: Collection[str]) -> bool:
+    """Returns whether an image has no value, or only blanks, in one of the columns ``names``."""
+    values: dict[str, str] = unpacked(used_values(text, names))
+    return any(not values.get(name, "").strip() for name in names)
+
+
 def kept_type(kind: pa.DataType) -> pa.DataType:
     """Returns the type in which a column of type ``kind`` is kept.
 
@@ -78,7 +105,7 @@ def kept_type(kind: pa.DataType) -> pa.DataType:
 def plain_values(column: pa.Array) -> list[Any]:
     """Returns a column's values for ``packed``: of JSON's types.
 
-    Dates, decimals and bytes (base64) are text; times of day and durations are counts of their unit.
+    Dates, decimals and bytes (base64) are text, as are times of day and durations (``1500ms``).
     """
     if isinstance(column, pa.ExtensionArray):
         return plain_values(column.storage)
@@ -90,9 +117,12 @@ def plain_values(column: pa.Array) -> list[Any]:
     if _is_bytes(kind):
         return [None if value is None else base64.b64encode(value).decode() for value in column.to_pylist()]
     if _is_span(kind):
-        return list(column.cast(pa.int32() if pa.types.is_time32(kind) else pa.int64()).to_pylist())
+        counts = column.cast(pa.int32() if pa.types.is_time32(kind) else pa.int64()).to_pylist()
+        return [None if count is None else f"{count}{kind.unit}" for count in counts]
     if _is_parsed(kind):
         return list(column.cast(pa.string()).to_pylist())
+    if pa.types.is_float32(kind):  # 0.1 rather than 0.10000000149011612
+        return [None if text is None else float(text) for text in column.cast(pa.string()).to_pylist()]
     return list(column.to_pylist())
 
 
@@ -160,8 +190,13 @@ def struct_of(texts: Sequence[str], schema: pa.Schema) -> pa.StructArray:
     return pa.StructArray.from_arrays(arrays, fields=list(schema))
 
 
-def table_of(images: Iterable[tuple[str, bool, str]], schema: pa.Schema) -> pa.Table:
-    """Returns a file of ``columns/`` for ``(image_id, failed, text)`` of a shard's index rows, in their order."""
+def table_of(
+    images: Iterable[tuple[str, bool, str]], schema: pa.Schema, used: Collection[str] = ()
+) -> pa.Table:
+    """Returns a file of ``columns/`` for ``(image_id, failed, text)`` of a shard's index rows, in their order.
+
+    ``used``: the columns that prompts use.
+    """
     rows = list(images)
     ids, failed, texts = (list(part) for part in zip(*rows, strict=True)) if rows else ([], [], [])
     values = struct_of(texts, schema)
@@ -170,7 +205,21 @@ def table_of(images: Iterable[tuple[str, bool, str]], schema: pa.Schema) -> pa.T
         pa.array(failed, pa.bool_()),
         pa.array(map(columns_hash, texts), pa.string()),
     ]
-    return pa.table([*arrays, values], pa.schema([*ROW, pa.field(VALUES, values.type, nullable=False)]))
+    table = pa.table([*arrays, values], pa.schema([*ROW, pa.field(VALUES, values.type, nullable=False)]))
+    return with_used(table, [used_values(text, used) for text in texts]) if used else table
+
+
+def with_used(table: pa.Table, used: Sequence[str]) -> pa.Table:
+    """Returns a file of ``columns/`` with the values that prompts use of each row, as text (``used_values``)."""
+    return table.append_column(pa.field(USED, pa.string(), nullable=False), pa.array(used, pa.string()))
+
+
+def used_in(table: pa.Table) -> list[str]:
+    """Returns the values that prompts use of each row of a file of ``columns/``; '' where none does."""
+    if USED not in table.column_names:
+        return [""] * table.num_rows
+    texts: list[str] = table.column(USED).to_pylist()
+    return texts
 
 
 def with_exif(table: pa.Table, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
@@ -230,7 +279,8 @@ def largest(text: str) -> tuple[str, int]:
 
 
 def _json_text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -265,9 +315,10 @@ def _is_json(kind: pa.DataType) -> bool:
 
 def _cell_type(cell: str) -> pa.DataType:
     if _INTEGER.fullmatch(cell):
-        return pa.int64()
+        return pa.int64() if -(2**63) <= int(cell) < 2**63 else pa.string()
     if _NUMBER.fullmatch(cell):
-        return pa.float64()
+        digits = len(cell.lower().partition("e")[0].lstrip("-0.").replace(".", ""))
+        return pa.float64() if digits <= _MOST_DIGITS and math.isfinite(float(cell)) else pa.string()
     return pa.bool_() if cell.lower() in _BOOLEANS else pa.string()
 
 
@@ -312,8 +363,9 @@ def _array(values: Sequence[tuple[Any, bool]], field: pa.Field) -> pa.Array:
         return pa.array(kept, field.type)
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as err:
         raise SystemicError(
-            f"kept column {field.name!r} has a value that is no {field.type} ({err}), as the listing said; expected "
-            "its source not to change meanwhile: start the job again"
+            f"kept column {field.name!r} has a value that is no {field.type}, the type of all its values in the "
+            f"listing ({err}); expected its source not to change meanwhile: start the job again, or leave the column "
+            "out of --keep-columns"
         ) from err
 
 
@@ -327,11 +379,32 @@ def _converter(kind: pa.DataType) -> Callable[[Any, bool], Any]:
         return lambda value, is_cell: _BOOLEANS.get(value.lower(), value) if is_cell else value
     if pa.types.is_floating(kind):
         return lambda value, is_cell: _number(value, float)
-    if pa.types.is_integer(kind) or _is_span(kind):
+    if _is_span(kind):
+        return lambda value, is_cell: _count(value, kind.unit)
+    if pa.types.is_integer(kind):
         return lambda value, is_cell: _number(value, int) if is_cell else value
     if _is_parsed(kind):
         return lambda value, is_cell: str(value)
+    if pa.types.is_nested(kind):
+        return lambda value, is_cell: _fitted(value, kind)
     return lambda value, is_cell: value
+
+
+def _fitted(value: Any, kind: pa.DataType) -> Any:
+    """Returns a nested value of JSON with floats where ``kind`` has them, as pyarrow refuses large integers there."""
+    if isinstance(value, dict) and pa.types.is_struct(kind):
+        return {field.name: _fitted(value.get(field.name), field.type) for field in kind}
+    if isinstance(value, list) and pa.types.is_nested(kind):
+        return [_fitted(one, kind.value_type) for one in value]
+    if isinstance(value, int) and not isinstance(value, bool) and pa.types.is_floating(kind):
+        return float(value)
+    return value
+
+
+def _count(value: str, unit: str) -> int:
+    """Returns the number of ``unit`` in a time of day or duration such as ``1500ms``."""
+    number = value.rstrip("muns")
+    return int(number) * _UNITS[value[len(number) :]] // _UNITS[unit]
 
 
 def _number(value: Any, kind: type[int] | type[float]) -> Any:

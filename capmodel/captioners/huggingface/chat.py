@@ -42,6 +42,8 @@ from captionbeam.schemas.fingerprint import fingerprint, spec_of
 BATCH = {"cpu": 1, "cuda": 16}
 REFUSED = {"prefix": "the end of --prompt", "max_length": "--max-new-tokens"}
 
+NO_VALUES: Mapping[str, str] = {}
+
 Answers = list[dict[str, Any]]
 Inputs = dict[str, Tensor]
 
@@ -130,6 +132,7 @@ class ChatCaptioner:
         self.options, self.schema = spec, schema
         self.spec = spec_of(spec)
         self.fingerprint = fingerprint(self.spec)
+        self.columns = tuple(processor.columns)
         self.batch_size = batch_size or BATCH[device.type]
         self._device, self._processor = device, processor
         self._model = model.to(device).eval()
@@ -173,9 +176,12 @@ class ChatCaptioner:
             "pad_token_id": self._ends[0] if pad is None and self._ends else pad,
         }
 
-    def prepare(self, item: bytes) -> Asked:
-        """Returns a file's bytes as the model's inputs for each prompt. Raises ImageError."""
-        return Asked(self._processor.prepare(item))
+    def prepare(self, item: bytes, used: Mapping[str, str] = NO_VALUES) -> Asked:
+        """Returns a file's bytes as the model's inputs for each prompt. Raises ImageError.
+
+        ``used``: the image's values in ``columns``, which prompts name.
+        """
+        return Asked(self._processor.prepare(item, used))
 
     def run(self, batch: Sequence[Asked], image_ids: Sequence[str]) -> dict[str, pa.Array]:
         """Returns each image's answers, by column.

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from captionbeam.capmodel.captioners.huggingface.loading import LOAD_ERRORS, LOCAL, reason
 from captionbeam.capmodel.encoders.images import decode_image, within
+from captionbeam.capmodel.templates import columns_in, filled
 from captionbeam.schemas.errors import ImageError, RequestError
 
 INSTEAD = "--captioner vllm: or openai: if a server runs it"
@@ -27,8 +28,8 @@ PROBE = (64, 48)  # width and height of the picture that a processor is tried wi
 class ChatProcessor:
     """Configuration, processor and tokenizer from a local folder, for the ``prompts`` (texts by column).
 
-    ``name`` is used in errors. Raises RequestError if the model has no chat template, or one that leaves out the image,
-    a prompt or the system message.
+    ``columns``: of the input, which the prompts name. ``name`` is used in errors. Raises RequestError if the model has
+    no chat template, or one that leaves out the image, a prompt or the system message.
     """
 
     def __init__(
@@ -46,8 +47,9 @@ class ChatProcessor:
         self._check_kind(name)
         self.tokenizer = self._processor.tokenizer
         self._check_words(name)
+        self.columns = sorted({column for text in self._prompts.values() for column in columns_in(text)})
         for text in self._prompts.values():
-            self._check_prompt(name, text)
+            self._check_prompt(name, filled(text, {column: column for column in self.columns}))
 
     def _check_kind(self, name: str) -> None:
         kind = self.config.model_type
@@ -103,16 +105,16 @@ class ChatProcessor:
         found = (getattr(self.config, one, None) for one in ("image_token_id", "image_token_index"))
         return next((token for token in found if isinstance(token, int)), -1)
 
-    def prepare(self, item: bytes) -> dict[str, dict[str, Tensor]]:
+    def prepare(self, item: bytes, used: Mapping[str, str]) -> dict[str, dict[str, Tensor]]:
         """Returns the model's inputs for a file's bytes, by column of the prompt. Raises ImageError.
 
-        Tensors that do not depend on the prompt are shared.
+        ``used``: the image's values in ``columns``. Tensors that do not depend on the prompt are shared.
         """
         image = within(Image.fromarray(decode_image(item, enough=self._max_pixels)), self._max_pixels)
         found: dict[str, dict[str, Tensor]] = {}
         for column, text in self._prompts.items():
             try:
-                tensors = self._tensors(text, image)
+                tensors = self._tensors(filled(text, used), image)
             except IMAGE_ERRORS as err:
                 raise ImageError("model", "model", f"the model's processor: {reason(err)}") from err
             first = next(iter(found.values()), {})

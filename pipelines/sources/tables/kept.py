@@ -20,6 +20,8 @@ from captionbeam.schemas.formats.kept import (
 )
 
 ALL = "all"
+COLUMNS = "a list, Parquet, a COCO file or a tar with JSON beside its images"
+WITH_COLUMNS = ("list", "parquet", "coco", "tar")
 
 
 def kept_names(spec: SourceSpec, there: Collection[str]) -> list[str]:
@@ -27,16 +29,33 @@ def kept_names(spec: SourceSpec, there: Collection[str]) -> list[str]:
 
     Raises SourceError for a named one that is not there.
     """
-    if tuple(spec.keep) != (ALL,):
-        for name in spec.keep:
-            if name not in there:
-                expected = ", ".join(map(repr, there)) or "columns"
-                raise SourceError(
-                    f"source {spec.url!r} has no column {name!r} to keep; expected some of {expected}"
-                )
-        return list(spec.keep)
-    used = {"", spec.id_column, spec.uri_column, spec.bytes_column.partition(".")[0]}
-    return [name for name in there if name not in used]
+    for name in spec.keep:
+        if name not in there and name != ALL:
+            raise missing_column(f"source {spec.url!r} has no column", name, there, spec.used)
+    return _kept(spec, there)
+
+
+def _kept(spec: SourceSpec, there: Collection[str]) -> list[str]:
+    if ALL not in spec.keep:
+        return [name for name in spec.keep if name in there]
+    own = {"", spec.id_column, spec.uri_column, spec.bytes_column.partition(".")[0]}.difference(spec.keep)
+    return [name for name in there if name not in own]
+
+
+def missing_column(said: str, name: str, there: Collection[str], used: Collection[str]) -> SourceError:
+    """Returns the error of a column to keep that is not ``there``. ``used``: the columns that prompts use."""
+    expected = f"some of {', '.join(map(repr, there))}" if there else f"a column of {COLUMNS}"
+    if name in used:
+        return SourceError(
+            f"{said} {name!r}, which a prompt uses; expected {expected}, or {{{{{name}}}}} for the text {{{name}}}"
+        )
+    return SourceError(f"{said} {name!r} to keep; expected {expected}")
+
+
+def check_has_columns(specs: Sequence[SourceSpec], used: Sequence[str]) -> None:
+    """Raises SourceError if prompts use columns and no source is of a kind that has any."""
+    if used and not any(spec.kind in WITH_COLUMNS for spec in specs):
+        raise missing_column("no source has a column", used[0], (), used)
 
 
 class Keeper:
@@ -59,9 +78,7 @@ class Keeper:
         """
         if not self._spec.keep:
             return ""
-        names = self._names
-        if names is None:
-            names = kept_names(self._spec, values) if tuple(self._spec.keep) == (ALL,) else self._spec.keep
+        names = _kept(self._spec, values) if self._names is None else self._names
         kept = {name: values.get(name) for name in names}
         text = packed_cells(kept) if cells else packed(kept)
         if len(text) > MOST_BYTES // 4 and (size := len(text.encode())) > MOST_BYTES:

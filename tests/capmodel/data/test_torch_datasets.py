@@ -6,6 +6,7 @@ import copy
 import pickle
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch.utils.data import DataLoader, RandomSampler
@@ -57,8 +58,13 @@ def test_map_style_rows_come_in_the_samplers_order(store, start):
     assert [name for name, _ in rows(loader(dataset))] == dataset.image_ids
 
 
-def test_rows_of_hdf5_and_of_int8_are_as_the_store_gives_them(tmp_path):
-    for name, options in (("hdf5", {"file_format": "hdf5"}), ("int8", {"dtype": "int8"})):
+def test_rows_of_hdf5_of_int8_and_beside_kept_columns_are_as_the_store_gives_them(tmp_path):
+    kept = pa.table({"price": list(range(len(IDS)))})
+    for name, options in (
+        ("hdf5", {"file_format": "hdf5"}),
+        ("int8", {"dtype": "int8"}),
+        ("kept", {"kept": kept}),
+    ):
         store = make_features(f"{tmp_path}/{name}", IDS, (2, 2, 3), **options)
         assert dict(rows(loader(FeatureDataset(store)))) == expected(store)
 

@@ -684,7 +684,8 @@ from captionbeam.pipelines.endpoints.processor import EndpointCaptioner, Questio
 spec = EndpointSpec(endpoint="tiny", prompts={"captions": {"text": "x"}})
 captioner = EndpointCaptioner(spec, Endpoint(url=sys.argv[1]))
 pool = ThreadPoolExecutor(4)
-asked = [pool.submit(captioner.run, [Question("", "data:,", {})], ["a"]) for _ in range(4)]
+question = Question("data:,", captioner.prompts, [""], {})
+asked = [pool.submit(captioner.run, [question], ["a"]) for _ in range(4)]
 print("asking", flush=True)
 asked[0].result()
 """
@@ -698,6 +699,7 @@ def test_an_interrupted_process_ends_at_once():
         command = [sys.executable, "-c", INTERRUPTED, server.url]
         process = subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE)
         while len(server.requests) < 2:
+            assert process.poll() is None, process.communicate()[1]
             time.sleep(0.05)
         time.sleep(0.3)
         process.send_signal(2)

@@ -112,10 +112,11 @@ def test_json_beside_an_image_is_passed_over_only_where_nothing_is_kept(tmp_path
 
 
 @pytest.mark.parametrize("data", [b"[1]", b"{", b"\xff"])
-def test_json_that_is_no_object_is_refused_with_its_member(tmp_path, data):
-    webdataset(tmp_path / "x.tar", {"1.jpg": b"x", "1.json": data})
-    with pytest.raises(SourceError, match=r"member '1.json' .*; expected a JSON object beside the image"):
-        kept(tmp_path / "x.tar", "all")
+def test_json_that_is_no_object_is_passed_over(tmp_path, data):
+    webdataset(tmp_path / "x.tar", {"1.jpg": b"x", "1.json": data, "2.jpg": b"x", "2.json": b'{"a":1}'})
+    (spec,) = parse_sources([str(tmp_path / "x.tar")], SourceOptions(keep_columns=("all",)))
+    assert [item.name for item in list_images(spec) if isinstance(item, Ignored)] == ["1.json"]
+    assert kept(tmp_path / "x.tar", "all")[0] == {"1.jpg": {"a": None}, "2.jpg": {"a": 1}}
 
 
 def test_a_column_that_is_not_there_is_refused_with_those_that_are(tmp_path):

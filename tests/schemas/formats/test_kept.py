@@ -72,7 +72,7 @@ def types_of(*rows, pack=kept.packed_cells):
 def test_types_of_cells_are_inferred_from_all_of_them():
     rows = [
         {"n": "1", "x": "1", "price": "2", "ok": "true", "code": "007", "mixed": "1", "empty": ""},
-        {"n": "-20", "x": "1.5", "price": "1e3", "ok": "FALSE", "code": "1", "mixed": "true", "empty": None},
+        {"n": "-20", "x": "1.5", "price": "1e+3", "ok": "FALSE", "code": "1", "mixed": "true", "empty": None},
     ]
     assert types_of(*rows) == {
         "n": "int64", "x": "double", "price": "double", "ok": "bool", "code": "string", "mixed": "string",
@@ -105,6 +105,32 @@ def test_no_cell_is_changed_by_its_type(values):
     }.get(kind)
     if expected is not None:
         assert found.field(0).to_pylist() == expected
+
+
+@pytest.mark.parametrize("cell", ["9223372036854775808", "12E4", "1e+999", "0.12345678901234567890"])
+def test_cells_that_a_number_would_change_stay_text(cell):
+    assert types_of({"c": cell}, {"c": "1"}) == {"c": "string"}
+
+
+def test_times_of_different_units_merge():
+    both = [pa.table({"t": pa.array([5000], kind)}) for kind in (pa.duration("ms"), pa.duration("us"))]
+    texts = [kept.packed({"t": kept.plain_values(table.column("t").combine_chunks())[0]}) for table in both]
+    types = kept.merged(*(table.schema for table in both))
+    found = kept.struct_of(texts, types).field(0)
+    assert found.to_pylist() == [datetime.timedelta(seconds=5), datetime.timedelta(milliseconds=5)]
+
+
+def test_large_integers_beside_decimals_in_json_are_rounded():
+    rows = [{"n": {"x": 2**53 + 1}}, {"n": {"x": 1.5}}]
+    types = kept.Types()
+    for row in rows:
+        types.see(kept.packed(row))
+    found = kept.struct_of([kept.packed(row) for row in rows], types.schema()).field(0)
+    assert found.to_pylist() == [{"x": float(2**53)}, {"x": 1.5}]
+
+
+def test_half_a_surrogate_pair_is_replaced():
+    assert kept.unpacked(kept.packed({"t": "\ud800x"})) == {"t": "\ufffdx"}
 
 
 def test_json_has_its_own_types():

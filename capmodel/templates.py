@@ -1,0 +1,42 @@
+"""Prompts with columns of the input: ``Describe this {category} called {Image Title}.``
+
+``{name}`` stands for the image's value in the column ``name``, and ``{{name}}`` for the text ``{name}``. A name begins
+with a letter or ``_`` and has no braces, quotes, colons, commas or line breaks. Other braces stay as they are, such as
+those of JSON.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_FIELD = re.compile(r"""(\{+)([^\W\d][^{}"':,\r\n]*)(\}+)""")
+
+
+def columns_in(text: str) -> list[str]:
+    """Returns the names of the columns that a prompt's text names, sorted."""
+    return sorted({found[2] for found in _FIELD.finditer(text) if _pairs(found) % 2})
+
+
+def filled(text: str, values: Mapping[str, str]) -> str:
+    """Returns a prompt's text with the ``values`` of one image; those that are not there are empty."""
+
+    def fill(found: re.Match[str]) -> str:
+        opening, name, closing = found.groups()
+        pairs = _pairs(found)
+        inside = values.get(name, "") if pairs % 2 else name
+        literal = pairs // 2
+        return opening[: len(opening) - pairs + literal] + inside + closing[: len(closing) - pairs + literal]
+
+    return _FIELD.sub(fill, text)
+
+
+def columns_of_prompts(spec: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the columns that the prompts of a store's specification name, sorted."""
+    prompts = spec.get("prompts") or {}
+    return sorted({name for own in prompts.values() for name in columns_in(own["text"])})
+
+
+def _pairs(found: re.Match[str]) -> int:
+    return min(len(found[1]), len(found[3]))

@@ -1,0 +1,406 @@
+"""Prompts that name columns of the input: each image is asked with its own values."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.testing.util import assert_that, equal_to
+from PIL import Image
+
+from captionbeam.jobs import cli
+from captionbeam.pipelines.transforms import PromptImages
+from captionbeam.schemas import Store
+from captionbeam.schemas.storage import files
+from captionbeam.schemas.store import layout
+from tests.builders.web.endpoint import Reply, default_reply, scripted_endpoint
+
+HEADER = ["image_url", "title", "category", "Unit Price", "other"]
+ROWS = [
+    ["0.png", "Mug {title}", "kitchen", "12.50", "a"],
+    ["1.png", "Vase", "", "7", "b"],
+    ["2.png", "Rug", "floor", "1e+3", "c"],
+]
+ALT = "--prompt", "alt=Describe this {category} product called {title}, {Unit Price} EUR."
+PLAIN = "--prompt", "colour=Which colour?"
+ASKED = {
+    "0.png": "Describe this kitchen product called Mug {title}, 12.50 EUR.",
+    "1.png": "Describe this  product called Vase, 7 EUR.",
+    "2.png": "Describe this floor product called Rug, 1e+3 EUR.",
+}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Three pictures of different content, whose first pixel is their number."""
+    folder = tmp_path_factory.mktemp("made") / "pictures"
+    folder.mkdir()
+    for number in range(3):
+        pixels = np.full((32, 32, 3), 80 * number, np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def products(tmp_path):
+    return write_csv(tmp_path / "list.csv", ROWS)
+
+
+def write_csv(path, rows, header=HEADER):
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([header, *rows])
+    return path
+
+
+def caption(source, server, store, pictures, *arguments):
+    return cli.main([str(each) for each in (
+        "caption", source, "--captioner", f"openai:{server.url}", "--model", "scripted", "--image-root", pictures,
+        "--shard-size", 2, "--publish-anyway", *(("--output", store) if store else ()), *arguments,
+    )])  # fmt: skip
+
+
+def refresh(store, *arguments):
+    return cli.main([str(each) for each in ("refresh", store, "--publish-anyway", *arguments)])
+
+
+def asked(server):
+    return sorted(request.prompt for request in server.requests)
+
+
+def texts(store, column="alt"):
+    return {
+        row["image_id"]: row[column][0]["text"].rpartition(" of ")[0]
+        for batch in Store.open(str(store)).scan(["image_id", column])
+        for row in batch.to_pylist()
+    }
+
+
+def used(store):
+    """The values that prompts use, as the columns' files have them."""
+    return {
+        row["image_id"]: json.loads(row["used"]) if row["used"] else {}
+        for path in (store / "columns").glob("*.parquet")
+        for row in pq.read_table(path).to_pylist()
+    }
+
+
+def commit_counts(store, name):
+    commits = layout.load_commits(str(store), layout.committed_shards(str(store)))
+    return sum(commit.counts.get(name, 0) for commit in commits)
+
+
+def test_each_image_is_asked_with_its_own_values(products, pictures, tmp_path, capsys):
+    with scripted_endpoint() as server:
+        assert caption(products, server, tmp_path / "store", pictures, *ALT) == 0
+    assert asked(server) == sorted(ASKED.values())
+    assert texts(tmp_path / "store") == ASKED
+    said = capsys.readouterr().out
+    assert (
+        "note: 1 image has no value in a column that a prompt uses ({Unit Price}, {category}, {title})"
+        in said
+    )
+    record = json.loads(next((tmp_path / "store/plans").glob("*/totals.json")).read_text())
+    assert record["empty_places"] == 1
+    store = Store.open(str(tmp_path / "store"))
+    assert store.kept == pa.schema(
+        [("Unit Price", pa.float64()), ("category", pa.string()), ("title", pa.string())]
+    )  # kept with the rows, although nothing named them
+    assert used(tmp_path / "store") == {
+        "0.png": {"title": "Mug {title}", "category": "kitchen", "Unit Price": "12.50"},
+        "1.png": {"title": "Vase", "Unit Price": "7"},
+        "2.png": {"title": "Rug", "category": "floor", "Unit Price": "1e+3"},
+    }
+
+
+def test_braces_that_name_no_column_stay(products, pictures, tmp_path):
+    prompt = 'Answer {"a": {"b": 1}} or {{title}}, {} or { x }, for {{{title}}} {2} {a, b}.'
+    with scripted_endpoint() as server:
+        assert caption(products, server, tmp_path / "store", pictures, "--prompt", prompt) == 0
+    assert asked(server) == sorted(
+        f'Answer {{"a": {{"b": 1}}}} or {{title}}, {{}} or {{ x }}, for {{{row[1]}}} {{2}} {{a, b}}.'
+        for row in ROWS
+    )
+
+
+def test_values_of_parquet_are_text(pictures, tmp_path):
+    table = pa.table({
+        "image": [(pictures / f"{number}.png").read_bytes() for number in range(3)],
+        "id": ["a", "b", "c"],
+        "n": pa.array([1, None, 3]),
+        "price": pa.array([0.1, 2.5, 30], pa.float32()),
+        "sold": [True, False, None],
+        "when": pa.array([0, 1, 2], pa.date32()),
+        "tags": [["x", "y"], [], None],
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "products.parquet")
+    with scripted_endpoint() as server:
+        prompt = "--prompt", "{id}|{n}|{price}|{sold}|{when}|{tags}"
+        assert caption(tmp_path / "products.parquet", server, tmp_path / "store", pictures, *prompt) == 0
+    assert asked(server) == [
+        'a|1|0.1|true|1970-01-01|["x", "y"]', "b||2.5|false|1970-01-02|[]", "c|3|30.0||1970-01-03|",
+    ]  # fmt: skip
+    assert commit_counts(tmp_path / "store", "empty_places") == 2
+
+
+def test_the_same_picture_with_other_values_is_asked_again(pictures, tmp_path):
+    """Neighbours in one shard, and other shards; those with the same values share one answer."""
+    (tmp_path / "images").mkdir()
+    for name in "abcdef":
+        (tmp_path / "images" / f"{name}.png").write_bytes((pictures / "0.png").read_bytes())
+    titles = dict(zip("abcdef", ["Mug", "Mug", "Vase", "Vase", "Mug", "Rug"], strict=True))
+    rows = [[f"{name}.png", title] for name, title in titles.items()]
+    products = write_csv(tmp_path / "list.csv", rows, ["path", "title"])
+    with scripted_endpoint() as server:
+        two = "--prompt", "alt=Describe {title}.", *PLAIN
+        store = tmp_path / "store"
+        assert caption(products, server, store, tmp_path / "images", *two, "--shard-size", 6) == 0
+    assert texts(store) == {f"{name}.png": f"Describe {title}." for name, title in titles.items()}
+    prompts = [prompt for prompt in asked(server) if prompt != "Which colour?"]
+    assert prompts in [
+        ["Describe Mug.", *again, "Describe Rug.", "Describe Vase."] for again in ([], ["Describe Mug."])
+    ]  # the last Mug may be asked about before the first one is answered
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.tsv", "list.parquet", "coco.json"])
+def test_a_name_that_is_no_column_is_one_sentence(pictures, tmp_path, capsys, name):
+    columns = {"file_name": ["0.png"], "title": ["Mug"], "id": ["1"]}
+    path = tmp_path / name
+    if name.endswith(".parquet"):
+        pq.write_table(pa.table(columns), path)
+    elif name.endswith(".json"):
+        path.write_text(json.dumps({"images": [{name: values[0] for name, values in columns.items()}]}))
+    else:
+        separator = "\t" if name.endswith(".tsv") else ","
+        path.write_text(f"{separator.join(columns)}\n{separator.join(one[0] for one in columns.values())}\n")
+    with scripted_endpoint() as server:
+        assert caption(path, server, tmp_path / "store", pictures, "--prompt", "Describe {titel}.") == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "has no column 'titel', which a prompt uses; expected some of 'file_name', 'title', 'id'" in said
+    assert "or {{titel}} for the text {titel}" in said
+    assert server.requests == []
+    assert not files.exists(f"{tmp_path}/store/plans")
+
+
+def test_a_name_that_no_line_of_json_has_is_one_sentence(pictures, tmp_path, capsys):
+    (tmp_path / "list.jsonl").write_text('{"path": "0.png", "title": "Mug"}\n')
+    with scripted_endpoint() as server:
+        arguments = pictures, "--prompt", "Describe {title} {titel}."
+        assert caption(tmp_path / "list.jsonl", server, tmp_path / "store", *arguments) == 2
+        assert caption(tmp_path / "list.jsonl", server, None, *arguments) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 3  # the first one is "listing images"
+    for line in said[1:]:
+        assert "no source has a column 'titel', which a prompt uses; expected some of 'title'" in line
+    assert server.requests == []
+
+
+def test_a_folder_has_no_columns(pictures, tmp_path, capsys):
+    with scripted_endpoint() as server:
+        assert caption(pictures, server, tmp_path / "store", pictures, "--prompt", "Describe {title}.") == 2
+    said = capsys.readouterr().err
+    assert "no source has a column 'title', which a prompt uses; expected a column of a list, Parquet" in said
+    assert "{{title}}" in said
+
+
+def test_kept_columns_and_those_of_prompts_are_kept(products, pictures, tmp_path):
+    with scripted_endpoint() as server:
+        for keep, kept in [
+            ("other", ["other", "title"]),
+            ("all", ["Unit Price", "category", "other", "title"]),
+        ]:
+            store, arguments = tmp_path / keep, ("--prompt", "Describe {title}.", "--keep-columns", keep)
+            assert caption(products, server, store, pictures, *arguments) == 0
+            assert Store.open(str(store)).kept.names == kept
+        arguments = "--prompt", "Describe {image_url}.", "--keep-columns", "all"
+        assert caption(products, server, tmp_path / "uris", pictures, *arguments) == 0
+    assert Store.open(f"{tmp_path}/uris").kept.names == sorted(HEADER)
+    assert asked(server)[:2] == ["Describe 0.png.", "Describe 1.png."]
+
+
+def test_answers_of_a_killed_attempt_are_kept_with_their_values(products, pictures, tmp_path):
+    """What was asked with other values is asked again, what was asked with the same is not."""
+    store = tmp_path / "store"
+
+    def two_answers(request):
+        return default_reply(request) if len(server.requests) <= 2 else Reply("bad key", status=401)
+
+    with scripted_endpoint(two_answers) as server:
+        once = "--concurrency", 1, "--shard-size", 3
+        assert caption(products, server, store, pictures, *ALT, *once) == 1
+        answered = {request.prompt for request in server.requests[:2]}
+        server.requests.clear()
+        server.reply = default_reply
+        rows = [[*row[:3], "99", row[4]] if row[0] == "0.png" else row for row in ROWS]
+        write_csv(products, rows)
+        assert caption(products, server, store, pictures, *ALT, *once) == 0
+    changed = "Describe this kitchen product called Mug {title}, 99 EUR."
+    assert asked(server) == sorted({changed, ASKED["1.png"], ASKED["2.png"]} - answered)
+    assert texts(store) == {**ASKED, "0.png": changed}
+    assert commit_counts(store, "answers_kept") == len(answered & {ASKED["1.png"], ASKED["2.png"]}) > 0
+
+
+def test_a_further_prompt_copies_answers_only_for_the_same_values(products, pictures, tmp_path):
+    store = tmp_path / "store"
+    with scripted_endpoint() as server:
+        assert caption(products, server, store, pictures, *ALT) == 0
+        server.requests.clear()
+        write_csv(products, [[*row[:3], "8", row[4]] if row[0] == "1.png" else row for row in ROWS])
+        assert refresh(store, *ALT, "--prompt", "more=What {other}?", "--redo") == 0
+    changed = "Describe this  product called Vase, 8 EUR."
+    assert asked(server) == sorted([changed, "What a?", "What b?", "What c?"])
+    assert texts(store) == {**ASKED, "1.png": changed}
+    assert texts(store, "more") == {"0.png": "What a?", "1.png": "What b?", "2.png": "What c?"}
+
+
+def test_a_touched_picture_with_other_values_is_not_copied(products, pictures, tmp_path):
+    """Its bytes are those of the row that it replaces, its prompt is not."""
+    images, store = tmp_path / "images", tmp_path / "store"
+    images.mkdir()
+    for path in pictures.iterdir():
+        (images / path.name).write_bytes(path.read_bytes())
+    with scripted_endpoint() as server:
+        assert caption(products, server, store, images, *ALT, *PLAIN) == 0
+        server.requests.clear()
+        write_csv(products, [[*row[:3], "8", row[4]] if row[0] == "1.png" else row for row in ROWS])
+        for path in images.iterdir():
+            os.utime(path, (1, 1))
+        assert refresh(store) == 0
+    changed = "Describe this  product called Vase, 8 EUR."
+    assert asked(server) == [changed]
+    assert texts(store) == {**ASKED, "1.png": changed}
+    assert texts(store, "colour") == dict.fromkeys(ASKED, "Which colour?")
+
+
+@pytest.mark.parametrize("job", ["refresh", "caption"])
+def test_another_value_asks_the_prompts_that_use_it(products, pictures, tmp_path, capsys, job):
+    """Answers to other prompts, and other images, are not asked again; columns that no prompt uses are rewritten."""
+    store, keep = tmp_path / "store", ("--keep-columns", "other")
+    prompts = "--prompt", "alt=A {category} {title}?", "--prompt", "cost={Unit Price}?", *PLAIN
+
+    def again(rows):
+        write_csv(products, rows)
+        server.requests.clear()
+        if job == "refresh":
+            return refresh(store)
+        return caption(products, server, store, pictures, *prompts, *keep)
+
+    with scripted_endpoint() as server:
+        assert caption(products, server, store, pictures, *prompts, *keep) == 0
+        assert again(ROWS) == 0
+        assert asked(server) == []
+        assert again([[*row[:4], f"new {row[4]}"] for row in ROWS]) == 0
+        assert asked(server) == []
+        assert kept(store, "other") == {"0.png": "new a", "1.png": "new b", "2.png": "new c"}
+        capsys.readouterr()
+        assert again([[*row[:3], "13", "new"] if row[0] == "0.png" else row for row in ROWS]) == 0
+        assert asked(server) == ["13?"]
+        assert job == "caption" or "0 new, 1 changed, 0 gone" in capsys.readouterr().out
+        assert kept(store, "other") == {"0.png": "new", "1.png": "b", "2.png": "c"}
+        assert again([[row[0], "Cup", "", *row[3:]] if row[0] == "2.png" else row for row in ROWS]) == 0
+        assert asked(server) == ["12.50?", "A  Cup?"]
+        assert again([[row[0], "Cup", "", "1000", row[4]] if row[0] == "2.png" else row for row in ROWS]) == 0
+        assert asked(server) == ["1000?"]  # its type and value are the same, its text is not
+    assert texts(store) == {"0.png": "A kitchen Mug {title}?", "1.png": "A  Vase?", "2.png": "A  Cup?"}
+    assert texts(store, "cost") == {"0.png": "12.50?", "1.png": "7?", "2.png": "1000?"}
+    assert texts(store, "colour") == dict.fromkeys(ASKED, "Which colour?")
+    assert kept(store, "Unit Price") == {"0.png": 12.5, "1.png": 7, "2.png": 1000}
+    assert cli.main(["store", "verify", str(store)]) == 0
+
+
+def kept(store, column):
+    return {
+        row["image_id"]: row[column]
+        for batch in Store.open(str(store)).scan(["image_id", column])
+        for row in batch.to_pylist()
+    }
+
+
+def test_a_rejected_image_is_asked_again_with_another_value(products, pictures, tmp_path):
+    def rejecting(request):
+        return Reply("no", status=400) if "Vase" in request.prompt else default_reply(request)
+
+    store = tmp_path / "store"
+    with scripted_endpoint(rejecting) as server:
+        assert caption(products, server, store, pictures, *ALT, *PLAIN, "--warn-failures", 1) == 0
+        assert [row["image_id"] for row in Store.open(str(store)).failures().to_pylist()] == ["1.png"]
+        server.requests.clear()
+        assert refresh(store, "--warn-failures", 1) == 0
+        assert asked(server) == []  # the failure is permanent
+        write_csv(products, [[row[0], "Cup", *row[2:]] if row[0] == "1.png" else row for row in ROWS])
+        assert refresh(store) == 0
+    assert asked(server) == ["Describe this  product called Cup, 7 EUR.", "Which colour?"]
+    assert Store.open(str(store)).failures().num_rows == 0
+
+
+def test_failures_are_retried_with_their_values(products, pictures, tmp_path):
+    def rejecting(request):
+        return Reply("no", status=400) if "Mug" in request.prompt else default_reply(request)
+
+    store = tmp_path / "store"
+    with scripted_endpoint(rejecting) as server:
+        assert caption(products, server, store, pictures, *ALT, "--warn-failures", 1) == 0
+        server.requests.clear()
+        server.reply = default_reply
+        retry = "store", "retry-failures", store, "--all", "--publish-anyway"
+        assert cli.main([str(each) for each in retry]) == 0
+        assert asked(server) == [ASKED["0.png"]]
+        server.requests.clear()
+        assert refresh(store) == 0
+        assert asked(server) == []
+    assert texts(store) == ASKED
+    assert kept(store, "Unit Price") == {"0.png": 12.5, "1.png": 7, "2.png": 1000}
+
+
+def test_compacting_keeps_what_prompts_use(products, pictures, tmp_path):
+    store = tmp_path / "store"
+    with scripted_endpoint() as server:
+        assert caption(products, server, store, pictures, *ALT, "--shard-size", 1) == 0
+        server.requests.clear()
+        assert cli.main(["store", "compact", str(store)]) == 0
+        assert refresh(store) == 0
+        write_csv(products, [[*row[:3], "8", row[4]] if row[0] == "1.png" else row for row in ROWS])
+        assert refresh(store) == 0
+    assert asked(server) == ["Describe this  product called Vase, 8 EUR."]
+
+
+def test_elements_with_columns_are_asked_with_them(pictures):
+    data = (pictures / "0.png").read_bytes()
+    images = [("a", data, {"title": "Mug", "n": 2}), ("b", data, {"title": "Vase"})]
+    with scripted_endpoint() as server:
+        pipeline = beam.Pipeline(runner="FnApiRunner")
+        rows, _ = pipeline | beam.Create(images) | PromptImages(server.url, "scripted", "{n} {title}?")
+        texts = rows | beam.Map(lambda row: (row.image_id, row.text.partition(" of ")[0]))
+        assert_that(texts, equal_to([("a", "2 Mug?"), ("b", "Vase?")]))
+        pipeline.run().wait_until_finish()
+        assert asked(server) == [" Vase?", "2 Mug?"]
+
+
+def test_captions_are_printed_without_a_store(products, pictures, capsys):
+    with scripted_endpoint() as server:
+        assert caption(products, server, None, pictures, "--prompt", "Describe {category}.") == 0
+    printed = capsys.readouterr()
+    assert [line.split("\t")[1].partition(" of ")[0] for line in printed.out.splitlines()] == [
+        "Describe kitchen.", "Describe .", "Describe floor.",
+    ]  # fmt: skip
+    assert "note: 1 image has no value in a column that a prompt uses ({category})" in printed.err
+
+
+def test_a_canary_and_a_dry_run_know_the_columns(products, pictures, tmp_path, capsys):
+    store = tmp_path / "store"
+    with scripted_endpoint() as server:
+        assert caption(products, server, store, pictures, *ALT, "--limit", 1) == 0
+        server.requests.clear()
+        arguments = "refresh", products, "--output", store, "--publish-anyway", "--canary", 2
+        assert cli.main([str(each) for each in arguments]) == 0
+        assert len(server.requests) == 2
+        assert set(asked(server)) < set(ASKED.values())
+        server.requests.clear()
+        assert caption(products, server, store, pictures, *ALT, "--dry-run") == 0
+    assert server.requests == []
