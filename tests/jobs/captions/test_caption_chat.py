@@ -165,6 +165,42 @@ def test_nothing_of_transformers_reaches_the_terminal(made, expected, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, expected["3.png"]["what"][0] + "\n", "")
 
 
+def test_prompts_take_values_of_the_inputs_columns(made, tmp_path, capsys):
+    """The answers are those to the prompts with the values in them; another value asks about that image again."""
+    columns = {"0.png": ("picture", "a"), "1.png": ("colours", "b"), "2.png": ("", "c")}
+    ask = ("--captioner", f"hf:{made / 'llava'}", "--prompt", "x=describe the {Word} which", "--batch-size", 2)
+    store, photos = tmp_path / "store", ("--image-root", made / "photos")
+
+    def listed(values):
+        lines = ["path,Word,other", *(",".join([name, *value]) for name, value in values.items())]
+        (tmp_path / "list.csv").write_text("\n".join(lines))
+        return tmp_path / "list.csv"
+
+    def answers(values):
+        found = {}
+        for name, (word, _) in values.items():
+            run("caption", made / "photos" / name, *ask[:2], "--prompt", f"describe the {word} which")
+            found[name] = {"x": [capsys.readouterr().out.removesuffix("\n")]}
+        return found
+
+    expected = answers(columns)
+    assert len({row["x"][0] for row in expected.values()}) == 3
+    run("caption", listed(columns), *photos, *ask, "--output", store)
+    assert rows(store, "x") == expected
+    assert "1 image has no value in a column that a prompt uses ({Word})" in capsys.readouterr().out
+    run("caption", tmp_path / "list.csv", *photos, *ask)
+    assert capsys.readouterr().out == "".join(
+        f"{name}\t{row['x'][0]}\n" for name, row in expected.items()
+    )
+    changed = {**columns, "1.png": ("picture", "b"), "2.png": ("", "other")}
+    listed(changed)
+    run("refresh", store)
+    assert "0 new, 1 changed, 0 gone" in capsys.readouterr().out
+    assert rows(store, "x") == answers(changed)
+    assert cli.main(["caption", *map(str, (tmp_path / "list.csv", *photos, *ask, "--prompt", "y={word}"))]) == 2
+    assert "has no column 'word', which a prompt uses" in capsys.readouterr().err
+
+
 def refused(capsys, *arguments):
     assert cli.main(["caption", *map(str, arguments)]) == 2
     said = capsys.readouterr().err
