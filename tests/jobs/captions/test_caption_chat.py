@@ -168,7 +168,14 @@ def test_nothing_of_transformers_reaches_the_terminal(made, expected, tmp_path):
 def test_prompts_take_values_of_the_inputs_columns(made, tmp_path, capsys):
     """The answers are those to the prompts with the values in them; another value asks about that image again."""
     columns = {"0.png": ("picture", "a"), "1.png": ("colours", "b"), "2.png": ("", "c")}
-    ask = ("--captioner", f"hf:{made / 'llava'}", "--prompt", "x=describe the {Word} which", "--batch-size", 2)
+    ask = (
+        "--captioner",
+        f"hf:{made / 'llava'}",
+        "--prompt",
+        "x=describe the {Word} which",
+        "--batch-size",
+        2,
+    )
     store, photos = tmp_path / "store", ("--image-root", made / "photos")
 
     def listed(values):
@@ -189,15 +196,15 @@ def test_prompts_take_values_of_the_inputs_columns(made, tmp_path, capsys):
     assert rows(store, "x") == expected
     assert "1 image has no value in a column that a prompt uses ({Word})" in capsys.readouterr().out
     run("caption", tmp_path / "list.csv", *photos, *ask)
-    assert capsys.readouterr().out == "".join(
-        f"{name}\t{row['x'][0]}\n" for name, row in expected.items()
-    )
+    assert capsys.readouterr().out == "".join(f"{name}\t{row['x'][0]}\n" for name, row in expected.items())
     changed = {**columns, "1.png": ("picture", "b"), "2.png": ("", "other")}
     listed(changed)
     run("refresh", store)
     assert "0 new, 1 changed, 0 gone" in capsys.readouterr().out
     assert rows(store, "x") == answers(changed)
-    assert cli.main(["caption", *map(str, (tmp_path / "list.csv", *photos, *ask, "--prompt", "y={word}"))]) == 2
+    assert (
+        cli.main(["caption", *map(str, (tmp_path / "list.csv", *photos, *ask, "--prompt", "y={word}"))]) == 2
+    )
     assert "has no column 'word', which a prompt uses" in capsys.readouterr().err
 
 
