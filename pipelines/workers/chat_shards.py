@@ -7,26 +7,50 @@ import threading
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
+from captionbeam.capmodel.specs import ChatSpec
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.endpoints.copied import copied_answers
 from captionbeam.pipelines.endpoints.prompts import Prompt, prompts_of
 from captionbeam.schemas.records import ImageRef
 
-if TYPE_CHECKING:
-    from captionbeam.capmodel.captioners.huggingface.chat import Asked, ChatCaptioner
-
 Answers = list[dict[str, Any]]
 NO_VALUES: Mapping[str, str] = {}
+
+
+class Asked(Protocol):
+    """One image: answers by column, and earlier ones about the same content by column and the image's id."""
+
+    found: dict[str, Any]
+    by_image: Mapping[str, Mapping[str, Answers]]
+
+
+class Captioner(Protocol):
+    """What is used of ``capmodel.captioners.huggingface.chat.ChatCaptioner``."""
+
+    options: ChatSpec
+    fingerprint: str
+    schema: pa.Schema
+    columns: tuple[str, ...]
+    batch_size: int
+    streams: int
+
+    def prepare(
+        self, item: bytes, used: Mapping[str, str] = ..., known: Mapping[str, Answers] = ...
+    ) -> Any: ...
+
+    def shape_of(self, asked: Any) -> Hashable: ...
+
+    def run(self, batch: Sequence[Any], image_ids: Sequence[str]) -> dict[str, pa.Array]: ...
 
 
 class ChatProcessor:
     """A ``ChatCaptioner`` as the processor of an engine. Threads may share it."""
 
-    def __init__(self, captioner: ChatCaptioner) -> None:
+    def __init__(self, captioner: Captioner) -> None:
         self.captioner = captioner
         self.fingerprint, self.schema = captioner.fingerprint, captioner.schema
         self.streams, self.columns = captioner.streams, captioner.columns
@@ -44,7 +68,7 @@ class ChatProcessor:
         """Returns what images of a batch have in common."""
         return self.captioner.shape_of(value)
 
-    def prepare(self, item: bytes, used: Mapping[str, str] = NO_VALUES) -> Asked:
+    def prepare(self, item: bytes, used: Mapping[str, str] = NO_VALUES) -> Any:
         """Returns a file's bytes as the model's inputs. Raises ImageError. ``used``: its values in ``columns``."""
         return self.captioner.prepare(item, used)
 
@@ -68,7 +92,7 @@ class ShardChatProcessor(ChatProcessor):
 
     def __init__(
         self,
-        captioner: ChatCaptioner,
+        captioner: Captioner,
         prompts: Sequence[Prompt],
         copied: Mapping[tuple[str, str], Mapping[str, Answers]],
     ) -> None:
@@ -77,7 +101,7 @@ class ShardChatProcessor(ChatProcessor):
         self.joins = captioner.options.decode.method != "sample"
         self.counts, self._lock = Counter[str](), threading.Lock()
 
-    def prepare(self, item: bytes, used: Mapping[str, str] = NO_VALUES) -> Asked:
+    def prepare(self, item: bytes, used: Mapping[str, str] = NO_VALUES) -> Any:
         """Returns a file's bytes as the model's inputs for the prompts without known answers. Raises ImageError."""
         content, known = hashlib.sha256(item).hexdigest(), {}
         for prompt in self._prompts if self._copied else ():
