@@ -44,7 +44,11 @@ def request_of(options: BulkCommand, work: Work) -> dict[str, Any]:
         for name, value in changed(options, ("rows", *LISTING)).items()
         if name != "sources"
     }
-    draws = getattr(options, "method", None) == "sample" or is_endpoint(getattr(options, "captioner", None))
+    draws = (
+        getattr(options, "method", None) == "sample"
+        or bool(getattr(options, "temperature", None))
+        or is_endpoint(getattr(options, "captioner", None))
+    )
     if options.lists_all and not draws:
         values.pop("seed", None)
     own = {name: value for name, value in values.items() if all_options[name].role in LISTING}
