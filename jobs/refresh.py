@@ -235,8 +235,8 @@ def _check_redo(options: Refresh, work: Work, newest: Snapshot | None) -> None:
 
 
 def _unchanged_prompts(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Returns the columns of the prompts of ``new`` whose answers a store of ``old`` has."""
-    if "prompts" not in old or "prompts" not in new:
+    """Returns the columns of the prompts of ``new`` whose answers a store of ``old`` has, if they are copied."""
+    if "endpoint" not in old or "endpoint" not in new:
         return []
     from captionbeam.pipelines.endpoints.prompts import prompts_of
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from captionbeam.capmodel.specs import EndpointSpec
+from captionbeam.capmodel.specs import ChatSpec, EndpointSpec
 from captionbeam.capmodel.templates import columns_in, filled
 from captionbeam.pipelines.endpoints.schemas import arrow_type
 from captionbeam.schemas.fingerprint import fingerprint, spec_of
@@ -57,7 +57,7 @@ class Prompt:
         return answers_field(self.column, self.fingerprint, value)
 
 
-def prompts_of(spec: EndpointSpec) -> list[Prompt]:
+def prompts_of(spec: EndpointSpec | ChatSpec) -> list[Prompt]:
     """Returns the prompts of a specification, in the order of their columns."""
     common = {name: value for name, value in spec_of(spec).items() if name != "prompts"}
     return [

@@ -46,7 +46,7 @@ def list_rows(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
     """
     keeper, names = _keeper(spec)
     are_cells = list_suffix(spec.url) in (".csv", ".tsv")
-    for number, row in enumerate(read_rows(spec.url, (spec.uri_column, spec.id_column, *names))):
+    for number, row in enumerate(read_rows(spec.url, (spec.uri_column, spec.id_column, *names.values()))):
         uri, own = _text(row.get(spec.uri_column)).strip(), _text(row.get(spec.id_column))
         image_id = own or id_of(uri) or f"{spec.url.rsplit('/', 1)[-1]}#{number}"
         kept = keeper.text(row, f"row {number + 1}", are_cells)
@@ -56,11 +56,11 @@ def list_rows(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
     yield from keeper.columns()
 
 
-def _keeper(spec: SourceSpec) -> tuple[Keeper, list[str]]:
-    """Returns what keeps the columns of a list, and their names as far as they are known before it is read."""
+def _keeper(spec: SourceSpec) -> tuple[Keeper, dict[str, str]]:
+    """Returns what keeps the columns of a list, and their ``kept_names`` if they are known before it is read."""
     suffix = list_suffix(spec.url)
     if not spec.keep or suffix in (".txt", ".jsonl", ".ndjson"):
-        return Keeper(spec), []
+        return Keeper(spec), {}
     if suffix == ".parquet":
         with parquet.opened(spec.url) as file:
             schema = file.schema_arrow
@@ -76,7 +76,9 @@ def resolve_list_columns(spec: SourceSpec, uri_column: str | None, id_column: st
     if not first:
         raise SourceError(f"source {spec.url!r} is an empty list; expected one URI or more")
     found = spec._replace(
-        uri_column=_find_uris(spec.url, first, uri_column), id_column=_find_ids(spec.url, first, id_column)
+        uri_column=_find_uris(spec.url, first, uri_column),
+        id_column=_find_ids(spec.url, first, id_column),
+        header=_names(first),
     )
     if list_suffix(spec.url) in (".csv", ".tsv", ".parquet"):  # a line of JSON need not have all columns
         kept_names(found, first[0])
@@ -268,14 +270,16 @@ def list_coco(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
     yield from keeper.columns()
 
 
-def check_coco(spec: SourceSpec) -> None:
-    """Raises SourceError if the file is no COCO annotation file, if none of its first images exists, or if no image has
-    one of the columns to keep.
+def check_coco(spec: SourceSpec) -> SourceSpec:
+    """Returns ``spec`` with the columns of the file's images.
 
-    Checks images below the root only, as absolute names in the file could refer to any location.
+    Raises SourceError if the file is no COCO annotation file, if none of its first images exists, or if no image has a
+    column that a prompt uses. Checks images below the root only, as absolute names in the file could refer to any
+    location.
     """
     images = read_images(spec.url)
-    kept_names(spec, dict.fromkeys(chain.from_iterable(images)))
+    found = spec._replace(header=tuple(dict.fromkeys(chain.from_iterable(images))))
+    kept_names(found, found.header)
     names = [image["file_name"] for image in images[:_TRIED]]
     below = [name for name in names if not is_absolute(name) and ".." not in name.split("/")]
     first = [resolve(name, spec.root) for name in below]
@@ -284,6 +288,7 @@ def check_coco(spec: SourceSpec) -> None:
             f"source {spec.url!r} names images like {first[0]!r}, which is not there; "
             "expected the folder they lie in as image root"
         )
+    return found
 
 
 def read_images(url: str) -> list[dict[str, Any]]:
