@@ -44,8 +44,8 @@ def export_schema(store: Store, file_format: str) -> pa.Schema:
     vector has one column per number. Captions and answers are nested, with their typed values; enums are strings, and
     an inner list of a list is a record with one field, because BigQuery has no nested lists. In csv, each caption has
     its own line: JSON as text, the prompt's name if there are several prompts, an empty ``logprob`` if there is none.
-    The columns kept from the input come last. In csv, nested ones are JSON text. What BigQuery has no type for is in one
-    that holds the same values: microseconds instead of nanoseconds, or text if a value has a part of one; decimals
+    The columns kept from the input come last. In csv, nested ones are JSON text. What BigQuery has no type for is in
+    one that holds the same values: microseconds instead of nanoseconds, or text if a value has a part of one; decimals
     instead of uint64; text instead of decimals of more than 38 digits before or after the point.
     """
     own = [*arrow.IDENTITY, *_value_fields(store, file_format)]
