@@ -138,6 +138,13 @@ def repeat_limits(options: R, newest: Snapshot) -> R:
     return replace(options, **limits)
 
 
+def source_flags(newest: Snapshot, source: str) -> list[str]:
+    """Returns the recorded options that only the listing of ``source`` had, as words of a command line."""
+    entries = [entry for entry in newest.request.get("sources", ()) if entry["source"] == source]
+    own = {name: _value(entry[name]) for entry in entries for name in _per_source() if name in entry}
+    return [*_flags(own)]
+
+
 def _value(recorded: Any) -> Any:
     return tuple(recorded) if isinstance(recorded, list) else recorded
 

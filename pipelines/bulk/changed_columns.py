@@ -24,13 +24,16 @@ from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.formats import arrow, parquet
 from captionbeam.schemas.formats.kept import (
     HASH,
+    TEXT,
     VALUES,
-    cast_struct,
     columns_hash,
+    combined,
+    kinds_in,
     merged,
-    struct_in,
+    selected,
     struct_of,
     table_of,
+    unpacked,
     without_nulls,
 )
 from captionbeam.schemas.records import WrittenFile, parse_address
@@ -116,44 +119,24 @@ def with_changes(before: pa.Table, texts: dict[int, str], types: pa.Schema, adds
     ``types``: names and types of the run's kept columns. These rows lose other columns, unless the run only ``adds``. A
     column that is not among ``types`` is left out if no row has a value of it any more.
     """
-    rows, new = list(texts), list(texts.values())
-    old = struct_in(before, VALUES)
-    schema = without_nulls(merged(types, _seen(old)))
-    same = pa.array(range(before.num_rows), pa.int64())
-    at = same.to_pylist()
-    for number, row in enumerate(rows):
-        at[row] = before.num_rows + number
-    changed = pa.array(at, pa.int64())
-    arrays = {
-        field.name: pa.concat_arrays([left, right]).take(
-            same if adds and field.name not in types.names else changed
-        )
-        for field, left, right in zip(
-            schema, cast_struct(old, schema), struct_of(new, schema).flatten(), strict=True
-        )
-    }
-    fields = [
-        field for field in schema if field.name in types.names or arrays[field.name].null_count < len(at)
-    ]
-    values = pa.StructArray.from_arrays([arrays[field.name] for field in fields], fields=fields)
-    hashes = before.column(HASH).to_pylist()
+    now, hashes = before.column(TEXT).to_pylist(), before.column(HASH).to_pylist()
     for row, text in texts.items():
+        own = selected(now[row], [name for name in unpacked(now[row]) if name not in types.names])
+        now[row] = combined(own, text) if adds else text
         hashes[row] = columns_hash(text)
-    columns = dict(zip(before.column_names, before.columns, strict=True))
-    columns |= {HASH: pa.array(hashes, pa.string()), VALUES: values}
-    written = [pa.field(name, column.type, nullable=False) for name, column in columns.items()]
-    return pa.table(list(columns.values()), pa.schema(written, before.schema.metadata))
-
-
-def _seen(values: pa.StructArray) -> pa.Schema:
-    """Returns names and types of a struct; null for a column without any value."""
-    columns = zip(values.type, values.flatten(), strict=True)
-    return pa.schema(
+    there = {name for text in now for name in unpacked(text)}
+    schema = pa.schema(
         [
-            (field.name, pa.null() if column.null_count == len(column) else field.type)
-            for field, column in columns
+            field
+            for field in merged(types, kinds_in(before))
+            if field.name in there or field.name in types.names
         ]
     )
+    values = struct_of(now, without_nulls(schema))
+    columns = dict(zip(before.column_names, before.columns, strict=True))
+    columns |= {HASH: pa.array(hashes, pa.string()), TEXT: pa.array(now, pa.string()), VALUES: values}
+    written = [pa.field(name, column.type, nullable=False) for name, column in columns.items()]
+    return pa.table(list(columns.values()), pa.schema(written, before.schema.metadata))
 
 
 def read_rewritten(run: Run) -> list[Rewritten]:

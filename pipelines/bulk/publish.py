@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.pipelines.workers.exif import exif_schema
 from captionbeam.schemas.errors import FingerprintError, RequestError, SystemicError
 from captionbeam.schemas.formats import parquet
-from captionbeam.schemas.formats.kept import merged, schema_of, schema_text
+from captionbeam.schemas.formats.kept import kinds_in, merged, schema_of, schema_text
 from captionbeam.schemas.records import address
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -184,14 +185,18 @@ def _next(
 
 
 def _kept_columns(run: Run, kept: Snapshot | None, request: Mapping[str, Any]) -> str:
-    """Returns the kept columns of the run and of the snapshot that it adds to, with types for both.
+    """Returns the kept columns of the run and of the rows that it adds to, with types for all of them.
 
-    After a refresh of all sources, every row has the run's columns, and no others are kept.
+    After a refresh of all sources, to which no other writer has added, every row has the run's columns and no others.
     """
-    before, own = schema_of(kept.kept if kept else ""), kept_schema(run)
-    if run.keeps and kept is not None and kept.request and lists_all(run, request):
-        before = pa.schema([field for field in before if field.name in own.names])
-    return schema_text(merged(before, own))
+    own, adopted = kept_schema(run), adopted_manifest(run)
+    alone = kept is not None and kept.id == run.base and not adopted
+    if run.keeps and alone and kept and kept.request and lists_all(run, request):
+        return schema_text(own)
+    urls = [files.join(run.url, "columns", row["columns"]) for row in adopted if row["columns"]]
+    with ThreadPoolExecutor(READERS) as pool:
+        seen = list(pool.map(lambda url: kinds_in(parquet.read_table(url)), urls))
+    return schema_text(functools.reduce(merged, [schema_of(kept.kept if kept else ""), own, *seen]))
 
 
 def _sum(before: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:

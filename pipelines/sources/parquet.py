@@ -46,7 +46,9 @@ def list_parquet(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
         keeper, first = Keeper(spec, names, schema), 0
         for group in range(parquet.num_row_groups):
             size = bytes_per_row(parquet.metadata, group)
-            pairs = zip(_ids(parquet, group, first, spec), _rows(parquet, group, names), strict=True)
+            pairs = zip(
+                _ids(parquet, group, first, spec), _rows(parquet, group, [*names.values()]), strict=True
+            )
             for row, (image_id, values) in enumerate(pairs):
                 yield ImageRef(
                     image_id=image_id,

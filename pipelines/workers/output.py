@@ -181,11 +181,11 @@ class ShardOutput:
         done = [(item.ref.image_id, False, item.ref.columns) for item in self._done]
         failed = [(failure.image_id, True, failure.columns) for failure in self._failures]
         schema = without_nulls(kept_schema(self._run))
-        table = table_of([*done, *failed], schema, self._run.used_columns)
+        table = table_of([*done, *failed], schema)
         if not self._run.exif:
             return table
         exif = [*(item.exif for item in self._done), *self._failures_exif]
-        return with_exif(table, exif, exif_schema(self._run.exif))
+        return with_exif(table, pa.array(exif, pa.struct(list(exif_schema(self._run.exif)))))
 
     def _empty_places(self) -> dict[str, int]:
         """Returns the number of images without a value in a column that a prompt uses, if there are any."""
