@@ -226,6 +226,28 @@ def test_what_a_killed_supervisor_left_behind_is_ended_first(temp, monkeypatch):
 
 
 @engines
+def test_its_processes_without_an_environment_are_ended_too(temp, monkeypatch):
+    """Like vLLM's, which hold the GPU's memory and outlive a server that is killed."""
+    parent = python(
+        "import http.server as h,subprocess as s,sys;"
+        "s.Popen([sys.executable,'-c','import time;time.sleep(600)'],env={},start_new_session=True);"
+        "h.test(h.SimpleHTTPRequestHandler,port=int(sys.argv[1]))"
+    )
+    (temp / "health").touch()  # the path that it answers
+    monkeypatch.chdir(temp)
+    with Server(parent, "tiny", "tiny", 60) as server:
+        (process,), (watching,) = servers(temp), supervisors(temp)
+        (child,) = process.children()
+        for killed in (watching, process):
+            killed.kill()
+        server.wait_until_healthy()
+        child.wait(5)
+        (process,) = servers(temp)
+        (child,) = process.children()
+    child.wait(5)
+
+
+@engines
 def test_a_slow_start_is_waited_for(temp):
     command = f"{ENDPOINT} --start-delay 3"
     started = time.monotonic()
