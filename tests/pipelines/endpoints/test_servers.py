@@ -23,6 +23,7 @@ from captionbeam.capmodel.specs import EndpointSpec
 from captionbeam.pipelines.endpoints.plan import Endpoint
 from captionbeam.pipelines.endpoints.processor import EndpointCaptioner
 from captionbeam.pipelines.endpoints.servers import folder as folder_module
+from captionbeam.pipelines.endpoints.servers import server as server_module
 from captionbeam.pipelines.endpoints.servers import supervisor
 from captionbeam.pipelines.endpoints.servers.folder import ServerFolder
 from captionbeam.pipelines.endpoints.servers.server import Server, server_words
@@ -256,6 +257,15 @@ def test_a_slow_start_is_waited_for(temp):
         assert answers(first)
         assert first == second
         assert len(servers(temp)) == 1
+
+
+@engines
+def test_a_slow_start_is_told_once(temp, monkeypatch, caplog):
+    monkeypatch.setattr(server_module, "NOTICE_SECONDS", 0.5)
+    with Server(f"{ENDPOINT} --start-delay 2", "tiny", "tiny", 60):
+        (record,) = [record for record in caplog.records if record.name == server_module.__name__]
+        assert record.levelname == "WARNING"
+        assert "is not ready yet; trying for 60 s; its log: " in record.getMessage()
 
 
 @engines
