@@ -190,10 +190,13 @@ def endpoint_totals(commits: Iterable[Commit]) -> dict[str, int]:
 
 def endpoint_rows(found: Mapping[str, int], seconds: float, prices: Sequence[float]) -> dict[str, Any]:
     """Returns the rows of a table with requests, tokens and, by ``prices`` of a million tokens in and out, the cost."""
-    rows = {"requests": f"{found['requests']:,}, {found['retries']:,} of them repeated"}
+    asked = f"{found['requests']:,}, {found['retries']:,} of them repeated"
+    rows = {"requests": asked} if found["requests"] else {}
     if there := {name: found[f"answers_{name}"] for name in ("kept", "copied") if found[f"answers_{name}"]}:
         rows["answers not asked again"] = ", ".join(f"{count:,} {name}" for name, count in there.items())
     tokens = found["tokens_in"], found["tokens_out"]
+    if not any(tokens):
+        return rows
     rate = sum(tokens) / max(seconds, 1e-9)
     rows["tokens"] = f"{tokens[0]:,} sent, {tokens[1]:,} generated, {rate:,.0f} a second"
     if prices:
