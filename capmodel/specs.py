@@ -122,6 +122,27 @@ class TransformersSpec:
 
 
 @dataclass(frozen=True)
+class ChatSpec:
+    """Answers of a model of Hugging Face transformers to prompts; ``transformers``: the SHA-256 of its folder.
+
+    prompts:          by column, ``{"text": ...}``.
+    decode:           greedy search, beam search or sampling.
+    system:           the system message; "" for none.
+    max_new_tokens:   a longer answer is a failure.
+    max_image_pixels: larger pictures are scaled down to it before the model's own processor gets them.
+    """
+
+    transformers: str
+    model_type: str
+    prompts: Mapping[str, Mapping[str, Any]]
+    decode: DecodeOptions = _DECODE
+    system: str = ""
+    max_new_tokens: int = 512
+    max_image_pixels: int = 1_048_576
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True)
 class EndpointSpec:
     """Captions of a model behind an endpoint of OpenAI's API, by prompts.
 
@@ -158,8 +179,9 @@ _KINDS = {
     "weights_sha256": FeaturesSpec,
     "imported": ImportedSpec,
     "bundle": CaptionsSpec,
-    "transformers": TransformersSpec,
     "endpoint": EndpointSpec,
+    "prompts": ChatSpec,
+    "transformers": TransformersSpec,
 }
 
 

@@ -24,9 +24,9 @@ class Caption(CaptionerOptions, BulkCommand):
     --prompt "Describe this picture in one sentence." --output captions
 
 Writes captions for the images of every SOURCE (as for encode), encoder and decoder in one pass, or for the rows of a
-features store; or what a model behind an endpoint answers to each --prompt. Images that the store already has are not
-processed again. Without --output the captions are printed: of one image the text alone, of several a line each with
-id, log-probability and text, separated by tabs.
+features store; or what a model behind an endpoint, or a chat model of transformers, answers to each --prompt. Images
+that the store already has are not processed again. Without --output the captions are printed: of one image the text
+alone, of several a line each with id, log-probability and text, separated by tabs.
 """
     name = "caption"
 

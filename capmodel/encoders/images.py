@@ -112,6 +112,23 @@ def _reduce(image: Image.Image, enough: int) -> None:
     image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
 
 
+def within(image: Image.Image, max_pixels: int, longest: int | None = None) -> Image.Image:
+    """Returns the image scaled down to at most ``max_pixels`` and sides of at most ``longest``, or as it is."""
+    size = scaled(image.size, max_pixels, longest)
+    return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+
+
+def scaled(size: tuple[int, int], max_pixels: int, longest: int | None = None) -> tuple[int, int]:
+    """Returns width and height within the limits of ``within``, in the proportions of ``size``, each at least 1."""
+    width, height = size
+    scale = min(1.0, math.sqrt(max_pixels / (width * height)), (longest or max(size)) / max(size))
+    if scale == 1.0:
+        return size
+    short = max(1, int(min(size) * scale))
+    long = min(int(max(size) * scale), max_pixels // short)
+    return (long, short) if width >= height else (short, long)
+
+
 def is_upright(image: Image.Image) -> bool:
     """Returns whether an image is stored as it is to be seen, according to its EXIF block."""
     return _orientation(image) not in _TURNS

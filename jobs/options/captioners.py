@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from captionbeam.capmodel.templates import columns_of_prompts
 from captionbeam.jobs.options import inputs
-from captionbeam.jobs.options.decoding import DecodingOptions, decode_options
+from captionbeam.jobs.options.decoding import DecodingOptions, chat_decoding, decode_options
 from captionbeam.jobs.options.prompts import (
     OPENAI,
     VLLM,
     EndpointOptions,
     check_endpoint,
+    has_prompts,
     is_endpoint,
     plan_endpoint,
+    prompts_by_column,
 )
 from captionbeam.jobs.options.run import ModelOptions
 from captionbeam.jobs.options.sources import SourceOptions, listing, parsed_sources
@@ -52,8 +54,8 @@ class CaptionerOptions(DecodingOptions, EndpointOptions, SourceOptions, ModelOpt
         None,
         "instead of --bundle: openai:URL, a server with OpenAI's API (vLLM, SGLang, a hosted one), whose model answers "
         "--prompt; vllm:MODEL, such a server on each worker machine; or hf:PATH, an image-to-text model of Hugging "
-        "Face transformers (BLIP, GIT, ...): a folder of save_pretrained, or a name on the hub, optionally with "
-        "@REVISION (extra: huggingface)",
+        "Face transformers (BLIP, GIT, ...; with --prompt LLaVA, Qwen2-VL, SmolVLM, ...): a folder of save_pretrained, "
+        "or a name on the hub, optionally with @REVISION (extra: huggingface)",
         text(
             "openai:URL|vllm:MODEL|hf:PATH",
             "openai: and a URL, vllm: and a model, or hf: and a folder or a model's name on the hub",
@@ -77,6 +79,11 @@ class CaptionerOptions(DecodingOptions, EndpointOptions, SourceOptions, ModelOpt
         return str(self.captioner).removeprefix(HUGGING_FACE)
 
     @property
+    def asks_here(self) -> bool:
+        """Whether a model of transformers answers prompts."""
+        return self.captioner is not None and not is_endpoint(self.captioner) and has_prompts(self)
+
+    @property
     def by_url(self) -> bool:
         """Whether the endpoint's server reads the images itself."""
         return is_endpoint(self.captioner) and self.send_urls
@@ -95,7 +102,8 @@ class CaptionerOptions(DecodingOptions, EndpointOptions, SourceOptions, ModelOpt
         if self.captioner and importlib.util.find_spec("transformers") is None:
             raise RequestError(f"--captioner hf: {not_installed('transformers', 'huggingface')}")
         if self.beam is not None or self.method != "beam" or self.captioner:
-            decode_options(self, None)  # otherwise the bundle says how many beams there are
+            # otherwise the bundle says how many beams there are
+            chat_decoding(self) if self.asks_here else decode_options(self, None)
 
 
 def captioning(options: CaptionerOptions, output: str) -> Work:
@@ -105,7 +113,7 @@ def captioning(options: CaptionerOptions, output: str) -> Work:
     options.check_captioner()
     features = Store.open(options.features) if options.features else None
     asked = plan_endpoint(options) if is_endpoint(options.captioner) else None
-    used = columns_of_prompts(asked.spec) if asked else ()
+    used = columns_of_prompts({"prompts": prompts_by_column(options)})
     found = listing(options, () if features else parsed_sources(options, output, used), features)
     plan = asked or _plan(options, features)
     if options.by_url:
@@ -121,6 +129,8 @@ def captioner_now(options: CaptionerOptions, batch_size: int) -> Processor:
     """Returns the captioner in this process, loaded from its original location. Raises BundleError, RequestError."""
     if is_endpoint(options.captioner):
         return plan_endpoint(options).job("").load(1)
+    if options.asks_here:
+        return _chat_now(options, batch_size)
     decode = decode_options(options, options.bundle)
     if not options.captioner:
         from captionbeam.capmodel.captioners.captioner import Captioner
@@ -138,8 +148,32 @@ def captioner_now(options: CaptionerOptions, batch_size: int) -> Processor:
     return HuggingFaceCaptioner.load(plan.folder, decode, plan.spec, batch_size, options.device)
 
 
+def _chat_now(options: CaptionerOptions, batch_size: int) -> Processor:
+    from captionbeam.capmodel.captioners.huggingface.chat import ChatCaptioner, resolve_chat
+    from captionbeam.pipelines.workers.processors import columns_of
+
+    plan = resolve_chat(options.folder, **_asking(options))
+    return ChatCaptioner.load(plan.folder, plan.spec, columns_of(plan.spec), batch_size, options.device)
+
+
+def _asking(options: CaptionerOptions) -> dict[str, Any]:
+    """Returns what a model of transformers is asked, and how."""
+    return {
+        "prompts": prompts_by_column(options),
+        "decode": chat_decoding(options),
+        "system": options.system,
+        "max_new_tokens": options.max_new_tokens,
+        "max_image_pixels": options.max_image_pixels,
+        "precision": options.precision,
+        "device": options.device,
+    }
+
+
 def _plan(options: CaptionerOptions, features: Store | None) -> ModelPlan:
-    from captionbeam.pipelines.workers.processors import plan_captioner, plan_transformers
+    from captionbeam.pipelines.workers.processors import plan_captioner, plan_chat, plan_transformers
+
+    if options.asks_here:
+        return plan_chat(options.folder, batch_size=options.batch_size, **_asking(options))
 
     decode = decode_options(options, options.bundle)
     how: dict[str, Any] = {

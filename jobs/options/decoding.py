@@ -34,7 +34,8 @@ class DecodingOptions(DecodeOptions):
         default=None,
         kind=number(0, 1 / LEAST_TEMPERATURE, unit="T"),
         help="temperature of --method sample, whose draws depend only on --seed, the image's id and the caption's "
-        "number (default 1); of an endpoint's model (default: the server's)",
+        "number (default 1); of an endpoint's model (default: the server's). With hf: and prompts, a temperature means "
+        "--method sample",
     )
 
     def __post_init__(self) -> None:
@@ -54,3 +55,17 @@ def decode_options(options: DecodingOptions, bundle: str | None) -> DecodeOption
     values = {field.name: getattr(options, field.name) for field in fields(DecodeOptions)}
     given = {name: value for name, value in values.items() if value is not None}
     return processors.decode_options(given, bundle)
+
+
+def chat_decoding(options: DecodingOptions) -> DecodeOptions:
+    """Returns how a chat model's answers are generated: greedily, unless beams or a temperature are given.
+
+    Raises RequestError.
+    """
+    values = {field.name: getattr(options, field.name) for field in fields(DecodeOptions)}
+    given = {name: value for name, value in values.items() if value is not None}
+    if options.method == DecodeOptions.method and options.beam is None:
+        given["method"] = "sample" if options.temperature else "greedy"
+    if not options.temperature:
+        given.pop("temperature", None)
+    return DecodeOptions(**given)

@@ -52,14 +52,14 @@ def _read_schema(given: str) -> tuple[str | None, dict[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptOptions:
-    """What an endpoint's model is asked about each image."""
+    """What a model is asked about each image."""
 
     GROUP = "prompts"
 
     prompt: tuple[str, ...] = option(
         (),
-        "what to ask the model of --captioner openai: or vllm:; {COLUMN} stands for the image's value in a column of "
-        "the SOURCE; NAME=TEXT, repeated, asks several prompts, each with a column NAME of its own",
+        "what to ask the model of --captioner openai:, vllm: or hf:; {COLUMN} stands for the image's value in a column "
+        "of the SOURCE; NAME=TEXT, repeated, asks several prompts, each with a column NAME of its own",
         text("[NAME=]TEXT"),
         repeated=True,
         common=True,
@@ -90,13 +90,14 @@ class PromptOptions:
     )
     max_new_tokens: int | None = option(
         None,
-        "longest answer in tokens (default: the server's); a longer one becomes a failure with the code cut_off",
+        "longest answer in tokens (default: the server's; 512 with hf:); a longer one becomes a failure with the code "
+        "cut_off",
         POSITIVE,
         common=True,
         role="rows",
     )
     max_image_pixels: int = option(
-        1_048_576, "larger pictures are scaled down to this before they are sent", POSITIVE, role="rows"
+        1_048_576, "larger pictures are scaled down to this before the model gets them", POSITIVE, role="rows"
     )
     send_urls: bool = option(
         False, "send the images' own http(s) URLs, which the server must be able to read", role="rows"
@@ -155,6 +156,11 @@ def is_endpoint(captioner: str | None) -> bool:
     return captioner is not None and captioner.startswith((OPENAI, VLLM))
 
 
+def has_prompts(options: PromptOptions) -> bool:
+    """Whether the captioner is asked prompts."""
+    return bool(options.prompt or options.prompt_file)
+
+
 def plan_endpoint(options: CaptionerOptions) -> EndpointPlan:
     """Returns the plan of the options. Raises RequestError."""
     from captionbeam.capmodel.specs import EndpointSpec
@@ -162,7 +168,7 @@ def plan_endpoint(options: CaptionerOptions) -> EndpointPlan:
 
     scheme, address = str(options.captioner).partition(":")[::2]
     own = scheme == VLLM[:-1]
-    prompts = _prompts(options)
+    prompts = prompts_by_column(options)
     spec = EndpointSpec(
         endpoint=options.model or (address if own else ""),
         prompts=prompts,
@@ -198,10 +204,18 @@ def endpoint_of(captioner: str, options: RequestOptions) -> Endpoint:
 def check_endpoint(options: CaptionerOptions) -> None:
     """Raises RequestError if the options of an endpoint are incomplete, or if another captioner has them."""
     if not is_endpoint(options.captioner):
-        for name in ("prompt", "prompt_file", "schema", "system", "model"):
+        chat = options.captioner is not None
+        for name in ("schema", "model") if chat else ("prompt", "prompt_file", "schema", "system", "model"):
             if getattr(options, name):
                 flag = "--" + name.replace("_", "-")
-                raise RequestError(f"{flag} is for endpoints; expected --captioner openai:URL or vllm:MODEL")
+                others = ", or hf:PATH with --prompt" if name in ("prompt", "prompt_file", "system") else ""
+                raise RequestError(
+                    f"{flag} is for endpoints; expected --captioner openai:URL or vllm:MODEL{others}"
+                )
+        if options.system and not has_prompts(options):
+            raise RequestError(
+                "--system goes with prompts; expected --prompt with what to ask about each image"
+            )
         return
     if not options.prompt and not options.prompt_file:
         raise RequestError(
@@ -227,7 +241,7 @@ def check_endpoint(options: CaptionerOptions) -> None:
         )
 
 
-def _prompts(options: CaptionerOptions) -> dict[str, dict[str, Any]]:
+def prompts_by_column(options: CaptionerOptions) -> dict[str, dict[str, Any]]:
     """Returns the prompts by column, each with its text and, for JSON, its schema. Raises RequestError."""
     texts: dict[str, str] = {}
     found = list(_texts(options))

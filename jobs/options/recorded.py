@@ -44,7 +44,11 @@ def request_of(options: BulkCommand, work: Work) -> dict[str, Any]:
         for name, value in changed(options, ("rows", *LISTING)).items()
         if name != "sources"
     }
-    draws = getattr(options, "method", None) == "sample" or is_endpoint(getattr(options, "captioner", None))
+    draws = (
+        getattr(options, "method", None) == "sample"
+        or bool(getattr(options, "temperature", None))
+        or is_endpoint(getattr(options, "captioner", None))
+    )
     if options.lists_all and not draws:
         values.pop("seed", None)
     own = {name: value for name, value in values.items() if all_options[name].role in LISTING}
@@ -132,6 +136,13 @@ def repeat_limits(options: R, newest: Snapshot) -> R:
         if found.role == "listing" and len(recorded) == 1 and getattr(options, field.name) == field.default:
             limits[field.name] = recorded.pop()
     return replace(options, **limits)
+
+
+def source_flags(newest: Snapshot, source: str) -> list[str]:
+    """Returns the recorded options that only the listing of ``source`` had, as words of a command line."""
+    entries = [entry for entry in newest.request.get("sources", ()) if entry["source"] == source]
+    own = {name: _value(entry[name]) for entry in entries for name in _per_source() if name in entry}
+    return [*_flags(own)]
 
 
 def _value(recorded: Any) -> Any:

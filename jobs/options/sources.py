@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -184,6 +185,10 @@ class SourceOptions(Part, ReadingOptions):
         """The named columns, or ``("all",)``; empty for ``none``."""
         return () if self.keep_columns == ("none",) else self.keep_columns
 
+    def retired_names(self) -> list[str]:
+        """Returns the names of sources that no longer exist."""
+        return []
+
 
 def _listings(options: SourceOptions) -> list[tuple[str, SourceOptions]]:
     """Returns each SOURCE with the options of its own listing."""
@@ -212,6 +217,7 @@ def parsed_sources(
     from captionbeam.pipelines.sources.parse import parse_each
     from captionbeam.pipelines.sources.stores import refuse_output
     from captionbeam.pipelines.sources.tables.columns import URI_COLUMNS, find_first
+    from captionbeam.pipelines.sources.tables.keeper import COLUMNS
 
     listings = [(source, _listing_options(own, used)) for source, own in _listings(options)]
     specs = parse_each(listings, _listing_options(options).inventories)
@@ -224,25 +230,39 @@ def parsed_sources(
                 f"{name}: the URIs are in the column {column!r}, the only one that holds images",
                 to_error=True,
             )
-    if output and not options.adopt_ids:
-        _say_other_ids(specs, output)
+    kept = [own.columns_to_keep for _, own in _listings(options)]
+    if any(kept) and not any(spec.keep for spec in specs):
+        note(f"no column is kept, as none of the sources is {COLUMNS}", to_error=True)
+    if output:
+        _say_other_ids(specs, output, options)
     for name, as_of in dict.fromkeys((spec.name, report_time(spec)) for spec in specs if spec.report):
         note(f"{name} is listed from its inventory of {as_of or 'an unknown time'}")
     return specs
 
 
-def _say_other_ids(specs: Sequence[SourceSpec], output: str) -> None:
+def _say_other_ids(specs: Sequence[SourceSpec], output: str, options: SourceOptions) -> None:
     """Says which sources name images by other ids than the store does, if it has a snapshot."""
+    from captionbeam.jobs.options.recorded import source_flags
     from captionbeam.pipelines.bulk.adopt import find_other_ids
     from captionbeam.schemas import Store
     from captionbeam.schemas.store import layout
 
     newest = layout.newest_snapshot(files.absolute(output))
-    for found in find_other_ids(Store(files.absolute(output), newest), specs) if newest else ():
-        images = counted(found.images, "image")
+    if newest is None:
+        return
+    for found in find_other_ids(Store(files.absolute(output), newest), specs):
+        own = found.there == found.source
+        if options.adopt_ids and (own or found.there in options.retired_names()):
+            continue
+        origin = "" if own else f" from {found.there}"
+        said = "processed again under the new ids; with --adopt-ids, their rows are copied"
+        if not own:
+            words = ["captionbeam", "refresh", found.source, "--output", output, "--retire", found.there]
+            again = shlex.join([*words, "--adopt-ids", *source_flags(newest, found.there)])
+            said = f"added a second time; if it takes the place of {found.there}: {again}"
         note(
-            f"{output} has {images} of {found.source} under other ids (now {found.new!r}, there {found.old!r}): they "
-            "are processed again under the new ids; with --adopt-ids, their rows are copied",
+            f"{output} has {counted(found.images, 'image')} of {found.source} under other ids{origin} "
+            f"(now {found.new!r}, there {found.old!r}): they are {said}",
             to_error=True,
         )
 
@@ -299,7 +319,8 @@ def kept_of(features: Store, named: Sequence[str], place: bool = False) -> pa.Sc
     import pyarrow as pa
 
     from captionbeam.pipelines.features.rows import carried_columns
-    from captionbeam.pipelines.sources.tables.kept import ALL
+    from captionbeam.pipelines.sources.tables.columns import find_named
+    from captionbeam.pipelines.sources.tables.keeper import ALL, missing_column
     from captionbeam.pipelines.workers.exif import PLACE
 
     there, own = carried_columns(features), features.input_columns.names
@@ -309,13 +330,11 @@ def kept_of(features: Store, named: Sequence[str], place: bool = False) -> pa.Sc
     if tuple(named) == (ALL,):
         hidden = {*PLACE.names} - {*own} if not place else set[str]()
         return pa.schema([field for field in there if field.name not in hidden])
-    for name in named:
-        if name not in shown:
-            expected = ", ".join(map(repr, there.names))
-            raise RequestError(
-                f"{features.url} has no kept column {name!r}; expected some of {expected}, or {ALL}"
-            )
-    wanted = {shown[name] for name in named}
+    found = [find_named(name, shown) for name in named]
+    if "" in found:
+        name = named[found.index("")]
+        raise RequestError(str(missing_column(f"{features.url} has no column", name, there.names, ())))
+    wanted = {shown[name] for name in found}
     return pa.schema([field for field in there if field.name in wanted])
 
 

@@ -121,7 +121,10 @@ def make_dag(suffix: str, about: str, cron: str | None, params: Mapping[str, Par
         f"captionbeam_{SCHEDULE['name']}{suffix}",
         description=about,
         doc_md=f"{about}\n\nA run may be late, repeated or killed: the next one continues. See docs/schedules.md.",
-        schedule=CronTriggerTimetable(cron, timezone=SCHEDULE["time_zone"]) if cron else None,
+        # Zero, as Airflow 3.3 takes False for a tenth of the time between two runs
+        schedule=CronTriggerTimetable(cron, timezone=SCHEDULE["time_zone"], run_immediately=timedelta(0))
+        if cron
+        else None,
         catchup=False,
         max_active_runs=1,
         params=dict(params or {}),

@@ -177,10 +177,14 @@ def _components(store: Store) -> str | None:
 
 def _captioner(store: Store) -> tuple[Any, ModelJob]:
     from captionbeam.capmodel.generation.options import DecodeOptions
-    from captionbeam.pipelines.workers.processors import CaptionerJob, TransformersJob
+    from captionbeam.capmodel.specs import ChatSpec
+    from captionbeam.pipelines.workers.processors import CaptionerJob, ChatJob, TransformersJob, columns_of
 
     if "transformers" in store.spec:
         folder = _model(store, str(store.spec["transformers"]))
+        if "prompts" in store.spec:
+            spec = from_spec(ChatSpec, store.spec)
+            return columns_of(spec).field(0), ChatJob(folder=folder, spec=spec)
         return arrow.captions_field(False), TransformersJob(folder=folder, spec=dict(store.spec))
     decode = DecodeOptions.from_dict(store.spec.get("decode", {}))
     return arrow.captions_field(decode.keep_attention), CaptionerJob(

@@ -18,19 +18,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.pvalue import AsList, PCollection
 
-from captionbeam.pipelines.bulk.kept import kept_schema
+from captionbeam.pipelines.bulk.kept_schema import kept_schema
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.formats import arrow, parquet
 from captionbeam.schemas.formats.kept import (
     HASH,
+    TEXT,
     VALUES,
-    cast_struct,
     columns_hash,
+    combined,
+    kinds_in,
     merged,
-    struct_in,
+    selected,
     struct_of,
     table_of,
+    unpacked,
     without_nulls,
 )
 from captionbeam.schemas.records import WrittenFile, parse_address
@@ -48,7 +51,7 @@ class Change(NamedTuple):
     columns: str
 
 
-class Rewritten(NamedTuple):
+class RewrittenColumns(NamedTuple):
     """A shard whose columns file a run has written anew.
 
     ``replaces``: the name of the former columns file, if there was one, and ``replaced_bytes`` its size. ``images``:
@@ -105,7 +108,9 @@ def rewrite_columns(run: Run, shard: str, changes: Iterable[Change]) -> str:
     before, size = _columns_before(run, row)
     texts = {_position(change.address, row["rows"]): change.columns for change in changes}
     written = _write(run, shard, with_changes(before, texts, kept_schema(run), run.operation != "refresh"))
-    about = Rewritten(shard, written.name, written.sha256, written.bytes, len(texts), row["columns"], size)
+    about = RewrittenColumns(
+        shard, written.name, written.sha256, written.bytes, len(texts), row["columns"], size
+    )
     files.create(url, files.json_bytes(about._asdict()))
     return url
 
@@ -116,52 +121,32 @@ def with_changes(before: pa.Table, texts: dict[int, str], types: pa.Schema, adds
     ``types``: names and types of the run's kept columns. These rows lose other columns, unless the run only ``adds``. A
     column that is not among ``types`` is left out if no row has a value of it any more.
     """
-    rows, new = list(texts), list(texts.values())
-    old = struct_in(before, VALUES)
-    schema = without_nulls(merged(types, _seen(old)))
-    same = pa.array(range(before.num_rows), pa.int64())
-    at = same.to_pylist()
-    for number, row in enumerate(rows):
-        at[row] = before.num_rows + number
-    changed = pa.array(at, pa.int64())
-    arrays = {
-        field.name: pa.concat_arrays([left, right]).take(
-            same if adds and field.name not in types.names else changed
-        )
-        for field, left, right in zip(
-            schema, cast_struct(old, schema), struct_of(new, schema).flatten(), strict=True
-        )
-    }
-    fields = [
-        field for field in schema if field.name in types.names or arrays[field.name].null_count < len(at)
-    ]
-    values = pa.StructArray.from_arrays([arrays[field.name] for field in fields], fields=fields)
-    hashes = before.column(HASH).to_pylist()
+    now, hashes = before.column(TEXT).to_pylist(), before.column(HASH).to_pylist()
     for row, text in texts.items():
+        own = selected(now[row], [name for name in unpacked(now[row]) if name not in types.names])
+        now[row] = combined(own, text) if adds else text
         hashes[row] = columns_hash(text)
+    there = {name for text in now for name in unpacked(text)}
+    schema = pa.schema(
+        [
+            field
+            for field in merged(types, kinds_in(before))
+            if field.name in there or field.name in types.names
+        ]
+    )
+    values = struct_of(now, without_nulls(schema))
     columns = dict(zip(before.column_names, before.columns, strict=True))
-    columns |= {HASH: pa.array(hashes, pa.string()), VALUES: values}
+    columns |= {HASH: pa.array(hashes, pa.string()), TEXT: pa.array(now, pa.string()), VALUES: values}
     written = [pa.field(name, column.type, nullable=False) for name, column in columns.items()]
     return pa.table(list(columns.values()), pa.schema(written, before.schema.metadata))
 
 
-def _seen(values: pa.StructArray) -> pa.Schema:
-    """Returns names and types of a struct; null for a column without any value."""
-    columns = zip(values.type, values.flatten(), strict=True)
-    return pa.schema(
-        [
-            (field.name, pa.null() if column.null_count == len(column) else field.type)
-            for field, column in columns
-        ]
-    )
-
-
-def read_rewritten(run: Run) -> list[Rewritten]:
+def read_rewritten(run: Run) -> list[RewrittenColumns]:
     """Returns the shards whose columns the run has written anew."""
     folder = files.join(run.folder, FOLDER)
     with ThreadPoolExecutor(READERS) as pool:
         records = pool.map(lambda name: files.read_json(files.join(folder, name)), files.names(folder))
-        return [Rewritten(**record) for record in records]
+        return [RewrittenColumns(**record) for record in records]
 
 
 def _position(address: str, rows: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,11 @@ import pyarrow.compute as pc
 from apache_beam.pvalue import PCollection
 from apache_beam.transforms.combiners import CountCombineFn
 
-from captionbeam.pipelines.bulk.changed_columns import Rewritten, read_rewritten
+from captionbeam.pipelines.bulk.changed_columns import RewrittenColumns, read_rewritten
 from captionbeam.pipelines.bulk.compare import read_counts, read_gone
 from captionbeam.pipelines.bulk.conflicts import INDEX_COLUMNS, resolve_conflicts
 from captionbeam.pipelines.bulk.gates import Gates, check_failures, check_gates
-from captionbeam.pipelines.bulk.kept import kept_schema
+from captionbeam.pipelines.bulk.kept_schema import kept_schema
 from captionbeam.pipelines.bulk.listing_record import read_listing
 from captionbeam.pipelines.bulk.plan import planned_shards
 from captionbeam.pipelines.bulk.run import Run, adopted_manifest, check_same, lists_all, merged_request
@@ -25,7 +26,7 @@ from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.pipelines.workers.exif import exif_schema
 from captionbeam.schemas.errors import FingerprintError, RequestError, SystemicError
 from captionbeam.schemas.formats import parquet
-from captionbeam.schemas.formats.kept import merged, schema_of, schema_text
+from captionbeam.schemas.formats.kept import kinds_in, merged, schema_of, schema_text
 from captionbeam.schemas.records import address
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -138,7 +139,7 @@ def _added(run: Run, newest: Snapshot | None) -> list[ManifestRow]:
 
 
 def _with_columns(
-    run: Run, rewritten: list[Rewritten], added: list[ManifestRow], kept: Snapshot | None
+    run: Run, rewritten: list[RewrittenColumns], added: list[ManifestRow], kept: Snapshot | None
 ) -> tuple[list[ManifestRow], list[Renewed]]:
     """Returns the rows of new shards, and former and new row of shards of ``kept`` whose columns the run rewrote."""
     own = {one.shard: one for one in rewritten}
@@ -184,14 +185,18 @@ def _next(
 
 
 def _kept_columns(run: Run, kept: Snapshot | None, request: Mapping[str, Any]) -> str:
-    """Returns the kept columns of the run and of the snapshot that it adds to, with types for both.
+    """Returns the kept columns of the run and of the rows that it adds to, with types for all of them.
 
-    After a refresh of all sources, every row has the run's columns, and no others are kept.
+    After a refresh of all sources, to which no other writer has added, every row has the run's columns and no others.
     """
-    before, own = schema_of(kept.kept if kept else ""), kept_schema(run)
-    if run.keeps and kept is not None and kept.request and lists_all(run, request):
-        before = pa.schema([field for field in before if field.name in own.names])
-    return schema_text(merged(before, own))
+    own, adopted = kept_schema(run), adopted_manifest(run)
+    alone = kept is not None and kept.id == run.base and not adopted
+    if run.keeps and alone and kept and kept.request and lists_all(run, request):
+        return schema_text(own)
+    urls = [files.join(run.url, "columns", row["columns"]) for row in adopted if row["columns"]]
+    with ThreadPoolExecutor(READERS) as pool:
+        seen = list(pool.map(lambda url: kinds_in(parquet.read_table(url)), urls))
+    return schema_text(functools.reduce(merged, [schema_of(kept.kept if kept else ""), own, *seen]))
 
 
 def _sum(before: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:

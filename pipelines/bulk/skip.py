@@ -15,7 +15,7 @@ from captionbeam.pipelines.bulk.run import Run, base_manifest
 from captionbeam.pipelines.workers.boundary import across_workers, worker_boundary
 from captionbeam.schemas.errors import RequestError, is_transient
 from captionbeam.schemas.formats import parquet
-from captionbeam.schemas.formats.kept import HASH, USED, columns_hash, used_values
+from captionbeam.schemas.formats.kept import HASH, TEXT, columns_hash, used_values
 from captionbeam.schemas.records import ImageRef, address, addresses_in, superseded
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.storage import options as storage_options
@@ -178,19 +178,22 @@ def read_base(
     dead_rows: Sequence[int] | None,
     dead_failed: Sequence[int] | None,
     columns_url: str = "",
+    used: Collection[str] = (),
 ) -> Iterator[tuple[str, BaseRow]]:
     """Yields ``(image_id, BaseRow)`` for each row of one shard's index. None: all its rows are dead.
 
-    ``columns_url``: of the file with the kept columns of the same rows, if the run compares these.
+    ``columns_url``: of the file with the kept columns of the same rows, if the run compares these; ``used``: those that
+    prompts use.
     """
     dead, dead_failures = frozenset(dead_rows or ()), frozenset(dead_failed or ())
     rows = cast(list[IndexRow], parquet.read_table(url).to_pylist())
-    kept = parquet.read_present(columns_url, [HASH, USED]).to_pylist() if columns_url else [{}] * len(rows)
+    names = [HASH, TEXT] if used else [HASH]
+    kept = parquet.read_table(columns_url, names).to_pylist() if columns_url else [{}] * len(rows)
     for row, columns in zip(rows, kept, strict=True):
         place = address(shard, row["row"], row["failed"])
         is_dead = dead_rows is None or row["row"] in (dead_failures if row["failed"] else dead)
         outcome = (row["version"], row["failed"], row["code"])
-        values = (columns.get(HASH, ""), columns.get(USED, ""))
+        values = (columns.get(HASH, ""), used_values(columns.get(TEXT, ""), used))
         yield row["image_id"], BaseRow(*outcome, place, row["replaces"], row["source"], is_dead, *values)
 
 
@@ -211,23 +214,24 @@ def check_others(todo: ImageRef, live: Sequence[BaseRow], sources: Collection[st
         )
 
 
-IndexFile = tuple[str, str, list[int] | None, list[int] | None, str]
+IndexFile = tuple[str, str, list[int] | None, list[int] | None, str, list[str]]
 
 
 def _index_files(run: Run) -> list[IndexFile]:
-    """Returns each index of the base with its shard, its dead rows and the URL of its columns file.
+    """Returns what ``read_base`` takes for each shard of the base.
 
-    None: all rows are dead, as those that a redo replaces. The last is '' without such a file, or if the run keeps no
-    columns.
+    All rows are dead of shards that a redo replaces. Columns files are read only if the run keeps columns.
     """
     deletes = Store.open(run.url, run.base).dead if run.base is not None else {}
     replaced = Store.open(run.url, run.previous).shards if run.previous is not None else []
     tasks: list[IndexFile] = [
-        (files.join(run.url, "index", shard["index"]), shard["shard"], None, None, "") for shard in replaced
+        (files.join(run.url, "index", shard["index"]), shard["shard"], None, None, "", [])
+        for shard in replaced
     ]
     for shard in base_manifest(run):
         dead = deletes.get(shard["shard"], Dead())
         url = files.join(run.url, "index", shard["index"])
         columns = files.join(run.url, "columns", shard["columns"]) if run.keeps and shard["columns"] else ""
-        tasks.append((url, shard["shard"], sorted(dead.rows), sorted(dead.failed), columns))
+        used = sorted(run.used_columns)
+        tasks.append((url, shard["shard"], sorted(dead.rows), sorted(dead.failed), columns, used))
     return tasks

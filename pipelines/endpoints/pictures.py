@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 import re
 
 from PIL import Image
@@ -13,6 +12,7 @@ from captionbeam.capmodel.encoders.images import (
     DECODE_ERRORS,
     decode_image,
     is_upright,
+    within,
 )
 
 QUALITY = 90
@@ -91,21 +91,7 @@ def _needed(kind: int, payload: bytes) -> bytes | None:
 
 
 def _as_jpeg(data: bytes, max_pixels: int) -> bytes:
-    image = Image.fromarray(decode_image(data, enough=max_pixels))
-    size = scaled(image.size, max_pixels)
-    if size != image.size:
-        image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    image = within(Image.fromarray(decode_image(data, enough=max_pixels)), max_pixels, LONGEST_SIDE)
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=QUALITY)
     return stream.getvalue()
-
-
-def scaled(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
-    """Returns width and height within ``max_pixels``, in the proportions of ``size``; each is at least 1."""
-    width, height = size
-    scale = min(1.0, math.sqrt(max_pixels / (width * height)), LONGEST_SIDE / max(size))
-    if scale == 1.0:
-        return size
-    short = max(1, int(min(size) * scale))
-    long = min(int(max(size) * scale), max_pixels // short)
-    return (long, short) if width >= height else (short, long)

@@ -94,10 +94,17 @@ def read_texts(url: str, schema: pa.Schema) -> list[str]:
 
     These are a shard's data rows, then its failures. What image files say of themselves is among the columns.
     """
-    table, arrays = parquet.read_table(url), dict[str, pa.Array]()
-    for values in (kept.struct_in(table, name) for name in (kept.EXIF, kept.VALUES)):
-        arrays.update((field.name, values.field(number)) for number, field in enumerate(values.type))
-    return kept.texts_of(pa.StructArray.from_arrays([*arrays.values()], [*arrays]), schema)
+    table = parquet.read_table(url)
+    exif = kept.exif_in(table, schema)
+    ours = {field.name: kept.plain_values(exif.field(number)) for number, field in enumerate(schema)}
+    of_files = (
+        kept.packed({name: values[row] for name, values in ours.items()}) for row in range(len(table))
+    )
+    texts = table.column(kept.TEXT).to_pylist()
+    return [
+        kept.combined(exif_text, kept.selected(text, schema.names))
+        for exif_text, text in zip(of_files, texts, strict=True)
+    ]
 
 
 def fetch_rows(refs: Sequence[ImageRef]) -> list[np.ndarray | ImageError]:

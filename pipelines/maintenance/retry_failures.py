@@ -54,27 +54,18 @@ def find_failed(store: Store, failures: Iterable[FailureRow]) -> tuple[list[Imag
 
 
 def _with_columns(store: Store, refs: list[ImageRef]) -> list[ImageRef]:
-    """Returns the references with the kept columns that the store has of their failures.
-
-    A plan's text of the same values is left as it is: one of CSV cells has another hash than one of typed values, and
-    a refresh compares hashes.
-    """
-    ids, schema = pa.array([ref.image_id for ref in refs], pa.string()), store.input_columns
-    kept_now: dict[str, tuple[str, str]] = {}  # hash and text by image
-    for row in store.shards if len(schema) else ():
+    """Returns the references with the kept columns that the store has of their failures."""
+    ids = pa.array([ref.image_id for ref in refs], pa.string())
+    texts: dict[str, str] = {}
+    for row in store.shards:
         if row["failed"] and row["columns"]:
-            table = parquet.read_table(files.join(store.url, "columns", row["columns"])).slice(row["rows"])
+            url = files.join(store.url, "columns", row["columns"])
+            table = parquet.read_table(url, ["image_id", kept.TEXT]).slice(row["rows"])
             alive = [at for at in range(row["failed"]) if at not in store.dead_in(row["shard"]).failed]
             ours = table.take(pa.array(alive, pa.int64()))
             ours = ours.filter(pc.is_in(ours.column("image_id"), ids))
-            texts = kept.texts_of(kept.struct_in(ours, kept.VALUES), schema)
-            named = (ours.column(name).to_pylist() for name in ("image_id", kept.HASH))
-            kept_now.update((name, (hashed, text)) for name, hashed, text in zip(*named, texts, strict=True))
-    found = []
-    for ref in refs:
-        hashed, text = kept_now.get(ref.image_id, ("", ""))
-        found.append(ref if kept.columns_hash(ref.columns) == hashed else ref._replace(columns=text))
-    return found
+            texts.update(zip(*(column.to_pylist() for column in ours.columns), strict=True))
+    return [ref._replace(columns=texts.get(ref.image_id, "")) for ref in refs]
 
 
 def by_reading(refs: Iterable[ImageRef]) -> list[list[ImageRef]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -38,14 +37,14 @@ class Part(NamedTuple):
     failed: Sequence[int]
 
 
-class Rewritten(NamedTuple):
+class NewShard(NamedTuple):
     """The new shard's manifest row, and the new row numbers: (shard, row, failed) -> row."""
 
     manifest: ManifestRow
     moved: dict[tuple[str, int, bool], int]
 
 
-def rewrite(url: str, snapshot: Snapshot, parts: Sequence[Part]) -> Rewritten | None:
+def rewrite(url: str, snapshot: Snapshot, parts: Sequence[Part]) -> NewShard | None:
     """Writes the rows of ``parts`` as one new shard, with their kept columns. Returns None if there are no rows.
 
     The shard has a new id, because its row numbers change. It has no commit, so it is not mistaken for a shard of an
@@ -55,7 +54,7 @@ def rewrite(url: str, snapshot: Snapshot, parts: Sequence[Part]) -> Rewritten | 
     return made and made._replace(manifest=with_columns(url, snapshot, parts, made.manifest))
 
 
-def rewrite_rows(url: str, snapshot: Snapshot, parts: Sequence[Part]) -> Rewritten | None:
+def rewrite_rows(url: str, snapshot: Snapshot, parts: Sequence[Part]) -> NewShard | None:
     """Like ``rewrite``, without kept columns."""
     if not any(part.rows or part.failed for part in parts):
         return None
@@ -65,28 +64,23 @@ def rewrite_rows(url: str, snapshot: Snapshot, parts: Sequence[Part]) -> Rewritt
     failures = put_table(url, f"failures/{name}.parquet", _failures(url, parts), snapshot.fingerprint)
     index, moved = _index(url, parts)
     written = put_table(url, f"index/{name}.parquet", index, snapshot.fingerprint)
-    return Rewritten(manifest_row(shard, data, failures, written), moved)
+    return NewShard(manifest_row(shard, data, failures, written), moved)
 
 
 def with_columns(url: str, snapshot: Snapshot, parts: Sequence[Part], made: ManifestRow) -> ManifestRow:
     """Writes the kept columns of ``parts``, if they have any, for the new shard ``made``. Returns its manifest row.
 
-    The file has the type of each column as the parts' files have it; where these differ, as the snapshot has it.
+    The file has the types of the snapshot.
     """
-    tables = [_columns(url, part, failed) for failed in (False, True) for part in parts]
-    there = (name for table in tables for name in table.column_names[len(kept.ROW) :])
-    names = [name for name in dict.fromkeys(there) if name != kept.USED]
-    if not names:
+    if all(part.manifest["columns"] is None for part in parts):
         return made
-    ids, failed, hashes = (
-        pa.chunked_array([chunk for table in tables for chunk in table.column(field.name).chunks], field.type)
-        for field in kept.ROW
-    )
-    structs = [_struct(name, tables, snapshot) for name in names]
-    fields = [pa.field(name, one.type, nullable=False) for name, one in zip(names, structs, strict=True)]
-    table = pa.table([ids, failed, hashes, *structs], pa.schema([*kept.ROW, *fields]))
-    if any(kept.USED in one.column_names for one in tables):
-        table = kept.with_used(table, [text for one in tables for text in kept.used_in(one)])
+    tables = [_columns(url, part, failed) for failed in (False, True) for part in parts]
+    schema, exif = kept.without_nulls(kept.schema_of(snapshot.kept)), kept.schema_of(snapshot.exif)
+    rows = pa.concat_tables([table.select([field.name for field in kept.ROW]) for table in tables])
+    values = pa.chunked_array([kept.values_in(table, schema) for table in tables])
+    table = rows.append_column(pa.field(kept.VALUES, values.type, nullable=False), values)
+    if len(exif):
+        table = kept.with_exif(table, pa.chunked_array([kept.exif_in(one, exif) for one in tables]))
     name = f"{made['shard']}-{uuid.uuid4().hex[:12]}.parquet"
     written = put_table(url, f"columns/{name}", table, snapshot.fingerprint)
     size = made["bytes"] + written.bytes
@@ -162,28 +156,8 @@ def _columns(url: str, part: Part, failed: bool) -> pa.Table:
     name = part.manifest["columns"]
     if name is None:
         rows = _index_rows(url, part, failed)
-        hashes = pa.array([""] * rows.num_rows, pa.string())
-        return pa.table([rows.column("image_id"), rows.column("failed"), hashes], pa.schema(kept.ROW))
+        empty = pa.array([""] * rows.num_rows, pa.string())
+        return pa.table([rows.column("image_id"), rows.column("failed"), empty, empty], pa.schema(kept.ROW))
     at = [part.manifest["rows"] + row for row in part.failed] if failed else list(part.rows)
     table = parquet.read_table(files.join(url, "columns", name))
     return table.take(pa.array(at, pa.int64())).replace_schema_metadata(None)
-
-
-def _struct(name: str, tables: Sequence[pa.Table], snapshot: Snapshot) -> pa.Array:
-    """Returns the column ``name``, a struct, of all ``tables``; nulls for those that lack it."""
-    schemas = [
-        pa.schema(list(table.schema.field(name).type)) for table in tables if name in table.column_names
-    ]
-    schema = schemas[0]
-    if any(one != schema for one in schemas):
-        known = kept.without_nulls(kept.schema_of(snapshot.kept if name == kept.VALUES else ""))
-        schema = known if len(known) else functools.reduce(kept.merged, schemas)
-    return pa.concat_arrays([_cast(table, name, schema) for table in tables])
-
-
-def _cast(table: pa.Table, name: str, schema: pa.Schema) -> pa.StructArray:
-    if name in table.column_names:
-        arrays = kept.cast_struct(table.column(name).combine_chunks(), schema)
-    else:
-        arrays = [pa.nulls(table.num_rows, field.type) for field in schema]
-    return pa.StructArray.from_arrays(arrays, fields=list(schema))

@@ -5,6 +5,7 @@ Listing does not contact the images' servers. Only local files have a version, f
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import json
@@ -26,7 +27,7 @@ from captionbeam.pipelines.sources import access, parquet
 from captionbeam.pipelines.sources.spec import Columns, SourceSpec, relative
 from captionbeam.pipelines.sources.tables import columns
 from captionbeam.pipelines.sources.tables.csv_rows import read_csv
-from captionbeam.pipelines.sources.tables.kept import Keeper, kept_names
+from captionbeam.pipelines.sources.tables.keeper import Keeper, kept_names
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.formats.kept import plain_values
 from captionbeam.schemas.records import ImageRef
@@ -46,7 +47,7 @@ def list_rows(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
     """
     keeper, names = _keeper(spec)
     are_cells = list_suffix(spec.url) in (".csv", ".tsv")
-    for number, row in enumerate(read_rows(spec.url, (spec.uri_column, spec.id_column, *names))):
+    for number, row in enumerate(read_rows(spec.url, (spec.uri_column, spec.id_column, *names.values()))):
         uri, own = _text(row.get(spec.uri_column)).strip(), _text(row.get(spec.id_column))
         image_id = own or id_of(uri) or f"{spec.url.rsplit('/', 1)[-1]}#{number}"
         kept = keeper.text(row, f"row {number + 1}", are_cells)
@@ -56,11 +57,11 @@ def list_rows(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
     yield from keeper.columns()
 
 
-def _keeper(spec: SourceSpec) -> tuple[Keeper, list[str]]:
-    """Returns what keeps the columns of a list, and their names as far as they are known before it is read."""
+def _keeper(spec: SourceSpec) -> tuple[Keeper, dict[str, str]]:
+    """Returns what keeps the columns of a list, and their ``kept_names`` if they are known before it is read."""
     suffix = list_suffix(spec.url)
     if not spec.keep or suffix in (".txt", ".jsonl", ".ndjson"):
-        return Keeper(spec), []
+        return Keeper(spec), {}
     if suffix == ".parquet":
         with parquet.opened(spec.url) as file:
             schema = file.schema_arrow
@@ -76,7 +77,9 @@ def resolve_list_columns(spec: SourceSpec, uri_column: str | None, id_column: st
     if not first:
         raise SourceError(f"source {spec.url!r} is an empty list; expected one URI or more")
     found = spec._replace(
-        uri_column=_find_uris(spec.url, first, uri_column), id_column=_find_ids(spec.url, first, id_column)
+        uri_column=_find_uris(spec.url, first, uri_column),
+        id_column=_find_ids(spec.url, first, id_column),
+        header=_names(first),
     )
     if list_suffix(spec.url) in (".csv", ".tsv", ".parquet"):  # a line of JSON need not have all columns
         kept_names(found, first[0])
@@ -105,8 +108,29 @@ def _opened(url: str) -> Iterator[Iterator[str]]:
         try:
             with text as stream:
                 yield iter(stream)
-        except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as err:
+        except UnicodeDecodeError as err:
+            raise _not_utf8(url) from err
+        except (csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as err:
             raise SourceError(f"source {url!r} is not a readable list: {err}") from err
+
+
+def _not_utf8(url: str) -> SourceError:
+    """Returns the error of a file that is not UTF-8, with the place of the first byte that is not."""
+    said, encoding, before = "", "WINDOWS-1252", 0
+    with fsspec.open(url, "rb", compression="infer") as stream:
+        for number, line in enumerate(stream, 1):
+            if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                said, encoding = " but UTF-16", "UTF-16"
+                break
+            try:
+                line.decode()
+            except UnicodeDecodeError as err:
+                said = f": line {number} has the byte 0x{line[err.start]:02x}, byte {before + err.start + 1:,} of it"
+                break
+            before += len(line)
+    return SourceError(
+        f"source {url!r} is not UTF-8{said}; expected UTF-8 (such as from iconv -f {encoding} -t UTF-8)"
+    )
 
 
 def list_suffix(url: str) -> str:
@@ -268,14 +292,16 @@ def list_coco(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
     yield from keeper.columns()
 
 
-def check_coco(spec: SourceSpec) -> None:
-    """Raises SourceError if the file is no COCO annotation file, if none of its first images exists, or if no image has
-    one of the columns to keep.
+def check_coco(spec: SourceSpec) -> SourceSpec:
+    """Returns ``spec`` with the columns of the file's images.
 
-    Checks images below the root only, as absolute names in the file could refer to any location.
+    Raises SourceError if the file is no COCO annotation file, if none of its first images exists, or if no image has a
+    column that a prompt uses. Checks images below the root only, as absolute names in the file could refer to any
+    location.
     """
     images = read_images(spec.url)
-    kept_names(spec, dict.fromkeys(chain.from_iterable(images)))
+    found = spec._replace(header=tuple(dict.fromkeys(chain.from_iterable(images))))
+    kept_names(found, found.header)
     names = [image["file_name"] for image in images[:_TRIED]]
     below = [name for name in names if not is_absolute(name) and ".." not in name.split("/")]
     first = [resolve(name, spec.root) for name in below]
@@ -284,6 +310,7 @@ def check_coco(spec: SourceSpec) -> None:
             f"source {spec.url!r} names images like {first[0]!r}, which is not there; "
             "expected the folder they lie in as image root"
         )
+    return found
 
 
 def read_images(url: str) -> list[dict[str, Any]]:
@@ -292,6 +319,8 @@ def read_images(url: str) -> list[dict[str, Any]]:
         try:
             content = files.read_json(url)
         except ValueError as err:
+            if isinstance(err.__cause__, UnicodeDecodeError):
+                raise _not_utf8(url) from err
             raise SourceError(f"source {url!r} is not readable JSON: {err}") from err
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list) or not images:

@@ -14,7 +14,7 @@ from captionbeam.pipelines.fetch.urls import printable
 from captionbeam.pipelines.sources import access
 from captionbeam.pipelines.sources.spec import Columns, SourceSpec, relative
 from captionbeam.pipelines.sources.tables import columns
-from captionbeam.pipelines.sources.tables.kept import Keeper, kept_names
+from captionbeam.pipelines.sources.tables.keeper import Keeper, kept_names
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.formats.kept import plain_values
 from captionbeam.schemas.records import ImageRef
@@ -46,7 +46,9 @@ def list_parquet(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
         keeper, first = Keeper(spec, names, schema), 0
         for group in range(parquet.num_row_groups):
             size = bytes_per_row(parquet.metadata, group)
-            pairs = zip(_ids(parquet, group, first, spec), _rows(parquet, group, names), strict=True)
+            pairs = zip(
+                _ids(parquet, group, first, spec), _rows(parquet, group, [*names.values()]), strict=True
+            )
             for row, (image_id, values) in enumerate(pairs):
                 yield ImageRef(
                     image_id=image_id,

@@ -24,7 +24,7 @@ from captionbeam.pipelines.sources.spec import (
     suffix,
 )
 from captionbeam.pipelines.sources.tables import columns
-from captionbeam.pipelines.sources.tables.kept import check_has_columns, kept_names
+from captionbeam.pipelines.sources.tables.keeper import kept_names, settle_columns
 from captionbeam.schemas.errors import RequestError, SourceError
 
 # Number of files of a remote folder to examine for its content, enough to skip a few other files. If one of
@@ -59,8 +59,7 @@ def parse_each(
         known = [found[url] for url in options.inventories]
         specs += _reported(name, known) or _parse_source(name, options)
     _refuse_idle_reports(names, [found[url] for url in inventories])
-    check_has_columns(specs, [column for _, options in sources for column in options.used_columns])
-    return specs
+    return settle_columns(specs, [column for _, options in sources for column in options.used_columns])
 
 
 def _reported(name: str, known: Sequence[Report]) -> list[SourceSpec]:
@@ -174,7 +173,7 @@ def _checked(spec: SourceSpec, options: SourceOptions) -> SourceSpec:
         case "tar":
             tars.check_tar(spec)
         case "coco":
-            lists.check_coco(spec)
+            return lists.check_coco(spec)
         case "list":
             return lists.resolve_list_columns(spec, options.uri_column, options.id_column)
         case "parquet":
@@ -192,12 +191,12 @@ def _resolve_parquet(spec: SourceSpec, options: SourceOptions) -> SourceSpec:
         uri_column = "" if bytes_column else _uri_column(spec, file, options)
     if bytes_column:
         id_column = _id_column(spec, schema, options, parquet.ID_COLUMNS)
-        spec = spec._replace(id_column=id_column, bytes_column=bytes_column)
+        spec = spec._replace(id_column=id_column, bytes_column=bytes_column, header=schema.names)
         kept_names(spec, schema.names)
         return spec
     id_column = _id_column(spec, schema, options, columns.ID_COLUMNS)
     spec = _container(spec.name, spec.url, "list", options, spec.root)
-    spec = spec._replace(id_column=id_column, uri_column=uri_column)
+    spec = spec._replace(id_column=id_column, uri_column=uri_column, header=schema.names)
     kept_names(spec, schema.names)
     return spec
 

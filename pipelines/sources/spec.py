@@ -37,7 +37,7 @@ class SourceSpec(NamedTuple):
     ``url`` from ``first`` to ``last``), ``inventory`` (objects below ``root`` in a file of an inventory report, with
     the format in ``report``), ``glob``, ``file``, ``zip``, ``tar``, ``parquet``, ``list`` or ``coco``. ``root``: the
     base of file ids; for lists and COCO, the base of relative paths. ``keep``: the columns to keep; ``used``: those of
-    them that prompts use.
+    them that prompts use. ``header``: the columns that were seen; empty on workers.
     """
 
     name: str
@@ -52,6 +52,7 @@ class SourceSpec(NamedTuple):
     report: str = ""
     keep: Sequence[str] = ()
     used: Sequence[str] = ()
+    header: Sequence[str] = ()
 
 
 class Ignored(NamedTuple):

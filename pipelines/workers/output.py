@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from captionbeam.pipelines.bulk.kept import kept_schema
+from captionbeam.pipelines.bulk.kept_schema import kept_schema
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.workers.exif import exif_schema
 from captionbeam.schemas.errors import SystemicError
@@ -181,11 +181,11 @@ class ShardOutput:
         done = [(item.ref.image_id, False, item.ref.columns) for item in self._done]
         failed = [(failure.image_id, True, failure.columns) for failure in self._failures]
         schema = without_nulls(kept_schema(self._run))
-        table = table_of([*done, *failed], schema, self._run.used_columns)
+        table = table_of([*done, *failed], schema)
         if not self._run.exif:
             return table
         exif = [*(item.exif for item in self._done), *self._failures_exif]
-        return with_exif(table, exif, exif_schema(self._run.exif))
+        return with_exif(table, pa.array(exif, pa.struct(list(exif_schema(self._run.exif)))))
 
     def _empty_places(self) -> dict[str, int]:
         """Returns the number of images without a value in a column that a prompt uses, if there are any."""

@@ -15,12 +15,14 @@ import pyarrow as pa
 
 from captionbeam.pipelines.workers.batches import Processor
 from captionbeam.schemas.errors import RequestError, SystemicError, not_installed
+from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import models
 
 if TYPE_CHECKING:
     from captionbeam.capmodel.encoders.feature_plan import FeaturePlan
     from captionbeam.capmodel.generation.options import DecodeOptions
+    from captionbeam.capmodel.specs import ChatSpec
     from captionbeam.schemas.store.reading import Store
 
 
@@ -131,6 +133,33 @@ class TransformersJob(ModelJob):
             ) from err
         decode = DecodeOptions.from_dict(self.spec.get("decode", {}))
         return HuggingFaceCaptioner.load(self.folder, decode, self.spec, self.batch_size, self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatJob(ModelJob):
+    """Images to answers of the Hugging Face transformers model whose ``folder`` is in the store's ``models/``."""
+
+    folder: str
+    spec: ChatSpec
+
+    def _processor(self) -> Processor:
+        try:
+            from captionbeam.capmodel.captioners.huggingface.chat import ChatCaptioner
+        except ImportError as err:
+            raise SystemicError(
+                f"on a worker ({err}): {not_installed('transformers', 'huggingface')}"
+            ) from err
+        from captionbeam.pipelines.workers.chat_shards import ChatProcessor
+
+        schema = columns_of(self.spec)
+        return ChatProcessor(ChatCaptioner.load(self.folder, self.spec, schema, self.batch_size, self.device))
+
+
+def columns_of(spec: ChatSpec) -> pa.Schema:
+    """Returns the column of each prompt."""
+    from captionbeam.pipelines.endpoints.prompts import prompts_of
+
+    return pa.schema([prompt.field for prompt in prompts_of(spec)])
 
 
 @dataclass(frozen=True)
@@ -247,6 +276,31 @@ def plan_transformers(
         return TransformersJob(folder=folder, spec=dict(plan.spec), batch_size=batch_size, device=device)
 
     return ModelPlan(plan.spec, plan.fingerprint, plan.field, job)
+
+
+def plan_chat(
+    model: str,
+    prompts: Mapping[str, Mapping[str, Any]],
+    decode: DecodeOptions,
+    *,
+    batch_size: int | None = None,
+    device: str = "auto",
+    **asking: Any,
+) -> ModelPlan:
+    """Returns the plan for answers to ``prompts`` of a Hugging Face transformers ``model``: a folder, or a hub's name.
+
+    ``asking``: further arguments of ``resolve_chat``. Raises RequestError.
+    """
+    from captionbeam.capmodel.captioners.huggingface.chat import resolve_chat
+
+    plan = resolve_chat(model, prompts, decode, device=device, **asking)
+
+    def job(models_url: str) -> ChatJob:
+        folder = plan.folder.store(models_url)
+        return ChatJob(folder=folder, spec=plan.spec, batch_size=batch_size, device=device)
+
+    spec = spec_of(plan.spec)
+    return ModelPlan(spec, fingerprint(spec), columns_of(plan.spec).field(0), job)
 
 
 def decode_options(given: Mapping[str, Any], bundle: str | None = None) -> DecodeOptions:

@@ -21,7 +21,7 @@ from captionbeam.pipelines.workers.output import Done
 from captionbeam.schemas.errors import StoreError
 from captionbeam.schemas.formats import arrow, parquet
 from captionbeam.schemas.formats.datafile import open_data, read_rows
-from captionbeam.schemas.formats.kept import HASH, USED, used_in, used_values
+from captionbeam.schemas.formats.kept import TEXT, used_values
 from captionbeam.schemas.records import ImageRef, addresses_in, parse_address
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -117,15 +117,15 @@ def _contents(
     """Yields number, content and used values of ``rows``; none if the index has no contents or is gone."""
     try:
         table = parquet.read_table(files.join(run.url, "index", index), ["row", "failed", "content"])
-        used = [""] * table.num_rows
+        texts = [""] * table.num_rows
         if run.used_columns and columns is not None:
-            used = used_in(parquet.read_present(files.join(run.url, "columns", columns), [HASH, USED]))
+            texts = parquet.read_table(files.join(run.url, "columns", columns), [TEXT]).column(0).to_pylist()
     except FileNotFoundError:
         return
-    table = table.append_column(USED, pa.array(used, pa.string()))
+    table = table.append_column(TEXT, pa.array(texts, pa.string()))
     wanted = pc.and_(pc.is_in(table.column("row"), pa.array(rows)), pc.invert(table.column("failed")))
     for row in table.filter(pc.and_(wanted, pc.is_valid(table.column("content")))).to_pylist():
-        yield row["row"], row["content"], row[USED]
+        yield row["row"], row["content"], used_values(row[TEXT], run.used_columns)
 
 
 def _files(run: Run, base: int | None, shards: Sequence[str]) -> list[dict[str, Any]]:

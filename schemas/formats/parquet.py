@@ -156,13 +156,6 @@ def table_bytes(table: pa.Table, row_group_size: int | None = None) -> bytes:
     return bytes(sink.getvalue())
 
 
-def read_present(url: str, columns: Sequence[str]) -> pa.Table:
-    """Like ``read_table``, with those of ``columns`` that the file has."""
-    file = pq.ParquetFile(pa.BufferReader(files.read_bytes(url)))
-    arrow.check_version(file.schema_arrow.metadata or {}, url)
-    return file.read([name for name in columns if name in file.schema_arrow.names])
-
-
 def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Reads a small Parquet file as a whole. Raises FileNotFoundError, and StoreError for files of a newer version."""
     table = pq.read_table(pa.BufferReader(files.read_bytes(url)), columns=columns)

@@ -240,10 +240,9 @@ class Store:
             return {}
         if name is None:
             return {field.name: pa.nulls(count, field.type) for field in self.kept}
-        values, exif = _kept_values(files.join(self.url, "columns", name))
-        arrays = kept.cast_struct(values.slice(start, count), self._kept)
-        arrays += kept.cast_struct(exif.slice(start, count), self._exif)
-        return dict(zip(self.kept.names, arrays, strict=True))
+        table = _kept_table(files.join(self.url, "columns", name)).slice(start, count)
+        values, exif = kept.values_in(table, self._kept), kept.exif_in(table, self._exif)
+        return dict(zip(self.kept.names, [*values.flatten(), *exif.flatten()], strict=True))
 
     def scan(
         self, columns: Sequence[str] | None = None, ids: Iterable[str] | None = None
@@ -343,20 +342,24 @@ def live_index(table: pa.Table, dead: Dead) -> pa.Table:
 def checked_columns(
     data: DataFile, columns: Sequence[str] | None, kept_names: Sequence[str] = ()
 ) -> list[str]:
-    """Returns ``columns``, by default all except scales. Raises RequestError for an unknown column."""
+    """Returns ``columns``, each once, by default all except scales. Raises RequestError for an unknown column."""
     scales = scale_names(data.schema)
     names = [name for name in data.schema.names if name not in scales] + list(kept_names)
     for column in columns or ():
         if column not in names:
             raise RequestError(f"no column {column!r} in this store; expected some of {', '.join(names)}")
-    return names if columns is None else list(columns)
+    return names if columns is None else list(dict.fromkeys(columns))
 
 
 @lru_cache(maxsize=8)
-def _kept_values(url: str) -> tuple[pa.StructArray, pa.StructArray]:
-    """Returns both structs of one file of ``columns/``, which the row groups of a shard read one after another."""
-    table = parquet.read_table(url)
-    return kept.struct_in(table, kept.VALUES), kept.struct_in(table, kept.EXIF)
+def _kept_table(url: str) -> pa.Table:
+    """Returns a file of ``columns/``, which the row groups of a shard read one after another."""
+    try:
+        return parquet.read_table(url)
+    except FileNotFoundError as err:
+        raise StoreError(
+            f"{url} is not there; expected all files of the snapshot (captionbeam store verify says what is wrong)"
+        ) from err
 
 
 def _group_rows(url: str) -> list[int]:

@@ -15,6 +15,7 @@ from captionbeam.capmodel.decoders import DecoderConfig
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.capmodel.specs import (
     CaptionsSpec,
+    ChatSpec,
     EndpointSpec,
     FeaturesSpec,
     ImportedSpec,
@@ -31,8 +32,8 @@ from captionbeam.schemas.fingerprint import fingerprint, from_spec, spec_of
 
 RECORDED = Path(__file__).parent.parent / "fixtures/defaults.json"
 HASHED = (
-    PreprocessSpec, FeaturesSpec, ImportedSpec, CaptionsSpec, TransformersSpec, DecodeOptions, DecoderConfig,
-    SvdOptions, TokenizeOptions,
+    PreprocessSpec, FeaturesSpec, ImportedSpec, CaptionsSpec, TransformersSpec, ChatSpec, DecodeOptions,
+    DecoderConfig, SvdOptions, TokenizeOptions,
 )  # fmt: skip
 FEATURES = FeaturesSpec("resnet50", "grid", "ab" * 32, PreprocessSpec(224, 256))
 SPECS = [
@@ -43,6 +44,7 @@ SPECS = [
     ImportedSpec("vgg16", "pooled", (512,), dtype="int8"),
     CaptionsSpec("ef" * 32, fingerprint(spec_of(FEATURES)), FEATURES, DecodeOptions(beam=5)),
     TransformersSpec("01" * 32, "git"),
+    ChatSpec("01" * 32, "llava", {"captions": {"text": "?"}}, DecodeOptions(method="greedy")),
     EndpointSpec("m", {"captions": {"text": "?", "schema": {"type": "object", "properties": {}}}}, n_best=2),
     DecodeOptions(method="sample", temperature=0.5),
     DecoderConfig(50, (8, 8, 2048), hidden_dim=32),
@@ -95,6 +97,13 @@ def test_an_option_added_later_changes_no_fingerprint_at_its_default(index, defa
     assert (
         fingerprint(spec_of(later(**values, added="else"))) != fingerprint(spec_of(spec)) or default == "else"
     )
+
+
+def test_a_model_of_transformers_with_prompts_has_a_specification_of_its_own():
+    chat = ChatSpec("01" * 32, "llava", {"captions": {"text": "?"}})
+    assert complete_spec(spec_of(chat))["max_new_tokens"] == 512
+    assert spec_of(TransformersSpec("01" * 32, "git")) == {"transformers": "01" * 32, "model_type": "git"}
+    assert "prompts" not in complete_spec(spec_of(TransformersSpec("01" * 32, "git")))
 
 
 def test_an_option_of_a_newer_version_is_refused():

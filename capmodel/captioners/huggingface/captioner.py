@@ -80,8 +80,8 @@ class HuggingFaceProcessor:
             getattr(self.config, name, None) is not None for name in ("image_token_id", "image_token_index")
         ):
             raise RequestError(
-                f"{path!r} is a model of {kind}, which answers prompts; expected one that captions an image by "
-                "itself, such as blip, blip-2, git or vision-encoder-decoder"
+                f"{path!r} is a model of {kind}, which answers prompts; expected --prompt, or a model that "
+                "captions an image by itself, such as blip, blip-2, git or vision-encoder-decoder"
             )
         wide, high = (self.pixels(np.zeros(shape, np.uint8)) for shape in ((48, 64, 3), (64, 48, 3)))
         if {name: value.shape for name, value in wide.items()} != {n: v.shape for n, v in high.items()}:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import warnings
 from typing import Any
 
 import torch
@@ -26,7 +28,10 @@ LOAD_ERRORS = (
 # not needed for captions, and missing in TrOCR's weights
 UNUSED = re.compile(r"^encoder\.pooler\.|(^|\.)position_ids$")
 
+warnings.filterwarnings("ignore", module=r"transformers\.")  # such as of a maximum length that it chooses
 disable_progress_bar()  # the progress bar of loading would clutter worker logs
+if "TRANSFORMERS_VERBOSITY" not in os.environ:
+    set_verbosity_error()  # its warnings are for those who write the call, such as of flags that greedy search ignores
 
 
 def load_model(path: str, name: str, dtype: torch.dtype | str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from captionbeam.pipelines.bulk.kept import write_kept_schema
+from captionbeam.pipelines.bulk.kept_schema import write_kept_schema
 from captionbeam.pipelines.bulk.plan import write_plan
 from captionbeam.pipelines.bulk.publish import publish
 from captionbeam.pipelines.bulk.run import Run, start_run
@@ -112,7 +112,7 @@ def write_columns(url: str, columns: Mapping[str, Mapping[str, Any]]) -> list[di
         old, before = [""] * len(index), 0
         if row["columns"] is not None:
             place = f"{url}/columns/{row['columns']}"
-            old = kept.texts_of(parquet.read_table(place).column(kept.VALUES).combine_chunks())
+            old = parquet.read_table(place).column(kept.TEXT).to_pylist()
             before = len(files.read_bytes(place))
         new = {name: kept.packed(values) for name, values in columns.items()}
         texts = [new.get(image["image_id"], text) for image, text in zip(index, old, strict=True)]

@@ -290,7 +290,7 @@ def refresh_arguments(photos, store, *more):
     (("--prompt", "x", "--captioner", "openai:localhost"), "is no URL"),
     (("--prompt", "x", "--schema", "b=s.json"), "--schema names 'b'"),
     (("--prompt", "x", "--price-per-million-tokens", "1"), "expected two"),
-    (("--prompt", "x", "--captioner", "hf:blip"), "--prompt is for endpoints"),
+    (("--prompt", "x", "--captioner", "hf:blip"), "--model is for endpoints"),
 ])  # fmt: skip
 def test_wrong_requests_are_one_sentence(photos, tmp_path, monkeypatch, capsys, arguments, sentence):
     monkeypatch.chdir(tmp_path)

@@ -114,6 +114,54 @@ def test_rows_under_other_ids_are_said_and_adopted(photos):
     assert "under other ids" not in done.stderr
 
 
+@pytest.mark.parametrize("held_back", [[], ["--adopt-ids", "--max-failures", "0"]])
+def test_ids_are_adopted_after_a_refresh_that_was_held_back(photos, held_back):
+    names = [f"{photos}/a/{number}.jpg" for number in range(3)]
+    source, store = photos / "list.csv", photos / "store"
+    source.write_text("\n".join(["url", *names]))
+    encode(source, store)
+    before = grids(store)
+    source.write_text("\n".join(["url,id", *(f"{name},P{n}" for n, name in enumerate(names)), "gone.jpg,P3"]))
+    refused = captionbeam("refresh", store, *held_back, status=1)
+    assert ("1 of 4 images failed" if held_back else "3 of 3 images are gone") in refused.stderr
+    captionbeam("refresh", store, "--adopt-ids", "--warn-failures", 1)
+    assert totals(store)["reused"] == (0 if held_back else 3)
+    assert grids(store) == {f"P{number}": before[name[1:]] for number, name in enumerate(names)}
+    assert "nothing to do" in captionbeam("refresh", store, "--warn-failures", 1).stdout
+
+
+def test_a_list_under_a_new_name_is_said_to_add_images_again_and_may_take_the_place_of_the_old_one(photos):
+    names = [f"{photos}/a/{number}.jpg" for number in range(3)]
+    old, new, store = photos / "list.csv", photos / "list-v2.csv", photos / "store"
+    old.write_text("\n".join(["url,price", *(f"{name},5" for name in names)]))
+    encode(old, store, "--keep-columns", "all")
+    before = grids(store)
+    new.write_text("\n".join(["url,id,price", *(f"{name},P{number},6" for number, name in enumerate(names))]))
+    again = f"captionbeam refresh {new} --output {store} --retire {old} --adopt-ids --keep-columns all"
+    said = (
+        f"note: {store} has 3 images of {new} under other ids from {old} (now 'P0', there '{names[0][1:]}'): they are "
+        f"added a second time; if it takes the place of {old}: {again}"
+    )
+    assert said in captionbeam("refresh", new, "--output", store, "--plan").stderr
+    assert said in captionbeam("refresh", new, "--output", store, "--plan", "--adopt-ids").stderr
+    _, *command = again.split()
+    done = captionbeam(*command)
+    assert "under other ids" not in done.stderr
+    assert totals(store)["reused"] == 3
+    assert grids(store) == {f"P{number}": before[name[1:]] for number, name in enumerate(names)}
+    assert [batch.to_pydict() for batch in Store.open(str(store)).scan(["price"])] == [{"price": [6, 6, 6]}]
+    assert "under other ids" not in captionbeam("refresh", store).stderr
+
+
+def test_images_that_two_lists_of_a_command_share_are_not_said_to_be_added_again(photos):
+    one, two = photos / "one.csv", photos / "two.csv"
+    one.write_text(f"url,id\n{photos}/a/0.jpg,P0")
+    encode(one, photos / "store")
+    two.write_text(f"url,id\n{photos}/a/0.jpg,Q0")
+    done = captionbeam("encode", one, two, "--output", photos / "store", *ENCODER)
+    assert "under other ids" not in done.stderr
+
+
 def test_encode_adopts_ids_too_but_never_rows_of_another_source(photos):
     names = [f"{photos}/a/{number}.jpg" for number in range(3)]
     store = photos / "store"

@@ -30,7 +30,12 @@ def ref(image_id, source="/l.csv"):
         ([], [("1.jpg", row())], [("1.jpg", row())]),  # gone
         ([ref("1.jpg")], [("1.jpg", row())], [("1.jpg", row())]),
         ([ref("P1"), ref("1.jpg")], [("1.jpg", row())], [("1.jpg", row())]),  # listed under both
-        ([ref("P1")], [("1.jpg", row()), ("P1", row("s/1"))], [("1.jpg", row()), ("P1", row("s/1"))]),  # done
+        ([ref("P1")], [("1.jpg", row()), ("P1", row("s/1"))],
+         [("P1", row(renamed=True)), ("P1", row("s/1"))]),  # left by a run that was not published
+        ([ref("P1"), ref("P2")], [("1.jpg", row()), ("P1", row("s/1"))],
+         [("P2", row(renamed=True)), ("P1", row("s/1"))]),  # the new one has it
+        ([ref("P1")], [("1.jpg", row()), ("P1", row("s/1", source="/other.csv"))],
+         [("1.jpg", row()), ("P1", row("s/1", source="/other.csv"))]),
         ([ref("P1")], [("1.jpg", row(dead=True))], [("1.jpg", row(dead=True))]),
         ([ref("P1", "/other.csv")], [("1.jpg", row())], [("1.jpg", row())]),
         ([ref("P1", "/retired.csv")], [("1.jpg", row())], [("1.jpg", row())]),
@@ -48,6 +53,8 @@ def test_an_adopted_row_is_replaced_even_where_the_image_would_be_done():
     assert decide([ref("P1")._replace(version=None)], [row(renamed=True)]) is not None
     both = [row(renamed=True), row("t/0")]  # ids that moved from image to image
     assert decide([ref("P1")], both) == todo._replace(replaces="s/0,t/0")
+    adopted_before = [row(renamed=True), row("t/0", replaces="s/0")]  # by a run that was not published
+    assert decide([ref("P1")], adopted_before) is None
     compared = compare_image([ref("P1")], [row(renamed=True)], {"/l.csv"})
     assert (compared.kind, compared.todo, compared.gone) == ("moved", todo, ())
 
@@ -57,7 +64,9 @@ def test_the_launcher_finds_other_ids_by_location(tmp_path):
     lines = ["/images/a.jpg,a.jpg", "/images/b.jpg,P2", "/images/c.jpg,P3", "/images/d.jpg,P4"]
     spec = SourceSpec("/images", "list", f"{tmp_path}/l.csv", id_column="id", uri_column="url")
     (tmp_path / "l.csv").write_text("\n".join(["url,id", *lines]))
-    assert find_other_ids(store, [spec]) == [OtherIds("/images", 2, "P2", "b.jpg")]
-    assert find_other_ids(store, [spec._replace(name="/another")]) == []
+    assert find_other_ids(store, [spec]) == [OtherIds("/images", "/images", 2, "P2", "b.jpg")]
+    another = spec._replace(name="/another")
+    assert find_other_ids(store, [another]) == [OtherIds("/another", "/images", 2, "P2", "b.jpg")]
+    assert find_other_ids(store, [another, spec._replace(kind="folder")]) == []
     (tmp_path / "l.csv").write_text("\n".join(["url,id", lines[0], lines[3]]))
     assert find_other_ids(store, [spec]) == []

@@ -22,7 +22,7 @@ from captionbeam.pipelines.bulk.compare import (
     write_counts,
     write_gone,
 )
-from captionbeam.pipelines.bulk.kept import write_kept_schema
+from captionbeam.pipelines.bulk.kept_schema import write_kept_schema
 from captionbeam.pipelines.bulk.plan import PlanShards, write_plan
 from captionbeam.pipelines.bulk.publish import publish
 from captionbeam.pipelines.bulk.skip import SkipDone, _index_files, changed_columns, decide, read_base
@@ -220,23 +220,41 @@ def test_a_complete_refresh_drops_columns_that_are_kept_no_more_and_an_encode_dr
     assert run(tmp_path, fewer, "refresh").kept.names == ["price", "shop"], "another source may have it"
 
 
-def test_types_become_wider_and_rows_that_did_not_change_are_read_in_them(tmp_path):
-    def cells(images):
-        return packed_cells({name: str(value) for name, value in images.items()})
+def cells(images):
+    """The text of rows of CSV."""
+    return packed_cells({name: None if value is None else str(value) for name, value in images.items()})
 
+
+def test_types_become_wider_and_rows_that_did_not_change_are_read_in_them(tmp_path):
     run(tmp_path, PRICES, pack=cells)
     store = run(tmp_path, priced("2.5", "3.jpg"), pack=cells)
     assert store.kept.field("price").type == pa.float64()
     assert kept(store)["4.jpg"]["price"] == 4.0
     store = run(tmp_path, priced("sold", "3.jpg"), pack=cells)
     assert store.kept.field("price").type == pa.string()
-    assert {kept(store)[name]["price"] for name in ("3.jpg", "4.jpg")} == {"sold", "4.0"}
+    assert {kept(store)[name]["price"] for name in ("3.jpg", "4.jpg")} == {"sold", "4"}
+
+
+def test_types_become_narrower_when_a_refresh_finds_other_values(tmp_path):
+    run(tmp_path, priced("sold", "3.jpg"), pack=cells)
+    store = run(tmp_path, PRICES, operation="refresh", pack=cells)
+    assert (PROCESSED, store.kept.field("price").type) == ([], pa.int64())
+    assert kept(store) == PRICES
+
+
+def test_types_also_hold_the_values_of_another_writer_and_of_an_interrupted_run(tmp_path):
+    run(tmp_path, PRICES, pack=cells)
+    made = prepare(tmp_path, PRICES, operation="refresh", pack=cells)
+    run(tmp_path, {"new.jpg": {"price": "dear", "shop": "x"}}, pack=cells, source="/other.csv")
+    publish(made)
+    assert kept(Store.open(made.url))["new.jpg"]["price"] == "dear"
+    prepare(tmp_path, {"last.jpg": {"weight": "2.5"}}, pack=cells, source="/third.csv")
+    store = run(tmp_path, PRICES, operation="refresh", pack=cells)
+    assert store.kept.field("weight").type == pa.float64()
+    assert kept(store)["last.jpg"]["weight"] == 2.5
 
 
 def test_a_listing_without_any_value_of_a_column_leaves_its_type(tmp_path):
-    def cells(images):
-        return packed_cells({name: None if value is None else str(value) for name, value in images.items()})
-
     assert run(tmp_path, {"a": {"price": None, "shop": "x"}}, pack=cells).kept.names == ["price", "shop"]
     store = run(tmp_path, {"a": {"price": 2, "shop": "x"}}, pack=cells)
     assert (store.kept.field("price").type, kept(store)["a"]["price"]) == (pa.int64(), 2)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from captionbeam.capmodel.encoders.images import decode_image
-from captionbeam.pipelines.endpoints.pictures import LONGEST_SIDE, as_data_url, scaled
+from captionbeam.capmodel.encoders.images import decode_image, scaled
+from captionbeam.pipelines.endpoints.pictures import LONGEST_SIDE, as_data_url
 from captionbeam.schemas.errors import ImageError
 from tests.builders.data.images import drawn, encoded, exif
 
@@ -137,7 +137,7 @@ def test_a_large_picture_that_lies_on_its_side_is_scaled_upright():
     st.integers(1, 10_000_000),
 )
 def test_a_scaled_size_keeps_within_the_limits_and_near_the_proportions(size, max_pixels):
-    width, height = scaled(size, max_pixels)
+    width, height = scaled(size, max_pixels, LONGEST_SIDE)
     assert 1 <= width * height <= max_pixels
     assert max(width, height) <= LONGEST_SIDE
     scale = width / size[0], height / size[1]

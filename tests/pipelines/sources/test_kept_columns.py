@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 
 import pyarrow as pa
@@ -125,6 +126,65 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are(tmp_path):
         SourceError, match="has no column 'prize' to keep; expected some of 'url', 'category', 'price'"
     ):
         kept(tmp_path / "list.csv", "prize")
+
+
+def columns_kept(*paths, names):
+    """Each image's kept values, without nulls, by its id."""
+    specs = parse_sources([str(path) for path in paths], SourceOptions(keep_columns=names))
+    found = [item for spec in specs for item in list_images(spec)]
+    types = [schema_of(item.schema) for item in found if isinstance(item, Columns)]
+    fields = {field.name: field for schema in types for field in schema}
+    refs = [item for item in found if isinstance(item, ImageRef)]
+    rows = struct_of([ref.columns for ref in refs], pa.schema(list(fields.values()))).to_pylist()
+    return {
+        ref.image_id: {name: value for name, value in row.items() if value is not None}
+        for ref, row in zip(refs, rows, strict=True)
+    }
+
+
+def test_a_column_that_one_of_several_sources_has_is_kept(tmp_path):
+    (tmp_path / "a.csv").write_text("id,url\n1,a.jpg\n")
+    (tmp_path / "b.csv").write_text("id,url,price\n2,b.jpg,5\n")
+    pq.write_table(pa.table({"id": ["3"], "url": ["c.jpg"]}), tmp_path / "c.parquet")
+    lists = [tmp_path / name for name in ("a.csv", "b.csv", "c.parquet")]
+    assert columns_kept(*lists, names=("price",)) == {"1": {}, "2": {"price": 5}, "3": {}}
+    said = "no source has a column 'prices' to keep; expected some of 'id', 'url', 'price'; did you mean 'price'?"
+    with pytest.raises(SourceError, match=f"^{re.escape(said)}$"):
+        columns_kept(*lists, names=("prices",))
+    (tmp_path / "d.jpg").write_bytes(b"x")
+    with pytest.raises(SourceError, match="has no column 'price' to keep; expected a column of a list"):
+        columns_kept(tmp_path / "d.jpg", names=("price",))
+
+
+def test_of_several_files_of_one_source_the_first_one_must_have_the_column(tmp_path):
+    (tmp_path / "a.csv").write_text("id,url,price\n1,a.jpg,5\n")
+    (tmp_path / "b.csv").write_text("id,url\n2,b.jpg\n")
+    assert columns_kept(tmp_path / "*.csv", names=("price",)) == {"1": {"price": 5}, "2": {}}
+
+
+@pytest.mark.parametrize("name", ["List Price", "list_price", "LIST-PRICE", "ListPrice"])
+def test_names_are_found_whatever_their_case_and_separators(tmp_path, name):
+    """All sources keep the column by the name that the first one has."""
+    (tmp_path / "a.csv").write_text("id,url,LIST-PRICE\n1,a.jpg,5\n")
+    (tmp_path / "b.jsonl").write_text(
+        '{"id": "2", "url": "b.jpg", "listPrice": 6}\n{"id": "3", "url": "c.jpg"}'
+    )
+    pq.write_table(pa.table({"id": ["4"], "url": ["d.jpg"], "list_price": [7]}), tmp_path / "c.parquet")
+    webdataset(tmp_path / "d.tar", {"5.jpg": b"x", "5.json": b'{"List_Price": 8}'})
+    lists = [tmp_path / name for name in ("a.csv", "b.jsonl", "c.parquet", "d.tar")]
+    kept_as = "list_price" if name == "list_price" else "LIST-PRICE"
+    assert columns_kept(*lists, names=(name,)) == {
+        "1": {kept_as: 5}, "2": {kept_as: 6}, "3": {}, "4": {kept_as: 7}, "5.jpg": {kept_as: 8},
+    }  # fmt: skip
+
+
+def test_a_name_that_fits_several_columns_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("url,price,PRICE\na.jpg,1,2\n")
+    with pytest.raises(
+        SourceError, match="no column 'Price' to keep; expected some of 'url', 'price', 'PRICE'"
+    ):
+        columns_kept(tmp_path / "a.csv", names=("Price",))
+    assert columns_kept(tmp_path / "a.csv", names=("PRICE",)) == {"a.jpg": {"PRICE": 2}}
 
 
 def test_more_than_4_kib_a_row_is_refused_with_the_largest_column(tmp_path):

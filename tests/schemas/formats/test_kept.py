@@ -176,12 +176,26 @@ def test_a_value_that_does_not_fit_what_the_listing_said_stops_the_job():
         kept.struct_of([kept.packed_cells({"price": "much"})], pa.schema([("price", pa.int64())]))
 
 
-def test_an_earlier_struct_is_read_by_a_wider_schema():
-    earlier = pa.array([{"price": 1, "gone": "x"}], pa.struct([("price", pa.int64()), ("gone", pa.string())]))
-    wider = pa.schema([("new", pa.bool_()), ("price", pa.float64())])
-    assert [column.to_pylist() for column in kept.cast_struct(earlier, wider)] == [[None], [1.0]]
-    as_text = pa.schema([("price", pa.string())])
-    assert kept.cast_struct(earlier, as_text)[0].to_pylist() == ["1"]
+def test_a_file_is_read_with_the_types_of_a_later_listing():
+    """Cells that stopped being numbers are as they stand in the list; columns that are no more are left out."""
+    texts = [kept.packed_cells({"price": price, "gone": "x"}) for price in ("1", "2.0")]
+    types = pa.schema([("price", pa.float64()), ("gone", pa.string())])
+    file = kept.table_of([("a", False, texts[0]), ("b", True, texts[1])], types)
+    as_text = pa.schema([("new", pa.bool_()), ("price", pa.string())])
+    assert kept.values_in(file, as_text).to_pylist() == [
+        {"new": None, "price": "1"}, {"new": None, "price": "2.0"}
+    ]  # fmt: skip
+    assert kept.values_in(file.slice(0, 1), pa.schema([("price", pa.int64())])).to_pylist() == [{"price": 1}]
+
+
+def test_values_of_two_listings_of_one_image():
+    cells, typed = kept.packed_cells({"a": "007", "b": "1"}), kept.packed({"b": 2.5})
+    assert kept.unpacked(kept.combined(cells, kept.packed_cells({"b": "2"}))) == {"a": "007", "b": "2"}
+    both = kept.combined(cells, typed)
+    assert both == kept.packed({"a": "007", "b": 2.5})
+    assert kept.struct_of([both], pa.schema([("a", pa.int64())])).to_pylist() == [{"a": 7}]
+    assert kept.selected(cells, ["a"]) == kept.packed_cells({"a": "007"})
+    assert kept.selected(cells, ["c"]) == kept.selected("", ["c"]) == ""
 
 
 def test_a_column_with_a_name_of_the_store_s_own_is_shown_as_input():
