@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_text
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,11 @@ from captionbeam.jobs.ui.terminal import say, visible
 from captionbeam.schemas import Store
 from captionbeam.schemas.counts import counted
 from captionbeam.schemas.errors import FAILURE_CODES
+from captionbeam.schemas.formats.arrow import FAILURES
 from captionbeam.schemas.options import one_of, option, text
 from captionbeam.schemas.store import layout, tags
+
+_LONGEST = 40  # characters of a kept value in a line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +150,9 @@ class ListFailures(Command):
   captionbeam store failures features
   captionbeam store failures features@prod --code timeout --json
 
-Lists the images of a snapshot of STORE that could not be processed, sorted by code and id: code, stage, id, location
-and message. `captionbeam store retry-failures` processes them again.
+Lists the images of a snapshot of STORE that could not be processed, sorted by code and id: code, stage, id, location,
+message, and the columns kept from the input, each cut at 40 characters. `captionbeam store retry-failures` processes
+them again.
 """
     name = "store failures"
 
@@ -167,9 +171,20 @@ and message. `captionbeam store retry-failures` processes them again.
             print_json(found)
         else:
             for row in found:
-                names = ("code", "stage", "image_id", "uri", "message")
-                say("\t".join(visible(row[name]) for name in names))
+                say("\t".join(_failure_line(row)))
         return Result(totals={"failures": found})
+
+
+def _failure_line(row: Mapping[str, Any]) -> Iterator[str]:
+    yield from (visible(row[name]) for name in ("code", "stage", "image_id", "uri", "message"))
+    kept = {name: value for name, value in row.items() if name not in FAILURES.names and value is not None}
+    if kept:
+        yield ", ".join(f"{visible(name)}={_cut(value)}" for name, value in kept.items())
+
+
+def _cut(value: Any) -> str:
+    text = visible(value if isinstance(value, str) else json_text.dumps(value, ensure_ascii=False))
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def _plain_rows(failures: Any) -> list[dict[str, Any]]:

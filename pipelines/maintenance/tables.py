@@ -44,14 +44,60 @@ def export_schema(store: Store, file_format: str) -> pa.Schema:
     vector has one column per number. Captions and answers are nested, with their typed values; enums are strings, and
     an inner list of a list is a record with one field, because BigQuery has no nested lists. In csv, each caption has
     its own line: JSON as text, the prompt's name if there are several prompts, an empty ``logprob`` if there is none.
-    The columns kept from the input come last. In csv, nested ones are JSON text.
+    The columns kept from the input come last. In csv, nested ones are JSON text. What BigQuery has no type for is in
+    one that holds the same values: microseconds instead of nanoseconds, or text if a value has a part of one; decimals
+    instead of uint64; text instead of decimals of more than 38 digits before or after the point.
     """
     own = [*arrow.IDENTITY, *_value_fields(store, file_format)]
     shown = shown_names(store.kept, [field.name for field in own])
-    kept = [field.with_name(shown[field.name]) for field in store.kept]
+    finer = _with_parts_of_micros(store)
+    kept = [
+        pa.field(shown[field.name], pa.string() if field.name in finer else _loadable(field.type))
+        for field in store.kept
+    ]
     if file_format == "csv":
         kept = [pa.field(one.name, pa.string() if pa.types.is_nested(one.type) else one.type) for one in kept]
     return pa.schema([*own, *map(_plain_field, kept)])
+
+
+def _with_parts_of_micros(store: Store) -> set[str]:
+    """Returns the kept columns of times in nanoseconds with a value that microseconds do not hold."""
+    names = [field.name for field in store.kept if _has_nanos(field.type)]
+    found = set[str]()
+    for batch in store.scan(names) if names else ():
+        for name in names:
+            nanos = batch.column(name).cast(pa.int64()).drop_null()
+            if not nanos.equals(pc.multiply(pc.divide(nanos, 1000), 1000)):
+                found.add(name)
+    return found
+
+
+def _has_nanos(kind: pa.DataType) -> bool:
+    return bool((pa.types.is_timestamp(kind) or pa.types.is_time64(kind)) and kind.unit == "ns")
+
+
+def _loadable(kind: pa.DataType) -> pa.DataType:
+    """Returns the type that BigQuery loads for a kept column of type ``kind``; see ``export_schema``."""
+    if _has_nanos(kind):
+        return pa.timestamp("us", kind.tz) if pa.types.is_timestamp(kind) else pa.time64("us")
+    if pa.types.is_uint64(kind):
+        return pa.decimal128(20, 0)
+    if pa.types.is_decimal(kind) and not (0 <= kind.scale <= 38 and kind.precision - kind.scale <= 38):
+        return pa.string()
+    return kind
+
+
+def _as_loadable(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Returns a kept column, no nested one, as the type ``kind`` of ``export_schema``."""
+    if column.type == kind or pa.types.is_nested(column.type):
+        return column
+    return _in_utc(column).cast(kind)
+
+
+def _in_utc(column: pa.Array) -> pa.Array:
+    """Returns times of another zone in UTC: their text ends with Z, which every reader takes."""
+    is_zoned = pa.types.is_timestamp(column.type) and column.type.tz
+    return column.cast(pa.timestamp(column.type.unit, "UTC")) if is_zoned else column
 
 
 def _value_fields(store: Store, file_format: str) -> list[pa.Field]:
@@ -93,7 +139,7 @@ def _plain_field(field: pa.Field) -> pa.Field:
 
 
 def _plain_type(kind: pa.DataType, inner: str = "items") -> pa.DataType:
-    """Returns ``kind`` without enums; lists in lists are records of one field, ``inner``."""
+    """Returns ``kind`` without enums; lists in lists are records of one field, ``inner``, and uint64 is text."""
     if pa.types.is_dictionary(kind):
         return kind.value_type
     if pa.types.is_struct(kind):
@@ -101,8 +147,8 @@ def _plain_type(kind: pa.DataType, inner: str = "items") -> pa.DataType:
     if _is_list(kind):
         item = _plain_type(kind.value_type)
         return pa.list_(pa.struct([pa.field(inner, item)]) if pa.types.is_list(item) else item)
-    is_text = pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind)
-    return pa.string() if is_text else kind
+    as_text = (pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null, pa.types.is_uint64)
+    return pa.string() if any(test(kind) for test in as_text) else kind
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -113,6 +159,8 @@ def _plain(value: Any, kind: pa.DataType) -> Any:
     """Returns a value of a stored type as one of its plain type ``kind``; a null list is empty, as in BigQuery."""
     if pa.types.is_list(kind):
         return [_plain(item, kind.value_type) for item in value or ()]
+    if pa.types.is_string(kind) and isinstance(value, int):
+        return str(value)
     if value is None or not pa.types.is_nested(kind):
         return value
     if isinstance(value, list):  # in a list
@@ -156,8 +204,10 @@ def with_json_values(batch: pa.RecordBatch, names: Collection[str]) -> pa.Record
 def json_array(column: pa.Array) -> pa.Array:
     """Returns a kept column with values of JSON's types.
 
-    Dates, times, decimals and bytes (base64) are text, durations counts of their unit; NaN and infinity are null.
+    Dates, times (in UTC if they have a zone), decimals and bytes (base64) are text, durations counts of their unit; NaN
+    and infinity are null.
     """
+    column = _in_utc(column)
     kind = column.type
     if pa.types.is_floating(kind):
         return pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind))
@@ -181,8 +231,8 @@ def _finite(value: Any) -> Any:
 def _kept_values(column: pa.Array, kind: pa.DataType, file_format: str) -> pa.Array:
     is_nested = pa.types.is_nested(column.type)
     if file_format == "parquet":
-        return _plain_array(column, kind) if is_nested else column
-    values = json_array(column)
+        return _plain_array(column, kind) if is_nested else _as_loadable(column, kind)
+    values = json_array(_as_loadable(column, kind))
     if file_format == "jsonl":
         return _plain_array(values, kind) if is_nested else values
     if is_nested:

@@ -5,6 +5,7 @@ Listing does not contact the images' servers. Only local files have a version, f
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import json
@@ -26,7 +27,7 @@ from captionbeam.pipelines.sources import access, parquet
 from captionbeam.pipelines.sources.spec import Columns, SourceSpec, relative
 from captionbeam.pipelines.sources.tables import columns
 from captionbeam.pipelines.sources.tables.csv_rows import read_csv
-from captionbeam.pipelines.sources.tables.kept import Keeper, kept_names
+from captionbeam.pipelines.sources.tables.keeper import Keeper, kept_names
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.formats.kept import plain_values
 from captionbeam.schemas.records import ImageRef
@@ -107,8 +108,29 @@ def _opened(url: str) -> Iterator[Iterator[str]]:
         try:
             with text as stream:
                 yield iter(stream)
-        except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as err:
+        except UnicodeDecodeError as err:
+            raise _not_utf8(url) from err
+        except (csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as err:
             raise SourceError(f"source {url!r} is not a readable list: {err}") from err
+
+
+def _not_utf8(url: str) -> SourceError:
+    """Returns the error of a file that is not UTF-8, with the place of the first byte that is not."""
+    said, encoding, before = "", "WINDOWS-1252", 0
+    with fsspec.open(url, "rb", compression="infer") as stream:
+        for number, line in enumerate(stream, 1):
+            if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                said, encoding = " but UTF-16", "UTF-16"
+                break
+            try:
+                line.decode()
+            except UnicodeDecodeError as err:
+                said = f": line {number} has the byte 0x{line[err.start]:02x}, byte {before + err.start + 1:,} of it"
+                break
+            before += len(line)
+    return SourceError(
+        f"source {url!r} is not UTF-8{said}; expected UTF-8 (such as from iconv -f {encoding} -t UTF-8)"
+    )
 
 
 def list_suffix(url: str) -> str:
@@ -297,6 +319,8 @@ def read_images(url: str) -> list[dict[str, Any]]:
         try:
             content = files.read_json(url)
         except ValueError as err:
+            if isinstance(err.__cause__, UnicodeDecodeError):
+                raise _not_utf8(url) from err
             raise SourceError(f"source {url!r} is not readable JSON: {err}") from err
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list) or not images:

@@ -342,19 +342,24 @@ def live_index(table: pa.Table, dead: Dead) -> pa.Table:
 def checked_columns(
     data: DataFile, columns: Sequence[str] | None, kept_names: Sequence[str] = ()
 ) -> list[str]:
-    """Returns ``columns``, by default all except scales. Raises RequestError for an unknown column."""
+    """Returns ``columns``, each once, by default all except scales. Raises RequestError for an unknown column."""
     scales = scale_names(data.schema)
     names = [name for name in data.schema.names if name not in scales] + list(kept_names)
     for column in columns or ():
         if column not in names:
             raise RequestError(f"no column {column!r} in this store; expected some of {', '.join(names)}")
-    return names if columns is None else list(columns)
+    return names if columns is None else list(dict.fromkeys(columns))
 
 
 @lru_cache(maxsize=8)
 def _kept_table(url: str) -> pa.Table:
     """Returns a file of ``columns/``, which the row groups of a shard read one after another."""
-    return parquet.read_table(url)
+    try:
+        return parquet.read_table(url)
+    except FileNotFoundError as err:
+        raise StoreError(
+            f"{url} is not there; expected all files of the snapshot (captionbeam store verify says what is wrong)"
+        ) from err
 
 
 def _group_rows(url: str) -> list[int]:

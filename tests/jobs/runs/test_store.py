@@ -7,6 +7,7 @@ import shlex
 import uuid
 from dataclasses import asdict
 
+import pyarrow as pa
 import pytest
 
 from captionbeam.capmodel.data.dataset import Data
@@ -18,7 +19,7 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError, StoreError
 from captionbeam.schemas.store import layout, tags
 from tests.builders.data.history import advance, content, plan, process, start
-from tests.builders.data.stores import make_answers
+from tests.builders.data.stores import make_answers, make_features
 from tests.builders.model.training import make_data, tiny_options
 
 
@@ -222,3 +223,10 @@ def test_failures_are_listed_with_their_reasons(three, capsys):
     (failure,) = json.loads(said(capsys, "failures", f"{three}@1", "--json"))
     assert (failure["image_id"], failure["code"]) == ("c", "timeout")
     assert said(capsys, "failures", three) == said(capsys, "failures", f"{three}@1", "--code", "decode") == ""
+
+
+def test_failures_are_listed_with_their_kept_columns(tmp_path, capsys):
+    values = {"price": [1.5, 2.0], "note": ["x" * 50, None]}
+    make_features(f"{tmp_path}/s", [], failing=["a", "b"], kept=pa.table(values))
+    lines = [line.split("\t") for line in said(capsys, "failures", f"{tmp_path}/s").splitlines()]
+    assert [line[5:] for line in lines] == [[f"note={'x' * 37}..., price=1.5"], ["price=2.0"]]

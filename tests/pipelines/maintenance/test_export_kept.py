@@ -207,6 +207,46 @@ def test_duckdb_and_pandas_read_typed_values(captions, tmp_path):
     assert pd.read_csv(tmp_path / "csv" / "part-00000.csv")["id2"].tolist()[0] == 1
 
 
+EDGES = {
+    "big": (pa.uint64(), [2**64 - 1, 1], "NUMERIC", ["18446744073709551615", "1"]),
+    "bigs": (pa.list_(pa.uint64()), [[2**64 - 1], []], "STRING", [["18446744073709551615"], []]),
+    "fits": (pa.decimal256(76, 38), [Decimal("9" * 38 + ".5"), Decimal(1)], "BIGNUMERIC",
+             ["9" * 38 + ".5" + "0" * 37, "1." + "0" * 38]),
+    "wide": (pa.decimal256(60, 2), [Decimal("9" * 58), Decimal("0.5")], "STRING", ["9" * 58 + ".00", "0.50"]),
+    "nanos": (pa.timestamp("ns"), [1_709_208_000_123_456_000, 0], "DATETIME",
+              ["2024-02-29 12:00:00.123456", "1970-01-01 00:00:00.000000"]),
+    "parts": (pa.timestamp("ns", "UTC"), [1_709_208_000_123_456_789, None], "STRING",
+              ["2024-02-29 12:00:00.123456789Z", None]),
+    "spans": (pa.time64("ns"), [1000, None], "TIME", ["00:00:00.000001", None]),
+    "zoned": (pa.timestamp("us", "Europe/Berlin"), [NOON.replace(tzinfo=datetime.UTC), None], "TIMESTAMP",
+              ["2024-02-29 12:00:00.500000Z", None]),
+}  # fmt: skip
+"""Type, values, BigQuery's type, and the values in JSON, of columns that BigQuery cannot load as they are."""
+
+
+def test_what_bigquerys_types_cannot_hold_is_in_types_that_can(tmp_path):
+    kept = pa.table({name: pa.array(values, kind) for name, (kind, values, _, _) in EDGES.items()})
+    store = make_captions(str(tmp_path / "store"), {"a": "a dog", "b": "a cat"}, kept=kept)
+    for file_format in ("parquet", "jsonl", "csv"):
+        export.export(store, str(tmp_path / file_format), file_format)
+        types = {name: schema_of(tmp_path / file_format)[name]["type"] for name in EDGES}
+        assert types == {name: expected for name, (_, _, expected, _) in EDGES.items()}
+    lines = (tmp_path / "jsonl" / "part-00000.jsonl").read_text().splitlines()
+    expected = {name: texts for name, (_, _, _, texts) in EDGES.items()}
+    assert [{name: json.loads(line)[name] for name in EDGES} for line in lines] == rows_of(expected)
+    table = pq.read_table(tmp_path / "parquet" / "part-00000.parquet").select(list(EDGES))
+    assert [str(field.type) for field in table.schema] == [
+        "decimal128(20, 0)", "list<element: string>", "decimal256(76, 38)", "string", "timestamp[us]", "string",
+        "time64[us]", "timestamp[us, tz=Europe/Berlin]",
+    ]  # fmt: skip
+    assert table.column("big").to_pylist() == [Decimal(2**64 - 1), Decimal(1)]
+    assert table.column("parts").to_pylist() == EDGES["parts"][3]
+    sheet = cells(tmp_path / "csv" / "part-00000.csv")
+    assert [sheet[0][name] for name in ("big", "wide", "zoned")] == [
+        expected[name][0] for name in ("big", "wide", "zoned")
+    ]
+
+
 def test_lists_in_lists_are_records_as_bigquery_has_none(tmp_path):
     kept = pa.table({"outline": [[[1.0, 2.0], []]]})
     store = make_captions(str(tmp_path / "store"), {"a": "a dog"}, kept=kept)

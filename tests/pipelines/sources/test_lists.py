@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import pyarrow as pa
 import pytest
@@ -159,3 +160,25 @@ def test_no_text_raises_and_all_but_http_is_kept_whole(url):
         assert url.startswith(whole)
     else:
         assert (whole.lower(), parts.query) == (url.lower(), "")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [
+        ("latin-1", ": line 2 has the byte 0xe9, byte 8 of it; expected UTF-8 (such as from iconv -f WINDOWS-1252 "),
+        ("utf-16", " but UTF-16; expected UTF-8 (such as from iconv -f UTF-16 "),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".txt.gz"])
+def test_a_list_that_is_not_utf8_is_said_to_be_none(tmp_path, encoding, said, ending):
+    path = tmp_path / f"list{ending}"
+    data = "url\ncaf\u00e9.jpg\n".encode(encoding)
+    path.write_bytes(gzip.compress(data) if ending.endswith(".gz") else data)
+    with pytest.raises(SourceError, match=re.escape(f"source {str(path)!r} is not UTF-8{said}-t UTF-8)")):
+        parse_sources([str(path)])
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "list.csv").write_text("url\ncaf\u00e9.jpg\n", encoding="utf-8-sig")
+    (spec,) = parse_sources([str(tmp_path / "list.csv")])
+    assert [ref.image_id for ref in lists.list_rows(spec)] == ["caf\u00e9.jpg"]

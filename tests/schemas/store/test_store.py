@@ -6,6 +6,7 @@ import uuid
 
 import h5py
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -68,6 +69,23 @@ def test_a_column_that_is_not_there_is_named(url):
     store = make_features(url, IDS)
     with pytest.raises(RequestError, match="no column 'grids'.*expected some of image_id, uri"):
         list(store.scan(columns=["grids"]))
+
+
+def test_a_column_that_is_named_twice_is_read_once(tmp_path):
+    store = make_features(str(tmp_path / "store"), IDS[:2], kept=pa.table({"price": [1, 2]}))
+    for names in (["price", "image_id", "price"], ["image_id", "image_id"]):
+        (batch,) = store.scan(names)
+        assert batch.schema.names == list(dict.fromkeys(names))
+
+
+def test_a_missing_file_of_kept_columns_is_one_sentence(tmp_path):
+    store = make_features(str(tmp_path / "store"), IDS[:2], kept=pa.table({"price": [1, 2]}))
+    (file,) = (tmp_path / "store" / "columns").iterdir()
+    file.unlink()
+    with pytest.raises(StoreError, match=f"^{file} is not there; expected all files of the snapshot "):
+        list(store.scan(["price"]))
+    (batch,) = store.scan(["image_id"])
+    assert batch.num_rows == 2
 
 
 def test_opening_a_place_without_a_snapshot_says_so(tmp_path):
