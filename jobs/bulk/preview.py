@@ -100,9 +100,9 @@ def try_out(
             planned_empty_line(look),
         ]
         if trial is None:
-            rows |= _earlier_rows(look, left, asked, options)
+            rows |= _earlier_rows(look, asked, options)
         else:
-            rows |= canary_rows(trial, left, asked, options.price_per_hour, options.price_per_million_tokens)
+            rows |= canary_rows(trial, asked, options.price_per_hour, options.price_per_million_tokens)
     print_table(f"{'canary' if trial else 'plan'}: {look.url}", rows)
     for line in filter(None, said):
         note(line)
@@ -150,16 +150,16 @@ def _build(
         _ = shards | ProcessShards(trial, job, tried.fetch, *sharing)
 
 
-def _earlier_rows(look: Run, left: int, asked: float, options: Refresh) -> dict[str, Any]:
-    """Returns time and cost of ``left`` images by the store's largest recent run.
+def _earlier_rows(look: Run, asked: float, options: Refresh) -> dict[str, Any]:
+    """Returns time and cost by the store's largest recent run.
 
-    ``asked``: the images that cost as many tokens, of which all prompts are asked.
+    ``asked``: the work, as a number of images of which all prompts are asked.
     """
     earlier = earlier_totals(look.url)
     if earlier is None:
         return {"time": "unknown: this store has no earlier run; --canary N measures one"}
     whose = "the rate of the largest of this store's latest runs"
-    rows = cost_rows(left, earlier["images_per_second"], options.price_per_hour, whose)
+    rows = cost_rows(asked, earlier["images_per_second"], options.price_per_hour, whose)
     if found := earlier.get("endpoint"):
         of = earlier["images"] - earlier.get("reused", 0) - _shares(found["answers_copied"], look)
         rows |= token_rows(asked, found, of, options.price_per_million_tokens)
@@ -288,7 +288,7 @@ def token_rows(images: float, share: Mapping[str, int], of: float, prices: Seque
     return rows
 
 
-def cost_rows(images: int, rate: float, price_per_hour: float | None, whose: str) -> dict[str, Any]:
+def cost_rows(images: float, rate: float, price_per_hour: float | None, whose: str) -> dict[str, Any]:
     """Returns time and cost of ``images`` at ``rate`` images per second, where known."""
     if not rate:
         return {}
@@ -300,15 +300,14 @@ def cost_rows(images: int, rate: float, price_per_hour: float | None, whose: str
 
 def canary_rows(
     trial: Run,
-    left: int,
     asked: float,
     price_per_hour: float | None,
     token_prices: Sequence[float] = (),
 ) -> dict[str, Any]:
-    """Returns a canary's results: rate without model loading, failures by code, projection for ``left`` images.
+    """Returns a canary's results: rate without model loading, failures by code, and a projection.
 
-    ``asked``: the images that cost as many tokens, of which all prompts are asked. ``token_prices``: of a million
-    tokens sent and generated.
+    ``asked``: the work, as a number of images of which all prompts are asked. ``token_prices``: of a million tokens
+    sent and generated.
     """
     commits = layout.load_commits(trial.url, [shard.shard_id for shard in planned_shards(trial)])
     images = sum(commit.rows + commit.failed for commit in commits)
@@ -322,4 +321,4 @@ def canary_rows(
     if "requests" in counts:
         rows |= endpoint_rows(endpoint_totals(commits), seconds, token_prices)
         rows |= token_rows(asked, counts, images, token_prices)
-    return rows | cost_rows(left, images / seconds, price_per_hour, "of one worker like the canary's")
+    return rows | cost_rows(asked, images / seconds, price_per_hour, "of one worker like the canary's")
