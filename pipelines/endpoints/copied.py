@@ -23,11 +23,12 @@ def copied_answers(
 ) -> dict[tuple[str, str], Answers]:
     """Returns the answers of the replaced rows to those of ``prompts`` that they have, by key and fingerprint.
 
-    The rows are those of ``run.previous``; without it, those of images whose values in columns of prompts changed.
-    Reads each needed data file once. A file that a vacuum removed meanwhile gives none.
+    The rows are those of ``run.previous``; without it, those of images whose values in columns of prompts changed;
+    and those that an interrupted run committed. Reads each needed data file once. A file that a vacuum removed
+    meanwhile gives none.
     """
     base = run.base if run.previous is None else run.previous
-    if base is None or (run.previous is None and not run.used_columns):
+    if run.previous is None and not run.used_columns:
         return {}
     by_url: defaultdict[str, dict[int, Replaced]] = defaultdict(dict)
     for replaced in replaced_rows(run, refs, base):
