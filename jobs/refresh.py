@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from captionbeam.capmodel.specs import EndpointSpec, complete_spec
+from captionbeam.capmodel.specs import complete_spec
 from captionbeam.jobs.options.captioners import CaptionerOptions, captioning
 from captionbeam.jobs.options.command import Result
 from captionbeam.jobs.options.features import EncodingOptions, check_encoding, encoding
@@ -14,7 +14,7 @@ from captionbeam.jobs.options.prompts import without_prompts
 from captionbeam.jobs.options.run import BulkCommand
 from captionbeam.jobs.ui.terminal import note, say
 from captionbeam.schemas.errors import RequestError
-from captionbeam.schemas.fingerprint import changes, from_spec
+from captionbeam.schemas.fingerprint import changes
 from captionbeam.schemas.options import (
     POSITIVE,
     PRECISION,
@@ -235,12 +235,8 @@ def _check_redo(options: Refresh, work: Work, newest: Snapshot | None) -> None:
 
 
 def _unchanged_prompts(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Returns the columns of the prompts of ``new`` whose answers a store of ``old`` has, if they are copied."""
-    if "endpoint" not in old or "endpoint" not in new:
-        return []
-    from captionbeam.pipelines.endpoints.prompts import prompts_of
+    """Returns the columns of the prompts of ``new`` whose answers a store of ``old`` has."""
+    from captionbeam.pipelines.endpoints.prompts import prompts_in
 
-    known = {prompt.fingerprint for prompt in prompts_of(from_spec(EndpointSpec, old))}
-    return [
-        prompt.column for prompt in prompts_of(from_spec(EndpointSpec, new)) if prompt.fingerprint in known
-    ]
+    known = {prompt.fingerprint for prompt in prompts_in(old)}
+    return [prompt.column for prompt in prompts_in(new) if prompt.fingerprint in known]

@@ -25,7 +25,7 @@ from tests.builders.running.dependencies import (
 OURS = {"captionbeam", *CORE, "tests", "benchmarks", *(path.stem for path in ROOT.glob("benchmarks/*.py"))}
 FOREIGN = {"airflow", "kubernetes", "pycocoevalcap"}  # of files that run in environments of their own
 NAMES = {"mosaicml-streaming": "streaming"}  # what is imported, where it is not the distribution's name
-USED_BY_OTHERS = {"tensorboard"}  # by torch.utils.tensorboard
+USED_BY_OTHERS = {"tensorboard", "num2words"}  # by torch.utils.tensorboard, by transformers
 
 
 @cache
@@ -77,7 +77,7 @@ def test_what_the_files_of_an_extra_import_is_declared(extra):
 @pytest.mark.parametrize("extra", sorted(PLACES.keys() - {"docs", "notebook", "test"}))
 def test_what_an_extra_declares_is_imported(extra):
     used = {owner(name, held()) for path in files_of(PLACES[extra]) for name in others(path)}
-    assert declared(extra) <= used
+    assert declared(extra) - USED_BY_OTHERS <= used
 
 
 def test_what_the_core_declares_is_imported():

@@ -12,7 +12,7 @@ from captionbeam.jobs.options.run import BulkCommand
 from captionbeam.jobs.ui.progress import Progress, clock, watching
 from captionbeam.jobs.ui.summary import cost_per_million, empty_places_line, print_table, size
 from captionbeam.jobs.ui.terminal import note, say
-from captionbeam.pipelines.bulk.changed_columns import Rewritten, read_rewritten
+from captionbeam.pipelines.bulk.changed_columns import RewrittenColumns, read_rewritten
 from captionbeam.pipelines.bulk.compare import read_counts
 from captionbeam.pipelines.bulk.duplicates import duplicates_line, read_duplicates
 from captionbeam.pipelines.bulk.listing_record import passed_over_line, read_listing
@@ -167,7 +167,7 @@ def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | Non
     return totals
 
 
-def _columns(rewritten: Sequence[Rewritten], store: Store) -> dict[str, int]:
+def _columns(rewritten: Sequence[RewrittenColumns], store: Store) -> dict[str, int]:
     """Returns how many images' columns were rewritten, in how many shards, and how many are left to the next run.
 
     Those are of shards that another run rewrote meanwhile.
@@ -190,10 +190,13 @@ def endpoint_totals(commits: Iterable[Commit]) -> dict[str, int]:
 
 def endpoint_rows(found: Mapping[str, int], seconds: float, prices: Sequence[float]) -> dict[str, Any]:
     """Returns the rows of a table with requests, tokens and, by ``prices`` of a million tokens in and out, the cost."""
-    rows = {"requests": f"{found['requests']:,}, {found['retries']:,} of them repeated"}
+    asked = f"{found['requests']:,}, {found['retries']:,} of them repeated"
+    rows = {"requests": asked} if found["requests"] else {}
     if there := {name: found[f"answers_{name}"] for name in ("kept", "copied") if found[f"answers_{name}"]}:
         rows["answers not asked again"] = ", ".join(f"{count:,} {name}" for name, count in there.items())
     tokens = found["tokens_in"], found["tokens_out"]
+    if not any(tokens):
+        return rows
     rate = sum(tokens) / max(seconds, 1e-9)
     rows["tokens"] = f"{tokens[0]:,} sent, {tokens[1]:,} generated, {rate:,.0f} a second"
     if prices:

@@ -20,9 +20,10 @@ Answers = list[dict[str, Any]]
 
 def copied_answers(
     run: Run, refs: Sequence[ImageRef], prompts: Sequence[Prompt]
-) -> dict[tuple[str, str], Answers]:
-    """Returns the answers of the replaced rows to those of ``prompts`` that they have, by key and fingerprint.
+) -> dict[tuple[str, str], dict[str, Answers]]:
+    """Returns the answers of the replaced rows to those of ``prompts`` that they have.
 
+    They are by key (``Prompt.key``) and the prompt's fingerprint, then by the image's id.
     The rows are those of ``run.previous``; without it, those of images whose values in columns of prompts changed;
     and those that an interrupted run committed. Reads each needed data file once. A file that a vacuum removed
     meanwhile gives none.
@@ -35,19 +36,20 @@ def copied_answers(
         url, row = replaced.place
         by_url[url][row] = replaced
     wanted = {prompt.fingerprint: prompt for prompt in prompts}
-    found: dict[tuple[str, str], Answers] = {}
+    found: defaultdict[tuple[str, str], dict[str, Answers]] = defaultdict(dict)
     for url, rows in sorted(by_url.items()):
         try:
             with closing(open_data(url)) as data:
                 columns = _columns(data, wanted)
                 for numbers, batch in read_rows(data, sorted(rows), list(columns)) if columns else ():
-                    about = [(rows[number].content, unpacked(rows[number].used)) for number in numbers]
+                    replaced_here = [rows[number] for number in numbers]
                     for name, prompt in columns.items():
-                        for one, answers in zip(about, batch.column(name).to_pylist(), strict=True):
-                            found[wanted[prompt].key(*one), prompt] = answers
+                        for one, answers in zip(replaced_here, batch.column(name).to_pylist(), strict=True):
+                            key = wanted[prompt].key(one.content, unpacked(one.used))
+                            found[key, prompt][one.image_id] = answers
         except FileNotFoundError:
             continue
-    return found
+    return dict(found)
 
 
 def _columns(data: DataFile, wanted: Collection[str]) -> dict[str, str]:

@@ -137,8 +137,13 @@ class EndpointCaptioner:
 class ShardCaptioner:
     """An ``EndpointCaptioner`` for one shard."""
 
+    joins = True
+
     def __init__(
-        self, captioner: EndpointCaptioner, kept: KeptAnswers, copied: Mapping[tuple[str, str], Answers]
+        self,
+        captioner: EndpointCaptioner,
+        kept: KeptAnswers,
+        copied: Mapping[tuple[str, str], Mapping[str, Answers]],
     ) -> None:
         self._captioner, self._kept, self._copied = captioner, kept, copied
         self.fingerprint, self.schema = captioner.fingerprint, captioner.schema
@@ -154,7 +159,9 @@ class ShardCaptioner:
         keys = self._captioner.keys(item, used)
         known, counts = {}, Counter[str]()
         for prompt, key in zip(self._captioner.prompts, keys, strict=True):
-            if (answers := self._copied.get((key, prompt.fingerprint))) is not None:
+            answers: Answers | None = None
+            if copied := self._copied.get((key, prompt.fingerprint)):
+                answers = next(iter(copied.values()))
                 counts["answers_copied"] += 1
             elif (answers := self._kept.known(key, prompt)) is not None:
                 counts["answers_kept"] += 1

@@ -17,7 +17,7 @@ import pyarrow as pa
 from captionbeam.capmodel.specs import ChatSpec, EndpointSpec
 from captionbeam.capmodel.templates import columns_in, filled
 from captionbeam.pipelines.endpoints.schemas import arrow_type
-from captionbeam.schemas.fingerprint import fingerprint, spec_of
+from captionbeam.schemas.fingerprint import fingerprint, from_spec, spec_of
 from captionbeam.schemas.formats.arrow import answers_field
 from captionbeam.schemas.formats.kept import packed
 
@@ -70,6 +70,13 @@ def prompts_of(spec: EndpointSpec | ChatSpec) -> list[Prompt]:
         )
         for column, own in sorted(spec.prompts.items())
     ]
+
+
+def prompts_in(spec: Mapping[str, Any]) -> list[Prompt]:
+    """Returns the prompts of a store's specification; none if it has none."""
+    if "prompts" not in spec:
+        return []
+    return prompts_of(from_spec(ChatSpec, spec) if "transformers" in spec else from_spec(EndpointSpec, spec))
 
 
 def _schema(prompt: Mapping[str, Any]) -> Mapping[str, Any] | None:

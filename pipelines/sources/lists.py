@@ -27,7 +27,7 @@ from captionbeam.pipelines.sources import access, parquet
 from captionbeam.pipelines.sources.spec import Columns, SourceSpec, relative
 from captionbeam.pipelines.sources.tables import columns
 from captionbeam.pipelines.sources.tables.csv_rows import read_csv
-from captionbeam.pipelines.sources.tables.kept import Keeper, kept_names
+from captionbeam.pipelines.sources.tables.keeper import Keeper, kept_names
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.formats.kept import plain_values
 from captionbeam.schemas.records import ImageRef

@@ -24,7 +24,7 @@ from captionbeam.pipelines.sources.spec import (
     suffix,
 )
 from captionbeam.pipelines.sources.tables import columns
-from captionbeam.pipelines.sources.tables.kept import kept_names, settle_columns
+from captionbeam.pipelines.sources.tables.keeper import kept_names, settle_columns
 from captionbeam.schemas.errors import RequestError, SourceError
 
 # Number of files of a remote folder to examine for its content, enough to skip a few other files. If one of

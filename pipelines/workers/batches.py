@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -16,6 +16,7 @@ from captionbeam.schemas.records import ImageRef
 if TYPE_CHECKING:
     from captionbeam.pipelines.bulk.run import Run
 
+WAITING_BATCHES = 4  # times the images of a batch that wait for others of their shape
 MODEL_ERRORS = (RuntimeError, ValueError, ArithmeticError, IndexError)
 
 
@@ -51,6 +52,17 @@ class ReadsColumns(Protocol):
 
 
 @runtime_checkable
+class OfOneShape(Protocol):
+    """A processor whose batches are of images of one shape.
+
+    ``shape_of`` returns that of a result of ``prepare``. Images of several shapes may be given to ``run``, but each
+    shape costs as much as a whole batch.
+    """
+
+    def shape_of(self, value: Any) -> Hashable: ...
+
+
+@runtime_checkable
 class PerShard(Protocol):
     """A processor that keeps something for each shard in progress: it gives a processor of its own for each."""
 
@@ -63,10 +75,12 @@ class PerShard(Protocol):
 class ShardProcessor(Processor, Protocol):
     """The processor of one shard.
 
-    ``counts``: what it counted, added to the commit's. ``committed`` is called once the shard has its commit;
-    ``failed`` are the ids of the images that became failures.
+    ``counts``: what it counted, added to the commit's. ``joins``: whether images with the same bytes, and the same
+    values of columns, have the same row. ``committed`` is called once the shard has its commit; ``failed`` are the ids
+    of the images that became failures.
     """
 
+    joins: bool
     counts: Counter[str]
 
     def committed(self, failed: Collection[str]) -> None: ...
@@ -114,6 +128,32 @@ class Prepared:
     def refs(self) -> list[ImageRef]:
         """All images with these bytes."""
         return [self.ref, *self.copies]
+
+
+def waiting_images(processor: Processor) -> int:
+    """Returns how many images wait at most for others of their shape."""
+    return WAITING_BATCHES * processor.batch_size if isinstance(processor, OfOneShape) else 0
+
+
+def in_batches(prepared: Iterable[Prepared], processor: Processor) -> Iterator[list[Prepared]]:
+    """Yields batches in order, or batches of one shape where the processor needs that.
+
+    A batch of one shape is yielded when it is full. Where too many images wait, the largest one is yielded as it is.
+    """
+    shape_of = processor.shape_of if isinstance(processor, OfOneShape) else _no_shape
+    groups: dict[Hashable, list[Prepared]] = {}
+    for item in prepared:
+        shape = shape_of(item.value)
+        groups.setdefault(shape, []).append(item)
+        if len(groups[shape]) >= processor.batch_size:
+            yield groups.pop(shape)
+        elif sum(map(len, groups.values())) > WAITING_BATCHES * processor.batch_size:
+            yield groups.pop(max(groups, key=lambda shape: len(groups[shape])))
+    yield from groups.values()
+
+
+def _no_shape(value: Any) -> Hashable:
+    return None
 
 
 BatchResult = tuple[Sequence[Prepared], dict[str, Any] | ImageError]

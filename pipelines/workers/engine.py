@@ -20,7 +20,7 @@ from os import getpid
 import pyarrow as pa
 
 from captionbeam.pipelines.bulk.run import Run
-from captionbeam.pipelines.workers.batches import Processor, WorkerJob
+from captionbeam.pipelines.workers.batches import Processor, WorkerJob, waiting_images
 from captionbeam.pipelines.workers.processors import prepare_alone
 from captionbeam.schemas.machine import cores, os_threads, peak_rss, threads_each
 from captionbeam.schemas.store.layout import now
@@ -118,7 +118,10 @@ class Engine:
 
     def _limits(self) -> dict[str, int]:
         streams, size = self.processor.streams, self.processor.batch_size
-        shard = (WINDOWS_AHEAD + 1) * WINDOW + self.prepared_ahead + 1 + (self.batches_ahead + 2) * size
+        waiting = waiting_images(self.processor)
+        shard = (
+            (WINDOWS_AHEAD + 1) * WINDOW + self.prepared_ahead + 1 + (self.batches_ahead + 2) * size + waiting
+        )
         return {
             "shards": SHARDS,
             "images": SHARDS * shard,

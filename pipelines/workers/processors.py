@@ -149,7 +149,10 @@ class ChatJob(ModelJob):
             raise SystemicError(
                 f"on a worker ({err}): {not_installed('transformers', 'huggingface')}"
             ) from err
-        return ChatCaptioner.load(self.folder, self.spec, columns_of(self.spec), self.batch_size, self.device)
+        from captionbeam.pipelines.workers.chat_shards import ChatProcessor
+
+        schema = columns_of(self.spec)
+        return ChatProcessor(ChatCaptioner.load(self.folder, self.spec, schema, self.batch_size, self.device))
 
 
 def columns_of(spec: ChatSpec) -> pa.Schema:

@@ -15,7 +15,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +27,7 @@ from captionbeam.pipelines.workers.batches import (
     Prepared,
     Processor,
     ShardProcessor,
+    in_batches,
     prepare_image,
     run_batch,
     used_by,
@@ -151,7 +151,8 @@ def _run_shard(
     output: ShardOutput,
     tally: Tally,
 ) -> None:
-    reuse, joining = Reuse(run, refs), run.kind == "features" or isinstance(processor, ShardProcessor)
+    joining = processor.joins if isinstance(processor, ShardProcessor) else run.kind == "features"
+    reuse = Reuse(run, refs)
     with closing(process_images(refs, engine, processor, fetch, tally, joining, reuse, run.exif)) as results:
         for done, result in results:
             if not isinstance(result, ImageError):
@@ -241,7 +242,7 @@ def _alike(
 ) -> Generator[Fetched]:
     """Joins neighbours with the same bytes, and the same values for ``processor``, if ``joining``.
 
-    Captions are not joined: their draws depend on the id.
+    Captions that may be drawn are not joined: their draws depend on the id.
     """
     refs: list[ImageRef] = []
     content: Item | ImageError = b""
@@ -335,7 +336,7 @@ def _run_all(
         with tally.timing("model_msecs"), engine.batches.one():
             return run_batch(batch, processor)
 
-    batches = iter(lambda: list(islice(prepared, processor.batch_size)), [])
+    batches = in_batches(prepared, processor)
     runs = engine.batches_ahead
     for _, results in _ahead(batches, lambda batch: engine.runners.submit(run, batch), runs):
         for part, result in results:

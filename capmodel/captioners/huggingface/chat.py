@@ -1,14 +1,14 @@
 """Chat models of transformers as captioners of bulk jobs: each prompt's answers fill a column of their own.
 
-Only images whose prepared inputs have equal shapes share a batch, so no prompt is padded. A batch is filled up with
-copies to a fixed size, so on one device a row does not depend on the rest of its batch.
+Only images whose prepared inputs have equal shapes share a batch. A batch is filled up with copies to a fixed size, so
+on one device a row does not depend on the rest of its batch.
 Shapes: B images, n answers per image, L tokens of a prompt, T generated tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,7 @@ NO_VALUES: Mapping[str, str] = {}
 
 Answers = list[dict[str, Any]]
 Inputs = dict[str, Tensor]
+NO_ANSWERS: Mapping[str, Answers] = {}
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,14 @@ def _check_options(decode: DecodeOptions, kind: str) -> None:
 
 @dataclass(eq=False)
 class Asked:
-    """One image: the model's inputs by column of the prompt, and the answers or the error that a batch found."""
+    """One image: the model's inputs by column of the prompt, and the answers or the error that a batch found.
+
+    ``by_image``: earlier answers about images of the same content, by column and the image's id.
+    """
 
     inputs: dict[str, Inputs]
     found: dict[str, Answers | ImageError] = field(default_factory=dict)
+    by_image: Mapping[str, Mapping[str, Answers]] = field(default_factory=dict)
 
 
 class ChatCaptioner:
@@ -176,12 +181,21 @@ class ChatCaptioner:
             "pad_token_id": self._ends[0] if pad is None and self._ends else pad,
         }
 
-    def prepare(self, item: bytes, used: Mapping[str, str] = NO_VALUES) -> Asked:
-        """Returns a file's bytes as the model's inputs for each prompt. Raises ImageError.
+    def prepare(
+        self,
+        item: bytes,
+        used: Mapping[str, str] = NO_VALUES,
+        known: Mapping[str, Answers] = NO_ANSWERS,
+    ) -> Asked:
+        """Returns a file's bytes as the model's inputs for each prompt without ``known`` answers. Raises ImageError.
 
         ``used``: the image's values in ``columns``, which prompts name.
         """
-        return Asked(self._processor.prepare(item, used))
+        return Asked(self._processor.prepare(item, used, known), dict(known))
+
+    def shape_of(self, asked: Asked) -> Hashable:
+        """Returns what images of a batch have in common."""
+        return tuple((column, _shapes(inputs)) for column, inputs in asked.inputs.items())
 
     def run(self, batch: Sequence[Asked], image_ids: Sequence[str]) -> dict[str, pa.Array]:
         """Returns each image's answers, by column.
@@ -209,11 +223,10 @@ class ChatCaptioner:
 
     def _groups(self, batch: Sequence[Asked], column: str) -> Iterator[list[int]]:
         """Yields places of the images without answers whose inputs have equal shapes, at most ``batch_size``."""
-        groups: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
+        groups: defaultdict[Hashable, list[int]] = defaultdict(list)
         for place, asked in enumerate(batch):
             if column not in asked.found:
-                shapes = ((name, tuple(value.shape)) for name, value in asked.inputs[column].items())
-                groups[tuple(sorted(shapes))].append(place)
+                groups[_shapes(asked.inputs[column])].append(place)
         for places in groups.values():
             for start in range(0, len(places), self.batch_size):
                 yield places[start : start + self.batch_size]
@@ -230,10 +243,10 @@ class ChatCaptioner:
         padding = self.batch_size - len(rows)
         full, names = [*rows, *[rows[0]] * padding], [*image_ids, *[""] * padding]
         with device_errors(), exact_kernels(self._device):
-            tokens, finite = self._generate(full, names)
+            tokens, finite = self.generate(full, names)
             counts = until_eos(tokens, self._ends).sum(1).tolist()
             ended = torch.isin(tokens, torch.tensor(self._ends, device=tokens.device)).any(1).tolist()
-        each, length = self.options.decode.n_best, rows[0]["input_ids"].shape[1]
+        each = self.options.decode.n_best
         texts = self._processor.tokenizer.batch_decode(tokens.cpu(), skip_special_tokens=True)
         found: list[Answers | ImageError] = []
         for place in range(len(rows)):
@@ -241,9 +254,8 @@ class ChatCaptioner:
                 found.append(ImageError("model", "model", "the model's output is not finite"))
                 continue
             own = range(place * each, (place + 1) * each)
-            found.append(
-                self._of_image([(texts[one].strip(), counts[one], ended[one]) for one in own], length)
-            )
+            generated = [(texts[one].strip(), counts[one], ended[one]) for one in own]
+            found.append(self._of_image(generated, _length(rows[place])))
         return found
 
     def _of_image(self, generated: Sequence[tuple[str, int, bool]], length: int) -> Answers | ImageError:
@@ -263,8 +275,11 @@ class ChatCaptioner:
             "cut_off", "model", f"the answer does not end; expected it to end within --max-new-tokens {limit}"
         )
 
-    def _generate(self, rows: Sequence[Inputs], image_ids: Sequence[str]) -> tuple[Tensor, list[bool]]:
-        """Returns generated ids int64 ``[B * n, T]``, and for each image whether all scores are numbers."""
+    def generate(self, rows: Sequence[Inputs], image_ids: Sequence[str]) -> tuple[Tensor, list[bool]]:
+        """Returns generated ids int64 ``[B * n, T]``, and for each image whether all scores are numbers.
+
+        ``rows``: the inputs of images whose shapes are equal; ``image_ids`` determine random draws.
+        """
         options, watched = self.options.decode, NotNumbers()
         processors: list[LogitsProcessor] = [watched]
         if options.method == "sample":
@@ -300,6 +315,16 @@ class NotNumbers(LogitsProcessor):
         if self._found is None:
             return [True] * images
         return [not odd for odd in self._found.view(images, -1).any(1).tolist()]
+
+
+def _length(inputs: Inputs) -> int:
+    """Returns the number of tokens of a prompt, without padding."""
+    mask = inputs.get("attention_mask")
+    return inputs["input_ids"].shape[1] if mask is None else int(mask.sum())
+
+
+def _shapes(inputs: Inputs) -> Hashable:
+    return tuple(sorted((name, tuple(value.shape)) for name, value in inputs.items()))
 
 
 def _listed(value: Any) -> list[int]:

@@ -5,12 +5,14 @@ Shapes: L tokens of a prompt with its image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+import torch
 from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from captionbeam.capmodel.captioners.huggingface.loading import LOAD_ERRORS, LOCAL, reason
@@ -22,6 +24,9 @@ INSTEAD = "--captioner vllm: or openai: if a server runs it"
 IMAGE_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)  # such as for extreme proportions
 FORMATS = {"florence2": "TEXT", "paligemma": "<image>TEXT"}  # of prompts of models without a chat template
 NOT_INPUTS = {"labels"}
+LENGTHS = (
+    32  # prompts with values of columns are padded to a multiple of it, so that pictures can share a batch
+)
 PROBE = (64, 48)  # width and height of the picture that a processor is tried with
 
 
@@ -105,16 +110,23 @@ class ChatProcessor:
         found = (getattr(self.config, one, None) for one in ("image_token_id", "image_token_index"))
         return next((token for token in found if isinstance(token, int)), -1)
 
-    def prepare(self, item: bytes, used: Mapping[str, str]) -> dict[str, dict[str, Tensor]]:
-        """Returns the model's inputs for a file's bytes, by column of the prompt. Raises ImageError.
+    def prepare(
+        self, item: bytes, used: Mapping[str, str], known: Collection[str] = ()
+    ) -> dict[str, dict[str, Tensor]]:
+        """Returns the model's inputs for a file's bytes, by column of the prompt, without the columns ``known``.
 
-        ``used``: the image's values in ``columns``. Tensors that do not depend on the prompt are shared.
+        ``used``: the image's values in ``columns``. Tensors that do not depend on the prompt are shared. Raises
+        ImageError.
         """
+        asked = {column: text for column, text in self._prompts.items() if column not in known}
+        if not asked:
+            return {}
         image = within(Image.fromarray(decode_image(item, enough=self._max_pixels)), self._max_pixels)
         found: dict[str, dict[str, Tensor]] = {}
-        for column, text in self._prompts.items():
+        for column, text in asked.items():
             try:
                 tensors = self._tensors(filled(text, used), image)
+                tensors = self._padded(tensors) if columns_in(text) else tensors
             except IMAGE_ERRORS as err:
                 raise ImageError("model", "model", f"the model's processor: {reason(err)}") from err
             first = next(iter(found.values()), {})
@@ -138,6 +150,27 @@ class ChatProcessor:
             )
         named = ready.items()
         return {name: value for name, value in named if isinstance(value, Tensor) and name not in NOT_INPUTS}
+
+    def _padded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the inputs with L a multiple of LENGTHS: padded on the left, for an encoder on the right.
+
+        The length depends on the image alone, so its batch does not change its numbers.
+        """
+        ids = tensors["input_ids"]
+        more = -ids.shape[1] % LENGTHS
+        sides = (0, more) if self.config.is_encoder_decoder else (more, 0)
+        masked = {"attention_mask": torch.ones_like(ids), **tensors}
+        return {
+            name: functional.pad(value, sides, value=self._pad if name == "input_ids" else 0)
+            if value.shape == ids.shape
+            else value
+            for name, value in masked.items()
+        }
+
+    @property
+    def _pad(self) -> int:
+        """The id of padding, which the mask hides; any other id but the image's would do."""
+        return int(self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0)
 
     def _rendered(self, text: str, image: Image.Image) -> str:
         if self._format:

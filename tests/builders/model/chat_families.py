@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from tests.builders.model.chat_models import ASKED, END, PAD, START, TEMPLATE, UNKNOWN, WORDS, save_chat_model
@@ -102,7 +101,6 @@ def _idefics() -> tuple[Any, Any]:
 
 
 def _smolvlm() -> tuple[Any, Any]:
-    pytest.importorskip("num2words")  # which the family's processor imports
     from transformers import (
         LlamaConfig,
         SmolVLMConfig,

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from captionbeam.jobs import cli
 from captionbeam.pipelines.workers.processors import columns_of
 from captionbeam.schemas import Store
 from captionbeam.schemas.formats import arrow
+from captionbeam.schemas.store import layout
 from tests.builders.data.images import drawn
 from tests.builders.model.chat_models import save_chat_model
 from tests.builders.model.transformers_models import save_model
@@ -123,14 +125,49 @@ def test_the_store_keeps_the_model_which_upkeep_knows(made, asked, expected, tmp
     assert Store.open(str(store)).snapshot_id >= before
 
 
-def test_another_prompt_is_a_redo_that_says_what_it_asks(made, asked, expected, tmp_path, capsys):
-    store = shutil.copytree(asked, tmp_path / "store")
-    more = [*command(made, store)[1:], *PROMPTS, "--prompt", "more=describe the colours"]
-    run("refresh", *more, status=2)
-    assert "images of" in capsys.readouterr().err
-    run("refresh", *more, "--redo")
+@contextmanager
+def generated(monkeypatch):
+    """Yields a list that gets the ids of the images of each batch that a model answers a prompt about."""
+    batches, generate = [], ChatCaptioner.generate
+
+    def watching(self, inputs, image_ids):
+        batches.append([name for name in image_ids if name])
+        return generate(self, inputs, image_ids)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ChatCaptioner, "generate", watching)
+        yield batches
+
+
+def copied(store):
+    commits = layout.load_commits(str(store), layout.committed_shards(str(store)))
+    return sum(commit.counts.get("answers_copied", 0) for commit in commits)
+
+
+@pytest.mark.parametrize("drawn", [(), ("--temperature", 2, "--seed", 3)], ids=["greedy", "drawn"])
+def test_only_another_prompt_is_generated(made, tmp_path, capsys, monkeypatch, drawn):
+    """Copies of an image, too, keep their own drawn answers."""
+    photos, store = shutil.copytree(made / "photos", tmp_path / "photos"), tmp_path / "store"
+    for number in (6, 7):
+        shutil.copy(photos / "5.png", photos / f"{number}.png")
+    start = [photos, "--captioner", f"hf:{made / 'llava'}", "--output", store, "--batch-size", 4, "--shard-size", 4,
+             "--warn-failures", 1, *drawn, *PROMPTS]  # fmt: skip
+    run("caption", *start)
+    before = rows(store, *TWO)
+    assert (before["5.png"] == before["6.png"] == before["7.png"]) == (not drawn)
+    more = [*start, "--prompt", "more=describe the colours"]
+    capsys.readouterr()
+    with generated(monkeypatch) as batches:
+        run("refresh", *more, status=2)
+        assert "answers to the unchanged prompts colour, what are copied" in capsys.readouterr().err
+        assert batches == []
+        run("refresh", *more, "--redo")
+    images, every = sorted(name for batch in batches for name in batch), [f"{one}.png" for one in range(8)]
+    assert (images == every) if drawn else {*every[:5]} < {*images} <= {*every}  # neighbours share an answer
+    assert copied(store) == 2 * len(images)
+    assert f"{2 * len(images)} copied" in capsys.readouterr().out
     found = rows(store, *TWO, "more")
-    assert {name: {column: row[column] for column in TWO} for name, row in found.items()} == expected
+    assert {name: {column: row[column] for column in TWO} for name, row in found.items()} == before
     assert all(row["more"] for row in found.values())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -13,18 +14,22 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from captionbeam.capmodel.captioners.huggingface.chat import ChatCaptioner, resolve_chat
 from captionbeam.capmodel.generation.options import DecodeOptions
-from captionbeam.pipelines.workers.batches import Prepared, run_batch
+from captionbeam.pipelines.workers.batches import Prepared, in_batches, run_batch
 from captionbeam.pipelines.workers.processors import columns_of
 from captionbeam.schemas.errors import ImageError, RequestError
 from captionbeam.schemas.records import ImageRef
-from tests.builders.model.chat_families import FAMILIES, save_chat_family
+from tests.builders.model import chat_models
+from tests.builders.model.chat_families import FAMILIES, VOCABULARY, save_chat_family
+from tests.builders.model.chat_models import END
 
 PROMPTS = {"what": {"text": "describe the picture"}, "colour": {"text": "which colours"}}
 SYSTEM = "describe"
 WITHOUT_TEMPLATE = {"paligemma": "<image>", "florence2": ""}  # what stands before a prompt
 GREEDY = DecodeOptions(method="greedy")
 SIZES = [(40, 30), (30, 40), (64, 16), (40, 30), (24, 24), (20, 52)]
-NAMES = [f"{number}.png" for number in range(16)]
+IMAGES = 12
+ENDS = {own[END] for own in (VOCABULARY, chat_models.VOCABULARY)}  # which no other word has
+NAMES = [f"{number}.png" for number in range(IMAGES)]
 
 
 def picture(seed):
@@ -33,7 +38,7 @@ def picture(seed):
     return Image.fromarray(colours).resize(SIZES[seed % len(SIZES)], Image.Resampling.NEAREST)
 
 
-PICTURES = [picture(seed) for seed in range(16)]
+PICTURES = [picture(seed) for seed in range(IMAGES)]
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +64,50 @@ def captioner(path, batch_size, decode=GREEDY, prompts=PROMPTS, **options):
     return ChatCaptioner.load(plan.folder, plan.spec, columns_of(plan.spec), batch_size, "cpu")
 
 
-def answers(loaded, pictures=PICTURES, names=NAMES):
-    """Each image's answers by column, from batches of consecutive images."""
-    items = [loaded.prepare(png(image)) for image in pictures]
+def answers(loaded, pictures=PICTURES, names=NAMES, used=None):
+    """Each image's answers by column, from batches of one shape as a job makes them."""
+    refs = [ImageRef(name, name, "1", "s") for name in names]
+    values = used or [{}] * len(names)
+    items = [loaded.prepare(png(image), own) for image, own in zip(pictures, values, strict=True)]
+    prepared = [Prepared(ref, "", item) for ref, item in zip(refs, items, strict=True)]
     found = {}
-    for start in range(0, len(items), loaded.batch_size):
-        part = slice(start, start + loaded.batch_size)
-        columns = loaded.run(items[part], names[part])
-        rows = [
-            dict(zip(columns, row, strict=True))
-            for row in zip(*(one.to_pylist() for one in columns.values()), strict=True)
-        ]
-        found |= dict(zip(names[part], rows, strict=True))
+    for batch in in_batches(prepared, loaded):
+        ids = [one.ref.image_id for one in batch]
+        columns = loaded.run([one.value for one in batch], ids)
+        for place, name in enumerate(ids):
+            found[name] = {column: values[place].as_py() for column, values in columns.items()}
+    return found
+
+
+@contextmanager
+def watched(loaded):
+    """Yields a list that gets, for each call of ``generate``, the images' ids and the token ids."""
+    calls, generate = [], loaded.generate
+
+    def watching(rows, image_ids):
+        tokens, finite = generate(rows, image_ids)
+        calls.append((list(image_ids), tokens.tolist()))
+        return tokens, finite
+
+    loaded.generate = watching
+    yield calls
+    del loaded.generate
+
+
+def until_end(ids):
+    """Generated ids up to END, after which transformers pads to the batch's longest."""
+    return ids[: next(place for place, one in enumerate(ids) if one in ENDS) + 1]
+
+
+def generated(loaded, *arguments):
+    """Each image's generated ids, by the number of the prompt."""
+    with watched(loaded) as calls:
+        answers(loaded, *arguments)
+    found = {name: [] for name in NAMES}
+    for names, tokens in calls:
+        for name, ids in zip(names, tokens, strict=True):
+            if name:  # not a copy
+                found[name].append(until_end(ids))
     return found
 
 
@@ -79,18 +116,18 @@ def conversation(image, text, system):
     return [{"role": "system", "content": [{"type": "text", "text": system}]}, user] if system else [user]
 
 
-def inputs(processor, pictures, text, before):
+def inputs(processor, pictures, texts, before):
     """The inputs of a batch, as the documentation of transformers makes them."""
     if before is not None:
         given = processor(
-            text=[before + text] * len(pictures),
+            text=[before + text for text in texts],
             images=[[one] for one in pictures],
             return_tensors="pt",
             padding=True,
         )
         return {name: value for name, value in given.items() if name != "labels"}
     return processor.apply_chat_template(
-        [conversation(image, text, SYSTEM) for image in pictures],
+        [conversation(image, text, SYSTEM) for image, text in zip(pictures, texts, strict=True)],
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
@@ -99,47 +136,104 @@ def inputs(processor, pictures, text, before):
     )
 
 
-def direct(path, text, batch_size, before=None, **arguments):
-    """What a script that uses transformers alone gets in batches: each image's texts and numbers of tokens."""
-    processor = AutoProcessor.from_pretrained(path)
-    model = AutoModelForImageTextToText.from_pretrained(path).eval()
-    processor.tokenizer.padding_side = "left"
-    found = []
-    for start in range(0, len(PICTURES), batch_size):
-        given = inputs(processor, PICTURES[start : start + batch_size], text, before)
-        with torch.no_grad():
-            ids = model.generate(**given, **{"do_sample": False, "max_new_tokens": 64, **arguments})
-        new = ids[:, 1 if model.config.is_encoder_decoder else given["input_ids"].shape[1] :]
-        texts = processor.batch_decode(new, skip_special_tokens=True)
-        ends = (new == model.generation_config.eos_token_id).long().argmax(1) + 1
-        found += [(text.strip(), int(end)) for text, end in zip(texts, ends, strict=True)]
-    return found
+@pytest.fixture(scope="module")
+def direct(models):
+    """What a script that uses transformers alone gets in batches of 1 or 16: each image's generated ids."""
+    made = {}
+
+    def load(family):
+        path = models(family)
+        processor = AutoProcessor.from_pretrained(path)
+        model = AutoModelForImageTextToText.from_pretrained(path).eval()
+        processor.tokenizer.padding_side = "right" if model.config.is_encoder_decoder else "left"
+        return processor, model
+
+    def run(family, texts, batch_size):
+        if family not in made:
+            made[family] = load(family)
+        processor, model = made[family]
+        found = []
+        for start in range(0, IMAGES, batch_size):
+            part = slice(start, start + batch_size)
+            given = inputs(processor, PICTURES[part], texts[part], WITHOUT_TEMPLATE.get(family))
+            with torch.no_grad():
+                ids = model.generate(**given, do_sample=False, max_new_tokens=64)
+            new = ids[:, 1 if model.config.is_encoder_decoder else given["input_ids"].shape[1] :]
+            found += map(until_end, new.tolist())
+        return found
+
+    return run
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("batch_size", [1, 16])
-def test_answers_are_those_of_transformers(models, family, batch_size):
-    path, before = models(family), WITHOUT_TEMPLATE.get(family)
-    found = answers(captioner(path, batch_size, system=SYSTEM if before is None else ""))
-    for column, prompt in PROMPTS.items():
-        expected = direct(path, prompt["text"], batch_size, before)
-        assert len({text for text, _ in expected}) > 4
-        own = [(found[name][column][0]["text"], found[name][column][0]["tokens_out"]) for name in NAMES]
-        assert own == expected
+def test_token_ids_are_those_of_transformers(models, direct, family):
+    """In batches of 1 and 16, in each of which transformers pads pictures of several shapes to the longest prompt."""
+    system = "" if family in WITHOUT_TEMPLATE else SYSTEM
+    one, many = (captioner(models(family), size, system=system) for size in (1, 16))
+    texts = [[PROMPTS[column]["text"]] * IMAGES for column in sorted(PROMPTS)]
+    found = generated(many)
+    assert found == generated(one)
+    for number, asked in enumerate(texts):
+        expected = direct(family, asked, 16)
+        assert [found[name][number] for name in NAMES] == expected == direct(family, asked, 1)
+        assert len(set(map(tuple, expected))) > 2
+    words = one._processor.tokenizer
+    for name, row in answers(many).items():
+        for ids, column in zip(found[name], sorted(PROMPTS), strict=True):
+            (answer,) = row[column]
+            assert answer["text"] == words.decode(ids, skip_special_tokens=True)
+            assert answer["tokens_out"] == len(ids)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_of_several_lengths_are_padded(models, direct, family):
+    """``{column}`` in a prompt: pictures of one shape share a batch whatever their values."""
+    system = "" if family in WITHOUT_TEMPLATE else SYSTEM
+    said = ["the picture", "colours", "", "which which colours", "a dog", "a red ball"]
+    values = [said[number % len(said)] for number in range(IMAGES)]
+    prompts = {"x": {"text": "describe {what} which"}}
+    found = [
+        generated(
+            captioner(models(family), size, prompts=prompts, system=system),
+            PICTURES,
+            NAMES,
+            [{"what": value} for value in values],
+        )
+        for size in (1, 16)
+    ]
+    expected = direct(family, [f"describe {value} which" for value in values], 1)
+    assert found == [{name: [ids] for name, ids in zip(NAMES, expected, strict=True)}] * 2
+
+
+DRAWN = DecodeOptions(method="sample", temperature=1.5, seed=4, n_best=2)
+
+
 @pytest.mark.parametrize(
-    "decode",
-    [GREEDY, DecodeOptions(method="sample", temperature=1.5, seed=4, n_best=2)],
-    ids=["greedy", "sample"],
+    ("family", "decode"),
+    [*((family, GREEDY) for family in FAMILIES), *((family, DRAWN) for family in ("qwen2_vl", "florence2"))],
 )
 def test_a_row_does_not_depend_on_the_order(models, family, decode):
     loaded = captioner(models(family), 4, decode)
     expected = answers(loaded)
-    for seed in range(3):
-        order = random.Random(seed).sample(range(16), 16)
+    for seed in range(2):
+        order = random.Random(seed).sample(range(IMAGES), IMAGES)
         assert answers(loaded, [PICTURES[one] for one in order], [NAMES[one] for one in order]) == expected
+
+
+def test_only_images_of_one_shape_share_a_batch_and_copies_fill_it_up(models):
+    """Twelve pictures of five sizes; two of them make one shape."""
+    loaded = captioner(models("qwen2_vl"), 2, prompts={"what": PROMPTS["what"]})
+    shapes = {}
+    for name, image in zip(NAMES, PICTURES, strict=True):
+        shapes.setdefault(loaded.shape_of(loaded.prepare(png(image))), set()).add(name)
+    with watched(loaded) as calls:
+        answers(loaded)
+    batches = [names for names, _ in calls]
+    assert all(len(names) == 2 for names in batches)
+    assert sorted(name for names in batches for name in names if name) == sorted(NAMES)
+    for names in batches:
+        assert any({*names} - {""} <= alike for alike in shapes.values())
+    assert len(batches) == sum(-(-len(alike) // 2) for alike in shapes.values())
 
 
 def test_a_model_without_a_place_for_a_system_message_says_so(models):

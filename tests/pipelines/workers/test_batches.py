@@ -1,0 +1,42 @@
+"""Batches of images of one shape."""
+
+from __future__ import annotations
+
+from captionbeam.pipelines.workers.batches import WAITING_BATCHES, Prepared, in_batches
+from captionbeam.schemas.records import ImageRef
+
+
+class Plain:
+    """A processor of batches of four images, of any shape."""
+
+    batch_size = 4
+
+
+class OfOneShape(Plain):
+    """The same, where an image's shape is its first letter."""
+
+    def shape_of(self, value):
+        return value[0]
+
+
+def batches(processor, values):
+    prepared = [Prepared(ImageRef(value, value, "1", "s"), "", value) for value in values]
+    return [" ".join(one.value for one in batch) for batch in in_batches(prepared, processor)]
+
+
+def test_batches_are_of_neighbours():
+    assert batches(Plain(), ["a1", "b1", "a2", "b2", "a3"]) == ["a1 b1 a2 b2", "a3"]
+    assert batches(Plain(), []) == []
+
+
+def test_images_of_one_shape_wait_for_each_other():
+    mixed = ["a1", "b1", "a2", "c1", "b2", "a3", "b3", "a4", "b4", "a5"]
+    assert batches(OfOneShape(), mixed) == ["a1 a2 a3 a4", "b1 b2 b3 b4", "c1", "a5"]
+
+
+def test_the_most_frequent_shape_is_taken_where_too_many_wait():
+    rare = [f"{letter}1" for letter in "abcdefghijklmnop"]
+    assert len(rare) == WAITING_BATCHES * Plain.batch_size
+    found = batches(OfOneShape(), [*rare[:-1], "b2", "c2", "b3", "z1"])
+    assert found[:3] == ["b1 b2", "c1 c2", "a1"]
+    assert sorted(" ".join(found).split()) == sorted([*rare[:-1], "b2", "b3", "c2", "z1"])
