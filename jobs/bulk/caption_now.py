@@ -33,7 +33,7 @@ from captionbeam.pipelines.sources.listing import list_images
 from captionbeam.pipelines.sources.spec import Counted, Ignored, SourceSpec
 from captionbeam.pipelines.workers.batches import Prepared, Processor, ReadsColumns, prepare_image, run_batch
 from captionbeam.schemas.errors import ImageError
-from captionbeam.schemas.formats.kept import Types, lacks_value, schema_of
+from captionbeam.schemas.formats.kept import EMPTY, Types, empty_columns, empty_places, schema_of
 from captionbeam.schemas.records import ImageRef
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ def print_captions(options: Caption) -> Result:
             else:
                 captions[ref.image_id] = result if len(names) > 1 else result[names[0]]
             _say(ref, result, alone)
-    if empty := used and sum(lacks_value(ref.columns, used) for ref in refs):
-        note(empty_places_line(empty, used), to_error=True)
+    if empty := empty_places((ref.columns for ref in refs), used):
+        note(empty_places_line(empty[EMPTY], empty_columns(empty)), to_error=True)
     return Result(WARNED if failures else DONE, {"captions": captions, "failures": failures})
 
 

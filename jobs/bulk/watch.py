@@ -20,6 +20,7 @@ from captionbeam.pipelines.bulk.plan import planned_shards
 from captionbeam.pipelines.bulk.run import Run, adopted_manifest
 from captionbeam.pipelines.workers import progress_counter
 from captionbeam.schemas.counts import counted
+from captionbeam.schemas.formats.kept import EMPTY, empty_columns
 from captionbeam.schemas.records import Shard
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -112,7 +113,7 @@ def finish(run: Run, watch: Watch, options: BulkCommand) -> Result:
     if passed_over := passed_over_line(read_listing(run)):
         note(passed_over)
     if "empty_places" in totals:
-        note(empty_places_line(totals["empty_places"], run.used_columns))
+        note(empty_places_line(totals["empty_places"], totals["empty_columns"]))
     if duplicates := duplicates_line(read_duplicates(run)):
         note(duplicates)
     if warned:
@@ -160,8 +161,9 @@ def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | Non
         totals["columns"] = _columns(columns, store)
     if any("requests" in commit.counts or "answers_copied" in commit.counts for commit in watch.commits):
         totals["endpoint"] = endpoint_totals(watch.commits)
-    if empty := sum(commit.counts.get("empty_places", 0) for commit in watch.commits):
-        totals["empty_places"] = empty
+    counts = sum((Counter(commit.counts) for commit in watch.commits), Counter[str]())
+    if counts[EMPTY]:
+        totals |= {"empty_places": counts[EMPTY], "empty_columns": empty_columns(counts)}
     if price_per_hour is not None and images:
         totals["cost_per_million_images"] = round(cost_per_million(rate, price_per_hour), 2)
     return totals
