@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_FIELD = re.compile(r"""(\{+)([^\W\d][^{}"':,\r\n]*)(\}+)""")
+_FIELD = re.compile(r"""(?<!\{)(\{+)([^\W\d][^{}"':,\r\n]*)(\}+)""")  # a run of braces is tried once
 
 
 def columns_in(text: str) -> list[str]:

@@ -159,10 +159,11 @@ def _earlier_rows(look: Run, left: int, asked: float, options: Refresh) -> dict[
     if earlier is None:
         return {"time": "unknown: this store has no earlier run; --canary N measures one"}
     whose = "the rate of the largest of this store's latest runs"
-    rows = cost_rows(left, earlier["images_per_second"], options.price_per_hour, whose)
-    if found := earlier.get("endpoint"):
-        of = earlier["images"] - earlier.get("reused", 0) - _shares(found["answers_copied"], look)
-        rows |= token_rows(asked, found, of, options.price_per_million_tokens)
+    more = len(look.spec.get("prompts", ())) / len(earlier["prompts"]) if earlier["prompts"] else 1
+    rate = earlier["images_per_second"] * earlier["computed"] / earlier["images"] / more
+    rows = cost_rows(left, rate, options.price_per_hour, whose)
+    if (found := earlier.get("endpoint")) and found["tokens_in"]:
+        rows |= token_rows(asked * more, found, earlier["computed"], options.price_per_million_tokens)
         if look.previous is not None:
             note("tokens and cost are those of all prompts; answers to unchanged ones are copied")
     return rows
@@ -263,16 +264,23 @@ def to_be_done(look: Run) -> int:
 
 
 def earlier_totals(url: str) -> dict[str, Any] | None:
-    """Returns the totals of the store's largest recent run, where startup matters least; None if there is none."""
-    largest, found, runs = 0, None, 0
+    """Returns the totals of the store's largest recent run, where startup matters least; None if there is none.
+
+    They have its ``prompts`` by column, and ``computed``: the images without copied rows and answers. One of whose
+    answers half were copied is half an image.
+    """
+    largest, found, runs = 0.0, None, 0
     for run in reversed(files.names(files.join(url, "plans"))):
         try:
             totals = files.read_json(files.join(url, "plans", run, "totals.json"))
         except FileNotFoundError:  # the run was killed or is still running
             continue
-        computed = totals["images"] - totals.get("reused", 0)
+        spec = files.read_json(files.join(url, "plans", run, "run.json"))["spec"]
+        prompts = spec.get("prompts", {})
+        copied = totals.get("endpoint", {}).get("answers_copied", 0) / max(1, len(prompts))
+        computed = totals["images"] - totals.get("reused", 0) - copied
         if computed > largest:
-            largest, found = computed, totals
+            largest, found = computed, {**totals, "computed": computed, "prompts": prompts}
         runs += 1
         if runs == LATEST_RUNS:
             break
@@ -281,7 +289,7 @@ def earlier_totals(url: str) -> dict[str, Any] | None:
 
 def token_rows(images: float, share: Mapping[str, int], of: float, prices: Sequence[float]) -> dict[str, Any]:
     """Returns tokens and their cost for ``images``, by the counts ``share`` for ``of`` images."""
-    tokens = [share[name] * images / max(1, of) for name in ("tokens_in", "tokens_out")]
+    tokens = [share[name] * images / (of or 1) for name in ("tokens_in", "tokens_out")]
     rows = {"tokens of all": f"{tokens[0]:,.0f} sent, {tokens[1]:,.0f} generated"}
     if prices:
         rows["cost of all tokens"] = money(cost_of_tokens(tokens, prices))

@@ -234,6 +234,21 @@ def test_captions_are_printed_without_a_store(photos, capsys):
     assert capsys.readouterr().out == f"Describe it. of {sent(photos, 1)}\n"
 
 
+def test_a_plan_leaves_copied_answers_out_of_its_estimate(photos, tmp_path, capsys):
+    """Each answer costs 100 and 10 tokens; the run that added a prompt asked only that one."""
+    with scripted_endpoint(reply=lambda request: Reply("a b", tokens=(100, 10))) as server:
+        store, three = tmp_path / "store", [*TWO, "--prompt", "mood=The mood?"]
+        assert caption(photos, server, store, *TWO) == 0
+        images = len(server.requests) // 2
+        assert refresh(store, *three, "--redo") == 0
+        changed = ["--prompt", "alt=New?", "--prompt", "mood=Newer?", "--prompt", "colour=Newest?"]
+        capsys.readouterr()
+        prices = "--price-per-million-tokens", "1000000,1000000"
+        assert refresh(store, *changed, "--redo", "--plan", *prices) == 0
+    said = capsys.readouterr().out
+    assert f"{3 * images * 100:,} sent, {3 * images * 10:,} generated" in said
+
+
 def test_a_canary_extrapolates_tokens_and_money(photos, tmp_path, capsys):
     with scripted_endpoint(reply=lambda request: Reply("a b", tokens=(100, 10))) as server:
         assert caption(photos, server, tmp_path / "store", *ONE, "--publish-anyway", "--limit", 1) == 0

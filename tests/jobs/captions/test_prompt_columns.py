@@ -247,6 +247,32 @@ def test_answers_of_a_killed_attempt_are_kept_with_their_values(products, pictur
     assert commit_counts(store, "answers_kept") == len(answered & {ASKED["1.png"], ASKED["2.png"]}) > 0
 
 
+def test_commits_of_a_killed_first_run_are_copied_where_their_values_are_the_same(
+    products, pictures, tmp_path
+):
+    """No snapshot has them yet."""
+    store, prompts = tmp_path / "store", ("--prompt", "alt=A {category}?", "--prompt", "cost={Unit Price}?")
+
+    def until_a_commit(request):
+        answering = not layout.committed_shards(str(store))
+        return default_reply(request) if answering else Reply("bad key", status=401)
+
+    with scripted_endpoint(until_a_commit) as server:
+        once = "--concurrency", 1, "--shard-size", 1
+        assert caption(products, server, store, pictures, *prompts, *once) == 1
+        answered = len(layout.committed_shards(str(store)))
+        server.requests.clear()
+        server.reply = default_reply
+        write_csv(products, [[*row[:3], f"{row[3]} EUR", row[4]] for row in ROWS])
+        assert caption(products, server, store, pictures, *prompts, *once) == 0
+    assert [prompt for prompt in asked(server) if prompt.endswith("EUR?")] == [
+        "12.50 EUR?",
+        "1e+3 EUR?",
+        "7 EUR?",
+    ]
+    assert commit_counts(store, "answers_copied") == answered > 0
+
+
 def test_a_further_prompt_copies_answers_only_for_the_same_values(products, pictures, tmp_path):
     store = tmp_path / "store"
     with scripted_endpoint() as server:
