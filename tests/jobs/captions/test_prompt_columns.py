@@ -454,6 +454,17 @@ def test_a_plan_counts_values_that_changed_and_the_answers_to_their_prompts(
     assert "note: 1 image has no value in a column that a prompt uses ({Unit Price})" in said
 
 
+def test_printing_refuses_two_images_with_one_id(products, pictures, tmp_path, capsys):
+    other = write_csv(tmp_path / "other.csv", ROWS)
+    with scripted_endpoint() as server:
+        how = "--captioner", f"openai:{server.url}", "--model", "scripted", "--image-root", pictures
+        both = [str(each) for each in ("caption", products, other, *how, "--prompt", "Describe {category}.")]
+        assert cli.main(both) == 2
+        assert "two images have the id '0.png'" in capsys.readouterr().err
+        assert cli.main([*both, "--on-duplicate", "first"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
 def test_a_canary_and_a_dry_run_know_the_columns(products, pictures, tmp_path, capsys):
     store = tmp_path / "store"
     with scripted_endpoint() as server:
