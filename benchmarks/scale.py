@@ -29,7 +29,7 @@ import pyarrow as pa
 from apache_beam import coders
 
 from captionbeam.pipelines.bulk.find import draw
-from captionbeam.pipelines.bulk.kept import write_kept_schema
+from captionbeam.pipelines.bulk.kept_schema import write_kept_schema
 from captionbeam.pipelines.bulk.plan import PlanShards
 from captionbeam.pipelines.bulk.publish import PublishSnapshot
 from captionbeam.pipelines.bulk.run import start_run

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_FIELD = re.compile(r"""(\{+)([^\W\d][^{}"':,\r\n]*)(\}+)""")
+_FIELD = re.compile(r"""(?<!\{)(\{+)([^\W\d][^{}"':,\r\n]*)(\}+)""")  # a run of braces is tried once
 
 
 def columns_in(text: str) -> list[str]:
@@ -34,8 +34,12 @@ def filled(text: str, values: Mapping[str, str]) -> str:
 
 def columns_of_prompts(spec: Mapping[str, Any]) -> list[str]:
     """Returns the names of the columns that the prompts of a store's specification name, sorted."""
-    prompts = spec.get("prompts") or {}
-    return sorted({name for own in prompts.values() for name in columns_in(own["text"])})
+    return sorted({name for names in columns_by_prompt(spec).values() for name in names})
+
+
+def columns_by_prompt(spec: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Returns the names of the columns that each prompt of a store's specification names; empty without prompts."""
+    return {column: columns_in(own["text"]) for column, own in (spec.get("prompts") or {}).items()}
 
 
 def _pairs(found: re.Match[str]) -> int:

@@ -26,7 +26,7 @@ from captionbeam.pipelines.bulk.dedup import HashContents
 from captionbeam.pipelines.bulk.duplicates import PassOverDuplicates
 from captionbeam.pipelines.bulk.find import LimitImages
 from captionbeam.pipelines.bulk.gates import Gates
-from captionbeam.pipelines.bulk.kept import write_kept_schema
+from captionbeam.pipelines.bulk.kept_schema import write_kept_schema
 from captionbeam.pipelines.bulk.listing_record import RecordListing
 from captionbeam.pipelines.bulk.plan import PlanShards
 from captionbeam.pipelines.bulk.publish import PublishSnapshot

@@ -12,8 +12,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from captionbeam.capmodel.templates import columns_by_prompt, filled
 from captionbeam.jobs.bulk.launch import Work, start, to_do
 from captionbeam.jobs.bulk.watch import cost_of_tokens, endpoint_rows, endpoint_totals, money
 from captionbeam.jobs.options.command import Result
@@ -31,7 +33,10 @@ from captionbeam.pipelines.bulk.plan import PlanShards, planned_shards
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.runners.runner import is_handed_over, runs_in_process, worker_processes
 from captionbeam.pipelines.workers.transforms import ProcessShards
+from captionbeam.schemas.counts import counted
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import UNNAMED
+from captionbeam.schemas.formats.kept import EMPTY, empty_columns, empty_places, unpacked, used_values
 from captionbeam.schemas.records import parse_address
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
     from captionbeam.jobs.refresh import Refresh
 
 LATEST_RUNS = 50
+LONGEST_PROMPT = 500  # characters shown of one
 
 
 def try_out(
@@ -86,14 +92,19 @@ def try_out(
         run_on(target, build, options.name, look.run_id, look.url, look.folder)
         rows, counts = plan_rows(look), read_counts(look)
         left = to_be_done(look)
+        asked = left - _shares(counts.get("answers_copied", 0), look)
         held_back = None if options.publish_anyway else would_be_held_back(look, counts, options.max_deletes)
-        passed_over = passed_over_line(read_listing(look)), duplicates_line(read_duplicates(look))
+        said = [
+            passed_over_line(read_listing(look)),
+            duplicates_line(read_duplicates(look)),
+            planned_empty_line(look),
+        ]
         if trial is None:
-            rows |= _earlier_rows(look, left, options)
+            rows |= _earlier_rows(look, asked, options)
         else:
-            rows |= canary_rows(trial, left, options.price_per_hour, options.price_per_million_tokens)
+            rows |= canary_rows(trial, asked, options.price_per_hour, options.price_per_million_tokens)
     print_table(f"{'canary' if trial else 'plan'}: {look.url}", rows)
-    for line in filter(None, passed_over):
+    for line in filter(None, said):
         note(line)
     if not left:
         rest = ["deleting"] * bool(counts["gone"]) + ["rewriting kept columns"] * bool(counts["columns"])
@@ -139,18 +150,28 @@ def _build(
         _ = shards | ProcessShards(trial, job, tried.fetch, *sharing)
 
 
-def _earlier_rows(look: Run, left: int, options: Refresh) -> dict[str, Any]:
-    """Returns time and cost of ``left`` images by the store's largest recent run."""
+def _earlier_rows(look: Run, asked: float, options: Refresh) -> dict[str, Any]:
+    """Returns time and cost by the store's largest recent run.
+
+    ``asked``: the work, as a number of images of which all prompts are asked.
+    """
     earlier = earlier_totals(look.url)
     if earlier is None:
         return {"time": "unknown: this store has no earlier run; --canary N measures one"}
     whose = "the rate of the largest of this store's latest runs"
-    rows = cost_rows(left, earlier["images_per_second"], options.price_per_hour, whose)
-    if found := earlier.get("endpoint"):
-        rows |= token_rows(left, found, earlier["images"], options.price_per_million_tokens)
+    more = len(look.spec.get("prompts", ())) / len(earlier["prompts"]) if earlier["prompts"] else 1
+    rate = earlier["images_per_second"] * earlier["computed"] / earlier["images"] / more
+    rows = cost_rows(asked, rate, options.price_per_hour, whose)
+    if (found := earlier.get("endpoint")) and found["tokens_in"]:
+        rows |= token_rows(asked * more, found, earlier["computed"], options.price_per_million_tokens)
         if look.previous is not None:
             note("tokens and cost are those of all prompts; answers to unchanged ones are copied")
     return rows
+
+
+def _shares(answers: int, look: Run) -> float:
+    """Returns the number of images that have as many ``answers``, one to each prompt."""
+    return answers / max(1, len(columns_by_prompt(look.spec)))
 
 
 def plan_rows(look: Run) -> dict[str, Any]:
@@ -163,13 +184,54 @@ def plan_rows(look: Run) -> dict[str, Any]:
         rows["failures retried"] = f"{counts['again']:,}"
     if counts.get("moved"):
         rows["under another name or source"] = f"{counts['moved']:,}"
-    if had := counts.get("changed", 0) + counts.get("moved", 0):
+    if values := counts.get("values", 0):
+        same = counts.get("answers_copied", 0)
+        rows["asked again"] = f"a value that a prompt uses changed: {counted(values, 'image')}" + (
+            f"; {counted(same, 'answer')} to other prompts copied" if same else ""
+        )
+    if had := counts.get("changed", 0) + counts.get("moved", 0) - values:
         rows["reused"] = f"of these {had:,} images, those whose content is unchanged: their rows are copied"
     known, unknown = planned_bytes(look)
     rows["bytes to read"] = size(known) + (f", and {unknown:,} images of unknown size" if unknown else "")
     done = len({shard.shard_id for shard in shards} & layout.committed_shards(look.url))
     rows["shards"] = f"{len(shards):,}" + (f", {done:,} of them done already" if done else "")
-    return rows
+    return rows | prompt_rows(look)
+
+
+def prompt_rows(look: Run) -> dict[str, Any]:
+    """Returns the prompts with the values of the first planned image, if they use columns."""
+    first = min(_planned_columns(look), default=None)
+    if first is None:
+        return {}
+    image_id, text = first
+    values = unpacked(used_values(text, look.used_columns))
+    asked = {name: filled(own["text"], values) for name, own in look.spec["prompts"].items()}
+    lines = [("" if name == UNNAMED else f"{name}: ") + _shortened(text) for name, text in asked.items()]
+    return {f"prompts of {image_id}": "\n".join(lines)}
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_PROMPT else f"{text[:LONGEST_PROMPT]}..."
+
+
+def planned_empty_line(look: Run) -> str:
+    """Returns how many planned images have no value in a column that a prompt uses; '' if all have."""
+    counts = empty_places((text for _, text in _planned_columns(look)), look.used_columns)
+    return empty_places_line(counts[EMPTY], empty_columns(counts)) if counts else ""
+
+
+def _planned_columns(look: Run) -> Iterator[tuple[str, str]]:
+    """Yields id and kept columns of the planned images, if prompts use some."""
+    for table in _planned(look, ["image_id", "columns"]) if look.used_columns else ():
+        yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
+
+
+def _planned(run: Run, columns: Sequence[str]) -> Iterator[pa.Table]:
+    folder = files.join(run.folder, "parts")
+    for name in files.names(folder):
+        fs, path = files.split(files.join(folder, name))
+        with fs.open(path, "rb") as stream:
+            yield pq.read_table(stream, columns=list(columns))
 
 
 def would_be_held_back(look: Run, counts: Mapping[str, int], limit: float) -> str | None:
@@ -186,13 +248,10 @@ def would_be_held_back(look: Run, counts: Mapping[str, int], limit: float) -> st
 def planned_bytes(run: Run) -> tuple[int, int]:
     """Returns the bytes of the planned images according to their listing, and the number of images of unknown size."""
     known = unknown = 0
-    folder = files.join(run.folder, "parts")
-    for name in files.names(folder):
-        fs, path = files.split(files.join(folder, name))
-        with fs.open(path, "rb") as stream:
-            table = pq.read_table(stream, columns=["kind", "length"]).to_pydict()
+    for table in _planned(run, ["kind", "length"]):
         # of Parquet cells and rows of features the length is not in bytes
-        sizes = [n if kind in ("file", "zip", "tar") else -1 for kind, n in zip(*table.values(), strict=True)]
+        places = zip(*table.to_pydict().values(), strict=True)
+        sizes = [n if kind in ("file", "zip", "tar") else -1 for kind, n in places]
         known += sum(n for n in sizes if n >= 0)
         unknown += sum(n < 0 for n in sizes)
     return known, unknown
@@ -205,32 +264,39 @@ def to_be_done(look: Run) -> int:
 
 
 def earlier_totals(url: str) -> dict[str, Any] | None:
-    """Returns the totals of the store's largest recent run, where startup matters least; None if there is none."""
-    largest, found, runs = 0, None, 0
+    """Returns the totals of the store's largest recent run, where startup matters least; None if there is none.
+
+    They have its ``prompts`` by column, and ``computed``: the images without copied rows and answers. One of whose
+    answers half were copied is half an image.
+    """
+    largest, found, runs = 0.0, None, 0
     for run in reversed(files.names(files.join(url, "plans"))):
         try:
             totals = files.read_json(files.join(url, "plans", run, "totals.json"))
         except FileNotFoundError:  # the run was killed or is still running
             continue
-        computed = totals["images"] - totals.get("reused", 0)
+        spec = files.read_json(files.join(url, "plans", run, "run.json"))["spec"]
+        prompts = spec.get("prompts", {})
+        copied = totals.get("endpoint", {}).get("answers_copied", 0) / max(1, len(prompts))
+        computed = totals["images"] - totals.get("reused", 0) - copied
         if computed > largest:
-            largest, found = computed, totals
+            largest, found = computed, {**totals, "computed": computed, "prompts": prompts}
         runs += 1
         if runs == LATEST_RUNS:
             break
     return found
 
 
-def token_rows(images: int, share: Mapping[str, int], of: int, prices: Sequence[float]) -> dict[str, Any]:
+def token_rows(images: float, share: Mapping[str, int], of: float, prices: Sequence[float]) -> dict[str, Any]:
     """Returns tokens and their cost for ``images``, by the counts ``share`` for ``of`` images."""
-    tokens = [share[name] * images / max(1, of) for name in ("tokens_in", "tokens_out")]
+    tokens = [share[name] * images / (of or 1) for name in ("tokens_in", "tokens_out")]
     rows = {"tokens of all": f"{tokens[0]:,.0f} sent, {tokens[1]:,.0f} generated"}
     if prices:
         rows["cost of all tokens"] = money(cost_of_tokens(tokens, prices))
     return rows
 
 
-def cost_rows(images: int, rate: float, price_per_hour: float | None, whose: str) -> dict[str, Any]:
+def cost_rows(images: float, rate: float, price_per_hour: float | None, whose: str) -> dict[str, Any]:
     """Returns time and cost of ``images`` at ``rate`` images per second, where known."""
     if not rate:
         return {}
@@ -241,11 +307,15 @@ def cost_rows(images: int, rate: float, price_per_hour: float | None, whose: str
 
 
 def canary_rows(
-    trial: Run, left: int, price_per_hour: float | None, token_prices: Sequence[float] = ()
+    trial: Run,
+    asked: float,
+    price_per_hour: float | None,
+    token_prices: Sequence[float] = (),
 ) -> dict[str, Any]:
-    """Returns a canary's results: rate without model loading, failures by code, projection for all images.
+    """Returns a canary's results: rate without model loading, failures by code, and a projection.
 
-    ``token_prices``: of a million tokens sent and generated.
+    ``asked``: the work, as a number of images of which all prompts are asked. ``token_prices``: of a million tokens
+    sent and generated.
     """
     commits = layout.load_commits(trial.url, [shard.shard_id for shard in planned_shards(trial)])
     images = sum(commit.rows + commit.failed for commit in commits)
@@ -258,7 +328,5 @@ def canary_rows(
     }
     if "requests" in counts:
         rows |= endpoint_rows(endpoint_totals(commits), seconds, token_prices)
-        rows |= token_rows(left, counts, images, token_prices)
-    if counts["empty_places"]:
-        rows["empty places"] = empty_places_line(counts["empty_places"], trial.used_columns)
-    return rows | cost_rows(left, images / seconds, price_per_hour, "of one worker like the canary's")
+        rows |= token_rows(asked, counts, images, token_prices)
+    return rows | cost_rows(asked, images / seconds, price_per_hour, "of one worker like the canary's")

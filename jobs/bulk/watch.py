@@ -12,7 +12,7 @@ from captionbeam.jobs.options.run import BulkCommand
 from captionbeam.jobs.ui.progress import Progress, clock, watching
 from captionbeam.jobs.ui.summary import cost_per_million, empty_places_line, print_table, size
 from captionbeam.jobs.ui.terminal import note, say
-from captionbeam.pipelines.bulk.changed_columns import Rewritten, read_rewritten
+from captionbeam.pipelines.bulk.changed_columns import RewrittenColumns, read_rewritten
 from captionbeam.pipelines.bulk.compare import read_counts
 from captionbeam.pipelines.bulk.duplicates import duplicates_line, read_duplicates
 from captionbeam.pipelines.bulk.listing_record import passed_over_line, read_listing
@@ -20,6 +20,7 @@ from captionbeam.pipelines.bulk.plan import planned_shards
 from captionbeam.pipelines.bulk.run import Run, adopted_manifest
 from captionbeam.pipelines.workers import progress_counter
 from captionbeam.schemas.counts import counted
+from captionbeam.schemas.formats.kept import EMPTY, empty_columns
 from captionbeam.schemas.records import Shard
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -112,7 +113,7 @@ def finish(run: Run, watch: Watch, options: BulkCommand) -> Result:
     if passed_over := passed_over_line(read_listing(run)):
         note(passed_over)
     if "empty_places" in totals:
-        note(empty_places_line(totals["empty_places"], run.used_columns))
+        note(empty_places_line(totals["empty_places"], totals["empty_columns"]))
     if duplicates := duplicates_line(read_duplicates(run)):
         note(duplicates)
     if warned:
@@ -160,14 +161,15 @@ def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | Non
         totals["columns"] = _columns(columns, store)
     if any("requests" in commit.counts or "answers_copied" in commit.counts for commit in watch.commits):
         totals["endpoint"] = endpoint_totals(watch.commits)
-    if empty := sum(commit.counts.get("empty_places", 0) for commit in watch.commits):
-        totals["empty_places"] = empty
+    counts = sum((Counter(commit.counts) for commit in watch.commits), Counter[str]())
+    if counts[EMPTY]:
+        totals |= {"empty_places": counts[EMPTY], "empty_columns": empty_columns(counts)}
     if price_per_hour is not None and images:
         totals["cost_per_million_images"] = round(cost_per_million(rate, price_per_hour), 2)
     return totals
 
 
-def _columns(rewritten: Sequence[Rewritten], store: Store) -> dict[str, int]:
+def _columns(rewritten: Sequence[RewrittenColumns], store: Store) -> dict[str, int]:
     """Returns how many images' columns were rewritten, in how many shards, and how many are left to the next run.
 
     Those are of shards that another run rewrote meanwhile.

@@ -115,7 +115,7 @@ def _reducing(options: EncodingOptions) -> Work:
 
 def _with_columns(options: EncodingOptions, store: Store) -> EncodingOptions:
     """Returns the options with all kept columns of ``store`` kept, unless some are named: rows keep their columns."""
-    from captionbeam.pipelines.sources.tables.kept import ALL
+    from captionbeam.pipelines.sources.tables.keeper import ALL
 
     if options.keep_columns or not len(store.kept):
         return options

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -122,8 +122,14 @@ def repeat_request(options: Refresh, newest: Snapshot | None) -> Refresh:
         for entry in entries
     ]
     repeated = [] if named & {"sources", "features"} else [entry["source"] for entry in entries]
-    if flags := [*_flags({**kept, **whole}), *repeated]:
-        say(visible(f"as in the record of {options.output}: {shlex.join(flags)}"), to_error=options.dry_run)
+    shared = _shared([own for _, own in listings])
+    said = [shlex.join([*_flags({**kept, **whole, **shared}), *repeated])]
+    for source, own in listings:
+        if flags := [*_flags({name: value for name, value in own.items() if name not in shared})]:
+            said.append(f"{source} with {shlex.join(flags)}")
+    if any(said):
+        line = f"as in the record of {options.output}: {'; '.join(filter(None, said))}"
+        say(visible(line), to_error=options.dry_run)
     sources = tuple(entry["source"] for entry in entries)
     return replace(options, **whole, sources=sources, listings=tuple(listings), given=named)
 
@@ -136,6 +142,12 @@ def repeat_limits(options: R, newest: Snapshot) -> R:
         if found.role == "listing" and len(recorded) == 1 and getattr(options, field.name) == field.default:
             limits[field.name] = recorded.pop()
     return replace(options, **limits)
+
+
+def _shared(listings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the options that all of ``listings`` have with one value."""
+    first, *others = listings or [{}]
+    return {name: value for name, value in first.items() if all(own.get(name) == value for own in others)}
 
 
 def source_flags(newest: Snapshot, source: str) -> list[str]:

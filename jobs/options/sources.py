@@ -217,7 +217,7 @@ def parsed_sources(
     from captionbeam.pipelines.sources.parse import parse_each
     from captionbeam.pipelines.sources.stores import refuse_output
     from captionbeam.pipelines.sources.tables.columns import URI_COLUMNS, find_first
-    from captionbeam.pipelines.sources.tables.kept import COLUMNS
+    from captionbeam.pipelines.sources.tables.keeper import COLUMNS
 
     listings = [(source, _listing_options(own, used)) for source, own in _listings(options)]
     specs = parse_each(listings, _listing_options(options).inventories)
@@ -320,7 +320,7 @@ def kept_of(features: Store, named: Sequence[str], place: bool = False) -> pa.Sc
 
     from captionbeam.pipelines.features.rows import carried_columns
     from captionbeam.pipelines.sources.tables.columns import find_named
-    from captionbeam.pipelines.sources.tables.kept import ALL, missing_column
+    from captionbeam.pipelines.sources.tables.keeper import ALL, missing_column
     from captionbeam.pipelines.workers.exif import PLACE
 
     there, own = carried_columns(features), features.input_columns.names

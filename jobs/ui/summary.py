@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -35,9 +35,10 @@ def console(width: int) -> Console:
     )
 
 
-def empty_places_line(images: int, columns: Iterable[str]) -> str:
-    """Returns how many images have no value in one of the ``columns`` that prompts use."""
-    names = ", ".join(f"{{{name}}}" for name in sorted(columns))
+def empty_places_line(images: int, columns: Mapping[str, int]) -> str:
+    """Returns how many images have no value in a column that prompts use. ``columns``: how many have none in each."""
+    alone = list(columns.values()) == [images]
+    names = ", ".join(f"{{{name}}}" + ("" if alone else f" {n:,}") for name, n in sorted(columns.items()))
     said = f"{counted(images, 'image')} {'has' if images == 1 else 'have'} no value"
     return f"{said} in a column that a prompt uses ({names}); its place in the prompt is empty"
 

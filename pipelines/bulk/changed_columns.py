@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.pvalue import AsList, PCollection
 
-from captionbeam.pipelines.bulk.kept import kept_schema
+from captionbeam.pipelines.bulk.kept_schema import kept_schema
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.formats import arrow, parquet
@@ -51,7 +51,7 @@ class Change(NamedTuple):
     columns: str
 
 
-class Rewritten(NamedTuple):
+class RewrittenColumns(NamedTuple):
     """A shard whose columns file a run has written anew.
 
     ``replaces``: the name of the former columns file, if there was one, and ``replaced_bytes`` its size. ``images``:
@@ -108,7 +108,9 @@ def rewrite_columns(run: Run, shard: str, changes: Iterable[Change]) -> str:
     before, size = _columns_before(run, row)
     texts = {_position(change.address, row["rows"]): change.columns for change in changes}
     written = _write(run, shard, with_changes(before, texts, kept_schema(run), run.operation != "refresh"))
-    about = Rewritten(shard, written.name, written.sha256, written.bytes, len(texts), row["columns"], size)
+    about = RewrittenColumns(
+        shard, written.name, written.sha256, written.bytes, len(texts), row["columns"], size
+    )
     files.create(url, files.json_bytes(about._asdict()))
     return url
 
@@ -139,12 +141,12 @@ def with_changes(before: pa.Table, texts: dict[int, str], types: pa.Schema, adds
     return pa.table(list(columns.values()), pa.schema(written, before.schema.metadata))
 
 
-def read_rewritten(run: Run) -> list[Rewritten]:
+def read_rewritten(run: Run) -> list[RewrittenColumns]:
     """Returns the shards whose columns the run has written anew."""
     folder = files.join(run.folder, FOLDER)
     with ThreadPoolExecutor(READERS) as pool:
         records = pool.map(lambda name: files.read_json(files.join(folder, name)), files.names(folder))
-        return [Rewritten(**record) for record in records]
+        return [RewrittenColumns(**record) for record in records]
 
 
 def _position(address: str, rows: int) -> int:

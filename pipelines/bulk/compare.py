@@ -19,6 +19,7 @@ from apache_beam.pvalue import AsList, PBegin, PCollection, TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
+from captionbeam.capmodel.templates import columns_by_prompt
 from captionbeam.pipelines.bulk.changed_columns import Change
 from captionbeam.pipelines.bulk.run import Run, base_manifest
 from captionbeam.pipelines.bulk.skip import (
@@ -33,7 +34,7 @@ from captionbeam.pipelines.bulk.skip import (
 )
 from captionbeam.pipelines.workers.boundary import across_workers, worker_boundary
 from captionbeam.schemas.formats import arrow, parquet
-from captionbeam.schemas.formats.kept import used_values
+from captionbeam.schemas.formats.kept import unpacked, used_values
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.storage import options as storage_options
@@ -44,6 +45,7 @@ GONE = pa.schema(
     [pa.field("address", pa.string(), nullable=False), pa.field("image_id", pa.string(), nullable=False)]
 )
 KINDS = ("new", "changed", "again", "moved", "columns", "unchanged", "gone", "known")
+OF_PROMPTS = ("values", "answers_copied")  # counted of changed images, where prompts use columns
 
 
 class Comparison(NamedTuple):
@@ -88,6 +90,24 @@ def compare_image(
         return Comparison("columns" if changes else "unchanged", bool(ours), columns=changes)
     check_others(todo, live, sources)
     return Comparison(_why(todo, live, used), bool(ours), todo)
+
+
+def value_counts(
+    ref: ImageRef, base: Sequence[BaseRow], prompts: Mapping[str, Collection[str]]
+) -> dict[str, int]:
+    """Returns counts for a ``changed`` image: ``values``, 1 if it has other values in columns that prompts use, and
+    ``answers_copied``, the prompts to which its answers stay.
+
+    ``prompts``: the columns that each uses. Where the version differs too, no answer is sure to stay.
+    """
+    row, *_ = live_rows(base)
+    before = unpacked(row.used)
+    now = unpacked(used_values(ref.columns, {name for names in prompts.values() for name in names}))
+    if before == now:
+        return {}
+    same = sum(all(before.get(name) == now.get(name) for name in names) for names in prompts.values())
+    stays = ref.version in (None, row.version) and not row.failed
+    return {"values": 1, "answers_copied": same if stays else 0}
 
 
 def _why(todo: ImageRef, live: Sequence[BaseRow], used: Collection[str]) -> str:
@@ -156,6 +176,7 @@ class _CompareImages(beam.DoFn):
             keeps=run.keeps,
             used=run.used_columns,
         )
+        self._prompts = columns_by_prompt(run.spec)
         self._storage = storage_options.current()
 
     def start_bundle(self) -> None:
@@ -167,6 +188,8 @@ class _CompareImages(beam.DoFn):
         with worker_boundary(self._storage):
             compared = self._compare(images, base, set(sources))
         self._counts.update(name for name in (compared.kind, "known" if compared.known else "") if name)
+        if compared.kind == "changed" and compared.todo is not None and self._prompts:
+            self._counts.update(value_counts(compared.todo, base, self._prompts))
         for place in compared.gone:
             yield Gone("gone", (place, image_id))
         for change in compared.columns:
@@ -210,9 +233,14 @@ def read_gone(run: Run) -> dict[str, str]:
 
 
 def write_counts(counts: Mapping[str, int], run: Run) -> str:
-    """Writes the number of images of each kind (new, changed, ...) if the file does not exist yet. Returns its URL."""
+    """Writes the number of images of each kind (new, changed, ...) if the file does not exist yet. Returns its URL.
+
+    Those of OF_PROMPTS are written where there are any.
+    """
     url = files.join(run.folder, "counts.json")
-    files.create(url, files.json_bytes({kind: counts.get(kind, 0) for kind in KINDS}))
+    found = {kind: counts.get(kind, 0) for kind in KINDS}
+    found |= {name: counts[name] for name in OF_PROMPTS if counts.get(name)}
+    files.create(url, files.json_bytes(found))
     return url
 
 

@@ -44,7 +44,7 @@ def refuse_duplicates(refs: Sequence[ImageRef]) -> None:
     if len(refs) < 2:
         return
     first, second = sorted(refs, key=lambda ref: (ref.source, position(ref)))[:2]
-    by_path = first.location != second.location and first.offset and first.uri.endswith(first.image_id)
+    by_path = first.kind == "file" and first.offset and first.uri.endswith(first.image_id)
     other = ", an id column (--id-column)" if by_path else ""
     raise RequestError(
         f"two images have the id {first.image_id!r}: {described(first)} and {described(second)}; expected one"

@@ -13,10 +13,10 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import PCollection
 
-from captionbeam.pipelines.bulk.kept import write_kept_schema
+from captionbeam.pipelines.bulk.kept_schema import write_kept_schema
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.sources.spec import IMAGE_SUFFIXES, suffix
-from captionbeam.pipelines.sources.tables.kept import ALL, COLUMNS, missing_column
+from captionbeam.pipelines.sources.tables.keeper import ALL, COLUMNS, missing_column
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.counts import counted
 from captionbeam.schemas.errors import SourceError

@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 from apache_beam.pvalue import PCollection
 from apache_beam.transforms.combiners import CountCombineFn
 
-from captionbeam.pipelines.bulk.changed_columns import Rewritten, read_rewritten
+from captionbeam.pipelines.bulk.changed_columns import RewrittenColumns, read_rewritten
 from captionbeam.pipelines.bulk.compare import read_counts, read_gone
 from captionbeam.pipelines.bulk.conflicts import INDEX_COLUMNS, resolve_conflicts
 from captionbeam.pipelines.bulk.gates import Gates, check_failures, check_gates
-from captionbeam.pipelines.bulk.kept import kept_schema
+from captionbeam.pipelines.bulk.kept_schema import kept_schema
 from captionbeam.pipelines.bulk.listing_record import read_listing
 from captionbeam.pipelines.bulk.plan import planned_shards
 from captionbeam.pipelines.bulk.run import Run, adopted_manifest, check_same, lists_all, merged_request
@@ -139,7 +139,7 @@ def _added(run: Run, newest: Snapshot | None) -> list[ManifestRow]:
 
 
 def _with_columns(
-    run: Run, rewritten: list[Rewritten], added: list[ManifestRow], kept: Snapshot | None
+    run: Run, rewritten: list[RewrittenColumns], added: list[ManifestRow], kept: Snapshot | None
 ) -> tuple[list[ManifestRow], list[Renewed]]:
     """Returns the rows of new shards, and former and new row of shards of ``kept`` whose columns the run rewrote."""
     own = {one.shard: one for one in rewritten}

@@ -92,15 +92,17 @@ class ChatClient:
     def ask(self, picture: str, prompt: Prompt, counts: Counter[str]) -> Answers:
         """Returns the answers to ``prompt`` about ``picture``, a URL or a ``data:`` URL.
 
-        Adds ``requests``, ``retries``, ``tokens_in`` and ``tokens_out`` to ``counts``. Raises ImageError,
-        SystemicError.
+        If none is valid by the prompt's schema, asks once more, with another seed: servers give the same answers to
+        the same request. Adds ``requests``, ``retries``, ``tokens_in`` and ``tokens_out`` to ``counts``. Raises
+        ImageError, SystemicError.
         """
+        seed = self._spec.seed
         try:
-            return self._valid_answers(picture, prompt, counts)
+            return self._valid_answers(picture, prompt, seed, counts)
         except BrokenSchema:
             counts["retries"] += 1
         try:
-            return self._valid_answers(picture, prompt, counts)
+            return self._valid_answers(picture, prompt, None if seed is None else seed + 1, counts)
         except BrokenSchema as err:
             raise ImageError("invalid_json", "model", self._clean(str(err))) from err
 
@@ -119,8 +121,8 @@ class ChatClient:
         self._address, self._named = _address(url), f"{shown(url)} (model {self._spec.endpoint})"
         self._secrets = _secrets(url, self._key)
 
-    def _valid_answers(self, picture: str, prompt: Prompt, counts: Counter[str]) -> Answers:
-        found = self._completion(picture, prompt, counts)
+    def _valid_answers(self, picture: str, prompt: Prompt, seed: int | None, counts: Counter[str]) -> Answers:
+        found = self._completion(picture, prompt, seed, counts)
         heeded = self._schemas.setdefault(prompt.column, FirstAnswers())
         try:
             answers = answers_of(found, prompt, self._spec.max_new_tokens)
@@ -137,13 +139,13 @@ class ChatClient:
             heeded.good()
         return answers
 
-    def _completion(self, picture: str, prompt: Prompt, counts: Counter[str]) -> Completion:
+    def _completion(self, picture: str, prompt: Prompt, seed: int | None, counts: Counter[str]) -> Completion:
         """Returns a completion, however many tries it takes."""
         tries = Tries()
         while True:
             counts["requests"] += 1
             try:
-                found = self._request_once(picture, prompt, counts)
+                found = self._request_once(picture, prompt, seed, counts)
             except Transient as err:
                 tries.failed()
                 if self._used_up(tries, err):
@@ -156,12 +158,14 @@ class ChatClient:
             else:
                 return found
 
-    def _request_once(self, picture: str, prompt: Prompt, counts: Counter[str]) -> Completion:
+    def _request_once(
+        self, picture: str, prompt: Prompt, seed: int | None, counts: Counter[str]
+    ) -> Completion:
         """Sends one request. Raises Transient, OtherField, ImageError, SystemicError."""
         field_name = self._tokens_field
         reserved = self._pace.wait()
         try:
-            found = completion_of(self._post(self._body(picture, prompt, field_name)))
+            found = completion_of(self._post(self._body(picture, prompt, seed, field_name)))
         except Transient as err:
             if err.limited:
                 self._pace.used(0, reserved)
@@ -218,7 +222,7 @@ class ChatClient:
         if event == "connection.connect_tcp.complete":
             self._sockets.add(info["return_value"].get_extra_info("socket"))
 
-    def _body(self, picture: str, prompt: Prompt, tokens_field: str) -> bytes:
+    def _body(self, picture: str, prompt: Prompt, seed: int | None, tokens_field: str) -> bytes:
         spec = self._spec
         system = [{"role": "system", "content": spec.system}] if spec.system else []
         user = [{"type": "text", "text": prompt.text}, {"type": "image_url", "image_url": {"url": picture}}]
@@ -227,7 +231,7 @@ class ChatClient:
             "messages": [*system, {"role": "user", "content": user}],
             tokens_field: spec.max_new_tokens,
             "temperature": spec.temperature,
-            "seed": spec.seed,
+            "seed": seed,
             "n": None if spec.n_best == 1 else spec.n_best,
             "response_format": None
             if prompt.schema is None
@@ -261,7 +265,8 @@ class ChatClient:
         with self._lock:
             now = time.monotonic()
             recently = now - self._warned < NOTICE_INTERVAL
-            if recently or self._answered > float("-inf") or isinstance(err, NotACompletion):
+            needless = self._stopped.is_set() or self._answered > float("-inf")
+            if recently or needless or isinstance(err, NotACompletion):
                 return
             self._warned = now
         reason, patience = self._clean(err.message), self._patience_with(err)

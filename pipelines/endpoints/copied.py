@@ -24,11 +24,12 @@ def copied_answers(
     """Returns the answers of the replaced rows to those of ``prompts`` that they have.
 
     They are by key (``Prompt.key``) and the prompt's fingerprint, then by the image's id.
-    The rows are those of ``run.previous``; without it, those of images whose values in columns of prompts changed.
-    Reads each needed data file once. A file that a vacuum removed meanwhile gives none.
+    The rows are those of ``run.previous``; without it, those of images whose values in columns of prompts changed;
+    and those that an interrupted run committed. Reads each needed data file once. A file that a vacuum removed
+    meanwhile gives none.
     """
     base = run.base if run.previous is None else run.previous
-    if base is None or (run.previous is None and not run.used_columns):
+    if run.previous is None and not run.used_columns:
         return {}
     by_url: defaultdict[str, dict[int, Replaced]] = defaultdict(dict)
     for replaced in replaced_rows(run, refs, base):

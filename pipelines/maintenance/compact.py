@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from captionbeam.pipelines.maintenance.history import publish_change
-from captionbeam.pipelines.maintenance.rewrite import Part, Rewritten, rewrite, with_lists
+from captionbeam.pipelines.maintenance.rewrite import NewShard, Part, rewrite, with_lists
 from captionbeam.schemas.store.layout import Snapshot
 from captionbeam.schemas.store.reading import Store
 from captionbeam.schemas.store.rows import read_deletes
@@ -25,7 +25,7 @@ def compact(url: str, dead_share: float, small: int) -> tuple[Snapshot, int]:
     rows and failures. If another writer publishes meanwhile, starts again from the new snapshot and reuses what is
     already written. Publishes nothing if there is nothing to do.
     """
-    written: dict[Key, Rewritten | None] = {}
+    written: dict[Key, NewShard | None] = {}
     count = 0
 
     def next_after(newest: Snapshot) -> Snapshot | None:
@@ -71,7 +71,7 @@ def _key(parts: Sequence[Part]) -> Key:
     )
 
 
-def _compacted(store: Store, bins: list[list[Part]], made: list[Rewritten | None]) -> Snapshot:
+def _compacted(store: Store, bins: list[list[Part]], made: list[NewShard | None]) -> Snapshot:
     """Returns the store's snapshot with the new shards, one manifest and at most one delete file."""
     gone = {part.manifest["shard"] for parts in bins for part in parts}
     manifest = [row for row in store.shards if row["shard"] not in gone]

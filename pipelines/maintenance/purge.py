@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from captionbeam.pipelines.maintenance.history import publish_change
 from captionbeam.pipelines.maintenance.kept_answers import purge_answers
 from captionbeam.pipelines.maintenance.rewrite import (
+    NewShard,
     Part,
-    Rewritten,
     rewrite_rows,
     with_columns,
     with_lists,
@@ -79,7 +79,7 @@ class _Purge:
         self.url, self.ids, self.done = url, ids, Purged()
         self._wanted = pa.array(sorted(ids), pa.string())
         self._parts: dict[str, Part | None] = {}
-        self._rewritten: dict[str, Rewritten | None] = {}
+        self._rewritten: dict[str, NewShard | None] = {}
         self._rows: dict[tuple[str, str | None], ManifestRow] = {}  # by shard and file of kept columns
 
     def round(self) -> bool:

@@ -37,14 +37,14 @@ class Part(NamedTuple):
     failed: Sequence[int]
 
 
-class Rewritten(NamedTuple):
+class NewShard(NamedTuple):
     """The new shard's manifest row, and the new row numbers: (shard, row, failed) -> row."""
 
     manifest: ManifestRow
     moved: dict[tuple[str, int, bool], int]
 
 
-def rewrite(url: str, snapshot: Snapshot, parts: Sequence[Part]) -> Rewritten | None:
+def rewrite(url: str, snapshot: Snapshot, parts: Sequence[Part]) -> NewShard | None:
     """Writes the rows of ``parts`` as one new shard, with their kept columns. Returns None if there are no rows.
 
     The shard has a new id, because its row numbers change. It has no commit, so it is not mistaken for a shard of an
@@ -54,7 +54,7 @@ def rewrite(url: str, snapshot: Snapshot, parts: Sequence[Part]) -> Rewritten | 
     return made and made._replace(manifest=with_columns(url, snapshot, parts, made.manifest))
 
 
-def rewrite_rows(url: str, snapshot: Snapshot, parts: Sequence[Part]) -> Rewritten | None:
+def rewrite_rows(url: str, snapshot: Snapshot, parts: Sequence[Part]) -> NewShard | None:
     """Like ``rewrite``, without kept columns."""
     if not any(part.rows or part.failed for part in parts):
         return None
@@ -64,7 +64,7 @@ def rewrite_rows(url: str, snapshot: Snapshot, parts: Sequence[Part]) -> Rewritt
     failures = put_table(url, f"failures/{name}.parquet", _failures(url, parts), snapshot.fingerprint)
     index, moved = _index(url, parts)
     written = put_table(url, f"index/{name}.parquet", index, snapshot.fingerprint)
-    return Rewritten(manifest_row(shard, data, failures, written), moved)
+    return NewShard(manifest_row(shard, data, failures, written), moved)
 
 
 def with_columns(url: str, snapshot: Snapshot, parts: Sequence[Part], made: ManifestRow) -> ManifestRow:

@@ -14,7 +14,7 @@ from captionbeam.pipelines.fetch.urls import printable
 from captionbeam.pipelines.sources import access
 from captionbeam.pipelines.sources.spec import Columns, SourceSpec, relative
 from captionbeam.pipelines.sources.tables import columns
-from captionbeam.pipelines.sources.tables.kept import Keeper, kept_names
+from captionbeam.pipelines.sources.tables.keeper import Keeper, kept_names
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.formats.kept import plain_values
 from captionbeam.schemas.records import ImageRef
@@ -145,6 +145,8 @@ def _ids(parquet: pq.ParquetFile, group: int, first: int, spec: SourceSpec) -> I
     row = first
     for batch in parquet.iter_batches(_LISTED_ROWS, row_groups=[group], columns=[spec.id_column]):
         for value in column_at(batch, spec.id_column).to_pylist():
+            if spec.needs_ids and (value is None or not str(value).strip()):
+                raise columns.no_id(spec, row + 1)
             yield f"{stem}#{row}" if value is None else str(value)
             row += 1
 

@@ -24,7 +24,7 @@ from captionbeam.pipelines.sources.spec import (
     suffix,
 )
 from captionbeam.pipelines.sources.tables import columns
-from captionbeam.pipelines.sources.tables.kept import kept_names, settle_columns
+from captionbeam.pipelines.sources.tables.keeper import kept_names, settle_columns
 from captionbeam.schemas.errors import RequestError, SourceError
 
 # Number of files of a remote folder to examine for its content, enough to skip a few other files. If one of
@@ -192,11 +192,13 @@ def _resolve_parquet(spec: SourceSpec, options: SourceOptions) -> SourceSpec:
     if bytes_column:
         id_column = _id_column(spec, schema, options, parquet.ID_COLUMNS)
         spec = spec._replace(id_column=id_column, bytes_column=bytes_column, header=schema.names)
+        spec = spec._replace(needs_ids=bool(options.id_column))
         kept_names(spec, schema.names)
         return spec
     id_column = _id_column(spec, schema, options, columns.ID_COLUMNS)
     spec = _container(spec.name, spec.url, "list", options, spec.root)
     spec = spec._replace(id_column=id_column, uri_column=uri_column, header=schema.names)
+    spec = spec._replace(needs_ids=bool(options.id_column))
     kept_names(spec, schema.names)
     return spec
 

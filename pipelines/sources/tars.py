@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from captionbeam.pipelines.fetch.urls import printable
 from captionbeam.pipelines.sources import access
 from captionbeam.pipelines.sources.spec import Columns, Ignored, SourceSpec, is_image_name
-from captionbeam.pipelines.sources.tables.kept import Keeper
+from captionbeam.pipelines.sources.tables.keeper import Keeper
 from captionbeam.schemas.errors import ImageError, SourceError
 from captionbeam.schemas.records import ImageRef
 

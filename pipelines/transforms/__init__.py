@@ -5,6 +5,7 @@ them reach (``models``), to which they are copied when the transform is applied.
 """
 
 from captionbeam.pipelines.bulk.find import FindImages
+from captionbeam.pipelines.sources.spec import SourceOptions
 from captionbeam.pipelines.transforms.elements import Caption, ImageCaptions, ImageFeatures, Outputs
 from captionbeam.pipelines.transforms.images import CaptionFeatures, CaptionImages, EncodeImages, PromptImages
 from captionbeam.pipelines.transforms.stores import ReadFeatures
@@ -23,4 +24,5 @@ __all__ = [
     "Outputs",
     "PromptImages",
     "ReadFeatures",
+    "SourceOptions",
 ]

@@ -21,7 +21,7 @@ from captionbeam.pipelines.workers.engine import WINDOW_BYTES, Engine, load_engi
 from captionbeam.pipelines.workers.shards import Fetch, Item, Result, Tally, failure_of, process_images
 from captionbeam.schemas.errors import FingerprintError, ImageError, RequestError
 from captionbeam.schemas.formats import arrow
-from captionbeam.schemas.formats.kept import CELLS, lacks_value, packed
+from captionbeam.schemas.formats.kept import CELLS, EMPTY, lacking, packed
 from captionbeam.schemas.records import Failure, ImageRef
 from captionbeam.schemas.storage import options as storage_options
 
@@ -106,7 +106,7 @@ class ProcessImages(beam.DoFn):
                     yield beam.pvalue.TaggedOutput(FAILURES, output) if isinstance(row, Failure) else output
         if isinstance(engine.processor, ReadsColumns):
             used = engine.processor.columns
-            tally.counts["empty_places"] = sum(lacks_value(ref.columns, used) for ref in waiting.refs)
+            tally.counts[EMPTY] = sum(bool(lacking(ref.columns, used)) for ref in waiting.refs)
         for name, count in tally.counts.items():
             Metrics.counter("captionbeam", name).inc(count)
 

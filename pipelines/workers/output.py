@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from captionbeam.pipelines.bulk.kept import kept_schema
+from captionbeam.pipelines.bulk.kept_schema import kept_schema
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.workers.exif import exif_schema
 from captionbeam.schemas.errors import SystemicError
@@ -22,7 +22,7 @@ from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.datafile import SUFFIX, DataWriter, open_writer
 from captionbeam.schemas.formats.int8 import RoundingError, quantised
-from captionbeam.schemas.formats.kept import lacks_value, table_of, with_exif, without_nulls
+from captionbeam.schemas.formats.kept import empty_places, table_of, with_exif, without_nulls
 from captionbeam.schemas.records import Failure, ImageRef, WrittenFile
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -188,13 +188,9 @@ class ShardOutput:
         return with_exif(table, pa.array(exif, pa.struct(list(exif_schema(self._run.exif)))))
 
     def _empty_places(self) -> dict[str, int]:
-        """Returns the number of images without a value in a column that a prompt uses, if there are any."""
-        names = self._run.used_columns
-        if not names:
-            return {}
+        """Returns the numbers of images without a value in columns that prompts use, if there are any."""
         texts = [item.ref.columns for item in self._done] + [failure.columns for failure in self._failures]
-        images = sum(lacks_value(text, names) for text in texts)
-        return {"empty_places": images} if images else {}
+        return dict(empty_places(texts, self._run.used_columns))
 
     def _commit_record(
         self,

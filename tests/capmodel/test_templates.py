@@ -36,6 +36,37 @@ def test_a_text_is_filled_in_one_way(text):
     ) == (text.replace("{", "").replace("}", ""))
 
 
+def scanned(text):
+    """The columns of a text, found one character after the other."""
+    found, place = set(), 0
+    while place < len(text):
+        opening = len(text[place:]) - len(text[place:].lstrip("{"))
+        if not opening:
+            place += 1
+            continue
+        place = end = place + opening
+        while end < len(text) and text[end] not in "{}\"':,\r\n":
+            end += 1
+        closing = len(text[end:]) - len(text[end:].lstrip("}"))
+        if closing and (text[place].isalpha() or text[place] == "_"):
+            found |= {text[place:end]} if min(opening, closing) % 2 else set()
+            end += closing
+        place = max(end, place)
+    return sorted(found)
+
+
+@given(st.text("{}ab_1 \"':,\n"))
+def test_columns_are_those_that_a_scanner_finds(text):
+    assert columns_in(text) == scanned(text)
+
+
+@pytest.mark.parametrize("text", ["{" * 200_000, "{a" * 100_000, "{" + "a" * 200_000, "}" * 200_000])
+def test_long_texts_are_read_once(text):
+    """Minutes, if each brace were read again from every one before it."""
+    assert columns_in(text) == []
+    assert filled(text, VALUES) == text
+
+
 def test_columns_of_all_prompts():
     prompts = {"x": {"text": "{b} {a}"}, "y": {"text": "{a} {c}"}}
     assert columns_of_prompts({"endpoint": "m", "prompts": prompts}) == ["a", "b", "c"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import shutil
@@ -19,8 +20,11 @@ from captionbeam.pipelines.endpoints.servers.folder import Lease, ServerFolder, 
 from captionbeam.schemas.errors import RequestError, SystemicError
 
 POLL_SECONDS = 0.2
+NOTICE_SECONDS = 10.0  # of waiting without a word
 INSTALL = {"vllm": "pip install vllm", "sglang": "pip install 'sglang[all]'",
            "transformers": "pip install 'transformers[serving]'"}  # fmt: skip
+
+_log = logging.getLogger(__name__)
 
 
 class Server:
@@ -69,6 +73,7 @@ class Server:
 
         Raises SystemicError after ``start_timeout`` seconds, or if the server cannot be started.
         """
+        notice = time.monotonic() + NOTICE_SECONDS
         deadline = time.monotonic() + self._start_timeout
         with self._turn:
             while not self._is_healthy():
@@ -76,6 +81,15 @@ class Server:
                     raise SystemicError(
                         f"the server {self._said} is not ready after {self._start_timeout:g} s; its log "
                         f"({self._folder.log}) ends: {self._folder.last_lines(1)}"
+                    )
+                if time.monotonic() > notice:
+                    notice = float("inf")
+                    how_long, log = self._start_timeout, self._folder.log
+                    _log.warning(
+                        "the server %s is not ready yet; trying for %g s; its log: %s",
+                        self._said,
+                        how_long,
+                        log,
                     )
                 time.sleep(POLL_SECONDS)
             return self._url

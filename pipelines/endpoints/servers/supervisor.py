@@ -30,6 +30,7 @@ HUNG_SECONDS = 120.0  # without an answer, of a server that is ready
 CHECK_SECONDS = 5.0  # between two looks at one that is ready
 DEATHS = 3  # in a row, before the server is ready
 MARK = "CAPTIONBEAM_SERVER"  # in the environment of the server and all that it starts
+OUTPUTS = (1, 2)  # the file descriptors of standard output and error
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -148,16 +149,27 @@ class Supervisor:
 
 def end_all(folder: ServerFolder) -> None:
     """Kills what the folder's server has started and left behind."""
-    for process in _marked(str(folder.path)):
+    for process in _left_behind(folder):
         with suppress(psutil.Error):
             process.kill()
 
 
-def _marked(mark: str) -> Iterator[psutil.Process]:
+def _left_behind(folder: ServerFolder) -> Iterator[psutil.Process]:
+    """Yields the processes with the folder's mark, and those that write to its log.
+
+    vLLM's engine processes have no mark: their title overwrites their environment.
+    """
+    mark, log = str(folder.path), os.path.realpath(folder.log)
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+            if process.pid != os.getpid() and (
+                process.environ().get(MARK) == mark or _writes_to(process, log)
+            ):
                 yield process
+
+
+def _writes_to(process: psutil.Process, log: str) -> bool:
+    return any(file.path == log and file.fd in OUTPUTS for file in process.open_files())
 
 
 def _free_port(wanted: int) -> int:

@@ -32,10 +32,13 @@ from captionbeam.schemas.formats.kept.tables import (
 )
 from captionbeam.schemas.formats.kept.values import (
     CELLS,
+    EMPTY,
     MOST_BYTES,
     columns_hash,
     combined,
-    lacks_value,
+    empty_columns,
+    empty_places,
+    lacking,
     largest,
     packed,
     packed_cells,
@@ -46,6 +49,7 @@ from captionbeam.schemas.formats.kept.values import (
 
 __all__ = [
     "CELLS",
+    "EMPTY",
     "EXIF",
     "HASH",
     "MOST_BYTES",
@@ -55,10 +59,12 @@ __all__ = [
     "Types",
     "columns_hash",
     "combined",
+    "empty_columns",
+    "empty_places",
     "exif_in",
     "kept_type",
     "kinds_in",
-    "lacks_value",
+    "lacking",
     "largest",
     "merged",
     "packed",

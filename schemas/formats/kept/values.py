@@ -6,10 +6,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 MOST_BYTES = 4096  # of one image's values as text
+EMPTY = "empty_places"
 CELLS = "="  # before an object of CSV cells
 _SURROGATE = re.compile("[\ud800-\udfff]")  # alone it is no text; JSON has escapes for it
 
@@ -67,10 +69,29 @@ def used_values(text: str, names: Collection[str]) -> str:
     return packed({name: value for name, value in texts.items() if value})
 
 
-def lacks_value(text: str, names: Collection[str]) -> bool:
-    """Returns whether an image has no value, or only blanks, in one of the columns ``names``."""
+def lacking(text: str, names: Collection[str]) -> list[str]:
+    """Returns those of the columns ``names`` in which an image has no value, or only blanks."""
     values: dict[str, str] = unpacked(used_values(text, names))
-    return any(not values.get(name, "").strip() for name in names)
+    return [name for name in names if not values.get(name, "").strip()]
+
+
+def empty_places(texts: Iterable[str], names: Collection[str]) -> Counter[str]:
+    """Returns how many images have no value in one of the columns ``names`` (``empty_places``), and how many have none
+    in each (``empty_places_NAME``); nothing where all have values.
+
+    ``texts``: the images' kept columns.
+    """
+    counts = Counter[str]()
+    for text in texts:
+        if lacks := lacking(text, names):
+            counts.update([EMPTY, *(f"{EMPTY}_{name}" for name in lacks)])
+    return counts
+
+
+def empty_columns(counts: Mapping[str, int]) -> dict[str, int]:
+    """Returns by column how many images have no value in it, from counts like those of ``empty_places``."""
+    prefix = f"{EMPTY}_"
+    return {name.removeprefix(prefix): n for name, n in sorted(counts.items()) if name.startswith(prefix)}
 
 
 def largest(text: str) -> tuple[str, int]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from captionbeam.pipelines.bulk.kept import write_kept_schema
+from captionbeam.pipelines.bulk.kept_schema import write_kept_schema
 from captionbeam.pipelines.bulk.plan import write_plan
 from captionbeam.pipelines.bulk.publish import publish
 from captionbeam.pipelines.bulk.run import Run, start_run

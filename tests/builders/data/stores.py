@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from captionbeam.capmodel.specs import EndpointSpec
-from captionbeam.pipelines.bulk.kept import write_kept_schema
+from captionbeam.pipelines.bulk.kept_schema import write_kept_schema
 from captionbeam.pipelines.bulk.plan import planned_shards, read_shard, write_plan
 from captionbeam.pipelines.bulk.publish import publish
 from captionbeam.pipelines.bulk.run import Run, start_run

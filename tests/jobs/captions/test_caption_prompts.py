@@ -162,11 +162,12 @@ def test_another_address_of_the_same_model_asks_nothing(photos, tmp_path):
         assert other.requests == []
 
 
-def test_a_failed_prompt_is_one_failure_and_the_other_answer_is_kept(photos, tmp_path):
+@pytest.mark.parametrize("failing", ["Which colour?", "In a word?"])
+def test_a_failed_prompt_is_one_failure_and_the_other_answer_is_kept(photos, tmp_path, failing):
     store = tmp_path / "store"
 
     def one_is_rejected(request):
-        rejected = request.prompt == "In a word?" and request.digest.startswith(sent(photos, 2))
+        rejected = request.prompt == failing and request.digest.startswith(sent(photos, 2))
         return Reply("too rude", status=400) if rejected else default_reply(request)
 
     with scripted_endpoint(reply=one_is_rejected) as server:
@@ -178,7 +179,7 @@ def test_a_failed_prompt_is_one_failure_and_the_other_answer_is_kept(photos, tmp
         server.requests.clear()
         server.reply = default_reply
         assert caption(photos, server, store, *TWO, "--retry-failures") == 0
-    assert [request.prompt for request in server.requests] == ["In a word?"]
+    assert [request.prompt for request in server.requests] == [failing]
     assert rows(store, "colour", "short")["2.png"]["colour"] == [f"Which colour? of {sent(photos, 2)}"]
 
 
@@ -231,6 +232,21 @@ def test_captions_are_printed_without_a_store(photos, capsys):
         arguments = ["--captioner", f"openai:{server.url}", "--model", "scripted", *ONE]
         assert cli.main(["caption", str(photos / "1.png"), *arguments]) == 0
     assert capsys.readouterr().out == f"Describe it. of {sent(photos, 1)}\n"
+
+
+def test_a_plan_leaves_copied_answers_out_of_its_estimate(photos, tmp_path, capsys):
+    """Each answer costs 100 and 10 tokens; the run that added a prompt asked only that one."""
+    with scripted_endpoint(reply=lambda request: Reply("a b", tokens=(100, 10))) as server:
+        store, three = tmp_path / "store", [*TWO, "--prompt", "mood=The mood?"]
+        assert caption(photos, server, store, *TWO) == 0
+        images = len(server.requests) // 2
+        assert refresh(store, *three, "--redo") == 0
+        changed = ["--prompt", "alt=New?", "--prompt", "mood=Newer?", "--prompt", "colour=Newest?"]
+        capsys.readouterr()
+        prices = "--price-per-million-tokens", "1000000,1000000"
+        assert refresh(store, *changed, "--redo", "--plan", *prices) == 0
+    said = capsys.readouterr().out
+    assert f"{3 * images * 100:,} sent, {3 * images * 10:,} generated" in said
 
 
 def test_a_canary_extrapolates_tokens_and_money(photos, tmp_path, capsys):

@@ -17,6 +17,7 @@ from PIL import Image
 from captionbeam.jobs import cli
 from captionbeam.pipelines.transforms import PromptImages
 from captionbeam.schemas import Store
+from captionbeam.schemas.formats.kept import unpacked
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 from tests.builders.web.endpoint import Reply, default_reply, scripted_endpoint
@@ -82,9 +83,9 @@ def texts(store, column="alt"):
 
 
 def used(store):
-    """The values that prompts use, as the columns' files have them."""
+    """The values in the input, as the columns' files have them."""
     return {
-        row["image_id"]: json.loads(row["used"]) if row["used"] else {}
+        row["image_id"]: unpacked(row["columns_text"])
         for path in (store / "columns").glob("*.parquet")
         for row in pq.read_table(path).to_pylist()
     }
@@ -102,11 +103,11 @@ def test_each_image_is_asked_with_its_own_values(products, pictures, tmp_path, c
     assert texts(tmp_path / "store") == ASKED
     said = capsys.readouterr().out
     assert (
-        "note: 1 image has no value in a column that a prompt uses ({Unit Price}, {category}, {title})"
+        "note: 1 image has no value in a column that a prompt uses ({category}); its place in the prompt"
         in said
     )
     record = json.loads(next((tmp_path / "store/plans").glob("*/totals.json")).read_text())
-    assert record["empty_places"] == 1
+    assert (record["empty_places"], record["empty_columns"]) == (1, {"category": 1})
     store = Store.open(str(tmp_path / "store"))
     assert store.kept == pa.schema(
         [("Unit Price", pa.float64()), ("category", pa.string()), ("title", pa.string())]
@@ -244,6 +245,32 @@ def test_answers_of_a_killed_attempt_are_kept_with_their_values(products, pictur
     assert asked(server) == sorted({changed, ASKED["1.png"], ASKED["2.png"]} - answered)
     assert texts(store) == {**ASKED, "0.png": changed}
     assert commit_counts(store, "answers_kept") == len(answered & {ASKED["1.png"], ASKED["2.png"]}) > 0
+
+
+def test_commits_of_a_killed_first_run_are_copied_where_their_values_are_the_same(
+    products, pictures, tmp_path
+):
+    """No snapshot has them yet."""
+    store, prompts = tmp_path / "store", ("--prompt", "alt=A {category}?", "--prompt", "cost={Unit Price}?")
+
+    def until_a_commit(request):
+        answering = not layout.committed_shards(str(store))
+        return default_reply(request) if answering else Reply("bad key", status=401)
+
+    with scripted_endpoint(until_a_commit) as server:
+        once = "--concurrency", 1, "--shard-size", 1
+        assert caption(products, server, store, pictures, *prompts, *once) == 1
+        answered = len(layout.committed_shards(str(store)))
+        server.requests.clear()
+        server.reply = default_reply
+        write_csv(products, [[*row[:3], f"{row[3]} EUR", row[4]] for row in ROWS])
+        assert caption(products, server, store, pictures, *prompts, *once) == 0
+    assert [prompt for prompt in asked(server) if prompt.endswith("EUR?")] == [
+        "12.50 EUR?",
+        "1e+3 EUR?",
+        "7 EUR?",
+    ]
+    assert commit_counts(store, "answers_copied") == answered > 0
 
 
 def test_a_further_prompt_copies_answers_only_for_the_same_values(products, pictures, tmp_path):
@@ -390,6 +417,52 @@ def test_captions_are_printed_without_a_store(products, pictures, capsys):
         "Describe kitchen.", "Describe .", "Describe floor.",
     ]  # fmt: skip
     assert "note: 1 image has no value in a column that a prompt uses ({category})" in printed.err
+
+
+def test_empty_cells_are_counted_by_column(products, pictures, tmp_path, capsys):
+    write_csv(products, [[*row[:2], "" if number else row[2], row[3], ""] for number, row in enumerate(ROWS)])
+    prompts = "--prompt", "a={category} {title}", "--prompt", "b={other}"
+    line = "note: 3 images have no value in a column that a prompt uses ({category} 2, {other} 3)"
+    with scripted_endpoint() as server:
+        assert caption(products, server, None, pictures, *prompts) == 0
+        assert line in capsys.readouterr().err
+        assert caption(products, server, tmp_path / "store", pictures, *prompts) == 0
+        assert line in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("preview", [("--plan",), ("--canary", 3)])
+def test_a_plan_counts_values_that_changed_and_the_answers_to_their_prompts(
+    products, pictures, tmp_path, capsys, preview
+):
+    """Two of three images have another value of one of two prompts: two answers are asked, four are copied."""
+    store = tmp_path / "store"
+    prompts = "--prompt", "cost={Unit Price}?", "--prompt", "alt={title}?"
+    with scripted_endpoint(lambda _: Reply("a", tokens=(30, 10))) as server:
+        assert caption(products, server, store, pictures, *prompts) == 0
+        rows = [[*row[:3], "" if number else "13", row[4]] for number, row in enumerate(ROWS[:2])]
+        write_csv(products, [*rows, ROWS[2]])
+        capsys.readouterr()
+        assert refresh(store, *preview) == 0
+        said = capsys.readouterr().out
+        server.requests.clear()
+        assert refresh(store) == 0
+    print(said)
+    assert len(server.requests) == 2
+    assert "a value that a prompt uses changed: 2 images" in said
+    assert "reused" not in said
+    assert "60 sent, 20 generated" in said
+    assert "note: 1 image has no value in a column that a prompt uses ({Unit Price})" in said
+
+
+def test_printing_refuses_two_images_with_one_id(products, pictures, tmp_path, capsys):
+    other = write_csv(tmp_path / "other.csv", ROWS)
+    with scripted_endpoint() as server:
+        how = "--captioner", f"openai:{server.url}", "--model", "scripted", "--image-root", pictures
+        both = [str(each) for each in ("caption", products, other, *how, "--prompt", "Describe {category}.")]
+        assert cli.main(both) == 2
+        assert "two images have the id '0.png'" in capsys.readouterr().err
+        assert cli.main([*both, "--on-duplicate", "first"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 def test_a_canary_and_a_dry_run_know_the_columns(products, pictures, tmp_path, capsys):

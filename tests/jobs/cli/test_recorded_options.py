@@ -50,7 +50,20 @@ def test_all_that_is_not_named_is_as_recorded(capsys):
     assert options.sources == ("/photos", "/list.csv")
     assert options.listings == (("/photos", {}), ("/list.csv", {"id_column": "name", "image_root": "/root"}))
     flags = "--encoder resnet50 --layers layer3,layer4 --dtype int8 --precision bf16 /photos /list.csv"
-    assert capsys.readouterr().out == f"as in the record of s: {flags}\n"
+    own = "/list.csv with --image-root /root --id-column name"
+    assert capsys.readouterr().out == f"as in the record of s: {flags}; {own}\n"
+
+
+def test_options_that_all_sources_were_listed_with_are_said_once(capsys):
+    kept = {"keep_columns": ["price", "sku"], "keep_exif": True}
+    repeated([], snapshot({"encoder": "resnet50"}, [PHOTOS | kept, LIST | kept]))
+    flags = "--encoder resnet50 --keep-columns price,sku --keep-exif /photos /list.csv"
+    own = "/list.csv with --image-root /root --id-column name"
+    assert capsys.readouterr().out == f"as in the record of s: {flags}; {own}\n"
+    repeated(["/list.csv"], snapshot({"encoder": "resnet50"}, [PHOTOS, LIST]))
+    assert capsys.readouterr().out == (
+        "as in the record of s: --encoder resnet50 --image-root /root --id-column name\n"
+    )
 
 
 def test_what_is_named_wins_even_where_it_is_the_default():

@@ -57,7 +57,7 @@ def test_types_are_those_of_all_sources_and_runs(lists, tmp_path):
     captionbeam("encode", lists / "two.csv", *keep, "--warn-failures", 0.9)
     assert rows(store, "category", "price") == {
         "p0": ("pets", "1.5"),
-        "p1": ("cars", "2.0"),
+        "p1": ("cars", "2"),
         "p2": (None, "n/a"),
         "p3": ("pets", "7.25"),
     }

@@ -313,7 +313,8 @@ def test_a_store_alone_repeats_the_sources_and_options_of_all_its_runs(copied, t
     (more / "m02.jpg").write_bytes(jpeg(50))
     done = captionbeam("refresh", store, "--warn-failures", 1).stdout
     flags = "--encoder efficientnet_lite0 --image-size 64 --pooled --precision fp32"
-    said = f"{flags} {photos} {tmp_path / 'list.csv'}"
+    own = f"{tmp_path / 'list.csv'} with --image-root {more} --id-column name"
+    said = f"{flags} {photos} {tmp_path / 'list.csv'}; {own}"
     assert f"as in the record of {store}: {said}\n" in done
     assert shown(done)["listing"] == "0 new, 1 changed, 1 gone, 28 unchanged"
     assert {"n0", "n1", "n2", "n3"} <= versions(store).keys()

@@ -12,12 +12,14 @@ from captionbeam.pipelines.bulk.compare import (
     read_counts,
     read_gone,
     sources_of,
+    value_counts,
 )
 from captionbeam.pipelines.bulk.find import FindImages
 from captionbeam.pipelines.bulk.skip import BaseRow
 from captionbeam.pipelines.runners.runner import run_pipeline
 from captionbeam.pipelines.sources.spec import SourceSpec
 from captionbeam.schemas.errors import RequestError, SourceError
+from captionbeam.schemas.formats.kept import packed
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.store import layout
 from tests.builders.data.runs import features_run
@@ -136,3 +138,21 @@ def test_features_name_every_source_they_ever_had(tmp_path):
 
     run_pipeline([], build)
     assert (tmp_path / "names").read_text() == "['/images', '/more']"
+
+
+@pytest.mark.parametrize(
+    ("version", "code", "columns", "counts"),
+    [
+        ("2", None, {"price": "8", "title": "Mug"}, {"values": 1, "answers_copied": 2}),
+        ("2", None, {"price": "8"}, {"values": 1, "answers_copied": 1}),
+        ("1", None, {"price": "8", "title": "Mug"}, {"values": 1, "answers_copied": 0}),
+        ("2", "invalid_json", {"price": "8", "title": "Mug"}, {"values": 1, "answers_copied": 0}),
+        ("1", None, {"price": "7", "title": "Mug", "other": "b"}, {}),
+    ],
+)
+def test_answers_to_prompts_whose_values_are_the_same_stay(version, code, columns, counts):
+    """Of another version, only the content would tell; a failure has no answers."""
+    used = packed({"price": "7", "title": "Mug"})
+    before = row(version, code=code)._replace(used=used)
+    prompts = {"cost": ["price"], "alt": ["title"], "colour": []}
+    assert value_counts(REF._replace(columns=packed(columns)), [before], prompts) == counts

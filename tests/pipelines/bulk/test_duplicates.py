@@ -32,8 +32,8 @@ def in_list(row, uri="https://a/x.jpg", source="/l.csv", column=""):
     [
         (
             [in_list(10), in_list(9), in_list(2)],  # one URI
-            "https://a/x.jpg (row 2 of /l.csv) and https://a/x.jpg (row 9 of /l.csv); expected one, or "
-            "--on-duplicate first",
+            "https://a/x.jpg (row 2 of /l.csv) and https://a/x.jpg (row 9 of /l.csv); expected one, an id column "
+            "(--id-column), or --on-duplicate first",
         ),
         (
             [in_list(1), in_list(2, "https://b/x.jpg")],  # one path on two hosts
@@ -43,7 +43,7 @@ def in_list(row, uri="https://a/x.jpg", source="/l.csv", column=""):
         (
             [in_list(1, source="/lists", column="b.csv"), in_list(7, source="/lists", column="a.csv")],
             "https://a/x.jpg (row 7 of a.csv in /lists) and https://a/x.jpg (row 1 of b.csv in /lists); expected "
-            "one, or --on-duplicate first",
+            "one, an id column (--id-column), or --on-duplicate first",
         ),
         (
             [ImageRef("x.jpg", "/z.zip", "/z.zip", "1", "zip", at) for at in (90, 0)],

@@ -22,7 +22,7 @@ from captionbeam.pipelines.bulk.compare import (
     write_counts,
     write_gone,
 )
-from captionbeam.pipelines.bulk.kept import write_kept_schema
+from captionbeam.pipelines.bulk.kept_schema import write_kept_schema
 from captionbeam.pipelines.bulk.plan import PlanShards, write_plan
 from captionbeam.pipelines.bulk.publish import publish
 from captionbeam.pipelines.bulk.skip import SkipDone, _index_files, changed_columns, decide, read_base

@@ -375,6 +375,17 @@ def test_an_answer_that_breaks_the_schema_is_asked_for_once_more():
     assert (ask.counts["requests"], ask.counts["retries"]) == (2, 1)
 
 
+def test_the_second_question_has_the_next_seed():
+    """A server with a seed gives the same answer to the same request."""
+
+    def reply(request):
+        return Reply('{"dogs": 2}' if request.json["seed"] == 8 else "two dogs")
+
+    with scripted_endpoint(reply) as server, asking(server.url, spec_of(SCHEMA, seed=7)) as ask:
+        assert [ask()[0]["value"], ask()[0]["value"]] == [{"dogs": 2}] * 2
+    assert [request.json["seed"] for request in server.requests] == [7, 8, 7, 8]
+
+
 def test_an_answer_that_breaks_the_schema_twice_fails():
     with served(always=Reply('{"dogs": "two"}'), spec=spec_of(SCHEMA)) as ask:
         fails(ask, "invalid_json")
@@ -672,6 +683,17 @@ def test_closing_ends_all_waits():
             with pytest.raises(SystemicError, match="were stopped"):
                 each.result()
         assert time.monotonic() - began < 5
+
+
+def test_closing_is_no_failure_of_the_server(caplog):
+    with served(Reply("late", delay=60), timeout=60) as ask, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask)
+        while not ask.server.requests:
+            time.sleep(0.01)
+        ask.client.close()
+        with pytest.raises(SystemicError, match="were stopped"):
+            asked.result()
+    assert not [record for record in caplog.records if record.name.startswith("captionbeam")]
 
 
 INTERRUPTED = """

@@ -23,6 +23,7 @@ from captionbeam.capmodel.specs import EndpointSpec
 from captionbeam.pipelines.endpoints.plan import Endpoint
 from captionbeam.pipelines.endpoints.processor import EndpointCaptioner
 from captionbeam.pipelines.endpoints.servers import folder as folder_module
+from captionbeam.pipelines.endpoints.servers import server as server_module
 from captionbeam.pipelines.endpoints.servers import supervisor
 from captionbeam.pipelines.endpoints.servers.folder import ServerFolder
 from captionbeam.pipelines.endpoints.servers.server import Server, server_words
@@ -226,6 +227,28 @@ def test_what_a_killed_supervisor_left_behind_is_ended_first(temp, monkeypatch):
 
 
 @engines
+def test_its_processes_without_an_environment_are_ended_too(temp, monkeypatch):
+    """Like vLLM's, which hold the GPU's memory and outlive a server that is killed."""
+    parent = python(
+        "import http.server as h,subprocess as s,sys;"
+        "s.Popen([sys.executable,'-c','import time;time.sleep(600)'],env={},start_new_session=True);"
+        "h.test(h.SimpleHTTPRequestHandler,port=int(sys.argv[1]))"
+    )
+    (temp / "health").touch()  # the path that it answers
+    monkeypatch.chdir(temp)
+    with Server(parent, "tiny", "tiny", 60) as server:
+        (process,), (watching,) = servers(temp), supervisors(temp)
+        (child,) = process.children()
+        for killed in (watching, process):
+            killed.kill()
+        server.wait_until_healthy()
+        child.wait(5)
+        (process,) = servers(temp)
+        (child,) = process.children()
+    child.wait(5)
+
+
+@engines
 def test_a_slow_start_is_waited_for(temp):
     command = f"{ENDPOINT} --start-delay 3"
     started = time.monotonic()
@@ -234,6 +257,15 @@ def test_a_slow_start_is_waited_for(temp):
         assert answers(first)
         assert first == second
         assert len(servers(temp)) == 1
+
+
+@engines
+def test_a_slow_start_is_told_once(temp, monkeypatch, caplog):
+    monkeypatch.setattr(server_module, "NOTICE_SECONDS", 0.5)
+    with Server(f"{ENDPOINT} --start-delay 2", "tiny", "tiny", 60):
+        (record,) = [record for record in caplog.records if record.name == server_module.__name__]
+        assert record.levelname == "WARNING"
+        assert "is not ready yet; trying for 60 s; its log: " in record.getMessage()
 
 
 @engines

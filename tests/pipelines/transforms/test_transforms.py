@@ -16,7 +16,6 @@ from PIL import Image
 from captionbeam.capmodel.specs import EndpointSpec
 from captionbeam.jobs.cli import main
 from captionbeam.pipelines.endpoints.prompts import prompts_of
-from captionbeam.pipelines.sources.spec import SourceOptions
 from captionbeam.pipelines.transforms import (
     Caption,
     CaptionFeatures,
@@ -28,6 +27,7 @@ from captionbeam.pipelines.transforms import (
     ImageFeatures,
     PromptImages,
     ReadFeatures,
+    SourceOptions,
 )
 from captionbeam.pipelines.transforms.process import FAILURES, ProcessImages
 from captionbeam.schemas import Store
