@@ -14,7 +14,6 @@ from typing import Any
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.schemas.fingerprint import complete
 
-UNNAMED = "captions"  # the column of a prompt without a name
 _DECODE = DecodeOptions()
 # increment whenever decoding or preprocessing gives other numbers for the same options
 PREPROCESS_VERSION = 1

@@ -15,7 +15,6 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from captionbeam.capmodel.specs import UNNAMED
 from captionbeam.capmodel.templates import columns_by_prompt, filled
 from captionbeam.jobs.bulk.launch import Work, start, to_do
 from captionbeam.jobs.bulk.watch import cost_of_tokens, endpoint_rows, endpoint_totals, money
@@ -36,6 +35,7 @@ from captionbeam.pipelines.runners.runner import is_handed_over, runs_in_process
 from captionbeam.pipelines.workers.transforms import ProcessShards
 from captionbeam.schemas.counts import counted
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import UNNAMED
 from captionbeam.schemas.formats.kept import EMPTY, empty_columns, empty_places, unpacked, used_values
 from captionbeam.schemas.records import parse_address
 from captionbeam.schemas.storage import files

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from captionbeam.capmodel.specs import UNNAMED
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import UNNAMED
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.options import (
     MONEY,

@@ -26,7 +26,7 @@ from captionbeam.pipelines.endpoints.pictures import as_data_url
 from captionbeam.pipelines.endpoints.plan import Endpoint
 from captionbeam.pipelines.endpoints.prompts import Prompt, prompts_of
 from captionbeam.pipelines.endpoints.servers.server import Server
-from captionbeam.schemas.errors import ImageError
+from captionbeam.schemas.errors import ImageError, is_transient
 from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.records import ImageRef
 
@@ -180,18 +180,29 @@ class ShardCaptioner:
         return self._captioner.question(item, used, keys, known)
 
     def run(self, batch: Sequence[Question], image_ids: Sequence[str]) -> dict[str, pa.Array]:
-        """Returns the answers about one image, by column. Raises ImageError, SystemicError."""
+        """Returns the answers about one image, by column. Raises ImageError, SystemicError.
+
+        Where one prompt fails, the others are asked as well, and their answers kept, unless there was no answer at all.
+        """
         (question,), (image_id,) = batch, image_ids
         found: dict[str, Answers] = {}
+        failed: list[ImageError] = []
         counts = Counter[str]()
         try:
             for prompt, key in zip(question.prompts, question.keys, strict=True):
                 if (known := question.known.get(prompt.column)) is not None:
                     found[prompt.column] = known
                     continue
-                found[prompt.column] = self._answers(question, prompt, key, image_id, counts)
+                try:
+                    found[prompt.column] = self._answers(question, prompt, key, image_id, counts)
+                except ImageError as err:
+                    failed.append(err)
+                    if is_transient(err.code):
+                        break
         finally:
             self._count(counts)
+        if failed:
+            raise failed[0]
         return self._captioner.arrays(found)
 
     def _answers(

@@ -396,7 +396,7 @@ def test_a_rejected_image_is_asked_again_with_another_value(products, pictures, 
         assert asked(server) == []  # the failure is permanent
         write_csv(products, [[row[0], "Cup", *row[2:]] if row[0] == "1.png" else row for row in ROWS])
         assert refresh(store) == 0
-    assert asked(server) == ["Describe this  product called Cup, 7 EUR.", "Which colour?"]
+    assert asked(server) == ["Describe this  product called Cup, 7 EUR."]
     assert Store.open(str(store)).failures().num_rows == 0
 
 
@@ -486,6 +486,17 @@ def test_a_plan_counts_values_that_changed_and_the_answers_to_their_prompts(
     assert "reused" not in said
     assert "60 sent, 20 generated" in said
     assert "note: 1 image has no value in a column that a prompt uses ({Unit Price})" in said
+
+
+def test_printing_refuses_two_images_with_one_id(products, pictures, tmp_path, capsys):
+    other = write_csv(tmp_path / "other.csv", ROWS)
+    with scripted_endpoint() as server:
+        how = "--captioner", f"openai:{server.url}", "--model", "scripted", "--image-root", pictures
+        both = [str(each) for each in ("caption", products, other, *how, "--prompt", "Describe {category}.")]
+        assert cli.main(both) == 2
+        assert "two images have the id '0.png'" in capsys.readouterr().err
+        assert cli.main([*both, "--on-duplicate", "first"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 def test_a_canary_and_a_dry_run_know_the_columns(products, pictures, tmp_path, capsys):
