@@ -18,6 +18,7 @@ EXTRAS = {
     "notebook": ["apache-beam[interactive]>=2.76,<3"],  # what Beam imports inside Jupyter
     "s3": ["botocore>=1.36,<2", "s3fs>=2025.3"],
     "timm": ["timm>=1.0.19,<2"],
+    "xgrammar": ["xgrammar>=0.2,<0.3"],  # answers in JSON by models of transformers
 }
 EXTRAS["test"] = [
     *EXTRAS["docs"],
@@ -26,6 +27,7 @@ EXTRAS["test"] = [
     *EXTRAS["notebook"],
     *EXTRAS["s3"],
     *EXTRAS["timm"],
+    *EXTRAS["xgrammar"],
     "cryptography>=43",
     "duckdb>=1.1,<2",
     "entmax>=1.3,<2",

@@ -27,6 +27,7 @@ PLACES = {
     "s3": "schemas/storage/retrying_s3.py",
     "test": "tests",
     "timm": "capmodel/encoders/backbones/timm_models.py",
+    "xgrammar": "capmodel/captioners/grammars.py",
 }
 
 
