@@ -50,12 +50,14 @@ def _kept(spec: SourceSpec, there: Collection[str]) -> dict[str, str]:
     return kept
 
 
-def settle_columns(specs: Sequence[SourceSpec], used: Collection[str]) -> list[SourceSpec]:
+def settle_columns(
+    specs: Sequence[SourceSpec], used: Collection[str], may_lack: bool = False
+) -> list[SourceSpec]:
     """Returns ``specs`` with the names under which columns are kept: as named if a source has a column of exactly that
     name, else as in the first source that has one which differs by case and separators.
 
-    ``used``: the columns that prompts use. Raises SourceError for a named column that no source can have, and if
-    prompts use columns and no source is of a kind that has any.
+    ``used``: the columns that prompts use. Raises SourceError for a named column that no source can have, unless they
+    ``may_lack`` it, and if prompts use columns and no source is of a kind that has any.
     """
     if used and not any(spec.kind in WITH_COLUMNS for spec in specs):
         raise missing_column("no source has a column", next(iter(used)), (), used)
@@ -63,8 +65,10 @@ def settle_columns(specs: Sequence[SourceSpec], used: Collection[str]) -> list[S
     names = dict.fromkeys(name for spec in specs for name in spec.keep if name != ALL)
     settled = {name: name if name in used else _column_in(headers, name) for name in names}
     known = not any(spec.kind == "tar" or spec.url.lower().endswith(VARYING) for spec in specs)
-    for name, found in settled.items():
-        if known and not found:
+    for name, found in settled.items() if known else ():
+        if may_lack and not found:
+            specs = [spec._replace(keep=[one for one in spec.keep if one != name]) for spec in specs]
+        elif not found:
             said = "no source has a column" if len(specs) > 1 else f"source {specs[0].url!r} has no column"
             raise missing_column(said, name, dict.fromkeys(chain.from_iterable(headers)), used)
     return [
