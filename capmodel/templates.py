@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from captionbeam.schemas.errors import ImageError
+
 _FIELD = re.compile(r"""(?<!\{)(\{+)([^\W\d][^{}"':,\r\n]*)(\}+)""")  # a run of braces is tried once
 
 
@@ -30,6 +32,16 @@ def filled(text: str, values: Mapping[str, str]) -> str:
         return opening[: len(opening) - pairs + literal] + inside + closing[: len(closing) - pairs + literal]
 
     return _FIELD.sub(fill, text)
+
+
+def question(name: str, text: str, values: Mapping[str, str]) -> str:
+    """Returns the text of the prompt ``name`` with the ``values`` of one image. Raises ImageError if it is blank."""
+    asked = filled(text, values)
+    if not asked.strip():
+        places = ", ".join(f"{{{column}}}" for column in columns_in(text))
+        said = f"the prompt {name!r} is empty, as the image has no value for {places}"
+        raise ImageError("empty_prompt", "model", said)
+    return asked
 
 
 def columns_of_prompts(spec: Mapping[str, Any]) -> list[str]:

@@ -23,6 +23,8 @@ from captionbeam.schemas.errors import RequestError
 T = TypeVar("T")
 OPTIONS = ("decode",)
 """Parts of specifications whose fields are options of the same names."""
+UNNAMED = "captions"
+"""The column of a prompt without a name."""
 SHOWN = 60  # characters of a value in a difference
 
 
@@ -88,11 +90,12 @@ def fingerprint(spec: Mapping[str, Any]) -> str:
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Returns the differences of two specifications as (name, old, new), sorted by name.
 
-    Nested names are joined with a dot (``a.b``), those of ``OPTIONS`` are flags; hashes are shortened.
+    Nested names are joined with a dot (``a.b``), those of ``OPTIONS`` are flags, and prompts have their own; hashes are
+    shortened, and texts in quotes.
     """
     before, after = dict(_flat(old)), dict(_flat(new))
     return [
-        (_named(name), _shown(before.get(name)), _shown(after.get(name)))
+        (_named(name), _shown(before.get(name), _is_text(name)), _shown(after.get(name), _is_text(name)))
         for name in sorted({*before, *after})
         if before.get(name) != after.get(name)
     ]
@@ -101,13 +104,32 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, s
 def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any], most: int = 3) -> str | None:
     """Describes the first ``most`` differences, such as ``output pooled, not grid``; None if both are equal."""
     found = changes(theirs, ours)
-    said = [f"{name.replace('_', ' ')} {old}, not {new}" for name, old, new in found[:most]]
+    said = [f"{_in_words(name)} {old}, not {new}" for name, old, new in found[:most]]
     return "; ".join(said) + (f"; {len(found) - most} more" if len(found) > most > 1 else "") or None
 
 
 def _named(name: str) -> str:
     group, _, inside = name.rpartition(".")
-    return f"--{inside.replace('_', '-')}" if group in OPTIONS else name
+    if group in OPTIONS:
+        return f"--{inside.replace('_', '-')}"
+    if not _is_of_prompt(name):
+        return name
+    column = group.partition(".")[2]
+    prompt = "the prompt" if column == UNNAMED else f"the prompt {column}"
+    return prompt if inside == "text" else f"{inside} of {prompt}"
+
+
+def _in_words(name: str) -> str:
+    return name if " " in name else name.replace("_", " ")
+
+
+def _is_of_prompt(name: str) -> bool:
+    return name.startswith("prompts.") and name.count(".") == 2
+
+
+def _is_text(name: str) -> bool:
+    """Returns whether a part of a specification is what a model is told."""
+    return name == "system" or (_is_of_prompt(name) and name.endswith(".text"))
 
 
 def _flat(spec: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -118,7 +140,7 @@ def _flat(spec: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]
             yield f"{above}{name}", value
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, is_text: bool) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, bool):
@@ -127,7 +149,8 @@ def _shown(value: Any) -> str:
     is_hash = len(text) >= 32 and set(text) <= set("0123456789abcdef")
     if is_hash:
         return text[:12]
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return repr(shown) if is_text and value else shown
 
 
 def sha256_bytes(data: bytes) -> str:

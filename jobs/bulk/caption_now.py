@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from heapq import nsmallest
-from itertools import islice
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from captionbeam.jobs.options.command import DONE, WARNED, Result
 from captionbeam.jobs.options.sources import fetch_options, parsed_sources
 from captionbeam.jobs.ui.summary import empty_places_line
 from captionbeam.jobs.ui.terminal import note, say, visible
-from captionbeam.pipelines.bulk.duplicates import duplicates_line, take_first
+from captionbeam.pipelines.bulk.duplicates import duplicates_line, refuse_duplicates, take_first
 from captionbeam.pipelines.bulk.find import draw, is_sampled
 from captionbeam.pipelines.bulk.listing_record import (
     Listing,
@@ -77,7 +77,10 @@ def _chosen(sources: Sequence[SourceSpec], options: Caption) -> list[ImageRef]:
             say(f"captionbeam: note: {said}", to_error=True)
     if options.limit:
         refs = nsmallest(options.limit, refs, key=lambda ref: draw(ref.image_id, options.seed))
-    return sorted(refs, key=lambda ref: ref.image_id)
+    refs = sorted(refs, key=lambda ref: ref.image_id)
+    for _, same in groupby(refs, key=lambda ref: ref.image_id):
+        refuse_duplicates(list(same))
+    return refs
 
 
 def _listed(sources: Sequence[SourceSpec]) -> Iterator[ImageRef]:

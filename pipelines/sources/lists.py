@@ -45,10 +45,12 @@ def list_rows(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
 
     A row without a URI becomes an image that cannot be found.
     """
-    keeper, names = _keeper(spec)
+    keeper, names = keeper_of(spec)
     are_cells = list_suffix(spec.url) in (".csv", ".tsv")
     for number, row in enumerate(read_rows(spec.url, (spec.uri_column, spec.id_column, *names.values()))):
         uri, own = _text(row.get(spec.uri_column)).strip(), _text(row.get(spec.id_column))
+        if spec.needs_ids and not own:
+            raise columns.no_id(spec, number + 1)
         image_id = own or id_of(uri) or f"{spec.url.rsplit('/', 1)[-1]}#{number}"
         kept = keeper.text(row, f"row {number + 1}", are_cells)
         yield ref_of(resolve(uri, spec.root) if uri else "", image_id, spec, number + 1)._replace(
@@ -57,7 +59,7 @@ def list_rows(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
     yield from keeper.columns()
 
 
-def _keeper(spec: SourceSpec) -> tuple[Keeper, dict[str, str]]:
+def keeper_of(spec: SourceSpec) -> tuple[Keeper, dict[str, str]]:
     """Returns what keeps the columns of a list, and their ``kept_names`` if they are known before it is read."""
     suffix = list_suffix(spec.url)
     if not spec.keep or suffix in (".txt", ".jsonl", ".ndjson"):
@@ -79,6 +81,7 @@ def resolve_list_columns(spec: SourceSpec, uri_column: str | None, id_column: st
     found = spec._replace(
         uri_column=_find_uris(spec.url, first, uri_column),
         id_column=_find_ids(spec.url, first, id_column),
+        needs_ids=bool(id_column),
         header=_names(first),
     )
     if list_suffix(spec.url) in (".csv", ".tsv", ".parquet"):  # a line of JSON need not have all columns

@@ -145,6 +145,8 @@ def _ids(parquet: pq.ParquetFile, group: int, first: int, spec: SourceSpec) -> I
     row = first
     for batch in parquet.iter_batches(_LISTED_ROWS, row_groups=[group], columns=[spec.id_column]):
         for value in column_at(batch, spec.id_column).to_pylist():
+            if spec.needs_ids and (value is None or not str(value).strip()):
+                raise columns.no_id(spec, row + 1)
             yield f"{stem}#{row}" if value is None else str(value)
             row += 1
 

@@ -192,11 +192,13 @@ def _resolve_parquet(spec: SourceSpec, options: SourceOptions) -> SourceSpec:
     if bytes_column:
         id_column = _id_column(spec, schema, options, parquet.ID_COLUMNS)
         spec = spec._replace(id_column=id_column, bytes_column=bytes_column, header=schema.names)
+        spec = spec._replace(needs_ids=bool(options.id_column))
         kept_names(spec, schema.names)
         return spec
     id_column = _id_column(spec, schema, options, columns.ID_COLUMNS)
     spec = _container(spec.name, spec.url, "list", options, spec.root)
     spec = spec._replace(id_column=id_column, uri_column=uri_column, header=schema.names)
+    spec = spec._replace(needs_ids=bool(options.id_column))
     kept_names(spec, schema.names)
     return spec
 

@@ -37,7 +37,8 @@ class SourceSpec(NamedTuple):
     ``url`` from ``first`` to ``last``), ``inventory`` (objects below ``root`` in a file of an inventory report, with
     the format in ``report``), ``glob``, ``file``, ``zip``, ``tar``, ``parquet``, ``list`` or ``coco``. ``root``: the
     base of file ids; for lists and COCO, the base of relative paths. ``keep``: the columns to keep; ``used``: those of
-    them that prompts use. ``header``: the columns that were seen; empty on workers.
+    them that prompts use. ``header``: the columns that were seen; empty on workers. ``needs_ids``:
+    the user named the column of ids, so each row must have one.
     """
 
     name: str
@@ -53,6 +54,7 @@ class SourceSpec(NamedTuple):
     keep: Sequence[str] = ()
     used: Sequence[str] = ()
     header: Sequence[str] = ()
+    needs_ids: bool = False
 
 
 class Ignored(NamedTuple):

@@ -20,7 +20,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from captionbeam.capmodel.specs import UNNAMED, EndpointSpec
+from captionbeam.capmodel.specs import EndpointSpec
 from captionbeam.pipelines.endpoints.plan import Endpoint, EndpointPlan, checked_url
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 from captionbeam.pipelines.runners.runner import placing_args, worker_processes, workers_elsewhere
@@ -35,6 +35,7 @@ from captionbeam.pipelines.workers.processors import (
     plan_transformers,
 )
 from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.fingerprint import UNNAMED
 from captionbeam.schemas.records import Failure
 from captionbeam.schemas.storage import files
 

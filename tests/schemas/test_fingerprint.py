@@ -30,6 +30,16 @@ def test_what_changed_is_named_from_the_specifications():
             {"decode": {"n_best": 2, "keep": False}},
             "--keep on, not off; --n-best 1, not 2",
         ),
+        (
+            {"prompts": {"captions": {"text": "What?"}}},
+            {"prompts": {"captions": {"text": "Who?"}}, "system": "Be brief."},
+            "the prompt 'What?', not 'Who?'; system none, not 'Be brief.'",
+        ),
+        (
+            {"prompts": {"in_short": {"text": "What?", "schema": "{}"}}},
+            {"prompts": {"in_short": {"text": "Who?"}}},
+            "schema of the prompt in_short {}, not none; the prompt in_short 'What?', not 'Who?'",
+        ),
         ({"a": 1}, {"a": 1}, None),
     ],
 )

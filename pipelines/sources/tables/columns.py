@@ -6,7 +6,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from captionbeam.pipelines.sources.spec import is_image_name
+from captionbeam.pipelines.sources.spec import SourceSpec, is_image_name
+from captionbeam.schemas.errors import SourceError
 
 URI_COLUMNS = (
     "uri", "url", "image_url", "image_uri", "path", "file_path", "image_path", "file_name", "filename",
@@ -63,6 +64,13 @@ def expected_uris(wanted: str | None, images: Sequence[str], usual: str) -> str:
     if images:
         return f"--uri-column NAME, as {' and '.join(map(repr, images))} all hold images"
     return f"{usual}, or --uri-column NAME"
+
+
+def no_id(spec: SourceSpec, row: int) -> SourceError:
+    """Returns the error of a row, counted from 1, without a value in the column of ids that the user named."""
+    return SourceError(
+        f"source {spec.url!r}: row {row} has no id in the column {spec.id_column!r}; expected one in each row"
+    )
 
 
 def _folded(name: str) -> str:

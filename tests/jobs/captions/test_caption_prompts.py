@@ -162,11 +162,12 @@ def test_another_address_of_the_same_model_asks_nothing(photos, tmp_path):
         assert other.requests == []
 
 
-def test_a_failed_prompt_is_one_failure_and_the_other_answer_is_kept(photos, tmp_path):
+@pytest.mark.parametrize("failing", ["Which colour?", "In a word?"])
+def test_a_failed_prompt_is_one_failure_and_the_other_answer_is_kept(photos, tmp_path, failing):
     store = tmp_path / "store"
 
     def one_is_rejected(request):
-        rejected = request.prompt == "In a word?" and request.digest.startswith(sent(photos, 2))
+        rejected = request.prompt == failing and request.digest.startswith(sent(photos, 2))
         return Reply("too rude", status=400) if rejected else default_reply(request)
 
     with scripted_endpoint(reply=one_is_rejected) as server:
@@ -178,7 +179,7 @@ def test_a_failed_prompt_is_one_failure_and_the_other_answer_is_kept(photos, tmp
         server.requests.clear()
         server.reply = default_reply
         assert caption(photos, server, store, *TWO, "--retry-failures") == 0
-    assert [request.prompt for request in server.requests] == ["In a word?"]
+    assert [request.prompt for request in server.requests] == [failing]
     assert rows(store, "colour", "short")["2.png"]["colour"] == [f"Which colour? of {sent(photos, 2)}"]
 
 

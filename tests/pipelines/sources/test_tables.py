@@ -173,6 +173,20 @@ def test_an_id_column_names_the_images(tmp_path):
     assert [ref.image_id for ref in listed(tmp_path / "x.csv", id_column="key")[0]] == ["k7", "k8"]
 
 
+def test_each_row_has_an_id_in_a_column_that_is_named(tmp_path):
+    """Where the column was found by its name, a row without one gets its path."""
+    rows = {"key": ["k7", None, "k9"], "url": [f"http://h/{number}.jpg" for number in (1, 2, 3)]}
+    make_folder(tmp_path, {"x.csv": b"key,url\nk7,http://h/1.jpg\n ,http://h/2.jpg\nk9,http://h/3.jpg\n"})
+    make_parquet(tmp_path / "x.parquet", rows)
+    make_parquet(tmp_path / "bytes.parquet", {"key": rows["key"], "image": PICTURES[:3]})
+    for name, path in [("x.csv", "2.jpg"), ("x.parquet", "2.jpg"), ("bytes.parquet", "bytes.parquet#1")]:
+        assert [ref.image_id for ref in listed(tmp_path / name)[0]] == ["k7", path, "k9"]
+        with pytest.raises(
+            SourceError, match="row 2 has no id in the column 'key'; expected one in each row"
+        ):
+            listed(tmp_path / name, id_column="key")
+
+
 def test_a_named_column_that_is_not_there_is_refused(tmp_path):
     make_folder(tmp_path, {"x.csv": b"url,id\na.jpg,1\n"})
     make_parquet(tmp_path / "x.parquet", {"image": PICTURES, "id": NAMES})
