@@ -124,7 +124,7 @@ class TransformersSpec:
 class ChatSpec:
     """Answers of a model of Hugging Face transformers to prompts; ``transformers``: the SHA-256 of its folder.
 
-    prompts:          by column, ``{"text": ...}``.
+    prompts:          as of ``EndpointSpec``.
     decode:           greedy search, beam search or sampling.
     system:           the system message; "" for none.
     max_new_tokens:   a longer answer is a failure.
@@ -139,6 +139,9 @@ class ChatSpec:
     max_new_tokens: int = 512
     max_image_pixels: int = 1_048_576
     precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompts", _with_texts(self.prompts))
 
 
 @dataclass(frozen=True)
@@ -165,8 +168,11 @@ class EndpointSpec:
     send_urls: bool = False
 
     def __post_init__(self) -> None:
-        prompts = {column: _with_text(own) for column, own in self.prompts.items()}
-        object.__setattr__(self, "prompts", prompts)
+        object.__setattr__(self, "prompts", _with_texts(self.prompts))
+
+
+def _with_texts(prompts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {column: _with_text(own) for column, own in prompts.items()}
 
 
 def _with_text(prompt: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from captionbeam.schemas.errors import ImageError
+
 _FIELD = re.compile(r"""(?<!\{)(\{+)([^\W\d][^{}"':,\r\n]*)(\}+)""")  # a run of braces is tried once
 
 _BRACES = re.compile(r"\{+([^{}\r\n]*)\}*")
@@ -47,6 +49,16 @@ def unfilled(text: str, columns: Collection[str]) -> dict[str, str]:
         if begun:
             found[braces[0].strip()] = max(begun, key=len)
     return found
+
+
+def question(name: str, text: str, values: Mapping[str, str]) -> str:
+    """Returns the text of the prompt ``name`` with the ``values`` of one image. Raises ImageError if it is blank."""
+    asked = filled(text, values)
+    if not asked.strip():
+        places = ", ".join(f"{{{column}}}" for column in columns_in(text))
+        said = f"the prompt {name!r} is empty, as the image has no value for {places}"
+        raise ImageError("empty_prompt", "model", said)
+    return asked
 
 
 def columns_of_prompts(spec: Mapping[str, Any]) -> list[str]:

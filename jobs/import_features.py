@@ -82,6 +82,12 @@ file replace its earlier ones. Other flags are those of Beam's PipelineOptions.
             lambda value: value.isprintable() and FREE_NAME.fullmatch(value) is not None,
         ),
     )
+    keep_columns: tuple[str, ...] = option(
+        (),
+        "columns of the lists of --ids to keep beside the rows, with their types, or all of them",
+        text("NAME,...|all"),
+        split=True,
+    )
     format: str = option(
         "parquet", "format of a new store's shards: parquet or hdf5", one_of("parquet", "hdf5")
     )
@@ -98,13 +104,15 @@ file replace its earlier ones. Other flags are those of Beam's PipelineOptions.
 def importing(options: ImportFeatures) -> Work:
     """Returns the work of importing. Raises RequestError."""
     from captionbeam.jobs.bulk.launch import Work
-    from captionbeam.pipelines.features.array_ids import FindArrayRows
+    from captionbeam.pipelines.features.array_ids import FindArrayRows, keeping
     from captionbeam.pipelines.features.array_processor import CopierJob
     from captionbeam.pipelines.features.array_reads import fetch_rows
     from captionbeam.pipelines.features.array_spec import field_of, import_spec
     from captionbeam.schemas.fingerprint import fingerprint
 
     pairs = array_pairs(options)
+    if options.keep_columns:
+        pairs = keeping(pairs, options.keep_columns)
     layout = part_of(Layout, options)
     spec = import_spec(options.fingerprint, _one_shape(pairs, layout))
     arrays = {array.url: array for array, _ in pairs}
@@ -114,7 +122,9 @@ def importing(options: ImportFeatures) -> Work:
         fingerprint=fingerprint(spec),
         field=field_of(spec),
         find=FindArrayRows(pairs),
+        counted=True,
         names=tuple(arrays),
+        keep=tuple(dict.fromkeys(name for _, ids in pairs for name in ids.keep)),
         features=None,
         fetch=functools.partial(fetch_rows, arrays=arrays),
         job=lambda _: CopierJob(dict(spec), layout),

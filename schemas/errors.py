@@ -20,7 +20,7 @@ from __future__ import annotations
 TRANSIENT_CODES = frozenset({"timeout", "unavailable"})
 PERMANENT_CODES = frozenset(
     {"not_found", "denied", "truncated", "unsupported", "too_large", "decode", "empty", "model"}
-    | {"rejected", "refused", "no_answer", "cut_off", "invalid_json"}  # of endpoints
+    | {"rejected", "refused", "no_answer", "cut_off", "invalid_json", "empty_prompt"}  # of prompts
 )
 FAILURE_CODES = TRANSIENT_CODES | PERMANENT_CODES
 

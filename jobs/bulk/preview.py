@@ -100,9 +100,9 @@ def try_out(
             planned_empty_line(look),
         ]
         if trial is None:
-            rows |= _earlier_rows(look, left, asked, options)
+            rows |= _earlier_rows(look, asked, options)
         else:
-            rows |= canary_rows(trial, left, asked, options.price_per_hour, options.price_per_million_tokens)
+            rows |= canary_rows(trial, asked, options.price_per_hour, options.price_per_million_tokens)
     print_table(f"{'canary' if trial else 'plan'}: {look.url}", rows)
     for line in filter(None, said):
         note(line)
@@ -150,10 +150,10 @@ def _build(
         _ = shards | ProcessShards(trial, job, tried.fetch, *sharing)
 
 
-def _earlier_rows(look: Run, left: int, asked: float, options: Refresh) -> dict[str, Any]:
-    """Returns time and cost of ``left`` images by the store's largest recent run.
+def _earlier_rows(look: Run, asked: float, options: Refresh) -> dict[str, Any]:
+    """Returns time and cost by the store's largest recent run.
 
-    ``asked``: the images that cost as many tokens, of which all prompts are asked.
+    ``asked``: the work, as a number of images of which all prompts are asked.
     """
     earlier = earlier_totals(look.url)
     if earlier is None:
@@ -161,7 +161,7 @@ def _earlier_rows(look: Run, left: int, asked: float, options: Refresh) -> dict[
     whose = "the rate of the largest of this store's latest runs"
     more = len(look.spec.get("prompts", ())) / len(earlier["prompts"]) if earlier["prompts"] else 1
     rate = earlier["images_per_second"] * earlier["computed"] / earlier["images"] / more
-    rows = cost_rows(left, rate, options.price_per_hour, whose)
+    rows = cost_rows(asked, rate, options.price_per_hour, whose)
     if (found := earlier.get("endpoint")) and found["tokens_in"]:
         rows |= token_rows(asked * more, found, earlier["computed"], options.price_per_million_tokens)
         if look.previous is not None:
@@ -296,7 +296,7 @@ def token_rows(images: float, share: Mapping[str, int], of: float, prices: Seque
     return rows
 
 
-def cost_rows(images: int, rate: float, price_per_hour: float | None, whose: str) -> dict[str, Any]:
+def cost_rows(images: float, rate: float, price_per_hour: float | None, whose: str) -> dict[str, Any]:
     """Returns time and cost of ``images`` at ``rate`` images per second, where known."""
     if not rate:
         return {}
@@ -308,15 +308,14 @@ def cost_rows(images: int, rate: float, price_per_hour: float | None, whose: str
 
 def canary_rows(
     trial: Run,
-    left: int,
     asked: float,
     price_per_hour: float | None,
     token_prices: Sequence[float] = (),
 ) -> dict[str, Any]:
-    """Returns a canary's results: rate without model loading, failures by code, projection for ``left`` images.
+    """Returns a canary's results: rate without model loading, failures by code, and a projection.
 
-    ``asked``: the images that cost as many tokens, of which all prompts are asked. ``token_prices``: of a million
-    tokens sent and generated.
+    ``asked``: the work, as a number of images of which all prompts are asked. ``token_prices``: of a million tokens
+    sent and generated.
     """
     commits = layout.load_commits(trial.url, [shard.shard_id for shard in planned_shards(trial)])
     images = sum(commit.rows + commit.failed for commit in commits)
@@ -330,4 +329,4 @@ def canary_rows(
     if "requests" in counts:
         rows |= endpoint_rows(endpoint_totals(commits), seconds, token_prices)
         rows |= token_rows(asked, counts, images, token_prices)
-    return rows | cost_rows(left, images / seconds, price_per_hour, "of one worker like the canary's")
+    return rows | cost_rows(asked, images / seconds, price_per_hour, "of one worker like the canary's")

@@ -104,6 +104,8 @@ class CaptionerOptions(DecodingOptions, EndpointOptions, SourceOptions, ModelOpt
             return
         if self.captioner and importlib.util.find_spec("transformers") is None:
             raise RequestError(f"--captioner hf: {not_installed('transformers', 'huggingface')}")
+        if self.captioner and self.schema and importlib.util.find_spec("xgrammar") is None:
+            raise RequestError(f"--schema with --captioner hf: {not_installed('xgrammar', 'xgrammar')}")
         if self.beam is not None or self.method != "beam" or self.captioner:
             # otherwise the bundle says how many beams there are
             chat_decoding(self) if self.asks_here else decode_options(self, None)
@@ -163,10 +165,11 @@ def captioner_now(options: CaptionerOptions, batch_size: int) -> Processor:
 
 def _chat_now(options: CaptionerOptions, batch_size: int) -> Processor:
     from captionbeam.capmodel.captioners.huggingface.chat import ChatCaptioner, resolve_chat
-    from captionbeam.pipelines.workers.processors import columns_of
+    from captionbeam.pipelines.workers.processors import columns_of, parsers_of
 
     plan = resolve_chat(options.folder, **_asking(options))
-    return ChatCaptioner.load(plan.folder, plan.spec, columns_of(plan.spec), batch_size, options.device)
+    asked = columns_of(plan.spec), parsers_of(plan.spec)
+    return ChatCaptioner.load(plan.folder, plan.spec, *asked, batch_size, options.device)
 
 
 def _asking(options: CaptionerOptions) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class PromptOptions:
     schema: tuple[str, ...] = option(
         (),
         "ask for JSON by the JSON Schema in this file, for all prompts or for the prompt NAME; the values become typed "
-        "columns",
+        "columns (with hf: extra xgrammar)",
         text("[NAME=]FILE"),
         repeated=True,
         common=True,
@@ -208,17 +208,18 @@ def check_endpoint(options: CaptionerOptions) -> None:
     """Raises RequestError if the options of an endpoint are incomplete, or if another captioner has them."""
     if not is_endpoint(options.captioner):
         chat = options.captioner is not None
-        for name in ("schema", "model") if chat else ("prompt", "prompt_file", "schema", "system", "model"):
+        for name in ("model",) if chat else ("prompt", "prompt_file", "schema", "system", "model"):
             if getattr(options, name):
                 flag = "--" + name.replace("_", "-")
-                others = ", or hf:PATH with --prompt" if name in ("prompt", "prompt_file", "system") else ""
+                others = "" if name == "model" else ", or hf:PATH with --prompt"
                 raise RequestError(
                     f"{flag} is for endpoints; expected --captioner openai:URL or vllm:MODEL{others}"
                 )
-        if options.system and not has_prompts(options):
-            raise RequestError(
-                "--system goes with prompts; expected --prompt with what to ask about each image"
-            )
+        for name in ("system", "schema"):
+            if getattr(options, name) and not has_prompts(options):
+                raise RequestError(
+                    f"--{name} goes with prompts; expected --prompt with what to ask about each image"
+                )
         return
     if not options.prompt and not options.prompt_file:
         raise RequestError(

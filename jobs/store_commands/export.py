@@ -29,9 +29,9 @@ and deleted rows, and failures, are left out.
 
 {_FORMATS}
 
-parquet, jsonl and csv have schema.json beside them, in BigQuery's format:
+parquet, jsonl and csv have _schema.json beside them, in BigQuery's format:
 
-  bq load --source_format=NEWLINE_DELIMITED_JSON SET.TABLE 'gs://BUCKET/OUTPUT/part-*.jsonl' schema.json
+  bq load --source_format=NEWLINE_DELIMITED_JSON SET.TABLE 'gs://BUCKET/OUTPUT/part-*.jsonl' _schema.json
 """
     name = "store export"
 

@@ -102,7 +102,7 @@ def _write(
     else:
         schema = tables.export_schema(store, file_format)
         columns = files.json_bytes(tables.bigquery_schema(schema))
-        files.write_atomic(files.join(folder, "schema.json"), columns)
+        files.write_atomic(files.join(folder, tables.SCHEMA), columns)
         batches = (tables.export_batch(batch, store, schema, file_format) for batch in scanned)
 
         def open_writer(url: str, first: int) -> FileWriter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -11,14 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from captionbeam.schemas.errors import StoreError
+from captionbeam.schemas.errors import StoreError, SystemicError
 from captionbeam.schemas.fingerprint import sha256_file
-from captionbeam.schemas.formats import arrow, parquet
+from captionbeam.schemas.formats import arrow, kept, parquet
 from captionbeam.schemas.formats.datafile import open_data
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 from captionbeam.schemas.store.reading import Dead
 from captionbeam.schemas.store.rows import ManifestRow, files_of, without_columns
+
+NO_KINDS: Mapping[str | None, Collection[str]] = {}
 
 
 @dataclass
@@ -49,8 +51,13 @@ def id_hash(image_id: str) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "big"))
 
 
-def check_shard(url: str, rows: Sequence[ManifestRow]) -> ShardFacts:
-    """Checks the shard of manifest ``rows``, which differ in its kept columns only. Stops at damaged files."""
+def check_shard(
+    url: str, rows: Sequence[ManifestRow], kinds: Mapping[str | None, Collection[str]] = NO_KINDS
+) -> ShardFacts:
+    """Checks the shard of manifest ``rows``, which differ in its kept columns only. Stops at damaged files.
+
+    ``kinds``: names and types of the kept columns in snapshots, as from ``schema_text``, by file of ``columns/``.
+    """
     row, sizes = rows[0], dict[str, int]()
     facts = ShardFacts(list(_damaged(url, rows, sizes)), sum(sizes.values()))
     if facts.problems:
@@ -63,7 +70,7 @@ def check_shard(url: str, rows: Sequence[ManifestRow]) -> ShardFacts:
     except (StoreError, OSError, KeyError, ValueError) as err:
         facts.problems.append(f"shard {row['shard']}: {' '.join(str(err).split())}")
         return facts
-    odd = [*_odd(row, index, failures, data), *_odd_columns(index, columns)]
+    odd = [*_odd(row, index, failures, data), *_odd_columns(index, columns), *_odd_kinds(columns, kinds)]
     facts.problems = [f"shard {row['shard']}: {problem}" for problem in odd]
     if not facts.problems:
         ids = (_of(index, failed).column("image_id").to_pylist() for failed in (False, True))
@@ -94,7 +101,7 @@ def _damaged(url: str, rows: Sequence[ManifestRow], sizes: dict[str, int]) -> It
 
 
 def _read_columns(url: str, name: str) -> pa.Table:
-    return parquet.read_table(files.join(url, "columns", name), ["image_id", "failed"])
+    return parquet.read_table(files.join(url, "columns", name))
 
 
 def _read_data(url: str, row: ManifestRow) -> tuple[pa.Table, str | None]:
@@ -131,6 +138,15 @@ def _odd_columns(index: pa.Table, columns: Mapping[str, pa.Table]) -> Iterator[s
         elif (at := _first_difference(listed, table, ["image_id", "failed"])) is not None:
             said = table.column("image_id")[at].as_py()
             yield f"row {at} of columns/{name} is {said!r}; the index says {_said(listed, at)}"
+
+
+def _odd_kinds(columns: Mapping[str, pa.Table], kinds: Mapping[str | None, Collection[str]]) -> Iterator[str]:
+    for name, table in columns.items():
+        for text in sorted(kinds.get(name, ())):
+            try:
+                kept.values_in(table, kept.without_nulls(kept.schema_of(text)))
+            except SystemicError as err:
+                yield f"columns/{name} has a value that is not of its column's type in a snapshot: {err.__cause__}"
 
 
 def _of(index: pa.Table, failed: bool) -> pa.Table:

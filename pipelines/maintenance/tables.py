@@ -16,7 +16,9 @@ from captionbeam.schemas.formats.datafile import open_data
 from captionbeam.schemas.formats.kept import plain_values, shown_names
 from captionbeam.schemas.store.reading import Store
 
-RECORD = "export.json"  # in the folder of an export, with its format and columns
+# Files in the folder of an export: its format and columns, and BigQuery's schema. Readers of whole folders of Parquet,
+# such as pandas and Spark, pass over names with an underscore.
+RECORD, SCHEMA = "_export.json", "_schema.json"
 _BIGQUERY: list[tuple[str, Callable[[pa.DataType], bool]]] = [
     ("STRING", pa.types.is_string),
     ("INTEGER", pa.types.is_integer),

@@ -61,10 +61,12 @@ def verify(url: str) -> Report:
     opened = [one for number in layout.snapshot_ids(url) if (one := _open(url, number, report)) is not None]
     report.snapshots = len(opened)
     rows: defaultdict[Same, dict[str | None, ManifestRow]] = defaultdict(dict)  # by file of kept columns
-    for row in (row for one in opened for row in one.manifest):
+    kinds: defaultdict[str | None, set[str]] = defaultdict(set)  # types in snapshots, by file of kept columns
+    for kept, row in ((one.snapshot.kept, row) for one in opened for row in one.manifest):
         rows[without_columns(row)].setdefault(row["columns"], row)
+        kinds[row["columns"]].add(kept)
     with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda same: check_shard(url, [*same.values()]), rows.values())
+        found = pool.map(lambda same: check_shard(url, [*same.values()], kinds), rows.values())
         facts = dict(zip(rows, found, strict=True))
     report.shards, report.bytes = len(rows), sum(each.bytes for each in facts.values())
     report.problems += [problem for each in facts.values() for problem in each.problems]

@@ -45,7 +45,7 @@ def list_rows(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
 
     A row without a URI becomes an image that cannot be found.
     """
-    keeper, names = _keeper(spec)
+    keeper, names = keeper_of(spec)
     are_cells = list_suffix(spec.url) in (".csv", ".tsv")
     for number, row in enumerate(read_rows(spec.url, (spec.uri_column, spec.id_column, *names.values()))):
         uri, own = _text(row.get(spec.uri_column)).strip(), _text(row.get(spec.id_column))
@@ -59,7 +59,7 @@ def list_rows(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
     yield from keeper.columns()
 
 
-def _keeper(spec: SourceSpec) -> tuple[Keeper, dict[str, str]]:
+def keeper_of(spec: SourceSpec) -> tuple[Keeper, dict[str, str]]:
     """Returns what keeps the columns of a list, and their ``kept_names`` if they are known before it is read."""
     suffix = list_suffix(spec.url)
     if not spec.keep or suffix in (".txt", ".jsonl", ".ndjson"):

@@ -9,6 +9,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -151,8 +152,13 @@ class ChatJob(ModelJob):
             ) from err
         from captionbeam.pipelines.workers.chat_shards import ChatProcessor
 
-        schema = columns_of(self.spec)
-        return ChatProcessor(ChatCaptioner.load(self.folder, self.spec, schema, self.batch_size, self.device))
+        schema, parsers = columns_of(self.spec), parsers_of(self.spec)
+        try:
+            return ChatProcessor(
+                ChatCaptioner.load(self.folder, self.spec, schema, parsers, self.batch_size, self.device)
+            )
+        except RequestError as err:
+            raise SystemicError(f"on a worker: {err}") from err
 
 
 def columns_of(spec: ChatSpec) -> pa.Schema:
@@ -160,6 +166,15 @@ def columns_of(spec: ChatSpec) -> pa.Schema:
     from captionbeam.pipelines.endpoints.prompts import prompts_of
 
     return pa.schema([prompt.field for prompt in prompts_of(spec)])
+
+
+def parsers_of(spec: ChatSpec) -> dict[str, Callable[[str], Any]]:
+    """Returns what parses the answers of each prompt with a schema, by column."""
+    from captionbeam.pipelines.endpoints.prompts import prompts_of
+    from captionbeam.pipelines.endpoints.schemas import parsed
+
+    found = {prompt.column: prompt.schema for prompt in prompts_of(spec)}
+    return {column: partial(parsed, schema=schema) for column, schema in found.items() if schema is not None}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captionbeam.capmodel.templates import columns_in, columns_of_prompts, filled, unfilled
+from captionbeam.capmodel.templates import columns_in, columns_of_prompts, filled, question, unfilled
+from captionbeam.schemas.errors import ImageError
 
 VALUES = {"a": "1", "Image Title": "{a} \\1", "größe": "XL"}
 
@@ -78,6 +79,15 @@ def test_long_texts_are_read_once(text):
     """Minutes, if each brace were read again from every one before it."""
     assert columns_in(text) == []
     assert filled(text, VALUES) == text
+
+
+def test_a_prompt_without_any_text_left_is_an_error():
+    assert question("alt", "{a}{b}", VALUES) == "1"
+    with pytest.raises(ImageError) as error:
+        question("alt", " {b}\n{c} ", VALUES)
+    assert str(error.value) == (
+        "model: empty_prompt: the prompt 'alt' is empty, as the image has no value for {b}, {c}"
+    )
 
 
 def test_columns_of_all_prompts():

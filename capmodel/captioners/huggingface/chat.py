@@ -8,16 +8,17 @@ Shapes: B images, n answers per image, L tokens of a prompt, T generated tokens,
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from captionbeam.capmodel.captioners.huggingface.chat_inputs import ChatProcessor
+from captionbeam.capmodel.captioners.huggingface.chat_inputs import INSTEAD, ChatProcessor
 from captionbeam.capmodel.captioners.huggingface.folders import ModelFolder, open_folder, stored_folder
 from captionbeam.capmodel.captioners.huggingface.generate import (
     SeededSampling,
@@ -36,8 +37,11 @@ from captionbeam.capmodel.runtime.device import (
 )
 from captionbeam.capmodel.runtime.streams import Streams
 from captionbeam.capmodel.specs import ChatSpec
-from captionbeam.schemas.errors import ImageError, RequestError, flag
+from captionbeam.schemas.errors import ImageError, RequestError, flag, not_installed
 from captionbeam.schemas.fingerprint import fingerprint, spec_of
+
+if TYPE_CHECKING:
+    from captionbeam.capmodel.captioners.grammars import Grammars
 
 BATCH = {"cpu": 1, "cuda": 16}
 REFUSED = {"prefix": "the end of --prompt", "max_length": "--max-new-tokens"}
@@ -47,6 +51,8 @@ NO_VALUES: Mapping[str, str] = {}
 Answers = list[dict[str, Any]]
 Inputs = dict[str, Tensor]
 NO_ANSWERS: Mapping[str, Answers] = {}
+Parsers = Mapping[str, Callable[[str], Any]]
+NO_PARSERS: Parsers = {}
 
 
 @dataclass(frozen=True)
@@ -73,15 +79,16 @@ def resolve_chat(
     The weights are loaded once and released, so that unsuitable ones are found before a run. ``name``: a folder or a
     hub's name; ``precision`` as in ``captioner.resolve_captioner``. Raises RequestError.
     """
-    folder = open_folder(name)
+    with _suggesting(INSTEAD):
+        folder = open_folder(name)
     settled = resolve_precision(precision or "fp32", device)
     texts = {column: str(own["text"]) for column, own in prompts.items()}
     with folder.local_copy(weights=False) as path:
         processor = ChatProcessor(path, name, texts, system, max_image_pixels)
     kind = processor.config.model_type
     _check_options(decode, kind)
-    with folder.local_copy() as path:
-        load_model(path, folder.url, "auto")
+    with folder.local_copy() as path, _suggesting(INSTEAD):
+        model = load_model(path, folder.url, "auto")
     spec = ChatSpec(
         transformers=folder.sha256,
         model_type=kind,
@@ -92,7 +99,39 @@ def resolve_chat(
         max_image_pixels=max_image_pixels,
         precision=settled,
     )
+    _grammars(spec, processor, model)
     return ChatPlan(spec, folder)
+
+
+@contextmanager
+def _suggesting(instead: str) -> Iterator[None]:
+    """Adds what else can be done to the block's RequestError."""
+    try:
+        yield
+    except RequestError as err:
+        raise RequestError(f"{err}, or {instead}") from err
+
+
+def _grammars(spec: ChatSpec, processor: ChatProcessor, model: Any) -> Grammars | None:
+    """Returns the grammars of the prompts with schemas, if there are any. Raises RequestError."""
+    schemas = {column: own["schema"] for column, own in spec.prompts.items() if "schema" in own}
+    if not schemas:
+        return None
+    try:
+        from captionbeam.capmodel.captioners.grammars import Grammars
+    except ImportError as err:
+        raise RequestError(f"--schema: {not_installed('xgrammar', 'xgrammar')}") from err
+    if spec.decode.method == "beam":
+        raise RequestError(
+            f"--schema goes without beam search; expected greedy search or --temperature, not --beam {spec.decode.beam}"
+        )
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    return Grammars(processor.tokenizer, vocabulary, _ends(model, processor), schemas)
+
+
+def _ends(model: Any, processor: ChatProcessor) -> list[int]:
+    """Returns the ids that end an answer."""
+    return _listed(model.generation_config.eos_token_id) or _listed(processor.tokenizer.eos_token_id)
 
 
 def _check_options(decode: DecodeOptions, kind: str) -> None:
@@ -129,6 +168,7 @@ class ChatCaptioner:
         self,
         spec: ChatSpec,
         schema: pa.Schema,
+        parsers: Parsers,
         processor: ChatProcessor,
         model: Any,
         batch_size: int | None,
@@ -142,9 +182,8 @@ class ChatCaptioner:
         self._device, self._processor = device, processor
         self._model = model.to(device).eval()
         self._turn = Streams(1, device.type)
-        self._ends = _listed(model.generation_config.eos_token_id) or _listed(
-            processor.tokenizer.eos_token_id
-        )
+        self._ends, self._parsers = _ends(model, processor), parsers
+        self._grammars = _grammars(spec, processor, model)
         self._arguments = self._generate_arguments()
 
     @classmethod
@@ -153,12 +192,14 @@ class ChatCaptioner:
         folder: ModelFolder | str,
         spec: ChatSpec,
         schema: pa.Schema,
+        parsers: Parsers = NO_PARSERS,
         batch_size: int | None = None,
         device: str = "auto",
     ) -> ChatCaptioner:
         """Loads the captioner of ``spec`` from a folder, or from the URL where ``ModelFolder.store`` wrote it.
 
-        ``schema``: the column of each prompt (``schemas.formats.arrow.answers_field``). Raises FingerprintError,
+        ``schema``: the column of each prompt (``schemas.formats.arrow.answers_field``). ``parsers``: by column of the
+        prompts with schemas, what returns the value of an answer, or raises ValueError. Raises FingerprintError,
         RequestError.
         """
         target = pick_device(device)
@@ -167,7 +208,7 @@ class ChatCaptioner:
         with whole.local_copy() as path:
             processor = ChatProcessor(path, whole.url, texts, spec.system, spec.max_image_pixels)
             model = load_model(path, whole.url, DTYPES[spec.precision])
-        return cls(spec, schema, processor, model, batch_size, target)
+        return cls(spec, schema, parsers, processor, model, batch_size, target)
 
     def _generate_arguments(self) -> dict[str, Any]:
         """Returns the arguments of ``generate``; the model's own values hold for all others."""
@@ -217,7 +258,7 @@ class ChatCaptioner:
     def _ask(self, column: str, group: Sequence[Asked], image_ids: Sequence[str]) -> None:
         """Keeps the answers to one prompt with the images of a group."""
         rows = [asked.inputs[column] for asked in group]
-        answers = self._turn.run(lambda: self._answers(rows, image_ids))
+        answers = self._turn.run(lambda: self._answers(column, rows, image_ids))
         for asked, found in zip(group, answers, strict=True):
             asked.found[column] = found
 
@@ -238,12 +279,14 @@ class ChatCaptioner:
             raise ImageError(found.code, found.stage, which + found.message)
         return found
 
-    def _answers(self, rows: Sequence[Inputs], image_ids: Sequence[str]) -> list[Answers | ImageError]:
-        """Returns the answers about the images of one group, or what is wrong with them."""
+    def _answers(
+        self, column: str, rows: Sequence[Inputs], image_ids: Sequence[str]
+    ) -> list[Answers | ImageError]:
+        """Returns the answers to one prompt about the images of one group, or what is wrong with them."""
         padding = self.batch_size - len(rows)
         full, names = [*rows, *[rows[0]] * padding], [*image_ids, *[""] * padding]
         with device_errors(), exact_kernels(self._device):
-            tokens, finite = self.generate(full, names)
+            tokens, finite = self.generate(column, full, names)
             counts = until_eos(tokens, self._ends).sum(1).tolist()
             ended = torch.isin(tokens, torch.tensor(self._ends, device=tokens.device)).any(1).tolist()
         each = self.options.decode.n_best
@@ -255,19 +298,24 @@ class ChatCaptioner:
                 continue
             own = range(place * each, (place + 1) * each)
             generated = [(texts[one].strip(), counts[one], ended[one]) for one in own]
-            found.append(self._of_image(generated, _length(rows[place])))
+            found.append(self._of_image(column, generated, _length(rows[place])))
         return found
 
-    def _of_image(self, generated: Sequence[tuple[str, int, bool]], length: int) -> Answers | ImageError:
+    def _of_image(
+        self, column: str, generated: Sequence[tuple[str, int, bool]], length: int
+    ) -> Answers | ImageError:
         """Returns the usable ones of an image's ``generated`` texts with their tokens and whether they ended."""
-        whole = [text for text, _, ended in generated if ended and text]
-        if whole:
-            answer = {"finish_reason": "stop", "model": self.options.model_type}
-            answers: Answers = [
-                {"text": text, "tokens_in": None, "tokens_out": None, **answer} for text in whole
-            ]
+        answers, invalid = [], ""
+        for text in (text for text, _, ended in generated if ended and text):
+            try:
+                answers.append(self._answer(column, text))
+            except ValueError as err:
+                invalid = invalid or str(err)
+        if answers:
             answers[0] |= {"tokens_in": length, "tokens_out": sum(count for _, count, _ in generated)}
             return answers
+        if invalid:
+            return ImageError("invalid_json", "model", invalid)
         if all(ended for _, _, ended in generated):
             return ImageError("no_answer", "model", "the answer is empty")
         limit = self.options.max_new_tokens
@@ -275,13 +323,29 @@ class ChatCaptioner:
             "cut_off", "model", f"the answer does not end; expected it to end within --max-new-tokens {limit}"
         )
 
-    def generate(self, rows: Sequence[Inputs], image_ids: Sequence[str]) -> tuple[Tensor, list[bool]]:
+    def _answer(self, column: str, text: str) -> dict[str, Any]:
+        """Returns one answer, of which another part has the tokens. Raises ValueError if its schema is broken."""
+        model = self.options.model_type
+        answer = {
+            "text": text,
+            "finish_reason": "stop",
+            "tokens_in": None,
+            "tokens_out": None,
+            "model": model,
+        }
+        parse = self._parsers.get(column)
+        return answer if parse is None else {**answer, "value": parse(text)}
+
+    def generate(
+        self, column: str, rows: Sequence[Inputs], image_ids: Sequence[str]
+    ) -> tuple[Tensor, list[bool]]:
         """Returns generated ids int64 ``[B * n, T]``, and for each image whether all scores are numbers.
 
-        ``rows``: the inputs of images whose shapes are equal; ``image_ids`` determine random draws.
+        ``column``: of the prompt; ``rows``: the inputs of images whose shapes are equal; ``image_ids`` determine random
+        draws.
         """
         options, watched = self.options.decode, NotNumbers()
-        processors: list[LogitsProcessor] = [watched]
+        processors: list[Any] = [watched, *(self._grammars.allowing(column) if self._grammars else ())]
         if options.method == "sample":
             rows = [row for row in rows for _ in range(options.n_best)]
             processors.append(SeededSampling(options, image_ids))

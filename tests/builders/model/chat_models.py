@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ import torch
 WORDS = ("a", "dog", "runs", "on", "grass", "two", "cats", "sleep", "near", "water", "red", "ball")
 ASKED = ("describe", "the", "picture", "which", "colours", "user", "assistant")
 PAD, UNKNOWN, START, END, IMAGE = SPECIAL = ("[PAD]", "[UNK]", "[START]", "[END]", "[IMAGE]")
-VOCABULARY = {word: number for number, word in enumerate((*SPECIAL, *WORDS, *ASKED))}
+JSON_WORDS = (*'{}":, []', *"0123456789", *"abcdefghijklmnopqrstuvwxyz", '"kind"', '"dog"', "true", "false")
+
+
+def _vocabulary(words: Sequence[str]) -> dict[str, int]:
+    return {word: number for number, word in enumerate((*SPECIAL, *words, *ASKED))}
+
+
+VOCABULARY = _vocabulary(WORDS)
 SIDE, PATCH = 32, 8
 TEMPLATE = """\
 {%- for message in messages -%}
@@ -25,55 +33,61 @@ TEMPLATE = """\
 {%- if add_generation_prompt %}assistant {% endif -%}"""
 
 
-def save_chat_model(folder: Path, seed: int = 0) -> str:
-    """Saves the model to ``folder`` and returns its path. Its answers are 4 to about 10 of WORDS."""
+def save_chat_model(folder: Path, seed: int = 0, words: Sequence[str] = WORDS) -> str:
+    """Saves the model to ``folder`` and returns its path. Its answers are 4 to about 10 of ``words``.
+
+    With JSON_WORDS, no spaces stand between them.
+    """
     from transformers import GenerationConfig
 
     torch.manual_seed(seed)
-    model = _model()
+    vocabulary = _vocabulary(words)
+    model = _model(vocabulary)
     with torch.no_grad():  # far from uniform, so that answers about different pictures differ
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.5)
-    special = [VOCABULARY[word] for word in (*SPECIAL, *ASKED) if word != END]
+    special = [vocabulary[word] for word in (*SPECIAL, *ASKED) if word != END]
     model.generation_config = GenerationConfig(
-        eos_token_id=VOCABULARY[END],
-        pad_token_id=VOCABULARY[PAD],
+        eos_token_id=vocabulary[END],
+        pad_token_id=vocabulary[PAD],
         suppress_tokens=special,
-        begin_suppress_tokens=[VOCABULARY[END]],
+        begin_suppress_tokens=[vocabulary[END]],
         exponential_decay_length_penalty=(4, 2.0),  # the end becomes ever likelier after 4 tokens
         do_sample=False,
     )
     model.save_pretrained(folder)
-    _processor().save_pretrained(folder)
+    _processor(vocabulary, fused=words is JSON_WORDS).save_pretrained(folder)
     return str(folder)
 
 
-def _model() -> Any:
+def _model(vocabulary: Mapping[str, int]) -> Any:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    text = LlamaConfig(**sizes, vocab_size=len(VOCABULARY), max_position_embeddings=512, bos_token_id=None)
+    text = LlamaConfig(**sizes, vocab_size=len(vocabulary), max_position_embeddings=512, bos_token_id=None)
     vision = CLIPVisionConfig(**sizes, image_size=SIDE, patch_size=PATCH, projection_dim=16)
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_id=VOCABULARY[IMAGE],
+        image_token_id=vocabulary[IMAGE],
         vision_feature_layer=-1,
         image_seq_length=(SIDE // PATCH) ** 2,
     )
     return LlavaForConditionalGeneration(config)
 
 
-def _processor() -> Any:
-    from tokenizers import Tokenizer
+def _processor(vocabulary: Mapping[str, int], fused: bool) -> Any:
+    from tokenizers import Tokenizer, decoders
     from tokenizers.models import WordLevel
     from tokenizers.normalizers import Lowercase
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
 
-    words = Tokenizer(WordLevel(VOCABULARY, unk_token=UNKNOWN))
+    words = Tokenizer(WordLevel(dict(vocabulary), unk_token=UNKNOWN))
     words.pre_tokenizer = WhitespaceSplit()
     words.normalizer = Lowercase()
+    if fused:
+        words.decoder = decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words,
         pad_token=PAD,

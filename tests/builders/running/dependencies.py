@@ -22,10 +22,12 @@ PLACES = {
     "benchmarks": "benchmarks",
     "docs": "docs",
     "huggingface": "capmodel/captioners/huggingface",
+    "meteor": "capmodel/metrics/meteor.py",
     "notebook": "docs",
     "s3": "schemas/storage/retrying_s3.py",
     "test": "tests",
     "timm": "capmodel/encoders/backbones/timm_models.py",
+    "xgrammar": "capmodel/captioners/grammars.py",
 }
 
 

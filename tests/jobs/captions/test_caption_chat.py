@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -20,7 +24,7 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.store import layout
 from tests.builders.data.images import drawn
-from tests.builders.model.chat_models import save_chat_model
+from tests.builders.model.chat_models import JSON_WORDS, save_chat_model
 from tests.builders.model.transformers_models import save_model
 
 IMAGES = 6
@@ -71,7 +75,7 @@ def expected(made):
     """Each image's answers, from a batch of its own."""
     prompts = {name: {"text": text} for name, text in TWO.items()}
     plan = resolve_chat(str(made / "llava"), prompts, DecodeOptions(method="greedy"))
-    loaded = ChatCaptioner.load(plan.folder, plan.spec, columns_of(plan.spec), 1, "cpu")
+    loaded = ChatCaptioner.load(plan.folder, plan.spec, columns_of(plan.spec), {}, 1, "cpu")
     found = {}
     for number in range(IMAGES):
         item = loaded.prepare((made / f"photos/{number}.png").read_bytes())
@@ -125,14 +129,78 @@ def test_the_store_keeps_the_model_which_upkeep_knows(made, asked, expected, tmp
     assert Store.open(str(store)).snapshot_id >= before
 
 
+KIND = {"type": "string", "enum": ["dog", "cat"]}
+SCHEMA = {"type": "object", "required": ["kind", "count", "sure"], "additionalProperties": False,
+          "properties": {"kind": KIND, "count": {"type": "integer", "minimum": 0, "maximum": 99},
+                         "sure": {"type": "boolean"}}}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def json_model(tmp_path_factory):
+    return save_chat_model(tmp_path_factory.mktemp("json") / "llava", words=JSON_WORDS)
+
+
+@pytest.mark.parametrize("drawn", [(), ("--temperature", 1, "--n-best", 2)], ids=["greedy", "drawn"])
+def test_answers_by_a_schema_are_typed_values(made, json_model, tmp_path, capsys, drawn):
+    """A random model, whose answers without the schema are no JSON."""
+    (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
+    store, ask = tmp_path / "store", ("--captioner", f"hf:{json_model}", "--batch-size", 4)
+    two = ("--prompt", "x=describe the picture", "--prompt", "plain=describe the picture", "--schema",
+           f"x={tmp_path / 'schema.json'}")  # fmt: skip
+    run("caption", made / "photos", *ask, *two, *drawn, "--output", store, "--warn-failures", 1)
+    table = pa.concat_tables(
+        pa.Table.from_batches([batch]) for batch in Store.open(str(store)).scan(["image_id", "x", "plain"])
+    )
+    value = pa.struct(
+        [("kind", pa.dictionary(pa.int32(), pa.string())), ("count", pa.int64()), ("sure", pa.bool_())]
+    )
+    assert table.schema.field("x").type == arrow.answers_field("x", "", value).type
+    assert table.num_rows == IMAGES
+    found = {row["image_id"]: row for row in table.to_pylist()}
+    for row in found.values():
+        assert len(row["x"]) == (2 if drawn else 1)
+        for answer in row["x"]:
+            assert json.dumps(answer["value"]) == answer["text"]
+            assert answer["value"]["kind"] in KIND["enum"]
+            assert 0 <= answer["value"]["count"] <= 99
+        for answer in row["plain"]:
+            with pytest.raises(json.JSONDecodeError):
+                json.loads(answer["text"])
+    assert not drawn or len({answer["text"] for row in found.values() for answer in row["x"]}) > 3
+    capsys.readouterr()
+    run("caption", made / "photos/3.png", *ask, *two[:2], *two[4:], *drawn)
+    texts = [answer["text"] for answer in found["3.png"]["x"]]
+    assert [line.split("\t")[-1] for line in capsys.readouterr().out.splitlines()] == texts
+
+
+def test_a_schema_that_cannot_be_a_grammar_is_refused(made, json_model, tmp_path, capsys, monkeypatch):
+    def said(schema, *more):
+        (tmp_path / "schema.json").write_text(json.dumps(schema))
+        ask = (
+            "--captioner",
+            f"hf:{json_model}",
+            "--prompt",
+            "describe",
+            "--schema",
+            tmp_path / "schema.json",
+        )
+        return refused(capsys, made / "photos", *ask, *more, "--output", tmp_path / "store")
+
+    behind = {"type": "string", "pattern": "(?<=a)b"}
+    assert "cannot be a grammar of xgrammar (Regex parsing error" in said(behind)
+    assert "expected greedy search or --temperature, not --beam 2" in said(SCHEMA, "--beam", 2)
+    monkeypatch.setitem(sys.modules, "xgrammar", None)
+    assert "xgrammar is not installed; expected pip install '.[xgrammar]'" in said(SCHEMA)
+
+
 @contextmanager
 def generated(monkeypatch):
     """Yields a list that gets the ids of the images of each batch that a model answers a prompt about."""
     batches, generate = [], ChatCaptioner.generate
 
-    def watching(self, inputs, image_ids):
+    def watching(self, column, inputs, image_ids):
         batches.append([name for name in image_ids if name])
-        return generate(self, inputs, image_ids)
+        return generate(self, column, inputs, image_ids)
 
     with monkeypatch.context() as patched:
         patched.setattr(ChatCaptioner, "generate", watching)
@@ -184,6 +252,46 @@ def test_an_answer_that_does_not_end_is_a_failure(made, capsys):
         "cut_off: the answer does not end; expected it to end within --max-new-tokens 2"
         in capsys.readouterr().err
     )
+
+
+def test_weights_that_do_not_fit_are_refused(made, tmp_path, capsys):
+    folder = shutil.copytree(made / "llava", tmp_path / "llava")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["hidden_size"] = 32
+    (folder / "config.json").write_text(json.dumps(config))
+    ask = ("--captioner", f"hf:{folder}", "--prompt", "describe", "--output", tmp_path / "store")
+    said = refused(capsys, made / "photos", *ask)
+    assert "do not fit its config.json" in said
+    assert "of this very model, or --captioner vllm: or openai: if a server runs it" in said
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.engines
+def test_a_killed_job_goes_on_where_it_was(made, expected, tmp_path, capsys):
+    """kill -9 after the first shard has its commit; the images of committed shards are not answered again."""
+    photos, store = tmp_path / "photos", tmp_path / "store"
+    photos.mkdir()
+    for number in range(300):
+        shutil.copy(made / f"photos/{number % IMAGES}.png", photos / f"{number}.png")
+    start = ["caption", photos, "--captioner", f"hf:{made / 'llava'}", "--output", store, "--batch-size", 1,
+             "--shard-size", 3, *PROMPTS]  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-m", "captionbeam", *map(str, start)], stderr=subprocess.DEVNULL, start_new_session=True
+    ) as job:  # fmt: skip
+        while not layout.committed_shards(str(store)):
+            assert job.poll() is None
+            time.sleep(0.05)
+        os.killpg(job.pid, signal.SIGKILL)
+    before = {
+        shard: (store / f"commits/{shard}.json").read_bytes() for shard in layout.committed_shards(str(store))
+    }
+    assert 0 < len(before) < 100
+    run(*start)
+    done = sum(json.loads(commit)["rows"] for commit in before.values())
+    assert f"{done} rows and 0 failures that an earlier run committed" in capsys.readouterr().out
+    assert {shard: (store / f"commits/{shard}.json").read_bytes() for shard in before} == before
+    assert rows(store, *TWO) == {f"{number}.png": expected[f"{number % IMAGES}.png"] for number in range(300)}
+    run("store", "verify", store)
 
 
 def test_nothing_of_transformers_reaches_the_terminal(made, expected, tmp_path):
@@ -266,12 +374,16 @@ def test_what_cannot_be_is_refused_with_a_sentence(made, tmp_path, capsys):
     ):
         folder = shutil.copytree(made / "llava", tmp_path / f"without-{name}")
         (folder / name).unlink()
-        assert said in refused(capsys, photos, "--captioner", f"hf:{folder}", "--prompt", "describe", *output)
+        ask = ("--captioner", f"hf:{folder}", "--prompt", "describe", *output)
+        sentence = refused(capsys, photos, *ask)
+        assert said in sentence
+        assert "--captioner vllm: or openai: if a server runs it" in sentence
+        assert not (tmp_path / "store").exists()
     assert "vllm: or openai:" in refused(capsys, photos, *blip, "--prompt", "describe", *output)
     more = (*llava, "--prompt", "describe", *output)
     assert "prefix is 'a'" in refused(capsys, photos, *more, "--prefix", "a")
     assert "expected --max-new-tokens" in refused(capsys, photos, *more, "--max-length", 9)
-    assert "--schema is for endpoints" in refused(capsys, photos, *more, "--schema", "s.json")
     assert "--model is for endpoints" in refused(capsys, photos, *more, "--model", "m")
     assert "--system goes with prompts" in refused(capsys, photos, *blip, "--system", "x", *output)
+    assert "--schema goes with prompts" in refused(capsys, photos, *blip, "--schema", "x", *output)
     assert "--prompt is for endpoints" in refused(capsys, photos, "--bundle", "b", "--prompt", "x", *output)

@@ -150,22 +150,56 @@ def test_values_of_parquet_are_text(pictures, tmp_path):
 
 
 def test_the_same_picture_with_other_values_is_asked_again(pictures, tmp_path):
-    """Neighbours in one shard, and other shards; those with the same values share one answer."""
+    """In a shard, those with the same values share one answer, whether they are neighbours or not."""
     (tmp_path / "images").mkdir()
     for name in "abcdef":
         (tmp_path / "images" / f"{name}.png").write_bytes((pictures / "0.png").read_bytes())
     titles = dict(zip("abcdef", ["Mug", "Mug", "Vase", "Vase", "Mug", "Rug"], strict=True))
     rows = [[f"{name}.png", title] for name, title in titles.items()]
     products = write_csv(tmp_path / "list.csv", rows, ["path", "title"])
-    with scripted_endpoint() as server:
+    with scripted_endpoint(latency=0.2) as server:
         two = "--prompt", "alt=Describe {title}.", *PLAIN
         store = tmp_path / "store"
         assert caption(products, server, store, tmp_path / "images", *two, "--shard-size", 6) == 0
     assert texts(store) == {f"{name}.png": f"Describe {title}." for name, title in titles.items()}
-    prompts = [prompt for prompt in asked(server) if prompt != "Which colour?"]
-    assert prompts in [
-        ["Describe Mug.", *again, "Describe Rug.", "Describe Vase."] for again in ([], ["Describe Mug."])
-    ]  # the last Mug may be asked about before the first one is answered
+    assert texts(store, "colour") == dict.fromkeys(texts(store), "Which colour?")
+    assert asked(server) == ["Describe Mug.", "Describe Rug.", "Describe Vase.", "Which colour?"]
+    tokens = 3 * 2 + 2, 3 * 4 + 4  # words
+    assert (commit_counts(store, "tokens_in"), commit_counts(store, "tokens_out")) == tokens
+
+
+def test_copies_that_are_not_neighbours_share_a_failure(pictures, tmp_path):
+    (tmp_path / "images").mkdir()
+    for name, picture in zip("abcde", "01010", strict=True):
+        (tmp_path / "images" / f"{name}.png").write_bytes((pictures / f"{picture}.png").read_bytes())
+
+    def rejecting(request):
+        return Reply("no", status=400) if request.digest == first else default_reply(request)
+
+    with scripted_endpoint() as server:
+        assert caption(tmp_path / "images/a.png", server, None, pictures, *PLAIN) == 0
+        first = server.requests[0].digest
+        server.requests.clear()
+        server.reply = rejecting
+        warn = "--warn-failures", 1, "--shard-size", 5
+        assert caption(tmp_path / "images", server, tmp_path / "store", pictures, *PLAIN, *warn) == 0
+    assert len(server.requests) == 2
+    failures = Store.open(f"{tmp_path}/store").failures().to_pylist()
+    assert sorted(row["image_id"] for row in failures) == ["a.png", "c.png", "e.png"]
+
+
+def test_an_image_whose_prompt_has_no_text_is_a_failure_and_not_asked(products, pictures, tmp_path):
+    store, prompts = tmp_path / "store", ("--prompt", "about= {category} ", *PLAIN)
+    with scripted_endpoint() as server:
+        assert caption(products, server, store, pictures, *prompts, "--warn-failures", 1) == 0
+        assert asked(server) == [" floor ", " kitchen ", "Which colour?", "Which colour?"]
+        (failure,) = Store.open(str(store)).failures().to_pylist()
+        assert (failure["image_id"], failure["code"]) == ("1.png", "empty_prompt")
+        assert failure["message"] == "the prompt 'about' is empty, as the image has no value for {category}"
+        server.requests.clear()
+        write_csv(products, [[*row[:2], row[2] or "table", *row[3:]] for row in ROWS])
+        assert refresh(store) == 0
+    assert asked(server) == [" table ", "Which colour?"]
 
 
 @pytest.mark.parametrize("name", ["list.csv", "list.tsv", "list.parquet", "coco.json"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 
 from captionbeam.capmodel.training.worker import save_bundle
@@ -64,6 +65,57 @@ def test_an_npy_of_grids(command, tmp_path):
         "uri": f"{tmp_path}/a.npy#row=0",
         "source": f"{tmp_path}/a.npy",
     }
+
+
+# Columns of the ids' list
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_columns_of_the_list_of_ids_are_kept_and_follow_it(command, tmp_path, kind):
+    def write(first_price):
+        values = {
+            "image_id": IDS,
+            "sku": [f"{n:03d}" for n in range(10)],
+            "Price": [first_price, *range(1, 10)],
+        }
+        frame = pd.DataFrame(values)
+        if kind == "csv":
+            frame.to_csv(tmp_path / "ids.csv", index=False)
+        elif kind == "jsonl":
+            frame.to_json(tmp_path / "ids.jsonl", orient="records", lines=True)
+        else:
+            frame.to_parquet(tmp_path / "ids.parquet")
+
+    command[3] = str(tmp_path / f"ids.{kind}")
+    command += ["--keep-columns", "sku,price"]
+    write(0)
+    assert main(command) == 0
+    store = Store.open(str(tmp_path / "store"))
+    assert [(field.name, str(field.type)) for field in store.kept] == [("Price", "int64"), ("sku", "string")]
+    same(rows(tmp_path / "store"), GRIDS)
+    write(99)
+    assert main(command) == 0
+    prices = {
+        row["image_id"]: row["Price"]
+        for batch in Store.open(str(tmp_path / "store")).scan(["image_id", "Price"])
+        for row in batch.to_pylist()
+    }
+    assert prices == dict(zip(IDS, [99, *range(1, 10)], strict=True))
+    newest = max(
+        (tmp_path / "store" / "plans").glob("*/totals.json"), key=lambda path: path.stat().st_mtime_ns
+    )
+    totals = json.loads(newest.read_text())
+    assert (totals["images"], totals["columns"]["images"]) == (0, 1)
+
+
+def test_columns_that_no_list_of_ids_has_are_one_sentence(command, tmp_path, capsys):
+    (tmp_path / "ids.csv").write_text("\n".join(["image_id,price", *(f"{name},1" for name in IDS)]))
+    np.savez(tmp_path / "both.npz", x=GRIDS, ids=np.array(IDS))
+    command[3] = str(tmp_path / "ids.csv")
+    assert main([*command, "--keep-columns", "cost"]) == 2
+    assert "has no column 'cost' to keep; expected some of 'image_id', 'price'" in capsys.readouterr().err
+    assert main(["import-features", f"{tmp_path}/both.npz", *command[4:], "--keep-columns", "all"]) == 2
+    assert "the ids are in arrays, which have no columns to keep" in capsys.readouterr().err
 
 
 # Again, and after an end

@@ -35,9 +35,9 @@ def test_a_store_in_a_bucket_is_looked_after_like_one_on_a_disk(bucket):
     assert verify(url).problems == []
 
     export(Store.open(url), f"{bucket.url}/out", "jsonl", rows_per_file=3)
-    names = ["export.json", "part-00000.jsonl", "part-00001.jsonl", "part-00002.jsonl", "schema.json"]
+    names = ["_export.json", "_schema.json", "part-00000.jsonl", "part-00001.jsonl", "part-00002.jsonl"]
     assert files.names(f"{bucket.url}/out") == names
-    lines = b"".join(files.read_bytes(f"{bucket.url}/out/{name}") for name in names[1:4]).splitlines()
+    lines = b"".join(files.read_bytes(f"{bucket.url}/out/{name}") for name in names[2:]).splitlines()
     assert {json.loads(line)["image_id"] for line in lines} == before[0].keys()
 
     assert vacuum(url, 1, 24) != []  # snapshots and their own commits; files are young

@@ -71,7 +71,7 @@ def test_parquet_opens_in_any_reader(features, output):
     assert str(table.schema.field("grid").type) == "fixed_size_list<element: float>[12]"
     assert as_dict(table.to_pylist(), "grid") == flat(features)
     assert [part["rows"] for part in record["files"]] == [4, 4, 3]
-    assert json.loads(files.read_bytes(f"{output}/export.json")) == record
+    assert json.loads(files.read_bytes(f"{output}/_export.json")) == record
 
 
 def test_jsonl_of_features_is_one_object_a_line(features, output):
@@ -132,8 +132,8 @@ def test_captions_fit_the_schema_for_bigquery(tmp_path, keep_attention):
     store = make_captions(str(tmp_path / "store"), texts, keep_attention)
     for file_format in ("jsonl", "parquet"):
         export.export(store, str(tmp_path / file_format), file_format)
-    schema = json.loads((tmp_path / "jsonl" / "schema.json").read_text())
-    assert schema == json.loads((tmp_path / "parquet" / "schema.json").read_text())
+    schema = json.loads((tmp_path / "jsonl" / "_schema.json").read_text())
+    assert schema == json.loads((tmp_path / "parquet" / "_schema.json").read_text())
     lines = (tmp_path / "jsonl" / "part-00000.jsonl").read_text().split("\n")
     rows = [json.loads(line) for line in lines if line]
     assert all(fits(row, {"type": "RECORD", "mode": "REQUIRED", "fields": schema}) for row in rows)
@@ -196,7 +196,7 @@ def test_answers_to_prompts_are_nested_columns_of_typed_values(answers, tmp_path
         },
     ]  # fmt: skip
     assert pq.read_table(tmp_path / "parquet" / "part-00000.parquet").to_pylist() == rows
-    schema = json.loads((tmp_path / "jsonl" / "schema.json").read_text())
+    schema = json.loads((tmp_path / "jsonl" / "_schema.json").read_text())
     assert all(fits(row, {"type": "RECORD", "mode": "REQUIRED", "fields": schema}) for row in rows)
     types = {field["name"]: field for field in schema}
     assert [one["name"] for one in types["colour"]["fields"]] == ["text", *about]
@@ -220,7 +220,9 @@ def test_answers_to_prompts_as_csv_are_a_line_each_with_the_prompt(answers, tmp_
         ["a.jpg", "/images/a.jpg", "v1", "/images", "product", "1", CAR, ""],
         ["c.jpg", "/images/c.jpg", "v1", "/images", "product", "1", '{"kind": "cat"}', ""],
     ]
-    modes = {field["name"]: field["mode"] for field in json.loads((tmp_path / "out/schema.json").read_text())}
+    modes = {
+        field["name"]: field["mode"] for field in json.loads((tmp_path / "out/_schema.json").read_text())
+    }
     assert (modes["prompt"], modes["logprob"]) == ("REQUIRED", "NULLABLE")
 
 

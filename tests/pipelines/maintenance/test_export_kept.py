@@ -100,7 +100,7 @@ def kept_of(row):
 
 
 def schema_of(folder):
-    return {one["name"]: one for one in json.loads((folder / "schema.json").read_text())}
+    return {one["name"]: one for one in json.loads((folder / "_schema.json").read_text())}
 
 
 def test_parquet_has_them_with_their_types(store, tmp_path):
@@ -198,7 +198,7 @@ def test_duckdb_and_pandas_read_typed_values(captions, tmp_path):
         query = f"SELECT image_id, price::DECIMAL(9, 2) AS cost, day FROM '{path}' WHERE cost > 1"
         found = duckdb.execute(query).fetchall()
         assert found == [("a", Decimal("19.90"), datetime.date(2024, 2, 29))]
-    frame = pd.read_parquet(tmp_path / "parquet" / "part-00000.parquet")
+    frame = pd.read_parquet(tmp_path / "parquet")
     assert frame["at"].dtype == "datetime64[us]"
     assert frame.groupby("category")["image_id"].agg(list).to_dict() == {"hats": ["b"], "shoes": ["a", "c"]}
     assert frame["size"][0]["w"] == 2.5

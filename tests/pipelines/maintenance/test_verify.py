@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from captionbeam.jobs import cli
 from captionbeam.pipelines.maintenance.verify import verify
+from captionbeam.schemas.formats.kept import schema_text
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout, tags
 from captionbeam.schemas.store.rows import put_table, read_manifest, read_manifests, write_lists
@@ -141,6 +144,20 @@ def test_columns_of_other_rows_are_found(tmp_path, rows, problem):
     assert found.startswith(f"shard {row['shard']}: ")
     assert "columns/odd.parquet" in found
     assert problem in found
+
+
+def test_values_of_other_types_than_the_snapshots_are_found(tmp_path):
+    url = str(tmp_path / "store")
+    advance(url, IMAGES, columns={name: {"price": "n/a"} for name in IMAGES})
+    newest = layout.newest_snapshot(url)
+    assert verify(url).problems == []
+    republished(url, kept=schema_text(pa.schema({"price": pa.float64()})))
+    problems = verify(url).problems
+    assert len(problems) == newest.totals["shards"]
+    for problem in problems:
+        assert re.search(
+            r"columns/\S+ has a value that is not of its column's type in a snapshot: .*'n/a'", problem
+        )
 
 
 def test_deletes_that_name_no_row_are_found(tmp_path):

@@ -61,7 +61,7 @@ def png(image):
 
 def captioner(path, batch_size, decode=GREEDY, prompts=PROMPTS, **options):
     plan = resolve_chat(path, prompts, decode, **options)
-    return ChatCaptioner.load(plan.folder, plan.spec, columns_of(plan.spec), batch_size, "cpu")
+    return ChatCaptioner.load(plan.folder, plan.spec, columns_of(plan.spec), {}, batch_size, "cpu")
 
 
 def answers(loaded, pictures=PICTURES, names=NAMES, used=None):
@@ -84,8 +84,8 @@ def watched(loaded):
     """Yields a list that gets, for each call of ``generate``, the images' ids and the token ids."""
     calls, generate = [], loaded.generate
 
-    def watching(rows, image_ids):
-        tokens, finite = generate(rows, image_ids)
+    def watching(column, rows, image_ids):
+        tokens, finite = generate(column, rows, image_ids)
         calls.append((list(image_ids), tokens.tolist()))
         return tokens, finite
 

@@ -1,0 +1,81 @@
+"""Answers in JSON by xgrammar (extra ``xgrammar``): a model generates only tokens that its prompt's schema allows.
+
+Shapes: B sequences, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import xgrammar
+from torch import Tensor
+
+from captionbeam.schemas.errors import RequestError
+
+
+class Grammars:
+    """The grammars of the prompts' JSON Schemas, for one tokenizer.
+
+    ``schemas``: by column, as JSON. ``vocabulary``: V of the model's scores. ``ends``: ids that end an answer. JSON is
+    on one line, with the schema's own properties in its order. Raises RequestError for a schema that xgrammar does not
+    take.
+    """
+
+    def __init__(
+        self, tokenizer: Any, vocabulary: int, ends: Sequence[int], schemas: Mapping[str, str]
+    ) -> None:
+        info = xgrammar.TokenizerInfo.from_huggingface(
+            tokenizer, vocab_size=vocabulary, stop_token_ids=list(ends)
+        )
+        compiler = xgrammar.GrammarCompiler(info)
+        self._compiled: dict[str, Any] = {}
+        for column, schema in schemas.items():
+            try:
+                self._compiled[column] = compiler.compile_json_schema(schema, any_whitespace=False)
+            except (RuntimeError, ValueError) as err:
+                said = re.sub(r"^\[.*?\] \S+:\d+: |\.$", "", str(err).strip().splitlines()[0])
+                raise RequestError(
+                    f"the JSON Schema of prompt {column} cannot be a grammar of xgrammar ({said}); expected a simpler "
+                    "one, or --captioner vllm: or openai: if a server runs the model"
+                ) from err
+
+    def allowing(self, column: str) -> list[Allowed]:
+        """Returns what to add to the ``logits_processor`` of one ``generate``: nothing for a prompt without schema."""
+        return [Allowed(self._compiled[column])] if column in self._compiled else []
+
+
+class Allowed:
+    """Sets the scores of tokens that the grammar does not allow to minus infinity. For one call of ``generate``.
+
+    A sequence whose last token is not allowed is left alone from then on: its answer is invalid.
+    """
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._matchers: list[Any] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Returns ``scores`` ``[B, V]`` by the ``input_ids`` ``[B, T]`` so far. Rows stay in their order (no beams)."""
+        if not self._matchers:
+            self._matchers = [xgrammar.GrammarMatcher(self._compiled) for _ in scores]
+            self._mask = xgrammar.allocate_token_bitmask(*scores.shape)
+        else:
+            self._accept(input_ids[:, -1].tolist())
+        rows = [place for place, matcher in enumerate(self._matchers) if matcher is not None]
+        if not rows:
+            return scores
+        for place in rows:
+            self._matchers[place].fill_next_token_bitmask(self._mask, place)
+        masked = scores.clone()
+        mask = self._mask.to(masked.device)
+        xgrammar.apply_token_bitmask_inplace(masked, mask, indices=rows, backend="torch_native")
+        return masked
+
+    def _accept(self, tokens: Sequence[int]) -> None:
+        """Notes the last token of each sequence; ended and invalid ones need no matcher any more."""
+        for place, token in enumerate(tokens):
+            matcher = self._matchers[place]
+            if matcher is not None and (not matcher.accept_token(token) or matcher.is_terminated()):
+                self._matchers[place] = None
