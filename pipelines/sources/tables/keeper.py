@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from captionbeam.pipelines.sources.spec import Columns, SourceSpec
 from captionbeam.pipelines.sources.tables.columns import find_named
-from captionbeam.schemas.errors import SourceError
+from captionbeam.schemas.errors import PromptColumnError, SourceError
 from captionbeam.schemas.formats.kept import (
     MOST_BYTES,
     Types,
@@ -72,7 +72,7 @@ def settle_columns(
             said = "no source has a column" if len(specs) > 1 else f"source {specs[0].url!r} has no column"
             raise missing_column(said, name, dict.fromkeys(chain.from_iterable(headers)), used)
     return [
-        spec._replace(keep=tuple(dict.fromkeys(settled.get(name) or name for name in spec.keep)), header=())
+        spec._replace(keep=tuple(dict.fromkeys(settled.get(name) or name for name in spec.keep)))
         for spec in specs
     ]
 
@@ -86,11 +86,11 @@ def _column_in(headers: Sequence[Sequence[str]], name: str) -> str:
 def missing_column(said: str, name: str, there: Collection[str], used: Collection[str]) -> SourceError:
     """Returns the error of a column to keep that is not ``there``. ``used``: the columns that prompts use."""
     expected = f"some of {', '.join(map(repr, there))}" if there else f"a column of {COLUMNS}"
-    near = difflib.get_close_matches(name, list(there), 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = find_named(name, there) or next(iter(difflib.get_close_matches(name, list(there), 1)), "")
+    hint = f"; did you mean {near!r}?" if near else ""
     if name in used:
-        text = f"or {{{{{name}}}}} for the text {{{name}}}"
-        return SourceError(f"{said} {name!r}, which a prompt uses; expected {expected}, {text}{hint}")
+        text = f", or {{{{{name}}}}} for the text {{{name}}}"
+        return PromptColumnError(f"{said} {name!r}, which a prompt uses; expected {expected}", text, hint)
     return SourceError(f"{said} {name!r} to keep; expected {expected}{hint}")
 
 
