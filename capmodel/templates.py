@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from captionbeam.schemas.errors import ImageError
 
 _FIELD = re.compile(r"""(?<!\{)(\{+)([^\W\d][^{}"':,\r\n]*)(\}+)""")  # a run of braces is tried once
+
+_BRACES = re.compile(r"\{+([^{}\r\n]*)\}*")
 
 
 def columns_in(text: str) -> list[str]:
@@ -33,6 +35,21 @@ def filled(text: str, values: Mapping[str, str]) -> str:
         return opening[: len(opening) - pairs + literal] + inside + closing[: len(closing) - pairs + literal]
 
     return _FIELD.sub(fill, text)
+
+
+def unfilled(text: str, columns: Collection[str]) -> dict[str, str]:
+    """Returns the parts of a prompt's text that are sent as they are although they look like one of ``columns``, with
+    its name: ``{ category }``, ``{category:>10}``, ``{category``.
+    """
+    found = {}
+    for braces in _BRACES.finditer(_FIELD.sub(" ", text)):
+        inside = braces[1].strip().casefold()
+        begun = [
+            name for name in columns if name and re.match(rf"{re.escape(name.casefold())}(?!\w)", inside)
+        ]
+        if begun:
+            found[braces[0].strip()] = max(begun, key=len)
+    return found
 
 
 def question(name: str, text: str, values: Mapping[str, str]) -> str:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from captionbeam.jobs.options.captioners import captioner_now
+from captionbeam.jobs.options.captioners import captioner_now, prompted_sources
 from captionbeam.jobs.options.command import DONE, WARNED, Result
-from captionbeam.jobs.options.sources import fetch_options, parsed_sources
+from captionbeam.jobs.options.sources import fetch_options
 from captionbeam.jobs.ui.summary import empty_places_line
 from captionbeam.jobs.ui.terminal import note, say, visible
 from captionbeam.pipelines.bulk.duplicates import duplicates_line, refuse_duplicates, take_first
@@ -52,7 +52,7 @@ def print_captions(options: Caption) -> Result:
     """
     captioner = captioner_now(options, options.batch_size or 1)
     used = captioner.columns if isinstance(captioner, ReadsColumns) else ()
-    refs = _chosen(parsed_sources(options, None, list(used)), options)
+    refs = _chosen(prompted_sources(options, None), options)
     names = captioner.schema.names
     alone, captions, failures = len(refs) == options.n_best == len(names) == 1, {}, {}
     read = fetch_links if options.by_url else partial(fetch, options=fetch_options(options))

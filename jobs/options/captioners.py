@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from captionbeam.jobs.options.prompts import (
     check_endpoint,
     has_prompts,
     is_endpoint,
+    note_prompts,
     plan_endpoint,
     prompts_by_column,
 )
@@ -27,6 +29,7 @@ from captionbeam.schemas.options import PRECISION, option, text
 
 if TYPE_CHECKING:
     from captionbeam.jobs.bulk.launch import Work
+    from captionbeam.pipelines.sources.spec import SourceSpec
     from captionbeam.pipelines.workers.batches import Processor
     from captionbeam.pipelines.workers.processors import ModelPlan
 
@@ -115,8 +118,7 @@ def captioning(options: CaptionerOptions, output: str) -> Work:
     options.check_captioner()
     features = Store.open(options.features) if options.features else None
     asked = plan_endpoint(options) if is_endpoint(options.captioner) else None
-    used = columns_of_prompts({"prompts": prompts_by_column(options)})
-    found = listing(options, () if features else parsed_sources(options, output, used), features)
+    found = listing(options, () if features else prompted_sources(options, output), features)
     plan = asked or _plan(options, features)
     if options.by_url:
         from captionbeam.pipelines.endpoints.links import fetch_links
@@ -125,6 +127,17 @@ def captioning(options: CaptionerOptions, output: str) -> Work:
     return Work(
         kind="captions", spec=plan.spec, fingerprint=plan.fingerprint, field=plan.field, job=plan.job, **found
     )
+
+
+def prompted_sources(options: CaptionerOptions, output: str | None) -> Sequence[SourceSpec]:
+    """Returns the parsed SOURCEs with the columns that prompts use. Says what prompts may not mean.
+
+    Raises RequestError.
+    """
+    prompts = prompts_by_column(options)
+    sources = parsed_sources(options, output, columns_of_prompts({"prompts": prompts}))
+    note_prompts(options, prompts, dict.fromkeys(name for source in sources for name in source.header))
+    return sources
 
 
 def captioner_now(options: CaptionerOptions, batch_size: int) -> Processor:

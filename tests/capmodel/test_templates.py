@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captionbeam.capmodel.templates import columns_in, columns_of_prompts, filled, question
+from captionbeam.capmodel.templates import columns_in, columns_of_prompts, filled, question, unfilled
 from captionbeam.schemas.errors import ImageError
 
 VALUES = {"a": "1", "Image Title": "{a} \\1", "größe": "XL"}
@@ -28,6 +28,19 @@ VALUES = {"a": "1", "Image Title": "{a} \\1", "größe": "XL"}
 def test_columns_in_a_prompt(text, columns, sent):
     assert columns_in(text) == columns
     assert filled(text, VALUES) == sent
+
+
+@pytest.mark.parametrize(("text", "found"), [
+    ("{a} {{a}} {b} { b } {ab} {'a'} {\"a\": 1} a}", {}),
+    ("{ a } and {A:>3}", {"{ a }": "a", "{A:>3}": "a"}),
+    ("{{ a }}, {a, b}", {"{{ a }}": "a", "{a, b}": "a"}),
+    ("It is {a", {"{a": "a"}),
+    ("{image title.upper()}", {}),  # refused, as it names a column
+    ("{ Image Title!r }", {"{ Image Title!r }": "Image Title"}),
+    ("{Image: x}", {"{Image: x}": "Image"}),
+])  # fmt: skip
+def test_what_looks_like_a_column_and_is_sent_as_text(text, found):
+    assert unfilled(text, ["Image", "Image Title", "a"]) == found
 
 
 @given(st.text("{}ab \"'"))

@@ -20,8 +20,8 @@ _SEPARATORS = re.compile(r"[\s_-]+")
 
 
 def find_named(wanted: str, names: Collection[str]) -> str:
-    """Returns ``wanted`` if it is one of ``names``, else the only name that differs by case, separators and accents that
-    are letters of their own (NFD); else ''.
+    """Returns ``wanted`` if it is one of ``names``, else the only name that differs by case, separators and accents
+    that are letters of their own (NFD); else ''.
 
     ``image_url`` finds ``Image_Url``, ``IMAGE URL``, ``image-url`` and ``imageUrl``.
     """

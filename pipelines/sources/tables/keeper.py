@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from captionbeam.pipelines.sources.spec import Columns, SourceSpec
 from captionbeam.pipelines.sources.tables.columns import find_named
-from captionbeam.schemas.errors import SourceError
+from captionbeam.schemas.errors import PromptColumnError, SourceError
 from captionbeam.schemas.formats.kept import (
     MOST_BYTES,
     Types,
@@ -59,12 +59,14 @@ def _written(name: str, there: Collection[str]) -> str:
     return next((own for own in there if own and unicodedata.normalize("NFC", own) == name), "")
 
 
-def settle_columns(specs: Sequence[SourceSpec], used: Collection[str]) -> list[SourceSpec]:
+def settle_columns(
+    specs: Sequence[SourceSpec], used: Collection[str], may_lack: bool = False
+) -> list[SourceSpec]:
     """Returns ``specs`` with the names under which columns are kept: as named if a source has a column of exactly that
     name, else as in the first source that has one which differs by case and separators.
 
-    ``used``: the columns that prompts use. Raises SourceError for a named column that no source can have, and if
-    prompts use columns and no source is of a kind that has any.
+    ``used``: the columns that prompts use. Raises SourceError for a named column that no source can have, unless they
+    ``may_lack`` it, and if prompts use columns and no source is of a kind that has any.
     """
     if used and not any(spec.kind in WITH_COLUMNS for spec in specs):
         raise missing_column("no source has a column", next(iter(used)), (), used)
@@ -72,12 +74,14 @@ def settle_columns(specs: Sequence[SourceSpec], used: Collection[str]) -> list[S
     names = dict.fromkeys(name for spec in specs for name in spec.keep if name != ALL)
     settled = {name: name if name in used else _column_in(headers, name) for name in names}
     known = not any(spec.kind == "tar" or spec.url.lower().endswith(VARYING) for spec in specs)
-    for name, found in settled.items():
-        if known and not found:
+    for name, found in settled.items() if known else ():
+        if may_lack and not found:
+            specs = [spec._replace(keep=[one for one in spec.keep if one != name]) for spec in specs]
+        elif not found:
             said = "no source has a column" if len(specs) > 1 else f"source {specs[0].url!r} has no column"
             raise missing_column(said, name, dict.fromkeys(chain.from_iterable(headers)), used)
     return [
-        spec._replace(keep=tuple(dict.fromkeys(settled.get(name) or name for name in spec.keep)), header=())
+        spec._replace(keep=tuple(dict.fromkeys(settled.get(name) or name for name in spec.keep)))
         for spec in specs
     ]
 
@@ -91,11 +95,11 @@ def _column_in(headers: Sequence[Sequence[str]], name: str) -> str:
 def missing_column(said: str, name: str, there: Collection[str], used: Collection[str]) -> SourceError:
     """Returns the error of a column to keep that is not ``there``. ``used``: the columns that prompts use."""
     expected = f"some of {_closest(name, there)}" if there else f"a column of {COLUMNS}"
-    near = difflib.get_close_matches(name, list(there), 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = find_named(name, there) or next(iter(difflib.get_close_matches(name, list(there), 1)), "")
+    hint = f"; did you mean {near!r}?" if near else ""
     if name in used:
-        text = f"or {{{{{name}}}}} for the text {{{name}}}"
-        return SourceError(f"{said} {name!r}, which a prompt uses; expected {expected}, {text}{hint}")
+        text = f", or {{{{{name}}}}} for the text {{{name}}}"
+        return PromptColumnError(f"{said} {name!r}, which a prompt uses; expected {expected}", text, hint)
     return SourceError(f"{said} {name!r} to keep; expected {expected}{hint}")
 
 

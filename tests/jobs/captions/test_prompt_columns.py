@@ -224,6 +224,49 @@ def test_a_name_that_is_no_column_is_one_sentence(pictures, tmp_path, capsys, na
     assert not files.exists(f"{tmp_path}/store/plans")
 
 
+@pytest.mark.parametrize(("written", "meant"), [("Title", "title"), ("unit-price", "Unit Price")])
+def test_a_column_of_another_spelling_is_suggested(products, pictures, capsys, written, meant):
+    with scripted_endpoint() as server:
+        assert caption(products, server, None, pictures, "--prompt", f"Describe {{{written}}}.") == 2
+    assert f"did you mean {meant!r}?" in capsys.readouterr().err
+
+
+def test_what_looks_like_a_column_is_said_once(products, pictures, tmp_path, capsys):
+    (tmp_path / "schema.json").write_text('{"type": "object"}')
+    prompts = (
+        "--prompt",
+        "a={ title }, {title:>9}, {title}",
+        "--prompt",
+        "b={ title }",
+        "--system",
+        "A {title}.",
+    )
+    schema = "--schema", tmp_path / "schema.json"
+    with scripted_endpoint(lambda _: Reply("{}")) as server:
+        for store in (tmp_path / "store", None):
+            assert caption(products, server, store, pictures, *prompts, *schema, "--limit", 1) == 0
+            assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")] == [
+                "note: { title } is sent as text; did you mean {title}?",
+                "note: {title:>9} is sent as text; did you mean {title}?",
+                "note: {title} in --system is sent as text; only prompts have columns",
+                "note: --schema without a name is for all prompts: a, b; --schema NAME=FILE is for one",
+            ]
+
+
+def test_a_column_of_a_recorded_prompt_that_is_gone_is_one_sentence(products, pictures, tmp_path, capsys):
+    store = tmp_path / "store"
+    with scripted_endpoint() as server:
+        assert caption(products, server, store, pictures, *ALT) == 0
+        write_csv(products, [[row[0], row[1], *row[3:]] for row in ROWS], [HEADER[0], HEADER[1], *HEADER[3:]])
+        capsys.readouterr()
+        assert refresh(store) == 2
+        said = capsys.readouterr().err
+        assert "no column 'category', which a prompt uses; expected some of" in said
+        assert "or another --prompt than that of the store's record, with --redo" in said
+        assert "{{" not in said
+        assert refresh(store, "--prompt", "alt=Describe {title}.", "--redo") == 0
+
+
 def test_a_name_that_no_line_of_json_has_is_one_sentence(pictures, tmp_path, capsys):
     (tmp_path / "list.jsonl").write_text('{"path": "0.png", "title": "Mug"}\n')
     with scripted_endpoint() as server:
@@ -437,7 +480,7 @@ def test_a_rejected_image_is_asked_again_with_another_value(products, pictures, 
         assert asked(server) == []  # the failure is permanent
         write_csv(products, [[row[0], "Cup", *row[2:]] if row[0] == "1.png" else row for row in ROWS])
         assert refresh(store) == 0
-    assert asked(server) == ["Describe this  product called Cup, 7 EUR."]
+    assert asked(server) == ["Describe this  product called Cup, 7 EUR."]  # the other answer is kept
     assert Store.open(str(store)).failures().num_rows == 0
 
 
