@@ -2,12 +2,13 @@
 
 ``{name}`` stands for the image's value in the column ``name``, and ``{{name}}`` for the text ``{name}``. A name begins
 with a letter or ``_`` and has no braces, quotes, colons, commas or line breaks. Other braces stay as they are, such as
-those of JSON.
+those of JSON. Names are compared in Unicode's composed form (NFC).
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -19,8 +20,8 @@ _BRACES = re.compile(r"\{+([^{}\r\n]*)\}*")
 
 
 def columns_in(text: str) -> list[str]:
-    """Returns the names of the columns that a prompt's text names, sorted."""
-    return sorted({found[2] for found in _FIELD.finditer(text) if _pairs(found) % 2})
+    """Returns the names of the columns that a prompt's text names, composed and sorted."""
+    return sorted({_composed(found[2]) for found in _FIELD.finditer(text) if _pairs(found) % 2})
 
 
 def filled(text: str, values: Mapping[str, str]) -> str:
@@ -29,7 +30,7 @@ def filled(text: str, values: Mapping[str, str]) -> str:
     def fill(found: re.Match[str]) -> str:
         opening, name, closing = found.groups()
         pairs = _pairs(found)
-        inside = values.get(name, "") if pairs % 2 else name
+        inside = values.get(_composed(name), "") if pairs % 2 else name
         literal = pairs // 2
         return opening[: len(opening) - pairs + literal] + inside + closing[: len(closing) - pairs + literal]
 
@@ -69,6 +70,10 @@ def columns_of_prompts(spec: Mapping[str, Any]) -> list[str]:
 def columns_by_prompt(spec: Mapping[str, Any]) -> dict[str, list[str]]:
     """Returns the names of the columns that each prompt of a store's specification names; empty without prompts."""
     return {column: columns_in(own["text"]) for column, own in (spec.get("prompts") or {}).items()}
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _pairs(found: re.Match[str]) -> int:

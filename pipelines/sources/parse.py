@@ -63,7 +63,8 @@ def parse_each(
         known = [found[url] for url in options.inventories]
         specs += _reported(name, known) or _parse_source(name, options)
     _refuse_idle_reports(names, [found[url] for url in inventories])
-    return settle_columns(specs, [column for _, options in sources for column in options.used_columns])
+    used = [column for _, options in sources for column in options.used_columns]
+    return settle_columns(specs, used, all(options.may_lack for _, options in sources))
 
 
 def _reported(name: str, known: Sequence[Report]) -> list[SourceSpec]:

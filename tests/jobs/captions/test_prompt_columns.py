@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import unicodedata
 
 import apache_beam as beam
 import numpy as np
@@ -277,6 +278,46 @@ def test_a_name_that_no_line_of_json_has_is_one_sentence(pictures, tmp_path, cap
     for line in said[1:]:
         assert "no source has a column 'titel', which a prompt uses; expected some of 'title'" in line
     assert server.requests == []
+
+
+def test_of_many_columns_the_closest_are_named_as_they_are_written(pictures, tmp_path, capsys):
+    names = [f"column {number}" for number in range(300)]
+    products = write_csv(tmp_path / "list.csv", [["0.png", "Mug", *names]], ["path", "Product  Name", *names])
+    with scripted_endpoint() as server:
+        assert caption(products, server, None, pictures, "--prompt", "A {Product Name}.") == 2
+        said = capsys.readouterr().err
+        assert "; expected some of 302 columns such as 'Product  Name', " in said
+        assert said.count("'column ") <= 11
+        assert caption(products, server, None, pictures, "--prompt", "A {Product  Name}.") == 0
+    assert asked(server) == ["A Mug."]
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.jsonl", "list.parquet"])
+def test_names_with_accents_are_found_in_either_form(pictures, tmp_path, name):
+    """One character, or a letter and its accent, as in files of macOS."""
+    composed, path = "gr\u00f6\u00dfe", tmp_path / name
+    for form in "NFC", "NFD":
+        row = {"path": "0.png", unicodedata.normalize(form, composed): "XL"}
+        if name.endswith(".csv"):
+            write_csv(path, [row.values()], row)
+        elif name.endswith(".jsonl"):
+            path.write_text(json.dumps(row))
+        else:
+            pq.write_table(pa.Table.from_pylist([row]), path)
+        with scripted_endpoint() as server:
+            for written in "NFC", "NFD":
+                prompt = unicodedata.normalize(written, f"A {{{composed}}}.")
+                assert caption(path, server, None, pictures, "--prompt", prompt) == 0
+        assert asked(server) == ["A XL.", "A XL."]
+
+
+def test_a_long_value_of_a_prompts_column_is_one_sentence(pictures, tmp_path, capsys):
+    products = write_csv(tmp_path / "list.csv", [["0.png", "x" * 5000]], ["path", "text"])
+    with scripted_endpoint() as server:
+        assert caption(products, server, None, pictures, "--prompt", "A {text}.") == 2
+    assert "in the prompt's column 'text'; expected at most 4,096: shorten it in the source" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_folder_has_no_columns(pictures, tmp_path, capsys):

@@ -107,6 +107,16 @@ def test_a_named_source_is_listed_whole_with_its_own_columns():
     assert chosen(options, "limit", "seed", "inventory") == {"limit": None, "seed": 0, "inventory": ()}
 
 
+def test_a_part_of_the_sources_may_lack_the_recorded_columns():
+    """``/photos`` has none, and a refresh of it alone is no mistake; a column that is named is expected there."""
+    kept = {"keep_columns": ["price"]}
+    newest = snapshot({}, [PHOTOS | kept, LIST | kept])
+    assert repeated(["/photos"], newest).others
+    assert not repeated(["/photos", "--keep-columns", "price"], newest).others
+    assert not repeated(["/photos", "/list.csv"], newest).others
+    assert not repeated([], newest).others
+
+
 def test_sources_that_were_listed_differently_have_to_be_named():
     newest = snapshot({}, [{**PHOTOS, "limit": 5}, LIST])
     said = "the sources were listed with different --limit: /photos with 5 and /list.csv with None; expected --limit"
