@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from captionbeam.pipelines.workers.processors import ModelPlan
 
 HUGGING_FACE = "hf:"
+FIRST_PATIENCE = 10.0  # seconds for which printing waits for a server that cannot be reached
 SCHEMES = (OPENAI, VLLM, HUGGING_FACE)
 
 
@@ -152,7 +153,10 @@ def prompted_sources(options: CaptionerOptions, output: str | None) -> Sequence[
 def captioner_now(options: CaptionerOptions, batch_size: int) -> Processor:
     """Returns the captioner in this process, loaded from its original location. Raises BundleError, RequestError."""
     if is_endpoint(options.captioner):
-        return plan_endpoint(options).job("").load(1)
+        from captionbeam.pipelines.endpoints.processor import EndpointCaptioner
+
+        asked = plan_endpoint(options)
+        return EndpointCaptioner(asked.options, asked.endpoint, FIRST_PATIENCE)
     if options.asks_here:
         return _chat_now(options, batch_size)
     decode = decode_options(options, options.bundle)

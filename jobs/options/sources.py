@@ -253,12 +253,12 @@ def _say_other_ids(specs: Sequence[SourceSpec], output: str, options: SourceOpti
     if newest is None:
         return
     for found in find_other_ids(Store(files.absolute(output), newest), specs):
-        own = found.there == found.source
-        if options.adopt_ids and (own or found.there in options.retired_names()):
+        goes = found.there in {found.source, *options.retired_names()}
+        if goes and options.adopt_ids:
             continue
-        origin = "" if own else f" from {found.there}"
+        origin = "" if found.there == found.source else f" from {found.there}"
         said = "processed again under the new ids; with --adopt-ids, their rows are copied"
-        if not own:
+        if not goes:
             words = ["captionbeam", "refresh", found.source, "--output", output, "--retire", found.there]
             again = shlex.join([*words, "--adopt-ids", *source_flags(newest, found.there)])
             said = f"added a second time; if it takes the place of {found.there}: {again}"

@@ -52,12 +52,13 @@ class Question:
 class EndpointCaptioner:
     """A processor that asks an endpoint every prompt about every image. Threads may share it.
 
-    The number of concurrent calls of ``run`` is the number of requests in flight.
+    The number of concurrent calls of ``run`` is the number of requests in flight. ``first_patience``: as of
+    ``ChatClient``.
     """
 
     batch_size = 1
 
-    def __init__(self, spec: EndpointSpec, endpoint: Endpoint) -> None:
+    def __init__(self, spec: EndpointSpec, endpoint: Endpoint, first_patience: float | None = None) -> None:
         self.options, self.prompts = spec, prompts_of(spec)
         self.spec = spec_of(spec)
         self.fingerprint = fingerprint(self.spec)
@@ -73,7 +74,13 @@ class EndpointCaptioner:
             url, reconnect = self._stack.enter_context(server).url, server.wait_until_healthy
         self._pace = Pace(endpoint.requests_per_minute, endpoint.tokens_per_minute)
         self._client = ChatClient(
-            url, spec, self._pace, endpoint.concurrency, endpoint.timeout, reconnect=reconnect
+            url,
+            spec,
+            self._pace,
+            endpoint.concurrency,
+            endpoint.timeout,
+            first_patience=None if endpoint.command else first_patience,
+            reconnect=reconnect,
         )
         self._stack.callback(self._pace.close)
         self._stack.callback(self._client.close)
