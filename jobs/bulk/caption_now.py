@@ -71,13 +71,13 @@ def print_captions(options: Caption, sources: Sequence[SourceSpec]) -> Result:
 
 def _chosen(sources: Sequence[SourceSpec], options: Caption) -> list[ImageRef]:
     """Returns the images that a captions store would get from the same options, sorted by id."""
-    refs = [ref for ref in _listed(sources) if is_sampled(ref.image_id, options.sample, options.seed)]
+    refs = [ref for ref in _listed(sources) if is_sampled(ref.image_id, options.sample, options.seed or 0)]
     if options.on_duplicate == "first":
         refs, others = take_first(refs, list(dict.fromkeys(source.name for source in sources)))
         if said := duplicates_line(others):
             say(f"captionbeam: note: {said}", to_error=True)
     if options.limit:
-        refs = nsmallest(options.limit, refs, key=lambda ref: draw(ref.image_id, options.seed))
+        refs = nsmallest(options.limit, refs, key=lambda ref: draw(ref.image_id, options.seed or 0))
     refs = sorted(refs, key=lambda ref: ref.image_id)
     for _, same in groupby(refs, key=lambda ref: ref.image_id):
         refuse_duplicates(list(same))

@@ -178,7 +178,7 @@ def plan_endpoint(options: CaptionerOptions) -> EndpointPlan:
         system=options.system,
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
-        seed=options.seed or None,
+        seed=options.seed,
         n_best=options.n_best,
         max_image_pixels=options.max_image_pixels,
         send_urls=options.send_urls,

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from captionbeam.jobs.options import inputs
@@ -281,13 +281,13 @@ def listing(
         from captionbeam.pipelines.features.rows import FindRows, fetch_rows
 
         kept = kept_of(features, options.columns_to_keep, options.keep_gps)
-        find: Any = FindRows(features, options.sample, options.seed, kept)
+        find: Any = FindRows(features, options.sample, options.seed or 0, kept)
         return {
             "find": find,
             "fetch": fetch_rows,
             "names": names,
             "features": features,
-            "part": part_of(Part, options),
+            "part": replace(part_of(Part, options), seed=options.seed or 0),
             "keep": tuple(kept.names),
             "kept": kept,
             "adopts": options.adopt_ids,
@@ -296,9 +296,9 @@ def listing(
     from captionbeam.pipelines.bulk.listing_record import seen_columns
     from captionbeam.pipelines.sources.images import fetch
 
-    find = ListSources(sources, options.sample, options.seed)
+    find = ListSources(sources, options.sample, options.seed or 0)
     read = functools.partial(fetch, options=fetch_options(options))
-    part = part_of(Part, options)
+    part = replace(part_of(Part, options), seed=options.seed or 0)
     return {
         "find": find,
         "fetch": read,

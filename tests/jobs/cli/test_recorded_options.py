@@ -104,7 +104,7 @@ def test_a_named_source_is_listed_whole_with_its_own_columns():
     listed = {**LIST, "limit": 5, "seed": 3, "inventory": ["/i"]}
     options = repeated(["/list.csv", "/new"], snapshot({}, [PHOTOS, listed]))
     assert options.listings == (("/list.csv", {"id_column": "name", "image_root": "/root"}), ("/new", {}))
-    assert chosen(options, "limit", "seed", "inventory") == {"limit": None, "seed": 0, "inventory": ()}
+    assert chosen(options, "limit", "seed", "inventory") == {"limit": None, "seed": None, "inventory": ()}
 
 
 def test_a_part_of_the_sources_may_lack_the_recorded_columns():
