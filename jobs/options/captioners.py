@@ -20,6 +20,7 @@ from captionbeam.jobs.options.prompts import (
     note_prompts,
     plan_endpoint,
     prompts_by_column,
+    texts_by_column,
 )
 from captionbeam.jobs.options.run import ModelOptions
 from captionbeam.jobs.options.sources import SourceOptions, listing, parsed_sources
@@ -101,6 +102,7 @@ class CaptionerOptions(DecodingOptions, EndpointOptions, SourceOptions, ModelOpt
         if self.captioner and self.features:
             raise RequestError("--captioner reads images, not --features; expected SOURCE")
         check_endpoint(self)
+        texts_by_column(self)
         if is_endpoint(self.captioner):
             return
         if self.captioner and importlib.util.find_spec("transformers") is None:
@@ -112,14 +114,19 @@ class CaptionerOptions(DecodingOptions, EndpointOptions, SourceOptions, ModelOpt
             chat_decoding(self) if self.asks_here else decode_options(self, None)
 
 
-def captioning(options: CaptionerOptions, output: str) -> Work:
-    """Returns the captioning work of the options. Raises RequestError, StoreError, BundleError."""
+def captioning(options: CaptionerOptions, output: str, sources: Sequence[SourceSpec] | None = None) -> Work:
+    """Returns the captioning work of the options. Raises RequestError, StoreError, BundleError.
+
+    ``sources``: ``prompted_sources``, where they are parsed.
+    """
     from captionbeam.jobs.bulk.launch import Work
 
     options.check_captioner()
     features = Store.open(options.features) if options.features else None
     asked = plan_endpoint(options) if is_endpoint(options.captioner) else None
-    found = listing(options, () if features else prompted_sources(options, output), features)
+    if sources is None:
+        sources = prompted_sources(options, output)
+    found = listing(options, sources, features)
     plan = asked or _plan(options, features)
     if options.by_url:
         from captionbeam.pipelines.endpoints.links import fetch_links
@@ -131,10 +138,12 @@ def captioning(options: CaptionerOptions, output: str) -> Work:
 
 
 def prompted_sources(options: CaptionerOptions, output: str | None) -> Sequence[SourceSpec]:
-    """Returns the parsed SOURCEs with the columns that prompts use. Says what prompts may not mean.
+    """Returns the parsed SOURCEs with the columns that prompts use; none with --features.
 
-    Raises RequestError.
+    Says what prompts may not mean. Raises RequestError. This needs neither Beam nor torch.
     """
+    if options.features:
+        return []
     prompts = prompts_by_column(options)
     sources = parsed_sources(options, output, columns_of_prompts({"prompts": prompts}))
     note_prompts(options, prompts, dict.fromkeys(name for source in sources for name in source.header))

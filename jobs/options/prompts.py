@@ -245,8 +245,8 @@ def check_endpoint(options: CaptionerOptions) -> None:
         )
 
 
-def prompts_by_column(options: CaptionerOptions) -> dict[str, dict[str, Any]]:
-    """Returns the prompts by column, each with its text and, for JSON, its schema. Raises RequestError."""
+def texts_by_column(options: PromptOptions) -> dict[str, str]:
+    """Returns the texts of the prompts by column. Raises RequestError."""
     texts: dict[str, str] = {}
     found = list(_texts(options))
     for name, given in found:
@@ -264,7 +264,14 @@ def prompts_by_column(options: CaptionerOptions) -> dict[str, dict[str, Any]]:
         if not given.strip():
             raise RequestError(f"the prompt {column!r} is empty; expected a text")
         texts[column] = given
-    prompts: dict[str, dict[str, Any]] = {column: {"text": given} for column, given in texts.items()}
+    return texts
+
+
+def prompts_by_column(options: PromptOptions) -> dict[str, dict[str, Any]]:
+    """Returns the prompts by column, each with its text and, for JSON, its schema. Raises RequestError."""
+    prompts: dict[str, dict[str, Any]] = {
+        column: {"text": given} for column, given in texts_by_column(options).items()
+    }
     for given in options.schema:
         name, schema = _read_schema(given)
         if name is not None and name not in prompts:

@@ -293,6 +293,7 @@ def listing(
             "adopts": options.adopt_ids,
         }
     from captionbeam.pipelines.bulk.find import ListSources
+    from captionbeam.pipelines.bulk.listing_record import seen_columns
     from captionbeam.pipelines.sources.images import fetch
 
     find = ListSources(sources, options.sample, options.seed)
@@ -308,6 +309,7 @@ def listing(
         "first": options.on_duplicate == "first",
         "adopts": options.adopt_ids,
         "keep": tuple(dict.fromkeys(name for source in sources for name in source.keep)),
+        "seen": seen_columns(sources),
         "exif": _exif(options),
     }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import subprocess
+import sys
 import unicodedata
 
 import apache_beam as beam
@@ -276,7 +278,7 @@ def test_a_name_that_no_line_of_json_has_is_one_sentence(pictures, tmp_path, cap
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 3  # the first one is "listing images"
     for line in said[1:]:
-        assert "no source has a column 'titel', which a prompt uses; expected some of 'title'" in line
+        assert "no source has a column 'titel', which a prompt uses; expected some of 'title', 'path'" in line
     assert server.requests == []
 
 
@@ -318,6 +320,24 @@ def test_a_long_value_of_a_prompts_column_is_one_sentence(pictures, tmp_path, ca
     assert "in the prompt's column 'text'; expected at most 4,096: shorten it in the source" in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(("prompts", "said"), [
+    (["Describe {titel}."], "no column 'titel'"),
+    (["a=A", "A=B"], "two prompts are named 'A'"),
+    (["A", "b"], "the prompt 'A' has no name"),
+])  # fmt: skip
+def test_wrong_prompts_are_told_before_beam_is_imported(products, tmp_path, prompts, said):
+    """Which takes seconds."""
+    words = ["caption", str(products), "--captioner", "openai:http://127.0.0.1:9/v1", "--model", "m"]
+    words += ["--output", str(tmp_path / "store")]
+    for prompt in prompts:
+        words += ["--prompt", prompt]
+    code = f"""import sys; from captionbeam.jobs import cli
+print(cli.main({words!r}), sorted({{"apache_beam", "torch"}} & sys.modules.keys()))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert said in done.stderr
+    assert done.stdout == "2 []\n"
 
 
 def test_a_folder_has_no_columns(pictures, tmp_path, capsys):
