@@ -559,7 +559,7 @@ def test_captions_are_printed_without_a_store(products, pictures, capsys):
 
 def test_empty_cells_are_counted_by_column(products, pictures, tmp_path, capsys):
     write_csv(products, [[*row[:2], "" if number else row[2], row[3], ""] for number, row in enumerate(ROWS)])
-    prompts = "--prompt", "a={category} {title}", "--prompt", "b={other}"
+    prompts = "--prompt", "a={category} {title}", "--prompt", "b=Say: {other}"
     line = "note: 3 images have no value in a column that a prompt uses ({category} 2, {other} 3)"
     with scripted_endpoint() as server:
         assert caption(products, server, None, pictures, *prompts) == 0
