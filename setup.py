@@ -7,13 +7,19 @@ PACKAGES = ("schemas", "capmodel", "pipelines", "jobs")
 ROOT = "jobs/toplevel"  # what `import captionbeam` and `python -m captionbeam` find
 
 EXTRAS = {
-    "benchmarks": ["mosaicml-streaming>=0.13,<1", "transformers>=4.50,<6", "webdataset>=1,<2"],
+    "benchmarks": [
+        "mosaicml-streaming>=0.13,<1",
+        "pycocoevalcap>=1.2,<2",
+        "transformers>=4.50,<6",
+        "webdataset>=1,<2",
+    ],
     "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.29,<2"],
     "huggingface": [
         "huggingface_hub>=0.30,<3",
         "num2words>=0.5.12,<1",  # which the processor of SmolVLM imports
         "transformers>=4.50,<6",
     ],
+    "meteor": ["pycocoevalcap>=1.2,<2"],
     "notebook": ["apache-beam[interactive]>=2.76,<3"],  # what Beam imports inside Jupyter
     "s3": ["botocore>=1.36,<2", "s3fs>=2025.3"],
     "timm": ["timm>=1.0.19,<2"],
@@ -22,6 +28,7 @@ EXTRAS = {
 EXTRAS["test"] = [
     *EXTRAS["docs"],
     *EXTRAS["huggingface"],
+    *EXTRAS["meteor"],
     *EXTRAS["notebook"],
     *EXTRAS["s3"],
     *EXTRAS["timm"],

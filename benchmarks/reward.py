@@ -1,6 +1,6 @@
 """The reward of self-critical training against pycocoevalcap's CIDEr-D of the same batch, both in one run.
 
-    pip install --no-deps pycocoevalcap==1.2
+    pip install '.[benchmarks]'
     python benchmarks/reward.py --tokens tokens
 
 A batch is as in training: --images photographs of the train split with --samples captions each, document

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from captionbeam.jobs.options.captioners import CaptionerOptions, captioning
+from captionbeam.jobs.options.captioners import CaptionerOptions, captioning, prompted_sources
 from captionbeam.jobs.options.command import Result
 from captionbeam.jobs.options.run import BulkCommand
 from captionbeam.schemas.errors import RequestError
@@ -52,12 +52,14 @@ alone, of several a line each, separated by tabs: id, log-probability (of bundle
 
     def execute(self) -> Result:
         """Prints captions, or runs the pipeline and reports."""
+        sources = prompted_sources(self, self.output)
         if self.output is None:
             from captionbeam.jobs.bulk.caption_now import print_captions
 
-            return print_captions(self)
+            return print_captions(self, sources)
         from captionbeam.jobs.bulk.launch import launch
         from captionbeam.jobs.run_on.target import resolve_target
 
         target, options = resolve_target(self)
-        return launch(captioning(options, self.output), self.output, options, target, self.gates())
+        work = captioning(options, self.output, sources)
+        return launch(work, self.output, options, target, self.gates())

@@ -1,4 +1,4 @@
-"""Score captions against references: BLEU, ROUGE-L and CIDEr, equal to the published COCO code's."""
+"""Score captions against references: BLEU, ROUGE-L, CIDEr and METEOR, equal to the published COCO code's."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ TITLES = {
     "ROUGE_L": "ROUGE-L",
     "CIDEr": "CIDEr (CIDEr-D)",
     "CIDEr_original": "CIDEr, original",
+    "METEOR": "METEOR",
 }
 
 
@@ -74,7 +75,7 @@ class Evaluate(ReferenceOptions, ColumnOptions, Command):
 Scores the captions of a store (the best one of each row), of its export as JSON lines, or of COCO results as
 JSON, a list of {image_id, caption}, against what people wrote: COCO's JSON (also inside its zip), Karpathy's
 split JSON, JSON lines or Parquet; what several files have of one image adds up. Images are joined by id or file
-name, else by unique base name. No Java is needed.
+name, else by unique base name. --meteor alone needs Java.
 
 CIDEr is what coco-caption publishes under that name, which is CIDEr-D. CIDEr_original has neither its
 clipping nor its length penalty. idf comes from the references of the scored images.
@@ -84,6 +85,9 @@ clipping nor its length penalty. idf comes from the references of the scored ima
     captions: str = option(
         ..., "a captions store, its export as JSON lines, or COCO results (.json)", STORE, common=True
     )
+    meteor: bool = option(
+        False, "also METEOR, by its published program: needs Java, 2 GB of memory, and the extra meteor"
+    )
     json: bool = option(False, "print one JSON object instead of a table")
     per_image: str | None = option(
         None, "also write each image's caption, scores and kept columns to this file, as JSON lines", FILE
@@ -91,14 +95,17 @@ clipping nor its length penalty. idf comes from the references of the scored ima
 
     def execute(self) -> Result:
         """Computes and prints the scores, which are the totals."""
+        from captionbeam.capmodel.metrics.meteor import meteor_scorer
         from captionbeam.jobs.reporting.scoring import join_references, read_captions, read_kept, write_output
 
         if not self.references:
             raise RequestError(
                 "--references is missing; expected captions that people wrote: one file or several"
             )
+        if self.meteor:
+            meteor_scorer()
         pairs = join_references(read_captions(self.captions, self.column), *self.read_references())
-        evaluation = pairs.evaluate()
+        evaluation = pairs.evaluate(self.meteor)
         if self.per_image:
             rows = image_rows(pairs.captions, evaluation.images, read_kept(self.captions))
             write_output(self.per_image, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
@@ -143,7 +150,7 @@ def summary(options: Evaluate, pairs: Any, evaluation: Any) -> dict[str, Any]:
 def score_rows(record: Mapping[str, Any]) -> dict[str, str]:
     """Returns the rows of the printed table."""
     counts, said = record["counts"], record["variety"]
-    rows = {title: f"{record[name]:.4f}" for name, title in TITLES.items()}
+    rows = {title: f"{record[name]:.4f}" for name, title in TITLES.items() if name in record}
     return {
         "captions": record["captions"],
         "references": ", ".join(record["references_from"]),

@@ -13,7 +13,7 @@ from captionbeam.jobs.options.features import EncodingOptions, check_encoding, e
 from captionbeam.jobs.options.prompts import without_prompts
 from captionbeam.jobs.options.run import BulkCommand
 from captionbeam.jobs.ui.terminal import note, say
-from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.errors import PromptColumnError, RequestError
 from captionbeam.schemas.fingerprint import changes
 from captionbeam.schemas.options import (
     POSITIVE,
@@ -138,7 +138,7 @@ costs, --canary N tries it on N images; neither writes to the store.
         file_format = options.format or (newest.format if newest else "parquet")
         options = replace(options, precision=precision, format=file_format)
         target, options = resolve_target(options)
-        work = captioning(options, output) if options.writes_captions else encoding(options, output)
+        work = self._work(options, output)
         retired = [*options.retired_names(), *moved(output, work)]
         _check_sources_of_store(options, work, newest, retired)
         _check_redo(options, work, newest)
@@ -153,6 +153,14 @@ costs, --canary N tries it on N images; neither writes to the store.
             note("--sample and --limit list a part of the images: none is deleted")
         gates = options.gates(options.max_deletes)
         return launch(work, output, options, target, gates, str(options.format), "refresh", retired)
+
+    def _work(self, options: Refresh, output: str) -> Work:
+        if not options.writes_captions:
+            return encoding(options, output)
+        try:
+            return captioning(options, output)
+        except PromptColumnError as err:
+            raise err if self.named & {"prompt", "prompt_file"} else err.of_record() from err
 
     def check_request(self) -> None:
         """Raises RequestError for options that exclude each other."""

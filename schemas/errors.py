@@ -3,6 +3,7 @@
 CaptionbeamError
 ├── RequestError(ValueError)   an invalid request: message of one sentence, exit status 2
 │   ├── SourceError            a source cannot be listed or read
+│   │   ├── PromptColumnError  no source has a column that a prompt uses
 │   │   └── SourceUnavailable  the source's server is temporarily unavailable: exit status 1, so schedulers retry
 │   ├── StoreError             missing store or snapshot, or one written by a newer version
 │   ├── FingerprintError       rows, weights or bundle come from a different model or setting
@@ -19,7 +20,7 @@ from __future__ import annotations
 TRANSIENT_CODES = frozenset({"timeout", "unavailable"})
 PERMANENT_CODES = frozenset(
     {"not_found", "denied", "truncated", "unsupported", "too_large", "decode", "empty", "model"}
-    | {"rejected", "refused", "no_answer", "cut_off", "invalid_json"}  # of endpoints
+    | {"rejected", "refused", "no_answer", "cut_off", "invalid_json", "empty_prompt"}  # of prompts
 )
 FAILURE_CODES = TRANSIENT_CODES | PERMANENT_CODES
 
@@ -44,6 +45,20 @@ class SourceUnavailable(SourceError):
     """A source's server does not respond, or responds with 429 or 5xx. The request itself is valid."""
 
     exit_status = 1
+
+
+class PromptColumnError(SourceError):
+    """A column that a prompt uses is missing. Its parts: what is missing, what else was expected, and a hint."""
+
+    def __str__(self) -> str:
+        return "".join(map(str, self.args))
+
+    def of_record(self) -> PromptColumnError:
+        """Returns the error where the prompt is one of a store's record."""
+        said, _, hint = self.args
+        return PromptColumnError(
+            said, ", or another --prompt than that of the store's record, with --redo", hint
+        )
 
 
 class StoreError(RequestError):

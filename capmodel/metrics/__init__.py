@@ -11,11 +11,12 @@ from typing import Any
 
 from captionbeam.capmodel.metrics.bleu import ORDERS, BleuCounts, add_counts, bleu, count_image
 from captionbeam.capmodel.metrics.cider import CiderReferences
+from captionbeam.capmodel.metrics.meteor import meteor
 from captionbeam.capmodel.metrics.ptb import split_tokens, tokenize
 from captionbeam.capmodel.metrics.rouge import rouge_l
 from captionbeam.schemas.errors import RequestError
 
-__all__ = ["SCORES", "Evaluation", "References", "score", "tokenize", "variety"]
+__all__ = ["METEOR", "SCORES", "Evaluation", "References", "score", "tokenize", "variety"]
 
 SCORES = (
     *(f"Bleu_{order}" for order in range(1, ORDERS + 1)),
@@ -24,6 +25,7 @@ SCORES = (
     "CIDEr_D",
     "CIDEr_original",
 )
+METEOR = "METEOR"  # on request
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,11 @@ class References:
             captions
         )
 
-    def evaluate(self, hypotheses: Mapping[str, str]) -> Evaluation:
-        """Returns all scores. Raises RequestError unless ``hypotheses`` has exactly the images of the references."""
+    def evaluate(self, hypotheses: Mapping[str, str], with_meteor: bool = False) -> Evaluation:
+        """Returns all scores, and METEOR on request.
+
+        Raises RequestError unless ``hypotheses`` has exactly the images of the references, and as ``meteor`` does.
+        """
         captions = self._tokenized(hypotheses)
         counts = {
             image: count_image(split_tokens(one), self._words[image]) for image, one in captions.items()
@@ -76,7 +81,11 @@ class References:
         images = {image: self._score_image(image, one, counts[image]) for image, one in captions.items()}
         total = add_counts(counts.values())
         means = {name: sum(one[name] for one in images.values()) / len(images) for name in SCORES[ORDERS:]}
-        return Evaluation({**_by_order(bleu(total)), **means}, total, images)
+        scores = {**_by_order(bleu(total)), **means}
+        if with_meteor:
+            scores[METEOR], each = meteor(captions, self._tokens)
+            images = {image: {**own, METEOR: each[image]} for image, own in images.items()}
+        return Evaluation(scores, total, images)
 
     def _tokenized(self, hypotheses: Mapping[str, str]) -> dict[str, list[str]]:
         if odd := sorted(self._tokens.keys() ^ hypotheses.keys()):

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from captionbeam.jobs.options.captioners import captioner_now
 from captionbeam.jobs.options.command import DONE, WARNED, Result
-from captionbeam.jobs.options.sources import fetch_options, parsed_sources
+from captionbeam.jobs.options.sources import fetch_options
 from captionbeam.jobs.ui.summary import empty_places_line
 from captionbeam.jobs.ui.terminal import note, say, visible
 from captionbeam.pipelines.bulk.duplicates import duplicates_line, refuse_duplicates, take_first
@@ -24,6 +24,7 @@ from captionbeam.pipelines.bulk.listing_record import (
     check_listed,
     ending,
     passed_over_line,
+    seen_columns,
     sum_listings,
 )
 from captionbeam.pipelines.endpoints.links import fetch_links
@@ -43,8 +44,8 @@ Captions = dict[str, list[dict[str, Any]]]
 """The captions of one image, best first, by column."""
 
 
-def print_captions(options: Caption) -> Result:
-    """Captions the images of the sources, sorted by id, and prints captions as they are ready.
+def print_captions(options: Caption, sources: Sequence[SourceSpec]) -> Result:
+    """Captions the images of the parsed ``sources``, sorted by id, and prints captions as they are ready.
 
     For a single image with one caption, the line is the caption alone; otherwise id, log-probability (unless the model
     is behind an endpoint), prompt (of several), and caption, separated by tabs. Failures go to standard error, and the
@@ -52,7 +53,7 @@ def print_captions(options: Caption) -> Result:
     """
     captioner = captioner_now(options, options.batch_size or 1)
     used = captioner.columns if isinstance(captioner, ReadsColumns) else ()
-    refs = _chosen(parsed_sources(options, None, list(used)), options)
+    refs = _chosen(sources, options)
     names = captioner.schema.names
     alone, captions, failures = len(refs) == options.n_best == len(names) == 1, {}, {}
     read = fetch_links if options.by_url else partial(fetch, options=fetch_options(options))
@@ -70,13 +71,13 @@ def print_captions(options: Caption) -> Result:
 
 def _chosen(sources: Sequence[SourceSpec], options: Caption) -> list[ImageRef]:
     """Returns the images that a captions store would get from the same options, sorted by id."""
-    refs = [ref for ref in _listed(sources) if is_sampled(ref.image_id, options.sample, options.seed)]
+    refs = [ref for ref in _listed(sources) if is_sampled(ref.image_id, options.sample, options.seed or 0)]
     if options.on_duplicate == "first":
         refs, others = take_first(refs, list(dict.fromkeys(source.name for source in sources)))
         if said := duplicates_line(others):
             say(f"captionbeam: note: {said}", to_error=True)
     if options.limit:
-        refs = nsmallest(options.limit, refs, key=lambda ref: draw(ref.image_id, options.seed))
+        refs = nsmallest(options.limit, refs, key=lambda ref: draw(ref.image_id, options.seed or 0))
     refs = sorted(refs, key=lambda ref: ref.image_id)
     for _, same in groupby(refs, key=lambda ref: ref.image_id):
         refuse_duplicates(list(same))
@@ -108,7 +109,7 @@ def _listed(sources: Sequence[SourceSpec]) -> Iterator[ImageRef]:
     check_listed(sum_listings(listings), [source.name for source in sources])
     used = [name for source in sources for name in source.used]
     if used:
-        check_columns(columns.schema(), used, used)
+        check_columns(columns.schema(), used, used, seen_columns(sources))
 
 
 def _batches(refs: Iterator[ImageRef], size: int) -> Iterator[list[ImageRef]]:

@@ -53,9 +53,9 @@ class Work:
     instead. ``job``: copies weights or a bundle to a store's ``models/``, whose URL it takes, and returns the workers'
     job. ``dedup``: reads all images first, so that equal content is planned together. ``part``: the images of
     the sources that are processed. ``first``: of several images with one id, the first one is taken. ``keep``: names
-    of columns to keep, or ``all``. ``kept``: their names and types, if they are known before the listing. ``exif``:
-    names of what to keep of each image file. ``adopts``: images take over the rows that the store has of them under
-    other ids.
+    of columns to keep, or ``all``. ``seen``: columns that were seen before the listing. ``kept``: names and types of
+    those to keep, if they are known before it. ``exif``: names of what to keep of each image file. ``adopts``: images
+    take over the rows that the store has of them under other ids.
     """
 
     kind: str
@@ -72,6 +72,7 @@ class Work:
     part: Part = field(default_factory=Part)
     first: bool = False
     keep: tuple[str, ...] = ()
+    seen: tuple[str, ...] = ()
     kept: pa.Schema | None = None
     exif: tuple[str, ...] = ()
     adopts: bool = False
@@ -227,7 +228,7 @@ def to_do(
     written = []
     if work.counted:
         images, listings = images
-        written = [listings | "RecordListing" >> RecordListing(run, work.names, work.keep)]
+        written = [listings | "RecordListing" >> RecordListing(run, work.names, work.keep, work.seen)]
     elif run.keeps:  # their types are known
         written = [pipeline | "KnowTypes" >> beam.Create([0])]
     if work.first:

@@ -145,7 +145,7 @@ def _build(
     if trial is not None and options.canary is not None:
         job = target.with_device(tried.job(files.join(trial.url, "models")))
         sharing = options.threads, worker_processes(target.beam_args)
-        few = todo | "Canary" >> LimitImages(options.canary, options.seed)
+        few = todo | "Canary" >> LimitImages(options.canary, options.seed or 0)
         shards = few | "PlanCanary" >> PlanShards(trial, options.shard_size)
         _ = shards | ProcessShards(trial, job, tried.fetch, *sharing)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,10 @@ from captionbeam.jobs.options.prompts import (
     check_endpoint,
     has_prompts,
     is_endpoint,
+    note_prompts,
     plan_endpoint,
     prompts_by_column,
+    texts_by_column,
 )
 from captionbeam.jobs.options.run import ModelOptions
 from captionbeam.jobs.options.sources import SourceOptions, listing, parsed_sources
@@ -27,10 +30,12 @@ from captionbeam.schemas.options import PRECISION, option, text
 
 if TYPE_CHECKING:
     from captionbeam.jobs.bulk.launch import Work
+    from captionbeam.pipelines.sources.spec import SourceSpec
     from captionbeam.pipelines.workers.batches import Processor
     from captionbeam.pipelines.workers.processors import ModelPlan
 
 HUGGING_FACE = "hf:"
+FIRST_PATIENCE = 10.0  # seconds for which printing waits for a server that cannot be reached
 SCHEMES = (OPENAI, VLLM, HUGGING_FACE)
 
 
@@ -97,6 +102,7 @@ class CaptionerOptions(DecodingOptions, EndpointOptions, SourceOptions, ModelOpt
         if self.captioner and self.features:
             raise RequestError("--captioner reads images, not --features; expected SOURCE")
         check_endpoint(self)
+        texts_by_column(self)
         if is_endpoint(self.captioner):
             return
         if self.captioner and importlib.util.find_spec("transformers") is None:
@@ -108,15 +114,19 @@ class CaptionerOptions(DecodingOptions, EndpointOptions, SourceOptions, ModelOpt
             chat_decoding(self) if self.asks_here else decode_options(self, None)
 
 
-def captioning(options: CaptionerOptions, output: str) -> Work:
-    """Returns the captioning work of the options. Raises RequestError, StoreError, BundleError."""
+def captioning(options: CaptionerOptions, output: str, sources: Sequence[SourceSpec] | None = None) -> Work:
+    """Returns the captioning work of the options. Raises RequestError, StoreError, BundleError.
+
+    ``sources``: ``prompted_sources``, where they are parsed.
+    """
     from captionbeam.jobs.bulk.launch import Work
 
     options.check_captioner()
     features = Store.open(options.features) if options.features else None
     asked = plan_endpoint(options) if is_endpoint(options.captioner) else None
-    used = columns_of_prompts({"prompts": prompts_by_column(options)})
-    found = listing(options, () if features else parsed_sources(options, output, used), features)
+    if sources is None:
+        sources = prompted_sources(options, output)
+    found = listing(options, sources, features)
     plan = asked or _plan(options, features)
     if options.by_url:
         from captionbeam.pipelines.endpoints.links import fetch_links
@@ -127,10 +137,26 @@ def captioning(options: CaptionerOptions, output: str) -> Work:
     )
 
 
+def prompted_sources(options: CaptionerOptions, output: str | None) -> Sequence[SourceSpec]:
+    """Returns the parsed SOURCEs with the columns that prompts use; none with --features.
+
+    Says what prompts may not mean. Raises RequestError. This needs neither Beam nor torch.
+    """
+    if options.features:
+        return []
+    prompts = prompts_by_column(options)
+    sources = parsed_sources(options, output, columns_of_prompts({"prompts": prompts}))
+    note_prompts(options, prompts, dict.fromkeys(name for source in sources for name in source.header))
+    return sources
+
+
 def captioner_now(options: CaptionerOptions, batch_size: int) -> Processor:
     """Returns the captioner in this process, loaded from its original location. Raises BundleError, RequestError."""
     if is_endpoint(options.captioner):
-        return plan_endpoint(options).job("").load(1)
+        from captionbeam.pipelines.endpoints.processor import EndpointCaptioner
+
+        asked = plan_endpoint(options)
+        return EndpointCaptioner(asked.options, asked.endpoint, FIRST_PATIENCE)
     if options.asks_here:
         return _chat_now(options, batch_size)
     decode = decode_options(options, options.bundle)

@@ -23,10 +23,11 @@ class DecodingOptions(DecodeOptions):
         help="captions for each image, best first (at most --beam of beam search; 1 of greedy); of an endpoint, "
         "answers to each prompt",
     )
-    seed: int = like(
+    seed: int | None = like(  # type: ignore[assignment]
         DecodeOptions,
         "seed",
-        help="seed of --sample, --limit, --method sample and, unless it is 0, of an endpoint's model",
+        default=None,
+        help="seed of --sample, --limit and --method sample (default: 0), and of an endpoint's model (default: none)",
     )
     temperature: float | None = like(  # type: ignore[assignment]
         DecodeOptions,

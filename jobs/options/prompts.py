@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from captionbeam.capmodel.templates import columns_in, unfilled
+from captionbeam.jobs.ui.terminal import note
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.fingerprint import UNNAMED
 from captionbeam.schemas.formats import arrow
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from captionbeam.pipelines.endpoints.plan import Endpoint, EndpointPlan
 
 R = TypeVar("R", bound="PromptOptions")
+SHOWN = 60  # characters of a part of a prompt
 OPENAI, VLLM = "openai:", "vllm:"
 VLLM_COMMAND = "vllm serve {model} --served-model-name {name} --host 127.0.0.1 --port {port}"
 RATE = number(0, above=True, expected="a number above 0")
@@ -175,7 +178,7 @@ def plan_endpoint(options: CaptionerOptions) -> EndpointPlan:
         system=options.system,
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
-        seed=options.seed or None,
+        seed=options.seed,
         n_best=options.n_best,
         max_image_pixels=options.max_image_pixels,
         send_urls=options.send_urls,
@@ -242,8 +245,8 @@ def check_endpoint(options: CaptionerOptions) -> None:
         )
 
 
-def prompts_by_column(options: CaptionerOptions) -> dict[str, dict[str, Any]]:
-    """Returns the prompts by column, each with its text and, for JSON, its schema. Raises RequestError."""
+def texts_by_column(options: PromptOptions) -> dict[str, str]:
+    """Returns the texts of the prompts by column. Raises RequestError."""
     texts: dict[str, str] = {}
     found = list(_texts(options))
     for name, given in found:
@@ -261,7 +264,14 @@ def prompts_by_column(options: CaptionerOptions) -> dict[str, dict[str, Any]]:
         if not given.strip():
             raise RequestError(f"the prompt {column!r} is empty; expected a text")
         texts[column] = given
-    prompts: dict[str, dict[str, Any]] = {column: {"text": given} for column, given in texts.items()}
+    return texts
+
+
+def prompts_by_column(options: PromptOptions) -> dict[str, dict[str, Any]]:
+    """Returns the prompts by column, each with its text and, for JSON, its schema. Raises RequestError."""
+    prompts: dict[str, dict[str, Any]] = {
+        column: {"text": given} for column, given in texts_by_column(options).items()
+    }
     for given in options.schema:
         name, schema = _read_schema(given)
         if name is not None and name not in prompts:
@@ -271,6 +281,23 @@ def prompts_by_column(options: CaptionerOptions) -> dict[str, dict[str, Any]]:
         for column in prompts if name is None else (name,):
             prompts[column]["schema"] = schema
     return prompts
+
+
+def note_prompts(
+    options: PromptOptions, prompts: Mapping[str, Mapping[str, Any]], columns: Collection[str]
+) -> None:
+    """Says what of the ``prompts`` and the system message is sent as it is although it looks like one of ``columns``,
+    those of the sources; and which prompts a schema without a name is for.
+    """
+    parts = {part: name for own in prompts.values() for part, name in unfilled(own["text"], columns).items()}
+    for part, column in parts.items():
+        note(f"{part[:SHOWN]} is sent as text; did you mean {{{column}}}?", to_error=True)
+    for column in columns_in(options.system):
+        if column in columns:
+            note(f"{{{column}}} in --system is sent as text; only prompts have columns", to_error=True)
+    if len(prompts) > 1 and any(named_text(given)[0] is None for given in options.schema):
+        said = "--schema without a name is for all prompts"
+        note(f"{said}: {', '.join(prompts)}; --schema NAME=FILE is for one", to_error=True)
 
 
 def without_prompts(options: R, columns: Collection[str]) -> R:

@@ -131,7 +131,10 @@ def repeat_request(options: Refresh, newest: Snapshot | None) -> Refresh:
         line = f"as in the record of {options.output}: {'; '.join(filter(None, said))}"
         say(visible(line), to_error=options.dry_run)
     sources = tuple(entry["source"] for entry in entries)
-    return replace(options, **whole, sources=sources, listings=tuple(listings), given=named)
+    others = "keep_columns" not in named and any(
+        entry["source"] not in sources for entry in request["sources"]
+    )
+    return replace(options, **whole, sources=sources, listings=tuple(listings), others=others, given=named)
 
 
 def repeat_limits(options: R, newest: Snapshot) -> R:

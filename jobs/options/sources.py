@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from captionbeam.jobs.options import inputs
@@ -88,6 +88,7 @@ class SourceOptions(Part, ReadingOptions):
     """Which images, and how they are listed.
 
     listings: each source with its own values of the options that may differ between sources, from a store's record.
+    others: the columns to keep are from a record that has further sources, which may have them.
     """
 
     GROUP = "images"
@@ -179,6 +180,7 @@ class SourceOptions(Part, ReadingOptions):
         opens=inputs.file,
     )
     listings: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    others: bool = False
 
     @property
     def columns_to_keep(self) -> tuple[str, ...]:
@@ -202,7 +204,7 @@ def _listing_options(options: SourceOptions, used: Sequence[str] = ()) -> Any:
 
     columns = (options.id_column, options.uri_column, options.bytes_column)
     return ListingOptions(
-        *columns, options.image_root, options.inventory, options.columns_to_keep, tuple(used)
+        *columns, options.image_root, options.inventory, options.columns_to_keep, tuple(used), options.others
     )
 
 
@@ -231,7 +233,7 @@ def parsed_sources(
                 to_error=True,
             )
     kept = [own.columns_to_keep for _, own in _listings(options)]
-    if any(kept) and not any(spec.keep for spec in specs):
+    if any(kept) and not options.others and not any(spec.keep for spec in specs):
         note(f"no column is kept, as none of the sources is {COLUMNS}", to_error=True)
     if output:
         _say_other_ids(specs, output, options)
@@ -251,12 +253,12 @@ def _say_other_ids(specs: Sequence[SourceSpec], output: str, options: SourceOpti
     if newest is None:
         return
     for found in find_other_ids(Store(files.absolute(output), newest), specs):
-        own = found.there == found.source
-        if options.adopt_ids and (own or found.there in options.retired_names()):
+        goes = found.there in {found.source, *options.retired_names()}
+        if goes and options.adopt_ids:
             continue
-        origin = "" if own else f" from {found.there}"
+        origin = "" if found.there == found.source else f" from {found.there}"
         said = "processed again under the new ids; with --adopt-ids, their rows are copied"
-        if not own:
+        if not goes:
             words = ["captionbeam", "refresh", found.source, "--output", output, "--retire", found.there]
             again = shlex.join([*words, "--adopt-ids", *source_flags(newest, found.there)])
             said = f"added a second time; if it takes the place of {found.there}: {again}"
@@ -279,23 +281,24 @@ def listing(
         from captionbeam.pipelines.features.rows import FindRows, fetch_rows
 
         kept = kept_of(features, options.columns_to_keep, options.keep_gps)
-        find: Any = FindRows(features, options.sample, options.seed, kept)
+        find: Any = FindRows(features, options.sample, options.seed or 0, kept)
         return {
             "find": find,
             "fetch": fetch_rows,
             "names": names,
             "features": features,
-            "part": part_of(Part, options),
+            "part": replace(part_of(Part, options), seed=options.seed or 0),
             "keep": tuple(kept.names),
             "kept": kept,
             "adopts": options.adopt_ids,
         }
     from captionbeam.pipelines.bulk.find import ListSources
+    from captionbeam.pipelines.bulk.listing_record import seen_columns
     from captionbeam.pipelines.sources.images import fetch
 
-    find = ListSources(sources, options.sample, options.seed)
+    find = ListSources(sources, options.sample, options.seed or 0)
     read = functools.partial(fetch, options=fetch_options(options))
-    part = part_of(Part, options)
+    part = replace(part_of(Part, options), seed=options.seed or 0)
     return {
         "find": find,
         "fetch": read,
@@ -306,6 +309,7 @@ def listing(
         "first": options.on_duplicate == "first",
         "adopts": options.adopt_ids,
         "keep": tuple(dict.fromkeys(name for source in sources for name in source.keep)),
+        "seen": seen_columns(sources),
         "exif": _exif(options),
     }
 

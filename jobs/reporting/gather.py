@@ -133,7 +133,7 @@ def _tiles(store: Store, briefs: Mapping[str, Brief], scores: Mapping[str, float
 def _scores(pairs: Pairs, scores: Mapping[str, float]) -> dict[str, str]:
     if not scores:
         return {}
-    found = {title: f"{scores[name]:.4f}" for name, title in TITLES.items()}
+    found = {title: f"{scores[name]:.4f}" for name, title in TITLES.items() if name in scores}
     count = sum(map(len, pairs.references.values()))
     return {**found, "images scored": f"{len(pairs.captions):,}", "references": f"{count:,}"}
 

@@ -35,9 +35,9 @@ class Pairs:
     without_caption: list[str]
     without_references: list[str]
 
-    def evaluate(self) -> Evaluation:
-        """Returns all scores of the captions."""
-        return References(self.references).evaluate(self.captions)
+    def evaluate(self, with_meteor: bool = False) -> Evaluation:
+        """Returns all scores of the captions, and METEOR on request. Raises RequestError where that cannot run."""
+        return References(self.references).evaluate(self.captions, with_meteor)
 
     def notes(self) -> list[str]:
         """Returns notes to show with the scores, one sentence each."""

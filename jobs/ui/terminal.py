@@ -9,6 +9,7 @@ from contextlib import suppress
 
 # Line ends, cursor movement, text direction, and lone surrogates, which cannot be encoded.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_BREAKS = re.compile(r"\s*[\r\n]\s*")  # other spaces may be those of a name
 
 
 def visible(text: object) -> str:
@@ -44,7 +45,7 @@ def note(text: object, to_error: bool = False) -> None:
 
 def one_line(error: BaseException) -> str:
     """Returns an error's message as one line."""
-    return visible(" ".join(str(error).split()))
+    return visible(_BREAKS.sub(" ", str(error)).strip())
 
 
 def open_closed_streams() -> None:

@@ -53,7 +53,8 @@ class ListSources(beam.PTransform[PBegin, tuple[PCollection[ImageRef], PCollecti
     def __init__(self, sources: Sequence[SourceSpec], sample: float = 1.0, seed: int = 0) -> None:
         super().__init__()
         _check_sample(sample)
-        self._sources, self._sample, self._seed = list(sources), sample, seed
+        self._sources = [source._replace(header=()) for source in sources]
+        self._sample, self._seed = sample, seed
 
     def expand(self, begin: PBegin) -> Any:  # Beam takes no tuple as a hint
         listed = (

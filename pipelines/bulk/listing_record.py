@@ -15,7 +15,7 @@ from apache_beam.pvalue import PCollection
 
 from captionbeam.pipelines.bulk.kept_schema import write_kept_schema
 from captionbeam.pipelines.bulk.run import Run
-from captionbeam.pipelines.sources.spec import IMAGE_SUFFIXES, suffix
+from captionbeam.pipelines.sources.spec import IMAGE_SUFFIXES, SourceSpec, suffix
 from captionbeam.pipelines.sources.tables.keeper import ALL, COLUMNS, missing_column
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.counts import counted
@@ -99,8 +99,17 @@ def check_listed(listings: Sequence[Listing], names: Sequence[str]) -> None:
             )
 
 
+def seen_columns(sources: Iterable[SourceSpec]) -> tuple[str, ...]:
+    """Returns the columns that were seen in the sources when they were parsed."""
+    return tuple(dict.fromkeys(name for source in sources for name in source.header))
+
+
 def write_listing(
-    listings: Sequence[Listing], run: Run, names: Sequence[str] = (), keep: Sequence[str] = ()
+    listings: Sequence[Listing],
+    run: Run,
+    names: Sequence[str] = (),
+    keep: Sequence[str] = (),
+    seen: Sequence[str] = (),
 ) -> str:
     """Writes the listing, and the types of kept columns, if the files do not exist yet. Returns the listing's URL.
 
@@ -114,19 +123,22 @@ def write_listing(
         types = Types()
         for one in summed:
             types.add(schema_of(one.columns))
-        check_columns(types.schema(), keep, run.used_columns)
+        check_columns(types.schema(), keep, run.used_columns, seen)
         write_kept_schema(run, types.schema())
     return url
 
 
-def check_columns(found: pa.Schema, keep: Sequence[str], used: Collection[str] = ()) -> None:
+def check_columns(
+    found: pa.Schema, keep: Sequence[str], used: Collection[str] = (), seen: Sequence[str] = ()
+) -> None:
     """Raises SourceError if no source has one of the columns to ``keep``, or if there are none for ``all``.
 
-    ``used``: those of them that prompts use.
+    ``used``: those of them that prompts use. ``seen``: names of further columns, for the error.
     """
     for name in keep:
         if name != ALL and name not in found.names:
-            raise missing_column("no source has a column", name, found.names, used)
+            there = [other for other in dict.fromkeys([*found.names, *seen]) if other != name]
+            raise missing_column("no source has a column", name, there, used)
     if not len(found):
         raise SourceError(f"no source has columns to keep; expected {COLUMNS}")
 
@@ -145,12 +157,15 @@ class RecordListing(beam.PTransform[PCollection[Listing], PCollection[str]]):
     Raises SourceError if one of the sources ``names`` has no image, or if none has one of the columns to ``keep``.
     """
 
-    def __init__(self, run: Run, names: Sequence[str], keep: Sequence[str] = ()) -> None:
+    def __init__(
+        self, run: Run, names: Sequence[str], keep: Sequence[str] = (), seen: Sequence[str] = ()
+    ) -> None:
         super().__init__()
-        self._run, self._names, self._keep = run, list(names), list(keep)
+        self._run = run
+        self._named = {"names": list(names), "keep": list(keep), "seen": list(seen)}
 
     def expand(self, listings: PCollection[Listing]) -> PCollection[str]:
-        write = beam.Map(across_workers(write_listing), run=self._run, names=self._names, keep=self._keep)
+        write = beam.Map(across_workers(write_listing), run=self._run, **self._named)
         return listings | "SumListings" >> beam.CombineGlobally(sum_all) | "WriteListing" >> write
 
 

@@ -54,7 +54,8 @@ class ChatClient:
     """Requests to one endpoint. Threads may share it; each has a connection of its own.
 
     ``timeout``: seconds until a request without an answer is repeated. ``patience``: seconds for which failed
-    requests are repeated; ``first_wait``: the longest first pause. ``reconnect``: waits until a server that may be
+    requests are repeated; ``first_patience``: the same for a server that cannot be reached and has not answered yet;
+    ``first_wait``: the longest first pause. ``reconnect``: waits until a server that may be
     started again answers, and returns its URL, which may be another one.
     """
 
@@ -67,10 +68,12 @@ class ChatClient:
         timeout: float,
         *,
         patience: float = PATIENCE,
+        first_patience: float | None = None,
         first_wait: float = FIRST_WAIT,
         reconnect: Callable[[], str] | None = None,
     ) -> None:
         self._spec, self._pace, self._patience, self._first_wait = spec, pace, patience, first_wait
+        self._first_patience = patience if first_patience is None else first_patience
         self._reconnect = reconnect
         self._key = _key()
         self._set_url(url)
@@ -258,6 +261,8 @@ class ChatClient:
         return tries.count >= FEWEST_TRIES and tries.seconds >= self._patience_with(err)
 
     def _patience_with(self, err: Transient) -> float:
+        if not err.reached and self._answered == float("-inf"):
+            return self._first_patience
         return self._patience * (LIMITED_PATIENCE if err.limited else 1)
 
     def _warn(self, err: Transient) -> None:

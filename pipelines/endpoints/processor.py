@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -51,12 +52,13 @@ class Question:
 class EndpointCaptioner:
     """A processor that asks an endpoint every prompt about every image. Threads may share it.
 
-    The number of concurrent calls of ``run`` is the number of requests in flight.
+    The number of concurrent calls of ``run`` is the number of requests in flight. ``first_patience``: as of
+    ``ChatClient``.
     """
 
     batch_size = 1
 
-    def __init__(self, spec: EndpointSpec, endpoint: Endpoint) -> None:
+    def __init__(self, spec: EndpointSpec, endpoint: Endpoint, first_patience: float | None = None) -> None:
         self.options, self.prompts = spec, prompts_of(spec)
         self.spec = spec_of(spec)
         self.fingerprint = fingerprint(self.spec)
@@ -72,7 +74,13 @@ class EndpointCaptioner:
             url, reconnect = self._stack.enter_context(server).url, server.wait_until_healthy
         self._pace = Pace(endpoint.requests_per_minute, endpoint.tokens_per_minute)
         self._client = ChatClient(
-            url, spec, self._pace, endpoint.concurrency, endpoint.timeout, reconnect=reconnect
+            url,
+            spec,
+            self._pace,
+            endpoint.concurrency,
+            endpoint.timeout,
+            first_patience=None if endpoint.command else first_patience,
+            reconnect=reconnect,
         )
         self._stack.callback(self._pace.close)
         self._stack.callback(self._client.close)
@@ -96,10 +104,13 @@ class EndpointCaptioner:
     def question(
         self, item: bytes, used: Mapping[str, str], keys: Sequence[str], known: Mapping[str, Answers]
     ) -> Question:
-        """Returns the question about a file's bytes; its picture is made only if a prompt is to be asked."""
+        """Returns the question about a file's bytes; its picture is made only if a prompt is to be asked.
+
+        Raises ImageError, also if a prompt's text is blank with these values.
+        """
+        prompts = [prompt.about(used) for prompt in self.prompts]
         all_known = len(known) == len(self.prompts)
-        picture = "" if all_known else self._picture(item)
-        return Question(picture, [prompt.about(used) for prompt in self.prompts], keys, known)
+        return Question("" if all_known else self._picture(item), prompts, keys, known)
 
     def _picture(self, item: bytes) -> str:
         if self.options.send_urls:
@@ -135,7 +146,7 @@ class EndpointCaptioner:
 
 
 class ShardCaptioner:
-    """An ``EndpointCaptioner`` for one shard."""
+    """An ``EndpointCaptioner`` for one shard. It asks each prompt once about images for which its key is the same."""
 
     joins = True
 
@@ -153,6 +164,7 @@ class ShardCaptioner:
             captioner.columns,
         )
         self.counts, self._lock = Counter[str](), threading.Lock()
+        self._asked: dict[tuple[str, str], Future[Answers]] = {}  # by the prompt's fingerprint and key
 
     def prepare(self, item: bytes, used: Mapping[str, str] = NO_VALUES) -> Question:
         """Returns the question about a file's bytes, with the answers that are known. Raises ImageError."""
@@ -163,6 +175,8 @@ class ShardCaptioner:
             if copied := self._copied.get((key, prompt.fingerprint)):
                 answers = next(iter(copied.values()))
                 counts["answers_copied"] += 1
+            elif (prompt.fingerprint, key) in self._asked:
+                continue
             elif (answers := self._kept.known(key, prompt)) is not None:
                 counts["answers_kept"] += 1
                 for name in ("tokens_in", "tokens_out"):  # paid for by an attempt that did not commit
@@ -187,19 +201,36 @@ class ShardCaptioner:
                     found[prompt.column] = known
                     continue
                 try:
-                    answers = self._captioner.ask(question, prompt, counts)
+                    found[prompt.column] = self._answers(question, prompt, key, image_id, counts)
                 except ImageError as err:
                     failed.append(err)
                     if is_transient(err.code):
                         break
-                    continue
-                self._kept.keep(image_id, key, prompt, answers)
-                found[prompt.column] = answers
         finally:
             self._count(counts)
         if failed:
             raise failed[0]
         return self._captioner.arrays(found)
+
+    def _answers(
+        self, question: Question, prompt: Prompt, key: str, image_id: str, counts: Counter[str]
+    ) -> Answers:
+        """Returns the answers to one prompt, asked or those of another image with the same ``key``, and keeps them."""
+        with self._lock:
+            earlier = self._asked.get((prompt.fingerprint, key))
+            asked = self._asked.setdefault((prompt.fingerprint, key), Future())
+        if earlier is not None:
+            answers = earlier.result()
+            self._kept.keep(image_id, key, prompt, answers)
+            return answers
+        try:
+            answers = self._captioner.ask(question, prompt, counts)
+            self._kept.keep(image_id, key, prompt, answers)
+        except BaseException as err:  # raised for the other images, too
+            asked.set_exception(err)
+            raise
+        asked.set_result(answers)
+        return answers
 
     def _count(self, counts: Counter[str]) -> None:
         with self._lock:

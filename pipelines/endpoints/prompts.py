@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from captionbeam.capmodel.specs import ChatSpec, EndpointSpec
-from captionbeam.capmodel.templates import columns_in, filled
+from captionbeam.capmodel.templates import columns_in, question
 from captionbeam.pipelines.endpoints.schemas import arrow_type
 from captionbeam.schemas.fingerprint import fingerprint, from_spec, spec_of
 from captionbeam.schemas.formats.arrow import answers_field
@@ -37,8 +37,8 @@ class Prompt:
     columns: Sequence[str] = ()
 
     def about(self, used: Mapping[str, str]) -> Prompt:
-        """Returns the prompt with the values ``used`` of one image in its text."""
-        return replace(self, text=filled(self.text, used)) if "{" in self.text else self
+        """Returns the prompt with the values ``used`` of one image in its text. Raises ImageError if it is blank."""
+        return replace(self, text=question(self.column, self.text, used)) if "{" in self.text else self
 
     def key(self, content: str, used: Mapping[str, str]) -> str:
         """Returns what the answers depend on in one image, as 64 hexadecimal digits.

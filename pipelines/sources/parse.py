@@ -39,13 +39,17 @@ def parse_sources(urls: Sequence[str], options: SourceOptions = AS_FOUND) -> lis
 
     Raises SourceError or RequestError if a source cannot be read or does not fit the options.
     """
-    return parse_each([(url, options) for url in urls], options.inventories)
+    specs = parse_each([(url, options) for url in urls], options.inventories)
+    return [spec._replace(header=()) for spec in specs]
 
 
 def parse_each(
     sources: Sequence[tuple[str, SourceOptions]], inventories: Sequence[str] = ()
 ) -> list[SourceSpec]:
-    """Like ``parse_sources``, for sources with own options. Each of ``inventories`` must be of some source."""
+    """Like ``parse_sources``, for sources with own options, and with the columns that were seen (``header``).
+
+    Each of ``inventories`` must be of some source.
+    """
     if not sources:
         raise RequestError(f"no source is named; expected {EXPECTED}")
     names = [source_name(url) for url, _ in sources]
@@ -59,7 +63,8 @@ def parse_each(
         known = [found[url] for url in options.inventories]
         specs += _reported(name, known) or _parse_source(name, options)
     _refuse_idle_reports(names, [found[url] for url in inventories])
-    return settle_columns(specs, [column for _, options in sources for column in options.used_columns])
+    used = [column for _, options in sources for column in options.used_columns]
+    return settle_columns(specs, used, all(options.may_lack for _, options in sources))
 
 
 def _reported(name: str, known: Sequence[Report]) -> list[SourceSpec]:

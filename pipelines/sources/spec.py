@@ -87,7 +87,8 @@ class SourceOptions:
     """How to read lists, Parquet and COCO annotations. Values of None are detected.
 
     ``keep_columns``: names of columns to keep beside the images; ``all`` for all but those of ids, URIs and bytes.
-    ``used_columns``: names of columns that prompts use, which are kept too.
+    ``used_columns``: names of columns that prompts use, which are kept too. ``may_lack``: no source need have the
+    columns to keep.
     """
 
     id_column: str | None = None
@@ -97,6 +98,7 @@ class SourceOptions:
     inventories: tuple[str, ...] = ()
     keep_columns: tuple[str, ...] = ()
     used_columns: tuple[str, ...] = ()
+    may_lack: bool = False
 
     def __post_init__(self) -> None:
         if self.uri_column and self.bytes_column:

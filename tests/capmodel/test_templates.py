@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captionbeam.capmodel.templates import columns_in, columns_of_prompts, filled
+from captionbeam.capmodel.templates import columns_in, columns_of_prompts, filled, question, unfilled
+from captionbeam.schemas.errors import ImageError
 
 VALUES = {"a": "1", "Image Title": "{a} \\1", "größe": "XL"}
 
@@ -27,6 +28,19 @@ VALUES = {"a": "1", "Image Title": "{a} \\1", "größe": "XL"}
 def test_columns_in_a_prompt(text, columns, sent):
     assert columns_in(text) == columns
     assert filled(text, VALUES) == sent
+
+
+@pytest.mark.parametrize(("text", "found"), [
+    ("{a} {{a}} {b} { b } {ab} {'a'} {\"a\": 1} a}", {}),
+    ("{ a } and {A:>3}", {"{ a }": "a", "{A:>3}": "a"}),
+    ("{{ a }}, {a, b}", {"{{ a }}": "a", "{a, b}": "a"}),
+    ("It is {a", {"{a": "a"}),
+    ("{image title.upper()}", {}),  # refused, as it names a column
+    ("{ Image Title!r }", {"{ Image Title!r }": "Image Title"}),
+    ("{Image: x}", {"{Image: x}": "Image"}),
+])  # fmt: skip
+def test_what_looks_like_a_column_and_is_sent_as_text(text, found):
+    assert unfilled(text, ["Image", "Image Title", "a"]) == found
 
 
 @given(st.text("{}ab \"'"))
@@ -65,6 +79,15 @@ def test_long_texts_are_read_once(text):
     """Minutes, if each brace were read again from every one before it."""
     assert columns_in(text) == []
     assert filled(text, VALUES) == text
+
+
+def test_a_prompt_without_any_text_left_is_an_error():
+    assert question("alt", "{a}{b}", VALUES) == "1"
+    with pytest.raises(ImageError) as error:
+        question("alt", " {b}\n{c} ", VALUES)
+    assert str(error.value) == (
+        "model: empty_prompt: the prompt 'alt' is empty, as the image has no value for {b}, {c}"
+    )
 
 
 def test_columns_of_all_prompts():

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from captionbeam.capmodel.captioners.huggingface.loading import LOAD_ERRORS, LOCAL, reason
 from captionbeam.capmodel.encoders.images import decode_image, within
-from captionbeam.capmodel.templates import columns_in, filled
+from captionbeam.capmodel.templates import columns_in, filled, question
 from captionbeam.schemas.errors import ImageError, RequestError
 
 INSTEAD = "--captioner vllm: or openai: if a server runs it"
@@ -124,8 +124,9 @@ class ChatProcessor:
         image = within(Image.fromarray(decode_image(item, enough=self._max_pixels)), self._max_pixels)
         found: dict[str, dict[str, Tensor]] = {}
         for column, text in asked.items():
+            said = question(column, text, used)
             try:
-                tensors = self._tensors(filled(text, used), image)
+                tensors = self._tensors(said, image)
                 tensors = self._padded(tensors) if columns_in(text) else tensors
             except IMAGE_ERRORS as err:
                 raise ImageError("model", "model", f"the model's processor: {reason(err)}") from err

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import stat
 import tempfile
 import urllib.error
@@ -29,7 +30,11 @@ from captionbeam.schemas.errors import SystemicError
 
 HEALTH_SECONDS = 2.0
 LOG_BYTES, TAIL_BYTES = 64 << 20, 1 << 16
+LINE_LENGTH = 240  # characters of a log's line in a message
 OWN = "captionbeam: "  # starts the supervisor's lines in the log
+_EXCEPTION = re.compile(  # in a log, often after "] "
+    r"(?:.*\] +)?((?:\w+\.)*[A-Z]\w*(?:Error|Exception): .+)"
+)
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -114,13 +119,24 @@ class ServerFolder:
 
     def last_lines(self, count: int = 3) -> str:
         """Returns the last lines of the server's log that say something, in one line."""
+        return _in_one_line(self._said()[-count:])
+
+    def errors(self, count: int = 3) -> str:
+        """Returns the last exceptions of the server's log in one line, each once, or else its last lines.
+
+        The last lines alone rarely have the reason: vLLM's first process only says that another one failed.
+        """
+        said = self._said()
+        found = dict.fromkeys(match[1] for match in map(_EXCEPTION.fullmatch, said) if match)
+        return _in_one_line((list(found) or said)[-count:])
+
+    def _said(self) -> list[str]:
         said = b""
         with suppress(FileNotFoundError), self.log.open("rb") as log:
             log.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
             said = log.read()
         lines = [line.strip() for line in said.decode(errors="replace").splitlines()]
-        said_by_it = [line for line in lines if line and not line.startswith(OWN)]
-        return " / ".join(said_by_it[-count:])[-500:] or "(empty)"
+        return [line for line in lines if line and not line.startswith(OWN)]
 
 
 class Lease:
@@ -138,6 +154,10 @@ class Lease:
         """Ends the lease."""
         self._path.unlink(missing_ok=True)
         self._file.close()
+
+
+def _in_one_line(lines: Sequence[str]) -> str:
+    return " / ".join(line[:LINE_LENGTH] for line in lines)[-500:] or "(empty)"
 
 
 def _held(lease: Path) -> bool:

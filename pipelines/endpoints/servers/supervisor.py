@@ -110,7 +110,7 @@ class Supervisor:
     def _give_up(self, why: str) -> None:
         """Tells the users, and waits until they have left."""
         leases = self._folder.leases()
-        error = f"{why}; its log ({self._folder.log}) ends: {self._folder.last_lines()}"
+        error = f"{why}; its log ({self._folder.log}) says: {self._folder.errors()}"
         self._put(State(error=error, leases=tuple(sorted(leases))))
         while self._folder.leases() & leases:
             time.sleep(TICK_SECONDS)

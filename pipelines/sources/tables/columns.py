@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,8 @@ _SEPARATORS = re.compile(r"[\s_-]+")
 
 
 def find_named(wanted: str, names: Collection[str]) -> str:
-    """Returns ``wanted`` if it is one of ``names``, else the only name that differs by case and separators; else ''.
+    """Returns ``wanted`` if it is one of ``names``, else the only name that differs by case, separators and accents
+    that are letters of their own (NFD); else ''.
 
     ``image_url`` finds ``Image_Url``, ``IMAGE URL``, ``image-url`` and ``imageUrl``.
     """
@@ -74,4 +76,4 @@ def no_id(spec: SourceSpec, row: int) -> SourceError:
 
 
 def _folded(name: str) -> str:
-    return _SEPARATORS.sub("", name).casefold()
+    return _SEPARATORS.sub("", unicodedata.normalize("NFC", name)).casefold()

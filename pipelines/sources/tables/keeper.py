@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow as pa
 
 from captionbeam.pipelines.sources.spec import Columns, SourceSpec
 from captionbeam.pipelines.sources.tables.columns import find_named
-from captionbeam.schemas.errors import SourceError
+from captionbeam.schemas.errors import PromptColumnError, SourceError
 from captionbeam.schemas.formats.kept import (
     MOST_BYTES,
     Types,
@@ -25,6 +26,7 @@ from captionbeam.schemas.formats.kept import (
 ALL = "all"
 COLUMNS = "a list, Parquet, a COCO file or a tar with JSON beside its images"
 WITH_COLUMNS = ("list", "parquet", "coco", "tar")
+MOST_NAMES = 12  # in a sentence
 VARYING = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")  # of which every line may have other columns
 
 
@@ -35,27 +37,36 @@ def kept_names(spec: SourceSpec, there: Collection[str]) -> dict[str, str]:
     Raises SourceError for one that a prompt uses and that is not there.
     """
     for name in spec.used:
-        if name not in there:
+        if not _written(name, there):
             raise missing_column(f"source {spec.url!r} has no column", name, there, spec.used)
     return _kept(spec, there)
 
 
 def _kept(spec: SourceSpec, there: Collection[str]) -> dict[str, str]:
     names = [name for name in spec.keep if name != ALL]
-    found = {name: name if name in spec.used else find_named(name, there) for name in names}
-    kept = {name: own for name, own in found.items() if own in there}
+    found = {name: _written(name, there) if name in spec.used else find_named(name, there) for name in names}
+    kept = {name: own for name, own in found.items() if own and own in there}
     if ALL in spec.keep:
         hidden = {"", spec.id_column, spec.uri_column, spec.bytes_column.partition(".")[0], *kept.values()}
         kept |= {name: name for name in there if name not in hidden}
     return kept
 
 
-def settle_columns(specs: Sequence[SourceSpec], used: Collection[str]) -> list[SourceSpec]:
+def _written(name: str, there: Collection[str]) -> str:
+    """Returns the column ``name`` as ``there`` has it: its accents may be letters of their own (NFD). Else ''."""
+    if name in there:
+        return name
+    return next((own for own in there if own and unicodedata.normalize("NFC", own) == name), "")
+
+
+def settle_columns(
+    specs: Sequence[SourceSpec], used: Collection[str], may_lack: bool = False
+) -> list[SourceSpec]:
     """Returns ``specs`` with the names under which columns are kept: as named if a source has a column of exactly that
     name, else as in the first source that has one which differs by case and separators.
 
-    ``used``: the columns that prompts use. Raises SourceError for a named column that no source can have, and if
-    prompts use columns and no source is of a kind that has any.
+    ``used``: the columns that prompts use. Raises SourceError for a named column that no source can have, unless they
+    ``may_lack`` it, and if prompts use columns and no source is of a kind that has any.
     """
     if used and not any(spec.kind in WITH_COLUMNS for spec in specs):
         raise missing_column("no source has a column", next(iter(used)), (), used)
@@ -63,12 +74,14 @@ def settle_columns(specs: Sequence[SourceSpec], used: Collection[str]) -> list[S
     names = dict.fromkeys(name for spec in specs for name in spec.keep if name != ALL)
     settled = {name: name if name in used else _column_in(headers, name) for name in names}
     known = not any(spec.kind == "tar" or spec.url.lower().endswith(VARYING) for spec in specs)
-    for name, found in settled.items():
-        if known and not found:
+    for name, found in settled.items() if known else ():
+        if may_lack and not found:
+            specs = [spec._replace(keep=[one for one in spec.keep if one != name]) for spec in specs]
+        elif not found:
             said = "no source has a column" if len(specs) > 1 else f"source {specs[0].url!r} has no column"
             raise missing_column(said, name, dict.fromkeys(chain.from_iterable(headers)), used)
     return [
-        spec._replace(keep=tuple(dict.fromkeys(settled.get(name) or name for name in spec.keep)), header=())
+        spec._replace(keep=tuple(dict.fromkeys(settled.get(name) or name for name in spec.keep)))
         for spec in specs
     ]
 
@@ -81,13 +94,21 @@ def _column_in(headers: Sequence[Sequence[str]], name: str) -> str:
 
 def missing_column(said: str, name: str, there: Collection[str], used: Collection[str]) -> SourceError:
     """Returns the error of a column to keep that is not ``there``. ``used``: the columns that prompts use."""
-    expected = f"some of {', '.join(map(repr, there))}" if there else f"a column of {COLUMNS}"
-    near = difflib.get_close_matches(name, list(there), 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    expected = f"some of {_closest(name, there)}" if there else f"a column of {COLUMNS}"
+    near = find_named(name, there) or next(iter(difflib.get_close_matches(name, list(there), 1)), "")
+    hint = f"; did you mean {near!r}?" if near else ""
     if name in used:
-        text = f"or {{{{{name}}}}} for the text {{{name}}}"
-        return SourceError(f"{said} {name!r}, which a prompt uses; expected {expected}, {text}{hint}")
+        text = f", or {{{{{name}}}}} for the text {{{name}}}"
+        return PromptColumnError(f"{said} {name!r}, which a prompt uses; expected {expected}", text, hint)
     return SourceError(f"{said} {name!r} to keep; expected {expected}{hint}")
+
+
+def _closest(name: str, there: Collection[str]) -> str:
+    """Returns the names that are ``there``; of more than MOST_NAMES those closest to ``name``."""
+    if len(there) <= MOST_NAMES:
+        return ", ".join(map(repr, there))
+    close = difflib.get_close_matches(name, list(there), MOST_NAMES, 0)
+    return f"{len(there):,} columns such as {', '.join(map(repr, close))}"
 
 
 class Keeper:
@@ -117,9 +138,12 @@ class Keeper:
         text = packed_cells(kept) if cells else packed(kept)
         if len(text) > MOST_BYTES // 4 and (size := len(text.encode())) > MOST_BYTES:
             name, most = largest(text)
+            used = name in self._spec.used
+            whose = f"the prompt's column {name!r}" if used else repr(name)
+            instead = "shorten it in the source" if used else "name fewer columns in --keep-columns"
             raise SourceError(
                 f"source {self._spec.url!r}: {place} has {size:,} bytes in its kept columns, {most:,} of them in "
-                f"{name!r}; expected at most {MOST_BYTES:,}: name fewer columns in --keep-columns"
+                f"{whose}; expected at most {MOST_BYTES:,}: {instead}"
             )
         if text and not self._typed:
             self._types.see(text)

@@ -22,6 +22,7 @@ PLACES = {
     "benchmarks": "benchmarks",
     "docs": "docs",
     "huggingface": "capmodel/captioners/huggingface",
+    "meteor": "capmodel/metrics/meteor.py",
     "notebook": "docs",
     "s3": "schemas/storage/retrying_s3.py",
     "test": "tests",

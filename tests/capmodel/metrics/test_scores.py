@@ -1,10 +1,11 @@
-"""BLEU, ROUGE-L and CIDEr: by hand on small things, and equal to the published code on real ones."""
+"""BLEU, ROUGE-L, CIDEr and METEOR: by hand on small things, and equal to the published code on real ones."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from captionbeam.capmodel.metrics.rouge import longest_common_subsequence, rouge
 from captionbeam.schemas.errors import RequestError
 
 DATA = os.environ.get("CAPTIONBEAM_DATA")
+JAVA = shutil.which("java") is not None
 needs_data = pytest.mark.skipif(not DATA, reason="CAPTIONBEAM_DATA does not name the folder of real data")
 
 
@@ -41,9 +43,9 @@ def test_a_thousand_published_captions_score_as_published():
         if str(row["image_id"]) in references:
             references[str(row["image_id"])].append(row["caption"])
 
-    scores = score(hypotheses, references)
+    scores = References(references).evaluate(hypotheses, with_meteor=JAVA).to_dict()
 
-    for name in ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr"):
+    for name in ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr", *(["METEOR"] if JAVA else [])):
         assert scores[name] == pytest.approx(published["pycocoevalcap_1.2"][name], abs=1e-5)
         assert round(scores[name], 3) == published["published"][name]
     counts = published["counts"]

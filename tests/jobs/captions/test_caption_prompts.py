@@ -234,6 +234,21 @@ def test_captions_are_printed_without_a_store(photos, capsys):
     assert capsys.readouterr().out == f"Describe it. of {sent(photos, 1)}\n"
 
 
+def test_a_seed_of_0_is_sent_and_recorded_if_it_is_given(photos, tmp_path):
+    def seeds(server):
+        found = {request.json.get("seed") for request in server.requests}
+        server.requests.clear()
+        return found
+
+    with scripted_endpoint() as server:
+        assert caption(photos, server, tmp_path / "none", *ONE, "--limit", 2) == 0
+        assert seeds(server) == {None}
+        assert caption(photos, server, tmp_path / "store", *ONE, "--seed", 0, "--limit", 2) == 0
+        assert seeds(server) == {0}
+        assert cli.main(["refresh", str(tmp_path / "store")]) == 0  # with the same fingerprint
+        assert seeds(server) == set()
+
+
 def test_a_plan_leaves_copied_answers_out_of_its_estimate(photos, tmp_path, capsys):
     """Each answer costs 100 and 10 tokens; the run that added a prompt asked only that one."""
     with scripted_endpoint(reply=lambda request: Reply("a b", tokens=(100, 10))) as server:

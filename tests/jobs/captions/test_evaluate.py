@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
+import sys
 
 import pyarrow as pa
 import pytest
@@ -66,6 +68,44 @@ def test_json_is_one_object_with_scores_counts_and_what_the_captions_are_like(ca
     assert (record["images"], record["references"]) == (3, 4)
     variety = {"captions": 3, "distinct": 3, "distinct_share": 1.0, "mean_words": 3.0, "vocabulary": 8}
     assert record["variety"] == variety
+
+
+@pytest.mark.skipif(not shutil.which("java"), reason="METEOR is a Java program")
+def test_meteor_of_all_captions_and_of_each_image(capsys, tmp_path, store, references):
+    where = [
+        "--captions",
+        store,
+        "--references",
+        references,
+        "--meteor",
+        "--per-image",
+        str(tmp_path / "each"),
+    ]
+    found = evaluate(capsys, *where)
+    rows = [json.loads(line) for line in (tmp_path / "each").read_text().splitlines()]
+    assert all(0 < row["METEOR"] < 1 for row in rows)
+    assert 0 < found["METEOR"] < 1
+    assert "METEOR" not in evaluate(capsys, *where[:4])
+
+
+def test_what_meteor_needs_is_told_before_anything_is_read(capsys, monkeypatch, tmp_path, references):
+    what = ["evaluate", "--captions", "nowhere", "--references", references, "--meteor"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(what) == 2
+    assert "there is no java on the PATH; expected Java 8 or newer" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "pycocoevalcap.meteor.meteor", None)
+    assert main(what) == 2
+    assert "pycocoevalcap is not installed; expected pip install '.[meteor]'" in capsys.readouterr().err
+
+
+def test_a_meteor_program_that_ends_early_is_one_sentence(capsys, monkeypatch, tmp_path, store, references):
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text("#!/bin/sh\necho Could not reserve enough space for object heap >&2\nexit 1\n")
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{java.parent}:/usr/bin:/bin")
+    assert main(["evaluate", "--captions", store, "--references", references, "--meteor"]) == 1
+    assert "ended early (Could not reserve enough space for object heap)" in capsys.readouterr().err
 
 
 def test_captions_come_from_an_export_as_json_lines(capsys, tmp_path, store, references):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import subprocess
+import sys
+import unicodedata
 
 import apache_beam as beam
 import numpy as np
@@ -150,22 +153,56 @@ def test_values_of_parquet_are_text(pictures, tmp_path):
 
 
 def test_the_same_picture_with_other_values_is_asked_again(pictures, tmp_path):
-    """Neighbours in one shard, and other shards; those with the same values share one answer."""
+    """In a shard, those with the same values share one answer, whether they are neighbours or not."""
     (tmp_path / "images").mkdir()
     for name in "abcdef":
         (tmp_path / "images" / f"{name}.png").write_bytes((pictures / "0.png").read_bytes())
     titles = dict(zip("abcdef", ["Mug", "Mug", "Vase", "Vase", "Mug", "Rug"], strict=True))
     rows = [[f"{name}.png", title] for name, title in titles.items()]
     products = write_csv(tmp_path / "list.csv", rows, ["path", "title"])
-    with scripted_endpoint() as server:
+    with scripted_endpoint(latency=0.2) as server:
         two = "--prompt", "alt=Describe {title}.", *PLAIN
         store = tmp_path / "store"
         assert caption(products, server, store, tmp_path / "images", *two, "--shard-size", 6) == 0
     assert texts(store) == {f"{name}.png": f"Describe {title}." for name, title in titles.items()}
-    prompts = [prompt for prompt in asked(server) if prompt != "Which colour?"]
-    assert prompts in [
-        ["Describe Mug.", *again, "Describe Rug.", "Describe Vase."] for again in ([], ["Describe Mug."])
-    ]  # the last Mug may be asked about before the first one is answered
+    assert texts(store, "colour") == dict.fromkeys(texts(store), "Which colour?")
+    assert asked(server) == ["Describe Mug.", "Describe Rug.", "Describe Vase.", "Which colour?"]
+    tokens = 3 * 2 + 2, 3 * 4 + 4  # words
+    assert (commit_counts(store, "tokens_in"), commit_counts(store, "tokens_out")) == tokens
+
+
+def test_copies_that_are_not_neighbours_share_a_failure(pictures, tmp_path):
+    (tmp_path / "images").mkdir()
+    for name, picture in zip("abcde", "01010", strict=True):
+        (tmp_path / "images" / f"{name}.png").write_bytes((pictures / f"{picture}.png").read_bytes())
+
+    def rejecting(request):
+        return Reply("no", status=400) if request.digest == first else default_reply(request)
+
+    with scripted_endpoint() as server:
+        assert caption(tmp_path / "images/a.png", server, None, pictures, *PLAIN) == 0
+        first = server.requests[0].digest
+        server.requests.clear()
+        server.reply = rejecting
+        warn = "--warn-failures", 1, "--shard-size", 5
+        assert caption(tmp_path / "images", server, tmp_path / "store", pictures, *PLAIN, *warn) == 0
+    assert len(server.requests) == 2
+    failures = Store.open(f"{tmp_path}/store").failures().to_pylist()
+    assert sorted(row["image_id"] for row in failures) == ["a.png", "c.png", "e.png"]
+
+
+def test_an_image_whose_prompt_has_no_text_is_a_failure_and_not_asked(products, pictures, tmp_path):
+    store, prompts = tmp_path / "store", ("--prompt", "about= {category} ", *PLAIN)
+    with scripted_endpoint() as server:
+        assert caption(products, server, store, pictures, *prompts, "--warn-failures", 1) == 0
+        assert asked(server) == [" floor ", " kitchen ", "Which colour?", "Which colour?"]
+        (failure,) = Store.open(str(store)).failures().to_pylist()
+        assert (failure["image_id"], failure["code"]) == ("1.png", "empty_prompt")
+        assert failure["message"] == "the prompt 'about' is empty, as the image has no value for {category}"
+        server.requests.clear()
+        write_csv(products, [[*row[:2], row[2] or "table", *row[3:]] for row in ROWS])
+        assert refresh(store) == 0
+    assert asked(server) == [" table ", "Which colour?"]
 
 
 @pytest.mark.parametrize("name", ["list.csv", "list.tsv", "list.parquet", "coco.json"])
@@ -189,6 +226,49 @@ def test_a_name_that_is_no_column_is_one_sentence(pictures, tmp_path, capsys, na
     assert not files.exists(f"{tmp_path}/store/plans")
 
 
+@pytest.mark.parametrize(("written", "meant"), [("Title", "title"), ("unit-price", "Unit Price")])
+def test_a_column_of_another_spelling_is_suggested(products, pictures, capsys, written, meant):
+    with scripted_endpoint() as server:
+        assert caption(products, server, None, pictures, "--prompt", f"Describe {{{written}}}.") == 2
+    assert f"did you mean {meant!r}?" in capsys.readouterr().err
+
+
+def test_what_looks_like_a_column_is_said_once(products, pictures, tmp_path, capsys):
+    (tmp_path / "schema.json").write_text('{"type": "object"}')
+    prompts = (
+        "--prompt",
+        "a={ title }, {title:>9}, {title}",
+        "--prompt",
+        "b={ title }",
+        "--system",
+        "A {title}.",
+    )
+    schema = "--schema", tmp_path / "schema.json"
+    with scripted_endpoint(lambda _: Reply("{}")) as server:
+        for store in (tmp_path / "store", None):
+            assert caption(products, server, store, pictures, *prompts, *schema, "--limit", 1) == 0
+            assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")] == [
+                "note: { title } is sent as text; did you mean {title}?",
+                "note: {title:>9} is sent as text; did you mean {title}?",
+                "note: {title} in --system is sent as text; only prompts have columns",
+                "note: --schema without a name is for all prompts: a, b; --schema NAME=FILE is for one",
+            ]
+
+
+def test_a_column_of_a_recorded_prompt_that_is_gone_is_one_sentence(products, pictures, tmp_path, capsys):
+    store = tmp_path / "store"
+    with scripted_endpoint() as server:
+        assert caption(products, server, store, pictures, *ALT) == 0
+        write_csv(products, [[row[0], row[1], *row[3:]] for row in ROWS], [HEADER[0], HEADER[1], *HEADER[3:]])
+        capsys.readouterr()
+        assert refresh(store) == 2
+        said = capsys.readouterr().err
+        assert "no column 'category', which a prompt uses; expected some of" in said
+        assert "or another --prompt than that of the store's record, with --redo" in said
+        assert "{{" not in said
+        assert refresh(store, "--prompt", "alt=Describe {title}.", "--redo") == 0
+
+
 def test_a_name_that_no_line_of_json_has_is_one_sentence(pictures, tmp_path, capsys):
     (tmp_path / "list.jsonl").write_text('{"path": "0.png", "title": "Mug"}\n')
     with scripted_endpoint() as server:
@@ -198,8 +278,66 @@ def test_a_name_that_no_line_of_json_has_is_one_sentence(pictures, tmp_path, cap
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 3  # the first one is "listing images"
     for line in said[1:]:
-        assert "no source has a column 'titel', which a prompt uses; expected some of 'title'" in line
+        assert "no source has a column 'titel', which a prompt uses; expected some of 'title', 'path'" in line
     assert server.requests == []
+
+
+def test_of_many_columns_the_closest_are_named_as_they_are_written(pictures, tmp_path, capsys):
+    names = [f"column {number}" for number in range(300)]
+    products = write_csv(tmp_path / "list.csv", [["0.png", "Mug", *names]], ["path", "Product  Name", *names])
+    with scripted_endpoint() as server:
+        assert caption(products, server, None, pictures, "--prompt", "A {Product Name}.") == 2
+        said = capsys.readouterr().err
+        assert "; expected some of 302 columns such as 'Product  Name', " in said
+        assert said.count("'column ") <= 11
+        assert caption(products, server, None, pictures, "--prompt", "A {Product  Name}.") == 0
+    assert asked(server) == ["A Mug."]
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.jsonl", "list.parquet"])
+def test_names_with_accents_are_found_in_either_form(pictures, tmp_path, name):
+    """One character, or a letter and its accent, as in files of macOS."""
+    composed, path = "gr\u00f6\u00dfe", tmp_path / name
+    for form in "NFC", "NFD":
+        row = {"path": "0.png", unicodedata.normalize(form, composed): "XL"}
+        if name.endswith(".csv"):
+            write_csv(path, [row.values()], row)
+        elif name.endswith(".jsonl"):
+            path.write_text(json.dumps(row))
+        else:
+            pq.write_table(pa.Table.from_pylist([row]), path)
+        with scripted_endpoint() as server:
+            for written in "NFC", "NFD":
+                prompt = unicodedata.normalize(written, f"A {{{composed}}}.")
+                assert caption(path, server, None, pictures, "--prompt", prompt) == 0
+        assert asked(server) == ["A XL.", "A XL."]
+
+
+def test_a_long_value_of_a_prompts_column_is_one_sentence(pictures, tmp_path, capsys):
+    products = write_csv(tmp_path / "list.csv", [["0.png", "x" * 5000]], ["path", "text"])
+    with scripted_endpoint() as server:
+        assert caption(products, server, None, pictures, "--prompt", "A {text}.") == 2
+    assert "in the prompt's column 'text'; expected at most 4,096: shorten it in the source" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(("prompts", "said"), [
+    (["Describe {titel}."], "no column 'titel'"),
+    (["a=A", "A=B"], "two prompts are named 'A'"),
+    (["A", "b"], "the prompt 'A' has no name"),
+])  # fmt: skip
+def test_wrong_prompts_are_told_before_beam_is_imported(products, tmp_path, prompts, said):
+    """Which takes seconds."""
+    words = ["caption", str(products), "--captioner", "openai:http://127.0.0.1:9/v1", "--model", "m"]
+    words += ["--output", str(tmp_path / "store")]
+    for prompt in prompts:
+        words += ["--prompt", prompt]
+    code = f"""import sys; from captionbeam.jobs import cli
+print(cli.main({words!r}), sorted({{"apache_beam", "torch"}} & sys.modules.keys()))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert said in done.stderr
+    assert done.stdout == "2 []\n"
 
 
 def test_a_folder_has_no_columns(pictures, tmp_path, capsys):
@@ -362,7 +500,7 @@ def test_a_rejected_image_is_asked_again_with_another_value(products, pictures, 
         assert asked(server) == []  # the failure is permanent
         write_csv(products, [[row[0], "Cup", *row[2:]] if row[0] == "1.png" else row for row in ROWS])
         assert refresh(store) == 0
-    assert asked(server) == ["Describe this  product called Cup, 7 EUR.", "Which colour?"]
+    assert asked(server) == ["Describe this  product called Cup, 7 EUR."]  # the other answer is kept
     assert Store.open(str(store)).failures().num_rows == 0
 
 
@@ -421,7 +559,7 @@ def test_captions_are_printed_without_a_store(products, pictures, capsys):
 
 def test_empty_cells_are_counted_by_column(products, pictures, tmp_path, capsys):
     write_csv(products, [[*row[:2], "" if number else row[2], row[3], ""] for number, row in enumerate(ROWS)])
-    prompts = "--prompt", "a={category} {title}", "--prompt", "b={other}"
+    prompts = "--prompt", "a={category} {title}", "--prompt", "b=Say: {other}"
     line = "note: 3 images have no value in a column that a prompt uses ({category} 2, {other} 3)"
     with scripted_endpoint() as server:
         assert caption(products, server, None, pictures, *prompts) == 0

@@ -104,7 +104,17 @@ def test_a_named_source_is_listed_whole_with_its_own_columns():
     listed = {**LIST, "limit": 5, "seed": 3, "inventory": ["/i"]}
     options = repeated(["/list.csv", "/new"], snapshot({}, [PHOTOS, listed]))
     assert options.listings == (("/list.csv", {"id_column": "name", "image_root": "/root"}), ("/new", {}))
-    assert chosen(options, "limit", "seed", "inventory") == {"limit": None, "seed": 0, "inventory": ()}
+    assert chosen(options, "limit", "seed", "inventory") == {"limit": None, "seed": None, "inventory": ()}
+
+
+def test_a_part_of_the_sources_may_lack_the_recorded_columns():
+    """``/photos`` has none, and a refresh of it alone is no mistake; a column that is named is expected there."""
+    kept = {"keep_columns": ["price"]}
+    newest = snapshot({}, [PHOTOS | kept, LIST | kept])
+    assert repeated(["/photos"], newest).others
+    assert not repeated(["/photos", "--keep-columns", "price"], newest).others
+    assert not repeated(["/photos", "/list.csv"], newest).others
+    assert not repeated([], newest).others
 
 
 def test_sources_that_were_listed_differently_have_to_be_named():

@@ -143,6 +143,8 @@ def test_a_list_under_a_new_name_is_said_to_add_images_again_and_may_take_the_pl
         f"added a second time; if it takes the place of {old}: {again}"
     )
     assert said in captionbeam("refresh", new, "--output", store, "--plan").stderr
+    planned = captionbeam("refresh", new, "--output", store, "--retire", old, "--plan").stderr
+    assert f"there {names[0][1:]!r}): they are processed again under the new ids; with --adopt-ids" in planned
     assert said in captionbeam("refresh", new, "--output", store, "--plan", "--adopt-ids").stderr
     _, *command = again.split()
     done = captionbeam(*command)

@@ -576,6 +576,14 @@ def test_a_server_that_does_not_exist_stops_the_run():
         assert "Connection refused" in stops(ask)
 
 
+def test_a_server_that_cannot_be_reached_at_first_has_its_own_patience(caplog):
+    with asking(f"http://127.0.0.1:{free_port()}/v1", patience=60, first_patience=0.1) as ask:
+        assert "Connection refused" in stops(ask)
+    assert caplog.records[-1].getMessage().endswith("trying for 0.1 s")
+    with served(Reply("broken", 500), Reply("a dog"), patience=60, first_patience=0) as ask:
+        assert ask()[0]["text"] == "a dog"
+
+
 def test_a_server_that_answers_nothing_but_500_stops_the_run_at_the_third_image():
     with served(always=Reply("broken", 500), patience=0.1) as ask:
         fails(ask, "unavailable")

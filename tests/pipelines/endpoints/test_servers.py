@@ -286,7 +286,7 @@ def test_a_server_that_never_becomes_ready(temp):
         pass
     log = r"\S+/server.log"
     expected = (
-        rf"the server '.*' died 3 times before it was ready; its log \({log}\) ends: .* / out of memory"
+        rf"the server '.*' died 3 times before it was ready; its log \({log}\) says: .* / out of memory"
     )
     assert re.match(expected, str(raised.value))
     with Server(ENDPOINT, "tiny", "tiny", 60) as server:  # others are not affected
@@ -300,6 +300,22 @@ def test_a_command_that_is_not_installed():
         Server("vllm serve {model} --port {port}", "tiny", "tiny", 5),
     ):
         pass
+
+
+def test_the_errors_of_a_server_of_many_processes(temp):
+    folder = ServerFolder.of(["a"])
+    start = (
+        "(Worker pid=7) ERROR 12-01 04:10:26 [executor.py:953]     raise ValueError(reason)\n"
+        "(Worker pid=7) ERROR 12-01 04:10:26 [executor.py:953] torch.OutOfMemoryError: Tried to allocate 2 GiB\n"
+        "    raise RuntimeError(\n"
+        "RuntimeError: Engine core initialization failed. See root cause above.\n"
+        "leaked semaphores\n"
+    )
+    folder.log.write_text(start * 3)
+    assert folder.errors() == (
+        "torch.OutOfMemoryError: Tried to allocate 2 GiB / "
+        "RuntimeError: Engine core initialization failed. See root cause above."
+    )
 
 
 @pytest.mark.parametrize("command", ["", "vllm serve {model}", "vllm serve --port {port} 'open"])

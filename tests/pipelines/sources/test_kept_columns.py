@@ -156,6 +156,14 @@ def test_a_column_that_one_of_several_sources_has_is_kept(tmp_path):
         columns_kept(tmp_path / "d.jpg", names=("price",))
 
 
+def test_of_sources_that_may_lack_it_none_need_have_the_column(tmp_path):
+    (tmp_path / "a.csv").write_text("id,url,sku\n1,a.jpg,x\n")
+    for names, expected in ((("price", "SKU"), ("sku",)), (("price",), ())):
+        options = SourceOptions(keep_columns=names, may_lack=True)
+        (spec,) = parse_sources([str(tmp_path / "a.csv")], options)
+        assert tuple(spec.keep) == expected
+
+
 def test_of_several_files_of_one_source_the_first_one_must_have_the_column(tmp_path):
     (tmp_path / "a.csv").write_text("id,url,price\n1,a.jpg,5\n")
     (tmp_path / "b.csv").write_text("id,url\n2,b.jpg\n")
