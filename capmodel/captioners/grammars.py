@@ -14,31 +14,37 @@ from torch import Tensor
 
 from captionbeam.schemas.errors import RequestError
 
+INSTEAD = "--captioner vllm: or openai: if a server runs the model"
+
 
 class Grammars:
     """The grammars of the prompts' JSON Schemas, for one tokenizer.
 
     ``schemas``: by column, as JSON. ``vocabulary``: V of the model's scores. ``ends``: ids that end an answer. JSON is
-    on one line, with the schema's own properties in its order. Raises RequestError for a schema that xgrammar does not
-    take.
+    on one line, with the schema's own properties in its order. Raises RequestError for a schema or a tokenizer that
+    xgrammar does not take.
     """
 
     def __init__(
         self, tokenizer: Any, vocabulary: int, ends: Sequence[int], schemas: Mapping[str, str]
     ) -> None:
-        info = xgrammar.TokenizerInfo.from_huggingface(
-            tokenizer, vocab_size=vocabulary, stop_token_ids=list(ends)
-        )
+        try:
+            info = xgrammar.TokenizerInfo.from_huggingface(
+                tokenizer, vocab_size=vocabulary, stop_token_ids=list(ends)
+            )
+        except (RuntimeError, ValueError) as err:
+            raise RequestError(
+                f"the tokenizer has no JSON by xgrammar ({_sentence(err)}); expected {INSTEAD}"
+            ) from err
         compiler = xgrammar.GrammarCompiler(info)
         self._compiled: dict[str, Any] = {}
         for column, schema in schemas.items():
             try:
                 self._compiled[column] = compiler.compile_json_schema(schema, any_whitespace=False)
             except (RuntimeError, ValueError) as err:
-                said = re.sub(r"^\[.*?\] \S+:\d+: |\.$", "", str(err).strip().splitlines()[0])
                 raise RequestError(
-                    f"the JSON Schema of prompt {column} cannot be a grammar of xgrammar ({said}); expected a simpler "
-                    "one, or --captioner vllm: or openai: if a server runs the model"
+                    f"the JSON Schema of prompt {column} cannot be a grammar of xgrammar ({_sentence(err)}); expected "
+                    f"a simpler one, or {INSTEAD}"
                 ) from err
 
     def allowing(self, column: str) -> list[Allowed]:
@@ -79,3 +85,8 @@ class Allowed:
             matcher = self._matchers[place]
             if matcher is not None and (not matcher.accept_token(token) or matcher.is_terminated()):
                 self._matchers[place] = None
+
+
+def _sentence(err: Exception) -> str:
+    """Returns xgrammar's message without time, file and line."""
+    return re.sub(r"^\[.*?\] \S+:\d+: |\.$", "", (str(err).strip() or type(err).__name__).splitlines()[0])

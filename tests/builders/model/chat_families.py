@@ -15,12 +15,18 @@ IDEFICS = ("<fake_token_around_image>", "<end_of_utterance>", "<global-img>",
            *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)))  # fmt: skip
 QWEN = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 SPECIAL = (PAD, UNKNOWN, END, START, IMAGE, VIDEO, *IDEFICS, *QWEN)
-VOCABULARY = {word: number for number, word in enumerate((*SPECIAL, *WORDS, *ASKED))}
+JSON = ("true", "false")
+VOCABULARY = {word: number for number, word in enumerate((*SPECIAL, *WORDS, *JSON, *ASKED))}
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 TEXT = {**SIZES, "num_key_value_heads": 2, "vocab_size": len(VOCABULARY), "max_position_embeddings": 1024,
         "bos_token_id": None, "eos_token_id": VOCABULARY[END], "pad_token_id": VOCABULARY[PAD]}  # fmt: skip
 SIDE = 16  # pixels of a tile
-SEEDS = {"florence2": 0, "internvl": 0}  # of weights whose answers differ from picture to picture
+SEEDS = {
+    "florence2": 0,
+    "idefics3": 3,
+    "internvl": 0,
+    "smolvlm": 3,
+}  # of weights whose answers differ from picture to picture
 
 
 def save_chat_family(folder: Path, family: str) -> str:
@@ -41,7 +47,7 @@ def save_chat_family(folder: Path, family: str) -> str:
             parameter.copy_(
                 torch.randn_like(parameter) * (0.5 if "language" in name or "text" in name else 1.0)
             )
-    spoken = {VOCABULARY[word] for word in (*WORDS, END)}
+    spoken = {VOCABULARY[word] for word in (*WORDS, *JSON, END)}
     model.generation_config = GenerationConfig(
         eos_token_id=VOCABULARY[END],
         pad_token_id=VOCABULARY[PAD],

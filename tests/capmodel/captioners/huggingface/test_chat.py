@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from captionbeam.capmodel.captioners.huggingface.chat import ChatCaptioner, resolve_chat
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.pipelines.workers.batches import Prepared, in_batches, run_batch
-from captionbeam.pipelines.workers.processors import columns_of
+from captionbeam.pipelines.workers.processors import columns_of, parsers_of
 from captionbeam.schemas.errors import ImageError, RequestError
 from captionbeam.schemas.records import ImageRef
 from tests.builders.model import chat_models
@@ -61,7 +61,9 @@ def png(image):
 
 def captioner(path, batch_size, decode=GREEDY, prompts=PROMPTS, **options):
     plan = resolve_chat(path, prompts, decode, **options)
-    return ChatCaptioner.load(plan.folder, plan.spec, columns_of(plan.spec), {}, batch_size, "cpu")
+    return ChatCaptioner.load(
+        plan.folder, plan.spec, columns_of(plan.spec), parsers_of(plan.spec), batch_size, "cpu"
+    )
 
 
 def answers(loaded, pictures=PICTURES, names=NAMES, used=None):
@@ -218,6 +220,21 @@ def test_a_row_does_not_depend_on_the_order(models, family, decode):
     for seed in range(2):
         order = random.Random(seed).sample(range(IMAGES), IMAGES)
         assert answers(loaded, [PICTURES[one] for one in order], [NAMES[one] for one in order]) == expected
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "llava"])
+def test_each_family_heeds_a_schema(models, family):
+    """Of a vocabulary with ``true`` and ``false`` among other words."""
+    prompts = {"sure": {"text": "describe", "schema": '{"type": "boolean"}'}, "what": {"text": "describe"}}
+    loaded = captioner(models(family), 4, prompts=prompts)
+    found = generated(loaded)
+    said = {VOCABULARY[word]: word == "true" for word in ("true", "false")}
+    for name, row in answers(loaded).items():
+        boolean, _ = found[name]
+        assert boolean[1:] == [VOCABULARY[END]]
+        assert row["sure"][0]["value"] is said[boolean[0]]
+        assert "value" not in row["what"][0]
+    assert any(len(words) > 2 for _, words in found.values())
 
 
 def test_only_images_of_one_shape_share_a_batch_and_copies_fill_it_up(models):
