@@ -7,7 +7,12 @@ PACKAGES = ("schemas", "capmodel", "pipelines", "jobs")
 ROOT = "jobs/toplevel"  # what `import captionbeam` and `python -m captionbeam` find
 
 EXTRAS = {
-    "benchmarks": ["mosaicml-streaming>=0.13,<1", "pycocoevalcap>=1.2,<2", "webdataset>=1,<2"],
+    "benchmarks": [
+        "mosaicml-streaming>=0.13,<1",
+        "pycocoevalcap>=1.2,<2",
+        "transformers>=4.50,<6",
+        "webdataset>=1,<2",
+    ],
     "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.29,<2"],
     "huggingface": [
         "huggingface_hub>=0.30,<3",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from captionbeam.schemas.records import ImageRef
 if TYPE_CHECKING:
     from captionbeam.pipelines.bulk.run import Run
 
-WAITING_BATCHES = 4  # times the images of a batch that wait for others of their shape
+WAITING_BATCHES, WAITING_BYTES = 8, 1 << 30  # of a shard's images that wait for others of their shape
 MODEL_ERRORS = (RuntimeError, ValueError, ArithmeticError, IndexError)
 
 
@@ -55,11 +56,13 @@ class ReadsColumns(Protocol):
 class OfOneShape(Protocol):
     """A processor whose batches are of images of one shape.
 
-    ``shape_of`` returns that of a result of ``prepare``. Images of several shapes may be given to ``run``, but each
-    shape costs as much as a whole batch.
+    ``shape_of`` returns that of a result of ``prepare``, and ``bytes_of`` its size in memory. Images of several shapes
+    may be given to ``run``, but each shape costs as much as a whole batch.
     """
 
     def shape_of(self, value: Any) -> Hashable: ...
+
+    def bytes_of(self, value: Any) -> int: ...
 
 
 @runtime_checkable
@@ -136,24 +139,28 @@ def waiting_images(processor: Processor) -> int:
 
 
 def in_batches(prepared: Iterable[Prepared], processor: Processor) -> Iterator[list[Prepared]]:
-    """Yields batches in order, or batches of one shape where the processor needs that.
+    """Yields batches in order, or batches of one shape where the processor needs that."""
+    if isinstance(processor, OfOneShape):
+        return _of_one_shape(prepared, processor)
+    images = iter(prepared)
+    return iter(lambda: list(islice(images, processor.batch_size)), [])
 
-    A batch of one shape is yielded when it is full. Where too many images wait, the largest one is yielded as it is.
-    """
-    shape_of = processor.shape_of if isinstance(processor, OfOneShape) else _no_shape
+
+def _of_one_shape(prepared: Iterable[Prepared], processor: Any) -> Iterator[list[Prepared]]:
+    """Yields batches when they are full. Where too much waits, the largest one is yielded as it is."""
     groups: dict[Hashable, list[Prepared]] = {}
+    waiting, size = 0, 0
     for item in prepared:
-        shape = shape_of(item.value)
+        shape = processor.shape_of(item.value)
         groups.setdefault(shape, []).append(item)
-        if len(groups[shape]) >= processor.batch_size:
-            yield groups.pop(shape)
-        elif sum(map(len, groups.values())) > WAITING_BATCHES * processor.batch_size:
-            yield groups.pop(max(groups, key=lambda shape: len(groups[shape])))
+        waiting, size = waiting + 1, size + processor.bytes_of(item.value)
+        full = len(groups[shape]) >= processor.batch_size
+        if full or waiting > waiting_images(processor) or size > WAITING_BYTES:
+            chosen = shape if full else max(groups, key=lambda shape: len(groups[shape]))
+            batch = groups.pop(chosen)
+            waiting, size = waiting - len(batch), size - sum(processor.bytes_of(one.value) for one in batch)
+            yield batch
     yield from groups.values()
-
-
-def _no_shape(value: Any) -> Hashable:
-    return None
 
 
 BatchResult = tuple[Sequence[Prepared], dict[str, Any] | ImageError]

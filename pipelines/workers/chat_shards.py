@@ -44,6 +44,8 @@ class Captioner(Protocol):
 
     def shape_of(self, asked: Any) -> Hashable: ...
 
+    def bytes_of(self, asked: Any) -> int: ...
+
     def run(self, batch: Sequence[Any], image_ids: Sequence[str]) -> dict[str, pa.Array]: ...
 
 
@@ -67,6 +69,10 @@ class ChatProcessor:
     def shape_of(self, value: Asked) -> Hashable:
         """Returns what images of a batch have in common."""
         return self.captioner.shape_of(value)
+
+    def bytes_of(self, value: Asked) -> int:
+        """Returns the size of an image's inputs in memory."""
+        return self.captioner.bytes_of(value)
 
     def prepare(self, item: bytes, used: Mapping[str, str] = NO_VALUES) -> Any:
         """Returns a file's bytes as the model's inputs. Raises ImageError. ``used``: its values in ``columns``."""

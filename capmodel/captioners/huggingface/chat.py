@@ -238,6 +238,11 @@ class ChatCaptioner:
         """Returns what images of a batch have in common."""
         return tuple((column, _shapes(inputs)) for column, inputs in asked.inputs.items())
 
+    def bytes_of(self, asked: Asked) -> int:
+        """Returns the size of an image's inputs in memory; prompts share those of pixels."""
+        tensors = {id(value): value for inputs in asked.inputs.values() for value in inputs.values()}
+        return sum(value.nbytes for value in tensors.values())
+
     def run(self, batch: Sequence[Asked], image_ids: Sequence[str]) -> dict[str, pa.Array]:
         """Returns each image's answers, by column.
 

@@ -20,6 +20,7 @@ def _vocabulary(words: Sequence[str]) -> dict[str, int]:
 
 VOCABULARY = _vocabulary(WORDS)
 SIDE, PATCH = 32, 8
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 TEMPLATE = """\
 {%- for message in messages -%}
 {{ message.role }}{{ ' ' }}
@@ -33,19 +34,28 @@ TEMPLATE = """\
 {%- if add_generation_prompt %}assistant {% endif -%}"""
 
 
-def save_chat_model(folder: Path, seed: int = 0, words: Sequence[str] = WORDS) -> str:
+def save_chat_model(
+    folder: Path,
+    seed: int = 0,
+    words: Sequence[str] = WORDS,
+    *,
+    sizes: Mapping[str, int] = SIZES,
+    side: int = SIDE,
+    patch: int = PATCH,
+    scale: float = 0.5,
+) -> str:
     """Saves the model to ``folder`` and returns its path. Its answers are 4 to about 10 of ``words``.
 
-    With JSON_WORDS, no spaces stand between them.
+    With JSON_WORDS, no spaces stand between them. ``sizes``: of both networks; ``scale``: of the random weights.
     """
     from transformers import GenerationConfig
 
     torch.manual_seed(seed)
     vocabulary = _vocabulary(words)
-    model = _model(vocabulary)
+    model = _model(vocabulary, sizes, side, patch)
     with torch.no_grad():  # far from uniform, so that answers about different pictures differ
         for parameter in model.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.5)
+            parameter.copy_(torch.randn_like(parameter) * scale)
     special = [vocabulary[word] for word in (*SPECIAL, *ASKED) if word != END]
     model.generation_config = GenerationConfig(
         eos_token_id=vocabulary[END],
@@ -56,27 +66,26 @@ def save_chat_model(folder: Path, seed: int = 0, words: Sequence[str] = WORDS) -
         do_sample=False,
     )
     model.save_pretrained(folder)
-    _processor(vocabulary, fused=words is JSON_WORDS).save_pretrained(folder)
+    _processor(vocabulary, side, patch, fused=words is JSON_WORDS).save_pretrained(folder)
     return str(folder)
 
 
-def _model(vocabulary: Mapping[str, int]) -> Any:
+def _model(vocabulary: Mapping[str, int], sizes: Mapping[str, int], side: int, patch: int) -> Any:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     text = LlamaConfig(**sizes, vocab_size=len(vocabulary), max_position_embeddings=512, bos_token_id=None)
-    vision = CLIPVisionConfig(**sizes, image_size=SIDE, patch_size=PATCH, projection_dim=16)
+    vision = CLIPVisionConfig(**sizes, image_size=side, patch_size=patch, projection_dim=16)
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
         image_token_id=vocabulary[IMAGE],
         vision_feature_layer=-1,
-        image_seq_length=(SIDE // PATCH) ** 2,
+        image_seq_length=(side // patch) ** 2,
     )
     return LlavaForConditionalGeneration(config)
 
 
-def _processor(vocabulary: Mapping[str, int], fused: bool) -> Any:
+def _processor(vocabulary: Mapping[str, int], side: int, patch: int, fused: bool) -> Any:
     from tokenizers import Tokenizer, decoders
     from tokenizers.models import WordLevel
     from tokenizers.normalizers import Lowercase
@@ -95,11 +104,11 @@ def _processor(vocabulary: Mapping[str, int], fused: bool) -> Any:
         eos_token=END,
         extra_special_tokens={"image_token": IMAGE},
     )
-    square = {"height": SIDE, "width": SIDE}
+    square = {"height": side, "width": side}
     return LlavaProcessor(
         CLIPImageProcessor(size=square, crop_size=square),
         tokenizer,
-        patch_size=PATCH,
+        patch_size=patch,
         vision_feature_select_strategy="default",
         image_token=IMAGE,
         num_additional_image_tokens=1,

@@ -245,6 +245,20 @@ def test_without_output_answers_are_printed(made, expected, capsys):
     assert capsys.readouterr() == (expected["3.png"]["what"][0] + "\n", "")
 
 
+def test_drawn_answers_depend_on_the_seed_and_the_image_alone(made, tmp_path):
+    """Not on shards and batches."""
+
+    def drawn(seed, *how):
+        store = tmp_path / f"store{len(list(tmp_path.iterdir()))}"
+        run(*command(made, store), *PROMPTS, "--temperature", 2, "--seed", seed, "--n-best", 2, *how)
+        return rows(store, *TWO)
+
+    first = drawn(1, "--shard-size", 7)
+    assert drawn(1, "--shard-size", 2, "--batch-size", 3) == first
+    assert drawn(2, "--shard-size", 7) != first
+    assert all(len(row["what"]) == 2 for row in first.values())
+
+
 def test_an_answer_that_does_not_end_is_a_failure(made, capsys):
     start = ["caption", made / "photos/3.png", "--captioner", f"hf:{made / 'llava'}", "--prompt"]
     run(*start, TWO["what"], "--max-new-tokens", 2, status=3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from captionbeam.pipelines.workers.batches import WAITING_BATCHES, Prepared, in_batches
+from captionbeam.pipelines.workers.batches import WAITING_BATCHES, WAITING_BYTES, Prepared, in_batches
 from captionbeam.schemas.records import ImageRef
 
 
@@ -17,6 +17,9 @@ class OfOneShape(Plain):
 
     def shape_of(self, value):
         return value[0]
+
+    def bytes_of(self, value):
+        return WAITING_BYTES // 3 if value[0] == "z" else 1
 
 
 def batches(processor, values):
@@ -35,8 +38,12 @@ def test_images_of_one_shape_wait_for_each_other():
 
 
 def test_the_most_frequent_shape_is_taken_where_too_many_wait():
-    rare = [f"{letter}1" for letter in "abcdefghijklmnop"]
-    assert len(rare) == WAITING_BATCHES * Plain.batch_size
-    found = batches(OfOneShape(), [*rare[:-1], "b2", "c2", "b3", "z1"])
-    assert found[:3] == ["b1 b2", "c1 c2", "a1"]
-    assert sorted(" ".join(found).split()) == sorted([*rare[:-1], "b2", "b3", "c2", "z1"])
+    rare = [f"{letter}1" for letter in map(chr, range(65, 65 + WAITING_BATCHES * Plain.batch_size - 1))]
+    found = batches(OfOneShape(), [*rare, "B2", "C2", "B3", "~1"])
+    assert found[:2] == ["B1 B2", "C1 C2"]
+    assert sorted(" ".join(found).split()) == sorted([*rare, "B2", "B3", "C2", "~1"])
+
+
+def test_large_images_do_not_wait_for_many():
+    assert batches(OfOneShape(), ["a1", "z1", "z2", "b1", "b2"]) == ["a1", "z1 z2", "b1 b2"]
+    assert batches(OfOneShape(), ["a1", "z1", "z2", "z3", "b1", "b2"]) == ["z1 z2 z3", "a1", "b1 b2"]
