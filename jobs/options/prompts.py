@@ -159,6 +159,12 @@ def is_endpoint(captioner: str | None) -> bool:
     return captioner is not None and captioner.startswith((OPENAI, VLLM))
 
 
+def _address_of(captioner: str) -> tuple[bool, str]:
+    """Returns whether a server is started on each worker machine, and the model (vllm:) or the URL (openai:)."""
+    own = captioner.startswith(VLLM)
+    return own, captioner.removeprefix(VLLM if own else OPENAI)
+
+
 def has_prompts(options: PromptOptions) -> bool:
     """Whether the captioner is asked prompts."""
     return bool(options.prompt or options.prompt_file)
@@ -169,8 +175,7 @@ def plan_endpoint(options: CaptionerOptions) -> EndpointPlan:
     from captionbeam.capmodel.specs import EndpointSpec
     from captionbeam.pipelines.endpoints.plan import EndpointPlan
 
-    scheme, address = str(options.captioner).partition(":")[::2]
-    own = scheme == VLLM[:-1]
+    own, address = _address_of(str(options.captioner))
     prompts = prompts_by_column(options)
     spec = EndpointSpec(
         endpoint=options.model or (address if own else ""),
@@ -190,8 +195,7 @@ def endpoint_of(captioner: str, options: RequestOptions) -> Endpoint:
     """Returns where and how the model of ``captioner`` (openai:URL or vllm:MODEL) is asked. Raises RequestError."""
     from captionbeam.pipelines.endpoints.plan import Endpoint, checked_url
 
-    scheme, _, address = captioner.partition(":")
-    own = scheme == VLLM[:-1]
+    own, address = _address_of(captioner)
     return Endpoint(
         url="" if own else checked_url(address),
         command=(options.server_command or VLLM_COMMAND) if own else "",
@@ -227,8 +231,8 @@ def check_endpoint(options: CaptionerOptions) -> None:
         )
     from captionbeam.pipelines.endpoints.plan import checked_url
 
-    scheme, address = str(options.captioner).partition(":")[::2]
-    if scheme == OPENAI[:-1]:
+    own, address = _address_of(str(options.captioner))
+    if not own:
         checked_url(address)
         if not options.model:
             raise RequestError(

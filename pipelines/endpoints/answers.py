@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,13 +36,11 @@ from captionbeam.pipelines.endpoints.answer_parts import (
     write_part,
 )
 from captionbeam.pipelines.endpoints.left_answers import PARTS, LeftAnswers, left_answers
-from captionbeam.pipelines.endpoints.prompts import Prompt
+from captionbeam.pipelines.endpoints.prompts import Answers, Prompt
 from captionbeam.pipelines.workers.output import storage_error
 from captionbeam.schemas.errors import ImageError, SystemicError
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files
-
-Answers = list[dict[str, Any]]
 
 UNWRITTEN = 64  # images of a process whose answers are not in the store yet
 FULL = 32  # such images of one attempt, on which its parts close

@@ -20,9 +20,8 @@ import httpx
 
 from captionbeam.capmodel.specs import EndpointSpec
 from captionbeam.pipelines.endpoints.pace import Pace
-from captionbeam.pipelines.endpoints.prompts import Prompt
+from captionbeam.pipelines.endpoints.prompts import Answers, Prompt
 from captionbeam.pipelines.endpoints.replies import (
-    Answers,
     BrokenSchema,
     Completion,
     NotACompletion,

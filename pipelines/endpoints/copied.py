@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from contextlib import closing
-from typing import Any
 
 from captionbeam.pipelines.bulk.run import Run
-from captionbeam.pipelines.endpoints.prompts import Prompt
+from captionbeam.pipelines.endpoints.prompts import Answers, Prompt
 from captionbeam.pipelines.workers.reuse import Replaced, replaced_rows
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.datafile import DataFile, open_data, read_rows
 from captionbeam.schemas.formats.kept import unpacked
 from captionbeam.schemas.records import ImageRef
-
-Answers = list[dict[str, Any]]
 
 
 def copied_answers(

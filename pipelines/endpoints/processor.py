@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
@@ -24,13 +23,12 @@ from captionbeam.pipelines.endpoints.links import url_of
 from captionbeam.pipelines.endpoints.pace import Pace
 from captionbeam.pipelines.endpoints.pictures import as_data_url
 from captionbeam.pipelines.endpoints.plan import Endpoint
-from captionbeam.pipelines.endpoints.prompts import Prompt, prompts_of
+from captionbeam.pipelines.endpoints.prompts import Answers, Prompt, prompts_of
 from captionbeam.pipelines.endpoints.servers.server import Server
 from captionbeam.schemas.errors import ImageError, is_transient
 from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.records import ImageRef
 
-Answers = list[dict[str, Any]]
 NO_VALUES: Mapping[str, str] = {}
 
 _captioners: weakref.WeakSet[EndpointCaptioner] = weakref.WeakSet()

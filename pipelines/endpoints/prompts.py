@@ -21,6 +21,9 @@ from captionbeam.schemas.fingerprint import fingerprint, from_spec, spec_of
 from captionbeam.schemas.formats.arrow import answers_field
 from captionbeam.schemas.formats.kept import packed
 
+Answers = list[dict[str, Any]]
+"""The answers to one prompt about one image, the best first: structs of ``answers_field``."""
+
 
 @dataclass(frozen=True)
 class Prompt:

@@ -10,12 +10,11 @@ from typing import Any
 
 import httpx
 
-from captionbeam.pipelines.endpoints.prompts import Prompt
+from captionbeam.pipelines.endpoints.prompts import Answers, Prompt
 from captionbeam.pipelines.endpoints.schemas import parsed
 from captionbeam.schemas.errors import ImageError, SystemicError
 from captionbeam.schemas.storage.retrying import is_transient_status, parse_retry_after
 
-Answers = list[dict[str, Any]]
 LONGEST_SENTENCE = 300  # characters of a server's message
 MAX_TOKENS = (1 << 31) - 1  # of the answers' column
 REJECTED = (400, 413, 422)

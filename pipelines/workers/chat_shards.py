@@ -14,10 +14,9 @@ import pyarrow as pa
 from captionbeam.capmodel.specs import ChatSpec
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.endpoints.copied import copied_answers
-from captionbeam.pipelines.endpoints.prompts import Prompt, prompts_of
+from captionbeam.pipelines.endpoints.prompts import Answers, Prompt, prompts_of
 from captionbeam.schemas.records import ImageRef
 
-Answers = list[dict[str, Any]]
 NO_VALUES: Mapping[str, str] = {}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import re
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +15,8 @@ from captionbeam.schemas.formats.kept.values import CELLS, json_text, unpacked
 BOOLEANS = {"true": True, "false": False}
 _INTEGER = re.compile(r"-?[1-9]\d*|0")  # others, such as 007, are names rather than numbers, as is 12E4
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]\d+)?")
+_ISO = re.compile(r"^(?:(\d{4}-\d\d-\d\d) )?(\d\d:\d\d:\d\d)(\.\d+)?(Z|[-+]\d{4})?$")
+DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}  # of a unit's fraction of a second
 _MOST_DIGITS = 17  # of a decimal number that a double gives back
 
 
@@ -40,7 +43,7 @@ def kept_type(kind: pa.DataType) -> pa.DataType:
 def plain_values(column: pa.Array) -> list[Any]:
     """Returns a column's values for ``packed``: of JSON's types.
 
-    Dates, decimals and bytes (base64) are text, as are times of day and durations (``1500ms``).
+    Decimals, bytes (base64), dates, times (ISO 8601) and durations (seconds: ``1.5s``) are text.
     """
     if isinstance(column, pa.ExtensionArray):
         return plain_values(column.storage)
@@ -52,10 +55,11 @@ def plain_values(column: pa.Array) -> list[Any]:
     if is_bytes(kind):
         return [None if value is None else base64.b64encode(value).decode() for value in column.to_pylist()]
     if is_span(kind):
-        counts = column.cast(pa.int32() if pa.types.is_time32(kind) else pa.int64()).to_pylist()
-        return [None if count is None else f"{count}{kind.unit}" for count in counts]
+        counts = column.cast(pa.int64()).to_pylist()
+        return [None if count is None else _seconds(count, kind.unit) for count in counts]
     if is_parsed(kind):
-        return list(column.cast(pa.string()).to_pylist())
+        texts = column.cast(pa.string()).to_pylist()
+        return [None if text is None else _ISO.sub(_iso, text) for text in texts]
     if pa.types.is_float32(kind):  # 0.1 rather than 0.10000000149011612
         return [None if text is None else float(text) for text in column.cast(pa.string()).to_pylist()]
     return list(column.to_pylist())
@@ -125,12 +129,25 @@ def is_bytes(kind: pa.DataType) -> bool:
 
 
 def is_span(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_time(kind) or pa.types.is_duration(kind))
+    return bool(pa.types.is_duration(kind))
 
 
 def is_parsed(kind: pa.DataType) -> bool:
-    """Returns whether pyarrow parses values of ``kind`` from the text that it makes of them."""
-    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_decimal(kind))
+    """Returns whether values of ``kind`` are parsed from their text."""
+    tests = pa.types.is_timestamp, pa.types.is_date, pa.types.is_time, pa.types.is_decimal
+    return any(test(kind) for test in tests)
+
+
+def _iso(found: re.Match[str]) -> str:
+    """Returns a time as ISO 8601 has it, without zeros at the end of its seconds."""
+    day, time, fraction, zone = found.groups("")
+    zone = f"{zone[:3]}:{zone[3:]}" if len(zone) == 5 else zone
+    return f"{day}{'T' if day else ''}{time}{fraction.rstrip('0').rstrip('.')}{zone}"
+
+
+def _seconds(count: int, unit: str) -> str:
+    text = format(Decimal(count).scaleb(-DIGITS[unit]), "f")
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + "s"
 
 
 def _is_json(kind: pa.DataType) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 
 from captionbeam.schemas.errors import SystemicError
-from captionbeam.schemas.formats.kept.kinds import BOOLEANS, is_bytes, is_parsed, is_span, is_text
+from captionbeam.schemas.formats.kept.kinds import BOOLEANS, DIGITS, is_bytes, is_parsed, is_span, is_text
 from captionbeam.schemas.formats.kept.values import columns_hash, json_text, unpacked
 
 VALUES, HASH, TEXT, EXIF = "columns", "columns_hash", "columns_text", "exif"
@@ -19,7 +20,6 @@ ROW = (
     pa.field(HASH, pa.string(), nullable=False),
     pa.field(TEXT, pa.string(), nullable=False),
 )
-_UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 
 
 def struct_of(texts: Sequence[str], schema: pa.Schema) -> pa.StructArray:
@@ -122,6 +122,9 @@ def _array(values: Sequence[Any], field: pa.Field) -> pa.Array:
     convert = _converter(field.type)
     kept = [None if value is None else convert(value) for value in values]
     try:
+        if pa.types.is_time(field.type):  # pyarrow parses none without a day
+            days = pa.array([None if time is None else f"1970-01-01T{time}" for time in kept], pa.string())
+            return days.cast(pa.timestamp(field.type.unit)).cast(field.type)
         if is_parsed(field.type):
             return pa.array(kept, pa.string()).cast(field.type)
         return pa.array(kept, field.type)
@@ -166,9 +169,8 @@ def _fitted(value: Any, kind: pa.DataType) -> Any:
 
 
 def _count(value: str, unit: str) -> int:
-    """Returns the number of ``unit`` in a time of day or duration such as ``1500ms``."""
-    number = value.rstrip("muns")
-    return int(number) * _UNITS[value[len(number) :]] // _UNITS[unit]
+    """Returns the number of ``unit`` in a duration such as ``1.5s``."""
+    return int(Decimal(value.removesuffix("s")).scaleb(DIGITS[unit]))
 
 
 def _number(value: Any, kind: type[int] | type[float]) -> Any:

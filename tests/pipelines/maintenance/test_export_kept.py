@@ -42,7 +42,7 @@ KEPT = pa.table(
     }
 )
 PLAIN = {
-    "at": ["2024-02-29 12:00:00.500000", None, "2024-02-29 12:00:00.500000"],
+    "at": ["2024-02-29T12:00:00.5", None, "2024-02-29T12:00:00.5"],
     "caption": ["theirs", None, "its own, \"theirs\""],
     "category": ["shoes", "hats", "shoes"],
     "day": ["2024-02-29", None, "1969-01-01"],
@@ -52,7 +52,7 @@ PLAIN = {
     "photo": ["/wA=", None, ""],
     "price": ["19.90", None, "-0.01"],
     "rating": [4.5, None, None],
-    "seen": ["2024-02-29 12:00:00.500000Z", None, "2024-02-29 12:00:00.500000Z"],
+    "seen": ["2024-02-29T12:00:00.5Z", None, "2024-02-29T12:00:00.5Z"],
     "size": [{"w": 2.5, "tags": ["x", "y"]}, None, {"w": None, "tags": []}],
     "sizes": [[1, 2], [], []],
     "input_uri": ["mine", None, "mine too"],
@@ -214,12 +214,12 @@ EDGES = {
              ["9" * 38 + ".5" + "0" * 37, "1." + "0" * 38]),
     "wide": (pa.decimal256(60, 2), [Decimal("9" * 58), Decimal("0.5")], "STRING", ["9" * 58 + ".00", "0.50"]),
     "nanos": (pa.timestamp("ns"), [1_709_208_000_123_456_000, 0], "DATETIME",
-              ["2024-02-29 12:00:00.123456", "1970-01-01 00:00:00.000000"]),
+              ["2024-02-29T12:00:00.123456", "1970-01-01T00:00:00"]),
     "parts": (pa.timestamp("ns", "UTC"), [1_709_208_000_123_456_789, None], "STRING",
               ["2024-02-29 12:00:00.123456789Z", None]),
     "spans": (pa.time64("ns"), [1000, None], "TIME", ["00:00:00.000001", None]),
     "zoned": (pa.timestamp("us", "Europe/Berlin"), [NOON.replace(tzinfo=datetime.UTC), None], "TIMESTAMP",
-              ["2024-02-29 12:00:00.500000Z", None]),
+              ["2024-02-29T12:00:00.5Z", None]),
 }  # fmt: skip
 """Type, values, BigQuery's type, and the values in JSON, of columns that BigQuery cannot load as they are."""
 

@@ -57,6 +57,38 @@ def test_a_parquet_column_keeps_its_values_and_its_type(name):
     assert column.to_pylist() == pa.array(values, kind).cast(column.type).to_pylist()
 
 
+def test_times_as_text_are_those_of_iso_8601():
+    """So that models understand them in prompts."""
+    noon = datetime.datetime(2026, 12, 1, 3, 4, 5)
+    columns = [
+        pa.array([datetime.time(12, 30), datetime.time(1, 2, 3, 4)], pa.time64("us")),
+        pa.array([datetime.time(12, 30)], pa.time32("s")),
+        pa.array([noon, noon.replace(microsecond=500_000)], pa.timestamp("us")),
+        pa.array([noon], pa.timestamp("ms", "UTC")),
+        pa.array([noon], pa.timestamp("s", "Europe/Berlin")),
+        pa.array([datetime.timedelta(seconds=1.5), -datetime.timedelta(days=1)], pa.duration("ns")),
+    ]
+    assert [kept.plain_values(column) for column in columns] == [
+        ["12:30:00", "01:02:03.000004"],
+        ["12:30:00"],
+        ["2026-12-01T03:04:05", "2026-12-01T03:04:05.5"],
+        ["2026-12-01T03:04:05Z"],
+        ["2026-12-01T04:04:05+01:00"],
+        ["1.5s", "-86400s"],
+    ]
+
+
+@given(
+    st.sampled_from(
+        [pa.time64("ns"), pa.timestamp("us", "Asia/Kolkata"), pa.timestamp("ns"), pa.duration("us")]
+    ),
+    st.lists(st.integers(0, 86_399_999_999_999)),
+)
+def test_times_of_any_fraction_are_read_back(kind, counts):
+    column = pa.array(counts, pa.int64()).cast(kind)
+    assert struct_by_way_of_text(pa.table({"t": column})).field(0).equals(column)
+
+
 def test_times_inside_lists_are_kept_as_json():
     (text,) = struct_by_way_of_text(pa.table({"days": [[datetime.date(2024, 2, 29)]]})).field(0).to_pylist()
     assert text == '["2024-02-29"]'
