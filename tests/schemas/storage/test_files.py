@@ -134,7 +134,7 @@ def test_the_error_tree_stands_as_it_is_drawn():
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     assert all(kind.__name__ in drawn for kind in kinds)
     assert {kind.__name__ for kind in kinds if getattr(kind, "exit_status", 0) == 2} == {
-        "RequestError", "SourceError", "StoreError", "FingerprintError", "BundleError",
+        "RequestError", "SourceError", "PromptColumnError", "StoreError", "FingerprintError", "BundleError",
     }  # fmt: skip
     with pytest.raises(ValueError, match="unknown failure code 'odd'"):
         ImageError("odd", "decode", "")
