@@ -47,7 +47,7 @@ def _read_prompt(given: str) -> tuple[str | None, str]:
 
 def _read_schema(given: str) -> tuple[str | None, dict[str, Any]]:
     """Returns the name and the JSON Schema of a ``[NAME=]FILE``. Raises RequestError."""
-    from captionbeam.pipelines.endpoints.schemas import load_schema
+    from captionbeam.pipelines.endpoints.json_schema import load_schema
 
     name, url = named_text(given)
     return name, load_schema(url)

@@ -2,14 +2,13 @@
 
 __all__ = [
     "answers",
-    "chat",
+    "client",
     "copied",
+    "json_schema",
     "links",
-    "pace",
     "pictures",
     "plan",
     "processor",
     "prompts",
-    "schemas",
     "servers",
 ]

@@ -17,10 +17,10 @@ from captionbeam.capmodel.specs import EndpointSpec
 from captionbeam.capmodel.templates import columns_of_prompts
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.endpoints.answers import KeptAnswers
-from captionbeam.pipelines.endpoints.chat import ChatClient
+from captionbeam.pipelines.endpoints.client.chat import ChatClient
+from captionbeam.pipelines.endpoints.client.pace import Pace
 from captionbeam.pipelines.endpoints.copied import copied_answers
 from captionbeam.pipelines.endpoints.links import url_of
-from captionbeam.pipelines.endpoints.pace import Pace
 from captionbeam.pipelines.endpoints.pictures import as_data_url
 from captionbeam.pipelines.endpoints.plan import Endpoint
 from captionbeam.pipelines.endpoints.prompts import Answers, Prompt, prompts_of

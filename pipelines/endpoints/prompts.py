@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from captionbeam.capmodel.specs import ChatSpec, EndpointSpec
 from captionbeam.capmodel.templates import columns_in, question
-from captionbeam.pipelines.endpoints.schemas import arrow_type
+from captionbeam.pipelines.endpoints.json_schema import arrow_type
 from captionbeam.schemas.fingerprint import fingerprint, from_spec, spec_of
 from captionbeam.schemas.formats.arrow import answers_field
 from captionbeam.schemas.formats.kept import packed

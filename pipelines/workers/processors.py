@@ -201,8 +201,8 @@ def columns_of(spec: ChatSpec) -> pa.Schema:
 
 def parsers_of(spec: ChatSpec) -> dict[str, Callable[[str], Any]]:
     """Returns what parses the answers of each prompt with a schema, by column."""
+    from captionbeam.pipelines.endpoints.json_schema import parsed
     from captionbeam.pipelines.endpoints.prompts import prompts_of
-    from captionbeam.pipelines.endpoints.schemas import parsed
 
     found = {prompt.column: prompt.schema for prompt in prompts_of(spec)}
     return {column: partial(parsed, schema=schema) for column, schema in found.items() if schema is not None}

@@ -15,8 +15,8 @@ from captionbeam.pipelines.bulk.kept_schema import write_kept_schema
 from captionbeam.pipelines.bulk.plan import planned_shards, read_shard, write_plan
 from captionbeam.pipelines.bulk.publish import publish
 from captionbeam.pipelines.bulk.run import Run, start_run
+from captionbeam.pipelines.endpoints.json_schema import parsed
 from captionbeam.pipelines.endpoints.prompts import Prompt, prompts_of
-from captionbeam.pipelines.endpoints.schemas import parsed
 from captionbeam.pipelines.workers.engine import Engine
 from captionbeam.pipelines.workers.shards import process_shard
 from captionbeam.schemas import Store

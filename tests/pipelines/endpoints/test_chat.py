@@ -22,10 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captionbeam.capmodel.specs import EndpointSpec
-from captionbeam.pipelines.endpoints.chat import FIRST_ANSWERS, ChatClient
-from captionbeam.pipelines.endpoints.pace import Pace
+from captionbeam.pipelines.endpoints.client.chat import ChatClient
+from captionbeam.pipelines.endpoints.client.pace import Pace
+from captionbeam.pipelines.endpoints.client.replies import Completion, Transient, answers_of, completion_of
+from captionbeam.pipelines.endpoints.client.tries import FIRST_ANSWERS
 from captionbeam.pipelines.endpoints.prompts import prompts_of
-from captionbeam.pipelines.endpoints.replies import Completion, Transient, answers_of, completion_of
 from captionbeam.schemas.errors import ImageError, SystemicError
 from tests.builders.running.commands import ROOT, environment
 from tests.builders.web.endpoint import Reply, default_reply, in_turn, scripted_endpoint

@@ -16,7 +16,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captionbeam.pipelines.endpoints.pace import FRESH, GONE, RENEW, SKEW, SLICE, Limits, Members, Pace, View
+from captionbeam.pipelines.endpoints.client.pace import (
+    FRESH,
+    GONE,
+    RENEW,
+    SKEW,
+    SLICE,
+    Limits,
+    Members,
+    Pace,
+    View,
+)
 from captionbeam.schemas.errors import SystemicError
 from captionbeam.schemas.storage import files
 from tests.builders.running.commands import ROOT, environment
@@ -298,7 +308,7 @@ def test_the_state_of_a_file_differs_after_it_is_written_again(tmp_path, protoco
 
 SENDER = """
 import sys, time
-from captionbeam.pipelines.endpoints.pace import Pace
+from captionbeam.pipelines.endpoints.client.pace import Pace
 
 pace = Pace(60, None)
 pace.join(sys.argv[1])

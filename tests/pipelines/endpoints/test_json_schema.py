@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captionbeam.pipelines.endpoints.schemas import arrow_type, load_schema, parsed
+from captionbeam.pipelines.endpoints.json_schema import arrow_type, load_schema, parsed
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.formats import arrow
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 
+from captionbeam.pipelines.endpoints.json_schema import parsed
 from captionbeam.pipelines.endpoints.prompts import Answers, Prompt
-from captionbeam.pipelines.endpoints.schemas import parsed
 from captionbeam.schemas.errors import ImageError, SystemicError
 from captionbeam.schemas.storage.retrying import is_transient_status, parse_retry_after
 

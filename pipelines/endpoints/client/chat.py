@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import random
-import re
 import socket
 import threading
 import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
 from captionbeam.capmodel.specs import EndpointSpec
-from captionbeam.pipelines.endpoints.pace import Pace
-from captionbeam.pipelines.endpoints.prompts import Answers, Prompt
-from captionbeam.pipelines.endpoints.replies import (
+from captionbeam.pipelines.endpoints.client.addresses import (
+    KEY,
+    address_of,
+    key_of_environment,
+    secrets_of,
+    shown,
+)
+from captionbeam.pipelines.endpoints.client.body import request_body
+from captionbeam.pipelines.endpoints.client.pace import Pace
+from captionbeam.pipelines.endpoints.client.replies import (
     BrokenSchema,
     Completion,
     NotACompletion,
@@ -31,9 +34,10 @@ from captionbeam.pipelines.endpoints.replies import (
     completion_of,
     sentence,
 )
+from captionbeam.pipelines.endpoints.client.tries import FIRST_ANSWERS, FirstAnswers, Tries
+from captionbeam.pipelines.endpoints.prompts import Answers, Prompt
 from captionbeam.schemas.errors import ImageError, SystemicError
 
-KEY = "OPENAI_API_KEY"
 PATIENCE = 150.0  # seconds for which failed requests are repeated: a server may be away for two minutes
 LIMITED_PATIENCE = 6  # times as long while the server limits the rate
 FEWEST_TRIES = 4  # however long they take
@@ -42,7 +46,6 @@ MAX_RETRY_AFTER = 60.0  # maximum seconds taken from Retry-After
 NOTICE_INTERVAL = 60.0  # least seconds between warnings of an endpoint that has not answered yet
 RECENTLY = 60.0  # seconds since an answer for which the endpoint counts as alive
 IN_SUCCESSION = 3  # images without an answer by which it does not
-FIRST_ANSWERS = 20  # by which a request that is always wrong is recognized
 CONNECT_TIMEOUT = 20.0
 KEEP_IDLE = 4.0  # seconds: uvicorn, below vLLM and others, closes idle connections after 5
 
@@ -74,7 +77,7 @@ class ChatClient:
         self._spec, self._pace, self._patience, self._first_wait = spec, pace, patience, first_wait
         self._first_patience = patience if first_patience is None else first_patience
         self._reconnect = reconnect
-        self._key = _key()
+        self._key = key_of_environment()
         self._set_url(url)
         self._timeout = httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT))
         self._limits = httpx.Limits(max_connections=1, keepalive_expiry=KEEP_IDLE)
@@ -120,8 +123,8 @@ class ChatClient:
             client.close()
 
     def _set_url(self, url: str) -> None:
-        self._address, self._named = _address(url), f"{shown(url)} (model {self._spec.endpoint})"
-        self._secrets = _secrets(url, self._key)
+        self._address, self._named = address_of(url), f"{shown(url)} (model {self._spec.endpoint})"
+        self._secrets = secrets_of(url, self._key)
 
     def _valid_answers(self, picture: str, prompt: Prompt, seed: int | None, counts: Counter[str]) -> Answers:
         found = self._completion(picture, prompt, seed, counts)
@@ -167,7 +170,7 @@ class ChatClient:
         field_name = self._tokens_field
         reserved = self._pace.wait()
         try:
-            found = completion_of(self._post(self._body(picture, prompt, seed, field_name)))
+            found = completion_of(self._post(request_body(self._spec, picture, prompt, seed, field_name)))
         except Transient as err:
             if err.limited:
                 self._pace.used(0, reserved)
@@ -223,23 +226,6 @@ class ChatClient:
     def _trace(self, event: str, info: Mapping[str, Any]) -> None:
         if event == "connection.connect_tcp.complete":
             self._sockets.add(info["return_value"].get_extra_info("socket"))
-
-    def _body(self, picture: str, prompt: Prompt, seed: int | None, tokens_field: str) -> bytes:
-        spec = self._spec
-        system = [{"role": "system", "content": spec.system}] if spec.system else []
-        user = [{"type": "text", "text": prompt.text}, {"type": "image_url", "image_url": {"url": picture}}]
-        request = {
-            "model": spec.endpoint,
-            "messages": [*system, {"role": "user", "content": user}],
-            tokens_field: spec.max_new_tokens,
-            "temperature": spec.temperature,
-            "seed": seed,
-            "n": None if spec.n_best == 1 else spec.n_best,
-            "response_format": None
-            if prompt.schema is None
-            else _response_format(prompt.column, prompt.schema),
-        }
-        return json.dumps({name: value for name, value in request.items() if value is not None}).encode()
 
     def _rejected(self, err: Rejected, tokens_field: str) -> Exception:
         """Returns what a rejected request means: a field of another name, a wrong request, or a wrong image."""
@@ -333,97 +319,6 @@ class ChatClient:
 
 class OtherField(Exception):
     """The server has another name for a field of the request."""
-
-
-class FirstAnswers:
-    """Recognizes requests that are always wrong. Threads may share it.
-
-    ``alike``: only if all errors have the same message.
-    """
-
-    def __init__(self, alike: bool = False) -> None:
-        self._alike, self._lock = alike, threading.Lock()
-        self._good, self._count, self._messages = False, 0, set[str]()
-
-    def good(self) -> None:
-        """Notes a good answer: nothing is always wrong."""
-        self._good = True
-
-    def bad(self, message: str) -> bool:
-        """Notes a bad answer. Returns whether the first answers are all bad."""
-        with self._lock:
-            self._count += 1
-            if self._count <= FIRST_ANSWERS:
-                self._messages.add(message)
-            same = len(self._messages) == 1 or not self._alike
-            return not self._good and same and self._count >= FIRST_ANSWERS
-
-
-@dataclass
-class Tries:
-    """The failed tries of one request, and the seconds since the first."""
-
-    count: int = 0
-    _first: float = field(default=float("inf"))
-
-    def failed(self) -> None:
-        """Counts a failed try."""
-        self.count += 1
-        self._first = min(self._first, time.monotonic())
-
-    @property
-    def seconds(self) -> float:
-        """The seconds since the first failed try."""
-        return max(0.0, time.monotonic() - self._first)
-
-
-def shown(url: str) -> str:
-    """Returns a URL without the user, password and query, which may be secret."""
-    return str(httpx.URL(url).copy_with(userinfo=b"", query=None, fragment=None))
-
-
-def _address(url: str) -> httpx.URL:
-    base = httpx.URL(url)
-    return base.copy_with(path=base.path.rstrip("/") + "/chat/completions")
-
-
-def _key() -> str:
-    """Returns the key in this process's environment; "" if there is none."""
-    key = os.environ.get(KEY, "").strip()
-    if not (key.isascii() and (key.isprintable() or not key)):
-        raise SystemicError(f"{KEY} has characters that no key has")
-    return key
-
-
-def _secrets(url: str, key: str) -> list[str]:
-    parts = httpx.URL(url)
-    secrets = {key, parts.password, parts.query.decode(), *parts.params.values()}
-    return sorted((secret for secret in secrets if len(secret) > 3), key=len, reverse=True)
-
-
-def _response_format(column: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    name = re.sub(r"[^\w-]", "_", column, flags=re.ASCII)[:64]
-    return {
-        "type": "json_schema",
-        "json_schema": {"name": name, "schema": schema, "strict": _is_strict(schema)},
-    }
-
-
-def _is_strict(schema: Any) -> bool:
-    """Whether OpenAI takes a schema as strict: all properties are required, and no others allowed."""
-    if isinstance(schema, list):
-        return all(map(_is_strict, schema))
-    if not isinstance(schema, Mapping):
-        return True
-    properties = schema.get("properties")
-    if isinstance(properties, Mapping):
-        closed = schema.get("additionalProperties") is False
-        if not closed or set(schema.get("required") or ()) != set(properties):
-            return False
-        return all(map(_is_strict, properties.values())) and all(
-            _is_strict(value) for name, value in schema.items() if name != "properties"
-        )
-    return all(map(_is_strict, schema.values()))
 
 
 def _shut(connected: socket.socket) -> None:
