@@ -24,7 +24,8 @@ class PreprocessSpec:
     """How pixels become an encoder's input.
 
     ``size``: S. ``crop``: ``resize-crop`` resizes the shorter side to ``resize`` and takes the central S x S, as
-    torchvision does; ``square-crop`` takes the central square with a side of ``size / resize`` of the shorter side and
+    torchvision does; ``resize-floor-crop`` differs by rounding the crop's corner down, as transformers does;
+    ``square-crop`` takes the central square with a side of ``size / resize`` of the shorter side and
     resizes it to S x S, as EfficientNet does (``resize == size``: the whole shorter side); ``squash-crop`` resizes both
     sides to ``resize`` and takes the central S x S, as some of timm's weights require. ``scaling``: a value for
     ``encoders.preprocess.scaling_values``. ``channels``: the order in the tensor; each colour keeps its own mean in
@@ -50,6 +51,7 @@ class NetworkSpec:
     precision:      ``fp32`` or ``bf16``: the dtype of the computation. Features are float16 either way.
     pool_padding:   whether InceptionV3's average pools count padding (torchvision) or not (TensorFlow).
     layers:         modules whose grids are concatenated, averaged down to the coarsest; () for the last grid.
+    config:         of a tower of transformers: its configuration as JSON; "" for networks that their name decides.
     """
 
     name: str
@@ -59,6 +61,7 @@ class NetworkSpec:
     precision: str = "fp32"
     pool_padding: bool = True
     layers: tuple[str, ...] = ()
+    config: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from captionbeam.capmodel.encoders.backbones import get_backbone, load_network, shape_of
+from captionbeam.capmodel.encoders.backbones import load_network, open_backbone, shape_of
 from captionbeam.capmodel.encoders.images import decode_image
 from captionbeam.capmodel.encoders.names import INCEPTION_V3
 from captionbeam.capmodel.encoders.preprocess import Preprocess
@@ -66,7 +66,12 @@ class EncoderSpec(NetworkSpec):
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one row: ``(H, W, C)`` or ``(C,)``."""
-        return shape_of(self.name, self.preprocess.size, self.output, self.layers)
+        return shape_of(self.network, self.preprocess.size, self.output, self.layers)
+
+    @property
+    def network(self) -> str:
+        """The name by which ``get_backbone`` finds the network."""
+        return self.name + self.config
 
     @property
     def field(self) -> pa.Field:
@@ -96,7 +101,8 @@ def resolve_encoder(
     ``Preprocess.override``. ``device``: decides the precision if ``precision`` is auto. Raises RequestError for an
     invalid combination.
     """
-    backbone = get_backbone(name)
+    backbone = open_backbone(name)
+    name, network = backbone.name, backbone.name + backbone.config
     backbone.check_output(output)
     _check_layers(name, output, layers)
     if not pool_padding and name != INCEPTION_V3:
@@ -104,12 +110,16 @@ def resolve_encoder(
     wanted = weights or backbone.default
     preset = backbone.presets.get(wanted, backbone.presets[backbone.default])
     prepared = preset.override(preprocess, image_size, crop, interpolation, channels, resize)
-    shape_of(name, prepared.size, output, tuple(layers))
+    shape_of(network, prepared.size, output, tuple(layers))
     precision = resolve_precision(precision, device)
     state = backbone.fit(backbone.weights(wanted), prepared.size, output)
-    load_network(name, prepared.size, output, state, pool_padding, torch.float32, torch.device("cpu"), layers)
+    load_network(
+        network, prepared.size, output, state, pool_padding, torch.float32, torch.device("cpu"), layers
+    )
     sha256 = sha256_bytes(weights_bytes(state))
-    return EncoderSpec(name, output, sha256, prepared, precision, pool_padding, tuple(layers)), state
+    return EncoderSpec(
+        name, output, sha256, prepared, precision, pool_padding, tuple(layers), backbone.config
+    ), state
 
 
 def _check_layers(name: str, output: str, layers: Sequence[str]) -> None:
@@ -146,7 +156,7 @@ class Encoder:
         state = read_weights(f"{weights_url}{SHA256_MARK}{spec.weights_sha256}")
         size, dtype = spec.preprocess.size, DTYPES[spec.precision]
         network = load_network(
-            spec.name, size, spec.output, state, spec.pool_padding, dtype, target, spec.layers
+            spec.network, size, spec.output, state, spec.pool_padding, dtype, target, spec.layers
         )
         return cls(spec, network, batch_size or BATCH[target.type], target)
 

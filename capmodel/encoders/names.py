@@ -25,9 +25,11 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
 }
 ENCODERS = tuple(name for names in FAMILIES.values() for name in names)
 TIMM = "timm:"  # prefix of timm model names
+HUGGING_FACE = "hf:"  # prefix of folders of transformers
 OUTPUTS = ("grid", "pooled", "logits")
 
 
 def encoder_choices() -> str:
     """Returns all names as a phrase for messages."""
-    return f"{', '.join(ENCODERS)}, or {TIMM}NAME for any model of timm's"
+    own = f"{TIMM}NAME for any model of timm's, or {HUGGING_FACE}PATH for the image tower of a CLIP, SigLIP or DINOv2"
+    return f"{', '.join(ENCODERS)}, {own}"

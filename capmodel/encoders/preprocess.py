@@ -8,6 +8,7 @@ small; ``scale`` converts a whole batch to floats on the device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ from torch.nn.functional import interpolate
 from captionbeam.capmodel.specs import PREPROCESS_VERSION, PreprocessSpec
 from captionbeam.schemas.errors import RequestError
 
-CROPS = ("resize-crop", "square-crop", "squash-crop")
+CROPS = ("resize-crop", "resize-floor-crop", "square-crop", "squash-crop")
 INTERPOLATIONS = ("bilinear", "bicubic")
 CHANNELS = ("rgb", "bgr")
 
@@ -157,8 +158,9 @@ class Preprocess(PreprocessSpec):
         )
 
     def _middle(self, resized: torch.Tensor) -> torch.Tensor:
-        """torchvision's ``CenterCrop(size)``, with its rounding."""
-        top, left = (round((side - self.size) / 2.0) for side in resized.shape[1:])
+        """torchvision's ``CenterCrop(size)``, with its rounding, or transformers' rounding down."""
+        corner = math.floor if self.crop == "resize-floor-crop" else round
+        top, left = (corner((side - self.size) / 2.0) for side in resized.shape[1:])
         return resized[:, top : top + self.size, left : left + self.size]
 
     def _crop_then_resize(self, picture: torch.Tensor) -> torch.Tensor:

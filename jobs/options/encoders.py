@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from captionbeam.capmodel.encoders.names import ENCODERS, TIMM, encoder_choices
+from captionbeam.capmodel.encoders.names import ENCODERS, HUGGING_FACE, TIMM, encoder_choices
 from captionbeam.jobs.options import inputs
 from captionbeam.schemas.options import FILE, NAME, POSITIVE, SIDE, one_of, option, text
 
 ENCODER = replace(
-    text("NAME", f"one of {encoder_choices()}", lambda name: name in ENCODERS or name.startswith(TIMM)),
+    text(
+        "NAME",
+        f"one of {encoder_choices()}",
+        lambda name: name in ENCODERS or name.startswith((TIMM, HUGGING_FACE)),
+    ),
     choices=ENCODERS,
 )
 
@@ -20,7 +24,9 @@ class EncoderOptions:
 
     GROUP = "encoder"
 
-    encoder: str | None = option(None, encoder_choices(), ENCODER, common=True, role="rows")
+    encoder: str | None = option(
+        None, encoder_choices(), ENCODER, common=True, role="rows", location=True, opens=inputs.encoder
+    )
     weights: str | None = option(
         None,
         "a torchvision name (IMAGENET1K_V1), TIMM for timm's own, or a .safetensors or .pth file or URL, with "
@@ -65,8 +71,8 @@ class EncoderOptions:
     )
     crop: str | None = option(
         None,
-        "resize-crop (as torchvision), square-crop (crop before the resize) or squash-crop (resize to a square without "
-        "keeping proportions) (default: the encoder's)",
+        "resize-crop (as torchvision), resize-floor-crop (as transformers), square-crop (crop before the resize) or "
+        "squash-crop (resize to a square without keeping proportions) (default: the encoder's)",
         NAME,
         role="rows",
     )

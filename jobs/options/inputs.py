@@ -66,6 +66,16 @@ def weights(value: str) -> None:
         raise RequestError(f"weights {url!r} cannot be read (there is no such file); expected a file or URL")
 
 
+def encoder(name: str) -> None:
+    """Raises RequestError if the folder of an ``hf:PATH`` has no configuration, unless it may be a name on the hub."""
+    from captionbeam.capmodel.captioners.huggingface.folders import CONFIG, ON_THE_HUB
+    from captionbeam.capmodel.encoders.names import HUGGING_FACE
+
+    path = name.removeprefix(HUGGING_FACE)
+    if name != path and not ON_THE_HUB.fullmatch(path) and not files.exists(files.join(path, CONFIG)):
+        raise RequestError(f"{path!r} has no {CONFIG}; expected a folder that save_pretrained wrote")
+
+
 def bundle(url: str) -> None:
     """Raises BundleError if the folder is no bundle."""
     from captionbeam.capmodel.bundles.contents import read_manifest

@@ -70,7 +70,7 @@ def _options(owner: type) -> Iterator[tuple[str, Option]]:
 
 
 def _absolute(name: str, found: Option, value: Any) -> Any:
-    """Returns paths as absolute ones; ``weights`` and ``captioner`` may be a published name instead."""
+    """Returns paths as absolute ones; ``weights``, ``captioner`` and ``encoder`` may be a published name instead."""
     if not found.location or not value:
         return value
     if isinstance(value, tuple):
@@ -80,9 +80,10 @@ def _absolute(name: str, found: Option, value: Any) -> Any:
         ]
     if name == "weights":
         return files.absolute(value) if os.path.exists(os.path.expanduser(value.partition("#")[0])) else value
-    if name == "captioner":
+    if name in ("captioner", "encoder"):
         scheme, _, path = value.partition(":")
-        return f"{scheme}:{files.absolute(path)}" if os.path.isdir(os.path.expanduser(path)) else value
+        is_folder = scheme != "timm" and os.path.isdir(os.path.expanduser(path))
+        return f"{scheme}:{files.absolute(path)}" if is_folder else value
     return files.absolute(value)
 
 
@@ -177,7 +178,7 @@ def _beside_store(request: Mapping[str, Any], options: Refresh) -> dict[str, Any
 
     now, before = files.absolute(str(options.output)), url_before(files.absolute(str(options.output)))
     movable = {name for name, found in _options(type(options)) if found.location and not found.repeated}
-    movable = (movable | {"source"}) - {"weights", "captioner"}
+    movable = (movable | {"source"}) - {"weights", "captioner", "encoder"}
 
     def found(name: str, value: Any) -> Any:
         if before in ("", now) or name not in movable or not isinstance(value, str):

@@ -19,6 +19,7 @@ from captionbeam.capmodel.encoders.names import (
     EFFICIENTNETS,
     ENCODERS,
     GOOGLENET,
+    HUGGING_FACE,
     INCEPTION_V3,
     RESNETS,
     TIMM,
@@ -28,7 +29,7 @@ from captionbeam.capmodel.encoders.names import (
 from captionbeam.capmodel.encoders.weights import State, load_into
 from captionbeam.schemas.errors import RequestError
 
-__all__ = ["BACKBONES", "Backbone", "get_backbone", "load_network", "shape_of"]
+__all__ = ["BACKBONES", "Backbone", "get_backbone", "load_network", "open_backbone", "shape_of"]
 
 # Grid channels that differ from the rest of the family.
 WIDTHS = {
@@ -68,14 +69,27 @@ BACKBONES = {name: Vit(name) if name in VITS else _convolutional(name) for name 
 
 @lru_cache(maxsize=8)
 def get_backbone(name: str) -> Backbone:
-    """Returns the backbone of that name. Raises RequestError if there is none."""
+    """Returns the backbone of that name (a tower: its ``identity``). Raises RequestError if there is none."""
     if name.startswith(TIMM):
         from captionbeam.capmodel.encoders.backbones.timm_models import Timm
 
         return Timm(name)
+    if name.startswith(HUGGING_FACE):
+        from captionbeam.capmodel.encoders.backbones.towers import Tower
+
+        return Tower.of(name)
     if name not in BACKBONES:
         raise RequestError(f"no encoder {name!r}; expected one of {encoder_choices()}")
     return BACKBONES[name]
+
+
+def open_backbone(name: str) -> Backbone:
+    """Returns the backbone that a user names, on the launcher: by its name, or ``hf:PATH``. Raises RequestError."""
+    if name.startswith(HUGGING_FACE):
+        from captionbeam.capmodel.encoders.backbones.towers import OpenedTower
+
+        return OpenedTower(name)
+    return get_backbone(name)
 
 
 @lru_cache(maxsize=64)

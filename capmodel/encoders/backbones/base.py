@@ -35,6 +35,11 @@ class Backbone(ABC):
     name: str
     outputs: tuple[str, ...]
 
+    @property
+    def config(self) -> str:
+        """What determines the network besides its name."""
+        return ""
+
     @cached_property
     def presets(self) -> Mapping[str, Preprocess]:
         """The preprocessing of each published set of weights, by name; torchvision's unless overridden."""
