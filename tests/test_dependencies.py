@@ -41,8 +41,9 @@ def held() -> dict[str, str]:
     return found
 
 
-def files_of(place: str) -> list[Path]:
-    return [ROOT / place] if place.endswith(".py") else sorted((ROOT / place).rglob("*.py"))
+def files_of(places: str) -> list[Path]:
+    found = [ROOT / place for place in places.split()]
+    return [path for one in found for path in ([one] if one.suffix else sorted(one.rglob("*.py")))]
 
 
 def core_files() -> list[Path]:

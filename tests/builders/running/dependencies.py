@@ -21,7 +21,7 @@ CORE = ("schemas", "capmodel", "pipelines", "jobs", "containers")
 PLACES = {
     "benchmarks": "benchmarks",
     "docs": "docs",
-    "huggingface": "capmodel/captioners/huggingface",
+    "huggingface": "capmodel/captioners/huggingface capmodel/encoders/backbones/towers.py",
     "meteor": "capmodel/metrics/meteor.py",
     "notebook": "docs",
     "s3": "schemas/storage/retrying_s3.py",

@@ -158,9 +158,10 @@ def test_whatever_changes_a_row_changes_the_fingerprint(lite):
         dataclasses.replace(spec, precision="bf16"),
         dataclasses.replace(spec, pool_padding=False),
         dataclasses.replace(spec, layers=("_blocks",)),
+        dataclasses.replace(spec, config="{}"),
     ]
     assert len(others) == len(dataclasses.fields(EncoderSpec))
-    assert len({each.fingerprint for each in [spec, *others]}) == 8
+    assert len({each.fingerprint for each in [spec, *others]}) == 9
 
 
 def test_a_fingerprint_stays_what_it_was():
