@@ -8,13 +8,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from captionbeam.pipelines.workers.batches import Processor
+from captionbeam.pipelines.workers.batches import Processor, WorkerJob
 from captionbeam.schemas.errors import RequestError, SystemicError, not_installed
 from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.storage import files
@@ -159,6 +159,40 @@ class ChatJob(ModelJob):
             )
         except RequestError as err:
             raise SystemicError(f"on a worker: {err}") from err
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringJob(ModelJob):
+    """Captions of the job ``captioner``, with scores by the model whose ``folder`` is in the store's ``models/``.
+
+    ``columns``: the captioner's. ``used``: the kept columns that prompts use. ``rerank``, ``lazily``: as of
+    ``ScoringProcessor``.
+    """
+
+    captioner: WorkerJob
+    folder: str
+    columns: pa.Schema
+    used: tuple[str, ...] = ()
+    rerank: bool = False
+    lazily: bool = False
+
+    def _processor(self) -> Processor:
+        import torch
+
+        try:
+            from captionbeam.capmodel.captioners.huggingface.scorer import Scorer
+        except ImportError as err:
+            raise SystemicError(
+                f"on a worker ({err}): {not_installed('transformers', 'huggingface')}"
+            ) from err
+        from captionbeam.pipelines.workers.scoring_shards import ScoringProcessor
+
+        job, threads = self.captioner, torch.get_num_threads()
+        job = replace(job, device=self.device) if isinstance(job, ModelJob) else job
+        scorer = Scorer.load(self.folder, self.batch_size, self.device)
+        return ScoringProcessor(
+            scorer, partial(job.load, threads), self.columns, self.used, self.rerank, self.lazily
+        )
 
 
 def columns_of(spec: ChatSpec) -> pa.Schema:

@@ -34,8 +34,10 @@ if "TRANSFORMERS_VERBOSITY" not in os.environ:
     set_verbosity_error()  # its warnings are for those who write the call, such as of flags that greedy search ignores
 
 
-def load_model(path: str, name: str, dtype: torch.dtype | str) -> Any:
-    """Loads the model in the folder ``path`` on the CPU; ``name`` is used in errors.
+def load_model(
+    path: str, name: str, dtype: torch.dtype | str, kind: Any = AutoModelForImageTextToText
+) -> Any:
+    """Loads the model in the folder ``path`` on the CPU, as an Auto class's ``kind``; ``name`` is used in errors.
 
     Raises RequestError for weights that cannot be read or do not match the configuration: transformers would initialise
     missing ones at random. Tied weights may be missing.
@@ -43,7 +45,7 @@ def load_model(path: str, name: str, dtype: torch.dtype | str) -> Any:
     before = get_verbosity()
     set_verbosity_error()  # suppresses its report of mismatches, which are raised below
     try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             path,
             use_safetensors=True,
             dtype=dtype,
