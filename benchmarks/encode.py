@@ -73,7 +73,7 @@ def run_bare(options: argparse.Namespace) -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         encoder = Encoder.load(spec, store_weights(state, folder), options.batch_size)
-        forward, streams = _forward(encoder), Streams(encoder.batch_size, encoder.device.type)
+        forward, streams = _forward(encoder), Streams(encoder.batch_size, encoder.device)
         alone = _rate(forward, encoder.batch_size, options.seconds)
         with ThreadPoolExecutor(streams.count) as callers:
             rates = [
@@ -87,14 +87,15 @@ def _forward(encoder: Encoder) -> Callable[[], object]:
     """Returns a function that runs one forward pass of a full batch of scaled noise, on the calling thread."""
     import torch
 
-    from captionbeam.capmodel.runtime.device import exact_kernels
+    from captionbeam.capmodel.runtime.device import DTYPES
 
     size = encoder.spec.preprocess.size
     pixels = torch.randint(0, 256, (encoder.batch_size, 3, size, size), dtype=torch.uint8)
-    scaled = encoder._scaled(pixels.to(encoder.device).contiguous(memory_format=torch.channels_last))
+    batch = pixels.to(encoder.device).contiguous(memory_format=torch.channels_last)
+    scaled = encoder.spec.preprocess.scale(batch).to(DTYPES[encoder.spec.precision])
 
     def forward() -> None:
-        with torch.inference_mode(), exact_kernels(encoder.device):
+        with torch.inference_mode():
             encoder._network(scaled).sum().item()
 
     return forward

@@ -64,7 +64,7 @@ class Nothing:
 class NothingJob:
     """What a worker loads."""
 
-    def load(self, threads: int) -> Nothing:
+    def load(self, threads: int, processes: int = 1) -> Nothing:
         return Nothing()
 
 

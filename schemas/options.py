@@ -18,6 +18,7 @@ import dataclasses
 import difflib
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass
@@ -128,10 +129,14 @@ SECONDS = number(0, above=True, expected="a number of seconds above 0", unit="SE
 SIDE = number(32, 2048, "a whole number of pixels from 32 to 2,048", "PIXELS", whole=True)
 CHANNELS = number(1, 16_384, "a whole number of channels from 1 to 16,384", whole=True)
 NAME, URL, FILE, STORE = text("NAME"), text("URL"), text("FILE"), text("STORE")
+_ONE_DEVICE = r"cpu|cuda(:[0-9]+)?"
 DEVICE = text(
+    "NAME", "auto, cpu, cuda or cuda:N", lambda value: re.fullmatch(f"auto|{_ONE_DEVICE}", value) is not None
+)
+DEVICES = text(
     "NAME",
-    "auto, cpu, cuda or cuda:N",
-    lambda value: value in ("auto", "cpu", "cuda") or (value[:5] == "cuda:" and value[5:].isdigit()),
+    "auto, cpu, cuda, cuda:N or cuda:N,cuda:M",
+    lambda value: re.fullmatch(f"auto|({_ONE_DEVICE})(,({_ONE_DEVICE}))*", value) is not None,
 )
 PRECISION = one_of("auto", "fp32", "bf16")
 

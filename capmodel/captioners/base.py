@@ -54,7 +54,7 @@ class BatchCaptioner(ABC):
         self.spec, self.fingerprint, self.schema = plan.spec, plan.fingerprint, pa.schema([plan.field])
         self.batch_size, self.device = batch_size or BATCH[device.type], device
         self._precision = plan.precision
-        self._streams = Streams(self.batch_size, device.type)
+        self._streams = Streams(self.batch_size, device)
         self.streams = self._streams.count
 
     @abstractmethod

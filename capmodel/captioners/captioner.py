@@ -15,7 +15,7 @@ from captionbeam.capmodel.bundles.contents import store_bundle
 from captionbeam.capmodel.captioners.base import BatchCaptioner, CaptionPlan
 from captionbeam.capmodel.generation.captions import Caption, DecodeOptions, check_options, generate
 from captionbeam.capmodel.generation.predictions import Prediction, predict_words
-from captionbeam.capmodel.runtime.device import autocast, device_errors, pick_device, resolve_precision
+from captionbeam.capmodel.runtime.device import autocast, device_errors, exact_device, resolve_precision
 from captionbeam.capmodel.specs import CaptionsSpec, FeaturesSpec, NetworkSpec, complete_spec
 from captionbeam.schemas.errors import BundleError, FingerprintError, ImageError
 from captionbeam.schemas.fingerprint import difference, fingerprint, from_spec, spec_of
@@ -124,7 +124,7 @@ class Captioner(BatchCaptioner):
 
         Raises BundleError, FingerprintError, RequestError.
         """
-        bundle, target = Bundle.load(bundle_url), pick_device(device)
+        bundle, target = Bundle.load(bundle_url), exact_device(device)
         check_options(options, bundle.config, bundle.tokenizer)
         plan = _plan(bundle_url, bundle, options, from_features, precision, device)
         encoder = None if from_features else _load_encoder(bundle, plan, batch_size, device)

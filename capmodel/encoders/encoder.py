@@ -28,8 +28,7 @@ from captionbeam.capmodel.encoders.weights import (
 from captionbeam.capmodel.runtime.device import (
     DTYPES,
     device_errors,
-    exact_kernels,
-    pick_device,
+    exact_device,
     resolve_precision,
 )
 from captionbeam.capmodel.runtime.streams import Streams
@@ -132,7 +131,7 @@ class Encoder:
     def __init__(self, spec: EncoderSpec, network: nn.Module, batch_size: int, device: torch.device) -> None:
         self.spec, self.batch_size, self.device = spec, batch_size, device
         self.fingerprint, self.schema = spec.fingerprint, pa.schema([spec.field])
-        self._network, self._streams = network, Streams(batch_size, device.type)
+        self._network, self._streams = network, Streams(batch_size, device)
         self.streams = self._streams.count
 
     @classmethod
@@ -143,7 +142,7 @@ class Encoder:
 
         Raises FingerprintError for other weights, RequestError for a device that does not exist.
         """
-        target = pick_device(device)
+        target = exact_device(device)
         state = read_weights(f"{weights_url}{SHA256_MARK}{spec.weights_sha256}")
         size, dtype = spec.preprocess.size, DTYPES[spec.precision]
         network = load_network(
@@ -179,7 +178,7 @@ class Encoder:
     @torch.inference_mode()
     def _computed(self, pixels: Tensor, count: int) -> tuple[np.ndarray, list[bool]]:
         """Returns the features of the first ``count`` rows, float16 ``[count, *shape]``, and which are finite."""
-        with device_errors(), exact_kernels(self.device):
+        with device_errors():
             scaled = self.spec.preprocess.scale(pixels.to(self.device))
             features = self._network(scaled.to(DTYPES[self.spec.precision]))[:count]
             if features.ndim == 4:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from captionbeam.capmodel.encoders.feature_plan import columns_of
-from captionbeam.capmodel.runtime.device import device_errors, exact_kernels, pick_device
+from captionbeam.capmodel.runtime.device import device_errors, exact_device
 from captionbeam.capmodel.runtime.streams import Streams
 from captionbeam.schemas.errors import FingerprintError, ImageError, RequestError
 from captionbeam.schemas.fingerprint import fingerprint
@@ -52,7 +52,7 @@ class Reducer:
     @torch.inference_mode()
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Reduces float16 ``[n, ..., C]`` to float16 ``[n, ..., K]``. Raises OutOfMemory, SystemicError."""
-        with device_errors(), exact_kernels(self.device):
+        with device_errors():
             return torch.stack([self._one(torch.from_numpy(row)) for row in features]).cpu().numpy()
 
     def _one(self, row: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class FeatureReducer:
         self.batch_size = batch_size or ROWS[target.type]
         kept = (*shape[:-1], spec["reduction"]["dim"]) if reducer else shape
         self.fingerprint, self.schema = fingerprint(spec), columns_of(spec, column, kept)
-        self._streams = Streams(self.batch_size, target.type)
+        self._streams = Streams(self.batch_size, target)
         self.streams = self._streams.count
 
     @classmethod
@@ -151,7 +151,7 @@ class FeatureReducer:
         device: str = "auto",
     ) -> FeatureReducer:
         """Loads the components. Raises FingerprintError for other components, RequestError."""
-        target = pick_device(device)
+        target = exact_device(device)
         return cls(spec, column, shape, load_reducer(spec, components_url, target), batch_size, target)
 
     def prepare(self, item: np.ndarray) -> np.ndarray:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -11,27 +12,39 @@ from captionbeam.schemas.errors import OutOfMemory, RequestError, SystemicError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PRECISIONS = tuple(DTYPES)
+NAMES = "auto, cpu, cuda, cuda:N or cuda:N,cuda:M"
+
+
+def pick_devices(name: str = "auto") -> list[torch.device]:
+    """Returns the devices of that name: ``cuda`` is all CUDA devices; ``auto`` too, if there are any, else the CPU.
+
+    Several names are separated by commas; each is a device with a copy of the model. Raises RequestError if one does
+    not exist, or if they are not of one kind.
+    """
+    count = torch.cuda.device_count()
+    found: list[torch.device] = []
+    for device in named_devices(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"):
+        if device.type == "cuda" and (device.index or 0) >= count:
+            raise RequestError(f"no device {str(device)!r}: this machine has {count} CUDA devices")
+        every = device == torch.device("cuda")
+        found += [torch.device("cuda", index) for index in range(count)] if every else [device]
+    return found
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Returns the device; ``auto`` is the first CUDA device, else the CPU. Raises RequestError if it does not exist."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = named_device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RequestError(f"no device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices")
-    return device
+    """Returns the first of ``pick_devices``."""
+    return pick_devices(name)[0]
 
 
-def named_device(name: str) -> torch.device:
-    """Returns the device of that name, without checking that it exists. Raises RequestError for an invalid name."""
+def named_devices(name: str) -> list[torch.device]:
+    """Returns the devices of that name, without checking that they exist. Raises RequestError for an invalid name."""
     try:
-        device = torch.device(name)
+        devices = [torch.device(one) for one in name.split(",")]
     except RuntimeError as err:
-        raise RequestError(f"no device {name!r}; expected auto, cpu, cuda or cuda:N") from err
-    if device.type not in ("cpu", "cuda"):
-        raise RequestError(f"device {name!r} is not supported; expected auto, cpu, cuda or cuda:N")
-    return device
+        raise RequestError(f"no device {name!r}; expected {NAMES}") from err
+    if {device.type for device in devices} not in ({"cpu"}, {"cuda"}):
+        raise RequestError(f"device {name!r} is not supported; expected {NAMES}")
+    return devices
 
 
 def use_threads(count: int) -> None:
@@ -49,7 +62,7 @@ def resolve_precision(name: str = "auto", device: str = "auto") -> str:
         return name
     if name != "auto":
         raise RequestError(f"precision is {name!r}; expected auto, {' or '.join(PRECISIONS)}")
-    return "bf16" if has_bf16(pick_device(device)) else "fp32"
+    return "bf16" if all(map(has_bf16, pick_devices(device))) else "fp32"
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -65,11 +78,17 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def exact_kernels(device: torch.device) -> AbstractContextManager[None]:
-    """Uses deterministic cuDNN kernels and full float32 (no TF32) on CUDA. Applies to the whole process."""
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+def exact_device(name: str = "auto") -> torch.device:
+    """Returns ``pick_device``; on CUDA, cuDNN then has deterministic kernels and full float32 (no TF32).
+
+    This applies to the whole process and from now on: flags that a block restores would change while other threads
+    compute.
+    """
+    device = pick_device(name)
+    if device.type == "cuda":
+        cudnn: Any = torch.backends.cudnn
+        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = False, True, False
+    return device
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from captionbeam.capmodel.runtime.device import pick_device
+from captionbeam.capmodel.runtime.device import pick_devices
 
 T = TypeVar("T")
 
@@ -79,10 +79,8 @@ def local_rank() -> int:
 
 def choose_device(name: str) -> torch.device:
     """Returns the device; ``auto`` is this process's GPU if there is one, else the CPU. Raises RequestError."""
-    device = pick_device(name)
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", local_rank() % torch.cuda.device_count())
-    return device
+    devices = pick_devices(name)
+    return devices[local_rank() % len(devices)]
 
 
 @contextmanager

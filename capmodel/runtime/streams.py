@@ -24,10 +24,12 @@ T = TypeVar("T")
 class Streams:
     """Number of batches a device computes in parallel: torch's number of threads on a CPU, else one."""
 
-    def __init__(self, rows: int, device: str = "cpu", threads: int | None = None) -> None:
-        total = threads or torch.get_num_threads()
-        self.count = min(total, MOST) if device == "cpu" and rows >= ROWS else 1
-        self._pool = ThreadPoolExecutor(self.count, "model")
+    def __init__(self, rows: int, device: str | torch.device = "cpu", threads: int | None = None) -> None:
+        total, where = threads or torch.get_num_threads(), torch.device(device)
+        self.count = min(total, MOST) if where.type == "cpu" and rows >= ROWS else 1
+        # a thread's current device is where kernels without tensors run
+        first = (torch.cuda.set_device, (where,)) if where.index is not None else (None, ())
+        self._pool = ThreadPoolExecutor(self.count, "model", *first)
         share_threads(self._pool, self.count, max(1, total // self.count))
 
     def run(self, work: Callable[[], T]) -> T:

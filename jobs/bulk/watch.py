@@ -295,7 +295,8 @@ def _workers(held: dict[str, int]) -> str:
     """For example ``4 processes on 2 machines, 1 model and 6 threads each, 1.2 GB at most``."""
     processes, hosts, models = held["processes"], held["hosts"], held["models_each"]
     where = f" on {hosts} machines" if hosts > 1 else ""
-    each = f"{counted(models, 'model')} and {counted(held['threads_each'], 'thread')}"
+    devices = f" on {held['devices_each']} devices" if held["devices_each"] > 1 else ""
+    each = f"{counted(models, 'model')}{devices} and {counted(held['threads_each'], 'thread')}"
     each += " each" * (processes > 1)
     return f"{counted(processes, 'process')}{where}, {each}, {size(held['peak_rss_bytes'])} at most"
 

@@ -9,7 +9,7 @@ from captionbeam.jobs.options.command import PipelineCommand
 from captionbeam.jobs.run_on.gpus import GPUS
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.options import (
-    DEVICE,
+    DEVICES,
     FILE,
     MONEY,
     POSITIVE,
@@ -117,7 +117,12 @@ class ModelOptions(GpuOptions):
 
     batch_size: int | None = option(None, "images in a forward pass (default: depends on the device)", POSITIVE,
                                     common=True)  # fmt: skip
-    device: str = option("auto", "auto, cpu, cuda or cuda:N", DEVICE, common=True)
+    device: str = option(
+        "auto",
+        "auto, cpu, cuda (all GPUs of a machine), cuda:N, or several with commas, each with a copy of the model",
+        DEVICES,
+        common=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -172,13 +172,13 @@ def workers_precision(
     Returns the precision, and notes to print. Raises RequestError for a device that does not exist here or is invalid,
     and for ``auto`` if this machine cannot determine it.
     """
-    from captionbeam.capmodel.runtime.device import named_device, pick_device, resolve_precision
+    from captionbeam.capmodel.runtime.device import named_devices, pick_device, resolve_precision
     from captionbeam.pipelines.runners.runner import workers_elsewhere
 
     if not workers_elsewhere(beam_args):
         pick_device(device)
         return precision, ()
-    asked = "cpu" if device == "auto" else named_device(device).type
+    asked = "cpu" if device == "auto" else named_devices(device)[0].type
     if precision != "auto":
         return precision, ()
     require(

@@ -71,7 +71,7 @@ class EndpointJob:
     spec: EndpointSpec
     endpoint: Endpoint
 
-    def load(self, threads: int) -> EndpointCaptioner:
+    def load(self, threads: int, processes: int = 1) -> EndpointCaptioner:
         """Returns the processor. Its model is elsewhere, so ``threads`` only prepare pictures. Raises SystemicError."""
         from captionbeam.pipelines.endpoints.processor import EndpointCaptioner
 

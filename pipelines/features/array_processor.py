@@ -46,7 +46,7 @@ class CopierJob:
     spec: Mapping[str, Any]
     layout: Layout
 
-    def load(self, threads: int) -> Copier:
+    def load(self, threads: int, processes: int = 1) -> Copier:
         """Returns the copier, which needs no threads."""
         return Copier(self.spec, self.layout)
 

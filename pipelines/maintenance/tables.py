@@ -46,20 +46,24 @@ def export_schema(store: Store, file_format: str) -> pa.Schema:
     vector has one column per number. Captions and answers are nested, with their typed values; enums are strings, and
     an inner list of a list is a record with one field, because BigQuery has no nested lists. In csv, each caption has
     its own line: JSON as text, the prompt's name if there are several prompts, an empty ``logprob`` if there is none,
-    and the ``score`` if there are any.
-    The columns kept from the input come last. In csv, nested ones are JSON text. What BigQuery has no type for is in
-    one that holds the same values: microseconds instead of nanoseconds, or text if a value has a part of one; decimals
-    instead of uint64; text instead of decimals of more than 38 digits before or after the point.
+    and the ``score`` if there are any. The columns kept from the input come last. In csv, nested ones are JSON text; in
+    csv and jsonl, durations are text (``1.5s``). What BigQuery has no type for is in one that holds the same values:
+    microseconds instead of nanoseconds, or text if a value has a part of one; decimals instead of uint64; text instead
+    of decimals of more than 38 digits before or after the point.
     """
     own = [*arrow.IDENTITY, *_value_fields(store, file_format)]
     shown = shown_names(store.kept, [field.name for field in own])
     finer = _with_parts_of_micros(store)
+    as_text = {"csv": (pa.types.is_nested, pa.types.is_duration), "jsonl": (pa.types.is_duration,)}
     kept = [
-        pa.field(shown[field.name], pa.string() if field.name in finer else _loadable(field.type))
+        pa.field(
+            shown[field.name],
+            pa.string()
+            if field.name in finer or any(test(field.type) for test in as_text.get(file_format, ()))
+            else _loadable(field.type),
+        )
         for field in store.kept
     ]
-    if file_format == "csv":
-        kept = [pa.field(one.name, pa.string() if pa.types.is_nested(one.type) else one.type) for one in kept]
     return pa.schema([*own, *map(_plain_field, kept)])
 
 
@@ -94,6 +98,8 @@ def _as_loadable(column: pa.Array, kind: pa.DataType) -> pa.Array:
     """Returns a kept column, no nested one, as the type ``kind`` of ``export_schema``."""
     if column.type == kind or pa.types.is_nested(column.type):
         return column
+    if pa.types.is_string(kind):
+        return pa.array(plain_values(_in_utc(column)), kind)
     return _in_utc(column).cast(kind)
 
 
@@ -210,8 +216,8 @@ def with_json_values(batch: pa.RecordBatch, names: Collection[str]) -> pa.Record
 def json_array(column: pa.Array) -> pa.Array:
     """Returns a kept column with values of JSON's types.
 
-    Dates, times (in UTC if they have a zone), decimals and bytes (base64) are text, durations counts of their unit; NaN
-    and infinity are null.
+    Dates, times (in UTC if they have a zone), durations (``1.5s``), decimals and bytes (base64) are text; NaN and
+    infinity are null.
     """
     column = _in_utc(column)
     kind = column.type

@@ -41,6 +41,13 @@ class Processor(Protocol):
 
 
 @runtime_checkable
+class OnDevices(Protocol):
+    """A processor on several devices. ``devices``: batches that each has run, by its name."""
+
+    devices: Mapping[str, int]
+
+
+@runtime_checkable
 class ReadsColumns(Protocol):
     """A processor whose results depend on kept columns of an image, too.
 
@@ -114,9 +121,12 @@ def prepare_image(processor: Processor, item: Any, ref: ImageRef) -> Any:
 
 
 class WorkerJob(Protocol):
-    """What workers are to do: small, immutable and picklable. ``threads``: this process's share of the cores."""
+    """What workers are to do: small, immutable and picklable.
 
-    def load(self, threads: int) -> Processor: ...
+    ``threads``: this process's share of the cores. ``processes``: of this machine, 0: one per core.
+    """
+
+    def load(self, threads: int, processes: int = 1) -> Processor: ...
 
 
 class Prepared:

@@ -28,7 +28,7 @@ class Asked(Protocol):
 
 
 class Captioner(Protocol):
-    """What is used of ``capmodel.captioners.huggingface.chat.ChatCaptioner``."""
+    """What is used of replicas of ``capmodel.captioners.huggingface.chat.ChatCaptioner``."""
 
     options: ChatSpec
     fingerprint: str
@@ -36,6 +36,7 @@ class Captioner(Protocol):
     columns: tuple[str, ...]
     batch_size: int
     streams: int
+    devices: Mapping[str, int]
 
     def prepare(
         self, item: bytes, used: Mapping[str, str] = ..., known: Mapping[str, Answers] = ...
@@ -55,6 +56,7 @@ class ChatProcessor:
         self.captioner = captioner
         self.fingerprint, self.schema = captioner.fingerprint, captioner.schema
         self.streams, self.columns = captioner.streams, captioner.columns
+        self.devices = captioner.devices
 
     @property
     def batch_size(self) -> int:

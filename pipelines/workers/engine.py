@@ -1,8 +1,8 @@
-"""The engine of a process: one model with its thread pools and limits, shared by all bundles of the process.
+"""The engine of a process: its models, one on each device, with their thread pools and limits.
 
 Beam runs several bundles as threads of one process (Dataflow's harness threads, ``direct_num_workers``, workers of
-Spark and Flink). They share one engine. It processes two shards at a time, so that one is read while the other is
-written; further shards wait. This module uses neither Beam nor torch.
+Spark and Flink). They share one engine. It processes two shards at a time for each device, so that one is read while
+the other is written; further shards wait. This module uses neither Beam nor torch.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from os import getpid
 import pyarrow as pa
 
 from captionbeam.pipelines.bulk.run import Run
-from captionbeam.pipelines.workers.batches import Processor, WorkerJob, waiting_images
+from captionbeam.pipelines.workers.batches import OnDevices, Processor, WorkerJob, waiting_images
 from captionbeam.pipelines.workers.processors import prepare_alone
 from captionbeam.schemas.machine import cores, os_threads, peak_rss, threads_each
 from captionbeam.schemas.store.layout import now
 from captionbeam.schemas.store.workers import WorkerRecord, write_worker
 
-SHARDS = 2  # processed at a time
+SHARDS = 2  # processed at a time, for each device
 WINDOW, WINDOW_BYTES = 32, 128 << 20  # images read together; fewer if they are large
 WINDOWS_AHEAD = 2
 SINGLES_AHEAD = 4
@@ -74,13 +74,15 @@ class Engine:
         self, processor: Processor, threads: int | None = None, worker: Worker | None = None
     ) -> None:
         self.processor, self.threads, self._worker = processor, threads or threads_each(None, 1), worker
-        self.reader = ThreadPoolExecutor(SHARDS, "fetch")
+        self.devices = processor.devices if isinstance(processor, OnDevices) else {}
+        shards = SHARDS * max(1, len(self.devices))
+        self.reader = ThreadPoolExecutor(shards, "fetch")
         self.preparers = ThreadPoolExecutor(self.threads, "prepare")
         self.runners = ThreadPoolExecutor(processor.streams, "run")
         self.bundles, self.shards, self.images = Gauge(), Gauge(), Gauge()
         self.preparing, self.batches, self.os_threads = Gauge(), Gauge(), Gauge()
-        self._turns = threading.Semaphore(SHARDS)
-        self.limits = self._limits()
+        self._turns = threading.Semaphore(shards)
+        self.limits = self._limits(shards)
 
     @property
     def batches_ahead(self) -> int:
@@ -97,7 +99,7 @@ class Engine:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Waits for a free slot, then runs the block: at most SHARDS at a time."""
+        """Waits for a free slot, then runs the block: at most SHARDS for each device at a time."""
         with self.bundles.one(), self._turns, self.shards.one():
             yield
             self.os_threads.see(os_threads())
@@ -116,20 +118,20 @@ class Engine:
         """Returns the maxima of the gauges by name."""
         return {name: gauge.most for name, gauge in vars(self).items() if isinstance(gauge, Gauge)}
 
-    def _limits(self) -> dict[str, int]:
+    def _limits(self, shards: int) -> dict[str, int]:
         streams, size = self.processor.streams, self.processor.batch_size
         waiting = waiting_images(self.processor)
         shard = (
             (WINDOWS_AHEAD + 1) * WINDOW + self.prepared_ahead + 1 + (self.batches_ahead + 2) * size + waiting
         )
         return {
-            "shards": SHARDS,
-            "images": SHARDS * shard,
+            "shards": shards,
+            "images": shards * shard,
             "preparing": self.threads,
             "batches": streams,
             # 4 per thread (prepare, torch for the model, torch for its loader, pyarrow), 2 per stream
             # (waiting for a batch, computing it)
-            "os_threads": OTHERS + cores() + SHARDS + 4 * self.threads + 2 * streams,
+            "os_threads": OTHERS + cores() + shards + 4 * self.threads + 2 * streams,
         }
 
 
@@ -181,6 +183,7 @@ class Worker:
             cores=cores(),
             threads=self._threads,
             models=self.models,
+            devices=dict(engine.devices),
             shards=self._shards,
             images=self._images,
             peak_rss_bytes=peak_rss(),
@@ -204,7 +207,7 @@ def load_engine(
         due = threads_each(threads, processes)
         worker = _workers.setdefault(run.folder, Worker(run, due)) if run else None
         pa.set_cpu_count(due)
-        engine = Engine(job.load(due), due, worker)
+        engine = Engine(job.load(due, processes), due, worker)
         prepare_alone(engine.preparers, due)
         if worker is not None:
             worker.loaded(engine)

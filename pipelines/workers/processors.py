@@ -6,8 +6,9 @@ The only module in pipelines that uses models.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from captionbeam.pipelines.workers.batches import Processor, WorkerJob
+from captionbeam.pipelines.workers.replicas import Replicas
 from captionbeam.schemas.errors import RequestError, SystemicError, not_installed
 from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import models
 
 if TYPE_CHECKING:
+    from captionbeam.capmodel.captioners.huggingface.folders import ModelFolder
     from captionbeam.capmodel.encoders.feature_plan import FeaturePlan
     from captionbeam.capmodel.generation.options import DecodeOptions
     from captionbeam.capmodel.specs import ChatSpec
@@ -31,30 +34,48 @@ if TYPE_CHECKING:
 class ModelJob:
     """A worker job with a model: where and how it computes.
 
-    ``batch_size``: images per forward pass, None for the device's default. ``device``: auto, cpu, cuda or cuda:N.
+    ``batch_size``: images per forward pass, None for the device's default. ``device``: auto, cpu, cuda (all GPUs),
+    cuda:N, or several names with commas.
     """
 
     batch_size: int | None = None
     device: str = "auto"
 
-    def load(self, threads: int) -> Processor:
-        """Loads the processor; torch computes with ``threads`` threads.
+    def load(self, threads: int, processes: int = 1) -> Processor:
+        """Loads a model on each device of this process (``DeviceShare``); torch computes with ``threads`` threads.
 
-        Raises SystemicError if this worker lacks the device, since no image could be processed.
+        Raises SystemicError if this worker lacks a device, since no image could be processed.
         """
-        from captionbeam.capmodel.runtime.device import pick_device, use_threads
+        from captionbeam.capmodel.runtime.device import pick_devices, use_threads
+        from captionbeam.capmodel.runtime.device_share import DeviceShare
 
         try:
-            pick_device(self.device)
+            devices = pick_devices(self.device)
         except RequestError as err:
             raise SystemicError(
                 f"a worker cannot compute: {err}; expected workers with it, and a driver that suits their torch"
             ) from err
-        use_threads(threads)
-        return self._processor()
+        share = DeviceShare(devices, processes)
+        on_cpu = sum(device.type == "cpu" for device in share.devices)
+        use_threads(max(1, threads // (on_cpu or 1)))
+        with self._fetched() as job:
+            models = {
+                name: job._model(str(device)) for name, device in zip(share.names, share.devices, strict=True)
+            }
+        return self._processor(Replicas(models, share))
 
-    def _processor(self) -> Processor:
+    @contextmanager
+    def _fetched(self) -> Iterator[ModelJob]:
+        """Yields this job, for a large model with files on this machine, since each device reads them."""
+        yield self
+
+    def _model(self, device: str) -> Processor:
+        """Loads a model on one device."""
         raise NotImplementedError
+
+    def _processor(self, replicas: Replicas) -> Processor:
+        """Returns the processor that runs the models."""
+        return replicas
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +90,11 @@ class EncoderJob(ModelJob):
     components: str | None = None
     as_read: bool = False
 
-    def _processor(self) -> Processor:
+    def _model(self, device: str) -> Processor:
         from captionbeam.capmodel.encoders.reduction import FeatureEncoder
 
         return FeatureEncoder.load(
-            self.spec, self.weights, self.components, self.batch_size, self.device, self.as_read
+            self.spec, self.weights, self.components, self.batch_size, device, self.as_read
         )
 
 
@@ -86,11 +107,11 @@ class ReducerJob(ModelJob):
     shape: tuple[int, ...]
     components: str | None = None
 
-    def _processor(self) -> Processor:
+    def _model(self, device: str) -> Processor:
         from captionbeam.capmodel.encoders.reduction import FeatureReducer
 
         return FeatureReducer.load(
-            self.spec, self.column, self.shape, self.components, self.batch_size, self.device
+            self.spec, self.column, self.shape, self.components, self.batch_size, device
         )
 
 
@@ -103,7 +124,7 @@ class CaptionerJob(ModelJob):
     from_features: bool = False
     precision: str | None = None
 
-    def _processor(self) -> Processor:
+    def _model(self, device: str) -> Processor:
         from captionbeam.capmodel.captioners.captioner import Captioner
 
         return Captioner.load(
@@ -112,87 +133,92 @@ class CaptionerJob(ModelJob):
             from_features=self.from_features,
             batch_size=self.batch_size,
             precision=self.precision,
-            device=self.device,
+            device=device,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformersJob(ModelJob):
-    """Images to captions by the Hugging Face transformers model whose ``folder`` is in the store's ``models/``."""
+class FolderJob(ModelJob):
+    """A job with a Hugging Face transformers model, whose ``folder`` is in the store's ``models/``."""
 
-    folder: str
-    spec: Mapping[str, Any]
+    folder: str | ModelFolder
 
-    def _processor(self) -> Processor:
-        from captionbeam.capmodel.generation.options import DecodeOptions
+    @contextmanager
+    def _fetched(self) -> Iterator[ModelJob]:
+        from captionbeam.capmodel.captioners.huggingface.folders import fetched_folder
 
         try:
-            from captionbeam.capmodel.captioners.huggingface.captioner import HuggingFaceCaptioner
+            import captionbeam.capmodel.captioners.huggingface.loading  # noqa: F401
         except ImportError as err:
             raise SystemicError(
                 f"on a worker ({err}): {not_installed('transformers', 'huggingface')}"
             ) from err
-        decode = DecodeOptions.from_dict(self.spec.get("decode", {}))
-        return HuggingFaceCaptioner.load(self.folder, decode, self.spec, self.batch_size, self.device)
+        with fetched_folder(self.folder) as folder:
+            yield replace(self, folder=folder)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatJob(ModelJob):
-    """Images to answers of the Hugging Face transformers model whose ``folder`` is in the store's ``models/``."""
+class TransformersJob(FolderJob):
+    """Images to captions by a model of transformers."""
 
-    folder: str
+    spec: Mapping[str, Any]
+
+    def _model(self, device: str) -> Processor:
+        from captionbeam.capmodel.captioners.huggingface.captioner import HuggingFaceCaptioner
+        from captionbeam.capmodel.generation.options import DecodeOptions
+
+        decode = DecodeOptions.from_dict(self.spec.get("decode", {}))
+        return HuggingFaceCaptioner.load(self.folder, decode, self.spec, self.batch_size, device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatJob(FolderJob):
+    """Images to answers of a chat model of transformers."""
+
     spec: ChatSpec
 
-    def _processor(self) -> Processor:
-        try:
-            from captionbeam.capmodel.captioners.huggingface.chat import ChatCaptioner
-        except ImportError as err:
-            raise SystemicError(
-                f"on a worker ({err}): {not_installed('transformers', 'huggingface')}"
-            ) from err
-        from captionbeam.pipelines.workers.chat_shards import ChatProcessor
+    def _model(self, device: str) -> Any:
+        from captionbeam.capmodel.captioners.huggingface.chat import ChatCaptioner
 
         schema, parsers = columns_of(self.spec), parsers_of(self.spec)
         try:
-            return ChatProcessor(
-                ChatCaptioner.load(self.folder, self.spec, schema, parsers, self.batch_size, self.device)
-            )
+            return ChatCaptioner.load(self.folder, self.spec, schema, parsers, self.batch_size, device)
         except RequestError as err:
             raise SystemicError(f"on a worker: {err}") from err
 
+    def _processor(self, replicas: Any) -> Processor:
+        from captionbeam.pipelines.workers.chat_shards import ChatProcessor
+
+        return ChatProcessor(replicas)
+
 
 @dataclass(frozen=True, kw_only=True)
-class ScoringJob(ModelJob):
-    """Captions of the job ``captioner``, with scores by the model whose ``folder`` is in the store's ``models/``.
+class ScoringJob(FolderJob):
+    """Captions of the job ``captioner``, with scores by a CLIP or SigLIP model.
 
-    ``columns``: the captioner's. ``used``: the kept columns that prompts use. ``rerank``, ``lazily``: as of
-    ``ScoringProcessor``.
+    ``columns``: the captioner's. ``used``, ``rerank``, ``lazily``: as of ``ScoringProcessor``.
     """
 
     captioner: WorkerJob
-    folder: str
     columns: pa.Schema
     used: tuple[str, ...] = ()
     rerank: bool = False
     lazily: bool = False
 
-    def _processor(self) -> Processor:
-        import torch
-
-        try:
-            from captionbeam.capmodel.captioners.huggingface.scorer import Scorer
-        except ImportError as err:
-            raise SystemicError(
-                f"on a worker ({err}): {not_installed('transformers', 'huggingface')}"
-            ) from err
+    def load(self, threads: int, processes: int = 1) -> Processor:
+        """Loads the scorer, and the captioner unless ``lazily``. Raises SystemicError."""
         from captionbeam.pipelines.workers.scoring_shards import ScoringProcessor
 
-        job, threads = self.captioner, torch.get_num_threads()
+        scorer: Any = super().load(threads, processes)
+        job = self.captioner
         job = replace(job, device=self.device) if isinstance(job, ModelJob) else job
-        scorer = Scorer.load(self.folder, self.batch_size, self.device)
-        return ScoringProcessor(
-            scorer, partial(job.load, threads), self.columns, self.used, self.rerank, self.lazily
-        )
+        load = partial(job.load, threads, processes)
+        return ScoringProcessor(scorer, load, self.columns, self.used, self.rerank, self.lazily)
+
+    def _model(self, device: str) -> Any:
+        from captionbeam.capmodel.captioners.huggingface.scorer import Scorer
+
+        return Scorer.load(self.folder, self.batch_size, device)
 
 
 def columns_of(spec: ChatSpec) -> pa.Schema:

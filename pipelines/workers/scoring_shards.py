@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
@@ -36,21 +36,6 @@ from captionbeam.schemas.records import ImageRef
 NO_VALUES: Mapping[str, str] = {}
 Row = dict[str, Any]
 """One image's captions, by column."""
-
-
-class Scorer(Protocol):
-    """What is used of ``capmodel.captioners.huggingface.scorer.Scorer``."""
-
-    batch_size: int
-    streams: int
-
-    def prepare(self, item: bytes) -> Any: ...
-
-    def image_features(self, images: Sequence[Any]) -> Any: ...
-
-    def text_features(self, texts: Sequence[str]) -> tuple[Any, int]: ...
-
-    def scores(self, images: Any, texts: Any) -> Any: ...
 
 
 @dataclass
@@ -80,7 +65,7 @@ class ScoringProcessor:
 
     def __init__(
         self,
-        scorer: Scorer,
+        scorer: Processor,
         load: Callable[[], Processor],
         schema: pa.Schema,
         used: Sequence[str] = (),
@@ -89,7 +74,8 @@ class ScoringProcessor:
     ) -> None:
         self.scorer, self.rerank, self.columns = scorer, rerank, tuple(used)
         self.plain, self.schema = schema, arrow.with_scores(schema)
-        self.streams = scorer.streams
+        self._scored = arrow.scored_names(self.schema)
+        self.streams, self.devices = scorer.streams, getattr(scorer, "devices", {})
         self._load, self._lock = load, threading.Lock()
         self._captioner: Processor | None = None
         if not lazily:
@@ -137,28 +123,25 @@ class ScoringProcessor:
 
     def score(self, batch: Sequence[Picture], rows: Sequence[Row]) -> Counter[str]:
         """Sets the scores of the captions ``rows`` of ``batch``; returns counts. Raises ImageError."""
-        places = [
-            (number, caption)
-            for name in arrow.scored_names(self.schema)
-            for number, row in enumerate(rows)
-            for caption in row[name]
-        ]
+        captions = [[one for name in self._scored for one in row[name]] for row in rows]
+        places = [place for place, own in enumerate(captions) if own]
         if not places:
             return Counter()
-        images = self.scorer.image_features([one.scored for one in batch])
-        texts, truncated = self.scorer.text_features([caption["text"] for _, caption in places])
-        found = self.scorer.scores(images[[number for number, _ in places]], texts).tolist()
-        if not all(map(isfinite, found)):
-            raise ImageError("model", "model", "the score of a caption is not finite")
-        for (_, caption), score in zip(places, found, strict=True):
-            caption["score"] = score
-        return Counter(captions_scored=len(places), texts_truncated=truncated)
+        texts = [[caption["text"] for caption in captions[place]] for place in places]
+        pictures = [batch[place].scored for place in places]
+        found = self.scorer.run(list(zip(pictures, texts, strict=True)), [""] * len(places))
+        for place, scores in zip(places, found["scores"], strict=True):
+            if not all(map(isfinite, scores)):
+                raise ImageError("model", "model", "the score of a caption is not finite")
+            for caption, score in zip(captions[place], scores, strict=True):
+                caption["score"] = score
+        return Counter(captions_scored=sum(map(len, texts)), texts_truncated=found["truncated"])
 
     def arrays(self, rows: Sequence[Row]) -> dict[str, pa.Array]:
         """Returns captions by column, the best first if they are to be ordered by score."""
         if self.rerank:
             for row in rows:
-                for name in arrow.scored_names(self.schema):
+                for name in self._scored:
                     if all(caption.get("score") is not None for caption in row[name]):
                         row[name].sort(key=lambda caption: -caption["score"])
         return {one.name: pa.array([row[one.name] for row in rows], one.type) for one in self.schema}

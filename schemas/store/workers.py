@@ -19,7 +19,8 @@ class WorkerRecord:
 
     run, host, pid:  the run and the process; ``started`` and ``updated`` in UTC
     cores, threads:  cores that the process may use; threads assigned to it
-    models:          how often it loaded the run's model (expected: once)
+    models:          how often it loaded the run's model (expected: once, with a copy on each device)
+    devices:         batches that each of its devices ran, by name; empty for models without a device here
     shards, images:  processed by it; shards that were already committed are not counted
     most:            maximum at one time: ``bundles`` from Beam, ``shards`` in progress, ``images`` in memory (from
                      reading to writing), images being prepared (``preparing``), concurrent forward passes
@@ -41,6 +42,7 @@ class WorkerRecord:
     peak_rss_bytes: int
     most: dict[str, int] = field(default_factory=dict)
     limits: dict[str, int] = field(default_factory=dict)
+    devices: dict[str, int] = field(default_factory=dict)
     version: int = arrow.SCHEMA_VERSION
 
 
@@ -58,13 +60,14 @@ def read_workers(folder: str) -> list[WorkerRecord]:
 
 
 def summary(records: list[WorkerRecord]) -> dict[str, int]:
-    """Returns the number of processes and hosts, and the per-process maxima of models, threads and memory."""
+    """Returns the number of processes and hosts, and the per-process maxima of models, devices, threads and memory."""
     if not records:
         return {}
     return {
         "processes": len(records),
         "hosts": len({record.host for record in records}),
         "models_each": max(record.models for record in records),
+        "devices_each": max(len(record.devices) or 1 for record in records),
         "threads_each": max(record.threads for record in records),
         "peak_rss_bytes": max(record.peak_rss_bytes for record in records),
     }

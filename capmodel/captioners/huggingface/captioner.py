@@ -33,8 +33,7 @@ from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.capmodel.runtime.device import (
     DTYPES,
     device_errors,
-    exact_kernels,
-    pick_device,
+    exact_device,
     resolve_precision,
 )
 from captionbeam.capmodel.specs import TransformersSpec
@@ -157,7 +156,7 @@ class HuggingFaceCaptioner(BatchCaptioner):
 
         Raises FingerprintError, RequestError.
         """
-        plan, target = CaptionPlan(spec), pick_device(device)
+        plan, target = CaptionPlan(spec), exact_device(device)
         whole = folder if isinstance(folder, ModelFolder) else stored_folder(folder)
         with whole.local_copy() as path:
             processor, dtype = HuggingFaceProcessor(path), DTYPES[plan.precision]
@@ -174,7 +173,7 @@ class HuggingFaceCaptioner(BatchCaptioner):
         return [*batch, *[batch[0]] * (self.batch_size - len(batch))]
 
     def _captions(self, inputs: Sequence[dict[str, Tensor]], image_ids: Sequence[str]) -> list[list[Caption]]:
-        with device_errors(), exact_kernels(self.device):
+        with device_errors():
             given = {name: self._moved(torch.stack([row[name] for row in inputs])) for name in inputs[0]}
             for name, ids in self._prompt.items():
                 given[name] = torch.tensor([ids] * len(inputs), device=self.device)

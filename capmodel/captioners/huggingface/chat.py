@@ -31,8 +31,7 @@ from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.capmodel.runtime.device import (
     DTYPES,
     device_errors,
-    exact_kernels,
-    pick_device,
+    exact_device,
     resolve_precision,
 )
 from captionbeam.capmodel.runtime.streams import Streams
@@ -181,7 +180,7 @@ class ChatCaptioner:
         self.batch_size = batch_size or BATCH[device.type]
         self._device, self._processor = device, processor
         self._model = model.to(device).eval()
-        self._turn = Streams(1, device.type)
+        self._turn = Streams(1, device)
         self._ends, self._parsers = _ends(model, processor), parsers
         self._grammars = _grammars(spec, processor, model)
         self._arguments = self._generate_arguments()
@@ -202,7 +201,7 @@ class ChatCaptioner:
         prompts with schemas, what returns the value of an answer, or raises ValueError. Raises FingerprintError,
         RequestError.
         """
-        target = pick_device(device)
+        target = exact_device(device)
         whole = folder if isinstance(folder, ModelFolder) else stored_folder(folder)
         texts = {column: str(spec.prompts[column]["text"]) for column in schema.names}
         with whole.local_copy() as path:
@@ -290,7 +289,7 @@ class ChatCaptioner:
         """Returns the answers to one prompt about the images of one group, or what is wrong with them."""
         padding = self.batch_size - len(rows)
         full, names = [*rows, *[rows[0]] * padding], [*image_ids, *[""] * padding]
-        with device_errors(), exact_kernels(self._device):
+        with device_errors():
             tokens, finite = self.generate(column, full, names)
             counts = until_eos(tokens, self._ends).sum(1).tolist()
             ended = torch.isin(tokens, torch.tensor(self._ends, device=tokens.device)).any(1).tolist()

@@ -108,6 +108,17 @@ def stored_folder(url: str) -> ModelFolder:
     return ModelFolder(url, files.read_json(files.join(url, MANIFEST))["files"])
 
 
+@contextmanager
+def fetched_folder(folder: ModelFolder | str) -> Iterator[ModelFolder]:
+    """Yields a folder, or the one that ``store`` wrote at a URL, on this machine, to be loaded several times.
+
+    Its files are checked once, here. Raises FingerprintError.
+    """
+    whole = folder if isinstance(folder, ModelFolder) else stored_folder(folder)
+    with whole.local_copy() as path:
+        yield ModelFolder(path, {})
+
+
 def _names(url: str) -> list[str]:
     fs, root = files.split(url)
     inside = [path[len(root) :].strip("/") for path in fs.find(root)]

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,7 +23,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 from captionbeam.capmodel.captioners.huggingface.folders import ModelFolder, open_folder, stored_folder
 from captionbeam.capmodel.captioners.huggingface.loading import LOAD_ERRORS, LOCAL, load_model, reason
 from captionbeam.capmodel.encoders.images import decode_image
-from captionbeam.capmodel.runtime.device import device_errors, exact_kernels, pick_device
+from captionbeam.capmodel.runtime.device import device_errors, exact_device
 from captionbeam.capmodel.runtime.streams import Streams
 from captionbeam.capmodel.specs import ScorerSpec
 from captionbeam.schemas.errors import RequestError
@@ -119,15 +120,18 @@ class ScorerInputs:
 class Scorer:
     """Scores of texts against images, by a CLIP or SigLIP model in float32. Threads may share it.
 
-    Batches have a fixed shape, so on one device a score does not depend on the other images and texts.
+    A processor of ``pipelines``, of ``(picture, texts)`` for each image. Batches have a fixed shape, so on one device a
+    score does not depend on the other images and texts.
     """
+
+    fingerprint, schema = "", pa.schema([])
 
     def __init__(
         self, inputs: ScorerInputs, model: Any, batch_size: int | None, device: torch.device
     ) -> None:
         self.inputs, self._model, self.device = inputs, model.to(device).eval(), device
         self.batch_size = batch_size or BATCH[device.type]
-        self._streams = Streams(self.batch_size, device.type)
+        self._streams = Streams(self.batch_size, device)
         self.streams = self._streams.count
 
     @classmethod
@@ -136,15 +140,28 @@ class Scorer:
 
         Raises FingerprintError, RequestError.
         """
+        target = exact_device(device)
         whole = folder if isinstance(folder, ModelFolder) else stored_folder(folder)
         with whole.local_copy() as path:
             inputs = ScorerInputs(path, whole.url)
             model = load_model(path, whole.url, torch.float32, AutoModel)
-        return cls(inputs, model, batch_size, pick_device(device))
+        return cls(inputs, model, batch_size, target)
 
     def prepare(self, item: bytes) -> Tensor:
         """Returns a file's bytes as the model's input for one image. Raises ImageError."""
         return self.inputs.pixels(decode_image(item))
+
+    def run(self, batch: Sequence[tuple[Tensor, Sequence[str]]], image_ids: Sequence[str]) -> dict[str, Any]:
+        """Returns ``scores``, of each text for its prepared image, and ``truncated``: how many texts were too long.
+
+        Raises OutOfMemory, SystemicError.
+        """
+        texts = [text for _, own in batch for text in own]
+        places = [place for place, (_, own) in enumerate(batch) for _ in own]
+        features, truncated = self.text_features(texts)
+        images = self.image_features([picture for picture, _ in batch])
+        found = iter(self.scores(images[places], features).tolist())
+        return {"scores": [[next(found) for _ in own] for _, own in batch], "truncated": truncated}
 
     def image_features(self, images: Sequence[Tensor]) -> Tensor:
         """Returns float32 ``[N, D]`` of length 1 on the CPU for prepared images. Raises OutOfMemory, SystemicError."""
@@ -191,7 +208,7 @@ class Scorer:
 
         def run(part: Sequence[Any]) -> Tensor:
             full = [*part, *[part[0]] * (size - len(part))]
-            with device_errors(), exact_kernels(self.device), torch.inference_mode():
+            with device_errors(), torch.inference_mode():
                 found = features(full)
                 pooled: Tensor = getattr(found, "pooler_output", found)
                 return torch.nn.functional.normalize(pooled, dim=-1)[: len(part)].cpu()

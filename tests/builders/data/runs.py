@@ -60,7 +60,7 @@ class Loads:
     def __init__(self, processor: Any) -> None:
         self.processor, self.threads = processor, list[int]()
 
-    def load(self, threads: int) -> Any:
+    def load(self, threads: int, processes: int = 1) -> Any:
         self.threads.append(threads)
         return self.processor
 

@@ -22,7 +22,8 @@ WIDE = {"COLUMNS": "200"}
 def environment() -> dict[str, str]:
     """This environment with the virtual environment's commands first, for processes of a test."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **WIDE}
+    python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PATH": path, "PYTHONPATH": python_path, **WIDE}
 
 
 def flags(**options: object) -> list[str]:

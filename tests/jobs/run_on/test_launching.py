@@ -14,19 +14,26 @@ ENCODER = EncoderJob(spec={}, weights="models/0.safetensors")
 
 
 @pytest.mark.parametrize(
-    ("name", "accelerator", "machine", "threads"),
+    ("name", "accelerator", "count", "machine", "threads"),
     [
-        ("t4", "nvidia-tesla-t4", "n1-standard-8", 4),
-        ("h100", "nvidia-h100-80gb", "a3-highgpu-1g", 8),
-        ("l4", "nvidia-l4", "g2-standard-8", 4),
-        ("a100", "nvidia-tesla-a100", "a2-highgpu-1g", 4),
+        ("t4", "nvidia-tesla-t4", 1, "n1-standard-8", 4),
+        ("t4x2", "nvidia-tesla-t4", 2, "n1-standard-16", 8),
+        ("t4x4", "nvidia-tesla-t4", 4, "n1-standard-32", 16),
+        ("h100", "nvidia-h100-80gb", 1, "a3-highgpu-1g", 8),
+        ("h100x8", "nvidia-h100-80gb", 8, "a3-highgpu-8g", 64),
+        ("l4", "nvidia-l4", 1, "g2-standard-8", 4),
+        ("l4x2", "nvidia-l4", 2, "g2-standard-24", 8),
+        ("l4x4", "nvidia-l4", 4, "g2-standard-48", 16),
+        ("l4x8", "nvidia-l4", 8, "g2-standard-96", 32),
+        ("a100", "nvidia-tesla-a100", 1, "a2-highgpu-1g", 4),
+        ("a100x2", "nvidia-tesla-a100", 2, "a2-highgpu-2g", 8),
     ],
 )
-def test_a_preset_sets_everything_that_a_gpu_worker_needs(name, accelerator, machine, threads):
+def test_a_preset_sets_everything_that_a_gpu_worker_needs(name, accelerator, count, machine, threads):
     target, found = settled(IMAGE, name)
     every = found.get_all_options()
     assert every["dataflow_service_options"] == [
-        f"worker_accelerator=type:{accelerator};count:1;install-nvidia-driver:5xx"
+        f"worker_accelerator=type:{accelerator};count:{count};install-nvidia-driver:5xx"
     ]
     assert (every["machine_type"], every["number_of_worker_harness_threads"]) == (machine, threads)
     assert every["disk_size_gb"] == 100
@@ -68,7 +75,8 @@ def test_without_a_gpu_a_worker_has_one_process_all_the_same():
 
 
 @pytest.mark.parametrize(
-    ("gpu", "precision"), [("t4", "fp32"), ("l4", "bf16"), ("a100", "bf16"), ("h100", "bf16")]
+    ("gpu", "precision"),
+    [("t4", "fp32"), ("l4", "bf16"), ("l4x4", "bf16"), ("a100", "bf16"), ("h100", "bf16")],
 )
 def test_a_preset_settles_the_precision_that_was_left_to_the_hardware(gpu, precision):
     launch = [*CLOUD, *IMAGE]

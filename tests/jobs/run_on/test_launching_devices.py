@@ -37,7 +37,7 @@ def test_a_device_is_looked_for_here_where_the_workers_are_here(beam_args):
 def test_a_device_of_other_machines_is_not_looked_for_here(beam_args):
     target, chosen = settled_job(beam_args, ABSENT, "bf16")
     assert (target.notes, chosen.device, chosen.precision) == ((), ABSENT, "bf16")
-    with pytest.raises(RequestError, match="--device is 'abacus'; expected auto, cpu, cuda or cuda:N"):
+    with pytest.raises(RequestError, match="--device is 'abacus'; expected auto, cpu, cuda, cuda:N or"):
         settled_job(beam_args, "abacus", "bf16")
     with pytest.raises(
         RequestError, match="--precision auto cannot be resolved here .*; expected --precision fp32 or bf16"

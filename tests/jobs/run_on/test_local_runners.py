@@ -223,7 +223,7 @@ def test_the_summary_and_the_record_say_what_the_workers_held(made):
     (totals,) = (made / "expected/captions").glob("plans/*/totals.json")
     workers = json.loads(totals.read_text())["workers"]
     assert workers.pop("peak_rss_bytes") > 0
-    assert workers == {"processes": 1, "hosts": 1, "models_each": 1, "threads_each": 1}
+    assert workers == {"processes": 1, "hosts": 1, "models_each": 1, "devices_each": 1, "threads_each": 1}
 
 
 def test_a_wrong_request_that_a_worker_finds_is_one_sentence(made, runner, tmp_path):

@@ -76,7 +76,7 @@ class Counting(Mean):
 
 
 class CountingJob:
-    def load(self, threads):
+    def load(self, threads, processes=1):
         return Counting()
 
 

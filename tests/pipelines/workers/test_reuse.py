@@ -75,7 +75,7 @@ class CountingJob:
     what: str
     salt: float
 
-    def load(self, threads):
+    def load(self, threads, processes=1):
         processor = {"int8": CountingCodes, "captions": Captions, "answers": Answers}.get(
             self.what, Counting
         )()
