@@ -209,8 +209,8 @@ def _check_sources_of_store(
         )
     if not options.lists_all:
         raise RequestError(
-            f"all of {options.output} would be processed again, but --sample and --limit list a part; expected "
-            "neither, or the options that the store was made with"
+            f"all of {options.output} would be processed again, but --sample or --limit, given now or in the store's "
+            "record, lists a part; expected neither, or the options that the store was made with"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from captionbeam.capmodel.generation.options import LEAST_TEMPERATURE, DecodeOptions
+from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.options import check_fields, like, number
 
 
@@ -65,6 +66,11 @@ def chat_decoding(options: DecodingOptions) -> DecodeOptions:
     """
     values = {field.name: getattr(options, field.name) for field in fields(DecodeOptions)}
     given = {name: value for name, value in values.items() if value is not None}
+    if options.method == DecodeOptions.method and options.beam is not None and options.temperature:
+        raise RequestError(
+            f"--temperature {options.temperature:g} with --beam {options.beam}: beam search draws nothing; expected "
+            "one of the two"
+        )
     if options.method == DecodeOptions.method and options.beam is None:
         given["method"] = "sample" if options.temperature else "greedy"
     if not options.temperature:

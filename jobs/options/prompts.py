@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from captionbeam.capmodel.templates import columns_in, unfilled
 from captionbeam.jobs.ui.terminal import note
-from captionbeam.schemas.errors import RequestError
+from captionbeam.schemas.errors import RequestError, flag
 from captionbeam.schemas.fingerprint import UNNAMED
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.options import (
@@ -159,6 +159,14 @@ def is_endpoint(captioner: str | None) -> bool:
     return captioner is not None and captioner.startswith((OPENAI, VLLM))
 
 
+def note_endpoint_options(options: CaptionerOptions) -> None:
+    """Says which options of endpoints are given and have no effect, where the captioner is another one."""
+    defaults = {one.name: one.default for one in fields(RequestOptions)} | {"send_urls": False}
+    given = [f"--{flag(name)}" for name, default in defaults.items() if getattr(options, name) != default]
+    if given:
+        note(f"{', '.join(given)}: without effect; only openai: and vllm: have requests", to_error=True)
+
+
 def _address_of(captioner: str) -> tuple[bool, str]:
     """Returns whether a server is started on each worker machine, and the model (vllm:) or the URL (openai:)."""
     own = captioner.startswith(VLLM)
@@ -224,6 +232,7 @@ def check_endpoint(options: CaptionerOptions) -> None:
                 raise RequestError(
                     f"--{name} goes with prompts; expected --prompt with what to ask about each image"
                 )
+        note_endpoint_options(options)
         return
     if not options.prompt and not options.prompt_file:
         raise RequestError(

@@ -140,7 +140,10 @@ def check_columns(
             there = [other for other in dict.fromkeys([*found.names, *seen]) if other != name]
             raise missing_column("no source has a column", name, there, used)
     if not len(found):
-        raise SourceError(f"no source has columns to keep; expected {COLUMNS}")
+        besides = f" besides ids and URIs (there are {', '.join(map(repr, seen))})" if seen else ""
+        raise SourceError(
+            f"no source has columns to keep{besides}; expected {'others in ' * bool(besides)}{COLUMNS}"
+        )
 
 
 def read_listing(run: Run) -> list[Listing]:

@@ -205,14 +205,33 @@ def _sum(before: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
 
 def _deletes(run: Run, kept: Snapshot | None, added: list[ManifestRow]) -> list[DeleteRow]:
     """Returns the deletes for replaced rows and for rows that left the listing, once each and only for live rows."""
-    alone = (kept is None or kept.id == run.base) and not adopted_manifest(run)
+    adopted = adopted_manifest(run)
+    alone = (kept is None or kept.id == run.base) and not adopted
     indexes = _read_indexes(run, added, replacing=alone)
     gone = {place: delete_row(place, image_id, "gone") for place, image_id in read_gone(run).items()}
     store = Store(run.url, kept) if kept else None
     there = {*indexes, *(row["shard"] for row in (store.shards if store else ()))}
     published = {} if alone or store is None else _published(store, indexes)
     wanted = {**gone, **resolve_conflicts(indexes, published, there)}
-    return [row for row in wanted.values() if row["shard"] in there and not (store and _is_dead(store, row))]
+    found = [row for row in wanted.values() if row["shard"] in there and not (store and _is_dead(store, row))]
+    return _with_own_ids(store, indexes, found) if store and (run.adopts or adopted) else found
+
+
+def _with_own_ids(store: Store, indexes: Mapping[str, pa.Table], deletes: list[DeleteRow]) -> list[DeleteRow]:
+    """Returns the deletes with the ids that the rows have: an adopted row was replaced under a new one."""
+    there = {row["shard"] for row in store.shards}
+    shards = sorted({row["shard"] for row in deletes} & there)
+    with ThreadPoolExecutor(READERS) as pool:
+        tables = {**indexes, **dict(zip(shards, pool.map(store.shard_index, shards), strict=True))}
+    ids = {
+        (shard, row["row"], row["failed"]): row["image_id"]
+        for shard, table in tables.items()
+        for row in table.select(["row", "failed", "image_id"]).to_pylist()
+    }
+    return [
+        {**row, "image_id": ids.get((row["shard"], row["row"], row["failed"]), row["image_id"])}
+        for row in deletes
+    ]
 
 
 def _is_dead(store: Store, row: DeleteRow) -> bool:

@@ -118,7 +118,7 @@ class ShardChatProcessor(ChatProcessor):
             asked = self.captioner.prepare(item, used)
             asked.by_image = known
             return asked
-        self._count(len(known))
+        self._count(answers_copied=len(known))
         return self.captioner.prepare(
             item, used, {column: next(iter(of.values())) for column, of in known.items()}
         )
@@ -129,12 +129,25 @@ class ShardChatProcessor(ChatProcessor):
             for column, answers in asked.by_image.items():
                 if column not in asked.found and image_id in answers:
                     asked.found[column] = answers[image_id]
-                    self._count(1)
-        return super().run(batch, image_ids)
+                    self._count(answers_copied=1)
+        before = [asked.found.copy() for asked in batch]
+        try:
+            return super().run(batch, image_ids)
+        finally:
+            for asked, known in zip(batch, before, strict=True):
+                self._count_tokens(asked.found, known)
 
-    def _count(self, copied: int) -> None:
+    def _count_tokens(self, found: Mapping[str, Any], known: Collection[str]) -> None:
+        """Counts the tokens of the answers that were generated just now: not ``known`` before, and no errors."""
+        for answers in (
+            own for column, own in found.items() if column not in known and isinstance(own, list)
+        ):
+            tokens = {name: sum(one[name] or 0 for one in answers) for name in ("tokens_in", "tokens_out")}
+            self._count(**tokens)
+
+    def _count(self, **more: int) -> None:
         with self._lock:
-            self.counts["answers_copied"] += copied
+            self.counts.update(more)
 
     def committed(self, failed: Collection[str]) -> None:
         """Does nothing: no answers are kept beside those of commits."""

@@ -88,6 +88,7 @@ def resolve_chat(
     _check_options(decode, kind)
     with folder.local_copy() as path, _suggesting(INSTEAD):
         model = load_model(path, folder.url, "auto")
+    _check_vocabulary(name, processor, model)
     spec = ChatSpec(
         transformers=folder.sha256,
         model_type=kind,
@@ -100,6 +101,15 @@ def resolve_chat(
     )
     _grammars(spec, processor, model)
     return ChatPlan(spec, folder)
+
+
+def _check_vocabulary(name: str, processor: ChatProcessor, model: Any) -> None:
+    known = model.get_input_embeddings().weight.shape[0]
+    if processor.largest_id >= known:
+        raise RequestError(
+            f"the tokenizer of {name!r} gives the prompt's words ids up to {processor.largest_id}, but the model knows "
+            f"those below {known}; expected the tokenizer of this very model"
+        )
 
 
 @contextmanager

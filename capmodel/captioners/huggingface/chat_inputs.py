@@ -33,8 +33,9 @@ PROBE = (64, 48)  # width and height of the picture that a processor is tried wi
 class ChatProcessor:
     """Configuration, processor and tokenizer from a local folder, for the ``prompts`` (texts by column).
 
-    ``columns``: of the input, which the prompts name. ``name`` is used in errors. Raises RequestError if the model has
-    no chat template, or one that leaves out the image, a prompt or the system message.
+    ``columns``: of the input, which the prompts name; ``largest_id``: of a prompt's tokens. ``name`` is used in errors.
+    Raises RequestError if the model has no chat template, or one that leaves out the image, a prompt or the system
+    message.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class ChatProcessor:
         self.tokenizer = self._processor.tokenizer
         self._check_words(name)
         self.columns = sorted({column for text in self._prompts.values() for column in columns_in(text)})
+        self.largest_id = 0
         for text in self._prompts.values():
             self._check_prompt(name, filled(text, {column: column for column in self.columns}))
 
@@ -101,6 +103,7 @@ class ChatProcessor:
                 raise RequestError(
                     f"the chat template of {name!r} leaves out {part[:40]!r}; expected one that keeps it, or {INSTEAD}"
                 )
+        self.largest_id = max(self.largest_id, int(ids.max()))
         if not (ids == self._image_token()).any():
             raise RequestError(
                 f"the chat template of {name!r} has no place for an image; expected one that has, or {INSTEAD}"

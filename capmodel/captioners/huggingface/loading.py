@@ -25,6 +25,7 @@ LOAD_ERRORS = (
     RuntimeError,
     SafetensorError,
 )  # raised by transformers for invalid folders
+LONGEST_REASON = 200  # characters
 # not needed for captions, and missing in TrOCR's weights
 UNUSED = re.compile(r"^encoder\.pooler\.|(^|\.)position_ids$")
 
@@ -70,5 +71,6 @@ def load_model(
 
 
 def reason(err: Exception) -> str:
-    """Returns the first line of an error's message."""
-    return (str(err).strip() or type(err).__name__).splitlines()[0]
+    """Returns the first line of an error's message, its start if it is long."""
+    line = (str(err).strip() or type(err).__name__).splitlines()[0]
+    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}..."

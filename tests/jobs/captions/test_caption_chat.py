@@ -22,6 +22,7 @@ from captionbeam.jobs import cli
 from captionbeam.pipelines.workers.processors import columns_of
 from captionbeam.schemas import Store
 from captionbeam.schemas.formats import arrow
+from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
 from tests.builders.data.images import drawn
 from tests.builders.model.chat_models import JSON_WORDS, save_chat_model
@@ -94,6 +95,10 @@ def test_each_prompt_has_a_column_with_the_models_answers(asked, expected):
     schema = next(iter(store.scan(list(TWO)))).schema
     assert schema.field("what").type == arrow.answers_field("what", "").type
     assert store.spec["prompts"] == {name: {"text": text} for name, text in TWO.items()}
+    answers = [row[name][0] for batch in store.scan(list(TWO)) for row in batch.to_pylist() for name in TWO]
+    (totals,) = map(files.read_json, map(str, asked.glob("plans/*/totals.json")))
+    for name in ("tokens_in", "tokens_out"):
+        assert totals["endpoint"][name] == sum(answer[name] for answer in answers) > 0
 
 
 def test_a_prompts_fingerprint_depends_on_the_model_and_its_own_text_only(made):

@@ -112,6 +112,14 @@ def test_rows_under_other_ids_are_said_and_adopted(photos):
     done = captionbeam("refresh", store)
     assert "nothing to do: all 3 images" in done.stdout
     assert "under other ids" not in done.stderr
+    captionbeam("store", "verify", store)
+    (photos / "old.txt").write_text(names[0][1:])
+    captionbeam("store", "purge", store, "--ids", photos / "old.txt")
+    assert uris(store) == {f"P{number}": name for number, name in enumerate(names)}
+    (photos / "new.txt").write_text("P1")
+    captionbeam("store", "purge", store, "--ids", photos / "new.txt")
+    assert sorted(uris(store)) == ["P0", "P2"]
+    captionbeam("store", "verify", store)
 
 
 @pytest.mark.parametrize("held_back", [[], ["--adopt-ids", "--max-failures", "0"]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import shutil
 from contextlib import contextmanager
 
 import numpy as np
@@ -258,6 +259,17 @@ def test_a_model_without_a_place_for_a_system_message_says_so(models):
         RequestError, match="is a model of paligemma, which has no place for --system; expected none"
     ):
         captioner(models("paligemma"), 1, system=SYSTEM)
+
+
+def test_a_tokenizer_of_a_larger_model_is_refused(tmp_path):
+    for folder, words in (("small", chat_models.WORDS), ("large", (*chat_models.WORDS, *map(str, range(9))))):
+        chat_models.save_chat_model(tmp_path / folder, words=words)
+    resolve_chat(str(tmp_path / "small"), PROMPTS, GREEDY)
+    shutil.copy(tmp_path / "large" / "tokenizer.json", tmp_path / "small")
+    with pytest.raises(
+        RequestError, match=r"gives the prompt's words ids up to 32, but the model knows those below 24"
+    ):
+        resolve_chat(str(tmp_path / "small"), PROMPTS, GREEDY)
 
 
 def test_larger_pictures_are_scaled_down_first(models):
