@@ -99,7 +99,26 @@ class ImportedSpec(StoredAs, _Imported):
 
 
 @dataclass(frozen=True)
-class CaptionsSpec:
+class ScorerSpec:
+    """Scores of captions by a CLIP or SigLIP model of transformers; ``model``: the SHA-256 of its folder.
+
+    ``rerank``: captions are ordered by score, best first.
+    """
+
+    model: str
+    model_type: str
+    rerank: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Captions with scores of ``scorer``, if there is one."""
+
+    scorer: ScorerSpec | None = None
+
+
+@dataclass(frozen=True)
+class CaptionsSpec(Scored):
     """Captions of a bundle.
 
     ``bundle``: its SHA-256. ``features``: the fingerprint of the features that it reads. ``encoder``: the spec of
@@ -114,7 +133,7 @@ class CaptionsSpec:
 
 
 @dataclass(frozen=True)
-class TransformersSpec:
+class TransformersSpec(Scored):
     """Captions of a model of Hugging Face transformers; ``transformers``: the SHA-256 of its folder."""
 
     transformers: str
@@ -124,7 +143,7 @@ class TransformersSpec:
 
 
 @dataclass(frozen=True)
-class ChatSpec:
+class ChatSpec(Scored):
     """Answers of a model of Hugging Face transformers to prompts; ``transformers``: the SHA-256 of its folder.
 
     prompts:          as of ``EndpointSpec``.
@@ -148,7 +167,7 @@ class ChatSpec:
 
 
 @dataclass(frozen=True)
-class EndpointSpec:
+class EndpointSpec(Scored):
     """Captions of a model behind an endpoint of OpenAI's API, by prompts.
 
     endpoint:         the model's name; the address is not in the specification, since several servers may have it.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from captionbeam.jobs.schedules.airflow import AirflowSchedule
     from captionbeam.jobs.schedules.cloud_scheduler import CloudSchedule
     from captionbeam.jobs.schedules.cronjob import CronJobSchedule
+    from captionbeam.jobs.score import Score
     from captionbeam.jobs.store_commands.export import ExportSnapshot
     from captionbeam.jobs.store_commands.purge import PurgeImages
     from captionbeam.jobs.store_commands.retry import RetryFailures
@@ -56,6 +57,7 @@ __all__ = [
     "Report",
     "RetryFailures",
     "Rollback",
+    "Score",
     "ServeWorkers",
     "ShowSnapshot",
     "TagSnapshot",
@@ -72,6 +74,7 @@ COMMANDS = {
     "tokenize": "tokenize:Tokenize",
     "train": "train:Train",
     "caption": "caption:Caption",
+    "score": "score:Score",
     "evaluate": "evaluate:Evaluate",
     "predictions": "predictions:Predictions",
     "report": "report:Report",

@@ -26,7 +26,8 @@ class Caption(CaptionerOptions, BulkCommand):
 Writes captions for the images of every SOURCE (as for encode), encoder and decoder in one pass, or for the rows of a
 features store; or what a model behind an endpoint, or a chat model of transformers, answers to each --prompt. Images
 that the store already has are not processed again. Without --output the captions are printed: of one image the text
-alone, of several a line each, separated by tabs: id, log-probability (of bundles), prompt (of several), text.
+alone, of several a line each, separated by tabs: id, log-probability (of bundles), score (of --score and --rerank),
+prompt (of several), text.
 """
     name = "caption"
 

@@ -96,7 +96,13 @@ clipping nor its length penalty. idf comes from the references of the scored ima
     def execute(self) -> Result:
         """Computes and prints the scores, which are the totals."""
         from captionbeam.capmodel.metrics.meteor import meteor_scorer
-        from captionbeam.jobs.reporting.scoring import join_references, read_captions, read_kept, write_output
+        from captionbeam.jobs.reporting.scoring import (
+            join_references,
+            read_captions,
+            read_kept,
+            read_scores,
+            write_output,
+        )
 
         if not self.references:
             raise RequestError(
@@ -107,7 +113,12 @@ clipping nor its length penalty. idf comes from the references of the scored ima
         pairs = join_references(read_captions(self.captions, self.column), *self.read_references())
         evaluation = pairs.evaluate(self.meteor)
         if self.per_image:
-            rows = image_rows(pairs.captions, evaluation.images, read_kept(self.captions))
+            scores = read_scores(self.captions, self.column)
+            own = {
+                image: {**of_image, **({"score": scores[image]} if image in scores else {})}
+                for image, of_image in evaluation.images.items()
+            }
+            rows = image_rows(pairs.captions, own, read_kept(self.captions))
             write_output(self.per_image, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
         record = summary(self, pairs, evaluation)
         if self.json:

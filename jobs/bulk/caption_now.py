@@ -48,8 +48,9 @@ def print_captions(options: Caption, sources: Sequence[SourceSpec]) -> Result:
     """Captions the images of the parsed ``sources``, sorted by id, and prints captions as they are ready.
 
     For a single image with one caption, the line is the caption alone; otherwise id, log-probability (unless the model
-    is behind an endpoint), prompt (of several), and caption, separated by tabs. Failures go to standard error, and the
-    status is then 3. The totals have the captions by id, and of several prompts by id and prompt.
+    is behind an endpoint), score (of a scorer), prompt (of several), and caption, separated by tabs. Failures go to
+    standard error, and the status is then 3. The totals have the captions by id, and of several prompts by id and
+    prompt.
     """
     captioner = captioner_now(options, options.batch_size or 1)
     used = captioner.columns if isinstance(captioner, ReadsColumns) else ()
@@ -139,7 +140,8 @@ def _say(ref: ImageRef, result: Captions | ImageError, alone: bool) -> None:
         return
     for column, captions in result.items():
         for caption in captions:
-            logprob = [f"{caption['logprob']:.3f}"] if "logprob" in caption else []
+            numbers = [f"{caption['logprob']:.3f}"] if "logprob" in caption else []
+            numbers += [f"{caption['score']:.3f}"] if "score" in caption else []
             prompt = [column] if len(result) > 1 else []
-            parts = [visible(ref.image_id), *logprob, *prompt, visible(caption["text"]) or "(empty caption)"]
+            parts = [visible(ref.image_id), *numbers, *prompt, visible(caption["text"]) or "(empty caption)"]
             say(parts[-1] if alone else "\t".join(parts))

@@ -106,10 +106,12 @@ def launch(
     file_format: str = "parquet",
     operation: str = "add",
     retired: Sequence[str] = (),
+    request: Mapping[str, Any] | None = None,
 ) -> Result:
     """Performs a new run on the store at ``url``, or only prints it with --dry-run.
 
-    ``retired``: sources of a refresh that no longer exist.
+    ``retired``: sources of a refresh that no longer exist. ``request``: how to repeat the run (default: that of
+    ``options`` and ``work``).
     """
     if operation != "refresh":
         retired = moved(url, work)
@@ -122,7 +124,7 @@ def launch(
         file_format,
         operation=operation,
         runner=target.record,
-        request=request_of(options, work),
+        request=request_of(options, work) if request is None else request,
         retired=retired,
     )
     if options.dry_run:

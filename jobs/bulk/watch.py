@@ -28,6 +28,7 @@ from captionbeam.schemas.store.layout import Commit, now
 from captionbeam.schemas.store.reading import Store
 from captionbeam.schemas.store.workers import read_workers, summary
 
+SCORE_COUNTS = ("captions_scored", "texts_truncated", "captions_copied", "captions_unscored")
 ENDPOINT_COUNTS = ("requests", "retries", "tokens_in", "tokens_out", "answers_kept", "answers_copied")
 LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 10.0
 
@@ -162,6 +163,8 @@ def run_totals(run: Run, watch: Watch, store: Store, price_per_hour: float | Non
     if any("requests" in commit.counts or "answers_copied" in commit.counts for commit in watch.commits):
         totals["endpoint"] = endpoint_totals(watch.commits)
     counts = sum((Counter(commit.counts) for commit in watch.commits), Counter[str]())
+    if "scorer" in run.spec:
+        totals["scores"] = {name: counts[name] for name in SCORE_COUNTS}
     if counts[EMPTY]:
         totals |= {"empty_places": counts[EMPTY], "empty_columns": empty_columns(counts)}
     if price_per_hour is not None and images:
@@ -220,7 +223,7 @@ def _failures_by_code(commits: list[Commit]) -> Counter[str]:
     codes: Counter[str] = Counter()
     for commit in commits:
         failed = {name: count for name, count in commit.counts.items() if name.startswith("failed_")}
-        codes.update({name.removeprefix("failed_"): count for name, count in failed.items()})
+        codes.update({name.removeprefix("failed_"): count for name, count in failed.items() if count})
     return codes
 
 
@@ -237,6 +240,8 @@ def _rows(run: Run, totals: dict[str, Any], prices: Sequence[float]) -> dict[str
     }
     if "endpoint" in totals:
         rows |= endpoint_rows(totals["endpoint"], totals["seconds"], prices)
+    if "scores" in totals:
+        rows["scores"] = _scores(totals["scores"])
     if totals["workers"]:
         rows["workers"] = _workers(totals["workers"])
     if totals["copies"]:
@@ -268,6 +273,22 @@ def _rewritten(columns: Mapping[str, int]) -> str:
             f"; {columns['left']:,} of them not published, as another run wrote the same shards: run it again"
         )
     return said
+
+
+def _scores(found: Mapping[str, int]) -> str:
+    """For example ``200 captions scored; captions of 100 images copied, of 1 image left without score``."""
+    said = f"{counted(found['captions_scored'], 'caption')} scored"
+    if found["texts_truncated"]:
+        said += f", {found['texts_truncated']:,} of them truncated: longer than the scorer reads"
+    parts = [
+        f"{what} {counted(found[name], 'image')}{rest}"
+        for name, what, rest in (
+            ("captions_copied", "captions of", " copied"),
+            ("captions_unscored", "those of", " left without score: it cannot be read, or has changed"),
+        )
+        if found[name]
+    ]
+    return "; ".join([said, *parts])
 
 
 def _workers(held: dict[str, int]) -> str:

@@ -23,6 +23,7 @@ from captionbeam.jobs.options.prompts import (
     texts_by_column,
 )
 from captionbeam.jobs.options.run import ModelOptions
+from captionbeam.jobs.options.scorers import ScoredPlan, ScorerOptions, resolve
 from captionbeam.jobs.options.sources import SourceOptions, listing, parsed_sources
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError, not_installed
@@ -40,7 +41,7 @@ SCHEMES = (OPENAI, VLLM, HUGGING_FACE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionerOptions(DecodingOptions, EndpointOptions, SourceOptions, ModelOptions):
+class CaptionerOptions(ScorerOptions, DecodingOptions, EndpointOptions, SourceOptions, ModelOptions):
     """The captioner, what it captions, and how."""
 
     GROUP = "captioner"
@@ -101,6 +102,10 @@ class CaptionerOptions(DecodingOptions, EndpointOptions, SourceOptions, ModelOpt
             raise RequestError("captions need one of SOURCE and --features; expected exactly one")
         if self.captioner and self.features:
             raise RequestError("--captioner reads images, not --features; expected SOURCE")
+        self.check_scorer()
+        if self.scorer and (self.features or self.by_url):
+            given = "--features" if self.features else "--send-urls"
+            raise RequestError(f"scores need the images, which {given} does not read; expected SOURCE alone")
         check_endpoint(self)
         texts_by_column(self)
         if is_endpoint(self.captioner):
@@ -127,7 +132,10 @@ def captioning(options: CaptionerOptions, output: str, sources: Sequence[SourceS
     if sources is None:
         sources = prompted_sources(options, output)
     found = listing(options, sources, features)
-    plan = asked or _plan(options, features)
+    plan: Any = asked or _plan(options, features)
+    if options.scorer:
+        scorer = resolve(options.scorer, bool(options.rerank))
+        plan = ScoredPlan(plan, scorer, options.batch_size, options.device)
     if options.by_url:
         from captionbeam.pipelines.endpoints.links import fetch_links
 
@@ -152,6 +160,19 @@ def prompted_sources(options: CaptionerOptions, output: str | None) -> Sequence[
 
 def captioner_now(options: CaptionerOptions, batch_size: int) -> Processor:
     """Returns the captioner in this process, loaded from its original location. Raises BundleError, RequestError."""
+    captioner = _captioner_now(options, batch_size)
+    if options.scorer is None:
+        return captioner
+    from captionbeam.capmodel.captioners.huggingface.scorer import Scorer
+    from captionbeam.pipelines.workers.batches import ReadsColumns
+    from captionbeam.pipelines.workers.scoring_shards import ScoringProcessor
+
+    scorer = Scorer.load(resolve(options.scorer).folder, batch_size, options.device)
+    used = captioner.columns if isinstance(captioner, ReadsColumns) else ()
+    return ScoringProcessor(scorer, lambda: captioner, captioner.schema, tuple(used), bool(options.rerank))
+
+
+def _captioner_now(options: CaptionerOptions, batch_size: int) -> Processor:
     if is_endpoint(options.captioner):
         from captionbeam.pipelines.endpoints.processor import EndpointCaptioner
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from captionbeam.schemas.store.layout import Snapshot
 
 R = TypeVar("R", bound=ReadingOptions)
+MODELS = ("captioner", "score", "rerank", "encoder")
+"""Options whose values are a scheme and a location, such as ``hf:PATH``."""
 LISTING: tuple[Role, ...] = ("listing", "source", "part")
 
 
@@ -70,7 +72,7 @@ def _options(owner: type) -> Iterator[tuple[str, Option]]:
 
 
 def _absolute(name: str, found: Option, value: Any) -> Any:
-    """Returns paths as absolute ones; ``weights``, ``captioner`` and ``encoder`` may be a published name instead."""
+    """Returns paths as absolute ones; ``weights`` and those of MODELS may be a published name instead."""
     if not found.location or not value:
         return value
     if isinstance(value, tuple):
@@ -80,11 +82,14 @@ def _absolute(name: str, found: Option, value: Any) -> Any:
         ]
     if name == "weights":
         return files.absolute(value) if os.path.exists(os.path.expanduser(value.partition("#")[0])) else value
-    if name in ("captioner", "encoder"):
-        scheme, _, path = value.partition(":")
-        is_folder = scheme != "timm" and os.path.isdir(os.path.expanduser(path))
-        return f"{scheme}:{files.absolute(path)}" if is_folder else value
-    return files.absolute(value)
+    return absolute_model(value) if name in MODELS else files.absolute(value)
+
+
+def absolute_model(value: str) -> str:
+    """Returns a scheme and a location with the path of a folder as an absolute one; other values as they are."""
+    scheme, _, path = value.partition(":")
+    is_folder = scheme != "timm" and os.path.isdir(os.path.expanduser(path))
+    return f"{scheme}:{files.absolute(path)}" if is_folder else value
 
 
 def with_store(options: Refresh) -> Refresh:
@@ -178,7 +183,7 @@ def _beside_store(request: Mapping[str, Any], options: Refresh) -> dict[str, Any
 
     now, before = files.absolute(str(options.output)), url_before(files.absolute(str(options.output)))
     movable = {name for name, found in _options(type(options)) if found.location and not found.repeated}
-    movable = (movable | {"source"}) - {"weights", "captioner", "encoder"}
+    movable = (movable | {"source"}) - {"weights", *MODELS}
 
     def found(name: str, value: Any) -> Any:
         if before in ("", now) or name not in movable or not isinstance(value, str):

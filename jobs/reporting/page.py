@@ -28,11 +28,13 @@ EXAMPLES = 3
 class Said:
     """One caption: each word with whether a reference has it (None if there are no references).
 
-    ``logprob``: of the whole caption and mean of a token; None for an endpoint's answer, which has none.
+    ``logprob``: of the whole caption and mean of a token; None for an endpoint's answer, which has none. ``score``:
+    against its image, if it has one.
     """
 
     words: list[tuple[str, bool | None]]
     logprob: tuple[float, float] | None
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -181,4 +183,4 @@ def _said(caption: Mapping[str, Any], known: set[str] | None) -> Said:
     hits = [known.issuperset(one) for one in tokens] if known is not None else [None] * len(words)
     whole = caption.get("logprob")
     logprob = None if whole is None else (whole, whole / (len(caption["tokens"]) + 1))
-    return Said(list(zip(words, hits, strict=True)), logprob)
+    return Said(list(zip(words, hits, strict=True)), logprob, caption.get("score"))

@@ -93,6 +93,21 @@ def read_kept(url: str) -> dict[str, dict[str, Any]]:
     return {row["image_id"]: {name: row[name] for name in names} for row in rows} if names else {}
 
 
+def read_scores(url: str, column: str | None = None) -> dict[str, float]:
+    """Returns image id -> score of its best caption against the image, of a captions store that has them."""
+    if "::" in url or url.endswith((".json", ".jsonl", ".jsonl.gz")) or files.exists(files.join(url, RECORD)):
+        return {}
+    store = open_captions(url)
+    name = chosen_column(store.columns, column, url)
+    rows = (
+        [row for batch in store.scan(["image_id", name]) for row in batch.to_pylist()]
+        if "scorer" in store.spec
+        else []
+    )
+    found = {row["image_id"]: row[name][0].get("score") for row in rows if row[name]}
+    return {image: score for image, score in found.items() if score is not None}
+
+
 def chosen_column(columns: Sequence[str], column: str | None, url: str) -> str:
     """Returns the column of captions to read, of all ``columns`` of a store. Raises RequestError."""
     names = ", ".join(columns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from captionbeam.jobs.options import inputs
 from captionbeam.jobs.options.command import Result
 from captionbeam.jobs.options.prompts import RequestOptions, endpoint_of, is_endpoint
 from captionbeam.jobs.options.run import BulkCommand, ModelOptions, RunOptions
+from captionbeam.jobs.options.scorers import columns_of, scoring_job, with_scorer
 from captionbeam.jobs.options.sources import ReadingOptions
 from captionbeam.jobs.ui.terminal import note, say
 from captionbeam.schemas import Store
@@ -26,11 +28,17 @@ from captionbeam.schemas.storage import files
 if TYPE_CHECKING:
     from captionbeam.jobs.bulk.launch import Work
     from captionbeam.pipelines.endpoints.plan import EndpointJob
+    from captionbeam.pipelines.workers.batches import WorkerJob
     from captionbeam.pipelines.workers.processors import ModelJob
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetryFailures(ReadingOptions, ModelOptions, RequestOptions, BulkCommand):
+class StoredModelOptions(ReadingOptions, ModelOptions, RequestOptions):
+    """How the models that a store has, or its endpoint, process its images again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryFailures(StoredModelOptions, BulkCommand):
     """Processes a store's failed images again and publishes the next snapshot."""
 
     HELP = """\
@@ -83,50 +91,78 @@ Other flags are those of Beam's PipelineOptions.
 
 
 def _work(store: Store, refs: list[Any], options: RetryFailures) -> Work:
-    """Returns the work of the store's encoder, reduction or captioner on ``refs``, which are read in the same way.
+    """Returns the work of the store's models on ``refs``, which are read in the same way.
 
     Raises StoreError, FingerprintError.
     """
     import apache_beam as beam
 
+    from captionbeam.schemas.records import ImageRef
+
+    rows = refs[0].kind == "row"
+    if store.kind == "captions":
+        field, job = stored_captioner(store, options)
+        if "scorer" in store.spec:
+            folder = _model(store, str(store.spec["scorer"]["model"]))
+            how = {"batch_size": options.batch_size, "device": options.device}
+            job = scoring_job(store.spec, field, job, folder, **how)
+            field = arrow.with_scores(columns_of(store.spec, field)).field(0)
+    else:
+        field, made = (_reducer if rows else _encoder)(store)
+        job = replace(made, batch_size=options.batch_size, device=options.device)
+    find = beam.Create(refs, reshuffle=False).with_output_types(ImageRef)
+    return store_work(store, store.spec, field, lambda models_url: job, find, options, rows)
+
+
+def store_work(
+    store: Store,
+    spec: Mapping[str, Any],
+    field: Any,
+    job: Callable[[str], WorkerJob],
+    find: Any,
+    options: ReadingOptions,
+    rows: bool = False,
+) -> Work:
+    """Returns the work of ``job`` on images that ``find`` finds in ``store`` itself. ``rows``: of features."""
     from captionbeam.jobs.bulk.launch import Work
     from captionbeam.jobs.options.sources import fetch_options
     from captionbeam.pipelines.endpoints.links import fetch_links
     from captionbeam.pipelines.features.rows import fetch_rows
     from captionbeam.pipelines.sources.images import fetch
-    from captionbeam.schemas.records import ImageRef
 
     if fingerprint(store.spec) != store.fingerprint:
         raise FingerprintError(
             f"the specification of {store.url} has fingerprint {fingerprint(store.spec)}; expected {store.fingerprint}"
         )
-    rows = refs[0].kind == "row"
     read: Any = fetch_rows if rows else functools.partial(fetch, options=fetch_options(options))
-    job: Any
-    if "endpoint" in store.spec:
-        field, job = _endpoint(store, options)
-        read = fetch_links if job.spec.send_urls else read
-    else:
-        make = _captioner if store.kind == "captions" else _reducer if rows else _encoder
-        field, job = make(store)
-        job = replace(job, batch_size=options.batch_size, device=options.device)
     return Work(
         kind=store.kind,
-        spec=store.spec,
-        fingerprint=store.fingerprint,
+        spec=spec,
+        fingerprint=fingerprint(spec),
         field=field,
-        find=beam.Create(refs, reshuffle=False).with_output_types(ImageRef),
+        find=find,
         names=(),
         features=None,
-        fetch=read,
-        job=lambda models_url: job,
+        fetch=fetch_links if store.spec.get("send_urls") else read,
+        job=job,
         keep=tuple(store.input_columns.names),
         kept=store.input_columns,
         exif=tuple(schema_of(store.snapshot.exif).names),
     )
 
 
-def _endpoint(store: Store, options: RetryFailures) -> tuple[Any, EndpointJob]:
+def stored_captioner(store: Store, options: StoredModelOptions) -> tuple[Any, WorkerJob]:
+    """Returns field and job of the captioner that the store has in ``models/``, or of its endpoint, without scores.
+
+    Raises StoreError.
+    """
+    if "endpoint" in store.spec:
+        return _endpoint(store, options)
+    field, job = _captioner(store)
+    return field, replace(job, batch_size=options.batch_size, device=options.device)
+
+
+def _endpoint(store: Store, options: StoredModelOptions) -> tuple[Any, EndpointJob]:
     """Returns field and job for the prompts of ``store``, asked at the recorded address."""
     from captionbeam.capmodel.specs import EndpointSpec
     from captionbeam.pipelines.endpoints.plan import EndpointJob
@@ -138,7 +174,7 @@ def _endpoint(store: Store, options: RetryFailures) -> tuple[Any, EndpointJob]:
             f"{store.url} has no record of where {store.spec['endpoint']!r} is asked; "
             "expected captionbeam caption again, with --retry-failures"
         )
-    spec = from_spec(EndpointSpec, store.spec)
+    spec = from_spec(EndpointSpec, with_scorer(store.spec, None))
     return prompts_of(spec)[0].field, EndpointJob(spec, endpoint_of(captioner, options))
 
 
@@ -178,14 +214,16 @@ def _components(store: Store) -> str | None:
 def _captioner(store: Store) -> tuple[Any, ModelJob]:
     from captionbeam.capmodel.generation.options import DecodeOptions
     from captionbeam.capmodel.specs import ChatSpec
-    from captionbeam.pipelines.workers.processors import CaptionerJob, ChatJob, TransformersJob, columns_of
+    from captionbeam.pipelines.workers.processors import CaptionerJob, ChatJob, TransformersJob
+    from captionbeam.pipelines.workers.processors import columns_of as prompt_columns
 
-    if "transformers" in store.spec:
-        folder = _model(store, str(store.spec["transformers"]))
-        if "prompts" in store.spec:
-            spec = from_spec(ChatSpec, store.spec)
-            return columns_of(spec).field(0), ChatJob(folder=folder, spec=spec)
-        return arrow.captions_field(False), TransformersJob(folder=folder, spec=dict(store.spec))
+    own = with_scorer(store.spec, None)
+    if "transformers" in own:
+        folder = _model(store, str(own["transformers"]))
+        if "prompts" in own:
+            spec = from_spec(ChatSpec, own)
+            return prompt_columns(spec).field(0), ChatJob(folder=folder, spec=spec)
+        return arrow.captions_field(False), TransformersJob(folder=folder, spec=own)
     decode = DecodeOptions.from_dict(store.spec.get("decode", {}))
     return arrow.captions_field(decode.keep_attention), CaptionerJob(
         bundle=_model(store, str(store.spec.get("bundle"))),

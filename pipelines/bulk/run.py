@@ -31,6 +31,8 @@ from captionbeam.schemas.store.reading import Store
 from captionbeam.schemas.store.rows import ManifestRow, put_table, read_manifest
 from captionbeam.schemas.store.tags import split_selector
 
+REDOING = ("refresh", "score")
+"""Operations that may do all rows of a store again."""
 PACKAGES = ("captionbeam", "apache-beam", "torch", "torchvision", "pyarrow", "numpy")
 
 
@@ -43,9 +45,9 @@ class Run:
     fingerprint and none are kept. ``place`` is the folder of the run's record and plan; if it is not the store, the
     run is a trial that does not change the store. ``request``: how to repeat the run, as recorded in snapshots.
     ``retired``: sources that later runs do not list. ``previous``: the snapshot of which a redo copies the answers to
-    unchanged prompts. ``keeps``: columns of the input are kept beside the rows. ``exif``: names of what is kept of each
-    image file (``pipelines.workers.exif.NAMES``). ``adopts``: an image whose location the base has under another id
-    takes over that row.
+    unchanged prompts, or all captions if only their scorer is another: ``rescored``. ``keeps``: columns of the input
+    are kept beside the rows. ``exif``: names of what is kept of each image file (``pipelines.workers.exif.NAMES``).
+    ``adopts``: an image whose location the base has under another id takes over that row.
     """
 
     url: str
@@ -63,6 +65,7 @@ class Run:
     request: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     retired: tuple[str, ...] = ()
     previous: int | None = None
+    rescored: bool = False
     keeps: bool = False
     exif: tuple[str, ...] = ()
     adopts: bool = False
@@ -101,10 +104,10 @@ def start_run(
 ) -> Run:
     """Freezes the base of a new run on the store at ``url`` and writes its record (below ``place``, if given).
 
-    ``field`` is the Arrow field of the output column; ``operation`` is ``add`` or ``refresh``; ``runner`` describes
-    the runner for the record; for ``request``, ``retired``, ``keeps`` and ``exif`` see ``Run``. Raises RequestError if
-    the store is not writable, StoreError if a newer version wrote it, and FingerprintError if its rows have another
-    fingerprint (a refresh redoes all rows instead).
+    ``field`` is the Arrow field of the output column; ``operation`` is ``add``, ``refresh`` or ``score``; ``runner``
+    describes the runner for the record; for ``request``, ``retired``, ``keeps`` and ``exif`` see ``Run``. Raises
+    RequestError if the store is not writable, StoreError if a newer version wrote it, and FingerprintError if its rows
+    have another fingerprint (a refresh and a scoring redo all rows instead).
     """
     url = files.absolute(url)
     check_no_snapshot(url)
@@ -112,13 +115,15 @@ def start_run(
         newest = layout.newest_snapshot(url)
         if newest is None:
             _check_free(url)
-        redo = operation == "refresh" and newest is not None and newest.fingerprint != fingerprint
+        redo = operation in REDOING and newest is not None and newest.fingerprint != fingerprint
         check_same(url, newest, kind, check_format(file_format), spec, None if redo else fingerprint)
         shape = arrow.grid_shape(field)[0] if arrow.is_grid(field) else ()
         parent = newest.id if newest else None
         described = (kind, file_format, fingerprint, dict(spec), field.name, shape, parent)
-        previous = parent if redo and newest and "prompts" in spec and "prompts" in newest.spec else None
-        again = (operation, redo, place, dict(request or {}), tuple(retired), previous)
+        before = newest.spec if redo and newest else {}
+        rescored, prompted = same_but_scorer(before, spec), "prompts" in spec and "prompts" in before
+        previous = parent if rescored or prompted else None
+        again = (operation, redo, place, dict(request or {}), tuple(retired), previous, rescored)
         run = Run(url, _new_id(), *described, *again, keeps=keeps, exif=tuple(exif))
         _write_record(run, options or {}, _unpublished(run), runner or {})
     except (OSError, ImportError) as err:
@@ -126,6 +131,12 @@ def start_run(
             f"{url} cannot be used as a store: {err}; expected a writable folder or URL"
         ) from err
     return run
+
+
+def same_but_scorer(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Returns whether two specifications of captions differ at most in what scores these, and ``new`` has scores."""
+    both = [{name: value for name, value in spec.items() if name != "scorer"} for spec in (old, new)]
+    return "scorer" in new and both[0] == both[1]
 
 
 def _check_free(url: str) -> None:

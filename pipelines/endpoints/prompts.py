@@ -62,7 +62,7 @@ class Prompt:
 
 def prompts_of(spec: EndpointSpec | ChatSpec) -> list[Prompt]:
     """Returns the prompts of a specification, in the order of their columns."""
-    common = {name: value for name, value in spec_of(spec).items() if name != "prompts"}
+    common = {name: value for name, value in spec_of(spec).items() if name not in ("prompts", "scorer")}
     return [
         Prompt(
             column,

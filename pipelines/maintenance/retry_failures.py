@@ -49,7 +49,7 @@ def find_failed(store: Store, failures: Iterable[FailureRow]) -> tuple[list[Imag
         complete_spec(store.spec).get("encoder", "") is not None
     ):  # else captions of features, whose images are rows
         found.update((failure["image_id"], _from_location(failure)) for failure in rest)
-    refs = _with_columns(store, _with_coordinates(list(found.values())))
+    refs = _with_columns(store, with_coordinates(list(found.values())))
     return refs, sorted(wanted.keys() - {ref.image_id for ref in refs})
 
 
@@ -100,7 +100,7 @@ def _from_location(failure: FailureRow) -> ImageRef:
     return ref._replace(image_id=failure["image_id"], source=failure["source"], version=failure["version"])
 
 
-def _with_coordinates(refs: list[ImageRef]) -> list[ImageRef]:
+def with_coordinates(refs: list[ImageRef]) -> list[ImageRef]:
     """Lists the containers of zip members, and of tar members without coordinates, again. Drops missing members."""
     lost = [ref for ref in refs if ref.kind == "zip" or (ref.kind == "tar" and ref.length < 0)]
     found = [ref for ref in refs if ref not in lost]

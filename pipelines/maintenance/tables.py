@@ -45,11 +45,11 @@ def export_schema(store: Store, file_format: str) -> pa.Schema:
     Features are float32. A grid is one flat list in C order, with its shape in the field's metadata. In csv, a pooled
     vector has one column per number. Captions and answers are nested, with their typed values; enums are strings, and
     an inner list of a list is a record with one field, because BigQuery has no nested lists. In csv, each caption has
-    its own line: JSON as text, the prompt's name if there are several prompts, an empty ``logprob`` if there is none.
-    The columns kept from the input come last. In csv, nested ones are JSON text; in csv
-    and jsonl, durations are text (``1.5s``). What BigQuery has no type for is in
-    one that holds the same values: microseconds instead of nanoseconds, or text if a value has a part of one; decimals
-    instead of uint64; text instead of decimals of more than 38 digits before or after the point.
+    its own line: JSON as text, the prompt's name if there are several prompts, an empty ``logprob`` if there is none,
+    and the ``score`` if there are any. The columns kept from the input come last. In csv, nested ones are JSON text; in
+    csv and jsonl, durations are text (``1.5s``). What BigQuery has no type for is in one that holds the same values:
+    microseconds instead of nanoseconds, or text if a value has a part of one; decimals instead of uint64; text instead
+    of decimals of more than 38 digits before or after the point.
     """
     own = [*arrow.IDENTITY, *_value_fields(store, file_format)]
     shown = shown_names(store.kept, [field.name for field in own])
@@ -127,9 +127,10 @@ def _stored_fields(store: Store) -> list[pa.Field]:
     url = next((store.data_url(shard["shard"]) for shard in store.shards if shard["rows"]), None)
     if url is None:
         has_prompts = "prompts" in store.spec
-        return [
+        fields = [
             arrow.answers_field(name, "") if has_prompts else arrow.captions_field() for name in store.columns
         ]
+        return list(arrow.with_scores(pa.schema(fields))) if "scorer" in store.spec else fields
     with closing(open_data(url)) as data:
         return [data.schema.field(name) for name in store.columns]
 
@@ -140,6 +141,8 @@ def _line_fields(stored: list[pa.Field]) -> Iterator[pa.Field]:
     yield pa.field("rank", pa.int64(), nullable=False)
     yield pa.field("caption", pa.string(), nullable=False)
     yield pa.field("logprob", pa.float32(), nullable=any(not arrow.has_logprobs(field) for field in stored))
+    if any(arrow.has_scores(field) for field in stored):
+        yield pa.field("score", pa.float32())
 
 
 def _plain_field(field: pa.Field) -> pa.Field:
@@ -268,7 +271,8 @@ def _lines(batch: pa.RecordBatch, kept: list[pa.Array], schema: pa.Schema) -> pa
         identity = {name: row[name] for name in arrow.IDENTITY_NAMES}
         for column in batch.schema.names[len(arrow.IDENTITY) :]:
             for rank, caption in enumerate(row[column], 1):
-                about = {"rank": rank, "caption": caption["text"], "logprob": caption.get("logprob")}
+                numbers = {name: caption.get(name) for name in ("logprob", "score")}
+                about = {"rank": rank, "caption": caption["text"], **numbers}
                 lines.append({**identity, "prompt": column, **about})
                 rows.append(at)
     own = pa.schema(list(schema)[: len(schema) - len(kept)])

@@ -108,9 +108,14 @@ def _fetch_wanted(
     refuse: Callable[[ImageRef], ImageError | None],
     read: Callable[[list[ImageRef]], list[Result]],
 ) -> list[Result]:
-    refusals = [refuse(ref) for ref in refs]
+    refusals = [_missing(ref) or refuse(ref) for ref in refs]
     found = iter(read([ref for ref, refusal in zip(refs, refusals, strict=True) if refusal is None]))
     return [refusal or next(found) for refusal in refusals]
+
+
+def _missing(ref: ImageRef) -> ImageError | None:
+    """Returns the error of a member that its container does not have any more: one without an offset."""
+    return ImageError("not_found", "fetch", f"{ref.location}: is not there") if ref.offset < 0 else None
 
 
 def _file_refusal(ref: ImageRef, options: FetchOptions) -> ImageError | None:

@@ -96,6 +96,16 @@ class ShardProcessor(Processor, Protocol):
     def committed(self, failed: Collection[str]) -> None: ...
 
 
+@runtime_checkable
+class KeepsRows(Protocol):
+    """A processor with earlier rows that stay although their images cannot be processed any more.
+
+    ``kept`` returns the content of an image's earlier row and its columns, or None.
+    """
+
+    def kept(self, image_id: str) -> tuple[str, dict[str, pa.Array]] | None: ...
+
+
 def used_by(processor: Processor, ref: ImageRef) -> str:
     """Returns the values of an image's kept columns on which results of ``processor`` depend, as text; '' if none."""
     if ref.columns and isinstance(processor, ReadsColumns):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from captionbeam.pipelines.workers.batches import Processor
+from captionbeam.pipelines.workers.batches import Processor, WorkerJob
 from captionbeam.pipelines.workers.replicas import Replicas
 from captionbeam.schemas.errors import RequestError, SystemicError, not_installed
 from captionbeam.schemas.fingerprint import fingerprint, spec_of
@@ -190,6 +190,35 @@ class ChatJob(FolderJob):
         from captionbeam.pipelines.workers.chat_shards import ChatProcessor
 
         return ChatProcessor(replicas)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringJob(FolderJob):
+    """Captions of the job ``captioner``, with scores by a CLIP or SigLIP model.
+
+    ``columns``: the captioner's. ``used``, ``rerank``, ``lazily``: as of ``ScoringProcessor``.
+    """
+
+    captioner: WorkerJob
+    columns: pa.Schema
+    used: tuple[str, ...] = ()
+    rerank: bool = False
+    lazily: bool = False
+
+    def load(self, threads: int, processes: int = 1) -> Processor:
+        """Loads the scorer, and the captioner unless ``lazily``. Raises SystemicError."""
+        from captionbeam.pipelines.workers.scoring_shards import ScoringProcessor
+
+        scorer: Any = super().load(threads, processes)
+        job = self.captioner
+        job = replace(job, device=self.device) if isinstance(job, ModelJob) else job
+        load = partial(job.load, threads, processes)
+        return ScoringProcessor(scorer, load, self.columns, self.used, self.rerank, self.lazily)
+
+    def _model(self, device: str) -> Any:
+        from captionbeam.capmodel.captioners.huggingface.scorer import Scorer
+
+        return Scorer.load(self.folder, self.batch_size, device)
 
 
 def columns_of(spec: ChatSpec) -> pa.Schema:

@@ -23,6 +23,7 @@ import pyarrow as pa
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.workers.batches import (
     BatchResult,
+    KeepsRows,
     PerShard,
     Prepared,
     Processor,
@@ -159,7 +160,12 @@ def _run_shard(
                 output.add(done, result)
                 continue
             for image in done:
-                output.fail(failure_of(image.ref, result), image.exif)
+                kept = processor.kept(image.ref.image_id) if isinstance(processor, KeepsRows) else None
+                if kept is None:
+                    output.fail(failure_of(image.ref, result), image.exif)
+                    continue
+                tally.counts[f"failed_{result.code}"] -= 1
+                output.add([Done(image.ref, kept[0], image.exif)], kept[1])
     for done, columns in reuse.rows(processor.schema):
         output.add(done, columns)
 

@@ -116,6 +116,28 @@ def has_logprobs(field: pa.Field) -> bool:
     return bool(field.type.value_type.get_field_index("logprob") >= 0)
 
 
+def with_scores(columns: pa.Schema) -> pa.Schema:
+    """Returns columns of captions with a field ``score`` in each; answers in JSON have none."""
+    return pa.schema([_with_score(field) for field in columns])
+
+
+def _with_score(field: pa.Field) -> pa.Field:
+    kind = field.type.value_type
+    if kind.get_field_index("value") >= 0:
+        return field
+    return field.with_type(pa.list_(pa.struct([*kind, pa.field("score", pa.float32())])))
+
+
+def scored_names(columns: pa.Schema) -> list[str]:
+    """Returns the names of the columns of captions with scores."""
+    return [field.name for field in columns if is_captions(field) and has_scores(field)]
+
+
+def has_scores(field: pa.Field) -> bool:
+    """Returns whether the captions in ``field`` have scores against their image; null where it cannot be read."""
+    return bool(field.type.value_type.get_field_index("score") >= 0)
+
+
 def row_schema(columns: pa.Schema, kind: str, fingerprint: str) -> pa.Schema:
     """Returns the identity columns followed by a processor's ``columns``; ``kind`` is ``features`` or ``captions``."""
     return stamp(pa.schema([*IDENTITY, *columns]), kind, fingerprint)

@@ -69,9 +69,9 @@ class Commit:
 class Snapshot:
     """A published state of a store.
 
-    ``operation`` is ``add``, ``refresh``, ``rollback``, ``compact`` or ``purge``; ``note`` is an optional remark.
-    ``request`` is what a refresh repeats: the job, the options that affect rows and values, and each source with its
-    listing options; empty if no job recorded it. ``kept``: names and types of the kept columns, as from
+    ``operation`` is ``add``, ``refresh``, ``score``, ``rollback``, ``compact`` or ``purge``; ``note`` is an optional
+    remark. ``request`` is what a refresh repeats: the job, the options that affect rows and values, and each source
+    with its listing options; empty if no job recorded it. ``kept``: names and types of the kept columns, as from
     ``schema_text``; '' if there are none. ``exif``: likewise of what image files say of themselves.
     """
 

@@ -1,4 +1,4 @@
-"""Hugging Face transformers (extra ``huggingface``): its models as captioners, and bundles as its models."""
+"""Hugging Face transformers (extra ``huggingface``): its captioners and scorers, and bundles as its models."""
 
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from captionbeam.capmodel.captioners.huggingface.chat import ChatCaptioner, ChatPlan, resolve_chat
     from captionbeam.capmodel.captioners.huggingface.folders import ModelFolder, open_folder, stored_folder
     from captionbeam.capmodel.captioners.huggingface.modeling import BundleConfig, BundleForCaptioning
+    from captionbeam.capmodel.captioners.huggingface.scorer import Scorer, ScorerPlan, resolve_scorer
 
 __all__ = ["BundleConfig", "BundleForCaptioning", "ChatCaptioner", "ChatPlan", "HuggingFaceCaptioner",
-           "HuggingFacePlan", "ModelFolder", "open_folder", "resolve_captioner", "resolve_chat",
-           "stored_folder"]  # fmt: skip
+           "HuggingFacePlan", "ModelFolder", "Scorer", "ScorerPlan", "open_folder", "resolve_captioner",
+           "resolve_chat", "resolve_scorer", "stored_folder"]  # fmt: skip
 
 __getattr__ = lazy_names(
     __name__,
@@ -24,4 +25,5 @@ __getattr__ = lazy_names(
     chat="ChatCaptioner ChatPlan resolve_chat",
     folders="ModelFolder open_folder stored_folder",
     modeling="BundleConfig BundleForCaptioning",
+    scorer="Scorer ScorerPlan resolve_scorer",
 )
