@@ -75,7 +75,7 @@ def publish(run: Run, gates: Gates = OPEN) -> Snapshot:
         kept = _kept(run, newest)
         added, renewed = _with_columns(run, rewritten, _added(run, kept), kept)
         deletes = _deletes(run, kept, added)
-        if newest is not None and not added and not renewed and not deletes:
+        if newest is not None and not added and not renewed and not deletes and _keeps_the_same(run, kept):
             check_failures(gates.max_failures, run, newest, added)
             return None
         if newest is None and not added:
@@ -190,13 +190,26 @@ def _kept_columns(run: Run, kept: Snapshot | None, request: Mapping[str, Any]) -
     After a refresh of all sources, to which no other writer has added, every row has the run's columns and no others.
     """
     own, adopted = kept_schema(run), adopted_manifest(run)
-    alone = kept is not None and kept.id == run.base and not adopted
-    if run.keeps and alone and kept and kept.request and lists_all(run, request):
+    if _has_own_columns(run, kept, request):
         return schema_text(own)
     urls = [files.join(run.url, "columns", row["columns"]) for row in adopted if row["columns"]]
     with ThreadPoolExecutor(READERS) as pool:
         seen = list(pool.map(lambda url: kinds_in(parquet.read_table(url)), urls))
     return schema_text(functools.reduce(merged, [schema_of(kept.kept if kept else ""), own, *seen]))
+
+
+def _keeps_the_same(run: Run, kept: Snapshot | None) -> bool:
+    if kept is None or not _has_own_columns(run, kept, kept.request):
+        return True
+    return schema_text(kept_schema(run)) == kept.kept
+
+
+def _has_own_columns(run: Run, kept: Snapshot | None, request: Mapping[str, Any]) -> bool:
+    """Returns whether every row has the columns that the run keeps, or none as it was asked for, and no others."""
+    alone = kept is not None and kept.id == run.base and not adopted_manifest(run)
+    asked = {tuple(entry.get("keep_columns", ())) for entry in run.request.get("sources", ())}
+    decided = run.keeps or asked == {("none",)}
+    return bool(decided and alone and kept and kept.request and lists_all(run, request))
 
 
 def _sum(before: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:

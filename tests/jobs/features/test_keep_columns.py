@@ -67,6 +67,18 @@ def test_types_are_those_of_all_sources_and_runs(lists, tmp_path):
     )  # fmt: skip
 
 
+def test_none_ends_the_columns_and_naming_them_brings_them_back(lists, tmp_path):
+    captionbeam("encode", lists / "one.csv", "--output", tmp_path / "f", "--keep-columns", "price", *ENCODER)
+    names = []
+    for arguments in (["--keep-columns", "none"], [], ["--keep-columns", "price,category"], []):
+        done = captionbeam("refresh", tmp_path / "f", *arguments)
+        names.append(Store.open(str(tmp_path / "f")).kept.names)
+        assert ("nothing to do" in done.stdout) == (not arguments)
+    assert names == [[], [], ["category", "price"], ["category", "price"]]
+    assert Store.open(str(tmp_path / "f@1")).kept.names == ["price"]
+    captionbeam("store", "verify", tmp_path / "f")
+
+
 def test_other_tools_read_the_columns_beside_the_rows(lists, tmp_path):
     captionbeam("encode", lists / "one.csv", "--output", tmp_path / "f", "--keep-columns", "price", *ENCODER)
     found = duckdb.sql(
