@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from captionbeam.schemas.store.rows import ManifestRow
 
 FAILURES_RISE, FEWEST_FAILURES = 0.1, 3
 SHORTER, UNKNOWN_RISE, EQUAL_RISE = 0.5, 0.1, 0.25
+SCORE_FALL = 0.2  # of the median of captions' scores
 FEWEST_CAPTIONS, FEWEST_EQUAL, SAMPLED_SHARDS = 20, 100, 16
 FEW_TOKENS = 5  # including start and end
 UNKNOWN = "<unk>"
@@ -69,6 +71,7 @@ def check_gates(
         _check_jump(parent, snapshot)
     if run.kind == "captions":
         _check_texts(run, parent, added)
+        _check_scores(run, parent, added)
 
 
 def _check_texts(run: Run, parent: Snapshot | None, added: Sequence[ManifestRow]) -> None:
@@ -85,6 +88,30 @@ def _check_texts(run: Run, parent: Snapshot | None, added: Sequence[ManifestRow]
         what = "captions" if prompt is None else f"answers to the prompt of {column!r}"
         after = first_captions(run.url, added, column=column)
         check_captions(before, after, may_be_equal or is_json, what)
+
+
+def _check_scores(run: Run, parent: Snapshot | None, added: Sequence[ManifestRow]) -> None:
+    """Compares the scores of each column with the parent's, if the scorer is the same."""
+    scorer = run.spec.get("scorer")
+    if scorer is None or parent is None or parent.spec.get("scorer") != scorer:
+        return
+    store = Store(run.url, parent)
+    for column in value_columns(run.spec, run.column):
+        if column in store.columns and "schema" not in (_prompt(run.spec, column) or {}):
+            before = first_values(run.url, store.shards, store.dead, column, "score")
+            check_scores(before, first_values(run.url, added, NONE_DEAD, column, "score"), column)
+
+
+def check_scores(before: Sequence[float], after: Sequence[float], column: str) -> None:
+    """Raises HeldBack if the median score of captions fell by more than SCORE_FALL of it; 20 of each are needed."""
+    if min(len(before), len(after)) < FEWEST_CAPTIONS:
+        return
+    old, new = median(before), median(after)
+    if new < (1 - SCORE_FALL) * old:
+        raise HeldBack(
+            f"the median score of {column} fell from {old:.3g} to {new:.3g} (of {len(before):,} and {len(after):,}); "
+            f"expected at most {SCORE_FALL:.0%} less: " + AGAIN.format("--publish-anyway")
+        )
 
 
 def _prompt(spec: Mapping[str, Any], column: str) -> Mapping[str, Any] | None:
@@ -228,19 +255,28 @@ def _spread(texts: Sequence[str], count: int) -> list[str]:
 def first_captions(
     url: str, shards: Sequence[ManifestRow], dead: Mapping[str, Dead] = NONE_DEAD, column: str = "captions"
 ) -> list[str]:
-    """Returns the first captions, in ``column``, of the live rows of 16 of ``shards``, or of more if they are small.
+    """Returns the texts of ``first_values``."""
+    return first_values(url, shards, dead, column, "text")
+
+
+def first_values(
+    url: str, shards: Sequence[ManifestRow], dead: Mapping[str, Dead], column: str, field: str
+) -> list[Any]:
+    """Returns a field of the first captions, in ``column``, of the live rows of 16 of ``shards``, or of more
+    if they are small. Empty ones are left out.
 
     Shard names are hashes, so the first by name are a random sample.
     """
     ordered = sorted((row for row in shards if row["rows"]), key=lambda row: row["shard"])
-    found: list[str] = []
+    found: list[Any] = []
     for number, row in enumerate(ordered):
         if number >= SAMPLED_SHARDS and len(found) >= FEWEST_EQUAL:
             break
         data = pa.BufferReader(files.read_bytes(files.join(url, "data", row["data"])))
-        texts = f"{column}.list.element.text"
-        table = pq.ParquetFile(data).read(columns=[texts])  # read_table cannot select parts of lists
+        values = f"{column}.list.element.{field}"
+        table = pq.ParquetFile(data).read(columns=[values])  # read_table cannot select parts of lists
         gone = dead.get(row["shard"], Dead()).rows
         rows = enumerate(table.column(column).to_pylist())
-        found += [captions[0]["text"] for number, captions in rows if captions and number not in gone]
+        first = [captions[0][field] for number, captions in rows if captions and number not in gone]
+        found += [value for value in first if value is not None]
     return found

@@ -6,6 +6,7 @@ import shutil
 from functools import partial
 
 import apache_beam as beam
+import pyarrow as pa
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
@@ -23,9 +24,10 @@ from captionbeam.pipelines.bulk.listing_record import (
 from captionbeam.pipelines.bulk.run import Run
 from captionbeam.pipelines.sources.parse import parse_sources
 from captionbeam.schemas.errors import HeldBack, SourceError
+from captionbeam.schemas.formats import arrow
 from tests.builders.data.runs import features_run
 from tests.builders.data.sources import make_folder, make_zip, picture
-from tests.builders.data.stores import make_answers, make_captions
+from tests.builders.data.stores import make_answers, make_captions, make_store
 
 VARIED = [f"a dog and {number} cats" for number in range(100)]
 
@@ -106,6 +108,31 @@ def test_answers_are_compared_with_those_to_the_same_prompt(tmp_path, prompt, he
     with pytest.raises(
         HeldBack, match="answers to the prompt of 'a' collapsed against the parent's: words a"
     ):
+        check()
+
+
+def scored(url, score, scorer):
+    """A store of 30 captions, all with one score but for some that could not be scored."""
+    caption = {"text": "a dog", "logprob": -1.0, "tokens": ["a", "dog"]}
+    rows = {f"{n:03d}.jpg": [{**caption, "score": None if n < 5 else score}] for n in range(30)}
+    field = arrow.with_scores(pa.schema([arrow.captions_field()])).field(0)
+    return make_store(url, "captions", field, rows, {"bundle": "b", "scorer": {"model": scorer}})
+
+
+@pytest.mark.parametrize(
+    ("scorer", "score", "held"), [("clip", 0.55, True), ("clip", 0.6, False), ("siglip", 0.1, False)]
+)
+def test_scores_may_not_fall_by_more_than_a_fifth(tmp_path, scorer, score, held):
+    parent = scored(f"{tmp_path}/parent", 0.7, "clip")
+    store = scored(f"{tmp_path}/store", score, scorer)
+    for folder in ("data", "manifests"):
+        shutil.copytree(f"{parent.url}/{folder}", f"{store.url}/{folder}", dirs_exist_ok=True)
+    check = partial(check_gates, GATES, run_of(store), parent.snapshot, store.snapshot, store.shards, [], 0)
+    if not held:
+        check()
+        return
+    said = r"the median score of captions fell from 0.7 to 0.55 \(of 25 and 25\); expected at most 20% less: not publ"
+    with pytest.raises(HeldBack, match=said):
         check()
 
 
