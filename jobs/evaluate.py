@@ -1,18 +1,23 @@
-"""Score captions against references: BLEU, ROUGE-L, CIDEr and METEOR, equal to the published COCO code's."""
+"""Score captions against references: BLEU, ROUGE-L, CIDEr and METEOR, as the published COCO code, and CLIPScore."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from captionbeam.jobs.options import inputs
 from captionbeam.jobs.options.command import Command, Result
+from captionbeam.jobs.options.scorers import HUGGING_FACE, SCORER, check_installed
+from captionbeam.jobs.options.sources import ReadingOptions
 from captionbeam.jobs.ui.summary import print_table
 from captionbeam.jobs.ui.terminal import say
-from captionbeam.schemas.errors import RequestError
-from captionbeam.schemas.options import FILE, NAME, STORE, one_of, option, text
+from captionbeam.schemas.errors import RequestError, StoreError
+from captionbeam.schemas.options import FILE, NAME, STORE, like, one_of, option, text
+
+if TYPE_CHECKING:
+    from captionbeam.capmodel.captioners.huggingface.scorer import Scorer
 
 TITLES = {
     "Bleu_1": "BLEU-1",
@@ -23,6 +28,8 @@ TITLES = {
     "CIDEr": "CIDEr (CIDEr-D)",
     "CIDEr_original": "CIDEr, original",
     "METEOR": "METEOR",
+    "CLIPScore": "CLIPScore",
+    "RefCLIPScore": "RefCLIPScore",
 }
 
 
@@ -75,7 +82,8 @@ class Evaluate(ReferenceOptions, ColumnOptions, Command):
 Scores the captions of a store (the best one of each row), of its export as JSON lines, or of COCO results as
 JSON, a list of {image_id, caption}, against what people wrote: COCO's JSON (also inside its zip), Karpathy's
 split JSON, JSON lines or Parquet; what several files have of one image adds up. Images are joined by id or file
-name, else by unique base name. --meteor alone needs Java.
+name, else by unique base name. --meteor alone needs Java. --clip reads the images
+again, where the store read them.
 
 CIDEr is what coco-caption publishes under that name, which is CIDEr-D. CIDEr_original has neither its
 clipping nor its length penalty. idf comes from the references of the scored images.
@@ -88,6 +96,13 @@ clipping nor its length penalty. idf comes from the references of the scored ima
     meteor: bool = option(
         False, "also METEOR, by its published program: needs Java, 2 GB of memory, and the extra meteor"
     )
+    clip: str | None = option(
+        None,
+        "also CLIPScore and RefCLIPScore by this CLIP model of Hugging Face transformers: a folder of save_pretrained, "
+        "or a name on the hub, optionally with @REVISION (extra: huggingface)",
+        SCORER,
+    )
+    allow_private_addresses: bool = like(ReadingOptions, "allow_private_addresses")
     json: bool = option(False, "print one JSON object instead of a table")
     per_image: str | None = option(
         None, "also write each image's caption, scores and kept columns to this file, as JSON lines", FILE
@@ -110,8 +125,18 @@ clipping nor its length penalty. idf comes from the references of the scored ima
             )
         if self.meteor:
             meteor_scorer()
+        scorer = self._clip_scorer()
         pairs = join_references(read_captions(self.captions, self.column), *self.read_references())
         evaluation = pairs.evaluate(self.meteor)
+        notes = pairs.notes()
+        if scorer is not None:
+            from captionbeam.jobs.reporting.clip import clip_scores
+            from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
+
+            reading = FetchOptions(allow_private=self.allow_private_addresses)
+            found = clip_scores(self.captions, pairs, scorer, reading)
+            evaluation = evaluation.with_scores(found.means, found.images)
+            notes += [found.note()] if found.unread else []
         if self.per_image:
             scores = read_scores(self.captions, self.column)
             own = {
@@ -125,9 +150,24 @@ clipping nor its length penalty. idf comes from the references of the scored ima
             say(json.dumps(record))
         else:
             print_table("scores", score_rows(record))
-        for line in pairs.notes():
+        for line in notes:
             say(line, to_error=self.json)
         return Result(totals=record)
+
+    def _clip_scorer(self) -> Scorer | None:
+        """Returns the scorer of --clip. Raises RequestError, also for captions without images."""
+        from captionbeam.jobs.reporting.scoring import open_captions
+
+        if self.clip is None:
+            return None
+        check_installed(f"--clip {self.clip}")
+        try:
+            open_captions(self.captions)
+        except StoreError as err:
+            raise RequestError(f"--clip reads the images that a store's captions are of: {err}") from err
+        from captionbeam.jobs.reporting.clip import load_clip
+
+        return load_clip(self.clip.removeprefix(HUGGING_FACE))
 
 
 def image_rows(

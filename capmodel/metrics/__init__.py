@@ -6,7 +6,7 @@ Does not import torch. Use ``score`` for one evaluation, ``References`` to reuse
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from captionbeam.capmodel.metrics.bleu import ORDERS, BleuCounts, add_counts, bleu, count_image
@@ -39,6 +39,13 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Returns scores and counts as JSON values."""
         return {**self.scores, "counts": asdict(self.counts)}
+
+    def with_scores(
+        self, scores: Mapping[str, float], images: Mapping[str, Mapping[str, float]]
+    ) -> Evaluation:
+        """Returns the evaluation with further scores, over all images and of those images that have them."""
+        own = {image: {**before, **images.get(image, {})} for image, before in self.images.items()}
+        return replace(self, scores={**self.scores, **scores}, images=own)
 
 
 class References:

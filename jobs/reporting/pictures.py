@@ -44,7 +44,7 @@ class Picture:
 def read_pictures(locations: Sequence[str], reading: FetchOptions) -> Iterator[Picture]:
     """Yields the pictures at ``locations``, in order."""
     for start in range(0, len(locations), AT_ONCE):
-        yield from map(_thumbnail, _fetch(locations[start : start + AT_ONCE], reading))
+        yield from map(_thumbnail, fetch_pictures(locations[start : start + AT_ONCE], reading))
 
 
 def seen_window(picture: Picture, preprocess: Mapping[str, Any]) -> str:
@@ -61,12 +61,12 @@ def data_uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _fetch(locations: Sequence[str], reading: FetchOptions) -> Sequence[bytes | Exception]:
-    """Fetches all locations at once, or one by one if a source fails as a whole."""
+def fetch_pictures(locations: Sequence[str], reading: FetchOptions) -> Sequence[bytes | Exception]:
+    """Returns the bytes of each location, or its error: all at once, or one by one if a source fails as a whole."""
     try:
         return fetch_locations(locations, reading)
     except Trouble as err:
-        return [err] if len(locations) == 1 else [_fetch([one], reading)[0] for one in locations]
+        return [err] if len(locations) == 1 else [fetch_pictures([one], reading)[0] for one in locations]
 
 
 def _thumbnail(data: bytes | Exception) -> Picture:

@@ -8,7 +8,9 @@ import shutil
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from captionbeam.capmodel.captioners.huggingface.scorer import Scorer, resolve_scorer
 from captionbeam.jobs import cli
@@ -205,3 +207,62 @@ def test_features_and_captions_of_features_are_refused(made, tmp_path, capsys):
         status=2,
     )
     assert "is a model of blip, which does not score" in capsys.readouterr().err
+
+
+def test_evaluate_adds_clipscore_and_refclipscore(made, tmp_path, capsys):
+    references = {"0.png": ["a dog runs", "two cats"], "1.png": ["a dog", "a red ball"]}
+    lines = [json.dumps({"image_id": image, "captions": texts}) for image, texts in references.items()]
+    (tmp_path / "references.jsonl").write_text("\n".join(lines))
+    command = ["evaluate", "--captions", made / "plain", "--references", tmp_path / "references.jsonl", "--json",
+               "--per-image", tmp_path / "images.jsonl"]  # fmt: skip
+    run(*command, "--clip", f"hf:{made / 'clip'}")
+    record = json.loads(capsys.readouterr().out)
+    images = {
+        row["image_id"]: row for row in map(json.loads, (tmp_path / "images.jsonl").read_text().splitlines())
+    }
+    captions = {image: found[0]["text"] for image, found in rows(made / "plain").items()}
+    model = CLIPModel.from_pretrained(made / "clip").eval()
+    pictures, tokenizer = (
+        AutoImageProcessor.from_pretrained(made / "clip"),
+        AutoTokenizer.from_pretrained(made / "clip"),
+    )
+
+    def unit(found):
+        return torch.nn.functional.normalize(found.pooler_output, dim=-1)
+
+    def texts(*own):
+        given = tokenizer([f"A photo depicts {one}" for one in own], padding=True, truncation=True, max_length=40,
+                          return_tensors="pt")  # fmt: skip
+        return unit(model.get_text_features(**given))
+
+    expected = {}
+    for image, own in references.items():
+        pixels = pictures(images=Image.open(made / "photos" / image), return_tensors="pt")
+        with torch.no_grad():
+            caption = texts(captions[image])[0]
+            clip = 2.5 * max(0.0, float(unit(model.get_image_features(**pixels))[0] @ caption))
+            nearest = max(0.0, float((texts(*own) @ caption).max()))
+        expected[image] = clip, 2 * clip * nearest / (clip + nearest)
+    found = {image: (row["CLIPScore"], row["RefCLIPScore"]) for image, row in images.items()}
+    assert found == {image: pytest.approx(pair, abs=1e-5) for image, pair in expected.items()}
+    means = [sum(pair[at] for pair in expected.values()) / 2 for at in (0, 1)]
+    assert [record["CLIPScore"], record["RefCLIPScore"]] == pytest.approx(means, abs=1e-5)
+
+
+def test_clipscore_needs_images_and_a_clip(made, tmp_path, capsys):
+    store = shutil.copytree(made / "plain", tmp_path / "store")
+    (tmp_path / "references.jsonl").write_text(json.dumps({"image_id": "0.png", "captions": ["a dog"]}))
+    command = ["evaluate", "--captions", store, "--references", tmp_path / "references.jsonl"]
+    run(*command, "--clip", f"hf:{made / 'siglip'}", status=2)
+    assert "is a model of siglip; expected CLIP, of which CLIPScore is" in capsys.readouterr().err
+    (tmp_path / "results.json").write_text("[]")
+    run(
+        "evaluate",
+        "--captions",
+        tmp_path / "results.json",
+        *command[3:],
+        "--clip",
+        f"hf:{made / 'clip'}",
+        status=2,
+    )
+    assert "--clip reads the images that a store's captions are of" in capsys.readouterr().err
