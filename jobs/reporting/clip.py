@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from captionbeam.capmodel.captioners.huggingface.scorer import Scorer, resolve_scorer
 from captionbeam.jobs.reporting.pictures import fetch_pictures
 from captionbeam.jobs.reporting.scoring import Pairs, open_captions
 from captionbeam.pipelines.fetch.byte_ranges import FetchOptions
 from captionbeam.schemas import Store
 from captionbeam.schemas.counts import counted
 from captionbeam.schemas.errors import ImageError, RequestError
+
+if TYPE_CHECKING:
+    from captionbeam.capmodel.captioners.huggingface.scorer import Scorer
 
 AT_ONCE = 64  # images in memory
 CLIP_SCORE, REF_CLIP_SCORE = "CLIPScore", "RefCLIPScore"
@@ -43,6 +45,8 @@ class ClipScores:
 
 def load_clip(name: str) -> Scorer:
     """Returns the scorer of ``name``, a folder or a hub's name. Raises RequestError unless it is a CLIP."""
+    from captionbeam.capmodel.captioners.huggingface.scorer import Scorer, resolve_scorer
+
     plan = resolve_scorer(name)
     if plan.spec.model_type != "clip":
         raise RequestError(
