@@ -64,6 +64,11 @@ class RunTarget:
 
 
 B = TypeVar("B", bound=BulkCommand)
+# Options whose files the launcher reads, and copies to the store where workers need them.
+LAUNCHERS = (
+    "--encoder", "--weights", "--reduce", "--bundle", "--captioner", "--score", "--rerank", "--with", "--prompt-file",
+    "--schema",
+)  # fmt: skip
 
 
 def resolve_target(options: B, output: str = "output") -> tuple[RunTarget, B]:
@@ -76,8 +81,8 @@ def resolve_target(options: B, output: str = "output") -> tuple[RunTarget, B]:
         if found.location or field.name in ("sources", output):
             value = getattr(options, field.name) or ()
             places[shown(field, found)] = [value] if isinstance(value, str) else list(value)
-    for option in ("--weights", "--reduce", "--bundle", "--captioner", "--prompt-file", "--schema"):
-        places.pop(option, None)  # read by the launcher
+    for option in LAUNCHERS:
+        places.pop(option, None)
     if not isinstance(options, ModelOptions):
         return settle_target(options.pipeline_options, places, models=False), options
     device, precision = options.device, getattr(options, "precision", None)
