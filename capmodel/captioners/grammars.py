@@ -5,6 +5,7 @@ Shapes: B sequences, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,15 +15,17 @@ from torch import Tensor
 
 from captionbeam.schemas.errors import RequestError
 
+VALUES = ("const", "default", "enum", "examples")  # keywords with values rather than schemas
+LIMITS = {"minimum": -(1 << 63), "maximum": (1 << 63) - 1}
 INSTEAD = "--captioner vllm: or openai: if a server runs the model"
 
 
 class Grammars:
     """The grammars of the prompts' JSON Schemas, for one tokenizer.
 
-    ``schemas``: by column, as JSON. ``vocabulary``: V of the model's scores. ``ends``: ids that end an answer. JSON is
-    on one line, with the schema's own properties in its order. Raises RequestError for a schema or a tokenizer that
-    xgrammar does not take.
+    ``schemas``: by column, as JSON; their integers get 64 bits, as stored values have. ``vocabulary``: V of the model's
+    scores. ``ends``: ids that end an answer. JSON is on one line, with the schema's own properties in its order. Raises
+    RequestError for a schema or a tokenizer that xgrammar does not take.
     """
 
     def __init__(
@@ -40,7 +43,9 @@ class Grammars:
         self._compiled: dict[str, Any] = {}
         for column, schema in schemas.items():
             try:
-                self._compiled[column] = compiler.compile_json_schema(schema, any_whitespace=False)
+                self._compiled[column] = compiler.compile_json_schema(
+                    json.dumps(bounded(json.loads(schema))), any_whitespace=False
+                )
             except (RuntimeError, ValueError) as err:
                 raise RequestError(
                     f"the JSON Schema of prompt {column} cannot be a grammar of xgrammar ({_sentence(err)}); expected "
@@ -50,6 +55,21 @@ class Grammars:
     def allowing(self, column: str) -> list[Allowed]:
         """Returns what to add to the ``logits_processor`` of one ``generate``: nothing for a prompt without schema."""
         return [Allowed(self._compiled[column])] if column in self._compiled else []
+
+
+def bounded(schema: Any) -> Any:
+    """Returns a JSON Schema whose integers have 64 bits, unless it bounds them itself."""
+    if isinstance(schema, list):
+        return [bounded(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: part if name in VALUES else bounded(part) for name, part in schema.items()}
+    kinds = schema.get("type")
+    if kinds == "integer" or (isinstance(kinds, list) and "integer" in kinds and "number" not in kinds):
+        for name, limit in LIMITS.items():
+            if name not in schema and f"exclusive{name.capitalize()}" not in schema:
+                found[name] = limit
+    return found
 
 
 class Allowed:

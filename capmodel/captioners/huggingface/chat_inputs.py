@@ -53,6 +53,7 @@ class ChatProcessor:
         self._check_kind(name)
         self.tokenizer = self._processor.tokenizer
         self._check_words(name)
+        self._positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         self.columns = sorted({column for text in self._prompts.values() for column in columns_in(text)})
         self.largest_id = 0
         for text in self._prompts.values():
@@ -89,7 +90,12 @@ class ChatProcessor:
             )
 
     def _check_prompt(self, name: str, text: str) -> None:
-        image = Image.new("RGB", PROBE)
+        image, mark = Image.new("RGB", PROBE), self._mark
+        if mark and mark in text + self._system:
+            raise RequestError(
+                f"the prompt {text[:40]!r} or the system message has {mark!r}, which stands for the image in {name!r}; "
+                "expected a text without it"
+            )
         try:
             rendered = self._rendered(text, image)
             ids = self._tensors(text, image)["input_ids"]
@@ -98,6 +104,11 @@ class ChatProcessor:
                 f"the chat template of {name!r} cannot be used ({reason(err)}); expected one that takes an image, a "
                 f"text{' and a system message' if self._system else ''}, or {INSTEAD}"
             ) from err
+        if self._positions and ids.shape[1] > self._positions:
+            raise RequestError(
+                f"the prompt {text[:40]!r} has {ids.shape[1]} tokens with its image, and {name!r} reads "
+                f"{self._positions}; expected a shorter one"
+            )
         for part in filter(None, (text.strip(), self._system.strip())):
             if part not in rendered:
                 raise RequestError(
@@ -108,6 +119,12 @@ class ChatProcessor:
             raise RequestError(
                 f"the chat template of {name!r} has no place for an image; expected one that has, or {INSTEAD}"
             )
+
+    @property
+    def _mark(self) -> str:
+        """What stands for the image in a text; "" if nothing does."""
+        token = self._image_token()
+        return str(self.tokenizer.convert_ids_to_tokens(token)) if token >= 0 else ""
 
     def _image_token(self) -> int:
         found = (getattr(self.config, one, None) for one in ("image_token_id", "image_token_index"))
@@ -128,9 +145,14 @@ class ChatProcessor:
         found: dict[str, dict[str, Tensor]] = {}
         for column, text in asked.items():
             said = question(column, text, used)
+            if self._mark and self._mark in said:
+                raise ImageError(
+                    "model", "model", f"the prompt has {self._mark!r}, which stands for the image"
+                )
             try:
                 tensors = self._tensors(said, image)
                 tensors = self._padded(tensors) if columns_in(text) else tensors
+                self._check_length(tensors["input_ids"].shape[1])
             except IMAGE_ERRORS as err:
                 raise ImageError("model", "model", f"the model's processor: {reason(err)}") from err
             first = next(iter(found.values()), {})
@@ -139,6 +161,14 @@ class ChatProcessor:
                 for name, value in tensors.items()
             }
         return found
+
+    def _check_length(self, tokens: int) -> None:
+        if self._positions and tokens > self._positions:
+            raise ImageError(
+                "model",
+                "model",
+                f"the prompt has {tokens} tokens with its image; the model reads {self._positions}",
+            )
 
     def _tensors(self, text: str, image: Image.Image) -> dict[str, Tensor]:
         """Returns ``input_ids`` int64 ``[1, L]`` and all other inputs of one image; the first axis is the batch's."""

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from captionbeam.capmodel.captioners.grammars import bounded
 from captionbeam.capmodel.captioners.huggingface.chat import ChatCaptioner, resolve_chat
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.pipelines.workers.batches import Prepared, in_batches, run_batch
@@ -270,6 +271,37 @@ def test_a_tokenizer_of_a_larger_model_is_refused(tmp_path):
         RequestError, match=r"gives the prompt's words ids up to 32, but the model knows those below 24"
     ):
         resolve_chat(str(tmp_path / "small"), PROMPTS, GREEDY)
+
+
+def test_a_text_with_the_mark_of_the_image_is_refused(models):
+    with pytest.raises(RequestError, match=r"has '\[IMAGE\]', which stands for the image"):
+        resolve_chat(models("llava"), {"what": {"text": "describe [IMAGE] twice"}}, GREEDY)
+    loaded = captioner(models("llava"), 1, prompts={"what": {"text": "describe {title}"}})
+    with pytest.raises(ImageError, match=r"the prompt has '\[IMAGE\]', which stands for the image"):
+        loaded.prepare(png(picture(0)), {"title": "the [IMAGE]"})
+
+
+def test_a_prompt_longer_than_the_model_reads(models):
+    with pytest.raises(
+        RequestError, match=r"has \d+ tokens with its image, and .* reads \d+; expected a shorter one"
+    ):
+        resolve_chat(models("florence2"), {"what": {"text": "describe " * 3000}}, GREEDY)
+    loaded = captioner(models("florence2"), 1, prompts={"what": {"text": "describe {title}"}})
+    with pytest.raises(ImageError, match=r"the prompt has \d+ tokens with its image; the model reads \d+"):
+        loaded.prepare(png(picture(0)), {"title": "picture " * 3000})
+
+
+def test_integers_of_a_schema_have_64_bits_unless_it_bounds_them():
+    least, most = -(2**63), 2**63 - 1
+    inner = {"type": ["integer", "null"], "exclusiveMinimum": 0}
+    schema = {"properties": {"n": inner, "type": {"type": "integer"}}, "enum": [{"type": "integer"}]}
+    assert bounded(schema) == {
+        "properties": {
+            "n": {**inner, "maximum": most},
+            "type": {"type": "integer", "minimum": least, "maximum": most},
+        },
+        "enum": [{"type": "integer"}],
+    }
 
 
 def test_larger_pictures_are_scaled_down_first(models):
