@@ -198,7 +198,8 @@ def _captioner_now(options: CaptionerOptions, batch_size: int) -> Processor:
 
 
 def _chat_now(options: CaptionerOptions, batch_size: int) -> Processor:
-    from captionbeam.capmodel.captioners.huggingface.chat import ChatCaptioner, resolve_chat
+    from captionbeam.capmodel.captioners.huggingface.chat import ChatCaptioner
+    from captionbeam.capmodel.captioners.huggingface.chat_plan import resolve_chat
     from captionbeam.pipelines.workers.processors import columns_of, parsers_of
 
     plan = resolve_chat(options.folder, **_asking(options))

@@ -366,7 +366,7 @@ def plan_chat(
 
     ``asking``: further arguments of ``resolve_chat``. Raises RequestError.
     """
-    from captionbeam.capmodel.captioners.huggingface.chat import resolve_chat
+    from captionbeam.capmodel.captioners.huggingface.chat_plan import resolve_chat
 
     plan = resolve_chat(model, prompts, decode, device=device, **asking)
 

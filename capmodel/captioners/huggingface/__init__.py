@@ -10,7 +10,8 @@ if TYPE_CHECKING:
         HuggingFacePlan,
         resolve_captioner,
     )
-    from captionbeam.capmodel.captioners.huggingface.chat import ChatCaptioner, ChatPlan, resolve_chat
+    from captionbeam.capmodel.captioners.huggingface.chat import ChatCaptioner
+    from captionbeam.capmodel.captioners.huggingface.chat_plan import ChatPlan, resolve_chat
     from captionbeam.capmodel.captioners.huggingface.folders import ModelFolder, open_folder, stored_folder
     from captionbeam.capmodel.captioners.huggingface.modeling import BundleConfig, BundleForCaptioning
     from captionbeam.capmodel.captioners.huggingface.scorer import Scorer, ScorerPlan, resolve_scorer
@@ -22,7 +23,8 @@ __all__ = ["BundleConfig", "BundleForCaptioning", "ChatCaptioner", "ChatPlan", "
 __getattr__ = lazy_names(
     __name__,
     captioner="HuggingFaceCaptioner HuggingFacePlan resolve_captioner",
-    chat="ChatCaptioner ChatPlan resolve_chat",
+    chat="ChatCaptioner",
+    chat_plan="ChatPlan resolve_chat",
     folders="ModelFolder open_folder stored_folder",
     modeling="BundleConfig BundleForCaptioning",
     scorer="Scorer ScorerPlan resolve_scorer",

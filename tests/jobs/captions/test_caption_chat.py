@@ -16,7 +16,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from captionbeam.capmodel.captioners.huggingface.chat import ChatCaptioner, resolve_chat
+from captionbeam.capmodel.captioners.huggingface.chat import ChatCaptioner
+from captionbeam.capmodel.captioners.huggingface.chat_plan import resolve_chat
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.jobs import cli
 from captionbeam.pipelines.workers.processors import columns_of

@@ -14,7 +14,8 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from captionbeam.capmodel.captioners.grammars import bounded
-from captionbeam.capmodel.captioners.huggingface.chat import ChatCaptioner, resolve_chat
+from captionbeam.capmodel.captioners.huggingface.chat import ChatCaptioner
+from captionbeam.capmodel.captioners.huggingface.chat_plan import resolve_chat
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.pipelines.workers.batches import Prepared, in_batches, run_batch
 from captionbeam.pipelines.workers.processors import columns_of, parsers_of
