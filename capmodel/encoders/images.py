@@ -125,7 +125,7 @@ def scaled(size: tuple[int, int], max_pixels: int, longest: int | None = None) -
     if scale == 1.0:
         return size
     short = max(1, int(min(size) * scale))
-    long = min(int(max(size) * scale), max_pixels // short)
+    long = max(1, min(int(max(size) * scale), max_pixels // short))
     return (long, short) if width >= height else (short, long)
 
 
