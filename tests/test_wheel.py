@@ -24,7 +24,7 @@ IMPORT_ALL = f"""
 import importlib
 from importlib import metadata
 for path in metadata.files("captionbeam"):
-    others = {[*PLACES.values(), "airflow_dag", "__main__"]!r}
+    others = {[*" ".join(PLACES.values()).split(), "airflow_dag", "__main__"]!r}
     left_out = path.suffix != ".py" or any(place in str(path) for place in others)
     if not left_out:
         importlib.import_module(".".join(path.with_suffix("").parts).removesuffix(".__init__"))
