@@ -67,7 +67,7 @@ class Tower(Backbone):
 
     def shape(self, size: int, output: str) -> tuple[int, ...]:
         patch, width = self._config.patch_size, self._config.hidden_size
-        if size % patch:
+        if size % patch and size != self._config.image_size:  # as SigLIP's 384 with patches of 14
             raise RequestError(
                 f"image size {size} is no whole number of {self.name}'s patches; expected a multiple of {patch}"
             )

@@ -82,6 +82,24 @@ def test_another_image_size_interpolates_the_positions(towers, tmp_path):
         resolve_encoder(f"hf:{towers['clip']}", image_size=50)
 
 
+def test_a_models_own_image_size_need_not_be_a_multiple_of_its_patches(tmp_path):
+    """The convolution leaves out the rest, as in SigLIP's so400m-patch14-384."""
+    config = transformers.SiglipVisionConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=30,
+        patch_size=7,
+    )  # fmt: skip
+    model = transformers.SiglipVisionModel(config).eval()
+    model.save_pretrained(tmp_path / "model")
+    transformers.SiglipImageProcessor(size={"height": 30, "width": 30}).save_pretrained(tmp_path / "model")
+    encoder = loaded(tmp_path / "model", tmp_path)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "model")
+    pixels = torch.cat([processor(images=one, return_tensors="pt")["pixel_values"] for one in PICTURES])
+    with torch.no_grad():
+        expected = model(pixels).last_hidden_state.unflatten(1, (4, 4)).numpy()
+    assert encoder.spec.shape == (4, 4, 16)
+    np.testing.assert_allclose(rows(encoder), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_the_record_has_what_a_worker_needs(towers):
     spec, _ = resolve_encoder(f"hf:{towers['clip']}", output="pooled", precision="fp32")
     assert (spec.name, spec.shape) == ("hf:clip_vision_model", (PROJECTION,))
