@@ -130,14 +130,15 @@ def load_network(
 
     Raises RequestError if the keys or shapes of ``state`` differ from the network's.
     """
-    network: Any = get_backbone(name).build(size, output)
-    load_into(getattr(network, "model", network), state, name)
+    backbone = get_backbone(name)
+    network: Any = backbone.build(size, output)
+    load_into(getattr(network, "model", network), state, backbone.name)
     network.eval().requires_grad_(False)
     if not pool_padding:
         network.count_pool_padding(pool_padding)
     if name in BACKBONES:
         fold_batch_norm(network, layers)
     if layers:
-        network = get_backbone(name).cut(network, layers)
+        network = backbone.cut(network, layers)
     network.to(device=device, dtype=dtype)
     return network.to(memory_format=torch.channels_last)

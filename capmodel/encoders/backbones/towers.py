@@ -27,6 +27,7 @@ OWN = "FOLDER"  # the weights of the folder
 KINDS = (
     "clip", "clip_vision_model", "siglip", "siglip_vision_model", "dinov2", "dinov2_with_registers",
 )  # fmt: skip
+PROJECTED = "CLIPVisionModelWithProjection"  # AutoModel would leave its projection out
 EXPECTED = "a folder of CLIP, SigLIP or DINOv2 that save_pretrained wrote"
 INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, which image processors have
 # Of a configuration, what does not change an image's features, or is computed from the rest.
@@ -42,12 +43,12 @@ class Tower(Backbone):
     ``projection``: channels of CLIP's projection; 0 for a tower without one.
     """
 
-    outputs = ("grid", "pooled")
-
     def __init__(self, kind: str, config: Mapping[str, Any], projection: int) -> None:
         transformers = _transformers()
         self.name, self._kind, self._projection = f"{HUGGING_FACE}{kind}", kind, projection
         self._changed, self._config = dict(config), transformers.AutoConfig.for_model(kind, **config)
+        pools = getattr(self._config, "vision_use_head", True)  # SigLIP's attention pooling
+        self.outputs = ("grid", "pooled") if pools else ("grid",)
 
     @classmethod
     def of(cls, name: str) -> Tower:
@@ -67,7 +68,7 @@ class Tower(Backbone):
 
     def shape(self, size: int, output: str) -> tuple[int, ...]:
         patch, width = self._config.patch_size, self._config.hidden_size
-        if size % patch:
+        if size % patch and size != self._config.image_size:  # as SigLIP's 384 with patches of 14
             raise RequestError(
                 f"image size {size} is no whole number of {self.name}'s patches; expected a multiple of {patch}"
             )
@@ -98,6 +99,11 @@ class Tower(Backbone):
     def default(self) -> str:
         return OWN
 
+    def weights(self, wanted: str) -> State:
+        if wanted != OWN:
+            raise RequestError(f"{self.name} has the weights of its folder; expected no --weights")
+        return self.published(wanted)
+
 
 class OpenedTower(Tower):
     """The tower in a folder, with its weights, on the launcher. Raises RequestError if the folder has none."""
@@ -109,8 +115,9 @@ class OpenedTower(Tower):
         transformers = _transformers()
         path = name.removeprefix(HUGGING_FACE)
         with open_folder(path).local_copy() as folder:
-            _check_kind(path, folder)
-            whole = load_model(folder, path, "auto", transformers.AutoModel)
+            projects = PROJECTED in (_checked_config(path, folder).architectures or ())
+            kind = getattr(transformers, PROJECTED if projects else "AutoModel")
+            whole = load_model(folder, path, "auto", kind)
             try:
                 self._processor = transformers.AutoImageProcessor.from_pretrained(
                     folder, local_files_only=True
@@ -158,17 +165,18 @@ class Features(nn.Module):
         return self.projection(pooled) if hasattr(self, "projection") else pooled
 
 
-def _check_kind(name: str, folder: str) -> None:
+def _checked_config(name: str, folder: str) -> Any:
     from captionbeam.capmodel.captioners.huggingface.loading import LOAD_ERRORS, LOCAL, reason
 
     try:
-        kind = str(_transformers().AutoConfig.from_pretrained(folder, **LOCAL).model_type)
+        config = _transformers().AutoConfig.from_pretrained(folder, **LOCAL)
     except LOAD_ERRORS as err:
         raise RequestError(
             f"the model {name!r} cannot be opened ({reason(err)}); expected {EXPECTED}"
         ) from err
-    if kind not in KINDS:
-        raise RequestError(f"{name!r} is a model of {kind}; expected {EXPECTED}")
+    if config.model_type not in KINDS:
+        raise RequestError(f"{name!r} is a model of {config.model_type}; expected {EXPECTED}")
+    return config
 
 
 def _vision(model: Any) -> nn.Module:

@@ -82,6 +82,45 @@ def test_another_image_size_interpolates_the_positions(towers, tmp_path):
         resolve_encoder(f"hf:{towers['clip']}", image_size=50)
 
 
+def test_a_models_own_image_size_need_not_be_a_multiple_of_its_patches(tmp_path):
+    """The convolution leaves out the rest, as in SigLIP's so400m-patch14-384."""
+    config = transformers.SiglipVisionConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=30,
+        patch_size=7,
+    )  # fmt: skip
+    model = transformers.SiglipVisionModel(config).eval()
+    model.save_pretrained(tmp_path / "model")
+    transformers.SiglipImageProcessor(size={"height": 30, "width": 30}).save_pretrained(tmp_path / "model")
+    encoder = loaded(tmp_path / "model", tmp_path)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "model")
+    pixels = torch.cat([processor(images=one, return_tensors="pt")["pixel_values"] for one in PICTURES])
+    with torch.no_grad():
+        expected = model(pixels).last_hidden_state.unflatten(1, (4, 4)).numpy()
+    assert encoder.spec.shape == (4, 4, 16)
+    np.testing.assert_allclose(rows(encoder), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_clip_tower_saved_alone_is_projected_as_it_was_saved(tmp_path):
+    config = transformers.CLIPVisionConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=SIDE,
+        patch_size=8, projection_dim=PROJECTION,
+    )  # fmt: skip
+    shape = {"height": SIDE, "width": SIDE}
+    processor = transformers.CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=shape)
+    pixels = torch.cat([processor(images=one, return_tensors="pt")["pixel_values"] for one in PICTURES])
+    for kind, said in (
+        ("CLIPVisionModelWithProjection", "image_embeds"),
+        ("CLIPVisionModel", "pooler_output"),
+    ):
+        model = getattr(transformers, kind)(config).eval()
+        for saved in (model, processor):
+            saved.save_pretrained(tmp_path / kind)
+        with torch.no_grad():
+            expected = model(pixels)[said].numpy()
+        found = rows(loaded(tmp_path / kind, tmp_path, output="pooled"))
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_the_record_has_what_a_worker_needs(towers):
     spec, _ = resolve_encoder(f"hf:{towers['clip']}", output="pooled", precision="fp32")
     assert (spec.name, spec.shape) == ("hf:clip_vision_model", (PROJECTION,))
@@ -116,5 +155,14 @@ def test_unsuitable_folders_are_refused_in_one_sentence(towers, tmp_path):
             resolve_encoder(f"hf:{folder}")
     with pytest.raises(RequestError, match="gives its last grid alone"):
         resolve_encoder(f"hf:{towers['clip']}", layers=("encoder.layers.0",))
+    with pytest.raises(RequestError, match="has the weights of its folder; expected no --weights"):
+        resolve_encoder(f"hf:{towers['clip']}", f"{towers['clip']}/model.safetensors")
+    headless = transformers.SiglipVisionConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vision_use_head=False
+    )
+    transformers.SiglipVisionModel(headless).save_pretrained(tmp_path / "headless")
+    shutil.copy(f"{towers['siglip']}/preprocessor_config.json", tmp_path / "headless")
+    with pytest.raises(RequestError, match="hf:siglip_vision_model has no pooled; expected grid"):
+        resolve_encoder(f"hf:{tmp_path / 'headless'}", output="pooled")
     with pytest.raises(RequestError, match="has no logits; expected grid or pooled"):
         resolve_encoder(f"hf:{towers['clip']}", output="logits")
