@@ -17,21 +17,18 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
+from in_worker import in_worker
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from captionbeam.capmodel.generation.options import DecodeOptions
 from captionbeam.pipelines.workers.engine import load_engine
 from captionbeam.pipelines.workers.processors import plan_chat
-from captionbeam.pipelines.workers.shards import Tally, process_images
-from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.fingerprint import UNNAMED
-from captionbeam.schemas.records import ImageRef
 from tests.builders.model.chat_models import save_chat_model
 
 SIZES = {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "intermediate_size": 1024}
@@ -106,25 +103,7 @@ def worker(path: str, scratch: str, options: argparse.Namespace) -> Callable[[Se
         max_new_tokens=options.max_new_tokens,
     )
     engine = load_engine(plan.job(f"{scratch}/models"))
-
-    def fetch(refs: Sequence[ImageRef]) -> list[bytes | ImageError]:
-        return [Path(ref.uri).read_bytes() for ref in refs]
-
-    def answer(paths: Sequence[Path]) -> list[str]:
-        refs = [ImageRef(str(number), str(one), "1", "s") for number, one in enumerate(paths)]
-        found: dict[str, str] = {}
-        with (
-            closing(Tally(engine.images)) as tally,
-            closing(process_images(refs, engine, engine.processor, fetch, tally, False)) as results,
-        ):
-            for done, columns in results:
-                if isinstance(columns, ImageError):
-                    raise columns
-                texts = [answers[0]["text"] for answers in columns[UNNAMED].to_pylist()]
-                found |= {one.ref.image_id: text for one, text in zip(done, texts, strict=True)}
-        return [found[ref.image_id] for ref in refs]
-
-    return answer
+    return in_worker(engine, UNNAMED, lambda answers: answers[0]["text"])
 
 
 def _parser() -> argparse.ArgumentParser:

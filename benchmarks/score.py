@@ -15,22 +15,19 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import torch
+from in_worker import in_worker
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from captionbeam.capmodel.captioners.huggingface.scorer import Scorer, resolve_scorer
 from captionbeam.pipelines.workers.engine import Engine
 from captionbeam.pipelines.workers.scoring_shards import ScoringProcessor
-from captionbeam.pipelines.workers.shards import Tally, process_images
-from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.formats import arrow
-from captionbeam.schemas.records import ImageRef
 from tests.builders.model.scorers import save_scorer
 
 CAPTION = "a dog runs on grass"
@@ -121,25 +118,7 @@ def worker(path: str, size: int) -> Callable[[Sequence[Path]], list[float]]:
     captioner = Fixed(size)
     scorer = Scorer.load(resolve_scorer(path).folder, size, "cpu")
     engine = Engine(ScoringProcessor(scorer, lambda: captioner, captioner.schema, lazily=True))
-
-    def fetch(refs: Sequence[ImageRef]) -> list[bytes | ImageError]:
-        return [Path(ref.uri).read_bytes() for ref in refs]
-
-    def score(paths: Sequence[Path]) -> list[float]:
-        refs = [ImageRef(str(number), str(one), "1", "s") for number, one in enumerate(paths)]
-        found: dict[str, float] = {}
-        with (
-            closing(Tally(engine.images)) as tally,
-            closing(process_images(refs, engine, engine.processor, fetch, tally, False)) as results,
-        ):
-            for done, columns in results:
-                if isinstance(columns, ImageError):
-                    raise columns
-                rows = columns["captions"].to_pylist()
-                found |= {one.ref.image_id: row[0]["score"] for one, row in zip(done, rows, strict=True)}
-        return [found[ref.image_id] for ref in refs]
-
-    return score
+    return in_worker(engine, "captions", lambda captions: captions[0]["score"])
 
 
 def _parser() -> argparse.ArgumentParser:

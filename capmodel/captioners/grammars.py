@@ -16,6 +16,7 @@ from torch import Tensor
 from captionbeam.schemas.errors import RequestError
 
 VALUES = ("const", "default", "enum", "examples")  # keywords with values rather than schemas
+NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 LIMITS = {"minimum": -(1 << 63), "maximum": (1 << 63) - 1}
 INSTEAD = "--captioner vllm: or openai: if a server runs the model"
 
@@ -63,13 +64,19 @@ def bounded(schema: Any) -> Any:
         return [bounded(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    found = {name: part if name in VALUES else bounded(part) for name, part in schema.items()}
+    found = {name: _bounded_part(name, part) for name, part in schema.items()}
     kinds = schema.get("type")
     if kinds == "integer" or (isinstance(kinds, list) and "integer" in kinds and "number" not in kinds):
         for name, limit in LIMITS.items():
             if name not in schema and f"exclusive{name.capitalize()}" not in schema:
                 found[name] = limit
     return found
+
+
+def _bounded_part(keyword: str, part: Any) -> Any:
+    if keyword in NAMED and isinstance(part, dict):  # by the names of properties, which may be keywords
+        return {name: bounded(own) for name, own in part.items()}
+    return part if keyword in VALUES else bounded(part)
 
 
 class Allowed:

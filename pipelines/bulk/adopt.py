@@ -20,7 +20,7 @@ from captionbeam.schemas.store.reading import Store, live_index
 if TYPE_CHECKING:
     from captionbeam.pipelines.bulk.skip import BaseRow
 
-WITH_COLUMNS = ("list", "coco", "parquet")
+RENAMING = ("list", "coco", "parquet")
 """Kinds of sources whose ids may change while the images stay where they are."""
 _INDEXES, _IMAGES = 8, 20_000  # of which ids are compared on the launcher
 
@@ -45,7 +45,7 @@ def find_other_ids(store: Store, specs: Sequence[SourceSpec]) -> list[OtherIds]:
     Compares the first 20,000 images of each source with the rows of 8 shards: all of a small store, and in a large one
     enough to see that a source names its images differently.
     """
-    listed = {spec.name: spec for spec in reversed(specs) if spec.kind in WITH_COLUMNS}
+    listed = {spec.name: spec for spec in reversed(specs) if spec.kind in RENAMING}
     known = _known_ids(store) if listed else {}
     names = {spec.name for spec in specs}
     return [found for spec in listed.values() for found in _other_ids(spec, known, names - {spec.name})]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -35,9 +35,6 @@ from captionbeam.capmodel.runtime.streams import Streams
 from captionbeam.capmodel.specs import ChatSpec
 from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.fingerprint import fingerprint, spec_of
-
-if TYPE_CHECKING:
-    pass
 
 BATCH = {"cpu": 1, "cuda": 16}
 
@@ -206,7 +203,7 @@ class ChatCaptioner:
         found: list[Answers | ImageError] = []
         for place in range(len(rows)):
             if not finite[place]:
-                found.append(ImageError("model", "model", "the model's output is not finite"))
+                found.append(ImageError("model", "model", "the model's output is not a number"))
                 continue
             own = range(place * each, (place + 1) * each)
             generated = [(texts[one].strip(), counts[one], ended[one]) for one in own]

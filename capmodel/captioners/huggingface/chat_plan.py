@@ -19,6 +19,11 @@ from captionbeam.schemas.errors import RequestError, flag, not_installed
 if TYPE_CHECKING:
     from captionbeam.capmodel.captioners.grammars import Grammars
 
+PARTS = {
+    "tokenizer.json": ("tokenizer", "vocab", "spiece", "sentencepiece"),
+    "processor_config.json": ("processor_config", "preprocessor_config"),
+}
+"""How the files of a tokenizer and of an image processor start, by the one that is named where there is none."""
 REFUSED = {"prefix": "these words at the end of --prompt", "max_length": "--max-new-tokens"}
 
 
@@ -48,6 +53,7 @@ def resolve_chat(
     """
     with _suggesting(INSTEAD):
         folder = open_folder(name)
+        _check_files(name, folder)
     settled = resolve_precision(precision or "fp32", device)
     texts = {column: str(own["text"]) for column, own in prompts.items()}
     with folder.local_copy(weights=False) as path:
@@ -69,6 +75,15 @@ def resolve_chat(
     )
     grammars_of(spec, processor, model)
     return ChatPlan(spec, folder)
+
+
+def _check_files(name: str, folder: ModelFolder) -> None:
+    """Raises RequestError if a part of the model has no file at all."""
+    for part, starts in PARTS.items():
+        if not any(file.startswith(starts) for file in folder.files):
+            raise RequestError(
+                f"{name!r} has no {part}; expected a folder that save_pretrained of the processor wrote"
+            )
 
 
 def _check_vocabulary(name: str, processor: ChatProcessor, model: Any) -> None:
@@ -115,7 +130,7 @@ def _check_options(decode: DecodeOptions, kind: str) -> None:
     for name, instead in REFUSED.items():
         if value := getattr(decode, name):
             raise RequestError(
-                f"{flag(name)} is {value!r}, which answers to prompts do not have; expected {instead}"
+                f"--{flag(name)} is {value!r}, which answers to prompts do not have; expected {instead}"
             )
     check_options(decode, kind)
 

@@ -295,11 +295,11 @@ def test_a_prompt_longer_than_the_model_reads(models):
 def test_integers_of_a_schema_have_64_bits_unless_it_bounds_them():
     least, most = -(2**63), 2**63 - 1
     inner = {"type": ["integer", "null"], "exclusiveMinimum": 0}
-    schema = {"properties": {"n": inner, "type": {"type": "integer"}}, "enum": [{"type": "integer"}]}
+    schema = {"properties": {"n": inner, "default": {"type": "integer"}}, "enum": [{"type": "integer"}]}
     assert bounded(schema) == {
         "properties": {
             "n": {**inner, "maximum": most},
-            "type": {"type": "integer", "minimum": least, "maximum": most},
+            "default": {"type": "integer", "minimum": least, "maximum": most},
         },
         "enum": [{"type": "integer"}],
     }

@@ -1,0 +1,42 @@
+"""The images of files, as a worker's process computes a shard's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from captionbeam.pipelines.workers.engine import Engine
+from captionbeam.pipelines.workers.shards import Tally, process_images
+from captionbeam.schemas.errors import ImageError
+from captionbeam.schemas.records import ImageRef
+
+
+def in_worker(
+    engine: Engine, column: str, value: Callable[[Any], Any]
+) -> Callable[[Sequence[Path]], list[Any]]:
+    """Returns what gives ``value`` of each file's row of ``column``, in order: the worker's part but for its output."""
+
+    def fetch(refs: Sequence[ImageRef]) -> list[bytes | ImageError]:
+        return [Path(ref.uri).read_bytes() for ref in refs]
+
+    def values(paths: Sequence[Path]) -> list[Any]:
+        refs = [ImageRef(str(number), str(one), "1", "s") for number, one in enumerate(paths)]
+        found: dict[str, Any] = {}
+        with (
+            closing(Tally(engine.images)) as tally,
+            closing(process_images(refs, engine, engine.processor, fetch, tally, False)) as results,
+        ):
+            for done, columns in results:
+                if isinstance(columns, ImageError):
+                    raise columns
+                rows: pa.Array = columns[column]
+                found |= {
+                    one.ref.image_id: value(row) for one, row in zip(done, rows.to_pylist(), strict=True)
+                }
+        return [found[ref.image_id] for ref in refs]
+
+    return values
