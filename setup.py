@@ -90,7 +90,7 @@ setup(
         "regex>=2024.4",
         "safetensors>=0.5,<1",
         "pillow>=11.3",
-        "simplejpeg>=1.8.2,<2",
+        "simplejpeg>=1.9,<2",
         "tenacity>=8.2,<10",
         "rich>=13,<16",
         "jinja2>=3.1,<4",
