@@ -106,5 +106,5 @@ setup(
         "google-cloud-aiplatform>=1.70,<2",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["captionbeam=captionbeam.jobs.cli:main"]},
+    entry_points={"console_scripts": ["captionbeam=captionbeam.jobs.cli:run_process"]},
 )
