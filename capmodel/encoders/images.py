@@ -1,4 +1,4 @@
-"""Decodes JPEG, PNG, WebP, GIF, BMP and TIFF to 8-bit RGB pixels, identically on every machine.
+"""Decodes images of every format to 8-bit RGB pixels, identically on every machine.
 
 Pixels are upright, opaque RGB: EXIF orientation is applied, an animation gives its first frame, transparency is
 blended with white, CMYK is read as Adobe writes it, and 16-bit values are rounded to 8 bits.
@@ -6,39 +6,20 @@ blended with white, CMYK is read as Adobe writes it, and 16-bit values are round
 
 from __future__ import annotations
 
-import io
 import math
-import struct
 import threading
 import warnings
-import zlib
 from contextlib import nullcontext
-from typing import Literal
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
+from captionbeam.capmodel.encoders.image_files import DECODE_ERRORS, ends_early, format_of, open_image
 from captionbeam.schemas.errors import ImageError
 
 MAX_PIXELS = 100_000_000
 GIANT_PIXELS = 16_000_000  # larger images are decoded one at a time: one near the limit takes up to 2 GB
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 BACKGROUND = (255, 255, 255)
-
-# Raised by Pillow's decoders for bytes that contradict their header (found by fuzzing).
-DECODE_ERRORS = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, struct.error, zlib.error,
-)  # fmt: skip
-
-_SIGNATURES = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"RIFF": "WEBP",
-    b"GIF8": "GIF",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-}
 
 _TURNS = {  # EXIF orientations other than upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -54,7 +35,6 @@ _giant = threading.Lock()
 
 # Pillow warns of unusual metadata and of large images below our limit; relevant problems raise here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-Image.init()  # Image.open(formats=...) knows only plugins that are already loaded
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, enough: int | None = None) -> np.ndarray:
@@ -89,16 +69,9 @@ def _error(code: str, message: str) -> ImageError:
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     """Returns Pillow's image with its header read and nothing decoded yet."""
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError as err:
-        raise _error("too_large", f"{err}; expected at most {max_pixels} pixels") from err
-    except UnidentifiedImageError as err:
-        name = _signature(data)
-        if name is None:
-            raise _error("unsupported", f"no picture in {FORMATS} starts with {data[:8]!r}") from err
-        raise _broken(data, name, ValueError("its header cannot be read")) from err
+        image = open_image(data)
     except DECODE_ERRORS as err:
-        raise _broken(data, _signature(data) or "image", err) from err
+        raise _broken(data, format_of(data) or "image", err) from err
     width, height = image.size
     if width * height > max_pixels:
         raise _error("too_large", f"{width} x {height} pixels; expected at most {max_pixels} in all")
@@ -109,7 +82,8 @@ def _reduce(image: Image.Image, enough: int) -> None:
     """Makes the decoder of a JPEG scale it down; has no effect on other formats."""
     width, height = image.size
     scale = min(1.0, (enough / (width * height)) ** 0.5)
-    image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
+    if image.format in ("JPEG", "MPO"):  # HEIF's would give an embedded thumbnail
+        image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
 
 
 def within(image: Image.Image, max_pixels: int, longest: int | None = None) -> Image.Image:
@@ -157,31 +131,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _signature(data: bytes) -> str | None:
-    return next((name for start, name in _SIGNATURES.items() if data.startswith(start)), None)
-
-
 def _broken(data: bytes, name: str, err: Exception) -> ImageError:
-    code = "truncated" if _ends_early(data, name) else "decode"
+    code = "truncated" if ends_early(data, name) else "decode"
+    if isinstance(
+        err, Image.DecompressionBombError
+    ):  # of a GIF's frame or a TIFF's tile larger than the image
+        code = "too_large"
     return _error(code, f"{name} of {len(data)} bytes: {str(err) or type(err).__name__}")
-
-
-def _ends_early(data: bytes, name: str) -> bool:
-    """Whether a broken file is truncated, according to its format's end marker or length field."""
-    if name in ("JPEG", "MPO"):
-        return b"\xff\xd9" not in data[-4096:]
-    if name == "PNG":
-        return b"IEND" not in data[-4096:]
-    if name == "WEBP":
-        return len(data) < 8 or len(data) < 8 + int.from_bytes(data[4:8], "little")
-    if name == "GIF":
-        return not data.rstrip(b"\0").endswith(b";")
-    if name == "BMP":
-        return len(data) < 6 or len(data) < int.from_bytes(data[2:6], "little")
-    if name == "TIFF":
-        order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
-        return len(data) < 8 or len(data) < int.from_bytes(data[4:8], order) + 2
-    return False
 
 
 def _lacks_strips(image: Image.Image, size: int) -> bool:
