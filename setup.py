@@ -94,6 +94,7 @@ setup(
         "regex>=2024.4",
         "safetensors>=0.5,<1",
         "pillow>=11.3",
+        "simplejpeg>=1.9,<2",
         "tenacity>=8.2,<10",
         "rich>=13,<16",
         "jinja2>=3.1,<4",
@@ -109,5 +110,5 @@ setup(
         "google-cloud-aiplatform>=1.70,<2",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["captionbeam=captionbeam.jobs.cli:main"]},
+    entry_points={"console_scripts": ["captionbeam=captionbeam.jobs.cli:run_process"]},
 )

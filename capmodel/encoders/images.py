@@ -9,26 +9,30 @@ from __future__ import annotations
 import math
 import threading
 import warnings
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 
 import numpy as np
+import simplejpeg
 from PIL import ExifTags, Image
 
+from captionbeam.capmodel.encoders.colour import to_srgb
 from captionbeam.capmodel.encoders.image_files import DECODE_ERRORS, ends_early, format_of, open_image
 from captionbeam.schemas.errors import ImageError
 
 MAX_PIXELS = 100_000_000
 GIANT_PIXELS = 16_000_000  # larger images are decoded one at a time: one near the limit takes up to 2 GB
+JPEG = ("JPEG", "MPO")  # several pictures in one JPEG are an MPO
 BACKGROUND = (255, 255, 255)
 
-_TURNS = {  # EXIF orientations other than upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_TURNS: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF orientations other than upright
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
+    8: lambda stored: np.rot90(stored),
 }
 
 _giant = threading.Lock()
@@ -37,29 +41,73 @@ _giant = threading.Lock()
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, enough: int | None = None) -> np.ndarray:
+def decode_image(
+    data: bytes,
+    max_pixels: int = MAX_PIXELS,
+    enough: int | None = None,
+    side: int | None = None,
+    srgb: bool = False,
+) -> np.ndarray:
     """Returns the image in ``data`` as uint8 ``[H, W, 3]``, RGB, upright.
 
-    ``enough``: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its sides, while that leaves so many pixels.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its sides while that leaves ``enough`` pixels, or ``side`` pixels on its
+    shorter side. ``srgb``: colours are converted to sRGB by the file's profile.
 
     Raises ImageError of stage ``decode``: ``empty`` (no bytes), ``unsupported`` (not an image, or an unsupported kind),
-    ``too_large`` (more than ``max_pixels``), ``truncated`` (the file ends too early), ``decode`` (any other defect).
+    ``too_large`` (more than ``max_pixels``), ``truncated`` (the file, or a JPEG's pixel data, ends too early),
+    ``decode`` (any other defect).
     """
     if not data:
         raise _error("empty", "the file has no bytes")
     image = _open(data, max_pixels)
-    alone = _giant if image.width * image.height > GIANT_PIXELS else nullcontext()
-    if enough is not None:
-        _reduce(image, enough)
+    size = _reduced(image.size, enough, side) if image.format in JPEG else image.size
+    alone = _giant if math.prod(size) > GIANT_PIXELS else nullcontext()
     try:
         with alone:
-            image.load()
+            pixels = _jpeg_pixels(data, image, size)
+            if pixels is None:
+                image.draft(None, size)
+                image.load()
+                pixels = np.array(_to_rgb(image))
             turn = _TURNS.get(_orientation(image))
-            return np.array(_to_rgb(image if turn is None else image.transpose(turn)))
+            upright = pixels if turn is None else np.ascontiguousarray(turn(pixels))
+            return to_srgb(upright, _rgb_profile(image)) if srgb else upright
     except DECODE_ERRORS as err:
         if _lacks_strips(image, len(data)):
             raise _error("truncated", f"TIFF of {len(data)} bytes: its pixels lie beyond") from err
         raise _broken(data, image.format or "image", err) from err
+
+
+def _reduced(size: tuple[int, int], enough: int | None, side: int | None) -> tuple[int, int]:
+    """Returns width and height at the largest reduction by 1, 2, 4 or 8 that leaves what is asked for."""
+    width, height = size
+    most = 1
+    if enough is not None:
+        scale = min(1.0, (enough / (width * height)) ** 0.5)
+        most = min(width // math.ceil(width * scale), height // math.ceil(height * scale))
+    elif side is not None:
+        most = max(1, min(size) // side)
+    factor = max(each for each in (1, 2, 4, 8) if each <= most)
+    return math.ceil(width / factor), math.ceil(height / factor)
+
+
+def _jpeg_pixels(data: bytes, image: Image.Image, size: tuple[int, int]) -> np.ndarray | None:
+    """Returns a JPEG's pixels at ``size``, uint8 ``[H, W, 3]``; None for what only Pillow decodes.
+
+    They equal Pillow's, in a third of its time. Raises ImageError where pixel data ends early and the decoder fills the
+    rest with grey, of which Pillow does not tell.
+    """
+    if image.format not in JPEG or image.mode not in ("RGB", "L"):
+        return None
+    width, height = size
+    try:
+        return simplejpeg.decode_jpeg(
+            data, fastdct=False, fastupsample=False, min_width=width, min_height=height
+        )
+    except ValueError as err:
+        if "premature end of data segment" in str(err):
+            raise _error("truncated", f"JPEG of {len(data)} bytes: its pixel data ends early") from err
+        return None
 
 
 def _error(code: str, message: str) -> ImageError:
@@ -76,14 +124,6 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         raise _error("too_large", f"{width} x {height} pixels; expected at most {max_pixels} in all")
     return image
-
-
-def _reduce(image: Image.Image, enough: int) -> None:
-    """Makes the decoder of a JPEG scale it down; has no effect on other formats."""
-    width, height = image.size
-    scale = min(1.0, (enough / (width * height)) ** 0.5)
-    if image.format in ("JPEG", "MPO"):  # HEIF's would give an embedded thumbnail
-        image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
 
 
 def within(image: Image.Image, max_pixels: int, longest: int | None = None) -> Image.Image:
@@ -131,11 +171,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _rgb_profile(image: Image.Image) -> bytes | None:
+    """Returns the ICC profile, if it is one of RGB and the pixels are RGB too."""
+    profile = image.info.get("icc_profile") or b""
+    is_rgb = profile[16:20] == b"RGB " and image.mode in ("RGB", "RGBA", "RGBX", "P")
+    return profile if is_rgb else None
+
+
 def _broken(data: bytes, name: str, err: Exception) -> ImageError:
     code = "truncated" if ends_early(data, name) else "decode"
     if isinstance(
         err, Image.DecompressionBombError
-    ):  # of a GIF's frame or a TIFF's tile larger than the image
+    ):  # a GIF's frame or a TIFF's tile is larger than the image
         code = "too_large"
     return _error(code, f"{name} of {len(data)} bytes: {str(err) or type(err).__name__}")
 
