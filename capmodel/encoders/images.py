@@ -1,4 +1,4 @@
-"""Decodes JPEG, PNG, WebP, GIF, BMP and TIFF to 8-bit RGB pixels, identically on every machine.
+"""Decodes images of every format to 8-bit RGB pixels, identically on every machine.
 
 Pixels are upright, opaque RGB: EXIF orientation is applied, an animation gives its first frame, transparency is
 blended with white, CMYK is read as Adobe writes it, and 16-bit values are rounded to 8 bits.
@@ -6,43 +6,24 @@ blended with white, CMYK is read as Adobe writes it, and 16-bit values are round
 
 from __future__ import annotations
 
-import io
 import math
-import struct
 import threading
 import warnings
-import zlib
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Literal
 
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from captionbeam.capmodel.encoders.colour import to_srgb
+from captionbeam.capmodel.encoders.image_files import DECODE_ERRORS, ends_early, format_of, open_image
 from captionbeam.schemas.errors import ImageError
 
 MAX_PIXELS = 100_000_000
 GIANT_PIXELS = 16_000_000  # larger images are decoded one at a time: one near the limit takes up to 2 GB
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 JPEG = ("JPEG", "MPO")  # several pictures in one JPEG are an MPO
 BACKGROUND = (255, 255, 255)
-
-# Raised by Pillow's decoders for bytes that contradict their header (found by fuzzing).
-DECODE_ERRORS = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, struct.error, zlib.error,
-)  # fmt: skip
-
-_SIGNATURES = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"RIFF": "WEBP",
-    b"GIF8": "GIF",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-}
 
 _TURNS: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF orientations other than upright
     2: lambda stored: stored[:, ::-1],
@@ -58,7 +39,6 @@ _giant = threading.Lock()
 
 # Pillow warns of unusual metadata and of large images below our limit; relevant problems raise here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-Image.init()  # Image.open(formats=...) knows only plugins that are already loaded
 
 
 def decode_image(
@@ -87,6 +67,7 @@ def decode_image(
             pixels = _jpeg_pixels(data, image, size)
             if pixels is None:
                 image.draft(None, size)
+                image.load()
                 pixels = np.array(_to_rgb(image))
             turn = _TURNS.get(_orientation(image))
             upright = pixels if turn is None else np.ascontiguousarray(turn(pixels))
@@ -136,16 +117,9 @@ def _error(code: str, message: str) -> ImageError:
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     """Returns Pillow's image with its header read and nothing decoded yet."""
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError as err:
-        raise _error("too_large", f"{err}; expected at most {max_pixels} pixels") from err
-    except UnidentifiedImageError as err:
-        name = _signature(data)
-        if name is None:
-            raise _error("unsupported", f"no picture in {FORMATS} starts with {data[:8]!r}") from err
-        raise _broken(data, name, ValueError("its header cannot be read")) from err
+        image = open_image(data)
     except DECODE_ERRORS as err:
-        raise _broken(data, _signature(data) or "image", err) from err
+        raise _broken(data, format_of(data) or "image", err) from err
     width, height = image.size
     if width * height > max_pixels:
         raise _error("too_large", f"{width} x {height} pixels; expected at most {max_pixels} in all")
@@ -204,31 +178,13 @@ def _rgb_profile(image: Image.Image) -> bytes | None:
     return profile if is_rgb else None
 
 
-def _signature(data: bytes) -> str | None:
-    return next((name for start, name in _SIGNATURES.items() if data.startswith(start)), None)
-
-
 def _broken(data: bytes, name: str, err: Exception) -> ImageError:
-    code = "truncated" if _ends_early(data, name) else "decode"
+    code = "truncated" if ends_early(data, name) else "decode"
+    if isinstance(
+        err, Image.DecompressionBombError
+    ):  # a GIF's frame or a TIFF's tile is larger than the image
+        code = "too_large"
     return _error(code, f"{name} of {len(data)} bytes: {str(err) or type(err).__name__}")
-
-
-def _ends_early(data: bytes, name: str) -> bool:
-    """Whether a broken file is truncated, according to its format's end marker or length field."""
-    if name in JPEG:
-        return b"\xff\xd9" not in data[-4096:]
-    if name == "PNG":
-        return b"IEND" not in data[-4096:]
-    if name == "WEBP":
-        return len(data) < 8 or len(data) < 8 + int.from_bytes(data[4:8], "little")
-    if name == "GIF":
-        return not data.rstrip(b"\0").endswith(b";")
-    if name == "BMP":
-        return len(data) < 6 or len(data) < int.from_bytes(data[2:6], "little")
-    if name == "TIFF":
-        order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
-        return len(data) < 8 or len(data) < int.from_bytes(data[4:8], order) + 2
-    return False
 
 
 def _lacks_strips(image: Image.Image, size: int) -> bool:
