@@ -55,6 +55,20 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Runs the block on one torch thread: for hundreds of small tensors, such as a network's weights.
+
+    Several threads are no faster there, and wait for each other at each tensor where other processes use the cores.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def resolve_precision(name: str = "auto", device: str = "auto") -> str:
     """Returns ``fp32`` or ``bf16``; ``auto`` is bf16 if ``device`` multiplies it in hardware, else fp32.
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from captionbeam.jobs.cli import main
+from captionbeam.jobs.cli import run_process
 
-sys.exit(main())
+sys.exit(run_process())

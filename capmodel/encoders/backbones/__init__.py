@@ -27,6 +27,7 @@ from captionbeam.capmodel.encoders.names import (
     encoder_choices,
 )
 from captionbeam.capmodel.encoders.weights import State, load_into
+from captionbeam.capmodel.runtime.device import one_thread
 from captionbeam.schemas.errors import RequestError
 
 __all__ = ["BACKBONES", "Backbone", "get_backbone", "load_network", "open_backbone", "shape_of"]
@@ -116,6 +117,7 @@ def shape_of(name: str, size: int, output: str, layers: tuple[str, ...] = ()) ->
     return (height, width, channels) if output == "grid" else (channels,)
 
 
+@one_thread()
 def load_network(
     name: str,
     size: int,

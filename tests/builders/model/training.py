@@ -67,7 +67,7 @@ def make_data(
     folder: Path, train: int = 50, val: int = 6, shape: tuple[int, ...] = (2, 2, 3), each: int = 2
 ) -> dict[str, str]:
     """A features store and a token table for it: the options that name them."""
-    from tests.builders.data.stores import make_features  # which needs Beam
+    from tests.builders.data.stores import make_features  # imports Beam, which tests/gpu do without
 
     captions = numbered_captions(train, val, each)
     make_features(str(folder / "features"), list(captions), shape=shape, shard_size=8)

@@ -100,6 +100,8 @@ def cmyk(pixels):
         encoded(drawn(), "GIF"),
         encoded(drawn(), "BMP"),
         encoded(drawn(), "TIFF"),
+        encoded(drawn(), "AVIF"),
+        encoded(drawn(), "JPEG2000"),
         encoded(cmyk(drawn()), "JPEG", quality=95),
         encoded(Image.fromarray(drawn()).convert("L"), "JPEG"),
         encoded((drawn()[..., 0].astype(np.uint16) * 257), "PNG"),
@@ -107,7 +109,21 @@ def cmyk(pixels):
         encoded(drawn(), "JPEG", quality=95, exif=exif(6)),
         encoded(drawn(), "JPEG", quality=95, exif=exif(3)),
     ],
-    ids=["png", "webp", "gif", "bmp", "tiff", "cmyk", "grey", "16-bit", "alpha", "turned", "upside-down"],
+    ids=[
+        "png",
+        "webp",
+        "gif",
+        "bmp",
+        "tiff",
+        "avif",
+        "jp2",
+        "cmyk",
+        "grey",
+        "16-bit",
+        "alpha",
+        "turned",
+        "upside-down",
+    ],
 )
 def test_any_other_file_becomes_an_upright_rgb_jpeg(data):
     expected = decode_image(data)
@@ -117,7 +133,7 @@ def test_any_other_file_becomes_an_upright_rgb_jpeg(data):
     assert not image.getexif()
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "HEIF"])
 def test_a_large_picture_is_scaled_down(kind):
     data = encoded(drawn(1200, 800), kind)
     image = opened(data, 60_000)
