@@ -78,7 +78,10 @@ def test_a_row_that_is_not_finite_in_float16_is_that_images_failure(value):
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), OutOfMemory),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), OutOfMemory),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), OutOfMemory),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            OutOfMemory,
+        ),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), SystemicError),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), SystemicError),
         (RuntimeError("shapes do not match"), RuntimeError),
