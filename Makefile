@@ -7,7 +7,7 @@ DEMO   ?= demo-output
 PYTEST_ARGS ?= -n auto --dist loadfile
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
-.PHONY: setup demo test test-engines check types docs clean
+.PHONY: setup demo test test-engines test-gpu check types docs clean
 
 setup: $(VENV)/.ready
 
@@ -32,6 +32,11 @@ test: setup
 # much of it is waiting. What they need is fetched once, into ~/.cache.
 test-engines: setup
 	$(PYTEST) -n 2 --dist loadfile -m engines
+
+# What only a CUDA device shows, with a table of figures at its end. It needs neither Beam nor the settings of the other
+# tests: where packages cannot be installed, run this command in the environment that is there.
+test-gpu: setup
+	$(BIN)/python -m pytest --confcutdir=tests/gpu -m gpu tests/gpu
 
 # The same in CI and by hand: style, types, which package may import which, and every import declared in setup.py.
 check: setup types

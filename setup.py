@@ -14,11 +14,13 @@ EXTRAS = {
         "webdataset>=1,<2",
     ],
     "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.29,<2"],
+    "heif": ["pillow-heif>=1.1,<2"],
     "huggingface": [
         "huggingface_hub>=0.30,<3",
         "num2words>=0.5.12,<1",  # which the processor of SmolVLM imports
         "transformers>=4.50,<6",
     ],
+    "jxl": ["pillow-jxl-plugin>=1.3.8,<1.4"],
     "meteor": ["pycocoevalcap>=1.2,<2"],
     "notebook": ["apache-beam[interactive]>=2.76,<3"],  # what Beam imports inside Jupyter
     "s3": ["botocore>=1.36,<2", "s3fs>=2025.3"],
@@ -27,7 +29,9 @@ EXTRAS = {
 }
 EXTRAS["test"] = [
     *EXTRAS["docs"],
+    *EXTRAS["heif"],
     *EXTRAS["huggingface"],
+    *EXTRAS["jxl"],
     *EXTRAS["meteor"],
     *EXTRAS["notebook"],
     *EXTRAS["s3"],
@@ -90,6 +94,7 @@ setup(
         "regex>=2024.4",
         "safetensors>=0.5,<1",
         "pillow>=11.3",
+        "simplejpeg>=1.9,<2",
         "tenacity>=8.2,<10",
         "rich>=13,<16",
         "jinja2>=3.1,<4",

@@ -34,9 +34,7 @@ def in_worker(
                 if isinstance(columns, ImageError):
                     raise columns
                 rows: pa.Array = columns[column]
-                found |= {
-                    one.ref.image_id: value(row) for one, row in zip(done, rows.to_pylist(), strict=True)
-                }
+                found |= {one.ref.image_id: value(row) for one, row in zip(done, rows, strict=True)}
         return [found[ref.image_id] for ref in refs]
 
     return values

@@ -29,7 +29,9 @@ class PreprocessSpec:
     resizes it to S x S, as EfficientNet does (``resize == size``: the whole shorter side); ``squash-crop`` resizes both
     sides to ``resize`` and takes the central S x S, as some of timm's weights require. ``scaling``: a value for
     ``encoders.preprocess.scaling_values``. ``channels``: the order in the tensor; each colour keeps its own mean in
-    either order.
+    either order. ``decode``: ``exact`` decodes all pixels; ``scaled`` decodes a JPEG at 1/2, 1/4 or 1/8 of its
+    sides where that leaves at least twice ``resize`` of the shorter one. ``colour``: ``stored`` keeps the numbers of
+    the file; ``srgb`` converts those of a file with an RGB colour profile to sRGB.
     """
 
     size: int
@@ -38,6 +40,8 @@ class PreprocessSpec:
     interpolation: str = "bilinear"
     channels: str = "rgb"
     scaling: str = "torch"
+    decode: str = "exact"
+    colour: str = "stored"
     version: int = field(default_factory=lambda: PREPROCESS_VERSION)
 
 

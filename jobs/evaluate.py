@@ -79,11 +79,11 @@ class Evaluate(ReferenceOptions, ColumnOptions, Command):
   captionbeam evaluate --captions results.json --references dataset_coco.json --split test --json
   captionbeam evaluate --captions exported --references first.json second.jsonl
 
-Scores the captions of a store (the best one of each row), of its export as JSON lines, or of COCO results as
-JSON, a list of {image_id, caption}, against what people wrote: COCO's JSON (also inside its zip), Karpathy's
-split JSON, JSON lines or Parquet; what several files have of one image adds up. Images are joined by id or file
-name, else by unique base name. --meteor alone needs Java. --clip reads the images
-again, where the store read them.
+Scores the captions of a store (the best one of each row), of its export as JSON lines, or of COCO results, a
+list of {image_id, caption} as JSON or JSON lines, against what people wrote: COCO's JSON (also inside its zip),
+Karpathy's split JSON, JSON lines or Parquet; what several files have of one image adds up. Images are joined by id or
+file name, else by unique base name. --meteor alone needs Java. --clip reads the images again, where the store read
+them.
 
 CIDEr is what coco-caption publishes under that name, which is CIDEr-D. CIDEr_original has neither its
 clipping nor its length penalty. idf comes from the references of the scored images.
@@ -91,7 +91,7 @@ clipping nor its length penalty. idf comes from the references of the scored ima
     name = "evaluate"
 
     captions: str = option(
-        ..., "a captions store, its export as JSON lines, or COCO results (.json)", STORE, common=True
+        ..., "a captions store, its export as JSON lines, or COCO results (.json, .jsonl)", STORE, common=True
     )
     meteor: bool = option(
         False, "also METEOR, by its published program: needs Java, 2 GB of memory, and the extra meteor"

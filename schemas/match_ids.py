@@ -1,15 +1,15 @@
 """Matches image ids that are written in slightly different ways: by id first, else by unique base name.
 
-Examples: a zip's members have a folder (``train2014/COCO_1.jpg``) that the caption file leaves out; a COCO annotation
-has a number next to its file name; a file system decomposes an ``é`` that is one character in the caption file. Names
-are compared in Unicode form NFC and returned as they are written.
+Examples: a zip's members have a folder (``train2014/COCO_1.jpg``, with a backslash in some zips made on Windows) that
+the caption file leaves out; a COCO annotation has a number next to its file name; a file system decomposes an ``é``
+that is one character in the caption file. Names are compared in Unicode form NFC and returned as they are written.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
-from posixpath import basename
 
 from captionbeam.schemas.errors import RequestError
 
@@ -23,10 +23,10 @@ def match_images(wanted: Iterable[str], available: Iterable[str]) -> dict[str, s
     by_id = normalised(available)
     by_name: dict[str, list[str]] = {}
     for image_id in by_id:
-        by_name.setdefault(basename(image_id), []).append(image_id)
+        by_name.setdefault(_base_name(image_id), []).append(image_id)
     found = {}
     for image_id, written in normalised(wanted).items():
-        partner = image_id if image_id in by_id else _only(image_id, by_name.get(basename(image_id), ()))
+        partner = image_id if image_id in by_id else _only(image_id, by_name.get(_base_name(image_id), ()))
         if partner is not None:
             found[written] = by_id[partner]
     return found
@@ -49,6 +49,10 @@ def normalised(image_ids: Iterable[str]) -> dict[str, str]:
 def normal(image_id: str) -> str:
     """Returns ``image_id`` in Unicode form NFC, in which ids are compared."""
     return unicodedata.normalize("NFC", image_id)
+
+
+def _base_name(image_id: str) -> str:
+    return re.split(r"[/\\]", image_id)[-1]
 
 
 def _only(image_id: str, candidates: list[str] | tuple[()]) -> str | None:

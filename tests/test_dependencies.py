@@ -24,7 +24,11 @@ from tests.builders.running.dependencies import (
 
 OURS = {"captionbeam", *CORE, "tests", "benchmarks", *(path.stem for path in ROOT.glob("benchmarks/*.py"))}
 FOREIGN = {"airflow", "kubernetes"}  # of files that run in environments of their own
-NAMES = {"mosaicml-streaming": "streaming"}  # what is imported, where it is not the distribution's name
+NAMES = {
+    "mosaicml-streaming": "streaming",
+    "pillow-heif": "pillow_heif",
+    "pillow-jxl-plugin": "pillow_jxl",
+}  # what is imported, where it is not the distribution's name
 USED_BY_OTHERS = {"tensorboard", "num2words"}  # by torch, by transformers
 
 

@@ -14,6 +14,7 @@ from tests.builders.running.dependencies import imports
 ROOT = Path(__file__).parent.parent
 ORDER = ("schemas", "capmodel", "pipelines", "jobs")  # each is captionbeam.NAME
 TORCH_FREE = {
+    "captionbeam.capmodel.encoders.image_files",
     "captionbeam.capmodel.encoders.images",
     "captionbeam.capmodel.tokenizers",
     "captionbeam.capmodel.metrics",

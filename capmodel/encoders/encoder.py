@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from captionbeam.capmodel.encoders.backbones import load_network, open_backbone, shape_of
-from captionbeam.capmodel.encoders.images import decode_image
 from captionbeam.capmodel.encoders.names import INCEPTION_V3
 from captionbeam.capmodel.encoders.preprocess import Preprocess
 from captionbeam.capmodel.encoders.weights import (
@@ -93,13 +92,16 @@ def resolve_encoder(
     interpolation: str | None = None,
     channels: str | None = None,
     layers: Sequence[str] = (),
+    decode: str | None = None,
+    colour: str | None = None,
 ) -> tuple[EncoderSpec, State]:
     """Returns the complete spec and its weights, after loading them into the network. Runs on the launcher.
 
     ``weights``: a published name, a path or a URL; None for the encoder's default. ``preprocess``: a scaling. It and
     ``image_size``, ``crop``, ``resize``, ``interpolation`` and ``channels`` change the weights' preset, as in
-    ``Preprocess.override``. ``device``: decides the precision if ``precision`` is auto. Raises RequestError for an
-    invalid combination.
+    ``Preprocess.override``; ``decode`` and ``colour`` likewise (default: scaled and srgb; for towers of transformers
+    exact and stored, as transformers does). ``device``: decides the precision if ``precision`` is auto. Raises
+    RequestError for an invalid combination.
     """
     backbone = open_backbone(name)
     name, network = backbone.name, backbone.name + backbone.config
@@ -109,7 +111,16 @@ def resolve_encoder(
         raise RequestError(f"{name} has no average pools with padding; only inception_v3 can leave it out")
     wanted = weights or backbone.default
     preset = backbone.presets.get(wanted, backbone.presets[backbone.default])
-    prepared = preset.override(preprocess, image_size, crop, interpolation, channels, resize)
+    prepared = preset.override(
+        preprocess,
+        image_size,
+        crop,
+        interpolation,
+        channels,
+        resize,
+        decode or backbone.decode,
+        colour or backbone.colour,
+    )
     shape_of(network, prepared.size, output, tuple(layers))
     precision = resolve_precision(precision, device)
     state = backbone.fit(backbone.weights(wanted), prepared.size, output)
@@ -162,7 +173,7 @@ class Encoder:
 
     def prepare(self, item: bytes) -> Tensor:
         """Returns a file's bytes as uint8 ``[3, S, S]``. Raises ImageError."""
-        return self.spec.preprocess.pixels(decode_image(item))
+        return self.spec.preprocess.prepare(item)
 
     def run(self, batch: Sequence[Tensor], image_ids: Sequence[str]) -> dict[str, np.ndarray]:
         """Returns ``{"grid": float16 [n, H, W, C]}``, or ``[n, C]`` for another output, of at most B prepared images.

@@ -2,8 +2,8 @@
 
 Shapes: H, W the image's height and width; S the encoder's image size; B a batch.
 
-There are two steps: ``pixels`` crops and resizes to uint8 ``[3, S, S]`` on the decode threads, which keeps the result
-small; ``scale`` converts a whole batch to floats on the device.
+``prepare`` decodes a file and calls ``pixels``, which crops and resizes to uint8 ``[3, S, S]``, on the decode threads,
+which keeps the result small; ``scale`` converts a whole batch to floats on the device.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from captionbeam.capmodel.encoders.images import decode_image
 from captionbeam.capmodel.specs import PREPROCESS_VERSION, PreprocessSpec
 from captionbeam.schemas.errors import RequestError
 
 CROPS = ("resize-crop", "resize-floor-crop", "square-crop", "squash-crop")
 INTERPOLATIONS = ("bilinear", "bicubic")
 CHANNELS = ("rgb", "bgr")
+DECODES = ("scaled", "exact")
+COLOURS = ("srgb", "stored")
 
 Colours = tuple[float, float, float]
 
@@ -72,6 +75,8 @@ class Preprocess(PreprocessSpec):
         _one_of("crop", self.crop, CROPS)
         _one_of("interpolation", self.interpolation, INTERPOLATIONS)
         _one_of("channel order", self.channels, CHANNELS)
+        _one_of("way to decode", self.decode, DECODES)
+        _one_of("colour", self.colour, COLOURS)
         scaling_values(self.scaling)
         if not 1 <= self.size <= self.resize:
             raise RequestError(
@@ -91,6 +96,8 @@ class Preprocess(PreprocessSpec):
         interpolation: str | None = None,
         channels: str | None = None,
         resize: int | None = None,
+        decode: str | None = None,
+        colour: str | None = None,
     ) -> Preprocess:
         """Returns a copy with the user's choices; None keeps a value.
 
@@ -109,7 +116,14 @@ class Preprocess(PreprocessSpec):
             interpolation=interpolation or self.interpolation,
             channels=channels or self.channels,
             scaling=scaling or self.scaling,
+            decode=decode or self.decode,
+            colour=colour or self.colour,
         )
+
+    def prepare(self, data: bytes) -> torch.Tensor:
+        """Returns a file's bytes as uint8 ``[3, S, S]``, as ``pixels`` does. Raises ImageError."""
+        side = 2 * self.resize if self.decode == "scaled" else None
+        return self.pixels(decode_image(data, side=side, srgb=self.colour == "srgb"))
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:
         """Converts uint8 ``[H, W, 3]`` RGB to float32 ``[3, S, S]``."""

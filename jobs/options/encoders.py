@@ -91,6 +91,20 @@ class EncoderOptions:
     channels: str | None = option(
         None, "rgb or bgr (default: as --preprocess)", one_of("rgb", "bgr", unit="ORDER"), role="rows"
     )
+    decode: str | None = option(
+        None,
+        "scaled (JPEGs are decoded at 1/2, 1/4 or 1/8 of their sides, while that leaves twice the resized side) or "
+        "exact (default: as the store has it; of new stores scaled, for hf: exact)",
+        one_of("scaled", "exact"),
+        role="rows",
+    )
+    colour: str | None = option(
+        None,
+        "srgb (pictures with a colour profile, such as Display P3, are converted to sRGB) or stored (default: as the "
+        "store has it; of new stores srgb, for hf: stored)",
+        one_of("srgb", "stored"),
+        role="rows",
+    )
     exclude_pool_padding: bool = option(
         False,
         "exclude padding from inception_v3's average pools, as for weights converted from TensorFlow",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from captionbeam.capmodel.specs import complete_spec
 from captionbeam.jobs.options.encoders import EncoderOptions, FeatureOptions
 from captionbeam.jobs.options.run import ModelOptions
 from captionbeam.jobs.options.sources import SourceOptions, listing, parsed_sources
@@ -12,7 +14,7 @@ from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
 from captionbeam.schemas.options import PRECISION, option
 from captionbeam.schemas.storage import files
-from captionbeam.schemas.store import models
+from captionbeam.schemas.store import layout, models
 
 if TYPE_CHECKING:
     from captionbeam.jobs.bulk.launch import Work
@@ -52,6 +54,7 @@ def encoding(options: EncodingOptions, output: str) -> Work:
     from captionbeam.pipelines.workers.processors import plan_encoder
 
     sources = parsed_sources(options, output)
+    stored = _reading_of(output)
     plan = plan_encoder(
         str(options.encoder),
         weights=options.weights,
@@ -65,6 +68,8 @@ def encoding(options: EncodingOptions, output: str) -> Work:
         interpolation=options.interpolation,
         channels=options.channels,
         layers=options.layers,
+        decode=options.decode or stored.get("decode"),
+        colour=options.colour or stored.get("colour"),
         reduce=options.reduce,
         reduce_dim=options.reduce_dim,
         dtype=options.dtype,
@@ -80,6 +85,12 @@ def encoding(options: EncodingOptions, output: str) -> Work:
         dedup=options.dedup_content,
         **listing(options, sources),
     )
+
+
+def _reading_of(output: str) -> Mapping[str, Any]:
+    """Returns the preprocessing with which the store at ``output`` was made; nothing for a new store."""
+    newest = layout.newest_snapshot(files.absolute(output))
+    return complete_spec(newest.spec).get("preprocess", {}) if newest else {}
 
 
 def _reducing(options: EncodingOptions) -> Work:

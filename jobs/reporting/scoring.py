@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from captionbeam.capmodel.metrics import Evaluation, References
 from captionbeam.jobs.options.shared import require
@@ -24,6 +24,7 @@ ONE_IMAGE = (
     "and here one of one has each"
 )
 _OTHER_EXPORTS = (".csv", ".parquet", ".tar")
+_PARTS = "part-*.jsonl"
 
 
 @dataclass(frozen=True)
@@ -56,19 +57,17 @@ class Pairs:
 
 
 def read_captions(url: str, column: str | None = None) -> dict[str, str]:
-    """Returns image id -> caption (a row's best one) of a captions store, its JSON lines export, or COCO results.
+    """Returns image id -> caption (a row's best one) of a captions store, its JSON lines export, or COCO results, which
+    may be JSON lines too.
 
     ``column``: which captions, if a store or its export has those of several prompts. An export is its folder or its
     files, with wildcards. Raises RequestError if ``url`` is none of these, or has several columns, or another one.
     """
     name = url.split("::")[0]
     if name == url and (columns := _exported_columns(url, url)):
-        lines = files.join(url, "part-*.jsonl")
-        return _unique(_exported(lines), chosen_column(columns, column, url))
-    if name.endswith(".json"):
-        return _unique(_results(url), column)
-    if name.endswith((".jsonl", ".jsonl.gz")):
-        return _unique(_exported(url), column)
+        return _unique(_rows(files.join(url, _PARTS)), chosen_column(columns, column, url))
+    if _is_file(url):
+        return _unique(_rows(url), column)
     if name.endswith(_OTHER_EXPORTS):
         _exported_columns(files.absolute(url).rpartition("/")[0], url)
     store = open_captions(url)
@@ -80,11 +79,11 @@ def read_kept(url: str) -> dict[str, dict[str, Any]]:
 
     ``url``: as for ``read_captions``, a captions store, or the folder of its export. Others have none.
     """
-    if "::" in url or url.endswith((".json", ".jsonl", ".jsonl.gz")):
+    if _is_file(url):
         return {}
     if files.exists(place := files.join(url, RECORD)):
         names = files.read_json(place).get("kept", [])
-        rows = (row for _, row in _exported(files.join(url, "part-*.jsonl")))
+        rows = (row for _, row in _rows(files.join(url, _PARTS)))
     else:
         store = open_captions(url)
         names = store.kept.names
@@ -95,7 +94,7 @@ def read_kept(url: str) -> dict[str, dict[str, Any]]:
 
 def read_scores(url: str, column: str | None = None) -> dict[str, float]:
     """Returns image id -> score of its best caption against the image, of a captions store that has them."""
-    if "::" in url or url.endswith((".json", ".jsonl", ".jsonl.gz")) or files.exists(files.join(url, RECORD)):
+    if _is_file(url) or files.exists(files.join(url, RECORD)):
         return {}
     store = open_captions(url)
     name = chosen_column(store.columns, column, url)
@@ -136,6 +135,19 @@ def _exported_columns(folder: str, url: str) -> list[str]:
         raise RequestError(f"{place!r} is not the record of an export; expected a whole one") from err
     require(kind == "jsonl", f"{url!r} is an export as {kind}; expected --format jsonl")
     return columns
+
+
+def _is_file(url: str) -> bool:
+    """Whether ``url`` is a file of results or of an export, or several, and no folder."""
+    return "::" in url or _is_json(url) or _plain(url).endswith((".jsonl", ".ndjson"))
+
+
+def _is_json(url: str) -> bool:
+    return _plain(url).endswith(".json")
+
+
+def _plain(url: str) -> str:
+    return url.split("::")[0].lower().removesuffix(".gz")
 
 
 def open_captions(url: str) -> Store:
@@ -226,33 +238,35 @@ def _from_store(store: Store, column: str) -> dict[str, str]:
     return found
 
 
-def _results(url: str) -> Iterator[tuple[str, Any]]:
-    """Yields the rows of COCO results, each with its position."""
-    try:
-        rows = files.read_json(url)
-    except FileNotFoundError as err:
-        raise RequestError(f"there is no file {url!r}; expected COCO results as JSON") from err
-    except ValueError as err:
-        raise RequestError(f"{url!r} is not JSON: {err}; expected COCO results") from err
-    if not isinstance(rows, list):
-        raise RequestError(f"{url!r} holds no list; expected COCO results, [{{image_id, caption}}, ...]")
-    for number, row in enumerate(rows):
-        yield f"{url!r}: row {number}", row
-
-
-def _exported(url: str) -> Iterator[tuple[str, Any]]:
-    """Yields the rows of ``store export --format jsonl``, each with its position."""
+def _rows(url: str) -> Iterator[tuple[str, Any]]:
+    """Yields the rows of COCO results, or of ``store export --format jsonl``, each with its position."""
     for found in caption_files.find_captions(url):
         with caption_files.opened(found) as stream:
-            for number, line in enumerate(stream, start=1):
-                where = f"{found.url!r}: line {number}"
-                try:
-                    row = json.loads(line)
-                except ValueError as err:
-                    raise RequestError(
-                        f"{where} is not JSON: {err}; expected a row of a captions store"
-                    ) from err
-                yield where, row
+            yield from (_list if _is_json(found.url) else _lines)(stream, repr(found.url))
+
+
+def _list(stream: BinaryIO, where: str) -> Iterator[tuple[str, Any]]:
+    try:
+        rows = json.loads(stream.read())
+    except ValueError as err:
+        raise RequestError(f"{where} is not JSON: {err}; expected COCO results") from err
+    if not isinstance(rows, list):
+        raise RequestError(f"{where} holds no list; expected COCO results, [{{image_id, caption}}, ...]")
+    for number, row in enumerate(rows):
+        yield f"{where}: row {number}", row
+
+
+def _lines(stream: BinaryIO, where: str) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(stream, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as err:
+            raise RequestError(
+                f"{where}: line {number} is not JSON: {err}; expected a row of a captions store or of COCO results"
+            ) from err
+        yield f"{where}: line {number}", row
 
 
 def _unique(rows: Iterable[tuple[str, Any]], column: str | None) -> dict[str, str]:
@@ -271,10 +285,12 @@ def _unique(rows: Iterable[tuple[str, Any]], column: str | None) -> dict[str, st
 def _result(row: Any, where: str, column: str) -> tuple[str, str]:
     """Returns the image and its caption, the first one of a store's row."""
     given = row if isinstance(row, dict) else {}
-    image, caption = given.get("image_id"), given.get("caption")
+    image, caption = given.get("image_id", given.get("file_name")), given.get("caption")
     if isinstance(given.get(column), list):  # also of a prompt that is named caption
         best = next(iter(given[column]), None)
         caption = best.get("text") if isinstance(best, dict) else None
     if isinstance(image, bool) or not isinstance(image, int | str) or not isinstance(caption, str):
-        raise RequestError(f"{where} is {json.dumps(row)[:80]}; expected an object with image_id and caption")
+        raise RequestError(
+            f"{where} is {json.dumps(row)[:80]}; expected an object with image_id (or file_name) and caption"
+        )
     return str(image), caption

@@ -8,12 +8,8 @@ import re
 
 from PIL import Image
 
-from captionbeam.capmodel.encoders.images import (
-    DECODE_ERRORS,
-    decode_image,
-    is_upright,
-    within,
-)
+from captionbeam.capmodel.encoders.image_files import DECODE_ERRORS, open_image
+from captionbeam.capmodel.encoders.images import decode_image, is_upright, within
 
 QUALITY = 90
 LONGEST_SIDE = 65_500  # of a JPEG, by libjpeg
@@ -44,7 +40,7 @@ def _fits(data: bytes, max_pixels: int) -> bool:
     if not data.startswith(b"\xff\xd8\xff"):
         return False
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        with open_image(data) as image:
             width, height = image.size
             if (image.format, image.mode) != ("JPEG", "RGB") or width * height > max_pixels:
                 return False

@@ -45,6 +45,9 @@ def list_rows(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
 
     A row without a URI becomes an image that cannot be found.
     """
+    if list_suffix(spec.url) == ".parquet":
+        with parquet.opened(spec.url) as file:
+            spec = parquet.fitted(spec, file.schema_arrow)
     keeper, names = keeper_of(spec)
     are_cells = list_suffix(spec.url) in (".csv", ".tsv")
     for number, row in enumerate(read_rows(spec.url, (spec.uri_column, spec.id_column, *names.values()))):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -42,6 +42,7 @@ def list_parquet(spec: SourceSpec) -> Iterator[ImageRef | Columns]:
     version = access.file_version(spec.url)
     with opened(spec.url) as parquet:
         schema = parquet.schema_arrow
+        spec = fitted(spec, schema)
         names = kept_names(spec, schema.names)
         keeper, first = Keeper(spec, names, schema), 0
         for group in range(parquet.num_row_groups):
@@ -90,6 +91,37 @@ def opened(url: str) -> Iterator[pq.ParquetFile]:
 def is_damage(error: Exception) -> bool:
     """Returns whether ``error`` is pyarrow's for invalid content. Some of these are OSErrors without an errno."""
     return not isinstance(error, OSError) or (type(error) is OSError and error.errno is None)
+
+
+def fitted(spec: SourceSpec, schema: pa.Schema) -> SourceSpec:
+    """Returns ``spec``, which has the columns of its source's first file, with the columns of a file of ``schema``.
+
+    Columns of images that the file lacks are replaced if both have usual names. Raises SourceError if there is none.
+    """
+    if spec.bytes_column and not _is_any(_type_at(schema, spec.bytes_column), _BYTES):
+        own = find_bytes_column(schema) if _is_usual(spec.bytes_column, BYTES_COLUMNS) else ""
+        spec = spec._replace(bytes_column=own or _refuse(spec, schema, spec.bytes_column))
+    if spec.uri_column and _type_at(schema, spec.uri_column) is None:
+        uris = columns.URI_COLUMNS
+        own = find_column(schema, uris) if _is_usual(spec.uri_column, uris) else ""
+        spec = spec._replace(uri_column=own or _refuse(spec, schema, spec.uri_column))
+    if spec.id_column and _type_at(schema, spec.id_column) is None:
+        if spec.needs_ids:
+            _refuse(spec, schema, spec.id_column)
+        usual = ID_COLUMNS if spec.kind == "parquet" else columns.ID_COLUMNS
+        spec = spec._replace(id_column=find_column(schema, usual))
+    return spec
+
+
+def _is_usual(column: str, usual: Sequence[str]) -> bool:
+    return bool(columns.find_first(usual, [column.partition(".")[0]]))
+
+
+def _refuse(spec: SourceSpec, schema: pa.Schema, column: str) -> NoReturn:
+    raise SourceError(
+        f"source {spec.url!r} has the columns {columns.named(schema.names)}; expected {column!r}, as in the first file "
+        f"of {spec.name!r}"
+    )
 
 
 def find_bytes_column(schema: pa.Schema, wanted: str | None = None) -> str:

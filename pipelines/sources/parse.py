@@ -281,4 +281,21 @@ def _archives(name: str, root: str, urls: list[str], options: SourceOptions) -> 
         spec = _container(name, url, _kind(url, name), options, root)
         example = resolved.get(spec.kind) or resolved.setdefault(spec.kind, _checked(spec, options))
         specs.append(example._replace(url=url, root=_container(name, url, example.kind, options, root).root))
-    return specs
+    return _with_headers(specs, options)
+
+
+def _with_headers(specs: list[SourceSpec], options: SourceOptions) -> list[SourceSpec]:
+    """Looks for the columns to keep that the first file lacks in further files of Parquet, and returns these with
+    their header.
+    """
+    wanted = set(options.keep_columns)
+    found = []
+    for number, spec in enumerate(specs):
+        if number and wanted and number < _EXAMINED_FILES and _kind_of_suffix(spec.url) == "parquet":
+            with parquet.opened(spec.url) as file:
+                spec = parquet.fitted(spec, file.schema_arrow)._replace(header=file.schema_arrow.names)
+        wanted = {
+            name for name in wanted if not kept_names(spec._replace(keep=(name,), used=()), spec.header)
+        }
+        found.append(spec)
+    return found

@@ -18,7 +18,8 @@ from captionbeam.schemas.storage import files
 # Suffixes that Pillow and its plug-ins open. Files with other suffixes are not images.
 IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp",
-    ".avif", ".avifs", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".ico",
+    ".avif", ".avifs", ".heic", ".heics", ".heif", ".heifs", ".hif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx",
+    ".jxl", ".ppm", ".pgm", ".pbm", ".pnm", ".ico",
     ".tga",
 })  # fmt: skip
 ARCHIVES = {".zip": "zip", ".tar": "tar", ".parquet": "parquet"}

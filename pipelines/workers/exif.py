@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+
+from captionbeam.schemas.errors import ImageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,11 +49,14 @@ def read_exif(data: bytes, names: Sequence[str]) -> dict[str, Any]:
     """
     from PIL import Image
 
-    from captionbeam.capmodel.encoders.images import DECODE_ERRORS, FORMATS
+    from captionbeam.capmodel.encoders.image_files import DECODE_ERRORS, open_image
+    from captionbeam.capmodel.encoders.images import MAX_PIXELS
 
     found: dict[str, Any] = {}
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with open_image(data) as image:
+            if image.format == "JXL" and image.width * image.height <= MAX_PIXELS:
+                image.load()  # its EXIF block may be compressed
             width, height = _size(image)
             found = {"width": width, "height": height, "format": _format(image)}
             exif = Image.Image.getexif(image)  # that of PNG would decode the pixels
@@ -60,7 +64,7 @@ def read_exif(data: bytes, names: Sequence[str]) -> dict[str, Any]:
             found |= _taken(exif.get_ifd(_EXIF))
             if not {*names}.isdisjoint(PLACE.names):
                 found |= _place(exif.get_ifd(_GPS))
-    except (Image.DecompressionBombError, *DECODE_ERRORS):
+    except (ImageError, *DECODE_ERRORS):
         pass  # what is broken, or too large, is left out; decoding the pixels says what is wrong
     return {name: value for name, value in found.items() if value is not None and name in names}
 

@@ -26,6 +26,13 @@ def test_images_are_joined_by_id_or_by_the_one_base_name():
         match_images(["c.jpg"], available)
 
 
+def test_a_backslash_separates_folders_too():
+    assert match_images(["back.jpg", r"c\d.jpg"], [r"dir\back.jpg", "e/d.jpg"]) == {
+        "back.jpg": r"dir\back.jpg",
+        r"c\d.jpg": "e/d.jpg",
+    }
+
+
 @given(DIFFERENT, st.sampled_from(["NFC", "NFD"]), st.sampled_from(["NFC", "NFD"]))
 def test_every_unicode_form_of_an_id_joins_every_other(ids, ours, theirs):
     wanted, available = ([unicodedata.normalize(form, name) for name in ids] for form in (ours, theirs))

@@ -29,11 +29,13 @@ class Backbone(ABC):
     """One architecture, by ``name``: its outputs, their shapes, and how it is built.
 
     Outputs: ``grid`` is ``[H, W, C]``; ``pooled`` ``[C]`` is the input of the network's own classifier (in most
-    networks the grid's mean); ``logits`` ``[1000]`` is the output of that classifier.
+    networks the grid's mean); ``logits`` ``[1000]`` is the output of that classifier. ``decode``, ``colour``: how
+    pictures of new stores are read.
     """
 
     name: str
     outputs: tuple[str, ...]
+    decode, colour = "scaled", "srgb"
 
     @property
     def config(self) -> str:

@@ -43,6 +43,8 @@ class Tower(Backbone):
     ``projection``: channels of CLIP's projection; 0 for a tower without one.
     """
 
+    decode, colour = "exact", "stored"  # as transformers does
+
     def __init__(self, kind: str, config: Mapping[str, Any], projection: int) -> None:
         transformers = _transformers()
         self.name, self._kind, self._projection = f"{HUGGING_FACE}{kind}", kind, projection

@@ -18,7 +18,6 @@ from captionbeam.capmodel.training.trainer import Stopped, Trainer
 from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.formats.tokens import RECORD, TABLE, TOKENIZER, TokenTable, table_bytes
 from captionbeam.schemas.storage import files
-from tests.builders.data.stores import make_features
 
 Captions = Mapping[str, tuple[str, Sequence[str]]]
 SMALL = {"embed_dim": 12, "hidden_dim": 16, "attention_dim": 8, "feature_dim": 10, "threads": 1}
@@ -68,6 +67,8 @@ def make_data(
     folder: Path, train: int = 50, val: int = 6, shape: tuple[int, ...] = (2, 2, 3), each: int = 2
 ) -> dict[str, str]:
     """A features store and a token table for it: the options that name them."""
+    from tests.builders.data.stores import make_features  # imports Beam, which tests/gpu do without
+
     captions = numbered_captions(train, val, each)
     make_features(str(folder / "features"), list(captions), shape=shape, shard_size=8)
     make_tokens(str(folder / "tokens"), captions)
@@ -96,13 +97,13 @@ class StopAfter:
 
 
 def train_alone(
-    options: TrainOptions, wants_stop: Callable[[], bool] = lambda: False
+    options: TrainOptions, wants_stop: Callable[[], bool] = lambda: False, device: str = "cpu"
 ) -> tuple[Trainer, list[dict[str, Any]]]:
     """Train in this process, one rank; the trainer, and the events that were told."""
     events: list[dict[str, Any]] = []
     torch.set_num_threads(1)
     with EventWriter(options.logs, lambda event: events.append(dict(event))) as writer:
-        dist = Distributed(0, 1, torch.device("cpu"))
+        dist = Distributed(0, 1, torch.device(device))
         trainer = Trainer(options, Data.open(options), dist, wants_stop, writer)
         try:
             trainer.run()

@@ -21,7 +21,9 @@ CORE = ("schemas", "capmodel", "pipelines", "jobs", "containers")
 PLACES = {
     "benchmarks": "benchmarks",
     "docs": "docs",
+    "heif": "capmodel/encoders/heif.py",
     "huggingface": "capmodel/captioners/huggingface capmodel/encoders/backbones/towers.py",
+    "jxl": "capmodel/encoders/jpeg_xl.py",
     "meteor": "capmodel/metrics/meteor.py",
     "notebook": "docs",
     "s3": "schemas/storage/retrying_s3.py",

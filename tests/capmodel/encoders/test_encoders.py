@@ -208,5 +208,8 @@ def test_every_part_of_the_preprocessing_can_be_chosen():
         interpolation="bilinear",
         channels="bgr",
         crop="resize-crop",
+        decode="exact",
     )
-    assert spec.preprocess == Preprocess(96, 128, "resize-crop", "bilinear", "bgr", "lite")
+    assert spec.preprocess == Preprocess(
+        96, 128, "resize-crop", "bilinear", "bgr", "lite", decode="exact", colour="srgb"
+    )

@@ -146,7 +146,7 @@ def test_no_bytes_are_empty():
 def test_what_is_no_picture_is_unsupported(data):
     error = failure(data)
     assert error.code == "unsupported"
-    assert repr(data[:8]) in error.message
+    assert repr(data[:16]) in error.message
 
 
 def test_more_pixels_than_the_limit_are_too_large():

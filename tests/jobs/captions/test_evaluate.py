@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gzip
 import json
 import shutil
 import sys
@@ -118,13 +119,22 @@ def test_captions_come_from_an_export_as_json_lines(capsys, tmp_path, store, ref
     assert exported["CIDEr"] == evaluate(capsys, "--captions", store, "--references", references)["CIDEr"]
 
 
+@pytest.mark.parametrize("end", [".jsonl", ".ndjson", ".JSONL", ".jsonl.gz"])
+@pytest.mark.parametrize("key", ["image_id", "file_name"])
+def test_results_may_be_json_lines(tmp_path, end, key):
+    lines = "\n\n".join(json.dumps({key: image, "caption": text}) for image, text in CAPTIONS.items())
+    path = tmp_path / f"results{end}"
+    path.write_bytes(gzip.compress(lines.encode()) if end.endswith(".gz") else lines.encode())
+    assert read_captions(str(path)) == CAPTIONS
+
+
 def test_broken_lines_of_an_export_are_named(tmp_path):
     path = tmp_path / "part.jsonl"
     path.write_text(
         '{"image_id": "a", "captions": []}\n{"image_id": "b", "captions": [{"text": "x"}]}\n{"image_id"'
     )
     with pytest.raises(
-        RequestError, match=r"part.jsonl': line 3 is not JSON: .*; expected a row of a captions store"
+        RequestError, match=r"part.jsonl': line 3 is not JSON: .*; expected a row of a captions store or"
     ):
         read_captions(str(path))
     path.write_text('{"image_id": "b", "captions": [{"text": "x"}]}\n' * 2)

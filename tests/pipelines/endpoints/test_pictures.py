@@ -100,6 +100,8 @@ def cmyk(pixels):
         encoded(drawn(), "GIF"),
         encoded(drawn(), "BMP"),
         encoded(drawn(), "TIFF"),
+        encoded(drawn(), "AVIF"),
+        encoded(drawn(), "JPEG2000"),
         encoded(cmyk(drawn()), "JPEG", quality=95),
         encoded(Image.fromarray(drawn()).convert("L"), "JPEG"),
         encoded((drawn()[..., 0].astype(np.uint16) * 257), "PNG"),
@@ -107,7 +109,21 @@ def cmyk(pixels):
         encoded(drawn(), "JPEG", quality=95, exif=exif(6)),
         encoded(drawn(), "JPEG", quality=95, exif=exif(3)),
     ],
-    ids=["png", "webp", "gif", "bmp", "tiff", "cmyk", "grey", "16-bit", "alpha", "turned", "upside-down"],
+    ids=[
+        "png",
+        "webp",
+        "gif",
+        "bmp",
+        "tiff",
+        "avif",
+        "jp2",
+        "cmyk",
+        "grey",
+        "16-bit",
+        "alpha",
+        "turned",
+        "upside-down",
+    ],
 )
 def test_any_other_file_becomes_an_upright_rgb_jpeg(data):
     expected = decode_image(data)
@@ -117,12 +133,21 @@ def test_any_other_file_becomes_an_upright_rgb_jpeg(data):
     assert not image.getexif()
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "HEIF"])
 def test_a_large_picture_is_scaled_down(kind):
     data = encoded(drawn(1200, 800), kind)
     image = opened(data, 60_000)
     assert image.size == (300, 200)
     assert difference(image, drawn(300, 200)) < 8
+
+
+def test_a_jpeg_of_more_pixels_than_pillow_opens_is_a_failure_of_its_image():
+    data = encoded(drawn(), "JPEG")
+    frame = data.index(b"\xff\xc0") + 5
+    with pytest.raises(
+        ImageError, match="too_large: 60000 x 60000 pixels; expected at most 100000000 in all"
+    ):
+        as_data_url(data[:frame] + (60_000).to_bytes(2, "big") * 2 + data[frame + 4 :], MANY)
 
 
 def test_a_large_picture_that_lies_on_its_side_is_scaled_upright():

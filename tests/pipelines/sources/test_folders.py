@@ -14,7 +14,7 @@ from captionbeam.pipelines.sources.spec import source_name
 from captionbeam.schemas.errors import SourceError
 from captionbeam.schemas.records import ImageRef
 from captionbeam.schemas.storage import files
-from tests.builders.data.sources import Web, listed, make_folder
+from tests.builders.data.sources import Web, listed, make_folder, make_zip
 
 
 def test_a_reference_says_where_the_file_is_how_long_and_which_version(tmp_path):
@@ -37,6 +37,14 @@ def test_the_parts_of_a_folder_hold_together_what_it_holds(tmp_path):
     assert sorted(ref.image_id for part in parts for ref in list_images(part)) == [
         "a.jpg", "x/b.jpg", "x/y/c.jpg", "z/d.jpg",
     ]  # fmt: skip
+
+
+def test_pictures_of_every_format_are_listed_by_their_names(tmp_path):
+    names = [f"a{end}" for end in (".JPG", ".avif", ".heic", ".hif", ".j2k", ".jp2", ".jpx", ".jxl")]
+    folder = make_folder(tmp_path / "in", dict.fromkeys([*names, "a.txt", "a.mov"], b"1"))
+    archive = make_zip(tmp_path / "x.zip", dict.fromkeys([*names, "a.txt", "a.mov"], b"1"))
+    for source in (folder, archive):
+        assert sorted(ref.image_id for ref in listed(source)[0]) == names
 
 
 def test_the_source_is_named_by_its_absolute_path_without_a_slash(tmp_path, monkeypatch):

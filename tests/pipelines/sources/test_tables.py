@@ -67,6 +67,53 @@ def test_a_folder_of_parquet_files_is_one_source(tmp_path):
     assert fetch(refs) == PICTURES[:4]
 
 
+def test_every_parquet_file_of_a_folder_has_its_own_columns(tmp_path):
+    make_parquet(tmp_path / "0.parquet", {"image": PICTURES[:1], "id": ["a"]})
+    make_parquet(tmp_path / "1.parquet", {"price": [3], "key": ["b"], "jpg": PICTURES[1:2]})
+    make_parquet(tmp_path / "2.parquet", {"image": [{"bytes": PICTURES[2], "path": "c.jpg"}]})
+    refs, _ = listed(tmp_path)
+    assert [(ref.image_id, ref.column) for ref in refs] == [
+        ("a", "image"), ("b", "jpg"), ("2.parquet#0", "image.bytes"),
+    ]  # fmt: skip
+    assert fetch(refs) == PICTURES[:3]
+    for keep in ("price", "all"):
+        refs, _ = listed(tmp_path, keep_columns=(keep,))
+        assert ["price" in ref.columns for ref in refs] == [False, True, False]
+
+
+def test_parquet_lists_of_one_folder_may_name_their_columns_differently(tmp_path):
+    make_parquet(tmp_path / "0.parquet", {"uri": ["a.jpg"]})
+    make_parquet(tmp_path / "1.parquet", {"Image URL": ["https://host/b.jpg"], "id": ["b"]})
+    refs, _ = listed(tmp_path)
+    assert [(ref.image_id, ref.uri) for ref in refs] == [
+        ("a.jpg", f"{tmp_path}/a.jpg"), ("b.jpg", "https://host/b.jpg"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "options", "expected"),
+    [
+        ({"image": PICTURES[:1]}, {"uri": ["b.jpg"]}, {}, "'uri'; expected 'image'"),
+        ({"uri": ["a.jpg"]}, {"image": PICTURES[:1]}, {}, "'image'; expected 'uri'"),
+        ({"uri": ["a.jpg"], "n": [1]}, {"uri": ["b.jpg"]}, {"id_column": "n"}, "'uri'; expected 'n'"),
+        (
+            {"mine": PICTURES[:1]},
+            {"image": PICTURES[:1]},
+            {"bytes_column": "mine"},
+            "'image'; expected 'mine'",
+        ),
+    ],
+)
+def test_a_parquet_file_of_a_folder_that_lacks_a_column_is_named(tmp_path, first, second, options, expected):
+    make_parquet(tmp_path / "0.parquet", first)
+    path = make_parquet(tmp_path / "1.parquet", second)
+    with pytest.raises(SourceError) as error:
+        listed(tmp_path, **options)
+    assert str(error.value) == (
+        f"source '{path}' has the columns {expected}, as in the first file of '{tmp_path}'"
+    )
+
+
 def test_parquet_without_a_usable_column_says_which_there_are(tmp_path):
     path = make_parquet(tmp_path / "x.parquet", {"label": [1], "score": [0.5]})
     with pytest.raises(SourceError) as caught:

@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
 from captionbeam.pipelines.workers.exif import ABOUT, NAMES, exif_schema, read_exif
+from tests.builders.data.images import encoded
 
 TAKEN = datetime.datetime(2024, 2, 29, 12, 34, 56)
 PARIS = {1: "N", 2: (48.0, 51.0, 30.0), 3: "E", 4: (2.0, 17.0, 40.2)}
@@ -25,9 +26,7 @@ def photograph(tags=None, exif=None, gps=None, file_format="JPEG", size=(40, 30)
     block.update(tags or {})
     block.get_ifd(0x8769).update(exif or {})
     block.get_ifd(0x8825).update(gps or {})
-    sink = io.BytesIO()
-    Image.new("RGB", size, (200, 40, 40)).save(sink, file_format, exif=block.tobytes())
-    return sink.getvalue()
+    return encoded(Image.new("RGB", size, (200, 40, 40)), file_format, exif=block.tobytes())
 
 
 CAMERA = {0x010F: "Canon\0", 0x0110: "Canon EOS 5D ", 0x0112: 6}
@@ -39,6 +38,17 @@ def test_size_format_time_orientation_and_camera(file_format):
     assert read_exif(data, ABOUT.names) == {
         "width": 40, "height": 30, "format": file_format, "taken": TAKEN, "orientation": 6, "camera": "Canon EOS 5D",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("file_format", ["HEIF", "AVIF", "JXL"])
+def test_formats_with_a_turn_of_their_own_have_what_is_left_to_do(file_format):
+    data = photograph(CAMERA, {0x9003: "2024:02:29 12:34:56"}, PARIS, file_format)
+    found = read_exif(data, NAMES)
+    sizes = {"HEIF": (30, 40), "AVIF": (40, 30), "JXL": (40, 30)}
+    assert (found["width"], found["height"]) == sizes[file_format]
+    assert found.get("orientation") == {"HEIF": 1, "AVIF": 6}.get(file_format)
+    assert (found["format"], found["taken"], found["camera"]) == (file_format, TAKEN, "Canon EOS 5D")
+    assert found["latitude"] == pytest.approx(48.8583, abs=1e-3)
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "BMP", "PNG", "JPEG"])
