@@ -80,8 +80,8 @@ def both_ways(options: argparse.Namespace, rest: list[str]) -> dict[str, object]
 def bare_rates(options: argparse.Namespace) -> tuple[float, float]:
     """Images/s of the model alone, in a process of its own, on batches of noise, already prepared.
 
-    First as torch runs it (one batch at a time, on torch's threads), then as the encoder does (batches side by side,
-    a thread each, which is faster).
+    First as torch runs it (one batch at a time, on torch's threads), then as a job's encoder does (batches side by
+    side, a thread each, with freed memory kept, which is faster).
     """
     command = [sys.executable, __file__, options.source, "--bare", *_encoder_arguments(options)]
     words = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
@@ -91,6 +91,7 @@ def bare_rates(options: argparse.Namespace) -> tuple[float, float]:
 def run_bare(options: argparse.Namespace) -> None:
     """What ``bare_rates`` starts."""
     from captionbeam.capmodel.encoders.encoder import Encoder, resolve_encoder, store_weights
+    from captionbeam.capmodel.runtime.allocator import keep_freed_memory
     from captionbeam.capmodel.runtime.streams import Streams
 
     spec, state = resolve_encoder(
@@ -104,6 +105,7 @@ def run_bare(options: argparse.Namespace) -> None:
         encoder = Encoder.load(spec, store_weights(state, folder), options.batch_size)
         forward, streams = _forward(encoder), Streams(encoder.batch_size, encoder.device)
         alone = _rate(forward, encoder.batch_size, options.seconds)
+        keep_freed_memory()
         with ThreadPoolExecutor(streams.count) as callers:
             rates = [
                 callers.submit(_rate, lambda: streams.run(forward), encoder.batch_size, options.seconds)

@@ -68,8 +68,10 @@ class LstmDecoder(Decoder):
     def _run(self, state: LstmState, inputs: Tensor) -> tuple[Tensor, LstmState]:
         """Runs the LSTM on inputs ``[B, N, T, E]``; returns hidden states ``[B, N, T, H]`` and the final state."""
         captions = inputs.shape[:2]
+        inputs = inputs.to(self.embed.weight.dtype)
         start = tuple(part.flatten(0, 1).unsqueeze(0).to(inputs.dtype) for part in state)
-        hidden, ends = self.lstm(inputs.flatten(0, 1), start)
+        with torch.autocast("cuda", enabled=False):  # there, autocast means float16 for LSTMs
+            hidden, ends = self.lstm(inputs.flatten(0, 1), start)
         return hidden.unflatten(0, captions), LstmState(*(end[0].unflatten(0, captions) for end in ends))
 
     def _seen(self, hidden: Tensor) -> Tensor:

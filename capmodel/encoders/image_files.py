@@ -35,7 +35,9 @@ _AVIF = {b"avif", b"avis"}
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 
 # Boxes that a reader needs; cameras and programs add others, also bytes that are no boxes.
-_BOXES = set(b"ftyp meta moov mdat jxlc jxlp jbrd brob".split())
+_BOXES = set(b"ftyp meta moov mdat jp2h jp2c jxlc jxlp jbrd brob".split())
+# Whose decoders fill in what a cut file lacks, without telling: libheif tiles, OpenJPEG details
+_LENIENT = ("HEIF", "JPEG2000")
 _EXTRAS = {"HEIF": ("pillow-heif", "heif"), "JXL": ("pillow-jxl-plugin", "jxl")}
 
 Image.init()  # fills Image.OPEN
@@ -51,8 +53,10 @@ def open_image(data: bytes) -> Image.Image:
     if name is None:
         raise ImageError("unsupported", "decode", f"no picture in {FORMATS} starts with {data[:16]!r}")
     opener = _opener(name)
-    if name == "HEIF" and ends_early(data, name):  # libheif would leave the missing tiles black
+    if name in _LENIENT and ends_early(data, name):
         raise ValueError("it ends within its pixels")
+    if name == "JPEG2000":
+        _refuse_deep_colour(data)
     return opener(io.BytesIO(data), "")
 
 
@@ -80,7 +84,7 @@ def boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 def ends_early(data: bytes, name: str) -> bool:
     """Returns whether a broken file is truncated, according to its format's end marker or length field."""
-    if name in ("JPEG", "MPO", "JPEG2000"):
+    if name in ("JPEG", "MPO") or data.startswith(b"\xff\x4f"):  # a bare codestream of JPEG 2000
         return b"\xff\xd9" not in data[-4096:]
     if name == "PNG":
         return b"IEND" not in data[-4096:]
@@ -93,9 +97,23 @@ def ends_early(data: bytes, name: str) -> bool:
     if name == "TIFF":
         order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
         return len(data) < 8 or len(data) < int.from_bytes(data[4:8], order) + 2
-    if name in ("AVIF", "HEIF") or (name == "JXL" and not data.startswith(b"\xff\x0a")):
+    if name in ("AVIF", "HEIF", "JPEG2000") or (name == "JXL" and not data.startswith(b"\xff\x0a")):
         return any(end > len(data) for kind, _, end in boxes(data) if kind in _BOXES)
     return False
+
+
+def _refuse_deep_colour(data: bytes) -> None:
+    """Raises ImageError for what Pillow reads with white as black: several channels of more than 8 bits.
+
+    It adds a half before it shifts, without saturation. The depths are in the segment SIZ (ITU-T T.800, A.5.1).
+    """
+    start = data.find(b"\xff\x4f\xff\x51")
+    channels = int.from_bytes(data[start + 40 : start + 42], "big")
+    depth = max((1 + (each & 0x7F) for each in data[start + 42 : start + 42 + 3 * channels : 3]), default=0)
+    if start >= 0 and channels > 1 and depth > 8:
+        raise ImageError(
+            "unsupported", "decode", f"JPEG2000 in colour with {depth} bits a channel; expected 8"
+        )
 
 
 def _opener(name: str) -> Callable[[io.BytesIO, str], Image.Image]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,8 @@ from captionbeam.schemas.errors import OutOfMemory, RequestError, SystemicError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PRECISIONS = tuple(DTYPES)
+# errors that are plain RuntimeErrors: of torch's CPU allocator, of CUDA's libraries and driver
+OUT_OF_MEMORY = ("can't allocate memory", "ALLOC_FAILED", "CUDA error: out of memory")
 NAMES = "auto, cpu, cuda, cuda:N or cuda:N,cuda:M"
 
 
@@ -110,11 +113,10 @@ def device_errors() -> Iterator[None]:
     """Converts out-of-memory errors to OutOfMemory and other device errors to SystemicError."""
     try:
         yield
-    except torch.OutOfMemoryError as err:
-        torch.cuda.empty_cache()
-        raise OutOfMemory(_first_line(err)) from err
     except RuntimeError as err:
-        if "can't allocate memory" in str(err):  # torch's CPU allocator raises a plain RuntimeError
+        if isinstance(err, torch.OutOfMemoryError) or any(words in str(err) for words in OUT_OF_MEMORY):
+            traceback.clear_frames(err.__traceback__)  # they hold the layers' activations
+            torch.cuda.empty_cache()
             raise OutOfMemory(_first_line(err)) from err
         if any(name in str(err) for name in ("CUDA", "CUBLAS", "cuDNN", "CUDNN")):
             raise SystemicError(f"the device is broken: {_first_line(err)}") from err

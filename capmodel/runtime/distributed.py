@@ -34,13 +34,13 @@ class Distributed:
     def all_sum(self, *values: float) -> list[float]:
         """Returns each of ``values`` summed over all ranks, in float64."""
         sums = torch.tensor(values, dtype=torch.float64)
-        if self.world_size > 1:
+        if dist.is_initialized():
             dist.all_reduce(sums)
         return sums.tolist()
 
     def all_gather(self, value: Any) -> list[Any]:
         """Returns every rank's ``value``, in rank order, on all ranks."""
-        if self.world_size == 1:
+        if not dist.is_initialized():
             return [value]
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
@@ -48,7 +48,7 @@ class Distributed:
 
     def from_main(self, make: Callable[[], T]) -> T:
         """Calls ``make`` on the first rank and returns its result on all ranks."""
-        if self.world_size == 1:
+        if not dist.is_initialized():
             return make()
         values = [make() if self.is_main else None]
         dist.broadcast_object_list(values)
@@ -56,7 +56,7 @@ class Distributed:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Returns ``model`` with gradients averaged over the ranks."""
-        if self.world_size == 1:
+        if not dist.is_initialized():
             return model
         device_ids = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=device_ids)

@@ -111,10 +111,16 @@ class WeightAverage:
         decay = min(self._decay, (1 + taken) / (10 + taken))
         torch._foreach_lerp_(self._values, self._parameters(), 1 - decay)
 
+    @torch.no_grad()
     def swap(self) -> None:
-        """Swaps average and parameters; a second call swaps them back."""
+        """Swaps average and parameters; a second call swaps them back.
+
+        Values are copied, since cuDNN needs the weights of an LSTM in one piece of memory.
+        """
         for value, mean in zip(self._model.parameters(), self._values, strict=True):
-            value.data, mean.data = mean.data, value.data
+            kept = value.clone()
+            value.copy_(mean)
+            mean.copy_(kept)
 
     def named_values(self) -> dict[str, Tensor]:
         """Returns the average of each parameter, by its name."""

@@ -209,15 +209,17 @@ def _bisect(batch: Sequence[Prepared], processor: Processor) -> list[BatchResult
     except OutOfMemory as err:
         if size == 1:
             raise SystemicError(f"one image does not fit the device: {err}") from err
-        processor.batch_size = size // 2
-        return _bisect(batch, processor)
+        processor.batch_size, middle = size // 2, len(batch)
     except (ImageError, *MODEL_ERRORS) as err:
         if len(batch) == 1:
             return [
                 (batch, err if isinstance(err, ImageError) else ImageError("model", "model", _sentence(err)))
             ]
         middle = len(batch) // 2
-        return _bisect(batch[:middle], processor) + _bisect(batch[middle:], processor)
+    # only here, since an error holds its frames, and these hold the device's memory
+    return [
+        result for part in (batch[:middle], batch[middle:]) if part for result in _bisect(part, processor)
+    ]
 
 
 def _sentence(err: BaseException) -> str:

@@ -180,8 +180,9 @@ class HuggingFaceCaptioner(BatchCaptioner):
             sequences, tokens, logprobs = run_generate(
                 self._model, given, self._options, image_ids, self._arguments
             )
-            sums = torch.where(until_eos(tokens, sorted(self._eos_ids)), logprobs, 0.0).sum(1)
-        return self._per_image(sequences.cpu(), sums.tolist())
+            sums = torch.where(until_eos(tokens, sorted(self._eos_ids)), logprobs, 0.0).sum(1).tolist()
+            sequences = sequences.cpu()
+        return self._per_image(sequences, sums)
 
     def _moved(self, values: Tensor) -> Tensor:
         floats = values.is_floating_point()

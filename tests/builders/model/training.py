@@ -97,13 +97,13 @@ class StopAfter:
 
 
 def train_alone(
-    options: TrainOptions, wants_stop: Callable[[], bool] = lambda: False
+    options: TrainOptions, wants_stop: Callable[[], bool] = lambda: False, device: str = "cpu"
 ) -> tuple[Trainer, list[dict[str, Any]]]:
     """Train in this process, one rank; the trainer, and the events that were told."""
     events: list[dict[str, Any]] = []
     torch.set_num_threads(1)
     with EventWriter(options.logs, lambda event: events.append(dict(event))) as writer:
-        dist = Distributed(0, 1, torch.device("cpu"))
+        dist = Distributed(0, 1, torch.device(device))
         trainer = Trainer(options, Data.open(options), dist, wants_stop, writer)
         try:
             trainer.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,13 @@ from torchvision.models import Inception_V3_Weights
 from captionbeam.capmodel.encoders.backbones import BACKBONES
 from captionbeam.capmodel.encoders.encoder import Encoder, EncoderSpec
 from captionbeam.capmodel.encoders.preprocess import Preprocess
+from captionbeam.pipelines.workers.batches import Prepared, run_batch
 from captionbeam.schemas.errors import ImageError, OutOfMemory, SystemicError
+from captionbeam.schemas.records import ImageRef
 from tests.builders.model.encoding import PHOTOS, features, stored
 
 CPU = torch.device("cpu")
+PREPROCESS = Preprocess(64, 64, scaling="tf")
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +57,7 @@ def fail(error):
 
 
 def broken(answer):
-    preprocess = Preprocess(64, 64, scaling="tf")
-    return Encoder(EncoderSpec("efficientnet_lite0", "grid", "", preprocess), Broken(answer), 4, CPU)
+    return Encoder(EncoderSpec("efficientnet_lite0", "grid", "", PREPROCESS), Broken(answer), 4, CPU)
 
 
 PLAIN, WHITE = (torch.full((3, 64, 64), level, dtype=torch.uint8) for level in (7, 255))
@@ -75,6 +78,10 @@ def test_a_row_that_is_not_finite_in_float16_is_that_images_failure(value):
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), OutOfMemory),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), OutOfMemory),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            OutOfMemory,
+        ),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), SystemicError),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), SystemicError),
         (RuntimeError("shapes do not match"), RuntimeError),
@@ -85,6 +92,30 @@ def test_a_device_that_refuses_is_told_from_an_image_that_fails(error, expected)
         broken(fail(error)).run([PLAIN, WHITE], ["a", "b"])
     assert type(caught.value) is expected
     assert str(error) in str(caught.value)
+
+
+class Greedy(nn.Module):
+    """Has memory for two images; notes how much of what it computed before is still held."""
+
+    def __init__(self):
+        super().__init__()
+        self.computed, self.held = [], []
+
+    def forward(self, x):
+        self.held.append(sum(one() is not None for one in self.computed))
+        activation = x * 2
+        self.computed.append(weakref.ref(activation))
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return torch.ones(len(x), 1280, 2, 2)
+
+
+def test_a_smaller_batch_has_the_memory_of_the_one_that_did_not_fit():
+    network = Greedy()
+    encoder = Encoder(EncoderSpec("efficientnet_lite0", "grid", "", PREPROCESS), network, 8, CPU)
+    batch = [Prepared(ImageRef(str(number), "", "", ""), "", PLAIN) for number in range(8)]
+    assert len(run_batch(batch, encoder)) == 4
+    assert network.held == [0] * 6
 
 
 def test_a_halved_batch_goes_on(lite):

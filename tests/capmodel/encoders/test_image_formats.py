@@ -81,6 +81,17 @@ def test_sixteen_bits_are_scaled_and_rounded(kind):
     np.testing.assert_array_equal(pixels, np.repeat(np.rint(wide / 257)[..., None], 3, axis=2))
 
 
+def test_what_pillow_reads_with_white_as_black_is_refused():
+    data = bytearray(FILES["JPEG2000"])
+    depths = data.index(b"\xff\x4f\xff\x51") + 42
+    data[depths : depths + 9 : 3] = b"\x0f\x0f\x0f"
+    error = failure(bytes(data))
+    assert (error.code, error.message) == (
+        "unsupported",
+        "JPEG2000 in colour with 16 bits a channel; expected 8",
+    )
+
+
 def test_a_format_is_told_by_its_brands():
     assert [format_of(brand(FILES[kind], b"mif1")) for kind in ("HEIF", "AVIF")] == ["HEIF", "AVIF"]
     np.testing.assert_array_equal(decode_image(brand(FILES["HEIF"], b"mif1")), PICTURE)

@@ -90,3 +90,14 @@ def test_captions_are_scored_as_a_beam_writes_them_where_asked(data, tmp_path, p
 
 def test_a_constant_rate_stays_at_its_peak_after_the_warmup():
     assert [learning_rate(step, 10, 4.0, 0.4, "constant") for step in range(6)] == [1, 2, 3, 4, 4, 4]
+
+
+def test_the_averaged_weights_take_the_parameters_place_in_memory(data, tmp_path):
+    """cuDNN needs the weights of an LSTM in one piece of memory."""
+    layer = torch.nn.Linear(2, 1)
+    optimizer, place = ModelOptimizer(layer, tiny_options(data, tmp_path, ema=0.9)), layer.weight.data_ptr()
+    optimizer.average.named_values()["weight"].fill_(7.0)
+    before = layer.weight.tolist()
+    with optimizer.averaged():
+        assert (layer.weight.tolist(), layer.weight.data_ptr()) == ([[7.0, 7.0]], place)
+    assert layer.weight.tolist() == before
