@@ -107,7 +107,7 @@ def _work(store: Store, options: Score) -> Work:
         return scoring_job(spec, field, captioner, plan.folder.store(models_url), **how)
 
     columns = arrow.with_scores(columns_of(spec, field))
-    again = _without_score(store, columns.names) if fingerprint(spec) == store.fingerprint else ()
+    again = {*_without_score(store, columns.names)} if fingerprint(spec) == store.fingerprint else set()
     return store_work(store, spec, columns.field(0), job, StoredImages(store, again), options)
 
 
