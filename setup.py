@@ -20,7 +20,7 @@ EXTRAS = {
         "num2words>=0.5.12,<1",  # which the processor of SmolVLM imports
         "transformers>=4.50,<6",
     ],
-    "jxl": ["pillow-jxl-plugin>=1.3.4,<2"],
+    "jxl": ["pillow-jxl-plugin>=1.3.8,<1.4"],
     "meteor": ["pycocoevalcap>=1.2,<2"],
     "notebook": ["apache-beam[interactive]>=2.76,<3"],  # what Beam imports inside Jupyter
     "s3": ["botocore>=1.36,<2", "s3fs>=2025.3"],

@@ -7,6 +7,10 @@ after the job, so that a machine that drifts does not favour either. The job run
 runs it; its rate is the one in the run's record: listing, planning, reading, decoding, model, compression, commits
 and publishing included, only the interpreter's start not. Peak resident memory is taken for a quarter of the images
 and for all of them.
+
+    python benchmarks/encode.py --pictures PHOTOGRAPHS --images 96
+
+compares ``--decode exact`` with ``--decode scaled`` instead, in turn.
 """
 
 from __future__ import annotations
@@ -31,6 +35,9 @@ if TYPE_CHECKING:
 def main() -> None:
     """Print one JSON object."""
     options, rest = _parser().parse_known_args()
+    if options.pictures:
+        print(json.dumps(both_ways(options, rest), indent=1))
+        return
     bare = [bare_rates(options)]
     command = ["encode", options.source, *_encoder_arguments(options), *rest]
     few, few_rss = job_rate([*command, "--limit", str(options.images // 4)], options.scratch)
@@ -48,11 +55,33 @@ def main() -> None:
     print(json.dumps(figures, indent=1))
 
 
+def both_ways(options: argparse.Namespace, rest: list[str]) -> dict[str, object]:
+    """Images/s and peak resident bytes of the job with each value of --decode, in the order A B B A."""
+    command = [
+        "encode",
+        options.pictures,
+        *_encoder_arguments(options),
+        *rest,
+        "--limit",
+        str(options.images),
+    ]
+    found: dict[str, list[tuple[float, int]]] = {"exact": [], "scaled": []}
+    for name in ("exact", "scaled", "scaled", "exact"):
+        found[name].append(job_rate([*command, "--decode", name], options.scratch))
+    return {
+        name: {
+            "images_per_second": [round(rate, 2) for rate, _ in turns],
+            "peak_rss_mb": max(rss for _, rss in turns) >> 20,
+        }
+        for name, turns in found.items()
+    }
+
+
 def bare_rates(options: argparse.Namespace) -> tuple[float, float]:
     """Images/s of the model alone, in a process of its own, on batches of noise, already prepared.
 
-    First as torch runs it (one batch at a time, on torch's threads), then as the encoder does (batches side by side,
-    a thread each, which is faster).
+    First as torch runs it (one batch at a time, on torch's threads), then as a job's encoder does (batches side by
+    side, a thread each, with freed memory kept, which is faster).
     """
     command = [sys.executable, __file__, options.source, "--bare", *_encoder_arguments(options)]
     words = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
@@ -62,6 +91,7 @@ def bare_rates(options: argparse.Namespace) -> tuple[float, float]:
 def run_bare(options: argparse.Namespace) -> None:
     """What ``bare_rates`` starts."""
     from captionbeam.capmodel.encoders.encoder import Encoder, resolve_encoder, store_weights
+    from captionbeam.capmodel.runtime.allocator import keep_freed_memory
     from captionbeam.capmodel.runtime.streams import Streams
 
     spec, state = resolve_encoder(
@@ -75,6 +105,7 @@ def run_bare(options: argparse.Namespace) -> None:
         encoder = Encoder.load(spec, store_weights(state, folder), options.batch_size)
         forward, streams = _forward(encoder), Streams(encoder.batch_size, encoder.device)
         alone = _rate(forward, encoder.batch_size, options.seconds)
+        keep_freed_memory()
         with ThreadPoolExecutor(streams.count) as callers:
             rates = [
                 callers.submit(_rate, lambda: streams.run(forward), encoder.batch_size, options.seconds)
@@ -128,7 +159,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", help="images: a folder, a zip, ...")
+    parser.add_argument("source", nargs="?", help="images: a folder, a zip, ...")
+    parser.add_argument("--pictures", metavar="SOURCE", help="images to encode with each value of --decode")
     parser.add_argument("--images", type=int, default=1024, help="how many of them (default 1024)")
     parser.add_argument("--encoder", default="inception_v3")
     parser.add_argument("--weights")

@@ -1,3 +1,3 @@
-"""What a process runs on: device, precision, threads, process group, platform, lock of a run."""
+"""What a process runs on: device, precision, threads, memory, process group, platform, lock of a run."""
 
-__all__ = ["device", "device_share", "distributed", "platform", "run_lock", "streams"]
+__all__ = ["allocator", "device", "device_share", "distributed", "platform", "run_lock", "streams"]

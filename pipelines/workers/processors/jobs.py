@@ -37,6 +37,7 @@ class ModelJob:
 
         Raises SystemicError if this worker lacks a device, since no image could be processed.
         """
+        from captionbeam.capmodel.runtime.allocator import keep_freed_memory
         from captionbeam.capmodel.runtime.device import pick_devices, use_threads
         from captionbeam.capmodel.runtime.device_share import DeviceShare
 
@@ -49,6 +50,7 @@ class ModelJob:
         share = DeviceShare(devices, processes)
         on_cpu = sum(device.type == "cpu" for device in share.devices)
         use_threads(max(1, threads // (on_cpu or 1)))
+        keep_freed_memory()
         with self._fetched() as job:
             models = {
                 name: job._model(str(device)) for name, device in zip(share.names, share.devices, strict=True)

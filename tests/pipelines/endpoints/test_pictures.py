@@ -141,6 +141,15 @@ def test_a_large_picture_is_scaled_down(kind):
     assert difference(image, drawn(300, 200)) < 8
 
 
+def test_a_jpeg_of_more_pixels_than_pillow_opens_is_a_failure_of_its_image():
+    data = encoded(drawn(), "JPEG")
+    frame = data.index(b"\xff\xc0") + 5
+    with pytest.raises(
+        ImageError, match="too_large: 60000 x 60000 pixels; expected at most 100000000 in all"
+    ):
+        as_data_url(data[:frame] + (60_000).to_bytes(2, "big") * 2 + data[frame + 4 :], MANY)
+
+
 def test_a_large_picture_that_lies_on_its_side_is_scaled_upright():
     data = encoded(drawn(1200, 800), "JPEG", exif=exif(6))
     image = opened(data, 60_000)
