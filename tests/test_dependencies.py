@@ -29,7 +29,7 @@ NAMES = {
     "pillow-heif": "pillow_heif",
     "pillow-jxl-plugin": "pillow_jxl",
 }  # what is imported, where it is not the distribution's name
-USED_BY_OTHERS = {"tensorboard", "num2words"}  # by torch, by transformers
+USED_BY_OTHERS = {"tensorboard", "num2words", "sentencepiece"}  # by torch, by transformers
 
 
 @cache

@@ -80,6 +80,11 @@ class ScorerInputs:
                 f"the model {name!r} cannot be opened ({reason(err)}); expected config.json, the image processor's "
                 "and the tokenizer's files"
             ) from err
+        if set(self._tokenizer.get_vocab()) <= set(self._tokenizer.all_special_tokens):
+            raise RequestError(
+                f"the tokenizer of {name!r} knows no word, so that its scores would mean nothing; expected its files "
+                "beside config.json: tokenizer.json, or vocab.json with merges.txt, ..."
+            )
         self.kind, self.longest = kind, config.text_config.max_position_embeddings
         wide, high = (self.pixels(np.zeros(shape, np.uint8)) for shape in ((48, 64, 3), (64, 48, 3)))
         if wide.shape != high.shape:

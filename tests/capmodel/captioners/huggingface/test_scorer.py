@@ -93,3 +93,6 @@ def test_other_models_and_weights_that_do_not_fit_are_refused(tmp_path):
               tmp_path / "odd/model.safetensors", {"format": "pt"})  # fmt: skip
     with pytest.raises(RequestError, match="do not fit its config.json: 1 of the model's tensors"):
         resolve_scorer(str(tmp_path / "odd"))
+    shutil.copytree(clip, tmp_path / "untold", ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(RequestError, match="the tokenizer of .* knows no word"):
+        resolve_scorer(str(tmp_path / "untold"))
