@@ -62,6 +62,12 @@ def rows(store):
     }
 
 
+def heights(store):
+    """Pixels, as ``--keep-exif`` keeps them."""
+    scan = Store.open(str(store)).scan(["image_id", "height"])
+    return {row["image_id"]: row["height"] for batch in scan for row in batch.to_pylist()}
+
+
 def without_scores(found):
     return {
         image: [{name: value for name, value in caption.items() if name != "score"} for caption in captions]
@@ -132,9 +138,12 @@ def test_another_scorer_replaces_the_scores(made, copied):
 
 
 def test_captions_stay_where_images_have_gone_or_changed(made, copied, capsys):
+    """Also when they are scored again: the other image does not score the captions."""
     before, photos = rows(copied), copied.parent / "photos"
     (photos / "2.png").unlink()
     shutil.copy(photos / "3.png", photos / "4.png")
+    run(*score(copied, made / "clip"))
+    capsys.readouterr()
     run(*score(copied, made / "clip"))
     found = rows(copied)
     assert without_scores(found) == before
@@ -142,6 +151,17 @@ def test_captions_stay_where_images_have_gone_or_changed(made, copied, capsys):
     assert "those of 2 images left without score" in " ".join(
         capsys.readouterr().out.replace("│", " ").split()
     )
+
+
+def test_exif_of_images_that_have_gone_or_changed_stays_that_of_the_captioned_file(made, tmp_path):
+    shutil.copytree(made / "photos", photos := tmp_path / "photos")
+    command = caption(made, tmp_path / "store", "--keep-exif")
+    run(command[0], photos, *command[2:])
+    before = heights(tmp_path / "store")
+    (photos / "2.png").unlink()
+    shutil.copy(photos / "3.png", photos / "4.png")
+    run(*score(tmp_path / "store", made / "clip"))
+    assert heights(tmp_path / "store") == before == {f"{number}.png": 30 + number for number in range(IMAGES)}
 
 
 def test_empty_scores_are_tried_again_by_the_same_model_and_nothing_else_is(made, copied, capsys):
