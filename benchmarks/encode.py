@@ -7,6 +7,10 @@ after the job, so that a machine that drifts does not favour either. The job run
 runs it; its rate is the one in the run's record: listing, planning, reading, decoding, model, compression, commits
 and publishing included, only the interpreter's start not. Peak resident memory is taken for a quarter of the images
 and for all of them.
+
+    python benchmarks/encode.py --pictures PHOTOGRAPHS --images 96
+
+compares ``--decode exact`` with ``--decode scaled`` instead, in turn.
 """
 
 from __future__ import annotations
@@ -31,6 +35,9 @@ if TYPE_CHECKING:
 def main() -> None:
     """Print one JSON object."""
     options, rest = _parser().parse_known_args()
+    if options.pictures:
+        print(json.dumps(both_ways(options, rest), indent=1))
+        return
     bare = [bare_rates(options)]
     command = ["encode", options.source, *_encoder_arguments(options), *rest]
     few, few_rss = job_rate([*command, "--limit", str(options.images // 4)], options.scratch)
@@ -46,6 +53,28 @@ def main() -> None:
         "peak_rss_mb": {"quarter": few_rss >> 20, "all": many_rss >> 20},
     }
     print(json.dumps(figures, indent=1))
+
+
+def both_ways(options: argparse.Namespace, rest: list[str]) -> dict[str, object]:
+    """Images/s and peak resident bytes of the job with each value of --decode, in the order A B B A."""
+    command = [
+        "encode",
+        options.pictures,
+        *_encoder_arguments(options),
+        *rest,
+        "--limit",
+        str(options.images),
+    ]
+    found: dict[str, list[tuple[float, int]]] = {"exact": [], "scaled": []}
+    for name in ("exact", "scaled", "scaled", "exact"):
+        found[name].append(job_rate([*command, "--decode", name], options.scratch))
+    return {
+        name: {
+            "images_per_second": [round(rate, 2) for rate, _ in turns],
+            "peak_rss_mb": max(rss for _, rss in turns) >> 20,
+        }
+        for name, turns in found.items()
+    }
 
 
 def bare_rates(options: argparse.Namespace) -> tuple[float, float]:
@@ -130,7 +159,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", help="images: a folder, a zip, ...")
+    parser.add_argument("source", nargs="?", help="images: a folder, a zip, ...")
+    parser.add_argument("--pictures", metavar="SOURCE", help="images to encode with each value of --decode")
     parser.add_argument("--images", type=int, default=1024, help="how many of them (default 1024)")
     parser.add_argument("--encoder", default="inception_v3")
     parser.add_argument("--weights")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
 
 from captionbeam.jobs.options import inputs
 from captionbeam.jobs.options.command import Result
@@ -21,7 +23,7 @@ from captionbeam.jobs.options.scorers import (
 from captionbeam.jobs.store_commands.retry import StoredModelOptions, store_work, stored_captioner
 from captionbeam.schemas import Store
 from captionbeam.schemas.errors import RequestError
-from captionbeam.schemas.fingerprint import spec_of
+from captionbeam.schemas.fingerprint import fingerprint, spec_of
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.options import STORE, option
 
@@ -40,8 +42,8 @@ class Score(StoredModelOptions, BulkCommand):
 
 Gives each caption of STORE a score against its image, the field score: of CLIP the CLIPScore of Hessel et al. 2021, of
 SigLIP the sigmoid of its logit. Captions are copied, and nothing is captioned again; only failed images are tried
-again. Sources are not listed. Captions of images that cannot be read any more, or have changed, stay without a score.
-Later runs, such as a refresh, score what they caption.
+again. Sources are not listed. Captions of images that cannot be read any more, or have changed, stay without a score;
+score with the same model again tries these again. Later runs, such as a refresh, score what they caption.
 Other flags are those of Beam's PipelineOptions.
 """
     name = "score"
@@ -67,12 +69,13 @@ Other flags are those of Beam's PipelineOptions.
         from captionbeam.jobs.bulk.launch import launch
         from captionbeam.jobs.run_on.target import resolve_target
         from captionbeam.jobs.store_commands.shared import whole_store
+        from captionbeam.pipelines.bulk.run import SCORE
 
         store = Store.open(whole_store(self.store))
         check_scorable(store)
         target, options = resolve_target(repeat_limits(self, store.snapshot), "store")
         work, request = _work(store, options), _request(store, options.model)
-        return launch(work, store.url, options, target, options.gates(), operation="score", request=request)
+        return launch(work, store.url, options, target, options.gates(), operation=SCORE, request=request)
 
 
 def check_scorable(store: Store) -> None:
@@ -103,8 +106,20 @@ def _work(store: Store, options: Score) -> Work:
         how = {"batch_size": options.batch_size, "device": options.device, "lazily": True}
         return scoring_job(spec, field, captioner, plan.folder.store(models_url), **how)
 
-    scored = arrow.with_scores(columns_of(spec, field)).field(0)
-    return store_work(store, spec, scored, job, StoredImages(store), options)
+    columns = arrow.with_scores(columns_of(spec, field))
+    is_same, names = fingerprint(spec) == store.fingerprint, arrow.scored_names(columns)
+    again = {*_without_score(store, names)} if is_same else set()
+    return store_work(store, spec, columns.field(0), job, StoredImages(store, again), options)
+
+
+def _without_score(store: Store, columns: Sequence[str]) -> Iterator[str]:
+    """Yields the images of ``store`` of which a caption in ``columns`` has no score."""
+    for batch in store.scan(["image_id", *columns]):
+        for name in columns:
+            captions = batch.column(name)
+            scores = pc.struct_field(pc.list_flatten(captions), "score")
+            places = pc.list_parent_indices(captions).filter(pc.is_null(scores))
+            yield from batch.column("image_id").take(places.unique()).to_pylist()
 
 
 def reranks(spec: Mapping[str, Any]) -> bool:

@@ -31,7 +31,8 @@ from captionbeam.schemas.store.reading import Store
 from captionbeam.schemas.store.rows import ManifestRow, put_table, read_manifest
 from captionbeam.schemas.store.tags import split_selector
 
-REDOING = ("refresh", "score")
+SCORE = "score"
+REDOING = ("refresh", SCORE)
 """Operations that may do all rows of a store again."""
 PACKAGES = ("captionbeam", "apache-beam", "torch", "torchvision", "pyarrow", "numpy")
 
@@ -44,10 +45,11 @@ class Run:
     (None for a new store). ``fingerprint`` is the hash of ``spec``. ``redo``: the parent's rows have another
     fingerprint and none are kept. ``place`` is the folder of the run's record and plan; if it is not the store, the
     run is a trial that does not change the store. ``request``: how to repeat the run, as recorded in snapshots.
-    ``retired``: sources that later runs do not list. ``previous``: the snapshot of which a redo copies the answers to
-    unchanged prompts, or all captions if only their scorer is another: ``rescored``. ``keeps``: columns of the input
-    are kept beside the rows. ``exif``: names of what is kept of each image file (``pipelines.workers.exif.NAMES``).
-    ``adopts``: an image whose location the base has under another id takes over that row.
+    ``retired``: sources that later runs do not list. ``previous``: the snapshot of which a redo copies the answers
+    to unchanged prompts, or a redo or a scoring all captions if at most their scorer is another: ``rescored``.
+    ``keeps``: columns of the input are kept beside the rows. ``exif``: names of what is kept of each image file
+    (``pipelines.workers.exif.NAMES``). ``adopts``: an image whose location the base has under another id takes over
+    that row.
     """
 
     url: str
@@ -120,7 +122,7 @@ def start_run(
         shape = arrow.grid_shape(field)[0] if arrow.is_grid(field) else ()
         parent = newest.id if newest else None
         described = (kind, file_format, fingerprint, dict(spec), field.name, shape, parent)
-        before = newest.spec if redo and newest else {}
+        before = newest.spec if newest and (redo or operation == SCORE) else {}
         rescored, prompted = same_but_scorer(before, spec), "prompts" in spec and "prompts" in before
         previous = parent if rescored or prompted else None
         again = (operation, redo, place, dict(request or {}), tuple(retired), previous, rescored)

@@ -63,15 +63,17 @@ def decide(
     """Returns the reference to process for one image id, with the addresses of the rows it replaces, or None.
 
     An image is done if the base has a row of the same version (any version if the source has none) or a permanent
-    failure of it, with the same values in ``used``: the columns that prompts use. An image that was deleted and is
-    listed again replaces its dead rows, so its shard gets a new id. Raises RequestError for two images with one id.
+    failure of it, with the same values in ``used``, the columns that prompts use, unless the reference names the row as
+    one to replace. An image that was deleted and is listed again replaces its dead rows, so its shard gets a new id.
+    Raises RequestError for two images with one id.
     """
     if not refs:
         return None
     refuse_duplicates(refs)
     ref, live = refs[0], live_rows(base)
-    renamed, values = any(row.renamed for row in live), used_values(ref.columns, used)
-    if not renamed and any(_is_done_by(row, ref, retry_failures, values) for row in live):
+    named, values = set(addresses_in(ref.replaces)), used_values(ref.columns, used)
+    again = any(row.renamed or row.address in named for row in live)
+    if not again and any(_is_done_by(row, ref, retry_failures, values) for row in live):
         return None
     return ref._replace(replaces=",".join(sorted(row.address for row in live or base)))
 
@@ -223,7 +225,7 @@ def _index_files(run: Run) -> list[IndexFile]:
     All rows are dead of shards that a redo replaces. Columns files are read only if the run keeps columns.
     """
     deletes = Store.open(run.url, run.base).dead if run.base is not None else {}
-    replaced = Store.open(run.url, run.previous).shards if run.previous is not None else []
+    replaced = Store.open(run.url, run.previous).shards if run.redo and run.previous is not None else []
     tasks: list[IndexFile] = [
         (files.join(run.url, "index", shard["index"]), shard["shard"], None, None, "", [])
         for shard in replaced

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import apache_beam as beam
 import pyarrow as pa
@@ -12,24 +12,27 @@ from captionbeam.pipelines.maintenance.retry_failures import with_coordinates
 from captionbeam.pipelines.sources.images import parse_location
 from captionbeam.pipelines.workers.boundary import across_workers
 from captionbeam.schemas.formats import kept, parquet
-from captionbeam.schemas.records import ImageRef
+from captionbeam.schemas.records import ImageRef, address
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store.reading import Dead, Store, live_index
 
-Shard = tuple[str, str, Dead]  # URL of the index, of the kept columns or "", dead rows
+Shard = tuple[str, str, str, Dead]  # the shard, URL of its index, of the kept columns or "", dead rows
 CONTAINERS = ("zip", "tar")
 
 
 class StoredImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
     """PBegin -> a reference to the image of each live row and failure of ``store``, with its version and kept columns.
 
+    ``again``: ids of images whose rows are to be replaced although they are of this version: the references name them.
     The directory of each zip, and each tar, is read once. Raises SourceError if one cannot be read.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, again: Collection[str] = ()) -> None:
         super().__init__()
+        self._again = frozenset(again)
         self._shards: list[Shard] = [
             (
+                shard["shard"],
                 files.join(store.url, "index", shard["index"]),
                 files.join(store.url, "columns", shard["columns"]) if shard["columns"] else "",
                 store.dead_in(shard["shard"]),
@@ -42,7 +45,8 @@ class StoredImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
             begin
             | "NameShards" >> beam.Create(self._shards)
             | "SpreadShards" >> beam.Reshuffle()
-            | "ReadImages" >> beam.FlatMapTuple(across_workers(stored_images)).with_output_types(ImageRef)
+            | "ReadImages"
+            >> beam.FlatMapTuple(across_workers(stored_images), again=self._again).with_output_types(ImageRef)
         )
         members = (
             images
@@ -57,16 +61,21 @@ class StoredImages(beam.PTransform[PBegin, PCollection[ImageRef]]):
         return found
 
 
-def stored_images(index_url: str, columns_url: str, dead: Dead) -> Iterator[ImageRef]:
+def stored_images(
+    shard: str, index_url: str, columns_url: str, dead: Dead, again: Collection[str] = ()
+) -> Iterator[ImageRef]:
     """Yields references to the images of one shard's live rows and failures; members without coordinates."""
     table = parquet.read_table(index_url)
     texts: pa.Array = pa.array([""] * table.num_rows, pa.string())
     if columns_url:
         texts = parquet.read_table(columns_url, [kept.TEXT]).column(0)
     for row in live_index(table.append_column(kept.TEXT, texts), dead).to_pylist():
-        yield parse_location(row["uri"])._replace(
+        found = parse_location(row["uri"])._replace(
             image_id=row["image_id"], version=row["version"], source=row["source"], columns=row[kept.TEXT]
         )
+        if row["image_id"] in again:
+            found = found._replace(replaces=address(shard, row["row"], row["failed"]))
+        yield found
 
 
 def located_members(container: str, members: Iterable[ImageRef]) -> Iterator[ImageRef]:

@@ -50,7 +50,8 @@ class Reuse:
     def __init__(self, run: Run, refs: Sequence[ImageRef]) -> None:
         self._run, self._lock = run, threading.Lock()
         self._used_columns = run.used_columns
-        self._places = {_key(run, *row[:3]): row.place for row in replaced_rows(run, refs, run.base)}
+        base = run.base if run.previous is None else None  # processors copy from ``previous``
+        self._places = {_key(run, *row[:3]): row.place for row in replaced_rows(run, refs, base)}
         self._taken: defaultdict[str, list[tuple[int, Done]]] = defaultdict(list)
         self._there: dict[str, bool] = {}
 

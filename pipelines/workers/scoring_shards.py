@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from captionbeam.pipelines.bulk.run import Run
+from captionbeam.pipelines.bulk.run import SCORE, Run
 from captionbeam.pipelines.workers.batches import (
     OfOneShape,
     PerShard,
@@ -173,7 +173,7 @@ class ShardScoring:
         self._known: defaultdict[tuple[str, frozenset[Any]], dict[str, Row]] = defaultdict(dict)
         for image_id, content, used, row in copied:
             self._known[content, frozenset(unpacked(used).items())][image_id] = row
-        only_scores = run.operation == "score"
+        only_scores = run.operation == SCORE
         self._rows = {image_id: (content, row) for image_id, content, _, row in copied} if only_scores else {}
         self.joins = False  # copies of an image in a shard may have captions of their own
 

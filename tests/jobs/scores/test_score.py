@@ -144,6 +144,19 @@ def test_captions_stay_where_images_have_gone_or_changed(made, copied, capsys):
     )
 
 
+def test_empty_scores_are_tried_again_by_the_same_model_and_nothing_else_is(made, copied, capsys):
+    photos = copied.parent / "photos"
+    (photos / "2.png").rename(photos.parent / "2.png")
+    run(*score(copied, made / "clip"))
+    (photos.parent / "2.png").rename(photos / "2.png")
+    capsys.readouterr()
+    run(*score(copied, made / "clip"))
+    assert rows(copied) == rows(made / "scored")
+    assert "captions of 1 image copied" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    run(*score(copied, made / "clip"))
+    assert "nothing to do" in capsys.readouterr().out
+
+
 def test_a_refresh_scores_what_is_new(made, copied):
     run(*score(copied, made / "clip"))
     shutil.copy(copied.parent / "photos/1.png", copied.parent / "photos/9.png")
