@@ -1,4 +1,4 @@
-"""Milliseconds of one core to decode, to resize and to encode a photograph, by size and format.
+"""Milliseconds of a core to decode, to resize and to encode a photograph, by size and format.
 
     python benchmarks/pictures.py PHOTOGRAPHS --encoder efficientnet_lite0 --sizes 0.3,12 --formats JPEG,HEIF
 
@@ -96,9 +96,9 @@ def _prepared(data: bytes, preprocess: Preprocess, times: dict[str, list[float]]
 
 
 def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.thread_time()
+    start = time.process_time()
     result = call()
-    return time.thread_time() - start, result
+    return time.process_time() - start, result
 
 
 def _features(encoder: Encoder, prepared: Sequence[Tensor]) -> Tensor:
