@@ -34,9 +34,9 @@ test-engines: setup
 	$(PYTEST) -n 2 --dist loadfile -m engines
 
 # What only a CUDA device shows, with a table of figures at its end. It needs neither Beam nor the settings of the other
-# tests: where packages cannot be installed, run this command in the environment that is there.
-test-gpu: setup
-	$(BIN)/python -m pytest --confcutdir=tests/gpu -m gpu tests/gpu
+# tests: make test-gpu BIN=FOLDER installs nothing, but takes FOLDER/python and the packages that it has.
+test-gpu: $(if $(filter $(VENV)/bin,$(BIN)),setup) types
+	PYTHONPATH="$(CURDIR)/build/types" $(BIN)/python -m pytest --confcutdir=tests/gpu -m gpu tests/gpu
 
 # The same in CI and by hand: style, types, which package may import which, and every import declared in setup.py.
 check: setup types

@@ -18,7 +18,10 @@ from captionbeam.schemas.records import ImageRef
 def in_worker(
     engine: Engine, column: str, value: Callable[[Any], Any]
 ) -> Callable[[Sequence[Path]], list[Any]]:
-    """Returns what gives ``value`` of each file's row of ``column``, in order: the worker's part but for its output."""
+    """Returns what gives ``value`` of each file's row of ``column``, in order: the worker's part but for its output.
+
+    A row is an array, or a Python value where the column is Arrow's.
+    """
 
     def fetch(refs: Sequence[ImageRef]) -> list[bytes | ImageError]:
         return [Path(ref.uri).read_bytes() for ref in refs]
@@ -33,7 +36,8 @@ def in_worker(
             for done, columns in results:
                 if isinstance(columns, ImageError):
                     raise columns
-                rows: pa.Array = columns[column]
+                rows = columns[column]
+                rows = rows.to_pylist() if isinstance(rows, pa.Array) else rows
                 found |= {one.ref.image_id: value(row) for one, row in zip(done, rows, strict=True)}
         return [found[ref.image_id] for ref in refs]
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -58,12 +59,14 @@ def note(what: str, value: str, compared: str = "") -> None:
     ROWS.append((what, value, compared))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None] | None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Prints the table, in Markdown."""
     if ROWS:
         name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else platform.machine()
-        where = f"{name}, {cores()} cores, torch {torch.__version__}, Python {platform.python_version()}"
+        versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+        if find_spec("transformers"):
+            versions += f", transformers {version('transformers')}"
+        where = f"{name}, {cores()} cores, {versions}"
         terminalreporter.write_line(f"\n| {where} | | |\n|---|---|---|")
         for row in ROWS:
             terminalreporter.write_line(f"| {' | '.join(row)} |")
-    return None

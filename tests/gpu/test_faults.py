@@ -32,9 +32,8 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(cuda, tmp_path):
     pixels = [torch.randint(0, 256, (3, 224, 224), dtype=torch.uint8) for _ in range(256)]
     batch = [Prepared(ImageRef(str(n), "", "", ""), "", one) for n, one in enumerate(pixels)]
     torch.cuda.empty_cache()
-    used = 1 - torch.cuda.mem_get_info()[0] / torch.cuda.get_device_properties(cuda).total_memory
-    room = (400 << 20) / torch.cuda.get_device_properties(cuda).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, used + room))
+    room = torch.cuda.memory_reserved(cuda) + (400 << 20)
+    torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(cuda).total_memory)
     try:
         rows = [columns["grid"] for _, columns in run_batch(batch, encoder)]
     finally:

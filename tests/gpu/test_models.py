@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
@@ -31,12 +30,8 @@ LEAST = 0.9999
 
 
 def computed(job: Any, column: str, photos: list[Path]) -> list[Any]:
-    """A worker process's rows of ``column``, as Python values."""
-
-    def value(row: Any) -> Any:
-        return row.as_py() if isinstance(row, pa.Scalar) else row
-
-    return in_worker(Engine(job.load(threads=4), 4), column, value)(photos)
+    """A worker process's rows of ``column``."""
+    return in_worker(Engine(job.load(threads=4), 4), column, lambda row: row)(photos)
 
 
 def cosine(ours: np.ndarray, theirs: np.ndarray) -> float:
