@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -102,6 +103,15 @@ def test_captions_are_scored_as_they_are_made(made):
     assert len(found) == IMAGES
     assert without_scores(found) == rows(made / "plain")
     assert scores(found) == expected(made, "clip", found)
+
+
+def test_store_show_has_the_median_of_the_first_captions_scores(made, capsys):
+    run("store", "show", made / "scored", "--json")
+    (median,) = json.loads(capsys.readouterr().out)["scores"].items()
+    first = [own[0] for own in scores(rows(made / "scored")).values()]
+    assert median == ("captions", pytest.approx(float(np.median(first))))
+    run("store", "show", made / "plain", "--json")
+    assert json.loads(capsys.readouterr().out)["scores"] == {}
 
 
 def test_a_store_is_scored_without_captioning_again(made, copied):
@@ -224,6 +234,19 @@ def test_exports_have_scores(made, tmp_path, file_format):
         for line in map(json.loads, part.read_text().splitlines()):
             own = [caption["score"] for caption in line["captions"]]
             assert own == pytest.approx(scores(rows(made / "scored"))[line["image_id"]])
+
+
+def test_the_report_and_scores_of_single_images_have_the_score(made, tmp_path):
+    first = {image: own[0] for image, own in scores(rows(made / "scored")).items()}
+    run("report", "--captions", made / "scored", "--output", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert {*re.findall(r">score (\d\.\d{3})<", page)} == {f"{score:.3f}" for score in first.values()}
+    lines = [json.dumps({"image_id": image, "captions": ["a dog"]}) for image in first]
+    (tmp_path / "references.jsonl").write_text("\n".join(lines))
+    run("evaluate", "--captions", made / "scored", "--references", tmp_path / "references.jsonl",
+        "--per-image", tmp_path / "images.jsonl")  # fmt: skip
+    found = map(json.loads, (tmp_path / "images.jsonl").read_text().splitlines())
+    assert {row["image_id"]: row["score"] for row in found} == first
 
 
 def test_features_and_captions_of_features_are_refused(made, tmp_path, capsys):
