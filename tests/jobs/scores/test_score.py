@@ -206,6 +206,13 @@ def test_rerank_orders_captions_by_score(made, tmp_path):
     }
 
 
+def test_captions_are_made_again_where_they_are_no_longer_ordered_by_score(made, copied):
+    run("refresh", copied, "--redo", "--rerank", f"hf:{made / 'clip'}", "--warn-failures", 1)
+    assert rows(copied) != rows(made / "scored")
+    run("refresh", copied, "--redo", "--score", f"hf:{made / 'clip'}", "--warn-failures", 1)
+    assert rows(copied) == rows(made / "scored")
+
+
 def test_captions_of_zip_members_with_kept_columns_are_scored(made, tmp_path):
     archive = shutil.make_archive(str(tmp_path / "photos"), "zip", made / "photos")
     command = caption(made, tmp_path / "store", "--keep-exif")
