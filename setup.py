@@ -9,6 +9,7 @@ ROOT = "jobs/toplevel"  # what `import captionbeam` and `python -m captionbeam` 
 EXTRAS = {
     "benchmarks": [
         "mosaicml-streaming>=0.13,<1",
+        "pillow-heif>=1.1,<2",
         "pycocoevalcap>=1.2,<2",
         "transformers>=4.50,<6",
         "webdataset>=1,<2",

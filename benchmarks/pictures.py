@@ -1,6 +1,6 @@
-"""Milliseconds of one core to decode, to resize and to encode a photograph, by size and format.
+"""Milliseconds of a core to decode, to resize and to encode a photograph, by size and format.
 
-    python benchmarks/pictures.py PHOTOGRAPHS --encoder efficientnet_lite0 --sizes 0.3,12 --formats JPEG,PNG
+    python benchmarks/pictures.py PHOTOGRAPHS --encoder efficientnet_lite0 --sizes 0.3,12 --formats JPEG,HEIF
 
 Photographs of PHOTOGRAPHS are enlarged or reduced to each size, with noise like that of a camera, since an enlarged
 picture has no detail and is decoded faster. ``exact`` and ``scaled`` are --decode. ``cosine`` compares the pooled
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pillow_heif
 import torch
 from PIL import Image
 from torch import Tensor
@@ -35,6 +36,7 @@ def main() -> None:
     options = _parser().parse_args()
     torch.set_num_threads(1)
     Image.MAX_IMAGE_PIXELS = None
+    pillow_heif.register_heif_opener()
     encoder = _encoder(options)
     paths = sorted(path for path in Path(options.photographs).iterdir() if path.is_file())[: options.images]
     for size in options.sizes.split(","):
@@ -94,9 +96,9 @@ def _prepared(data: bytes, preprocess: Preprocess, times: dict[str, list[float]]
 
 
 def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.thread_time()
+    start = time.process_time()
     result = call()
-    return time.thread_time() - start, result
+    return time.process_time() - start, result
 
 
 def _features(encoder: Encoder, prepared: Sequence[Tensor]) -> Tensor:
@@ -115,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--sizes", default="0.05,0.3,2,12,48", help="millions of pixels")
-    parser.add_argument("--formats", default="JPEG,PNG,WEBP")
+    parser.add_argument("--formats", default="JPEG,PNG,WEBP,HEIF")
     parser.add_argument("--models", default="/tmp", help="where the weights are written")
     return parser
 

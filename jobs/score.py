@@ -107,7 +107,8 @@ def _work(store: Store, options: Score) -> Work:
         return scoring_job(spec, field, captioner, plan.folder.store(models_url), **how)
 
     columns = arrow.with_scores(columns_of(spec, field))
-    again = {*_without_score(store, columns.names)} if fingerprint(spec) == store.fingerprint else set()
+    is_same, names = fingerprint(spec) == store.fingerprint, arrow.scored_names(columns)
+    again = {*_without_score(store, names)} if is_same else set()
     return store_work(store, spec, columns.field(0), job, StoredImages(store, again), options)
 
 

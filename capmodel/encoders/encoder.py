@@ -5,9 +5,9 @@ Shapes: n images; B the batch; S the image size; H, W, C the grid's height, widt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +39,7 @@ from captionbeam.schemas.formats.components import encoder_part
 
 __all__ = ["Encoder", "EncoderSpec", "resolve_encoder", "store_weights"]
 
+T = TypeVar("T")
 BATCH = {"cpu": 16, "cuda": 128}  # default batch size; a CPU computes several batches at a time
 
 
@@ -181,13 +182,17 @@ class Encoder:
         Raises ImageError if a row is not finite in float16, OutOfMemory, SystemicError.
         """
         pixels = self._padded(batch)
-        rows, finite = self._streams.run(lambda: self._computed(pixels, len(batch)))
+        rows, finite = self.in_stream(lambda: self._computed(pixels, len(batch)))
         bad = [name for name, good in zip(image_ids, finite, strict=True) if not good]
         if bad:
             raise ImageError(
                 "model", "model", f"the encoder's output for {bad[0]!r} is not finite in float16"
             )
         return {self.spec.output: rows}
+
+    def in_stream(self, work: Callable[[], T]) -> T:
+        """Runs ``work`` as batches are computed: on a thread of their ``Streams``. Returns its result."""
+        return self._streams.run(work)
 
     def _padded(self, batch: Sequence[Tensor]) -> Tensor:
         """Returns uint8 ``[B, 3, S, S]``, channels last in memory, padded with black images."""

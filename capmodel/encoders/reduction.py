@@ -115,7 +115,7 @@ class FeatureEncoder:
         """Returns ``{column: float16 [n, *shape]}``. Raises ImageError, OutOfMemory, SystemicError."""
         features = self._encoder.run(batch, image_ids)[self.column]
         if self._reducer is not None:
-            features = checked(self._reducer(features), image_ids)
+            features = checked(self._encoder.in_stream(partial(self._reducer, features)), image_ids)
         return {self.column: rounded(features) if self._rounding else features}
 
 

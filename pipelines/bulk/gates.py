@@ -96,10 +96,25 @@ def _check_scores(run: Run, parent: Snapshot | None, added: Sequence[ManifestRow
     if scorer is None or parent is None or parent.spec.get("scorer") != scorer:
         return
     store = Store(run.url, parent)
-    for column in value_columns(run.spec, run.column):
-        if column in store.columns and "schema" not in (_prompt(run.spec, column) or {}):
+    for column in scored_columns(run.spec, run.column):
+        if column in store.columns:
             before = first_values(run.url, store.shards, store.dead, column, "score")
             check_scores(before, first_values(run.url, added, NONE_DEAD, column, "score"), column)
+
+
+def scored_columns(spec: Mapping[str, Any], column: str) -> list[str]:
+    """Returns the columns of a specification with scores: not those of answers in JSON. ``column``: the first one."""
+    columns = value_columns(spec, column) if "scorer" in spec else ()
+    return [name for name in columns if "schema" not in (_prompt(spec, name) or {})]
+
+
+def median_scores(store: Store) -> dict[str, float]:
+    """Returns the median score of the first captions by column, of a sample of a large store; {} if it has none."""
+    found = {
+        name: first_values(store.url, store.shards, store.dead, name, "score")
+        for name in scored_columns(store.spec, store.column)
+    }
+    return {name: median(scores) for name, scores in found.items() if scores}
 
 
 def check_scores(before: Sequence[float], after: Sequence[float], column: str) -> None:

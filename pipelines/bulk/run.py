@@ -136,9 +136,13 @@ def start_run(
 
 
 def same_but_scorer(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Returns whether two specifications of captions differ at most in what scores these, and ``new`` has scores."""
+    """Returns whether two specifications of captions differ at most in what scores these, and ``new`` has scores.
+
+    Not if ``old`` alone orders captions by score: the captioner's own order is not stored.
+    """
     both = [{name: value for name, value in spec.items() if name != "scorer"} for spec in (old, new)]
-    return "scorer" in new and both[0] == both[1]
+    reranked = [bool(spec.get("scorer", {}).get("rerank")) for spec in (old, new)]
+    return "scorer" in new and both[0] == both[1] and reranked != [True, False]
 
 
 def _check_free(url: str) -> None:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from captionbeam.capmodel.specs import complete_spec
+from captionbeam.pipelines.bulk.gates import median_scores
 from captionbeam.schemas.formats.int8 import RoundingError
 from captionbeam.schemas.formats.kept import HASH
 from captionbeam.schemas.store import layout, tags
@@ -50,7 +51,10 @@ def snapshot_row(snapshot: Snapshot, names: dict[str, int]) -> dict[str, Any]:
 
 
 def describe(store: Store) -> dict[str, Any]:
-    """Returns the output of ``store show``: totals, failures by code, specification, ancestors, images per source."""
+    """Returns the output of ``store show``: totals, failures by code, specification, ancestors, images per source.
+
+    ``scores`` are the medians by column.
+    """
     snapshots = {snapshot.id: snapshot for snapshot in layout.load_snapshots(store.url)}
     sources: Counter[str] = Counter()
     for _, table in store.index():
@@ -70,6 +74,7 @@ def describe(store: Store) -> dict[str, Any]:
         "shape": list(store.shape),
         "kept": {field.name: str(field.type) for field in store.kept},
         "superseded": store.totals["deleted"],
+        "scores": median_scores(store),
         "failures": dict(Counter(store.failures().column("code").to_pylist()).most_common()),
         "sources": dict(sorted(sources.items())),
         "parents": [snapshot.id for snapshot in ancestors],

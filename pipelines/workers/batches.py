@@ -98,12 +98,15 @@ class ShardProcessor(Processor, Protocol):
 
 @runtime_checkable
 class KeepsRows(Protocol):
-    """A processor with earlier rows that stay although their images cannot be processed any more.
+    """A processor with earlier rows that stay although their images have gone or changed.
 
-    ``kept`` returns the content of an image's earlier row and its columns, or None.
+    ``earlier`` returns the SHA-256 and the exif of the image file that an image's earlier row is of, ``kept`` the row's
+    columns for an image that cannot be processed any more; None if it has no earlier row.
     """
 
-    def kept(self, image_id: str) -> tuple[str, dict[str, pa.Array]] | None: ...
+    def earlier(self, image_id: str) -> tuple[str, Mapping[str, Any]] | None: ...
+
+    def kept(self, image_id: str) -> dict[str, pa.Array] | None: ...
 
 
 def used_by(processor: Processor, ref: ImageRef) -> str:

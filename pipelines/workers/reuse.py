@@ -17,11 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from captionbeam.pipelines.bulk.run import Run
+from captionbeam.pipelines.workers.exif import exif_schema
 from captionbeam.pipelines.workers.output import Done
 from captionbeam.schemas.errors import StoreError
 from captionbeam.schemas.formats import arrow, parquet
 from captionbeam.schemas.formats.datafile import open_data, read_rows
-from captionbeam.schemas.formats.kept import TEXT, used_values
+from captionbeam.schemas.formats.kept import TEXT, exif_in, used_values
 from captionbeam.schemas.records import ImageRef, addresses_in, parse_address
 from captionbeam.schemas.storage import files
 from captionbeam.schemas.store import layout
@@ -32,12 +33,16 @@ Place = tuple[str, int]  # a data file's URL, and a row in it
 
 
 class Replaced(NamedTuple):
-    """A row that is replaced, by the image ``image_id``. ``used``: its values in columns that prompts use, as text."""
+    """A row that is replaced, by the image ``image_id``.
+
+    ``used``: its values in columns that prompts use, as text. ``exif``: what the run keeps of its image file.
+    """
 
     image_id: str
     content: str
     used: str
     place: Place
+    exif: Mapping[str, Any]
 
 
 class Reuse:
@@ -106,7 +111,9 @@ def replaced_rows(run: Run, refs: Sequence[ImageRef], base: int | None) -> list[
     def read(files_of: Mapping[str, Any]) -> list[Replaced]:
         url, replacing = files.join(run.url, "data", files_of["data"]), rows[files_of["shard"]]
         found = _contents(run, files_of["index"], files_of["columns"], list(replacing))
-        return [Replaced(replacing[row], content, used, (url, row)) for row, content, used in found]
+        return [
+            Replaced(replacing[row], content, used, (url, row), exif) for row, content, used, exif in found
+        ]
 
     with ThreadPoolExecutor(READERS) as pool:
         return [one for part in pool.map(read, _files(run, base, sorted(rows))) for one in part]
@@ -114,19 +121,22 @@ def replaced_rows(run: Run, refs: Sequence[ImageRef], base: int | None) -> list[
 
 def _contents(
     run: Run, index: str, columns: str | None, rows: Sequence[int]
-) -> Iterator[tuple[int, str, str]]:
-    """Yields number, content and used values of ``rows``; none if the index has no contents or is gone."""
+) -> Iterator[tuple[int, str, str, Mapping[str, Any]]]:
+    """Yields number, content, used values and exif of ``rows``; none if the index has no contents or is gone."""
     try:
         table = parquet.read_table(files.join(run.url, "index", index), ["row", "failed", "content"])
-        texts = [""] * table.num_rows
-        if run.used_columns and columns is not None:
-            texts = parquet.read_table(files.join(run.url, "columns", columns), [TEXT]).column(0).to_pylist()
+        texts, exif = [""] * table.num_rows, [dict[str, Any]()] * table.num_rows
+        if columns is not None and (run.used_columns or run.exif):
+            kept = parquet.read_table(files.join(run.url, "columns", columns), None if run.exif else [TEXT])
+            texts = kept.column(TEXT).to_pylist()
+            exif = exif_in(kept, exif_schema(run.exif)).to_pylist()
     except FileNotFoundError:
         return
-    table = table.append_column(TEXT, pa.array(texts, pa.string()))
+    table = table.append_column("place", pa.array(range(len(texts)), pa.int64()))
     wanted = pc.and_(pc.is_in(table.column("row"), pa.array(rows)), pc.invert(table.column("failed")))
     for row in table.filter(pc.and_(wanted, pc.is_valid(table.column("content")))).to_pylist():
-        yield row["row"], row["content"], used_values(row[TEXT], run.used_columns)
+        at = row["place"]
+        yield row["row"], row["content"], used_values(texts[at], run.used_columns), exif[at]
 
 
 def _files(run: Run, base: int | None, shards: Sequence[str]) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from captionbeam.pipelines.workers.batches import (
     ReadsColumns,
     ShardProcessor,
 )
-from captionbeam.pipelines.workers.reuse import replaced_rows
+from captionbeam.pipelines.workers.reuse import Replaced, replaced_rows
 from captionbeam.schemas.errors import ImageError
 from captionbeam.schemas.formats import arrow
 from captionbeam.schemas.formats.datafile import open_data, read_rows
@@ -171,10 +171,10 @@ class ShardScoring:
         self._counts = Counter[str]()
         copied = list(copied_captions(run, refs, processor.plain)) if run.rescored else []
         self._known: defaultdict[tuple[str, frozenset[Any]], dict[str, Row]] = defaultdict(dict)
-        for image_id, content, used, row in copied:
-            self._known[content, frozenset(unpacked(used).items())][image_id] = row
+        for one, row in copied:
+            self._known[one.content, frozenset(unpacked(one.used).items())][one.image_id] = row
         only_scores = run.operation == SCORE
-        self._rows = {image_id: (content, row) for image_id, content, _, row in copied} if only_scores else {}
+        self._rows = {one.image_id: (one, row) for one, row in copied} if only_scores else {}
         self.joins = False  # copies of an image in a shard may have captions of their own
 
     @property
@@ -260,17 +260,23 @@ class ShardScoring:
         with ThreadPoolExecutor(captioner.streams) as pool:
             return [row for rows in pool.map(run, starts) for row in rows]
 
-    def kept(self, image_id: str) -> tuple[str, dict[str, pa.Array]] | None:
-        """Returns earlier content and captions, without scores, of an image that cannot be read any more.
+    def earlier(self, image_id: str) -> tuple[str, Mapping[str, Any]] | None:
+        """Returns content and exif of the file that an image's captions are of, if the run only scores captions."""
+        if image_id not in self._rows:
+            return None
+        replaced, _ = self._rows[image_id]
+        return replaced.content, replaced.exif
+
+    def kept(self, image_id: str) -> dict[str, pa.Array] | None:
+        """Returns earlier captions, without scores, of an image that cannot be read any more.
 
         None unless the run only scores captions.
         """
         if image_id not in self._rows:
             return None
-        content, row = self._rows[image_id]
         with self._lock:
             self._counts["captions_unscored"] += 1
-        return content, self._processor.arrays([without_scores(row)])
+        return self._processor.arrays([without_scores(self._rows[image_id][1])])
 
     def committed(self, failed: Collection[str]) -> None:
         """Tells the captioner's processor of the shard that its commit exists."""
@@ -283,14 +289,12 @@ def without_scores(row: Row) -> Row:
     return {name: [{**caption, "score": None} for caption in captions] for name, captions in row.items()}
 
 
-def copied_captions(
-    run: Run, refs: Sequence[ImageRef], columns: pa.Schema
-) -> Iterator[tuple[str, str, str, Row]]:
-    """Yields (image_id, content, used values, captions) for each row of ``run.previous`` that ``refs`` replace.
+def copied_captions(run: Run, refs: Sequence[ImageRef], columns: pa.Schema) -> Iterator[tuple[Replaced, Row]]:
+    """Yields each row of ``run.previous`` that ``refs`` replace, with its captions.
 
     A file that a vacuum removed meanwhile gives none.
     """
-    places: defaultdict[str, dict[int, Any]] = defaultdict(dict)
+    places: defaultdict[str, dict[int, Replaced]] = defaultdict(dict)
     for replaced in replaced_rows(run, refs, run.previous):
         url, number = replaced.place
         places[url][number] = replaced
@@ -299,7 +303,7 @@ def copied_captions(
             with closing(open_data(url)) as data:
                 for numbers, batch in read_rows(data, sorted(by_row), columns.names):
                     for number, row in zip(numbers, batch.to_pylist(), strict=True):
-                        yield by_row[number].image_id, by_row[number].content, by_row[number].used, row
+                        yield by_row[number], row
         except FileNotFoundError:
             continue
 

@@ -157,7 +157,7 @@ def _run_shard(
     with closing(process_images(refs, engine, processor, fetch, tally, joining, reuse, run.exif)) as results:
         for done, result in results:
             if not isinstance(result, ImageError):
-                output.add(done, result)
+                output.add([_as_earlier(processor, image) for image in done], result)
                 continue
             for image in done:
                 kept = processor.kept(image.ref.image_id) if isinstance(processor, KeepsRows) else None
@@ -165,9 +165,15 @@ def _run_shard(
                     output.fail(failure_of(image.ref, result), image.exif)
                     continue
                 tally.counts[f"failed_{result.code}"] -= 1
-                output.add([Done(image.ref, kept[0], image.exif)], kept[1])
+                output.add([_as_earlier(processor, image)], kept)
     for done, columns in reuse.rows(processor.schema):
         output.add(done, columns)
+
+
+def _as_earlier(processor: Processor, image: Done) -> Done:
+    """Returns an image, with the content and exif of the file that its earlier row is of if that row stays."""
+    earlier = processor.earlier(image.ref.image_id) if isinstance(processor, KeepsRows) else None
+    return image if earlier is None else Done(image.ref, *earlier)
 
 
 def process_images(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -62,6 +63,12 @@ def rows(store):
     }
 
 
+def heights(store):
+    """Pixels, as ``--keep-exif`` keeps them."""
+    scan = Store.open(str(store)).scan(["image_id", "height"])
+    return {row["image_id"]: row["height"] for batch in scan for row in batch.to_pylist()}
+
+
 def without_scores(found):
     return {
         image: [{name: value for name, value in caption.items() if name != "score"} for caption in captions]
@@ -98,6 +105,15 @@ def test_captions_are_scored_as_they_are_made(made):
     assert scores(found) == expected(made, "clip", found)
 
 
+def test_store_show_has_the_median_of_the_first_captions_scores(made, capsys):
+    run("store", "show", made / "scored", "--json")
+    (median,) = json.loads(capsys.readouterr().out)["scores"].items()
+    first = [own[0] for own in scores(rows(made / "scored")).values()]
+    assert median == ("captions", pytest.approx(float(np.median(first))))
+    run("store", "show", made / "plain", "--json")
+    assert json.loads(capsys.readouterr().out)["scores"] == {}
+
+
 def test_a_store_is_scored_without_captioning_again(made, copied):
     before = rows(copied)
     (captioner,) = (copied / "models").glob("*/model.safetensors")
@@ -132,9 +148,12 @@ def test_another_scorer_replaces_the_scores(made, copied):
 
 
 def test_captions_stay_where_images_have_gone_or_changed(made, copied, capsys):
+    """Also when they are scored again: the other image does not score the captions."""
     before, photos = rows(copied), copied.parent / "photos"
     (photos / "2.png").unlink()
     shutil.copy(photos / "3.png", photos / "4.png")
+    run(*score(copied, made / "clip"))
+    capsys.readouterr()
     run(*score(copied, made / "clip"))
     found = rows(copied)
     assert without_scores(found) == before
@@ -142,6 +161,17 @@ def test_captions_stay_where_images_have_gone_or_changed(made, copied, capsys):
     assert "those of 2 images left without score" in " ".join(
         capsys.readouterr().out.replace("│", " ").split()
     )
+
+
+def test_exif_of_images_that_have_gone_or_changed_stays_that_of_the_captioned_file(made, tmp_path):
+    shutil.copytree(made / "photos", photos := tmp_path / "photos")
+    command = caption(made, tmp_path / "store", "--keep-exif")
+    run(command[0], photos, *command[2:])
+    before = heights(tmp_path / "store")
+    (photos / "2.png").unlink()
+    shutil.copy(photos / "3.png", photos / "4.png")
+    run(*score(tmp_path / "store", made / "clip"))
+    assert heights(tmp_path / "store") == before == {f"{number}.png": 30 + number for number in range(IMAGES)}
 
 
 def test_empty_scores_are_tried_again_by_the_same_model_and_nothing_else_is(made, copied, capsys):
@@ -176,6 +206,13 @@ def test_rerank_orders_captions_by_score(made, tmp_path):
     }
 
 
+def test_captions_are_made_again_where_they_are_no_longer_ordered_by_score(made, copied):
+    run("refresh", copied, "--redo", "--rerank", f"hf:{made / 'clip'}", "--warn-failures", 1)
+    assert rows(copied) != rows(made / "scored")
+    run("refresh", copied, "--redo", "--score", f"hf:{made / 'clip'}", "--warn-failures", 1)
+    assert rows(copied) == rows(made / "scored")
+
+
 def test_captions_of_zip_members_with_kept_columns_are_scored(made, tmp_path):
     archive = shutil.make_archive(str(tmp_path / "photos"), "zip", made / "photos")
     command = caption(made, tmp_path / "store", "--keep-exif")
@@ -204,6 +241,19 @@ def test_exports_have_scores(made, tmp_path, file_format):
         for line in map(json.loads, part.read_text().splitlines()):
             own = [caption["score"] for caption in line["captions"]]
             assert own == pytest.approx(scores(rows(made / "scored"))[line["image_id"]])
+
+
+def test_the_report_and_scores_of_single_images_have_the_score(made, tmp_path):
+    first = {image: own[0] for image, own in scores(rows(made / "scored")).items()}
+    run("report", "--captions", made / "scored", "--output", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert {*re.findall(r">score (\d\.\d{3})<", page)} == {f"{score:.3f}" for score in first.values()}
+    lines = [json.dumps({"image_id": image, "captions": ["a dog"]}) for image in first]
+    (tmp_path / "references.jsonl").write_text("\n".join(lines))
+    run("evaluate", "--captions", made / "scored", "--references", tmp_path / "references.jsonl",
+        "--per-image", tmp_path / "images.jsonl")  # fmt: skip
+    found = map(json.loads, (tmp_path / "images.jsonl").read_text().splitlines())
+    assert {row["image_id"]: row["score"] for row in found} == first
 
 
 def test_features_and_captions_of_features_are_refused(made, tmp_path, capsys):
