@@ -292,6 +292,11 @@ def check_same(
             f"{url} holds {newest.format} shards; expected --format {newest.format}, not {file_format}"
         )
     if fingerprint is not None and newest.fingerprint != fingerprint:
+        if "scorer" in newest.spec and same_but_scorer(spec, newest.spec):
+            raise FingerprintError(
+                f"{url} has scores, and this command gives none, or others; expected --score or --rerank with the "
+                "model that the store has (captionbeam store show), captionbeam refresh, or a new --output"
+            )
         known = difference(complete_spec(newest.spec), complete_spec(spec))
         said = known or f"fingerprint {newest.fingerprint[:12]}, not {fingerprint[:12]}"
         asked = "prompts" in spec and "prompts" in newest.spec

@@ -187,6 +187,14 @@ def test_empty_scores_are_tried_again_by_the_same_model_and_nothing_else_is(made
     assert "nothing to do" in capsys.readouterr().out
 
 
+def test_captioning_a_scored_store_without_its_scorer_is_refused(made, copied, capsys):
+    run(*score(copied, made / "clip"))
+    capsys.readouterr()
+    captions = [*caption(made, copied)[:1], copied.parent / "photos", *caption(made, copied)[2:]]
+    run(*captions, status=2)
+    assert "has scores, and this command gives none, or others; expected --score" in capsys.readouterr().err
+
+
 def test_a_refresh_scores_what_is_new(made, copied):
     run(*score(copied, made / "clip"))
     shutil.copy(copied.parent / "photos/1.png", copied.parent / "photos/9.png")
