@@ -15,7 +15,8 @@ from typing import TextIO
 from captionbeam.pipelines.workers.boundary import MARK
 
 PLUGIN = "captionbeam.pipelines.runners.log_filter_plugin"
-# Messages of no use to users: local workers need no such folder, and Prism starts, fails and ends.
+# Messages of no use to users: local workers need no such folder, Prism starts, fails and ends, and bundles beside the
+# one that failed lose their connection (a RuntimeError without a message).
 _NOISE = (
     "No semi_persistent_directory found",
     "Discarding unparseable args",
@@ -24,6 +25,7 @@ _NOISE = (
     "stage.Execute aborting",
     "pipeline done!",
     "state request after bundle inactive",
+    "RuntimeError [while running",
 )
 
 
