@@ -19,7 +19,7 @@ EXTRAS = {
     "huggingface": [
         "huggingface_hub>=0.30,<3",
         "num2words>=0.5.12,<1",  # which the processor of SmolVLM imports
-        "sentencepiece>=0.2,<1",  # which the tokenizer of SigLIP imports
+        "sentencepiece>=0.2.1,<1",  # which the tokenizer of SigLIP imports
         "transformers>=4.50,<6",
     ],
     "jxl": ["pillow-jxl-plugin>=1.3.8,<1.4"],
